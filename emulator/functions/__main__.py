@@ -20,7 +20,7 @@ from emulator.functions.durable.azure_storage.faults import (
 )
 from emulator.functions.host import Host, HostOptions, lock_data_directory, run_host
 
-# A live host renews its messages after a third of the timeout.
+# A live host renews its messages after a third of the timeout, so the timeout must not be shorter.
 _SHORTEST_TIMEOUT_SECONDS = 0.5
 _LONGEST_TIMEOUT_SECONDS = 7 * 24 * 3600.0
 _AZURE_STORAGE_ONLY = (
@@ -34,9 +34,9 @@ _AZURE_STORAGE_ONLY = (
 
 
 def main() -> int:
-    """Run a host until SIGTERM or SIGINT and return its exit status."""
+    """Run a host until SIGTERM or SIGINT, and return the exit status of the program."""
     options = _parse(sys.argv[1:])
-    # The SDK logs each lost connection at length; the trigger logs an outage once.
+    # The SDK logs each lost connection in many lines, but the trigger logs each outage only once.
     logging.getLogger("azure").setLevel(logging.CRITICAL)
     return program.run("emulator.functions", options.log_level, lambda: _run(options))
 
@@ -51,7 +51,7 @@ async def _serve(options: HostOptions) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    # The app also sees the host's environment, as with Core Tools.
+    # As in Core Tools, the app also receives the environment variables of the host.
     await run_host(Host(options, dict(os.environ)), stopping)
 
 
@@ -67,7 +67,7 @@ def _parse(arguments: list[str]) -> HostOptions:
         "--rpc-port",
         type=program.port_number,
         default=0,
-        help="port of the durable client's API (default: any free)",
+        help="port of the API for the durable client (default: any free port)",
     )
     parser.add_argument(
         "--python",
@@ -78,7 +78,9 @@ def _parse(arguments: list[str]) -> HostOptions:
     given = parser.parse_args(arguments)
     folder: Path = given.app.resolve()
     if not folder.is_dir():
-        parser.error(f"--app {given.app} is not a folder: name the folder with function_app.py")
+        parser.error(
+            f"--app {given.app} is not a folder: expected the folder that contains function_app.py"
+        )
     return HostOptions(
         folder=folder,
         data=given.data.resolve(),
@@ -96,29 +98,29 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=["local", "azure-storage"],
         default="local",
-        help="durable engine: one transaction for each episode (local), or the steps of the "
-        "Azure Storage provider (azure-storage); default: local",
+        help="durable engine: `local` commits each episode in one transaction, `azure-storage` "
+        "follows the steps of the Azure Storage provider (default: local)",
     )
     group = parser.add_argument_group("with --engine azure-storage")
     group.add_argument(
         "--task-hub",
         type=Path,
         metavar="FILE",
-        help="SQLite file of the task hub, which hosts may share (default: DATA/task-hub.db)",
+        help="SQLite file of the task hub; several hosts may share it (default: DATA/task-hub.db)",
     )
     group.add_argument(
         "--visibility-timeout",
         type=_seconds,
         metavar="SECONDS",
-        help="how long the messages of a dead host stay invisible (default: 60)",
+        help="how long the messages that a dead host has dequeued stay invisible (default: 60)",
     )
     group.add_argument(
         "--crash-at",
         type=_crash_point,
         action="append",
         metavar="POINT[:NAME]",
-        help=f"die once at a point: {', '.join(CrashPoint)}; NAME is the orchestrator's, "
-        "activity's or event's; may be given several times",
+        help=f"kill the host once at a crash point: {', '.join(CrashPoint)}; NAME selects one "
+        "orchestrator, activity or event; may be given several times",
     )
     group.add_argument(
         "--crash-rate", type=_rate, metavar="P", help="probability that an episode ends in a crash"
@@ -127,7 +129,7 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--split-brain-rate",
         type=_rate,
         metavar="P",
-        help="probability that a second owner runs an episode, too",
+        help="probability that a second owner of the partition also runs an episode",
     )
     group.add_argument("--seed", type=int, metavar="N", help="seed of the random faults")
 
@@ -158,7 +160,7 @@ def _seconds(text: str) -> float:
     seconds = float(text)
     if not _SHORTEST_TIMEOUT_SECONDS <= seconds <= _LONGEST_TIMEOUT_SECONDS:
         raise argparse.ArgumentTypeError(
-            f"{text} is not between {_SHORTEST_TIMEOUT_SECONDS} and {_LONGEST_TIMEOUT_SECONDS}"
+            f"expected {_SHORTEST_TIMEOUT_SECONDS} to {_LONGEST_TIMEOUT_SECONDS} s, got {text}"
         )
     return seconds
 
@@ -166,7 +168,7 @@ def _seconds(text: str) -> float:
 def _rate(text: str) -> float:
     rate = float(text)
     if not 0 <= rate <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+        raise argparse.ArgumentTypeError(f"expected a probability from 0 to 1, got {text}")
     return rate
 
 

@@ -1,4 +1,4 @@
-"""The pages of the host itself: its front page and its admin API.
+"""The pages that the host serves itself: its front page and its admin API.
 
 Source: the responses of Microsoft's Functions host 4.
 """
@@ -33,7 +33,10 @@ RunFunction = Callable[[str, str], Awaitable[None]]
 
 
 class AdminApplication:
-    """Serve `/`, `/admin/host/status` and `/admin/functions` without a key, as Core Tools do."""
+    """The ASGI application for `/`, `/admin/host` and `/admin/functions`.
+
+    As in Core Tools, requests do not need a key.
+    """
 
     def __init__(
         self,
@@ -51,7 +54,7 @@ class AdminApplication:
         self._started = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Respond to one HTTP request."""
         method, path = scope["method"], scope["path"].rstrip("/").lower()
         if method == "GET" and not path:
             headers = [(b"content-type", b"text/html"), (b"content-length", b"%d" % len(_PAGE))]

@@ -1,8 +1,8 @@
-"""The app process as the host sees it: started, indexed, invoked, and restarted when it dies.
+"""The host's control of the app process: start, invocations, and restart after its death.
 
-AppProcess      one run of the process, with the connection to it
-AppSupervisor   starts a new run with backoff when the process dies
-Invoker         invokes functions: HTTP triggers, other triggers, orchestrators, activities
+AppProcess      one run of the app process, with the connection to it
+AppSupervisor   starts the app process again, with backoff, when it has died
+Invoker         invokes the functions of all triggers, orchestrators and activities
 """
 
 import asyncio
@@ -44,7 +44,7 @@ class AppCommand:
     log_level: str = "info"
 
     def arguments(self) -> list[str]:
-        """Return the command-line options that follow from the app settings."""
+        """Return the command-line options of the app process, which depend on the app settings."""
         script = self.settings.get("PYTHON_SCRIPT_FILE_NAME") or "function_app.py"
         arguments = ["--folder", str(self.folder), "--script", script]
         threads = self.settings.get(_THREADS_SETTING)
@@ -52,16 +52,24 @@ class AppCommand:
             if threads.isdecimal() and 1 <= int(threads) <= _MOST_THREADS:
                 arguments += ["--threads", threads]
             else:
-                _log.warning("%s must be from 1 to %d", _THREADS_SETTING, _MOST_THREADS)
+                _log.warning(
+                    "the app setting %s is ignored: expected a number from 1 to %d, got %s",
+                    _THREADS_SETTING,
+                    _MOST_THREADS,
+                    threads,
+                )
         return [*arguments, "--log-level", self.log_level]
 
 
 class _EndedEarlyError(AppLoadError):
-    """The process ended before it reported its functions."""
+    """The app process ended before it reported its functions."""
 
 
 class AppProcess:
-    """One run of the app process, made by `start_app`. `ended` is set when it has ended."""
+    """One run of the app process. `start_app` creates it.
+
+    `ended` is set when the process or the connection to it has ended.
+    """
 
     def __init__(self, child: asyncio.subprocess.Process, lifeline: int) -> None:
         loop = asyncio.get_running_loop()
@@ -74,19 +82,19 @@ class AppProcess:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[InvocationResponse]] = {}
         self._create_future = loop.create_future
-        # A child of the app process may keep the stream open, so watch the process, too.
+        # A child of the app process may keep the socket open, so the process is also watched.
         self._watcher = loop.create_task(self._watch())
 
     @property
     def pid(self) -> int:
-        """Return the process id."""
+        """Return the id of the app process."""
         return self._child.pid
 
     async def invoke(self, call: list[Any], body: bytes) -> InvocationResponse:
-        """Send an invocation and return the head and body of its response.
+        """Send an invocation, and return the head and the body of the response.
 
-        `call` is the head of the frame without the number. Raises AppUnavailable if the process
-        has ended or ends before it responds.
+        `call` is the head of the frame without the number of the invocation. Raises AppUnavailable
+        if the process has ended, or ends before it has responded.
         """
         number = next(self._numbers)
         answer: asyncio.Future[InvocationResponse] = self._create_future()
@@ -101,16 +109,16 @@ class AppProcess:
             self._waiting.pop(number, None)
 
     def begin(self, client_binding: str | None) -> None:
-        """Send the durable client's JSON; invocations may follow."""
+        """Send the JSON of the durable client to the process. Call this before `invoke`."""
         self.connection.send(["begin", client_binding])
 
     def kill(self) -> None:
-        """End the process at once; invocations in flight end in AppUnavailable."""
+        """Kill the process. Invocations in flight raise AppUnavailable."""
         if self._child.returncode is None:
             self._child.kill()
 
     async def stop(self) -> None:
-        """Close the connection, on which the process exits, and wait for it."""
+        """Close the connection, so that the process exits, and wait until it has exited."""
         self.connection.abort()
         try:
             async with asyncio.timeout(2.0):
@@ -121,9 +129,12 @@ class AppProcess:
         self._close_lifeline()
 
     async def wait(self) -> int:
-        """Wait until the process ends; return its exit status, negative for a signal."""
+        """Wait until the process has ended, and return its exit status.
+
+        If a signal has killed the process, the status is the negative number of the signal.
+        """
         await self.ended.wait()
-        # The connection may end before the process does, for instance if it closed the socket.
+        # The process may still run if it has closed the socket.
         self.kill()
         await self._watcher
         self._close_lifeline()
@@ -154,7 +165,7 @@ class AppProcess:
 
     def _on_lost(self, error: Exception | None) -> None:
         if error is not None:
-            _log.warning("the connection to the app process failed: %s", error)
+            _log.warning("the connection to the app process is lost: %s", error)
         self.ended.set()
         if not self.indexed.done():
             self.indexed.set_exception(_EndedEarlyError())
@@ -165,7 +176,10 @@ class AppProcess:
 
 
 async def start_app(command: AppCommand) -> AppProcess:
-    """Start an app process and wait until it has reported its functions. Raises AppLoadError."""
+    """Start an app process, and wait until it has reported its functions.
+
+    Raises AppLoadError if the process cannot be started, or if it cannot load the app.
+    """
     ours, theirs = socket.socketpair()
     lifeline_read, lifeline_write = os.pipe()
     descriptors = ["--socket", str(theirs.fileno()), "--lifeline", str(lifeline_read)]
@@ -211,14 +225,18 @@ async def start_app(command: AppCommand) -> AppProcess:
 
 
 def describe_status(status: int) -> str:
-    """Return an exit status in words."""
+    """Describe an exit status, for example `exited with status 1`."""
     if status < 0:
         return f"was killed by {signal.Signals(-status).name}"
     return f"exited with status {status}"
 
 
 class AppSupervisor:
-    """Keep an app process running, over restarts, as long as it has the same functions."""
+    """Keeps an app process running.
+
+    If the process ends, it is started again. A process whose functions differ from those of the
+    first one is not used.
+    """
 
     def __init__(self, command: AppCommand) -> None:
         self.client_binding: str | None = None
@@ -230,22 +248,22 @@ class AppSupervisor:
 
     @property
     def is_ready(self) -> bool:
-        """Return whether an app process accepts invocations now."""
+        """Return whether the app process accepts invocations now."""
         return self._ready.is_set()
 
     async def load(self) -> None:
-        """Start the first run and store its functions. Raises AppLoadError."""
+        """Start the first app process, and store its functions. Raises AppLoadError on failure."""
         self._process = await start_app(self._command)
         self.functions = self._process.functions
 
     def begin(self) -> None:
-        """Accept invocations from now on, and restart the process when it ends."""
+        """Accept invocations from now on, and restart the process whenever it has ended."""
         assert self._process is not None
         self._open(self._process)
         self._restarter = asyncio.create_task(self._restart_when_ended(self._process))
 
     async def stop(self) -> None:
-        """Stop the process without a restart."""
+        """Stop the process, and do not restart it."""
         self._ready.clear()
         if self._restarter is not None:
             self._restarter.cancel()
@@ -255,7 +273,7 @@ class AppSupervisor:
             self._process = None
 
     def kill(self) -> None:
-        """Kill the process because a function hangs; it is restarted."""
+        """Kill the process because a function in it hangs. The process is then started again."""
         self._ready.clear()
         if self._process is not None:
             self._process.kill()
@@ -263,14 +281,14 @@ class AppSupervisor:
     async def invoke(
         self, call: list[Any], body: bytes, restart_timeout_seconds: float
     ) -> InvocationResponse:
-        """Invoke a function and return the response.
+        """Invoke a function, and return the head and the body of the response.
 
-        If the process is restarting, wait for it. Raises AppUnavailable if that takes longer than
-        `restart_timeout_seconds` or if the process ends before it responds.
+        If the process is restarting, wait for the restart. Raises AppUnavailable if the restart
+        takes longer than `restart_timeout_seconds`, or if the process ends before it has responded.
         """
         process = self._process
         if process is not None and process.ended.is_set():
-            self._ready.clear()  # it ended, and the restarting task has not run yet
+            self._ready.clear()  # the process has ended, but the restarting task has not run yet
         if not self._ready.is_set():
             try:
                 async with asyncio.timeout(restart_timeout_seconds):
@@ -287,7 +305,7 @@ class AppSupervisor:
         try:
             process.begin(self.client_binding)
         except ConnectionError:
-            return  # it ended again: the restarting task starts another run
+            return  # the process has ended again, so the restarting task starts a new one
         self._ready.set()
 
     async def _restart_when_ended(self, process: AppProcess) -> None:
@@ -300,24 +318,27 @@ class AppSupervisor:
             self._process = None
             if loop.time() - opened > _SETTLED_SECONDS:
                 delay_seconds = _FIRST_DELAY_SECONDS
-            _log.error("the app process %s; it is restarted", describe_status(status))
+            _log.error("the app process %s; the host starts it again", describe_status(status))
             process, delay_seconds = await self._restart(delay_seconds)
             self._open(process)
-            _log.info("the app process runs again (pid %d)", process.pid)
+            _log.info("the app process is running again (pid %d)", process.pid)
 
     async def _restart(self, delay_seconds: float) -> tuple[AppProcess, float]:
-        """Return a new run with the same functions, and the next delay in seconds."""
+        """Start new app processes until one has the same functions as the first.
+
+        Return that process, and the delay before a further restart in seconds.
+        """
         while True:
             await asyncio.sleep(delay_seconds)
             delay_seconds = min(delay_seconds * 2, _LONGEST_DELAY_SECONDS)
             try:
                 process = await start_app(self._command)
             except AppLoadError as error:
-                _log.error("the app does not load: %s", error)
+                _log.error("the app cannot be loaded; the host tries again: %s", error)
                 continue
             if process.functions == self.functions:
                 return process, delay_seconds
-            _log.error("the app's functions have changed: restart the host")
+            _log.error("the functions of the app have changed: restart the host to load them")
             process.kill()
             await process.stop()
 
@@ -332,10 +353,10 @@ class HttpResult:
 
 
 class Invoker:
-    """Invoke functions in the app process, each for at most host.json's functionTimeout.
+    """Invokes functions in the app process, each for at most the functionTimeout of host.json.
 
-    This is also the FunctionRunner of the durable engine: `orchestrators` and `activities` map
-    the names that orchestrations use to the names of functions.
+    This class is also the FunctionRunner of the durable engine. The arguments `orchestrators` and
+    `activities` map the names that orchestrations use to the names of functions.
     """
 
     def __init__(
@@ -355,10 +376,11 @@ class Invoker:
     async def invoke_http(
         self, name: str, request: list[Any], trace: list[str] | None, body: bytes
     ) -> HttpResult:
-        """Invoke an HTTP function and return its response.
+        """Invoke a function with an HTTP trigger, and return its response.
 
-        `request` is method, URL, headers, query and route values. Raises FunctionFailure or
-        AppUnavailable.
+        `request` contains the method, URL, headers, query and route values. Raises FunctionFailure
+        if the function raised an exception or exceeded the timeout, and AppUnavailable if the app
+        process did not respond.
         """
         call = [name, "http", *request, trace or _NO_TRACE]
         head, payload = await self._invoke(name, call, body, _HTTP_RESTART_TIMEOUT_SECONDS)
@@ -372,10 +394,11 @@ class Invoker:
         metadata: dict[str, Any] | None = None,
         trace: list[str] | None = None,
     ) -> str | None:
-        """Invoke a function with trigger data and return the returned datum as text, or None.
+        """Invoke a function with the data of a trigger.
 
-        `kind` is the datum type of the body: `string`, `json` or `bytes`. Raises FunctionFailure
-        or AppUnavailable.
+        `kind` is the datum type of the body: `string`, `json` or `bytes`. Return the returned datum
+        as text, or None if the function did not return a value. Raises FunctionFailure and
+        AppUnavailable like `invoke_http`.
         """
         call = [name, kind, metadata, trace or _NO_TRACE]
         head, payload = await self._invoke(name, call, body, _WORK_RESTART_TIMEOUT_SECONDS)
@@ -386,7 +409,7 @@ class Invoker:
         function = self._functions_of_orchestrators[name]
         state = await self.invoke(function, "string", context_json.encode())
         if state is None:
-            raise FunctionFailure("RuntimeError", f"the orchestrator {name} returned no state")
+            raise FunctionFailure("RuntimeError", f"the orchestrator {name} did not return a state")
         return state
 
     async def run_activity(self, name: str, input_json: str, instance_id: str) -> str | None:
@@ -401,7 +424,7 @@ class Invoker:
             async with asyncio.timeout(self._timeout_seconds):
                 answer = await self._supervisor.invoke(call, body, restart_timeout_seconds)
         except TimeoutError:
-            # A running function cannot be stopped, and would occupy its thread forever.
+            # A running function cannot be stopped, so kill the process that runs it.
             self._supervisor.kill()
             raise FunctionFailure(
                 "FunctionTimeoutException",

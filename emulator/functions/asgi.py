@@ -1,4 +1,4 @@
-"""ASGI for the host: types, request bodies, responses, and a uvicorn listener on the event loop."""
+"""ASGI for the host: types, request bodies, responses, and a listener that runs uvicorn."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ Headers = list[tuple[bytes, bytes]]
 MAX_BODY_BYTES = 100 * 1024 * 1024
 _MAX_HEAD_BYTES = 1024 * 1024
 _BACKLOG = 2048
-_KEEP_ALIVE_SECONDS = 130  # the default of Kestrel, on which pooled clients of Azure rely
+_KEEP_ALIVE_SECONDS = 130  # the default of Kestrel, the web server of Azure's host
 _SHUTDOWN_SECONDS = 5
 
 
@@ -33,10 +33,10 @@ class ClientGone(Exception):
 
 
 async def read_body(scope: Scope, receive: Receive, limit_bytes: int = MAX_BODY_BYTES) -> bytes:
-    """Return the request's body; a body that arrives in one piece is not copied.
+    """Return the body of a request. A body that arrives in one message is not copied.
 
-    Raises BodyTooLarge as soon as the body is known to be over `limit_bytes`, and ClientGone if
-    the client disconnects.
+    Raises BodyTooLarge as soon as it is certain that the body has more than `limit_bytes`, and
+    ClientGone if the client disconnects.
     """
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value) > limit_bytes:
@@ -62,7 +62,7 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int = MAX_BODY_
 
 
 async def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    """Send a whole response."""
+    """Send a whole response to the client."""
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
@@ -73,7 +73,7 @@ async def respond_empty(send: Send, status: int) -> None:
 
 
 async def respond_json(send: Send, status: int, document: object) -> None:
-    """Send a JSON document."""
+    """Send a response with a JSON document as its body."""
     body = json.dumps(document).encode()
     headers = [
         (b"content-type", b"application/json; charset=utf-8"),
@@ -83,13 +83,13 @@ async def respond_json(send: Send, status: int, document: object) -> None:
 
 
 def format_url(bound: socket.socket) -> str:
-    """Return the http URL of a bound socket, without a trailing slash."""
+    """Return the HTTP URL of a bound socket, without a trailing slash."""
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol with a limit on the size of a request's head."""
+    """uvicorn's HTTP protocol with a limit on the size of the headers of a request."""
 
     _head_bytes = 0
     _is_in_head = True
@@ -118,18 +118,18 @@ class _Server(uvicorn.Server):
         self.ready = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Set `ready` once requests are accepted."""
+        """Start the server, and set `ready` when the server accepts requests."""
         await super().startup(sockets)
         self.ready.set()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to the host."""
+        """Do not install signal handlers, because the host handles the signals."""
         yield
 
 
 class Listener:
-    """One ASGI application on one socket."""
+    """Serves one ASGI application on one socket."""
 
     def __init__(self, application: Any, bound: socket.socket) -> None:
         config = uvicorn.Config(
@@ -151,8 +151,11 @@ class Listener:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Listen, and return once requests are accepted. Raises PortInUse."""
-        # Two programs may bind a port with SO_REUSEADDR: the first to listen gets it.
+        """Start to listen, and return when requests are accepted.
+
+        Raises PortInUse if another program listens on the port.
+        """
+        # With SO_REUSEADDR two programs may bind a port, but only the first one can listen on it.
         try:
             self._socket.listen(_BACKLOG)
         except OSError as error:
@@ -161,7 +164,7 @@ class Listener:
         await self._server.ready.wait()
 
     async def stop(self) -> None:
-        """Stop listening, wait up to 5 s for requests in flight, and close."""
+        """Stop listening, wait up to 5 s for requests in flight, and close the socket."""
         self._server.should_exit = True
         if self._task is not None:
             await self._task

@@ -1,4 +1,4 @@
-"""The app's functions by trigger, with the settings in their bindings resolved."""
+"""The functions of an app, sorted by trigger. References to app settings are resolved."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ _RESERVED_ROUTES = ("admin", "runtime")
 
 @dataclass(frozen=True, slots=True)
 class TriggeredFunction:
-    """A function with the binding of its trigger, %NAME% references resolved."""
+    """A function with the binding of its trigger, in which %NAME% references are resolved."""
 
     name: str
     binding: dict[str, Any]
@@ -25,7 +25,11 @@ class TriggeredFunction:
 
 @dataclass(frozen=True, slots=True)
 class FunctionCatalogue:
-    """The app's functions by trigger."""
+    """The functions of an app, sorted by trigger.
+
+    `functions` lists all functions. `orchestrators` and `activities` map the names that
+    orchestrations use to the names of functions.
+    """
 
     functions: list[dict[str, Any]]
     routes: RouteTable
@@ -40,7 +44,10 @@ class FunctionCatalogue:
 def build_catalogue(
     functions: list[dict[str, Any]], host_file: HostFile, settings: Mapping[str, str]
 ) -> FunctionCatalogue:
-    """Return the functions by trigger. Raises AppLoadError if the host cannot serve one."""
+    """Sort the functions of an app by trigger.
+
+    Raises AppLoadError if the host does not support a binding or a route, or a setting is missing.
+    """
     routes: list[Route] = []
     catalogue = FunctionCatalogue(
         functions=functions,
@@ -88,7 +95,7 @@ def _check_bindings(function: dict[str, Any], host_file: HostFile) -> None:
                 )
         elif kind not in _CORE_BINDINGS:
             raise AppLoadError(
-                f"cannot load the {name} function: this host does not serve bindings of type "
+                f"cannot load the {name} function: this host does not support bindings of type "
                 f"'{kind}'"
             )
 

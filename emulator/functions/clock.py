@@ -1,4 +1,4 @@
-"""The clock as an argument, so that tests of timers and locks do not have to wait."""
+"""A clock that is passed as an argument, so that tests of timers and locks need not wait."""
 
 from datetime import UTC, datetime
 from typing import Protocol
@@ -13,7 +13,7 @@ class HostClock(Protocol):
 
 
 class SystemUtcClock:
-    """The system clock."""
+    """A source of the current time that reads the system clock."""
 
     def now(self) -> datetime:
         """Return the current time, in UTC."""

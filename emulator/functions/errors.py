@@ -1,8 +1,9 @@
-"""Errors that end the host, and the two ways in which an invocation fails.
+"""The errors that end the host, and the two errors of an invocation.
 
-StartError (emulator.program)   one line in the log, and this exit status:
+StartError (emulator.program)   the host writes one log line and exits with this status:
 ├── HostDirectoryInUse   2   another host uses the same data directory
-└── AppLoadError         1   the folder does not load, or has a function that the host cannot serve
+└── AppLoadError         1   the Function App cannot be loaded, or the host does not support a
+                             function of the app
 
 FunctionFailure    the function raised an exception
 AppUnavailable     the app process ended or is restarting
@@ -18,11 +19,11 @@ class HostDirectoryInUse(StartError):
 
 
 class AppLoadError(StartError):
-    """The host cannot serve the Function App."""
+    """The Function App cannot be loaded, or the host does not support a function of the app."""
 
 
 class FunctionFailure(Exception):
-    """The function raised an exception. The text is `TypeName: message`, as Azure reports it."""
+    """The function raised an exception. The error text is `TypeName: message`, as in Azure."""
 
     def __init__(self, type_name: str, message: str) -> None:
         super().__init__(f"{type_name}: {message}")
@@ -31,9 +32,9 @@ class FunctionFailure(Exception):
 
 
 class AppUnavailable(Exception):
-    """The app process has ended or is restarting: the caller has to retry later.
+    """The app process has ended or is restarting, so the caller has to retry later.
 
-    If `not_started` is true, the function did not run.
+    If `not_started` is true, the function did not start. Otherwise, the function may have run.
     """
 
     def __init__(self, message: str, *, not_started: bool = False) -> None:

@@ -1,4 +1,8 @@
-"""The composition root: app process, durable extension, triggers and listeners, in order."""
+"""The composition root of the host.
+
+It creates the app process, the durable extension, the triggers and the listeners, and starts and
+stops them in the right order.
+"""
 
 import asyncio
 import fcntl
@@ -29,21 +33,24 @@ _log = logging.getLogger("functions.host")
 
 @contextmanager
 def lock_data_directory(directory: Path) -> Iterator[Path]:
-    """Create the directory if it does not exist and lock it until the block ends.
+    """Return a context manager that locks a data directory during its `with` block.
 
-    The lock also ends with the process. Raises HostDirectoryInUse if another host has it,
-    and SettingError if the directory cannot be written.
+    The directory is created if it does not exist. If the process dies, the lock is released. Raises
+    HostDirectoryInUse if another host uses the directory, and SettingError if the directory cannot
+    be written.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(directory / "host.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise SettingError(f"--data {directory} cannot be used: {error.strerror}") from error
+        raise SettingError(
+            f"the directory --data {directory} cannot be used: {error.strerror}"
+        ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise HostDirectoryInUse(f"another host is running on {directory}") from None
+            raise HostDirectoryInUse(f"another host uses the data directory {directory}") from None
         yield directory
     finally:
         os.close(descriptor)
@@ -51,7 +58,7 @@ def lock_data_directory(directory: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True, slots=True)
 class HostOptions:
-    """The options of the command line."""
+    """The options of the host from the command line."""
 
     folder: Path
     data: Path
@@ -61,11 +68,11 @@ class HostOptions:
     log_level: str = "info"
     python: str = sys.executable
     storage: AzureStorageOptions | None = None
-    """The options of the azure-storage engine; if None, the default engine is used."""
+    """The options of the azure-storage engine. If None, the host uses the default engine."""
 
 
 class Host:
-    """One Functions host. `start` raises a StartError if the app cannot be served."""
+    """One Functions host. `start` raises StartError if the host cannot serve the app."""
 
     def __init__(
         self, options: HostOptions, environment: Mapping[str, str], clock: HostClock | None = None
@@ -88,13 +95,13 @@ class Host:
 
     @property
     def url(self) -> str:
-        """Return the URL of the main port."""
+        """Return the URL of the main port, without a trailing slash."""
         return format_url(self._main_socket)
 
     async def start(self) -> None:
         """Load the app, then start the durable extension, the listeners and the triggers.
 
-        This order lets a trigger use the durable client as soon as it fires.
+        In this order, a function can use the durable client as soon as its trigger fires.
         """
         await self._supervisor.load()
         catalogue = build_catalogue(self._supervisor.functions, self._host_file, self._settings)
@@ -123,7 +130,7 @@ class Host:
         """Stop the triggers, then the listeners, the durable extension and the app process."""
         if self._triggers is not None:
             await self._triggers.stop()
-        # The main port first: functions that finish may still need the durable client's port.
+        # Stop the main port first: running functions may still need the durable client's port.
         for listener in reversed(self._listeners):
             await listener.stop()
         if self._durable is not None:
@@ -173,7 +180,10 @@ class Host:
 
 
 async def run_host(host: Host, stopping: asyncio.Event) -> None:
-    """Start a host, wait for `stopping`, which may be set during the start, and stop the host."""
+    """Start a host, wait until `stopping` is set, and stop the host.
+
+    If `stopping` is set during the start, the start is cancelled.
+    """
     starting = asyncio.create_task(host.start())
     stop = asyncio.create_task(stopping.wait())
     try:

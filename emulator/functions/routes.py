@@ -1,8 +1,8 @@
-"""Route templates of HTTP triggers, read as ASP.NET reads them.
+"""Route templates of HTTP triggers, with the rules of ASP.NET. Examples:
 
 products/{category:alpha}/{id:int?}      literals, constraints, optional parameters, defaults
 files/{name}.{ext}                       several parameters in one segment
-{*path}                                  the rest of the path, slashes included
+{*path}                                  the remaining path, including slashes
 """
 
 import re
@@ -18,7 +18,7 @@ _LONG_BITS = 63
 
 
 class RouteError(ValueError):
-    """A route template that ASP.NET refuses or that this host does not support."""
+    """A route template is invalid in ASP.NET, or this host does not support it."""
 
 
 Check = Callable[[str], bool]
@@ -26,7 +26,10 @@ Check = Callable[[str], bool]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A compiled route template. The constructor raises RouteError if the template is invalid."""
+    """A compiled route template. The constructor raises RouteError if the template is invalid.
+
+    If `methods` is empty, the route serves every HTTP method.
+    """
 
     template: str
     function: str
@@ -44,7 +47,10 @@ class Route:
         object.__setattr__(self, "precedence", tuple(compiled.precedence))
 
     def match(self, path: str) -> dict[str, str] | None:
-        """Return the route values of a decoded path without its leading slash, or None."""
+        """Return the route values of a path, or None if the path does not match the template.
+
+        `path` is decoded and does not have a leading slash.
+        """
         found = self._pattern.fullmatch(path)
         if found is None:
             return None
@@ -56,20 +62,21 @@ class Route:
 
 
 class RouteTable:
-    """All routes of an app, in order of precedence: literal segments first."""
+    """All routes of an app in their order of precedence. Literal segments precede parameters."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self.routes: list[Route] = []
         self.extend(routes)
 
     def extend(self, routes: Iterable[Route]) -> None:
-        """Add routes in the order of precedence."""
+        """Add routes, and sort all routes by their precedence."""
         self.routes = sorted([*self.routes, *routes], key=lambda route: route.precedence)
 
     def find(self, method: str, path: str) -> tuple[str, dict[str, str]] | None:
-        """Return the function of a request and the route values, or None.
+        """Return the name of the function that serves a request, and the route values.
 
-        A route without the request's method does not match: Azure then responds 404, not 405.
+        Return None if no route matches. A route that does not serve the method does not match,
+        because Azure then responds with status 404, not 405.
         """
         relative = path.strip("/")
         for route in self.routes:
@@ -82,7 +89,7 @@ class RouteTable:
 
 
 class _Compiler:
-    """Compile a template into a pattern, constraint checks, defaults and a precedence."""
+    """Compiles a template into a regular expression, checks, default values and a precedence."""
 
     def __init__(self, template: str) -> None:
         self.checks: dict[str, tuple[Check, ...]] = {}
@@ -106,7 +113,9 @@ class _Compiler:
         for match in _PARAMETER.finditer(segment):
             text += self._literal(segment[end : match.start()])
             if match[1]:
-                raise RouteError(f"'{self._template}': a catch-all must be a segment of its own")
+                raise RouteError(
+                    f"'{self._template}': a catch-all parameter must be a whole segment"
+                )
             name, _optional = self._declare(match)
             text += f"(?P<{name}>[^/]+?)"
             end = match.end()
@@ -127,7 +136,10 @@ class _Compiler:
         return f"{separator}(?P<{name}>[^/]+)"
 
     def _declare(self, match: re.Match[str]) -> tuple[str, bool]:
-        """Store a parameter's constraints and default; return its name, and if it is optional."""
+        """Store the constraints and the default value of a parameter.
+
+        Return the name of the parameter, and whether the parameter is optional.
+        """
         name, rest = match[2], match[3]
         if name in self._names:
             raise RouteError(f"'{self._template}': the parameter '{name}' appears twice")
@@ -144,12 +156,14 @@ class _Compiler:
 
     def _literal(self, text: str) -> str:
         if "{" in text or "}" in text:
-            raise RouteError(f"'{self._template}' is not a route template")
+            raise RouteError(
+                f"'{self._template}' is not a route template: a brace is outside a parameter"
+            )
         return re.escape(text)
 
 
 def _segments(template: str) -> list[str]:
-    """Split at slashes outside braces, as a regex constraint may contain slashes."""
+    """Split a template at the slashes outside braces; regex constraints may contain slashes."""
     stripped = template.strip("/")
     if not stripped:
         return []
@@ -166,7 +180,7 @@ def _segments(template: str) -> list[str]:
 
 
 def _split_constraints(text: str) -> list[str]:
-    """Split `:int:range(1,5)` at the colons outside parentheses."""
+    """Split a text like `:int:range(1,5)` at the colons outside parentheses."""
     parts, depth, current = [], 0, ""
     for character in text:
         depth += (character == "(") - (character == ")")
@@ -186,7 +200,7 @@ def _constraint(template: str, text: str) -> Check:
     try:
         return _PARAMETRISED[name](*_arguments(name, argument))
     except (KeyError, ValueError, TypeError, re.error) as error:
-        raise RouteError(f"'{template}': the constraint '{text}' is not known") from error
+        raise RouteError(f"'{template}': the constraint '{text}' is unknown or invalid") from error
 
 
 def _arguments(name: str, argument: str) -> list[str]:
@@ -221,7 +235,7 @@ def _range(low: str, high: str) -> Check:
 
 
 def _regex(pattern: str) -> Check:
-    # ASP.NET requires the braces of an expression to be doubled.
+    # ASP.NET requires each brace in a regular expression to be doubled.
     single = pattern.replace("{{", "{").replace("}}", "}")
     compiled = re.compile(single, re.IGNORECASE)
     return lambda value: compiled.search(value) is not None

@@ -1,7 +1,8 @@
-"""Settings of a Function App: host.json, and the app settings with their %NAME% references.
+"""The settings of a Function App: host.json, the app settings, and %NAME% references to them.
 
 Unknown keys of host.json are ignored, as in Azure. App settings are the values of
-local.settings.json, overridden by the environment, as in Core Tools.
+local.settings.json and the environment variables of the host. As in Core Tools, an environment
+variable takes precedence over a value of the file.
 """
 
 import json
@@ -22,7 +23,10 @@ _REFERENCE = re.compile(r"%([^%\s]+)%")
 
 @dataclass(frozen=True, slots=True)
 class ServiceBusOptions:
-    """extensions.serviceBus of host.json."""
+    """The settings in `extensions.serviceBus` of host.json.
+
+    `max_lock_renewal_seconds` is for how long the lock of one message is renewed at most.
+    """
 
     max_concurrent_calls: int = 16
     max_lock_renewal_seconds: float = 300.0
@@ -30,7 +34,11 @@ class ServiceBusOptions:
 
 @dataclass(frozen=True, slots=True)
 class DurableOptions:
-    """extensions.durableTask of host.json: the hub's name and the limits on concurrency."""
+    """The settings in `extensions.durableTask` of host.json.
+
+    They are the name of the task hub, and how many activities and orchestrators may run at the same
+    time.
+    """
 
     hub_name: str = "TestHubName"
     max_activities: int = _AT_ONCE
@@ -39,7 +47,11 @@ class DurableOptions:
 
 @dataclass(frozen=True, slots=True)
 class HostFile:
-    """The settings of host.json. If `function_timeout_seconds` is None, no limit applies."""
+    """The settings of host.json.
+
+    If `function_timeout_seconds` is None, an invocation may run without a time limit. If
+    `max_outstanding_requests` is None, the number of requests in flight is not limited.
+    """
 
     route_prefix: str = "api"
     function_timeout_seconds: float | None = 1800.0
@@ -50,7 +62,7 @@ class HostFile:
 
 
 def read_host_file(folder: Path) -> HostFile:
-    """Return the settings of a folder's host.json. Raises SettingError if they are invalid."""
+    """Read host.json in a folder. Raises SettingError if the file is missing or invalid."""
     path = folder / "host.json"
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -65,12 +77,15 @@ def read_host_file(folder: Path) -> HostFile:
 
 
 def parse_host_file(document: Any) -> HostFile:
-    """Return the settings of a host.json document. Raises SettingError with the key."""
+    """Return the settings of a host.json document.
+
+    Raises SettingError, whose text names the invalid key.
+    """
     if not isinstance(document, dict):
-        raise SettingError("a JSON object is expected")
+        raise SettingError("expected a JSON object")
     version = document.get("version")
     if version != "2.0":
-        raise SettingError(f"the 'version' must be \"2.0\", got {json.dumps(version)}")
+        raise SettingError(f"expected the 'version' \"2.0\", got {json.dumps(version)}")
     extensions = _object(document, "extensions")
     http = _object(extensions, "http")
     durable = _object(extensions, "durableTask")
@@ -99,10 +114,15 @@ def parse_host_file(document: Any) -> HostFile:
 
 
 def parse_timespan(text: str) -> float:
-    """Return a .NET time span, `[d.]hh:mm[:ss]`, in seconds. Raises SettingError."""
+    """Convert a .NET time span, `[d.]hh:mm[:ss]`, to seconds.
+
+    Raises SettingError if the text is not a time span.
+    """
     match = _TIMESPAN.fullmatch(text)
     if match is None:
-        raise SettingError(f'"{text}" is not a time span such as "00:05:00"')
+        raise SettingError(
+            f'"{text}" is not a time span: expected [d.]hh:mm[:ss], for example 00:05:00'
+        )
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
@@ -113,7 +133,7 @@ def _timeout(document: dict[str, Any]) -> float | None:
         return None
     seconds = parse_timespan(text)
     if not seconds:
-        raise SettingError("'functionTimeout' must be longer than 0")
+        raise SettingError("'functionTimeout' must be longer than 0; use \"-1\" for no limit")
     return seconds
 
 
@@ -122,7 +142,7 @@ def _object(parent: dict[str, Any], key: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise SettingError(f"'{key}' must be an object")
+        raise SettingError(f"'{key}' must be a JSON object")
     return value
 
 
@@ -145,9 +165,10 @@ def _integer(parent: dict[str, Any], key: str, default: int) -> int:
 
 
 def read_app_settings(folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the values of local.settings.json, overridden by the host's environment.
+    """Return the app settings: the values of local.settings.json and the environment variables.
 
-    Raises SettingError if the file does not have the format of Core Tools.
+    A variable of `environment` takes precedence over a value of the file with the same name. Raises
+    SettingError if the file does not have the format of Core Tools.
     """
     return {**_file_values(folder / "local.settings.json"), **environment}
 
@@ -160,12 +181,12 @@ def _file_values(path: Path) -> dict[str, str]:
     except (OSError, ValueError, RecursionError) as error:
         raise SettingError(f"{path} cannot be read: {error}") from error
     if not isinstance(document, dict):
-        raise SettingError(f"{path}: a JSON object is expected")
+        raise SettingError(f"{path}: expected a JSON object")
     if document.get("IsEncrypted"):
-        raise SettingError(f"{path}: encrypted settings cannot be read; decrypt the file first")
+        raise SettingError(f"{path}: encrypted settings are not supported; decrypt the file first")
     values = document.get("Values", {})
     if not isinstance(values, dict):
-        raise SettingError(f"{path}: 'Values' must be an object")
+        raise SettingError(f"{path}: 'Values' must be a JSON object")
     for name, value in values.items():
         if not isinstance(value, str):
             raise SettingError(f"{path}: the value of '{name}' must be a string")
@@ -173,9 +194,9 @@ def _file_values(path: Path) -> dict[str, str]:
 
 
 def resolve(value: Any, settings: Mapping[str, str]) -> Any:
-    """Return a binding's value with each %NAME% replaced by the setting of that name.
+    """Replace each %NAME% in a binding's value by the app setting with that name.
 
-    Raises SettingError if a setting is missing.
+    Objects and lists are resolved recursively. Raises SettingError if an app setting is missing.
     """
     if isinstance(value, dict):
         return {key: resolve(item, settings) for key, item in value.items()}

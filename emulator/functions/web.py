@@ -1,4 +1,4 @@
-"""The main port: HTTP triggers, the durable management API, and the pages of the host itself."""
+"""The main port, which serves HTTP triggers, the durable management API and the host's pages."""
 
 import logging
 import re
@@ -34,7 +34,10 @@ _FORBIDDEN_IN_VALUE = re.compile(rb"[\r\n\0]")
 
 
 class WebApplication:
-    """The ASGI application of the main port."""
+    """The ASGI application of the main port.
+
+    If `max_outstanding` requests run already, a further request to a function gets status 429.
+    """
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class WebApplication:
         self._outstanding = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Respond to one HTTP request."""
         if scope["type"] != "http":
             return
         if not _has_host(scope):
@@ -105,7 +108,7 @@ class WebApplication:
         except ClientGone:
             return
         if not any(header == b"content-length" for header, _ in scope["headers"]):
-            body = b""  # Azure's host passes an empty body if the request has no Content-Length
+            body = b""  # Azure's host passes an empty body if Content-Length is missing
         request, trace = _request_fields(scope, route)
         try:
             result = await self._invoker.invoke_http(name, request, trace, body)
@@ -119,16 +122,20 @@ class WebApplication:
             return
         headers = _response_headers(result.status, result.headers, result.body)
         if headers is None:
-            _log.error("Functions.%s returned a header or status that HTTP does not allow", name)
+            _log.error(
+                "Functions.%s returned a header or a status that HTTP does not allow",
+                name,
+            )
             await respond_empty(send, 500)
             return
         await respond(send, result.status, headers, result.body)
 
 
 def _has_host(scope: Scope) -> bool:
-    """Return whether the request has one valid Host header, as RFC 9112 section 3.2 requires.
+    """Return whether the request has exactly one valid Host header (RFC 9112, section 3.2).
 
-    The function receives a URL made from it: a slash or question mark would change the path.
+    A request of HTTP/1.0 may omit the header. The host builds the function's URL from the header,
+    so a slash or question mark in the header would change the path of the URL.
     """
     hosts = [value for name, value in scope["headers"] if name == b"host"]
     if not hosts:
@@ -137,7 +144,10 @@ def _has_host(scope: Scope) -> bool:
 
 
 def _request_fields(scope: Scope, route: dict[str, str]) -> tuple[list[object], list[str] | None]:
-    """Return method, URL, headers, query and route values, and the trace context or None."""
+    """Return the fields of a request for the app process, and the trace context or None.
+
+    The fields are the method, URL, headers, query and route values.
+    """
     headers: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
@@ -158,7 +168,7 @@ def _request_fields(scope: Scope, route: dict[str, str]) -> tuple[list[object], 
 
 
 def _response_headers(status: int, headers: list[list[str]], body: bytes) -> Headers | None:
-    """Return the headers to send, or None if HTTP does not allow the response."""
+    """Return the headers of the response, or None if HTTP does not allow the status or a header."""
     if not 200 <= status <= 999:
         return None
     result: Headers = []
@@ -176,7 +186,7 @@ def _response_headers(status: int, headers: list[list[str]], body: bytes) -> Hea
             result.append((raw_name, raw_value))
     if status in (204, 304):
         return result
-    # The response to HEAD has the length that the body would have.
+    # In the response to HEAD, Content-Length is the length that the body would have.
     length = declared_bytes if not body and declared_bytes is not None else b"%d" % len(body)
     result.append((b"content-length", length if length.isdigit() else b"0"))
     return result

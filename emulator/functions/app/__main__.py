@@ -1,4 +1,4 @@
-"""Entry point of the app process. The host runs this file as a script.
+"""The entry point of the app process. The host runs this file as a script.
 
 The user's code must not be able to import the host's own code. Therefore this package is loaded
 under a private name, and the folder that contains the host's package is removed from the import
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--log-level", default="info")
     options = parser.parse_args()
-    # Show what the user prints at once, although stdout is not a terminal.
+    # Flush what the user's code prints after each line, although stdout is not a terminal.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     for descriptor in (options.socket, options.lifeline):
@@ -49,11 +49,13 @@ def main() -> None:
     connected = socket.socket(fileno=options.socket)
     serve_options = serving.ServeOptions(options.folder, options.script, options.threads)
     _run(serving.serve(connected, serve_options))
-    os._exit(0)  # the user's threads must not keep the process alive after its host
+    os._exit(
+        0
+    )  # threads of the user's code must not keep the process alive after the host has ended
 
 
 def _die_with_host(lifeline: int) -> None:
-    """End at once when the host dies, even if the user's code blocks the event loop."""
+    """End this process at once if the host dies, even if the user's code blocks the event loop."""
 
     def watch() -> None:
         os.read(lifeline, 1)
@@ -74,7 +76,7 @@ def _load_own_package() -> None:
 
 
 def _set_import_path(folder: Path) -> None:
-    """Put the folder first, and remove this script's folder and the folders of the host."""
+    """Put the app's folder first in the import path, and remove the folders of the host."""
     kept = [entry for entry in sys.path[1:] if entry and not _is_hosts_own(Path(entry))]
     installed = folder / ".python_packages" / "lib" / "site-packages"
     sys.path[:] = [str(folder), *([str(installed)] if installed.is_dir() else []), *kept]
@@ -86,7 +88,7 @@ def _is_hosts_own(entry: Path) -> bool:
 
 
 def _log_to_stderr(level: str, running_function: ContextVar[str]) -> None:
-    """Log single lines, each with the name of the function that writes it."""
+    """Log to stderr. Each line contains the name of the function that wrote it."""
 
     class Format(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
@@ -97,7 +99,7 @@ def _log_to_stderr(level: str, running_function: ContextVar[str]) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Format("%(asctime)s %(levelname)s [%(source)s] %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler])
-    # Azure's SDK logs each request at info, which would hide the user's own lines.
+    # Azure's SDK logs each request at level info, which would bury the user's own log lines.
     logging.getLogger("azure").setLevel(max(logging.WARNING, logging.root.level))
 
 

@@ -1,11 +1,13 @@
-"""Frames between the host and the app process: two lengths, a JSON head and a raw body.
+"""The frames that the host and the app process exchange over a socket.
+
+A frame consists of two lengths, a JSON head and a raw body:
 
     !II head_bytes body_bytes | head: a JSON array | body
 
-The first item of the head is the kind of frame or the number of an invocation:
+The first item of the head is either the kind of the frame or the number of an invocation:
 
     app  → host  ["index", functions]              the functions of the folder, see indexing.py
-                 ["refused", error, traceback]     why the folder does not load
+                 ["refused", error, traceback]     why the app cannot be loaded
     host → app   ["begin", client_binding]         the durable client's JSON, or null
                  [id, name, "http", method, url, headers, query, route, trace]   body: request body
                  [id, name, datum type, metadata, trace]                         body: trigger data
@@ -28,13 +30,13 @@ MAX_BODY_BYTES = 512 * 1024 * 1024
 
 
 class FrameError(Exception):
-    """The peer sent bytes that are not a frame."""
+    """The peer sent bytes that are not a valid frame."""
 
 
 def encode_frame(head: list[Any], body: bytes = b"") -> bytes:
     """Return a frame as one bytes object.
 
-    For a large body, `encode_prefix` and the body as separate writes save a copy.
+    To avoid a copy of a large body, write the result of `encode_prefix` and then the body.
     """
     return encode_prefix(head, len(body)) + body
 
@@ -46,14 +48,14 @@ def encode_prefix(head: list[Any], body_bytes: int) -> bytes:
 
 
 class FrameReader:
-    """Split a byte stream into frames."""
+    """Splits a byte stream into frames."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
         self._wanted_bytes = _LENGTHS.size
 
     def feed(self, data: bytes) -> list[tuple[list[Any], bytes]]:
-        """Add received bytes and return the frames that are now complete.
+        """Add received bytes to the buffer, and return the frames that are now complete.
 
         Raises FrameError if a length is over its limit or a head is not a JSON array.
         """
@@ -71,7 +73,12 @@ class FrameReader:
 
 
 def _parse(data: bytes | bytearray) -> tuple[list[tuple[list[Any], bytes]], int, int]:
-    """Return the complete frames, their length in bytes, and the length of the next frame."""
+    """Split `data` into frames.
+
+    Returns:
+        The complete frames, the number of bytes that they take up together, and the number of bytes
+        that the next frame needs before it can be parsed further.
+    """
     frames: list[tuple[list[Any], bytes]] = []
     offset, total = 0, len(data)
     with memoryview(data) as view:
@@ -81,7 +88,10 @@ def _parse(data: bytes | bytearray) -> tuple[list[tuple[list[Any], bytes]], int,
                 return frames, offset, _LENGTHS.size
             head_bytes, body_bytes = _LENGTHS.unpack_from(view, offset)
             if head_bytes > MAX_HEAD_BYTES or body_bytes > MAX_BODY_BYTES:
-                raise FrameError(f"a frame of {head_bytes} + {body_bytes} bytes is over the limit")
+                raise FrameError(
+                    f"a frame has a head of {head_bytes} bytes and a body of {body_bytes} bytes; "
+                    f"the limits are {MAX_HEAD_BYTES} and {MAX_BODY_BYTES} bytes"
+                )
             body_start = start + head_bytes
             end = body_start + body_bytes
             if total < end:
@@ -97,12 +107,16 @@ def _parse_head(text: bytes) -> list[Any]:
     except (ValueError, RecursionError) as error:
         raise FrameError("the head of a frame is not JSON") from error
     if not isinstance(head, list) or not head:
-        raise FrameError("the head of a frame is not a JSON array with an item")
+        raise FrameError("the head of a frame must be a JSON array with at least one item")
     return head
 
 
 class FrameConnection(asyncio.Protocol):
-    """One end of the stream: pass frames to `on_frame` in order, and send with backpressure."""
+    """One end of the connection between the host and the app process.
+
+    Received frames are passed to `on_frame` in order. Await `drain` before `send`, so that a slow
+    peer slows down the sender.
+    """
 
     def __init__(
         self,
@@ -117,12 +131,12 @@ class FrameConnection(asyncio.Protocol):
         self._broken: Exception | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport for writing."""
+        """Store the transport, which `send` writes to."""
         # Not checked with isinstance: uvloop's transports have the methods, not the base class.
         self._transport = cast("asyncio.WriteTransport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Pass on the complete frames; close the connection if the framing is wrong."""
+        """Pass the complete frames to `on_frame`; close the connection if a frame is invalid."""
         try:
             frames = self._reader.feed(data)
         except FrameError as error:
@@ -140,11 +154,11 @@ class FrameConnection(asyncio.Protocol):
         self._on_lost(self._broken or exc)
 
     def pause_writing(self) -> None:
-        """Make `drain` wait."""
+        """Make `drain` wait, because the write buffer of the transport is full."""
         self._writable = asyncio.Event()
 
     def resume_writing(self) -> None:
-        """End the waiting in `drain`."""
+        """Wake the callers of `drain`, because the transport accepts more bytes again."""
         if self._writable is not None:
             self._writable.set()
             self._writable = None
@@ -155,15 +169,15 @@ class FrameConnection(asyncio.Protocol):
             await self._writable.wait()
 
     def send(self, head: list[Any], body: bytes = b"") -> None:
-        """Queue a frame. Raises ConnectionError if the connection is lost."""
+        """Write a frame to the transport. Raises ConnectionError if the connection is lost."""
         if self._transport is None:
-            raise ConnectionResetError("the connection to the peer is lost")
+            raise ConnectionResetError("the connection to the other process is lost")
         if len(body) < _JOIN_BELOW_BYTES:
             self._transport.write(encode_frame(head, body))
         else:
             self._transport.writelines((encode_prefix(head, len(body)), body))
 
     def abort(self) -> None:
-        """Close the connection at once."""
+        """Close the connection at once, without sending the frames that are still in the buffer."""
         if self._transport is not None:
             self._transport.abort()

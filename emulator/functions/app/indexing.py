@@ -1,9 +1,9 @@
 """Load `function_app.py`, index its functions and check them as Azure does at load.
 
-The rules and the error texts are those of Microsoft's Python worker (azure-functions-runtime): a
-function that does not load in Azure does not load here, for the same reason. The worker reads
-annotations as `typing` of Python 3.6 did. It does not accept newer spellings (`list[int]`,
-`X | None`) on a bound parameter, and neither does this module.
+The rules and the error texts are those of Microsoft's Python worker (azure-functions-runtime), so a
+function that Azure refuses is refused here with the same text. The worker understands only the
+annotations that `typing` of Python 3.6 had. It refuses newer forms (`list[int]`, `X | None`) on a
+bound parameter, and so does this module.
 """
 
 import collections.abc
@@ -31,35 +31,35 @@ __all__ = ["FunctionLoadError", "IndexedFunction", "load_functions"]
 
 
 class Converter(Protocol):
-    """The class methods of a converter in azure.functions."""
+    """The class methods that a converter of azure.functions has."""
 
     def has_trigger_support(self) -> bool:
-        """Return whether `decode` needs the trigger's metadata."""
+        """Return whether this converter supports triggers, so that `decode` needs metadata."""
         ...
 
     def check_input_type_annotation(self, pytype: Any) -> bool:
-        """Return whether a parameter may have this annotation."""
+        """Return whether a parameter of this binding type may be annotated with `pytype`."""
         ...
 
     def check_output_type_annotation(self, pytype: Any) -> bool:
-        """Return whether a returned value may have this annotation."""
+        """Return whether a return value of this binding type may be annotated with `pytype`."""
         ...
 
     def decode(self, data: Datum | None, *, trigger_metadata: Any) -> Any:
-        """Return the function's argument."""
+        """Convert the trigger's data to the argument of the function."""
         ...
 
     def encode(self, obj: Any, *, expected_type: Any) -> Datum:
-        """Return the datum of a returned value."""
+        """Convert the value that the function returned to a datum."""
         ...
 
 
 class GenericConverter:
-    """The worker's converter for plain text and bytes, also used for unknown bindings."""
+    """The worker's converter for plain text and bytes. It also serves unknown binding types."""
 
     @classmethod
     def has_trigger_support(cls) -> bool:
-        """Return False: plain values have no metadata."""
+        """Return False, because plain text and bytes do not have metadata."""
         return False
 
     @classmethod
@@ -85,7 +85,7 @@ class GenericConverter:
 
     @classmethod
     def encode(cls, obj: Any, *, expected_type: Any) -> Datum:
-        """Return a datum of text, bytes or a JSON value."""
+        """Return a datum that contains text, bytes or a JSON value."""
         kinds = {str: "string", dict: "dict", list: "list", bool: "int", int: "int"}
         if obj is None:
             return Datum(type=None, value=None)
@@ -100,13 +100,13 @@ class GenericConverter:
 
 
 def find_converter(binding_type: str) -> Converter:
-    """Return the converter of a binding type, or the generic converter."""
+    """Return the converter of a binding type, or the generic converter if the type is unknown."""
     found: Converter | None = _registry.get(binding_type)
     return GenericConverter if found is None else found
 
 
 def has_implicit_output(binding_type: str) -> bool:
-    """Return whether this binding receives the returned value without `$return`."""
+    """Return whether this binding receives the return value if there is no `$return` binding."""
     converter = find_converter(binding_type)
     if converter is GenericConverter:
         return binding_type != "durableClient"
@@ -114,7 +114,10 @@ def has_implicit_output(binding_type: str) -> bool:
 
 
 def is_generic(annotation: Any) -> bool:
-    """Return whether the annotation is a generic of `typing`, except Union, Tuple and Callable."""
+    """Return whether the annotation is a generic type of `typing`.
+
+    Union, Tuple, ClassVar and Callable do not count as generic types.
+    """
     if isinstance(annotation, type):
         return issubclass(annotation, Generic)
     return (
@@ -124,43 +127,46 @@ def is_generic(annotation: Any) -> bool:
 
 
 def is_out_annotation(annotation: Any) -> bool:
-    """Return whether the annotation is azure.functions.Out, with or without a parameter."""
+    """Return whether the annotation is azure.functions.Out, with or without a type argument."""
     origin = annotation.__origin__ if isinstance(annotation, _GenericAlias) else annotation
     return isinstance(origin, type) and origin.__name__ == "Out"
 
 
 def read_out_arguments(annotation: Any) -> tuple[Any, ...]:
-    """Return the parameters of Out[...]."""
+    """Return the type arguments of an `Out[...]` annotation."""
     return typing.get_args(annotation)
 
 
 class FunctionLoadError(RuntimeError):
-    """A function cannot be loaded. Azure reports the same text."""
+    """A function cannot be loaded. The error text is the same as in Azure."""
 
     def __init__(self, function: str, reason: str) -> None:
         super().__init__(f"cannot load the {function} function: {reason}")
 
 
 class Binding(typing.Protocol):
-    """The attributes of azure.functions' bindings that are used here."""
+    """The attributes of azure.functions' bindings that this module uses."""
 
     name: str
     type: str
 
     @property
     def direction(self) -> int:
-        """Return the direction: 0 in, 1 out, 2 inout."""
+        """Return the direction of the binding: 0 is in, 1 is out, 2 is inout."""
         ...
 
     @property
     def data_type(self) -> int | None:
-        """Return the data type: 0 undefined, 1 string, 2 binary, 3 stream."""
+        """Return the data type: 0 is undefined, 1 is string, 2 is binary, 3 is stream."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class BoundValue:
-    """A parameter or return value: the binding type that converts it, and its annotated type."""
+    """The binding type and the annotated type of a parameter or of the return value.
+
+    The converter of the binding type converts the value.
+    """
 
     binding_type: str
     python_type: Any
@@ -168,7 +174,7 @@ class BoundValue:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A function's parameters and return value, checked against its bindings."""
+    """The parameters and the return value of a function. They match its bindings."""
 
     inputs: dict[str, BoundValue]
     outputs: dict[str, BoundValue]
@@ -179,7 +185,10 @@ class Signature:
 def check_signature(
     name: str, function: Callable[..., Any], bindings: Iterable[Binding]
 ) -> Signature:
-    """Check a function against its bindings. Raises FunctionLoadError."""
+    """Check a function against its bindings and return its signature.
+
+    Raises FunctionLoadError if Azure would refuse the function.
+    """
     parameters = dict(inspect.signature(function).parameters)
     hints = typing.get_type_hints(function)
     bound: dict[str, Binding] = {}
@@ -215,7 +224,7 @@ def _check_direction(name: str, binding: Binding) -> None:
 def _takes_context(
     name: str, parameters: dict[str, Any], bound: dict[str, Binding], hints: dict[str, Any]
 ) -> bool:
-    """Return whether the function takes a `context`, and remove it from `parameters`."""
+    """Remove a `context` parameter without a binding; return whether the function has one."""
     if "context" not in parameters or "context" in bound:
         return False
     del parameters["context"]
@@ -296,8 +305,8 @@ def _check_out(
 
 
 def _mismatch(parameter: str, binding: Binding, python_type: Any) -> str:
-    # Production compares the data type with an enumeration's member by identity, so a binding
-    # without one (None) takes the first text too.
+    # Microsoft's worker compares the data type with a member of an enumeration by identity, so a
+    # binding without a data type (None) gets the first text, too.
     if binding.data_type != 0:
         return (
             f'binding type "{parameter!r}" and dataType "{binding.type}" in the binding decorator '
@@ -332,7 +341,7 @@ def _check_return(
 
 @dataclass(frozen=True, slots=True)
 class IndexedFunction:
-    """A function of the app with its checked signature and its bindings."""
+    """A function of the app, with its bindings and the signature that matches them."""
 
     name: str
     call: Callable[..., Any]
@@ -342,19 +351,21 @@ class IndexedFunction:
     bindings: list[dict[str, Any]]
 
     def describe(self) -> dict[str, Any]:
-        """Return what the host receives: the name, and the bindings as in function.json."""
+        """Return the description for the host: the name, and the bindings as in function.json."""
         return {"name": self.name, "bindings": self.bindings}
 
 
 def load_functions(folder: Path, script: str) -> dict[str, IndexedFunction]:
-    """Import the script of a folder and return its functions by name.
+    """Import the main module of a Function App, and return the app's functions by name.
 
-    Raises the exceptions of the user's code at import, ValueError if the app cannot be indexed,
-    and FunctionLoadError if Azure would refuse a function.
+    Raises:
+        ValueError: The script is missing, or it does not define exactly one app.
+        FunctionLoadError: Azure would refuse a function.
+        BaseException: An exception of the user's code during the import.
     """
     if not (folder / script).is_file():
         raise ValueError(
-            f"{script} was not found in {folder}: the host runs apps of the v2 programming model"
+            f"{script} was not found in {folder}: apps of the v2 programming model need this file"
         )
     module = importlib.import_module(Path(script).stem)
     apps = [value for value in vars(module).values() if isinstance(value, FunctionRegister)]

@@ -1,8 +1,8 @@
-"""Run one invocation: convert the trigger's data, call the function, convert what it returns.
+"""Run one invocation: convert the trigger's data, call the function, convert its return value.
 
-`prepare` looks up the converters once, when the app loads; each invocation only converts.
+`prepare` looks up the converters of a function once, when the app is loaded.
 
-Source: the Python worker, and azure.functions for `Context` and the converters.
+Source: Microsoft's Python worker, and azure.functions for `Context` and the converters.
 """
 
 import json
@@ -24,7 +24,7 @@ running_function: ContextVar[str] = ContextVar("running_function", default="")
 
 @dataclass(frozen=True, slots=True)
 class TraceContext:
-    """The W3C trace context of the trigger; empty strings if it does not have one."""
+    """The W3C trace context of the trigger. If the trigger has none, the fields are empty."""
 
     trace_parent: str = ""
     trace_state: str = ""
@@ -32,23 +32,23 @@ class TraceContext:
 
     @property
     def Traceparent(self) -> str:  # noqa: N802 - the deprecated name which azure.functions.Context still has
-        """Return the trace parent."""
+        """Return `trace_parent` under the deprecated name."""
         return self.trace_parent
 
     @property
     def Tracestate(self) -> str:  # noqa: N802 - as Traceparent
-        """Return the trace state."""
+        """Return `trace_state` under the deprecated name."""
         return self.trace_state
 
     @property
     def Attributes(self) -> dict[str, str]:  # noqa: N802 - as Traceparent
-        """Return the trace attributes."""
+        """Return `attributes` under the deprecated name."""
         return self.attributes
 
 
 @dataclass(frozen=True, slots=True)
 class RetryContext:
-    """The state of a retry policy, always 0: this host does not support retry policies."""
+    """The retry state of an invocation. It is always 0, as this host lacks retry policies."""
 
     retry_count: int = 0
     max_retry_count: int = 0
@@ -67,12 +67,15 @@ class InvocationContext:
 
     @property
     def thread_local_storage(self) -> threading.local:
-        """Return the thread-local storage that has the `invocation_id`, for logging in threads."""
+        """Return the thread-local storage, whose `invocation_id` log handlers can read."""
         return _invocation_id_of_thread
 
 
 def make_request_datum(fields: list[Any], body: bytes) -> Datum:
-    """Return the datum of an HTTP trigger from the fields of the frame and the body."""
+    """Return the datum of an HTTP trigger.
+
+    `fields` are the method, URL, headers, query and route values of the request.
+    """
     method, url, headers, query, route = fields
     value = {
         "method": Datum(method, "string"),
@@ -86,7 +89,10 @@ def make_request_datum(fields: list[Any], body: bytes) -> Datum:
 
 
 def read_response(datum: Datum | None) -> tuple[int, list[tuple[str, str]], bytes]:
-    """Return status, headers and body, with one header for each cookie."""
+    """Return the status, headers and body of the HTTP response in a returned datum.
+
+    The headers contain one `set-cookie` header for each cookie.
+    """
     if datum is None or datum.type is None:
         return 204, [], b""
     if datum.type != "http":
@@ -111,13 +117,13 @@ _NO_TRACE = TraceContext()
 
 @dataclass(frozen=True, slots=True)
 class ReturnConverter:
-    """Convert a returned value to a datum."""
+    """Converts the return value of a function to a datum."""
 
     converter: Converter
     slot: BoundValue
 
     def encode(self, value: Any) -> Datum:
-        """Return the datum. Raises TypeError, as Azure does, if the value cannot be converted."""
+        """Convert a value to a datum. Raises TypeError, as Azure does, if this is impossible."""
         try:
             return self.converter.encode(value, expected_type=self.slot.python_type)
         except NotImplementedError:
@@ -129,7 +135,11 @@ class ReturnConverter:
 
 @dataclass(frozen=True, slots=True)
 class PreparedFunction:
-    """An indexed function with the converters of its trigger, client and return value."""
+    """A function with all that an invocation needs: its parameter names and converters.
+
+    `trigger` and `client` are the names of the parameters that receive the trigger's data and the
+    durable client; `client` is None if the function does not have this parameter.
+    """
 
     function: IndexedFunction
     trigger: str
@@ -141,7 +151,7 @@ class PreparedFunction:
 
 
 def prepare(function: IndexedFunction) -> PreparedFunction:
-    """Look up the converters of a function."""
+    """Look up the converters of a function, once for all its invocations."""
     trigger_binding = next(b for b in function.bindings if b["type"].endswith("Trigger"))
     clients = [b["name"] for b in function.bindings if b["type"] == "durableClient"]
     signature = function.signature
@@ -176,10 +186,17 @@ async def invoke(
     client_binding: str | None,
     submit: Callable[..., Any],
 ) -> Datum | None:
-    """Call the function and return its datum, or None if it returns nothing.
+    """Call a function, and return its return value as a datum.
 
-    `submit` starts a function that is not async in the thread pool and returns an awaitable.
-    Raises the exceptions of the function.
+    Args:
+        prepare: The function and its converters.
+        event: The input of the invocation.
+        client_binding: The durable client's JSON, or None.
+        submit: Starts a function that is not async in the thread pool and returns an awaitable.
+
+    Returns None if the function does not have an output binding. Raises RuntimeError if it has
+    none and returned a value, TypeError if the value cannot be converted, and the exceptions of
+    the function.
     """
     function = prepare.function
     running_function.set(function.name)
@@ -210,7 +227,7 @@ async def invoke(
 
 
 class ThreadPool:
-    """Run functions that are not async, in a copy of the invocation's context."""
+    """Runs functions that are not async in threads, in a copy of the invocation's context."""
 
     def __init__(self, executor: ThreadPoolExecutor, run_in_executor: Callable[..., Any]) -> None:
         self._executor = executor
@@ -219,7 +236,7 @@ class ThreadPool:
     def submit(
         self, call: Callable[..., Any], invocation_id: str, arguments: dict[str, Any]
     ) -> Any:
-        """Start a call and return an awaitable of its result."""
+        """Start a call in a thread, and return an awaitable of its result."""
         return self._run_in_executor(
             self._executor, copy_context().run, _call_in_thread, call, invocation_id, arguments
         )
@@ -235,7 +252,7 @@ def _call_in_thread(call: Callable[..., Any], invocation_id: str, arguments: dic
 
 
 def make_metadata(values: dict[str, Any] | None) -> dict[str, Datum]:
-    """Return trigger metadata as datums: text and integers unchanged, other values as JSON."""
+    """Convert trigger metadata to datums: text and integers unchanged, other values as JSON."""
     return {name: _datum_of(value) for name, value in (values or {}).items() if value is not None}
 
 

@@ -29,7 +29,11 @@ _log = logging.getLogger("functions.app")
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """What the host decides. If `thread_count` is None, Python's default applies."""
+    """The options of the app process from its command line.
+
+    `folder` is the Function App, `script` the file name of its main module, and `thread_count` the
+    size of the thread pool; if `thread_count` is None, Python's default size applies.
+    """
 
     folder: Path
     script: str
@@ -37,7 +41,7 @@ class ServeOptions:
 
 
 async def serve(connected: socket.socket, options: ServeOptions) -> None:
-    """Serve the host over a connected stream socket until the host closes it."""
+    """Load the app and run the invocations that arrive on the socket, until the host closes it."""
     app = _App(options.thread_count)
     await app.connect(connected)
     try:
@@ -71,7 +75,7 @@ class _App:
         self._connection.send(head, body)
 
     async def flushed(self) -> None:
-        """Wait until the host has read the last frame and closed the stream."""
+        """Wait until the host has read the last frame and closed the connection."""
         await self.gone.wait()
 
     def _on_lost(self, _error: Exception | None) -> None:
@@ -96,7 +100,7 @@ class _App:
             await self._connection.drain()
             self.send([number, *answer], payload)
         except ConnectionError:
-            _log.debug("the host ended before the response of %s", name)
+            _log.debug("the host closed the connection before the response of %s was sent", name)
 
     async def _run(
         self, name: str, kind: str, head: list[Any], body: bytes

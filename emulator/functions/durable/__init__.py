@@ -1,12 +1,12 @@
 """The Durable Task extension: engines on SQLite, the SDK's protocol and the management API.
 
-`extension.DurableExtension` is what the host uses. It has one of two engines, both a
+The host uses `extension.DurableExtension`, which runs one of two engines. Both implement
 `engine.DurableEngine`:
 
-    local/           the default: one host, one transaction for each episode
-    azure_storage/   the order of the Azure Storage provider, with queues, leases and faults
+    local/           the default engine: one host, one transaction for each episode
+    azure_storage/   the steps of the Azure Storage provider, with queues, leases and faults
 
 The nouns are those of the Durable Task Framework: an *instance* of an orchestration, its *history*
 of events, an *episode* (one run of the orchestrator function over the history), a *work item* (an
-activity to run), a *task hub* (all of these in one store).
+activity that has to be run) and a *task hub* (the store that contains all of them).
 """

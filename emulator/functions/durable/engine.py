@@ -1,4 +1,4 @@
-"""The interface of both engines: the operations on instances that the management API offers."""
+"""The interface of both engines: the operations of the management API on instances."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -26,13 +26,13 @@ from emulator.functions.durable.runner import FunctionRunner, describe_unknown_o
 
 
 class DurableEngine(ABC):
-    """An engine as its clients see it. An operation returns once its effect is in the database."""
+    """A durable engine. Each operation returns when its effect is committed to the database."""
 
     _runner: FunctionRunner
 
     @abstractmethod
     async def start(self) -> None:
-        """Open the database and continue the work in it."""
+        """Open the database, and continue the unfinished work that it contains."""
 
     @abstractmethod
     async def stop(self) -> None:
@@ -40,11 +40,11 @@ class DurableEngine(ABC):
 
     @abstractmethod
     def now(self) -> int:
-        """Return the time in microseconds since 1970."""
+        """Return the current time in microseconds since 1970."""
 
     @abstractmethod
     async def get_setting(self, name: str, default: str) -> str:
-        """Return a stored setting; store and return the default if it is missing."""
+        """Return a setting in the database. If it is missing, store and return the default."""
 
     # Starting
 
@@ -55,11 +55,19 @@ class DurableEngine(ABC):
         input_text: str | None = None,
         version: str | None = None,
     ) -> OrchestrationInstance:
-        """Start an instance and return once it is committed.
+        """Start an instance, and return when the instance is committed.
 
-        `input_text` is JSON. A finished instance with the same id is replaced. Raises
-        ArgumentInvalid if the id is invalid or the function is unknown, and InstanceExists if an
-        unfinished instance has this id.
+        A finished instance with the same id is replaced.
+
+        Args:
+            name: The name of the orchestrator.
+            instance_id: The id of the new instance. If None or empty, a random id is used.
+            input_text: The input as JSON text.
+            version: The version of the orchestrator.
+
+        Raises:
+            ArgumentInvalid: The id is invalid or the orchestrator does not exist.
+            InstanceExists: An unfinished instance has this id.
         """
         if name not in self._runner.orchestrators:
             raise ArgumentInvalid(describe_unknown_orchestrator(self._runner, name))
@@ -80,19 +88,26 @@ class DurableEngine(ABC):
     async def _commit_start(
         self, instance: OrchestrationInstance, existing: OrchestrationInstance | None
     ) -> None:
-        """Commit a new instance, replacing a finished one with its id, and run it."""
+        """Commit a new instance, and run it.
+
+        `existing` is the finished instance with the same id that the new instance replaces, or
+        None.
+        """
 
     # Reading
 
     def find(self, instance_id: str) -> OrchestrationInstance:
-        """Return an instance. Raises InstanceMissing."""
+        """Return the instance with this id. Raises InstanceMissing if it does not exist."""
         instance = self._find(instance_id)
         if instance is None:
             raise InstanceMissing(f"No instance with ID '{instance_id}' found.")
         return instance
 
     def find_unfinished(self, instance_id: str) -> OrchestrationInstance:
-        """Return an unfinished instance. Raises InstanceMissing or InstanceFinished."""
+        """Return the unfinished instance with this id.
+
+        Raises InstanceMissing if it does not exist, and InstanceFinished if it has finished.
+        """
         instance = self.find(instance_id)
         if instance.is_finished:
             raise InstanceFinished(f"Instance {instance_id} has the status {instance.status}.")
@@ -100,35 +115,45 @@ class DurableEngine(ABC):
 
     @abstractmethod
     def _find(self, instance_id: str) -> OrchestrationInstance | None:
-        """Return the instance with this id, or None."""
+        """Return the instance with this id, or None if it does not exist."""
 
     @property
     @abstractmethod
     def _reader(self) -> Reader:
-        """Return the database for queries."""
+        """Return the database of this engine, for queries."""
 
     def read_history_of(self, instance: OrchestrationInstance) -> list[str]:
-        """Return an instance's saved events, one text for each episode."""
+        """Return the saved history of an instance: for each episode, one text of JSON events."""
         return records.read_history(self._reader, instance.id)
 
     def read_page(
         self, condition: records.InstanceFilter, top: str | None, token: str
     ) -> tuple[list[OrchestrationInstance], str]:
-        """Return one page of instances, and the token of the next page or an empty string."""
+        """Return one page of the instances that match, and the token of the next page.
+
+        `top` limits the size of the page; `token` is empty for the first page. The returned token
+        is empty after the last page.
+        """
         return records.read_page(self._reader, condition, top, token)
 
     def find_finished(self, condition: records.InstanceFilter) -> list[OrchestrationInstance]:
-        """Return the finished instances that match."""
+        """Return the finished instances that match the filter."""
         return records.read_finished(self._reader, condition)
 
     @abstractmethod
     async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
-        """Wait until an instance has finished or the timeout is over; return whether it has."""
+        """Wait until an instance has finished, at most `timeout_seconds`.
+
+        Return whether the instance has finished.
+        """
 
     # Messages
 
     async def raise_event(self, instance_id: str, name: str, input_text: str) -> None:
-        """Send an external event and return once it is committed. `input_text` is JSON."""
+        """Send an external event to an instance, and return when the event is committed.
+
+        `input_text` is JSON text.
+        """
         instance = self.find_unfinished(instance_id)
         text = history.event_raised(self.now(), name, input_text)
         await self._commit_message(instance, TaskMessage(EventType.EVENT_RAISED, text))
@@ -140,7 +165,7 @@ class DurableEngine(ABC):
         await self._commit_message(instance, TaskMessage(EventType.EXECUTION_TERMINATED, text))
 
     async def suspend(self, instance_id: str, reason: str) -> None:
-        """Suspend an instance: its messages wait until it is resumed."""
+        """Suspend an instance. Its messages wait until the instance is resumed."""
         instance = self.find_unfinished(instance_id)
         if instance.is_suspended:
             raise OperationInvalid(
@@ -170,18 +195,24 @@ class DurableEngine(ABC):
 
     @abstractmethod
     async def _commit_message(self, instance: OrchestrationInstance, message: TaskMessage) -> None:
-        """Send a message to an instance and return once it is committed."""
+        """Send a message to an instance, and return when the message is committed."""
 
     @abstractmethod
     async def _commit_switch(
         self, instance: OrchestrationInstance, status: Status, message: TaskMessage
     ) -> None:
-        """Suspend or resume an instance and return once that is committed."""
+        """Suspend or resume an instance, and return when the change is committed.
+
+        `status` is the new status, and `message` carries the history event of the change.
+        """
 
     @abstractmethod
     async def rewind(self, instance_id: str) -> None:
-        """Undo the failure of an instance and retry what failed."""
+        """Undo the failure of an instance, and run the failed tasks again."""
 
     @abstractmethod
     async def purge(self, instances: Sequence[OrchestrationInstance]) -> int:
-        """Delete finished instances and their histories; return how many were deleted."""
+        """Delete those of the instances that are finished, and their histories.
+
+        Return the number of deleted instances.
+        """

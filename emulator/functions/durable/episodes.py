@@ -1,9 +1,10 @@
-"""One episode of an instance: new messages in, the orchestrator function run, its outcome out.
+"""Run one episode of an instance: replay the orchestrator function with new messages.
 
     EpisodeRunner.run   take messages ─▶ run the orchestrator ─▶ schedule its commands ─▶ checkpoint
 
-The steps are the same in both engines. They differ in two ports: an `Outbox` receives the
-activities, timers and sub-orchestrations of an episode, and a `Checkpointer` saves its outcome.
+The steps are the same in both engines. Each engine has its own implementation of two interfaces: an
+`Outbox` sends the activities, timers and sub-orchestrations that an episode schedules, and an
+`EpisodeCheckpointer` saves the outcome of the episode.
 
 Source: DurableTask.Core's `TaskOrchestrationDispatcher`.
 """
@@ -52,10 +53,16 @@ FAILURES = frozenset({EventType.TASK_FAILED, EventType.CHILD_FAILED})
 
 @dataclass(slots=True)
 class Episode:
-    """An episode in progress: what it took, and what its checkpoint has to write.
+    """An episode in progress.
 
-    `statements` send its messages. `effects` are called after the checkpoint, and `children` are
-    the sub-orchestrations that it starts.
+    instance: The instance, in its state before the episode.
+    batch: The messages that the episode uses.
+    now: The time at which the episode began, in microseconds since 1970.
+    shim: The task numbers after the episode.
+    events: The history events of the episode, as JSON texts.
+    statements: The SQL statements that send the messages of the episode.
+    effects: The functions to call after the checkpoint.
+    children: The sub-orchestrations that the episode starts.
     """
 
     instance: OrchestrationInstance
@@ -69,15 +76,15 @@ class Episode:
 
     @property
     def news(self) -> str:
-        """Return the episode's events so far, as the items of a JSON list."""
+        """Return the current events of the episode, joined as the items of a JSON list."""
         return ",".join(self.events)
 
 
 class EpisodeCheckpointer(Protocol):
-    """Save an episode with one of its outcomes."""
+    """Saves an episode. There is one method for each possible outcome."""
 
     async def save_waiting(self, episode: Episode, custom_status: str | None) -> None:
-        """Save that the instance waits for messages."""
+        """Save an episode after which the instance waits for messages."""
         ...
 
     async def save_finished(
@@ -88,21 +95,25 @@ class EpisodeCheckpointer(Protocol):
         reason: str,
         custom_status: str | None,
     ) -> None:
-        """Save a final status.
+        """Save an episode that ends the instance.
 
-        `output` is JSON. `reason` is the text of the failure that a parent receives.
+        `status` is the final status and `output` is JSON text. If the instance failed or was
+        terminated, its parent receives `reason` as the text of the failure.
         """
         ...
 
     async def save_continued_as_new(
         self, episode: Episode, command: ContinueAsNew, custom_status: str | None
     ) -> None:
-        """Save that the instance starts again with a new input and without history or timers."""
+        """Save an episode after which the instance starts again.
+
+        The new execution has a new input, and neither history nor timers.
+        """
         ...
 
 
 def is_ready(instance: OrchestrationInstance) -> bool:
-    """Return whether an instance has work for an episode."""
+    """Return whether an episode of the instance can run now."""
     if instance.is_finished:
         return False
     if instance.is_suspended:
@@ -111,7 +122,7 @@ def is_ready(instance: OrchestrationInstance) -> bool:
 
 
 def find_termination(instance: OrchestrationInstance) -> TaskMessage | None:
-    """Return the message that terminates the instance, or None."""
+    """Return the message in the mailbox that terminates the instance, or None."""
     for message in instance.mailbox:
         if message.kind is EventType.EXECUTION_TERMINATED:
             return message
@@ -119,7 +130,10 @@ def find_termination(instance: OrchestrationInstance) -> TaskMessage | None:
 
 
 def take_messages(instance: OrchestrationInstance) -> list[TaskMessage]:
-    """Take messages until a second one would move a retry, as `shim` explains."""
+    """Take messages for an episode from the mailbox of an instance.
+
+    A message that moves a retry must be the first one of its episode, as `shim` explains.
+    """
     batch: list[TaskMessage] = []
     shim, mailbox = instance.shim, instance.mailbox
     while mailbox:
@@ -132,7 +146,7 @@ def take_messages(instance: OrchestrationInstance) -> list[TaskMessage]:
 
 
 def begin_episode(instance: OrchestrationInstance, batch: list[TaskMessage], now: int) -> Episode:
-    """Return a new episode with its first events."""
+    """Return a new episode that contains the events at its start."""
     episode = Episode(instance, batch, now, instance.shim.copy())
     episode.events.append(history.event(EventType.ORCHESTRATOR_STARTED, now))
     if instance.episode_count == 0:
@@ -152,7 +166,7 @@ def begin_episode(instance: OrchestrationInstance, batch: list[TaskMessage], now
 
 
 def close_events(episode: Episode) -> str:
-    """Add the last event; return the events as the next episode replays them."""
+    """Add the last event of the episode, and return its events in the form for a replay."""
     episode.events.append(history.event(EventType.ORCHESTRATOR_COMPLETED, episode.now))
     return history.mark_played(episode.news)
 
@@ -160,7 +174,7 @@ def close_events(episode: Episode) -> str:
 def make_next_execution(
     episode: Episode, command: ContinueAsNew, custom_status: str | None
 ) -> OrchestrationInstance:
-    """Return the next execution of an instance that continues as new."""
+    """Return the instance in its next execution, which starts after continue-as-new."""
     instance = episode.instance
     return OrchestrationInstance(
         instance.id,
@@ -168,7 +182,7 @@ def make_next_execution(
         instance.name,
         instance.version,
         Status.SUSPENDED if instance.is_suspended else Status.RUNNING,
-        # The SDK's JSON text is passed as one string, which its `get_input` decodes again.
+        # The SDK's JSON text becomes one JSON string, whose content `get_input` decodes as JSON.
         quoted(command.input),
         instance.created,
         episode.now,
@@ -180,7 +194,10 @@ def make_next_execution(
 def make_child_completion(
     now: int, parent: Parent, status: Status, output: str | None, reason: str
 ) -> TaskMessage:
-    """Return the message to a parent that its sub-orchestration has ended."""
+    """Return the message that reports the end of a sub-orchestration to its parent.
+
+    `output` is the JSON output after a success, and `reason` the text after a failure.
+    """
     if status is Status.COMPLETED:
         kind = EventType.CHILD_COMPLETED
         text = history.completed(kind, now, parent.task, output)
@@ -191,35 +208,42 @@ def make_child_completion(
 
 
 class Outbox(Protocol):
-    """Send what an episode schedules, by adding statements and effects to it."""
+    """Sends the work that an episode schedules.
+
+    The methods add SQL statements and effects to the episode.
+    """
 
     def schedule_activity(self, episode: Episode, command: ScheduleActivity) -> None:
-        """Schedule an activity."""
+        """Send the activity of a command."""
         ...
 
     def start_timer(self, episode: Episode, timer: TimerRow) -> None:
-        """Set a timer."""
+        """Start a timer."""
         ...
 
     def cancel_timer(self, episode: Episode, task: int) -> None:
-        """Cancel a timer."""
+        """Cancel the timer of a task."""
         ...
 
     def start_child(self, episode: Episode, child: OrchestrationInstance) -> None:
-        """Start a sub-orchestration, or report to its parent that its id is in use."""
+        """Start a sub-orchestration.
+
+        If an unfinished instance uses the id of the child, the parent receives a failure instead.
+        """
         ...
 
 
 class Scheduler:
-    """Add the history events of commands to an episode, and pass the commands to the outbox."""
+    """Adds the history events of commands to an episode, and passes the commands to the outbox."""
 
     def __init__(self, runner: FunctionRunner, outbox: Outbox) -> None:
         self._runner = runner
         self._outbox = outbox
 
     def apply(self, episode: Episode, commands: list[Command], *, ends: bool) -> None:
-        """Schedule the commands of an episode; if the orchestration `ends`, do not start timers.
+        """Schedule the commands of an episode.
 
+        If `ends` is true, the orchestration ends with this episode, so its timers are not started.
         Raises ActionInvalid if a function does not exist or an instance id is invalid.
         """
         for command in commands:
@@ -260,7 +284,7 @@ class Scheduler:
             check_instance_id(child_id)
         except ArgumentInvalid as problem:
             raise ActionInvalid(str(problem)) from problem
-        # The SDK's JSON text is passed as one string, which its `get_input` decodes again.
+        # The SDK's JSON text becomes one JSON string, whose content `get_input` decodes as JSON.
         input_text = quoted(command.input)
         episode.events.append(
             history.child_created(episode.now, command.task, command.name, child_id, input_text)
@@ -281,7 +305,7 @@ class Scheduler:
 
 
 class EpisodeRunner:
-    """Run episodes. The engine has to run them one at a time for each instance."""
+    """Runs episodes. The engine must not run two episodes of one instance at the same time."""
 
     def __init__(
         self,
@@ -300,8 +324,8 @@ class EpisodeRunner:
     async def run(self, instance: OrchestrationInstance) -> None:
         """Run one episode of an instance with messages from its mailbox.
 
-        If this raises AppUnavailable or StoreUnavailable, the messages are in the mailbox again
-        and nothing has changed.
+        Raises AppUnavailable or StoreUnavailable. In this case, the messages are put back into the
+        mailbox and the instance is unchanged.
         """
         termination = find_termination(instance)
         batch = list(instance.mailbox) if termination else take_messages(instance)
@@ -322,7 +346,7 @@ class EpisodeRunner:
         for message in batch:
             task = message.task
             if message.kind is EventType.EXECUTION_STARTED:
-                continue  # `begin_episode` has written it
+                continue  # `begin_episode` has added this event
             if message.kind is EventType.TIMER_FIRED:
                 assert task is not None
                 if not episode.shim.is_awaiting_timer(task):
@@ -336,7 +360,7 @@ class EpisodeRunner:
             commands += episode.shim.take_actions(state.actions)
             self._scheduler.apply(episode, commands, ends=state.done or state.error is not None)
         except ActionInvalid as problem:
-            if state.error is None:  # the orchestrator's own error is the cause
+            if state.error is None:  # an error of the orchestrator itself takes precedence
                 state = EpisodeState((), done=False, error=str(problem))
         again = next((c for c in commands if isinstance(c, ContinueAsNew)), None)
         if state.error is not None:

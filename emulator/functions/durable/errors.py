@@ -1,4 +1,4 @@
-"""The errors between a client of the management API and an engine.
+"""The errors that an engine reports to clients of the management API or at its start.
 
 DurableError
 ├── ArgumentInvalid      400: the request can never succeed
@@ -9,17 +9,21 @@ DurableError
 ├── InstanceNotFailed    412: only a failed instance can be rewound
 ├── RequestTooLarge      413: the body is over the limit (in management.py)
 ├── OperationInvalid     500: the instance's status does not allow the operation
-├── StoreUnavailable     500: nothing was written; the same request may be repeated
+├── StoreUnavailable     500: the database failed and nothing was written; repeat the request
 ├── DatabaseInUse        another host has opened the database
 ├── DatabaseForeign      the file is not a database of this engine and version
-└── ActionInvalid        an orchestrator asked for something that the engine cannot do
+└── ActionInvalid        an orchestrator requested an action that is invalid or not supported
 
 The numbers are the HTTP statuses of the Durable extension's management API.
 """
 
 
 class DurableError(Exception):
-    """The base class; `status` is the HTTP status, `kind` the .NET exception type in Azure."""
+    """The base class of the errors.
+
+    `status` is the HTTP status of the response. `kind` is the .NET exception type that the response
+    names, as in Azure.
+    """
 
     status = 500
     kind = "System.Exception"
@@ -71,7 +75,7 @@ class OperationInvalid(DurableError):
 
 
 class StoreUnavailable(DurableError):
-    """The database refused a transaction; nothing was written."""
+    """The database failed. If this happened in a transaction, nothing was written."""
 
     retryable = True
 
@@ -85,4 +89,7 @@ class DatabaseForeign(DurableError):
 
 
 class ActionInvalid(DurableError):
-    """An orchestrator asked for something that the engine cannot do; the text says what."""
+    """An orchestrator requested an action that is invalid or that the engine does not support.
+
+    The text describes what is wrong.
+    """

@@ -1,4 +1,4 @@
-"""The Durable Task extension as the Functions host uses it."""
+"""The interface of the Durable Task extension to the Functions host."""
 
 import secrets
 from pathlib import Path
@@ -22,10 +22,10 @@ from emulator.program import StartError
 
 
 class DurableExtension:
-    """An engine, its management API and its client binding.
+    """An engine with its management API and its client binding.
 
-    Serve `management_app` under `/runtime/webhooks/durabletask` of the host's main port. Serve
-    `rpc_app` on a loopback port of its own: the SDK's durable client in the app uses that one.
+    The host must serve `management_app` under `/runtime/webhooks/durabletask` on the main port, and
+    `rpc_app` on a separate loopback port, which the SDK's durable client in the app uses.
     """
 
     def __init__(
@@ -36,14 +36,14 @@ class DurableExtension:
         options: DurableOptions,
         storage: AzureStorageOptions | None = None,
     ) -> None:
-        """Make the engine.
+        """Create the engine.
 
         Args:
             database: The SQLite file of the default engine.
-            runner: Runs the app's orchestrators and activities.
-            clock: Gives the time to timers.
-            options: `extensions.durableTask` of host.json.
-            storage: If given, use the azure-storage engine with its own file instead.
+            runner: Runs the orchestrators and activities of the app.
+            clock: The clock of the timers.
+            options: The settings in `extensions.durableTask` of host.json.
+            storage: The options of the azure-storage engine. If None, use the default engine.
         """
         self._task_hub = options.hub_name
         self._urls: ManagementUrls | None = None
@@ -55,9 +55,10 @@ class DurableExtension:
         self.management_app = ManagementApi(self.engine, self._started_urls)
 
     async def start(self) -> None:
-        """Open the database and continue the work in it.
+        """Open the database, and continue the unfinished work that it contains.
 
-        Raises StartError if another host holds the database or another engine wrote it.
+        Raises StartError if another host uses the database, or if the file is not a database of
+        this engine.
         """
         try:
             await self.engine.start()
@@ -67,11 +68,11 @@ class DurableExtension:
         self._urls = ManagementUrls(self._task_hub, key)
 
     async def stop(self) -> None:
-        """Stop running episodes and close the database; the next start continues from there."""
+        """Stop running episodes and close the database. The next start continues the work."""
         await self.engine.stop()
 
     def client_binding(self, main_url: str, rpc_url: str) -> str:
-        """Return the JSON that `durable_client_input` passes to a function.
+        """Return the JSON that a function with `durable_client_input` receives.
 
         Args:
             main_url: The URL of the host's main port, without a path.
@@ -81,7 +82,7 @@ class DurableExtension:
         return urls.client_binding(f"{main_url}{DURABLE_PATH}", f"{rpc_url}{RPC_PATH}")
 
     async def rpc_app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the SDK's durable client."""
+        """Respond to a request of the SDK's durable client."""
         if scope["type"] != "http":
             return
         if not scope["path"].startswith(f"{RPC_PATH}/"):

@@ -1,7 +1,7 @@
-"""History events as the Durable Task Framework writes them, as JSON text.
+"""History events as JSON text, in the format of the Durable Task Framework.
 
-An event is built as text once and not parsed again: the SDK replays exactly the text that is
-appended to the history. The numbers are those of DurableTask.Core's `EventType`.
+An event is written as JSON text once and is not parsed again, because the SDK replays exactly the
+text that is in the history. The numbers are those of DurableTask.Core's `EventType`.
 """
 
 import json
@@ -38,38 +38,41 @@ class EventType(IntEnum):
 
 
 def to_micros(moment: datetime) -> int:
-    """Return a time as microseconds since 1970, the unit of the engines."""
+    """Convert a time to microseconds since 1970, the unit in which the engines store times."""
     return (moment - _EPOCH) // _MICROSECOND
 
 
 FOREVER = to_micros(datetime.max.replace(tzinfo=UTC))
 
 
-"""The last time that can be written, in microseconds since 1970."""
+"""The latest time that a timestamp can express, in microseconds since 1970."""
 
 
 def to_datetime(microseconds: int) -> datetime:
-    """Return the time of microseconds since 1970."""
+    """Convert microseconds since 1970 to a time in UTC."""
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
 def format_timestamp(microseconds: int) -> str:
-    """Return a time in the format of history events, to the microsecond."""
+    """Format a time as in history events, with microseconds."""
     return to_datetime(microseconds).isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def format_seconds(microseconds: int) -> str:
-    """Return a time in the format of status responses, to the second."""
+    """Format a time as in status responses, without fractions of a second."""
     return to_datetime(microseconds).isoformat(timespec="seconds")[:19] + "Z"
 
 
 def quoted_or_null(text: str | None) -> str:
-    """Return a JSON string, or null for None."""
+    """Return a text as a JSON string, or `null` for None."""
     return "null" if text is None else quoted(text)
 
 
 def event(kind: EventType, now: int, event_id: int = -1, rest: str = "") -> str:
-    """Return a new event; `rest` has its other members, each after a comma."""
+    """Return a new history event as JSON text.
+
+    `rest` contains the further members of the JSON object, each with a comma before it.
+    """
     return (
         f'{{"EventType":{kind:d},"EventId":{event_id},"IsPlayed":false,'
         f'"Timestamp":"{format_timestamp(now)}"{rest}}}'
@@ -77,9 +80,10 @@ def event(kind: EventType, now: int, event_id: int = -1, rest: str = "") -> str:
 
 
 def mark_played(text: str) -> str:
-    """Mark all events in a text as replayed.
+    """Mark all events in a text of JSON events as played, because the next episode replays them.
 
-    A JSON string cannot contain the pattern, because its quotation marks are escaped.
+    A JSON string in an event cannot contain the replaced text, because quotation marks in a string
+    are escaped.
     """
     return text.replace(_NEW, _PLAYED)
 
@@ -93,7 +97,7 @@ def execution_started(  # noqa: PLR0913, PLR0917 - the event has these members
     execution: str,
     parent_id: str | None,
 ) -> str:
-    """Return the first event of a history."""
+    """Return the event which records the start of an execution."""
     parent = (
         "null"
         if parent_id is None
@@ -110,7 +114,10 @@ def execution_started(  # noqa: PLR0913, PLR0917 - the event has these members
 
 
 def task_scheduled(now: int, task: int, name: str, input_text: str) -> str:
-    """Return the event of a scheduled activity; its input is an array of one JSON text."""
+    """Return the event which records that an activity was scheduled.
+
+    In the event, the input is a JSON array with one string, which contains the JSON input.
+    """
     arguments = quoted(f"[{quoted(input_text)}]")
     return event(
         EventType.TASK_SCHEDULED,
@@ -121,7 +128,7 @@ def task_scheduled(now: int, task: int, name: str, input_text: str) -> str:
 
 
 def child_created(now: int, task: int, name: str, instance_id: str, input_text: str) -> str:
-    """Return the event of a scheduled sub-orchestration."""
+    """Return the event which records that a sub-orchestration was scheduled."""
     return event(
         EventType.CHILD_CREATED,
         now,
@@ -131,24 +138,27 @@ def child_created(now: int, task: int, name: str, instance_id: str, input_text: 
 
 
 def timer_created(now: int, task: int, due: int) -> str:
-    """Return the event of a created timer."""
+    """Return the event which records that a timer was created."""
     return event(EventType.TIMER_CREATED, now, task, f',"FireAt":"{format_timestamp(due)}"')
 
 
 def timer_fired(now: int, task: int, due: int) -> str:
-    """Return the event of a fired timer."""
+    """Return the event which records that a timer has fired."""
     return event(
         EventType.TIMER_FIRED, now, rest=f',"TimerId":{task},"FireAt":"{format_timestamp(due)}"'
     )
 
 
 def completed(kind: EventType, now: int, task: int, result: str | None) -> str:
-    """Return the completion of an activity or sub-orchestration; `result` is JSON text."""
+    """Return the event which records that an activity or sub-orchestration has completed.
+
+    `result` is JSON text.
+    """
     return event(kind, now, rest=f',"TaskScheduledId":{task},"Result":{quoted_or_null(result)}')
 
 
 def failed(kind: EventType, now: int, task: int, reason: str, details: str) -> str:
-    """Return the failure of an activity or sub-orchestration."""
+    """Return the event which records that an activity or sub-orchestration has failed."""
     return event(
         kind,
         now,
@@ -157,14 +167,17 @@ def failed(kind: EventType, now: int, task: int, reason: str, details: str) -> s
 
 
 def event_raised(now: int, name: str, input_text: str) -> str:
-    """Return the event of a raised external event; `input_text` is JSON text."""
+    """Return the event which records that a client has raised an external event.
+
+    `input_text` is JSON text.
+    """
     return event(
         EventType.EVENT_RAISED, now, rest=f',"Name":{quoted(name)},"Input":{quoted(input_text)}'
     )
 
 
 def execution_completed(now: int, event_id: int, status: str, result: str | None) -> str:
-    """Return the last event of an execution; `result` is JSON text."""
+    """Return the event which records the end of an execution. `result` is JSON text."""
     return event(
         EventType.EXECUTION_COMPLETED,
         now,
@@ -174,9 +187,9 @@ def execution_completed(now: int, event_id: int, status: str, result: str | None
 
 
 def json_or_string(text: str) -> str:
-    """Return a text unchanged if it is JSON, else as a JSON string.
+    """Return a text unchanged if it is JSON; otherwise return it as a JSON string.
 
-    The Durable extension does this with the reasons of terminations.
+    The Durable extension treats the reason of a termination in this way.
     """
     try:
         check_json(text)
@@ -186,7 +199,7 @@ def json_or_string(text: str) -> str:
 
 
 def check_json(text: str) -> None:
-    """Raise ValueError or RecursionError if a text is not JSON. NaN and Infinity are not JSON."""
+    """Raise ValueError or RecursionError if a text is not JSON, or contains NaN or Infinity."""
     json.loads(text, parse_constant=_refuse)
 
 

@@ -1,4 +1,4 @@
-"""Orchestration instances and their messages, as the engines hold them in memory."""
+"""Orchestration instances and their messages, in the form in which engines keep them in memory."""
 
 import asyncio
 import uuid
@@ -15,7 +15,7 @@ _FORBIDDEN = frozenset("/\\#?")
 
 
 class Status(StrEnum):
-    """The runtime status of an instance."""
+    """The runtime status of an orchestration instance."""
 
     PENDING = "Pending"
     RUNNING = "Running"
@@ -30,13 +30,16 @@ FINISHED = frozenset({Status.COMPLETED, Status.FAILED, Status.TERMINATED, Status
 
 
 def make_id() -> str:
-    """Return a new instance or execution id in the format of the Durable extension."""
+    """Return a new random id for an instance or an execution, as the Durable extension does."""
     return uuid.uuid4().hex
 
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """The task that waits for a sub-orchestration, and its instance and execution."""
+    """The task that waits for a sub-orchestration.
+
+    `id` and `execution` are the instance id and the execution id of the parent orchestration.
+    """
 
     id: str
     execution: str
@@ -45,11 +48,13 @@ class Parent:
 
 @dataclass(slots=True, eq=False)
 class TaskMessage:
-    """A message to an instance, which waits for the instance's next episode.
+    """A message for the next episode of an instance.
 
-    `text` is the history event as JSON, or the reason of a termination as JSON. The message is
-    stored in the inbox row `sequence`, or, if it is the result of the work item
-    `work`, in the row of that, or, if it is a fired timer, in the row of the timer.
+    `text` is JSON. It is the reason if the message is a termination, otherwise the history event.
+
+    The message is stored in one of three tables. If `sequence` is set, it is the key of the row of
+    the message. If `work` is set, the message is the result of the work item with this key, and is
+    stored only as that work item. If a timer has fired, the message is stored only as that timer.
     """
 
     kind: EventType
@@ -62,7 +67,11 @@ class TaskMessage:
 
 @dataclass(slots=True, eq=False)
 class OrchestrationInstance:
-    """One orchestration instance. JSON texts stay text; times are microseconds since 1970."""
+    """One orchestration instance.
+
+    `input`, `output`, `custom_status` and the history are JSON texts, which are not parsed. Times
+    are in microseconds since 1970. `episode_count` counts the episodes of the current execution.
+    """
 
     id: str
     execution: str
@@ -81,7 +90,7 @@ class OrchestrationInstance:
     mailbox: deque[TaskMessage] = field(default_factory=deque)
     is_busy: bool = False
     pending_writes: int = 0
-    """How many transactions for it are not committed yet."""
+    """The number of transactions with messages for this instance that are not committed yet."""
     watchers: list[asyncio.Future[None]] = field(default_factory=list)
 
     @property
@@ -91,18 +100,18 @@ class OrchestrationInstance:
 
     @property
     def is_suspended(self) -> bool:
-        """Return whether the instance is suspended: only a termination starts an episode."""
+        """Return whether the instance is suspended. Then only a termination starts an episode."""
         return self.status is Status.SUSPENDED
 
     @property
     def is_idle(self) -> bool:
-        """Return whether the instance may be removed from memory."""
+        """Return whether the instance may be removed from memory, because it has no work."""
         fresh = self.episode_count == 0 and not self.is_finished
         return not (self.is_busy or self.mailbox or self.watchers or self.pending_writes or fresh)
 
     @property
     def size_characters(self) -> int:
-        """Return roughly how many characters the instance has in memory."""
+        """Return an estimate of how many characters of text the instance has in memory."""
         history = sum(map(len, self.history)) if self.history else 0
         return history + len(self.input or "") + len(self.output or "") + 1000
 
@@ -120,5 +129,5 @@ def check_instance_id(instance_id: str) -> None:
 
 
 def describe_id_in_use(existing: OrchestrationInstance) -> str:
-    """Return the extension's text for an id that an unfinished instance has."""
+    """Return the Durable extension's error message for an id that an unfinished instance uses."""
     return f"An Orchestration instance with the status {existing.status} already exists."

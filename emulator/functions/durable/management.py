@@ -1,7 +1,7 @@
-"""The HTTP API of the Durable extension, by which clients manage orchestration instances.
+"""The HTTP API of the Durable extension, with which clients manage orchestration instances.
 
 Source: the extension's `HttpApiHandler` for routes, statuses and bodies, and its `BindingHelper`
-for the management URLs and the client binding that carries them to the app.
+for the management URLs and for the client binding, which passes these URLs to the app.
 """
 
 import json
@@ -41,7 +41,7 @@ DURABLE_PATH = "/runtime/webhooks/durabletask"
 RPC_PATH = "/durabletask"
 MAX_REQUEST_BODY_BYTES = 32 * 1024 * 1024
 _log = logging.getLogger(__name__)
-# Clients replace this word by the id of an instance.
+# The SDK replaces this word in the URLs by the id of an instance.
 _ID_PLACEHOLDER = "INSTANCEID"
 _CONNECTION = "AzureWebJobsStorage"
 _HIDDEN = {
@@ -56,7 +56,7 @@ _NAMES = {
     EventType.CHILD_FAILED: "SubOrchestrationInstanceFailed",
 }
 _WITHOUT_BODY = (InstanceMissing, InstanceFinished)
-# Azure's front end ends longer requests.
+# The front end in Azure ends requests that take longer than this.
 _LONGEST_WAIT_SECONDS = 230.0
 _CONTINUATION = "x-ms-continuation-token"
 
@@ -69,7 +69,7 @@ class RequestTooLarge(DurableError):
 
 @dataclass(frozen=True, slots=True)
 class ManagementRequest:
-    """A request; `segments` is its path after the prefix of the API."""
+    """A request. `segments` are the segments of its path, without the prefix of the API."""
 
     method: str
     segments: tuple[str, ...]
@@ -82,7 +82,7 @@ class ManagementRequest:
 
 @dataclass(frozen=True, slots=True)
 class ManagementResponse:
-    """A response; the body is JSON text or empty."""
+    """A response. The body is JSON text or empty."""
 
     status: int
     body: str = ""
@@ -90,7 +90,13 @@ class ManagementResponse:
 
 
 async def read_request(scope: Scope, receive: Receive) -> ManagementRequest:
-    """Read a whole request. Raises RequestTooLarge, ArgumentInvalid or ClientGone."""
+    """Read a whole request.
+
+    Raises:
+        RequestTooLarge: The body is over the limit.
+        ArgumentInvalid: The query has too many parameters.
+        ClientGone: The client disconnected before the request was complete.
+    """
     headers = {
         name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
     }
@@ -101,12 +107,14 @@ async def read_request(scope: Scope, receive: Receive) -> ManagementRequest:
             for name, value in parse_qsl(query_text, keep_blank_values=True, max_num_fields=100)
         }
     except ValueError as problem:
-        raise ArgumentInvalid(f"Bad query: {problem}") from problem
+        raise ArgumentInvalid(f"The query string is invalid: {problem}") from problem
     origin = f"{scope.get('scheme', 'http')}://{headers.get('host', '127.0.0.1')}"
     try:
         body = await read_body(scope, receive, MAX_REQUEST_BODY_BYTES)
     except BodyTooLarge:
-        raise RequestTooLarge(f"A body may have {MAX_REQUEST_BODY_BYTES} bytes at most") from None
+        raise RequestTooLarge(
+            f"The body must not have more than {MAX_REQUEST_BODY_BYTES} bytes"
+        ) from None
     return ManagementRequest(
         scope["method"],
         _segments(scope),
@@ -119,7 +127,10 @@ async def read_request(scope: Scope, receive: Receive) -> ManagementRequest:
 
 
 def _segments(scope: Scope) -> tuple[str, ...]:
-    """Return the path's segments after the API's prefix, which a mount may have removed."""
+    """Return the segments of the path without the prefix of the API.
+
+    If the application is mounted under the prefix, the path may already lack the prefix.
+    """
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     if root and path.startswith(root):
         path = path[len(root) :]
@@ -131,7 +142,7 @@ def _segments(scope: Scope) -> tuple[str, ...]:
 
 
 async def write_response(send: Send, response: ManagementResponse) -> None:
-    """Write a response."""
+    """Send a response to the client."""
     body = response.body.encode()
     headers: Headers = [(b"content-length", str(len(body)).encode())]
     if body:
@@ -144,7 +155,7 @@ async def write_response(send: Send, response: ManagementResponse) -> None:
 
 
 def make_error_response(error: DurableError, message: str) -> ManagementResponse:
-    """Return an error as the extension writes it; the SDK reads `ExceptionMessage`."""
+    """Return an error response in the format of the extension. The SDK reads `ExceptionMessage`."""
     return ManagementResponse(
         error.status,
         json.dumps(
@@ -160,7 +171,7 @@ def make_error_response(error: DurableError, message: str) -> ManagementResponse
 
 @dataclass(frozen=True, slots=True)
 class ManagementUrls:
-    """The management URLs of a task hub; each contains the system key of the webhook."""
+    """Builds the management URLs of a task hub. Each URL contains the system key of the webhook."""
 
     task_hub: str
     key: str
@@ -168,8 +179,8 @@ class ManagementUrls:
     def client_binding(self, base_url: str, rpc_base_url: str) -> str:
         """Return the JSON text of a durable client binding.
 
-        `base_url` is the URL of the management API for external clients, `rpc_base_url` the one
-        for the durable client in the app.
+        `base_url` is the URL of the management API for external clients, and `rpc_base_url` is the
+        URL of the same API for the durable client in the app.
         """
         base = base_url.rstrip("/")
         create = f"{base}/orchestrators/{{functionName}}[/{{instanceId}}]?"
@@ -192,7 +203,7 @@ class ManagementUrls:
         )
 
     def check_status(self, base_url: str, instance_id: str) -> dict[str, str]:
-        """Return the body of the response to a start."""
+        """Return the instance id and its management URLs, the body of the response to a start."""
         urls = self._management(base_url.rstrip("/"), quote(instance_id, safe=""))
         del urls["rewindPostUri"]
         return {"id": instance_id, **urls}
@@ -215,7 +226,10 @@ class ManagementUrls:
 def format_status(
     instance: OrchestrationInstance, *, show_input: bool = True, history: str | None = None
 ) -> str:
-    """Return an instance's status as JSON; `history` is JSON text."""
+    """Return the status of an instance as JSON.
+
+    `history` is the JSON list from `format_history`, or None to omit the history.
+    """
     input_text = (instance.input or "null") if show_input else "null"
     version = "" if instance.version is None else f'"version":{quoted(instance.version)},'
     parent = "" if instance.parent is None else f'"parentInstanceId":{quoted(instance.parent.id)},'
@@ -230,9 +244,11 @@ def format_status(
 
 
 def format_history(fragments: Sequence[str], *, outputs: bool) -> str:
-    """Return a history as the extension shows it.
+    """Return a history as a JSON list, in the format in which the extension shows it.
 
-    An event of scheduling is merged into the event of its completion.
+    The event for the scheduling of a task is not listed. Its time and function name are added to
+    the event for the completion or failure of the task. If `outputs` is true, the events contain
+    inputs and results.
     """
     events = [event for text in fragments for event in json.loads(f"[{text}]")]
     scheduled = {
@@ -277,14 +293,14 @@ _ACCEPTED = ManagementResponse(202)
 
 
 class ManagementApi:
-    """The management API as an ASGI application."""
+    """The ASGI application that serves the management API."""
 
     def __init__(self, engine: DurableEngine, urls: Callable[[], ManagementUrls]) -> None:
         self._engine = engine
         self._urls = urls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Respond to one HTTP request."""
         if scope["type"] != "http":
             return
         try:
@@ -345,7 +361,10 @@ class ManagementApi:
     async def _start_response(
         self, request: ManagementRequest, instance_id: str
     ) -> ManagementResponse:
-        """Respond to a start, or wait for the end of the instance if the query asks for it."""
+        """Return the response to the start of an instance.
+
+        If the query has a timeout, wait for the end of the instance first, at most this long.
+        """
         timeout_seconds = _seconds(request.query.get("timeout"))
         polling_seconds = _seconds(request.query.get("pollinginterval"))
         if timeout_seconds is not None and polling_seconds is not None:
@@ -418,7 +437,7 @@ class ManagementApi:
         try:
             await self._engine.rewind(instance_id)
         except InstanceMissing:
-            # The stray dollar sign is in the text of the extension.
+            # The superfluous dollar sign is also in the text of the extension.
             text = f'No orchestration with instance ID "${instance_id}" found.'
             return ManagementResponse(404, json.dumps(text))
         return _ACCEPTED
@@ -469,7 +488,7 @@ def _deleted(count: int) -> ManagementResponse:
 
 
 def _json_text(body: bytes) -> str:
-    """Return a JSON body as text. Raises ArgumentInvalid if it is not JSON."""
+    """Decode a JSON body to text. Raises ArgumentInvalid if the body is not JSON."""
     try:
         text = body.decode()
         check_json(text)

@@ -1,7 +1,9 @@
 """The out-of-process JSON protocol of the azure-functions-durable 1.x SDK.
 
-One episode is one call: the context (history and input) goes in, and the state (all actions so far,
-the output or the error) comes out. `shim` turns the actions into commands of the engine.
+Each episode is one call of the orchestrator function. The host passes the context, which contains
+the history and the input. The function returns the state, which contains all actions since the
+start of the execution, and the output or the error. `shim` turns the actions into commands for the
+engine.
 
 Source: the SDK's `DurableOrchestrationContext`, `TaskOrchestrationExecutor` and
 `OrchestratorState`, and the Durable extension's `OutOfProcOrchestrationShim`.
@@ -18,7 +20,7 @@ from typing import Any
 from emulator.functions.durable.errors import ActionInvalid
 from emulator.functions.durable.history import quoted_or_null, to_micros
 
-# The SDK splits timers of more than six days into timers of three, as in Azure Storage.
+# The SDK splits a timer of more than six days into timers of three days, as for Azure Storage.
 _CONTEXT_TAIL = (
     '"upperSchemaVersion":1,"upperSchemaVersionNew":2,'
     '"longRunningTimerIntervalDuration":"3.00:00:00","maximumShortTimerDuration":"6.00:00:00",'
@@ -37,7 +39,7 @@ _MALFORMED = (
 
 
 class ActionKind(IntEnum):
-    """The kinds of actions in the out-of-process protocol."""
+    """The kinds of actions in the out-of-process protocol, with their numbers."""
 
     ACTIVITY = 0
     ACTIVITY_WITH_RETRY = 1
@@ -53,7 +55,7 @@ class ActionKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """An action of an orchestrator; `input` is JSON text."""
+    """An action that an orchestrator has requested. `input` is JSON text."""
 
     kind: ActionKind
     name: str = ""
@@ -61,13 +63,13 @@ class Action:
     instance_id: str | None = None
     version: str | None = None
     fire_at: int = 0
-    """When a timer fires, in microseconds since 1970."""
+    """The time at which a timer fires, in microseconds since 1970."""
     canceled: bool = False
     retry_interval_ms: int = 0
     max_attempts: int = 0
 
     def to_fields(self) -> list[Any]:
-        """Return the fields that a retry needs, as a JSON list."""
+        """Return the fields that a retry of the action needs, as a list that JSON can store."""
         return [
             int(self.kind),
             self.name,
@@ -80,7 +82,7 @@ class Action:
 
     @classmethod
     def from_fields(cls, fields: list[Any]) -> "Action":
-        """Return the action of a list from `to_fields`."""
+        """Return the action that `to_fields` has converted to this list."""
         kind, name, input_text, instance_id, version, interval, attempts = fields
         return cls(
             ActionKind(kind),
@@ -95,7 +97,7 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleActivity:
-    """Run an activity."""
+    """The command to run an activity."""
 
     task: int
     name: str
@@ -104,7 +106,7 @@ class ScheduleActivity:
 
 @dataclass(frozen=True, slots=True)
 class StartChild:
-    """Start a sub-orchestration."""
+    """The command to start a sub-orchestration."""
 
     task: int
     name: str
@@ -115,7 +117,11 @@ class StartChild:
 
 @dataclass(frozen=True, slots=True)
 class StartTimer:
-    """Start a timer. A timer that is cancelled in the same episode also takes a number."""
+    """The command to start a timer.
+
+    If `canceled` is true, the orchestrator created and cancelled the timer in the same episode. The
+    timer is not started, but has a task number. `due` is in microseconds since 1970.
+    """
 
     task: int
     due: int
@@ -124,14 +130,14 @@ class StartTimer:
 
 @dataclass(frozen=True, slots=True)
 class CancelTimer:
-    """Cancel a timer."""
+    """The command to cancel a timer."""
 
     task: int
 
 
 @dataclass(frozen=True, slots=True)
 class ContinueAsNew:
-    """Start the instance again with another input and an empty history."""
+    """The command to start the instance again with a new input and an empty history."""
 
     input: str
 
@@ -142,7 +148,10 @@ _LEAVES = {kind.value for kind in ActionKind}
 
 @dataclass(frozen=True, slots=True)
 class EpisodeState:
-    """The state after an episode. `output` and `custom_status` are JSON, `error` is plain text."""
+    """The state that an orchestrator returns after an episode.
+
+    `output` and `custom_status` are JSON text, `error` is plain text.
+    """
 
     actions: tuple[Action, ...]
     done: bool
@@ -160,7 +169,11 @@ def context_json(  # noqa: PLR0913 - the context has these members
     *,
     replaying: bool,
 ) -> str:
-    """Return the context of an episode; `past` and `news` are the items of a JSON list."""
+    """Return the context of an episode as JSON.
+
+    `past` has the history events of the earlier episodes, and `news` the events of this episode.
+    All of them are items of one JSON list.
+    """
     history = ",".join((*past, news))
     return (
         f'{{"history":[{history}],"input":{"null" if input_text is None else input_text},'
@@ -170,7 +183,10 @@ def context_json(  # noqa: PLR0913 - the context has these members
 
 
 def read_state(text: str) -> EpisodeState:
-    """Parse the state that the SDK's executor returns. Raises ActionInvalid."""
+    """Parse the state that the SDK's executor returned.
+
+    Raises ActionInvalid if the text is not a valid state or has an action of an unknown kind.
+    """
     try:
         return _state(json.loads(text))
     except _MALFORMED as problem:
@@ -181,9 +197,9 @@ def read_state(text: str) -> EpisodeState:
 
 
 def read_failure(message: str) -> EpisodeState:
-    """Parse the state in the text of the exception that the SDK's executor raises.
+    """Parse the state in the message of an exception that the SDK's executor raised.
 
-    If the text does not contain a state, the text itself is the error.
+    If the message does not contain a state, return a state with the message as the error.
     """
     text, label, state_text = message.partition(_STATE_LABEL)
     if label:
@@ -213,7 +229,7 @@ def _dumped(value: object) -> str | None:
 
 
 def _leaves(actions: Iterable[dict[str, Any]]) -> Iterator[Action]:
-    """Replace compound actions by their parts, in the order of scheduling."""
+    """Replace each compound action by the actions in it, in the order of scheduling."""
     for action in actions:
         kind = action["actionType"]
         if kind in _COMPOUND:
@@ -241,6 +257,6 @@ def _leaf(kind: ActionKind, action: dict[str, Any]) -> Action:
 
 
 def parse_fire_at(text: str) -> int:
-    """Parse the time of a timer, which the SDK always writes in UTC."""
+    """Convert the time of a timer to microseconds since 1970. The SDK writes times in UTC."""
     moment = datetime.fromisoformat(text)
     return to_micros(moment if moment.tzinfo else moment.replace(tzinfo=UTC))

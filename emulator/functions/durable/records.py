@@ -1,4 +1,4 @@
-"""SQL statements that write instances, messages, work items and timers, and their queries."""
+"""The SQL statements and queries for instances, messages, work items and timers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ _STATUSES = {status.lower(): status for status in Status}
 
 
 class Reader(Protocol):
-    """A database that can be queried."""
+    """A database on which queries can be run."""
 
     def read(self, sql: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Return all rows of a query."""
@@ -41,7 +41,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WorkItem:
-    """An activity to run; `input` is JSON text."""
+    """An activity that has to be run. `input` is JSON text."""
 
     sequence: int
     instance_id: str
@@ -53,7 +53,7 @@ class WorkItem:
 
 @dataclass(frozen=True, slots=True)
 class TimerRow:
-    """A running timer; `due` is in microseconds since 1970."""
+    """A running timer. `due` is in microseconds since 1970."""
 
     instance_id: str
     task: int
@@ -62,7 +62,7 @@ class TimerRow:
 
 
 def insert_instance(instance: OrchestrationInstance) -> Statement:
-    """Insert an instance, replacing one with the same id."""
+    """Return the statement that inserts an instance, or replaces the instance with the same id."""
     parent = instance.parent
     parent_fields = (parent.id, parent.execution, parent.task) if parent else (None, None, None)
     return (
@@ -94,7 +94,7 @@ def update_instance(  # noqa: PLR0913, PLR0917 - one argument for each column
     custom_status: str | None,
     output: str | None,
 ) -> Statement:
-    """Update what an episode changes."""
+    """Return the statement that updates the columns of an instance that an episode changes."""
     return (
         _UPDATE,
         (str(status), updated, episode_count, shim.dump(), custom_status, output, instance_id),
@@ -102,22 +102,22 @@ def update_instance(  # noqa: PLR0913, PLR0917 - one argument for each column
 
 
 def set_status(instance_id: str, status: Status) -> Statement:
-    """Update the status only."""
+    """Return the statement that updates only the status of an instance."""
     return ("UPDATE instances SET status=? WHERE id=?", (str(status), instance_id))
 
 
 def append_history(instance_id: str, episode_count: int, events: str) -> Statement:
-    """Insert the events of one episode."""
+    """Return the statement that inserts the history events of one episode."""
     return ("INSERT INTO history VALUES(?, ?, ?)", (instance_id, episode_count, events))
 
 
 def delete_history(instance_id: str) -> Statement:
-    """Delete the events of all episodes."""
+    """Return the statement that deletes the whole history of an instance."""
     return ("DELETE FROM history WHERE id=?", (instance_id,))
 
 
 def insert_message(instance_id: str, message: TaskMessage) -> Statement:
-    """Insert a message, whose sequence number must be set."""
+    """Return the statement that inserts a message. The message must have a sequence number."""
     return (
         "INSERT INTO inbox VALUES(?, ?, ?, ?, ?, ?)",
         (
@@ -132,7 +132,7 @@ def insert_message(instance_id: str, message: TaskMessage) -> Statement:
 
 
 def consume(instance_id: str, message: TaskMessage) -> Iterator[Statement]:
-    """Delete the rows in which a message is stored."""
+    """Yield the statements that delete the rows in which a message is stored."""
     if message.sequence is not None:
         yield ("DELETE FROM inbox WHERE sequence=?", (message.sequence,))
     if message.work is not None:
@@ -142,7 +142,7 @@ def consume(instance_id: str, message: TaskMessage) -> Iterator[Statement]:
 
 
 def insert_work(work: WorkItem) -> Statement:
-    """Insert a work item."""
+    """Return the statement that inserts a work item."""
     return (
         "INSERT INTO work VALUES(?, ?, ?, ?, ?, ?)",
         (
@@ -157,7 +157,7 @@ def insert_work(work: WorkItem) -> Statement:
 
 
 def insert_timer(timer: TimerRow) -> Statement:
-    """Insert a timer, replacing one with the same task."""
+    """Return the statement that inserts a timer, or replaces the timer of the same task."""
     return (
         "INSERT OR REPLACE INTO timers VALUES(?, ?, ?, ?)",
         (timer.instance_id, timer.task, timer.execution, timer.due),
@@ -165,17 +165,20 @@ def insert_timer(timer: TimerRow) -> Statement:
 
 
 def delete_timer(instance_id: str, task: int) -> Statement:
-    """Delete one timer."""
+    """Return the statement that deletes the timer of a task."""
     return ("DELETE FROM timers WHERE id=? AND task=?", (instance_id, task))
 
 
 def delete_timers(instance_id: str) -> Statement:
-    """Delete all timers of an instance."""
+    """Return the statement that deletes all timers of an instance."""
     return ("DELETE FROM timers WHERE id=?", (instance_id,))
 
 
 def delete_instance(instance_id: str) -> list[Statement]:
-    """Delete a finished instance, which has only its own row and its history."""
+    """Return the statements that delete a finished instance.
+
+    A finished instance has only its row and its history, no messages, work items or timers.
+    """
     return [
         ("DELETE FROM instances WHERE id=?", (instance_id,)),
         delete_history(instance_id),
@@ -183,13 +186,13 @@ def delete_instance(instance_id: str) -> list[Statement]:
 
 
 def read_instance(store: Reader, instance_id: str) -> OrchestrationInstance | None:
-    """Return the instance with this id, or None."""
+    """Return the stored instance with this id, or None if it does not exist."""
     rows = store.read(f"{_SELECT} WHERE id=?", (instance_id,))
     return _instance(rows[0]) if rows else None
 
 
 def read_fresh(store: Reader) -> list[OrchestrationInstance]:
-    """Return the instances that wait for their first episode."""
+    """Return the instances that have not had their first episode yet."""
     rows = store.read(
         f"{_SELECT} WHERE turn=0 AND status IN (?, ?)",
         (str(Status.PENDING), str(Status.RUNNING)),
@@ -200,7 +203,7 @@ def read_fresh(store: Reader) -> list[OrchestrationInstance]:
 def _read_rows(
     store: Reader, where: str, arguments: Sequence[Any], limit: int
 ) -> list[tuple[int, OrchestrationInstance]]:
-    """Return instances with their row numbers, in the order of their start."""
+    """Return instances and their row numbers, in the order in which the instances were started."""
     rows = store.read(
         f"SELECT rowid, {_COLUMNS} FROM instances WHERE {where} ORDER BY rowid LIMIT ?",  # noqa: S608 - `where` holds placeholders only
         (*arguments, limit),
@@ -209,7 +212,7 @@ def _read_rows(
 
 
 def read_history(store: Reader, instance_id: str) -> list[str]:
-    """Return the events of an instance, one text for each episode."""
+    """Return the stored history of an instance: for each episode, one text of JSON events."""
     return [
         events
         for (events,) in store.read(
@@ -219,13 +222,13 @@ def read_history(store: Reader, instance_id: str) -> list[str]:
 
 
 def read_inbox(store: Reader) -> list[tuple[str, TaskMessage]]:
-    """Return all stored messages in order, each with the id of its instance."""
+    """Return all stored messages, each with its instance id, in the order of sequence numbers."""
     rows = store.read("SELECT id, kind, text, task, execution, sequence FROM inbox ORDER BY 6")
     return [(row[0], TaskMessage(EventType(row[1]), *row[2:])) for row in rows]
 
 
 def read_work(store: Reader) -> list[WorkItem]:
-    """Return the work items in order."""
+    """Return the stored work items in the order of their sequence numbers."""
     rows = store.read(
         "SELECT sequence, id, execution, task, name, input FROM work ORDER BY sequence"
     )
@@ -233,7 +236,7 @@ def read_work(store: Reader) -> list[WorkItem]:
 
 
 def read_timers(store: Reader) -> list[TimerRow]:
-    """Return the running timers."""
+    """Return the timers of all instances."""
     return [TimerRow(*row) for row in store.read("SELECT id, task, execution, due FROM timers")]
 
 
@@ -275,7 +278,7 @@ def _instance(row: Sequence[Any]) -> OrchestrationInstance:
 
 @dataclass(frozen=True, slots=True)
 class InstanceFilter:
-    """A filter of instances; times are in microseconds since 1970."""
+    """The conditions that listed instances must meet. Times are in microseconds since 1970."""
 
     prefix: str = ""
     created_from: int | None = None
@@ -284,7 +287,7 @@ class InstanceFilter:
 
     @classmethod
     def parse(cls, query: Mapping[str, str]) -> "InstanceFilter":
-        """Parse a query string; invalid values do not filter, as in the extension."""
+        """Parse the parameters of a query. As in the extension, invalid values are ignored."""
         names = query.get("runtimestatus", "").lower().split(",")
         return cls(
             query.get("instanceidprefix", ""),
@@ -294,7 +297,7 @@ class InstanceFilter:
         )
 
     def build_condition(self) -> tuple[str, list[Any]]:
-        """Return the SQL condition and its arguments."""
+        """Return the filter as an SQL condition, and the arguments of the condition."""
         conditions, arguments = ["1"], list[Any]()
         if self.prefix:
             conditions.append("substr(id, 1, ?) = ?")
@@ -314,7 +317,11 @@ class InstanceFilter:
 def read_page(
     store: Reader, condition: InstanceFilter, top: str | None, token: str
 ) -> tuple[list[OrchestrationInstance], str]:
-    """Return one page of instances, and the token of the next page or an empty string."""
+    """Return one page of the instances that match, and the token of the next page.
+
+    `top` limits the size of the page; `token` is empty for the first page. The returned token is
+    empty after the last page. Raises ArgumentInvalid if `token` is invalid.
+    """
     size = _LONGEST_PAGE
     if top is not None and top.isascii() and top.isdigit() and int(top[:9]) > 0:
         size = min(int(top[:9]), _LONGEST_PAGE)
@@ -331,7 +338,7 @@ def read_page(
 
 
 def read_finished(store: Reader, condition: InstanceFilter) -> list[OrchestrationInstance]:
-    """Return the finished instances that match."""
+    """Return the finished instances that match the filter."""
     where, arguments = condition.build_condition()
     names = sorted(map(str, FINISHED))
     marks = ",".join("?" * len(names))

@@ -1,4 +1,4 @@
-"""How an engine runs the app's functions: the port, the wait while the app is down, activities."""
+"""How an engine runs the functions of the app, and waits while the app process is down."""
 
 import asyncio
 import logging
@@ -20,34 +20,36 @@ _log = logging.getLogger(__name__)
 
 
 class FunctionRunner(Protocol):
-    """Run the orchestrators and activities of one Function App, by their registered names."""
+    """Runs the orchestrators and activities of one Function App, by their registered names."""
 
     orchestrators: frozenset[str]
     activities: frozenset[str]
 
     async def run_orchestrator(self, name: str, context_json: str) -> str:
-        """Run one episode of an orchestrator and return the state of the SDK's executor as JSON.
+        """Run one episode of an orchestrator.
 
-        Raises FunctionFailure, whose message ends in the `$OutOfProcData$` part of the executor,
-        or AppUnavailable.
+        Return the state from the SDK's executor as JSON. Raises AppUnavailable, or FunctionFailure
+        if the orchestrator raised an exception; the message of the failure ends with the state,
+        after the label `$OutOfProcData$`.
         """
         ...
 
     async def run_activity(self, name: str, input_json: str, instance_id: str) -> str | None:
-        """Run an activity on its JSON input and return its result as JSON text.
+        """Run an activity with a JSON input, and return the result as JSON text.
 
-        Raises FunctionFailure or AppUnavailable.
+        Return None if the activity did not return a value. Raises AppUnavailable, or
+        FunctionFailure if the activity raised an exception.
         """
         ...
 
 
 def describe_unknown_orchestrator(runner: FunctionRunner, name: str) -> str:
-    """Return the extension's text for an orchestrator that does not exist."""
+    """Return the Durable extension's error message for an orchestrator that does not exist."""
     return _unknown(name, "an orchestrator", "orchestrator", runner.orchestrators)
 
 
 def describe_unknown_activity(runner: FunctionRunner, name: str) -> str:
-    """Return the extension's text for an activity that does not exist."""
+    """Return the Durable extension's error message for an activity that does not exist."""
     return _unknown(name, "an activity", "activity", runner.activities)
 
 
@@ -65,7 +67,10 @@ def _unknown(name: str, article_and_kind: str, kind: str, known: frozenset[str])
 
 
 class AppOutage:
-    """A common delay while the app process is down, doubled with each failed retry."""
+    """The common pause before all retries while the app process is down.
+
+    The pause doubles after each failed retry, from 50 ms up to 1 s.
+    """
 
     def __init__(self, timers: TimerQueue, now: Callable[[], int]) -> None:
         self._timers = timers
@@ -75,11 +80,11 @@ class AppOutage:
 
     @property
     def is_waiting(self) -> bool:
-        """Return whether work waits for the next retry."""
+        """Return whether any episode or activity waits for the next retry."""
         return self._next_retry is not None
 
     async def wait(self) -> None:
-        """Wait until the next retry."""
+        """Wait until the time of the next retry, which is the same for all callers."""
         if self._next_retry is None:
             self._next_retry = asyncio.get_running_loop().create_future()
             self._timers.set(self, self._now() + self._delay, self._open)
@@ -87,7 +92,7 @@ class AppOutage:
         await asyncio.shield(self._next_retry)
 
     def end(self) -> None:
-        """Reset the delay, because the app has responded."""
+        """Reset the pause to its shortest length, because the app has responded."""
         self._delay = _SHORTEST_MICROS
 
     def _open(self) -> None:
@@ -97,14 +102,14 @@ class AppOutage:
 
 
 class Deliver(Protocol):
-    """Deliver a message to its instance."""
+    """A function that delivers a message to an instance."""
 
     def __call__(self, instance_id: str, message: TaskMessage) -> None:
-        """Deliver a message."""
+        """Deliver a message to the instance with this id."""
 
 
 class ActivityPool:
-    """Run work items of the default engine, up to a limit at the same time."""
+    """Runs the work items of the default engine, at most `concurrency` at the same time."""
 
     def __init__(
         self,
@@ -124,11 +129,11 @@ class ActivityPool:
 
     @property
     def is_busy(self) -> bool:
-        """Return whether any activity runs or waits."""
+        """Return whether any activity runs, or waits until it may run."""
         return bool(self._tasks)
 
     def add(self, work: WorkItem) -> None:
-        """Run a work item, which must be committed, as soon as the limit allows it."""
+        """Run a work item as soon as the limit allows it. The work item must be committed."""
         self._waiting.append(work)
         if self._free:
             self._free -= 1
@@ -137,7 +142,7 @@ class ActivityPool:
             task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Stop; unfinished work items run again after the next start."""
+        """Stop all activities. Unfinished work items run again when the engine is started again."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -155,9 +160,11 @@ class ActivityPool:
             try:
                 message = await self._try(work)
             except AppUnavailable:
-                _log.debug("activity %s waits for the app process", work.name)
+                _log.debug("the activity %s waits for the app process", work.name)
             except Exception:  # noqa: BLE001 - one activity must not stop the others
-                _log.exception("activity %s could not be run and is retried", work.name)
+                _log.exception(
+                    "the activity %s could not be run; the engine tries again", work.name
+                )
             else:
                 self._app_outage.end()
                 return message
@@ -172,16 +179,16 @@ class ActivityPool:
 async def run_work_item(
     runner: FunctionRunner, now: Callable[[], int], work: WorkItem
 ) -> TaskMessage:
-    """Run an activity and return its result or failure as a message to its instance.
+    """Run an activity, and return the result or failure as a message to the instance.
 
-    Raises AppUnavailable.
+    Raises AppUnavailable if the app process is down.
     """
     try:
         result = await runner.run_activity(work.name, work.input, work.instance_id)
     except FunctionFailure as failure:
         cause = f"{failure.type_name}: {failure.message}"
         kind = EventType.TASK_FAILED
-        # Two spaces, as in the extension for a worker without a label.
+        # The text has two spaces, as in the extension if the worker does not have a label.
         reason = f"Activity function '{work.name}' failed:  {cause}"
         text = failed(kind, now(), work.task, reason, cause)
     else:

@@ -1,14 +1,17 @@
-"""Turn the SDK's actions into commands: find the new ones and number their tasks.
+"""Turn the SDK's actions into commands: find the new actions, and number their tasks.
 
-In each episode the SDK lists every action since the start of the execution and numbers its tasks
-itself. The engine must number them in the same order, or results reach the wrong task. Each
-activity, sub-orchestration, timer and fire-and-forget action takes the next number. Waiting for an
-external event takes no number. The actions do not show retries: when a task fails, the timer before
-its next attempt takes a number, and so does the attempt itself. Even after the last failure the SDK
-waits for one more timer.
+In each episode the SDK lists all actions since the start of the execution, and numbers its tasks
+itself. The engine must number the tasks in the same order; otherwise a result reaches the wrong
+task. Each activity, sub-orchestration, timer and fire-and-forget action gets the next number.
+Waiting for an external event does not get a number.
 
-The numbers are exact as long as an episode has at most one event that moves a retry, and has it
-before all others. `moves_retry` returns which events these are.
+The list of actions does not contain retries. If a task with retry options fails, the timer before
+the next attempt gets a number, and so does the next attempt. Even after the last attempt has
+failed, the SDK waits for one more timer.
+
+An event moves a retry if the SDK numbers a further timer or attempt because of the event (see
+`moves_retry`). The numbers are exact if an episode has at most one event that moves a retry, and if
+this event comes before all other events of the episode.
 
 Source: the Durable extension's `OutOfProcOrchestrationShim` and the SDK's `RetryAbleTask`.
 """
@@ -43,7 +46,11 @@ _UNSUPPORTED = {
 
 @dataclass(slots=True)
 class RetryState:
-    """A task with retry options: its action, and the attempts so far."""
+    """The state of a task with retry options.
+
+    `attempts` counts the attempts that have been started. `is_waiting` is true while the timer
+    after a failed attempt runs.
+    """
 
     action: Action
     attempts: int = 1
@@ -51,24 +58,24 @@ class RetryState:
 
     @property
     def is_exhausted(self) -> bool:
-        """Return whether all attempts are used."""
+        """Return whether the last allowed attempt has been started."""
         return self.attempts >= self.action.max_attempts
 
 
 @dataclass(slots=True)
 class Shim:
-    """The task numbers of one execution."""
+    """The task numbers of one execution of an instance."""
 
     scheduled: int = 0
-    """How many actions are scheduled."""
+    """The number of actions that are already scheduled."""
     next_task: int = 0
     timers: dict[int, int] = field(default_factory=dict)
-    """The running timers: by task, the position of the action that may cancel it."""
+    """The running timers: the task number, and the position of its action in the SDK's list."""
     retries: dict[int, RetryState] = field(default_factory=dict)
-    """The tasks with retry options, by the attempt or timer for which each one waits."""
+    """The tasks with retry options, by the number of the attempt or timer that they wait for."""
 
     def copy(self) -> "Shim":
-        """Return a copy for an episode, which may have to be repeated from this state."""
+        """Return a copy that an episode may change, so that the episode can be repeated."""
         return Shim(
             self.scheduled,
             self.next_task,
@@ -77,23 +84,26 @@ class Shim:
         )
 
     def moves_retry(self, task: int | None, *, failed: bool) -> bool:
-        """Return whether the SDK numbers a further task when this task ends."""
+        """Return whether the SDK numbers a further timer or attempt when this task ends."""
         retry = None if task is None else self.retries.get(task)
         if retry is None:
             return False
         return not retry.is_exhausted if retry.is_waiting else failed
 
     def is_awaiting_timer(self, task: int) -> bool:
-        """Return whether this timer is running."""
+        """Return whether the task is a timer that is running."""
         return task in self.timers or (task in self.retries and self.retries[task].is_waiting)
 
     @property
     def has_timers(self) -> bool:
-        """Return whether any timer is running."""
+        """Return whether the execution has any running timer."""
         return bool(self.timers) or any(retry.is_waiting for retry in self.retries.values())
 
     def end_task(self, task: int, *, failed: bool, now: int) -> list[Command]:
-        """Store that a task completed or failed; return the commands of its retry."""
+        """Record that a task completed or failed, and return the commands of its retry.
+
+        `now` is in microseconds since 1970.
+        """
         self.timers.pop(task, None)
         retry = self.retries.pop(task, None)
         if retry is None:
@@ -115,16 +125,17 @@ class Shim:
         return [StartTimer(number, due)]
 
     def take_actions(self, actions: Sequence[Action]) -> list[Command]:
-        """Return the commands of new actions and of timers that were cancelled.
+        """Return the commands for the new actions and for the timers that were cancelled.
 
-        Raises ActionInvalid if this host does not support an action, or if there are fewer actions
-        than before, because then the orchestrator is not deterministic.
+        Raises ActionInvalid if this host does not support an action, or if the orchestrator is not
+        deterministic, because the list has fewer actions than after the last episode.
         """
         if len(actions) < self.scheduled:
             raise ActionInvalid(
                 "Non-Deterministic workflow detected: the orchestrator scheduled "
-                f"{self.scheduled} actions before, and now {len(actions)}. Was its code changed "
-                "while this instance was running, or does it depend on time, chance or I/O?"
+                f"{self.scheduled} actions in earlier episodes, but only {len(actions)} in this "
+                "episode. Either its code was changed while this instance was running, or the code "
+                "depends on the time, on random values or on I/O."
             )
         commands: list[Command] = []
         for task, position in list(self.timers.items()):
@@ -161,7 +172,7 @@ class Shim:
         return number
 
     def dump(self) -> str:
-        """Return the shim as JSON text."""
+        """Convert the shim to JSON text, which `load` can read."""
         retries = [
             [task, retry.attempts, retry.is_waiting, retry.action.to_fields()]
             for task, retry in self.retries.items()
@@ -173,7 +184,7 @@ class Shim:
 
     @classmethod
     def load(cls, text: str) -> "Shim":
-        """Return the shim of a text from `dump`."""
+        """Return the shim that `dump` has converted to this text."""
         if not text:
             return cls()
         scheduled, next_task, timers, retries = json.loads(text)

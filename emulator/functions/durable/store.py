@@ -1,8 +1,8 @@
-"""The database of the default engine: one connection, one transaction for each tick of the loop.
+"""The database of the default engine, which groups writes into transactions.
 
-All writes of one tick of the event loop share a transaction, and the future of each is resolved
-after the commit. With `synchronous=NORMAL` on a write-ahead log, a commit survives the death of the
-process, but not a power loss. Checkpoints wait for the disk, so they run on a thread of their own.
+All writes in one iteration of the event loop share a transaction. The future of each write is
+resolved after the commit. With `synchronous=NORMAL` and a write-ahead log, a commit survives the
+death of the process, but not a power loss. Checkpoints wait for the disk, so they run in a thread.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ CREATE TABLE IF NOT EXISTS timers(
 
 
 class Store:
-    """Read at once and write in groups. For one event loop only."""
+    """The SQLite database of the default engine. It may be used on one event loop only."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -55,7 +55,11 @@ class Store:
         self._host_lock: sqlite3.Connection | None = None
 
     def open(self) -> None:
-        """Open or create the database. Raises DatabaseInUse or DatabaseForeign."""
+        """Open or create the database.
+
+        Raises DatabaseInUse if another host uses the database, and DatabaseForeign if the file is
+        not a database of this engine and version.
+        """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._host_lock = _lock(self._path)
         connection = sqlite3.connect(self._path, isolation_level=None, cached_statements=64)
@@ -74,14 +78,14 @@ class Store:
         self._connection = connection
 
     async def close(self) -> None:
-        """Commit the pending statements and close."""
+        """Commit the pending statements, and close the database."""
         self._flush()
         if self._checkpoint is not None:
             await self._checkpoint
         self.abandon()
 
     def abandon(self) -> None:
-        """Close at once, as if the process had died."""
+        """Close the database at once without a commit, as if the process had died."""
         for connection in (self._connection, self._host_lock):
             if connection is not None:
                 connection.close()
@@ -89,7 +93,7 @@ class Store:
 
     @property
     def is_busy(self) -> bool:
-        """Return whether statements wait for their commit."""
+        """Return whether any statements are not committed yet."""
         return bool(self._pending)
 
     def read(self, sql: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -98,9 +102,10 @@ class Store:
         return self._connection.execute(sql, arguments).fetchall()
 
     def write(self, statements: Sequence[Statement]) -> asyncio.Future[None]:
-        """Execute statements in one transaction; the future is resolved after the commit.
+        """Execute statements in one transaction, which other writes may share.
 
-        The future raises StoreUnavailable if the transaction failed and nothing was written.
+        Return a future that is resolved after the commit. The future raises StoreUnavailable if the
+        transaction failed and none of the statements was committed.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
@@ -119,7 +124,7 @@ class Store:
             if len(pending) == 1:
                 _fail(pending[0][1], problem)
                 return
-            # A statement that fails must not make the other transactions fail.
+            # A failing statement must not make the other writes fail, so commit each write alone.
             for statements, future in pending:
                 self._transact_alone(statements, future)
             return
@@ -166,13 +171,13 @@ class Store:
         self._checkpoint = None
         if not task.cancelled() and task.exception() is not None:
             _log.warning(
-                "checkpoint of %s failed and is retried later: %s",
+                "the checkpoint of %s failed; it is tried again after more commits: %s",
                 self._path.name,
                 task.exception(),
             )
 
     def get_setting(self, name: str, default: str) -> str:
-        """Return a stored setting; store and return the default if it is missing."""
+        """Return a setting in the database. If it is missing, store and return the default."""
         assert self._connection is not None
         self._connection.execute("INSERT OR IGNORE INTO settings VALUES(?, ?)", (name, default))
         value: str = self.read("SELECT value FROM settings WHERE name=?", (name,))[0][0]
@@ -182,17 +187,20 @@ class Store:
 def _fail(future: asyncio.Future[None], problem: Exception) -> None:
     if not future.done():
         future.set_exception(StoreUnavailable(f"The database refused the transaction: {problem}"))
-        future.exception()  # not every caller awaits the future
+        future.exception()  # mark it as retrieved: not every caller awaits the future
 
 
 def checkpoint(path: Path) -> None:
-    """Copy the write-ahead log into the database file; this waits for the disk."""
+    """Copy the write-ahead log into the database file. The call blocks on the disk."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
 def _lock(path: Path) -> sqlite3.Connection:
-    """Return a connection that locks the database for this host until the process ends."""
+    """Lock the database for this host.
+
+    Return the connection that holds the lock until it is closed or the process ends.
+    """
     guard = sqlite3.connect(path.with_name(path.name + ".lock"), isolation_level=None, timeout=0)
     try:
         guard.execute("BEGIN EXCLUSIVE")

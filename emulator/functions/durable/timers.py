@@ -1,4 +1,4 @@
-"""Timers by the injected clock: one heap, one wake-up of the event loop."""
+"""Timers that follow the host's clock, in one heap with one timer of the event loop."""
 
 import asyncio
 import heapq
@@ -7,12 +7,12 @@ from collections.abc import Callable, Hashable
 from emulator.functions.clock import HostClock
 from emulator.functions.durable.history import to_micros
 
-# The loop's clock stops while a computer sleeps, and the wall clock may be set.
+# The clock of the event loop stops while a computer sleeps, and the system clock may be set.
 _LONGEST_SLEEP_SECONDS = 20.0
 
 
 class TimerQueue:
-    """Call back at given times. Each timer has a key, by which it can be cancelled."""
+    """Calls functions at given times. Each timer has a key, with which it can be cancelled."""
 
     def __init__(self, clock: HostClock) -> None:
         self._clock = clock
@@ -28,7 +28,10 @@ class TimerQueue:
         return len(self._entries)
 
     def set(self, key: Hashable, due: int, callback: Callable[[], None]) -> None:
-        """Call back at `due` (microseconds since 1970); replace the timer of the key."""
+        """Call `callback` at the time `due`, in microseconds since 1970.
+
+        If a timer with the same key exists, replace that timer.
+        """
         self.cancel(key)
         number = self._next_number
         self._next_number += 1
@@ -38,18 +41,18 @@ class TimerQueue:
         self._arm()
 
     def cancel(self, key: Hashable) -> None:
-        """Cancel the timer of a key, if it exists."""
+        """Cancel the timer with this key if the timer exists."""
         number = self._numbers.pop(key, None)
         if number is None:
             return
         del self._entries[number]
-        # Cancelled entries stay in the heap until it has too many of them.
+        # Cancelled entries stay in the heap until they are more than half of it.
         if len(self._heap) > 64 and len(self._heap) > 2 * len(self._entries):
             self._heap = [entry for entry in self._heap if entry[1] in self._entries]
             heapq.heapify(self._heap)
 
     def fire_due(self) -> None:
-        """Fire the timers that are due."""
+        """Call the functions of all timers that are due."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -68,7 +71,7 @@ class TimerQueue:
         self._arm()
 
     def close(self) -> None:
-        """Stop firing."""
+        """Stop the timers. No function is called after this."""
         self._closed = True
         if self._handle is not None:
             self._handle.cancel()

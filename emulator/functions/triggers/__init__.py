@@ -1,1 +1,1 @@
-"""The triggers that the host fires itself: Service Bus queues and timers."""
+"""The triggers that do not need a request to the host: Service Bus queues and timers."""

@@ -1,4 +1,4 @@
-"""Make the triggers of a catalogue from their bindings, start them and stop them."""
+"""Create the queue and timer triggers of an app from their bindings, start and stop them."""
 
 import asyncio
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ _DEFAULT_CONNECTION = "ServiceBus"
 class Triggers:
     """All timer and queue triggers of an app.
 
-    The constructor raises AppLoadError if one of them cannot be served.
+    The constructor raises AppLoadError if this host does not support one of the triggers.
     """
 
     def __init__(
@@ -64,14 +64,14 @@ class Triggers:
             queue.start()
 
     async def stop(self) -> None:
-        """Stop all triggers; functions that run get up to 8 s to finish."""
+        """Stop all triggers, and wait up to 8 s for running functions of queue triggers."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(queue.stop() for queue in self._queues))
 
     async def run(self, name: str, _text: str) -> None:
-        """Run a timer function now, for the admin API.
+        """Run a function with a timer trigger now, because the admin API has requested it.
 
         Raises LookupError if the function does not have a timer trigger.
         """
@@ -84,18 +84,26 @@ class Triggers:
 
 
 def read_queue_source(triggered: TriggeredFunction, settings: Mapping[str, str]) -> QueueSource:
-    """Return the queue of a Service Bus trigger. Raises AppLoadError if it is not supported."""
+    """Return the queue of a Service Bus trigger.
+
+    Raises AppLoadError if the trigger is not supported or its connection string is missing.
+    """
     binding, name = triggered.binding, triggered.name
     if not binding.get("queueName"):
-        raise _refused(name, "this host serves Service Bus queues, not topics")
+        raise _refused(name, "this host supports Service Bus queues, but not topics")
     if binding.get("isSessionsEnabled"):
-        raise _refused(name, "this host does not serve Service Bus sessions")
+        raise _refused(name, "this host does not support Service Bus sessions")
     if str(binding.get("cardinality") or "ONE").upper() != "ONE":
-        raise _refused(name, "this host serves one Service Bus message at a time, not batches")
+        raise _refused(
+            name, "this host does not support batches of Service Bus messages: use cardinality ONE"
+        )
     setting = binding.get("connection") or _DEFAULT_CONNECTION
     connection = settings.get(setting) or settings.get(f"AzureWebJobs{setting}")
     if not connection:
-        raise _refused(name, f"the Service Bus connection string '{setting}' is missing or empty")
+        raise _refused(
+            name,
+            f"the Service Bus connection string '{setting}' is missing or empty",
+        )
     if "endpoint=" not in connection.lower():
         raise _refused(name, f"the app setting '{setting}' is not a Service Bus connection string")
     queue, is_dead_letter = split_queue_name(binding["queueName"])

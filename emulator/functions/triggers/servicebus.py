@@ -1,9 +1,10 @@
-"""Service Bus queue triggers: receive with Microsoft's SDK, one thread for each message in flight.
+"""Service Bus queue triggers, which receive messages with Microsoft's SDK in threads.
 
-If the function returns, its message is completed; if it raises, the message is abandoned. If the
-app process ends, the message is not settled and is redelivered when its lock expires.
+Each thread processes one message at a time. If the function returns, its message is completed. If
+the function raises an exception, the message is abandoned. If the app process ends, the message is
+not settled, and is redelivered when its lock expires.
 
-Source: the metadata are those of the .NET Service Bus extension.
+Source of the trigger metadata: the .NET Service Bus extension.
 """
 
 import asyncio
@@ -43,7 +44,7 @@ _SHORTEST_RENEWAL_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class TriggerMessage:
-    """A message as a function receives it: body, trigger metadata and trace context."""
+    """The body, trigger metadata and trace context that a function receives for a message."""
 
     body: bytes
     metadata: dict[str, Any]
@@ -51,17 +52,17 @@ class TriggerMessage:
 
 
 def read_delivery(message: ServiceBusReceivedMessage) -> TriggerMessage:
-    """Return the body and metadata of a received message, as the .NET extension passes them.
+    """Return the body and the metadata of a received message, as the .NET extension passes them.
 
-    azure.functions' converter could read more, for instance `DeadLetterReason`, but the extension
-    does not pass it.
+    The converter of azure.functions could read further metadata, for instance `DeadLetterReason`,
+    but the extension does not pass them.
     """
     properties = _plain(message.application_properties or {})
     metadata: dict[str, Any] = {
         "MessageId": message.message_id,
         "CorrelationId": message.correlation_id,
         "ContentType": message.content_type,
-        # The .NET client of Microsoft's host counts the current delivery, too.
+        # Unlike the Python SDK, the .NET client of Azure's host also counts the current delivery.
         "DeliveryCount": (message.delivery_count or 0) + 1,
         "DeadLetterSource": message.dead_letter_source,
         "EnqueuedTimeUtc": _instant(message.enqueued_time_utc),
@@ -96,12 +97,12 @@ def _body(message: ServiceBusReceivedMessage) -> bytes:
 
 
 def _instant(value: datetime | None) -> str | None:
-    """Return a time in the format of the converter."""
+    """Format a time as the converter of azure.functions expects."""
     return None if value is None else value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _plain(value: Any) -> Any:
-    """Return an AMQP value as a JSON value."""
+    """Convert an AMQP value to a value that JSON can express."""
     if isinstance(value, Mapping):
         return {str(_plain(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -118,7 +119,7 @@ InvokeFunction = Callable[[TriggerMessage], Awaitable[object]]
 
 @dataclass(frozen=True, slots=True)
 class QueueSource:
-    """A queue or its dead-letter queue, and its connection string."""
+    """The queue or dead-letter queue of a trigger, with the connection string."""
 
     function: str
     queue: str
@@ -131,14 +132,17 @@ class QueueSource:
 
 
 def split_queue_name(name: str) -> tuple[str, bool]:
-    """Return the name of the queue, and whether the name is that of its dead-letter queue."""
+    """Split a queue name of a trigger.
+
+    Return the name of the queue, and whether the trigger names its dead-letter queue.
+    """
     if name.lower().endswith(_DEAD_LETTER_SUFFIX):
         return name[: -len(_DEAD_LETTER_SUFFIX)], True
     return name, False
 
 
 class ServiceBusTrigger:
-    """Receive messages for one function, with more threads while all of them are busy."""
+    """Receives messages for one function. If all threads are busy, another thread is added."""
 
     def __init__(
         self, source: QueueSource, options: ServiceBusOptions, invoke: InvokeFunction
@@ -154,11 +158,11 @@ class ServiceBusTrigger:
         self._is_unreachable = False
 
     def start(self) -> None:
-        """Start receiving. The queue does not have to be reachable yet."""
+        """Start to receive messages. The queue does not have to be reachable yet."""
         self._add_thread(is_extra=False)
 
     async def stop(self) -> None:
-        """Stop receiving and wait up to 8 s for functions that run."""
+        """Stop receiving messages, and wait up to 8 s for running functions."""
         self._stopping.set()
         deadline = self._loop.time() + _STOP_SECONDS
         for thread in list(self._threads):
@@ -172,7 +176,7 @@ class ServiceBusTrigger:
         thread.start()
 
     def _serve(self, is_extra: bool) -> None:
-        """Receive until the host stops, reconnecting after each error. Runs in a thread."""
+        """Receive messages until the host stops, and reconnect after errors. Runs in a thread."""
         delay_seconds = _FIRST_DELAY_SECONDS
         try:
             while not self._stopping.is_set():
@@ -182,7 +186,7 @@ class ServiceBusTrigger:
                     delay_seconds = _FIRST_DELAY_SECONDS
                 except Exception as error:  # noqa: BLE001 - the thread must not end
                     self._log_outage(error)
-                    # Jitter, so that the triggers of an app do not reconnect at the same time.
+                    # The pause is random, so that the triggers do not reconnect at the same time.
                     self._stopping.wait(delay_seconds * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
                     delay_seconds = min(delay_seconds * 2, _LONGEST_DELAY_SECONDS)
         finally:
@@ -190,14 +194,14 @@ class ServiceBusTrigger:
                 self._threads.discard(threading.current_thread())
 
     def _receive(self, is_extra: bool) -> bool:
-        """Receive on one connection; return True if this extra thread is not needed anymore."""
+        """Receive on one connection. Return True if this extra thread is no longer needed."""
         source = self._source
         client = ServiceBusClient.from_connection_string(source.connection_string, retry_total=0)
         sub_queue = ServiceBusSubQueue.DEAD_LETTER if source.is_dead_letter else None
         with client, client.get_queue_receiver(source.queue, sub_queue=sub_queue) as receiver:
             idle_polls = 0
             while not self._stopping.is_set():
-                # With a larger batch the SDK waits another 0.2 s after the first message.
+                # With a larger count, the SDK waits another 0.2 s after the first message.
                 received = receiver.receive_messages(
                     max_message_count=1, max_wait_time=_POLL_SECONDS
                 )
@@ -221,7 +225,7 @@ class ServiceBusTrigger:
                 receiver.abandon_message(message)
         except MessageLockLostError:
             _log.warning(
-                "%s: the lock of message %s was lost; the message is redelivered",
+                "%s: the lock of message %s was lost; Service Bus redelivers the message",
                 self._source,
                 message.message_id,
             )
@@ -230,7 +234,7 @@ class ServiceBusTrigger:
                 self._busy -= 1
 
     def _enter(self) -> None:
-        """Count a message in flight, and add a thread if all threads are busy."""
+        """Count a message as in flight, and add a thread if all threads are busy."""
         with self._lock:
             self._busy += 1
             count = len(self._threads)
@@ -239,7 +243,7 @@ class ServiceBusTrigger:
             self._add_thread(is_extra=True)
 
     async def _run(self, delivery: TriggerMessage) -> bool | None:
-        """Invoke the function; return whether it succeeded, or None if that is unknown."""
+        """Invoke the function. Return whether it succeeded, or None if the app process ended."""
         try:
             await self._invoke(delivery)
         except FunctionFailure:
@@ -254,7 +258,10 @@ class ServiceBusTrigger:
         receiver: ServiceBusReceiver,
         message: ServiceBusReceivedMessage,
     ) -> bool | None:
-        """Wait for the function and renew the message lock meanwhile."""
+        """Wait for the function, and renew the message lock in the meantime.
+
+        Return what `_run` returns, or None if the host stops first.
+        """
         renewed_seconds = 0.0
         while True:
             left_seconds = _left_seconds(message)
@@ -271,14 +278,16 @@ class ServiceBusTrigger:
             try:
                 receiver.renew_message_lock(message)
             except (AzureError, ValueError) as error:
-                _log.warning("%s: a lock could not be renewed: %s", self._source, error)
+                _log.warning(
+                    "%s: the lock of a message could not be renewed: %s", self._source, error
+                )
 
     def _log_outage(self, error: Exception) -> None:
         with self._lock:
             was_unreachable, self._is_unreachable = self._is_unreachable, True
         if not was_unreachable:
             _log.warning(
-                "%s cannot be received from and is retried: %s",
+                "no messages can be received from %s; the trigger tries again: %s",
                 self._source,
                 str(error).splitlines()[0] if str(error) else type(error).__name__,
             )
@@ -287,7 +296,7 @@ class ServiceBusTrigger:
         with self._lock:
             was_unreachable, self._is_unreachable = self._is_unreachable, False
         if was_unreachable:
-            _log.info("%s can be received from again", self._source)
+            _log.info("messages can be received from %s again", self._source)
 
 
 def _left_seconds(message: ServiceBusReceivedMessage) -> float:

@@ -1,4 +1,6 @@
-"""Timer triggers: NCRONTAB schedules, late runs, and a file that keeps the next run over restarts.
+"""Timer triggers: NCRONTAB schedules, late runs, and a file that stores the next run.
+
+The next run is stored so that it is not missed while the host is down.
 
 Source: the WebJobs timer extension (`TimerListener`, `ScheduleMonitor`) and its NCrontab parser.
 """
@@ -44,7 +46,11 @@ class ScheduleError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A timer's schedule, in UTC. The constructor raises ScheduleError if the text is invalid."""
+    """The schedule of a timer, in UTC.
+
+    `text` is an NCRONTAB expression or a time span. The constructor raises ScheduleError if it is
+    invalid.
+    """
 
     text: str
     _interval: timedelta | None = field(init=False, repr=False)
@@ -59,13 +65,16 @@ class Schedule:
         """Return the first due time after `instant`."""
         if self._interval is not None:
             return instant + self._interval
-        # NCRONTAB requires both the day of month and the day of week to match, unlike cron.
+        # Unlike cron, NCRONTAB requires that both the day of month and the day of week match.
         times = croniter(self._expression, instant, second_at_beginning=True, day_or=False)
         found: datetime = times.get_next(datetime)
         return found
 
     def is_frequent(self, now: datetime) -> bool:
-        """Return whether it is due more than once a minute: Azure stores no status then."""
+        """Return whether the timer is due more than once a minute.
+
+        Azure does not store the state of a frequent timer.
+        """
         first = self.next_after(now)
         return self.next_after(first) - first < _MINUTE
 
@@ -86,7 +95,7 @@ def _expression_of(text: str) -> str:
     fields = text.split()
     if len(fields) == 5:
         fields = ["0", *fields]
-    # croniter accepts extensions (`L`, `#`, `@daily`, hashes) that NCRONTAB does not have.
+    # croniter accepts extensions (`L`, `#`, `@daily`, `H`) that NCRONTAB does not have.
     names = {name.lower() for part in fields for name in _NAME.findall(part)}
     if (
         len(fields) != 6
@@ -111,7 +120,7 @@ def _not_recognised(text: str) -> ScheduleError:
 
 @dataclass(frozen=True, slots=True)
 class TimerOptions:
-    """The options of the trigger's decorator."""
+    """The options in the decorator of a timer function."""
 
     name: str
     schedule: Schedule
@@ -121,21 +130,24 @@ class TimerOptions:
 
 @dataclass(frozen=True, slots=True)
 class TimerRun:
-    """The time of a run, and whether the run is late."""
+    """One run of a timer function: the due time, and whether the run is late."""
 
     at: datetime
     is_past_due: bool = False
 
 
 class TimerState:
-    """The file that stores the last and the next run of a timer over restarts."""
+    """The file that stores the times of the last and the next run of a timer."""
 
     def __init__(self, path: Path, schedule: str) -> None:
         self._path = path
         self._schedule = schedule
 
     def read(self) -> dict[str, str]:
-        """Return Last, Next and LastUpdated, or {} if the file is not for this schedule."""
+        """Return Last, Next and LastUpdated from the file.
+
+        Return an empty object if the file is missing, damaged, or of another schedule.
+        """
         try:
             document = json.loads(self._path.read_text())
             if document["Schedule"] != self._schedule:
@@ -145,22 +157,29 @@ class TimerState:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            _log.warning("%s cannot be used and is replaced: %s", self._path, error)
+            _log.warning(
+                "the timer's state in %s cannot be read, so the file will be replaced: %s",
+                self._path,
+                error,
+            )
             return {}
         return status
 
     def write(self, last: str, due: datetime) -> None:
-        """Replace the file atomically."""
+        """Replace the file atomically.
+
+        `last` is the time of the last run, and `due` is the time of the next run.
+        """
         document = {"Last": last, "Next": due.isoformat(), "LastUpdated": last}
         document["Schedule"] = self._schedule
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_suffix(".new")
         fresh.write_text(json.dumps(document))
-        os.replace(fresh, self._path)  # noqa: PTH105 - os.replace is known to be atomic
+        os.replace(fresh, self._path)  # noqa: PTH105 - os.replace is documented as atomic
 
 
 class TimerTrigger:
-    """One timer function."""
+    """The trigger of one timer function."""
 
     def __init__(
         self, options: TimerOptions, state_folder: Path, invoke: InvokeFunction, clock: HostClock
@@ -174,7 +193,7 @@ class TimerTrigger:
         self._status: dict[str, str] = {} if self._state is None else self._state.read()
 
     def first_run(self) -> TimerRun:
-        """Return the first run after the start of the host."""
+        """Return the first run of the function after the start of the host."""
         now = self._clock.now()
         known = self._status.get("Next")
         overdue = known is not None and datetime.fromisoformat(known) <= now
@@ -187,35 +206,35 @@ class TimerTrigger:
         return TimerRun(due)
 
     async def run_once(self, due: TimerRun) -> TimerRun:
-        """Run the function and return the next run.
+        """Run the function, and return the next run.
 
-        If the app process ends during the run, the run is repeated and is late.
+        If the app process ends during the run, the run is repeated and marked as late.
         """
         while True:
             try:
                 await self._invoke(self.payload(is_past_due=due.is_past_due))
             except FunctionFailure:
-                break  # the app process has logged it
+                break  # the app process has logged the failure
             except AppUnavailable:
                 await asyncio.sleep(_RETRY_SECONDS)
                 due = TimerRun(due.at, is_past_due=True)
             else:
                 break
-        # The timer may wake a little early: the same time must not be due again.
+        # The timer may have woken a little early, but the next run must be after this one.
         now = max(self._clock.now(), due.at)
         following = self._options.schedule.next_after(now)
         self._store_status(now.isoformat(), following)
         return TimerRun(following)
 
     async def run(self) -> None:
-        """Run the function on its schedule until cancelled."""
+        """Run the function on its schedule until this task is cancelled."""
         due = self.first_run()
         while True:
             await self._wait_for(due.at)
             due = await self.run_once(due)
 
     def payload(self, *, is_past_due: bool) -> str:
-        """Return the JSON of azure.functions' TimerRequest."""
+        """Return the JSON from which azure.functions creates the TimerRequest of a run."""
         document: dict[str, Any] = {
             "Schedule": {"AdjustForDST": True},
             "ScheduleStatus": self._status or None,
@@ -224,7 +243,7 @@ class TimerTrigger:
         return json.dumps(document)
 
     async def _wait_for(self, instant: datetime) -> None:
-        # In steps, because the clock may be set during the sleep.
+        # Sleep in steps, because the system clock may be set during the sleep.
         while True:
             left_seconds = (instant - self._clock.now()).total_seconds()
             if left_seconds <= 0:
@@ -238,4 +257,4 @@ class TimerTrigger:
         try:
             self._state.write(last, due)
         except OSError as error:
-            _log.error("the state of timer %s cannot be stored: %s", self._options.name, error)
+            _log.error("the state of the timer %s cannot be stored: %s", self._options.name, error)

@@ -1,4 +1,6 @@
-"""A durable engine with the steps of the Azure Storage provider, on one shared SQLite file.
+"""A durable engine that follows the steps of the Azure Storage provider.
 
-Source: Microsoft.Azure.DurableTask.AzureStorage. Several host processes may share a task hub.
+The task hub is one SQLite file, which several host processes may share.
+
+Source: Microsoft.Azure.DurableTask.AzureStorage.
 """

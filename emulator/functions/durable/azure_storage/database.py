@@ -1,8 +1,9 @@
-"""The SQLite file of the task hub, which several host processes read and write at once.
+"""The SQLite file of the task hub, which several host processes read and write concurrently.
 
-Each step of the provider (dequeue, send, save, delete) is a transaction of its own. SQLite lets one
-process write at a time: a transaction that finds the file locked is retried while the event loop
-runs. With `synchronous=NORMAL` a commit survives the death of the process, but not a power loss.
+Each step of the provider (dequeue, send, save, delete) is a separate transaction. SQLite allows
+only one process to write at a time. If the file is locked, the transaction is retried later, and
+the event loop runs other tasks in the meantime. With `synchronous=NORMAL` a commit survives the
+death of the process, but not a power loss.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ _log = logging.getLogger(__name__)
 _COMMITS_PER_CHECKPOINT = 400
 _BUSY_SECONDS = 0.003
 _READ_TRIES = 200
-# The default engine has another version: neither engine opens the file of the other.
+# The default engine has another version number, so neither engine opens the file of the other.
 _VERSION = 1001
 _SCHEMA = f"""{INSTANCES_SCHEMA}
 CREATE TABLE IF NOT EXISTS control_messages(
@@ -48,7 +49,7 @@ CREATE TABLE IF NOT EXISTS awaited_events(
 
 
 class Database:
-    """One host's connection to the task hub. For one event loop only."""
+    """The connection of one host to the task hub. It may be used on one event loop only."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -57,9 +58,9 @@ class Database:
         self._checkpoint: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Open or create the file. Raises DatabaseForeign if it is not a task hub."""
+        """Open or create the file. Raises DatabaseForeign if the file is not a task hub."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Hosts that start together may all find the file empty: all but one try again.
+        # If several hosts start at once, one of them creates the schema and the others try again.
         for attempt in range(_READ_TRIES):
             try:
                 self._connection = self._connect()
@@ -93,11 +94,13 @@ class Database:
     def _check_version(self, connection: sqlite3.Connection) -> int:
         version: int = connection.execute("PRAGMA user_version").fetchone()[0]
         if version not in {0, _VERSION}:
-            raise DatabaseForeign(f"{self._path} has version {version}: not a task hub")
+            raise DatabaseForeign(
+                f"{self._path} has version {version}, but a task hub of this engine has {_VERSION}"
+            )
         return version
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Wait for a running checkpoint, then close the connection."""
         if self._checkpoint is not None:
             await asyncio.gather(self._checkpoint, return_exceptions=True)
         self.abandon()
@@ -114,17 +117,18 @@ class Database:
             try:
                 return self._open_connection().execute(sql, arguments).fetchall()
             except sqlite3.OperationalError as problem:
-                # Readers only wait while another process recovers the file after a kill.
+                # A read is refused only while another process recovers the file after a kill.
                 if not _is_busy(problem):
                     raise StoreUnavailable(f"The database refused a query: {problem}") from problem
                 time.sleep(_BUSY_SECONDS)
         raise StoreUnavailable("The database is locked")
 
     async def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` in one write transaction; return its result after the commit.
+        """Run `work` in one write transaction, and return its result after the commit.
 
-        While another process writes, `work` is retried from its beginning. Raises StoreUnavailable
-        if the transaction failed and nothing was written, and the exceptions of `work`.
+        While another process writes, the transaction is retried, so `work` may run several times.
+        Raises StoreUnavailable if the transaction failed and nothing was written, and the
+        exceptions of `work`.
         """
         while True:
             try:
@@ -158,7 +162,7 @@ class Database:
         return result
 
     def changes_of_others(self) -> int:
-        """Return a number that changes when another process commits."""
+        """Return a number that changes each time another process commits a transaction."""
         number: int = self.read("PRAGMA data_version")[0][0]
         return number
 
@@ -171,7 +175,7 @@ class Database:
         self._checkpoint = None
         if not task.cancelled() and task.exception() is not None:
             _log.debug(
-                "checkpoint of %s failed and is retried later: %s",
+                "the checkpoint of %s failed; it is tried again after more commits: %s",
                 self._path.name,
                 task.exception(),
             )
@@ -182,5 +186,8 @@ def _is_busy(problem: sqlite3.OperationalError) -> bool:
 
 
 def _pause(seconds: float) -> float:
-    """Return a random time around `seconds`, so that two hosts do not retry together."""
+    """Return a random time from half to one and a half times `seconds`.
+
+    Random pauses keep two hosts from retrying at the same time.
+    """
     return uniform(0.5, 1.5) * seconds  # noqa: S311 - not for secrets

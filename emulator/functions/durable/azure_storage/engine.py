@@ -1,7 +1,8 @@
-"""The engine: dequeue messages, group them by instance, run episodes and activities.
+"""The azure-storage engine: dequeue messages, group them by instance, run episodes and activities.
 
-One loop per host renews leases and held messages and then dequeues. Each instance with messages has
-an orchestration session that runs one episode at a time. Each activity runs in a task of its own.
+Each host has one loop that renews the leases and the dequeued messages, and then dequeues further
+messages. Each instance with messages has an orchestration session, which runs one episode at a
+time. Each activity runs in its own asyncio task.
 """
 
 import asyncio
@@ -80,38 +81,38 @@ _STOP_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class AzureStorageOptions:
-    """The task hub's file, which several hosts may share, and its timeouts."""
+    """The file of the task hub, which several hosts may share, the timeout and the faults."""
 
     task_hub: Path
     visibility_timeout_seconds: float = DEFAULT_VISIBILITY_TIMEOUT_SECONDS
-    """How long a dequeued message stays invisible after the last renewal."""
+    """How long a dequeued message stays invisible after its host has renewed it, in seconds."""
     faults: FaultOptions = _NO_FAULTS
 
     @property
     def lease_seconds(self) -> float:
-        """Return how long a host owns a partition after the last renewal of its lease.
+        """Return for how many seconds a host owns a partition after it has renewed the lease.
 
-        As with the provider's defaults, the partitions of a dead host move before its messages
-        become visible again.
+        As with the defaults of the provider, another host acquires the partitions of a dead host
+        before the messages that the dead host dequeued become visible again.
         """
         return min(_LONGEST_LEASE_SECONDS, self.visibility_timeout_seconds / 2)
 
 
 @dataclass(slots=True, eq=False)
 class OrchestrationSession:
-    """An instance with messages, on the host that owns its partition."""
+    """The dequeued messages of one instance, on the host that owns the instance's partition."""
 
     instance_id: str
     partition: int
     pending: list[QueueMessage] = field(default_factory=list)
     is_driven: bool = False
-    """Whether a task runs the episodes of the instance."""
+    """Whether an asyncio task runs the episodes of the instance now."""
     is_running: bool = False
-    """Whether an episode runs and its history is not saved yet."""
+    """Whether an episode runs whose history is not saved yet."""
 
 
 class AzureStorageEngine(DurableEngine):
-    """One host of a task hub; several hosts may share the hub's file."""
+    """The engine of one host of a task hub. Several hosts may share the file of the hub."""
 
     def __init__(
         self,
@@ -143,8 +144,10 @@ class AzureStorageEngine(DurableEngine):
             self._checkpointer,
         )
         self._split_brains: dict[str, bool] = {}
-        """The instances whose episode a second owner runs, too, and whether that owner does not
-        delete its messages."""
+        """The instances whose episode a second owner of the partition also runs.
+
+        The value is True if that owner does not delete the messages after the episode.
+        """
         self._episode_slots = asyncio.Semaphore(options.max_orchestrators)
         self._max_activities = options.max_activities
         self._sessions: dict[str, OrchestrationSession] = {}
@@ -157,16 +160,20 @@ class AzureStorageEngine(DurableEngine):
         self._next_renewal = 0
         self._stopping = False
 
-    # Life of the host
+    # Start and stop of the host
 
     async def start(self) -> None:
-        """Open the task hub and start acquiring partitions."""
+        """Open the task hub, and start the loop that acquires partitions and dequeues messages."""
         await self.database.open()
         await self._faults.start()
         self._loop = asyncio.create_task(self._run_loop())
 
     async def stop(self) -> None:
-        """Wait up to 2 s for episodes, release leases and messages, and close the task hub."""
+        """Stop the host.
+
+        Wait up to 2 s for running episodes, then release all leases and dequeued messages, and
+        close the task hub.
+        """
         self._stopping = True
         if self._loop is not None:
             self._loop.cancel()
@@ -193,14 +200,14 @@ class AzureStorageEngine(DurableEngine):
         await self.database.close()
 
     def clock_moved(self) -> None:
-        """Do what is due after a change of the clock."""
+        """Fire due timers, renew and dequeue now, because a test has moved the clock."""
         self.timers.fire_due()
         self._next_renewal = 0
         self._wake.set()
 
     @property
     def is_quiet(self) -> bool:
-        """Return whether nothing is in progress and no message is visible."""
+        """Return whether the engine is idle: no task runs, and no message can be dequeued."""
         waiting = self._tasks or self._wake.is_set() or self._next_renewal == 0
         return not waiting and (self._stopping or not self._has_visible())
 
@@ -227,11 +234,11 @@ class AzureStorageEngine(DurableEngine):
     # Operations of clients
 
     def now(self) -> int:
-        """Return the time in microseconds since 1970."""
+        """Return the current time in microseconds since 1970."""
         return to_micros(self._clock.now())
 
     async def get_setting(self, name: str, default: str) -> str:
-        """Return a stored setting; store and return the default if it is missing."""
+        """Return a setting in the task hub. If it is missing, store and return the default."""
         await self.database.transact(
             lambda connection: connection.execute(
                 "INSERT OR IGNORE INTO settings VALUES(?, ?)", (name, default)
@@ -270,7 +277,10 @@ class AzureStorageEngine(DurableEngine):
         self._wake.set()
 
     async def raise_event(self, instance_id: str, name: str, input_text: str) -> None:
-        """Send an external event and return once it is committed. `input_text` is JSON."""
+        """Send an external event to an instance, and return when the event is committed.
+
+        `input_text` is JSON text.
+        """
         self.find_unfinished(instance_id)
         await self._faults.reach(CrashPoint.BEFORE_EVENT, name)
         await super().raise_event(instance_id, name, input_text)
@@ -290,16 +300,21 @@ class AzureStorageEngine(DurableEngine):
     async def _commit_switch(
         self, instance: OrchestrationInstance, status: Status, message: TaskMessage
     ) -> None:
-        # The episode that takes the message updates the row.
+        # The episode that uses this message updates the status in the row.
         await self._commit_message(instance, message)
 
     async def rewind(self, instance_id: str) -> None:
-        """Raise OperationInvalid: this engine cannot rewind."""
+        """Raise OperationInvalid, because this engine does not support rewinding."""
         self.find(instance_id)
-        raise OperationInvalid("The azure-storage engine of the local host cannot rewind.")
+        raise OperationInvalid(
+            "The azure-storage engine of the local host cannot rewind instances."
+        )
 
     async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
-        """Wait until an instance has finished or the timeout is over; return whether it has."""
+        """Wait until an instance has finished, at most `timeout_seconds`.
+
+        Return whether the instance has finished.
+        """
         until = self.now() + int(timeout_seconds * 1e6)
         interval_seconds = _SHORTEST_POLL_SECONDS
         while not self.find(instance_id).is_finished:
@@ -312,12 +327,15 @@ class AzureStorageEngine(DurableEngine):
             watchers.discard(watcher)
             if not watchers and self._watchers.get(instance_id) is watchers:
                 del self._watchers[instance_id]
-            # An episode on another host does not wake this task.
+            # An episode on another host does not wake this task, so check again after a while.
             interval_seconds = min(interval_seconds * 1.5, _LONGEST_POLL_SECONDS)
         return True
 
     async def purge(self, instances: Sequence[OrchestrationInstance]) -> int:
-        """Delete finished instances and their histories; return how many were deleted."""
+        """Delete those of the instances that are finished, and their histories.
+
+        Return the number of deleted instances.
+        """
 
         def delete(connection: sqlite3.Connection) -> int:
             count = 0
@@ -340,10 +358,10 @@ class AzureStorageEngine(DurableEngine):
             try:
                 found = await self._dequeue_once()
             except StoreUnavailable as problem:
-                _log.error("the task hub cannot be used and is retried: %s", problem)
+                _log.error("the task hub cannot be used; the host tries again: %s", problem)
                 await asyncio.sleep(_LONGEST_POLL_SECONDS)
             except Exception:  # noqa: BLE001 - the loop must not end
-                _log.exception("dequeuing failed and is retried")
+                _log.exception("dequeuing failed; the host tries again")
                 await asyncio.sleep(_LONGEST_POLL_SECONDS)
             else:
                 if found:
@@ -352,7 +370,10 @@ class AzureStorageEngine(DurableEngine):
                     await self._sleep()
 
     async def _dequeue_once(self) -> bool:
-        """Renew if that is due, then dequeue; return whether anything was dequeued."""
+        """Renew leases and messages if a renewal is due, then dequeue.
+
+        Return whether a message or a work item was dequeued.
+        """
         self._wake.clear()
         if self.now() >= self._next_renewal:
             await self._renew()
@@ -365,7 +386,10 @@ class AzureStorageEngine(DurableEngine):
         return bool(messages or items)
 
     async def _renew(self) -> None:
-        """Renew leases and held messages; forget the messages that another host has dequeued."""
+        """Renew the leases and the dequeued messages of this host.
+
+        Forget the messages that this host has lost or returned to their queues.
+        """
         now = self.now()
         third = min(self._lease_micros, self._timeout_micros) // 3
 
@@ -384,11 +408,11 @@ class AzureStorageEngine(DurableEngine):
         gone, lost = await self.database.transact(make_next_execution)
         self._forget([*lost, *self._waiting(gone)])
         if gone:
-            _log.info("partitions %s are no longer this host's", sorted(gone))
+            _log.info("this host no longer owns the partitions %s", sorted(gone))
         self._next_renewal = now + max(min(third, _LONGEST_RENEWAL_MICROS), 1)
 
     def _waiting(self, partitions: frozenset[int]) -> list[QueueMessage]:
-        """Return the held messages of these partitions that are not in an episode."""
+        """Return the dequeued messages of these partitions that are still in their sessions."""
         return [
             message
             for session in self._sessions.values()
@@ -411,7 +435,7 @@ class AzureStorageEngine(DurableEngine):
 
     @property
     def _has_room(self) -> bool:
-        """Return whether another activity may run on this host."""
+        """Return whether this host may start another activity now."""
         return len(self._work) < self._max_activities
 
     def _has_visible(self) -> bool:
@@ -447,14 +471,18 @@ class AzureStorageEngine(DurableEngine):
         return messages, queues.dequeue_work(connection, now, until, room) if room > 0 else []
 
     async def _sleep(self) -> None:
-        """Wait until this or another host writes, or until a message or a renewal is due."""
+        """Wait until the loop may have work again.
+
+        The wait ends if this or another host writes to the task hub, if a message becomes visible,
+        or if the renewal of the leases is due.
+        """
         partitions = ",".join(map(str, self._partitions())) or "-1"
         (due,), (work_due,) = self.database.read(
             f"SELECT min(visible_at) FROM control_messages WHERE partition IN ({partitions})"  # noqa: S608 - numbers
             " UNION ALL SELECT min(visible_at) FROM work_items"
         )
         if not self._has_room:
-            work_due = None  # the end of an activity wakes the loop
+            work_due = None  # `_run_activity` wakes the loop when an activity has ended
         known = [moment for moment in (due, work_due, self._next_renewal) if moment is not None]
         until = min(*known, self.now() + _LONGEST_SLEEP_MICROS)
         changes = self.database.changes_of_others()
@@ -477,7 +505,7 @@ class AzureStorageEngine(DurableEngine):
             assert message.sequence is not None
             held = self._held.get(message.sequence)
             if held is not None:
-                # It became visible while this host held it: only the receipt is new.
+                # The timeout passed before this host renewed the message: only its receipt is new.
                 held.dequeue_count = message.dequeue_count
                 continue
             self._held[message.sequence] = message
@@ -506,7 +534,7 @@ class AzureStorageEngine(DurableEngine):
         return instance is None or instance.status is Status.PENDING
 
     async def _run_session(self, session: OrchestrationSession) -> None:
-        """Run episodes while the session has messages for them."""
+        """Run episodes of the instance while its session has messages that an episode can use."""
         try:
             while session.pending and not self._stopping:
                 try:
@@ -514,15 +542,18 @@ class AzureStorageEngine(DurableEngine):
                         if not await self._run_next_episode(session):
                             break
                 except AppUnavailable:
-                    _log.debug("instance %s waits for the app process", session.instance_id)
+                    _log.debug("the instance %s waits for the app process", session.instance_id)
                 except StoreUnavailable as problem:
                     _log.error(
-                        "an episode of %s could not be saved and is repeated: %s",
+                        "the engine repeats an episode of %s that could not be saved: %s",
                         session.instance_id,
                         problem,
                     )
                 except Exception:  # noqa: BLE001 - one instance must not stop the others
-                    _log.exception("an episode of %s failed and is repeated", session.instance_id)
+                    _log.exception(
+                        "the engine repeats an episode of %s that failed",
+                        session.instance_id,
+                    )
                 else:
                     self.app_outage.end()
                     continue
@@ -533,7 +564,7 @@ class AzureStorageEngine(DurableEngine):
                 self._sessions.pop(session.instance_id, None)
 
     async def _run_next_episode(self, session: OrchestrationSession) -> bool:
-        """Run one episode; return False if it cannot take a message now."""
+        """Run one episode. Return False if no message can be used in an episode now."""
         instance = await self._select(session)
         if instance is None or not session.pending:
             return False
@@ -593,7 +624,10 @@ class AzureStorageEngine(DurableEngine):
         )
 
     async def _select(self, session: OrchestrationSession) -> LoadedInstance | None:
-        """Load an instance; discard or abandon the messages that its next episode cannot take."""
+        """Load the instance of a session.
+
+        Discard or abandon the messages that the next episode of the instance cannot use.
+        """
         result = select_messages(load_instance(self.database, session.instance_id), session.pending)
         self._release(session, result.not_taken)
         for start in result.refused_children:
@@ -631,10 +665,10 @@ class AzureStorageEngine(DurableEngine):
         try:
             await self._discard(messages, NO_INSTANCE)
         except StoreUnavailable as problem:
-            _log.error("messages were not discarded and become visible again: %s", problem)
+            _log.error("messages could not be discarded and will become visible again: %s", problem)
 
     async def _delete(self, messages: list[QueueMessage]) -> None:
-        # They are not renewed anymore: if the transaction fails, they return after their timeout.
+        # Stop the renewal first: if the transaction fails, the messages become visible again.
         self._drop_held(messages)
         if messages:
             await self.database.transact(lambda connection: queues.delete(connection, messages))
@@ -658,10 +692,10 @@ class AzureStorageEngine(DurableEngine):
             assert message.sequence is not None
             self._held.pop(message.sequence, None)
 
-    # Split brain on request
+    # Injected faults
 
     async def _before_save(self, episode: Episode) -> None:
-        """Inject the faults between the send and the save of an episode."""
+        """Inject the faults that happen between the send and the save of an episode."""
         instance = episode.instance
         assert isinstance(instance, LoadedInstance)
         if instance.die_after_event is not None:
@@ -701,7 +735,7 @@ class AzureStorageEngine(DurableEngine):
         self._spawn(self._run_activity(item))
 
     async def _run_activity(self, item: DequeuedWorkItem) -> None:
-        """Run an activity, send its completion, and delete its work item."""
+        """Run an activity, send its result to its instance, and delete its work item."""
         work = item.work
         try:
             await self._faults.reach(CrashPoint.BEFORE_ACTIVITY, work.name)
@@ -712,7 +746,10 @@ class AzureStorageEngine(DurableEngine):
             await self.database.transact(lambda connection: queues.delete_work(connection, item))
         except StoreUnavailable as problem:
             _log.error(
-                "activity %s runs again after its visibility timeout: %s", work.name, problem
+                "the result of the activity %s could not be stored; the activity runs again after "
+                "its visibility timeout: %s",
+                work.name,
+                problem,
             )
         self._work.pop(work.sequence, None)
         self._wake.set()
@@ -722,9 +759,11 @@ class AzureStorageEngine(DurableEngine):
             try:
                 message = await run_work_item(self._runner, self.now, item.work)
             except AppUnavailable:
-                _log.debug("activity %s waits for the app process", item.work.name)
+                _log.debug("the activity %s waits for the app process", item.work.name)
             except Exception:  # noqa: BLE001 - one activity must not stop the others
-                _log.exception("activity %s could not be run and is retried", item.work.name)
+                _log.exception(
+                    "the activity %s could not be run; the engine tries again", item.work.name
+                )
             else:
                 self.app_outage.end()
                 return message

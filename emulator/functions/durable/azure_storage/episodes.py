@@ -1,11 +1,11 @@
-"""Which messages an episode takes, and how its outcome is written.
+"""Select the messages of an episode, and write the outcome of the episode to the task hub.
 
     load and select ─▶ run the orchestrator ─▶ SEND messages ─▶ SAVE history and instance
                                                              ─▶ DELETE the dequeued messages
 
-Send, save and delete are transactions of their own. After a crash between two of them, the dequeued
-messages become visible again and the episode is repeated: its messages are sent a second time, with
-the same task ids.
+Send, save and delete are three separate transactions. After a crash between two of them, the
+dequeued messages become visible again and the episode is repeated. The repeated episode sends its
+messages a second time, with the same task ids.
 """
 
 import json
@@ -34,37 +34,43 @@ from emulator.functions.durable.store import Statement
 Etag = tuple[str, int]
 
 
-"""The execution and the episode count of an instance's row when an episode loaded it."""
+"""The execution id and the episode count in an instance's row when an episode loaded the row."""
 NO_INSTANCE = "No such instance"
 _OUT_OF_ORDER = "Out of order"
 _OTHER_EXECUTION = "It belongs to another execution"
 _CANCELED = "Its timer was canceled"
-# The completion of a task may be dequeued before the history that scheduled the task is saved.
-# It is abandoned as often as the provider does it, and then discarded.
+# The completion of a task may be dequeued before the history that scheduled the task is saved. As
+# in the provider, the message is then abandoned up to this many times, and finally discarded.
 _MAX_EARLY_DEQUEUES = 5
 
 
 class SplitBrain(Exception):
-    """Another owner of the partition has saved the instance since the episode loaded it."""
+    """Another owner of the partition has saved the instance after this episode had loaded it."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class LoadedInstance(OrchestrationInstance):
-    """An instance as one episode loaded it; `etag` is None if it does not have a row yet."""
+    """An instance in the state in which one episode loaded it.
+
+    `etag` is None if the instance does not have a row in the database yet.
+    """
 
     etag: Etag | None
     die_after_event: Callable[[], Awaitable[None]] | None = None
-    """If a crash point waits for an external event, the function to await between send and save."""
+    """The function to await between send and save if a crash point waits for an external event."""
 
 
 def load_instance(database: Database, instance_id: str) -> LoadedInstance | None:
-    """Return an instance for an episode, or None."""
+    """Load an instance for an episode. Return None if the instance does not exist."""
     row = records.read_instance(database, instance_id)
     return None if row is None else _loaded(row, (row.execution, row.episode_count))
 
 
 def make_child(start: TaskMessage, former: LoadedInstance | None) -> LoadedInstance:
-    """Return the sub-orchestration of a start message; it replaces `former`."""
+    """Return the sub-orchestration that a start message describes.
+
+    `former` is the finished instance with the same id, which the sub-orchestration replaces.
+    """
     child_id, name, version, input_text, created, *parent = json.loads(start.text)
     assert start.execution is not None
     child = OrchestrationInstance(
@@ -82,7 +88,7 @@ def make_child(start: TaskMessage, former: LoadedInstance | None) -> LoadedInsta
 
 
 def read_parent(start: TaskMessage) -> Parent | None:
-    """Return the parent in a start message, or None."""
+    """Return the parent in a start message, or None if the message does not start a child."""
     parent = json.loads(start.text)[5:] if start.text else None
     return Parent(*parent) if parent else None
 
@@ -90,7 +96,7 @@ def read_parent(start: TaskMessage) -> Parent | None:
 def make_start_message(instance: OrchestrationInstance) -> TaskMessage:
     """Return the message that starts an instance.
 
-    A sub-orchestration does not have a row yet, so the message contains it.
+    The message to a sub-orchestration contains the instance, which does not have a row yet.
     """
     text = ""
     if instance.parent is not None:
@@ -111,10 +117,10 @@ def make_start_message(instance: OrchestrationInstance) -> TaskMessage:
 
 
 class QueueOutbox:
-    """Send what an episode schedules as messages to queues."""
+    """Sends the activities, timers and sub-orchestrations of an episode as queue messages."""
 
     def schedule_activity(self, episode: Episode, command: ScheduleActivity) -> None:
-        """Send a work item."""
+        """Send a work item to the work-item queue."""
         instance = episode.instance
         episode.statements.append(
             queues.send_work(
@@ -128,21 +134,26 @@ class QueueOutbox:
         )
 
     def start_timer(self, episode: Episode, timer: TimerRow) -> None:
-        """Send a message that becomes visible when the timer is due."""
+        """Send a message that stays invisible until the timer is due."""
         text = timer_fired(timer.due, timer.task, timer.due)
         message = TaskMessage(EventType.TIMER_FIRED, text, timer.task, timer.execution)
         episode.statements.append(queues.send(timer.instance_id, message, timer.due))
 
     def cancel_timer(self, episode: Episode, task: int) -> None:
-        """Do nothing: the timer's message is discarded when it becomes visible."""
+        """Do nothing, because the timer's message is discarded when it becomes visible."""
 
     def start_child(self, episode: Episode, child: OrchestrationInstance) -> None:
-        """Send a start message; the first episode of the child inserts its row."""
+        """Send a start message. The first episode of the child inserts the row of the child."""
         episode.statements.append(queues.send(child.id, make_start_message(child), episode.now))
 
 
 class QueueCheckpointer:
-    """Send, save and delete. Raises SplitBrain if another owner has saved meanwhile."""
+    """Sends an episode's messages, saves its history, and deletes the messages that it used.
+
+    The methods raise SplitBrain if another owner of the partition has saved the instance after this
+    episode had loaded it. `before_save` is awaited between send and save; the messages are not
+    deleted if `keep_messages` returns True for the episode.
+    """
 
     def __init__(
         self,
@@ -157,7 +168,7 @@ class QueueCheckpointer:
         self._keep_messages = keep_messages
 
     async def save_waiting(self, episode: Episode, custom_status: str | None) -> None:
-        """Save that the instance waits for messages."""
+        """Save an episode after which the instance waits for messages."""
         status = Status.SUSPENDED if episode.instance.is_suspended else Status.RUNNING
         await self._checkpoint(
             episode, self._save(episode, status, episode.shim, custom_status, None)
@@ -171,7 +182,10 @@ class QueueCheckpointer:
         reason: str,
         custom_status: str | None,
     ) -> None:
-        """Save a final status, and send it to the parent if the instance has one."""
+        """Save an episode that ends the instance.
+
+        If the instance has a parent, send the final status to the parent.
+        """
         instance = episode.instance
         episode.events.append(
             execution_completed(episode.now, episode.shim.next_task, status, output)
@@ -187,9 +201,12 @@ class QueueCheckpointer:
     async def save_continued_as_new(
         self, episode: Episode, command: ContinueAsNew, custom_status: str | None
     ) -> None:
-        """Save that the instance starts again with a new input and without history or timers."""
+        """Save an episode after which the instance starts again.
+
+        The new execution has a new input, and neither history nor timers.
+        """
         fresh = make_next_execution(episode, command, custom_status)
-        # The owner of the partition runs it, even if this host dies after the save.
+        # The owner of the partition runs the start message, even if this host dies after the save.
         start = TaskMessage(EventType.EXECUTION_STARTED, "", execution=fresh.execution)
         episode.statements.append(queues.send(fresh.id, start, episode.now))
         await self._checkpoint(
@@ -197,7 +214,7 @@ class QueueCheckpointer:
         )
 
     async def save_status(self, episode: Episode, status: Status) -> None:
-        """Save events and a status of an episode that did not run the orchestrator."""
+        """Save an episode that only changes the status, without a run of the orchestrator."""
         await self._checkpoint(
             episode, self._save(episode, status, episode.shim, episode.instance.custom_status, None)
         )
@@ -214,7 +231,7 @@ class QueueCheckpointer:
         statements: list[Statement] = []
         assert isinstance(instance, LoadedInstance)
         if instance.etag != (instance.execution, instance.episode_count):
-            # A sub-orchestration may take the place of a finished instance.
+            # The row is new, or this sub-orchestration replaces a finished instance.
             statements = [records.delete_history(instance.id), records.insert_instance(instance)]
         return [
             *statements,
@@ -283,19 +300,20 @@ def _loaded(row: OrchestrationInstance, etag: Etag | None) -> LoadedInstance:
 
 @dataclass(slots=True)
 class MessageSelection:
-    """The instance of the next episode, and the messages that the episode does not take."""
+    """The instance of the next episode, and the dequeued messages that this episode cannot use."""
 
     instance: LoadedInstance | None
     repeated_starts: list[QueueMessage] = field(default_factory=list)
     refused_children: list[QueueMessage] = field(default_factory=list)
-    """The repeated starts whose parent must receive that the child's id is in use."""
+    """Start messages of children whose id is in use. Their parents must receive a failure."""
     early: list[QueueMessage] = field(default_factory=list)
+    """Messages to abandon, because the history to which they belong is not saved yet."""
     discarded: dict[str, list[QueueMessage]] = field(default_factory=dict)
-    """By reason."""
+    """The messages to discard, by the reason."""
 
     @property
     def not_taken(self) -> list[QueueMessage]:
-        """Return all messages that the next episode does not take."""
+        """Return all messages that the next episode cannot use."""
         discarded = [message for messages in self.discarded.values() for message in messages]
         return [*self.repeated_starts, *self.early, *discarded]
 
@@ -303,7 +321,10 @@ class MessageSelection:
 def select_messages(
     instance: LoadedInstance | None, pending: Iterable[QueueMessage]
 ) -> MessageSelection:
-    """Select the messages of a loaded instance that its next episode takes."""
+    """Select the messages that the next episode of an instance can use.
+
+    The result lists the other messages of `pending`, by what has to happen to them.
+    """
     result = MessageSelection(instance)
     has_start = False
     others = []
@@ -343,7 +364,7 @@ def _accept_start(result: MessageSelection, start: QueueMessage, *, has_start: b
 def _obstacle(
     instance: LoadedInstance | None, message: QueueMessage, *, has_start: bool
 ) -> str | None:
-    """Return why an instance's next episode cannot take a message, or None."""
+    """Return why the next episode of an instance cannot use a message, or None if it can."""
     reason = None
     if instance is None or (instance.status is Status.PENDING and not has_start):
         reason = NO_INSTANCE

@@ -1,7 +1,7 @@
 """Inject faults on request: crashes at named points or at random, and split brains.
 
-A named crash point is reached once in the life of a task hub, whichever host reaches it: a marker
-is committed to the task hub before the process dies.
+A crash at a named point happens once in the life of a task hub, in the first host that reaches the
+point, because a marker is committed to the task hub before the process dies.
 """
 
 import asyncio
@@ -24,41 +24,50 @@ _EVENT_POLL_SECONDS = 0.01
 
 @dataclass(frozen=True, slots=True)
 class FaultOptions:
-    """The faults to inject; the rates are probabilities for each episode."""
+    """The faults to inject. The rates are probabilities for each episode."""
 
     crash_at: tuple[str, ...] = ()
-    """Crash points as POINT or POINT:NAME, checked by `faults.check_crash_point`."""
+    """Crash points as POINT or POINT:NAME. `check_crash_point` checks each text."""
     crash_rate: float = 0.0
     split_brain_rate: float = 0.0
     seed: int | None = None
 
 
 class CrashPoint(StrEnum):
-    """The points at which a host can be made to die; NAME selects one function or event."""
+    """The points at which a host can be made to die.
+
+    In POINT:NAME, the name selects one function or event, as described at each point.
+    """
 
     BEFORE_SEND = "before-send"
-    """An episode has run; nothing is sent or saved. NAME: the orchestrator."""
+    """The orchestrator has run, but nothing is sent or saved. NAME is the orchestrator."""
     BEFORE_SAVE = "before-save"
-    """The episode's messages are sent, its history is not saved. NAME: the orchestrator."""
+    """The episode's messages are sent, but its history is not saved. NAME is the orchestrator."""
     BEFORE_SAVE_AFTER_EVENT = "before-save-after-event"
-    """As before-save, once an external event for the instance was accepted. NAME: the event."""
+    """As before-save, but the host first waits for an external event to the instance.
+
+    NAME is the event.
+    """
     BEFORE_DELETE = "before-delete"
-    """The history is saved, the dequeued messages are not deleted. NAME: the orchestrator."""
+    """The history is saved, but the messages are not deleted. NAME is the orchestrator."""
     BEFORE_EVENT = "before-event"
-    """A raiseEvent request arrived; nothing is stored. NAME: the event."""
+    """A raiseEvent request has arrived, but the event is not stored. NAME is the event."""
     AFTER_EVENT = "after-event"
-    """The event is stored; the request is not answered. NAME: the event."""
+    """The event is stored, but the response is not sent. NAME is the event."""
     BEFORE_ACTIVITY = "before-activity"
-    """A work item is dequeued; the activity has not run. NAME: the activity."""
+    """A work item is dequeued, but the activity has not run. NAME is the activity."""
     AFTER_ACTIVITY = "after-activity"
-    """The activity ran; its completion is not sent. NAME: the activity."""
+    """The activity has run, but its completion is not sent. NAME is the activity."""
 
 
 _RANDOM_POINTS = (CrashPoint.BEFORE_SEND, CrashPoint.BEFORE_SAVE, CrashPoint.BEFORE_DELETE)
 
 
 def check_crash_point(text: str) -> str:
-    """Return a POINT or POINT:NAME unchanged. Raises ValueError if the point does not exist."""
+    """Return a crash point (POINT or POINT:NAME) unchanged.
+
+    Raises ValueError if POINT is not a member of CrashPoint.
+    """
     point = text.partition(":")[0]
     if point not in set(CrashPoint):
         raise ValueError(f"{point!r} is not a crash point: use one of {', '.join(CrashPoint)}")
@@ -66,12 +75,12 @@ def check_crash_point(text: str) -> str:
 
 
 def kill_this_process() -> None:
-    """Kill this process as `kill -9` does."""
+    """Kill this process without any cleanup, as `kill -9` does."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Faults:
-    """The faults of one host."""
+    """Injects the requested faults into one host."""
 
     def __init__(
         self,
@@ -85,22 +94,31 @@ class Faults:
         self._random = Random()  # noqa: S311 - not for secrets
 
     async def start(self) -> None:
-        """Seed the random faults with the seed and the count of hosts of the task hub."""
+        """Seed the random generator, if a seed is given.
+
+        The number of hosts that this task hub has had so far is added to the seed, so that each
+        host has different faults.
+        """
         if self._options.seed is not None:
             number = await self._database.transact(_count_host)
             self._random.seed(f"{self._options.seed}/{number}")
 
     async def reach(self, point: CrashPoint, name: str) -> None:
-        """Kill the process if this crash point is requested and was not reached before."""
+        """Kill the process if a crash at this point is requested and has not happened before.
+
+        At some points, also kill the process at random with the probability `crash_rate`.
+        """
         await self._reach_named(point, name)
         if point in _RANDOM_POINTS and (
             self._random.random() < self._options.crash_rate / len(_RANDOM_POINTS)
         ):
-            _log.warning("random crash %s of %s: this process dies", point, name)
+            _log.warning(
+                "random crash at the point %s of %s: this process kills itself", point, name
+            )
             await self._end()
 
     def draw_split_brain(self) -> bool:
-        """Return at random whether a second owner runs the current episode, too."""
+        """Decide at random whether a second owner of the partition also runs the episode."""
         return self._random.random() < self._options.split_brain_rate
 
     def draw_coin(self) -> bool:
@@ -108,10 +126,11 @@ class Faults:
         return self._random.random() < 0.5
 
     async def watch_for_event(self, instance_id: str) -> Callable[[], Awaitable[None]] | None:
-        """Start watching for an external event if a crash point waits for one.
+        """Start watching for an external event if a crash point has to wait for this event.
 
-        Call this before the episode runs. Await the returned function before the episode is saved:
-        it waits for the event and kills the process.
+        Call this before the episode runs. Await the returned function before the episode is saved.
+        That function waits for the event, at most 30 s, and then kills the process. Return None if
+        no crash point waits for an event.
         """
         wanted = [
             text
@@ -132,7 +151,7 @@ class Faults:
     async def _die_after_event(self, instance_id: str, wanted: list[str]) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(_EVENT_WAIT_SECONDS):
-                while not self._database.read(  # noqa: ASYNC110 - another host may accept it
+                while not self._database.read(  # noqa: ASYNC110 - another host may accept the event
                     "SELECT 1 FROM awaited_events WHERE instance_id=? AND accepted=1",
                     (instance_id,),
                 ):
@@ -157,7 +176,7 @@ class Faults:
             return inserted.rowcount > 0
 
         if await self._database.transact(claim):
-            _log.warning("crash point %s reached (%s): this process dies", text, name)
+            _log.warning("crash point %s is reached for %s: this process kills itself", text, name)
             await self._end()
 
     def _was_reached(self, text: str) -> bool:
@@ -167,12 +186,12 @@ class Faults:
 
     async def _end(self) -> None:
         self._die()
-        # `_die` only returns in tests. Do not continue after it.
+        # `_die` returns only in tests. The caller must not continue after the crash.
         await asyncio.get_running_loop().create_future()
 
 
 def accept_event(connection: sqlite3.Connection, instance_id: str, name: str) -> None:
-    """Store in the transaction of an external event that it was accepted."""
+    """Record that an external event was accepted, in the transaction that stores the event."""
     connection.execute(
         "UPDATE awaited_events SET accepted=1 WHERE instance_id=? AND name IN ('', ?)",
         (instance_id, name),

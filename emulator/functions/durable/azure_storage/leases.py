@@ -1,8 +1,10 @@
 """The leases that assign each partition to one host.
 
-Each host renews its own row and its leases. The partitions are shared out in the order of the ids
-of the live hosts. A host with more than its share releases the surplus once no episode runs on it.
-A host with less acquires leases that are free or expired.
+Each host renews its row in the table of hosts and its leases. The partitions are divided equally
+among the live hosts; if they cannot be, the first hosts in the order of their ids own one more. A
+host with more partitions than its share releases each surplus partition as soon as no episode runs
+on that partition. A host with fewer partitions than its share acquires leases that are free or
+expired.
 """
 
 import sqlite3
@@ -12,14 +14,14 @@ from emulator.functions.durable.azure_storage.queues import PARTITION_COUNT
 
 
 class PartitionLeases:
-    """The leases of one host."""
+    """The leases of one host on partitions."""
 
     def __init__(self, host_id: str) -> None:
         self._host_id = host_id
         self.owned: frozenset[int] = frozenset()
-        """The partitions that this host owned at the last renewal."""
+        """The partitions that this host owned after the last renewal."""
         self.draining: frozenset[int] = frozenset()
-        """The owned partitions that are to be released. They are not dequeued from."""
+        """The owned partitions that this host will release. It does not dequeue their messages."""
 
     def renew(
         self,
@@ -28,9 +30,10 @@ class PartitionLeases:
         expires_at: int,
         busy: Collection[int],
     ) -> frozenset[int]:
-        """Renew, acquire and release leases; return the partitions that were released or lost.
+        """Renew, acquire and release leases of this host.
 
-        `busy` are the partitions on which episodes run on this host.
+        `busy` are the partitions on which this host runs episodes now. Times are in microseconds
+        since 1970. Return the partitions that this host has released, or lost to another host.
         """
         connection.execute("INSERT OR REPLACE INTO hosts VALUES(?, ?)", (self._host_id, expires_at))
         connection.execute("DELETE FROM hosts WHERE expires_at<=?", (now,))
@@ -52,7 +55,7 @@ class PartitionLeases:
         return former - self.owned
 
     def is_held(self, connection: sqlite3.Connection, partition: int, now: int) -> bool:
-        """Return whether this host's lease on a partition is valid now."""
+        """Return whether this host has a lease on the partition that is valid at the time `now`."""
         row = connection.execute(
             "SELECT 1 FROM leases WHERE partition=? AND owner=? AND expires_at>?",
             (partition, self._host_id, now),
@@ -60,7 +63,7 @@ class PartitionLeases:
         return row is not None
 
     def release_all(self, connection: sqlite3.Connection) -> None:
-        """Release all leases, so that another host can acquire them at once."""
+        """Release all leases of this host, so that another host can acquire them at once."""
         for partition in self._read(connection):
             self._release(connection, partition)
         connection.execute("DELETE FROM hosts WHERE id=?", (self._host_id,))

@@ -1,9 +1,10 @@
 """The control queues and the work-item queue.
 
-A dequeued message stays in its queue, invisible until its visibility timeout has passed. A live
-host renews the timeout of the messages that it holds. `dequeue_count` is the receipt: each dequeue
-of a message makes the earlier receipts invalid. A host that lost a message to another host can
-therefore neither renew nor delete it.
+A dequeued message stays in its queue, but is invisible until its visibility timeout has passed. A
+live host renews the timeout of the messages that it has dequeued. `dequeue_count` serves as the
+receipt of a message, because each dequeue increases it and so makes earlier receipts invalid.
+Therefore a host can neither renew nor delete a message that another host has dequeued in the
+meantime.
 """
 
 import sqlite3
@@ -31,7 +32,7 @@ _INSERT_WORK = (
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class QueueMessage(TaskMessage):
-    """A dequeued message; `sequence` is its row."""
+    """A message that this host has dequeued. `sequence` is its row id in the control queue."""
 
     instance_id: str
     partition: int
@@ -40,19 +41,22 @@ class QueueMessage(TaskMessage):
 
 @dataclass(slots=True, eq=False)
 class DequeuedWorkItem:
-    """A dequeued work item."""
+    """A work item that this host has dequeued."""
 
     work: WorkItem
     dequeue_count: int
 
 
 def find_partition(instance_id: str) -> int:
-    """Return the partition of an instance, whose control queue has its messages."""
+    """Return the partition of an instance. The partition's control queue has its messages."""
     return zlib.crc32(instance_id.encode()) % PARTITION_COUNT
 
 
 def send(instance_id: str, message: TaskMessage, visible_at: int) -> Statement:
-    """Return the statement that sends a message to its instance's control queue."""
+    """Return the statement that sends a message to the control queue of its instance.
+
+    The message is invisible until `visible_at`, in microseconds since 1970.
+    """
     return (
         _INSERT_MESSAGE,
         (
@@ -80,7 +84,10 @@ def send_work(  # noqa: PLR0913, PLR0917 - one argument for each column
 def dequeue(
     connection: sqlite3.Connection, partition: int, now: int, invisible_until: int
 ) -> list[QueueMessage]:
-    """Dequeue up to 32 messages of a control queue, in the order of their visibility times."""
+    """Dequeue up to 32 messages of a control queue, and hide them until `invisible_until`.
+
+    The messages are in the order of the times at which they became visible.
+    """
     rows = connection.execute(
         "SELECT id, kind, text, task, execution, instance_id, dequeue_count FROM control_messages"
         " WHERE partition=? AND visible_at<=? ORDER BY visible_at, id LIMIT ?",
@@ -105,7 +112,7 @@ def dequeue(
 def dequeue_work(
     connection: sqlite3.Connection, now: int, invisible_until: int, limit: int
 ) -> list[DequeuedWorkItem]:
-    """Dequeue at most `limit` work items."""
+    """Dequeue at most `limit` work items, and hide them until `invisible_until`."""
     rows = connection.execute(
         "SELECT id, instance_id, execution, task, name, input, dequeue_count FROM work_items"
         " WHERE visible_at<=? ORDER BY visible_at, id LIMIT ?",
@@ -127,7 +134,10 @@ def _hide(
 def renew(
     connection: sqlite3.Connection, messages: Iterable[QueueMessage], invisible_until: int
 ) -> list[QueueMessage]:
-    """Keep held messages invisible; return those that another host has dequeued since."""
+    """Hide messages that this host dequeued until `invisible_until`.
+
+    Return the messages that another host has dequeued in the meantime.
+    """
     return [
         message
         for message in messages
@@ -138,23 +148,32 @@ def renew(
 def renew_work(
     connection: sqlite3.Connection, items: Iterable[DequeuedWorkItem], invisible_until: int
 ) -> None:
-    """Keep the work items of running activities invisible."""
+    """Hide the work items of running activities until `invisible_until`."""
     for item in items:
         _set_work_visible(connection, item, invisible_until)
 
 
 def abandon(connection: sqlite3.Connection, message: QueueMessage, visible_at: int) -> None:
-    """Return a message to its queue, unless another host has dequeued it since."""
+    """Make a message that this host dequeued visible again at the time `visible_at`.
+
+    Do nothing if another host has dequeued the message in the meantime.
+    """
     _set_visible(connection, "control_messages", message, visible_at)
 
 
 def abandon_work(connection: sqlite3.Connection, item: DequeuedWorkItem, visible_at: int) -> None:
-    """Return a work item to its queue, unless another host has dequeued it since."""
+    """Make a work item that this host dequeued visible again at the time `visible_at`.
+
+    Do nothing if another host has dequeued the work item in the meantime.
+    """
     _set_work_visible(connection, item, visible_at)
 
 
 def delete(connection: sqlite3.Connection, messages: Iterable[TaskMessage]) -> None:
-    """Delete held messages, except those that another host has dequeued since."""
+    """Delete messages that this host dequeued.
+
+    Messages that another host has dequeued in the meantime are not deleted.
+    """
     connection.executemany(
         "DELETE FROM control_messages WHERE id=? AND dequeue_count=?",
         [(m.sequence, m.dequeue_count) for m in messages if isinstance(m, QueueMessage)],
@@ -162,7 +181,10 @@ def delete(connection: sqlite3.Connection, messages: Iterable[TaskMessage]) -> N
 
 
 def delete_work(connection: sqlite3.Connection, item: DequeuedWorkItem) -> None:
-    """Delete a work item, unless another host has dequeued it since."""
+    """Delete a work item that this host dequeued.
+
+    Do nothing if another host has dequeued the work item in the meantime.
+    """
     connection.execute(
         "DELETE FROM work_items WHERE id=? AND dequeue_count=?",
         (item.work.sequence, item.dequeue_count),
@@ -170,7 +192,10 @@ def delete_work(connection: sqlite3.Connection, item: DequeuedWorkItem) -> None:
 
 
 def backoff_seconds(dequeue_count: int, longest_seconds: float) -> float:
-    """Return how many seconds an abandoned message stays invisible: 2, 4, 8 and so on."""
+    """Return how many seconds an abandoned message stays invisible.
+
+    The time is 2, 4, 8 and so on for each dequeue, up to `longest_seconds` and at most 600.
+    """
     return min(2.0 ** min(dequeue_count, 30), _MAX_BACKOFF_SECONDS, longest_seconds)
 
 

@@ -1,1 +1,1 @@
-"""The default durable engine: one host, one transaction for each episode."""
+"""The default durable engine, which serves one host and saves each episode in one transaction."""

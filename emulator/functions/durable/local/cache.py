@@ -1,4 +1,4 @@
-"""The instances in memory, and the delivery of messages to them."""
+"""The instances in memory, and the delivery of messages to these instances."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from emulator.functions.durable.store import Statement, Store
 
 
 class InstanceCache:
-    """Find instances in memory or in the store, and deliver messages to them.
+    """Finds instances in memory or in the store, and delivers messages to them.
 
-    If an instance is in memory, that state is valid and the store is written from it. When the
-    instances have more than `memory_characters` together, idle ones are removed from memory, the
-    least recently used first.
+    While an instance is in memory, its state in memory is the valid one. If the texts of all
+    instances in memory have more than `memory_characters`, idle instances are removed from memory,
+    beginning with the least recently used.
     """
 
     def __init__(self, store: Store, clock: HostClock, memory_characters: int = 64_000_000) -> None:
@@ -30,20 +30,20 @@ class InstanceCache:
         self.wake: Callable[[OrchestrationInstance], None] = lambda _: None
 
     def now(self) -> int:
-        """Return the time in microseconds since 1970."""
+        """Return the current time in microseconds since 1970."""
         return to_micros(self._clock.now())
 
     def set_last_number(self, after: int) -> None:
-        """Set the last number of an inbox or work row."""
+        """Set the highest number that a row of the inbox or work table has."""
         self._sequence = after
 
     def next_number(self) -> int:
-        """Return the number of the next inbox or work row."""
+        """Return the number for a new row in the inbox or work table."""
         self._sequence += 1
         return self._sequence
 
     def find(self, instance_id: str) -> OrchestrationInstance | None:
-        """Return the instance with this id, or None."""
+        """Return the instance with this id from memory or the store, or None if neither has it."""
         instance = self._instances.get(instance_id)
         if instance is not None:
             self._instances.move_to_end(instance_id)
@@ -54,23 +54,23 @@ class InstanceCache:
         return instance
 
     def get_cached(self, instance_id: str) -> OrchestrationInstance | None:
-        """Return the instance with this id if it is in memory, or None."""
+        """Return the instance with this id if the instance is in memory, otherwise None."""
         return self._instances.get(instance_id)
 
     def put(self, instance: OrchestrationInstance) -> None:
-        """Put an instance in memory, replacing one with the same id."""
+        """Add an instance to memory, or replace the instance with the same id."""
         self._instances[instance.id] = instance
         self._instances.move_to_end(instance.id)
         self.update_size(instance)
 
     def drop(self, instance: OrchestrationInstance) -> None:
-        """Remove an instance from memory, unless another one has replaced it."""
+        """Remove an instance from memory, unless another instance with its id has replaced it."""
         if self._instances.get(instance.id) is instance:
             del self._instances[instance.id]
             self._size_characters -= self._sizes.pop(instance.id)
 
     def update_size(self, instance: OrchestrationInstance) -> None:
-        """Count the new size of an instance; remove idle instances if memory is full."""
+        """Update the size of an instance in memory. If memory is full, remove idle instances."""
         if self._instances.get(instance.id) is not instance:
             return
         size_characters = instance.size_characters
@@ -90,7 +90,7 @@ class InstanceCache:
             self.drop(other)
 
     def load_history(self, instance: OrchestrationInstance) -> list[str]:
-        """Return an instance's past events, one text for each episode."""
+        """Return the history of an instance: for each episode, one text of JSON events."""
         if instance.history is None:
             instance.history = (
                 read_history(self.store, instance.id) if instance.episode_count else []
@@ -98,9 +98,9 @@ class InstanceCache:
         return instance.history
 
     def deliver(self, instance_id: str, message: TaskMessage) -> None:
-        """Put a committed message into its instance's mailbox and wake the instance.
+        """Put a committed message into the mailbox of an instance, and wake the instance.
 
-        Delete the message if its execution has ended.
+        If the execution for which the message is intended has ended, delete the message.
         """
         instance = self.find(instance_id)
         if (
@@ -118,7 +118,7 @@ class InstanceCache:
     def persist_results(self, instance: OrchestrationInstance) -> None:
         """Store the results of activities in the inbox, so that these activities do not run again.
 
-        This is for an instance that cannot run an episode now.
+        Call this for an instance that cannot run an episode now.
         """
         for message in instance.mailbox:
             if message.work is not None and message.sequence is None:
@@ -130,7 +130,11 @@ class InstanceCache:
     def prepare_completion_for_parent(
         self, parent: Parent, status: Status, output: str | None, reason: str
     ) -> tuple[list[Statement], Callable[[], None]]:
-        """Return the statements that send a child's completion to its parent, and the effect."""
+        """Prepare the message that reports the end of a child to its parent.
+
+        Return the statements that store the message, and the function that delivers the message
+        after the commit.
+        """
         message = make_child_completion(self.now(), parent, status, output, reason)
         message.sequence = self.next_number()
         return [insert_message(parent.id, message)], lambda: self.deliver(parent.id, message)

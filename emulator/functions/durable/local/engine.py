@@ -1,13 +1,13 @@
-"""The default engine: start, wake and end orchestration instances, and survive `kill -9`.
+"""The default engine: run orchestration instances on one host, and survive `kill -9`.
 
     start ─▶ Pending ─▶ Running ◀─▶ Suspended
                           │ ▲
                           │ └─ rewind ── Failed
                           └─▶ Completed | Failed | Terminated ─▶ purge
 
-An operation returns once its effect is in the database. Messages, timers and work items are rows
-until the transaction of an episode deletes them, so the next start continues after a crash. An
-activity may therefore run more than once.
+An operation returns when its effect is committed to the database. Messages, timers and work items
+stay in the database until the transaction of an episode deletes them. After a crash, the next start
+continues the work that is still in the database, so an activity may run more than once.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class LocalEngine(DurableEngine):
-    """The default engine: one host, one transaction for each episode, on one event loop."""
+    """The default engine, which serves one host and commits one transaction for each episode."""
 
     def __init__(
         self, store: Store, runner: FunctionRunner, clock: HostClock, options: DurableOptions
@@ -62,7 +62,7 @@ class LocalEngine(DurableEngine):
         self._stopping = False
 
     async def start(self) -> None:
-        """Open the database and continue the work in it."""
+        """Open the database, and continue the unfinished work that it contains."""
         self.store.open()
         messages = records.read_inbox(self.store)
         works = records.read_work(self.store)
@@ -90,7 +90,7 @@ class LocalEngine(DurableEngine):
         await self.store.close()
 
     def clock_moved(self) -> None:
-        """Fire the timers that are due after a change of the clock."""
+        """Fire the timers that are due, because a test has moved the clock."""
         self.timers.fire_due()
 
     @property
@@ -101,11 +101,11 @@ class LocalEngine(DurableEngine):
     # Operations of clients
 
     def now(self) -> int:
-        """Return the time in microseconds since 1970."""
+        """Return the current time in microseconds since 1970."""
         return self.cache.now()
 
     async def get_setting(self, name: str, default: str) -> str:
-        """Return a stored setting; store and return the default if it is missing."""
+        """Return a setting in the database. If it is missing, store and return the default."""
         return self.store.get_setting(name, default)
 
     @property
@@ -116,13 +116,16 @@ class LocalEngine(DurableEngine):
         return self.cache.find(instance_id)
 
     def read_history_of(self, instance: OrchestrationInstance) -> list[str]:
-        """Return an instance's saved events, one text for each episode."""
+        """Return the saved history of an instance: for each episode, one text of JSON events."""
         return self.cache.load_history(instance)
 
     def read_page(
         self, condition: records.InstanceFilter, top: str | None, token: str
     ) -> tuple[list[OrchestrationInstance], str]:
-        """Return one page of instances, and the token of the next page or an empty string."""
+        """Return one page of the instances that match, and the token of the next page.
+
+        An instance that is in memory is returned in its state in memory.
+        """
         rows, next_token = super().read_page(condition, top, token)
         return [self.cache.get_cached(instance.id) or instance for instance in rows], next_token
 
@@ -134,12 +137,16 @@ class LocalEngine(DurableEngine):
             statements.insert(0, records.delete_history(instance.id))
         self.cache.put(instance)
         written = self.store.write(statements)
-        # The store commits it even if the caller stops waiting.
+        # The store commits the instance even if the caller stops waiting.
         written.add_done_callback(lambda done: self._start_committed(done, instance))
         await asyncio.shield(written)
 
     async def rewind(self, instance_id: str) -> None:
-        """Undo the failure of an instance and retry what failed."""
+        """Undo the failure of an instance, and run the failed tasks again.
+
+        Raises InstanceNotFailed if the instance has not failed, and OperationInvalid if the failure
+        cannot be undone.
+        """
         instance = self.find(instance_id)
         if instance.status is not Status.FAILED:
             raise InstanceNotFailed(
@@ -149,7 +156,10 @@ class LocalEngine(DurableEngine):
         await Rewinder(self.cache, self._pool.add, self._set_timer).rewind(instance)
 
     async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
-        """Wait until an instance has finished or the timeout is over; return whether it has."""
+        """Wait until an instance has finished, at most `timeout_seconds`.
+
+        Return whether the instance has finished.
+        """
         instance = self.find(instance_id)
         if instance.is_finished:
             return True
@@ -169,8 +179,11 @@ class LocalEngine(DurableEngine):
         return instance.is_finished
 
     async def purge(self, instances: Sequence[OrchestrationInstance]) -> int:
-        """Delete finished instances and their histories; return how many were deleted."""
-        # A new instance may have replaced a finished one.
+        """Delete those of the instances that are finished, and their histories.
+
+        Return the number of deleted instances.
+        """
+        # In the meantime, a new instance with the same id may have replaced a finished instance.
         current = [self.cache.get_cached(instance.id) or instance for instance in instances]
         finished = [instance for instance in current if instance.is_finished]
         await self.store.write(
@@ -244,7 +257,7 @@ class LocalEngine(DurableEngine):
         task.add_done_callback(self._episode_tasks.discard)
 
     async def _run_episodes(self, instance: OrchestrationInstance) -> None:
-        """Run episodes of an instance while it has work. At most one task does so."""
+        """Run episodes of an instance as long as it is ready. Only one task does this at a time."""
         try:
             while is_ready(instance):
                 async with self._episode_slots:
@@ -261,15 +274,17 @@ class LocalEngine(DurableEngine):
         try:
             await self._episodes.run(instance)
         except AppUnavailable:
-            _log.debug("instance %s waits for the app process", instance.id)
+            _log.debug("the instance %s waits for the app process", instance.id)
             return False
         except StoreUnavailable as problem:
             _log.error(
-                "an episode of %s could not be saved and is repeated: %s", instance.id, problem
+                "the engine repeats an episode of %s that could not be saved: %s",
+                instance.id,
+                problem,
             )
             return False
         except Exception:  # noqa: BLE001 - one instance must not stop the others
-            _log.exception("an episode of %s failed and is repeated", instance.id)
+            _log.exception("the engine repeats an episode of %s that failed", instance.id)
             return False
         return True
 

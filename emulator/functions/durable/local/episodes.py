@@ -1,7 +1,7 @@
-"""How the default engine writes an episode: everything in one transaction.
+"""How the default engine saves an episode: in one transaction.
 
-The transaction has the new history events, the work items, timers and messages that the episode
-sends, and the deletion of the messages that it took.
+The transaction inserts the new history events, and the work items, timers and messages that the
+episode sends. It deletes the messages that the episode has used.
 """
 
 import asyncio
@@ -18,7 +18,10 @@ from emulator.functions.durable.shim import Shim
 
 
 class LocalOutbox:
-    """Send what an episode schedules: rows in its transaction, and effects after the commit."""
+    """Sends the work that an episode schedules.
+
+    The work is inserted as rows in the transaction of the episode, and started after the commit.
+    """
 
     def __init__(
         self,
@@ -33,7 +36,7 @@ class LocalOutbox:
         self._cancel_timer = cancel_timer
 
     def schedule_activity(self, episode: Episode, command: ScheduleActivity) -> None:
-        """Insert the work item; run it after the commit."""
+        """Insert a work item, which runs after the commit."""
         instance = episode.instance
         work = WorkItem(
             self._cache.next_number(),
@@ -47,19 +50,19 @@ class LocalOutbox:
         episode.effects.append(lambda: self._run(work))
 
     def start_timer(self, episode: Episode, timer: TimerRow) -> None:
-        """Insert the timer; start it after the commit."""
+        """Insert a timer, which starts after the commit."""
         episode.statements.append(records.insert_timer(timer))
         episode.effects.append(lambda: self._set_timer(timer))
 
     def cancel_timer(self, episode: Episode, task: int) -> None:
-        """Delete the timer's row; cancel the timer after the commit."""
+        """Delete the row of a timer, and cancel the timer after the commit."""
         episode.statements.append(records.delete_timer(episode.instance.id, task))
         episode.effects.append(partial(self._cancel_timer, episode.instance.id, task))
 
     def start_child(self, episode: Episode, child: OrchestrationInstance) -> None:
-        """Insert the instance and wake it after the commit.
+        """Insert a sub-orchestration, which runs after the commit.
 
-        If an unfinished instance has its id, send a failure to the parent instead.
+        If an unfinished instance uses the id of the child, send a failure to the parent instead.
         """
         assert child.parent is not None
         existing = self._cache.find(child.id)
@@ -77,14 +80,14 @@ class LocalOutbox:
 
 
 class LocalCheckpointer:
-    """Save each episode in one transaction, then update the instance in memory."""
+    """Saves each episode in one transaction, and then updates the instance in memory."""
 
     def __init__(self, cache: InstanceCache, cancel_timer: Callable[[str, int], None]) -> None:
         self._cache = cache
         self._cancel_timer = cancel_timer
 
     async def save_waiting(self, episode: Episode, custom_status: str | None) -> None:
-        """Save that the instance waits for messages."""
+        """Save an episode after which the instance waits for messages."""
         instance = episode.instance
         status = Status.SUSPENDED if instance.is_suspended else Status.RUNNING
         fragment = self._close_events(episode)
@@ -115,14 +118,17 @@ class LocalCheckpointer:
         reason: str,
         custom_status: str | None,
     ) -> None:
-        """Save a final status, and send it to the parent if the instance has one."""
+        """Save an episode that ends the instance.
+
+        If the instance has a parent, send the final status to the parent.
+        """
         instance = episode.instance
         episode.events.append(
             history.execution_completed(episode.now, episode.shim.next_task, status, output)
         )
         self._close_events(episode)
         episode.statements.append(
-            # A rewind needs the shim as it was before this episode.
+            # A rewind needs the shim in its state before this episode.
             records.update_instance(
                 instance.id,
                 status,
@@ -160,7 +166,10 @@ class LocalCheckpointer:
     async def save_continued_as_new(
         self, episode: Episode, command: ContinueAsNew, custom_status: str | None
     ) -> None:
-        """Save that the instance starts again with a new input and without history or timers."""
+        """Save an episode after which the instance starts again.
+
+        The new execution has a new input, and neither history nor timers.
+        """
         instance = episode.instance
         fresh = make_next_execution(episode, command, custom_status)
         episode.statements += [
@@ -184,7 +193,7 @@ class LocalCheckpointer:
         self._committed(episode, shim=Shim())
 
     def _close_events(self, episode: Episode) -> str:
-        """Add the last event, insert the episode's events and return their text."""
+        """Add the last event of an episode, and insert all its events. Return their JSON text."""
         fragment = close_events(episode)
         episode.statements.append(
             records.append_history(episode.instance.id, episode.instance.episode_count, fragment)
@@ -199,7 +208,7 @@ class LocalCheckpointer:
         consumed = [s for m in episode.batch for s in records.consume(episode.instance.id, m)]
         written = self._cache.store.write([*consumed, *episode.statements])
         try:
-            # The store commits it even if this task is cancelled.
+            # The store commits the transaction even if this task is cancelled.
             await asyncio.shield(written)
         except BaseException:
             for child in episode.children:

@@ -1,9 +1,9 @@
-"""Rewind a failed instance: undo its last episode and retry what failed in it.
+"""Rewind a failed instance: undo its last episode, and run the failed tasks again.
 
-The store has the shim as it was before the failing episode, so the task ids are exact. The messages
-of that episode are delivered again, with two exceptions: a failed activity runs again, and a failed
-sub-orchestration is rewound itself. If the episode's message was the timer after a last attempt,
-that attempt is retried.
+The store has the shim in its state before the failing episode, so the task ids are exact. The
+messages of that episode are delivered again, with three exceptions. A failed activity runs again. A
+failed sub-orchestration is rewound, too. If a message was the timer after the last attempt of a
+retry, this attempt is repeated.
 """
 
 import json
@@ -22,7 +22,9 @@ from emulator.functions.durable.shim import Shim
 from emulator.functions.durable.store import Statement
 
 _FAILURES = {EventType.TASK_FAILED, EventType.CHILD_FAILED}
-_TIMER_LOST = "A timer that ran when the instance failed was deleted, so it cannot be rewound."
+_TIMER_LOST = (
+    "The instance cannot be rewound: a timer that was running when it failed has been deleted."
+)
 _MESSAGES = {
     EventType.TASK_COMPLETED,
     EventType.CHILD_COMPLETED,
@@ -33,7 +35,7 @@ Event = dict[str, Any]
 
 
 class Rewinder:
-    """Rewind instances and their failed sub-orchestrations."""
+    """Rewinds instances and their failed sub-orchestrations."""
 
     def __init__(
         self,
@@ -46,7 +48,7 @@ class Rewinder:
         self._set_timer = set_timer
 
     async def rewind(self, instance: OrchestrationInstance) -> None:
-        """Rewind a failed instance. Raises OperationInvalid if that is impossible."""
+        """Rewind a failed instance. Raises OperationInvalid if the failure cannot be undone."""
         statements: list[Statement] = []
         effects: list[Callable[[], None]] = []
         self._collect(instance, statements, effects)
@@ -161,22 +163,26 @@ class Rewinder:
         child = self._cache.find(cause["InstanceId"])
         if child is None or child.status is not Status.FAILED:
             raise OperationInvalid(
-                f"The sub-orchestration {cause['InstanceId']} cannot be rewound anymore."
+                f"The instance cannot be rewound: its child {cause['InstanceId']} is not in "
+                'the "Failed" state.'
             )
         self._collect(child, statements, effects)
 
 
 def _last_attempt(event: Event, shim: Shim, past: list[list[Event]]) -> Event | None:
-    """Undo the last failure of an exhausted retry if `event` is the timer after it.
+    """Undo the last attempt of an exhausted retry if `event` is the timer after that attempt.
 
-    Return that failure, or None if `event` is another event. Raises OperationInvalid.
+    Return the event of the failure, or None if `event` is not such a timer. Raises OperationInvalid
+    if the failure cannot be undone.
     """
     timer = event.get("TimerId")
     retry = shim.retries.get(timer) if timer is not None else None
     if retry is None or not retry.is_waiting or not retry.is_exhausted:
         return None
     if timer != shim.next_task - 1:
-        raise OperationInvalid("Other tasks were scheduled after the last attempt had failed.")
+        raise OperationInvalid(
+            "The instance cannot be rewound: tasks were scheduled after the last attempt failed."
+        )
     for events in reversed(past):
         for failure in reversed(events):
             if failure["EventType"] in _FAILURES:
@@ -186,7 +192,9 @@ def _last_attempt(event: Event, shim: Shim, past: list[list[Event]]) -> Event | 
                 retry.is_waiting = False
                 shim.next_task = timer
                 return failure
-    raise OperationInvalid("The history of the last attempt was deleted.")
+    raise OperationInvalid(
+        "The instance cannot be rewound: the history of the last attempt was deleted."
+    )
 
 
 def _restore(

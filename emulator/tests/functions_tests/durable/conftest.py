@@ -1,4 +1,4 @@
-"""Fixtures: a host with each of the engines, or with the default engine."""
+"""Fixtures of hosts: one runs a test with each engine, one only with the default engine."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from functions_tests.durable.durable_host import EngineHost, make_host
 
 @pytest.fixture(params=["local", "azure-storage"])
 async def host(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[EngineHost]:
-    """Yield a host with each of the engines."""
+    """Yield a host with an engine. Each test runs once for each engine."""
     made = make_host(tmp_path, request.param)
     await made.start()
     yield made
@@ -19,7 +19,7 @@ async def host(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[
 
 @pytest.fixture
 async def local_host(tmp_path: Path) -> AsyncIterator[EngineHost]:
-    """Yield a host with the default engine, for what only that engine does."""
+    """Yield a host with the default engine, for features that only this engine has."""
     made = make_host(tmp_path, "local")
     await made.start()
     yield made

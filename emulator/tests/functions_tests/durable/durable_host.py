@@ -1,4 +1,4 @@
-"""A durable engine for tests, with a manual clock and the SDK's own executor."""
+"""A durable engine for tests, with a manual clock and the executor of the SDK."""
 
 import asyncio
 import inspect
@@ -24,7 +24,7 @@ Body = Callable[[Any], Any]
 
 @dataclass
 class ManualClock:
-    """A clock that a test sets."""
+    """A clock whose time the test sets."""
 
     moment: datetime = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -33,7 +33,7 @@ class ManualClock:
 
 
 class SdkRunner:
-    """Run orchestrators with the SDK's own executor, and activities as plain functions."""
+    """Runs orchestrators with the executor of the SDK, and activities as plain functions."""
 
     def __init__(self) -> None:
         self.bodies: dict[str, Callable[[Any], str]] = {}
@@ -59,7 +59,7 @@ class SdkRunner:
             raise AppUnavailable("down")
         self.contexts.append(json.loads(context_json))
         with warnings.catch_warnings():
-            # The SDK warns about each event that arrives before its wait.
+            # The SDK warns about each event that arrives before the orchestrator waits for it.
             warnings.simplefilter("ignore")
             try:
                 return self.bodies[name](context_json)
@@ -82,7 +82,7 @@ class SdkRunner:
 
 @dataclass
 class EngineHost:
-    """An engine that can be killed and restarted on the same database."""
+    """Runs an engine, which can be killed and restarted on the same database."""
 
     database: Path
     runner: SdkRunner = field(default_factory=SdkRunner)
@@ -90,7 +90,7 @@ class EngineHost:
     make_store: Callable[[Path], Store] = Store
     options: DurableOptions = field(default_factory=DurableOptions)
     storage: AzureStorageOptions | None = None
-    """If set, the engine is the azure-storage engine."""
+    """The options of the azure-storage engine. If None, the default engine is used."""
     _engine: LocalEngine | AzureStorageEngine | None = None
     _deaths: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -111,7 +111,7 @@ class EngineHost:
 
     @property
     def is_dead(self) -> bool:
-        """Return whether a crash point has killed the engine."""
+        """Return whether the engine has been killed or stopped."""
         return self._engine is None
 
     async def start(self) -> LocalEngine | AzureStorageEngine:
@@ -126,7 +126,7 @@ class EngineHost:
         return self._engine
 
     def die(self) -> None:
-        """Kill the engine at a crash point."""
+        """Kill the engine, because it has reached a crash point."""
         engine, self._engine = self._engine, None
         if isinstance(engine, AzureStorageEngine):
             engine.database.abandon()
@@ -140,7 +140,7 @@ class EngineHost:
         await asyncio.gather(*self._deaths)
 
     async def kill(self) -> None:
-        """End the engine as `kill -9` does, losing everything that is not committed."""
+        """End the engine as `kill -9` does. Everything that is not committed is lost."""
         if self._engine is None:
             return
         engine, self._engine = self._engine, None
@@ -152,24 +152,24 @@ class EngineHost:
             await engine.stop()
 
     def outlast_timeouts(self) -> None:
-        """Move the clock past the leases of a dead host and the messages that it held."""
+        """Move the clock until the leases and messages of a dead host have timed out."""
         assert self.storage is not None
         self.clock.moment += timedelta(seconds=self.storage.visibility_timeout_seconds)
 
     async def settle(self) -> None:
-        """Wait until the engine needs a message or a later time to continue."""
+        """Wait until the engine cannot continue without a new message or a later time."""
         quiet = steps = 0
         while quiet < 3:
             await asyncio.sleep(0)
             steps += 1
             idle = self._engine is None or self._engine.is_quiet
             quiet = quiet + 1 if idle else 0
-            # During an outage everything waits for the clock.
+            # During an outage of the app, the engine is never quiet, but waits for the clock.
             if steps > 50 and self._engine is not None and self._engine.app_outage.is_waiting:
                 return
 
     async def pump(self) -> None:
-        """Run the event loop until activities have started that do not end by themselves."""
+        """Run the event loop long enough for the engine to start all activities."""
         for _ in range(30 if self.storage is None else 300):
             await asyncio.sleep(0)
 
@@ -179,7 +179,7 @@ class EngineHost:
         await self.settle()
 
     def leftovers(self) -> int:
-        """Return how many messages, work items and timers are stored."""
+        """Return the number of messages, work items and timers that are in the database."""
         if isinstance(self._engine, AzureStorageEngine):
             tables, read = ["control_messages", "work_items"], self._engine.database.read
         else:
@@ -189,7 +189,7 @@ class EngineHost:
     async def begin(
         self, name: str, value: Any = None, instance_id: str = "i"
     ) -> OrchestrationInstance:
-        """Start an instance as the SDK's client does, and wait until it is idle."""
+        """Start an instance as the SDK's client does, and wait until the engine is idle."""
         text = None if value is None else json.dumps(json.dumps(value))
         await self.engine.start_new(name, instance_id, text)
         await self.settle()
@@ -207,7 +207,7 @@ class EngineHost:
         return str(self.engine.find(instance_id).status)
 
     def scheduled(self, instance_id: str = "i") -> list[tuple[int, str]]:
-        """Return the scheduled tasks in the history, as (task id, name or kind)."""
+        """Return the scheduled tasks in the history, each as task id and function name or kind."""
         names = {4: "", 7: "child ", 10: "timer"}
         events = json.loads(f"[{','.join(self.fragments(instance_id))}]")
         return [
@@ -221,7 +221,7 @@ class EngineHost:
 
 
 def make_host(folder: Path, engine: str) -> EngineHost:
-    """Return a host whose engine is "local" or "azure-storage"."""
+    """Return a host with the engine of this name, "local" or "azure-storage"."""
     if engine == "local":
         return EngineHost(folder / "durable.db")
     return EngineHost(
@@ -231,7 +231,7 @@ def make_host(folder: Path, engine: str) -> EngineHost:
 
 
 def child(host: EngineHost) -> None:
-    """Register an orchestration that waits for an event."""
+    """Register an orchestration that waits for an event and returns it, or fails if told to."""
 
     @host.runner.orchestrator
     def child(context: Any) -> Any:

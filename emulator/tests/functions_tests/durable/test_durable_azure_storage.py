@@ -1,4 +1,4 @@
-"""The azure-storage engine: lost, repeated and refused work."""
+"""Tests of the azure-storage engine: lost, repeated and refused work."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ StartHost = Callable[..., Awaitable[EngineHost]]
 
 
 def job(host: EngineHost) -> None:
-    """Register an orchestration that runs an activity, then waits for an event."""
+    """Register an orchestration that runs an activity and then waits for an external event."""
 
     @host.runner.activity
     def enqueue(value: str) -> str:
@@ -39,7 +39,7 @@ def job(host: EngineHost) -> None:
 
 @pytest.fixture
 async def start_host(tmp_path: Path) -> AsyncIterator[StartHost]:
-    """Start hosts on one task hub, which share a clock and an app."""
+    """Return a function that starts hosts on one task hub. The hosts share a clock and an app."""
     hosts: list[EngineHost] = []
     clock, runner = ManualClock(), SdkRunner()
 
@@ -60,14 +60,14 @@ async def start_host(tmp_path: Path) -> AsyncIterator[StartHost]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait for a condition that does not depend on the clock."""
+    """Wait until `condition` is true, at most 10 s. The manual clock does not advance."""
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - conditions over several hosts
             await asyncio.sleep(0.001)
 
 
 class BlockedOrchestrator:
-    """Block the first run of an orchestrator, as a slow app process does."""
+    """Blocks the first run of an orchestrator until `opened` is set, as a slow app process does."""
 
     def __init__(self, runner: SdkRunner) -> None:
         self.entered = asyncio.Event()
@@ -85,7 +85,7 @@ class BlockedOrchestrator:
 # Events and the first save
 
 
-async def test_an_event_before_the_first_save_is_discarded(
+async def test_an_event_that_is_dequeued_before_the_first_save_is_discarded(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
     host = await start_host()
@@ -102,9 +102,13 @@ async def test_an_event_before_the_first_save_is_discarded(
     assert host.output() == ["i", 2]
 
 
-async def test_an_event_dequeued_with_the_start_is_kept(start_host: StartHost) -> None:
+async def test_an_event_that_is_dequeued_with_the_start_message_is_received(
+    start_host: StartHost,
+) -> None:
     host = await start_host()
-    host.runner.down = True  # the start message is dequeued, and its episode waits for the app
+    host.runner.down = (
+        True  # the host dequeues the start message, but the first episode waits for the app
+    )
     await host.begin("job")
     await host.raise_event("reply", 1)
     host.runner.down = False
@@ -112,7 +116,9 @@ async def test_an_event_dequeued_with_the_start_is_kept(start_host: StartHost) -
     assert host.output() == ["i", 1]
 
 
-async def test_an_event_during_a_later_episode_waits(start_host: StartHost) -> None:
+async def test_an_event_that_arrives_during_a_later_episode_is_used_in_the_next_episode(
+    start_host: StartHost,
+) -> None:
     host = await start_host()
     host.runner.activity_bodies["enqueue"] = lambda _: "sent"
     child(host)
@@ -126,7 +132,7 @@ async def test_an_event_during_a_later_episode_waits(start_host: StartHost) -> N
     assert host.output() == [None, None, 1]
 
 
-async def test_an_event_for_a_finished_instance_is_discarded(
+async def test_an_event_that_arrives_during_the_last_episode_is_discarded(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -145,17 +151,16 @@ async def test_an_event_for_a_finished_instance_is_discarded(
 # Crashes
 
 
-async def test_an_activity_repeats_if_the_host_dies_between_send_and_save(
+async def test_an_activity_runs_twice_if_the_host_dies_between_send_and_save(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The activity runs, an event is discarded, and the start message becomes visible again."""
+    """The activity runs, an event is discarded, and then the start message is visible again."""
     host = await start_host(crash_at=("before-save:job",))
     await host.engine.start_new("job", "i")
     await until(lambda: host.is_dead)
     other = await start_host()
-    host.clock.moment += timedelta(
-        seconds=31
-    )  # the lease is over, the messages are still invisible
+    # The lease has expired, but the messages are still invisible.
+    host.clock.moment += timedelta(seconds=31)
     other.azure_storage_engine.clock_moved()
     await other.settle()
     assert other.runner.calls == [("enqueue", "i")]
@@ -172,7 +177,7 @@ async def test_an_activity_repeats_if_the_host_dies_between_send_and_save(
 
 
 async def test_a_repeated_episode_sends_the_same_task_ids(start_host: StartHost) -> None:
-    """Both completions arrive: the second one is for a completed task and is ignored."""
+    """Both results of the activity arrive, but the second one is ignored."""
     host = await start_host(crash_at=("before-save",))
     await host.engine.start_new("job", "i")
     await until(lambda: host.is_dead)
@@ -200,10 +205,14 @@ async def test_a_repeated_episode_sends_the_same_task_ids(start_host: StartHost)
         ("before-save-after-event:reply", 2),
     ],
 )
-async def test_a_crash_point_is_reached_once(start_host: StartHost, point: str, runs: int) -> None:
+async def test_a_crash_at_a_crash_point_happens_once_in_a_task_hub(
+    start_host: StartHost, point: str, runs: int
+) -> None:
     check_crash_point(point)
     host = await start_host(crash_at=(point,))
-    await start_host()  # another host, which runs the work that the first one sends
+    await (
+        start_host()
+    )  # a second host, which runs the activities and episodes that the first host sends
     await host.engine.start_new("job", "i")
     reply = asyncio.create_task(_reply_until_dead(host))
     await until(lambda: host.is_dead)
@@ -232,7 +241,7 @@ async def _is_event_point_armed(host: EngineHost) -> bool:
     return bool(rows) and host.runner.calls != []
 
 
-def test_an_unknown_crash_point_is_refused() -> None:
+def test_an_unknown_name_of_a_crash_point_is_refused() -> None:
     with pytest.raises(ValueError, match="'before-lunch' is not a crash point: use one of"):
         check_crash_point("before-lunch:job")
     assert check_crash_point("before-save") == CrashPoint.BEFORE_SAVE
@@ -241,7 +250,7 @@ def test_an_unknown_crash_point_is_refused() -> None:
 # Several hosts
 
 
-async def test_a_host_takes_over_the_partitions_of_a_killed_host(start_host: StartHost) -> None:
+async def test_another_host_acquires_the_partitions_of_a_killed_host(start_host: StartHost) -> None:
     one = await start_host()
     two = await start_host()
     for host in (one, two, one, two):
@@ -257,7 +266,7 @@ async def test_a_host_takes_over_the_partitions_of_a_killed_host(start_host: Sta
     for instance_id in ids:
         await one.engine.start_new("job", instance_id)
     await until(lambda: all(two.status(i) == "Running" for i in ids))
-    await two.kill()  # this also moves the clock past the timeouts
+    await two.kill()  # `kill` also moves the clock past the timeouts
     for _ in range(2):
         await one.advance(seconds=1)
     assert one.azure_storage_engine.leases.owned == set(range(PARTITION_COUNT))
@@ -266,7 +275,7 @@ async def test_a_host_takes_over_the_partitions_of_a_killed_host(start_host: Sta
     assert all(one.output(i) == [i, 1] for i in ids)
 
 
-async def test_a_stopped_host_releases_its_partitions_at_once(start_host: StartHost) -> None:
+async def test_a_stopped_host_releases_all_its_partitions_at_once(start_host: StartHost) -> None:
     one, two = await start_host(), await start_host()
     for host in (one, two, one, two):
         await host.advance(seconds=1)
@@ -275,7 +284,9 @@ async def test_a_stopped_host_releases_its_partitions_at_once(start_host: StartH
     assert one.azure_storage_engine.leases.owned == set(range(PARTITION_COUNT))
 
 
-async def test_a_partition_is_released_between_episodes(start_host: StartHost) -> None:
+async def test_a_surplus_partition_is_released_when_its_episode_has_ended(
+    start_host: StartHost,
+) -> None:
     one = await start_host()
     gate = BlockedOrchestrator(one.runner)
     names = (f"i{number}" for number in range(1000))
@@ -293,17 +304,17 @@ async def test_a_partition_is_released_between_episodes(start_host: StartHost) -
     assert PARTITION_COUNT - 1 in two.azure_storage_engine.leases.owned
 
 
-async def test_a_save_by_the_former_owner_of_a_partition_is_refused(
+async def test_the_former_owner_of_a_partition_cannot_save_an_episode(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The app of the first owner hangs until its lease has expired."""
+    """The app of the first host hangs until the lease of this host has expired."""
     one = await start_host()
     gate = BlockedOrchestrator(one.runner)
     await one.engine.start_new("job", "i")
     await gate.entered.wait()
     loop = one.azure_storage_engine._loop
     assert loop is not None
-    loop.cancel()  # it does not renew its leases anymore
+    loop.cancel()  # the first host stops renewing its leases
     one.clock.moment += timedelta(seconds=TIMEOUT_SECONDS)
     two = await start_host()
     await until(lambda: two.status() == "Running")
@@ -318,7 +329,7 @@ async def test_a_save_by_the_former_owner_of_a_partition_is_refused(
     assert two.leftovers() == 0
 
 
-async def test_instances_complete_with_injected_split_brains(
+async def test_orchestrations_complete_in_spite_of_injected_split_brains(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
     host = await start_host(split_brain_rate=0.5, seed=3)
@@ -335,8 +346,8 @@ async def test_instances_complete_with_injected_split_brains(
     assert host.leftovers() == 0
 
 
-async def test_each_host_of_a_task_hub_has_other_random_faults(start_host: StartHost) -> None:
-    """With the same faults, a host that dies in its first episode would always die there."""
+async def test_each_host_of_a_task_hub_has_different_random_faults(start_host: StartHost) -> None:
+    """With equal faults, each host would die in its first episode if the first host does."""
     host = await start_host(crash_rate=0.9, seed=1)
     starts = 0
     await host.engine.start_new("job", "i")
@@ -363,7 +374,9 @@ async def test_the_azure_storage_engine_refuses_a_rewind(start_host: StartHost) 
         await host.engine.rewind("i")
 
 
-async def test_a_wait_ends_when_another_host_finishes_the_instance(start_host: StartHost) -> None:
+async def test_wait_finished_returns_when_another_host_has_finished_the_instance(
+    start_host: StartHost,
+) -> None:
     one = await start_host()
     two = await start_host()
     await one.begin("job")
@@ -374,7 +387,7 @@ async def test_a_wait_ends_when_another_host_finishes_the_instance(start_host: S
     assert not await two.engine.wait_finished((await one.begin("job", instance_id="j")).id, 0)
 
 
-async def test_an_engine_refuses_the_file_of_the_other_engine(
+async def test_each_engine_refuses_the_database_file_of_the_other_engine(
     tmp_path: Path, start_host: StartHost
 ) -> None:
     host = await start_host()
@@ -393,7 +406,9 @@ async def test_an_engine_refuses_the_file_of_the_other_engine(
     await engine.stop()
 
 
-async def test_a_start_waits_for_a_locked_file(start_host: StartHost) -> None:
+async def test_the_start_of_an_instance_waits_until_the_task_hub_is_unlocked(
+    start_host: StartHost,
+) -> None:
     one, two = await start_host(), await start_host()
     connection = two.azure_storage_engine.database._open_connection()
     connection.execute("BEGIN IMMEDIATE")
@@ -405,5 +420,5 @@ async def test_a_start_waits_for_a_locked_file(start_host: StartHost) -> None:
     await until(lambda: one.status() == "Running")
 
 
-def test_instances_are_spread_over_all_partitions() -> None:
+def test_instances_are_distributed_over_all_partitions() -> None:
     assert {find_partition(f"i{number}") for number in range(100)} == set(range(PARTITION_COUNT))

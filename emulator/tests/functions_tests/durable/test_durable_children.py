@@ -1,11 +1,11 @@
-"""Sub-orchestrations."""
+"""Tests of sub-orchestrations."""
 
 from typing import Any
 
 from functions_tests.durable.durable_host import EngineHost, child
 
 
-async def test_a_parent_receives_the_output_of_its_child(host: EngineHost) -> None:
+async def test_a_parent_receives_the_outputs_of_its_sub_orchestrations(host: EngineHost) -> None:
     child(host)
 
     @host.runner.orchestrator
@@ -21,7 +21,7 @@ async def test_a_parent_receives_the_output_of_its_child(host: EngineHost) -> No
     assert host.output() == [["i", 0, "x"], ["i", 1, "y"]]
 
 
-async def test_a_parent_receives_the_failure_of_its_child(host: EngineHost) -> None:
+async def test_a_parent_receives_the_failure_of_its_sub_orchestration(host: EngineHost) -> None:
     child(host)
 
     @host.runner.orchestrator
@@ -36,7 +36,7 @@ async def test_a_parent_receives_the_failure_of_its_child(host: EngineHost) -> N
     assert host.status() == "Failed"
 
 
-async def test_a_child_with_an_id_in_use_fails(host: EngineHost) -> None:
+async def test_the_start_of_a_sub_orchestration_fails_if_its_id_is_in_use(host: EngineHost) -> None:
     child(host)
 
     @host.runner.orchestrator
@@ -49,7 +49,9 @@ async def test_a_child_with_an_id_in_use_fails(host: EngineHost) -> None:
     assert host.status("taken") == "Running"
 
 
-async def test_a_rewind_of_a_parent_rewinds_its_child(local_host: EngineHost) -> None:
+async def test_a_rewind_of_a_parent_also_rewinds_its_failed_sub_orchestration(
+    local_host: EngineHost,
+) -> None:
     host = local_host
     tries = []
 

@@ -1,4 +1,4 @@
-"""The SDK's own client against the management API on a real listener."""
+"""Tests of the management API with the client of the SDK, over HTTP."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ from functions_tests.durable.durable_host import SdkRunner
 
 
 class ListeningHost:
-    """A durable extension behind a listener, as the Functions host runs it."""
+    """A durable extension whose management API is served over HTTP, and a client of the SDK."""
 
     def __init__(self, engine: DurableExtension, runner: SdkRunner, port: int) -> None:
         self.engine = engine
@@ -36,7 +36,7 @@ class ListeningHost:
         )
 
     async def finished(self, instance_id: str) -> Any:
-        """Wait for an instance to end, and return its status."""
+        """Wait until an instance has finished, and return its status."""
         assert await self.engine.engine.wait_finished(instance_id, 20)
         return await self.client.get_status(instance_id)
 
@@ -90,28 +90,30 @@ async def host(tmp_path: Path) -> AsyncIterator[ListeningHost]:
     await engine.stop()
 
 
-async def test_an_instance_starts_takes_an_event_and_completes(host: ListeningHost) -> None:
+async def test_an_instance_completes_after_an_external_event(host: ListeningHost) -> None:
     assert await host.client.start_new("greet", "one", "hello") == "one"
     await host.client.raise_event("one", "name", "Ada")
     status = await host.finished("one")
     assert status.runtime_status is RuntimeStatus.Completed
-    # The SDK encodes an event twice and decodes it once: its issue #295.
+    # The SDK encodes an event twice, but decodes it only once (issue #295 of the SDK).
     assert status.output == 'HELLO "Ada"'
     assert status.custom_status == {"half": "way"}
     assert status.name == "greet"
     assert abs(status.created_time - datetime.now(UTC)) < timedelta(seconds=30)
-    # The SDK omits `showInput=False` from its query, and the default is true.
+    # The SDK omits `showInput=False` from its query, and the API shows the input by default.
     assert status.input_ == '"hello"'
 
 
-async def test_a_start_without_an_id_gets_a_new_id(host: ListeningHost) -> None:
+async def test_an_instance_that_is_started_without_an_id_gets_a_new_id(host: ListeningHost) -> None:
     instance_id = await host.client.start_new("greet", client_input={"a": 1})
     assert len(instance_id) == 32
     assert await host.client.get_status("nobody") is not None
     assert not await host.client.get_status("nobody")
 
 
-async def test_invalid_operations_are_refused(host: ListeningHost) -> None:
+async def test_the_sdk_client_receives_the_errors_of_invalid_operations(
+    host: ListeningHost,
+) -> None:
     with pytest.raises(Exception, match="'nothing' doesn't exist, is disabled, or is not an orch"):
         await host.client.start_new("nothing")
     with pytest.raises(Exception, match="must not start with @"):
@@ -183,7 +185,7 @@ async def test_an_instance_can_be_restarted(host: ListeningHost) -> None:
         await host.client.restart("nobody")
 
 
-async def test_instances_are_listed_and_purged_by_filters(host: ListeningHost) -> None:
+async def test_instances_can_be_listed_and_purged_by_filters(host: ListeningHost) -> None:
     began = datetime.now(UTC) - timedelta(seconds=5)
     for number in range(5):
         await host.client.start_new("greet", f"q-{number}", "x")
@@ -207,7 +209,9 @@ async def test_instances_are_listed_and_purged_by_filters(host: ListeningHost) -
     assert len(await host.client.get_status_all()) == 4
 
 
-async def test_wait_for_completion_returns_the_output(host: ListeningHost) -> None:
+async def test_wait_for_completion_returns_the_output_of_a_finished_instance(
+    host: ListeningHost,
+) -> None:
     await host.client.start_new("greet", "w", "x")
     await host.client.raise_event("w", "name", "z")
     await host.finished("w")
@@ -219,7 +223,7 @@ async def test_wait_for_completion_returns_the_output(host: ListeningHost) -> No
     assert response.status_code == 500
 
 
-async def test_the_management_urls_work(host: ListeningHost) -> None:
+async def test_the_management_urls_of_an_instance_work(host: ListeningHost) -> None:
     links = host.client.create_http_management_payload("l")
     async with httpx.AsyncClient() as http:
         started = await http.post(f"{host.base_url}/orchestrators/greet/l", json={"raw": 1})
@@ -255,7 +259,9 @@ async def test_the_management_urls_work(host: ListeningHost) -> None:
         assert (await http.post(url, json=1)).status_code == 410
 
 
-async def test_a_start_waits_for_the_timeout(host: ListeningHost) -> None:
+async def test_a_start_with_a_timeout_waits_for_the_end_of_the_instance(
+    host: ListeningHost,
+) -> None:
     async with httpx.AsyncClient(base_url=host.base_url) as http:
         query = "timeout=10&pollingInterval=1"
         failed = await http.post(f"/orchestrators/fail/sw?{query}")
@@ -267,7 +273,7 @@ async def test_a_start_waits_for_the_timeout(host: ListeningHost) -> None:
         assert late.status_code == 202
 
 
-async def test_instances_are_listed_in_pages(host: ListeningHost) -> None:
+async def test_the_list_of_instances_is_returned_in_pages(host: ListeningHost) -> None:
     for number in range(5):
         await host.client.start_new("greet", f"p-{number}", "x")
     async with httpx.AsyncClient(base_url=host.base_url) as http:
@@ -286,7 +292,7 @@ async def test_instances_are_listed_in_pages(host: ListeningHost) -> None:
         assert bad.status_code == 400
 
 
-async def test_entities_are_refused(host: ListeningHost) -> None:
+async def test_requests_for_entities_are_refused(host: ListeningHost) -> None:
     async with httpx.AsyncClient(base_url=host.base_url) as http:
         answer = await http.get("/entities/counter/a")
         assert answer.status_code == 500

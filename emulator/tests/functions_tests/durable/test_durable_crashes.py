@@ -1,4 +1,4 @@
-"""Engines that die at commits or at random complete every orchestration."""
+"""Tests that orchestrations complete although engines die at commits or at random."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ from functions_tests.durable.durable_host import EngineHost, make_host
 
 
 class CrashingStore(Store):
-    """A store that dies before or after its n-th commit."""
+    """A store that fails before or after its n-th commit, as if the process had died."""
 
     def __init__(self, path: Path, commits: int, *, after: bool) -> None:
         super().__init__(path)
@@ -41,7 +41,7 @@ class CrashingStore(Store):
 
 
 class CrashingHost:
-    """A host whose engine dies once, at a commit, and a client that retries."""
+    """A host whose engine dies once, at a given commit. Its clients repeat failed requests."""
 
     def __init__(self, host: EngineHost, commits: int, *, after: bool) -> None:
         self.host = host
@@ -116,7 +116,7 @@ def saga(host: EngineHost) -> None:
 
 
 async def _play_client(crashing: CrashingHost) -> None:
-    """Start the saga and send its events, with retries."""
+    """Start the saga, and send its events until the engine accepts them."""
     host = crashing.host
 
     async def start() -> None:
@@ -138,7 +138,7 @@ async def _play_client(crashing: CrashingHost) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True])
-async def test_an_orchestration_survives_a_crash_at_every_commit(
+async def test_an_orchestration_completes_after_a_crash_at_any_commit(
     tmp_path: Path, after: bool
 ) -> None:
     commits = 1
@@ -159,7 +159,7 @@ async def test_an_orchestration_survives_a_crash_at_every_commit(
 
 
 class UnreliableStore(Store):
-    """A store that refuses about a third of the commits."""
+    """A store in which about a third of the commits fail."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -171,7 +171,7 @@ class UnreliableStore(Store):
         super().commit()
 
 
-async def test_refused_transactions_are_retried(tmp_path: Path) -> None:
+async def test_an_orchestration_completes_although_many_commits_fail(tmp_path: Path) -> None:
     host = EngineHost(tmp_path / "hub.db")
     saga(host)
     host.make_store = UnreliableStore
@@ -280,7 +280,7 @@ def _events(step: Any, key: str) -> list[str]:
     deaths=st.lists(st.integers(0, 12), max_size=4),
     early=st.booleans(),
 )
-def test_random_programs_complete_with_killed_hosts(
+def test_random_orchestrations_complete_although_hosts_are_killed(
     tmp_path_factory: pytest.TempPathFactory,
     engine: str,
     program: list[Any],
@@ -312,7 +312,7 @@ def test_random_programs_complete_with_killed_hosts(
 
 
 class FaultyHost:
-    """A host of the azure-storage engine with random faults, restarted when it dies."""
+    """A host with the azure-storage engine and random faults. After a crash, it is restarted."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         faults = FaultOptions(crash_rate=0.1, split_brain_rate=0.3, seed=seed)
@@ -321,7 +321,7 @@ class FaultyHost:
         )
 
     async def run(self, name: str, value: Any, events: list[str]) -> Any:
-        """Start an orchestration, send each event repeatedly, and return the output."""
+        """Start an orchestration, send all events again and again, and return the output."""
         host = self.host
         await host.start()
         await host.engine.start_new(name, "i", None if value is None else json.dumps(value))
@@ -348,7 +348,7 @@ class FaultyHost:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(program=st.lists(Step, min_size=1, max_size=4), seed=st.integers(0, 1000))
-def test_random_programs_complete_with_random_faults(
+def test_random_orchestrations_complete_in_spite_of_random_faults(
     tmp_path_factory: pytest.TempPathFactory, program: list[Any], seed: int
 ) -> None:
     faulty_host = FaultyHost(tmp_path_factory.mktemp("hub"), seed)
@@ -360,7 +360,9 @@ def test_random_programs_complete_with_random_faults(
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_an_orchestration_completes_with_random_faults(tmp_path: Path, seed: int) -> None:
+async def test_the_saga_orchestration_completes_in_spite_of_random_faults(
+    tmp_path: Path, seed: int
+) -> None:
     faulty_host = FaultyHost(tmp_path, seed)
     saga(faulty_host.host)
     output = await faulty_host.run("saga", "[]", ["reply-0", "reply-1"])

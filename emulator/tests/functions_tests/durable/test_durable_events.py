@@ -1,4 +1,4 @@
-"""External events: early, late, repeated, and in another case."""
+"""Tests of external events that arrive early, late, repeatedly or with a different case."""
 
 import json
 from datetime import timedelta
@@ -22,7 +22,9 @@ def waiter(host: EngineHost) -> None:
         return value
 
 
-async def test_an_event_before_the_wait_is_kept(host: EngineHost) -> None:
+async def test_an_event_that_arrives_before_the_wait_is_received_by_the_wait(
+    host: EngineHost,
+) -> None:
     waiter(host)
     await host.begin("waiter")
     await host.raise_event("reply", {"n": 1})
@@ -33,7 +35,9 @@ async def test_an_event_before_the_wait_is_kept(host: EngineHost) -> None:
     assert host.output() == {"n": 1}
 
 
-async def test_repeated_events_are_ignored_and_late_events_refused(host: EngineHost) -> None:
+async def test_a_repeated_event_is_ignored_and_an_event_to_a_finished_instance_is_refused(
+    host: EngineHost,
+) -> None:
     waiter(host)
     await host.begin("waiter")
     await host.advance(seconds=5)
@@ -48,7 +52,7 @@ async def test_repeated_events_are_ignored_and_late_events_refused(host: EngineH
     assert host.leftovers() == 0
 
 
-async def test_event_names_are_case_sensitive(host: EngineHost) -> None:
+async def test_names_of_external_events_are_case_sensitive(host: EngineHost) -> None:
     """The Python SDK compares event names exactly, unlike .NET."""
     waiter(host)
     await host.begin("waiter")
@@ -60,7 +64,7 @@ async def test_event_names_are_case_sensitive(host: EngineHost) -> None:
     assert host.output() == 2
 
 
-async def test_a_task_can_be_awaited_again_after_task_any(host: EngineHost) -> None:
+async def test_an_unfinished_task_of_task_any_can_be_awaited_again(host: EngineHost) -> None:
     @host.runner.orchestrator
     def body(context: Any) -> Any:
         names = {name: context.wait_for_external_event(name) for name in ("started", "reply")}
@@ -77,14 +81,16 @@ async def test_a_task_can_be_awaited_again_after_task_any(host: EngineHost) -> N
     await host.raise_event("started", "s")
     await host.raise_event("reply", "r")
     assert host.output() == ["s", "r"]
-    if host.storage is None:  # in a queue, the message of a cancelled timer stays until it is due
+    if (
+        host.storage is None
+    ):  # a queue keeps the message of a cancelled timer until the timer is due
         assert len(host.local_engine.timers) == 0
         assert host.leftovers() == 0
     await host.advance(seconds=60)
     assert host.leftovers() == 0
 
 
-async def test_several_events_are_replayed_in_one_episode(host: EngineHost) -> None:
+async def test_one_episode_handles_several_external_events(host: EngineHost) -> None:
     @host.runner.orchestrator
     def body(context: Any) -> Any:
         got = []

@@ -1,4 +1,4 @@
-"""The life of an instance: continue-as-new, suspension, ids, refusals, rewind."""
+"""Tests of the life of an instance: continue-as-new, suspension, ids, refusals, rewind."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from emulator.functions.durable.errors import ArgumentInvalid, InstanceExists, O
 from functions_tests.durable.durable_host import EngineHost, child
 
 
-async def test_continue_as_new_starts_with_a_new_input(host: EngineHost) -> None:
+async def test_continue_as_new_starts_a_new_execution_with_a_new_input(host: EngineHost) -> None:
     @host.runner.activity
     def work(n: int) -> int:
         return n
@@ -36,7 +36,7 @@ async def test_continue_as_new_starts_with_a_new_input(host: EngineHost) -> None
     assert host.scheduled() == [(0, "work"), (1, "timer")]
 
 
-async def test_results_of_a_former_execution_are_dropped(host: EngineHost) -> None:
+async def test_activity_results_of_a_former_execution_are_ignored(host: EngineHost) -> None:
     gates = {0: asyncio.Event(), 1: asyncio.Event()}
 
     @host.runner.activity
@@ -75,7 +75,9 @@ async def test_results_of_a_former_execution_are_dropped(host: EngineHost) -> No
     assert host.output() == [1, 1]
 
 
-async def test_replayed_events_are_marked_as_played(host: EngineHost) -> None:
+async def test_only_history_events_of_earlier_episodes_are_marked_as_played(
+    host: EngineHost,
+) -> None:
     child(host)
     await host.begin("child", 'a "IsPlayed":false in the input')
     await host.raise_event("go", 'and "IsPlayed":false in an event')
@@ -90,7 +92,9 @@ async def test_replayed_events_are_marked_as_played(host: EngineHost) -> None:
     assert (first["isReplaying"], second["isReplaying"]) == (False, True)
 
 
-async def test_custom_status_and_input_are_stored(host: EngineHost) -> None:
+async def test_the_custom_status_of_an_instance_is_stored_and_can_be_cleared(
+    host: EngineHost,
+) -> None:
     @host.runner.orchestrator
     def body(context: Any) -> Any:
         context.set_custom_status({"at": context.get_input()["step"]})
@@ -104,7 +108,7 @@ async def test_custom_status_and_input_are_stored(host: EngineHost) -> None:
     assert host.status() == "Completed"
 
 
-async def test_a_long_timer_fires_after_its_last_part(host: EngineHost) -> None:
+async def test_a_timer_of_ten_days_is_split_and_fires_after_ten_days(host: EngineHost) -> None:
     @host.runner.orchestrator
     def body(context: Any) -> Any:
         yield context.create_timer(context.current_utc_datetime + timedelta(days=10))
@@ -119,7 +123,9 @@ async def test_a_long_timer_fires_after_its_last_part(host: EngineHost) -> None:
     assert host.scheduled() == [(0, "timer"), (1, "timer"), (2, "timer")]
 
 
-async def test_a_suspended_instance_keeps_its_messages(host: EngineHost) -> None:
+async def test_messages_to_a_suspended_instance_are_handled_after_the_resumption(
+    host: EngineHost,
+) -> None:
     calls = []
 
     @host.runner.activity
@@ -149,12 +155,12 @@ async def test_a_suspended_instance_keeps_its_messages(host: EngineHost) -> None
     await host.settle()
     assert host.status() == "Suspended"
     await host.engine.resume("i", "go on")
-    if host.storage is None:  # the other engine changes the status with the next episode
+    if host.storage is None:  # the azure-storage engine changes the status in the next episode
         with pytest.raises(OperationInvalid):
             await host.engine.resume("i", "go on")
     await host.settle()
     assert host.output() == ["v", 1]
-    # The result was stored, so the activity did not run again.
+    # The result of the activity was stored, so the activity did not run again.
     assert calls == ["v"]
 
 
@@ -167,7 +173,7 @@ async def test_a_suspended_instance_can_be_terminated(host: EngineHost) -> None:
     assert (host.status(), host.output()) == ("Terminated", "the end")
 
 
-async def test_an_id_is_reusable_after_its_instance_has_finished(host: EngineHost) -> None:
+async def test_the_id_of_a_finished_instance_can_be_used_again(host: EngineHost) -> None:
     child(host)
     await host.begin("child", 1)
     with pytest.raises(InstanceExists):
@@ -186,7 +192,7 @@ async def test_an_invalid_instance_id_is_refused(host: EngineHost, instance_id: 
         await host.engine.start_new("child", instance_id)
 
 
-async def test_an_unknown_function_is_refused(host: EngineHost) -> None:
+async def test_unknown_orchestrators_and_activities_are_refused(host: EngineHost) -> None:
     @host.runner.activity
     def known(value: Any) -> None:
         pass
@@ -205,7 +211,7 @@ async def test_an_unknown_function_is_refused(host: EngineHost) -> None:
     )
 
 
-async def test_unsupported_actions_fail_the_instance(host: EngineHost) -> None:
+async def test_an_instance_fails_if_it_requests_an_unsupported_action(host: EngineHost) -> None:
     @host.runner.orchestrator
     def body(context: Any) -> Any:
         yield context.call_http("GET", "http://localhost/")
@@ -216,7 +222,9 @@ async def test_unsupported_actions_fail_the_instance(host: EngineHost) -> None:
     )
 
 
-async def test_a_rewind_of_the_first_episode_retries_the_activity(local_host: EngineHost) -> None:
+async def test_an_instance_that_failed_in_its_first_episode_can_be_rewound(
+    local_host: EngineHost,
+) -> None:
     host = local_host
     broken = [True]
 

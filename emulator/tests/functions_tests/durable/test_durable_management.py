@@ -1,4 +1,4 @@
-"""The management API with invalid requests: each gets a response, and valid JSON."""
+"""Tests that the management API returns a valid response to each request."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ async def request(  # noqa: PLR0917 - the parts of a request
     headers: dict[str, str] | None = None,
     root_path: str = "",
 ) -> Answer:
-    """Send one request straight to an ASGI application."""
+    """Send one request to an ASGI application without a socket, and return the response."""
     sent: list[Any] = []
     scope = {
         "type": "http",
@@ -92,7 +92,7 @@ JSON = {"content-type": "application/json"}
         ("", "/durabletask"),
     ],
 )
-async def test_the_api_works_with_and_without_its_prefix(
+async def test_the_management_api_works_with_and_without_its_path_prefix(
     engine: DurableExtension, prefix: str, root_path: str
 ) -> None:
     app = engine.management_app
@@ -107,7 +107,9 @@ async def test_the_api_works_with_and_without_its_prefix(
     "body",
     [b"{", b"\xff", b"NaN", b"'x'", b"[" * 100_000, b'{"a":1}x', b"1" * 5000],
 )
-async def test_invalid_json_is_refused(engine: DurableExtension, body: bytes) -> None:
+async def test_a_request_body_with_invalid_json_is_refused(
+    engine: DurableExtension, body: bytes
+) -> None:
     app = engine.management_app
     status, _, answer = await request(app, "POST", "/orchestrators/wait", body)
     assert status == 400
@@ -117,7 +119,9 @@ async def test_invalid_json_is_refused(engine: DurableExtension, body: bytes) ->
     assert status == 400
 
 
-async def test_the_instance_status_is_checked_before_the_body(engine: DurableExtension) -> None:
+async def test_raise_event_checks_the_instance_before_the_request_body(
+    engine: DurableExtension,
+) -> None:
     app = engine.management_app
     assert (await request(app, "POST", "/instances/no/raiseEvent/go", b"{"))[0] == 404
     await request(app, "POST", "/orchestrators/wait/b")
@@ -127,7 +131,7 @@ async def test_the_instance_status_is_checked_before_the_body(engine: DurableExt
     assert (await request(app, "POST", "/instances/b/raiseEvent/go", b"{"))[0] == 410
 
 
-async def test_a_body_over_the_limit_is_refused(engine: DurableExtension) -> None:
+async def test_a_request_body_over_the_limit_is_refused(engine: DurableExtension) -> None:
     body = b" " * (MAX_REQUEST_BODY_BYTES + 1)
     assert (await request(engine.management_app, "POST", "/orchestrators/wait", body))[0] == 413
 
@@ -143,8 +147,8 @@ async def test_a_purge_of_a_running_instance_is_refused(engine: DurableExtension
     assert (await request(app, "DELETE", "/instances", query=everything))[0] == 404
 
 
-async def test_a_reason_that_is_json_is_shown_parsed(engine: DurableExtension) -> None:
-    """The extension shows each output that is JSON parsed."""
+async def test_a_termination_reason_that_is_json_is_shown_as_json(engine: DurableExtension) -> None:
+    """As in the Durable extension, other reasons are shown as strings."""
     app = engine.management_app
     for reason, output in ((b"42", 42), (b"NaN", "NaN"), (b"%7B", "{"), (b"", "")):
         await request(app, "POST", "/orchestrators/wait/r")
@@ -155,7 +159,7 @@ async def test_a_reason_that_is_json_is_shown_parsed(engine: DurableExtension) -
         assert json.loads(body)["output"] == output
 
 
-async def test_a_history_shows_the_reason_of_a_termination(engine: DurableExtension) -> None:
+async def test_the_history_contains_the_reason_of_a_termination(engine: DurableExtension) -> None:
     app = engine.management_app
     for reason, shown in ((b"enough", "enough"), (b"42", "42"), (b"%7B%22a%22:1%7D", '{"a": 1}')):
         await request(app, "POST", "/orchestrators/wait/h")
@@ -168,7 +172,7 @@ async def test_a_history_shows_the_reason_of_a_termination(engine: DurableExtens
         assert events["ExecutionTerminated"]["Input"] == shown
 
 
-async def test_a_status_has_optional_keys_only_if_they_have_a_value(
+async def test_the_status_of_an_instance_omits_keys_without_a_value(
     engine: DurableExtension,
 ) -> None:
     app = engine.management_app
@@ -182,19 +186,21 @@ async def test_a_status_has_optional_keys_only_if_they_have_a_value(
     assert list(json.loads(body))[-1] == "historyEvents"
 
 
-async def test_a_refused_rewind_says_why(engine: DurableExtension) -> None:
+async def test_the_refusal_of_a_rewind_names_the_missing_instance(engine: DurableExtension) -> None:
     app = engine.management_app
     status, _, body = await request(app, "POST", "/instances/none/rewind")
     assert (status, json.loads(body)) == (404, 'No orchestration with instance ID "$none" found.')
 
 
-async def test_a_purge_without_a_start_time_is_refused(engine: DurableExtension) -> None:
+async def test_a_purge_by_filter_without_created_time_from_is_refused(
+    engine: DurableExtension,
+) -> None:
     status, _, body = await request(engine.management_app, "DELETE", "/instances")
     text = "Please provide value for 'createdTimeFrom' parameter."
     assert (status, json.loads(body)) == (400, text)
 
 
-async def test_a_second_suspension_is_refused(engine: DurableExtension) -> None:
+async def test_the_suspension_of_a_suspended_instance_is_refused(engine: DurableExtension) -> None:
     app = engine.management_app
     await request(app, "POST", "/orchestrators/wait/s")
     await request(app, "POST", "/instances/s/raiseEvent/other", b"1", headers=JSON)
@@ -261,7 +267,7 @@ def queries() -> st.SearchStrategy[bytes]:
         max_size=6,
     )
 )
-def test_random_requests_get_a_valid_response(
+def test_random_requests_to_the_management_api_get_a_valid_response(
     tmp_path_factory: pytest.TempPathFactory, kind: str, calls: list[Any]
 ) -> None:
     async def play() -> None:

@@ -1,4 +1,4 @@
-"""Orchestrations from start to end, with histories that the SDK's executor replays."""
+"""Tests of whole orchestrations, whose histories the executor of the SDK replays."""
 
 import asyncio
 from datetime import timedelta
@@ -13,7 +13,7 @@ from emulator.functions.settings import DurableOptions
 from functions_tests.durable.durable_host import EngineHost, make_host
 
 
-async def test_activities_run_one_after_another(host: EngineHost) -> None:
+async def test_chained_activities_run_one_after_another(host: EngineHost) -> None:
     @host.runner.activity
     def add(pair: list[int]) -> int:
         return sum(pair)
@@ -31,8 +31,10 @@ async def test_activities_run_one_after_another(host: EngineHost) -> None:
     assert host.scheduled() == [(0, "add"), (1, "add")]
 
 
-async def test_a_race_of_events_and_a_deadline_after_a_retried_activity(host: EngineHost) -> None:
-    """An activity with retries, then the first of a reply, a cancellation and a deadline."""
+async def test_an_orchestration_ends_with_the_first_of_a_reply_and_a_deadline(
+    host: EngineHost,
+) -> None:
+    """The orchestration has the same steps as a job of the gateway."""
 
     @host.runner.activity
     def enqueue(job: str) -> None:
@@ -64,7 +66,7 @@ async def test_a_race_of_events_and_a_deadline_after_a_retried_activity(host: En
 
 
 @pytest.mark.parametrize("engine", ["local", "azure-storage"])
-async def test_concurrent_activities_are_limited_by_the_host_file(
+async def test_the_number_of_concurrent_activities_is_limited_by_the_options(
     tmp_path: Path, engine: str
 ) -> None:
     host = make_host(tmp_path, engine)
@@ -90,7 +92,7 @@ async def test_concurrent_activities_are_limited_by_the_host_file(
     await host.stop()
 
 
-async def test_a_terminated_instance_leaves_nothing_after_a_purge(host: EngineHost) -> None:
+async def test_a_terminated_instance_does_not_exist_after_a_purge(host: EngineHost) -> None:
     @host.runner.orchestrator
     def wait(context: Any) -> Any:
         yield context.wait_for_external_event("never")

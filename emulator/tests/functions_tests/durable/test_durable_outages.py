@@ -1,4 +1,4 @@
-"""An app that is down or changed, and the state that the host keeps."""
+"""Tests of an app that is down or changed, and of the state that the engine keeps."""
 
 from datetime import timedelta
 from typing import Any
@@ -9,7 +9,9 @@ from emulator.functions.durable.errors import DatabaseInUse
 from functions_tests.durable.durable_host import EngineHost, child
 
 
-async def test_changed_orchestrator_code_fails_the_instance(host: EngineHost) -> None:
+async def test_an_instance_fails_if_the_code_of_its_orchestrator_was_changed(
+    host: EngineHost,
+) -> None:
     names = ["first", "second"]
 
     @host.runner.orchestrator
@@ -27,7 +29,9 @@ async def test_changed_orchestrator_code_fails_the_instance(host: EngineHost) ->
     assert "Non-Deterministic workflow detected" in host.output()
 
 
-async def test_an_error_of_changed_orchestrator_code_is_reported(host: EngineHost) -> None:
+async def test_the_failure_of_an_instance_contains_the_error_of_changed_orchestrator_code(
+    host: EngineHost,
+) -> None:
     is_changed = False
 
     @host.runner.orchestrator
@@ -44,7 +48,9 @@ async def test_an_error_of_changed_orchestrator_code_is_reported(host: EngineHos
     assert host.output() == "Orchestrator function 'body' failed: changed"
 
 
-async def test_an_output_that_is_not_json_fails_the_instance(host: EngineHost) -> None:
+async def test_an_instance_fails_if_its_output_cannot_be_converted_to_json(
+    host: EngineHost,
+) -> None:
     @host.runner.orchestrator
     def body(context: Any) -> Any:
         return object()
@@ -54,7 +60,7 @@ async def test_an_output_that_is_not_json_fails_the_instance(host: EngineHost) -
     assert "not JSON serializable" in host.output()
 
 
-async def test_work_continues_after_an_outage_of_the_app(host: EngineHost) -> None:
+async def test_an_orchestration_continues_after_an_outage_of_the_app(host: EngineHost) -> None:
     child(host)
 
     @host.runner.activity
@@ -76,7 +82,9 @@ async def test_work_continues_after_an_outage_of_the_app(host: EngineHost) -> No
     assert host.runner.calls == [("work", 1)]
 
 
-async def test_an_activity_result_during_an_outage_is_kept(local_host: EngineHost) -> None:
+async def test_an_activity_result_that_arrives_during_an_outage_of_the_app_is_stored(
+    local_host: EngineHost,
+) -> None:
     host = local_host
 
     @host.runner.activity
@@ -98,7 +106,9 @@ async def test_an_activity_result_during_an_outage_is_kept(local_host: EngineHos
     assert len(host.runner.calls) == 1
 
 
-async def test_idle_instances_are_removed_from_full_memory(local_host: EngineHost) -> None:
+async def test_idle_instances_are_removed_from_memory_if_memory_is_full(
+    local_host: EngineHost,
+) -> None:
     host = local_host
     child(host)
     host.local_engine.cache._memory_characters = 20_000
@@ -110,7 +120,9 @@ async def test_idle_instances_are_removed_from_full_memory(local_host: EngineHos
         assert host.output(f"m{number}") == [None, number, "x"]
 
 
-async def test_two_hosts_cannot_share_a_database(local_host: EngineHost) -> None:
+async def test_a_second_host_cannot_open_the_database_of_the_default_engine(
+    local_host: EngineHost,
+) -> None:
     host = local_host
     other = EngineHost(host.database)
     with pytest.raises(DatabaseInUse):

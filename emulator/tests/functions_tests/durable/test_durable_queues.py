@@ -1,4 +1,4 @@
-"""The queues, the leases and the selection of messages of the azure-storage engine."""
+"""Tests of the queues, the leases and the selection of messages in the azure-storage engine."""
 
 import sqlite3
 from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 def instance(status: Status, next_task: int = 0) -> LoadedInstance:
-    """Return an instance that has had its first episode, unless it is pending."""
+    """Return an instance. Unless its status is pending, it has had its first episode."""
     turn = 0 if status is Status.PENDING else 1
     shim = Shim(next_task=next_task)
     return LoadedInstance(
@@ -77,7 +77,7 @@ def message(
         (instance(Status.FAILED), message(EventType.EVENT_RAISED), "Instance is Failed"),
     ],
 )
-def test_select_messages_takes_or_refuses_a_message(
+def test_a_message_is_selected_or_refused_by_the_state_of_the_instance(
     loaded: LoadedInstance | None, dequeued: QueueMessage, reason: str | None
 ) -> None:
     result = select_messages(loaded, [dequeued])
@@ -91,7 +91,9 @@ def test_select_messages_takes_or_refuses_a_message(
 # Queues
 
 
-async def test_a_message_returns_after_its_visibility_timeout(database: Database) -> None:
+async def test_a_dequeued_message_becomes_visible_again_after_its_visibility_timeout(
+    database: Database,
+) -> None:
     sql, arguments = queues.send("i", TaskMessage(EventType.EVENT_RAISED, "{}"), 10)
     await database.transact(lambda connection: connection.execute(sql, arguments))
 
@@ -105,7 +107,9 @@ async def test_a_message_returns_after_its_visibility_timeout(database: Database
     assert (second.sequence, second.dequeue_count) == (first.sequence, 2)
 
 
-async def test_a_receipt_is_invalid_after_another_host_dequeues(database: Database) -> None:
+async def test_the_receipt_of_a_message_is_invalid_after_another_host_has_dequeued_the_message(
+    database: Database,
+) -> None:
     sql, arguments = queues.send("i", TaskMessage(EventType.EVENT_RAISED, "{}"), 0)
 
     def run(connection: sqlite3.Connection) -> None:
@@ -122,7 +126,7 @@ async def test_a_receipt_is_invalid_after_another_host_dequeues(database: Databa
     await database.transact(run)
 
 
-def test_backoff_is_exponential_up_to_the_timeout() -> None:
+def test_the_backoff_of_abandoned_messages_is_exponential_up_to_the_timeout() -> None:
     assert [queues.backoff_seconds(n, 60) for n in (1, 2, 5, 6, 99)] == [2, 4, 32, 60, 60]
     assert queues.backoff_seconds(99, 3600) == 600
 
@@ -130,7 +134,9 @@ def test_backoff_is_exponential_up_to_the_timeout() -> None:
 # Leases
 
 
-async def test_an_expired_lease_is_acquired_by_another_host(database: Database) -> None:
+async def test_another_host_acquires_expired_leases_and_releases_its_surplus(
+    database: Database,
+) -> None:
     one, two = PartitionLeases("1"), PartitionLeases("2")
 
     def run(connection: sqlite3.Connection) -> None:

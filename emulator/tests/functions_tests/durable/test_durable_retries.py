@@ -1,4 +1,4 @@
-"""Retries: the engine's task ids are those of the SDK."""
+"""Tests that the engine numbers the tasks of retries as the SDK does."""
 
 import asyncio
 from datetime import timedelta
@@ -11,7 +11,7 @@ from functions_tests.durable.durable_host import EngineHost
 
 
 def flaky(host: EngineHost, failures: int) -> None:
-    """Register an activity that fails the given number of times for each argument."""
+    """Register an activity that, for each argument, fails `failures` times and then succeeds."""
     left: dict[str, int] = {}
 
     @host.runner.activity
@@ -23,7 +23,9 @@ def flaky(host: EngineHost, failures: int) -> None:
         return f"{name} is up"
 
 
-async def test_a_later_attempt_completes_the_task(host: EngineHost) -> None:
+async def test_a_task_with_retries_completes_when_a_later_attempt_succeeds(
+    host: EngineHost,
+) -> None:
     flaky(host, 2)
 
     @host.runner.activity
@@ -53,7 +55,9 @@ async def test_a_later_attempt_completes_the_task(host: EngineHost) -> None:
     ]
 
 
-async def test_the_last_failure_waits_for_one_more_timer(host: EngineHost) -> None:
+async def test_a_task_fails_only_one_retry_interval_after_the_last_attempt(
+    host: EngineHost,
+) -> None:
     flaky(host, 9)
 
     @host.runner.activity
@@ -78,8 +82,10 @@ async def test_the_last_failure_waits_for_one_more_timer(host: EngineHost) -> No
 
 
 @pytest.mark.parametrize("failures", [0, 1, 2, 3])
-async def test_concurrent_retries_keep_their_task_ids(host: EngineHost, failures: int) -> None:
-    """The engine numbers failures of one episode in the order of the SDK."""
+async def test_the_task_ids_of_concurrent_retries_match_those_of_the_sdk(
+    host: EngineHost, failures: int
+) -> None:
+    """The engine numbers the tasks after several failures in the same order as the SDK."""
     flaky(host, failures)
 
     @host.runner.activity
@@ -101,7 +107,7 @@ async def test_concurrent_retries_keep_their_task_ids(host: EngineHost, failures
     assert host.output() == ["a is up", 7, "b is up", "c is up", 8]
 
 
-async def test_a_retry_timer_and_an_event_in_one_episode_keep_the_task_ids(
+async def test_the_task_ids_of_a_retry_match_those_of_the_sdk_after_another_timer(
     host: EngineHost,
 ) -> None:
     flaky(host, 2)
@@ -125,7 +131,7 @@ async def test_a_retry_timer_and_an_event_in_one_episode_keep_the_task_ids(
     assert [task for task, _ in host.scheduled()] == [0, 1, 2, 3, 4, 5]
 
 
-async def test_a_retry_survives_restarts(host: EngineHost) -> None:
+async def test_a_task_with_retries_completes_in_spite_of_restarts(host: EngineHost) -> None:
     flaky(host, 2)
 
     @host.runner.orchestrator
@@ -161,7 +167,9 @@ async def test_a_failed_sub_orchestration_is_retried(host: EngineHost, fixed: st
     assert [task for task, _ in host.scheduled()] == [0, 1, 2, 3, 4]
 
 
-async def test_a_rewind_repeats_the_last_attempt(local_host: EngineHost) -> None:
+async def test_a_rewind_repeats_the_last_attempt_of_a_task_with_retries(
+    local_host: EngineHost,
+) -> None:
     host = local_host
     flaky(host, 2)
 
@@ -183,8 +191,10 @@ async def test_a_rewind_repeats_the_last_attempt(local_host: EngineHost) -> None
     assert host.output() == "a is up!"
 
 
-async def test_a_failure_after_an_event_in_the_mailbox_keeps_the_task_ids(host: EngineHost) -> None:
-    """The SDK numbers the activity of the event before the timer of the failure."""
+async def test_the_task_ids_match_those_of_the_sdk_if_a_failure_follows_an_event(
+    host: EngineHost,
+) -> None:
+    """The SDK numbers the activity after the event before the timer after the failure."""
     gate = asyncio.Event()
 
     @host.runner.activity

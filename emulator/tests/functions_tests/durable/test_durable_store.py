@@ -1,4 +1,4 @@
-"""The store's transactions and checkpoints, and the heap of timers."""
+"""Tests of the transactions and checkpoints of the store, and of the timer queue."""
 
 import asyncio
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     made.abandon()
 
 
-async def test_a_failed_transaction_does_not_fail_the_others(store: Store) -> None:
+async def test_a_failed_write_to_the_store_does_not_make_other_writes_fail(store: Store) -> None:
     good = store.write([(INSERT, ("a", "1"))])
     bad = store.write([(INSERT, ("b", "1")), (INSERT, ("a", "2"))])
     late = store.write([(INSERT, ("c", "1"))])
@@ -36,7 +36,7 @@ async def test_a_failed_transaction_does_not_fail_the_others(store: Store) -> No
     assert store.read("SELECT name FROM settings ORDER BY name") == [("a",), ("c",)]
 
 
-async def test_writes_of_one_tick_share_a_commit(
+async def test_writes_in_one_iteration_of_the_event_loop_share_a_commit(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commits = 0
@@ -53,7 +53,7 @@ async def test_writes_of_one_tick_share_a_commit(
     assert store.read("SELECT count(*) FROM settings") == [(50,)]
 
 
-async def test_the_write_ahead_log_is_checkpointed(
+async def test_checkpoints_keep_the_write_ahead_log_small(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "_COMMITS_PER_CHECKPOINT", 10)
@@ -66,7 +66,7 @@ async def test_the_write_ahead_log_is_checkpointed(
     assert (tmp_path / "s.db").stat().st_size > 2_000_000
 
 
-def test_a_foreign_database_is_not_changed(tmp_path: Path, store: Store) -> None:
+def test_the_store_refuses_a_database_of_another_version(tmp_path: Path, store: Store) -> None:
     other = Store(tmp_path / "t.db")
     other.open()
     assert other._connection is not None
@@ -76,7 +76,7 @@ def test_a_foreign_database_is_not_changed(tmp_path: Path, store: Store) -> None
         Store(tmp_path / "t.db").open()
 
 
-async def test_timers_fire_in_order_and_only_when_due() -> None:
+async def test_timers_fire_in_the_order_of_their_due_times_and_not_before() -> None:
     clock = ManualClock()
     timers = TimerQueue(clock)
     now = to_micros(clock.now())
@@ -93,7 +93,7 @@ async def test_timers_fire_in_order_and_only_when_due() -> None:
     timers.close()
 
 
-async def test_cancelled_timers_leave_the_heap() -> None:
+async def test_cancelled_timers_are_removed_from_the_heap_of_the_timer_queue() -> None:
     clock = ManualClock()
     timers = TimerQueue(clock)
     for n in range(10_000):

@@ -25,12 +25,12 @@ json_values = st.recursive(
 )
 
 
-def test_a_minimal_host_file_has_the_defaults_of_azure() -> None:
+def test_missing_settings_of_the_host_file_have_the_defaults_of_azure() -> None:
     assert parse_host_file({"version": "2.0"}) == HostFile()
     assert HostFile().route_prefix == "api"
 
 
-def test_host_file_settings_are_read() -> None:
+def test_all_supported_settings_of_the_host_file_are_read() -> None:
     found = parse_host_file(
         {
             "version": "2.0",
@@ -60,13 +60,15 @@ def test_host_file_settings_are_read() -> None:
     assert found.service_bus.max_lock_renewal_seconds == 150
 
 
-def test_a_function_timeout_of_minus_one_is_unlimited() -> None:
+def test_a_function_timeout_of_minus_one_means_no_timeout() -> None:
     found = parse_host_file({"version": "2.0", "functionTimeout": "-1"})
     assert found.function_timeout_seconds is None
 
 
 @given(st.dictionaries(st.sampled_from(["extensions", "functionTimeout", "x"]), json_values))
-def test_a_random_host_file_is_read_or_refused(document: dict[str, object]) -> None:
+def test_a_random_host_file_is_read_or_refused_with_a_setting_error(
+    document: dict[str, object],
+) -> None:
     with contextlib.suppress(SettingError):
         parse_host_file({"version": "2.0", **document})
 
@@ -74,7 +76,7 @@ def test_a_random_host_file_is_read_or_refused(document: dict[str, object]) -> N
 @pytest.mark.parametrize(
     ("text", "seconds"), [("00:00:01", 1), ("1.00:00:00", 86400), ("00:05", 300)]
 )
-def test_a_time_span_is_parsed_to_seconds(text: str, seconds: float) -> None:
+def test_a_time_span_is_converted_to_seconds(text: str, seconds: float) -> None:
     assert parse_timespan(text) == seconds
 
 
@@ -84,19 +86,19 @@ def test_an_invalid_time_span_is_refused(text: str) -> None:
         parse_timespan(text)
 
 
-def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+def test_a_host_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     (tmp_path / "host.json").write_text('\ufeff{"version": "2.0"}', encoding="utf-8")
     assert read_host_file(tmp_path) == HostFile()
 
 
-def test_the_environment_overrides_local_settings(tmp_path: Path) -> None:
+def test_environment_variables_take_precedence_over_local_settings(tmp_path: Path) -> None:
     (tmp_path / "local.settings.json").write_text('{"Values": {"A": "file", "B": "file"}}')
     settings = read_app_settings(tmp_path, {"B": "environment"})
     assert settings == {"A": "file", "B": "environment"}
     assert read_app_settings(tmp_path / "none", {}) == {}
 
 
-def test_setting_references_are_resolved_in_nested_values() -> None:
+def test_references_to_app_settings_are_resolved_in_nested_values() -> None:
     settings = {"QUEUE": "jobs", "N": "1"}
     binding = {"queueName": "%QUEUE%-%N%", "list": ["%N%"], "count": 3, "percent": "100% sure"}
     assert resolve(binding, settings) == {
@@ -109,7 +111,7 @@ def test_setting_references_are_resolved_in_nested_values() -> None:
         resolve("%NONE%", settings)
 
 
-def test_a_data_directory_is_locked_by_one_host(tmp_path: Path) -> None:
+def test_only_one_host_at_a_time_can_lock_a_data_directory(tmp_path: Path) -> None:
     with (
         lock_data_directory(tmp_path / "data"),
         pytest.raises(HostDirectoryInUse),

@@ -19,7 +19,7 @@ NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
 
 
 class SettableClock:
-    """A clock that a test sets."""
+    """A clock whose time the test sets."""
 
     def __init__(self, instant: datetime = NOON) -> None:
         self.instant = instant
@@ -29,7 +29,7 @@ class SettableClock:
 
 
 class RecordedCalls:
-    """Record the payloads of a timer."""
+    """Records the payloads with which a timer calls its function."""
 
     def __init__(self, failure: Exception | None = None) -> None:
         self.payloads: list[dict[str, object]] = []
@@ -50,12 +50,15 @@ class RecordedCalls:
         ("0 30 9 * * 1-5", datetime(2026, 3, 3, 9, 30, tzinfo=UTC)),
         ("0 30 9 * JAN Mon", datetime(2027, 1, 4, 9, 30, tzinfo=UTC)),
         ("0 30 9 * january monday", datetime(2027, 1, 4, 9, 30, tzinfo=UTC)),
-        ("0 0 0 13 * Fri", datetime(2026, 3, 13, tzinfo=UTC)),  # both must match
+        (
+            "0 0 0 13 * Fri",
+            datetime(2026, 3, 13, tzinfo=UTC),
+        ),  # the day of the month and the weekday must match
         ("*/5 * * * *", NOON + timedelta(minutes=5)),
         ("00:10:00", NOON + timedelta(minutes=10)),
     ],
 )
-def test_a_schedule_gives_the_next_due_time(text: str, following: datetime) -> None:
+def test_next_after_returns_the_next_due_time_of_a_schedule(text: str, following: datetime) -> None:
     assert Schedule(text).next_after(NOON) == following
 
 
@@ -77,13 +80,13 @@ def test_a_schedule_gives_the_next_due_time(text: str, following: datetime) -> N
         "* * * * * * *",
     ],
 )
-def test_an_invalid_schedule_is_refused(text: str) -> None:
+def test_an_invalid_timer_schedule_is_refused(text: str) -> None:
     with pytest.raises(ScheduleError):
         Schedule(text)
 
 
 @given(st.text(alphabet="0123456789*/,-: MONmon", max_size=24))
-def test_a_random_schedule_is_parsed_or_refused(text: str) -> None:
+def test_a_random_timer_schedule_is_parsed_or_refused(text: str) -> None:
     try:
         schedule = Schedule(text)
     except ScheduleError:
@@ -101,12 +104,14 @@ def timer(
     return TimerTrigger(TimerOptions("tidy", Schedule(schedule), **options), folder, fire, clock)
 
 
-async def test_runs_follow_the_schedule_and_have_their_status(tmp_path: Path) -> None:
+async def test_a_timer_runs_on_schedule_and_receives_the_status_of_the_last_run(
+    tmp_path: Path,
+) -> None:
     clock, fire = SettableClock(), RecordedCalls()
     hourly = timer(tmp_path, clock, fire)
     due = hourly.first_run()
     assert due == TimerRun(NOON + timedelta(hours=1))
-    clock.instant = due.at - timedelta(milliseconds=2)  # woken a little early
+    clock.instant = due.at - timedelta(milliseconds=2)  # the timer wakes a little early
     due = await hourly.run_once(due)
     assert due == TimerRun(NOON + timedelta(hours=2))
     clock.instant = due.at
@@ -119,7 +124,9 @@ async def test_runs_follow_the_schedule_and_have_their_status(tmp_path: Path) ->
     }
 
 
-async def test_a_missed_run_is_made_up_once_as_past_due(tmp_path: Path) -> None:
+async def test_several_missed_runs_of_a_timer_cause_one_run_that_is_past_due(
+    tmp_path: Path,
+) -> None:
     clock, fire = SettableClock(), RecordedCalls()
     timer(tmp_path, clock, fire).first_run()
     clock.instant += timedelta(hours=5)
@@ -130,7 +137,7 @@ async def test_a_missed_run_is_made_up_once_as_past_due(tmp_path: Path) -> None:
     assert [payload["IsPastDue"] for payload in fire.payloads] == [True]
 
 
-def test_a_restart_keeps_the_next_run(tmp_path: Path) -> None:
+def test_the_next_run_of_a_timer_is_the_same_after_a_restart(tmp_path: Path) -> None:
     clock = SettableClock()
     timer(tmp_path, clock, RecordedCalls(), "01:00:00").first_run()
     clock.instant += timedelta(minutes=50)
@@ -138,7 +145,7 @@ def test_a_restart_keeps_the_next_run(tmp_path: Path) -> None:
     assert due == TimerRun(NOON + timedelta(hours=1))
 
 
-def test_a_changed_schedule_ignores_the_stored_run(tmp_path: Path) -> None:
+def test_the_stored_next_run_is_ignored_after_a_change_of_the_schedule(tmp_path: Path) -> None:
     clock = SettableClock()
     timer(tmp_path, clock, RecordedCalls()).first_run()
     clock.instant += timedelta(hours=5)
@@ -146,7 +153,7 @@ def test_a_changed_schedule_ignores_the_stored_run(tmp_path: Path) -> None:
     assert due == TimerRun(NOON + timedelta(hours=5, minutes=30))
 
 
-def test_a_missed_run_is_skipped_without_a_monitor(tmp_path: Path) -> None:
+def test_a_timer_without_use_monitor_skips_missed_runs(tmp_path: Path) -> None:
     clock = SettableClock()
     timer(tmp_path, clock, RecordedCalls(), use_monitor=False).first_run()
     clock.instant += timedelta(hours=5)
@@ -155,26 +162,26 @@ def test_a_missed_run_is_skipped_without_a_monitor(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_frequent_timer_stores_no_state(tmp_path: Path) -> None:
+def test_a_timer_with_several_runs_a_minute_does_not_store_its_state(tmp_path: Path) -> None:
     timer(tmp_path, SettableClock(), RecordedCalls(), "*/30 * * * * *").first_run()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_timer_with_run_on_startup_runs_at_start(tmp_path: Path) -> None:
+def test_a_timer_with_run_on_startup_runs_when_the_host_starts(tmp_path: Path) -> None:
     assert timer(
         tmp_path, SettableClock(), RecordedCalls(), run_on_startup=True
     ).first_run() == TimerRun(NOON)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"Schedule": "0 0 * * * *", "Next": 1}'])
-def test_a_damaged_state_file_is_replaced(text: str, tmp_path: Path) -> None:
+def test_a_damaged_state_file_of_a_timer_is_replaced(text: str, tmp_path: Path) -> None:
     (tmp_path / "tidy.json").write_text(text)
     due = timer(tmp_path, SettableClock(), RecordedCalls()).first_run()
     assert due == TimerRun(NOON + timedelta(hours=1))
     assert json.loads((tmp_path / "tidy.json").read_text())["Next"] == due.at.isoformat()
 
 
-async def test_a_failed_function_runs_again_on_schedule(tmp_path: Path) -> None:
+async def test_a_timer_function_that_failed_runs_again_at_its_next_due_time(tmp_path: Path) -> None:
     fire = RecordedCalls(FunctionFailure("ValueError", "no"))
     hourly = timer(tmp_path, SettableClock(), fire)
     assert await hourly.run_once(TimerRun(NOON)) == TimerRun(NOON + timedelta(hours=1))

@@ -1,4 +1,4 @@
-"""Run the host as a process of its own for tests."""
+"""Run the Functions host in a separate process for tests."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ _TIMEOUT_SECONDS = 40.0
 
 @dataclass
 class RunningHost:
-    """A host process, with the lines of its log."""
+    """A host process, and the lines that it has logged."""
 
     process: asyncio.subprocess.Process
     lines: list[str] = field(default_factory=list)
@@ -26,7 +26,7 @@ class RunningHost:
     _listener: asyncio.Task[None] | None = None
 
     async def logged(self, pattern: str, *, after: int = 0) -> re.Match[str]:
-        """Wait for a line that matches, after the first `after` lines."""
+        """Wait until the host logs a line that matches. The first `after` lines are skipped."""
         async with asyncio.timeout(_TIMEOUT_SECONDS), self._changed:
             while True:
                 for line in self.lines[after:]:
@@ -36,7 +36,7 @@ class RunningHost:
                 await self._changed.wait()
 
     def app_pid(self) -> int:
-        """Return the id of the app process, the only child of the host."""
+        """Return the process id of the app process, which is the only child of the host."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         pids = children.read_text().split()
         assert len(pids) == 1
@@ -46,7 +46,7 @@ class RunningHost:
         self._listener = asyncio.create_task(self._listen())
 
     async def stop(self) -> int:
-        """Stop the host with SIGTERM and return the exit status."""
+        """Stop the host with SIGTERM, and return the exit status of the host."""
         if self.process.returncode is None:
             self.process.terminate()
         try:
@@ -73,12 +73,12 @@ class RunningHost:
 
 
 def copy_app(name: str, to: Path) -> Path:
-    """Copy a sample app to a folder of its own."""
+    """Copy a sample app to the folder `to`, and return this folder."""
     return shutil.copytree(APPS / name, to, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def write_app(folder: Path, source: str, host: str = '{"version": "2.0"}') -> Path:
-    """Write an app of one file."""
+    """Write an app that consists of one source file and host.json, and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "function_app.py").write_text(source)
     (folder / "host.json").write_text(host)
@@ -88,7 +88,7 @@ def write_app(folder: Path, source: str, host: str = '{"version": "2.0"}') -> Pa
 async def start_host(
     folder: Path, data: Path, *options: str, environment: Mapping[str, str] | None = None
 ) -> RunningHost:
-    """Start a host process on a free port."""
+    """Start a host process, on a free port unless the options contain a port."""
     command = [sys.executable, "-m", "emulator.functions", "--app", str(folder)]
     command += ["--data", str(data), *options]
     if "--port" not in options:
@@ -107,7 +107,7 @@ async def start_host(
 async def running_host(
     folder: Path, data: Path, *options: str, environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[RunningHost]:
-    """Run a host until it listens, and stop it at the end."""
+    """Return a context manager that starts a host, waits until it listens, and stops it."""
     host = await start_host(folder, data, *options, environment=environment)
     try:
         host.url = (await host.logged(_LISTENING.pattern))[1]
@@ -119,7 +119,7 @@ async def running_host(
 async def failed_start(
     folder: Path, data: Path, *options: str, environment: Mapping[str, str] | None = None
 ) -> tuple[int, str]:
-    """Start a host that must fail; return its exit status and its last log line."""
+    """Start a host that must fail. Return its exit status and the last line of its log."""
     host = await start_host(folder, data, *options, environment=environment)
     try:
         async with asyncio.timeout(_TIMEOUT_SECONDS):

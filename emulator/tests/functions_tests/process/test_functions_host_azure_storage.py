@@ -1,4 +1,4 @@
-"""Host processes with the azure-storage engine: kills, and a shared task hub."""
+"""Tests of host processes with the azure-storage engine that are killed or share a task hub."""
 
 import asyncio
 import contextlib
@@ -60,9 +60,9 @@ async def killed(host: RunningHost) -> None:
         assert await host.process.wait() == -signal.SIGKILL
 
 
-async def test_an_event_between_send_and_save_is_lost_if_the_host_dies(tmp_path: Path) -> None:
+async def test_an_event_before_the_first_save_is_lost_if_the_host_dies(tmp_path: Path) -> None:
     folder, data = copy_app("durable", tmp_path / "app"), tmp_path / "data"
-    # The next host must find the event before the start message becomes visible again.
+    # The timeout is long, so that the next host finds the event before the start message.
     timeout = ("--visibility-timeout", "10")
     options = (*ENGINE, *timeout, "--crash-at", "before-save-after-event:approval")
     host = await start_host(folder, data, *options, environment={"HUB": "TestHub"})
@@ -77,7 +77,7 @@ async def test_an_event_between_send_and_save_is_lost_if_the_host_dies(tmp_path:
     lines = host.lines
     async with running_host(folder, data, *options, environment={"HUB": "TestHub"}) as host:
         await reaches(host.url, "a", "Running")
-        # The dying host may have dequeued the event itself.
+        # Either the killed host or the next host has dequeued the event.
         lost = "a: Discarding 1 dequeued history event(s): No such instance"
         assert any(line.endswith(lost) for line in [*lines, *host.lines])
         assert await approve(host.url, "a") == 202
@@ -87,14 +87,16 @@ async def test_an_event_between_send_and_save_is_lost_if_the_host_dies(tmp_path:
     assert not (data / "durable.db").exists()
 
 
-async def test_two_hosts_share_a_task_hub(tmp_path: Path) -> None:
+async def test_two_hosts_share_a_task_hub_and_one_continues_after_the_other_is_killed(
+    tmp_path: Path,
+) -> None:
     folder, hub = copy_app("durable", tmp_path / "app"), str(tmp_path / "hub.db")
     options: Any = (*ENGINE, *TIMEOUT, "--task-hub", hub)
     environment = {"HUB": "TestHub"}
     async with running_host(folder, tmp_path / "1", *options, environment=environment) as one:
         two = await start_host(folder, tmp_path / "2", *options, environment=environment)
         url = (await two.logged(STARTED))[1]
-        await one.logged(r"partitions \[2, 3\] are no longer this host's")
+        await one.logged(r"this host no longer owns the partitions \[2, 3\]")
         names = [f"n{number}" for number in range(8)]
         for name in names:
             await start(url, "approval", name)
@@ -113,11 +115,11 @@ async def test_two_hosts_share_a_task_hub(tmp_path: Path) -> None:
     [
         (("--crash-at", "before-save"), "--crash-at needs --engine azure-storage"),
         ((*ENGINE, "--crash-at", "lunch"), "'lunch' is not a crash point: use one of before-send"),
-        ((*ENGINE, "--visibility-timeout", "0.1"), "0.1 is not between 0.5 and 604800.0"),
-        ((*ENGINE, "--crash-rate", "2"), "2 is not between 0 and 1"),
+        ((*ENGINE, "--visibility-timeout", "0.1"), "expected 0.5 to 604800.0 s, got 0.1"),
+        ((*ENGINE, "--crash-rate", "2"), "expected a probability from 0 to 1, got 2"),
     ],
 )
-async def test_an_invalid_engine_option_is_refused(
+async def test_the_host_refuses_invalid_options_of_the_engine(
     tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:
     folder = copy_app("durable", tmp_path / "app")

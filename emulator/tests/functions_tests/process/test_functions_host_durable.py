@@ -1,4 +1,4 @@
-"""A durable app in a real host, with the unmodified SDK."""
+"""Tests of a durable app in a host process, with the unmodified SDK."""
 
 import asyncio
 import os
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def finished(client: httpx.AsyncClient, links: dict[str, str]) -> dict[str, Any]:
-    """Poll the status URL until the instance has ended."""
+    """Poll the status URL until the instance has ended, and return its status."""
     async with asyncio.timeout(30):
         while True:
             response = await client.get(links["statusQueryGetUri"])
@@ -56,7 +56,7 @@ async def finished(client: httpx.AsyncClient, links: dict[str, str]) -> dict[str
         ("failing", None, "Activity function 'breaks' failed:  ValueError: out of order"),
     ],
 )
-async def test_each_sample_orchestration_completes_with_its_output(
+async def test_each_sample_orchestration_completes_with_the_expected_output(
     client: httpx.AsyncClient, name: str, value: object, output: object
 ) -> None:
     response = await client.post(f"/api/start/{name}", json=value)
@@ -65,7 +65,7 @@ async def test_each_sample_orchestration_completes_with_its_output(
     assert (status["runtimeStatus"], status["output"]) == ("Completed", output), status
 
 
-async def test_the_management_urls_raise_an_event_and_end_the_wait(
+async def test_an_event_through_the_management_url_completes_a_waiting_orchestration(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
     response = await client.post("/api/start/approval", params={"id": "order-1"}, json=None)
@@ -83,7 +83,7 @@ async def test_the_management_urls_raise_an_event_and_end_the_wait(
     assert (await client.post(event, json=True)).status_code == 410
 
 
-async def test_the_sdks_wait_for_completion_returns_the_output(
+async def test_wait_for_completion_of_the_sdk_returns_the_output(
     client: httpx.AsyncClient,
 ) -> None:
     response = await client.post("/api/wait/chaining", json="Oslo")
@@ -93,7 +93,7 @@ async def test_the_sdks_wait_for_completion_returns_the_output(
     )
 
 
-async def test_an_activity_is_repeated_after_the_app_process_dies_in_it(
+async def test_an_activity_runs_again_if_the_app_process_dies_during_the_activity(
     client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     response = await client.post("/api/start/crashing", json=str(tmp_path / "marker"))
@@ -101,7 +101,7 @@ async def test_an_activity_is_repeated_after_the_app_process_dies_in_it(
     assert status["output"] == "survived"
 
 
-async def test_instances_survive_a_kill_of_the_host(tmp_path: Path) -> None:
+async def test_orchestration_instances_survive_a_kill_of_the_host(tmp_path: Path) -> None:
     folder, data = copy_app("durable", tmp_path / "app"), tmp_path / "data"
     async with running_host(folder, data, environment=HUB) as host, httpx.AsyncClient() as client:
         started = [
@@ -126,7 +126,7 @@ async def test_instances_survive_a_kill_of_the_host(tmp_path: Path) -> None:
         ]
 
 
-async def test_a_start_survives_a_kill_of_the_app_process(
+async def test_accepted_orchestrations_complete_after_a_kill_of_the_app_process(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
     async def start() -> httpx.Response:

@@ -1,4 +1,4 @@
-"""HTTP triggers of a real host process over real HTTP."""
+"""Tests of HTTP triggers: a host process receives real HTTP requests."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ HUNDRED_MIB = 100 * 1024 * 1024
 
 
 def emulator_is_installed() -> bool:
-    """Return whether an emulator other than this checkout is installed for the interpreter."""
+    """Return whether `emulator` is installed for the interpreter outside this checkout."""
     command = [sys.executable, "-P", "-c", "import emulator; print(emulator.__file__)"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     found = subprocess.run(
@@ -50,7 +50,7 @@ async def client(host: RunningHost) -> AsyncIterator[httpx.AsyncClient]:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_a_function_receives_all_parts_of_a_request(
+async def test_a_function_receives_all_fields_of_the_http_request(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -81,10 +81,14 @@ async def test_a_function_receives_all_parts_of_a_request(
     [
         ("GET", "/api/noop", 200),
         ("GET", "/API/Noop/", 200),
-        ("DELETE", "/api/noop", 200),  # a route without methods serves all methods
+        ("DELETE", "/api/noop", 200),  # a route without a list of methods serves all methods
         ("GET", "/api/echo/cats/seven", 404),
         ("GET", "/api/echo/c4ts/7", 404),
-        ("PUT", "/api/echo/cats/7", 404),  # Azure responds 404, not 405, to another method
+        (
+            "PUT",
+            "/api/echo/cats/7",
+            404,
+        ),  # as in Azure, a method that the route does not serve gets 404, not 405
         ("GET", "/noop", 404),
         ("GET", "/api", 404),
         ("GET", "/admin/nowhere", 404),
@@ -97,7 +101,7 @@ async def test_a_function_receives_all_parts_of_a_request(
         ("POST", "/admin/functions/noop", 400),
     ],
 )
-async def test_a_request_is_routed_by_path_and_method(
+async def test_http_requests_are_routed_by_path_and_method(
     client: httpx.AsyncClient, method: str, path: str, status: int
 ) -> None:
     assert (await client.request(method, path)).status_code == status
@@ -114,14 +118,14 @@ async def test_a_request_is_routed_by_path_and_method(
         ("/api/by-id/tom", {"name": "tom"}),
     ],
 )
-async def test_a_literal_route_precedes_a_parameter(
+async def test_a_literal_route_segment_takes_precedence_over_a_route_parameter(
     client: httpx.AsyncClient, path: str, answer: dict[str, object] | None
 ) -> None:
     got = (await client.get(path)).json()
     assert got == (answer or {"guid": path.rsplit("/", 1)[1]})
 
 
-async def test_a_response_keeps_status_headers_cookies_and_charset(
+async def test_the_client_receives_the_status_headers_cookies_and_charset_of_the_function(
     client: httpx.AsyncClient,
 ) -> None:
     response = await client.get("/api/cookies")
@@ -139,13 +143,13 @@ async def test_a_response_keeps_status_headers_cookies_and_charset(
     assert response.headers["content-type"] == "text/plain; charset=utf-8"
 
 
-async def test_a_response_to_head_has_no_body(client: httpx.AsyncClient) -> None:
+async def test_the_response_to_a_head_request_has_no_body(client: httpx.AsyncClient) -> None:
     response = await client.head("/api/noop")
     assert (response.status_code, response.content) == (200, b"")
 
 
 @pytest.mark.parametrize("path", ["broken", "nothing", "leaves", "smuggle?value=a%0D%0AX-In: 1"])
-async def test_a_failed_function_responds_500_without_a_body(
+async def test_a_request_to_a_failing_function_gets_status_500_without_a_body(
     client: httpx.AsyncClient, path: str
 ) -> None:
     response = await client.get(f"/api/{path}")
@@ -154,7 +158,7 @@ async def test_a_failed_function_responds_500_without_a_body(
     assert (await client.get("/api/noop")).text == "ok"
 
 
-async def test_a_failure_is_logged_with_the_name_of_the_function(
+async def test_the_log_of_a_failed_function_contains_the_name_of_the_function(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
     before = len(host.lines)
@@ -169,14 +173,16 @@ async def test_a_failure_is_logged_with_the_name_of_the_function(
     )
 
 
-async def test_bodies_of_100_mib_pass_in_both_directions(client: httpx.AsyncClient) -> None:
+async def test_large_request_and_response_bodies_are_transferred_completely(
+    client: httpx.AsyncClient,
+) -> None:
     response = await client.post("/api/size", content=b"x" * HUNDRED_MIB)
     assert response.json() == HUNDRED_MIB
     response = await client.get("/api/large", params={"bytes": 20_000_000})
     assert len(response.content) == 20_000_000
 
 
-async def test_a_body_over_100_mib_is_refused(client: httpx.AsyncClient) -> None:
+async def test_a_request_body_over_100_mib_is_refused(client: httpx.AsyncClient) -> None:
     response = await client.post("/api/size", content=b"x" * (HUNDRED_MIB + 1))
     assert response.status_code == 413
 
@@ -188,11 +194,13 @@ async def test_a_body_over_100_mib_is_refused(client: httpx.AsyncClient) -> None
         response = await client.post("/api/size", content=pieces())
         assert response.status_code == 413
     except httpx.WriteError:
-        pass  # refused while the body was being sent
+        pass  # the host refused the request while the client was sending the body
     assert (await client.get("/api/noop")).text == "ok"
 
 
-async def test_a_body_without_content_length_arrives_empty(client: httpx.AsyncClient) -> None:
+async def test_the_function_receives_an_empty_body_if_content_length_is_missing(
+    client: httpx.AsyncClient,
+) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         for _ in range(20):
             yield b"x" * 50_000
@@ -203,7 +211,7 @@ async def test_a_body_without_content_length_arrives_empty(client: httpx.AsyncCl
     assert answer.json() == 1_000_000
 
 
-async def test_a_blocking_function_does_not_delay_others(
+async def test_blocked_function_calls_do_not_delay_other_function_calls(
     client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     gates = [tmp_path / f"gate{number}" for number in range(3)]
@@ -220,7 +228,7 @@ async def test_a_blocking_function_does_not_delay_others(
     assert [response.text for response in await asyncio.gather(*blocked)] == ["done"] * 3
 
 
-async def test_the_app_has_its_settings_and_cannot_import_the_hosts_modules(
+async def test_the_app_receives_the_app_settings_and_cannot_import_modules_of_the_host(
     client: httpx.AsyncClient,
 ) -> None:
     names = "FROM_FILE,FROM_BOTH,FUNCTIONS_WORKER_RUNTIME,AZURE_FUNCTIONS_ENVIRONMENT"
@@ -238,15 +246,16 @@ async def test_the_app_has_its_settings_and_cannot_import_the_hosts_modules(
 
 
 @pytest.mark.skipif(
-    emulator_is_installed(), reason="an app may import what is installed beside its interpreter"
+    emulator_is_installed(),
+    reason="the app may import an emulator that is installed for its interpreter",
 )
-async def test_the_checkout_of_the_host_is_not_importable_by_the_app(
+async def test_the_app_cannot_import_the_emulator_from_the_checkout(
     client: httpx.AsyncClient,
 ) -> None:
     assert (await client.get("/api/imports", params={"name": "emulator"})).status_code == 404
 
 
-async def test_invalid_http_does_not_stop_the_host(
+async def test_the_host_still_responds_after_invalid_http(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
     port = int(host.url.rsplit(":", 1)[1])
@@ -271,7 +280,7 @@ async def test_invalid_http_does_not_stop_the_host(
         (b"HTTP/1.1\r\nHost: a/api/size?", 400),
     ],
 )
-async def test_a_request_without_exactly_one_valid_host_is_refused(
+async def test_a_request_is_refused_unless_it_has_one_valid_host_header(
     host: RunningHost, head: bytes, status: int
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", int(host.url.rsplit(":", 1)[1]))
@@ -281,7 +290,7 @@ async def test_a_request_without_exactly_one_valid_host_is_refused(
     assert answer.startswith(b"HTTP/1.1 %d " % status)
 
 
-async def test_a_connection_with_endless_headers_is_closed(
+async def test_the_host_closes_a_connection_whose_request_headers_do_not_end(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
     port = int(host.url.rsplit(":", 1)[1])
@@ -299,7 +308,7 @@ async def test_a_connection_with_endless_headers_is_closed(
     assert (await client.get("/api/noop")).text == "ok"
 
 
-async def test_a_killed_app_process_is_restarted(
+async def test_the_host_restarts_a_killed_app_process(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
     before = len(host.lines)
@@ -308,5 +317,5 @@ async def test_a_killed_app_process_is_restarted(
     os.kill(host.app_pid(), signal.SIGKILL)
     response = await hanging
     assert (response.status_code, response.content) == (502, b"")
-    assert (await client.get("/api/noop")).text == "ok"  # waits for the restart
-    await host.logged("was killed by SIGKILL; it is restarted", after=before)
+    assert (await client.get("/api/noop")).text == "ok"  # the request waits for the restart
+    await host.logged("was killed by SIGKILL; the host starts it again", after=before)

@@ -1,4 +1,4 @@
-"""Service Bus triggers in a real host against the emulated Service Bus."""
+"""Tests of Service Bus triggers: a host process receives from the Service Bus emulator."""
 
 import asyncio
 import json
@@ -55,7 +55,7 @@ def write_config(folder: Path) -> Path:
 
 @asynccontextmanager
 async def running_bus(folder: Path, port: int) -> AsyncIterator[None]:
-    """Run the emulated Service Bus on the data in a folder."""
+    """Run the Service Bus emulator with the data in a folder."""
     config = write_config(folder)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "emulator.servicebus", "--config", str(config)),
@@ -113,7 +113,7 @@ async def seen(host: RunningHost, *, count: int = 1) -> dict[str, Any]:
     return message
 
 
-async def test_a_message_reaches_the_function_with_its_metadata(
+async def test_a_queue_function_receives_the_message_and_the_trigger_metadata(
     host: RunningHost, bus_port: int
 ) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -142,7 +142,7 @@ async def test_a_message_reaches_the_function_with_its_metadata(
     await host.logged("done good")
 
 
-async def test_a_message_is_redelivered_and_dead_lettered_if_its_function_raises(
+async def test_a_message_is_redelivered_and_then_dead_lettered_if_the_function_raises(
     host: RunningHost, bus_port: int
 ) -> None:
     await send(bus_port, "jobs", ServiceBusMessage(b"bad", message_id="m-2"))
@@ -151,12 +151,14 @@ async def test_a_message_is_redelivered_and_dead_lettered_if_its_function_raises
     await host.logged(r"Functions.on_dead\] dead bad MaxDeliveryCountExceeded")
 
 
-async def test_a_parameter_annotated_str_receives_text(host: RunningHost, bus_port: int) -> None:
+async def test_a_queue_function_with_a_str_parameter_receives_the_message_as_text(
+    host: RunningHost, bus_port: int
+) -> None:
     await send(bus_port, "texts", ServiceBusMessage("Grüße"))
     await host.logged(r"Functions.on_text\] text 'Grüße'")
 
 
-async def test_messages_are_processed_concurrently_and_their_locks_are_renewed(
+async def test_concurrent_messages_keep_their_locks_longer_than_the_lock_duration(
     host: RunningHost, bus_port: int, tmp_path: Path
 ) -> None:
     gates = [tmp_path / f"gate{number}" for number in range(3)]
@@ -165,14 +167,16 @@ async def test_messages_are_processed_concurrently_and_their_locks_are_renewed(
     await send(bus_port, "jobs", *(ServiceBusMessage(f"wait {gate}") for gate in gates))
     for gate in gates:
         await host.logged(rf'"body": "wait {gate}"')
-    await asyncio.sleep(LOCK_SECONDS + 1)  # a test cannot set the clock of the broker
+    await asyncio.sleep(
+        LOCK_SECONDS + 1
+    )  # sleep, because a test cannot set the clock of the emulator process
     for gate in gates:
         await asyncio.to_thread(gate.write_text, "go")
         await host.logged(f"done wait {gate}")
     assert not [line for line in host.lines if '"count": 2' in line or "lock" in line]
 
 
-async def test_a_message_is_redelivered_after_the_app_process_dies(
+async def test_a_message_is_redelivered_after_the_app_process_has_died(
     host: RunningHost, bus_port: int, tmp_path: Path
 ) -> None:
     body = f"crash {tmp_path / 'marker'}"
@@ -181,19 +185,25 @@ async def test_a_message_is_redelivered_after_the_app_process_dies(
     await host.logged(f"done {body}")
 
 
-async def test_a_trigger_reconnects_after_the_service_bus_restarts(tmp_path: Path) -> None:
+async def test_a_queue_trigger_reconnects_after_a_restart_of_the_service_bus_emulator(
+    tmp_path: Path,
+) -> None:
     port = free_port()
     folder = copy_app("queue", tmp_path / "app")
     async with running_host(folder, tmp_path / "data", environment=environment(port)) as host:
-        await host.logged(r"WARNING .* jobs \(Functions.on_job\) cannot be received from")
+        await host.logged(r"WARNING .* no messages can be received from jobs \(Functions.on_job\)")
         async with running_bus(tmp_path / "bus", port):
-            await host.logged(r"jobs \(Functions.on_job\) can be received from again")
+            await host.logged(r"messages can be received from jobs \(Functions.on_job\) again")
             await send(port, "jobs", ServiceBusMessage(b"first"))
             await host.logged("done first")
         before = len(host.lines)
-        await host.logged(r"WARNING .* jobs \(Functions.on_job\) cannot", after=before)
+        await host.logged(r"WARNING .* no messages can be received from jobs", after=before)
         async with running_bus(tmp_path / "bus", port):
             await send(port, "jobs", ServiceBusMessage(b"second"))
             await host.logged("done second")
-        complaints = [line for line in host.lines if "on_job) cannot be received" in line]
+        complaints = [
+            line
+            for line in host.lines
+            if "no messages can be received from jobs (Functions.on_job)" in line
+        ]
         assert len(complaints) <= 3

@@ -1,4 +1,4 @@
-"""The start and the stop of a host: refusals, kills, limits."""
+"""Tests of the start and the stop of a host process, and of the limits in host.json."""
 
 import asyncio
 import os
@@ -38,7 +38,7 @@ REFUSED = {
         "@app.activity_trigger(input_name='p')\ndef a(p: dict[str, int]): pass",
         "cannot load the a function: binding p has invalid non-type annotation dict[str, int]",
     ),
-    "a parameter that nothing fills": (
+    "a parameter without a binding": (
         "@app.route(route='x')\ndef a(req: func.HttpRequest, other): pass",
         (
             "cannot load the a function: the following parameters are declared in Python but not "
@@ -64,11 +64,11 @@ REFUSED = {
         "@app.route(route='x')\ndef a(req: func.HttpRequest) -> dict: pass",
         'Python return annotation "dict" does not match binding type "http"',
     ),
-    "a return annotation that is no type": (
+    "a return annotation that is not a type": (
         "@app.route(route='x')\ndef a(req: func.HttpRequest) -> Optional[str]: pass",
         "has invalid non-type return annotation typing.Optional[str]",
     ),
-    "two functions of one name": (
+    "two functions with the same name": (
         "@app.route(route='x')\ndef a(req): pass\n@app.route(route='y')\ndef a(req): pass",
         "a",
     ),
@@ -89,34 +89,34 @@ REFUSED = {
         "@app.route(route='x')\ndef a(req): pass",
         "The specified route conflicts with one or more built in routes.",
     ),
-    "a bad route": (
+    "an invalid route": (
         "@app.route(route='x/{id:colour}')\ndef a(req): pass",
-        "'api/x/{id:colour}': the constraint 'colour' is not known",
+        "'api/x/{id:colour}': the constraint 'colour' is unknown or invalid",
     ),
-    "a schedule that is none": (
+    "an invalid schedule": (
         "@app.timer_trigger(arg_name='t', schedule='every day')\ndef a(t): pass",
         "The schedule expression 'every day' was not recognized as a valid cron expression",
     ),
-    "a setting that is missing": (
+    "a missing app setting": (
         "@app.timer_trigger(arg_name='t', schedule='%WHEN%')\ndef a(t): pass",
         "cannot load the a function: '%WHEN%' does not resolve to a value",
     ),
-    "a connection that is missing": (
+    "a missing connection string": (
         (
             "@app.service_bus_queue_trigger(arg_name='m', queue_name='q', connection='BUS')\n"
             "def a(m: func.ServiceBusMessage): pass"
         ),
         "the Service Bus connection string 'BUS' is missing or empty",
     ),
-    "a binding that is not served": (
+    "a binding that the host does not support": (
         "@app.blob_trigger(arg_name='b', path='p', connection='c')\ndef a(b): pass",
-        "this host does not serve bindings of type 'blobTrigger'",
+        "this host does not support bindings of type 'blobTrigger'",
     ),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_an_app_that_azure_refuses_is_refused(case: str, tmp_path: Path) -> None:
+async def test_the_host_refuses_an_invalid_app(case: str, tmp_path: Path) -> None:
     source, expected = REFUSED[case]
     host_file = BUNDLED
     if case == "a reserved route":
@@ -132,13 +132,13 @@ async def test_an_app_that_azure_refuses_is_refused(case: str, tmp_path: Path) -
     [
         (None, "host.json is missing: a Function App folder needs a host.json"),
         ("{", "host.json: "),
-        ("[]", "a JSON object is expected"),
-        ("{}", "the 'version' must be \"2.0\", got null"),
+        ("[]", "expected a JSON object"),
+        ("{}", "expected the 'version' \"2.0\", got null"),
         ('{"version": "2.0", "functionTimeout": "soon"}', '"soon" is not a time span'),
-        ('{"version": "2.0", "extensions": 1}', "'extensions' must be an object"),
+        ('{"version": "2.0", "extensions": 1}', "'extensions' must be a JSON object"),
     ],
 )
-async def test_a_bad_host_file_is_refused(
+async def test_the_host_refuses_an_invalid_host_file(
     host_file: str | None, expected: str, tmp_path: Path
 ) -> None:
     folder = write_app(tmp_path / "app", "", host_file or "")
@@ -148,7 +148,7 @@ async def test_a_bad_host_file_is_refused(
     assert (status, expected in line) == (2, True), line
 
 
-async def test_a_missing_extension_bundle_is_refused(tmp_path: Path) -> None:
+async def test_the_host_refuses_a_durable_app_without_an_extension_bundle(tmp_path: Path) -> None:
     source = HEAD + "@app.activity_trigger(input_name='p')\ndef a(p): pass"
     folder = write_app(tmp_path / "app", source)
     status, line = await failed_start(folder, tmp_path / "data")
@@ -159,14 +159,14 @@ async def test_a_missing_extension_bundle_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["{", "[]", '{"IsEncrypted": true}', '{"Values": []}', '{"Values": {"A": 1}}']
 )
-async def test_bad_local_settings_are_refused(text: str, tmp_path: Path) -> None:
+async def test_the_host_refuses_invalid_local_settings(text: str, tmp_path: Path) -> None:
     folder = copy_app("web", tmp_path / "app")
     (folder / "local.settings.json").write_text(text)
     status, line = await failed_start(folder, tmp_path / "data")
     assert (status, "local.settings.json" in line) == (2, True)
 
 
-async def test_bad_options_are_refused(tmp_path: Path) -> None:
+async def test_the_host_refuses_invalid_command_line_options(tmp_path: Path) -> None:
     folder = copy_app("web", tmp_path / "app")
     data = tmp_path / "data"
     assert (await failed_start(tmp_path / "nowhere", data))[0] == 2
@@ -178,7 +178,7 @@ async def test_bad_options_are_refused(tmp_path: Path) -> None:
     assert (status, "/no/such/python cannot be started" in line) == (1, True)
 
 
-async def test_a_port_in_use_is_reported(tmp_path: Path) -> None:
+async def test_the_host_names_a_port_in_use_and_exits_with_98(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
         folder = copy_app("web", tmp_path / "app")
@@ -186,19 +186,22 @@ async def test_a_port_in_use_is_reported(tmp_path: Path) -> None:
     assert (status, line) == (98, f"emulator.functions: port {port} is in use by another program")
 
 
-async def test_a_host_needs_only_a_folder_and_locks_its_data(
+async def test_a_second_host_on_the_same_data_directory_is_refused(
     tmp_path: Path,
 ) -> None:
     folder, data = copy_app("web", tmp_path / "app"), tmp_path / "data"
     async with running_host(folder, data) as host, httpx.AsyncClient() as client:
         assert (await client.get(f"{host.url}/api/text")).text == "hello from next door"
         status, line = await failed_start(folder, data)
-        assert (status, line) == (2, f"emulator.functions: another host is running on {data}")
+        assert (status, line) == (
+            2,
+            f"emulator.functions: another host uses the data directory {data}",
+        )
         assert (await client.get(f"{host.url}/api/noop")).text == "ok"
     assert host.process.returncode == 0
 
 
-async def test_a_host_stops_cleanly_while_the_app_loads(tmp_path: Path) -> None:
+async def test_a_host_can_be_stopped_while_the_app_is_loading(tmp_path: Path) -> None:
     source = "print('loading', flush=True)\nimport threading\nthreading.Event().wait()"
     folder = write_app(tmp_path / "app", source)
     host = await start_host(folder, tmp_path / "data")
@@ -209,7 +212,7 @@ async def test_a_host_stops_cleanly_while_the_app_loads(tmp_path: Path) -> None:
         os.kill(app_pid, 0)
 
 
-async def test_the_app_process_ends_with_a_killed_host(
+async def test_the_app_process_ends_when_the_host_is_killed(
     tmp_path: Path,
 ) -> None:
     folder, data = copy_app("web", tmp_path / "app"), tmp_path / "data"
@@ -223,7 +226,7 @@ async def test_the_app_process_ends_with_a_killed_host(
         assert (await client.get(f"{host.url}/api/noop")).text == "ok"
 
 
-async def test_an_empty_route_prefix_leaves_the_hosts_paths(
+async def test_the_host_still_serves_the_admin_paths_with_an_empty_route_prefix(
     tmp_path: Path,
 ) -> None:
     source = HEAD + (
@@ -245,7 +248,7 @@ async def test_an_empty_route_prefix_leaves_the_hosts_paths(
         assert functions[0]["invoke_url_template"] == f"{host.url}/{{*path}}"
 
 
-async def test_a_function_over_the_function_timeout_is_ended(tmp_path: Path) -> None:
+async def test_a_request_gets_status_500_after_the_function_timeout(tmp_path: Path) -> None:
     folder = copy_app("web", tmp_path / "app")
     (folder / "host.json").write_text('{"version": "2.0", "functionTimeout": "00:00:01"}')
     async with running_host(folder, tmp_path / "data") as host, httpx.AsyncClient() as client:
@@ -254,13 +257,15 @@ async def test_a_function_over_the_function_timeout_is_ended(tmp_path: Path) -> 
         assert (await client.get(f"{host.url}/api/noop", timeout=20)).text == "ok"
 
 
-async def test_requests_in_flight_finish_before_the_host_stops(tmp_path: Path) -> None:
+async def test_requests_in_flight_are_answered_before_the_host_stops(tmp_path: Path) -> None:
     folder, gate = copy_app("web", tmp_path / "app"), tmp_path / "gate"
     os.mkfifo(gate)
     async with running_host(folder, tmp_path / "data") as host, httpx.AsyncClient() as client:
         query = {"until": str(gate)}
         request = asyncio.create_task(client.get(f"{host.url}/api/block", params=query))
-        writer = await asyncio.to_thread(gate.open, "w")  # returns when the function reads
+        writer = await asyncio.to_thread(
+            gate.open, "w"
+        )  # returns when the function has opened the pipe
         host.process.terminate()
         await host.logged("shutting down")
         writer.write("done")
@@ -269,7 +274,7 @@ async def test_requests_in_flight_finish_before_the_host_stops(tmp_path: Path) -
         assert await host.process.wait() == 0
 
 
-async def test_the_thread_count_setting_sizes_the_thread_pool(tmp_path: Path) -> None:
+async def test_the_thread_count_setting_limits_the_size_of_the_thread_pool(tmp_path: Path) -> None:
     folder, gate = copy_app("web", tmp_path / "app"), tmp_path / "gate"
     os.mkfifo(gate)
     one_thread = {"PYTHON_THREADPOOL_THREAD_COUNT": "1"}
@@ -289,7 +294,7 @@ async def test_the_thread_count_setting_sizes_the_thread_pool(tmp_path: Path) ->
         assert (await block).text == ""
 
 
-async def test_requests_over_max_outstanding_requests_get_429(tmp_path: Path) -> None:
+async def test_requests_over_max_outstanding_requests_get_status_429(tmp_path: Path) -> None:
     folder, gate = copy_app("web", tmp_path / "app"), tmp_path / "gate"
     os.mkfifo(gate)
     limit = '{"version": "2.0", "extensions": {"http": {"maxOutstandingRequests": 1}}}'

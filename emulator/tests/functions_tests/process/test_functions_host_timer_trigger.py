@@ -1,4 +1,4 @@
-"""Timer triggers in a real host."""
+"""Tests of timer triggers in a host process."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,9 @@ from functions_tests.process.host_process import copy_app, running_host
 SETTINGS = {"EVERY": "* * * * * *", "AzureWebJobs.switched_off.Disabled": "true"}
 
 
-async def test_timers_run_on_schedule_at_startup_on_demand_and_late(tmp_path: Path) -> None:
+async def test_timer_functions_run_on_schedule_at_startup_on_request_and_after_a_missed_run(
+    tmp_path: Path,
+) -> None:
     folder, data = copy_app("timers", tmp_path / "app"), tmp_path / "data"
     async with running_host(folder, data, environment=SETTINGS) as host:
         await host.logged(r"\[Functions.at_start\] at start False")

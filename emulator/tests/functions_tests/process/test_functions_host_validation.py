@@ -1,7 +1,7 @@
-"""The validation at load, compared with Microsoft's worker library if it is installed.
+"""Compare the validation of functions with that of Microsoft's worker library.
 
-azure-functions-runtime needs Python 3.13. With other versions, the tests of the start check the
-texts.
+The library, azure-functions-runtime, needs Python 3.13. If it is not installed, these tests are
+skipped, and only `test_functions_host_start` checks the texts of the validation.
 """
 
 import itertools
@@ -81,7 +81,7 @@ def outcome(check: Callable[[], Any]) -> str:
 
 
 def both(register: Callable[[df.DFApp, Any], None], call: Any) -> tuple[str, str]:
-    """Return the results of this host and of Microsoft's worker for a function."""
+    """Return the result of the validation by this host, and by Microsoft's worker."""
     app = df.DFApp()
     register(app, call)
     (indexed,) = app.get_functions()
@@ -100,7 +100,7 @@ def both(register: Callable[[df.DFApp, Any], None], call: Any) -> tuple[str, str
     ("parameter", "returned"),
     list(itertools.product(PARAMETER_ANNOTATIONS, RETURN_ANNOTATIONS)),
 )
-def test_annotations_are_accepted_or_refused_as_in_azure(
+def test_function_annotations_are_accepted_or_refused_as_in_azure(
     register: Callable[[df.DFApp, Any], None], parameter: Any, returned: Any
 ) -> None:
     def call(given: Any) -> Any:
@@ -141,12 +141,12 @@ def with_unknown_annotation(given: "Nowhere") -> None: ...  # type: ignore[name-
     ],
 )
 @pytest.mark.parametrize("register", [activity, timer, queue])
-def test_parameters_are_accepted_or_refused_as_in_azure(
+def test_function_parameters_are_accepted_or_refused_as_in_azure(
     register: Callable[[df.DFApp, Any], None], call: Any
 ) -> None:
     ours, theirs = both(register, call)
     assert ours == theirs
 
 
-def test_a_load_error_has_the_class_name_of_azure() -> None:
+def test_the_text_of_a_load_error_is_the_same_as_in_azure() -> None:
     assert str(FunctionLoadError("f", "why")) == str(functions.FunctionLoadError("f", "why"))

@@ -1,7 +1,7 @@
-"""Orchestrations for the tests."""
+"""Orchestrations, activities and HTTP functions that the tests start."""
 
 # mypy: disable-error-code="untyped-decorator"
-# Durable's decorators are not annotated.
+# The decorators of azure.durable_functions are not annotated.
 
 import datetime
 import os

@@ -1,4 +1,4 @@
-"""Queue functions whose log the tests read."""
+"""Queue functions. The tests read what these functions log."""
 
 import json
 import logging
@@ -44,7 +44,7 @@ def on_job(message: func.ServiceBusMessage, context: func.Context) -> None:
     arg_name="message", queue_name="%QUEUE%/$DeadLetterQueue", connection="BUS"
 )
 async def on_dead(message: func.ServiceBusMessage) -> None:
-    # As in Azure, the trigger's metadata do not have this field.
+    # As in Azure, the trigger metadata do not contain this field.
     assert message.dead_letter_reason is None
     reason = message.application_properties["DeadLetterReason"]
     logging.warning("dead %s %s", message.get_body().decode(), reason)

@@ -1,4 +1,4 @@
-"""Timers whose log the tests read."""
+"""Timer functions. The tests read what these functions log."""
 
 import json
 import logging

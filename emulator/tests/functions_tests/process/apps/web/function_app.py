@@ -1,4 +1,4 @@
-"""HTTP functions for the tests."""
+"""HTTP functions that the tests call."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import azure.functions as func
-from neighbour import GREETING  # type: ignore[import-not-found]  # lies beside the app
+from neighbour import GREETING  # type: ignore[import-not-found]  # a module in the folder of the app
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
 blueprint = func.Blueprint()  # type: ignore[no-untyped-call]  # not annotated there

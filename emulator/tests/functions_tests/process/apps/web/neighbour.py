@@ -1,3 +1,3 @@
-"""A module beside the app."""
+"""A module that the app in the same folder imports."""
 
 GREETING = "hello from next door"
