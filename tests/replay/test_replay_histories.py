@@ -37,7 +37,7 @@ def turns(path: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "path", FILES + OUTCOMES + WEBHOOKS, ids=lambda path: str(path.relative_to(FOLDER))
 )
-def test_each_turn_is_replayed_unchanged(path: Path) -> None:
+def test_the_orchestrator_replays_each_recorded_turn_unchanged(path: Path) -> None:
     replay = Orchestrator.create(webhook if path in WEBHOOKS else orchestrator.job)
     for turn in turns(path):
         for _ in range(2):
@@ -45,13 +45,13 @@ def test_each_turn_is_replayed_unchanged(path: Path) -> None:
 
 
 @pytest.mark.parametrize("paths", [FILES, OUTCOMES], ids=["before outcomes", "outcomes"])
-def test_every_end_of_a_job_has_a_history(paths: list[Path]) -> None:
+def test_each_final_status_of_a_job_has_a_recorded_history(paths: list[Path]) -> None:
     ends = {turns(path)[-1]["answer"]["output"]["status"] for path in paths}
     assert ends == {"succeeded", "failed", "cancelled", "expired"}
 
 
 @pytest.mark.parametrize("path", OUTCOMES, ids=lambda path: path.stem)
-def test_a_later_group_waits_for_one_task_of_its_own(path: Path) -> None:
+def test_each_group_of_actions_after_the_first_waits_for_one_new_task(path: Path) -> None:
     # .NET waits for one task of a group before the next group. A later group that also waited for
     # an event would keep the job open.
     for turn in turns(path):
@@ -65,7 +65,7 @@ def test_a_later_group_waits_for_one_task_of_its_own(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_each_event_is_awaited_once(path: Path) -> None:
+def test_the_orchestrator_waits_only_once_for_each_event(path: Path) -> None:
     # The .NET side runs one group after another to its end: see the orchestrator's docstring.
     for turn in turns(path):
         (groups,) = turn["answer"]["actions"]

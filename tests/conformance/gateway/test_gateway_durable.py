@@ -57,7 +57,7 @@ async def answering(answer: Callable[[], web.Response]) -> AsyncIterator[Durable
         await runner.cleanup()
 
 
-async def test_an_unknown_job_differs_from_a_failed_store() -> None:
+async def test_an_unknown_job_is_distinguished_from_a_failed_store() -> None:
     async with answering(lambda: web.Response(status=404)) as client:
         assert await client.status(JOB) is None
         with pytest.raises(UnknownInstance):
@@ -71,7 +71,9 @@ async def test_an_unknown_job_differs_from_a_failed_store() -> None:
             await client.start(JOB, "{}")
 
 
-async def test_a_silent_store_is_soon_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_durable_store_raises_unavailable_within_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(durable, "READ_TIMEOUT_SECONDS", 0.05)
     monkeypatch.setattr(durable, "CHANGE_TIMEOUT_SECONDS", 0.1)
     # The system accepts connections, but they are not read.

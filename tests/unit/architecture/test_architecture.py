@@ -18,7 +18,7 @@ def names(paths: list[Path]) -> list[str]:
     return [str(path.relative_to(ROOT)) for path in paths]
 
 
-def test_the_environment_is_read_in_one_place_of_each_program() -> None:
+def test_each_program_reads_environment_variables_in_only_one_module() -> None:
     # Benchmarks only hand their own environment on to what they start.
     programs = [path for path in MODULES if not path.is_relative_to(ROOT / "benchmarks")]
     readers = [path for path in programs if "os.environ" in path.read_text(encoding="utf-8")]
@@ -36,12 +36,12 @@ def test_the_environment_is_read_in_one_place_of_each_program() -> None:
     }
 
 
-def test_no_module_is_a_drawer_for_everything() -> None:
+def test_no_module_is_named_utils_or_helpers() -> None:
     drawers = {"utils.py", "helpers.py", "common.py", "manager.py"}
     assert [path for path in MODULES if path.name in drawers] == []
 
 
-def test_no_test_sleeps() -> None:
+def test_no_test_calls_sleep() -> None:
     tests = [
         path
         for folder in TEST_FOLDERS

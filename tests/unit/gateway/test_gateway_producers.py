@@ -78,7 +78,7 @@ async def test_a_dead_letter_is_reported_to_the_reply_queue(gateway: RunningGate
     assert error_of(b"".join(body)).code == "dead-lettered"
 
 
-async def test_a_refused_message_reports_its_reason(
+async def test_the_report_of_a_refused_message_contains_the_reason(
     gateway: RunningGateway,
 ) -> None:
     await give_up(gateway, ReplyQueue("answers"), reason="unknown-model")
@@ -97,7 +97,7 @@ async def test_an_expired_message_is_reported_and_not_stored(
 
 
 @pytest.mark.parametrize("queue", ["noop", "NOOP-low", "a/$DeadLetterQueue", "x" * 261, "missing"])
-async def test_a_missing_reply_queue_does_not_repeat_the_trigger(
+async def test_the_dead_letter_trigger_succeeds_if_the_reply_queue_is_missing(
     gateway: RunningGateway, queue: str
 ) -> None:
     gateway.queues.missing.add("missing")
@@ -106,7 +106,9 @@ async def test_a_missing_reply_queue_does_not_repeat_the_trigger(
     assert "dead-letters/noop/m-1" in gateway.payloads.blobs
 
 
-async def test_the_trigger_fails_while_the_namespace_is_away(gateway: RunningGateway) -> None:
+async def test_the_dead_letter_trigger_fails_while_service_bus_is_unavailable(
+    gateway: RunningGateway,
+) -> None:
     gateway.queues.is_down = True
     with pytest.raises(Unavailable):
         await give_up(gateway, ReplyQueue("answers"))

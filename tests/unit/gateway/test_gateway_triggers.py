@@ -37,7 +37,7 @@ def letter(body: bytes, job_id: str = "") -> ServiceBusMessage:
     )
 
 
-async def test_a_dead_letter_fails_its_job_and_is_stored(gateway: RunningGateway) -> None:
+async def test_a_dead_letter_is_stored_and_the_job_fails(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     message = letter(encode_request(gateway.queues.request()), job_id)
     await gateway.services.dead_letters.run(message, "noop", gateway.durable)
@@ -58,7 +58,7 @@ async def test_an_unreadable_dead_letter_is_stored(gateway: RunningGateway, body
     assert kept.startswith("dead-letters/noop/a_b__-")
 
 
-async def test_the_trigger_fails_while_a_dead_letter_cannot_be_stored(
+async def test_the_dead_letter_trigger_fails_while_the_letter_cannot_be_stored(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -92,7 +92,7 @@ async def test_housekeeping_deletes_histories_past_their_retention(gateway: Runn
     assert list(gateway.durable.runs) == [running]
 
 
-async def test_the_activity_sends_the_same_message_again(gateway: RunningGateway) -> None:
+async def test_a_repeated_enqueue_activity_sends_the_same_message(gateway: RunningGateway) -> None:
     await gateway.accept()
     (run,) = gateway.durable.runs.values()
     assert await gateway.services.enqueue.run(run.input) is None
@@ -100,7 +100,9 @@ async def test_the_activity_sends_the_same_message_again(gateway: RunningGateway
     assert first.message_id == second.message_id
 
 
-async def test_the_activity_sends_nothing_after_the_deadline(gateway: RunningGateway) -> None:
+async def test_the_enqueue_activity_sends_no_message_after_the_deadline(
+    gateway: RunningGateway,
+) -> None:
     await gateway.accept()
     (run,) = gateway.durable.runs.values()
     gateway.clock.now += timedelta(seconds=60)
@@ -108,7 +110,7 @@ async def test_the_activity_sends_nothing_after_the_deadline(gateway: RunningGat
     assert len(gateway.queues.sent) == 1
 
 
-async def test_a_request_lives_at_least_until_its_deadline(
+async def test_the_time_to_live_of_a_request_lasts_at_least_until_the_deadline(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept(deadline_seconds=1)
@@ -129,7 +131,7 @@ async def app_of(gateway: RunningGateway) -> Any:
     return transport.app
 
 
-async def test_functions_requests_reach_the_app(gateway: RunningGateway) -> None:
+async def test_a_functions_request_is_passed_to_the_asgi_app(gateway: RunningGateway) -> None:
     answer = await serve(
         await app_of(gateway),
         trigger(
@@ -172,7 +174,9 @@ START = {
 }
 
 
-async def test_chunks_and_repeated_headers_are_joined(gateway: RunningGateway) -> None:
+async def test_body_chunks_and_repeated_response_headers_are_joined(
+    gateway: RunningGateway,
+) -> None:
     app = App(
         START,
         {"type": "http.response.body", "body": b"a", "more_body": True},
@@ -190,7 +194,7 @@ async def test_chunks_and_repeated_headers_are_joined(gateway: RunningGateway) -
     assert app.scope["durable"] is gateway.durable
 
 
-async def test_a_defect_is_answered_and_logged(
+async def test_an_unexpected_error_is_logged_and_the_response_is_returned(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = App(START, {"type": "http.response.body"}, error=ValueError("why"))
@@ -199,7 +203,9 @@ async def test_a_defect_is_answered_and_logged(
     assert "why" in caplog.text
 
 
-async def test_a_defect_without_an_answer_is_raised_to_the_host(gateway: RunningGateway) -> None:
+async def test_an_unexpected_error_without_a_response_is_raised_to_the_host(
+    gateway: RunningGateway,
+) -> None:
     with pytest.raises(ValueError, match="why"):
         await serve(App(error=ValueError("why")), trigger("GET", "http://h/"), gateway.durable)
 
@@ -212,7 +218,7 @@ for function in function_app.app.get_functions():
 """
 
 
-def test_functions_indexes_the_expected_functions() -> None:
+def test_the_function_app_registers_the_expected_functions() -> None:
     indexed = subprocess.run(
         [sys.executable, "-c", INDEX],
         cwd=FUNCTIONS,
@@ -240,7 +246,7 @@ def test_functions_indexes_the_expected_functions() -> None:
     ]
 
 
-def test_a_wrong_setting_stops_the_start() -> None:
+def test_the_function_app_does_not_start_with_an_invalid_setting() -> None:
     started = subprocess.run(
         [sys.executable, "-c", "import function_app"],
         cwd=FUNCTIONS,

@@ -41,7 +41,9 @@ async def test_a_queued_job_shows_its_position(gateway: RunningGateway) -> None:
     assert (await gateway.job(ids[2]))["queue"]["eta_seconds"] is not None
 
 
-async def test_a_burst_of_requests_needs_one_count(gateway: RunningGateway) -> None:
+async def test_simultaneous_requests_need_only_one_count_of_the_queue(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     gateway.clock.now += timedelta(milliseconds=2000)
     gateway.queues.look_count = 0
@@ -52,7 +54,7 @@ async def test_a_burst_of_requests_needs_one_count(gateway: RunningGateway) -> N
     assert gateway.queues.look_count == 2
 
 
-async def test_a_model_without_signs_of_a_worker_is_cold_starting(gateway: RunningGateway) -> None:
+async def test_the_phase_is_cold_starting_if_no_worker_was_seen(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     heard(gateway, 0.1)
     gateway.clock.now += timedelta(milliseconds=6000)
@@ -69,7 +71,9 @@ async def test_a_model_without_signs_of_a_worker_is_cold_starting(gateway: Runni
     assert (await gateway.job(job_id))["queue"]["phase"] == "queued"
 
 
-async def test_a_failed_count_does_not_fail_a_request(gateway: RunningGateway) -> None:
+async def test_a_request_succeeds_without_a_position_if_the_count_fails(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     gateway.clock.now += timedelta(milliseconds=2000)
     gateway.queues.is_down = True
@@ -92,7 +96,9 @@ async def test_an_ended_job_has_no_position(gateway: RunningGateway) -> None:
     assert gateway.queues.look_count == looks
 
 
-async def test_a_model_shows_its_queue_length_and_wait(gateway: RunningGateway) -> None:
+async def test_a_model_resource_shows_the_queue_length_and_the_wait(
+    gateway: RunningGateway,
+) -> None:
     gateway.queues.lengths["noop"] = 9
     heard(gateway, 2.0)
     models = (await gateway.http.get("/v1/models")).json()["models"]
@@ -133,7 +139,7 @@ async def test_a_job_that_would_expire_in_the_queue_is_refused(gateway: RunningG
     assert (await submit(gateway, 60)).status_code == 202
 
 
-async def test_an_operator_can_switch_the_refusal_off() -> None:
+async def test_no_job_is_refused_if_accept_when_saturated_is_set() -> None:
     async with open_gateway(refuse_when_saturated=False) as gateway:
         gateway.queues.lengths["noop"] = 100
         heard(gateway, 1.0)
@@ -141,7 +147,7 @@ async def test_an_operator_can_switch_the_refusal_off() -> None:
         assert (await submit(gateway, 60)).status_code == 202
 
 
-async def test_an_old_count_does_not_refuse_a_job(gateway: RunningGateway) -> None:
+async def test_no_job_is_refused_because_of_an_old_count(gateway: RunningGateway) -> None:
     gateway.queues.lengths["noop"] = 100
     heard(gateway, 1.0)
     await gateway.http.get("/v1/models/noop")
@@ -149,7 +155,7 @@ async def test_an_old_count_does_not_refuse_a_job(gateway: RunningGateway) -> No
     assert (await submit(gateway, 60)).status_code == 202
 
 
-async def test_only_accepted_replies_count(gateway: RunningGateway) -> None:
+async def test_only_accepted_replies_change_the_estimates(gateway: RunningGateway) -> None:
     async def estimated() -> float | None:
         model = (await gateway.http.get("/v1/models/noop")).json()
         wait: float | None = model["estimated_wait_seconds"]
@@ -171,7 +177,9 @@ async def test_only_accepted_replies_count(gateway: RunningGateway) -> None:
     assert await estimated() is not None
 
 
-async def test_a_cancelled_request_does_not_cancel_the_count(gateway: RunningGateway) -> None:
+async def test_a_cancelled_request_does_not_cancel_the_count_of_the_queue(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     gateway.clock.now += timedelta(milliseconds=2000)
     gate = asyncio.Event()

@@ -64,13 +64,13 @@ async def wait(
     return str(found["status"]) if found else None, loop.time()
 
 
-def test_a_waiter_reads_less_and_less_often() -> None:
+def test_the_pauses_between_the_reads_of_a_waiter_become_longer() -> None:
     store = ScriptedStore(ends_at=1000)
     assert run(wait(store, 3)) == (None, 3.0)
     assert store.looks == [0.025, 0.075, 0.175, 0.375, 0.775, 1.275, 1.775, 2.275, 2.775, 3.0]
 
 
-def test_the_last_read_is_at_the_end_of_the_wait() -> None:
+def test_a_waiter_reads_the_outcome_at_the_end_of_the_wait() -> None:
     assert run(wait(ScriptedStore(ends_at=2.0), 2)) == ("succeeded", 2.0)
 
 
@@ -86,19 +86,19 @@ def test_a_notified_waiter_returns_the_outcome_without_another_read() -> None:
     assert store.looks == [0.025, 0.075, 0.175, 0.375]
 
 
-def test_a_notification_before_the_first_pause_is_kept() -> None:
+def test_a_waiter_notified_before_the_first_pause_returns_the_outcome() -> None:
     store = ScriptedStore(ends_at=1000)
     assert run(wait(store, 10, notified_at=0.0)) == ("cancelled", 0.0)
     assert store.looks == []
 
 
-def test_a_store_that_does_not_answer_does_not_end_a_wait() -> None:
+def test_a_wait_continues_while_the_store_is_unavailable() -> None:
     found, elapsed = run(wait(ScriptedStore(ends_at=1, away_until=3), 10))
     assert found == "succeeded"
     assert elapsed == pytest.approx(3.275)
 
 
-def test_many_waiters_share_a_bounded_number_of_reads() -> None:
+def test_many_waiters_together_make_a_bounded_number_of_reads() -> None:
     async def crowd() -> tuple[int, float]:
         waiters, store = Waiters(), ScriptedStore(ends_at=100)
         jobs, durable = jobs_of(store, waiters)

@@ -60,7 +60,7 @@ async def test_the_workbook_finds_the_age_of_the_oldest_job(
     assert read(query, line) == {"queue": "noop", "seconds": "90"}
 
 
-async def test_a_queue_that_cannot_be_read_has_no_age(
+async def test_the_workbook_finds_no_age_for_an_unreadable_queue(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.queues.is_down = True
@@ -111,7 +111,7 @@ def test_the_workbook_recognises_submissions_and_replies(query: str) -> None:
 
 
 @pytest.mark.parametrize("query", EVERY_QUERY)
-def test_sampled_telemetry_is_counted_by_its_weight(query: str) -> None:
+def test_the_queries_count_sampled_telemetry_by_item_count(query: str) -> None:
     assert "count()" not in query
     assert query.count("(") == query.count(")")
     assert query.count('"') % 2 == 0
