@@ -1,4 +1,4 @@
-"""The queues' counts with Microsoft's administration client against the local Service Bus."""
+"""The counts of queues, with Microsoft's administration client and our Service Bus emulator."""
 
 import json
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Conditional blobs and signed links with the real SDK against the local blob storage."""
+"""Conditional writes and signed links, with the real SDK and our blob storage emulator."""
 
 import asyncio
 import os
@@ -52,7 +52,7 @@ async def test_a_blob_is_replaced_or_deleted_only_with_the_current_etag(
     first = await blobs.create("claims/a", b"1")
     assert first is not None
     second = await blobs.replace("claims/a", b"1", first)
-    # The same bytes written again have another ETag.
+    # The same bytes get a different ETag when they are written again.
     assert second not in {None, first}
     assert await blobs.replace("claims/a", b"3", first) is None
     await blobs.delete("claims/a", first)
@@ -138,7 +138,7 @@ async def seconds_until_unavailable(call: Awaitable[object]) -> float:
     return time.monotonic() - begun_at
 
 
-# More than the socket buffers hold, so that sending stops half-way.
+# More bytes than the socket buffers hold, so that sending stops half-way.
 LARGE = bytes(8_000_000)
 
 

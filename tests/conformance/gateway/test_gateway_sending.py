@@ -1,4 +1,4 @@
-"""Webhooks to receivers that misbehave."""
+"""The delivery of webhooks to receivers that misbehave."""
 
 import asyncio
 import time
@@ -26,7 +26,7 @@ def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def receiving(speak: Speak) -> AsyncIterator[str]:
-    """Yield the URL of a receiver with this behaviour for each connection."""
+    """Yield the URL of a receiver that runs `speak` for each connection."""
 
     tasks: set[asyncio.Task[None]] = set()
 

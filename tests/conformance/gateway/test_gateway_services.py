@@ -1,4 +1,4 @@
-"""The gateway's queues and payloads with the real SDKs against the local services."""
+"""The gateway's queues and payloads, with the real SDKs and our emulators."""
 
 import asyncio
 import gc
@@ -34,7 +34,7 @@ ACCOUNT_KEY = (
 
 @contextmanager
 def running(module: str, port: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A local service as a process, from when it listens until it is killed."""
+    """Run an emulator as a process; yield it when it listens, and kill it at the end."""
     command = [sys.executable, "-m", module, "--port", str(port), *options]
     process = subprocess.Popen(
         [*command, "--log-level", "warning"], cwd=ROOT, stdin=subprocess.DEVNULL
@@ -84,7 +84,7 @@ async def payloads(
     await opened.close()
 
 
-# Above 1 MiB aiohttp warns of a blocked event loop.
+# aiohttp warns that bodies of more than 1 MiB block the event loop.
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 @pytest.mark.parametrize("size_bytes", [0, 1, 100_000, 5_000_000])
 async def test_a_stored_payload_is_read_back_unchanged(
@@ -147,7 +147,7 @@ def running_service_bus(port: int, folder: Path) -> Iterator[None]:
 
 
 async def received(port: int, queue: str, count: int) -> list[Any]:
-    """Receive this many messages from a queue."""
+    """Receive `count` messages from a queue, and complete them."""
     connection_string = service_bus(port).connection_string or ""
     found: list[Any] = []
     async with (
@@ -156,7 +156,7 @@ async def received(port: int, queue: str, count: int) -> list[Any]:
     ):
         while len(found) < count:
             messages = await receiver.receive_messages(count - len(found), max_wait_time=5)
-            assert messages, f"only {len(found)} of {count} messages came"
+            assert messages, f"only {len(found)} of {count} messages arrived"
             for message in messages:
                 await receiver.complete_message(message)
             found += messages
@@ -174,7 +174,7 @@ async def test_simultaneously_sent_messages_each_arrive_exactly_once(tmp_path: P
         try:
             await queues.check("noop")
             await asyncio.gather(*(queues.send("noop", message(n)) for n in range(40)))
-            # A repeated activity sends the same message id, which is dropped.
+            # A repeated activity sends the same message id, so the queue drops the message.
             await asyncio.gather(*(queues.send("noop", message(n)) for n in range(40)))
             await queues.send("classifier", message(0))
             found = await received(port, "noop", 40)
@@ -199,7 +199,7 @@ async def test_sending_to_a_missing_queue_raises_unknown_queue(tmp_path: Path) -
 
 
 async def refusal(call: Awaitable[None]) -> tuple[str, str]:
-    """The service and the reason of an error, whose traceback would keep sockets open."""
+    """Return the service and the message of the error; the traceback would keep sockets open."""
     try:
         await call
     except Unavailable as error:
@@ -207,7 +207,7 @@ async def refusal(call: Awaitable[None]) -> tuple[str, str]:
     raise AssertionError("it answered")
 
 
-# The SDK leaves the socket of a broken connection to the garbage collector.
+# The SDK does not close the socket of a broken connection; the garbage collector does.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 async def test_sending_succeeds_again_after_a_restart_of_service_bus(tmp_path: Path) -> None:

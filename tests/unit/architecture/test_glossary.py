@@ -1,4 +1,4 @@
-"""Compare the terms of docs/glossary.md with the code and the other documents."""
+"""Compare the terms in docs/glossary.md with the code and all other documents."""
 
 import re
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def pattern(term: str) -> re.Pattern[str]:
 
 
 def texts() -> Iterator[str]:
-    """Yield the text of each module and document except the glossary."""
+    """Yield the content of each module and document except the glossary."""
     documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
     modules = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     for path in documents + modules:

@@ -14,7 +14,7 @@ SHA256 = "ab" * 32
 
 
 def entry(line: str) -> tuple[str, str]:
-    """A replacement in the shipped catalogue that adds this line to noop."""
+    """Return a replacement that adds this line to the model noop in the shipped catalogue."""
     return 'task = "echo"', f'task = "echo"\n{line}'
 
 

@@ -44,7 +44,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
     max_leaves=10,
 )
-# Messages have times in milliseconds.
+# Times in messages have the precision of a millisecond.
 TIMES = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)).map(  # noqa: DTZ001
     lambda time: time.replace(microsecond=time.microsecond // 1000 * 1000)
 )
@@ -119,7 +119,7 @@ def test_decoding_any_bytes_returns_a_message_or_raises_a_contract_error(data: b
 def test_decoding_a_request_with_any_field_value_succeeds_or_raises_a_contract_error(
     data: st.DataObject,
 ) -> None:
-    """With any value in one field, decoding gives a request or a contract error."""
+    """Replace one field by any value; decoding must return or raise a contract error."""
     document = request_to_json(REQUEST)
     name = data.draw(st.sampled_from(sorted(document)))
     document[name] = data.draw(JSON)

@@ -1,4 +1,4 @@
-"""The SSRF guard."""
+"""Tests of the SSRF guard, which checks the URLs of callers."""
 
 import ipaddress
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ GUARD = AddressGuard()
 
 
 def resolving(*addresses: str) -> Sequence[str]:
-    """The addresses that the guard allows for a name with these addresses."""
+    """Return the result of the guard for a host name that has these addresses."""
     return GUARD.resolve(GUARD.check_form("https://name.test/x"), lambda host, port: addresses)
 
 

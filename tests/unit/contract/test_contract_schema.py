@@ -1,4 +1,4 @@
-"""The published JSON Schema of a request agrees with the codec."""
+"""The published JSON Schema of a request agrees with the request's encoder and decoder."""
 
 import json
 

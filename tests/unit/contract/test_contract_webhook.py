@@ -1,4 +1,4 @@
-"""The signatures, verified by the package that receivers use."""
+"""Webhook signatures, verified by the Standard Webhooks package that receivers use."""
 
 import base64
 import json

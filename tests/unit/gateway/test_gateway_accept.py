@@ -1,4 +1,4 @@
-"""The choice of a media type by the Accept header."""
+"""The choice of a response's media type by the Accept header."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""`functions/` is complete: it imports only its own packages and its requirements."""
+"""The folder `functions/` imports only its own packages and its requirements."""
 
 import ast
 import json

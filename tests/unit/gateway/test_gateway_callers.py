@@ -1,4 +1,4 @@
-"""Authentication: keys, scopes and rates; and the isolation of tenants."""
+"""Authentication by keys, scopes, rate limits, and the isolation of tenants."""
 
 import base64
 import json
@@ -204,7 +204,7 @@ async def test_the_job_of_another_tenant_is_reported_as_unknown(
     known, unknown = await told(job_id), await told(NOBODY)
     assert known == unknown
     assert known[0] == 404
-    # The job is unchanged.
+    # The other tenant's job is unchanged.
     owner = await closed.http.get(f"/v1/jobs/{job_id}", headers=bearer("a2"))
     assert owner.json()["status"] == ("succeeded" if is_final else "queued")
 
@@ -250,7 +250,7 @@ async def test_a_platform_principal_is_accepted_if_the_setting_trusts_it() -> No
     async with open_gateway(trust_principal_header=True) as gateway:
         assert (await gateway.http.get("/v1/jobs")).status_code == 401
         mine = principal_of("t1", "jobs:read", "jobs:write")
-        # The platform passes its own token on, which is not an API key.
+        # The platform also passes on its own token, which is not an API key.
         mine["authorization"] = "Bearer eyJ"
         body = {"content-type": "application/octet-stream", "prefer": "respond-async"}
         answer = await gateway.http.post(

@@ -1,4 +1,4 @@
-"""Dead letters over the admin routes, with ports in memory."""
+"""The admin routes for dead letters, on a gateway with services in memory."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -29,7 +29,7 @@ async def give_up(
     queue: str = "noop",
     reason: str = "MaxDeliveryCountExceeded",
 ) -> None:
-    """Submit a job, and dead-letter its message."""
+    """Run the dead-letter trigger with a message of this job."""
     message = ServiceBusMessage(
         body=body,
         message_id=message_id,
@@ -133,7 +133,7 @@ async def test_only_one_of_two_simultaneous_redrives_sends_the_message(
         await all_have_read.wait()
         return found
 
-    gateway.blobs.read = read_together  # type: ignore[method-assign]  # so that none is in time
+    gateway.blobs.read = read_together  # type: ignore[method-assign]  # both reads happen before the first write
     answers = await asyncio.gather(*(redrive(gateway, job_id) for _ in range(8)))
     gateway.blobs.read = read  # type: ignore[method-assign]
     assert sorted(answer.status_code for answer in answers) == [202, *[409] * 7]
@@ -163,7 +163,7 @@ async def test_a_later_call_completes_a_redrive_that_died_after_writing_the_mark
     async def dying(*_: Any, **__: Any) -> None:
         raise RuntimeError("killed")
 
-    gateway.durable.start = dying  # type: ignore[method-assign]  # a process that dies right there
+    gateway.durable.start = dying  # type: ignore[method-assign]  # the process dies at this call
     with pytest.raises(RuntimeError):
         await redrive(gateway, job_id)
     gateway.durable.start = start  # type: ignore[method-assign]
@@ -209,7 +209,7 @@ async def test_a_redrive_sends_the_message_of_a_producer_unchanged(gateway: Runn
 
 
 async def low_job(gateway: RunningGateway) -> str:
-    """Dead-letter a job of low priority; return its id."""
+    """Submit and dead-letter a job of low priority; return its id."""
     job_id = await gateway.accept(priority="low")
     await give_up(gateway, encode_request(gateway.queues.request()), job_id, queue="noop-low")
     return job_id
@@ -239,7 +239,7 @@ async def test_a_redriven_low_priority_message_is_sent_to_the_low_priority_queue
     source = InlineBytes("text/plain", b"hello")
     request = JobRequest("order-7", "noop", source, now, now + timedelta(seconds=60))
     for queue in ("noop", "noop-low"):
-        # The same message id in both queues gives two letters.
+        # The same message id in both queues leads to two letters.
         await give_up(gateway, encode_request(request), "order-7", queue=queue)
     assert (await redrive(gateway, "order-7~low")).status_code == 202
     assert [queue for queue, _ in gateway.queues.sent] == ["noop-low"]
@@ -269,7 +269,7 @@ async def test_lists_and_purges_of_dead_letters_include_both_priorities(
     assert purged.json() == {"deleted": 6, "is_complete": True}
 
 
-async def test_the_redrive_of_a_letter_without_job_or_input_is_refused(
+async def test_the_redrive_of_a_letter_without_request_input_or_job_is_refused(
     gateway: RunningGateway,
 ) -> None:
     await give_up(gateway, b"no request", "garbage")
@@ -281,7 +281,7 @@ async def test_the_redrive_of_a_letter_without_job_or_input_is_refused(
     gone = await dead_job(gateway)
     del gateway.durable.runs[gone]
     assert "has been deleted" in (await redrive(gateway, gone)).json()["detail"]
-    # None of these requests wrote a mark.
+    # No request has written a redrive mark.
     assert all(letter["redriven_as"] is None for letter in (await page(gateway))["dead_letters"])
 
 
@@ -324,7 +324,7 @@ async def test_a_repeated_trigger_run_keeps_the_redrive_mark_of_a_letter(
     await redrive(gateway, job_id)
     await give_up(gateway, body, job_id)
     assert (await redrive(gateway, job_id)).json()["is_repeat"] is True
-    # Another message under the same id is another letter.
+    # Another message with the same id replaces the letter.
     await give_up(gateway, body, job_id, minute=7)
     assert (await page(gateway))["dead_letters"][0]["redriven_as"] is None
 

@@ -1,4 +1,4 @@
-"""Models, health, documentation, and defects."""
+"""The routes for models, health and documentation, and unexpected errors."""
 
 import json
 from html.parser import HTMLParser
@@ -65,7 +65,7 @@ async def test_the_root_links_to_the_documentation(gateway: RunningGateway) -> N
 
 
 class Links(HTMLParser):
-    """The URLs that a page would load, and its ids."""
+    """Collects the URLs that an HTML page would load, and the ids of its elements."""
 
     def __init__(self) -> None:
         super().__init__()

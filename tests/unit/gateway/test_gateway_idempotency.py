@@ -1,4 +1,4 @@
-"""Idempotency-Key: one job for all requests under one key."""
+"""The header Idempotency-Key: all requests with the same key get one job."""
 
 import asyncio
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Jobs: reading, waiting, results, cancelling."""
+"""The routes that get a job, wait for its end, get its result and cancel it."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""Keys and principals: the callers that they give, and that keys stay secret."""
+"""API keys and platform principals, and the callers that they identify."""
 
 import base64
 import contextlib

@@ -1,4 +1,4 @@
-"""Lists of jobs: complete, in order, by a bounded number of queries."""
+"""Lists of jobs are complete and in order, and need a bounded number of queries."""
 
 import asyncio
 from collections.abc import Collection
@@ -28,7 +28,7 @@ def id_of(milliseconds: int, tail: int = 0) -> str:
 
 @dataclass
 class Store:
-    """A store that lists its ids in random order."""
+    """A durable store that lists its instances in random order."""
 
     ids: list[str]
     window_size: int

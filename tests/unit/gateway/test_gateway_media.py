@@ -1,4 +1,4 @@
-"""Media types and dimensions by the first bytes."""
+"""Media types and the dimensions of pictures, recognised by the first bytes."""
 
 import io
 import struct
@@ -38,7 +38,7 @@ def test_recognising_the_media_type_of_any_bytes_never_raises(data: bytes) -> No
     assert found is None or media.agrees(found, data)
 
 
-def test_text_with_a_signature_or_a_nul_byte_does_not_agree_with_text_plain() -> None:
+def test_bytes_that_contradict_the_announced_media_type_do_not_agree() -> None:
     assert media.agrees("text/plain", b"words")
     assert not media.agrees("text/plain", b"wo\0rds")
     assert not media.agrees("image/png", b"words")

@@ -1,4 +1,4 @@
-"""/v2: jobs for clients of the Open Inference Protocol."""
+"""The routes under /v2, for clients of the Open Inference Protocol."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""The bytes of the Open Inference Protocol: written and read again, or refused."""
+"""Reading and writing the bodies of the Open Inference Protocol."""
 
 import json
 import math
@@ -65,7 +65,7 @@ def test_a_tensor_written_in_binary_is_read_unchanged(written: list[Tensor]) -> 
         model_name="noop", model_version="1", parameters={"job_ids": ""}, outputs=[]
     )
     data, header_length = write_response(response, [(tensor, True) for tensor in named])
-    # The outputs of a response have the form of inputs.
+    # The output tensors of a response have the same form as input tensors.
     written_head = json.loads(data[:header_length])
     head = json.dumps({"inputs": written_head["outputs"]}).encode()
     found = read_request(head + data[header_length:], str(len(head)))

@@ -1,4 +1,4 @@
-"""/v2 with an Idempotency-Key: one set of jobs for all equal requests."""
+"""Requests under /v2 with an Idempotency-Key: equal requests get the same jobs."""
 
 import asyncio
 from typing import Any
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:Depreca
 
 
 async def infer_again(gateway: RunningGateway, key: str, request: dict[str, Any]) -> httpx.Response:
-    """Send a request after the jobs of the key have ended."""
+    """Repeat a request after the jobs of its key have ended."""
     return await gateway.http.post(
         "/v2/models/noop/infer", json=request, headers={"idempotency-key": key}
     )

@@ -1,4 +1,4 @@
-"""The OpenAPI document: valid, complete, and sufficient to generate a client."""
+"""The OpenAPI document is valid and complete."""
 
 import keyword
 from typing import Any
@@ -12,7 +12,7 @@ from gateway.http.app import MODULES
 from gateway.http.problems import PROBLEM_KINDS
 from tests.unit.gateway.conftest import RunningGateway
 
-# The SDK warns once a process that a codec has no type.
+# The SDK logs once in each process that a codec has no type.
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_:DeprecationWarning")
 
 
@@ -82,7 +82,7 @@ def test_the_openapi_document_describes_every_kind_of_problem(document: dict[str
         for content in response.get("content", {}).values()
         for code in content.get("examples", ())
     }
-    # The problems of unknown paths and methods.
+    # No route has the problems of unknown paths and unsupported methods.
     assert set(PROBLEM_KINDS) - shown == {"not-found", "method-not-allowed"} - shown
 
 

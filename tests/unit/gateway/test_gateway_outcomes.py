@@ -1,4 +1,4 @@
-"""The recorded outcome of a job: the first wins, and it survives the death of any process."""
+"""The recorded outcome of a job never changes, even if processes die at any time."""
 
 import json
 from collections.abc import AsyncIterator
@@ -35,7 +35,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 @pytest.fixture
 async def deaf() -> AsyncIterator[RunningGateway]:
-    """A gateway whose events are lost: each is raised before the first save."""
+    """A gateway whose events are all lost, as happens before the first episode is saved."""
     async with open_gateway() as gateway:
         gateway.durable.discards_events = True
         yield gateway
@@ -87,7 +87,7 @@ async def test_a_cancellation_is_shown_to_callers_even_if_the_event_is_lost(
     assert (await deaf.job(job_id))["status"] == "cancelled"
     again = await deaf.http.delete(f"/v1/jobs/{job_id}")
     assert (again.status_code, again.json()["status"]) == (200, "cancelled")
-    # The next worker is answered that the job is final.
+    # The next worker learns that the job has ended.
     url = deaf.queues.request().reply_url or ""
     assert (await deaf.http.get(url)).status_code == 410
     assert (await deaf.reply()).status_code == 410
@@ -125,7 +125,7 @@ async def test_a_recorded_outcome_is_kept_if_the_gateway_dies_before_the_event(
 ) -> None:
     job_id = await gateway.accept()
     outcome = JobOutcome.cancelled(gateway.clock())
-    # Only the first step of `Jobs.finish` happens.
+    # The gateway has only done the first step of `Jobs.finish`.
     await OutcomeStore(gateway.blobs).record(job_id, outcome)
     assert (await gateway.job(job_id))["status"] == "cancelled"
     # The worker's repeated request raises the event.
@@ -219,7 +219,7 @@ async def recovered(gateway: RunningGateway) -> int:
 
 async def test_recovery_terminates_a_stuck_orchestration() -> None:
     async with open_gateway(webhook_secrets=(b"k" * 32,)) as gateway:
-        gateway.clock.now = datetime.now(UTC)  # the ids of jobs contain the machine's time
+        gateway.clock.now = datetime.now(UTC)  # job ids contain the real time
         gateway.durable.discards_events = True
         hooked = await gateway.accept(
             webhook_url="https://93.184.216.34/hook", deadline_seconds=900
@@ -227,7 +227,7 @@ async def test_recovery_terminates_a_stuck_orchestration() -> None:
         await gateway.reply()
         stuck = await gateway.accept(deadline_seconds=30)
         queued = await gateway.accept(deadline_seconds=900)
-        # Their timers never fire: the engine has lost them.
+        # The timers never fire, as if the durable store had lost them.
         for run in gateway.durable.runs.values():
             run.timers.clear()
         assert await recovered(gateway) == 0
@@ -236,7 +236,7 @@ async def test_recovery_terminates_a_stuck_orchestration() -> None:
         assert f"webhook-{hooked}" in gateway.durable.runs
         assert gateway.durable.runs[hooked].status == RuntimeStatus.TERMINATED
         assert (await gateway.job(hooked))["status"] == "succeeded"
-        # The second expires now, and its orchestration has the same time to follow.
+        # The second job expires now, and its orchestration has the same time before recovery.
         assert (await gateway.job(stuck))["status"] == "expired"
         assert (await gateway.job(queued))["status"] == "queued"
         gateway.clock.now += FOLLOWS_WITHIN + timedelta(seconds=1)

@@ -1,4 +1,4 @@
-"""The Prefer header."""
+"""Parsing the Prefer header, and the Preference-Applied header of the response."""
 
 import pytest
 from hypothesis import given

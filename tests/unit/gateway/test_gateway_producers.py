@@ -1,4 +1,4 @@
-"""The reports on dead letters to producers without a gateway."""
+"""The reports on dead letters to producers that do not use the gateway."""
 
 import json
 from collections.abc import AsyncIterator
@@ -46,7 +46,7 @@ async def give_up(
     minute: int = 0,
     reason: str = "MaxDeliveryCountExceeded",
 ) -> None:
-    """Dead-letter the message of a producer, whose message id differs from the job id."""
+    """Dead-letter a producer's message, whose message id differs from its job id."""
     now = gateway.clock()
     source, deadline = InlineJson(1), now + timedelta(seconds=60)
     request = JobRequest("order-7", "noop", source, now, deadline, reply_to=reply_to)
@@ -73,7 +73,9 @@ async def test_a_dead_letter_is_reported_to_the_reply_queue(gateway: RunningGate
     await give_up(gateway, ReplyQueue("answers"))
     ((queue, message),) = gateway.queues.sent
     assert (queue, message.correlation_id) == ("answers", "order-7")
-    assert message.message_id != "order-7", "a queue that drops repeats must take a later result"
+    assert message.message_id != "order-7", (
+        "a queue with duplicate detection must accept a later result"
+    )
     body: Any = message.body
     assert error_of(b"".join(body)).code == "dead-lettered"
 
@@ -126,7 +128,9 @@ async def test_each_dead_letter_starts_one_webhook_delivery(
     await give_up(gateway, ReplyWebhook(URL))
     (instance_id, run), *_ = gateway.durable.runs.items()
     await give_up(gateway, ReplyWebhook(URL))
-    assert gateway.durable.runs == {instance_id: run}, "the trigger delivers at least once"
+    assert gateway.durable.runs == {instance_id: run}, (
+        "a repeated trigger run must not start another delivery"
+    )
     await give_up(gateway, ReplyWebhook(URL), minute=1)
     assert len(gateway.durable.runs) == 2
 

@@ -1,4 +1,4 @@
-"""Progress: its authorisation, its order, and the cancellation of a running job."""
+"""Progress reports: authorisation, order, and the cancellation of a running job."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:Depreca
 
 @pytest.fixture
 async def gateway(tmp_path: Path) -> AsyncIterator[RunningGateway]:
-    """A gateway whose noop reports its progress, and that sends webhooks."""
+    """A gateway that sends webhooks, and whose model noop reports progress."""
     shipped = DEFAULT_PATH.read_text("utf-8")
     path = tmp_path / "models.toml"
     path.write_text(f"{shipped}\nreports_progress = true\n", "utf-8")
@@ -134,7 +134,7 @@ async def test_a_body_that_is_not_a_progress_report_is_refused(
     assert (await gateway.http.put(url, content=body)).status_code == status
 
 
-# The second cancellation raises an event that is not awaited: the SDK warns and drops it.
+# The orchestration does not wait for the second cancel event; the SDK drops it with a warning.
 @pytest.mark.filterwarnings("ignore:Potential duplicate Task completion:UserWarning")
 async def test_a_running_job_is_cancelled_when_the_worker_has_stopped(
     gateway: RunningGateway,
@@ -157,14 +157,14 @@ async def test_a_running_job_is_cancelled_when_the_worker_has_stopped(
     assert (await tell(gateway, 3, stopped=True)).status_code == 200
 
 
-# The event of the first stop is not awaited either.
+# The orchestration does not wait for the event of the first stop either.
 @pytest.mark.filterwarnings("ignore:Potential duplicate Task completion:UserWarning")
 async def test_an_order_to_stop_remains_after_the_death_of_the_gateway(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
     await tell(gateway, 0)
-    # The state after a gateway was killed before raising the event.
+    # This is the state after a gateway was killed before it raised the event.
     await gateway.services.progress.update(job_id, lambda known: known.with_stop_order())
     assert (await tell(gateway, 1)).status_code == 410
     assert (await tell(gateway, 2, stopped=True)).status_code == 200
@@ -198,7 +198,7 @@ async def test_a_job_that_has_not_started_is_cancelled_at_once(gateway: RunningG
     job_id = await gateway.accept()
     await gateway.http.delete(f"/v1/jobs/{job_id}")
     assert (await gateway.job(job_id))["status"] == "cancelled"
-    assert (await tell(gateway, 0)).status_code == 410, "so it never reaches the device"
+    assert (await tell(gateway, 0)).status_code == 410, "a cancelled job must not reach the device"
 
 
 async def test_an_expired_job_shows_whether_the_job_had_started(gateway: RunningGateway) -> None:
@@ -264,7 +264,7 @@ async def test_the_problem_of_an_expired_job_says_whether_the_job_had_started(
         assert await expired_while_waiting(silent, starts=False) is None
 
 
-async def test_a_request_for_a_job_with_unreadable_progress_gets_503() -> None:
+async def test_a_request_for_a_job_with_an_unreadable_outcome_gets_503() -> None:
     async with open_gateway() as gateway:
         job_id = await gateway.accept()
         gateway.payloads.is_down = True
@@ -335,7 +335,7 @@ REPORTS = st.builds(
 def test_a_cancelled_job_keeps_the_newest_report_from_before_the_cancellation(
     moves: list[ProgressReport | None],
 ) -> None:
-    """None is a cancellation. In any order of arrival, the newest report counts."""
+    """Apply reports in any order, and a cancellation for None; check which report is kept."""
     known = NO_PROGRESS
     for move in moves:
         before = known
@@ -369,7 +369,7 @@ async def _meet(reports: list[ProgressReport], random: Any) -> None:
             await asyncio.sleep(0)
         return found
 
-    blobs.read = read_slowly  # type: ignore[method-assign]  # the same blobs, over a slow network
+    blobs.read = read_slowly  # type: ignore[method-assign]  # reads take a random time
     store = ProgressStore(blobs, Catalogue.load())
 
     async def tell_it(report: ProgressReport) -> None:

@@ -1,4 +1,4 @@
-"""Rates: never more than the quota and the tokens added since, and never less."""
+"""Rate limits: the allowed number of requests is exactly the quota plus new tokens."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -42,7 +42,7 @@ def test_at_most_the_quota_of_requests_is_allowed_at_once(limit: Rate, at_second
     bucket, decision = take_token(limit, bucket, at_seconds)
     assert not decision.is_allowed
     assert decision.full_in_seconds == limit.seconds
-    # A caller that waits for Retry-After is allowed.
+    # A caller that has waited for Retry-After is allowed.
     assert decision.retry_after_seconds >= 1
     _, again = take_token(limit, bucket, at_seconds + decision.retry_after_seconds)
     assert again.is_allowed
@@ -75,7 +75,7 @@ def test_a_clock_that_is_set_back_removes_no_tokens() -> None:
 
 
 class Callers(RuleBasedStateMachine):
-    """Each caller has its own bucket."""
+    """Requests of several callers, to check that each caller has a separate bucket."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The refusals of a submission: status, code, and that no job was accepted."""
+"""Refused submissions: the status and code of the problem, and that no job was created."""
 
 import json
 import struct

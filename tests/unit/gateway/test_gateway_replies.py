@@ -1,4 +1,4 @@
-"""Workers' replies: authorisation, validation, and replies that are too late."""
+"""Workers' replies: authorisation, validation, and late replies."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -120,7 +120,7 @@ async def test_a_malformed_reply_is_refused(
         b'{"a": 1e999}',
         b"[" * 10_000,
         b"\xff",
-        # It can be read, but not sent to a caller.
+        # The gateway can read this value, but cannot send it to a caller.
         REPLY_START + b"1e999}}",
         REPLY_START + b'"\\ud800"}}',
     ],
@@ -174,7 +174,7 @@ def test_a_reply_token_is_valid_until_the_expiry_time(job_id: str, seconds: int)
     given_query = query(tokens.url("id", deadline, "noop"))
     expires, token = given_query["expires"], given_query["token"]
     tokens.check("id", expires, token, deadline)
-    # Rotation: the old key verifies until it is removed.
+    # During a rotation, tokens signed with the old key are valid until the key is removed.
     ReplyTokens((OTHER_KEY, KEY), "").check("id", expires, token, NOW)
     with pytest.raises(InvalidToken):
         ReplyTokens((OTHER_KEY,), "").check("id", expires, token, NOW)

@@ -1,4 +1,4 @@
-"""Settings: each wrong value stops the start with an error that names its variable."""
+"""The settings: the gateway does not start with a wrong value, and names the variable."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Signed links by a user delegation key."""
+"""Links that are signed with a user delegation key."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 class Account:
-    """The client of an account that uses an identity."""
+    """A storage account that is used with an identity, so it issues user delegation keys."""
 
     account_name = "store"
     url = "https://store.blob.core.windows.net/"
@@ -36,7 +36,7 @@ class Account:
 
 
 class Opened(PayloadContainer):
-    """An existing container of that account."""
+    """An existing container of the storage account."""
 
     def __init__(self, clock: ManualClock) -> None:
         super().__init__(ServiceEndpoint(address="unused"), clock=clock)

@@ -1,4 +1,4 @@
-"""Submission: accepted requests, the message to the worker, and the answer."""
+"""The submission of jobs: accepted requests, messages to workers, and responses."""
 
 import asyncio
 import base64
@@ -13,12 +13,12 @@ from tests.unit.gateway.conftest import RunningGateway, error_body
 
 OCTETS = {"content-type": "application/octet-stream"}
 
-# The SDK warns once a process that a codec has no type.
+# The SDK logs once in each process that a codec has no type.
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 
 async def submit_and_reply(gateway: RunningGateway, **outcome: Any) -> httpx.Response:
-    """Submit a job that waits, and reply to it."""
+    """Submit a job, reply to it during the wait, and return the response."""
     waiting = asyncio.create_task(
         gateway.http.post("/v1/models/noop/jobs", content=b"x", headers=OCTETS)
     )
@@ -217,7 +217,7 @@ async def test_the_input_of_a_json_submission_is_decoded(
 async def test_json_input_in_the_form_of_an_sdk_object_is_passed_on_unchanged(
     gateway: RunningGateway,
 ) -> None:
-    # The Durable SDK makes instances of objects in this form.
+    # The Durable SDK turns objects in this form into instances of classes.
     trap = {"__class__": "Popen", "__module__": "subprocess", "__data__": "id"}
     answer = await gateway.http.post(
         "/v1/models/noop/jobs",

@@ -1,4 +1,4 @@
-"""The estimates as pure functions of replies, counts and times."""
+"""The functions that estimate throughput, positions and waits."""
 
 import math
 
@@ -40,7 +40,7 @@ def pace_of(found: list[ReplySample]) -> Throughput:
 
 
 def backlog(count: int, seconds_each: float, batch_size: int = 1) -> list[ReplySample]:
-    """The replies of one worker to simultaneous jobs, batch by batch."""
+    """Return the replies of one worker to jobs submitted at the same time, in batches."""
     batch_seconds = batch_size * seconds_each
     return [
         ReplySample(
@@ -107,14 +107,14 @@ def test_jobs_accepted_later_do_not_increase_a_position() -> None:
     arrivals = [1.0, 2.0, 3.0, 4.0]
     count = LengthSample(4, 10.0, 0)
     assert [position(count, arrivals, 0, at) for at in arrivals] == [1, 2, 3, 4]
-    # Six jobs of other instances count as before.
+    # Six jobs of other instances count as if they were before.
     assert [position(LengthSample(10, 10.0, 0), arrivals, 0, at) for at in arrivals] == [
         7,
         8,
         9,
         10,
     ]
-    # Since the count two jobs were replied to, and two came.
+    # After the count, two replies were received and two jobs were accepted.
     assert position(LengthSample(4, 2.5, 0), [*arrivals, 5.0], 2, 5.0) == 5
     assert length_now(LengthSample(4, 2.5, 7), arrivals, 9) == 4
 

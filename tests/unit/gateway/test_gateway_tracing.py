@@ -1,4 +1,4 @@
-"""The gateway's spans, as an exporter gets them."""
+"""The spans of the gateway, as an exporter receives them."""
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from gateway.errors import InvalidSetting
 from gateway.telemetry import GatewayTracing, make_tracer_provider
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 
-# A warning of the SDK, once a process.
+# The SDK issues this warning once in each process.
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

@@ -1,4 +1,4 @@
-"""The triggers, the adapter to ASGI, and the functions that Functions indexes."""
+"""The triggers, the ASGI adapter, and the functions that the Function App registers."""
 
 import asyncio
 import subprocess
@@ -46,7 +46,7 @@ async def test_a_dead_letter_is_stored_and_the_job_fails(gateway: RunningGateway
     assert job["attempt"] == 3
     assert job["error"]["retryable"] is False
     assert f"dead-letters/noop/{job_id}" in gateway.payloads.blobs
-    # The trigger delivers at least once.
+    # Functions may run the trigger more than once for a message.
     await gateway.services.dead_letters.run(message, "noop", gateway.durable)
     assert await gateway.job(job_id) == job
 
@@ -84,7 +84,7 @@ async def test_a_dead_letter_wakes_the_waiting_caller(gateway: RunningGateway) -
 async def test_housekeeping_deletes_histories_past_their_retention(gateway: RunningGateway) -> None:
     old, running = await gateway.accept(), await gateway.accept()
     await gateway.http.delete(f"/v1/jobs/{old}")
-    # The longest deadline of its model is an hour.
+    # The longest deadline of the model is an hour.
     gateway.clock.now += timedelta(hours=73)
     assert await purge(gateway.durable, gateway.services) == 0
     gateway.clock.now += timedelta(seconds=1)

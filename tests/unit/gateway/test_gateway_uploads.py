@@ -1,4 +1,4 @@
-"""Uploads: slots, their data, and jobs that use them."""
+"""Uploads: their URLs, their data, and jobs that use them."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -33,7 +33,7 @@ async def slot(
 async def sent(
     gateway: RunningGateway, data: bytes, media_type: str = STREAM, model: str = "noop"
 ) -> str:
-    """Send the data of an upload; return its id."""
+    """Create an upload and send its data; return the upload id."""
     found = await slot(gateway, model, media_type)
     path = httpx.URL(found["url"]).path.removeprefix("/")
     gateway.blobs.put(path, data, found["headers"]["content-type"])
@@ -156,7 +156,7 @@ async def test_an_upload_that_does_not_fit_the_model_is_refused(
 
 
 async def test_only_the_beginning_of_a_large_upload_is_read(gateway: RunningGateway) -> None:
-    # APP0 segments of 60 kB each: the frame header is after the bytes that are read.
+    # Because of APP0 segments of 60 kB each, the frame header is after the bytes that are read.
     picture = b"\xff\xd8" + (b"\xff\xe0" + (60_000).to_bytes(2) + b"\1" * 59_998) * 3
     upload = await sent(gateway, picture, "image/jpeg", "classifier")
     assert (await submit(gateway, upload, "classifier")).status_code == 202

@@ -1,4 +1,4 @@
-"""Positions, waits and refusals, over queues in memory."""
+"""Estimated positions and waits, and refusals because of long queues."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:Depreca
 
 
 def heard(gateway: RunningGateway, seconds: float) -> None:
-    """Record a reply to a job that took this long."""
+    """Record a worker's reply to a job that took this many seconds."""
     started_at = datetime(2026, 3, 1, tzinfo=UTC)
     reply = JobReply(
         job_id="",
@@ -65,7 +65,7 @@ async def test_the_phase_is_cold_starting_if_no_worker_was_seen(gateway: Running
         "phase": "cold_starting",
     }
     assert answer.headers["retry-after"] == "5"
-    # A question whether the reply is wanted shows a worker.
+    # A request that checks whether a reply is wanted shows that there is a worker.
     wanted = await gateway.http.get(gateway.queues.request().reply_url or "")
     assert wanted.status_code == 200
     assert (await gateway.job(job_id))["queue"]["phase"] == "queued"
@@ -81,7 +81,7 @@ async def test_a_request_succeeds_without_a_position_if_the_count_fails(
     assert job["queue"] == {"position": None, "eta_seconds": None, "phase": "queued"}
     model = (await gateway.http.get("/v1/models/noop")).json()
     assert (model["queue_length"], model["estimated_wait_seconds"]) == (None, None)
-    # A failed count is not repeated at once.
+    # A failed count is not repeated immediately.
     looks = gateway.queues.look_count
     await gateway.job(job_id)
     assert gateway.queues.look_count == looks
@@ -118,7 +118,7 @@ async def submit(gateway: RunningGateway, deadline_seconds: int) -> Any:
 
 async def test_a_job_that_would_expire_in_the_queue_is_refused(gateway: RunningGateway) -> None:
     gateway.queues.lengths["noop"] = 100
-    # Without a throughput no job is refused, and no count starts.
+    # If the throughput is unknown, no job is refused, and no count starts.
     gateway.queues.look_count = 0
     assert (await submit(gateway, 60)).status_code == 202
     heard(gateway, 1.0)
@@ -127,13 +127,13 @@ async def test_a_job_that_would_expire_in_the_queue_is_refused(gateway: RunningG
     assert answer.status_code == 503
     assert answer.json()["code"] == "saturated"
     assert answer.json()["retryable"] is True
-    # One of the hundred was replied to since the count.
+    # A reply to one of the hundred jobs was received after the count.
     assert answer.headers["retry-after"] == "40"
     assert len(gateway.durable.runs) == 1
     assert (await submit(gateway, 3600)).status_code == 202
     gateway.queues.lengths["noop"] = 0
     gateway.clock.now += timedelta(milliseconds=1500)
-    # A submission uses the last count, and starts another.
+    # A submission uses the last count, and starts another count.
     assert (await submit(gateway, 60)).status_code == 503
     await asyncio.sleep(0)
     assert (await submit(gateway, 60)).status_code == 202
@@ -167,7 +167,7 @@ async def test_only_accepted_replies_change_the_estimates(gateway: RunningGatewa
     assert await estimated() is None
     job_id = await gateway.accept()
     url, body = gateway.queues.request().reply_url or "", reply_body(job_id, result={"json": 1})
-    # A reply URL without a known queue changes no estimate.
+    # A reply to a URL with an unknown queue changes no estimate.
     assert (
         await gateway.http.post(url.replace("queue=noop", "queue=x"), json=body)
     ).status_code == 202
@@ -189,7 +189,7 @@ async def test_a_cancelled_request_does_not_cancel_the_count_of_the_queue(
         await gate.wait()
         return await length(queue)
 
-    gateway.queues.length = slow  # type: ignore[method-assign]  # the port is slow for once
+    gateway.queues.length = slow  # type: ignore[method-assign]  # one slow count
     leaver, stayer = (asyncio.create_task(gateway.job(job_id)) for _ in range(2))
     await asyncio.sleep(0.01)
     leaver.cancel()

@@ -1,4 +1,4 @@
-"""Waiting for the end of a job: woken by its outcome, else reading less and less often."""
+"""Waiting for the end of a job, by a notification or by reads with longer pauses."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ CANCELLED = JobOutcome.cancelled(NOW)
 
 
 class ScriptedStore(OutcomeStore):
-    """Outcomes and orchestrations of jobs that end at a time; at first it may not answer."""
+    """A store whose jobs end at a set time, and which is unavailable until another time."""
 
     def __init__(self, ends_at: float, away_until: float = 0) -> None:
         self.looks: list[float] = []
@@ -44,7 +44,7 @@ class ScriptedStore(OutcomeStore):
 
 
 def jobs_of(store: ScriptedStore, waiters: Waiters) -> tuple[Jobs, Any]:
-    """The jobs of a store, and its durable client."""
+    """Return a Jobs object that uses this store, and its durable client."""
     unused: Any = None
     return Jobs(store, unused, waiters, lambda: NOW), store
 
@@ -52,7 +52,7 @@ def jobs_of(store: ScriptedStore, waiters: Waiters) -> tuple[Jobs, Any]:
 async def wait(
     store: ScriptedStore, limit: float, notified_at: float | None = None
 ) -> tuple[str | None, float]:
-    """The status in which the wait found the job, and when it ended."""
+    """Wait for a job; return its final status and the time at which the wait ended."""
     waiters = Waiters()
     jobs, durable = jobs_of(store, waiters)
     loop = asyncio.get_running_loop()

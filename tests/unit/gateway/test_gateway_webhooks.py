@@ -1,4 +1,4 @@
-"""Webhooks: their submission, their start, and their attempts."""
+"""Webhooks: their submission, the start of their delivery, and its attempts."""
 
 import base64
 import json

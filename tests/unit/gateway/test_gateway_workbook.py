@@ -1,4 +1,4 @@
-"""The workbook and the alerts read log lines as the gateway writes them."""
+"""The queries of the workbook and the alerts find the gateway's log lines."""
 
 import json
 import re
@@ -30,7 +30,7 @@ EVERY_QUERY = [*QUERIES.values(), *ALERT_QUERIES.values()]
 
 
 def read(query: str, line: str) -> dict[str, str] | None:
-    """The fields that a query's `where` and `parse` find in a message; None if none."""
+    """Return the fields that a query's `where` and `parse` find in a line; None if no match."""
     for operator, text in re.findall(r'message (startswith|has) "([^"]*)"', query):
         if text not in line or (operator == "startswith" and not line.startswith(text)):
             return None
@@ -40,7 +40,7 @@ def read(query: str, line: str) -> dict[str, str] | None:
 
 
 def _pieces(pattern: str) -> Iterator[str]:
-    """A pattern of `parse` in its simple mode, as a regular expression."""
+    """Yield the parts of a regular expression for a `parse` pattern in simple mode."""
     for literal, name, number in re.findall(r'"([^"]*)"|(\*|\w+)(:real)?', pattern):
         if not name:
             yield re.escape(literal)
@@ -89,7 +89,7 @@ async def test_the_workbook_finds_dead_letters(
     [line] = [message for message in caplog.messages if "dead-lettered" in message]
     found = read(QUERIES["dead-letters"], line)
     assert found is not None
-    # Texts of callers are quoted in the log; the query removes the quotes.
+    # The log quotes texts that callers chose, and the query removes the quotes.
     assert (found["job"], found["queue"]) == (repr(job_id), "noop")
     assert found["reason"]
     for name in ("job", "reason", "description"):

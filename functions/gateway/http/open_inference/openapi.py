@@ -32,8 +32,8 @@ _INPUT: Final[dict[str, Any]] = {
         "parameters": {
             **_PARAMETERS,
             "description": "`binary_data_size` is the size in bytes of a binary tensor, without "
-            "`data`. `content_type` is the media type of the elements of a BYTES tensor, or `base64` "
-            "for elements in base64.",
+            "`data`. `content_type` is the media type of the elements of a BYTES tensor, or "
+            "`base64` for elements in base64.",
         },
     },
 }
