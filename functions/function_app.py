@@ -1,5 +1,5 @@
-"""The Function App: builds the gateway's parts and binds its triggers to them."""
-# The decorators of azure-functions have no types.
+"""The Function App, which builds the gateway and registers its triggers."""
+# The decorators of azure-functions have no type annotations.
 # mypy: disallow-untyped-decorators=False
 
 import logging
@@ -25,13 +25,13 @@ from gateway.storage import housekeeping
 from gateway.webhooks import orchestrator as webhook_orchestrator
 from gateway.webhooks.activities import start_delivery
 
-# The SDKs log each request at info.
+# Azure's SDKs log each request at level INFO.
 logging.getLogger("azure").setLevel(logging.WARNING)
 
 services = Services.of(GatewaySettings.from_env(os.environ))
 if services.settings.is_open:
     logging.getLogger(__name__).warning(
-        "API_KEYS is not set: everybody who reaches %s may do everything",
+        "API_KEYS is not set: every caller that can reach %s may use all routes",
         services.settings.gateway_base_url,
     )
 api = create_app(services)
@@ -42,13 +42,13 @@ app = df.DFApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 @app.route("{*path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 @app.durable_client_input("client")
 async def http(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
-    """Answer a request to any route of the API."""
+    """Serve an HTTP request to any route of the API."""
     return await serve(api, req, DurableClient(client))
 
 
 @app.orchestration_trigger("context")
 def job(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
-    """Run one job from its submission to its final record."""
+    """Run one job until it has ended, and return its final record."""
     record = yield from orchestrator.job(context)
     if not context.is_replaying:
         log_failure(context.instance_id, record)
@@ -63,7 +63,7 @@ async def enqueue(ticket: str) -> str | None:
 
 @app.activity_trigger("asked")
 async def conclude(asked: str) -> str:
-    """Return a job's recorded outcome, or record one."""
+    """Record a job's outcome if none is recorded, and return the recorded outcome."""
     return await services.conclude.run(asked)
 
 
@@ -83,13 +83,13 @@ async def announce_webhook(job: str, client: df.DurableOrchestrationClient) -> N
 @app.activity_trigger("job")
 @app.durable_client_input("client")
 async def deliver_webhook(job: str, client: df.DurableOrchestrationClient) -> str:
-    """Try once to deliver a job's webhook."""
+    """Send a job's webhook once, and return whether to try again."""
     return await services.webhook_activities.deliver_job(job, DurableClient(client))
 
 
 @app.activity_trigger("told")
 async def deliver_reply(told: str) -> str:
-    """Try once to deliver a reply to a producer's webhook."""
+    """Send a reply to a producer's webhook once, and return whether to try again."""
     return await services.webhook_activities.deliver_reply(told)
 
 
@@ -117,7 +117,7 @@ async def watch(timer: func.TimerRequest) -> None:
 @app.timer_trigger("timer", "0 */10 * * * *")
 @app.durable_client_input("client")
 async def purge(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:
-    """Recover orchestrations that are stuck; delete what is past its retention."""
+    """Recover stuck orchestrations, and delete histories and blobs past their retention."""
     durable = DurableClient(client)
     await recovery.recover(durable, services.jobs, services.clock(), services.retention)
     await housekeeping.purge(durable, services)

@@ -1,4 +1,4 @@
-"""The model catalogue: models.toml as frozen data, and the queues of its models."""
+"""The model catalogue, which is read from models.toml, and the names of its models' queues."""
 
 import difflib
 import re
@@ -16,35 +16,37 @@ from contract.names import low_priority_queue
 
 DEFAULT_PATH = Path(__file__).with_name("models.toml")
 
-# The limit of a single Put Blob, so that one request fills an upload slot.
+# The largest body of a single Put Blob request, because a caller sends an upload in one request.
 _MAX_UPLOAD_BYTES = 5000 * 1024 * 1024
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-# The names of a container and a blob, or of a Python package and a file in it.
+# Either a blob (container and name) or a file in a Python package (package and path).
 _WEIGHTS = re.compile(r"(?:blob:[a-z0-9-]{3,63}|package:\w+)/[^\\\x00-\x1f]{1,1024}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
 
 Option = str | int | float | bool
-"""A value of a model's `options` in TOML."""
+"""The value of one entry of a model's `options` in the catalogue."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
     """One model of the catalogue.
 
-    `implementation` is the worker's module with the class `Infer`. A lock lasts `lock_seconds`
-    and is renewed while the job is held; after `max_delivery_count` deliveries without an outcome
-    the message goes to the dead-letter queue. `max_pixels` is 0 if the input is not a picture.
-    `max_input_bytes` limits a request's body, `max_upload_bytes` an upload; they are equal unless
-    the catalogue has both. If the model `reports_progress`, its worker reports how far a job is,
-    and learns by the answer that the job was cancelled.
+    `implementation` is the worker's module that defines the class `Infer`. A message lock lasts
+    `lock_seconds`, and the worker renews it until the job is settled. After `max_delivery_count`
+    deliveries without an outcome, Service Bus moves the message to the dead-letter queue.
+    `max_pixels` is 0 if the input is not a picture. `max_input_bytes` limits the body of a request
+    and `max_upload_bytes` limits an upload; if the catalogue omits `max_upload_bytes`, it is equal
+    to `max_input_bytes`. If `reports_progress` is true, the worker reports the progress of each
+    job, and the response to a report says whether the job was cancelled.
 
-    `weights` is the place of the model's weights, as `blob:CONTAINER/NAME` or
-    `package:PACKAGE/PATH`, empty if it has none. `weights_sha256` is their digest, required for a
-    blob. `options` are arguments of the constructor of `Infer`. `memory_bytes` is the device
-    memory that the model needs; 0 means that it is measured. `result_media_type` is JSON, a
-    picture or any bytes. `uses_gpu` is whether a deployment gives the model's workers a GPU.
+    `weights` locates the model's weights, as `blob:CONTAINER/NAME` or `package:PACKAGE/PATH`. It is
+    empty if the model has no weights. `weights_sha256` is the SHA-256 digest of the weights, and is
+    required if they are a blob. `options` are keyword arguments of the constructor of `Infer`.
+    `memory_bytes` is the device memory that the model needs; if it is 0, the worker measures it.
+    `result_media_type` is the media type of the model's results. `uses_gpu` says whether a
+    deployment gives the model's workers a GPU.
     """
 
     name: str
@@ -72,32 +74,36 @@ class ModelEntry:
 
 
 class Catalogue(Mapping[str, ModelEntry]):
-    """The models by name, in the order of the file."""
+    """A read-only mapping from names to models, in the order of the catalogue file."""
 
     def __init__(self, models: Mapping[str, ModelEntry]) -> None:
         self._models = dict(models)
 
     @classmethod
     def load(cls, path: Path = DEFAULT_PATH) -> "Catalogue":
-        """Read a catalogue file. Raises CatalogueError, which names the model and the key."""
+        """Read a catalogue file. Raises CatalogueError if the file is unreadable or not valid."""
         try:
             tables = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CatalogueError(f"cannot read the catalogue {path}: {error}") from None
         catalogue = cls({name: _read_model(name, table) for name, table in tables.items()})
         if not catalogue:
-            raise CatalogueError(f"the catalogue {path} has no model")
+            raise CatalogueError(
+                f"the catalogue {path} has no models: add at least one table [NAME]"
+            )
         queues = [model.queue for model in catalogue.values()]
         if len(set(queues)) < len(queues):
-            raise CatalogueError("two models share a queue: each needs one of its own")
+            raise CatalogueError(
+                "two models have the same queue: each model needs a queue of its own"
+            )
         if taken := {low_priority_queue(queue) for queue in queues} & set(queues):
             raise CatalogueError(
-                f"{min(taken)} is another model's queue for low priority: choose another name"
+                f"{min(taken)} is already another model's low-priority queue: choose another name"
             )
         return catalogue
 
     def model(self, name: str) -> ModelEntry:
-        """Return the model of this name. Raises UnknownModel with the nearest names."""
+        """Return the model with this name. Raises UnknownModel, which suggests similar names."""
         if name not in self._models:
             raise UnknownModel(name, tuple(difflib.get_close_matches(name, self._models, n=2)))
         return self._models[name]
@@ -114,14 +120,16 @@ class Catalogue(Mapping[str, ModelEntry]):
 
 def _read_model(name: str, table: object) -> ModelEntry:
     if not isinstance(table, dict):
-        raise CatalogueError(f"{name}: expected a table, write [{name}]")
+        raise CatalogueError(f"{name}: expected a table; write [{name}]")
     known = {each.name: each for each in fields(ModelEntry) if each.name != "name"}
     for key in table:
         if key not in known:
-            raise CatalogueError(f"{name}.{key}: unknown key")
+            raise CatalogueError(
+                f"{name}.{key}: this key does not exist; remove it or correct its name"
+            )
     for key, each in known.items():
         if key not in table and each.default is MISSING and each.default_factory is MISSING:
-            raise CatalogueError(f"{name}.{key}: is missing")
+            raise CatalogueError(f"{name}.{key}: the key is missing; add it")
     values = {key: _read_value(name, key, value) for key, value in table.items()}
     model = ModelEntry(name=name, **{"max_upload_bytes": values["max_input_bytes"], **values})
     _check_limits(model)
@@ -142,28 +150,34 @@ def _read_value(name: str, key: str, value: Any) -> Any:
     texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
     if expected not in (str, int, bool) and texts and value:
         return tuple(value)
-    names = {str: "a text", int: "a whole number from 0", bool: "true or false"}
-    wanted = names.get(expected, "a list of texts")  # type: ignore[arg-type]
+    names = {str: "a non-empty string", int: "a whole number of at least 0", bool: "true or false"}
+    wanted = names.get(expected, "a non-empty list of strings")  # type: ignore[arg-type]
     raise CatalogueError(f"{name}.{key}: expected {wanted}")
 
 
 def _read_options(name: str, value: Any) -> Mapping[str, Option]:
     if not isinstance(value, dict):
-        raise CatalogueError(f'{name}.options: expected a table, such as {{architecture = "…"}}')
+        raise CatalogueError(
+            f'{name}.options: expected a table, for example {{architecture = "…"}}'
+        )
     for key, option in value.items():
         if not key.isidentifier() or key == "weights":
-            raise CatalogueError(f"{name}.options.{key}: is not a valid name of an option")
+            raise CatalogueError(f"{name}.options.{key}: this option name is not allowed")
         if not isinstance(option, str | int | float | bool):
-            raise CatalogueError(f"{name}.options.{key}: expected a text, a number, true or false")
+            raise CatalogueError(
+                f"{name}.options.{key}: expected a string, a number, true or false"
+            )
     return MappingProxyType(value)
 
 
 def _check_limits(model: ModelEntry) -> None:
     for key in ("name", "queue"):
         if not _NAME.fullmatch(getattr(model, key)):
-            raise CatalogueError(f"{model.name}.{key}: small letters, digits and dashes only")
-    # Service Bus accepts locks from 5 s to 5 min. Over 6 days the durable SDK splits a timer and
-    # cannot cancel it.
+            raise CatalogueError(
+                f"{model.name}.{key}: expected 1 to 63 small letters, digits and dashes"
+            )
+    # Service Bus accepts lock durations from 5 s to 5 min. The Durable Functions SDK splits a timer
+    # of more than 6 days into several timers, and cannot cancel those.
     for key, low, high in (
         ("lock_seconds", 5, 300),
         ("max_delivery_count", 1, 2000),
@@ -174,9 +188,11 @@ def _check_limits(model: ModelEntry) -> None:
         ("max_deadline_seconds", 1, 6 * 24 * 3600),
     ):
         if not low <= getattr(model, key) <= high:
-            raise CatalogueError(f"{model.name}.{key}: expected {low} to {high}")
+            raise CatalogueError(f"{model.name}.{key}: expected a number from {low} to {high}")
     if not _MEDIA_TYPE.fullmatch(model.result_media_type):
-        raise CatalogueError(f"{model.name}.result_media_type: expected one such as image/png")
+        raise CatalogueError(
+            f"{model.name}.result_media_type: expected a media type, for example image/png"
+        )
 
 
 def _check_weights(model: ModelEntry) -> None:
@@ -186,23 +202,29 @@ def _check_weights(model: ModelEntry) -> None:
             f"{model.name}.weights: expected blob:CONTAINER/NAME or package:PACKAGE/PATH"
         )
     if model.weights_sha256 and not _SHA256.fullmatch(model.weights_sha256):
-        raise CatalogueError(f"{model.name}.weights_sha256: expected 64 small hex digits")
-    # Write access to the container must not be enough to choose the code that runs.
+        raise CatalogueError(
+            f"{model.name}.weights_sha256: expected 64 hexadecimal digits in lower case"
+        )
+    # Without a digest, everyone with write access to the container could choose the code that runs.
     if is_blob and not model.weights_sha256:
-        raise CatalogueError(f"{model.name}.weights_sha256: is missing, and a blob needs it")
+        raise CatalogueError(
+            f"{model.name}.weights_sha256: the key is missing; weights in a blob need it"
+        )
     if model.weights_sha256 and not model.weights:
-        raise CatalogueError(f"{model.name}.weights: is missing, but weights_sha256 is there")
+        raise CatalogueError(
+            f"{model.name}.weights: the key is missing, although weights_sha256 is set"
+        )
 
 
 class Priority(StrEnum):
-    """The priority of a job. Workers take a low one only while no normal one waits."""
+    """The priority of a job. A worker runs a low-priority job only if no normal job is queued."""
 
     NORMAL = "normal"
     LOW = "low"
 
     @property
     def higher(self) -> tuple["Priority", ...]:
-        """The priorities whose jobs all run before a job of this one."""
+        """The priorities whose queued jobs all run before a job with this priority."""
         return _HIGHER[self]
 
 
@@ -210,11 +232,11 @@ _HIGHER: Final = {Priority.NORMAL: (), Priority.LOW: (Priority.NORMAL,)}
 
 
 def queue_of(model: ModelEntry, priority: Priority) -> str:
-    """Return the name of the queue for a model's jobs of this priority."""
+    """Return the name of the queue that carries a model's jobs with this priority."""
     return low_priority_queue(model.queue) if priority is Priority.LOW else model.queue
 
 
 def find_queue(catalogue: Catalogue, queue: str) -> tuple[ModelEntry, Priority] | None:
-    """Return the model and the priority of a queue; None if it is not a model's queue."""
+    """Return the model and the priority that a queue serves; None if no model uses the queue."""
     pairs = ((model, priority) for model in catalogue.values() for priority in Priority)
     return next((pair for pair in pairs if queue_of(*pair) == queue), None)

@@ -1,29 +1,29 @@
 """The errors of messages, payloads and the catalogue.
 
     ContractError
-    ├── MalformedMessage      malformed-message     a field is missing or wrong, or not JSON
-    ├── UnsupportedSchema     unsupported-schema    written by a newer version than this
-    ├── MessageTooLarge       message-too-large     would not fit into a Service Bus message
-    ├── PayloadCorrupt        payload-corrupt       size or digest differ from the payload reference
-    ├── ForbiddenAddress      forbidden-address     a URL that must not be called
-    ├── UnknownModel          unknown-model         not in the catalogue
+    ├── MalformedMessage      malformed-message     not JSON, or a field is missing or wrong
+    ├── UnsupportedSchema     unsupported-schema    its schema version cannot be read here
+    ├── MessageTooLarge       message-too-large     too large for a Service Bus message
+    ├── PayloadCorrupt        payload-corrupt       size or digest differ from the reference
+    ├── ForbiddenAddress      forbidden-address     the URL must not be called
+    ├── UnknownModel          unknown-model         the model is not in the catalogue
     └── CatalogueError        bad-catalogue         models.toml is wrong
 
-None is retryable: the same bytes would fail again.
+None of these errors is retryable, because the same bytes would fail again.
 """
 
 from typing import ClassVar
 
 
 class ContractError(Exception):
-    """Base of all; `code` is stable and is shown to callers."""
+    """Base class of the errors of the contract. Callers see `code`, which never changes."""
 
     code: ClassVar[str] = "contract-error"
     retryable: ClassVar[bool] = False
 
 
 class MalformedMessage(ContractError):
-    """The bytes are not a message. The text names the field and what was expected."""
+    """The bytes are not a valid message. The error message names the field and what is expected."""
 
     code = "malformed-message"
 
@@ -35,41 +35,41 @@ class UnsupportedSchema(ContractError):
 
     def __init__(self, found: object, supported: int) -> None:
         super().__init__(
-            f"message has schema {found!r}, this version reads {supported}; "
-            "upgrade the reader first"
+            f"the message has schema version {found!r}, but this program reads {supported}; "
+            "upgrade this program first"
         )
         self.found = found
         self.supported = supported
 
 
 class MessageTooLarge(ContractError):
-    """The encoded message is over the limit; its payload has to be a blob."""
+    """The encoded message exceeds the size limit. Its payload must be stored as a blob."""
 
     code = "message-too-large"
 
     def __init__(self, size_bytes: int, limit_bytes: int) -> None:
         super().__init__(
-            f"message of {size_bytes} bytes is over the limit of {limit_bytes}; "
-            "send the payload as a reference to a blob"
+            f"the message has {size_bytes} bytes; at most {limit_bytes} are allowed; "
+            "store the payload as a blob and send a reference to it"
         )
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes
 
 
 class PayloadCorrupt(ContractError):
-    """A blob does not match its payload reference."""
+    """The content of a blob does not match its payload reference."""
 
     code = "payload-corrupt"
 
 
 class ForbiddenAddress(ContractError):
-    """A URL must not be called. The text is for the caller that gave it."""
+    """A URL must not be called. The error message is shown to the caller that sent the URL."""
 
     code = "forbidden-address"
 
 
 class UnknownModel(ContractError):
-    """The catalogue has no model of this name; `nearest` are similar names."""
+    """The catalogue has no model with this name. `nearest` contains the most similar names."""
 
     code = "unknown-model"
 
@@ -81,6 +81,6 @@ class UnknownModel(ContractError):
 
 
 class CatalogueError(ContractError):
-    """The catalogue is not valid. The text names the model and the key."""
+    """The catalogue is not valid. The error message names the model and the key, if known."""
 
     code = "bad-catalogue"

@@ -1,14 +1,14 @@
-"""The SSRF guard: the addresses to which a caller's URL may make us connect.
+"""The SSRF guard. It decides to which addresses we may connect for the URL of a caller.
 
-    check_form   the text alone: scheme, no credentials, a host that every parser reads alike
-    resolve      one DNS look-up; each address must be public or listed
+    check_form   checks the text of the URL: the scheme, no credentials, an unambiguous host
+    resolve      looks the host up in DNS once; each address must be public or in the allow list
 
-Connect only to the addresses that `resolve` returned: a second look-up may give others (DNS
-rebinding). A redirect is a new URL, to be checked like the first.
+Connect only to the addresses that `resolve` returned, because a second look-up may return other
+addresses (DNS rebinding). Check the target of a redirect like a new URL.
 
-Public addresses are all but those in IANA's special-purpose registries (RFC 6890). A network that
-embeds IPv4 addresses (mapped, NAT64, 6to4, Teredo) is refused as a whole: what is behind them
-depends on the translator.
+An address is public if it is not in IANA's special-purpose registries (RFC 6890). Networks that
+embed IPv4 addresses (mapped, NAT64, 6to4, Teredo) are refused completely, because the address
+translator decides which IPv4 host receives the connection.
 """
 
 import ipaddress
@@ -49,8 +49,8 @@ _REFUSED: Final[tuple[IPNetwork, ...]] = tuple(
         "3fff::/20",  # documentation
     )
 )
-# All unicast addresses that IANA has allocated. Loopback, mapped, NAT64, unique-local, link-local,
-# site-local and multicast addresses are outside.
+# All global unicast addresses that IANA has allocated. This network does not contain loopback,
+# mapped, NAT64, unique-local, link-local, site-local or multicast addresses.
 _GLOBAL_IPV6: Final = ipaddress.IPv6Network("2000::/3")
 
 
@@ -62,27 +62,27 @@ def is_public(address: IPAddress) -> bool:
 
 
 def is_listed(address: IPAddress, networks: Iterable[IPNetwork]) -> bool:
-    """Return whether a network contains the address. A mapped address counts as its IPv4 one."""
+    """Return whether a network contains the address. A mapped address is compared as IPv4."""
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return any((mapped or address) in network for network in networks)
 
 
 MAX_URL_CHARACTERS: Final = 2048
 
-# The characters of RFC 3986. With backslashes, blanks or controls parsers would differ.
+# The characters of RFC 3986. URL parsers disagree about backslashes and control characters.
 _URL = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?")
-# A host is a number if its last part is one, also in octal or hexadecimal (WHATWG).
+# A host is numeric if its last label is a number, also in octal or hexadecimal (WHATWG).
 _NUMERIC_PART = re.compile(r"\d+|0[xX][0-9A-Fa-f]*")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 LookUp = Callable[[str, int], Iterable[str]]
-"""Returns the addresses of a host as texts. Raises OSError if it has none."""
+"""Returns the addresses of a host and a port as strings. Raises OSError if there are none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The parts of a URL. `host` is a name or an address, in lower case, without brackets."""
+    """The parts of a checked URL. `host` is a lower-case name, or an address without brackets."""
 
     scheme: str
     host: str
@@ -91,7 +91,7 @@ class Target:
 
     @property
     def address(self) -> IPAddress | None:
-        """The host as an address; None if it is a name."""
+        """The host as an IP address; None if the host is a name."""
         try:
             return ipaddress.ip_address(self.host)
         except ValueError:
@@ -99,18 +99,22 @@ class Target:
 
     @property
     def authority(self) -> str:
-        """The value of a Host header. Logs may show this part of a URL, and no other."""
+        """The host and port, as in a Host header. Log only this part of a URL."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
 
 class AddressGuard:
-    """Accepts public https addresses, and listed addresses also over plain http."""
+    """Allows https to public addresses, and http or https to addresses in the allow list."""
 
     def __init__(self, allowed: str = "") -> None:
-        """List the hosts and networks (in CIDR form, separated by commas) that are allowed.
+        """Read the allow list, which contains host names and networks in CIDR form.
 
-        Raises ValueError for an entry that is neither.
+        Args:
+            allowed: The entries, separated by commas.
+
+        Raises:
+            ValueError: An entry is neither a host name nor a network.
         """
         self._hosts: set[str] = set()
         self._networks: list[IPNetwork] = []
@@ -119,13 +123,15 @@ class AddressGuard:
                 self._networks.append(ipaddress.ip_network(entry))
             except ValueError:
                 if "/" in entry or _is_numeric(entry) or not _HOST.fullmatch(entry):
-                    raise ValueError(f"{entry!r} is neither a host nor a network") from None
+                    raise ValueError(
+                        f"{entry!r} is neither a host name nor a network in CIDR form"
+                    ) from None
                 self._hosts.add(entry.rstrip("."))
 
     def check_form(self, url: str) -> Target:
-        """Return the parts of a URL. Raises ForbiddenAddress if its text alone is not allowed.
+        """Check the text of a URL and return the URL's parts, without a DNS look-up.
 
-        A host name must still be resolved.
+        If the host is a name, pass the result to `resolve`. Raises ForbiddenAddress.
         """
         target = _parse_url(url)
         if target.address is not None:
@@ -135,9 +141,9 @@ class AddressGuard:
         return target
 
     def resolve(self, target: Target, look_up: LookUp | None = None) -> tuple[str, ...]:
-        """Return the addresses to connect to. Raises ForbiddenAddress if one is not allowed.
+        """Return the addresses of the target. Raises ForbiddenAddress if one is not allowed.
 
-        Blocks during the DNS look-up, unless another `look_up` is given.
+        By default this blocks during a DNS look-up by the operating system; `look_up` replaces it.
         """
         if target.address is not None:
             self._check(target, target.address)
@@ -173,7 +179,7 @@ def _parse_url(url: str) -> Target:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError:
-        raise ForbiddenAddress("the URL cannot be read") from None
+        raise ForbiddenAddress("the URL is not valid") from None
     if parts.scheme not in _DEFAULT_PORTS:
         raise ForbiddenAddress("the URL must be https")
     if "@" in parts.netloc:
@@ -200,7 +206,7 @@ def _check_host(host: str, *, is_bracketed: bool) -> None:
             ipaddress.IPv4Address(host)
         except ValueError:
             raise ForbiddenAddress(
-                "the URL's host is a number; write an address as four decimal numbers"
+                "the URL's host is a number; write an IPv4 address as four decimal numbers"
             ) from None
 
 

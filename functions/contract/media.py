@@ -1,4 +1,4 @@
-"""Media types, also by the signature in the first bytes."""
+"""Media types of payloads, and their recognition by the first bytes."""
 
 from typing import Final
 
@@ -31,17 +31,17 @@ def essence(content_type: str) -> str:
 
 
 def sniff(data: bytes) -> str | None:
-    """Return the media type by the first bytes, or None."""
+    """Return the media type that the first bytes show; None if they match no known signature."""
     if data[:4] == b"RIFF":
         return _RIFF_FORMS.get(data[8:12])
     return next((name for start, name in _SIGNATURES if data.startswith(start)), None)
 
 
 def agrees(announced: str, data: bytes) -> bool:
-    """Return whether the bytes can have the announced media type.
+    """Return whether `data` can have the announced media type.
 
-    A type with a signature must have it. Text must have no signature and no NUL. Other types are
-    accepted.
+    If the type has a signature, the bytes must start with it. Bytes announced as text must start
+    with no known signature and contain no NUL. All other types are accepted unchecked.
     """
     if announced in _RECOGNISED:
         return sniff(data) == announced

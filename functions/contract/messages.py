@@ -1,8 +1,10 @@
-"""The messages between gateway and worker: their parts, and their form as JSON.
+"""The messages between gateway and worker, and their encoding as JSON.
 
-Times are UTC. `extra` holds fields that a newer version has added: they survive decoding and
-encoding. `*_to_json` and `*_from_json` convert a message that is part of a larger document;
-`encode_*` and `decode_*` convert the bytes of a Service Bus message or an HTTP body.
+Times are UTC. `extra` holds fields that this version does not know, so that a message from a newer
+version keeps them when it is decoded and encoded again.
+
+`*_to_json` and `*_from_json` convert a message that is part of a larger document. `encode_*` and
+`decode_*` convert the bytes of a Service Bus message or an HTTP body.
 
 A payload of up to INLINE_LIMIT_BYTES is part of the message. A larger one is stored as a blob, and
 the message holds a reference to it (the claim check pattern).
@@ -23,7 +25,8 @@ from typing import Any, TypeVar
 
 from contract.errors import MalformedMessage, MessageTooLarge, PayloadCorrupt, UnsupportedSchema
 
-# JSON as Python objects. With a recursive alias each reader would have to narrow at each level.
+# JSON as Python objects. It is not a recursive type, because then all code that reads JSON would
+# have to check the type of each value for mypy.
 Json = Any
 
 
@@ -37,22 +40,22 @@ class InlineBytes:
 
 @dataclass(frozen=True, slots=True)
 class InlineJson:
-    """A small JSON payload that is part of the message, as JSON."""
+    """A small JSON payload that is part of the message as a JSON value."""
 
     value: Json
 
     @property
     def media_type(self) -> str:
-        """The media type of JSON."""
+        """The payload's media type, which is always `application/json`."""
         return "application/json"
 
 
 @dataclass(frozen=True, slots=True)
 class PayloadRef:
-    """A payload in blob storage: `blob` is its name in the payload container.
+    """A reference to a payload in blob storage; `blob` is a name in the payload container.
 
-    `sha256` (in hex), `etag` or both identify the bytes. An upload has only the ETag, since it has
-    not been read yet.
+    `sha256` (hexadecimal), `etag` or both identify the content. A reference to an upload has only
+    the ETag, because the gateway has not read the upload.
     """
 
     media_type: str
@@ -66,7 +69,8 @@ class PayloadRef:
 class PayloadUrl:
     """A payload that the worker downloads. The URL may contain a secret, so the repr omits it.
 
-    Without a media type, the signature in the bytes decides, or else the server's content type.
+    If `media_type` is None, the worker determines it by the first bytes of the download. If these
+    have no known signature, the worker uses the server's Content-Type header.
     """
 
     url: str = field(repr=False)
@@ -74,29 +78,29 @@ class PayloadUrl:
 
 
 Payload = InlineBytes | InlineJson | PayloadRef
-"""The payload of a result."""
+"""A payload that can be the result of a job."""
 
 InputPayload = Payload | PayloadUrl
-"""The payload of an input."""
+"""A payload that can be the input of a job."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyUrl:
-    """The gateway's reply route. It contains the job's token, so the repr omits it."""
+    """The URL of the gateway's reply route. It contains the job's token, so the repr omits it."""
 
     url: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyQueue:
-    """A Service Bus queue in the same namespace as the request's queue."""
+    """A producer's Service Bus queue for replies, in the namespace of the request's queue."""
 
     queue: str
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyWebhook:
-    """A producer's HTTP endpoint. The SSRF guard checks it, and the POST is signed."""
+    """A producer's HTTP endpoint for replies. The gateway checks the URL and signs the POST."""
 
     url: str = field(repr=False)
 
@@ -105,7 +109,7 @@ ReplyTo = ReplyUrl | ReplyQueue | ReplyWebhook
 
 
 class Stage(StrEnum):
-    """The stage at which a job failed."""
+    """The stage of processing at which a job failed."""
 
     ACCEPT = "accept"
     QUEUE = "queue"
@@ -130,7 +134,7 @@ class FailureCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobError:
-    """Why a job failed. `message` is for the caller: what happened and what to do."""
+    """Why a job failed. `message` tells the caller what happened and what to do."""
 
     code: str
     message: str
@@ -140,7 +144,10 @@ class JobError:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """The times of a job, measured by its worker."""
+    """The time that a job spent in the queue and in its batch, measured by the worker.
+
+    `batch_size` is the number of jobs in the batch.
+    """
 
     queued_ms: float = 0.0
     inference_ms: float = 0.0
@@ -149,10 +156,10 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """The request to run a job, sent to a worker.
+    """A request to run a job, sent to a worker.
 
-    `reply_to` is the place for the reply; None if the producer wants none. `attempt` counts sends,
-    from 1.
+    `reply_to` is where the worker sends the reply; it is None if the producer wants no reply.
+    `attempt` counts how often the request was sent, from 1.
     """
 
     job_id: str
@@ -167,15 +174,15 @@ class JobRequest:
 
     @property
     def reply_url(self) -> str | None:
-        """The gateway's reply route; None if the job is not from a gateway."""
+        """The URL of the gateway's reply route; None if the job was not submitted to a gateway."""
         return self.reply_to.url if isinstance(self.reply_to, ReplyUrl) else None
 
 
 @dataclass(frozen=True, slots=True)
 class JobReply:
-    """The reply of a worker: a result or an error, never both.
+    """A worker's reply to a request. `outcome` is either a result or an error.
 
-    `attempt` is the delivery that produced it, from 1.
+    `attempt` is the number of the delivery that produced the outcome, counted from 1.
     """
 
     job_id: str
@@ -191,9 +198,10 @@ _T = TypeVar("_T")
 
 
 class Fields:
-    """Typed access to a JSON object. `path` is its place in the message, for error texts.
+    """Typed access to the fields of a JSON object.
 
-    Each method raises MalformedMessage, which names the field.
+    `path` is the path of the object in the message, for error messages. Each method that returns
+    one field raises MalformedMessage, which names the field, if the value has the wrong type.
     """
 
     def __init__(self, value: object, path: str = "") -> None:
@@ -205,7 +213,7 @@ class Fields:
         self._path = path
 
     def text(self, name: str) -> str:
-        """Return a non-empty string."""
+        """Return a field that must be a non-empty string."""
         value = self._required(name, str)
         if not value:
             raise MalformedMessage(f"{self._at(name)}: must not be empty")
@@ -214,11 +222,11 @@ class Fields:
         return value
 
     def optional_text(self, name: str) -> str | None:
-        """Return a string; None if it is absent or null."""
+        """Return a field that is a non-empty string; None if it is absent or null."""
         return None if self._values.get(name) is None else self.text(name)
 
     def integer(self, name: str, minimum: int = 0) -> int:
-        """Return a whole number of at least `minimum`."""
+        """Return a field that must be a whole number of at least `minimum`."""
         value = self._required(name, (int, float))
         # JSON Schema counts 1.0 as a whole number. `is_integer` is false for NaN and infinity.
         is_whole = value.is_integer() if isinstance(value, float) else not isinstance(value, bool)
@@ -227,21 +235,21 @@ class Fields:
         return int(value)
 
     def number(self, name: str, default: float | None = None) -> float:
-        """Return a number of at least 0; the default if it is absent or null."""
+        """Return a field that is a number of at least 0; `default` if it is absent or null."""
         if default is not None and self._values.get(name) is None:
             return default
         value = self._required(name, (int, float))
         # This comparison is also false for NaN.
         if isinstance(value, bool) or not 0 <= value < float("inf"):
-            raise MalformedMessage(f"{self._at(name)}: expected a number from 0")
+            raise MalformedMessage(f"{self._at(name)}: expected a number of at least 0")
         return float(value)
 
     def boolean(self, name: str) -> bool:
-        """Return true or false."""
+        """Return a field that must be true or false."""
         return self._required(name, bool)
 
     def time(self, name: str) -> datetime:
-        """Return an RFC 3339 time, which must have an offset, in UTC."""
+        """Return a field, which must be an RFC 3339 time with an offset, as a UTC time."""
         text = self.text(name)
         try:
             value = datetime.fromisoformat(text)
@@ -255,7 +263,7 @@ class Fields:
             raise MalformedMessage(f"{self._at(name)}: the time is out of range") from None
 
     def mapping(self, name: str) -> dict[str, Json]:
-        """Return an object; an empty one if it is absent or null."""
+        """Return a field that is an object; an empty one if the field is absent or null."""
         value = self._values.get(name)
         if value is None:
             return {}
@@ -266,25 +274,25 @@ class Fields:
         return dict(value)
 
     def child(self, name: str) -> "Fields":
-        """Return the fields of an object."""
+        """Return a field that must be an object, as a Fields object."""
         return Fields(self._required(name, Mapping), self._at(name))
 
     def optional_child(self, name: str) -> "Fields | None":
-        """Return the fields of an object; None if it is absent or null."""
+        """Return a field that is an object, as a Fields object; None if absent or null."""
         return None if self._values.get(name) is None else self.child(name)
 
     def has(self, name: str) -> bool:
-        """Return whether the field is present; it may be null."""
+        """Return whether the field is present, even if its value is null."""
         return name in self._values
 
     def raw(self, name: str) -> Json:
-        """Return the value unchecked; the field must be present."""
+        """Return the unchecked value of a field that must be present."""
         if name not in self._values:
             raise MalformedMessage(f"{self._at(name)}: is missing")
         return self._values[name]
 
     def others(self, known: frozenset[str]) -> dict[str, Json]:
-        """Return the fields that this version does not know. They are kept for newer versions."""
+        """Return the fields that are not in `known`, which a newer version may have added."""
         return {name: value for name, value in self._values.items() if name not in known}
 
     def _required(self, name: str, expected: type[_T] | tuple[type[_T], ...]) -> _T:
@@ -312,7 +320,7 @@ JOB_REQUEST_SCHEMA = Path(__file__).with_name("job-request.schema.json")
 # Service Bus Standard accepts 256 KiB including headers and properties.
 MAX_MESSAGE_BYTES = 192 * 1024
 
-# Valid as an orchestration instance id, a message id, a blob name and a path segment.
+# A job id must be valid as an instance id, a message id, part of a blob name and a path segment.
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 _REQUEST_FIELDS = frozenset(
@@ -400,7 +408,7 @@ def reply_from_json(value: Json) -> JobReply:
     fields = _check_version(value)
     result, error = fields.optional_child("result"), fields.optional_child("error")
     if (result is None) == (error is None):
-        raise MalformedMessage("a reply has exactly one of result and error")
+        raise MalformedMessage("expected exactly one of the fields result and error in a reply")
     timing = fields.optional_child("timing")
     return JobReply(
         job_id=_read_job_id(fields),
@@ -414,7 +422,7 @@ def reply_from_json(value: Json) -> JobReply:
 
 
 def payload_to_json(payload: Payload) -> dict[str, Json]:
-    """Return a payload as a JSON object. Its kind shows by its key: `base64`, `json` or `blob`."""
+    """Return a payload as a JSON object, which has one of the keys `base64`, `json` and `blob`."""
     match payload:
         case InlineBytes(media_type, data):
             return {"media_type": media_type, "base64": base64.b64encode(data).decode()}
@@ -439,7 +447,7 @@ def payload_from_json(fields: Fields) -> Payload:
         return InlineBytes(media_type, _decode_base64(fields.raw("base64")))
     if fields.has("blob"):
         return _reference_from_json(media_type, fields)
-    raise MalformedMessage("a payload has one of base64, json and blob")
+    raise MalformedMessage("expected one of the fields base64, json and blob in a payload")
 
 
 def _input_to_json(payload: InputPayload) -> dict[str, Json]:
@@ -487,12 +495,12 @@ def error_from_json(fields: Fields | None) -> JobError:
 
 
 def format_time(value: datetime) -> str:
-    """Return a time as RFC 3339 in UTC with milliseconds, as in all our JSON."""
+    """Return a time in the format of all our JSON: RFC 3339 in UTC with milliseconds."""
     return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _encode(value: dict[str, Json]) -> bytes:
-    # ASCII with escapes, since half of a surrogate pair cannot be encoded in UTF-8.
+    # JSON's escapes, because UTF-8 cannot encode half of a surrogate pair.
     data = json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
     _check_size(data)
     return data
@@ -502,9 +510,11 @@ def _decode(data: bytes) -> Json:
     _check_size(data)
     try:
         return json.loads(data, parse_constant=_refuse_constant, parse_float=_parse_finite)
-    # Thousands of nested brackets raise RecursionError.
+    # The parser raises RecursionError for thousands of nested brackets.
     except (ValueError, RecursionError) as error:
-        raise MalformedMessage(f"message is not JSON in UTF-8 ({type(error).__name__})") from None
+        raise MalformedMessage(
+            f"the message is not JSON in UTF-8 ({type(error).__name__})"
+        ) from None
 
 
 def _refuse_constant(name: str) -> Json:
@@ -579,8 +589,8 @@ def _decode_base64(value: Json) -> bytes:
         raise MalformedMessage("base64: expected a string in base64") from None
 
 
-# The history of an orchestration contains the request. The Azure Storage backend moves an entry of
-# more than 45 KB to a blob and reads it on each replay, and base64 needs four bytes for three.
+# An orchestration's history contains the request. The Azure Storage backend stores a history entry
+# of more than 45 KB in a blob and reads it on each replay. Base64 adds a third to the size.
 INLINE_LIMIT_BYTES = 24 * 1024
 
 
@@ -590,19 +600,23 @@ def fits_inline(size_bytes: int, limit_bytes: int = INLINE_LIMIT_BYTES) -> bool:
 
 
 def reference(media_type: str, blob: str, data: bytes) -> PayloadRef:
-    """Return the reference to `data`, which is stored as `blob`."""
+    """Return a payload reference for `data`, which is stored in the blob named `blob`."""
     return PayloadRef(media_type, blob, len(data), hashlib.sha256(data).hexdigest())
 
 
 def verify(ref: PayloadRef, data: bytes) -> bytes:
     """Return `data` if it matches the reference. Raises PayloadCorrupt."""
     if len(data) != ref.size_bytes:
-        raise PayloadCorrupt(f"the payload has {len(data)} bytes, {ref.size_bytes} were announced")
+        raise PayloadCorrupt(
+            f"the payload has {len(data)} bytes, but its reference says {ref.size_bytes}"
+        )
     verify_digest(ref, hashlib.sha256(data).hexdigest())
     return data
 
 
 def verify_digest(ref: PayloadRef, sha256: str) -> None:
-    """Raise PayloadCorrupt if the reference has another digest than this."""
+    """Raise PayloadCorrupt if the reference has a digest and it differs from `sha256`."""
     if ref.sha256 is not None and sha256 != ref.sha256:
-        raise PayloadCorrupt("the payload's SHA-256 digest is not the announced one")
+        raise PayloadCorrupt(
+            "the payload's SHA-256 digest differs from the digest in its reference"
+        )

@@ -1,24 +1,25 @@
-"""The strings that two processes must share: names of functions, events, settings, blobs, paths."""
+"""Strings that two processes share: names of functions, events, settings, blobs and paths."""
 
 from typing import Final
 
-# The orchestration, named in start_new, and its activities.
+# The orchestrator function of a job, and the activities that it calls.
 ORCHESTRATOR_JOB: Final = "job"
 ACTIVITY_ENQUEUE: Final = "enqueue"
 ACTIVITY_CONCLUDE: Final = "conclude"
 
-# The delivery of webhooks: an orchestration, started and served by an activity each.
+# The orchestrator function that delivers a webhook, the activity that starts it, and the activities
+# that send.
 ORCHESTRATOR_WEBHOOK: Final = "webhook"
 ACTIVITY_ANNOUNCE_WEBHOOK: Final = "announce_webhook"
 ACTIVITY_DELIVER_WEBHOOK: Final = "deliver_webhook"
 ACTIVITY_DELIVER_REPLY: Final = "deliver_reply"
 
-# External events: lower case, since the .NET host ignores case and the Python SDK does not.
+# External events. They are lower case because only the Python SDK distinguishes case.
 EVENT_REPLY: Final = "reply"
 EVENT_CANCEL: Final = "cancel"
 EVENT_STOPPED: Final = "stopped"
 
-# App settings, also read by bindings: a connection string, or NAME__fullyQualifiedNamespace.
+# App settings that bindings read too: a connection string, or NAME__fullyQualifiedNamespace.
 SETTING_SERVICE_BUS: Final = "SERVICE_BUS"
 SETTING_PAYLOAD_STORAGE: Final = "PAYLOAD_STORAGE"
 SETTING_CATALOGUE: Final = "MODEL_CATALOGUE"
@@ -29,39 +30,39 @@ PROPERTY_TRACESTATE: Final = "tracestate"
 PAYLOAD_CONTAINER: Final = "payloads"
 REPLY_EXPIRES_PARAMETER: Final = "expires"
 REPLY_QUEUE_PARAMETER: Final = "queue"
-REPLY_TOKEN_PARAMETER: Final = "token"  # noqa: S105  the name of it, not a secret
+REPLY_TOKEN_PARAMETER: Final = "token"  # noqa: S105  a parameter name, not a secret
 
 
 UPLOADS: Final = "uploads/"
-"""The prefix of the blobs of uploads."""
+"""The prefix of the names of blobs that contain uploads."""
 
 
 OUTCOMES: Final = "outcomes/"
-"""The prefix of the blobs with jobs' outcomes."""
+"""The prefix of the names of blobs that contain jobs' outcomes."""
 
 
 def input_blob(job_id: str) -> str:
-    """Return the name of the blob with a job's input."""
+    """Return the name of the blob that contains a job's input."""
     return f"inputs/{job_id}"
 
 
 def upload_blob(upload_id: str, owner: str) -> str:
-    """Return the name of the blob of an upload; `owner` identifies its tenant."""
+    """Return the name of the blob that contains an upload; `owner` identifies the tenant."""
     return f"{UPLOADS}{upload_id}.{owner}"
 
 
 def result_blob(job_id: str) -> str:
-    """Return the name of the blob with a job's result."""
+    """Return the name of the blob that contains a job's result."""
     return f"results/{job_id}"
 
 
 def outcome_blob(job_id: str) -> str:
-    """Return the name of the blob with a job's outcome."""
+    """Return the name of the blob that contains a job's outcome."""
     return f"{OUTCOMES}{job_id}"
 
 
 def low_priority_queue(queue: str) -> str:
-    """Return the name of the queue for the jobs of low priority, beside a model's own queue."""
+    """Return the name of the low-priority queue that belongs to a model's normal queue."""
     return f"{queue}-low"
 
 
@@ -76,22 +77,22 @@ def webhook_instance(job_id: str) -> str:
 
 
 def job_path(job_id: str) -> str:
-    """Return the path of the job resource on the gateway."""
+    """Return the path of a job on the gateway."""
     return f"/v1/jobs/{job_id}"
 
 
 def reply_path(job_id: str) -> str:
-    """Return the path to which a worker sends its reply."""
+    """Return the path to which a worker sends its reply to a job."""
     return f"/v1/jobs/{job_id}/reply"
 
 
 def progress_url(reply_url: str) -> str | None:
-    """Return the URL for progress reports that belongs to a reply URL; None if it has none."""
+    """Return the URL for progress reports, derived from a job's reply URL; None if impossible."""
     path, question_mark, query = reply_url.partition("?")
     base, slash, last = path.rpartition("/")
     return f"{base}/progress?{query}" if slash and question_mark and last == "reply" else None
 
 
 def progress_blob(job_id: str) -> str:
-    """Return the name of the blob with a running job's progress."""
+    """Return the name of the blob that contains the progress of a running job."""
     return f"progress/{job_id}"

@@ -1,7 +1,7 @@
-"""The queues of the catalogue, as the Config.json of Microsoft's Service Bus emulator.
+"""The queues of the catalogue, as the file Config.json of Microsoft's Service Bus emulator.
 
-`python -m contract.queues [CATALOGUE]` prints it. The local Service Bus and Microsoft's emulator
-both read this file.
+`python -m contract.queues [CATALOGUE]` prints Config.json. Both our own Service Bus emulator and
+Microsoft's read this file.
 """
 
 import json
@@ -19,7 +19,7 @@ _NAME_CHARACTERS = 260
 
 
 def names(catalogue: Catalogue) -> frozenset[str]:
-    """Return the names of the models' queues, of both priorities."""
+    """Return the names of all models' queues, for both priorities."""
     return frozenset(
         name
         for model in catalogue.values()
@@ -28,15 +28,16 @@ def names(catalogue: Catalogue) -> frozenset[str]:
 
 
 def may_take_replies(queue: str, own: frozenset[str]) -> bool:
-    """Return whether replies may go to the queue that a producer named.
+    """Return whether a producer may receive replies in this queue.
 
-    `own` are the models' queues: in one of them a reply would be read as a request.
+    `own` contains the names of the models' queues. They are refused, because a worker would read
+    the reply as a request.
     """
     return queue.lower() not in own and len(queue) <= _NAME_CHARACTERS and "$" not in queue
 
 
 def config(catalogue: Catalogue) -> dict[str, Any]:
-    """Return the Config.json document with all queues of the catalogue."""
+    """Return the content of Config.json, which lists all queues of the catalogue."""
     queues = [
         _queue(name, model)
         for model in catalogue.values()
@@ -57,9 +58,9 @@ def _queue(name: str, model: ModelEntry) -> dict[str, Any]:
             "LockDuration": f"PT{model.lock_seconds}S",
             "MaxDeliveryCount": model.max_delivery_count,
             "DefaultMessageTimeToLive": f"PT{model.max_deadline_seconds}S",
-            # So that the producer of a message that expired is notified.
+            # The gateway's dead-letter trigger then informs the producer of an expired message.
             "DeadLetteringOnMessageExpiration": True,
-            # A resent request has the job's id as its message id and is dropped.
+            # A request that is sent twice has the same message id, so the second is dropped.
             "RequiresDuplicateDetection": True,
             "DuplicateDetectionHistoryTimeWindow": DUPLICATE_WINDOW,
             "RequiresSession": False,

@@ -1,7 +1,7 @@
-"""The signature of a webhook, by the Standard Webhooks specification 1.0.
+"""The signature of a webhook according to the Standard Webhooks specification 1.0.
 
-It covers id, time and body. There is one signature for each secret, so a receiver that has any of
-them can verify while secrets are rotated.
+It covers the webhook's id, time and body. Each configured secret produces one signature, so that a
+receiver needs to know only one of the secrets during a rotation.
 """
 
 import base64
@@ -21,31 +21,33 @@ _MAX_SECRET_BYTES = 64
 
 
 def parse_secrets(text: str) -> tuple[bytes, ...]:
-    """Read secrets in the form `whsec_…,whsec_…`. The text of a ValueError has no secret."""
+    """Read secrets in the form `whsec_…,whsec_…`. Raises ValueError, without showing secrets."""
     secrets = []
     for entry in filter(None, (part.strip() for part in text.split(","))):
         if not entry.startswith(_PREFIX):
-            raise ValueError(f"each secret starts with {_PREFIX}")
+            raise ValueError(f"each secret must start with {_PREFIX}")
         try:
             secret = base64.b64decode(entry.removeprefix(_PREFIX), validate=True)
         except (binascii.Error, ValueError):
             raise ValueError(f"expected base64 after {_PREFIX}") from None
         if not _MIN_SECRET_BYTES <= len(secret) <= _MAX_SECRET_BYTES:
-            raise ValueError(f"a secret has {_MIN_SECRET_BYTES} to {_MAX_SECRET_BYTES} bytes")
+            raise ValueError(
+                f"each secret must have {_MIN_SECRET_BYTES} to {_MAX_SECRET_BYTES} bytes"
+            )
         secrets.append(secret)
     return tuple(secrets)
 
 
 def event_id(job_id: str) -> str:
-    """Return the id of the event that a job has ended; the same at each attempt."""
-    # Dots separate the parts that are signed.
+    """Return the webhook's event id for the end of a job. It is the same in each attempt."""
+    # A dot separates the signed parts, so the id must not contain a dot.
     return f"job_{job_id.replace('.', '_')}"
 
 
 def signed_headers(
     secrets: Sequence[bytes], event: str, now: datetime, body: bytes
 ) -> dict[str, str]:
-    """Return the headers of one delivery; without secrets it is not signed."""
+    """Return the headers of one webhook request. If there are no secrets, it is not signed."""
     timestamp = str(int(now.timestamp()))
     headers = {
         "content-type": "application/json",

@@ -1,9 +1,9 @@
-"""Serve a request of a Functions HTTP trigger by an ASGI app.
+"""Pass the requests of a Functions HTTP trigger to an ASGI app.
 
-`func.AsgiMiddleware` is not used: it builds a WSGI environment for each request, polls every
-100 ms in a second `receive`, takes Content-Encoding for a charset, and drops all but the last of
-repeated response headers. Functions passes whole bodies in both directions, so nothing is streamed,
-and a caller that disconnects is not noticed.
+`func.AsgiMiddleware` is not used, because it builds a WSGI environment for each request, polls
+every 100 ms in a second `receive`, uses Content-Encoding as a charset, and keeps only the last of
+repeated response headers. Functions passes complete bodies in both directions. Therefore the app
+cannot stream, and does not notice that a caller has disconnected.
 """
 
 import asyncio
@@ -28,12 +28,12 @@ App = Callable[
     Awaitable[None],
 ]
 
-# Since version 2.4 an app need not watch for a disconnect while it sends.
+# Since version 2.4 of ASGI, an app may ignore a disconnect while it sends.
 _ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
 
 
 class _Exchange:
-    """The body of one request, and its response."""
+    """One HTTP exchange: passes the request body to the app, and collects the response."""
 
     def __init__(self, body: bytes) -> None:
         self._body: bytes | None = body
@@ -43,7 +43,7 @@ class _Exchange:
         self._status = 0
 
     async def receive(self) -> Message:
-        """Return the body; on the next call, wait until the response is complete."""
+        """Return the request body. The next call waits until the response is complete."""
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
@@ -51,7 +51,7 @@ class _Exchange:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """Receive a part of the response."""
+        """Store one part of the app's response."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
             for name, value in message.get("headers", ()):
@@ -62,7 +62,7 @@ class _Exchange:
                 self._ended.set()
 
     def _add_header(self, name: str, value: str) -> None:
-        if name != "content-length":  # the host sets it
+        if name != "content-length":  # the Functions host sets it
             earlier = self._headers.get(name)
             self._headers[name] = value if earlier is None else f"{earlier}, {value}"
 
@@ -72,7 +72,7 @@ class _Exchange:
         return self._ended.is_set()
 
     def response(self) -> func.HttpResponse:
-        """Return the response for Functions."""
+        """Return the collected response as a Functions response."""
         return func.HttpResponse(
             b"".join(self._chunks),
             status_code=self._status,
@@ -86,11 +86,11 @@ async def serve(app: App, request: func.HttpRequest, durable: Durable) -> func.H
     exchange = _Exchange(request.get_body() or b"")
     try:
         await app(_scope(request, durable), exchange.receive, exchange.send)
-    # For a defect Starlette sends our response 500, then raises the error again.
+    # If a route fails, Starlette sends our 500 response and then raises the error again.
     except Exception:
         if not exchange.is_complete:
             raise
-        _log.exception("a request failed because of a defect of the gateway")
+        _log.exception("a request failed because of an error in the gateway's code")
     return exchange.response()
 
 

@@ -1,4 +1,4 @@
-"""The clock as an argument, so that tests can set the time."""
+"""The type of the clock that functions receive as an argument, so that tests can set the time."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -8,4 +8,4 @@ from typing import Final
 Clock = Callable[[], datetime]
 
 utc_now: Final[Clock] = partial(datetime.now, UTC)
-"""Returns the present time, aware of being UTC."""
+"""Returns the current time as an aware datetime in UTC."""

@@ -1,6 +1,6 @@
-"""The port to Durable Functions, and the client that implements it.
+"""The interface to Durable Functions, and the client that implements it with the SDK.
 
-The 2.x SDK has another protocol and other classes; then only this module has to change.
+Version 2 of the SDK has another protocol and other classes. Only this module depends on them.
 """
 
 import asyncio
@@ -25,21 +25,21 @@ _log = logging.getLogger(__name__)
 
 _EPOCH: Final = datetime(2020, 1, 1, tzinfo=UTC)
 _CONTINUATION: Final = "x-ms-continuation-token"
-# The Azure Storage provider may mark the end by the JSON null in base64.
+# Continuation tokens of a last page. The Azure Storage provider may send the JSON null in base64.
 _NO_MORE: Final = frozenset({"", "null", "bnVsbA=="})
-# The SDK puts an id into a URL as it is, and a dead letter may have any text as its job id.
+# The SDK does not escape an id in its URL, and the job id of a dead letter may be any text.
 _ID: Final = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
 _RETRY_PAUSES_SECONDS: Final = (0.1, 0.3, 1.0)
 
 READ_TIMEOUT_SECONDS: Final = 10.0
-"""The time limit of a read. A caller waits for it; the SDK's own limit is four minutes."""
+"""The time limit of a read. It is short because a caller waits; the SDK's limit is 4 minutes."""
 
 CHANGE_TIMEOUT_SECONDS: Final = 20.0
-"""The time limit of a change. It is longer, since a change may still happen after the limit."""
+"""The time limit of a change. It is longer because a change can still happen after a timeout."""
 
 
 class RuntimeStatus(StrEnum):
-    """The runtime statuses of Durable Functions."""
+    """The runtime status of an orchestration, as Durable Functions names it."""
 
     PENDING = "Pending"
     RUNNING = "Running"
@@ -68,7 +68,7 @@ _FINAL: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class InstanceSnapshot:
-    """The state of one orchestration. The `input` of a job's is the text of its ticket."""
+    """The state of one orchestration. If it runs a job, `input` is the job's ticket as JSON."""
 
     runtime_status: RuntimeStatus
     input: str
@@ -79,25 +79,28 @@ class InstanceSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class InstancePage:
-    """Orchestrations of jobs with their ids, unordered. `is_whole` if all are listed."""
+    """The orchestrations of jobs, with their ids, in no order.
+
+    `is_whole` is false if the host has more orchestrations than were listed.
+    """
 
     instances: tuple[tuple[str, InstanceSnapshot], ...]
     is_whole: bool
 
 
 class Durable(Protocol):
-    """The port to Durable Functions. Each method raises Unavailable."""
+    """The interface to Durable Functions. Each method raises Unavailable if the call fails."""
 
     async def start(
         self, instance_id: str, input_text: str, orchestrator: str = ORCHESTRATOR_JOB
     ) -> None:
-        """Start an orchestration. After this returns it will run. One that has ended runs again."""
+        """Start an orchestration reliably; if one with this id has ended, it runs again."""
 
     async def status(self, job_id: str) -> InstanceSnapshot | None:
-        """Return the orchestration with this id, or None."""
+        """Return the state of the orchestration with this id; None if there is none."""
 
     async def raise_event(self, job_id: str, name: str, data: Json) -> None:
-        """Raise an event. Raises UnknownInstance, or FinalInstance if the instance has ended."""
+        """Send an external event. Raises UnknownInstance, or FinalInstance if it has ended."""
 
     async def terminate(self, job_id: str, reason: str) -> None:
         """Terminate an orchestration. Raises UnknownInstance."""
@@ -105,17 +108,20 @@ class Durable(Protocol):
     async def list_jobs(
         self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]
     ) -> InstancePage:
-        """Return up to `limit` jobs with this id prefix and one of these statuses (empty: any)."""
+        """Return up to `limit` jobs whose id has this prefix and whose status is in `statuses`.
+
+        If `statuses` is empty, jobs with every status are returned.
+        """
 
     async def purge(self, created_before: datetime) -> int:
-        """Delete the histories of ended orchestrations created before this; return how many."""
+        """Delete ended orchestrations created before this time; return the number deleted."""
 
 
 _Answer = tuple[Json, str]
 
 
 class DurableClient:
-    """The port, implemented by the client binding of one invocation."""
+    """Implements `Durable` with the SDK's client, which is bound to one function invocation."""
 
     def __init__(self, client: DurableOrchestrationClient) -> None:
         self._client = client
@@ -123,7 +129,7 @@ class DurableClient:
     async def start(
         self, instance_id: str, input_text: str, orchestrator: str = ORCHESTRATOR_JOB
     ) -> None:
-        """Start an orchestration. If the answer is lost, look whether it was started."""
+        """Start an orchestration. If the call fails, check whether it was started anyway."""
         try:
             async with asyncio.timeout(CHANGE_TIMEOUT_SECONDS):
                 await self._client.start_new(
@@ -142,7 +148,7 @@ class DurableClient:
         return False
 
     async def status(self, job_id: str) -> InstanceSnapshot | None:
-        """Return the orchestration with this id, or None."""
+        """Return the state of the orchestration with this id; None if there is none."""
         if not _ID.fullmatch(job_id):
             return None
         try:
@@ -152,14 +158,14 @@ class DurableClient:
             raise Unavailable("durable", f"status failed: {error!r}") from error
 
     async def raise_event(self, job_id: str, name: str, data: Json) -> None:
-        """Raise an event. Raises UnknownInstance, or FinalInstance if the instance has ended."""
+        """Send an external event. Raises UnknownInstance, or FinalInstance if it has ended."""
         if not _ID.fullmatch(job_id):
             raise UnknownInstance(job_id)
         try:
             async with asyncio.timeout(CHANGE_TIMEOUT_SECONDS):
                 await self._client.raise_event(job_id, name, data)
         except Exception as error:
-            # The SDK distinguishes 404, 410 and others only by the text of the error.
+            # The SDK's errors for 404, 410 and other statuses differ only in their messages.
             found = await self.status(job_id)
             if found is None:
                 raise UnknownInstance(job_id) from error
@@ -180,7 +186,7 @@ class DurableClient:
     async def list_jobs(
         self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]
     ) -> InstancePage:
-        """Return up to `limit` jobs. The SDK's own method has neither limit nor pages."""
+        """Return up to `limit` jobs. The SDK's own method has no limit and no paging."""
         query = {"instanceIdPrefix": prefix, "top": str(limit), "showInput": "true"}
         if statuses:
             query["runtimeStatus"] = ",".join(sorted(statuses))
@@ -193,10 +199,10 @@ class DurableClient:
         return InstancePage(pairs, more in _NO_MORE)
 
     async def _get(self, path: str, query: Mapping[str, str] | None = None) -> _Answer | None:
-        """Return the host's answer and the continuation token; None for 404.
+        """Return the host's JSON response and continuation token; None if the status is 404.
 
-        The request is the SDK's. But the SDK does not distinguish a store that failed (500) from a
-        job that does not exist.
+        This sends the same request as the SDK. The SDK's own method cannot be used, because it does
+        not distinguish a failed store (500) from a job that does not exist.
         """
         url = f"{self._client._orchestration_bindings.rpc_base_url}{path}"
         session = await _get_session()
@@ -208,7 +214,7 @@ class DurableClient:
             return value, answer.headers.get(_CONTINUATION, "")
 
     async def purge(self, created_before: datetime) -> int:
-        """Delete the histories of ended orchestrations created before this; return how many."""
+        """Delete ended orchestrations created before this time; return the number deleted."""
         ended = [OrchestrationRuntimeStatus(status.value) for status in sorted(_FINAL)]
         try:
             result = await self._client.purge_instance_history_by(
@@ -220,7 +226,7 @@ class DurableClient:
 
 
 def _instance(value: dict[str, Any]) -> InstanceSnapshot:
-    """Read an instance from the host's JSON."""
+    """Read the state of an orchestration from the host's JSON."""
     return InstanceSnapshot(
         RuntimeStatus(value["runtimeStatus"]),
         _input_text(value["input"]),
@@ -231,7 +237,7 @@ def _instance(value: dict[str, Any]) -> InstanceSnapshot:
 
 
 def _input_text(value: object) -> str:
-    """Return the text given to `start`. It was encoded twice: by start_new and its HTTP client."""
+    """Return the text that was passed to `start`. The SDK encodes it as JSON twice."""
     if not isinstance(value, str):
         return ""
     try:

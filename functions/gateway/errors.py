@@ -1,29 +1,29 @@
-"""The errors of the gateway. `http.problems` has those that callers see.
+"""The gateway's internal errors. `http.problems` defines the errors that callers see.
 
 GatewayError
-├── SettingError        a setting is missing or wrong: the start stops
-├── Unavailable         a service behind the gateway did not answer; try again
+├── InvalidSetting      a setting is missing or wrong, so the gateway does not start
+├── Unavailable         a service that the gateway needs did not respond; try again
 │   └── UnknownQueue    the queue does not exist, or access to it is denied
 ├── UnknownInstance     no orchestration has this id
-├── FinalInstance       the orchestration has ended and takes no events
-├── IllegalStatusChange a job cannot change from this status to that one
+├── FinalInstance       the orchestration has ended and accepts no events
+├── IllegalStatusChange a job cannot change from its status to the new status
 ├── UnknownLetter       no dead letter has this id
 ├── NotRedrivable       the dead letter cannot be redriven
 ├── MissingPayload      the blob does not exist
 ├── UnreadableImage     the header of a picture cannot be read
-├── WebhookUndelivered  the receiver did not answer, or must not be called
+├── WebhookUndelivered  the receiver did not accept it, or must not be called
 └── TokenError
-    ├── InvalidToken    the token is not for this job and this time
-    └── ExpiredToken    the token is for this job, but its time is over
+    ├── InvalidToken    the token was not issued for this job and expiry time
+    └── ExpiredToken    the token was issued for this job, but has expired
 """
 
 
 class GatewayError(Exception):
-    """Base of all errors of the gateway."""
+    """Base class of the gateway's internal errors."""
 
 
 class InvalidSetting(GatewayError):
-    """A setting is missing or wrong; the text names it."""
+    """A setting is missing or wrong. The error message names the setting."""
 
     def __init__(self, variable: str, expected: str) -> None:
         super().__init__(f"{variable}: {expected}")
@@ -31,7 +31,7 @@ class InvalidSetting(GatewayError):
 
 
 class Unavailable(GatewayError):
-    """A service did not answer, or not correctly; `service` is durable, queue or blobs."""
+    """A service failed or did not respond. `service` is `durable`, `queue` or `blobs`."""
 
     def __init__(self, service: str, reason: str) -> None:
         super().__init__(f"{service}: {reason}")
@@ -47,11 +47,11 @@ class UnknownInstance(GatewayError):
 
 
 class FinalInstance(GatewayError):
-    """The orchestration has ended."""
+    """The orchestration has ended and accepts no more events."""
 
 
 class IllegalStatusChange(GatewayError):
-    """A job was to change from one status to another, which the table does not allow."""
+    """A job was asked to change to a status that cannot follow its current status."""
 
     def __init__(self, before: str, after: str) -> None:
         super().__init__(f"a job cannot change from {before} to {after}")
@@ -64,7 +64,7 @@ class UnknownLetter(GatewayError):
 
 
 class NotRedrivable(GatewayError):
-    """The dead letter cannot be redriven, or not now; the text says why."""
+    """The dead letter cannot be redriven now or ever. The error message gives the reason."""
 
 
 class MissingPayload(GatewayError):
@@ -72,11 +72,11 @@ class MissingPayload(GatewayError):
 
 
 class UnreadableImage(GatewayError):
-    """The header of a picture cannot be read; the text says what is wrong."""
+    """The header of a picture cannot be read. The error message says what is wrong."""
 
 
 class WebhookUndelivered(GatewayError):
-    """A webhook was not delivered; `reason` is a class of failure for the delivery log."""
+    """A webhook was not delivered. `reason` is a short code for the delivery log."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"webhook: {reason}")
@@ -88,8 +88,8 @@ class TokenError(GatewayError):
 
 
 class InvalidToken(TokenError):
-    """The token is not for this job and this time."""
+    """The reply token was not issued for this job and this expiry time."""
 
 
 class ExpiredToken(TokenError):
-    """The token is for this job, but its time is over."""
+    """The reply token was issued for this job, but has expired."""

@@ -1,4 +1,4 @@
-"""The composition root: builds the gateway's parts, once a process."""
+"""The composition root, which builds the gateway's components once in each process."""
 
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -31,9 +31,10 @@ from gateway.webhooks.sender import HttpWebhookSender, WebhookSender
 
 @dataclass(frozen=True)
 class Services:
-    """The parts of the gateway. Routes and triggers pass each function the part that it needs.
+    """The components of the gateway. Routes and triggers pass only those that a function needs.
 
-    The first group are ports, which the tests replace. The others are made from them.
+    Tests replace the fields of the first group, which connect to other services. The fields of the
+    second group are built from the first.
     """
 
     settings: GatewaySettings
@@ -61,7 +62,7 @@ class Services:
     webhook_activities: WebhookActivities = field(init=False)
 
     def __post_init__(self) -> None:
-        """Make the parts that need the ports."""
+        """Build the second group of components from the first."""
         waiters = Waiters()
         outcomes = OutcomeStore(self.blobs)
         progress = ProgressStore(self.blobs, self.catalogue)
@@ -99,26 +100,26 @@ class Services:
 
     @property
     def longest_deadline(self) -> timedelta:
-        """The longest time that a job can take."""
+        """The longest deadline that a caller can request, over all models."""
         return timedelta(
             seconds=max(model.max_deadline_seconds for model in self.catalogue.values())
         )
 
     @property
     def retention(self) -> timedelta:
-        """How long a job is kept after its creation: the longest deadline, then the retention."""
+        """How long a job is kept after its creation: the longest deadline plus RETENTION_HOURS."""
         return timedelta(hours=self.settings.retention_hours) + self.longest_deadline
 
     @property
     def claim_lifetime(self) -> timedelta:
-        """How long an idempotency key belongs to its job."""
+        """How long an idempotency key refers to the job that was created with it."""
         return timedelta(hours=min(LIFETIME_HOURS, self.settings.retention_hours))
 
     @classmethod
     def of(cls, settings: GatewaySettings) -> "Services":
-        """Return the parts that use Azure. Raises CatalogueError.
+        """Build the components with connections to Azure. Raises CatalogueError or InvalidSetting.
 
-        Connections are opened when they are first needed, and kept.
+        A connection is opened when it is first needed, and is then kept open.
         """
         container = PayloadContainer(settings.payload_storage)
         return cls(

@@ -18,7 +18,7 @@ from gateway.errors import InvalidSetting
 from gateway.http.keys import ApiKey, parse_keys
 
 MAX_WAIT_SECONDS: Final = 200
-"""The longest wait. Azure ends a request after 230 s; this leaves time to answer."""
+"""The longest time for which a request waits for a job. Azure ends a request after 230 s."""
 
 _MIN_KEY_BYTES = 32
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ServiceEndpoint:
-    """How to connect to a service: by a connection string, or by an address with an identity."""
+    """A connection to an Azure service: a connection string, or an address for an identity."""
 
     connection_string: str | None = field(default=None, repr=False)
     address: str | None = None
@@ -36,7 +36,10 @@ class ServiceEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
-    """The settings. Of `reply_token_keys` the first signs, and all verify."""
+    """The gateway's settings.
+
+    The first of `reply_token_keys` signs new tokens; a token signed with any of them is accepted.
+    """
 
     service_bus: ServiceEndpoint
     payload_storage: ServiceEndpoint
@@ -58,12 +61,12 @@ class GatewaySettings:
 
     @property
     def is_open(self) -> bool:
-        """Whether every caller may do everything."""
+        """Whether every caller may use all routes without authentication."""
         return not self.api_keys and not self.trust_principal_header
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "GatewaySettings":
-        """Read the settings. Raises InvalidSetting, which names the first that is wrong."""
+        """Read the settings. Raises InvalidSetting for the first setting that is wrong."""
         return cls(
             service_bus=_endpoint(environ, SETTING_SERVICE_BUS, "fullyQualifiedNamespace"),
             payload_storage=_endpoint(environ, SETTING_PAYLOAD_STORAGE, "blobServiceUri"),
@@ -87,12 +90,12 @@ class GatewaySettings:
         )
 
 
-# base64 needs four bytes for three, and parameters and properties need room in the message too.
+# Base64 adds a third to the size, and the message also contains parameters and properties.
 _MAX_INLINE_LIMIT_BYTES = MAX_MESSAGE_BYTES // 2
 
 
 def _endpoint(environ: Mapping[str, str], name: str, address_key: str) -> ServiceEndpoint:
-    # Functions' bindings use the double underscore for connections by an identity.
+    # With two underscores, the bindings of Functions connect by an identity.
     connection_string = environ.get(name)
     address = environ.get(f"{name}__{address_key}")
     if connection_string:
@@ -101,14 +104,16 @@ def _endpoint(environ: Mapping[str, str], name: str, address_key: str) -> Servic
         return ServiceEndpoint(connection_string=connection_string)
     if address:
         return ServiceEndpoint(address=address)
-    raise InvalidSetting(name, f"is missing; set a connection string, or {name}__{address_key}")
+    raise InvalidSetting(
+        name, f"is missing; set it to a connection string, or set {name}__{address_key}"
+    )
 
 
 def _base_url(environ: Mapping[str, str], name: str) -> str:
     value = environ.get(name, "").rstrip("/")
     parts = urlsplit(value)
     if parts.scheme not in {"http", "https"} or not parts.netloc or parts.query or parts.fragment:
-        raise InvalidSetting(name, "expected the gateway's own address, such as https://host")
+        raise InvalidSetting(name, "expected the gateway's own URL, for example https://host")
     return value
 
 
@@ -116,7 +121,9 @@ def _public_url(environ: Mapping[str, str], name: str) -> str | None:
     value = environ.get(name, "").rstrip("/")
     parts = urlsplit(value)
     if value and (parts.scheme not in {"http", "https"} or not parts.netloc or parts.query):
-        raise InvalidSetting(name, "expected the blob endpoint as callers reach it, https://host")
+        raise InvalidSetting(
+            name, "expected the blob endpoint's public URL, for example https://host"
+        )
     return value or None
 
 
@@ -125,20 +132,24 @@ def _admin_url(environ: Mapping[str, str], name: str) -> str | None:
     parts = urlsplit(value)
     is_origin = parts.scheme in {"http", "https"} and parts.netloc and not parts.path
     if value and (not is_origin or parts.query or parts.fragment):
-        raise InvalidSetting(name, "expected the address of the management API, http://host:port")
+        raise InvalidSetting(
+            name, "expected the management API's URL, for example http://host:port"
+        )
     return value or None
 
 
 def _keys(environ: Mapping[str, str], name: str) -> tuple[bytes, ...]:
     texts = [text.strip() for text in environ.get(name, "").split(",") if text.strip()]
     if not texts:
-        raise InvalidSetting(name, "is missing; make one with: openssl rand -base64 32")
+        raise InvalidSetting(name, "is missing; create a key with: openssl rand -base64 32")
     try:
         keys = tuple(base64.b64decode(text, validate=True) for text in texts)
     except (binascii.Error, ValueError):
-        raise InvalidSetting(name, "expected base64, several separated by commas") from None
+        raise InvalidSetting(
+            name, "expected one or more keys in base64, separated by commas"
+        ) from None
     if any(len(key) < _MIN_KEY_BYTES for key in keys):
-        raise InvalidSetting(name, f"each key needs at least {_MIN_KEY_BYTES} bytes")
+        raise InvalidSetting(name, f"each key must have at least {_MIN_KEY_BYTES} bytes")
     return keys
 
 
@@ -152,8 +163,9 @@ def _api_keys(environ: Mapping[str, str], name: str) -> tuple[ApiKey, ...]:
     if not keys and not _flag(environ, "TRUST_PRINCIPAL_HEADER") and not _is_loopback(host):
         raise InvalidSetting(
             name,
-            f"is missing, and {host[:100]} is not a loopback address: everybody could use the "
-            "gateway; make keys with python -m gateway.http.keys, or set TRUST_PRINCIPAL_HEADER",
+            f"is missing, and {host[:100]} is not a loopback address, so everybody could use "
+            "the gateway; create keys with python -m gateway.http.keys, or set "
+            "TRUST_PRINCIPAL_HEADER",
         )
     return keys
 
@@ -184,12 +196,12 @@ def _origins(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
     for origin in origins:
         parts = urlsplit(origin)
         if origin not in {"*", f"{parts.scheme}://{parts.netloc}"}:
-            raise InvalidSetting(name, "expected origins such as https://host:port, or *")
+            raise InvalidSetting(name, "expected origins, for example https://host:port, or *")
     return origins
 
 
 def _exporters(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the exporters by OpenTelemetry's own variables. Its SDK reads all others."""
+    """Return the exporters named by OpenTelemetry's variables. The SDK reads its others."""
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return ()
     names = (text.strip() for text in environ.get("OTEL_TRACES_EXPORTER", "").split(","))

@@ -1,13 +1,14 @@
-"""Traces by W3C Trace Context, from the HTTP request through the queue to the worker.
+"""Traces with W3C Trace Context, from the HTTP request through the queue to the worker.
 
-    POST /v1/models/{model}/jobs     the request, in the trace of its caller if it has one
-    └── send QUEUE                   the message; the worker continues from its context
+    POST /v1/models/{model}/jobs     the HTTP request, in the caller's trace if there is one
+    └── send QUEUE                   the message, whose trace context the worker continues
 
-Without OpenTelemetry's SDK no spans are made, and the caller's context, or a new one, is passed on.
+Without OpenTelemetry's SDK the gateway creates no spans. It then passes the caller's trace context,
+or a new one, to the worker.
 
-The standard OTEL_* variables set the SDK up. OTEL_TRACES_EXPORTER names exporters as in
-OpenTelemetry's specification: `otlp`, `console`, or one that an installed package registers, for
-example Azure Monitor's. The SDK and the exporters read all other variables themselves.
+The standard OTEL_* variables configure the SDK. OTEL_TRACES_EXPORTER names exporters as in
+OpenTelemetry's specification: `otlp`, `console`, or a name that an installed package registers,
+for example Azure Monitor's. The SDK and the exporters read all other variables themselves.
 """
 
 import os
@@ -30,21 +31,21 @@ _ZERO_SPAN = "0" * 16
 _W3C: Final = TraceContextTextMapPropagator()
 
 ReportStatus = Callable[[int], None]
-"""Takes the status of the response to a traced request."""
+"""Records the HTTP status of the response in the span of the request."""
 
 _AsgiScope = MutableMapping[str, Any]
 
 
 class GatewayTracing:
-    """Makes the gateway's spans."""
+    """Creates the gateway's spans."""
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
-        """Trace with this provider; without one, trace nothing."""
+        """Trace with this provider. If it is None, no spans are created."""
         self._tracer = provider.get_tracer("loosely.gateway") if provider else None
 
     @contextmanager
     def request(self, scope: _AsgiScope) -> Iterator[ReportStatus | None]:
-        """Make the span of an HTTP request, given as its ASGI scope. Yields None if not tracing."""
+        """Create the span of the HTTP request with this ASGI scope. Yields None without tracing."""
         if self._tracer is None:
             yield None
             return
@@ -66,7 +67,7 @@ class GatewayTracing:
 
     @contextmanager
     def sending(self, queue: str, job_id: str, parent: str | None) -> Iterator[str | None]:
-        """Make the span of a message. Yields the traceparent to send with the message."""
+        """Create the span of a message. Yields the traceparent to send with the message."""
         if self._tracer is None:
             yield parent
             return
@@ -87,9 +88,10 @@ class GatewayTracing:
 
 
 def traceparent(header: str | None) -> str:
-    """Return the traceparent of the current span, else the caller's, else a new one.
+    """Return the traceparent of the current span.
 
-    So each job has a trace id.
+    If there is no current span, return the caller's traceparent if it is valid, otherwise a new
+    one. Therefore every job has a trace id.
     """
     span = trace.get_current_span().get_span_context()
     if span.is_valid:
@@ -101,7 +103,7 @@ def traceparent(header: str | None) -> str:
 
 
 def traceparent_of(scope: _AsgiScope) -> str:
-    """Return the traceparent of a request, given as its ASGI scope; the same on each call."""
+    """Return the traceparent of the request with this ASGI scope; the same on each call."""
     known: str | None = scope.get("gateway.traceparent")
     if known is None:
         given = (value for name, value in scope["headers"] if name == b"traceparent")
@@ -111,13 +113,13 @@ def traceparent_of(scope: _AsgiScope) -> str:
 
 
 def trace_id(parent: str | None) -> str | None:
-    """Return the trace id in a traceparent."""
+    """Return the trace id that a traceparent contains; None if `parent` is None or empty."""
     return parent.split("-")[1] if parent else None
 
 
 def _set_status(span: Span, scope: _AsgiScope, method: str, status: int) -> None:
     span.set_attribute("http.response.status_code", status)
-    # Set by the router. The path is not used: it would make a name for each job.
+    # The router has set the route. The path would give each job's span a different name.
     if route := getattr(scope.get("route"), "path", None):
         span.update_name(f"{method} {route}")
         span.set_attribute("http.route", route)
@@ -128,22 +130,25 @@ def _set_status(span: Span, scope: _AsgiScope, method: str, status: int) -> None
 
 _SETTING = "OTEL_TRACES_EXPORTER"
 _GROUP = "opentelemetry_traces_exporter"
-# The name in the specification, and the entry point of its default protocol.
+# From an exporter's name in the specification to the entry point of its default protocol.
 _ALIASES = {"otlp": "otlp_proto_http"}
 _SERVICE_NAME = "loosely-gateway"
 
 
 def make_tracer_provider(exporters: Sequence[str]) -> TracerProvider | None:
-    """Return a provider for these exporters, else the one of the Functions host, else None."""
+    """Return a tracer provider with these exporters.
+
+    If there are none, return the Functions host's provider, or None if the host has none.
+    """
     if exporters:
         return _provider(exporters)
-    # The API gives a proxy until a provider is set.
+    # OpenTelemetry's API returns a proxy while no provider is set.
     current = trace.get_tracer_provider()
     return None if isinstance(current, trace.ProxyTracerProvider) else current
 
 
 def _provider(exporters: Sequence[str]) -> TracerProvider:
-    # Imported here, since the SDK takes long to import.
+    # Imported only here, because importing the SDK is slow.
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
     from opentelemetry.sdk.trace import TracerProvider as SdkTracerProvider  # noqa: PLC0415
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415

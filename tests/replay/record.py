@@ -1,4 +1,4 @@
-"""`python -m tests.replay.record`: write histories that do not exist yet.
+"""`python -m tests.replay.record` writes recorded histories that do not exist yet.
 
 Existing files stay unchanged: they are jobs that an older version began. The histories of jobs with
 recorded outcomes are in `outcomes/`; the others are older.
@@ -27,7 +27,7 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 
 
 class Scene:
-    """One job on a store in memory, and the blob with its outcome."""
+    """One job on a durable store in memory, and the job's outcome blob."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -59,7 +59,7 @@ class Scene:
         return json.dumps({"stopping": self.stopping} if self.stopping else {})
 
     async def tell(self, outcome: JobOutcome) -> None:
-        """Record the outcome, then raise the event."""
+        """Record an outcome for the job, then raise the event `reply`."""
         self.outcome = outcome
         await self.durable.raise_event(JOB_ID, "reply", outcome_to_json(outcome))
 
@@ -247,7 +247,7 @@ DELIVERIES = {
 
 
 async def main() -> None:
-    """Play each scene whose file does not exist."""
+    """Play each scene whose file does not exist, and write its history."""
     for name, outcomes in DELIVERIES.items():
         path = WEBHOOKS / f"{name}.json"
         if not path.exists():
@@ -261,7 +261,7 @@ async def main() -> None:
         scene = Scene()
         await play(scene)
         contexts = [json.loads(text) for text in scene.durable.runs[JOB_ID].contexts]
-        # The first turns and the last. The others repeat the retry.
+        # Only the first turns and the last are kept. The others repeat the retry.
         kept = contexts[:3] + contexts[3:][-1:]
         answers = [json.loads(run_orchestrator(json.dumps(turn))) for turn in kept]
         write(
@@ -274,7 +274,7 @@ async def main() -> None:
 
 
 def write(path: Path, turns: list[dict[str, Any]]) -> None:
-    """Return the text of a file, one turn a line."""
+    """Write the turns of a history to a file, one turn on each line."""
     lines = ",\n".join(json.dumps(turn) for turn in turns)
     path.write_text('{"turns": [\n' + lines + "\n]}\n", encoding="utf-8")
     sys.stdout.write(f"{path.name}\n")

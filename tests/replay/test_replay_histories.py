@@ -1,4 +1,4 @@
-"""Recorded histories of jobs, which the present orchestrator must still replay.
+"""Recorded histories of jobs, which the current orchestrator must still replay.
 
 A file has the contexts of one job, one for each turn, and the answers of the orchestrator. A job in
 flight is replayed by the next version that is deployed. So do not edit a file that fails here: the
@@ -37,7 +37,7 @@ def turns(path: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "path", FILES + OUTCOMES + WEBHOOKS, ids=lambda path: str(path.relative_to(FOLDER))
 )
-def test_each_turn_is_replayed_unchanged(path: Path) -> None:
+def test_the_orchestrator_replays_each_recorded_turn_unchanged(path: Path) -> None:
     replay = Orchestrator.create(webhook if path in WEBHOOKS else orchestrator.job)
     for turn in turns(path):
         for _ in range(2):
@@ -45,15 +45,15 @@ def test_each_turn_is_replayed_unchanged(path: Path) -> None:
 
 
 @pytest.mark.parametrize("paths", [FILES, OUTCOMES], ids=["before outcomes", "outcomes"])
-def test_every_end_of_a_job_has_a_history(paths: list[Path]) -> None:
+def test_each_final_status_of_a_job_has_a_recorded_history(paths: list[Path]) -> None:
     ends = {turns(path)[-1]["answer"]["output"]["status"] for path in paths}
     assert ends == {"succeeded", "failed", "cancelled", "expired"}
 
 
 @pytest.mark.parametrize("path", OUTCOMES, ids=lambda path: path.stem)
-def test_a_later_group_waits_for_one_task_of_its_own(path: Path) -> None:
-    # .NET waits for one task of a group before the next group. A later group that also waited for
-    # an event would keep the job open.
+def test_each_group_of_actions_after_the_first_waits_for_one_new_task(path: Path) -> None:
+    # .NET waits for one task of a group before it processes the next group. If a later group also
+    # waited for an event, the job would not end.
     for turn in turns(path):
         (groups,) = turn["answer"]["actions"]
         first, *later = [
@@ -65,14 +65,14 @@ def test_a_later_group_waits_for_one_task_of_its_own(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_each_event_is_awaited_once(path: Path) -> None:
-    # The .NET side runs one group after another to its end: see the orchestrator's docstring.
+def test_the_orchestrator_waits_only_once_for_each_event(path: Path) -> None:
+    # .NET runs the groups one after another (see the docstring of the orchestrator).
     for turn in turns(path):
         (groups,) = turn["answer"]["actions"]
         names = [
             [action.get("externalEventName") for action in group["compoundActions"]]
             for group in groups
         ]
-        # A running job that is cancelled waits once more, for other tasks than before. A job with a
-        # webhook calls an activity at the end.
+        # After a cancellation, a running job waits once more for other tasks. A job with a webhook
+        # calls an activity at the end.
         assert names in ([FIRST], [FIRST, ["stopped", None]], [FIRST, [None]])

@@ -1,1 +1,1 @@
-"""Dead letters: the trigger that fails their jobs, the stored letters, and their redrive."""
+"""Dead letters: a trigger stores each letter and fails its job; operators can redrive letters."""

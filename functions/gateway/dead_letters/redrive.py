@@ -1,12 +1,13 @@
-"""Redrive a dead letter: send its work again, once.
+"""Redrive a dead letter, which means to send its work again exactly once.
 
-A job ends with its dead letter, and a final job never changes. So the work is sent as a new job
-with a new id. Its ticket is a copy: the same input, tenant and webhook, and as much time as the old
-job had. A message of a producer without a gateway has no job here. It is sent again as it was, to
-the same queue, with a new message id, since duplicate detection drops an id that was sent before.
+When a job's message is dead-lettered, the job fails, and a final job never changes. Therefore the
+work is sent as a new job with a new id. The new job's ticket copies the input, tenant, webhook and
+length of the deadline from the old ticket. A message from a producer that does not use the gateway
+has no job. It is sent to the same queue again, with a new message id, because duplicate detection
+drops a message whose id was sent before.
 
-A mark is written into the letter before anything is sent, and only one mark can be written. A later
-call finds the mark and, once the first call must have given up, does the rest.
+Before anything is sent, a redrive mark is written into the stored letter. Only one mark can be
+written. If a later call finds a mark that is older than IN_PROGRESS, it completes the redrive.
 """
 
 import json
@@ -37,15 +38,19 @@ from gateway.queues.estimates import WaitEstimates
 from gateway.storage.blobs import Blobs
 
 SETTLE_SECONDS: Final = 5.0
-"""How long to wait for the end of a job whose dead letter has just been stored."""
+"""How many seconds to wait for the end of a job whose dead letter has just been stored."""
 
 IN_PROGRESS: Final = timedelta(seconds=20)
-"""How long a redrive counts as in progress after its mark was written."""
+"""For this time after its mark was written, a redrive counts as in progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Redriven:
-    """The job of a redriven letter; `is_repeat` if an earlier call had redriven it."""
+    """The result of a redrive.
+
+    `job_id` is the job that now does the letter's work. `is_repeat` is true if an earlier call had
+    already redriven the letter.
+    """
 
     job_id: str
     is_new_job: bool
@@ -54,7 +59,7 @@ class Redriven:
 
 @dataclass(frozen=True, slots=True)
 class Redriver:
-    """Redrives dead letters."""
+    """Redrives stored dead letters. Each letter is redriven at most once."""
 
     blobs: Blobs
     queues: Queues
@@ -64,7 +69,7 @@ class Redriver:
     clock: Clock
 
     async def redrive(self, durable: Durable, model: ModelEntry, letter_id: str) -> Redriven:
-        """Send a letter's work again. Raises UnknownLetter, NotRedrivable or Unavailable."""
+        """Send the work of a letter again. Raises UnknownLetter, NotRedrivable or Unavailable."""
         name = letter_blob_of(model, letter_id)
         stored = await self.blobs.read(name)
         if stored is None:
@@ -72,7 +77,7 @@ class Redriver:
         letter = read_letter(letter_id, stored.data)
         request = letter.request
         if request is None:
-            raise NotRedrivable("the message is not a request, or cannot be read")
+            raise NotRedrivable("the stored message is not a readable request")
         has_job = request.reply_url is not None
         if letter.redrive is not None and letter.redrive.is_done:
             return Redriven(letter.redrive.job_id, has_job, is_repeat=True)
@@ -93,41 +98,45 @@ class Redriver:
         return Redriven(mark.job_id, has_job, is_repeat=False)
 
     async def _wait_until_ended(self, durable: Durable, job_id: str) -> InstanceSnapshot:
-        """Return the orchestration of the job, once the job has ended. Raises NotRedrivable."""
+        """Wait until the job has ended; return its orchestration. Raises NotRedrivable."""
         with self.waiters.waiting(job_id) as waiter:
             instance = await durable.status(job_id)
             found = await self.jobs.record_of(job_id, instance) if instance else None
             if instance is None or found is None:
-                raise NotRedrivable("the job is no longer kept")
+                raise NotRedrivable("the job has been deleted after its retention")
             if not is_final(found):
                 found = await self.jobs.wait(durable, job_id, found, waiter, SETTLE_SECONDS)
         if found is None:
-            raise NotRedrivable("the job has not ended yet; ask again in a moment")
+            raise NotRedrivable("the job has not ended yet; repeat the request in a few seconds")
         return instance
 
     async def _check_input(self, request: JobRequest) -> None:
         payload = request.input
         if isinstance(payload, PayloadRef) and await self.blobs.look(payload.blob, 1) is None:
-            raise NotRedrivable("the job's input is no longer kept")
+            raise NotRedrivable("the job's input has been deleted after its retention")
 
     async def _mark(
         self, name: str, letter: StoredLetter, etag: str, has_job: bool
     ) -> tuple[RedriveMark, str]:
-        """Return the letter's only mark and its ETag, after writing it unless it has one."""
+        """Write a redrive mark unless the letter has one; return the mark and the letter's ETag."""
         if letter.redrive is not None:
             if self.clock() - _parse_time(letter.redrive.at) < IN_PROGRESS:
-                raise NotRedrivable("another request is redriving the letter")
+                raise NotRedrivable(
+                    "another request is redriving this letter; repeat the request later"
+                )
             return letter.redrive, etag
         job_id = str(uuid7()) if has_job else letter.job_id
         mark = RedriveMark(job_id, format_time(self.clock()), is_done=False)
         written = await self.blobs.replace(name, letter.with_mark(mark), etag)
         if written is None:
-            raise NotRedrivable("another request is redriving the letter")
+            raise NotRedrivable(
+                "another request is redriving this letter; repeat the request later"
+            )
         return mark, written
 
 
 def _copy_ticket(old: InstanceSnapshot, job_id: str, now: datetime) -> Ticket:
-    """Return the old job's ticket for a new job that is created now and has as much time."""
+    """Copy the old job's ticket for a new job, which is created now and has as much time."""
     try:
         value = json.loads(old.input)
         value["version"] = TICKET_VERSION
@@ -140,13 +149,15 @@ def _copy_ticket(old: InstanceSnapshot, job_id: str, now: datetime) -> Ticket:
         }
         return read_ticket(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
     except (ValueError, KeyError, TypeError):
-        raise NotRedrivable("this job cannot be restarted: its ticket cannot be read") from None
+        raise NotRedrivable(
+            "this job cannot be restarted, because its ticket cannot be read"
+        ) from None
 
 
 def _message(
     letter: StoredLetter, request: JobRequest, mark: RedriveMark, now: datetime
 ) -> ServiceBusMessage:
-    """Return the producer's message. All attempts of one redrive have the same message id."""
+    """Return the producer's message to send again, with the same message id at each attempt."""
     left = request.deadline - now
     if left <= timedelta():
         left = max(request.deadline - request.created_at, timedelta(seconds=1))

@@ -1,10 +1,10 @@
-"""Stored dead letters: one blob each, `dead-letters/{queue}/{message id}`.
+"""Stored dead letters. Each letter is a blob named `dead-letters/{queue}/{message id}`.
 
     {"message_id", "correlation_id", "reason", "description", "delivery_count", "content_type",
-     "enqueued_at", "dead_lettered_at", "properties", "body": the message's own text,
-     "redrive": only after a redrive began, {"job_id", "at", "is_done"}}
+     "enqueued_at", "dead_lettered_at", "properties", "body": the body of the message as text,
+     "redrive": {"job_id", "at", "is_done"}, present only after a redrive has begun}
 
-The body contains the caller's input and the job's reply token, so it is never shown.
+The API never shows the body, because it contains the caller's input and the job's reply token.
 
 The API names a letter by its model and an id: the name of its blob, with `~low` after it if it is
 from the queue of low priority. A blob name here cannot contain `~`.
@@ -36,41 +36,45 @@ from gateway.jobs.model import Time
 DEAD_LETTERS: Final = "dead-letters/"
 
 LETTER_ID: Final = "[A-Za-z0-9._-]{1,128}(?:~low)?"
-"""The pattern of an id: the characters of a blob name, then a suffix for low priority."""
+"""The pattern of a letter's id: part of a blob name, and `~low` for the low-priority queue."""
 
 _LOW: Final = "~low"
 _EXAMPLE_ID: Final = "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
 
 
 def letter_blob(queue: str, message_id: str) -> str:
-    """Return the name of the blob of a dead letter."""
-    # Producers choose their message ids, so other characters are replaced.
+    """Return the name of the blob that stores a dead letter."""
+    # Producers choose message ids freely, so characters that a blob name cannot have are replaced.
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "-._") else "_" for c in message_id)
     if safe != message_id or not safe.strip("."):
-        # Different ids must keep different names.
+        # Different message ids must still have different blob names.
         digest = hashlib.sha256(message_id.encode("utf-8", "replace")).hexdigest()
         safe = f"{safe}-{digest[:12]}"
     return f"{DEAD_LETTERS}{queue}/{safe}"
 
 
 def letter_id(name: str, priority: Priority) -> str:
-    """Return the id of the letter with this blob name in the queue of this priority."""
+    """Return the id of a letter: the last part of its blob name, marked if of low priority."""
     return f"{name}{_LOW}" if priority is Priority.LOW else name
 
 
 def letter_queue(model: ModelEntry, id_: str) -> str:
-    """Return the queue that the letter with this id is from."""
+    """Return the name of the queue from which the letter with this id was dead-lettered."""
     return queue_of(model, Priority.LOW if id_.endswith(_LOW) else Priority.NORMAL)
 
 
 def letter_blob_of(model: ModelEntry, id_: str) -> str:
-    """Return the name of the blob of the letter with this id."""
+    """Return the name of the blob that stores the letter with this id."""
     return letter_blob(letter_queue(model, id_), id_.removesuffix(_LOW))
 
 
 @dataclass(frozen=True, slots=True)
 class RedriveMark:
-    """The record of a redrive: its job, when it began, and whether it is known to be done."""
+    """The record of a redrive.
+
+    `job_id` is the job that does the letter's work again, `at` is when the redrive began, and
+    `is_done` is true once the work has been sent.
+    """
 
     job_id: str
     at: str
@@ -79,7 +83,7 @@ class RedriveMark:
 
 @dataclass(frozen=True, slots=True)
 class StoredLetter:
-    """A dead letter. `document` is the JSON of its blob, including what must not be shown."""
+    """A stored dead letter. `document` is the blob's JSON, which must not be shown completely."""
 
     id: str
     document: dict[str, Any] = field(repr=False)
@@ -88,19 +92,19 @@ class StoredLetter:
 
     @property
     def job_id(self) -> str:
-        """The id of the message's job."""
+        """The id of the job whose message was dead-lettered; empty if the letter is unreadable."""
         if self.request is not None:
             return self.request.job_id
         return str(self.document.get("correlation_id") or self.document.get("message_id") or "")
 
     def with_mark(self, redrive: RedriveMark) -> bytes:
-        """Return the bytes of the blob with this mark."""
+        """Return the content of the letter's blob after this mark is added."""
         mark = {"job_id": redrive.job_id, "at": redrive.at, "is_done": redrive.is_done}
         return json.dumps({**self.document, "redrive": mark}).encode()
 
 
 def read_letter(id_: str, data: bytes) -> StoredLetter:
-    """Read a letter. Parts that cannot be read are left out, so that it can still be purged."""
+    """Read a letter. Unreadable parts are omitted, so that the letter can still be purged."""
     try:
         document = json.loads(data)
     except ValueError:
@@ -125,7 +129,7 @@ def _read_redrive(document: dict[str, Any]) -> RedriveMark | None:
 
 
 class LetterInput(TypedDict):
-    """The input of a dead letter, without its bytes."""
+    """A description of a dead letter's input, without its content."""
 
     kind: Literal["inline", "blob", "url"]
     media_type: str | None
@@ -133,7 +137,7 @@ class LetterInput(TypedDict):
 
 
 class LetterLinks(TypedDict):
-    """Links of a dead letter."""
+    """Links from a dead letter to itself, its redrive and its jobs."""
 
     self: str
     redrive: str
@@ -142,13 +146,16 @@ class LetterLinks(TypedDict):
 
 
 class DeadLetter(TypedDict):
-    """A message that was dead-lettered."""
+    """A message that was dead-lettered, as operators see it."""
 
     id: Annotated[str, Field(examples=[_EXAMPLE_ID])]
     model: Annotated[str, Field(examples=["classifier"])]
     queue: Annotated[
         str,
-        Field(description="The queue of the message, also for a redrive.", examples=["classifier"]),
+        Field(
+            description="The queue from which the message came, and to which a redrive sends.",
+            examples=["classifier"],
+        ),
     ]
     job_id: Annotated[str, Field(examples=[_EXAMPLE_ID])]
     message_id: str | None
@@ -161,12 +168,15 @@ class DeadLetter(TypedDict):
     deadline: Time | None
     input: LetterInput | None
     redriven_at: Time | None
-    redriven_as: Annotated[str | None, Field(description="The job as which it was redriven.")]
+    redriven_as: Annotated[
+        str | None,
+        Field(description="The id of the job that does the work again; null before a redrive."),
+    ]
     links: LetterLinks
 
 
 def letter_resource(letter: StoredLetter, model: ModelEntry) -> DeadLetter:
-    """Return the letter as JSON, without its payload, token and URLs."""
+    """Return the JSON object of a letter, without its payload, reply token and URLs."""
     path = f"/v1/admin/dead-letters/{model.name}/{letter.id}"
     document, request, redrive = letter.document, letter.request, letter.redrive
     links: LetterLinks = {
@@ -197,7 +207,7 @@ def letter_resource(letter: StoredLetter, model: ModelEntry) -> DeadLetter:
 
 
 def _describe_input(payload: InputPayload) -> LetterInput:
-    """Return the kind, media type and size of an input."""
+    """Return the kind, media type and size in bytes of an input."""
     kind: Literal["inline", "blob", "url"]
     size_bytes: int | None
     match payload:

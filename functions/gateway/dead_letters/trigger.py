@@ -1,4 +1,4 @@
-"""The trigger on the dead-letter queues: stores the message for operators, and fails its job."""
+"""The trigger for the dead-letter queues. It stores each message and fails the message's job."""
 
 import contextlib
 import hashlib
@@ -39,15 +39,15 @@ from gateway.queues.client import Queues
 from gateway.storage.blobs import Blobs
 from gateway.webhooks.activities import WebhookReply, start_reply_delivery
 
-# A worker gives one of our codes as its reason. Any other text is not shown to callers.
+# A worker gives one of our failure codes as the reason. Callers see no other text.
 _CODE: Final = re.compile("[a-z]{1,20}(-[a-z]{1,20}){0,4}")
 
-# Service Bus writes the reason into the message's application properties. The attributes of
-# azure.functions' message with the same names stay empty in Azure.
+# Service Bus writes the reason into the message's application properties. In Azure, the attributes
+# with these names of azure.functions' message are empty.
 _REASON: Final = "DeadLetterReason"
 _DESCRIPTION: Final = "DeadLetterErrorDescription"
 
-# The reason of a message whose time to live ran out.
+# The reason that Service Bus gives for a message whose time to live has expired.
 _EXPIRED: Final = "TTLExpiredException"
 
 _log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterTrigger:
-    """Handles the messages of the dead-letter queues."""
+    """Handles messages from the dead-letter queues."""
 
     blobs: Blobs
     queues: Queues
@@ -64,17 +64,17 @@ class DeadLetterTrigger:
     clock: Clock
 
     async def run(self, message: func.ServiceBusMessage, queue: str, durable: Durable) -> None:
-        """Store a dead letter, and fail its job or notify its producer.
+        """Store a dead letter, then fail its job or notify its producer.
 
-        Functions completes the message when this returns, so the dead letter is stored first.
-        Raises Unavailable: then the message stays in the queue and is delivered again.
+        Functions completes the message when this method returns. If it raises Unavailable, the
+        message stays in the queue and is delivered again.
 
-        A message whose time to live ran out is not stored: it has no defect, and it is too late
-        to send it again.
+        A message whose time to live has expired is not stored, because nothing is wrong with it
+        and its deadline has passed.
         """
         request = _read_request(message.get_body())
         if _read_property(message, _REASON) == _EXPIRED:
-            # A job's orchestration has a timer for this.
+            # A job's orchestration has a timer for the deadline.
             if request is None or isinstance(request.reply_to, ReplyUrl):
                 return
         else:
@@ -93,13 +93,13 @@ class DeadLetterTrigger:
         await self._notify(message, request, queue, durable)
 
     async def _store(self, message: func.ServiceBusMessage, queue: str) -> None:
-        """Write the dead letter, unless an earlier run of the trigger has written it."""
+        """Store the dead letter, unless an earlier run of the trigger has stored it."""
         name = letter_blob(queue, message.message_id)
         data = _encode_letter(message, self.clock())
         if await self.blobs.create(name, data) is not None:
             return
         stored = await self.blobs.read(name)
-        # The mark of a redrive must stay. Another message with the same id replaces the letter.
+        # The same message must not overwrite a redrive mark. Another message replaces the letter.
         if stored is not None and _enqueued_at(stored.data) != _enqueued_at(data):
             await self.blobs.replace(name, data, stored.etag)
 
@@ -112,7 +112,7 @@ class DeadLetterTrigger:
     ) -> None:
         job_id = _job_id(message, request)
         reply = _make_reply(message, job_id, self.clock())
-        # A message that cannot be read may be of a job: then a job with its id exists.
+        # An unreadable message belongs to a job if a job with its id exists.
         match request.reply_to if request else ReplyUrl("unknown"):
             case ReplyUrl():
                 if await durable.status(job_id) is not None:
@@ -128,12 +128,16 @@ class DeadLetterTrigger:
                 await start_reply_delivery(webhook_reply, instance_id, durable)
 
     async def _send_reply(self, reply: JobReply, queue: str) -> None:
-        """Send the reply to its producer's queue.
+        """Send the reply to the queue that the producer named.
 
-        If that queue cannot take it, log this and go on: the dead letter must not come again.
+        If that is impossible, only log a warning. An error would deliver the dead letter again.
         """
         if not may_take_replies(queue, self.model_queues):
-            _log.warning("job %s: replies may not go to the queue %.100r", reply.job_id, queue)
+            _log.warning(
+                "job %s: the producer was not notified: %.100r is not allowed as a reply queue",
+                reply.job_id,
+                queue,
+            )
             return
         message = ServiceBusMessage(
             encode_reply(reply),
@@ -144,7 +148,7 @@ class DeadLetterTrigger:
         try:
             await self.queues.send(queue, message)
         except UnknownQueue as error:
-            _log.warning("job %s: its producer was not notified: %s", reply.job_id, error)
+            _log.warning("job %s: the producer was not notified: %s", reply.job_id, error)
 
 
 def _job_id(message: func.ServiceBusMessage, request: JobRequest | None) -> str:
@@ -152,12 +156,12 @@ def _job_id(message: func.ServiceBusMessage, request: JobRequest | None) -> str:
 
 
 def _event_key(job_id: str) -> str:
-    # Not the id of the job's own reply: a redriven letter may still bring that one.
+    # It differs from the message id of the job's own reply, which may still follow after a redrive.
     return f"{job_id}-dead-letter"
 
 
 def _delivery_instance(job_id: str, message: func.ServiceBusMessage, queue: str) -> str:
-    """Return the instance id of the delivery; the same each time this message is delivered."""
+    """Return the webhook delivery's instance id, the same for each delivery of the message."""
     key = f"{queue}/{message.message_id}/{message.enqueued_time_utc}"
     digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()[:16]
     return webhook_instance(f"{job_id}-{digest}")
@@ -194,12 +198,12 @@ def _make_reply(message: func.ServiceBusMessage, job_id: str, now: datetime) -> 
 
 def _error_of(reason: str | None) -> JobError:
     if reason == _EXPIRED:
-        text = "the deadline passed before a worker took the job"
+        text = "the deadline passed before a worker received the job"
         return JobError(FailureCode.EXPIRED, text, Stage.QUEUE, retryable=True)
     if reason and _CODE.fullmatch(reason):
         text = f"a worker refused the job's message: {reason}"
     else:
-        text = "workers took the job as often as allowed, and none finished it"
+        text = "workers received the job as often as allowed, and none of them finished it"
     return JobError(FailureCode.DEAD_LETTERED, text, Stage.RUN, retryable=False)
 
 

@@ -1,5 +1,5 @@
-"""The REST API: app, authentication, requests, responses; `routes` has one module a resource.
+"""The REST API. `app.create_app` is the public entry.
 
-`app.create_app` is the public entry. `open_inference` serves the Open Inference Protocol under /v2,
-`openapi` makes the OpenAPI document.
+`routes` contains one module for each kind of resource under /v1. `open_inference` serves the Open
+Inference Protocol under /v2. `openapi` creates the OpenAPI document.
 """

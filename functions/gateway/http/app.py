@@ -1,4 +1,4 @@
-"""The FastAPI app: routes, middleware, error handlers, cross-origin requests."""
+"""The FastAPI app: its routes, middleware, error handlers and rules for other origins."""
 
 import logging
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ _BY_STATUS: Final[dict[int, ProblemKind]] = {
 
 
 def create_app(services: Services) -> FastAPI:
-    """Return the app. Each request's ASGI scope must have the durable client as `durable`."""
+    """Return the app. Each request's ASGI scope must contain the durable client as `durable`."""
     app = FastAPI(
         title="Loosely",
         summary="Synchronous REST over asynchronous queues for deep-learning inference.",
@@ -104,14 +104,14 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         headers["Allow"] = ", ".join(allowed)
         if request.method == "OPTIONS":
             return Response(status_code=204, headers=headers)
-        detail = f"this address takes {headers['Allow']}"
+        detail = f"this path supports only the methods {headers['Allow']}"
     elif kind is problems.NOT_FOUND:
-        detail = "there is nothing at this address"
+        detail = "the API has no resource at this path"
     return problem_response(request, HttpProblem(kind, detail, headers=headers))
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    # Several routes may have the path; the router names only the methods of the first.
+    # Several routes can match a path, but the router lists only the methods of the first.
     found: set[str] = set()
     for module in MODULES:
         for route in module.router.routes:
@@ -137,20 +137,21 @@ async def _on_unavailable(request: Request, error: Exception) -> Response:
     assert isinstance(error, Unavailable)
     problem = HttpProblem(
         problems.UNAVAILABLE,
-        "a service behind the gateway does not answer; nothing was accepted",
+        "a service that the gateway needs does not respond; the request was not accepted",
         headers={"Retry-After": str(UNAVAILABLE_RETRY_AFTER_SECONDS)},
     )
     return problem_response(request, problem)
 
 
 async def _on_defect(request: Request, error: Exception) -> Response:
-    # Starlette raises the error again; `serve` logs it with its traceback.
+    # Starlette raises the error again, and `serve` logs it with its traceback.
     what = error.code if isinstance(error, ContractError) else type(error).__name__
     _log.error(
         "%s %s: %s [%s]", request.method, request.url.path, what, traceparent_of(request.scope)
     )
     return problem_response(
-        request, HttpProblem(problems.INTERNAL_ERROR, "the gateway failed; its logs have the cause")
+        request,
+        HttpProblem(problems.INTERNAL_ERROR, "the gateway failed; its log contains the cause"),
     )
 
 
@@ -184,7 +185,7 @@ _PREFLIGHT_SECONDS: Final = 600
 
 
 def allow_origins(app: FastAPI, origins: Sequence[str]) -> None:
-    """Allow web pages of these origins. Keys are sent in headers, so cookies are not allowed."""
+    """Allow requests from web pages of these origins, but without cookies."""
     if not origins:
         return
     app.add_middleware(

@@ -1,8 +1,8 @@
-"""Authenticate requests: by an API key, a platform principal or a reply token.
+"""Authenticate requests by an API key, a platform principal or a reply token.
 
-Callers send an API key, or come with the principal of the platform's own authentication. Workers
-send the reply token of their job. A route that is not listed here as open needs a key, so a route
-that was forgotten is closed.
+Callers send an API key, or Azure's platform authenticates them and adds their principal. Workers
+send the reply token of their job. Every route needs a key unless it is listed here as open, so a
+new route is protected by default.
 """
 
 import base64
@@ -37,8 +37,8 @@ from gateway.http.responses import problem_response
 from gateway.settings import GatewaySettings
 from gateway.telemetry import GatewayTracing, ReportStatus, traceparent_of
 
-# Workers use their two routes with a reply token; health probes and readers of the
-# documentation have no key.
+# Workers send a reply token to their two routes. Health probes and readers of the documentation
+# have no key.
 _OPEN: Final = re.compile(
     r"/"
     r"|/openapi\.json"
@@ -52,12 +52,12 @@ _ADMIN: Final = re.compile(r"/v1/(?:admin|dead-letters)(?:/.*)?", re.DOTALL)
 
 
 def is_open(method: str, path: str) -> bool:
-    """Return whether the route needs no key."""
+    """Return whether requests to this path are allowed without a key."""
     return method == "OPTIONS" or _OPEN.fullmatch(path) is not None
 
 
 def required_scope(method: str, path: str) -> Scope | None:
-    """Return the scope that a key needs for this route; None if any key is enough."""
+    """Return the scope that a key must have for this request; None if any key is sufficient."""
     if _ADMIN.fullmatch(path):
         return Scope.ADMIN
     if method != "GET":
@@ -67,7 +67,7 @@ def required_scope(method: str, path: str) -> Scope | None:
 
 PRINCIPAL_HEADER: Final = b"x-ms-client-principal"
 
-# Each claim has a short name and a long one; the platform may send either.
+# Each claim has a short and a long name, and the platform may send either of them.
 _TENANT_CLAIM: Final = ("tid", "http://schemas.microsoft.com/identity/claims/tenantid")
 _OBJECT_CLAIM: Final = ("oid", "http://schemas.microsoft.com/identity/claims/objectidentifier")
 _ROLES_CLAIM: Final = ("roles", "http://schemas.microsoft.com/ws/2008/06/identity/claims/role")
@@ -75,12 +75,13 @@ _SCOPES_CLAIM: Final = ("scp", "http://schemas.microsoft.com/identity/claims/sco
 
 
 def read_principal(header: bytes) -> Caller | None:
-    """Return the caller in the header `x-ms-client-principal`; None if it cannot be read.
+    """Return the caller that the header `x-ms-client-principal` describes.
 
     The header is base64 of {"claims": [{"typ", "val"}, …], "role_typ": …}. App Service sets it
-    after it has checked a Microsoft Entra token, and removes it from requests from outside. The
-    caller's scopes are the app roles and delegated scopes of the same names. Returns None also if
-    the tenant or the object id is missing.
+    after it has checked a Microsoft Entra token, and removes it from incoming requests. The
+    caller's scopes are the app roles and delegated scopes that have the names of our scopes.
+
+    Returns None if the header is unreadable, or if the tenant or the object id is missing.
     """
     try:
         principal = json.loads(base64.b64decode(header, validate=True))
@@ -113,21 +114,21 @@ def _claim_values(claims: list[tuple[str, str]], names: tuple[str, ...]) -> Iter
 
 
 REPLY_GRACE: Final = timedelta(seconds=60)
-"""How long a token is valid after its job's deadline. A late reply is answered 410."""
+"""How long a reply token is valid after its job's deadline, so that a late reply gets 410."""
 
 
 class ReplyTokens:
-    """Makes and checks reply tokens: permission to reply to one job until a time."""
+    """Creates and checks reply tokens. A token permits replies to one job until it expires."""
 
     def __init__(self, keys: Sequence[bytes], base_url: str) -> None:
-        """Sign with the first of `keys`, verify with all of them, so that keys can be rotated."""
+        """Sign with the first key, and accept tokens signed with any key, to allow rotation."""
         self._keys = tuple(keys)
         self._base_url = base_url
 
     def url(self, job_id: str, deadline: datetime, queue: str) -> str:
-        """Return the reply URL of a job, valid until REPLY_GRACE after its deadline.
+        """Return the reply URL of a job. It expires REPLY_GRACE after the job's deadline.
 
-        The queue is not signed: the gateway that receives the reply uses it only for statistics.
+        The queue's name in the URL is not signed, because it is only used for statistics.
         """
         expires = int((deadline + REPLY_GRACE).timestamp())
         query = urlencode(
@@ -140,20 +141,20 @@ class ReplyTokens:
         return f"{self._base_url}{reply_path(job_id)}?{query}"
 
     def check(self, job_id: str, expires: str, token: str, now: datetime) -> None:
-        """Raise InvalidToken if the token is not for this job, ExpiredToken if its time is over."""
+        """Check a reply token. Raises InvalidToken for another job's token, or ExpiredToken."""
         given = token.encode("utf-8", "replace")
         genuine = [
             hmac.compare_digest(_sign(key, job_id, expires).encode(), given) for key in self._keys
         ]
-        # `expires` is signed, so after this check it is the number that we wrote.
+        # `expires` is signed, so it is a number that we wrote if one of the signatures matches.
         if not any(genuine):
-            raise InvalidToken("the reply token is not for this job")
+            raise InvalidToken("the reply token is not valid for this job")
         if datetime.fromtimestamp(int(expires), UTC) <= now:
-            raise ExpiredToken("the time for a reply is over")
+            raise ExpiredToken("the reply token has expired")
 
 
 def _sign(key: bytes, job_id: str, expires: str) -> str:
-    # With the length, "ab" + "1" and "a" + "b1" give different texts.
+    # Because of the length, "ab" + "1" and "a" + "b1" are signed as different texts.
     text = f"{len(job_id)}:{job_id}:{expires}".encode("utf-8", "replace")
     digest = hmac.new(key, text, hashlib.sha256).digest()
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
@@ -163,9 +164,9 @@ _CHALLENGE: Final = 'Bearer realm="loosely"'
 
 
 class AuthenticationMiddleware:
-    """Passes a request on with its caller in `scope["gateway.caller"]`, or refuses it.
+    """Refuses unauthenticated requests, and stores the caller in `scope["gateway.caller"]`.
 
-    Plain ASGI: Starlette's BaseHTTPMiddleware runs each request in a task of its own.
+    It does not use Starlette's BaseHTTPMiddleware, which would create a task for each request.
     """
 
     def __init__(
@@ -179,7 +180,7 @@ class AuthenticationMiddleware:
         self._tracing = tracing
 
     async def __call__(self, scope: types.Scope, receive: Receive, send: Send) -> None:
-        """Serve HEAD as GET, since the server drops the body. Trace the request."""
+        """Trace and authenticate a request, then serve it. HEAD is served as GET."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -201,7 +202,7 @@ class AuthenticationMiddleware:
         await self._app(scope, receive, send)
 
     def _authenticate(self, scope: types.Scope, headers: dict[str, str]) -> Caller:
-        """Return the caller, and add its rate to the response's `headers`. Raises HttpProblem."""
+        """Return the caller; add the rate limit to the response `headers`. Raises HttpProblem."""
         method, path = scope["method"], scope["path"]
         if not self._is_closed:
             return OPEN_CALLER
@@ -225,7 +226,7 @@ class AuthenticationMiddleware:
         if found is None and self._trusts_principals:
             found = read_principal(given.get(PRINCIPAL_HEADER, b""))
         if found is None:
-            detail = "the key is not valid" if key else "there is no key with the request"
+            detail = "the API key is not valid" if key else "the request has no API key"
             error = ', error="invalid_token"' if key else ""
             raise HttpProblem(
                 problems.UNAUTHENTICATED, detail, headers={"WWW-Authenticate": _CHALLENGE + error}
@@ -244,7 +245,7 @@ def _rate_limited(decision: RateDecision) -> HttpProblem:
     seconds = decision.retry_after_seconds
     return HttpProblem(
         problems.RATE_LIMITED,
-        f"the key's rate is used up; the next request may come in {seconds} s",
+        f"the rate limit of the API key is exceeded; try again in {seconds} s",
         headers={"Retry-After": str(seconds)},
     )
 

@@ -1,14 +1,14 @@
-"""API keys: make them, store them as salted hashes, recognise them.
+"""API keys: create them, store them as salted hashes, and find a key's caller.
 
     python -m gateway.http.keys NAME --tenant TENANT [--scopes SCOPE …] [--rate 100/60]
 
-prints a new key, which is for the caller, and its entry for the setting API_KEYS, a JSON list:
+prints a new key for the caller, and the key's entry for the setting API_KEYS, which is a JSON list:
 
     [{"name": "ci", "tenant": "acme", "scopes": ["jobs:read", "jobs:write"], "rate": "100/60",
       "hash": "hmac-sha256:SALT:DIGEST"}]
 
-A key has 256 random bits and cannot be guessed, so its hash can be a fast one, unlike that of a
-password. The salt only makes the hashes of equal keys differ.
+A key has 256 random bits and cannot be guessed. Therefore a fast hash is sufficient, unlike for a
+password. Because of the salt, equal keys have different hashes.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from typing import Any, Final
 from gateway.http.rates import Rate, parse_rate
 
 OPEN_TENANT: Final = ""
-"""The tenant of all jobs of a gateway without keys."""
+"""The tenant that owns all jobs if the gateway has no API keys."""
 
 
 class Scope(StrEnum):
-    """A permission of a caller."""
+    """A permission that an API key gives its caller."""
 
     JOBS_READ = "jobs:read"
     JOBS_WRITE = "jobs:write"
@@ -42,8 +42,8 @@ class Scope(StrEnum):
 class Caller:
     """A caller of the API.
 
-    Its `name` identifies it for the rate limit, its `tenant` owns its jobs. Without a `rate` it is
-    not limited.
+    `name` identifies the caller for the rate limit, and `tenant` owns the caller's jobs. If `rate`
+    is None, the number of requests is not limited.
     """
 
     name: str
@@ -53,14 +53,14 @@ class Caller:
 
 
 OPEN_CALLER: Final = Caller("", OPEN_TENANT, frozenset(Scope))
-"""Every caller of a gateway without keys, which must have a loopback address."""
+"""The caller of every request if no API keys are set, which is allowed only on loopback."""
 
 ANONYMOUS: Final = Caller("", OPEN_TENANT, frozenset())
-"""The caller of an open route of a gateway with keys."""
+"""The caller of a route that needs no key, on a gateway with API keys."""
 
 
 _PREFIX: Final = "lsy_"
-"""Marks a key, so that scanners of source code and logs can find one."""
+"""The prefix of all keys, by which scanners can find a key in source code or logs."""
 
 _METHOD: Final = "hmac-sha256"
 _SALT_BYTES: Final = 16
@@ -72,7 +72,7 @@ _DEFAULT_SCOPES: Final = (Scope.JOBS_READ, Scope.JOBS_WRITE)
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key as it is stored: its caller, and the hash that recognises it."""
+    """An API key as it is stored: its caller, and the salt and hash of the key."""
 
     caller: Caller
     salt: bytes = field(repr=False)
@@ -80,26 +80,26 @@ class ApiKey:
 
 
 class KeyRing:
-    """Finds the caller of a key."""
+    """Finds the caller to which an API key belongs."""
 
     def __init__(self, keys: Iterable[ApiKey]) -> None:
         self._keys = tuple(keys)
-        # The cache is keyed by a hash with a secret of this process. So memory holds neither keys
-        # nor hashes that could be attacked offline, and the look-up's time reveals no key.
+        # The cache's keys are hashes made with a secret of this process. Therefore the memory
+        # contains no API keys, and the time of a look-up reveals nothing about them.
         self._secret = secrets.token_bytes(32)
         self._known: dict[bytes, Caller] = {}
 
     def caller(self, key: bytes) -> Caller | None:
-        """Return the caller of this key, or None.
+        """Return the caller of this key; None if the key is not valid.
 
-        Only valid keys are cached, so that wrong ones cannot fill the memory.
+        Only valid keys are cached, so that requests with wrong keys cannot fill the memory.
         """
         if not 0 < len(key) <= _MAX_KEY_BYTES:
             return None
         short = _digest(self._secret, key)
         known = self._known.get(short)
         if known is None:
-            # All entries are compared in constant time, so the time reveals nothing about them.
+            # The key is compared with all entries in constant time, so the time reveals nothing.
             matching = [
                 entry
                 for entry in self._keys
@@ -114,7 +114,7 @@ class KeyRing:
 def make_key(
     name: str, tenant: str, scopes: Sequence[str] = _DEFAULT_SCOPES, rate_text: str | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """Return a new key and its entry for API_KEYS. Raises ValueError if a part is not valid."""
+    """Return a new key and its entry for API_KEYS. Raises ValueError for an invalid argument."""
     key, salt = _PREFIX + secrets.token_urlsafe(32), secrets.token_bytes(_SALT_BYTES)
     digest = _digest(salt, key.encode())
     entry: dict[str, Any] = {"name": name, "tenant": tenant, "scopes": list(scopes)}
@@ -126,15 +126,15 @@ def make_key(
 
 
 def parse_keys(text: str) -> tuple[ApiKey, ...]:
-    """Read the setting API_KEYS. Raises ValueError, whose text does not contain the values."""
+    """Read the setting API_KEYS. Raises ValueError, whose message shows none of the values."""
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError):
         entries = None
     if not isinstance(entries, list):
-        # Not TypeError: the value is a text from a setting.
+        # ValueError and not TypeError, because the content of a setting is wrong.
         raise ValueError(  # noqa: TRY004
-            "expected a JSON list; python -m gateway.http.keys makes its entries"
+            "expected a JSON list; create its entries with python -m gateway.http.keys"
         )
     keys = []
     for number, entry in enumerate(entries, 1):
@@ -150,14 +150,14 @@ def parse_keys(text: str) -> tuple[ApiKey, ...]:
 
 def _read_entry(entry: object) -> ApiKey:
     if not isinstance(entry, Mapping) or not _FIELDS.issuperset(entry):
-        raise ValueError(f"expected an object of {', '.join(sorted(_FIELDS))}")
+        raise ValueError(f"expected an object with the fields {', '.join(sorted(_FIELDS))}")
     scopes = entry.get("scopes", list(_DEFAULT_SCOPES))
     known = list(Scope)
     if not isinstance(scopes, list) or not scopes or any(one not in known for one in scopes):
-        raise ValueError(f"scopes: expected a list of {', '.join(Scope)}")
+        raise ValueError(f"scopes: expected a list of one or more of {', '.join(Scope)}")
     given_rate = entry.get("rate")
     if given_rate is not None and not isinstance(given_rate, str):
-        raise ValueError("rate: expected requests/seconds, such as 100/60")
+        raise ValueError("rate: expected REQUESTS/SECONDS, for example 100/60")
     try:
         limit = None if given_rate is None else parse_rate(given_rate)
     except ValueError as error:
@@ -175,7 +175,9 @@ def _read_name(entry: Mapping[str, Any], field_name: str) -> str:
         or not 0 < len(value) <= _MAX_NAME_CHARACTERS
         or not value.isprintable()
     ):
-        raise ValueError(f"{field_name}: expected a text of 1 to {_MAX_NAME_CHARACTERS} characters")
+        raise ValueError(
+            f"{field_name}: expected a string of 1 to {_MAX_NAME_CHARACTERS} characters"
+        )
     return value
 
 
@@ -187,7 +189,7 @@ def _read_hash(value: object) -> tuple[bytes, bytes]:
         salt, digest = b"", b""
     if method != _METHOD or len(salt) < _SALT_BYTES or len(digest) != hashlib.sha256().digest_size:
         raise ValueError(
-            f"hash: expected {_METHOD}:SALT:DIGEST, as python -m gateway.http.keys makes it"
+            f"hash: expected {_METHOD}:SALT:DIGEST; create it with python -m gateway.http.keys"
         )
     return salt, digest
 
@@ -201,24 +203,30 @@ def _encode_base64(data: bytes) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a new key and its entry, each on its own line."""
+    """Print a new key and its entry for API_KEYS, each on its own line."""
     parser = argparse.ArgumentParser(
-        prog="python -m gateway.http.keys", description="Make an API key."
+        prog="python -m gateway.http.keys", description="Create an API key."
     )
-    parser.add_argument("name", help="the name of the key; unique")
-    parser.add_argument("--tenant", required=True, help="the tenant whose jobs it creates and sees")
+    parser.add_argument("name", help="the unique name of the key")
+    parser.add_argument(
+        "--tenant", required=True, help="the tenant whose jobs the key can create and read"
+    )
     parser.add_argument(
         "--scopes", nargs="+", choices=list(Scope), default=list(_DEFAULT_SCOPES), metavar="SCOPE"
     )
     parser.add_argument(
-        "--rate", metavar="N/SECONDS", help="such as 100/60; without it the key is not limited"
+        "--rate",
+        metavar="N/SECONDS",
+        help="at most N requests in SECONDS, for example 100/60; by default there is no limit",
     )
     options = parser.parse_args(arguments)
     try:
         key, entry = make_key(options.name, options.tenant, options.scopes, options.rate)
     except ValueError as error:
         parser.error(str(error))
-    sys.stderr.write("The key, which is shown only once, and its entry for the list in API_KEYS:\n")
+    sys.stderr.write(
+        "The new key, which is shown only once, and its entry for the list in API_KEYS:\n"
+    )
     sys.stdout.write(f"{key}\n{json.dumps(entry)}\n")
     return 0
 

@@ -1,4 +1,4 @@
-"""Problem details (RFC 9457): each kind has a stable code, and a text that explains it."""
+"""Problem details (RFC 9457). Each kind of problem has a stable code and an explanation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,11 @@ from gateway.jobs.model import JobResource
 
 @dataclass(frozen=True, slots=True)
 class ProblemKind:
-    """A kind of problem: its HTTP status, its title, and whether a repeated request may succeed."""
+    """A kind of problem.
+
+    `retryable` says whether a repeated request may succeed. `advice` explains to the caller what
+    happened and what to do.
+    """
 
     code: str
     status: int
@@ -23,7 +27,7 @@ class ProblemKind:
 
     @property
     def type(self) -> str:
-        """The URI of the problem, relative to the gateway; a page that explains it."""
+        """The URI of the problem, which points to the section of a page that explains it."""
         return f"/docs/problems#{self.code}"
 
 
@@ -32,176 +36,185 @@ MALFORMED_REQUEST: Final = ProblemKind(
     400,
     "The request cannot be read",
     False,
-    "The body is not the JSON or multipart that it is announced as, or an option is unknown or "
-    "out of range. `detail` names the part.",
+    "The body does not match its Content-Type, or an option is unknown or out of range. `detail` "
+    "names the wrong part.",
 )
 UNAUTHENTICATED: Final = ProblemKind(
     "unauthenticated",
     401,
     "The key or token is missing or not valid",
     False,
-    "Send a key as `Authorization: Bearer …` or `x-api-key`. A worker's reply must carry the token "
-    "that came with the job.",
+    "Send an API key in the header `Authorization: Bearer …` or `x-api-key`. A worker must reply "
+    "to the URL in the job's message, which contains the token.",
 )
 FORBIDDEN: Final = ProblemKind(
     "forbidden",
     403,
-    "The key does not allow this",
+    "The key does not allow this request",
     False,
-    "`detail` names the scope that it lacks. Ask the operator for a key that has it.",
+    "`detail` names the missing scope. Ask the operator for a key with this scope.",
 )
 NOT_FOUND: Final = ProblemKind(
     "not-found",
     404,
-    "There is nothing at this address",
+    "The API has no such path",
     False,
-    "The API has no such path. `/openapi.json` lists all paths.",
+    "Check the URL. `/openapi.json` lists all paths.",
 )
 UNKNOWN_MODEL: Final = ProblemKind(
     "unknown-model",
     404,
     "There is no such model",
     False,
-    "`nearest` lists names that look alike; `/v1/models` lists all.",
+    "`nearest` lists models with similar names; `/v1/models` lists all models.",
 )
 UNKNOWN_JOB: Final = ProblemKind(
     "unknown-job",
     404,
     "There is no such job",
     False,
-    "The id is wrong, or the job ended so long ago that it is no longer kept.",
+    "The id is wrong, or the job was deleted after its retention.",
 )
 UNKNOWN_DEAD_LETTER: Final = ProblemKind(
     "unknown-dead-letter",
     404,
     "There is no such dead letter",
     False,
-    "The id is wrong, or the letter was purged. `/v1/admin/dead-letters` lists what is kept.",
+    "The id is wrong, or the letter was deleted. `/v1/admin/dead-letters` lists all letters.",
 )
 METHOD_NOT_ALLOWED: Final = ProblemKind(
     "method-not-allowed",
     405,
-    "The address does not take this method",
+    "The path does not support this method",
     False,
-    "The `Allow` header lists the methods that it takes.",
+    "The `Allow` header lists the supported methods.",
 )
 NOT_FINAL: Final = ProblemKind(
     "not-final",
     409,
     "The job has not ended",
     True,
-    "Repeat the request once the job has ended.",
+    "Repeat the request when the job has ended.",
 )
 NO_RESULT: Final = ProblemKind(
     "no-result",
     409,
     "The job ended without a result",
     False,
-    "It failed, was cancelled or expired: `job` has the status.",
+    "The job failed, expired or was cancelled. `job` contains its status.",
 )
 CANCELLED: Final = ProblemKind(
-    "cancelled", 409, "The job was cancelled", False, "It was cancelled during the wait."
+    "cancelled",
+    409,
+    "The job was cancelled",
+    False,
+    "It was cancelled while this request waited for its result.",
 )
 NOT_REDRIVABLE: Final = ProblemKind(
     "not-redrivable",
     409,
     "The dead letter cannot be sent again",
     False,
-    "It is not a request, or the job or its input is no longer kept: `detail` has the cause.",
+    "The letter is not a request, its job has not ended, another redrive is running, or the job or "
+    "its input was deleted. `detail` contains the reason.",
 )
 ALREADY_FINAL: Final = ProblemKind(
     "already-final",
     410,
-    "The job is final",
+    "The job has ended",
     False,
-    "For workers: the reply is no longer needed. Complete the message and go on.",
+    "Only workers get this. Stop work on the job, and complete its message without a reply.",
 )
 PRECONDITION_FAILED: Final = ProblemKind(
     "precondition-failed",
     412,
     "The resource has changed",
     False,
-    "`If-Match` does not have its present tag, so nothing was done. Read it again, then decide.",
+    "`If-Match` does not contain the resource's current ETag, so nothing was changed. Read the "
+    "resource again, then decide.",
 )
 PAYLOAD_TOO_LARGE: Final = ProblemKind(
     "payload-too-large",
     413,
     "The payload is too large",
     False,
-    "`limit_bytes` is the limit.",
+    "`limit_bytes` is the largest allowed size in bytes.",
 )
 UNSUPPORTED_MEDIA_TYPE: Final = ProblemKind(
     "unsupported-media-type",
     415,
-    "The model does not take this media type",
+    "The model does not accept this media type",
     False,
-    "`accepted` lists what it takes. The bytes must be what Content-Type announces.",
+    "`accepted` lists the accepted media types. The content must match its Content-Type.",
 )
 INVALID_INPUT: Final = ProblemKind(
     "invalid-input",
     422,
     "The input cannot be used",
     False,
-    "It is empty, unreadable, or has more pixels than the model takes.",
+    "The input is empty or unreadable, or has more pixels than the model accepts, or one of the "
+    "URLs is not allowed. `detail` contains the reason.",
 )
 IDEMPOTENCY_MISMATCH: Final = ProblemKind(
     "idempotency-mismatch",
     422,
-    "The key belongs to another request",
+    "The Idempotency-Key belongs to another request",
     False,
-    "The `Idempotency-Key` was sent before with another model, payload or option. Use a new key.",
+    "The key was first sent with another model, payload or option. Use a new key.",
 )
 RATE_LIMITED: Final = ProblemKind(
     "rate-limited",
     429,
-    "The key's rate is used up",
+    "The rate limit is exceeded",
     True,
-    "Try again after `Retry-After` seconds. `RateLimit` has what is left, `RateLimit-Policy` "
-    "the rate of the key.",
+    "Try again after `Retry-After` seconds. The header `RateLimit` contains the remaining "
+    "requests, `RateLimit-Policy` the limit of the API key.",
 )
 INFERENCE_FAILED: Final = ProblemKind(
     "inference-failed",
     500,
     "The model failed",
     True,
-    "The job ran and raised an error. `retryable` says whether a repeated request may succeed.",
+    "The model raised an error for this job. `retryable` says whether a repeated request may "
+    "succeed.",
 )
 DEAD_LETTERED: Final = ProblemKind(
     "dead-lettered",
     500,
     "The job was given up",
     False,
-    "It was delivered to workers as often as allowed and none finished it, or one refused its "
-    "message: `detail` has the cause.",
+    "Workers received the job as often as allowed and none of them finished it, or a worker "
+    "refused its message. `detail` contains the reason.",
 )
 INTERNAL_ERROR: Final = ProblemKind(
     "internal-error",
     500,
     "The gateway failed",
     True,
-    "This is a defect of the gateway. `trace_id` finds it in the logs.",
+    "This is an error in the gateway. Search its log for the `trace_id`.",
 )
 UNAVAILABLE: Final = ProblemKind(
     "unavailable",
     503,
-    "A service behind the gateway is down",
+    "A service that the gateway needs is unavailable",
     True,
-    "Nothing was accepted. Try again after `Retry-After` seconds.",
+    "The request was not accepted. Try again after `Retry-After` seconds.",
 )
 SATURATED: Final = ProblemKind(
     "saturated",
     503,
     "The queue is too long",
     True,
-    "By the model's recent speed the job would expire before its turn, so it was not accepted. Try "
-    "again after `Retry-After` seconds, or with a longer deadline.",
+    "At the model's recent speed, the deadline would pass before a worker could run the job, so it "
+    "was not accepted. Try again after `Retry-After` seconds, or with a longer deadline.",
 )
 EXPIRED: Final = ProblemKind(
     "expired",
     504,
     "The deadline passed",
     True,
-    "No worker finished the job in time. `ran` says whether it reached one, null if unknown.",
+    "No worker finished the job in time. `ran` says whether a worker had received it; null if "
+    "unknown.",
 )
 
 PROBLEM_KINDS: Final[Mapping[str, ProblemKind]] = {
@@ -214,7 +227,7 @@ PROBLEM_KINDS: Final[Mapping[str, ProblemKind]] = {
 
 
 class ProblemDetails(TypedDict):
-    """A problem document (RFC 9457). Some kinds have further members: see `/docs/problems`."""
+    """A problem document (RFC 9457). `/docs/problems` lists the members that some kinds add."""
 
     type: Annotated[str, Field(examples=["/docs/problems#unknown-model"])]
     title: str
@@ -229,15 +242,15 @@ class ProblemDetails(TypedDict):
 
 
 class JobProblem(ProblemDetails):
-    """A problem about a job that exists."""
+    """A problem document about a job that exists."""
 
     job: NotRequired[JobResource | None]
 
 
 class HttpProblem(Exception):
-    """A request that is refused, or a job that did not succeed.
+    """The reason why a request is refused, or why the job that it waited for did not succeed.
 
-    `extra` has further members of the problem document, `headers` those of the response.
+    `extra` contains further members of the problem document. `headers` are added to the response.
     """
 
     def __init__(
@@ -255,7 +268,7 @@ class HttpProblem(Exception):
         self.extra = extra
 
     def document(self, instance: str, trace_id: str | None) -> dict[str, Any]:
-        """Return the problem document. `instance` is the URI of what the problem is about."""
+        """Return the problem document. `instance` is the path of the resource with the problem."""
         return {
             "type": self.kind.type,
             "title": self.kind.title,

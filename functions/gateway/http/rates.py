@@ -1,8 +1,8 @@
-"""Rate limits: a token bucket for each caller, in this process.
+"""Rate limits by token buckets, one for each caller in each process.
 
-A bucket holds as many tokens as the rate allows in its window, and fills evenly over the window.
-Each request takes one token. So a caller may send its whole quota at once, and then at the rate.
-Each instance of the app has its own buckets: n instances allow n times the rate.
+A rate allows a number of requests in a window of time. A full bucket holds one token for each of
+these requests, and an empty bucket fills evenly within the window. Each request takes one token.
+Each instance of the app has its own buckets, so n instances allow n times the rate.
 """
 
 import math
@@ -17,7 +17,7 @@ _RATE: Final = re.compile(r"([1-9][0-9]{0,8})/([1-9][0-9]{0,6})", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A limit of `count` requests in `seconds` seconds."""
+    """A rate limit, which allows `count` requests in `seconds` seconds."""
 
     count: int
     seconds: int
@@ -29,16 +29,16 @@ class Rate:
 
 
 def parse_rate(text: str) -> Rate:
-    """Read a rate in the form `N/seconds`, such as 100/60. Raises ValueError."""
+    """Read a rate in the form REQUESTS/SECONDS, for example 100/60. Raises ValueError."""
     match = _RATE.fullmatch(text)
     if match is None:
-        raise ValueError("expected requests/seconds, such as 100/60")
+        raise ValueError("expected REQUESTS/SECONDS, for example 100/60")
     return Rate(int(match[1]), int(match[2]))
 
 
 @dataclass(frozen=True, slots=True)
 class TokenBucket:
-    """The tokens that were left at a time, in seconds of any clock."""
+    """The number of tokens in a bucket at a time, in seconds of any clock."""
 
     tokens: float
     at_seconds: float
@@ -46,18 +46,18 @@ class TokenBucket:
 
 @dataclass(frozen=True, slots=True)
 class RateDecision:
-    """Whether a request is allowed, and what is left of the rate."""
+    """Whether a request is allowed, and how many more requests are allowed now."""
 
     is_allowed: bool
     remaining: int
     full_in_seconds: int
-    """Seconds until the bucket is full."""
+    """Seconds until the bucket is full again."""
     retry_after_seconds: int
-    """Seconds until the next request is allowed; 0 if one is allowed now."""
+    """Seconds until the next request is allowed; 0 if it is allowed now."""
 
     @property
     def header(self) -> str:
-        """The value of the RateLimit header, by the same draft."""
+        """The value of the RateLimit header (draft-ietf-httpapi-ratelimit-headers)."""
         return f'"default";r={self.remaining};t={self.full_in_seconds}'
 
 
@@ -66,8 +66,8 @@ def take_token(
 ) -> tuple[TokenBucket, RateDecision]:
     """Take a token for one request; return the new bucket and the decision.
 
-    `bucket` is None for the first request. A refused request takes no token, and a clock that was
-    set back removes none.
+    `bucket` is None for the caller's first request. A refused request takes no token. If the clock
+    was set back, no tokens are removed.
     """
     a_second = limit.count / limit.seconds
     tokens = float(limit.count)
@@ -87,19 +87,19 @@ def take_token(
     )
 
 
-# Fractions of a token are summed: a caller that waited long enough must not fail by rounding.
+# Fractions of a token are summed. Rounding must not refuse a caller that has waited long enough.
 _ROUNDING: Final = 1e-6
 
 
 class RateLimiter:
-    """The buckets of this process, one for each caller with a rate."""
+    """Limits the rate of callers by token buckets in the memory of this process."""
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
         self._buckets: dict[str, TokenBucket] = {}
 
     def take(self, name: str, limit: Rate) -> RateDecision:
-        """Take a token for one request of this caller."""
+        """Take a token for one request of the caller with this name, and return the decision."""
         now_seconds = self._clock().timestamp()
         self._buckets[name], decision = take_token(limit, self._buckets.get(name), now_seconds)
         return decision

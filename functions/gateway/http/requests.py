@@ -1,6 +1,6 @@
-"""What a route reads from its request: parts of the gateway, caller, job, body and options.
+"""Functions by which a route reads its request: the caller, the job, the body and the options.
 
-Sources: RFC 9110 (negotiation), RFC 7240 (Prefer), RFC 8259 (JSON).
+They follow RFC 9110 (negotiation), RFC 7240 (Prefer) and RFC 8259 (JSON).
 """
 
 import json
@@ -24,25 +24,25 @@ from gateway.settings import MAX_WAIT_SECONDS
 if TYPE_CHECKING:
     from gateway.services import Services
 
-# Only ids as we make them. The SDK puts an id into URLs as it is: with "?" or "/" in it the store
-# would be asked something else, such as for all instances.
+# The form of the ids that we create. The SDK does not escape an id in its URLs, so an id with "?"
+# or "/" could request something else, for example all instances.
 _JOB_ID: Final = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def services_of(request: Request) -> "Services":
-    """Return the parts of the gateway."""
+    """Return the components of the gateway."""
     services: Services = request.app.state.services
     return services
 
 
 def durable_of(request: Request) -> Durable:
-    """Return the durable client of this invocation."""
+    """Return the durable client, which is bound to this function invocation."""
     durable: Durable = request.scope["durable"]
     return durable
 
 
 def caller_of(request: Request) -> Caller:
-    """Return the caller, whom the authentication middleware has identified."""
+    """Return the caller that the authentication middleware has identified."""
     caller: Caller = request.scope["gateway.caller"]
     return caller
 
@@ -54,7 +54,7 @@ def require_scope(request: Request, scope: Scope) -> None:
 
 
 def find_model(catalogue: Catalogue, name: str) -> ModelEntry:
-    """Return the model of this name. Raises the problem unknown-model with the nearest names."""
+    """Return the model with this name. Raises the problem unknown-model."""
     try:
         return catalogue.model(name)
     except UnknownModel as error:
@@ -62,9 +62,10 @@ def find_model(catalogue: Catalogue, name: str) -> ModelEntry:
 
 
 async def find_own_job(request: Request, job_id: str) -> Record:
-    """Return the record of one of the caller's jobs. Raises the problem unknown-job.
+    """Return the record of a job that belongs to the caller's tenant.
 
-    Another tenant's job takes as long and gives the same answer as a job that does not exist.
+    Raises the problem unknown-job. A caller cannot distinguish another tenant's job from a job that
+    does not exist, even by the response time.
     """
     jobs = services_of(request).jobs
     found = await jobs.find(durable_of(request), check_job_id(job_id))
@@ -81,14 +82,16 @@ def check_job_id(job_id: str) -> str:
 
 
 def unknown_job(job_id: str) -> HttpProblem:
-    """Return the problem for an id without a job."""
-    return HttpProblem(problems.UNKNOWN_JOB, f"there is no job {job_id[:100]!r}, or no longer")
+    """Return the problem unknown-job for a job id."""
+    return HttpProblem(
+        problems.UNKNOWN_JOB, f"there is no job {job_id[:100]!r}, or it has been deleted"
+    )
 
 
 async def read_body(request: Request) -> bytes:
-    """Return the body. Raises the problem malformed-request if the host did not pass it on.
+    """Return the body. Raises the problem malformed-request if the host has dropped it.
 
-    Azure's Functions host drops a body that comes without a Content-Length.
+    Azure's Functions host drops the body of a request without a Content-Length.
     """
     body = await request.body()
     if not body and "transfer-encoding" in request.headers:
@@ -100,33 +103,35 @@ async def read_body(request: Request) -> bytes:
 
 
 def announced_size_bytes(request: Request) -> int:
-    """Return the size of the body by its Content-Length; 0 if it has none or is not a number."""
+    """Return the Content-Length in bytes; 0 if it is missing or not a number."""
     text = request.headers.get("content-length", "")
     return int(text[:15]) if text.isascii() and text.isdigit() else 0
 
 
 def refuse_unknown_query(request: Request, known: Collection[str] = ()) -> None:
-    """Raise the problem malformed-request for query parameters that are unknown or repeated.
+    """Raise the problem malformed-request if a query parameter is unknown or repeated.
 
-    They would have no effect, and the caller would not notice.
+    Otherwise the caller would not notice that the parameter has no effect.
     """
     for name in request.query_params:
         if name not in known:
-            wanted = f"; known are {', '.join(sorted(known))}" if known else ""
+            wanted = f"; expected one of {', '.join(sorted(known))}" if known else ""
             raise HttpProblem(
                 problems.MALFORMED_REQUEST, f"unknown query parameter {name[:100]!r}{wanted}"
             )
         if len(request.query_params.getlist(name)) > 1:
-            raise HttpProblem(problems.MALFORMED_REQUEST, f"{name}: is given more than once")
+            raise HttpProblem(
+                problems.MALFORMED_REQUEST, f"{name}: this option is given more than once"
+            )
 
 
 DEFAULT_LIMIT: Final = 20
 MAX_LIMIT: Final = 100
-"""How many items a page of a list has by default, and at most."""
+"""The largest number of items on a page of a list."""
 
 
 def parse_limit(text: str | None) -> int:
-    """Return the option `limit` of a list. Raises the problem malformed-request."""
+    """Return the number of items on a page of a list. Raises the problem malformed-request."""
     if text is None:
         return DEFAULT_LIMIT
     if text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MAX_LIMIT:
@@ -139,13 +144,13 @@ def parse_limit(text: str | None) -> int:
 KEY_HEADER: Final = "Idempotency-Key"
 
 _MAX_KEY_CHARACTERS: Final = 255
-# A String of RFC 9651 section 3.3.3, or a text that can stand in a header without quotes.
+# A quoted String of RFC 9651 section 3.3.3, or characters that a header allows without quotes.
 _QUOTED_KEY: Final = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 _BARE_KEY: Final = re.compile(r"[\x21\x23-\x2b\x2d-\x7e]+")
 
 
 def idempotency_key_of(request: Request) -> str | None:
-    """Return the request's idempotency key, or None. Raises the problem malformed-request."""
+    """Return the request's Idempotency-Key, or None. Raises the problem malformed-request."""
     try:
         return parse_key(request.headers.getlist(KEY_HEADER))
     except ValueError as error:
@@ -153,40 +158,44 @@ def idempotency_key_of(request: Request) -> str | None:
 
 
 def parse_key(values: Sequence[str]) -> str | None:
-    """Return the key in the header's values; None without values. Raises ValueError."""
+    """Return the key from the values of the header; None if there are none. Raises ValueError."""
     if not values:
         return None
     if len(values) > 1:
-        raise ValueError("is given more than once")
+        raise ValueError("the header is given more than once")
     text = values[0].strip(" \t")
     quoted = _QUOTED_KEY.fullmatch(text)
     if quoted is None and not _BARE_KEY.fullmatch(text):
-        raise ValueError("expected a text in double quotes, or one without spaces and commas")
+        raise ValueError("expected a key in double quotes, or a key without spaces and commas")
     key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else text
     if not 1 <= len(key) <= _MAX_KEY_CHARACTERS:
         raise ValueError(f"expected 1 to {_MAX_KEY_CHARACTERS} characters")
     return key
 
 
-# The text up to the next comma outside quotes.
+# The text up to the next comma that is not inside quotes.
 _PART: Final = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
 
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """What the Prefer header asks for. `wait_seconds` is at most MAX_WAIT_SECONDS."""
+    """The preferences in the Prefer header. `wait_seconds` is at most MAX_WAIT_SECONDS."""
 
     wait_seconds: int | None = None
     respond_async: bool = False
 
     def wait_or(self, default_seconds: int) -> int:
-        """Return how long to wait: as asked, 0 for `respond-async` alone, else the default."""
+        """Return how many seconds to wait for a job.
+
+        This is `wait_seconds` if the header contains it, otherwise 0 for `respond-async`, otherwise
+        the default.
+        """
         if self.wait_seconds is not None:
             return self.wait_seconds
         return 0 if self.respond_async else default_seconds
 
     def applied(self, *, answered_async: bool) -> str | None:
-        """Return the value of Preference-Applied, or None if no preference was applied."""
+        """Return the value of the Preference-Applied header; None if none was applied."""
         parts = []
         if self.respond_async and answered_async:
             parts.append("respond-async")
@@ -198,8 +207,8 @@ class Preference:
 def parse_prefer(values: Iterable[str]) -> Preference:
     """Read the Prefer headers of a request.
 
-    A preference that is unknown or wrong is ignored, as RFC 7240 demands. If one is given twice,
-    the first counts.
+    Unknown and invalid preferences are ignored, as RFC 7240 requires. If a preference occurs twice,
+    the first occurrence is used.
     """
     wait_seconds: int | None = None
     respond_async = False
@@ -209,7 +218,7 @@ def parse_prefer(values: Iterable[str]) -> Preference:
         if name == "respond-async" and not value:
             respond_async = True
         elif name == "wait" and wait_seconds is None and value.isascii() and value.isdigit():
-            # Nine digits are more than the limit; int() of a thousand digits would raise.
+            # Nine digits always exceed the limit, and int() raises for thousands of digits.
             wait_seconds = min(int(value.lstrip("0")[:9] or "0"), MAX_WAIT_SECONDS)
     return Preference(wait_seconds, respond_async)
 
@@ -220,10 +229,10 @@ _MAX_RANGES: Final = 50
 
 
 def choose_media_type(header: str, offers: Sequence[str]) -> str:
-    """Return the offer with the highest weight in an Accept header; the first if several have it.
+    """Return the media type in `offers` that an Accept header prefers.
 
-    If the header accepts none of the offers, the first is returned: RFC 9110 allows that in place
-    of an answer 406.
+    If several are preferred equally, or the header accepts none of them, the first is returned.
+    RFC 9110 allows this in place of a response with status 406.
     """
     ranges = [found for part in header.split(",")[:_MAX_RANGES] if (found := _parse_range(part))]
     return max(offers, key=lambda offer: _weight(offer, ranges)) if ranges else offers[0]
@@ -248,22 +257,22 @@ def _weight(offer: str, ranges: Sequence[tuple[str, float]]) -> float:
 
 
 MAX_DEPTH: Final = 256
-"""The deepest nesting that is read. Python's own limit differs between reading and writing."""
+"""The deepest nesting that is read. Python's own limits differ for reading and writing."""
 
 _CONTAINERS: Final = (dict, list)
-_TOO_DEEP: Final = f"nested deeper than {MAX_DEPTH} levels"
+_TOO_DEEP: Final = f"the value is nested deeper than {MAX_DEPTH} levels"
 
 
 def parse_json(data: bytes | str) -> Json:
-    """Read JSON as RFC 8259 defines it.
+    """Read JSON strictly as RFC 8259 defines it.
 
-    Raises ValueError for wrong syntax or encoding, NaN, infinity, and nesting over MAX_DEPTH.
+    Raises ValueError for wrong syntax or encoding, NaN, infinity, or nesting beyond MAX_DEPTH.
     """
     try:
         value: Json = json.loads(data, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
-    # Most values have few brackets, so their depth need not be measured.
+    # A value with few brackets cannot be too deep, so its depth is not measured.
     if _count_brackets(data) > MAX_DEPTH:
         _check_depth(value)
     return value
@@ -272,8 +281,8 @@ def parse_json(data: bytes | str) -> Json:
 def encode_json(value: Json) -> bytes:
     """Return a value as compact JSON in UTF-8.
 
-    Raises ValueError for values that JSON or UTF-8 cannot hold, such as 1e999 or half of a
-    surrogate pair.
+    Raises ValueError for a value that JSON or UTF-8 cannot represent, for example infinity or half
+    of a surrogate pair.
     """
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
@@ -300,4 +309,4 @@ def _check_depth(value: Json) -> None:
 
 
 def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
+    raise ValueError(f"{constant} is not allowed in JSON")

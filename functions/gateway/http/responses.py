@@ -1,6 +1,6 @@
-"""How a route answers: JSON, problem documents, conditional answers, and when to ask again.
+"""Functions by which a route builds its response: JSON, problem documents, ETags, Retry-After.
 
-Sources: RFC 9457 (problem details), RFC 9110 section 13 (conditional requests).
+They follow RFC 9457 (problem details) and RFC 9110 section 13 (conditional requests).
 """
 
 import base64
@@ -27,7 +27,7 @@ PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 
 
 class OipError(TypedDict):
-    """An error of the Open Inference Protocol."""
+    """The body of an error response of the Open Inference Protocol."""
 
     error: Annotated[
         str, Field(examples=["there is no model 'clasifier'; did you mean classifier?"])
@@ -35,28 +35,28 @@ class OipError(TypedDict):
     ran: NotRequired[
         Annotated[
             bool | None,
-            Field(description="With 504: whether a job reached a worker; null if unknown."),
+            Field(description="With 504: whether a worker had received the job; null if unknown."),
         ]
     ]
 
 
 RETRY_AFTER_SECONDS: Final = 1
-"""When to ask again for a job whose wait is not known."""
+"""The Retry-After in seconds for a job whose wait cannot be estimated."""
 
 LONGEST_RETRY_AFTER_SECONDS: Final = 30
 
-# RFC 9110, 15.4.5: the headers of the 200 that a cache needs.
+# The headers of a 200 response that a 304 response must repeat (RFC 9110, 15.4.5).
 _HEADERS_OF_304: Final = frozenset(
     {"cache-control", "content-location", "etag", "preference-applied", "retry-after", "vary"}
 )
 _TAG: Final = re.compile(r'(W/)?("[^"]*")')
 
-# A job belongs to one caller, and a copy must be checked before it is used.
+# Shared caches must not store a job, and private caches must revalidate it.
 _CACHING: Final = "private, no-cache"
 
 _FAILURES: Final[dict[str, ProblemKind]] = {
     FailureCode.INVALID_INPUT: problems.INVALID_INPUT,
-    # 422, not 415: the request was accepted, but the model could not read its input.
+    # 422 and not 415, because the request was accepted, but the model could not read the input.
     FailureCode.UNSUPPORTED_MEDIA_TYPE: problems.INVALID_INPUT,
     FailureCode.DEAD_LETTERED: problems.DEAD_LETTERED,
     FailureCode.UNAVAILABLE: problems.UNAVAILABLE,
@@ -66,12 +66,15 @@ _FAILURES: Final[dict[str, ProblemKind]] = {
 def json_response(
     content: object, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return a response with this JSON content."""
+    """Return a JSON response that contains `content`."""
     return Response(_encode(content), status, headers, media_type="application/json")
 
 
 def problem_response(request: Request, problem: HttpProblem) -> Response:
-    """Return a problem document; for a route under /v2 an error of the Open Inference Protocol."""
+    """Return the response for a problem.
+
+    Under /v2 its body is an error of the Open Inference Protocol, otherwise a problem document.
+    """
     if request.url.path == "/v2" or request.url.path.startswith("/v2/"):
         error: OipError = {"error": problem.detail}
         if "ran" in problem.extra:
@@ -84,11 +87,12 @@ def problem_response(request: Request, problem: HttpProblem) -> Response:
 
 
 def problem_of_job(job: JobResource, *, has_run: bool | None = None) -> HttpProblem | None:
-    """Return the problem with which an ended job answers its waiting caller; None if it succeeded.
+    """Return the problem that describes why a job did not succeed; None if the job succeeded.
 
     Args:
-        job: The resource of the job.
-        has_run: Whether the job reached a worker, if that is known although it has no start.
+        job: The resource of a job that has ended.
+        has_run: For an expired job without `started_at`, whether a worker had received it; None if
+            unknown.
     """
     error: dict[str, Any] = {**(job["error"] or {})}
     match job["status"]:
@@ -114,10 +118,10 @@ def problem_of_job(job: JobResource, *, has_run: bool | None = None) -> HttpProb
 
 
 def answer_conditionally(request: Request, response: Response) -> Response:
-    """Return the response with its ETag, or 304 if If-None-Match has that tag.
+    """Add an ETag to the response; return 304 instead if If-None-Match contains this ETag.
 
-    The tag is strong and made from the bytes, so it is the same on each instance of the app.
-    Raises the problem precondition-failed, see `check_match`.
+    The ETag is a strong one, derived from the content, so it is the same on each instance of the
+    app. Raises the problem precondition-failed if If-Match does not contain the ETag.
     """
     check_match(request, response)
     tag = _make_etag(bytes(response.body))
@@ -130,7 +134,7 @@ def answer_conditionally(request: Request, response: Response) -> Response:
 
 
 def check_match(request: Request, response: Response) -> None:
-    """Raise the problem precondition-failed if If-Match does not have the response's tag."""
+    """Raise the problem precondition-failed if If-Match does not contain the response's ETag."""
     fields = request.headers.getlist("if-match")
     if fields and not _has_tag(fields, _make_etag(bytes(response.body)), is_strong=True):
         raise HttpProblem(
@@ -141,7 +145,7 @@ def check_match(request: Request, response: Response) -> None:
 async def add_queue_position(
     job: JobResource, priority: Priority, catalogue: Catalogue, estimates: WaitEstimates
 ) -> dict[str, str]:
-    """Write a waiting job's position into its resource; return the Retry-After header."""
+    """Add the position of a queued job to the job's resource; return the Retry-After header."""
     model = catalogue.get(job["model"])
     position = NO_POSITION
     if model is not None and job["status"] == JobStatus.QUEUED:
@@ -154,7 +158,7 @@ async def add_queue_position(
 
 def _encode(content: object) -> bytes:
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    # A request path can hold half of a surrogate pair. That is not a reason to fail.
+    # A request path can contain half of a surrogate pair, which UTF-8 cannot encode.
     return text.encode("utf-8", "replace")
 
 
@@ -164,7 +168,7 @@ def _make_etag(body: bytes) -> str:
 
 
 def _has_tag(fields: list[str], tag: str, *, is_strong: bool = False) -> bool:
-    """Return whether the fields have this tag, by strong or weak comparison; `*` is any tag."""
+    """Return whether the header fields contain this ETag or `*`, which matches every ETag."""
     named = [found for field in fields for found in _TAG.findall(field)]
     return any(field.strip() == "*" for field in fields) or any(
         value == tag and not (weak and is_strong) for weak, value in named

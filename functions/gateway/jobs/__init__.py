@@ -1,1 +1,1 @@
-"""Jobs: their data (`model`), their end (`lifecycle`), orchestrator, activities and progress."""
+"""Jobs. `model` defines their data, `lifecycle` finds and ends them, `orchestrator` runs them."""

@@ -1,4 +1,4 @@
-"""The activities of a job's orchestration. Each may run more than once."""
+"""The activities of a job's orchestration. Durable Functions may run each more than once."""
 
 import dataclasses
 import json
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Enqueue:
-    """The activity `enqueue`: sends a job's request to its model's queue of its priority."""
+    """The activity `enqueue`, which sends a job's request to the model's queue for the priority."""
 
     catalogue: Catalogue
     queues: Queues
@@ -51,16 +51,17 @@ class Enqueue:
     clock: Clock
 
     async def run(self, ticket_text: str) -> str | None:
-        """Send the request of the job with this ticket.
+        """Send the request of the job with this ticket to the model's queue.
 
-        Idempotent: a repeat has the same message id, so the queue's duplicate detection drops it.
-        A job that is past its deadline is not sent: its orchestration is ending already.
+        A repeat sends the same message id, so the queue's duplicate detection drops it. If the
+        job's deadline has passed, nothing is sent, because its orchestration is about to end.
 
         Returns:
-            None, or the JSON text of a JobError if the request can never be sent.
+            None if the request was sent or is too late; the JSON of a JobError if it can never be
+            sent.
 
         Raises:
-            Unavailable: the queue did not take the message; a repetition could help.
+            Unavailable: The queue did not accept the message. A repeated call may succeed.
         """
         ticket = read_ticket(ticket_text)
         request = ticket.request()
@@ -74,7 +75,7 @@ class Enqueue:
         except (MessageTooLarge, UnknownModel) as error:
             refused = JobError(FailureCode.UNAVAILABLE, str(error), Stage.QUEUE, retryable=False)
             return json.dumps(error_to_json(refused))
-        # The SDK cuts to whole seconds, and Service Bus never delivers a message with 0 s left.
+        # Rounded up, because the SDK truncates to seconds and 0 s would prevent the delivery.
         message.time_to_live = math.ceil(left.total_seconds())
         with self.tracing.sending(queue, request.job_id, ticket.traceparent) as trace:
             message.application_properties = {PROPERTY_TRACEPARENT: trace} if trace else None
@@ -84,25 +85,25 @@ class Enqueue:
 
 @dataclass(frozen=True, slots=True)
 class Conclude:
-    """The activity `conclude`: returns a job's recorded outcome, or records a proposed one."""
+    """The activity `conclude`, which returns a job's outcome, or records a proposed outcome."""
 
     outcomes: OutcomeStore
     progress: ProgressStore
     waiters: Waiters
 
     async def run(self, asked_text: str) -> str:
-        """Return a job's outcome as JSON text, recording the proposed one if the job has none.
+        """Record the proposed outcome if the job has no outcome, and return the recorded outcome.
 
         Args:
-            asked_text: The JSON text of `{"job_id", "model", "propose"}`. `propose` is an
-                outcome, or null to look only.
+            asked_text: JSON text with the members `job_id`, `model` and `propose`. `propose` is
+                an outcome, or null to record nothing.
 
         Returns:
-            The JSON text of `{"outcome": ...}`, of `{"stopping": {"started_at": ...}}` for a job
-            without an outcome whose worker was told to stop, or of `{}`.
+            The JSON text of `{"outcome": ...}` if the job has an outcome. Otherwise the text of
+            `{"stopping": {"started_at": ...}}` if the job's worker was ordered to stop, or `{}`.
 
         Raises:
-            Unavailable: the storage did not answer; a repetition could help.
+            Unavailable: The storage did not respond. A repeated call may succeed.
         """
         asked = json.loads(asked_text)
         job_id, proposed = asked["job_id"], asked["propose"]
@@ -123,7 +124,7 @@ class Conclude:
 
 
 def log_failure(job_id: str, record: Record) -> None:
-    """Log a job that failed or expired. Alerts parse the line: infra/modules/alerts.bicep."""
+    """Log a job that failed or expired. Alerts in infra/modules/alerts.bicep parse the line."""
     if record["status"] not in _NOT_LOGGED:
         code = (record.get("error") or {}).get("code", "unknown")
         job = (job_id, record["model"], record["status"], code)

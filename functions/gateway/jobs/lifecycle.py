@@ -1,19 +1,19 @@
-"""Find a job, wait for its end, end it.
+"""Find a job, wait for its end, and end it.
 
-A job's outcome is recorded once in a blob, before anything else happens:
+When a job ends, its outcome is first recorded in a blob:
 
     outcomes/<job id>   {"status", "at", "reply"?, "error"?, "started_at"?}
 
-The blob is created with `If-None-Match: *`, so the first outcome wins: replies, cancellations,
-dead letters and expiry all compete by this rule. Each of these steps may be the last before the
-process dies:
+The blob is created with `If-None-Match: *`. Therefore only the first outcome of a job is recorded,
+whether it is a reply, a cancellation, a dead letter or the expiry. The process may die after each
+of these steps:
 
     record the outcome ──▶ wake its waiters ──▶ raise the event `reply`
 
-After the first step every instance of the app answers with the outcome. The orchestration is not
-the source of an answer, because an event can reach it too early: the Azure Storage provider
-discards an event for an instance whose history has not been saved yet. If the event is lost, the
-orchestration finds the outcome by itself: it checks for one from time to time.
+After the first step every instance of the app shows the outcome to callers. They do not read it
+from the orchestration, because an event can be lost: the Azure Storage provider discards an event
+for an instance whose history has not been saved yet. In this case the orchestration finds the
+recorded outcome by a check that it repeats regularly.
 """
 
 import asyncio
@@ -46,33 +46,33 @@ from gateway.storage.blobs import Blobs
 FIRST_PAUSE_SECONDS: Final = 0.025
 LONGEST_PAUSE_SECONDS: Final = 0.5
 LOOKS_A_SECOND: Final = 100
-"""How often all waiters of a process together look, so that they leave room for the jobs."""
+"""The largest number of looks per second of all waiters in a process together."""
 
 LOOKS_PER_FULL_LOOK: Final = 8
-"""A waiter looks for the outcome alone, and every eighth time also at the orchestration."""
+"""A waiter reads only the outcome, but at every eighth look also the orchestration."""
 
 EXPIRY_GRACE: Final = timedelta(seconds=5)
-"""How long after its deadline a job is left to its orchestration before a reader ends it."""
+"""How long after a job's deadline a reader waits for the orchestration to end the job."""
 
 _log = logging.getLogger(__name__)
 
 
 class OutcomeStore:
-    """The recorded outcomes of jobs, one blob each."""
+    """Stores the outcome of each job in a blob of its own."""
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
 
     async def find(self, job_id: str) -> JobOutcome | None:
-        """Return the recorded outcome, or None if the job has none yet. Raises Unavailable."""
+        """Return the job's recorded outcome; None if none is recorded. Raises Unavailable."""
         blob = await self._blobs.read(outcome_blob(job_id))
         return None if blob is None else outcome_from_json(json.loads(blob.data))
 
     async def record(self, job_id: str, outcome: JobOutcome) -> JobOutcome:
-        """Record an outcome unless the job has one; return the one that is recorded.
+        """Record an outcome unless the job already has an outcome; return the recorded outcome.
 
-        The result is `outcome` itself if this call recorded it. Raises Unavailable: then the
-        outcome may or may not be recorded, and the call can be repeated.
+        The result is the object `outcome` itself if this call recorded it. If the call raises
+        Unavailable, the outcome may or may not be recorded, and the call can be repeated.
         """
         data = json.dumps(
             outcome_to_json(outcome), ensure_ascii=False, allow_nan=False, separators=(",", ":")
@@ -86,7 +86,7 @@ class OutcomeStore:
 
 
 class Waiter:
-    """One caller that waits for a job. Use it on the event loop that it was made on."""
+    """Represents one caller that waits for a job. Use it only on the event loop that created it."""
 
     def __init__(self, waiters: "Waiters") -> None:
         self._waiters = waiters
@@ -95,16 +95,16 @@ class Waiter:
 
     @property
     def shortest_pause_seconds(self) -> float:
-        """How long to pause so that all waiters together do not look too often."""
+        """The shortest pause in seconds with which all waiters together do not look too often."""
         return self._waiters.count / LOOKS_A_SECOND
 
     def notify(self, outcome: JobOutcome) -> None:
-        """End the pause, or the next one, with this outcome."""
+        """End the current pause with this outcome, or the next pause if there is no current one."""
         self._outcome = outcome
         self._end_pause()
 
     async def pause(self, seconds: float) -> JobOutcome | None:
-        """Wait for the outcome, at most this long; return it, or None."""
+        """Wait up to this many seconds for the outcome; return the outcome, or None."""
         if self._outcome is None:
             loop = asyncio.get_running_loop()
             self._pause = loop.create_future()
@@ -123,7 +123,7 @@ class Waiter:
 
 
 class Waiters:
-    """The waiters of this process, by job."""
+    """All waiters of this process, grouped by job."""
 
     def __init__(self) -> None:
         self._waiters: dict[str, set[Waiter]] = {}
@@ -131,7 +131,7 @@ class Waiters:
 
     @contextmanager
     def waiting(self, job_id: str) -> Iterator[Waiter]:
-        """Return a waiter that is notified of this job's outcome until the block is left."""
+        """Return a waiter that is notified of this job's outcome within the `with` block."""
         waiter = Waiter(self)
         self._waiters.setdefault(job_id, set()).add(waiter)
         self.count += 1
@@ -145,13 +145,13 @@ class Waiters:
                 del self._waiters[job_id]
 
     def notify(self, job_id: str, outcome: JobOutcome) -> None:
-        """Wake all waiters of this job."""
+        """Wake all waiters of this job with its outcome."""
         for waiter in tuple(self._waiters.get(job_id, ())):
             waiter.notify(outcome)
 
 
 class Jobs:
-    """Jobs by their ids. Methods that need the orchestration take the durable client."""
+    """Finds jobs by their ids, waits for their end, and ends them."""
 
     def __init__(
         self, outcomes: OutcomeStore, progress: ProgressStore, waiters: Waiters, clock: Clock
@@ -162,18 +162,15 @@ class Jobs:
         self._clock = clock
 
     async def find(self, durable: Durable, job_id: str) -> Record | None:
-        """Return the job's record as of now, or None if the job does not exist.
-
-        Raises Unavailable.
-        """
+        """Return the job's current record; None if the job does not exist. Raises Unavailable."""
         instance = await durable.status(job_id)
         return None if instance is None else await self.record_of(job_id, instance)
 
     async def record_of(self, job_id: str, instance: InstanceSnapshot) -> Record | None:
-        """Return the record of the job with this orchestration; None if it is not a job's.
+        """Return the record of the job that this orchestration runs; None if it does not run a job.
 
-        A job is final once its outcome is recorded. If its orchestration ended without one, or did
-        not end it at its deadline, this call records the outcome. Raises Unavailable.
+        A job is final when its outcome is recorded. If the orchestration ended without an outcome,
+        or did not end the job at its deadline, this call records the outcome. Raises Unavailable.
         """
         if (output := recorded_output(instance)) is not None:
             return output
@@ -193,18 +190,18 @@ class Jobs:
         waiter: Waiter,
         limit_seconds: float,
     ) -> Record | None:
-        """Return the job's final record; None if the job does not end within the limit.
+        """Wait for the end of a job; return its final record, or None if it does not end in time.
 
-        The waiter is woken if this process records the outcome. Another instance of the app may
-        record it too, so the blob is also read, less and less often. While the storage does not
-        answer the wait goes on.
+        If this process records the outcome, the waiter is woken. Another instance of the app may
+        record the outcome too. Therefore this method also reads the blob, after pauses that become
+        longer. If the storage does not respond, the wait continues.
 
         Args:
             durable: The durable client of this invocation.
             job_id: The job to wait for.
-            initial: The job's record when the wait began.
+            initial: The job's record at the beginning of the wait.
             waiter: A waiter for this job.
-            limit_seconds: How long to wait at most.
+            limit_seconds: The longest wait in seconds.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + limit_seconds
@@ -230,15 +227,16 @@ class Jobs:
         return None
 
     async def finish(self, durable: Durable, job_id: str, outcome: JobOutcome) -> JobOutcome:
-        """End a job with this outcome unless it has ended; return the outcome that it has.
+        """End a job with this outcome unless it has already ended; return the recorded outcome.
 
-        The result is `outcome` itself if this call ended the job. If the job had ended before,
-        the event is raised once more, since the process that ended it may have died before that.
+        The result is the object `outcome` itself if this call ended the job. If the job had ended
+        before, the event is raised again, because the process that recorded the outcome may have
+        died before it raised the event.
 
         Raises:
-            Unavailable: the outcome may not be recorded; repeat the call.
-            UnknownInstance: the job does not exist.
-            FinalInstance: the orchestration had ended without a recorded outcome.
+            Unavailable: It is unknown whether the outcome is recorded. Repeat the call.
+            UnknownInstance: The job does not exist.
+            FinalInstance: The orchestration had ended without a recorded outcome.
         """
         recorded = await self._outcomes.record(job_id, outcome)
         self._waiters.notify(job_id, recorded)
@@ -253,7 +251,7 @@ class Jobs:
     async def _overdue(
         self, job_id: str, initial: Record, instance: InstanceSnapshot
     ) -> JobOutcome | None:
-        """Return the outcome of a job whose orchestration ended or is late; None for any other."""
+        """Return the outcome that the orchestration failed to record; None if it still has time."""
         match instance.runtime_status:
             case RuntimeStatus.TERMINATED | RuntimeStatus.CANCELED:
                 return JobOutcome.cancelled(instance.updated_at)
@@ -268,17 +266,25 @@ class Jobs:
 async def outcome_at_deadline(
     progress: ProgressStore, job_id: str, model: str, now: datetime
 ) -> JobOutcome:
-    """Return how a job ends at its deadline: expired, or cancelled if its worker was told to stop.
+    """Return the outcome of a job whose deadline has passed.
 
-    Raises Unavailable.
+    The job is cancelled if its worker was ordered to stop; otherwise it has expired. Raises
+    Unavailable.
     """
     started_at = await progress.stopping_since(job_id, model)
     return JobOutcome.expired(now) if started_at is None else JobOutcome.cancelled(now, started_at)
 
 
 async def _raise_now_or_later(job_id: str, raising: Awaitable[None]) -> None:
-    """Raise the event; if Durable does not answer, leave it to the orchestration's own checks."""
+    """Raise the event. If Durable Functions does not respond, only log a warning.
+
+    The orchestration will find the recorded outcome by its own checks.
+    """
     try:
         await raising
     except Unavailable as error:
-        _log.warning("job %s: its orchestration will find its outcome later: %s", job_id, error)
+        _log.warning(
+            "job %s: the event failed, so the orchestration will find the outcome later: %s",
+            job_id,
+            error,
+        )

@@ -1,12 +1,12 @@
-"""List the newest jobs first, although the store does not list in an order.
+"""List jobs with the newest first, although the durable store lists instances in no order.
 
-The store finds instances by a prefix of their ids. Ids are UUIDv7, which begin with a time: the
-first k digits name a window of time, and each further digit divides the window into sixteen. The
-windows are read from the newest to the oldest. If a window has more instances than one query
-returns, it is divided; otherwise its instances are sorted. So a page reads a bounded number of
-instances, and no job is missed or listed twice while new jobs come.
+The store can find instances by a prefix of their ids. Ids are UUIDv7, which begin with a time.
+Therefore a prefix stands for a window of time, and each further digit divides the window into
+sixteen. The windows are read from the newest to the oldest. If a window contains more instances
+than one query returns, it is divided; otherwise its instances are sorted. In this way a page reads
+a limited number of instances, and no job is omitted or repeated when new jobs are submitted.
 
-The store's filter by creation time does not help: Azure Storage has no index for it.
+The store's filter by creation time is not used, because Azure Storage has no index for it.
 """
 
 from collections.abc import Callable, Collection
@@ -17,19 +17,19 @@ from typing import Final, Generic, TypeVar
 from gateway.durable import Durable, InstanceSnapshot, RuntimeStatus
 
 WINDOW_INSTANCES: Final = 100
-"""How many instances one query returns at most, with their inputs and outputs."""
+"""The largest number of instances that one query returns."""
 
 MAX_QUERIES: Final = 64
-"""How many queries a page makes at most; the next page goes on from there."""
+"""The largest number of queries for one page. The next page continues after them."""
 
 _DIGITS: Final = "0123456789abcdef"
 _BEHIND: Final = "g"
-"""Sorts after all digits: W + "g" is above every id in the window W and below the next window."""
+"""Sorts after all digits, so W + "g" is after every id in the window W."""
 
 _ID_LENGTH: Final = 36
 _DASHES: Final = frozenset({8, 13, 18, 23})
 
-# 16 of the 48 bits of milliseconds: a window of fifty days. Two cover a usual retention.
+# These are 16 of the 48 bits of milliseconds, so a window has fifty days.
 _TOP_DIGITS: Final = 4
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class IdRange:
-    """Ids from `above` (inclusive) to `below` (exclusive), as text; both may be prefixes."""
+    """A range of ids, from `above` (inclusive) to `below` (exclusive). Both may be prefixes."""
 
     below: str
     above: str
@@ -49,14 +49,14 @@ class IdRange:
 
 @dataclass(frozen=True, slots=True)
 class Listing(Generic[T]):
-    """A page of jobs, newest first. `below` is the start of the next page; None after the last."""
+    """A page of jobs, newest first. `below` is the upper bound of the next page; None if last."""
 
     jobs: list[T]
     below: str | None
 
 
 def id_at(moment: datetime) -> str:
-    """Return the prefix of all ids that are made in this millisecond."""
+    """Return the prefix of all ids that are created in this millisecond."""
     digits = f"{max(0, int(moment.timestamp() * 1000)):012x}"
     return f"{digits[:8]}-{digits[8:]}"
 
@@ -73,11 +73,11 @@ async def list_newest(
     Args:
         durable: The durable client of this invocation.
         ids: The range of ids to list.
-        statuses: Runtime statuses to list; all if empty.
-        limit: How many jobs to return at most.
-        select: Returns what to list for an instance, or None to leave it out.
+        statuses: The runtime statuses to list; if empty, all statuses.
+        limit: The largest number of jobs to return.
+        select: Returns the item to list for an instance, or None to omit the instance.
 
-    A page may have fewer jobs, even none, and still have a next page.
+    A page can have fewer than `limit` jobs, or be empty, and still have a next page.
     """
     found: list[T] = []
     windows = _top_windows(ids)
@@ -106,7 +106,7 @@ async def list_newest(
 
 
 def _top_windows(ids: IdRange) -> list[str]:
-    """Return the widest windows of the range; the newest is the last."""
+    """Return the widest windows of the range, with the newest as the last."""
     first, last = int(ids.above[:_TOP_DIGITS], 16), int(ids.below[:_TOP_DIGITS], 16)
     return [f"{number:0{_TOP_DIGITS}x}" for number in range(first, last + 1)]
 

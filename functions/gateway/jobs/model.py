@@ -1,11 +1,11 @@
-"""A job as data: its statuses, its ticket, its outcome, its record and its resource.
+"""The data of a job: its status, ticket, outcome, record and resource.
 
-    ticket     what the orchestration is started with: the request and what belongs to it
-    outcome    how the job ended; recorded once, see `lifecycle`
-    record     what is stored of the job: begins with the ticket, ends with the outcome
-    resource   the JSON object that the API shows
+    ticket     the input of the job's orchestration, which contains the request
+    outcome    how and when the job ended; recorded once by `lifecycle`
+    record     the state of the job, made from the ticket and, when it has ended, the outcome
+    resource   the JSON object that the API shows to callers
 
-All functions here are pure. The orchestrator calls them, so the same input gives the same result.
+All functions here are pure, because the orchestrator calls them and must be deterministic.
 """
 
 import json
@@ -45,7 +45,7 @@ from gateway.telemetry import trace_id
 
 
 class JobStatus(StrEnum):
-    """The status of a job as its caller sees it."""
+    """The status of a job, as the API shows it to callers."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -67,7 +67,7 @@ LEGAL_CHANGES: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
     {
         JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.CANCELLING} | _ANY_END),
         JobStatus.RUNNING: frozenset({JobStatus.CANCELLING} | _ANY_END),
-        # A reply may arrive before the cancellation is recorded: the first final outcome wins.
+        # A reply can arrive before the cancellation is recorded; the first recorded outcome counts.
         JobStatus.CANCELLING: frozenset(_ANY_END),
         JobStatus.SUCCEEDED: frozenset(),
         JobStatus.FAILED: frozenset(),
@@ -78,23 +78,24 @@ LEGAL_CHANGES: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
 
 
 def change_status(before: JobStatus, after: JobStatus) -> JobStatus:
-    """Return `after`. Raises IllegalStatusChange unless it equals `before` or may follow it."""
+    """Return `after` if a job may change to it from `before`. Raises IllegalStatusChange."""
     if after is before or after in LEGAL_CHANGES[before]:
         return after
     raise IllegalStatusChange(before, after)
 
 
 TICKET_VERSION: Final = 2
-"""Version 1, which has no `version` member, belongs to jobs without a recorded outcome."""
+"""Tickets of version 1 have no `version` member; their jobs record no outcome in a blob."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """The input of a job's orchestration: the request, and what else must outlive this process.
+    """The input of a job's orchestration, which contains the request.
 
-    `text` is the JSON that all other fields were read from. It travels as a JSON string, never as
-    an object: the Durable SDK turns an object that has `__class__`, `__module__` and `__data__`
-    into an instance of that class, and part of a request is the caller's own JSON.
+    `text` is the JSON text from which all other fields were read. It is passed to the SDK as a
+    string and never as an object, because the SDK turns an object with the members `__class__`,
+    `__module__` and `__data__` into an instance of that class, and callers can choose the JSON in a
+    request.
     """
 
     text: str
@@ -110,11 +111,11 @@ class Ticket:
 
     @property
     def trace_id(self) -> str | None:
-        """The id of the trace that the job belongs to."""
+        """The id of the trace to which the job belongs; None if there is no trace."""
         return trace_id(self.traceparent)
 
     def request(self) -> JobRequest:
-        """Return the request with its payload. It has no reply URL yet."""
+        """Return the job's request, which has no reply URL yet."""
         return request_from_json(json.loads(self.text)["request"])
 
 
@@ -127,7 +128,7 @@ def write_ticket(
 ) -> Ticket:
     """Return the ticket of a new job.
 
-    The request must have no reply URL, since its token must not appear in the history.
+    The request must not have a reply URL, because the history must not contain the reply token.
     """
     value = {
         "version": TICKET_VERSION,
@@ -177,10 +178,11 @@ EXPIRED: Final = JobError(
 
 @dataclass(frozen=True, slots=True)
 class JobOutcome:
-    """How a job ended, and when that was recorded, to the millisecond.
+    """How a job ended, and when its end was recorded.
 
-    `reply` is the worker's reply if it decided the outcome. Otherwise `error` says why the job
-    failed, and `started_at` is when a cancelled job had started, as RFC 3339 text.
+    `at` has the precision of a millisecond. `reply` is the worker's reply if the job ended with a
+    reply. Otherwise `error` says why the job failed, and `started_at` is the time at which a
+    cancelled job had started, as RFC 3339 text.
     """
 
     status: JobStatus
@@ -190,13 +192,13 @@ class JobOutcome:
     started_at: str | None = None
 
     def __post_init__(self) -> None:
-        """Cut `at` to milliseconds, as the blob holds it, so that all readers see one time."""
+        """Truncate `at` to milliseconds, which is the precision of the time in the blob."""
         milliseconds = self.at.microsecond // 1000
         object.__setattr__(self, "at", self.at.replace(microsecond=milliseconds * 1000))
 
     @classmethod
     def replied(cls, reply: JobReply, now: datetime) -> "JobOutcome":
-        """Return the outcome that a reply decides: succeeded, or failed with the reply's error."""
+        """Return the outcome of a job that ends with this reply: succeeded or failed."""
         has_failed = isinstance(reply.outcome, JobError)
         return cls(JobStatus.FAILED if has_failed else JobStatus.SUCCEEDED, now, reply=reply)
 
@@ -217,7 +219,7 @@ class JobOutcome:
 
 
 def outcome_to_json(outcome: JobOutcome) -> dict[str, Json]:
-    """Return an outcome as JSON, without the members that it does not have."""
+    """Return an outcome as a JSON object, which omits members that are None."""
     value: dict[str, Json] = {"status": outcome.status.value, "at": format_time(outcome.at)}
     if outcome.reply is not None:
         value["reply"] = reply_to_json(outcome.reply)
@@ -241,16 +243,16 @@ def outcome_from_json(value: Json) -> JobOutcome:
 
 
 Record = dict[str, Any]
-"""What is stored of a job, as JSON:
+"""The state of a job as a JSON object:
 
     {"model", "status", "created_at", "started_at", "finished_at", "deadline", "attempt",
-     "result": a payload as the contract writes it, "error": likewise, "timing", "trace_id",
-     "tenant": only if it is not the open tenant, "priority": only if it is not normal}
+     "result": a payload in JSON, "error": an error in JSON, "timing", "trace_id",
+     "tenant": absent for the open tenant, "priority": absent if it is normal}
 """
 
 
 def initial_record(ticket: Ticket) -> Record:
-    """Return the record of a job that was accepted and has not ended."""
+    """Return the record of a job that was accepted and has not started."""
     return {
         "model": ticket.model,
         "status": JobStatus.QUEUED.value,
@@ -269,7 +271,7 @@ def initial_record(ticket: Ticket) -> Record:
 
 
 def final_record(initial: Record, outcome: JobOutcome) -> Record:
-    """Return the final record of a job with this initial record and this outcome."""
+    """Return the final record of a job, made from its initial record and its outcome."""
     record = {
         **initial,
         "status": outcome.status.value,
@@ -303,14 +305,14 @@ def final_record(initial: Record, outcome: JobOutcome) -> Record:
 
 
 def recorded_output(instance: InstanceSnapshot) -> Record | None:
-    """Return the record that a job's orchestration ended with; None if it did not complete."""
+    """Return the record that a completed job orchestration returned; None for any other."""
     output = instance.output
     is_record = isinstance(output, dict) and "status" in output
     return output if is_record and instance.runtime_status is RuntimeStatus.COMPLETED else None
 
 
 def initial_record_of(instance: InstanceSnapshot) -> Record | None:
-    """Return the initial record of a job with this orchestration; None if it is not a job's."""
+    """Return the initial record of the orchestration's job; None if it does not run a job."""
     try:
         return initial_record(read_ticket(instance.input))
     except (ValueError, KeyError, TypeError):
@@ -333,17 +335,17 @@ def is_final(record: Record) -> bool:
 
 
 def _total_ms(initial: Record, ended_at: datetime) -> float:
-    # Both times come from the gateway's clock, since a worker's clock may be off.
+    # Both times are from the gateway's clock, because a worker's clock may be wrong.
     elapsed = ended_at - datetime.fromisoformat(initial["created_at"])
     return max(0.0, round(elapsed.total_seconds() * 1000, 3))
 
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-"""A time as RFC 3339 text."""
+"""A time in RFC 3339 format."""
 
 
 class JobLinks(TypedDict):
-    """Links of a job."""
+    """Links from a job to itself, its result and its cancellation."""
 
     self: Annotated[str, Field(examples=["/v1/jobs/01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"])]
     result: str
@@ -351,7 +353,7 @@ class JobLinks(TypedDict):
 
 
 class JobQueue(TypedDict):
-    """The position of a job in its queue; a value is null if it is not known."""
+    """The position of a job in its queue, and its estimated wait; null if unknown."""
 
     position: int | None
     eta_seconds: float | None
@@ -359,7 +361,7 @@ class JobQueue(TypedDict):
 
 
 class JobTiming(TypedDict):
-    """The times of a job; null before it has ended."""
+    """The durations of a job in milliseconds, and the number of jobs in its batch."""
 
     queued_ms: float | None
     inference_ms: float | None
@@ -384,7 +386,7 @@ class JobProgress(TypedDict):
 
 
 class JobResource(TypedDict):
-    """One unit of work. A final status never changes."""
+    """A job, which is one unit of work. A final status never changes."""
 
     id: Annotated[str, Field(examples=["01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"])]
     model: Annotated[str, Field(examples=["classifier"])]
@@ -397,7 +399,10 @@ class JobResource(TypedDict):
     progress: JobProgress | None
     queue: JobQueue
     result: Annotated[
-        Any, Field(description="The result if it is small JSON; otherwise see links.result.")
+        Any,
+        Field(
+            description="The result if it is small JSON; get any other result from links.result."
+        ),
     ]
     error: JobFailure | None
     timing: JobTiming | None
@@ -411,9 +416,9 @@ def result_path(job_id: str) -> str:
 
 
 def job_resource(job_id: str, record: Record) -> JobResource:
-    """Return the JSON object of a job, as all routes show it.
+    """Return the JSON object of a job that all routes show.
 
-    `result` is the result itself if it is small JSON. Any other result is at `links.result`.
+    `result` contains a small JSON result. Callers get any other result from `links.result`.
     """
     path = job_path(job_id)
     result = record["result"] or {}

@@ -1,19 +1,19 @@
 """The orchestration of one job. It is replayed from its history, so it must be deterministic.
 
-    enqueue ──▶ wait for the first of: reply ──▶ the outcome that was recorded
-                                       cancel ─▶ a running job is to stop: wait for its end
+    enqueue ──▶ wait for the first of: reply ──▶ end with the recorded outcome
+                                       cancel ─▶ wait until the worker has stopped the job
                                        timer ──▶ check for a recorded outcome; at the deadline
-                                                 record that the job expired
+                                                 record that the job has expired
 
-A job's outcome is recorded in a blob before the event `reply` is raised (see `lifecycle`). An event
-may be lost: the Azure Storage provider discards one that arrives before the first episode is
-saved. So the orchestration also checks for the outcome when its timer fires. Callers do not wait
-for it: they read the blob. It enqueues the request, ends the job at its deadline, and starts the
-delivery of the webhook.
+The orchestration enqueues the request, ends the job at its deadline, and starts the delivery of the
+webhook. A job's outcome is recorded in a blob before the event `reply` is raised (see `lifecycle`),
+and callers read the blob. An event can be lost, because the Azure Storage provider discards an
+event that arrives before the first episode is saved. Therefore the orchestration also checks for
+the outcome when its timer fires.
 
-The .NET side runs the actions in groups, one for each `yield`. A group holds only the tasks that
-it adds, and .NET waits for one of them before it looks at the next group. So all events are
-waited for in the first group, and a later group adds one activity or one timer.
+The .NET host runs the actions in groups, one for each `yield`. A group contains only the tasks that
+the `yield` adds, and .NET waits for one of these before it processes the next group. Therefore the
+first group waits for all events, and each later group adds one activity or one timer.
 """
 
 import json
@@ -59,13 +59,13 @@ SEND_RETRIES: Final = RetryOptions(
 
 FIRST_CHECK: Final = timedelta(seconds=10)
 FIRST_CHECK_WITH_WEBHOOK: Final = timedelta(seconds=2)
-"""How soon the outcome is first checked for. A lost event delays a webhook by this much."""
+"""The first check for the outcome if the job has a webhook, which a lost event would delay."""
 
 LONGEST_CHECK_INTERVAL: Final = timedelta(minutes=10)
-"""The interval between checks doubles up to this."""
+"""The interval between two checks doubles until it has this length."""
 
 STOP_WITHIN: Final = timedelta(seconds=30)
-"""How long a worker has to say that it has stopped; after that it counts as stopped."""
+"""After this time without a report from the worker, a cancelled job counts as stopped."""
 
 NOT_SENT: Final = JobError(
     FailureCode.UNAVAILABLE,
@@ -76,14 +76,14 @@ NOT_SENT: Final = JobError(
 
 
 def job(context: DurableOrchestrationContext) -> Generator[Any, Any, Record]:
-    """Run one job to its one final record, then start the delivery of its webhook."""
+    """Run a job until it has ended, start the delivery of its webhook, return its final record."""
     ticket = read_ticket(context.get_input(str))
     if ticket.version == 1:
         outcome = yield from _run_without_record(context, ticket)
     else:
         outcome = yield from _run(context, ticket)
     if ticket.webhook_url is not None:
-        # This only starts another orchestration, so this one does not wait for the receiver.
+        # This only starts another orchestration, and does not wait for the receiver.
         announcing = context.call_activity_with_retry(
             ACTIVITY_ANNOUNCE_WEBHOOK, SEND_RETRIES, ticket.job_id
         )
@@ -92,7 +92,7 @@ def job(context: DurableOrchestrationContext) -> Generator[Any, Any, Record]:
 
 
 def _run(context: DurableOrchestrationContext, ticket: Ticket) -> Generator[Any, Any, JobOutcome]:
-    """Enqueue the job and return its recorded outcome."""
+    """Enqueue the job, wait for its end, and return its recorded outcome."""
     interval = FIRST_CHECK if ticket.webhook_url is None else FIRST_CHECK_WITH_WEBHOOK
     now = context.current_utc_datetime
     deadline = ends_at = _like(now, ticket.deadline)
@@ -108,7 +108,7 @@ def _run(context: DurableOrchestrationContext, ticket: Ticket) -> Generator[Any,
         first = yield context.task_any([*waiting, timer])
         now = context.current_utc_datetime
         if first is reply:
-            # An orchestration stays open until its timers have fired or were cancelled.
+            # An orchestration does not end before its timers have fired or are cancelled.
             timer.cancel()
             return _outcome_of(reply.result, now)
         if first is timer:
@@ -122,7 +122,7 @@ def _run(context: DurableOrchestrationContext, ticket: Ticket) -> Generator[Any,
                 ends_at = min(now + STOP_WITHIN, deadline)
             interval = min(interval * 2, LONGEST_CHECK_INTERVAL)
             if proposed is not None:
-                # The blob storage did not answer.
+                # The blob storage did not respond, so the outcome was not recorded.
                 timer = context.create_timer(now + FIRST_CHECK)
                 continue
         else:
@@ -142,7 +142,7 @@ def _run(context: DurableOrchestrationContext, ticket: Ticket) -> Generator[Any,
 def _proposed(
     refusal: JobError | None, is_cancelled: bool, started_at: str | None, now: datetime
 ) -> JobOutcome:
-    """Return the outcome of a job that ends without a reply."""
+    """Return the outcome to record for a job that ends without a reply."""
     at = now.replace(tzinfo=UTC)
     if refusal is not None:
         return JobOutcome.failed(refusal, at)
@@ -152,14 +152,14 @@ def _proposed(
 def _conclude(
     context: DurableOrchestrationContext, ticket: Ticket, proposed: JobOutcome | None
 ) -> Generator[Any, Any, dict[str, Json]]:
-    """Return what the activity `conclude` answers; nothing if it failed."""
+    """Return the result of the activity `conclude`, or an empty object if it failed."""
     asked = {
         "job_id": ticket.job_id,
         "model": ticket.model,
         "propose": None if proposed is None else outcome_to_json(proposed),
     }
     concluding = context.call_activity(ACTIVITY_CONCLUDE, json.dumps(asked))
-    # In a group, since a failed activity that is waited for alone raises.
+    # Waited for in a group, because a failed activity would otherwise raise an error here.
     yield context.task_any([concluding])
     answer = concluding.result
     found: dict[str, Json] = json.loads(answer) if isinstance(answer, str) else {}
@@ -169,9 +169,10 @@ def _conclude(
 def _run_without_record(
     context: DurableOrchestrationContext, ticket: Ticket
 ) -> Generator[Any, Any, JobOutcome]:
-    """Run a job that was accepted before outcomes were recorded.
+    """Run a job that an older gateway accepted, which did not record outcomes in blobs.
 
-    It must continue as its history demands. Delete this function once all of them have ended.
+    Its code must not change, because it must match the job's history. Delete this function when all
+    of these jobs have ended.
     """
     sending = context.call_activity_with_retry(ACTIVITY_ENQUEUE, SEND_RETRIES, ticket.text)
     reply = context.wait_for_external_event(EVENT_REPLY, str)
@@ -197,23 +198,23 @@ def _run_without_record(
         if (yield context.task_any([stopped, bound])) is stopped:
             bound.cancel()
         now = context.current_utc_datetime
-        # The worker was answered that this reply was accepted.
+        # The gateway has already told the worker that this reply was accepted.
         if reply.is_completed:
             return _outcome_of(reply.result, now)
     return JobOutcome.cancelled(now.replace(tzinfo=UTC), started_at)
 
 
 def _started_at(event: object) -> str | None:
-    """Return when a worker started the job that is to be cancelled; None if it has not started."""
+    """Return the start time of the job, from an event `cancel`; None if it has not started."""
     value = json.loads(event) if isinstance(event, str) else event
     started_at = value.get("started_at") if isinstance(value, dict) else None
     return started_at if isinstance(started_at, str) else None
 
 
 def _refusal(sent: object) -> JobError | None:
-    """Return why the request will never be sent: the retries are used up, or what `enqueue` says.
+    """Return the error if the request cannot be sent; None if it was sent.
 
-    None if it was sent.
+    `sent` is the result of the activity `enqueue`, or an exception if all its retries failed.
     """
     if isinstance(sent, Exception):
         return NOT_SENT
@@ -221,18 +222,18 @@ def _refusal(sent: object) -> JobError | None:
 
 
 def _outcome_of(event: object, now: datetime) -> JobOutcome:
-    """Return the outcome in an event `reply`; before outcomes were recorded it was the reply."""
+    """Return the outcome from an event `reply`, which contains an outcome or a worker's reply."""
     try:
-        # The SDK's client encodes an event twice, a plain HTTP client once.
+        # The SDK's client encodes an event as JSON twice, a plain HTTP client once.
         value = json.loads(event) if isinstance(event, str) else event
         if isinstance(value, dict) and "status" in value:
             return outcome_from_json(value)
         return JobOutcome.replied(reply_from_json(value), now.replace(tzinfo=UTC))
     except (ContractError, ValueError):
-        # Only an event that was raised with the management key can be wrong.
+        # Only a holder of the management key can raise an event with wrong data.
         return JobOutcome.failed(LOST, now.replace(tzinfo=UTC))
 
 
 def _like(now: datetime, text: str) -> datetime:
-    """Return a UTC time that can be compared with `now`, be that aware or naive."""
+    """Return the time in `text` in UTC, aware or naive like `now`, so that both can be compared."""
     return datetime.fromisoformat(text).astimezone(UTC).replace(tzinfo=now.tzinfo)

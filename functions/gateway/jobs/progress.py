@@ -1,11 +1,11 @@
-"""The progress of a running job: one small blob a job, for models that report.
+"""The progress of running jobs, stored in one small blob for each job.
 
     {"report": {"attempt": 1, "sequence": 7, "started_at": …, "fraction": 0.4, "message": "…"},
      "cancelling": false}
 
-Each change is conditional on the ETag that was read, so no change is lost. Progress is not part
-of the orchestration: an event for each step would cost a replay, and the SDK keeps one slot for
-each event name.
+Each write depends on the ETag that was read, so no change is lost. The orchestration does not
+receive the progress, because each event would cost a replay, and because the SDK keeps only one
+event of each name. Only models with `reports_progress` have progress.
 """
 
 import json
@@ -23,13 +23,13 @@ from gateway.storage.blobs import Blobs
 
 MAX_MESSAGE_CHARACTERS: Final = 500
 
-# Three may write at once: a worker's report, its successor's report and a cancellation.
+# Three writers are possible at once: a worker, the worker of the next attempt, a cancellation.
 _MAX_ATTEMPTS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class ProgressReport:
-    """What a worker reports about a running job.
+    """A worker's report about a running job.
 
     Reports are ordered by attempt, then by `sequence`, which counts from 0 in each attempt.
     `fraction` is from 0 to 1, or None if the model does not give one. `started_at` is RFC 3339.
@@ -43,25 +43,28 @@ class ProgressReport:
 
     @property
     def order(self) -> tuple[int, int]:
-        """The sort key of this report."""
+        """The sort key by which reports on a job are ordered."""
         return self.attempt, self.sequence
 
 
 @dataclass(frozen=True, slots=True)
 class ProgressState:
-    """The newest report on a job that has not ended, and whether its worker was told to stop."""
+    """The newest report on a job, and whether the job's worker was ordered to stop."""
 
     report: ProgressReport | None = None
     cancelling: bool = False
 
     def with_report(self, report: ProgressReport) -> "ProgressState":
-        """Return the progress with this report, unless it is not newer or the job is to stop."""
+        """Return the progress updated by this report.
+
+        If the report is not newer, or the worker was ordered to stop, return it unchanged.
+        """
         if self.cancelling or (self.report is not None and report.order <= self.report.order):
             return self
         return replace(self, report=report)
 
     def with_stop_order(self) -> "ProgressState":
-        """Return the progress with the order to stop."""
+        """Return the progress after adding the order to stop."""
         return replace(self, cancelling=True)
 
 
@@ -69,23 +72,24 @@ NO_PROGRESS: Final = ProgressState()
 
 
 class ProgressStore:
-    """The progress of jobs, one blob each, for the models that report it."""
+    """Stores the progress of each job in a blob of its own."""
 
     def __init__(self, blobs: Blobs, catalogue: Catalogue) -> None:
         self._blobs = blobs
         self._catalogue = catalogue
 
     async def read(self, job_id: str) -> ProgressState:
-        """Return the job's progress; NO_PROGRESS before the first report. Raises Unavailable."""
+        """Return the job's progress; NO_PROGRESS before its first report. Raises Unavailable."""
         blob = await self._blobs.read(progress_blob(job_id))
         return NO_PROGRESS if blob is None else _progress_from_json(blob.data)
 
     async def update(
         self, job_id: str, change: Callable[[ProgressState], ProgressState]
     ) -> ProgressState:
-        """Apply a change to the job's progress; return the progress after it.
+        """Apply a change to the job's progress; return the changed progress.
 
-        The change may be applied several times, if others write meanwhile. Raises Unavailable.
+        `change` is called again if another process has written the progress in the meantime.
+        Raises Unavailable.
         """
         name = progress_blob(job_id)
         for _ in range(_MAX_ATTEMPTS):
@@ -102,12 +106,13 @@ class ProgressStore:
             )
             if written is not None:
                 return after
-        raise Unavailable("blobs", f"{name} was changed by others too often")
+        raise Unavailable("blobs", f"{name} was changed too often by other processes")
 
     async def add_to(self, job_id: str, record: Record) -> Record:
-        """Return the record with the job's progress. Reads a blob only if the model reports.
+        """Return the record after adding the job's progress.
 
-        Raises Unavailable, unless the job has ended: then progress could only add its start.
+        The blob is read only if the model reports progress. If the job has ended, progress can only
+        add its start time, and an unavailable storage is ignored. Otherwise raises Unavailable.
         """
         if not self._is_reported(record["model"]) or (
             is_final(record) and record["started_at"] is not None
@@ -121,9 +126,9 @@ class ProgressStore:
             return record
 
     async def add_to_if_available(self, job_id: str, record: Record) -> Record:
-        """Return the record with the job's progress, or as it is if the storage does not answer.
+        """Return the record after adding the progress, if the storage responds, or unchanged.
 
-        For answers about something that has already been done to the job.
+        Use this for responses that must not fail because the job was already changed.
         """
         try:
             return await self.add_to(job_id, record)
@@ -131,11 +136,11 @@ class ProgressStore:
             return record
 
     async def order_stop(self, job_id: str, model: str) -> str | None:
-        """Tell the worker that runs a job to stop; return when the job had started there.
+        """Order the worker of a running job to stop; return when the job started.
 
-        Returns None if the job has not started or its model does not report. The order is written
-        before the orchestration is notified, so the worker finds it at its next report even if
-        this process dies. Raises Unavailable.
+        Returns None if the job has not started or its model does not report progress. Call this
+        before the orchestration is notified, so that the worker gets the order with its next report
+        even if this process dies. Raises Unavailable.
         """
         if not self._is_reported(model):
             return None
@@ -145,9 +150,9 @@ class ProgressStore:
         return progress.report.started_at if progress.report else None
 
     async def stopping_since(self, job_id: str, model: str) -> str | None:
-        """Return when a job started whose worker was told to stop; None for any other job.
+        """Return the start time of a job whose worker was ordered to stop.
 
-        Raises Unavailable.
+        Returns None for every other job. Raises Unavailable.
         """
         if not self._is_reported(model):
             return None
@@ -160,14 +165,14 @@ class ProgressStore:
 
 
 def report_from_json(value: Json) -> ProgressReport:
-    """Read a worker's report. Raises ContractError if the value is not a report."""
+    """Read a worker's progress report. Raises ContractError if the value is not a report."""
     fields = Fields(value)
     fraction = fields.number("fraction") if fields.has("fraction") else None
     if fraction is not None and fraction > 1:
         raise MalformedMessage("fraction: expected a number from 0 to 1")
     message = fields.optional_text("message")
     if message is not None and len(message) > MAX_MESSAGE_CHARACTERS:
-        raise MalformedMessage(f"message: expected up to {MAX_MESSAGE_CHARACTERS} characters")
+        raise MalformedMessage(f"message: expected at most {MAX_MESSAGE_CHARACTERS} characters")
     return ProgressReport(
         attempt=fields.integer("attempt", minimum=1),
         sequence=fields.integer("sequence"),
@@ -178,9 +183,9 @@ def report_from_json(value: Json) -> ProgressReport:
 
 
 def apply_progress(record: Record, progress: ProgressState) -> Record:
-    """Return the record with this progress.
+    """Return the record after adding this progress.
 
-    A final record gains only its start, and `ran`: whether the job reached a worker.
+    A final record only gets its start time, and `ran`, which says whether a worker received it.
     """
     report = progress.report
     if is_final(record):

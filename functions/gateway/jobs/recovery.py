@@ -1,9 +1,8 @@
-"""Recover orchestrations that did not follow the end of their job.
+"""Recover orchestrations that continue although their job has ended.
 
-A provider may leave an orchestration running for ever, for example after two hosts ran one of its
-episodes ("split brain"). Its job has ended all the same: callers read the recorded outcome. Two
-things remain: the webhook, which the orchestration would have started, and the orchestration
-itself, which would never be purged.
+A storage provider can leave an orchestration running for ever, for example after two hosts have run
+the same episode ("split brain"). Its job has ended nevertheless, because callers read the recorded
+outcome. But the orchestration has not started the webhook, and its history would never be purged.
 """
 
 import logging
@@ -18,10 +17,10 @@ from gateway.jobs.model import Record, is_final, read_ticket
 from gateway.webhooks.activities import start_delivery
 
 FOLLOWS_WITHIN: Final = timedelta(minutes=10)
-"""How long an orchestration has to follow: longer than its checks and any visibility timeout."""
+"""After this time an orchestration whose job has ended counts as stuck."""
 
 MAX_JOBS: Final = 500
-"""How many jobs are looked at in one run, the newest first."""
+"""The largest number of jobs that one run checks, from the newest."""
 
 _RUNNING: Final = frozenset(status for status in RuntimeStatus if not status.is_final)
 
@@ -29,15 +28,15 @@ _log = logging.getLogger(__name__)
 
 
 async def recover(durable: Durable, jobs: Jobs, now: datetime, retention: timedelta) -> int:
-    """Start the webhooks of jobs that ended long ago, and end their orchestrations.
+    """Start the webhooks of jobs whose orchestrations are stuck, and end these orchestrations.
 
     Args:
         durable: The durable client of this invocation.
-        jobs: The jobs.
-        now: The present time.
-        retention: How long before `now` the oldest job was created that is looked at.
+        jobs: Finds the records of jobs.
+        now: The current time.
+        retention: Only jobs created within this time before `now` are checked.
 
-    Returns how many orchestrations were ended. Raises Unavailable.
+    Returns the number of ended orchestrations. Raises Unavailable.
     """
     ids = IdRange(below=id_at(now - FOLLOWS_WITHIN), above=id_at(now - retention))
     page = await list_newest(durable, ids, _RUNNING, MAX_JOBS, lambda *pair: pair)
@@ -54,9 +53,11 @@ async def recover(durable: Durable, jobs: Jobs, now: datetime, retention: timede
 async def _end(durable: Durable, job_id: str, instance: InstanceSnapshot) -> None:
     if read_ticket(instance.input).webhook_url is not None:
         await start_delivery(job_id, durable)
-    _log.warning("job %s: its orchestration did not follow its outcome and is ended", job_id)
+    _log.warning(
+        "job %s: the orchestration is stuck although the job has ended; it is terminated", job_id
+    )
     try:
-        await durable.terminate(job_id, "the job ended, and this orchestration did not follow")
+        await durable.terminate(job_id, "the job has ended, but this orchestration is stuck")
     except UnknownInstance:
         return
 

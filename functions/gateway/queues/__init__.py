@@ -1,1 +1,1 @@
-"""The models' queues on Service Bus: the client, and estimates of positions and waits."""
+"""The models' queues on Service Bus: the client, and estimates of queue positions and waits."""

@@ -1,10 +1,12 @@
-"""Service Bus: send to queues, and ask how long they are.
+"""A client of Service Bus that sends messages and counts the messages in a queue.
 
-The client keeps one connection and one open sender a queue, which it replaces if it fails.
+The client keeps one connection, and one open sender for each queue. It replaces a sender that has
+failed.
 
-Lengths come from the management API. In Azure that needs the Manage right on the queues or the role
-Azure Service Bus Data Owner. Emulators serve it over plain http on a port of its own, but the
-client of 7.15.0 always uses https: for an emulator, SERVICE_BUS_ADMIN_URL has the address.
+Queues are counted by the management API. In Azure this needs the Manage right on the queues, or the
+role Azure Service Bus Data Owner. Emulators serve the management API over plain http on a separate
+port, but version 7.15.0 of the SDK always uses https. Therefore the setting SERVICE_BUS_ADMIN_URL
+contains the URL of an emulator's management API.
 """
 
 import asyncio
@@ -38,26 +40,26 @@ _log = logging.getLogger(__name__)
 
 
 class Queues(Protocol):
-    """The port to the queues. Each method raises Unavailable."""
+    """The interface to the queues. Each method raises Unavailable if the call fails."""
 
     async def send(self, queue: str, message: ServiceBusMessage) -> None:
-        """Send a message; when this returns, the queue has it. Raises UnknownQueue."""
+        """Send a message. When this returns, the queue has stored it. Raises UnknownQueue."""
 
     async def check(self, queue: str) -> None:
-        """Return if the queue answers, else raise Unavailable."""
+        """Check that the queue responds. Raises Unavailable if it does not."""
 
     async def oldest(self, queue: str) -> datetime | None:
-        """Return when the oldest message was enqueued, locked or not; None if there is none."""
+        """Return when the oldest message, even if locked, was enqueued; None if empty."""
 
     async def length(self, queue: str) -> int:
-        """Return how many messages the queue has, locked or not."""
+        """Return the number of messages in the queue, including locked ones."""
 
 
 class ServiceBusQueues:
     """The queues of one Service Bus namespace."""
 
     def __init__(self, endpoint: ServiceEndpoint, admin_url: str | None = None) -> None:
-        """Set the endpoint, and `admin_url` if the management API has another address."""
+        """Use this endpoint, and `admin_url` if the management API has a different URL."""
         self._endpoint = endpoint
         self._administration = Administration(endpoint, admin_url)
         self._client: ServiceBusClient | None = None
@@ -66,8 +68,8 @@ class ServiceBusQueues:
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def send(self, queue: str, message: ServiceBusMessage) -> None:
-        """Send a message; when this returns, the queue has it. Raises UnknownQueue."""
-        # A sender is for one coroutine at a time: two would take each other's dispositions.
+        """Send a message. When this returns, the queue has stored it. Raises UnknownQueue."""
+        # Only one coroutine may use a sender, because two would receive each other's dispositions.
         async with self._locks.setdefault(queue, asyncio.Lock()):
             sender = self._senders.get(queue)
             if sender is None:
@@ -75,7 +77,7 @@ class ServiceBusQueues:
             try:
                 await sender.send_messages(message, timeout=_SEND_TIMEOUT_SECONDS)
             except BaseException as error:
-                # After any error, also a cancellation while sending, the link's state is unknown.
+                # After any error, including a cancellation, the state of the link is unknown.
                 del self._senders[queue]
                 await _close_quietly(sender)
                 if isinstance(error, _UNKNOWN):
@@ -85,7 +87,7 @@ class ServiceBusQueues:
                 raise
 
     async def check(self, queue: str) -> None:
-        """Return if the queue answers. A peek is a round trip that locks no message."""
+        """Check that the queue responds, by a peek, which locks no message."""
         if self._probe is None:
             self._probe = self._connected().get_queue_receiver(queue)
         try:
@@ -101,7 +103,7 @@ class ServiceBusQueues:
     async def oldest(self, queue: str) -> datetime | None:
         """Return when the oldest message was enqueued; None if the queue is empty.
 
-        Called once a minute, so the link is not kept open.
+        The link is not kept open, because this is only called once a minute.
         """
         receiver = self._connected().get_queue_receiver(queue)
         try:
@@ -113,7 +115,7 @@ class ServiceBusQueues:
         return peeked[0].enqueued_time_utc if peeked else None
 
     async def length(self, queue: str) -> int:
-        """Return how many messages the queue has, locked or not."""
+        """Return the number of messages in the queue, including locked ones."""
         return await self._administration.length(queue)
 
     async def close(self) -> None:
@@ -133,7 +135,7 @@ class ServiceBusQueues:
 
     def _connected(self) -> ServiceBusClient:
         if self._client is None:
-            # Durable repeats the whole activity, so the SDK need not retry for long.
+            # Durable Functions repeats the whole activity, so the SDK need not retry for long.
             options: dict[str, Any] = {
                 "retry_total": 1,
                 "retry_backoff_factor": 0.2,
@@ -157,7 +159,7 @@ async def _close_quietly(handler: ServiceBusSender | ServiceBusReceiver) -> None
         async with asyncio.timeout(2):
             await handler.close()
     except _FAILURES:
-        pass  # it is closed because it failed
+        pass  # it is being closed because it has failed
 
 
 _TIMEOUT_SECONDS: Final = 2
@@ -166,24 +168,24 @@ _EMULATOR: Final = re.compile(r"(?<![^;])UseDevelopmentEmulator=true", re.IGNORE
 
 
 class Administration:
-    """Counts the messages of queues, by the management API of a namespace."""
+    """Counts the messages in queues by the management API of a Service Bus namespace."""
 
     def __init__(self, endpoint: ServiceEndpoint, url: str | None = None) -> None:
-        """Set the endpoint, and `url` if the management API has another address."""
+        """Use this endpoint, and `url` if the management API has a different URL."""
         self._endpoint = endpoint
         self._url = url
         self._client: ServiceBusAdministrationClient | None = None
 
     async def length(self, queue: str) -> int:
-        """Return how many active messages the queue has. Raises Unavailable."""
+        """Return the number of active messages in the queue. Raises Unavailable."""
         try:
             found = await self._connected().get_queue_runtime_properties(queue)
             count = found.active_message_count
-        # The SDK's XML reader raises the last three for an answer that is not valid.
+        # The SDK's XML reader raises the last three errors for an invalid response.
         except (AzureError, OSError, ValueError, SyntaxError, AttributeError) as error:
             raise Unavailable("queue", f"count failed: {error!r}") from error
         if count is None:
-            raise Unavailable("queue", "count failed: the answer has no count")
+            raise Unavailable("queue", "count failed: the response contains no count")
         return count
 
     async def close(self) -> None:
@@ -212,7 +214,10 @@ class Administration:
             )
         if self._url is None:
             if _EMULATOR.search(given):
-                raise Unavailable("queue", "an emulator needs SERVICE_BUS_ADMIN_URL")
+                raise Unavailable(
+                    "queue",
+                    "SERVICE_BUS_ADMIN_URL must be set when the Service Bus emulator is used",
+                )
             return ServiceBusAdministrationClient.from_connection_string(given, **options)
         url = urlsplit(self._url)
         if url.scheme == "http":
@@ -222,7 +227,7 @@ class Administration:
 
 
 class _PlainTransport(AioHttpTransport):  # type: ignore[misc]  # loaded lazily, so untyped
-    """Uses http for a client that uses https."""
+    """Sends the requests of a client that only supports https over plain http."""
 
     async def send(self, request: Any, **config: Any) -> Any:
         request.url = request.url.replace("https://", "http://", 1)
@@ -230,15 +235,15 @@ class _PlainTransport(AioHttpTransport):  # type: ignore[misc]  # loaded lazily,
 
 
 async def log_oldest(queues: Queues, names: Iterable[str], clock: Clock) -> None:
-    """Log the age of the oldest message of each queue, unless the queue is empty.
+    """Log the age in seconds of the oldest message in each queue that is not empty.
 
-    Alerts parse the line: infra/modules/alerts.bicep.
+    Alerts in infra/modules/alerts.bicep parse this log line.
     """
     for queue in sorted(names):
         try:
             enqueued_at = await queues.oldest(queue)
         except Unavailable as error:
-            _log.warning("queue %s: its oldest message cannot be read: %s", queue, error)
+            _log.warning("queue %s: the age of the oldest message cannot be read: %s", queue, error)
             continue
         if enqueued_at is not None:
             age_seconds = max(0.0, (clock() - enqueued_at).total_seconds())

@@ -1,23 +1,23 @@
-"""Estimates of positions and waits, from the lengths of queues and the times of replies.
+"""Estimates of queue positions and waits, from the lengths of queues and the times of replies.
 
-Throughput. Two figures for each model, both in seconds a job and both decaying means:
+Throughput. Each model has two decaying means, both in seconds per job:
 
-    busy time     how long the workers were busy for each job: the time since the reply before, but
-                  at most the time that the worker had the job. In a long queue this is the
-                  reciprocal of the throughput, including all workers and batches; otherwise it is
-                  a job's own time. Times without a worker do not count.
-    device time   how long a device computed for each job: the time of a batch over its size.
+    busy time     the time between two replies, but at most the time that the worker held the job.
+                  If the queue is long, this is the reciprocal of the throughput of all workers,
+                  including the effect of batches. Otherwise it is the time that a job takes. Times
+                  without a worker do not count.
+    device time   the time of a batch on the device, divided by the number of jobs in the batch.
 
-A process sees only its own replies. If n instances of the app share a model's replies, the busy
-time of each is too long by up to n; the device time is not.
+A process sees only the replies that it receives. If n instances of the app receive a model's
+replies, the busy time that each computes is up to n times too long; the device time is right.
 
-Position. Service Bus gives the number of messages in a queue, not the position of one. Queues are
-first in, first out, so the jobs that came later are behind: a position is the length minus the jobs
-that this process has accepted since. Jobs that other instances accepted since count as if they were
-before it, so a position is never too low because of them.
+Position. Service Bus gives the number of messages in a queue, not the position of a message. Queues
+are first in, first out, so later jobs are behind a job. A job's position is therefore the length of
+the queue minus the jobs that this process accepted after it. Later jobs that other instances
+accepted are not subtracted, so a position can be too high, but not too low because of them.
 
-The length of a queue is counted at most once a second. An estimate never fails a request: values
-that are not known are None. A submission never waits for a count, it only starts one.
+The length of a queue is counted at most once a second. An estimate never makes a request fail:
+unknown values are None. A submission never waits for a count, but may start one.
 """
 
 import asyncio
@@ -37,12 +37,16 @@ from gateway.errors import Unavailable
 from gateway.jobs.model import JobQueue
 
 DECAY: Final = 0.97
-"""The factor for the older replies at each reply: about the last thirty have weight."""
+"""The weight of older replies is multiplied by this factor at each reply."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplySample:
-    """The times of one reply: its arrival, how long its worker had the job, and its batch."""
+    """The times of one reply, in seconds.
+
+    `at_seconds` is when the reply arrived, `held_seconds` how long the worker held the job,
+    `inference_seconds` how long the job's batch took, and `batch_size` its number of jobs.
+    """
 
     at_seconds: float
     held_seconds: float
@@ -52,7 +56,7 @@ class ReplySample:
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """Decaying sums over the replies so far."""
+    """The throughput of a model, as decaying sums over all replies that this process received."""
 
     weight: float = 0.0
     busy_seconds: float = 0.0
@@ -61,18 +65,18 @@ class Throughput:
 
     @property
     def seconds_per_job(self) -> float | None:
-        """The busy time a job, by which a queue gets shorter; None before the first reply."""
+        """The mean busy time per job in seconds; None before the first reply."""
         return self.busy_seconds / self.weight if self.weight else None
 
     @property
     def least_seconds_per_job(self) -> float | None:
-        """The smaller of busy and device time, which other instances cannot make too long."""
+        """The smaller of busy and device time per job in seconds; None before the first reply."""
         if not self.weight:
             return None
         return min(self.busy_seconds, self.device_seconds) / self.weight
 
     def after(self, reply: ReplySample) -> "Throughput":
-        """Return the throughput with one more reply."""
+        """Return the throughput updated by one more reply."""
         held = _finite_seconds(reply.held_seconds)
         gap = held
         if self.last_reply_at_seconds is not None:
@@ -88,19 +92,19 @@ class Throughput:
 
 
 def _finite_seconds(value: float) -> float:
-    # The value comes from a worker and may be wrong.
+    # The value was sent by a worker and may be wrong.
     return max(0.0, value) if math.isfinite(value) else 0.0
 
 
 QUIET_SECONDS: Final = 5.0
-"""After this time without a sign of a worker, the model counts as cold starting."""
+"""If no worker was seen for this time, the model counts as cold starting."""
 
 QUIET_JOBS: Final = 4
-"""For slow jobs, the same limit in jobs."""
+"""For slow jobs the limit is this many times the time per job, if that is longer."""
 
 
 class QueuePhase(StrEnum):
-    """What a job that has not begun waits for: its turn, or a worker."""
+    """Whether a queued job waits for jobs before it, or for a worker to start."""
 
     QUEUED = "queued"
     COLD_STARTING = "cold_starting"
@@ -108,7 +112,10 @@ class QueuePhase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LengthSample:
-    """The length of a queue at a time, and the replies that this process had received by then."""
+    """The length of a queue at a time.
+
+    `replies` is the number of replies that this process had received for the queue at that time.
+    """
 
     length: int
     at_seconds: float
@@ -117,14 +124,14 @@ class LengthSample:
 
 @dataclass(frozen=True, slots=True)
 class QueuePosition:
-    """The position and estimated wait of a job. A value is None if it is not known."""
+    """The position and estimated wait of a job. A value is None if it is unknown."""
 
     position: int | None = None
     eta_seconds: float | None = None
     phase: QueuePhase | None = None
 
     def document(self) -> JobQueue:
-        """Return the `queue` member of the job resource."""
+        """Return the value of the member `queue` of the job resource."""
         return {
             "position": self.position,
             "eta_seconds": self.eta_seconds,
@@ -136,7 +143,7 @@ NO_POSITION: Final = QueuePosition()
 
 
 def length_now(sample: LengthSample, arrivals: Sequence[float], replies: int) -> int:
-    """Return the length now: the sample, plus the jobs accepted since, minus the replies since."""
+    """Return the current length of a queue: the sample, plus later jobs, minus later replies."""
     later = len(arrivals) - bisect_right(arrivals, sample.at_seconds)
     return max(0, sample.length + later - max(0, replies - sample.replies))
 
@@ -144,7 +151,7 @@ def length_now(sample: LengthSample, arrivals: Sequence[float], replies: int) ->
 def position(
     sample: LengthSample, arrivals: Sequence[float], replies: int, created_at_seconds: float
 ) -> int:
-    """Return the position, from 1, of a job created at this time. `arrivals` must be sorted."""
+    """Return the position of a job created at this time, from 1. `arrivals` must be sorted."""
     if created_at_seconds > sample.at_seconds:
         between = bisect_left(arrivals, created_at_seconds) - bisect_right(
             arrivals, sample.at_seconds
@@ -156,20 +163,20 @@ def position(
 
 
 def wait_seconds(jobs: int, seconds_per_job: float | None) -> float | None:
-    """Return how long this many jobs take, to the millisecond; None if not known."""
+    """Return how many seconds this number of jobs takes; None if unknown."""
     return None if seconds_per_job is None else round(jobs * seconds_per_job, 3)
 
 
 def is_cold_starting(
     quiet_since_seconds: float, now_seconds: float, throughput: Throughput
 ) -> bool:
-    """Return whether there was no sign of a worker for so long that there seems to be no worker."""
+    """Return whether no worker was seen for so long that the model probably has none."""
     limit_seconds = max(QUIET_SECONDS, QUIET_JOBS * (throughput.seconds_per_job or 0.0))
     return now_seconds - quiet_since_seconds >= limit_seconds
 
 
 def retry_after_seconds(position: QueuePosition, unknown_seconds: int, longest_seconds: int) -> int:
-    """Return when to ask again, in whole seconds from 1 to `longest_seconds`, by the estimate."""
+    """Return the Retry-After for this position, in whole seconds from 1 to `longest_seconds`."""
     if position.eta_seconds is not None:
         return min(longest_seconds, max(1, math.ceil(position.eta_seconds)))
     if position.phase is QueuePhase.COLD_STARTING:
@@ -178,14 +185,14 @@ def retry_after_seconds(position: QueuePosition, unknown_seconds: int, longest_s
 
 
 FRESH_SECONDS: Final = 1.0
-"""How long a count is used without starting another."""
+"""The age in seconds up to which a count is used without starting another count."""
 
 USABLE_SECONDS: Final = 5.0
-"""The oldest count by which a submission may be refused."""
+"""The age in seconds up to which a count may cause the refusal of a submission."""
 
 COUNT_TIMEOUT_SECONDS: Final = 2.0
 PAUSE_AFTER_FAILURE_SECONDS: Final = 10.0
-"""How long to wait after a count that failed, for example because a right is missing."""
+"""The pause after a failed count, for example because the Manage right is missing."""
 
 MAX_ARRIVALS: Final = 10_000
 
@@ -193,14 +200,14 @@ _log = logging.getLogger(__name__)
 
 
 class QueueLengths(Protocol):
-    """Counts the messages of a queue."""
+    """The interface that counts the messages in a queue."""
 
     async def length(self, queue: str) -> int:
-        """Return how many messages a queue has. Raises Unavailable."""
+        """Return the number of messages in the queue. Raises Unavailable."""
 
 
 class QueueStatistics:
-    """The length of one queue, and what has come and gone since it was counted."""
+    """The last counted length of one queue, and the jobs and replies after the count."""
 
     def __init__(self, lengths: QueueLengths, clock: Clock) -> None:
         self._lengths = lengths
@@ -215,27 +222,30 @@ class QueueStatistics:
         """Record that this process has accepted a job for the queue."""
         insort(self._arrivals, created_at_seconds)
         if len(self._arrivals) > MAX_ARRIVALS:
-            # The positions of older jobs are then too high.
+            # After this, the computed positions of older jobs are too high.
             del self._arrivals[: MAX_ARRIVALS // 2]
 
     def record_reply(self) -> None:
-        """Record the reply to a job of the queue."""
+        """Record that this process has received a reply to a job of the queue."""
         self._replies += 1
 
     async def length(self, queue: str) -> int | None:
-        """Return how many jobs the queue has; None if not known."""
+        """Return the number of jobs in the queue; None if unknown."""
         count = await self._fresh_count(queue)
         return None if count is None else length_now(count, self._arrivals, self._replies)
 
     async def position(self, queue: str, created_at_seconds: float) -> int | None:
-        """Return the position, from 1, of a job created at this time; None if not known."""
+        """Return the position of a job created at this time, from 1; None if unknown."""
         count = await self._fresh_count(queue)
         if count is None:
             return None
         return position(count, self._arrivals, self._replies, created_at_seconds)
 
     def last_length(self, queue: str) -> int | None:
-        """Return the length by the last count, without waiting. Starts another if it is old."""
+        """Return the length from the last count, without waiting; None if unknown.
+
+        If the last count is old, this starts another count in the background.
+        """
         count, now = self._sample, self._now()
         if count is None or now - count.at_seconds > FRESH_SECONDS:
             self._start_count(queue)
@@ -248,7 +258,7 @@ class QueueStatistics:
         if count is not None and self._now() - count.at_seconds <= FRESH_SECONDS:
             return count
         counting = self._start_count(queue)
-        # Several requests may wait for one count: cancelling one must not cancel the count.
+        # Several requests may wait for this count, so cancelling a request must not cancel it.
         return await asyncio.shield(counting) if counting else None
 
     def _start_count(self, queue: str) -> asyncio.Task[LengthSample | None] | None:
@@ -267,9 +277,9 @@ class QueueStatistics:
             self._sample = None
             self._paused_until = self._now() + PAUSE_AFTER_FAILURE_SECONDS
             _log.warning(
-                "the length of queue %s and the positions of its jobs are not known: %s; counted "
-                "again in %d s",
-                *(queue, error or "no answer", PAUSE_AFTER_FAILURE_SECONDS),
+                "the length of queue %s and the positions of its jobs are unknown: %s; the queue "
+                "is counted again in %d s",
+                *(queue, error or "the count timed out", PAUSE_AFTER_FAILURE_SECONDS),
             )
         finally:
             self._counting = None
@@ -281,7 +291,7 @@ class QueueStatistics:
 
 @dataclass(frozen=True, slots=True)
 class ModelWait:
-    """How many jobs a model has, and how long a new job of normal priority would take."""
+    """The number of a model's jobs, and the seconds that a new normal job would take."""
 
     length: int | None
     wait_seconds: float | None
@@ -289,7 +299,7 @@ class ModelWait:
 
 @dataclass(slots=True)
 class _ModelStatistics:
-    """The figures of one model."""
+    """The throughput and the queue statistics of one model."""
 
     quiet_since: float
     queues: Mapping[Priority, QueueStatistics]
@@ -297,7 +307,7 @@ class _ModelStatistics:
 
 
 class WaitEstimates:
-    """The estimates for all models, by what this process has seen."""
+    """Estimates the waits of all models, from the jobs and replies of this process."""
 
     def __init__(self, lengths: QueueLengths, clock: Clock) -> None:
         self._lengths = lengths
@@ -306,20 +316,20 @@ class WaitEstimates:
         self._known: dict[str, _ModelStatistics] = {}
 
     def record_accepted(self, model: str, created_at: datetime, priority: Priority) -> None:
-        """Record that this process has accepted a job."""
+        """Record that this process has accepted a job for the model."""
         self._of(model).queues[priority].record_arrival(created_at.timestamp())
 
     def record_worker(self, model: str) -> None:
-        """Record a sign that the model has a worker."""
+        """Record that the model has a worker, because the worker has sent a request."""
         self._of(model).quiet_since = self._now()
 
     def record_reply(self, model: str, priority: Priority, reply: JobReply) -> None:
-        """Record a worker's reply that this process has accepted."""
+        """Record that this process has accepted a worker's reply."""
         known, now = self._of(model), self._now()
         known.throughput = known.throughput.after(
             ReplySample(
                 at_seconds=now,
-                # Both times are from the worker's clock, so its difference to ours does not matter.
+                # Both times are from the worker's clock, so the skew to our clock does not matter.
                 held_seconds=(reply.finished_at - reply.started_at).total_seconds(),
                 inference_seconds=reply.timing.inference_ms / 1000,
                 batch_size=reply.timing.batch_size,
@@ -331,7 +341,7 @@ class WaitEstimates:
     async def estimate_position(
         self, model: ModelEntry, created_at: datetime, priority: Priority
     ) -> QueuePosition:
-        """Return the position and the estimated wait of a job that has not begun."""
+        """Return the position and the estimated wait of a job that has not started."""
         known = self._of(model.name)
         created = created_at.timestamp()
         own = known.queues[priority].position(queue_of(model, priority), created)
@@ -341,12 +351,12 @@ class WaitEstimates:
         phase = QueuePhase.COLD_STARTING if is_cold else QueuePhase.QUEUED
         if jobs is None:
             return QueuePosition(phase=phase)
-        # The time until a worker starts is not known.
+        # It is unknown when a worker will start.
         eta = None if is_cold else wait_seconds(jobs, known.throughput.seconds_per_job)
         return QueuePosition(jobs, eta, phase)
 
     async def estimate_wait(self, model: ModelEntry) -> ModelWait:
-        """Return the wait of a job that would be submitted now."""
+        """Return the number of the model's jobs, and the wait of a normal job submitted now."""
         known = self._of(model.name)
         lengths = await asyncio.gather(
             *(queue.length(queue_of(model, priority)) for priority, queue in known.queues.items())
@@ -360,10 +370,10 @@ class WaitEstimates:
     def lateness_seconds(
         self, model: ModelEntry, deadline_seconds: float, priority: Priority
     ) -> float | None:
-        """Return by how much a job submitted now would miss its deadline; None if it may meet it.
+        """Return by how many seconds a job submitted now would miss its deadline.
 
-        Uses the more favourable estimate. Returns None also if a length or the throughput is not
-        known.
+        Returns None if the job may meet its deadline, or if a length or the throughput is unknown.
+        The estimate uses the smaller of busy and device time.
         """
         known = self._of(model.name)
         least = known.throughput.least_seconds_per_job

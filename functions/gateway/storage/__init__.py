@@ -1,1 +1,1 @@
-"""Blob storage: blobs, payloads, uploads, and the deletion of what is past its retention."""
+"""Blob storage: access to blobs, payloads and uploads, and their deletion after the retention."""

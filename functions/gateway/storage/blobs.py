@@ -1,10 +1,10 @@
-"""Blobs of the payload container: conditional writes, reads, lists; and the connection to it.
+"""The connection to the payload container, and the operations on its blobs.
 
-Small blobs are written and read by plain REST (Put Blob and Get Blob of the Blob Storage REST API),
-in one request each. Each job writes one small blob, and each waiting caller reads it. By the SDK
-this costs 2 ms of processor time, a third of what the gateway spends on a job; a plain
-request costs a fifth of that. The SDK still signs: a SAS for the container, renewed before it
-expires. All other operations use the SDK.
+Small blobs are written and read by plain REST requests (Put Blob and Get Blob of the Blob Storage
+REST API). Each job writes a small blob, and each waiting caller reads it. With the SDK, a request
+costs 2 ms of processor time, a third of the time that the gateway spends on a job. A plain request
+costs a fifth of that. It is authorised by a SAS for the container, which the SDK signs and which is
+renewed before it expires. All other operations use the SDK.
 """
 
 import asyncio
@@ -38,25 +38,25 @@ from gateway.clock import Clock, utc_now
 from gateway.errors import Unavailable
 from gateway.settings import ServiceEndpoint
 
-# A caller is waiting, so the SDK's own 60 s for a read and 15 s before a retry are too long.
-# If the storage does not answer, it is asked twice within ANSWER_SECONDS; if it cannot be reached,
-# three times.
+# A caller is waiting, so the SDK's defaults (60 s for a read, 15 s before a retry) are too long.
+# With these values there are two attempts within ANSWER_SECONDS if the storage does not respond,
+# and three if it cannot be reached.
 ANSWER_SECONDS: Final = 5.0
 _RETRIES: Final = 2
 _BACKOFF_SECONDS: Final = 1
 _CONNECT_SECONDS: Final = 2
 _READ_SECONDS: Final = 2
 
-# A key that begins now is not valid yet if the storage's clock is behind.
+# A key that is valid from now on would be refused if the storage's clock is behind.
 _SKEW: Final = timedelta(minutes=5)
 _DELEGATION: Final = timedelta(hours=24)
 
 SLOWEST_BYTES_PER_SECOND: Final = 2_000_000
-"""The slowest transfer that is waited for; it extends the time limit by the size."""
+"""The slowest acceptable transfer. It determines how much the size extends a time limit."""
 
 
 class PayloadContainer:
-    """A container of an Azure storage account, connected and created when first needed."""
+    """A container of an Azure storage account. It is connected and created when first needed."""
 
     def __init__(
         self, endpoint: ServiceEndpoint, name: str = PAYLOAD_CONTAINER, clock: Clock = utc_now
@@ -73,21 +73,21 @@ class PayloadContainer:
 
     @property
     def service(self) -> BlobServiceClient:
-        """The storage account."""
+        """The SDK's client of the storage account, which is connected on first use."""
         if self._service is None:
             self._service = self._connected()
         return self._service
 
     @property
     def client(self) -> ContainerClient:
-        """The container, which need not exist yet."""
+        """The SDK's client of the container, which may not exist yet."""
         if self._client is None:
             self._client = self.service.get_container_client(self.name)
         return self._client
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """The connections for requests that do not go through the SDK."""
+        """The HTTP session for requests that do not use the SDK."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -97,7 +97,7 @@ class PayloadContainer:
         return self._session
 
     async def ensure(self, *, is_missing: bool = False) -> None:
-        """Make the container if it is missing, or unless this process made it.
+        """Create the container if `is_missing`, or if this process has not yet created it.
 
         Raises Unavailable.
         """
@@ -106,16 +106,16 @@ class PayloadContainer:
                 await self.create()
 
     async def create(self) -> None:
-        """Make the container unless it is there."""
+        """Create the container if it does not exist."""
         with contextlib.suppress(ResourceExistsError):  # another process created it
             await self.client.create_container()
         self._is_there = True
 
     async def signing_key(self, expires_at: datetime) -> dict[str, Any]:
-        """Return the arguments that give the SDK a key to sign with, valid until this time.
+        """Return the arguments that pass the SDK a signing key, which is valid until this time.
 
-        That is the account's key if the connection string has it, else a user delegation key,
-        which the storage gives for some hours at a time. Raises Unavailable.
+        The key is the account key if the connection string contains it. Otherwise it is a user
+        delegation key, which the storage issues for a limited time. Raises Unavailable.
         """
         account_key = getattr(self.service.credential, "account_key", None)
         if account_key:
@@ -152,7 +152,7 @@ class PayloadContainer:
 
 @contextlib.contextmanager
 def unavailable(what: str) -> Iterator[None]:
-    """Raise Unavailable for an error of the storage inside the block."""
+    """Convert an error of the storage in the `with` block to Unavailable."""
     try:
         yield
     except (AzureError, OSError) as error:
@@ -161,19 +161,22 @@ def unavailable(what: str) -> Iterator[None]:
 
 @contextlib.asynccontextmanager
 async def answering(what: str, size_bytes: int = 0) -> AsyncIterator[None]:
-    """Raise Unavailable also if the block takes too long. `size_bytes` are transferred in it."""
+    """Convert errors like `unavailable`, and raise Unavailable if the `with` block is too slow.
+
+    `size_bytes` is the size of the transfer in the block, which extends the time limit.
+    """
     with unavailable(what):
         async with asyncio.timeout(ANSWER_SECONDS + transfer_seconds(size_bytes)):
             yield
 
 
 def transfer_seconds(size_bytes: int) -> float:
-    """Return how long a transfer of this size may take."""
+    """Return how many seconds a transfer of this size may take."""
     return size_bytes / SLOWEST_BYTES_PER_SECOND
 
 
 def read_seconds(sent_bytes: int) -> float:
-    """Return how long the answer to a body of this size may take, since buffers delay it."""
+    """Return the read timeout in seconds after a body of this size, which buffers may delay."""
     return _READ_SECONDS + transfer_seconds(sent_bytes)
 
 
@@ -190,7 +193,7 @@ def _options() -> dict[str, Any]:
 _SIGNED_FOR: Final = timedelta(hours=2)
 _RENEWED_BEFORE: Final = timedelta(minutes=30)
 
-# If the storage does not answer, it is asked twice within ANSWER_SECONDS.
+# There are two attempts within ANSWER_SECONDS if the storage does not respond.
 _SMALL_TIMEOUT: Final = aiohttp.ClientTimeout(total=2.0)
 _PAUSES_SECONDS: Final = (0.05, 0.2, 0.8)
 
@@ -200,7 +203,7 @@ _Answer = tuple[int, str, bytes]
 
 
 class SmallBlobs:
-    """Small JSON blobs of one container."""
+    """Writes and reads small JSON blobs of one container by plain REST requests."""
 
     def __init__(self, container: PayloadContainer) -> None:
         self._container = container
@@ -208,17 +211,17 @@ class SmallBlobs:
         self._signed_until: datetime | None = None
 
     async def create(self, blob: str, data: bytes) -> str | None:
-        """Write a blob that must not exist; return its ETag, or None if it exists.
+        """Create a blob only if it does not exist. Return its ETag, or None if the blob exists.
 
-        If an answer was lost, the repeated request finds its own blob, as if another had made it.
-        Raises Unavailable.
+        If a response is lost, the repeated request finds the blob that the first request created,
+        and returns None. Raises Unavailable.
         """
         return await self._put(blob, data, {"If-None-Match": "*"})
 
     async def replace(self, blob: str, data: bytes, etag: str) -> str | None:
-        """Replace the blob that has this ETag; return its new one, or None if it has another.
+        """Overwrite the blob only if its ETag is still `etag`.
 
-        Raises Unavailable.
+        Return the new ETag, or None if the ETag did not match. Raises Unavailable.
         """
         return await self._put(blob, data, {"If-Match": etag})
 
@@ -229,7 +232,7 @@ class SmallBlobs:
             return None
         if status == HTTPStatus.OK:
             return data, etag
-        raise Unavailable("blobs", f"reading {blob} was answered {status}")
+        raise Unavailable("blobs", f"reading {blob} failed with HTTP status {status}")
 
     async def _put(self, blob: str, data: bytes, condition: Mapping[str, str]) -> str | None:
         headers = {**_PUT, **condition}
@@ -241,7 +244,7 @@ class SmallBlobs:
             return etag
         if status in {HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED, HTTPStatus.NOT_FOUND}:
             return None
-        raise Unavailable("blobs", f"writing {blob} was answered {status}")
+        raise Unavailable("blobs", f"writing {blob} failed with HTTP status {status}")
 
     async def _request(
         self, method: str, blob: str, headers: Mapping[str, str] | None = None, data: bytes = b""
@@ -254,7 +257,7 @@ class SmallBlobs:
                     try:
                         answer = await self._try(method, url, headers, data)
                     except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                        # Only the class: the text may hold the signed URL.
+                        # Only the class, because the error message may contain the signed URL.
                         reason = type(error).__name__
                     else:
                         if answer[0] < HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -263,7 +266,7 @@ class SmallBlobs:
                     if pause_seconds is not None:
                         await asyncio.sleep(pause_seconds)
         except TimeoutError:
-            reason = reason or "no answer in time"
+            reason = reason or "the request timed out"
         raise Unavailable("blobs", f"{method} {blob} failed: {reason}")
 
     async def _try(
@@ -309,7 +312,7 @@ class SmallBlob:
 
 @dataclass(frozen=True, slots=True)
 class BlobProperties:
-    """The properties of a blob, and its first bytes."""
+    """The properties of a blob, and the first bytes of its content in `head`."""
 
     media_type: str
     size_bytes: int
@@ -320,7 +323,7 @@ class BlobProperties:
 
 @dataclass(frozen=True, slots=True)
 class ListedBlob:
-    """A blob in a list."""
+    """A blob in a listing of the container."""
 
     name: str
     etag: str
@@ -328,52 +331,59 @@ class ListedBlob:
 
 
 class Blobs(Protocol):
-    """The port to blobs that are not payloads. Each method raises Unavailable."""
+    """The interface to blobs. Each method raises Unavailable if the call fails."""
 
     async def create(self, blob: str, data: bytes) -> str | None:
-        """Write a blob that must not exist; return its ETag, or None if it exists."""
+        """Create a blob only if it does not exist. Return its ETag, or None if it exists."""
 
     async def replace(self, blob: str, data: bytes, etag: str) -> str | None:
-        """Replace the blob with this ETag; return its new one, or None if it has another."""
+        """Overwrite the blob only if its ETag is still `etag`.
+
+        Return the new ETag, or None if the ETag did not match.
+        """
 
     async def read(self, blob: str) -> SmallBlob | None:
-        """Return a small blob, or None if it does not exist."""
+        """Return a small blob and its ETag; None if the blob does not exist."""
 
     async def look(self, blob: str, head_bytes: int = 0) -> BlobProperties | None:
-        """Return a blob's properties and first bytes, or None if it does not exist."""
+        """Return a blob's properties and first bytes; None if the blob does not exist."""
 
     async def delete(self, blob: str, etag: str | None = None) -> None:
-        """Delete a blob, unless it has another ETag than this or does not exist."""
+        """Delete a blob if it exists and, if `etag` is given, only if its ETag matches."""
 
     def list(self, prefix: str) -> AsyncIterator[ListedBlob]:
         """List the blobs whose names have this prefix, in the order of their names."""
 
 
 class ContainerBlobs:
-    """The blobs of an Azure container."""
+    """Implements `Blobs` with a container of Azure Blob Storage."""
 
     def __init__(self, container: PayloadContainer) -> None:
         self._container = container
         self._small = SmallBlobs(container)
 
     async def create(self, blob: str, data: bytes) -> str | None:
-        """Write a blob that must not exist; return its ETag, or None if it exists.
+        """Create a blob only if it does not exist. Return its ETag, or None if the blob exists.
 
-        A retry after a lost answer finds its own blob and returns None.
+        If a response is lost, the retry finds the blob that the first request created, and returns
+        None.
         """
         return await self._small.create(blob, data)
 
     async def replace(self, blob: str, data: bytes, etag: str) -> str | None:
-        """Replace the blob with this ETag; return its new one, or None if it has another."""
+        """Overwrite the blob only if its ETag is still `etag`.
+
+        Return the new ETag, or None if the ETag did not match.
+        """
         return await self._small.replace(blob, data, etag)
 
     async def read(self, blob: str) -> SmallBlob | None:
-        """Return a small blob, or None if it does not exist."""
+        """Return a small blob and its ETag; None if the blob does not exist."""
         found = await self._small.read(blob)
         return None if found is None else SmallBlob(*found)
 
     async def look(self, blob: str, head_bytes: int = 0) -> BlobProperties | None:
-        """Return a blob's properties and first bytes, or None if it does not exist."""
+        """Return a blob's properties and first bytes; None if the blob does not exist."""
         client = self._blob(blob)
         async with answering("look"):
             try:
@@ -385,7 +395,7 @@ class ContainerBlobs:
                         length=min(head_bytes, found.size),
                         etag=found.etag,
                         match_condition=MatchConditions.IfNotModified,
-                        # The writer of the blob must not be able to make the gateway unpack it.
+                        # An attacker who writes the blob must not make the gateway decompress it.
                         decompress=False,
                     )
                     head = await stream.readall()
@@ -401,7 +411,7 @@ class ContainerBlobs:
         )
 
     async def delete(self, blob: str, etag: str | None = None) -> None:
-        """Delete a blob, unless it has another ETag than this or does not exist."""
+        """Delete a blob if it exists and, if `etag` is given, only if its ETag matches."""
         given: dict[str, Any] = {}
         if etag:
             given = {"etag": etag, "match_condition": MatchConditions.IfNotModified}

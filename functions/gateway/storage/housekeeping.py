@@ -1,6 +1,6 @@
-"""Housekeeping: delete histories, claims, uploads and blobs past their retention.
+"""Housekeeping: delete histories, claims, uploads and other blobs after their retention.
 
-A lifecycle rule of the storage account may delete the blobs too; then little is left to do here.
+A lifecycle rule of the storage account can delete the blobs too.
 """
 
 import asyncio
@@ -17,13 +17,13 @@ from gateway.storage.uploads import delete_expired_uploads
 from gateway.submission.idempotency import delete_expired_claims
 
 MAX_LISTED: Final = 5_000
-"""How many blobs of a prefix one run lists at most. It runs every ten minutes."""
+"""The largest number of blobs with one prefix that a run lists. It runs every ten minutes."""
 
 MAX_DELETED: Final = 500
-"""How many blobs of a prefix one run deletes at most."""
+"""The largest number of blobs with one prefix that a run deletes."""
 
 MAX_OUTCOMES_DELETED: Final = 5_000
-"""The same for outcomes. Each job has one: this is enough for eight jobs a second, all day."""
+"""The largest number of outcomes that a run deletes, sufficient for eight jobs a second."""
 
 _DELETIONS_AT_ONCE: Final = 8
 
@@ -31,10 +31,10 @@ _log = logging.getLogger(__name__)
 
 
 async def purge(durable: Durable, services: Services) -> int:
-    """Delete expired claims and uploads, and the histories of jobs past their retention.
+    """Delete expired claims and uploads, and the histories of jobs after their retention.
 
-    The store selects histories by the time of creation, and a job may last as long as the longest
-    deadline. Returns how many histories were deleted. Raises Unavailable.
+    The store selects histories by the time of creation, so the retention includes the longest
+    deadline. Returns the number of deleted histories. Raises Unavailable.
     """
     now = services.clock()
     await delete_expired_claims(services.blobs, now - services.claim_lifetime)
@@ -47,14 +47,14 @@ async def purge(durable: Durable, services: Services) -> int:
 
 
 async def delete_old_blobs(services: Services) -> int:
-    """Delete the dead letters, payloads, progress and outcomes past their retention.
+    """Delete the blobs of dead letters, payloads, progress and outcomes after their retention.
 
-    Returns how many blobs were deleted. Raises Unavailable.
+    Returns the number of deleted blobs. Raises Unavailable.
     """
     blobs = services.blobs
     letters_before = services.clock() - timedelta(hours=services.settings.retention_hours)
-    # A dead letter may be written at its job's deadline, and a redriven job uses the same input
-    # for as long again.
+    # A dead letter may be written at its job's deadline. A redriven job uses the same input, and
+    # has as much time as the first job.
     payloads_before = letters_before - 2 * services.longest_deadline
     return sum(
         [
@@ -80,5 +80,10 @@ async def _delete_old(blobs: Blobs, prefix: str, before: datetime, limit: int) -
         names = old[start : start + _DELETIONS_AT_ONCE]
         await asyncio.gather(*(blobs.delete(name) for name in names))
     if old:
-        _log.info("deleted %d blobs %s… from before %s", len(old), prefix, before)
+        _log.info(
+            "deleted %d blobs with the prefix %s that were modified before %s",
+            len(old),
+            prefix,
+            before,
+        )
     return len(old)

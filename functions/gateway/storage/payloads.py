@@ -1,7 +1,8 @@
-"""Payloads that are too large for a message, and signed links to them.
+"""Payloads that are too large for a message, and signed links to their blobs.
 
-A link gives access to one blob for some time. With an account key it is signed by a service SAS;
-with an identity by a user delegation SAS, whose key the storage gives for some hours at a time.
+A link gives access to one blob for a limited time. It contains a service SAS if the gateway has an
+account key. If the gateway has an identity, the link contains a user delegation SAS, for whose key
+the storage must be asked.
 """
 
 from datetime import datetime
@@ -17,26 +18,26 @@ from gateway.storage.blobs import PayloadContainer, answering, read_seconds
 
 
 class PayloadStore(Protocol):
-    """The port to payloads in blob storage. Each method raises Unavailable."""
+    """The interface to payloads in blob storage. Each method raises Unavailable if it fails."""
 
     async def put(self, blob: str, data: bytes, media_type: str) -> PayloadRef:
-        """Store a payload under this name; when this returns, it is stored."""
+        """Store a payload in the blob with this name; return a reference to it."""
 
     async def get(self, ref: PayloadRef) -> bytes:
-        """Return the payload. Raises MissingPayload, or PayloadCorrupt if it does not match."""
+        """Return the referenced payload. Raises MissingPayload, or PayloadCorrupt if it differs."""
 
     async def check(self) -> None:
-        """Return if the storage answers, else raise Unavailable."""
+        """Check that the storage responds. Raises Unavailable if it does not."""
 
 
 class BlobPayloadStore:
-    """Payloads in one container of an Azure storage account."""
+    """Implements `PayloadStore` with a container of Azure Blob Storage."""
 
     def __init__(self, container: PayloadContainer) -> None:
         self._container = container
 
     async def put(self, blob: str, data: bytes, media_type: str) -> PayloadRef:
-        """Store a payload under this name; when this returns, it is stored."""
+        """Store a payload in the blob with this name; return a reference to it."""
         async with answering("upload", len(data)):
             try:
                 await self._upload(blob, data, media_type)
@@ -56,13 +57,13 @@ class BlobPayloadStore:
         )
 
     async def get(self, ref: PayloadRef) -> bytes:
-        """Return the payload. Raises MissingPayload, or PayloadCorrupt if it does not match."""
+        """Return the referenced payload. Raises MissingPayload, or PayloadCorrupt if it differs."""
         async with answering("download", ref.size_bytes):
             try:
                 stream = await self._container.client.download_blob(ref.blob)
                 if stream.size != ref.size_bytes:
                     raise PayloadCorrupt(
-                        f"{ref.blob} has {stream.size} bytes, not {ref.size_bytes}"
+                        f"{ref.blob} has {stream.size} bytes; its reference says {ref.size_bytes}"
                     )
                 data = await stream.readall()
             except ResourceNotFoundError:
@@ -70,7 +71,7 @@ class BlobPayloadStore:
         return verify(ref, data)
 
     async def check(self) -> None:
-        """Return if the storage answers, whether the container exists or not."""
+        """Check that the storage responds. The container need not exist."""
         async with answering("check"):
             await self._container.client.exists()
 
@@ -80,21 +81,21 @@ class BlobPayloadStore:
 
 
 class PayloadLinks(Protocol):
-    """The port that makes links. Each method raises Unavailable."""
+    """The interface that creates links to blobs. Each method raises Unavailable if it fails."""
 
     async def to_write(self, blob: str, expires_at: datetime) -> str:
-        """Return a URL that can write this blob, and nothing else."""
+        """Return a URL that allows only to write this blob."""
 
     async def to_read(
         self, blob: str, media_type: str, file_name: str, expires_at: datetime
     ) -> str:
-        """Return a URL that downloads this blob as a file with this type and name."""
+        """Return a URL that downloads this blob as a file with this media type and name."""
 
 
 class SignedPayloadLinks:
-    """Links into a container of an Azure storage account.
+    """Implements `PayloadLinks` with a container of Azure Blob Storage.
 
-    `public_url` is the account's address for callers, if it differs from the gateway's.
+    `public_url` is the storage account's URL for callers, if the gateway uses another URL.
     """
 
     def __init__(self, container: PayloadContainer, public_url: str | None = None) -> None:
@@ -102,14 +103,14 @@ class SignedPayloadLinks:
         self._public_url = public_url
 
     async def to_write(self, blob: str, expires_at: datetime) -> str:
-        """Return a URL that can write this blob, after creating the container if it is missing."""
+        """Create the container if missing; return a URL that allows only to write this blob."""
         await self._container.ensure()
         return await self._link(blob, BlobSasPermissions(create=True, write=True), expires_at)
 
     async def to_read(
         self, blob: str, media_type: str, file_name: str, expires_at: datetime
     ) -> str:
-        """Return a URL that downloads this blob as a file with this type and name."""
+        """Return a URL that downloads this blob as a file with this media type and name."""
         return await self._link(
             blob,
             BlobSasPermissions(read=True),

@@ -1,7 +1,8 @@
-"""Uploads: the ids, blob names and lifetimes of slots for large inputs.
+"""The ids, blob names and lifetimes of uploads, which are large inputs in blob storage.
 
-An id contains the time at which it was made, so nothing is stored for a slot. The name of the blob
-contains a digest of its tenant: with another tenant's id a caller names a blob that does not exist.
+An upload id contains its creation time, so the gateway stores nothing when it creates an id. The
+blob's name contains a digest of the tenant. Therefore a caller who uses the upload id of another
+tenant refers to a blob that does not exist.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from contract.names import UPLOADS, upload_blob
 from gateway.storage.blobs import Blobs
 
 UPLOAD_LIFETIME: Final = timedelta(hours=6)
-"""How long a slot takes data, and jobs can use the upload."""
+"""How long after its creation an upload URL accepts data, and jobs can use the upload."""
 
 _ID: Final = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
@@ -40,23 +41,23 @@ def upload_expiry(upload_id: str) -> datetime | None:
 
 
 def upload_blob_of(upload_id: str, tenant: str) -> str:
-    """Return the name of the blob of a tenant's upload."""
+    """Return the name of the blob that contains a tenant's upload."""
     return upload_blob(
         upload_id, hashlib.sha256(tenant.encode("utf-8", "replace")).hexdigest()[:16]
     )
 
 
 async def delete_expired_uploads(blobs: Blobs, expired_before: datetime) -> int:
-    """Delete the uploads that expired before this; return how many. Raises Unavailable.
+    """Delete the uploads that expired before this time; return the number of deleted uploads.
 
-    A job may read its upload until its own deadline, so `expired_before` has to be earlier than
-    now by the longest deadline.
+    A job may read its upload until the job's deadline. Therefore `expired_before` must be earlier
+    than now by at least the longest deadline. Raises Unavailable.
     """
     deleted = 0
     async for found in blobs.list(UPLOADS):
         expires_at = upload_expiry(found.name.removeprefix(UPLOADS).partition(".")[0])
         if expires_at is not None and expires_at > expired_before:
-            break  # the names are in the order of their times
+            break  # the names are sorted by their creation times
         await blobs.delete(found.name)
         deleted += 1
     return deleted

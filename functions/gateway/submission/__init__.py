@@ -1,1 +1,1 @@
-"""The submission of jobs: parse and validate a request, create its jobs, once for each key."""
+"""The submission of jobs: parse and validate a request, and create its jobs exactly once."""

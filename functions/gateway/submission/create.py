@@ -1,4 +1,4 @@
-"""Create jobs: store what is large, write the ticket, start the orchestration, wait for the end."""
+"""Create jobs: store a large input, write the ticket, start the orchestration, wait for the end."""
 
 import asyncio
 import math
@@ -42,9 +42,9 @@ from gateway.submission.parse import (
 from gateway.webhooks.sender import resolve_url
 
 LONGEST_REFUSAL_SECONDS: Final = 300
-"""The longest Retry-After of a refusal because of a long queue."""
+"""The longest Retry-After in seconds of a request that is refused because of a long queue."""
 
-# How much of an upload is read to check its type and its size in pixels.
+# How many bytes of an upload are read to check its media type and its size in pixels.
 _HEAD_BYTES: Final = 64 * 1024
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """What a job is created from."""
+    """The data from which a job is created."""
 
     model: ModelEntry
     submission: JobSubmission
@@ -62,7 +62,10 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class SubmittedJob:
-    """A job that a request submitted; `is_replay` if an earlier request had created it."""
+    """The job that a request has submitted.
+
+    `is_replay` is true if an earlier request with the same Idempotency-Key had created the job.
+    """
 
     job_id: str
     record: Record
@@ -71,7 +74,7 @@ class SubmittedJob:
 
 @dataclass(frozen=True, slots=True)
 class JobCreator:
-    """Creates jobs. Methods that need the orchestration take the durable client."""
+    """Creates jobs: prepares their tickets, starts their orchestrations and waits for their end."""
 
     settings: GatewaySettings
     estimates: WaitEstimates
@@ -84,10 +87,10 @@ class JobCreator:
     async def create(
         self, durable: Durable, new_jobs: Sequence[NewJob], wait_seconds: float
     ) -> list[SubmittedJob]:
-        """Create jobs that one request brings, and wait for their end.
+        """Create all jobs of a request, and wait for their end.
 
-        No job is started before all are prepared: if one is refused, the request is refused.
-        Raises HttpProblem or Unavailable.
+        All jobs are prepared before the first job is started, so a request with a job that must be
+        refused starts no job. Raises HttpProblem or Unavailable.
         """
         tickets = [await self.prepare(new_job) for new_job in new_jobs]
         ended = await gather_all(
@@ -99,10 +102,10 @@ class JobCreator:
         ]
 
     async def prepare(self, new_job: NewJob, job_id: str | None = None) -> Ticket:
-        """Check what the job needs, store a large input, and return the job's ticket.
+        """Check the submission, store the input if it is large, and return the job's ticket.
 
-        If the process dies after this, a blob is left that no job refers to. Raises HttpProblem or
-        Unavailable.
+        If the process dies after this, the blob remains although no job refers to it. Raises
+        HttpProblem or Unavailable.
         """
         model, submission = new_job.model, new_job.submission
         self._refuse_if_saturated(model, submission)
@@ -130,8 +133,8 @@ class JobCreator:
     ) -> Record | None:
         """Start a job; return its final record, or None if it does not end within the wait.
 
-        Raises Unavailable if the job may not have been started. After the start a failure of the
-        storage does not raise: the job exists.
+        Raises Unavailable if the job may not have been started. After the start, a failure of the
+        storage raises no error, because the job exists.
         """
         with self.waiters.waiting(ticket.job_id) as waiter:
             await durable.start(ticket.job_id, ticket.text)
@@ -141,7 +144,7 @@ class JobCreator:
             return await self.jobs.wait(durable, ticket.job_id, initial, waiter, wait_seconds)
 
     def _refuse_if_saturated(self, model: ModelEntry, submission: JobSubmission) -> None:
-        """Raise the problem saturated if, at the model's recent speed, the job would expire."""
+        """Raise the problem saturated if the job would expire at the model's recent speed."""
         if not self.settings.refuse_when_saturated:
             return
         deadline_seconds = submission.deadline_seconds
@@ -151,20 +154,20 @@ class JobCreator:
         seconds = min(LONGEST_REFUSAL_SECONDS, math.ceil(late_seconds))
         raise HttpProblem(
             problems.SATURATED,
-            f"the jobs before it take {deadline_seconds + late_seconds:.0f} s, and the job has "
-            f"{deadline_seconds:.0f} s",
+            f"the job would take about {deadline_seconds + late_seconds:.0f} s, but its deadline "
+            f"is in {deadline_seconds:.0f} s",
             headers={"Retry-After": str(seconds)},
         )
 
     async def _check_addresses(self, submission: JobSubmission) -> None:
-        """Raise the problem invalid-input if the submission has a URL that must not be called."""
+        """Raise the problem invalid-input if the submission contains a forbidden URL."""
         if submission.url is not None:
             await self._check_address("input.url", submission.url.url)
         if submission.webhook_url is not None:
             if not self.settings.webhook_secrets:
                 raise HttpProblem(
                     problems.INVALID_INPUT,
-                    "webhook.url: this gateway sends no webhooks; it has no WEBHOOK_SECRETS",
+                    "webhook.url: this gateway sends no webhooks: WEBHOOK_SECRETS is not set",
                 )
             await self._check_address("webhook.url", submission.webhook_url)
 
@@ -175,7 +178,7 @@ class JobCreator:
             raise HttpProblem(problems.INVALID_INPUT, f"{option}: {error}") from None
 
     async def _store_input(self, new_job: NewJob, job_id: str) -> InputPayload:
-        """Return the input as it goes into the message, after storing it if it is large."""
+        """Return the input payload for the message, after storing the input in a blob if large."""
         submission = new_job.submission
         if submission.url is not None:
             return submission.url
@@ -190,10 +193,10 @@ class JobCreator:
         return InlineBytes(submission.media_type, submission.data)
 
     async def _find_upload(self, new_job: NewJob, upload_id: str) -> PayloadRef:
-        """Return a reference to the tenant's upload, after checking it against the model.
+        """Return a reference to the tenant's upload, after checking that the model accepts it.
 
-        Only its first bytes are read. The reference has the ETag, so the worker refuses data that
-        is written to the slot later. Raises HttpProblem or Unavailable.
+        Only the first bytes of the blob are read. The reference contains the blob's ETag, so the
+        worker refuses the upload if it is overwritten later. Raises HttpProblem or Unavailable.
         """
         expires_at = upload_expiry(upload_id)
         blob = upload_blob_of(upload_id, new_job.tenant)
@@ -202,8 +205,8 @@ class JobCreator:
         if found is None:
             raise HttpProblem(
                 problems.INVALID_INPUT,
-                f"there is no upload {upload_id[:100]!r}: nothing was sent to its URL, or it has "
-                "expired",
+                f"there is no upload {upload_id[:100]!r}: nothing was sent to its URL, or the "
+                "upload has expired",
             )
         check_coding(found.content_encoding)
         check_upload_size(new_job.model, found.size_bytes)
@@ -217,7 +220,7 @@ class JobCreator:
 
 
 async def gather_all(awaitables: Sequence[Awaitable[T]]) -> list[T]:
-    """Return all results. If some fail, raise the first error after all have finished."""
+    """Wait for all awaitables; return their results, or raise the first of their errors."""
     if len(awaitables) == 1:
         return [await awaitables[0]]
     found = await asyncio.gather(*awaitables, return_exceptions=True)

@@ -1,20 +1,20 @@
-"""Idempotency keys: all requests of a tenant under one key make one job.
+"""Idempotency keys: all requests of a tenant with the same key create one job.
 
 The header follows the IETF draft "The Idempotency-Key HTTP Header Field" with one difference: while
-the first request is in progress, a repeat gets the same job in place of 409.
+the first request is in progress, a repeated request waits for the same job and does not get 409.
 
-The first request writes a claim, a blob that must not exist, and starts the job that the claim
-names. All others find the claim and wait for that job. A job must not be started twice: Durable
-refuses a second instance of an id while the first runs, but replaces one that has ended. So:
+The first request creates a blob, the claim, which contains a job id, and starts this job. All other
+requests find the claim and wait for its job. A job must not be started twice. Durable Functions
+refuses to start an instance that is running, but replaces an instance that has ended. Therefore:
 
 - Only the request that has just written the claim starts the job, within FRESH_SECONDS.
-- A request that finds a claim without an instance waits WATCH_SECONDS, which is much longer, for
-  the instance to appear. If it does not appear, and the claim has not been written again since
-  (If-Match), its writer has died or was too slow to start. Then this request writes the claim again
-  and starts the same job id.
+- A request that finds a claim whose job has no instance waits WATCH_SECONDS for the instance, which
+  is much longer. If the instance does not appear, the writer of the claim has died or was too slow.
+  The waiting request then writes the claim again, on condition that the claim has not changed
+  (If-Match), and starts the job with the same id.
 
-No comparison of clocks of two machines is needed: each process measures its own durations, and the
-ETag orders the writers.
+The clocks of different machines are never compared. Each process measures its own durations, and
+the ETag decides which writer is first.
 """
 
 import asyncio
@@ -43,26 +43,26 @@ from gateway.storage.blobs import Blobs, SmallBlob
 from gateway.submission.create import JobCreator, NewJob, SubmittedJob, gather_all
 
 CLAIMS: Final = "claims/"
-"""The prefix of the names of claims."""
+"""The prefix of the names of blobs that contain claims."""
 
 LIFETIME_HOURS: Final = 24
 FRESH_SECONDS: Final = 1.0
 WATCH_SECONDS: Final = 4.0
 
 _MAX_ROUNDS: Final = 5
-# The method of all routes that take a key. It is part of the fingerprint in stored claims.
+# The method of all routes that accept a key. It is part of the fingerprint in stored claims.
 _METHOD: Final = "POST"
 
 
 def claim_blob(tenant: str, key: str) -> str:
-    """Return the name of the blob with the claim on a tenant's key."""
-    # With the length, "a" + "bc" and "ab" + "c" give different names.
+    """Return the name of the blob that contains the claim for a tenant's key."""
+    # Because of the length, "a" + "bc" and "ab" + "c" have different names.
     text = f"{len(tenant)}:{tenant}:{key}".encode("utf-8", "replace")
     return f"{CLAIMS}{hashlib.sha256(text).hexdigest()}"
 
 
 def fingerprint(method: str, model: str, data: bytes, options: Mapping[str, object]) -> str:
-    """Return a digest of what two requests under one key must have in common."""
+    """Return a digest of everything that all requests with the same key must have in common."""
     parts = {
         **{name: _plain(value) for name, value in options.items()},
         "method": method,
@@ -80,7 +80,7 @@ def _plain(value: object) -> object:
 
 
 def _fingerprint_of(new_job: NewJob) -> str:
-    # A new field of JobSubmission becomes part of the fingerprint.
+    # All fields of JobSubmission, including future fields, are part of the fingerprint.
     submission = new_job.submission
     options = {
         field.name: getattr(submission, field.name)
@@ -92,7 +92,7 @@ def _fingerprint_of(new_job: NewJob) -> str:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyClaim:
-    """The job of a key, and the fingerprint of the request that it was first sent with."""
+    """A claim: the job of a key, and the fingerprint of the first request with this key."""
 
     job_id: str
     fingerprint: str
@@ -109,7 +109,7 @@ class IdempotencyClaim:
 
 
 def decode_claim(data: bytes) -> IdempotencyClaim | None:
-    """Read a claim. Returns None if the bytes are not a claim; then the key is free."""
+    """Read a claim. Returns None if the bytes are not a claim, so that the key can be used."""
     try:
         fields = Fields(json.loads(data))
         return IdempotencyClaim(
@@ -121,7 +121,7 @@ def decode_claim(data: bytes) -> IdempotencyClaim | None:
 
 @dataclass(frozen=True, slots=True)
 class _KeyedJob:
-    """A job to create, unless the claim on its key names one."""
+    """A job to create if the claim for its key does not name a job yet."""
 
     new_job: NewJob
     claim_blob: str
@@ -130,7 +130,7 @@ class _KeyedJob:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKeys:
-    """Creates the jobs of requests with an Idempotency-Key."""
+    """Creates the jobs of requests that have an Idempotency-Key."""
 
     blobs: Blobs
     jobs: Jobs
@@ -138,12 +138,12 @@ class IdempotencyKeys:
     waiters: Waiters
     clock: Clock
     lifetime: timedelta
-    """How long a claim holds. Not longer than its job is kept, or the job would run again."""
+    """How long a claim is valid. It must not outlive its job, or the job would run again."""
 
     async def create(
         self, durable: Durable, key: str, new_job: NewJob, wait_seconds: float
     ) -> SubmittedJob:
-        """Create the job of a request unless its key has one, and wait for its end.
+        """Create a job unless the key already has a job; wait for the end of the job.
 
         Raises HttpProblem or Unavailable.
         """
@@ -154,7 +154,7 @@ class IdempotencyKeys:
     async def create_all(
         self, durable: Durable, key: str, new_jobs: Sequence[NewJob], wait_seconds: float
     ) -> list[SubmittedJob]:
-        """Do the same for a request that may bring several jobs: all of them belong to its key."""
+        """Create all jobs of a request unless the key already has jobs; wait for their end."""
         first = new_jobs[0]
         fingerprints = "\n".join(_fingerprint_of(new_job) for new_job in new_jobs)
         common = fingerprint(
@@ -163,8 +163,8 @@ class IdempotencyKeys:
         keyed = _KeyedJob(first, claim_blob(first.tenant, key), common)
         if len(new_jobs) == 1:
             return [await self._create_one(durable, keyed, wait_seconds)]
-        # The first job's claim shows whether the key is free, so the other jobs start after it.
-        # Their claims are named after that job, with a line break, which a key cannot contain.
+        # The first job's claim decides whether the key is free, so it is created first. The names
+        # of the other claims contain its id and a line break, which a key cannot contain.
         created = await self._create_one(durable, keyed, 0)
         others = [
             _KeyedJob(new_job, claim_blob(new_job.tenant, f"{created.job_id}\n{number}"), common)
@@ -180,11 +180,11 @@ class IdempotencyKeys:
     async def _create_one(
         self, durable: Durable, keyed: _KeyedJob, wait_seconds: float
     ) -> SubmittedJob:
-        """Return the job of the key, created if there is none, after waiting for its end.
+        """Create the key's job if there is none, wait for the end of the job, and return it.
 
-        Raises HttpProblem if the key was first sent with another request.
+        Raises HttpProblem if the key was first sent with a different request.
         """
-        # A small job costs nothing to prepare, so it is claimed before looking for a claim.
+        # A job with a small input is cheap to prepare, so its claim is written without reading.
         limit_bytes = self.creator.settings.inline_limit_bytes
         skips_look = fits_inline(len(keyed.new_job.submission.data), limit_bytes)
         for _ in range(_MAX_ROUNDS):
@@ -194,7 +194,7 @@ class IdempotencyKeys:
                 if claim.fingerprint != keyed.fingerprint:
                     raise HttpProblem(
                         problems.IDEMPOTENCY_MISMATCH,
-                        "the Idempotency-Key was first sent with another request",
+                        "the Idempotency-Key was first sent with a different request",
                     )
                 instance = await self._watch(durable, claim.job_id)
                 if instance is not None:
@@ -204,14 +204,14 @@ class IdempotencyKeys:
             try:
                 created = await self._claim_and_start(durable, keyed, claim, blob, wait_seconds)
             except HttpProblem:
-                # A new job is refused, but an earlier request may have been accepted.
+                # A new job would be refused, but an earlier request with this key may exist.
                 if not skips_look:
                     raise
                 created = None
             if created is not None:
                 return created
             skips_look = False
-        raise Unavailable("blobs", "the claim on the key was changed by others too often")
+        raise Unavailable("blobs", "the claim for the key was changed too often by other requests")
 
     def _has_expired(self, claim: IdempotencyClaim) -> bool:
         return self.clock() - claim.created_at >= self.lifetime
@@ -224,9 +224,10 @@ class IdempotencyKeys:
         blob: SmallBlob | None,
         wait_seconds: float,
     ) -> SubmittedJob | None:
-        """Write the claim and start its job; None if another request wrote the claim first.
+        """Write the claim and start its job; return None if another request wrote it first.
 
-        `claim` is one whose writer did not start the job; `blob` is what the claim replaces.
+        `claim` is an existing claim whose writer did not start the job, if there is one. `blob` is
+        the existing blob that the new claim replaces.
         """
         job_id = claim.job_id if claim else str(uuid7())
         created_at = claim.created_at if claim else self.clock()
@@ -250,12 +251,12 @@ class IdempotencyKeys:
     async def _discard(self, ticket: Ticket) -> None:
         """Delete the stored input of a job that will not be started."""
         if isinstance(ticket.request().input, PayloadRef):
-            # If this fails, a blob is left that no job refers to.
+            # If the deletion fails, the blob remains although no job refers to it.
             with contextlib.suppress(Unavailable):
                 await self.blobs.delete(input_blob(ticket.job_id))
 
     async def _watch(self, durable: Durable, job_id: str) -> InstanceSnapshot | None:
-        """Return the job's instance as soon as it exists; None if not within WATCH_SECONDS."""
+        """Wait up to WATCH_SECONDS until the job's instance exists; return it, or None."""
         loop = asyncio.get_running_loop()
         end, pause_seconds = loop.time() + WATCH_SECONDS, FIRST_PAUSE_SECONDS
         with self.waiters.waiting(job_id) as waiter:
@@ -272,14 +273,14 @@ class IdempotencyKeys:
     ) -> SubmittedJob:
         found = await self.jobs.record_of(job_id, instance)
         if found is None:
-            raise Unavailable("durable", f"the instance {job_id} is not a job")
+            raise Unavailable("durable", f"the instance {job_id} does not run a job")
         replayed = SubmittedJob(job_id, found, is_replay=True)
         return await self._wait(durable, replayed, wait_seconds)
 
     async def _wait(
         self, durable: Durable, submitted: SubmittedJob, wait_seconds: float
     ) -> SubmittedJob:
-        """Return the job as it is once it has ended, or unchanged if the wait is over before."""
+        """Wait for the end of the job; return it with the final record if it ends in time."""
         job_id, record = submitted.job_id, submitted.record
         if is_final(record):
             return submitted
@@ -289,11 +290,11 @@ class IdempotencyKeys:
 
 
 async def delete_expired_claims(blobs: Blobs, expired_before: datetime) -> int:
-    """Delete the claims that were written before this; return how many. Raises Unavailable."""
+    """Delete claims written before this time; return the number deleted. Raises Unavailable."""
     deleted = 0
     async for found in blobs.list(CLAIMS):
         if found.modified_at < expired_before:
-            # The ETag protects a claim that was written again since it was listed.
+            # The ETag prevents the deletion of a claim that was written again in the meantime.
             await blobs.delete(found.name, found.etag)
             deleted += 1
     return deleted

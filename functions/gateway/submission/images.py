@@ -1,7 +1,8 @@
 """Read the width and height of a picture from its header.
 
-A picture of a few kilobytes can unpack to gigabytes, so its size is checked before it is decoded.
-Layouts: ITU-T T.81 annex B (JPEG), the PNG specification 11.2.2, RFC 9649 (WebP).
+A picture of a few kilobytes can decode to gigabytes, so its size is checked before it is decoded.
+The formats are defined in ITU-T T.81 annex B (JPEG), the PNG specification 11.2.2 and RFC 9649
+(WebP).
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +12,8 @@ from gateway.errors import UnreadableImage
 
 PixelSize = tuple[int, int]
 
-# Start-of-frame markers; the gaps are tables (C4), an extension (C8) and arithmetic coding (CC).
+# Start-of-frame markers. The excluded ones are tables (C4), an extension (C8) and arithmetic
+# coding (CC).
 _JPEG_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_WITHOUT_LENGTH: Final = frozenset(range(0xD0, 0xD9)) | {0x01}
 _JPEG_END_OF_IMAGE: Final = 0xD9
@@ -19,16 +21,16 @@ _JPEG_START_OF_SCAN: Final = 0xDA
 
 
 def read_dimensions(media_type: str, data: bytes) -> PixelSize | None:
-    """Return width and height in pixels; None if the media type is not PNG, JPEG or WebP.
+    """Return the width and height in pixels; None if the media type is not PNG, JPEG or WebP.
 
-    Raises UnreadableImage if the header is cut off, wrong, or has a width or height of 0.
+    Raises UnreadableImage if the header is incomplete or wrong, or the width or height is 0.
     """
     reader = _READERS.get(media_type)
     if reader is None:
         return None
     width, height = reader(data)
     if not width or not height:
-        raise UnreadableImage("the picture has no width or no height")
+        raise UnreadableImage("the picture has a width or height of 0")
     return width, height
 
 
@@ -59,13 +61,13 @@ def _jpeg(data: bytes) -> PixelSize:
             return _jpeg_frame(data[position + 1 : position + 8])
         length = int.from_bytes(data[position + 1 : position + 3])
         if length < 2:
-            raise UnreadableImage("the JPEG has a segment without length")
+            raise UnreadableImage("the JPEG has a segment with an invalid length")
         position += 1 + length
 
 
 def _jpeg_frame(segment: bytes) -> PixelSize:
     if len(segment) < 7:
-        raise UnreadableImage("the JPEG ends in its frame header")
+        raise UnreadableImage("the JPEG ends within its frame header")
     return int.from_bytes(segment[5:7]), int.from_bytes(segment[3:5])
 
 
@@ -83,7 +85,7 @@ def _webp(data: bytes) -> PixelSize:
             int.from_bytes(data[26:28], "little") & 0x3FFF,
             int.from_bytes(data[28:30], "little") & 0x3FFF,
         )
-    raise UnreadableImage("the WebP has no known kind of frame")
+    raise UnreadableImage("the WebP has an unknown kind of frame")
 
 
 _READERS: Final[Mapping[str, Callable[[bytes], PixelSize]]] = {

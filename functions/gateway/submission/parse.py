@@ -1,4 +1,7 @@
-"""Parse and validate a submission: its body, in one of three forms, and its options."""
+"""Parse and validate the submission of a job: its input and its options.
+
+The body is the input itself, a multipart form, or a JSON object that contains the input.
+"""
 
 import base64
 import binascii
@@ -27,10 +30,11 @@ _ENVELOPE_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class JobSubmission:
-    """A validated submission.
+    """The validated input and options of a job.
 
-    `data` is empty if the worker downloads the input from a `url` or an `upload`. The upload is
-    checked later: a repeat under an idempotency key is valid for longer than the upload.
+    `data` is empty if the worker gets the input from `url` or `upload`. The upload is checked
+    later, because a repeated request with an Idempotency-Key is valid even after the upload has
+    expired.
     """
 
     media_type: str
@@ -46,7 +50,7 @@ class JobSubmission:
 async def parse_submission(
     request: Request, model: ModelEntry, options: Mapping[str, str]
 ) -> JobSubmission:
-    """Read and validate a request. `options` are those of the query. Raises HttpProblem."""
+    """Parse and validate a request. `options` are the query's options. Raises HttpProblem."""
     content_type = request.headers.get("content-type", "")
     kind = media.essence(content_type)
     check_coding(request.headers.get("content-encoding", ""))
@@ -54,7 +58,8 @@ async def parse_submission(
     if upload := options.get("upload"):
         if await request.body():
             raise HttpProblem(
-                problems.MALFORMED_REQUEST, "upload: is the input, so the body must be empty"
+                problems.MALFORMED_REQUEST,
+                "upload: the request names an upload as its input, so its body must be empty",
             )
         return _from_upload(model, kind or None, upload, options)
     if kind == "multipart/form-data":
@@ -73,7 +78,7 @@ def _check_announced_size(request: Request, model: ModelEntry, kind: str) -> Non
 
 def _allowance_bytes(model: ModelEntry, kind: str) -> int:
     if kind == media.JSON:
-        return model.max_input_bytes // 3 + _ENVELOPE_BYTES  # base64 needs four bytes for three
+        return model.max_input_bytes // 3 + _ENVELOPE_BYTES  # base64 adds a third to the size
     return _ENVELOPE_BYTES if kind == "multipart/form-data" else 0
 
 
@@ -96,9 +101,13 @@ def _form_options(form: FormData) -> dict[str, str]:
         if name == "file":
             continue
         if name not in _OPTIONS or isinstance(value, UploadFile):
-            raise HttpProblem(problems.MALFORMED_REQUEST, f"unknown part {name[:100]!r}")
+            raise HttpProblem(
+                problems.MALFORMED_REQUEST, f"unknown part {name[:100]!r} in the form; remove it"
+            )
         if name in options:
-            raise HttpProblem(problems.MALFORMED_REQUEST, f"{name}: is given more than once")
+            raise HttpProblem(
+                problems.MALFORMED_REQUEST, f"{name}: this option is given more than once"
+            )
         options[name] = value
     return options
 
@@ -113,9 +122,11 @@ def _from_envelope(body: bytes, model: ModelEntry, options: Mapping[str, str]) -
         raise HttpProblem(problems.MALFORMED_REQUEST, 'expected {"input": {…}, …}')
     _refuse_unknown("", envelope, _MEMBERS)
     for name in _NOT_TEXT:
-        # They are texts only in queries and forms.
+        # They are strings only in queries and forms.
         if isinstance(envelope.get(name), str):
-            raise HttpProblem(problems.MALFORMED_REQUEST, f"{name}: cannot be a text in JSON")
+            raise HttpProblem(
+                problems.MALFORMED_REQUEST, f"{name}: must not be a string in a JSON body"
+            )
     source = envelope.pop("input")
     given_options = {**options, **_with_webhook_url(envelope)}
     _refuse_unknown("input.", source, {*_INPUTS, "media_type"})
@@ -126,7 +137,7 @@ def _from_envelope(body: bytes, model: ModelEntry, options: Mapping[str, str]) -
         )
     announced = source.get("media_type")
     if announced is not None and not isinstance(announced, str):
-        raise HttpProblem(problems.MALFORMED_REQUEST, "input.media_type: expected a text")
+        raise HttpProblem(problems.MALFORMED_REQUEST, "input.media_type: expected a string")
     if given[0] == "upload":
         return _from_upload(model, announced, source["upload"], given_options)
     if given[0] == "url":
@@ -140,7 +151,7 @@ def _from_upload(
     model: ModelEntry, announced: str | None, upload: Json, options: Mapping[str, Json]
 ) -> JobSubmission:
     if not isinstance(upload, str):
-        raise HttpProblem(problems.MALFORMED_REQUEST, "input.upload: expected a text")
+        raise HttpProblem(problems.MALFORMED_REQUEST, "input.upload: expected a string")
     return _make_submission(model, media.essence(announced or ""), b"", options, upload=upload)
 
 
@@ -148,7 +159,7 @@ def _from_url(
     model: ModelEntry, announced: str | None, url: Json, options: Mapping[str, Json]
 ) -> JobSubmission:
     if not isinstance(url, str):
-        raise HttpProblem(problems.MALFORMED_REQUEST, "input.url: expected a text")
+        raise HttpProblem(problems.MALFORMED_REQUEST, "input.url: expected a string")
     media_type = media.essence(announced) if announced else None
     if media_type:
         check_accepted(model, media_type)
@@ -156,7 +167,7 @@ def _from_url(
 
 
 def _with_webhook_url(envelope: dict[str, Json]) -> dict[str, Json]:
-    """Return the envelope's options with the names that they have in a query."""
+    """Return the options of a JSON body under the names that they have in a query."""
     webhook = envelope.pop("webhook", None)
     if webhook is None:
         return envelope
@@ -169,21 +180,25 @@ def _with_webhook_url(envelope: dict[str, Json]) -> dict[str, Json]:
 def _refuse_unknown(path: str, found: Mapping[str, Json], known: Collection[str]) -> None:
     for name in found:
         if name not in known:
-            raise HttpProblem(problems.MALFORMED_REQUEST, f"unknown member {path}{name[:100]}")
+            raise HttpProblem(
+                problems.MALFORMED_REQUEST, f"unknown member {path}{name[:100]}; remove it"
+            )
 
 
 def _decode_input(form: str, value: Json) -> tuple[bytes, str | None]:
-    """Return the bytes of `input`, and their media type if its form gives one."""
+    """Return the content of `input`, and its media type if the form determines it."""
     try:
         if form == "json":
             return encode_json(value), media.JSON
         if not isinstance(value, str):
-            raise HttpProblem(problems.MALFORMED_REQUEST, f"input.{form}: expected a text")
+            raise HttpProblem(problems.MALFORMED_REQUEST, f"input.{form}: expected a string")
         if form == "text":
             return value.encode(), media.TEXT
         return base64.b64decode(value, validate=True), None
     except (binascii.Error, ValueError):
-        raise HttpProblem(problems.MALFORMED_REQUEST, f"input.{form}: cannot be decoded") from None
+        raise HttpProblem(
+            problems.MALFORMED_REQUEST, f"input.{form}: the value cannot be decoded"
+        ) from None
 
 
 def _from_bytes(
@@ -212,32 +227,35 @@ MAX_PARAMETERS_BYTES: Final = 16 * 1024
 
 
 def check_coding(content_encoding: str) -> None:
-    """Raise the problem unsupported-media-type if the body is compressed."""
+    """Raise the problem unsupported-media-type if the content is compressed."""
     if content_encoding.strip().lower() not in {"", "identity"}:
         raise HttpProblem(
             problems.UNSUPPORTED_MEDIA_TYPE,
-            "Content-Encoding is not supported",
+            "the content must not be compressed: Content-Encoding is not supported",
             headers={"Accept-Encoding": "identity"},
         )
 
 
 def check_size(model: ModelEntry, size_bytes: int, allowance_bytes: int = 0) -> None:
-    """Raise the problem payload-too-large. The allowance is for the text around the payload."""
+    """Raise the problem payload-too-large if a payload exceeds the model's limit.
+
+    `allowance_bytes` is added to the limit, for the JSON or form around the payload.
+    """
     if size_bytes > model.max_input_bytes + allowance_bytes:
         raise HttpProblem(
             problems.PAYLOAD_TOO_LARGE,
-            f"{model.name} takes up to {model.max_input_bytes} bytes in a request; "
-            f"POST /v1/uploads takes up to {model.max_upload_bytes}",
+            f"{model.name} accepts at most {model.max_input_bytes} bytes in a request, and at most "
+            f"{model.max_upload_bytes} bytes in an upload (POST /v1/uploads)",
             limit_bytes=model.max_input_bytes,
         )
 
 
 def check_upload_size(model: ModelEntry, size_bytes: int) -> None:
-    """Raise the problem payload-too-large if an upload is over the model's limit."""
+    """Raise the problem payload-too-large if an upload exceeds the model's limit."""
     if size_bytes > model.max_upload_bytes:
         raise HttpProblem(
             problems.PAYLOAD_TOO_LARGE,
-            f"{model.name} takes uploads of up to {model.max_upload_bytes} bytes",
+            f"{model.name} accepts uploads of at most {model.max_upload_bytes} bytes",
             limit_bytes=model.max_upload_bytes,
         )
 
@@ -245,13 +263,13 @@ def check_upload_size(model: ModelEntry, size_bytes: int) -> None:
 def check_media_type(
     model: ModelEntry, announced: str | None, data: bytes, *, is_whole: bool = True
 ) -> str:
-    """Return the payload's media type, after checking it against the model and the bytes.
+    """Return the payload's media type, after checking that the model and the content allow it.
 
     Args:
         model: The model of the job.
-        announced: The media type in the request; None if it has none.
+        announced: The media type in the request; None if the request gives none.
         data: The payload, or its first bytes.
-        is_whole: Whether `data` is the whole payload.
+        is_whole: Whether `data` is the complete payload.
 
     Raises HttpProblem.
     """
@@ -264,15 +282,15 @@ def check_media_type(
     check_accepted(model, media_type)
     is_readable = media_type != media.JSON or not is_whole or _is_json(data)
     if not media.agrees(media_type, data) or not is_readable:
-        raise _unsupported(model, f"the bytes are not {media_type}")
+        raise _unsupported(model, f"the content is not {media_type}")
     _check_pixels(model, media_type, data, is_whole=is_whole)
     return media_type
 
 
 def check_accepted(model: ModelEntry, media_type: str) -> None:
-    """Raise the problem unsupported-media-type if the model does not take this type."""
+    """Raise the problem unsupported-media-type if the model does not accept the media type."""
     if media_type not in model.media_types:
-        raise _unsupported(model, f"{model.name} does not take {media_type[:100]!r}")
+        raise _unsupported(model, f"{model.name} does not accept {media_type[:100]!r}")
 
 
 def _is_json(data: bytes) -> bool:
@@ -287,7 +305,7 @@ def _unsupported(model: ModelEntry, what: str) -> HttpProblem:
     accepted = list(model.media_types)
     return HttpProblem(
         problems.UNSUPPORTED_MEDIA_TYPE,
-        f"{what}; accepted are {', '.join(accepted)}",
+        f"{what}; the accepted types are {', '.join(accepted)}",
         headers={"Accept-Post": ", ".join(accepted)},
         accepted=accepted,
     )
@@ -300,34 +318,34 @@ def _check_pixels(model: ModelEntry, media_type: str, data: bytes, *, is_whole: 
         size = read_dimensions(media_type, data)
     except UnreadableImage as error:
         if not is_whole:
-            return  # the header may be further on; the worker checks it before decoding
+            return  # the header may follow later; the worker checks it before decoding
         raise HttpProblem(problems.INVALID_INPUT, str(error)) from None
     if size is not None and size[0] * size[1] > model.max_pixels:
         raise HttpProblem(
             problems.INVALID_INPUT,
-            f"the picture has {size[0]} by {size[1]} pixels, {model.name} takes up to "
-            f"{model.max_pixels} in all",
+            f"the picture has {size[0]} by {size[1]} pixels; {model.name} accepts at most "
+            f"{model.max_pixels} pixels in total",
             limit_pixels=model.max_pixels,
         )
 
 
 def parse_options(model: ModelEntry, options: Mapping[str, Json]) -> tuple[dict[str, Json], int]:
-    """Return the parameters and the deadline in seconds. In a query or form they are texts."""
+    """Return the model's parameters, and the seconds until the deadline. Raises HttpProblem."""
     return _parse_parameters(options.get("parameters")), _parse_deadline(
         model, options.get("deadline_seconds")
     )
 
 
 def parse_webhook_url(options: Mapping[str, Json]) -> str | None:
-    """Return the webhook's URL, or None. Its address is checked later."""
+    """Return the webhook's URL, or None. The SSRF guard checks its address later."""
     url = options.get("webhook_url")
     if url is not None and not isinstance(url, str):
-        raise HttpProblem(problems.MALFORMED_REQUEST, "webhook.url: expected a text")
+        raise HttpProblem(problems.MALFORMED_REQUEST, "webhook.url: expected a string")
     return url
 
 
 def parse_priority(options: Mapping[str, Json]) -> Priority:
-    """Return the priority of the job."""
+    """Return the requested priority, which is normal by default. Raises HttpProblem."""
     given = options.get("priority")
     try:
         return Priority.NORMAL if given is None else Priority(given)
@@ -348,7 +366,8 @@ def _parse_parameters(given: Json) -> dict[str, Json]:
         raise HttpProblem(problems.MALFORMED_REQUEST, "parameters: expected a JSON object")
     if size_bytes > MAX_PARAMETERS_BYTES:
         raise HttpProblem(
-            problems.MALFORMED_REQUEST, f"parameters: more than {MAX_PARAMETERS_BYTES} bytes"
+            problems.MALFORMED_REQUEST,
+            f"parameters: expected at most {MAX_PARAMETERS_BYTES} bytes of JSON",
         )
     return value
 

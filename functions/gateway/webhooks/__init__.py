@@ -1,5 +1,5 @@
-"""Webhooks: an ended job is posted to the URL of its submission, for up to a day.
+"""Webhooks: when a job has ended, it is posted to the URL that its submission named.
 
-A job's orchestration starts another one, `webhook`, just before it ends. So the job is final, and
-its callers have the answer, before the receiver is contacted.
+Just before a job's orchestration ends, it starts the orchestration `webhook`, which tries to
+deliver for a day. Therefore the job is final before the receiver is contacted.
 """

@@ -1,7 +1,7 @@
 """The activities that deliver webhooks.
 
-Each may run more than once. The event's id is the same each time, so the receiver can ignore
-repeats.
+Each activity may run more than once. The event id is the same each time, so the receiver can ignore
+repeated events.
 """
 
 import json
@@ -25,7 +25,7 @@ _GONE: Final = 410
 
 @dataclass(frozen=True, slots=True)
 class WebhookReply:
-    """A reply to a producer's webhook, and the id of its event."""
+    """A reply to post to a producer's webhook, and the id of the webhook event."""
 
     job_id: str
     event: str
@@ -34,9 +34,9 @@ class WebhookReply:
 
 
 async def start_delivery(job_id: str, durable: Durable) -> None:
-    """Start the delivery of an ended job's webhook, unless it was started before."""
+    """Start the delivery of an ended job's webhook, unless the delivery was started before."""
     instance_id = webhook_instance(job_id)
-    # A second start would repeat a finished delivery.
+    # A second start would repeat a delivery that has ended.
     if await durable.status(instance_id) is None:
         await durable.start(instance_id, delivery_input(job_id), ORCHESTRATOR_WEBHOOK)
 
@@ -44,7 +44,7 @@ async def start_delivery(job_id: str, durable: Durable) -> None:
 async def start_reply_delivery(reply: WebhookReply, instance_id: str, durable: Durable) -> None:
     """Start the delivery of a reply to a producer's webhook, unless it was started before.
 
-    The reply is part of the orchestration's input, since it cannot be read from a job.
+    The orchestration's input contains the reply, because there is no job to read it from.
     """
     if await durable.status(instance_id) is None:
         text = delivery_input(reply.job_id, told=asdict(reply))
@@ -62,7 +62,7 @@ class WebhookActivities:
     clock: Clock
 
     async def deliver_job(self, job_id: str, durable: Durable) -> str:
-        """Try once to deliver an ended job; return the outcome of the attempt as JSON text."""
+        """Post an ended job to its webhook once; return the outcome of the attempt as JSON."""
         instance = await durable.status(job_id)
         found = await self.jobs.record_of(job_id, instance) if instance else None
         now = self.clock()
@@ -75,7 +75,7 @@ class WebhookActivities:
         return await self._post(url, event_id(job_id), encode_json(job))
 
     async def deliver_reply(self, text: str) -> str:
-        """Try once to deliver a WebhookReply; return the outcome of the attempt as JSON text."""
+        """Post a WebhookReply in JSON once; return the outcome of the attempt as JSON."""
         reply = WebhookReply(**json.loads(text))
         return await self._post(reply.url, reply.event, reply.body.encode())
 

@@ -1,18 +1,18 @@
 """The orchestration that delivers one webhook. It is replayed, so it must be deterministic.
 
     deliver ──▶ 2xx ▶ delivered, 410 ▶ stopped
-       ▲  └───▶ else wait: a durable timer, or an operator's event `wake-N`
+       ▲  └───▶ otherwise wait for a durable timer, or an operator's event `wake-N`
        └──────────┘                      └─▶ failed, after 24 hours
 
-Each wait has its own event name, since the Python SDK gives an event to all waits for its name.
+Each wait has its own event name, because the Python SDK passes an event to all waits for its name.
 
-The orchestration shows its delivery log as custom status and output:
+The custom status and the output of the orchestration are the delivery log:
 
     {"state": "pending" | "delivered" | "stopped" | "failed",
-     "attempts": [{"at", "status": the receiver's or null, "error": a class or null}, …],
+     "attempts": [{"at", "status": an HTTP status or null, "error": a code or null}, …],
      "next_attempt_at": a time or null}
 
-Of the receiver's response only the status is kept.
+The log contains only the status of the receiver's response.
 """
 
 import hashlib
@@ -32,16 +32,17 @@ from gateway.durable import InstanceSnapshot
 from gateway.jobs.model import Time
 
 WINDOW: Final = timedelta(hours=24)
-"""How long a delivery is tried."""
+"""How long the gateway tries to deliver a webhook."""
 
 FIRST_SECONDS: Final = 2.0
 LONGEST_SECONDS: Final = 3600.0
 
 
 def retry_pause_seconds(instance_id: str, failures: int) -> float:
-    """Return the pause after this many failures: doubling up to an hour, with a jitter of 25 %.
+    """Return the pause in seconds after this number of failed attempts.
 
-    The jitter is computed from the instance's id, so a replay gives the same pause.
+    The pause doubles up to an hour, and varies by up to 25 %. The variation is computed from the
+    instance id, so that a replay gets the same pause.
     """
     full_seconds = min(FIRST_SECONDS * 2.0 ** min(failures - 1, 32), LONGEST_SECONDS)
     digest = hashlib.sha256(f"{instance_id}:{failures}".encode()).digest()
@@ -55,18 +56,21 @@ def next_attempt_at(
     ends_at: datetime,
     retry_after_seconds: float | None,
 ) -> datetime | None:
-    """Return the time of the next attempt, not before `retry_after_seconds`; None after the end."""
+    """Return the time of the next attempt; None if it would be after `ends_at`.
+
+    The pause before the attempt is at least `retry_after_seconds`, if the receiver asked for it.
+    """
     pause = max(retry_pause_seconds(instance_id, failures), retry_after_seconds or 0.0)
     left_seconds = (ends_at - now).total_seconds()
     return now + timedelta(seconds=pause) if pause <= left_seconds else None
 
 
-# Durable limits the custom status to 16 KB.
+# Durable Functions limits the custom status to 16 KB.
 MAX_LOGGED_ATTEMPTS: Final = 100
 
 
 class DeliveryState(StrEnum):
-    """The state of a delivery. `stopped` means that the receiver answered 410."""
+    """The state of a delivery. `stopped` means that the receiver responded with 410."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
@@ -75,7 +79,7 @@ class DeliveryState(StrEnum):
 
 
 class DeliveryAttempt(TypedDict):
-    """One attempt to deliver a webhook: the receiver's status, or a class of error."""
+    """One attempt to deliver a webhook, with the receiver's HTTP status or an error code."""
 
     at: Time
     status: int | None
@@ -88,7 +92,7 @@ class WebhookDelivery(TypedDict):
     state: Annotated[
         Literal["pending", "delivered", "stopped", "failed"],
         Field(
-            description="`stopped`: the receiver answered 410. `failed`: not delivered in 24 hours."
+            description="`stopped`: the receiver sent 410. `failed`: not delivered within 24 hours."
         ),
     ]
     attempts: list[DeliveryAttempt]
@@ -98,7 +102,7 @@ class WebhookDelivery(TypedDict):
 def delivery_log(
     state: DeliveryState, attempts: Sequence[Json], next_attempt_at: str | None = None
 ) -> WebhookDelivery:
-    """Return the delivery log as JSON."""
+    """Return the delivery log as a JSON object, with at most MAX_LOGGED_ATTEMPTS attempts."""
     return {
         "state": state.value,
         "attempts": list(attempts[-MAX_LOGGED_ATTEMPTS:]),
@@ -107,7 +111,7 @@ def delivery_log(
 
 
 def read_delivery_log(instance: InstanceSnapshot | None) -> WebhookDelivery:
-    """Return the log of a delivery; an empty log if the delivery has not started."""
+    """Return the log of a delivery orchestration; an empty log if it has not started."""
     for found in (instance.output, instance.custom_status) if instance else ():
         if isinstance(found, dict) and "attempts" in found:
             return cast(WebhookDelivery, found)
@@ -115,24 +119,27 @@ def read_delivery_log(instance: InstanceSnapshot | None) -> WebhookDelivery:
 
 
 def delivery_input(job_id: str, attempts: Json = (), told: Json = None) -> str:
-    """Return the input of the orchestration.
+    """Return the input of the orchestration `webhook`.
 
     Args:
         job_id: The job whose webhook is delivered.
-        attempts: The attempts of earlier runs.
-        told: What to deliver in place of the job: the members of a WebhookReply.
+        attempts: The attempts that earlier runs of the orchestration have made.
+        told: The members of a WebhookReply to deliver, or None to deliver the job.
     """
     given = {"job_id": job_id, "attempts": list(attempts)}
     return json.dumps(given if told is None else {**given, "told": told})
 
 
 def wake_event(attempts: int) -> str:
-    """Return the name of the event that ends the wait after this many attempts."""
+    """Return the name of the event that ends the pause after this number of attempts."""
     return f"wake-{attempts}"
 
 
 def webhook(context: DurableOrchestrationContext) -> Generator[Any, Any, Json]:
-    """Try to deliver until the receiver answers 2xx or 410, or the time is over; return the log."""
+    """Deliver a webhook, with retries, and return the delivery log.
+
+    The delivery ends when the receiver responds with 2xx or 410, or after WINDOW.
+    """
     given = json.loads(context.get_input(str))
     attempts: list[Json] = given["attempts"]
     ends_at = context.current_utc_datetime + WINDOW
@@ -165,7 +172,7 @@ def webhook(context: DurableOrchestrationContext) -> Generator[Any, Any, Json]:
 def _deliver(
     context: DurableOrchestrationContext, given: Json
 ) -> Generator[Any, Any, dict[str, Any]]:
-    """Return the outcome of one attempt. A failed activity counts as a failed attempt."""
+    """Run an activity that makes one attempt; return the outcome. An error counts as a failure."""
     if "told" in given:
         delivering = context.call_activity(ACTIVITY_DELIVER_REPLY, json.dumps(given["told"]))
     else:
@@ -185,7 +192,7 @@ def attempt_outcome(
     state: DeliveryState = DeliveryState.PENDING,
     retry_after_seconds: float | None = None,
 ) -> dict[str, Any]:
-    """Return the outcome of an attempt: the receiver's status, or a class of error."""
+    """Return the outcome of an attempt, with the receiver's HTTP status or an error code."""
     return {
         "at": format_time(now),
         "status": status,

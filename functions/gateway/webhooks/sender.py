@@ -1,4 +1,4 @@
-"""Post to a URL that a caller gave, and only to the addresses that the guard has checked."""
+"""Post webhooks to URLs of callers, but only to addresses that the SSRF guard has checked."""
 
 import asyncio
 import socket
@@ -22,17 +22,17 @@ DNS_TIMEOUT_SECONDS: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class WebhookResponse:
-    """A receiver's response, without its body."""
+    """The receiver's response to a webhook, without its body."""
 
     status: int
     retry_after_seconds: float | None
 
 
 class WebhookSender(Protocol):
-    """The port by which webhooks are sent."""
+    """The interface that sends webhooks."""
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> WebhookResponse:
-        """Post once, without following redirects. Raises WebhookUndelivered."""
+        """Send one POST request without following redirects. Raises WebhookUndelivered."""
 
 
 async def resolve_url(guard: AddressGuard, url: str) -> tuple[Target, tuple[str, ...]]:
@@ -46,13 +46,13 @@ async def resolve_url(guard: AddressGuard, url: str) -> tuple[Target, tuple[str,
 
 
 class HttpWebhookSender:
-    """Sends webhooks by aiohttp, each over a new connection."""
+    """Implements `WebhookSender` with aiohttp. Each webhook uses a new connection."""
 
     def __init__(self, guard: AddressGuard) -> None:
         self._guard = guard
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> WebhookResponse:
-        """Post once, without following redirects. Raises WebhookUndelivered."""
+        """Send one POST request without following redirects. Raises WebhookUndelivered."""
         try:
             target, addresses = await resolve_url(self._guard, url)
         except ForbiddenAddress as error:
@@ -62,7 +62,7 @@ class HttpWebhookSender:
         )
         try:
             async with (
-                # No cookies, no proxies: only the checked address receives the request.
+                # Without a proxy, only the checked address receives the request.
                 aiohttp.ClientSession(
                     connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
                 ) as session,
@@ -115,7 +115,7 @@ def _exact_url(target: Target) -> yarl.URL:
 
 
 def _parse_retry_after(retry_after: str | None) -> float | None:
-    """Return a Retry-After header in seconds. It may be a number or a date (RFC 9110, 10.2.3)."""
+    """Return the seconds in a Retry-After header, which is a number or a date; None if invalid."""
     if retry_after is None:
         return None
     if retry_after.isascii() and retry_after.isdigit():

@@ -1,4 +1,4 @@
-"""Conditional blobs and signed links with the real SDK against the local blob storage."""
+"""Conditional writes and signed links, with the real SDK and our blob storage emulator."""
 
 import asyncio
 import os
@@ -34,7 +34,9 @@ async def container(
     await opened.close()
 
 
-async def test_one_of_many_simultaneous_creations_succeeds(container: PayloadContainer) -> None:
+async def test_only_one_of_many_simultaneous_creations_of_a_blob_succeeds(
+    container: PayloadContainer,
+) -> None:
     blobs = ContainerBlobs(container)
     etags = await asyncio.gather(*(blobs.create("claims/a", b"%d" % n) for n in range(16)))
     (winner,) = [etag for etag in etags if etag]
@@ -43,12 +45,14 @@ async def test_one_of_many_simultaneous_creations_succeeds(container: PayloadCon
     assert (note.etag, note.data) == (winner, b"%d" % etags.index(winner))
 
 
-async def test_replacing_and_deleting_need_the_etag(container: PayloadContainer) -> None:
+async def test_a_blob_is_replaced_or_deleted_only_with_the_current_etag(
+    container: PayloadContainer,
+) -> None:
     blobs = ContainerBlobs(container)
     first = await blobs.create("claims/a", b"1")
     assert first is not None
     second = await blobs.replace("claims/a", b"1", first)
-    # The same bytes written again have another ETag.
+    # The same bytes get a different ETag when they are written again.
     assert second not in {None, first}
     assert await blobs.replace("claims/a", b"3", first) is None
     await blobs.delete("claims/a", first)
@@ -59,7 +63,9 @@ async def test_replacing_and_deleting_need_the_etag(container: PayloadContainer)
     await blobs.delete("claims/a")
 
 
-async def test_a_missing_container_has_no_blobs(container: PayloadContainer) -> None:
+async def test_a_missing_container_reads_like_an_empty_container(
+    container: PayloadContainer,
+) -> None:
     blobs = ContainerBlobs(container)
     assert await blobs.read("a") is None
     assert await blobs.look("a", 10) is None
@@ -67,14 +73,14 @@ async def test_a_missing_container_has_no_blobs(container: PayloadContainer) -> 
     await blobs.delete("a")
 
 
-async def test_a_list_is_in_the_order_of_names(container: PayloadContainer) -> None:
+async def test_blobs_are_listed_in_the_order_of_names(container: PayloadContainer) -> None:
     blobs = ContainerBlobs(container)
     for name in ("b/2", "a/1", "b/1"):
         await blobs.create(name, b"")
     assert [found.name async for found in blobs.list("b/")] == ["b/1", "b/2"]
 
 
-async def test_a_link_for_writing_cannot_read(container: PayloadContainer) -> None:
+async def test_a_link_for_writing_does_not_allow_reading(container: PayloadContainer) -> None:
     links, blobs = SignedPayloadLinks(container), ContainerBlobs(container)
     soon = datetime.now(UTC) + timedelta(minutes=5)
     url = await links.to_write("uploads/a", soon)
@@ -98,7 +104,7 @@ async def test_a_link_for_writing_cannot_read(container: PayloadContainer) -> No
     assert (look.content_encoding, look.head) == ("gzip", b"hell")
 
 
-async def test_a_link_downloads_one_blob_as_a_file(
+async def test_a_link_for_reading_downloads_only_the_named_blob_as_a_file(
     container: PayloadContainer, blobs_port: int
 ) -> None:
     await ContainerBlobs(container).create("results/a", b"{}")
@@ -116,7 +122,7 @@ async def test_a_link_downloads_one_blob_as_a_file(
         assert (await http.put(url, content=b"x")).status_code == 403
 
 
-async def test_a_storage_that_is_away_is_unavailable(tmp_path: Path) -> None:
+async def test_an_unreachable_blob_storage_raises_unavailable(tmp_path: Path) -> None:
     container = PayloadContainer(storage(free_port()))
     try:
         with pytest.raises(Unavailable):
@@ -132,12 +138,12 @@ async def seconds_until_unavailable(call: Awaitable[object]) -> float:
     return time.monotonic() - begun_at
 
 
-# More than the socket buffers hold, so that sending stops half-way.
+# More bytes than the socket buffers hold, so that sending stops half-way.
 LARGE = bytes(8_000_000)
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
-async def test_a_silent_storage_is_soon_unavailable(tmp_path: Path) -> None:
+async def test_a_silent_blob_storage_raises_unavailable_within_seconds(tmp_path: Path) -> None:
     port = free_port()
     with running("emulator.blobs", port, "--data", str(tmp_path)) as process:
         container, fresh = PayloadContainer(storage(port)), PayloadContainer(storage(port), "fresh")

@@ -1,4 +1,4 @@
-"""The port to Durable with the real SDK, against a host whose store fails."""
+"""The Durable Functions client with the real SDK, against a host whose store fails."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from gateway.errors import Unavailable, UnknownInstance
 
 JOB = "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
 
-# The extension's text for an error of its store.
+# The error message of the Durable extension if its store fails.
 FAILED = {
     "Message": "Something went wrong while processing your request",
     "ExceptionMessage": 'Status(StatusCode="Unavailable")',
@@ -40,7 +40,7 @@ async def client_of(port: int) -> AsyncIterator[DurableClient]:
 
 @asynccontextmanager
 async def answering(answer: Callable[[], web.Response]) -> AsyncIterator[DurableClient]:
-    """A client of a host with one answer to all requests."""
+    """Yield a client of a host that gives the same response to all requests."""
 
     async def handler(request: web.Request) -> web.Response:
         return answer()
@@ -57,7 +57,7 @@ async def answering(answer: Callable[[], web.Response]) -> AsyncIterator[Durable
         await runner.cleanup()
 
 
-async def test_an_unknown_job_differs_from_a_failed_store() -> None:
+async def test_an_unknown_job_is_distinguished_from_a_failed_store() -> None:
     async with answering(lambda: web.Response(status=404)) as client:
         assert await client.status(JOB) is None
         with pytest.raises(UnknownInstance):
@@ -71,10 +71,12 @@ async def test_an_unknown_job_differs_from_a_failed_store() -> None:
             await client.start(JOB, "{}")
 
 
-async def test_a_silent_store_is_soon_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_durable_store_raises_unavailable_within_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(durable, "READ_TIMEOUT_SECONDS", 0.05)
     monkeypatch.setattr(durable, "CHANGE_TIMEOUT_SECONDS", 0.1)
-    # The system accepts connections, but they are not read.
+    # The operating system accepts connections, but no program reads them.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         async with client_of(silent.getsockname()[1]) as client, asyncio.timeout(10):
             for call in (

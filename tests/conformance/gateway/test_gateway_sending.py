@@ -1,4 +1,4 @@
-"""Webhooks to receivers that misbehave."""
+"""The delivery of webhooks to receivers that misbehave."""
 
 import asyncio
 import time
@@ -26,7 +26,7 @@ def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def receiving(speak: Speak) -> AsyncIterator[str]:
-    """Yield the URL of a receiver with this behaviour for each connection."""
+    """Yield the URL of a receiver that runs `speak` for each connection."""
 
     tasks: set[asyncio.Task[None]] = set()
 
@@ -76,7 +76,7 @@ def saying(data: bytes) -> Speak:
     return speak
 
 
-async def test_a_receiver_gets_the_whole_event_once() -> None:
+async def test_a_receiver_gets_one_complete_webhook_request() -> None:
     heard: list[bytes] = []
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -90,7 +90,7 @@ async def test_a_receiver_gets_the_whole_event_once() -> None:
     assert b"Content-Length: 9\r\n" in request
 
 
-async def test_a_redirect_is_not_followed() -> None:
+async def test_the_sender_does_not_follow_a_redirect() -> None:
     called = 0
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -117,12 +117,14 @@ async def test_a_redirect_is_not_followed() -> None:
         (b"", None),
     ],
 )
-async def test_the_retry_after_header_is_read(field: bytes, seconds: float | None) -> None:
+async def test_the_retry_after_header_of_a_receiver_is_read_in_seconds(
+    field: bytes, seconds: float | None
+) -> None:
     head = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\nretry-after: %b\r\n\r\n" % field
     assert await post(saying(head)) == WebhookResponse(503, seconds)
 
 
-async def test_an_endless_body_is_not_read() -> None:
+async def test_an_endless_response_body_is_not_read() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n")
@@ -133,7 +135,7 @@ async def test_an_endless_body_is_not_read() -> None:
     assert await post(speak) == WebhookResponse(200, None)
 
 
-async def test_an_endless_head_ends_the_attempt() -> None:
+async def test_endless_response_headers_end_the_attempt() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(b"HTTP/1.1 200 OK\r\n")
@@ -144,7 +146,7 @@ async def test_an_endless_head_ends_the_attempt() -> None:
     assert await failure(speak) == "connection-failed"
 
 
-async def test_an_endless_header_ends_the_attempt() -> None:
+async def test_a_response_header_of_endless_length_ends_the_attempt() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(b"HTTP/1.1 200 OK\r\nx: ")
@@ -156,7 +158,7 @@ async def test_an_endless_header_ends_the_attempt() -> None:
 
 
 @pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nx: y"])
-async def test_a_silent_receiver_ends_the_attempt(begin: bytes) -> None:
+async def test_the_attempt_ends_if_the_receiver_is_silent(begin: bytes) -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(begin)
@@ -165,7 +167,7 @@ async def test_a_silent_receiver_ends_the_attempt(begin: bytes) -> None:
     assert await failure(speak) == "timeout"
 
 
-async def test_a_slow_receiver_ends_the_attempt() -> None:
+async def test_the_attempt_ends_if_the_receiver_is_too_slow() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(b"HTTP/1.1 200 OK\r\nx: ")
@@ -191,7 +193,7 @@ async def test_a_slow_receiver_ends_the_attempt() -> None:
         b"\x00" * 100,
     ],
 )
-async def test_an_answer_that_is_not_http_fails_the_attempt(said: bytes) -> None:
+async def test_a_response_that_is_not_http_fails_the_attempt(said: bytes) -> None:
     assert await failure(saying(said)) == "connection-failed"
 
 
@@ -211,7 +213,7 @@ async def test_a_receiver_without_tls_fails_the_attempt() -> None:
     assert caught.value.reason in {"tls-failed", "timeout", "connection-failed"}
 
 
-async def test_an_address_inside_is_not_called() -> None:
+async def test_a_private_address_is_not_called() -> None:
     called = False
 
     async def speak(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:

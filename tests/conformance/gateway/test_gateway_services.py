@@ -1,4 +1,4 @@
-"""The gateway's queues and payloads with the real SDKs against the local services."""
+"""The gateway's queues and payloads, with the real SDKs and our emulators."""
 
 import asyncio
 import gc
@@ -34,7 +34,7 @@ ACCOUNT_KEY = (
 
 @contextmanager
 def running(module: str, port: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A local service as a process, from when it listens until it is killed."""
+    """Run an emulator as a process; yield it when it listens, and kill it at the end."""
     command = [sys.executable, "-m", module, "--port", str(port), *options]
     process = subprocess.Popen(
         [*command, "--log-level", "warning"], cwd=ROOT, stdin=subprocess.DEVNULL
@@ -84,10 +84,10 @@ async def payloads(
     await opened.close()
 
 
-# Above 1 MiB aiohttp warns of a blocked event loop.
+# aiohttp warns that bodies of more than 1 MiB block the event loop.
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 @pytest.mark.parametrize("size_bytes", [0, 1, 100_000, 5_000_000])
-async def test_a_payload_is_read_as_it_was_stored(
+async def test_a_stored_payload_is_read_back_unchanged(
     payloads: BlobPayloadStore, size_bytes: int
 ) -> None:
     data = bytes(size_bytes)
@@ -96,7 +96,9 @@ async def test_a_payload_is_read_as_it_was_stored(
     assert await payloads.get(ref) == data
 
 
-async def test_the_container_is_created_when_first_needed(payloads: BlobPayloadStore) -> None:
+async def test_the_payload_container_is_created_by_the_first_write(
+    payloads: BlobPayloadStore,
+) -> None:
     await payloads.check()
     refs = await asyncio.gather(
         *(payloads.put(f"inputs/{n}", b"%d" % n, "text/plain") for n in range(8))
@@ -104,7 +106,9 @@ async def test_the_container_is_created_when_first_needed(payloads: BlobPayloadS
     assert [await payloads.get(ref) for ref in refs] == [b"%d" % n for n in range(8)]
 
 
-async def test_a_payload_that_is_put_again_is_replaced(payloads: BlobPayloadStore) -> None:
+async def test_a_second_payload_with_the_same_name_replaces_the_first(
+    payloads: BlobPayloadStore,
+) -> None:
     old = await payloads.put("inputs/a", b"old", "text/plain")
     new = await payloads.put("inputs/a", b"new", "text/plain")
     assert await payloads.get(new) == b"new"
@@ -112,7 +116,9 @@ async def test_a_payload_that_is_put_again_is_replaced(payloads: BlobPayloadStor
         await payloads.get(old)
 
 
-async def test_a_missing_or_wrong_payload_is_refused(payloads: BlobPayloadStore) -> None:
+async def test_reading_a_missing_or_changed_payload_raises_an_error(
+    payloads: BlobPayloadStore,
+) -> None:
     ref = await payloads.put("inputs/a", b"data", "text/plain")
     with pytest.raises(MissingPayload):
         await payloads.get(PayloadRef(ref.media_type, "inputs/b", 4, ref.sha256))
@@ -120,7 +126,7 @@ async def test_a_missing_or_wrong_payload_is_refused(payloads: BlobPayloadStore)
         await payloads.get(PayloadRef(ref.media_type, ref.blob, 5, ref.sha256))
 
 
-async def test_blobs_that_do_not_answer_are_unavailable() -> None:
+async def test_a_blob_storage_that_does_not_respond_raises_unavailable() -> None:
     payloads = BlobPayloadStore(PayloadContainer(storage(free_port())))
     try:
         with pytest.raises(Unavailable) as caught:
@@ -141,7 +147,7 @@ def running_service_bus(port: int, folder: Path) -> Iterator[None]:
 
 
 async def received(port: int, queue: str, count: int) -> list[Any]:
-    """Receive this many messages from a queue."""
+    """Receive `count` messages from a queue, and complete them."""
     connection_string = service_bus(port).connection_string or ""
     found: list[Any] = []
     async with (
@@ -150,7 +156,7 @@ async def received(port: int, queue: str, count: int) -> list[Any]:
     ):
         while len(found) < count:
             messages = await receiver.receive_messages(count - len(found), max_wait_time=5)
-            assert messages, f"only {len(found)} of {count} messages came"
+            assert messages, f"only {len(found)} of {count} messages arrived"
             for message in messages:
                 await receiver.complete_message(message)
             found += messages
@@ -161,14 +167,14 @@ def message(number: int) -> ServiceBusMessage:
     return ServiceBusMessage(b"%d" % number, message_id=f"job-{number}")
 
 
-async def test_simultaneous_messages_arrive_once(tmp_path: Path) -> None:
+async def test_simultaneously_sent_messages_each_arrive_exactly_once(tmp_path: Path) -> None:
     port = free_port()
     with running_service_bus(port, tmp_path):
         queues = ServiceBusQueues(service_bus(port))
         try:
             await queues.check("noop")
             await asyncio.gather(*(queues.send("noop", message(n)) for n in range(40)))
-            # A repeated activity sends the same message id, which is dropped.
+            # A repeated activity sends the same message id, so the queue drops the message.
             await asyncio.gather(*(queues.send("noop", message(n)) for n in range(40)))
             await queues.send("classifier", message(0))
             found = await received(port, "noop", 40)
@@ -180,7 +186,7 @@ async def test_simultaneous_messages_arrive_once(tmp_path: Path) -> None:
             await queues.close()
 
 
-async def test_a_missing_queue_is_recognised(tmp_path: Path) -> None:
+async def test_sending_to_a_missing_queue_raises_unknown_queue(tmp_path: Path) -> None:
     port = free_port()
     with running_service_bus(port, tmp_path):
         queues = ServiceBusQueues(service_bus(port))
@@ -193,7 +199,7 @@ async def test_a_missing_queue_is_recognised(tmp_path: Path) -> None:
 
 
 async def refusal(call: Awaitable[None]) -> tuple[str, str]:
-    """The service and the reason of an error, whose traceback would keep sockets open."""
+    """Return the service and the message of the error; the traceback would keep sockets open."""
     try:
         await call
     except Unavailable as error:
@@ -201,10 +207,10 @@ async def refusal(call: Awaitable[None]) -> tuple[str, str]:
     raise AssertionError("it answered")
 
 
-# The SDK leaves the socket of a broken connection to the garbage collector.
+# The SDK does not close the socket of a broken connection; the garbage collector does.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-async def test_a_sender_outlives_its_service_bus(tmp_path: Path) -> None:
+async def test_sending_succeeds_again_after_a_restart_of_service_bus(tmp_path: Path) -> None:
     port = free_port()
     queues = ServiceBusQueues(service_bus(port))
     try:

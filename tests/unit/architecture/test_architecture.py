@@ -1,4 +1,4 @@
-"""Rules for the whole repository: settings are read in one place, and tests do not sleep."""
+"""Rules for the whole repository, for example where settings are read."""
 
 from pathlib import Path
 
@@ -18,8 +18,8 @@ def names(paths: list[Path]) -> list[str]:
     return [str(path.relative_to(ROOT)) for path in paths]
 
 
-def test_the_environment_is_read_in_one_place_of_each_program() -> None:
-    # Benchmarks only hand their own environment on to what they start.
+def test_only_the_listed_modules_read_environment_variables() -> None:
+    # Benchmarks only pass their environment on to the programs that they start.
     programs = [path for path in MODULES if not path.is_relative_to(ROOT / "benchmarks")]
     readers = [path for path in programs if "os.environ" in path.read_text(encoding="utf-8")]
     assert set(names(readers)) == {
@@ -27,21 +27,21 @@ def test_the_environment_is_read_in_one_place_of_each_program() -> None:
         "worker/__main__.py",
         "worker/check.py",
         "loosely/local/environment.py",
-        # A library has no settings, but its users a key that they do not write into programs.
+        # The client reads the API key, which its users should not write into programs.
         "loosely/client/settings.py",
-        # The app's settings are its host's environment, on top of local.settings.json.
+        # The app's settings are in local.settings.json and in its host's environment.
         "emulator/functions/__main__.py",
         "infra/check.py",
         "infra/smoke.py",
     }
 
 
-def test_no_module_is_a_drawer_for_everything() -> None:
+def test_no_module_has_a_generic_name_like_utils() -> None:
     drawers = {"utils.py", "helpers.py", "common.py", "manager.py"}
     assert [path for path in MODULES if path.name in drawers] == []
 
 
-def test_no_test_sleeps() -> None:
+def test_only_end_to_end_tests_call_sleep() -> None:
     tests = [
         path
         for folder in TEST_FOLDERS

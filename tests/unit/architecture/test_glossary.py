@@ -1,4 +1,4 @@
-"""Compare the terms of docs/glossary.md with the code and the other documents."""
+"""Compare the terms in docs/glossary.md with the code and all other documents."""
 
 import re
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def pattern(term: str) -> re.Pattern[str]:
 
 
 def texts() -> Iterator[str]:
-    """Yield the text of each module and document except the glossary."""
+    """Yield the content of each module and document except the glossary."""
     documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
     modules = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     for path in documents + modules:
@@ -35,15 +35,15 @@ def everything() -> str:
 
 
 @pytest.mark.parametrize("term", [term for term, _ in ROWS])
-def test_a_glossary_term_is_used(term: str) -> None:
+def test_each_glossary_term_is_used_in_code_or_documents(term: str) -> None:
     assert pattern(term).search(everything()), f"{term!r} is used neither in code nor in documents"
 
 
 @pytest.mark.parametrize("name", [name for _, name in ROWS if name])
-def test_a_class_in_the_glossary_exists(name: str) -> None:
+def test_each_class_named_in_the_glossary_exists(name: str) -> None:
     assert re.search(rf"^class {name}\b", everything(), re.MULTILINE)
 
 
-def test_a_glossary_term_has_one_meaning() -> None:
+def test_each_glossary_term_is_defined_only_once() -> None:
     terms = [term.lower() for term, _ in ROWS]
     assert len(terms) == len(set(terms)) > 40

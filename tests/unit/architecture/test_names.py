@@ -1,4 +1,4 @@
-"""Names: one public class name means one thing in the whole repository."""
+"""Rules for names: two public classes in the repository never have the same name."""
 
 import ast
 from collections import defaultdict
@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[3]
 PROGRAMS = ("functions", "worker", "emulator", "loosely", "infra")
 
 INTERFACE_OF_A_MODEL = "Infer"
-"""Each model's file has one class of this name: worker/models."""
+"""Each model's file in worker/models has a class with this name."""
 
 
 def test_two_public_classes_do_not_share_a_name() -> None:

@@ -14,7 +14,7 @@ SHA256 = "ab" * 32
 
 
 def entry(line: str) -> tuple[str, str]:
-    """A replacement in the shipped catalogue that adds this line to noop."""
+    """Return a replacement that adds this line to the model noop in the shipped catalogue."""
     return 'task = "echo"', f'task = "echo"\n{line}'
 
 
@@ -24,19 +24,19 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_the_shipped_catalogue_loads() -> None:
+def test_the_shipped_catalogue_is_valid() -> None:
     catalogue = Catalogue.load()
     assert list(catalogue) == ["classifier", "voice-activity", "noop"]
     assert catalogue.model("classifier").media_types == ("image/jpeg", "image/png", "image/webp")
 
 
-def test_an_upload_may_be_as_large_as_a_body_unless_the_catalogue_says_more() -> None:
+def test_the_upload_limit_is_the_body_limit_if_the_catalogue_omits_it() -> None:
     catalogue = Catalogue.load()
     assert catalogue["classifier"].max_upload_bytes == catalogue["classifier"].max_input_bytes
     assert catalogue["noop"].max_upload_bytes == 1024**3
 
 
-def test_weights_and_options_are_read_unchanged(tmp_path: Path) -> None:
+def test_the_weights_and_options_of_a_model_are_read_unchanged(tmp_path: Path) -> None:
     lines = (
         f'weights = "blob:weights/nets/resnet 50.pth"\nweights_sha256 = "{SHA256}"\n'
         'options = {architecture = "resnet50", threshold = 0.5}\nmemory_bytes = 98_000_000\n'
@@ -55,7 +55,7 @@ def test_weights_and_options_are_read_unchanged(tmp_path: Path) -> None:
     )
 
 
-def test_an_unknown_model_names_the_nearest() -> None:
+def test_the_error_for_an_unknown_model_suggests_similar_names() -> None:
     with pytest.raises(UnknownModel, match="did you mean classifier") as caught:
         Catalogue.load().model("clasifier")
     assert caught.value.nearest == ("classifier",)
@@ -64,13 +64,17 @@ def test_an_unknown_model_names_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
-        ('queue = "noop"', 'queue = "classifier"', "share a queue"),
-        ('queue = "noop"', 'queue = "classifier-low"', "classifier-low is another model's"),
-        ('queue = "noop"', 'queue = "No op"', "noop.queue: small letters"),
-        ('queue = "noop"', "", "noop.queue: is missing"),
-        ('task = "echo"', "task = 3", "noop.task: expected a text"),
-        ('task = "echo"', 'task = "echo"\ncolour = "red"', "noop.colour: unknown key"),
-        ("lock_seconds = 10", "lock_seconds = 301", "lock_seconds: expected 5 to 300"),
+        ('queue = "noop"', 'queue = "classifier"', "have the same queue"),
+        ('queue = "noop"', 'queue = "classifier-low"', "classifier-low is already another model's"),
+        ('queue = "noop"', 'queue = "No op"', "noop.queue: expected 1 to 63 small letters"),
+        ('queue = "noop"', "", "noop.queue: the key is missing"),
+        ('task = "echo"', "task = 3", "noop.task: expected a non-empty string"),
+        ('task = "echo"', 'task = "echo"\ncolour = "red"', "noop.colour: this key does not exist"),
+        (
+            "lock_seconds = 10",
+            "lock_seconds = 301",
+            "lock_seconds: expected a number from 5 to 300",
+        ),
         ("max_batch_size = 16", 'max_batch_size = "16"', "expected a whole number"),
         ("[noop]", "[noop", "cannot read the catalogue"),
         ("max_upload_bytes = 1_073_741_824", "max_upload_bytes = 10_485_759", "max_upload_bytes"),
@@ -79,16 +83,16 @@ def test_an_unknown_model_names_the_nearest() -> None:
         (*entry('weights = "hub:resnet50"'), "noop.weights: expected blob:CONTAINER/NAME"),
         (*entry('weights = "blob:weights"'), "noop.weights: expected blob:CONTAINER/NAME"),
         (*entry('weights = "package:../x"'), "noop.weights: expected blob:CONTAINER/NAME"),
-        (*entry('weights = "blob:weights/a.pth"'), "noop.weights_sha256: is missing"),
-        (*entry(f'weights_sha256 = "{SHA256}"'), "noop.weights: is missing"),
-        (*entry('weights_sha256 = "ABC"'), "noop.weights_sha256: expected 64 small hex digits"),
+        (*entry('weights = "blob:weights/a.pth"'), "noop.weights_sha256: the key is missing"),
+        (*entry(f'weights_sha256 = "{SHA256}"'), "noop.weights: the key is missing"),
+        (*entry('weights_sha256 = "ABC"'), "noop.weights_sha256: expected 64 hexadecimal digits"),
         (*entry("options = 3"), "noop.options: expected a table"),
-        (*entry("options = {depth = [1]}"), "noop.options.depth: expected a text, a number"),
-        (*entry("options = {weights = 1}"), "options.weights: is not a valid name of an option"),
-        (*entry('result_media_type = "png"'), "noop.result_media_type: expected one such as"),
+        (*entry("options = {depth = [1]}"), "noop.options.depth: expected a string, a number"),
+        (*entry("options = {weights = 1}"), "options.weights: this option name is not allowed"),
+        (*entry('result_media_type = "png"'), "noop.result_media_type: expected a media type"),
     ],
 )
-def test_a_wrong_catalogue_is_refused_with_its_key(
+def test_the_refusal_of_an_invalid_catalogue_names_the_invalid_key(
     tmp_path: Path, before: str, after: str, said: str
 ) -> None:
     assert before in SHIPPED
@@ -96,12 +100,12 @@ def test_a_wrong_catalogue_is_refused_with_its_key(
         Catalogue.load(write(tmp_path, SHIPPED.replace(before, after)))
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_catalogue_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match=r"nowhere\.toml"):
         Catalogue.load(tmp_path / "nowhere.toml")
 
 
-def test_every_model_gets_its_two_queues_with_duplicate_detection() -> None:
+def test_each_model_has_two_queues_with_duplicate_detection() -> None:
     (namespace,) = queues.config(Catalogue.load())["UserConfig"]["Namespaces"]
     by_name = {queue["Name"]: queue["Properties"] for queue in namespace["Queues"]}
     names = ("classifier", "voice-activity", "noop")
@@ -111,7 +115,7 @@ def test_every_model_gets_its_two_queues_with_duplicate_detection() -> None:
     assert all(properties["RequiresDuplicateDetection"] for properties in by_name.values())
 
 
-def test_the_queues_are_printed_as_a_program(tmp_path: Path) -> None:
+def test_the_queues_command_prints_the_emulator_configuration(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "contract.queues"]
     folder = DEFAULT_PATH.parents[1]
     good = subprocess.run(command, cwd=folder, capture_output=True, check=True)
@@ -120,4 +124,4 @@ def test_the_queues_are_printed_as_a_program(tmp_path: Path) -> None:
         [*command, str(write(tmp_path, "a = 1"))], cwd=folder, capture_output=True, check=False
     )
     assert (bad.returncode, bad.stdout) == (2, b"")
-    assert bad.stderr == b"a: expected a table, write [a]\n"
+    assert bad.stderr == b"a: expected a table; write [a]\n"

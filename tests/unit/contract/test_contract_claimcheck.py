@@ -9,7 +9,9 @@ from contract.messages import fits_inline, reference, verify
 
 
 @given(st.binary(max_size=100), st.binary(max_size=100))
-def test_only_the_referenced_bytes_are_accepted(announced: bytes, found: bytes) -> None:
+def test_only_the_referenced_bytes_match_a_payload_reference(
+    announced: bytes, found: bytes
+) -> None:
     ref = reference("text/plain", "inputs/1", announced)
     if found == announced:
         assert verify(ref, found) is found
@@ -18,14 +20,14 @@ def test_only_the_referenced_bytes_are_accepted(announced: bytes, found: bytes) 
             verify(ref, found)
 
 
-def test_a_wrong_digest_differs_from_a_wrong_size() -> None:
+def test_the_errors_for_a_wrong_size_and_a_wrong_digest_differ() -> None:
     ref = replace(reference("text/plain", "inputs/1", b"abc"), sha256="0" * 64)
     with pytest.raises(PayloadCorrupt, match="digest"):
         verify(ref, b"abc")
-    with pytest.raises(PayloadCorrupt, match="2 bytes, 3 were announced"):
+    with pytest.raises(PayloadCorrupt, match="2 bytes, but its reference says 3"):
         verify(ref, b"ab")
 
 
-def test_the_limit_itself_still_fits() -> None:
+def test_a_payload_of_exactly_the_inline_limit_is_inline() -> None:
     assert fits_inline(10, limit_bytes=10)
     assert not fits_inline(11, limit_bytes=10)

@@ -44,7 +44,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
     max_leaves=10,
 )
-# Messages have times in milliseconds.
+# Times in messages have the precision of a millisecond.
 TIMES = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)).map(  # noqa: DTZ001
     lambda time: time.replace(microsecond=time.microsecond // 1000 * 1000)
 )
@@ -99,25 +99,27 @@ REPLY = JobReply("018f", InlineJson({"labels": []}), started_at=NOW, finished_at
 
 
 @given(REQUESTS)
-def test_a_request_survives_encoding(request: JobRequest) -> None:
+def test_an_encoded_request_is_decoded_unchanged(request: JobRequest) -> None:
     assert decode_request(encode_request(request)) == request
 
 
 @given(REPLIES)
-def test_a_reply_survives_encoding(reply: JobReply) -> None:
+def test_an_encoded_reply_is_decoded_unchanged(reply: JobReply) -> None:
     assert decode_reply(encode_reply(reply)) == reply
 
 
 @given(st.binary(max_size=300) | JSON.map(lambda value: json.dumps(value).encode()))
-def test_any_bytes_are_a_message_or_a_contract_error(data: bytes) -> None:
+def test_decoding_any_bytes_returns_a_message_or_raises_a_contract_error(data: bytes) -> None:
     for decode in (decode_request, decode_reply):
         with pytest.raises(ContractError):
             decode(data)
 
 
 @given(st.data())
-def test_one_wrong_field_is_refused_or_read(data: st.DataObject) -> None:
-    """With any value in one field, decoding gives a request or a contract error."""
+def test_decoding_a_request_with_any_field_value_succeeds_or_raises_a_contract_error(
+    data: st.DataObject,
+) -> None:
+    """Replace one field by any value; decoding must return or raise a contract error."""
     document = request_to_json(REQUEST)
     name = data.draw(st.sampled_from(sorted(document)))
     document[name] = data.draw(JSON)
@@ -127,7 +129,7 @@ def test_one_wrong_field_is_refused_or_read(data: st.DataObject) -> None:
         assert str(error)  # noqa: PT017
 
 
-def test_the_wire_format_is_pinned() -> None:
+def test_the_encoding_of_a_request_does_not_change_between_versions() -> None:
     assert json.loads(encode_request(REQUEST)) == {
         "schema": 1,
         "job_id": "018f",
@@ -142,9 +144,9 @@ def test_the_wire_format_is_pinned() -> None:
 
 
 @pytest.mark.parametrize("version", [2, 0, "1", None, True, 1.5])
-def test_an_unknown_schema_is_refused_with_its_number(version: object) -> None:
+def test_a_message_with_an_unknown_schema_version_is_refused(version: object) -> None:
     document = {**request_to_json(REQUEST), "schema": version}
-    with pytest.raises(UnsupportedSchema, match="this version reads 1"):
+    with pytest.raises(UnsupportedSchema, match="this program reads 1"):
         request_from_json(document)
 
 
@@ -156,7 +158,7 @@ def test_an_unknown_schema_is_refused_with_its_number(version: object) -> None:
         ({"model": None}, "model: is missing"),
         ({"model": "\ud800"}, "model: is not Unicode text"),
         ({"model": 7}, "model: found a number"),
-        ({"input": {"media_type": "text/plain"}}, "one of base64, json and blob"),
+        ({"input": {"media_type": "text/plain"}}, "fields base64, json and blob"),
         ({"input": {"media_type": "text/plain", "base64": "%"}}, "base64"),
         ({"input": []}, "input: found a list"),
         ({"deadline": "2026-01-02T03:05:05"}, "deadline: expected an RFC 3339 time"),
@@ -170,7 +172,9 @@ def test_an_unknown_schema_is_refused_with_its_number(version: object) -> None:
         ({"parameters": [1]}, "parameters: expected an object"),
     ],
 )
-def test_a_bad_field_is_named(change: dict[str, object], said: str) -> None:
+def test_the_error_for_an_invalid_field_names_the_field(
+    change: dict[str, object], said: str
+) -> None:
     with pytest.raises(MalformedMessage, match=said):
         request_from_json({**request_to_json(REQUEST), **change})
 
@@ -184,38 +188,40 @@ def test_a_reply_has_exactly_one_outcome(outcomes: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("constant", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])
-def test_nan_and_infinity_are_refused(constant: bytes) -> None:
+def test_a_message_containing_nan_or_infinity_is_refused(constant: bytes) -> None:
     with pytest.raises(MalformedMessage, match="not JSON"):
         decode_reply(constant)
 
 
-def test_half_a_surrogate_pair_in_a_value_survives() -> None:
+def test_half_a_surrogate_pair_in_a_value_is_decoded_unchanged() -> None:
     request = replace(REQUEST, parameters={"text": "\ud800"})
     assert decode_request(encode_request(request)) == request
 
 
-def test_deep_nesting_is_malformed_and_not_a_crash() -> None:
+def test_deeply_nested_json_raises_malformed_message() -> None:
     with pytest.raises(MalformedMessage, match="not JSON"):
         decode_request(b"[" * 100_000)
 
 
 @pytest.mark.parametrize("decode", [decode_request, decode_reply])
-def test_a_message_over_the_limit_is_not_parsed(decode: Callable[[bytes], object]) -> None:
+def test_a_message_over_the_size_limit_is_refused_unparsed(
+    decode: Callable[[bytes], object],
+) -> None:
     with pytest.raises(MessageTooLarge):
         decode(b" " * (MAX_MESSAGE_BYTES + 1))
 
 
-def test_the_error_of_a_large_message_says_what_to_do() -> None:
+def test_the_error_for_a_large_message_recommends_a_blob() -> None:
     large = replace(REQUEST, input=InlineBytes("text/plain", b"x" * MAX_MESSAGE_BYTES))
-    with pytest.raises(MessageTooLarge, match="reference to a blob"):
+    with pytest.raises(MessageTooLarge, match="send a reference"):
         encode_request(large)
 
 
-def test_times_are_written_in_utc() -> None:
+def test_the_times_in_a_message_are_encoded_in_utc() -> None:
     east = datetime(2026, 1, 1, 2, tzinfo=timezone(timedelta(hours=2)))
     assert format_time(east) == "2026-01-01T00:00:00.000Z"
 
 
-def test_the_repr_has_neither_reply_url_nor_payload() -> None:
+def test_the_repr_of_a_request_omits_the_reply_url_and_the_payload() -> None:
     assert "secret" not in repr(REQUEST)
     assert "hello" not in repr(REQUEST)

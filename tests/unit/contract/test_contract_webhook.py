@@ -1,4 +1,4 @@
-"""The signatures, verified by the package that receivers use."""
+"""Webhook signatures, verified by the Standard Webhooks package that receivers use."""
 
 import base64
 import json
@@ -18,11 +18,11 @@ def headers(*secrets: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("secret", [OLD, NEW])
-def test_both_secrets_verify_during_a_rotation(secret: str) -> None:
+def test_a_webhook_is_verified_with_the_old_and_the_new_secret(secret: str) -> None:
     assert Webhook(secret).verify(BODY, headers(NEW, OLD)) == json.loads(BODY)
 
 
-def test_another_secret_body_or_time_does_not_verify() -> None:
+def test_a_webhook_with_a_wrong_secret_body_or_time_is_not_verified() -> None:
     signed = headers(NEW)
     with pytest.raises(WebhookVerificationError):
         Webhook(OTHER).verify(BODY, signed)
@@ -34,24 +34,24 @@ def test_another_secret_body_or_time_does_not_verify() -> None:
         Webhook(NEW).verify(BODY, {**signed, "webhook-timestamp": "1"})
 
 
-def test_without_secrets_nothing_is_signed() -> None:
+def test_a_webhook_is_unsigned_if_there_are_no_secrets() -> None:
     assert "webhook-signature" not in headers()
 
 
-def test_an_event_has_one_id_without_dots() -> None:
+def test_a_webhook_event_id_contains_no_dots() -> None:
     assert event_id("a.b-c") == event_id("a.b-c") == "job_a_b-c"
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("sk_hidden", "starts with whsec_"),
+        ("sk_hidden", "must start with whsec_"),
         ("whsec_%%%", "base64"),
         ("whsec_c2hvcnQ=", "24 to 64 bytes"),
         (f"{OLD},{NEW}x", "base64"),
     ],
 )
-def test_a_bad_secret_is_refused_without_showing_it(text: str, said: str) -> None:
+def test_the_refusal_of_an_invalid_secret_does_not_contain_the_secret(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said) as refused:
         parse_secrets(text)
     assert text.removeprefix("whsec_") not in str(refused.value)

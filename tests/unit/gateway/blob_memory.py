@@ -1,4 +1,4 @@
-"""The ports to blobs and links in memory, over the same blobs as the payloads."""
+"""Blobs and links in memory, for tests. They use the same blobs as the payloads in memory."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from tests.unit.gateway.memory import ManualClock, MemoryPayloads
 
 @dataclass
 class MemoryBlobs:
-    """Conditional blobs. Their ETags count the writes."""
+    """Implements `Blobs` in memory. Each write gets the next number as ETag."""
 
     payloads: MemoryPayloads
     clock: ManualClock
@@ -22,7 +22,7 @@ class MemoryBlobs:
     content_encoding: str = ""
 
     def put(self, blob: str, data: bytes, media_type: str = "application/json") -> str:
-        """Write a blob unconditionally, as the holder of a link does."""
+        """Write a blob unconditionally, like a caller with a link for writing."""
         self.write_count += 1
         self.payloads.blobs[blob] = (media_type, data)
         self.etags[blob] = f'"{self.write_count}"'
@@ -30,7 +30,7 @@ class MemoryBlobs:
         return self.etags[blob]
 
     async def create(self, blob: str, data: bytes) -> str | None:
-        await asyncio.sleep(0)  # others run meanwhile, as over a network
+        await asyncio.sleep(0)  # other tasks run in the meantime, as during a network request
         await self.payloads.check()
         return None if blob in self.payloads.blobs else self.put(blob, data)
 
@@ -68,7 +68,7 @@ class MemoryBlobs:
 
 
 class MemoryLinks:
-    """Links whose text shows their permissions."""
+    """Implements `PayloadLinks` with URLs that show their permissions."""
 
     async def to_write(self, blob: str, expires_at: datetime) -> str:
         return f"http://blobs.test/{blob}?sp=cw&se={expires_at.isoformat()}"

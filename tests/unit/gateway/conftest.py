@@ -1,4 +1,4 @@
-"""The real API over ports in memory."""
+"""Fixtures with the real API, whose queues, blobs and orchestrations are in memory."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,7 +26,7 @@ FINISHED_AT = "2026-03-01T12:00:02.000Z"
 
 @dataclass
 class RunningGateway:
-    """A gateway, and the ports behind it."""
+    """A running gateway, and the services in memory that it uses."""
 
     http: httpx.AsyncClient
     services: Services
@@ -37,7 +37,7 @@ class RunningGateway:
     blobs: MemoryBlobs
 
     async def accept(self, data: bytes = b"x", model: str = "noop", **query: Any) -> str:
-        """Submit a job without waiting for it; return its id."""
+        """Submit a job with `respond-async`; return the job's id."""
         answer = await self.http.post(
             f"/v1/models/{model}/jobs",
             content=data,
@@ -54,7 +54,7 @@ class RunningGateway:
         return job
 
     async def reply(self, request: JobRequest | None = None, **outcome: Any) -> httpx.Response:
-        """Reply to a request as a worker does, by default to the last one."""
+        """Send a worker's reply to a request, by default to the last request."""
         request = request or self.queues.request()
         assert request.reply_url is not None
         body = reply_body(request.job_id, **(outcome or {"result": {"json": {"n": 1}}}))
@@ -87,7 +87,7 @@ async def gateway() -> AsyncIterator[RunningGateway]:
 async def open_gateway(
     tracing: GatewayTracing | None = None, **settings: Any
 ) -> AsyncIterator[RunningGateway]:
-    """Open a gateway with these settings beside the required ones."""
+    """Open a gateway with these settings and the required settings."""
     clock, queues, payloads = ManualClock(), MemoryQueues(), MemoryPayloads()
     blobs = MemoryBlobs(payloads, clock)
     base_url = "http://gateway.test"

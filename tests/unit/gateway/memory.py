@@ -1,4 +1,4 @@
-"""The gateway's ports in memory. The durable one runs the real orchestrator.
+"""The services of the gateway in memory, for tests. Durable runs the real orchestrator.
 
 It replays it by the SDK's own executor, with the history that a host would have, and executes
 the actions that this one orchestrator asks for: one activity with retries, events, one timer.
@@ -42,17 +42,17 @@ class ManualClock:
 
 @dataclass
 class MemoryQueues:
-    """The messages that were sent, with their queues."""
+    """Implements `Queues` in memory, and stores the sent messages with their queues."""
 
     sent: list[tuple[str, ServiceBusMessage]] = field(default_factory=list)
     has_sent: asyncio.Event = field(default_factory=asyncio.Event)
     is_down: bool = False
     lengths: dict[str, int] = field(default_factory=dict)
-    """Lengths of queues that differ from the number of messages sent."""
+    """Lengths of queues that are not equal to the number of sent messages."""
     look_count: int = 0
     missing: set[str] = field(default_factory=set)
     enqueued_at: dict[str, datetime] = field(default_factory=dict)
-    """When the oldest message of each queue was enqueued."""
+    """The time at which the oldest message of each queue was enqueued."""
 
     async def send(self, queue: str, message: ServiceBusMessage) -> None:
         if self.is_down:
@@ -76,14 +76,14 @@ class MemoryQueues:
         return self.lengths.get(queue, sum(name == queue for name, _ in self.sent))
 
     def request(self, number: int = -1) -> JobRequest:
-        """Return the request that a worker would read."""
+        """Return the request in a sent message, by default in the last message."""
         body: Any = self.sent[number][1].body
         return decode_request(b"".join(body))
 
 
 @dataclass
 class MemoryPayloads:
-    """Blobs by name."""
+    """Implements `PayloadStore` in memory, and stores blobs by name."""
 
     blobs: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     is_down: bool = False
@@ -106,7 +106,7 @@ class MemoryPayloads:
 
 @dataclass
 class Run:
-    """One orchestration: its history, and the timers that it waits for."""
+    """One orchestration, with its history and its active timers."""
 
     job_id: str
     input: str
@@ -129,7 +129,7 @@ class Run:
 
 
 class MemoryDurable:
-    """A store of orchestrations that runs them immediately, in the caller's task."""
+    """Implements `Durable` in memory. Orchestrations run at once, in the caller's task."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class MemoryDurable:
         self._enqueue = enqueue
         self._conclude = conclude
         self.discards_events = False
-        """Whether events are lost, as before the first episode is saved."""
+        """Whether events are lost, as happens before the first episode is saved."""
 
     async def start(
         self, job_id: str, ticket_text: str, orchestrator: str = ORCHESTRATOR_JOB
@@ -153,7 +153,7 @@ class MemoryDurable:
         self._check()
         run = self.runs[job_id] = Run(job_id, ticket_text, self._clock())
         if orchestrator != ORCHESTRATOR_JOB:
-            return  # other tests run it
+            return  # tests of webhooks run this orchestration
         started = {
             "EventType": 0,
             "Name": "job",
@@ -179,7 +179,7 @@ class MemoryDurable:
             raise UnknownInstance(job_id)
         if run.status.is_final:
             raise FinalInstance(job_id)
-        # The SDK's client encodes an event twice.
+        # The SDK's client encodes an event as JSON twice.
         text = json.dumps(json.dumps(data))
         if self.discards_events:
             return
@@ -216,7 +216,7 @@ class MemoryDurable:
         return len(old)
 
     async def advance(self, seconds: float) -> None:
-        """Advance the clock, and fire each timer that becomes due."""
+        """Advance the clock by this many seconds, and fire the timers that become due."""
         end = self._clock.now + timedelta(seconds=seconds)
         while due := next(self._due(end), None):
             run, timer_id, fire_at = due
@@ -269,7 +269,7 @@ class MemoryDurable:
             await self._go_on(run, result["actions"])
 
     async def _go_on(self, run: Run, actions: list[Any]) -> None:
-        """Execute later groups: each has a timer, an activity, or events."""
+        """Execute the groups after the first. Each contains a timer, an activity, or events."""
         for group in actions[0][run.group_count :]:
             run.group_count += 1
             for action in group["compoundActions"]:

@@ -1,4 +1,4 @@
-"""A caller of /v2, and a worker that replies to its jobs."""
+"""Functions that call /v2, and reply to the jobs like a worker."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ async def infer(
     outcomes: Sequence[dict[str, Any]],
     headers: dict[str, str] | None = None,
 ) -> httpx.Response:
-    """Send a request that waits, and reply to each of its jobs."""
+    """Send an inference request, reply to each of its jobs, and return the response."""
     content = request if isinstance(request, bytes) else json.dumps(request).encode()
     waiting = asyncio.create_task(
         gateway.http.post(f"/v2/models/{model}/infer", content=content, headers=headers)

@@ -1,4 +1,4 @@
-"""A receiver of webhooks in memory."""
+"""A receiver of webhooks in memory, for tests."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from gateway.webhooks.sender import WebhookResponse
 
 @dataclass
 class MemoryReceiver:
-    """Gives the scripted answers, then 200, and stores the requests."""
+    """Implements `WebhookSender`: stores requests, returns scripted responses, then 200."""
 
     answers: list[WebhookResponse | str] = field(default_factory=list)
     posts: list[tuple[str, Mapping[str, str], bytes]] = field(default_factory=list)

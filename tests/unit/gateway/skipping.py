@@ -1,4 +1,4 @@
-"""An event loop that does not sleep: when it is idle, it advances its clock."""
+"""An event loop that never sleeps. When it is idle, it advances its clock instead."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -26,6 +26,6 @@ class SkippingLoop(asyncio.SelectorEventLoop):
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on such a loop."""
+    """Run a coroutine on a SkippingLoop; return its result."""
     with asyncio.Runner(loop_factory=SkippingLoop) as runner:
         return runner.run(main)

@@ -1,4 +1,4 @@
-"""`functions/` is complete: it imports only its own packages and its requirements."""
+"""The folder `functions/` imports only its own packages and its requirements."""
 
 import ast
 import json
@@ -55,7 +55,7 @@ def test_the_function_app_imports_only_its_requirements(path: Path) -> None:
         assert re.search(rf"^{package}\b", requirements, re.MULTILINE)
 
 
-def test_host_json_has_the_settings_of_core_tools() -> None:
+def test_host_json_has_the_settings_that_core_tools_needs() -> None:
     host = json.loads((FUNCTIONS / "host.json").read_text(encoding="utf-8"))
     assert host["version"] == "2.0"
     assert host["extensionBundle"] == {

@@ -1,4 +1,4 @@
-"""Authentication: keys, scopes and rates; and the isolation of tenants."""
+"""Authentication by keys, scopes, rate limits, and the isolation of tenants."""
 
 import base64
 import json
@@ -78,7 +78,9 @@ async def test_a_request_without_a_key_is_refused(
     assert closed.durable.status_count == 0
 
 
-async def test_a_key_is_accepted_in_both_headers(closed: RunningGateway) -> None:
+async def test_a_key_is_accepted_in_the_authorization_and_x_api_key_headers(
+    closed: RunningGateway,
+) -> None:
     key = KEYS["a"][0]
     for headers in (
         {"authorization": f"Bearer {key}"},
@@ -92,16 +94,16 @@ async def test_a_key_is_accepted_in_both_headers(closed: RunningGateway) -> None
 @pytest.mark.parametrize(
     "path", ["/", "/docs", "/docs/problems", "/openapi.json", "/v1/health/live", "/v1/health/ready"]
 )
-async def test_open_routes_need_no_key(closed: RunningGateway, path: str) -> None:
+async def test_open_routes_respond_without_a_key(closed: RunningGateway, path: str) -> None:
     assert (await closed.http.get(path)).status_code == 200
     assert (await closed.http.head(path)).status_code == 200
 
 
-async def test_a_preflight_needs_no_key(closed: RunningGateway) -> None:
+async def test_a_cors_preflight_is_answered_without_a_key(closed: RunningGateway) -> None:
     assert (await closed.http.options("/v1/jobs")).status_code == 204
 
 
-async def test_a_worker_needs_only_its_reply_token(closed: RunningGateway) -> None:
+async def test_a_worker_is_authenticated_by_only_the_reply_token(closed: RunningGateway) -> None:
     job_id = await job_of(closed, "a")
     assert (await closed.reply()).status_code == 202
     answer = await closed.http.get(f"/v1/jobs/{job_id}", headers=bearer("a"))
@@ -129,7 +131,7 @@ async def test_a_worker_needs_only_its_reply_token(closed: RunningGateway) -> No
         ("admin", "GET", "/v1/admin/nothing-here", 404),
     ],
 )
-async def test_a_route_needs_its_scope(
+async def test_a_key_without_the_scope_of_a_route_is_refused(
     closed: RunningGateway, name: str, method: str, path: str, status: int
 ) -> None:
     answer = await closed.http.request(method, path, headers=bearer(name))
@@ -138,7 +140,9 @@ async def test_a_route_needs_its_scope(
         assert answer.json()["code"] == "forbidden"
 
 
-async def test_a_rate_is_enforced_and_shown_in_headers(closed: RunningGateway) -> None:
+async def test_the_rate_limit_of_a_key_is_enforced_and_shown_in_headers(
+    closed: RunningGateway,
+) -> None:
     for left in (2, 1, 0):
         answer = await closed.http.get("/v1/jobs", headers=bearer("a2"))
         assert answer.status_code == 200
@@ -182,7 +186,7 @@ def asking(method: str, suffix: str = "", **headers: str) -> Ask:
     ],
 )
 @pytest.mark.parametrize("is_final", [True, False])
-async def test_a_job_of_another_tenant_looks_like_an_unknown_job(
+async def test_the_job_of_another_tenant_is_reported_as_unknown(
     closed: RunningGateway, ask: Ask, is_final: bool
 ) -> None:
     job_id = await job_of(closed, "a")
@@ -200,12 +204,12 @@ async def test_a_job_of_another_tenant_looks_like_an_unknown_job(
     known, unknown = await told(job_id), await told(NOBODY)
     assert known == unknown
     assert known[0] == 404
-    # The job is unchanged.
+    # The other tenant's job is unchanged.
     owner = await closed.http.get(f"/v1/jobs/{job_id}", headers=bearer("a2"))
     assert owner.json()["status"] == ("succeeded" if is_final else "queued")
 
 
-async def test_a_list_has_only_jobs_of_the_callers_tenant(closed: RunningGateway) -> None:
+async def test_the_list_of_jobs_contains_only_the_callers_tenant(closed: RunningGateway) -> None:
     ours = [await job_of(closed, name) for name in ("a", "writer")]
     theirs = await job_of(closed, "b")
     for name, ids in (("a", ours[::-1]), ("reader", ours[::-1]), ("b", [theirs])):
@@ -215,7 +219,9 @@ async def test_a_list_has_only_jobs_of_the_callers_tenant(closed: RunningGateway
         assert "tenant" not in json.dumps(page)
 
 
-async def test_jobs_from_before_keys_belong_to_the_open_tenant(closed: RunningGateway) -> None:
+async def test_jobs_without_a_recorded_tenant_belong_to_the_open_tenant(
+    closed: RunningGateway,
+) -> None:
     job_id = await job_of(closed, "a")
     run = closed.durable.runs[job_id]
     ticket = json.loads(run.input)
@@ -225,7 +231,9 @@ async def test_jobs_from_before_keys_belong_to_the_open_tenant(closed: RunningGa
     assert answer.status_code == 404
 
 
-async def test_without_keys_all_jobs_belong_to_one_tenant(gateway: RunningGateway) -> None:
+async def test_all_jobs_belong_to_one_tenant_if_the_gateway_has_no_keys(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     assert "tenant" not in await gateway.job(job_id)
     answer = await gateway.http.get("/v1/jobs", headers={"authorization": "Bearer of nothing"})
@@ -238,11 +246,11 @@ def principal_of(tenant: str, *roles: str) -> dict[str, str]:
     return {"x-ms-client-principal": base64.b64encode(json.dumps(value).encode()).decode()}
 
 
-async def test_a_platform_principal_is_accepted_if_trusted() -> None:
+async def test_a_platform_principal_is_accepted_if_the_setting_trusts_it() -> None:
     async with open_gateway(trust_principal_header=True) as gateway:
         assert (await gateway.http.get("/v1/jobs")).status_code == 401
         mine = principal_of("t1", "jobs:read", "jobs:write")
-        # The platform passes its own token on, which is not an API key.
+        # The platform also passes on its own token, which is not an API key.
         mine["authorization"] = "Bearer eyJ"
         body = {"content-type": "application/octet-stream", "prefer": "respond-async"}
         answer = await gateway.http.post(
@@ -256,12 +264,12 @@ async def test_a_platform_principal_is_accepted_if_trusted() -> None:
         assert (await gateway.http.get(path, headers=without)).status_code == 403
 
 
-async def test_a_platform_principal_is_ignored_unless_trusted(closed: RunningGateway) -> None:
+async def test_a_platform_principal_is_ignored_by_default(closed: RunningGateway) -> None:
     answer = await closed.http.get("/v1/jobs", headers=principal_of("acme", "jobs:read"))
     assert answer.status_code == 401
 
 
-async def test_a_key_is_neither_returned_nor_logged(
+async def test_an_api_key_is_neither_returned_nor_logged(
     closed: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")

@@ -1,4 +1,4 @@
-"""Dead letters over the admin routes, with ports in memory."""
+"""The admin routes for dead letters, on a gateway with services in memory."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -29,7 +29,7 @@ async def give_up(
     queue: str = "noop",
     reason: str = "MaxDeliveryCountExceeded",
 ) -> None:
-    """Submit a job, and dead-letter its message."""
+    """Run the dead-letter trigger with a message of this job."""
     message = ServiceBusMessage(
         body=body,
         message_id=message_id,
@@ -59,7 +59,7 @@ async def redrive(gateway: RunningGateway, letter_id: str) -> Any:
     return await gateway.http.post(f"{LETTERS}/noop/{letter_id}/redrive")
 
 
-async def test_an_expired_message_is_left_to_the_timer_of_its_job(
+async def test_an_expired_message_is_not_stored_and_does_not_end_the_job(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(b"secret")
@@ -69,7 +69,7 @@ async def test_an_expired_message_is_left_to_the_timer_of_its_job(
     assert (await page(gateway))["dead_letters"] == []
 
 
-async def test_letters_are_listed_page_by_page(gateway: RunningGateway) -> None:
+async def test_dead_letters_are_listed_page_by_page(gateway: RunningGateway) -> None:
     ids = sorted([await dead_job(gateway) for _ in range(5)])
     first = await page(gateway, limit=2)
     second = await page(gateway, limit=2, cursor=first["next_cursor"], model="noop")
@@ -80,7 +80,9 @@ async def test_letters_are_listed_page_by_page(gateway: RunningGateway) -> None:
     assert (await page(gateway, model="classifier"))["dead_letters"] == []
 
 
-async def test_a_letter_shows_no_payload_and_no_token(gateway: RunningGateway) -> None:
+async def test_a_dead_letter_resource_contains_neither_payload_nor_reply_token(
+    gateway: RunningGateway,
+) -> None:
     job_id = await dead_job(gateway)
     token = (gateway.queues.request().reply_url or "").partition("token=")[2]
     answer = await gateway.http.get(f"{LETTERS}/noop/{job_id}")
@@ -98,7 +100,9 @@ async def test_a_letter_shows_no_payload_and_no_token(gateway: RunningGateway) -
     assert answer.headers["cache-control"] == "no-store"
 
 
-async def test_a_letter_is_redriven_as_a_new_job_once(gateway: RunningGateway) -> None:
+async def test_repeated_redrives_of_a_dead_letter_create_only_one_new_job(
+    gateway: RunningGateway,
+) -> None:
     job_id = await dead_job(gateway)
     answer = await redrive(gateway, job_id)
     assert answer.status_code == 202, answer.text
@@ -118,7 +122,9 @@ async def test_a_letter_is_redriven_as_a_new_job_once(gateway: RunningGateway) -
     assert letter["redriven_as"] == sent["job_id"]
 
 
-async def test_one_of_two_simultaneous_redrives_sends(gateway: RunningGateway) -> None:
+async def test_only_one_of_two_simultaneous_redrives_sends_the_message(
+    gateway: RunningGateway,
+) -> None:
     job_id = await dead_job(gateway)
     read, all_have_read = gateway.blobs.read, asyncio.Barrier(8)
 
@@ -127,7 +133,7 @@ async def test_one_of_two_simultaneous_redrives_sends(gateway: RunningGateway) -
         await all_have_read.wait()
         return found
 
-    gateway.blobs.read = read_together  # type: ignore[method-assign]  # so that none is in time
+    gateway.blobs.read = read_together  # type: ignore[method-assign]  # both reads happen before the first write
     answers = await asyncio.gather(*(redrive(gateway, job_id) for _ in range(8)))
     gateway.blobs.read = read  # type: ignore[method-assign]
     assert sorted(answer.status_code for answer in answers) == [202, *[409] * 7]
@@ -139,7 +145,7 @@ async def test_one_of_two_simultaneous_redrives_sends(gateway: RunningGateway) -
     assert len(gateway.queues.sent) == 2
 
 
-async def test_the_new_job_has_as_much_time_as_the_old_one(gateway: RunningGateway) -> None:
+async def test_a_redriven_job_has_as_much_time_as_the_failed_job(gateway: RunningGateway) -> None:
     job_id = await gateway.accept(deadline_seconds=100)
     await give_up(gateway, encode_request(gateway.queues.request()), job_id)
     gateway.clock.now += timedelta(hours=2)
@@ -148,7 +154,7 @@ async def test_the_new_job_has_as_much_time_as_the_old_one(gateway: RunningGatew
     assert new["deadline"] == "2026-03-01T14:01:40.000Z"
 
 
-async def test_a_redrive_that_died_after_its_mark_is_finished_later(
+async def test_a_later_call_completes_a_redrive_that_died_after_writing_the_mark(
     gateway: RunningGateway,
 ) -> None:
     job_id = await dead_job(gateway)
@@ -157,7 +163,7 @@ async def test_a_redrive_that_died_after_its_mark_is_finished_later(
     async def dying(*_: Any, **__: Any) -> None:
         raise RuntimeError("killed")
 
-    gateway.durable.start = dying  # type: ignore[method-assign]  # a process that dies right there
+    gateway.durable.start = dying  # type: ignore[method-assign]  # the process dies at this call
     with pytest.raises(RuntimeError):
         await redrive(gateway, job_id)
     gateway.durable.start = start  # type: ignore[method-assign]
@@ -171,7 +177,7 @@ async def test_a_redrive_that_died_after_its_mark_is_finished_later(
     assert (await gateway.job(marked))["status"] == "queued"
 
 
-async def test_the_message_of_a_producer_is_sent_unchanged(gateway: RunningGateway) -> None:
+async def test_a_redrive_sends_the_message_of_a_producer_unchanged(gateway: RunningGateway) -> None:
     now = gateway.clock()
     request = JobRequest(
         job_id="order-7",
@@ -203,13 +209,15 @@ async def test_the_message_of_a_producer_is_sent_unchanged(gateway: RunningGatew
 
 
 async def low_job(gateway: RunningGateway) -> str:
-    """Dead-letter a job of low priority; return its id."""
+    """Submit and dead-letter a job of low priority; return its id."""
     job_id = await gateway.accept(priority="low")
     await give_up(gateway, encode_request(gateway.queues.request()), job_id, queue="noop-low")
     return job_id
 
 
-async def test_a_low_letter_goes_back_to_its_queue(gateway: RunningGateway) -> None:
+async def test_a_redriven_low_priority_job_is_sent_to_the_low_priority_queue(
+    gateway: RunningGateway,
+) -> None:
     job_id = await low_job(gateway)
     assert (await gateway.job(job_id))["error"]["code"] == "dead-lettered"
     letter = (await gateway.http.get(f"{LETTERS}/noop/{job_id}~low")).json()
@@ -224,12 +232,14 @@ async def test_a_low_letter_goes_back_to_its_queue(gateway: RunningGateway) -> N
     assert marked["redriven_as"] == sent.json()["job_id"]
 
 
-async def test_a_low_message_of_a_producer_goes_back_to_its_queue(gateway: RunningGateway) -> None:
+async def test_a_redriven_low_priority_message_is_sent_to_the_low_priority_queue(
+    gateway: RunningGateway,
+) -> None:
     now = gateway.clock()
     source = InlineBytes("text/plain", b"hello")
     request = JobRequest("order-7", "noop", source, now, now + timedelta(seconds=60))
     for queue in ("noop", "noop-low"):
-        # The same message id in both queues gives two letters.
+        # The same message id in both queues leads to two letters.
         await give_up(gateway, encode_request(request), "order-7", queue=queue)
     assert (await redrive(gateway, "order-7~low")).status_code == 202
     assert [queue for queue, _ in gateway.queues.sent] == ["noop-low"]
@@ -241,7 +251,9 @@ async def test_a_low_message_of_a_producer_goes_back_to_its_queue(gateway: Runni
     assert [letter["id"] for letter in (await page(gateway))["dead_letters"]] == ["order-7"]
 
 
-async def test_lists_and_purges_include_both_queues(gateway: RunningGateway) -> None:
+async def test_lists_and_purges_of_dead_letters_include_both_priorities(
+    gateway: RunningGateway,
+) -> None:
     low = [f"{await low_job(gateway)}~low" for _ in range(3)]
     normal = [await dead_job(gateway) for _ in range(3)]
     found: list[str] = []
@@ -257,7 +269,9 @@ async def test_lists_and_purges_include_both_queues(gateway: RunningGateway) -> 
     assert purged.json() == {"deleted": 6, "is_complete": True}
 
 
-async def test_a_letter_that_cannot_be_redriven_is_refused(gateway: RunningGateway) -> None:
+async def test_the_redrive_of_a_letter_without_request_input_or_job_is_refused(
+    gateway: RunningGateway,
+) -> None:
     await give_up(gateway, b"no request", "garbage")
     refused = await redrive(gateway, "garbage")
     assert (refused.status_code, refused.json()["code"]) == (409, "not-redrivable")
@@ -266,12 +280,12 @@ async def test_a_letter_that_cannot_be_redriven_is_refused(gateway: RunningGatew
     assert "input" in (await redrive(gateway, job_id)).json()["detail"]
     gone = await dead_job(gateway)
     del gateway.durable.runs[gone]
-    assert "no longer kept" in (await redrive(gateway, gone)).json()["detail"]
-    # None of these requests wrote a mark.
+    assert "has been deleted" in (await redrive(gateway, gone)).json()["detail"]
+    # No request has written a redrive mark.
     assert all(letter["redriven_as"] is None for letter in (await page(gateway))["dead_letters"])
 
 
-async def test_letters_are_purged(gateway: RunningGateway) -> None:
+async def test_purged_dead_letters_are_no_longer_found(gateway: RunningGateway) -> None:
     ids = [await dead_job(gateway) for _ in range(3)]
     for _ in range(2):
         answer = await gateway.http.delete(f"{LETTERS}/noop/{ids[0]}")
@@ -296,24 +310,26 @@ async def test_letters_are_purged(gateway: RunningGateway) -> None:
         ({"model": "nope"}, "unknown-model"),
     ],
 )
-async def test_a_bad_option_is_refused(
+async def test_an_invalid_option_of_the_dead_letter_routes_is_refused(
     gateway: RunningGateway, query: dict[str, str], code: str
 ) -> None:
     assert (await gateway.http.get(LETTERS, params=query)).json()["code"] == code
 
 
-async def test_a_repeat_of_the_trigger_keeps_the_mark(gateway: RunningGateway) -> None:
+async def test_a_repeated_trigger_run_keeps_the_redrive_mark_of_a_letter(
+    gateway: RunningGateway,
+) -> None:
     job_id = await dead_job(gateway)
     body = encode_request(gateway.queues.request())
     await redrive(gateway, job_id)
     await give_up(gateway, body, job_id)
     assert (await redrive(gateway, job_id)).json()["is_repeat"] is True
-    # Another message under the same id is another letter.
+    # Another message with the same id replaces the letter.
     await give_up(gateway, body, job_id, minute=7)
     assert (await page(gateway))["dead_letters"][0]["redriven_as"] is None
 
 
-async def test_message_ids_become_valid_blob_names() -> None:
+async def test_any_message_id_is_converted_to_a_valid_blob_name() -> None:
     assert letter_blob("q", "a.b-c_1") == "dead-letters/q/a.b-c_1"
     assert letter_blob("q", "a/b ?").startswith("dead-letters/q/a_b__-")
     assert letter_blob("q", "..").startswith("dead-letters/q/..-")
@@ -351,7 +367,7 @@ async def test_housekeeping_deletes_blobs_past_their_retention(gateway: RunningG
     assert await delete_old_blobs(gateway.services) == 0
 
 
-async def test_housekeeping_deletes_a_bounded_number_of_blobs(
+async def test_one_housekeeping_run_deletes_a_bounded_number_of_blobs(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(housekeeping, "MAX_DELETED", 2)

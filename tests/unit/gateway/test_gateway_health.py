@@ -1,4 +1,4 @@
-"""Models, health, documentation, and defects."""
+"""The routes for models, health and documentation, and unexpected errors."""
 
 import json
 from html.parser import HTMLParser
@@ -13,7 +13,7 @@ from gateway.http.routes.health import FRESH_SECONDS
 from tests.unit.gateway.conftest import RunningGateway
 
 
-async def test_the_models_are_listed(gateway: RunningGateway) -> None:
+async def test_the_models_route_lists_all_models(gateway: RunningGateway) -> None:
     answer = await gateway.http.get("/v1/models")
     models = answer.json()["models"]
     assert [model["name"] for model in models] == list(gateway.services.catalogue)
@@ -29,13 +29,13 @@ async def test_the_models_are_listed(gateway: RunningGateway) -> None:
     assert (unknown.status_code, unknown.json()["nearest"]) == (404, ["noop"])
 
 
-async def test_the_process_is_alive(gateway: RunningGateway) -> None:
+async def test_the_live_route_returns_200(gateway: RunningGateway) -> None:
     gateway.durable.is_down = gateway.queues.is_down = gateway.payloads.is_down = True
     assert (await gateway.http.get("/v1/health/live")).json() == {"status": "live"}
 
 
 @pytest.mark.parametrize("part", ["durable", "queues", "payloads"])
-async def test_the_gateway_is_ready_only_if_all_services_answer(
+async def test_the_gateway_is_ready_only_if_all_services_respond(
     gateway: RunningGateway, part: str
 ) -> None:
     getattr(gateway, part).is_down = True
@@ -65,7 +65,7 @@ async def test_the_root_links_to_the_documentation(gateway: RunningGateway) -> N
 
 
 class Links(HTMLParser):
-    """The URLs that a page would load, and its ids."""
+    """Collects the URLs that an HTML page would load, and the ids of its elements."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +81,9 @@ class Links(HTMLParser):
 
 
 @pytest.mark.parametrize("path", ["/docs", "/docs/problems"])
-async def test_pages_work_without_the_internet(gateway: RunningGateway, path: str) -> None:
+async def test_the_documentation_pages_load_nothing_from_other_hosts(
+    gateway: RunningGateway, path: str
+) -> None:
     answer = await gateway.http.get(path)
     page = Links()
     page.feed(answer.text)
@@ -89,14 +91,16 @@ async def test_pages_work_without_the_internet(gateway: RunningGateway, path: st
     assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
-async def test_every_problem_is_explained(gateway: RunningGateway) -> None:
+async def test_the_problems_page_explains_every_kind_of_problem(gateway: RunningGateway) -> None:
     page = Links()
     page.feed((await gateway.http.get("/docs/problems")).text)
     assert page.ids == set(problems.PROBLEM_KINDS)
     assert "<!--" not in (await gateway.http.get("/docs/problems")).text
 
 
-async def test_a_defect_is_a_problem_without_internals(gateway: RunningGateway) -> None:
+async def test_the_problem_for_an_unexpected_error_contains_no_internal_details(
+    gateway: RunningGateway,
+) -> None:
     class Broken:
         async def status(self, job_id: str) -> None:
             raise RuntimeError("the secret is 42")

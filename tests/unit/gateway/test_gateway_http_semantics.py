@@ -9,7 +9,7 @@ from tests.unit.gateway.conftest import RunningGateway, open_gateway
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 
-async def test_a_known_tag_is_answered_304(gateway: RunningGateway) -> None:
+async def test_a_request_with_the_current_etag_gets_304(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     path = f"/v1/jobs/{job_id}"
     first = await gateway.http.get(path)
@@ -27,7 +27,7 @@ async def test_a_known_tag_is_answered_304(gateway: RunningGateway) -> None:
     assert changed.headers["etag"] != tag
 
 
-async def test_a_changed_job_is_not_cancelled(gateway: RunningGateway) -> None:
+async def test_a_cancellation_with_an_outdated_etag_is_refused(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     path = f"/v1/jobs/{job_id}"
     tag = (await gateway.http.get(path)).headers["etag"]
@@ -42,14 +42,16 @@ async def test_a_changed_job_is_not_cancelled(gateway: RunningGateway) -> None:
 
 
 @pytest.mark.parametrize("named", ['"a"', "a", "", '"', "W/", "\xff", '"' * 999])
-async def test_other_tags_do_not_match(gateway: RunningGateway, named: str) -> None:
+async def test_if_none_match_with_a_different_etag_does_not_match(
+    gateway: RunningGateway, named: str
+) -> None:
     job_id = await gateway.accept()
     fields = [(b"if-none-match", named.encode("latin-1"))]
     answer = await gateway.http.get(f"/v1/jobs/{job_id}", headers=fields)
     assert answer.status_code == 200
 
 
-async def test_a_result_has_a_tag(gateway: RunningGateway) -> None:
+async def test_the_response_for_a_result_has_an_etag(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     await gateway.reply()
     path = f"/v1/jobs/{job_id}/result"
@@ -58,7 +60,7 @@ async def test_a_result_has_a_tag(gateway: RunningGateway) -> None:
     assert (again.status_code, again.content) == (304, b"")
 
 
-async def test_head_has_the_headers_of_get(gateway: RunningGateway) -> None:
+async def test_a_head_response_has_the_headers_of_the_get_response(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     await gateway.reply()
     paths = (f"/v1/jobs/{job_id}", f"/v1/jobs/{job_id}/result", "/v1/models", "/openapi.json", "/")
@@ -89,7 +91,7 @@ async def test_options_lists_the_methods_of_a_path(
     assert (await gateway.http.options("/nowhere")).status_code == 404
 
 
-async def test_configured_origins_may_use_the_api() -> None:
+async def test_requests_from_configured_origins_are_allowed() -> None:
     page = {"origin": "https://a.example"}
     async with open_gateway(cors_origins=("https://a.example",)) as gateway:
         preflight = await gateway.http.options(
@@ -110,12 +112,14 @@ async def test_configured_origins_may_use_the_api() -> None:
         assert "access-control-allow-origin" not in other.headers
 
 
-async def test_other_origins_may_not_use_the_api(gateway: RunningGateway) -> None:
+async def test_requests_from_other_origins_are_not_allowed(gateway: RunningGateway) -> None:
     answer = await gateway.http.get("/v1/models", headers={"origin": "https://a.example"})
     assert "access-control-allow-origin" not in answer.headers
 
 
-async def test_the_trace_is_in_a_header(gateway: RunningGateway) -> None:
+async def test_the_response_has_the_trace_id_in_the_traceresponse_header(
+    gateway: RunningGateway,
+) -> None:
     trace_id = "0af7651916cd43dd8448eb211c80319c"
     caller = {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}
     answer = await gateway.http.get("/v1/models", headers=caller)

@@ -1,4 +1,4 @@
-"""Idempotency-Key: one job for all requests under one key."""
+"""The header Idempotency-Key: all requests with the same key get one job."""
 
 import asyncio
 from datetime import timedelta
@@ -42,7 +42,9 @@ async def submit(
 
 
 @pytest.mark.parametrize("data", [b"x", LARGE])
-async def test_a_repeat_gets_the_same_job(gateway: RunningGateway, data: bytes) -> None:
+async def test_a_repeated_request_with_a_key_gets_the_same_job(
+    gateway: RunningGateway, data: bytes
+) -> None:
     first = await submit(gateway, data)
     again = await submit(gateway, data, '"k"')
     assert (first.status_code, again.status_code) == (202, 202)
@@ -53,7 +55,9 @@ async def test_a_repeat_gets_the_same_job(gateway: RunningGateway, data: bytes) 
     assert len(gateway.queues.sent) == len(gateway.durable.runs) == 1
 
 
-async def test_a_repeat_after_the_end_gets_the_result(gateway: RunningGateway) -> None:
+async def test_a_repeated_request_after_the_end_of_the_job_gets_the_result(
+    gateway: RunningGateway,
+) -> None:
     await submit(gateway)
     await gateway.reply()
     again = await submit(gateway)
@@ -61,7 +65,9 @@ async def test_a_repeat_after_the_end_gets_the_result(gateway: RunningGateway) -
     assert len(gateway.durable.runs) == 1
 
 
-async def test_a_repeat_waits_by_its_own_preference(gateway: RunningGateway) -> None:
+async def test_a_repeated_request_waits_for_the_time_that_it_prefers(
+    gateway: RunningGateway,
+) -> None:
     await submit(gateway)
     waiting = asyncio.create_task(submit(gateway, prefer="wait=100"))
     await asyncio.sleep(0)
@@ -74,7 +80,7 @@ async def test_a_repeat_waits_by_its_own_preference(gateway: RunningGateway) -> 
 @pytest.mark.parametrize(
     "other", [{"data": b"y"}, {"deadline_seconds": "30"}, {"parameters": '{"a":1}'}]
 )
-async def test_another_request_under_the_key_is_refused(
+async def test_a_different_request_with_the_same_key_is_refused(
     gateway: RunningGateway, other: dict[str, Any]
 ) -> None:
     await submit(gateway)
@@ -83,20 +89,22 @@ async def test_another_request_under_the_key_is_refused(
     assert len(gateway.durable.runs) == 1
 
 
-async def test_a_malformed_key_is_refused(gateway: RunningGateway) -> None:
+async def test_a_request_with_a_malformed_idempotency_key_is_refused(
+    gateway: RunningGateway,
+) -> None:
     answer = await submit(gateway, key="a b")
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
     assert not gateway.payloads.blobs
 
 
-async def test_a_refused_request_makes_no_claim(gateway: RunningGateway) -> None:
+async def test_a_refused_request_writes_no_claim(gateway: RunningGateway) -> None:
     assert (await submit(gateway, b"")).status_code == 422
     assert not gateway.payloads.blobs
     assert (await submit(gateway)).status_code == 202
 
 
 @pytest.mark.parametrize("data", [b"x", LARGE])
-async def test_simultaneous_first_requests_make_one_job(
+async def test_simultaneous_requests_with_one_key_create_only_one_job(
     gateway: RunningGateway, data: bytes
 ) -> None:
     answers = await asyncio.gather(*(submit(gateway, data) for _ in range(16)))
@@ -109,7 +117,7 @@ async def test_simultaneous_first_requests_make_one_job(
 
 
 @pytest.mark.usefixtures("short_watch")
-async def test_a_claim_without_a_job_is_taken_over_once(
+async def test_only_one_request_takes_over_a_claim_without_a_job(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def die(*_: object) -> None:
@@ -140,7 +148,7 @@ def count_starts(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> li
 
 
 @pytest.mark.usefixtures("short_watch")
-async def test_a_request_that_claimed_too_slowly_does_not_start_the_job(
+async def test_a_request_that_wrote_the_claim_too_slowly_does_not_start_the_job(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts = count_starts(gateway, monkeypatch)
@@ -153,7 +161,7 @@ async def test_a_request_that_claimed_too_slowly_does_not_start_the_job(
     assert len(starts) == 1
 
 
-async def test_a_claim_holds_for_a_day(gateway: RunningGateway) -> None:
+async def test_a_claim_is_valid_for_one_day(gateway: RunningGateway) -> None:
     first = await submit(gateway)
     await gateway.reply()
     await gateway.durable.advance(24 * 3600 - 1)
@@ -173,14 +181,16 @@ async def test_housekeeping_deletes_claims_after_a_day(gateway: RunningGateway) 
     assert len([name for name in gateway.payloads.blobs if name.startswith("claims/")]) == 1
 
 
-async def test_a_damaged_claim_is_replaced(gateway: RunningGateway) -> None:
+async def test_an_unreadable_claim_is_replaced(gateway: RunningGateway) -> None:
     await submit(gateway)
     (name,) = gateway.payloads.blobs
     gateway.blobs.put(name, b"{")
     assert (await submit(gateway)).status_code == 202
 
 
-async def test_requests_are_refused_while_the_storage_is_down(gateway: RunningGateway) -> None:
+async def test_requests_with_a_key_are_refused_while_the_storage_is_down(
+    gateway: RunningGateway,
+) -> None:
     gateway.payloads.is_down = True
     assert (await submit(gateway)).status_code == 503
     assert not gateway.durable.runs

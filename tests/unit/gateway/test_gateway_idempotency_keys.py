@@ -18,17 +18,17 @@ def quoted(key: str) -> str:
 
 
 @given(KEYS)
-def test_a_quoted_key_is_the_text_in_the_quotes(key: str) -> None:
+def test_a_quoted_idempotency_key_is_parsed_without_the_quotes(key: str) -> None:
     assert parse_key([quoted(key)]) == key
 
 
 @given(BARE_KEYS)
-def test_a_bare_key_is_the_same_as_in_quotes(key: str) -> None:
+def test_an_unquoted_idempotency_key_equals_the_quoted_key(key: str) -> None:
     assert parse_key([f" {key}\t"]) == parse_key([quoted(key)]) == key
 
 
 @given(st.lists(st.text(max_size=300), max_size=3))
-def test_any_header_is_a_key_or_is_refused(values: list[str]) -> None:
+def test_parsing_any_header_returns_a_key_or_raises_value_error(values: list[str]) -> None:
     try:
         key = parse_key(values)
     except ValueError:
@@ -44,29 +44,31 @@ def test_any_header_is_a_key_or_is_refused(values: list[str]) -> None:
         *("a" * 256, f'"{"a" * 256}"', '"a"; x=1', "\x7f", '"\t"'),
     ],
 )
-def test_a_malformed_key_is_refused(text: str) -> None:
+def test_a_malformed_idempotency_key_raises_value_error(text: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         parse_key([text])
 
 
-def test_two_keys_are_refused() -> None:
+def test_two_idempotency_keys_in_one_request_raise_value_error() -> None:
     with pytest.raises(ValueError, match="more than once"):
         parse_key(["a", "a"])
 
 
 @given(st.text(max_size=20), KEYS, st.text(max_size=20), KEYS)
-def test_each_tenant_has_its_own_claim_on_a_key(a: str, key: str, b: str, other: str) -> None:
+def test_claims_of_different_tenants_or_keys_have_different_blob_names(
+    a: str, key: str, b: str, other: str
+) -> None:
     assert (claim_blob(a, key) == claim_blob(b, other)) == ((a, key) == (b, other))
 
 
 @given(st.text(min_size=1).filter(str.isascii), st.datetimes(timezones=st.just(UTC)))
-def test_a_claim_survives_encoding(job_id: str, created_at: datetime) -> None:
+def test_an_encoded_claim_is_decoded_unchanged(job_id: str, created_at: datetime) -> None:
     claim = IdempotencyClaim(job_id, "f" * 64, created_at)
     assert decode_claim(claim.encode()) == claim
 
 
 @given(st.binary(max_size=100))
-def test_malformed_bytes_are_not_a_claim(data: bytes) -> None:
+def test_decoding_malformed_bytes_returns_no_claim(data: bytes) -> None:
     assert decode_claim(data) is None
 
 

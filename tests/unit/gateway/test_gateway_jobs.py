@@ -1,4 +1,4 @@
-"""Jobs: reading, waiting, results, cancelling."""
+"""The routes that get a job, wait for its end, get its result and cancel it."""
 
 import asyncio
 import hashlib
@@ -19,7 +19,7 @@ NOBODY = "018f0000-0000-7000-8000-000000000000"
     "job_id", [NOBODY, "x", "?", "%3FshowInput=true", "a%2Fb", "..", NOBODY.upper(), "%ED%A0%80"]
 )
 @pytest.mark.parametrize("suffix", ["", "/result"])
-async def test_an_unknown_job_is_answered_404(
+async def test_a_request_for_an_unknown_job_gets_404(
     gateway: RunningGateway, job_id: str, suffix: str
 ) -> None:
     answer = await gateway.http.get(f"/v1/jobs/{job_id}{suffix}")
@@ -28,18 +28,20 @@ async def test_an_unknown_job_is_answered_404(
     assert gateway.durable.status_count <= 1
 
 
-async def test_only_well_formed_ids_reach_the_store(gateway: RunningGateway) -> None:
+async def test_malformed_job_ids_are_not_looked_up_in_the_store(gateway: RunningGateway) -> None:
     await gateway.http.get("/v1/jobs/%3FshowInput=true")
     assert gateway.durable.status_count == 0
 
 
-async def test_another_orchestration_is_not_a_job(gateway: RunningGateway) -> None:
+async def test_an_orchestration_that_runs_no_job_is_reported_as_unknown(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     gateway.durable.runs[job_id].input = '"something else"'
     assert (await gateway.http.get(f"/v1/jobs/{job_id}")).status_code == 404
 
 
-async def test_a_wait_returns_when_the_job_ends(gateway: RunningGateway) -> None:
+async def test_a_waiting_request_returns_when_the_job_ends(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     waiting = asyncio.create_task(
         gateway.http.get(f"/v1/jobs/{job_id}", headers={"prefer": "wait=100"})
@@ -53,14 +55,16 @@ async def test_a_wait_returns_when_the_job_ends(gateway: RunningGateway) -> None
     assert "retry-after" not in answer.headers
 
 
-async def test_a_wait_for_an_ended_job_returns_at_once(gateway: RunningGateway) -> None:
+async def test_a_waiting_request_for_an_ended_job_returns_at_once(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     await gateway.reply()
     answer = await gateway.http.get(f"/v1/jobs/{job_id}", headers={"prefer": "wait=100"})
     assert answer.json()["status"] == "succeeded"
 
 
-async def test_a_wait_ends_although_the_job_has_not(gateway: RunningGateway) -> None:
+async def test_a_waiting_request_returns_a_running_job_after_the_requested_time(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     answer = await gateway.http.get(f"/v1/jobs/{job_id}")
     assert answer.json()["status"] == "queued"
@@ -78,21 +82,25 @@ async def result_of(gateway: RunningGateway, **outcome: Any) -> Any:
     return await gateway.http.get(f"/v1/jobs/{job_id}/result")
 
 
-async def test_a_json_result_is_returned_alone(gateway: RunningGateway) -> None:
+async def test_the_result_route_returns_only_the_json_result(gateway: RunningGateway) -> None:
     answer = await result_of(gateway, result={"json": {"label": "Löwe"}})
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     assert answer.json() == {"label": "Löwe"}
 
 
-async def test_a_picture_is_returned_in_its_own_type(gateway: RunningGateway) -> None:
+async def test_the_result_route_returns_a_picture_with_the_media_type_of_the_picture(
+    gateway: RunningGateway,
+) -> None:
     answer = await result_of(gateway, result={"media_type": "image/png", "base64": "iVBORw=="})
     assert answer.headers["content-type"] == "image/png"
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.content == b"\x89PNG"
 
 
-async def test_a_large_result_is_at_a_signed_link(gateway: RunningGateway) -> None:
+async def test_the_result_route_redirects_to_a_signed_link_for_a_large_result(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     data = b"\0" * 500_000
     gateway.payloads.blobs[f"results/{job_id}"] = ("image/png", data)
@@ -118,7 +126,7 @@ async def test_a_large_result_is_at_a_signed_link(gateway: RunningGateway) -> No
     assert (await gateway.http.get(f"/v1/jobs/{job_id}/result")).status_code == 404
 
 
-async def test_the_result_of_a_running_job_is_answered_202(gateway: RunningGateway) -> None:
+async def test_the_result_route_returns_202_for_a_running_job(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     answer = await gateway.http.get(f"/v1/jobs/{job_id}/result")
     assert answer.status_code == 202
@@ -127,13 +135,13 @@ async def test_the_result_of_a_running_job_is_answered_202(gateway: RunningGatew
     assert answer.headers["retry-after"] == "1"
 
 
-async def test_the_result_of_a_failed_job_is_a_problem(gateway: RunningGateway) -> None:
+async def test_the_result_route_returns_a_problem_for_a_failed_job(gateway: RunningGateway) -> None:
     answer = await result_of(gateway, error=error_body("inference-failed"))
     assert (answer.status_code, answer.json()["code"]) == (409, "no-result")
     assert answer.json()["job"]["status"] == "failed"
 
 
-async def test_a_job_is_cancelled(gateway: RunningGateway) -> None:
+async def test_a_cancelled_job_refuses_a_later_reply(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     answer = await gateway.http.delete(f"/v1/jobs/{job_id}")
     assert answer.status_code == 202
@@ -148,14 +156,16 @@ async def test_a_job_is_cancelled(gateway: RunningGateway) -> None:
     assert await gateway.job(job_id) == job
 
 
-async def test_cancelling_an_ended_job_changes_nothing(gateway: RunningGateway) -> None:
+async def test_the_cancellation_of_an_ended_job_leaves_the_job_unchanged(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     await gateway.reply()
     answer = await gateway.http.delete(f"/v1/jobs/{job_id}")
     assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
 
 
-async def test_cancelling_an_unknown_job_is_answered_404(gateway: RunningGateway) -> None:
+async def test_the_cancellation_of_an_unknown_job_gets_404(gateway: RunningGateway) -> None:
     answer = await gateway.http.delete(f"/v1/jobs/{NOBODY}")
     assert (answer.status_code, answer.json()["code"]) == (404, "unknown-job")
 
@@ -172,7 +182,7 @@ async def test_cancelling_an_unknown_job_is_answered_404(gateway: RunningGateway
         (RuntimeStatus.CANCELED, "cancelled", None),
     ],
 )
-async def test_every_runtime_status_is_a_job_status(
+async def test_each_orchestration_status_is_shown_as_a_job_status(
     gateway: RunningGateway, runtime_status: RuntimeStatus, status: str, code: str | None
 ) -> None:
     job_id = await gateway.accept()
@@ -183,7 +193,9 @@ async def test_every_runtime_status_is_a_job_status(
     assert (job["finished_at"] is not None) == runtime_status.is_final
 
 
-async def test_requests_are_refused_while_the_store_is_down(gateway: RunningGateway) -> None:
+async def test_requests_for_jobs_are_refused_while_the_durable_store_is_down(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     gateway.durable.is_down = True
     answer = await gateway.http.get(f"/v1/jobs/{job_id}")

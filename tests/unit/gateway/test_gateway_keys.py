@@ -1,4 +1,4 @@
-"""Keys and principals: the callers that they give, and that keys stay secret."""
+"""API keys and platform principals, and the callers that they identify."""
 
 import base64
 import contextlib
@@ -14,7 +14,7 @@ from gateway.http.keys import KeyRing, Scope, main, make_key, parse_keys
 from gateway.http.rates import Rate
 
 
-def test_only_a_valid_key_is_recognised() -> None:
+def test_only_a_valid_key_returns_a_caller() -> None:
     made = [make_key(name, f"{name}-tenant", rate_text="5/10") for name in ("a", "b")]
     ring = KeyRing(parse_keys(json.dumps([entry for _, entry in made])))
     for _ in range(2):
@@ -36,7 +36,7 @@ def test_wrong_keys_are_refused_and_not_cached(key: bytes) -> None:
     assert not ring._known
 
 
-def test_the_entry_does_not_contain_the_key() -> None:
+def test_the_stored_entry_of_a_key_does_not_contain_the_key() -> None:
     key, entry = make_key("a", "t")
     again, _ = make_key("a", "t")
     assert key != again
@@ -72,7 +72,7 @@ GOOD: dict[str, Any] = make_key("a", "t")[1]
         ({"key": "secret"}, "expected an object"),
     ],
 )
-def test_the_error_of_a_bad_entry_does_not_contain_its_values(
+def test_the_error_for_an_invalid_key_entry_shows_no_values(
     change: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ValueError, match=f"^entry 2: {said}") as refused:
@@ -81,13 +81,13 @@ def test_the_error_of_a_bad_entry_does_not_contain_its_values(
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists))
-def test_any_setting_is_read_or_refused(value: Any) -> None:
+def test_parsing_any_api_keys_setting_succeeds_or_raises_value_error(value: Any) -> None:
     for text in (json.dumps(value), json.dumps([value]), str(value)):
         with contextlib.suppress(ValueError):
             assert parse_keys(text) == ()
 
 
-def test_two_keys_with_one_name_are_refused() -> None:
+def test_two_keys_with_the_same_name_are_refused() -> None:
     with pytest.raises(ValueError, match="same name"):
         parse_keys(json.dumps([GOOD, GOOD]))
 
@@ -118,7 +118,7 @@ def header(*claims: tuple[str, str], **more: Any) -> bytes:
     return base64.b64encode(json.dumps({"claims": values, **more}).encode())
 
 
-def test_a_platform_principal_gives_a_caller() -> None:
+def test_a_platform_principal_is_converted_to_a_caller() -> None:
     found = read_principal(
         header(
             ("tid", "tenant"),
@@ -133,7 +133,7 @@ def test_a_platform_principal_gives_a_caller() -> None:
     assert found.scopes == {Scope.JOBS_READ, Scope.JOBS_WRITE}
 
 
-def test_the_principal_names_the_claim_type_of_its_roles() -> None:
+def test_the_roles_are_read_from_the_claim_type_that_the_principal_names() -> None:
     found = read_principal(
         header(("tid", "t"), ("oid", "o"), ("my-role", "admin"), role_typ="my-role")
     )
@@ -152,12 +152,12 @@ def test_the_principal_names_the_claim_type_of_its_roles() -> None:
         header(("tid", ""), ("oid", "o")),
     ],
 )
-def test_a_header_without_a_tenant_or_id_gives_no_caller(value: bytes) -> None:
+def test_a_principal_without_a_tenant_or_an_id_is_ignored(value: bytes) -> None:
     assert read_principal(value) is None
 
 
 @given(st.binary() | st.text().map(lambda text: base64.b64encode(text.encode())))
-def test_any_principal_header_is_read_or_ignored(value: bytes) -> None:
+def test_reading_any_principal_header_never_raises(value: bytes) -> None:
     read_principal(value)
 
 
@@ -170,5 +170,5 @@ def test_any_principal_header_is_read_or_ignored(value: bytes) -> None:
         ),
     )
 )
-def test_any_principal_is_read_or_ignored(value: Any) -> None:
+def test_reading_any_principal_document_never_raises(value: Any) -> None:
     read_principal(base64.b64encode(json.dumps(value).encode()))

@@ -1,4 +1,4 @@
-"""Lists of jobs: complete, in order, by a bounded number of queries."""
+"""Lists of jobs are complete and in order, and need a bounded number of queries."""
 
 import asyncio
 from collections.abc import Collection
@@ -28,7 +28,7 @@ def id_of(milliseconds: int, tail: int = 0) -> str:
 
 @dataclass
 class Store:
-    """A store that lists its ids in random order."""
+    """A durable store that lists its instances in random order."""
 
     ids: list[str]
     window_size: int
@@ -55,7 +55,7 @@ class Store:
     limit=st.integers(1, 30),
     window_size=st.integers(1, 20),
 )
-def test_all_pages_together_have_each_job_once_and_in_order(
+def test_the_pages_of_a_list_contain_each_job_once_and_in_order(
     times: list[tuple[int, int]], limit: int, window_size: int
 ) -> None:
     ids = [id_of(*time) for time in times]
@@ -89,7 +89,7 @@ async def list_jobs(gateway: RunningGateway, **query: Any) -> dict[str, Any]:
     return page
 
 
-async def test_the_newest_jobs_are_first(gateway: RunningGateway) -> None:
+async def test_the_list_of_jobs_begins_with_the_newest_job(gateway: RunningGateway) -> None:
     ids = [await gateway.accept() for _ in range(5)]
     page = await list_jobs(gateway)
     assert [job["id"] for job in page["jobs"]] == ids[::-1]
@@ -97,7 +97,7 @@ async def test_the_newest_jobs_are_first(gateway: RunningGateway) -> None:
     assert page["next_cursor"] is None
 
 
-async def test_a_list_is_read_page_by_page(gateway: RunningGateway) -> None:
+async def test_the_cursor_of_a_page_leads_to_the_next_page(gateway: RunningGateway) -> None:
     ids = [await gateway.accept() for _ in range(7)]
     path: str | None = "/v1/jobs?limit=3&model=noop"
     found, pages = [], 0
@@ -111,7 +111,7 @@ async def test_a_list_is_read_page_by_page(gateway: RunningGateway) -> None:
     assert pages == 3
 
 
-async def test_a_page_has_a_bounded_number_of_queries(gateway: RunningGateway) -> None:
+async def test_one_page_of_jobs_needs_a_bounded_number_of_queries(gateway: RunningGateway) -> None:
     ids = [await gateway.accept() for _ in range(120)]
     found: list[str] = []
     cursor: dict[str, str] = {}
@@ -126,7 +126,7 @@ async def test_a_page_has_a_bounded_number_of_queries(gateway: RunningGateway) -
     assert found == ids[::-1]
 
 
-async def test_a_list_is_filtered_by_status_and_model(gateway: RunningGateway) -> None:
+async def test_the_list_of_jobs_is_filtered_by_status_and_model(gateway: RunningGateway) -> None:
     queued, succeeded, cancelled = [await gateway.accept() for _ in range(3)]
     await gateway.reply(gateway.queues.request(1))
     await gateway.http.delete(f"/v1/jobs/{cancelled}")
@@ -161,12 +161,16 @@ async def test_a_list_is_filtered_by_status_and_model(gateway: RunningGateway) -
         ("page", "2"),
     ],
 )
-async def test_a_bad_option_is_refused(gateway: RunningGateway, name: str, value: str) -> None:
+async def test_an_invalid_option_of_the_job_list_is_refused(
+    gateway: RunningGateway, name: str, value: str
+) -> None:
     answer = await gateway.http.get("/v1/jobs", params={name: value})
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
     assert name in answer.json()["detail"]
 
 
-async def test_a_list_is_refused_while_the_store_is_down(gateway: RunningGateway) -> None:
+async def test_the_list_of_jobs_is_refused_while_the_durable_store_is_down(
+    gateway: RunningGateway,
+) -> None:
     gateway.durable.is_down = True
     assert (await gateway.http.get("/v1/jobs")).status_code == 503

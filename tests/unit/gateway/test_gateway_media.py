@@ -1,4 +1,4 @@
-"""Media types and dimensions by the first bytes."""
+"""Media types and the dimensions of pictures, recognised by the first bytes."""
 
 import io
 import struct
@@ -24,7 +24,7 @@ SIGNATURES = {
 
 @pytest.mark.parametrize("name", SIGNATURES)
 @given(tail=st.binary(max_size=20))
-def test_a_signature_gives_the_media_type(name: str, tail: bytes) -> None:
+def test_the_media_type_is_recognised_by_the_signature_of_the_bytes(name: str, tail: bytes) -> None:
     data = SIGNATURES[name] + tail
     assert media.sniff(data) == name
     assert [other for other in SIGNATURES if media.agrees(other, data)] == [name]
@@ -33,12 +33,12 @@ def test_a_signature_gives_the_media_type(name: str, tail: bytes) -> None:
 
 
 @given(data=st.binary(max_size=40))
-def test_sniffing_accepts_any_bytes(data: bytes) -> None:
+def test_recognising_the_media_type_of_any_bytes_never_raises(data: bytes) -> None:
     found = media.sniff(data)
     assert found is None or media.agrees(found, data)
 
 
-def test_text_must_not_look_binary() -> None:
+def test_bytes_that_contradict_the_announced_media_type_do_not_agree() -> None:
     assert media.agrees("text/plain", b"words")
     assert not media.agrees("text/plain", b"wo\0rds")
     assert not media.agrees("image/png", b"words")
@@ -86,7 +86,9 @@ def webp_extended(width: int, height: int) -> bytes:
         ("image/webp", webp_extended, 2**24),
     ],
 )
-def test_dimensions_are_read_from_the_header(media_type: str, make: object, largest: int) -> None:
+def test_the_dimensions_of_a_picture_are_read_from_the_header(
+    media_type: str, make: object, largest: int
+) -> None:
     assert callable(make)
     for width, height in ((1, 1), (640, 480), (largest, 1), (1, largest)):
         data = make(width, height)
@@ -97,7 +99,7 @@ def test_dimensions_are_read_from_the_header(media_type: str, make: object, larg
 
 
 @pytest.mark.parametrize("marker", sorted({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}))
-def test_every_kind_of_jpeg_frame_is_read(marker: int) -> None:
+def test_the_dimensions_are_read_from_every_kind_of_jpeg_frame(marker: int) -> None:
     assert read_dimensions("image/jpeg", jpeg(3, 2, marker=marker)) == (3, 2)
 
 
@@ -110,7 +112,7 @@ def test_every_kind_of_jpeg_frame_is_read(marker: int) -> None:
         )
     )
 )
-def test_segments_before_the_frame_are_skipped(segments: list[tuple[int, bytes, int]]) -> None:
+def test_jpeg_segments_before_the_frame_are_skipped(segments: list[tuple[int, bytes, int]]) -> None:
     before = b"".join(
         b"\xff" * fill + struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
         for marker, content, fill in segments
@@ -125,7 +127,7 @@ def test_a_jpeg_without_a_frame_is_refused(before: bytes) -> None:
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0)])
-def test_a_picture_without_extent_is_refused(size: tuple[int, int]) -> None:
+def test_a_picture_with_a_width_or_height_of_zero_is_refused(size: tuple[int, int]) -> None:
     for media_type, data in (("image/png", png(*size)), ("image/jpeg", jpeg(*size))):
         with pytest.raises(UnreadableImage):
             read_dimensions(media_type, data)
@@ -133,7 +135,9 @@ def test_a_picture_without_extent_is_refused(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("media_type", PICTURES)
 @given(data=st.binary(max_size=200))
-def test_any_bytes_have_dimensions_or_are_refused(media_type: str, data: bytes) -> None:
+def test_reading_the_dimensions_of_any_bytes_succeeds_or_raises_unreadable_image(
+    media_type: str, data: bytes
+) -> None:
     for content in (data, SIGNATURES[media_type] + data):
         try:
             found = read_dimensions(media_type, content)
@@ -145,7 +149,9 @@ def test_any_bytes_have_dimensions_or_are_refused(media_type: str, data: bytes) 
 
 @pytest.mark.parametrize("picture_format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("options", [{}, {"lossless": True}, {"progressive": True}])
-def test_dimensions_agree_with_pillow(picture_format: str, options: dict[str, bool]) -> None:
+def test_the_dimensions_of_a_picture_agree_with_pillow(
+    picture_format: str, options: dict[str, bool]
+) -> None:
     image = pytest.importorskip("PIL.Image", exc_type=ImportError)
     buffer = io.BytesIO()
     image.new("RGB", (123, 45)).save(buffer, picture_format, **options)
@@ -155,5 +161,5 @@ def test_dimensions_agree_with_pillow(picture_format: str, options: dict[str, bo
     assert read_dimensions(media_type, data) == (123, 45)
 
 
-def test_other_types_have_no_dimensions() -> None:
+def test_media_types_that_are_not_pictures_have_no_dimensions() -> None:
     assert read_dimensions("text/plain", b"") is None

@@ -1,4 +1,4 @@
-"""/v2: jobs for clients of the Open Inference Protocol."""
+"""The routes under /v2, for clients of the Open Inference Protocol."""
 
 import asyncio
 import base64
@@ -79,7 +79,9 @@ async def test_binary_tensors_are_read_and_written(gateway: RunningGateway) -> N
     assert answer.content[length:] == b"\0\0\x40\x3f\0\0\0\x3e"
 
 
-async def test_several_elements_are_several_jobs_in_order(gateway: RunningGateway) -> None:
+async def test_each_input_element_creates_a_job_and_the_results_keep_the_order(
+    gateway: RunningGateway,
+) -> None:
     answer = await infer(
         gateway,
         "noop",
@@ -92,7 +94,7 @@ async def test_several_elements_are_several_jobs_in_order(gateway: RunningGatewa
     assert len(answer.json()["parameters"]["job_ids"].split(",")) == 3
 
 
-async def test_numbers_are_one_job_in_json(gateway: RunningGateway) -> None:
+async def test_a_numeric_tensor_creates_one_job_with_json_input(gateway: RunningGateway) -> None:
     request = {
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 2], "data": [1, 2, 3.5, 4]}],
         "parameters": {"top": 3, "deadline_seconds": 7, "binary_data_output": False},
@@ -104,13 +106,15 @@ async def test_numbers_are_one_job_in_json(gateway: RunningGateway) -> None:
     assert (sent.deadline - sent.created_at).total_seconds() == 7
 
 
-async def test_several_tensors_are_one_object(gateway: RunningGateway) -> None:
+async def test_several_input_tensors_create_one_job_with_an_object_as_input(
+    gateway: RunningGateway,
+) -> None:
     request = {"inputs": [tensor(1, datatype="INT8"), {**tensor("a"), "name": "y"}]}
     await infer(gateway, "noop", request, [{"result": {"json": 1}}])
     assert gateway.queues.request().input == InlineJson({"x": [1], "y": ["a"]})
 
 
-async def test_a_result_that_is_not_json_is_base64(gateway: RunningGateway) -> None:
+async def test_a_binary_result_is_returned_in_base64(gateway: RunningGateway) -> None:
     mask = {"base64": picture_text(), "media_type": "image/png"}
     answer = await infer(gateway, "noop", {"inputs": [tensor("a")]}, [{"result": mask}])
     result = outputs(answer)["result"]
@@ -118,7 +122,7 @@ async def test_a_result_that_is_not_json_is_base64(gateway: RunningGateway) -> N
     assert base64.b64decode(result["data"][0]) == PNG
 
 
-async def test_a_failed_element_is_named(gateway: RunningGateway) -> None:
+async def test_the_error_for_a_failed_job_names_the_input_element(gateway: RunningGateway) -> None:
     answer = await infer(
         gateway,
         "noop",
@@ -130,7 +134,7 @@ async def test_a_failed_element_is_named(gateway: RunningGateway) -> None:
     assert answer.json()["error"].startswith("element 1: it did not work (job ")
 
 
-async def test_a_job_that_takes_too_long_is_named(gateway: RunningGateway) -> None:
+async def test_the_timeout_error_contains_the_id_of_the_job(gateway: RunningGateway) -> None:
     answer = await gateway.http.post(
         "/v2/models/noop/infer", json={"inputs": [tensor("a")]}, headers={"prefer": "wait=0"}
     )
@@ -145,7 +149,12 @@ async def test_a_job_that_takes_too_long_is_named(gateway: RunningGateway) -> No
         ("classifier", {}, 400, "inputs"),
         ("classifier", {"inputs": [tensor("?")]}, 400, "base64"),
         ("classifier", {"inputs": [tensor("QUJD")]}, 415, "image/png"),
-        ("classifier", {"inputs": [tensor(1, datatype="INT8")]}, 400, "one tensor of BYTES"),
+        (
+            "classifier",
+            {"inputs": [tensor(1, datatype="INT8")]},
+            400,
+            "one tensor of datatype BYTES",
+        ),
         ("classifier", {"inputs": [tensor()]}, 400, "1 to 64"),
         ("noop", {"inputs": [tensor(*"a" * 65)]}, 400, "1 to 64"),
         ("noop", {"inputs": [tensor("")]}, 422, "empty"),
@@ -159,7 +168,7 @@ async def test_a_job_that_takes_too_long_is_named(gateway: RunningGateway) -> No
         ),
     ],
 )
-async def test_a_refused_request_has_an_error_of_the_protocol(
+async def test_a_refused_request_gets_an_error_in_the_form_of_the_protocol(
     gateway: RunningGateway, model: str, request_body: dict[str, Any], status: int, named: str
 ) -> None:
     answer = await gateway.http.post(
@@ -170,7 +179,7 @@ async def test_a_refused_request_has_an_error_of_the_protocol(
     assert gateway.durable.runs == {}
 
 
-async def test_every_path_of_the_protocol_has_its_errors(gateway: RunningGateway) -> None:
+async def test_every_error_under_v2_has_the_form_of_the_protocol(gateway: RunningGateway) -> None:
     for method, path, status in (
         ("GET", "/v2/nothing", 404),
         ("GET", "/v2/models/noop/infer", 405),
@@ -185,14 +194,16 @@ async def test_every_path_of_the_protocol_has_its_errors(gateway: RunningGateway
     assert (answer.status_code, list(answer.json())) == (503, ["error"])
 
 
-async def test_compressed_bodies_are_refused(gateway: RunningGateway) -> None:
+async def test_a_compressed_inference_request_is_refused(gateway: RunningGateway) -> None:
     answer = await gateway.http.post(
         "/v2/models/noop/infer", content=b"x", headers={"content-encoding": "gzip"}
     )
     assert answer.status_code == 415
 
 
-async def test_the_metadata_routes_answer(gateway: RunningGateway) -> None:
+async def test_the_metadata_routes_describe_the_server_and_the_models(
+    gateway: RunningGateway,
+) -> None:
     get = gateway.http.get
     assert (await get("/v2")).json()["extensions"] == ["binary_tensor_data"]
     assert (await get("/v2/health/live")).json() == {"live": True}
@@ -212,7 +223,7 @@ async def test_a_model_is_not_ready_while_a_service_is_down(gateway: RunningGate
     assert (await gateway.http.get("/v2/models/noop/ready")).status_code == 503
 
 
-async def test_a_large_result_is_fetched(gateway: RunningGateway) -> None:
+async def test_a_large_result_is_read_from_the_blob_storage(gateway: RunningGateway) -> None:
     waiting = asyncio.create_task(
         gateway.http.post("/v2/models/noop/infer", json={"inputs": [tensor("a")]})
     )
@@ -231,7 +242,9 @@ async def test_a_large_result_is_fetched(gateway: RunningGateway) -> None:
     assert outputs(await waiting)["result"]["data"] == [data.decode()]
 
 
-async def test_respond_async_does_not_shorten_the_wait(gateway: RunningGateway) -> None:
+async def test_respond_async_does_not_shorten_the_wait_for_an_inference(
+    gateway: RunningGateway,
+) -> None:
     request, headers = {"inputs": [tensor("a")]}, {"prefer": "respond-async"}
     answer = await infer(gateway, "noop", request, [{"result": {"json": 1}}], headers)
     assert outputs(answer)["result"]["data"] == ["1"]
@@ -247,7 +260,7 @@ async def test_the_error_of_an_expired_job_says_whether_it_ran(gateway: RunningG
     assert "deadline" in answer.json()["error"]
 
 
-async def test_an_upload_is_the_only_input(gateway: RunningGateway) -> None:
+async def test_an_upload_is_used_as_the_only_input_of_an_inference(gateway: RunningGateway) -> None:
     upload = await sent(gateway, b"large", "text/plain")
     request = {"inputs": [], "parameters": {"upload": upload, "top": 3}}
     answer = await infer(gateway, "noop", request, [{"result": {"json": 1}}])
@@ -269,7 +282,7 @@ async def test_an_upload_is_the_only_input(gateway: RunningGateway) -> None:
         ({"inputs": [], "parameters": {"upload": NEVER_MADE}}, 422),
     ],
 )
-async def test_a_bad_upload_is_refused(
+async def test_an_inference_request_with_an_invalid_upload_is_refused(
     gateway: RunningGateway, request_body: dict[str, Any], status: int
 ) -> None:
     answer = await gateway.http.post("/v2/models/noop/infer", json=request_body)
@@ -280,7 +293,7 @@ async def test_a_bad_upload_is_refused(
 @pytest.mark.parametrize(
     ("priority", "queue"), [("low", "noop-low"), ("normal", "noop"), (1, "noop")]
 )
-async def test_a_priority_by_name_counts_and_a_number_does_not(
+async def test_a_named_priority_is_used_and_a_numeric_priority_is_ignored(
     gateway: RunningGateway, priority: Any, queue: str
 ) -> None:
     request = {"inputs": [tensor("a")], "parameters": {"priority": priority}}

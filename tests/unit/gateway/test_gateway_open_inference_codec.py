@@ -1,4 +1,4 @@
-"""The bytes of the Open Inference Protocol: written and read again, or refused."""
+"""Reading and writing the bodies of the Open Inference Protocol."""
 
 import json
 import math
@@ -56,7 +56,7 @@ def refused(data: bytes, header_length: str | None = None) -> str:
 
 
 @given(st.lists(tensors(), min_size=1, max_size=4))
-def test_a_tensor_survives_binary_encoding(written: list[Tensor]) -> None:
+def test_a_tensor_written_in_binary_is_read_unchanged(written: list[Tensor]) -> None:
     named = [
         Tensor(f"t{number}", tensor.datatype, tensor.shape, tensor.elements)
         for number, tensor in enumerate(written)
@@ -65,7 +65,7 @@ def test_a_tensor_survives_binary_encoding(written: list[Tensor]) -> None:
         model_name="noop", model_version="1", parameters={"job_ids": ""}, outputs=[]
     )
     data, header_length = write_response(response, [(tensor, True) for tensor in named])
-    # The outputs of a response have the form of inputs.
+    # The output tensors of a response have the same form as input tensors.
     written_head = json.loads(data[:header_length])
     head = json.dumps({"inputs": written_head["outputs"]}).encode()
     found = read_request(head + data[header_length:], str(len(head)))
@@ -85,7 +85,7 @@ def test_numbers_are_read_from_json_flat_or_nested(tensor: Tensor) -> None:
 
 
 @given(st.lists(st.floats(width=16, allow_nan=False), max_size=5))
-def test_bf16_is_widened(values: list[float]) -> None:
+def test_bf16_elements_are_read_as_floats(values: list[float]) -> None:
     halves = b"".join(struct.pack("<f", value)[2:] for value in values)
     value = {"name": "t", "datatype": "BF16", "shape": [len(values)]}
     head = body([{**value, "parameters": {"binary_data_size": len(halves)}}])
@@ -93,7 +93,7 @@ def test_bf16_is_widened(values: list[float]) -> None:
     assert all(math.isclose(*pair, rel_tol=2**-7) for pair in zip(found, values, strict=True))
 
 
-def test_nested_follows_the_shape() -> None:
+def test_elements_are_nested_according_to_the_shape() -> None:
     assert nested(Tensor("t", "INT8", (2, 3), [1, 2, 3, 4, 5, 6])) == [[1, 2, 3], [4, 5, 6]]
     assert nested(Tensor("t", "INT8", (2, 1, 2), [1, 2, 3, 4])) == [[[1, 2]], [[3, 4]]]
     assert nested(Tensor("t", "INT8", (), [1])) == 1
@@ -135,13 +135,13 @@ def tensor(**others: Any) -> dict[str, Any]:
         ([{"name": "t", "datatype": "INT8", "shape": [1]}], "data"),
         ([tensor(parameters=1)], "parameters"),
         ([tensor(parameters={"content_type": 1})], "content_type"),
-        ([tensor(parameters={"binary_data_size": 0})], "either"),
+        ([tensor(parameters={"binary_data_size": 0})], "exactly one of data"),
         ([tensor(parameters={"binary_data_size": 1})], "binary_data_size"),
         ([tensor(parameters={"binary_data_size": "1"})], "binary_data_size"),
         ([tensor(parameters={"shared_memory_region": "r"})], "not supported"),
     ],
 )
-def test_a_malformed_request_is_refused_with_its_path(inputs: Any, named: str) -> None:
+def test_the_refusal_of_a_malformed_tensor_names_the_path(inputs: Any, named: str) -> None:
     assert named in refused(body(inputs))
 
 
@@ -158,12 +158,14 @@ def test_a_malformed_request_is_refused_with_its_path(inputs: Any, named: str) -
         ({"parameters": []}, "parameters"),
     ],
 )
-def test_a_malformed_option_is_refused_with_its_path(others: dict[str, Any], named: str) -> None:
+def test_the_refusal_of_a_malformed_option_names_the_path(
+    others: dict[str, Any], named: str
+) -> None:
     assert named in refused(body([tensor()], **others))
 
 
 @pytest.mark.parametrize("header_length", ["-1", "x", "1e3", "99999", "9" * 400, "", "²"])
-def test_the_header_length_must_be_within_the_body(header_length: str) -> None:
+def test_a_header_length_beyond_the_body_is_refused(header_length: str) -> None:
     refused(body([tensor()]), header_length)
 
 
@@ -175,15 +177,15 @@ def test_a_body_that_is_not_a_json_object_is_refused(data: bytes) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"\1", b"\1\0\0\0", b"\2\0\0\0a", b"\1\0\0\0ab", b"\0\0\0\0" * 2, b"\xff" * 8]
 )
-def test_the_lengths_of_bytes_must_add_up(data: bytes) -> None:
+def test_a_bytes_tensor_with_inconsistent_element_lengths_is_refused(data: bytes) -> None:
     value = {"name": "t", "datatype": "BYTES", "shape": [1]}
     head = body([{**value, "parameters": {"binary_data_size": len(data)}}])
     refused(head + data, str(len(head)))
 
 
-def test_bytes_that_belong_to_no_tensor_are_refused() -> None:
+def test_bytes_after_the_last_binary_tensor_are_refused() -> None:
     head = body([tensor()])
-    assert "belong" in refused(head + b"x", str(len(head)))
+    assert "after its last tensor" in refused(head + b"x", str(len(head)))
 
 
 JSON = st.recursive(
@@ -211,7 +213,7 @@ JSON = st.recursive(
     has_header=st.booleans(),
     cut=st.integers(-2, 2),
 )
-def test_any_bytes_are_a_request_or_a_problem(
+def test_reading_any_body_returns_a_request_or_raises_a_problem(
     value: dict[str, Any], rest: bytes, *, has_header: bool, cut: int
 ) -> None:
     head = body([value], parameters=value.get("parameters"), outputs=[value])
@@ -220,5 +222,5 @@ def test_any_bytes_are_a_request_or_a_problem(
 
 
 @given(st.binary(max_size=60), st.none() | st.integers(0, 70).map(str))
-def test_surplus_bytes_are_refused(data: bytes, header_length: str | None) -> None:
+def test_a_body_with_surplus_bytes_is_refused(data: bytes, header_length: str | None) -> None:
     refused(data, header_length)

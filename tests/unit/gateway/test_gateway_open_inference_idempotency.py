@@ -1,4 +1,4 @@
-"""/v2 with an Idempotency-Key: one set of jobs for all equal requests."""
+"""Requests under /v2 with an Idempotency-Key: equal requests get the same jobs."""
 
 import asyncio
 from typing import Any
@@ -14,13 +14,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:Depreca
 
 
 async def infer_again(gateway: RunningGateway, key: str, request: dict[str, Any]) -> httpx.Response:
-    """Send a request after the jobs of the key have ended."""
+    """Repeat a request after the jobs of its key have ended."""
     return await gateway.http.post(
         "/v2/models/noop/infer", json=request, headers={"idempotency-key": key}
     )
 
 
-async def test_a_repeat_under_its_key_gets_the_same_jobs(gateway: RunningGateway) -> None:
+async def test_a_repeated_inference_with_the_same_key_gets_the_same_jobs(
+    gateway: RunningGateway,
+) -> None:
     request = {"inputs": [tensor("a", "b", "c")]}
     outcomes = [{"result": {"json": number}} for number in range(3)]
     first = await infer(gateway, "noop", request, outcomes, {"idempotency-key": "one"})
@@ -42,7 +44,7 @@ async def test_a_repeat_under_its_key_gets_the_same_jobs(gateway: RunningGateway
         {"inputs": [tensor("a", "b")], "parameters": {"priority": "low"}},
     ],
 )
-async def test_another_request_under_a_key_starts_nothing(
+async def test_a_different_inference_with_the_same_key_starts_no_job(
     gateway: RunningGateway, request_body: dict[str, Any]
 ) -> None:
     outcomes = [{"result": {"json": number}} for number in range(2)]
@@ -54,7 +56,7 @@ async def test_another_request_under_a_key_starts_nothing(
     assert len(gateway.durable.runs) == 2
 
 
-async def test_both_apis_share_the_keys_of_a_caller(gateway: RunningGateway) -> None:
+async def test_v1_and_v2_share_the_idempotency_keys_of_a_caller(gateway: RunningGateway) -> None:
     headers = {"idempotency-key": "one", "content-type": "text/plain", "prefer": "respond-async"}
     answer = await gateway.http.post("/v1/models/noop/jobs", content=b"a", headers=headers)
     assert answer.status_code == 202
@@ -63,7 +65,7 @@ async def test_both_apis_share_the_keys_of_a_caller(gateway: RunningGateway) -> 
     assert len(gateway.durable.runs) == 1
 
 
-async def test_simultaneous_requests_under_a_key_make_one_set_of_jobs(
+async def test_simultaneous_inferences_with_one_key_create_one_set_of_jobs(
     gateway: RunningGateway,
 ) -> None:
     request = {"inputs": [tensor("a", "b")]}
@@ -79,7 +81,9 @@ async def test_simultaneous_requests_under_a_key_make_one_set_of_jobs(
     assert len(gateway.durable.runs) == 2
 
 
-async def test_a_repeat_starts_the_jobs_that_a_killed_request_left(gateway: RunningGateway) -> None:
+async def test_a_repeated_inference_starts_the_jobs_that_a_killed_request_did_not_start(
+    gateway: RunningGateway,
+) -> None:
     start, count = gateway.durable.start, 0
 
     async def dying(*arguments: Any, **options: Any) -> None:
@@ -102,7 +106,9 @@ async def test_a_repeat_starts_the_jobs_that_a_killed_request_left(gateway: Runn
     assert len(gateway.durable.runs) == 2
 
 
-async def test_a_malformed_key_is_refused(gateway: RunningGateway) -> None:
+async def test_an_inference_with_a_malformed_idempotency_key_is_refused(
+    gateway: RunningGateway,
+) -> None:
     refused = await infer_again(gateway, "two words", {"inputs": [tensor("a")]})
     assert (refused.status_code, list(refused.json())) == (400, ["error"])
     assert gateway.durable.runs == {}

@@ -1,4 +1,4 @@
-"""The OpenAPI document: valid, complete, and sufficient to generate a client."""
+"""The OpenAPI document is valid and complete."""
 
 import keyword
 from typing import Any
@@ -12,7 +12,7 @@ from gateway.http.app import MODULES
 from gateway.http.problems import PROBLEM_KINDS
 from tests.unit.gateway.conftest import RunningGateway
 
-# The SDK warns once a process that a codec has no type.
+# The SDK logs once in each process that a codec has no type.
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_:DeprecationWarning")
 
 
@@ -30,11 +30,11 @@ def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]
     ]
 
 
-def test_the_document_is_valid(document: dict[str, Any]) -> None:
+def test_the_openapi_document_is_valid(document: dict[str, Any]) -> None:
     OpenAPIV31SpecValidator(document).validate()
 
 
-def test_the_document_has_every_route(document: dict[str, Any]) -> None:
+def test_the_openapi_document_describes_every_route(document: dict[str, Any]) -> None:
     described = {(path, method) for path, method, _ in operations(document)}
     routes = [
         route
@@ -47,14 +47,14 @@ def test_the_document_has_every_route(document: dict[str, Any]) -> None:
         assert {(route.path, method) for method in route.methods or ()} <= described
 
 
-def test_operation_ids_are_function_names(document: dict[str, Any]) -> None:
+def test_the_operation_ids_are_valid_function_names(document: dict[str, Any]) -> None:
     names = [operation["operationId"] for _, _, operation in operations(document)]
     assert len(set(names)) == len(names)
     assert all(name.isidentifier() and not keyword.iskeyword(name) for name in names)
     assert {"submit_job", "get_job", "get_result", "cancel_job", "oip_infer"} <= set(names)
 
 
-def test_every_reference_is_defined(document: dict[str, Any]) -> None:
+def test_every_reference_in_the_openapi_document_is_defined(document: dict[str, Any]) -> None:
     for reference in references(document):
         place: Any = document
         for step in reference.removeprefix("#/").split("/"):
@@ -70,11 +70,11 @@ def references(value: Any) -> list[str]:
     return []
 
 
-def test_the_document_has_no_errors_of_the_framework(document: dict[str, Any]) -> None:
+def test_the_openapi_document_does_not_describe_errors_of_fastapi(document: dict[str, Any]) -> None:
     assert "ValidationError" not in str(document)
 
 
-def test_every_problem_is_in_the_document(document: dict[str, Any]) -> None:
+def test_the_openapi_document_describes_every_kind_of_problem(document: dict[str, Any]) -> None:
     shown = {
         code
         for _, _, operation in operations(document)
@@ -82,11 +82,11 @@ def test_every_problem_is_in_the_document(document: dict[str, Any]) -> None:
         for content in response.get("content", {}).values()
         for code in content.get("examples", ())
     }
-    # The problems of unknown paths and methods.
+    # No route has the problems of unknown paths and unsupported methods.
     assert set(PROBLEM_KINDS) - shown == {"not-found", "method-not-allowed"} - shown
 
 
-def test_routes_with_a_key_declare_their_security(document: dict[str, Any]) -> None:
+def test_routes_that_need_a_key_declare_security_schemes(document: dict[str, Any]) -> None:
     for path, method, operation in operations(document):
         needs_key = {"bearer": []} in operation.get("security", ())
         is_told = {"401", "403", "429"} <= set(operation["responses"])
@@ -96,7 +96,7 @@ def test_routes_with_a_key_declare_their_security(document: dict[str, Any]) -> N
     assert "security" not in document["paths"]["/v1/health/live"]["get"]
 
 
-def test_described_headers_are_sent(document: dict[str, Any]) -> None:
+def test_the_response_to_a_submission_has_the_described_headers(document: dict[str, Any]) -> None:
     responses = document["paths"]["/v1/models/{model}/jobs"]["post"]["responses"]
     assert {"Location", "Retry-After", "Preference-Applied"} <= set(responses["202"]["headers"])
     assert "Retry-After" in responses["503"]["headers"]
@@ -122,7 +122,7 @@ def test_described_headers_are_sent(document: dict[str, Any]) -> None:
         ("/v2/models/{model}", "/v2/models/unknown"),
     ],
 )
-async def test_a_response_follows_its_schema(
+async def test_each_response_is_valid_under_the_described_schema(
     gateway: RunningGateway, document: dict[str, Any], path: str, sent: str
 ) -> None:
     ended = await gateway.accept()

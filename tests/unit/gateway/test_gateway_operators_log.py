@@ -1,4 +1,4 @@
-"""The log lines that alerts parse, and the queries of the alerts."""
+"""The log lines that alerts parse, compared with the queries of the alerts."""
 
 import re
 from datetime import timedelta
@@ -20,7 +20,7 @@ def query(name: str) -> str:
     return found[1]
 
 
-async def test_the_age_of_each_queue_is_logged(
+async def test_the_age_of_the_oldest_message_of_each_queue_is_logged(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.queues.enqueued_at["noop"] = gateway.clock() - timedelta(seconds=90)
@@ -32,7 +32,7 @@ async def test_the_age_of_each_queue_is_logged(
     )
 
 
-async def test_a_queue_that_does_not_answer_is_logged_and_the_others_are_read(
+async def test_an_unavailable_queue_is_logged_and_all_other_queues_are_read(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.queues.is_down = True

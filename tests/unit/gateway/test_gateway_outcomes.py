@@ -1,4 +1,4 @@
-"""The recorded outcome of a job: the first wins, and it survives the death of any process."""
+"""The recorded outcome of a job never changes, even if processes die at any time."""
 
 import json
 from collections.abc import AsyncIterator
@@ -35,7 +35,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 @pytest.fixture
 async def deaf() -> AsyncIterator[RunningGateway]:
-    """A gateway whose events are lost: each is raised before the first save."""
+    """A gateway whose events are all lost, as happens before the first episode is saved."""
     async with open_gateway() as gateway:
         gateway.durable.discards_events = True
         yield gateway
@@ -46,7 +46,7 @@ def recorded(gateway: RunningGateway, job_id: str) -> dict[str, Any]:
     return value
 
 
-async def test_a_reply_is_shown_although_its_event_is_lost(
+async def test_a_reply_is_shown_to_callers_even_if_the_event_is_lost(
     deaf: RunningGateway,
 ) -> None:
     job_id = await deaf.accept()
@@ -79,7 +79,7 @@ async def test_a_webhook_starts_at_the_first_check_if_the_event_was_lost() -> No
         assert f"webhook-{job_id}" in gateway.durable.runs
 
 
-async def test_a_cancellation_is_shown_although_its_event_is_lost(
+async def test_a_cancellation_is_shown_to_callers_even_if_the_event_is_lost(
     deaf: RunningGateway,
 ) -> None:
     job_id = await deaf.accept()
@@ -87,7 +87,7 @@ async def test_a_cancellation_is_shown_although_its_event_is_lost(
     assert (await deaf.job(job_id))["status"] == "cancelled"
     again = await deaf.http.delete(f"/v1/jobs/{job_id}")
     assert (again.status_code, again.json()["status"]) == (200, "cancelled")
-    # The next worker is answered that the job is final.
+    # The next worker learns that the job has ended.
     url = deaf.queues.request().reply_url or ""
     assert (await deaf.http.get(url)).status_code == 410
     assert (await deaf.reply()).status_code == 410
@@ -95,14 +95,16 @@ async def test_a_cancellation_is_shown_although_its_event_is_lost(
     assert deaf.durable.runs[job_id].output["status"] == "cancelled"
 
 
-async def test_a_reply_before_the_cancellation_wins(deaf: RunningGateway) -> None:
+async def test_a_job_with_a_recorded_reply_is_not_cancelled(deaf: RunningGateway) -> None:
     job_id = await deaf.accept()
     await deaf.reply()
     answer = await deaf.http.delete(f"/v1/jobs/{job_id}")
     assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
 
 
-async def test_a_reply_just_before_the_deadline_wins_over_the_expiry(deaf: RunningGateway) -> None:
+async def test_a_job_with_a_reply_just_before_the_deadline_does_not_expire(
+    deaf: RunningGateway,
+) -> None:
     job_id = await deaf.accept(deadline_seconds=5)
     await deaf.reply()
     await deaf.durable.advance(5)
@@ -110,7 +112,7 @@ async def test_a_reply_just_before_the_deadline_wins_over_the_expiry(deaf: Runni
     assert (await deaf.job(job_id))["status"] == "succeeded"
 
 
-async def test_an_expired_job_refuses_the_reply(gateway: RunningGateway) -> None:
+async def test_a_reply_to_an_expired_job_is_refused(gateway: RunningGateway) -> None:
     job_id = await gateway.accept(deadline_seconds=5)
     await gateway.durable.advance(5)
     assert recorded(gateway, job_id)["status"] == "expired"
@@ -118,12 +120,12 @@ async def test_an_expired_job_refuses_the_reply(gateway: RunningGateway) -> None
     assert (await gateway.job(job_id))["status"] == "expired"
 
 
-async def test_an_outcome_holds_if_the_gateway_dies_before_the_event(
+async def test_a_recorded_outcome_is_kept_if_the_gateway_dies_before_the_event(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
     outcome = JobOutcome.cancelled(gateway.clock())
-    # Only the first step of `Jobs.finish` happens.
+    # The gateway has only done the first step of `Jobs.finish`.
     await OutcomeStore(gateway.blobs).record(job_id, outcome)
     assert (await gateway.job(job_id))["status"] == "cancelled"
     # The worker's repeated request raises the event.
@@ -139,7 +141,9 @@ async def test_a_repeated_reply_is_refused_and_the_first_is_kept(gateway: Runnin
     assert await gateway.job(job_id) == before
 
 
-async def test_a_reply_is_accepted_while_durable_does_not_answer(gateway: RunningGateway) -> None:
+async def test_a_reply_is_accepted_while_durable_functions_is_unavailable(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     gateway.durable.is_down = True
     assert (await gateway.reply()).status_code == 202
@@ -147,7 +151,7 @@ async def test_a_reply_is_accepted_while_durable_does_not_answer(gateway: Runnin
     assert (await gateway.job(job_id))["status"] == "succeeded"
 
 
-async def test_a_reply_is_not_accepted_while_its_outcome_cannot_be_recorded(
+async def test_a_reply_is_refused_while_the_outcome_cannot_be_recorded(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -188,7 +192,7 @@ async def test_the_status_of_a_job_with_a_broken_orchestration_does_not_change(
 
 
 @pytest.mark.parametrize("ended_as", [RuntimeStatus.TERMINATED, RuntimeStatus.FAILED])
-async def test_the_recorded_outcome_wins_over_the_state_of_the_orchestration(
+async def test_the_recorded_outcome_is_shown_even_if_the_orchestration_ended_differently(
     deaf: RunningGateway, ended_as: RuntimeStatus
 ) -> None:
     job_id = await deaf.accept()
@@ -199,7 +203,7 @@ async def test_the_recorded_outcome_wins_over_the_state_of_the_orchestration(
     assert [job["id"] for job in listed] == [job_id]
 
 
-async def test_a_list_shows_recorded_outcomes(deaf: RunningGateway) -> None:
+async def test_the_list_of_jobs_shows_recorded_outcomes(deaf: RunningGateway) -> None:
     first, second = await deaf.accept(), await deaf.accept()
     await deaf.http.delete(f"/v1/jobs/{first}")
     listed = (await deaf.http.get("/v1/jobs")).json()["jobs"]
@@ -213,9 +217,9 @@ async def recovered(gateway: RunningGateway) -> int:
     return await recover(gateway.durable, services.jobs, services.clock(), services.retention)
 
 
-async def test_recovery_ends_a_stuck_orchestration() -> None:
+async def test_recovery_terminates_a_stuck_orchestration() -> None:
     async with open_gateway(webhook_secrets=(b"k" * 32,)) as gateway:
-        gateway.clock.now = datetime.now(UTC)  # the ids of jobs contain the machine's time
+        gateway.clock.now = datetime.now(UTC)  # job ids contain the real time
         gateway.durable.discards_events = True
         hooked = await gateway.accept(
             webhook_url="https://93.184.216.34/hook", deadline_seconds=900
@@ -223,7 +227,7 @@ async def test_recovery_ends_a_stuck_orchestration() -> None:
         await gateway.reply()
         stuck = await gateway.accept(deadline_seconds=30)
         queued = await gateway.accept(deadline_seconds=900)
-        # Their timers never fire: the engine has lost them.
+        # The timers never fire, as if the durable store had lost them.
         for run in gateway.durable.runs.values():
             run.timers.clear()
         assert await recovered(gateway) == 0
@@ -232,7 +236,7 @@ async def test_recovery_ends_a_stuck_orchestration() -> None:
         assert f"webhook-{hooked}" in gateway.durable.runs
         assert gateway.durable.runs[hooked].status == RuntimeStatus.TERMINATED
         assert (await gateway.job(hooked))["status"] == "succeeded"
-        # The second expires now, and its orchestration has the same time to follow.
+        # The second job expires now, and its orchestration has the same time before recovery.
         assert (await gateway.job(stuck))["status"] == "expired"
         assert (await gateway.job(queued))["status"] == "queued"
         gateway.clock.now += FOLLOWS_WITHIN + timedelta(seconds=1)
@@ -241,7 +245,7 @@ async def test_recovery_ends_a_stuck_orchestration() -> None:
         assert (await gateway.job(queued))["status"] == "expired"
 
 
-async def test_one_of_two_simultaneous_outcomes_wins(gateway: RunningGateway) -> None:
+async def test_only_one_of_two_simultaneous_outcomes_is_recorded(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     jobs = gateway.services.jobs
     reply = JobReply(job_id, InlineJson(1), NOW, NOW, Timing(1, 2, 3))
@@ -251,7 +255,7 @@ async def test_one_of_two_simultaneous_outcomes_wins(gateway: RunningGateway) ->
     assert (await gateway.job(job_id))["status"] == "succeeded"
 
 
-async def test_an_orchestration_retries_while_the_storage_does_not_answer(
+async def test_an_orchestration_retries_while_the_storage_is_unavailable(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(deadline_seconds=5)
@@ -300,7 +304,7 @@ OUTCOMES = (
 
 
 @given(OUTCOMES)
-def test_an_outcome_survives_encoding(outcome: JobOutcome) -> None:
+def test_an_encoded_outcome_is_decoded_unchanged(outcome: JobOutcome) -> None:
     assert outcome_from_json(json.loads(json.dumps(outcome_to_json(outcome)))) == outcome
     assert outcome.status.is_final
     assert outcome.status in JobStatus

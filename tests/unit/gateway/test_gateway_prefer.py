@@ -1,4 +1,4 @@
-"""The Prefer header."""
+"""Parsing the Prefer header, and the Preference-Applied header of the response."""
 
 import pytest
 from hypothesis import given
@@ -37,17 +37,17 @@ from gateway.settings import MAX_WAIT_SECONDS
         (["handling=lenient", "return=minimal"], Preference()),
     ],
 )
-def test_parse(values: list[str], expected: Preference) -> None:
+def test_the_prefer_header_is_parsed(values: list[str], expected: Preference) -> None:
     assert parse_prefer(values) == expected
 
 
 @given(st.lists(st.text()))
-def test_any_prefer_header_gives_a_valid_wait(values: list[str]) -> None:
+def test_parsing_any_prefer_header_returns_a_valid_wait(values: list[str]) -> None:
     found = parse_prefer(values)
     assert found.wait_seconds is None or 0 <= found.wait_seconds <= MAX_WAIT_SECONDS
 
 
-def test_the_wait_follows_the_preferences() -> None:
+def test_the_wait_is_determined_by_the_preferences() -> None:
     assert Preference().wait_or(30) == 30
     assert Preference(5).wait_or(30) == 5
     assert Preference(None, True).wait_or(30) == 0

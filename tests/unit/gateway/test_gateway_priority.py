@@ -1,4 +1,4 @@
-"""Jobs of low priority: their queue, its position and its wait."""
+"""Jobs of low priority: their queue, their position and their estimated wait."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -43,7 +43,7 @@ ENVELOPE = {"input": {"text": "x"}}
         ({"json": {**ENVELOPE, "priority": None}}, "noop"),
     ],
 )
-async def test_a_priority_chooses_the_queue(
+async def test_the_priority_of_a_job_determines_the_queue(
     gateway: RunningGateway, request_parts: dict[str, Any], queue: str
 ) -> None:
     answer = await submitted(gateway, **request_parts)
@@ -81,7 +81,7 @@ async def test_an_unknown_priority_is_refused(
     assert gateway.durable.runs == {}
 
 
-async def test_a_normal_job_is_before_every_low_one(gateway: RunningGateway) -> None:
+async def test_queued_normal_jobs_are_before_all_low_priority_jobs(gateway: RunningGateway) -> None:
     heard(gateway, 2.0)
     low = [await gateway.accept(priority="low") for _ in range(2)]
     gateway.clock.now += timedelta(milliseconds=1)
@@ -92,7 +92,9 @@ async def test_a_normal_job_is_before_every_low_one(gateway: RunningGateway) -> 
     assert [queue["eta_seconds"] for queue in queues] == [6.0, 10.0]
 
 
-async def test_the_position_of_a_normal_job_needs_one_count(gateway: RunningGateway) -> None:
+async def test_the_position_of_a_normal_job_needs_only_one_count_of_messages(
+    gateway: RunningGateway,
+) -> None:
     job_id, low = await gateway.accept(), await gateway.accept(priority="low")
     for looked_at, count in ((job_id, 1), (low, 2)):
         gateway.clock.now += timedelta(milliseconds=2000)
@@ -101,14 +103,18 @@ async def test_the_position_of_a_normal_job_needs_one_count(gateway: RunningGate
         assert gateway.queues.look_count == count
 
 
-async def test_a_model_counts_the_jobs_of_both_queues(gateway: RunningGateway) -> None:
+async def test_the_queue_length_of_a_model_includes_both_priorities(
+    gateway: RunningGateway,
+) -> None:
     gateway.queues.lengths |= {"noop": 3, "noop-low": 40}
     heard(gateway, 2.0)
     model = (await gateway.http.get("/v1/models/noop")).json()
     assert (model["queue_length"], model["estimated_wait_seconds"]) == (43, 8.0)
 
 
-async def test_a_long_low_queue_refuses_only_low_jobs(gateway: RunningGateway) -> None:
+async def test_a_long_low_priority_queue_causes_refusal_of_only_low_priority_jobs(
+    gateway: RunningGateway,
+) -> None:
     gateway.queues.lengths |= {"noop": 10, "noop-low": 100}
     heard(gateway, 1.0)
     await gateway.http.get("/v1/models/noop")
@@ -119,7 +125,7 @@ async def test_a_long_low_queue_refuses_only_low_jobs(gateway: RunningGateway) -
     assert int(refused.headers["retry-after"]) == 10 + 100 + 1 - 60
 
 
-async def test_a_reply_reduces_the_length_of_its_jobs_queue(gateway: RunningGateway) -> None:
+async def test_a_reply_reduces_the_length_of_the_queue_of_the_job(gateway: RunningGateway) -> None:
     low, normal = await gateway.accept(priority="low"), await gateway.accept()
     gateway.clock.now += timedelta(milliseconds=2000)
     await gateway.job(low)
@@ -130,7 +136,9 @@ async def test_a_reply_reduces_the_length_of_its_jobs_queue(gateway: RunningGate
     assert (await gateway.job(normal))["queue"]["position"] == 1
 
 
-async def test_requests_that_differ_in_priority_are_different(gateway: RunningGateway) -> None:
+async def test_a_request_with_another_priority_does_not_match_the_idempotency_key(
+    gateway: RunningGateway,
+) -> None:
     answers = [
         await submitted(
             gateway,
@@ -144,7 +152,7 @@ async def test_requests_that_differ_in_priority_are_different(gateway: RunningGa
     assert answers[2].json()["code"] == "idempotency-mismatch"
 
 
-def test_a_ticket_without_a_priority_is_normal() -> None:
+def test_a_ticket_without_a_priority_has_normal_priority() -> None:
     now = datetime(2026, 3, 1, tzinfo=UTC)
     request = JobRequest("1", "noop", InlineBytes("text/plain", b"x"), now, now)
     plain = write_ticket(request, None)

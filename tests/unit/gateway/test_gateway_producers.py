@@ -1,4 +1,4 @@
-"""The reports on dead letters to producers without a gateway."""
+"""The reports on dead letters to producers that do not use the gateway."""
 
 import json
 from collections.abc import AsyncIterator
@@ -46,7 +46,7 @@ async def give_up(
     minute: int = 0,
     reason: str = "MaxDeliveryCountExceeded",
 ) -> None:
-    """Dead-letter the message of a producer, whose message id differs from the job id."""
+    """Dead-letter a producer's message, whose message id differs from its job id."""
     now = gateway.clock()
     source, deadline = InlineJson(1), now + timedelta(seconds=60)
     request = JobRequest("order-7", "noop", source, now, deadline, reply_to=reply_to)
@@ -73,12 +73,14 @@ async def test_a_dead_letter_is_reported_to_the_reply_queue(gateway: RunningGate
     await give_up(gateway, ReplyQueue("answers"))
     ((queue, message),) = gateway.queues.sent
     assert (queue, message.correlation_id) == ("answers", "order-7")
-    assert message.message_id != "order-7", "a queue that drops repeats must take a later result"
+    assert message.message_id != "order-7", (
+        "a queue with duplicate detection must accept a later result"
+    )
     body: Any = message.body
     assert error_of(b"".join(body)).code == "dead-lettered"
 
 
-async def test_a_refused_message_reports_its_reason(
+async def test_the_report_of_a_refused_message_contains_the_reason(
     gateway: RunningGateway,
 ) -> None:
     await give_up(gateway, ReplyQueue("answers"), reason="unknown-model")
@@ -97,7 +99,7 @@ async def test_an_expired_message_is_reported_and_not_stored(
 
 
 @pytest.mark.parametrize("queue", ["noop", "NOOP-low", "a/$DeadLetterQueue", "x" * 261, "missing"])
-async def test_a_missing_reply_queue_does_not_repeat_the_trigger(
+async def test_the_dead_letter_trigger_succeeds_if_the_reply_queue_is_missing(
     gateway: RunningGateway, queue: str
 ) -> None:
     gateway.queues.missing.add("missing")
@@ -106,7 +108,9 @@ async def test_a_missing_reply_queue_does_not_repeat_the_trigger(
     assert "dead-letters/noop/m-1" in gateway.payloads.blobs
 
 
-async def test_the_trigger_fails_while_the_namespace_is_away(gateway: RunningGateway) -> None:
+async def test_the_dead_letter_trigger_fails_while_service_bus_is_unavailable(
+    gateway: RunningGateway,
+) -> None:
     gateway.queues.is_down = True
     with pytest.raises(Unavailable):
         await give_up(gateway, ReplyQueue("answers"))
@@ -124,7 +128,9 @@ async def test_each_dead_letter_starts_one_webhook_delivery(
     await give_up(gateway, ReplyWebhook(URL))
     (instance_id, run), *_ = gateway.durable.runs.items()
     await give_up(gateway, ReplyWebhook(URL))
-    assert gateway.durable.runs == {instance_id: run}, "the trigger delivers at least once"
+    assert gateway.durable.runs == {instance_id: run}, (
+        "a repeated trigger run must not start another delivery"
+    )
     await give_up(gateway, ReplyWebhook(URL), minute=1)
     assert len(gateway.durable.runs) == 2
 

@@ -1,4 +1,4 @@
-"""Progress: its authorisation, its order, and the cancellation of a running job."""
+"""Progress reports: authorisation, order, and the cancellation of a running job."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:Depreca
 
 @pytest.fixture
 async def gateway(tmp_path: Path) -> AsyncIterator[RunningGateway]:
-    """A gateway whose noop reports its progress, and that sends webhooks."""
+    """A gateway that sends webhooks, and whose model noop reports progress."""
     shipped = DEFAULT_PATH.read_text("utf-8")
     path = tmp_path / "models.toml"
     path.write_text(f"{shipped}\nreports_progress = true\n", "utf-8")
@@ -46,7 +46,7 @@ async def tell(
     return await gateway.http.put(url, json=report)
 
 
-async def test_a_reported_job_is_running(gateway: RunningGateway) -> None:
+async def test_a_job_with_a_progress_report_has_the_status_running(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     job = await gateway.job(job_id)
     assert (job["status"], job["started_at"], job["progress"]) == ("queued", None, None)
@@ -61,7 +61,7 @@ async def test_a_reported_job_is_running(gateway: RunningGateway) -> None:
     assert (job["status"], job["progress"]) == ("succeeded", None)
 
 
-async def test_a_late_report_changes_nothing(gateway: RunningGateway) -> None:
+async def test_an_outdated_progress_report_is_ignored(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     await tell(gateway, 5, fraction=0.9)
     assert (await tell(gateway, 4, fraction=0.1)).status_code == 200
@@ -73,7 +73,9 @@ async def test_a_late_report_changes_nothing(gateway: RunningGateway) -> None:
     assert await gateway.job(job_id) == final
 
 
-async def test_a_second_delivery_starts_its_own_reports(gateway: RunningGateway) -> None:
+async def test_the_reports_of_a_second_delivery_replace_those_of_the_first(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     await tell(gateway, 7, fraction=0.9)
     await tell(gateway, 0, attempt=2)
@@ -83,7 +85,9 @@ async def test_a_second_delivery_starts_its_own_reports(gateway: RunningGateway)
     assert job["progress"] == {"fraction": None, "message": None}
 
 
-async def test_a_report_needs_the_token_of_its_job(gateway: RunningGateway) -> None:
+async def test_a_progress_report_without_the_reply_token_of_the_job_is_refused(
+    gateway: RunningGateway,
+) -> None:
     await gateway.accept()
     other = await gateway.accept()
     report = {"attempt": 1, "sequence": 0, "started_at": STARTED_AT}
@@ -110,7 +114,7 @@ async def test_a_report_needs_the_token_of_its_job(gateway: RunningGateway) -> N
         {"stopped": "yes"},
     ],
 )
-async def test_a_malformed_report_is_refused(
+async def test_a_progress_report_with_a_malformed_field_is_refused(
     gateway: RunningGateway, change: dict[str, Any]
 ) -> None:
     job_id = await gateway.accept()
@@ -122,7 +126,7 @@ async def test_a_malformed_report_is_refused(
 @pytest.mark.parametrize(
     ("body", "status"), [(b"{", 422), (b"[]", 422), (b"\xff", 422), (b'"' + b"x" * 9000, 413)]
 )
-async def test_a_body_that_is_not_a_report_is_refused(
+async def test_a_body_that_is_not_a_progress_report_is_refused(
     gateway: RunningGateway, body: bytes, status: int
 ) -> None:
     await gateway.accept()
@@ -130,9 +134,11 @@ async def test_a_body_that_is_not_a_report_is_refused(
     assert (await gateway.http.put(url, content=body)).status_code == status
 
 
-# The second cancellation raises an event that is not awaited: the SDK warns and drops it.
+# The orchestration does not wait for the second cancel event; the SDK drops it with a warning.
 @pytest.mark.filterwarnings("ignore:Potential duplicate Task completion:UserWarning")
-async def test_a_running_job_is_cancelled_once_it_has_stopped(gateway: RunningGateway) -> None:
+async def test_a_running_job_is_cancelled_when_the_worker_has_stopped(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     await tell(gateway, 0, fraction=0.3)
     answer = await gateway.http.delete(f"/v1/jobs/{job_id}")
@@ -151,12 +157,14 @@ async def test_a_running_job_is_cancelled_once_it_has_stopped(gateway: RunningGa
     assert (await tell(gateway, 3, stopped=True)).status_code == 200
 
 
-# The event of the first stop is not awaited either.
+# The orchestration does not wait for the event of the first stop either.
 @pytest.mark.filterwarnings("ignore:Potential duplicate Task completion:UserWarning")
-async def test_an_order_to_stop_holds_after_its_gateway_died(gateway: RunningGateway) -> None:
+async def test_an_order_to_stop_remains_after_the_death_of_the_gateway(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     await tell(gateway, 0)
-    # The state after a gateway was killed before raising the event.
+    # This is the state after a gateway was killed before it raised the event.
     await gateway.services.progress.update(job_id, lambda known: known.with_stop_order())
     assert (await tell(gateway, 1)).status_code == 410
     assert (await tell(gateway, 2, stopped=True)).status_code == 200
@@ -164,7 +172,7 @@ async def test_an_order_to_stop_holds_after_its_gateway_died(gateway: RunningGat
     assert (job["status"], job["started_at"]) == ("cancelled", STARTED_AT)
 
 
-async def test_a_silent_worker_is_waited_for_half_a_minute(
+async def test_a_job_is_cancelled_after_30_seconds_if_the_worker_is_silent(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -176,7 +184,7 @@ async def test_a_silent_worker_is_waited_for_half_a_minute(
     assert (await gateway.job(job_id))["status"] == "cancelled"
 
 
-async def test_a_reply_before_the_stop_wins(gateway: RunningGateway) -> None:
+async def test_a_reply_before_the_worker_has_stopped_is_recorded(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     await tell(gateway, 0)
     await gateway.http.delete(f"/v1/jobs/{job_id}")
@@ -190,10 +198,10 @@ async def test_a_job_that_has_not_started_is_cancelled_at_once(gateway: RunningG
     job_id = await gateway.accept()
     await gateway.http.delete(f"/v1/jobs/{job_id}")
     assert (await gateway.job(job_id))["status"] == "cancelled"
-    assert (await tell(gateway, 0)).status_code == 410, "so it never reaches the device"
+    assert (await tell(gateway, 0)).status_code == 410, "a cancelled job must not reach the device"
 
 
-async def test_an_expired_job_shows_whether_it_ran(gateway: RunningGateway) -> None:
+async def test_an_expired_job_shows_whether_the_job_had_started(gateway: RunningGateway) -> None:
     ran, waited = (
         await gateway.accept(deadline_seconds=10),
         await gateway.accept(deadline_seconds=10),
@@ -205,7 +213,9 @@ async def test_an_expired_job_shows_whether_it_ran(gateway: RunningGateway) -> N
         assert (job["status"], job["started_at"]) == ("expired", started_at)
 
 
-async def test_the_webhook_of_an_expired_job_has_its_start(gateway: RunningGateway) -> None:
+async def test_the_webhook_of_an_expired_job_contains_the_start_time(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept(deadline_seconds=10, webhook_url="http://127.0.0.1:9/hook")
     await tell(gateway, 0)
     await gateway.durable.advance(10)
@@ -217,7 +227,7 @@ async def test_the_webhook_of_an_expired_job_has_its_start(gateway: RunningGatew
     assert told == await gateway.job(job_id)
 
 
-async def test_a_report_is_a_sign_of_a_worker(gateway: RunningGateway) -> None:
+async def test_a_progress_report_ends_the_cold_start_of_a_model(gateway: RunningGateway) -> None:
     await gateway.accept()
     waiting = await gateway.accept()
     gateway.clock.now += timedelta(seconds=40)
@@ -244,7 +254,9 @@ async def expired_while_waiting(gateway: RunningGateway, *, starts: bool) -> Any
     return answer.json()["ran"]
 
 
-async def test_the_problem_of_an_expired_job_says_whether_it_ran(gateway: RunningGateway) -> None:
+async def test_the_problem_of_an_expired_job_says_whether_the_job_had_started(
+    gateway: RunningGateway,
+) -> None:
     assert await expired_while_waiting(gateway, starts=True) is True
     gateway.queues.has_sent.clear()
     assert await expired_while_waiting(gateway, starts=False) is False
@@ -252,7 +264,7 @@ async def test_the_problem_of_an_expired_job_says_whether_it_ran(gateway: Runnin
         assert await expired_while_waiting(silent, starts=False) is None
 
 
-async def test_a_status_that_cannot_be_read_is_unavailable() -> None:
+async def test_a_request_for_a_job_with_an_unreadable_outcome_gets_503() -> None:
     async with open_gateway() as gateway:
         job_id = await gateway.accept()
         gateway.payloads.is_down = True
@@ -265,7 +277,9 @@ async def test_a_status_that_cannot_be_read_is_unavailable() -> None:
         assert (await gateway.job(job_id))["status"] == "queued"
 
 
-async def test_requests_are_refused_while_the_storage_is_down(gateway: RunningGateway) -> None:
+async def test_progress_and_cancellation_are_refused_while_the_storage_is_down(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     await tell(gateway, 0)
     gateway.payloads.is_down = True
@@ -278,7 +292,7 @@ async def test_requests_are_refused_while_the_storage_is_down(gateway: RunningGa
         assert answer.headers["retry-after"]
 
 
-async def test_accepted_and_ended_jobs_are_shown_without_the_storage(
+async def test_accepted_and_ended_jobs_are_shown_while_the_storage_is_down(
     gateway: RunningGateway,
 ) -> None:
     gateway.payloads.is_down = True
@@ -301,7 +315,9 @@ async def test_accepted_and_ended_jobs_are_shown_without_the_storage(
         ("", None),
     ],
 )
-def test_the_report_url_belongs_to_the_reply_url(reply_url: str, expected: str | None) -> None:
+def test_the_progress_url_is_derived_from_the_reply_url(
+    reply_url: str, expected: str | None
+) -> None:
     assert progress_url(reply_url) == expected
 
 
@@ -316,10 +332,10 @@ REPORTS = st.builds(
 
 
 @given(st.lists(REPORTS | st.none(), max_size=12))
-def test_the_newest_report_before_the_cancellation_counts(
+def test_a_cancelled_job_keeps_the_newest_report_from_before_the_cancellation(
     moves: list[ProgressReport | None],
 ) -> None:
-    """None is a cancellation. In any order of arrival, the newest report counts."""
+    """Apply reports in any order, and a cancellation for None; check which report is kept."""
     known = NO_PROGRESS
     for move in moves:
         before = known
@@ -336,7 +352,9 @@ def test_the_newest_report_before_the_cancellation_counts(
 
 
 @given(st.lists(REPORTS, min_size=1, max_size=4), st.randoms())
-def test_simultaneous_reports_leave_the_newest(reports: list[ProgressReport], random: Any) -> None:
+def test_the_newest_of_simultaneous_progress_reports_is_stored(
+    reports: list[ProgressReport], random: Any
+) -> None:
     asyncio.run(_meet(reports, random))
 
 
@@ -351,7 +369,7 @@ async def _meet(reports: list[ProgressReport], random: Any) -> None:
             await asyncio.sleep(0)
         return found
 
-    blobs.read = read_slowly  # type: ignore[method-assign]  # the same blobs, over a slow network
+    blobs.read = read_slowly  # type: ignore[method-assign]  # reads take a random time
     store = ProgressStore(blobs, Catalogue.load())
 
     async def tell_it(report: ProgressReport) -> None:
@@ -366,12 +384,14 @@ async def _meet(reports: list[ProgressReport], random: Any) -> None:
     assert known.report.order == max(report.order for report in reports)
 
 
-async def test_an_update_gives_up_if_others_keep_writing(gateway: RunningGateway) -> None:
+async def test_a_progress_update_raises_unavailable_after_too_many_conflicts(
+    gateway: RunningGateway,
+) -> None:
     store = gateway.services.progress
 
     def rivalled(old: ProgressState) -> ProgressState:
         gateway.blobs.put("progress/x", json.dumps({"report": None, "cancelling": False}).encode())
         return old.with_stop_order()
 
-    with pytest.raises(Unavailable, match="changed by others too often"):
+    with pytest.raises(Unavailable, match="changed too often by other processes"):
         await store.update("x", rivalled)

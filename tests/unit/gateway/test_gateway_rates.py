@@ -1,4 +1,4 @@
-"""Rates: never more than the quota and the tokens added since, and never less."""
+"""Rate limits: the allowed number of requests is exactly the quota plus new tokens."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -13,7 +13,7 @@ RATES = st.builds(Rate, st.integers(1, 1_000), st.integers(1, 100_000))
 
 
 @pytest.mark.parametrize(("text", "read"), [("1/1", Rate(1, 1)), ("100/60", Rate(100, 60))])
-def test_a_rate_is_read(text: str, read: Rate) -> None:
+def test_a_valid_rate_is_parsed(text: str, read: Rate) -> None:
     assert parse_rate(text) == read
 
 
@@ -21,11 +21,11 @@ def test_a_rate_is_read(text: str, read: Rate) -> None:
     "text", ["", "1", "/", "0/1", "1/0", "-1/1", "1.5/1", "1/1/1", "1/1 ", "٣/1", "9" * 20 + "/1"]
 )
 def test_a_malformed_rate_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="expected requests/seconds"):
+    with pytest.raises(ValueError, match="expected REQUESTS/SECONDS"):
         parse_rate(text)
 
 
-def test_a_decision_has_rate_limit_headers() -> None:
+def test_the_rate_limit_headers_show_the_decision() -> None:
     limit = Rate(10, 60)
     _, decision = take_token(limit, None, 0)
     assert limit.policy == '"default";q=10;w=60'
@@ -34,7 +34,7 @@ def test_a_decision_has_rate_limit_headers() -> None:
 
 @settings(max_examples=200)
 @given(limit=RATES, at_seconds=st.floats(0, 1e9))
-def test_a_whole_quota_passes_at_once_and_no_more(limit: Rate, at_seconds: float) -> None:
+def test_at_most_the_quota_of_requests_is_allowed_at_once(limit: Rate, at_seconds: float) -> None:
     bucket: TokenBucket | None = None
     for left in range(limit.count - 1, -1, -1):
         bucket, decision = take_token(limit, bucket, at_seconds)
@@ -42,7 +42,7 @@ def test_a_whole_quota_passes_at_once_and_no_more(limit: Rate, at_seconds: float
     bucket, decision = take_token(limit, bucket, at_seconds)
     assert not decision.is_allowed
     assert decision.full_in_seconds == limit.seconds
-    # A caller that waits for Retry-After is allowed.
+    # A caller that has waited for Retry-After is allowed.
     assert decision.retry_after_seconds >= 1
     _, again = take_token(limit, bucket, at_seconds + decision.retry_after_seconds)
     assert again.is_allowed
@@ -53,7 +53,9 @@ def test_a_whole_quota_passes_at_once_and_no_more(limit: Rate, at_seconds: float
     limit=RATES,
     pauses=st.lists(st.one_of(st.just(0.0), st.floats(0, 1_000)), min_size=1, max_size=60),
 )
-def test_any_period_allows_the_quota_and_the_rate(limit: Rate, pauses: list[float]) -> None:
+def test_any_period_allows_at_most_the_quota_plus_the_rate(
+    limit: Rate, pauses: list[float]
+) -> None:
     bucket: TokenBucket | None = None
     now, allowed = 0.0, 0
     for pause in pauses:
@@ -65,7 +67,7 @@ def test_any_period_allows_the_quota_and_the_rate(limit: Rate, pauses: list[floa
     assert allowed <= limit.count + (now - pauses[0]) * limit.count / limit.seconds + 0.01
 
 
-def test_a_clock_that_is_set_back_takes_nothing_away() -> None:
+def test_a_clock_that_is_set_back_removes_no_tokens() -> None:
     limit = Rate(2, 10)
     bucket, _ = take_token(limit, None, 1_000.0)
     _, decision = take_token(limit, bucket, 0.0)
@@ -73,7 +75,7 @@ def test_a_clock_that_is_set_back_takes_nothing_away() -> None:
 
 
 class Callers(RuleBasedStateMachine):
-    """Each caller has its own bucket."""
+    """Requests of several callers, to check that each caller has a separate bucket."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The refusals of a submission: status, code, and that no job was accepted."""
+"""Refused submissions: the status and code of the problem, and that no job was created."""
 
 import json
 import struct
@@ -92,7 +92,9 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-async def test_a_bad_request_is_refused(gateway: RunningGateway, case: Case) -> None:
+async def test_an_invalid_submission_is_refused_and_starts_no_job(
+    gateway: RunningGateway, case: Case
+) -> None:
     answer = await gateway.http.post(
         f"/v1/models/{case.model}/jobs",
         content=case.content,
@@ -133,7 +135,9 @@ async def test_deeply_nested_json_is_accepted_or_refused_at_once(
         assert answer.status_code in wanted, (depth, answer.text)
 
 
-async def test_an_unknown_model_names_the_nearest(gateway: RunningGateway) -> None:
+async def test_the_problem_for_an_unknown_model_suggests_similar_names(
+    gateway: RunningGateway,
+) -> None:
     answer = await gateway.http.post("/v1/models/clasifier/jobs", content=JPEG)
     assert answer.json()["nearest"] == ["classifier"]
 
@@ -166,7 +170,9 @@ async def test_an_unsupported_type_lists_the_accepted_types(gateway: RunningGate
         [("file", ("a", b"x", "text/plain")), *[("priority", (None, "low"))] * 2],
     ],
 )
-async def test_a_bad_form_is_refused(gateway: RunningGateway, files: Any) -> None:
+async def test_a_submission_with_an_invalid_form_is_refused(
+    gateway: RunningGateway, files: Any
+) -> None:
     answer = await gateway.http.post("/v1/models/noop/jobs", files=files)
     assert (answer.status_code, answer.json()["code"]) == (400, MALFORMED)
 
@@ -193,7 +199,7 @@ async def test_a_large_content_length_is_refused(gateway: RunningGateway) -> Non
         ("POST", "/v1/health/live", "GET, HEAD, OPTIONS"),
     ],
 )
-async def test_another_method_is_refused(
+async def test_an_unsupported_method_is_refused_with_the_supported_methods(
     gateway: RunningGateway, method: str, path: str, allowed: str
 ) -> None:
     answer = await gateway.http.request(method, path)
@@ -245,7 +251,7 @@ envelopes = st.fixed_dictionaries(
     ),
     model=st.sampled_from(["noop", "classifier"]),
 )
-async def test_any_body_is_accepted_or_refused(
+async def test_submitting_any_body_returns_a_documented_status(
     gateway: RunningGateway, body: bytes, media_type: str, model: str
 ) -> None:
     answer = await gateway.http.post(

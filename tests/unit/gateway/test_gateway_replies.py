@@ -1,4 +1,4 @@
-"""Workers' replies: authorisation, validation, and replies that are too late."""
+"""Workers' replies: authorisation, validation, and late replies."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -28,7 +28,7 @@ def query(url: str) -> dict[str, str]:
     return dict(part.split("=", 1) for part in url.partition("?")[2].split("&"))
 
 
-async def test_a_wrong_token_is_refused_before_anything_else_is_checked(
+async def test_a_reply_with_a_wrong_token_is_refused_before_all_other_checks(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -39,7 +39,7 @@ async def test_a_wrong_token_is_refused_before_anything_else_is_checked(
     assert (await gateway.job(job_id))["status"] == "queued"
 
 
-async def test_the_token_of_another_job_is_refused(gateway: RunningGateway) -> None:
+async def test_a_reply_with_the_token_of_another_job_is_refused(gateway: RunningGateway) -> None:
     await gateway.accept()
     other = await gateway.accept()
     url = (gateway.queues.request(0).reply_url or "").partition("?")[2]
@@ -47,14 +47,18 @@ async def test_the_token_of_another_job_is_refused(gateway: RunningGateway) -> N
     assert answer.status_code == 401
 
 
-async def test_a_token_expires_after_the_deadline_and_its_grace(gateway: RunningGateway) -> None:
+async def test_a_reply_token_expires_a_grace_period_after_the_deadline(
+    gateway: RunningGateway,
+) -> None:
     await gateway.accept(deadline_seconds=10)
     gateway.clock.now += timedelta(seconds=10) + REPLY_GRACE
     answer = await gateway.reply()
     assert (answer.status_code, answer.json()["code"]) == (410, "already-final")
 
 
-async def test_a_reply_after_the_deadline_changes_nothing(gateway: RunningGateway) -> None:
+async def test_a_reply_after_the_deadline_is_refused_and_the_job_stays_expired(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept(deadline_seconds=10)
     await gateway.durable.advance(10)
     expired = await gateway.job(job_id)
@@ -63,7 +67,7 @@ async def test_a_reply_after_the_deadline_changes_nothing(gateway: RunningGatewa
     assert await gateway.job(job_id) == expired
 
 
-async def test_the_first_reply_wins(gateway: RunningGateway) -> None:
+async def test_only_the_first_reply_to_a_job_is_recorded(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     assert (await gateway.reply(result={"json": 1})).status_code == 202
     second = await gateway.reply(result={"json": 2})
@@ -116,7 +120,7 @@ async def test_a_malformed_reply_is_refused(
         b'{"a": 1e999}',
         b"[" * 10_000,
         b"\xff",
-        # It can be read, but not sent to a caller.
+        # The gateway can read this value, but cannot send it to a caller.
         REPLY_START + b"1e999}}",
         REPLY_START + b'"\\ud800"}}',
     ],
@@ -157,20 +161,20 @@ async def test_a_result_in_the_blob_of_another_job_is_refused(
     assert (await gateway.reply(result=reference)).status_code == 202
 
 
-async def test_a_reply_over_the_limit_is_refused(gateway: RunningGateway) -> None:
+async def test_a_reply_over_the_size_limit_is_refused(gateway: RunningGateway) -> None:
     await gateway.accept()
     answer = await gateway.reply(result={"json": "x" * 192 * 1024})
     assert (answer.status_code, answer.json()["code"]) == (413, "payload-too-large")
 
 
 @given(job_id=st.text(max_size=50), seconds=st.integers(0, 10_000_000))
-def test_a_token_of_the_gateway_is_valid_until_it_expires(job_id: str, seconds: int) -> None:
+def test_a_reply_token_is_valid_until_the_expiry_time(job_id: str, seconds: int) -> None:
     deadline = NOW + timedelta(seconds=seconds)
     tokens = ReplyTokens((KEY,), "https://g.test")
     given_query = query(tokens.url("id", deadline, "noop"))
     expires, token = given_query["expires"], given_query["token"]
     tokens.check("id", expires, token, deadline)
-    # Rotation: the old key verifies until it is removed.
+    # During a rotation, tokens signed with the old key are valid until the key is removed.
     ReplyTokens((OTHER_KEY, KEY), "").check("id", expires, token, NOW)
     with pytest.raises(InvalidToken):
         ReplyTokens((OTHER_KEY,), "").check("id", expires, token, NOW)
@@ -182,12 +186,14 @@ def test_a_token_of_the_gateway_is_valid_until_it_expires(job_id: str, seconds: 
 
 
 @given(job_id=st.text(), expires=st.text(), token=st.text())
-def test_any_other_token_is_refused(job_id: str, expires: str, token: str) -> None:
+def test_a_reply_token_that_the_gateway_did_not_sign_is_refused(
+    job_id: str, expires: str, token: str
+) -> None:
     with pytest.raises(InvalidToken):
         ReplyTokens((KEY,), "").check(job_id, expires, token, NOW)
 
 
-async def test_a_reply_wakes_a_waiter_before_the_orchestration_ends(
+async def test_a_reply_wakes_a_waiting_caller_before_the_orchestration_ends(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

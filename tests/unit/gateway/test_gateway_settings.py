@@ -1,4 +1,4 @@
-"""Settings: each wrong value stops the start with an error that names its variable."""
+"""The settings: the gateway does not start with a wrong value, and names the variable."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ ENVIRON = {
 }
 
 
-def test_settings_have_defaults() -> None:
+def test_optional_settings_have_default_values() -> None:
     settings = GatewaySettings.from_env(ENVIRON)
     assert settings.gateway_base_url == "http://127.0.0.1:7071"
     assert settings.reply_token_keys == (bytes(32),)
@@ -31,7 +31,7 @@ def test_settings_have_defaults() -> None:
     assert settings.catalogue_path.name == "models.toml"
 
 
-def test_every_setting_is_read() -> None:
+def test_every_setting_is_read_from_the_environment() -> None:
     other = base64.b64encode(b"k" * 40).decode()
     settings = GatewaySettings.from_env(
         {
@@ -62,12 +62,12 @@ def test_every_setting_is_read() -> None:
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1:7071", "http://127.8.9.1", "http://[::1]:80", "https://localhost"]
 )
-def test_without_keys_a_gateway_on_loopback_is_open(url: str) -> None:
+def test_a_gateway_without_keys_on_a_loopback_address_is_open(url: str) -> None:
     assert GatewaySettings.from_env({**ENVIRON, "GATEWAY_BASE_URL": url}).is_open
 
 
 @pytest.mark.parametrize("url", ["http://10.0.0.1", "https://host", "http://127.0.0.1.host"])
-def test_without_keys_any_other_address_is_refused(url: str) -> None:
+def test_a_gateway_without_keys_on_a_public_address_is_refused(url: str) -> None:
     with pytest.raises(InvalidSetting, match=r"^API_KEYS: is missing"):
         GatewaySettings.from_env({**ENVIRON, "GATEWAY_BASE_URL": url})
     trusting = {**ENVIRON, "GATEWAY_BASE_URL": url, "TRUST_PRINCIPAL_HEADER": "true"}
@@ -106,13 +106,13 @@ def test_without_keys_any_other_address_is_refused(url: str) -> None:
         ("CORS_ORIGINS", "https://a.example/"),
     ],
 )
-def test_a_wrong_value_is_named(variable: str, value: str) -> None:
+def test_the_error_for_an_invalid_setting_names_the_variable(variable: str, value: str) -> None:
     with pytest.raises(InvalidSetting, match=f"^{variable}: ") as caught:
         GatewaySettings.from_env({**ENVIRON, variable: value})
     assert KEY not in str(caught.value)
 
 
-def test_secrets_are_not_in_the_repr() -> None:
+def test_the_repr_of_the_settings_contains_no_secrets() -> None:
     settings: Any = GatewaySettings.from_env(ENVIRON)
     shown = repr(settings)
     assert "hidden" not in shown

@@ -1,4 +1,4 @@
-"""Signed links by a user delegation key."""
+"""Links that are signed with a user delegation key."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 class Account:
-    """The client of an account that uses an identity."""
+    """A storage account that is used with an identity, so it issues user delegation keys."""
 
     account_name = "store"
     url = "https://store.blob.core.windows.net/"
@@ -36,7 +36,7 @@ class Account:
 
 
 class Opened(PayloadContainer):
-    """An existing container of that account."""
+    """An existing container of the storage account."""
 
     def __init__(self, clock: ManualClock) -> None:
         super().__init__(ServiceEndpoint(address="unused"), clock=clock)
@@ -64,7 +64,9 @@ def links(opened: Opened, public_url: str | None = None) -> SignedPayloadLinks:
     return SignedPayloadLinks(opened, public_url)
 
 
-async def test_a_user_delegation_key_signs(opened: Opened, clock: ManualClock) -> None:
+async def test_a_link_is_signed_with_a_user_delegation_key(
+    opened: Opened, clock: ManualClock
+) -> None:
     url = httpx.URL(await links(opened).to_write("uploads/a", NOON + timedelta(hours=6)))
     assert (url.host, url.path) == ("store.blob.core.windows.net", "/payloads/uploads/a")
     assert url.params["sp"] == "cw"
@@ -73,7 +75,9 @@ async def test_a_user_delegation_key_signs(opened: Opened, clock: ManualClock) -
     assert "skoid" in url.params
 
 
-async def test_one_key_signs_many_links_while_it_lasts(opened: Opened, clock: ManualClock) -> None:
+async def test_a_user_delegation_key_signs_several_links_until_the_expiry(
+    opened: Opened, clock: ManualClock
+) -> None:
     made = links(opened)
     soon = NOON + timedelta(hours=6)
     await asyncio.gather(*(made.to_write(f"uploads/{n}", soon) for n in range(5)))
@@ -87,7 +91,9 @@ async def test_one_key_signs_many_links_while_it_lasts(opened: Opened, clock: Ma
     assert len(opened.account.keys) == 2
 
 
-async def test_links_have_the_public_address(opened: Opened, clock: ManualClock) -> None:
+async def test_links_contain_the_public_url_of_the_storage(
+    opened: Opened, clock: ManualClock
+) -> None:
     made = links(opened, "https://files.example.com")
     url = await made.to_read("results/a", "image/png", "a.png", NOON + timedelta(hours=1))
     assert url.startswith("https://files.example.com/payloads/results/a?")

@@ -1,4 +1,4 @@
-"""Submission: accepted requests, the message to the worker, and the answer."""
+"""The submission of jobs: accepted requests, messages to workers, and responses."""
 
 import asyncio
 import base64
@@ -13,12 +13,12 @@ from tests.unit.gateway.conftest import RunningGateway, error_body
 
 OCTETS = {"content-type": "application/octet-stream"}
 
-# The SDK warns once a process that a codec has no type.
+# The SDK logs once in each process that a codec has no type.
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 
 async def submit_and_reply(gateway: RunningGateway, **outcome: Any) -> httpx.Response:
-    """Submit a job that waits, and reply to it."""
+    """Submit a job, reply to it during the wait, and return the response."""
     waiting = asyncio.create_task(
         gateway.http.post("/v1/models/noop/jobs", content=b"x", headers=OCTETS)
     )
@@ -55,7 +55,7 @@ async def test_a_waiting_caller_gets_the_result(gateway: RunningGateway) -> None
     assert await gateway.job(job["id"]) == job
 
 
-async def test_a_reply_wakes_the_waiter(gateway: RunningGateway) -> None:
+async def test_a_reply_wakes_the_request_that_waits_for_the_job(gateway: RunningGateway) -> None:
     await submit_and_reply(gateway)
     assert gateway.durable.status_count <= 2
 
@@ -72,7 +72,7 @@ async def test_a_reply_wakes_the_waiter(gateway: RunningGateway) -> None:
         ("unavailable", 503, "unavailable"),
     ],
 )
-async def test_a_failed_job_answers_with_its_problem(
+async def test_the_response_for_a_failed_job_is_the_problem_document_of_the_job(
     gateway: RunningGateway, code: str, status: int, problem_code: str
 ) -> None:
     answer = await submit_and_reply(gateway, error=error_body(code, retryable=True))
@@ -89,7 +89,7 @@ async def test_a_failed_job_answers_with_its_problem(
     assert await gateway.job(problem["job"]["id"]) == problem["job"]
 
 
-async def test_an_expired_job_answers_504(gateway: RunningGateway) -> None:
+async def test_the_response_for_an_expired_job_has_status_504(gateway: RunningGateway) -> None:
     waiting = asyncio.create_task(
         gateway.http.post(
             "/v1/models/noop/jobs", content=b"x", headers=OCTETS, params={"deadline_seconds": 5}
@@ -104,7 +104,7 @@ async def test_an_expired_job_answers_504(gateway: RunningGateway) -> None:
     assert answer.json()["job"]["status"] == "expired"
 
 
-async def test_a_cancelled_job_answers_409(gateway: RunningGateway) -> None:
+async def test_the_response_for_a_cancelled_job_has_status_409(gateway: RunningGateway) -> None:
     waiting = asyncio.create_task(
         gateway.http.post("/v1/models/noop/jobs", content=b"x", headers=OCTETS)
     )
@@ -115,7 +115,7 @@ async def test_a_cancelled_job_answers_409(gateway: RunningGateway) -> None:
     assert (answer.status_code, answer.json()["code"]) == (409, "cancelled")
 
 
-async def test_respond_async_answers_at_once(gateway: RunningGateway) -> None:
+async def test_a_submission_with_respond_async_returns_at_once(gateway: RunningGateway) -> None:
     answer = await gateway.http.post(
         "/v1/models/noop/jobs", content=b"x", headers={**OCTETS, "prefer": "respond-async"}
     )
@@ -128,7 +128,9 @@ async def test_respond_async_answers_at_once(gateway: RunningGateway) -> None:
     assert await gateway.job(job["id"]) == job
 
 
-async def test_the_request_to_the_worker_is_complete(gateway: RunningGateway) -> None:
+async def test_the_message_to_the_worker_contains_the_complete_request(
+    gateway: RunningGateway,
+) -> None:
     trace = "0af7651916cd43dd8448eb211c80319c"
     answer = await gateway.http.post(
         "/v1/models/noop/jobs",
@@ -158,7 +160,9 @@ async def test_the_request_to_the_worker_is_complete(gateway: RunningGateway) ->
     assert request.reply_url.startswith(address)
 
 
-async def test_the_token_is_only_in_the_message(gateway: RunningGateway) -> None:
+async def test_the_reply_token_occurs_only_in_the_message_to_the_worker(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     (run,) = gateway.durable.runs.values()
     assert "token" not in "".join(run.contexts)
@@ -195,7 +199,7 @@ async def test_a_large_payload_is_stored_as_a_blob(gateway: RunningGateway) -> N
         ),
     ],
 )
-async def test_json_inputs_are_decoded(
+async def test_the_input_of_a_json_submission_is_decoded(
     gateway: RunningGateway, given: dict[str, Any], expected: object
 ) -> None:
     answer = await gateway.http.post(
@@ -210,8 +214,10 @@ async def test_json_inputs_are_decoded(
     assert (request.deadline - request.created_at).total_seconds() == 9
 
 
-async def test_json_that_looks_like_a_pickled_object_stays_json(gateway: RunningGateway) -> None:
-    # The Durable SDK makes instances of objects in this form.
+async def test_json_input_in_the_form_of_an_sdk_object_is_passed_on_unchanged(
+    gateway: RunningGateway,
+) -> None:
+    # The Durable SDK turns objects in this form into instances of classes.
     trap = {"__class__": "Popen", "__module__": "subprocess", "__data__": "id"}
     answer = await gateway.http.post(
         "/v1/models/noop/jobs",
@@ -238,7 +244,9 @@ async def test_a_form_with_one_file_is_accepted(gateway: RunningGateway) -> None
     assert (request.deadline - request.created_at).total_seconds() == 7
 
 
-async def test_the_type_of_bytes_without_one_is_recognised(gateway: RunningGateway) -> None:
+async def test_the_media_type_of_an_input_without_content_type_is_recognised(
+    gateway: RunningGateway,
+) -> None:
     jpeg = b"\xff\xd8\xff\xc0\x00\x11\x08\x00\x10\x00\x20\x03" + b"\0" * 20
     answer = await gateway.http.post(
         "/v1/models/classifier/jobs", content=jpeg, headers={"prefer": "respond-async"}
@@ -247,7 +255,9 @@ async def test_the_type_of_bytes_without_one_is_recognised(gateway: RunningGatew
     assert gateway.queues.request().input == InlineBytes("image/jpeg", jpeg)
 
 
-async def test_no_job_is_accepted_while_the_store_is_down(gateway: RunningGateway) -> None:
+async def test_a_submission_is_refused_while_the_durable_store_is_down(
+    gateway: RunningGateway,
+) -> None:
     gateway.durable.is_down = True
     answer = await gateway.http.post("/v1/models/noop/jobs", content=b"x", headers=OCTETS)
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
@@ -256,14 +266,18 @@ async def test_no_job_is_accepted_while_the_store_is_down(gateway: RunningGatewa
     assert not gateway.durable.runs
 
 
-async def test_no_large_job_is_accepted_while_blobs_are_down(gateway: RunningGateway) -> None:
+async def test_a_submission_with_large_input_is_refused_while_the_blob_storage_is_down(
+    gateway: RunningGateway,
+) -> None:
     gateway.payloads.is_down = True
     answer = await gateway.http.post("/v1/models/noop/jobs", content=b"x" * 30000, headers=OCTETS)
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
     assert not gateway.durable.runs
 
 
-async def test_an_accepted_job_is_sent_once_the_queue_is_back(gateway: RunningGateway) -> None:
+async def test_an_accepted_job_is_sent_when_the_queue_is_available_again(
+    gateway: RunningGateway,
+) -> None:
     gateway.queues.is_down = True
     job_id = await gateway.accept(deadline_seconds=600)
     await gateway.durable.advance(10)

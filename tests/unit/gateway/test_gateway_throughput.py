@@ -1,4 +1,4 @@
-"""The estimates as pure functions of replies, counts and times."""
+"""The functions that estimate throughput, positions and waits."""
 
 import math
 
@@ -40,7 +40,7 @@ def pace_of(found: list[ReplySample]) -> Throughput:
 
 
 def backlog(count: int, seconds_each: float, batch_size: int = 1) -> list[ReplySample]:
-    """The replies of one worker to simultaneous jobs, batch by batch."""
+    """Return the replies of one worker to jobs submitted at the same time, in batches."""
     batch_seconds = batch_size * seconds_each
     return [
         ReplySample(
@@ -51,7 +51,7 @@ def backlog(count: int, seconds_each: float, batch_size: int = 1) -> list[ReplyS
 
 
 @given(replies)
-def test_any_reply_gives_a_finite_estimate(found: list[ReplySample]) -> None:
+def test_any_replies_lead_to_a_finite_estimate(found: list[ReplySample]) -> None:
     pace = pace_of(found)
     for estimate in (pace.seconds_per_job, pace.least_seconds_per_job):
         assert (estimate is None) == (not found)
@@ -72,7 +72,7 @@ def test_two_workers_halve_the_busy_time_and_not_the_device_time() -> None:
     assert pace.device_seconds / pace.weight == pytest.approx(1.0)
 
 
-def test_time_without_a_worker_does_not_count() -> None:
+def test_the_time_without_a_worker_is_not_part_of_the_busy_time() -> None:
     pace = pace_of([ReplySample(1.0, 0.2, 0.1, 1), ReplySample(600.0, 0.2, 0.1, 1)])
     assert pace.seconds_per_job == pytest.approx(0.2)
 
@@ -83,7 +83,7 @@ def test_without_a_queue_the_busy_time_is_the_time_of_a_job() -> None:
 
 
 @given(st.floats(0.001, 100), st.floats(0.001, 100))
-def test_a_new_throughput_replaces_the_old_one(before: float, after: float) -> None:
+def test_the_throughput_adapts_to_a_new_speed_of_replies(before: float, after: float) -> None:
     found = [ReplySample(number * before, before, before, 1) for number in range(50)]
     start = 50 * before
     found += [ReplySample(start + number * after, after, after, 1) for number in range(400)]
@@ -91,7 +91,9 @@ def test_a_new_throughput_replaces_the_old_one(before: float, after: float) -> N
 
 
 @given(st.integers(0, 10_000), st.lists(st.integers(0, 1000), max_size=200), st.integers(0, 1000))
-def test_a_position_is_within_the_queue(length: int, times: list[int], looked_at: int) -> None:
+def test_the_position_of_a_job_is_within_the_queue(
+    length: int, times: list[int], looked_at: int
+) -> None:
     arrivals = sorted(float(time) for time in times)
     count = LengthSample(length, float(looked_at), 0)
     for created_at in arrivals:
@@ -101,28 +103,30 @@ def test_a_position_is_within_the_queue(length: int, times: list[int], looked_at
     assert places == sorted(places)
 
 
-def test_later_jobs_are_behind() -> None:
+def test_jobs_accepted_later_do_not_increase_a_position() -> None:
     arrivals = [1.0, 2.0, 3.0, 4.0]
     count = LengthSample(4, 10.0, 0)
     assert [position(count, arrivals, 0, at) for at in arrivals] == [1, 2, 3, 4]
-    # Six jobs of other instances count as before.
+    # Six jobs of other instances count as if they were before.
     assert [position(LengthSample(10, 10.0, 0), arrivals, 0, at) for at in arrivals] == [
         7,
         8,
         9,
         10,
     ]
-    # Since the count two jobs were replied to, and two came.
+    # After the count, two replies were received and two jobs were accepted.
     assert position(LengthSample(4, 2.5, 0), [*arrivals, 5.0], 2, 5.0) == 5
     assert length_now(LengthSample(4, 2.5, 7), arrivals, 9) == 4
 
 
 @given(st.integers(0, 100), st.lists(st.floats(0, 100)), st.integers(0, 100))
-def test_a_length_is_never_negative(length: int, arrivals: list[float], gone: int) -> None:
+def test_the_estimated_length_of_a_queue_is_never_negative(
+    length: int, arrivals: list[float], gone: int
+) -> None:
     assert length_now(LengthSample(length, 50.0, 0), sorted(arrivals), gone) >= 0
 
 
-def test_the_limit_for_a_cold_start_follows_the_throughput() -> None:
+def test_the_time_limit_for_a_cold_start_depends_on_the_throughput() -> None:
     assert not is_cold_starting(0.0, 4.9, Throughput())
     assert is_cold_starting(0.0, 5.0, Throughput())
     slow = Throughput().after(ReplySample(0.0, 30.0, 30.0, 1))
@@ -140,10 +144,12 @@ def test_the_limit_for_a_cold_start_follows_the_throughput() -> None:
         (QueuePosition(3, None, QueuePhase.COLD_STARTING), 5),
     ],
 )
-def test_retry_after_follows_the_estimate(place: QueuePosition, expected: int) -> None:
+def test_retry_after_is_derived_from_the_estimated_wait(
+    place: QueuePosition, expected: int
+) -> None:
     assert retry_after_seconds(place, 1, 30) == expected
 
 
-def test_a_wait_needs_a_throughput() -> None:
+def test_the_estimated_wait_is_unknown_without_a_throughput() -> None:
     assert wait_seconds(5, None) is None
     assert wait_seconds(5, 0.1) == 0.5

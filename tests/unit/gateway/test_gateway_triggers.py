@@ -1,4 +1,4 @@
-"""The triggers, the adapter to ASGI, and the functions that Functions indexes."""
+"""The triggers, the ASGI adapter, and the functions that the Function App registers."""
 
 import asyncio
 import subprocess
@@ -37,7 +37,7 @@ def letter(body: bytes, job_id: str = "") -> ServiceBusMessage:
     )
 
 
-async def test_a_dead_letter_fails_its_job_and_is_stored(gateway: RunningGateway) -> None:
+async def test_a_dead_letter_is_stored_and_the_job_fails(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     message = letter(encode_request(gateway.queues.request()), job_id)
     await gateway.services.dead_letters.run(message, "noop", gateway.durable)
@@ -46,7 +46,7 @@ async def test_a_dead_letter_fails_its_job_and_is_stored(gateway: RunningGateway
     assert job["attempt"] == 3
     assert job["error"]["retryable"] is False
     assert f"dead-letters/noop/{job_id}" in gateway.payloads.blobs
-    # The trigger delivers at least once.
+    # Functions may run the trigger more than once for a message.
     await gateway.services.dead_letters.run(message, "noop", gateway.durable)
     assert await gateway.job(job_id) == job
 
@@ -58,7 +58,7 @@ async def test_an_unreadable_dead_letter_is_stored(gateway: RunningGateway, body
     assert kept.startswith("dead-letters/noop/a_b__-")
 
 
-async def test_the_trigger_fails_while_a_dead_letter_cannot_be_stored(
+async def test_the_dead_letter_trigger_fails_while_the_letter_cannot_be_stored(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -84,7 +84,7 @@ async def test_a_dead_letter_wakes_the_waiting_caller(gateway: RunningGateway) -
 async def test_housekeeping_deletes_histories_past_their_retention(gateway: RunningGateway) -> None:
     old, running = await gateway.accept(), await gateway.accept()
     await gateway.http.delete(f"/v1/jobs/{old}")
-    # The longest deadline of its model is an hour.
+    # The longest deadline of the model is an hour.
     gateway.clock.now += timedelta(hours=73)
     assert await purge(gateway.durable, gateway.services) == 0
     gateway.clock.now += timedelta(seconds=1)
@@ -92,7 +92,7 @@ async def test_housekeeping_deletes_histories_past_their_retention(gateway: Runn
     assert list(gateway.durable.runs) == [running]
 
 
-async def test_the_activity_sends_the_same_message_again(gateway: RunningGateway) -> None:
+async def test_a_repeated_enqueue_activity_sends_the_same_message(gateway: RunningGateway) -> None:
     await gateway.accept()
     (run,) = gateway.durable.runs.values()
     assert await gateway.services.enqueue.run(run.input) is None
@@ -100,7 +100,9 @@ async def test_the_activity_sends_the_same_message_again(gateway: RunningGateway
     assert first.message_id == second.message_id
 
 
-async def test_the_activity_sends_nothing_after_the_deadline(gateway: RunningGateway) -> None:
+async def test_the_enqueue_activity_sends_no_message_after_the_deadline(
+    gateway: RunningGateway,
+) -> None:
     await gateway.accept()
     (run,) = gateway.durable.runs.values()
     gateway.clock.now += timedelta(seconds=60)
@@ -108,7 +110,7 @@ async def test_the_activity_sends_nothing_after_the_deadline(gateway: RunningGat
     assert len(gateway.queues.sent) == 1
 
 
-async def test_a_request_lives_at_least_until_its_deadline(
+async def test_the_time_to_live_of_a_request_lasts_at_least_until_the_deadline(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept(deadline_seconds=1)
@@ -129,7 +131,7 @@ async def app_of(gateway: RunningGateway) -> Any:
     return transport.app
 
 
-async def test_functions_requests_reach_the_app(gateway: RunningGateway) -> None:
+async def test_a_functions_request_is_passed_to_the_asgi_app(gateway: RunningGateway) -> None:
     answer = await serve(
         await app_of(gateway),
         trigger(
@@ -172,7 +174,9 @@ START = {
 }
 
 
-async def test_chunks_and_repeated_headers_are_joined(gateway: RunningGateway) -> None:
+async def test_body_chunks_and_repeated_response_headers_are_joined(
+    gateway: RunningGateway,
+) -> None:
     app = App(
         START,
         {"type": "http.response.body", "body": b"a", "more_body": True},
@@ -190,7 +194,7 @@ async def test_chunks_and_repeated_headers_are_joined(gateway: RunningGateway) -
     assert app.scope["durable"] is gateway.durable
 
 
-async def test_a_defect_is_answered_and_logged(
+async def test_an_unexpected_error_is_logged_and_the_response_is_returned(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = App(START, {"type": "http.response.body"}, error=ValueError("why"))
@@ -199,7 +203,9 @@ async def test_a_defect_is_answered_and_logged(
     assert "why" in caplog.text
 
 
-async def test_a_defect_without_an_answer_is_raised_to_the_host(gateway: RunningGateway) -> None:
+async def test_an_unexpected_error_without_a_response_is_raised_to_the_host(
+    gateway: RunningGateway,
+) -> None:
     with pytest.raises(ValueError, match="why"):
         await serve(App(error=ValueError("why")), trigger("GET", "http://h/"), gateway.durable)
 
@@ -212,7 +218,7 @@ for function in function_app.app.get_functions():
 """
 
 
-def test_functions_indexes_the_expected_functions() -> None:
+def test_the_function_app_registers_the_expected_functions() -> None:
     indexed = subprocess.run(
         [sys.executable, "-c", INDEX],
         cwd=FUNCTIONS,
@@ -240,7 +246,7 @@ def test_functions_indexes_the_expected_functions() -> None:
     ]
 
 
-def test_a_wrong_setting_stops_the_start() -> None:
+def test_the_function_app_does_not_start_with_an_invalid_setting() -> None:
     started = subprocess.run(
         [sys.executable, "-c", "import function_app"],
         cwd=FUNCTIONS,

@@ -1,4 +1,4 @@
-"""Uploads: slots, their data, and jobs that use them."""
+"""Uploads: their URLs, their data, and jobs that use them."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -33,7 +33,7 @@ async def slot(
 async def sent(
     gateway: RunningGateway, data: bytes, media_type: str = STREAM, model: str = "noop"
 ) -> str:
-    """Send the data of an upload; return its id."""
+    """Create an upload and send its data; return the upload id."""
     found = await slot(gateway, model, media_type)
     path = httpx.URL(found["url"]).path.removeprefix("/")
     gateway.blobs.put(path, data, found["headers"]["content-type"])
@@ -50,7 +50,7 @@ async def submit(
     )
 
 
-async def test_a_slot_is_a_url_for_one_put(gateway: RunningGateway) -> None:
+async def test_a_new_upload_has_a_url_that_accepts_a_put_request(gateway: RunningGateway) -> None:
     found = await slot(gateway)
     assert found["method"] == "PUT"
     assert found["headers"] == {"content-type": STREAM, "x-ms-blob-type": "BlockBlob"}
@@ -76,14 +76,16 @@ async def test_a_slot_is_a_url_for_one_put(gateway: RunningGateway) -> None:
         (b"x" * 20_000, 413, "payload-too-large"),
     ],
 )
-async def test_a_bad_request_for_a_slot_is_refused(
+async def test_an_invalid_request_for_an_upload_is_refused(
     gateway: RunningGateway, body: bytes, status: int, code: str
 ) -> None:
     answer = await gateway.http.post("/v1/uploads", content=body)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
-async def test_a_job_with_an_upload_has_a_reference_to_it(gateway: RunningGateway) -> None:
+async def test_the_message_of_a_job_with_an_upload_contains_a_reference_to_the_upload(
+    gateway: RunningGateway,
+) -> None:
     upload = await sent(gateway, b"x" * 200_000)
     assert (await submit(gateway, upload)).status_code == 202
     blob = uploads.upload_blob_of(upload, OPEN_TENANT)
@@ -92,7 +94,9 @@ async def test_a_job_with_an_upload_has_a_reference_to_it(gateway: RunningGatewa
     assert not [name for name in gateway.payloads.blobs if name.startswith("inputs/")]
 
 
-async def test_an_upload_can_be_an_option_of_the_query(gateway: RunningGateway) -> None:
+async def test_the_upload_of_a_job_can_be_given_as_a_query_parameter(
+    gateway: RunningGateway,
+) -> None:
     upload = await sent(gateway, b"x")
     url = f"/v1/models/noop/jobs?upload={upload}"
     answer = await gateway.http.post(url, headers={"prefer": "respond-async"})
@@ -101,7 +105,7 @@ async def test_an_upload_can_be_an_option_of_the_query(gateway: RunningGateway) 
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
 
 
-async def test_the_media_type_of_the_job_overrides_that_of_the_upload(
+async def test_the_media_type_of_the_submission_overrides_the_media_type_of_the_upload(
     gateway: RunningGateway,
 ) -> None:
     upload = await sent(gateway, PNG)
@@ -127,7 +131,7 @@ async def test_an_upload_with_a_content_encoding_is_refused(gateway: RunningGate
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported-media-type")
 
 
-async def test_an_empty_slot_is_refused(gateway: RunningGateway) -> None:
+async def test_a_job_with_an_upload_without_data_is_refused(gateway: RunningGateway) -> None:
     answer = await submit(gateway, (await slot(gateway))["upload"])
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
 
@@ -152,20 +156,20 @@ async def test_an_upload_that_does_not_fit_the_model_is_refused(
 
 
 async def test_only_the_beginning_of_a_large_upload_is_read(gateway: RunningGateway) -> None:
-    # APP0 segments of 60 kB each: the frame header is after the bytes that are read.
+    # Because of APP0 segments of 60 kB each, the frame header is after the bytes that are read.
     picture = b"\xff\xd8" + (b"\xff\xe0" + (60_000).to_bytes(2) + b"\1" * 59_998) * 3
     upload = await sent(gateway, picture, "image/jpeg", "classifier")
     assert (await submit(gateway, upload, "classifier")).status_code == 202
 
 
-async def test_an_upload_expires(gateway: RunningGateway) -> None:
+async def test_a_job_with_an_expired_upload_is_refused(gateway: RunningGateway) -> None:
     upload = await sent(gateway, b"x")
     await gateway.durable.advance(uploads.UPLOAD_LIFETIME.total_seconds())
     answer = await submit(gateway, upload)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
 
 
-async def test_a_repeated_request_finds_its_job_after_the_upload_expired(
+async def test_a_repeated_request_gets_the_same_job_after_the_upload_has_expired(
     gateway: RunningGateway,
 ) -> None:
     upload = await sent(gateway, b"x")
@@ -187,7 +191,7 @@ async def test_a_repeated_request_finds_its_job_after_the_upload_expired(
     assert len(gateway.durable.runs) == 1
 
 
-async def test_housekeeping_deletes_uploads_once_no_job_can_read_them(
+async def test_housekeeping_deletes_uploads_that_no_job_can_read_any_more(
     gateway: RunningGateway,
 ) -> None:
     upload = await sent(gateway, b"x")
@@ -200,12 +204,12 @@ async def test_housekeeping_deletes_uploads_once_no_job_can_read_them(
     assert list(gateway.payloads.blobs) == [uploads.upload_blob_of(younger, OPEN_TENANT)]
 
 
-def test_an_upload_belongs_to_its_tenant() -> None:
+def test_the_same_upload_id_of_two_tenants_refers_to_two_blobs() -> None:
     assert uploads.upload_blob_of(NEVER_MADE, "a") != uploads.upload_blob_of(NEVER_MADE, "b")
 
 
 @given(st.integers(1_600_000_000_000_000, 7_000_000_000_000_000))
-def test_an_upload_id_contains_its_expiry(microseconds: int) -> None:
+def test_the_expiry_of_an_upload_is_derived_from_the_upload_id(microseconds: int) -> None:
     now = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
     expires_at = uploads.upload_expiry(uploads.new_upload(now))
     assert expires_at is not None
@@ -213,5 +217,5 @@ def test_an_upload_id_contains_its_expiry(microseconds: int) -> None:
 
 
 @given(st.text() | st.from_regex("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-8[0-9a-f]{3}-[0-9a-f]{12}"))
-def test_any_text_gives_an_expiry_or_none(text: str) -> None:
+def test_reading_the_expiry_from_any_text_never_raises(text: str) -> None:
     uploads.upload_expiry(text)

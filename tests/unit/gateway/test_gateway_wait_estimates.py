@@ -1,4 +1,4 @@
-"""Positions, waits and refusals, over queues in memory."""
+"""Estimated positions and waits, and refusals because of long queues."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:Depreca
 
 
 def heard(gateway: RunningGateway, seconds: float) -> None:
-    """Record a reply to a job that took this long."""
+    """Record a worker's reply to a job that took this many seconds."""
     started_at = datetime(2026, 3, 1, tzinfo=UTC)
     reply = JobReply(
         job_id="",
@@ -41,7 +41,9 @@ async def test_a_queued_job_shows_its_position(gateway: RunningGateway) -> None:
     assert (await gateway.job(ids[2]))["queue"]["eta_seconds"] is not None
 
 
-async def test_a_burst_of_requests_needs_one_count(gateway: RunningGateway) -> None:
+async def test_simultaneous_requests_need_only_one_count_of_the_queue(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     gateway.clock.now += timedelta(milliseconds=2000)
     gateway.queues.look_count = 0
@@ -52,7 +54,7 @@ async def test_a_burst_of_requests_needs_one_count(gateway: RunningGateway) -> N
     assert gateway.queues.look_count == 2
 
 
-async def test_a_model_without_signs_of_a_worker_is_cold_starting(gateway: RunningGateway) -> None:
+async def test_the_phase_is_cold_starting_if_no_worker_was_seen(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     heard(gateway, 0.1)
     gateway.clock.now += timedelta(milliseconds=6000)
@@ -63,13 +65,15 @@ async def test_a_model_without_signs_of_a_worker_is_cold_starting(gateway: Runni
         "phase": "cold_starting",
     }
     assert answer.headers["retry-after"] == "5"
-    # A question whether the reply is wanted shows a worker.
+    # A request that checks whether a reply is wanted shows that there is a worker.
     wanted = await gateway.http.get(gateway.queues.request().reply_url or "")
     assert wanted.status_code == 200
     assert (await gateway.job(job_id))["queue"]["phase"] == "queued"
 
 
-async def test_a_failed_count_does_not_fail_a_request(gateway: RunningGateway) -> None:
+async def test_a_request_succeeds_without_a_position_if_the_count_fails(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     gateway.clock.now += timedelta(milliseconds=2000)
     gateway.queues.is_down = True
@@ -77,7 +81,7 @@ async def test_a_failed_count_does_not_fail_a_request(gateway: RunningGateway) -
     assert job["queue"] == {"position": None, "eta_seconds": None, "phase": "queued"}
     model = (await gateway.http.get("/v1/models/noop")).json()
     assert (model["queue_length"], model["estimated_wait_seconds"]) == (None, None)
-    # A failed count is not repeated at once.
+    # A failed count is not repeated immediately.
     looks = gateway.queues.look_count
     await gateway.job(job_id)
     assert gateway.queues.look_count == looks
@@ -92,7 +96,9 @@ async def test_an_ended_job_has_no_position(gateway: RunningGateway) -> None:
     assert gateway.queues.look_count == looks
 
 
-async def test_a_model_shows_its_queue_length_and_wait(gateway: RunningGateway) -> None:
+async def test_a_model_resource_shows_the_queue_length_and_the_wait(
+    gateway: RunningGateway,
+) -> None:
     gateway.queues.lengths["noop"] = 9
     heard(gateway, 2.0)
     models = (await gateway.http.get("/v1/models")).json()["models"]
@@ -112,7 +118,7 @@ async def submit(gateway: RunningGateway, deadline_seconds: int) -> Any:
 
 async def test_a_job_that_would_expire_in_the_queue_is_refused(gateway: RunningGateway) -> None:
     gateway.queues.lengths["noop"] = 100
-    # Without a throughput no job is refused, and no count starts.
+    # If the throughput is unknown, no job is refused, and no count starts.
     gateway.queues.look_count = 0
     assert (await submit(gateway, 60)).status_code == 202
     heard(gateway, 1.0)
@@ -121,19 +127,19 @@ async def test_a_job_that_would_expire_in_the_queue_is_refused(gateway: RunningG
     assert answer.status_code == 503
     assert answer.json()["code"] == "saturated"
     assert answer.json()["retryable"] is True
-    # One of the hundred was replied to since the count.
+    # A reply to one of the hundred jobs was received after the count.
     assert answer.headers["retry-after"] == "40"
     assert len(gateway.durable.runs) == 1
     assert (await submit(gateway, 3600)).status_code == 202
     gateway.queues.lengths["noop"] = 0
     gateway.clock.now += timedelta(milliseconds=1500)
-    # A submission uses the last count, and starts another.
+    # A submission uses the last count, and starts another count.
     assert (await submit(gateway, 60)).status_code == 503
     await asyncio.sleep(0)
     assert (await submit(gateway, 60)).status_code == 202
 
 
-async def test_an_operator_can_switch_the_refusal_off() -> None:
+async def test_no_job_is_refused_if_accept_when_saturated_is_set() -> None:
     async with open_gateway(refuse_when_saturated=False) as gateway:
         gateway.queues.lengths["noop"] = 100
         heard(gateway, 1.0)
@@ -141,7 +147,7 @@ async def test_an_operator_can_switch_the_refusal_off() -> None:
         assert (await submit(gateway, 60)).status_code == 202
 
 
-async def test_an_old_count_does_not_refuse_a_job(gateway: RunningGateway) -> None:
+async def test_no_job_is_refused_because_of_an_old_count(gateway: RunningGateway) -> None:
     gateway.queues.lengths["noop"] = 100
     heard(gateway, 1.0)
     await gateway.http.get("/v1/models/noop")
@@ -149,7 +155,7 @@ async def test_an_old_count_does_not_refuse_a_job(gateway: RunningGateway) -> No
     assert (await submit(gateway, 60)).status_code == 202
 
 
-async def test_only_accepted_replies_count(gateway: RunningGateway) -> None:
+async def test_only_accepted_replies_change_the_estimates(gateway: RunningGateway) -> None:
     async def estimated() -> float | None:
         model = (await gateway.http.get("/v1/models/noop")).json()
         wait: float | None = model["estimated_wait_seconds"]
@@ -161,7 +167,7 @@ async def test_only_accepted_replies_count(gateway: RunningGateway) -> None:
     assert await estimated() is None
     job_id = await gateway.accept()
     url, body = gateway.queues.request().reply_url or "", reply_body(job_id, result={"json": 1})
-    # A reply URL without a known queue changes no estimate.
+    # A reply to a URL with an unknown queue changes no estimate.
     assert (
         await gateway.http.post(url.replace("queue=noop", "queue=x"), json=body)
     ).status_code == 202
@@ -171,7 +177,9 @@ async def test_only_accepted_replies_count(gateway: RunningGateway) -> None:
     assert await estimated() is not None
 
 
-async def test_a_cancelled_request_does_not_cancel_the_count(gateway: RunningGateway) -> None:
+async def test_a_cancelled_request_does_not_cancel_the_count_of_the_queue(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     gateway.clock.now += timedelta(milliseconds=2000)
     gate = asyncio.Event()
@@ -181,7 +189,7 @@ async def test_a_cancelled_request_does_not_cancel_the_count(gateway: RunningGat
         await gate.wait()
         return await length(queue)
 
-    gateway.queues.length = slow  # type: ignore[method-assign]  # the port is slow for once
+    gateway.queues.length = slow  # type: ignore[method-assign]  # one slow count
     leaver, stayer = (asyncio.create_task(gateway.job(job_id)) for _ in range(2))
     await asyncio.sleep(0.01)
     leaver.cancel()

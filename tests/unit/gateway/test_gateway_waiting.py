@@ -1,4 +1,4 @@
-"""Waiting for the end of a job: woken by its outcome, else reading less and less often."""
+"""Waiting for the end of a job, by a notification or by reads with longer pauses."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ CANCELLED = JobOutcome.cancelled(NOW)
 
 
 class ScriptedStore(OutcomeStore):
-    """Outcomes and orchestrations of jobs that end at a time; at first it may not answer."""
+    """A store whose jobs end at a set time, and which is unavailable until another time."""
 
     def __init__(self, ends_at: float, away_until: float = 0) -> None:
         self.looks: list[float] = []
@@ -44,7 +44,7 @@ class ScriptedStore(OutcomeStore):
 
 
 def jobs_of(store: ScriptedStore, waiters: Waiters) -> tuple[Jobs, Any]:
-    """The jobs of a store, and its durable client."""
+    """Return a Jobs object that uses this store, and its durable client."""
     unused: Any = None
     return Jobs(store, unused, waiters, lambda: NOW), store
 
@@ -52,7 +52,7 @@ def jobs_of(store: ScriptedStore, waiters: Waiters) -> tuple[Jobs, Any]:
 async def wait(
     store: ScriptedStore, limit: float, notified_at: float | None = None
 ) -> tuple[str | None, float]:
-    """The status in which the wait found the job, and when it ended."""
+    """Wait for a job; return its final status and the time at which the wait ended."""
     waiters = Waiters()
     jobs, durable = jobs_of(store, waiters)
     loop = asyncio.get_running_loop()
@@ -64,13 +64,13 @@ async def wait(
     return str(found["status"]) if found else None, loop.time()
 
 
-def test_a_waiter_reads_less_and_less_often() -> None:
+def test_the_pauses_between_the_reads_of_a_waiter_become_longer() -> None:
     store = ScriptedStore(ends_at=1000)
     assert run(wait(store, 3)) == (None, 3.0)
     assert store.looks == [0.025, 0.075, 0.175, 0.375, 0.775, 1.275, 1.775, 2.275, 2.775, 3.0]
 
 
-def test_the_last_read_is_at_the_end_of_the_wait() -> None:
+def test_a_waiter_reads_the_outcome_at_the_end_of_the_wait() -> None:
     assert run(wait(ScriptedStore(ends_at=2.0), 2)) == ("succeeded", 2.0)
 
 
@@ -86,19 +86,19 @@ def test_a_notified_waiter_returns_the_outcome_without_another_read() -> None:
     assert store.looks == [0.025, 0.075, 0.175, 0.375]
 
 
-def test_a_notification_before_the_first_pause_is_kept() -> None:
+def test_a_waiter_notified_before_the_first_pause_returns_the_outcome() -> None:
     store = ScriptedStore(ends_at=1000)
     assert run(wait(store, 10, notified_at=0.0)) == ("cancelled", 0.0)
     assert store.looks == []
 
 
-def test_a_store_that_does_not_answer_does_not_end_a_wait() -> None:
+def test_a_wait_continues_while_the_store_is_unavailable() -> None:
     found, elapsed = run(wait(ScriptedStore(ends_at=1, away_until=3), 10))
     assert found == "succeeded"
     assert elapsed == pytest.approx(3.275)
 
 
-def test_many_waiters_share_a_bounded_number_of_reads() -> None:
+def test_many_waiters_together_make_a_bounded_number_of_reads() -> None:
     async def crowd() -> tuple[int, float]:
         waiters, store = Waiters(), ScriptedStore(ends_at=100)
         jobs, durable = jobs_of(store, waiters)

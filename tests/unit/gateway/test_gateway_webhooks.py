@@ -1,4 +1,4 @@
-"""Webhooks: their submission, their start, and their attempts."""
+"""Webhooks: their submission, the start of their delivery, and its attempts."""
 
 import base64
 import json
@@ -47,7 +47,7 @@ async def deliver(gateway: RunningGateway, job_id: str) -> dict[str, Any]:
     return outcome
 
 
-async def test_the_webhook_of_an_ended_job_starts_once_and_has_its_resource(
+async def test_the_webhook_of_an_ended_job_is_started_once_and_contains_the_job(
     hooked: RunningGateway,
 ) -> None:
     job_id = await hooked.accept(webhook_url=URL)
@@ -69,7 +69,7 @@ async def test_the_webhook_of_an_ended_job_starts_once_and_has_its_resource(
 
 
 @pytest.mark.parametrize("end", ["cancel", "expire", "fail"])
-async def test_every_end_of_a_job_starts_its_webhook(hooked: RunningGateway, end: str) -> None:
+async def test_each_way_to_end_a_job_starts_the_webhook(hooked: RunningGateway, end: str) -> None:
     job_id = await hooked.accept(webhook_url=URL)
     if end == "cancel":
         await hooked.http.delete(f"/v1/jobs/{job_id}")
@@ -99,7 +99,7 @@ async def test_a_job_without_a_webhook_starts_no_delivery(hooked: RunningGateway
         ("timeout", "pending", "timeout"),
     ],
 )
-async def test_the_answer_of_a_receiver_decides_the_state(
+async def test_the_status_of_the_receiver_determines_the_delivery_state(
     hooked: RunningGateway, answer: WebhookResponse | str, state: str, error: str | None
 ) -> None:
     job_id = await hooked.accept(webhook_url=URL)
@@ -143,7 +143,7 @@ async def test_a_webhook_to_a_private_address_is_refused(
     assert not guarded.durable.runs
 
 
-async def test_without_secrets_a_webhook_is_refused(gateway: RunningGateway) -> None:
+async def test_a_webhook_is_refused_if_the_gateway_has_no_secrets(gateway: RunningGateway) -> None:
     answer = await gateway.http.post(
         "/v1/models/noop/jobs", content=b"x", params={"webhook_url": "https://8.8.8.8/"}
     )
@@ -151,7 +151,9 @@ async def test_without_secrets_a_webhook_is_refused(gateway: RunningGateway) -> 
 
 
 @pytest.mark.parametrize("webhook", [[], "https://a", {}, {"url": "https://a", "x": 1}])
-async def test_a_malformed_webhook_is_refused(hooked: RunningGateway, webhook: Any) -> None:
+async def test_a_submission_with_a_malformed_webhook_is_refused(
+    hooked: RunningGateway, webhook: Any
+) -> None:
     envelope = {"input": {"text": "x"}, "webhook": webhook}
     answer = await hooked.http.post("/v1/models/noop/jobs", json=envelope)
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
@@ -171,7 +173,7 @@ async def test_an_input_url_is_passed_to_the_worker_unchanged(hooked: RunningGat
     assert refused.status_code == 415
 
 
-def test_a_delivery_is_tried_until_it_succeeds() -> None:
+def test_the_delivery_of_a_webhook_is_repeated_until_success() -> None:
     failures = [tried("pending", 500), tried("pending", None)]
     answer = Delivery(*failures, tried("delivered", 200)).play()
     log = answer["output"]
@@ -181,11 +183,11 @@ def test_a_delivery_is_tried_until_it_succeeds() -> None:
     assert answer["customStatus"] == log
 
 
-def test_status_410_stops_a_delivery() -> None:
+def test_status_410_of_the_receiver_stops_the_delivery() -> None:
     assert Delivery(tried("stopped", 410)).play()["output"]["state"] == "stopped"
 
 
-def test_a_delivery_fails_after_a_day() -> None:
+def test_the_delivery_of_a_webhook_fails_after_one_day() -> None:
     delivery = Delivery(*[tried("pending", 503)] * 100)
     begun = delivery.now
     log = delivery.play()["output"]
@@ -194,7 +196,7 @@ def test_a_delivery_fails_after_a_day() -> None:
     assert 25 < len(log["attempts"]) < 45
 
 
-def test_the_retry_after_of_a_receiver_is_respected() -> None:
+def test_the_next_attempt_is_not_before_the_retry_after_of_the_receiver() -> None:
     delivery = Delivery(tried("pending", 429, retry_after=600))
     begun = delivery.now
     shown = delivery.play()["customStatus"]
@@ -203,7 +205,7 @@ def test_the_retry_after_of_a_receiver_is_respected() -> None:
     assert shown["next_attempt_at"] == "2026-03-01T12:10:00.000Z"
 
 
-def test_an_operator_can_end_the_wait() -> None:
+def test_a_wake_event_ends_the_pause_between_webhook_attempts() -> None:
     delivery = Delivery(tried("pending", 500), tried("delivered", 200))
     begun = delivery.now
     assert delivery.play(wake="wake-1")["output"]["state"] == "delivered"
@@ -211,19 +213,21 @@ def test_an_operator_can_end_the_wait() -> None:
 
 
 @given(st.text(max_size=50), st.integers(1, 10_000))
-def test_pauses_are_bounded_and_deterministic(instance_id: str, failures: int) -> None:
+def test_pauses_between_webhook_retries_are_bounded_and_deterministic(
+    instance_id: str, failures: int
+) -> None:
     pause = retry_pause_seconds(instance_id, failures)
     assert pause == retry_pause_seconds(instance_id, failures)
     assert 1.5 <= pause <= LONGEST_SECONDS * 1.25
 
 
-def test_no_attempt_is_after_the_end() -> None:
+def test_no_webhook_attempt_is_planned_after_the_end_of_the_day() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     assert next_attempt_at("x", 1, now, now + timedelta(seconds=1), None) is None
     assert next_attempt_at("x", 1, now, now + timedelta(hours=1), 3601) is None
 
 
-async def test_a_redelivery_extends_the_delivery_log(hooked: RunningGateway) -> None:
+async def test_a_redelivered_webhook_extends_the_delivery_log(hooked: RunningGateway) -> None:
     job_id = await hooked.accept(webhook_url=URL)
     log_path = f"/v1/jobs/{job_id}/webhook"
     redeliver = f"/v1/admin{log_path.removeprefix('/v1')}/redeliver"

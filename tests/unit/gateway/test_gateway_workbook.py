@@ -1,4 +1,4 @@
-"""The workbook and the alerts read log lines as the gateway writes them."""
+"""The queries of the workbook and the alerts find the gateway's log lines."""
 
 import json
 import re
@@ -30,7 +30,7 @@ EVERY_QUERY = [*QUERIES.values(), *ALERT_QUERIES.values()]
 
 
 def read(query: str, line: str) -> dict[str, str] | None:
-    """The fields that a query's `where` and `parse` find in a message; None if none."""
+    """Return the fields that a query's `where` and `parse` find in a line; None if no match."""
     for operator, text in re.findall(r'message (startswith|has) "([^"]*)"', query):
         if text not in line or (operator == "startswith" and not line.startswith(text)):
             return None
@@ -40,7 +40,7 @@ def read(query: str, line: str) -> dict[str, str] | None:
 
 
 def _pieces(pattern: str) -> Iterator[str]:
-    """A pattern of `parse` in its simple mode, as a regular expression."""
+    """Yield the parts of a regular expression for a `parse` pattern in simple mode."""
     for literal, name, number in re.findall(r'"([^"]*)"|(\*|\w+)(:real)?', pattern):
         if not name:
             yield re.escape(literal)
@@ -60,7 +60,7 @@ async def test_the_workbook_finds_the_age_of_the_oldest_job(
     assert read(query, line) == {"queue": "noop", "seconds": "90"}
 
 
-async def test_a_queue_that_cannot_be_read_has_no_age(
+async def test_the_workbook_finds_no_age_for_an_unreadable_queue(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.queues.is_down = True
@@ -89,7 +89,7 @@ async def test_the_workbook_finds_dead_letters(
     [line] = [message for message in caplog.messages if "dead-lettered" in message]
     found = read(QUERIES["dead-letters"], line)
     assert found is not None
-    # Texts of callers are quoted in the log; the query removes the quotes.
+    # The log quotes texts that callers chose, and the query removes the quotes.
     assert (found["job"], found["queue"]) == (repr(job_id), "noop")
     assert found["reason"]
     for name in ("job", "reason", "description"):
@@ -111,7 +111,7 @@ def test_the_workbook_recognises_submissions_and_replies(query: str) -> None:
 
 
 @pytest.mark.parametrize("query", EVERY_QUERY)
-def test_sampled_telemetry_is_counted_by_its_weight(query: str) -> None:
+def test_the_queries_count_sampled_telemetry_by_item_count(query: str) -> None:
     assert "count()" not in query
     assert query.count("(") == query.count(")")
     assert query.count('"') % 2 == 0

@@ -1,4 +1,4 @@
-"""A delivery without a host: the real orchestrator with the history of a host."""
+"""The real webhook orchestrator, run without a host on a history in memory."""
 
 import json
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ run_webhook = Orchestrator.create(webhook)
 
 
 class Delivery:
-    """The orchestration of one delivery, replayed turn by turn."""
+    """Replays the orchestration of one webhook delivery turn by turn."""
 
     def __init__(self, *outcomes: dict[str, Any], input_text: str | None = None) -> None:
         self.input_text = input_text or delivery_input("job")
@@ -24,7 +24,7 @@ class Delivery:
         self.actions = 0
 
     def play(self, wake: str | None = None) -> dict[str, Any]:
-        """Run until the end or the last of `outcomes`; return the orchestrator's last answer."""
+        """Run until the end or the last outcome; return the last result of the orchestrator."""
         news: list[dict[str, Any]] = [
             {
                 "EventType": 0,

@@ -1,1 +1,4 @@
-"""/v2: the Open Inference Protocol over the same jobs. `routes.router` is the public entry."""
+"""/v2, which offers the models' jobs by the Open Inference Protocol.
+
+`routes.router` is the public entry.
+"""

@@ -1,7 +1,8 @@
 """Read requests and write responses of the Open Inference Protocol v2.
 
-A body is JSON. With the header `Inference-Header-Content-Length` only that many bytes are JSON, and
-the tensors with a `binary_data_size` follow in their order.
+A body is JSON, optionally followed by binary tensors. The header `Inference-Header-Content-Length`
+then contains the number of bytes of the JSON. After it, the tensors with a `binary_data_size`
+follow in the order in which the JSON lists them.
 """
 
 import base64
@@ -30,13 +31,17 @@ HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 MAX_TENSORS: Final = 64
 
 _SIZE: Final = "binary_data_size"
-# Shared memory between client and server, and an extension of Triton.
+# Shared memory of client and server, and an extension of Triton. Neither is supported.
 _FOREIGN: Final = ("shared_memory_region", "classification")
 
 
 @dataclass(frozen=True, slots=True)
 class InferenceRequest:
-    """A request. `outputs` are the requested ones and whether in binary; None means all."""
+    """An inference request.
+
+    `outputs` maps the names of the requested outputs to whether they are requested in binary; None
+    means all outputs. `is_binary` is the default for outputs without a setting of their own.
+    """
 
     id: str | None
     parameters: dict[str, Json]
@@ -46,7 +51,7 @@ class InferenceRequest:
 
 
 def read_request(body: bytes, header_length: str | None) -> InferenceRequest:
-    """Read a request. Raises the problem malformed-request."""
+    """Read an inference request from its body. Raises the problem malformed-request."""
     length = _header_length(body, header_length)
     try:
         document = parse_json(body[:length])
@@ -68,12 +73,12 @@ def read_request(body: bytes, header_length: str | None) -> InferenceRequest:
 
 
 def _id(value: Json) -> str | None:
-    # The id is part of the response, and half of a surrogate pair cannot be encoded.
+    # The response repeats the id, and UTF-8 cannot encode half of a surrogate pair.
     if value is None or (
         isinstance(value, str) and value.encode("utf-8", "replace").decode() == value
     ):
         return value
-    raise unreadable("id: expected a text")
+    raise unreadable("id: expected a string of valid Unicode")
 
 
 def _header_length(body: bytes, text: str | None) -> int:
@@ -81,7 +86,9 @@ def _header_length(body: bytes, text: str | None) -> int:
         return len(body)
     if text.isascii() and text.isdigit() and int(text[:15]) <= len(body):
         return int(text[:15])
-    raise unreadable(f"{HEADER_LENGTH}: expected a number of bytes within the body")
+    raise unreadable(
+        f"{HEADER_LENGTH}: expected a number of bytes that is not larger than the body"
+    )
 
 
 def _inputs(
@@ -94,13 +101,15 @@ def _inputs(
         own = rest[:0]
         if size_bytes is not None:
             if type(size_bytes) is not int or not 0 <= size_bytes <= len(rest):
-                raise unreadable(f"{path}.parameters.{_SIZE}: does not fit the body")
+                raise unreadable(
+                    f"{path}.parameters.{_SIZE}: expected a size of at most the remaining body"
+                )
             own, rest = rest[:size_bytes], rest[size_bytes:]
         tensors.append(_tensor(path, value, parameters, None if size_bytes is None else own))
     if not tensors and not may_be_none:
         raise unreadable("inputs: expected at least one tensor")
     if rest:
-        raise unreadable(f"the body has {len(rest)} bytes that belong to no tensor")
+        raise unreadable(f"the body has {len(rest)} bytes after its last tensor")
     if len({tensor.name for tensor in tensors}) < len(tensors):
         raise unreadable("inputs: two tensors have the same name")
     return tuple(tensors)
@@ -111,15 +120,15 @@ def _tensor(
 ) -> Tensor:
     name, datatype = value.get("name"), value.get("datatype")
     if not isinstance(name, str) or not name:
-        raise unreadable(f"{path}.name: expected a text")
+        raise unreadable(f"{path}.name: expected a non-empty string")
     if datatype not in DATATYPES:
         raise unreadable(f"{path}.datatype: expected one of {', '.join(DATATYPES)}")
     if (data is None) != ("data" in value):
-        raise unreadable(f"{path}: expected either data or parameters.{_SIZE}")
+        raise unreadable(f"{path}: expected exactly one of data and parameters.{_SIZE}")
     shape = check_shape(path, value.get("shape"))
     content_type = parameters.get("content_type")
     if content_type is not None and not isinstance(content_type, str):
-        raise unreadable(f"{path}.parameters.content_type: expected a text")
+        raise unreadable(f"{path}.parameters.content_type: expected a string")
     if data is None:
         elements = from_json(path, datatype, shape, value["data"])
     else:
@@ -134,7 +143,7 @@ def _outputs(document: dict[str, Json], *, is_binary: bool) -> dict[str, bool] |
     for path, value in _list(document, "outputs"):
         name = value.get("name")
         if not isinstance(name, str) or not name:
-            raise unreadable(f"{path}.name: expected a text")
+            raise unreadable(f"{path}.name: expected a non-empty string")
         parameters = _object(f"{path}.", value, "parameters")
         wanted[name] = _flag(f"{path}.parameters", parameters, "binary_data", default=is_binary)
     return wanted or None
@@ -158,7 +167,7 @@ def _object(path: str, value: dict[str, Json], name: str) -> dict[str, Json]:
         raise unreadable(f"{path}{name}: expected an object")
     for foreign in _FOREIGN:
         if foreign in found:
-            raise unreadable(f"{path}{name}.{foreign}: is not supported")
+            raise unreadable(f"{path}{name}.{foreign}: this parameter is not supported; remove it")
     return found
 
 
@@ -171,7 +180,7 @@ def _flag(path: str, parameters: Mapping[str, Json], name: str, *, default: bool
 
 @with_config(ConfigDict(extra="forbid"))
 class OipOutput(TypedDict):
-    """An output; `data` is absent if it follows in binary."""
+    """An output tensor. `data` is absent if the tensor follows the JSON in binary."""
 
     name: Annotated[str, Field(examples=["labels"])]
     datatype: Annotated[str, Field(examples=["BYTES"])]
@@ -181,19 +190,27 @@ class OipOutput(TypedDict):
 
 
 class OipInference(TypedDict):
-    """The response to an inference."""
+    """The JSON part of the response to an inference request."""
 
     model_name: str
     model_version: str
     id: NotRequired[str | None]
-    parameters: Annotated[dict[Literal["job_ids"], str], Field(description="The ids of its jobs.")]
+    parameters: Annotated[
+        dict[Literal["job_ids"], str],
+        Field(description="The ids of the request's jobs, separated by commas."),
+    ]
     outputs: list[OipOutput]
 
 
 def write_response(
     response: OipInference, outputs: Sequence[tuple[Tensor, bool]]
 ) -> tuple[bytes, int]:
-    """Return a response with these outputs, each in binary or not, and the size of its JSON."""
+    """Return the body of a response, and the size of its JSON part in bytes.
+
+    Args:
+        response: The response without its outputs.
+        outputs: The output tensors, and whether each of them is written in binary.
+    """
     shown: list[OipOutput] = []
     rest: list[bytes] = []
     for tensor, is_binary in outputs:

@@ -1,9 +1,11 @@
-"""The models in terms of the Open Inference Protocol: the meaning of their tensors.
+"""The input and output tensors of a model, and how they correspond to jobs.
 
-A model that takes pictures, text or bytes has one input of BYTES; each of its elements is a job.
-Any other tensors are one job for a model that takes JSON: the nested list of one, or of several an
-object with a list for each name. Every model has the output `result`, what /v1 calls the result,
-an element a job; a classifier also has `labels`, `indices` and `scores`, a row a job, best first.
+A request with one input tensor of datatype BYTES creates one job for each element. Any other input
+tensors create one job, if the model accepts JSON. The job's input is then the tensor as a nested
+list or, if there are several tensors, an object that maps each name to a nested list.
+
+Every model has the output tensor `result`, which contains the result of one job in each element. A
+classifier also has `labels`, `indices` and `scores`, with one row for each job, best label first.
 """
 
 import base64
@@ -33,10 +35,10 @@ from gateway.submission.parse import (
 
 VERSION: Final = "1"
 MAX_ELEMENTS: Final = 64
-"""How many jobs one request may make. The caller waits for the last of them."""
+"""How many jobs one request may create. The caller waits for all of them."""
 
 _BASE64: Final = "base64"
-# Parameters of the protocol and of Triton, not of a model.
+# Parameters that the protocol or Triton defines; they are not passed to the model.
 _PROTOCOL_PARAMETERS: Final = frozenset(
     {"binary_data_output", "priority", "timeout", "sequence_id", "sequence_start", "sequence_end"}
 )
@@ -45,7 +47,7 @@ _LABELS: Final = (("labels", BYTES, 2), ("indices", "INT64", 2), ("scores", "FP3
 
 
 class OipTensorMetadata(TypedDict):
-    """An input or output of a model. A size of -1 means any size."""
+    """An input or output tensor of a model. A size of -1 in `shape` means any size."""
 
     name: Annotated[str, Field(examples=["image"])]
     datatype: Annotated[str, Field(examples=["BYTES"])]
@@ -54,7 +56,7 @@ class OipTensorMetadata(TypedDict):
 
 
 class OipModel(TypedDict):
-    """A model's tensors."""
+    """A model and its input and output tensors."""
 
     name: Annotated[str, Field(examples=["classifier"])]
     versions: Annotated[list[str], Field(examples=[["1"]])]
@@ -65,14 +67,14 @@ class OipModel(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class InferenceResult:
-    """The result of one job."""
+    """The content and the media type of one job's result."""
 
     media_type: str
     data: bytes = field(repr=False)
 
 
 def model_metadata(model: ModelEntry) -> OipModel:
-    """Return the metadata of a model."""
+    """Return the metadata of a model in the form of the protocol."""
     return {
         "name": model.name,
         "versions": [VERSION],
@@ -93,17 +95,17 @@ def model_metadata(model: ModelEntry) -> OipModel:
 
 
 def output_names(model: ModelEntry) -> tuple[str, ...]:
-    """Return the names of a model's outputs."""
+    """Return the names of a model's output tensors."""
     return tuple(name for name, _, _ in _outputs(model))
 
 
 def _outputs(model: ModelEntry) -> tuple[tuple[str, str, int], ...]:
-    """Return the name, datatype and rank of each output."""
+    """Return the name, datatype and rank of each output tensor."""
     return (*(_LABELS if model.task == _CLASSIFICATION else ()), ("result", BYTES, 1))
 
 
 def read_submissions(model: ModelEntry, request: InferenceRequest) -> list[JobSubmission]:
-    """Return the submissions of a request, in order. Raises HttpProblem."""
+    """Return one submission for each job that the request creates. Raises HttpProblem."""
     given = {
         name: value
         for name, value in request.parameters.items()
@@ -112,12 +114,14 @@ def read_submissions(model: ModelEntry, request: InferenceRequest) -> list[JobSu
     upload = given.pop("upload", None)
     options = {"deadline_seconds": given.pop("deadline_seconds", None), "parameters": given}
     parameters, deadline_seconds = parse_options(model, options)
-    # Triton's clients send a number as priority, which has no meaning here.
+    # Triton's clients send a number as the priority, which is ignored.
     named = request.parameters.get("priority")
     priority = parse_priority({"priority": named} if isinstance(named, str) else {})
     if upload is not None:
         if not isinstance(upload, str) or request.inputs:
-            raise unreadable("parameters.upload: expected the id of an upload, and no inputs")
+            raise unreadable(
+                "parameters.upload: expected the id of an upload, and an empty list of inputs"
+            )
         return [
             JobSubmission("", b"", parameters, deadline_seconds, upload=upload, priority=priority)
         ]
@@ -147,7 +151,7 @@ def _payloads(model: ModelEntry, inputs: Sequence[Tensor]) -> list[tuple[str, by
 def _payload(model: ModelEntry, tensor: Tensor, element: str | bytes) -> tuple[str, bytes]:
     announced = media.essence(tensor.content_type or "")
     if isinstance(element, str):
-        # JSON holds other types than text as base64.
+        # In JSON, an element that is not text is written in base64.
         is_text = announced != _BASE64 and (media.TEXT in model.media_types)
         data = _decoded(tensor, element, is_text=is_text)
         kind = media.TEXT if is_text else None
@@ -168,22 +172,25 @@ def _decoded(tensor: Tensor, text: str, *, is_text: bool) -> bytes:
 
 def _array_payload(model: ModelEntry, inputs: Sequence[Tensor]) -> bytes:
     if media.JSON not in model.media_types:
-        raise unreadable(f"inputs: {model.name} takes one tensor of {BYTES}")
+        raise unreadable(f"inputs: {model.name} accepts only one tensor of datatype {BYTES}")
     if any(isinstance(element, bytes) for tensor in inputs for element in tensor.elements):
-        raise unreadable(f"inputs: {BYTES} beside other tensors cannot be binary")
+        raise unreadable(
+            f"inputs: a {BYTES} tensor together with other tensors must be in JSON, not binary"
+        )
     values = {tensor.name: nested(tensor) for tensor in inputs}
     try:
         data = encode_json(values if len(values) > 1 else values[inputs[0].name])
     except ValueError:
         raise HttpProblem(
-            problems.INVALID_INPUT, "a number is not finite, or a text is not Unicode"
+            problems.INVALID_INPUT,
+            "an input contains a number that is not finite, or a string that is not valid Unicode",
         ) from None
     check_size(model, len(data))
     return data
 
 
 def output_tensors(model: ModelEntry, results: Sequence[InferenceResult]) -> list[Tensor]:
-    """Return the output tensors of jobs that all succeeded; `result` is the last."""
+    """Return the output tensors of a request whose jobs all succeeded; `result` is the last."""
     kinds = {result.media_type for result in results}
     kind = kinds.pop() if len(kinds) == 1 else media.OCTET_STREAM
     whole = Tensor("result", BYTES, (len(results),), [result.data for result in results], kind)
@@ -204,7 +211,7 @@ def output_tensors(model: ModelEntry, results: Sequence[InferenceResult]) -> lis
 
 
 def _labels(result: InferenceResult) -> list[dict[str, Any]]:
-    """Return the labels of a classification; an empty list for any other result."""
+    """Return the labels in a classifier's result; an empty list if it has another form."""
     if result.media_type != media.JSON:
         return []
     value = parse_json(result.data)

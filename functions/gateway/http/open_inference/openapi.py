@@ -1,4 +1,4 @@
-"""The bodies, headers and errors of the Open Inference Protocol's routes in OpenAPI."""
+"""OpenAPI descriptions of the bodies, headers and errors of the Open Inference Protocol."""
 
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ from gateway.http.responses import OipError
 
 Responses = dict[int | str, dict[str, Any]]
 
-_PICTURE: Final = "base64 of a picture, such as /9j/4AAQSkZJRg…"
+_PICTURE: Final = "a picture in base64, for example /9j/4AAQSkZJRg…"
 
 
 _PARAMETERS: Final[dict[str, Any]] = {"type": "object"}
@@ -24,17 +24,22 @@ _INPUT: Final[dict[str, Any]] = {
             "maxItems": MAX_RANK,
             "items": {"type": "integer", "minimum": 0},
         },
-        "data": {"type": "array", "description": "Nested by the shape, or flat.", "items": {}},
+        "data": {
+            "type": "array",
+            "description": "The elements, as nested lists of this shape or as one flat list.",
+            "items": {},
+        },
         "parameters": {
             **_PARAMETERS,
-            "description": "`binary_data_size` in place of data; `content_type` of BYTES: a media "
-            "type, or base64 for text that is.",
+            "description": "`binary_data_size` is the size in bytes of a binary tensor, without "
+            "`data`. `content_type` is the media type of the elements of a BYTES tensor, or "
+            "`base64` for elements in base64.",
         },
     },
 }
 INFER_BODY: Final[dict[str, Any]] = {
     "required": True,
-    "description": "JSON, or JSON and then tensors in binary.",
+    "description": "JSON, optionally followed by binary tensors.",
     "content": {
         "application/json": {
             "schema": {
@@ -45,9 +50,9 @@ INFER_BODY: Final[dict[str, Any]] = {
                     "parameters": {
                         **_PARAMETERS,
                         "description": (
-                            "The model's, and `deadline_seconds`, `priority` (normal or low), "
-                            "`binary_data_output`, and `upload`: the id of an upload that is the "
-                            "one input; then `inputs` is empty."
+                            "The model's parameters, and `deadline_seconds`, `priority` (normal "
+                            "or low) and `binary_data_output`. `upload` is the id of an upload "
+                            "that is the only input; `inputs` must then be empty."
                         ),
                     },
                     "inputs": {
@@ -78,7 +83,7 @@ INFER_PARAMETERS: Final[list[dict[str, Any]]] = [
         "name": HEADER_LENGTH,
         "in": "header",
         "required": False,
-        "description": "How many bytes of the body are JSON; the rest is tensors in binary.",
+        "description": "The number of bytes of JSON in the body; binary tensors follow.",
         "schema": {"type": "integer", "minimum": 0},
     },
     IDEMPOTENCY_KEY,
@@ -86,18 +91,18 @@ INFER_PARAMETERS: Final[list[dict[str, Any]]] = [
 _ERRORS: Final = {
     400: "The request does not follow the protocol",
     404: "The model or version does not exist",
-    409: "A job was cancelled during the wait",
+    409: "A job was cancelled while the request waited for its result",
     413: "The payload is too large",
-    415: "The model does not take this type",
+    415: "The model does not accept this media type",
     422: "The input cannot be used, or the Idempotency-Key belongs to another request",
     500: "The model failed",
-    503: "A service does not answer",
-    504: "A deadline or the longest wait passed; the text has the id of the job",
+    503: "A service that the gateway needs does not respond",
+    504: "A job did not end before its deadline or within the wait; `error` contains its id",
 }
 
 
 def error_responses(*statuses: int) -> Responses:
-    """Return the responses of an operation that are errors with these statuses."""
+    """Return the OpenAPI descriptions of error responses with these HTTP statuses."""
     return {status: {"model": OipError, "description": _ERRORS[status]} for status in statuses}
 
 
@@ -105,7 +110,7 @@ INFER_RESPONSES: Final[Responses] = {
     200: {
         "headers": {
             HEADER_LENGTH: {
-                "description": "How many bytes are JSON, if tensors in binary follow.",
+                "description": "The number of bytes of JSON, if binary tensors follow.",
                 "schema": {"type": "integer"},
             }
         },

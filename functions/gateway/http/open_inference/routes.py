@@ -1,6 +1,6 @@
-"""/v2: the Open Inference Protocol over the same jobs.
+"""The routes of the Open Inference Protocol under /v2.
 
-The protocol has no job ids, so its requests always wait for the end of their jobs.
+The protocol has no job ids, so a request always waits until its jobs have ended.
 """
 
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ router = APIRouter(tags=["open inference protocol"])
 
 
 class OipServer(TypedDict):
-    """The server, and the extensions that it supports."""
+    """The name and version of the server, and the extensions that it supports."""
 
     name: Annotated[str, Field(examples=["loosely"])]
     version: str
@@ -69,19 +69,19 @@ class OipServer(TypedDict):
 
 
 class OipLive(TypedDict):
-    """The process is alive."""
+    """The response that shows that the process is alive."""
 
     live: bool
 
 
 class OipReady(TypedDict):
-    """Whether the services behind the gateway answer."""
+    """Whether all services that the gateway needs respond."""
 
     ready: bool
 
 
 class OipModelReady(TypedDict):
-    """Whether a model can take jobs."""
+    """Whether the gateway can accept jobs for a model."""
 
     name: str
     ready: bool
@@ -94,7 +94,7 @@ class OipModelReady(TypedDict):
     response_description="The server",
 )
 async def oip_server(request: Request) -> Response:
-    """Return the name, the version and the supported extensions of the protocol."""
+    """Return the server's name and version, and the protocol extensions that it supports."""
     server: OipServer = {
         "name": "loosely",
         "version": request.app.version,
@@ -110,19 +110,21 @@ async def oip_server(request: Request) -> Response:
     response_description="The process is alive",
 )
 async def oip_live() -> Response:
-    """Return 200 always."""
+    """Return 200 whenever the process can serve requests."""
     return json_response(OipLive(live=True))
 
 
 @router.get(
     "/v2/health/ready",
-    summary="Check that the gateway can take jobs",
+    summary="Check that the gateway can accept jobs",
     response_model=OipReady,
-    response_description="The gateway can take jobs",
-    responses={503: {"model": OipReady, "description": "A service does not answer"}},
+    response_description="The gateway can accept jobs",
+    responses={
+        503: {"model": OipReady, "description": "A service that the gateway needs does not respond"}
+    },
 )
 async def oip_ready(request: Request) -> Response:
-    """Return 200 if all services behind the gateway answer, else 503."""
+    """Return 200 if all services that the gateway needs respond, otherwise 503."""
     is_ready = await _is_ready(request)
     return json_response(OipReady(ready=is_ready), 200 if is_ready else 503, _UNCACHED)
 
@@ -135,35 +137,38 @@ async def oip_ready(request: Request) -> Response:
     responses=error_responses(404),
 )
 async def oip_model(request: Request, model: str) -> Response:
-    """Return the model's inputs and outputs."""
+    """Return the model's input and output tensors."""
     return json_response(model_metadata(find_model(services_of(request).catalogue, model)))
 
 
 @router.get(
     "/v2/models/{model}/versions/{version}",
-    summary="Get a version's tensors",
+    summary="Get the tensors of a model's version",
     response_model=OipModel,
     response_description="The model",
     responses=error_responses(404),
 )
 async def oip_model_version(request: Request, model: str, version: str) -> Response:
-    """Do the same as without a version. Each model has one version, named 1."""
+    """Do the same as the route without a version. Each model has only the version 1."""
     _check_version(version)
     return await oip_model(request, model)
 
 
 @router.get(
     "/v2/models/{model}/ready",
-    summary="Check that a model can take jobs",
+    summary="Check that a model can accept jobs",
     response_model=OipModelReady,
-    response_description="The model can take jobs",
+    response_description="The model can accept jobs",
     responses={
-        503: {"model": OipModelReady, "description": "A service does not answer"},
+        503: {
+            "model": OipModelReady,
+            "description": "A service that the gateway needs does not respond",
+        },
         **error_responses(404),
     },
 )
 async def oip_model_ready(request: Request, model: str) -> Response:
-    """Return 200 if the gateway is ready. A worker need not run: jobs wait for one."""
+    """Return 200 if the gateway is ready. No worker needs to run, because jobs can wait."""
     name = find_model(services_of(request).catalogue, model).name
     is_ready = await _is_ready(request)
     return json_response(
@@ -173,30 +178,33 @@ async def oip_model_ready(request: Request, model: str) -> Response:
 
 @router.get(
     "/v2/models/{model}/versions/{version}/ready",
-    summary="Check that a version can take jobs",
+    summary="Check that a version of a model can accept jobs",
     response_model=OipModelReady,
-    response_description="The model can take jobs",
+    response_description="The model can accept jobs",
     responses={
-        503: {"model": OipModelReady, "description": "A service does not answer"},
+        503: {
+            "model": OipModelReady,
+            "description": "A service that the gateway needs does not respond",
+        },
         **error_responses(404),
     },
 )
 async def oip_model_version_ready(request: Request, model: str, version: str) -> Response:
-    """Do the same as without a version. Each model has one version, named 1."""
+    """Do the same as the route without a version. Each model has only the version 1."""
     _check_version(version)
     return await oip_model_ready(request, model)
 
 
 @router.post(
     "/v2/models/{model}/infer",
-    summary="Infer",
+    summary="Run a model",
     response_model=OipInference,
     response_description="All jobs succeeded",
     responses=INFER_RESPONSES,
     openapi_extra={"requestBody": INFER_BODY, "parameters": INFER_PARAMETERS},
 )
 async def oip_infer(request: Request, model: str) -> Response:
-    """Create a job for each element, wait for all, and answer in their order."""
+    """Create a job for each element of the input, wait for all jobs, and return their results."""
     services, durable = services_of(request), durable_of(request)
     # Parse and validate.
     found = find_model(services.catalogue, model)
@@ -204,7 +212,7 @@ async def oip_infer(request: Request, model: str) -> Response:
     inference = await _read_request(request, found)
     _check_outputs(found, inference)
     submissions = read_submissions(found, inference)
-    # `respond-async` has no effect here, since the protocol has no way to ask later.
+    # `respond-async` has no effect, because the protocol cannot ask for the results later.
     given_seconds = parse_prefer(request.headers.getlist("prefer")).wait_seconds
     wait_seconds = MAX_WAIT_SECONDS if given_seconds is None else given_seconds
     # Create the jobs, start them, and wait for their end.
@@ -214,7 +222,7 @@ async def oip_infer(request: Request, model: str) -> Response:
         submitted = await services.creator.create(durable, new_jobs, wait_seconds)
     else:
         submitted = await services.idempotency.create_all(durable, key, new_jobs, wait_seconds)
-    # Answer.
+    # Build the response.
     results = await _read_results(submitted, services.progress, services.payloads)
     outputs = _choose_outputs(inference, output_tensors(found, results))
     response = _response(found, inference, submitted, outputs)
@@ -225,21 +233,23 @@ async def oip_infer(request: Request, model: str) -> Response:
 
 @router.post(
     "/v2/models/{model}/versions/{version}/infer",
-    summary="Infer with a version",
+    summary="Run a version of a model",
     response_model=OipInference,
     response_description="All jobs succeeded",
     responses=INFER_RESPONSES,
     openapi_extra={"requestBody": INFER_BODY, "parameters": INFER_PARAMETERS},
 )
 async def oip_infer_version(request: Request, model: str, version: str) -> Response:
-    """Do the same as without a version. Each model has one version, named 1."""
+    """Do the same as the route without a version. Each model has only the version 1."""
     _check_version(version)
     return await oip_infer(request, model)
 
 
 def _check_version(version: str) -> None:
     if version != VERSION:
-        raise HttpProblem(problems.UNKNOWN_MODEL, f"there is only version {VERSION}")
+        raise HttpProblem(
+            problems.UNKNOWN_MODEL, f"this version does not exist; the only version is {VERSION}"
+        )
 
 
 async def _is_ready(request: Request) -> bool:
@@ -252,10 +262,11 @@ async def _read_request(request: Request, model: ModelEntry) -> oip_codec.Infere
     body = await read_body(request)
     limit_bytes = (
         model.max_input_bytes * 4 // 3 + _ENVELOPE_BYTES
-    )  # base64 needs four bytes for three
+    )  # base64 adds a third to the size
     if len(body) > limit_bytes:
         raise HttpProblem(
-            problems.PAYLOAD_TOO_LARGE, f"a request takes up to {limit_bytes} bytes in all"
+            problems.PAYLOAD_TOO_LARGE,
+            f"the request has {len(body)} bytes; at most {limit_bytes} are allowed",
         )
     return oip_codec.read_request(body, request.headers.get(oip_codec.HEADER_LENGTH))
 
@@ -277,12 +288,12 @@ async def _read_results(
 async def _read_result(
     job: SubmittedJob, progress: ProgressStore, payloads: PayloadStore
 ) -> InferenceResult:
-    """Return the result of a job. Raises HttpProblem if it has not ended or has none."""
+    """Return the result of a job. Raises HttpProblem if the job has not succeeded."""
     record = await progress.add_to_if_available(job.job_id, job.record)
     if not is_final(record):
         raise HttpProblem(
             problems.EXPIRED,
-            f"job {job.job_id} has not ended yet; GET {job_path(job.job_id)} returns its status",
+            f"job {job.job_id} has not ended yet; get its status by GET {job_path(job.job_id)}",
             ran=record["started_at"] is not None or None,
         )
     if problem := problem_of_job(job_resource(job.job_id, record), has_run=record.get("ran")):
@@ -298,7 +309,9 @@ async def _read_result(
             try:
                 data = await payloads.get(ref)
             except MissingPayload:
-                raise HttpProblem(problems.UNKNOWN_JOB, "the result is no longer kept") from None
+                raise HttpProblem(
+                    problems.UNKNOWN_JOB, "the result has been deleted after its retention"
+                ) from None
     return InferenceResult(payload.media_type, data)
 
 
@@ -307,7 +320,7 @@ def _check_outputs(model: ModelEntry, inference: oip_codec.InferenceRequest) -> 
     for name in inference.outputs or ():
         if name not in known:
             raise unreadable(
-                f"outputs: unknown output {name[:100]!r}; known are {', '.join(known)}"
+                f"outputs: unknown output {name[:100]!r}; expected one of {', '.join(known)}"
             )
 
 
@@ -318,7 +331,7 @@ def _choose_outputs(
         return [(tensor, inference.is_binary) for tensor in found]
     by_name = {tensor.name: tensor for tensor in found}
     if missing := inference.outputs.keys() - by_name:
-        detail = f"the model did not return {', '.join(sorted(missing))}; ask for result"
+        detail = f"the model did not return {', '.join(sorted(missing))}; request the output result"
         raise HttpProblem(problems.INFERENCE_FAILED, detail)
     return [(by_name[name], is_binary) for name, is_binary in inference.outputs.items()]
 

@@ -1,7 +1,7 @@
-"""Tensors of the Open Inference Protocol v2: their datatypes, in JSON and in the binary extension.
+"""Read and write tensors of the Open Inference Protocol v2, in JSON and in binary.
 
-Binary is little-endian, row-major, without gaps; an element of BYTES is its length in four bytes
-and then itself. All functions here raise the problem malformed-request.
+Binary tensors are little-endian and row-major, without gaps. Each element of a BYTES tensor is
+preceded by its length in four bytes. The functions that read raise the problem malformed-request.
 """
 
 import struct
@@ -31,7 +31,7 @@ _FORMATS: Final = {
     "FP16": "e",
     "FP32": "f",
     "FP64": "d",
-    # The upper half of an FP32; `struct` does not support it.
+    # The upper half of an FP32. `struct` has no format for BF16.
     BF16: "H",
 }
 DATATYPES: Final = (*_FORMATS, BYTES)
@@ -40,9 +40,10 @@ _LENGTH: Final = struct.Struct("<I")
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor. Its `elements` are flat, in row-major order; of BYTES they are bytes or JSON text.
+    """A tensor. `elements` is a flat sequence in row-major order.
 
-    `content_type` is the media type of elements of BYTES, if the request has one.
+    The elements of a BYTES tensor are bytes if they were sent in binary, or strings if they were
+    sent in JSON. `content_type` is their media type, if the request gives it.
     """
 
     name: str
@@ -58,19 +59,21 @@ def unreadable(what: str) -> HttpProblem:
 
 
 def check_shape(name: str, value: Json) -> tuple[int, ...]:
-    """Return a shape from JSON."""
+    """Return a tensor's shape after checking it; `name` is the tensor in error messages."""
     sizes = value if isinstance(value, list) and len(value) <= MAX_RANK else [None]
-    # Each is less than 2^31, so that their product is cheap to compare.
+    # The limit of 2^31 keeps the product of the sizes small enough to compute quickly.
     if all(type(size) is int and 0 <= size < 2**31 for size in sizes):
         return tuple(sizes)
-    raise unreadable(f"{name}.shape: expected up to {MAX_RANK} whole numbers")
+    raise unreadable(f"{name}.shape: expected a list of up to {MAX_RANK} whole numbers")
 
 
 def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Json) -> list[Any]:
-    """Return the elements of `data`, nested by the shape or flat, after checking them."""
+    """Return the elements of a tensor in JSON, which is nested or flat, after checking them."""
     elements = list(_flat(name, data, depth=MAX_RANK))
     if len(elements) != prod(shape):
-        raise unreadable(f"{name}.data: {len(elements)} elements, the shape has {prod(shape)}")
+        raise unreadable(
+            f"{name}.data: found {len(elements)} elements, but the shape needs {prod(shape)}"
+        )
     if datatype == BYTES:
         fits = all(isinstance(element, str) for element in elements)
     elif datatype == "BOOL":
@@ -87,7 +90,7 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Json) -> l
 
 def _flat(name: str, data: Json, depth: int) -> Iterator[Any]:
     if not isinstance(data, list) or not depth:
-        raise unreadable(f"{name}.data: expected a list, nested by the shape or flat")
+        raise unreadable(f"{name}.data: expected a list, either nested by the shape or flat")
     for element in data:
         if isinstance(element, list):
             yield from _flat(name, element, depth - 1)
@@ -103,14 +106,16 @@ def _bounds(datatype: str) -> tuple[int, int]:
 
 
 def unpack(name: str, datatype: str, shape: tuple[int, ...], data: memoryview) -> list[Any]:
-    """Return the elements of a tensor in binary."""
+    """Return the elements of a binary tensor."""
     count = prod(shape)
     if datatype == BYTES:
         return _unpack_bytes(name, count, data)
     layout = _FORMATS[datatype]
     expected_bytes = count * struct.calcsize(f"<{layout}")
     if len(data) != expected_bytes:
-        raise unreadable(f"{name}: {len(data)} bytes, datatype and shape need {expected_bytes}")
+        raise unreadable(
+            f"{name}: found {len(data)} bytes, but the datatype and shape need {expected_bytes}"
+        )
     elements = struct.unpack(f"<{count}{layout}", data)
     if datatype == BF16:
         widened = struct.pack(f"<{count}I", *(element << 16 for element in elements))
@@ -125,22 +130,24 @@ def _unpack_bytes(name: str, count: int, data: memoryview) -> list[Any]:
         start = position + _LENGTH.size
         position = start + _LENGTH.unpack_from(data, position)[0] if start <= len(data) else start
         if position > len(data) or len(elements) == count:
-            raise unreadable(f"{name}: the lengths of its elements do not add up to its size")
+            raise unreadable(
+                f"{name}: the lengths of the elements do not match the size of the tensor"
+            )
         elements.append(bytes(data[start:position]))
     if len(elements) != count:
-        raise unreadable(f"{name}: {len(elements)} elements, the shape has {count}")
+        raise unreadable(f"{name}: found {len(elements)} elements, but the shape needs {count}")
     return elements
 
 
 def pack(tensor: Tensor) -> bytes:
-    """Return the elements in binary. Elements of BYTES must be bytes."""
+    """Return the tensor in binary. The elements of a BYTES tensor must be bytes."""
     if tensor.datatype == BYTES:
         return b"".join(_LENGTH.pack(len(element)) + element for element in tensor.elements)
     return struct.pack(f"<{len(tensor.elements)}{_FORMATS[tensor.datatype]}", *tensor.elements)
 
 
 def nested(tensor: Tensor) -> Json:
-    """Return the elements as nested lists of the shape; an empty shape gives the element."""
+    """Return the elements as nested lists of this shape; for rank 0, the only element itself."""
     rows: list[Any] = list(tensor.elements)
     for size in reversed(tensor.shape[1:]):
         rows = [rows[start : start + size] for start in range(0, len(rows), size)] if size else []

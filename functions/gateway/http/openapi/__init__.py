@@ -1,1 +1,1 @@
-"""The OpenAPI document. `document.describe` adds it to the app."""
+"""The gateway's OpenAPI document. `document.describe` adds the document to the app."""

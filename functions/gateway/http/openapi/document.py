@@ -1,4 +1,4 @@
-"""Complete the OpenAPI document that FastAPI makes: security, headers, examples, parameters."""
+"""Add security, headers, examples and parameters to the OpenAPI document that FastAPI creates."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -17,7 +17,7 @@ from gateway.services import Services
 
 Document = dict[str, Any]
 
-# For functions whose names are clear only within their module.
+# Operation ids of functions whose names are only clear within their module.
 _OPERATION_IDS: Final = {
     "submit": "submit_job",
     "cancel": "cancel_job",
@@ -40,8 +40,8 @@ _PATH_PARAMETERS: Final[Mapping[str, Document]] = {
     },
     "letter_id": {
         "description": (
-            "The id of a dead letter: its message id in the characters of a blob name, with `~low` "
-            "after it for low priority."
+            "The id of a dead letter, which is derived from the message id. It ends with `~low` "
+            "for a letter from the low-priority queue."
         ),
         "schema": {"type": "string", "pattern": f"^{LETTER_ID}$"},
         "example": _JOB_ID,
@@ -56,7 +56,7 @@ _QUERY_PARAMETERS: Final[Mapping[str, Document]] = {
     "upload": {"schema": {"type": "string", "minLength": 1}},
     "webhook_url": {"schema": {"type": "string", "format": "uri", "minLength": 1}},
 }
-# Options that the routes parse themselves, in order to answer with a problem document.
+# The schema of options that the routes parse themselves, to return a problem document.
 _TEXT: Final[Document] = {"anyOf": [{"type": "string"}, {"type": "null"}]}
 _BINARY: Final[Document] = {"schema": {"type": "string", "format": "binary"}}
 _SECURITY_SCHEMES: Final[Document] = {
@@ -66,21 +66,21 @@ _SECURITY_SCHEMES: Final[Document] = {
         "type": "apiKey",
         "in": "query",
         "name": "token",
-        "description": "A worker's token for one job, part of its reply URL.",
+        "description": "A worker's token for one job, which is part of the job's reply URL.",
     },
 }
-# The empty entry: a gateway without keys needs none.
+# The empty entry means that a gateway without API keys needs no key.
 _KEYS: Final[list[Document]] = [{"bearer": []}, {"apiKey": []}, {}]
 _KEY_REFUSALS: Final = (401, 403, 429)
 
 
 def operation_id(route: APIRoute) -> str:
-    """Return the operation id of a route, which clients use as the name of a method."""
+    """Return the operation id of a route. Generated clients use it as the name of a method."""
     return _OPERATION_IDS.get(route.name, route.name)
 
 
 def describe(app: FastAPI) -> None:
-    """Make the app complete its OpenAPI document when it is first requested."""
+    """Extend `app.openapi`, so that the app completes its OpenAPI document on the first call."""
     make = app.openapi
 
     def openapi() -> Document:
@@ -114,7 +114,7 @@ def _complete_document(document: Document, catalogue: Catalogue) -> Document:
         if operation["operationId"] == "submit_job":
             _complete_submit(operation, catalogue)
         elif operation["operationId"] == "purge_dead_letters":
-            # The route itself refuses a request without it.
+            # FastAPI considers it optional, because the route itself refuses a request without it.
             operation["parameters"][0]["required"] = True
     return document
 
@@ -155,7 +155,7 @@ def _complete_parameter(parameter: Document) -> None:
     elif parameter["in"] == "query":
         schema = parameter.get("schema", {})
         if schema.get("anyOf") == _TEXT["anyOf"]:
-            parameter["schema"] = {"type": "string"}  # a query has no null
+            parameter["schema"] = {"type": "string"}  # a query parameter cannot be null
         parameter.update(_QUERY_PARAMETERS.get(parameter["name"], {}))
 
 
@@ -213,7 +213,7 @@ def _complete_submit(operation: Document, catalogue: Catalogue) -> None:
         if parameter["name"] in options:
             parameter.pop("schema", None)
             parameter.update(options[parameter["name"]])
-    # The id in the response is the parameter of the job routes.
+    # A link passes the job id in the response to the job routes.
     links = {
         name: {"operationId": name, "parameters": {"job_id": "$response.body#/id"}}
         for name in ("get_job", "get_result", "cancel_job")
@@ -233,24 +233,34 @@ def _header(description: str, example: object, schema: Mapping[str, Any]) -> dic
 _JOB_PATH = "/v1/jobs/01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
 HEADERS: Final[Mapping[str, dict[str, Any]]] = {
     "Accept-Encoding": _header(
-        "Encodings of the body that are supported.", "identity", _HEADER_TEXT
+        "The supported encodings of the request body.", "identity", _HEADER_TEXT
     ),
-    "Accept-Post": _header("The media types that the model takes.", "image/jpeg", _HEADER_TEXT),
+    "Accept-Post": _header("The media types that the model accepts.", "image/jpeg", _HEADER_TEXT),
     "Content-Location": _header("The URL of the job.", _JOB_PATH, _HEADER_TEXT),
     "ETag": _header(
-        "The tag of the content, for `If-None-Match`.", '"cBs4MmXxWk8cSSPWQoMT"', _HEADER_TEXT
+        "The ETag of the content, for `If-None-Match` and `If-Match`.",
+        '"cBs4MmXxWk8cSSPWQoMT"',
+        _HEADER_TEXT,
     ),
-    "Idempotency-Replayed": _header("An earlier request created the job.", "true", _HEADER_TEXT),
-    "Link": _header("The next page.", '</v1/jobs?cursor=MDFh>; rel="next"', _HEADER_TEXT),
+    "Idempotency-Replayed": _header(
+        "Present if an earlier request with this key created the job.", "true", _HEADER_TEXT
+    ),
+    "Link": _header(
+        "The URL of the next page.", '</v1/jobs?cursor=MDFh>; rel="next"', _HEADER_TEXT
+    ),
     "Location": _header("The URL of the job.", _JOB_PATH, _HEADER_TEXT),
     "Preference-Applied": _header("The preferences that were applied.", "wait=10", _HEADER_TEXT),
-    "RateLimit": _header("What is left of the key's rate.", '"default";r=50;t=1', _HEADER_TEXT),
-    "RateLimit-Policy": _header("The key's rate.", '"default";q=100;w=60', _HEADER_TEXT),
-    "Retry-After": _header("Seconds to wait before the next request.", 1, _COUNT),
+    "RateLimit": _header(
+        "The number of requests that the API key has left.", '"default";r=50;t=1', _HEADER_TEXT
+    ),
+    "RateLimit-Policy": _header(
+        "The rate limit of the API key.", '"default";q=100;w=60', _HEADER_TEXT
+    ),
+    "Retry-After": _header("How many seconds to wait before the next request.", 1, _COUNT),
     "Vary": _header("The request headers that the response depends on.", "Prefer", _HEADER_TEXT),
-    "WWW-Authenticate": _header("How to send a key.", 'Bearer realm="loosely"', _HEADER_TEXT),
+    "WWW-Authenticate": _header("How to send an API key.", 'Bearer realm="loosely"', _HEADER_TEXT),
     "traceresponse": _header(
-        "The trace of this request.",
+        "The trace context of this request.",
         "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         _HEADER_TEXT,
     ),
@@ -284,6 +294,6 @@ _BY_ANSWER: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
 
 
 def headers_of(operation_id: str, status: str) -> tuple[str, ...]:
-    """Return the names of the headers that this response may have."""
+    """Return the names of the headers that a response of this operation may have."""
     own = _BY_ANSWER.get((operation_id, status), ())
     return (*own, *_ANY_STATUS.get(status, ()), "traceresponse")

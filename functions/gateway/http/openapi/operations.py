@@ -1,4 +1,4 @@
-"""The parts of OpenAPI operations that FastAPI cannot derive: bodies, headers, problems."""
+"""OpenAPI descriptions that FastAPI cannot derive from the routes: bodies, headers, problems."""
 
 from typing import Any, Final
 
@@ -15,8 +15,9 @@ IDEMPOTENCY_KEY: Final[dict[str, Any]] = {
     "in": "header",
     "required": False,
     "description": (
-        "All requests of a tenant under one key within 24 hours make one job. The same request "
-        "gets that job, another request 422. The key may be in quotes."
+        "All requests of a tenant with the same key within 24 hours create one job. A repeat of "
+        "the request returns that job; a different request is refused with 422. The key may be in "
+        "quotes."
     ),
     "schema": {
         "type": "string",
@@ -28,7 +29,7 @@ IDEMPOTENCY_KEY: Final[dict[str, Any]] = {
 _PRIORITY: Final[dict[str, Any]] = {
     "type": "string",
     "enum": list(Priority),
-    "description": "A `low` job runs only while no `normal` job of its model waits.",
+    "description": "A `low` job starts only if no `normal` job of the same model is queued.",
 }
 PRIORITY: Final[dict[str, Any]] = {
     "name": "priority",
@@ -41,7 +42,7 @@ UPLOAD: Final[dict[str, Any]] = {
     "name": "upload",
     "in": "query",
     "required": False,
-    "description": "The id of an upload that is the input; then the body must be empty.",
+    "description": "The id of an upload to use as the input. The body must then be empty.",
     "schema": {"type": "string", "format": "uuid"},
 }
 PREFER: Final[dict[str, Any]] = {
@@ -49,8 +50,8 @@ PREFER: Final[dict[str, Any]] = {
     "in": "header",
     "required": False,
     "description": (
-        f"RFC 7240. `wait=N` waits up to N seconds (at most {MAX_WAIT_SECONDS}); "
-        "`respond-async` does not wait."
+        f"Preferences (RFC 7240). `wait=N` waits up to N seconds (at most {MAX_WAIT_SECONDS}) for "
+        "the end of the job. `respond-async` does not wait."
     ),
     "schema": {"type": "string", "examples": ["wait=10", "respond-async"]},
 }
@@ -59,7 +60,7 @@ IF_NONE_MATCH: Final[dict[str, Any]] = {
     "name": "If-None-Match",
     "in": "header",
     "required": False,
-    "description": "RFC 9110. Tags from `ETag`: if the resource still has one, the answer is 304.",
+    "description": "ETags of earlier responses. If one is still current, the status is 304.",
     "schema": {"type": "string", "examples": ['"cBs4MmXxWk8cSSPWQoMT"']},
 }
 
@@ -68,16 +69,16 @@ _URL: Final[dict[str, Any]] = {
     "type": "string",
     "format": "uri",
     "maxLength": MAX_URL_CHARACTERS,
-    "description": "A public https address.",
+    "description": "An https URL with a public address.",
 }
 _INPUT: Final[dict[str, Any]] = {
     "type": "object",
-    "description": "Exactly one of base64, json, text, upload and url.",
+    "description": "The input. It must have exactly one of base64, json, text, upload and url.",
     "properties": {
         "base64": {"type": "string", "minLength": 4, "contentEncoding": "base64"},
         "json": {},
         "text": {"type": "string", "minLength": 1},
-        "upload": {"type": "string", "description": "The id of an upload, see `/v1/uploads`."},
+        "upload": {"type": "string", "description": "The id of an upload from `POST /v1/uploads`."},
         "url": _URL,
         "media_type": {"type": ["string", "null"], "examples": ["image/jpeg"]},
     },
@@ -87,7 +88,7 @@ _INPUT: Final[dict[str, Any]] = {
 _DEADLINE: Final[dict[str, Any]] = {"type": ["integer", "null"], "minimum": 1}
 SUBMIT_BODY: Final[dict[str, Any]] = {
     "required": True,
-    "description": "The bytes in a media type that the model takes, or a form, or JSON.",
+    "description": "The input in a media type that the model accepts, or a form, or a JSON object.",
     "content": {
         "image/jpeg": _BINARY,
         "image/png": _BINARY,
@@ -100,7 +101,7 @@ SUBMIT_BODY: Final[dict[str, Any]] = {
                 "required": ["file"],
                 "properties": {
                     "file": {"type": "string", "format": "binary"},
-                    "parameters": {"type": "object", "description": "As JSON."},
+                    "parameters": {"type": "object", "description": "A JSON object."},
                     "deadline_seconds": {"type": "integer", "minimum": 1},
                     "priority": _PRIORITY,
                     "webhook_url": _URL,
@@ -176,11 +177,13 @@ PROGRESS_BODY: Final[dict[str, Any]] = {
 }
 
 
-NOT_MODIFIED: Final[Responses] = {304: {"description": "The resource has a tag of `If-None-Match`"}}
+NOT_MODIFIED: Final[Responses] = {
+    304: {"description": "The resource has not changed: its ETag is in `If-None-Match`"}
+}
 
 
 def problem_responses(*statuses: int, schema: str = "ProblemDetails") -> Responses:
-    """Return the responses of an operation that are problem documents with these statuses."""
+    """Return the OpenAPI descriptions of problem responses with these HTTP statuses."""
     reference = {"$ref": f"#/components/schemas/{schema}"}
     content = {"application/problem+json": {"schema": reference}}
     return {
@@ -195,5 +198,5 @@ def problem_responses(*statuses: int, schema: str = "ProblemDetails") -> Respons
 
 
 def job_problem_responses(*statuses: int) -> Responses:
-    """Return the same for an operation whose problem documents may contain a job."""
+    """Return the descriptions of problem responses whose documents may contain a job."""
     return problem_responses(*statuses, schema="JobProblem")

@@ -1,1 +1,1 @@
-"""The routes of /v1, one module a resource. Each module has a `router`."""
+"""The routes of /v1. Each module defines the routes of one resource, and has a `router`."""

@@ -1,4 +1,4 @@
-"""/v1/admin/dead-letters: list, get, redrive and purge dead letters."""
+"""The routes of /v1/admin/dead-letters, which list, get, redrive and purge dead letters."""
 
 import asyncio
 import re
@@ -58,30 +58,33 @@ class DeadLetters(TypedDict):
 
 
 class RedrivenLetter(TypedDict):
-    """The result of a redrive."""
+    """The result of redriving a dead letter."""
 
     job_id: Annotated[str, Field(examples=["01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"])]
     is_new_job: Annotated[
         bool,
         Field(
-            description="True for a job of this gateway, which continues as a new job; false for "
-            "a producer's message, which was sent again with its own job id."
+            description="True if the work was sent as a new job of this gateway; false if a "
+            "producer's message was sent again with its own job id."
         ),
     ]
     is_repeat: Annotated[
-        bool, Field(description="Whether it had been redriven before: nothing was sent now.")
+        bool,
+        Field(
+            description="Whether the letter had been redriven before, so that nothing was sent now."
+        ),
     ]
     links: dict[str, str]
 
 
 class Purged(TypedDict):
-    """The number of dead letters that were deleted, and whether that were all."""
+    """The result of a purge. `is_complete` is false if the model has more dead letters."""
 
     deleted: int
     is_complete: bool
 
 
-ModelOption = Annotated[str | None, Query(description="Only those of this model.")]
+ModelOption = Annotated[str | None, Query(description="Only dead letters of this model.")]
 
 
 @router.get(
@@ -95,13 +98,14 @@ async def list_dead_letters(
     request: Request,
     model: ModelOption = None,
     limit: Annotated[
-        str | None, Query(description=f"Letters a page: 1 to {MAX_LIMIT}, else {DEFAULT_LIMIT}.")
+        str | None,
+        Query(description=f"Letters on a page, from 1 to {MAX_LIMIT}; {DEFAULT_LIMIT} if absent."),
     ] = None,
     cursor: Annotated[
         str | None, Query(description="The `next_cursor` of the previous page.")
     ] = None,
 ) -> Response:
-    """List by queue and id. Since job ids begin with a time, the oldest are first."""
+    """List dead letters by queue and id. For each queue, the oldest jobs are first."""
     services = _check_request(request, ("cursor", "limit", "model"))
     models = (
         services.catalogue.values() if model is None else [find_model(services.catalogue, model)]
@@ -110,7 +114,7 @@ async def list_dead_letters(
     if cursor is not None and not _CURSOR.fullmatch(cursor):
         raise HttpProblem(
             problems.MALFORMED_REQUEST,
-            "cursor: is not valid; use the next_cursor of the previous page",
+            "cursor is not valid; use the next_cursor of the previous page",
         )
     listed = await _list_ids(services.blobs, list(models), cursor or "", count + 1)
     shown = listed[:count]
@@ -128,7 +132,7 @@ async def list_dead_letters(
 async def _list_ids(
     blobs: Blobs, models: list[ModelEntry], after: str, count: int
 ) -> list[tuple[ModelEntry, str]]:
-    """Return the models and ids of up to `count` letters after a cursor, in order."""
+    """Return the models and ids of up to `count` letters that follow the cursor, in order."""
     found: list[tuple[ModelEntry, str]] = []
     queues = {
         queue_of(model, priority): (model, priority) for model in models for priority in Priority
@@ -163,11 +167,12 @@ async def _read_resource(
     responses=problem_responses(400, 404, 503),
 )
 async def purge_dead_letters(request: Request, model: ModelOption = None) -> Response:
-    """Delete the letters of one model, up to 500 at a time: repeat until `is_complete`."""
+    """Delete up to 500 dead letters of one model. Repeat this until `is_complete` is true."""
     services = _check_request(request, ("model",))
     if model is None:
         raise HttpProblem(
-            problems.MALFORMED_REQUEST, "model: is missing; name the model whose letters to delete"
+            problems.MALFORMED_REQUEST,
+            "model is missing; name the model whose dead letters to delete",
         )
     found = find_model(services.catalogue, model)
     listed = await _list_ids(services.blobs, [found], "", MAX_PURGED + 1)
@@ -186,7 +191,7 @@ async def purge_dead_letters(request: Request, model: ModelOption = None) -> Res
     responses=problem_responses(400, 404, 503),
 )
 async def get_dead_letter(request: Request, model: str, letter_id: str) -> Response:
-    """Return the letter without its payload."""
+    """Return a dead letter without its payload."""
     services = _check_request(request)
     found = find_model(services.catalogue, model)
     blob = await services.blobs.read(letter_blob_of(found, _check_id(letter_id)))
@@ -209,7 +214,7 @@ async def get_dead_letter(request: Request, model: str, letter_id: str) -> Respo
     },
 )
 async def redrive_dead_letter(request: Request, model: str, letter_id: str) -> Response:
-    """Send the letter's work again, as a new job. The old job stays failed. Idempotent."""
+    """Send the work of a dead letter again, at most once. The old job stays failed."""
     services = _check_request(request)
     found = find_model(services.catalogue, model)
     try:
@@ -237,7 +242,7 @@ async def redrive_dead_letter(request: Request, model: str, letter_id: str) -> R
     responses=problem_responses(400, 404, 503),
 )
 async def purge_dead_letter(request: Request, model: str, letter_id: str) -> Response:
-    """Delete the letter. Idempotent."""
+    """Delete a dead letter. A repeated request has no effect."""
     services = _check_request(request)
     found = find_model(services.catalogue, model)
     await services.blobs.delete(letter_blob_of(found, _check_id(letter_id)))
@@ -258,5 +263,6 @@ def _check_id(letter_id: str) -> str:
 
 def _unknown_letter(letter_id: str) -> HttpProblem:
     return HttpProblem(
-        problems.UNKNOWN_DEAD_LETTER, f"there is no dead letter {letter_id[:100]!r}, or no longer"
+        problems.UNKNOWN_DEAD_LETTER,
+        f"there is no dead letter {letter_id[:100]!r}, or it has been deleted",
     )

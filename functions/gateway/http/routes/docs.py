@@ -1,4 +1,4 @@
-"""/openapi.json, /docs, /docs/problems and /: documentation of the API, without foreign hosts."""
+"""The routes of the API's documentation: /openapi.json, /docs, /docs/problems and /."""
 
 from functools import cache
 from html import escape
@@ -15,7 +15,7 @@ from gateway.http.responses import json_response
 
 router = APIRouter(include_in_schema=False)
 
-# The pages need nothing from other hosts, and may load nothing from them.
+# The pages load nothing from other hosts, and browsers must not allow it.
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -24,7 +24,7 @@ _PAGE_HEADERS = {
 
 @router.get("/")
 async def index(request: Request) -> Response:
-    """Return links as JSON, or for browsers the page of the API."""
+    """Return links as JSON, or the HTML documentation if the Accept header prefers HTML."""
     headers = {"Vary": "Accept"}
     accept = ", ".join(request.headers.getlist("accept"))
     if choose_media_type(accept, (media.JSON, "text/html")) != media.JSON:
@@ -55,13 +55,13 @@ async def job_request_schema() -> Response:
 
 @router.get("/docs")
 async def page() -> Response:
-    """Return the page of the API, which the browser makes from /openapi.json."""
+    """Return the HTML documentation, which the browser generates from /openapi.json."""
     return HTMLResponse(_page("docs.html"), headers=_PAGE_HEADERS)
 
 
 @router.get("/docs/problems")
 async def problem_page() -> Response:
-    """Return the page that explains the problems."""
+    """Return the page that explains each kind of problem."""
     return HTMLResponse(_problems(), headers=_PAGE_HEADERS)
 
 
@@ -86,7 +86,7 @@ def _problems() -> str:
 
 
 def _marked(text: str) -> str:
-    """Return plain text with `code` in backquotes as HTML."""
+    """Convert plain text to HTML, and text in backquotes to code elements."""
     pieces = escape(text).split("`")
     return "".join(
         f"<code>{piece}</code>" if number % 2 else piece for number, piece in enumerate(pieces)

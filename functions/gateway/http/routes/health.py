@@ -1,4 +1,4 @@
-"""/v1/health: whether this process is alive, and the services behind it answer."""
+"""The routes of /v1/health, which show whether this process is alive and ready."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ from gateway.services import Services
 CHECK_SECONDS: Final = 2.0
 FRESH_SECONDS: Final = 1.0
 
-# The id of no instance: the store has to look for it, and answers that it does not exist.
+# No instance has this id. The durable store has to look for it, which shows that it responds.
 _UNKNOWN_ID: Final = "00000000-0000-0000-0000-000000000000"
 
 _log = logging.getLogger(__name__)
@@ -28,20 +28,20 @@ _Service = Literal["durable", "queue", "blobs"]
 
 
 class LiveStatus(TypedDict):
-    """The process is alive."""
+    """The response that shows that the process is alive."""
 
     status: Literal["live"]
 
 
 class ReadyStatus(TypedDict):
-    """Whether the services behind the gateway answer."""
+    """Whether the services that the gateway needs respond, together and one by one."""
 
     status: Literal["ready", "not ready"]
     checks: dict[_Service, Literal["ok", "no answer"]]
 
 
 class GatewayReadiness:
-    """The last check of the services, used for a second, since many probes may ask."""
+    """Checks the services that the gateway needs, at most once a second for all probes."""
 
     def __init__(self) -> None:
         self._checked_at = float("-inf")
@@ -49,7 +49,7 @@ class GatewayReadiness:
         self._lock = asyncio.Lock()
 
     async def answers(self, durable: Durable, services: Services) -> dict[_Service, bool]:
-        """Return for each service whether it answers."""
+        """Return whether each service responds. A result is at most a second old."""
         loop = asyncio.get_running_loop()
         async with self._lock:
             if loop.time() - self._checked_at > FRESH_SECONDS:
@@ -73,7 +73,7 @@ async def _answers(name: str, check: Awaitable[object]) -> bool:
         async with asyncio.timeout(CHECK_SECONDS):
             await check
     except (Unavailable, TimeoutError) as error:
-        _log.warning("not ready: %s does not answer (%r)", name, error)
+        _log.warning("the gateway is not ready: the service %s does not respond (%r)", name, error)
         return False
     return True
 
@@ -85,20 +85,25 @@ async def _answers(name: str, check: Awaitable[object]) -> bool:
     response_description="The process is alive",
 )
 async def live() -> Response:
-    """Return 200 always."""
+    """Return 200 whenever the process can serve requests."""
     status: LiveStatus = {"status": "live"}
     return json_response(status)
 
 
 @router.get(
     "/v1/health/ready",
-    summary="Check that the gateway can take jobs",
+    summary="Check that the gateway can accept jobs",
     response_model=ReadyStatus,
-    response_description="The gateway can take jobs",
-    responses={503: {"model": ReadyStatus, "description": "A service does not answer"}},
+    response_description="The gateway can accept jobs",
+    responses={
+        503: {
+            "model": ReadyStatus,
+            "description": "A service that the gateway needs does not respond",
+        }
+    },
 )
 async def ready(request: Request) -> Response:
-    """Return 200 if the durable store, the queue and the blob storage answer, else 503."""
+    """Return 200 if the durable store, the queue and the blob storage respond, otherwise 503."""
     readiness: GatewayReadiness = request.app.state.readiness
     answers = await readiness.answers(durable_of(request), services_of(request))
     is_ready = all(answers.values())

@@ -1,4 +1,4 @@
-"""/v1/jobs: list the caller's jobs; read a job, get its result, cancel it."""
+"""The routes of /v1/jobs, which list the caller's jobs, get a job or its result, and cancel it."""
 
 import asyncio
 import base64
@@ -70,13 +70,13 @@ router = APIRouter(tags=["jobs"])
 
 
 class JobPageLinks(TypedDict):
-    """Links of a page."""
+    """Links of a page of jobs."""
 
     next: str | None
 
 
 class JobListPage(TypedDict):
-    """A page of jobs, newest first. It may be empty and have a next page."""
+    """A page of jobs, newest first. Even an empty page can have a next page."""
 
     jobs: list[JobResource]
     next_cursor: str | None
@@ -91,12 +91,12 @@ _OPTIONS: Final = ("cursor", "limit", "model", "status")
 _CURSOR: Final = re.compile(r"[0-9a-f]{4}[0-9a-f-]{0,32}g?")
 _JOB_ID: Final = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
-# The clock of another instance of the app may be ahead by this. More would cost empty queries.
+# The clock of another app instance may be ahead by this time. A larger value costs empty queries.
 _SKEW_MS: Final = 2_000
-# A timer purges histories some time after their retention is over.
+# A timer deletes a history some time after its retention has ended.
 _PURGE_DELAY: Final = timedelta(hours=1)
 
-# How many outcomes a page reads from the blob storage at once.
+# How many outcomes are read from the blob storage at the same time for a page.
 _READS_AT_ONCE: Final = 16
 
 _NOT_ENDED: Final = frozenset(status for status in RuntimeStatus if not status.is_final)
@@ -105,7 +105,7 @@ _RUNTIME_STATUSES: Final[Mapping[JobStatus, frozenset[RuntimeStatus]]] = {
     JobStatus.QUEUED: _NOT_ENDED,
     JobStatus.RUNNING: _NOT_ENDED,
     JobStatus.CANCELLING: _NOT_ENDED,
-    # The job's final status does not depend on how its orchestration ended.
+    # A final status of the job is possible for each way in which its orchestration ended.
     **{status: _ENDED for status in JobStatus if status.is_final},
 }
 
@@ -119,7 +119,7 @@ _RUNTIME_STATUSES: Final[Mapping[JobStatus, frozenset[RuntimeStatus]]] = {
     openapi_extra={"parameters": [PREFER, IF_NONE_MATCH]},
 )
 async def get_job(request: Request, job_id: str) -> Response:
-    """Return the job as it is now or, with `Prefer: wait=N`, as soon as it has ended."""
+    """Return a job at once or, with `Prefer: wait=N`, when it ends or after N seconds."""
     refuse_unknown_query(request)
     preference = parse_prefer(request.headers.getlist("prefer"))
     services = services_of(request)
@@ -136,7 +136,7 @@ async def get_job(request: Request, job_id: str) -> Response:
 
 
 async def _job_response(request: Request, job_id: str, found: Record) -> Response:
-    """Return the job as it is now."""
+    """Return the response that shows the current state of a job."""
     services = services_of(request)
     found = await services.progress.add_to(job_id, found)
     job = job_resource(job_id, found)
@@ -156,7 +156,7 @@ async def _job_response(request: Request, job_id: str, found: Record) -> Respons
         200: {"description": "The result", "content": {"*/*": {}}},
         202: {"model": JobResource, "description": "The job has not ended yet"},
         303: {
-            "description": "The result is large: `Location` has a URL that is valid for 15 minutes"
+            "description": "The result is large; `Location` is a URL that is valid for 15 minutes"
         },
         **job_problem_responses(400, 404, 409, 412, 500, 503),
         **NOT_MODIFIED,
@@ -164,7 +164,7 @@ async def _job_response(request: Request, job_id: str, found: Record) -> Respons
     openapi_extra={"parameters": [IF_NONE_MATCH]},
 )
 async def get_result(request: Request, job_id: str) -> Response:
-    """Return the result in its own media type; 202 if the job has not ended."""
+    """Return a job's result in its own media type; 202 if the job has not ended."""
     refuse_unknown_query(request)
     found = await find_own_job(request, job_id)
     if found["status"] != JobStatus.SUCCEEDED:
@@ -173,7 +173,11 @@ async def get_result(request: Request, job_id: str) -> Response:
     if not is_final(found):
         return json_response(job, 202, {"Location": job_path(job_id), **_RETRY})
     if found["status"] != JobStatus.SUCCEEDED:
-        raise HttpProblem(problems.NO_RESULT, f"the job is {found['status']}", job=job)
+        raise HttpProblem(
+            problems.NO_RESULT,
+            f"the job has no result, because its status is {found['status']}",
+            job=job,
+        )
     return await _result_response(request, job_id, found)
 
 
@@ -186,7 +190,7 @@ async def _result_response(request: Request, job_id: str, found: Record) -> Resp
             pass
         case PayloadRef():
             return await _redirect_to_result(request, job_id, payload)
-    # Browsers must use the media type, not guess one from the bytes.
+    # Browsers must use this media type and not guess another from the content.
     headers = {"X-Content-Type-Options": "nosniff"}
     return answer_conditionally(
         request, Response(data, media_type=payload.media_type, headers=headers)
@@ -194,10 +198,13 @@ async def _result_response(request: Request, job_id: str, found: Record) -> Resp
 
 
 async def _redirect_to_result(request: Request, job_id: str, result: PayloadRef) -> Response:
-    """Return 303 to a read-only URL of a large result. Raises the problem unknown-job."""
+    """Return a redirect to a read-only URL of a large result.
+
+    Raises the problem unknown-job if the result has been deleted.
+    """
     services = services_of(request)
     if await services.blobs.look(result.blob) is None:
-        raise HttpProblem(problems.UNKNOWN_JOB, "the result is no longer kept")
+        raise HttpProblem(problems.UNKNOWN_JOB, "the result has been deleted after its retention")
     file_name = f"{job_id}{guess_extension(essence(result.media_type)) or '.bin'}"
     url = await services.links.to_read(
         result.blob, result.media_type, file_name, services.clock() + LINK_LIFETIME
@@ -210,14 +217,14 @@ async def _redirect_to_result(request: Request, job_id: str, result: PayloadRef)
     "/v1/jobs/{job_id}",
     summary="Cancel a job",
     response_model=JobResource,
-    response_description="The job had ended already",
+    response_description="The job had already ended",
     responses={
         202: {"model": JobResource, "description": "The job is being cancelled"},
         **job_problem_responses(400, 404, 412, 503),
     },
 )
 async def cancel(request: Request, job_id: str) -> Response:
-    """Cancel a job that has not ended. Idempotent."""
+    """Cancel a job if it has not ended. A repeated request has no further effect."""
     refuse_unknown_query(request)
     services = services_of(request)
     found = await find_own_job(request, job_id)
@@ -239,10 +246,11 @@ async def cancel(request: Request, job_id: str) -> Response:
 
 
 async def _cancel(request: Request, job_id: str, found: Record) -> bool:
-    """Cancel the job, or order its worker to stop; return False if it has ended otherwise.
+    """Cancel a job, or order its worker to stop if the job is running.
 
-    When this returns, the cancellation or the order is stored, so it holds even if this process
-    dies or the event is lost. Raises Unavailable or UnknownInstance.
+    Return False if the job has already ended without being cancelled. When this function returns,
+    the cancellation or the order is stored, so it takes effect even if this process dies or the
+    event is lost. Raises Unavailable or UnknownInstance.
     """
     services, durable = services_of(request), durable_of(request)
     started_at = await services.progress.order_stop(job_id, found["model"])
@@ -251,7 +259,7 @@ async def _cancel(request: Request, job_id: str, found: Record) -> bool:
             cancelled = JobOutcome.cancelled(services.clock())
             recorded = await services.jobs.finish(durable, job_id, cancelled)
             return recorded.status is JobStatus.CANCELLED
-        with contextlib.suppress(Unavailable):  # the orchestration finds the order itself
+        with contextlib.suppress(Unavailable):  # the orchestration also checks for the order
             order = {"started_at": started_at}
             await durable.raise_event(job_id, EVENT_CANCEL, order)
     except FinalInstance:
@@ -263,7 +271,7 @@ async def _cancel(request: Request, job_id: str, found: Record) -> bool:
     "/v1/jobs",
     summary="List the caller's jobs",
     response_model=JobListPage,
-    response_description="A page of jobs; `Link` has the next, too",
+    response_description="A page of jobs; `Link` contains the URL of the next page",
     responses={**problem_responses(400, 412, 503), **NOT_MODIFIED},
     openapi_extra={"parameters": [IF_NONE_MATCH]},
 )
@@ -272,13 +280,14 @@ async def list_jobs(
     model: Annotated[str | None, Query(description="Only jobs of this model.")] = None,
     status: Annotated[str | None, Query(description="Only jobs in this status.")] = None,
     limit: Annotated[
-        str | None, Query(description=f"Jobs a page: 1 to {MAX_LIMIT}, else {DEFAULT_LIMIT}.")
+        str | None,
+        Query(description=f"Jobs on a page, from 1 to {MAX_LIMIT}; {DEFAULT_LIMIT} if absent."),
     ] = None,
     cursor: Annotated[
         str | None, Query(description="The `next_cursor` of the previous page.")
     ] = None,
 ) -> Response:
-    """List the newest first. A page may be empty and have a next one: go on until it is null."""
+    """List the caller's jobs, newest first. Even an empty page can have a `next_cursor`."""
     refuse_unknown_query(request, _OPTIONS)
     services = services_of(request)
     wanted_status = _parse_status(status)
@@ -314,11 +323,11 @@ async def list_jobs(
 
 
 def _may_have_status(instance: InstanceSnapshot, found: Record, wanted: JobStatus | None) -> bool:
-    """Return whether the job may be in the status, by what its orchestration shows."""
+    """Return whether the job may have the wanted status, judging by its orchestration."""
     if wanted is None or found["status"] == wanted:
         return True
     if instance.runtime_status.is_final:
-        # Without a final record the outcome decides. It is read later, for the page's jobs.
+        # If there is no final record, the recorded outcome decides, which is read later.
         return wanted.is_final and not is_final(found)
     return not wanted.is_final
 
@@ -326,7 +335,7 @@ def _may_have_status(instance: InstanceSnapshot, found: Record, wanted: JobStatu
 async def _read_records(
     request: Request, page: list[tuple[str, InstanceSnapshot]]
 ) -> list[tuple[str, Record]]:
-    """Return the records of the page's jobs as of now. Raises Unavailable."""
+    """Return the current record of each job on this page of the list. Raises Unavailable."""
     services = services_of(request)
     slots = asyncio.Semaphore(_READS_AT_ONCE)
 
@@ -370,8 +379,8 @@ def _check_model(catalogue: Catalogue, name: str | None) -> str | None:
 
 
 def _id_range(cursor: str | None, now: datetime, retention: timedelta) -> IdRange:
-    """Return the ids from the cursor, or from now, down to the oldest that may be kept."""
-    # The newest id by the clock that makes ids, plus the skew between instances.
+    """Return the range of ids to list: older than the cursor, and within the retention."""
+    # The newest possible id: the time of a new id, plus the clock skew between app instances.
     newest_ms = int(uuid7().hex[:12], 16) + _SKEW_MS
     digits = f"{newest_ms:012x}"
     below = f"{digits[:8]}-{digits[8:]}"
@@ -388,6 +397,6 @@ def _parse_cursor(cursor: str) -> str:
     if not _CURSOR.fullmatch(below):
         raise HttpProblem(
             problems.MALFORMED_REQUEST,
-            "cursor: is not valid; use the next_cursor of the previous page",
+            "cursor is not valid; use the next_cursor of the previous page",
         )
     return below

@@ -1,4 +1,4 @@
-"""/v1/models: list and get the models of the catalogue."""
+"""The routes of /v1/models, which list and get the models of the catalogue."""
 
 import asyncio
 from typing import Annotated
@@ -17,7 +17,7 @@ router = APIRouter(tags=["models"])
 
 
 class ModelLimits(TypedDict):
-    """The limits of a model; `pixels` is null if the input is not a picture."""
+    """The limits of a model's jobs. `pixels` is null if the input is not a picture."""
 
     input_bytes: int
     upload_bytes: int
@@ -26,13 +26,13 @@ class ModelLimits(TypedDict):
 
 
 class ModelDefaults(TypedDict):
-    """The defaults for options of a submission."""
+    """The values of options that a submission omits."""
 
     deadline_seconds: int
 
 
 class ModelLinks(TypedDict):
-    """Links of a model."""
+    """Links from a model to itself and to the submission of jobs."""
 
     self: str
     jobs: str
@@ -48,7 +48,7 @@ class ModelDescription(TypedDict):
     result_media_type: Annotated[
         str,
         Field(
-            description="The media type of a result. Only JSON is part of the job itself.",
+            description="The media type of a result. Only JSON is part of the job resource.",
             examples=["image/png"],
         ),
     ]
@@ -56,17 +56,21 @@ class ModelDescription(TypedDict):
     defaults: ModelDefaults
     queue_length: Annotated[
         int | None,
-        Field(description="How many jobs wait or run, of both priorities; null if unknown."),
+        Field(
+            description="The number of queued and running jobs of both priorities; null if unknown."
+        ),
     ]
     estimated_wait_seconds: Annotated[
         float | None,
-        Field(description="How long a new job of normal priority would take; null if unknown."),
+        Field(
+            description="How many seconds a new job of normal priority would take; null if unknown."
+        ),
     ]
     links: ModelLinks
 
 
 class Models(TypedDict):
-    """All models that take jobs."""
+    """All models for which the gateway accepts jobs."""
 
     models: list[ModelDescription]
 
@@ -79,7 +83,7 @@ class Models(TypedDict):
     responses=problem_responses(400),
 )
 async def list_models(request: Request) -> Response:
-    """List all models that take jobs."""
+    """List all models, with their limits and estimated waits."""
     refuse_unknown_query(request)
     services = services_of(request)
     found = services.catalogue.values()
@@ -96,7 +100,7 @@ async def list_models(request: Request) -> Response:
     responses=problem_responses(400, 404),
 )
 async def get_model(request: Request, model: str) -> Response:
-    """Return what a model takes."""
+    """Return a model, with its limits and its estimated wait."""
     refuse_unknown_query(request)
     services = services_of(request)
     found = find_model(services.catalogue, model)

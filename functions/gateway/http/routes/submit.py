@@ -1,4 +1,4 @@
-"""POST /v1/models/{model}/jobs: submit a job, and wait for its end."""
+"""The route POST /v1/models/{model}/jobs, which submits a job and waits for its end."""
 
 from typing import Annotated, Final
 
@@ -35,7 +35,7 @@ from gateway.submission.parse import parse_submission
 from gateway.telemetry import traceparent_of
 
 REPLAYED: Final = {"Idempotency-Replayed": "true"}
-"""The header of an answer about a job that an earlier request created."""
+"""The header of a response about a job that an earlier request created."""
 
 router = APIRouter(tags=["jobs"])
 
@@ -46,7 +46,10 @@ router = APIRouter(tags=["jobs"])
     response_model=JobResource,
     response_description="The job has ended with a result",
     responses={
-        202: {"model": JobResource, "description": "The job was accepted; `Location` has its URL"},
+        202: {
+            "model": JobResource,
+            "description": "The job was accepted; `Location` contains its URL",
+        },
         **job_problem_responses(400, 404, 409, 413, 415, 422, 500, 503, 504),
     },
     openapi_extra={
@@ -58,16 +61,16 @@ async def submit(
     request: Request,
     model: str,
     deadline_seconds: Annotated[
-        str | None, Query(description="Seconds after which the result is no longer needed.")
+        str | None, Query(description="The number of seconds after which the job expires.")
     ] = None,
     parameters: Annotated[
         str | None, Query(description="The model's parameters as a JSON object.")
     ] = None,
     webhook_url: Annotated[
-        str | None, Query(description="Where the job is posted once it has ended.")
+        str | None, Query(description="The URL to which the job is posted when it has ended.")
     ] = None,
 ) -> Response:
-    """Return the ended job if it ends within the wait, else 202 with the job as it is."""
+    """Submit a job. Return the job when it has ended, or 202 if it does not end within the wait."""
     services, durable = services_of(request), durable_of(request)
     options = {
         "deadline_seconds": deadline_seconds,
@@ -90,7 +93,7 @@ async def submit(
         (submitted,) = await services.creator.create(durable, [new_job], wait_seconds)
     else:
         submitted = await services.idempotency.create(durable, key, new_job, wait_seconds)
-    # Answer.
+    # Build the response.
     job_id, record = submitted.job_id, submitted.record
     if found.reports_progress:
         record = await services.progress.add_to_if_available(job_id, record)

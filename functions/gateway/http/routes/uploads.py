@@ -1,4 +1,4 @@
-"""/v1/uploads: slots for inputs that are too large for a request."""
+"""The route POST /v1/uploads, which creates upload URLs for inputs too large for a request."""
 
 from typing import Annotated, Final, Literal
 
@@ -31,18 +31,18 @@ router = APIRouter(tags=["uploads"])
 
 
 class UploadSlot(TypedDict):
-    """A slot for an input that is too large for a request. It takes one PUT."""
+    """A URL for the upload of an input that is too large for a request."""
 
     upload: Annotated[
         str,
         Field(
-            description="The id to use in a job.",
+            description="The id of the upload, to be used as a job's input.",
             examples=["01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"],
         ),
     ]
     method: Literal["PUT"]
-    url: Annotated[str, Field(description="A URL that takes the bytes. Keep it secret.")]
-    headers: Annotated[dict[str, str], Field(description="The headers to send with the bytes.")]
+    url: Annotated[str, Field(description="The URL to which to upload the input. Keep it secret.")]
+    headers: Annotated[dict[str, str], Field(description="The headers to send with the input.")]
     max_bytes: int
     media_types: list[str]
     expires_at: Time
@@ -50,15 +50,15 @@ class UploadSlot(TypedDict):
 
 @router.post(
     "/v1/uploads",
-    summary="Get a slot for a large input",
+    summary="Get an upload URL for a large input",
     status_code=201,
     response_model=UploadSlot,
-    response_description="The slot takes data until `expires_at`",
+    response_description="The URL accepts the input until `expires_at`",
     responses=problem_responses(400, 404, 413, 415, 503),
     openapi_extra={"requestBody": UPLOAD_BODY},
 )
 async def create_upload(request: Request) -> Response:
-    """Return a URL that takes one PUT of the input's bytes, and the id to use in a job."""
+    """Return a URL that accepts the input in a PUT request, and the id of the upload for a job."""
     refuse_unknown_query(request)
     services = services_of(request)
     name, announced = _parse_body(await read_body(request))
@@ -66,7 +66,7 @@ async def create_upload(request: Request) -> Response:
     check_accepted(model, media_type)
     upload_id = new_upload(services.clock())
     expires_at = upload_expiry(upload_id)
-    assert expires_at is not None, "it was just made"
+    assert expires_at is not None, "the id was just created"
     blob = upload_blob_of(upload_id, caller_of(request).tenant)
     slot: UploadSlot = {
         "upload": upload_id,
@@ -85,7 +85,7 @@ def _parse_body(body: bytes) -> tuple[str, str]:
     if len(body) > _MAX_BODY_BYTES:
         raise HttpProblem(
             problems.PAYLOAD_TOO_LARGE,
-            "this request is for a slot; send the input to the slot's URL",
+            "the body is too large; send the input to the URL that this route returns",
             limit_bytes=_MAX_BODY_BYTES,
         )
     try:
@@ -96,5 +96,5 @@ def _parse_body(body: bytes) -> tuple[str, str]:
         raise HttpProblem(problems.MALFORMED_REQUEST, 'expected {"model": …, "media_type": …}')
     model, media_type = (value[name] for name in _MEMBERS)
     if not isinstance(model, str) or not isinstance(media_type, str):
-        raise HttpProblem(problems.MALFORMED_REQUEST, "model and media_type: expected texts")
+        raise HttpProblem(problems.MALFORMED_REQUEST, "model and media_type: expected strings")
     return model, media_type

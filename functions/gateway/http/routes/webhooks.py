@@ -1,4 +1,4 @@
-"""A job's webhook: get its delivery log, deliver it again."""
+"""The routes that get the delivery log of a job's webhook, and deliver the webhook again."""
 
 import contextlib
 
@@ -41,7 +41,7 @@ router = APIRouter()
     responses=problem_responses(400, 404, 503),
 )
 async def get_webhook(request: Request, job_id: str) -> Response:
-    """Return the attempts to deliver the webhook. The first is made when the job has ended."""
+    """Return the attempts to deliver a job's webhook. There are none before the job has ended."""
     refuse_unknown_query(request)
     await find_own_job(request, job_id)
     durable = durable_of(request)
@@ -59,12 +59,12 @@ async def get_webhook(request: Request, job_id: str) -> Response:
     responses=problem_responses(400, 404, 409, 503),
 )
 async def redeliver(request: Request, job_id: str) -> Response:
-    """Try at once, then for up to another day. The event keeps its `webhook-id`."""
+    """Deliver a job's webhook again, at once and with retries for a day, with the same id."""
     refuse_unknown_query(request)
     durable = durable_of(request)
     if not await _check_has_webhook(request, check_job_id(job_id)):
         raise HttpProblem(
-            problems.NOT_FINAL, "the job has not ended; there is nothing to deliver yet"
+            problems.NOT_FINAL, "the job has not ended, so its webhook cannot be delivered yet"
         )
     instance_id = webhook_instance(job_id)
     found = await durable.status(instance_id)
@@ -77,7 +77,7 @@ async def redeliver(request: Request, job_id: str) -> Response:
 
 
 async def _wake(durable: Durable, instance_id: str, attempts: int) -> None:
-    # The delivery may end at this moment.
+    # The delivery may have ended in the meantime.
     with contextlib.suppress(UnknownInstance, FinalInstance):
         await durable.raise_event(instance_id, wake_event(attempts), None)
 

@@ -1,4 +1,4 @@
-"""/v1/jobs/{id}/reply and /progress: what workers send, authorised by their job's reply token."""
+"""The routes /v1/jobs/{id}/reply and /progress, which workers call with a job's reply token."""
 
 import contextlib
 from typing import Final, Literal
@@ -45,13 +45,13 @@ router = APIRouter(tags=["workers"])
 
 
 class ReplyAccepted(TypedDict):
-    """A reply or report was accepted."""
+    """The response to an accepted reply or progress report."""
 
     status: Literal["accepted"]
 
 
 class ReplyWanted(TypedDict):
-    """The job is waiting for a reply."""
+    """The response that shows that a job still needs a reply."""
 
     status: Literal["wanted"]
 
@@ -72,10 +72,10 @@ _WANTED: Final[ReplyWanted] = {"status": "wanted"}
 async def reply(
     request: Request, job_id: str, expires: str = "", token: str = "", queue: str = ""
 ) -> Response:
-    """Record the reply as the job's outcome; 410 if the job has one already.
+    """Record a worker's reply as the job's outcome; return 410 if the job already has an outcome.
 
-    The reply is safe once the worker has its 202: the outcome is in the blob storage by then,
-    whether the event reaches the orchestration or not.
+    Before 202 is returned, the outcome is stored in the blob storage. Therefore the reply is not
+    lost even if the event does not reach the orchestration.
     """
     _check_token(request, job_id, expires, token)
     services = services_of(request)
@@ -89,7 +89,7 @@ async def reply(
         raise _already_final() from None
     if recorded is not outcome:
         raise _already_final()
-    # Not when the orchestration ends: on Flex Consumption that is on other instances of the app.
+    # Recorded here, because on Flex Consumption orchestrations run on other instances of the app.
     if (pair := find_queue(services.catalogue, queue)) is not None:
         model, priority = pair
         services.estimates.record_reply(model.name, priority, received)
@@ -98,13 +98,13 @@ async def reply(
 
 @router.get(
     "/v1/jobs/{job_id}/reply",
-    summary="Ask whether a reply is wanted",
+    summary="Check whether a reply is wanted",
     response_model=ReplyWanted,
     response_description="A reply is wanted",
     responses=problem_responses(401, 404, 410, 503),
 )
 async def wanted(request: Request, job_id: str, expires: str = "", token: str = "") -> Response:
-    """Return 200 if the job is waiting for a reply, 410 if it has ended: then do not run it."""
+    """Return 200 if the job still needs a reply; 410 if it has ended and must not be run."""
     _check_token(request, job_id, expires, token)
     services = services_of(request)
     found = await services.jobs.find(durable_of(request), job_id)
@@ -112,7 +112,7 @@ async def wanted(request: Request, job_id: str, expires: str = "", token: str = 
         raise unknown_job(job_id)
     if is_final(found):
         raise _already_final()
-    # Only a worker asks this, so the model has one.
+    # Only workers call this route, so the model has a worker.
     services.estimates.record_worker(found["model"])
     return json_response(_WANTED)
 
@@ -121,17 +121,18 @@ async def wanted(request: Request, job_id: str, expires: str = "", token: str = 
     "/v1/jobs/{job_id}/progress",
     summary="Report a running job's progress",
     response_model=ReplyAccepted,
-    response_description="The job is to go on",
+    response_description="The worker must continue the job",
     responses=problem_responses(401, 404, 410, 413, 422, 503),
     openapi_extra={"requestBody": PROGRESS_BODY},
 )
 async def put_progress(
     request: Request, job_id: str, expires: str = "", token: str = ""
 ) -> Response:
-    """Return 200 if the job is to go on, 410 if it was cancelled or has ended: stop working on it.
+    """Record a progress report. Return 410 if the worker must stop working on the job.
 
-    A report that is older than one already received changes nothing. `"stopped": true` means that
-    the worker has stopped; it ends a job that is being cancelled.
+    The status is 200 if the worker must continue, and 410 if the job was cancelled or has ended. A
+    report that is older than an already received report is ignored. A report with `"stopped": true`
+    says that the worker has stopped, and ends a job that is being cancelled.
     """
     _check_token(request, job_id, expires, token)
     report, has_stopped = _parse_report(await _read_limited(request, "report", MAX_REPORT_BYTES))
@@ -143,19 +144,20 @@ async def put_progress(
         await _record_stop(request, job_id)
         return json_response(_ACCEPTED)
     if is_final(found):
-        raise HttpProblem(problems.ALREADY_FINAL, "the job is final; stop working on it")
-    # Only a worker reports, so the model has one.
+        raise HttpProblem(problems.ALREADY_FINAL, "the job has ended; stop working on it")
+    # Only workers send reports, so the model has a worker.
     services.estimates.record_worker(found["model"])
     progress = await services.progress.update(job_id, lambda before: before.with_report(report))
     if progress.cancelling:
         raise HttpProblem(
-            problems.ALREADY_FINAL, "the job is cancelled; stop, then report it with stopped: true"
+            problems.ALREADY_FINAL,
+            "the job is being cancelled; stop working on it, then send a report with stopped: true",
         )
     return json_response(_ACCEPTED)
 
 
 def _check_token(request: Request, job_id: str, expires: str, token: str) -> None:
-    """Raise a problem if the token is not for this job, or its time is over."""
+    """Check the reply token. Raises the problem unauthenticated, or already-final if expired."""
     services = services_of(request)
     try:
         services.tokens.check(check_job_id(job_id), expires, token, services.clock())
@@ -170,7 +172,7 @@ def _check_token(request: Request, job_id: str, expires: str, token: str) -> Non
 
 
 async def _read_limited(request: Request, name: str, limit_bytes: int) -> bytes:
-    """Return the body. Raises the problem payload-too-large."""
+    """Return the body. Raises the problem payload-too-large if it exceeds the limit."""
     if announced_size_bytes(request) > limit_bytes:
         raise _too_large(name, limit_bytes)
     body = await request.body()
@@ -182,14 +184,14 @@ async def _read_limited(request: Request, name: str, limit_bytes: int) -> bytes:
 def _too_large(name: str, limit_bytes: int) -> HttpProblem:
     return HttpProblem(
         problems.PAYLOAD_TOO_LARGE,
-        f"a {name} takes up to {limit_bytes} bytes"
-        + ("; larger results go to blob storage" if name == "reply" else ""),
+        f"a {name} can have at most {limit_bytes} bytes"
+        + ("; store a larger result in blob storage" if name == "reply" else ""),
         limit_bytes=limit_bytes,
     )
 
 
 def _parse_reply(job_id: str, body: bytes) -> JobReply:
-    """Read a reply, and check that everything that reads it later can. Raises HttpProblem."""
+    """Read a reply, and check that it can be stored and shown later. Raises HttpProblem."""
     try:
         value = parse_json(body)
         received = reply_from_json(value)
@@ -202,44 +204,46 @@ def _parse_reply(job_id: str, body: bytes) -> JobReply:
 
 def _check_is_for(job_id: str, received: JobReply) -> None:
     if received.job_id != job_id:
-        raise HttpProblem(problems.INVALID_INPUT, "job_id: is not the job in the URL")
+        raise HttpProblem(problems.INVALID_INPUT, "job_id: expected the id of the job in the URL")
     if isinstance(received.outcome, InlineBytes | PayloadRef):
-        # The media type becomes a header of the response that shows the result.
+        # The media type becomes a header of the response that contains the result.
         media_type = received.outcome.media_type
         if not (media_type.isascii() and media_type.isprintable()):
             raise HttpProblem(problems.INVALID_INPUT, "result.media_type: expected printable ASCII")
     if not isinstance(received.outcome, PayloadRef):
         return
-    # A worker that could name any blob could show one caller another caller's data.
+    # Otherwise a worker could show a caller the data of another caller.
     if received.outcome.blob != result_blob(job_id):
         raise HttpProblem(problems.INVALID_INPUT, f"result.blob: expected {result_blob(job_id)}")
     if received.outcome.size_bytes > MAX_RESULT_BYTES:
         raise HttpProblem(
-            problems.INVALID_INPUT, f"result.size_bytes: more than {MAX_RESULT_BYTES}"
+            problems.INVALID_INPUT, f"result.size_bytes: expected at most {MAX_RESULT_BYTES}"
         )
 
 
 def _parse_report(body: bytes) -> tuple[ProgressReport, bool]:
-    """Read a report, and whether the worker has stopped. Raises HttpProblem."""
+    """Read a progress report; return it and whether the worker has stopped. Raises HttpProblem."""
     try:
         value = parse_json(body)
         has_stopped = Fields(value).has("stopped") and Fields(value).boolean("stopped")
         return report_from_json(value), has_stopped
     except (ContractError, ValueError) as error:
-        raise HttpProblem(problems.INVALID_INPUT, f"the body is not a report: {error}") from None
+        raise HttpProblem(
+            problems.INVALID_INPUT, f"the body is not a progress report: {error}"
+        ) from None
 
 
 async def _record_stop(request: Request, job_id: str) -> None:
-    """End a job whose worker was told to stop; leave any other as it is."""
+    """End the job as cancelled if its worker was ordered to stop; otherwise do nothing."""
     services = services_of(request)
     progress = await services.progress.read(job_id)
     if not progress.cancelling or progress.report is None:
         return
     stopped = JobOutcome.cancelled(services.clock(), progress.report.started_at)
-    # If the orchestration has ended, so has the job.
+    # If the orchestration has ended, the job has also ended.
     with contextlib.suppress(UnknownInstance, FinalInstance):
         await services.jobs.finish(durable_of(request), job_id, stopped)
 
 
 def _already_final() -> HttpProblem:
-    return HttpProblem(problems.ALREADY_FINAL, "the job is final; a reply is no longer needed")
+    return HttpProblem(problems.ALREADY_FINAL, "the job has ended; a reply is no longer needed")
