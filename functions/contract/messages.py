@@ -300,7 +300,9 @@ class Fields:
         if value is None:
             raise MalformedMessage(f"{self._at(name)}: is missing")
         if not isinstance(value, expected):
-            raise MalformedMessage(f"{self._at(name)}: found {_json_kind(value)}")
+            raise MalformedMessage(
+                f"{self._at(name)}: the type is wrong, found {_json_kind(value)}"
+            )
         return value
 
     def _at(self, name: str) -> str:
