@@ -9,7 +9,7 @@ _claims: list[socket.socket] = []
 
 def free_ports(count: int) -> int:
     """Return the first port of a block of up to 15 free ports that no other test uses."""
-    # Below 32768, where the ephemeral range starts, so that no client socket uses one of the ports.
+    # Below 32768, the start of the ephemeral range: no client socket uses one of the ports.
     for base in range(20000 + os.getpid() % 250 * 16, 32000, 16):
         claim = socket.socket()
         try:
