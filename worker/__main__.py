@@ -207,7 +207,7 @@ class Worker:
         return unfinished_count == 0
 
     def _wait_until_settled(self, ends_at: float) -> int:
-        """Wait until all messages are settled; return how many are still unsettled at `ends_at`."""
+        """Wait until all messages are settled, or until `ends_at`; return how many are not."""
         while (
             held_count := sum(consumer.in_flight.held_count for consumer in self._consumers)
         ) and time.monotonic() < ends_at:

@@ -49,7 +49,7 @@ class ModelInput:
 
 
 class LazyBlobReader:
-    """Read blobs; connect to blob storage only if a model needs it."""
+    """Reads blobs; connects to blob storage only if a model needs it."""
 
     def __init__(self, endpoint: AzureEndpoint | None) -> None:
         self._endpoint = endpoint

@@ -67,7 +67,7 @@ class WorkerError(Exception):
     Attributes:
         code: A stable code of the error, used in replies, metrics and logs.
         retryable: Whether the same job may succeed later.
-        stage: The stage of the work in which the job failed.
+        stage: The stage in which the job failed.
         settlement: How the job's message is settled.
     """
 
@@ -83,7 +83,7 @@ class Fault(WorkerError):
     settlement = Settlement.COMPLETE
 
     def to_job_error(self) -> JobError:
-        """Return the error as it is written in the reply."""
+        """Return the error in the format of a job's reply."""
         return JobError(self.code, str(self), self.stage, self.retryable)
 
 
@@ -126,7 +126,7 @@ class ResultTooLarge(Fault):
 
 
 class ExpiredForProducer(Fault):
-    """The job's deadline has passed, and its producer is told by a reply of the worker."""
+    """The job's deadline has passed, and the worker informs the job's producer by a reply."""
 
     code = FailureCode.EXPIRED.value
 
@@ -150,7 +150,10 @@ class NotWaitedFor(Unwanted):
 
 
 class Cancelled(Unwanted):
-    """The running job must stop. The model's context raises this; models should not catch it."""
+    """The running job must stop.
+
+    The model's context raises this error, and the model should not catch it.
+    """
 
     code = "cancelled"
 
@@ -202,7 +205,7 @@ class OutboundFailed(Infrastructure):
 
 
 class DeviceLost(Infrastructure):
-    """The device fails every further call, so this worker returns its jobs and shuts down.
+    """Every further call to the device fails. The worker returns its jobs to the queue and exits.
 
     For a job that was running on the device, this counts as a failed delivery, because the job may
     have caused the failure.

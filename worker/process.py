@@ -39,10 +39,11 @@ def torch_threads(processor_count: int) -> int:
 def prefer_device_thread(environ: MutableMapping[str, str]) -> None:
     """Set up the process so that other threads do not delay the device thread.
 
-    Call this before torch is imported. The device thread acquires the interpreter's lock hundreds
-    of times per batch. With Python's default switch interval, each busy thread could delay it by
-    5 ms each time. By default, OpenMP's threads also spin while they wait, and so occupy processors
-    that other threads need.
+    The caller must do this before torch is imported.
+
+    The device thread acquires the interpreter's lock hundreds of times per batch. With Python's
+    default switch interval, each busy thread could delay it by 5 ms each time. By default, OpenMP's
+    threads also spin while they wait, and so occupy processors that other threads need.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
     environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

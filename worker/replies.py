@@ -1,9 +1,9 @@
 """Send replies to the gateway, to queues and to webhooks, and cache replies until settlement.
 
 Protocol of the gateway: status 2xx means that the reply is accepted, and 410 that the job has
-already ended; after both, the message is completed. After 404, 408, 425, 429, 5xx or a failed
-connection, the reply is sent again with jittered backoff. After any other status, it is never sent
-again.
+already ended. After each of these, the message is completed. After 404, 408, 425, 429, 5xx or a
+failed connection, the reply is sent again with jittered backoff. After any other status, it is
+never sent again.
 """
 
 import ipaddress
@@ -193,7 +193,7 @@ class ReplyQueueSender(Protocol):
 
 
 class QueueReplies:
-    """Send replies to producers' queues. Keeps one open sender for each queue that was used."""
+    """Sends replies to producers' queues. Keeps one open sender for each queue that was used."""
 
     def __init__(self, endpoint: AzureEndpoint, catalogue: Catalogue) -> None:
         self._make: Callable[[str], ReplyQueueSender] = lambda queue: QueueSender(endpoint, queue)
@@ -226,7 +226,7 @@ class QueueReplies:
 
 
 class WebhookReplies:
-    """Send replies to producers' webhooks, signed as the gateway signs its own webhooks."""
+    """Sends replies to producers' webhooks, signed as the gateway signs its own webhooks."""
 
     def __init__(self, http: GuardedHttp, secrets: tuple[bytes, ...]) -> None:
         self._http = http
@@ -266,7 +266,7 @@ class WebhookReplies:
 
 
 class ReplySenders:
-    """Send each reply to the address in its request: the gateway, a queue or a webhook."""
+    """Sends each reply to the address in its request: the gateway, a queue or a webhook."""
 
     def __init__(
         self, gateway: GatewayClient, queues: QueueReplies, webhooks: WebhookReplies
@@ -276,7 +276,10 @@ class ReplySenders:
         self._webhooks = webhooks
 
     def check(self, reply_to: ReplyTo | None) -> None:
-        """Raise ReplyForbidden if this reply address is not allowed. Called before the job runs."""
+        """Raise ReplyForbidden if this reply address is not allowed.
+
+        The worker calls this before the job runs.
+        """
         match reply_to:
             case ReplyUrl(url):
                 self._gateway.check(url)
@@ -286,7 +289,7 @@ class ReplySenders:
                 self._webhooks.check(url)
 
     def send(self, reply_to: ReplyTo | None, body: bytes, job_id: str, wait: Wait) -> None:
-        """Send one reply; do nothing if `reply_to` is None, because no reply is wanted.
+        """Send one reply; do nothing if `reply_to` is None, which means that none is wanted.
 
         Raises:
             ReplyUndelivered: The receiver did not accept the reply before `wait` returned False.
@@ -319,9 +322,9 @@ class CachedReply:
 
 
 class ReplyCache:
-    """Keep each reply until its message is settled, so that a redelivered job need not run again.
+    """Keeps each reply until its message is settled, so that a redelivered job need not run again.
 
-    If the sending of a reply or the settlement of a message fails, the broker delivers the message
+    If a reply cannot be sent or a message cannot be settled, the broker delivers the message
     again, often to this process. When the cache is full, the oldest replies are dropped first. The
     key is the queue and the message's sequence number, because a new message with the same job id
     may have another input. Any thread may call the methods.
@@ -389,7 +392,7 @@ def _size_bytes(cached: CachedReply) -> int:
 
 
 def _limited(wait: Wait) -> Wait:
-    """Return a wait that also ends after a time limit.
+    """Return a function like `wait` that also returns False after a time limit.
 
     So a reply queue or webhook that does not answer cannot delay the other jobs for long.
     """

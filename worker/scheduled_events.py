@@ -133,7 +133,7 @@ class ScheduledEvents:
         """Tell Azure that it may start the events now, because the worker has shut down.
 
         Only events that affect no other machine are acknowledged, because one acknowledgement
-        counts for all machines of an event. A failure is logged and not raised.
+        counts for all machines that the event affects. A failure is logged and not raised.
         """
         mine = [event for event in self._ending if len(event.machines) == 1]
         if self._mode is not ScheduledEventMode.ACKNOWLEDGE or not mine:

@@ -51,7 +51,7 @@ class ScheduledEventSettings:
     """The settings for scheduled events.
 
     Attributes:
-        mode: What the worker does about them.
+        mode: What the worker does if an event will stop its machine.
         address: The URL of the metadata service.
         machine: The name of this machine; if empty, it is read from the metadata service.
     """

@@ -136,7 +136,7 @@ class LoadedModel:
 
     @property
     def reports_progress(self) -> bool:
-        """Return whether the model reports progress, and so is called with contexts."""
+        """Return whether the model reports progress, and so needs a context for each job."""
         return self._model.reports_progress
 
     def prepare(self, data: bytes, media_type: str, parameters: Parameters = _NO_PARAMETERS) -> Any:
@@ -155,7 +155,7 @@ class LoadedModel:
     def prepare_file(
         self, file: io.BufferedIOBase, media_type: str, parameters: Parameters = _NO_PARAMETERS
     ) -> Any:
-        """Preprocess an input for a model that reads files; close the file afterwards."""
+        """Preprocess an input file and close it; return an item for a batch."""
         with file, self._inference_mode():
             self._check_media_type(media_type)
             return self._adapter.preprocess(file, parameters)
@@ -174,7 +174,7 @@ class LoadedModel:
         return outputs
 
     def finish(self, output: Any) -> Result:
-        """Postprocess one output, and encode the result as the media type of the entry."""
+        """Postprocess one output, and encode the result in the media type that the entry names."""
         with self._inference_mode():
             result = self._adapter.postprocess(output)
         return encode_result(result, self._model.result_media_type)
@@ -201,7 +201,9 @@ class LoadedModel:
         return None if hook is None else hook()
 
     def memory_bytes(self, cost: float) -> int:
-        """Return how many bytes of device memory the model uses outside torch at this batch cost.
+        """Return how many bytes the model uses outside torch during a batch of this cost.
+
+        Only device memory counts.
 
         The result is 0 if the model has no hook `memory_bytes`. `worker.memory.device.MemoryHolder`
         describes the hook.
@@ -220,7 +222,11 @@ class LoadedModel:
         return hook if callable(hook) else None
 
     def _check_media_type(self, media_type: str) -> str:
-        """Return the entry's media type that matches; raise UnsupportedMediaType if none does."""
+        """Return which of the entry's media types the input has.
+
+        Raises:
+            UnsupportedMediaType: The entry does not list this media type.
+        """
         if media_type in self._model.media_types:
             return media_type
         bare_type = media.essence(media_type)
@@ -254,7 +260,7 @@ class Adapter(Protocol):
         ...
 
     def bare(self, item: Any) -> Any:
-        """Remove the wrapper that `preprocess` may have added; return the item for the hooks."""
+        """Return the item for the hooks, without the wrapper that `preprocess` may have added."""
         ...
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
@@ -303,7 +309,7 @@ class _ItemWithParameters:
 
 
 class ItemAdapter:
-    """Calls a class in the short form, whose call takes one item, for each item of a batch."""
+    """Calls a class in the short form once for each item of a batch."""
 
     def __init__(self, infer: ShortInfer | LongShortInfer, *, takes_contexts: bool) -> None:
         self._call = cast(Callable[..., Any], infer)
@@ -312,7 +318,7 @@ class ItemAdapter:
         self.postprocess = _identity
 
     def preprocess(self, item: Any, parameters: Parameters) -> Any:
-        """Return the item unchanged, or wrapped with the parameters if the model accepts them."""
+        """Return the item, together with the parameters if the model accepts parameters."""
         return _ItemWithParameters(item, parameters) if self._takes_parameters else item
 
     def bare(self, item: Any) -> Any:
@@ -337,7 +343,7 @@ def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights 
     """Create an instance of the model's class, with the weights and options of its entry.
 
     Raises:
-        ModelUnfit: The constructor does not accept an option, or the entry lacks a required one.
+        ModelUnfit: The constructor does not accept an option, or the entry lacks a required option.
         Exception: Any error that the model's own code raises.
     """
     arguments: dict[str, object] = dict(model.options)
@@ -386,8 +392,8 @@ def make_adapter(model: ModelEntry, infer: Any) -> Adapter:
 def input_kind(model: ModelEntry, infer: object) -> Accepts:
     """Return the kind of input that a model accepts.
 
-    This is the class's attribute `accepts`. Without it, the kind follows from the media types of
-    the entry.
+    This is the class's attribute `accepts`. If the class has no such attribute, the media types of
+    the entry determine the kind.
 
     Raises:
         ModelUnfit: The kind is unknown, or the entry lists a media type that cannot be decoded.
@@ -424,7 +430,7 @@ def _input_kind(model: ModelEntry, infer: object) -> Accepts:
 
 
 def encode_result(result: Any, media_type: str) -> Result:
-    """Encode a model's result as the media type of its entry.
+    """Encode a model's result in the media type that the model's entry names.
 
     Raises:
         InferenceFailed: The result has a type that cannot be encoded as this media type.

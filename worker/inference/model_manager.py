@@ -71,22 +71,22 @@ class ModelManager:
 
     @property
     def loaded(self) -> LoadedModel | None:
-        """Return the loaded model, or None if it is not loaded.
+        """Return the loaded model, or None if the model is not loaded.
 
-        The model may be unloaded at any time. So read this property only once for steps that must
-        use the same loaded model.
+        The model may be unloaded at any time. So steps that must use the same loaded model must
+        read this property only once.
         """
         return self._loaded
 
     @property
     def is_standing_by(self) -> bool:
-        """Return whether the model is not loaded only because other models use the memory."""
+        """Return whether the only reason why the model is not loaded is a lack of free memory."""
         is_waiting = self._loaded is None and isinstance(self._reservation, SharedReservation)
         return is_waiting and self._problem is None
 
     @property
     def problem(self) -> dict[str, str] | None:
-        """Return the error code and text of the last load, if it failed.
+        """Return the code and text of the error if the last load failed.
 
         The result is None if the model was loaded or only waits for memory.
         """
@@ -112,7 +112,7 @@ class ModelManager:
         """Wait for memory and load the model; if loading fails, try again until it succeeds.
 
         Returns:
-            True if the model was loaded, False if `stopping` was set before.
+            True if the model was loaded, False if `stopping` was set before that.
 
         Raises:
             Exception: The error which shows that the device is lost.
@@ -137,7 +137,7 @@ class ModelManager:
         return False
 
     def leave(self) -> None:
-        """Unload the model. All of its jobs must have ended before."""
+        """Unload the model. All of its jobs must already have ended."""
         loaded, self._loaded = self._loaded, None
         if loaded is None or self._reservation is None:
             return
@@ -228,7 +228,8 @@ class ModelManager:
     def _next_reservation_bytes(self, device: Device) -> int:
         """Return how many bytes to reserve for the next try after memory ran out.
 
-        This is the measured need, or the whole device if the need is unknown or was not enough.
+        This is the measured need. If the need is unknown or was not enough, it is the memory of
+        the whole device.
         """
         profile = self._sharing.profiles(device).get(profile_key(self._model))
         if profile is None or not profile.peaks:
@@ -283,12 +284,12 @@ class SilentContext:
 
 
 def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -> None:
-    """Run the model's sample in batches of 1, 2, 4 … items, to measure their memory.
+    """Run the model's sample in batches of 1, 2, 4 … items, to measure each batch's memory.
 
-    The largest batch has `max_batch_size` items, or fewer if that would not fit into memory. The
+    The largest batch has `max_batch_size` items, or fewer if so many do not fit into memory. The
     first batches of a model are slow, so they run here, before jobs are received. Batch sizes that
-    were measured after an earlier start are skipped, except a batch of one. A model without a
-    sample is not run.
+    were measured after an earlier start are skipped, except the size 1. A model without a sample is
+    not run.
 
     Raises:
         Exception: Any error that the model raises on a single sample.
@@ -316,7 +317,10 @@ def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -
 
 
 def run_sample(model: ModelEntry, loaded: LoadedModel) -> None:
-    """Run the model's sample once without measuring; the first pass is slow, and may fail."""
+    """Run the model's sample once without measuring.
+
+    The first pass is slow and may fail, so it runs before jobs are received.
+    """
     if (sample := loaded.sample()) is not None:
         _run(model, loaded, [sample])
 

@@ -36,8 +36,8 @@ class Audio:
     """A sound recording whose channels are mixed into one.
 
     Attributes:
-        samples: float32 of shape (count,), from -1 to 1; beyond this range if the file has floats
-            beyond it.
+        samples: float32 of shape (count,), from -1 to 1. Floats in the file that are beyond this
+            range are kept.
         sample_rate: The number of samples per second.
     """
 

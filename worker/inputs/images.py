@@ -60,7 +60,7 @@ def _loaded(picture: Image.Image) -> Image.Image:
 
 
 def _flat(picture: Image.Image) -> Image.Image:
-    """Return the image in RGB; transparent areas become white, as in a browser."""
+    """Return the image in RGB. Transparent areas become white, as in a browser."""
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     layers = picture.convert("RGBA")

@@ -168,7 +168,7 @@ class AzureBlobStore:
 
 
 def _verify(ref: PayloadRef, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the chunks unchanged; after the last one, raise PayloadCorrupt on a wrong digest."""
+    """Yield the chunks unchanged; then raise PayloadCorrupt if the digest is wrong."""
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)

@@ -27,10 +27,11 @@ class MemoryHolder(Protocol):
     """Something that uses device memory, for example a `LoadedModel`."""
 
     def memory_bytes(self, cost: float) -> int:
-        """Return how many bytes of device memory it uses outside torch during a batch of this cost.
+        """Return how many bytes of device memory are used outside torch.
 
-        With cost 0, return how many bytes it uses while no batch runs. The memory of torch's
-        allocator is measured, and must not be included.
+        These are the bytes in use while a batch of this cost runs. With cost 0, these are the bytes
+        in use while no batch runs. The memory of torch's allocator is measured, and must not be
+        included.
         """
         ...
 
@@ -40,7 +41,7 @@ class Batch:
     """A batch that runs on a device. Its memory does not include the loaded model itself.
 
     Attributes:
-        cost: The cost of the batch, in the model's own unit.
+        cost: The sum of the costs of the batch's items, in the model's own unit.
         known_bytes: How much memory the batch needs, if that was measured before; otherwise None.
         limit_bytes: How much memory a trial batch may use. If it uses more, it fails, even if the
             device has more memory. None for no limit.
@@ -90,15 +91,15 @@ class Device(Protocol):
         ...
 
     def unload(self, resident_bytes: int) -> None:
-        """Return the memory of a model of this size to the device, after the model was deleted."""
+        """Release the device memory of a deleted model, which used `resident_bytes`."""
         ...
 
     def running(self, holder: MemoryHolder, batch: Batch) -> AbstractContextManager[None]:
-        """Return a context manager for the run of a batch, which measures its memory if unknown."""
+        """Return a context manager for one batch. It measures the batch's memory if unknown."""
         ...
 
     def release_cached(self) -> None:
-        """Return memory that this process has cached but does not use to the device."""
+        """Release the memory that this process has cached but does not use."""
         ...
 
 
@@ -106,7 +107,7 @@ class CudaDevice:
     """The CUDA GPU that this process uses."""
 
     def __init__(self, torch: Any, shares: int = 1) -> None:
-        """Read the GPU's size, and limit this process to one share of its memory.
+        """Read the size of the GPU's memory, and limit this process to one share of this memory.
 
         Args:
             torch: The module torch.
@@ -134,7 +135,7 @@ class CudaDevice:
         return int(self._torch.cuda.memory_reserved())
 
     def load(self, build: Callable[[], T], limit_bytes: int | None) -> tuple[T, int]:
-        """Build a model, and compare its size with the limit afterwards."""
+        """Build a model; raise BudgetExceeded if it is then larger than the limit."""
         self.release_cached()
         before_bytes = self._torch.cuda.memory_reserved()
         holder = build()
@@ -150,12 +151,12 @@ class CudaDevice:
         return holder, size_bytes
 
     def unload(self, resident_bytes: int) -> None:
-        """Return the memory of an unloaded model to the GPU."""
+        """Give the memory of an unloaded model back to the GPU."""
         self.release_cached()
 
     @contextlib.contextmanager
     def running(self, holder: MemoryHolder, batch: Batch) -> Iterator[None]:
-        """Run the body of the `with` block as a batch; measure its memory if unknown."""
+        """Run the body of the `with` block as a batch; measure the batch's memory if unknown."""
         if batch.known_bytes is not None:
             yield
             return
@@ -175,7 +176,7 @@ class CudaDevice:
         batch.measured_bytes = size_bytes
 
     def release_cached(self) -> None:
-        """Return the memory that torch has cached to the GPU."""
+        """Give the memory in torch's cache back to the GPU."""
         gc.collect()
         self._torch.cuda.synchronize()
         self._torch.cuda.empty_cache()

@@ -55,7 +55,7 @@ _MAX_CAUSES = 10
 
 
 class DeviceState(Enum):
-    """The state of the device that an error shows; UNKNOWN if the error does not show it."""
+    """What an error shows about the device. UNKNOWN means that the error shows nothing."""
 
     FINE = "fine"
     LOST = "lost"
@@ -68,7 +68,7 @@ def is_device_lost(error: BaseException, computes: Callable[[], bool] | None = N
     Args:
         error: The error that was raised.
         computes: Returns whether the device still works. Called only if the error does not show the
-            state of the device. The default runs a tiny kernel.
+            state of the device. By default, a tiny kernel shows it.
     """
     states = {device_state(cause) for cause in error_chain(error)}
     if DeviceState.LOST in states:
@@ -77,9 +77,9 @@ def is_device_lost(error: BaseException, computes: Callable[[], bool] | None = N
 
 
 def device_state(error: BaseException) -> DeviceState:
-    """Return the state of the device that this error shows; ignore the error's causes.
+    """Return what this error shows about the device; ignore the error's causes.
 
-    The error's code determines the state, or its text if it has no code.
+    The error's code determines the result. If the error has no code, its text does.
     """
     if not isinstance(error, RuntimeError) or means_out_of_memory(error):
         return DeviceState.FINE
@@ -154,7 +154,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 def means_out_of_memory(error: BaseException) -> bool:
     """Return whether this error means that memory ran out; ignore the error's causes.
 
-    The error's class, its code, or its text if it has no code, determine the answer.
+    The error's class and code determine the result. If the error has no code, its text does.
     """
     torch_error = getattr(sys.modules.get("torch"), "OutOfMemoryError", ())
     if isinstance(error, (MemoryError, torch_error)):

@@ -33,7 +33,7 @@ class DeviceGate:
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
-        """Use the device during the `with` block, while other threads may use it, too."""
+        """Use the device during the `with` block. Other threads may use it at the same time."""
         with self._changed:
             self._changed.wait_for(lambda: not (self._is_exclusive or self._waiting_count))
             self._inside_count += 1
@@ -46,10 +46,11 @@ class DeviceGate:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Use the device during the `with` block, while no other thread of this process uses it.
+        """Use the device during the `with` block. No other thread of this process uses it then.
 
-        If another thread does not end its use within a time limit, use the device at the same time
-        as that thread: its job may last minutes, and all later threads would have to wait, too.
+        Exception: if another thread does not end its use within a time limit, both threads use the
+        device at the same time. The other thread's job may last minutes, and all later threads
+        would have to wait for it, too.
         """
         with self._changed:
             self._waiting_count += 1
@@ -77,12 +78,12 @@ class BatchLimit:
     def __init__(
         self, model: str, gate: DeviceGate, record_split: Callable[[], None] = lambda: None
     ) -> None:
-        """Start without a limit.
+        """Create the object without a limit.
 
         Args:
             model: The model's name, for the logs.
             gate: Controls which models use the device at the same time.
-            record_split: Called for every batch that did not fit into memory.
+            record_split: Called after every batch that did not fit into memory.
         """
         self._model = model
         self._gate = gate
@@ -91,16 +92,16 @@ class BatchLimit:
 
     @property
     def max_cost(self) -> float:
-        """Return the largest cost of the next batch. The cost of a single item may be higher."""
+        """Return the largest cost that a next batch of more than one item may have."""
         return self._learned_cost
 
     @contextlib.contextmanager
     def admit(self, cost: float, *, is_exclusive: bool = False) -> Iterator[None]:
-        """Run the body of the `with` block as a batch of this cost, with access to the device.
+        """Wait until the device may be used, and then run the `with` block as one batch.
 
         Args:
-            cost: The cost of the batch.
-            is_exclusive: Whether no other model of this process may use the device meanwhile.
+            cost: The sum of the costs of the batch's items, in the model's own unit.
+            is_exclusive: Whether the batch must be the only use of the device by this process.
         """
         with self._gate.exclusive() if is_exclusive else self._gate.shared():
             yield
@@ -109,8 +110,9 @@ class BatchLimit:
         """Record that a batch ran out of memory, and reduce the limit.
 
         Args:
-            cost: The cost of the batch.
-            next_cost: The new limit. It is ignored if it is not lower than the current limit.
+            cost: The cost of the batch that ran out of memory.
+            next_cost: The largest cost of later batches. It is ignored if it is not lower than the
+                current limit.
         """
         self._record_split()
         if next_cost < min(cost, self._learned_cost):
@@ -142,14 +144,14 @@ class MeasuredBatchLimit(BatchLimit):
         save_measurement: Callable[[DeviceModel], None],
         record_split: Callable[[], None] = lambda: None,
     ) -> None:
-        """Start with the earlier measurements of the model.
+        """Create the object with the limit that follows from the model's earlier measurements.
 
         Args:
             model: The model's name, for the logs.
             gate: Controls which models use the device at the same time.
             placed: The model on its device.
             save_measurement: Called after each new measurement.
-            record_split: Called for every batch that did not fit into memory.
+            record_split: Called after every batch that did not fit into memory.
         """
         super().__init__(model, gate, record_split)
         self._placed = placed
@@ -168,7 +170,7 @@ class MeasuredBatchLimit(BatchLimit):
 
     @property
     def fitting_cost(self) -> float:
-        """Return the largest cost that fits into the reserved memory, by the measurements."""
+        """Return the largest cost of a batch that should fit into the reserved memory."""
         return self._placed.profile.largest_cost(self._placed.reserved_bytes)
 
     def is_measured(self, cost: float) -> bool:
@@ -177,9 +179,9 @@ class MeasuredBatchLimit(BatchLimit):
 
     @contextlib.contextmanager
     def admit(self, cost: float, *, is_exclusive: bool = False) -> Iterator[None]:
-        """Run the body of the `with` block as a batch of this cost.
+        """Wait until the device may be used, and then run the `with` block as one batch.
 
-        If the cost is higher than that of all measured batches, measure the memory of the batch.
+        If the batch costs more than every measured batch, measure its memory.
         """
         profile = self._placed.profile
         known_bytes = profile.peak_bytes(cost) if profile.is_measured(cost) else None
@@ -191,7 +193,7 @@ class MeasuredBatchLimit(BatchLimit):
 
     @contextlib.contextmanager
     def trial(self, cost: float) -> Iterator[None]:
-        """Run the body of the `with` block as a batch without jobs, and measure its memory.
+        """Run the body of the `with` block as a batch without jobs, and measure this batch.
 
         The batch fails if it needs more memory than is reserved.
         """
@@ -210,6 +212,6 @@ class MeasuredBatchLimit(BatchLimit):
             self._save_measurement(placed)
 
     def note_exceeded(self, cost: float, next_cost: float) -> None:
-        """Return cached memory to the device, and record that a batch ran out of memory."""
+        """Record that a batch ran out of memory, and release the memory that is only cached."""
         self._placed.device.release_cached()
         super().note_exceeded(cost, next_cost)

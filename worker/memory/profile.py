@@ -18,7 +18,7 @@ class MemoryProfile:
         resident_bytes: How many bytes the model uses while it is loaded and no batch runs.
         peaks: For each measured batch, its cost and how many more bytes the model used while the
             batch ran; in ascending order of cost. For larger batches, the memory is assumed to grow
-            in proportion to the cost, which is not too low.
+            in proportion to the cost. This estimate is not too low.
         load_seconds: How long it took to load the model.
     """
 
@@ -66,7 +66,7 @@ class MemoryProfile:
     def with_peak(self, cost: float, size_bytes: int) -> "MemoryProfile":
         """Return the profile with one more measurement.
 
-        The sizes are adjusted so that a batch of higher cost never needs less memory.
+        The sizes are adjusted so that the memory never decreases as the cost increases.
         """
         peaks = dict(self.peaks)
         peaks[cost] = max(size_bytes, peaks.get(cost, 0))

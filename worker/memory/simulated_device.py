@@ -32,7 +32,7 @@ _LEAVES = (str, bytes, int, float, complex, bool, type(None), type, ModuleType, 
 
 @dataclass(frozen=True, slots=True)
 class AccountRecord:
-    """The history of the simulated memory, over all processes.
+    """Statistics of the simulated memory, for all processes together.
 
     Attributes:
         peak_bytes: The most bytes that all processes together have used.
@@ -93,12 +93,12 @@ class MemoryAccount:
             self._write(self._used_bytes + size_bytes)
 
     def release(self, size_bytes: int) -> None:
-        """Return `size_bytes` to the budget."""
+        """Give `size_bytes` back to the budget."""
         with self._files.locked():
             self._write(self._used_bytes - size_bytes)
 
     def close(self) -> None:
-        """Return all bytes that this process uses to the budget."""
+        """Give all bytes that this process uses back to the budget."""
         with self._files.locked():
             self._file.remove()
         self._files.close()
@@ -117,7 +117,7 @@ class BatchCharge:
         self.size_bytes = 0
 
     def grow_to(self, size_bytes: int) -> None:
-        """Increase the charge to `size_bytes` in total; do nothing if it is already as large.
+        """Increase the charge to `size_bytes` in total, but never decrease it.
 
         Raises:
             BudgetExceeded: `size_bytes` exceeds the limit of the batch or the budget.
@@ -129,7 +129,7 @@ class BatchCharge:
             self.size_bytes = size_bytes
 
     def release(self) -> None:
-        """Return the charged bytes to the budget, after the batch has ended."""
+        """Give the charged bytes back to the budget, after the batch has ended."""
         if self.size_bytes:
             self._account.release(self.size_bytes)
             self.size_bytes = 0
@@ -158,7 +158,7 @@ class SimulatedDevice:
         return holder, size_bytes
 
     def unload(self, resident_bytes: int) -> None:
-        """Return the charged bytes of an unloaded model to the budget."""
+        """Give the charged bytes of an unloaded model back to the budget."""
         gc.collect()
         self._account.release(resident_bytes)
 
@@ -166,7 +166,8 @@ class SimulatedDevice:
     def running(self, holder: MemoryHolder, batch: Batch) -> Iterator[None]:
         """Run the body of the `with` block as a batch, and charge the memory that it needs.
 
-        If this is not known, count and charge the bytes of the tensors while they are created.
+        If the batch's memory is unknown, count and charge the bytes of the batch's tensors while
+        they are created.
         """
         charge = BatchCharge(self._account, batch.limit_bytes)
         try:
@@ -183,7 +184,7 @@ class SimulatedDevice:
             charge.release()
 
     def release_cached(self) -> None:
-        """Collect garbage, because this device has no cache."""
+        """Run Python's garbage collector; this device has no cache to release."""
         gc.collect()
 
 

@@ -65,9 +65,10 @@ Accepts = Literal["audio", "bytes", "file", "image", "json", "tensor", "text"]
 
 
 class Context(Protocol):
-    """The context of a running job, for its model. Both methods raise an error to stop the job.
+    """The context of a running job, which the job's model gets.
 
-    The error is Cancelled if the job was cancelled.
+    Both methods raise an error if the job must stop. The error is Cancelled if the job was
+    cancelled.
     """
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
@@ -104,13 +105,17 @@ class Infer(Protocol):
     accepts: ClassVar[Accepts]
 
     def preprocess(self, item: Any) -> Any:
-        """Convert one input to an item for a batch. Several threads may call this at once."""
+        """Convert one input to an item for a batch.
+
+        Several threads may call this at the same time.
+        """
         ...
 
     def __call__(self, batch: list[Any]) -> Sequence[Any]:
         """Run the model on one batch; return one output for each item, in the same order.
 
-        An output is the job's result, or the argument of `postprocess` if the class has it.
+        An output is the job's result. If the class has the method `postprocess`, the output is the
+        argument of this method.
         """
         ...
 
@@ -121,14 +126,17 @@ class LongInfer(Protocol):
     accepts: ClassVar[Accepts]
 
     def preprocess(self, item: Any) -> Any:
-        """Convert one input to an item for a batch. Several threads may call this at once."""
+        """Convert one input to an item for a batch.
+
+        Several threads may call this at the same time.
+        """
         ...
 
     def __call__(self, batch: list[Any], contexts: list[Context]) -> Sequence[Any]:
         """Run the model on one batch, with a context for each item.
 
-        Return one output for each item, in the same order. An output is the job's result, or the
-        argument of `postprocess` if the class has it.
+        Return one output for each item, in the same order. An output is the job's result.
+        If the class has the method `postprocess`, the output is the argument of this method.
         """
         ...
 
@@ -137,5 +145,8 @@ class Postprocesses(Protocol):
     """An optional method of the full form, to compute the result on the CPU."""
 
     def postprocess(self, output: Any) -> Any:
-        """Convert one output to the job's result. Several threads may call this at once."""
+        """Convert one output to the job's result.
+
+        Several threads may call this at the same time.
+        """
         ...

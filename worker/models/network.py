@@ -88,7 +88,7 @@ class Network:
         self._streams = _streams_of_this_thread(self.device) if is_gpu else None
 
     def stage(self, item: Tensor) -> Tensor:
-        """Start to copy one prepared item to the device; return the copy for a batch.
+        """Start to copy one prepared item to the device; return the copy, for use in a batch.
 
         If the device is full, the item stays in host memory and is copied when its batch runs. If
         memory runs out then, the batch is split. So a job does not fail because its item was staged
@@ -133,7 +133,7 @@ class Network:
 
 
 class InPrecision(nn.Module):
-    """Runs a module in another precision than the network; its inputs and outputs are float32."""
+    """Runs a module in another precision than the network. Inputs and outputs are float32."""
 
     def __init__(self, inner: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -165,8 +165,8 @@ _thread_streams = threading.local()
 def _streams_of_this_thread(device: torch.device) -> "_GpuStreams":
     """Return the CUDA streams of this thread, which all networks of this thread share.
 
-    torch never frees the cuBLAS workspace, of up to 32 MiB, of each thread and stream. If each
-    network had its own streams, each unloaded model would leave a workspace behind.
+    For each thread and stream, torch creates a cuBLAS workspace of up to 32 MiB and never frees it.
+    If each network had its own streams, each unloaded model would leave a workspace behind.
     """
     streams: _GpuStreams | None = getattr(_thread_streams, str(device), None)
     if streams is None:

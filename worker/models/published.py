@@ -41,7 +41,7 @@ def build(kind: ModuleType, architecture: str, **options: Any) -> nn.Module:
 
 
 def recipe(architecture: str, sha256: str) -> Any:
-    """Return torchvision's entry for the weights with this digest, or its default entry.
+    """Return torchvision's entry for the weights with this digest; if there is none, the default.
 
     The entry's `transforms()` preprocess inputs, and its `meta["categories"]` are the labels.
 

@@ -43,7 +43,7 @@ class _Scored:
 
 
 class Infer:
-    """Returns `speech`: start, end and mean score of each segment of speech, in seconds."""
+    """Returns `speech`: start and end in seconds, and the mean score, of each speech segment."""
 
     accepts: ClassVar[Accepts] = "audio"
 
@@ -61,7 +61,7 @@ class Infer:
         return self.preprocess(Audio(np.zeros(10 * _RATE, np.float32), _RATE))
 
     def cost(self, item: tuple[Tensor, float]) -> float:
-        """Return the length of the recording in seconds, but at least one step."""
+        """Return the length of the recording in seconds, at least the length of one step."""
         return max(item[1], _STEP_SECONDS)
 
     def preprocess(self, item: Audio) -> tuple[Tensor, float]:
@@ -157,7 +157,7 @@ def resampled(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
 def spoken(
     scores: list[float], seconds: float, threshold: float
 ) -> Iterator[tuple[float, float, float]]:
-    """Yield start, end and mean score of each segment of speech, in order."""
+    """Yield start and end in seconds, and the mean score, of each speech segment, in order."""
     reached = 0.0
     for start, end in _runs(scores, threshold):
         if end - start < _MIN_SPEECH_STEPS:
@@ -168,7 +168,7 @@ def spoken(
 
 
 def _runs(scores: list[float], threshold: float) -> Iterator[tuple[int, int]]:
-    """Yield the first step of each segment of speech, and the step after its last one."""
+    """Yield for each speech segment its first step, and the step after its last step."""
     start: int | None = None
     end = 0
     for step, score in enumerate(scores):

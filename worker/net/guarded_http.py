@@ -51,7 +51,7 @@ class Limits:
 
 
 class GuardedHttp:
-    """Send requests to addresses that the SSRF guard allows. Any thread may call the methods.
+    """Sends requests to addresses that the SSRF guard allows. Any thread may call the methods.
 
     Each request uses a new connection. Proxies and cookies are not used, and redirects are not
     followed.
@@ -121,7 +121,7 @@ class GuardedHttp:
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to addresses that were checked; TLS and Host use the host name of the URL."""
+    """A connection to addresses that were checked; TLS and the Host header use the URL's host."""
 
     def __init__(
         self, target: Target, addresses: tuple[str, ...], tls: ssl.SSLContext, ends_at: float

@@ -23,8 +23,8 @@ def backoff_seconds(
 ) -> float:
     """Return how many seconds to wait after a failed try.
 
-    The delay doubles up to `limit_seconds`. Then it is shortened at random by up to a half, so that
-    workers do not all retry at the same time.
+    The delay doubles with each failed try, up to `limit_seconds`. Then it is shortened at random by
+    up to a half, so that workers do not all retry at the same time.
 
     Args:
         attempt: The number of the failed try, from 0.
@@ -40,7 +40,7 @@ def backoff_seconds(
 
 @dataclass(slots=True)
 class RetryDelays:
-    """The retry delays of a loop that never stops trying. Each delay is longer, up to a limit."""
+    """The retry delays of a loop that never stops trying. The delays grow up to a limit."""
 
     first_seconds: float = _FIRST_SECONDS
     limit_seconds: float = _LIMIT_SECONDS

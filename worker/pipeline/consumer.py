@@ -52,7 +52,7 @@ _POLL_SECONDS = 0.05
 
 @dataclass(eq=False)
 class Consumer:
-    """Processes the jobs of one model: receives them, calls the steps, and settles them.
+    """Processes the jobs of one model: receives them, calls the steps, and settles their messages.
 
     The thread of each queue calls `run_queue`, and the model's device thread calls `run_device`.
     The other methods may be called from any thread.
@@ -107,7 +107,7 @@ class Consumer:
     def run_queue(self, queue: ModelQueue) -> None:
         """Receive and settle the messages of one queue.
 
-        Return after `stop` was called and all received messages are settled.
+        The call returns after `stop` was called and all received messages are settled.
         """
         free_count = self._low_count if queue.is_low else self.capacity.normal_count
         while not queue.receiver.is_finished:
@@ -189,7 +189,7 @@ class Consumer:
             self._request_shutdown(DeviceLost(type(error).__name__))
 
     def _run_batches(self) -> None:
-        """Run batches until the model must be unloaded, or until all jobs have ended after a stop.
+        """Run batches until the model must be unloaded, or a stopped consumer has no more jobs.
 
         The messages of jobs that are still in the batch queue are released.
         """
@@ -231,7 +231,10 @@ class Consumer:
         self.settle.complete(job, code)
 
     def reply_again(self, job: ReceivedJob, cached: CachedReply) -> None:
-        """Complete a redelivered message; before, send its cached reply if it was not delivered."""
+        """Send the cached reply of a redelivered message if that reply was not delivered.
+
+        Then complete the message.
+        """
         with self.ending_on_error(job):
             code = self.reply.send_again(job, cached)
             self.settle.complete(job, code)
@@ -250,7 +253,7 @@ class Consumer:
         """End the job if the body of the `with` block raises any error.
 
         Args:
-            job: The job.
+            job: The job to end.
             unexpected: The class for errors that are not WorkerErrors.
         """
         with log_fields(job_id=job.request.job_id, model=self.name, trace_id=job.span.trace_id):
@@ -263,7 +266,7 @@ class Consumer:
         """End a job after an error.
 
         Args:
-            job: The job.
+            job: The job to end.
             error: The error that a step or the model raised.
             unexpected: The class for errors that are not WorkerErrors.
         """
@@ -278,7 +281,7 @@ class Consumer:
         self.end(job, ours)
 
     def end(self, job: ReceivedJob, error: WorkerError) -> None:
-        """End a job without a result: send a failure reply if the error is a Fault, and settle."""
+        """End a job without a result: reply if the error is a Fault, and settle the message."""
         self._finish_run(job)
         if isinstance(error, Fault):
             self.in_flight.start(job)

@@ -77,7 +77,7 @@ class Batcher(Generic[T]):
         return [(self._normal or self._low).popleft().item for _ in range(size)]
 
     def wait_seconds(self, now: float) -> float | None:
-        """Return how many seconds a free device should wait for more items; None without items.
+        """Return how many seconds a free device should wait for more items; None if it has none.
 
         The wait starts when the oldest item arrives, even if the device is busy at that time.
         """

@@ -26,7 +26,11 @@ _MAX_READ_SECONDS = 20.0
 
 
 class RetryPolicy:
-    """Limits the retries of a job's calls by time, by the job's lock and by the shutdown."""
+    """Limits how long the failed calls of a job are tried again.
+
+    The tries end after a time limit, or earlier if the job's lock is lost or this worker shuts
+    down.
+    """
 
     def __init__(
         self, stopping: threading.Event, clock: Callable[[], float] = time.monotonic

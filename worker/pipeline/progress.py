@@ -148,11 +148,11 @@ class ProgressReporter:
         return context
 
     def end(self, context: JobContext) -> None:
-        """Send no more reports of this job, because it no longer runs."""
+        """Stop sending reports of this job, because it no longer runs."""
         self._reported_at.pop(context, None)
 
     def start(self) -> None:
-        """Start the reporting thread. It is a daemon, because unsent reports may be lost."""
+        """Start the reporting thread. It is a daemon: the process exits without waiting for it."""
         threading.Thread(target=self.run, name="progress", daemon=True).start()
 
     def run(self) -> None:

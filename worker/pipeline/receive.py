@@ -63,7 +63,7 @@ class ReceivedJob:
         cost: How much of a batch's capacity the item uses, in the model's own unit.
         checked_at: When the gateway last answered whether the job is still wanted.
         context: The context for a model that reports progress; set before the job runs.
-        started_at: When the job's batch started; None before.
+        started_at: When the job's batch started; None before that.
         inference_ms: How long the batch ran, in milliseconds.
         batch_size: How many items the batch contained.
     """
@@ -161,7 +161,7 @@ class ReceiveStep:
         """Decode a message, start to renew its lock, and return its job.
 
         Args:
-            delivery: The message.
+            delivery: The received message.
             renew: Renews the lock of a message of this queue.
             now: The current time.
 
@@ -292,7 +292,7 @@ class InFlight:
             return True
 
     def withdraw(self) -> list[ReceivedJob]:
-        """Return the jobs that have not started, and prevent that they start."""
+        """Return the jobs that have not started, and prevent them from starting."""
         with self._lock:
             jobs = [self._jobs[delivery] for delivery in self._not_started]
             self._not_started.clear()
@@ -340,7 +340,7 @@ class InFlight:
         """Remove a settled message.
 
         Args:
-            delivery: The message.
+            delivery: The message to remove.
             in_time: False if the message's lock was lost before the message was settled.
         """
         counts = self._queues[delivery.queue]

@@ -25,11 +25,11 @@ class ReplyStep:
         self._in_flight = in_flight
 
     def pack(self, job: ReceivedJob, result: Result) -> Payload:
-        """Return the result itself if it is small, or store it as a blob and return its reference.
+        """Return a small result itself; store a large result as a blob, and return a reference.
 
         Raises:
             Fault: The result is too large, or cannot be written as JSON.
-            PayloadsAway: Blob storage did not answer until the message's lock was lost.
+            PayloadsAway: Blob storage did not answer before the message's lock was lost.
             Cancelled: The model reports progress, and the job was cancelled while it ran.
         """
         if job.context is not None:
@@ -44,7 +44,7 @@ class ReplyStep:
 
         Raises:
             LockLost: The message's lock is lost, and another worker may have the job.
-            ReplyUndelivered: The receiver did not accept the reply until the lock was lost.
+            ReplyUndelivered: The receiver did not accept the reply before the lock was lost.
             Poison: The receiver will never accept this reply.
         """
         code = outcome.code if isinstance(outcome, JobError) else SUCCEEDED

@@ -141,8 +141,8 @@ class QueueLink:
         """Return the next message, or None if no message arrives within about `wait_seconds`.
 
         Only one message is requested, because the SDK would wait 0.2 s for a second message. If the
-        call returns None, the broker keeps one credit and may push a message at any time. Call
-        `receive` again soon, or call `stop_receiving`.
+        call returns None, the broker keeps one credit and may push a message at any time. So
+        the caller must soon call `receive` again or call `stop_receiving`.
         """
         receiver = self._opened()
         try:
@@ -183,7 +183,7 @@ class QueueLink:
         ]
 
     def stop_receiving(self) -> None:
-        """Take back the credit, and release messages that the broker has pushed on it."""
+        """Take back the credit, and release messages that the broker has already sent."""
         receiver = self._opened()
         try:
             # Private: the public way is to close the receiver, which is still needed to settle.

@@ -62,9 +62,10 @@ class MessageLock:
 
     @property
     def is_lost(self) -> bool:
-        """Return whether the lock is lost: another worker may have the message.
+        """Return whether the lock is lost.
 
-        If so, drop the message and do not settle it.
+        If it is, another worker may have the message, so the caller must drop it without settling
+        it.
         """
         # After a pause of the process, this may be called before the renewing thread has run.
         return self._lost.is_set() or self._clock() >= self.expires_at
@@ -92,13 +93,14 @@ class LockRenewer:
     def hold(
         self, delivery: LockedMessage, renew: Renew, lock_seconds: float, ends_at: float
     ) -> MessageLock:
-        """Keep a message locked by renewing its lock, until `release` is called.
+        """Start to renew a message's lock, and return the lock. `release` ends the renewals.
 
         Args:
             delivery: The locked message.
             renew: Renews the lock of the message.
             lock_seconds: In how many seconds the lock expires if it is not renewed.
-            ends_at: The job's deadline, after which the lock is not renewed.
+            ends_at: The job's deadline, after which the lock is not renewed, in seconds of the
+                renewer's clock.
         """
         now = self._clock()
         due_at = now + lock_seconds * _RENEW_AT_SHARE
@@ -110,7 +112,10 @@ class LockRenewer:
         return lock
 
     def release(self, lock: MessageLock) -> bool:
-        """Stop renewing the lock; return False if the lock is lost. Call this before settling."""
+        """Stop renewing the lock; return False if the lock is lost.
+
+        The caller must do this before it settles the message.
+        """
         # The entry in the heap is removed when it is due. The message itself is freed now.
         lock._delivery = None
         return not lock.is_lost

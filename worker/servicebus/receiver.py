@@ -44,7 +44,7 @@ class SettleRequest:
     """How to settle one message.
 
     Attributes:
-        delivery: The message.
+        delivery: The message to settle.
         lock: The message's lock if it is being renewed; None if it was never renewed.
         settlement: How to settle the message.
         reason: The reason of the dead letter, if the message is dead-lettered.
@@ -63,11 +63,11 @@ class SettleRequest:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The end of a settle request.
+    """The outcome of a settle request.
 
     Attributes:
-        request: The request.
-        in_time: True if the message was settled, False if its lock was lost before.
+        request: The request that was carried out.
+        in_time: True if the message was settled, False if its lock was lost before that.
     """
 
     request: SettleRequest
@@ -121,7 +121,7 @@ class Receiver:
         return self._stopping.is_set() and self._held_count == 0
 
     def settle(self, request: SettleRequest) -> None:
-        """Queue a request; the receiver's thread settles the message soon, or after its delay."""
+        """Queue a request; the receiver's thread settles the message soon or after the delay."""
         self._requests.append(request)
         self._wake.set()
 

@@ -22,7 +22,7 @@ _GATHER_SECONDS = 0.002
 
 
 class QueueSender:
-    """Send replies to one queue over a separate connection. Any thread may call `send`.
+    """Sends replies to one queue over a separate connection. Any thread may call `send`.
 
     If several threads send replies at about the same time, one call sends all of them.
     """
@@ -81,7 +81,7 @@ class QueueSender:
 
 
 class CallGatherer(Generic[T]):
-    """Combine the calls of several threads into one call with several items.
+    """Combines the calls of several threads into one call with several items.
 
     Items that arrive while a call runs are passed to the next call.
     """

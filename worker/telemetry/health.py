@@ -41,7 +41,10 @@ class Loops:
         self._loops[name] = turned_at
 
     def guarded(self, name: str, loop: Callable[[], object]) -> Callable[[], None]:
-        """Return the thread's function, wrapped so that the worker is not alive once it raises."""
+        """Return a thread function that runs the loop.
+
+        If the loop raises an error, the worker no longer counts as alive.
+        """
 
         def run() -> None:
             try:
@@ -70,7 +73,7 @@ class Loops:
 
 
 class DeviceProbe:
-    """Runs a tiny kernel on the device on request, on the thread that calls `run`.
+    """Runs a tiny kernel on the device when requested, in the thread that calls `run`.
 
     Any thread may call the other methods.
     """
@@ -99,7 +102,7 @@ class DeviceProbe:
 
     @property
     def turned_at(self) -> float:
-        """Return since when the loop has been busy: the time of the pending request.
+        """Return the time of the pending request, because the loop has been busy since then.
 
         If no request is pending, return the current time, so that the loop does not look stalled.
         """
@@ -134,7 +137,7 @@ class DeviceProbe:
     def run(self, stop: threading.Event) -> None:
         """Run the kernel on each request. This is the function of the probe's thread.
 
-        To end it, set `stop` and call `ask`.
+        To end this, another thread must set `stop` and call `ask`.
         """
         while True:
             self._asked.wait()

@@ -39,7 +39,10 @@ Page = Callable[[str], HealthResponse]
 
 
 def check_page(check: Check) -> Page:
-    """Return a page that answers 200 or 503 by the check's result, with the details as JSON."""
+    """Return a page with the check's details as JSON.
+
+    The status is 200 if the check succeeds, and 503 otherwise.
+    """
 
     def page(accept: str) -> HealthResponse:
         good, details = check()

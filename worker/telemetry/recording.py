@@ -152,11 +152,11 @@ class Metrics:
         )
 
     def watch_memory_used(self, used_bytes: Callable[[], float]) -> None:
-        """Register the function that each scrape calls for this process's device memory."""
+        """Register the function that returns the used device memory. Each scrape calls it."""
         self._used.set_function(used_bytes)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """Return the metrics in the format that the Accept header prefers, and its content type."""
+        """Return the metrics in the format that the Accept header prefers, and the content type."""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
 
@@ -210,11 +210,11 @@ class JobTracing:
     """Creates the trace spans of a worker's jobs."""
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
-        """Get a tracer from the provider. If it is None, no spans are created."""
+        """Get a tracer from the provider. If the provider is None, no spans are created."""
         self._tracer = provider.get_tracer("loosely.worker") if provider else None
 
     def headers(self) -> dict[str, str]:
-        """Return the HTTP headers that propagate the current trace; empty without a tracer."""
+        """Return the HTTP headers that propagate the current trace; empty if there is no tracer."""
         carrier: dict[str, str] = {}
         if self._tracer is not None:
             _W3C.inject(carrier)
@@ -280,7 +280,7 @@ class HasSpan(Protocol):
 
 
 class ModelTelemetry:
-    """Record the events of one model as metrics and traces. Any thread may call the methods."""
+    """Records the events of one model as metrics and traces. Any thread may call the methods."""
 
     def __init__(
         self, model: str, metrics: Metrics | None = None, tracing: JobTracing | None = None
@@ -314,7 +314,7 @@ class ModelTelemetry:
         is_connected: Callable[[], float],
         reserved_bytes: Callable[[], float],
     ) -> None:
-        """Register the functions that each scrape calls for the model's gauges.
+        """Register the functions that return the values of the model's gauges at each scrape.
 
         Args:
             in_flight: Returns how many messages are received and not settled.
@@ -335,7 +335,7 @@ class ModelTelemetry:
         """Record a received message.
 
         Args:
-            delivery_count: How many times the message was delivered before.
+            delivery_count: How many times the message was delivered before this delivery.
             wait_seconds: How long the message was in the queue.
         """
         self._received.inc()

@@ -48,7 +48,7 @@ def configure_logs(level: str, format_name: str = "text") -> None:
 
 
 class JsonLines(logging.Formatter):
-    """Format each log record as one line with a JSON object.
+    """Formats each log record as one line with a JSON object.
 
     The object contains the time, level, logger and message, and the current log fields.
     """

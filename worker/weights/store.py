@@ -72,7 +72,7 @@ class WeightsStore:
         self._blobs = blobs
 
     def get(self, model: ModelEntry) -> Weights | None:
-        """Return the model's weights after checking their digest; None if its entry names none.
+        """Check the digest of the model's weights and return them; None if the entry names none.
 
         Raises:
             WeightsMissing: The blob, package or file does not exist.
@@ -153,7 +153,7 @@ def _mismatch(model: ModelEntry, found: str) -> WeightsMismatch:
 
 
 def blob_of(weights: str) -> tuple[str, str] | None:
-    """Return the container and the name of the blob if the weights are in a blob; else None."""
+    """Return the container and name of the blob; None if the weights are not in a blob."""
     if not weights.startswith(_BLOB):
         return None
     container, _, blob = weights.removeprefix(_BLOB).partition("/")

@@ -222,7 +222,7 @@ def test_the_worker_survives_a_restart_of_service_bus(
     assert "Traceback" not in log
 
 
-def test_the_worker_may_start_before_the_other_services(
+def test_a_worker_that_starts_before_the_other_services_waits_for_them(
     services: LocalServices, gate: Gate
 ) -> None:
     port = free_port()

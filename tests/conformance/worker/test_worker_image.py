@@ -1,7 +1,7 @@
 """The image without Docker: its files are laid out and started as worker/Dockerfile says.
 
 The test's own environment stands for /opt/venv, a folder for the root. The tree cannot be written
-to, as in our pods, but for the folders that the image makes and /tmp.
+to, as in our pods, except the folders that the image makes, and /tmp.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Image:
         return str(self.root) + path
 
     def environment(self, **settings: str) -> dict[str, str]:
-        """Return the image's ENV and a deployment's settings; not this process's own."""
+        """Return the container's environment: the image's ENV and a deployment's settings."""
         image = self.stage.environment()
         assert image["PATH"].startswith("/opt/venv/bin:")
         image["PATH"] = f"{Path(sys.executable).parent}:/usr/bin:/bin"

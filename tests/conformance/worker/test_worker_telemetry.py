@@ -35,7 +35,7 @@ def ready(worker: Program) -> tuple[int, dict[str, Any]]:
 
 
 def gated(folder: Path) -> tuple[dict[str, Any], Callable[[], None], Callable[[], bool]]:
-    """Return a job's task that waits, a function to end the wait, and one that shows it runs."""
+    """Return a task that waits, a function to end the wait, and one to check that it runs."""
     gate, running = folder / "gate", folder / "running"
     return {"do": "wait", "running": str(running), "gate": str(gate)}, gate.touch, running.exists
 

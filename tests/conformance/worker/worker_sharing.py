@@ -33,7 +33,7 @@ def send_interleaved(services: LocalServices, gateway: Gateway, count: int) -> d
 
 
 def waits(workers: list[Program]) -> list[float]:
-    """Return how many seconds models with work waited for memory, from the workers' logs."""
+    """Return how many seconds each wait for memory lasted, according to the workers' logs."""
     return [float(found) for found in re.findall(r"waited ([0-9.]+) s for memory", _logs(workers))]
 
 

@@ -195,7 +195,7 @@ def test_reservations_never_exceed_the_device_and_no_model_starves(data: st.Data
     assert max(simulation.longest.values()) <= 2 * rounds
 
 
-def test_a_model_of_unknown_size_reserves_all_free_memory_and_after_a_failure_the_device() -> None:
+def test_a_model_of_unknown_size_reserves_all_free_memory_and_more_after_a_failure() -> None:
     state = ReservationState("a", 8, TURN_SECONDS, None)
     records = {"a": ReservationRecord("a"), "b": loaded("b", 3, 0)}
     records["a"] = state.advance(0, "a", records, WorkState(0.0, is_idle=False))

@@ -191,7 +191,7 @@ def test_a_lost_device_abandons_the_job_and_requests_shutdown(jobs: RecordedJobs
     assert jobs.shutdown.exit_code == EXIT_DEVICE_LOST
 
 
-def test_a_model_out_of_memory_fails_its_job_and_the_worker_out_of_memory_abandons_it(
+def test_a_job_fails_if_the_model_runs_out_of_memory_and_is_abandoned_if_the_worker_does(
     jobs: RecordedJobs,
 ) -> None:
     failed = jobs.job()

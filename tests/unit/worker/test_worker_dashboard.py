@@ -50,7 +50,7 @@ def test_every_label_of_the_dashboard_belongs_to_its_metric() -> None:
             assert labels | grouped <= known[name] | SCRAPED, expression
 
 
-def test_the_dashboard_shows_counters_as_rates_and_has_no_query_twice() -> None:
+def test_the_dashboard_shows_counters_as_rates_and_repeats_no_query() -> None:
     for expression in EXPRESSIONS:
         for name in re.findall(r"loosely_worker_\w+_total", expression):
             assert re.search(rf"(?:rate|increase)\({name}\b", expression)

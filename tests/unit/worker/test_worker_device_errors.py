@@ -142,7 +142,7 @@ def test_no_tiny_kernel_runs_if_the_error_shows_the_device_state() -> None:
     assert not is_device_lost(RuntimeError("shapes differ"), never)
 
 
-def test_a_model_error_means_a_lost_device_if_its_cause_does() -> None:
+def test_a_model_error_means_a_lost_device_if_its_cause_means_a_lost_device() -> None:
     def careless() -> None:
         try:
             raise AcceleratorError(710, "CUDA error: device-side assert triggered")
@@ -161,7 +161,7 @@ def test_the_search_for_a_cause_ends_if_errors_cause_each_other() -> None:
 
 
 @given(st.text())
-def test_every_error_text_has_a_device_state(text: str) -> None:
+def test_a_device_state_is_returned_for_any_error_text(text: str) -> None:
     assert device_state(RuntimeError(text)) in DeviceState
 
 

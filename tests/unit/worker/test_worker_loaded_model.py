@@ -144,7 +144,7 @@ def test_a_class_in_short_form_that_reports_progress_gets_context_and_parameters
         ("json", b'{"a": [1]}', "application/json", {"a": [1]}),
     ],
 )
-def test_a_model_class_gets_the_kind_of_input_in_its_attribute_accepts(
+def test_a_model_class_gets_the_kind_of_input_that_its_attribute_accepts_names(
     accepts: Accepts, data: bytes, media_type: str, seen: object
 ) -> None:
     def infer(item: object) -> object:
@@ -203,7 +203,7 @@ def test_the_error_for_a_missing_or_unknown_option_names_the_option(
         make_instance(replace(NOOP, options=options), Wants, weights)
 
 
-def test_weights_are_refused_if_the_constructor_has_no_such_argument() -> None:
+def test_weights_are_refused_if_the_constructor_does_not_accept_weights() -> None:
     with pytest.raises(ModelUnfit, match=r"noop.weights: worker.models.noop takes no such"):
         make_instance(NOOP, object, WEIGHTS)
 

@@ -49,7 +49,7 @@ class ScriptedBroker:
         return LOCK_SECONDS
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass as the thread does: it sleeps as long as each turn returns."""
+        """Let time pass as in the thread, which sleeps for the time that each turn returns."""
         ends_at = self.now + seconds
         sleep_seconds = self.locks.turn()
         while self.now + sleep_seconds <= ends_at:

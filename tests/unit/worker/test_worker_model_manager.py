@@ -107,7 +107,7 @@ def test_an_idle_model_is_unloaded_for_a_model_with_work(
     assert idle.manager.loaded is None
 
 
-def test_a_busy_model_is_unloaded_after_the_end_of_its_turn_and_of_its_jobs(
+def test_a_busy_model_is_unloaded_after_its_turn_and_its_jobs_have_ended(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     busy = managed_models("a", sharing, lambda: Infer(20))
@@ -167,7 +167,7 @@ def test_a_failed_load_frees_the_memory_of_the_model(
     assert managed.manager.problem is None
 
 
-def test_a_model_whose_sample_fails_is_not_ready(
+def test_a_model_that_fails_on_its_sample_input_is_not_ready(
     managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     broken = Raising(20)
@@ -185,7 +185,7 @@ def test_a_model_whose_sample_fails_is_not_ready(
     ("module", "raised"),
     [("no_such_module", "ModuleNotFoundError"), ("tests.unit.worker.exiting_model", "SystemExit")],
 )
-def test_a_failed_import_of_a_model_is_reported_as_its_problem(
+def test_the_problem_of_a_model_names_the_error_that_its_import_raised(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], module: str, raised: str
 ) -> None:
     managed = managed_models("a", sharing, lambda: Infer(20), implementation=module)
@@ -195,7 +195,7 @@ def test_a_failed_import_of_a_model_is_reported_as_its_problem(
     assert problem["detail"] == f"{module} raised {raised}"
 
 
-def test_a_load_is_not_tried_again_if_it_loses_the_device(
+def test_a_model_is_not_loaded_again_after_the_device_is_lost(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     def load() -> Infer:

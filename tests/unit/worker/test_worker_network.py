@@ -132,7 +132,9 @@ def test_a_module_in_half_precision_returns_float32(gives_many: bool) -> None:
     assert (found["0"] if gives_many else found).dtype is torch.float32
 
 
-def test_one_module_of_a_network_may_have_another_precision(device: torch.device) -> None:
+def test_only_the_named_part_of_a_network_is_converted_to_the_precision(
+    device: torch.device,
+) -> None:
     class Halves(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -187,7 +187,9 @@ def test_the_broker_has_no_credit_after_a_message_was_received(loop: ReceiverLoo
     assert loop.broker.drains == 0
 
 
-def test_is_empty_shows_whether_the_last_receive_call_found_a_message(loop: ReceiverLoop) -> None:
+def test_is_empty_is_true_only_if_the_last_receive_call_found_no_message(
+    loop: ReceiverLoop,
+) -> None:
     seen = [loop.is_empty]
     loop.turn()
     seen.append(loop.is_empty)
@@ -224,7 +226,7 @@ def test_a_missing_queue_is_logged_only_once(
     assert not loop.receiver.is_connected
 
 
-def test_a_message_may_arrive_on_remaining_credit_when_the_capacity_is_0() -> None:
+def test_may_receive_is_true_until_the_receiver_takes_back_its_credit() -> None:
     loop = ReceiverLoop()
     loop.turn()
     loop.has_room = False

@@ -68,7 +68,9 @@ def test_any_bytes_are_read_as_scheduled_events_or_refused(data: bytes) -> None:
 
 
 @given(st.lists(EVENT, max_size=3))
-def test_any_object_in_the_list_is_read_as_a_scheduled_event(events: list[dict[str, Any]]) -> None:
+def test_any_object_in_the_list_of_events_is_read_as_a_scheduled_event(
+    events: list[dict[str, Any]],
+) -> None:
     notices = read_events(json.dumps({"Events": events}).encode())
     assert [notice.ends("vm", NOW) for notice in notices] == [False] * len(events)
 

@@ -127,7 +127,7 @@ def test_a_trial_batch_fails_if_it_exceeds_the_reservation(tmp_path: Path) -> No
     account.close()
 
 
-def test_a_failed_batch_returns_its_memory_to_the_budget(tmp_path: Path) -> None:
+def test_a_failed_batch_gives_its_memory_back_to_the_budget(tmp_path: Path) -> None:
     account = MemoryAccount(tmp_path, 8)
     device = SimulatedDevice(account, 8)
     holder, _ = device.load(Declares, limit_bytes=8)

@@ -89,7 +89,7 @@ def test_the_digest_of_published_weights_determines_the_transforms() -> None:
     assert recipe("mobilenet_v2", "ab" * 32) is weights.DEFAULT is weights.IMAGENET1K_V2
 
 
-def test_an_unknown_architecture_is_refused_with_similar_names() -> None:
+def test_the_error_for_an_unknown_architecture_suggests_similar_names() -> None:
     with pytest.raises(ModelUnfit, match=r"'resnet5' is not in torchvision.models; .*resnet50"):
         build(models, "resnet5")
     with pytest.raises(ModelUnfit, match="ssdlite320"):
@@ -130,7 +130,7 @@ def test_a_detector_returns_boxes_inside_the_image(detector: LoadedModel) -> Non
             assert found["label"]
 
 
-def test_a_batch_of_images_needs_at_most_the_memory_of_a_batch_of_samples(tmp_path: Path) -> None:
+def test_a_batch_of_images_needs_no_more_memory_than_a_batch_of_samples(tmp_path: Path) -> None:
     architecture = "fasterrcnn_mobilenet_v3_large_320_fpn"
     network = seeded(models.detection, architecture, weights_backbone=None)
     loaded = load(tmp_path, "detector", network, architecture=architecture)

@@ -35,10 +35,10 @@ class ReservationRecord:
         model: The model's name.
         reserved_bytes: How many bytes are reserved for the model.
         waiting_bytes: How many bytes the model waits for.
-        waiting_since: The time since which the model waits; None if it does not wait.
+        waiting_since: The time when the model began to wait; None if it does not wait.
         turn_ends_at: The time until which the model may stay loaded while other models wait; None
             if it is not loaded.
-        served_until: The time when the model last had to be unloaded for another model; None if
+        served_until: The time when the model was last told to unload for another model; None if
             that never happened.
         is_idle: Whether the model has had no work for a short time.
         is_leaving: Whether the model is being unloaded.
@@ -150,11 +150,11 @@ class ReservationStage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkState:
-    """Whether a model has work now.
+    """Whether a model has work, and since when.
 
     Attributes:
-        pending_since: The time since which the model's oldest message waits; None if its queues are
-            empty.
+        pending_since: The time when the model's oldest message was put into its queue; None if the
+            queues are empty.
         is_idle: Whether the model has had no work for a short time.
     """
 
@@ -171,7 +171,7 @@ class ReservationState:
     def __init__(
         self, model: str, total_bytes: int, turn_seconds: float, needed_bytes: int | None
     ) -> None:
-        """Start in the stage OUT.
+        """Create the state of a model that is not loaded, in the stage OUT.
 
         Args:
             model: The model's name.
@@ -190,7 +190,7 @@ class ReservationState:
     def advance(
         self, now: float, name: str, records: Records, work: WorkState
     ) -> ReservationRecord:
-        """Enter the next stage if possible: reserve memory, or begin to leave; return the record.
+        """Reserve memory or begin to unload the model, if that is due now; return the record.
 
         Args:
             now: The current time.
@@ -276,7 +276,7 @@ class ReservationState:
     def _waiting_since(
         self, now: float, name: str, records: Records, pending_since: float
     ) -> float:
-        """Return the time since which the model waits and no process has loaded it."""
+        """Return the time since which the model has waited without being loaded by any process."""
         same = [each for key, each in records.items() if each.model == self._model and key != name]
         if any(each.reserved_bytes and not each.is_leaving for each in same):
             return now

@@ -27,7 +27,7 @@ Document = Mapping[str, Any]
 
 
 class LockFile:
-    """A document of this process. Use it only in a `with LockFileFolder.locked()` block."""
+    """A document of this process, to be used only in a `with LockFileFolder.locked()` block."""
 
     def __init__(self, path: Path) -> None:
         self.name = path.stem
@@ -74,7 +74,10 @@ class LockFileFolder:
                 fcntl.flock(self._mutex, fcntl.LOCK_UN)
 
     def add(self, document: Document) -> LockFile:
-        """Create a lock file of this process. Call this in a `with locked()` block."""
+        """Create a lock file of this process.
+
+        The caller must do this in a `with locked()` block.
+        """
         file = LockFile(self._folder / f"{os.getpid()}-{uuid.uuid4().hex[:12]}{_SUFFIX}")
         file.write(document)
         return file
@@ -82,7 +85,7 @@ class LockFileFolder:
     def read(self) -> dict[str, Document]:
         """Return the documents of all running processes, by the names of their files.
 
-        Call this in a `with locked()` block.
+        The caller must do this in a `with locked()` block.
         """
         found = {}
         for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
@@ -92,7 +95,10 @@ class LockFileFolder:
         return found
 
     def close(self) -> None:
-        """Close the folder. Its lock files exist until `LockFile.remove` or the process's end."""
+        """Close the folder.
+
+        A lock file exists until its `remove` method is called or its process ends.
+        """
         os.close(self._mutex)
         os.close(self._folder_lock)
 

@@ -61,7 +61,7 @@ class QueuedWork:
         self._skip_until = float("-inf")
 
     def since(self) -> float | None:
-        """Return the time since which the oldest message waits, by the clock of this object.
+        """Return when the oldest message was put into its queue, by this object's clock.
 
         The result is None if the queues have no messages.
         """

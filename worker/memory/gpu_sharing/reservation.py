@@ -25,9 +25,9 @@ _IDLE_SECONDS = 0.5
 
 
 class ReservationRecords:
-    """The records of all models, while the lock files are locked.
+    """The records of all models, for use while the lock files are locked.
 
-    Assign a new record to `mine` to change this model's record.
+    A record that is assigned to `mine` replaces this model's record.
     """
 
     def __init__(self, file: LockFile, records: dict[str, ReservationRecord]) -> None:
@@ -53,7 +53,7 @@ class ReservationRecords:
 
 
 class ReservationFile:
-    """The lock file with one model's record, in the same folder as those of the other models."""
+    """The lock file with one model's record, in the folder of all models' lock files."""
 
     def __init__(self, folder: Path, record: ReservationRecord) -> None:
         self._files = LockFileFolder(folder)
@@ -63,7 +63,7 @@ class ReservationFile:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[ReservationRecords]:
-        """Lock all records during the `with` block, to read them and to change this model's one."""
+        """Lock all records during the `with` block, to read them and change this model's record."""
         with self._files.locked():
             records = {}
             for name, document in self._files.read().items():
@@ -129,7 +129,7 @@ class MemoryReservation(Protocol):
 
 
 class UnlimitedReservation:
-    """A reservation on a device without admission: it never waits for memory."""
+    """A reservation of unlimited size: it never waits for memory."""
 
     def __init__(self, total_bytes: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self._total_bytes = total_bytes
@@ -141,7 +141,7 @@ class UnlimitedReservation:
     def wait(self, stopping: threading.Event) -> int | None:
         """Wait until the next try is due; return the device's memory in bytes.
 
-        Return None if `stopping` was set before.
+        The result is None if `stopping` was set before that.
         """
         is_stopping = stopping.wait(max(0.0, self._not_before - self._clock()))
         return None if is_stopping else self._total_bytes
@@ -262,7 +262,7 @@ class SharedReservation:
         return None
 
     def enter(self, needed_bytes: int, load_seconds: float) -> None:
-        """Record that the model has been loaded, and free the reserved memory it does not need."""
+        """Record that the model has been loaded, and free the memory that it does not need."""
         now = self._clock()
         self._is_touched = False
         self._active_at = now

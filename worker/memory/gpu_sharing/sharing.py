@@ -51,11 +51,11 @@ class DeviceSharing:
 
     @property
     def used_bytes(self) -> int:
-        """Return how many bytes of device memory this process uses now; 0 without a device."""
+        """Return how many bytes of device memory this process uses now; 0 if it has no device."""
         return self._device.used_bytes if self._device else 0
 
     def find_device(self, model: ModelEntry) -> Device | None:
-        """Return the device of this process; None if it has neither a simulated device nor a GPU.
+        """Return the device of this process; None if there is neither a simulated device nor a GPU.
 
         The model's file is imported first, because a GPU is used only after a model has imported
         torch. Errors of the import are raised.
@@ -138,7 +138,8 @@ def profile_key(model: ModelEntry) -> str:
 def needed_bytes(profile: MemoryProfile, model: ModelEntry, device: Device) -> int:
     """Return how many bytes to reserve for a measured model.
 
-    This is enough for full batches, or for the largest batches that fit into the device's memory.
+    This is enough for full batches. If full batches do not fit into the device's memory, it is
+    enough for the largest batches that fit.
     """
     if not profile.peaks:
         return _first_reservation_bytes(profile.resident_bytes, model, device)
