@@ -92,7 +92,7 @@ class BatchLimit:
 
     @property
     def max_cost(self) -> float:
-        """Return the largest cost that a next batch of more than one item may have."""
+        """Return the largest cost that the next batch may have if it has several items."""
         return self._learned_cost
 
     @contextlib.contextmanager

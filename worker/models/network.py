@@ -57,7 +57,7 @@ class Network:
         """Move the module to the device.
 
         Args:
-            module: The network.
+            module: The network to run.
             precision: A key of PRECISIONS. The CPU always uses float32, because half precision is
                 not faster there.
             part: The name of the only attribute of the module that uses this precision, if the
@@ -97,7 +97,7 @@ class Network:
         return item if self._streams is None else self._streams.send(item)
 
     def __call__(self, batch: Sequence[Tensor]) -> Any:
-        """Stack items of the same shape to one batch, and run the network on it.
+        """Stack items of the same shape into one batch, and run the network on it.
 
         Return the outputs in host memory. Outputs in half precision are converted to float32.
         """

@@ -23,7 +23,7 @@ def build(kind: ModuleType, architecture: str, **options: Any) -> nn.Module:
 
     Args:
         kind: A module of torchvision, for example `models.detection`.
-        architecture: The network's name.
+        architecture: The network's name in torchvision, for example "resnet50".
         options: Arguments for the network's constructor.
 
     Raises:
@@ -46,7 +46,7 @@ def recipe(architecture: str, sha256: str) -> Any:
     The entry's `transforms()` preprocess inputs, and its `meta["categories"]` are the labels.
 
     Args:
-        architecture: The network's name.
+        architecture: The network's name in torchvision, for example "resnet50".
         sha256: The digest of the weights.
     """
     entries = models.get_model_weights(architecture)

@@ -168,7 +168,7 @@ class Inferred:
     """The outcome of inference for one job.
 
     Attributes:
-        job: The job.
+        job: The job that has this outcome.
         loaded: The model that ran; None if the job did not run.
         output: The model's output for this job.
         error: The error that ends the job; None if the model returned an output.

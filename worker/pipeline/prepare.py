@@ -46,8 +46,8 @@ class RetryPolicy:
     def start(self, job: ReceivedJob, seconds: float) -> Wait:
         """Return a function that sleeps between two tries.
 
-        The function returns False if `seconds` have passed or the job's lock is lost: then the
-        caller must not try again. It raises HandedBack if this worker is shutting down.
+        The function returns False if `seconds` have passed or the job's lock is lost. Then the
+        caller must not try again. The function raises HandedBack if this worker is shutting down.
         """
         ends_at = self._clock() + seconds
 

@@ -62,7 +62,7 @@ class Weights:
         """Load exactly these weights into a network, and return the network.
 
         Args:
-            network: The network.
+            network: The network whose parameters are replaced.
             state: The result of `state_dict`, if the caller has already read the file.
 
         Raises:
