@@ -57,7 +57,7 @@ def job(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
 
 @app.activity_trigger("ticket")
 async def enqueue(ticket: str) -> str | None:
-    """Send a job's request to its model's queue."""
+    """Send the request of a job to the queue of the job's model."""
     return await services.enqueue.run(ticket)
 
 

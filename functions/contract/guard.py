@@ -3,8 +3,9 @@
     check_form   checks the text of the URL: the scheme, no credentials, an unambiguous host
     resolve      looks the host up in DNS once; each address must be public or in the allow list
 
-Connect only to the addresses that `resolve` returned, because a second look-up may return other
-addresses (DNS rebinding). Check the target of a redirect like a new URL.
+Code that uses the guard must connect only to the addresses that `resolve` returned, because a
+second look-up may return other addresses (DNS rebinding). It must check the target of a redirect
+like a new URL.
 
 An address is public if it is not in IANA's special-purpose registries (RFC 6890). Networks that
 embed IPv4 addresses (mapped, NAT64, 6to4, Teredo) are refused completely, because the address
@@ -62,7 +63,10 @@ def is_public(address: IPAddress) -> bool:
 
 
 def is_listed(address: IPAddress, networks: Iterable[IPNetwork]) -> bool:
-    """Return whether a network contains the address. A mapped address is compared as IPv4."""
+    """Return whether one of the networks contains the address.
+
+    An IPv4-mapped IPv6 address is compared as IPv4.
+    """
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return any((mapped or address) in network for network in networks)
 
@@ -99,7 +103,7 @@ class Target:
 
     @property
     def authority(self) -> str:
-        """The host and port, as in a Host header. Log only this part of a URL."""
+        """The host and port, as in a Host header. Logs must show no other part of a URL."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
@@ -131,7 +135,8 @@ class AddressGuard:
     def check_form(self, url: str) -> Target:
         """Check the text of a URL and return the URL's parts, without a DNS look-up.
 
-        If the host is a name, pass the result to `resolve`. Raises ForbiddenAddress.
+        If the host is a name, the caller must also pass the result to `resolve`, which checks the
+        addresses. Raises ForbiddenAddress.
         """
         target = _parse_url(url)
         if target.address is not None:
@@ -143,7 +148,8 @@ class AddressGuard:
     def resolve(self, target: Target, look_up: LookUp | None = None) -> tuple[str, ...]:
         """Return the addresses of the target. Raises ForbiddenAddress if one is not allowed.
 
-        By default this blocks during a DNS look-up by the operating system; `look_up` replaces it.
+        By default the operating system looks up the name in DNS, and this call blocks until the
+        look-up ends. If `look_up` is given, this function is called instead.
         """
         if target.address is not None:
             self._check(target, target.address)

@@ -31,7 +31,7 @@ def essence(content_type: str) -> str:
 
 
 def sniff(data: bytes) -> str | None:
-    """Return the media type that the first bytes show; None if they match no known signature."""
+    """Return the media type whose signature the first bytes match; None if no type matches."""
     if data[:4] == b"RIFF":
         return _RIFF_FORMS.get(data[8:12])
     return next((name for start, name in _SIGNATURES if data.startswith(start)), None)

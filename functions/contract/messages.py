@@ -158,8 +158,8 @@ class Timing:
 class JobRequest:
     """A request to run a job, sent to a worker.
 
-    `reply_to` is where the worker sends the reply; it is None if the producer wants no reply.
-    `attempt` counts how often the request was sent, from 1.
+    `reply_to` is the address to which the worker sends the reply; it is None if the producer wants
+    no reply. `attempt` is 1 when the request is first sent, and one more at each repetition.
     """
 
     job_id: str
@@ -602,12 +602,12 @@ def fits_inline(size_bytes: int, limit_bytes: int = INLINE_LIMIT_BYTES) -> bool:
 
 
 def reference(media_type: str, blob: str, data: bytes) -> PayloadRef:
-    """Return a payload reference for `data`, which is stored in the blob named `blob`."""
+    """Return a payload reference for `data` in the blob named `blob`. Does not write the blob."""
     return PayloadRef(media_type, blob, len(data), hashlib.sha256(data).hexdigest())
 
 
 def verify(ref: PayloadRef, data: bytes) -> bytes:
-    """Return `data` if it matches the reference. Raises PayloadCorrupt."""
+    """Return `data` if it matches the reference; otherwise raise PayloadCorrupt."""
     if len(data) != ref.size_bytes:
         raise PayloadCorrupt(
             f"the payload has {len(data)} bytes, but its reference says {ref.size_bytes}"

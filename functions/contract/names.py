@@ -87,7 +87,10 @@ def reply_path(job_id: str) -> str:
 
 
 def progress_url(reply_url: str) -> str | None:
-    """Return the URL for progress reports, derived from a job's reply URL; None if impossible."""
+    """Return the URL for progress reports on the job with this reply URL.
+
+    Returns None if the reply URL does not have the form of the gateway's reply URLs.
+    """
     path, question_mark, query = reply_url.partition("?")
     base, slash, last = path.rpartition("/")
     return f"{base}/progress?{query}" if slash and question_mark and last == "reply" else None

@@ -30,8 +30,8 @@ def names(catalogue: Catalogue) -> frozenset[str]:
 def may_take_replies(queue: str, own: frozenset[str]) -> bool:
     """Return whether a producer may receive replies in this queue.
 
-    `own` contains the names of the models' queues. They are refused, because a worker would read
-    the reply as a request.
+    `own` contains the names of the models' queues. A producer must not receive replies in these
+    queues, because a worker would read the reply as a request.
     """
     return queue.lower() not in own and len(queue) <= _NAME_CHARACTERS and "$" not in queue
 

@@ -47,7 +47,7 @@ def event_id(job_id: str) -> str:
 def signed_headers(
     secrets: Sequence[bytes], event: str, now: datetime, body: bytes
 ) -> dict[str, str]:
-    """Return the headers of one webhook request. If there are no secrets, it is not signed."""
+    """Return the headers of one webhook request; without a signature if there are no secrets."""
     timestamp = str(int(now.timestamp()))
     headers = {
         "content-type": "application/json",

@@ -94,7 +94,7 @@ class Durable(Protocol):
     async def start(
         self, instance_id: str, input_text: str, orchestrator: str = ORCHESTRATOR_JOB
     ) -> None:
-        """Start an orchestration reliably; if one with this id has ended, it runs again."""
+        """Start an orchestration. It replaces an orchestration with the same id that has ended."""
 
     async def status(self, job_id: str) -> InstanceSnapshot | None:
         """Return the state of the orchestration with this id; None if there is none."""
@@ -114,7 +114,7 @@ class Durable(Protocol):
         """
 
     async def purge(self, created_before: datetime) -> int:
-        """Delete ended orchestrations created before this time; return the number deleted."""
+        """Delete ended orchestrations created before this time; return their number."""
 
 
 _Answer = tuple[Json, str]
@@ -214,7 +214,7 @@ class DurableClient:
             return value, answer.headers.get(_CONTINUATION, "")
 
     async def purge(self, created_before: datetime) -> int:
-        """Delete ended orchestrations created before this time; return the number deleted."""
+        """Delete ended orchestrations created before this time; return their number."""
         ended = [OrchestrationRuntimeStatus(status.value) for status in sorted(_FINAL)]
         try:
             result = await self._client.purge_instance_history_by(

@@ -11,7 +11,7 @@ GatewayError
 ├── NotRedrivable       the dead letter cannot be redriven
 ├── MissingPayload      the blob does not exist
 ├── UnreadableImage     the header of a picture cannot be read
-├── WebhookUndelivered  the receiver did not accept it, or must not be called
+├── WebhookUndelivered  the receiver did not accept the webhook, or must not be called
 └── TokenError
     ├── InvalidToken    the token was not issued for this job and expiry time
     └── ExpiredToken    the token was issued for this job, but has expired
@@ -51,7 +51,7 @@ class FinalInstance(GatewayError):
 
 
 class IllegalStatusChange(GatewayError):
-    """A job was asked to change to a status that cannot follow its current status."""
+    """A job cannot change from its current status to the requested status."""
 
     def __init__(self, before: str, after: str) -> None:
         super().__init__(f"a job cannot change from {before} to {after}")
@@ -64,7 +64,7 @@ class UnknownLetter(GatewayError):
 
 
 class NotRedrivable(GatewayError):
-    """The dead letter cannot be redriven now or ever. The error message gives the reason."""
+    """The dead letter cannot be redriven. The error message gives the reason."""
 
 
 class MissingPayload(GatewayError):

@@ -31,7 +31,7 @@ from gateway.webhooks.sender import HttpWebhookSender, WebhookSender
 
 @dataclass(frozen=True)
 class Services:
-    """The components of the gateway. Routes and triggers pass only those that a function needs.
+    """The components of the gateway. Routes and triggers pass to a function only what it needs.
 
     Tests replace the fields of the first group, which connect to other services. The fields of the
     second group are built from the first.

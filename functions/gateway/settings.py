@@ -28,7 +28,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ServiceEndpoint:
-    """A connection to an Azure service: a connection string, or an address for an identity."""
+    """The endpoint of an Azure service.
+
+    It is a connection string, or an address to which the gateway connects with its identity.
+    """
 
     connection_string: str | None = field(default=None, repr=False)
     address: str | None = None
@@ -201,7 +204,7 @@ def _origins(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
 
 
 def _exporters(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the exporters named by OpenTelemetry's variables. The SDK reads its others."""
+    """Return the names in OTEL_TRACES_EXPORTER; none if OTEL_SDK_DISABLED is true."""
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return ()
     names = (text.strip() for text in environ.get("OTEL_TRACES_EXPORTER", "").split(","))

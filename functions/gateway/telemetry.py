@@ -40,7 +40,7 @@ class GatewayTracing:
     """Creates the gateway's spans."""
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
-        """Trace with this provider. If it is None, no spans are created."""
+        """Create spans with this tracer provider. If it is None, create no spans."""
         self._tracer = provider.get_tracer("loosely.gateway") if provider else None
 
     @contextmanager
@@ -103,7 +103,7 @@ def traceparent(header: str | None) -> str:
 
 
 def traceparent_of(scope: _AsgiScope) -> str:
-    """Return the traceparent of the request with this ASGI scope; the same on each call."""
+    """Return the traceparent of the request with this ASGI scope. It is always the same."""
     known: str | None = scope.get("gateway.traceparent")
     if known is None:
         given = (value for name, value in scope["headers"] if name == b"traceparent")

@@ -1,7 +1,7 @@
 """`python -m tests.replay.record` writes recorded histories that do not exist yet.
 
-Existing files stay unchanged: they are jobs that an older version began. The histories of jobs with
-recorded outcomes are in `outcomes/`; the others are older.
+Existing files stay unchanged: they are histories of jobs that an older version began. The
+histories of jobs with recorded outcomes are in `outcomes/`. All other histories are older.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
-"""Redrive a dead letter, which means to send its work again exactly once.
+"""Redrive a dead letter: send its request again, exactly once.
 
 When a job's message is dead-lettered, the job fails, and a final job never changes. Therefore the
-work is sent as a new job with a new id. The new job's ticket copies the input, tenant, webhook and
-length of the deadline from the old ticket. A message from a producer that does not use the gateway
+gateway creates a new job with a new id. The input, tenant, webhook and time to live of the new job
+are copied from the ticket of the old job. A message from a producer that does not use the gateway
 has no job. It is sent to the same queue again, with a new message id, because duplicate detection
 drops a message whose id was sent before.
 
@@ -48,8 +48,8 @@ IN_PROGRESS: Final = timedelta(seconds=20)
 class Redriven:
     """The result of a redrive.
 
-    `job_id` is the job that now does the letter's work. `is_repeat` is true if an earlier call had
-    already redriven the letter.
+    `job_id` is the job id with which the letter's request was sent again. `is_repeat` is true if an
+    earlier call had already redriven the letter.
     """
 
     job_id: str
@@ -69,7 +69,10 @@ class Redriver:
     clock: Clock
 
     async def redrive(self, durable: Durable, model: ModelEntry, letter_id: str) -> Redriven:
-        """Send the work of a letter again. Raises UnknownLetter, NotRedrivable or Unavailable."""
+        """Send a dead letter again: as a new job or, if it has no job, as a new message.
+
+        Raises UnknownLetter, NotRedrivable or Unavailable.
+        """
         name = letter_blob_of(model, letter_id)
         stored = await self.blobs.read(name)
         if stored is None:
@@ -98,7 +101,10 @@ class Redriver:
         return Redriven(mark.job_id, has_job, is_repeat=False)
 
     async def _wait_until_ended(self, durable: Durable, job_id: str) -> InstanceSnapshot:
-        """Wait until the job has ended; return its orchestration. Raises NotRedrivable."""
+        """Wait until the job has ended; return its orchestration.
+
+        Raises NotRedrivable if the job was deleted, or does not end within SETTLE_SECONDS.
+        """
         with self.waiters.waiting(job_id) as waiter:
             instance = await durable.status(job_id)
             found = await self.jobs.record_of(job_id, instance) if instance else None
@@ -136,7 +142,11 @@ class Redriver:
 
 
 def _copy_ticket(old: InstanceSnapshot, job_id: str, now: datetime) -> Ticket:
-    """Copy the old job's ticket for a new job, which is created now and has as much time."""
+    """Return a ticket for a new job that is created now, as a copy of the old job's ticket.
+
+    The new job gets the same time to live as the old job. Raises NotRedrivable if the old ticket
+    is unreadable.
+    """
     try:
         value = json.loads(old.input)
         value["version"] = TICKET_VERSION
@@ -157,7 +167,10 @@ def _copy_ticket(old: InstanceSnapshot, job_id: str, now: datetime) -> Ticket:
 def _message(
     letter: StoredLetter, request: JobRequest, mark: RedriveMark, now: datetime
 ) -> ServiceBusMessage:
-    """Return the producer's message to send again, with the same message id at each attempt."""
+    """Return the message that sends the producer's request again.
+
+    The message id is the same in each attempt to redrive the letter.
+    """
     left = request.deadline - now
     if left <= timedelta():
         left = max(request.deadline - request.created_at, timedelta(seconds=1))

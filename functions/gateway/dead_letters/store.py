@@ -6,8 +6,9 @@
 
 The API never shows the body, because it contains the caller's input and the job's reply token.
 
-The API names a letter by its model and an id: the name of its blob, with `~low` after it if it is
-from the queue of low priority. A blob name here cannot contain `~`.
+The API identifies a letter by its model and an id. The id is the last part of the letter's blob
+name, followed by `~low` if the letter comes from the low-priority queue. These blob names cannot
+contain `~`.
 """
 
 import hashlib
@@ -54,7 +55,7 @@ def letter_blob(queue: str, message_id: str) -> str:
 
 
 def letter_id(name: str, priority: Priority) -> str:
-    """Return the id of a letter: the last part of its blob name, marked if of low priority."""
+    """Return the id of a letter; `name` is the last part of its blob name."""
     return f"{name}{_LOW}" if priority is Priority.LOW else name
 
 
@@ -72,8 +73,8 @@ def letter_blob_of(model: ModelEntry, id_: str) -> str:
 class RedriveMark:
     """The record of a redrive.
 
-    `job_id` is the job that does the letter's work again, `at` is when the redrive began, and
-    `is_done` is true once the work has been sent.
+    `job_id` is the job id with which the letter's request is sent again, `at` is the time at which
+    the redrive began, and `is_done` is true once the request has been sent.
     """
 
     job_id: str
@@ -98,7 +99,7 @@ class StoredLetter:
         return str(self.document.get("correlation_id") or self.document.get("message_id") or "")
 
     def with_mark(self, redrive: RedriveMark) -> bytes:
-        """Return the content of the letter's blob after this mark is added."""
+        """Return the content of the letter's blob, including this redrive mark."""
         mark = {"job_id": redrive.job_id, "at": redrive.at, "is_done": redrive.is_done}
         return json.dumps({**self.document, "redrive": mark}).encode()
 

@@ -130,7 +130,8 @@ class DeadLetterTrigger:
     async def _send_reply(self, reply: JobReply, queue: str) -> None:
         """Send the reply to the queue that the producer named.
 
-        If that is impossible, only log a warning. An error would deliver the dead letter again.
+        If that is impossible, only log a warning, because an error would cause another delivery of
+        the dead letter.
         """
         if not may_take_replies(queue, self.model_queues):
             _log.warning(
@@ -161,7 +162,10 @@ def _event_key(job_id: str) -> str:
 
 
 def _delivery_instance(job_id: str, message: func.ServiceBusMessage, queue: str) -> str:
-    """Return the webhook delivery's instance id, the same for each delivery of the message."""
+    """Return the instance id of the webhook delivery that a dead letter starts.
+
+    The id is the same each time Service Bus delivers the dead letter.
+    """
     key = f"{queue}/{message.message_id}/{message.enqueued_time_utc}"
     digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()[:16]
     return webhook_instance(f"{job_id}-{digest}")

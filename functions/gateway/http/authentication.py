@@ -121,7 +121,7 @@ class ReplyTokens:
     """Creates and checks reply tokens. A token permits replies to one job until it expires."""
 
     def __init__(self, keys: Sequence[bytes], base_url: str) -> None:
-        """Sign with the first key, and accept tokens signed with any key, to allow rotation."""
+        """Use the first key to sign tokens. Accept tokens that are signed with any of the keys."""
         self._keys = tuple(keys)
         self._base_url = base_url
 

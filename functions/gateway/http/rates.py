@@ -38,7 +38,7 @@ def parse_rate(text: str) -> Rate:
 
 @dataclass(frozen=True, slots=True)
 class TokenBucket:
-    """The number of tokens in a bucket at a time, in seconds of any clock."""
+    """The number of tokens in a bucket at the time `at_seconds`, which any clock can measure."""
 
     tokens: float
     at_seconds: float

@@ -30,13 +30,13 @@ _JOB_ID: Final = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def services_of(request: Request) -> "Services":
-    """Return the components of the gateway."""
+    """Return the components of the gateway that serves this request."""
     services: Services = request.app.state.services
     return services
 
 
 def durable_of(request: Request) -> Durable:
-    """Return the durable client, which is bound to this function invocation."""
+    """Return the durable client of the function invocation that serves this request."""
     durable: Durable = request.scope["durable"]
     return durable
 
@@ -131,7 +131,10 @@ MAX_LIMIT: Final = 100
 
 
 def parse_limit(text: str | None) -> int:
-    """Return the number of items on a page of a list. Raises the problem malformed-request."""
+    """Read the query parameter `limit`, the largest number of items on a page of a list.
+
+    Raises the problem malformed-request if it is not valid.
+    """
     if text is None:
         return DEFAULT_LIMIT
     if text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MAX_LIMIT:
@@ -158,7 +161,10 @@ def idempotency_key_of(request: Request) -> str | None:
 
 
 def parse_key(values: Sequence[str]) -> str | None:
-    """Return the key from the values of the header; None if there are none. Raises ValueError."""
+    """Return the key in the header's value; None if the header is absent.
+
+    Raises ValueError if the value is malformed, or if there are several values.
+    """
     if not values:
         return None
     if len(values) > 1:
@@ -248,7 +254,7 @@ def _parse_range(part: str) -> tuple[str, float] | None:
 
 
 def _weight(offer: str, ranges: Sequence[tuple[str, float]]) -> float:
-    """Return the weight of the most specific range that matches the offer."""
+    """Return the weight of the most specific range that matches the offer; 0 if none matches."""
     for name in (offer, f"{offer.partition('/')[0]}/*", "*/*"):
         weights = [weight for found, weight in ranges if found == name]
         if weights:

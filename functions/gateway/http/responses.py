@@ -118,7 +118,7 @@ def problem_of_job(job: JobResource, *, has_run: bool | None = None) -> HttpProb
 
 
 def answer_conditionally(request: Request, response: Response) -> Response:
-    """Add an ETag to the response; return 304 instead if If-None-Match contains this ETag.
+    """Return the response with an ETag, or 304 if If-None-Match contains this ETag.
 
     The ETag is a strong one, derived from the content, so it is the same on each instance of the
     app. Raises the problem precondition-failed if If-Match does not contain the ETag.

@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Enqueue:
-    """The activity `enqueue`, which sends a job's request to the model's queue for the priority."""
+    """The activity `enqueue`, which sends a job's request to the queue of its model."""
 
     catalogue: Catalogue
     queues: Queues
@@ -53,12 +53,13 @@ class Enqueue:
     async def run(self, ticket_text: str) -> str | None:
         """Send the request of the job with this ticket to the model's queue.
 
-        A repeat sends the same message id, so the queue's duplicate detection drops it. If the
-        job's deadline has passed, nothing is sent, because its orchestration is about to end.
+        A repeated call sends a message with the same id, which the queue's duplicate detection
+        drops. If the job's deadline has passed, nothing is sent, because the job's orchestration is
+        about to end.
 
         Returns:
-            None if the request was sent or is too late; the JSON of a JobError if it can never be
-            sent.
+            None if the request was sent, or if the deadline has passed. If the request can never be
+            sent, the JSON of a JobError.
 
         Raises:
             Unavailable: The queue did not accept the message. A repeated call may succeed.

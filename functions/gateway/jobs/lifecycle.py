@@ -10,10 +10,10 @@ of these steps:
 
     record the outcome ──▶ wake its waiters ──▶ raise the event `reply`
 
-After the first step every instance of the app shows the outcome to callers. They do not read it
-from the orchestration, because an event can be lost: the Azure Storage provider discards an event
-for an instance whose history has not been saved yet. In this case the orchestration finds the
-recorded outcome by a check that it repeats regularly.
+After the first step every instance of the app shows the outcome to callers. The instances do not
+read the outcome from the orchestration, because an event can be lost: the Azure Storage provider
+discards an event for an orchestration whose history has not been saved yet. In this case the
+orchestration finds the recorded outcome by a check that it repeats regularly.
 """
 
 import asyncio
@@ -86,7 +86,10 @@ class OutcomeStore:
 
 
 class Waiter:
-    """Represents one caller that waits for a job. Use it only on the event loop that created it."""
+    """One caller that waits for a job.
+
+    A waiter must be used only on the event loop on which it was created.
+    """
 
     def __init__(self, waiters: "Waiters") -> None:
         self._waiters = waiters
@@ -95,16 +98,22 @@ class Waiter:
 
     @property
     def shortest_pause_seconds(self) -> float:
-        """The shortest pause in seconds with which all waiters together do not look too often."""
+        """The shortest pause in seconds between two reads of the outcome by this waiter.
+
+        With it, all waiters together read at most LOOKS_A_SECOND times a second.
+        """
         return self._waiters.count / LOOKS_A_SECOND
 
     def notify(self, outcome: JobOutcome) -> None:
-        """End the current pause with this outcome, or the next pause if there is no current one."""
+        """End the current pause with this outcome.
+
+        If there is no current pause, the next pause ends at once with this outcome.
+        """
         self._outcome = outcome
         self._end_pause()
 
     async def pause(self, seconds: float) -> JobOutcome | None:
-        """Wait up to this many seconds for the outcome; return the outcome, or None."""
+        """Wait up to this many seconds; return the outcome, or None if it did not arrive."""
         if self._outcome is None:
             loop = asyncio.get_running_loop()
             self._pause = loop.create_future()
@@ -131,7 +140,7 @@ class Waiters:
 
     @contextmanager
     def waiting(self, job_id: str) -> Iterator[Waiter]:
-        """Return a waiter that is notified of this job's outcome within the `with` block."""
+        """Yield a waiter, which is notified of this job's outcome during the `with` block."""
         waiter = Waiter(self)
         self._waiters.setdefault(job_id, set()).add(waiter)
         self.count += 1
@@ -251,7 +260,10 @@ class Jobs:
     async def _overdue(
         self, job_id: str, initial: Record, instance: InstanceSnapshot
     ) -> JobOutcome | None:
-        """Return the outcome that the orchestration failed to record; None if it still has time."""
+        """Return the outcome of a job whose orchestration should have recorded an outcome.
+
+        Returns None if the orchestration still runs and the job's deadline has not passed.
+        """
         match instance.runtime_status:
             case RuntimeStatus.TERMINATED | RuntimeStatus.CANCELED:
                 return JobOutcome.cancelled(instance.updated_at)
@@ -276,9 +288,9 @@ async def outcome_at_deadline(
 
 
 async def _raise_now_or_later(job_id: str, raising: Awaitable[None]) -> None:
-    """Raise the event. If Durable Functions does not respond, only log a warning.
+    """Raise an event by awaiting `raising`; only log a warning if it raises Unavailable.
 
-    The orchestration will find the recorded outcome by its own checks.
+    Without the event, the orchestration finds the recorded outcome by its own checks.
     """
     try:
         await raising

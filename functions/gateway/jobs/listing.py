@@ -49,7 +49,10 @@ class IdRange:
 
 @dataclass(frozen=True, slots=True)
 class Listing(Generic[T]):
-    """A page of jobs, newest first. `below` is the upper bound of the next page; None if last."""
+    """A page of jobs, newest first.
+
+    `below` is the upper bound of the ids on the next page; None if there is no next page.
+    """
 
     jobs: list[T]
     below: str | None
@@ -106,7 +109,7 @@ async def list_newest(
 
 
 def _top_windows(ids: IdRange) -> list[str]:
-    """Return the widest windows of the range, with the newest as the last."""
+    """Return the widest windows, which together contain the range, from oldest to newest."""
     first, last = int(ids.above[:_TOP_DIGITS], 16), int(ids.below[:_TOP_DIGITS], 16)
     return [f"{number:0{_TOP_DIGITS}x}" for number in range(first, last + 1)]
 

@@ -78,7 +78,7 @@ LEGAL_CHANGES: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
 
 
 def change_status(before: JobStatus, after: JobStatus) -> JobStatus:
-    """Return `after` if a job may change to it from `before`. Raises IllegalStatusChange."""
+    """Return `after` if a job may change from `before` to it. Raises IllegalStatusChange."""
     if after is before or after in LEGAL_CHANGES[before]:
         return after
     raise IllegalStatusChange(before, after)
@@ -305,7 +305,7 @@ def final_record(initial: Record, outcome: JobOutcome) -> Record:
 
 
 def recorded_output(instance: InstanceSnapshot) -> Record | None:
-    """Return the record that a completed job orchestration returned; None for any other."""
+    """Return the record that a completed orchestration returned; None for any other one."""
     output = instance.output
     is_record = isinstance(output, dict) and "status" in output
     return output if is_record and instance.runtime_status is RuntimeStatus.COMPLETED else None
@@ -416,7 +416,7 @@ def result_path(job_id: str) -> str:
 
 
 def job_resource(job_id: str, record: Record) -> JobResource:
-    """Return the JSON object of a job that all routes show.
+    """Return the JSON object by which all routes represent a job.
 
     `result` contains a small JSON result. Callers get any other result from `links.result`.
     """

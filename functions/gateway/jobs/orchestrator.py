@@ -76,7 +76,10 @@ NOT_SENT: Final = JobError(
 
 
 def job(context: DurableOrchestrationContext) -> Generator[Any, Any, Record]:
-    """Run a job until it has ended, start the delivery of its webhook, return its final record."""
+    """Run a job until it has ended, and start the delivery of its webhook.
+
+    Returns the final record of the job.
+    """
     ticket = read_ticket(context.get_input(str))
     if ticket.version == 1:
         outcome = yield from _run_without_record(context, ticket)
@@ -169,7 +172,7 @@ def _conclude(
 def _run_without_record(
     context: DurableOrchestrationContext, ticket: Ticket
 ) -> Generator[Any, Any, JobOutcome]:
-    """Run a job that an older gateway accepted, which did not record outcomes in blobs.
+    """Run a job of an older version of the gateway, which recorded no outcomes in blobs.
 
     Its code must not change, because it must match the job's history. Delete this function when all
     of these jobs have ended.
@@ -205,7 +208,7 @@ def _run_without_record(
 
 
 def _started_at(event: object) -> str | None:
-    """Return the start time of the job, from an event `cancel`; None if it has not started."""
+    """Return the job's start time, which an event `cancel` contains; None if not started."""
     value = json.loads(event) if isinstance(event, str) else event
     started_at = value.get("started_at") if isinstance(value, dict) else None
     return started_at if isinstance(started_at, str) else None

@@ -57,14 +57,15 @@ class ProgressState:
     def with_report(self, report: ProgressReport) -> "ProgressState":
         """Return the progress updated by this report.
 
-        If the report is not newer, or the worker was ordered to stop, return it unchanged.
+        Returns the progress unchanged if the report is not newer, or if the worker was ordered to
+        stop.
         """
         if self.cancelling or (self.report is not None and report.order <= self.report.order):
             return self
         return replace(self, report=report)
 
     def with_stop_order(self) -> "ProgressState":
-        """Return the progress after adding the order to stop."""
+        """Return the progress with an order to the worker to stop."""
         return replace(self, cancelling=True)
 
 
@@ -109,10 +110,11 @@ class ProgressStore:
         raise Unavailable("blobs", f"{name} was changed too often by other processes")
 
     async def add_to(self, job_id: str, record: Record) -> Record:
-        """Return the record after adding the job's progress.
+        """Return the record with the job's progress added.
 
-        The blob is read only if the model reports progress. If the job has ended, progress can only
-        add its start time, and an unavailable storage is ignored. Otherwise raises Unavailable.
+        The blob is read only if the model reports progress. If the storage is unavailable, the
+        record of an ended job is returned unchanged, because progress could add only its start
+        time. For any other job, this raises Unavailable.
         """
         if not self._is_reported(record["model"]) or (
             is_final(record) and record["started_at"] is not None
@@ -126,9 +128,9 @@ class ProgressStore:
             return record
 
     async def add_to_if_available(self, job_id: str, record: Record) -> Record:
-        """Return the record after adding the progress, if the storage responds, or unchanged.
+        """Return the record with the job's progress, or unchanged if the storage is unavailable.
 
-        Use this for responses that must not fail because the job was already changed.
+        This is for responses that must not fail, because the request has already changed the job.
         """
         try:
             return await self.add_to(job_id, record)
@@ -138,9 +140,9 @@ class ProgressStore:
     async def order_stop(self, job_id: str, model: str) -> str | None:
         """Order the worker of a running job to stop; return when the job started.
 
-        Returns None if the job has not started or its model does not report progress. Call this
-        before the orchestration is notified, so that the worker gets the order with its next report
-        even if this process dies. Raises Unavailable.
+        Returns None if the job has not started or its model does not report progress. The caller
+        must call this before it notifies the orchestration, so that the worker gets the order with
+        its next report even if this process dies. Raises Unavailable.
         """
         if not self._is_reported(model):
             return None
@@ -183,9 +185,10 @@ def report_from_json(value: Json) -> ProgressReport:
 
 
 def apply_progress(record: Record, progress: ProgressState) -> Record:
-    """Return the record after adding this progress.
+    """Return the record with this progress added.
 
-    A final record only gets its start time, and `ran`, which says whether a worker received it.
+    To a final record only the start time and `ran` are added. `ran` says whether a worker had
+    received the job.
     """
     report = progress.report
     if is_final(record):

@@ -49,7 +49,10 @@ class Queues(Protocol):
         """Check that the queue responds. Raises Unavailable if it does not."""
 
     async def oldest(self, queue: str) -> datetime | None:
-        """Return when the oldest message, even if locked, was enqueued; None if empty."""
+        """Return when the oldest message was enqueued; None if the queue is empty.
+
+        Locked messages are included.
+        """
 
     async def length(self, queue: str) -> int:
         """Return the number of messages in the queue, including locked ones."""
@@ -59,7 +62,7 @@ class ServiceBusQueues:
     """The queues of one Service Bus namespace."""
 
     def __init__(self, endpoint: ServiceEndpoint, admin_url: str | None = None) -> None:
-        """Use this endpoint, and `admin_url` if the management API has a different URL."""
+        """Store the endpoint, and the URL of the management API if it differs from the endpoint."""
         self._endpoint = endpoint
         self._administration = Administration(endpoint, admin_url)
         self._client: ServiceBusClient | None = None
@@ -171,7 +174,7 @@ class Administration:
     """Counts the messages in queues by the management API of a Service Bus namespace."""
 
     def __init__(self, endpoint: ServiceEndpoint, url: str | None = None) -> None:
-        """Use this endpoint, and `url` if the management API has a different URL."""
+        """Store the endpoint, and the URL of the management API if it differs from the endpoint."""
         self._endpoint = endpoint
         self._url = url
         self._client: ServiceBusAdministrationClient | None = None
@@ -227,7 +230,7 @@ class Administration:
 
 
 class _PlainTransport(AioHttpTransport):  # type: ignore[misc]  # loaded lazily, so untyped
-    """Sends the requests of a client that only supports https over plain http."""
+    """Sends requests over plain http, for a client that supports only https."""
 
     async def send(self, request: Any, **config: Any) -> Any:
         request.url = request.url.replace("https://", "http://", 1)
@@ -235,7 +238,7 @@ class _PlainTransport(AioHttpTransport):  # type: ignore[misc]  # loaded lazily,
 
 
 async def log_oldest(queues: Queues, names: Iterable[str], clock: Clock) -> None:
-    """Log the age in seconds of the oldest message in each queue that is not empty.
+    """For each queue that is not empty, log the age in seconds of its oldest message.
 
     Alerts in infra/modules/alerts.bicep parse this log line.
     """

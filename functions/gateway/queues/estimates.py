@@ -14,7 +14,7 @@ replies, the busy time that each computes is up to n times too long; the device 
 Position. Service Bus gives the number of messages in a queue, not the position of a message. Queues
 are first in, first out, so later jobs are behind a job. A job's position is therefore the length of
 the queue minus the jobs that this process accepted after it. Later jobs that other instances
-accepted are not subtracted, so a position can be too high, but not too low because of them.
+accepted are not subtracted, so they can make a position too high, but never too low.
 
 The length of a queue is counted at most once a second. An estimate never makes a request fail:
 unknown values are None. A submission never waits for a count, but may start one.
@@ -70,7 +70,10 @@ class Throughput:
 
     @property
     def least_seconds_per_job(self) -> float | None:
-        """The smaller of busy and device time per job in seconds; None before the first reply."""
+        """The smaller of the mean busy time and the mean device time, in seconds per job.
+
+        It is None before the first reply.
+        """
         if not self.weight:
             return None
         return min(self.busy_seconds, self.device_seconds) / self.weight
@@ -112,7 +115,7 @@ class QueuePhase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LengthSample:
-    """The length of a queue at a time.
+    """The counted length of a queue, and the time of the count.
 
     `replies` is the number of replies that this process had received for the queue at that time.
     """
@@ -143,7 +146,7 @@ NO_POSITION: Final = QueuePosition()
 
 
 def length_now(sample: LengthSample, arrivals: Sequence[float], replies: int) -> int:
-    """Return the current length of a queue: the sample, plus later jobs, minus later replies."""
+    """Return the length of a queue now: the last count, plus later jobs, minus later replies."""
     later = len(arrivals) - bisect_right(arrivals, sample.at_seconds)
     return max(0, sample.length + later - max(0, replies - sample.replies))
 
@@ -151,7 +154,11 @@ def length_now(sample: LengthSample, arrivals: Sequence[float], replies: int) ->
 def position(
     sample: LengthSample, arrivals: Sequence[float], replies: int, created_at_seconds: float
 ) -> int:
-    """Return the position of a job created at this time, from 1. `arrivals` must be sorted."""
+    """Return the position of a job created at this time. The first position is 1.
+
+    `arrivals` contains the creation times of the jobs that this process accepted, and must be
+    sorted.
+    """
     if created_at_seconds > sample.at_seconds:
         between = bisect_left(arrivals, created_at_seconds) - bisect_right(
             arrivals, sample.at_seconds
@@ -163,7 +170,7 @@ def position(
 
 
 def wait_seconds(jobs: int, seconds_per_job: float | None) -> float | None:
-    """Return how many seconds this number of jobs takes; None if unknown."""
+    """Return the estimated time for this number of jobs in seconds; None if unknown."""
     return None if seconds_per_job is None else round(jobs * seconds_per_job, 3)
 
 
@@ -235,7 +242,7 @@ class QueueStatistics:
         return None if count is None else length_now(count, self._arrivals, self._replies)
 
     async def position(self, queue: str, created_at_seconds: float) -> int | None:
-        """Return the position of a job created at this time, from 1; None if unknown."""
+        """Return the position of a job created at this time; None if unknown. The first is 1."""
         count = await self._fresh_count(queue)
         if count is None:
             return None
@@ -291,7 +298,7 @@ class QueueStatistics:
 
 @dataclass(frozen=True, slots=True)
 class ModelWait:
-    """The number of a model's jobs, and the seconds that a new normal job would take."""
+    """The number of a model's queued jobs, and the wait in seconds of a new normal job."""
 
     length: int | None
     wait_seconds: float | None
@@ -356,7 +363,7 @@ class WaitEstimates:
         return QueuePosition(jobs, eta, phase)
 
     async def estimate_wait(self, model: ModelEntry) -> ModelWait:
-        """Return the number of the model's jobs, and the wait of a normal job submitted now."""
+        """Return the number of the model's queued jobs, and the wait of a new normal job."""
         known = self._of(model.name)
         lengths = await asyncio.gather(
             *(queue.length(queue_of(model, priority)) for priority, queue in known.queues.items())

@@ -112,7 +112,7 @@ class PayloadContainer:
         self._is_there = True
 
     async def signing_key(self, expires_at: datetime) -> dict[str, Any]:
-        """Return the arguments that pass the SDK a signing key, which is valid until this time.
+        """Return a signing key that is valid until this time, as keyword arguments for the SDK.
 
         The key is the account key if the connection string contains it. Otherwise it is a user
         delegation key, which the storage issues for a limited time. Raises Unavailable.
@@ -161,7 +161,7 @@ def unavailable(what: str) -> Iterator[None]:
 
 @contextlib.asynccontextmanager
 async def answering(what: str, size_bytes: int = 0) -> AsyncIterator[None]:
-    """Convert errors like `unavailable`, and raise Unavailable if the `with` block is too slow.
+    """Convert errors as `unavailable` does. Raise Unavailable if the `with` block is too slow.
 
     `size_bytes` is the size of the transfer in the block, which extends the time limit.
     """
@@ -176,7 +176,10 @@ def transfer_seconds(size_bytes: int) -> float:
 
 
 def read_seconds(sent_bytes: int) -> float:
-    """Return the read timeout in seconds after a body of this size, which buffers may delay."""
+    """Return how many seconds to wait for the response after sending a body of this size.
+
+    The time depends on the size, because buffers may still hold a part of the body.
+    """
     return _READ_SECONDS + transfer_seconds(sent_bytes)
 
 

@@ -1,8 +1,8 @@
 """Payloads that are too large for a message, and signed links to their blobs.
 
 A link gives access to one blob for a limited time. It contains a service SAS if the gateway has an
-account key. If the gateway has an identity, the link contains a user delegation SAS, for whose key
-the storage must be asked.
+account key. If the gateway has an identity, the link contains a user delegation SAS, whose signing
+key the gateway requests from the storage.
 """
 
 from datetime import datetime
@@ -24,7 +24,7 @@ class PayloadStore(Protocol):
         """Store a payload in the blob with this name; return a reference to it."""
 
     async def get(self, ref: PayloadRef) -> bytes:
-        """Return the referenced payload. Raises MissingPayload, or PayloadCorrupt if it differs."""
+        """Return the referenced payload. Raises MissingPayload or PayloadCorrupt."""
 
     async def check(self) -> None:
         """Check that the storage responds. Raises Unavailable if it does not."""
@@ -57,7 +57,7 @@ class BlobPayloadStore:
         )
 
     async def get(self, ref: PayloadRef) -> bytes:
-        """Return the referenced payload. Raises MissingPayload, or PayloadCorrupt if it differs."""
+        """Return the referenced payload. Raises MissingPayload or PayloadCorrupt."""
         async with answering("download", ref.size_bytes):
             try:
                 stream = await self._container.client.download_blob(ref.blob)
@@ -84,7 +84,7 @@ class PayloadLinks(Protocol):
     """The interface that creates links to blobs. Each method raises Unavailable if it fails."""
 
     async def to_write(self, blob: str, expires_at: datetime) -> str:
-        """Return a URL that allows only to write this blob."""
+        """Return a URL that permits only writing this blob."""
 
     async def to_read(
         self, blob: str, media_type: str, file_name: str, expires_at: datetime
@@ -95,7 +95,8 @@ class PayloadLinks(Protocol):
 class SignedPayloadLinks:
     """Implements `PayloadLinks` with a container of Azure Blob Storage.
 
-    `public_url` is the storage account's URL for callers, if the gateway uses another URL.
+    `public_url` is the URL at which callers reach the storage account, if it differs from the URL
+    that the gateway uses.
     """
 
     def __init__(self, container: PayloadContainer, public_url: str | None = None) -> None:
@@ -103,7 +104,7 @@ class SignedPayloadLinks:
         self._public_url = public_url
 
     async def to_write(self, blob: str, expires_at: datetime) -> str:
-        """Create the container if missing; return a URL that allows only to write this blob."""
+        """Create the container if missing; return a URL that permits only writing this blob."""
         await self._container.ensure()
         return await self._link(blob, BlobSasPermissions(create=True, write=True), expires_at)
 

@@ -48,7 +48,7 @@ def upload_blob_of(upload_id: str, tenant: str) -> str:
 
 
 async def delete_expired_uploads(blobs: Blobs, expired_before: datetime) -> int:
-    """Delete the uploads that expired before this time; return the number of deleted uploads.
+    """Delete the uploads that expired before this time; return their number.
 
     A job may read its upload until the job's deadline. Therefore `expired_before` must be earlier
     than now by at least the longest deadline. Raises Unavailable.

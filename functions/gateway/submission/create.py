@@ -89,8 +89,8 @@ class JobCreator:
     ) -> list[SubmittedJob]:
         """Create all jobs of a request, and wait for their end.
 
-        All jobs are prepared before the first job is started, so a request with a job that must be
-        refused starts no job. Raises HttpProblem or Unavailable.
+        All jobs are prepared before the first job is started. Therefore no job is started if one of
+        them must be refused. Raises HttpProblem or Unavailable.
         """
         tickets = [await self.prepare(new_job) for new_job in new_jobs]
         ended = await gather_all(
@@ -144,7 +144,7 @@ class JobCreator:
             return await self.jobs.wait(durable, ticket.job_id, initial, waiter, wait_seconds)
 
     def _refuse_if_saturated(self, model: ModelEntry, submission: JobSubmission) -> None:
-        """Raise the problem saturated if the job would expire at the model's recent speed."""
+        """Raise the problem saturated if the job would probably expire in the queue."""
         if not self.settings.refuse_when_saturated:
             return
         deadline_seconds = submission.deadline_seconds
@@ -178,7 +178,7 @@ class JobCreator:
             raise HttpProblem(problems.INVALID_INPUT, f"{option}: {error}") from None
 
     async def _store_input(self, new_job: NewJob, job_id: str) -> InputPayload:
-        """Return the input payload for the message, after storing the input in a blob if large."""
+        """Return the input as the payload of a message. Stores a large input in a blob."""
         submission = new_job.submission
         if submission.url is not None:
             return submission.url

@@ -8,10 +8,10 @@ requests find the claim and wait for its job. A job must not be started twice. D
 refuses to start an instance that is running, but replaces an instance that has ended. Therefore:
 
 - Only the request that has just written the claim starts the job, within FRESH_SECONDS.
-- A request that finds a claim whose job has no instance waits WATCH_SECONDS for the instance, which
-  is much longer. If the instance does not appear, the writer of the claim has died or was too slow.
-  The waiting request then writes the claim again, on condition that the claim has not changed
-  (If-Match), and starts the job with the same id.
+- A request that finds a claim whose job has no instance waits WATCH_SECONDS for the instance. This
+  time is much longer than FRESH_SECONDS. If the instance does not appear, the writer of the claim
+  has died or was too slow. The waiting request then writes the claim again, on condition that the
+  claim has not changed (If-Match), and starts the job with the same id.
 
 The clocks of different machines are never compared. Each process measures its own durations, and
 the ETag decides which writer is first.
@@ -109,7 +109,7 @@ class IdempotencyClaim:
 
 
 def decode_claim(data: bytes) -> IdempotencyClaim | None:
-    """Read a claim. Returns None if the bytes are not a claim, so that the key can be used."""
+    """Read a claim. Returns None if the bytes are not a claim, so that it can be replaced."""
     try:
         fields = Fields(json.loads(data))
         return IdempotencyClaim(
@@ -256,7 +256,7 @@ class IdempotencyKeys:
                 await self.blobs.delete(input_blob(ticket.job_id))
 
     async def _watch(self, durable: Durable, job_id: str) -> InstanceSnapshot | None:
-        """Wait up to WATCH_SECONDS until the job's instance exists; return it, or None."""
+        """Wait up to WATCH_SECONDS for the job's instance; return it, or None if none appears."""
         loop = asyncio.get_running_loop()
         end, pause_seconds = loop.time() + WATCH_SECONDS, FIRST_PAUSE_SECONDS
         with self.waiters.waiting(job_id) as waiter:
@@ -280,7 +280,7 @@ class IdempotencyKeys:
     async def _wait(
         self, durable: Durable, submitted: SubmittedJob, wait_seconds: float
     ) -> SubmittedJob:
-        """Wait for the end of the job; return it with the final record if it ends in time."""
+        """Wait for the end of the job. Return the job, with its final record if it ends in time."""
         job_id, record = submitted.job_id, submitted.record
         if is_final(record):
             return submitted
@@ -290,7 +290,7 @@ class IdempotencyKeys:
 
 
 async def delete_expired_claims(blobs: Blobs, expired_before: datetime) -> int:
-    """Delete claims written before this time; return the number deleted. Raises Unavailable."""
+    """Delete claims written before this time; return their number. Raises Unavailable."""
     deleted = 0
     async for found in blobs.list(CLAIMS):
         if found.modified_at < expired_before:

@@ -1,6 +1,6 @@
 """Read the width and height of a picture from its header.
 
-A picture of a few kilobytes can decode to gigabytes, so its size is checked before it is decoded.
+A picture of a few kilobytes can decode to gigabytes, so its dimensions are checked before decoding.
 The formats are defined in ITU-T T.81 annex B (JPEG), the PNG specification 11.2.2 and RFC 9649
 (WebP).
 """

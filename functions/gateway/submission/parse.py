@@ -50,7 +50,7 @@ class JobSubmission:
 async def parse_submission(
     request: Request, model: ModelEntry, options: Mapping[str, str]
 ) -> JobSubmission:
-    """Parse and validate a request. `options` are the query's options. Raises HttpProblem."""
+    """Parse and validate a request. `options` are those in the query. Raises HttpProblem."""
     content_type = request.headers.get("content-type", "")
     kind = media.essence(content_type)
     check_coding(request.headers.get("content-encoding", ""))
@@ -186,7 +186,7 @@ def _refuse_unknown(path: str, found: Mapping[str, Json], known: Collection[str]
 
 
 def _decode_input(form: str, value: Json) -> tuple[bytes, str | None]:
-    """Return the content of `input`, and its media type if the form determines it."""
+    """Return the content of `input`, and its media type; None if `form` is base64."""
     try:
         if form == "json":
             return encode_json(value), media.JSON
@@ -263,7 +263,7 @@ def check_upload_size(model: ModelEntry, size_bytes: int) -> None:
 def check_media_type(
     model: ModelEntry, announced: str | None, data: bytes, *, is_whole: bool = True
 ) -> str:
-    """Return the payload's media type, after checking that the model and the content allow it.
+    """Return a payload's media type if the model accepts it and the content agrees with it.
 
     Args:
         model: The model of the job.

@@ -4,7 +4,8 @@
        ▲  └───▶ otherwise wait for a durable timer, or an operator's event `wake-N`
        └──────────┘                      └─▶ failed, after 24 hours
 
-Each wait has its own event name, because the Python SDK passes an event to all waits for its name.
+Each wait has its own event name, because the Python SDK passes an event to all waits for
+this name.
 
 The custom status and the output of the orchestration are the delivery log:
 

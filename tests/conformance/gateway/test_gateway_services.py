@@ -199,7 +199,10 @@ async def test_sending_to_a_missing_queue_raises_unknown_queue(tmp_path: Path) -
 
 
 async def refusal(call: Awaitable[None]) -> tuple[str, str]:
-    """Return the service and the message of the error; the traceback would keep sockets open."""
+    """Await the call; return the service and the message of the error that it raises.
+
+    The error itself is not returned, because its traceback would keep sockets open.
+    """
     try:
         await call
     except Unavailable as error:

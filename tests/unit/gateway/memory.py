@@ -1,7 +1,8 @@
-"""The services of the gateway in memory, for tests. Durable runs the real orchestrator.
+"""The services of the gateway in memory, for tests. `MemoryDurable` runs the real orchestrator.
 
-It replays it by the SDK's own executor, with the history that a host would have, and executes
-the actions that this one orchestrator asks for: one activity with retries, events, one timer.
+It replays the orchestrator with the SDK's own executor and the history that a host would have. It
+executes only the kinds of actions that this orchestrator requests: an activity with retries,
+events and one timer.
 """
 
 import asyncio
@@ -269,7 +270,7 @@ class MemoryDurable:
             await self._go_on(run, result["actions"])
 
     async def _go_on(self, run: Run, actions: list[Any]) -> None:
-        """Execute the groups after the first. Each contains a timer, an activity, or events."""
+        """Execute all groups of actions but the first. Each has a timer, an activity, or events."""
         for group in actions[0][run.group_count :]:
             run.group_count += 1
             for action in group["compoundActions"]:

@@ -103,7 +103,9 @@ async def test_a_cors_preflight_is_answered_without_a_key(closed: RunningGateway
     assert (await closed.http.options("/v1/jobs")).status_code == 204
 
 
-async def test_a_worker_is_authenticated_by_only_the_reply_token(closed: RunningGateway) -> None:
+async def test_the_reply_route_accepts_a_reply_token_and_refuses_an_api_key(
+    closed: RunningGateway,
+) -> None:
     job_id = await job_of(closed, "a")
     assert (await closed.reply()).status_code == 202
     answer = await closed.http.get(f"/v1/jobs/{job_id}", headers=bearer("a"))
@@ -209,7 +211,9 @@ async def test_the_job_of_another_tenant_is_reported_as_unknown(
     assert owner.json()["status"] == ("succeeded" if is_final else "queued")
 
 
-async def test_the_list_of_jobs_contains_only_the_callers_tenant(closed: RunningGateway) -> None:
+async def test_the_list_of_jobs_contains_only_jobs_of_the_callers_tenant(
+    closed: RunningGateway,
+) -> None:
     ours = [await job_of(closed, name) for name in ("a", "writer")]
     theirs = await job_of(closed, "b")
     for name, ids in (("a", ours[::-1]), ("reader", ours[::-1]), ("b", [theirs])):

@@ -145,7 +145,9 @@ async def test_only_one_of_two_simultaneous_redrives_sends_the_message(
     assert len(gateway.queues.sent) == 2
 
 
-async def test_a_redriven_job_has_as_much_time_as_the_failed_job(gateway: RunningGateway) -> None:
+async def test_a_redriven_job_gets_the_same_time_to_live_as_the_failed_job(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept(deadline_seconds=100)
     await give_up(gateway, encode_request(gateway.queues.request()), job_id)
     gateway.clock.now += timedelta(hours=2)
@@ -269,7 +271,7 @@ async def test_lists_and_purges_of_dead_letters_include_both_priorities(
     assert purged.json() == {"deleted": 6, "is_complete": True}
 
 
-async def test_the_redrive_of_a_letter_without_request_input_or_job_is_refused(
+async def test_a_redrive_is_refused_if_the_request_the_input_or_the_job_is_missing(
     gateway: RunningGateway,
 ) -> None:
     await give_up(gateway, b"no request", "garbage")

@@ -65,7 +65,7 @@ async def test_a_repeated_request_after_the_end_of_the_job_gets_the_result(
     assert len(gateway.durable.runs) == 1
 
 
-async def test_a_repeated_request_waits_for_the_time_that_it_prefers(
+async def test_a_repeated_request_waits_for_the_time_in_the_prefer_header(
     gateway: RunningGateway,
 ) -> None:
     await submit(gateway)

@@ -38,7 +38,7 @@ def test_recognising_the_media_type_of_any_bytes_never_raises(data: bytes) -> No
     assert found is None or media.agrees(found, data)
 
 
-def test_bytes_that_contradict_the_announced_media_type_do_not_agree() -> None:
+def test_agrees_is_false_for_bytes_that_contradict_the_announced_media_type() -> None:
     assert media.agrees("text/plain", b"words")
     assert not media.agrees("text/plain", b"wo\0rds")
     assert not media.agrees("image/png", b"words")

@@ -260,7 +260,7 @@ async def test_the_error_of_an_expired_job_says_whether_it_ran(gateway: RunningG
     assert "deadline" in answer.json()["error"]
 
 
-async def test_an_upload_is_used_as_the_only_input_of_an_inference(gateway: RunningGateway) -> None:
+async def test_the_input_of_an_inference_can_be_an_upload(gateway: RunningGateway) -> None:
     upload = await sent(gateway, b"large", "text/plain")
     request = {"inputs": [], "parameters": {"upload": upload, "top": 3}}
     answer = await infer(gateway, "noop", request, [{"result": {"json": 1}}])

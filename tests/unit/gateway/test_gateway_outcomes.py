@@ -35,7 +35,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 @pytest.fixture
 async def deaf() -> AsyncIterator[RunningGateway]:
-    """A gateway whose events are all lost, as happens before the first episode is saved."""
+    """A gateway whose events are all lost, as can happen before the first episode is saved."""
     async with open_gateway() as gateway:
         gateway.durable.discards_events = True
         yield gateway
@@ -310,7 +310,7 @@ def test_an_encoded_outcome_is_decoded_unchanged(outcome: JobOutcome) -> None:
     assert outcome.status in JobStatus
 
 
-async def test_a_deleted_outcome_raises_unavailable(
+async def test_recording_an_outcome_raises_unavailable_if_the_recorded_one_was_deleted(
     gateway: RunningGateway,
 ) -> None:
     class Racing(OutcomeStore):

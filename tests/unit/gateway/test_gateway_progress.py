@@ -335,7 +335,7 @@ REPORTS = st.builds(
 def test_a_cancelled_job_keeps_the_newest_report_from_before_the_cancellation(
     moves: list[ProgressReport | None],
 ) -> None:
-    """Apply reports in any order, and a cancellation for None; check which report is kept."""
+    """Apply reports in any order; None stands for a cancellation. Check the kept report."""
     known = NO_PROGRESS
     for move in moves:
         before = known

@@ -53,7 +53,7 @@ def test_at_most_the_quota_of_requests_is_allowed_at_once(limit: Rate, at_second
     limit=RATES,
     pauses=st.lists(st.one_of(st.just(0.0), st.floats(0, 1_000)), min_size=1, max_size=60),
 )
-def test_any_period_allows_at_most_the_quota_plus_the_rate(
+def test_at_most_the_quota_plus_new_tokens_is_allowed_in_any_period(
     limit: Rate, pauses: list[float]
 ) -> None:
     bucket: TokenBucket | None = None

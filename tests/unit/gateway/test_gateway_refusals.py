@@ -153,7 +153,9 @@ async def test_a_compressed_body_is_refused(gateway: RunningGateway, path: str) 
     assert answer.status_code != 415
 
 
-async def test_an_unsupported_type_lists_the_accepted_types(gateway: RunningGateway) -> None:
+async def test_the_problem_for_an_unsupported_media_type_lists_the_accepted_types(
+    gateway: RunningGateway,
+) -> None:
     answer = await gateway.http.post(
         "/v1/models/classifier/jobs", content=b"x", headers={"content-type": "text/plain"}
     )

@@ -51,7 +51,7 @@ def backlog(count: int, seconds_each: float, batch_size: int = 1) -> list[ReplyS
 
 
 @given(replies)
-def test_any_replies_lead_to_a_finite_estimate(found: list[ReplySample]) -> None:
+def test_the_estimates_are_finite_after_any_replies(found: list[ReplySample]) -> None:
     pace = pace_of(found)
     for estimate in (pace.seconds_per_job, pace.least_seconds_per_job):
         assert (estimate is None) == (not found)
@@ -59,7 +59,7 @@ def test_any_replies_lead_to_a_finite_estimate(found: list[ReplySample]) -> None
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
-def test_the_busy_time_of_a_long_queue_is_the_throughput(batch_size: int) -> None:
+def test_the_busy_time_is_the_time_between_replies_if_the_queue_is_long(batch_size: int) -> None:
     pace = pace_of(backlog(160, 0.5, batch_size))
     assert pace.seconds_per_job == pytest.approx(0.5, rel=0.35)
     assert pace.least_seconds_per_job == pytest.approx(0.5, rel=0.35)
@@ -77,7 +77,7 @@ def test_the_time_without_a_worker_is_not_part_of_the_busy_time() -> None:
     assert pace.seconds_per_job == pytest.approx(0.2)
 
 
-def test_without_a_queue_the_busy_time_is_the_time_of_a_job() -> None:
+def test_the_busy_time_is_the_time_of_a_job_if_the_queue_is_empty() -> None:
     pace = pace_of([ReplySample(number * 60.0, 0.2, 0.1, 1) for number in range(10)])
     assert pace.seconds_per_job == pytest.approx(0.2)
 

@@ -89,7 +89,7 @@ async def test_a_request_without_a_trace_begins_a_new_trace(traced: Traced) -> N
     assert identity(request) in answer.headers["traceresponse"]
 
 
-async def test_span_names_contain_no_ids_and_tokens(traced: Traced) -> None:
+async def test_span_names_contain_neither_ids_nor_tokens(traced: Traced) -> None:
     job_id = await traced.gateway.accept()
     await traced.gateway.http.get(f"/v1/jobs/{job_id}?wait=0")
     await traced.gateway.http.get(f"/v1/jobs/{job_id}/reply?token=secret-token")

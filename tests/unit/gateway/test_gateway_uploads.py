@@ -204,7 +204,7 @@ async def test_housekeeping_deletes_uploads_that_no_job_can_read_any_more(
     assert list(gateway.payloads.blobs) == [uploads.upload_blob_of(younger, OPEN_TENANT)]
 
 
-def test_the_same_upload_id_of_two_tenants_refers_to_two_blobs() -> None:
+def test_an_upload_id_refers_to_a_different_blob_for_each_tenant() -> None:
     assert uploads.upload_blob_of(NEVER_MADE, "a") != uploads.upload_blob_of(NEVER_MADE, "b")
 
 

@@ -147,7 +147,9 @@ async def test_no_job_is_refused_if_accept_when_saturated_is_set() -> None:
         assert (await submit(gateway, 60)).status_code == 202
 
 
-async def test_no_job_is_refused_because_of_an_old_count(gateway: RunningGateway) -> None:
+async def test_no_job_is_refused_if_the_last_count_of_the_queue_is_old(
+    gateway: RunningGateway,
+) -> None:
     gateway.queues.lengths["noop"] = 100
     heard(gateway, 1.0)
     await gateway.http.get("/v1/models/noop")

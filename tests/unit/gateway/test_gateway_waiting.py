@@ -1,4 +1,4 @@
-"""Waiting for the end of a job, by a notification or by reads with longer pauses."""
+"""Waiting for the end of a job, by a notification or by reads with pauses that become longer."""
 
 import asyncio
 from datetime import UTC, datetime

@@ -24,7 +24,10 @@ class Delivery:
         self.actions = 0
 
     def play(self, wake: str | None = None) -> dict[str, Any]:
-        """Run until the end or the last outcome; return the last result of the orchestrator."""
+        """Run the orchestration until it ends or no outcome is left.
+
+        Returns the last result of the orchestrator.
+        """
         news: list[dict[str, Any]] = [
             {
                 "EventType": 0,

@@ -39,8 +39,9 @@ _FOREIGN: Final = ("shared_memory_region", "classification")
 class InferenceRequest:
     """An inference request.
 
-    `outputs` maps the names of the requested outputs to whether they are requested in binary; None
-    means all outputs. `is_binary` is the default for outputs without a setting of their own.
+    `outputs` maps the name of each requested output to true if it is requested in binary, otherwise
+    to false. If `outputs` is None, all outputs are requested. `is_binary` is the default for
+    outputs for which the request does not say whether they are binary.
     """
 
     id: str | None

@@ -190,7 +190,7 @@ def _array_payload(model: ModelEntry, inputs: Sequence[Tensor]) -> bytes:
 
 
 def output_tensors(model: ModelEntry, results: Sequence[InferenceResult]) -> list[Tensor]:
-    """Return the output tensors of a request whose jobs all succeeded; `result` is the last."""
+    """Return the output tensors for the results of all jobs. The tensor `result` is the last."""
     kinds = {result.media_type for result in results}
     kind = kinds.pop() if len(kinds) == 1 else media.OCTET_STREAM
     whole = Tensor("result", BYTES, (len(results),), [result.data for result in results], kind)
@@ -211,7 +211,7 @@ def output_tensors(model: ModelEntry, results: Sequence[InferenceResult]) -> lis
 
 
 def _labels(result: InferenceResult) -> list[dict[str, Any]]:
-    """Return the labels in a classifier's result; an empty list if it has another form."""
+    """Return the labels in a classifier's result; an empty list if they cannot be read."""
     if result.media_type != media.JSON:
         return []
     value = parse_json(result.data)

@@ -59,7 +59,7 @@ def unreadable(what: str) -> HttpProblem:
 
 
 def check_shape(name: str, value: Json) -> tuple[int, ...]:
-    """Return a tensor's shape after checking it; `name` is the tensor in error messages."""
+    """Check the shape of a tensor, and return it. Error messages call the tensor `name`."""
     sizes = value if isinstance(value, list) and len(value) <= MAX_RANK else [None]
     # The limit of 2^31 keeps the product of the sizes small enough to compute quickly.
     if all(type(size) is int and 0 <= size < 2**31 for size in sizes):
@@ -68,7 +68,10 @@ def check_shape(name: str, value: Json) -> tuple[int, ...]:
 
 
 def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Json) -> list[Any]:
-    """Return the elements of a tensor in JSON, which is nested or flat, after checking them."""
+    """Check the elements of a tensor in JSON, and return them as a flat list.
+
+    `data` is either a flat list or nested lists.
+    """
     elements = list(_flat(name, data, depth=MAX_RANK))
     if len(elements) != prod(shape):
         raise unreadable(

@@ -86,7 +86,7 @@ def _problems() -> str:
 
 
 def _marked(text: str) -> str:
-    """Convert plain text to HTML, and text in backquotes to code elements."""
+    """Return plain text as HTML, with a code element for each text in backquotes."""
     pieces = escape(text).split("`")
     return "".join(
         f"<code>{piece}</code>" if number % 2 else piece for number, piece in enumerate(pieces)

@@ -323,7 +323,10 @@ async def list_jobs(
 
 
 def _may_have_status(instance: InstanceSnapshot, found: Record, wanted: JobStatus | None) -> bool:
-    """Return whether the job may have the wanted status, judging by its orchestration."""
+    """Return whether the job can have the wanted status.
+
+    This depends on the status of its orchestration, because the outcome has not been read yet.
+    """
     if wanted is None or found["status"] == wanted:
         return True
     if instance.runtime_status.is_final:

@@ -83,7 +83,10 @@ async def _wake(durable: Durable, instance_id: str, attempts: int) -> None:
 
 
 async def _check_has_webhook(request: Request, job_id: str) -> bool:
-    """Return whether the job has ended. Raises the problem unknown-job if it has no webhook."""
+    """Raise the problem unknown-job if the job has no webhook.
+
+    Otherwise return whether the job has ended.
+    """
     instance = await durable_of(request).status(job_id)
     found = await services_of(request).jobs.record_of(job_id, instance) if instance else None
     if instance is None or found is None or read_ticket(instance.input).webhook_url is None:

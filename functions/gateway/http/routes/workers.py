@@ -157,7 +157,7 @@ async def put_progress(
 
 
 def _check_token(request: Request, job_id: str, expires: str, token: str) -> None:
-    """Check the reply token. Raises the problem unauthenticated, or already-final if expired."""
+    """Check the reply token. Raises already-final if it has expired, or unauthenticated."""
     services = services_of(request)
     try:
         services.tokens.check(check_job_id(job_id), expires, token, services.clock())
