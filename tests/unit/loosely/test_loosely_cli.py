@@ -28,7 +28,10 @@ tabby          1.0%  ▎
 
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CliRunner:
-    """A terminal without a width or settings, in a directory without a running system."""
+    """Return a runner without a terminal width or settings.
+
+    The current directory has no running system.
+    """
     monkeypatch.chdir(tmp_path)
     for name in ("LOOSELY_URL", "LOOSELY_API_KEY", "FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
@@ -115,7 +118,7 @@ def test_submit_reads_standard_input(runner: CliRunner, gateway: ScriptedGateway
     assert gateway.requests[0].headers["content-type"] == "a/b"
 
 
-def test_the_message_for_a_refused_submit_says_what_happened_and_what_to_do(
+def test_the_message_for_a_refused_job_says_what_happened_and_what_to_do(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [
@@ -131,7 +134,7 @@ def test_the_message_for_a_refused_submit_says_what_happened_and_what_to_do(
     )
 
 
-def test_a_refused_submit_with_json_prints_the_problem_document_as_received(
+def test_submit_with_json_prints_the_problem_document_of_a_refused_job_as_received(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     reply = problem_response(503, "saturated", "the queue is long", retryable=True)
@@ -177,7 +180,7 @@ def test_status_prints_the_details_of_a_job(runner: CliRunner, gateway: Scripted
     ]
 
 
-def test_the_command_submit_exits_with_1_if_the_job_fails(
+def test_the_submit_command_exits_with_1_if_the_job_fails(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     expired = job_document("expired", error={"code": "expired", "detail": "9 s are over"})
@@ -243,7 +246,7 @@ def test_cancel_prints_the_cancelling_job(runner: CliRunner, gateway: ScriptedGa
     )
 
 
-def test_the_command_list_prints_one_line_per_job_up_to_the_limit(
+def test_the_list_command_prints_one_line_per_job_up_to_the_limit(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     page = {"jobs": [SUCCEEDED, job_document("queued")], "next_cursor": "more"}
@@ -261,7 +264,7 @@ def test_the_command_list_prints_one_line_per_job_up_to_the_limit(
     ]
 
 
-def test_the_command_models_prints_a_table_of_models(
+def test_the_models_command_prints_a_table_of_models(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     model = {"name": "classifier", "task": "label", "media_types": ["image/jpeg", "image/png"]}
@@ -344,7 +347,9 @@ def test_importing_loosely_does_not_import_the_dependencies_of_the_client(tmp_pa
     assert done.stdout.split() == ["light", "True"]
 
 
-def test_the_options_version_and_help_print_their_texts(runner: CliRunner) -> None:
+def test_the_options_for_version_and_help_print_the_version_and_the_help(
+    runner: CliRunner,
+) -> None:
     assert runner.invoke(app, ["--version"]).stdout == f"loosely {__version__}\n"
     helped = runner.invoke(app, ["--help"]).stdout
     for word in ("up", "submit", "status", "result", "cancel", "list", "models", "Exit codes"):
