@@ -45,7 +45,7 @@ def picture(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_submit_shows_a_table_of_labels(
+def test_the_submit_command_shows_a_table_of_labels(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
@@ -57,7 +57,7 @@ def test_submit_shows_a_table_of_labels(
     assert gateway.requests[0].headers["content-type"] == "image/jpeg"
 
 
-def test_submit_polls_the_job_until_the_job_has_ended(
+def test_the_submit_command_polls_the_job_until_the_job_has_ended(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [
@@ -83,7 +83,7 @@ def test_submit_polls_the_job_until_the_job_has_ended(
     ]
 
 
-def test_submit_with_json_prints_the_job_as_received(
+def test_the_submit_command_with_json_prints_the_job_as_received(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [ScriptedResponse(200, json.dumps(SUCCEEDED, indent=3).encode())]
@@ -95,7 +95,7 @@ def test_submit_with_json_prints_the_job_as_received(
     assert done.stdout == json.dumps(SUCCEEDED, indent=3) + "\n"
 
 
-def test_submit_with_detach_prints_the_job_id_only(
+def test_the_submit_command_with_detach_prints_only_the_job_id(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [json_response(202, job_document("queued"), retry_after="1")]
@@ -107,7 +107,9 @@ def test_submit_with_detach_prints_the_job_id_only(
     assert gateway.requests[0].headers["prefer"] == "respond-async"
 
 
-def test_submit_reads_standard_input(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_the_submit_command_reads_standard_input(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
     done = runner.invoke(
         app, ["submit", "-", "-m", "x", "--url", gateway.url, "--type", "a/b"], input=b"bytes"
@@ -134,7 +136,7 @@ def test_the_message_for_a_refused_job_says_what_happened_and_what_to_do(
     )
 
 
-def test_submit_with_json_prints_the_problem_document_of_a_refused_job_as_received(
+def test_the_submit_command_with_json_prints_a_problem_document_as_received(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     reply = problem_response(503, "saturated", "the queue is long", retryable=True)
@@ -163,7 +165,9 @@ def test_control_characters_from_the_gateway_are_not_sent_to_the_terminal(
     assert "cat" in done.stdout
 
 
-def test_status_prints_the_details_of_a_job(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_the_status_command_prints_the_details_of_a_job(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
     failed = job_document("failed", error={"code": "inference-failed", "detail": "out of memory"})
     gateway.responses = [json_response(200, failed)]
     done = runner.invoke(app, ["status", JOB_ID, "--url", gateway.url])
@@ -194,7 +198,9 @@ def test_the_submit_command_exits_with_1_if_the_job_fails(
     assert "expired: 9 s are over" in done.stdout
 
 
-def test_result_prints_a_table_of_labels(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_the_result_command_prints_a_table_of_labels(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
     gateway.responses = [json_response(200, SUCCEEDED["result"])]
     done = runner.invoke(app, ["result", JOB_ID, "--url", gateway.url])
 
@@ -213,7 +219,7 @@ def test_labels_whose_score_cannot_be_drawn_are_printed_as_json(
     assert '"label": "cat\ufffd2J"' in done.stdout
 
 
-def test_result_writes_a_binary_result_to_a_file(
+def test_the_result_command_writes_a_binary_result_to_a_file(
     runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
 ) -> None:
     gateway.responses = [ScriptedResponse(200, b"\x89PNG\x00mask", {"content-type": "image/png"})]
@@ -224,7 +230,7 @@ def test_result_writes_a_binary_result_to_a_file(
     assert target.read_bytes() == b"\x89PNG\x00mask"
 
 
-def test_result_exits_with_75_if_the_job_has_not_ended(
+def test_the_result_command_exits_with_75_if_the_job_has_not_ended(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [json_response(202, job_document("running"), retry_after="1")]
@@ -234,7 +240,9 @@ def test_result_exits_with_75_if_the_job_has_not_ended(
     assert done.stderr == "not-yet: the job is running; ask again later\n"
 
 
-def test_cancel_prints_the_cancelling_job(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_the_cancel_command_prints_the_cancelling_job(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
     gateway.responses = [json_response(202, job_document("cancelling"))]
     done = runner.invoke(app, ["cancel", JOB_ID, "--url", gateway.url])
 
