@@ -36,7 +36,10 @@ class HttpLoadResult:
 
 
 def run(load: HttpLoad, clients: int, requests: int) -> HttpLoadResult:
-    """Send `requests` requests from `clients` threads. Each thread has its own connection."""
+    """Send `requests` requests from `clients` threads, and return the result.
+
+    Each thread has its own connection.
+    """
     latencies_ms: list[float] = []
     failures: list[int] = []
     numbers = iter(range(requests))

@@ -1,4 +1,4 @@
-"""Processor times of the machine, which show whether other programs disturbed a run."""
+"""Processor times of the machine. They show whether other programs disturbed a run."""
 
 from dataclasses import dataclass
 from typing import Self

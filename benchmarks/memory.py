@@ -36,7 +36,10 @@ class MemoryRun:
 
 
 def run(services: LocalServices, settings: dict[str, str], *models: str) -> MemoryRun:
-    """Serve the jobs of both models. Each entry of `models` lists the models of one process."""
+    """Run the jobs of both models, and return the results.
+
+    Each entry of `models` lists the models of one process.
+    """
     with run_gateway() as gateway:
         workers = [services.worker(gateway.host, each, **settings) for each in models]
         try:
@@ -55,7 +58,7 @@ def run(services: LocalServices, settings: dict[str, str], *models: str) -> Memo
 
 
 def count_outcomes(gateway: Gateway, jobs: dict[str, int]) -> tuple[int, dict[str, int]]:
-    """Return the number of jobs with the right result, and of failed jobs for each code."""
+    """Return the number of jobs with the right result, and the number of failed jobs per code."""
     right_count, failed = 0, dict[str, int]()
     for identity, number in jobs.items():
         try:

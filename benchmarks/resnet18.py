@@ -1,4 +1,4 @@
-"""ResNet-18 for the benchmarks, with random weights: its speed does not depend on them."""
+"""ResNet-18 for the benchmarks, with random weights. The weights do not affect its speed."""
 
 from typing import ClassVar
 
@@ -28,7 +28,7 @@ class Infer:
         self([self.sample()])
 
     def sample(self) -> torch.Tensor:
-        """Return a picture as `preprocess` returns it."""
+        """Return a black picture in the format that `preprocess` returns."""
         return torch.zeros(3, _SIDE_PIXELS, _SIDE_PIXELS)
 
     def preprocess(self, item: Image) -> torch.Tensor:

@@ -75,7 +75,7 @@ class ProbedProgram:
             return False
 
     def stop(self) -> None:
-        """Stop the program, and kill it after 20 s."""
+        """Stop the program. Kill it if it is still running after 20 s."""
         self.process.send_signal(signal.SIGCONT)
         self.process.terminate()
         try:
@@ -102,7 +102,10 @@ class WorkerRig:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Pause the broker and the worker, because even idle they would disturb a measurement."""
+        """Suspend the broker and the worker during the `with` block.
+
+        Even idle programs would disturb a measurement.
+        """
         for program in (self.worker, self.broker):
             program.process.send_signal(signal.SIGSTOP)
         try:

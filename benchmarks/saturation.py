@@ -1,4 +1,4 @@
-"""Compare the worker at saturation with a bare loop (`./dev bench worker`), run by run in turn.
+"""Compare the worker at saturation with a bare loop, in alternate runs (`./dev bench worker`).
 
 Both run the same JPEGs through the same code, in the same batches, with the same number of threads.
 The loop has no messages, locks or replies. The jobs are on the queue before the worker
@@ -49,7 +49,7 @@ class SaturationRun:
 
     @property
     def others_share(self) -> float:
-        """The share of the processors that other programs of this machine used."""
+        """The share of the processors' time that other programs used in the run, from 0 to 1."""
         ours = self.process_seconds + self.broker_seconds
         return max(0.0, self.machine.used_seconds - ours) / self.machine.all_seconds
 
@@ -68,13 +68,13 @@ class Round:
 
     @property
     def ratio(self) -> float:
-        """The worker's throughput divided by the throughput of the two loop runs."""
+        """The worker's throughput divided by the mean throughput of the two loop runs."""
         loop = (self.before.throughput.per_second + self.after.throughput.per_second) / 2
         return self.worker.throughput.per_second / loop
 
     @property
     def is_quiet(self) -> bool:
-        """Whether other programs used only little of the machine's processor time in all runs."""
+        """Whether other programs used only a small share of the processors' time in each run."""
         runs = (self.before, self.worker, self.after)
         return all(run.others_share + run.machine.stolen_share < _QUIET_SHARE for run in runs)
 

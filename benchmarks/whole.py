@@ -55,8 +55,8 @@ def measure_bare_loop(*tuned: str) -> float:
 def measure_efficiency(system: System) -> list[Figure]:
     """Measure the classifier at saturation between two runs of the bare loop.
 
-    The loop runs with the default allocator and with the worker's allocator settings, which make it
-    faster. The comparison with the second loop shows the cost of serving on this machine.
+    The loop runs once with the default allocator, and once with the worker's allocator settings,
+    which make it faster. The comparison with the faster loop shows the cost of serving.
     """
     picture = load.HttpLoad(
         system.url, "/v1/models/classifier/jobs", "image/jpeg", [PICTURE.read_bytes()]

@@ -28,7 +28,10 @@ _MAX_SIZE_MEGABYTES = 1024
 
 
 def compute_grace_seconds(model: ModelEntry) -> int:
-    """Return the grace period of a model's pods in seconds: longest job, lock and margin."""
+    """Return the grace period of a model's pods in seconds.
+
+    It is the sum of the longest duration of a job, the lock duration and a margin.
+    """
     longest = model.max_deadline_seconds if model.reports_progress else model.deadline_seconds
     return longest + model.lock_seconds + _MARGIN_SECONDS
 

@@ -43,7 +43,7 @@ def render_manifests(models: Iterable[ModelDescription]) -> str:
 
 
 def make_deployment(model: ModelEntry, grace_seconds: int) -> dict[str, Any]:
-    """Return the Deployment of a model's workers, without replicas: KEDA sets their number."""
+    """Return the Deployment of a model's workers. KEDA sets the number of replicas."""
     pod: dict[str, Any] = {
         "serviceAccountName": "worker",
         "automountServiceAccountToken": False,
@@ -203,7 +203,7 @@ def make_scaled_object(model: ModelEntry, queues: list[dict[str, Any]]) -> dict[
 
 
 def make_disruption_budget(model: ModelEntry) -> dict[str, Any]:
-    """Return the disruption budget, which lets node upgrades stop one worker at a time."""
+    """Return a model's disruption budget. It lets node upgrades stop one worker at a time."""
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",

@@ -48,7 +48,7 @@ def list_published(app: Path) -> list[Path]:
 
 
 def build(target: Path, app: Path = APP) -> list[Path]:
-    """Copy the published files into a folder, replacing its content.
+    """Replace the content of a folder by the published files.
 
     Returns:
         The copied files, as paths relative to the folder.

@@ -120,7 +120,7 @@ def _parse_object(data: bytes) -> dict[str, Any]:
 
 
 def is_temporary(status: int) -> bool:
-    """Return whether a request with this response may be repeated."""
+    """Return whether a request may be repeated after a response with this status."""
     return status in {0, 429} or status >= 500
 
 
@@ -147,7 +147,7 @@ class JobReport:
 
 
 def accept(api: Api, limit: TimeLimit) -> JobReport:
-    """Submit one job with an Idempotency-Key, and repeat it until the gateway responds."""
+    """Submit one job with an Idempotency-Key. Repeat the request until the gateway responds."""
     job, key = JobReport(), str(uuid.uuid4())
     while not limit.is_over:
         status, job_id = api.submit(key)
@@ -185,7 +185,7 @@ def watch(api: Api, job: JobReport, limit: TimeLimit) -> None:
 
 
 def cancel(api: Api, job: JobReport, limit: TimeLimit) -> None:
-    """Cancel the job, and repeat it until the gateway responds. Then read the job's status."""
+    """Cancel the job. Repeat the request until the gateway responds, then read the job's status."""
     while not limit.is_over:
         status, _ = api.call("DELETE", f"/v1/jobs/{job.job_id}")
         if status in {200, 202}:
@@ -288,9 +288,9 @@ def run_restarted(
 def submit_after_seconds(number: int, count: int) -> float:
     """Return when to submit this job of the second group, in seconds from its start.
 
-    The first quarter of the jobs is submitted one by one; half of the jobs together, just before
-    the restart; the last quarter one by one, because the time from the command to the restart is
-    unknown.
+    The first quarter of the jobs is submitted one by one. Half of the jobs are submitted together,
+    just before the restart. The last quarter is submitted one by one, because the time from the
+    command to the restart is unknown.
     """
     before, together = count // 4, count // 2
     after = number - before - together + 1

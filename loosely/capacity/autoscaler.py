@@ -12,8 +12,8 @@ greater than `activationMessageCount`.
 `Autoscaler` restates kubernetes/kubernetes pkg/controller/podautoscaler:
 `GetExternalPerPodMetricReplicas` of replica_calculator.go, and of horizontal.go
 `computeReplicasForMetrics`, `stabilizeRecommendationWithBehaviors`,
-`convertDesiredReplicasWithBehaviorRate` and `calculateScale{Up,Down}Limit…`. It counts the replicas
-that were asked for as existing, as for a Deployment whose pods are created, ready or not.
+`convertDesiredReplicasWithBehaviorRate` and `calculateScale{Up,Down}Limit…`. It counts a
+requested replica as existing, even if its pod is not ready.
 """
 
 import math
@@ -30,7 +30,7 @@ from loosely.capacity.scaling import (
 
 
 class Scaler:
-    """KEDA and the autoscaler, each of which decides at a separate interval.
+    """Applies the rules of KEDA and of the autoscaler, each at its own interval.
 
     Neither triggers the other: KEDA adds the first replica, and the autoscaler adds more replicas
     at its own next sync.
@@ -55,11 +55,13 @@ class Scaler:
         return min(self._poll_at, self._sync_at)
 
     def step(self, now_seconds: float, counts: Sequence[int | None]) -> int:
-        """Make the decisions that are due, and return the number of replicas. Call it at any time.
+        """Make the decisions that are due, and return the number of replicas.
+
+        The caller may call this method at any time.
 
         Args:
             now_seconds: The current time.
-            counts: The number of active messages of each queue, ``None`` if unknown.
+            counts: The number of active messages of each queue. An unknown number is ``None``.
         """
         before = self._replicas
         if now_seconds >= self._poll_at:
@@ -82,7 +84,7 @@ class Activation:
         self._last_active_at: float | None = None
 
     def decide(self, now_seconds: float, replicas: int, counts: Sequence[int | None]) -> int:
-        """Return the new number of replicas, given each queue's count (``None`` if unknown)."""
+        """Return the new number of replicas. In ``counts``, ``None`` is an unknown queue length."""
         is_active = any(
             count is not None and count > self._scaling.activation_message_count for count in counts
         )
@@ -115,7 +117,10 @@ class Activation:
 
 
 def propose_replicas(replicas: int, metric: int, target: int, tolerance: float) -> int:
-    """Return ceil(metric / target), or ``replicas`` if the ratio is within the tolerance."""
+    """Return ceil(metric / target), or ``replicas`` if the metric per replica is near the target.
+
+    It is near if it differs from ``target`` by at most the fraction ``tolerance``.
+    """
     if abs(1.0 - metric / (target * replicas)) <= tolerance:
         return replicas
     return math.ceil(metric / target)
@@ -123,7 +128,7 @@ def propose_replicas(replicas: int, metric: int, target: int, tolerance: float) 
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """A recommended number of replicas, or a change of that number, with its time in seconds."""
+    """A number of replicas and a time in seconds. The number is a recommendation or a change."""
 
     at_seconds: float
     replicas: int
@@ -142,7 +147,7 @@ class Autoscaler:
         self._removals: list[_Change] = []
 
     def decide(self, now_seconds: float, replicas: int, counts: Sequence[int | None]) -> int:
-        """Return the new number of replicas, given each queue's count (``None`` if unknown)."""
+        """Return the new number of replicas. In ``counts``, ``None`` is an unknown queue length."""
         if replicas == 0:
             return 0  # with zero replicas, the autoscaler is disabled until KEDA adds a replica
         if replicas > self._scaling.max_replica_count:
@@ -173,9 +178,9 @@ class Autoscaler:
         return max(proposals)
 
     def _stabilize(self, now: float, replicas: int, wanted: int) -> int:
-        """Return the number of replicas, stabilized by the recommendations in the window.
+        """Return the number of replicas that the recommendations in the window permit.
 
-        Scale up to at most the lowest recommendation of the window, and down to at least the
+        Scaling up stops at the lowest recommendation of the window. Scaling down stops at the
         highest recommendation.
         """
         if not self._recommendations:
@@ -215,7 +220,10 @@ class Autoscaler:
             self._removals.append(_Change(now, -change))
 
     def _find_limit(self, now: float, replicas: int, rules: ScalingRules, *, upwards: bool) -> int:
-        """Return the limit that the policies set for the number of replicas."""
+        """Return the highest number of replicas that the policies permit now.
+
+        If ``upwards`` is false, return the lowest number that they permit.
+        """
         if rules.select is SelectPolicy.DISABLED:
             return replicas
         limits = []

@@ -72,7 +72,7 @@ def _time_axis(duration_seconds: float, columns: int) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Format a duration: in minutes below two hours, otherwise in hours."""
+    """Format a duration in minutes if it is shorter than two hours, otherwise in hours."""
     if seconds < 2 * 3600:
         return f"{seconds / 60:g} min" if seconds else "0"
     return f"{seconds / 3600:g} h"

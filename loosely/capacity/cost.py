@@ -5,8 +5,8 @@ the gateway is billed while a request is open. If requests arrive as a Poisson p
 each is open for W seconds, no request is open during a fraction exp(-r W) of the time (a queue
 M/G/inf), and r W requests are open on average.
 
-A waiting request polls the blob with its job's outcome, first after 25 ms and later every half
-second. Most of these reads find no blob, and each is billed.
+A waiting request polls for the blob with its job's outcome. The first poll is after 25 ms; the
+pauses then double, up to half a second. Most polls find no blob, and each poll is billed.
 """
 
 import math
@@ -33,7 +33,7 @@ LONGEST_PAUSE_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class BillLine:
-    """One line of a bill: a quantity of ``what`` at a price, ``None`` if the price is unknown."""
+    """One line of a bill: a quantity of ``what``, and its price. An unknown price is ``None``."""
 
     item: str
     what: str
@@ -42,7 +42,7 @@ class BillLine:
 
     @property
     def amount(self) -> float | None:
-        """The quantity multiplied by the price, ``None`` if the price is unknown."""
+        """The quantity multiplied by the price. ``None`` if the price is unknown."""
         return None if self.price.amount is None else self.quantity * self.price.amount
 
 
@@ -69,7 +69,7 @@ class Bill:
         return [line.what for line in self.lines if line.amount is None]
 
     def by_item(self) -> dict[str, float | None]:
-        """Return the sum of each item's lines, ``None`` if no line's price is known."""
+        """Return the sum of each item's lines. The sum is ``None`` if no price is known."""
         sums: dict[str, float | None] = {}
         for line in self.lines:
             before, amount = sums.get(line.item), line.amount
@@ -165,7 +165,10 @@ def _bill_replicas(result: SimulationResult, profile: str, load: JobLoad, prices
 
 
 def _bill_always_on(deployment: PlannedDeployment, gpu: Gpu, prices: Prices) -> Bill:
-    """Return the bill of always-on GPUs behind a REST server, enough GPUs for the busiest hour."""
+    """Return the bill for always-on GPUs behind a REST server.
+
+    The GPUs are enough for the busiest hour.
+    """
     load, times = deployment.load, deployment.times
     busy = load.busiest_per_second * times.seconds(times.batch_size) / times.batch_size
     count = max(1, math.ceil(busy / prices.usage("always_on_utilisation")))

@@ -82,7 +82,10 @@ class JobLoad:
         return max(self.jobs_per_hour) / _HOUR_SECONDS
 
     def arrivals(self, duration_seconds: float) -> Iterator[float]:
-        """Yield the arrival times in seconds: a Poisson process, the same for the same seed."""
+        """Yield the arrival times in seconds. The same seed gives the same times.
+
+        The times follow a Poisson process, unless all jobs arrive at once.
+        """
         if self.burst:
             yield from [self.burst_at_seconds] * self.burst
             return

@@ -52,10 +52,10 @@ class Cluster:
 
 
 def serverless_cluster(cluster: Cluster, start_seconds: float) -> Cluster:
-    """Return a cluster that models a serverless service, which bills each replica's lifetime.
+    """Return a cluster that models a serverless service. The service bills each replica's lifetime.
 
     Args:
-        cluster: The source of the other delays.
+        cluster: The cluster whose image pull, model load and maximum number of nodes are used.
         start_seconds: How long it takes until the GPU of a new replica can be used.
     """
     return Cluster(
@@ -71,7 +71,7 @@ def serverless_cluster(cluster: Cluster, start_seconds: float) -> Cluster:
 
 @dataclass(frozen=True, slots=True)
 class BatchTimes:
-    """The GPU time of one job and of a full batch. Batches in between are interpolated linearly.
+    """The GPU times of one job and of a full batch. `seconds` interpolates linearly between them.
 
     Raises:
         ValueError: The numbers contradict each other.
@@ -99,7 +99,7 @@ class BatchTimes:
 
 @dataclass(eq=False, slots=True)
 class Node:
-    """One node of the pool, from the time at which it was requested."""
+    """One node of the pool. Its lifetime begins when it is requested."""
 
     requested_at_seconds: float
     is_up: bool = False
@@ -109,10 +109,16 @@ class Node:
 
 
 class NodePool:
-    """The nodes of a cluster. A node is requested when a worker needs it, removed when empty."""
+    """The nodes of a cluster.
+
+    A node is requested when a worker needs it, and removed when it is empty.
+    """
 
     def __init__(self, cluster: Cluster, clock: SimulationClock, settle: Callable[[], int]) -> None:
-        """``settle`` assigns workers to nodes and returns how many workers still have no node."""
+        """Prepare the pool with the cluster's minimum number of nodes.
+
+        ``settle`` must assign workers to nodes and return how many workers still have no node.
+        """
         self._cluster = cluster
         self._clock = clock
         self._settle = settle

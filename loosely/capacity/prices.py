@@ -23,7 +23,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU, with the name of the VM size and of the Container Apps profile that have it."""
+    """A GPU, and the names of the VM size and the Container Apps profile that contain it."""
 
     name: str
     node: str
@@ -85,7 +85,7 @@ class Prices:
             ) from None
 
     def usage(self, name: str, key: str | None = None) -> float:
-        """Return a number from the section ``usage``. Raises PricesUnusable if it has none."""
+        """Return a number of the section ``usage``. Raises PricesUnusable if it is missing."""
         value = self._usage.get(name)
         if key is not None and isinstance(value, dict):
             value = value.get(key)

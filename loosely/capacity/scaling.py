@@ -29,7 +29,7 @@ class SelectPolicy(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ScalingPolicy:
-    """A limit: change by at most ``value`` pods or percent in any ``period_seconds``."""
+    """A limit for changes: at most ``value`` pods or percent in any ``period_seconds``."""
 
     unit: PolicyType
     value: int

@@ -56,7 +56,10 @@ class SimulationResult:
 
     @property
     def node_hours(self) -> float:
-        """The total lifetime of all nodes, from their requests, in hours. This time is billed."""
+        """The total lifetime of all nodes in hours, which is billed.
+
+        The lifetime of a node begins when the node is requested.
+        """
         return self.node_seconds / _HOUR_SECONDS
 
     @property

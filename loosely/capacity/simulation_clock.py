@@ -8,7 +8,10 @@ Callback = Callable[[], None]
 
 
 class SimulationClock:
-    """Runs callbacks in the order of their times; equal times in the order of scheduling."""
+    """Runs callbacks in the order of their times.
+
+    Callbacks with the same time run in the order in which they were scheduled.
+    """
 
     def __init__(self) -> None:
         self.now_seconds = 0.0
@@ -16,11 +19,11 @@ class SimulationClock:
         self._order = count()
 
     def at(self, seconds: float, callback: Callback) -> None:
-        """Schedule ``callback`` at the simulated time ``seconds``."""
+        """Schedule ``callback`` to run at the simulated time ``seconds``."""
         heapq.heappush(self._scheduled, (seconds, next(self._order), callback))
 
     def after(self, seconds: float, callback: Callback) -> None:
-        """Schedule ``callback`` at ``seconds`` after the current simulated time."""
+        """Schedule ``callback`` to run ``seconds`` after the current simulated time."""
         self.at(self.now_seconds + seconds, callback)
 
     def run(self, until_seconds: float) -> None:

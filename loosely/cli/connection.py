@@ -1,4 +1,4 @@
-"""The client that a command uses, connected as its options say."""
+"""Create the client of a command from the command's options."""
 
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -41,7 +41,10 @@ FOLLOWING_RETRY = Retry()
 
 
 def connect(url: str | None, api_key: str | None, retry: Retry = _RETRY) -> Client:
-    """Return a client for ``url``, or for the running `loosely up`, or for the default URL.
+    """Return a client for the gateway at ``url``.
+
+    Without ``url``, use the URL of the running `loosely up`. If no `loosely up` runs, use the
+    default URL.
 
     Raises:
         typer.BadParameter: The URL or the key is invalid.
@@ -50,7 +53,7 @@ def connect(url: str | None, api_key: str | None, retry: Retry = _RETRY) -> Clie
 
 
 def connect_operator(url: str | None, api_key: str | None) -> OperatorClient:
-    """Return a client for operators, for the same URL as `connect`."""
+    """Return a client for operators. The URL is chosen as in `connect`."""
     return _connect(OperatorClient, url, api_key, _RETRY)
 
 

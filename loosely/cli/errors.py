@@ -45,7 +45,7 @@ _ADVICE = {
 
 @contextmanager
 def exit_on_error(*, as_json: bool) -> Iterator[None]:
-    """Print an error of the client as a line on stderr, and exit.
+    """If the client raises an error in the ``with`` block, print one line to stderr and exit.
 
     With ``as_json``, also print a problem document to stdout exactly as received.
 

@@ -1,4 +1,4 @@
-"""``loosely models`` lists the models; ``loosely models check`` runs one on a file."""
+"""``loosely models`` lists the models; ``loosely models check`` runs one model on a file."""
 
 import json
 import subprocess
@@ -110,7 +110,7 @@ class _CheckOutput:
         self._batches: list[Mapping[str, Any]] = []
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Print an event, or keep it for the table if it is a batch."""
+        """Print an event. If the event is a batch, keep it for the table instead."""
         match line["event"]:
             case "loaded":
                 print_to(

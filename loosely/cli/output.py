@@ -83,7 +83,7 @@ def model_table(models: Iterable[Model]) -> RenderableType:
 
 
 def bar(score: float) -> str:
-    """Return a bar of block characters whose length shows ``score``, from 0 to 1."""
+    """Return a bar of block characters. Its length shows ``score``, a number from 0 to 1."""
     eighths = round(min(max(score, 0.0), 1.0) * _BAR_CELLS * 8)
     whole, rest = divmod(eighths, 8)
     return ("█" * whole + (_EIGHTHS[rest] if rest else "")).rstrip()
@@ -103,7 +103,7 @@ def _is_label(label: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    """Return whether a bar can be drawn for ``value``, which may be infinite or a huge integer."""
+    """Return whether ``value`` is a number that is small enough to be drawn as a bar."""
     return isinstance(value, int | float) and abs(value) < _MAX_DRAWN_SCORE
 
 
@@ -155,7 +155,7 @@ class SpinnerText:
     clock: Callable[[], float] = time.monotonic
 
     def __rich__(self) -> Text:
-        """Return the text with the current number of seconds. Called for each drawing."""
+        """Return the text with the current number of seconds. Rich calls this for each drawing."""
         return Text(f"{printable(self.status)}  {self.clock() - self.started_at:.0f} s")
 
 

@@ -148,7 +148,7 @@ SeedOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class _UpOptions:
-    """The options of one `loosely up`, checked."""
+    """The checked options of one `loosely up`."""
 
     root: Path
     data: Path
@@ -269,8 +269,8 @@ def parse_scaling(
 ) -> ScaledObject:
     """Return the scaling settings for ``--scale``: KEDA's rules, with times that suit one machine.
 
-    The autoscaler decides as often as KEDA instead of every 15 s, and scales down after the
-    cool-down instead of 300 s: a process starts in seconds, a GPU node in minutes.
+    The autoscaler decides as often as KEDA instead of every 15 s. It scales down after the
+    cool-down instead of after 300 s, because a process starts faster than a GPU node.
 
     Raises:
         typer.BadParameter: ``text`` is not MIN:MAX, or a number is out of range.
@@ -301,7 +301,8 @@ def plan_worker_pool(
 ) -> "WorkerPoolPlan":
     """Return the plan of the worker pool that replaces the single ``worker``.
 
-    The pool counts the messages of the models in ``WORKER_MODELS``, or of all models.
+    The pool counts the messages of the models in ``WORKER_MODELS``. If this variable is unset, it
+    counts the messages of all models.
     """
     from loosely.local.worker_pool import QueueMonitor, WorkerPoolPlan  # noqa: PLC0415
 

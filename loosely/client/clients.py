@@ -94,8 +94,8 @@ class Client:
     """A blocking client of one gateway. Use it in a ``with`` block, or call `close`.
 
     Every method raises :exc:`~loosely.LooselyError` for failures of the network or the gateway.
-    Requests that fail temporarily are repeated as ``retry`` allows. A submit may be repeated too,
-    because its idempotency key ensures that it makes only one job.
+    Requests that fail temporarily are repeated as ``retry`` allows. `submit` repeats its request
+    too, because the idempotency key ensures that repeated requests make only one job.
 
     Example:
         >>> with Client("http://127.0.0.1:7071") as client:

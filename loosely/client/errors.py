@@ -32,7 +32,7 @@ class LooselyError(Exception):
 
 
 class GatewayUnreachable(LooselyError):
-    """There was no response from ``url``, because of ``reason``."""
+    """The gateway at ``url`` did not respond. ``reason`` describes the failure."""
 
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(f"{url} cannot be reached: {reason}")
@@ -67,7 +67,7 @@ class Problem(LooselyError):
         code: The stable code; docs/problems.md lists all codes.
         detail: A description of the problem for people.
         retryable: Whether the same request may succeed later.
-        retry_after_seconds: How many seconds the gateway asks to wait before the next attempt.
+        retry_after_seconds: How long the gateway asks the caller to wait before the next attempt.
         stage: The stage of the job in which the problem arose.
         attempt: Which delivery of the job failed, counted from 1.
         trace_id: The id of the request's W3C trace.
@@ -113,7 +113,7 @@ class PayloadTooLarge(InvalidRequest):
 
     @classmethod
     def over(cls, limit_bytes: int, size_bytes: int) -> Self:
-        """Return the problem that the gateway would send, without sending the payload."""
+        """Return the problem that the gateway would send for a payload of ``size_bytes``."""
         document = {
             "code": "payload-too-large",
             "title": "The payload is too large",
@@ -224,7 +224,7 @@ def read_problem(status: int, body: bytes, retry_after_seconds: float | None) ->
 def ending_of(job: Job) -> JobEnded:
     """Return the exception for a job that has ended without a result.
 
-    A submit raises the same exception if the job ends within the submit's wait.
+    `submit` raises the same exception if the job ends while `submit` waits.
     """
     kind = _ending_class(job)
     job_error = job.error or {}

@@ -106,11 +106,11 @@ class ClientOperations:
             model: The model's name.
             media_type: The input's type. Default: detected from its first bytes or file name.
             parameters: The model's own parameters.
-            deadline_seconds: The job expires if it has not ended after this time.
-            webhook_url: The URL that the gateway sends the final job to.
+            deadline_seconds: The job expires if it has not ended after this number of seconds.
+            webhook_url: The URL to which the gateway sends the job when it has ended.
             priority: With ``"low"``, the job waits until no other job of the model waits.
             wait_seconds: How long to wait for the job's end, from 0 to 200.
-            idempotency_key: Submits with the same key make only one job. Default: a new key for
+            idempotency_key: Calls with the same key make only one job. Default: a new key for
                 each call.
 
         Raises:
@@ -154,11 +154,11 @@ class ClientOperations:
             model: The model's name.
             media_type: The input's type. Default: detected from its first bytes or file name.
             parameters: The model's own parameters.
-            deadline_seconds: The job expires if it has not ended after this time.
-            webhook_url: The URL that the gateway sends the final job to.
+            deadline_seconds: The job expires if it has not ended after this number of seconds.
+            webhook_url: The URL to which the gateway sends the job when it has ended.
             priority: With ``"low"``, the job waits until no other job of the model waits.
             wait_seconds: How long to wait. Default: as long as the job takes.
-            idempotency_key: Submits with the same key make only one job. Default: a new key for
+            idempotency_key: Calls with the same key make only one job. Default: a new key for
                 each call.
 
         Raises:
@@ -185,7 +185,11 @@ class ClientOperations:
         return await self._wait(job, wait_seconds, give_up_at)
 
     async def wait(self, job: Job | str, *, wait_seconds: float | None = None) -> Job:
-        """Wait until a job, given as a job or as an id, has ended. Return the succeeded job.
+        """Wait until a job has ended, and return the succeeded job.
+
+        Args:
+            job: The job or its id.
+            wait_seconds: How long to wait. Default: as long as the job takes.
 
         Raises:
             JobEnded: The job ended without a result.
@@ -197,7 +201,7 @@ class ClientOperations:
         return await self._wait(job, wait_seconds, self._give_up_at(wait_seconds))
 
     async def get(self, job_id: str, *, wait_seconds: int = 0) -> Job:
-        """Return a job. Wait up to ``wait_seconds`` for the job's end first.
+        """Wait up to ``wait_seconds`` for a job's end, then return the job.
 
         Raises:
             RequestRefused: The job id is unknown.
@@ -205,7 +209,9 @@ class ClientOperations:
         return await self._get(job_id, wait_seconds)
 
     async def cancel(self, job_id: str) -> Job:
-        """Cancel a job. Return it with status ``cancelling``, or unchanged if it had already ended.
+        """Cancel a job, and return it with the status ``cancelling``.
+
+        A job that had already ended does not change. It is returned with its final status.
 
         Raises:
             RequestRefused: The job id is unknown.
@@ -305,7 +311,8 @@ class ClientOperations:
     ) -> HttpResponse:
         """Send a request, repeat it as the retry policy allows, and return the response.
 
-        Every request may be repeated, even a submit, because its idempotency key stays the same.
+        Every request may be repeated. A request that submits a job keeps its idempotency key, so
+        that repeated requests make only one job.
 
         Args:
             request: The request.
@@ -343,7 +350,10 @@ class ClientOperations:
         submission: Submission,
         give_up_at: float = math.inf,
     ) -> Job:
-        """Submit an upload by its reference. Submit a payload in the body if its size permits."""
+        """Submit an upload by its reference, or a payload in the request's body.
+
+        A payload that is too large for the body is uploaded first.
+        """
         if isinstance(source, Upload):
             return await self._submit_upload(submission, source, give_up_at)
         payload = read_payload(source, media_type)
@@ -399,14 +409,20 @@ class ClientOperations:
         reason: str,
         give_up_at: float = math.inf,
     ) -> HttpResponse:
-        """Send a request to blob storage, whose errors are not problem documents."""
+        """Send a request to blob storage, and return the response.
+
+        The errors of blob storage are not problem documents, so the exception contains ``reason``.
+        """
         try:
             return await self.send(request, expected, give_up_at)
         except UnexpectedAnswer as error:
             raise UnexpectedAnswer(request.shown_url, error.status, reason) from None
 
     async def _wait(self, job: Job | str, wait_seconds: float | None, give_up_at: float) -> Job:
-        """Poll the job until it has ended. Only the error message uses ``wait_seconds``."""
+        """Poll the job until it has ended, and return the succeeded job.
+
+        The wait ends at ``give_up_at``. ``wait_seconds`` is only used in the error message.
+        """
         latest = job if isinstance(job, Job) else None
         job_id = job if isinstance(job, str) else job.id
         while latest is None or not latest.is_final:

@@ -48,7 +48,7 @@ async def get_dead_letter(
 async def redrive_dead_letter(
     operations: ClientOperations, model: str, letter_id: str
 ) -> dict[str, Any]:
-    """Submit a dead letter's work again as a new job. Repeated calls submit it only once.
+    """Send a dead letter again, as a new job. Repeated calls make only one new job.
 
     Returns:
         The gateway's document: ``job_id``, ``is_new_job`` and ``is_repeat``.

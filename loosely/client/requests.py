@@ -28,7 +28,10 @@ Source: TypeAlias = bytes | os.PathLike[str]
 
 @dataclass(frozen=True, slots=True)
 class FileBody:
-    """A request body that is read from a file while it is sent. Each attempt opens it anew."""
+    """A request body that is read from a file while it is sent.
+
+    Each attempt opens the file again.
+    """
 
     path: Path
     size_bytes: int
@@ -60,7 +63,7 @@ class Payload:
 
 
 def read_payload(source: Source, media_type: str | None) -> Payload:
-    """Return the payload of ``source``. Detect its media type unless it is given.
+    """Return the payload of ``source``. Detect its media type if ``media_type`` is ``None``.
 
     Only the first bytes of a file are read here. The whole file is read when it is sent.
 
@@ -80,9 +83,9 @@ def read_payload(source: Source, media_type: str | None) -> Payload:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """The model and the options of one submit. The gateway chooses options that are ``None``.
+    """The model and the options of a job. The gateway chooses the options that are ``None``.
 
-    ``idempotency_key`` stays the same when the submit is repeated, so that only one job is made.
+    ``idempotency_key`` stays the same when the request is repeated, so that only one job is made.
     """
 
     model: str
@@ -100,12 +103,12 @@ class Submission:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The HTTP headers with the wait and the idempotency key."""
+        """The HTTP headers that contain the wait and the idempotency key."""
         prefer = f"wait={self.wait_seconds}" if self.wait_seconds > 0 else "respond-async"
         return {"prefer": prefer, "idempotency-key": self.idempotency_key}
 
     def query(self) -> dict[str, str]:
-        """Return the options as query parameters, for a submit whose body is the input."""
+        """Return the options as query parameters, for a request whose body is the input."""
         query: dict[str, str] = {}
         if self.parameters is not None:
             query["parameters"] = json.dumps(dict(self.parameters))
@@ -118,7 +121,7 @@ class Submission:
         return query
 
     def members(self) -> dict[str, Any]:
-        """Return the options as members of a submit's JSON body."""
+        """Return the options as members of a request's JSON body."""
         members: dict[str, Any] = {}
         if self.parameters is not None:
             members["parameters"] = dict(self.parameters)
@@ -185,7 +188,7 @@ class RequestBuilder:
         )
 
     def get_job(self, job_id: str, wait_seconds: int = 0) -> HttpRequest:
-        """Return a request for a job. The gateway waits ``wait_seconds`` for the job's end."""
+        """Return a request for a job. The gateway waits at most ``wait_seconds`` for its end."""
         headers = {"prefer": f"wait={wait_seconds}"} if wait_seconds > 0 else {}
         return self._build("GET", _job_path(job_id), headers=headers, wait_seconds=wait_seconds)
 

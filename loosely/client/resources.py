@@ -73,7 +73,7 @@ class Job:
 
     @property
     def error(self) -> Mapping[str, Any] | None:
-        """The error because of which the job ended without a result."""
+        """The error with which the job ended, if it ended without a result."""
         return _object(self.document, "error")
 
     @property
@@ -199,7 +199,7 @@ _SECRET_MEMBERS: Final = frozenset({"url", "headers"})
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An input in the gateway's blob storage. Pass it to `submit` or `run` instead of the bytes."""
+    """An input in the gateway's blob storage. `submit` and `run` accept it instead of the bytes."""
 
     reference: str
     media_type: str

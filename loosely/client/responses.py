@@ -24,7 +24,7 @@ class HttpResponse:
 
     @property
     def retry_after_seconds(self) -> float | None:
-        """The value of ``Retry-After`` in seconds, at most one hour; None if it is not a number."""
+        """The value of ``Retry-After`` in seconds, at most one hour. None if it is not a number."""
         value = self.headers.get("retry-after", "").strip()
         if not (value.isascii() and value.isdigit()):
             return None

@@ -19,8 +19,8 @@ class Retry:
     The pause doubles from ``first_seconds`` to ``longest_seconds``. Each pause is shortened at
     random by up to half, so that many clients do not retry at the same time. A longer
     ``Retry-After`` replaces the pause. The client raises the last error when the next pause would
-    end more than ``total_seconds`` after the first failure. With ``total_seconds=0`` it never
-    repeats.
+    end more than ``total_seconds`` after the first failure. With ``total_seconds=0`` it
+    never repeats a request.
     """
 
     first_seconds: float = 0.25
@@ -55,8 +55,8 @@ class Retry:
 def is_transient(error: LooselyError) -> bool:
     """Return whether the same request may succeed later.
 
-    True if there was no response, or if its status is transient. False if the response carries a
-    job: that job has ended, and repeating the request would not change that.
+    True if there was no response, or if the response's status is transient. False if the response
+    contains a job: that job has ended, and repeating the request would not change that.
     """
     match error:
         case GatewayUnreachable():

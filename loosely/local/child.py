@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the thread that started this process ends."""
+    """Ask the kernel to kill this process when the thread that started it ends."""
     import ctypes  # noqa: PLC0415 - costs 10 ms, needed on Linux only
 
     libc = ctypes.CDLL(None, use_errno=True)

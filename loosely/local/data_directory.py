@@ -25,7 +25,7 @@ def lock_directory(directory: Path) -> Iterator[None]:
     The kernel releases the lock when this process ends, even if the process is killed.
 
     Raises:
-        DataDirectoryInUse: Another `loosely up` has locked it.
+        DataDirectoryInUse: Another `loosely up` has locked ``directory``.
     """
     directory.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(directory / "up.lock", os.O_RDWR | os.O_CREAT, _OWNER_ONLY)
@@ -121,12 +121,12 @@ def _state_file(directory: Path) -> Path:
 class StateWriter:
     """Keeps `up.json` up to date with the events of the components.
 
-    The file is written once every component has been started. A component that dies stays listed as
-    not ready until it is restarted. Workers of the pool are listed while they run.
+    The file is first written when every component has been started. A component that dies stays
+    listed as not ready until it is restarted. Workers of the pool are listed while they run.
     """
 
     def __init__(self, directory: Path, logs: Path, url: str, parts: Sequence[Part]) -> None:
-        """Prepare the writer. ``parts`` always run; workers of a pool are not among them."""
+        """Prepare the writer. ``parts`` are the components that are not workers of a pool."""
         self._directory = directory
         self._logs = logs
         self._url = url

@@ -18,7 +18,7 @@ def read_environment() -> dict[str, str]:
 def shared_environment(root: Path, user: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of every component: the user's variables and the import paths.
 
-    Therefore the worker gets ``WORKER_*`` and ``TORCH_THREADS`` as the user set them. Each
+    Therefore the worker gets the values of ``WORKER_*`` and ``TORCH_THREADS`` from the user. Each
     component's own variables are added later and take precedence.
 
     Args:
@@ -39,7 +39,9 @@ def shared_environment(root: Path, user: Mapping[str, str]) -> dict[str, str]:
 
 
 def find_root(current: Path, package: Path = Path(__file__).parents[1]) -> Path:
-    """Return the root of the repository that contains ``package`` or, failing that, ``current``.
+    """Return the root of the repository that contains ``package``.
+
+    If no repository contains ``package``, return the root of the one that contains ``current``.
 
     Raises:
         RepositoryMissing: Neither directory is in a repository, for example because only the client

@@ -17,7 +17,10 @@ class PartStarted:
 
 @dataclass(frozen=True, slots=True)
 class PartReady:
-    """The component is ready, ``seconds`` after its start. ``is_restart``: it had died before."""
+    """The component became ready ``seconds`` after its start.
+
+    ``is_restart`` is true if the component had died before.
+    """
 
     part: Part
     seconds: float
@@ -52,7 +55,10 @@ class PartStopping:
 
 @dataclass(frozen=True, slots=True)
 class PartStopped:
-    """The component has stopped. ``is_killed``: it was killed because it did not stop by itself."""
+    """The component has stopped.
+
+    ``is_killed`` is true if it was killed because it did not stop by itself.
+    """
 
     part: Part
     seconds: float

@@ -29,7 +29,7 @@ class Launcher:
     async def launch(self, part: Part, log: PartLog) -> Process:
         """Start ``part`` as the leader of a new session, and write its output to ``log``.
 
-        Must run in the main thread: the kernel ties the component to the thread that forks it.
+        The caller must be in the main thread, because the kernel ties the component to that thread.
         """
         output = log.open()
         try:

@@ -33,7 +33,7 @@ class PartLog:
     def open(self) -> int:
         """Open the log for appending, and remember where this run's output begins.
 
-        Append mode, because the file may be truncated while the component writes to it.
+        The log is opened in append mode, because it may be truncated while the component writes.
         """
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._run_starts_at = os.fstat(descriptor).st_size
@@ -52,7 +52,7 @@ class PartLog:
         self._run_starts_at = 0
 
     def tail(self, count: int) -> list[str]:
-        """Return the last ``count`` lines of this run's output that are not blank."""
+        """Return the last ``count`` non-blank lines of this run's output."""
         if not self.path.exists():
             return []
         with self.path.open("rb") as log:

@@ -77,7 +77,7 @@ class SystemSettings:
 
     @property
     def service_bus_connection(self) -> str:
-        """The connection string of the Service Bus emulator, as for Microsoft's emulator."""
+        """The connection string of the local Service Bus, in the format of Microsoft's emulator."""
         return (
             f"Endpoint=sb://localhost:{self.ports.servicebus};"
             "SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=SAS_KEY_VALUE;"
@@ -95,7 +95,7 @@ def storage_connection_string(port: int) -> str:
 
 
 def loosely_parts(settings: SystemSettings) -> tuple[Part, ...]:
-    """Return all components. Each depends only on components before it."""
+    """Return all components. Each component depends only on components listed before it."""
     return (
         _blobs(settings),
         _servicebus(settings),

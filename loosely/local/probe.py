@@ -33,7 +33,7 @@ async def wait_until_ready(probe: Probe) -> None:
 
 
 async def is_ready(probe: Probe) -> bool:
-    """Send the probe once; return whether the response is that of a ready component."""
+    """Send the probe once, and return whether the component is ready."""
     try:
         async with asyncio.timeout(_ANSWER_TIMEOUT_SECONDS):
             status = await _get_status(probe)
@@ -45,7 +45,7 @@ async def is_ready(probe: Probe) -> bool:
 
 
 async def _get_status(probe: Probe) -> int | None:
-    """Return the status of the response, or ``None`` if it is not HTTP."""
+    """Send the probe and return the HTTP status, or ``None`` if the response is not HTTP."""
     reader, writer = await asyncio.open_connection(_HOST, probe.port, limit=_MAX_STATUS_LINE_BYTES)
     try:
         writer.write(

@@ -34,7 +34,7 @@ class StartLimits:
 
 @dataclass(slots=True)
 class RestartBackoff:
-    """Delays before restarts. They double after each short run, and reset after a long run.
+    """Delays before restarts. They double after each short run, and are reset after a long run.
 
     The first delay is short, so that a worker that was killed during a job is back before the
     job's caller notices.
@@ -46,7 +46,10 @@ class RestartBackoff:
     _next_seconds: float = 0.0
 
     def next_delay(self, uptime_seconds: float) -> float:
-        """Return the delay in seconds before the restart after a run of ``uptime_seconds``."""
+        """Return the delay before the next restart in seconds.
+
+        ``uptime_seconds`` is how long the component ran before it died.
+        """
         if uptime_seconds >= self.reset_after_seconds:
             self._next_seconds = 0.0
         delay_seconds = self._next_seconds or self.first_seconds
@@ -101,8 +104,8 @@ class ProcessManager:
     async def stop(self, run: "asyncio.Task[None]", kill: asyncio.Event) -> None:
         """Stop the component and wait for the end of ``run``.
 
-        Sends SIGTERM, and kills the component if it has not stopped after its ``drain_seconds`` or
-        when ``kill`` is set.
+        Sends SIGTERM. If the component is still running after its ``drain_seconds``, or as soon as
+        ``kill`` is set, sends SIGKILL.
         """
         asked_at = self.clock()
         self._is_stopping = True

@@ -2,9 +2,9 @@
 
 The kernel kills the components themselves (:mod:`loosely.local.child`), but not the processes that
 components have started. On macOS the kernel does not kill the components either. The supervisor
-sends the process group of each component to the reaper over a pipe: ``+GROUP`` when it starts,
-``-GROUP`` when it has ended. When the pipe closes, the reaper kills the groups that are still
-listed.
+sends the process group of each component to the reaper over a pipe: ``+GROUP`` when the component
+starts, and ``-GROUP`` when it has ended. When the pipe closes, the reaper kills the groups that are
+still listed.
 """
 
 import contextlib

@@ -16,7 +16,7 @@ class SupervisedProcess(Protocol):
         """Start the processes and keep them running. Raises UpError if that is not possible."""
 
     async def stop(self, run: "asyncio.Task[None]", kill: asyncio.Event) -> None:
-        """Stop all processes, at once if ``kill`` is set, and wait for the end of ``run``."""
+        """Stop all processes, or kill them when ``kill`` is set. Wait for the end of ``run``."""
 
     def limit_logs(self) -> None:
         """Truncate the processes' logs that are too large."""
@@ -32,7 +32,7 @@ class SystemSupervisor:
 
     @property
     def is_killed(self) -> bool:
-        """Whether a second request to stop was made, which kills all processes."""
+        """Whether a stop was requested twice. The second request kills all processes."""
         return self._kill.is_set()
 
     def request_stop(self) -> None:
@@ -69,8 +69,8 @@ class SystemSupervisor:
     async def _stop_all(self, runs: "Sequence[asyncio.Task[None]]") -> None:
         """Stop the processes one by one, the last one first.
 
-        The worker drains while the gateway can still take its replies and the Service Bus its
-        settlements.
+        Therefore the gateway and Service Bus still accept replies and settlements while the worker
+        drains.
         """
         for process, run in reversed(list(zip(self._processes, runs, strict=True))):
             if not run.done():

@@ -27,7 +27,7 @@ class CountsUnavailable(Exception):
 
 
 class QueueMonitor:
-    """Reads the queues' lengths from the gateway, and a worker's number of jobs from `/ready`."""
+    """Reads the queues' lengths from the gateway, and each worker's job count from `/ready`."""
 
     def __init__(
         self, gateway_url: str, models: Iterable[str] = (), api_key: str | None = None
@@ -59,7 +59,7 @@ class QueueMonitor:
     async def count_messages(self) -> list[int | None]:
         """Return the number of each model's active messages, including messages that workers hold.
 
-        A count is ``None`` if the gateway does not know it.
+        A count is ``None`` if the gateway does not report the number.
 
         Raises:
             CountsUnavailable: The gateway does not respond as expected.
@@ -122,7 +122,7 @@ class _PoolWorker:
 
 
 class WorkerPool:
-    """Starts workers when the queues need them, and stops idle ones when they do not.
+    """Starts workers when the queues need them, and stops idle workers that are not needed.
 
     Kubernetes may stop any pod. The pool stops only idle workers. A worker that receives a job just
     before its stop still finishes the job, because it drains.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class Infer:
-    """Return the input. For an input `sleep N`, wait N milliseconds before."""
+    """Return the input. For the input `sleep N`, wait N milliseconds first."""
 
     accepts = "bytes"
 

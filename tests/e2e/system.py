@@ -1,4 +1,4 @@
-"""Run `loosely up` as a process on free ports, and control the system's components from a test."""
+"""Run `loosely up` as a process on free ports, and let tests control the system's components."""
 
 import os
 import re
@@ -163,7 +163,7 @@ class System:
         return str(answer.json()["id"])
 
     def accept_at_last(self, model: str, data: bytes) -> str:
-        """Submit a job as `accept` does. Repeat the submit while a component is unavailable."""
+        """Submit a job as `accept` does. Repeat the request while a component is unavailable."""
 
         def accepted() -> str | None:
             try:

@@ -1,4 +1,4 @@
-"""Submits that succeed, sent over REST and from the command line."""
+"""Jobs that succeed, submitted over REST and from the command line."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ def test_a_picture_is_classified_in_one_request(
     assert system.job(job["id"]) == job
 
 
-def test_a_submit_with_respond_async_returns_a_job_that_succeeds_later(
+def test_a_request_with_respond_async_returns_a_job_that_succeeds_later(
     system: System, pictures: Path
 ) -> None:
     data = (pictures / "chelsea.jpg").read_bytes()
@@ -76,7 +76,9 @@ def test_a_payload_of_any_size_reaches_the_model_unchanged(system: System, size_
     assert job["result"]["sha256"] == hashlib.sha256(data).hexdigest()
 
 
-def test_each_of_many_callers_gets_the_result_of_the_callers_job(system: System) -> None:
+def test_each_of_many_callers_gets_the_result_of_the_job_that_the_caller_submitted(
+    system: System,
+) -> None:
     ids = {system.accept("noop", text := f"caller {number}".encode()): text for number in range(40)}
     for job_id, text in ids.items():
         assert system.final(job_id)["result"]["sha256"] == hashlib.sha256(text).hexdigest()

@@ -163,7 +163,7 @@ def body_of(row: Row, named: dict[str, str]) -> bytes | None:
 
 
 def end(system: System, row: Row) -> None:
-    """End the job of the waiting caller as the row says."""
+    """End the job of the waiting caller in the way that the row states."""
     request = by_hand.wait_for_request(system, row.path.split("/")[3], row.title)
     match row.meanwhile:
         case "cancel":

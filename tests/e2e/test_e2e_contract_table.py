@@ -41,7 +41,7 @@ def test_a_response_matches_the_row_of_the_contract(
     check(row, system.http.request(row.method, path, content=row.body, headers=dict(row.sent)))
 
 
-def test_two_submits_with_one_idempotency_key_make_one_job(system: System) -> None:
+def test_two_requests_with_one_idempotency_key_make_one_job(system: System) -> None:
     headers = {"idempotency_key": '"one-job"'}
     first = system.submit("noop", b"x", **headers)
     again = system.submit("noop", b"x", **headers)

@@ -1,9 +1,9 @@
 """Kill the gateway's host at named points in the life of a job, with histories as in Azure Storage.
 
 The local host follows the Azure Storage provider (`--engine azure-storage`): an episode's messages
-are sent before its history is saved, a dead host's messages return after the visibility timeout,
-and an event for an instance without a history is discarded. With a long visibility timeout a test
-fails if a reply waits for the recovery of the engine.
+are sent before its history is saved, a dead host's messages are delivered again after the
+visibility timeout, and an event for an instance without a history is discarded. With a long
+visibility timeout a test fails if a reply waits for the recovery of the engine.
 """
 
 import time

@@ -18,14 +18,14 @@ CALLERS = 64
 
 @pytest.fixture
 def http(fragile: System) -> Iterator[httpx.Client]:
-    """Return one client for all callers, because a new client loads certificates each time."""
+    """Return one client for all callers, because each new client loads the certificates again."""
     limits = httpx.Limits(max_connections=None)
     with httpx.Client(base_url=fragile.url, timeout=90, limits=limits) as client:
         yield client
 
 
 def ask(http: httpx.Client, key: str, data: bytes, seconds: float) -> httpx.Response:
-    """Repeat the request until the response's status is below 500, as a client does."""
+    """Send a request until its response has a status below 500, and return the response."""
     end = time.monotonic() + seconds
     while True:
         try:

@@ -25,7 +25,7 @@ def accept_all(system: System) -> dict[str, bytes]:
 
 
 def accept_across_a_kill(system: System, name: str) -> dict[str, bytes]:
-    """Submit jobs while a component is killed, and repeat each submit until the job is accepted."""
+    """Submit jobs while a component is killed. Repeat each request until the job is accepted."""
     jobs: dict[str, bytes] = {}
     with ThreadPoolExecutor(max_workers=4) as callers:
         accepted = [callers.submit(system.accept_at_last, "noop", payload(n)) for n in range(25)]

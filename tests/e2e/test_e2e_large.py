@@ -121,7 +121,7 @@ def test_large_payloads_do_not_increase_the_memory_of_gateway_or_worker(
     assert after["worker"] - before["worker"] < 4 * RESULT_BYTES / 2**20 + 32
 
 
-def test_a_job_fails_if_its_upload_is_overwritten_after_the_submit(large: System) -> None:
+def test_a_job_fails_if_its_upload_is_overwritten_after_the_job_is_submitted(large: System) -> None:
     slot = slot_of(large)
 
     def send(content: bytes) -> None:
@@ -148,6 +148,6 @@ def test_an_empty_upload_is_refused(large: System) -> None:
     assert large.http.post(f"/v1/models/big/jobs?upload={upload(large, b'', 0)}").status_code == 422
 
 
-def test_a_submit_with_an_unknown_upload_is_refused(large: System) -> None:
+def test_a_job_with_an_unknown_upload_is_refused(large: System) -> None:
     answer = large.http.post("/v1/models/big/jobs?upload=019cb2d2-0000-7000-8000-000000000000")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")

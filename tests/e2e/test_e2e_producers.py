@@ -24,7 +24,7 @@ PAGE = ROOT / "docs" / "message-contract.md"
 
 
 class HttpTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily, so untyped
-    """Use http instead of https, which the administration client always uses."""
+    """Replaces https by http in each request, because the administration client uses https."""
 
     def send(self, request: Any, **kwargs: Any) -> Any:
         request.url = request.url.replace("https://", "http://", 1)

@@ -200,7 +200,7 @@ def test_the_worker_fetches_an_input_given_by_url(
         ("/empty", "no bytes"),
     ],
 )
-def test_a_submit_whose_input_url_cannot_be_fetched_returns_422(
+def test_a_job_whose_input_url_cannot_be_fetched_is_refused_with_422(
     webhook_system: System, receiver: WebhookReceiver, path: str, said: str
 ) -> None:
     receiver.files |= {

@@ -43,7 +43,7 @@ def port() -> int:
 
 @pytest.fixture
 def up(data: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
-    """A running `loosely up`."""
+    """Run `loosely up` and return its process."""
     with subprocess.Popen(
         command(data, port), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -112,7 +112,7 @@ def test_the_error_for_a_busy_port_names_the_process_and_a_free_port(
     assert re.search(r"loosely up --port \d+", done.stderr)
 
 
-def test_a_second_up_on_the_same_data_directory_names_the_first_process(
+def test_the_error_of_a_second_loosely_up_names_the_first_process(
     up: "subprocess.Popen[str]", data: Path, port: int
 ) -> None:
     done = subprocess.run(

@@ -193,7 +193,7 @@ def test_a_killed_component_is_restarted_quickly_and_reported(start: Callable[..
     assert "worker  ready again in" in output
 
 
-def test_up_ends_with_the_last_log_lines_of_a_component_that_cannot_start(
+def test_the_error_for_a_component_that_cannot_start_contains_its_last_log_lines(
     start: Callable[..., Up],
 ) -> None:
     up = start(queue="plain", worker="crash")
@@ -227,7 +227,7 @@ def test_a_component_is_not_restarted_after_a_permanent_start_failure(
     assert up.journal() == ["worker start red"]
 
 
-def test_up_ends_if_a_component_never_becomes_ready(start: Callable[..., Up]) -> None:
+def test_loosely_up_fails_if_a_component_never_becomes_ready(start: Callable[..., Up]) -> None:
     up = start(within_seconds=0.6, queue="plain", worker="busy")
 
     code, output, errors = up.finish()
@@ -299,7 +299,9 @@ def test_child_processes_of_a_dead_component_are_killed(start: Callable[..., Up]
     assert not left_behind.is_running()
 
 
-def test_a_second_up_on_the_same_data_directory_is_refused(start: Callable[..., Up]) -> None:
+def test_a_second_loosely_up_on_the_same_data_directory_is_refused(
+    start: Callable[..., Up],
+) -> None:
     up = start(worker="plain")
     wait_for(lambda: up.is_ready("worker"))
 

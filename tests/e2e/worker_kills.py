@@ -60,7 +60,7 @@ class WorkerKillReport:
 
 
 class JobSubmitter:
-    """Submits jobs until stopped, but only a limited number ahead of the worker."""
+    """Submits jobs until stopped, and limits the number of jobs that wait for the worker."""
 
     def __init__(self, system: System, ran: Path) -> None:
         self._system = system

@@ -25,7 +25,7 @@ State = dict[str, Any]
 
 
 class ProgramError(Exception):
-    """An error with which a stand-in exits with this exit code."""
+    """An error that ends a stand-in with this exit code."""
 
     def __init__(self, code: int, text: str = "") -> None:
         super().__init__(text)
@@ -171,7 +171,7 @@ def kubectl_apply(call: Call) -> str:
 
 
 def kill(call: Call, name: str) -> None:
-    """Kill the process whose id is in the file that the state names. Do nothing without a file."""
+    """Kill the process whose id is in the file that the state names, if the state names a file."""
     if file := call.state.get(name):
         with suppress(ProcessLookupError):
             os.kill(int(Path(file).read_text(encoding="utf-8")), signal.SIGKILL)
@@ -216,7 +216,7 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
 
 
 def answer(call: Call) -> str:
-    """Return the output for a call. The longest known prefix of the call's words selects it."""
+    """Return the output for a call. The longest known prefix of the call's words determines it."""
     for length in range(len(call.words), 1, -1):
         name = " ".join(call.words[:length])
         failing = call.table("failing")

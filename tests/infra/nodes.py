@@ -46,7 +46,7 @@ def rollouts_outlast_the_start_of_a_node(files: DeploymentFiles) -> None:
 
 
 def new_node_pools_have_a_count(files: DeploymentFiles) -> None:
-    """Check that only new node pools get a count, because AKS refuses it for other pools."""
+    """Check that only new node pools get a count, because AKS refuses a count for other pools."""
     cluster = files.module("cluster")
     counts = re.findall(
         r"^ +count: contains\(nodePools, \S+ \? null : (\S+)\n +minCount: (\S+)$",
@@ -94,7 +94,7 @@ def prices_match_the_requested_resources(files: DeploymentFiles) -> None:
 
 
 def workers_that_share_a_gpu_fit_its_machine(files: DeploymentFiles) -> None:
-    """Check that workers that share a GPU fit its machine, and that the plugin has its rights."""
+    """Check that workers that share a GPU fit on a machine, and that the plugin has its rights."""
     [cores] = re.findall(
         r"param gpuNodeSize string = 'Standard_NC(\d+)", files.text("infra/main.bicep")
     )

@@ -116,7 +116,7 @@ def the_platform_can_scale_the_gateway(files: DeploymentFiles) -> None:
 
 
 def messages_of_a_dead_host_are_visible_after_a_minute(files: DeploymentFiles) -> None:
-    """Check the visibility timeouts for histories in storage. The scheduler has none."""
+    """Check the visibility timeouts for histories in storage. The scheduler has no timeout."""
     template = files.module("gateway")
     [histories] = re.findall(r"var histories = \{\n(.*?)\n\}", template, re.DOTALL)
     for name, value in VISIBILITY_TIMEOUTS.items():

@@ -112,7 +112,7 @@ async def cancellations(rig: Rig, run: Storm) -> None:
 
 
 async def _all_ended(run: Storm) -> None:
-    """Wait until every accepted job has ended, or no job has ended for `--settle` seconds."""
+    """Wait until every accepted job has ended. Stop if no job has ended for `--settle` seconds."""
     open_count, changed_at = -1, time.monotonic()
     while left := sum(job.is_open for job in run.jobs):
         if left != open_count:

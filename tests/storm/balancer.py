@@ -67,7 +67,7 @@ async def _copy(reader: StreamReader, writer: StreamWriter) -> None:
 
 
 async def _first_of(*copies: "asyncio._CoroutineLike[None]") -> None:
-    """Run until one direction has ended, then cancel the other."""
+    """Run all coroutines until one of them has ended, then cancel the others."""
     tasks = [asyncio.create_task(copy) for copy in copies]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

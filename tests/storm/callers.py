@@ -66,7 +66,7 @@ class StormCallers:
                 callers.create_task(caller())
 
     async def submit(self, job: StormJob) -> None:
-        """Submit a job as its kind requires until it is accepted, and cancel the job if required.
+        """Submit a job until it is accepted, and then cancel it if its kind requires that.
 
         Raises:
             UnexpectedResponse: if the gateway refuses the request.

@@ -22,7 +22,7 @@ class JobKind(Enum):
 
 @dataclass(frozen=True)
 class KnownState:
-    """The state of a job that the gateway had reported when a request was sent.
+    """The last state of a job that the gateway had reported before a request was sent.
 
     The response must not contradict this state. It may contradict the responses to other requests
     that were sent at the same time.
@@ -36,8 +36,8 @@ class KnownState:
 class StormJob:
     """A job of a storm, and all observations of the job.
 
-    `label` is the number in the job's input. A submit that is repeated without an Idempotency-Key
-    is another job, so each attempt has its own label.
+    `label` is the number in the job's input. Without an Idempotency-Key, a repeated request makes
+    another job, so each attempt has its own label.
     """
 
     number: int
@@ -64,20 +64,23 @@ class StormJob:
         return self.is_accepted and self.final is None
 
     def input(self, ran_path: Path, attempt: int) -> tuple[str, bytes]:
-        """Return the label and the input of one submit. Every fifth job has a large input."""
+        """Return the label and the input of one attempt to submit the job.
+
+        Every fifth job has a large input.
+        """
         label = f"{self.number}.{attempt}"
         text = f"{ran_path} {label} {self.model_ms}"
         return label, text.ljust(0 if self.number % 5 else _LARGE_BYTES).encode()
 
     def accept(self, job_id: str, label: str) -> None:
-        """Record a 2xx response to a submit."""
+        """Record that a request to submit the job has a 2xx response."""
         self.label = label
         if job_id not in self.ids:
             self.ids.append(job_id)
 
     @property
     def known(self) -> KnownState:
-        """The state that the gateway has reported until now. Read it before you send a request."""
+        """The last reported state. The caller must read it before it sends a request."""
         return KnownState(self.final is not None, self.cancel_answered)
 
     def see(self, job: dict[str, Any], known: KnownState, moment: str = "") -> None:
@@ -92,7 +95,7 @@ class StormJob:
             self.changes.append(_difference(self.final, job) + moment)
 
     def see_unknown(self, known: KnownState) -> None:
-        """Record a response 404."""
+        """Record a response with the status 404."""
         self.status, self.was_unknown = "unknown", True
         if known.is_final:
             self.changes.append("final, then unknown")
@@ -123,7 +126,7 @@ def plan_cancellations(count: int) -> list[StormJob]:
 
 @dataclass(frozen=True)
 class BrokenPromises:
-    """The jobs for which a promise was broken, by promise."""
+    """For each promise, the jobs for which the promise was broken."""
 
     lost: list[StormJob]
     wrong: list[StormJob]

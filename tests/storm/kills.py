@@ -31,7 +31,7 @@ class Kill:
         await (member.kill_app() if self.is_app else member.kill())
 
     async def recover(self, rig: Rig) -> None:
-        """Wait until the component is ready again, unless the kill overlaps with the next one."""
+        """Wait until the component is ready again, unless this kill overlaps with the next."""
         if not self.overlaps:
             await rig.members[self.part].wait_until_ready()
 

@@ -39,7 +39,7 @@ def test_the_storm_report_lists_no_broken_promise_for_a_succeeded_job() -> None:
     assert not BrokenPromises.find([job])
 
 
-def test_the_storm_report_ignores_a_submit_without_a_2xx_response() -> None:
+def test_the_storm_report_ignores_a_job_that_was_not_accepted() -> None:
     assert find_broken(StormJob(number=3, kind=JobKind.ASYNC, model_ms=5)) == []
 
 

@@ -33,7 +33,7 @@ class Row:
 
     Attributes:
         code: the expected code of the problem document.
-        caller: whose API key is sent to a system with keys.
+        caller: the caller whose API key is sent, if the system has API keys.
         first: a path that is requested before this row's request.
         meanwhile: how the job ends while the caller waits: `cancel`, `dead-letter`, or the code
             with which the job fails.

@@ -1,4 +1,4 @@
-"""Rows for submits that are accepted and for submits that are refused."""
+"""Rows for requests that submit a job. The gateway accepts or refuses them."""
 
 from typing import Final
 

@@ -87,7 +87,7 @@ def test_the_documented_costs_match_the_estimate(row: str, options: str) -> None
 
 
 def jobs_of_capacity() -> dict[str, list[float]]:
-    """The first table of docs/capacity.md: the numbers of each kind of job."""
+    """Return the first table of docs/capacity.md: the numbers of each kind of job."""
     table = CAPACITY.partition("## For each job\n")[2].partition("\n\n")[0].splitlines()[2:]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     return {name: [float(number) for number in numbers] for name, *numbers in rows}
@@ -176,6 +176,6 @@ def test_an_invalid_option_exits_with_2_and_prints_the_reason(command: str, mess
     assert "Traceback" not in done.output
 
 
-def test_the_option_png_writes_a_png_file(tmp_path: Path) -> None:
+def test_the_png_option_writes_a_png_file(tmp_path: Path) -> None:
     printed(f"scale-model --burst 5 --hours 1 --png {tmp_path / 'a.png'}")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

@@ -168,16 +168,16 @@ class TestLoad:
     @pytest.mark.parametrize(
         "text", ["", "office", "office:", "office:x", "lunch:5", "1,2,3", "flat:-1", "flat:0"]
     )
-    def test_the_option_load_refuses_an_invalid_text(self, text: str) -> None:
+    def test_the_load_option_refuses_an_invalid_text(self, text: str) -> None:
         with pytest.raises(ValueError, match=r"expected|jobs"):
             JobLoad.parse(text)
 
     @pytest.mark.parametrize("text", ["flat:nan", "flat:inf", "flat:1e9"])
-    def test_the_option_load_refuses_an_infinite_or_too_large_load(self, text: str) -> None:
+    def test_the_load_option_refuses_an_infinite_or_too_large_load(self, text: str) -> None:
         with pytest.raises(ValueError, match="jobs"):
             JobLoad.parse(text)
 
-    def test_the_option_load_accepts_24_numbers(self) -> None:
+    def test_the_load_option_accepts_24_numbers(self) -> None:
         assert JobLoad.parse(",".join(["10"] * 24)).jobs_per_day == 240
 
 
@@ -257,7 +257,7 @@ class TestCost:
         assert found.bills[0].by_item()["durable"] is None
         assert found.bills[0].unknown == ["million actions"]
 
-    def test_a_gpu_that_container_apps_lack_has_no_container_apps_bill(self) -> None:
+    def test_a_gpu_that_container_apps_does_not_offer_has_no_container_apps_bill(self) -> None:
         found = estimate_cost(self.deployment(gpu="H100"), Prices.load(PRICES))
         assert [bill.name for bill in found.bills] == [
             *("AKS, spot", "AKS, on demand", "always on, 1 GPU")

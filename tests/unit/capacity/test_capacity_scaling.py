@@ -166,7 +166,7 @@ class TestActivation:
         assert activation.decide(100.0, 10, [0]) == 10
         assert activation.decide(301.0, 10, [0]) == 0
 
-    def test_keda_keeps_the_minimum_of_replicas_without_messages(self) -> None:
+    def test_keda_keeps_the_minimum_number_of_replicas_if_the_queues_are_empty(self) -> None:
         assert Activation(ScaledObject(min_replica_count=2), 0.0).decide(0.0, 0, [0]) == 2
         assert Activation(ScaledObject(min_replica_count=2), 0.0).decide(900.0, 5, [0]) == 5
 

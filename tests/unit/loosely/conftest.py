@@ -8,7 +8,7 @@ from tests.unit.loosely.scripted_gateway import ScriptedGateway, serving
 
 @pytest.fixture
 def gateway() -> Iterator[ScriptedGateway]:
-    """A gateway on loopback that returns the responses that a test scripts."""
+    """Run a gateway on loopback that returns scripted responses."""
     with serving() as running:
         yield running
 

@@ -28,7 +28,10 @@ tabby          1.0%  ▎
 
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CliRunner:
-    """A terminal without a width or settings, in a directory without a running system."""
+    """Return a runner without a terminal width or settings.
+
+    The current directory has no running system.
+    """
     monkeypatch.chdir(tmp_path)
     for name in ("LOOSELY_URL", "LOOSELY_API_KEY", "FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
@@ -42,7 +45,7 @@ def picture(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_submit_shows_a_table_of_labels(
+def test_the_submit_command_shows_a_table_of_labels(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
@@ -54,7 +57,7 @@ def test_submit_shows_a_table_of_labels(
     assert gateway.requests[0].headers["content-type"] == "image/jpeg"
 
 
-def test_submit_polls_the_job_until_the_job_has_ended(
+def test_the_submit_command_polls_the_job_until_the_job_has_ended(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [
@@ -80,7 +83,7 @@ def test_submit_polls_the_job_until_the_job_has_ended(
     ]
 
 
-def test_submit_with_json_prints_the_job_as_received(
+def test_the_submit_command_with_json_prints_the_job_as_received(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [ScriptedResponse(200, json.dumps(SUCCEEDED, indent=3).encode())]
@@ -92,7 +95,7 @@ def test_submit_with_json_prints_the_job_as_received(
     assert done.stdout == json.dumps(SUCCEEDED, indent=3) + "\n"
 
 
-def test_submit_with_detach_prints_the_job_id_only(
+def test_the_submit_command_with_detach_prints_only_the_job_id(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [json_response(202, job_document("queued"), retry_after="1")]
@@ -104,7 +107,9 @@ def test_submit_with_detach_prints_the_job_id_only(
     assert gateway.requests[0].headers["prefer"] == "respond-async"
 
 
-def test_submit_reads_standard_input(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_the_submit_command_reads_standard_input(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
     done = runner.invoke(
         app, ["submit", "-", "-m", "x", "--url", gateway.url, "--type", "a/b"], input=b"bytes"
@@ -115,7 +120,7 @@ def test_submit_reads_standard_input(runner: CliRunner, gateway: ScriptedGateway
     assert gateway.requests[0].headers["content-type"] == "a/b"
 
 
-def test_the_message_for_a_refused_submit_says_what_happened_and_what_to_do(
+def test_the_message_for_a_refused_job_says_what_happened_and_what_to_do(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [
@@ -131,7 +136,7 @@ def test_the_message_for_a_refused_submit_says_what_happened_and_what_to_do(
     )
 
 
-def test_a_refused_submit_with_json_prints_the_problem_document_as_received(
+def test_the_submit_command_with_json_prints_a_problem_document_as_received(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     reply = problem_response(503, "saturated", "the queue is long", retryable=True)
@@ -160,7 +165,9 @@ def test_control_characters_from_the_gateway_are_not_sent_to_the_terminal(
     assert "cat" in done.stdout
 
 
-def test_status_prints_the_details_of_a_job(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_the_status_command_prints_the_details_of_a_job(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
     failed = job_document("failed", error={"code": "inference-failed", "detail": "out of memory"})
     gateway.responses = [json_response(200, failed)]
     done = runner.invoke(app, ["status", JOB_ID, "--url", gateway.url])
@@ -177,7 +184,7 @@ def test_status_prints_the_details_of_a_job(runner: CliRunner, gateway: Scripted
     ]
 
 
-def test_the_command_submit_exits_with_1_if_the_job_fails(
+def test_the_submit_command_exits_with_1_if_the_job_fails(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     expired = job_document("expired", error={"code": "expired", "detail": "9 s are over"})
@@ -191,7 +198,9 @@ def test_the_command_submit_exits_with_1_if_the_job_fails(
     assert "expired: 9 s are over" in done.stdout
 
 
-def test_result_prints_a_table_of_labels(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_the_result_command_prints_a_table_of_labels(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
     gateway.responses = [json_response(200, SUCCEEDED["result"])]
     done = runner.invoke(app, ["result", JOB_ID, "--url", gateway.url])
 
@@ -210,7 +219,7 @@ def test_labels_whose_score_cannot_be_drawn_are_printed_as_json(
     assert '"label": "cat\ufffd2J"' in done.stdout
 
 
-def test_result_writes_a_binary_result_to_a_file(
+def test_the_result_command_writes_a_binary_result_to_a_file(
     runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
 ) -> None:
     gateway.responses = [ScriptedResponse(200, b"\x89PNG\x00mask", {"content-type": "image/png"})]
@@ -221,7 +230,7 @@ def test_result_writes_a_binary_result_to_a_file(
     assert target.read_bytes() == b"\x89PNG\x00mask"
 
 
-def test_result_exits_with_75_if_the_job_has_not_ended(
+def test_the_result_command_exits_with_75_if_the_job_has_not_ended(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [json_response(202, job_document("running"), retry_after="1")]
@@ -231,7 +240,9 @@ def test_result_exits_with_75_if_the_job_has_not_ended(
     assert done.stderr == "not-yet: the job is running; ask again later\n"
 
 
-def test_cancel_prints_the_cancelling_job(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_the_cancel_command_prints_the_cancelling_job(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
     gateway.responses = [json_response(202, job_document("cancelling"))]
     done = runner.invoke(app, ["cancel", JOB_ID, "--url", gateway.url])
 
@@ -243,7 +254,7 @@ def test_cancel_prints_the_cancelling_job(runner: CliRunner, gateway: ScriptedGa
     )
 
 
-def test_the_command_list_prints_one_line_per_job_up_to_the_limit(
+def test_the_list_command_prints_one_line_per_job_up_to_the_limit(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     page = {"jobs": [SUCCEEDED, job_document("queued")], "next_cursor": "more"}
@@ -261,7 +272,7 @@ def test_the_command_list_prints_one_line_per_job_up_to_the_limit(
     ]
 
 
-def test_the_command_models_prints_a_table_of_models(
+def test_the_models_command_prints_a_table_of_models(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     model = {"name": "classifier", "task": "label", "media_types": ["image/jpeg", "image/png"]}
@@ -344,7 +355,9 @@ def test_importing_loosely_does_not_import_the_dependencies_of_the_client(tmp_pa
     assert done.stdout.split() == ["light", "True"]
 
 
-def test_the_options_version_and_help_print_their_texts(runner: CliRunner) -> None:
+def test_the_options_for_version_and_help_print_the_version_and_the_help(
+    runner: CliRunner,
+) -> None:
     assert runner.invoke(app, ["--version"]).stdout == f"loosely {__version__}\n"
     helped = runner.invoke(app, ["--help"]).stdout
     for word in ("up", "submit", "status", "result", "cancel", "list", "models", "Exit codes"):

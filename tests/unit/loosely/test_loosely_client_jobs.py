@@ -64,7 +64,7 @@ def test_submit_sends_the_input_and_all_options(gateway: ScriptedGateway, connec
     assert request.headers["authorization"] == f"Bearer {KEY}"
 
 
-def test_a_repeated_submit_has_the_same_idempotency_key(
+def test_a_repeated_request_has_the_same_idempotency_key(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     gateway.responses = [

@@ -39,7 +39,7 @@ def run(runner: CliRunner, gateway: ScriptedGateway, *arguments: str) -> tuple[i
     return done.exit_code, done.output
 
 
-def test_dead_letters_list_prints_the_dead_letters_of_all_pages(
+def test_the_dead_letters_list_command_prints_the_dead_letters_of_all_pages(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     pages = [([LETTER], "classifier/1"), ([{**LETTER, "redriven_as": "other"}], None)]
@@ -61,7 +61,7 @@ def test_dead_letters_list_prints_the_dead_letters_of_all_pages(
     assert "model=classifier" in gateway.requests[1].target
 
 
-def test_dead_letters_show_prints_a_dead_letter(
+def test_the_dead_letters_show_command_prints_a_dead_letter(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [json_response(200, LETTER), json_response(200, LETTER)]
@@ -73,7 +73,7 @@ def test_dead_letters_show_prints_a_dead_letter(
     assert json.loads(output) == LETTER
 
 
-def test_dead_letters_redrive_submits_a_dead_letter_only_once(
+def test_a_repeated_redrive_command_reports_the_same_new_job(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     sent = {"job_id": "new", "is_new_job": True, "is_repeat": False, "links": {}}
@@ -91,7 +91,7 @@ def test_dead_letters_redrive_submits_a_dead_letter_only_once(
     ] * 2
 
 
-def test_dead_letters_purge_deletes_one_or_all_dead_letters(
+def test_the_dead_letters_purge_command_deletes_one_or_all_dead_letters(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [

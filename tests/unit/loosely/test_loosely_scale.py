@@ -16,7 +16,7 @@ SETTINGS = SystemSettings(
 )
 
 
-def test_the_option_scale_uses_kedas_rules_with_shorter_times() -> None:
+def test_the_scale_option_uses_kedas_rules_with_shorter_times() -> None:
     scaling = parse_scaling("0:4", 5, 1.0, 20.0)
     assert (scaling.min_replica_count, scaling.max_replica_count) == (0, 4)
     assert scaling.message_count == 5
@@ -27,7 +27,7 @@ def test_the_option_scale_uses_kedas_rules_with_shorter_times() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "4", "4:", ":4", "a:b", "-1:4", "5:4", "0:0", "1:2:3", "0:²"])
-def test_the_option_scale_refuses_values_that_are_not_min_and_max(text: str) -> None:
+def test_the_scale_option_refuses_values_that_are_not_min_and_max(text: str) -> None:
     with pytest.raises(BadParameter):
         parse_scaling(text, 5, 1.0, 20.0)
 
