@@ -1,4 +1,4 @@
-"""Test signatures with a manual clock: when they are valid, and what they sign."""
+"""Test at which times signatures are valid, and which parts of a request they sign."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_a_sas_is_valid_from_the_start_time_until_the_expiry_time(
         ("o", "w", "b", "AuthorizationPermissionMismatch"),
     ],
 )
-async def test_the_refusal_of_an_account_sas_has_the_error_code_of_the_reason(
+async def test_the_error_code_for_a_refused_account_sas_states_the_reason(
     service: RunningBlobService, resources: str, permission: str, services: str, code: str
 ) -> None:
     await service.put("box/blob", b"content")
