@@ -36,7 +36,7 @@ _CLIENT_REQUEST_ID_MAX = 1024
 
 
 class _Verbatim(bytes):
-    """The name of a response header. Its upper-case and lower-case letters are kept.
+    """The name of a response header that is sent without changing upper and lower case.
 
     uvicorn changes header names to lower case, but the names of metadata must keep their case.
     """

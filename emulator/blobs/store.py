@@ -70,7 +70,7 @@ class AccountStore:
             _logger.info("removed %d content files that were never committed", removed)
 
     def start(self) -> None:
-        """Start the thread of the index and the task that expires uncommitted blocks.
+        """Start the index's thread, and the task that removes expired uncommitted blocks.
 
         The task runs on the event loop of the caller.
         """
@@ -107,7 +107,7 @@ class AccountStore:
     ) -> T:
         """Run a query on a thread, and return its result.
 
-        Use this method for a query that would block the event loop for too long.
+        This method is for a query that would block the event loop for too long.
         """
         ask = partial(question, self._lister, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._lister_thread, ask)

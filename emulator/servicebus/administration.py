@@ -88,7 +88,7 @@ class _Api:
         return JSONResponse({"status": "ok", "queues": len(self._broker.queues())})
 
     async def list(self, request: Request) -> Response:
-        """Return one page of the list of queues, or an empty list of topics."""
+        """Return one page of the queues, or an empty page if the request asks for topics."""
         kind = request.path_params["kind"].casefold()
         if kind not in {"queues", "topics"}:
             raise EntityNotFound(
@@ -105,7 +105,7 @@ class _Api:
         return _atom(feed(str(request.url), entries, next_url))
 
     async def get(self, request: Request) -> Response:
-        """Return the queue in the request's path, or an empty feed if there is no such queue.
+        """Return the description of a queue, or an empty feed if the queue does not exist.
 
         Azure also returns an empty feed.
         """

@@ -1,6 +1,6 @@
 """Read `Config.json`, the configuration file of Microsoft's Service Bus emulator.
 
-A configuration that has a property that this broker does not support is refused. If the property
+A configuration is refused if it has a property that this broker does not support. If the property
 were ignored, the queue would behave differently from Azure without an error.
 """
 

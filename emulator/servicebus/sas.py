@@ -17,7 +17,7 @@ _FIELDS = "sr", "sig", "se", "skn"
 class SasError(Exception):
     """The token does not give access.
 
-    The message says why, and contains no part of the token.
+    The error's message gives the reason, and contains no part of the token.
     """
 
 

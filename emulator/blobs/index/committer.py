@@ -39,7 +39,7 @@ class IndexCommitter:
         self._thread = threading.Thread(target=self._run, name="index-committer", daemon=True)
 
     def start(self) -> None:
-        """Start the thread. The caller must be on the event loop that will call `apply`."""
+        """Start the thread. The caller must run on the event loop on which it will call `apply`."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 

@@ -154,7 +154,7 @@ async def _commit(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """Apply a change to the index that refers to the content of `uploaded`, and commit it.
+    """Commit a change of the index. The change refers to the content of `uploaded`.
 
     If the change is refused, the content is removed. If another error occurs, the content is kept,
     because the change may have been committed. If the change was not committed, the content is

@@ -268,7 +268,7 @@ class IncomingLink:
 
 
 class OutgoingLink:
-    """A link on which the peer receives messages, as many as the credit that the peer grants."""
+    """A link on which the peer receives messages. The peer grants credit for each message."""
 
     def __init__(self, session: LinkSession, attach: Attach) -> None:
         self.handle = attach.handle
@@ -419,8 +419,8 @@ def build_attach_reply(attach: Attach, max_message_bytes: int | None) -> Attach:
 def build_attach_refusal(attach: Attach) -> Attach:
     """Build the attach frame that replies to a peer's attach if the link is refused.
 
-    It has no source and no target. After it the caller must send a detach with the error (section
-    2.6.3).
+    The frame has no source and no target. After the frame, the caller must send a detach that
+    contains the error (section 2.6.3).
     """
     return Attach(
         name=attach.name,

@@ -77,7 +77,7 @@ def read_outcome(state: Described | None) -> Outcome | None:
 
 
 def build_confirmation(outcome: Outcome, state: Described) -> Described:
-    """Build the state that confirms a receiver's settlement.
+    """Build the delivery state that confirms a receiver's settlement of a message.
 
     The state is the receiver's own outcome. If the outcome is a rejection, its error is removed,
     because a client would conclude from the error that the settlement failed.

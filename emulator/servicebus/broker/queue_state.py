@@ -295,7 +295,7 @@ class QueueState:
     # Changes that become due with time
 
     def advance(self, record: MessageRecord, now: datetime) -> None:
-        """Apply the change of a message that is due: expire its lock, expire it, or activate it."""
+        """Apply the change of a message that is due: activation, lock expiry or message expiry."""
         if record.lock is not None:
             self._unlock(record, now, failed=True)
         elif record.state is MessageState.SCHEDULED:

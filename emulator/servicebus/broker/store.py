@@ -338,7 +338,10 @@ class MessageStore:
         return map(record_from_row, rows)
 
     def seen_ids(self) -> Iterator[tuple[int, SeenMessageId]]:
-        """Yield (queue number, message id) pairs for duplicate detection, oldest first."""
+        """Yield pairs of a queue's number and an id for duplicate detection.
+
+        The pairs are sorted by queue. The ids of one queue are sorted from oldest to newest.
+        """
         rows = self._connection.execute(
             "SELECT queue, sequence_number, message_id, seen_at_us FROM sightings"
             " ORDER BY queue, sequence_number"

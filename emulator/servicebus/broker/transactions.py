@@ -149,7 +149,7 @@ class TransactionManager:
         await waiter
 
     def flush(self) -> None:
-        """Write the changes of this tick at once. Do not wait for the end of the tick."""
+        """Write the changes of this tick at once, without waiting for the end of the tick."""
         if self._transaction_handle is not None:
             self._transaction_handle.cancel()
             self._run_transaction()

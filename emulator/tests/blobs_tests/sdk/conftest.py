@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def expect_known_differences(request: pytest.FixtureRequest) -> None:
-    """Mark a test that has the marker as expected to fail on Azurite.
+    """Expect that a test with the marker `azurite_differs` fails on Azurite.
 
     If the test passes on Azurite, pytest reports an error.
     """

@@ -74,7 +74,7 @@ async def test_the_error_code_for_a_refused_account_sas_states_the_reason(
 
 
 async def test_a_service_sas_of_an_older_version_is_accepted(service: RunningBlobService) -> None:
-    """Use a service SAS of version 2015-04-05, which signs neither resource type nor scope."""
+    """Test version 2015-04-05, in which the signature covers neither resource type nor scope."""
     await service.put("box/blob", b"content")
     expiry = "2026-03-01T13:00Z"
     fields = ["r", "", expiry, "/blob/devstoreaccount1/box/blob", "", "", "", "2015-04-05"]

@@ -159,7 +159,7 @@ async def test_an_error_on_one_connection_leaves_other_connections_open(
     assert await peer.received_of(Attach)
 
 
-async def test_a_silent_peer_gets_keep_alive_frames_until_the_idle_timeout_ends(
+async def test_a_silent_peer_gets_keep_alive_frames_until_the_idle_timeout_has_passed(
     tmp_path: Path,
 ) -> None:
     async with serving(tmp_path, idle_seconds=0.3) as (namespace, _):

@@ -157,7 +157,7 @@ def signed(resource: str, *, key: str = "key", name: str = "root", seconds: int 
         ("sb://localhost/q", "/q/sub"),
     ],
 )
-def test_a_token_for_a_path_gives_access_to_this_path_and_all_paths_below_it(
+def test_a_token_for_a_path_gives_access_to_this_path_and_all_paths_below(
     resource: str, path: str
 ) -> None:
     verify_sas(signed(resource), KEYS, path, START)

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class PlainTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily, so untyped
-    """A transport that sends requests over http, although the client always uses https."""
+    """A transport that sends requests over http although their URLs have the scheme https."""
 
     def send(self, request: Any, **kwargs: Any) -> Any:
         request.url = request.url.replace("https://", "http://", 1)
