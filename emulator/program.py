@@ -1,4 +1,4 @@
-"""The command-line options, log, socket and exit status that the three services share.
+"""Command-line options, log, sockets and exit statuses for all three services of the emulator.
 
 StartError                1   the program cannot start or continue
 ├── SettingError          2   an option, a settings file or the data directory cannot be used
@@ -63,7 +63,7 @@ def options_parser(
 
 
 def port_number(text: str) -> int:
-    """Parse a TCP port from 0 to 65535. Used as an argparse type.
+    """Parse a TCP port from 0 to 65535. argparse calls this function.
 
     Port 0 means that the system chooses a free port.
     """
@@ -76,8 +76,8 @@ def port_number(text: str) -> int:
 def run(name: str, log_level: str, program: Callable[[], None]) -> int:
     """Run a program and return its exit status.
 
-    If the program raises StartError, write the message to standard error and return the status of
-    the error's class.
+    If the program raises StartError, write the error's message to standard error, and return the
+    exit status of the error's class.
     """
     logging.basicConfig(
         level=log_level.upper(),
@@ -129,7 +129,7 @@ def bind(host: str, port: int) -> socket.socket:
 def listen(host: str, port: int, backlog: int) -> socket.socket:
     """Return a listening socket on a loopback address.
 
-    Raises SettingError or PortInUse, as `bind` does.
+    Raises SettingError and PortInUse under the same conditions as `bind`.
     """
     listener = bind(host, port)
     try:
@@ -143,5 +143,5 @@ def listen(host: str, port: int, backlog: int) -> socket.socket:
 
 
 def port_in_use(port: int) -> PortInUse:
-    """Return the error for a port that another program uses."""
+    """Return the error that reports that another program uses this port."""
     return PortInUse(f"port {port} is in use by another program")

@@ -26,15 +26,14 @@ from emulator.program import SettingError
 class RequiredPermission:
     """The permission that a signature must grant for an operation.
 
-    A signature must have at least one of the letters.
+    The signature must have at least one of the permission letters.
 
     Attributes:
         account_letters: The permission letters of an account SAS that allow the operation.
         account_resource: The resource type that an account SAS must include: `s` (service), `c`
             (container) or `o` (object).
         service_letters: The permission letters of a service SAS that allow the operation. Empty if
-        no
-            service SAS can allow the operation.
+            no service SAS can allow the operation.
     """
 
     account_letters: str
@@ -44,11 +43,12 @@ class RequiredPermission:
 
 @dataclass(frozen=True, slots=True)
 class AccessGrant:
-    """The permissions of an authorized request, and headers for its response.
+    """The permissions of an authorized request, and additional headers for the response.
 
     Attributes:
         may_overwrite: False if the signature permits creating blobs but not overwriting them.
-        response_headers: The response headers that a service SAS sets instead of the blob's own.
+        response_headers: The response headers that a service SAS sets. They replace the blob's own
+            headers.
     """
 
     may_overwrite: bool = True
@@ -59,7 +59,10 @@ FULL_ACCESS = AccessGrant()
 
 
 class AccountKey:
-    """An account key, which signs texts with HMAC-SHA256. The repr does not show the key."""
+    """The key of a storage account, which signs texts with HMAC-SHA256.
+
+    The repr does not contain the key.
+    """
 
     __slots__ = ("_key",)
 
@@ -96,7 +99,7 @@ class Authenticator:
     clock: Clock
 
     def authenticate(self, request: BlobRequest, permission: RequiredPermission) -> AccessGrant:
-        """Check the credentials of a request and return what the request may do.
+        """Check the credentials of a request, and return the permissions of the request.
 
         Raises StorageError if the credentials are missing or invalid, or do not permit the
         operation.
@@ -166,7 +169,10 @@ def _collated(name: str) -> str:
 
 
 def build_string_to_sign(request: BlobRequest, account: str, order: Callable[[str], str]) -> str:
-    """Return the text that a Shared Key signature signs. `order` sorts the header names."""
+    """Return the text that the client must sign with the account key.
+
+    `order` is the key function that sorts the header names.
+    """
     headers = dict(request.headers)
     if headers.get("content-length") == "0":
         del headers["content-length"]
@@ -215,7 +221,7 @@ def check_sas(
     key: AccountKey,
     now: datetime,
 ) -> AccessGrant:
-    """Verify a shared access signature and return what it permits.
+    """Verify a shared access signature, and return the permissions that it grants.
 
     Source: "Create an account SAS" and "Create a service SAS" in the REST reference. Raises
     StorageError if the signature is invalid or does not permit the operation.

@@ -1,8 +1,9 @@
 """Store blob content in files, and stream the content between the files and the network.
 
 A content file has a random key as its name. It is written once, before the index refers to it, and
-never changed. It is removed after the index no longer refers to it. Therefore a crash can only
-leave files to which the index does not refer; `sweep` removes them at the next start.
+never changed. It is removed after the index no longer refers to it. Therefore, after a crash, the
+only files that are left over are files to which the index does not refer. `sweep` removes them at
+the next start.
 
 File operations run on a small pool of threads. Content is read and written in buffers of limited
 size, so memory use does not depend on the size of a blob.
@@ -96,11 +97,11 @@ class ContentFiles:
         return ContentFile(self._path(key))
 
     def open(self, key: str) -> int:
-        """Open a file for reading. Return the descriptor, which the caller must close."""
+        """Open a file for reading, and return its descriptor, which the caller must close."""
         return os.open(self._path(key), os.O_RDONLY)
 
     def remove(self, keys: Iterable[str]) -> None:
-        """Remove files to which the index does not refer."""
+        """Remove the files that have these keys. The caller must ensure that they are unused."""
         for key in keys:
             self._path(key).unlink(missing_ok=True)
 
@@ -115,12 +116,15 @@ class ContentFiles:
         return removed
 
     def pin(self, keys: Iterable[str]) -> None:
-        """Keep these files until each `pin` has been undone by an `unpin`."""
+        """Keep these files until `unpin` has been called as often as `pin` for each of them."""
         for key in keys:
             self._pins[key] = self._pins.get(key, 0) + 1
 
     def unpin(self, keys: Iterable[str]) -> list[str]:
-        """Undo one `pin`. Return the keys of the released files that may be removed now."""
+        """Undo one call of `pin`, and return the keys of the files that may now be removed.
+
+        These are the files that were released while they were pinned.
+        """
         removable = []
         for key in keys:
             count = self._pins.pop(key) - 1
@@ -134,7 +138,7 @@ class ContentFiles:
     def release(self, keys: Iterable[str]) -> list[str]:
         """Record that the index no longer refers to these files.
 
-        Returns the keys of the files that are not pinned, which may be removed now.
+        Returns the keys of the files that may be removed now, because they are not pinned.
         """
         removable = []
         for key in keys:
@@ -160,7 +164,7 @@ _THREADS = 6
 class Uploaded:
     """A request body that was received completely.
 
-    The body is in `data` if it is small, otherwise in the content file `content`.
+    A small body is in `data`. Any other body is in the content file with the key `content`.
     """
 
     size: int
@@ -181,13 +185,13 @@ class ContentStreams:
         self._threads.shutdown()
 
     def run(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        """Call a function on a thread of the pool, and return a future for its result."""
+        """Call a function on a thread of the pool, and return a future of the function's result."""
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     async def receive(self, body: RequestBody, maximum: int, *, inline: bool) -> Uploaded:
-        """Receive a body of at most `maximum` bytes.
+        """Receive a request body of at most `maximum` bytes, and return the upload.
 
-        If `inline` is set, a small body is kept in memory; any other body is written to a content
+        If `inline` is True, a small body is kept in memory. Any other body is written to a content
         file. If the body does not arrive completely, the content file is removed.
         """
         length = body.required_length(maximum)
@@ -239,7 +243,7 @@ class ContentStreams:
             self._remove(removable)
 
     def open(self, segments: Sequence[Segment], byte_range: ByteRange) -> ContentStream:
-        """Return a stream of a byte range. `segments` are the segments that cover the range."""
+        """Return a stream of a blob's byte range. `segments` must cover the range."""
         self._files.pin(segment.content for segment in segments)
         return ContentStream(self, self._files, segments, byte_range)
 
@@ -247,7 +251,7 @@ class ContentStreams:
         self._threads.submit(self._files.remove, keys)
 
     def unpin(self, segments: Sequence[Segment]) -> None:
-        """Undo the pin that `open` set on the content files."""
+        """Unpin the content files of these segments, which `open` pinned."""
         if removable := self._files.unpin(segment.content for segment in segments):
             self._remove(removable)
 

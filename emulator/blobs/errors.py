@@ -14,10 +14,10 @@ from enum import Enum
 
 
 class ErrorCode(Enum):
-    """Azure's error codes that this service returns, as (code, HTTP status, message).
+    """The error codes of Azure that this service returns, each as (code, HTTP status, message).
 
     Source: "Common REST API error codes" and "Azure Blob Storage error codes" of the REST
-    reference. Azure does not have the code `NotImplemented`; this service adds it.
+    reference. The code `NotImplemented` is not from Azure: this service adds it.
     """
 
     AUTHENTICATION_FAILED = (
@@ -247,7 +247,7 @@ class BlobsError(Exception):
 
 
 class StorageError(BlobsError):
-    """A refused request; the client receives the error.
+    """An error that refuses a request. The client receives the error.
 
     `detail` has additional elements of the XML body, for example `HeaderName`. `headers` has
     additional response headers.

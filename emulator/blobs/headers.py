@@ -14,7 +14,7 @@ from emulator.blobs.times import parse_http_date, to_microseconds
 
 
 class VersionedResource(Protocol):
-    """A blob or container whose ETag and time of change are compared with conditional headers."""
+    """A blob or container. Conditional headers refer to its ETag and its time of change."""
 
     @property
     def etag(self) -> str:
@@ -27,7 +27,9 @@ class VersionedResource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """The four conditional headers of a request. The value of an absent header is empty or None.
+    """The values of a request's four conditional headers.
+
+    The value of an absent header is an empty tuple or None.
 
     Source: "Specifying conditional headers for Blob service operations" in the REST reference.
     """
@@ -53,7 +55,7 @@ class Conditions:
     def check_read(self, resource: VersionedResource) -> None:
         """Raise StorageError (304 or 412) if a resource does not meet the conditions of a read.
 
-        The rule: `If-Match && If-Unmodified-Since && (If-None-Match || If-Modified-Since)`.
+        The rule is: `If-Match && If-Unmodified-Since && (If-None-Match || If-Modified-Since)`.
         """
         if "*" in self.if_none_match:
             raise StorageError(ErrorCode.UNSATISFIABLE_CONDITION)
@@ -114,7 +116,7 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class WritePrecondition:
-    """The conditions of a write request, and whether the request may overwrite a blob."""
+    """The conditions under which a request may write a blob."""
 
     conditions: Conditions
     may_overwrite: bool = True
@@ -157,7 +159,7 @@ _RANGE = re.compile(r"bytes=(\d{1,19})-(\d{1,19})?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """The bytes of a blob from `start` to `stop`, without the byte at `stop`."""
+    """A range of a blob's bytes, from offset `start` up to but not including offset `stop`."""
 
     start: int
     stop: int
@@ -173,7 +175,9 @@ class ByteRange:
 
 
 def read_requested_range(headers: Mapping[str, str], total: int) -> ByteRange | None:
-    """Return the requested range of a blob of `total` bytes, or None for the whole blob.
+    """Return the range that a request asks for, or None if it asks for the whole blob.
+
+    `total` is the size of the blob in bytes.
 
     `x-ms-range` takes precedence over `Range`. A malformed `x-ms-range` raises StorageError. A
     `Range` header is ignored, as RFC 9110 allows, if it is malformed, has several ranges or has a

@@ -21,7 +21,10 @@ _BLOCK_ID_BYTES_MAX = 64
 
 
 def decode_path(raw: str) -> str:
-    """Return a percent-decoded segment of a URL path. Raises StorageError if it is not UTF-8."""
+    """Decode the percent-encoding of a segment of a URL path.
+
+    Raises StorageError if the result is not UTF-8.
+    """
     try:
         return unquote_to_bytes(raw).decode()
     except UnicodeDecodeError:

@@ -26,7 +26,7 @@ class RequestBody:
         self._length = length
 
     def required_length(self, maximum: int) -> int:
-        """Return the body's length in bytes, as the header `Content-Length` announces it.
+        """Return the body's length in bytes, which the header `Content-Length` contains.
 
         Raises StorageError if the header is absent or the length exceeds `maximum`.
         """
@@ -80,8 +80,8 @@ class BlobRequest:
 
     Attributes:
         headers: The request's headers. The names are in lower case.
-        metadata_pairs: The `x-ms-meta-` headers. The names are without the prefix and keep their
-        case.
+        metadata_pairs: The `x-ms-meta-` headers. The names do not include the prefix, and keep
+        their case.
         query: The decoded query parameters in the order of the URL.
     """
 
@@ -108,7 +108,7 @@ class BlobRequest:
 
     @property
     def comp(self) -> str:
-        """The query parameter `comp`, which names a part of the resource, or an empty string."""
+        """The query parameter `comp`, which names an aspect of the resource, or an empty string."""
         return (self.parameter("comp") or "").lower()
 
     @property

@@ -23,7 +23,7 @@ Handler = Callable[[OperationContext], Awaitable[BlobResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An operation of the REST API, with the permission that it needs."""
+    """An operation of the REST API, and the permission that the operation needs."""
 
     handler: Handler
     permission: RequiredPermission

@@ -36,7 +36,7 @@ _CLIENT_REQUEST_ID_MAX = 1024
 
 
 class _Verbatim(bytes):
-    """The name of a response header whose case is kept.
+    """The name of a response header that is sent without changing upper and lower case.
 
     uvicorn changes header names to lower case, but the names of metadata must keep their case.
     """
@@ -151,7 +151,7 @@ _GRACE_SECONDS = 3
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with two changes.
+    """The HTTP protocol of uvicorn, with two changes.
 
     The names of metadata keep their case, as in Azure, and the size of a request's head is limited.
     """
@@ -182,7 +182,10 @@ class _Protocol(HttpToolsProtocol):
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that handles SIGTERM and SIGINT and does not raise them again at its end."""
+    """A uvicorn server that stops at SIGTERM or SIGINT.
+
+    Unlike uvicorn's own server, it does not raise the signal again after it has stopped.
+    """
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -198,7 +201,7 @@ class _Server(uvicorn.Server):
 
 
 async def serve(app: BlobApp, listener: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT, then finish the requests in flight."""
+    """Serve requests until SIGTERM or SIGINT, then finish the requests in flight and return."""
     config = uvicorn.Config(
         app,
         http=_Protocol,

@@ -70,12 +70,15 @@ class AccountStore:
             _logger.info("removed %d content files that were never committed", removed)
 
     def start(self) -> None:
-        """Start the thread of the index and, on the running event loop, the expiry of blocks."""
+        """Start the index's thread, and the task that removes expired uncommitted blocks.
+
+        The task runs on the event loop of the caller.
+        """
         self._committer.start()
         self._expiry = asyncio.create_task(self._expire_forever())
 
     async def close(self) -> None:
-        """Finish the submitted changes, stop the thread and unlock the data directory."""
+        """Commit the submitted changes, stop the thread and unlock the data directory."""
         self._expiry.cancel()
         await asyncio.to_thread(self._committer.stop)
         self._lister_thread.shutdown()
@@ -90,7 +93,10 @@ class AccountStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a query on the event loop. The query must not take longer than microseconds."""
+        """Run a query on the event loop, and return its result.
+
+        The query must be fast (microseconds), because it blocks the event loop.
+        """
         return question(self._reader, *args, **kwargs)
 
     async def read_long(
@@ -99,7 +105,10 @@ class AccountStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a query on a thread, because it may take too long for the event loop."""
+        """Run a query on a thread, and return its result.
+
+        This method is for a query that would block the event loop for too long.
+        """
         ask = partial(question, self._lister, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._lister_thread, ask)
 
@@ -109,7 +118,7 @@ class AccountStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Apply a change to the index. Return the result of the change when it is safe on disk."""
+        """Apply a change to the index, and return its result after the change is safe on disk."""
         return await self._committer.apply(lambda db: change(db, *args, **kwargs))
 
     async def expire(self) -> int:

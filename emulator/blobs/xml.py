@@ -28,7 +28,7 @@ def build_listing(
 ) -> str:
     """Return a listing as an `EnumerationResults` document.
 
-    `parameters` has the query's parameters, which the document repeats.
+    `parameters` are the parameters of the request that the document repeats.
     """
     head = "".join(f" {name}={quoteattr(value)}" for name, value in attributes.items())
     parameter_elements = "".join(
@@ -78,7 +78,7 @@ def build_block_list(
 ) -> str:
     """Return the document for Get Block List.
 
-    Each block is given as (id, size). A list that is None is left out of the document.
+    Each block is given as (id, size in bytes). If a list is None, the document does not contain it.
     """
     lists = (("CommittedBlocks", committed), ("UncommittedBlocks", uncommitted))
     inner = "".join(
@@ -90,7 +90,7 @@ def build_block_list(
 
 
 def parse_block_list(document: bytes) -> list[tuple[str, str]]:
-    """Parse the body of Put Block List. Return its entries as (element name, block id).
+    """Parse the body of Put Block List, and return its entries as (element name, block id).
 
     The element name is Committed, Uncommitted or Latest. Raises StorageError if the body is
     invalid.

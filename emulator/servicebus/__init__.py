@@ -4,5 +4,5 @@
 `broker`    the queues with their rules and their database; it does not depend on AMQP
 others      connect `amqp` and `broker`: namespace, tokens, management over AMQP and over HTTP
 
-Public: `python -m emulator.servicebus`. Everything else is internal.
+The only public interface is `python -m emulator.servicebus`. Everything else is internal.
 """

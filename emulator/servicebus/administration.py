@@ -41,8 +41,9 @@ _Handler = Callable[[Request], Awaitable[Response]]
 def create_admin_app(broker: Broker, keys: Mapping[str, str] | None = None) -> Starlette:
     """Return the ASGI app of the management API. It must run on the broker's event loop.
 
-    If `keys` (key by name) is set, every request except `/health` needs a shared access signature.
-    If it is None, all requests are accepted.
+    `keys` contains the namespace's keys by name. Every request except `/health` needs a shared
+    access signature that is made with one of these keys. If `keys` is None, requests need no
+    signature.
     """
     api = _Api(broker, keys)
     return Starlette(
@@ -87,7 +88,7 @@ class _Api:
         return JSONResponse({"status": "ok", "queues": len(self._broker.queues())})
 
     async def list(self, request: Request) -> Response:
-        """Return one page of the list of all queues. The list of topics is always empty."""
+        """Return one page of the queues, or an empty page if the request asks for topics."""
         kind = request.path_params["kind"].casefold()
         if kind not in {"queues", "topics"}:
             raise EntityNotFound(
@@ -104,7 +105,10 @@ class _Api:
         return _atom(feed(str(request.url), entries, next_url))
 
     async def get(self, request: Request) -> Response:
-        """Return one queue. If it does not exist, return an empty feed, as Azure does."""
+        """Return the description of a queue, or an empty feed if the queue does not exist.
+
+        Azure also returns an empty feed.
+        """
         try:
             queue = self._find(request)
         except EntityNotFound:
@@ -177,7 +181,7 @@ _REFUSED_IF_TRUE = "RequiresSession", "EnablePartitioning"
 
 
 def properties_of(settings: QueueSettings, counts: QueueCounts) -> list[tuple[str, str]]:
-    """Return the properties of a queue's description, in Azure's order."""
+    """Return the properties that describe a queue, in the order in which Azure returns them."""
     return [
         ("LockDuration", format_duration(settings.lock_duration)),
         ("MaxSizeInMegabytes", str(max(1, settings.max_size_bytes // _MEGABYTE))),
@@ -211,7 +215,7 @@ def properties_of(settings: QueueSettings, counts: QueueCounts) -> list[tuple[st
 
 
 def count_details(counts: QueueCounts) -> list[tuple[str, int]]:
-    """Return the message counts of a queue's runtime properties."""
+    """Return a queue's message counts as (element name, count) pairs, in Azure's order."""
     return [
         ("ActiveMessageCount", counts.active),
         ("DeadLetterMessageCount", counts.dead_letter),
@@ -222,7 +226,7 @@ def count_details(counts: QueueCounts) -> list[tuple[str, int]]:
 
 
 def settings_from(name: str, properties: Mapping[str, str]) -> QueueSettings:
-    """Return the queue settings for the properties of a description.
+    """Return the queue settings that the properties of a QueueDescription define.
 
     Raises ArgumentError if a property is invalid or not supported.
     """
@@ -256,9 +260,9 @@ def settings_from(name: str, properties: Mapping[str, str]) -> QueueSettings:
 
 
 def changed_settings(before: QueueSettings, properties: Mapping[str, str]) -> QueueSettings:
-    """Return the settings of a queue after an update with these properties.
+    """Return a queue's new settings after these properties have been updated.
 
-    Raises ArgumentError for a property that cannot be changed.
+    Raises ArgumentError if a property is invalid, not supported, or cannot be changed.
     """
     after = settings_from(before.name, properties)
     if (before.duplicate_detection_window is None) != (after.duplicate_detection_window is None):
@@ -316,7 +320,8 @@ class _Builder(ElementTree.TreeBuilder):
 def read_description(body: bytes, kind: str) -> dict[str, str]:
     """Return the properties of the description in an Atom entry.
 
-    `kind` is the name of the description's element. Raises AtomError if the XML is invalid.
+    `kind` is the name of the XML element that contains the description. Raises AtomError if the XML
+    is invalid.
     """
     try:
         root = ElementTree.fromstring(body, ElementTree.XMLParser(target=_Builder()))  # noqa: S314 - _Builder refuses entities

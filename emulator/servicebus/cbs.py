@@ -21,7 +21,10 @@ _MAX_TOKEN_LENGTH = 4096
 
 
 class CbsTokens:
-    """The tokens of one connection. A token is verified again whenever it is used."""
+    """The tokens that one peer sent on its connection.
+
+    Each token is verified when the peer sends it, and again whenever it is used.
+    """
 
     def __init__(self, keys: Mapping[str, str], clock: UtcClock) -> None:
         self._keys = keys
@@ -46,7 +49,7 @@ class CbsTokens:
     async def handle(self, request: AmqpRequest) -> AmqpReply:
         """Handle a `put-token` request.
 
-        Keep a valid token; reply with an error to an invalid token.
+        If the token is valid, keep it. If the token is invalid, the reply contains the error.
         """
         try:
             self._put(request)

@@ -1,7 +1,7 @@
 """Read `Config.json`, the configuration file of Microsoft's Service Bus emulator.
 
-A property that this broker does not support is refused and not ignored, because a queue that
-behaves differently without an error would hide faults.
+A configuration is refused if it has a property that this broker does not support. If the property
+were ignored, the queue would behave differently from Azure without an error.
 """
 
 import json
@@ -39,7 +39,7 @@ class ConfigError(Exception):
 def load_config(path: Path) -> list[QueueSettings]:
     """Read a configuration file and return its queue settings.
 
-    Raises ConfigError if it is invalid.
+    Raises ConfigError if the configuration is invalid.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -52,7 +52,10 @@ def load_config(path: Path) -> list[QueueSettings]:
 
 
 def parse_config(text: str) -> list[QueueSettings]:
-    """Parse a configuration and return its queue settings. Raises ConfigError if it is invalid."""
+    """Parse a configuration and return its queue settings.
+
+    Raises ConfigError if the configuration is invalid.
+    """
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -75,7 +78,7 @@ def parse_config(text: str) -> list[QueueSettings]:
 
 
 class _Part:
-    """A JSON object of the configuration, and its path for error messages."""
+    """A JSON object in the configuration, and the object's path, which error messages contain."""
 
     def __init__(self, value: object, path: str) -> None:
         if not isinstance(value, dict):

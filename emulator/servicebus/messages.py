@@ -1,7 +1,7 @@
 """Read the messages of a sender for the broker, and encode messages for a receiver.
 
-The broker keeps a sender's sections unchanged. At delivery only the header and the annotations are
-encoded again, and for a dead-lettered message also two application properties with the reason
+The broker keeps a sender's sections unchanged. For a delivery only the header and the annotations
+are encoded again. A dead-lettered message also gets two application properties with the reason
 ("Messages, payloads, and serialization" and "AMQP 1.0 in Azure Service Bus protocol guide",
 learn.microsoft.com).
 """
@@ -65,7 +65,7 @@ _INT64 = struct.Struct(">q").pack
 
 
 def read_messages(payload: bytes, message_format: int) -> list[IncomingMessage]:
-    """Read the messages of one transfer: one message, or several messages in the batch format.
+    """Read the messages in one transfer: one message, or several messages in the batch format.
 
     Raises DecodeError if the bytes are malformed, and MessageFault if a batch is empty or has too
     many messages.
@@ -141,7 +141,10 @@ def _instant(encoded: bytes) -> datetime | None:
 def write_message(
     message: StoredMessage, lock_token: UUID | None, locked_until: datetime | None
 ) -> bytes:
-    """Encode a message for its receiver, including the lock's token and expiry if it is locked."""
+    """Encode a message for its receiver.
+
+    If the message is locked, the result contains the lock's token and expiry time.
+    """
     sender = split(message.annotations) if message.annotations else _NOTHING
     return b"".join(
         (

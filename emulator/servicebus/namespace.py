@@ -48,7 +48,7 @@ class Namespace:
         return _TrackedConnection(self._connections, peer, self._idle_seconds)
 
     def close(self) -> None:
-        """Close all connections with an error that says that the server is shutting down."""
+        """Close all connections. Each peer receives the error that the server is shutting down."""
         for connection in list(self._connections):
             connection.shut_down()
 
@@ -75,7 +75,7 @@ class _TrackedConnection(Connection):
 
 
 class _NamespaceConnection:
-    """The service for one connection, with the connection's tokens and reply links."""
+    """The service that one connection uses. It has the connection's tokens and reply links."""
 
     def __init__(self, broker: Broker, tokens: CbsTokens) -> None:
         self._broker = broker
@@ -142,7 +142,7 @@ _DESCRIPTION = "DeadLetterErrorDescription"
 
 
 def as_message_fault(error: BrokerError) -> MessageFault:
-    """Convert an error of the broker to an AMQP error."""
+    """Return the AMQP error with the condition and text of a broker's error."""
     return MessageFault(error.condition, str(error), error.status_code)
 
 
@@ -154,9 +154,9 @@ class QueueLinkTarget:
         self.max_message_bytes = queue.settings.max_message_bytes
 
     async def put(self, payload: bytes, message_format: int) -> None:
-        """Add a message or a batch to the queue. Return when all its messages are durable.
+        """Add a message or a batch to the queue, and wait until all its messages are durable.
 
-        Raises MessageFault, and adds no message, if the queue refuses one of the messages.
+        Raises MessageFault if the queue refuses one of the messages. Then no message is added.
         """
         try:
             await self._queue.send(read_messages(payload, message_format))
@@ -175,7 +175,7 @@ class QueueLinkSource:
         self._subscription = queue.subscribe(mode, self._deliver)
 
     def set_credit(self, credit: int) -> None:
-        """Set how many more messages the queue may deliver on this link."""
+        """Set the number of messages that the queue may still deliver on this link."""
         self._subscription.set_credit(credit)
 
     def close(self) -> None:

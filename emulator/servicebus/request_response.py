@@ -68,24 +68,24 @@ class ReplySource:
 
     @property
     def is_full(self) -> bool:
-        """Whether as many replies as allowed are waiting for credit."""
+        """Whether the number of replies that wait for credit has reached its limit."""
         return len(self._waiting) >= _MAX_WAITING_REPLIES
 
     def set_credit(self, credit: int) -> None:
-        """Set the peer's credit, and send waiting replies until it is used up."""
+        """Set the peer's credit, and send waiting replies until the credit is used up."""
         self._credit = credit
         while self._credit and self._waiting:
             self._send(self._waiting.popleft())
 
     def reply(self, payload: bytes) -> None:
-        """Send a reply. If there is no credit, keep the reply until the peer grants credit."""
+        """Send a reply. If the peer has granted no credit, keep the reply until there is credit."""
         if self._credit:
             self._send(payload)
         else:
             self._waiting.append(payload)
 
     async def settle(self, tag: bytes, outcome: Outcome) -> None:
-        """Do nothing, because replies are sent settled."""
+        """Do nothing, because a reply is settled as soon as it is sent."""
 
     def close(self) -> None:
         """Discard the replies that wait for credit."""
@@ -152,11 +152,11 @@ class ReplyLinks:
         return source
 
     def find(self, address: str, reply_to: object) -> ReplySource:
-        """Return the link for the reply to a request at this address.
+        """Return the link on which to send the reply to a request at this address.
 
-        It is the link of this address whose reply address is `reply_to`. If there is none, it is
-        the newest link of this address. Raises MessageFault if the connection has no link of this
-        address.
+        This is the link of the address that has the reply address `reply_to`. If there is no such
+        link, it is the newest link of the address. Raises MessageFault if the connection has no
+        link of the address.
         """
         own = [each for each in self._sources if each.address == address]
         named = [each for each in own if reply_to and each.reply_address == reply_to]

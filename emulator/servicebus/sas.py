@@ -17,12 +17,12 @@ _FIELDS = "sr", "sig", "se", "skn"
 class SasError(Exception):
     """The token does not give access.
 
-    The message names the reason and contains no part of the token.
+    The error's message gives the reason, and contains no part of the token.
     """
 
 
 def verify_sas(token: str, keys: Mapping[str, str], path: str, now: datetime) -> None:
-    """Raise SasError if a token does not give access to a path.
+    """Raise SasError if a token does not give access to the resource at a path.
 
     Args:
         token: The whole token, including the scheme `SharedAccessSignature`.

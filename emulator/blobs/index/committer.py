@@ -39,20 +39,20 @@ class IndexCommitter:
         self._thread = threading.Thread(target=self._run, name="index-committer", daemon=True)
 
     def start(self) -> None:
-        """Start the thread. Must be called on the event loop on which `apply` will be called."""
+        """Start the thread. The caller must run on the event loop on which it will call `apply`."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
     def stop(self) -> None:
-        """Commit all submitted changes and stop the thread. Blocks until the thread has ended."""
+        """Commit all submitted changes, stop the thread, and block until the thread has ended."""
         self._queue.put(None)
         self._thread.join()
         self._db.close()
 
     async def apply(self, change: Change[T]) -> T:
-        """Run a change in a transaction. Return the result of the change when it is safe on disk.
+        """Run a change in a transaction, and return its result after the change is safe on disk.
 
-        If the change raises an error, the change is rolled back and `apply` raises the error.
+        If the change raises an error, roll the change back and raise the error.
         """
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(_Waiting(change, future))

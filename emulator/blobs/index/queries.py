@@ -15,7 +15,10 @@ BLOB_COLUMNS = "id, name, size, etag, created_us, modified_us, properties, metad
 
 
 def find_container(db: sqlite3.Connection, name: str) -> BlobContainer:
-    """Return the container with this name. Raises StorageError (ContainerNotFound)."""
+    """Return the container with this name.
+
+    Raises StorageError (ContainerNotFound) if it does not exist.
+    """
     row = db.execute(
         f"SELECT {CONTAINER_COLUMNS} FROM container WHERE name = ?",  # noqa: S608 - a constant
         (name,),
@@ -28,7 +31,7 @@ def find_container(db: sqlite3.Connection, name: str) -> BlobContainer:
 def find_container_id(db: sqlite3.Connection, name: str) -> int:
     """Return the row id of the container with this name.
 
-    Raises StorageError (ContainerNotFound).
+    Raises StorageError (ContainerNotFound) if it does not exist.
     """
     row = db.execute("SELECT id FROM container WHERE name = ?", (name,)).fetchone()
     if row is None:
@@ -37,7 +40,7 @@ def find_container_id(db: sqlite3.Connection, name: str) -> int:
 
 
 def read_container(row: tuple[Any, ...]) -> BlobContainer:
-    """Build a container from a row with the columns `CONTAINER_COLUMNS`."""
+    """Build a container from a row that has the columns in `CONTAINER_COLUMNS`."""
     number, name, etag, modified_us, metadata = row
     return BlobContainer(number, name, etag, modified_us, json.loads(metadata))
 
@@ -47,7 +50,7 @@ def look_up_blob(
 ) -> Blob | None:
     """Return a committed blob, or None if it does not exist.
 
-    If `with_data` is set, the blob includes the content that is stored in the index.
+    If `with_data` is True, the result includes the content of a blob that the index stores.
     """
     row = db.execute(
         f"SELECT {BLOB_COLUMNS}{', data' if with_data else ''}"  # noqa: S608 - constants alone
@@ -60,7 +63,10 @@ def look_up_blob(
 def find_blob(
     db: sqlite3.Connection, container: str, name: str, *, with_data: bool = False
 ) -> Blob:
-    """Return a committed blob. Raises StorageError (ContainerNotFound or BlobNotFound)."""
+    """Return a committed blob.
+
+    Raises StorageError (ContainerNotFound or BlobNotFound) if it does not exist.
+    """
     blob = look_up_blob(db, find_container_id(db, container), name, with_data=with_data)
     if blob is None:
         raise StorageError(ErrorCode.BLOB_NOT_FOUND)
@@ -68,7 +74,7 @@ def find_blob(
 
 
 def read_blob(row: tuple[Any, ...]) -> Blob:
-    """Build a blob from a row with the columns `BLOB_COLUMNS`, optionally followed by `data`."""
+    """Build a blob from a row that has the columns in `BLOB_COLUMNS` and, optionally, `data`."""
     number, name, size, etag, created_us, modified_us, properties, metadata, *data = row
     return Blob(
         number,
@@ -84,7 +90,7 @@ def read_blob(row: tuple[Any, ...]) -> Blob:
 
 
 def find_segments(db: sqlite3.Connection, blob: int, start: int, stop: int) -> list[Segment]:
-    """Return the blob's segments that overlap the bytes `[start, stop)`, sorted by position."""
+    """Return the segments of a blob that overlap the bytes `[start, stop)`, sorted by offset."""
     rows = db.execute(
         "SELECT start, size, content, block_id FROM segment WHERE blob = ? AND start < ?"
         " AND start >= (SELECT max(start) FROM segment WHERE blob = ? AND start <= ?)"
@@ -109,7 +115,7 @@ def find_uncommitted_blocks(
 def find_live_content(db: sqlite3.Connection) -> set[str]:
     """Return the keys of all content files to which the index refers.
 
-    All other files are unused.
+    Content files with other keys are unused.
     """
     rows = db.execute("SELECT content FROM segment UNION SELECT content FROM staged")
     return {row[0] for row in rows}
@@ -137,7 +143,7 @@ class BlobQuery:
 class BlobPage:
     """One page of a listing: blobs and common prefixes (`str`), sorted by name.
 
-    `next_name` is the first name of the next page, or None if this is the last page.
+    `next_name` is the first name on the next page, or None if this is the last page.
     """
 
     entries: list[Blob | str]
@@ -147,10 +153,10 @@ class BlobPage:
 def list_containers(
     db: sqlite3.Connection, prefix: str, start: str, limit: int
 ) -> tuple[list[BlobContainer], str | None]:
-    """Return one page of the account's containers and the first name of the next page.
+    """Return one page of the account's containers, and the first name on the next page.
 
     The page has at most `limit` containers, whose names begin with `prefix` and are not less than
-    `start`. The first name of the next page is None if this is the last page.
+    `start`. If this is the last page, None is returned instead of the first name on the next page.
     """
     rows = db.execute(
         f"SELECT {CONTAINER_COLUMNS} FROM container"  # noqa: S608 - a constant
@@ -162,7 +168,9 @@ def list_containers(
 
 
 def list_blobs(db: sqlite3.Connection, container: str, query: BlobQuery) -> BlobPage:
-    """Return one page of a container's blobs. Raises StorageError (ContainerNotFound).
+    """Return one page of a container's blobs.
+
+    Raises StorageError (ContainerNotFound) if the container does not exist.
 
     After a common prefix the query continues with the first name that does not have this prefix, so
     the cost of a page does not depend on the number of blobs with the common prefix.

@@ -77,7 +77,7 @@ def create_index(path: Path) -> None:
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
-    """Return a connection for writing. When a commit returns, it is safe on disk."""
+    """Return a connection for writing. When `commit` returns, the changes are safe on disk."""
     connection = sqlite3.connect(
         path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False
     )
@@ -91,7 +91,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """Return a read-only connection that sees the last committed state."""
+    """Return a read-only connection, which reads the last committed state."""
     connection = sqlite3.connect(
         path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False
     )
@@ -112,7 +112,7 @@ class BlobContainer:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A committed block blob. `data` is the content if the index stores it."""
+    """A committed block blob. If the index stores the blob's content, the content is in `data`."""
 
     id: int
     name: str
@@ -138,7 +138,7 @@ class NewBlob:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Consecutive bytes of a blob, which are the whole content file `content`.
+    """Consecutive bytes of a blob. They are the whole content of the content file `content`.
 
     `start` is the offset of the first byte in the blob.
     """
@@ -160,7 +160,7 @@ class UncommittedBlock:
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """The blob after a write, and the keys of content files to which the index no longer refers."""
+    """The blob after a write, and the keys of the content files that the index no longer uses."""
 
     blob: Blob
     orphans: tuple[str, ...] = ()

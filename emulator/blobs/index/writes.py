@@ -1,4 +1,4 @@
-"""Functions that change the index. Each runs in a transaction of the committer.
+"""Functions that change the index. The committer runs each of them in a transaction.
 
 Conditional headers are checked in the same transaction as the change. Therefore, if several
 requests conditionally create a blob of the same name, exactly one request succeeds.
@@ -72,7 +72,7 @@ def set_container_metadata(
 
 
 def delete_container(db: sqlite3.Connection, name: str, conditions: Conditions) -> Orphans:
-    """Delete a container with its blobs. Return the keys of the content files to remove."""
+    """Delete a container and its blobs. Return the keys of the content files to remove."""
     container = find_container(db, name)
     conditions.check_write(container)
     rows = db.execute(
@@ -97,7 +97,11 @@ def put_blob(
     content: bytes | Segment,
     precondition: WritePrecondition,
 ) -> WriteResult:
-    """Store a whole blob. `content` is the bytes of a small blob, otherwise one segment."""
+    """Store a whole blob.
+
+    `content` is the content itself if the blob is small, otherwise a segment that refers to the
+    content file.
+    """
     container = find_container_id(db, new.container)
     return _replace_blob(
         db, container, new, [content] if isinstance(content, Segment) else content, precondition
@@ -110,7 +114,10 @@ def commit_blocks(
     block_list: Sequence[tuple[str, str]],
     precondition: WritePrecondition,
 ) -> WriteResult:
-    """Commit a blob from the blocks of a block list, given as (element name, block id)."""
+    """Create or replace a blob by committing blocks.
+
+    `block_list` contains the entries of the block list, each as (element name, block id).
+    """
     container = find_container_id(db, new.container)
     current = look_up_blob(db, container, new.name)
     committed = {}
@@ -141,7 +148,10 @@ def describe_blob(
     conditions: Conditions,
     update: Callable[[Blob], Blob],
 ) -> Blob:
-    """Replace a blob's properties and metadata with those of the blob that `update` returns."""
+    """Replace a blob's properties and metadata.
+
+    `update` receives the blob and returns a blob with the new properties and metadata.
+    """
     current = find_blob(db, container, name)
     conditions.check_write(current)
     changed = replace(update(current), etag=create_etag())
@@ -161,7 +171,7 @@ def describe_blob(
 def delete_blob(
     db: sqlite3.Connection, container: str, name: str, conditions: Conditions
 ) -> Orphans:
-    """Delete a blob with its uncommitted blocks. Return the keys of the content files to remove."""
+    """Delete a blob and its uncommitted blocks. Return the keys of the content files to remove."""
     parent = find_container_id(db, container)
     blob = look_up_blob(db, parent, name)
     if blob is None:
@@ -225,9 +235,9 @@ def _forget_content(
 
 
 def _unreferenced(db: sqlite3.Connection, candidates: Iterable[str]) -> Orphans:
-    """Return the content files of `candidates` to which no segment refers.
+    """Return those of the keys in `candidates` whose content files no segment uses.
 
-    Several segments may refer to one content file, because a block list may name a block twice.
+    Several segments may use one content file, because a block list may name a block twice.
     """
     return tuple(
         content
@@ -245,8 +255,9 @@ def put_block(
 ) -> tuple[str, ...]:
     """Store an uncommitted block. Return the keys of the content files to remove.
 
-    A block with the same id is replaced, so its content file is removed. Raises StorageError if
-    the block id has another length than the blob's other block ids or the blob has too many blocks.
+    If the blob has an uncommitted block with the same id, the new block replaces that block. Raises
+    StorageError if the block id has another length than the blob's other block ids, or if the blob
+    has too many uncommitted blocks.
     """
     parent = find_container_id(db, container)
     key = (parent, blob)

@@ -81,14 +81,17 @@ async def get_blob_metadata(context: OperationContext) -> BlobResponse:
 
 
 async def set_blob_properties(context: OperationContext) -> BlobResponse:
-    """Set Blob Properties. Properties that the request does not set are cleared."""
+    """Set Blob Properties: replace all properties of a blob.
+
+    A property that the request does not set is cleared.
+    """
     properties = read_blob_properties(context.request.headers)
     blob = await _describe(context, lambda blob: replace(blob, properties=properties))
     return BlobResponse(200, {"Content-Length": "0", **build_version_headers(blob)})
 
 
 async def set_blob_metadata(context: OperationContext) -> BlobResponse:
-    """Set Blob Metadata. Metadata that the request does not set is removed."""
+    """Set Blob Metadata: replace all metadata of a blob."""
     metadata = context.metadata
     blob = await _describe(context, lambda blob: replace(blob, metadata=metadata))
     headers = {"Content-Length": "0", **build_version_headers(blob)}
@@ -96,7 +99,10 @@ async def set_blob_metadata(context: OperationContext) -> BlobResponse:
 
 
 async def delete_blob(context: OperationContext) -> BlobResponse:
-    """Delete Blob. `x-ms-delete-snapshots` has no effect, because snapshots are not supported."""
+    """Delete Blob: delete a blob and its uncommitted blocks.
+
+    `x-ms-delete-snapshots` has no effect, because snapshots are not supported.
+    """
     request, store = context.request, context.store
     snapshots = request.headers.get("x-ms-delete-snapshots", "include").lower()
     if snapshots == "only":

@@ -45,7 +45,10 @@ async def create_container(context: OperationContext) -> BlobResponse:
 
 
 async def get_container(context: OperationContext) -> BlobResponse:
-    """Get Container Properties, or Get Container Metadata if `comp` is `metadata`."""
+    """Get Container Properties or Get Container Metadata: return them as headers.
+
+    The operation is Get Container Metadata if `comp` is `metadata`.
+    """
     container = context.store.read(queries.find_container, context.request.container)
     headers = {
         "Content-Length": "0",
@@ -75,9 +78,9 @@ async def set_container_metadata(context: OperationContext) -> BlobResponse:
 
 
 async def delete_container(context: OperationContext) -> BlobResponse:
-    """Delete Container.
+    """Delete Container: delete a container and its blobs.
 
-    The name can be used again at once; in Azure only after about half a minute.
+    The name can be used again at once. In Azure it can be used again after about half a minute.
     """
     orphans = await context.store.change(
         writes.delete_container, context.request.container, context.conditions
@@ -122,7 +125,10 @@ async def list_containers(context: OperationContext) -> BlobResponse:
 
 
 async def list_blobs(context: OperationContext) -> BlobResponse:
-    """List Blobs: return one page of a container's blobs, grouped by the delimiter if it is set."""
+    """List Blobs: return one page of a container's blobs.
+
+    If the request sets a delimiter, blobs with a common prefix are grouped.
+    """
     request = context.request
     for name in _UNSUPPORTED:
         if request.parameter(name) is not None:
@@ -190,7 +196,7 @@ def _marker(next_name: str | None) -> str:
 
 
 def _start(request: BlobRequest) -> str:
-    """Return the first name of the page to which the request's marker refers."""
+    """Return the name at which the page starts, which the request's marker contains."""
     value = request.parameter("marker") or ""
     try:
         return base64.b64decode(value, altchars=b"-_", validate=True).decode()

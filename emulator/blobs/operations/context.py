@@ -16,7 +16,7 @@ from emulator.blobs.times import format_http_date
 
 @dataclass(frozen=True, slots=True)
 class OperationContext:
-    """An authorized request, and the store on which its operation works."""
+    """An authorized request, and the store that the request's operation uses."""
 
     request: BlobRequest
     grant: AccessGrant
@@ -51,7 +51,7 @@ XML_TYPE = "application/xml"
 class BlobResponse:
     """The response of an operation.
 
-    If the content is not in memory, it is in `stream` instead of `body`.
+    Content that is not in memory is in `stream`. Any other content is in `body`.
     """
 
     status: int

@@ -137,7 +137,10 @@ def _read_precondition(context: OperationContext) -> WritePrecondition:
 
 
 def _refuse_early(context: OperationContext) -> None:
-    """Check the preconditions before a large body is received. The commit checks them again."""
+    """Raise StorageError if the preconditions fail, before a large body is received.
+
+    The commit checks the preconditions again.
+    """
     request, store = context.request, context.store
     container = store.read(queries.find_container_id, request.container)
     current = store.read(queries.look_up_blob, container, request.blob)
@@ -151,11 +154,11 @@ async def _commit(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """Commit a change that refers to the content of `uploaded`.
+    """Commit a change of the index. The change refers to the content of `uploaded`.
 
-    If the change is refused, the content is removed. After any other failure the content is kept,
-    because the change may have been committed; if it was not, the next start of the service removes
-    the content.
+    If the change is refused, the content is removed. If another error occurs, the content is kept,
+    because the change may have been committed. If the change was not committed, the content is
+    removed when the service starts again.
     """
     try:
         _check_md5(context, uploaded.md5)

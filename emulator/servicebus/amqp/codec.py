@@ -89,7 +89,7 @@ def _refuse_descriptor() -> int:
 
 
 def compound_items(data: bytes, offset: int) -> tuple[int, int, int]:
-    """Read the size and count of the list or map at `offset`.
+    """Find the items of the list or map that starts at `offset`, without decoding them.
 
     Returns the number of items, the offset of the first item, and the offset after the last item.
     Raises DecodeError if the value is incomplete or is neither a list nor a map.
@@ -156,12 +156,12 @@ class Decoder:
         return octets
 
     def small(self) -> int:
-        """Read a size or count that is encoded in one byte."""
+        """Read and return a size or count that is encoded in one byte."""
         self.offset += 1
         return self.data[self.offset - 1]
 
     def large(self) -> int:
-        """Read a size or count that is encoded in four bytes."""
+        """Read and return a size or count that is encoded in four bytes."""
         number: int = _U32(self.data, self.offset)[0]
         self.offset += 4
         return number
@@ -334,7 +334,7 @@ _SMALL_COMPOUND_BYTES = 254
 def encode(value: Any) -> bytes:
     """Encode one value as AMQP bytes.
 
-    Raises TypeError if AMQP has no such type, and struct.error if the value is out of range.
+    Raises TypeError if AMQP has no type for the value, and struct.error if it is out of range.
     """
     try:
         return _ENCODERS[type(value)](value)
@@ -343,14 +343,14 @@ def encode(value: Any) -> bytes:
 
 
 def encode_list(values: Sequence[Any]) -> bytes:
-    """Encode a list, including null items at its end."""
+    """Encode a list. Null items at the end of the list are kept."""
     if not values:
         return b"\x45"
     return wrap_compound(0xC0, b"".join(map(encode, values)), len(values))
 
 
 def encode_composite(code: int, fields: Sequence[Any]) -> bytes:
-    """Encode a described list, without null fields at its end."""
+    """Encode a described list. Null fields at the end of the list are omitted."""
     count = len(fields)
     while count and fields[count - 1] is None:
         count -= 1

@@ -80,7 +80,7 @@ class Connection(asyncio.Protocol):
     # Methods that the transport calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Use this transport, and start the time limit for the handshake."""
+        """Start to use this transport, and start the time limit for the handshake."""
         self._transport.connect(transport)
         self._timer = self._loop.call_later(_HANDSHAKE_SECONDS, self._on_handshake_over)
 
@@ -93,7 +93,7 @@ class Connection(asyncio.Protocol):
         self._transport.disconnect()
 
     def data_received(self, data: bytes) -> None:
-        """Process all frames that are complete."""
+        """Add the bytes to the buffer, and process each frame that is now complete."""
         self._received_at = self._loop.time()
         try:
             self._reader.feed(data)
@@ -106,15 +106,15 @@ class Connection(asyncio.Protocol):
             self.fail(ConnectionFault("amqp:internal-error", "an internal error occurred"))
 
     def eof_received(self) -> bool:
-        """Return False, so that asyncio closes the transport when the peer has closed its side."""
+        """Return False, so that asyncio closes the transport after the peer has closed its side."""
         return False
 
     def pause_writing(self) -> None:
-        """Stop deliveries and reading because the write buffer is full."""
+        """Pause deliveries and stop reading from the peer, because the write buffer is full."""
         self._set_blocked(True)
 
     def resume_writing(self) -> None:
-        """Resume deliveries and reading because the write buffer has been emptied."""
+        """Resume deliveries and reading, because the write buffer has enough space again."""
         self._set_blocked(False)
 
     # Methods that `PendingWork` and the server call
@@ -284,8 +284,8 @@ class Connection(asyncio.Protocol):
     def _watch(self) -> None:
         """Check the time limits of the connection, and schedule the next check.
 
-        Close the connection if the peer has been silent for too long. Send an empty frame if the
-        peer would otherwise consider this side silent.
+        If the peer has sent no bytes for too long, close the connection. If this side has sent no
+        bytes for too long, send an empty frame, so that the peer does not close the connection.
         """
         now = self._loop.time()
         if self._transport.is_reading and now - self._received_at >= self._idle_seconds:
@@ -323,8 +323,8 @@ def build_mechanisms_frame() -> bytes:
 def answer_init(frame: Frame, service: ConnectionService) -> tuple[bool, bytes]:
     """Check the credentials in a sasl-init frame.
 
-    Returns whether they are accepted, and the frame with the outcome. Raises ConnectionFault if the
-    frame is not a sasl-init.
+    Returns whether the credentials are accepted, and the frame with the outcome. Raises
+    ConnectionFault if the frame is not a sasl-init.
     """
     if frame.type != SASL_FRAME:
         raise ConnectionFault("amqp:not-allowed", "the frame must be a SASL frame")

@@ -1,4 +1,4 @@
-"""Errors of the AMQP protocol, grouped by what they end: connection, session, link or message.
+"""Errors of the AMQP protocol, grouped by their effect on a connection, session, link or message.
 
 AmqpError                     carries the AMQP condition that the peer receives
 ├── ConnectionFault           closes the connection

@@ -42,11 +42,11 @@ class AmqpFrameReader:
         self._offset = 0
 
     def header(self) -> bytes | None:
-        """Return the next protocol header, or None while it is incomplete."""
+        """Return the next protocol header, or None if not all of its bytes have been received."""
         return self._take(HEADER_BYTES)
 
     def frame(self) -> Frame | None:
-        """Return the next frame, or None while it is incomplete.
+        """Return the next frame, or None if not all of its bytes have been received.
 
         Raises FramingError if the frame's header is invalid or the frame is too large.
         """

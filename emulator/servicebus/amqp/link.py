@@ -30,12 +30,12 @@ class LinkTarget(Protocol):
     def max_message_bytes(self) -> int:
         """The maximum size of a message on this link, in bytes.
 
-        Larger messages are rejected unread.
+        A larger message is rejected, and its content is not kept.
         """
         ...
 
     async def put(self, payload: bytes, message_format: int) -> None:
-        """Store a message and return when it is durable.
+        """Store a message, and wait until the message is durable.
 
         Raises MessageFault if the message is rejected, or LinkFault if the link must be detached.
         """
@@ -51,7 +51,7 @@ class LinkSource(Protocol):
         ...
 
     def set_credit(self, credit: int) -> None:
-        """Set how many more messages may be delivered. 0 stops deliveries."""
+        """Set the number of messages that may still be delivered. 0 stops deliveries."""
         ...
 
     async def settle(self, tag: bytes, outcome: Outcome) -> None:
@@ -67,7 +67,7 @@ class LinkSource(Protocol):
 
 
 class DeliverySender(Protocol):
-    """The part of a link with which a source sends messages to the peer."""
+    """The interface of a link that a source uses to send messages to the peer."""
 
     def send(self, tag: bytes, payload: bytes) -> None:
         """Send a message. The source must have credit for the message."""
@@ -107,16 +107,16 @@ _HALF_SERIAL = 1 << 31
 
 
 def serial_difference(minuend: int, subtrahend: int) -> int:
-    """Subtract 32-bit serial numbers that wrap around (RFC 1982)."""
+    """Return the signed difference of two 32-bit serial numbers, which wrap around (RFC 1982)."""
     return (minuend - subtrahend + _HALF_SERIAL) % _SERIAL - _HALF_SERIAL
 
 
 class LinkSession(Protocol):
-    """The part of a session that a link uses."""
+    """The interface of a session that a link uses."""
 
     @property
     def pending(self) -> PendingWork:
-        """The deliveries and requests of the connection that are not finished."""
+        """The unfinished deliveries and requests of the connection."""
         ...
 
     def send_flow(
@@ -164,7 +164,7 @@ class IncomingLink:
         self._too_large = False
 
     def on_attached(self) -> None:
-        """Grant credit to the peer. The reply to the attach has been sent."""
+        """Grant credit to the peer, after the reply to the attach has been sent."""
         self._replenish()
 
     def on_detached(self) -> None:
@@ -172,10 +172,10 @@ class IncomingLink:
         self._drop_parts()
 
     def set_blocked(self, _: bool) -> None:
-        """Do nothing, because only outgoing links stop when the write buffer is full."""
+        """Do nothing, because a full write buffer stops only outgoing links."""
 
     def on_flow(self, flow: Flow) -> None:
-        """Send the link's state if the peer asks for it."""
+        """Send the link's state to the peer if the peer requests it."""
         if flow.echo:
             self._send_flow()
 
@@ -268,7 +268,7 @@ class IncomingLink:
 
 
 class OutgoingLink:
-    """A link on which the peer receives messages within the credit that it grants."""
+    """A link on which the peer receives messages. The peer grants credit for each message."""
 
     def __init__(self, session: LinkSession, attach: Attach) -> None:
         self.handle = attach.handle
@@ -303,9 +303,10 @@ class OutgoingLink:
         )
 
     def on_flow(self, flow: Flow) -> None:
-        """Apply the credit that the peer grants, and reply if it asks for the link's state.
+        """Apply the credit that the peer grants. If the peer requests the link's state, send it.
 
-        The credit counts from the peer's own delivery count, which may be behind (section 2.6.7).
+        The credit is counted from the delivery count that the peer sent. The peer's delivery count
+        may be lower than the link's delivery count (section 2.6.7).
         """
         if flow.link_credit is not None:
             unseen = serial_difference(self._delivery_count, flow.delivery_count or 0)
@@ -318,7 +319,7 @@ class OutgoingLink:
             self._send_flow()
 
     def send(self, tag: bytes, payload: bytes) -> None:
-        """Send a message unless the link is closed."""
+        """Send a message to the peer. If the link is closed, do nothing."""
         if self._closed:
             return
         self._delivery_count = (self._delivery_count + 1) % _SERIAL
@@ -370,7 +371,7 @@ def read_target_address(attach: Attach) -> str:
 
 
 def read_source_request(attach: Attach) -> SourceRequest:
-    """Return what a receiving peer requests in its attach.
+    """Return the link properties that a receiving peer requests in its attach.
 
     Raises LinkFault if the source is missing or not supported.
     """
@@ -394,7 +395,7 @@ def read_source_request(attach: Attach) -> SourceRequest:
 
 
 def build_attach_reply(attach: Attach, max_message_bytes: int | None) -> Attach:
-    """Build the attach that accepts a peer's attach.
+    """Build the attach frame that replies to a peer's attach and accepts the link.
 
     Clients need both a source and a target in the reply, and the initial delivery count if the
     server is the sender.
@@ -416,9 +417,10 @@ def build_attach_reply(attach: Attach, max_message_bytes: int | None) -> Attach:
 
 
 def build_attach_refusal(attach: Attach) -> Attach:
-    """Build the attach that refuses a link.
+    """Build the attach frame that replies to a peer's attach if the link is refused.
 
-    It has no source and no target. A detach with the error follows (section 2.6.3).
+    The frame has no source and no target. After the frame, the caller must send a detach that
+    contains the error (section 2.6.3).
     """
     return Attach(
         name=attach.name,

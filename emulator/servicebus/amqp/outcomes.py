@@ -21,7 +21,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The receiver returns the message without having processed it."""
+    """The receiver gives the message back without having processed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Modified:
-    """The receiver returns the message and changes its state or annotations."""
+    """The receiver gives the message back and changes the message's state or annotations."""
 
     delivery_failed: bool = False
     undeliverable_here: bool = False
@@ -77,10 +77,10 @@ def read_outcome(state: Described | None) -> Outcome | None:
 
 
 def build_confirmation(outcome: Outcome, state: Described) -> Described:
-    """Build the state that confirms a receiver's settlement.
+    """Build the delivery state that confirms a receiver's settlement of a message.
 
-    It repeats the receiver's outcome. The error of a rejection is removed, because a client would
-    read it as the failure of the settlement.
+    The state is the receiver's own outcome. If the outcome is a rejection, its error is removed,
+    because a client would conclude from the error that the settlement failed.
     """
     return _REJECTED_WITHOUT_ERROR if isinstance(outcome, Rejected) else state
 

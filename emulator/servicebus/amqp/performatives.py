@@ -1,6 +1,7 @@
 """The performatives of the transport (part 2 of the specification) and of SASL (part 5).
 
-Each class checks the types of a peer's fields, and can encode itself as the body of a frame.
+Each class is one performative. It checks the types of the fields that a peer sent, and encodes its
+own fields as the body of a frame.
 """
 
 from collections.abc import Sequence
@@ -36,7 +37,10 @@ class Performative:
 
     @classmethod
     def read(cls, values: Sequence[Any]) -> Self:
-        """Build a performative from a peer's fields. Raises DecodeError if a field is invalid."""
+        """Build a performative from the fields that a peer sent.
+
+        Raises DecodeError if a field is invalid.
+        """
         if len(values) > len(cls.kinds):
             raise DecodeError(f"{cls.__name__} has {len(values)} fields, which is too many")
         given: dict[str, Any] = {}

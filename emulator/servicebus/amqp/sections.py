@@ -80,7 +80,7 @@ _FIELDS = {
 def split(payload: bytes) -> Sections:
     """Split an encoded message into its sections. Raises DecodeError if it is malformed.
 
-    The sections may be in any order, because azure-servicebus writes the delivery annotations last.
+    The sections may be in any order, because azure-servicebus writes delivery annotations last.
     """
     found: dict[str, bytes] = {}
     body: list[bytes] = []
@@ -135,7 +135,7 @@ def list_items(section: bytes) -> list[bytes]:
 
 
 def map_items(section: bytes) -> dict[str, tuple[bytes, bytes]]:
-    """Return the encoded (key, value) pairs of a section that is a map, by the text of the key.
+    """Return the encoded (key, value) pairs of a map section, in a dict by the text of the key.
 
     Raises DecodeError if the section is malformed or a key is neither a string nor a symbol.
     """
@@ -158,7 +158,7 @@ def map_items(section: bytes) -> dict[str, tuple[bytes, bytes]]:
 def replace_pairs(
     code: int, section: bytes, ours: bytes, count: int, reserved: frozenset[str]
 ) -> bytes:
-    """Add encoded pairs to a section that is a map, and remove the sender's reserved keys.
+    """Return a map section, with the pairs in `ours` added and the sender's reserved keys removed.
 
     Args:
         code: The section's descriptor code.
@@ -177,7 +177,7 @@ def replace_pairs(
 
 
 def encode_section(code: int, value: Any) -> bytes:
-    """Encode a value as a section with this descriptor code."""
+    """Encode a value as a message section that has this descriptor code."""
     return b"\x00\x53" + bytes((code,)) + encode(value)
 
 

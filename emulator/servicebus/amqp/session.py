@@ -131,7 +131,7 @@ class Session:
                 link.set_blocked(blocked or bool(self._waiting))
 
     def close(self) -> None:
-        """Close all links without sending a frame."""
+        """Close all links of the session without sending a frame to the peer."""
         self.is_ended = True
         for link in self._links.values():
             if link is not None:
@@ -146,7 +146,10 @@ class Session:
         self._send(End(None if fault is None else build_error(fault.condition, fault.description)))
 
     def end_by_peer(self) -> None:
-        """End the session because the peer ended it. Reply unless this side had ended it first."""
+        """End the session because the peer has ended it.
+
+        Reply with an end, unless this side has already sent an end.
+        """
         if not self.is_ended:
             self.end(None)
 
@@ -187,7 +190,7 @@ class Session:
     def send_delivery(self, link: OutgoingLink, tag: bytes, payload: bytes) -> None:
         """Send a message in as many transfers as needed.
 
-        Transfers wait if the peer's incoming window is used up.
+        If the peer's incoming window is full, the transfers wait until the peer opens it.
         """
         delivery_id = self._next_delivery_id
         self._next_delivery_id = (delivery_id + 1) % _SERIAL
@@ -206,7 +209,7 @@ class Session:
             fields[1:] = b"\x40", b"\x40", b"\x40"
 
     def detach(self, handle: int, fault: AmqpError | None) -> None:
-        """Detach a link, and ignore frames that the peer still sends on it."""
+        """Detach a link. Frames that the peer still sends on this link are ignored."""
         link = self._links.get(handle)
         if link is None or self.is_ended:
             return
@@ -325,8 +328,9 @@ class Session:
     def _forget(self, link: Link) -> None:
         """Close a link and forget its unsettled deliveries.
 
-        A later disposition for such a delivery is ignored on purpose: azure-servicebus then settles
-        the message with a management request, for which the message must still be locked.
+        The messages of these deliveries stay locked, and later dispositions for them are ignored.
+        This is intended, because azure-servicebus settles such a message with a management request,
+        and that request needs the lock.
         """
         link.on_detached()
         if isinstance(link, OutgoingLink):

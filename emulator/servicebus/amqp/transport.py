@@ -1,4 +1,4 @@
-"""The transport and the pending work of a connection, which its sessions use too."""
+"""The transport and the pending work of a connection. The connection's sessions also use them."""
 
 import asyncio
 import logging
@@ -33,15 +33,15 @@ class PeerTransport:
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
 
     def disconnect(self) -> None:
-        """Forget the transport, because the connection is lost."""
+        """Stop using the transport, because the connection is lost."""
         self._transport = None
 
     def send(self, channel: int, body: bytes) -> None:
-        """Send a frame at the end of this tick."""
+        """Send a frame at the end of the current tick of the event loop."""
         self.write(encode_frame(body, channel))
 
     def write(self, data: bytes) -> None:
-        """Send bytes at the end of this tick."""
+        """Send bytes at the end of the current tick of the event loop."""
         self._outgoing.append(data)
         if not self._flush_scheduled:
             self._flush_scheduled = True
@@ -60,7 +60,7 @@ class PeerTransport:
     def close(self) -> None:
         """Send the waiting bytes and close the transport.
 
-        Abort the transport after 5 seconds if the peer does not read.
+        If the peer has not read all bytes after 5 seconds, abort the transport.
         """
         self._flush()
         if self._transport is not None:
@@ -84,7 +84,7 @@ logger = logging.getLogger(__name__)
 class PendingWork:
     """Counts the bytes of the unfinished deliveries and requests of one connection.
 
-    The connection stops reading while the count is too high.
+    While too many bytes are pending, the connection stops reading from the peer.
     """
 
     def __init__(
@@ -99,13 +99,14 @@ class PendingWork:
 
     @property
     def is_full(self) -> bool:
-        """Whether so many bytes are pending that the connection should stop reading."""
+        """Whether the connection should stop reading, because too many bytes are pending."""
         return self._bytes > _WORK_BYTES
 
     def add_partial(self, count: int) -> None:
-        """Add to the number of bytes in incomplete deliveries. `count` may be negative.
+        """Add `count`, which may be negative, to the number of bytes in incomplete deliveries.
 
-        Raises ConnectionFault if the incomplete deliveries of the connection have too many bytes.
+        Raises ConnectionFault if the connection's incomplete deliveries together have too many
+        bytes.
         """
         self._partial_bytes += count
         if self._partial_bytes > _PARTIAL_BYTES:

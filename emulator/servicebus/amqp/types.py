@@ -70,7 +70,7 @@ class Float(float):
 class Timestamp(int):
     """A time in milliseconds since 1970 in UTC.
 
-    It is an int, because its range exceeds the range of datetime.
+    The class is a subclass of int, because AMQP allows times that datetime cannot represent.
     """
 
     __slots__ = ()
@@ -81,7 +81,10 @@ class Timestamp(int):
         return cls((instant - _EPOCH) // _MILLISECOND)
 
     def instant(self) -> datetime:
-        """Convert to a datetime in UTC. Raises OverflowError outside the years 1 to 9999."""
+        """Return this time as a datetime in UTC.
+
+        Raises OverflowError if the year is not between 1 and 9999.
+        """
         return _EPOCH + timedelta(milliseconds=self)
 
 
@@ -121,7 +124,7 @@ class Raw(bytes):
 class Described:
     """A value with a descriptor.
 
-    For the types that AMQP itself defines the descriptor is a ULong.
+    In the types that AMQP itself defines, the descriptor is a ULong.
     """
 
     descriptor: Any

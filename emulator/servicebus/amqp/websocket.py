@@ -44,7 +44,7 @@ class ProtocolDetector(asyncio.Protocol):
         self._timer = loop.call_later(_HANDSHAKE_SECONDS, self._transport.abort)
 
     def data_received(self, data: bytes) -> None:
-        """Choose the protocol by the first bytes."""
+        """Choose the protocol by the peer's first bytes, and give the bytes to this protocol."""
         self._received += data
         if self._received[:4] == b"GET "[: len(self._received)]:
             if len(self._received) >= 4:
@@ -89,7 +89,7 @@ class WebSocketFrameReader:
         self._offset = 0
 
     def frame(self) -> WebSocketFrame | None:
-        """Return the next frame, or None while it is incomplete.
+        """Return the next frame, or None if not all of its bytes have been received.
 
         Raises WebSocketError if the frame violates the protocol or is too large.
         """
@@ -129,7 +129,7 @@ def _mask(payload: bytes, mask: bytes) -> bytes:
 def encode_websocket_frame(opcode: int, payload: bytes) -> bytes:
     """Encode a frame: its header and then its payload.
 
-    It is not masked, as servers must not mask.
+    The frame is not masked, because a server must not mask its frames.
     """
     first, length = 0x80 | opcode, len(payload)
     if length < 126:
@@ -150,7 +150,10 @@ class WebSocketConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the AMQP connection. Its time limit includes the HTTP handshake."""
+        """Start the AMQP connection.
+
+        Its time limit for the AMQP handshake also covers the HTTP handshake.
+        """
         self._transport = cast(asyncio.Transport, transport)
         self._connection.connection_made(_WebSocketTransport(self._transport))
 
@@ -163,7 +166,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._connection.pause_writing()
 
     def resume_writing(self) -> None:
-        """Inform the AMQP connection that the write buffer has been emptied."""
+        """Inform the AMQP connection that the write buffer has enough space again."""
         self._connection.resume_writing()
 
     def data_received(self, data: bytes) -> None:
@@ -240,7 +243,7 @@ class _WebSocketTransport(asyncio.Transport):
 
 
 def _upgrade(head: bytes) -> tuple[bool, bytes]:
-    """Check the HTTP request for a WebSocket that carries AMQP.
+    """Check whether an HTTP request asks for a WebSocket that carries AMQP.
 
     Returns whether the request is accepted, and the response to send.
     """

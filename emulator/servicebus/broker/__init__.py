@@ -8,5 +8,5 @@ dispatcher      assigns messages to receivers that have credit
 transactions    writes the changes of one tick of the event loop in one transaction
 store           the database
 
-Public: `Broker`, `Queue`, `QueueSettings`, the messages in `message` and the errors.
+The public names are `Broker`, `Queue`, `QueueSettings`, the classes in `message` and the errors.
 """

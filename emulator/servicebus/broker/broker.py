@@ -1,4 +1,4 @@
-"""The broker, which has all queues of a namespace in one database."""
+"""The broker, which keeps all queues of a namespace in one database."""
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
@@ -27,9 +27,9 @@ _NUMBERS_PER_QUEUE = 3
 class Broker:
     """All queues of a namespace. It runs on one event loop and is not thread-safe.
 
-    Message locks are durable. After a kill and a restart of the broker a receiver can still settle
-    a message until its lock expires. If the lock expires while the broker is down, the delivery
-    counts as failed.
+    Message locks are durable. After the broker has been killed and started again, a receiver can
+    still settle a message until the message's lock expires. If the lock expires while the broker is
+    not running, the delivery counts as failed.
     """
 
     def __init__(self, transactions: TransactionManager) -> None:
@@ -44,8 +44,8 @@ class Broker:
     ) -> "Broker":
         """Open or create the database, and create or update the queues in `settings`.
 
-        Other queues of the database are kept with their messages. Raises SchemaError if the file is
-        not a broker's database or is in use, and MessageStoreError if it cannot be written.
+        Queues that are only in the database are kept with their messages. Raises SchemaError if the
+        file is not a broker's database or is in use, and MessageStoreError if it cannot be written.
         """
         transactions = TransactionManager(database, clock)
         broker = cls(transactions)
@@ -63,7 +63,7 @@ class Broker:
         await self._transactions.close()
 
     def tick(self) -> None:
-        """Apply all changes that are due, for example lock expiry, before the timer does."""
+        """Apply all changes that are due, such as lock expiry, without waiting for the timer."""
         self._transactions.tick()
 
     def trace(self, listener: Callable[[str], None] | None) -> None:
@@ -71,9 +71,9 @@ class Broker:
         self._transactions.store.trace(listener)
 
     def queue(self, address: str) -> Queue:
-        """Return the queue or dead-letter queue at an address. The case is ignored.
+        """Return the queue or dead-letter queue that has this address. The case is ignored.
 
-        Raises EntityNotFound if it does not exist.
+        Raises EntityNotFound if there is no such queue.
         """
         try:
             return self._addresses[address.casefold()]
@@ -81,7 +81,7 @@ class Broker:
             raise EntityNotFound(f"the queue {address[:300]!r} does not exist") from None
 
     def queues(self) -> Sequence[Queue]:
-        """Return all queues sorted by name, without their dead-letter queues."""
+        """Return all queues, sorted by name. Dead-letter queues are not included."""
         return [queue for _, queue in sorted(self._queues.items())]
 
     async def create_queue(self, settings: QueueSettings) -> Queue:

@@ -1,4 +1,4 @@
-"""Assign the ready messages of one queue to its receivers that have credit."""
+"""Assign the ready messages of one queue to those of its receivers that have credit."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,7 +19,7 @@ class CreditListener(Protocol):
 
 
 class Subscription:
-    """A receiver of a queue. `deliver` is called on the event loop, and never after `close`."""
+    """One receiver of a queue. `deliver` is called on the event loop, and never after `close`."""
 
     __slots__ = ("_closed", "_credit", "_listener", "deliver", "mode")
 
@@ -41,7 +41,7 @@ class Subscription:
         return self._credit
 
     def set_credit(self, credit: int) -> None:
-        """Set the number of messages that may be delivered. 0 stops deliveries."""
+        """Set the number of messages that may still be delivered. 0 stops deliveries."""
         self._credit = 0 if self._closed else max(0, credit)
         self._listener.credit_changed(self)
 
@@ -58,20 +58,20 @@ class Subscription:
         self._credit -= 1
 
     def refund(self) -> None:
-        """Give back one credit because a delivery failed."""
+        """Increase the credit by one, because a delivery to this receiver failed."""
         self.set_credit(self._credit + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A message that is delivered to this receiver after the commit."""
+    """A message, and the receiver to which it is delivered after the commit."""
 
     subscription: Subscription
     record: MessageRecord
 
 
 class Dispatcher:
-    """Assigns messages to the receivers that have credit: one message to each receiver in turn."""
+    """Assigns messages to the receivers that have credit, one message to each receiver in turn."""
 
     def __init__(self, state: QueueState, on_credit: Callable[[], None]) -> None:
         self._state = state
@@ -80,7 +80,7 @@ class Dispatcher:
 
     @property
     def has_work(self) -> bool:
-        """Whether a message is ready and a receiver has credit."""
+        """Whether at least one message is ready and at least one receiver has credit."""
         return bool(self._with_credit) and len(self._state.index.ready) > 0
 
     def subscribe(
@@ -103,9 +103,11 @@ class Dispatcher:
             subscription.close()
 
     def assign(self, now: datetime, budget_bytes: int, assignments: list[Assignment]) -> None:
-        """Lock or remove messages for receivers that have credit; append them to `assignments`.
+        """Assign ready messages to receivers, and append each assignment to `assignments`.
 
-        Stops when no message is ready, no receiver has credit, or the messages have `budget_bytes`.
+        Each assigned message is locked, or removed in receive-and-delete mode. Stops when no
+        message is ready, no receiver has credit, or the messages' total size reaches
+        `budget_bytes`.
         """
         while self._with_credit and budget_bytes > 0:
             subscription = next(iter(self._with_credit))

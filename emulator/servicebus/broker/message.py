@@ -1,4 +1,4 @@
-"""The classes for a message as it is sent, stored and delivered."""
+"""The classes for sent messages, stored messages and deliveries."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,7 +15,7 @@ class MessageState(IntEnum):
 
 
 class ReceiveMode(Enum):
-    """How delivered messages are settled: by the receiver, or by removal at delivery."""
+    """Whether the receiver settles messages, or the broker removes messages at delivery."""
 
     PEEK_LOCK = "peek-lock"
     RECEIVE_AND_DELETE = "receive-and-delete"
@@ -23,7 +23,7 @@ class ReceiveMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class IncomingMessage:
-    """A message as its sender encoded it, and the properties that the broker needs.
+    """A message in its sender's encoding, and the message's properties that the broker needs.
 
     The broker does not decode the sections.
     """
@@ -44,7 +44,7 @@ class IncomingMessage:
 
     @property
     def size_bytes(self) -> int:
-        """The size that counts towards the limits of messages and queues, in bytes."""
+        """The message's size in bytes, to which the limits of messages and queues apply."""
         return len(self.header) + len(self.annotations) + len(self.bare)
 
 
@@ -121,11 +121,11 @@ class MessageRecord:
 
     @property
     def due_at(self) -> datetime | None:
-        """The time at which the broker must change the message, or None.
+        """The time at which the broker must change the message, or None if there is no such time.
 
-        For a locked message it is the end of the lock, because a locked message does not expire.
-        For a scheduled message it is the activation, when the time to live starts. Otherwise it is
-        the end of the time to live.
+        For a locked message this is the time at which the lock expires, because a locked message
+        does not expire. For a scheduled message it is the time of the activation, at which the time
+        to live starts. For other messages it is the time at which the time to live ends.
         """
         if self.lock is not None:
             return self.lock.until
@@ -138,7 +138,7 @@ class MessageRecord:
         return self.expires_at is not None and self.expires_at <= now
 
     def with_content(self, content: IncomingMessage) -> StoredMessage:
-        """Combine this record with the content of the message."""
+        """Return the stored message that consists of this record and the message's content."""
         return StoredMessage(
             header=content.header,
             annotations=content.annotations,

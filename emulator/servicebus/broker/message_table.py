@@ -1,4 +1,4 @@
-"""Keep all messages in memory, with an index for each queue and the uncommitted changes."""
+"""Keep all message records in memory, with an index for each queue and the uncommitted changes."""
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ _STALE_TOLERATED = 64
 class TimerHeap:
     """The due times of messages. A message has at most one due time.
 
-    It is a heap in which outdated entries are skipped. It is rebuilt when more than half of its
-    entries are outdated, so its size stays proportional to the number of messages.
+    Outdated entries stay in the heap and are skipped. The heap is rebuilt when more than half of
+    its entries are outdated, so its size stays proportional to the number of messages.
     """
 
     __slots__ = ("_due", "_heap")
@@ -64,10 +64,10 @@ _CHUNK_LENGTH = 256
 
 
 class SortedNumbers:
-    """A sorted set of integers in chunks of bounded length.
+    """A sorted set of integers, which is stored in chunks of bounded length.
 
-    Adding, removing and finding a number search first for the chunk and then in the chunk, both by
-    bisection. Their cost grows with the logarithm of the set's size.
+    To add, remove or find a number, the set finds the chunk by bisection, and then the position in
+    the chunk by bisection. The number of comparisons grows with the logarithm of the set's size.
     """
 
     __slots__ = ("_chunks", "_lasts", "_length")
@@ -81,7 +81,7 @@ class SortedNumbers:
         return self._length
 
     def add(self, number: int) -> None:
-        """Add a number, which must not be in the set yet."""
+        """Add a number. The caller must ensure that the number is not in the set."""
         self._length += 1
         if not self._chunks:
             self._chunks.append([number])
@@ -97,7 +97,7 @@ class SortedNumbers:
         self._lasts[at] = chunk[-1]
 
     def remove(self, number: int) -> None:
-        """Remove a number, which must be in the set."""
+        """Remove a number. The caller must ensure that the number is in the set."""
         at = bisect_left(self._lasts, number)
         chunk = self._chunks[at]
         del chunk[bisect_left(chunk, number)]
@@ -112,9 +112,9 @@ class SortedNumbers:
         return self._chunks[0][0] if self._chunks else None
 
     def since(self, number: int) -> Iterator[int]:
-        """Yield the numbers that are at least `number`.
+        """Yield the numbers that are equal to or greater than `number`, in ascending order.
 
-        The set must not change during the iteration.
+        The caller must not change the set during the iteration.
         """
         at = bisect_left(self._lasts, number)
         if at == len(self._chunks):
@@ -126,7 +126,7 @@ class SortedNumbers:
 
 
 class QueueIndex:
-    """Index of one queue's messages by sequence number and lock token, with counts by state."""
+    """The messages of one queue, by sequence number and by lock token, with a count per state."""
 
     __slots__ = ("by_sequence_number", "by_token", "counts", "order", "ready", "size_bytes")
 
@@ -153,7 +153,7 @@ class QueueIndex:
         self._unfile(record)
 
     def replace(self, before: MessageRecord, after: MessageRecord) -> None:
-        """Replace the record of a message. The new record must have the same sequence number."""
+        """Replace a message's record by a new record, which must have the same sequence number."""
         self.by_sequence_number[after.sequence_number] = after
         self._unfile(before)
         self._file(after)
@@ -199,11 +199,11 @@ class MessageTable:
         self._next_id = 1
 
     def queue_index(self, queue: int) -> QueueIndex:
-        """Return the index of a queue. Create the index at the first call."""
+        """Return the index of a queue. If the queue has no index, create it."""
         return self._indexes.setdefault(queue, QueueIndex())
 
     def drop_queue(self, queue: int) -> None:
-        """Remove a queue with all its messages. The removal cannot be rolled back."""
+        """Remove a queue and all its messages. The removal cannot be rolled back."""
         index = self._indexes.pop(queue, QueueIndex())
         for record in index.by_sequence_number.values():
             del self._entries[record.id]
@@ -232,7 +232,10 @@ class MessageTable:
         self._move(before, None)
 
     def due(self, now: datetime) -> Iterator[MessageRecord]:
-        """Yield the messages that are due. The caller must change each message before the next."""
+        """Yield the messages that are due.
+
+        Before the caller continues the iteration, it must change the message that it received.
+        """
         while (id_ := self._timers.take_due(now)) is not None:
             yield self._entries[id_]
 

@@ -1,4 +1,4 @@
-"""The operations of one queue. Every change is durable when the call returns."""
+"""The operations of one queue. When a call returns, its changes are durable."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -29,7 +29,7 @@ _PEEK_BYTES = 1024 * 1024
 
 
 class Queue:
-    """A queue, or one of its dead-letter queues if `is_subqueue` is True.
+    """A queue, or a dead-letter queue if `is_subqueue` is True.
 
     All methods raise EntityNotFound after the queue is deleted, and BrokerClosed after the broker
     is closed. Methods that change messages raise MessageStoreError if the change cannot be written.
@@ -52,7 +52,7 @@ class Queue:
 
     @property
     def settings(self) -> QueueSettings:
-        """The queue's settings. A dead-letter queue has the settings of the queue it belongs to."""
+        """The queue's settings. A dead-letter queue has the settings of its main queue."""
         return self._state.settings
 
     @property
@@ -63,10 +63,10 @@ class Queue:
     # Sending
 
     async def send(self, messages: Sequence[IncomingMessage]) -> list[int]:
-        """Add all messages, or none if one is invalid. Return their sequence numbers.
+        """Add all messages, and return their sequence numbers. If a message is refused, add none.
 
-        A duplicate is dropped. Its sequence number in the result is that of the message that it
-        repeats.
+        A duplicate is dropped. For a duplicate the result contains the sequence number of the
+        original message.
 
         Raises:
             NotAllowed: This is a dead-letter queue.
@@ -96,9 +96,9 @@ class Queue:
         return await self.send(messages)
 
     async def cancel_scheduled(self, sequence_numbers: Sequence[int]) -> None:
-        """Remove scheduled messages.
+        """Remove the scheduled messages that have these sequence numbers.
 
-        Raises MessageNotFound, and removes none, if one does not exist.
+        Raises MessageNotFound if one of the messages does not exist. Then no message is removed.
         """
         self._begin()
         self._state.cancel(sequence_numbers)
@@ -109,16 +109,16 @@ class Queue:
     def subscribe(
         self, mode: ReceiveMode, deliver: Callable[[MessageDelivery], None]
     ) -> Subscription:
-        """Add a receiver, to which messages are delivered when it has credit."""
+        """Add a receiver, and return its subscription, which has no credit at first."""
         self._raise_if_deleted()
         return self._dispatcher.subscribe(mode, deliver)
 
     async def receive_deferred(
         self, sequence_numbers: Sequence[int], mode: ReceiveMode
     ) -> list[MessageDelivery]:
-        """Receive deferred messages.
+        """Receive the deferred messages that have these sequence numbers.
 
-        Raises MessageNotFound, and receives none, if one is not found.
+        Raises MessageNotFound if one of the messages is not found. Then no message is received.
         """
         now = self._begin()
         records = self._state.take_deferred(sequence_numbers, mode, now)
@@ -130,8 +130,9 @@ class Queue:
     def peek(self, from_sequence_number: int, count: int) -> list[StoredMessage]:
         """Return messages of any state without locking them.
 
-        The messages have at least the sequence number `from_sequence_number`. To limit the size of
-        the reply, the result may have fewer than `count` messages even if there are more.
+        The messages are sorted by sequence number, and start at `from_sequence_number`. The result
+        may have fewer than `count` messages even if the queue has more, because the total size of
+        the result is limited.
         """
         self._begin()
         self._transactions.flush()
@@ -164,7 +165,7 @@ class Queue:
         await self._transactions.wait_until_committed()
 
     async def defer(self, token: UUID) -> None:
-        """Defer a locked message. Afterwards only `receive_deferred` receives it."""
+        """Defer a locked message, so that only `receive_deferred` can receive the message."""
         self._state.defer(token, self._begin())
         await self._transactions.wait_until_committed()
 
@@ -177,9 +178,9 @@ class Queue:
         await self._transactions.wait_until_committed()
 
     async def renew(self, tokens: Sequence[UUID]) -> list[datetime]:
-        """Renew all these locks, or none if one is lost. Return the new expiry times.
+        """Renew these locks, and return the new expiry times. If one lock is lost, renew none.
 
-        Each renewed lock expires after the queue's lock duration from now.
+        Each renewed lock expires when the queue's lock duration has passed from now.
         """
         ends = self._state.renew(tokens, self._begin())
         await self._transactions.wait_until_committed()
@@ -188,7 +189,7 @@ class Queue:
     # Counting
 
     def counts(self) -> QueueCounts:
-        """Return the number of messages in each state, after applying all changes that are due."""
+        """Apply all changes that are due, then return the number of messages in each state."""
         self._begin()
         self._transactions.flush()
         index = self._state.index

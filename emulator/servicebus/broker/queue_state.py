@@ -1,4 +1,4 @@
-"""The rules of one queue. They do no input or output, and the time is an argument."""
+"""The rules of one queue, without input or output. Callers pass the current time as an argument."""
 
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ from emulator.servicebus.broker.settings import QueueSettings
 
 @dataclass(frozen=True, slots=True)
 class SeenMessageId:
-    """A message id, the time of its receipt, and the sequence number of its message."""
+    """A message id, the time at which it was received, and the sequence number of its message."""
 
     sequence_number: int
     message_id: str
@@ -33,7 +33,7 @@ class SeenMessageId:
 
 
 class DuplicateHistory:
-    """The ids of the messages that were sent within the time window for duplicate detection."""
+    """The ids of the messages that were sent within the window for duplicate detection."""
 
     def __init__(self) -> None:
         self._sequence_numbers: dict[str, int] = {}
@@ -50,13 +50,13 @@ class DuplicateHistory:
     def load(self, seen_id: SeenMessageId) -> None:
         """Add an id that was read from the database.
 
-        Ids must be added in the order of their receipt.
+        The caller must add ids in the order in which they were received.
         """
         self._seen_ids.append(seen_id)
         self._sequence_numbers[seen_id.message_id] = seen_id.sequence_number
 
     def forget(self, now: datetime, window: timedelta) -> None:
-        """Remove the committed ids that are older than `window`."""
+        """Remove the committed ids that were received before the current time minus `window`."""
         horizon = now - window
         while self._committed_count and self._seen_ids[0].seen_at <= horizon:
             seen_id = self._seen_ids.popleft()
@@ -80,7 +80,7 @@ class DuplicateHistory:
         return self._sequence_numbers.get(message_id)
 
     def record(self, seen_id: SeenMessageId) -> None:
-        """Add a new id. A rollback removes it again."""
+        """Add a new id. If the transaction is rolled back, the id is removed again."""
         self.load(seen_id)
         self._uncommitted.append(seen_id)
 
@@ -135,17 +135,17 @@ class QueueState:
         self.duplicates.commit()
 
     def rollback(self) -> None:
-        """Undo the changes to the sequence number and duplicate history since the last commit."""
+        """Undo the changes of sequence number and duplicate history since the last commit."""
         self.next_sequence_number = self.committed_sequence_number
         self.duplicates.rollback()
 
     # Sending
 
     def accept(self, message: IncomingMessage, now: datetime) -> tuple[int, MessageRecord | None]:
-        """Add a message. Return its sequence number and its record.
+        """Add a message, and return its sequence number and its record.
 
-        A duplicate is dropped. For a duplicate return the sequence number of the message that it
-        repeats, and None instead of a record.
+        A duplicate is dropped. For a duplicate, return the sequence number of the original message,
+        and None instead of a record.
         """
         window = self.settings.duplicate_detection_window
         if window is not None and message.message_id is not None:
@@ -173,9 +173,9 @@ class QueueState:
         return number, record
 
     def cancel(self, sequence_numbers: Iterable[int]) -> None:
-        """Remove scheduled messages.
+        """Remove the scheduled messages that have these sequence numbers.
 
-        Raises MessageNotFound, and removes none, if one is not found.
+        Raises MessageNotFound if one of the messages is not found. Then no message is removed.
         """
         for record in self._find(sequence_numbers, MessageState.SCHEDULED):
             self._table.remove(record.id)
@@ -185,7 +185,7 @@ class QueueState:
     def take(self, mode: ReceiveMode, now: datetime) -> MessageRecord | None:
         """Receive the first ready message, or return None if no message is ready.
 
-        In peek-lock mode the message is locked, in receive-and-delete mode it is removed.
+        In peek-lock mode the message is locked. In receive-and-delete mode the message is removed.
         """
         number = self.index.ready.first()
         return None if number is None else self._assign(number, mode, now)
@@ -193,9 +193,10 @@ class QueueState:
     def take_deferred(
         self, sequence_numbers: Iterable[int], mode: ReceiveMode, now: datetime
     ) -> list[MessageRecord]:
-        """Receive deferred messages: lock or remove them, depending on the mode.
+        """Receive the deferred messages that have these sequence numbers.
 
-        Raises MessageNotFound, and receives none, if one of the messages is not found.
+        In peek-lock mode the messages are locked. In receive-and-delete mode they are removed.
+        Raises MessageNotFound if one of the messages is not found. Then no message is received.
         """
         found = self._find(sequence_numbers, MessageState.DEFERRED)
         return [self._assign(record.sequence_number, mode, now) for record in found]
@@ -269,9 +270,9 @@ class QueueState:
         self._move_to_dead_letters(record, reason, description)
 
     def renew(self, tokens: Sequence[UUID], now: datetime) -> list[datetime]:
-        """Renew all these locks. Return the new expiry times.
+        """Renew these locks, and return the new expiry times.
 
-        Raises MessageLockLost, and renews no lock, if one of the locks is lost.
+        Raises MessageLockLost if one of the locks is lost. Then no lock is renewed.
         """
         until = now + self.settings.lock_duration
         for record in [self._find_locked(token, now) for token in tokens]:
@@ -294,7 +295,7 @@ class QueueState:
     # Changes that become due with time
 
     def advance(self, record: MessageRecord, now: datetime) -> None:
-        """Apply the change that is due: expire the lock or the message, or activate the message."""
+        """Apply the change of a message that is due: activation, lock expiry or message expiry."""
         if record.lock is not None:
             self._unlock(record, now, failed=True)
         elif record.state is MessageState.SCHEDULED:

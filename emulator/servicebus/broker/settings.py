@@ -1,4 +1,4 @@
-"""The settings of a queue, with the limits of the Standard tier, and durations as text."""
+"""The settings of a queue, the limits of the Standard tier, and the text format of durations."""
 
 import re
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9_])?")
 class QueueSettings:
     """The settings of a queue.
 
-    Raises ArgumentError, which names the property, if a value is invalid.
+    Raises ArgumentError if a value is invalid. The error names the property.
     """
 
     name: str
@@ -65,9 +65,9 @@ class QueueSettings:
 
 @dataclass(frozen=True, slots=True)
 class QueueCounts:
-    """The numbers of messages in a queue by state.
+    """The number of messages in a queue, for each state of messages.
 
-    The names are those of Azure's runtime properties.
+    The attributes have the names of Azure's runtime properties.
     """
 
     active: int
@@ -123,7 +123,7 @@ def parse_duration(text: str) -> timedelta:
 
 
 def format_duration(duration: timedelta) -> str:
-    """Format a duration in ISO 8601, for example `P1DT2H3M4.5S`. It must not be negative."""
+    """Format a duration, which must not be negative, in ISO 8601, for example `P1DT2H3M4.5S`."""
     minutes, seconds = divmod(duration.seconds, 60)
     hours, minutes = divmod(minutes, 60)
     date = f"{duration.days}D" if duration.days else ""

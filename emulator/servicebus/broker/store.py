@@ -67,7 +67,7 @@ CREATE TABLE sightings (
 
 
 def lock_database(database: Path) -> sqlite3.Connection:
-    """Lock a file beside the database, so that only one broker at a time uses the database.
+    """Lock a file beside the database, so that only one broker at a time can use the database.
 
     The lock lasts until the returned connection is closed or the process ends. Raises SchemaError
     if the file cannot be opened or is locked.
@@ -149,7 +149,7 @@ def instant(since_epoch_us: int) -> datetime:
 
 
 def insert_row(record: MessageRecord) -> tuple[object, ...]:
-    """Return a record's values for the columns `RECORD_COLUMNS`."""
+    """Return the values of a record for the columns in `RECORD_COLUMNS`."""
     return (
         record.id,
         record.queue,
@@ -170,7 +170,7 @@ def insert_row(record: MessageRecord) -> tuple[object, ...]:
 
 
 def update_row(record: MessageRecord) -> tuple[object, ...]:
-    """Return a record's values for the columns `UPDATED_COLUMNS`, followed by the id."""
+    """Return the values of a record for the columns in `UPDATED_COLUMNS`, followed by its id."""
     return (
         record.queue,
         record.sequence_number,
@@ -187,7 +187,7 @@ def update_row(record: MessageRecord) -> tuple[object, ...]:
 
 
 def record_from_row(row: tuple[Any, ...]) -> MessageRecord:
-    """Build a record from a row with the columns `RECORD_COLUMNS`."""
+    """Build a record from a row that has the columns in `RECORD_COLUMNS`."""
     id_, queue, number, first_number, enqueued, size, state, count, ttl, *rest = row
     scheduled, expires, token, locked_until, reason, description = rest
     return MessageRecord(
@@ -220,7 +220,7 @@ def settings_text(settings: QueueSettings) -> str:
 
 
 def settings_from_text(text: str) -> QueueSettings:
-    """Decode the settings that `settings_text` encoded."""
+    """Return the settings from a text that `settings_text` returned."""
     values: dict[str, Any] = json.loads(text)
     for name in _DURATIONS:
         if values[name] is not None:
@@ -280,7 +280,10 @@ class StoredQueue:
 
 
 class MessageStore:
-    """The database. All records are read once at the start; later only contents are read."""
+    """The database of a broker.
+
+    All records are read once, when the broker starts. Later only contents of messages are read.
+    """
 
     def __init__(self, database: Path) -> None:
         self._lock = lock_database(database)
@@ -291,7 +294,7 @@ class MessageStore:
             raise
 
     def trace(self, listener: Callable[[str], None] | None) -> None:
-        """Call a listener with every SQL statement. None stops the calls."""
+        """Call `listener` with every SQL statement from now on. If it is None, stop the calls."""
         self._connection.set_trace_callback(listener)
 
     def close(self) -> None:
@@ -307,7 +310,7 @@ class MessageStore:
         return [StoredQueue(id_, settings_from_text(text), number) for id_, text, number in rows]
 
     def save_queue(self, queue: StoredQueue) -> None:
-        """Insert a queue, or update its settings if it exists."""
+        """Insert a queue. If the queue exists already, update its settings."""
         self._connection.execute(
             "INSERT INTO queues VALUES (?,?,?)"
             " ON CONFLICT (id) DO UPDATE SET settings=excluded.settings",
@@ -335,7 +338,10 @@ class MessageStore:
         return map(record_from_row, rows)
 
     def seen_ids(self) -> Iterator[tuple[int, SeenMessageId]]:
-        """Yield the ids for duplicate detection with their queues' numbers, oldest first."""
+        """Yield pairs of a queue's number and an id for duplicate detection.
+
+        The pairs are sorted by queue. The ids of one queue are sorted from oldest to newest.
+        """
         rows = self._connection.execute(
             "SELECT queue, sequence_number, message_id, seen_at_us FROM sightings"
             " ORDER BY queue, sequence_number"
@@ -356,7 +362,7 @@ class MessageStore:
     def apply(self, changes: ChangeSet) -> None:
         """Write all changes in one transaction.
 
-        If a change cannot be written, no change is written and sqlite3.Error is raised.
+        Raises sqlite3.Error if a change cannot be written. Then no change is written.
         """
         with self._transaction() as connection:
             if changes.inserted:
@@ -412,7 +418,10 @@ class MessageStore:
 
 
 class _Transaction:
-    """Commits at the end of the `with` block. If the block or the commit fails, rolls back."""
+    """A transaction that commits at the end of the `with` block.
+
+    If the block or the commit raises an error, the transaction is rolled back.
+    """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -441,7 +450,8 @@ logger = logging.getLogger(__name__)
 class Checkpointer:
     """Runs checkpoints of the database.
 
-    A checkpoint runs in a thread because it waits for the disk, which a commit does not.
+    A checkpoint runs in a thread, because it waits for the disk. A commit does not wait for the
+    disk.
     """
 
     def __init__(self, database: Path) -> None:
@@ -450,7 +460,7 @@ class Checkpointer:
         self._running: asyncio.Future[None] | None = None
 
     def count_commit(self) -> None:
-        """Count a commit, and start a checkpoint after every 500 commits."""
+        """Count a commit. After 500 commits start a checkpoint, unless a checkpoint is running."""
         self._commit_count += 1
         if self._commit_count < _COMMITS_BETWEEN or self._running is not None:
             return
@@ -460,7 +470,7 @@ class Checkpointer:
         self._running.add_done_callback(self._ended)
 
     async def close(self) -> None:
-        """Wait until the running checkpoint has finished, if a checkpoint is running."""
+        """If a checkpoint is running, wait until it has finished."""
         if self._running is not None:
             await self._running
 

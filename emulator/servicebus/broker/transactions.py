@@ -20,10 +20,11 @@ CACHE_BYTES = 32 * 1024 * 1024
 
 
 class ContentCache:
-    """The contents of recent messages and of messages that are not written yet.
+    """The contents of recently written messages and of messages that are not written yet.
 
-    Other contents are read from the database. Therefore a long queue needs memory only for its
-    records, and the content of a message that is received soon after it was sent is not read back.
+    The contents of other messages are read from the database. Therefore a long queue needs memory
+    only for its records. If a message is received soon after it was sent, its content does not have
+    to be read from the database.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class ContentCache:
         self._unwritten: dict[int, IncomingMessage] = {}
 
     def add(self, id_: int, content: IncomingMessage) -> None:
-        """Add the content of a new message. It is kept at least until it is written."""
+        """Add the content of a new message. The content is kept at least until it is written."""
         self._unwritten[id_] = content
 
     def get(self, id_: int) -> IncomingMessage:
@@ -45,13 +46,13 @@ class ContentCache:
         return self._read(id_) if content is None else content
 
     def discard(self, id_: int) -> None:
-        """Forget the content of a message that was removed."""
+        """Discard the content of a message that has been removed."""
         content = self._cached.pop(id_, None)
         if content is not None:
             self._cached_bytes -= content.size_bytes
 
     def commit(self, written: Iterable[int]) -> None:
-        """Move the written contents to the cache, and forget the other contents that were added."""
+        """Keep the contents of the messages that were written, and discard other new contents."""
         for id_ in written:
             content = self._unwritten[id_]
             self._cached[id_] = content
@@ -62,7 +63,7 @@ class ContentCache:
             self._cached_bytes -= oldest.size_bytes
 
     def rollback(self) -> None:
-        """Forget the contents that were added since the last commit."""
+        """Discard the contents that were added since the last commit."""
         self._unwritten.clear()
 
 
@@ -107,7 +108,7 @@ class TransactionManager:
         return dispatcher
 
     def remove(self, numbers: range) -> None:
-        """Remove queues with all their messages. The removal cannot be rolled back."""
+        """Remove queues and all their messages. The removal cannot be rolled back."""
         for number in numbers:
             del self._states[number]
             self._dispatchers.pop(number).close()
@@ -135,7 +136,7 @@ class TransactionManager:
         return now
 
     def mark_changed(self, state: QueueState) -> None:
-        """Record that a queue's sequence number or duplicate history may change in this tick."""
+        """Record that this tick may change a queue's sequence number or duplicate history."""
         self._changed.add(state)
 
     async def wait_until_committed(self) -> None:
@@ -148,13 +149,13 @@ class TransactionManager:
         await waiter
 
     def flush(self) -> None:
-        """Write the changes of this tick now instead of at the end of the tick."""
+        """Write the changes of this tick at once, without waiting for the end of the tick."""
         if self._transaction_handle is not None:
             self._transaction_handle.cancel()
             self._run_transaction()
 
     def tick(self) -> None:
-        """Apply all changes that are due, and write them now."""
+        """Apply all changes that are due, and write them at once."""
         self.begin()
         self.flush()
 

@@ -22,7 +22,7 @@ _START_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running Blob service with the development account."""
+    """A running Blob service, which has the development account."""
 
     kind: str
     port: int
@@ -69,7 +69,10 @@ def azurite_program(folder: Path) -> Path:
 
 
 def install_azurite(folder: Path) -> Path:
-    """Install Azurite in `folder` if it is not installed there. Needs npm and Node 20 or newer."""
+    """Install Azurite in `folder`, unless it is already installed there.
+
+    This needs npm, and Node 20 or newer.
+    """
     if not azurite_program(folder).exists():
         folder.mkdir(parents=True, exist_ok=True)
         package = f"azurite@{AZURITE_VERSION}"

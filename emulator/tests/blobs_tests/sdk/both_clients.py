@@ -19,14 +19,17 @@ _NOT_AWAITED = ("get_container_client", "get_blob_client", "list_", "walk_", "by
 
 
 def connect(kind: str, url: str, credential: Any = None, **options: Any) -> Any:
-    """Return a service client of the kind `sync` or `aio`. It does not repeat failed requests."""
+    """Return a service client of the kind `sync` or `aio`, which does not retry failed requests."""
     client = AsyncBlobServiceClient if kind == "aio" else BlobServiceClient
     service = client(url, credential=credential, retry_total=0, **options)
     return service if kind == "aio" else Dressed(service)
 
 
 class Dressed:
-    """Wraps a blocking SDK object. Its methods become asynchronous and run in a thread."""
+    """Wraps a blocking object of the SDK.
+
+    The methods of the wrapper are asynchronous. They run the blocking methods in a thread.
+    """
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
@@ -68,6 +71,6 @@ def _undress(values: tuple[Any, ...]) -> list[Any]:
 
 
 def code_of(error: HttpResponseError) -> str:
-    """Return the error code of Azure that an error of the SDK contains."""
+    """Return Azure's error code from an error of the SDK."""
     code = getattr(error, "error_code", "")
     return str(getattr(code, "value", code))

@@ -37,7 +37,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def expect_known_differences(request: pytest.FixtureRequest) -> None:
-    """Expect a test with the marker to fail on Azurite, and report an error if it passes."""
+    """Expect that a test with the marker `azurite_differs` fails on Azurite.
+
+    If the test passes on Azurite, pytest reports an error.
+    """
     marker = request.node.get_closest_marker("azurite_differs")
     if marker and request.getfixturevalue("server").kind == "azurite":
         request.applymarker(pytest.mark.xfail(reason=marker.args[0], strict=True))
@@ -68,7 +71,7 @@ def sdk(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def service(server: Server, sdk: str) -> AsyncIterator[Any]:
-    """Yield a client with the account's key. It uploads content over 1 MiB in blocks."""
+    """Yield a client that has the account's key and uploads content over 1 MiB in blocks."""
     async with connect(
         sdk,
         server.url,
@@ -81,7 +84,7 @@ async def service(server: Server, sdk: str) -> AsyncIterator[Any]:
 
 @pytest.fixture
 async def container(service: Any) -> AsyncIterator[Any]:
-    """Create a container and yield a client for it."""
+    """Create a container, and yield a client for the container."""
     client = await service.create_container(f"test-{uuid4().hex}")
     yield client
     await client.delete_container()

@@ -187,7 +187,9 @@ async def test_reading_a_deleted_blob_raises_blob_not_found(container: Any) -> N
         "x" * 1024,
     ],
 )
-async def test_a_blob_name_may_have_any_characters(container: Any, name: str) -> None:
+async def test_a_blob_name_with_special_characters_is_accepted_and_unchanged(
+    container: Any, name: str
+) -> None:
     await container.upload_blob(name, name.encode(), metadata={"a": "1"})
     download = await container.get_blob_client(name).download_blob()
     assert await download.readall() == name.encode()
@@ -202,7 +204,7 @@ async def test_a_backslash_in_a_blob_name_becomes_a_slash(container: Any) -> Non
     assert await (await container.download_blob("back/slash")).readall() == b"content"
 
 
-async def test_blob_names_that_differ_only_in_case_name_different_blobs(container: Any) -> None:
+async def test_blob_names_that_differ_only_in_case_refer_to_different_blobs(container: Any) -> None:
     await container.upload_blob("name", b"lower")
     await container.upload_blob("NAME", b"upper")
     assert await (await container.download_blob("name")).readall() == b"lower"

@@ -71,7 +71,7 @@ async def test_a_committed_blob_has_the_blocks_in_the_order_of_the_block_list(
     assert uncommitted == []
 
 
-async def test_a_block_list_may_mix_committed_and_new_blocks(container: Any) -> None:
+async def test_a_block_list_with_committed_and_new_blocks_is_accepted(container: Any) -> None:
     blob = container.get_blob_client("blocks")
     for number in range(3):
         await blob.stage_block(block_id(number), b"old" + str(number).encode())
@@ -84,7 +84,9 @@ async def test_a_block_list_may_mix_committed_and_new_blocks(container: Any) -> 
     assert await (await blob.download_blob()).readall() == b"old2new1"
 
 
-async def test_a_block_that_is_staged_twice_has_the_later_content(container: Any) -> None:
+async def test_a_block_that_is_staged_twice_has_the_content_that_was_staged_last(
+    container: Any,
+) -> None:
     blob = container.get_blob_client("blocks")
     await blob.stage_block(block_id(0), b"first")
     await blob.stage_block(block_id(0), b"later")

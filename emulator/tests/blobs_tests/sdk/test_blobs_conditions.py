@@ -28,7 +28,7 @@ async def blob(container: Any) -> Any:
     return client
 
 
-async def test_exactly_one_of_many_concurrent_conditional_creates_of_a_blob_succeeds(
+async def test_exactly_one_of_many_clients_that_create_the_same_blob_at_once_succeeds(
     container: Any,
 ) -> None:
     async def create(number: int) -> int | None:

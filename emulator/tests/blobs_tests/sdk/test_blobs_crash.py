@@ -1,4 +1,4 @@
-"""Test that acknowledged writes survive a kill -9 at a random time."""
+"""Test that acknowledged writes survive if SIGKILL ends the process at a random time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def put_until_killed(server: Server, names: list[str], acknowledged: list[str]) 
                 server.process.kill()
 
 
-def test_acknowledged_writes_survive_a_kill(tmp_path: Path) -> None:
+def test_acknowledged_writes_survive_a_kill_of_the_blob_service(tmp_path: Path) -> None:
     data, port = tmp_path / "data", free_port()
     order = random.Random(20260301)
     kept: list[str] = []

@@ -26,7 +26,7 @@ def test_the_blob_service_exits_with_status_0_after_a_signal(tmp_path: Path, num
         assert server.process.wait(timeout=10) == 0
 
 
-def test_the_blob_service_names_a_port_in_use_and_exits_with_98(tmp_path: Path) -> None:
+def test_the_blob_service_reports_a_port_in_use_and_exits_with_status_98(tmp_path: Path) -> None:
     with run_emulator(tmp_path / "one") as server:
         ended = run("--port", str(server.port), "--data", str(tmp_path / "two"))
     assert ended.returncode == 98
@@ -57,7 +57,7 @@ def test_the_blob_service_refuses_a_data_directory_that_another_process_uses(
         ("--data", "/dev/null/folder"),
     ],
 )
-def test_the_blob_service_exits_with_2_if_an_option_is_invalid(
+def test_the_blob_service_exits_with_status_2_if_an_option_is_invalid(
     tmp_path: Path, option: str, value: str
 ) -> None:
     ended = run("--port", "0", "--data", str(tmp_path), option, value)

@@ -1,4 +1,4 @@
-"""Test malformed HTTP requests and clients that disconnect or send without end."""
+"""Test malformed HTTP requests, clients that disconnect, and clients that send endless requests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ def signature() -> str:
 
 
 def exchange(server: Server, data: bytes, *, hang_up: bool = True) -> bytes:
-    """Send bytes. Return what the server sends until it closes the connection or stops sending."""
+    """Send bytes, and return the bytes that the server sends.
+
+    Stop reading when the server closes the connection or sends no more bytes.
+    """
     with socket.create_connection(("127.0.0.1", server.port), timeout=2) as connection:
         try:
             connection.sendall(data)

@@ -88,7 +88,7 @@ class RunningBlobService:
         headers: dict[str, str],
         chunks: Iterable[bytes | Message] = (),
     ) -> RecordedResponse:
-        """Send a request without changing it. A chunk is a part of the body or an ASGI message."""
+        """Send a request as it is. Each chunk is a part of the body, or an ASGI message."""
         chunks = list(chunks)
         length = sum(len(chunk) for chunk in chunks if isinstance(chunk, bytes))
         all_headers = {"content-length": str(length), **headers}
@@ -145,7 +145,7 @@ class RunningBlobService:
 
 @asynccontextmanager
 async def open_service(root: Path) -> AsyncIterator[RunningBlobService]:
-    """Yield a service with the data directory `root` and a container with the name `box`."""
+    """Yield a service that has the data directory `root` and a container named `box`."""
     clock = ManualClock()
     store = AccountStore(root, clock)
     store.open()

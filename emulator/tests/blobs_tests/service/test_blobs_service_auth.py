@@ -1,4 +1,4 @@
-"""Test signatures with a manual clock: when they are valid, and what they sign."""
+"""Test at which times signatures are valid, and which parts of a request they sign."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_a_sas_is_valid_from_the_start_time_until_the_expiry_time(
         ("o", "w", "b", "AuthorizationPermissionMismatch"),
     ],
 )
-async def test_the_refusal_of_an_account_sas_has_the_error_code_of_the_reason(
+async def test_the_error_code_for_a_refused_account_sas_states_the_reason(
     service: RunningBlobService, resources: str, permission: str, services: str, code: str
 ) -> None:
     await service.put("box/blob", b"content")
@@ -74,7 +74,7 @@ async def test_the_refusal_of_an_account_sas_has_the_error_code_of_the_reason(
 
 
 async def test_a_service_sas_of_an_older_version_is_accepted(service: RunningBlobService) -> None:
-    """Use a service SAS of version 2015-04-05, which signs neither resource type nor scope."""
+    """Test version 2015-04-05, in which the signature covers neither resource type nor scope."""
     await service.put("box/blob", b"content")
     expiry = "2026-03-01T13:00Z"
     fields = ["r", "", expiry, "/blob/devstoreaccount1/box/blob", "", "", "", "2015-04-05"]

@@ -1,4 +1,4 @@
-"""Test requests that SDKs do not send. Each gets a response with an error of Azure."""
+"""Test requests that SDKs do not send. The response to each is one of Azure's errors."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ RANGE_MD5 = {"x-ms-range-get-content-md5": "true"}
         (("GET", "", "comp=properties&restype=service"), {}, 501, "NotImplemented"),
     ],
 )
-async def test_a_refused_request_has_azures_error_code(
+async def test_the_response_to_a_refused_request_contains_the_error_code_of_azure(
     service: RunningBlobService,
     request_line: tuple[str, str, str],
     headers: dict[str, str],
@@ -101,14 +101,16 @@ async def test_an_error_response_to_head_contains_the_error_code_in_a_header(
     assert (answer.status, answer.code, answer.body) == (404, "BlobNotFound", b"")
 
 
-async def test_the_response_contains_the_client_request_id(service: RunningBlobService) -> None:
+async def test_a_response_repeats_the_client_request_id_of_the_request(
+    service: RunningBlobService,
+) -> None:
     headers = {"x-ms-client-request-id": "mine", "x-ms-version": "2026-10-06"}
     answer = await service.request("GET", "box", query="restype=container", headers=headers)
     assert answer.headers["x-ms-client-request-id"] == "mine"
     assert answer.headers["x-ms-version"] == "2026-10-06"
 
 
-async def test_reading_a_blob_without_its_content_file_is_an_internal_error(
+async def test_reading_a_blob_whose_content_file_is_missing_fails_with_an_internal_error(
     service: RunningBlobService, caplog: pytest.LogCaptureFixture
 ) -> None:
     await service.put("box/blob", b"x" * 100_000)

@@ -155,7 +155,7 @@ async def test_a_download_stops_when_the_client_disconnects(service: RunningBlob
     assert service.content_files == []
 
 
-async def test_one_of_many_concurrent_conditional_creates_succeeds(
+async def test_exactly_one_of_many_concurrent_requests_to_create_a_blob_succeeds(
     service: RunningBlobService,
 ) -> None:
     answers = await asyncio.gather(
@@ -202,7 +202,7 @@ async def test_a_second_store_cannot_open_a_data_directory_in_use(
         AccountStore(service.root, ManualClock()).open()
 
 
-async def test_opening_a_store_fails_if_the_file_is_not_an_index(tmp_path: Path) -> None:
+async def test_opening_a_store_fails_if_the_index_file_is_not_a_database(tmp_path: Path) -> None:
     (tmp_path / "index.sqlite3").write_bytes(b"something else" * 1000)
     with pytest.raises(SettingError, match="not an index of this program"):
         AccountStore(tmp_path, ManualClock()).open()

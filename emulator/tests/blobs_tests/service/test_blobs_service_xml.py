@@ -1,4 +1,4 @@
-"""Test that listings are well-formed XML, and that any block list is parsed or refused."""
+"""Test that a listing is well-formed XML, and that any block list is parsed or refused."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_block_list_over_the_limit_is_refused() -> None:
 
 
 @given(st.binary() | st.text("<>/&;!?BlockListLatest '\"").map(str.encode))
-def test_any_bytes_are_parsed_as_a_block_list_or_refused(document: bytes) -> None:
+def test_parsing_any_bytes_returns_a_block_list_or_raises_a_storage_error(document: bytes) -> None:
     with contextlib.suppress(StorageError):
         entries = parse_block_list(document)
         assert all(place in {"Latest", "Committed", "Uncommitted"} for place, _ in entries)

@@ -1,4 +1,4 @@
-"""A peer that sends single frames to the namespace, over a transport without a network."""
+"""A peer that sends single frames to a namespace, through a transport in memory."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -82,7 +82,7 @@ class Peer:
             self.write(encode_frame(performative.encode() + payload, channel))
 
     async def read(self) -> bytes:
-        """Wait until the server writes no more bytes. Return the bytes since the last call."""
+        """Wait until the server writes no more bytes, and return the bytes since the last call."""
         length = -1
         while length != len(self.transport.written):
             length = len(self.transport.written)
@@ -92,7 +92,7 @@ class Peer:
         return written
 
     async def received(self) -> list[tuple[Performative, bytes]]:
-        """Return the performatives since the last call, with their payloads."""
+        """Return the performatives, with payloads, that the server sent since the last call."""
         self._reader.feed(await self.read())
         found = []
         while (frame := self._reader.frame()) is not None:
@@ -171,7 +171,7 @@ class Peer:
 async def serving(
     folder: Path, *, idle_seconds: float = IDLE_SECONDS
 ) -> AsyncIterator[tuple[Namespace, Broker]]:
-    """Yield a namespace with one queue, and its broker."""
+    """Yield a namespace that has one queue, and the namespace's broker."""
     clock = WallClock()
     broker = await Broker.open(folder / "broker.sqlite3", [QueueSettings(QUEUE)], clock)
     namespace = Namespace(broker, KEYS, clock, idle_seconds)

@@ -1,4 +1,4 @@
-"""Test that values are unchanged after encoding and decoding, and malformed bytes are refused."""
+"""Test that encoding and decoding keep values unchanged, and that malformed bytes are refused."""
 
 import contextlib
 import math
@@ -88,7 +88,7 @@ values = st.recursive(st.one_of(st.none(), *plain, *exotic, arrays), _collection
 
 
 def same(left: Any, right: Any) -> bool:
-    """Return whether two values are equal and have the same types, including all their items."""
+    """Return whether two values, with all their items, are equal and have the same types."""
     if type(left) is not type(right):
         return False
     if isinstance(left, list):
@@ -174,7 +174,7 @@ def test_decoding_damaged_bytes_returns_a_value_or_raises_a_decode_error(
         (b"\xc0\xff\x01" * 100, "nested in more than"),
     ],
 )
-def test_malformed_bytes_raise_a_decode_error(data: bytes, why: str) -> None:
+def test_decoding_malformed_bytes_raises_a_decode_error(data: bytes, why: str) -> None:
     with pytest.raises(DecodeError, match=why):
         decode(data)
 

@@ -94,7 +94,7 @@ async def test_sasl_accepts_valid_credentials_only(
     assert fresh.transport.is_closing() == bool(outcome)
 
 
-async def test_a_connection_opens_if_each_byte_is_received_separately(fresh: Peer) -> None:
+async def test_a_connection_opens_even_if_each_byte_is_received_separately(fresh: Peer) -> None:
     stream = AMQP_HEADER + b"".join(
         encode_frame(each.encode()) for each in (Open("peer"), Begin(), End(), Close())
     )
@@ -159,7 +159,7 @@ async def test_an_error_on_one_connection_leaves_other_connections_open(
     assert await peer.received_of(Attach)
 
 
-async def test_a_silent_peer_gets_keep_alive_frames_until_the_connection_is_closed(
+async def test_a_silent_peer_gets_keep_alive_frames_until_the_idle_timeout_has_passed(
     tmp_path: Path,
 ) -> None:
     async with serving(tmp_path, idle_seconds=0.3) as (namespace, _):
@@ -174,7 +174,7 @@ async def test_a_silent_peer_gets_keep_alive_frames_until_the_connection_is_clos
 # Sessions
 
 
-async def test_a_link_handle_in_use_or_without_a_link_ends_the_session(peer: Peer) -> None:
+async def test_a_frame_with_an_invalid_link_handle_ends_the_session(peer: Peer) -> None:
     peer.attach_sender(handle=3)
     await peer.read()
     peer.attach_sender(handle=3)
@@ -200,7 +200,7 @@ async def test_a_link_handle_over_the_maximum_closes_the_connection(peer: Peer) 
 
 @settings(max_examples=60)
 @given(st.data())
-def test_the_server_serves_other_peers_after_any_frames_from_one_peer(data: st.DataObject) -> None:
+def test_invalid_frames_from_one_peer_do_not_affect_other_peers(data: st.DataObject) -> None:
     pieces = [bytearray(each) for each in SCRIPT]
     for _ in range(data.draw(st.integers(0, 4))):
         piece = data.draw(st.sampled_from(pieces))

@@ -107,7 +107,7 @@ def test_an_encoded_amqp_error_has_three_fields() -> None:
     assert fields[0] == [b"amqp:connection:forced", b"bye", None]
 
 
-def test_the_descriptor_of_a_performative_may_be_a_symbol() -> None:
+def test_a_performative_with_a_symbol_as_descriptor_is_decoded() -> None:
     body = encode(Described(Symbol("amqp:end:list"), []))
     assert read_performative(body)[0] == End()
 
@@ -131,7 +131,7 @@ def test_an_invalid_performative_raises_a_decode_error(body: bytes, why: str) ->
 
 
 @given(st.sampled_from(EXAMPLES), st.data())
-def test_a_damaged_performative_is_decoded_or_refused(
+def test_decoding_a_damaged_performative_succeeds_or_raises_a_decode_error(
     performative: Performative, data: st.DataObject
 ) -> None:
     body = bytearray(performative.encode())

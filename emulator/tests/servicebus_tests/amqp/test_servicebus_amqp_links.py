@@ -22,7 +22,9 @@ RELEASED = Described(ULong(0x26), [])
 ABANDONED = Described(ULong(0x27), [True, False])
 
 
-async def test_transfers_wait_for_the_peers_window(fresh: Peer, broker: Broker) -> None:
+async def test_transfers_wait_until_the_incoming_window_of_the_peer_opens(
+    fresh: Peer, broker: Broker
+) -> None:
     await fresh.open(window=2)
     await fill(broker, 5)
     fresh.attach_receiver()
@@ -141,7 +143,7 @@ async def test_a_settlement_after_the_detach_of_the_link_leaves_the_message_lock
     await broker.queue(QUEUE).complete(UUID(bytes_le=transfer.delivery_tag))
 
 
-async def test_a_delivery_settled_without_a_state_returns_to_the_queue(
+async def test_a_message_that_is_settled_without_an_outcome_is_delivered_again(
     peer: Peer, broker: Broker
 ) -> None:
     await fill(broker, 1)
@@ -190,7 +192,7 @@ async def test_an_aborted_delivery_is_discarded(peer: Peer, broker: Broker) -> N
     assert broker.queue(QUEUE).counts().active == 1
 
 
-async def test_a_message_over_the_size_limit_is_rejected_without_buffering(
+async def test_a_message_over_the_size_limit_is_rejected_and_not_buffered(
     peer: Peer, broker: Broker
 ) -> None:
     peer.attach_sender()
@@ -255,7 +257,9 @@ async def test_the_server_renews_the_credit_of_a_sending_peer(peer: Peer) -> Non
         ),
     ],
 )
-async def test_an_unsupported_source_is_refused(peer: Peer, source: Described, why: str) -> None:
+async def test_attaching_a_link_with_an_unsupported_source_is_refused(
+    peer: Peer, source: Described, why: str
+) -> None:
     peer.send(Attach("link", UInt(0), role=True, source=source))
     (detach,) = await peer.received_of(Detach)
     assert condition(detach.error) == why

@@ -1,4 +1,4 @@
-"""Test that a message's sections are kept and that a delivery adds only annotations."""
+"""Test that a delivery keeps the sections of a message and only adds annotations."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -79,7 +79,7 @@ def test_an_empty_message_is_delivered_with_the_annotations_that_the_client_read
     }
 
 
-def test_the_header_and_annotations_of_the_sender_are_kept_except_reserved_annotations() -> None:
+def test_a_delivery_keeps_the_header_and_all_annotations_except_reserved_annotations() -> None:
     payload = (
         encode_composite(HEADER, [True, UByte(9), UInt(60_000), True, UInt(99)])
         + encode_section(DELIVERY_ANNOTATIONS, {Symbol("mine"): "one"})

@@ -44,7 +44,7 @@ class Visit:
 
 
 class SwitchingTransport(MemoryTransport):
-    """A transport whose protocol can be replaced, like that of a socket."""
+    """A transport in memory. As with a socket transport, its protocol can be replaced."""
 
     def __init__(self, visit: Visit) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ async def visit(tmp_path: Path) -> AsyncIterator[Visit]:
 
 
 def masked(opcode: int, payload: bytes, mask: bytes = b"\x01\x02\x03\x04") -> bytes:
-    """Return a masked frame as a client sends it."""
+    """Return a frame that is masked, because a client must mask its frames."""
     head = bytearray(encode_websocket_frame(opcode, payload)[: -len(payload) or None])
     head[1] |= 0x80
     body = bytes(octet ^ mask[at % 4] for at, octet in enumerate(payload))
@@ -72,7 +72,7 @@ def masked(opcode: int, payload: bytes, mask: bytes = b"\x01\x02\x03\x04") -> by
 
 
 def unmasked(data: bytes) -> WebSocketFrame:
-    """Decode the frame that the server sent. The bytes must contain exactly one frame."""
+    """Decode a frame that the server sent. `data` must contain exactly one frame."""
     length, at = data[1], 2
     if length == 126:
         (length,), at = struct.unpack_from(">H", data, 2), 4
@@ -80,7 +80,7 @@ def unmasked(data: bytes) -> WebSocketFrame:
     return WebSocketFrame(data[0] & 0x0F, data[at:])
 
 
-async def test_plain_amqp_is_passed_to_the_amqp_connection(visit: Visit) -> None:
+async def test_bytes_of_plain_amqp_are_passed_to_the_amqp_connection(visit: Visit) -> None:
     assert await visit.say(SASL_HEADER[:1]) == b""
     assert (await visit.say(SASL_HEADER[1:])).startswith(SASL_HEADER)
 
@@ -160,7 +160,9 @@ def test_websocket_frames_are_read_regardless_of_how_the_bytes_are_split(
 
 
 @given(st.binary(max_size=100))
-def test_any_bytes_are_read_as_websocket_frames_or_raise_an_error(data: bytes) -> None:
+def test_reading_any_bytes_returns_websocket_frames_or_raises_a_websocket_error(
+    data: bytes,
+) -> None:
     reader = WebSocketFrameReader()
     reader.feed(data)
     with contextlib.suppress(WebSocketError):

@@ -46,7 +46,7 @@ def message(
 
 @dataclass
 class RunningBroker:
-    """A broker and its clock, with short methods for common operations of tests."""
+    """A broker and its clock, with methods for operations that many tests need."""
 
     broker: Broker
     clock: ManualClock
@@ -79,7 +79,7 @@ class RunningBroker:
     def receiver(
         self, address: str = "q", mode: ReceiveMode = ReceiveMode.PEEK_LOCK, credit: int = 0
     ) -> "RecordingReceiver":
-        """Add a receiver with this credit, and deliver the messages that are ready."""
+        """Add a receiver that has this credit, and deliver the messages that are ready."""
         receiver = RecordingReceiver()
         receiver.subscription = self.queue(address).subscribe(mode, receiver.deliveries.append)
         receiver.subscription.set_credit(credit)
@@ -89,7 +89,7 @@ class RunningBroker:
     def receive(
         self, address: str = "q", mode: ReceiveMode = ReceiveMode.PEEK_LOCK
     ) -> MessageDelivery:
-        """Receive one message, which must be ready."""
+        """Receive one message. The caller must ensure that a message is ready."""
         receiver = self.receiver(address, mode, credit=1)
         receiver.subscription.close()
         (delivery,) = receiver.deliveries

@@ -1,7 +1,7 @@
 """Run a process that uses a queue until it is killed.
 
-Usage: `python killed_process.py DATABASE work|hold`. After each call has returned, the process
-writes a line to standard output.
+Usage: `python killed_process.py DATABASE work|hold`. The process writes a line to standard output
+after each call of the queue has returned.
 """
 
 import asyncio

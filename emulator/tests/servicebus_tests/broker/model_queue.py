@@ -1,4 +1,4 @@
-"""A simple model of a queue, with one list that every operation searches completely."""
+"""A simple model of a queue. It has one list, which every operation searches completely."""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta

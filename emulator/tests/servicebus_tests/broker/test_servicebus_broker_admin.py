@@ -88,7 +88,7 @@ async def test_a_request_body_over_the_size_limit_is_refused(client: httpx.Async
         ("/a/b/c", 200),
     ],
 )
-async def test_each_request_path_gets_the_documented_status(
+async def test_a_request_to_each_path_gets_the_documented_status(
     client: httpx.AsyncClient, path: str, status: int
 ) -> None:
     assert (await client.get(path)).status_code == status
@@ -111,7 +111,9 @@ async def test_an_error_response_contains_no_control_characters(
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: entry(text).encode()))
-def test_any_request_body_is_read_as_a_description_or_refused(body: bytes) -> None:
+def test_reading_any_request_body_returns_settings_or_raises_a_documented_error(
+    body: bytes,
+) -> None:
     try:
         properties = read_description(body, "QueueDescription")
         settings_from("q", properties)
@@ -155,7 +157,7 @@ def signed(resource: str, *, key: str = "key", name: str = "root", seconds: int 
         ("sb://localhost/q", "/q/sub"),
     ],
 )
-def test_a_token_gives_access_to_a_resource_and_to_all_paths_below(
+def test_a_token_for_a_path_gives_access_to_this_path_and_all_paths_below(
     resource: str, path: str
 ) -> None:
     verify_sas(signed(resource), KEYS, path, START)
@@ -185,6 +187,6 @@ def test_the_refusal_of_an_invalid_token_contains_the_reason(token: str, complai
 
 
 @given(st.text())
-def test_any_text_that_is_not_a_signed_token_is_refused(text: str) -> None:
+def test_a_text_that_is_not_a_signed_token_is_refused(text: str) -> None:
     with pytest.raises(SasError):
         verify_sas(f"SharedAccessSignature {text}", KEYS, "/q", START)

@@ -72,7 +72,7 @@ async def count_messages(servicebus: RunningBroker) -> None:
 
 
 class _Meter:
-    """Counts function calls of Python and instructions of SQLite."""
+    """Counts the calls of Python functions and the instructions of SQLite."""
 
     def __init__(self, servicebus: RunningBroker) -> None:
         self.calls = 0

@@ -105,7 +105,7 @@ async def test_the_timer_repeats_a_failed_write(tmp_path: Path) -> None:
     await servicebus.broker.close()
 
 
-async def test_a_cancelled_send_does_not_affect_another_send(tmp_path: Path) -> None:
+async def test_cancelling_one_call_of_send_does_not_affect_other_calls(tmp_path: Path) -> None:
     servicebus = await _open(tmp_path)
     gone = asyncio.ensure_future(servicebus.queue().send([message("a")]))
     stays = asyncio.ensure_future(servicebus.queue().send([message("b")]))

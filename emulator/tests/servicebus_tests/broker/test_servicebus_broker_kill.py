@@ -1,4 +1,4 @@
-"""Test that acknowledged changes survive a kill -9."""
+"""Test that acknowledged changes survive if SIGKILL ends the process."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ async def _make_queue(database: Path, settings: QueueSettings, *bodies: str) -> 
 
 
 def _run_until_killed(database: Path, way: str, report_count: int) -> list[list[str]]:
-    """Run the process, and kill it after `report_count` reports. Return all reports."""
+    """Run the process, kill it after `report_count` reports, and return all reports."""
     process = subprocess.Popen(
         [sys.executable, str(KILLED_PROCESS), str(database), way],
         stdout=subprocess.PIPE,
@@ -54,7 +54,7 @@ def _by_body(messages: list[StoredMessage]) -> dict[str, StoredMessage]:
 
 
 @pytest.mark.parametrize("report_count", [1, 37, 500, 2000])
-async def test_acknowledged_sends_and_settlements_survive_a_kill(
+async def test_acknowledged_messages_and_settlements_survive_a_kill_of_the_process(
     tmp_path: Path, report_count: int
 ) -> None:
     database = tmp_path / "q.sqlite"

@@ -270,7 +270,7 @@ async def test_queue_counts_contain_the_number_of_messages_in_each_state(
     assert (counts.total, counts.size_bytes) == (6, 6)
 
 
-async def test_one_message_over_the_size_limit_causes_refusal_of_the_whole_batch(
+async def test_a_batch_with_one_message_over_the_size_limit_is_refused_completely(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("x" * 262_144)])
@@ -300,7 +300,7 @@ async def test_sending_to_a_full_queue_is_refused(tmp_path: Path) -> None:
         message(scheduled_at=datetime(2026, 1, 1)),  # noqa: DTZ001 - must be refused
     ],
 )
-async def test_one_invalid_message_causes_refusal_of_the_whole_batch(
+async def test_a_batch_with_one_invalid_message_is_refused_completely(
     servicebus: RunningBroker, refused: IncomingMessage
 ) -> None:
     with pytest.raises(ArgumentError):
@@ -334,7 +334,7 @@ async def test_a_message_with_a_time_to_live_of_zero_is_not_delivered(
     assert servicebus.queue().counts().total == 0
 
 
-async def test_queue_addresses_ignore_case_and_include_dead_letter_queues(
+async def test_queues_and_dead_letter_queues_are_found_by_address_regardless_of_case(
     servicebus: RunningBroker,
 ) -> None:
     assert servicebus.queue("Q") is servicebus.queue("q")
@@ -356,7 +356,9 @@ async def test_an_error_in_one_receiver_does_not_stop_deliveries_to_others(
     assert receiver.bodies == ["b"]
 
 
-async def test_sends_in_one_tick_share_one_transaction(servicebus: RunningBroker) -> None:
+async def test_messages_sent_in_one_tick_are_written_in_one_transaction(
+    servicebus: RunningBroker,
+) -> None:
     statements: list[str] = []
     servicebus.broker.trace(statements.append)
     await asyncio.gather(*(servicebus.queue().send([message("a")]) for _ in range(50)))

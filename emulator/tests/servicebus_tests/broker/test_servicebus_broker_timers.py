@@ -149,7 +149,9 @@ async def test_cancelling_scheduled_messages_removes_no_message_if_one_is_missin
         await queue.cancel_scheduled(numbers[2:])
 
 
-async def test_a_duplicate_is_accepted_and_dropped(servicebus: RunningBroker) -> None:
+async def test_sending_a_duplicate_succeeds_and_the_duplicate_is_dropped(
+    servicebus: RunningBroker,
+) -> None:
     queue = servicebus.queue("once")
     first = await queue.send([message("a", message_id="1"), message("b", message_id="2")])
     again = await queue.send([message("c", message_id="2"), message("d", message_id="3")])
@@ -182,7 +184,7 @@ async def test_a_duplicate_is_detected_after_completion_and_restart_within_the_w
     assert servicebus.bodies("once") == ["c"]
 
 
-async def test_a_message_id_that_is_sent_in_two_windows_is_kept_for_the_second_window(
+async def test_a_message_id_that_is_sent_again_after_its_window_starts_a_new_window(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue("once")

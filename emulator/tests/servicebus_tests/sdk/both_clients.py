@@ -15,7 +15,7 @@ Scenario = Callable[[Server, Any], Awaitable[None]]
 class Blocking:
     """Wraps a blocking client, sender or receiver.
 
-    Its methods become asynchronous and run in a thread.
+    The methods of the wrapper are asynchronous. They run the blocking methods in a thread.
     """
 
     def __init__(self, wrapped: Any) -> None:
@@ -44,7 +44,7 @@ class Blocking:
 
 
 def connect(kind: str, connection_string: str, **options: Any) -> Any:
-    """Return a client of the kind "sync" or "aio". The methods of both kinds must be awaited."""
+    """Return a client of the kind "sync" or "aio", whose methods the caller must await."""
     options = {"retry_total": 0, **options}
     if kind == "aio":
         return AsyncClient.from_connection_string(connection_string, **options)
@@ -52,7 +52,7 @@ def connect(kind: str, connection_string: str, **options: Any) -> Any:
 
 
 def with_both_clients(scenario: Scenario) -> Callable[[Server], Awaitable[None]]:
-    """Return a test that runs a scenario with both clients at the same time."""
+    """Return a test that runs the scenario with both clients concurrently."""
 
     async def run(server: Server) -> None:
         async def run_with(kind: str) -> None:

@@ -1,4 +1,4 @@
-"""Run the Service Bus emulator as a process, and create queues in it."""
+"""Run the Service Bus emulator as a process, and create queues in the emulator."""
 
 import contextlib
 import signal
@@ -62,7 +62,7 @@ class Server:
         return self.process.wait(timeout=10)
 
     def create_queue(self, **properties: str | int) -> str:
-        """Create a queue with these properties of a QueueDescription. Return the queue's name."""
+        """Create a queue, and return its name. `properties` are those of a QueueDescription."""
         name = f"queue-{uuid4().hex[:12]}"
         self.create_queue_named(name, **properties)
         return name

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class PlainTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily, so untyped
-    """Replaces the scheme https, which the client always uses, by http."""
+    """A transport that sends requests over http although their URLs have the scheme https."""
 
     def send(self, request: Any, **kwargs: Any) -> Any:
         request.url = request.url.replace("https://", "http://", 1)
@@ -58,7 +58,7 @@ class Served:
     async def call(
         self, use: Callable[[ServiceBusAdministrationClient], T], **credentials: str
     ) -> T:
-        """Call `use` with an administration client in a thread. Return its result."""
+        """Call `use` with an administration client in a thread, and return the result of `use`."""
 
         def run() -> T:
             with self.client(**credentials) as client:
@@ -172,7 +172,7 @@ def _change(changes: dict[str, Any], client: ServiceBusAdministrationClient) -> 
     client.update_queue(client.get_queue("q"), **changes)
 
 
-async def test_deleting_a_queue_removes_the_queue(served: Served) -> None:
+async def test_a_deleted_queue_no_longer_exists(served: Served) -> None:
     await served.call(lambda client: client.delete_queue("q"))
     assert not served.broker.queues()
 
@@ -225,7 +225,7 @@ async def test_a_request_signed_with_a_wrong_key_is_refused(
         await served.call(lambda client: client.get_queue("q"), **credentials)
 
 
-async def test_a_request_without_a_token_is_refused_except_for_health(served: Served) -> None:
+async def test_only_health_requests_are_accepted_without_a_token(served: Served) -> None:
     async with httpx.AsyncClient(base_url=f"http://localhost:{served.port}") as client:
         refused = [(await client.get(path)).status_code for path in ("/q", "/$Resources/queues")]
         health = await client.get("/health")

@@ -18,7 +18,7 @@ from servicebus_tests.sdk.servicebus_process import Server
 
 
 async def receive(receiver: Any, count: int = 1, wait_seconds: float = 10) -> list[Any]:
-    """Receive `count` messages in as many calls as needed."""
+    """Receive `count` messages. If one call returns fewer messages, call again."""
     found: list[Any] = []
     while len(found) < count:
         batch = await receiver.receive_messages(
@@ -155,7 +155,7 @@ async def test_each_peek_continues_after_the_last_peeked_message(
 
 
 @with_both_clients
-async def test_an_expired_message_goes_to_the_dead_letter_queue(
+async def test_an_expired_message_is_moved_to_the_dead_letter_queue(
     server: Server, client: Any
 ) -> None:
     queue = server.create_queue(DeadLetteringOnMessageExpiration="true")
@@ -171,7 +171,7 @@ async def test_an_expired_message_goes_to_the_dead_letter_queue(
 
 
 @with_both_clients
-async def test_a_message_with_a_repeated_id_is_accepted_and_dropped(
+async def test_sending_a_message_with_a_repeated_id_succeeds_and_the_message_is_dropped(
     server: Server, client: Any
 ) -> None:
     queue = server.create_queue(

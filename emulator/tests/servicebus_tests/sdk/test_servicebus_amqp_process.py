@@ -1,4 +1,4 @@
-"""Test the emulator's process: start, stop, and the state that survives a kill."""
+"""Test how the emulator's process starts and stops, and which state survives a kill."""
 
 import gc
 import socket
@@ -25,7 +25,7 @@ def collected() -> Iterator[None]:
 
 @CUT
 @pytest.mark.usefixtures("collected")
-def test_acknowledged_messages_survive_a_kill(tmp_path: Path) -> None:
+def test_acknowledged_messages_survive_a_kill_of_the_emulator(tmp_path: Path) -> None:
     with run_server(tmp_path) as server:
         server.create_queue_named("durable")
         with _client(server) as client, client.get_queue_sender("durable") as sender:
@@ -64,7 +64,7 @@ def test_a_client_reconnects_after_a_restart_of_the_emulator(tmp_path: Path) -> 
                 assert [str(each) for each in receiver.peek_messages(5)] == ["before", "after"]
 
 
-def test_the_emulator_exits_with_2_if_an_option_is_invalid(tmp_path: Path) -> None:
+def test_the_emulator_exits_with_status_2_if_an_option_is_invalid(tmp_path: Path) -> None:
     config = tmp_path / "Config.json"
     config.write_text("{}")
     for options, said in (
@@ -78,7 +78,7 @@ def test_the_emulator_exits_with_2_if_an_option_is_invalid(tmp_path: Path) -> No
         assert said in ended.stderr.splitlines()[-1]
 
 
-def test_the_emulator_names_a_port_in_use_and_exits_with_98(tmp_path: Path) -> None:
+def test_the_emulator_reports_a_port_in_use_and_exits_with_status_98(tmp_path: Path) -> None:
     with socket.socket() as occupied:
         occupied.bind(("127.0.0.1", 0))
         occupied.listen()

@@ -84,7 +84,7 @@ async def test_settling_a_message_with_a_lost_lock_is_refused(server: Server, cl
 
 
 def _held_by(message: Any, receiver: Any) -> Any:
-    """Return the message as a deferred message, so that it is settled with a management request."""
+    """Return a copy that the client settles with a management request, as if it were deferred."""
     kind = type(message)
     return kind(
         message._message,

@@ -41,7 +41,7 @@ _DESELECTED = {
 
 
 def main(arguments: list[str]) -> int:
-    """Download the tests and run them. Return pytest's exit status."""
+    """Download the tests, run them, and return pytest's exit status."""
     kept = os.environ.get("CONFORMANCE_FOLDER")
     if kept:
         folder = Path(kept)
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
 
 
 def run(folder: Path, arguments: list[str]) -> int:
-    """Install the packages in `folder` and run the tests. Return pytest's exit status."""
+    """Install the packages in `folder`, run the tests, and return pytest's exit status."""
     python = install(folder)
     tests = fetch_tests(folder)
     certificate, key = make_certificate(folder)
@@ -81,7 +81,7 @@ def run(folder: Path, arguments: list[str]) -> int:
 
 
 def install(folder: Path) -> Path:
-    """Create a virtual environment for the tests in `folder`. Return its interpreter."""
+    """Create a virtual environment in `folder` for the tests, and return its interpreter's path."""
     python = folder / "environment" / "bin" / "python"
     if not python.exists():
         _run(sys.executable, "-m", "venv", folder / "environment")
@@ -90,7 +90,7 @@ def install(folder: Path) -> Path:
 
 
 def fetch_tests(folder: Path) -> Path:
-    """Download and unpack the source package. Return the folder of its tests."""
+    """Download and unpack the source package, and return the folder that contains its tests."""
     name = f"azure_servicebus-{VERSION}"
     tests = folder / name / "tests"
     if not tests.exists():

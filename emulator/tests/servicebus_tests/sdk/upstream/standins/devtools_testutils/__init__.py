@@ -24,7 +24,7 @@ _TOKEN_SECONDS = 3600
 
 
 class AzureTestError(Exception):
-    """A resource could not be created for a test."""
+    """A resource that a test needs could not be created."""
 
 
 class ReservedResourceNameError(Exception):
@@ -110,7 +110,7 @@ class AzureMgmtRecordedTestCase(AzureRecordedTestCase):
 class AzureMgmtPreparer:
     """A decorator that creates a resource, passes it to the test, and removes it afterwards.
 
-    A cached resource is created only once for the same set of other resources, and is not removed.
+    A cached resource is shared by tests whose other resources are the same. It is not removed.
     """
 
     _cache: dict[Any, dict[str, Any]] = {}  # noqa: RUF012 - shared by all preparers
@@ -132,18 +132,18 @@ class AzureMgmtPreparer:
         self._cache_key = (type(self).__name__, *map(repr, key)) if enabled else None
 
     def create_mgmt_client(self, kind: Callable[[], Any], **_: Any) -> Any:
-        """Return a management client of this kind."""
+        """Return a new management client of this class."""
         return kind()
 
     def create_resource(self, name: str, **_: Any) -> dict[str, Any]:
-        """Create the resource and return the test's arguments."""
+        """Create the resource, and return the arguments that the test receives."""
         return {}
 
     def remove_resource(self, name: str, **_: Any) -> None:
         """Remove the resource with this name."""
 
     def __call__(self, test: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap a test, or the wrapper of another preparer around it."""
+        """Return a wrapper of a test. The test may already be wrapped by another preparer."""
         if inspect.iscoroutinefunction(test):
 
             async def run_async(instance: Any, **given: Any) -> None:
@@ -165,10 +165,10 @@ class AzureMgmtPreparer:
         return _prepared(run, test)
 
     def _prepare(self, instance: Any, given: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
-        """Create the resource or find it in the cache.
+        """Create the resource, or find it in the cache.
 
-        Returns the resource's name if it must be removed after the test, otherwise None, and the
-        test's arguments.
+        Returns two values. The first is the name of the resource if the resource must be removed
+        after the test, otherwise None. The second is the arguments that the test receives.
         """
         self.test_class_instance = instance
         around = tuple(getattr(each, "id", None) for each in given.values())
@@ -226,7 +226,7 @@ def recorded_by_proxy(test: Any) -> Any:
 
 
 def get_region_override(default: str = "local") -> str:
-    """Return the location of the resources."""
+    """Return the Azure region in which tests create resources."""
     return default
 
 
