@@ -1,4 +1,4 @@
-"""The host's control of the app process: start, invocations, and restart after its death.
+"""Start the app process, send invocations to it, and restart it after it has died.
 
 AppProcess      one run of the app process, with the connection to it
 AppSupervisor   starts the app process again, with backoff, when it has died
@@ -109,7 +109,10 @@ class AppProcess:
             self._waiting.pop(number, None)
 
     def begin(self, client_binding: str | None) -> None:
-        """Send the JSON of the durable client to the process. Call this before `invoke`."""
+        """Send the JSON of the durable client to the process.
+
+        The caller must do this before it calls `invoke`.
+        """
         self.connection.send(["begin", client_binding])
 
     def kill(self) -> None:
@@ -326,7 +329,7 @@ class AppSupervisor:
     async def _restart(self, delay_seconds: float) -> tuple[AppProcess, float]:
         """Start new app processes until one has the same functions as the first.
 
-        Return that process, and the delay before a further restart in seconds.
+        Return that process, and the delay in seconds before a further restart.
         """
         while True:
             await asyncio.sleep(delay_seconds)
@@ -396,8 +399,8 @@ class Invoker:
     ) -> str | None:
         """Invoke a function with the data of a trigger.
 
-        `kind` is the datum type of the body: `string`, `json` or `bytes`. Return the returned datum
-        as text, or None if the function did not return a value. Raises FunctionFailure and
+        `kind` is the datum type of the body: `string`, `json` or `bytes`. Return the datum that the
+        function returned, as text, or None if it did not return a value. Raises FunctionFailure and
         AppUnavailable like `invoke_http`.
         """
         call = [name, kind, metadata, trace or _NO_TRACE]

@@ -17,7 +17,10 @@ _RESERVED_ROUTES = ("admin", "runtime")
 
 @dataclass(frozen=True, slots=True)
 class TriggeredFunction:
-    """A function with the binding of its trigger, in which %NAME% references are resolved."""
+    """A function and the binding of its trigger.
+
+    The %NAME% references in the binding are resolved.
+    """
 
     name: str
     binding: dict[str, Any]
@@ -46,7 +49,8 @@ def build_catalogue(
 ) -> FunctionCatalogue:
     """Sort the functions of an app by trigger.
 
-    Raises AppLoadError if the host does not support a binding or a route, or a setting is missing.
+    Raises AppLoadError if the host does not support a binding or a route, or if a setting is
+    missing.
     """
     routes: list[Route] = []
     catalogue = FunctionCatalogue(

@@ -32,7 +32,7 @@ class FunctionFailure(Exception):
 
 
 class AppUnavailable(Exception):
-    """The app process has ended or is restarting, so the caller has to retry later.
+    """The app process has ended or is restarting, so the caller must retry later.
 
     If `not_started` is true, the function did not start. Otherwise, the function may have run.
     """

@@ -163,7 +163,10 @@ class _Compiler:
 
 
 def _segments(template: str) -> list[str]:
-    """Split a template at the slashes outside braces; regex constraints may contain slashes."""
+    """Split a template at its slashes, except those in braces.
+
+    Regex constraints, which are in braces, may contain slashes.
+    """
     stripped = template.strip("/")
     if not stripped:
         return []
@@ -180,7 +183,7 @@ def _segments(template: str) -> list[str]:
 
 
 def _split_constraints(text: str) -> list[str]:
-    """Split a text like `:int:range(1,5)` at the colons outside parentheses."""
+    """Split a text like `:int:range(1,5)` at its colons, except those in parentheses."""
     parts, depth, current = [], 0, ""
     for character in text:
         depth += (character == "(") - (character == ")")

@@ -25,7 +25,7 @@ _REFERENCE = re.compile(r"%([^%\s]+)%")
 class ServiceBusOptions:
     """The settings in `extensions.serviceBus` of host.json.
 
-    `max_lock_renewal_seconds` is for how long the lock of one message is renewed at most.
+    `max_lock_renewal_seconds` is the longest time for which the lock of one message is renewed.
     """
 
     max_concurrent_calls: int = 16

@@ -144,7 +144,7 @@ def _has_host(scope: Scope) -> bool:
 
 
 def _request_fields(scope: Scope, route: dict[str, str]) -> tuple[list[object], list[str] | None]:
-    """Return the fields of a request for the app process, and the trace context or None.
+    """Return the fields that the app process needs of a request, and the trace context or None.
 
     The fields are the method, URL, headers, query and route values.
     """

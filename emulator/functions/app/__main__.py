@@ -55,7 +55,10 @@ def main() -> None:
 
 
 def _die_with_host(lifeline: int) -> None:
-    """End this process at once if the host dies, even if the user's code blocks the event loop."""
+    """Start a thread that ends this process at once if the host dies.
+
+    This works even if the user's code blocks the event loop.
+    """
 
     def watch() -> None:
         os.read(lifeline, 1)
@@ -88,7 +91,7 @@ def _is_hosts_own(entry: Path) -> bool:
 
 
 def _log_to_stderr(level: str, running_function: ContextVar[str]) -> None:
-    """Log to stderr. Each line contains the name of the function that wrote it."""
+    """Configure logging to stderr. Each line contains the name of the function that wrote it."""
 
     class Format(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:

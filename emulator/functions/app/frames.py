@@ -36,7 +36,8 @@ class FrameError(Exception):
 def encode_frame(head: list[Any], body: bytes = b"") -> bytes:
     """Return a frame as one bytes object.
 
-    To avoid a copy of a large body, write the result of `encode_prefix` and then the body.
+    To avoid a copy of a large body, the caller can write the result of `encode_prefix`, and then
+    the body.
     """
     return encode_prefix(head, len(body)) + body
 
@@ -76,8 +77,8 @@ def _parse(data: bytes | bytearray) -> tuple[list[tuple[list[Any], bytes]], int,
     """Split `data` into frames.
 
     Returns:
-        The complete frames, the number of bytes that they take up together, and the number of bytes
-        that the next frame needs before it can be parsed further.
+        The complete frames, their total size in bytes, and the number of bytes that must follow
+        them before the next frame can be parsed further.
     """
     frames: list[tuple[list[Any], bytes]] = []
     offset, total = 0, len(data)
@@ -114,8 +115,8 @@ def _parse_head(text: bytes) -> list[Any]:
 class FrameConnection(asyncio.Protocol):
     """One end of the connection between the host and the app process.
 
-    Received frames are passed to `on_frame` in order. Await `drain` before `send`, so that a slow
-    peer slows down the sender.
+    Received frames are passed to `on_frame` in order. The caller must await `drain` before it calls
+    `send`, so that a slow peer slows down the sender.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
-"""Load `function_app.py`, index its functions and check them as Azure does at load.
+"""Load `function_app.py`, index its functions and check them as Azure does when it loads them.
 
-The rules and the error texts are those of Microsoft's Python worker (azure-functions-runtime), so a
-function that Azure refuses is refused here with the same text. The worker understands only the
-annotations that `typing` of Python 3.6 had. It refuses newer forms (`list[int]`, `X | None`) on a
-bound parameter, and so does this module.
+The rules and the error texts are those of the Azure Functions Python worker
+(azure-functions-runtime). If Azure refuses a function, this module refuses it with the same text.
+The Azure Functions Python worker understands only the annotations that `typing` of Python 3.6 had.
+It refuses newer forms (`list[int]`, `X | None`) on a bound parameter, and so does this module.
 """
 
 import collections.abc
@@ -34,7 +34,7 @@ class Converter(Protocol):
     """The class methods that a converter of azure.functions has."""
 
     def has_trigger_support(self) -> bool:
-        """Return whether this converter supports triggers, so that `decode` needs metadata."""
+        """Return whether this converter supports triggers. If it does, `decode` needs metadata."""
         ...
 
     def check_input_type_annotation(self, pytype: Any) -> bool:
@@ -55,7 +55,10 @@ class Converter(Protocol):
 
 
 class GenericConverter:
-    """The worker's converter for plain text and bytes. It also serves unknown binding types."""
+    """The converter of the Azure Functions Python worker for plain text and bytes.
+
+    It also serves unknown binding types.
+    """
 
     @classmethod
     def has_trigger_support(cls) -> bool:
@@ -106,7 +109,7 @@ def find_converter(binding_type: str) -> Converter:
 
 
 def has_implicit_output(binding_type: str) -> bool:
-    """Return whether this binding receives the return value if there is no `$return` binding."""
+    """Return whether a binding of this type receives the return value if `$return` is not bound."""
     converter = find_converter(binding_type)
     if converter is GenericConverter:
         return binding_type != "durableClient"
@@ -145,7 +148,7 @@ class FunctionLoadError(RuntimeError):
 
 
 class Binding(typing.Protocol):
-    """The attributes of azure.functions' bindings that this module uses."""
+    """A binding of azure.functions, with only the attributes that this module uses."""
 
     name: str
     type: str
@@ -351,7 +354,7 @@ class IndexedFunction:
     bindings: list[dict[str, Any]]
 
     def describe(self) -> dict[str, Any]:
-        """Return the description for the host: the name, and the bindings as in function.json."""
+        """Return the function's name, and its bindings in the format of function.json."""
         return {"name": self.name, "bindings": self.bindings}
 
 
@@ -361,7 +364,7 @@ def load_functions(folder: Path, script: str) -> dict[str, IndexedFunction]:
     Raises:
         ValueError: The script is missing, or it does not define exactly one app.
         FunctionLoadError: Azure would refuse a function.
-        BaseException: An exception of the user's code during the import.
+        BaseException: The user's code raised this exception during the import.
     """
     if not (folder / script).is_file():
         raise ValueError(

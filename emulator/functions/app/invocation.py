@@ -2,7 +2,7 @@
 
 `prepare` looks up the converters of a function once, when the app is loaded.
 
-Source: Microsoft's Python worker, and azure.functions for `Context` and the converters.
+Source: the Azure Functions Python worker, and azure.functions for `Context` and the converters.
 """
 
 import json
@@ -48,7 +48,10 @@ class TraceContext:
 
 @dataclass(frozen=True, slots=True)
 class RetryContext:
-    """The retry state of an invocation. It is always 0, as this host lacks retry policies."""
+    """The retry state of an invocation.
+
+    Both counts are always 0, because this host does not support retry policies.
+    """
 
     retry_count: int = 0
     max_retry_count: int = 0
@@ -67,7 +70,7 @@ class InvocationContext:
 
     @property
     def thread_local_storage(self) -> threading.local:
-        """Return the thread-local storage, whose `invocation_id` log handlers can read."""
+        """Return the thread-local storage, in which log handlers can read `invocation_id`."""
         return _invocation_id_of_thread
 
 
@@ -89,7 +92,7 @@ def make_request_datum(fields: list[Any], body: bytes) -> Datum:
 
 
 def read_response(datum: Datum | None) -> tuple[int, list[tuple[str, str]], bytes]:
-    """Return the status, headers and body of the HTTP response in a returned datum.
+    """Return the status, headers and body of the HTTP response that a datum contains.
 
     The headers contain one `set-cookie` header for each cookie.
     """
@@ -123,7 +126,7 @@ class ReturnConverter:
     slot: BoundValue
 
     def encode(self, value: Any) -> Datum:
-        """Convert a value to a datum. Raises TypeError, as Azure does, if this is impossible."""
+        """Convert a value to a datum. If this is impossible, raises TypeError as Azure does."""
         try:
             return self.converter.encode(value, expected_type=self.slot.python_type)
         except NotImplementedError:
@@ -135,7 +138,7 @@ class ReturnConverter:
 
 @dataclass(frozen=True, slots=True)
 class PreparedFunction:
-    """A function with all that an invocation needs: its parameter names and converters.
+    """A function, with the parameter names and converters that an invocation needs.
 
     `trigger` and `client` are the names of the parameters that receive the trigger's data and the
     durable client; `client` is None if the function does not have this parameter.
@@ -192,11 +195,12 @@ async def invoke(
         prepare: The function and its converters.
         event: The input of the invocation.
         client_binding: The durable client's JSON, or None.
-        submit: Starts a function that is not async in the thread pool and returns an awaitable.
+        submit: Starts a synchronous function in the thread pool, and returns an awaitable of its
+            result.
 
-    Returns None if the function does not have an output binding. Raises RuntimeError if it has
-    none and returned a value, TypeError if the value cannot be converted, and the exceptions of
-    the function.
+    Returns None if the function does not have an output binding. If such a function returns a
+    value, raises RuntimeError. Raises TypeError if the value cannot be converted to a datum. If the
+    function raises an exception, this exception is not caught.
     """
     function = prepare.function
     running_function.set(function.name)
@@ -227,7 +231,7 @@ async def invoke(
 
 
 class ThreadPool:
-    """Runs functions that are not async in threads, in a copy of the invocation's context."""
+    """Runs synchronous functions in threads, each in a copy of the context of its invocation."""
 
     def __init__(self, executor: ThreadPoolExecutor, run_in_executor: Callable[..., Any]) -> None:
         self._executor = executor

@@ -29,7 +29,7 @@ _log = logging.getLogger("functions.app")
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """The options of the app process from its command line.
+    """The command-line options of the app process.
 
     `folder` is the Function App, `script` the file name of its main module, and `thread_count` the
     size of the thread pool; if `thread_count` is None, Python's default size applies.

@@ -129,7 +129,7 @@ class DurableEngine(ABC):
     def read_page(
         self, condition: records.InstanceFilter, top: str | None, token: str
     ) -> tuple[list[OrchestrationInstance], str]:
-        """Return one page of the instances that match, and the token of the next page.
+        """Return one page of the instances that match a filter, and the token of the next page.
 
         `top` limits the size of the page; `token` is empty for the first page. The returned token
         is empty after the last page.
@@ -142,7 +142,7 @@ class DurableEngine(ABC):
 
     @abstractmethod
     async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
-        """Wait until an instance has finished, at most `timeout_seconds`.
+        """Wait up to `timeout_seconds` until an instance has finished.
 
         Return whether the instance has finished.
         """
@@ -212,7 +212,7 @@ class DurableEngine(ABC):
 
     @abstractmethod
     async def purge(self, instances: Sequence[OrchestrationInstance]) -> int:
-        """Delete those of the instances that are finished, and their histories.
+        """Delete each given instance that has finished, and its history.
 
         Return the number of deleted instances.
         """

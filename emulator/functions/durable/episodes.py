@@ -76,7 +76,7 @@ class Episode:
 
     @property
     def news(self) -> str:
-        """Return the current events of the episode, joined as the items of a JSON list."""
+        """Return the events that the episode has so far, joined by commas as in a JSON list."""
         return ",".join(self.events)
 
 
@@ -122,7 +122,7 @@ def is_ready(instance: OrchestrationInstance) -> bool:
 
 
 def find_termination(instance: OrchestrationInstance) -> TaskMessage | None:
-    """Return the message in the mailbox that terminates the instance, or None."""
+    """Return the termination message in the mailbox of the instance, or None."""
     for message in instance.mailbox:
         if message.kind is EventType.EXECUTION_TERMINATED:
             return message
@@ -146,7 +146,7 @@ def take_messages(instance: OrchestrationInstance) -> list[TaskMessage]:
 
 
 def begin_episode(instance: OrchestrationInstance, batch: list[TaskMessage], now: int) -> Episode:
-    """Return a new episode that contains the events at its start."""
+    """Return a new episode, to which the first history events have been added."""
     episode = Episode(instance, batch, now, instance.shim.copy())
     episode.events.append(history.event(EventType.ORCHESTRATOR_STARTED, now))
     if instance.episode_count == 0:
@@ -166,7 +166,7 @@ def begin_episode(instance: OrchestrationInstance, batch: list[TaskMessage], now
 
 
 def close_events(episode: Episode) -> str:
-    """Add the last event of the episode, and return its events in the form for a replay."""
+    """Add the last event of the episode, and return all its events, marked as played."""
     episode.events.append(history.event(EventType.ORCHESTRATOR_COMPLETED, episode.now))
     return history.mark_played(episode.news)
 
@@ -174,7 +174,7 @@ def close_events(episode: Episode) -> str:
 def make_next_execution(
     episode: Episode, command: ContinueAsNew, custom_status: str | None
 ) -> OrchestrationInstance:
-    """Return the instance in its next execution, which starts after continue-as-new."""
+    """Return the instance with a new execution, which continue-as-new starts."""
     instance = episode.instance
     return OrchestrationInstance(
         instance.id,

@@ -6,7 +6,7 @@ DurableError
 ├── InstanceExists       409: an unfinished instance has this id
 ├── InstanceFinished     410: the instance has reached a final status
 ├── InstanceUnfinished   412: the instance has not reached a final status yet
-├── InstanceNotFailed    412: only a failed instance can be rewound
+├── InstanceNotFailed    412: the instance cannot be rewound, because it has not failed
 ├── RequestTooLarge      413: the body is over the limit (in management.py)
 ├── OperationInvalid     500: the instance's status does not allow the operation
 ├── StoreUnavailable     500: the database failed and nothing was written; repeat the request
@@ -63,7 +63,7 @@ class InstanceUnfinished(DurableError):
 
 
 class InstanceNotFailed(DurableError):
-    """Only a failed instance can be rewound."""
+    """The instance cannot be rewound, because it has not failed."""
 
     status = 412
 

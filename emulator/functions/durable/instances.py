@@ -105,7 +105,7 @@ class OrchestrationInstance:
 
     @property
     def is_idle(self) -> bool:
-        """Return whether the instance may be removed from memory, because it has no work."""
+        """Return whether the instance has no work. Then it may be removed from memory."""
         fresh = self.episode_count == 0 and not self.is_finished
         return not (self.is_busy or self.mailbox or self.watchers or self.pending_writes or fresh)
 

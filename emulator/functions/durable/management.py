@@ -203,7 +203,7 @@ class ManagementUrls:
         )
 
     def check_status(self, base_url: str, instance_id: str) -> dict[str, str]:
-        """Return the instance id and its management URLs, the body of the response to a start."""
+        """Return the body of the response to a start: the instance id and its management URLs."""
         urls = self._management(base_url.rstrip("/"), quote(instance_id, safe=""))
         del urls["rewindPostUri"]
         return {"id": instance_id, **urls}
@@ -363,7 +363,7 @@ class ManagementApi:
     ) -> ManagementResponse:
         """Return the response to the start of an instance.
 
-        If the query has a timeout, wait for the end of the instance first, at most this long.
+        If the query has a timeout, first wait up to that time for the instance to end.
         """
         timeout_seconds = _seconds(request.query.get("timeout"))
         polling_seconds = _seconds(request.query.get("pollinginterval"))

@@ -82,7 +82,7 @@ class Action:
 
     @classmethod
     def from_fields(cls, fields: list[Any]) -> "Action":
-        """Return the action that `to_fields` has converted to this list."""
+        """Return the action whose fields `to_fields` returned as this list."""
         kind, name, input_text, instance_id, version, interval, attempts = fields
         return cls(
             ActionKind(kind),
@@ -172,7 +172,7 @@ def context_json(  # noqa: PLR0913 - the context has these members
     """Return the context of an episode as JSON.
 
     `past` has the history events of the earlier episodes, and `news` the events of this episode.
-    All of them are items of one JSON list.
+    Each text contains JSON events, separated by commas.
     """
     history = ",".join((*past, news))
     return (
@@ -229,7 +229,7 @@ def _dumped(value: object) -> str | None:
 
 
 def _leaves(actions: Iterable[dict[str, Any]]) -> Iterator[Action]:
-    """Replace each compound action by the actions in it, in the order of scheduling."""
+    """Yield the actions in the order of scheduling. A compound action yields the actions in it."""
     for action in actions:
         kind = action["actionType"]
         if kind in _COMPOUND:

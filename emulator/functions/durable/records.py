@@ -94,7 +94,7 @@ def update_instance(  # noqa: PLR0913, PLR0917 - one argument for each column
     custom_status: str | None,
     output: str | None,
 ) -> Statement:
-    """Return the statement that updates the columns of an instance that an episode changes."""
+    """Return the statement that writes the changes by an episode to the row of an instance."""
     return (
         _UPDATE,
         (str(status), updated, episode_count, shim.dump(), custom_status, output, instance_id),
@@ -177,7 +177,8 @@ def delete_timers(instance_id: str) -> Statement:
 def delete_instance(instance_id: str) -> list[Statement]:
     """Return the statements that delete a finished instance.
 
-    A finished instance has only its row and its history, no messages, work items or timers.
+    A finished instance has only its row and its history. It does not have messages, work items or
+    timers.
     """
     return [
         ("DELETE FROM instances WHERE id=?", (instance_id,)),
@@ -317,7 +318,7 @@ class InstanceFilter:
 def read_page(
     store: Reader, condition: InstanceFilter, top: str | None, token: str
 ) -> tuple[list[OrchestrationInstance], str]:
-    """Return one page of the instances that match, and the token of the next page.
+    """Return one page of the instances that match a filter, and the token of the next page.
 
     `top` limits the size of the page; `token` is empty for the first page. The returned token is
     empty after the last page. Raises ArgumentInvalid if `token` is invalid.

@@ -1,4 +1,4 @@
-"""How an engine runs the functions of the app, and waits while the app process is down."""
+"""Run the functions of the app for an engine, and wait while the app process is down."""
 
 import asyncio
 import logging
@@ -28,17 +28,17 @@ class FunctionRunner(Protocol):
     async def run_orchestrator(self, name: str, context_json: str) -> str:
         """Run one episode of an orchestrator.
 
-        Return the state from the SDK's executor as JSON. Raises AppUnavailable, or FunctionFailure
-        if the orchestrator raised an exception; the message of the failure ends with the state,
-        after the label `$OutOfProcData$`.
+        Return the state from the SDK's executor as JSON. Raises AppUnavailable if the app process
+        is down, and FunctionFailure if the orchestrator raised an exception. The message of
+        FunctionFailure ends with the label `$OutOfProcData$` and the state.
         """
         ...
 
     async def run_activity(self, name: str, input_json: str, instance_id: str) -> str | None:
         """Run an activity with a JSON input, and return the result as JSON text.
 
-        Return None if the activity did not return a value. Raises AppUnavailable, or
-        FunctionFailure if the activity raised an exception.
+        Return None if the activity did not return a value. Raises AppUnavailable if the app process
+        is down, and FunctionFailure if the activity raised an exception.
         """
         ...
 
@@ -67,7 +67,7 @@ def _unknown(name: str, article_and_kind: str, kind: str, known: frozenset[str])
 
 
 class AppOutage:
-    """The common pause before all retries while the app process is down.
+    """The pause before retries while the app process is down. All callers share this pause.
 
     The pause doubles after each failed retry, from 50 ms up to 1 s.
     """
@@ -133,7 +133,7 @@ class ActivityPool:
         return bool(self._tasks)
 
     def add(self, work: WorkItem) -> None:
-        """Run a work item as soon as the limit allows it. The work item must be committed."""
+        """Run a work item as soon as the limit allows it. It must be committed already."""
         self._waiting.append(work)
         if self._free:
             self._free -= 1

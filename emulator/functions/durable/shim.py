@@ -3,7 +3,7 @@
 In each episode the SDK lists all actions since the start of the execution, and numbers its tasks
 itself. The engine must number the tasks in the same order; otherwise a result reaches the wrong
 task. Each activity, sub-orchestration, timer and fire-and-forget action gets the next number.
-Waiting for an external event does not get a number.
+A wait for an external event does not get a number.
 
 The list of actions does not contain retries. If a task with retry options fails, the timer before
 the next attempt gets a number, and so does the next attempt. Even after the last attempt has
@@ -75,7 +75,7 @@ class Shim:
     """The tasks with retry options, by the number of the attempt or timer that they wait for."""
 
     def copy(self) -> "Shim":
-        """Return a copy that an episode may change, so that the episode can be repeated."""
+        """Return a copy. An episode changes only its copy, so that the episode can be repeated."""
         return Shim(
             self.scheduled,
             self.next_task,
@@ -127,8 +127,9 @@ class Shim:
     def take_actions(self, actions: Sequence[Action]) -> list[Command]:
         """Return the commands for the new actions and for the timers that were cancelled.
 
-        Raises ActionInvalid if this host does not support an action, or if the orchestrator is not
-        deterministic, because the list has fewer actions than after the last episode.
+        Raises ActionInvalid if this host does not support an action, or if the list has fewer
+        actions than after the previous episode. In the second case, the orchestrator is not
+        deterministic.
         """
         if len(actions) < self.scheduled:
             raise ActionInvalid(
@@ -184,7 +185,7 @@ class Shim:
 
     @classmethod
     def load(cls, text: str) -> "Shim":
-        """Return the shim that `dump` has converted to this text."""
+        """Return the shim whose state `dump` returned as this text."""
         if not text:
             return cls()
         scheduled, next_task, timers, retries = json.loads(text)

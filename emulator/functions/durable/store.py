@@ -105,7 +105,7 @@ class Store:
         """Execute statements in one transaction, which other writes may share.
 
         Return a future that is resolved after the commit. The future raises StoreUnavailable if the
-        transaction failed and none of the statements was committed.
+        transaction failed. In this case, none of the statements was committed.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()

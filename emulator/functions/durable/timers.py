@@ -1,4 +1,4 @@
-"""Timers that follow the host's clock, in one heap with one timer of the event loop."""
+"""Timers that follow the host's clock. One timer of the event loop serves all of them."""
 
 import asyncio
 import heapq
@@ -28,7 +28,7 @@ class TimerQueue:
         return len(self._entries)
 
     def set(self, key: Hashable, due: int, callback: Callable[[], None]) -> None:
-        """Call `callback` at the time `due`, in microseconds since 1970.
+        """Set a timer that calls `callback` at the time `due`, in microseconds since 1970.
 
         If a timer with the same key exists, replace that timer.
         """

@@ -132,9 +132,10 @@ class QueueSource:
 
 
 def split_queue_name(name: str) -> tuple[str, bool]:
-    """Split a queue name of a trigger.
+    """Split the queue name of a trigger into the queue and its sub-queue.
 
-    Return the name of the queue, and whether the trigger names its dead-letter queue.
+    Return the name of the queue, and whether the trigger receives from the dead-letter queue of
+    this queue.
     """
     if name.lower().endswith(_DEAD_LETTER_SUFFIX):
         return name[: -len(_DEAD_LETTER_SUFFIX)], True
@@ -194,7 +195,10 @@ class ServiceBusTrigger:
                 self._threads.discard(threading.current_thread())
 
     def _receive(self, is_extra: bool) -> bool:
-        """Receive on one connection. Return True if this extra thread is no longer needed."""
+        """Receive messages on one connection until the host stops.
+
+        Return True earlier if this is an extra thread that is no longer needed.
+        """
         source = self._source
         client = ServiceBusClient.from_connection_string(source.connection_string, retry_total=0)
         sub_queue = ServiceBusSubQueue.DEAD_LETTER if source.is_dead_letter else None

@@ -146,7 +146,8 @@ class TimerState:
     def read(self) -> dict[str, str]:
         """Return Last, Next and LastUpdated from the file.
 
-        Return an empty object if the file is missing, damaged, or of another schedule.
+        Return an empty dictionary if the file is missing or damaged, or if it belongs to another
+        schedule.
         """
         try:
             document = json.loads(self._path.read_text())

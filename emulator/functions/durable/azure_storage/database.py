@@ -127,8 +127,9 @@ class Database:
         """Run `work` in one write transaction, and return its result after the commit.
 
         While another process writes, the transaction is retried, so `work` may run several times.
-        Raises StoreUnavailable if the transaction failed and nothing was written, and the
-        exceptions of `work`.
+        Raises StoreUnavailable if the database or `work` raises an SQLite error, an OverflowError
+        or a ValueError. In this case, nothing was written. Other exceptions of `work` are not
+        caught.
         """
         while True:
             try:
@@ -186,7 +187,7 @@ def _is_busy(problem: sqlite3.OperationalError) -> bool:
 
 
 def _pause(seconds: float) -> float:
-    """Return a random time from half to one and a half times `seconds`.
+    """Return a random number of seconds between 0.5 and 1.5 times `seconds`.
 
     Random pauses keep two hosts from retrying at the same time.
     """

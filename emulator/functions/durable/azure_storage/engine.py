@@ -81,7 +81,10 @@ _STOP_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class AzureStorageOptions:
-    """The file of the task hub, which several hosts may share, the timeout and the faults."""
+    """The options of the azure-storage engine.
+
+    `task_hub` is the file of the task hub. Several hosts may share it.
+    """
 
     task_hub: Path
     visibility_timeout_seconds: float = DEFAULT_VISIBILITY_TIMEOUT_SECONDS
@@ -90,7 +93,7 @@ class AzureStorageOptions:
 
     @property
     def lease_seconds(self) -> float:
-        """Return for how many seconds a host owns a partition after it has renewed the lease.
+        """Return how many seconds a renewed lease on a partition is valid.
 
         As with the defaults of the provider, another host acquires the partitions of a dead host
         before the messages that the dead host dequeued become visible again.
@@ -200,7 +203,10 @@ class AzureStorageEngine(DurableEngine):
         await self.database.close()
 
     def clock_moved(self) -> None:
-        """Fire due timers, renew and dequeue now, because a test has moved the clock."""
+        """Fire due timers, renew leases and dequeue messages now.
+
+        Tests call this after they have moved the clock.
+        """
         self.timers.fire_due()
         self._next_renewal = 0
         self._wake.set()
@@ -311,7 +317,7 @@ class AzureStorageEngine(DurableEngine):
         )
 
     async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
-        """Wait until an instance has finished, at most `timeout_seconds`.
+        """Wait up to `timeout_seconds` until an instance has finished.
 
         Return whether the instance has finished.
         """
@@ -332,7 +338,7 @@ class AzureStorageEngine(DurableEngine):
         return True
 
     async def purge(self, instances: Sequence[OrchestrationInstance]) -> int:
-        """Delete those of the instances that are finished, and their histories.
+        """Delete each given instance that has finished, and its history.
 
         Return the number of deleted instances.
         """
@@ -412,7 +418,7 @@ class AzureStorageEngine(DurableEngine):
         self._next_renewal = now + max(min(third, _LONGEST_RENEWAL_MICROS), 1)
 
     def _waiting(self, partitions: frozenset[int]) -> list[QueueMessage]:
-        """Return the dequeued messages of these partitions that are still in their sessions."""
+        """Return the messages that wait in sessions and belong to one of these partitions."""
         return [
             message
             for session in self._sessions.values()

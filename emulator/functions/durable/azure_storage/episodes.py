@@ -96,7 +96,8 @@ def read_parent(start: TaskMessage) -> Parent | None:
 def make_start_message(instance: OrchestrationInstance) -> TaskMessage:
     """Return the message that starts an instance.
 
-    The message to a sub-orchestration contains the instance, which does not have a row yet.
+    If the instance is a sub-orchestration, it does not have a row in the database yet. Therefore
+    its start message contains the instance itself.
     """
     text = ""
     if instance.parent is not None:
@@ -148,7 +149,7 @@ class QueueOutbox:
 
 
 class QueueCheckpointer:
-    """Sends an episode's messages, saves its history, and deletes the messages that it used.
+    """Sends the messages of an episode, saves its history, and deletes the messages it used.
 
     The methods raise SplitBrain if another owner of the partition has saved the instance after this
     episode had loaded it. `before_save` is awaited between send and save; the messages are not
@@ -323,7 +324,8 @@ def select_messages(
 ) -> MessageSelection:
     """Select the messages that the next episode of an instance can use.
 
-    The result lists the other messages of `pending`, by what has to happen to them.
+    The result also lists the other messages in `pending`, grouped by what the caller must do with
+    them.
     """
     result = MessageSelection(instance)
     has_start = False

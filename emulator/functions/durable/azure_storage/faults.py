@@ -24,7 +24,7 @@ _EVENT_POLL_SECONDS = 0.01
 
 @dataclass(frozen=True, slots=True)
 class FaultOptions:
-    """The faults to inject. The rates are probabilities for each episode."""
+    """The faults to inject. Each rate is the probability of the fault in one episode."""
 
     crash_at: tuple[str, ...] = ()
     """Crash points as POINT or POINT:NAME. `check_crash_point` checks each text."""
@@ -128,9 +128,9 @@ class Faults:
     async def watch_for_event(self, instance_id: str) -> Callable[[], Awaitable[None]] | None:
         """Start watching for an external event if a crash point has to wait for this event.
 
-        Call this before the episode runs. Await the returned function before the episode is saved.
-        That function waits for the event, at most 30 s, and then kills the process. Return None if
-        no crash point waits for an event.
+        The caller must call this before the episode runs, and await the returned function before
+        the episode is saved. The returned function waits up to 30 s for the event, and then kills
+        the process. Return None if no crash point waits for an event.
         """
         wanted = [
             text
@@ -191,7 +191,10 @@ class Faults:
 
 
 def accept_event(connection: sqlite3.Connection, instance_id: str, name: str) -> None:
-    """Record that an external event was accepted, in the transaction that stores the event."""
+    """Record that an external event was accepted.
+
+    The caller must pass the connection of the transaction that stores the event.
+    """
     connection.execute(
         "UPDATE awaited_events SET accepted=1 WHERE instance_id=? AND name IN ('', ?)",
         (instance_id, name),

@@ -1,10 +1,10 @@
 """The leases that assign each partition to one host.
 
 Each host renews its row in the table of hosts and its leases. The partitions are divided equally
-among the live hosts; if they cannot be, the first hosts in the order of their ids own one more. A
-host with more partitions than its share releases each surplus partition as soon as no episode runs
-on that partition. A host with fewer partitions than its share acquires leases that are free or
-expired.
+among the live hosts. If they cannot be divided equally, the first hosts in the order of their ids
+own one partition more than the others. A host with more partitions than its share releases each
+surplus partition as soon as no episode runs on that partition. A host with fewer partitions than
+its share acquires leases that are free or expired.
 """
 
 import sqlite3

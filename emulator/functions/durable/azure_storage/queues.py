@@ -48,7 +48,10 @@ class DequeuedWorkItem:
 
 
 def find_partition(instance_id: str) -> int:
-    """Return the partition of an instance. The partition's control queue has its messages."""
+    """Return the partition of an instance.
+
+    The control queue of this partition contains the messages to the instance.
+    """
     return zlib.crc32(instance_id.encode()) % PARTITION_COUNT
 
 
@@ -134,7 +137,7 @@ def _hide(
 def renew(
     connection: sqlite3.Connection, messages: Iterable[QueueMessage], invisible_until: int
 ) -> list[QueueMessage]:
-    """Hide messages that this host dequeued until `invisible_until`.
+    """Keep this host's dequeued messages invisible until the time `invisible_until`.
 
     Return the messages that another host has dequeued in the meantime.
     """
@@ -148,13 +151,13 @@ def renew(
 def renew_work(
     connection: sqlite3.Connection, items: Iterable[DequeuedWorkItem], invisible_until: int
 ) -> None:
-    """Hide the work items of running activities until `invisible_until`."""
+    """Keep the work items of running activities invisible until the time `invisible_until`."""
     for item in items:
         _set_work_visible(connection, item, invisible_until)
 
 
 def abandon(connection: sqlite3.Connection, message: QueueMessage, visible_at: int) -> None:
-    """Make a message that this host dequeued visible again at the time `visible_at`.
+    """Set the time at which a dequeued message becomes visible again to `visible_at`.
 
     Do nothing if another host has dequeued the message in the meantime.
     """
@@ -162,7 +165,7 @@ def abandon(connection: sqlite3.Connection, message: QueueMessage, visible_at: i
 
 
 def abandon_work(connection: sqlite3.Connection, item: DequeuedWorkItem, visible_at: int) -> None:
-    """Make a work item that this host dequeued visible again at the time `visible_at`.
+    """Set the time at which a dequeued work item becomes visible again to `visible_at`.
 
     Do nothing if another host has dequeued the work item in the meantime.
     """
@@ -194,7 +197,8 @@ def delete_work(connection: sqlite3.Connection, item: DequeuedWorkItem) -> None:
 def backoff_seconds(dequeue_count: int, longest_seconds: float) -> float:
     """Return how many seconds an abandoned message stays invisible.
 
-    The time is 2, 4, 8 and so on for each dequeue, up to `longest_seconds` and at most 600.
+    The time is 2 s after the first dequeue and doubles with each further dequeue. It is never
+    longer than `longest_seconds`, nor longer than 600 s.
     """
     return min(2.0 ** min(dequeue_count, 30), _MAX_BACKOFF_SECONDS, longest_seconds)
 

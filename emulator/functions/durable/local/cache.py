@@ -15,8 +15,8 @@ class InstanceCache:
     """Finds instances in memory or in the store, and delivers messages to them.
 
     While an instance is in memory, its state in memory is the valid one. If the texts of all
-    instances in memory have more than `memory_characters`, idle instances are removed from memory,
-    beginning with the least recently used.
+    instances in memory have more than `memory_characters` characters in total, idle instances are
+    removed from memory, beginning with the least recently used.
     """
 
     def __init__(self, store: Store, clock: HostClock, memory_characters: int = 64_000_000) -> None:
@@ -118,7 +118,7 @@ class InstanceCache:
     def persist_results(self, instance: OrchestrationInstance) -> None:
         """Store the results of activities in the inbox, so that these activities do not run again.
 
-        Call this for an instance that cannot run an episode now.
+        The caller must do this for an instance that cannot run an episode now.
         """
         for message in instance.mailbox:
             if message.work is not None and message.sequence is None:

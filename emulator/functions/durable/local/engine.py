@@ -90,7 +90,7 @@ class LocalEngine(DurableEngine):
         await self.store.close()
 
     def clock_moved(self) -> None:
-        """Fire the timers that are due, because a test has moved the clock."""
+        """Fire the timers that are due. Tests call this after they have moved the clock."""
         self.timers.fire_due()
 
     @property
@@ -122,7 +122,7 @@ class LocalEngine(DurableEngine):
     def read_page(
         self, condition: records.InstanceFilter, top: str | None, token: str
     ) -> tuple[list[OrchestrationInstance], str]:
-        """Return one page of the instances that match, and the token of the next page.
+        """Return one page of the instances that match a filter, and the token of the next page.
 
         An instance that is in memory is returned in its state in memory.
         """
@@ -156,7 +156,7 @@ class LocalEngine(DurableEngine):
         await Rewinder(self.cache, self._pool.add, self._set_timer).rewind(instance)
 
     async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
-        """Wait until an instance has finished, at most `timeout_seconds`.
+        """Wait up to `timeout_seconds` until an instance has finished.
 
         Return whether the instance has finished.
         """
@@ -179,7 +179,7 @@ class LocalEngine(DurableEngine):
         return instance.is_finished
 
     async def purge(self, instances: Sequence[OrchestrationInstance]) -> int:
-        """Delete those of the instances that are finished, and their histories.
+        """Delete each given instance that has finished, and its history.
 
         Return the number of deleted instances.
         """
@@ -257,7 +257,10 @@ class LocalEngine(DurableEngine):
         task.add_done_callback(self._episode_tasks.discard)
 
     async def _run_episodes(self, instance: OrchestrationInstance) -> None:
-        """Run episodes of an instance as long as it is ready. Only one task does this at a time."""
+        """Run episodes of an instance as long as it is ready.
+
+        For each instance, only one task does this at a time.
+        """
         try:
             while is_ready(instance):
                 async with self._episode_slots:

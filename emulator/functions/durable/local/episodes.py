@@ -1,4 +1,4 @@
-"""How the default engine saves an episode: in one transaction.
+"""Save each episode of the default engine in one transaction.
 
 The transaction inserts the new history events, and the work items, timers and messages that the
 episode sends. It deletes the messages that the episode has used.

@@ -207,7 +207,10 @@ class EngineHost:
         return str(self.engine.find(instance_id).status)
 
     def scheduled(self, instance_id: str = "i") -> list[tuple[int, str]]:
-        """Return the scheduled tasks in the history, each as task id and function name or kind."""
+        """Return the task id and a label of each scheduled task in the history.
+
+        The label is the name of the activity, "child" and the name, or "timer".
+        """
         names = {4: "", 7: "child ", 10: "timer"}
         events = json.loads(f"[{','.join(self.fragments(instance_id))}]")
         return [
@@ -231,7 +234,10 @@ def make_host(folder: Path, engine: str) -> EngineHost:
 
 
 def child(host: EngineHost) -> None:
-    """Register an orchestration that waits for an event and returns it, or fails if told to."""
+    """Register an orchestration that waits for an event and returns it.
+
+    If the content of the event is "fail", the orchestration fails.
+    """
 
     @host.runner.orchestrator
     def child(context: Any) -> Any:

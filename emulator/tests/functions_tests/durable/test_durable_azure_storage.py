@@ -60,7 +60,7 @@ async def start_host(tmp_path: Path) -> AsyncIterator[StartHost]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait until `condition` is true, at most 10 s. The manual clock does not advance."""
+    """Wait up to 10 s until `condition` is true. The manual clock does not advance."""
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - conditions over several hosts
             await asyncio.sleep(0.001)
@@ -241,7 +241,7 @@ async def _is_event_point_armed(host: EngineHost) -> bool:
     return bool(rows) and host.runner.calls != []
 
 
-def test_an_unknown_name_of_a_crash_point_is_refused() -> None:
+def test_an_unknown_crash_point_is_refused() -> None:
     with pytest.raises(ValueError, match="'before-lunch' is not a crash point: use one of"):
         check_crash_point("before-lunch:job")
     assert check_crash_point("before-save") == CrashPoint.BEFORE_SAVE
@@ -347,7 +347,7 @@ async def test_orchestrations_complete_in_spite_of_injected_split_brains(
 
 
 async def test_each_host_of_a_task_hub_has_different_random_faults(start_host: StartHost) -> None:
-    """With equal faults, each host would die in its first episode if the first host does."""
+    """The first host dies in its first episode. With the same faults, all hosts would die."""
     host = await start_host(crash_rate=0.9, seed=1)
     starts = 0
     await host.engine.start_new("job", "i")

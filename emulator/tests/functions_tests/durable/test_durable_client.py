@@ -259,7 +259,7 @@ async def test_the_management_urls_of_an_instance_work(host: ListeningHost) -> N
         assert (await http.post(url, json=1)).status_code == 410
 
 
-async def test_a_start_with_a_timeout_waits_for_the_end_of_the_instance(
+async def test_a_start_request_with_a_timeout_waits_until_the_instance_has_ended(
     host: ListeningHost,
 ) -> None:
     async with httpx.AsyncClient(base_url=host.base_url) as http:

@@ -321,7 +321,7 @@ class FaultyHost:
         )
 
     async def run(self, name: str, value: Any, events: list[str]) -> Any:
-        """Start an orchestration, send all events again and again, and return the output."""
+        """Start an orchestration, send all events until it has ended, and return its output."""
         host = self.host
         await host.start()
         await host.engine.start_new(name, "i", None if value is None else json.dumps(value))

@@ -123,7 +123,7 @@ async def test_a_timer_of_ten_days_is_split_and_fires_after_ten_days(host: Engin
     assert host.scheduled() == [(0, "timer"), (1, "timer"), (2, "timer")]
 
 
-async def test_messages_to_a_suspended_instance_are_handled_after_the_resumption(
+async def test_messages_to_a_suspended_instance_are_handled_when_it_is_resumed(
     host: EngineHost,
 ) -> None:
     calls = []

@@ -186,7 +186,9 @@ async def test_the_status_of_an_instance_omits_keys_without_a_value(
     assert list(json.loads(body))[-1] == "historyEvents"
 
 
-async def test_the_refusal_of_a_rewind_names_the_missing_instance(engine: DurableExtension) -> None:
+async def test_the_error_for_a_rewind_of_a_missing_instance_contains_its_id(
+    engine: DurableExtension,
+) -> None:
     app = engine.management_app
     status, _, body = await request(app, "POST", "/instances/none/rewind")
     assert (status, json.loads(body)) == (404, 'No orchestration with instance ID "$none" found.')

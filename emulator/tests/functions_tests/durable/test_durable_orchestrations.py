@@ -31,7 +31,7 @@ async def test_chained_activities_run_one_after_another(host: EngineHost) -> Non
     assert host.scheduled() == [(0, "add"), (1, "add")]
 
 
-async def test_an_orchestration_ends_with_the_first_of_a_reply_and_a_deadline(
+async def test_an_orchestration_ends_when_the_reply_arrives_or_the_deadline_passes(
     host: EngineHost,
 ) -> None:
     """The orchestration has the same steps as a job of the gateway."""

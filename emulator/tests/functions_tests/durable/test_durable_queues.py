@@ -77,7 +77,7 @@ def message(
         (instance(Status.FAILED), message(EventType.EVENT_RAISED), "Instance is Failed"),
     ],
 )
-def test_a_message_is_selected_or_refused_by_the_state_of_the_instance(
+def test_the_state_of_an_instance_decides_whether_a_message_is_selected(
     loaded: LoadedInstance | None, dequeued: QueueMessage, reason: str | None
 ) -> None:
     result = select_messages(loaded, [dequeued])
@@ -134,7 +134,7 @@ def test_the_backoff_of_abandoned_messages_is_exponential_up_to_the_timeout() ->
 # Leases
 
 
-async def test_another_host_acquires_expired_leases_and_releases_its_surplus(
+async def test_a_host_acquires_expired_leases_and_later_releases_surplus_leases(
     database: Database,
 ) -> None:
     one, two = PartitionLeases("1"), PartitionLeases("2")

@@ -55,7 +55,7 @@ async def test_a_task_with_retries_completes_when_a_later_attempt_succeeds(
     ]
 
 
-async def test_a_task_fails_only_one_retry_interval_after_the_last_attempt(
+async def test_a_task_fails_one_retry_interval_after_its_last_attempt(
     host: EngineHost,
 ) -> None:
     flaky(host, 9)
@@ -107,7 +107,7 @@ async def test_the_task_ids_of_concurrent_retries_match_those_of_the_sdk(
     assert host.output() == ["a is up", 7, "b is up", "c is up", 8]
 
 
-async def test_the_task_ids_of_a_retry_match_those_of_the_sdk_after_another_timer(
+async def test_the_task_ids_of_a_retry_after_another_timer_match_those_of_the_sdk(
     host: EngineHost,
 ) -> None:
     flaky(host, 2)

@@ -76,7 +76,7 @@ def test_the_store_refuses_a_database_of_another_version(tmp_path: Path, store: 
         Store(tmp_path / "t.db").open()
 
 
-async def test_timers_fire_in_the_order_of_their_due_times_and_not_before() -> None:
+async def test_timers_fire_in_the_order_of_their_due_times_and_never_early() -> None:
     clock = ManualClock()
     timers = TimerQueue(clock)
     now = to_micros(clock.now())

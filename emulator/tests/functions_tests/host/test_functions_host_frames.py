@@ -48,7 +48,7 @@ def test_the_encoded_prefix_and_the_body_together_are_the_encoded_frame() -> Non
 
 
 @pytest.mark.parametrize("head", [b"{}", b"[]", b"1", b"[", b"\xff", b"[" * 100_000])
-def test_a_frame_head_that_is_not_a_json_array_with_an_item_is_refused(head: bytes) -> None:
+def test_a_frame_head_that_is_not_a_nonempty_json_array_is_refused(head: bytes) -> None:
     with pytest.raises(FrameError):
         FrameReader().feed(struct.pack("!II", len(head), 0) + head)
 

@@ -178,7 +178,7 @@ async def test_the_host_refuses_invalid_command_line_options(tmp_path: Path) -> 
     assert (status, "/no/such/python cannot be started" in line) == (1, True)
 
 
-async def test_the_host_names_a_port_in_use_and_exits_with_98(tmp_path: Path) -> None:
+async def test_the_host_exits_with_status_98_if_its_port_is_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
         folder = copy_app("web", tmp_path / "app")

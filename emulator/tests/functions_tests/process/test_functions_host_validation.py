@@ -1,4 +1,4 @@
-"""Compare the validation of functions with that of Microsoft's worker library.
+"""Compare the validation of functions with that of the Azure Functions Python worker.
 
 The library, azure-functions-runtime, needs Python 3.13. If it is not installed, these tests are
 skipped, and only `test_functions_host_start` checks the texts of the validation.
@@ -81,7 +81,10 @@ def outcome(check: Callable[[], Any]) -> str:
 
 
 def both(register: Callable[[df.DFApp, Any], None], call: Any) -> tuple[str, str]:
-    """Return the result of the validation by this host, and by Microsoft's worker."""
+    """Return the two results of the validation of a function.
+
+    The first is that of this host, the second that of the Azure Functions Python worker.
+    """
     app = df.DFApp()
     register(app, call)
     (indexed,) = app.get_functions()
