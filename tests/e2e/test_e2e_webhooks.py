@@ -196,8 +196,8 @@ def test_the_worker_fetches_an_input_given_by_url(
         ("/inside", "public internet"),
         ("/missing", "status 404"),
         ("/loop", "redirects more than"),
-        ("/large", "more than the 10485760 bytes"),
-        ("/empty", "no bytes"),
+        ("/large", "at most 10485760 bytes are accepted"),
+        ("/empty", "is empty"),
     ],
 )
 def test_a_job_whose_input_url_cannot_be_fetched_is_refused_with_422(

@@ -155,7 +155,7 @@ def test_a_draining_worker_receives_no_messages(
     gate.wait_until_running()
     # It has capacity, so the broker has credit, which a draining worker must take back.
     worker.signal(signal.SIGTERM)
-    wait_until(lambda: "draining" in worker.log.read_text(), "it drains")
+    wait_until(lambda: "shutting down" in worker.log.read_text(), "the worker drains")
     threading.Event().wait(0.5)
     services.send("scripted", message(gateway, comes, "scripted", {"do": "x"}))
     with services.receiver("scripted") as receiver:
@@ -191,7 +191,7 @@ def test_a_second_signal_or_the_end_of_the_grace_period_ends_the_worker(
     assert "abandoning 1 unfinished jobs" in hasty.log.read_text()
     assert "not-finished, abandon" in hasty.log.read_text()
     patient.signal(signal.SIGTERM)
-    wait_until(lambda: "draining" in patient.log.read_text(), "it drains")
+    wait_until(lambda: "shutting down" in patient.log.read_text(), "the worker drains")
     patient.signal(signal.SIGTERM)
     assert patient.exit_code(seconds=5) == 128 + signal.SIGTERM
 
