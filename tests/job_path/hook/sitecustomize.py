@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 OURS = ("function_app", "gateway", "contract", "worker")
+PROGRAMS = {"function_app", "worker"}
 POLL_SECONDS = 0.01
 
 _modules: dict[str, None] = {}
@@ -31,7 +32,9 @@ def _watch(folder: Path) -> None:
     global _is_recording  # noqa: PLW0603 - one hook per process
     recording = folder / "recording"
     while True:
-        if recording.exists() != _is_recording:
+        # The emulators' processes load this file too, but a job does not pass our modules there.
+        is_ours = not PROGRAMS.isdisjoint(sys.modules)
+        if is_ours and recording.exists() != _is_recording:
             _is_recording = not _is_recording
             if not _is_recording:
                 part = folder / f"{os.getpid()}.part"
