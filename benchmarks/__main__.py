@@ -1,6 +1,7 @@
 """Run a benchmark (`./dev bench [VERB]`). The exit code is 1 if a target was missed.
 
 all      the default: latency, throughput, efficiency, start-up and memory of the whole system
+cpu      the processor time of one job in each process
 worker   the worker at saturation compared with a bare loop, without a gateway
 memory   two models that do not fit into memory together, with and without admission
 """
@@ -8,10 +9,11 @@ memory   two models that do not fit into memory together, with and without admis
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import memory, saturation, whole
+from benchmarks import cpu, memory, saturation, whole
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "all": whole.main,
+    "cpu": cpu.main,
     "worker": saturation.main,
     "memory": memory.main,
 }

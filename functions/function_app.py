@@ -17,7 +17,7 @@ from gateway.asgi import serve
 from gateway.durable import DurableClient
 from gateway.http.app import create_app
 from gateway.jobs import orchestrator, recovery
-from gateway.jobs.activities import log_failure
+from gateway.jobs.orchestrator import log_failure
 from gateway.queues.client import log_oldest
 from gateway.services import Services
 from gateway.settings import GatewaySettings

@@ -6,8 +6,9 @@ version keeps them when it is decoded and encoded again.
 `*_to_json` and `*_from_json` convert a message that is part of a larger document. `encode_*` and
 `decode_*` convert the bytes of a Service Bus message or an HTTP body.
 
-A payload of up to INLINE_LIMIT_BYTES is part of the message. A larger one is stored as a blob, and
-the message holds a reference to it (the claim check pattern).
+A small payload is part of the message: a result of up to INLINE_LIMIT_BYTES, and an input of up to
+INPUT_INLINE_LIMIT_BYTES. A larger payload is stored as a blob, and the message contains a reference
+to the blob (the claim check pattern).
 """
 
 import base64
@@ -591,9 +592,13 @@ def _decode_base64(value: Json) -> bytes:
         raise MalformedMessage("base64: expected a string in base64") from None
 
 
-# An orchestration's history contains the request. The Azure Storage backend stores a history entry
+# An orchestration's history contains the result. The Azure Storage backend stores a history entry
 # of more than 45 KB in a blob and reads it on each replay. Base64 adds a third to the size.
 INLINE_LIMIT_BYTES = 24 * 1024
+"""The largest payload in bytes that the history of an orchestration contains."""
+
+INPUT_INLINE_LIMIT_BYTES = 64 * 1024
+"""The default size in bytes up to which an input is part of the message and not in a blob."""
 
 
 def fits_inline(size_bytes: int, limit_bytes: int = INLINE_LIMIT_BYTES) -> bool:

@@ -14,6 +14,7 @@ from gateway.jobs.lifecycle import Jobs, OutcomeStore, Waiters
 from gateway.jobs.progress import ProgressStore
 from gateway.queues.client import Queues, ServiceBusQueues
 from gateway.queues.estimates import WaitEstimates
+from gateway.queues.requests import RequestSender
 from gateway.settings import GatewaySettings
 from gateway.storage.blobs import Blobs, ContainerBlobs, PayloadContainer
 from gateway.storage.payloads import (
@@ -68,6 +69,7 @@ class Services:
         progress = ProgressStore(self.blobs, self.catalogue)
         estimates = WaitEstimates(self.queues, self.clock)
         jobs = Jobs(outcomes, progress, waiters, self.clock)
+        requests = RequestSender(self.catalogue, self.queues, self.tokens, self.tracing, self.clock)
         creator = JobCreator(
             settings=self.settings,
             estimates=estimates,
@@ -75,6 +77,7 @@ class Services:
             blobs=self.blobs,
             jobs=jobs,
             waiters=waiters,
+            requests=requests,
             clock=self.clock,
         )
         self._set(
@@ -83,7 +86,7 @@ class Services:
             progress=progress,
             estimates=estimates,
             jobs=jobs,
-            enqueue=Enqueue(self.catalogue, self.queues, self.tokens, self.tracing, self.clock),
+            enqueue=Enqueue(requests),
             conclude=Conclude(outcomes, progress, waiters),
             creator=creator,
             idempotency=IdempotencyKeys(

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from contract.catalogue import DEFAULT_PATH
 from contract.guard import AddressGuard
-from contract.messages import INLINE_LIMIT_BYTES, MAX_MESSAGE_BYTES
+from contract.messages import INPUT_INLINE_LIMIT_BYTES, MAX_MESSAGE_BYTES
 from contract.names import SETTING_CATALOGUE, SETTING_PAYLOAD_STORAGE, SETTING_SERVICE_BUS
 from contract.webhook import parse_secrets
 from gateway.errors import InvalidSetting
@@ -49,7 +49,7 @@ class GatewaySettings:
     gateway_base_url: str
     reply_token_keys: tuple[bytes, ...] = field(repr=False)
     catalogue_path: Path = DEFAULT_PATH
-    inline_limit_bytes: int = INLINE_LIMIT_BYTES
+    inline_limit_bytes: int = INPUT_INLINE_LIMIT_BYTES
     retention_hours: int = 72
     default_wait_seconds: int = 30
     payload_public_url: str | None = None
@@ -77,7 +77,7 @@ class GatewaySettings:
             reply_token_keys=_keys(environ, "REPLY_TOKEN_KEYS"),
             catalogue_path=Path(environ.get(SETTING_CATALOGUE) or DEFAULT_PATH),
             inline_limit_bytes=_integer(
-                environ, "INLINE_LIMIT_BYTES", INLINE_LIMIT_BYTES, 0, _MAX_INLINE_LIMIT_BYTES
+                environ, "INLINE_LIMIT_BYTES", INPUT_INLINE_LIMIT_BYTES, 0, _MAX_INLINE_LIMIT_BYTES
             ),
             retention_hours=_integer(environ, "RETENTION_HOURS", 72, 1, 10_000),
             default_wait_seconds=_integer(environ, "DEFAULT_WAIT_SECONDS", 30, 0, MAX_WAIT_SECONDS),

@@ -16,7 +16,7 @@ JOB_COUNT = 50
 
 def payload(number: int) -> bytes:
     """Return the payload of a job. Every fifth payload is over the inline limit."""
-    size_bytes = 40_000 if number % 5 == 0 else 200
+    size_bytes = 80_000 if number % 5 == 0 else 200
     return (f"job {number} ".encode() * (size_bytes // 6 + 1))[:size_bytes]
 
 

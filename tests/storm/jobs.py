@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-_LARGE_BYTES = 40_000
+_LARGE_BYTES = 80_000
 _NEVER_AGAIN = frozenset({"queued", "running"})
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from contract.messages import INPUT_INLINE_LIMIT_BYTES
 from tests.storm.jobs import BrokenPromises, JobKind, KnownState, StormJob, plan_jobs
 from tests.storm.kills import plan_kills
 
@@ -118,4 +119,4 @@ def test_the_same_seed_plans_the_same_jobs_and_kills() -> None:
 
 def test_every_fifth_input_of_a_storm_is_over_the_inline_limit() -> None:
     sizes = [len(StormJob(n, JobKind.ASYNC, 5).input(Path("/ran"), 1)[1]) for n in range(10)]
-    assert [size > 24 * 1024 for size in sizes] == [n % 5 == 0 for n in range(10)]
+    assert [size > INPUT_INLINE_LIMIT_BYTES for size in sizes] == [n % 5 == 0 for n in range(10)]

@@ -7,16 +7,23 @@ Source: the Azure Functions Python worker, and azure.functions for `Context` and
 
 import json
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from azure.functions.meta import Datum
 
 from .indexing import BoundValue, Converter, GenericConverter, IndexedFunction, find_converter
+
+TRIAL_RUNS: Final = 20
+"""How often an orchestrator runs in a thread before it may run on the event loop."""
+
+SLOW_SECONDS: Final = 0.5
+"""An orchestrator that once runs for longer than this always runs in a thread."""
 
 _invocation_id_of_thread = threading.local()
 running_function: ContextVar[str] = ContextVar("running_function", default="")
@@ -136,12 +143,36 @@ class ReturnConverter:
             ) from None
 
 
+class LoopRuns:
+    """Decides whether an orchestrator runs on the event loop, which is faster than in a thread.
+
+    An orchestrator must be deterministic, so it does not wait for anything and is fast. If its runs
+    in threads were fast, it then runs on the event loop. If a run is slow, this orchestrator runs
+    in threads from then on, because it would block all other functions.
+    """
+
+    def __init__(self) -> None:
+        self._fast_count = 0
+        self._is_slow = False
+
+    @property
+    def is_allowed(self) -> bool:
+        """Whether the next run may be on the event loop."""
+        return self._fast_count >= TRIAL_RUNS and not self._is_slow
+
+    def record(self, seconds: float) -> None:
+        """Record how many seconds a run took, on the event loop or in a thread."""
+        self._fast_count += 1
+        self._is_slow = self._is_slow or seconds > SLOW_SECONDS
+
+
 @dataclass(frozen=True, slots=True)
 class PreparedFunction:
     """A function, with the parameter names and converters that an invocation needs.
 
     `trigger` and `client` are the names of the parameters that receive the trigger's data and the
-    durable client; `client` is None if the function does not have this parameter.
+    durable client; `client` is None if the function does not have this parameter. `loop_runs` is
+    None if the function is not a synchronous orchestrator.
     """
 
     function: IndexedFunction
@@ -151,6 +182,7 @@ class PreparedFunction:
     wants_text: bool
     client: str | None
     output: ReturnConverter | None
+    loop_runs: LoopRuns | None = None
 
 
 def prepare(function: IndexedFunction) -> PreparedFunction:
@@ -170,6 +202,9 @@ def prepare(function: IndexedFunction) -> PreparedFunction:
         output=None
         if returned is None
         else ReturnConverter(find_converter(returned.binding_type), returned),
+        loop_runs=LoopRuns()
+        if trigger_binding["type"] == "orchestrationTrigger" and not function.is_async
+        else None,
     )
 
 
@@ -219,6 +254,10 @@ async def invoke(
         )
     if function.is_async:
         result = await function.call(**arguments)
+    elif prepare.loop_runs is not None:
+        result = await _run_orchestrator(
+            function.call, prepare.loop_runs, invocation_id, arguments, submit
+        )
     else:
         result = await submit(function.call, invocation_id, arguments)
     if prepare.output is None:
@@ -228,6 +267,27 @@ async def invoke(
             )
         return None
     return prepare.output.encode(result)
+
+
+async def _run_orchestrator(
+    call: Callable[..., Any],
+    loop_runs: LoopRuns,
+    invocation_id: str,
+    arguments: dict[str, Any],
+    submit: Callable[..., Any],
+) -> Any:
+    """Call a synchronous orchestrator on the event loop or in a thread; return its result."""
+
+    def run(**arguments: Any) -> Any:
+        begin = time.perf_counter()
+        try:
+            return call(**arguments)
+        finally:
+            loop_runs.record(time.perf_counter() - begin)
+
+    if loop_runs.is_allowed:
+        return _call_with_id(run, invocation_id, arguments)
+    return await submit(run, invocation_id, arguments)
 
 
 class ThreadPool:
@@ -242,11 +302,11 @@ class ThreadPool:
     ) -> Any:
         """Start a call in a thread, and return an awaitable of its result."""
         return self._run_in_executor(
-            self._executor, copy_context().run, _call_in_thread, call, invocation_id, arguments
+            self._executor, copy_context().run, _call_with_id, call, invocation_id, arguments
         )
 
 
-def _call_in_thread(call: Callable[..., Any], invocation_id: str, arguments: dict[str, Any]) -> Any:
+def _call_with_id(call: Callable[..., Any], invocation_id: str, arguments: dict[str, Any]) -> Any:
     local = InvocationContext("", "", invocation_id, _NO_TRACE).thread_local_storage
     local.invocation_id = invocation_id
     try:

@@ -10,7 +10,6 @@ Before anything is sent, a redrive mark is written into the stored letter. Only 
 written. If a later call finds a mark that is older than IN_PROGRESS, it completes the redrive.
 """
 
-import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -32,7 +31,7 @@ from gateway.dead_letters.store import (
 from gateway.durable import Durable, InstanceSnapshot
 from gateway.errors import NotRedrivable, UnknownLetter
 from gateway.jobs.lifecycle import Jobs, Waiters
-from gateway.jobs.model import TICKET_VERSION, Ticket, is_final, read_ticket
+from gateway.jobs.model import Ticket, is_final, read_ticket, write_ticket
 from gateway.queues.client import Queues
 from gateway.queues.estimates import WaitEstimates
 from gateway.storage.blobs import Blobs
@@ -89,7 +88,7 @@ class Redriver:
         mark, etag = await self._mark(name, letter, stored.etag, has_job)
         if old is not None:
             if await durable.status(mark.job_id) is None:
-                ticket = _copy_ticket(old, mark.job_id, self.clock())
+                ticket = _copy_ticket(old, request, mark.job_id, self.clock())
                 await durable.start(ticket.job_id, ticket.text)
                 created_at = datetime.fromisoformat(ticket.created_at)
                 self.estimates.record_accepted(ticket.model, created_at, ticket.priority)
@@ -141,23 +140,19 @@ class Redriver:
         return mark, written
 
 
-def _copy_ticket(old: InstanceSnapshot, job_id: str, now: datetime) -> Ticket:
-    """Return a ticket for a new job that is created now, as a copy of the old job's ticket.
+def _copy_ticket(old: InstanceSnapshot, request: JobRequest, job_id: str, now: datetime) -> Ticket:
+    """Return a ticket for a new job that is created now, with the old job's request and options.
 
-    The new job gets the same time to live as the old job. Raises NotRedrivable if the old ticket
-    is unreadable.
+    The new job gets the same time to live as the old job. Its orchestration sends the message.
+    Raises NotRedrivable if the old ticket is unreadable.
     """
     try:
-        value = json.loads(old.input)
-        value["version"] = TICKET_VERSION
-        request = value["request"]
-        span = _parse_time(request["deadline"]) - _parse_time(request["created_at"])
-        request |= {
-            "job_id": job_id,
-            "created_at": format_time(now),
-            "deadline": format_time(now + span),
-        }
-        return read_ticket(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+        ticket = read_ticket(old.input)
+        span = _parse_time(ticket.deadline) - _parse_time(ticket.created_at)
+        new = replace(request, job_id=job_id, created_at=now, deadline=now + span, reply_to=None)
+        return write_ticket(
+            new, ticket.traceparent, ticket.tenant, ticket.webhook_url, ticket.priority
+        )
     except (ValueError, KeyError, TypeError):
         raise NotRedrivable(
             "this job cannot be restarted, because its ticket cannot be read"

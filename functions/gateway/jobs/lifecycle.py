@@ -20,7 +20,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Final
@@ -45,11 +45,19 @@ from gateway.storage.blobs import Blobs
 
 FIRST_PAUSE_SECONDS: Final = 0.025
 LONGEST_PAUSE_SECONDS: Final = 0.5
+
+OWN_ENDS: Final = 20
+"""After so many jobs in succession whose end this process recorded, waiters read less often."""
+
 LOOKS_A_SECOND: Final = 100
 """The largest number of looks per second of all waiters in a process together."""
 
 LOOKS_PER_FULL_LOOK: Final = 8
 """A waiter reads only the outcome, but at every eighth look also the orchestration."""
+
+# A job's message is sent before its orchestration is started. Therefore a fast reply can arrive
+# before the start has ended.
+_START_PAUSES_SECONDS: Final = (0.02, 0.1, 0.4)
 
 EXPIRY_GRACE: Final = timedelta(seconds=5)
 """How long after a job's deadline a reader waits for the orchestration to end the job."""
@@ -104,6 +112,20 @@ class Waiter:
         """
         return self._waiters.count / LOOKS_A_SECOND
 
+    @property
+    def first_pause_seconds(self) -> float:
+        """The pause in seconds before the first read of the outcome by this waiter.
+
+        It is short, unless this process itself recorded the outcomes of the last OWN_ENDS jobs.
+        Then the app probably has only this instance, and reading would cost time for nothing.
+        """
+        is_only_instance = self._waiters.own_ends >= OWN_ENDS
+        return LONGEST_PAUSE_SECONDS if is_only_instance else FIRST_PAUSE_SECONDS
+
+    def record_end(self, *, is_own: bool) -> None:
+        """Record whether this process recorded the outcome that ended the wait."""
+        self._waiters.own_ends = self._waiters.own_ends + 1 if is_own else 0
+
     def notify(self, outcome: JobOutcome) -> None:
         """End the current pause with this outcome.
 
@@ -137,6 +159,8 @@ class Waiters:
     def __init__(self) -> None:
         self._waiters: dict[str, set[Waiter]] = {}
         self.count = 0
+        self.own_ends = 0
+        """How many waits in succession ended with an outcome that this process recorded."""
 
     @contextmanager
     def waiting(self, job_id: str) -> Iterator[Waiter]:
@@ -214,12 +238,13 @@ class Jobs:
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + limit_seconds
-        pause_seconds = FIRST_PAUSE_SECONDS
+        pause_seconds = waiter.first_pause_seconds
         look_count = 0
         while (left := end - loop.time()) > 0:
             pause = max(pause_seconds, waiter.shortest_pause_seconds)
             outcome = await waiter.pause(min(pause, left))
             if outcome is not None:
+                waiter.record_end(is_own=True)
                 return final_record(initial, outcome)
             pause_seconds = min(pause_seconds * 2, LONGEST_PAUSE_SECONDS)
             look_count += 1
@@ -232,6 +257,7 @@ class Jobs:
             except Unavailable:
                 continue
             if found is not None and is_final(found):
+                waiter.record_end(is_own=False)
                 return found
         return None
 
@@ -249,12 +275,11 @@ class Jobs:
         """
         recorded = await self._outcomes.record(job_id, outcome)
         self._waiters.notify(job_id, recorded)
-        raising = durable.raise_event(job_id, EVENT_REPLY, outcome_to_json(recorded))
         if recorded is outcome:
-            await _raise_now_or_later(job_id, raising)
+            await _raise_event(durable, job_id, recorded, _START_PAUSES_SECONDS)
         else:
             with contextlib.suppress(UnknownInstance, FinalInstance):
-                await _raise_now_or_later(job_id, raising)
+                await _raise_event(durable, job_id, recorded)
         return recorded
 
     async def _overdue(
@@ -287,16 +312,36 @@ async def outcome_at_deadline(
     return JobOutcome.expired(now) if started_at is None else JobOutcome.cancelled(now, started_at)
 
 
-async def _raise_now_or_later(job_id: str, raising: Awaitable[None]) -> None:
-    """Raise an event by awaiting `raising`; only log a warning if it raises Unavailable.
+async def _raise_event(
+    durable: Durable, job_id: str, outcome: JobOutcome, pauses_seconds: Sequence[float] = ()
+) -> None:
+    """Raise the event `reply`; only log a warning if Durable Functions does not respond.
 
     Without the event, the orchestration finds the recorded outcome by its own checks.
+
+    Args:
+        durable: The durable client of this invocation.
+        job_id: The job that has ended.
+        outcome: The recorded outcome of the job.
+        pauses_seconds: The pauses after which the call is repeated if there is no orchestration.
+
+    Raises:
+        UnknownInstance: There is no orchestration after all pauses.
+        FinalInstance: The orchestration has ended.
     """
-    try:
-        await raising
-    except Unavailable as error:
-        _log.warning(
-            "job %s: the event failed, so the orchestration will find the outcome later: %s",
-            job_id,
-            error,
-        )
+    for pause_seconds in (*pauses_seconds, None):
+        try:
+            await durable.raise_event(job_id, EVENT_REPLY, outcome_to_json(outcome))
+        except UnknownInstance:
+            if pause_seconds is None:
+                raise
+            await asyncio.sleep(pause_seconds)
+        except Unavailable as error:
+            _log.warning(
+                "job %s: the event failed, so the orchestration will find the outcome later: %s",
+                job_id,
+                error,
+            )
+            return
+        else:
+            return

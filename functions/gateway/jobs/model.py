@@ -1,6 +1,6 @@
 """The data of a job: its status, ticket, outcome, record and resource.
 
-    ticket     the input of the job's orchestration, which contains the request
+    ticket     the input of the job's orchestration
     outcome    how and when the job ended; recorded once by `lifecycle`
     record     the state of the job, made from the ticket and, when it has ended, the outcome
     resource   the JSON object that the API shows to callers
@@ -90,7 +90,11 @@ TICKET_VERSION: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """The input of a job's orchestration, which contains the request.
+    """The input of a job's orchestration.
+
+    If `is_sent` is true, the job's message was sent before the orchestration was started, and the
+    ticket does not contain the input of the model. Otherwise the ticket contains the whole request,
+    and the orchestration sends the message.
 
     `text` is the JSON text from which all other fields were read. It is passed to the SDK as a
     string and never as an object, because the SDK turns an object with the members `__class__`,
@@ -108,6 +112,7 @@ class Ticket:
     webhook_url: str | None = field(default=None, repr=False)
     priority: Priority = Priority.NORMAL
     version: int = TICKET_VERSION
+    is_sent: bool = False
 
     @property
     def trace_id(self) -> str | None:
@@ -115,24 +120,37 @@ class Ticket:
         return trace_id(self.traceparent)
 
     def request(self) -> JobRequest:
-        """Return the job's request, which has no reply URL yet."""
+        """Return the job's request, which has no reply URL yet.
+
+        Raises MalformedMessage if the message is already sent, so that the ticket has no input.
+        """
         return request_from_json(json.loads(self.text)["request"])
 
 
-def write_ticket(
+def write_ticket(  # noqa: PLR0913 - the parts of a ticket
     request: JobRequest,
     traceparent: str | None,
     tenant: str = OPEN_TENANT,
     webhook_url: str | None = None,
     priority: Priority = Priority.NORMAL,
+    *,
+    is_sent: bool = False,
 ) -> Ticket:
     """Return the ticket of a new job.
 
-    The request must not have a reply URL, because the history must not contain the reply token.
+    The request must not have a reply URL, because the history must not contain the reply token. If
+    `is_sent` is true, the ticket contains neither the input nor the parameters of the request.
     """
-    value = {
+    value: dict[str, Json] = {
         "version": TICKET_VERSION,
-        "request": request_to_json(request),
+        "request": {
+            "job_id": request.job_id,
+            "model": request.model,
+            "created_at": format_time(request.created_at),
+            "deadline": format_time(request.deadline),
+        }
+        if is_sent
+        else request_to_json(request),
         "traceparent": traceparent,
         "tenant": tenant,
     }
@@ -140,6 +158,8 @@ def write_ticket(
         value["webhook_url"] = webhook_url
     if priority is not Priority.NORMAL:
         value["priority"] = priority.value
+    if is_sent:
+        value["sent"] = True
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return _ticket_from_json(text, value)
 
@@ -162,6 +182,7 @@ def _ticket_from_json(text: str, value: Json) -> Ticket:
         webhook_url=value.get("webhook_url"),
         priority=Priority(value.get("priority", Priority.NORMAL)),
         version=value.get("version", 1),
+        is_sent=value.get("sent", False),
     )
 
 

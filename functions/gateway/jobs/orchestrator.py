@@ -1,15 +1,18 @@
 """The orchestration of one job. It is replayed from its history, so it must be deterministic.
 
-    enqueue ──▶ wait for the first of: reply ──▶ end with the recorded outcome
-                                       cancel ─▶ wait until the worker has stopped the job
-                                       timer ──▶ check for a recorded outcome; at the deadline
-                                                 record that the job has expired
+    wait for the first of: reply ──▶ end with the recorded outcome
+                           cancel ─▶ wait until the worker has stopped the job
+                           timer ──▶ check for a recorded outcome; at the deadline record that
+                                     the job has expired
 
-The orchestration enqueues the request, ends the job at its deadline, and starts the delivery of the
-webhook. A job's outcome is recorded in a blob before the event `reply` is raised (see `lifecycle`),
-and callers read the blob. An event can be lost, because the Azure Storage provider discards an
-event that arrives before the first episode is saved. Therefore the orchestration also checks for
-the outcome when its timer fires.
+The orchestration ends the job at its deadline, and starts the delivery of the webhook. Usually the
+job's message has been sent before the orchestration is started. If Service Bus did not respond, the
+orchestration sends it: it calls the activity `enqueue` until this succeeds.
+
+A job's outcome is recorded in a blob before the event `reply` is raised (see `lifecycle`), and
+callers read the blob. An event can be lost, because the Azure Storage provider discards an event
+that arrives before the first episode is saved. Therefore the orchestration also checks for the
+outcome when its timer fires.
 
 The .NET host runs the actions in groups, one for each `yield`. A group contains only the tasks that
 the `yield` adds, and .NET waits for one of these before it processes the next group. Therefore the
@@ -17,6 +20,7 @@ first group waits for all events, and each later group adds one activity or one 
 """
 
 import json
+import logging
 from collections.abc import Generator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -44,6 +48,7 @@ from contract.names import (
 from gateway.jobs.model import (
     LOST,
     JobOutcome,
+    JobStatus,
     Record,
     Ticket,
     final_record,
@@ -74,6 +79,10 @@ NOT_SENT: Final = JobError(
     retryable=True,
 )
 
+_NOT_LOGGED: Final = {JobStatus.SUCCEEDED, JobStatus.CANCELLED}
+
+_log = logging.getLogger(__name__)
+
 
 def job(context: DurableOrchestrationContext) -> Generator[Any, Any, Record]:
     """Run a job until it has ended, and start the delivery of its webhook.
@@ -94,19 +103,29 @@ def job(context: DurableOrchestrationContext) -> Generator[Any, Any, Record]:
     return final_record(initial_record(ticket), outcome)
 
 
+def log_failure(job_id: str, record: Record) -> None:
+    """Log a job that failed or expired. Alerts in infra/modules/alerts.bicep parse the line."""
+    if record["status"] not in _NOT_LOGGED:
+        code = (record.get("error") or {}).get("code", "unknown")
+        job = (job_id, record["model"], record["status"], code)
+        _log.warning("job %s of %s ended as %s: %s", *job)
+
+
 def _run(context: DurableOrchestrationContext, ticket: Ticket) -> Generator[Any, Any, JobOutcome]:
-    """Enqueue the job, wait for its end, and return its recorded outcome."""
+    """Send the message if it is not sent, wait for the job's end, and return its outcome."""
     interval = FIRST_CHECK if ticket.webhook_url is None else FIRST_CHECK_WITH_WEBHOOK
     now = context.current_utc_datetime
     deadline = ends_at = _like(now, ticket.deadline)
     refusal: JobError | None = None
     is_cancelled = False
     started_at: str | None = None
-    sending = context.call_activity_with_retry(ACTIVITY_ENQUEUE, SEND_RETRIES, ticket.text)
+    sending = None
+    if not ticket.is_sent:
+        sending = context.call_activity_with_retry(ACTIVITY_ENQUEUE, SEND_RETRIES, ticket.text)
     reply = context.wait_for_external_event(EVENT_REPLY, str)
     cancel = context.wait_for_external_event(EVENT_CANCEL, str)
     timer = context.create_timer(min(now + interval, ends_at))
-    waiting = [sending, reply, cancel]
+    waiting = [reply, cancel] if sending is None else [sending, reply, cancel]
     while True:
         first = yield context.task_any([*waiting, timer])
         now = context.current_utc_datetime
@@ -130,7 +149,7 @@ def _run(context: DurableOrchestrationContext, ticket: Ticket) -> Generator[Any,
                 continue
         else:
             waiting.remove(first)
-            if first is sending:
+            if sending is not None and first is sending:
                 refusal = _refusal(sending.result)
                 if refusal is None:
                     continue

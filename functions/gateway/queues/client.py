@@ -1,7 +1,8 @@
 """A client of Service Bus that sends messages and counts the messages in a queue.
 
 The client keeps one connection, and one open sender for each queue. It replaces a sender that has
-failed.
+failed. While a sender waits for the confirmation of one batch, the messages for the next batch are
+collected.
 
 Queues are counted by the management API. In Azure this needs the Manage right on the queues, or the
 role Azure Service Bus Data Owner. Emulators serve the management API over plain http on a separate
@@ -12,7 +13,8 @@ contains the URL of an emulator's management API.
 import asyncio
 import logging
 import re
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -33,6 +35,13 @@ from gateway.errors import Unavailable, UnknownQueue
 from gateway.settings import ServiceEndpoint
 
 _SEND_TIMEOUT_SECONDS = 5.0
+
+MAX_BATCH_MESSAGES: Final = 100
+MAX_BATCH_BYTES: Final = 200_000
+"""The largest size of a batch in bytes. A batch of the Standard tier has at most 256 KiB."""
+
+_MESSAGE_OVERHEAD_BYTES: Final = 500
+
 _FAILURES = (ServiceBusError, OSError, TimeoutError)
 _UNKNOWN = (MessagingEntityNotFoundError, ServiceBusAuthorizationError)
 
@@ -66,28 +75,24 @@ class ServiceBusQueues:
         self._endpoint = endpoint
         self._administration = Administration(endpoint, admin_url)
         self._client: ServiceBusClient | None = None
-        self._senders: dict[str, ServiceBusSender] = {}
+        self._senders: dict[str, BatchingSender] = {}
         self._probe: ServiceBusReceiver | None = None
-        self._locks: dict[str, asyncio.Lock] = {}
 
     async def send(self, queue: str, message: ServiceBusMessage) -> None:
-        """Send a message. When this returns, the queue has stored it. Raises UnknownQueue."""
-        # Only one coroutine may use a sender, because two would receive each other's dispositions.
-        async with self._locks.setdefault(queue, asyncio.Lock()):
-            sender = self._senders.get(queue)
-            if sender is None:
-                sender = self._senders[queue] = self._connected().get_queue_sender(queue)
-            try:
-                await sender.send_messages(message, timeout=_SEND_TIMEOUT_SECONDS)
-            except BaseException as error:
-                # After any error, including a cancellation, the state of the link is unknown.
-                del self._senders[queue]
-                await _close_quietly(sender)
-                if isinstance(error, _UNKNOWN):
-                    raise UnknownQueue("queue", f"{queue}: {error!r}") from error
-                if isinstance(error, _FAILURES):
-                    raise Unavailable("queue", f"send failed: {error!r}") from error
-                raise
+        """Send a message. When this returns, the queue has stored it. Raises UnknownQueue.
+
+        If the caller is cancelled, the message may still be sent.
+        """
+        sender = self._senders.get(queue)
+        if sender is None:
+            sender = BatchingSender(lambda: self._connected().get_queue_sender(queue))
+            self._senders[queue] = sender
+        try:
+            await sender.send(message)
+        except _UNKNOWN as error:
+            raise UnknownQueue("queue", f"{queue}: {error!r}") from error
+        except _FAILURES as error:
+            raise Unavailable("queue", f"send failed: {error!r}") from error
 
     async def check(self, queue: str) -> None:
         """Check that the queue responds, by a peek, which locks no message."""
@@ -124,14 +129,13 @@ class ServiceBusQueues:
     async def close(self) -> None:
         """Close all connections."""
         await self._administration.close()
-        open_handlers: list[ServiceBusSender | ServiceBusReceiver] = [
-            *self._senders.values(),
-            *([self._probe] if self._probe else []),
-        ]
+        senders = list(self._senders.values())
         self._senders.clear()
-        self._probe = None
-        for handler in open_handlers:
-            await _close_quietly(handler)
+        for sender in senders:
+            await sender.close()
+        probe, self._probe = self._probe, None
+        if probe is not None:
+            await _close_quietly(probe)
         if self._client is not None:
             await self._client.close()
             self._client = None
@@ -155,6 +159,98 @@ class ServiceBusQueues:
                     self._endpoint.address or "", DefaultAzureCredential(), **options
                 )
         return self._client
+
+
+class BatchingSender:
+    """Sends messages to one queue, in batches of those that are waiting at the same time.
+
+    Only one task uses the SDK's sender, because two would receive each other's confirmations.
+    """
+
+    def __init__(self, make_sender: Callable[[], ServiceBusSender]) -> None:
+        """Store the function that returns a new sender of the SDK. Nothing is connected yet."""
+        self._make_sender = make_sender
+        self._sender: ServiceBusSender | None = None
+        self._waiting: deque[tuple[ServiceBusMessage, asyncio.Future[None]]] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    async def send(self, message: ServiceBusMessage) -> None:
+        """Send a message. When this returns, the queue has stored it. Raises the SDK's errors."""
+        sent = asyncio.get_running_loop().create_future()
+        self._waiting.append((message, sent))
+        if self._task is None:
+            self._task = asyncio.create_task(self._send_waiting())
+        await sent
+
+    async def close(self) -> None:
+        """Close the SDK's sender. Messages that are still waiting are not sent."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._drop_sender()
+
+    async def _send_waiting(self) -> None:
+        try:
+            while batch := self._take_batch():
+                await self._send_batch(batch)
+        finally:
+            self._task = None
+            for _, sent in self._waiting:
+                sent.cancel()
+            self._waiting.clear()
+
+    def _take_batch(self) -> list[tuple[ServiceBusMessage, "asyncio.Future[None]"]]:
+        """Remove and return the next messages, within the limits of a batch."""
+        batch: list[tuple[ServiceBusMessage, asyncio.Future[None]]] = []
+        size_bytes = 0
+        while self._waiting and len(batch) < MAX_BATCH_MESSAGES:
+            message, sent = self._waiting[0]
+            if sent.cancelled():
+                self._waiting.popleft()
+                continue
+            size_bytes += _size_bytes(message)
+            if batch and size_bytes > MAX_BATCH_BYTES:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    async def _send_batch(
+        self, batch: list[tuple[ServiceBusMessage, "asyncio.Future[None]"]]
+    ) -> None:
+        """Send the messages, and pass the result to the callers that wait for it."""
+        messages = [message for message, _ in batch]
+        error: BaseException | None = None
+        try:
+            if self._sender is None:
+                self._sender = self._make_sender()
+            await self._sender.send_messages(
+                messages[0] if len(messages) == 1 else messages, timeout=_SEND_TIMEOUT_SECONDS
+            )
+        except BaseException as raised:  # noqa: BLE001 - passed to the callers
+            # After any error, including a cancellation, the state of the link is unknown.
+            error = raised
+            await self._drop_sender()
+        for _, sent in batch:
+            if sent.done():
+                continue
+            if error is None:
+                sent.set_result(None)
+            elif isinstance(error, Exception):
+                sent.set_exception(error)
+            else:
+                sent.cancel()
+        if error is not None and not isinstance(error, Exception):
+            raise error
+
+    async def _drop_sender(self) -> None:
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            await _close_quietly(sender)
+
+
+def _size_bytes(message: ServiceBusMessage) -> int:
+    """Return about how many bytes a message has in a batch."""
+    return sum(len(part) for part in message.body) + _MESSAGE_OVERHEAD_BYTES
 
 
 async def _close_quietly(handler: ServiceBusSender | ServiceBusReceiver) -> None:

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 from urllib.parse import quote
+from urllib.request import getproxies
 
 import aiohttp
 import yarl
@@ -91,7 +92,8 @@ class PayloadContainer:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=True,
+                # With trust_env, the session also reads the netrc file for each request.
+                trust_env=bool(getproxies()),
                 connector=aiohttp.TCPConnector(limit=0),
             )
         return self._session

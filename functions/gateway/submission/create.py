@@ -1,18 +1,33 @@
-"""Create jobs: store a large input, write the ticket, start the orchestration, wait for the end."""
+"""Create jobs: store a large input, send the message, start the orchestration, wait for the end.
+
+The message is sent before the orchestration is started. The process may die after each step:
+
+    store a large input ──▶ send the message ──▶ start the orchestration ──▶ answer the caller
+
+Before the orchestration is started, the job is not accepted, and no caller knows its id. If the
+process dies after the message was sent, a worker runs the job, and its reply is recorded. If the
+caller repeats the request with the same Idempotency-Key, the job id is the same, so the request
+finds this outcome.
+
+If Service Bus does not respond, the job is accepted nevertheless: its ticket contains the whole
+request, and the orchestration sends the message later.
+"""
 
 import asyncio
+import logging
 import math
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, TypeVar
 
 from uuid_utils import uuid7
 
 from contract import media
-from contract.catalogue import ModelEntry
-from contract.errors import ForbiddenAddress
+from contract.catalogue import ModelEntry, Priority
+from contract.errors import ForbiddenAddress, MessageTooLarge, UnknownModel
 from contract.messages import (
+    INLINE_LIMIT_BYTES,
     InlineBytes,
     InlineJson,
     InputPayload,
@@ -23,12 +38,14 @@ from contract.messages import (
 from contract.names import input_blob
 from gateway.clock import Clock
 from gateway.durable import Durable
+from gateway.errors import Unavailable
 from gateway.http import problems
 from gateway.http.problems import HttpProblem
-from gateway.http.requests import parse_json
+from gateway.http.requests import encode_json, parse_json
 from gateway.jobs.lifecycle import Jobs, Waiters
 from gateway.jobs.model import Record, Ticket, initial_record, write_ticket
 from gateway.queues.estimates import WaitEstimates
+from gateway.queues.requests import RequestSender
 from gateway.settings import GatewaySettings
 from gateway.storage.blobs import Blobs
 from gateway.storage.payloads import PayloadStore
@@ -47,6 +64,14 @@ LONGEST_REFUSAL_SECONDS: Final = 300
 # How many bytes of an upload are read to check its media type and its size in pixels.
 _HEAD_BYTES: Final = 64 * 1024
 
+SEND_SECONDS: Final = 1.5
+"""The longest time in seconds that a caller waits for Service Bus to accept the message."""
+
+SEND_LATER: Final = timedelta(seconds=5)
+"""How long after a failed send the orchestrations send the messages of new jobs."""
+
+_log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 
@@ -61,6 +86,36 @@ class NewJob:
 
 
 @dataclass(frozen=True, slots=True)
+class PreparedJob:
+    """A job whose input is checked and stored, and which is ready to be sent and started."""
+
+    request: JobRequest
+    traceparent: str
+    tenant: str
+    webhook_url: str | None = field(repr=False)
+    priority: Priority
+
+    @property
+    def job_id(self) -> str:
+        """The id of the job."""
+        return self.request.job_id
+
+    def ticket(self, *, is_sent: bool) -> Ticket:
+        """Return the input of the job's orchestration.
+
+        It contains the model's input only if the message is not sent yet.
+        """
+        return write_ticket(
+            self.request,
+            self.traceparent,
+            self.tenant,
+            self.webhook_url,
+            self.priority,
+            is_sent=is_sent,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class SubmittedJob:
     """The job that a request has submitted.
 
@@ -72,9 +127,16 @@ class SubmittedJob:
     is_replay: bool
 
 
+class SendPause:
+    """Remembers that a send has failed, so that the next callers need not wait for Service Bus."""
+
+    def __init__(self) -> None:
+        self.ends_at: datetime | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class JobCreator:
-    """Creates jobs: prepares their tickets, starts their orchestrations and waits for their end."""
+    """Creates jobs: sends their messages, starts their orchestrations and waits for their end."""
 
     settings: GatewaySettings
     estimates: WaitEstimates
@@ -82,7 +144,9 @@ class JobCreator:
     blobs: Blobs
     jobs: Jobs
     waiters: Waiters
+    requests: RequestSender
     clock: Clock
+    send_pause: SendPause = field(default_factory=SendPause)
 
     async def create(
         self, durable: Durable, new_jobs: Sequence[NewJob], wait_seconds: float
@@ -92,17 +156,17 @@ class JobCreator:
         All jobs are prepared before the first job is started. Therefore no job is started if one of
         them must be refused. Raises HttpProblem or Unavailable.
         """
-        tickets = [await self.prepare(new_job) for new_job in new_jobs]
-        ended = await gather_all(
-            [self.start_and_wait(durable, ticket, wait_seconds) for ticket in tickets]
+        prepared = [await self.prepare(new_job) for new_job in new_jobs]
+        records = await gather_all(
+            [self.start_and_wait(durable, job, wait_seconds) for job in prepared]
         )
         return [
-            SubmittedJob(ticket.job_id, final or initial_record(ticket), is_replay=False)
-            for ticket, final in zip(tickets, ended, strict=True)
+            SubmittedJob(job.job_id, record, is_replay=False)
+            for job, record in zip(prepared, records, strict=True)
         ]
 
-    async def prepare(self, new_job: NewJob, job_id: str | None = None) -> Ticket:
-        """Check the submission, store the input if it is large, and return the job's ticket.
+    async def prepare(self, new_job: NewJob, job_id: str | None = None) -> PreparedJob:
+        """Check the submission, and store the input if it is large.
 
         If the process dies after this, the blob remains although no job refers to it. Raises
         HttpProblem or Unavailable.
@@ -120,7 +184,7 @@ class JobCreator:
             deadline=created_at + timedelta(seconds=submission.deadline_seconds),
             parameters=submission.parameters,
         )
-        return write_ticket(
+        return PreparedJob(
             request,
             new_job.traceparent,
             new_job.tenant,
@@ -129,19 +193,58 @@ class JobCreator:
         )
 
     async def start_and_wait(
-        self, durable: Durable, ticket: Ticket, wait_seconds: float
-    ) -> Record | None:
-        """Start a job; return its final record, or None if it does not end within the wait.
+        self, durable: Durable, job: PreparedJob, wait_seconds: float
+    ) -> Record:
+        """Send and start a job; return its record, which is final if it ends within the wait.
 
         Raises Unavailable if the job may not have been started. After the start, a failure of the
         storage raises no error, because the job exists.
         """
-        with self.waiters.waiting(ticket.job_id) as waiter:
-            await durable.start(ticket.job_id, ticket.text)
-            created_at = datetime.fromisoformat(ticket.created_at)
-            self.estimates.record_accepted(ticket.model, created_at, ticket.priority)
+        with self.waiters.waiting(job.job_id) as waiter:
+            ticket = await self._send(job)
+            await durable.start(job.job_id, ticket.text)
+            self.estimates.record_accepted(ticket.model, job.request.created_at, ticket.priority)
             initial = initial_record(ticket)
-            return await self.jobs.wait(durable, ticket.job_id, initial, waiter, wait_seconds)
+            final = await self.jobs.wait(durable, job.job_id, initial, waiter, wait_seconds)
+            return final or initial
+
+    async def _send(self, job: PreparedJob) -> Ticket:
+        """Send the job's message, and return the job's ticket.
+
+        If the message cannot be sent now, the ticket contains the whole request, so that the
+        orchestration sends it later. Raises Unavailable if a large input cannot be stored for this.
+        """
+        pause = self.send_pause
+        if pause.ends_at is None or self.clock() >= pause.ends_at:
+            try:
+                async with asyncio.timeout(SEND_SECONDS):
+                    await self.requests.send(job.request, job.priority, job.traceparent)
+            except (Unavailable, TimeoutError) as error:
+                pause.ends_at = self.clock() + SEND_LATER
+                _log.warning("job %s: its orchestration sends the message: %r", job.job_id, error)
+            except (MessageTooLarge, UnknownModel):
+                pass  # the orchestration ends the job with this error
+            else:
+                pause.ends_at = None
+                return job.ticket(is_sent=True)
+        return (await self._make_small(job)).ticket(is_sent=False)
+
+    async def _make_small(self, job: PreparedJob) -> PreparedJob:
+        """Return the job with an input that is small enough for the history of an orchestration.
+
+        A larger input is stored in a blob. Raises Unavailable.
+        """
+        match job.request.input:
+            case InlineBytes(media_type, data):
+                pass
+            case InlineJson(value):
+                media_type, data = media.JSON, encode_json(value)
+            case _:
+                return job
+        if fits_inline(len(data), INLINE_LIMIT_BYTES):
+            return job
+        stored = await self.payloads.put(input_blob(job.job_id), data, media_type)
+        return replace(job, request=replace(job.request, input=stored))
 
     def _refuse_if_saturated(self, model: ModelEntry, submission: JobSubmission) -> None:
         """Raise the problem saturated if the job would probably expire in the queue."""

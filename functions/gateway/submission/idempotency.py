@@ -38,9 +38,15 @@ from gateway.errors import Unavailable
 from gateway.http import problems
 from gateway.http.problems import HttpProblem
 from gateway.jobs.lifecycle import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Jobs, Waiters
-from gateway.jobs.model import Ticket, initial_record, is_final
+from gateway.jobs.model import is_final
 from gateway.storage.blobs import Blobs, SmallBlob
-from gateway.submission.create import JobCreator, NewJob, SubmittedJob, gather_all
+from gateway.submission.create import (
+    JobCreator,
+    NewJob,
+    PreparedJob,
+    SubmittedJob,
+    gather_all,
+)
 
 CLAIMS: Final = "claims/"
 """The prefix of the names of blobs that contain claims."""
@@ -231,7 +237,7 @@ class IdempotencyKeys:
         """
         job_id = claim.job_id if claim else str(uuid7())
         created_at = claim.created_at if claim else self.clock()
-        ticket = await self.creator.prepare(keyed.new_job, job_id)
+        job = await self.creator.prepare(keyed.new_job, job_id)
         data = IdempotencyClaim(job_id, keyed.fingerprint, created_at).encode()
         loop = asyncio.get_running_loop()
         begun_at = loop.time()
@@ -241,19 +247,19 @@ class IdempotencyKeys:
             etag = await self.blobs.replace(keyed.claim_blob, data, blob.etag)
         if etag is None:
             if claim is None:
-                await self._discard(ticket)
+                await self._discard(job)
             return None
         if loop.time() - begun_at > FRESH_SECONDS:
             return None
-        final = await self.creator.start_and_wait(durable, ticket, wait_seconds)
-        return SubmittedJob(job_id, final or initial_record(ticket), is_replay=claim is not None)
+        record = await self.creator.start_and_wait(durable, job, wait_seconds)
+        return SubmittedJob(job_id, record, is_replay=claim is not None)
 
-    async def _discard(self, ticket: Ticket) -> None:
+    async def _discard(self, job: PreparedJob) -> None:
         """Delete the stored input of a job that will not be started."""
-        if isinstance(ticket.request().input, PayloadRef):
+        if isinstance(job.request.input, PayloadRef):
             # If the deletion fails, the blob remains although no job refers to it.
             with contextlib.suppress(Unavailable):
-                await self.blobs.delete(input_blob(ticket.job_id))
+                await self.blobs.delete(input_blob(job.job_id))
 
     async def _watch(self, durable: Durable, job_id: str) -> InstanceSnapshot | None:
         """Wait up to WATCH_SECONDS for the job's instance; return it, or None if none appears."""

@@ -226,7 +226,7 @@ class TestCost:
         jobs = 3600 * 24 * DAYS
         busy = 3600 * 24 * DAYS * (1 - math.exp(-found.on_nodes.mean_answer_seconds))
         assert spot.by_item()["Functions"] == pytest.approx(
-            2 * 2 * MONTH_HOURS * 3600 * 0.000004 + busy * 2 * 0.000016 + jobs * 6 / 1e6 * 0.4,
+            2 * 2 * MONTH_HOURS * 3600 * 0.000004 + busy * 2 * 0.000016 + jobs * 4 / 1e6 * 0.4,
             rel=0.01,
         )
 

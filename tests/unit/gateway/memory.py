@@ -310,7 +310,14 @@ class MemoryDurable:
 
     async def _begin(self, run: Run, actions: list[Any]) -> None:
         ((group,),) = actions
-        sending, _, _, timer = group["compoundActions"]
+        *sends, _, _, timer = group["compoundActions"]
+        if not sends:
+            timer_id = run.take_id()
+            run.timers[timer_id] = datetime.fromisoformat(timer["fireAt"])
+            created = {"EventType": 10, "EventId": timer_id, "FireAt": timer["fireAt"]}
+            self._append(run, created, {"EventType": 13})
+            return
+        (sending,) = sends
         (activity,) = sending["compoundActions"]
         assert activity["functionName"] == "enqueue"
         activity_id, timer_id = run.take_id(), run.take_id()

@@ -14,7 +14,7 @@ from tests.unit.gateway.conftest import RunningGateway
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
-LARGE = b"x" * 30_000
+LARGE = b"x" * 70_000
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from contract.queues import names
-from gateway.jobs.activities import log_failure
+from gateway.jobs.orchestrator import log_failure
 from gateway.queues.client import log_oldest
 from tests.unit.gateway.conftest import RunningGateway
 

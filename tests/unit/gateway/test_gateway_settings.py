@@ -25,7 +25,7 @@ def test_optional_settings_have_default_values() -> None:
     settings = GatewaySettings.from_env(ENVIRON)
     assert settings.gateway_base_url == "http://127.0.0.1:7071"
     assert settings.reply_token_keys == (bytes(32),)
-    assert settings.inline_limit_bytes == 24 * 1024
+    assert settings.inline_limit_bytes == 64 * 1024
     assert settings.retention_hours == 72
     assert settings.default_wait_seconds == 30
     assert settings.catalogue_path.name == "models.toml"

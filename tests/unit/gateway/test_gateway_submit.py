@@ -170,7 +170,7 @@ async def test_the_reply_token_occurs_only_in_the_message_to_the_worker(
 
 
 async def test_a_large_payload_is_stored_as_a_blob(gateway: RunningGateway) -> None:
-    data = b"z" * 24 * 1024 + b"!"
+    data = b"z" * 64 * 1024 + b"!"
     job_id = await gateway.accept(data)
     digest = hashlib.sha256(data).hexdigest()
     assert gateway.queues.request().input == PayloadRef(
@@ -270,7 +270,7 @@ async def test_a_submission_with_large_input_is_refused_while_the_blob_storage_i
     gateway: RunningGateway,
 ) -> None:
     gateway.payloads.is_down = True
-    answer = await gateway.http.post("/v1/models/noop/jobs", content=b"x" * 30000, headers=OCTETS)
+    answer = await gateway.http.post("/v1/models/noop/jobs", content=b"x" * 70_000, headers=OCTETS)
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
     assert not gateway.durable.runs
 

@@ -11,7 +11,7 @@ import pytest
 
 from contract.messages import encode_request
 from contract.queues import names
-from gateway.jobs.activities import log_failure
+from gateway.jobs.orchestrator import log_failure
 from gateway.queues.client import log_oldest
 from tests.unit.gateway.conftest import RunningGateway
 from tests.unit.gateway.test_gateway_dead_letters import give_up

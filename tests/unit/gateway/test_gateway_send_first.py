@@ -1,0 +1,144 @@
+"""The message of a job is sent before its orchestration is started."""
+
+import json
+from typing import Any
+
+import pytest
+
+from contract.messages import INLINE_LIMIT_BYTES, InlineBytes, PayloadRef
+from contract.names import EVENT_REPLY
+from gateway.errors import UnknownInstance
+from gateway.submission.create import SEND_LATER
+from tests.unit.gateway.conftest import RunningGateway
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+LARGE = b"x" * (INLINE_LIMIT_BYTES + 1)
+
+
+def ticket_of(gateway: RunningGateway, job_id: str) -> dict[str, Any]:
+    ticket: dict[str, Any] = json.loads(gateway.durable.runs[job_id].input)
+    return ticket
+
+
+async def test_the_ticket_of_a_sent_job_does_not_contain_the_input(
+    gateway: RunningGateway,
+) -> None:
+    job_id = await gateway.accept(b"private input")
+    assert ticket_of(gateway, job_id)["sent"] is True
+    assert set(ticket_of(gateway, job_id)["request"]) == {
+        "job_id",
+        "model",
+        "created_at",
+        "deadline",
+    }
+    assert gateway.queues.request().input == InlineBytes(
+        "application/octet-stream", b"private input"
+    )
+
+
+async def test_an_input_over_the_limit_of_a_history_is_part_of_the_message(
+    gateway: RunningGateway,
+) -> None:
+    await gateway.accept(LARGE)
+    assert gateway.queues.request().input == InlineBytes("application/octet-stream", LARGE)
+    assert not gateway.payloads.blobs
+
+
+async def test_a_job_is_accepted_and_sent_later_if_the_queue_does_not_respond(
+    gateway: RunningGateway,
+) -> None:
+    gateway.queues.is_down = True
+    job_id = await gateway.accept()
+    assert "sent" not in ticket_of(gateway, job_id)
+    gateway.queues.is_down = False
+    await gateway.durable.advance(2)
+    assert gateway.queues.request().job_id == job_id
+    assert (await gateway.reply()).status_code == 202
+    assert (await gateway.job(job_id))["status"] == "succeeded"
+
+
+async def test_a_large_input_is_stored_in_a_blob_if_the_queue_does_not_respond(
+    gateway: RunningGateway,
+) -> None:
+    gateway.queues.is_down = True
+    job_id = await gateway.accept(LARGE)
+    gateway.queues.is_down = False
+    await gateway.durable.advance(2)
+    found = gateway.queues.request().input
+    assert isinstance(found, PayloadRef)
+    assert gateway.payloads.blobs[found.blob] == ("application/octet-stream", LARGE)
+    assert gateway.queues.request().job_id == job_id
+
+
+async def test_no_job_is_accepted_if_neither_the_queue_nor_the_blobs_can_store_its_input(
+    gateway: RunningGateway,
+) -> None:
+    gateway.queues.is_down = gateway.payloads.is_down = True
+    answer = await gateway.http.post("/v1/models/noop/jobs", content=LARGE)
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    assert not gateway.durable.runs
+
+
+async def test_the_next_jobs_do_not_try_the_queue_until_the_pause_after_a_failed_send_is_over(
+    gateway: RunningGateway,
+) -> None:
+    gateway.queues.is_down = True
+    await gateway.accept()
+    gateway.queues.is_down = False
+    second = await gateway.accept()
+    assert "sent" not in ticket_of(gateway, second)
+    gateway.clock.now += SEND_LATER
+    third = await gateway.accept()
+    assert ticket_of(gateway, third)["sent"] is True
+
+
+async def test_a_reply_that_is_faster_than_the_start_of_the_orchestration_is_recorded(
+    gateway: RunningGateway,
+) -> None:
+    gateway.durable.is_down = True
+    answer = await gateway.http.post("/v1/models/noop/jobs", content=b"x")
+    assert answer.status_code == 503
+    request = gateway.queues.request()
+    gateway.durable.is_down = False
+    # The reply finds no orchestration, but its outcome is recorded.
+    assert (await gateway.reply(request)).status_code == 404
+    found = await gateway.services.outcomes.find(request.job_id)
+    assert found is not None
+    assert found.status == "succeeded"
+    # The worker sends the reply again; it is no longer needed, so the message is completed.
+    assert (await gateway.reply(request)).status_code == 410
+
+
+async def test_the_event_of_a_fast_reply_is_raised_again_until_the_orchestration_exists(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = await gateway.accept()
+    calls: list[str] = []
+    raise_event = gateway.durable.raise_event
+
+    async def raise_late(job_id: str, name: str, data: Any) -> None:
+        calls.append(name)
+        if len(calls) < 3:
+            raise UnknownInstance(job_id)
+        await raise_event(job_id, name, data)
+
+    monkeypatch.setattr(gateway.durable, "raise_event", raise_late)
+    assert (await gateway.reply()).status_code == 202
+    assert calls == [EVENT_REPLY] * 3
+    assert gateway.durable.runs[job_id].status.is_final
+
+
+async def test_a_repeated_request_finds_the_outcome_of_a_job_that_was_sent_and_not_started(
+    gateway: RunningGateway,
+) -> None:
+    headers = {"idempotency-key": "one", "prefer": "respond-async"}
+    gateway.durable.is_down = True
+    answer = await gateway.http.post("/v1/models/noop/jobs", content=b"x", headers=headers)
+    assert answer.status_code == 503
+    gateway.durable.is_down = False
+    request = gateway.queues.request()
+    await gateway.reply(request)
+    again = await gateway.http.post("/v1/models/noop/jobs", content=b"x", headers=headers)
+    assert again.json()["id"] == request.job_id
+    assert (await gateway.job(request.job_id))["status"] == "succeeded"
