@@ -1,4 +1,4 @@
-"""Share the device between the models of this process, and with other processes."""
+"""Share one device between the models of this process and the models of other processes."""
 
 import hashlib
 import importlib
@@ -35,10 +35,10 @@ _FIRST_BATCH_SHARE = 1 / 16
 
 
 class DeviceSharing:
-    """The device of this process, and the reservations of its models.
+    """The device of this process, and the memory reservations of its models.
 
-    The device is determined when the first model is about to be loaded. Any thread may call the
-    methods. A separate thread, the sharing thread, calls `run`.
+    The device is chosen when the first model is about to be loaded. A separate thread calls `run`.
+    Any thread may call the other methods.
     """
 
     def __init__(self, settings: MemorySettings) -> None:
@@ -55,10 +55,13 @@ class DeviceSharing:
         return self._device.used_bytes if self._device else 0
 
     def find_device(self, model: ModelEntry) -> Device | None:
-        """Return the device of this process; None if there is neither a simulated device nor a GPU.
+        """Return the simulated device or the GPU of this process; None if there is neither.
 
-        The model's file is imported first, because a GPU is used only after a model has imported
-        torch. Errors of the import are raised.
+        The model's file is imported first, because a GPU is used only if a model has imported
+        torch.
+
+        Raises:
+            Exception: Any error that the import of the model's file raises.
         """
         importlib.import_module(model.implementation)
         with self._lock:
@@ -69,7 +72,13 @@ class DeviceSharing:
     def reserve(
         self, model: ModelEntry, device: Device | None, workload: ModelWorkload
     ) -> MemoryReservation:
-        """Create the reservation of a model that is not loaded yet."""
+        """Create the memory reservation of a model that is not loaded yet.
+
+        Args:
+            model: The catalogue entry.
+            device: The device of this process; None if the process has no device.
+            workload: Shows whether the model has jobs to run.
+        """
         if device is None or not self._settings.is_admitting:
             return UnlimitedReservation(device.total_bytes if device else 0)
         profile = self.profiles(device).get(profile_key(model))
@@ -89,13 +98,13 @@ class DeviceSharing:
         return reservation
 
     def profiles(self, device: Device) -> MemoryProfiles:
-        """Return the store of the memory profiles of models on this device."""
+        """Return the store that contains the measured memory of models on this device."""
         return MemoryProfiles(self._folder(device) / "profiles")
 
     def run(self, stopping: threading.Event) -> None:
-        """Move all reservations to their next stages until `stopping` is set.
+        """Update all reservations again and again until `stopping` is set.
 
-        This is the function of the sharing thread.
+        A separate thread must call this method.
         """
         pause_seconds = _CALM_SECONDS
         while not stopping.wait(pause_seconds):
@@ -125,9 +134,10 @@ class DeviceSharing:
 
 
 def profile_key(model: ModelEntry) -> str:
-    """Return the key of a model's profile, which depends on its entry and the code of its file.
+    """Return the key under which a model's measured memory is stored.
 
-    The entry contains the digest of the weights.
+    The key depends on the model's catalogue entry and on the code in the model's file. The entry
+    contains the digest of the weights.
     """
     spec = importlib.util.find_spec(model.implementation)
     source = Path(spec.origin).read_bytes() if spec and spec.origin else b""
@@ -136,10 +146,11 @@ def profile_key(model: ModelEntry) -> str:
 
 
 def needed_bytes(profile: MemoryProfile, model: ModelEntry, device: Device) -> int:
-    """Return how many bytes to reserve for a measured model.
+    """Return how many bytes to reserve for a model whose memory was measured.
 
-    This is enough for full batches. If full batches do not fit into the device's memory, it is
-    enough for the largest batches that fit.
+    The result is enough for a batch of `max_batch_size` items. If such a batch does not fit into
+    the device's memory, the result is the device's memory, or more if even one item does not fit.
+    If no batch was measured, the result is an estimate.
     """
     if not profile.peaks:
         return _first_reservation_bytes(profile.resident_bytes, model, device)
@@ -149,7 +160,7 @@ def needed_bytes(profile: MemoryProfile, model: ModelEntry, device: Device) -> i
 
 
 def _first_reservation_bytes(resident_bytes: int, model: ModelEntry, device: Device) -> int:
-    """Return how many bytes to reserve until the first batches are measured."""
+    """Estimate how many bytes to reserve until the first batches are measured."""
     if not resident_bytes:
         return model.memory_bytes
     batch_bytes = max(resident_bytes, int(device.total_bytes * _FIRST_BATCH_SHARE))
