@@ -200,7 +200,10 @@ class LoadedModel:
             outputs = self._adapter.run(batch, contexts)
         if not hasattr(outputs, "__len__") or len(outputs) != len(batch):
             found = len(outputs) if hasattr(outputs, "__len__") else "no"
-            raise InferenceFailed(f"the model returned {found} results for {len(batch)} inputs")
+            raise InferenceFailed(
+                f"the model returned {found} results for {len(batch)} inputs; "
+                "expected one result for each input"
+            )
         return outputs
 
     def finish(self, output: Any) -> Result:
@@ -224,7 +227,7 @@ class LoadedModel:
         cost = 1.0 if hook is None else float(hook(self._adapter.bare(item)))
         if not (isfinite(cost) and cost > 0):
             raise InferenceFailed(
-                f"the model returned {cost} as the cost of an input; expected a positive number"
+                f"the model's method cost returned {cost}; expected a positive, finite number"
             )
         return cost
 
@@ -402,7 +405,10 @@ def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights 
     for name in arguments:
         if name not in parameters and not takes_any:
             field = name if name == "weights" else f"options.{name}"
-            raise ModelUnfit(f"{model.name}.{field}: {model.implementation} takes no such argument")
+            raise ModelUnfit(
+                f"{model.name}.{field}: {model.implementation} takes no such argument in its "
+                "constructor"
+            )
     for name, each in parameters.items():
         is_variable = each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
         if each.default is each.empty and not is_variable and name not in arguments:
@@ -494,7 +500,7 @@ def encode_result(result: Any, media_type: str) -> Result:
     if isinstance(result, bytes | bytearray | memoryview):
         return InlineBytes(media_type, bytes(result))
     raise InferenceFailed(
-        f"the model's result is not {media_type}, which its catalogue entry declares"
+        f"the model's result is not {media_type}, the media type in the model's catalogue entry"
     )
 
 

@@ -164,7 +164,7 @@ class ModelManager:
         try:
             loaded.close()
         except Exception:  # noqa: BLE001  the edge: a model's code may raise anything
-            _log.exception("%s: closing the model failed", self._model.name)
+            _log.exception("%s: the model's method close raised an error", self._model.name)
 
     def _reserve(self) -> MemoryReservation:
         if self._reservation is None:
@@ -202,7 +202,8 @@ class ModelManager:
         if profile is not None and needed_bytes(profile, self._model, device) > reserved_bytes:
             # Another process has measured the model in the meantime.
             raise BudgetExceeded(
-                f"{reserved_bytes} bytes are reserved, but the model is known to need more"
+                f"{reserved_bytes} bytes are reserved, but an earlier measurement shows that the "
+                "model needs more"
             )
         # A measurement would also include all other work on the device, so it needs exclusive use.
         access, limit_bytes = (
@@ -262,11 +263,19 @@ class ModelManager:
             has_all = self.reserved_bytes >= self._device.total_bytes
             too_large = OutOfMemory(f"the model does not fit into the device's memory: {error}")
             self._problem = _describe(too_large) if has_all else None
-            _log.warning("%s: there is not enough memory to load: %s", self._model.name, error)
+            _log.warning(
+                "%s: loading the model ran out of memory; the worker tries again: %s",
+                self._model.name,
+                error,
+            )
         else:
             failed = ModelFailed(f"{self._model.implementation} raised {type(error).__name__}")
             self._problem = _describe(error if isinstance(error, ModelUnusable) else failed)
-            _log.error("%s: loading failed; trying again", self._model.name, exc_info=error)
+            _log.error(
+                "%s: loading the model failed; the worker tries again",
+                self._model.name,
+                exc_info=error,
+            )
         self._free_failed_load(error)
         # If only memory is missing, the model waits for memory and needs no further delay.
         retry_seconds = self._backoff.next() if self._problem else 0.0
@@ -311,7 +320,7 @@ def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -
         if is_measured and count > 1:
             continue
         if cost > limit.fitting_cost:
-            _log.info("%s: batches of %d would not fit into memory", model.name, count)
+            _log.info("%s: batches of %d items would not fit into memory", model.name, count)
             return
         try:
             with limit.admit(cost) if is_measured else limit.trial(cost):

@@ -122,7 +122,7 @@ class BatchLimit:
         if next_cost < min(cost, self._learned_cost):
             self._learned_cost = next_cost
             _log.warning(
-                "%s: out of memory at a batch of cost %g; from now on the limit is %g",
+                "%s: a batch of total size %g ran out of memory; from now on the limit is %g",
                 *(self._model, cost, next_cost),
             )
 

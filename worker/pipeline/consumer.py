@@ -120,7 +120,9 @@ class Consumer:
                     else:
                         self._accept(queue, event)
             except Exception:  # noqa: BLE001  the process's edge: this thread must outlive a defect
-                _log.exception("%s: receiving failed; the receiver tries again", queue.name)
+                _log.exception(
+                    "queue %s: receiving or settling failed; the worker tries again", queue.name
+                )
                 queue.receiver.close()
                 self.stopping.wait(1.0)
         queue.receiver.close()
@@ -142,7 +144,9 @@ class Consumer:
             self.settle.refuse(delivery, error)
             return
         except Exception as error:  # noqa: BLE001  the edge: a foreign message may hold anything
-            _log.exception("%s: message %s failed", self.name, delivery.message_id)
+            _log.exception(
+                "%s: message %s failed with an unexpected error", self.name, delivery.message_id
+            )
             self.settle.refuse(delivery, WorkerFault(type(error).__name__))
             return
         self.in_flight.open(job)
@@ -273,7 +277,10 @@ class Consumer:
         if not isinstance(error, WorkerError):
             with log_fields(job_id=job.request.job_id, model=self.name, trace_id=job.span.trace_id):
                 _log.error(
-                    "%s: job %s raised an error", self.name, job.request.job_id, exc_info=error
+                    "%s: job %s failed with an unexpected error",
+                    self.name,
+                    job.request.job_id,
+                    exc_info=error,
                 )
         ours = to_worker_error(error, unexpected, self.name)
         if isinstance(ours, DeviceLost):

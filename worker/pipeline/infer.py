@@ -379,8 +379,8 @@ def run_batch(
                 continue
         else:
             _log.warning(
-                "a batch of %d jobs raised an error; smaller batches will find the job that causes "
-                "it",
+                "a batch of %d jobs failed; the jobs run again in smaller batches, to find the job "
+                "that causes the error",
                 len(part),
             )
         left = yield from _yield_skipped(part, reason_to_skip)

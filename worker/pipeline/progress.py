@@ -80,7 +80,7 @@ class JobContext:
             Expired: The job's deadline has passed.
         """
         if fraction is not None and not 0 <= fraction <= 1:
-            raise ValueError(f"fraction: expected 0 to 1, found {fraction}")
+            raise ValueError(f"fraction: expected a number from 0 to 1, found {fraction}")
         self.check()
         text = None if message is None else message[:MAX_MESSAGE_CHARACTERS] or None
         self._state = (None if fraction is None else float(fraction), text)
@@ -197,7 +197,7 @@ class ProgressReporter:
         try:
             context.report()
         except Exception:  # noqa: BLE001  the process's edge: this thread must outlive a defect
-            _log.exception("sending a progress report failed")
+            _log.exception("sending a progress report failed; a later report will be sent")
         if context in self._reported_at:
             self._reported_at[context] = self._clock()
 

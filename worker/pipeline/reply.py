@@ -69,7 +69,11 @@ class ReplyStep:
         Returns:
             The code of the outcome.
         """
-        _log.info("%s: job %s need not run again", job.request.model, job.request.job_id)
+        _log.info(
+            "%s: job %s need not run again, because its reply is cached",
+            job.request.model,
+            job.request.job_id,
+        )
         if not cached.is_delivered:
             self._deliver(job, cached.body)
         return cached.code

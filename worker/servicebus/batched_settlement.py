@@ -47,7 +47,9 @@ def complete(receiver: Any, messages: Sequence[Any], timeout_seconds: float) -> 
             )
         return [_is_completed(link, message, timeout_seconds) for message in messages]
     except AMQPException as error:
-        raise RuntimeError(f"Service Bus did not confirm the settlement: {error}") from error
+        raise RuntimeError(
+            f"Service Bus did not confirm that messages were completed: {error}"
+        ) from error
 
 
 def _is_completed(link: Any, message: Any, timeout_seconds: float) -> bool:

@@ -135,7 +135,7 @@ class QueueLink:
         try:
             client.close()
         except SDK_ERRORS as error:
-            _log.debug("closing the link to %s: %s", self._queue, error)
+            _log.debug("closing the connection to queue %s failed: %s", self._queue, error)
 
     def receive(self, wait_seconds: float) -> LockedMessage | None:
         """Return the next message, or None if no message arrives within about `wait_seconds`.
@@ -305,7 +305,7 @@ def check_endpoint(endpoint: AzureEndpoint) -> None:
     # The error's text would repeat the connection string.
     except ValueError:
         raise SettingsError(
-            "SERVICE_BUS: expected the connection string of a Service Bus namespace"
+            "SERVICE_BUS is invalid: expected the connection string of a Service Bus namespace"
         ) from None
 
 

@@ -164,7 +164,7 @@ class LockRenewer:
     def _attend(self, lock: MessageLock) -> None:
         now = self._clock()
         if now >= lock.expires_at:
-            self._lose(lock, "it expired before it could be renewed")
+            self._lose(lock, "the lock expired before it could be renewed")
         elif now >= lock.ends_at:
             # The caller does not wait past the deadline, so let the lock expire.
             lock.due_at = lock.expires_at
@@ -183,7 +183,11 @@ class LockRenewer:
             if lock._delivery is not None:
                 self._lose(lock, error)
         except BrokerAway as error:
-            _log.debug("could not renew the lock of job %s: %s", delivery.message_id, error)
+            _log.debug(
+                "could not renew the lock of job %s; the worker tries again: %s",
+                delivery.message_id,
+                error,
+            )
             self._try_again(lock)
         except Exception:  # noqa: BLE001  the process's edge: this thread renews all locks
             _log.exception("renewing the lock of job %s failed; trying again", delivery.message_id)
@@ -200,4 +204,4 @@ class LockRenewer:
         delivery, lock._delivery = lock._delivery, None
         lock._lost.set()
         if delivery is not None:
-            _log.warning("lost the lock of job %s: %s", delivery.message_id, reason)
+            _log.warning("the worker lost the lock of job %s: %s", delivery.message_id, reason)

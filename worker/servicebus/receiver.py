@@ -220,7 +220,12 @@ class Receiver:
             self._link.settle(delivery, how, request.reason, request.description)
         except LockLost as error:
             # The reply may have been sent: the next delivery asks the gateway whether it has.
-            _log.info("message %s: too late to %s it: %s", delivery.message_id, how, error)
+            _log.info(
+                "message %s: the settlement %s came too late, because the lock is lost: %s",
+                delivery.message_id,
+                how,
+                error,
+            )
             return False
         return True
 

@@ -122,7 +122,7 @@ def _read(path: Path) -> Document | None:
         return document if isinstance(document, dict) else None
     except ValueError:
         _log.warning(
-            "%s cannot be read: the device memory that its process has reserved is unknown", path
+            "the lock file %s cannot be read; the device memory in this file is not counted", path
         )
         return None
     finally:

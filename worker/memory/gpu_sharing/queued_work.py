@@ -98,5 +98,7 @@ class QueuedWork:
         try:
             return self._queues[index].peek(first, count)
         except BrokerAway as error:
-            _log.debug("cannot peek into a queue: %s", error)
+            _log.debug(
+                "peeking into a queue failed; the worker treats the queue as empty: %s", error
+            )
             return []

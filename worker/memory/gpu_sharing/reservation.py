@@ -272,7 +272,8 @@ class SharedReservation:
         if self._state.stage is ReservationStage.LEAVING:
             if before is ReservationStage.IN:
                 _log.info(
-                    "%s: will be unloaded to free memory for another model", self._workload.name
+                    "%s: the model will be unloaded, because another model needs the memory",
+                    self._workload.name,
                 )
             # In this order: a message is in flight before `may_receive` turns false.
             if not self._workload.may_receive() and not self._workload.busy_count():

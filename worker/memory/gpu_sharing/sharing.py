@@ -85,7 +85,8 @@ class DeviceSharing:
         size_bytes = needed_bytes(profile, model, device) if profile else model.memory_bytes or None
         if size_bytes is not None and size_bytes > device.total_bytes:
             _log.error(
-                "%s: needs %d bytes, but the device has only %d: its jobs are not received",
+                "%s: the model needs %d bytes, but the device has only %d bytes; "
+                "the worker does not receive jobs for this model",
                 *(model.name, size_bytes, device.total_bytes),
             )
         turn_seconds = self._settings.turn_seconds
@@ -118,7 +119,7 @@ class DeviceSharing:
                     self.turned_at = time.monotonic()
                     reservation.turn()
             except Exception:  # noqa: BLE001  the process's edge: this thread must outlive a defect
-                _log.exception("updating the reservations failed; it will be tried again")
+                _log.exception("updating the memory reservations failed; the worker tries again")
             is_calm = bool(reservations) and all(each.is_settled for each in reservations)
             pause_seconds = _CALM_SECONDS if is_calm else _BUSY_SECONDS
 
