@@ -405,10 +405,7 @@ def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights 
     for name in arguments:
         if name not in parameters and not takes_any:
             field = name if name == "weights" else f"options.{name}"
-            raise ModelUnfit(
-                f"{model.name}.{field}: {model.implementation} takes no such argument in its "
-                "constructor"
-            )
+            raise ModelUnfit(f"{model.name}.{field}: {model.implementation} takes no such argument")
     for name, each in parameters.items():
         is_variable = each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
         if each.default is each.empty and not is_variable and name not in arguments:

@@ -41,7 +41,9 @@ class MemoryHolder(Protocol):
 
 @dataclass(slots=True)
 class Batch:
-    """A batch that runs on a device. The numbers of bytes do not include the loaded model itself.
+    """A batch that runs on a device.
+
+    The numbers of bytes do not include the memory of the loaded model.
 
     Attributes:
         cost: The total size of the batch's items, in the model's own unit.
@@ -152,7 +154,10 @@ class CudaDevice:
         return int(self._torch.cuda.memory_reserved())
 
     def load(self, build: Callable[[], T], limit_bytes: int | None) -> tuple[T, int]:
-        """Build a model, and return the model and how many bytes of GPU memory it uses.
+        """Build a model on the GPU.
+
+        Returns:
+            The model, and how many bytes of GPU memory the model uses.
 
         Raises:
             BudgetExceeded: The model uses more than `limit_bytes`.

@@ -1,9 +1,10 @@
 """Find out from an error whether the device is out of memory or lost.
 
 A device is lost if every further call fails until the process is restarted. CUDA's documentation
-says which of its errors mean this, and `cudaGetErrorString` returns the texts of these errors. An
-error of the libraries cuBLAS and cuDNN does not show whether the device is lost. Then a very small
-computation tests the device. An out-of-memory error never means that the device is lost.
+names the errors that mean this, and `cudaGetErrorString` returns the texts of these errors. Some
+errors, for example of the libraries cuBLAS and cuDNN, do not show whether the device is lost. In
+this case, a very small computation tests the device. An out-of-memory error never means that the
+device is lost.
 """
 
 import re
@@ -55,7 +56,13 @@ _MAX_CAUSES = 10
 
 
 class DeviceState(Enum):
-    """The state of the device that an error shows. UNKNOWN means that the error shows no state."""
+    """What an error shows about the state of the device.
+
+    Attributes:
+        FINE: The device is not lost.
+        LOST: The device is lost, so the process must be restarted.
+        UNKNOWN: The error does not show whether the device is lost.
+    """
 
     FINE = "fine"
     LOST = "lost"
@@ -77,10 +84,10 @@ def is_device_lost(error: BaseException, computes: Callable[[], bool] | None = N
 
 
 def device_state(error: BaseException) -> DeviceState:
-    """Return the state of the device that this error shows. The causes of the error are ignored.
+    """Return what this error shows about the state of the device.
 
-    The error's code determines the state. If the error has no code, the error's text determines the
-    state.
+    The error's code determines the result. If the error has no code, the error's text determines
+    the result. The causes of the error are ignored.
     """
     if not isinstance(error, RuntimeError) or means_out_of_memory(error):
         return DeviceState.FINE
@@ -153,10 +160,10 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def means_out_of_memory(error: BaseException) -> bool:
-    """Return whether this error means that memory ran out. The causes of the error are ignored.
+    """Return whether this error means that memory ran out.
 
     The error's class and code determine the result. If the error has no code, the error's text
-    determines the result.
+    determines the result. The causes of the error are ignored.
     """
     torch_error = getattr(sys.modules.get("torch"), "OutOfMemoryError", ())
     if isinstance(error, (MemoryError, torch_error)):

@@ -69,10 +69,10 @@ class DeviceGate:
 
 
 class BatchLimit:
-    """Limits the size of one model's batches. Only the thread that runs the model may use it.
+    """Limits the size of one model's batches.
 
     The object does not measure or reserve memory. It reduces the limit after each batch that did
-    not fit into memory.
+    not fit into memory. Only the thread that runs the model may use this object.
     """
 
     def __init__(
@@ -115,8 +115,8 @@ class BatchLimit:
 
         Args:
             cost: The total size of the items in this batch, in the model's own unit.
-            next_cost: The new limit for later batches, in the same unit. It is ignored if it is not
-                lower than `cost` and the current limit.
+            next_cost: The new limit for later batches, in the same unit. It is ignored unless it is
+                lower than both `cost` and the current limit.
         """
         self._record_split()
         if next_cost < min(cost, self._learned_cost):
@@ -140,7 +140,7 @@ class DeviceModel:
 class MeasuredBatchLimit(BatchLimit):
     """Limits the size of one model's batches, so that each batch fits into the reserved memory.
 
-    The memory of batches is measured.
+    A batch that is larger than all earlier batches is measured.
     """
 
     def __init__(
@@ -168,8 +168,8 @@ class MeasuredBatchLimit(BatchLimit):
     def max_cost(self) -> float:
         """Return the largest total size of the items in the next batch, in the model's own unit.
 
-        A batch of this size fits into the reserved memory. It is at most twice as large as the
-        largest measured batch.
+        A batch of this size fits into the reserved memory. The size is at most twice the size of
+        the largest measured batch.
         """
         peaks = self._placed.profile.peaks
         untried = peaks[-1][0] * _GROWTH if peaks else 0.0

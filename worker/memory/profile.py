@@ -1,4 +1,4 @@
-"""Store the measured memory of models, so that the next start need not measure it again."""
+"""Store the measured memory of models, so that a restarted worker need not measure it again."""
 
 import contextlib
 import json
@@ -78,7 +78,7 @@ class MemoryProfile:
         return self.resident_bytes + (self.peak_bytes(cost) or 0)
 
     def with_peak(self, cost: float, size_bytes: int) -> "MemoryProfile":
-        """Return a copy of the profile to which the measurement of one batch is added.
+        """Return a copy of the profile with the measurement of one more batch.
 
         In the copy, a larger batch never needs less memory than a smaller batch.
 

@@ -46,7 +46,7 @@ class AccountRecord:
     def read(cls, folder: Path) -> "AccountRecord":
         """Read the statistics from their file in this folder.
 
-        The result has only zeros if the file cannot be read.
+        All values are 0 if the file cannot be read.
         """
         try:
             return cls(**json.loads((folder / _RECORD).read_bytes()))
@@ -116,7 +116,7 @@ class MemoryAccount:
 
 
 class BatchCharge:
-    """The bytes of the budget that one batch uses. The number grows while the batch runs."""
+    """The part of the memory budget that one batch uses. It grows while the batch runs."""
 
     def __init__(self, account: MemoryAccount, limit_bytes: int | None) -> None:
         self._account = account
@@ -157,7 +157,7 @@ class SimulatedDevice:
         return self._account.used_bytes
 
     def load(self, build: Callable[[], T], limit_bytes: int | None) -> tuple[T, int]:
-        """Build a model, and count its memory as used.
+        """Build a model, and count the model's memory as used.
 
         Raises:
             BudgetExceeded: The model uses more than `limit_bytes`, or the budget is exceeded.
@@ -226,8 +226,8 @@ def metering(grown: Callable[[int], None]) -> Iterator[Callable[[], int]]:
     Counting is slow, so it is used only for the few batches that are measured.
 
     Args:
-        grown: Called with the bytes in use when they exceed their previous maximum. It may raise an
-            error to show that memory ran out.
+        grown: Called with the number of bytes in use when this number reaches a new maximum. The
+            function may raise an error to show that memory ran out.
 
     Yields:
         A function that returns the largest number of bytes that were in use at the same time.
@@ -275,7 +275,7 @@ def _live_bytes(torch: Any, grown: Callable[[int], None]) -> Any:
         return {_key(leaf) for leaf in leaves(tree) if isinstance(leaf, torch.Tensor)}
 
     class LiveBytes(dispatch.TorchDispatchMode):  # type: ignore[name-defined,misc]
-        """Counts the bytes of the tensors that exist, and remembers the largest number."""
+        """Counts how many bytes the existing tensors use, and stores the largest number."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -322,7 +322,7 @@ class Consumer:
     def give_up(self) -> None:
         """Abandon the messages of all jobs that have not ended.
 
-        The caller calls this method when the grace period of the shutdown has passed.
+        The worker calls this method when the grace period of its shutdown has passed.
         """
         for job in self.in_flight.open_jobs():
             self.end(job, NotFinished("this worker stopped before the job was finished"))

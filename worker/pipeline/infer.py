@@ -119,7 +119,7 @@ class Batcher(Generic[T]):
 
 
 class BatchQueue(Generic[T]):
-    """A thread-safe queue of prepared items, from which the device thread takes batches."""
+    """A thread-safe queue of prepared items, which returns the items in batches."""
 
     def __init__(self, batcher: Batcher[T], clock: Callable[[], float] = time.monotonic) -> None:
         self._batcher = batcher
@@ -176,7 +176,7 @@ class BatchQueue(Generic[T]):
             self._changed.notify_all()
 
     def clear(self) -> list[T]:
-        """Remove and return the items that `take` has not returned."""
+        """Remove and return all items that are still in the queue."""
         with self._changed:
             return self._batcher.clear()
 
@@ -352,7 +352,8 @@ def run_batch(
         jobs: The jobs of the batch.
         reason_to_skip: Called before a job runs again. If it returns an error, the job does not run
             again and ends with this error.
-        limit: The batch limit. It is reduced after a batch that did not fit into memory.
+        limit: Limits the size of batches. The limit is reduced after a batch that did not fit into
+            memory.
         watch: Returns a context manager for each call of the model, for example to record metrics.
 
     Yields:

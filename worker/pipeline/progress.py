@@ -172,7 +172,10 @@ class ProgressReporter:
         self._reported_at.pop(context, None)
 
     def start(self) -> None:
-        """Start the thread that sends the reports. The process can exit without waiting for it."""
+        """Start the thread that sends the reports.
+
+        The process can exit while this thread is running.
+        """
         threading.Thread(target=self.run, name="progress", daemon=True).start()
 
     def run(self) -> None:

@@ -117,12 +117,12 @@ class ReceivedJob:
         """Return the error that ends this job after its deadline.
 
         The gateway checks the deadline itself and needs no reply. A producer with a reply queue or
-        a webhook gets a reply, because it does not check the deadline.
+        a webhook gets a reply.
         """
         return ExpiredForProducer(text) if _needs_expiry_reply(self.request) else Expired(text)
 
     def is_stale(self, now: datetime) -> bool:
-        """Return whether the worker must ask the gateway if the job is still wanted.
+        """Return whether the worker must ask the gateway whether the job is still wanted.
 
         The worker asks if more than two seconds have passed since the last answer, or since the job
         was queued if there was no answer. It also asks before the first run of a redelivered job.
@@ -305,8 +305,7 @@ class InFlight:
         """Record that the job starts.
 
         Returns:
-            False if the job must not start, because it has already started, ended or been
-            withdrawn.
+            True if the job may start; False if it has already started, ended or been withdrawn.
         """
         with self._lock:
             if job.delivery not in self._not_started:
@@ -337,7 +336,7 @@ class InFlight:
             job: The message's job; None if the message did not become a job.
 
         Returns:
-            False if the outcome was already decided; then nothing is changed.
+            False if the outcome was already decided and nothing was changed; otherwise True.
         """
         delivery = request.delivery
         counts = self._queues[delivery.queue]
@@ -356,7 +355,7 @@ class InFlight:
         trace_id = job.span.trace_id if job else "-"
         with log_fields(job_id=job_id, model=model, trace_id=trace_id):
             _log.info(
-                "%s: job %s %s, %s; delivery %d, trace %s %s",
+                "%s: job %s ended: %s, %s; delivery %d, trace %s %s",
                 *(model, job_id, code, request.settlement, delivery.delivery_count + 1),
                 *(trace_id, request.description),
             )

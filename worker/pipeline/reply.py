@@ -32,8 +32,7 @@ class ReplyStep:
         Raises:
             Fault: The result is too large, or cannot be written as JSON.
             PayloadsAway: Blob storage did not answer before the message's lock was lost.
-            Cancelled: The job was cancelled while it ran. Only a model that reports progress can be
-                cancelled.
+            Cancelled: The job was cancelled while it ran.
         """
         if job.context is not None:
             job.context.finish()

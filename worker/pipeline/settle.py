@@ -51,10 +51,10 @@ class SettleStep:
         self._receivers = receivers
 
     def complete(self, job: ReceivedJob, code: str) -> None:
-        """Complete the message of a job after the reply was sent.
+        """Complete the message of a job whose reply was sent.
 
-        If the worker dies between the reply and this call, the job runs again, but the reply is not
-        lost.
+        The caller must send the reply first. If the worker then dies before this call, the job runs
+        again, but the reply is not lost.
         """
         self._settle(SettleRequest(job.delivery, job.lock, Settlement.COMPLETE), code, job)
 

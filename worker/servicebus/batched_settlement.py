@@ -21,8 +21,8 @@ from azure.servicebus._pyamqp.performatives import DispositionFrame
 def complete(receiver: Any, messages: Sequence[Any], timeout_seconds: float) -> list[bool]:
     """Complete messages, and wait until the broker has confirmed each message.
 
-    Each frame that is sent names a range of messages. The SDK's `complete_message` sends the same
-    frame for a single message.
+    Each AMQP frame completes a range of messages. The SDK's `complete_message` sends one frame for
+    each message instead.
 
     Args:
         receiver: The SDK's receiver.

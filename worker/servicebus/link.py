@@ -121,7 +121,7 @@ class QueueLink:
             receiver.__enter__()
         except MessagingEntityNotFoundError:
             self.close()
-            raise QueueMissing("there is no such queue: its jobs are not received") from None
+            raise QueueMissing("there is no such queue, so its jobs are not received") from None
         except SDK_ERRORS as error:
             self.close()
             raise BrokerAway(error_text(error)) from None
@@ -140,7 +140,7 @@ class QueueLink:
     def receive(self, wait_seconds: float) -> LockedMessage | None:
         """Return the next message, or None if no message arrives within about `wait_seconds`.
 
-        After the result None, the broker may still send one message at any time. So the caller must
+        If the result is None, the broker may still send one message at any time. So the caller must
         soon call `receive` again or call `stop_receiving`. Only one message is requested, because
         the SDK would wait 0.2 s for a second message.
         """

@@ -43,9 +43,9 @@ class Renew(Protocol):
 
 @dataclass(slots=True, eq=False)
 class MessageLock:
-    """The lock of one message, which is renewed until it is released.
+    """The lock of one message, which is renewed until `LockRenewer.release` is called.
 
-    Times are seconds of the clock of the LockRenewer that renews the lock.
+    Times are seconds of the clock of the LockRenewer.
 
     Attributes:
         renew: Renews the lock.
@@ -184,13 +184,15 @@ class LockRenewer:
                 self._lose(lock, error)
         except BrokerAway as error:
             _log.debug(
-                "could not renew the lock of job %s; the worker tries again: %s",
+                "the worker could not renew the lock of job %s and tries again: %s",
                 delivery.message_id,
                 error,
             )
             self._try_again(lock)
         except Exception:  # noqa: BLE001  the process's edge: this thread renews all locks
-            _log.exception("renewing the lock of job %s failed; trying again", delivery.message_id)
+            _log.exception(
+                "renewing the lock of job %s failed; the worker tries again", delivery.message_id
+            )
             self._try_again(lock)
         else:
             now = self._clock()

@@ -1,7 +1,7 @@
 """Receive and settle the messages of one queue.
 
-One thread both receives and settles, because the SDK's receiver is not thread-safe: to settle a
-message, it reads from the socket on which messages arrive.
+One thread both receives and settles, because the SDK's receiver is not thread-safe: settling a
+message also reads from the socket on which messages arrive.
 """
 
 import heapq
@@ -126,7 +126,7 @@ class Receiver:
         self._wake.set()
 
     def wake(self) -> None:
-        """End the receiver's pause, so that it checks again whether messages may be received."""
+        """End the receiver's pause, so that the receiver checks its capacity again."""
         self._wake.set()
 
     def stop(self) -> None:

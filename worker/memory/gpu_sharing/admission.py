@@ -27,15 +27,15 @@ _MIN_FREE_SHARE = 1 / 8
 
 @dataclass(frozen=True, slots=True)
 class ReservationRecord:
-    """The memory that is reserved for one model in one process, or for which the model waits.
+    """The memory that is reserved for one model in one process, or that the model waits for.
 
     Times are seconds of the machine's monotonic clock, which all processes of the machine share.
 
     Attributes:
         model: The model's name.
         reserved_bytes: How many bytes are reserved for the model.
-        waiting_bytes: How many bytes the model waits for; 0 if it does not wait.
-        waiting_since: When the model began to wait; None if it does not wait.
+        waiting_bytes: How many bytes the model waits for; 0 if the model does not wait.
+        waiting_since: When the model began to wait; None if the model does not wait.
         turn_ends_at: Until when the model may stay loaded although other models wait; None if the
             model is not loaded.
         served_until: When the model last had to be unloaded for another model; None if that never
@@ -93,8 +93,8 @@ def may_enter(name: str, size_bytes: int, records: Records, total_bytes: int) ->
 def must_leave(name: str, records: Records, total_bytes: int, now: float) -> bool:
     """Return whether a model must be unloaded so that a waiting model can be loaded.
 
-    Idle models are unloaded first. After them, the models are unloaded whose time in memory ends
-    first. No more models are unloaded than necessary.
+    Idle models are unloaded first. The next models are those whose time in memory ends first. No
+    more models are unloaded than necessary.
 
     Args:
         name: The name of the model's lock file.
@@ -168,8 +168,8 @@ class WorkState:
     """Whether a model has jobs to run.
 
     Attributes:
-        pending_since: When the oldest message in the model's queues was put there, in seconds of
-            the monotonic clock; None if no message waits.
+        pending_since: When the oldest message was put into the model's queues, in seconds of the
+            monotonic clock; None if no message waits.
         is_idle: Whether the model has had no jobs for a short time.
     """
 
@@ -206,7 +206,7 @@ class ReservationState:
     def advance(
         self, now: float, name: str, records: Records, work: WorkState
     ) -> ReservationRecord:
-        """Reserve memory for the model, or begin to unload the model, if possible or necessary.
+        """Reserve memory if possible, or begin to unload the model if necessary.
 
         Args:
             now: The current time in seconds of the monotonic clock.
@@ -237,7 +237,7 @@ class ReservationState:
     def resize(self, name: str, records: Records, needed_bytes: int) -> ReservationRecord:
         """Change the reservation to `needed_bytes`.
 
-        If not enough memory is free, the reservation grows only by the free memory.
+        If not enough memory is free, the reservation grows only by the memory that is free.
         """
         mine = records[name]
         free_bytes = max(0, self._total_bytes - reserved_bytes(records.values()))

@@ -1,6 +1,6 @@
 """Find out whether messages wait for a model that is not loaded.
 
-The model's queues are peeked: messages are read without being locked.
+The messages are peeked, which means that they are read without being locked.
 """
 
 import logging

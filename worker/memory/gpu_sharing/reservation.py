@@ -29,7 +29,7 @@ _IDLE_SECONDS = 0.5
 
 
 class ReservationRecords:
-    """The records of all models. They may be used only while the lock files are locked.
+    """The records of all models, which may be used only while the lock files are locked.
 
     If the caller assigns a record to `mine`, the record is written into this model's lock file.
     """
@@ -70,7 +70,7 @@ class ReservationFile:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[ReservationRecords]:
-        """Lock the lock files of all models during the `with` block.
+        """Exclude all other threads and processes from the lock files during the `with` block.
 
         Yields:
             The records of all models. The caller may read them and replace this model's record.
@@ -212,8 +212,8 @@ class ModelWorkload:
 class SharedReservation:
     """A reservation on a device that other models and processes share.
 
-    The thread of `DeviceSharing.run` calls `turn`. Any thread may call `touch`. The thread that
-    runs the model calls the other methods.
+    The thread that calls `DeviceSharing.run` also calls `turn`. Any thread may call `touch`. The
+    thread that runs the model calls the other methods.
     """
 
     def __init__(
@@ -256,7 +256,7 @@ class SharedReservation:
         self._active_at = self._clock()
 
     def turn(self) -> None:
-        """Reserve memory for the model, or begin to unload the model, if possible or necessary."""
+        """Reserve memory if possible, or begin to unload the model if necessary."""
         before = self._state.stage
         # The queues are peeked at before the files are locked, because that may be slow.
         pending_since = self._pending_since() if before is ReservationStage.OUT else None
@@ -306,7 +306,7 @@ class SharedReservation:
             self._note(records)
         if self._waited_since is not None:
             waited_seconds = now - self._waited_since
-            _log.info("%s: waited %.2f s for memory", self._workload.name, waited_seconds)
+            _log.info("%s: the model waited %.2f s for memory", self._workload.name, waited_seconds)
             self._waited_since = None
 
     def resize(self, needed_bytes: int, least_bytes: int) -> int:

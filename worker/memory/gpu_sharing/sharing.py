@@ -51,7 +51,7 @@ class DeviceSharing:
 
     @property
     def used_bytes(self) -> int:
-        """Return how many bytes of device memory this process uses now; 0 if it has no device."""
+        """Return how many bytes of device memory this process uses now; 0 without a device."""
         return self._device.used_bytes if self._device else 0
 
     def find_device(self, model: ModelEntry) -> Device | None:
@@ -103,7 +103,7 @@ class DeviceSharing:
         return MemoryProfiles(self._folder(device) / "profiles")
 
     def run(self, stopping: threading.Event) -> None:
-        """Update all reservations again and again until `stopping` is set.
+        """Update all reservations repeatedly until `stopping` is set.
 
         A separate thread must call this method.
         """
