@@ -1,5 +1,5 @@
-"""Inference: load a model's class, call it, and decide when it is in memory.
+"""Load a model, run it on batches, and unload it if other models need the memory.
 
-loaded_model     one interface for a loaded model, whose class has the short or the full form
-model_manager    load the model when memory is free, measure it, and unload it for other models
+loaded_model     one interface for models that process single items or whole batches
+model_manager    load a model when memory is free, and unload the model for other models
 """

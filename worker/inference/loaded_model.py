@@ -1,10 +1,13 @@
-"""A loaded model: one interface for both forms of a model's class `Infer`.
+"""A loaded model, with the same interface for both forms of a model's class `Infer`.
+
+A class in the short form processes one item in each call. A class in the full form processes a
+whole batch in each call. `docs/models.md` describes both forms.
 
     prepare     CPU threads      decode and preprocess one input
     run         device thread    run one batch
-    finish      CPU threads      postprocess one output, and encode it as the entry's media type
+    finish      CPU threads      postprocess one output, and encode the result
 
-`docs/models.md` describes the two forms. Errors of the model's own code are not caught here.
+`LoadedModel` does not catch the errors that the model's own code raises.
 """
 
 import contextlib
@@ -69,14 +72,18 @@ _NO_PARAMETERS: Parameters = MappingProxyType({})
 
 
 class ModelLoader:
-    """Loads models with their weights. Each model is loaded on its own device thread."""
+    """Loads models with their weights. The thread that runs a model also loads this model."""
 
     def __init__(self, weights: WeightsStore, torch_thread_count: int) -> None:
         self._weights = weights
         self._torch_thread_count = torch_thread_count
 
     def load(self, model: ModelEntry) -> "LoadedModel":
-        """Load a model with its weights; raise ModelUnusable if that fails."""
+        """Load a model with its weights.
+
+        Raises:
+            ModelUnusable: The model cannot be loaded.
+        """
         try:
             return LoadedModel.load(model, self._torch_thread_count, self._weights.get(model))
         except ModelUnusable:
@@ -87,13 +94,13 @@ class ModelLoader:
 
 
 class LoadedModel:
-    """A loaded model, which prepares inputs, runs batches and encodes results."""
+    """Prepares inputs, runs batches and encodes results for one loaded model."""
 
     def __init__(self, model: ModelEntry, infer: Any) -> None:
-        """Wrap an instance of the model's class.
+        """Wrap an instance of the model's class `Infer`.
 
         Raises:
-            ModelUnfit: The class does not fit its catalogue entry.
+            ModelUnfit: The class does not match the model's catalogue entry.
         """
         self._model = model
         self._infer = infer
@@ -108,10 +115,16 @@ class LoadedModel:
     def load(
         cls, model: ModelEntry, torch_thread_count: int, weights: Weights | None = None
     ) -> "LoadedModel":
-        """Import the model's file and create an instance of its class.
+        """Import the model's file and create an instance of the class `Infer` in this file.
+
+        Args:
+            model: The catalogue entry.
+            torch_thread_count: How many CPU threads torch may use for one operation.
+            weights: The model's weights; None if the model has no weights.
 
         Raises:
-            ModelUnfit: The class does not fit its catalogue entry.
+            ModelUnfit: The file has no class `Infer`, or the class does not match the catalogue
+                entry.
             Exception: Any error that the model's own code raises.
         """
         module = importlib.import_module(model.implementation)
@@ -126,21 +139,24 @@ class LoadedModel:
 
     @property
     def accepts(self) -> Accepts:
-        """Return the kind of input that the model accepts."""
+        """Return the kind of input that the model accepts, for example `image`."""
         return self._accepts
 
     @property
     def reads_files(self) -> bool:
-        """Return whether the model reads its inputs from files instead of from memory."""
+        """Return whether the model reads each input from an open file."""
         return self._accepts == "file"
 
     @property
     def reports_progress(self) -> bool:
-        """Return whether the model reports progress, and so needs a context for each job."""
+        """Return whether the model reports the progress of running jobs."""
         return self._model.reports_progress
 
     def prepare(self, data: bytes, media_type: str, parameters: Parameters = _NO_PARAMETERS) -> Any:
-        """Decode and preprocess one input; return an item for a batch.
+        """Decode and preprocess one input.
+
+        Returns:
+            The prepared item, which the caller puts into a batch for `run`.
 
         Raises:
             UnsupportedMediaType: The model does not accept this media type.
@@ -155,13 +171,27 @@ class LoadedModel:
     def prepare_file(
         self, file: io.BufferedIOBase, media_type: str, parameters: Parameters = _NO_PARAMETERS
     ) -> Any:
-        """Preprocess an input file and close it; return an item for a batch."""
+        """Preprocess an input file, and close the file.
+
+        Returns:
+            The prepared item, which the caller puts into a batch for `run`.
+
+        Raises:
+            UnsupportedMediaType: The model does not accept this media type.
+        """
         with file, self._inference_mode():
             self._check_media_type(media_type)
             return self._adapter.preprocess(file, parameters)
 
     def run(self, batch: list[Any], contexts: Sequence[Context] = ()) -> Sequence[Any]:
-        """Run the model on one batch; return one output for each item, in the order of the items.
+        """Run the model on one batch.
+
+        Args:
+            batch: The prepared items.
+            contexts: One context for each item if the model reports progress; otherwise empty.
+
+        Returns:
+            One output for each item, in the order of the items.
 
         Raises:
             InferenceFailed: The model did not return one output for each item.
@@ -170,63 +200,64 @@ class LoadedModel:
             outputs = self._adapter.run(batch, contexts)
         if not hasattr(outputs, "__len__") or len(outputs) != len(batch):
             found = len(outputs) if hasattr(outputs, "__len__") else "no"
-            raise InferenceFailed(f"the model returned {found} results for {len(batch)} inputs")
+            raise InferenceFailed(
+                f"the model returned {found} results for {len(batch)} inputs; "
+                "expected one result for each input"
+            )
         return outputs
 
     def finish(self, output: Any) -> Result:
-        """Postprocess one output, and encode the result in the media type that the entry names."""
+        """Postprocess one output of a batch, and return the encoded result.
+
+        The model's catalogue entry names the media type of the result.
+        """
         with self._inference_mode():
             result = self._adapter.postprocess(output)
         return encode_result(result, self._model.result_media_type)
 
     def cost(self, item: Any) -> float:
-        """Return how much of a batch's capacity a prepared item uses, in the model's own unit.
+        """Return the size of a prepared item in the model's own unit, for example pixels.
 
-        The cost is 1 if the model has no hook `cost`.
+        The size is 1 if the model has no method `cost`.
 
         Raises:
-            InferenceFailed: The model's hook did not return a positive number.
+            InferenceFailed: The model's method `cost` did not return a positive number.
         """
         hook = self._hook("cost")
         cost = 1.0 if hook is None else float(hook(self._adapter.bare(item)))
         if not (isfinite(cost) and cost > 0):
             raise InferenceFailed(
-                f"the model returned {cost} as the cost of an input; expected a positive number"
+                f"the model's method cost returned {cost}; expected a positive, finite number"
             )
         return cost
 
     def sample(self) -> Any | None:
-        """Return a prepared item for a test run; None if the model has no hook `sample`."""
+        """Return an example item for test runs; None if the model has no method `sample`."""
         hook = self._hook("sample")
         return None if hook is None else hook()
 
     def memory_bytes(self, cost: float) -> int:
-        """Return how many bytes the model uses outside torch during a batch of this cost.
+        """Return how many bytes of device memory the model uses outside torch.
 
-        Only device memory counts.
+        The result is 0 if the model has no method `memory_bytes`.
 
-        The result is 0 if the model has no hook `memory_bytes`. `worker.memory.device.MemoryHolder`
-        describes the hook.
+        Args:
+            cost: The total size of the items in the running batch, in the model's own unit; 0 if no
+                batch runs.
         """
         hook = self._hook("memory_bytes")
         return 0 if hook is None else max(0, int(hook(cost)))
 
     def close(self) -> None:
-        """Call the model's hook `close`, if it has one, before the model is unloaded."""
+        """Call the model's own method `close` if the model has this method."""
         if (hook := self._hook("close")) is not None:
             hook()
 
     def _hook(self, name: str) -> Callable[..., Any] | None:
-        """Return an optional method of the model's class; None if it does not exist."""
         hook = getattr(self._infer, name, None)
         return hook if callable(hook) else None
 
     def _check_media_type(self, media_type: str) -> str:
-        """Return which of the entry's media types the input has.
-
-        Raises:
-            UnsupportedMediaType: The entry does not list this media type.
-        """
         if media_type in self._model.media_types:
             return media_type
         bare_type = media.essence(media_type)
@@ -253,27 +284,36 @@ class LoadedModel:
 
 
 class Adapter(Protocol):
-    """Calls an instance of a model's class. Each form of class has its own adapter."""
+    """The common interface to call a model's class in the short form or in the full form."""
 
     def preprocess(self, item: Any, parameters: Parameters) -> Any:
-        """Preprocess one input; return an item for a batch. Called on any thread."""
+        """Preprocess one input, and return the item for a batch.
+
+        Any thread may call this method.
+        """
         ...
 
     def bare(self, item: Any) -> Any:
-        """Return the item for the hooks, without the wrapper that `preprocess` may have added."""
+        """Return the model's own item, without the parameters that `preprocess` may have added."""
         ...
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
-        """Run one batch; return one output for each item. Called on the device thread."""
+        """Run one batch, and return one output for each item.
+
+        Only the thread that runs the model may call this method.
+        """
         ...
 
     def postprocess(self, output: Any) -> Any:
-        """Postprocess one output of a batch; return the result. Called on any thread."""
+        """Postprocess one output of a batch, and return the result.
+
+        Any thread may call this method.
+        """
         ...
 
 
 class BatchAdapter:
-    """Calls a class in the full form, which has `preprocess` and whose call takes a whole batch."""
+    """Calls a class in the full form, which processes a whole batch in each call."""
 
     def __init__(self, infer: Infer | LongInfer, *, takes_contexts: bool) -> None:
         self._infer = infer
@@ -285,7 +325,10 @@ class BatchAdapter:
         )
 
     def preprocess(self, item: Any, parameters: Parameters) -> Any:
-        """Call the model's `preprocess`, with the parameters if it accepts them."""
+        """Call the model's method `preprocess`.
+
+        The caller's parameters are passed if `preprocess` accepts them.
+        """
         preprocess = cast(Callable[..., Any], self._infer.preprocess)
         return (
             preprocess(item, parameters=parameters) if self._takes_parameters else preprocess(item)
@@ -309,7 +352,7 @@ class _ItemWithParameters:
 
 
 class ItemAdapter:
-    """Calls a class in the short form once for each item of a batch."""
+    """Calls a class in the short form, which processes one item in each call."""
 
     def __init__(self, infer: ShortInfer | LongShortInfer, *, takes_contexts: bool) -> None:
         self._call = cast(Callable[..., Any], infer)
@@ -318,15 +361,15 @@ class ItemAdapter:
         self.postprocess = _identity
 
     def preprocess(self, item: Any, parameters: Parameters) -> Any:
-        """Return the item, together with the parameters if the model accepts parameters."""
+        """Return the item. Add the caller's parameters if the model accepts parameters."""
         return _ItemWithParameters(item, parameters) if self._takes_parameters else item
 
     def bare(self, item: Any) -> Any:
-        """Return the item without its parameters."""
+        """Return the item without the caller's parameters."""
         return item.item if isinstance(item, _ItemWithParameters) else item
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
-        """Call the model for each item in turn."""
+        """Call the model once for each item of the batch."""
         if self._takes_contexts:
             pairs = zip(batch, contexts, strict=True)
             return [self._run_one(item, context) for item, context in pairs]
@@ -340,10 +383,18 @@ class ItemAdapter:
 
 
 def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights | None) -> Any:
-    """Create an instance of the model's class, with the weights and options of its entry.
+    """Create an instance of the model's class `Infer`.
+
+    The constructor receives the options of the catalogue entry and the weights.
+
+    Args:
+        model: The catalogue entry.
+        make: The class `Infer`.
+        weights: The model's weights; None if the model has no weights.
 
     Raises:
-        ModelUnfit: The constructor does not accept an option, or the entry lacks a required option.
+        ModelUnfit: The constructor does not accept an option of the entry, or requires an option
+            that the entry lacks.
         Exception: Any error that the model's own code raises.
     """
     arguments: dict[str, object] = dict(model.options)
@@ -366,10 +417,11 @@ def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights 
 
 
 def make_adapter(model: ModelEntry, infer: Any) -> Adapter:
-    """Return the adapter for an instance of a model's class.
+    """Return the adapter that calls this instance of a model's class.
 
     Raises:
-        ModelUnfit: The class has neither the short nor the full form, or does not fit its entry.
+        ModelUnfit: The class has neither the short nor the full form, or the catalogue entry
+            exceeds a limit of the class.
     """
     if not callable(infer):
         raise ModelUnfit(f"{model.implementation}: Infer has no __call__")
@@ -390,13 +442,14 @@ def make_adapter(model: ModelEntry, infer: Any) -> Adapter:
 
 
 def input_kind(model: ModelEntry, infer: object) -> Accepts:
-    """Return the kind of input that a model accepts.
+    """Return the kind of input that a model accepts, for example `image`.
 
-    This is the class's attribute `accepts`. If the class has no such attribute, the media types of
-    the entry determine the kind.
+    The attribute `accepts` of the model's class determines the kind. Without this attribute, the
+    media types of the catalogue entry determine the kind.
 
     Raises:
-        ModelUnfit: The kind is unknown, or the entry lists a media type that cannot be decoded.
+        ModelUnfit: The kind cannot be determined, or the entry lists a media type that cannot be
+            decoded.
     """
     kind = _input_kind(model, infer)
     if decoded := _DECODED.get(kind):
@@ -430,10 +483,10 @@ def _input_kind(model: ModelEntry, infer: object) -> Accepts:
 
 
 def encode_result(result: Any, media_type: str) -> Result:
-    """Encode a model's result in the media type that the model's entry names.
+    """Encode a model's result in this media type.
 
     Raises:
-        InferenceFailed: The result has a type that cannot be encoded as this media type.
+        InferenceFailed: A result of this Python type cannot be encoded in this media type.
     """
     if media_type == media.JSON:
         return InlineJson(result)
@@ -444,7 +497,7 @@ def encode_result(result: Any, media_type: str) -> Result:
     if isinstance(result, bytes | bytearray | memoryview):
         return InlineBytes(media_type, bytes(result))
     raise InferenceFailed(
-        f"the model's result is not {media_type}, which its catalogue entry declares"
+        f"the model's result is not {media_type}, the media type in the model's catalogue entry"
     )
 
 
@@ -456,11 +509,11 @@ def _encode_image(image: Image.Image, file_format: str) -> bytes:
 
 
 def serialize_result(result: Result) -> bytes:
-    """Return a result as bytes: the bytes of an image, text or file, or the value as JSON.
+    """Return a result as bytes. A JSON value is serialized; other results already are bytes.
 
     Raises:
         InferenceFailed: The result cannot be written as JSON.
-        ResultTooLarge: The result is larger than MAX_RESULT_BYTES.
+        ResultTooLarge: The result has more than MAX_RESULT_BYTES bytes.
     """
     try:
         data = result.data if isinstance(result, InlineBytes) else dump_json(result.value)
@@ -474,7 +527,11 @@ def serialize_result(result: Result) -> bytes:
 
 
 def dump_json(value: Json) -> bytes:
-    """Serialize a value as compact JSON; raise ValueError if it contains NaN or an infinity."""
+    """Serialize a value as compact JSON.
+
+    Raises:
+        ValueError: The value contains NaN or an infinity.
+    """
     return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
 
 

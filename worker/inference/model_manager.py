@@ -1,4 +1,7 @@
-"""Load a model when memory is free, measure its memory, and unload it for other models."""
+"""Load a model when memory is free, and unload the model when other models need the memory.
+
+The memory that a model uses is measured after the model was loaded.
+"""
 
 import logging
 import threading
@@ -35,7 +38,7 @@ _log = logging.getLogger(__name__)
 class ModelManager:
     """Loads and unloads one model.
 
-    Only the model's device thread may call `enter` and `leave`. Any thread may call the other
+    Only the thread that runs the model may call `enter` and `leave`. Any thread may call the other
     methods.
     """
 
@@ -52,8 +55,8 @@ class ModelManager:
         Args:
             model: The catalogue entry.
             load: Loads the model, or raises ModelUnusable.
-            sharing: The device, which other models and processes may share.
-            workload: Says whether the model has work.
+            sharing: Reserves memory on the device, which other models and processes may also use.
+            workload: Shows whether the model has jobs to run.
             telemetry: Records loads, unloads and batches.
         """
         self._model = model
@@ -73,22 +76,22 @@ class ModelManager:
     def loaded(self) -> LoadedModel | None:
         """Return the loaded model, or None if the model is not loaded.
 
-        The model may be unloaded at any time. So steps that must use the same loaded model must
-        read this property only once.
+        The model may be unloaded at any time. A caller that uses the loaded model in several steps
+        must read this property only once.
         """
         return self._loaded
 
     @property
     def is_standing_by(self) -> bool:
-        """Return whether the only reason why the model is not loaded is a lack of free memory."""
+        """Return whether the model is not loaded only because not enough memory is free."""
         is_waiting = self._loaded is None and isinstance(self._reservation, SharedReservation)
         return is_waiting and self._problem is None
 
     @property
     def problem(self) -> dict[str, str] | None:
-        """Return the code and text of the error if the last load failed.
+        """Return the code and the text of the error that the last load raised.
 
-        The result is None if the model was loaded or only waits for memory.
+        The result is None if the model was loaded, or if the model only waits for memory.
         """
         return self._problem
 
@@ -98,24 +101,30 @@ class ModelManager:
         return self._reservation.reserved_bytes if self._reservation else 0
 
     def admits(self) -> bool:
-        """Return whether jobs may be received: the model is loaded and will not be unloaded now."""
+        """Return whether the worker may receive jobs for this model.
+
+        The worker may receive jobs while the model is loaded and need not be unloaded.
+        """
         return (
             self._loaded is not None and self._reservation is not None and self._reservation.is_in
         )
 
     def touch(self) -> None:
-        """Record that a message was received, so that the model does not count as idle."""
+        """Record that a message for this model was received.
+
+        A model that has received no message for a short time counts as idle.
+        """
         if isinstance(self._reservation, SharedReservation):
             self._reservation.touch()
 
     def enter(self, stopping: threading.Event) -> bool:
-        """Wait for memory and load the model; if loading fails, try again until it succeeds.
+        """Wait for memory and load the model. Repeat a failed load until the model is loaded.
 
         Returns:
             True if the model was loaded, False if `stopping` was set before that.
 
         Raises:
-            Exception: The error which shows that the device is lost.
+            Exception: The device is lost.
         """
         while not stopping.is_set():
             try:
@@ -137,7 +146,7 @@ class ModelManager:
         return False
 
     def leave(self) -> None:
-        """Unload the model. All of its jobs must already have ended."""
+        """Unload the model. The caller must first wait until all jobs of the model have ended."""
         loaded, self._loaded = self._loaded, None
         if loaded is None or self._reservation is None:
             return
@@ -155,7 +164,7 @@ class ModelManager:
         try:
             loaded.close()
         except Exception:  # noqa: BLE001  the edge: a model's code may raise anything
-            _log.exception("%s: closing the model failed", self._model.name)
+            _log.exception("%s: the model's method close raised an error", self._model.name)
 
     def _reserve(self) -> MemoryReservation:
         if self._reservation is None:
@@ -187,14 +196,14 @@ class ModelManager:
         return loaded
 
     def _load_on(self, device: Device, reservation: MemoryReservation, reserved_bytes: int) -> int:
-        """Load and measure the model on the device; return how many bytes of memory it needs."""
         gate, started = self._sharing.gate, time.monotonic()
         profiles, key = self._sharing.profiles(device), profile_key(self._model)
         profile = profiles.get(key)
         if profile is not None and needed_bytes(profile, self._model, device) > reserved_bytes:
             # Another process has measured the model in the meantime.
             raise BudgetExceeded(
-                f"{reserved_bytes} bytes are reserved, but the model is known to need more"
+                f"{reserved_bytes} bytes are reserved, but an earlier measurement shows that the "
+                "model needs more"
             )
         # A measurement would also include all other work on the device, so it needs exclusive use.
         access, limit_bytes = (
@@ -226,10 +235,10 @@ class ModelManager:
         return needed_bytes(placed.profile, self._model, device)
 
     def _next_reservation_bytes(self, device: Device) -> int:
-        """Return how many bytes to reserve for the next try after memory ran out.
+        """Return how many bytes to reserve for the next load after a load ran out of memory.
 
-        This is the measured need. If the need is unknown or was not enough, it is the memory of
-        the whole device.
+        This is the number of bytes that the model needed in earlier measurements. If that number is
+        unknown or was not enough, the result is the memory of the whole device.
         """
         profile = self._sharing.profiles(device).get(profile_key(self._model))
         if profile is None or not profile.peaks:
@@ -238,7 +247,6 @@ class ModelManager:
         return known_bytes if known_bytes > self.reserved_bytes else device.total_bytes
 
     def _free_failed_load(self, error: BaseException) -> None:
-        """Free the memory of a failed load, so that other models can use the memory."""
         for cause in error_chain(error):
             # The frames of the traceback reference the partly built network.
             traceback.clear_frames(cause.__traceback__)
@@ -255,11 +263,19 @@ class ModelManager:
             has_all = self.reserved_bytes >= self._device.total_bytes
             too_large = OutOfMemory(f"the model does not fit into the device's memory: {error}")
             self._problem = _describe(too_large) if has_all else None
-            _log.warning("%s: there is not enough memory to load: %s", self._model.name, error)
+            _log.warning(
+                "%s: loading the model ran out of memory; the worker tries again: %s",
+                self._model.name,
+                error,
+            )
         else:
             failed = ModelFailed(f"{self._model.implementation} raised {type(error).__name__}")
             self._problem = _describe(error if isinstance(error, ModelUnusable) else failed)
-            _log.error("%s: loading failed; trying again", self._model.name, exc_info=error)
+            _log.error(
+                "%s: loading the model failed; the worker tries again",
+                self._model.name,
+                exc_info=error,
+            )
         self._free_failed_load(error)
         # If only memory is missing, the model waits for memory and needs no further delay.
         retry_seconds = self._backoff.next() if self._problem else 0.0
@@ -274,25 +290,25 @@ def _describe(error: WorkerError) -> dict[str, str]:
 
 
 class SilentContext:
-    """A context that ignores progress, for batches without jobs. See `worker.models.Context`."""
+    """A context for batches without jobs. It ignores the model's progress reports."""
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
-        """Ignore the progress."""
+        """Ignore the model's progress report."""
 
     def check(self) -> None:
         """Do nothing, because a batch without jobs cannot be cancelled."""
 
 
 def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -> None:
-    """Run the model's sample in batches of 1, 2, 4 … items, to measure each batch's memory.
+    """Run the model's example item in batches of growing size, to measure the memory of each batch.
 
-    The largest batch has `max_batch_size` items, or fewer if so many do not fit into memory. The
-    first batches of a model are slow, so they run here, before jobs are received. Batch sizes that
-    were measured after an earlier start are skipped, except the size 1. A model without a sample is
-    not run.
+    The batches have 1, 2, 4 … and at last `max_batch_size` items. No larger batch is run after a
+    batch that does not fit into memory. The first batches of a model are slow, so they run before
+    the worker receives jobs. Batches that were measured at an earlier start are skipped, except the
+    batch of one item. A model without an example item is not run.
 
     Raises:
-        Exception: Any error that the model raises on a single sample.
+        Exception: Any error that the model raises for a batch of one item.
     """
     sample = loaded.sample()
     if sample is None:
@@ -304,7 +320,7 @@ def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -
         if is_measured and count > 1:
             continue
         if cost > limit.fitting_cost:
-            _log.info("%s: batches of %d would not fit into memory", model.name, count)
+            _log.info("%s: batches of %d items would not fit into memory", model.name, count)
             return
         try:
             with limit.admit(cost) if is_measured else limit.trial(cost):
@@ -317,9 +333,9 @@ def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -
 
 
 def run_sample(model: ModelEntry, loaded: LoadedModel) -> None:
-    """Run the model's sample once without measuring.
+    """Run the model's example item once, without measuring the memory.
 
-    The first pass is slow and may fail, so it runs before jobs are received.
+    The first run of a model is slow and may fail, so it happens before the worker receives jobs.
     """
     if (sample := loaded.sample()) is not None:
         _run(model, loaded, [sample])

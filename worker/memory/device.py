@@ -1,8 +1,8 @@
-"""The interface of a device with its memory, and its implementation for a CUDA GPU.
+"""The interface of a device, and the implementation for a CUDA GPU.
 
-A size is the memory that torch's allocator reserves on the GPU, in whole blocks, plus the memory
-that the model declares. A process uses one GPU, which CUDA_VISIBLE_DEVICES chooses.
-`simulated_device` has another implementation.
+The memory of a model or batch is the memory that torch's allocator reserves for it on the GPU, plus
+the memory that the model declares. A process uses one GPU, which CUDA_VISIBLE_DEVICES selects.
+`simulated_device` implements the interface on a CPU.
 """
 
 import contextlib
@@ -24,28 +24,34 @@ _CONTEXT_BYTES = 512 * 2**20
 
 
 class MemoryHolder(Protocol):
-    """Something that uses device memory, for example a `LoadedModel`."""
+    """An object that uses device memory, for example a `LoadedModel`."""
 
     def memory_bytes(self, cost: float) -> int:
-        """Return how many bytes of device memory are used outside torch.
+        """Return how many bytes of device memory the object uses outside torch.
 
-        These are the bytes in use while a batch of this cost runs. With cost 0, these are the bytes
-        in use while no batch runs. The memory of torch's allocator is measured, and must not be
-        included.
+        The result must not include the memory of torch's allocator, because that memory is
+        measured.
+
+        Args:
+            cost: The total size of the items in the running batch, in the model's own unit; 0 if no
+                batch runs.
         """
         ...
 
 
 @dataclass(slots=True)
 class Batch:
-    """A batch that runs on a device. Its memory does not include the loaded model itself.
+    """A batch that runs on a device.
+
+    The numbers of bytes do not include the memory of the loaded model.
 
     Attributes:
-        cost: The sum of the costs of the batch's items, in the model's own unit.
-        known_bytes: How much memory the batch needs, if that was measured before; otherwise None.
-        limit_bytes: How much memory a trial batch may use. If it uses more, it fails, even if the
-            device has more memory. None for no limit.
-        measured_bytes: How much memory the batch used; set by the device if `known_bytes` is None.
+        cost: The total size of the batch's items, in the model's own unit.
+        known_bytes: How many bytes the batch needs; None if that was never measured.
+        limit_bytes: How many bytes the batch may use; None for no limit. A batch that uses more
+            bytes fails, even if the device has more free memory.
+        measured_bytes: How many bytes the batch used. The device sets this value if `known_bytes`
+            is None.
     """
 
     cost: float
@@ -55,7 +61,10 @@ class Batch:
 
 
 class Device(Protocol):
-    """A device that this process uses. Sizes include torch's memory and the models' own memory."""
+    """The device on which this process runs models.
+
+    All numbers of bytes include torch's memory and the memory that the models declare.
+    """
 
     @property
     def key(self) -> str:
@@ -76,30 +85,36 @@ class Device(Protocol):
         """Build a model on the device.
 
         Args:
-            build: Builds the model.
-            limit_bytes: How much memory the model may use. If it uses more, the load fails, even if
-                the device has more memory. None for no limit: then other models may use the device
-                at the same time.
+            build: Builds and returns the model.
+            limit_bytes: How many bytes the model may use; None for no limit. If the model uses more
+                bytes, the load fails, even if the device has more free memory.
 
         Returns:
-            The model, and how many bytes of device memory it uses.
+            The model, and how many bytes of device memory the model uses.
 
         Raises:
-            Exception: Memory ran out (`is_out_of_memory` is true for the error), or `build` raised
-                an error.
+            Exception: `build` raised an error, or memory ran out. If memory ran out,
+                `is_out_of_memory` returns True for the error.
         """
         ...
 
     def unload(self, resident_bytes: int) -> None:
-        """Release the device memory of a deleted model, which used `resident_bytes`."""
+        """Release the device memory of a model that was deleted.
+
+        Args:
+            resident_bytes: How many bytes of device memory the model used.
+        """
         ...
 
     def running(self, holder: MemoryHolder, batch: Batch) -> AbstractContextManager[None]:
-        """Return a context manager for one batch. It measures the batch's memory if unknown."""
+        """Return a context manager in which the caller runs one batch.
+
+        The context manager measures the batch's memory if `batch.known_bytes` is None.
+        """
         ...
 
     def release_cached(self) -> None:
-        """Release the memory that this process has cached but does not use."""
+        """Release the device memory that this process keeps in a cache and does not use."""
         ...
 
 
@@ -107,11 +122,11 @@ class CudaDevice:
     """The CUDA GPU that this process uses."""
 
     def __init__(self, torch: Any, shares: int = 1) -> None:
-        """Read the size of the GPU's memory, and limit this process to one share of this memory.
+        """Read the size of the GPU's memory, and limit this process to its share of the memory.
 
         Args:
-            torch: The module torch.
-            shares: The number of pods that divide the GPU.
+            torch: The imported module `torch`.
+            shares: How many pods share the GPU. Each pod may use the same amount of memory.
         """
         self._torch = torch
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
@@ -125,7 +140,11 @@ class CudaDevice:
 
     @classmethod
     def find(cls, shares: int = 1) -> "CudaDevice | None":
-        """Return the GPU; None if no model has imported torch, or the machine has no GPU."""
+        """Return the GPU; None if no model has imported torch, or if the machine has no GPU.
+
+        Args:
+            shares: How many pods share the GPU.
+        """
         torch = sys.modules.get("torch")
         return cls(torch, shares) if torch is not None and torch.cuda.is_available() else None
 
@@ -135,7 +154,14 @@ class CudaDevice:
         return int(self._torch.cuda.memory_reserved())
 
     def load(self, build: Callable[[], T], limit_bytes: int | None) -> tuple[T, int]:
-        """Build a model; raise BudgetExceeded if it is then larger than the limit."""
+        """Build a model on the GPU.
+
+        Returns:
+            The model, and how many bytes of GPU memory the model uses.
+
+        Raises:
+            BudgetExceeded: The model uses more than `limit_bytes`.
+        """
         self.release_cached()
         before_bytes = self._torch.cuda.memory_reserved()
         holder = build()
@@ -151,12 +177,15 @@ class CudaDevice:
         return holder, size_bytes
 
     def unload(self, resident_bytes: int) -> None:
-        """Give the memory of an unloaded model back to the GPU."""
+        """Release the GPU memory of an unloaded model."""
         self.release_cached()
 
     @contextlib.contextmanager
     def running(self, holder: MemoryHolder, batch: Batch) -> Iterator[None]:
-        """Run the body of the `with` block as a batch; measure the batch's memory if unknown."""
+        """Run the `with` block as one batch.
+
+        The batch's memory is measured if `batch.known_bytes` is None.
+        """
         if batch.known_bytes is not None:
             yield
             return
@@ -176,20 +205,20 @@ class CudaDevice:
         batch.measured_bytes = size_bytes
 
     def release_cached(self) -> None:
-        """Give the memory in torch's cache back to the GPU."""
+        """Release the GPU memory that torch keeps in its cache and does not use."""
         gc.collect()
         self._torch.cuda.synchronize()
         self._torch.cuda.empty_cache()
 
 
 def usable_bytes(all_bytes: int, shares: int) -> int:
-    """Return how many bytes of GPU memory the models of one share may use.
+    """Return how many bytes of GPU memory the models of one pod may use.
 
-    The memory that the CUDA contexts of all processes need is subtracted.
+    The memory for the CUDA contexts of all processes is subtracted before the memory is shared.
 
     Args:
-        all_bytes: The memory of the whole GPU.
-        shares: The number of pods that divide the GPU.
+        all_bytes: How many bytes of memory the GPU has.
+        shares: How many pods share the GPU.
     """
     contexts_bytes = max(all_bytes * (1 - _USABLE_SHARE), shares * _CONTEXT_BYTES)
     return max(0, int((all_bytes - contexts_bytes) / shares))

@@ -1,9 +1,10 @@
-"""Decide from an error whether the device is out of memory, or lost.
+"""Find out from an error whether the device is out of memory or lost.
 
-A lost device fails every further call, so the process must be restarted. CUDA documents which of
-its errors mean this, and `cudaGetErrorString` returns their texts. An error of cuBLAS or cuDNN may
-be the consequence of a lost device, or concern only its own call. In this case a tiny kernel shows
-whether the device still works. An out-of-memory error never means that the device is lost.
+A device is lost if every further call fails until the process is restarted. CUDA's documentation
+names the errors that mean this, and `cudaGetErrorString` returns the texts of these errors. Some
+errors, for example of the libraries cuBLAS and cuDNN, do not show whether the device is lost. In
+this case, a very small computation tests the device. An out-of-memory error never means that the
+device is lost.
 """
 
 import re
@@ -55,7 +56,13 @@ _MAX_CAUSES = 10
 
 
 class DeviceState(Enum):
-    """What an error shows about the device. UNKNOWN means that the error shows nothing."""
+    """What an error shows about the state of the device.
+
+    Attributes:
+        FINE: The device is not lost.
+        LOST: The device is lost, so the process must be restarted.
+        UNKNOWN: The error does not show whether the device is lost.
+    """
 
     FINE = "fine"
     LOST = "lost"
@@ -63,12 +70,12 @@ class DeviceState(Enum):
 
 
 def is_device_lost(error: BaseException, computes: Callable[[], bool] | None = None) -> bool:
-    """Return whether this error, or one of its causes, means that the device is lost.
+    """Return whether an error, or one of its causes, means that the device is lost.
 
     Args:
         error: The error that was raised.
-        computes: Returns whether the device still works. Called only if the error does not show the
-            state of the device. By default, a tiny kernel shows it.
+        computes: Tests the device, and returns whether it works. Called only if the error does not
+            show the state of the device. The default is `device_computes`.
     """
     states = {device_state(cause) for cause in error_chain(error)}
     if DeviceState.LOST in states:
@@ -77,9 +84,10 @@ def is_device_lost(error: BaseException, computes: Callable[[], bool] | None = N
 
 
 def device_state(error: BaseException) -> DeviceState:
-    """Return what this error shows about the device; ignore the error's causes.
+    """Return what this error shows about the state of the device.
 
-    The error's code determines the result. If the error has no code, its text does.
+    The error's code determines the result. If the error has no code, the error's text determines
+    the result. The causes of the error are ignored.
     """
     if not isinstance(error, RuntimeError) or means_out_of_memory(error):
         return DeviceState.FINE
@@ -91,7 +99,7 @@ def device_state(error: BaseException) -> DeviceState:
 
 
 def device_computes() -> bool:
-    """Run a tiny kernel on the device; return whether it succeeds."""
+    """Return whether the device can still run a very small computation."""
     try:
         run_tiny_kernel()
     except RuntimeError:
@@ -100,7 +108,7 @@ def device_computes() -> bool:
 
 
 def error_chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error, then its cause, then the cause of the cause, and so on."""
+    """Yield the error, then its cause, then the cause of that cause, and so on."""
     cause: BaseException | None = error
     for _ in range(_MAX_CAUSES):
         if cause is None:
@@ -110,10 +118,10 @@ def error_chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def run_tiny_kernel() -> None:
-    """Add two numbers on the device that this process uses, and wait for the result.
+    """Run a very small computation on the device of this process, and wait for the result.
 
-    If no model of this process has used the GPU, the kernel runs on the CPU. If the GPU is out of
-    memory, it counts as healthy.
+    The computation runs on the CPU if no model of this process has used the GPU. An out-of-memory
+    error is ignored. If torch is not imported, nothing is run.
 
     Raises:
         RuntimeError: The device failed.
@@ -136,13 +144,13 @@ def _state_by_text(text: str) -> DeviceState:
 
 
 class BudgetExceeded(MemoryError):
-    """A model or batch needs more memory than is reserved or available for it."""
+    """A model or a batch needs more memory than is reserved or available."""
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Return whether the error, or one of its causes, means that memory ran out.
+    """Return whether an error, or one of its causes, means that memory ran out.
 
-    This works without importing torch.
+    The function does not import torch.
     """
     while error is not None:
         if means_out_of_memory(error):
@@ -152,9 +160,10 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def means_out_of_memory(error: BaseException) -> bool:
-    """Return whether this error means that memory ran out; ignore the error's causes.
+    """Return whether this error means that memory ran out.
 
-    The error's class and code determine the result. If the error has no code, its text does.
+    The error's class and code determine the result. If the error has no code, the error's text
+    determines the result. The causes of the error are ignored.
     """
     torch_error = getattr(sys.modules.get("torch"), "OutOfMemoryError", ())
     if isinstance(error, (MemoryError, torch_error)):

@@ -20,7 +20,7 @@ _MAX_EXCLUSIVE_WAIT_SECONDS = 10.0
 class DeviceGate:
     """A lock for shared or exclusive use of the device by the models of this process.
 
-    Before exclusive use, a thread waits until all other threads have ended their use. Threads that
+    A thread that needs exclusive use waits until no other thread uses the device. Threads that
     arrive later wait until the exclusive use ends.
     """
 
@@ -46,11 +46,11 @@ class DeviceGate:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Use the device during the `with` block. No other thread of this process uses it then.
+        """Use the device during the `with` block while no other thread of this process uses it.
 
-        Exception: if another thread does not end its use within a time limit, both threads use the
-        device at the same time. The other thread's job may last minutes, and all later threads
-        would have to wait for it, too.
+        The thread waits for the other threads, but only until a time limit. After the time limit,
+        the threads use the device at the same time, because the jobs of the other threads may last
+        minutes.
         """
         with self._changed:
             self._waiting_count += 1
@@ -69,10 +69,10 @@ class DeviceGate:
 
 
 class BatchLimit:
-    """Limits the batches of one loaded model. Only the model's device thread may use it.
+    """Limits the size of one model's batches.
 
-    This class does not measure or reserve memory. It reduces the limit after each batch that did
-    not fit into memory.
+    The object does not measure or reserve memory. It reduces the limit after each batch that did
+    not fit into memory. Only the thread that runs the model may use this object.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class BatchLimit:
         """Create the object without a limit.
 
         Args:
-            model: The model's name, for the logs.
+            model: The model's name, for log messages.
             gate: Controls which models use the device at the same time.
-            record_split: Called after every batch that did not fit into memory.
+            record_split: Called after each batch that did not fit into memory.
         """
         self._model = model
         self._gate = gate
@@ -92,7 +92,10 @@ class BatchLimit:
 
     @property
     def max_cost(self) -> float:
-        """Return the largest cost that the next batch may have if it has several items."""
+        """Return the largest total size of the items in the next batch, in the model's own unit.
+
+        A batch of a single item may be larger.
+        """
         return self._learned_cost
 
     @contextlib.contextmanager
@@ -100,8 +103,9 @@ class BatchLimit:
         """Wait until the device may be used, and then run the `with` block as one batch.
 
         Args:
-            cost: The sum of the costs of the batch's items, in the model's own unit.
-            is_exclusive: Whether the batch must be the only use of the device by this process.
+            cost: The total size of the batch's items, in the model's own unit.
+            is_exclusive: Whether no other model of this process may use the device during the
+                batch.
         """
         with self._gate.exclusive() if is_exclusive else self._gate.shared():
             yield
@@ -110,22 +114,22 @@ class BatchLimit:
         """Record that a batch ran out of memory, and reduce the limit.
 
         Args:
-            cost: The cost of the batch that ran out of memory.
-            next_cost: The largest cost of later batches. It is ignored if it is not lower than the
-                current limit.
+            cost: The total size of the items in this batch, in the model's own unit.
+            next_cost: The new limit for later batches, in the same unit. It is ignored unless it is
+                lower than both `cost` and the current limit.
         """
         self._record_split()
         if next_cost < min(cost, self._learned_cost):
             self._learned_cost = next_cost
             _log.warning(
-                "%s: out of memory at a batch of cost %g; from now on the limit is %g",
+                "%s: a batch of total size %g ran out of memory; from now on the limit is %g",
                 *(self._model, cost, next_cost),
             )
 
 
 @dataclass(slots=True)
 class DeviceModel:
-    """A model on a device, with its measured memory and the bytes that are reserved for it."""
+    """A loaded model, its device, its measured memory, and the bytes that are reserved for it."""
 
     device: Device
     holder: MemoryHolder
@@ -134,7 +138,10 @@ class DeviceModel:
 
 
 class MeasuredBatchLimit(BatchLimit):
-    """Limits the batches of a model on a device whose memory is reserved and measured."""
+    """Limits the size of one model's batches, so that each batch fits into the reserved memory.
+
+    A batch that is larger than all earlier batches is measured.
+    """
 
     def __init__(
         self,
@@ -144,14 +151,14 @@ class MeasuredBatchLimit(BatchLimit):
         save_measurement: Callable[[DeviceModel], None],
         record_split: Callable[[], None] = lambda: None,
     ) -> None:
-        """Create the object with the limit that follows from the model's earlier measurements.
+        """Create the object, and compute the limit from earlier measurements of the model.
 
         Args:
-            model: The model's name, for the logs.
+            model: The model's name, for log messages.
             gate: Controls which models use the device at the same time.
-            placed: The model on its device.
-            save_measurement: Called after each new measurement.
-            record_split: Called after every batch that did not fit into memory.
+            placed: The loaded model and its device.
+            save_measurement: Called with `placed` after each new measurement.
+            record_split: Called after each batch that did not fit into memory.
         """
         super().__init__(model, gate, record_split)
         self._placed = placed
@@ -159,10 +166,10 @@ class MeasuredBatchLimit(BatchLimit):
 
     @property
     def max_cost(self) -> float:
-        """Return the largest cost of the next batch.
+        """Return the largest total size of the items in the next batch, in the model's own unit.
 
-        A batch of this cost fits into the reserved memory, and costs at most twice as much as the
-        largest measured batch.
+        A batch of this size fits into the reserved memory. The size is at most twice the size of
+        the largest measured batch.
         """
         peaks = self._placed.profile.peaks
         untried = peaks[-1][0] * _GROWTH if peaks else 0.0
@@ -170,18 +177,30 @@ class MeasuredBatchLimit(BatchLimit):
 
     @property
     def fitting_cost(self) -> float:
-        """Return the largest cost of a batch that should fit into the reserved memory."""
+        """Return the size of the largest batch that should fit into the reserved memory.
+
+        The size is the total size of the batch's items, in the model's own unit.
+        """
         return self._placed.profile.largest_cost(self._placed.reserved_bytes)
 
     def is_measured(self, cost: float) -> bool:
-        """Return whether the memory of a batch of at least this cost was measured."""
+        """Return whether the memory of a batch of this size, or of a larger batch, was measured.
+
+        Args:
+            cost: The total size of the batch's items, in the model's own unit.
+        """
         return self._placed.profile.is_measured(cost)
 
     @contextlib.contextmanager
     def admit(self, cost: float, *, is_exclusive: bool = False) -> Iterator[None]:
         """Wait until the device may be used, and then run the `with` block as one batch.
 
-        If the batch costs more than every measured batch, measure its memory.
+        If the batch is larger than every measured batch, its memory is measured.
+
+        Args:
+            cost: The total size of the batch's items, in the model's own unit.
+            is_exclusive: Whether no other model of this process may use the device during the
+                batch.
         """
         profile = self._placed.profile
         known_bytes = profile.peak_bytes(cost) if profile.is_measured(cost) else None
@@ -193,9 +212,12 @@ class MeasuredBatchLimit(BatchLimit):
 
     @contextlib.contextmanager
     def trial(self, cost: float) -> Iterator[None]:
-        """Run the body of the `with` block as a batch without jobs, and measure this batch.
+        """Run the `with` block as a batch without jobs, and measure the memory of this batch.
 
         The batch fails if it needs more memory than is reserved.
+
+        Args:
+            cost: The total size of the batch's items, in the model's own unit.
         """
         free_bytes = self._placed.reserved_bytes - self._placed.profile.resident_bytes
         batch = Batch(cost, None, free_bytes)
@@ -212,6 +234,9 @@ class MeasuredBatchLimit(BatchLimit):
             self._save_measurement(placed)
 
     def note_exceeded(self, cost: float, next_cost: float) -> None:
-        """Record that a batch ran out of memory, and release the memory that is only cached."""
+        """Record that a batch ran out of memory, reduce the limit, and release cached memory.
+
+        The arguments have the same meaning as in `BatchLimit.note_exceeded`.
+        """
         self._placed.device.release_cached()
         super().note_exceeded(cost, next_cost)

@@ -1,4 +1,4 @@
-"""Measurements of the memory of models, which are stored for the next start."""
+"""Store the measured memory of models, so that a restarted worker need not measure it again."""
 
 import contextlib
 import json
@@ -14,11 +14,12 @@ from pathlib import Path
 class MemoryProfile:
     """The measured memory of one model.
 
+    The size of a batch is the total size of its items, in the model's own unit.
+
     Attributes:
         resident_bytes: How many bytes the model uses while it is loaded and no batch runs.
-        peaks: For each measured batch, its cost and how many more bytes the model used while the
-            batch ran; in ascending order of cost. For larger batches, the memory is assumed to grow
-            in proportion to the cost. This estimate is not too low.
+        peaks: One pair for each measured batch: the size of the batch, and how many more bytes the
+            model used while the batch ran. Pairs are in ascending order of size.
         load_seconds: How long it took to load the model.
     """
 
@@ -27,9 +28,13 @@ class MemoryProfile:
     load_seconds: float = 0.0
 
     def peak_bytes(self, cost: float) -> int | None:
-        """Return how many bytes a batch of this cost needs in addition to the loaded model.
+        """Return how many bytes a batch needs in addition to the loaded model.
 
-        The result is None if no batch was measured.
+        For a batch that is larger than all measured batches, the result is an estimate. The result
+        is None if no batch was measured.
+
+        Args:
+            cost: The total size of the batch's items, in the model's own unit.
         """
         if not self.peaks:
             return None
@@ -40,13 +45,18 @@ class MemoryProfile:
         return int(last_bytes * cost / last_cost) + 1
 
     def is_measured(self, cost: float) -> bool:
-        """Return whether the memory of a batch of at least this cost was measured."""
+        """Return whether the memory of a batch of this size, or of a larger batch, was measured.
+
+        Args:
+            cost: The total size of the batch's items, in the model's own unit.
+        """
         return bool(self.peaks) and cost <= self.peaks[-1][0]
 
     def largest_cost(self, device_bytes: int) -> float:
-        """Return the largest cost of a batch that fits if the model may use `device_bytes`.
+        """Return the size of the largest batch that fits if the model may use `device_bytes`.
 
-        The result is 0 if no batch fits.
+        The size is the total size of the batch's items, in the model's own unit. The result is 0 if
+        no batch fits.
         """
         left_bytes = device_bytes - self.resident_bytes
         if left_bytes < 0:
@@ -60,13 +70,21 @@ class MemoryProfile:
         return last_cost * left_bytes / last_bytes
 
     def needed_bytes(self, cost: float) -> int:
-        """Return how many bytes the model and one batch of this cost need together."""
+        """Return how many bytes the loaded model and one running batch need together.
+
+        Args:
+            cost: The total size of the batch's items, in the model's own unit.
+        """
         return self.resident_bytes + (self.peak_bytes(cost) or 0)
 
     def with_peak(self, cost: float, size_bytes: int) -> "MemoryProfile":
-        """Return the profile with one more measurement.
+        """Return a copy of the profile with the measurement of one more batch.
 
-        The sizes are adjusted so that the memory never decreases as the cost increases.
+        In the copy, a larger batch never needs less memory than a smaller batch.
+
+        Args:
+            cost: The total size of the batch's items, in the model's own unit.
+            size_bytes: How many bytes the batch used in addition to the loaded model.
         """
         peaks = dict(self.peaks)
         peaks[cost] = max(size_bytes, peaks.get(cost, 0))
@@ -77,14 +95,14 @@ class MemoryProfile:
 
 
 class MemoryProfiles:
-    """Stores profiles as files in a folder, by key. A file that cannot be read is ignored."""
+    """Stores memory profiles as files in a folder. A file that cannot be read is ignored."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder = folder
 
     def get(self, key: str) -> MemoryProfile | None:
-        """Return the stored profile; None if there is no valid profile with this key."""
+        """Return the profile that is stored under this key; None if there is no valid profile."""
         try:
             document = json.loads(self._path(key).read_bytes())
             profile = MemoryProfile(
@@ -97,7 +115,7 @@ class MemoryProfiles:
         return profile if _is_valid(profile) else None
 
     def put(self, key: str, profile: MemoryProfile) -> None:
-        """Store a profile. A failure is ignored, because the next start measures again."""
+        """Store a profile under this key. Errors are ignored: the next start measures again."""
         with contextlib.suppress(OSError):
             descriptor, name = tempfile.mkstemp(dir=self._folder)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:

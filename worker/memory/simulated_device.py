@@ -1,9 +1,9 @@
-"""A simulated device: a memory budget on the CPU, shared by all worker processes of the machine.
+"""A simulated device: a memory limit on the CPU, which all worker processes of the machine share.
 
-The memory of models and batches is charged against one budget. A charge that exceeds the budget
-fails at once, like an allocation on a full GPU. So memory admission can be tested without a GPU.
-The bytes of tensors are counted as the allocator of a GPU would count them. Memory outside torch
-must be declared by the model. Without torch, only declared memory is counted.
+The limit is called the budget. All memory of models and batches is counted. A model or batch that
+would exceed the budget fails at once, like an allocation on a full GPU. So the sharing of memory
+can be tested without a GPU. The bytes of tensors are counted as the allocator of a GPU would count
+them. The model must declare all other memory. Without torch, only declared memory is counted.
 """
 
 import contextlib
@@ -32,11 +32,11 @@ _LEAVES = (str, bytes, int, float, complex, bool, type(None), type, ModuleType, 
 
 @dataclass(frozen=True, slots=True)
 class AccountRecord:
-    """Statistics of the simulated memory, for all processes together.
+    """Statistics of the simulated memory that all processes together use.
 
     Attributes:
-        peak_bytes: The most bytes that all processes together have used.
-        refused_count: How many charges were refused because they exceeded the budget.
+        peak_bytes: The largest number of bytes that were in use at the same time.
+        refused_count: How many requests for memory were refused because they exceeded the budget.
     """
 
     peak_bytes: int = 0
@@ -44,14 +44,17 @@ class AccountRecord:
 
     @classmethod
     def read(cls, folder: Path) -> "AccountRecord":
-        """Read the record from its file in this folder; return an empty record if that fails."""
+        """Read the statistics from their file in this folder.
+
+        All values are 0 if the file cannot be read.
+        """
         try:
             return cls(**json.loads((folder / _RECORD).read_bytes()))
         except (OSError, ValueError, TypeError):
             return cls()
 
     def write(self, folder: Path) -> None:
-        """Write the record to its file in this folder, and replace an older record."""
+        """Write the statistics to their file in this folder, and replace an older file."""
         descriptor, name = tempfile.mkstemp(dir=folder)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(asdict(self), file)
@@ -59,9 +62,9 @@ class AccountRecord:
 
 
 class MemoryAccount:
-    """Charges memory against the budget that all processes share.
+    """Counts the memory of this process, and keeps all processes together within one budget.
 
-    Any thread may call the methods. When a process ends, its charges end, too.
+    Any thread may call the methods. When a process ends, its memory no longer counts.
     """
 
     def __init__(self, folder: Path, budget_bytes: int) -> None:
@@ -78,7 +81,11 @@ class MemoryAccount:
         return self._used_bytes
 
     def charge(self, size_bytes: int) -> None:
-        """Charge `size_bytes`; raise BudgetExceeded if that would exceed the budget."""
+        """Count `size_bytes` as used by this process.
+
+        Raises:
+            BudgetExceeded: All processes together would use more than the budget.
+        """
         with self._files.locked():
             in_use = sum(int(document.get(_USED, 0)) for document in self._files.read().values())
             record = AccountRecord.read(self._folder)
@@ -93,12 +100,12 @@ class MemoryAccount:
             self._write(self._used_bytes + size_bytes)
 
     def release(self, size_bytes: int) -> None:
-        """Give `size_bytes` back to the budget."""
+        """Count `size_bytes` as no longer used by this process."""
         with self._files.locked():
             self._write(self._used_bytes - size_bytes)
 
     def close(self) -> None:
-        """Give all bytes that this process uses back to the budget."""
+        """Release all bytes of the budget that this process uses."""
         with self._files.locked():
             self._file.remove()
         self._files.close()
@@ -109,7 +116,7 @@ class MemoryAccount:
 
 
 class BatchCharge:
-    """The charged memory of one batch, which grows while the batch runs."""
+    """The part of the memory budget that one batch uses. It grows while the batch runs."""
 
     def __init__(self, account: MemoryAccount, limit_bytes: int | None) -> None:
         self._account = account
@@ -117,10 +124,10 @@ class BatchCharge:
         self.size_bytes = 0
 
     def grow_to(self, size_bytes: int) -> None:
-        """Increase the charge to `size_bytes` in total, but never decrease it.
+        """Increase the batch's memory to `size_bytes` in total. A lower value has no effect.
 
         Raises:
-            BudgetExceeded: `size_bytes` exceeds the limit of the batch or the budget.
+            BudgetExceeded: `size_bytes` exceeds the limit of the batch, or the budget is exceeded.
         """
         _check(size_bytes, self._limit_bytes)
         more_bytes = size_bytes - self.size_bytes
@@ -129,14 +136,14 @@ class BatchCharge:
             self.size_bytes = size_bytes
 
     def release(self) -> None:
-        """Give the charged bytes back to the budget, after the batch has ended."""
+        """Release the batch's memory after the batch has ended."""
         if self.size_bytes:
             self._account.release(self.size_bytes)
             self.size_bytes = 0
 
 
 class SimulatedDevice:
-    """The device `cpu`, whose memory is a budget."""
+    """The device `cpu`, whose memory is limited by a budget."""
 
     key = "cpu"
 
@@ -150,7 +157,11 @@ class SimulatedDevice:
         return self._account.used_bytes
 
     def load(self, build: Callable[[], T], limit_bytes: int | None) -> tuple[T, int]:
-        """Build a model, and charge its size after it was built."""
+        """Build a model, and count the model's memory as used.
+
+        Raises:
+            BudgetExceeded: The model uses more than `limit_bytes`, or the budget is exceeded.
+        """
         holder = build()
         size_bytes = resident_bytes(holder) + holder.memory_bytes(0)
         _check(size_bytes, limit_bytes)
@@ -158,16 +169,16 @@ class SimulatedDevice:
         return holder, size_bytes
 
     def unload(self, resident_bytes: int) -> None:
-        """Give the charged bytes of an unloaded model back to the budget."""
+        """Release the memory of an unloaded model."""
         gc.collect()
         self._account.release(resident_bytes)
 
     @contextlib.contextmanager
     def running(self, holder: MemoryHolder, batch: Batch) -> Iterator[None]:
-        """Run the body of the `with` block as a batch, and charge the memory that it needs.
+        """Run the `with` block as one batch, and count the batch's memory as used.
 
-        If the batch's memory is unknown, count and charge the bytes of the batch's tensors while
-        they are created.
+        If the batch's memory is unknown, the bytes of its tensors are counted when the tensors are
+        created.
         """
         charge = BatchCharge(self._account, batch.limit_bytes)
         try:
@@ -184,7 +195,7 @@ class SimulatedDevice:
             charge.release()
 
     def release_cached(self) -> None:
-        """Run Python's garbage collector; this device has no cache to release."""
+        """Run Python's garbage collector. This device has no cache that could be released."""
         gc.collect()
 
 
@@ -194,7 +205,7 @@ def _check(size_bytes: int, limit_bytes: int | None) -> None:
 
 
 def resident_bytes(thing: object) -> int:
-    """Return the size of all tensors that an object references, directly or indirectly, in bytes.
+    """Return the size in bytes of all tensors that an object references, also indirectly.
 
     Storage that several tensors share is counted once.
     """
@@ -215,11 +226,11 @@ def metering(grown: Callable[[int], None]) -> Iterator[Callable[[], int]]:
     Counting is slow, so it is used only for the few batches that are measured.
 
     Args:
-        grown: Called with each new peak in bytes. It may raise an error, like an allocator that
-            runs out of memory.
+        grown: Called with the number of bytes in use when this number reaches a new maximum. The
+            function may raise an error to show that memory ran out.
 
     Yields:
-        A function that returns the peak since the start of the block, in bytes.
+        A function that returns the largest number of bytes that were in use at the same time.
     """
     torch = sys.modules.get("torch")
     if torch is None:
@@ -264,7 +275,7 @@ def _live_bytes(torch: Any, grown: Callable[[int], None]) -> Any:
         return {_key(leaf) for leaf in leaves(tree) if isinstance(leaf, torch.Tensor)}
 
     class LiveBytes(dispatch.TorchDispatchMode):  # type: ignore[name-defined,misc]
-        """Counts the bytes of each tensor's storage, from its creation until it is freed."""
+        """Counts how many bytes the existing tensors use, and stores the largest number."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""The processing of one job in the worker, one module for each step.
+"""The steps that process one job in the worker. Each step has a module of its own.
 
     consumer   run the threads of one model, and call the steps in their order
     receive    decide how many messages to receive; turn a message into a job

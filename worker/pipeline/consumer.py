@@ -1,4 +1,6 @@
-"""Consume the queues of one model: call the steps of each job in their order.
+"""Process the jobs of one model: receive each job and call the steps in their order.
+
+The steps run on these threads:
 
 receive    one thread for each queue
 prepare    a pool of threads, and a second pool for inputs that are fetched from URLs
@@ -52,22 +54,22 @@ _POLL_SECONDS = 0.05
 
 @dataclass(eq=False)
 class Consumer:
-    """Processes the jobs of one model: receives them, calls the steps, and settles their messages.
+    """Processes the jobs of one model: receives each job, calls the steps, and settles its message.
 
-    The thread of each queue calls `run_queue`, and the model's device thread calls `run_device`.
-    The other methods may be called from any thread.
+    The thread of each queue calls `run_queue`. The thread that runs the model calls `run_device`.
+    Any thread may call the other methods.
 
     Attributes:
-        model: The catalogue entry.
-        normal, low: The queues for normal and for low priority.
-        receive, prepare, infer, reply, settle: The steps.
+        model: The model's catalogue entry.
+        normal, low: The model's queues for normal and for low priority.
+        receive, prepare, infer, reply, settle: The steps of a job.
         manager: Loads and unloads the model.
         in_flight: The messages that were received and are not settled.
-        capacity: How many more messages may be received.
-        batches: The prepared jobs that wait for the device.
+        capacity: Computes how many more messages may be received.
+        batches: The prepared jobs that wait to run.
         cache: The replies of jobs that ran in this process.
         progress: Reports the progress of running jobs; None if the model does not report progress.
-        stopping: Set when no more messages must be received.
+        stopping: Set when no more messages may be received.
         shutdown: Requests the shutdown of the worker if the device is lost.
     """
 
@@ -105,7 +107,7 @@ class Consumer:
         return self.normal, self.low
 
     def run_queue(self, queue: ModelQueue) -> None:
-        """Receive and settle the messages of one queue.
+        """Receive and settle the messages of one queue until the consumer is stopped.
 
         The call returns after `stop` was called and all received messages are settled.
         """
@@ -118,23 +120,21 @@ class Consumer:
                     else:
                         self._accept(queue, event)
             except Exception:  # noqa: BLE001  the process's edge: this thread must outlive a defect
-                _log.exception("%s: receiving failed; the receiver tries again", queue.name)
+                _log.exception(
+                    "queue %s: receiving or settling failed; the worker tries again", queue.name
+                )
                 queue.receiver.close()
                 self.stopping.wait(1.0)
         queue.receiver.close()
 
     def _low_count(self) -> int:
-        """Return how many messages of low priority may be received now.
-
-        The result is 0 while the queue for normal priority may have messages.
-        """
         return self.capacity.low_count() if self.normal.receiver.is_empty else 0
 
     def _accept(self, queue: ModelQueue, delivery: LockedMessage) -> None:
         """Turn a received message into a job, and submit the job to the next step.
 
-        The next step is to prepare the job, or to reply if the cache has the reply of an earlier
-        run.
+        If the reply cache contains the reply to this message, the next step is to send this reply.
+        Otherwise, the next step is to prepare the job.
         """
         self.in_flight.add(delivery)
         self.manager.touch()
@@ -144,7 +144,9 @@ class Consumer:
             self.settle.refuse(delivery, error)
             return
         except Exception as error:  # noqa: BLE001  the edge: a foreign message may hold anything
-            _log.exception("%s: message %s failed", self.name, delivery.message_id)
+            _log.exception(
+                "%s: message %s failed with an unexpected error", self.name, delivery.message_id
+            )
             self.settle.refuse(delivery, WorkerFault(type(error).__name__))
             return
         self.in_flight.open(job)
@@ -173,7 +175,8 @@ class Consumer:
     def run_device(self) -> None:
         """Load the model and run its batches until the consumer is stopped or the device is lost.
 
-        If the model is unloaded to make room for another model, wait until it can be loaded again.
+        If the model is unloaded for another model, this method waits until it can load the model
+        again.
         """
         if self.progress is not None:
             self.progress.start()
@@ -189,9 +192,9 @@ class Consumer:
             self._request_shutdown(DeviceLost(type(error).__name__))
 
     def _run_batches(self) -> None:
-        """Run batches until the model must be unloaded, or a stopped consumer has no more jobs.
+        """Run batches until the model must be unloaded or the consumer is stopped.
 
-        The messages of jobs that are still in the batch queue are released.
+        After that, the messages of jobs that still wait to run are released.
         """
         while batch := self.batches.take(self.manager.limit.max_cost):
             self._run_batch(batch)
@@ -226,14 +229,14 @@ class Consumer:
             self.reply_and_settle(job, failure)
 
     def reply_and_settle(self, job: ReceivedJob, outcome: Payload | JobError) -> None:
-        """Send the reply, and only then complete the message."""
+        """Send the reply to a job, and then complete the job's message."""
         code = self.reply.send(job, outcome)
         self.settle.complete(job, code)
 
     def reply_again(self, job: ReceivedJob, cached: CachedReply) -> None:
-        """Send the cached reply of a redelivered message if that reply was not delivered.
+        """Send the cached reply of an earlier run, and then complete the job's message.
 
-        Then complete the message.
+        The reply is not sent if it was already delivered.
         """
         with self.ending_on_error(job):
             code = self.reply.send_again(job, cached)
@@ -250,11 +253,12 @@ class Consumer:
     def ending_on_error(
         self, job: ReceivedJob, unexpected: type[WorkerError] = WorkerFault
     ) -> Iterator[None]:
-        """End the job if the body of the `with` block raises any error.
+        """End the job if the `with` block raises an error.
 
         Args:
             job: The job to end.
-            unexpected: The class for errors that are not WorkerErrors.
+            unexpected: The class of the error that ends the job if the raised error is not a
+                WorkerError.
         """
         with log_fields(job_id=job.request.job_id, model=self.name, trace_id=job.span.trace_id):
             try:
@@ -263,17 +267,20 @@ class Consumer:
                 self.fail(job, error, unexpected)
 
     def fail(self, job: ReceivedJob, error: BaseException, unexpected: type[WorkerError]) -> None:
-        """End a job after an error.
+        """End a job because of an error.
 
         Args:
             job: The job to end.
             error: The error that a step or the model raised.
-            unexpected: The class for errors that are not WorkerErrors.
+            unexpected: The class of the error that ends the job if `error` is not a WorkerError.
         """
         if not isinstance(error, WorkerError):
             with log_fields(job_id=job.request.job_id, model=self.name, trace_id=job.span.trace_id):
                 _log.error(
-                    "%s: job %s raised an error", self.name, job.request.job_id, exc_info=error
+                    "%s: job %s failed with an unexpected error",
+                    self.name,
+                    job.request.job_id,
+                    exc_info=error,
                 )
         ours = to_worker_error(error, unexpected, self.name)
         if isinstance(ours, DeviceLost):
@@ -281,7 +288,10 @@ class Consumer:
         self.end(job, ours)
 
     def end(self, job: ReceivedJob, error: WorkerError) -> None:
-        """End a job without a result: reply if the error is a Fault, and settle the message."""
+        """End a job that has no result, and settle its message.
+
+        If the error is a Fault, a reply is sent first.
+        """
         self._finish_run(job)
         if isinstance(error, Fault):
             self.in_flight.start(job)
@@ -292,7 +302,6 @@ class Consumer:
             self.settle.end(job, error)
 
     def _report_stopped(self, job: ReceivedJob, error: Cancelled) -> None:
-        """Report to the gateway that a cancelled job has stopped, and settle its message."""
         with self.ending_on_error(job):
             if job.context is not None:
                 job.context.report_stopped()
@@ -301,7 +310,7 @@ class Consumer:
     def stop(self) -> None:
         """Stop receiving, and release the messages of jobs that have not started.
 
-        Jobs that have started continue.
+        Jobs that have started continue to run.
         """
         self.stopping.set()
         for queue in self.queues:
@@ -311,12 +320,15 @@ class Consumer:
             self.end(job, HandedBack("this worker is shutting down"))
 
     def give_up(self) -> None:
-        """Abandon the messages of all jobs that have not ended within the grace period."""
+        """Abandon the messages of all jobs that have not ended.
+
+        The worker calls this method when the grace period of its shutdown has passed.
+        """
         for job in self.in_flight.open_jobs():
             self.end(job, NotFinished("this worker stopped before the job was finished"))
 
     def _finish_run(self, job: ReceivedJob) -> None:
-        """Free the device slot of a job that no longer needs the device."""
+        """Record that a job no longer needs the device, so that more messages can be received."""
         job.item = None
         if job.context is not None and self.progress is not None:
             self.progress.end(job.context)

@@ -1,9 +1,9 @@
-"""Infer: gather prepared jobs into batches, and run the batches through the model.
+"""Gather prepared jobs into batches, and run the batches through the model.
 
-`BatchQueue` gathers jobs, `InferStep` drops jobs that are no longer wanted, and `run_batch` calls
-the model. If the model raises an error on a batch, the batch is halved again and again, until the
-jobs that cause the error are found. A batch that does not fit into memory is also halved, and later
-batches are smaller.
+`BatchQueue` gathers jobs, `InferStep` leaves out jobs that are no longer wanted, and `run_batch`
+calls the model. If the model raises an error on a batch, the batch is halved again and again, until
+the jobs that cause the error are found. A batch that does not fit into memory is also halved, and
+later batches are smaller.
 """
 
 import logging
@@ -45,11 +45,11 @@ class _Waiting(Generic[T]):
 
 
 class Batcher(Generic[T]):
-    """Decides when to start a batch, and which items it contains.
+    """Decides when to start a batch, and which items the batch contains.
 
-    A batch contains at most `max_batch_size` items whose costs add up to at most `max_cost`, in the
-    model's own unit. An item with a higher cost runs alone. `max_cost` may change between two
-    batches. The class reads no clock: times are arguments, in seconds.
+    A batch contains at most `max_batch_size` items. Their total size is at most `max_cost`, in the
+    model's own unit. A larger item runs alone. The class reads no clock: times are arguments, in
+    seconds.
     """
 
     def __init__(self, max_batch_size: int, max_wait_seconds: float, max_cost: float = inf) -> None:
@@ -63,13 +63,20 @@ class Batcher(Generic[T]):
         return len(self._normal) + len(self._low)
 
     def add(self, item: T, now: float, cost: float = 1.0, *, is_low: bool = False) -> None:
-        """Add an item that is ready to run. Items of low priority run after all other items."""
+        """Add an item that is ready to run.
+
+        Args:
+            item: The item.
+            now: The current time in seconds.
+            cost: The size of the item, in the model's own unit.
+            is_low: Whether the item has low priority. Such items run after all other items.
+        """
         (self._low if is_low else self._normal).append(_Waiting(item, now, cost))
 
     def take(self, now: float) -> list[T]:
-        """Return the next batch, with its items in order of arrival.
+        """Return the next batch, and remove its items.
 
-        The batch is empty if the device should wait for more items.
+        The result is empty if the device should wait for more items.
         """
         if self.wait_seconds(now) != 0.0:
             return []
@@ -77,9 +84,10 @@ class Batcher(Generic[T]):
         return [(self._normal or self._low).popleft().item for _ in range(size)]
 
     def wait_seconds(self, now: float) -> float | None:
-        """Return how many seconds a free device should wait for more items; None if it has none.
+        """Return for how many seconds a free device should wait before the next batch starts.
 
-        The wait starts when the oldest item arrives, even if the device is busy at that time.
+        The time is counted from the arrival of the oldest item. The result is None if there are no
+        items.
         """
         heads = [items[0].since for items in (self._normal, self._low) if items]
         if not heads:
@@ -111,7 +119,7 @@ class Batcher(Generic[T]):
 
 
 class BatchQueue(Generic[T]):
-    """A thread-safe queue of prepared items, from which the device thread takes batches."""
+    """A thread-safe queue of prepared items, which returns the items in batches."""
 
     def __init__(self, batcher: Batcher[T], clock: Callable[[], float] = time.monotonic) -> None:
         self._batcher = batcher
@@ -121,7 +129,13 @@ class BatchQueue(Generic[T]):
         self._is_closed = False
 
     def put(self, item: T, cost: float = 1.0, *, is_low: bool = False) -> bool:
-        """Add an item; return False if the queue is paused or closed."""
+        """Add an item; return False if the queue refuses the item, because it is paused or closed.
+
+        Args:
+            item: The item.
+            cost: The size of the item, in the model's own unit.
+            is_low: Whether the item has low priority.
+        """
         with self._changed:
             if self._is_closed or self._is_paused:
                 return False
@@ -130,7 +144,11 @@ class BatchQueue(Generic[T]):
             return True
 
     def take(self, max_cost: float = inf) -> list[T]:
-        """Wait for the next batch and return it; return [] if the queue is paused or closed."""
+        """Wait for the next batch and return it; return [] if the queue is paused or closed.
+
+        Args:
+            max_cost: The largest total size of the batch's items, in the model's own unit.
+        """
         with self._changed:
             self._batcher.max_cost = max_cost
             while not (self._is_closed or self._is_paused):
@@ -141,24 +159,24 @@ class BatchQueue(Generic[T]):
             return []
 
     def pause(self) -> None:
-        """Refuse new items and return no batches until `resume` is called."""
+        """Refuse new items, and make `take` return empty batches, until `resume` is called."""
         with self._changed:
             self._is_paused = True
             self._changed.notify_all()
 
     def resume(self) -> None:
-        """Accept new items again."""
+        """Accept new items again, and make `take` return batches again."""
         with self._changed:
             self._is_paused = False
 
     def close(self) -> None:
-        """Refuse new items and return no batches from now on."""
+        """Refuse new items, and make `take` return empty batches, from now on."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
 
     def clear(self) -> list[T]:
-        """Remove and return the items that are not yet in a batch."""
+        """Remove and return all items that are still in the queue."""
         with self._changed:
             return self._batcher.clear()
 
@@ -168,9 +186,9 @@ class Inferred:
     """The outcome of inference for one job.
 
     Attributes:
-        job: The job that has this outcome.
-        loaded: The model that ran; None if the job did not run.
-        output: The model's output for this job.
+        job: The job.
+        loaded: The model that ran the job; None if the job did not run.
+        output: The model's output for the job.
         error: The error that ends the job; None if the model returned an output.
     """
 
@@ -180,14 +198,19 @@ class Inferred:
     error: BaseException | None = None
 
     def finish(self) -> Result:
-        """Postprocess the output and return the result; raise the errors of the model's code."""
+        """Postprocess the output, and return the result.
+
+        Raises:
+            ValueError: The job did not run.
+            Exception: Any error that the model's own code raises.
+        """
         if self.loaded is None:
             raise ValueError("this job has no output")
         return self.loaded.finish(self.output)
 
 
 class InferStep:
-    """Runs the batches of one model. Only the model's device thread may call `run`."""
+    """Runs the batches of one model. Only the thread that runs the model may call `run`."""
 
     def __init__(
         self,
@@ -199,7 +222,7 @@ class InferStep:
         """Store the dependencies.
 
         Args:
-            manager: Has the loaded model and its batch limit.
+            manager: Provides the loaded model and its batch limit.
             in_flight: The messages that were received and are not settled.
             cancellation: Asks the gateway whether a job is still wanted.
             progress: Reports the progress of jobs; None if the model does not report progress.
@@ -211,10 +234,10 @@ class InferStep:
         self._checks = ThreadPoolExecutor(_CHECK_THREAD_COUNT, "check")
 
     def run(self, batch: list[ReceivedJob]) -> Iterator[Inferred]:
-        """Run a batch; yield the outcome of each job as soon as it is known.
+        """Run a batch, and yield the outcome of each job as soon as this outcome is known.
 
-        Jobs that were withdrawn have no outcome. For a job that no longer needs to run, the outcome
-        is an error.
+        The outcome of a job that need not run is an error. Jobs that `InFlight.withdraw` has
+        returned are left out.
         """
         loaded = self._manager.loaded
         started = [job for job in batch if self._in_flight.start(job)]
@@ -239,17 +262,12 @@ class InferStep:
     def _reasons_to_skip(
         self, jobs: list[ReceivedJob]
     ) -> Iterator[tuple[ReceivedJob, BaseException | None]]:
-        """Return each job with the error that ends it, or with None if it must run.
-
-        Several jobs are checked at the same time, because the device waits for the checks.
-        """
         now = utc_now()
         if sum(job.is_stale(now) for job in jobs) <= 1:
             return zip(jobs, [self._reason_to_skip(job) for job in jobs], strict=True)
         return zip(jobs, self._checks.map(self._reason_to_skip, jobs), strict=True)
 
     def _reason_to_skip(self, job: ReceivedJob) -> BaseException | None:
-        """Return the error that ends the job if it need not run; None if it must run."""
         if job.lock.is_lost:
             return LockLost("the lock was lost before the job ran")
         if job.is_expired(utc_now()):
@@ -266,21 +284,21 @@ class InferStep:
 
 
 class BatchItem(Protocol):
-    """An item of a batch, for example a `ReceivedJob`."""
+    """One item of a batch, for example a `ReceivedJob`."""
 
     @property
     def item(self) -> Any:
-        """Return the prepared input."""
+        """Return the prepared input for the model."""
         ...
 
     @property
     def cost(self) -> float:
-        """Return how much of the batch's capacity this item uses, in the model's own unit."""
+        """Return the size of the prepared input, in the model's own unit, for example pixels."""
         ...
 
     @property
     def context(self) -> Context | None:
-        """Return the item's context if the model reports progress; otherwise None."""
+        """Return the context for the model's progress reports; None if there are no reports."""
         ...
 
 
@@ -292,11 +310,11 @@ class Ran:
     """The outcome of one item that ran.
 
     Attributes:
-        started_at: When the item's batch started.
-        inference_ms: How long the batch ran, in milliseconds.
-        batch_size: How many items the batch contained.
+        started_at: When the batch with this item started.
+        inference_ms: How long this batch ran, in milliseconds.
+        batch_size: How many items this batch contained.
         result: The model's output for the item.
-        error: The error that the model raised on the item; None if it returned an output.
+        error: The error that the model raised on the item; None if the model returned an output.
     """
 
     started_at: datetime
@@ -308,7 +326,11 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """The outcome of an item that need not run again: the error that ends its job."""
+    """The outcome of an item that was not run again.
+
+    Attributes:
+        error: The error that ends the item's job.
+    """
 
     error: BaseException
 
@@ -320,18 +342,19 @@ def run_batch(
     limit: BatchLimit,
     watch: Callable[[Sequence[ItemT]], AbstractContextManager[None]] = lambda jobs: nullcontext(),
 ) -> Iterator[tuple[ItemT, Ran | Skipped]]:
-    """Run the jobs as one batch; if the model raises an error, run them again in smaller batches.
+    """Run jobs as one batch. After an error of the model, run the jobs again in smaller batches.
 
-    If a single job does not fit into memory, it is tried once more while no other model of this
-    process uses the device. After the device is lost, no job runs again.
+    If a single job does not fit into memory, it runs once more while no other model of this process
+    uses the device. After the device is lost, no job runs again.
 
     Args:
-        run: Runs one pass of the model.
+        run: Calls the model with the items and the contexts of one batch.
         jobs: The jobs of the batch.
-        reason_to_skip: Called before a job runs again. If it returns an error, the error ends the
-            job and the job does not run.
-        limit: Admits each pass, and is reduced after a pass that did not fit into memory.
-        watch: Returns a context manager that is entered for each pass of the model.
+        reason_to_skip: Called before a job runs again. If it returns an error, the job does not run
+            again and ends with this error.
+        limit: Limits the size of batches. The limit is reduced after a batch that did not fit into
+            memory.
+        watch: Returns a context manager for each call of the model, for example to record metrics.
 
     Yields:
         Each job with its outcome, as soon as the outcome is known.
@@ -357,8 +380,8 @@ def run_batch(
                 continue
         else:
             _log.warning(
-                "a batch of %d jobs raised an error; smaller batches will find the job that causes "
-                "it",
+                "a batch of %d jobs failed; the jobs run again in smaller batches, to find the job "
+                "that causes the error",
                 len(part),
             )
         left = yield from _yield_skipped(part, reason_to_skip)
@@ -372,7 +395,7 @@ def run_batch(
 def _yield_skipped(
     jobs: Sequence[ItemT], reason_to_skip: Callable[[ItemT], BaseException | None]
 ) -> Generator[tuple[ItemT, Skipped], None, list[ItemT]]:
-    """Yield the jobs that need not run again; return the others."""
+    """Yield each job that need not run again. Return the list of the remaining jobs."""
     left = []
     for job in jobs:
         if (reason := reason_to_skip(job)) is None:

@@ -1,4 +1,4 @@
-"""Prepare: check that the job is still wanted; read, decode and preprocess its input."""
+"""Check that a job is still wanted, and read, decode and preprocess its input."""
 
 import io
 import threading
@@ -26,10 +26,10 @@ _MAX_READ_SECONDS = 20.0
 
 
 class RetryPolicy:
-    """Limits how long the failed calls of a job are tried again.
+    """Limits how long a failed network call of a job is repeated.
 
-    The tries end after a time limit, or earlier if the job's lock is lost or this worker shuts
-    down.
+    The call is repeated until a time limit. It is not repeated after the job's lock is lost or
+    while this worker shuts down.
     """
 
     def __init__(
@@ -44,10 +44,11 @@ class RetryPolicy:
             raise HandedBack("this worker is shutting down")
 
     def start(self, job: ReceivedJob, seconds: float) -> Wait:
-        """Return a function that sleeps between two tries.
+        """Return a function that sleeps before a failed call is repeated.
 
-        The function returns False if `seconds` have passed or the job's lock is lost. Then the
-        caller must not try again. The function raises HandedBack if this worker is shutting down.
+        The function takes the number of seconds to sleep. It returns False if `seconds` have passed
+        or the job's lock is lost. Then the caller must not repeat the call. The function raises
+        HandedBack if this worker is shutting down.
         """
         ends_at = self._clock() + seconds
 
@@ -59,7 +60,7 @@ class RetryPolicy:
 
 
 class CancellationCheck:
-    """Asks the gateway whether it still waits for a job, so that cancelled jobs do not run."""
+    """Asks the gateway whether a job is still wanted, so that cancelled jobs do not run."""
 
     def __init__(self, gateway: GatewayClient, retries: RetryPolicy) -> None:
         self._gateway = gateway
@@ -68,8 +69,8 @@ class CancellationCheck:
     def is_wanted(self, job: ReceivedJob) -> bool | None:
         """Return whether the job is still wanted; None if the gateway does not answer.
 
-        The gateway is asked only if the job is stale (see `ReceivedJob.is_stale`). Other jobs count
-        as wanted.
+        The gateway is asked only if `ReceivedJob.is_stale` is True. Otherwise, the job counts as
+        wanted.
         """
         url, now = job.request.reply_url, utc_now()
         if url is None or not job.is_stale(now):
@@ -80,15 +81,14 @@ class CancellationCheck:
         return is_wanted
 
     def require_wanted(self, job: ReceivedJob) -> None:
-        """Raise NotWaitedFor if the gateway answers that the job is no longer wanted.
+        """Raise an error if the gateway answers that the job is no longer wanted.
 
-        If the gateway does not answer, ask again for a limited time, and then accept the job. While
-        the gateway cannot be reached, no reply could be delivered either. So waiting costs little,
-        but running cancelled jobs would cost much.
+        If the gateway does not answer, the method asks again for a limited time and then accepts
+        the job. While the gateway does not answer, the worker could not deliver a reply either.
 
         Raises:
             NotWaitedFor: The job was cancelled or has already ended.
-            LockLost: The job's lock was lost while waiting.
+            LockLost: The job's lock was lost before the gateway answered.
             HandedBack: This worker is shutting down.
         """
         self._retries.check()
@@ -103,7 +103,7 @@ class CancellationCheck:
 
 @dataclass(frozen=True, slots=True)
 class PrepareStep:
-    """Reads and preprocesses the input of a job. Several threads may call `run`."""
+    """Reads and preprocesses the inputs of jobs. Several threads may call `run`."""
 
     model: ModelEntry
     manager: ModelManager
@@ -113,10 +113,10 @@ class PrepareStep:
     retries: RetryPolicy
 
     def run(self, job: ReceivedJob) -> None:
-        """Prepare the job's input, and store it in the job's `item` and `cost`.
+        """Prepare the job's input. Store the result in `job.item` and its size in `job.cost`.
 
         Raises:
-            WorkerError: The job has expired or was cancelled, or its input cannot be read.
+            WorkerError: The job must not run, or its input cannot be read.
             Exception: Any error that the model's own code raises.
         """
         if job.is_expired(utc_now()):
@@ -147,7 +147,7 @@ class PrepareStep:
 
 
 def read_inline(payload: InlineBytes | InlineJson, model: ModelEntry) -> bytes:
-    """Return the bytes of an input that is in the message itself. A JSON value is serialized.
+    """Return the bytes of an input that the message contains. A JSON value is serialized.
 
     Raises:
         InvalidInput: The input has more bytes than the model accepts.

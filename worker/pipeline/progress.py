@@ -1,4 +1,4 @@
-"""Progress of long-running models: report the progress of jobs, and stop cancelled jobs.
+"""Report the progress of long-running jobs to the gateway, and stop cancelled jobs.
 
 The model only stores its latest progress. One thread sends the reports of all running jobs, so that
 a slow gateway never delays the device. For each job, at most one report is sent at a time, and
@@ -37,7 +37,8 @@ Post = Callable[[str, bytes], bool]
 class JobContext:
     """The context of one running job, which the model gets as a `worker.models.Context`.
 
-    The model stores its progress here, and the progress reporter sends it to the gateway.
+    The model stores the job's progress here. The progress reporter sends the progress to the
+    gateway.
     """
 
     def __init__(
@@ -66,19 +67,20 @@ class JobContext:
         return self._cancelled.is_set()
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
-        """Store the progress for the next report.
+        """Store the job's progress for the next report.
 
         Args:
             fraction: How much of the job is done, from 0 to 1; None if unknown.
             message: A short text for the caller.
 
         Raises:
-            ValueError: The fraction is not from 0 to 1.
+            ValueError: The fraction is less than 0 or greater than 1.
             Cancelled: The job was cancelled.
-            WorkerError: The job must stop for another reason, as in `check`.
+            LockLost: The lock of the job's message is lost.
+            Expired: The job's deadline has passed.
         """
         if fraction is not None and not 0 <= fraction <= 1:
-            raise ValueError(f"fraction: expected 0 to 1, found {fraction}")
+            raise ValueError(f"fraction: expected a number from 0 to 1, found {fraction}")
         self.check()
         text = None if message is None else message[:MAX_MESSAGE_CHARACTERS] or None
         self._state = (None if fraction is None else float(fraction), text)
@@ -87,24 +89,39 @@ class JobContext:
             self._wake_reporter()
 
     def check(self) -> None:
-        """Raise Cancelled, LockLost or Expired if the job must stop."""
+        """Raise an error if the job must stop.
+
+        Raises:
+            Cancelled: The job was cancelled.
+            LockLost: The lock of the job's message is lost.
+            Expired: The job's deadline has passed.
+        """
         if self.is_cancelled:
             raise Cancelled("the job was cancelled while it ran")
         self._check_job()
 
     def report(self) -> None:
-        """Send the latest progress; if the gateway answers that the job must stop, record that."""
+        """Send the latest progress to the gateway.
+
+        If the gateway answers that the job must stop, `is_cancelled` becomes True.
+        """
         with self._sending:
             self.has_news = False
             self._send()
 
     def finish(self) -> None:
-        """Send the last report before the result is sent; raise an error if the job must stop."""
+        """Send the last progress report, and check that the job may send its result.
+
+        Raises:
+            Cancelled: The job was cancelled.
+            LockLost: The lock of the job's message is lost.
+            Expired: The job's deadline has passed.
+        """
         self.report()
         self.check()
 
     def report_stopped(self) -> None:
-        """Report that the job has stopped. If the report is lost, the gateway only waits longer."""
+        """Report to the gateway that the job has stopped."""
         with self._sending:
             self._send(stopped=True)
 
@@ -127,7 +144,10 @@ class JobContext:
 
 
 class ProgressReporter:
-    """Sends the progress reports of one model's running jobs, on the thread that calls `run`."""
+    """Sends the progress reports of one model's running jobs to the gateway.
+
+    The method `start` creates the thread that sends the reports.
+    """
 
     def __init__(self, post: Post, clock: Callable[[], float] = time.monotonic) -> None:
         self._post = post
@@ -138,7 +158,7 @@ class ProgressReporter:
     def begin(self, job: "ReceivedJob") -> JobContext:
         """Send the first report of a job that is about to run, and return the job's context.
 
-        If the gateway answers that the job must stop, the context is already cancelled.
+        If the gateway answers that the job must stop, `is_cancelled` of the context is True.
         """
         url = progress_url(job.request.reply_url or "")
         context = JobContext(url, job.attempt, job.check, self._post, self._has_news.set)
@@ -148,24 +168,27 @@ class ProgressReporter:
         return context
 
     def end(self, context: JobContext) -> None:
-        """Stop sending reports of this job, because it no longer runs."""
+        """Stop sending reports of a job that no longer runs."""
         self._reported_at.pop(context, None)
 
     def start(self) -> None:
-        """Start the reporting thread. It is a daemon: the process exits without waiting for it."""
+        """Start the thread that sends the reports.
+
+        The process can exit while this thread is running.
+        """
         threading.Thread(target=self.run, name="progress", daemon=True).start()
 
     def run(self) -> None:
-        """Send reports forever. This is the function of the reporting thread."""
+        """Send reports forever. The thread that sends the reports calls this method."""
         while True:
             self._has_news.wait(self.turn())
             self._has_news.clear()
 
     def turn(self) -> float | None:
-        """Send the reports that are due.
+        """Send a report for each running job whose last report is old enough.
 
         Returns:
-            In how many seconds the next report is due; None if no job is running.
+            In how many seconds the next report must be sent; None if no job is running.
         """
         for context in list(self._reported_at):
             if self._due_at(context) <= self._clock():
@@ -177,7 +200,7 @@ class ProgressReporter:
         try:
             context.report()
         except Exception:  # noqa: BLE001  the process's edge: this thread must outlive a defect
-            _log.exception("sending a progress report failed")
+            _log.exception("sending a progress report failed; a later report will be sent")
         if context in self._reported_at:
             self._reported_at[context] = self._clock()
 

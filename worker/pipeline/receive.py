@@ -1,4 +1,4 @@
-"""Receive: decide how many messages to receive, and turn each message into a job."""
+"""Decide how many messages to receive, and turn each message into a job."""
 
 import logging
 import threading
@@ -52,20 +52,22 @@ _MAX_POSTPONED_COUNT = 64
 
 @dataclass(slots=True, eq=False)
 class ReceivedJob:
-    """One job: its request, its message and lock, and the values that the steps add.
+    """One received job, with the values that the steps store during processing.
 
     Attributes:
         request: The decoded message.
-        delivery: The message as it was delivered.
+        delivery: The received message.
         lock: The message's lock, which is renewed until the job has ended.
         span: The job's trace span.
-        item: The prepared input; set by the prepare step, and None again after inference.
-        cost: How much of a batch's capacity the item uses, in the model's own unit.
-        checked_at: When the gateway last answered whether the job is still wanted.
-        context: The context for a model that reports progress; set before the job runs.
-        started_at: When the job's batch started; None before that.
-        inference_ms: How long the batch ran, in milliseconds.
-        batch_size: How many items the batch contained.
+        item: The prepared input; None before the job is prepared and after inference.
+        cost: The size of the prepared input, in the model's own unit.
+        checked_at: When the gateway last answered whether the job is still wanted; None if it never
+            did.
+        context: The context for the model's progress reports; None if the model reports no progress
+            or the job has not run.
+        started_at: When the batch with this job started; None before that.
+        inference_ms: How long this batch ran, in milliseconds.
+        batch_size: How many items this batch contained.
     """
 
     request: JobRequest
@@ -82,12 +84,12 @@ class ReceivedJob:
 
     @property
     def attempt(self) -> int:
-        """Return the number of this delivery of the message; the first delivery has number 1."""
+        """Return how many times the message was delivered, including this delivery."""
         return self.delivery.delivery_count + 1
 
     @property
     def queued_since(self) -> datetime:
-        """Return the time when the message was put into the queue."""
+        """Return when the message was put into the queue."""
         return self.delivery.enqueued_at or self.request.created_at
 
     def record_run(self, started_at: datetime, inference_ms: float, batch_size: int) -> None:
@@ -96,7 +98,12 @@ class ReceivedJob:
         self.batch_size = batch_size
 
     def check(self) -> None:
-        """Raise LockLost or Expired if the job's result can no longer be used."""
+        """Raise an error if the job's result can no longer be used.
+
+        Raises:
+            LockLost: The message's lock is lost.
+            Expired: The job's deadline has passed.
+        """
         if self.lock.is_lost:
             raise LockLost("the lock was lost while the job ran")
         if self.is_expired(datetime.now(UTC)):
@@ -115,11 +122,11 @@ class ReceivedJob:
         return ExpiredForProducer(text) if _needs_expiry_reply(self.request) else Expired(text)
 
     def is_stale(self, now: datetime) -> bool:
-        """Return whether the worker must ask the gateway if the job is still wanted.
+        """Return whether the worker must ask the gateway whether the job is still wanted.
 
-        A new job is not stale in its first two seconds: a question for each job would cost more
-        than to run the few jobs that were cancelled in this time. A job without a reply URL is
-        never stale, because there is no gateway to ask.
+        The worker asks if more than two seconds have passed since the last answer, or since the job
+        was queued if there was no answer. It also asks before the first run of a redelivered job.
+        It never asks about a job without a reply URL, because such a job has no gateway.
         """
         if self.request.reply_url is None:
             return False
@@ -128,7 +135,11 @@ class ReceivedJob:
         return is_redelivered or unchecked_seconds > STALE_AFTER_SECONDS
 
     def reply(self, outcome: Payload | JobError) -> JobReply:
-        """Return the reply message with this outcome and the job's times."""
+        """Return the reply message with this outcome and the job's times.
+
+        Args:
+            outcome: The result or the error of the job.
+        """
         now = datetime.now(UTC)
         started_at = self.started_at or now
         queued_ms = max(0.0, (started_at - self.queued_since).total_seconds() * 1000)
@@ -158,7 +169,7 @@ class ReceiveStep:
         self._telemetry = telemetry or ModelTelemetry(model.name)
 
     def open(self, delivery: LockedMessage, renew: Renew, now: datetime) -> ReceivedJob:
-        """Decode a message, start to renew its lock, and return its job.
+        """Decode a message, start to renew the message's lock, and return the job.
 
         Args:
             delivery: The received message.
@@ -166,7 +177,8 @@ class ReceiveStep:
             now: The current time.
 
         Raises:
-            Poison: The message is unreadable, or names another model or a forbidden reply address.
+            Poison: The message cannot be decoded, names another model, or has a forbidden reply
+                address.
             Expired: The job's deadline has passed.
             LockLost: The message's lock expired before the message was read.
         """
@@ -209,13 +221,13 @@ def _needs_expiry_reply(request: JobRequest) -> bool:
 
 @dataclass(slots=True)
 class QueueMessages:
-    """The unsettled messages of one queue.
+    """The messages of one queue that were received and are not settled.
 
     Attributes:
-        held: All messages that were received and are not settled.
-        open: The held messages whose outcome is not decided.
+        held: All these messages.
+        open: The messages whose outcome is not decided.
         to_run: The jobs that still need the device.
-        postponed: The held messages that wait for a delay before they are settled.
+        postponed: The messages that will be settled after a delay.
     """
 
     held: set[LockedMessage] = field(default_factory=set)
@@ -225,7 +237,10 @@ class QueueMessages:
 
     @property
     def busy_count(self) -> int:
-        """Return how many held messages are not postponed, and so still need work."""
+        """Return how many unsettled messages are still being processed.
+
+        Messages that will be settled after a delay are not counted.
+        """
         return len(self.held) - len(self.postponed)
 
 
@@ -233,8 +248,8 @@ class InFlight:
     """The messages of one model that this worker has received and not settled.
 
     For each job, the methods are called in this order: `add`, `open`, `start`, `finish_run`, `end`,
-    `remove`. For a message that never becomes a job, `end` follows `add`. Any thread may call the
-    methods.
+    `remove`. For a message that cannot become a job, `end` is called after `add`. Any thread may
+    call the methods.
     """
 
     def __init__(self, telemetry: ModelTelemetry) -> None:
@@ -245,7 +260,7 @@ class InFlight:
         self._lock = threading.Lock()
 
     def of_queue(self, queue: str) -> QueueMessages:
-        """Return the unsettled messages of this queue."""
+        """Return the unsettled messages of one queue."""
         return self._queues[queue]
 
     @property
@@ -255,7 +270,10 @@ class InFlight:
 
     @property
     def busy_count(self) -> int:
-        """Return how many held messages of the model are not postponed, and so still need work."""
+        """Return how many unsettled messages of the model are still being processed.
+
+        Messages that will be settled after a delay are not counted.
+        """
         return sum(counts.busy_count for counts in list(self._queues.values()))
 
     def open_jobs(self) -> list[ReceivedJob]:
@@ -264,7 +282,7 @@ class InFlight:
             return list(self._jobs.values())
 
     def is_open(self, job: ReceivedJob) -> bool:
-        """Return whether the job's outcome is not decided yet."""
+        """Return whether the job's outcome is not decided."""
         with self._lock:
             return job.delivery in self._jobs
 
@@ -277,14 +295,18 @@ class InFlight:
         self._telemetry.record_received(delivery.delivery_count, waited.total_seconds())
 
     def open(self, job: ReceivedJob) -> None:
-        """Record that a message has become a job, which will run."""
+        """Add a job that was created from a received message."""
         self._queues[job.delivery.queue].to_run.add(job)
         with self._lock:
             self._jobs[job.delivery] = job
             self._not_started.add(job.delivery)
 
     def start(self, job: ReceivedJob) -> bool:
-        """Record that the job starts; return False if `withdraw` has already returned it."""
+        """Record that the job starts.
+
+        Returns:
+            True if the job may start; False if it has already started, ended or been withdrawn.
+        """
         with self._lock:
             if job.delivery not in self._not_started:
                 return False
@@ -292,18 +314,21 @@ class InFlight:
             return True
 
     def withdraw(self) -> list[ReceivedJob]:
-        """Return the jobs that have not started, and prevent them from starting."""
+        """Return the jobs that have not started, and prevent these jobs from starting."""
         with self._lock:
             jobs = [self._jobs[delivery] for delivery in self._not_started]
             self._not_started.clear()
             return jobs
 
     def finish_run(self, job: ReceivedJob) -> None:
-        """Record that the job no longer needs the device. May be called more than once."""
+        """Record that the job no longer needs the device.
+
+        The method may be called more than once for the same job.
+        """
         self._queues[job.delivery.queue].to_run.discard(job)
 
     def end(self, request: SettleRequest, code: str, job: ReceivedJob | None = None) -> bool:
-        """Decide the message's outcome, and record the outcome in metrics, traces and logs.
+        """Decide the outcome of a message, and record it in metrics, traces and logs.
 
         Args:
             request: How the message will be settled.
@@ -311,7 +336,7 @@ class InFlight:
             job: The message's job; None if the message did not become a job.
 
         Returns:
-            False if the outcome was already decided.
+            False if the outcome was already decided and nothing was changed; otherwise True.
         """
         delivery = request.delivery
         counts = self._queues[delivery.queue]
@@ -330,14 +355,14 @@ class InFlight:
         trace_id = job.span.trace_id if job else "-"
         with log_fields(job_id=job_id, model=model, trace_id=trace_id):
             _log.info(
-                "%s: job %s %s, %s; delivery %d, trace %s %s",
+                "%s: job %s ended: %s, %s; delivery %d, trace %s %s",
                 *(model, job_id, code, request.settlement, delivery.delivery_count + 1),
                 *(trace_id, request.description),
             )
         return True
 
     def remove(self, delivery: LockedMessage, *, in_time: bool) -> None:
-        """Remove a settled message.
+        """Remove a message after its settlement.
 
         Args:
             delivery: The message to remove.
@@ -353,16 +378,16 @@ class InFlight:
 class Capacity:
     """Computes how many more messages of one model may be received.
 
-    Messages of low priority do not reduce the capacity for normal priority, so that messages of
-    normal priority can always be received and run first. But messages of normal priority reduce the
-    capacity for low priority.
+    Unsettled messages of normal priority reduce the capacity for both priorities. Unsettled
+    messages of low priority reduce only the capacity for low priority, so that they never delay
+    messages of normal priority.
     """
 
     def __init__(self, admits: Callable[[], bool], in_flight: InFlight, model: ModelEntry) -> None:
-        """Store the sources of the computation.
+        """Store the dependencies.
 
         Args:
-            admits: Returns whether jobs of the model may be received; must not block.
+            admits: Returns whether jobs of the model may be received. It must not block.
             in_flight: The messages that were received and are not settled.
             model: The catalogue entry.
         """

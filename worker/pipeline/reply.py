@@ -1,4 +1,4 @@
-"""Reply: store a large result, and send the reply."""
+"""Store a large result, and send the reply to a job."""
 
 import logging
 
@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 
 class ReplyStep:
-    """Sends the replies of one model's jobs. Several threads may call the methods."""
+    """Sends the replies to the jobs of one model. Several threads may call the methods."""
 
     def __init__(
         self, payloads: BlobPayloads, senders: ReplySenders, cache: ReplyCache, in_flight: InFlight
@@ -25,12 +25,14 @@ class ReplyStep:
         self._in_flight = in_flight
 
     def pack(self, job: ReceivedJob, result: Result) -> Payload:
-        """Return a small result itself; store a large result as a blob, and return a reference.
+        """Return the payload for the reply: the result itself, or a reference to a blob.
+
+        A large result is stored as a blob.
 
         Raises:
             Fault: The result is too large, or cannot be written as JSON.
             PayloadsAway: Blob storage did not answer before the message's lock was lost.
-            Cancelled: The model reports progress, and the job was cancelled while it ran.
+            Cancelled: The job was cancelled while it ran.
         """
         if job.context is not None:
             job.context.finish()
@@ -40,10 +42,12 @@ class ReplyStep:
         return self._payloads.store(job.request.job_id, data, result.media_type, job.lock.wait)
 
     def send(self, job: ReceivedJob, outcome: Payload | JobError) -> str:
-        """Send the reply, unless the job's outcome was already decided; return the outcome's code.
+        """Send the reply to a job, and return the code of the outcome.
+
+        No reply is sent if the job's outcome was already decided.
 
         Raises:
-            LockLost: The message's lock is lost, and another worker may have the job.
+            LockLost: The message's lock is lost, so another worker may have the message.
             ReplyUndelivered: The receiver did not accept the reply before the lock was lost.
             Poison: The receiver will never accept this reply.
         """
@@ -61,9 +65,14 @@ class ReplyStep:
     def send_again(self, job: ReceivedJob, cached: CachedReply) -> str:
         """Send the cached reply of an earlier run, unless that reply was already delivered.
 
-        Return the outcome's code.
+        Returns:
+            The code of the outcome.
         """
-        _log.info("%s: job %s need not run again", job.request.model, job.request.job_id)
+        _log.info(
+            "%s: job %s need not run again, because its reply is cached",
+            job.request.model,
+            job.request.job_id,
+        )
         if not cached.is_delivered:
             self._deliver(job, cached.body)
         return cached.code

@@ -1,7 +1,7 @@
-"""Settle: complete, abandon, release or dead-letter a message, depending on its outcome.
+"""Complete, abandon, release or dead-letter the message of a job, depending on the job's outcome.
 
-Any error that a step raises ends the job. The error's class determines how the message is settled
-(see `worker.errors`).
+If a step raises an error, the job ends. The class of the error determines how the message is
+settled (see `worker.errors`).
 """
 
 import logging
@@ -27,17 +27,17 @@ _log = logging.getLogger(__name__)
 
 
 class SettlesMessages(Protocol):
-    """Settles the messages of one queue, for example a `Receiver`."""
+    """An object that settles the messages of one queue, for example a `Receiver`."""
 
     def settle(self, request: SettleRequest) -> None:
-        """Queue the request; the receiver's own thread settles the message soon."""
+        """Queue a request. The receiver's own thread settles the message."""
         ...
 
 
 class SettleStep:
     """Settles the messages of one model. Any thread may call the methods.
 
-    The first call for a message decides its outcome; later calls do nothing.
+    The first call for a message decides the outcome of the message. Later calls do nothing.
     """
 
     def __init__(self, in_flight: InFlight, receivers: Mapping[str, SettlesMessages]) -> None:
@@ -53,18 +53,24 @@ class SettleStep:
     def complete(self, job: ReceivedJob, code: str) -> None:
         """Complete the message of a job whose reply was sent.
 
-        The reply must be sent first. If the worker then dies before the settlement, the job runs
+        The caller must send the reply first. If the worker then dies before this call, the job runs
         again, but the reply is not lost.
         """
         self._settle(SettleRequest(job.delivery, job.lock, Settlement.COMPLETE), code, job)
 
     def end(self, job: ReceivedJob, error: WorkerError) -> None:
-        """Settle the message of a job that gets no reply, as the error's class determines."""
+        """Settle the message of a job that ended without a reply.
+
+        The class of the error determines how the message is settled.
+        """
         error = LockLost("") if job.lock.is_lost else error
         self._settle(_request(job.delivery, error, job), error.code, job)
 
     def refuse(self, delivery: LockedMessage, error: WorkerError) -> None:
-        """Settle a message that has not become a job."""
+        """Settle a message that did not become a job.
+
+        The class of the error determines how the message is settled.
+        """
         self._settle(_request(delivery, error), error.code)
 
     def _settle(self, request: SettleRequest, code: str, job: ReceivedJob | None = None) -> None:
@@ -84,11 +90,11 @@ def _request(
 
 
 def to_worker_error(error: BaseException, unexpected: type[WorkerError], model: str) -> WorkerError:
-    """Return the error that ends a job.
+    """Return the WorkerError that ends a job after this error.
 
     Args:
         error: The error that a step or the model's code raised.
-        unexpected: The class for errors that are not WorkerErrors.
+        unexpected: The class of the returned error if no other class describes `error`.
         model: The model's name, for the error's text.
     """
     if isinstance(error, WorkerError):

@@ -1,4 +1,4 @@
-"""Complete several messages in one round trip.
+"""Complete several Service Bus messages in one round trip.
 
 The SDK settles messages one by one and waits for the broker's confirmation each time. In AMQP, one
 disposition frame can settle a range of deliveries, and the broker can confirm them in any order.
@@ -19,10 +19,10 @@ from azure.servicebus._pyamqp.performatives import DispositionFrame
 
 
 def complete(receiver: Any, messages: Sequence[Any], timeout_seconds: float) -> list[bool]:
-    """Complete messages, and wait for all confirmations.
+    """Complete messages, and wait until the broker has confirmed each message.
 
-    The frames are the same as those of the SDK's `complete_message`, except that each frame names a
-    range of deliveries instead of one.
+    Each AMQP frame completes a range of messages. The SDK's `complete_message` sends one frame for
+    each message instead.
 
     Args:
         receiver: The SDK's receiver.
@@ -30,11 +30,11 @@ def complete(receiver: Any, messages: Sequence[Any], timeout_seconds: float) -> 
         timeout_seconds: How long to wait for each confirmation.
 
     Returns:
-        One value for each message: True if it was completed before its lock was lost.
+        For each message, whether it was completed before its lock was lost.
 
     Raises:
-        RuntimeError: A confirmation is missing. The state of the messages is unknown, and the link
-            must be closed. The SDK may raise its own errors with the same meaning.
+        RuntimeError: A confirmation is missing. The state of the messages is unknown, so the caller
+            must close the link. The SDK may raise its own errors with the same meaning.
     """
     link = receiver._handler._link
     for message in messages:
@@ -47,7 +47,9 @@ def complete(receiver: Any, messages: Sequence[Any], timeout_seconds: float) -> 
             )
         return [_is_completed(link, message, timeout_seconds) for message in messages]
     except AMQPException as error:
-        raise RuntimeError(f"Service Bus did not confirm the settlement: {error}") from error
+        raise RuntimeError(
+            f"Service Bus did not confirm that messages were completed: {error}"
+        ) from error
 
 
 def _is_completed(link: Any, message: Any, timeout_seconds: float) -> bool:
@@ -62,9 +64,10 @@ def _is_completed(link: Any, message: Any, timeout_seconds: float) -> bool:
 
 
 def can_complete(receiver: Any, message: Any) -> bool:
-    """Return whether this receiver's current link can complete the message.
+    """Return whether `complete` can be used for this message.
 
-    This is so if the current link received the message, and the message's lock is not lost.
+    The receiver's current link must have received the message. The message must not be settled, and
+    its lock must not have expired.
     """
     return (
         message._delivery_tag in receiver._handler._link._received_delivery_tags
@@ -74,7 +77,7 @@ def can_complete(receiver: Any, message: Any) -> bool:
 
 
 def ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """Group consecutive numbers; return the first and last number of each group."""
+    """Group consecutive numbers, and return the first and the last number of each group."""
     found: list[tuple[int, int]] = []
     for number in sorted(numbers):
         if found and found[-1][1] == number - 1:

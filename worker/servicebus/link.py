@@ -1,9 +1,9 @@
-"""A link to one queue: receive, settle, renew and peek through the Service Bus SDK.
+"""Receive, settle and peek at the messages of one queue, and renew their locks, through the SDK.
 
-In the worker, only this package imports azure-servicebus. Three operations are not in the SDK's
-public interface: taking back credit and releasing a message (both in this module), and completing
-several messages at once (`batched_settlement`). The SDK's version is pinned, and the conformance
-tests fail if a new version changes these operations.
+In the worker, only this package imports azure-servicebus. The SDK has no public function for three
+operations: taking back credit and releasing a message, which are in this module, and completing
+several messages at once, which is in `batched_settlement`. The SDK's version is pinned, and the
+conformance tests fail if a new version changes these operations.
 """
 
 import logging
@@ -54,7 +54,7 @@ SDK_ERRORS = (ServiceBusError, AzureError, OSError, ValueError, AttributeError, 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LockedMessage:
-    """One locked message.
+    """A message that this worker has received and locked.
 
     Attributes:
         body: The bytes of the body; None if the body is not binary or is too large.
@@ -62,11 +62,11 @@ class LockedMessage:
         enqueued_at: When the broker accepted the message.
         locked_until: When the lock expires if it is not renewed, by the broker's clock.
         properties: The application properties whose values are texts.
-        message_id: The message's id, or "?" if it has none.
-        message: The SDK's own object.
+        message_id: The message's id, or "?" if the message has no id.
+        message: The SDK's object for this message.
         queue: The name of the queue.
-        sequence_number: The broker's number of the message in its queue. A redelivered message
-            keeps its number.
+        sequence_number: The number that the broker gave to the message in its queue. A redelivered
+            message keeps its number.
     """
 
     body: bytes | None = field(repr=False)
@@ -80,16 +80,16 @@ class LockedMessage:
     sequence_number: int = 0
 
     def lock_seconds(self, now: datetime) -> float:
-        """Return in how many seconds the lock expires; 0 or less if it has already expired."""
+        """Return in how many seconds the lock expires; 0 or less if the lock has expired."""
         return (self.locked_until - now).total_seconds() if self.locked_until else 0.0
 
 
 class QueueLink:
-    """A receiver for one queue with its own connection. Only one thread may use it.
+    """A connection to one queue, to receive and settle messages. Only one thread may use it.
 
     Every method raises BrokerAway if the queue cannot be reached. The connection is then closed,
-    and the next `open` creates a new one. A message that was received over an earlier connection
-    can be settled and renewed over a later one.
+    and the next `open` creates a new connection. A message that was received over an old connection
+    can be settled over a new connection, and its lock can be renewed there.
     """
 
     def __init__(
@@ -103,11 +103,11 @@ class QueueLink:
 
     @property
     def is_open(self) -> bool:
-        """Return whether the link is open, that is, whether its last use succeeded."""
+        """Return whether the link is open. A failed call closes the link."""
         return self._receiver is not None
 
     def open(self) -> None:
-        """Connect, sign in and attach to the queue, unless the link is open; do not receive yet.
+        """Connect to the queue without receiving messages. Do nothing if the link is already open.
 
         Raises:
             QueueMissing: The queue does not exist.
@@ -121,7 +121,7 @@ class QueueLink:
             receiver.__enter__()
         except MessagingEntityNotFoundError:
             self.close()
-            raise QueueMissing("there is no such queue: its jobs are not received") from None
+            raise QueueMissing("there is no such queue, so its jobs are not received") from None
         except SDK_ERRORS as error:
             self.close()
             raise BrokerAway(error_text(error)) from None
@@ -135,14 +135,14 @@ class QueueLink:
         try:
             client.close()
         except SDK_ERRORS as error:
-            _log.debug("closing the link to %s: %s", self._queue, error)
+            _log.debug("closing the connection to queue %s failed: %s", self._queue, error)
 
     def receive(self, wait_seconds: float) -> LockedMessage | None:
         """Return the next message, or None if no message arrives within about `wait_seconds`.
 
-        Only one message is requested, because the SDK would wait 0.2 s for a second message. If the
-        call returns None, the broker keeps one credit and may push a message at any time. So
-        the caller must soon call `receive` again or call `stop_receiving`.
+        If the result is None, the broker may still send one message at any time. So the caller must
+        soon call `receive` again or call `stop_receiving`. Only one message is requested, because
+        the SDK would wait 0.2 s for a second message.
         """
         receiver = self._opened()
         try:
@@ -152,9 +152,10 @@ class QueueLink:
         return _delivery(messages[0], self._queue) if messages else None
 
     def receive_many(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
-        """Return up to `limit` messages; wait the full `wait_seconds` if fewer arrive.
+        """Return up to `limit` messages. If fewer messages arrive, wait the full `wait_seconds`.
 
-        For each message that did not arrive, the broker keeps one credit, as after `receive`.
+        If fewer messages arrived, the broker may still send the remaining number at any time. So
+        the caller must soon receive again or call `stop_receiving`.
         """
         receiver = self._opened()
         try:
@@ -164,9 +165,14 @@ class QueueLink:
         return [_delivery(message, self._queue) for message in messages]
 
     def peek(self, from_sequence_number: int, count: int) -> list[Peeked]:
-        """Return messages without locking them; include messages that other receivers have locked.
+        """Return up to `count` messages without locking them.
 
-        Open the link if necessary.
+        Messages that other receivers have locked are also returned. The link is opened if
+        necessary.
+
+        Args:
+            from_sequence_number: The lowest sequence number that the call may return.
+            count: The largest number of messages.
         """
         self.open()
         receiver = self._opened()
@@ -183,7 +189,7 @@ class QueueLink:
         ]
 
     def stop_receiving(self) -> None:
-        """Take back the credit, and release messages that the broker has already sent."""
+        """Tell the broker to send no more messages, and release messages that were already sent."""
         receiver = self._opened()
         try:
             # Private: the public way is to close the receiver, which is still needed to settle.
@@ -195,7 +201,13 @@ class QueueLink:
     def settle(
         self, delivery: LockedMessage, how: Settlement, reason: str, description: str
     ) -> None:
-        """Settle the message, and wait for the broker's confirmation.
+        """Settle a message, and wait for the broker's confirmation.
+
+        Args:
+            delivery: The message to settle.
+            how: How to settle the message.
+            reason: The reason that is stored with a dead-lettered message.
+            description: The description that is stored with a dead-lettered message.
 
         Raises:
             LockLost: The lock expired before the message was settled.
@@ -221,10 +233,10 @@ class QueueLink:
             raise self._broken(error) from None
 
     def complete(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
-        """Complete several messages in one round trip.
+        """Complete several messages in one round trip if possible.
 
         Returns:
-            One value for each message: True if it was completed before its lock was lost.
+            For each message, whether it was completed before its lock was lost.
         """
         receiver = self._opened()
         try:
@@ -245,7 +257,7 @@ class QueueLink:
         return True
 
     def renew(self, delivery: LockedMessage, timeout_seconds: float) -> datetime:
-        """Renew the message lock for its full duration; return the time when it then expires.
+        """Renew a message's lock for its full duration; return the time when the lock then expires.
 
         Raises:
             LockLost: The lock is lost.
@@ -282,19 +294,23 @@ class QueueLink:
 
 
 def check_endpoint(endpoint: AzureEndpoint) -> None:
-    """Raise SettingsError if the connection string is malformed; do not connect."""
+    """Check the connection string without connecting to Service Bus.
+
+    Raises:
+        SettingsError: The connection string is malformed.
+    """
     try:
         if endpoint.connection_string is not None:
             parse_connection_string(endpoint.connection_string)
     # The error's text would repeat the connection string.
     except ValueError:
         raise SettingsError(
-            "SERVICE_BUS: expected the connection string of a Service Bus namespace"
+            "SERVICE_BUS is invalid: expected the connection string of a Service Bus namespace"
         ) from None
 
 
 def make_client(endpoint: AzureEndpoint) -> ServiceBusClient:
-    """Return a client of the Service Bus namespace; do not connect yet."""
+    """Return a client of the Service Bus namespace. The client does not connect yet."""
     # No retries by the SDK, because they would block the thread for seconds.
     if endpoint.connection_string is not None:
         return ServiceBusClient.from_connection_string(
@@ -322,7 +338,6 @@ def _delivery(message: ServiceBusReceivedMessage, queue: str) -> LockedMessage:
 
 
 def _body(message: ServiceBusReceivedMessage) -> bytes | None:
-    """Return the bytes of a binary body; None if the body is not binary or is too large."""
     parts, size_bytes = [], 0
     try:
         for part in message.body:
@@ -348,11 +363,11 @@ def _decoded(value: bytes | str) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """Return the first line of an error's text, or the name of its class if the text is empty."""
+    """Return the first line of an error's text, or the error's class name if the text is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def utc_now() -> datetime:
-    """Return the current time in UTC. The broker's lock times are in UTC, too."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)

@@ -32,24 +32,26 @@ class Renew(Protocol):
     """A function that renews the lock of one message."""
 
     def __call__(self, delivery: LockedMessage, timeout_seconds: float) -> float:
-        """Renew the lock; return in how many seconds it now expires.
+        """Renew a message's lock; return in how many seconds the lock now expires.
 
         Raises:
             LockLost: The lock is lost.
-            BrokerAway: The broker cannot be reached now; the caller may try again.
+            BrokerAway: The broker cannot be reached now. The caller may try again.
         """
         ...
 
 
 @dataclass(slots=True, eq=False)
 class MessageLock:
-    """The lock of one message, which is renewed until it is released.
+    """The lock of one message, which is renewed until `LockRenewer.release` is called.
+
+    Times are seconds of the clock of the LockRenewer.
 
     Attributes:
         renew: Renews the lock.
-        expires_at: When the lock expires if it is not renewed, in seconds of the renewer's clock.
-        ends_at: The job's deadline, after which the lock is not renewed, in the same seconds.
-        due_at: When to renew the lock next, in the same seconds.
+        expires_at: When the lock expires if it is not renewed.
+        ends_at: The job's deadline, after which the lock is not renewed.
+        due_at: When the lock must be renewed next.
     """
 
     renew: Renew
@@ -64,14 +66,14 @@ class MessageLock:
     def is_lost(self) -> bool:
         """Return whether the lock is lost.
 
-        If it is, another worker may have the message, so the caller must drop it without settling
-        it.
+        If the lock is lost, another worker may have the message. Then the caller must stop
+        processing the message and must not settle it.
         """
         # After a pause of the process, this may be called before the renewing thread has run.
         return self._lost.is_set() or self._clock() >= self.expires_at
 
     def wait(self, seconds: float) -> bool:
-        """Sleep for `seconds`, or until the lock is lost; return whether the lock is still held."""
+        """Sleep for `seconds` or until the lock is lost; return False if the lock is lost."""
         self._lost.wait(seconds)
         return not self.is_lost
 
@@ -79,7 +81,7 @@ class MessageLock:
 class LockRenewer:
     """Renews all message locks of this process.
 
-    Any thread may call `hold` and `release`; one thread calls `run`.
+    Any thread may call `hold` and `release`. A separate thread calls `run`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -93,14 +95,16 @@ class LockRenewer:
     def hold(
         self, delivery: LockedMessage, renew: Renew, lock_seconds: float, ends_at: float
     ) -> MessageLock:
-        """Start to renew a message's lock, and return the lock. `release` ends the renewals.
+        """Start to renew a message's lock, and return the lock.
+
+        The lock is renewed until the caller passes it to `release`.
 
         Args:
             delivery: The locked message.
             renew: Renews the lock of the message.
             lock_seconds: In how many seconds the lock expires if it is not renewed.
-            ends_at: The job's deadline, after which the lock is not renewed, in seconds of the
-                renewer's clock.
+            ends_at: The job's deadline, after which the lock is not renewed, in seconds of this
+                object's clock.
         """
         now = self._clock()
         due_at = now + lock_seconds * _RENEW_AT_SHARE
@@ -114,14 +118,18 @@ class LockRenewer:
     def release(self, lock: MessageLock) -> bool:
         """Stop renewing the lock; return False if the lock is lost.
 
-        The caller must do this before it settles the message.
+        The caller must call this method before it settles the message.
         """
         # The entry in the heap is removed when it is due. The message itself is freed now.
         lock._delivery = None
         return not lock.is_lost
 
     def turn(self) -> float:
-        """Renew the locks that are due; return how many seconds to sleep before the next call."""
+        """Renew each lock whose renewal time has come.
+
+        Returns:
+            In how many seconds the caller must call this method again.
+        """
         while (lock := self._next_due()) is not None:
             self._attend(lock)
             if lock._delivery is not None:
@@ -133,7 +141,7 @@ class LockRenewer:
             return max(0.0, min(self._queue[0][0] - self._clock(), _LONGEST_SLEEP_SECONDS))
 
     def run(self, stop: threading.Event) -> None:
-        """Renew locks until `stop` is set. This is the function of the renewing thread."""
+        """Renew locks until `stop` is set. A separate thread must call this method."""
         while not stop.is_set():
             sleep_seconds = self.turn()
             self.turned_at = time.monotonic()
@@ -156,7 +164,7 @@ class LockRenewer:
     def _attend(self, lock: MessageLock) -> None:
         now = self._clock()
         if now >= lock.expires_at:
-            self._lose(lock, "it expired before it could be renewed")
+            self._lose(lock, "the lock expired before it could be renewed")
         elif now >= lock.ends_at:
             # The caller does not wait past the deadline, so let the lock expire.
             lock.due_at = lock.expires_at
@@ -175,10 +183,16 @@ class LockRenewer:
             if lock._delivery is not None:
                 self._lose(lock, error)
         except BrokerAway as error:
-            _log.debug("could not renew the lock of job %s: %s", delivery.message_id, error)
+            _log.debug(
+                "the worker could not renew the lock of job %s and tries again: %s",
+                delivery.message_id,
+                error,
+            )
             self._try_again(lock)
         except Exception:  # noqa: BLE001  the process's edge: this thread renews all locks
-            _log.exception("renewing the lock of job %s failed; trying again", delivery.message_id)
+            _log.exception(
+                "renewing the lock of job %s failed; the worker tries again", delivery.message_id
+            )
             self._try_again(lock)
         else:
             now = self._clock()
@@ -192,4 +206,4 @@ class LockRenewer:
         delivery, lock._delivery = lock._delivery, None
         lock._lost.set()
         if delivery is not None:
-            _log.warning("lost the lock of job %s: %s", delivery.message_id, reason)
+            _log.warning("the worker lost the lock of job %s: %s", delivery.message_id, reason)

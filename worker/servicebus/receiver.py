@@ -1,7 +1,7 @@
-"""Receive the messages of one queue, and settle them.
+"""Receive and settle the messages of one queue.
 
-One thread both receives and settles, because the SDK's receiver is not thread-safe: to settle a
-message, it reads from the socket on which messages arrive.
+One thread both receives and settles, because the SDK's receiver is not thread-safe: settling a
+message also reads from the socket on which messages arrive.
 """
 
 import heapq
@@ -41,16 +41,16 @@ _LOW_SOCKET_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class SettleRequest:
-    """How to settle one message.
+    """A request to settle one message.
 
     Attributes:
         delivery: The message to settle.
-        lock: The message's lock if it is being renewed; None if it was never renewed.
+        lock: The message's lock; None if the lock was never renewed.
         settlement: How to settle the message.
-        reason: The reason of the dead letter, if the message is dead-lettered.
-        description: The description of the dead letter.
-        delay_seconds: How long to wait before settling. The wait ends early if this worker shuts
-            down.
+        reason: The reason that is stored with a dead-lettered message.
+        description: The description that is stored with a dead-lettered message.
+        delay_seconds: How long to wait before the message is settled. If this worker shuts down,
+            the message is settled at once.
     """
 
     delivery: LockedMessage
@@ -63,11 +63,11 @@ class SettleRequest:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The outcome of a settle request.
+    """The outcome of a request to settle a message.
 
     Attributes:
-        request: The request that was carried out.
-        in_time: True if the message was settled, False if its lock was lost before that.
+        request: The request.
+        in_time: True if the message was settled, False if the message's lock was lost before that.
     """
 
     request: SettleRequest
@@ -107,12 +107,12 @@ class Receiver:
 
     @property
     def is_connected(self) -> bool:
-        """Return whether the queue answered when it was last used."""
+        """Return whether the last call to the queue succeeded."""
         return self._status.is_up
 
     @property
     def may_receive(self) -> bool:
-        """Return whether a message may still arrive even if the capacity is now 0."""
+        """Return whether a message may still arrive, even if the capacity is now 0."""
         return self._is_receiving or (self._has_credit and self._link.is_open)
 
     @property
@@ -121,28 +121,28 @@ class Receiver:
         return self._stopping.is_set() and self._held_count == 0
 
     def settle(self, request: SettleRequest) -> None:
-        """Queue a request; the receiver's thread settles the message soon or after the delay."""
+        """Queue a request to settle a message. The receiver's thread settles the message later."""
         self._requests.append(request)
         self._wake.set()
 
     def wake(self) -> None:
-        """End the receiver's pause, because there may be capacity again."""
+        """End the receiver's pause, so that the receiver checks its capacity again."""
         self._wake.set()
 
     def stop(self) -> None:
-        """Stop receiving. Messages that were received before are still settled."""
+        """Stop receiving messages. Messages that were already received are still settled."""
         self._stopping.set()
         self._wake.set()
 
     def turn(self, free_count: Callable[[], int]) -> Iterator[LockedMessage | Settled]:
-        """Connect if necessary, settle messages that are due, and receive if there is capacity.
+        """Connect if necessary, settle messages as requested, and receive messages if allowed.
 
         Args:
             free_count: Returns how many messages may be received now.
 
         Yields:
-            Each settled message and each received message. The caller must count a received message
-            as held before it requests the next one.
+            Each settled message and each received message. After a received message, the caller
+            must reduce the value of `free_count` before it takes the next value.
         """
         self.turned_at = self._clock()
         try:
@@ -161,7 +161,7 @@ class Receiver:
                 self._pause(self._backoff.next())
 
     def close(self) -> None:
-        """Close the link."""
+        """Close the connection to the queue."""
         self._link.close()
 
     def _connect(self) -> None:
@@ -190,10 +190,7 @@ class Receiver:
                 yield Settled(each, in_time)
 
     def _completions(self) -> list[SettleRequest]:
-        """Return the requests at the head of the queue that one call can settle.
-
-        These are successive completions of messages whose locks are not lost.
-        """
+        """Return the next requests that `QueueLink.complete` can carry out in one call."""
         found: list[SettleRequest] = []
         for number in range(min(len(self._requests), _MAX_SETTLED_TOGETHER)):
             request = self._requests[number]
@@ -203,7 +200,6 @@ class Receiver:
         return found
 
     def _release_lock(self, request: SettleRequest) -> bool:
-        """Stop renewing the message's lock; return False if the lock is lost."""
         return request.lock is None or self._locks.release(request.lock)
 
     def _postpone(self, request: SettleRequest) -> None:
@@ -224,7 +220,12 @@ class Receiver:
             self._link.settle(delivery, how, request.reason, request.description)
         except LockLost as error:
             # The reply may have been sent: the next delivery asks the gateway whether it has.
-            _log.info("message %s: too late to %s it: %s", delivery.message_id, how, error)
+            _log.info(
+                "message %s: the settlement %s came too late, because the lock is lost: %s",
+                delivery.message_id,
+                how,
+                error,
+            )
             return False
         return True
 
@@ -242,7 +243,7 @@ class Receiver:
     def _receive_free(
         self, free_count: Callable[[], int]
     ) -> Generator[LockedMessage, None, float | None]:
-        """Receive if there is capacity; otherwise return how many seconds to pause."""
+        """Receive if there is capacity. Otherwise, return for how many seconds to pause."""
         if self._stopping.is_set():
             self._take_back_credit()
             return _FULL_WAIT_SECONDS if self._held_count else 0.0
@@ -270,7 +271,6 @@ class Receiver:
             yield delivery
 
     def _receive_many(self, count: int) -> Iterator[LockedMessage]:
-        """Receive up to `count` messages, to fill the capacity that a finished batch has freed."""
         self._has_credit = True
         deliveries = self._link.receive_many(count, _BUSY_WAIT_SECONDS)
         self.is_empty = not deliveries
@@ -291,7 +291,7 @@ class Receiver:
 
 
 class ModelQueue:
-    """One queue of a model, with one connection for its receiver and one to renew locks."""
+    """One queue of a model. It has one connection to receive messages and one to renew locks."""
 
     def __init__(
         self,
@@ -302,7 +302,7 @@ class ModelQueue:
         *,
         is_low: bool = False,
     ) -> None:
-        """Prepare both connections; do not connect yet.
+        """Create the object without connecting to the queue.
 
         Args:
             name: The queue's name.
@@ -321,11 +321,11 @@ class ModelQueue:
         self._renewing = QueueLink(endpoint, name)
 
     def renew(self, delivery: LockedMessage, timeout_seconds: float) -> float:
-        """Renew a message's lock; return in how many seconds it now expires.
+        """Renew a message's lock; return in how many seconds the lock now expires.
 
         Raises:
             LockLost: The lock is lost.
-            BrokerAway: The broker cannot be reached now; the caller may try again.
+            BrokerAway: The broker cannot be reached now. The caller may try again.
         """
         expires_at = self._renewing.renew(delivery, timeout_seconds)
         # The broker's clock sets this time, and that clock may be ahead of this machine's clock.

@@ -37,10 +37,11 @@ class QueueSender:
     def send(self, body: bytes, job_id: str) -> None:
         """Send a reply, and wait for the broker's confirmation.
 
-        The message id is the job id, so that the queue's duplicate detection keeps only one reply.
+        The job id becomes the message id, so that the queue's duplicate detection drops a second
+        reply to the same job.
 
         Raises:
-            BrokerAway: The broker cannot be reached now; the caller may try again.
+            BrokerAway: The broker cannot be reached now. The caller may try again.
             ReplyForbidden: The queue does not exist.
         """
         message = ServiceBusMessage(
@@ -83,7 +84,7 @@ class QueueSender:
 class CallGatherer(Generic[T]):
     """Combines the calls of several threads into one call with several items.
 
-    Items that arrive while a call runs are passed to the next call.
+    Items that arrive during a call are passed to the next call.
     """
 
     def __init__(
@@ -92,7 +93,8 @@ class CallGatherer(Generic[T]):
         """Store the settings.
 
         Args:
-            call: Called with the gathered items. Its error is raised in each waiting thread.
+            call: Called with several items. If it raises an error, this error is raised in each
+                thread that added one of these items.
             limit: The largest number of items in one call.
             wait_seconds: How long to wait for more items before each call.
         """
@@ -104,7 +106,7 @@ class CallGatherer(Generic[T]):
         self._waiting: deque[_Group[T]] = deque()
 
     def __call__(self, item: T) -> None:
-        """Add the item to the next call, and wait until that call has ended."""
+        """Add an item to the next call, and wait until this call has ended."""
         with self._joining:
             if not self._waiting or len(self._waiting[-1].items) >= self._limit:
                 self._waiting.append(_Group())
@@ -118,7 +120,7 @@ class CallGatherer(Generic[T]):
 
     @property
     def waiting_count(self) -> int:
-        """Return how many items wait for their call to start."""
+        """Return how many items wait for a call that has not started."""
         with self._joining:
             return sum(len(group.items) for group in self._waiting)
 

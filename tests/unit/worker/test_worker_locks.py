@@ -138,7 +138,7 @@ def test_a_lock_survives_an_unexpected_error_of_a_renewal(caplog: pytest.LogCapt
     broker.mood = "renews"
     broker.pass_time(20.0)
     assert is_held(lock)
-    assert "trying again" in caplog.text
+    assert "tries again" in caplog.text
 
 
 def test_a_lock_is_lost_when_it_expires_during_an_outage() -> None:

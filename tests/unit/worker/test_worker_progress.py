@@ -157,7 +157,7 @@ def test_progress_with_an_invalid_fraction_raises_a_value_error(
     gateway: ProgressGateway, fraction: float
 ) -> None:
     context = gateway.reporter.begin(gateway.job())
-    with pytest.raises(ValueError, match="expected 0 to 1"):
+    with pytest.raises(ValueError, match="expected a number from 0 to 1"):
         context.progress(fraction)
 
 

@@ -1,14 +1,14 @@
-"""Decide which model may be loaded and which must be unloaded to free memory.
+"""Decide which models may be loaded, and which models must be unloaded to free memory.
 
-    out ──reserved──▶ entering ──loaded──▶ in ──another waits──▶ leaving ──unloaded──▶ out
+    out ──reserved──▶ entering ──loaded──▶ in ──memory needed──▶ leaving ──unloaded──▶ out
 
-The code here has no side effects: the time and the records of all models are arguments, so that all
-processes make the same decision.
+The code here reads no clock and no file. The time and the records of all models are arguments, so
+that all processes make the same decision.
 
-A model is *not served* if it waits for memory and no process on this device has loaded it. Models
-that are not served are loaded in the order of their waiting time. No model may overtake the first
-one, because otherwise a large model could wait forever while small models are loaded and unloaded.
-No model is unloaded for a model that is already served by another process.
+A model may wait for memory although another process on this device has already loaded it. No model
+is unloaded for such a model. All other waiting models are loaded in the order in which they began
+to wait. No model may be loaded before the first model in this order. Otherwise, a large model could
+wait forever while small models are loaded and unloaded.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,20 +27,20 @@ _MIN_FREE_SHARE = 1 / 8
 
 @dataclass(frozen=True, slots=True)
 class ReservationRecord:
-    """The memory that one model in one process has reserved or waits for.
+    """The memory that is reserved for one model in one process, or that the model waits for.
 
     Times are seconds of the machine's monotonic clock, which all processes of the machine share.
 
     Attributes:
         model: The model's name.
         reserved_bytes: How many bytes are reserved for the model.
-        waiting_bytes: How many bytes the model waits for.
-        waiting_since: The time when the model began to wait; None if it does not wait.
-        turn_ends_at: The time until which the model may stay loaded while other models wait; None
-            if it is not loaded.
-        served_until: The time when the model was last told to unload for another model; None if
-            that never happened.
-        is_idle: Whether the model has had no work for a short time.
+        waiting_bytes: How many bytes the model waits for; 0 if the model does not wait.
+        waiting_since: When the model began to wait; None if the model does not wait.
+        turn_ends_at: Until when the model may stay loaded although other models wait; None if the
+            model is not loaded.
+        served_until: When the model last had to be unloaded for another model; None if that never
+            happened.
+        is_idle: Whether the model has had no jobs for a short time.
         is_leaving: Whether the model is being unloaded.
     """
 
@@ -55,7 +55,11 @@ class ReservationRecord:
 
     @classmethod
     def read(cls, document: Document) -> "ReservationRecord":
-        """Convert the document of a lock file to a record; raise ValueError if that fails."""
+        """Convert the JSON object in a lock file to a record.
+
+        Raises:
+            ValueError: The JSON object has an unknown field or lacks a required field.
+        """
         try:
             return cls(**document)
         except TypeError as error:
@@ -67,18 +71,18 @@ Records = Mapping[str, ReservationRecord]
 
 
 def reserved_bytes(records: Iterable[ReservationRecord]) -> int:
-    """Return how many bytes are reserved for all models together."""
+    """Return how many bytes these records reserve in total."""
     return sum(record.reserved_bytes for record in records)
 
 
 def may_enter(name: str, size_bytes: int, records: Records, total_bytes: int) -> bool:
-    """Return whether a model may reserve `size_bytes` now.
+    """Return whether memory may be reserved for a model now.
 
     Args:
         name: The name of the model's lock file.
-        size_bytes: How many bytes to reserve.
-        records: The records of all models.
-        total_bytes: The memory of the device.
+        size_bytes: How many bytes the model needs.
+        records: The records of all models, by the names of their lock files.
+        total_bytes: How many bytes of memory the device has.
     """
     if size_bytes > total_bytes - reserved_bytes(records.values()):
         return False
@@ -87,16 +91,16 @@ def may_enter(name: str, size_bytes: int, records: Records, total_bytes: int) ->
 
 
 def must_leave(name: str, records: Records, total_bytes: int, now: float) -> bool:
-    """Return whether a model must be unloaded for a waiting model.
+    """Return whether a model must be unloaded so that a waiting model can be loaded.
 
-    Idle models are unloaded first, then the models whose turns end first. No more models are
-    unloaded than necessary.
+    Idle models are unloaded first. The next models are those whose time in memory ends first. No
+    more models are unloaded than necessary.
 
     Args:
         name: The name of the model's lock file.
-        records: The records of all models.
-        total_bytes: The memory of the device.
-        now: The current time.
+        records: The records of all models, by the names of their lock files.
+        total_bytes: How many bytes of memory the device has.
+        now: The current time in seconds of the monotonic clock.
     """
     waiting = lacking_a_place(records, total_bytes)
     if not waiting:
@@ -117,7 +121,11 @@ def must_leave(name: str, records: Records, total_bytes: int, now: float) -> boo
 
 
 def lacking_a_place(records: Records, total_bytes: int) -> list[str]:
-    """Return the waiting models that no process has loaded, in the order of their waiting time."""
+    """Return the models that wait for memory and that no process has loaded.
+
+    The result contains the names of the models' lock files. The model that has waited longest is
+    the first. A model that needs more memory than the device has is left out.
+    """
     placed = {
         record.model
         for record in records.values()
@@ -140,7 +148,14 @@ def _turn_ends_at(record: ReservationRecord) -> float:
 
 
 class ReservationStage(StrEnum):
-    """How far a model's reservation of device memory has advanced."""
+    """The stages of one model's reservation of device memory.
+
+    Attributes:
+        OUT: The model is not loaded, and no memory is reserved.
+        ENTERING: Memory is reserved, and the model is being loaded.
+        IN: The model is loaded.
+        LEAVING: The model is being unloaded.
+    """
 
     OUT = "out"
     ENTERING = "entering"
@@ -150,12 +165,12 @@ class ReservationStage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkState:
-    """Whether a model has work, and since when.
+    """Whether a model has jobs to run.
 
     Attributes:
-        pending_since: The time when the model's oldest message was put into its queue; None if the
-            queues are empty.
-        is_idle: Whether the model has had no work for a short time.
+        pending_since: When the oldest message was put into the model's queues, in seconds of the
+            monotonic clock; None if no message waits.
+        is_idle: Whether the model has had no jobs for a short time.
     """
 
     pending_since: float | None
@@ -163,21 +178,22 @@ class WorkState:
 
 
 class ReservationState:
-    """The state of one model's reservation: its stage, and the size to reserve.
+    """The stage of one model's reservation, and how many bytes the model needs.
 
-    Each method returns the model's new record, which the caller writes into the model's lock file.
+    Each method returns the model's new record. The caller must write the record into the model's
+    lock file.
     """
 
     def __init__(
         self, model: str, total_bytes: int, turn_seconds: float, needed_bytes: int | None
     ) -> None:
-        """Create the state of a model that is not loaded, in the stage OUT.
+        """Create the state of a model that is not loaded.
 
         Args:
             model: The model's name.
-            total_bytes: The memory of the device.
+            total_bytes: How many bytes of memory the device has.
             turn_seconds: How long a loaded model may stay in memory while other models wait.
-            needed_bytes: How many bytes to reserve before loading; None if unknown.
+            needed_bytes: How many bytes to reserve before the model is loaded; None if unknown.
         """
         self._model = model
         self._total_bytes = total_bytes
@@ -190,13 +206,16 @@ class ReservationState:
     def advance(
         self, now: float, name: str, records: Records, work: WorkState
     ) -> ReservationRecord:
-        """Reserve memory or begin to unload the model, if that is due now; return the record.
+        """Reserve memory if possible, or begin to unload the model if necessary.
 
         Args:
-            now: The current time.
+            now: The current time in seconds of the monotonic clock.
             name: The name of the model's lock file.
-            records: The records of all models.
-            work: Whether the model has work now.
+            records: The records of all models, by the names of their lock files.
+            work: Whether the model has jobs to run.
+
+        Returns:
+            The model's new record.
         """
         mine = records[name]
         match self.stage:
@@ -216,7 +235,10 @@ class ReservationState:
         return ReservationRecord(self._model, held_bytes, turn_ends_at=now + turn_seconds)
 
     def resize(self, name: str, records: Records, needed_bytes: int) -> ReservationRecord:
-        """Change the reservation to `needed_bytes`, or to less if not enough memory is free."""
+        """Change the reservation to `needed_bytes`.
+
+        If not enough memory is free, the reservation grows only by the memory that is free.
+        """
         mine = records[name]
         free_bytes = max(0, self._total_bytes - reserved_bytes(records.values()))
         held_bytes = min(needed_bytes, mine.reserved_bytes + free_bytes)
@@ -235,12 +257,13 @@ class ReservationState:
         return self._empty_record()
 
     def fail(self, now: float, retry_seconds: float, needed_bytes: int | None) -> ReservationRecord:
-        """Record that the model could not be loaded, and reserve nothing before the next try.
+        """Record that the model could not be loaded, and release its reserved memory.
 
         Args:
-            now: The current time.
-            retry_seconds: How long to wait before the next try.
-            needed_bytes: How many bytes to reserve for the next try; None to keep the last size.
+            now: The current time in seconds of the monotonic clock.
+            retry_seconds: How long to wait before memory is reserved again.
+            needed_bytes: How many bytes to reserve for the next load; None if this number does not
+                change.
         """
         if needed_bytes is not None:
             self._needed_bytes = needed_bytes
@@ -276,7 +299,6 @@ class ReservationState:
     def _waiting_since(
         self, now: float, name: str, records: Records, pending_since: float
     ) -> float:
-        """Return the time since which the model has waited without being loaded by any process."""
         same = [each for key, each in records.items() if each.model == self._model and key != name]
         if any(each.reserved_bytes and not each.is_leaving for each in same):
             return now

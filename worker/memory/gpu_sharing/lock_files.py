@@ -1,8 +1,8 @@
-"""Lock files: small documents that processes share. A document is deleted when its process ends.
+"""Small JSON files through which processes share data.
 
-Each document is a file that its process keeps locked. When the process ends in any way, the
-operating system releases the lock, and the next reader deletes the file. A second lock serialises
-all reads and writes, so that no process reads an incomplete document.
+Each file belongs to one process, which keeps the file locked. When the process ends in any way, the
+operating system releases the lock, and the next reader deletes the file. A second lock permits only
+one read or write at a time, so that no process reads an incomplete file.
 """
 
 import contextlib
@@ -27,7 +27,10 @@ Document = Mapping[str, Any]
 
 
 class LockFile:
-    """A document of this process, to be used only in a `with LockFileFolder.locked()` block."""
+    """A JSON file that belongs to this process and that other processes can read.
+
+    The caller must use the file only in a `with LockFileFolder.locked()` block.
+    """
 
     def __init__(self, path: Path) -> None:
         self.name = path.stem
@@ -36,7 +39,7 @@ class LockFile:
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def write(self, document: Document) -> None:
-        """Replace the content of the file with this document."""
+        """Replace the content of the file with this JSON object."""
         data = json.dumps(document, separators=(",", ":")).encode()
         os.pwrite(self._file, data, 0)
         os.ftruncate(self._file, len(data))
@@ -48,7 +51,7 @@ class LockFile:
 
 
 class LockFileFolder:
-    """The lock files in one folder, which is created if it does not exist.
+    """A folder of lock files. The folder is created if it does not exist.
 
     Any thread and any process on this machine may use the folder.
     """
@@ -65,7 +68,10 @@ class LockFileFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Exclude all other threads and processes during the `with` block, which must be short."""
+        """Prevent all other threads and processes from using the files during the `with` block.
+
+        The block must be short.
+        """
         with self._thread_lock:
             fcntl.flock(self._mutex, fcntl.LOCK_EX)
             try:
@@ -74,18 +80,18 @@ class LockFileFolder:
                 fcntl.flock(self._mutex, fcntl.LOCK_UN)
 
     def add(self, document: Document) -> LockFile:
-        """Create a lock file of this process.
+        """Create a lock file that belongs to this process.
 
-        The caller must do this in a `with locked()` block.
+        The caller must call this method in a `with locked()` block.
         """
         file = LockFile(self._folder / f"{os.getpid()}-{uuid.uuid4().hex[:12]}{_SUFFIX}")
         file.write(document)
         return file
 
     def read(self) -> dict[str, Document]:
-        """Return the documents of all running processes, by the names of their files.
+        """Return the JSON objects in the lock files of all running processes, by file name.
 
-        The caller must do this in a `with locked()` block.
+        The caller must call this method in a `with locked()` block.
         """
         found = {}
         for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
@@ -95,9 +101,9 @@ class LockFileFolder:
         return found
 
     def close(self) -> None:
-        """Close the folder.
+        """Close the folder without deleting the lock files.
 
-        A lock file exists until its `remove` method is called or its process ends.
+        A lock file exists until its method `remove` is called or its process ends.
         """
         os.close(self._mutex)
         os.close(self._folder_lock)
@@ -116,7 +122,7 @@ def _read(path: Path) -> Document | None:
         return document if isinstance(document, dict) else None
     except ValueError:
         _log.warning(
-            "%s cannot be read: the device memory that its process has reserved is unknown", path
+            "the lock file %s cannot be read; the device memory in this file is not counted", path
         )
         return None
     finally:

@@ -1,6 +1,6 @@
-"""Find out whether a model that is not loaded has work, by peeking into its queues.
+"""Find out whether messages wait for a model that is not loaded.
 
-Peeking returns messages without locking them.
+The messages are peeked, which means that they are read without being locked.
 """
 
 import logging
@@ -20,17 +20,24 @@ _MAX_SKIPPED_COUNT = 100
 
 @dataclass(frozen=True, slots=True)
 class Peeked:
-    """A message that was peeked at in a queue. Another worker may have locked it."""
+    """A message that was read from a queue without being locked.
+
+    Another worker may have locked the message.
+    """
 
     sequence_number: int
     enqueued_at: datetime
 
 
 class QueueView(Protocol):
-    """A queue whose messages can be peeked at, for example a `QueueLink`."""
+    """A queue from which messages can be read without locking them, for example a `QueueLink`."""
 
     def peek(self, from_sequence_number: int, count: int) -> list[Peeked]:
-        """Return up to `count` messages in order, beginning with this sequence number.
+        """Return up to `count` messages without locking them, ordered by sequence number.
+
+        Args:
+            from_sequence_number: The lowest sequence number that the call may return.
+            count: The largest number of messages.
 
         Raises:
             BrokerAway: The queue cannot be reached.
@@ -39,11 +46,10 @@ class QueueView(Protocol):
 
 
 class QueuedWork:
-    """Finds the oldest message in a model's queues. Only one thread may use it.
+    """Finds the oldest message in a model's queues. Only one thread may use this object.
 
-    Peeking does not show which messages other workers have locked. So if a model was loaded but
-    received no message, the messages that are then in its queues are ignored for the duration of a
-    lock.
+    Messages that are locked by other workers are also found. So if a model was loaded but received
+    no message, the messages in its queues are ignored for the duration of a message lock.
     """
 
     def __init__(
@@ -61,9 +67,9 @@ class QueuedWork:
         self._skip_until = float("-inf")
 
     def since(self) -> float | None:
-        """Return when the oldest message was put into its queue, by this object's clock.
+        """Return when the oldest message was put into its queue, in seconds of this object's clock.
 
-        The result is None if the queues have no messages.
+        The result is None if no message waits in the queues.
         """
         now = self._clock()
         if now - self._peeked_at >= _PEEK_INTERVAL_SECONDS:
@@ -74,9 +80,9 @@ class QueuedWork:
         return self._since
 
     def skip_current(self) -> None:
-        """Ignore the messages that are now in the queues, because other workers have locked them.
+        """Ignore the messages that are now in the queues, for the duration of a message lock.
 
-        They are ignored for the duration of a lock.
+        Other workers have locked these messages.
         """
         for index in range(len(self._queues)):
             found = self._peek(index, _MAX_SKIPPED_COUNT)
@@ -92,5 +98,7 @@ class QueuedWork:
         try:
             return self._queues[index].peek(first, count)
         except BrokerAway as error:
-            _log.debug("cannot peek into a queue: %s", error)
+            _log.debug(
+                "peeking into a queue failed; the worker treats the queue as empty: %s", error
+            )
             return []

@@ -1,4 +1,8 @@
-"""One model's reservation of device memory, which its device thread and the sharing thread use."""
+"""One model's reservation of device memory.
+
+Two threads use the reservation. The device thread loads and runs the model. The sharing thread
+decides when the model may be loaded and when it must be unloaded.
+"""
 
 import contextlib
 import logging
@@ -25,9 +29,9 @@ _IDLE_SECONDS = 0.5
 
 
 class ReservationRecords:
-    """The records of all models, for use while the lock files are locked.
+    """The records of all models, which may be used only while the lock files are locked.
 
-    A record that is assigned to `mine` replaces this model's record.
+    If the caller assigns a record to `mine`, the record is written into this model's lock file.
     """
 
     def __init__(self, file: LockFile, records: dict[str, ReservationRecord]) -> None:
@@ -37,7 +41,7 @@ class ReservationRecords:
 
     @property
     def mine(self) -> ReservationRecord:
-        """Return this model's record."""
+        """Return the record of this model."""
         return self._records[self.name]
 
     @mine.setter
@@ -53,7 +57,10 @@ class ReservationRecords:
 
 
 class ReservationFile:
-    """The lock file with one model's record, in the folder of all models' lock files."""
+    """The lock file that contains one model's record.
+
+    The lock files of all models are in one folder.
+    """
 
     def __init__(self, folder: Path, record: ReservationRecord) -> None:
         self._files = LockFileFolder(folder)
@@ -63,7 +70,11 @@ class ReservationFile:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[ReservationRecords]:
-        """Lock all records during the `with` block, to read them and change this model's record."""
+        """Exclude all other threads and processes from the lock files during the `with` block.
+
+        Yields:
+            The records of all models. The caller may read them and replace this model's record.
+        """
         with self._files.locked():
             records = {}
             for name, document in self._files.read().items():
@@ -75,14 +86,17 @@ class ReservationFile:
             self._record = current.mine
 
     def close(self) -> None:
-        """Delete the lock file, so that the model's reservation ends."""
+        """Delete the lock file. This ends the model's reservation."""
         with self._files.locked():
             self._file.remove()
         self._files.close()
 
 
 class MemoryReservation(Protocol):
-    """A model's reservation of device memory. The model's device thread calls the methods."""
+    """A model's reservation of device memory.
+
+    The thread that runs the model calls the methods.
+    """
 
     @property
     def reserved_bytes(self) -> int:
@@ -91,11 +105,15 @@ class MemoryReservation(Protocol):
 
     @property
     def is_in(self) -> bool:
-        """Return whether jobs of the model may be received."""
+        """Return whether the model is loaded and its jobs may be received."""
         ...
 
     def wait(self, stopping: threading.Event) -> int | None:
-        """Wait for memory; return how many bytes are reserved, or None if `stopping` was set."""
+        """Wait until memory is reserved.
+
+        Returns:
+            How many bytes are reserved; None if `stopping` was set before that.
+        """
         ...
 
     def enter(self, needed_bytes: int, load_seconds: float) -> None:
@@ -108,9 +126,14 @@ class MemoryReservation(Protocol):
         ...
 
     def resize(self, needed_bytes: int, least_bytes: int) -> int:
-        """Change the reservation after a measurement; return how many bytes are reserved now.
+        """Change the reservation after the model's memory was measured.
 
-        If fewer than `least_bytes` are reserved, the model must be unloaded.
+        Args:
+            needed_bytes: How many bytes the model needs.
+            least_bytes: If fewer bytes can be reserved, the model must be unloaded.
+
+        Returns:
+            How many bytes are now reserved.
         """
         ...
 
@@ -118,8 +141,9 @@ class MemoryReservation(Protocol):
         """Record that the model could not be loaded.
 
         Args:
-            retry_seconds: How long to wait before the next try.
-            needed_bytes: How many bytes to reserve for the next try; None to keep the last size.
+            retry_seconds: How long to wait before memory is reserved again.
+            needed_bytes: How many bytes to reserve for the next load; None if this number does not
+                change.
         """
         ...
 
@@ -129,7 +153,7 @@ class MemoryReservation(Protocol):
 
 
 class UnlimitedReservation:
-    """A reservation of unlimited size: it never waits for memory."""
+    """A reservation without a limit. The model never waits for memory."""
 
     def __init__(self, total_bytes: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self._total_bytes = total_bytes
@@ -139,9 +163,10 @@ class UnlimitedReservation:
         self.reserved_bytes = 0
 
     def wait(self, stopping: threading.Event) -> int | None:
-        """Wait until the next try is due; return the device's memory in bytes.
+        """Wait until the delay after a failed load has passed.
 
-        The result is None if `stopping` was set before that.
+        Returns:
+            The device's memory in bytes; None if `stopping` was set before that.
         """
         is_stopping = stopping.wait(max(0.0, self._not_before - self._clock()))
         return None if is_stopping else self._total_bytes
@@ -155,7 +180,7 @@ class UnlimitedReservation:
         return self._total_bytes
 
     def fail(self, retry_seconds: float, needed_bytes: int | None) -> None:
-        """Record that the model could not be loaded; the next `wait` lasts `retry_seconds`."""
+        """Record that the model could not be loaded. The next `wait` then lasts `retry_seconds`."""
         self._not_before = self._clock() + retry_seconds
 
     def leave(self) -> None:
@@ -165,15 +190,16 @@ class UnlimitedReservation:
 
 @dataclass(frozen=True, slots=True)
 class ModelWorkload:
-    """Functions that show whether a model has work.
+    """Functions and queues that show whether a model has jobs to run.
 
     Attributes:
         name: The model's name.
-        busy_count: Returns how many received messages still need work.
-        may_receive: Returns whether a message may still arrive although the capacity is 0.
-        vacate: Lets the model's device thread unload the model. Called when the model must be
-            unloaded and has no work.
-        queues: The model's queues, to peek into them.
+        busy_count: Returns how many received messages are still being processed.
+        may_receive: Returns whether a message may still arrive although no more messages are
+            requested.
+        vacate: Makes the model's own thread unload the model. Called if the model must be unloaded
+            and has no jobs.
+        queues: The queues in which messages may wait for the model.
     """
 
     name: str
@@ -186,8 +212,8 @@ class ModelWorkload:
 class SharedReservation:
     """A reservation on a device that other models and processes share.
 
-    The sharing thread calls `turn`, any thread may call `touch`, and the model's device thread
-    calls the other methods.
+    The thread that calls `DeviceSharing.run` also calls `turn`. Any thread may call `touch`. The
+    thread that runs the model calls the other methods.
     """
 
     def __init__(
@@ -213,7 +239,7 @@ class SharedReservation:
 
     @property
     def is_in(self) -> bool:
-        """Return whether jobs of the model may be received."""
+        """Return whether the model is loaded and its jobs may be received."""
         return self._state.stage is ReservationStage.IN
 
     @property
@@ -222,12 +248,15 @@ class SharedReservation:
         return self.is_in and not self._others_wait
 
     def touch(self) -> None:
-        """Record that a message was received, so that the model does not count as idle."""
+        """Record that a message for this model was received.
+
+        A model that has received no message for a short time counts as idle.
+        """
         self._is_touched = True
         self._active_at = self._clock()
 
     def turn(self) -> None:
-        """Move the reservation to its next stage if possible."""
+        """Reserve memory if possible, or begin to unload the model if necessary."""
         before = self._state.stage
         # The queues are peeked at before the files are locked, because that may be slow.
         pending_since = self._pending_since() if before is ReservationStage.OUT else None
@@ -243,7 +272,8 @@ class SharedReservation:
         if self._state.stage is ReservationStage.LEAVING:
             if before is ReservationStage.IN:
                 _log.info(
-                    "%s: will be unloaded to free memory for another model", self._workload.name
+                    "%s: the model will be unloaded, because another model needs the memory",
+                    self._workload.name,
                 )
             # In this order: a message is in flight before `may_receive` turns false.
             if not self._workload.may_receive() and not self._workload.busy_count():
@@ -253,7 +283,11 @@ class SharedReservation:
                 self._changed.notify_all()
 
     def wait(self, stopping: threading.Event) -> int | None:
-        """Wait for memory; return how many bytes are reserved, or None if `stopping` was set."""
+        """Wait until memory is reserved.
+
+        Returns:
+            How many bytes are reserved; None if `stopping` was set before that.
+        """
         with self._changed:
             while not stopping.is_set():
                 if self._state.stage is ReservationStage.ENTERING:
@@ -262,7 +296,7 @@ class SharedReservation:
         return None
 
     def enter(self, needed_bytes: int, load_seconds: float) -> None:
-        """Record that the model has been loaded, and free the memory that it does not need."""
+        """Record that the model has been loaded, and release the memory that is not needed."""
         now = self._clock()
         self._is_touched = False
         self._active_at = now
@@ -272,14 +306,19 @@ class SharedReservation:
             self._note(records)
         if self._waited_since is not None:
             waited_seconds = now - self._waited_since
-            _log.info("%s: waited %.2f s for memory", self._workload.name, waited_seconds)
+            _log.info("%s: the model waited %.2f s for memory", self._workload.name, waited_seconds)
             self._waited_since = None
 
     def resize(self, needed_bytes: int, least_bytes: int) -> int:
-        """Change the reservation after a measurement; return how many bytes are reserved now.
+        """Change the reservation after the model's memory was measured.
 
-        If not enough memory is free, less than `needed_bytes` is reserved. If fewer than
-        `least_bytes` are reserved, the model will be unloaded.
+        Args:
+            needed_bytes: How many bytes the model needs. Fewer bytes are reserved if not enough
+                memory is free.
+            least_bytes: If fewer bytes can be reserved, the model will be unloaded.
+
+        Returns:
+            How many bytes are now reserved.
         """
         with self._file.locked() as records:
             records.mine = self._state.resize(records.name, records.all, needed_bytes)
@@ -289,13 +328,13 @@ class SharedReservation:
         return self.reserved_bytes
 
     def fail(self, retry_seconds: float, needed_bytes: int | None) -> None:
-        """Record that the model could not be loaded, and free its reserved memory."""
+        """Record that the model could not be loaded, and release its reserved memory."""
         with self._file.locked() as records:
             records.mine = self._state.fail(self._clock(), retry_seconds, needed_bytes)
             self._note(records)
 
     def leave(self) -> None:
-        """Record that the model has been unloaded, and free its reserved memory."""
+        """Record that the model has been unloaded, and release its reserved memory."""
         self._was_in_vain = not self._is_touched
         with self._file.locked() as records:
             records.mine = self._state.leave()

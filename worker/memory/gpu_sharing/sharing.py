@@ -1,4 +1,4 @@
-"""Share the device between the models of this process, and with other processes."""
+"""Share one device between the models of this process and the models of other processes."""
 
 import hashlib
 import importlib
@@ -35,10 +35,10 @@ _FIRST_BATCH_SHARE = 1 / 16
 
 
 class DeviceSharing:
-    """The device of this process, and the reservations of its models.
+    """The device of this process, and the memory reservations of its models.
 
-    The device is determined when the first model is about to be loaded. Any thread may call the
-    methods. A separate thread, the sharing thread, calls `run`.
+    The device is chosen when the first model is about to be loaded. A separate thread calls `run`.
+    Any thread may call the other methods.
     """
 
     def __init__(self, settings: MemorySettings) -> None:
@@ -51,14 +51,17 @@ class DeviceSharing:
 
     @property
     def used_bytes(self) -> int:
-        """Return how many bytes of device memory this process uses now; 0 if it has no device."""
+        """Return how many bytes of device memory this process uses now; 0 without a device."""
         return self._device.used_bytes if self._device else 0
 
     def find_device(self, model: ModelEntry) -> Device | None:
-        """Return the device of this process; None if there is neither a simulated device nor a GPU.
+        """Return the simulated device or the GPU of this process; None if there is neither.
 
-        The model's file is imported first, because a GPU is used only after a model has imported
-        torch. Errors of the import are raised.
+        The model's file is imported first, because a GPU is used only if a model has imported
+        torch.
+
+        Raises:
+            Exception: Any error that the import of the model's file raises.
         """
         importlib.import_module(model.implementation)
         with self._lock:
@@ -69,14 +72,21 @@ class DeviceSharing:
     def reserve(
         self, model: ModelEntry, device: Device | None, workload: ModelWorkload
     ) -> MemoryReservation:
-        """Create the reservation of a model that is not loaded yet."""
+        """Create the memory reservation of a model that is not loaded yet.
+
+        Args:
+            model: The catalogue entry.
+            device: The device of this process; None if the process has no device.
+            workload: Shows whether the model has jobs to run.
+        """
         if device is None or not self._settings.is_admitting:
             return UnlimitedReservation(device.total_bytes if device else 0)
         profile = self.profiles(device).get(profile_key(model))
         size_bytes = needed_bytes(profile, model, device) if profile else model.memory_bytes or None
         if size_bytes is not None and size_bytes > device.total_bytes:
             _log.error(
-                "%s: needs %d bytes, but the device has only %d: its jobs are not received",
+                "%s: the model needs %d bytes, but the device has only %d bytes; "
+                "the worker does not receive jobs for this model",
                 *(model.name, size_bytes, device.total_bytes),
             )
         turn_seconds = self._settings.turn_seconds
@@ -89,13 +99,13 @@ class DeviceSharing:
         return reservation
 
     def profiles(self, device: Device) -> MemoryProfiles:
-        """Return the store of the memory profiles of models on this device."""
+        """Return the store that contains the measured memory of models on this device."""
         return MemoryProfiles(self._folder(device) / "profiles")
 
     def run(self, stopping: threading.Event) -> None:
-        """Move all reservations to their next stages until `stopping` is set.
+        """Update all reservations repeatedly until `stopping` is set.
 
-        This is the function of the sharing thread.
+        A separate thread must call this method.
         """
         pause_seconds = _CALM_SECONDS
         while not stopping.wait(pause_seconds):
@@ -109,7 +119,7 @@ class DeviceSharing:
                     self.turned_at = time.monotonic()
                     reservation.turn()
             except Exception:  # noqa: BLE001  the process's edge: this thread must outlive a defect
-                _log.exception("updating the reservations failed; it will be tried again")
+                _log.exception("updating the memory reservations failed; the worker tries again")
             is_calm = bool(reservations) and all(each.is_settled for each in reservations)
             pause_seconds = _CALM_SECONDS if is_calm else _BUSY_SECONDS
 
@@ -125,9 +135,10 @@ class DeviceSharing:
 
 
 def profile_key(model: ModelEntry) -> str:
-    """Return the key of a model's profile, which depends on its entry and the code of its file.
+    """Return the key under which a model's measured memory is stored.
 
-    The entry contains the digest of the weights.
+    The key depends on the model's catalogue entry and on the code in the model's file. The entry
+    contains the digest of the weights.
     """
     spec = importlib.util.find_spec(model.implementation)
     source = Path(spec.origin).read_bytes() if spec and spec.origin else b""
@@ -136,10 +147,11 @@ def profile_key(model: ModelEntry) -> str:
 
 
 def needed_bytes(profile: MemoryProfile, model: ModelEntry, device: Device) -> int:
-    """Return how many bytes to reserve for a measured model.
+    """Return how many bytes to reserve for a model whose memory was measured.
 
-    This is enough for full batches. If full batches do not fit into the device's memory, it is
-    enough for the largest batches that fit.
+    The result is enough for a batch of `max_batch_size` items. If such a batch does not fit into
+    the device's memory, the result is the device's memory, or more if even one item does not fit.
+    If no batch was measured, the result is an estimate.
     """
     if not profile.peaks:
         return _first_reservation_bytes(profile.resident_bytes, model, device)
@@ -149,7 +161,7 @@ def needed_bytes(profile: MemoryProfile, model: ModelEntry, device: Device) -> i
 
 
 def _first_reservation_bytes(resident_bytes: int, model: ModelEntry, device: Device) -> int:
-    """Return how many bytes to reserve until the first batches are measured."""
+    """Estimate how many bytes to reserve until the first batches are measured."""
     if not resident_bytes:
         return model.memory_bytes
     batch_bytes = max(resident_bytes, int(device.total_bytes * _FIRST_BATCH_SHARE))
