@@ -116,8 +116,8 @@ def _format(body: memoryview) -> _Format:
     shape = _Format(kind, channels, rate, bits)
     if frame_bytes != shape.frame_bytes:
         raise InvalidInput(
-            f"the header of the WAV file gives a frame size of {frame_bytes} bytes, but its channels "
-            f"and bits per sample require {shape.frame_bytes} bytes"
+            f"the header of the WAV file gives a frame size of {frame_bytes} bytes, but its "
+            f"channels and bits per sample require {shape.frame_bytes} bytes"
         )
     return shape
 

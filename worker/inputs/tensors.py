@@ -59,7 +59,8 @@ def _array(rows: Any, name: str) -> "NDArray[Any]":
     import numpy as np  # noqa: PLC0415  a worker without such models needs no NumPy
 
     unfit = InvalidInput(
-        f"{name}: expected nested lists of equal length, which contain numbers in the range of float32"
+        f"{name}: expected nested lists of equal length, which contain numbers in the "
+        "range of float32"
     )
     try:
         # NumPy chooses the type, because with an explicit float type it would convert texts to
@@ -71,7 +72,8 @@ def _array(rows: Any, name: str) -> "NDArray[Any]":
         raise unfit
     if found.ndim > _MAX_RANK:
         raise InvalidInput(
-            f"{name}: the array has {found.ndim} dimensions; at most {_MAX_RANK} dimensions are accepted"
+            f"{name}: the array has {found.ndim} dimensions; at most {_MAX_RANK} dimensions are "
+            "accepted"
         )
     with np.errstate(over="ignore"):
         array = found.astype(np.float32)

@@ -86,8 +86,8 @@ def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntr
     )
     if found not in model.media_types:
         raise UnsupportedMediaType(
-            f"the response from the input's URL has the media type {found[:100]}, which {model.name} does not "
-            f"accept; expected {' or '.join(model.media_types)}"
+            f"the response from the input's URL has the media type {found[:100]}, which "
+            f"{model.name} does not accept; expected {' or '.join(model.media_types)}"
         )
     if not media.agrees(found, response.body) or (
         found == media.JSON and not _is_json(response.body)

@@ -105,7 +105,8 @@ def _from_torch(path: Path) -> object:
         named = _GLOBAL.search(str(error))
         what = f" It names {named[1]}." if named else ""
         raise WeightsUnsafe(
-            f"the weights are a pickle that contains more than tensors; its code was not executed.{what}"
+            f"the weights are a pickle that contains more than tensors; its code was not "
+            f"executed.{what}"
         ) from None
     except _READER_ERRORS as error:
         raise WeightsDamaged(f"the weights cannot be read: {_line(error)}") from None
