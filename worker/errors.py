@@ -1,4 +1,4 @@
-"""The errors that end a job or a model's loading, and how the job's message is settled.
+"""The errors of the worker, and how the message of a failed job is settled.
 
     WorkerError
     ├── Fault                                          reply with the failure; complete
@@ -79,7 +79,7 @@ class WorkerError(Exception):
 
 
 class Fault(WorkerError):
-    """The job fails. The caller gets the error's text, which says the cause and what to do."""
+    """The job fails. The caller gets the error's text, which says what happened and what to do."""
 
     settlement = Settlement.COMPLETE
 
@@ -145,7 +145,7 @@ class Expired(Unwanted):
 
 
 class NotWaitedFor(Unwanted):
-    """The gateway no longer waits for the job: it was cancelled, or has already ended."""
+    """The gateway no longer waits for the job, because the job was cancelled or has ended."""
 
     code = "not-waited-for"
 
@@ -332,7 +332,7 @@ class WeightsMismatch(ModelUnusable):
 
 
 class WeightsUnsafe(ModelUnusable):
-    """The weights are a pickle that contains more than tensors. It was not executed."""
+    """The weights are a pickle that contains more than tensors. The pickle was not executed."""
 
     code = "weights-unsafe"
 

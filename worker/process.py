@@ -42,7 +42,7 @@ def prefer_device_thread(environ: MutableMapping[str, str]) -> None:
 
     The device thread acquires the interpreter's lock hundreds of times per batch. With Python's
     default switch interval, each busy thread could delay the device thread by 5 ms each time. By
-    default, OpenMP's idle threads also keep processors busy that other threads need.
+    default, idle threads of OpenMP also use processor time that other threads need.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
     environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

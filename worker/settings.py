@@ -56,7 +56,8 @@ class ScheduledEventSettings:
     Attributes:
         mode: What the worker does if an event will stop its machine.
         address: The URL of the metadata service.
-        machine: The name of this machine; if empty, it is read from the metadata service.
+        machine: The name of this machine. If the name is empty, the worker gets it from the
+            metadata service.
     """
 
     mode: ScheduledEventMode = ScheduledEventMode.OFF
@@ -69,9 +70,11 @@ class MemorySettings:
     """How the worker uses the device's memory.
 
     Attributes:
-        budget_bytes: The memory of the simulated device; None if the worker uses a real device.
+        budget_bytes: The memory of the simulated device in bytes; None if the worker uses a real
+            device.
         folder: The folder in which the processes that use the same device store their reservations.
-        is_admitting: Whether the worker reserves device memory before it uses it.
+        is_admitting: Whether the worker reserves device memory for a model before it uses the
+            memory.
         turn_seconds: How long a loaded model may stay in memory while other models wait.
         card_shares: The number of pods that share one GPU without a common folder.
     """
@@ -146,7 +149,7 @@ class CheckSettings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "CheckSettings":
-        """Read the settings from environment variables. Raises SettingsError if one is wrong."""
+        """Read the settings from environment variables. Raises SettingsError for a wrong value."""
         try:
             storage = _endpoint(environ, SETTING_PAYLOAD_STORAGE, "blobServiceUri")
         except SettingsError:

@@ -12,8 +12,8 @@ _STEP_SECONDS: Final = 0.5
 class Shutdown:
     """Records whether and why shutdown was requested, and with which exit code.
 
-    Any thread or signal handler may request shutdown. If it is requested several times, the first
-    reason and the first exit code other than 0 are kept.
+    Any thread or signal handler may request shutdown. If shutdown is requested several times, the
+    first reason and the first exit code other than 0 are kept.
     """
 
     def __init__(self) -> None:

@@ -57,13 +57,13 @@ class MessageTooLarge(ContractError):
 
 
 class PayloadCorrupt(ContractError):
-    """The size or digest of a blob differs from the payload reference."""
+    """The size or digest of a blob differs from the size or digest in the payload reference."""
 
     code = "payload-corrupt"
 
 
 class ForbiddenAddress(ContractError):
-    """Requests to this URL are not allowed. The error's text is shown to the URL's sender."""
+    """Requests to this URL are not allowed. The caller that sent the URL sees the error's text."""
 
     code = "forbidden-address"
 

@@ -1,4 +1,4 @@
-"""The SSRF guard, which checks the URLs and addresses to which callers make us connect.
+"""The SSRF guard, which checks the URLs of callers before we connect to them.
 
     check_form   checks the text of a URL: the scheme, no credentials, an unambiguous host
     resolve      looks the host up in DNS once; each address must be public or in the allow list

@@ -1,7 +1,7 @@
 """The messages between gateway and worker, and their encoding as JSON.
 
 All times are in UTC. The attribute `extra` contains the fields of a message that this version does
-not know. They are kept when the message is decoded and encoded again.
+not know. These fields are kept when the message is decoded and encoded again.
 
 `*_to_json` and `*_from_json` convert a message that is part of a larger document. `encode_*` and
 `decode_*` convert the bytes of a Service Bus message or an HTTP body.
@@ -70,7 +70,8 @@ class PayloadUrl:
     """A payload that the worker downloads. The repr omits the URL, which may contain a secret.
 
     If `media_type` is None, the worker recognises the media type by the first bytes of the
-    download. If they match no known type, the worker uses the server's Content-Type header.
+    download. If the first bytes match no known type, the worker uses the server's Content-Type
+    header.
     """
 
     url: str = field(repr=False)
@@ -122,7 +123,7 @@ class Stage(StrEnum):
 
 
 class FailureCode(StrEnum):
-    """The reason why a job ended without a result. Treat an unknown code as a failure, too."""
+    """The reason why a job ended without a result. An unknown code also means a failure."""
 
     INVALID_INPUT = "invalid-input"
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
@@ -219,9 +220,9 @@ class Fields:
         """Return the value of a field, which must be a non-empty string."""
         value = self._required(name, str)
         if not value:
-            raise MalformedMessage(f"{self._at(name)}: must not be empty")
+            raise MalformedMessage(f"{self._at(name)}: the text must not be empty")
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-            raise MalformedMessage(f"{self._at(name)}: is not valid Unicode text")
+            raise MalformedMessage(f"{self._at(name)}: the text is not valid Unicode")
         return value
 
     def optional_text(self, name: str) -> str | None:
@@ -242,7 +243,7 @@ class Fields:
     def number(self, name: str, default: float | None = None) -> float:
         """Return the value of a field, which must be a number of at least 0.
 
-        If the field is absent or null, return `default` unless that is None.
+        If the field is absent or null, return `default`. Without a default, the field is required.
         """
         if default is not None and self._values.get(name) is None:
             return default
@@ -285,11 +286,11 @@ class Fields:
         return dict(value)
 
     def child(self, name: str) -> "Fields":
-        """Return a `Fields` object that reads the JSON object in a field."""
+        """Return a `Fields` object for the JSON object in a field."""
         return Fields(self._required(name, Mapping), self._at(name))
 
     def optional_child(self, name: str) -> "Fields | None":
-        """Return a `Fields` object for the JSON object in a field; None if it is absent or null."""
+        """Like `child`, but return None if the field is absent or null."""
         return None if self._values.get(name) is None else self.child(name)
 
     def has(self, name: str) -> bool:
@@ -299,7 +300,7 @@ class Fields:
     def raw(self, name: str) -> Json:
         """Return the value of a field without a check of its type. The field must be present."""
         if name not in self._values:
-            raise MalformedMessage(f"{self._at(name)}: is missing")
+            raise MalformedMessage(f"{self._at(name)}: the field is missing")
         return self._values[name]
 
     def others(self, known: frozenset[str]) -> dict[str, Json]:
@@ -309,7 +310,7 @@ class Fields:
     def _required(self, name: str, expected: type[_T] | tuple[type[_T], ...]) -> _T:
         value = self._values.get(name)
         if value is None:
-            raise MalformedMessage(f"{self._at(name)}: is missing")
+            raise MalformedMessage(f"{self._at(name)}: the field is missing")
         if not isinstance(value, expected):
             raise MalformedMessage(
                 f"{self._at(name)}: the type is wrong, found {_json_kind(value)}"
@@ -435,7 +436,7 @@ def reply_from_json(value: Json) -> JobReply:
 
 
 def payload_to_json(payload: Payload) -> dict[str, Json]:
-    """Return a payload as a JSON object. Its key `base64`, `json` or `blob` holds the content."""
+    """Return a payload as a JSON object that has the key `base64`, `json` or `blob`."""
     match payload:
         case InlineBytes(media_type, data):
             return {"media_type": media_type, "base64": base64.b64encode(data).decode()}
@@ -498,7 +499,7 @@ def error_to_json(error: JobError) -> dict[str, Json]:
 def error_from_json(fields: Fields | None) -> JobError:
     """Read a job's error from a JSON object. Raises MalformedMessage."""
     if fields is None:
-        raise MalformedMessage("error: is missing")
+        raise MalformedMessage("error: the field is missing")
     stage = fields.text("stage")
     if stage not in set(Stage):
         raise MalformedMessage(f"error.stage: expected one of {', '.join(Stage)}")

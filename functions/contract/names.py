@@ -1,4 +1,4 @@
-"""Names that two processes share: of functions, events, settings, blobs, queues and URL paths."""
+"""The names of functions, events, settings, blobs and queues that two processes share."""
 
 from typing import Final
 

@@ -73,7 +73,7 @@ def _queue(name: str, model: ModelEntry) -> dict[str, Any]:
 def main(arguments: list[str]) -> int:
     """Print Config.json, and return the exit code.
 
-    The only argument is the path of the catalogue. It is optional.
+    `arguments` may contain the path of the catalogue.
     """
     path = Path(arguments[0]) if arguments else DEFAULT_PATH
     try:

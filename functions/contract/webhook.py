@@ -33,7 +33,7 @@ def parse_secrets(text: str) -> tuple[bytes, ...]:
         try:
             secret = base64.b64decode(entry.removeprefix(_PREFIX), validate=True)
         except (binascii.Error, ValueError):
-            raise ValueError(f"expected base64 after {_PREFIX}") from None
+            raise ValueError(f"each secret must contain base64 after {_PREFIX}") from None
         if not _MIN_SECRET_BYTES <= len(secret) <= _MAX_SECRET_BYTES:
             raise ValueError(
                 f"each secret must have {_MIN_SECRET_BYTES} to {_MAX_SECRET_BYTES} bytes"

@@ -29,8 +29,8 @@ class UrlFetcher:
 
         Raises:
             InvalidInput: The URL is not allowed, or the server sent no usable response.
-            UnsupportedMediaType: The model does not accept the media type, or the bytes do not have
-                it.
+            UnsupportedMediaType: The model does not accept the media type, or the bytes are of
+                another type.
         """
         response = self._get(payload.url, model.max_input_bytes)
         if response.status != 200:
@@ -73,10 +73,10 @@ def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntr
     """Return the media type of a response.
 
     This is the media type in the job. If the job has none, it is the type that the first bytes
-    show. If they show none, it is the type in the Content-Type header.
+    show. If the first bytes show no type, it is the type in the Content-Type header.
 
     Raises:
-        UnsupportedMediaType: The model does not accept this type, or the bytes do not have it.
+        UnsupportedMediaType: The model does not accept this type, or the bytes are of another type.
     """
     found = (
         media.essence(payload.media_type or "")

@@ -68,7 +68,8 @@ Accepts = Literal["audio", "bytes", "file", "image", "json", "tensor", "text"]
 class Context(Protocol):
     """Connects a model with its running job.
 
-    Both methods raise an error if the job must stop. This is Cancelled if the job was cancelled.
+    Both methods raise an error if the job must stop. The error is Cancelled if the job was
+    cancelled.
     """
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:

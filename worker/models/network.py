@@ -90,8 +90,8 @@ class Network:
     def stage(self, item: Tensor) -> Tensor:
         """Start to copy one prepared item to the device; return the copy.
 
-        If the device has no memory for the copy, return the item in host memory. It is then copied
-        when its batch runs.
+        If the device has no memory for the copy, return the item in host memory. The item is then
+        copied when its batch runs.
         """
         return item if self._streams is None else self._streams.send(item)
 
@@ -205,7 +205,7 @@ class _GpuStreams:
 
     @contextlib.contextmanager
     def received(self, batch: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-        """Yield the items on the device. The body of the `with` block runs on the computing stream.
+        """Yield the batch's items on the device. The `with` block runs on the computing stream.
 
         The items are kept until the block ends. Otherwise, the copying stream could reuse their
         memory while the computing stream still reads it.

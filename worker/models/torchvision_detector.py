@@ -30,7 +30,8 @@ _MAX_OBJECTS = 100
 class _Picture:
     """An image for the network. `pixels` has the shape (3, height, width) and values from 0 to 1.
 
-    `size` is the size of the original image, and `scale` is the factor by which it was scaled.
+    `size` is the size of the original image. `scale` is the factor by which the original image was
+    scaled.
     """
 
     pixels: torch.Tensor
@@ -109,7 +110,7 @@ class Infer:
         return [found[number] for number in range(len(batch))]
 
     def postprocess(self, output: _Found) -> dict[str, object]:
-        """Return the objects whose score reaches the minimum, with boxes clipped to the image."""
+        """Return the objects whose score is at least the minimum. Clip boxes to the image."""
         width, height = output.size
         objects = [
             {

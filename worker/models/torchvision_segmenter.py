@@ -79,7 +79,7 @@ class Infer:
         return _Picture(torch.zeros(3, side, side * 4 // 3), (side * 4 // 3, side))
 
     def cost(self, item: _Picture) -> float:
-        """Return the number of pixels. It differs, because images keep their proportions."""
+        """Return the number of pixels of a prepared image, as a measure of its size."""
         return float(item.pixels[0].numel())
 
     def preprocess(self, item: Image.Image) -> _Picture:

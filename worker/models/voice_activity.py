@@ -61,7 +61,7 @@ class Infer:
         return self.preprocess(Audio(np.zeros(10 * _RATE, np.float32), _RATE))
 
     def cost(self, item: tuple[Tensor, float]) -> float:
-        """Return the duration of the recording in seconds; at least the duration of one step."""
+        """Return the duration of the recording in seconds, as a measure of its size."""
         return max(item[1], _STEP_SECONDS)
 
     def preprocess(self, item: Audio) -> tuple[Tensor, float]:
@@ -141,16 +141,16 @@ class _Network(nn.Module):
         return layer.eval()
 
     def judge(self, remembered: Tensor) -> Tensor:
-        """Return the scores from 0 to 1 of all steps, in shape (batch, steps).
+        """Return the score of each step, from 0 to 1, as a tensor of shape (batch, steps).
 
-        `remembered` is the output of the LSTM layer, in shape (batch, steps, 128).
+        `remembered` is the output of the LSTM layer, of shape (batch, steps, 128).
         """
         last: Tensor = self.final_conv(remembered.relu().transpose(1, 2))
         return last.squeeze(1).sigmoid()
 
 
 def resampled(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
-    """Resample the sound to 16 kHz. Its spectrum is truncated, or extended with zeros."""
+    """Resample the sound to 16 kHz: truncate its spectrum, or extend the spectrum with zeros."""
     if rate == _RATE:
         return samples
     # Pad to whole periods of both rates, so that the new length is an integer.

@@ -63,7 +63,10 @@ class GuardedHttp:
         self._tls = ssl.create_default_context()
 
     def check(self, url: str) -> None:
-        """Check the text of a URL without a DNS look-up. Raises ForbiddenAddress."""
+        """Check the text of a URL without a DNS look-up.
+
+        Raises ForbiddenAddress if the URL is not allowed.
+        """
         self._guard.check_form(url)
 
     def exchange(

@@ -29,7 +29,7 @@ ModelStates = Callable[[], Mapping[str, Mapping[str, Any]]]
 
 
 class Loops:
-    """Decides whether the worker's loops are running, by the time of each loop's last iteration."""
+    """Checks that the worker's loops run. Each loop reports the time of its last iteration."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
@@ -41,7 +41,7 @@ class Loops:
         self._loops[name] = turned_at
 
     def guarded(self, name: str, loop: Callable[[], object]) -> Callable[[], None]:
-        """Return a function that runs the loop and that a thread can call.
+        """Return a function that runs the loop, for use as the target of a thread.
 
         If the loop raises an error, the liveness probe fails from then on.
         """

@@ -152,7 +152,10 @@ class Metrics:
         )
 
     def watch_memory_used(self, used_bytes: Callable[[], float]) -> None:
-        """Register the function that returns the used device memory in bytes, for each scrape."""
+        """Register a function that returns the used device memory in bytes.
+
+        Each scrape of the metrics calls this function.
+        """
         self._used.set_function(used_bytes)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:

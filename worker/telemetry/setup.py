@@ -104,7 +104,7 @@ def tracer_provider(exporters: Sequence[str]) -> "TracerProvider | None":
 
 
 def flush(provider: "TracerProvider | None") -> None:
-    """Export the spans that have not been exported yet. Wait at most 2 seconds for that."""
+    """Export the spans that have not been exported yet, in at most 2 seconds."""
     if provider is not None:
         last = threading.Thread(target=provider.shutdown, name="traces", daemon=True)
         last.start()

@@ -59,7 +59,7 @@ class AzureBlobReader:
             client = self._account.get_blob_client(container, blob)
             yield from client.download_blob(max_concurrency=1).chunks()
         except ResourceNotFoundError:
-            raise WeightsMissing(f"{where}: there is no such blob") from None
+            raise WeightsMissing(f"{where}: this blob does not exist") from None
         except AzureError as error:
             # The error's text could contain a signed address.
             raise WeightsAway(f"{where}: cannot be read: {type(error).__name__}") from None
@@ -73,7 +73,7 @@ class WeightsStore:
         self._blobs = blobs
 
     def get(self, model: ModelEntry) -> Weights | None:
-        """Return the model's weights after a check of their digest; None if the model has none.
+        """Return the model's weights after checking their digest; None if the model has none.
 
         Raises:
             WeightsMissing: The blob, package or file does not exist.

@@ -43,7 +43,7 @@ class Weights:
     sha256: str = ""
 
     def state_dict(self) -> "dict[str, Tensor]":
-        """Return the weights as CPU tensors by name.
+        """Return the weights as a dictionary from names to CPU tensors.
 
         The file must be a safetensors file, or a state dict that `torch.save` has written.
 
