@@ -73,7 +73,7 @@ class Loops:
 class DeviceProbe:
     """Runs a tiny kernel on the device to check whether the device works.
 
-    One thread calls `run`, and runs the kernel. Any thread may call the other methods.
+    The thread that calls `run` runs the kernel. Any thread may call the other methods.
     """
 
     def __init__(
