@@ -103,7 +103,7 @@ def _from_torch(path: Path) -> object:
     except pickle.UnpicklingError as error:
         # torch's own text explains how to execute the file anyway.
         named = _GLOBAL.search(str(error))
-        what = f" It names {named[1]}." if named else ""
+        what = f" The pickle names {named[1]}." if named else ""
         raise WeightsUnsafe(
             f"the weights are a pickle that contains more than tensors; its code was not "
             f"executed.{what}"
