@@ -1,4 +1,6 @@
-"""The worker: receive, prepare, infer, reply, settle. Run it with `python -m worker`.
+"""The worker, which receives jobs, runs models and sends replies.
+
+Start it with `python -m worker`.
 
 __main__             creates all components, starts their threads, and drains the worker
 pipeline/            the processing of one job, one module for each step
@@ -10,7 +12,7 @@ weights/             fetch, check and cache a model's weights, and load them as 
 models/              one file for each model; a model's author writes only this file
 replies              send replies to the gateway, to queues and to webhooks
 telemetry/           metrics, traces, logs and health
-net/                 retries, and HTTP requests to servers outside our system
+net/                 retries, HTTP requests to servers outside our system, blob storage client
 errors               every way in which a job can fail, and how its message is settled
 settings             read the worker's settings from the environment
 shutdown             whether and why the worker shuts down

@@ -1,4 +1,4 @@
-"""`python -m worker`: create the worker, run it until shutdown is requested, drain, and exit."""
+"""`python -m worker`: run the worker until shutdown is requested, then drain it and exit."""
 
 import argparse
 import errno
@@ -59,14 +59,14 @@ _POLL_SECONDS = 0.02
 
 
 class Worker:
-    """All components of one worker process. This is the composition root."""
+    """Creates, starts and stops all components of a worker process."""
 
     def __init__(self, settings: WorkerSettings, shutdown: Shutdown) -> None:
-        """Create all components; start no thread yet.
+        """Create all components. `start` starts their threads.
 
         Raises:
-            SettingsError: A setting cannot be used.
-            OSError: The health port is in use.
+            SettingsError: A setting is not valid.
+            OSError: The port of the health server is in use.
         """
         check_endpoint(settings.service_bus)
         self._settings = settings
@@ -106,7 +106,7 @@ class Worker:
         self._health = HealthServer(settings.health_host, settings.health_port, pages)
 
     def _consumer(self, model: ModelEntry) -> Consumer:
-        """Create the components of one model."""
+        """Create the consumer of a model, which receives and runs the model's jobs."""
         stopping = threading.Event()
         telemetry = ModelTelemetry(model.name, self._metrics, self._tracing)
         in_flight = InFlight(telemetry)
@@ -159,11 +159,11 @@ class Worker:
 
     @property
     def health_port(self) -> int:
-        """Return the port of the health server."""
+        """The port on which the health server listens."""
         return self._health.server_port
 
     def start(self) -> None:
-        """Start all threads. Models load while the queues connect."""
+        """Start all threads. They load the models and connect to the queues."""
         self._health.start()
         self._thread("lock-renewal", lambda: self._locks.run(self._stop_background))
         self._thread("memory", lambda: self._sharing.run(self._stop_background))
@@ -178,7 +178,7 @@ class Worker:
     def drain(self) -> bool:
         """Stop receiving, finish the running jobs within the grace period, and close connections.
 
-        The messages of jobs that have not started are released at once. Message locks are renewed
+        Jobs that have not started are returned to their queues at once. Message locks are renewed
         until the last reply is sent and the last message is settled.
 
         Returns:
@@ -196,7 +196,9 @@ class Worker:
             for consumer in self._consumers:
                 consumer.give_up()
             if left_count := self._wait_until_settled(time.monotonic() + _CLOSE_SECONDS):
-                _log.warning("stopping with %d unsettled jobs: their locks will expire", left_count)
+                _log.warning(
+                    "stopping with %d unsettled jobs: their message locks will expire", left_count
+                )
         self._stop_background.set()
         closes_by = time.monotonic() + _CLOSE_SECONDS
         for thread in self._receiving:
@@ -207,7 +209,10 @@ class Worker:
         return unfinished_count == 0
 
     def _wait_until_settled(self, ends_at: float) -> int:
-        """Wait until all messages are settled, or until `ends_at`; return how many are not."""
+        """Wait until all messages are settled or `ends_at` is reached.
+
+        Return the number of messages that are not settled.
+        """
         while (
             held_count := sum(consumer.in_flight.held_count for consumer in self._consumers)
         ) and time.monotonic() < ends_at:
@@ -236,7 +241,8 @@ class Worker:
     def _states(self) -> dict[str, dict[str, Any]]:
         """Return the state of each model for the readiness probe.
 
-        A model can be ready without its low-priority queue, which older deployments do not have.
+        A model can be ready although its low-priority queue is not connected, because older
+        deployments do not have this queue.
         """
         states = {}
         for consumer in self._consumers:
@@ -254,7 +260,7 @@ class Worker:
         return states
 
     def _note_device_failure(self, error: Exception) -> None:
-        """Request shutdown if the error of the device probe means that the device is lost."""
+        """Request shutdown if the device probe's error means that the device is lost."""
         # The probe's own tiny kernel has failed, so no second kernel is tried.
         if is_device_lost(error, lambda: False):
             self._shutdown.request("the device is lost", EXIT_DEVICE_LOST)
@@ -298,7 +304,7 @@ def _shutdown_on_signals() -> Shutdown:
 
 
 def main() -> int:
-    """Run the worker; return the exit code."""
+    """Run the worker until shutdown has ended; return the exit code."""
     argparse.ArgumentParser(
         prog="python -m worker",
         description="Runs jobs from the models' queues. All settings are environment variables.",
@@ -318,10 +324,11 @@ def main() -> int:
         )
         return _EXIT_PORT_BUSY
     worker.start()
-    _log.info("started; health on port %d", worker.health_port)
+    _log.info("the worker has started; its health server listens on port %d", worker.health_port)
     shutdown.wait()
     _log.info(
-        "%s: shutting down; running jobs have %g s to finish; a second signal exits at once",
+        "%s: shutting down; running jobs have %g s to finish; a second signal ends the worker at "
+        "once",
         *(shutdown.reason, settings.drain_seconds),
     )
     worker.drain()

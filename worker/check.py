@@ -1,9 +1,10 @@
 """`python -m worker.check NAME FILE`: run one model on one input, without queues and gateway.
 
-Prints one JSON object per line: one about the loaded model, one with the result, and one with the
-time and the memory of each batch of 1, 2, 4 … up to `max_batch_size` items. Reads MODEL_CATALOGUE,
-TORCH_THREADS and WORKER_WEIGHTS_CACHE as the worker does, and PAYLOAD_STORAGE if the weights are in
-blob storage. The exit code is 1 if the model or the input is at fault, and 2 for wrong usage.
+The command prints one JSON object per line: first the facts about the loaded model, then the
+result, then the time and memory of a batch for each batch size (1, 2, 4 … up to `max_batch_size`).
+It reads the settings MODEL_CATALOGUE, TORCH_THREADS and WORKER_WEIGHTS_CACHE, and also
+PAYLOAD_STORAGE if the weights are in blob storage. The exit code is 1 if the model or the input
+causes an error, and 2 if an argument or a setting is wrong.
 """
 
 import argparse
@@ -42,20 +43,20 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ModelInput:
-    """One input as a caller would send it."""
+    """The bytes and the media type of an input, as a caller would send them."""
 
     data: bytes
     media_type: str
 
 
 class LazyBlobReader:
-    """Reads blobs; connects to blob storage only if a model needs it."""
+    """Reads blobs. Connects to blob storage only when a blob is read."""
 
     def __init__(self, endpoint: AzureEndpoint | None) -> None:
         self._endpoint = endpoint
 
     def read(self, container: str, blob: str) -> Iterator[bytes]:
-        """Yield the blob in chunks; raise WeightsMissing or WeightsAway if it cannot be read."""
+        """Return a blob in chunks. Raises WeightsMissing or WeightsAway if it cannot be read."""
         if self._endpoint is None:
             raise WeightsAway(
                 "PAYLOAD_STORAGE is not set, but the model's weights are in blob storage"
@@ -71,10 +72,10 @@ class LazyBlobReader:
 
 
 def check(model: ModelEntry, sample: ModelInput, loader: ModelLoader) -> Iterator[Line]:
-    """Load the model and run it on the sample; yield the lines to print.
+    """Load the model and run it on the input; yield the lines that the command prints.
 
     Raises:
-        WorkerError: The model or the input is at fault.
+        WorkerError: The model or the input caused an error.
     """
     begun = time.perf_counter()
     loaded = loader.load(model)
@@ -128,7 +129,7 @@ def _timed(call: Callable[[], object]) -> float:
 
 
 def _peak_bytes(loaded: LoadedModel, items: list[Any]) -> int:
-    """Return how many bytes of memory a batch needs in addition to the loaded model."""
+    """Return how many bytes of memory a batch needs, without the memory of the loaded model."""
     cost = sum(loaded.cost(item) for item in items)
     declared_bytes = loaded.memory_bytes(cost) - loaded.memory_bytes(0)
     if (cuda := _cuda()) is not None:
@@ -182,7 +183,7 @@ def _sample(model: ModelEntry, path: Path, announced: str | None) -> ModelInput:
     limit_bytes = model.max_upload_bytes
     if len(data) > limit_bytes:
         raise SettingsError(
-            f"{path}: has {len(data)} bytes; {model.name} accepts at most {limit_bytes}"
+            f"{path}: has {len(data)} bytes; {model.name} accepts at most {limit_bytes} bytes"
         )
     seen = announced or media.sniff(data)
     if seen is None:
@@ -203,7 +204,7 @@ def _failed(code: str, detail: str) -> int:
 
 
 def main(arguments: list[str], environ: dict[str, str]) -> int:
-    """Run the check; return the exit code."""
+    """Run the command `python -m worker.check`; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m worker.check", description="Runs one model on one input."
     )

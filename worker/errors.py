@@ -1,4 +1,4 @@
-"""The ways in which a job can fail, and how its message is settled.
+"""The errors of the worker, and how the message of a failed job is settled.
 
     WorkerError
     ├── Fault                                          reply with the failure; complete
@@ -8,7 +8,7 @@
     │   ├── InferenceFailed        inference-failed         the model raised an error
     │   ├── OutOfMemory            out-of-memory            too large for this worker's device
     │   ├── ResultTooLarge         result-too-large         larger than a job may return
-    │   └── ExpiredForProducer     expired                  the deadline passed; a producer is told
+    │   └── ExpiredForProducer     expired                  late; the producer gets a reply
     ├── Unwanted                                       no reply; complete
     │   ├── Expired                expired                  the deadline passed
     │   ├── NotWaitedFor           not-waited-for           cancelled or finished
@@ -40,9 +40,10 @@
     │   ├── WeightsDamaged         weights-damaged         truncated, or an unknown format
     │   ├── WeightsUnfit           weights-unfit           names or shapes do not fit the network
     │   └── WeightsAway            weights-away            blob storage or the cache fails
-    └── SettingsError              bad-setting         concerns the start: exit code 2
+    └── SettingsError              bad-setting         the worker cannot start: exit code 2
 
-The settlement is an attribute of the error's class; the text of an error never changes it.
+The class of an error determines how the message is settled. The text of an error has no influence
+on this.
 """
 
 from enum import StrEnum
@@ -52,7 +53,7 @@ from contract.messages import FailureCode, JobError, Stage
 
 
 class Settlement(StrEnum):
-    """The ways to settle a message; LEAVE means not to settle it."""
+    """How the worker settles a message. LEAVE means that the worker does not settle the message."""
 
     COMPLETE = "complete"
     ABANDON = "abandon"
@@ -78,17 +79,17 @@ class WorkerError(Exception):
 
 
 class Fault(WorkerError):
-    """The job fails. The error's text goes to the caller: it says what happened and what to do."""
+    """The job fails. The caller gets the error's text, which says what happened and what to do."""
 
     settlement = Settlement.COMPLETE
 
     def to_job_error(self) -> JobError:
-        """Return the error in the format of a job's reply."""
+        """Return the error in the format that a reply contains."""
         return JobError(self.code, str(self), self.stage, self.retryable)
 
 
 class InvalidInput(Fault):
-    """The model cannot use this input. A model's code may raise this error, too."""
+    """The model cannot use this input. The code of a model may also raise this error."""
 
     code = FailureCode.INVALID_INPUT.value
 
@@ -100,7 +101,7 @@ class UnsupportedMediaType(Fault):
 
 
 class PayloadUnusable(Fault):
-    """The blob is missing, or is not what the payload reference describes."""
+    """The input's blob does not exist, or its content does not match the payload reference."""
 
     code = FailureCode.PAYLOAD_CORRUPT.value
     stage = Stage.LOAD
@@ -113,26 +114,26 @@ class InferenceFailed(Fault):
 
 
 class OutOfMemory(Fault):
-    """A single input needs more memory than the device has. A larger device may suffice."""
+    """One input alone needs more memory than the device has. A larger device may have enough."""
 
     code = FailureCode.OUT_OF_MEMORY.value
     retryable = True
 
 
 class ResultTooLarge(Fault):
-    """The model's result is larger than a job may return."""
+    """The model's result is larger than the limit for results."""
 
     code = FailureCode.RESULT_TOO_LARGE.value
 
 
 class ExpiredForProducer(Fault):
-    """The job's deadline has passed, and the worker informs the job's producer by a reply."""
+    """The job's deadline has passed. The worker sends the job's producer a reply that says so."""
 
     code = FailureCode.EXPIRED.value
 
 
 class Unwanted(WorkerError):
-    """The caller no longer waits for this job, so it ends without a reply."""
+    """The caller no longer waits for this job, so the worker sends no reply."""
 
     settlement = Settlement.COMPLETE
 
@@ -144,22 +145,22 @@ class Expired(Unwanted):
 
 
 class NotWaitedFor(Unwanted):
-    """The gateway no longer waits for the job: it was cancelled, or has already ended."""
+    """The gateway no longer waits for the job, because the job was cancelled or has ended."""
 
     code = "not-waited-for"
 
 
 class Cancelled(Unwanted):
-    """The running job must stop.
+    """The job was cancelled while it ran, and must stop.
 
-    The model's context raises this error, and the model should not catch it.
+    The methods of `Context` raise this error. A model should not catch it.
     """
 
     code = "cancelled"
 
 
 class Infrastructure(WorkerError):
-    """A service that the worker needs is not available now."""
+    """The worker cannot process the job now, for example because a service does not answer."""
 
     code = "infrastructure"
     retryable = True
@@ -174,7 +175,7 @@ class BrokerAway(Infrastructure):
 
 
 class QueueMissing(BrokerAway):
-    """The namespace has no queue of this name."""
+    """The Service Bus namespace has no queue with this name."""
 
     code = "queue-missing"
 
@@ -187,7 +188,7 @@ class PayloadsAway(Infrastructure):
 
 
 class ReplyUndelivered(Infrastructure):
-    """The reply could not be delivered while the lock was held."""
+    """The worker could not deliver the reply in time."""
 
     code = "reply-undelivered"
     stage = Stage.REPLY
@@ -196,8 +197,8 @@ class ReplyUndelivered(Infrastructure):
 class OutboundFailed(Infrastructure):
     """A server outside our system sent no complete response.
 
-    The error's text is a predicate, for example "did not answer in time": the caller puts the
-    subject before it.
+    The error's text has no subject, for example "did not answer in time". The code that catches the
+    error must put a subject before the text.
     """
 
     code = "outbound-failed"
@@ -205,9 +206,9 @@ class OutboundFailed(Infrastructure):
 
 
 class DeviceLost(Infrastructure):
-    """Every further call to the device fails. The worker returns its jobs to the queue and exits.
+    """The device no longer works. The worker returns its jobs to the queue and exits.
 
-    For a job that was running on the device, this counts as a failed delivery, because the job may
+    The delivery of each job that was running on the device counts as failed, because this job may
     have caused the failure.
     """
 
@@ -215,24 +216,24 @@ class DeviceLost(Infrastructure):
 
 
 class WorkerFault(Infrastructure):
-    """The worker itself failed unexpectedly."""
+    """An unexpected error in the worker's own code."""
 
     code = "worker-fault"
 
 
 class Poison(WorkerError):
-    """The message can never succeed. The error's code becomes the reason of the dead letter."""
+    """The message can never be processed. The worker moves it to the dead-letter queue."""
 
     settlement = Settlement.DEAD_LETTER
 
     @property
     def reason(self) -> str:
-        """Return the reason of the dead letter."""
+        """The reason that is stored with the dead-lettered message."""
         return self.code
 
 
 class UnreadableMessage(Poison):
-    """The message is not a valid job request, or has a format of a newer version."""
+    """The message is not a valid job request, or its schema version is not supported."""
 
     code = "malformed-message"
     stage = Stage.QUEUE
@@ -243,33 +244,33 @@ class UnreadableMessage(Poison):
 
     @property
     def reason(self) -> str:
-        """Return the error code of the message contract."""
+        """The code of the contract's error that explains why the message cannot be read."""
         return self._reason
 
 
 class WrongModel(Poison):
-    """The message is on the queue of one model but names another model."""
+    """The message names a model that does not belong to the message's queue."""
 
     code = "wrong-model"
     stage = Stage.QUEUE
 
 
 class ReplyForbidden(Poison):
-    """Replies must not be sent to the address that the message names."""
+    """The message asks for a reply to an address that is not allowed."""
 
     code = "reply-forbidden"
     stage = Stage.REPLY
 
 
 class ReplyRefused(Poison):
-    """The gateway will never accept this reply."""
+    """The gateway has refused the reply, and will never accept it."""
 
     code = "reply-refused"
     stage = Stage.REPLY
 
 
 class HandedBack(WorkerError):
-    """The job had not started when this worker was told to shut down."""
+    """The job had not started when the shutdown of the worker began."""
 
     code = "handed-back"
     retryable = True
@@ -277,7 +278,7 @@ class HandedBack(WorkerError):
 
 
 class NotFinished(WorkerError):
-    """The job had started, but was not finished within the grace period of the shutdown."""
+    """The job had started, but did not finish within the grace period of the worker's shutdown."""
 
     code = "not-finished"
     retryable = True
@@ -285,7 +286,10 @@ class NotFinished(WorkerError):
 
 
 class LockLost(WorkerError):
-    """The message's lock is lost: another worker has received the message, or will receive it."""
+    """The message's lock is lost, so the worker must not settle the message.
+
+    Another worker has received the message or will receive it.
+    """
 
     code = "lock-lost"
     retryable = True
@@ -293,7 +297,10 @@ class LockLost(WorkerError):
 
 
 class ModelUnusable(WorkerError):
-    """The model cannot be loaded now. Its jobs are not received, and loading is tried again."""
+    """The model cannot be loaded now.
+
+    The worker tries again later, and receives no jobs for the model until then.
+    """
 
     code = "model-unusable"
     stage = Stage.LOAD
@@ -301,7 +308,7 @@ class ModelUnusable(WorkerError):
 
 
 class ModelFailed(ModelUnusable):
-    """The model's own code raised an error while the model was loaded."""
+    """The model's own code raised an error while the worker loaded the model."""
 
     code = "model-failed"
 
@@ -313,7 +320,7 @@ class ModelUnfit(ModelUnusable):
 
 
 class WeightsMissing(ModelUnusable):
-    """The blob, package or file that the entry names does not exist."""
+    """The catalogue entry names a blob, package or file that does not exist."""
 
     code = "weights-missing"
 
@@ -325,19 +332,19 @@ class WeightsMismatch(ModelUnusable):
 
 
 class WeightsUnsafe(ModelUnusable):
-    """The weights are a pickle that contains more than tensors. None of its code was executed."""
+    """The weights are a pickle that contains more than tensors. The pickle was not executed."""
 
     code = "weights-unsafe"
 
 
 class WeightsDamaged(ModelUnusable):
-    """The weights are truncated, or in an unknown format."""
+    """The file with the weights is truncated or has an unknown format."""
 
     code = "weights-damaged"
 
 
 class WeightsUnfit(ModelUnusable):
-    """The weights belong to another network: their names or shapes do not fit."""
+    """The weights belong to another network: their names or shapes do not fit this network."""
 
     code = "weights-unfit"
 

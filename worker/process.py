@@ -1,4 +1,4 @@
-"""Set up this process: the numbers of threads, thread switching, and the C memory allocator."""
+"""Set the numbers of threads, the thread switching and the memory allocator of this process."""
 
 import ctypes
 import os
@@ -23,15 +23,14 @@ def available_processors() -> int:
 
 
 def preparing_threads(processor_count: int) -> int:
-    """Return how many inputs of one model are prepared at the same time, one on each thread."""
+    """Return how many threads prepare the inputs of one model at the same time."""
     return max(_MIN_PREPARING, min(processor_count, _MAX_PREPARING))
 
 
 def torch_threads(processor_count: int) -> int:
     """Return how many threads torch uses by default for one model on the CPU.
 
-    This is half the processors: the other half decodes inputs, serves the queues, and runs other
-    programs. Two threads on two busy processors are slower than one.
+    This is half the number of processors, because other threads decode inputs and serve the queues.
     """
     return max(1, min(processor_count // 2, _MAX_TORCH))
 
@@ -39,11 +38,11 @@ def torch_threads(processor_count: int) -> int:
 def prefer_device_thread(environ: MutableMapping[str, str]) -> None:
     """Set up the process so that other threads do not delay the device thread.
 
-    The caller must do this before torch is imported.
+    The caller must call this function before it imports torch.
 
     The device thread acquires the interpreter's lock hundreds of times per batch. With Python's
-    default switch interval, each busy thread could delay it by 5 ms each time. By default, OpenMP's
-    threads also spin while they wait, and so occupy processors that other threads need.
+    default switch interval, each busy thread could delay the device thread by 5 ms each time. By
+    default, idle threads of OpenMP also use processor time that other threads need.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
     environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -52,9 +51,9 @@ def prefer_device_thread(environ: MutableMapping[str, str]) -> None:
 def keep_large_blocks() -> None:
     """Configure glibc's allocator to reuse large blocks; do nothing with another C library.
 
-    Each activation of a batch has a size of some megabytes. By default, glibc maps and unmaps each
-    block of this size, and gives each thread its own arena. The page faults then increased the CPU
-    time of a batch of eight images from 25 ms to 40 ms per image.
+    A model allocates blocks of some megabytes for each batch. By default, glibc returns such blocks
+    to the operating system at once. In a measurement, the page faults of new blocks increased the
+    CPU time from 25 ms to 40 ms per image.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -1,9 +1,9 @@
-"""Send replies to the gateway, to queues and to webhooks, and cache replies until settlement.
+"""Send replies to the gateway, to queues and to webhooks, and cache recent replies.
 
-Protocol of the gateway: status 2xx means that the reply is accepted, and 410 that the job has
-already ended. After each of these, the message is completed. After 404, 408, 425, 429, 5xx or a
-failed connection, the reply is sent again with jittered backoff. After any other status, it is
-never sent again.
+The gateway answers with status 2xx if it accepts the reply, and with 410 if the job has already
+ended. In both cases the worker completes the message. After status 404, 408, 425, 429 or 5xx, or a
+failed connection, the worker sends the reply again after a random delay, which grows with each try.
+After any other status, the worker does not send the reply again.
 """
 
 import ipaddress
@@ -57,16 +57,16 @@ _ENTRY_BYTES: Final = 500
 
 
 class GatewayClient:
-    """An HTTP client for the gateway. Reuses connections; any thread may call the methods."""
+    """The HTTP client with which the worker calls the gateway. Any thread may call the methods."""
 
     def __init__(
         self, hosts: frozenset[str], trace_headers: Callable[[], Mapping[str, str]] = dict
     ) -> None:
-        """Create the HTTP client; do not connect yet.
+        """Create the HTTP client. It connects when the first request is sent.
 
         Args:
-            hosts: The `host:port` values that replies may be sent to.
-            trace_headers: Returns the HTTP headers with the current trace.
+            hosts: The gateways to which replies may be sent, as `host:port`.
+            trace_headers: Returns the HTTP headers that contain the current trace context.
         """
         self._hosts = hosts
         self._trace_headers = trace_headers
@@ -89,11 +89,11 @@ class GatewayClient:
         self._client.close()
 
     def check(self, url: str) -> None:
-        """Raise ReplyForbidden if replies must not be sent to this URL."""
+        """Check a reply URL; raise ReplyForbidden if replies must not be sent to it."""
         self._parse(url)
 
     def is_wanted(self, url: str) -> bool | None:
-        """Return whether the gateway still waits for the job; None if it does not answer."""
+        """Return whether the gateway still waits for the job; None if there is no answer."""
         try:
             status = self._client.get(self._parse(url), timeout=_CHECK_TIMEOUT).status_code
         except httpx.HTTPError as error:
@@ -109,7 +109,7 @@ class GatewayClient:
     def report(self, url: str, body: bytes) -> bool:
         """Send a progress report; return False if the gateway answers that the job must stop.
 
-        If the gateway does not answer, return True, so that the job continues.
+        If the gateway does not answer, the result is True, so that the job continues.
         """
         try:
             response = self._client.put(self._parse(url), content=body, timeout=_CHECK_TIMEOUT)
@@ -120,10 +120,10 @@ class GatewayClient:
         return response.status_code != _GONE
 
     def send(self, url: str, body: bytes, wait: Wait) -> None:
-        """Send one reply; try again until it is accepted or `wait` returns False.
+        """Send a reply. Try again until the gateway accepts the reply or `wait` returns False.
 
         Raises:
-            ReplyUndelivered: `wait` returned False before the reply was accepted.
+            ReplyUndelivered: `wait` returned False before the gateway accepted the reply.
             ReplyRefused: The gateway will never accept this reply.
             ReplyForbidden: Replies must not be sent to this URL.
         """
@@ -137,7 +137,7 @@ class GatewayClient:
     def _try_send(self, url: httpx.URL, body: bytes) -> str | None:
         """Send the reply once; return a description of the failure if a retry may succeed.
 
-        Return None if the gateway accepted the reply or the job has ended.
+        Return None if the gateway accepted the reply or if the job has ended.
         """
         try:
             headers = self._trace_headers()
@@ -153,7 +153,7 @@ class GatewayClient:
             return None
         if status in _MAY_SUCCEED_LATER:
             return f"status {status}"
-        raise ReplyRefused(f"the gateway answered {status} to the reply")
+        raise ReplyRefused(f"the gateway refused the reply with status {status}")
 
     def _mark_up(self) -> None:
         if not self._status.is_up:
@@ -168,7 +168,8 @@ class GatewayClient:
             raise ReplyForbidden("the reply URL cannot be parsed") from None
         if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.host)):
             raise ReplyForbidden(
-                "the scheme of the reply URL must be https; http is allowed on loopback only"
+                "the scheme of the reply URL must be https; http is allowed only for "
+                "loopback addresses"
             )
         port = url.port or (443 if url.scheme == "https" else 80)
         host = f"[{url.host}]" if ":" in url.host else url.host
@@ -183,7 +184,7 @@ class ReplyQueueSender(Protocol):
     """Sends replies to one queue."""
 
     def send(self, body: bytes, job_id: str) -> None:
-        """Send one reply, and wait for the broker's confirmation.
+        """Send one reply, and wait until the broker confirms it.
 
         Raises:
             BrokerAway: The broker cannot be reached now; the caller may try again.
@@ -193,7 +194,7 @@ class ReplyQueueSender(Protocol):
 
 
 class QueueReplies:
-    """Sends replies to producers' queues. Keeps one open sender for each queue that was used."""
+    """Sends replies to the reply queues of producers. Keeps a sender open for each queue."""
 
     def __init__(self, endpoint: AzureEndpoint, catalogue: Catalogue) -> None:
         self._make: Callable[[str], ReplyQueueSender] = lambda queue: QueueSender(endpoint, queue)
@@ -202,15 +203,15 @@ class QueueReplies:
         self._lock = threading.Lock()
 
     def check(self, queue: str) -> None:
-        """Raise ReplyForbidden if replies must not be sent to this queue."""
+        """Check the name of a reply queue; raise ReplyForbidden if the queue is not allowed."""
         if not may_take_replies(queue, self._own_queues):
             raise ReplyForbidden(f"replies must not be sent to the queue {queue[:100]!r}")
 
     def send(self, queue: str, body: bytes, job_id: str, wait: Wait) -> None:
-        """Send one reply; try again until it is accepted or `wait` returns False.
+        """Send a reply. Try again until the broker accepts the reply or `wait` returns False.
 
         Raises:
-            ReplyUndelivered: `wait` returned False before the reply was accepted.
+            ReplyUndelivered: `wait` returned False before the broker accepted the reply.
             ReplyForbidden: The queue does not exist.
         """
         with self._lock:
@@ -226,24 +227,24 @@ class QueueReplies:
 
 
 class WebhookReplies:
-    """Sends replies to producers' webhooks, signed as the gateway signs its own webhooks."""
+    """Sends replies to the webhooks of producers. Signs the requests as the gateway does."""
 
     def __init__(self, http: GuardedHttp, secrets: tuple[bytes, ...]) -> None:
         self._http = http
         self._secrets = secrets
 
     def check(self, url: str) -> None:
-        """Raise ReplyForbidden if the SSRF guard does not allow this URL."""
+        """Check a webhook URL; raise ReplyForbidden if the SSRF guard does not allow this URL."""
         try:
             self._http.check(url)
         except ForbiddenAddress as error:
             raise ReplyForbidden(f"the reply's webhook must not be called: {error}") from None
 
     def send(self, url: str, body: bytes, job_id: str, wait: Wait) -> None:
-        """Send one reply; try again until it is accepted or `wait` returns False.
+        """Send a reply. Try again until the webhook accepts the reply or `wait` returns False.
 
         Raises:
-            ReplyUndelivered: `wait` returned False before the reply was accepted.
+            ReplyUndelivered: `wait` returned False before the webhook accepted the reply.
             ReplyForbidden: The SSRF guard does not allow this URL.
         """
         for attempt in count():
@@ -266,7 +267,7 @@ class WebhookReplies:
 
 
 class ReplySenders:
-    """Sends each reply to the address in its request: the gateway, a queue or a webhook."""
+    """Sends a reply to the address that the request names: the gateway, a queue or a webhook."""
 
     def __init__(
         self, gateway: GatewayClient, queues: QueueReplies, webhooks: WebhookReplies
@@ -276,9 +277,9 @@ class ReplySenders:
         self._webhooks = webhooks
 
     def check(self, reply_to: ReplyTo | None) -> None:
-        """Raise ReplyForbidden if this reply address is not allowed.
+        """Check a reply address before the job runs.
 
-        The worker calls this before the job runs.
+        Raises ReplyForbidden if replies must not be sent to the address.
         """
         match reply_to:
             case ReplyUrl(url):
@@ -289,7 +290,7 @@ class ReplySenders:
                 self._webhooks.check(url)
 
     def send(self, reply_to: ReplyTo | None, body: bytes, job_id: str, wait: Wait) -> None:
-        """Send one reply; do nothing if `reply_to` is None, which means that none is wanted.
+        """Send a reply. If `reply_to` is None, no reply is wanted, and this method does nothing.
 
         Raises:
             ReplyUndelivered: The receiver did not accept the reply before `wait` returned False.
@@ -306,12 +307,12 @@ class ReplySenders:
 
 @dataclass(frozen=True, slots=True)
 class CachedReply:
-    """A cached reply to one message.
+    """A reply in the reply cache.
 
     Attributes:
-        body: The encoded reply; empty if it has been delivered.
+        body: The encoded reply; empty if the reply has been delivered.
         code: `succeeded`, or the code of the job's error.
-        cached_at: The time when the reply was cached, by the cache's clock.
+        cached_at: When the reply was cached, in seconds of the cache's clock.
         is_delivered: Whether the reply has been delivered.
     """
 
@@ -322,12 +323,14 @@ class CachedReply:
 
 
 class ReplyCache:
-    """Keeps each reply until its message is settled, so that a redelivered job need not run again.
+    """Keeps each reply until its message is settled.
 
-    If a reply cannot be sent or a message cannot be settled, the broker delivers the message
-    again, often to this process. When the cache is full, the oldest replies are dropped first. The
-    key is the queue and the message's sequence number, because a new message with the same job id
-    may have another input. Any thread may call the methods.
+    If a reply cannot be sent or a message cannot be settled, the broker delivers the message again,
+    often to this process. With the cached reply, the job need not run again.
+
+    When the cache is full, it drops the oldest replies first. It identifies a message by queue and
+    sequence number, because a new message with the same job id may have another input. Any thread
+    may call the methods.
     """
 
     def __init__(
@@ -344,7 +347,7 @@ class ReplyCache:
         self._size_bytes = 0
 
     def put(self, delivery: LockedMessage, body: bytes, code: str) -> None:
-        """Store the reply to a message."""
+        """Store the reply to a message. `code` is `succeeded` or the code of the job's error."""
         with self._lock:
             self._drop(_key(delivery))
             cached = CachedReply(body, code, self._clock())
@@ -353,14 +356,14 @@ class ReplyCache:
             self._evict()
 
     def mark_delivered(self, delivery: LockedMessage) -> None:
-        """Record that the reply was delivered, and drop its body to save memory."""
+        """Record that the reply to a message was delivered, and drop the reply's body."""
         with self._lock:
             if (cached := self._replies.get(_key(delivery))) is not None:
                 self._size_bytes -= len(cached.body)
                 self._replies[_key(delivery)] = replace(cached, body=b"", is_delivered=True)
 
     def find(self, delivery: LockedMessage) -> CachedReply | None:
-        """Return the cached reply to this message; None if there is none."""
+        """Return the cached reply to this message; None if the cache has no reply."""
         with self._lock:
             self._evict()
             return self._replies.get(_key(delivery))
@@ -394,7 +397,7 @@ def _size_bytes(cached: CachedReply) -> int:
 def _limited(wait: Wait) -> Wait:
     """Return a function like `wait` that also returns False after a time limit.
 
-    So a reply queue or webhook that does not answer cannot delay the other jobs for long.
+    With this limit, a reply queue or webhook that does not answer cannot delay other jobs for long.
     """
     ends_at = time.monotonic() + _MAX_PRODUCER_SECONDS
     return lambda seconds: time.monotonic() < ends_at and wait(seconds)

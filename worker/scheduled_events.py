@@ -1,9 +1,9 @@
-"""Scheduled events: shut the worker down in time when Azure announces that its machine will stop.
+"""Poll Azure's scheduled events, and shut the worker down before Azure stops its machine.
 
-Protocol: Scheduled Events of the Azure Instance Metadata Service, api-version 2020-07-01. One
-document contains the events of this machine and of other machines of its group. The worker polls
-the document every second, as Microsoft recommends. A spot machine runs for at least 30 seconds
-after the announcement.
+The protocol is Scheduled Events of the Azure Instance Metadata Service, api-version 2020-07-01. One
+JSON document lists the events of this machine and of other machines in its group. The worker polls
+the document every second, as Microsoft recommends. A spot machine continues to run for at least 30
+seconds after the announcement.
 """
 
 import json
@@ -41,13 +41,13 @@ _LARGEST_BYTES = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class ScheduledEvent:
-    """One scheduled event.
+    """An event that Azure has announced for one or more machines, for example a reboot.
 
     Attributes:
         event_id: Azure's id of the event.
         kind: The type of the event, for example "Reboot".
         machines: The names of the machines that the event affects, in lower case.
-        not_before: The earliest time of the event; None if it may happen at any moment.
+        not_before: The earliest start of the event; None if the event may start at any time.
     """
 
     event_id: str
@@ -56,22 +56,25 @@ class ScheduledEvent:
     not_before: datetime | None = None
 
     def ends(self, machine: str, now: datetime) -> bool:
-        """Return whether the event will soon stop this machine, so that its memory is lost."""
+        """Return whether the event may stop this machine within the next 20 minutes."""
         if self.kind not in _ENDING or not self.concerns(machine):
             return False
         return self.not_before is None or self.not_before - now <= _DRAIN_AHEAD
 
     def concerns(self, machine: str) -> bool:
-        """Return whether this machine is one of the machines that the event affects."""
+        """Return whether the event affects this machine."""
         return machine.lower() in self.machines
 
 
 class UnreadableEvents(Exception):
-    """The document does not follow the protocol."""
+    """The metadata service did not return a valid document of scheduled events."""
 
 
 class ScheduledEvents:
-    """Polls for events on its own thread until an event will stop this machine, or until `stop`."""
+    """Polls scheduled events on a separate thread.
+
+    Requests shutdown and stops polling if an event will soon stop this machine.
+    """
 
     def __init__(
         self,
@@ -79,11 +82,11 @@ class ScheduledEvents:
         request_shutdown: Callable[[str], None],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Create the HTTP client; send no request yet.
+        """Create the HTTP client. Polling begins with `start`.
 
         Args:
             settings: The mode, the address of the metadata service, and the machine's name.
-            request_shutdown: Called once, with the reason, when an event will stop this machine.
+            request_shutdown: Called once, with the reason, if an event will soon stop this machine.
             clock: Returns the current time.
         """
         self._mode = settings.mode
@@ -109,7 +112,7 @@ class ScheduledEvents:
             threading.Thread(target=self._run, name="scheduled-events", daemon=True).start()
 
     def stop(self) -> None:
-        """Stop polling."""
+        """Stop the polling thread."""
         self._stop.set()
 
     def turn(self) -> float:
@@ -132,8 +135,8 @@ class ScheduledEvents:
     def acknowledge(self) -> None:
         """Tell Azure that it may start the events now, because the worker has shut down.
 
-        Only events that affect no other machine are acknowledged, because one acknowledgement
-        counts for all machines that the event affects. A failure is logged and not raised.
+        An event that also affects other machines is not acknowledged, because the acknowledgement
+        would count for all these machines. A failure is logged and not raised.
         """
         mine = [event for event in self._ending if len(event.machines) == 1]
         if self._mode is not ScheduledEventMode.ACKNOWLEDGE or not mine:
@@ -152,7 +155,7 @@ class ScheduledEvents:
             try:
                 pause_seconds = self.turn()
             except Exception:  # noqa: BLE001  the edge: this thread must outlive a defect
-                _log.exception("polling for scheduled events failed; it will be tried again")
+                _log.exception("polling for scheduled events failed; the worker will try again")
                 pause_seconds = _LONGEST_PAUSE_SECONDS
 
     def _handle(self, events: Sequence[ScheduledEvent]) -> None:
@@ -182,10 +185,10 @@ class ScheduledEvents:
 
 
 def read_events(document: bytes) -> list[ScheduledEvent]:
-    """Return the events in a document; ignore unknown fields.
+    """Return the events in a document of scheduled events; ignore unknown fields.
 
     Raises:
-        UnreadableEvents: The document does not follow the protocol.
+        UnreadableEvents: The document is not a JSON object with a list of events.
     """
     try:
         parsed = json.loads(document)

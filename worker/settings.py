@@ -32,14 +32,17 @@ _DEFAULT_DRAIN_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class AzureEndpoint:
-    """How to connect to a service: by connection string, or by address with a managed identity."""
+    """How to connect to an Azure service.
+
+    This is either a connection string, or an address that is used with a managed identity.
+    """
 
     connection_string: str | None = field(default=None, repr=False)
     address: str | None = None
 
 
 class ScheduledEventMode(StrEnum):
-    """What the worker does when a scheduled event will stop its machine."""
+    """What the worker does if a scheduled event will stop its machine."""
 
     OFF = "off"
     DRAIN = "drain"
@@ -53,7 +56,8 @@ class ScheduledEventSettings:
     Attributes:
         mode: What the worker does if an event will stop its machine.
         address: The URL of the metadata service.
-        machine: The name of this machine; if empty, it is read from the metadata service.
+        machine: The name of this machine. If the name is empty, the worker gets it from the
+            metadata service.
     """
 
     mode: ScheduledEventMode = ScheduledEventMode.OFF
@@ -66,11 +70,13 @@ class MemorySettings:
     """How the worker uses the device's memory.
 
     Attributes:
-        budget_bytes: The memory of the simulated device; None to use a real device.
-        folder: The folder in which the processes on a device share their reservations.
-        is_admitting: Whether memory is reserved before it is used.
+        budget_bytes: The memory of the simulated device in bytes; None if the worker uses a real
+            device.
+        folder: The folder in which the processes that use the same device store their reservations.
+        is_admitting: Whether the worker reserves device memory for a model before it uses the
+            memory.
         turn_seconds: How long a loaded model may stay in memory while other models wait.
-        card_shares: The number of pods that divide one GPU and share no folder.
+        card_shares: The number of pods that share one GPU without a common folder.
     """
 
     budget_bytes: int | None = None
@@ -82,7 +88,7 @@ class MemorySettings:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """The settings of a worker process. If `models` is empty, all models of the catalogue run."""
+    """The settings of a worker process. If `models` is empty, the worker runs all models."""
 
     service_bus: AzureEndpoint
     payload_storage: AzureEndpoint
@@ -107,7 +113,7 @@ class WorkerSettings:
         """Read all settings from environment variables.
 
         Raises:
-            SettingsError: A variable is missing or wrong; the text names the first such variable.
+            SettingsError: A variable is missing or wrong. The error's text names the variable.
         """
         return cls(
             service_bus=_endpoint(environ, SETTING_SERVICE_BUS, "fullyQualifiedNamespace"),
@@ -134,7 +140,7 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True)
 class CheckSettings:
-    """The settings of `worker.check`. Storage is needed only if the weights are in a blob."""
+    """The settings of `worker.check`. `payload_storage` is needed only for weights in a blob."""
 
     catalogue: Path
     weights_cache: Path
@@ -143,7 +149,7 @@ class CheckSettings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "CheckSettings":
-        """Read the settings from environment variables; raise SettingsError if one is wrong."""
+        """Read the settings from environment variables. Raises SettingsError for a wrong value."""
         try:
             storage = _endpoint(environ, SETTING_PAYLOAD_STORAGE, "blobServiceUri")
         except SettingsError:
@@ -225,7 +231,7 @@ def _choice(environ: Mapping[str, str], name: str, default: str, *others: str) -
 
 
 def _exporters(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names of the trace exporters. OpenTelemetry's SDK reads its other variables."""
+    """Return the names of the trace exporters. OpenTelemetry reads its other variables itself."""
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return ()
     return tuple(name for name in _names(environ.get("OTEL_TRACES_EXPORTER", "")) if name != "none")
@@ -252,7 +258,7 @@ def _memory(environ: Mapping[str, str]) -> MemorySettings:
 
 
 def _default_memory_folder() -> Path:
-    """Return the folder that all workers of this user on this machine share by default."""
+    """Return the default folder, which all workers of this user on this machine share."""
     user = os.getuid() if hasattr(os, "getuid") else ""
     return Path(tempfile.gettempdir()) / f"loosely-memory-{user}"
 

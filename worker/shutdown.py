@@ -1,4 +1,4 @@
-"""The shutdown of the worker: whether it was requested, the reason, and the exit code."""
+"""The request to shut the worker down."""
 
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -10,10 +10,10 @@ _STEP_SECONDS: Final = 0.5
 
 
 class Shutdown:
-    """Whether shutdown was requested. Any thread or signal handler may request it.
+    """Records whether and why shutdown was requested, and with which exit code.
 
-    If shutdown is requested several times, the first reason and the first exit code other than 0
-    are kept.
+    Any thread or signal handler may request shutdown. If shutdown is requested several times, the
+    first reason and the first exit code other than 0 are kept.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,13 @@
-"""The contract between gateway, worker and other producers. It imports only the standard library.
+"""The message formats and names that the gateway, the workers and producers share.
 
-`messages` defines the messages and their JSON, `catalogue` the models and their queues, and `names`
-every string that two processes share. `media` recognises media types, `webhook` signs webhooks, and
-`guard` checks the URLs that callers give. `python -m contract.queues` prints the queues in the
-format of Microsoft's Service Bus emulator.
+This package imports only the standard library.
+
+    messages     the messages between gateway and worker, and their format as JSON
+    catalogue    the model catalogue
+    names        names that two processes share, for example of blobs
+    queues       print the catalogue's queues in the format of Microsoft's Service Bus emulator
+    media        recognise media types
+    webhook      sign webhooks
+    guard        check the URLs that callers give
+    errors       the errors of this package
 """

@@ -1,4 +1,4 @@
-"""The model catalogue, which is read from models.toml, and the names of its models' queues."""
+"""Read the model catalogue `models.toml`, and compute the names of the models' queues."""
 
 import difflib
 import re
@@ -31,22 +31,30 @@ Option = str | int | float | bool
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """One model of the catalogue.
+    """A model in the catalogue.
 
-    `implementation` is the worker's module that defines the class `Infer`. A message lock lasts
-    `lock_seconds`, and the worker renews it until the job is settled. After `max_delivery_count`
-    deliveries without an outcome, Service Bus moves the message to the dead-letter queue.
-    `max_pixels` is 0 if the input is not a picture. `max_input_bytes` limits the body of a request
-    and `max_upload_bytes` limits an upload; if the catalogue omits `max_upload_bytes`, it is equal
-    to `max_input_bytes`. If `reports_progress` is true, the worker reports the progress of each
-    job, and the response to a report says whether the job was cancelled.
-
-    `weights` locates the model's weights, as `blob:CONTAINER/NAME` or `package:PACKAGE/PATH`. It is
-    empty if the model has no weights. `weights_sha256` is the SHA-256 digest of the weights, and is
-    required if they are a blob. `options` are keyword arguments of the constructor of `Infer`.
-    `memory_bytes` is the device memory that the model needs; if it is 0, the worker measures it.
-    `result_media_type` is the media type of the model's results. `uses_gpu` says whether a
-    deployment gives the model's workers a GPU.
+    Attributes:
+        implementation: The worker's module that defines the class `Infer`.
+        deadline_seconds: The default time between the submit and the deadline of a job.
+        max_deadline_seconds: The longest time between the submit and the deadline of a job.
+        max_batch_size: The largest number of inputs in a batch.
+        max_wait_ms: How long the worker waits for more jobs before it runs an incomplete batch.
+        lock_seconds: The duration of a message lock. The worker renews the lock until the job is
+            settled.
+        max_delivery_count: The number of deliveries without an outcome after which Service Bus
+            moves the message to the dead-letter queue.
+        max_pixels: The largest number of pixels of an input image; 0 if the input is not an image.
+        max_input_bytes: The largest size of a request's body.
+        max_upload_bytes: The largest size of an upload. The default is `max_input_bytes`.
+        reports_progress: Whether the worker reports the progress of each job.
+        weights: The location of the weights, as `blob:CONTAINER/NAME` or `package:PACKAGE/PATH`;
+            empty if the model has no weights.
+        weights_sha256: The SHA-256 digest of the weights. It is required if the weights are in a
+            blob.
+        options: Keyword arguments for the constructor of `Infer`.
+        memory_bytes: The device memory that the model needs; 0 if the worker must measure it.
+        uses_gpu: Whether a deployment gives the model's workers a GPU.
+        result_media_type: The media type of the model's results.
     """
 
     name: str
@@ -81,7 +89,7 @@ class Catalogue(Mapping[str, ModelEntry]):
 
     @classmethod
     def load(cls, path: Path = DEFAULT_PATH) -> "Catalogue":
-        """Read a catalogue file. Raises CatalogueError if the file is unreadable or not valid."""
+        """Read a catalogue file. Raises CatalogueError if the file is missing or not valid."""
         try:
             tables = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -93,17 +101,19 @@ class Catalogue(Mapping[str, ModelEntry]):
             )
         queues = [model.queue for model in catalogue.values()]
         if len(set(queues)) < len(queues):
-            raise CatalogueError(
-                "two models have the same queue: each model needs a queue of its own"
-            )
+            raise CatalogueError("two models have the same queue: give each model its own queue")
         if taken := {low_priority_queue(queue) for queue in queues} & set(queues):
             raise CatalogueError(
-                f"{min(taken)} is already another model's low-priority queue: choose another name"
+                f"the queue {min(taken)} is already another model's low-priority queue: "
+                "choose another name"
             )
         return catalogue
 
     def model(self, name: str) -> ModelEntry:
-        """Return the model with this name. Raises UnknownModel, which suggests similar names."""
+        """Return the model with this name.
+
+        Raises UnknownModel, whose text suggests similar names, if the catalogue has no such model.
+        """
         if name not in self._models:
             raise UnknownModel(name, tuple(difflib.get_close_matches(name, self._models, n=2)))
         return self._models[name]
@@ -120,7 +130,7 @@ class Catalogue(Mapping[str, ModelEntry]):
 
 def _read_model(name: str, table: object) -> ModelEntry:
     if not isinstance(table, dict):
-        raise CatalogueError(f"{name}: expected a table; write [{name}]")
+        raise CatalogueError(f"{name}: expected a table; begin it with [{name}]")
     known = {each.name: each for each in fields(ModelEntry) if each.name != "name"}
     for key in table:
         if key not in known:
@@ -162,7 +172,9 @@ def _read_options(name: str, value: Any) -> Mapping[str, Option]:
         )
     for key, option in value.items():
         if not key.isidentifier() or key == "weights":
-            raise CatalogueError(f"{name}.options.{key}: this option name is not allowed")
+            raise CatalogueError(
+                f"{name}.options.{key}: this option name is not allowed; choose another name"
+            )
         if not isinstance(option, str | int | float | bool):
             raise CatalogueError(
                 f"{name}.options.{key}: expected a string, a number, true or false"
@@ -174,7 +186,7 @@ def _check_limits(model: ModelEntry) -> None:
     for key in ("name", "queue"):
         if not _NAME.fullmatch(getattr(model, key)):
             raise CatalogueError(
-                f"{model.name}.{key}: expected 1 to 63 small letters, digits and dashes"
+                f"{model.name}.{key}: expected 1 to 63 lower-case letters, digits and dashes"
             )
     # Service Bus accepts lock durations from 5 s to 5 min. The Durable Functions SDK splits a timer
     # of more than 6 days into several timers, and cannot cancel those.
@@ -224,7 +236,7 @@ class Priority(StrEnum):
 
     @property
     def higher(self) -> tuple["Priority", ...]:
-        """The priorities whose queued jobs all run before a job with this priority."""
+        """All priorities that are higher than this priority."""
         return _HIGHER[self]
 
 
@@ -232,11 +244,11 @@ _HIGHER: Final = {Priority.NORMAL: (), Priority.LOW: (Priority.NORMAL,)}
 
 
 def queue_of(model: ModelEntry, priority: Priority) -> str:
-    """Return the name of the queue that carries a model's jobs with this priority."""
+    """Return the name of the model's queue for jobs with this priority."""
     return low_priority_queue(model.queue) if priority is Priority.LOW else model.queue
 
 
 def find_queue(catalogue: Catalogue, queue: str) -> tuple[ModelEntry, Priority] | None:
-    """Return the model and the priority that a queue serves; None if no model uses the queue."""
+    """Return the model and the priority of the jobs in a queue; None if no model uses the queue."""
     pairs = ((model, priority) for model in catalogue.values() for priority in Priority)
     return next((pair for pair in pairs if queue_of(*pair) == queue), None)

@@ -2,34 +2,34 @@
 
     ContractError
     ├── MalformedMessage      malformed-message     not JSON, or a field is missing or wrong
-    ├── UnsupportedSchema     unsupported-schema    its schema version cannot be read here
+    ├── UnsupportedSchema     unsupported-schema    this program cannot read the schema version
     ├── MessageTooLarge       message-too-large     too large for a Service Bus message
     ├── PayloadCorrupt        payload-corrupt       size or digest differ from the reference
-    ├── ForbiddenAddress      forbidden-address     the URL must not be called
+    ├── ForbiddenAddress      forbidden-address     requests to this URL are not allowed
     ├── UnknownModel          unknown-model         the model is not in the catalogue
     └── CatalogueError        bad-catalogue         models.toml is wrong
 
-None of these errors is retryable, because the same bytes would fail again.
+None of these errors is retryable, because a retry with the same data would fail again.
 """
 
 from typing import ClassVar
 
 
 class ContractError(Exception):
-    """Base class of the errors of the contract. Callers see `code`, which never changes."""
+    """The base class of the errors in this module. Callers see `code`, which never changes."""
 
     code: ClassVar[str] = "contract-error"
     retryable: ClassVar[bool] = False
 
 
 class MalformedMessage(ContractError):
-    """The bytes are not a valid message. The error message names the field and what is expected."""
+    """The bytes are not a valid message. The error's text names the field and what is expected."""
 
     code = "malformed-message"
 
 
 class UnsupportedSchema(ContractError):
-    """The message has a schema version that this code cannot read."""
+    """The message has a schema version that this program cannot read."""
 
     code = "unsupported-schema"
 
@@ -43,7 +43,7 @@ class UnsupportedSchema(ContractError):
 
 
 class MessageTooLarge(ContractError):
-    """The encoded message exceeds the size limit. Its payload must be stored as a blob."""
+    """The encoded message exceeds the size limit. The sender must store the payload as a blob."""
 
     code = "message-too-large"
 
@@ -57,19 +57,19 @@ class MessageTooLarge(ContractError):
 
 
 class PayloadCorrupt(ContractError):
-    """The content of a blob does not match its payload reference."""
+    """The size or digest of a blob differs from the size or digest in the payload reference."""
 
     code = "payload-corrupt"
 
 
 class ForbiddenAddress(ContractError):
-    """A URL must not be called. The error message is shown to the caller that sent the URL."""
+    """Requests to this URL are not allowed. The caller that sent the URL sees the error's text."""
 
     code = "forbidden-address"
 
 
 class UnknownModel(ContractError):
-    """The catalogue has no model with this name. `nearest` contains the most similar names."""
+    """The catalogue has no model with this name. `nearest` contains similar names that exist."""
 
     code = "unknown-model"
 
@@ -81,6 +81,6 @@ class UnknownModel(ContractError):
 
 
 class CatalogueError(ContractError):
-    """The catalogue is not valid. The error message names the model and the key, if known."""
+    """The catalogue is not valid. The error's text says where the mistake is."""
 
     code = "bad-catalogue"

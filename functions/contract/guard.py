@@ -1,15 +1,15 @@
-"""The SSRF guard. It decides to which addresses we may connect for the URL of a caller.
+"""The SSRF guard, which checks the URLs of callers before we connect to them.
 
-    check_form   checks the text of the URL: the scheme, no credentials, an unambiguous host
+    check_form   checks the text of a URL: the scheme, no credentials, an unambiguous host
     resolve      looks the host up in DNS once; each address must be public or in the allow list
 
 Code that uses the guard must connect only to the addresses that `resolve` returned, because a
-second look-up may return other addresses (DNS rebinding). It must check the target of a redirect
-like a new URL.
+second look-up may return other addresses (DNS rebinding). If the server redirects to another URL,
+the code must check this URL, too.
 
-An address is public if it is not in IANA's special-purpose registries (RFC 6890). Networks that
-embed IPv4 addresses (mapped, NAT64, 6to4, Teredo) are refused completely, because the address
-translator decides which IPv4 host receives the connection.
+An address is public if it is not in IANA's special-purpose registries (RFC 6890). IPv6 networks
+that embed IPv4 addresses (mapped, NAT64, 6to4, Teredo) are not public, because a translator decides
+which IPv4 host receives the connection.
 """
 
 import ipaddress
@@ -65,7 +65,7 @@ def is_public(address: IPAddress) -> bool:
 def is_listed(address: IPAddress, networks: Iterable[IPNetwork]) -> bool:
     """Return whether one of the networks contains the address.
 
-    An IPv4-mapped IPv6 address is compared as IPv4.
+    An IPv4-mapped IPv6 address is compared as the IPv4 address that it contains.
     """
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return any((mapped or address) in network for network in networks)
@@ -86,7 +86,7 @@ LookUp = Callable[[str, int], Iterable[str]]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The parts of a checked URL. `host` is a lower-case name, or an address without brackets."""
+    """The parts of a checked URL. `host` is a lower-case name or an IP address without brackets."""
 
     scheme: str
     host: str
@@ -103,22 +103,25 @@ class Target:
 
     @property
     def authority(self) -> str:
-        """The host and port, as in a Host header. Logs must show no other part of a URL."""
+        """The host and the port in the format of a Host header.
+
+        Logs may show this part of a URL. The other parts may contain secrets.
+        """
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
 
 class AddressGuard:
-    """Allows https to public addresses, and http or https to addresses in the allow list."""
+    """Allows https to public addresses, and both http and https to hosts in the allow list."""
 
     def __init__(self, allowed: str = "") -> None:
-        """Read the allow list, which contains host names and networks in CIDR form.
+        """Read the allow list.
 
         Args:
-            allowed: The entries, separated by commas.
+            allowed: Host names and networks in CIDR form, separated by commas.
 
         Raises:
-            ValueError: An entry is neither a host name nor a network.
+            ValueError: An entry of the list is neither a host name nor a network.
         """
         self._hosts: set[str] = set()
         self._networks: list[IPNetwork] = []
@@ -133,10 +136,10 @@ class AddressGuard:
                 self._hosts.add(entry.rstrip("."))
 
     def check_form(self, url: str) -> Target:
-        """Check the text of a URL and return the URL's parts, without a DNS look-up.
+        """Check the text of a URL without a DNS look-up, and return the URL's parts.
 
         If the host is a name, the caller must also pass the result to `resolve`, which checks the
-        addresses. Raises ForbiddenAddress.
+        addresses of the host. Raises ForbiddenAddress if the URL is not allowed.
         """
         target = _parse_url(url)
         if target.address is not None:
@@ -146,10 +149,10 @@ class AddressGuard:
         return target
 
     def resolve(self, target: Target, look_up: LookUp | None = None) -> tuple[str, ...]:
-        """Return the addresses of the target. Raises ForbiddenAddress if one is not allowed.
+        """Return the addresses of the target. Raises ForbiddenAddress if an address is not allowed.
 
-        By default the operating system looks up the name in DNS, and this call blocks until the
-        look-up ends. If `look_up` is given, this function is called instead.
+        `look_up` finds the addresses of a host name. By default, the operating system looks the
+        name up in DNS, and the call blocks until the answer arrives.
         """
         if target.address is not None:
             self._check(target, target.address)
@@ -202,11 +205,13 @@ def _check_host(host: str, *, is_bracketed: bool) -> None:
         try:
             ipaddress.IPv6Address(host)
         except ValueError:
-            raise ForbiddenAddress("the URL's host is not an IPv6 address") from None
+            raise ForbiddenAddress("the URL's host in brackets is not an IPv6 address") from None
         if "%" in host:
-            raise ForbiddenAddress("the URL's host must not name a network interface")
+            raise ForbiddenAddress(
+                "the IPv6 address in the URL must not have a zone (the part after %)"
+            )
     elif not _HOST.fullmatch(host) or len(host) > 253 or ".." in host:
-        raise ForbiddenAddress("the URL's host is not a host name")
+        raise ForbiddenAddress("the URL's host is not a valid host name")
     elif _is_numeric(host):
         try:
             ipaddress.IPv4Address(host)

@@ -1,4 +1,4 @@
-"""Media types of payloads, and their recognition by the first bytes."""
+"""Recognise the media type of a payload by its first bytes."""
 
 from typing import Final
 
@@ -26,22 +26,22 @@ _RECOGNISED: Final = frozenset(name for _, name in _SIGNATURES) | frozenset(_RIF
 
 
 def essence(content_type: str) -> str:
-    """Return a media type without parameters, in lower case: `image/jpeg` for `Image/JPEG; q=1`."""
+    """Return a media type in lower case and without parameters, for example `image/jpeg`."""
     return content_type.partition(";")[0].strip().lower()
 
 
 def sniff(data: bytes) -> str | None:
-    """Return the media type whose signature the first bytes match; None if no type matches."""
+    """Recognise a media type by the first bytes of `data`; return None if no known type matches."""
     if data[:4] == b"RIFF":
         return _RIFF_FORMS.get(data[8:12])
     return next((name for start, name in _SIGNATURES if data.startswith(start)), None)
 
 
 def agrees(announced: str, data: bytes) -> bool:
-    """Return whether `data` can have the announced media type.
+    """Return whether `data` can have the media type that the sender announced.
 
-    If the type has a signature, the bytes must start with it. Bytes announced as text must start
-    with no known signature and contain no NUL. All other types are accepted unchecked.
+    Some media types have a signature, with which the data must start. Text must not start with the
+    signature of another type, and must not contain a NUL byte. Data of other types is not checked.
     """
     if announced in _RECOGNISED:
         return sniff(data) == announced

@@ -1,7 +1,7 @@
 """The messages between gateway and worker, and their encoding as JSON.
 
-Times are UTC. `extra` holds fields that this version does not know, so that a message from a newer
-version keeps them when it is decoded and encoded again.
+All times are in UTC. The attribute `extra` contains the fields of a message that this version does
+not know. These fields are kept when the message is decoded and encoded again.
 
 `*_to_json` and `*_from_json` convert a message that is part of a larger document. `encode_*` and
 `decode_*` convert the bytes of a Service Bus message or an HTTP body.
@@ -33,7 +33,7 @@ Json = Any
 
 @dataclass(frozen=True, slots=True)
 class InlineBytes:
-    """A small payload that is part of the message."""
+    """A small payload that is part of the message, as bytes."""
 
     media_type: str
     data: bytes = field(repr=False)
@@ -41,7 +41,7 @@ class InlineBytes:
 
 @dataclass(frozen=True, slots=True)
 class InlineJson:
-    """A small JSON payload that is part of the message as a JSON value."""
+    """A small payload that is part of the message, as a JSON value."""
 
     value: Json
 
@@ -53,7 +53,7 @@ class InlineJson:
 
 @dataclass(frozen=True, slots=True)
 class PayloadRef:
-    """A reference to a payload in blob storage; `blob` is a name in the payload container.
+    """A reference to a payload in blob storage. `blob` is the blob's name in the payload container.
 
     `sha256` (hexadecimal), `etag` or both identify the content. A reference to an upload has only
     the ETag, because the gateway has not read the upload.
@@ -68,10 +68,11 @@ class PayloadRef:
 
 @dataclass(frozen=True, slots=True)
 class PayloadUrl:
-    """A payload that the worker downloads. The URL may contain a secret, so the repr omits it.
+    """A payload that the worker downloads. The repr omits the URL, which may contain a secret.
 
-    If `media_type` is None, the worker determines it by the first bytes of the download. If these
-    have no known signature, the worker uses the server's Content-Type header.
+    If `media_type` is None, the worker recognises the media type by the first bytes of the
+    download. If the first bytes match no known type, the worker uses the server's Content-Type
+    header.
     """
 
     url: str = field(repr=False)
@@ -87,21 +88,24 @@ InputPayload = Payload | PayloadUrl
 
 @dataclass(frozen=True, slots=True)
 class ReplyUrl:
-    """The URL of the gateway's reply route. It contains the job's token, so the repr omits it."""
+    """The gateway's URL for the reply to one job. The repr hides the URL's secret token."""
 
     url: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyQueue:
-    """A producer's Service Bus queue for replies, in the namespace of the request's queue."""
+    """The Service Bus queue in which a producer receives replies.
+
+    This queue is in the same namespace as the queue of the request.
+    """
 
     queue: str
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyWebhook:
-    """A producer's HTTP endpoint for replies. The gateway checks the URL and signs the POST."""
+    """A producer's HTTP endpoint, which receives replies as signed POST requests."""
 
     url: str = field(repr=False)
 
@@ -120,7 +124,7 @@ class Stage(StrEnum):
 
 
 class FailureCode(StrEnum):
-    """Why a job ended without a result. A reader must treat an unknown code as a failure too."""
+    """The reason why a job ended without a result. An unknown code also means a failure."""
 
     INVALID_INPUT = "invalid-input"
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
@@ -135,7 +139,7 @@ class FailureCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobError:
-    """Why a job failed. `message` tells the caller what happened and what to do."""
+    """The reason why a job failed. `message` tells the caller what happened and what to do."""
 
     code: str
     message: str
@@ -145,7 +149,7 @@ class JobError:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """The time that a job spent in the queue and in its batch, measured by the worker.
+    """How long a job waited in the queue, and how long its batch ran, in milliseconds.
 
     `batch_size` is the number of jobs in the batch.
     """
@@ -160,7 +164,7 @@ class JobRequest:
     """A request to run a job, sent to a worker.
 
     `reply_to` is the address to which the worker sends the reply; it is None if the producer wants
-    no reply. `attempt` is 1 when the request is first sent, and one more at each repetition.
+    no reply. `attempt` says how often the request was sent, counted from 1.
     """
 
     job_id: str
@@ -175,7 +179,7 @@ class JobRequest:
 
     @property
     def reply_url(self) -> str | None:
-        """The URL of the gateway's reply route; None if the job was not submitted to a gateway."""
+        """The gateway's URL for the reply; None if the reply does not go to the gateway."""
         return self.reply_to.url if isinstance(self.reply_to, ReplyUrl) else None
 
 
@@ -183,7 +187,7 @@ class JobRequest:
 class JobReply:
     """A worker's reply to a request. `outcome` is either a result or an error.
 
-    `attempt` is the number of the delivery that produced the outcome, counted from 1.
+    `attempt` is the number of the message's delivery that led to the outcome, counted from 1.
     """
 
     job_id: str
@@ -199,10 +203,10 @@ _T = TypeVar("_T")
 
 
 class Fields:
-    """Typed access to the fields of a JSON object.
+    """Reads the fields of a JSON object, and checks their types.
 
-    `path` is the path of the object in the message, for error messages. Each method that returns
-    one field raises MalformedMessage, which names the field, if the value has the wrong type.
+    `path` is the position of the object in the message, which error messages show. The methods
+    raise MalformedMessage if a field is missing or has the wrong type.
     """
 
     def __init__(self, value: object, path: str = "") -> None:
@@ -214,29 +218,34 @@ class Fields:
         self._path = path
 
     def text(self, name: str) -> str:
-        """Return a field that must be a non-empty string."""
+        """Return the value of a field, which must be a non-empty string."""
         value = self._required(name, str)
         if not value:
-            raise MalformedMessage(f"{self._at(name)}: must not be empty")
+            raise MalformedMessage(f"{self._at(name)}: the text must not be empty")
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-            raise MalformedMessage(f"{self._at(name)}: is not Unicode text")
+            raise MalformedMessage(f"{self._at(name)}: the text is not valid Unicode")
         return value
 
     def optional_text(self, name: str) -> str | None:
-        """Return a field that is a non-empty string; None if it is absent or null."""
+        """Return the value of a string field; None if the field is absent or null."""
         return None if self._values.get(name) is None else self.text(name)
 
     def integer(self, name: str, minimum: int = 0) -> int:
-        """Return a field that must be a whole number of at least `minimum`."""
+        """Return the value of a field, which must be a whole number of at least `minimum`."""
         value = self._required(name, (int, float))
         # JSON Schema counts 1.0 as a whole number. `is_integer` is false for NaN and infinity.
         is_whole = value.is_integer() if isinstance(value, float) else not isinstance(value, bool)
         if not is_whole or value < minimum:
-            raise MalformedMessage(f"{self._at(name)}: expected a whole number from {minimum}")
+            raise MalformedMessage(
+                f"{self._at(name)}: expected a whole number of at least {minimum}"
+            )
         return int(value)
 
     def number(self, name: str, default: float | None = None) -> float:
-        """Return a field that is a number of at least 0; `default` if it is absent or null."""
+        """Return the value of a field, which must be a number of at least 0.
+
+        If the field is absent or null, return `default`. Without a default, the field is required.
+        """
         if default is not None and self._values.get(name) is None:
             return default
         value = self._required(name, (int, float))
@@ -246,11 +255,14 @@ class Fields:
         return float(value)
 
     def boolean(self, name: str) -> bool:
-        """Return a field that must be true or false."""
+        """Return the value of a field, which must be true or false."""
         return self._required(name, bool)
 
     def time(self, name: str) -> datetime:
-        """Return a field, which must be an RFC 3339 time with an offset, as a UTC time."""
+        """Return the time in a field, converted to UTC.
+
+        The field must be a time in the format of RFC 3339, with an offset from UTC.
+        """
         text = self.text(name)
         try:
             value = datetime.fromisoformat(text)
@@ -264,7 +276,7 @@ class Fields:
             raise MalformedMessage(f"{self._at(name)}: the time is out of range") from None
 
     def mapping(self, name: str) -> dict[str, Json]:
-        """Return a field that is an object; an empty one if the field is absent or null."""
+        """Return the JSON object in a field; an empty dictionary if the field is absent or null."""
         value = self._values.get(name)
         if value is None:
             return {}
@@ -275,11 +287,11 @@ class Fields:
         return dict(value)
 
     def child(self, name: str) -> "Fields":
-        """Return a field that must be an object, as a Fields object."""
+        """Return a `Fields` object for the JSON object in a field."""
         return Fields(self._required(name, Mapping), self._at(name))
 
     def optional_child(self, name: str) -> "Fields | None":
-        """Return a field that is an object, as a Fields object; None if absent or null."""
+        """Like `child`, but return None if the field is absent or null."""
         return None if self._values.get(name) is None else self.child(name)
 
     def has(self, name: str) -> bool:
@@ -287,19 +299,19 @@ class Fields:
         return name in self._values
 
     def raw(self, name: str) -> Json:
-        """Return the unchecked value of a field that must be present."""
+        """Return the value of a field without a check of its type. The field must be present."""
         if name not in self._values:
-            raise MalformedMessage(f"{self._at(name)}: is missing")
+            raise MalformedMessage(f"{self._at(name)}: the field is missing")
         return self._values[name]
 
     def others(self, known: frozenset[str]) -> dict[str, Json]:
-        """Return the fields that are not in `known`, which a newer version may have added."""
+        """Return the fields whose names are not in `known`. A newer version may have added them."""
         return {name: value for name, value in self._values.items() if name not in known}
 
     def _required(self, name: str, expected: type[_T] | tuple[type[_T], ...]) -> _T:
         value = self._values.get(name)
         if value is None:
-            raise MalformedMessage(f"{self._at(name)}: is missing")
+            raise MalformedMessage(f"{self._at(name)}: the field is missing")
         if not isinstance(value, expected):
             raise MalformedMessage(
                 f"{self._at(name)}: the type is wrong, found {_json_kind(value)}"
@@ -336,22 +348,22 @@ _REPLY_FIELDS = frozenset(
 
 
 def encode_request(request: JobRequest) -> bytes:
-    """Return a request as JSON bytes. Raises MessageTooLarge."""
+    """Encode a request as JSON. Raises MessageTooLarge."""
     return _encode(request_to_json(request))
 
 
 def decode_request(data: bytes) -> JobRequest:
-    """Read a request. Raises MalformedMessage, UnsupportedSchema or MessageTooLarge."""
+    """Decode a request. Raises MalformedMessage, UnsupportedSchema or MessageTooLarge."""
     return request_from_json(_decode(data))
 
 
 def encode_reply(reply: JobReply) -> bytes:
-    """Return a reply as JSON bytes. Raises MessageTooLarge."""
+    """Encode a reply as JSON. Raises MessageTooLarge."""
     return _encode(reply_to_json(reply))
 
 
 def decode_reply(data: bytes) -> JobReply:
-    """Read a reply. Raises MalformedMessage, UnsupportedSchema or MessageTooLarge."""
+    """Decode a reply. Raises MalformedMessage, UnsupportedSchema or MessageTooLarge."""
     return reply_from_json(_decode(data))
 
 
@@ -425,7 +437,7 @@ def reply_from_json(value: Json) -> JobReply:
 
 
 def payload_to_json(payload: Payload) -> dict[str, Json]:
-    """Return a payload as a JSON object, which has one of the keys `base64`, `json` and `blob`."""
+    """Return a payload as a JSON object that has the key `base64`, `json` or `blob`."""
     match payload:
         case InlineBytes(media_type, data):
             return {"media_type": media_type, "base64": base64.b64encode(data).decode()}
@@ -476,7 +488,7 @@ def _reference_from_json(media_type: str, fields: Fields) -> PayloadRef:
 
 
 def error_to_json(error: JobError) -> dict[str, Json]:
-    """Return an error as a JSON object."""
+    """Return a job's error as a JSON object."""
     return {
         "code": error.code,
         "message": error.message,
@@ -486,9 +498,9 @@ def error_to_json(error: JobError) -> dict[str, Json]:
 
 
 def error_from_json(fields: Fields | None) -> JobError:
-    """Read an error from a JSON object. Raises MalformedMessage."""
+    """Read a job's error from a JSON object. Raises MalformedMessage."""
     if fields is None:
-        raise MalformedMessage("error: is missing")
+        raise MalformedMessage("error: the field is missing")
     stage = fields.text("stage")
     if stage not in set(Stage):
         raise MalformedMessage(f"error.stage: expected one of {', '.join(Stage)}")
@@ -498,7 +510,7 @@ def error_from_json(fields: Fields | None) -> JobError:
 
 
 def format_time(value: datetime) -> str:
-    """Return a time in the format of all our JSON: RFC 3339 in UTC with milliseconds."""
+    """Return a time as text in the format of RFC 3339, in UTC and with milliseconds."""
     return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -602,27 +614,33 @@ INPUT_INLINE_LIMIT_BYTES = 64 * 1024
 
 
 def fits_inline(size_bytes: int, limit_bytes: int = INLINE_LIMIT_BYTES) -> bool:
-    """Return whether a payload of this size can be part of the message."""
+    """Return whether a payload of this size is small enough to be part of a message."""
     return size_bytes <= limit_bytes
 
 
 def reference(media_type: str, blob: str, data: bytes) -> PayloadRef:
-    """Return a payload reference for `data` in the blob named `blob`. Does not write the blob."""
+    """Return a payload reference that describes `data`.
+
+    The caller must write `data` to the blob.
+    """
     return PayloadRef(media_type, blob, len(data), hashlib.sha256(data).hexdigest())
 
 
 def verify(ref: PayloadRef, data: bytes) -> bytes:
-    """Return `data` if it matches the reference; otherwise raise PayloadCorrupt."""
+    """Return `data` if its size and digest match the reference; otherwise raise PayloadCorrupt."""
     if len(data) != ref.size_bytes:
         raise PayloadCorrupt(
-            f"the payload has {len(data)} bytes, but its reference says {ref.size_bytes}"
+            f"the payload has {len(data)} bytes, but its reference says {ref.size_bytes} bytes"
         )
     verify_digest(ref, hashlib.sha256(data).hexdigest())
     return data
 
 
 def verify_digest(ref: PayloadRef, sha256: str) -> None:
-    """Raise PayloadCorrupt if the reference has a digest and it differs from `sha256`."""
+    """Raise PayloadCorrupt if the digest in the reference differs from `sha256`.
+
+    A reference without a digest is accepted.
+    """
     if ref.sha256 is not None and sha256 != ref.sha256:
         raise PayloadCorrupt(
             "the payload's SHA-256 digest differs from the digest in its reference"

@@ -1,4 +1,4 @@
-"""Strings that two processes share: names of functions, events, settings, blobs and paths."""
+"""The names of functions, events, settings, blobs and queues that two processes share."""
 
 from typing import Final
 
@@ -47,7 +47,7 @@ def input_blob(job_id: str) -> str:
 
 
 def upload_blob(upload_id: str, owner: str) -> str:
-    """Return the name of the blob that contains an upload; `owner` identifies the tenant."""
+    """Return the name of the blob that contains an upload. `owner` identifies the tenant."""
     return f"{UPLOADS}{upload_id}.{owner}"
 
 
@@ -62,12 +62,12 @@ def outcome_blob(job_id: str) -> str:
 
 
 def low_priority_queue(queue: str) -> str:
-    """Return the name of the low-priority queue that belongs to a model's normal queue."""
+    """Return the name of a model's low-priority queue. `queue` is the model's normal queue."""
     return f"{queue}-low"
 
 
 def dead_letter_queue(queue: str) -> str:
-    """Return the address of a queue's dead-letter queue."""
+    """Return the address of the dead-letter queue that belongs to a queue."""
     return f"{queue}/$DeadLetterQueue"
 
 
@@ -77,19 +77,19 @@ def webhook_instance(job_id: str) -> str:
 
 
 def job_path(job_id: str) -> str:
-    """Return the path of a job on the gateway."""
+    """Return the URL path of a job on the gateway."""
     return f"/v1/jobs/{job_id}"
 
 
 def reply_path(job_id: str) -> str:
-    """Return the path to which a worker sends its reply to a job."""
+    """Return the URL path on the gateway to which a worker sends the reply to a job."""
     return f"/v1/jobs/{job_id}/reply"
 
 
 def progress_url(reply_url: str) -> str | None:
-    """Return the URL for progress reports on the job with this reply URL.
+    """Return the URL for a job's progress reports. `reply_url` is the URL for the job's reply.
 
-    Returns None if the reply URL does not have the form of the gateway's reply URLs.
+    Return None if `reply_url` is not a reply URL of the gateway.
     """
     path, question_mark, query = reply_url.partition("?")
     base, slash, last = path.rpartition("/")
@@ -97,5 +97,5 @@ def progress_url(reply_url: str) -> str | None:
 
 
 def progress_blob(job_id: str) -> str:
-    """Return the name of the blob that contains the progress of a running job."""
+    """Return the name of the blob that contains a running job's progress."""
     return f"progress/{job_id}"

@@ -1,7 +1,7 @@
-"""The queues of the catalogue, as the file Config.json of Microsoft's Service Bus emulator.
+"""Create the file Config.json of Microsoft's Service Bus emulator from the model catalogue.
 
-`python -m contract.queues [CATALOGUE]` prints Config.json. Both our own Service Bus emulator and
-Microsoft's read this file.
+`python -m contract.queues [CATALOGUE]` prints Config.json. Our own Service Bus emulator reads the
+same file.
 """
 
 import json
@@ -19,7 +19,7 @@ _NAME_CHARACTERS = 260
 
 
 def names(catalogue: Catalogue) -> frozenset[str]:
-    """Return the names of all models' queues, for both priorities."""
+    """Return the names of all models' normal and low-priority queues."""
     return frozenset(
         name
         for model in catalogue.values()
@@ -28,10 +28,10 @@ def names(catalogue: Catalogue) -> frozenset[str]:
 
 
 def may_take_replies(queue: str, own: frozenset[str]) -> bool:
-    """Return whether a producer may receive replies in this queue.
+    """Return whether replies may be sent to this queue.
 
-    `own` contains the names of the models' queues. A producer must not receive replies in these
-    queues, because a worker would read the reply as a request.
+    `own` contains the names of the models' queues. Replies must not be sent to these queues,
+    because a worker would read a reply as a request.
     """
     return queue.lower() not in own and len(queue) <= _NAME_CHARACTERS and "$" not in queue
 
@@ -71,7 +71,10 @@ def _queue(name: str, model: ModelEntry) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print Config.json for the catalogue whose path is given on the command line."""
+    """Print Config.json, and return the exit code.
+
+    `arguments` may contain the path of the catalogue.
+    """
     path = Path(arguments[0]) if arguments else DEFAULT_PATH
     try:
         catalogue = Catalogue.load(path)

@@ -1,7 +1,8 @@
-"""The signature of a webhook according to the Standard Webhooks specification 1.0.
+"""Sign webhooks according to the Standard Webhooks specification 1.0.
 
-It covers the webhook's id, time and body. Each configured secret produces one signature, so that a
-receiver needs to know only one of the secrets during a rotation.
+A signature covers the id, the time and the body of a webhook request. A request has one signature
+for each configured secret. So while secrets are being replaced, a receiver can verify the request
+with either the old secret or the new secret.
 """
 
 import base64
@@ -21,7 +22,10 @@ _MAX_SECRET_BYTES = 64
 
 
 def parse_secrets(text: str) -> tuple[bytes, ...]:
-    """Read secrets in the form `whsec_…,whsec_…`. Raises ValueError, without showing secrets."""
+    """Read secrets in the form `whsec_…,whsec_…`.
+
+    Raises ValueError if a secret is not valid. The error's text contains no secret.
+    """
     secrets = []
     for entry in filter(None, (part.strip() for part in text.split(","))):
         if not entry.startswith(_PREFIX):
@@ -29,7 +33,7 @@ def parse_secrets(text: str) -> tuple[bytes, ...]:
         try:
             secret = base64.b64decode(entry.removeprefix(_PREFIX), validate=True)
         except (binascii.Error, ValueError):
-            raise ValueError(f"expected base64 after {_PREFIX}") from None
+            raise ValueError(f"each secret must contain base64 after {_PREFIX}") from None
         if not _MIN_SECRET_BYTES <= len(secret) <= _MAX_SECRET_BYTES:
             raise ValueError(
                 f"each secret must have {_MIN_SECRET_BYTES} to {_MAX_SECRET_BYTES} bytes"
@@ -39,7 +43,7 @@ def parse_secrets(text: str) -> tuple[bytes, ...]:
 
 
 def event_id(job_id: str) -> str:
-    """Return the webhook's event id for the end of a job. It is the same in each attempt."""
+    """Return the event id of a job's webhook. All attempts to deliver the webhook have this id."""
     # A dot separates the signed parts, so the id must not contain a dot.
     return f"job_{job_id.replace('.', '_')}"
 
@@ -47,7 +51,7 @@ def event_id(job_id: str) -> str:
 def signed_headers(
     secrets: Sequence[bytes], event: str, now: datetime, body: bytes
 ) -> dict[str, str]:
-    """Return the headers of one webhook request; without a signature if there are no secrets."""
+    """Return the headers of a webhook request. They contain one signature for each secret."""
     timestamp = str(int(now.timestamp()))
     headers = {
         "content-type": "application/json",

@@ -1,7 +1,7 @@
-"""Inputs and results: payloads in blob storage, inputs from URLs, and decoders.
+"""Fetch and decode inputs, and store large results.
 
-Every decoder gets untrusted bytes. If it cannot decode them, it raises InvalidInput with a text for
-the caller.
+The decoders expect untrusted bytes. A decoder raises InvalidInput, whose text is for the caller, if
+it cannot decode the bytes.
 
     payloads    read large inputs from blob storage, and store large results (claim check)
     urls        fetch inputs from URLs

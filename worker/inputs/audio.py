@@ -1,8 +1,9 @@
 """Decode untrusted WAV files.
 
-Supports RIFF/WAVE files with PCM samples of 8, 16, 24 or 32 bits or IEEE floats of 32 or 64 bits,
-with a plain or an EXTENSIBLE header. The header is checked against the file's size before samples
-are decoded, so that the samples need at most four times the memory of the input.
+Supports RIFF/WAVE files with PCM samples of 8, 16, 24 or 32 bits or IEEE floats of 32 or 64 bits.
+The header may be plain or EXTENSIBLE. The sizes in the header are checked against the size of the
+file before samples are decoded. So the decoded samples need at most four times the memory of the
+file.
 """
 
 import struct
@@ -36,8 +37,8 @@ class Audio:
     """A sound recording whose channels are mixed into one.
 
     Attributes:
-        samples: float32 of shape (count,), from -1 to 1. Floats in the file that are beyond this
-            range are kept.
+        samples: The samples as float32 of shape (count,), normally from -1 to 1. A file of floats
+            may contain samples outside this range, which are kept.
         sample_rate: The number of samples per second.
     """
 
@@ -46,7 +47,7 @@ class Audio:
 
     @property
     def seconds(self) -> float:
-        """Return the duration of the recording in seconds."""
+        """The duration of the recording in seconds."""
         return len(self.samples) / self.sample_rate
 
 
@@ -63,7 +64,7 @@ class _Format:
 
 
 def decode(data: bytes) -> Audio:
-    """Decode a WAV file; raise InvalidInput if that is not possible."""
+    """Decode a WAV file. Raises InvalidInput if the file cannot be decoded."""
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         raise InvalidInput("the input is not a WAV file: it does not begin with a RIFF/WAVE header")
     shape: _Format | None = None
@@ -87,8 +88,8 @@ def _chunks(rest: memoryview) -> Iterator[tuple[bytes, memoryview]]:
             size_bytes = len(rest)
         if size_bytes > len(rest):
             raise InvalidInput(
-                f"the WAV file is truncated: a chunk announces {size_bytes} bytes, but only "
-                f"{len(rest)} follow"
+                f"the WAV file is truncated: a chunk should have {size_bytes} bytes, but only "
+                f"{len(rest)} bytes follow"
             )
         yield name, rest[:size_bytes]
         # Chunks begin at even offsets.
@@ -115,8 +116,8 @@ def _format(body: memoryview) -> _Format:
     shape = _Format(kind, channels, rate, bits)
     if frame_bytes != shape.frame_bytes:
         raise InvalidInput(
-            f"the WAV file announces frames of {frame_bytes} bytes, but its channels and bits "
-            f"require {shape.frame_bytes}"
+            f"the header of the WAV file gives a frame size of {frame_bytes} bytes, but its "
+            f"channels and bits per sample require {shape.frame_bytes} bytes"
         )
     return shape
 

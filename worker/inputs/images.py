@@ -24,13 +24,13 @@ Image.MAX_IMAGE_PIXELS = None
 
 
 def decode(data: bytes, media_type: str, max_pixels: int) -> Image.Image:
-    """Return the image in RGB, rotated by its EXIF orientation.
+    """Decode an image to RGB, and rotate it according to its EXIF orientation.
 
     Args:
         data: The bytes of the file.
-        media_type: The media type of the image.
-        max_pixels: The largest number of pixels. The size in the header is checked before the
-            pixels are decoded.
+        media_type: The media type that the image should have.
+        max_pixels: The largest number of pixels that is accepted. The size in the image's header is
+            checked before the pixels are decoded.
 
     Raises:
         InvalidInput: The bytes are not an image of this type, or the image is too large.
@@ -60,7 +60,7 @@ def _loaded(picture: Image.Image) -> Image.Image:
 
 
 def _flat(picture: Image.Image) -> Image.Image:
-    """Return the image in RGB. Transparent areas become white, as in a browser."""
+    """Convert an image to RGB. Transparent areas become white, as in a browser."""
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     layers = picture.convert("RGBA")

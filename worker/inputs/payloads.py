@@ -35,10 +35,13 @@ T = TypeVar("T")
 
 
 class BlobStore(Protocol):
-    """The blob container for payloads. Both methods raise AzureError if it cannot be reached."""
+    """The blob container for payloads.
+
+    Both methods raise AzureError if the container cannot be reached.
+    """
 
     def read(self, ref: PayloadRef) -> Iterator[bytes]:
-        """Yield the blob in chunks.
+        """Return the content of a blob in chunks.
 
         Raises:
             ResourceNotFoundError: The blob does not exist.
@@ -52,17 +55,19 @@ class BlobStore(Protocol):
 
 
 class BlobPayloads:
-    """Fetches inputs from blobs, and stores results. Any thread may call the methods."""
+    """Reads inputs from blob storage, and stores results there. Any thread may call the methods."""
 
     def __init__(self, store: BlobStore) -> None:
         self._store = store
         self._status = ServiceStatus("blob storage")
 
     def fetch(self, ref: PayloadRef, model: ModelEntry, wait: Wait) -> bytes:
-        """Return the bytes of an input.
+        """Download an input from blob storage, and return its bytes.
+
+        If blob storage does not answer, try again until `wait` returns False.
 
         Raises:
-            PayloadsAway: Blob storage did not answer before `wait` returned False.
+            PayloadsAway: `wait` returned False before the download succeeded.
             PayloadUnusable: The blob does not exist, or does not match its reference.
             InvalidInput: The input is too large for the model.
         """
@@ -70,18 +75,20 @@ class BlobPayloads:
         return self._fetch(ref, b"".join, wait)
 
     def open(self, ref: PayloadRef, model: ModelEntry, wait: Wait) -> io.BufferedIOBase:
-        """Download the input to a temporary file, and return the open file.
+        """Download an input to a temporary file, and return the open file.
 
-        The input is never in memory as a whole. The errors are the same as those of `fetch`.
+        The whole input is never in memory at once. Retries and errors are the same as in `fetch`.
         """
         _check_size(ref.size_bytes, model.max_upload_bytes)
         return self._fetch(ref, _spool, wait)
 
     def store(self, job_id: str, data: bytes, media_type: str, wait: Wait) -> PayloadRef:
-        """Store a result as a blob; return the reference to the blob.
+        """Store a result as a blob; return a reference to the blob.
+
+        If blob storage does not answer, try again until `wait` returns False.
 
         Raises:
-            PayloadsAway: Blob storage did not answer before `wait` returned False.
+            PayloadsAway: `wait` returned False before the result was stored.
         """
         ref = reference(media_type, result_blob(job_id), data)
         self._retry(lambda: self._store.write(ref.blob, data, ref.media_type), wait)
@@ -130,13 +137,13 @@ class BlobPayloads:
 
 
 class AzureBlobStore:
-    """The blob container for payloads in Azure Blob Storage."""
+    """The blob container for payloads, in Azure Blob Storage."""
 
     def __init__(self, account: BlobServiceClient) -> None:
         self._container = account.get_container_client(PAYLOAD_CONTAINER)
 
     def read(self, ref: PayloadRef) -> Iterator[bytes]:
-        """Return the blob's chunks, as described in `BlobStore.read`."""
+        """Return the content of a blob in chunks, as described in `BlobStore.read`."""
         pinned: dict[str, Any] = {}
         if ref.etag:
             pinned = {"etag": ref.etag, "match_condition": MatchConditions.IfNotModified}
@@ -146,7 +153,7 @@ class AzureBlobStore:
         )
         if download.size != ref.size_bytes:
             raise PayloadCorrupt(
-                f"the payload has {download.size} bytes, but its reference announces "
+                f"the payload has {download.size} bytes, but its reference says "
                 f"{ref.size_bytes} bytes"
             )
         return download.chunks()
@@ -168,7 +175,7 @@ class AzureBlobStore:
 
 
 def _verify(ref: PayloadRef, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the chunks unchanged; then raise PayloadCorrupt if the digest is wrong."""
+    """Yield the chunks unchanged. Raise PayloadCorrupt at the end if the digest differs."""
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)

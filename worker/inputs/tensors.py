@@ -1,8 +1,8 @@
 """Decode untrusted arrays: `.npy` files, or lists of numbers in JSON.
 
 Arrays in `.npy` files keep their number type. Numbers in JSON become float32. The gateway also
-sends the tensors of `/v2` requests as JSON: one tensor as nested lists, several tensors as an
-object of nested lists.
+sends the tensors of `/v2` requests as JSON. It sends one tensor as nested lists, and several
+tensors as an object that contains nested lists by name.
 """
 
 import math
@@ -39,7 +39,7 @@ Tensors = Any
 
 
 def decode(data: bytes, media_type: str) -> Tensors:
-    """Decode one array, or several arrays by name; raise InvalidInput if that is not possible."""
+    """Decode one array, or a dictionary of arrays by name. Raises InvalidInput."""
     if media_type == media.JSON:
         return _from_json(parse_json(data))
     return _from_npy(data)
@@ -59,7 +59,8 @@ def _array(rows: Any, name: str) -> "NDArray[Any]":
     import numpy as np  # noqa: PLC0415  a worker without such models needs no NumPy
 
     unfit = InvalidInput(
-        f"{name}: expected nested lists of equal length, with numbers in the range of float32"
+        f"{name}: expected nested lists of equal length, which contain numbers in the "
+        "range of float32"
     )
     try:
         # NumPy chooses the type, because with an explicit float type it would convert texts to
@@ -71,7 +72,8 @@ def _array(rows: Any, name: str) -> "NDArray[Any]":
         raise unfit
     if found.ndim > _MAX_RANK:
         raise InvalidInput(
-            f"{name}: has {found.ndim} dimensions; at most {_MAX_RANK} dimensions are accepted"
+            f"{name}: the array has {found.ndim} dimensions; at most {_MAX_RANK} dimensions are "
+            "accepted"
         )
     with np.errstate(over="ignore"):
         array = found.astype(np.float32)
@@ -85,12 +87,14 @@ def _from_npy(data: bytes) -> "NDArray[Any]":
 
     body_at = _LENGTHS[data[6]].size + 8 if data[:6] == _MAGIC and data[6:7] in _VERSIONS else 0
     if not body_at or len(data) < body_at:
-        raise InvalidInput("the input is not a NumPy array file of version 1 to 3")
+        raise InvalidInput("the input is not a NumPy array file (.npy) of version 1, 2 or 3")
     (header_bytes,) = _LENGTHS[data[6]].unpack_from(data, 8)
     body = memoryview(data)[body_at + header_bytes :]
     header = _HEADER.fullmatch(data[body_at : body_at + header_bytes][:_MAX_HEADER_BYTES])
     if header is None:
-        raise InvalidInput("the array's header cannot be read, or its values are not numbers")
+        raise InvalidInput(
+            "the array's header cannot be read, or the array's values are not numbers"
+        )
     dtype = np.dtype(header["type"].decode())
     shape = tuple(int(size) for size in header["shape"].split(b",") if size.strip())
     # The size is checked before memory is allocated, because the header could announce any size.

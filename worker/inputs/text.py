@@ -8,7 +8,7 @@ from worker.errors import InvalidInput
 
 
 def decode(data: bytes) -> str:
-    """Return the text without a byte order mark; raise InvalidInput if it is not UTF-8."""
+    """Decode UTF-8 text, and remove its byte order mark. Raises InvalidInput."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -18,7 +18,7 @@ def decode(data: bytes) -> str:
 
 
 def parse_json(data: bytes) -> Json:
-    """Decode a JSON value; raise InvalidInput if it is not valid JSON or has NaN or infinities."""
+    """Decode a JSON value without NaN or infinity. Raises InvalidInput if it is not valid."""
     try:
         return json.loads(decode(data), parse_constant=_refuse)
     except (ValueError, RecursionError):

@@ -19,17 +19,18 @@ _HEADERS: Final = {"accept": "*/*", "accept-encoding": "identity", "user-agent":
 
 
 class UrlFetcher:
-    """Fetches inputs from URLs with the guarded HTTP client, and follows redirects."""
+    """Downloads inputs from URLs that the SSRF guard allows, and follows redirects."""
 
     def __init__(self, http: GuardedHttp) -> None:
         self._http = http
 
     def fetch(self, payload: PayloadUrl, model: ModelEntry) -> tuple[bytes, str]:
-        """Return the bytes of an input, and their media type.
+        """Download an input from its URL; return its bytes and its media type.
 
         Raises:
             InvalidInput: The URL is not allowed, or the server sent no usable response.
-            UnsupportedMediaType: The model does not accept the media type.
+            UnsupportedMediaType: The model does not accept the media type, or the bytes are of
+                another type.
         """
         response = self._get(payload.url, model.max_input_bytes)
         if response.status != 200:
@@ -71,11 +72,11 @@ class UrlFetcher:
 def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntry) -> str:
     """Return the media type of a response.
 
-    The type in the job has precedence, then the type that the bytes show, then the type that the
-    server sent.
+    This is the media type in the job. If the job has none, it is the type that the first bytes
+    show. If the first bytes show no type, it is the type in the Content-Type header.
 
     Raises:
-        UnsupportedMediaType: The model does not accept this type, or the bytes contradict it.
+        UnsupportedMediaType: The model does not accept this type, or the bytes are of another type.
     """
     found = (
         media.essence(payload.media_type or "")
@@ -85,13 +86,13 @@ def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntr
     )
     if found not in model.media_types:
         raise UnsupportedMediaType(
-            f"the input's URL has the media type {found[:100]}, which {model.name} does not "
-            f"accept; expected {' or '.join(model.media_types)}"
+            f"the response from the input's URL has the media type {found[:100]}, which "
+            f"{model.name} does not accept; expected {' or '.join(model.media_types)}"
         )
     if not media.agrees(found, response.body) or (
         found == media.JSON and not _is_json(response.body)
     ):
-        raise UnsupportedMediaType(f"the bytes at the input's URL are not {found}")
+        raise UnsupportedMediaType(f"the response from the input's URL is not {found}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The models, one file for each. A model's author only writes the class `Infer` in this file.
+"""The models, one file for each. The author of a model writes only the class `Infer` in its file.
 
 The short form takes one item and returns one result:
 
@@ -9,7 +9,7 @@ The short form takes one item and returns one result:
         def __call__(self, image: Image) -> dict[str, object]:
             ...                                          # in the device thread, item by item
 
-The full form splits the work, so that the device thread only runs batches:
+The full form has separate methods, so that the device thread only runs batches:
 
     class Infer:
         accepts = "image"
@@ -23,7 +23,8 @@ The full form splits the work, so that the device thread only runs batches:
         def postprocess(self, output: Tensor) -> dict[str, object]:
             ...                                          # on CPU threads, item by item; optional
 
-`preprocess`, or in the short form `__call__`, may also accept the caller's `parameters`.
+`preprocess` may also have an argument `parameters`, which contains the caller's parameters. In the
+short form, `__call__` may have this argument.
 
 docs/models.md describes both forms, the constructor's arguments, the kinds of inputs and results,
 and long-running models. A class need not derive from the protocols in this module, and never uses
@@ -65,7 +66,7 @@ Accepts = Literal["audio", "bytes", "file", "image", "json", "tensor", "text"]
 
 
 class Context(Protocol):
-    """The context of a running job, which the job's model gets.
+    """Connects a model with its running job.
 
     Both methods raise an error if the job must stop. The error is Cancelled if the job was
     cancelled.
@@ -76,14 +77,15 @@ class Context(Protocol):
         ...
 
     def check(self) -> None:
-        """Raise an error, usually Cancelled, if the job must stop."""
+        """Raise an error if the job must stop, for example Cancelled."""
         ...
 
 
 class ShortInfer(Protocol):
-    """The short form of a model's class.
+    """The short form of a model's class, which has no method `preprocess`.
 
-    The attribute `accepts` may be omitted if the entry's media types determine the kind of input.
+    The attribute `accepts` may be omitted if the media types in the catalogue entry determine the
+    kind of input.
     """
 
     def __call__(self, item: Any, /) -> Any:
@@ -92,7 +94,7 @@ class ShortInfer(Protocol):
 
 
 class LongShortInfer(Protocol):
-    """The short form of a model whose catalogue entry says `reports_progress`."""
+    """The short form of a model's class for models that report progress."""
 
     def __call__(self, item: Any, context: Context, /) -> Any:
         """Run the model on one item; return the item's result."""
@@ -105,48 +107,49 @@ class Infer(Protocol):
     accepts: ClassVar[Accepts]
 
     def preprocess(self, item: Any) -> Any:
-        """Convert one input to an item for a batch.
+        """Convert one input to an item of a batch.
 
-        Several threads may call this at the same time.
+        Several threads may call this method at the same time.
         """
         ...
 
     def __call__(self, batch: list[Any]) -> Sequence[Any]:
         """Run the model on one batch; return one output for each item, in the same order.
 
-        An output is the job's result. If the class has the method `postprocess`, the output is the
-        argument of this method.
+        If the class has the method `postprocess`, each output is passed to this method. Otherwise,
+        each output is the result of a job.
         """
         ...
 
 
 class LongInfer(Protocol):
-    """The full form of a model whose catalogue entry says `reports_progress`."""
+    """The full form of a model's class for models that report progress."""
 
     accepts: ClassVar[Accepts]
 
     def preprocess(self, item: Any) -> Any:
-        """Convert one input to an item for a batch.
+        """Convert one input to an item of a batch.
 
-        Several threads may call this at the same time.
+        Several threads may call this method at the same time.
         """
         ...
 
     def __call__(self, batch: list[Any], contexts: list[Context]) -> Sequence[Any]:
-        """Run the model on one batch, with a context for each item.
+        """Run the model on one batch; return one output for each item, in the same order.
 
-        Return one output for each item, in the same order. An output is the job's result.
-        If the class has the method `postprocess`, the output is the argument of this method.
+        `contexts` contains the context of each item's job. If the class has the method
+        `postprocess`, each output is passed to this method. Otherwise, each output is the result of
+        a job.
         """
         ...
 
 
 class Postprocesses(Protocol):
-    """An optional method of the full form, to compute the result on the CPU."""
+    """The optional method of the full form that computes a job's result on the CPU."""
 
     def postprocess(self, output: Any) -> Any:
-        """Convert one output to the job's result.
+        """Convert one output of the model to the job's result.
 
-        Several threads may call this at the same time.
+        Several threads may call this method at the same time.
         """
         ...

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 on ImageNet-1k: the five most likely of 1000 classes."""
+"""Classify images with EfficientNet-Lite0, which was trained on ImageNet-1k."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -21,7 +21,7 @@ _LABELS_COUNT = 5
 
 
 class Infer:
-    """Returns `labels`: label, index and score of the five most likely classes, best first."""
+    """Classifies images. The result lists the five most likely classes, best class first."""
 
     accepts: ClassVar[Accepts] = "image"
 
@@ -36,7 +36,7 @@ class Infer:
         return torch.zeros(3, _SIDE_PIXELS, _SIDE_PIXELS)
 
     def preprocess(self, item: Image) -> torch.Tensor:
-        """Crop the centre of the image and scale it; return float32 of shape (3, 224, 224)."""
+        """Crop the centre of the image and scale it. Return float32 of shape (3, 224, 224)."""
         side = min(item.size) * _CENTRE_SHARE
         left, top = (item.width - side) / 2, (item.height - side) / 2
         box = (left, top, left + side, top + side)
@@ -50,7 +50,7 @@ class Infer:
         return list(self._network(batch))
 
     def postprocess(self, output: torch.Tensor) -> dict[str, object]:
-        """Return label, index and score of the most likely classes."""
+        """Return label, index and score of the five most likely classes, best class first."""
         scores, indices = output.softmax(dim=0).topk(_LABELS_COUNT)
         pairs = zip(scores.tolist(), indices.tolist(), strict=True)
         labels = [

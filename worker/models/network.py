@@ -1,4 +1,4 @@
-"""Run a torch network on a device in a given precision, and copy inputs while it computes.
+"""Run a torch network on a device, and copy the next inputs to the device at the same time.
 
     class Infer:
         def __init__(self, precision: str = "float32", compiler: str = "") -> None:
@@ -10,9 +10,9 @@
         def __call__(self, batch: list[Tensor]) -> list[Tensor]:
             return list(self._network(batch))                # device thread: stack, run, fetch
 
-On a GPU, staged items are copied to pinned memory, and from there to the device on a separate CUDA
+On a GPU, `stage` copies an item to pinned memory, and from there to the device on a separate CUDA
 stream, while the previous batch still runs. The network runs on another stream, and the device
-thread sleeps until the stream is done. On the CPU, items are not copied.
+thread sleeps until the computation on this stream has finished. On the CPU, items are not copied.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ _NUMBERS: Final = frozenset({torch.int32, torch.int64})
 
 
 class Network:
-    """A torch module on a device.
+    """A torch module that runs on a device.
 
     Any thread may call `stage`. Only the device thread may call the other methods.
     """
@@ -60,10 +60,10 @@ class Network:
             module: The network to run.
             precision: A key of PRECISIONS. The CPU always uses float32, because half precision is
                 not faster there.
-            part: The name of the only attribute of the module that uses this precision, if the
-                other attributes need float32. By default, the whole module uses it.
+            part: The name of an attribute of the module. If it is given, only this attribute uses
+                the precision, and the other parts of the module use float32.
             compiler: A backend of torch.compile, for example "inductor". With a compiler, the first
-                call with each shape of batch is slow.
+                call for each shape of a batch is slow.
             device: The device. The default is CUDA if it is available, otherwise the CPU.
 
         Raises:
@@ -77,7 +77,7 @@ class Network:
         is_gpu = self.device.type == "cuda"
         dtype = PRECISIONS[precision] if is_gpu else torch.float32
         if dtype is not PRECISIONS[precision]:
-            _log.info("there is no GPU: using %s instead of %s", dtype, precision)
+            _log.info("there is no GPU: the network uses %s instead of %s", dtype, precision)
         self.dtype = torch.float32 if part else dtype
         module = module.eval().to(self.device, self.dtype, memory_format=_layout(module))  # type: ignore[call-overload]  # torch's stubs lack this form
         if part:
@@ -88,23 +88,22 @@ class Network:
         self._streams = _streams_of_this_thread(self.device) if is_gpu else None
 
     def stage(self, item: Tensor) -> Tensor:
-        """Start to copy one prepared item to the device; return the copy, for use in a batch.
+        """Start to copy one prepared item to the device; return the copy.
 
-        If the device is full, the item stays in host memory and is copied when its batch runs. If
-        memory runs out then, the batch is split. So a job does not fail because its item was staged
-        early.
+        If the device has no memory for the copy, return the item in host memory. The item is then
+        copied when its batch runs.
         """
         return item if self._streams is None else self._streams.send(item)
 
     def __call__(self, batch: Sequence[Tensor]) -> Any:
-        """Stack items of the same shape into one batch, and run the network on it.
+        """Stack items of the same shape into one batch, and run the network on this batch.
 
         Return the outputs in host memory. Outputs in half precision are converted to float32.
         """
         return self._run(batch, self._stacked)
 
     def each(self, batch: Sequence[Tensor]) -> Any:
-        """Run a network whose argument is a list of items, like torchvision's detectors.
+        """Run a network that takes a list of items, for example a detector of torchvision.
 
         Return the outputs in host memory. Outputs in half precision are converted to float32.
         """
@@ -133,7 +132,7 @@ class Network:
 
 
 class InPrecision(nn.Module):
-    """Runs a module in another precision than the network. Inputs and outputs are float32."""
+    """Runs one part of a network in another precision. Inputs and outputs are float32."""
 
     def __init__(self, inner: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -141,7 +140,7 @@ class InPrecision(nn.Module):
         self._dtype = dtype
 
     def forward(self, given: Tensor) -> Any:
-        """Run the module; return one tensor, or several tensors by name, as float32."""
+        """Run the module; return a float32 tensor, or float32 tensors by name."""
         found = self._inner(given.to(self._dtype))
         if isinstance(found, Tensor):
             return found.float()
@@ -149,10 +148,10 @@ class InPrecision(nn.Module):
 
 
 def _layout(module: nn.Module) -> torch.memory_format:
-    """Return the memory format for a network: channels last for image networks.
+    """Return the memory format for a network, which is channels last for image networks.
 
-    With channels last, convolutions are a fifth faster on the CPU and can use a GPU's tensor cores.
-    torch refuses this format for networks with weights of five dimensions, for example for videos.
+    With channels last, convolutions are 20 % faster on the CPU and can use a GPU's tensor cores.
+    torch refuses this format for weights with five dimensions, for example in video networks.
     """
     held = chain(module.parameters(), module.buffers())
     is_flat = all(tensor.dim() <= 4 for tensor in held)
@@ -163,10 +162,10 @@ _thread_streams = threading.local()
 
 
 def _streams_of_this_thread(device: torch.device) -> "_GpuStreams":
-    """Return the CUDA streams of this thread, which all networks of this thread share.
+    """Return the CUDA streams that all networks of this thread share.
 
     For each thread and stream, torch creates a cuBLAS workspace of up to 32 MiB and never frees it.
-    If each network had its own streams, each unloaded model would leave a workspace behind.
+    If each network had its own streams, each unloaded model would leave a workspace in memory.
     """
     streams: _GpuStreams | None = getattr(_thread_streams, str(device), None)
     if streams is None:
@@ -188,7 +187,7 @@ class _GpuStreams:
         self._done = cuda.Event(blocking=True)
 
     def follow(self) -> None:
-        """Let the computing stream wait for the current stream, which copies the weights."""
+        """Let the computing stream wait until the current stream has copied the weights."""
         self._computing.wait_stream(torch.cuda.current_stream(self._device))
 
     def send(self, item: Tensor) -> Tensor:
@@ -206,23 +205,23 @@ class _GpuStreams:
 
     @contextlib.contextmanager
     def received(self, batch: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-        """Yield the items on the device; the `with` block runs on the computing stream.
+        """Yield the batch's items on the device. The `with` block runs on the computing stream.
 
-        The items exist until the block ends, so that the copying stream cannot reuse their memory
-        while the computing stream still reads it.
+        The items are kept until the block ends. Otherwise, the copying stream could reuse their
+        memory while the computing stream still reads it.
         """
         with torch.cuda.stream(self._computing):
             self._computing.wait_stream(self._copying)
             yield [item.to(self._device, non_blocking=True) for item in batch]
 
     def wait(self) -> None:
-        """Sleep until the computing stream is done; raise the errors of the device."""
+        """Sleep until the computing stream has finished. Raises the errors of the computation."""
         self._done.record(self._computing)
         self._done.synchronize()
 
 
 def _in_host_memory(output: Any) -> Any:
-    """Copy nested tensors to host memory; convert half precision to float32."""
+    """Copy all tensors in a nested output to host memory; convert half precision to float32."""
     if isinstance(output, Tensor):
         host = output.cpu()
         return host.float() if host.dtype in (torch.float16, torch.bfloat16) else host

@@ -1,6 +1,6 @@
 """Build networks of torchvision, and find the transforms and labels of published weights.
 
-This module downloads no files. The catalogue entry determines the weights.
+This module downloads no files. The weights come from the model's catalogue entry.
 """
 
 import difflib
@@ -19,7 +19,7 @@ _DIGEST = re.compile(r"-([0-9a-f]{8,64})\.pth$")
 
 
 def build(kind: ModuleType, architecture: str, **options: Any) -> nn.Module:
-    """Return a network without weights.
+    """Build a network of torchvision without trained weights.
 
     Args:
         kind: A module of torchvision, for example `models.detection`.
@@ -27,7 +27,7 @@ def build(kind: ModuleType, architecture: str, **options: Any) -> nn.Module:
         options: Arguments for the network's constructor.
 
     Raises:
-        ModelUnfit: The module has no network of this name.
+        ModelUnfit: The module has no network with this name.
     """
     names = models.list_models(module=kind)
     if architecture not in names:
@@ -41,13 +41,15 @@ def build(kind: ModuleType, architecture: str, **options: Any) -> nn.Module:
 
 
 def recipe(architecture: str, sha256: str) -> Any:
-    """Return torchvision's entry for the weights with this digest; if there is none, the default.
+    """Return torchvision's description of the published weights with this digest.
 
-    The entry's `transforms()` preprocess inputs, and its `meta["categories"]` are the labels.
+    If no published weights have this digest, return the description of the network's default
+    weights. The description's `transforms()` preprocess inputs, and its `meta["categories"]` are
+    the labels.
 
     Args:
         architecture: The network's name in torchvision, for example "resnet50".
-        sha256: The digest of the weights.
+        sha256: The SHA-256 digest of the weights.
     """
     entries = models.get_model_weights(architecture)
     for entry in entries:
@@ -58,11 +60,11 @@ def recipe(architecture: str, sha256: str) -> Any:
 
 
 def names(labels: str, entry: Any) -> Sequence[str]:
-    """Return the labels in the order of the class numbers.
+    """Return the labels of the classes, in the order of the class numbers.
 
     Args:
-        labels: The labels from the model's options, separated by commas; may be empty.
-        entry: torchvision's entry, whose labels are used if `labels` is empty.
+        labels: Labels that are separated by commas; empty for the labels of the published weights.
+        entry: The description of the published weights, as `recipe` returns it.
     """
     given = [label.strip() for label in labels.split(",") if label.strip()]
     found: Sequence[str] = given or entry.meta["categories"]

@@ -3,8 +3,8 @@
     weights = "blob:weights/resnet50.pth"
     options = {architecture = "resnet50"}
 
-The weights are those that torchvision publishes, or your own. For your own weights, `labels` are
-the classes' names, separated by commas.
+The weights are published by torchvision, or are your own. For your own weights, set the option
+`labels` to the names of the classes, separated by commas.
 """
 
 from typing import Any, ClassVar
@@ -26,7 +26,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 
 class Infer:
-    """Returns `labels`: label, index and score of the most likely classes, best first."""
+    """Classifies images. The result lists the five most likely classes, best class first."""
 
     accepts: ClassVar[Accepts] = "image"
 
@@ -53,7 +53,7 @@ class Infer:
         return torch.zeros(3, side, side)
 
     def preprocess(self, item: Image) -> torch.Tensor:
-        """Resize, crop the centre and normalise, as in the network's training."""
+        """Resize the image, crop its centre and normalise its pixels, as in the training."""
         return self._network.stage(self._transforms(item))
 
     def __call__(self, batch: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -61,7 +61,7 @@ class Infer:
         return list(self._network(batch))
 
     def postprocess(self, output: torch.Tensor) -> dict[str, object]:
-        """Return label, index and score of the most likely classes."""
+        """Return label, index and score of the five most likely classes, best class first."""
         best = output.softmax(dim=0).topk(min(_LABELS_COUNT, len(self._names)))
         pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
         labels = [

@@ -3,8 +3,9 @@
     weights = "blob:weights/fasterrcnn.pth"
     options = {architecture = "fasterrcnn_resnet50_fpn", min_score = 0.5}
 
-For your own weights, `labels` are the classes' names, separated by commas, with the background
-first. `precision` is the precision of the backbone only, which needs most of the computing time.
+For your own weights, set the option `labels` to the names of the classes, separated by commas. The
+first name is the name of the background. The option `precision` applies only to the backbone, which
+needs most of the computing time.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,11 @@ _MAX_OBJECTS = 100
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """An image: `pixels` of shape (3, height, width) from 0 to 1, scaled by `scale`."""
+    """An image for the network. `pixels` has the shape (3, height, width) and values from 0 to 1.
+
+    `size` is the size of the original image. `scale` is the factor by which the original image was
+    scaled.
+    """
 
     pixels: torch.Tensor
     scale: float
@@ -40,7 +45,11 @@ class _Picture:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """The objects in one image. Boxes are pairs of corners, in pixels of the original image."""
+    """The objects that the network has found in one image.
+
+    Each box consists of the left, top, right and bottom edges, in pixels of the original image.
+    `size` is the size of the original image.
+    """
 
     boxes: list[list[float]]
     labels: list[int]
@@ -49,7 +58,7 @@ class _Found:
 
 
 class Infer:
-    """Returns `objects`: label, index, score and box of each object, best first."""
+    """Detects objects in images. The result lists label, index, score and box of each object."""
 
     accepts: ClassVar[Accepts] = "image"
 
@@ -76,12 +85,12 @@ class Infer:
         self._network = Network(weights.load_into(network), precision=precision, part="backbone")
 
     def sample(self) -> _Picture:
-        """Return a black image of the shape that needs the most memory."""
+        """Return a black image with the shape that needs the most memory."""
         width, height = _MAX_SIDE_PIXELS, self._short_side_pixels
         return _Picture(torch.zeros(3, height, width), 1.0, (width, height))
 
     def preprocess(self, item: Image) -> _Picture:
-        """Scale large images down. The network itself normalises them."""
+        """Scale the image down if it is large. The network itself normalises the pixels."""
         scale = min(1.0, _MAX_SIDE_PIXELS / max(item.size))
         size = (max(1, round(item.width * scale)), max(1, round(item.height * scale)))
         picture = item if scale == 1.0 else item.resize(size, Resampling.BILINEAR)
@@ -90,8 +99,7 @@ class Infer:
     def __call__(self, batch: list[_Picture]) -> list[_Found]:
         """Run the network once on the wide images and once on the tall images of the batch.
 
-        In a single pass, all images would be padded to squares. With two passes, a batch needs no
-        more memory than a batch of samples.
+        In a single run, the network would pad all images to squares, which would need more memory.
         """
         found: dict[int, _Found] = {}
         for is_tall in (False, True):
@@ -102,7 +110,7 @@ class Infer:
         return [found[number] for number in range(len(batch))]
 
     def postprocess(self, output: _Found) -> dict[str, object]:
-        """Return the objects with at least the minimum score; clip their boxes to the image."""
+        """Return the objects whose score is at least the minimum. Clip boxes to the image."""
         width, height = output.size
         objects = [
             {

@@ -4,7 +4,7 @@
     weights = "blob:weights/deeplabv3.pth"
     options = {architecture = "deeplabv3_resnet50"}
 
-For your own weights, `classes` is the number of classes, including the background.
+For your own weights, set the option `classes` to the number of classes, including the background.
 """
 
 from collections import defaultdict
@@ -25,7 +25,10 @@ _AUXILIARY = "aux_classifier."
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """An image: normalised `pixels` of shape (3, height, width), and the original `size`."""
+    """An image for the network. `pixels` is normalised and has the shape (3, height, width).
+
+    `size` is the size of the original image.
+    """
 
     pixels: torch.Tensor
     size: tuple[int, int]
@@ -33,16 +36,19 @@ class _Picture:
 
 @dataclass(frozen=True, slots=True)
 class _Mask:
-    """The class of each pixel, as uint8 of shape (height, width), and the image's original size."""
+    """The class number of each pixel, as uint8 of shape (height, width).
+
+    `size` is the size of the original image.
+    """
 
     classes: torch.Tensor
     size: tuple[int, int]
 
 
 class Infer:
-    """Returns a PNG of the image's size. The value of each pixel is the number of its class.
+    """Segments images. The result is a PNG in which the value of each pixel is its class number.
 
-    The PNG has a palette, so that viewers show the classes as colours.
+    The PNG has the size of the image and a palette, so that viewers show the classes as colours.
     """
 
     accepts: ClassVar[Accepts] = "image"
@@ -73,15 +79,15 @@ class Infer:
         return _Picture(torch.zeros(3, side, side * 4 // 3), (side * 4 // 3, side))
 
     def cost(self, item: _Picture) -> float:
-        """Return the number of pixels. It varies, because images keep their proportions."""
+        """Return the number of pixels of a prepared image, as a measure of its size."""
         return float(item.pixels[0].numel())
 
     def preprocess(self, item: Image.Image) -> _Picture:
-        """Scale the shorter side to a fixed length and normalise, as in the network's training."""
+        """Scale the shorter side to a fixed length and normalise the pixels, as in the training."""
         return _Picture(self._network.stage(self._transforms(item)), item.size)
 
     def __call__(self, batch: list[_Picture]) -> list[_Mask]:
-        """Run one forward pass for each shape in the batch."""
+        """Run one forward pass for all images of the same shape."""
         by_shape: dict[torch.Size, list[int]] = defaultdict(list)
         for number, picture in enumerate(batch):
             by_shape[picture.pixels.shape].append(number)
@@ -93,34 +99,32 @@ class Infer:
         return [masks[number] for number in range(len(batch))]
 
     def postprocess(self, output: _Mask) -> Image.Image:
-        """Return the mask as an image of the original size."""
+        """Return the mask as an image that has the size of the original image."""
         mask = Image.fromarray(output.classes.numpy()).resize(output.size, Image.Resampling.NEAREST)
         mask.putpalette(self._palette)
         return mask
 
 
 class _Classes(nn.Module):
-    """A segmenter that returns only the best class of each pixel, instead of all scores."""
+    """A network that returns only the most likely class of each pixel, instead of all scores."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self._network = network
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Return the best classes of images of shape (batch, 3, height, width).
+        """Return the most likely class of each pixel, as uint8 of shape (batch, height, width).
 
-        The result is uint8 of shape (batch, height, width).
+        `pictures` has the shape (batch, 3, height, width).
         """
         scores: torch.Tensor = self._network(pictures)["out"]
         return scores.argmax(dim=1).to(torch.uint8)
 
 
 def palette() -> bytes:
-    """Return the palette of PASCAL VOC: red, green and blue for each of 256 classes.
+    """Return the palette of PASCAL VOC: red, green and blue for each of 256 class numbers.
 
-    Classes with consecutive numbers have clearly different colours. The bits of the class number
-    are distributed to red, green and blue in turn. The lowest bits of the number become the highest
-    bits of the colours.
+    Consecutive class numbers have clearly different colours.
     """
     colours = bytearray()
     for number in range(256):

@@ -1,8 +1,8 @@
-"""Silero VAD: find the parts of a recording that contain speech.
+"""Find the parts of a recording that contain speech, with the network Silero VAD.
 
-The network is built in this module, because the `silero-vad` package cannot be imported without
-torchaudio. Only the package's weights are used, as a safetensors file. The network scores steps of
-32 ms each. Its recurrent layer remembers earlier steps.
+This module builds the network itself, because the `silero-vad` package cannot be imported without
+torchaudio. From the package, it uses only the weights, which are a safetensors file. The network
+computes a score for each step of 32 ms. Its recurrent layer also uses the earlier steps.
 """
 
 from collections.abc import Iterator
@@ -36,14 +36,14 @@ _MARGIN_SECONDS: Final = 0.03
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    """The probability of speech in each step, and the length of the recording in seconds."""
+    """The probability of speech in each step, and the duration of the recording in seconds."""
 
     scores: list[float]
     seconds: float
 
 
 class Infer:
-    """Returns `speech`: start and end in seconds, and the mean score, of each speech segment."""
+    """Finds speech. The result lists start, end and mean score of each segment of speech."""
 
     accepts: ClassVar[Accepts] = "audio"
 
@@ -61,11 +61,15 @@ class Infer:
         return self.preprocess(Audio(np.zeros(10 * _RATE, np.float32), _RATE))
 
     def cost(self, item: tuple[Tensor, float]) -> float:
-        """Return the length of the recording in seconds, at least the length of one step."""
+        """Return the duration of the recording in seconds, as a measure of its size."""
         return max(item[1], _STEP_SECONDS)
 
     def preprocess(self, item: Audio) -> tuple[Tensor, float]:
-        """Resample to 16 kHz; return float32 of shape (steps, 576), and the length in seconds."""
+        """Resample the recording to 16 kHz, and split it into steps.
+
+        Return the samples as float32 of shape (steps, 576), and the recording's duration in
+        seconds.
+        """
         if item.seconds > self._max_seconds:
             raise InvalidInput(
                 f"the recording lasts {item.seconds:.0f} s; at most {self._max_seconds:g} s are "
@@ -78,7 +82,7 @@ class Infer:
 
     @torch.inference_mode()
     def __call__(self, batch: list[tuple[Tensor, float]]) -> list[_Scored]:
-        """Encode all steps of all recordings at once, then run the recurrent layer over them."""
+        """Encode all steps of all recordings, then run the recurrent layer over each recording."""
         steps = torch.cat([steps for steps, _ in batch])
         features = torch.cat([self._network.encode(slab) for slab in self._slabs(steps)])
         lengths = [len(steps) for steps, _ in batch]
@@ -91,7 +95,7 @@ class Infer:
         ]
 
     def postprocess(self, output: _Scored) -> dict[str, object]:
-        """Return the segments of speech in order, and the duration of the recording."""
+        """Return the segments of speech in order, and the duration of the recording in seconds."""
         segments = [
             {
                 "start_seconds": round(start, 3),
@@ -108,7 +112,7 @@ class Infer:
 
 
 class _Network(nn.Module):
-    """The network of Silero VAD. Its layers have the names of the published weights."""
+    """The network of Silero VAD. The names of its layers are those of the published weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,7 +125,7 @@ class _Network(nn.Module):
         self.final_conv = nn.Conv1d(128, 1, 1)
 
     def encode(self, steps: Tensor) -> Tensor:
-        """Return features of shape (steps, 128) for samples of shape (steps, 576)."""
+        """Return features of shape (steps, 128). `steps` contains samples of shape (steps, 576)."""
         mirrored = nn.functional.pad(steps.unsqueeze(1), (0, _CONTEXT), mode="reflect")
         real, imaginary = self.stft_conv(mirrored).chunk(2, dim=1)
         found: Tensor = (real**2 + imaginary**2).sqrt()
@@ -130,20 +134,23 @@ class _Network(nn.Module):
         return found.squeeze(2)
 
     def as_sequence(self) -> nn.LSTM:
-        """Return an LSTM layer with the weights of the LSTM cell, to process whole recordings."""
+        """Return an LSTM layer for whole recordings, with the weights of the LSTM cell."""
         layer = nn.LSTM(128, 128, device=self.lstm_cell.weight_ih.device)
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         layer.load_state_dict({f"{name}_l0": getattr(self.lstm_cell, name) for name in names})
         return layer.eval()
 
     def judge(self, remembered: Tensor) -> Tensor:
-        """Return scores from 0 to 1 of shape (batch, steps), for input (batch, steps, 128)."""
+        """Return the score of each step, from 0 to 1, as a tensor of shape (batch, steps).
+
+        `remembered` is the output of the LSTM layer, of shape (batch, steps, 128).
+        """
         last: Tensor = self.final_conv(remembered.relu().transpose(1, 2))
         return last.squeeze(1).sigmoid()
 
 
 def resampled(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
-    """Resample the sound to 16 kHz, by truncating its spectrum or extending it with zeros."""
+    """Resample the sound to 16 kHz: truncate its spectrum, or extend the spectrum with zeros."""
     if rate == _RATE:
         return samples
     # Pad to whole periods of both rates, so that the new length is an integer.
@@ -157,7 +164,7 @@ def resampled(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
 def spoken(
     scores: list[float], seconds: float, threshold: float
 ) -> Iterator[tuple[float, float, float]]:
-    """Yield start and end in seconds, and the mean score, of each speech segment, in order."""
+    """Yield start, end and mean score of each segment of speech, in order. Times are in seconds."""
     reached = 0.0
     for start, end in _runs(scores, threshold):
         if end - start < _MIN_SPEECH_STEPS:
@@ -168,7 +175,7 @@ def spoken(
 
 
 def _runs(scores: list[float], threshold: float) -> Iterator[tuple[int, int]]:
-    """Yield for each speech segment its first step, and the step after its last step."""
+    """Yield the first step of each segment of speech, and the step after its last step."""
     start: int | None = None
     end = 0
     for step, score in enumerate(scores):

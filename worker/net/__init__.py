@@ -1,1 +1,1 @@
-"""Network: retries, HTTP requests to servers outside our system, and the blob storage client."""
+"""Network access: retry delays, HTTP requests to outside servers, and the blob storage client."""

@@ -1,8 +1,9 @@
-"""Send HTTP requests to foreign URLs, but only to addresses that the SSRF guard allows.
+"""Send HTTP requests to callers' URLs, but only to addresses that the SSRF guard allows.
 
-The module uses `http.client`, because a subclass of its connection can open the socket itself and
-so connect to the checked address. One time limit covers the whole request: with a limit for each
-read, a server that sends a single byte from time to time could prolong the request forever.
+This module uses `http.client`, because a subclass of its connection class can open the socket
+itself. So it connects to exactly the address that was checked. The time limit applies to the whole
+request. With a limit for each read, a server that sends a single byte from time to time could
+prolong the request forever.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ class GuardedResponse:
     Attributes:
         status: The status code.
         media_type: The media type from the Content-Type header, without parameters.
-        location: The Location header, unchanged; None if the response has no such header.
+        location: The value of the Location header; None if the response has no such header.
         body: The bytes of the body.
     """
 
@@ -39,7 +40,7 @@ class GuardedResponse:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of one request.
+    """The limits of one HTTP request.
 
     Attributes:
         bytes: The largest size of the response's body. If it is 0, the body is not read.
@@ -62,7 +63,10 @@ class GuardedHttp:
         self._tls = ssl.create_default_context()
 
     def check(self, url: str) -> None:
-        """Raise ForbiddenAddress if the URL is not allowed; do not resolve its host name."""
+        """Check the text of a URL without a DNS look-up.
+
+        Raises ForbiddenAddress if the URL is not allowed.
+        """
         self._guard.check_form(url)
 
     def exchange(
@@ -75,7 +79,7 @@ class GuardedHttp:
     ) -> GuardedResponse:
         """Send one request and return the response.
 
-        If the body is longer than the limit, the returned body is one byte longer than the limit.
+        If the body is longer than the limit, it is cut off one byte after the limit.
 
         Raises:
             ForbiddenAddress: The guard does not allow this URL.
@@ -121,7 +125,7 @@ class GuardedHttp:
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to addresses that were checked; TLS and the Host header use the URL's host."""
+    """A connection to one of the checked addresses. TLS and the Host header use the URL's host."""
 
     def __init__(
         self, target: Target, addresses: tuple[str, ...], tls: ssl.SSLContext, ends_at: float
@@ -149,7 +153,7 @@ class _Connection(http.client.HTTPConnection):
             self.sock.do_handshake()
 
     def abort(self) -> None:
-        """Close the connection from another thread."""
+        """Shut down the socket, so that the request fails. Another thread may call this method."""
         # Not `sock`, which the base class sets to None after the last response of a connection.
         if self._open is not None:
             with contextlib.suppress(OSError):

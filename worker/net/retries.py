@@ -1,4 +1,4 @@
-"""Compute retry delays, which grow up to a limit and are shortened at random."""
+"""Compute how long to wait before a retry. The delays grow up to a limit and are random."""
 
 import random
 from collections.abc import Callable
@@ -23,12 +23,12 @@ def backoff_seconds(
 ) -> float:
     """Return how many seconds to wait after a failed try.
 
-    The delay doubles with each failed try, up to `limit_seconds`. Then it is shortened at random by
-    up to a half, so that workers do not all retry at the same time.
+    The delay doubles after each failed try, up to `limit_seconds`. Then a random part of up to one
+    half is subtracted, so that workers do not all retry at the same time.
 
     Args:
-        attempt: The number of the failed try, from 0.
-        first_seconds: The delay after the first try.
+        attempt: The number of the failed try, counted from 0.
+        first_seconds: The delay after the first try, before the random part is subtracted.
         limit_seconds: The longest delay.
         chance: Returns a random number from 0 to 1.
     """
@@ -40,7 +40,7 @@ def backoff_seconds(
 
 @dataclass(slots=True)
 class RetryDelays:
-    """The retry delays of a loop that never stops trying. The delays grow up to a limit."""
+    """Computes the delays between the tries of a loop that never gives up."""
 
     first_seconds: float = _FIRST_SECONDS
     limit_seconds: float = _LIMIT_SECONDS
@@ -56,14 +56,16 @@ class RetryDelays:
         return delay_seconds
 
     def reset(self) -> None:
-        """Start again with the first delay, because the last try succeeded."""
+        """Start again with the first delay. The caller must call this after a successful try."""
         self._attempt = 0
 
 
 def redelivery_delay_seconds(
     delivery_count: int, chance: Callable[[], float] = random.random
 ) -> float:
-    """Return how many seconds to keep a failed message locked before it is abandoned.
+    """Return how many seconds the worker must wait before it abandons a failed message.
+
+    The message stays locked during this time, so that it is not delivered again immediately.
 
     Args:
         delivery_count: How many times the message was delivered before this delivery.

@@ -22,7 +22,7 @@ _OPTIONS: Final[dict[str, Any]] = {
 
 
 def storage_account(endpoint: AzureEndpoint) -> BlobServiceClient:
-    """Return a client of the storage account; send no request yet.
+    """Create a client of the storage account. This sends no request.
 
     Raises:
         ValueError: The connection string or the address is malformed.

@@ -1,8 +1,8 @@
 """Decide whether the worker is alive, and whether it is ready to run jobs.
 
-A tiny kernel on the device shows whether the device works. On a lost device, the kernel may raise
-an error or never return. So the kernel runs on a separate thread, and the readiness probe reads the
-last result.
+A tiny kernel that runs on the device shows whether the device works. On a lost device, the kernel
+may raise an error or never return. So the kernel runs on a separate thread, and the readiness probe
+reads the result of the last run.
 """
 
 import logging
@@ -29,7 +29,7 @@ ModelStates = Callable[[], Mapping[str, Mapping[str, Any]]]
 
 
 class Loops:
-    """Watches the loops that must keep running, by the time of each loop's last iteration."""
+    """Checks that the worker's loops run. Each loop reports the time of its last iteration."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
@@ -37,28 +37,26 @@ class Loops:
         self._broken: list[str] = []
 
     def watch(self, name: str, turned_at: Clock) -> None:
-        """Watch a loop; `turned_at` returns the time of the loop's last iteration."""
+        """Add a loop. `turned_at` returns the time of the loop's last iteration."""
         self._loops[name] = turned_at
 
     def guarded(self, name: str, loop: Callable[[], object]) -> Callable[[], None]:
-        """Return a thread function that runs the loop.
+        """Return a function that runs the loop, for use as the target of a thread.
 
-        If the loop raises an error, the worker no longer counts as alive.
+        If the loop raises an error, the liveness probe fails from then on.
         """
 
         def run() -> None:
             try:
                 loop()
             except BaseException:  # noqa: BLE001  the edge: also a model's sys.exit
-                _log.exception(
-                    "the loop %s was ended by an error: this worker must be restarted", name
-                )
+                _log.exception("an error ended the loop %s: this worker must be restarted", name)
                 self._broken.append(name)
 
         return run
 
     def live(self) -> tuple[bool, Mapping[str, Any]]:
-        """Return whether all loops are running, and the details for the liveness probe."""
+        """Return whether all loops are running, and the details that the liveness probe returns."""
         now = self._clock()
         ages = {name: now - turned_at() for name, turned_at in self._loops.items()}
         stalled = sorted(name for name, age in ages.items() if age >= _STALLED_AFTER_SECONDS)
@@ -73,9 +71,9 @@ class Loops:
 
 
 class DeviceProbe:
-    """Runs a tiny kernel on the device when requested, in the thread that calls `run`.
+    """Runs a tiny kernel on the device to check whether the device works.
 
-    Any thread may call the other methods.
+    The thread that calls `run` runs the kernel. Any thread may call the other methods.
     """
 
     def __init__(
@@ -84,7 +82,7 @@ class DeviceProbe:
         failed: Callable[[Exception], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Store the functions.
+        """Create the probe without running the kernel.
 
         Args:
             kernel: Runs the kernel on the device; raises an error if that fails.
@@ -102,24 +100,26 @@ class DeviceProbe:
 
     @property
     def turned_at(self) -> float:
-        """Return the time of the pending request, because the loop has been busy since then.
+        """The time of the last iteration of the loop in `run`, for `Loops.watch`.
 
-        If no request is pending, return the current time, so that the loop does not look stalled.
+        While a kernel run is requested, this is the time of the request. Otherwise, this is the
+        current time, because an idle loop is not stalled.
         """
         asked_at = self._asked_at
         return self._clock() if asked_at is None else asked_at
 
     def ask(self) -> None:
-        """Request a kernel run, unless one is already requested."""
+        """Request a run of the kernel, unless a run is already requested."""
         if self._asked_at is None:
             self._asked_at = self._clock()
             self._answered.clear()
             self._asked.set()
 
     def look(self, wait_seconds: float = _PROBE_WAIT_SECONDS) -> tuple[bool, Mapping[str, Any]]:
-        """Return whether the device ran the kernel recently, and the details for the probe.
+        """Return whether the device recently ran the kernel, and details for the readiness probe.
 
-        If the last success is too old, request a new run and wait up to `wait_seconds` for it.
+        If the last successful run is too long ago, request a run and wait up to `wait_seconds` for
+        it.
         """
         if self._succeeded_at is None or self._clock() - self._succeeded_at > _MAX_AGE_SECONDS:
             self.ask()
@@ -135,9 +135,9 @@ class DeviceProbe:
         return True, {"computed_seconds_ago": round(now - succeeded_at, 1)}
 
     def run(self, stop: threading.Event) -> None:
-        """Run the kernel on each request. This is the function of the probe's thread.
+        """Run the kernel each time that a run is requested, until `stop` is set.
 
-        To end this, another thread must set `stop` and call `ask`.
+        To end this loop, another thread must set `stop` and then call `ask`.
         """
         while True:
             self._asked.wait()
@@ -173,19 +173,20 @@ class WorkerReadiness:
     def __init__(
         self, states: ModelStates, device: DeviceProbe, shutdown_reason: Callable[[], str]
     ) -> None:
-        """Store the sources of the decision.
+        """Store the functions and objects that provide the worker's state.
 
         Args:
             states: Returns the state of each model.
             device: Probes the device.
-            shutdown_reason: Returns why the worker shuts down; an empty text while it runs.
+            shutdown_reason: Returns why the worker shuts down; an empty string while the worker
+                runs.
         """
         self._states = states
         self._device = device
         self._shutdown_reason = shutdown_reason
 
     def ready(self) -> tuple[bool, Mapping[str, Any]]:
-        """Return whether the worker is ready to run jobs, and the details for the probe."""
+        """Return whether the worker is ready, and the details that the readiness probe returns."""
         states = self._states()
         if reason := self._shutdown_reason():
             return False, {"reason": f"draining: {reason}", "models": states}

@@ -1,6 +1,6 @@
 """The worker's HTTP server for /live, /ready and /metrics.
 
-Protocol: HTTP/1.0 with one request per connection, and the methods GET and HEAD.
+The server supports HTTP/1.0 with one request per connection, and the methods GET and HEAD.
 """
 
 import http.server
@@ -27,7 +27,7 @@ Check = Callable[[], tuple[bool, Mapping[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class HealthResponse:
-    """An HTTP response."""
+    """An HTTP response of the health server."""
 
     status: int
     content_type: str
@@ -39,9 +39,9 @@ Page = Callable[[str], HealthResponse]
 
 
 def check_page(check: Check) -> Page:
-    """Return a page with the check's details as JSON.
+    """Return a function that runs the check and returns the check's details as JSON.
 
-    The status is 200 if the check succeeds, and 503 otherwise.
+    The status of the response is 200 if the check succeeds, and 503 otherwise.
     """
 
     def page(accept: str) -> HealthResponse:
@@ -52,7 +52,7 @@ def check_page(check: Check) -> Page:
 
 
 def metrics_page(exposition: Callable[[str], tuple[bytes, str]]) -> Page:
-    """Return a page with the metrics.
+    """Return a function that returns the metrics as an HTTP response.
 
     Args:
         exposition: Returns the body and the content type for an Accept header.
@@ -66,7 +66,7 @@ def metrics_page(exposition: Callable[[str], tuple[bytes, str]]) -> Page:
 
 
 class HealthServer(http.server.ThreadingHTTPServer):
-    """A small HTTP server with separate threads, so that the worker's busy threads do not delay it.
+    """A small HTTP server, whose own threads answer even while the worker's threads are busy.
 
     The server closes connections that last too long.
     """
@@ -81,13 +81,13 @@ class HealthServer(http.server.ThreadingHTTPServer):
         pages: Mapping[str, Page],
         longest_seconds: float = _LONGEST_CONNECTION_SECONDS,
     ) -> None:
-        """Bind the port.
+        """Bind the port. `start` begins to accept connections.
 
         Args:
-            host: The address to listen on.
-            port: The port to listen on; 0 for any free port.
-            pages: The pages by path.
-            longest_seconds: How long a connection may last.
+            host: The address on which the server listens.
+            port: The port on which the server listens; 0 for any free port.
+            pages: For each URL path, the function that returns the response.
+            longest_seconds: How many seconds a connection may last.
 
         Raises:
             OSError: The port is in use.
@@ -114,7 +114,7 @@ class HealthServer(http.server.ThreadingHTTPServer):
             return _json(500, {"ok": False, "reason": "the page failed; see the worker's logs"})
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection; if too many connections are open, close the oldest one first."""
+        """Serve a connection; first close the oldest connection if too many are open."""
         if len(self._open) >= _MAX_CONNECTIONS:
             for oldest in tuple(self._open)[:1]:
                 self._open.pop(oldest, None)
@@ -123,20 +123,20 @@ class HealthServer(http.server.ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """Remove an ended connection from the list, and close its socket."""
+        """Remove a connection from the list of open connections, and close its socket."""
         self._open.pop(request, None)
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
-        """Close connections that last too long. The base class calls this twice a second."""
+        """Close connections that have lasted too long. The base class calls this twice a second."""
         latest = time.monotonic() - self._longest_seconds
         for connection, since in tuple(self._open.items()):
             if since < latest:
                 _shut_down(connection)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log a connection's error at debug level only, because the client has disconnected."""
-        _log.debug("a connection to the health server broke", exc_info=True)
+        """Log an error of a connection at debug level. Usually the client has disconnected."""
+        _log.debug("a connection to the health server was interrupted", exc_info=True)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

@@ -1,19 +1,19 @@
 """Record what happens to jobs, models and services: metrics, trace spans and log lines.
 
-The spans of a job, in the trace of the request that it came from:
+The spans of a job belong to the trace of the request that submitted the job:
 
-    process QUEUE      from the receiving to the settling of the message; links to the request's
-    │                  span
+    process QUEUE      from receiving to settling the message; links to the request's span
     ├── prepare        fetch, decode and preprocess the input
-    ├── inference      the batch with this job; the span of the batch's first job links to all jobs
-    │                  of the batch, and the spans of the other jobs link to that span
+    ├── inference      run the batch that contains this job; the span of the batch's first job
+    │                  links to all jobs of the batch, and the spans of the other jobs link to
+    │                  the span of the first job
     └── reply          send the reply
 
-Names and attributes follow OpenTelemetry's messaging conventions. Without exporters, no spans are
-created: a job then only has its trace id for the logs.
+Names and attributes follow OpenTelemetry's messaging conventions. If no exporter is configured, no
+spans are created, and only the trace id of a job is logged.
 
-Metric labels are bounded: models come from the catalogue and outcomes from the error tree. Job ids
-are in logs and traces only.
+The number of metric labels is limited: models come from the catalogue, and outcomes are error codes
+of `worker.errors`. Job ids are in logs and traces only.
 """
 
 import contextlib
@@ -71,12 +71,12 @@ def log_fields(**fields: str) -> Iterator[None]:
 
 
 def current_log_fields() -> Mapping[str, str]:
-    """Return the fields of this thread's innermost `with log_fields(...)` block."""
+    """Return the fields of the innermost `with log_fields(...)` block of this thread."""
     return _fields.get()
 
 
 class ServiceStatus:
-    """Whether a service answers. Only changes are logged, not each call.
+    """Records whether a service answers, and logs each change.
 
     Any thread may call the methods.
     """
@@ -106,7 +106,7 @@ class ServiceStatus:
 
 
 class Metrics:
-    """All metrics of a worker process, in a separate registry. Any thread may use them."""
+    """All metrics of a worker process, in their own registry. Any thread may use them."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -152,7 +152,10 @@ class Metrics:
         )
 
     def watch_memory_used(self, used_bytes: Callable[[], float]) -> None:
-        """Register the function that returns the used device memory. Each scrape calls it."""
+        """Register a function that returns the used device memory in bytes.
+
+        Each scrape of the metrics calls this function.
+        """
         self._used.set_function(used_bytes)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
@@ -171,7 +174,7 @@ class Metrics:
 
 
 class JobSpan:
-    """The trace span of one job. Without a tracer there is no span, but only the trace id."""
+    """The trace span of a job. If no spans are created, only the trace id is available."""
 
     __slots__ = ("_context", "_span", "_tracer", "trace_id")
 
@@ -184,14 +187,17 @@ class JobSpan:
         self._context = trace.set_span_in_context(span, Context()) if span else None
 
     def step(self, name: str, *, calls_out: bool = False) -> AbstractContextManager[object]:
-        """Return a context manager that records the body of its `with` block as a child span."""
+        """Return a context manager that records a step of the job as a child span.
+
+        `calls_out` says whether the step sends a request to another service.
+        """
         if self._tracer is None:
             return _NO_SPAN
         kind = SpanKind.CLIENT if calls_out else SpanKind.INTERNAL
         return self._tracer.start_as_current_span(name, self._context, kind)
 
     def end(self, outcome: str, attributes: Mapping[str, Any]) -> None:
-        """End the span.
+        """End the job's span, and record the outcome of the job.
 
         Args:
             outcome: `succeeded`, or the code of the job's error.
@@ -210,18 +216,18 @@ class JobTracing:
     """Creates the trace spans of a worker's jobs."""
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
-        """Get a tracer from the provider. If the provider is None, no spans are created."""
+        """Get a tracer from the provider. If `provider` is None, no spans are created."""
         self._tracer = provider.get_tracer("loosely.worker") if provider else None
 
     def headers(self) -> dict[str, str]:
-        """Return the HTTP headers that propagate the current trace; empty if there is no tracer."""
+        """Return the HTTP headers that pass on the current trace; empty if no spans are created."""
         carrier: dict[str, str] = {}
         if self._tracer is not None:
             _W3C.inject(carrier)
         return carrier
 
     def job(self, model: str, queue: str, job_id: str, delivery: "LockedMessage") -> JobSpan:
-        """Start and return the span of the job that this message contains."""
+        """Start the span of the job in this message, and return the span."""
         properties = delivery.properties
         traceparent = properties.get(PROPERTY_TRACEPARENT, "")
         trace_id = traceparent.split("-")[1] if traceparent.count("-") >= 3 else "-"
@@ -243,7 +249,7 @@ class JobTracing:
 
     @contextmanager
     def batch(self, model: str, jobs: Sequence[JobSpan]) -> Iterator[None]:
-        """Record the `with` block as an inference span in the trace of each of these jobs.
+        """Record the body of the `with` block as an inference span in the trace of each job.
 
         Args:
             model: The model's name.
@@ -271,11 +277,11 @@ class JobTracing:
 
 
 class HasSpan(Protocol):
-    """Something with the trace span of a job, for example a `ReceivedJob`."""
+    """An object that has the trace span of a job, for example a `ReceivedJob`."""
 
     @property
     def span(self) -> JobSpan:
-        """Return the job's span."""
+        """The trace span of the job."""
         ...
 
 
@@ -289,8 +295,9 @@ class ModelTelemetry:
 
         Args:
             model: The model's name.
-            metrics: The metrics of this process; by default new metrics, which are not scraped.
-            tracing: Creates the spans; by default no spans are created.
+            metrics: The metrics of this process. By default, the values are recorded but not
+                exported.
+            tracing: Creates the spans. By default, no spans are created.
         """
         self.model = model
         self._metrics = metrics or Metrics()
@@ -314,13 +321,13 @@ class ModelTelemetry:
         is_connected: Callable[[], float],
         reserved_bytes: Callable[[], float],
     ) -> None:
-        """Register the functions that return the values of the model's gauges at each scrape.
+        """Register the functions that each scrape calls to read the model's gauges.
 
         Args:
             in_flight: Returns how many messages are received and not settled.
             is_loaded: Returns whether the model is loaded.
-            is_connected: Returns whether the model's queue is connected.
-            reserved_bytes: Returns how much device memory is reserved for the model.
+            is_connected: Returns whether the worker is connected to the model's queue.
+            reserved_bytes: Returns how many bytes of device memory are reserved for the model.
         """
         self._metrics.in_flight.labels(self.model).set_function(in_flight)
         self._metrics.loaded.labels(self.model).set_function(is_loaded)
@@ -328,15 +335,15 @@ class ModelTelemetry:
         self._metrics.reserved.labels(self.model).set_function(reserved_bytes)
 
     def start_span(self, queue: str, job_id: str, delivery: "LockedMessage") -> JobSpan:
-        """Start and return the span of the job that this message contains."""
+        """Start the span of the job in this message, and return the span."""
         return self._tracing.job(self.model, queue, job_id, delivery)
 
     def record_received(self, delivery_count: int, wait_seconds: float) -> None:
-        """Record a received message.
+        """Record that a message was received.
 
         Args:
             delivery_count: How many times the message was delivered before this delivery.
-            wait_seconds: How long the message was in the queue.
+            wait_seconds: How many seconds the message was in the queue.
         """
         self._received.inc()
         if delivery_count > 0:
@@ -354,9 +361,9 @@ class ModelTelemetry:
 
     @contextmanager
     def batch(self, jobs: Sequence[HasSpan]) -> Iterator[None]:
-        """Record the `with` block as one pass of the model over these jobs.
+        """Record the body of the `with` block as one run of the model on these jobs.
 
-        If the block raises an error, the pass is recorded in the traces but not in the metrics.
+        If the block raises an error, the run is recorded in the traces but not in the metrics.
         """
         started = time.perf_counter()
         with self._tracing.batch(self.model, [job.span for job in jobs]):
@@ -369,11 +376,11 @@ class ModelTelemetry:
         self._lock_losses.inc()
 
     def record_split(self) -> None:
-        """Record that a batch did not fit into the device's memory."""
+        """Record that a batch was split because it did not fit into the device's memory."""
         self._splits.inc()
 
     def record_reused_reply(self) -> None:
-        """Record that a redelivered job was answered from the reply cache."""
+        """Record that the worker answered a redelivered job with a cached reply."""
         self._reused_replies.inc()
 
     def record_load(self) -> None:

@@ -2,9 +2,9 @@
 
 Logs are single lines on stderr, as text or as JSON objects for log collectors. Traces are
 configured by the standard OTEL_* variables. OTEL_TRACES_EXPORTER lists the exporters by the names
-of OpenTelemetry's specification: `otlp`, `console`, or the name of an exporter that an installed
-package registers, for example Azure Monitor's. The SDK and the exporters read the variables for
-resource, sampler, batching and endpoint themselves.
+in OpenTelemetry's specification: `otlp`, `console`, or the name of an exporter that an installed
+package registers, for example Azure Monitor's. The SDK and the exporters read the other OTEL_*
+variables themselves.
 """
 
 import json
@@ -34,7 +34,7 @@ _FLUSH_SECONDS = 2.0
 
 
 def configure_logs(level: str, format_name: str = "text") -> None:
-    """Write this process's logs to stderr.
+    """Configure logging, so that this process writes its logs to stderr.
 
     Args:
         level: The lowest level that is logged.
@@ -48,13 +48,13 @@ def configure_logs(level: str, format_name: str = "text") -> None:
 
 
 class JsonLines(logging.Formatter):
-    """Formats each log record as one line with a JSON object.
+    """Formats each log record as a JSON object on one line.
 
     The object contains the time, level, logger and message, and the current log fields.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return a log record as one line of JSON."""
+        """Return a log record as a JSON object on one line."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -72,7 +72,7 @@ def _text_formatter() -> logging.Formatter:
 
 
 def tracer_provider(exporters: Sequence[str]) -> "TracerProvider | None":
-    """Return a tracer provider with these exporters; None if the list is empty.
+    """Create a tracer provider with these exporters; return None if the list is empty.
 
     Raises:
         SettingsError: The SDK or an exporter is not installed.
@@ -104,7 +104,7 @@ def tracer_provider(exporters: Sequence[str]) -> "TracerProvider | None":
 
 
 def flush(provider: "TracerProvider | None") -> None:
-    """Export the remaining spans; wait at most 2 seconds for the collector."""
+    """Export the spans that have not been exported yet, in at most 2 seconds."""
     if provider is not None:
         last = threading.Thread(target=provider.shutdown, name="traces", daemon=True)
         last.start()

@@ -1,1 +1,1 @@
-"""A model's weights: fetch them, check their digest, cache them on disk, and load them as data."""
+"""Fetch a model's weights, check their digest, cache them on disk, and load them as data."""

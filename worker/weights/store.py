@@ -1,8 +1,9 @@
 """Get a model's weights from the cache on disk, from a blob, or from an installed package.
 
-The cache contains only complete files, whose names are their digests. A file is written under
-another name, and is renamed after its digest was checked. So any number of processes may share the
-folder and may be killed at any time. The digest of a cached file is checked again before each use.
+The cache contains only complete files. The name of each file is the file's digest. A download is
+written to a file with a temporary name, which is renamed after the digest was checked. So any
+number of processes may share the cache folder and may be killed at any time. The digest of a cached
+file is checked again before each use.
 """
 
 import contextlib
@@ -33,50 +34,50 @@ _ABANDONED_SECONDS: Final = 3600.0
 
 
 class BlobReader(Protocol):
-    """Reads blobs of any container."""
+    """Reads blobs from any container."""
 
     def read(self, container: str, blob: str) -> Iterator[bytes]:
-        """Yield the blob in chunks.
+        """Yield the content of a blob in chunks.
 
         Raises:
             WeightsMissing: The blob does not exist.
-            WeightsAway: Blob storage cannot be reached, perhaps after some chunks were yielded.
+            WeightsAway: Blob storage cannot be reached. Some chunks may have been yielded before.
         """
         ...
 
 
 class AzureBlobReader:
-    """Reads blobs from the storage account that also contains the payloads."""
+    """Reads blobs from the storage account of the payloads."""
 
     def __init__(self, account: BlobServiceClient) -> None:
         self._account = account
 
     def read(self, container: str, blob: str) -> Iterator[bytes]:
-        """Yield the blob in chunks, as described in `BlobReader.read`."""
+        """Yield the content of a blob in chunks, as described in `BlobReader.read`."""
         where = f"{_BLOB}{container}/{blob}"
         try:
             client = self._account.get_blob_client(container, blob)
             yield from client.download_blob(max_concurrency=1).chunks()
         except ResourceNotFoundError:
-            raise WeightsMissing(f"{where}: there is no such blob") from None
+            raise WeightsMissing(f"{where}: this blob does not exist") from None
         except AzureError as error:
             # The error's text could contain a signed address.
             raise WeightsAway(f"{where}: cannot be read: {type(error).__name__}") from None
 
 
 class WeightsStore:
-    """Gets the weights of all models, and caches them. Any thread may call the methods."""
+    """Fetches the weights of models, and caches them. Any thread may call the methods."""
 
     def __init__(self, cache: Path, blobs: BlobReader) -> None:
         self._cache = cache
         self._blobs = blobs
 
     def get(self, model: ModelEntry) -> Weights | None:
-        """Check the digest of the model's weights and return them; None if the entry names none.
+        """Return the model's weights after checking their digest; None if the model has none.
 
         Raises:
             WeightsMissing: The blob, package or file does not exist.
-            WeightsMismatch: The digest differs from the digest in the entry.
+            WeightsMismatch: The digest differs from the digest in the catalogue entry.
             WeightsAway: Blob storage cannot be reached, or the cache cannot be written.
         """
         if not model.weights:
@@ -108,9 +109,9 @@ class WeightsStore:
         return file
 
     def _fetch(self, model: ModelEntry, pieces: Iterator[bytes], file: Path) -> int:
-        """Download the weights in chunks and write the file atomically; return its size in bytes.
+        """Download the weights and write the file atomically; return its size in bytes.
 
-        Raise WeightsMismatch if the digest is wrong.
+        Raises WeightsMismatch if the digest of the weights is wrong.
         """
         self._cache.mkdir(parents=True, exist_ok=True)
         self._remove_abandoned()
@@ -153,7 +154,10 @@ def _mismatch(model: ModelEntry, found: str) -> WeightsMismatch:
 
 
 def blob_of(weights: str) -> tuple[str, str] | None:
-    """Return the container and name of the blob; None if the weights are not in a blob."""
+    """Return the container and the name of the weights' blob; None if they are not in a blob.
+
+    `weights` is the value of the key `weights` in the catalogue entry.
+    """
     if not weights.startswith(_BLOB):
         return None
     container, _, blob = weights.removeprefix(_BLOB).partition("/")
@@ -161,10 +165,12 @@ def blob_of(weights: str) -> tuple[str, str] | None:
 
 
 def file_of(weights: str) -> Path:
-    """Return the path of a weights file in an installed package, without importing the package.
+    """Return the path of the weights in an installed package, without importing the package.
+
+    `weights` is the value of the key `weights` in the catalogue entry.
 
     Raises:
-        WeightsMissing: The package is not installed, or has no such file.
+        WeightsMissing: The package is not installed, or does not contain the file.
     """
     package, _, path = weights.removeprefix(_PACKAGE).partition("/")
     found: Any = importlib.util.find_spec(package)

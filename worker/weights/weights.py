@@ -29,27 +29,29 @@ _READER_ERRORS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A local file with a model's weights, whose digest was checked.
+    """A local file with a model's weights.
 
-    The worker passes this object to the constructor of the model's class.
+    The worker checks the file's digest and passes this object to the constructor of the model's
+    class.
 
     Attributes:
         path: The path of the file.
-        sha256: The SHA-256 digest of the file; empty if unknown.
+        sha256: The SHA-256 digest of the file; empty if the digest is unknown.
     """
 
     path: Path
     sha256: str = ""
 
     def state_dict(self) -> "dict[str, Tensor]":
-        """Return the tensors by name, on the CPU.
+        """Return the weights as a dictionary from names to CPU tensors.
 
-        Reads safetensors files, and files with a state dict that `torch.save` has written.
+        The file must be a safetensors file, or a state dict that `torch.save` has written.
 
         Raises:
             WeightsUnsafe: The file is a pickle that contains more than tensors and plain
-                containers. None of its code is executed.
+                containers. Its code is not executed.
             WeightsDamaged: The file is truncated, or has an unknown format.
+            WeightsUnfit: The file does not contain tensors by name.
         """
         with self.path.open("rb") as file:
             start = file.read(_HEADER.size + 1)
@@ -59,7 +61,7 @@ class Weights:
     def load_into(
         self, network: "Network", state: "Mapping[str, Tensor] | None" = None
     ) -> "Network":
-        """Load exactly these weights into a network, and return the network.
+        """Load the weights into a network, and return the network.
 
         Args:
             network: The network whose parameters are replaced.
@@ -101,9 +103,10 @@ def _from_torch(path: Path) -> object:
     except pickle.UnpicklingError as error:
         # torch's own text explains how to execute the file anyway.
         named = _GLOBAL.search(str(error))
-        what = f" It names {named[1]}." if named else ""
+        what = f" The pickle names {named[1]}." if named else ""
         raise WeightsUnsafe(
-            f"the weights are a pickle that contains more than tensors, and are not executed.{what}"
+            f"the weights are a pickle that contains more than tensors; its code was not "
+            f"executed.{what}"
         ) from None
     except _READER_ERRORS as error:
         raise WeightsDamaged(f"the weights cannot be read: {_line(error)}") from None

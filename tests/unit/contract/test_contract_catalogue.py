@@ -66,7 +66,7 @@ def test_the_error_for_an_unknown_model_suggests_similar_names() -> None:
     [
         ('queue = "noop"', 'queue = "classifier"', "have the same queue"),
         ('queue = "noop"', 'queue = "classifier-low"', "classifier-low is already another model's"),
-        ('queue = "noop"', 'queue = "No op"', "noop.queue: expected 1 to 63 small letters"),
+        ('queue = "noop"', 'queue = "No op"', "noop.queue: expected 1 to 63 lower-case letters"),
         ('queue = "noop"', "", "noop.queue: the key is missing"),
         ('task = "echo"', "task = 3", "noop.task: expected a non-empty string"),
         ('task = "echo"', 'task = "echo"\ncolour = "red"', "noop.colour: this key does not exist"),
@@ -124,4 +124,4 @@ def test_the_queues_command_prints_the_emulator_configuration(tmp_path: Path) ->
         [*command, str(write(tmp_path, "a = 1"))], cwd=folder, capture_output=True, check=False
     )
     assert (bad.returncode, bad.stdout) == (2, b"")
-    assert bad.stderr == b"a: expected a table; write [a]\n"
+    assert bad.stderr == b"a: expected a table; begin it with [a]\n"

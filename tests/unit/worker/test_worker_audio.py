@@ -100,7 +100,7 @@ GOOD = wav_of(pcm(16), 16)
     [
         (b"", "not a WAV file"),
         (b"OggS" + bytes(40), "not a WAV file"),
-        (GOOD[:-2], "truncated: a chunk announces 3200 bytes, but only 3198 follow"),
+        (GOOD[:-2], "truncated: a chunk should have 3200 bytes, but only 3198 bytes follow"),
         (GOOD[:30], "truncated"),
         (GOOD[:36], "no data chunk with samples"),
         (wav_of(b"", 16), "no samples, or its last sample is incomplete"),
@@ -113,7 +113,7 @@ GOOD = wav_of(pcm(16), 16)
         (wav_of(b"abcd", 32, kind=0xFFFE), "expected PCM"),
         (
             GOOD.replace(struct.pack("<HH", 2, 16), struct.pack("<HH", 4, 16)),
-            "channels and bits require 2",
+            "channels and bits per sample require 2 bytes",
         ),
         (wav_of(struct.pack("<f", float("nan")), 32, kind=3), "NaN or infinite"),
         (wav_of(struct.pack("<d", 1e300), 64, kind=3), "NaN or infinite"),

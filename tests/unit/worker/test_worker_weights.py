@@ -78,7 +78,7 @@ def test_a_pickle_with_code_is_refused_without_execution(
 ) -> None:
     trace = tmp_path / "executed"
     state = {**network().state_dict(), "more": Malicious(trace)}
-    with pytest.raises(WeightsUnsafe, match=r"not executed\. It names (posix|nt)\.mkdir"):
+    with pytest.raises(WeightsUnsafe, match=r"not executed\. The pickle names (posix|nt)\.mkdir"):
         Weights(saved(tmp_path, state, is_legacy=is_legacy)).state_dict()
     plain = tmp_path / "plain.pkl"
     plain.write_bytes(pickle.dumps(Malicious(trace), protocol=2))
