@@ -55,7 +55,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterTrigger:
-    """The function that handles messages from the dead-letter queues."""
+    """The Azure function that handles messages from the dead-letter queues."""
 
     blobs: Blobs
     queues: Queues
@@ -135,7 +135,7 @@ class DeadLetterTrigger:
         """
         if not may_take_replies(queue, self.model_queues):
             _log.warning(
-                "job %s: no reply was sent to the producer: the queue %.100r is not allowed",
+                "job %s: no reply was sent to the producer: %.100r is not allowed as a reply queue",
                 reply.job_id,
                 queue,
             )

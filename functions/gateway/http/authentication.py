@@ -137,8 +137,8 @@ class ReplyTokens:
     def url(self, job_id: str, deadline: datetime, queue: str) -> str:
         """Return the reply URL of a job, which is valid until REPLY_GRACE after the job's deadline.
 
-        The URL also contains the name of the queue. It is used only for statistics, so it is not
-        signed.
+        The URL also contains the name of the queue. This name is used only for statistics, so it is
+        not signed.
         """
         expires = int((deadline + REPLY_GRACE).timestamp())
         query = urlencode(
@@ -222,7 +222,8 @@ class AuthenticationMiddleware:
     def _authenticate(self, scope: types.Scope, headers: dict[str, str]) -> Caller:
         """Return the caller of a request. Raises HttpProblem if the request is not allowed.
 
-        The rate limit of the caller is added to `headers`, the headers of the response.
+        If the caller has a rate limit, the headers RateLimit and RateLimit-Policy are added to
+        `headers`.
         """
         method, path = scope["method"], scope["path"]
         if not self._is_closed:

@@ -27,7 +27,10 @@ class ProblemKind:
 
     @property
     def type(self) -> str:
-        """The relative URI of this kind of problem. The page at this URI explains it."""
+        """The relative URI of this kind of problem.
+
+        The page at this URI explains the problem.
+        """
         return f"/docs/problems#{self.code}"
 
 

@@ -123,7 +123,8 @@ def refuse_unknown_query(request: Request, known: Collection[str] = ()) -> None:
             )
         if len(request.query_params.getlist(name)) > 1:
             raise HttpProblem(
-                problems.MALFORMED_REQUEST, f"{name}: this option is given more than once"
+                problems.MALFORMED_REQUEST,
+                f"{name}: this option is given more than once; give it only once",
             )
 
 

@@ -40,7 +40,10 @@ _log = logging.getLogger(__name__)
 
 
 class Queues(Protocol):
-    """The interface to the queues. A method raises Unavailable if Service Bus does not respond."""
+    """The interface to the queues.
+
+    Each method raises Unavailable if Service Bus fails or does not respond.
+    """
 
     async def send(self, queue: str, message: ServiceBusMessage) -> None:
         """Send a message, and return when the queue has stored it.

@@ -59,7 +59,10 @@ class ReplySample:
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """The throughput of a model, as decaying sums over the replies that this process received."""
+    """The throughput of a model.
+
+    The fields are decaying sums over the replies that this process has received.
+    """
 
     weight: float = 0.0
     busy_seconds: float = 0.0
@@ -120,8 +123,7 @@ class QueuePhase(StrEnum):
 class LengthSample:
     """The length of a queue, which was counted at the time `at_seconds`.
 
-    `replies` is the number of replies to jobs of the queue that this process had received at that
-    time.
+    Until this time, this process had received `replies` replies to jobs of the queue.
     """
 
     length: int
@@ -156,8 +158,8 @@ def length_now(sample: LengthSample, arrivals: Sequence[float], replies: int) ->
     """Return the estimated current length of a queue.
 
     This is the counted length, plus the jobs and minus the replies that came after the count.
-    `arrivals` contains the sorted creation times of the jobs that this process has accepted.
-    `replies` is the number of replies that it has received.
+    `arrivals` contains the sorted creation times in seconds of the jobs that this process has
+    accepted. `replies` is the number of replies that this process has received.
     """
     later = len(arrivals) - bisect_right(arrivals, sample.at_seconds)
     return max(0, sample.length + later - max(0, replies - sample.replies))
@@ -166,10 +168,10 @@ def length_now(sample: LengthSample, arrivals: Sequence[float], replies: int) ->
 def position(
     sample: LengthSample, arrivals: Sequence[float], replies: int, created_at_seconds: float
 ) -> int:
-    """Return the estimated position of a job that was created at this time, from 1.
+    """Return the estimated position of a job that was created at this time. The first is 1.
 
-    `arrivals` contains the sorted creation times of the jobs that this process has accepted.
-    `replies` is the number of replies that it has received.
+    `arrivals` contains the sorted creation times in seconds of the jobs that this process has
+    accepted. `replies` is the number of replies that this process has received.
     """
     if created_at_seconds > sample.at_seconds:
         between = bisect_left(arrivals, created_at_seconds) - bisect_right(

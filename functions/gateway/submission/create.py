@@ -62,7 +62,7 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class SubmittedJob:
-    """The job that belongs to a request.
+    """A job that a request has submitted.
 
     `is_replay` is true if an earlier request with the same Idempotency-Key created the job.
     """
@@ -87,9 +87,9 @@ class JobCreator:
     async def create(
         self, durable: Durable, new_jobs: Sequence[NewJob], wait_seconds: float
     ) -> list[SubmittedJob]:
-        """Create the jobs of a request, and wait up to `wait_seconds` for their end.
+        """Create the jobs of a request, and wait up to `wait_seconds` for the end of the jobs.
 
-        All jobs are checked before the first job is started. If one job must be refused, none is
+        All jobs are checked before the first job is started. If one job must be refused, no job is
         started. Raises HttpProblem or Unavailable.
         """
         tickets = [await self.prepare(new_job) for new_job in new_jobs]
@@ -179,7 +179,7 @@ class JobCreator:
             raise HttpProblem(problems.INVALID_INPUT, f"{option}: {error}") from None
 
     async def _store_input(self, new_job: NewJob, job_id: str) -> InputPayload:
-        """Return the input as a message contains it. A large input is stored in a blob."""
+        """Return the input as a message payload. A large input is stored in a blob."""
         submission = new_job.submission
         if submission.url is not None:
             return submission.url

@@ -156,9 +156,9 @@ class IdempotencyKeys:
     async def create(
         self, durable: Durable, key: str, new_job: NewJob, wait_seconds: float
     ) -> SubmittedJob:
-        """Create a job unless the key already has one, and wait up to `wait_seconds` for its end.
+        """Create a job unless the key already has a job.
 
-        Raises HttpProblem or Unavailable.
+        Then wait up to `wait_seconds` for the end of the job. Raises HttpProblem or Unavailable.
         """
         blob = claim_blob(new_job.tenant, key)
         keyed = _KeyedJob(new_job, blob, _fingerprint_of(new_job))
@@ -167,9 +167,9 @@ class IdempotencyKeys:
     async def create_all(
         self, durable: Durable, key: str, new_jobs: Sequence[NewJob], wait_seconds: float
     ) -> list[SubmittedJob]:
-        """Create the jobs of a request unless the key already has jobs, and wait for their end.
+        """Create the jobs of a request unless the key already has jobs.
 
-        Raises HttpProblem or Unavailable.
+        Then wait up to `wait_seconds` for the end of the jobs. Raises HttpProblem or Unavailable.
         """
         first = new_jobs[0]
         fingerprints = "\n".join(_fingerprint_of(new_job) for new_job in new_jobs)
@@ -196,7 +196,7 @@ class IdempotencyKeys:
     async def _create_one(
         self, durable: Durable, keyed: _KeyedJob, wait_seconds: float
     ) -> SubmittedJob:
-        """Create the job of a key if the key has none, and wait up to `wait_seconds` for its end.
+        """Find or create the job of a key, and wait up to `wait_seconds` for the end of the job.
 
         Raises HttpProblem if the first request with the key was a different request.
         """
@@ -275,9 +275,9 @@ class IdempotencyKeys:
                 await self.blobs.delete(input_blob(ticket.job_id))
 
     async def _watch(self, durable: Durable, job_id: str) -> InstanceSnapshot | None:
-        """Wait up to WATCH_SECONDS until the job has an orchestration instance.
+        """Wait up to WATCH_SECONDS for the orchestration instance of a job.
 
-        Returns the instance, or None if there is still none.
+        Returns the instance, or None if there is still no instance.
         """
         loop = asyncio.get_running_loop()
         end, pause_seconds = loop.time() + WATCH_SECONDS, FIRST_PAUSE_SECONDS
@@ -302,9 +302,9 @@ class IdempotencyKeys:
     async def _wait(
         self, durable: Durable, submitted: SubmittedJob, wait_seconds: float
     ) -> SubmittedJob:
-        """Wait up to `wait_seconds` for the end of a job.
+        """Wait up to `wait_seconds` for the end of a submitted job, and return the job.
 
-        Returns the job. If it has ended, it contains the final record.
+        If the job has ended, the returned value contains the job's final record.
         """
         job_id, record = submitted.job_id, submitted.record
         if is_final(record):

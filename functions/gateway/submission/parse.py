@@ -126,7 +126,9 @@ def _from_envelope(body: bytes, model: ModelEntry, options: Mapping[str, str]) -
     except ValueError as error:
         raise HttpProblem(problems.MALFORMED_REQUEST, f"the body is not JSON: {error}") from None
     if not isinstance(envelope, dict) or not isinstance(envelope.get("input"), dict):
-        raise HttpProblem(problems.MALFORMED_REQUEST, 'the body must be {"input": {…}, …}')
+        raise HttpProblem(
+            problems.MALFORMED_REQUEST, 'the body must be a JSON object {"input": {…}, …}'
+        )
     _refuse_unknown("", envelope, _MEMBERS)
     for name in _NOT_TEXT:
         # They are strings only in queries and forms.
@@ -141,7 +143,8 @@ def _from_envelope(body: bytes, model: ModelEntry, options: Mapping[str, str]) -
     given = [name for name in _INPUTS if name in source]
     if len(given) != 1:
         raise HttpProblem(
-            problems.MALFORMED_REQUEST, f"input: expected exactly one of {', '.join(_INPUTS)}"
+            problems.MALFORMED_REQUEST,
+            f"input: expected exactly one of the members {', '.join(_INPUTS)}",
         )
     announced = source.get("media_type")
     if announced is not None and not isinstance(announced, str):
@@ -246,7 +249,7 @@ def check_coding(content_encoding: str) -> None:
     if content_encoding.strip().lower() not in {"", "identity"}:
         raise HttpProblem(
             problems.UNSUPPORTED_MEDIA_TYPE,
-            "the content must not be compressed: Content-Encoding is not supported",
+            "the content must not be compressed; send it without a Content-Encoding",
             headers={"Accept-Encoding": "identity"},
         )
 
@@ -322,7 +325,7 @@ def _unsupported(model: ModelEntry, what: str) -> HttpProblem:
     accepted = list(model.media_types)
     return HttpProblem(
         problems.UNSUPPORTED_MEDIA_TYPE,
-        f"{what}; the accepted types are {', '.join(accepted)}",
+        f"{what}; the accepted media types are {', '.join(accepted)}",
         headers={"Accept-Post": ", ".join(accepted)},
         accepted=accepted,
     )

@@ -42,7 +42,7 @@ async def start_delivery(job_id: str, durable: Durable) -> None:
 
 
 async def start_reply_delivery(reply: WebhookReply, instance_id: str, durable: Durable) -> None:
-    """Start the delivery of a reply to a producer's webhook, unless it was started before.
+    """Start a delivery to a producer's webhook, unless this delivery was started before.
 
     The input of the orchestration contains the reply, because the gateway has no job that contains
     the reply.

@@ -63,7 +63,7 @@ def unreadable(what: str) -> HttpProblem:
 
 
 def check_shape(name: str, value: Json) -> tuple[int, ...]:
-    """Return the shape of a tensor as a tuple, after checking that it is valid.
+    """Return the shape of a tensor as a tuple, after checking that the shape is valid.
 
     `name` is the name of the tensor in the error message.
     """
@@ -75,7 +75,7 @@ def check_shape(name: str, value: Json) -> tuple[int, ...]:
 
 
 def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Json) -> list[Any]:
-    """Return the elements of a tensor in JSON as a flat list, after checking their number and type.
+    """Return the elements of a JSON tensor as a flat list, after checking their number and type.
 
     `data` is either a flat list or nested lists. `name` is the name of the tensor in the error
     message.

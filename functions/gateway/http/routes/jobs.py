@@ -328,7 +328,7 @@ def _may_have_status(instance: InstanceSnapshot, found: Record, wanted: JobStatu
     """Return whether a job can have the status `wanted`.
 
     The outcome of the job has not been read yet. Therefore the answer is derived from the status of
-    the job's orchestration. If `wanted` is None, it is always true.
+    the job's orchestration. If `wanted` is None, the answer is always true.
     """
     if wanted is None or found["status"] == wanted:
         return True
@@ -390,7 +390,8 @@ def _check_model(catalogue: Catalogue, name: str | None) -> str | None:
 def _id_range(cursor: str | None, now: datetime, retention: timedelta) -> IdRange:
     """Return the range of job ids to list.
 
-    It contains the jobs that are older than the cursor and were created within the retention.
+    The range contains the ids of jobs that are older than the cursor and were created within the
+    retention.
     """
     # The newest possible id: the time of a new id, plus the clock skew between app instances.
     newest_ms = int(uuid7().hex[:12], 16) + _SKEW_MS
@@ -409,6 +410,6 @@ def _parse_cursor(cursor: str) -> str:
     if not _CURSOR.fullmatch(below):
         raise HttpProblem(
             problems.MALFORMED_REQUEST,
-            "cursor is not valid; use the next_cursor of the previous page",
+            "cursor: this value is not valid; use the next_cursor of the previous page",
         )
     return below

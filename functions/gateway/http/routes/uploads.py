@@ -94,7 +94,8 @@ def _parse_body(body: bytes) -> tuple[str, str]:
         raise HttpProblem(problems.MALFORMED_REQUEST, f"the body is not JSON: {error}") from None
     if not isinstance(value, dict) or set(value) != set(_MEMBERS):
         raise HttpProblem(
-            problems.MALFORMED_REQUEST, 'the body must be {"model": …, "media_type": …}'
+            problems.MALFORMED_REQUEST,
+            'the body must be the JSON object {"model": …, "media_type": …}',
         )
     model, media_type = (value[name] for name in _MEMBERS)
     if not isinstance(model, str) or not isinstance(media_type, str):

@@ -179,9 +179,10 @@ def _check_token(request: Request, job_id: str, expires: str, token: str) -> Non
 
 
 async def _read_limited(request: Request, name: str, limit_bytes: int) -> bytes:
-    """Return the body of a request. Raises `payload-too-large` if it has more than `limit_bytes`.
+    """Return the body of a request.
 
-    `name` says in the error message what the body contains.
+    Raises the problem `payload-too-large` if the body has more than `limit_bytes` bytes. `name`
+    says in the error message what the body contains.
     """
     if announced_size_bytes(request) > limit_bytes:
         raise _too_large(name, limit_bytes)
@@ -217,7 +218,7 @@ def _parse_reply(job_id: str, body: bytes) -> JobReply:
 
 def _check_is_for(job_id: str, received: JobReply) -> None:
     if received.job_id != job_id:
-        raise HttpProblem(problems.INVALID_INPUT, "job_id: expected the id of the job in the URL")
+        raise HttpProblem(problems.INVALID_INPUT, "job_id: expected the same job id as in the URL")
     if isinstance(received.outcome, InlineBytes | PayloadRef):
         # The media type becomes a header of the response that contains the result.
         media_type = received.outcome.media_type
@@ -250,7 +251,7 @@ def _parse_report(body: bytes) -> tuple[ProgressReport, bool]:
 
 
 async def _record_stop(request: Request, job_id: str) -> None:
-    """Record that a job is cancelled, if its worker was ordered to stop. Otherwise do nothing."""
+    """End a job as cancelled if its worker was ordered to stop; otherwise do nothing."""
     services = services_of(request)
     progress = await services.progress.read(job_id)
     if not progress.cancelling or progress.report is None:
