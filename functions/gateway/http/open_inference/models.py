@@ -1,13 +1,13 @@
 """Convert the input tensors of a request to jobs, and the results of jobs to output tensors.
 
 If a request has only one input tensor, and its datatype is BYTES, each element of the tensor
-becomes one job. All other requests become one job, and the model must accept JSON. The input of
-this job is the tensor as a nested list. If there are several tensors, the input is an object that
-contains the nested list of each tensor under the name of the tensor.
+becomes one job. Otherwise all input tensors together become one job, and the model must accept
+JSON. The input of this job is the tensor as a nested list. If there are several tensors, the input
+is an object that contains the nested list of each tensor under the name of the tensor.
 
 Every model has the output tensor `result`. Each of its elements is the result of one job. A
-classifier also has the output tensors `labels`, `indices` and `scores`. They have one row for each
-job, with the best label first.
+classifier also has the output tensors `labels`, `indices` and `scores`. These tensors have one row
+for each job, with the best label first.
 """
 
 import base64
