@@ -1,4 +1,4 @@
-"""The Function App, which builds the gateway and registers its triggers."""
+"""The entry point of the Azure Function App: it creates the gateway and registers its functions."""
 # The decorators of azure-functions have no type annotations.
 # mypy: disallow-untyped-decorators=False
 
@@ -42,7 +42,7 @@ app = df.DFApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 @app.route("{*path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 @app.durable_client_input("client")
 async def http(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
-    """Serve an HTTP request to any route of the API."""
+    """Pass an HTTP request to the API, and return the API's response."""
     return await serve(api, req, DurableClient(client))
 
 
@@ -57,39 +57,49 @@ def job(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
 
 @app.activity_trigger("ticket")
 async def enqueue(ticket: str) -> str | None:
-    """Send the request of a job to the queue of the job's model."""
+    """Send a job's request to the queue of its model.
+
+    `ticket` is the input of the job's orchestration. Returns the JSON of a JobError if the request
+    can never be sent, otherwise None.
+    """
     return await services.enqueue.run(ticket)
 
 
 @app.activity_trigger("asked")
 async def conclude(asked: str) -> str:
-    """Record a job's outcome if none is recorded, and return the recorded outcome."""
+    """Record a job's outcome if none is recorded, and return the recorded outcome.
+
+    `asked` and the returned text are JSON, which `gateway.jobs.activities.Conclude` describes.
+    """
     return await services.conclude.run(asked)
 
 
 @app.orchestration_trigger("context")
 def webhook(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
-    """Deliver one job's webhook."""
+    """Deliver one webhook, with retries, and return the log of the delivery attempts."""
     return (yield from webhook_orchestrator.webhook(context))
 
 
 @app.activity_trigger("job")
 @app.durable_client_input("client")
 async def announce_webhook(job: str, client: df.DurableOrchestrationClient) -> None:
-    """Start the delivery of a job's webhook."""
+    """Start the orchestration that delivers the webhook of this job."""
     await start_delivery(job, DurableClient(client))
 
 
 @app.activity_trigger("job")
 @app.durable_client_input("client")
 async def deliver_webhook(job: str, client: df.DurableOrchestrationClient) -> str:
-    """Send a job's webhook once, and return whether to try again."""
+    """Post a job to its webhook once, and return the outcome of this attempt as JSON."""
     return await services.webhook_activities.deliver_job(job, DurableClient(client))
 
 
 @app.activity_trigger("told")
 async def deliver_reply(told: str) -> str:
-    """Send a reply to a producer's webhook once, and return whether to try again."""
+    """Post a reply to a producer's webhook once, and return the outcome of this attempt as JSON.
+
+    `told` is a WebhookReply as JSON.
+    """
     return await services.webhook_activities.deliver_reply(told)
 
 
@@ -110,14 +120,14 @@ for model in services.catalogue.values():
 
 @app.timer_trigger("timer", "30 * * * * *")
 async def watch(timer: func.TimerRequest) -> None:
-    """Log the age of each queue's oldest message."""
+    """Log the age of the oldest message in each queue."""
     await log_oldest(services.queues, names(services.catalogue), services.clock)
 
 
 @app.timer_trigger("timer", "0 */10 * * * *")
 @app.durable_client_input("client")
 async def purge(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:
-    """Recover stuck orchestrations, and delete histories and blobs past their retention."""
+    """Recover stuck orchestrations. Delete histories and blobs whose retention has ended."""
     durable = DurableClient(client)
     await recovery.recover(durable, services.jobs, services.clock(), services.retention)
     await housekeeping.purge(durable, services)

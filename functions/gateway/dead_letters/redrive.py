@@ -1,13 +1,16 @@
-"""Redrive a dead letter: send its request again, exactly once.
+"""Redrive a dead letter: send the request of a dead-lettered message again, but only once.
 
-When a job's message is dead-lettered, the job fails, and a final job never changes. Therefore the
-gateway creates a new job with a new id. The input, tenant, webhook and time to live of the new job
-are copied from the ticket of the old job. A message from a producer that does not use the gateway
-has no job. It is sent to the same queue again, with a new message id, because duplicate detection
-drops a message whose id was sent before.
+A job whose message was dead-lettered has failed, and a job that has ended cannot change. Therefore
+a redrive creates a new job with a new id. The new job has the input, tenant, webhook and time to
+live of the old job.
 
-Before anything is sent, a redrive mark is written into the stored letter. Only one mark can be
-written. If a later call finds a mark that is older than IN_PROGRESS, it completes the redrive.
+A message that a producer sent directly to the queue has no job in the gateway. A redrive sends this
+message to the same queue again, with a new message id. With the old id, Service Bus would drop the
+message as a duplicate.
+
+Before a redrive sends anything, it writes a redrive mark into the stored dead letter. Only one mark
+can be written. If a call finds a mark that is older than IN_PROGRESS, the call that wrote the mark
+has probably failed. The new call then completes the redrive.
 """
 
 from dataclasses import dataclass, replace
@@ -47,8 +50,9 @@ IN_PROGRESS: Final = timedelta(seconds=20)
 class Redriven:
     """The result of a redrive.
 
-    `job_id` is the job id with which the letter's request was sent again. `is_repeat` is true if an
-    earlier call had already redriven the letter.
+    `job_id` is the id of the job that does the work again. `is_new_job` is true if the gateway
+    created this job, and false if a producer's message was sent again. `is_repeat` is true if an
+    earlier call had already redriven the dead letter, so that nothing was sent now.
     """
 
     job_id: str
@@ -58,7 +62,7 @@ class Redriven:
 
 @dataclass(frozen=True, slots=True)
 class Redriver:
-    """Redrives stored dead letters. Each letter is redriven at most once."""
+    """Redrives stored dead letters. Each dead letter is redriven at most once."""
 
     blobs: Blobs
     queues: Queues
@@ -68,9 +72,11 @@ class Redriver:
     clock: Clock
 
     async def redrive(self, durable: Durable, model: ModelEntry, letter_id: str) -> Redriven:
-        """Send a dead letter again: as a new job or, if it has no job, as a new message.
+        """Redrive a dead letter unless an earlier call has already redriven it.
 
-        Raises UnknownLetter, NotRedrivable or Unavailable.
+        If the dead letter belongs to a job of the gateway, a new job is created. Otherwise a
+        producer sent the message, and the message is sent again. Raises UnknownLetter,
+        NotRedrivable or Unavailable.
         """
         name = letter_blob_of(model, letter_id)
         stored = await self.blobs.read(name)
@@ -79,7 +85,7 @@ class Redriver:
         letter = read_letter(letter_id, stored.data)
         request = letter.request
         if request is None:
-            raise NotRedrivable("the stored message is not a readable request")
+            raise NotRedrivable("the dead letter does not contain a readable request")
         has_job = request.reply_url is not None
         if letter.redrive is not None and letter.redrive.is_done:
             return Redriven(letter.redrive.job_id, has_job, is_repeat=True)
@@ -100,15 +106,15 @@ class Redriver:
         return Redriven(mark.job_id, has_job, is_repeat=False)
 
     async def _wait_until_ended(self, durable: Durable, job_id: str) -> InstanceSnapshot:
-        """Wait until the job has ended; return its orchestration.
+        """Wait until the job has ended, and return the snapshot of its orchestration.
 
-        Raises NotRedrivable if the job was deleted, or does not end within SETTLE_SECONDS.
+        Raises NotRedrivable if the job was deleted, or if it does not end within SETTLE_SECONDS.
         """
         with self.waiters.waiting(job_id) as waiter:
             instance = await durable.status(job_id)
             found = await self.jobs.record_of(job_id, instance) if instance else None
             if instance is None or found is None:
-                raise NotRedrivable("the job has been deleted after its retention")
+                raise NotRedrivable("the job no longer exists, because its retention has ended")
             if not is_final(found):
                 found = await self.jobs.wait(durable, job_id, found, waiter, SETTLE_SECONDS)
         if found is None:
@@ -118,16 +124,20 @@ class Redriver:
     async def _check_input(self, request: JobRequest) -> None:
         payload = request.input
         if isinstance(payload, PayloadRef) and await self.blobs.look(payload.blob, 1) is None:
-            raise NotRedrivable("the job's input has been deleted after its retention")
+            raise NotRedrivable("the job's input no longer exists, because its retention has ended")
 
     async def _mark(
         self, name: str, letter: StoredLetter, etag: str, has_job: bool
     ) -> tuple[RedriveMark, str]:
-        """Write a redrive mark unless the letter has one; return the mark and the letter's ETag."""
+        """Write a redrive mark into a dead letter unless it already has a mark.
+
+        Returns the mark and the current ETag of the blob `name`. Raises NotRedrivable if another
+        request is redriving the dead letter.
+        """
         if letter.redrive is not None:
             if self.clock() - _parse_time(letter.redrive.at) < IN_PROGRESS:
                 raise NotRedrivable(
-                    "another request is redriving this letter; repeat the request later"
+                    "another request is redriving this dead letter; repeat the request later"
                 )
             return letter.redrive, etag
         job_id = str(uuid7()) if has_job else letter.job_id
@@ -135,7 +145,7 @@ class Redriver:
         written = await self.blobs.replace(name, letter.with_mark(mark), etag)
         if written is None:
             raise NotRedrivable(
-                "another request is redriving this letter; repeat the request later"
+                "another request is redriving this dead letter; repeat the request later"
             )
         return mark, written
 
@@ -155,16 +165,17 @@ def _copy_ticket(old: InstanceSnapshot, request: JobRequest, job_id: str, now: d
         )
     except (ValueError, KeyError, TypeError):
         raise NotRedrivable(
-            "this job cannot be restarted, because its ticket cannot be read"
+            "this job cannot be repeated, because the input of its orchestration is unreadable"
         ) from None
 
 
 def _message(
     letter: StoredLetter, request: JobRequest, mark: RedriveMark, now: datetime
 ) -> ServiceBusMessage:
-    """Return the message that sends the producer's request again.
+    """Return a new message that contains the producer's request.
 
-    The message id is the same in each attempt to redrive the letter.
+    The message id is the same in each attempt to redrive the dead letter, so that Service Bus drops
+    duplicates.
     """
     left = request.deadline - now
     if left <= timedelta():

@@ -1,4 +1,4 @@
-"""Stored dead letters. Each letter is a blob named `dead-letters/{queue}/{message id}`.
+"""Storage of dead letters. Each dead letter is a blob named `dead-letters/{queue}/{message id}`.
 
     {"message_id", "correlation_id", "reason", "description", "delivery_count", "content_type",
      "enqueued_at", "dead_lettered_at", "properties", "body": the body of the message as text,
@@ -6,9 +6,9 @@
 
 The API never shows the body, because it contains the caller's input and the job's reply token.
 
-The API identifies a letter by its model and an id. The id is the last part of the letter's blob
-name, followed by `~low` if the letter comes from the low-priority queue. These blob names cannot
-contain `~`.
+The API identifies a dead letter by its model and an id. The id is the last part of the blob's name.
+For a message from the low-priority queue, `~low` is added to the id. The names of these blobs
+cannot contain `~`.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ _EXAMPLE_ID: Final = "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
 
 
 def letter_blob(queue: str, message_id: str) -> str:
-    """Return the name of the blob that stores a dead letter."""
+    """Return the name of the blob that stores the dead letter with this message id."""
     # Producers choose message ids freely, so characters that a blob name cannot have are replaced.
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "-._") else "_" for c in message_id)
     if safe != message_id or not safe.strip("."):
@@ -55,26 +55,29 @@ def letter_blob(queue: str, message_id: str) -> str:
 
 
 def letter_id(name: str, priority: Priority) -> str:
-    """Return the id of a letter; `name` is the last part of its blob name."""
+    """Return the id of a dead letter.
+
+    `name` is the last part of the name of the dead letter's blob.
+    """
     return f"{name}{_LOW}" if priority is Priority.LOW else name
 
 
 def letter_queue(model: ModelEntry, id_: str) -> str:
-    """Return the name of the queue from which the letter with this id was dead-lettered."""
+    """Return the name of the queue from which the message of this dead letter came."""
     return queue_of(model, Priority.LOW if id_.endswith(_LOW) else Priority.NORMAL)
 
 
 def letter_blob_of(model: ModelEntry, id_: str) -> str:
-    """Return the name of the blob that stores the letter with this id."""
+    """Return the name of the blob that stores the dead letter with this id."""
     return letter_blob(letter_queue(model, id_), id_.removesuffix(_LOW))
 
 
 @dataclass(frozen=True, slots=True)
 class RedriveMark:
-    """The record of a redrive.
+    """The record of a redrive, which is part of the stored dead letter.
 
-    `job_id` is the job id with which the letter's request is sent again, `at` is the time at which
-    the redrive began, and `is_done` is true once the request has been sent.
+    `job_id` is the id of the job that does the work again. `at` is the time at which the redrive
+    began. `is_done` is true after the request has been sent.
     """
 
     job_id: str
@@ -84,7 +87,11 @@ class RedriveMark:
 
 @dataclass(frozen=True, slots=True)
 class StoredLetter:
-    """A stored dead letter. `document` is the blob's JSON, which must not be shown completely."""
+    """A stored dead letter.
+
+    `document` is the JSON object in the blob. It contains secrets, so the API must not show all of
+    it.
+    """
 
     id: str
     document: dict[str, Any] = field(repr=False)
@@ -93,19 +100,26 @@ class StoredLetter:
 
     @property
     def job_id(self) -> str:
-        """The id of the job whose message was dead-lettered; empty if the letter is unreadable."""
+        """The id of the job whose message was dead-lettered.
+
+        If the message is not a readable request, this is the correlation id or the message id. It
+        is empty if both are missing.
+        """
         if self.request is not None:
             return self.request.job_id
         return str(self.document.get("correlation_id") or self.document.get("message_id") or "")
 
     def with_mark(self, redrive: RedriveMark) -> bytes:
-        """Return the content of the letter's blob, including this redrive mark."""
+        """Return the new content of the dead letter's blob, which includes this redrive mark."""
         mark = {"job_id": redrive.job_id, "at": redrive.at, "is_done": redrive.is_done}
         return json.dumps({**self.document, "redrive": mark}).encode()
 
 
 def read_letter(id_: str, data: bytes) -> StoredLetter:
-    """Read a letter. Unreadable parts are omitted, so that the letter can still be purged."""
+    """Read a dead letter from the content of its blob.
+
+    Unreadable parts are omitted, so that the dead letter can still be deleted.
+    """
     try:
         document = json.loads(data)
     except ValueError:
@@ -130,7 +144,7 @@ def _read_redrive(document: dict[str, Any]) -> RedriveMark | None:
 
 
 class LetterInput(TypedDict):
-    """A description of a dead letter's input, without its content."""
+    """The kind, media type and size of a dead letter's input."""
 
     kind: Literal["inline", "blob", "url"]
     media_type: str | None
@@ -138,7 +152,7 @@ class LetterInput(TypedDict):
 
 
 class LetterLinks(TypedDict):
-    """Links from a dead letter to itself, its redrive and its jobs."""
+    """The paths of a dead letter, of the route that redrives it, and of its jobs."""
 
     self: str
     redrive: str
@@ -147,7 +161,7 @@ class LetterLinks(TypedDict):
 
 
 class DeadLetter(TypedDict):
-    """A message that was dead-lettered, as operators see it."""
+    """A dead-lettered message in the form in which the API shows it to operators."""
 
     id: Annotated[str, Field(examples=[_EXAMPLE_ID])]
     model: Annotated[str, Field(examples=["classifier"])]
@@ -177,7 +191,10 @@ class DeadLetter(TypedDict):
 
 
 def letter_resource(letter: StoredLetter, model: ModelEntry) -> DeadLetter:
-    """Return the JSON object of a letter, without its payload, reply token and URLs."""
+    """Return the JSON object that the API shows for a dead letter.
+
+    The object does not contain the payload, the reply token or the URLs in the request.
+    """
     path = f"/v1/admin/dead-letters/{model.name}/{letter.id}"
     document, request, redrive = letter.document, letter.request, letter.redrive
     links: LetterLinks = {
@@ -208,7 +225,6 @@ def letter_resource(letter: StoredLetter, model: ModelEntry) -> DeadLetter:
 
 
 def _describe_input(payload: InputPayload) -> LetterInput:
-    """Return the kind, media type and size in bytes of an input."""
     kind: Literal["inline", "blob", "url"]
     size_bytes: int | None
     match payload:

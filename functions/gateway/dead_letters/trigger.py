@@ -1,4 +1,4 @@
-"""The trigger for the dead-letter queues. It stores each message and fails the message's job."""
+"""Store each message that arrives in a dead-letter queue, and end the message's job as failed."""
 
 import contextlib
 import hashlib
@@ -55,7 +55,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterTrigger:
-    """Handles messages from the dead-letter queues."""
+    """The Azure function that handles messages from the dead-letter queues."""
 
     blobs: Blobs
     queues: Queues
@@ -64,13 +64,13 @@ class DeadLetterTrigger:
     clock: Clock
 
     async def run(self, message: func.ServiceBusMessage, queue: str, durable: Durable) -> None:
-        """Store a dead letter, then fail its job or notify its producer.
+        """Store a dead-lettered message. Then end its job as failed, or notify its producer.
 
-        Functions completes the message when this method returns. If it raises Unavailable, the
-        message stays in the queue and is delivered again.
+        After this method has returned, the Functions host completes the message. If this method
+        raises Unavailable, the message stays in the queue and is delivered again.
 
-        A message whose time to live has expired is not stored, because nothing is wrong with it
-        and its deadline has passed.
+        A message whose time to live has expired is not stored, because its deadline has passed and
+        sending it again would be useless.
         """
         request = _read_request(message.get_body())
         if _read_property(message, _REASON) == _EXPIRED:
@@ -79,8 +79,8 @@ class DeadLetterTrigger:
                 return
         else:
             _log.error(
-                "job %.100r was dead-lettered from %s (%.200r: %.500r); kept as %s, send it again "
-                "once the cause is removed",
+                "job %.100r was dead-lettered from %s (%.200r: %.500r); kept as the blob %s; "
+                "redrive it when the cause has been removed",
                 *(
                     _job_id(message, request),
                     queue,
@@ -93,7 +93,7 @@ class DeadLetterTrigger:
         await self._notify(message, request, queue, durable)
 
     async def _store(self, message: func.ServiceBusMessage, queue: str) -> None:
-        """Store the dead letter, unless an earlier run of the trigger has stored it."""
+        """Store a dead-lettered message unless an earlier run of the trigger has stored it."""
         name = letter_blob(queue, message.message_id)
         data = _encode_letter(message, self.clock())
         if await self.blobs.create(name, data) is not None:
@@ -130,12 +130,12 @@ class DeadLetterTrigger:
     async def _send_reply(self, reply: JobReply, queue: str) -> None:
         """Send the reply to the queue that the producer named.
 
-        If that is impossible, only log a warning, because an error would cause another delivery of
-        the dead letter.
+        If the queue is not allowed or does not exist, this method only logs a warning. An error
+        would cause another delivery of the dead-lettered message.
         """
         if not may_take_replies(queue, self.model_queues):
             _log.warning(
-                "job %s: the producer was not notified: %.100r is not allowed as a reply queue",
+                "job %s: no reply was sent to the producer: %.100r is not allowed as a reply queue",
                 reply.job_id,
                 queue,
             )
@@ -149,7 +149,7 @@ class DeadLetterTrigger:
         try:
             await self.queues.send(queue, message)
         except UnknownQueue as error:
-            _log.warning("job %s: the producer was not notified: %s", reply.job_id, error)
+            _log.warning("job %s: no reply was sent to the producer: %s", reply.job_id, error)
 
 
 def _job_id(message: func.ServiceBusMessage, request: JobRequest | None) -> str:
@@ -162,9 +162,9 @@ def _event_key(job_id: str) -> str:
 
 
 def _delivery_instance(job_id: str, message: func.ServiceBusMessage, queue: str) -> str:
-    """Return the instance id of the webhook delivery that a dead letter starts.
+    """Return the id of the orchestration that delivers a reply to the producer's webhook.
 
-    The id is the same each time Service Bus delivers the dead letter.
+    The id is the same if Service Bus delivers the dead-lettered message more than once.
     """
     key = f"{queue}/{message.message_id}/{message.enqueued_time_utc}"
     digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()[:16]

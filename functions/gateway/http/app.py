@@ -1,4 +1,4 @@
-"""The FastAPI app: its routes, middleware, error handlers and rules for other origins."""
+"""Create the FastAPI app with its routes, middleware, error handlers and CORS rules."""
 
 import logging
 from collections.abc import Sequence
@@ -58,7 +58,10 @@ _BY_STATUS: Final[dict[int, ProblemKind]] = {
 
 
 def create_app(services: Services) -> FastAPI:
-    """Return the app. Each request's ASGI scope must contain the durable client as `durable`."""
+    """Create the FastAPI app.
+
+    The ASGI scope of each request must contain a Durable Functions client under the key `durable`.
+    """
     app = FastAPI(
         title="Loosely",
         summary="Synchronous REST over asynchronous queues for deep-learning inference.",
@@ -131,7 +134,7 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
 
 async def _on_unavailable(request: Request, error: Exception) -> Response:
     _log.warning(
-        "%s %s was refused: %s [%s]",
+        "the request %s %s was refused: %s [traceparent %s]",
         *(request.method, request.url.path, error, traceparent_of(request.scope)),
     )
     assert isinstance(error, Unavailable)
@@ -147,11 +150,17 @@ async def _on_defect(request: Request, error: Exception) -> Response:
     # Starlette raises the error again, and `serve` logs it with its traceback.
     what = error.code if isinstance(error, ContractError) else type(error).__name__
     _log.error(
-        "%s %s: %s [%s]", request.method, request.url.path, what, traceparent_of(request.scope)
+        "the request %s %s failed: %s [traceparent %s]",
+        request.method,
+        request.url.path,
+        what,
+        traceparent_of(request.scope),
     )
     return problem_response(
         request,
-        HttpProblem(problems.INTERNAL_ERROR, "the gateway failed; its log contains the cause"),
+        HttpProblem(
+            problems.INTERNAL_ERROR, "the gateway failed; the log of the gateway contains the cause"
+        ),
     )
 
 
@@ -185,7 +194,7 @@ _PREFLIGHT_SECONDS: Final = 600
 
 
 def allow_origins(app: FastAPI, origins: Sequence[str]) -> None:
-    """Allow requests from web pages of these origins, but without cookies."""
+    """Allow cross-origin requests (CORS) from web pages of these origins, without cookies."""
     if not origins:
         return
     app.add_middleware(

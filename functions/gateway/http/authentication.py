@@ -1,8 +1,10 @@
 """Authenticate requests by an API key, a platform principal or a reply token.
 
-Callers send an API key, or Azure's platform authenticates them and adds their principal. Workers
-send the reply token of their job. Every route needs a key unless it is listed here as open, so a
-new route is protected by default.
+Callers usually send an API key. Alternatively, Azure App Service authenticates a caller and adds a
+header that describes the caller (the principal). Workers send the reply token of their job.
+
+Every route needs a key unless `_OPEN` lists its path. Therefore a new route is protected by
+default.
 """
 
 import base64
@@ -52,7 +54,7 @@ _ADMIN: Final = re.compile(r"/v1/(?:admin|dead-letters)(?:/.*)?", re.DOTALL)
 
 
 def is_open(method: str, path: str) -> bool:
-    """Return whether requests to this path are allowed without a key."""
+    """Return whether a request with this method and path is allowed without a key."""
     return method == "OPTIONS" or _OPEN.fullmatch(path) is not None
 
 
@@ -77,9 +79,10 @@ _SCOPES_CLAIM: Final = ("scp", "http://schemas.microsoft.com/identity/claims/sco
 def read_principal(header: bytes) -> Caller | None:
     """Return the caller that the header `x-ms-client-principal` describes.
 
-    The header is base64 of {"claims": [{"typ", "val"}, …], "role_typ": …}. App Service sets it
-    after it has checked a Microsoft Entra token, and removes it from incoming requests. The
-    caller's scopes are the app roles and delegated scopes that have the names of our scopes.
+    The header contains the JSON object {"claims": [{"typ", "val"}, …], "role_typ": …} in base64.
+    App Service checks a Microsoft Entra token and then sets this header. It removes the header from
+    incoming requests, so callers cannot forge it. The caller gets each of our scopes that is an app
+    role or a delegated scope in the token.
 
     Returns None if the header is unreadable, or if the tenant or the object id is missing.
     """
@@ -118,17 +121,24 @@ REPLY_GRACE: Final = timedelta(seconds=60)
 
 
 class ReplyTokens:
-    """Creates and checks reply tokens. A token permits replies to one job until it expires."""
+    """Creates and checks reply tokens.
+
+    A reply token permits replies to one job until the token expires.
+    """
 
     def __init__(self, keys: Sequence[bytes], base_url: str) -> None:
-        """Use the first key to sign tokens. Accept tokens that are signed with any of the keys."""
+        """Sign new tokens with the first key. Accept tokens that are signed with any key.
+
+        `base_url` is the address of the gateway in the reply URLs.
+        """
         self._keys = tuple(keys)
         self._base_url = base_url
 
     def url(self, job_id: str, deadline: datetime, queue: str) -> str:
-        """Return the reply URL of a job. It expires REPLY_GRACE after the job's deadline.
+        """Return the reply URL of a job, which is valid until REPLY_GRACE after the job's deadline.
 
-        The queue's name in the URL is not signed, because it is only used for statistics.
+        The URL also contains the name of the queue. This name is used only for statistics, so it is
+        not signed.
         """
         expires = int((deadline + REPLY_GRACE).timestamp())
         query = urlencode(
@@ -141,7 +151,11 @@ class ReplyTokens:
         return f"{self._base_url}{reply_path(job_id)}?{query}"
 
     def check(self, job_id: str, expires: str, token: str, now: datetime) -> None:
-        """Check a reply token. Raises InvalidToken for another job's token, or ExpiredToken."""
+        """Check that a reply token is valid for this job at the time `now`.
+
+        Raises InvalidToken if the token was not issued for this job, and ExpiredToken if it has
+        expired.
+        """
         given = token.encode("utf-8", "replace")
         genuine = [
             hmac.compare_digest(_sign(key, job_id, expires).encode(), given) for key in self._keys
@@ -164,9 +178,10 @@ _CHALLENGE: Final = 'Bearer realm="loosely"'
 
 
 class AuthenticationMiddleware:
-    """Refuses unauthenticated requests, and stores the caller in `scope["gateway.caller"]`.
+    """ASGI middleware that refuses unauthenticated requests.
 
-    It does not use Starlette's BaseHTTPMiddleware, which would create a task for each request.
+    It stores the caller in `scope["gateway.caller"]`. It is not based on Starlette's
+    BaseHTTPMiddleware, which would create a task for each request.
     """
 
     def __init__(
@@ -180,7 +195,10 @@ class AuthenticationMiddleware:
         self._tracing = tracing
 
     async def __call__(self, scope: types.Scope, receive: Receive, send: Send) -> None:
-        """Trace and authenticate a request, then serve it. HEAD is served as GET."""
+        """Trace and authenticate a request, then pass it to the app.
+
+        A HEAD request is passed to the app as a GET request.
+        """
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -202,7 +220,11 @@ class AuthenticationMiddleware:
         await self._app(scope, receive, send)
 
     def _authenticate(self, scope: types.Scope, headers: dict[str, str]) -> Caller:
-        """Return the caller; add the rate limit to the response `headers`. Raises HttpProblem."""
+        """Return the caller of a request. Raises HttpProblem if the request is not allowed.
+
+        If the caller has a rate limit, the headers RateLimit and RateLimit-Policy are added to
+        `headers`.
+        """
         method, path = scope["method"], scope["path"]
         if not self._is_closed:
             return OPEN_CALLER
@@ -216,7 +238,7 @@ class AuthenticationMiddleware:
                 raise _rate_limited(decision)
         needed = required_scope(method, path)
         if needed is not None and needed not in caller.scopes:
-            raise HttpProblem(problems.FORBIDDEN, f"the key does not have the scope {needed}")
+            raise HttpProblem(problems.FORBIDDEN, f"the API key does not have the scope {needed}")
         return caller
 
     def _find_caller(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:

@@ -1,14 +1,16 @@
-"""API keys: create them, store them as salted hashes, and find a key's caller.
+"""Create API keys, and find the caller to which a key belongs.
 
-    python -m gateway.http.keys NAME --tenant TENANT [--scopes SCOPE …] [--rate 100/60]
-
-prints a new key for the caller, and the key's entry for the setting API_KEYS, which is a JSON list:
+The setting API_KEYS contains an entry with a salted hash for each key. It is a JSON list:
 
     [{"name": "ci", "tenant": "acme", "scopes": ["jobs:read", "jobs:write"], "rate": "100/60",
       "hash": "hmac-sha256:SALT:DIGEST"}]
 
-A key has 256 random bits and cannot be guessed. Therefore a fast hash is sufficient, unlike for a
-password. Because of the salt, equal keys have different hashes.
+This command prints a new key for a caller, and the key's entry for API_KEYS:
+
+    python -m gateway.http.keys NAME --tenant TENANT [--scopes SCOPE …] [--rate 100/60]
+
+A key has 256 random bits, so it cannot be guessed. Therefore a fast hash function is sufficient. A
+password would need a slow hash function. Because of the salt, equal keys have different hashes.
 """
 
 import argparse
@@ -31,7 +33,7 @@ OPEN_TENANT: Final = ""
 
 
 class Scope(StrEnum):
-    """A permission that an API key gives its caller."""
+    """A permission that an API key gives to its caller."""
 
     JOBS_READ = "jobs:read"
     JOBS_WRITE = "jobs:write"
@@ -42,8 +44,8 @@ class Scope(StrEnum):
 class Caller:
     """A caller of the API.
 
-    `name` identifies the caller for the rate limit, and `tenant` owns the caller's jobs. If `rate`
-    is None, the number of requests is not limited.
+    `name` identifies the caller for the rate limit. `tenant` owns the caller's jobs. If `rate` is
+    None, the caller has no rate limit.
     """
 
     name: str
@@ -72,7 +74,7 @@ _DEFAULT_SCOPES: Final = (Scope.JOBS_READ, Scope.JOBS_WRITE)
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """An API key as it is stored: its caller, and the salt and hash of the key."""
+    """A stored API key: its caller, and the salt and hash of the key."""
 
     caller: Caller
     salt: bytes = field(repr=False)
@@ -92,7 +94,7 @@ class KeyRing:
     def caller(self, key: bytes) -> Caller | None:
         """Return the caller of this key; None if the key is not valid.
 
-        Only valid keys are cached, so that requests with wrong keys cannot fill the memory.
+        Only valid keys are cached, so that requests with invalid keys cannot fill the memory.
         """
         if not 0 < len(key) <= _MAX_KEY_BYTES:
             return None
@@ -114,7 +116,11 @@ class KeyRing:
 def make_key(
     name: str, tenant: str, scopes: Sequence[str] = _DEFAULT_SCOPES, rate_text: str | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """Return a new key and its entry for API_KEYS. Raises ValueError for an invalid argument."""
+    """Create an API key, and return the key and its entry for API_KEYS.
+
+    `rate_text` is a rate limit in the form REQUESTS/SECONDS. Raises ValueError if an argument is
+    not valid.
+    """
     key, salt = _PREFIX + secrets.token_urlsafe(32), secrets.token_bytes(_SALT_BYTES)
     digest = _digest(salt, key.encode())
     entry: dict[str, Any] = {"name": name, "tenant": tenant, "scopes": list(scopes)}
@@ -126,7 +132,10 @@ def make_key(
 
 
 def parse_keys(text: str) -> tuple[ApiKey, ...]:
-    """Read the setting API_KEYS. Raises ValueError, whose message shows none of the values."""
+    """Read the value of the setting API_KEYS.
+
+    Raises ValueError if the value is not valid. The error message contains no part of the value.
+    """
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError):
@@ -144,13 +153,13 @@ def parse_keys(text: str) -> tuple[ApiKey, ...]:
             raise ValueError(f"entry {number}: {error}") from None
     names = {key.caller.name for key in keys}
     if len(names) < len(keys):
-        raise ValueError("two entries have the same name")
+        raise ValueError("two entries have the same name; give each entry its own name")
     return tuple(keys)
 
 
 def _read_entry(entry: object) -> ApiKey:
     if not isinstance(entry, Mapping) or not _FIELDS.issuperset(entry):
-        raise ValueError(f"expected an object with the fields {', '.join(sorted(_FIELDS))}")
+        raise ValueError(f"expected an object with only these fields: {', '.join(sorted(_FIELDS))}")
     scopes = entry.get("scopes", list(_DEFAULT_SCOPES))
     known = list(Scope)
     if not isinstance(scopes, list) or not scopes or any(one not in known for one in scopes):
@@ -175,9 +184,7 @@ def _read_name(entry: Mapping[str, Any], field_name: str) -> str:
         or not 0 < len(value) <= _MAX_NAME_CHARACTERS
         or not value.isprintable()
     ):
-        raise ValueError(
-            f"{field_name}: expected a string of 1 to {_MAX_NAME_CHARACTERS} characters"
-        )
+        raise ValueError(f"{field_name}: expected 1 to {_MAX_NAME_CHARACTERS} printable characters")
     return value
 
 
@@ -203,7 +210,7 @@ def _encode_base64(data: bytes) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a new key and its entry for API_KEYS, each on its own line."""
+    """Create an API key; print the key and its entry for API_KEYS, each on its own line."""
     parser = argparse.ArgumentParser(
         prog="python -m gateway.http.keys", description="Create an API key."
     )

@@ -27,7 +27,10 @@ class ProblemKind:
 
     @property
     def type(self) -> str:
-        """The URI of the problem, which points to the section of a page that explains it."""
+        """The relative URI of this kind of problem.
+
+        The page at this URI explains the problem.
+        """
         return f"/docs/problems#{self.code}"
 
 
@@ -242,15 +245,16 @@ class ProblemDetails(TypedDict):
 
 
 class JobProblem(ProblemDetails):
-    """A problem document about a job that exists."""
+    """A problem document that may contain the job to which the problem applies."""
 
     job: NotRequired[JobResource | None]
 
 
 class HttpProblem(Exception):
-    """The reason why a request is refused, or why the job that it waited for did not succeed.
+    """An error that the API reports to the caller as a problem document.
 
-    `extra` contains further members of the problem document. `headers` are added to the response.
+    The request was refused, or the job for which the request waited did not succeed. `extra`
+    contains further members of the problem document. `headers` are added to the response.
     """
 
     def __init__(
@@ -268,7 +272,10 @@ class HttpProblem(Exception):
         self.extra = extra
 
     def document(self, instance: str, trace_id: str | None) -> dict[str, Any]:
-        """Return the problem document. `instance` is the path of the resource with the problem."""
+        """Return the problem document as a JSON object.
+
+        `instance` is the path of the resource that has the problem.
+        """
         return {
             "type": self.kind.type,
             "title": self.kind.title,

@@ -1,8 +1,11 @@
-"""Rate limits by token buckets, one for each caller in each process.
+"""Rate limits for callers, which are enforced with token buckets.
 
-A rate allows a number of requests in a window of time. A full bucket holds one token for each of
-these requests, and an empty bucket fills evenly within the window. Each request takes one token.
-Each instance of the app has its own buckets, so n instances allow n times the rate.
+A rate allows a number of requests in a period of time. A full bucket contains one token for each of
+these requests, and each request takes one token. An empty bucket fills evenly, and is full again
+after one period.
+
+Each caller has its own bucket in each process. Therefore n instances of the app allow n times the
+rate.
 """
 
 import math
@@ -17,7 +20,7 @@ _RATE: Final = re.compile(r"([1-9][0-9]{0,8})/([1-9][0-9]{0,6})", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A rate limit, which allows `count` requests in `seconds` seconds."""
+    """A rate limit. It allows `count` requests in `seconds` seconds."""
 
     count: int
     seconds: int
@@ -29,7 +32,10 @@ class Rate:
 
 
 def parse_rate(text: str) -> Rate:
-    """Read a rate in the form REQUESTS/SECONDS, for example 100/60. Raises ValueError."""
+    """Read a rate in the form REQUESTS/SECONDS, for example 100/60.
+
+    Raises ValueError if the text does not have this form.
+    """
     match = _RATE.fullmatch(text)
     if match is None:
         raise ValueError("expected REQUESTS/SECONDS, for example 100/60")
@@ -38,7 +44,7 @@ def parse_rate(text: str) -> Rate:
 
 @dataclass(frozen=True, slots=True)
 class TokenBucket:
-    """The number of tokens in a bucket at the time `at_seconds`, which any clock can measure."""
+    """A token bucket, with the number of tokens that it contained at the time `at_seconds`."""
 
     tokens: float
     at_seconds: float
@@ -46,7 +52,7 @@ class TokenBucket:
 
 @dataclass(frozen=True, slots=True)
 class RateDecision:
-    """Whether a request is allowed, and how many more requests are allowed now."""
+    """Whether a request is allowed, and how many more requests would be allowed now."""
 
     is_allowed: bool
     remaining: int
@@ -64,10 +70,10 @@ class RateDecision:
 def take_token(
     limit: Rate, bucket: TokenBucket | None, now_seconds: float
 ) -> tuple[TokenBucket, RateDecision]:
-    """Take a token for one request; return the new bucket and the decision.
+    """Decide whether a request is allowed; return the new bucket and the decision.
 
-    `bucket` is None for the caller's first request. A refused request takes no token. If the clock
-    was set back, no tokens are removed.
+    An allowed request takes one token, and a refused request takes none. `bucket` is None for the
+    first request of a caller. If the clock was set back, the bucket keeps its tokens.
     """
     a_second = limit.count / limit.seconds
     tokens = float(limit.count)
@@ -92,14 +98,17 @@ _ROUNDING: Final = 1e-6
 
 
 class RateLimiter:
-    """Limits the rate of callers by token buckets in the memory of this process."""
+    """Limits how often each caller may send requests. The token buckets are kept in memory."""
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
         self._buckets: dict[str, TokenBucket] = {}
 
     def take(self, name: str, limit: Rate) -> RateDecision:
-        """Take a token for one request of the caller with this name, and return the decision."""
+        """Decide whether a request of the caller `name` is allowed.
+
+        An allowed request takes one token from the caller's bucket.
+        """
         now_seconds = self._clock().timestamp()
         self._buckets[name], decision = take_token(limit, self._buckets.get(name), now_seconds)
         return decision

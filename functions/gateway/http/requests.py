@@ -1,6 +1,7 @@
-"""Functions by which a route reads its request: the caller, the job, the body and the options.
+"""Functions with which a route reads its request: the caller, the job, the body and the options.
 
-They follow RFC 9110 (negotiation), RFC 7240 (Prefer) and RFC 8259 (JSON).
+They follow RFC 9110 for the choice of a media type, RFC 7240 for the Prefer header, and RFC 8259
+for JSON.
 """
 
 import json
@@ -36,25 +37,25 @@ def services_of(request: Request) -> "Services":
 
 
 def durable_of(request: Request) -> Durable:
-    """Return the durable client of the function invocation that serves this request."""
+    """Return the Durable Functions client that belongs to this request."""
     durable: Durable = request.scope["durable"]
     return durable
 
 
 def caller_of(request: Request) -> Caller:
-    """Return the caller that the authentication middleware has identified."""
+    """Return the caller of this request, which the authentication middleware has identified."""
     caller: Caller = request.scope["gateway.caller"]
     return caller
 
 
 def require_scope(request: Request, scope: Scope) -> None:
-    """Raise the problem forbidden if the caller does not have this scope."""
+    """Raise the problem `forbidden` if the caller does not have this scope."""
     if scope not in caller_of(request).scopes:
-        raise HttpProblem(problems.FORBIDDEN, f"the key does not have the scope {scope}")
+        raise HttpProblem(problems.FORBIDDEN, f"the API key does not have the scope {scope}")
 
 
 def find_model(catalogue: Catalogue, name: str) -> ModelEntry:
-    """Return the model with this name. Raises the problem unknown-model."""
+    """Return the model with this name. Raises the problem `unknown-model` if there is none."""
     try:
         return catalogue.model(name)
     except UnknownModel as error:
@@ -64,8 +65,8 @@ def find_model(catalogue: Catalogue, name: str) -> ModelEntry:
 async def find_own_job(request: Request, job_id: str) -> Record:
     """Return the record of a job that belongs to the caller's tenant.
 
-    Raises the problem unknown-job. A caller cannot distinguish another tenant's job from a job that
-    does not exist, even by the response time.
+    Raises the problem `unknown-job` if the job does not exist or belongs to another tenant. The
+    caller cannot distinguish these two cases, not even by the response time.
     """
     jobs = services_of(request).jobs
     found = await jobs.find(durable_of(request), check_job_id(job_id))
@@ -75,43 +76,44 @@ async def find_own_job(request: Request, job_id: str) -> Record:
 
 
 def check_job_id(job_id: str) -> str:
-    """Return the id if it has the form of a job id. Raises the problem unknown-job."""
+    """Return `job_id` if it has the form of a job id. Otherwise raise the problem `unknown-job`."""
     if not _JOB_ID.fullmatch(job_id):
         raise unknown_job(job_id)
     return job_id
 
 
 def unknown_job(job_id: str) -> HttpProblem:
-    """Return the problem unknown-job for a job id."""
+    """Return the problem `unknown-job`, whose text contains this job id."""
     return HttpProblem(
         problems.UNKNOWN_JOB, f"there is no job {job_id[:100]!r}, or it has been deleted"
     )
 
 
 async def read_body(request: Request) -> bytes:
-    """Return the body. Raises the problem malformed-request if the host has dropped it.
+    """Return the body of a request.
 
-    Azure's Functions host drops the body of a request without a Content-Length.
+    Azure's Functions host drops the body of a request that has no Content-Length. In this case, the
+    problem `malformed-request` is raised.
     """
     body = await request.body()
     if not body and "transfer-encoding" in request.headers:
         raise HttpProblem(
             problems.MALFORMED_REQUEST,
-            "no body came: send it with a Content-Length, not with Transfer-Encoding: chunked",
+            "the body is missing; send a Content-Length, and not Transfer-Encoding: chunked",
         )
     return body
 
 
 def announced_size_bytes(request: Request) -> int:
-    """Return the Content-Length in bytes; 0 if it is missing or not a number."""
+    """Return the value of the Content-Length header; 0 if it is missing or not a number."""
     text = request.headers.get("content-length", "")
     return int(text[:15]) if text.isascii() and text.isdigit() else 0
 
 
 def refuse_unknown_query(request: Request, known: Collection[str] = ()) -> None:
-    """Raise the problem malformed-request if a query parameter is unknown or repeated.
+    """Raise the problem `malformed-request` if a query parameter is unknown or repeated.
 
-    Otherwise the caller would not notice that the parameter has no effect.
+    Without this check, the caller would not notice that the parameter has no effect.
     """
     for name in request.query_params:
         if name not in known:
@@ -121,7 +123,8 @@ def refuse_unknown_query(request: Request, known: Collection[str] = ()) -> None:
             )
         if len(request.query_params.getlist(name)) > 1:
             raise HttpProblem(
-                problems.MALFORMED_REQUEST, f"{name}: this option is given more than once"
+                problems.MALFORMED_REQUEST,
+                f"{name}: this option is given more than once; give it only once",
             )
 
 
@@ -131,9 +134,10 @@ MAX_LIMIT: Final = 100
 
 
 def parse_limit(text: str | None) -> int:
-    """Read the query parameter `limit`, the largest number of items on a page of a list.
+    """Return the number in the query parameter `limit`: how many items a page may contain.
 
-    Raises the problem malformed-request if it is not valid.
+    Returns the default if `text` is None. Raises the problem `malformed-request` if `text` is not a
+    whole number from 1 to MAX_LIMIT.
     """
     if text is None:
         return DEFAULT_LIMIT
@@ -153,7 +157,10 @@ _BARE_KEY: Final = re.compile(r"[\x21\x23-\x2b\x2d-\x7e]+")
 
 
 def idempotency_key_of(request: Request) -> str | None:
-    """Return the request's Idempotency-Key, or None. Raises the problem malformed-request."""
+    """Return the Idempotency-Key of a request; None if it has none.
+
+    Raises the problem `malformed-request` if the header is not valid.
+    """
     try:
         return parse_key(request.headers.getlist(KEY_HEADER))
     except ValueError as error:
@@ -161,7 +168,7 @@ def idempotency_key_of(request: Request) -> str | None:
 
 
 def parse_key(values: Sequence[str]) -> str | None:
-    """Return the key in the header's value; None if the header is absent.
+    """Return the key from the values of the Idempotency-Key header; None if there is no value.
 
     Raises ValueError if the value is malformed, or if there are several values.
     """
@@ -185,23 +192,26 @@ _PART: Final = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """The preferences in the Prefer header. `wait_seconds` is at most MAX_WAIT_SECONDS."""
+    """The preferences in a Prefer header. `wait_seconds` is at most MAX_WAIT_SECONDS."""
 
     wait_seconds: int | None = None
     respond_async: bool = False
 
     def wait_or(self, default_seconds: int) -> int:
-        """Return how many seconds to wait for a job.
+        """Return how many seconds the request waits for its job.
 
-        This is `wait_seconds` if the header contains it, otherwise 0 for `respond-async`, otherwise
-        the default.
+        If the header contains `wait`, this is the value of `wait`. Otherwise it is 0 if the header
+        contains `respond-async`, and `default_seconds` if it does not.
         """
         if self.wait_seconds is not None:
             return self.wait_seconds
         return 0 if self.respond_async else default_seconds
 
     def applied(self, *, answered_async: bool) -> str | None:
-        """Return the value of the Preference-Applied header; None if none was applied."""
+        """Return the value of the Preference-Applied header; None if no preference was applied.
+
+        `answered_async` is true if the response is sent before the job has ended.
+        """
         parts = []
         if self.respond_async and answered_async:
             parts.append("respond-async")
@@ -214,7 +224,7 @@ def parse_prefer(values: Iterable[str]) -> Preference:
     """Read the Prefer headers of a request.
 
     Unknown and invalid preferences are ignored, as RFC 7240 requires. If a preference occurs twice,
-    the first occurrence is used.
+    only its first occurrence counts.
     """
     wait_seconds: int | None = None
     respond_async = False
@@ -235,10 +245,11 @@ _MAX_RANGES: Final = 50
 
 
 def choose_media_type(header: str, offers: Sequence[str]) -> str:
-    """Return the media type in `offers` that an Accept header prefers.
+    """Return the media type in `offers` that the Accept header `header` prefers.
 
-    If several are preferred equally, or the header accepts none of them, the first is returned.
-    RFC 9110 allows this in place of a response with status 406.
+    If the header prefers several offers equally, the first of these offers is returned. If it
+    accepts none, the first of all offers is returned. RFC 9110 allows this in place of a response
+    with status 406.
     """
     ranges = [found for part in header.split(",")[:_MAX_RANGES] if (found := _parse_range(part))]
     return max(offers, key=lambda offer: _weight(offer, ranges)) if ranges else offers[0]
@@ -254,7 +265,7 @@ def _parse_range(part: str) -> tuple[str, float] | None:
 
 
 def _weight(offer: str, ranges: Sequence[tuple[str, float]]) -> float:
-    """Return the weight of the most specific range that matches the offer; 0 if none matches."""
+    """Return the weight of the most specific media range that matches `offer`; 0 if none does."""
     for name in (offer, f"{offer.partition('/')[0]}/*", "*/*"):
         weights = [weight for found, weight in ranges if found == name]
         if weights:
@@ -270,9 +281,10 @@ _TOO_DEEP: Final = f"the value is nested deeper than {MAX_DEPTH} levels"
 
 
 def parse_json(data: bytes | str) -> Json:
-    """Read JSON strictly as RFC 8259 defines it.
+    """Decode JSON text, and accept only what RFC 8259 allows.
 
-    Raises ValueError for wrong syntax or encoding, NaN, infinity, or nesting beyond MAX_DEPTH.
+    Raises ValueError if the syntax or the encoding is wrong, if the text contains NaN or infinity,
+    or if a value is nested deeper than MAX_DEPTH.
     """
     try:
         value: Json = json.loads(data, parse_constant=_refuse_constant)

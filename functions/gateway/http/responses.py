@@ -1,6 +1,6 @@
-"""Functions by which a route builds its response: JSON, problem documents, ETags, Retry-After.
+"""Functions with which a route builds its response: JSON, problem documents, ETags, Retry-After.
 
-They follow RFC 9457 (problem details) and RFC 9110 section 13 (conditional requests).
+They follow RFC 9457 for problem documents, and RFC 9110 section 13 for conditional requests.
 """
 
 import base64
@@ -71,9 +71,10 @@ def json_response(
 
 
 def problem_response(request: Request, problem: HttpProblem) -> Response:
-    """Return the response for a problem.
+    """Return the HTTP response that reports a problem.
 
-    Under /v2 its body is an error of the Open Inference Protocol, otherwise a problem document.
+    For a path under /v2, the body is an error of the Open Inference Protocol. For all other paths,
+    it is a problem document.
     """
     if request.url.path == "/v2" or request.url.path.startswith("/v2/"):
         error: OipError = {"error": problem.detail}
@@ -91,8 +92,8 @@ def problem_of_job(job: JobResource, *, has_run: bool | None = None) -> HttpProb
 
     Args:
         job: The resource of a job that has ended.
-        has_run: For an expired job without `started_at`, whether a worker had received it; None if
-            unknown.
+        has_run: Whether a worker had received the job; None if unknown. It is used only for an
+            expired job whose `started_at` is null.
     """
     error: dict[str, Any] = {**(job["error"] or {})}
     match job["status"]:
@@ -120,8 +121,9 @@ def problem_of_job(job: JobResource, *, has_run: bool | None = None) -> HttpProb
 def answer_conditionally(request: Request, response: Response) -> Response:
     """Return the response with an ETag, or 304 if If-None-Match contains this ETag.
 
-    The ETag is a strong one, derived from the content, so it is the same on each instance of the
-    app. Raises the problem precondition-failed if If-Match does not contain the ETag.
+    The ETag is strong. It is computed from the content, so all instances of the app compute the
+    same ETag. Raises the problem `precondition-failed` if the request has an If-Match header that
+    does not contain the ETag.
     """
     check_match(request, response)
     tag = _make_etag(bytes(response.body))
@@ -134,7 +136,10 @@ def answer_conditionally(request: Request, response: Response) -> Response:
 
 
 def check_match(request: Request, response: Response) -> None:
-    """Raise the problem precondition-failed if If-Match does not contain the response's ETag."""
+    """Raise the problem `precondition-failed` if If-Match does not contain the response's ETag.
+
+    A request without If-Match is allowed.
+    """
     fields = request.headers.getlist("if-match")
     if fields and not _has_tag(fields, _make_etag(bytes(response.body)), is_strong=True):
         raise HttpProblem(
@@ -145,7 +150,10 @@ def check_match(request: Request, response: Response) -> None:
 async def add_queue_position(
     job: JobResource, priority: Priority, catalogue: Catalogue, estimates: WaitEstimates
 ) -> dict[str, str]:
-    """Add the position of a queued job to the job's resource; return the Retry-After header."""
+    """Add the queue position to the resource of a queued job, and return the Retry-After header.
+
+    For a job that has already started, only the header is returned.
+    """
     model = catalogue.get(job["model"])
     position = NO_POSITION
     if model is not None and job["status"] == JobStatus.QUEUED:
@@ -168,7 +176,10 @@ def _make_etag(body: bytes) -> str:
 
 
 def _has_tag(fields: list[str], tag: str, *, is_strong: bool = False) -> bool:
-    """Return whether the header fields contain this ETag or `*`, which matches every ETag."""
+    """Return whether the header fields contain this ETag, or `*`, which matches every ETag.
+
+    If `is_strong` is true, weak ETags do not match.
+    """
     named = [found for field in fields for found in _TAG.findall(field)]
     return any(field.strip() == "*" for field in fields) or any(
         value == tag and not (weak and is_strong) for weak, value in named

@@ -1,1 +1,1 @@
-"""The models' queues on Service Bus: the client, and estimates of queue positions and waits."""
+"""A client for the models' Service Bus queues, and estimates of how long jobs wait in them."""

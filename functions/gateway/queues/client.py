@@ -4,10 +4,10 @@ The client keeps one connection, and one open sender for each queue. It replaces
 failed. While a sender waits for the confirmation of one batch, the messages for the next batch are
 collected.
 
-Queues are counted by the management API. In Azure this needs the Manage right on the queues, or the
-role Azure Service Bus Data Owner. Emulators serve the management API over plain http on a separate
-port, but version 7.15.0 of the SDK always uses https. Therefore the setting SERVICE_BUS_ADMIN_URL
-contains the URL of an emulator's management API.
+The client counts messages with the management API. In Azure, this requires the right Manage on the
+queues, or the role Azure Service Bus Data Owner. An emulator serves the management API over plain
+http on a separate port, but version 7.15.0 of the SDK always uses https. Therefore the setting
+SERVICE_BUS_ADMIN_URL contains the URL of an emulator's management API.
 """
 
 import asyncio
@@ -49,29 +49,39 @@ _log = logging.getLogger(__name__)
 
 
 class Queues(Protocol):
-    """The interface to the queues. Each method raises Unavailable if the call fails."""
+    """The interface to the queues.
+
+    Each method raises Unavailable if Service Bus fails or does not respond.
+    """
 
     async def send(self, queue: str, message: ServiceBusMessage) -> None:
-        """Send a message. When this returns, the queue has stored it. Raises UnknownQueue."""
+        """Send a message, and return when the queue has stored it.
+
+        Raises UnknownQueue if the queue does not exist or access to it is denied.
+        """
 
     async def check(self, queue: str) -> None:
         """Check that the queue responds. Raises Unavailable if it does not."""
 
     async def oldest(self, queue: str) -> datetime | None:
-        """Return when the oldest message was enqueued; None if the queue is empty.
+        """Return when the queue's oldest message was enqueued; None if the queue is empty.
 
         Locked messages are included.
         """
 
     async def length(self, queue: str) -> int:
-        """Return the number of messages in the queue, including locked ones."""
+        """Return the number of messages in the queue, including locked messages."""
 
 
 class ServiceBusQueues:
-    """The queues of one Service Bus namespace."""
+    """Implements `Queues` for the queues of one Service Bus namespace."""
 
     def __init__(self, endpoint: ServiceEndpoint, admin_url: str | None = None) -> None:
-        """Store the endpoint, and the URL of the management API if it differs from the endpoint."""
+        """Create a client, which connects when it is first used.
+
+        `admin_url` is the URL of the management API. It is None if the endpoint also serves this
+        API.
+        """
         self._endpoint = endpoint
         self._administration = Administration(endpoint, admin_url)
         self._client: ServiceBusClient | None = None
@@ -92,10 +102,13 @@ class ServiceBusQueues:
         except _UNKNOWN as error:
             raise UnknownQueue("queue", f"{queue}: {error!r}") from error
         except _FAILURES as error:
-            raise Unavailable("queue", f"send failed: {error!r}") from error
+            raise Unavailable("queue", f"sending the message failed: {error!r}") from error
 
     async def check(self, queue: str) -> None:
-        """Check that the queue responds, by a peek, which locks no message."""
+        """Check that the queue responds. Raises Unavailable if it does not.
+
+        The method peeks at a message, which does not lock the message.
+        """
         if self._probe is None:
             self._probe = self._connected().get_queue_receiver(queue)
         try:
@@ -105,25 +118,25 @@ class ServiceBusQueues:
             if probe is not None:
                 await _close_quietly(probe)
             if isinstance(error, _FAILURES):
-                raise Unavailable("queue", f"peek failed: {error!r}") from error
+                raise Unavailable("queue", f"peeking at the queue failed: {error!r}") from error
             raise
 
     async def oldest(self, queue: str) -> datetime | None:
-        """Return when the oldest message was enqueued; None if the queue is empty.
+        """Return when the queue's oldest message was enqueued; None if the queue is empty.
 
-        The link is not kept open, because this is only called once a minute.
+        The link is closed after each call, because this method is called only once a minute.
         """
         receiver = self._connected().get_queue_receiver(queue)
         try:
             peeked = await receiver.peek_messages(max_message_count=1)
         except _FAILURES as error:
-            raise Unavailable("queue", f"peek failed: {error!r}") from error
+            raise Unavailable("queue", f"peeking at the queue failed: {error!r}") from error
         finally:
             await _close_quietly(receiver)
         return peeked[0].enqueued_time_utc if peeked else None
 
     async def length(self, queue: str) -> int:
-        """Return the number of messages in the queue, including locked ones."""
+        """Return the number of messages in the queue, including locked messages."""
         return await self._administration.length(queue)
 
     async def close(self) -> None:
@@ -267,10 +280,13 @@ _EMULATOR: Final = re.compile(r"(?<![^;])UseDevelopmentEmulator=true", re.IGNORE
 
 
 class Administration:
-    """Counts the messages in queues by the management API of a Service Bus namespace."""
+    """A client of the management API of a Service Bus namespace. It counts messages."""
 
     def __init__(self, endpoint: ServiceEndpoint, url: str | None = None) -> None:
-        """Store the endpoint, and the URL of the management API if it differs from the endpoint."""
+        """Create a client, which connects when it is first used.
+
+        `url` is the URL of the management API. It is None if the endpoint also serves this API.
+        """
         self._endpoint = endpoint
         self._url = url
         self._client: ServiceBusAdministrationClient | None = None
@@ -282,9 +298,11 @@ class Administration:
             count = found.active_message_count
         # The SDK's XML reader raises the last three errors for an invalid response.
         except (AzureError, OSError, ValueError, SyntaxError, AttributeError) as error:
-            raise Unavailable("queue", f"count failed: {error!r}") from error
+            raise Unavailable("queue", f"the messages cannot be counted: {error!r}") from error
         if count is None:
-            raise Unavailable("queue", "count failed: the response contains no count")
+            raise Unavailable(
+                "queue", "the messages cannot be counted: the response contains no number"
+            )
         return count
 
     async def close(self) -> None:
@@ -326,7 +344,7 @@ class Administration:
 
 
 class _PlainTransport(AioHttpTransport):  # type: ignore[misc]  # loaded lazily, so untyped
-    """Sends requests over plain http, for a client that supports only https."""
+    """An HTTP transport that uses plain http for a client that supports only https."""
 
     async def send(self, request: Any, **config: Any) -> Any:
         request.url = request.url.replace("https://", "http://", 1)
@@ -334,7 +352,7 @@ class _PlainTransport(AioHttpTransport):  # type: ignore[misc]  # loaded lazily,
 
 
 async def log_oldest(queues: Queues, names: Iterable[str], clock: Clock) -> None:
-    """For each queue that is not empty, log the age in seconds of its oldest message.
+    """Log the age in seconds of the oldest message in each queue that is not empty.
 
     Alerts in infra/modules/alerts.bicep parse this log line.
     """

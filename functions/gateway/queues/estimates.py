@@ -1,23 +1,25 @@
-"""Estimates of queue positions and waits, from the lengths of queues and the times of replies.
+"""Estimate the positions of queued jobs, and how long jobs will wait.
 
-Throughput. Each model has two decaying means, both in seconds per job:
+The estimates are computed from the lengths of the queues and the times of the replies.
 
-    busy time     the time between two replies, but at most the time that the worker held the job.
-                  If the queue is long, this is the reciprocal of the throughput of all workers,
-                  including the effect of batches. Otherwise it is the time that a job takes. Times
-                  without a worker do not count.
+Throughput. For each model, two decaying means are kept. Both are in seconds per job:
+
+    busy time     the time between two replies, but at most the time for which the worker had the
+                  job. If many jobs are queued, this is the reciprocal of the throughput of all
+                  workers. Otherwise it is the time that one job takes. Times in which the model
+                  has no worker are not included.
     device time   the time of a batch on the device, divided by the number of jobs in the batch.
 
-A process sees only the replies that it receives. If n instances of the app receive a model's
-replies, the busy time that each computes is up to n times too long; the device time is right.
+A process knows only the replies that it receives. If n instances of the app receive the replies of
+a model, the busy time in each instance is up to n times too long. The device time is correct.
 
-Position. Service Bus gives the number of messages in a queue, not the position of a message. Queues
-are first in, first out, so later jobs are behind a job. A job's position is therefore the length of
-the queue minus the jobs that this process accepted after it. Later jobs that other instances
-accepted are not subtracted, so they can make a position too high, but never too low.
+Position. Service Bus reports the number of messages in a queue, but not the position of a message.
+Queues are first in, first out. Therefore a job's position is the length of the queue minus the
+number of later jobs that this process has accepted. Later jobs that other instances have accepted
+are not subtracted. Therefore a position can be too high, but never too low.
 
-The length of a queue is counted at most once a second. An estimate never makes a request fail:
-unknown values are None. A submission never waits for a count, but may start one.
+The messages in a queue are counted at most once a second. If a value is unknown, the estimate is
+None, and the request does not fail. A submission may start a count, but never waits for it.
 """
 
 import asyncio
@@ -42,10 +44,11 @@ DECAY: Final = 0.97
 
 @dataclass(frozen=True, slots=True)
 class ReplySample:
-    """The times of one reply, in seconds.
+    """Measurements of one reply.
 
-    `at_seconds` is when the reply arrived, `held_seconds` how long the worker held the job,
-    `inference_seconds` how long the job's batch took, and `batch_size` its number of jobs.
+    `at_seconds` is the time at which the reply arrived. `held_seconds` is how long the worker had
+    the job. `inference_seconds` is how long the job's batch ran, and `batch_size` is the number of
+    jobs in the batch.
     """
 
     at_seconds: float
@@ -56,7 +59,10 @@ class ReplySample:
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """The throughput of a model, as decaying sums over all replies that this process received."""
+    """The throughput of a model.
+
+    The fields are decaying sums over the replies that this process has received.
+    """
 
     weight: float = 0.0
     busy_seconds: float = 0.0
@@ -70,16 +76,16 @@ class Throughput:
 
     @property
     def least_seconds_per_job(self) -> float | None:
-        """The smaller of the mean busy time and the mean device time, in seconds per job.
+        """The mean busy time or the mean device time per job in seconds, whichever is shorter.
 
-        It is None before the first reply.
+        None before the first reply.
         """
         if not self.weight:
             return None
         return min(self.busy_seconds, self.device_seconds) / self.weight
 
     def after(self, reply: ReplySample) -> "Throughput":
-        """Return the throughput updated by one more reply."""
+        """Return the new throughput, which includes this reply."""
         held = _finite_seconds(reply.held_seconds)
         gap = held
         if self.last_reply_at_seconds is not None:
@@ -107,7 +113,7 @@ QUIET_JOBS: Final = 4
 
 
 class QueuePhase(StrEnum):
-    """Whether a queued job waits for jobs before it, or for a worker to start."""
+    """What a queued job waits for: the jobs before it, or the start of a worker."""
 
     QUEUED = "queued"
     COLD_STARTING = "cold_starting"
@@ -115,9 +121,9 @@ class QueuePhase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LengthSample:
-    """The counted length of a queue, and the time of the count.
+    """The length of a queue, which was counted at the time `at_seconds`.
 
-    `replies` is the number of replies that this process had received for the queue at that time.
+    Until this time, this process had received `replies` replies to jobs of the queue.
     """
 
     length: int
@@ -127,14 +133,17 @@ class LengthSample:
 
 @dataclass(frozen=True, slots=True)
 class QueuePosition:
-    """The position and estimated wait of a job. A value is None if it is unknown."""
+    """The position of a job in its queue, and its estimated wait.
+
+    `eta_seconds` is the estimated wait in seconds. A value is None if it is unknown.
+    """
 
     position: int | None = None
     eta_seconds: float | None = None
     phase: QueuePhase | None = None
 
     def document(self) -> JobQueue:
-        """Return the value of the member `queue` of the job resource."""
+        """Return the JSON object for the member `queue` of the job resource."""
         return {
             "position": self.position,
             "eta_seconds": self.eta_seconds,
@@ -146,7 +155,12 @@ NO_POSITION: Final = QueuePosition()
 
 
 def length_now(sample: LengthSample, arrivals: Sequence[float], replies: int) -> int:
-    """Return the length of a queue now: the last count, plus later jobs, minus later replies."""
+    """Return the estimated current length of a queue.
+
+    This is the counted length, plus the jobs and minus the replies that came after the count.
+    `arrivals` contains the sorted creation times in seconds of the jobs that this process has
+    accepted. `replies` is the number of replies that this process has received.
+    """
     later = len(arrivals) - bisect_right(arrivals, sample.at_seconds)
     return max(0, sample.length + later - max(0, replies - sample.replies))
 
@@ -154,10 +168,10 @@ def length_now(sample: LengthSample, arrivals: Sequence[float], replies: int) ->
 def position(
     sample: LengthSample, arrivals: Sequence[float], replies: int, created_at_seconds: float
 ) -> int:
-    """Return the position of a job created at this time. The first position is 1.
+    """Return the estimated position of a job that was created at this time. The first is 1.
 
-    `arrivals` contains the creation times of the jobs that this process accepted, and must be
-    sorted.
+    `arrivals` contains the sorted creation times in seconds of the jobs that this process has
+    accepted. `replies` is the number of replies that this process has received.
     """
     if created_at_seconds > sample.at_seconds:
         between = bisect_left(arrivals, created_at_seconds) - bisect_right(
@@ -170,20 +184,28 @@ def position(
 
 
 def wait_seconds(jobs: int, seconds_per_job: float | None) -> float | None:
-    """Return the estimated time for this number of jobs in seconds; None if unknown."""
+    """Return the estimated time in seconds to run this number of jobs; None if unknown."""
     return None if seconds_per_job is None else round(jobs * seconds_per_job, 3)
 
 
 def is_cold_starting(
     quiet_since_seconds: float, now_seconds: float, throughput: Throughput
 ) -> bool:
-    """Return whether no worker was seen for so long that the model probably has none."""
+    """Return whether the model probably has no worker.
+
+    This is true if no worker has been seen for a long time. `quiet_since_seconds` is the time at
+    which this period began.
+    """
     limit_seconds = max(QUIET_SECONDS, QUIET_JOBS * (throughput.seconds_per_job or 0.0))
     return now_seconds - quiet_since_seconds >= limit_seconds
 
 
 def retry_after_seconds(position: QueuePosition, unknown_seconds: int, longest_seconds: int) -> int:
-    """Return the Retry-After for this position, in whole seconds from 1 to `longest_seconds`."""
+    """Return the Retry-After in seconds for a job with this position.
+
+    The value is a whole number, computed from the estimated wait and limited to `longest_seconds`.
+    If the wait is unknown, the value is `unknown_seconds`, or more if the model has no worker.
+    """
     if position.eta_seconds is not None:
         return min(longest_seconds, max(1, math.ceil(position.eta_seconds)))
     if position.phase is QueuePhase.COLD_STARTING:
@@ -207,14 +229,18 @@ _log = logging.getLogger(__name__)
 
 
 class QueueLengths(Protocol):
-    """The interface that counts the messages in a queue."""
+    """The interface of a client that counts the messages in a queue."""
 
     async def length(self, queue: str) -> int:
         """Return the number of messages in the queue. Raises Unavailable."""
 
 
 class QueueStatistics:
-    """The last counted length of one queue, and the jobs and replies after the count."""
+    """Estimates the length of one queue and the positions of its jobs.
+
+    The estimates use the last count of the queue's messages, and the jobs and replies after the
+    count.
+    """
 
     def __init__(self, lengths: QueueLengths, clock: Clock) -> None:
         self._lengths = lengths
@@ -233,25 +259,29 @@ class QueueStatistics:
             del self._arrivals[: MAX_ARRIVALS // 2]
 
     def record_reply(self) -> None:
-        """Record that this process has received a reply to a job of the queue."""
+        """Record that this process has received a reply to a job from the queue."""
         self._replies += 1
 
     async def length(self, queue: str) -> int | None:
-        """Return the number of jobs in the queue; None if unknown."""
+        """Return the estimated number of jobs in the queue; None if unknown."""
         count = await self._fresh_count(queue)
         return None if count is None else length_now(count, self._arrivals, self._replies)
 
     async def position(self, queue: str, created_at_seconds: float) -> int | None:
-        """Return the position of a job created at this time; None if unknown. The first is 1."""
+        """Return the estimated position of a job that was created at this time.
+
+        The first position is 1. Returns None if the position is unknown.
+        """
         count = await self._fresh_count(queue)
         if count is None:
             return None
         return position(count, self._arrivals, self._replies, created_at_seconds)
 
     def last_length(self, queue: str) -> int | None:
-        """Return the length from the last count, without waiting; None if unknown.
+        """Return the estimated number of jobs in the queue, without waiting for a new count.
 
-        If the last count is old, this starts another count in the background.
+        Returns None if there is no count, or if the last count is older than USABLE_SECONDS. If the
+        last count is older than FRESH_SECONDS, a new count is started in the background.
         """
         count, now = self._sample, self._now()
         if count is None or now - count.at_seconds > FRESH_SECONDS:
@@ -298,7 +328,11 @@ class QueueStatistics:
 
 @dataclass(frozen=True, slots=True)
 class ModelWait:
-    """The number of a model's queued jobs, and the wait in seconds of a new normal job."""
+    """The number of a model's queued jobs, and the estimated wait for a new job.
+
+    `wait_seconds` is the estimated wait in seconds of a new job with normal priority. A value is
+    None if it is unknown.
+    """
 
     length: int | None
     wait_seconds: float | None
@@ -314,7 +348,11 @@ class _ModelStatistics:
 
 
 class WaitEstimates:
-    """Estimates the waits of all models, from the jobs and replies of this process."""
+    """Estimates how long the jobs of all models wait.
+
+    The estimates use the lengths of the queues, and the jobs and replies that this process
+    receives.
+    """
 
     def __init__(self, lengths: QueueLengths, clock: Clock) -> None:
         self._lengths = lengths
@@ -323,15 +361,15 @@ class WaitEstimates:
         self._known: dict[str, _ModelStatistics] = {}
 
     def record_accepted(self, model: str, created_at: datetime, priority: Priority) -> None:
-        """Record that this process has accepted a job for the model."""
+        """Record that this process has accepted a job of this model and this priority."""
         self._of(model).queues[priority].record_arrival(created_at.timestamp())
 
     def record_worker(self, model: str) -> None:
-        """Record that the model has a worker, because the worker has sent a request."""
+        """Record that a worker of the model has sent a request, so the model has a worker."""
         self._of(model).quiet_since = self._now()
 
     def record_reply(self, model: str, priority: Priority, reply: JobReply) -> None:
-        """Record that this process has accepted a worker's reply."""
+        """Record that this process has accepted this reply from a worker of the model."""
         known, now = self._of(model), self._now()
         known.throughput = known.throughput.after(
             ReplySample(
@@ -363,7 +401,7 @@ class WaitEstimates:
         return QueuePosition(jobs, eta, phase)
 
     async def estimate_wait(self, model: ModelEntry) -> ModelWait:
-        """Return the number of the model's queued jobs, and the wait of a new normal job."""
+        """Return the number of the model's queued jobs, and the estimated wait for a new job."""
         known = self._of(model.name)
         lengths = await asyncio.gather(
             *(queue.length(queue_of(model, priority)) for priority, queue in known.queues.items())
@@ -379,8 +417,9 @@ class WaitEstimates:
     ) -> float | None:
         """Return by how many seconds a job submitted now would miss its deadline.
 
-        Returns None if the job may meet its deadline, or if a length or the throughput is unknown.
-        The estimate uses the smaller of busy and device time.
+        Returns None if the job may end before its deadline, or if a length or the throughput is
+        unknown. The estimate is optimistic: it uses the busy time or the device time, whichever is
+        shorter.
         """
         known = self._of(model.name)
         least = known.throughput.least_seconds_per_job

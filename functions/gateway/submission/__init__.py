@@ -1,1 +1,5 @@
-"""The submission of jobs: parse and validate a request, and create its jobs exactly once."""
+"""The submission of jobs.
+
+`parse` validates a request. `create` creates its jobs. `idempotency` ensures that a repeated
+request does not create the jobs again.
+"""

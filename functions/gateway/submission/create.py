@@ -77,7 +77,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """The data from which a job is created."""
+    """The data from which a new job is created."""
 
     model: ModelEntry
     submission: JobSubmission
@@ -117,9 +117,9 @@ class PreparedJob:
 
 @dataclass(frozen=True, slots=True)
 class SubmittedJob:
-    """The job that a request has submitted.
+    """A job that a request has submitted.
 
-    `is_replay` is true if an earlier request with the same Idempotency-Key had created the job.
+    `is_replay` is true if an earlier request with the same Idempotency-Key created the job.
     """
 
     job_id: str
@@ -151,10 +151,10 @@ class JobCreator:
     async def create(
         self, durable: Durable, new_jobs: Sequence[NewJob], wait_seconds: float
     ) -> list[SubmittedJob]:
-        """Create all jobs of a request, and wait for their end.
+        """Create the jobs of a request, and wait up to `wait_seconds` for the end of the jobs.
 
-        All jobs are prepared before the first job is started. Therefore no job is started if one of
-        them must be refused. Raises HttpProblem or Unavailable.
+        All jobs are checked before the first job is started. If one job must be refused, no job is
+        started. Raises HttpProblem or Unavailable.
         """
         prepared = [await self.prepare(new_job) for new_job in new_jobs]
         records = await gather_all(
@@ -168,8 +168,9 @@ class JobCreator:
     async def prepare(self, new_job: NewJob, job_id: str | None = None) -> PreparedJob:
         """Check the submission, and store the input if it is large.
 
-        If the process dies after this, the blob remains although no job refers to it. Raises
-        HttpProblem or Unavailable.
+        The job is not started yet. If the process dies before the start, the stored input remains
+        although no job refers to it. If `job_id` is None, a new id is created. Raises HttpProblem
+        or Unavailable.
         """
         model, submission = new_job.model, new_job.submission
         self._refuse_if_saturated(model, submission)
@@ -197,8 +198,8 @@ class JobCreator:
     ) -> Record:
         """Send and start a job; return its record, which is final if it ends within the wait.
 
-        Raises Unavailable if the job may not have been started. After the start, a failure of the
-        storage raises no error, because the job exists.
+        Raises Unavailable if the start of the job may have failed. After the start, a failure of
+        the storage raises no error, because the job exists.
         """
         with self.waiters.waiting(job.job_id) as waiter:
             ticket = await self._send(job)
@@ -247,7 +248,7 @@ class JobCreator:
         return replace(job, request=replace(job.request, input=stored))
 
     def _refuse_if_saturated(self, model: ModelEntry, submission: JobSubmission) -> None:
-        """Raise the problem saturated if the job would probably expire in the queue."""
+        """Raise the problem `saturated` if the job would probably expire in the queue."""
         if not self.settings.refuse_when_saturated:
             return
         deadline_seconds = submission.deadline_seconds
@@ -263,14 +264,14 @@ class JobCreator:
         )
 
     async def _check_addresses(self, submission: JobSubmission) -> None:
-        """Raise the problem invalid-input if the submission contains a forbidden URL."""
+        """Raise the problem `invalid-input` if the submission contains a forbidden URL."""
         if submission.url is not None:
             await self._check_address("input.url", submission.url.url)
         if submission.webhook_url is not None:
             if not self.settings.webhook_secrets:
                 raise HttpProblem(
                     problems.INVALID_INPUT,
-                    "webhook.url: this gateway sends no webhooks: WEBHOOK_SECRETS is not set",
+                    "webhook.url: webhooks are not possible, because WEBHOOK_SECRETS is not set",
                 )
             await self._check_address("webhook.url", submission.webhook_url)
 
@@ -281,7 +282,7 @@ class JobCreator:
             raise HttpProblem(problems.INVALID_INPUT, f"{option}: {error}") from None
 
     async def _store_input(self, new_job: NewJob, job_id: str) -> InputPayload:
-        """Return the input as the payload of a message. Stores a large input in a blob."""
+        """Return the input as a message payload. A large input is stored in a blob."""
         submission = new_job.submission
         if submission.url is not None:
             return submission.url
@@ -296,10 +297,10 @@ class JobCreator:
         return InlineBytes(submission.media_type, submission.data)
 
     async def _find_upload(self, new_job: NewJob, upload_id: str) -> PayloadRef:
-        """Return a reference to the tenant's upload, after checking that the model accepts it.
+        """Return a reference to an upload of the tenant, after checking that the model accepts it.
 
-        Only the first bytes of the blob are read. The reference contains the blob's ETag, so the
-        worker refuses the upload if it is overwritten later. Raises HttpProblem or Unavailable.
+        Only the first bytes of the upload are read. The reference contains the ETag of the blob. If
+        the upload is overwritten later, the worker refuses it. Raises HttpProblem or Unavailable.
         """
         expires_at = upload_expiry(upload_id)
         blob = upload_blob_of(upload_id, new_job.tenant)
@@ -308,8 +309,8 @@ class JobCreator:
         if found is None:
             raise HttpProblem(
                 problems.INVALID_INPUT,
-                f"there is no upload {upload_id[:100]!r}: nothing was sent to its URL, or the "
-                "upload has expired",
+                f"there is no upload {upload_id[:100]!r}, because nothing was sent to its URL "
+                "or the upload has expired",
             )
         check_coding(found.content_encoding)
         check_upload_size(new_job.model, found.size_bytes)
@@ -323,7 +324,7 @@ class JobCreator:
 
 
 async def gather_all(awaitables: Sequence[Awaitable[T]]) -> list[T]:
-    """Wait for all awaitables; return their results, or raise the first of their errors."""
+    """Wait for all awaitables; return their results in the same order, or raise the first error."""
     if len(awaitables) == 1:
         return [await awaitables[0]]
     found = await asyncio.gather(*awaitables, return_exceptions=True)

@@ -1,20 +1,24 @@
-"""Idempotency keys: all requests of a tenant with the same key create one job.
+"""Idempotency keys: repeated requests of a tenant with the same key create only one job.
 
-The header follows the IETF draft "The Idempotency-Key HTTP Header Field" with one difference: while
-the first request is in progress, a repeated request waits for the same job and does not get 409.
+The header follows the IETF draft "The Idempotency-Key HTTP Header Field" with one difference. While
+the first request is in progress, a repeated request does not get 409, but waits for the same job.
 
-The first request creates a blob, the claim, which contains a job id, and starts this job. All other
-requests find the claim and wait for its job. A job must not be started twice. Durable Functions
-refuses to start an instance that is running, but replaces an instance that has ended. Therefore:
+The first request creates a blob, which is called the claim of the key. The claim contains a job id.
+Then the request starts the job with this id. All other requests find the claim and wait for its
+job.
 
-- Only the request that has just written the claim starts the job, within FRESH_SECONDS.
-- A request that finds a claim whose job has no instance waits WATCH_SECONDS for the instance. This
-  time is much longer than FRESH_SECONDS. If the instance does not appear, the writer of the claim
-  has died or was too slow. The waiting request then writes the claim again, on condition that the
-  claim has not changed (If-Match), and starts the job with the same id.
+A job must not be started twice. Durable Functions refuses to start an instance that is running, but
+replaces an instance that has ended. Therefore:
+
+- A request starts the job only if it has just written the claim, and only within FRESH_SECONDS.
+- If a request finds a claim whose job has no instance, it waits WATCH_SECONDS for the instance.
+  This time is much longer than FRESH_SECONDS. If the instance does not appear, the request that
+  wrote the claim has died or was too slow. The waiting request then writes the claim again and
+  starts the job with the same id. It writes the claim with If-Match, so that it succeeds only if
+  the claim has not changed.
 
 The clocks of different machines are never compared. Each process measures its own durations, and
-the ETag decides which writer is first.
+the ETag decides which request writes the claim first.
 """
 
 import asyncio
@@ -61,14 +65,17 @@ _METHOD: Final = "POST"
 
 
 def claim_blob(tenant: str, key: str) -> str:
-    """Return the name of the blob that contains the claim for a tenant's key."""
+    """Return the name of the blob that stores the claim for a tenant's idempotency key."""
     # Because of the length, "a" + "bc" and "ab" + "c" have different names.
     text = f"{len(tenant)}:{tenant}:{key}".encode("utf-8", "replace")
     return f"{CLAIMS}{hashlib.sha256(text).hexdigest()}"
 
 
 def fingerprint(method: str, model: str, data: bytes, options: Mapping[str, object]) -> str:
-    """Return a digest of everything that all requests with the same key must have in common."""
+    """Return a digest of a request.
+
+    All requests with the same idempotency key must have the same digest.
+    """
     parts = {
         **{name: _plain(value) for name, value in options.items()},
         "method": method,
@@ -98,7 +105,10 @@ def _fingerprint_of(new_job: NewJob) -> str:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyClaim:
-    """A claim: the job of a key, and the fingerprint of the first request with this key."""
+    """The content of a claim, which assigns a job to an idempotency key.
+
+    `fingerprint` is the digest of the first request with this key.
+    """
 
     job_id: str
     fingerprint: str
@@ -115,7 +125,10 @@ class IdempotencyClaim:
 
 
 def decode_claim(data: bytes) -> IdempotencyClaim | None:
-    """Read a claim. Returns None if the bytes are not a claim, so that it can be replaced."""
+    """Read a claim from the content of its blob.
+
+    Returns None if the content is not a claim. The caller may then replace the blob.
+    """
     try:
         fields = Fields(json.loads(data))
         return IdempotencyClaim(
@@ -127,7 +140,7 @@ def decode_claim(data: bytes) -> IdempotencyClaim | None:
 
 @dataclass(frozen=True, slots=True)
 class _KeyedJob:
-    """A job to create if the claim for its key does not name a job yet."""
+    """A job that is created unless the claim of its idempotency key already contains a job."""
 
     new_job: NewJob
     claim_blob: str
@@ -149,9 +162,9 @@ class IdempotencyKeys:
     async def create(
         self, durable: Durable, key: str, new_job: NewJob, wait_seconds: float
     ) -> SubmittedJob:
-        """Create a job unless the key already has a job; wait for the end of the job.
+        """Create a job unless the key already has a job.
 
-        Raises HttpProblem or Unavailable.
+        Then wait up to `wait_seconds` for the end of the job. Raises HttpProblem or Unavailable.
         """
         blob = claim_blob(new_job.tenant, key)
         keyed = _KeyedJob(new_job, blob, _fingerprint_of(new_job))
@@ -160,7 +173,10 @@ class IdempotencyKeys:
     async def create_all(
         self, durable: Durable, key: str, new_jobs: Sequence[NewJob], wait_seconds: float
     ) -> list[SubmittedJob]:
-        """Create all jobs of a request unless the key already has jobs; wait for their end."""
+        """Create the jobs of a request unless the key already has jobs.
+
+        Then wait up to `wait_seconds` for the end of the jobs. Raises HttpProblem or Unavailable.
+        """
         first = new_jobs[0]
         fingerprints = "\n".join(_fingerprint_of(new_job) for new_job in new_jobs)
         common = fingerprint(
@@ -186,9 +202,9 @@ class IdempotencyKeys:
     async def _create_one(
         self, durable: Durable, keyed: _KeyedJob, wait_seconds: float
     ) -> SubmittedJob:
-        """Create the key's job if there is none, wait for the end of the job, and return it.
+        """Find or create the job of a key, and wait up to `wait_seconds` for the end of the job.
 
-        Raises HttpProblem if the key was first sent with a different request.
+        Raises HttpProblem if the first request with the key was a different request.
         """
         # A job with a small input is cheap to prepare, so its claim is written without reading.
         limit_bytes = self.creator.settings.inline_limit_bytes
@@ -217,7 +233,9 @@ class IdempotencyKeys:
             if created is not None:
                 return created
             skips_look = False
-        raise Unavailable("blobs", "the claim for the key was changed too often by other requests")
+        raise Unavailable(
+            "blobs", "too many requests with the same Idempotency-Key were sent at the same time"
+        )
 
     def _has_expired(self, claim: IdempotencyClaim) -> bool:
         return self.clock() - claim.created_at >= self.lifetime
@@ -230,10 +248,11 @@ class IdempotencyKeys:
         blob: SmallBlob | None,
         wait_seconds: float,
     ) -> SubmittedJob | None:
-        """Write the claim and start its job; return None if another request wrote it first.
+        """Write the claim of a key, then start the job and wait for its end.
 
-        `claim` is an existing claim whose writer did not start the job, if there is one. `blob` is
-        the existing blob that the new claim replaces.
+        Returns None if another request wrote the claim first, or if the writing took too long.
+        `claim` is an existing claim whose job was not started, or None. `blob` is the existing blob
+        that the new claim replaces, or None.
         """
         job_id = claim.job_id if claim else str(uuid7())
         created_at = claim.created_at if claim else self.clock()
@@ -262,7 +281,10 @@ class IdempotencyKeys:
                 await self.blobs.delete(input_blob(job.job_id))
 
     async def _watch(self, durable: Durable, job_id: str) -> InstanceSnapshot | None:
-        """Wait up to WATCH_SECONDS for the job's instance; return it, or None if none appears."""
+        """Wait up to WATCH_SECONDS for the orchestration instance of a job.
+
+        Returns the instance, or None if there is still no instance.
+        """
         loop = asyncio.get_running_loop()
         end, pause_seconds = loop.time() + WATCH_SECONDS, FIRST_PAUSE_SECONDS
         with self.waiters.waiting(job_id) as waiter:
@@ -279,14 +301,17 @@ class IdempotencyKeys:
     ) -> SubmittedJob:
         found = await self.jobs.record_of(job_id, instance)
         if found is None:
-            raise Unavailable("durable", f"the instance {job_id} does not run a job")
+            raise Unavailable("durable", f"the orchestration {job_id} does not belong to a job")
         replayed = SubmittedJob(job_id, found, is_replay=True)
         return await self._wait(durable, replayed, wait_seconds)
 
     async def _wait(
         self, durable: Durable, submitted: SubmittedJob, wait_seconds: float
     ) -> SubmittedJob:
-        """Wait for the end of the job. Return the job, with its final record if it ends in time."""
+        """Wait up to `wait_seconds` for the end of a submitted job, and return the job.
+
+        If the job has ended, the returned value contains the job's final record.
+        """
         job_id, record = submitted.job_id, submitted.record
         if is_final(record):
             return submitted
@@ -296,7 +321,10 @@ class IdempotencyKeys:
 
 
 async def delete_expired_claims(blobs: Blobs, expired_before: datetime) -> int:
-    """Delete claims written before this time; return their number. Raises Unavailable."""
+    """Delete the claims that were written before `expired_before`.
+
+    Returns the number of deleted claims. Raises Unavailable.
+    """
     deleted = 0
     async for found in blobs.list(CLAIMS):
         if found.modified_at < expired_before:

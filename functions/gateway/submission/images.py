@@ -1,8 +1,8 @@
 """Read the width and height of a picture from its header.
 
-A picture of a few kilobytes can decode to gigabytes, so its dimensions are checked before decoding.
-The formats are defined in ITU-T T.81 annex B (JPEG), the PNG specification 11.2.2 and RFC 9649
-(WebP).
+A picture of a few kilobytes can decode to gigabytes. Therefore its width and height are checked
+before the picture is decoded. The formats are defined in ITU-T T.81 annex B (JPEG), the PNG
+specification 11.2.2 and RFC 9649 (WebP).
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ _JPEG_START_OF_SCAN: Final = 0xDA
 def read_dimensions(media_type: str, data: bytes) -> PixelSize | None:
     """Return the width and height in pixels; None if the media type is not PNG, JPEG or WebP.
 
-    Raises UnreadableImage if the header is incomplete or wrong, or the width or height is 0.
+    Raises UnreadableImage if the header is incomplete or wrong, or if the width or height is 0.
     """
     reader = _READERS.get(media_type)
     if reader is None:

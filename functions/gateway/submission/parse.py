@@ -1,6 +1,7 @@
-"""Parse and validate the submission of a job: its input and its options.
+"""Parse and validate a request that submits a job.
 
-The body is the input itself, a multipart form, or a JSON object that contains the input.
+The body is the input itself, a multipart form, or a JSON object that contains the input and the
+options.
 """
 
 import base64
@@ -32,9 +33,9 @@ _ENVELOPE_BYTES: Final = 64 * 1024
 class JobSubmission:
     """The validated input and options of a job.
 
-    `data` is empty if the worker gets the input from `url` or `upload`. The upload is checked
-    later, because a repeated request with an Idempotency-Key is valid even after the upload has
-    expired.
+    `data` is empty if the worker gets the input from `url` or `upload`. The upload itself is
+    checked later, because a repeated request with an Idempotency-Key is valid even after the upload
+    has expired.
     """
 
     media_type: str
@@ -50,7 +51,10 @@ class JobSubmission:
 async def parse_submission(
     request: Request, model: ModelEntry, options: Mapping[str, str]
 ) -> JobSubmission:
-    """Parse and validate a request. `options` are those in the query. Raises HttpProblem."""
+    """Parse and validate a request that submits a job.
+
+    `options` contains the options in the query. Raises HttpProblem if the request is not valid.
+    """
     content_type = request.headers.get("content-type", "")
     kind = media.essence(content_type)
     check_coding(request.headers.get("content-encoding", ""))
@@ -88,7 +92,9 @@ async def _from_form(
     async with request.form(max_files=2, max_fields=8, max_part_size=_ENVELOPE_BYTES) as form:
         file = form.get("file")
         if not isinstance(file, UploadFile) or len(form.getlist("file")) > 1:
-            raise HttpProblem(problems.MALFORMED_REQUEST, "expected exactly one part named file")
+            raise HttpProblem(
+                problems.MALFORMED_REQUEST, "the form must have exactly one part with the name file"
+            )
         given = {**options, **_form_options(form)}
         check_size(model, file.size or 0)
         kind = media.essence(file.content_type or "") or None
@@ -106,7 +112,8 @@ def _form_options(form: FormData) -> dict[str, str]:
             )
         if name in options:
             raise HttpProblem(
-                problems.MALFORMED_REQUEST, f"{name}: this option is given more than once"
+                problems.MALFORMED_REQUEST,
+                f"{name}: this option is given more than once; give it only once",
             )
         options[name] = value
     return options
@@ -119,13 +126,16 @@ def _from_envelope(body: bytes, model: ModelEntry, options: Mapping[str, str]) -
     except ValueError as error:
         raise HttpProblem(problems.MALFORMED_REQUEST, f"the body is not JSON: {error}") from None
     if not isinstance(envelope, dict) or not isinstance(envelope.get("input"), dict):
-        raise HttpProblem(problems.MALFORMED_REQUEST, 'expected {"input": {…}, …}')
+        raise HttpProblem(
+            problems.MALFORMED_REQUEST, 'the body must be a JSON object {"input": {…}, …}'
+        )
     _refuse_unknown("", envelope, _MEMBERS)
     for name in _NOT_TEXT:
         # They are strings only in queries and forms.
         if isinstance(envelope.get(name), str):
             raise HttpProblem(
-                problems.MALFORMED_REQUEST, f"{name}: must not be a string in a JSON body"
+                problems.MALFORMED_REQUEST,
+                f"{name}: this value must not be a string in a JSON body",
             )
     source = envelope.pop("input")
     given_options = {**options, **_with_webhook_url(envelope)}
@@ -133,7 +143,8 @@ def _from_envelope(body: bytes, model: ModelEntry, options: Mapping[str, str]) -
     given = [name for name in _INPUTS if name in source]
     if len(given) != 1:
         raise HttpProblem(
-            problems.MALFORMED_REQUEST, f"input: expected exactly one of {', '.join(_INPUTS)}"
+            problems.MALFORMED_REQUEST,
+            f"input: expected exactly one of the members {', '.join(_INPUTS)}",
         )
     announced = source.get("media_type")
     if announced is not None and not isinstance(announced, str):
@@ -167,7 +178,10 @@ def _from_url(
 
 
 def _with_webhook_url(envelope: dict[str, Json]) -> dict[str, Json]:
-    """Return the options of a JSON body under the names that they have in a query."""
+    """Return the options of a JSON body with the names that they have in a query.
+
+    The member `webhook.url` becomes `webhook_url`.
+    """
     webhook = envelope.pop("webhook", None)
     if webhook is None:
         return envelope
@@ -186,7 +200,11 @@ def _refuse_unknown(path: str, found: Mapping[str, Json], known: Collection[str]
 
 
 def _decode_input(form: str, value: Json) -> tuple[bytes, str | None]:
-    """Return the content of `input`, and its media type; None if `form` is base64."""
+    """Return the content and the media type of an input in a JSON body.
+
+    `form` is `json`, `text` or `base64`. For base64, the media type is unknown, so None is
+    returned.
+    """
     try:
         if form == "json":
             return encode_json(value), media.JSON
@@ -227,19 +245,19 @@ MAX_PARAMETERS_BYTES: Final = 16 * 1024
 
 
 def check_coding(content_encoding: str) -> None:
-    """Raise the problem unsupported-media-type if the content is compressed."""
+    """Raise the problem `unsupported-media-type` if the content is compressed."""
     if content_encoding.strip().lower() not in {"", "identity"}:
         raise HttpProblem(
             problems.UNSUPPORTED_MEDIA_TYPE,
-            "the content must not be compressed: Content-Encoding is not supported",
+            "the content must not be compressed; send it without a Content-Encoding",
             headers={"Accept-Encoding": "identity"},
         )
 
 
 def check_size(model: ModelEntry, size_bytes: int, allowance_bytes: int = 0) -> None:
-    """Raise the problem payload-too-large if a payload exceeds the model's limit.
+    """Raise the problem `payload-too-large` if a payload exceeds the model's limit.
 
-    `allowance_bytes` is added to the limit, for the JSON or form around the payload.
+    `allowance_bytes` is added to the limit, because the payload may be inside JSON or a form.
     """
     if size_bytes > model.max_input_bytes + allowance_bytes:
         raise HttpProblem(
@@ -251,7 +269,7 @@ def check_size(model: ModelEntry, size_bytes: int, allowance_bytes: int = 0) -> 
 
 
 def check_upload_size(model: ModelEntry, size_bytes: int) -> None:
-    """Raise the problem payload-too-large if an upload exceeds the model's limit."""
+    """Raise the problem `payload-too-large` if an upload exceeds the model's limit."""
     if size_bytes > model.max_upload_bytes:
         raise HttpProblem(
             problems.PAYLOAD_TOO_LARGE,
@@ -263,11 +281,13 @@ def check_upload_size(model: ModelEntry, size_bytes: int) -> None:
 def check_media_type(
     model: ModelEntry, announced: str | None, data: bytes, *, is_whole: bool = True
 ) -> str:
-    """Return a payload's media type if the model accepts it and the content agrees with it.
+    """Return the media type of a payload, after checking that the model accepts the payload.
+
+    The content must match the media type, and a picture must not have too many pixels.
 
     Args:
         model: The model of the job.
-        announced: The media type in the request; None if the request gives none.
+        announced: The media type in the request; None if the request contains none.
         data: The payload, or its first bytes.
         is_whole: Whether `data` is the complete payload.
 
@@ -288,7 +308,7 @@ def check_media_type(
 
 
 def check_accepted(model: ModelEntry, media_type: str) -> None:
-    """Raise the problem unsupported-media-type if the model does not accept the media type."""
+    """Raise the problem `unsupported-media-type` if the model does not accept this media type."""
     if media_type not in model.media_types:
         raise _unsupported(model, f"{model.name} does not accept {media_type[:100]!r}")
 
@@ -305,7 +325,7 @@ def _unsupported(model: ModelEntry, what: str) -> HttpProblem:
     accepted = list(model.media_types)
     return HttpProblem(
         problems.UNSUPPORTED_MEDIA_TYPE,
-        f"{what}; the accepted types are {', '.join(accepted)}",
+        f"{what}; the accepted media types are {', '.join(accepted)}",
         headers={"Accept-Post": ", ".join(accepted)},
         accepted=accepted,
     )
@@ -330,14 +350,20 @@ def _check_pixels(model: ModelEntry, media_type: str, data: bytes, *, is_whole: 
 
 
 def parse_options(model: ModelEntry, options: Mapping[str, Json]) -> tuple[dict[str, Json], int]:
-    """Return the model's parameters, and the seconds until the deadline. Raises HttpProblem."""
+    """Return the model's parameters, and the number of seconds until the job's deadline.
+
+    Raises HttpProblem if one of the options is not valid.
+    """
     return _parse_parameters(options.get("parameters")), _parse_deadline(
         model, options.get("deadline_seconds")
     )
 
 
 def parse_webhook_url(options: Mapping[str, Json]) -> str | None:
-    """Return the webhook's URL, or None. The SSRF guard checks its address later."""
+    """Return the URL of the webhook; None if the options contain no URL.
+
+    The SSRF guard checks the address of the URL later.
+    """
     url = options.get("webhook_url")
     if url is not None and not isinstance(url, str):
         raise HttpProblem(problems.MALFORMED_REQUEST, "webhook.url: expected a string")
@@ -345,7 +371,10 @@ def parse_webhook_url(options: Mapping[str, Json]) -> str | None:
 
 
 def parse_priority(options: Mapping[str, Json]) -> Priority:
-    """Return the requested priority, which is normal by default. Raises HttpProblem."""
+    """Return the requested priority, or normal priority if none is requested.
+
+    Raises HttpProblem if the priority is unknown.
+    """
     given = options.get("priority")
     try:
         return Priority.NORMAL if given is None else Priority(given)

@@ -1,5 +1,6 @@
-"""Webhooks: when a job has ended, it is posted to the URL that its submission named.
+"""Webhooks: after a job has ended, the gateway posts the job to the URL from the submission.
 
-Just before a job's orchestration ends, it starts the orchestration `webhook`, which tries to
-deliver for a day. Therefore the job is final before the receiver is contacted.
+Just before the orchestration of a job ends, it starts the orchestration `webhook`. This
+orchestration tries for a day to deliver the webhook. Therefore the job is final before the receiver
+gets the webhook.
 """

@@ -1,7 +1,7 @@
 """The activities that deliver webhooks.
 
-Each activity may run more than once. The event id is the same each time, so the receiver can ignore
-repeated events.
+Durable Functions may run an activity more than once. All runs send the same event id, so the
+receiver can ignore repeated events.
 """
 
 import json
@@ -25,7 +25,7 @@ _GONE: Final = 410
 
 @dataclass(frozen=True, slots=True)
 class WebhookReply:
-    """A reply to post to a producer's webhook, and the id of the webhook event."""
+    """A reply to a producer's webhook. `event` is the id of the webhook event."""
 
     job_id: str
     event: str
@@ -34,7 +34,7 @@ class WebhookReply:
 
 
 async def start_delivery(job_id: str, durable: Durable) -> None:
-    """Start the delivery of an ended job's webhook, unless the delivery was started before."""
+    """Start the delivery of an ended job's webhook, unless this delivery was started before."""
     instance_id = webhook_instance(job_id)
     # A second start would repeat a delivery that has ended.
     if await durable.status(instance_id) is None:
@@ -42,9 +42,10 @@ async def start_delivery(job_id: str, durable: Durable) -> None:
 
 
 async def start_reply_delivery(reply: WebhookReply, instance_id: str, durable: Durable) -> None:
-    """Start the delivery of a reply to a producer's webhook, unless it was started before.
+    """Start a delivery to a producer's webhook, unless this delivery was started before.
 
-    The orchestration's input contains the reply, because there is no job to read it from.
+    The input of the orchestration contains the reply, because the gateway has no job that contains
+    the reply.
     """
     if await durable.status(instance_id) is None:
         text = delivery_input(reply.job_id, told=asdict(reply))
@@ -53,7 +54,7 @@ async def start_reply_delivery(reply: WebhookReply, instance_id: str, durable: D
 
 @dataclass(frozen=True, slots=True)
 class WebhookActivities:
-    """The activities `deliver_webhook` and `deliver_reply`."""
+    """Implements the activities `deliver_webhook` and `deliver_reply`."""
 
     jobs: Jobs
     progress: ProgressStore
@@ -62,7 +63,7 @@ class WebhookActivities:
     clock: Clock
 
     async def deliver_job(self, job_id: str, durable: Durable) -> str:
-        """Post an ended job to its webhook once; return the outcome of the attempt as JSON."""
+        """Post an ended job to its webhook once; return the outcome of this attempt as JSON."""
         instance = await durable.status(job_id)
         found = await self.jobs.record_of(job_id, instance) if instance else None
         now = self.clock()
@@ -75,7 +76,10 @@ class WebhookActivities:
         return await self._post(url, event_id(job_id), encode_json(job))
 
     async def deliver_reply(self, text: str) -> str:
-        """Post a WebhookReply in JSON once; return the outcome of the attempt as JSON."""
+        """Post a reply to a producer's webhook once; return the outcome of this attempt as JSON.
+
+        `text` is a WebhookReply as JSON.
+        """
         reply = WebhookReply(**json.loads(text))
         return await self._post(reply.url, reply.event, reply.body.encode())
 

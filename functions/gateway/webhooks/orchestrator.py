@@ -4,8 +4,8 @@
        ▲  └───▶ otherwise wait for a durable timer, or an operator's event `wake-N`
        └──────────┘                      └─▶ failed, after 24 hours
 
-Each wait has its own event name, because the Python SDK passes an event to all waits for
-this name.
+Each pause between two attempts has its own event name. With a common name, the Python SDK would
+pass one event to all pauses.
 
 The custom status and the output of the orchestration are the delivery log:
 
@@ -13,7 +13,7 @@ The custom status and the output of the orchestration are the delivery log:
      "attempts": [{"at", "status": an HTTP status or null, "error": a code or null}, …],
      "next_attempt_at": a time or null}
 
-The log contains only the status of the receiver's response.
+Only the HTTP status of the receiver's response is logged, not its content.
 """
 
 import hashlib
@@ -42,8 +42,8 @@ LONGEST_SECONDS: Final = 3600.0
 def retry_pause_seconds(instance_id: str, failures: int) -> float:
     """Return the pause in seconds after this number of failed attempts.
 
-    The pause doubles up to an hour, and varies by up to 25 %. The variation is computed from the
-    instance id, so that a replay gets the same pause.
+    The pause doubles after each attempt, up to an hour, and varies by up to 25 %. The variation is
+    computed from the instance id, so that a replay gets the same pause.
     """
     full_seconds = min(FIRST_SECONDS * 2.0 ** min(failures - 1, 32), LONGEST_SECONDS)
     digest = hashlib.sha256(f"{instance_id}:{failures}".encode()).digest()
@@ -57,9 +57,10 @@ def next_attempt_at(
     ends_at: datetime,
     retry_after_seconds: float | None,
 ) -> datetime | None:
-    """Return the time of the next attempt; None if it would be after `ends_at`.
+    """Return the time of the next attempt; None if this time would be after `ends_at`.
 
-    The pause before the attempt is at least `retry_after_seconds`, if the receiver asked for it.
+    `failures` is the number of failed attempts. `retry_after_seconds` is the shortest pause that
+    the receiver allows; None if the receiver did not send one.
     """
     pause = max(retry_pause_seconds(instance_id, failures), retry_after_seconds or 0.0)
     left_seconds = (ends_at - now).total_seconds()
@@ -80,7 +81,7 @@ class DeliveryState(StrEnum):
 
 
 class DeliveryAttempt(TypedDict):
-    """One attempt to deliver a webhook, with the receiver's HTTP status or an error code."""
+    """An attempt to deliver a webhook. It has the receiver's HTTP status, or an error code."""
 
     at: Time
     status: int | None
@@ -103,7 +104,7 @@ class WebhookDelivery(TypedDict):
 def delivery_log(
     state: DeliveryState, attempts: Sequence[Json], next_attempt_at: str | None = None
 ) -> WebhookDelivery:
-    """Return the delivery log as a JSON object, with at most MAX_LOGGED_ATTEMPTS attempts."""
+    """Return the delivery log as a JSON object with the last MAX_LOGGED_ATTEMPTS attempts."""
     return {
         "state": state.value,
         "attempts": list(attempts[-MAX_LOGGED_ATTEMPTS:]),
@@ -112,7 +113,7 @@ def delivery_log(
 
 
 def read_delivery_log(instance: InstanceSnapshot | None) -> WebhookDelivery:
-    """Return the log of a delivery orchestration; an empty log if it has not started."""
+    """Return the delivery log of this orchestration; an empty log if it has no log yet."""
     for found in (instance.output, instance.custom_status) if instance else ():
         if isinstance(found, dict) and "attempts" in found:
             return cast(WebhookDelivery, found)
@@ -123,23 +124,23 @@ def delivery_input(job_id: str, attempts: Json = (), told: Json = None) -> str:
     """Return the input of the orchestration `webhook`.
 
     Args:
-        job_id: The job whose webhook is delivered.
-        attempts: The attempts that earlier runs of the orchestration have made.
-        told: The members of a WebhookReply to deliver, or None to deliver the job.
+        job_id: The id of the job whose webhook is delivered.
+        attempts: The attempts in the delivery log of an earlier orchestration.
+        told: The WebhookReply to deliver, as a JSON object. None to deliver the job itself.
     """
     given = {"job_id": job_id, "attempts": list(attempts)}
     return json.dumps(given if told is None else {**given, "told": told})
 
 
 def wake_event(attempts: int) -> str:
-    """Return the name of the event that ends the pause after this number of attempts."""
+    """Return the name of the event that ends the pause after attempt number `attempts`."""
     return f"wake-{attempts}"
 
 
 def webhook(context: DurableOrchestrationContext) -> Generator[Any, Any, Json]:
     """Deliver a webhook, with retries, and return the delivery log.
 
-    The delivery ends when the receiver responds with 2xx or 410, or after WINDOW.
+    The delivery ends when the receiver responds with 2xx or 410, or when WINDOW has passed.
     """
     given = json.loads(context.get_input(str))
     attempts: list[Json] = given["attempts"]
@@ -173,7 +174,10 @@ def webhook(context: DurableOrchestrationContext) -> Generator[Any, Any, Json]:
 def _deliver(
     context: DurableOrchestrationContext, given: Json
 ) -> Generator[Any, Any, dict[str, Any]]:
-    """Run an activity that makes one attempt; return the outcome. An error counts as a failure."""
+    """Run the activity that makes one delivery attempt; return the outcome of the attempt.
+
+    An error in the activity counts as a failed attempt.
+    """
     if "told" in given:
         delivering = context.call_activity(ACTIVITY_DELIVER_REPLY, json.dumps(given["told"]))
     else:
@@ -193,7 +197,11 @@ def attempt_outcome(
     state: DeliveryState = DeliveryState.PENDING,
     retry_after_seconds: float | None = None,
 ) -> dict[str, Any]:
-    """Return the outcome of an attempt, with the receiver's HTTP status or an error code."""
+    """Return the outcome of a delivery attempt as a JSON object.
+
+    `status` is the receiver's HTTP status. `error` is an error code; None if the receiver
+    responded.
+    """
     return {
         "at": format_time(now),
         "status": status,

@@ -1,4 +1,4 @@
-"""Post webhooks to URLs of callers, but only to addresses that the SSRF guard has checked."""
+"""Post webhooks to URLs that callers have given. The SSRF guard checks each address first."""
 
 import asyncio
 import socket
@@ -22,21 +22,25 @@ DNS_TIMEOUT_SECONDS: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class WebhookResponse:
-    """The receiver's response to a webhook, without its body."""
+    """The HTTP status and the Retry-After of a receiver's response to a webhook."""
 
     status: int
     retry_after_seconds: float | None
 
 
 class WebhookSender(Protocol):
-    """The interface that sends webhooks."""
+    """The interface of a component that sends webhooks."""
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> WebhookResponse:
         """Send one POST request without following redirects. Raises WebhookUndelivered."""
 
 
 async def resolve_url(guard: AddressGuard, url: str) -> tuple[Target, tuple[str, ...]]:
-    """Return the parts of a URL and its checked addresses. Raises ForbiddenAddress."""
+    """Return the parts of a URL, and the IP addresses of its host.
+
+    Raises ForbiddenAddress if the guard forbids the URL or its addresses, or if the host is
+    unknown.
+    """
     target = guard.check_form(url)
     try:
         async with asyncio.timeout(DNS_TIMEOUT_SECONDS):
@@ -86,7 +90,7 @@ class HttpWebhookSender:
 
 
 class _PinnedResolver(AbstractResolver):
-    """Returns the addresses that were checked, without a second DNS look-up."""
+    """A DNS resolver that always returns the addresses that the guard has checked."""
 
     def __init__(self, addresses: tuple[str, ...]) -> None:
         self._addresses = addresses
@@ -115,7 +119,10 @@ def _exact_url(target: Target) -> yarl.URL:
 
 
 def _parse_retry_after(retry_after: str | None) -> float | None:
-    """Return the seconds in a Retry-After header, which is a number or a date; None if invalid."""
+    """Return the value of a Retry-After header in seconds; None if it is missing or invalid.
+
+    The header contains either a number of seconds or a date.
+    """
     if retry_after is None:
         return None
     if retry_after.isascii() and retry_after.isdigit():

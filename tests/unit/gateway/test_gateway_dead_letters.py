@@ -282,7 +282,7 @@ async def test_a_redrive_is_refused_if_the_request_the_input_or_the_job_is_missi
     assert "input" in (await redrive(gateway, job_id)).json()["detail"]
     gone = await dead_job(gateway)
     del gateway.durable.runs[gone]
-    assert "has been deleted" in (await redrive(gateway, gone)).json()["detail"]
+    assert "no longer exists" in (await redrive(gateway, gone)).json()["detail"]
     # No request has written a redrive mark.
     assert all(letter["redriven_as"] is None for letter in (await page(gateway))["dead_letters"])
 

@@ -1,4 +1,4 @@
-"""/v2, which offers the models' jobs by the Open Inference Protocol.
+"""The Open Inference Protocol, which the gateway serves under /v2.
 
-`routes.router` is the public entry.
+`routes.router` contains all routes of the protocol.
 """

@@ -1,8 +1,9 @@
 """Read requests and write responses of the Open Inference Protocol v2.
 
-A body is JSON, optionally followed by binary tensors. The header `Inference-Header-Content-Length`
-then contains the number of bytes of the JSON. After it, the tensors with a `binary_data_size`
-follow in the order in which the JSON lists them.
+A body contains JSON, and binary tensors may follow the JSON. If there are binary tensors, the
+header `Inference-Header-Content-Length` contains the size of the JSON in bytes. The JSON gives the
+size of each binary tensor in the parameter `binary_data_size`. The binary tensors have the same
+order as in the JSON.
 """
 
 import base64
@@ -39,9 +40,8 @@ _FOREIGN: Final = ("shared_memory_region", "classification")
 class InferenceRequest:
     """An inference request.
 
-    `outputs` maps the name of each requested output to true if it is requested in binary, otherwise
-    to false. If `outputs` is None, all outputs are requested. `is_binary` is the default for
-    outputs for which the request does not say whether they are binary.
+    `outputs` contains the name of each requested output, and whether the output must be binary. If
+    `outputs` is None, all outputs are requested, and `is_binary` says whether they must be binary.
     """
 
     id: str | None
@@ -52,7 +52,11 @@ class InferenceRequest:
 
 
 def read_request(body: bytes, header_length: str | None) -> InferenceRequest:
-    """Read an inference request from its body. Raises the problem malformed-request."""
+    """Read an inference request from its body.
+
+    `header_length` is the value of the header `Inference-Header-Content-Length`; None if the header
+    is missing. Raises the problem `malformed-request`.
+    """
     length = _header_length(body, header_length)
     try:
         document = parse_json(body[:length])
@@ -209,8 +213,8 @@ def write_response(
     """Return the body of a response, and the size of its JSON part in bytes.
 
     Args:
-        response: The response without its outputs.
-        outputs: The output tensors, and whether each of them is written in binary.
+        response: The JSON part of the response, in which `outputs` is still empty.
+        outputs: The output tensors. For each tensor, true to write it in binary, false in JSON.
     """
     shown: list[OipOutput] = []
     rest: list[bytes] = []

@@ -1,11 +1,13 @@
-"""The input and output tensors of a model, and how they correspond to jobs.
+"""Convert the input tensors of a request to jobs, and the results of jobs to output tensors.
 
-A request with one input tensor of datatype BYTES creates one job for each element. Any other input
-tensors create one job, if the model accepts JSON. The job's input is then the tensor as a nested
-list or, if there are several tensors, an object that maps each name to a nested list.
+If a request has only one input tensor, and its datatype is BYTES, each element of the tensor
+becomes one job. Otherwise all input tensors together become one job, and the model must accept
+JSON. The input of this job is the tensor as a nested list. If there are several tensors, the input
+is an object that contains the nested list of each tensor under the name of the tensor.
 
-Every model has the output tensor `result`, which contains the result of one job in each element. A
-classifier also has `labels`, `indices` and `scores`, with one row for each job, best label first.
+Every model has the output tensor `result`. Each of its elements is the result of one job. A
+classifier also has the output tensors `labels`, `indices` and `scores`. These tensors have one row
+for each job, with the best label first.
 """
 
 import base64
@@ -67,14 +69,14 @@ class OipModel(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class InferenceResult:
-    """The content and the media type of one job's result."""
+    """The result of one job, and its media type."""
 
     media_type: str
     data: bytes = field(repr=False)
 
 
 def model_metadata(model: ModelEntry) -> OipModel:
-    """Return the metadata of a model in the form of the protocol."""
+    """Return the description of a model and its tensors, in the form that the protocol defines."""
     return {
         "name": model.name,
         "versions": [VERSION],
@@ -100,12 +102,15 @@ def output_names(model: ModelEntry) -> tuple[str, ...]:
 
 
 def _outputs(model: ModelEntry) -> tuple[tuple[str, str, int], ...]:
-    """Return the name, datatype and rank of each output tensor."""
+    """Return the name, datatype and rank of each output tensor of a model."""
     return (*(_LABELS if model.task == _CLASSIFICATION else ()), ("result", BYTES, 1))
 
 
 def read_submissions(model: ModelEntry, request: InferenceRequest) -> list[JobSubmission]:
-    """Return one submission for each job that the request creates. Raises HttpProblem."""
+    """Return the submissions of all jobs that an inference request creates.
+
+    Raises HttpProblem if the request is not valid for the model.
+    """
     given = {
         name: value
         for name, value in request.parameters.items()
@@ -190,7 +195,11 @@ def _array_payload(model: ModelEntry, inputs: Sequence[Tensor]) -> bytes:
 
 
 def output_tensors(model: ModelEntry, results: Sequence[InferenceResult]) -> list[Tensor]:
-    """Return the output tensors for the results of all jobs. The tensor `result` is the last."""
+    """Return the output tensors that contain the results of all jobs.
+
+    The last tensor is `result`. For a classifier, the tensors `labels`, `indices` and `scores` come
+    first. They are omitted if the results do not all have the same number of labels.
+    """
     kinds = {result.media_type for result in results}
     kind = kinds.pop() if len(kinds) == 1 else media.OCTET_STREAM
     whole = Tensor("result", BYTES, (len(results),), [result.data for result in results], kind)

@@ -102,7 +102,7 @@ _ERRORS: Final = {
 
 
 def error_responses(*statuses: int) -> Responses:
-    """Return the OpenAPI descriptions of error responses with these HTTP statuses."""
+    """Return the OpenAPI descriptions of the error responses with these HTTP statuses."""
     return {status: {"model": OipError, "description": _ERRORS[status]} for status in statuses}
 
 

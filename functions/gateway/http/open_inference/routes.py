@@ -1,6 +1,7 @@
 """The routes of the Open Inference Protocol under /v2.
 
-The protocol has no job ids, so a request always waits until its jobs have ended.
+With this protocol, a caller cannot ask for the results later. Therefore each request waits for the
+end of its jobs.
 """
 
 from collections.abc import Sequence
@@ -248,7 +249,8 @@ async def oip_infer_version(request: Request, model: str, version: str) -> Respo
 def _check_version(version: str) -> None:
     if version != VERSION:
         raise HttpProblem(
-            problems.UNKNOWN_MODEL, f"this version does not exist; the only version is {VERSION}"
+            problems.UNKNOWN_MODEL,
+            f"this version of the model does not exist; use version {VERSION}",
         )
 
 
@@ -288,12 +290,15 @@ async def _read_results(
 async def _read_result(
     job: SubmittedJob, progress: ProgressStore, payloads: PayloadStore
 ) -> InferenceResult:
-    """Return the result of a job. Raises HttpProblem if the job has not succeeded."""
+    """Return the result of a job.
+
+    Raises HttpProblem if the job has not succeeded, or if its result has been deleted.
+    """
     record = await progress.add_to_if_available(job.job_id, job.record)
     if not is_final(record):
         raise HttpProblem(
             problems.EXPIRED,
-            f"job {job.job_id} has not ended yet; get its status by GET {job_path(job.job_id)}",
+            f"job {job.job_id} has not ended yet; its status is at {job_path(job.job_id)}",
             ran=record["started_at"] is not None or None,
         )
     if problem := problem_of_job(job_resource(job.job_id, record), has_run=record.get("ran")):
@@ -310,7 +315,8 @@ async def _read_result(
                 data = await payloads.get(ref)
             except MissingPayload:
                 raise HttpProblem(
-                    problems.UNKNOWN_JOB, "the result has been deleted after its retention"
+                    problems.UNKNOWN_JOB,
+                    "the result no longer exists, because its retention has ended",
                 ) from None
     return InferenceResult(payload.media_type, data)
 

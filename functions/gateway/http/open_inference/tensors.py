@@ -1,7 +1,8 @@
 """Read and write tensors of the Open Inference Protocol v2, in JSON and in binary.
 
-Binary tensors are little-endian and row-major, without gaps. Each element of a BYTES tensor is
-preceded by its length in four bytes. The functions that read raise the problem malformed-request.
+In binary, the elements are little-endian and in row-major order, without gaps. In a BYTES tensor,
+the length of each element precedes the element, as a number of four bytes. A function that reads a
+tensor raises the problem `malformed-request` if the tensor is not valid.
 """
 
 import struct
@@ -43,7 +44,7 @@ class Tensor:
     """A tensor. `elements` is a flat sequence in row-major order.
 
     The elements of a BYTES tensor are bytes if they were sent in binary, or strings if they were
-    sent in JSON. `content_type` is their media type, if the request gives it.
+    sent in JSON. `content_type` is the media type of the elements; None if it is not given.
     """
 
     name: str
@@ -54,12 +55,18 @@ class Tensor:
 
 
 def unreadable(what: str) -> HttpProblem:
-    """Return the problem for a request that does not follow the protocol."""
+    """Return the problem for a request that does not follow the protocol.
+
+    `what` says what is wrong in the request.
+    """
     return HttpProblem(problems.MALFORMED_REQUEST, what)
 
 
 def check_shape(name: str, value: Json) -> tuple[int, ...]:
-    """Check the shape of a tensor, and return it. Error messages call the tensor `name`."""
+    """Return the shape of a tensor as a tuple, after checking that the shape is valid.
+
+    `name` is the name of the tensor in the error message.
+    """
     sizes = value if isinstance(value, list) and len(value) <= MAX_RANK else [None]
     # The limit of 2^31 keeps the product of the sizes small enough to compute quickly.
     if all(type(size) is int and 0 <= size < 2**31 for size in sizes):
@@ -68,9 +75,10 @@ def check_shape(name: str, value: Json) -> tuple[int, ...]:
 
 
 def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Json) -> list[Any]:
-    """Check the elements of a tensor in JSON, and return them as a flat list.
+    """Return the elements of a JSON tensor as a flat list, after checking their number and type.
 
-    `data` is either a flat list or nested lists.
+    `data` is either a flat list or nested lists. `name` is the name of the tensor in the error
+    message.
     """
     elements = list(_flat(name, data, depth=MAX_RANK))
     if len(elements) != prod(shape):
@@ -109,7 +117,10 @@ def _bounds(datatype: str) -> tuple[int, int]:
 
 
 def unpack(name: str, datatype: str, shape: tuple[int, ...], data: memoryview) -> list[Any]:
-    """Return the elements of a binary tensor."""
+    """Return the elements of a binary tensor as a flat list.
+
+    `name` is the name of the tensor in the error message.
+    """
     count = prod(shape)
     if datatype == BYTES:
         return _unpack_bytes(name, count, data)
@@ -143,14 +154,17 @@ def _unpack_bytes(name: str, count: int, data: memoryview) -> list[Any]:
 
 
 def pack(tensor: Tensor) -> bytes:
-    """Return the tensor in binary. The elements of a BYTES tensor must be bytes."""
+    """Return a tensor in its binary form. The elements of a BYTES tensor must be bytes."""
     if tensor.datatype == BYTES:
         return b"".join(_LENGTH.pack(len(element)) + element for element in tensor.elements)
     return struct.pack(f"<{len(tensor.elements)}{_FORMATS[tensor.datatype]}", *tensor.elements)
 
 
 def nested(tensor: Tensor) -> Json:
-    """Return the elements as nested lists of this shape; for rank 0, the only element itself."""
+    """Return the elements of a tensor as nested lists that have the shape of the tensor.
+
+    If the rank is 0, the only element is returned without a list.
+    """
     rows: list[Any] = list(tensor.elements)
     for size in reversed(tensor.shape[1:]):
         rows = [rows[start : start + size] for start in range(0, len(rows), size)] if size else []

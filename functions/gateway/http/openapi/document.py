@@ -1,4 +1,4 @@
-"""Add security, headers, examples and parameters to the OpenAPI document that FastAPI creates."""
+"""Add security schemes, headers, examples and parameters to FastAPI's OpenAPI document."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -75,12 +75,16 @@ _KEY_REFUSALS: Final = (401, 403, 429)
 
 
 def operation_id(route: APIRoute) -> str:
-    """Return the operation id of a route. Generated clients use it as the name of a method."""
+    """Return the OpenAPI operation id of a route. Client generators use the id as a method name."""
     return _OPERATION_IDS.get(route.name, route.name)
 
 
 def describe(app: FastAPI) -> None:
-    """Extend `app.openapi`, so that the app completes its OpenAPI document on the first call."""
+    """Replace `app.openapi` by a function that returns a more complete OpenAPI document.
+
+    FastAPI creates the document on the first call. Then the function adds what FastAPI cannot
+    derive from the routes.
+    """
     make = app.openapi
 
     def openapi() -> Document:
@@ -294,6 +298,6 @@ _BY_ANSWER: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
 
 
 def headers_of(operation_id: str, status: str) -> tuple[str, ...]:
-    """Return the names of the headers that a response of this operation may have."""
+    """Return the names of the headers that a response of this operation and status may have."""
     own = _BY_ANSWER.get((operation_id, status), ())
     return (*own, *_ANY_STATUS.get(status, ()), "traceresponse")

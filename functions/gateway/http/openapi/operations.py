@@ -1,4 +1,4 @@
-"""OpenAPI descriptions that FastAPI cannot derive from the routes: bodies, headers, problems."""
+"""OpenAPI descriptions of bodies, headers and problems, which FastAPI cannot derive itself."""
 
 from typing import Any, Final
 
@@ -183,7 +183,10 @@ NOT_MODIFIED: Final[Responses] = {
 
 
 def problem_responses(*statuses: int, schema: str = "ProblemDetails") -> Responses:
-    """Return the OpenAPI descriptions of problem responses with these HTTP statuses."""
+    """Return the OpenAPI descriptions of the problem responses with these HTTP statuses.
+
+    `schema` is the name of the schema of the problem documents.
+    """
     reference = {"$ref": f"#/components/schemas/{schema}"}
     content = {"application/problem+json": {"schema": reference}}
     return {
@@ -198,5 +201,5 @@ def problem_responses(*statuses: int, schema: str = "ProblemDetails") -> Respons
 
 
 def job_problem_responses(*statuses: int) -> Responses:
-    """Return the descriptions of problem responses whose documents may contain a job."""
+    """Return the OpenAPI descriptions of problem responses that may contain a job."""
     return problem_responses(*statuses, schema="JobProblem")

@@ -1,1 +1,1 @@
-"""The routes of /v1. Each module defines the routes of one resource, and has a `router`."""
+"""The routes under /v1. Each module has a `router` with the routes of one kind of resource."""

@@ -1,4 +1,4 @@
-"""The routes of /v1/admin/dead-letters, which list, get, redrive and purge dead letters."""
+"""The routes under /v1/admin/dead-letters. They list, get, redrive and purge dead letters."""
 
 import asyncio
 import re
@@ -78,7 +78,7 @@ class RedrivenLetter(TypedDict):
 
 
 class Purged(TypedDict):
-    """The result of a purge. `is_complete` is false if the model has more dead letters."""
+    """The result of a purge. `is_complete` is false if the model still has dead letters."""
 
     deleted: int
     is_complete: bool
@@ -114,7 +114,7 @@ async def list_dead_letters(
     if cursor is not None and not _CURSOR.fullmatch(cursor):
         raise HttpProblem(
             problems.MALFORMED_REQUEST,
-            "cursor is not valid; use the next_cursor of the previous page",
+            "cursor: this value is not valid; use the next_cursor of the previous page",
         )
     listed = await _list_ids(services.blobs, list(models), cursor or "", count + 1)
     shown = listed[:count]
@@ -132,7 +132,10 @@ async def list_dead_letters(
 async def _list_ids(
     blobs: Blobs, models: list[ModelEntry], after: str, count: int
 ) -> list[tuple[ModelEntry, str]]:
-    """Return the models and ids of up to `count` letters that follow the cursor, in order."""
+    """Return the models and ids of the dead letters that follow the cursor `after`.
+
+    They are sorted by the names of the queue and the blob. At most `count` of them are returned.
+    """
     found: list[tuple[ModelEntry, str]] = []
     queues = {
         queue_of(model, priority): (model, priority) for model in models for priority in Priority
@@ -172,7 +175,7 @@ async def purge_dead_letters(request: Request, model: ModelOption = None) -> Res
     if model is None:
         raise HttpProblem(
             problems.MALFORMED_REQUEST,
-            "model is missing; name the model whose dead letters to delete",
+            "model: this parameter is missing; name the model whose dead letters must be deleted",
         )
     found = find_model(services.catalogue, model)
     listed = await _list_ids(services.blobs, [found], "", MAX_PURGED + 1)

@@ -1,4 +1,4 @@
-"""The routes of the API's documentation: /openapi.json, /docs, /docs/problems and /."""
+"""The routes of the API's documentation, for example /openapi.json, /docs and /docs/problems."""
 
 from functools import cache
 from html import escape
@@ -86,7 +86,7 @@ def _problems() -> str:
 
 
 def _marked(text: str) -> str:
-    """Return plain text as HTML, with a code element for each text in backquotes."""
+    """Return plain text as HTML. Text in backquotes becomes a code element."""
     pieces = escape(text).split("`")
     return "".join(
         f"<code>{piece}</code>" if number % 2 else piece for number, piece in enumerate(pieces)

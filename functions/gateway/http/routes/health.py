@@ -34,14 +34,17 @@ class LiveStatus(TypedDict):
 
 
 class ReadyStatus(TypedDict):
-    """Whether the services that the gateway needs respond, together and one by one."""
+    """Whether all services that the gateway needs respond, and whether each of them responds."""
 
     status: Literal["ready", "not ready"]
     checks: dict[_Service, Literal["ok", "no answer"]]
 
 
 class GatewayReadiness:
-    """Checks the services that the gateway needs, at most once a second for all probes."""
+    """Checks whether the services that the gateway needs respond.
+
+    All health probes use the same result, which is renewed at most once a second.
+    """
 
     def __init__(self) -> None:
         self._checked_at = float("-inf")
@@ -49,7 +52,7 @@ class GatewayReadiness:
         self._lock = asyncio.Lock()
 
     async def answers(self, durable: Durable, services: Services) -> dict[_Service, bool]:
-        """Return whether each service responds. A result is at most a second old."""
+        """Return for each service whether it responds. The result is at most one second old."""
         loop = asyncio.get_running_loop()
         async with self._lock:
             if loop.time() - self._checked_at > FRESH_SECONDS:

@@ -1,4 +1,4 @@
-"""The routes of /v1/jobs, which list the caller's jobs, get a job or its result, and cancel it."""
+"""The routes under /v1/jobs. They list the caller's jobs, get a job or result, or cancel a job."""
 
 import asyncio
 import base64
@@ -70,7 +70,7 @@ router = APIRouter(tags=["jobs"])
 
 
 class JobPageLinks(TypedDict):
-    """Links of a page of jobs."""
+    """The links of a page of jobs. `next` is the path of the next page."""
 
     next: str | None
 
@@ -198,13 +198,15 @@ async def _result_response(request: Request, job_id: str, found: Record) -> Resp
 
 
 async def _redirect_to_result(request: Request, job_id: str, result: PayloadRef) -> Response:
-    """Return a redirect to a read-only URL of a large result.
+    """Return a redirect to a URL from which the caller can read a large result.
 
-    Raises the problem unknown-job if the result has been deleted.
+    Raises the problem `unknown-job` if the result has been deleted.
     """
     services = services_of(request)
     if await services.blobs.look(result.blob) is None:
-        raise HttpProblem(problems.UNKNOWN_JOB, "the result has been deleted after its retention")
+        raise HttpProblem(
+            problems.UNKNOWN_JOB, "the result no longer exists, because its retention has ended"
+        )
     file_name = f"{job_id}{guess_extension(essence(result.media_type)) or '.bin'}"
     url = await services.links.to_read(
         result.blob, result.media_type, file_name, services.clock() + LINK_LIFETIME
@@ -246,11 +248,11 @@ async def cancel(request: Request, job_id: str) -> Response:
 
 
 async def _cancel(request: Request, job_id: str, found: Record) -> bool:
-    """Cancel a job, or order its worker to stop if the job is running.
+    """Cancel a queued job, or order the worker of a running job to stop.
 
-    Return False if the job has already ended without being cancelled. When this function returns,
-    the cancellation or the order is stored, so it takes effect even if this process dies or the
-    event is lost. Raises Unavailable or UnknownInstance.
+    Returns False if the job has already ended in another way. The cancellation or the order is
+    stored before this function returns. Therefore it takes effect even if this process dies, or if
+    the event to the orchestration is lost. Raises Unavailable or UnknownInstance.
     """
     services, durable = services_of(request), durable_of(request)
     started_at = await services.progress.order_stop(job_id, found["model"])
@@ -323,9 +325,10 @@ async def list_jobs(
 
 
 def _may_have_status(instance: InstanceSnapshot, found: Record, wanted: JobStatus | None) -> bool:
-    """Return whether the job can have the wanted status.
+    """Return whether a job can have the status `wanted`.
 
-    This depends on the status of its orchestration, because the outcome has not been read yet.
+    The outcome of the job has not been read yet. Therefore the answer is derived from the status of
+    the job's orchestration. If `wanted` is None, the answer is always true.
     """
     if wanted is None or found["status"] == wanted:
         return True
@@ -338,7 +341,10 @@ def _may_have_status(instance: InstanceSnapshot, found: Record, wanted: JobStatu
 async def _read_records(
     request: Request, page: list[tuple[str, InstanceSnapshot]]
 ) -> list[tuple[str, Record]]:
-    """Return the current record of each job on this page of the list. Raises Unavailable."""
+    """Return the current record of each job on a page. Jobs that no longer exist are omitted.
+
+    Raises Unavailable.
+    """
     services = services_of(request)
     slots = asyncio.Semaphore(_READS_AT_ONCE)
 
@@ -382,7 +388,11 @@ def _check_model(catalogue: Catalogue, name: str | None) -> str | None:
 
 
 def _id_range(cursor: str | None, now: datetime, retention: timedelta) -> IdRange:
-    """Return the range of ids to list: older than the cursor, and within the retention."""
+    """Return the range of job ids to list.
+
+    The range contains the ids of jobs that are older than the cursor and were created within the
+    retention.
+    """
     # The newest possible id: the time of a new id, plus the clock skew between app instances.
     newest_ms = int(uuid7().hex[:12], 16) + _SKEW_MS
     digits = f"{newest_ms:012x}"
@@ -400,6 +410,6 @@ def _parse_cursor(cursor: str) -> str:
     if not _CURSOR.fullmatch(below):
         raise HttpProblem(
             problems.MALFORMED_REQUEST,
-            "cursor is not valid; use the next_cursor of the previous page",
+            "cursor: this value is not valid; use the next_cursor of the previous page",
         )
     return below

@@ -1,4 +1,4 @@
-"""The routes of /v1/models, which list and get the models of the catalogue."""
+"""The routes under /v1/models. They list and get the models of the catalogue."""
 
 import asyncio
 from typing import Annotated
@@ -26,13 +26,13 @@ class ModelLimits(TypedDict):
 
 
 class ModelDefaults(TypedDict):
-    """The values of options that a submission omits."""
+    """The values that are used for options that a submission does not contain."""
 
     deadline_seconds: int
 
 
 class ModelLinks(TypedDict):
-    """Links from a model to itself and to the submission of jobs."""
+    """The paths of a model, and of the route that submits jobs to it."""
 
     self: str
     jobs: str

@@ -1,4 +1,4 @@
-"""The route POST /v1/uploads, which creates upload URLs for inputs too large for a request."""
+"""The route POST /v1/uploads. It creates URLs to upload inputs that are too large for a request."""
 
 from typing import Annotated, Final, Literal
 
@@ -93,7 +93,10 @@ def _parse_body(body: bytes) -> tuple[str, str]:
     except ValueError as error:
         raise HttpProblem(problems.MALFORMED_REQUEST, f"the body is not JSON: {error}") from None
     if not isinstance(value, dict) or set(value) != set(_MEMBERS):
-        raise HttpProblem(problems.MALFORMED_REQUEST, 'expected {"model": …, "media_type": …}')
+        raise HttpProblem(
+            problems.MALFORMED_REQUEST,
+            'the body must be the JSON object {"model": …, "media_type": …}',
+        )
     model, media_type = (value[name] for name in _MEMBERS)
     if not isinstance(model, str) or not isinstance(media_type, str):
         raise HttpProblem(problems.MALFORMED_REQUEST, "model and media_type: expected strings")

@@ -1,4 +1,4 @@
-"""The routes that get the delivery log of a job's webhook, and deliver the webhook again."""
+"""The routes that get the delivery log of a job's webhook, or deliver the webhook again."""
 
 import contextlib
 
@@ -83,9 +83,9 @@ async def _wake(durable: Durable, instance_id: str, attempts: int) -> None:
 
 
 async def _check_has_webhook(request: Request, job_id: str) -> bool:
-    """Raise the problem unknown-job if the job has no webhook.
+    """Return whether the job has ended, after checking that it has a webhook.
 
-    Otherwise return whether the job has ended.
+    Raises the problem `unknown-job` if the job does not exist or has no webhook.
     """
     instance = await durable_of(request).status(job_id)
     found = await services_of(request).jobs.record_of(job_id, instance) if instance else None

@@ -1,4 +1,7 @@
-"""The routes /v1/jobs/{id}/reply and /progress, which workers call with a job's reply token."""
+"""The routes that workers call: /v1/jobs/{id}/reply and /v1/jobs/{id}/progress.
+
+A worker authenticates with the reply token of the job.
+"""
 
 import contextlib
 from typing import Final, Literal
@@ -157,7 +160,11 @@ async def put_progress(
 
 
 def _check_token(request: Request, job_id: str, expires: str, token: str) -> None:
-    """Check the reply token. Raises already-final if it has expired, or unauthenticated."""
+    """Check that the reply token is valid for this job.
+
+    Raises the problem `already-final` if the token has expired, or `unauthenticated` if it is not
+    valid.
+    """
     services = services_of(request)
     try:
         services.tokens.check(check_job_id(job_id), expires, token, services.clock())
@@ -172,7 +179,11 @@ def _check_token(request: Request, job_id: str, expires: str, token: str) -> Non
 
 
 async def _read_limited(request: Request, name: str, limit_bytes: int) -> bytes:
-    """Return the body. Raises the problem payload-too-large if it exceeds the limit."""
+    """Return the body of a request.
+
+    Raises the problem `payload-too-large` if the body has more than `limit_bytes` bytes. `name`
+    says in the error message what the body contains.
+    """
     if announced_size_bytes(request) > limit_bytes:
         raise _too_large(name, limit_bytes)
     body = await request.body()
@@ -191,7 +202,10 @@ def _too_large(name: str, limit_bytes: int) -> HttpProblem:
 
 
 def _parse_reply(job_id: str, body: bytes) -> JobReply:
-    """Read a reply, and check that it can be stored and shown later. Raises HttpProblem."""
+    """Return the reply in the body of a request, after checking that it can be stored and shown.
+
+    Raises HttpProblem if the body is not a valid reply to this job.
+    """
     try:
         value = parse_json(body)
         received = reply_from_json(value)
@@ -204,7 +218,7 @@ def _parse_reply(job_id: str, body: bytes) -> JobReply:
 
 def _check_is_for(job_id: str, received: JobReply) -> None:
     if received.job_id != job_id:
-        raise HttpProblem(problems.INVALID_INPUT, "job_id: expected the id of the job in the URL")
+        raise HttpProblem(problems.INVALID_INPUT, "job_id: expected the same job id as in the URL")
     if isinstance(received.outcome, InlineBytes | PayloadRef):
         # The media type becomes a header of the response that contains the result.
         media_type = received.outcome.media_type
@@ -222,7 +236,10 @@ def _check_is_for(job_id: str, received: JobReply) -> None:
 
 
 def _parse_report(body: bytes) -> tuple[ProgressReport, bool]:
-    """Read a progress report; return it and whether the worker has stopped. Raises HttpProblem."""
+    """Return the progress report in the body of a request, and whether the worker has stopped.
+
+    Raises HttpProblem if the body is not a valid progress report.
+    """
     try:
         value = parse_json(body)
         has_stopped = Fields(value).has("stopped") and Fields(value).boolean("stopped")
@@ -234,7 +251,7 @@ def _parse_report(body: bytes) -> tuple[ProgressReport, bool]:
 
 
 async def _record_stop(request: Request, job_id: str) -> None:
-    """End the job as cancelled if its worker was ordered to stop; otherwise do nothing."""
+    """End a job as cancelled if its worker was ordered to stop; otherwise do nothing."""
     services = services_of(request)
     progress = await services.progress.read(job_id)
     if not progress.cancelling or progress.report is None:
