@@ -1,8 +1,8 @@
 """Run a benchmark (`./dev bench [VERB]`). The exit code is 1 if a target was missed.
 
-all      the default: latency, throughput, efficiency, start-up and memory of the whole system
-worker   the worker at saturation compared with a bare loop, without a gateway
-memory   two models that do not fit into memory together, with and without admission
+all      the whole system: latency, throughput, efficiency, start-up and memory (the default)
+worker   a busy worker without a gateway, compared with a loop that only runs the model
+memory   two models that together need more memory than the device has
 """
 
 import sys
@@ -18,7 +18,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
 
 
 def main(arguments: list[str]) -> int:
-    """Run the benchmark that the first argument names, and return the exit code."""
+    """Run the benchmark whose name is the first argument, and return the exit code."""
     name, *rest = arguments or ["all"]
     if name not in VERBS:
         sys.stderr.write(f"{__doc__}\n")
