@@ -1,4 +1,4 @@
-"""Measure the classifier in a bare loop, to which the whole system is compared.
+"""Measure the classifier in a bare loop. `./dev bench` compares the whole system with this loop.
 
 `python -m benchmarks.bare PICTURE BATCH_SIZE SECONDS [tuned]` prints the number of images per
 second. The loop has no messages. It decodes the picture for every inference, as a worker does for
@@ -15,7 +15,7 @@ from worker.process import available_processors, keep_large_blocks, torch_thread
 
 
 def measure_images_per_second(picture: bytes, batch_size: int, seconds: float) -> float:
-    """Decode and classify the picture in batches for this time; return the images per second."""
+    """Decode and classify the picture in batches for `seconds`; return the images per second."""
     loaded = LoadedModel.load(
         Catalogue.load().model("classifier"), torch_threads(available_processors())
     )

@@ -9,7 +9,7 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One row of the report: what was measured, the measured value, and the target if any."""
+    """One row of the report: what was measured, the measured value, and its target or ''."""
 
     name: str
     value: str

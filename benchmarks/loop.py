@@ -1,4 +1,4 @@
-"""Run a model in a bare loop. Its throughput is the most that a worker could reach.
+"""Run a model in a bare loop, which is the fastest that a worker could be.
 
 `python -m benchmarks.loop CATALOGUE MODEL PICTURE…` loads the model and then reads lines from
 stdin. Each line is a number N, for which the program processes N pictures. As many threads as in a
@@ -61,7 +61,7 @@ class LoopThroughput:
 
     @property
     def busy_ms(self) -> float:
-        """The time for which the model ran, per image in milliseconds."""
+        """The average time for which the model ran for one image, in milliseconds."""
         return self.busy_seconds / self.images * 1000
 
 
@@ -103,7 +103,7 @@ class Loop:
 
 
 def main(arguments: list[str]) -> None:
-    """Load the model. Then read lines from stdin, and process the number of images of each line."""
+    """Load the model. For each number on stdin, process this number of images."""
     catalogue, name, *paths = arguments
     keep_large_blocks()
     prefer_device_thread(os.environ)

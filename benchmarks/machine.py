@@ -8,10 +8,10 @@ import psutil
 
 @dataclass(frozen=True, slots=True)
 class Processors:
-    """The times of all processors together since the start of the machine.
+    """The processor times of the machine since its start, summed over all processors.
 
-    The difference of two values has the times between two moments. If two processors work for one
-    second, the time is two seconds.
+    If two processors work for one second, this counts as two seconds. The difference of two objects
+    of this class has the processor times of the period between them.
     """
 
     all_seconds: float

@@ -1,9 +1,10 @@
 """Measure two models that together need more memory than the device has (`./dev bench memory`).
 
 The simulated device has 8 GiB. The models need 3 GiB and 6 GiB while they run, and less while they
-are idle. Therefore the device can hold both, but cannot run both at the same time. The benchmark
-measures two cases. With admission, each of two worker processes serves both models. Without
-admission, each of the two processes serves one model, which is the usual way to share a GPU.
+are idle. Therefore both models fit into the memory, but they cannot run at the same time. The
+benchmark measures two cases. With admission, each of two worker processes serves both models.
+Without admission, each of the two processes serves one model, which is the usual way to share a
+GPU.
 """
 
 import signal
@@ -59,7 +60,7 @@ def run(services: LocalServices, settings: dict[str, str], *models: str) -> Memo
 
 
 def count_outcomes(gateway: Gateway, jobs: dict[str, int]) -> tuple[int, dict[str, int]]:
-    """Return the number of jobs with the right result, and the failed jobs for each error code."""
+    """Return the number of jobs with the right result, and of failed jobs for each error code."""
     right_count, failed = 0, dict[str, int]()
     for identity, number in jobs.items():
         try:
@@ -75,7 +76,7 @@ def count_outcomes(gateway: Gateway, jobs: dict[str, int]) -> tuple[int, dict[st
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Measure with and without admission, and print the report. Return 1 if a target was missed."""
+    """Measure both cases, and print the report. Return 1 if a target was missed, otherwise 0."""
     with tempfile.TemporaryDirectory(prefix="loosely-memory-") as text:
         folder = Path(text)
         with run_services(folder, CATALOGUE) as services:

@@ -155,7 +155,7 @@ class WorkerRig:
         """Wait until the worker has sent `replies` replies and the model's queue is empty.
 
         The first check is after `expected_seconds`, and the next checks follow once a second.
-        Earlier or more checks would disturb the measurement.
+        Earlier or more frequent checks would disturb the measurement.
 
         Raises:
             RuntimeError: if this takes more than `seconds`, or if the worker ends.
@@ -165,7 +165,7 @@ class WorkerRig:
         while (count := self.count(REPLIES)) < replies or self.count(model):
             if time.monotonic() > ends_at or self.worker.process.poll() is not None:
                 raise RuntimeError(
-                    f"the worker sent {count} of {replies} replies; it ended, or "
+                    f"the worker sent {count} of {replies} replies; the worker ended, or "
                     f"{seconds:.0f} s passed"
                 )
             time.sleep(1.0)

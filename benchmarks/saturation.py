@@ -54,7 +54,7 @@ class SaturationRun:
         return max(0.0, self.machine.used_seconds - ours) / self.machine.all_seconds
 
     def per_image_ms(self, seconds: float) -> float:
-        """Convert processor seconds of the run to milliseconds per image."""
+        """Convert a processor time of the run to milliseconds per image."""
         return seconds / self.throughput.images * 1000
 
 
@@ -171,8 +171,8 @@ def bare_loop(catalogue: Path, model: str) -> Iterator[BareLoop]:
 def measure(catalogue: Path, model: str, rounds: int, seconds: float) -> list[Figure]:
     """Measure one model, and return the rows of the report.
 
-    Runs the loop and the worker in turn until `rounds` rounds were quiet. Gives up after
-    `_MAX_TRIES` times as many rounds.
+    Runs the loop and the worker in turn until `rounds` rounds were quiet, but stops after
+    `rounds * _MAX_TRIES` rounds.
     """
     batch_size = Catalogue.load(catalogue).model(model).max_batch_size
     with (

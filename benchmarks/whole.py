@@ -56,7 +56,7 @@ def measure_bare_loop(*tuned: str) -> float:
 
 
 def measure_efficiency(system: System) -> list[Figure]:
-    """Compare the throughput of the busy system with that of a bare loop (`benchmarks.bare`).
+    """Compare the throughput of the busy system with the throughput of `benchmarks.bare`.
 
     The loop runs before and after the system. Each time it runs with the default settings of the C
     allocator, and then with the worker's settings, which make the loop faster. The comparison with
@@ -85,7 +85,10 @@ def measure_efficiency(system: System) -> list[Figure]:
 
 
 def measure_memory(running_system: RunningSystem) -> list[Figure]:
-    """Measure the peak memory of each process. The target is for all processes but the worker."""
+    """Measure the peak memory of each process.
+
+    The target is for the sum of all processes except the worker.
+    """
     found = peaks.peaks_mb(running_system)
     others = sum(peak for name, peak in found.items() if not name.startswith("worker"))
     each = ", ".join(f"{name} {peak:.0f}" for name, peak in found.items())

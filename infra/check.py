@@ -40,7 +40,7 @@ class Tools:
         return str(self.bin / name)
 
     def checker(self, name: str, instead: str) -> list[str]:
-        """Return the command that starts a check program of the folder `checks`.
+        """Return the command that starts a check program from the folder `checks`.
 
         Raises:
             CheckerMissingError: if the program does not exist. The error message tells the user to

@@ -1,8 +1,8 @@
 """Generate the deployment files that depend on the model catalogue or on pyproject.toml.
 
-`python -m infra.generate` (`./dev infra`) writes infra/catalogue.json, which Bicep reads,
-infra/k8s/base/workers/models.yaml, and the worker image's requirements from pyproject.toml. A test
-checks that the files are up to date.
+`python -m infra.generate` (`./dev infra`) writes infra/catalogue.json for Bicep,
+infra/k8s/base/workers/models.yaml for Kubernetes, and worker/requirements.txt for the worker's
+image. A test checks that these files are up to date.
 """
 
 import json

@@ -2,7 +2,7 @@
 
 This module replaces `func.AsgiMiddleware`, which has four faults. It builds a WSGI environment for
 each request. It polls every 100 ms if the app calls `receive` a second time. It uses
-Content-Encoding as a charset. If a response header is repeated, it keeps only the last value.
+Content-Encoding as a charset. It keeps only the last value of a repeated response header.
 
 Azure Functions passes the complete body of each request and response. Therefore the app cannot
 stream, and does not notice that a caller has disconnected.

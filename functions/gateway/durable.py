@@ -43,7 +43,7 @@ limit.
 
 
 class RuntimeStatus(StrEnum):
-    """The runtime status of an orchestration, as Durable Functions names it."""
+    """The runtime status of an orchestration, with the names that Durable Functions uses."""
 
     PENDING = "Pending"
     RUNNING = "Running"
@@ -146,7 +146,8 @@ class DurableClient:
     ) -> None:
         """Start an orchestration.
 
-        If the SDK reports a failure but the orchestration exists, it counts as started.
+        If the SDK reports a failure but the orchestration exists, the orchestration counts as
+        started.
         """
         try:
             async with asyncio.timeout(CHANGE_TIMEOUT_SECONDS):
@@ -214,7 +215,7 @@ class DurableClient:
     async def list_jobs(
         self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]
     ) -> InstancePage:
-        """Return up to `limit` orchestrations of jobs, see `Durable.list_jobs`.
+        """Return up to `limit` orchestrations of jobs. See `Durable.list_jobs`.
 
         This method calls the host directly, because the SDK's method has no limit and no paging.
         """

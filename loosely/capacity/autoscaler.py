@@ -120,10 +120,10 @@ class Activation:
 
 
 def propose_replicas(replicas: int, metric: int, target: int, tolerance: float) -> int:
-    """Return the number of replicas that brings the metric per replica to ``target``.
+    """Return the number of replicas for which the metric per replica is at most ``target``.
 
-    Return ``replicas`` if the current metric per replica differs from ``target`` by at most the
-    fraction ``tolerance`` of ``target``.
+    Return ``replicas``, the current number, if the current metric per replica differs from
+    ``target`` by at most the fraction ``tolerance`` of ``target``.
     """
     if abs(1.0 - metric / (target * replicas)) <= tolerance:
         return replicas
@@ -132,7 +132,7 @@ def propose_replicas(replicas: int, metric: int, target: int, tolerance: float) 
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """A recommended number of replicas or a number of changed replicas, and its time."""
+    """A recommended number of replicas, or a number of added or removed replicas, at one time."""
 
     at_seconds: float
     replicas: int
@@ -171,7 +171,7 @@ class Autoscaler:
         return decided
 
     def _propose(self, replicas: int, counts: Sequence[int | None]) -> int | None:
-        """Return the largest number of replicas that a queue needs.
+        """Return the largest number of replicas that any of the queues needs.
 
         Return ``None`` if the number of replicas must not change. If the number of messages in a
         queue is unknown, replicas may be added but not removed.

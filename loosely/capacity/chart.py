@@ -1,4 +1,4 @@
-"""Draw how many jobs wait, workers are ready and nodes exist in a simulation over time."""
+"""Draw a chart of a simulation: the numbers of waiting jobs, ready workers and nodes."""
 
 from collections.abc import Callable, Sequence
 from itertools import islice

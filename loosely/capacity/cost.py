@@ -178,7 +178,7 @@ def _bill_replicas(result: SimulationResult, profile: str, load: JobLoad, prices
 
 
 def _bill_always_on(deployment: PlannedDeployment, gpu: Gpu, prices: Prices) -> Bill:
-    """Return the bill for GPUs behind a REST server that are always on.
+    """Return the bill for always-on GPUs behind a REST server.
 
     There are enough GPUs for the busiest hour.
     """

@@ -42,7 +42,7 @@ class Cluster:
             raise ValueError("workers per node: expected at least 1")
         delays = (self.node_start_seconds, self.image_pull_seconds, self.model_load_seconds)
         if min(delays) < 0:
-            raise ValueError("delays: expected at least 0 s")
+            raise ValueError("delays: expected no delay below 0 s")
 
     def next_scan(self, now_seconds: float) -> float:
         """Return the time of the cluster autoscaler's first scan at or after ``now_seconds``."""
@@ -55,7 +55,8 @@ def serverless_cluster(cluster: Cluster, start_seconds: float) -> Cluster:
     """Return the settings of a serverless service, which bills the lifetime of each replica.
 
     Args:
-        cluster: Has the times of image pull and model load, and the maximum number of replicas.
+        cluster: The settings from which the times of image pull and model load, and the maximum
+            number of nodes, are copied.
         start_seconds: The time from the request for a replica until its GPU can be used.
     """
     return Cluster(

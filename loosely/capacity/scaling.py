@@ -30,7 +30,7 @@ class SelectPolicy(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ScalingPolicy:
-    """A limit: change at most ``value`` pods, or percent of the pods, in ``period_seconds``."""
+    """A limit for scaling: ``value`` pods, or percent of the pods, per ``period_seconds``."""
 
     unit: PolicyType
     value: int

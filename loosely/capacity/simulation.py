@@ -30,8 +30,8 @@ _PERCENTS = (50, 95, 99)
 class SimulationSample:
     """The state of the simulation at one time.
 
-    It has the numbers of jobs that wait, of workers that exist (``wanted``), of workers that have
-    loaded the model (``ready``), and of nodes.
+    The sample contains the number of jobs that wait, of workers that exist (``wanted``), of workers
+    that have loaded the model (``ready``), and of nodes.
     """
 
     at_seconds: float
@@ -169,7 +169,7 @@ class _Simulation:
         self._start_batches()
 
     def _scale(self) -> None:
-        """Change the number of workers as the scaler decides, and schedule its next decision."""
+        """Change the number of workers as the scaler decides, and schedule the next decision."""
         wanted = self._scaler.step(self._clock.now_seconds, [len(self._waiting) + self._held])
         staying = [worker for worker in self._workers if not worker.is_stopping]
         if wanted > len(staying):

@@ -81,7 +81,7 @@ class OutcomeStore:
             return outcome
         recorded = await self.find(job_id)
         if recorded is None:
-            raise Unavailable("blobs", f"the outcome of {job_id} was deleted while it was read")
+            raise Unavailable("blobs", f"the outcome of job {job_id} was deleted before the read")
         return recorded
 
 

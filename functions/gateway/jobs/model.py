@@ -322,7 +322,7 @@ def recorded_output(instance: InstanceSnapshot) -> Record | None:
 
 
 def initial_record_of(instance: InstanceSnapshot) -> Record | None:
-    """Return the initial record of an orchestration's job; None if it does not run a job."""
+    """Return the initial record of the job that an orchestration runs; None if it runs no job."""
     try:
         return initial_record(read_ticket(instance.input))
     except (ValueError, KeyError, TypeError):

@@ -59,15 +59,15 @@ class ProgressState:
     def with_report(self, report: ProgressReport) -> "ProgressState":
         """Return the progress with `report` as its newest report.
 
-        If the current report is as new or newer, or if the worker was ordered to stop, return the
-        progress unchanged.
+        Return the progress unchanged if its report is not older than `report`, or if the worker was
+        ordered to stop.
         """
         if self.cancelling or (self.report is not None and report.order <= self.report.order):
             return self
         return replace(self, report=report)
 
     def with_stop_order(self) -> "ProgressState":
-        """Return the progress with `cancelling` set, by which the worker is ordered to stop."""
+        """Return the progress with the order to stop the job: `cancelling` is true."""
         return replace(self, cancelling=True)
 
 

@@ -1,9 +1,9 @@
 """The connection to the payload container, and the operations on its blobs.
 
 Small blobs are written and read by plain REST requests (Put Blob and Get Blob of the Blob Storage
-REST API), because they are frequent: each job writes a small blob, and each waiting caller reads
-it. A request with the SDK needs 2 ms of processor time, a third of all processor time that the
-gateway needs for a job. A plain request needs 0.4 ms.
+REST API), because these requests are frequent: each job writes a small blob, and each waiting
+caller reads this blob. A request with the SDK needs 2 ms of processor time, a third of all
+processor time that the gateway needs for a job. A plain request needs 0.4 ms.
 
 Plain requests are authorised by a SAS for the container. The SDK signs this SAS, which is renewed
 before it expires. All other operations use the SDK.

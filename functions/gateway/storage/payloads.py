@@ -26,12 +26,12 @@ class PayloadStore(Protocol):
     async def get(self, ref: PayloadRef) -> bytes:
         """Return the payload to which `ref` refers.
 
-        Raises MissingPayload if the blob does not exist, or PayloadCorrupt if its size or digest is
-        not as in `ref`.
+        Raises MissingPayload if the blob does not exist, or PayloadCorrupt if the blob's content
+        does not match the size and digest in `ref`.
         """
 
     async def check(self) -> None:
-        """Check that the storage responds. Raises Unavailable if it does not."""
+        """Check that the storage responds. Raises Unavailable if the storage fails."""
 
 
 class BlobPayloadStore:
@@ -63,8 +63,8 @@ class BlobPayloadStore:
     async def get(self, ref: PayloadRef) -> bytes:
         """Return the payload to which `ref` refers.
 
-        Raises MissingPayload if the blob does not exist, or PayloadCorrupt if its size or digest is
-        not as in `ref`.
+        Raises MissingPayload if the blob does not exist, or PayloadCorrupt if the blob's content
+        does not match the size and digest in `ref`.
         """
         async with answering("downloading a payload", ref.size_bytes):
             try:
