@@ -1,1 +1,1 @@
-"""Benchmarks: `./dev bench` measures the whole system, the worker, or memory admission."""
+"""The benchmarks of the whole system, of the worker and of memory admission (`./dev bench`)."""

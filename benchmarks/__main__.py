@@ -20,7 +20,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
 
 
 def main(arguments: list[str]) -> int:
-    """Run the benchmark that the first argument names, and return the exit code."""
+    """Run the benchmark whose name is the first argument, and return the exit code."""
     name, *rest = arguments or ["all"]
     if name not in VERBS:
         sys.stderr.write(f"{__doc__}\n")

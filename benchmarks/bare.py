@@ -1,8 +1,8 @@
-"""Run the classifier in a bare loop, as the baseline for the whole system.
+"""Measure the classifier in a bare loop. `./dev bench` compares the whole system with this loop.
 
-`python -m benchmarks.bare PICTURE BATCH_SIZE SECONDS [tuned]` prints images/s. `tuned` applies the
-worker's settings of the C allocator. The loop decodes each picture, because the worker decodes it
-for each job.
+`python -m benchmarks.bare PICTURE BATCH_SIZE SECONDS [tuned]` prints the number of images per
+second. The loop has no messages. It decodes the picture for every inference, as a worker does for
+every job. With `tuned`, the loop uses the worker's settings of the C allocator.
 """
 
 import sys
@@ -15,7 +15,7 @@ from worker.process import available_processors, keep_large_blocks, torch_thread
 
 
 def measure_images_per_second(picture: bytes, batch_size: int, seconds: float) -> float:
-    """Decode and classify the same picture in batches on one thread, and return images/s."""
+    """Decode and classify the picture in batches for `seconds`; return the images per second."""
     loaded = LoadedModel.load(
         Catalogue.load().model("classifier"), torch_threads(available_processors())
     )
@@ -29,14 +29,14 @@ def measure_images_per_second(picture: bytes, batch_size: int, seconds: float) -
 
 
 def run_batch(loaded: LoadedModel, picture: bytes, batch_size: int) -> None:
-    """Process a batch as a worker does, but without messages."""
+    """Decode `batch_size` copies of the picture, and classify them as one batch."""
     batch = [loaded.prepare(picture, "image/jpeg") for _ in range(batch_size)]
     for output in loaded.run(batch):
         loaded.finish(output)
 
 
 def main(arguments: list[str]) -> None:
-    """Measure and print images/s. The benchmark of the whole system starts this program."""
+    """Measure the classifier, and print the number of images per second."""
     picture, batch_size, seconds, *tuned = arguments
     if tuned:
         keep_large_blocks()

@@ -1,4 +1,4 @@
-"""The report of a benchmark: a table of figures and their targets."""
+"""The report of a benchmark: a table of measured values and their targets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the report: the name of a figure, the measured value and the target."""
+    """One row of the report: what was measured, the measured value, and its target or ''."""
 
     name: str
     value: str
@@ -18,7 +18,7 @@ class Figure:
 
 
 def print_report(title: str, figures: Sequence[Figure]) -> int:
-    """Print the table of figures. Return the exit code: 1 if a target was missed, otherwise 0."""
+    """Print the report as a table. Return the exit code: 1 if a target was missed, otherwise 0."""
     table = Table(title=title)
     for column in ("what", "measured", "target", ""):
         table.add_column(column, overflow="fold")

@@ -1,4 +1,4 @@
-"""Closed-loop clients: each client waits for a response before it sends its next request."""
+"""HTTP clients, each of which waits for a response before it sends its next request."""
 
 import http.client
 import threading
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True, slots=True)
 class HttpLoad:
-    """The requests of the clients: the URL's path, and the bodies that the clients send in turn."""
+    """The HTTP requests of a benchmark. The clients send the `bodies` in turn."""
 
     url: str
     path: str
@@ -21,7 +21,11 @@ class HttpLoad:
 
 @dataclass(frozen=True, slots=True)
 class HttpLoadResult:
-    """The latencies in ms of 200 responses, the number of other responses, and the duration."""
+    """The result of a benchmark with HTTP requests.
+
+    `latencies_ms` has the latency of each response with status 200. `failures` is the number of
+    responses with another status. `seconds` is the duration of the benchmark.
+    """
 
     latencies_ms: list[float]
     failures: int
@@ -36,9 +40,9 @@ class HttpLoadResult:
 
 
 def run(load: HttpLoad, clients: int, requests: int) -> HttpLoadResult:
-    """Send `requests` requests from `clients` threads, and return the result.
+    """Send `requests` HTTP requests from `clients` threads, and return the result.
 
-    Each thread has its own connection.
+    Each thread has its own connection, and sends one request at a time.
     """
     latencies_ms: list[float] = []
     failures: list[int] = []

@@ -1,11 +1,13 @@
-"""Run a model in a bare loop, the upper limit of what a worker can reach.
+"""Run a model in a bare loop, which is the fastest that a worker could be.
 
-`python -m benchmarks.loop CATALOGUE MODEL PICTURE…` loads the model. For each line on stdin with a
-number N it runs N pictures: decoding and preprocessing on the worker's number of threads, the model
-on one thread in the worker's batches, and postprocessing on another thread. The loop has no
-messages, locks or replies. For each line it prints a JSON object: the number of images, the seconds
-from the start of the first batch to the end of the last batch, and the seconds during which the
-model ran.
+`python -m benchmarks.loop CATALOGUE MODEL PICTURE…` loads the model and then reads lines from
+stdin. Each line is a number N, for which the program processes N pictures. As many threads as in a
+worker decode and preprocess the pictures. One thread runs the model with the batch size of a
+worker, and another thread postprocesses the outputs. There are no messages, locks or replies.
+
+For each line the program prints a JSON object. The object contains the number of images, the
+seconds from the start of the first batch to the end of the last batch, and the seconds during which
+the model ran.
 """
 
 import json
@@ -37,7 +39,11 @@ _BATCHES_AHEAD = 2
 
 @dataclass(frozen=True, slots=True)
 class LoopThroughput:
-    """The speed of a run, from the start of the first batch to the end of the last batch."""
+    """The throughput of one run of the loop or of a worker.
+
+    `seconds` is the time from the start of the first batch to the end of the last batch.
+    `busy_seconds` is the time during which the model ran.
+    """
 
     images: int
     seconds: float
@@ -50,17 +56,17 @@ class LoopThroughput:
 
     @property
     def busy_share(self) -> float:
-        """The share of the run's time during which the model ran, from 0 to 1."""
+        """The fraction of `seconds` during which the model ran, from 0 to 1."""
         return self.busy_seconds / self.seconds
 
     @property
     def busy_ms(self) -> float:
-        """The model's running time per image, in ms."""
+        """The average time for which the model ran for one image, in milliseconds."""
         return self.busy_seconds / self.images * 1000
 
 
 class Loop:
-    """A loaded model, and the threads that prepare inputs and postprocess outputs."""
+    """A loaded model, and the threads that preprocess inputs and postprocess outputs."""
 
     def __init__(self, model: ModelEntry, pictures: Sequence[bytes]) -> None:
         self._runner = LoadedModel.load(model, torch_threads(available_processors()))
@@ -70,7 +76,7 @@ class Loop:
         self._finishing = ThreadPoolExecutor(1)
 
     def run(self, images: int) -> LoopThroughput:
-        """Run this number of images through the model, in full batches only."""
+        """Process this number of images, which must be a multiple of the batch size."""
         ready: SimpleQueue[Any] = SimpleQueue()
         free_slots = threading.Semaphore(self._batch_size * _BATCHES_AHEAD)
 
@@ -97,7 +103,7 @@ class Loop:
 
 
 def main(arguments: list[str]) -> None:
-    """Load the model, then run the number of images that each line on stdin states."""
+    """Load the model. For each number on stdin, process this number of images."""
     catalogue, name, *paths = arguments
     keep_large_blocks()
     prefer_device_thread(os.environ)

@@ -1,4 +1,4 @@
-"""Processor times of the machine. They show whether other programs disturbed a run."""
+"""The processor times of the machine, which show whether other programs disturbed a benchmark."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -8,7 +8,11 @@ import psutil
 
 @dataclass(frozen=True, slots=True)
 class Processors:
-    """The times of all processors since the machine started, in seconds of one processor."""
+    """The processor times of the machine since its start, summed over all processors.
+
+    If two processors work for one second, this counts as two seconds. The difference of two objects
+    of this class has the processor times of the period between them.
+    """
 
     all_seconds: float
     stolen_seconds: float
@@ -16,7 +20,7 @@ class Processors:
 
     @classmethod
     def now(cls) -> Self:
-        """Read the processors' times. A time that the system does not provide is 0."""
+        """Return the current times. A time that the operating system does not measure is 0."""
         times = psutil.cpu_times()
         return cls(
             all_seconds=sum(times) - getattr(times, "guest", 0) - getattr(times, "guest_nice", 0),
@@ -33,16 +37,16 @@ class Processors:
 
     @property
     def used_seconds(self) -> float:
-        """The time that all programs of this machine used, in seconds of one processor."""
+        """The processor time that all programs of this machine used, in seconds."""
         return self.all_seconds - self.stolen_seconds - self.idle_seconds
 
     @property
     def stolen_share(self) -> float:
-        """The share of the processors' time that the hypervisor gave to other machines."""
+        """The fraction of the processors' time that was given to other virtual machines."""
         return self.stolen_seconds / self.all_seconds if self.all_seconds else 0.0
 
 
 def process_seconds(pid: int) -> float:
-    """Return the processor time that a process has used, in seconds."""
+    """Return the processor time in seconds that a process has used since its start."""
     times = psutil.Process(pid).cpu_times()
     return times.user + times.system

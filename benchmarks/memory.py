@@ -1,8 +1,10 @@
-"""Measure two models that do not fit into memory together, with and without admission.
+"""Measure two models that together need more memory than the device has (`./dev bench memory`).
 
-`./dev bench memory` runs models of three and six GiB on a simulated device of eight GiB. Both fit
-while they are idle, but not while both run. With admission two processes serve both models. Without
-admission each process serves one model, the usual way to share a GPU.
+The simulated device has 8 GiB. The models need 3 GiB and 6 GiB while they run, and less while they
+are idle. Therefore both models fit into the memory, but they cannot run at the same time. The
+benchmark measures two cases. With admission, each of two worker processes serves both models.
+Without admission, each of the two processes serves one model, which is the usual way to share a
+GPU.
 """
 
 import signal
@@ -26,7 +28,7 @@ BUDGET_BYTES = 8 * GIB
 
 @dataclass(frozen=True, slots=True)
 class MemoryRun:
-    """The results of one run: the outcomes of all jobs, and the use of the device's memory."""
+    """The result of one run: how the jobs ended, and how much device memory was used."""
 
     right_count: int
     failed: dict[str, int]
@@ -36,9 +38,9 @@ class MemoryRun:
 
 
 def run(services: LocalServices, settings: dict[str, str], *models: str) -> MemoryRun:
-    """Run the jobs of both models, and return the results.
+    """Send jobs for both models, wait for their outcomes, and return the result.
 
-    Each entry of `models` lists the models of one process.
+    Each of `models` is a comma-separated list of the models that one worker process serves.
     """
     with run_gateway() as gateway:
         workers = [services.worker(gateway.host, each, **settings) for each in models]
@@ -58,7 +60,7 @@ def run(services: LocalServices, settings: dict[str, str], *models: str) -> Memo
 
 
 def count_outcomes(gateway: Gateway, jobs: dict[str, int]) -> tuple[int, dict[str, int]]:
-    """Return the number of jobs with the right result, and the number of failed jobs per code."""
+    """Return the number of jobs with the right result, and of failed jobs for each error code."""
     right_count, failed = 0, dict[str, int]()
     for identity, number in jobs.items():
         try:
@@ -74,7 +76,7 @@ def count_outcomes(gateway: Gateway, jobs: dict[str, int]) -> tuple[int, dict[st
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Measure with and without admission, and print a table. Return 1 if a target was missed."""
+    """Measure both cases, and print the report. Return 1 if a target was missed, otherwise 0."""
     with tempfile.TemporaryDirectory(prefix="loosely-memory-") as text:
         folder = Path(text)
         with run_services(folder, CATALOGUE) as services:
@@ -88,7 +90,7 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 
 def make_figures(admitted: MemoryRun, not_admitted: MemoryRun) -> list[Figure]:
-    """Return the figures of both runs for the report."""
+    """Return the rows of the report, made from the results of both runs."""
     peak = admitted.record.peak_bytes / GIB
     refused = admitted.record.refused_count
     failures = (

@@ -1,4 +1,4 @@
-"""Peak resident memory of the running components."""
+"""The peak resident memory of the processes of a running system."""
 
 import psutil
 
@@ -6,7 +6,10 @@ from loosely.local.data_directory import RunningSystem
 
 
 def peaks_mb(system: RunningSystem) -> dict[str, float]:
-    """Return the peak resident memory of each process in MB. The app and its host are separate."""
+    """Return the peak resident memory of each process in MB.
+
+    The Functions host and the app that it runs are separate processes.
+    """
     peaks = {"supervisor": _peak_mb(system.pid)}
     for name, part in system.parts.items():
         peaks[name] = _peak_mb(part.pid)
@@ -16,7 +19,10 @@ def peaks_mb(system: RunningSystem) -> dict[str, float]:
 
 
 def _peak_mb(pid: int) -> float:
-    """Return VmHWM in MB if the kernel provides it, otherwise the memory that is resident now."""
+    """Return the peak resident memory of a process in MB.
+
+    If the kernel does not record the peak, return the current resident memory.
+    """
     try:
         with open(f"/proc/{pid}/status", encoding="ascii") as status:  # noqa: PTH123  a kernel file
             lines = dict(line.split(":", 1) for line in status)

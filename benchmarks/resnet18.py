@@ -1,4 +1,4 @@
-"""ResNet-18 for the benchmarks, with random weights. The weights do not affect its speed."""
+"""A ResNet-18 with random weights for the benchmarks. Its speed does not depend on the weights."""
 
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ _DEVIATION = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 
 
 class Infer:
-    """Return the most likely class and its score, from an untrained network."""
+    """A model with an untrained network. Its result is the most likely class and its score."""
 
     accepts: ClassVar[Accepts] = "image"
 
@@ -28,11 +28,11 @@ class Infer:
         self([self.sample()])
 
     def sample(self) -> torch.Tensor:
-        """Return a black picture in the format that `preprocess` returns."""
+        """Return a tensor of zeros in the format that `preprocess` returns."""
         return torch.zeros(3, _SIDE_PIXELS, _SIDE_PIXELS)
 
     def preprocess(self, item: Image) -> torch.Tensor:
-        """Scale the middle square to float32 of shape (3, 224, 224)."""
+        """Return the middle square of the picture as a float32 tensor of shape (3, 224, 224)."""
         side = min(item.size) * _MIDDLE_SHARE
         left, top = (item.width - side) / 2, (item.height - side) / 2
         box = (left, top, left + side, top + side)
@@ -46,6 +46,6 @@ class Infer:
         return list(self._network(batch))
 
     def postprocess(self, output: torch.Tensor) -> dict[str, object]:
-        """Return the most likely class."""
+        """Return the index of the most likely class, and its score."""
         score, index = output.softmax(dim=0).max(dim=0)
         return {"index": int(index), "score": round(float(score), 6)}

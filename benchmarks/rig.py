@@ -1,4 +1,7 @@
-"""Run a broker and one real worker without a gateway. Jobs are sent directly to the queue."""
+"""Run a broker and a worker without a gateway, for the benchmarks.
+
+The benchmarks send their jobs directly to the model's queue.
+"""
 
 import contextlib
 import http.client
@@ -38,7 +41,7 @@ _COUNT = re.compile(rb"ActiveMessageCount>(\d+)<")
 
 @dataclass(slots=True)
 class ProbedProgram:
-    """One of our programs, running as a process."""
+    """A running program of ours. The URL `probe` shows whether the program is ready."""
 
     process: subprocess.Popen[bytes]
     probe: str
@@ -46,11 +49,11 @@ class ProbedProgram:
 
     @classmethod
     def start(cls, *command: str, probe: str, log: Path, **settings: str) -> "ProbedProgram":
-        """Start a program and wait until its probe returns 200.
+        """Start a Python module as a program, and wait until its probe returns status 200.
 
         Raises:
-            RuntimeError: if the program ends or is not ready in time. The error message includes
-                the program's log.
+            RuntimeError: if the program ends or is not ready in time. The error message contains
+                the end of the program's log.
         """
         environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'functions'}"} | settings
         with log.open("ab") as output:
@@ -63,7 +66,8 @@ class ProbedProgram:
             if process.poll() is not None or time.monotonic() > ends_at:
                 process.kill()
                 raise RuntimeError(
-                    f"{command[0]} did not become ready: {log.read_text('utf-8')[-2000:]}"
+                    f"{command[0]} did not become ready; its log ends with: "
+                    f"{log.read_text('utf-8')[-2000:]}"
                 )
             time.sleep(0.05)
         return program
@@ -75,7 +79,7 @@ class ProbedProgram:
             return False
 
     def stop(self) -> None:
-        """Stop the program. Kill it if it is still running after 20 s."""
+        """Terminate the program. Kill the program if it still runs after 20 s."""
         self.process.send_signal(signal.SIGCONT)
         self.process.terminate()
         try:
@@ -86,7 +90,7 @@ class ProbedProgram:
 
 
 class WorkerRig:
-    """A broker, a worker, and a producer's connection to the broker."""
+    """A broker, a worker, and a client that sends jobs to the broker and receives the replies."""
 
     def __init__(
         self,
@@ -104,7 +108,7 @@ class WorkerRig:
     def paused(self) -> Iterator[None]:
         """Suspend the broker and the worker during the `with` block.
 
-        Even idle programs would disturb a measurement.
+        Use this method while other programs are measured, because even idle programs disturb them.
         """
         for program in (self.worker, self.broker):
             program.process.send_signal(signal.SIGSTOP)
@@ -148,28 +152,32 @@ class WorkerRig:
     def wait_for_replies(
         self, model: str, replies: int, seconds: float, expected_seconds: float = 0.0
     ) -> None:
-        """Wait until all jobs have replies and are settled.
+        """Wait until the worker has sent `replies` replies and the model's queue is empty.
 
-        Polls once a second, and only after `expected_seconds`: polling disturbs the measurement.
+        The first check is after `expected_seconds`, and the next checks follow once a second.
+        Earlier or more frequent checks would disturb the measurement.
 
         Raises:
-            RuntimeError: if the replies take longer than `seconds`, or the worker ends.
+            RuntimeError: if this takes more than `seconds`, or if the worker ends.
         """
         ends_at = time.monotonic() + seconds
         time.sleep(expected_seconds)
         while (count := self.count(REPLIES)) < replies or self.count(model):
             if time.monotonic() > ends_at or self.worker.process.poll() is not None:
-                raise RuntimeError(f"{count} of {replies} replies within {seconds:.0f} s")
+                raise RuntimeError(
+                    f"the worker sent {count} of {replies} replies; the worker ended, or "
+                    f"{seconds:.0f} s passed"
+                )
             time.sleep(1.0)
 
     def count(self, queue: str) -> int:
-        """Return the number of messages in a queue."""
+        """Return the number of active messages in a queue."""
         connection = http.client.HTTPConnection("127.0.0.1", self._admin_port, timeout=10)
         connection.request("GET", f"/{queue}?api-version=2021-05")
         found = _COUNT.search(connection.getresponse().read())
         connection.close()
         if found is None:
-            raise RuntimeError("the broker returned no count of messages")
+            raise RuntimeError("the broker did not return the number of active messages")
         return int(found[1])
 
     def take_replies(self) -> list[JobReply]:
@@ -185,7 +193,10 @@ class WorkerRig:
 
 @contextlib.contextmanager
 def run_rig(folder: Path, catalogue: Path, model: str) -> Iterator[WorkerRig]:
-    """Run a broker and a worker with data in `folder`, and stop both after the `with` block."""
+    """Run a broker and a worker for `model` during the `with` block.
+
+    Their data and logs are written to `folder`.
+    """
     document = config(Catalogue.load(catalogue))
     queues = document["UserConfig"]["Namespaces"][0]["Queues"]
     queues.append({"Name": REPLIES, "Properties": {}})

@@ -1,9 +1,9 @@
-"""Compare the worker at saturation with a bare loop, in alternate runs (`./dev bench worker`).
+"""Compare a busy worker with a bare loop that runs the same model (`./dev bench worker`).
 
-Both run the same JPEGs through the same code, in the same batches, with the same number of threads.
-The loop has no messages, locks or replies. The jobs are on the queue before the worker
-starts. The worker's throughput is computed from its replies: from the start of the first batch to
-the end of the last batch.
+The worker and the loop run in turn. Both process the same JPEGs with the same code, the same batch
+size and the same number of threads. The loop has no messages, locks or replies. All jobs of a run
+are on the queue before the worker may receive them. The worker's throughput is computed from the
+times in its replies: from the start of the first batch to the end of the last batch.
 """
 
 import argparse
@@ -40,7 +40,7 @@ _TIMEOUT_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class SaturationRun:
-    """One run: its throughput, and the processor times of its processes and of the machine."""
+    """One run of the worker or of the loop: its throughput and its processor times."""
 
     throughput: LoopThroughput
     process_seconds: float
@@ -49,12 +49,12 @@ class SaturationRun:
 
     @property
     def others_share(self) -> float:
-        """The share of the processors' time that other programs used in the run, from 0 to 1."""
+        """The fraction of the processors' time that other programs used during the run."""
         ours = self.process_seconds + self.broker_seconds
         return max(0.0, self.machine.used_seconds - ours) / self.machine.all_seconds
 
     def per_image_ms(self, seconds: float) -> float:
-        """Convert processor seconds of the run to milliseconds per image."""
+        """Convert a processor time of the run to milliseconds per image."""
         return seconds / self.throughput.images * 1000
 
 
@@ -74,7 +74,11 @@ class Round:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether other programs used only a small share of the processors' time in each run."""
+        """Whether the processors had little other work in each of the three runs.
+
+        In each run, other programs and other virtual machines together used less than
+        `_QUIET_SHARE` of the processors' time.
+        """
         runs = (self.before, self.worker, self.after)
         return all(run.others_share + run.machine.stolen_share < _QUIET_SHARE for run in runs)
 
@@ -123,7 +127,7 @@ class BareLoop:
 def worker_run(
     rig: WorkerRig, model: str, images: int, seconds: float, expected_seconds: float = 0.0
 ) -> SaturationRun:
-    """Measure the worker while it empties a queue of `images` jobs."""
+    """Put `images` jobs on the queue, and measure the worker until all jobs have replies."""
     ids = rig.fill(
         model, [InlineBytes("image/jpeg", path.read_bytes()) for path in PICTURES], images
     )
@@ -136,16 +140,18 @@ def worker_run(
 
 
 def measure_replies(replies: Sequence[JobReply], ids: set[str]) -> LoopThroughput:
-    """Return the throughput of the worker's replies.
+    """Return the worker's throughput, which is computed from the times in its replies.
 
     Raises:
         RuntimeError: if a job failed, or does not have exactly one reply.
     """
     failed = [reply.outcome for reply in replies if isinstance(reply.outcome, JobError)]
     if failed:
-        raise RuntimeError(f"{len(failed)} of {len(ids)} jobs failed, the first with {failed[0]}")
+        raise RuntimeError(f"{len(failed)} of {len(ids)} jobs failed; first error: {failed[0]}")
     if len(replies) != len(ids) or {reply.job_id for reply in replies} != ids:
-        raise RuntimeError(f"{len(replies)} replies to {len(ids)} jobs")
+        raise RuntimeError(
+            f"expected one reply to each job, found {len(replies)} replies to {len(ids)} jobs"
+        )
     # The jobs of one batch have the same start and duration.
     batches = {(reply.started_at.timestamp(), reply.timing.inference_ms) for reply in replies}
     begin = min(started for started, _ in batches)
@@ -163,7 +169,11 @@ def bare_loop(catalogue: Path, model: str) -> Iterator[BareLoop]:
 
 
 def measure(catalogue: Path, model: str, rounds: int, seconds: float) -> list[Figure]:
-    """Run the loop and the worker in turn until `rounds` rounds were quiet. Return the figures."""
+    """Measure one model, and return the rows of the report.
+
+    Runs the loop and the worker in turn until `rounds` rounds were quiet, but stops after
+    `rounds * _MAX_TRIES` rounds.
+    """
     batch_size = Catalogue.load(catalogue).model(model).max_batch_size
     with (
         tempfile.TemporaryDirectory(prefix="loosely-bench-") as folder,
@@ -188,7 +198,7 @@ def measure(catalogue: Path, model: str, rounds: int, seconds: float) -> list[Fi
 
 
 def make_figures(model: str, rounds: Sequence[Round]) -> list[Figure]:
-    """Return the figures of the quiet rounds, or of all rounds if all were disturbed."""
+    """Return the rows of the report, made from the quiet rounds, or from all if none was quiet."""
     quiet = [each for each in rounds if each.is_quiet]
     counted = quiet or rounds
     workers = [each.worker for each in counted]
@@ -237,12 +247,12 @@ def make_figures(model: str, rounds: Sequence[Round]) -> list[Figure]:
 
 
 def median_of(runs: Sequence[SaturationRun], figure: Callable[[SaturationRun], float]) -> float:
-    """Return the median of one value over all runs."""
+    """Return the median of the values that `figure` returns for the runs."""
     return median(map(figure, runs))
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure the models of a catalogue and print a table of all figures."""
+    """Measure the requested models, and print the report. Return 1 if a target was missed."""
     parser = argparse.ArgumentParser(
         prog="./dev bench worker", description="Compare the worker at saturation with a bare loop."
     )

@@ -1,4 +1,7 @@
-"""Measure the whole system in one run (`./dev bench`), so that its figures can be compared."""
+"""Measure latency, throughput, efficiency and memory of the whole system (`./dev bench`).
+
+All values come from one run, so they can be compared with each other.
+"""
 
 import subprocess
 import sys
@@ -28,7 +31,7 @@ def make_noop_load(system: System) -> load.HttpLoad:
 
 
 def measure_round_trip(system: System) -> list[Figure]:
-    """Measure the latency of one client that sends one request after another."""
+    """Measure the latency of requests that one client sends one after another."""
     load.run(make_noop_load(system), clients=1, requests=50)
     outcome = load.run(make_noop_load(system), clients=1, requests=ROUND_TRIPS)
     p50, p95, p99 = (outcome.percentile_ms(percent) for percent in (50, 95, 99))
@@ -38,7 +41,7 @@ def measure_round_trip(system: System) -> list[Figure]:
 
 
 def measure_throughput(system: System) -> list[Figure]:
-    """Measure the throughput of enough clients to keep the whole system busy."""
+    """Measure the throughput when there are enough clients to keep the whole system busy."""
     load.run(make_noop_load(system), clients=CLIENTS, requests=100)
     outcome = load.run(make_noop_load(system), clients=CLIENTS, requests=THROUGHPUT_JOBS)
     value = f"{outcome.per_second:.0f} jobs/s, {outcome.failures} of {THROUGHPUT_JOBS} failed"
@@ -53,10 +56,11 @@ def measure_bare_loop(*tuned: str) -> float:
 
 
 def measure_efficiency(system: System) -> list[Figure]:
-    """Measure the classifier at saturation between two runs of the bare loop.
+    """Compare the throughput of the busy system with the throughput of `benchmarks.bare`.
 
-    The loop runs once with the default allocator, and once with the worker's allocator settings,
-    which make it faster. The comparison with the faster loop shows the cost of serving.
+    The loop runs before and after the system. Each time it runs with the default settings of the C
+    allocator, and then with the worker's settings, which make the loop faster. The comparison with
+    the faster loop shows how much throughput is lost by serving over HTTP and queues.
     """
     picture = load.HttpLoad(
         system.url, "/v1/models/classifier/jobs", "image/jpeg", [PICTURE.read_bytes()]
@@ -81,7 +85,10 @@ def measure_efficiency(system: System) -> list[Figure]:
 
 
 def measure_memory(running_system: RunningSystem) -> list[Figure]:
-    """Measure the peak memory of each process. The target excludes the worker and its models."""
+    """Measure the peak memory of each process.
+
+    The target is for the sum of all processes except the worker.
+    """
     found = peaks.peaks_mb(running_system)
     others = sum(peak for name, peak in found.items() if not name.startswith("worker"))
     each = ", ".join(f"{name} {peak:.0f}" for name, peak in found.items())
@@ -106,7 +113,7 @@ def measure(data: Path) -> list[Figure]:
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Measure the whole system and print a table. Return 1 if a target was missed."""
+    """Measure the whole system, and print the report. Return 1 if a target was missed."""
     with tempfile.TemporaryDirectory(prefix="loosely-bench-") as folder:
         figures = measure(Path(folder) / "data")
     return print_report("Loosely, measured in one run", figures)

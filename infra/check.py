@@ -1,8 +1,8 @@
 """Check the deployment files without Azure (`./dev check infra`).
 
-INFRA_CHECKS names the folder with the checkers of Bicep, Kubernetes manifests and azure.yaml.
-Without INFRA_CHECKS these checks are left out, and the command of the official tool is printed. In
-CI, leaving checks out is an error.
+The environment variable INFRA_CHECKS is the folder of the programs that check Bicep, Kubernetes
+manifests and azure.yaml. If the variable is not set, these checks are left out, and the command of
+the official tool is printed instead. In CI, a check that is left out is an error.
 """
 
 import json
@@ -36,15 +36,15 @@ class Tools:
     checks: Path | None
 
     def installed(self, name: str) -> str:
-        """Return the path of a program that this Python environment contains."""
+        """Return the path of a program that is installed in this Python environment."""
         return str(self.bin / name)
 
     def checker(self, name: str, instead: str) -> list[str]:
-        """Return the command of a check program that works offline.
+        """Return the command that starts a check program from the folder `checks`.
 
         Raises:
-            CheckerMissingError: if the program is missing. The error message says to run the
-                command `instead`.
+            CheckerMissingError: if the program does not exist. The error message tells the user to
+                run the command `instead`.
         """
         if self.checks is None:
             raise CheckerMissingError(f"INFRA_CHECKS is not set; run {instead}")
@@ -54,10 +54,12 @@ class Tools:
         return [sys.executable, str(path)]
 
     def kubectl(self) -> str:
-        """Return the path of kubectl, which renders the overlays."""
+        """Return the path of kubectl. Raises CheckerMissingError if kubectl is not installed."""
         if found := shutil.which("kubectl"):
             return found
-        raise CheckerMissingError("kubectl is not installed; install it to render the manifests")
+        raise CheckerMissingError(
+            "kubectl is not installed; install kubectl, which renders the manifests"
+        )
 
 
 Check = Callable[[Tools], None]
@@ -71,22 +73,22 @@ def run(*command: str | Path, text: str | None = None) -> str:
 
 
 def check_bicep(tools: Tools) -> None:
-    """Check types, names and references of the Bicep templates with the compiler's type data."""
+    """Check the types, names and references in the Bicep templates."""
     run(*tools.checker("bicheck.py", "az bicep build --file infra/main.bicep"), INFRA)
 
 
 def check_azure_yaml(tools: Tools) -> None:
-    """Check azure.yaml with its published schema."""
+    """Check azure.yaml against its published schema."""
     run(*tools.checker("azdcheck.py", "azd config show in this folder"), ROOT / "azure.yaml")
 
 
 def render(tools: Tools, overlay: Path) -> str:
-    """Return the manifests of an overlay, as the cluster receives them."""
+    """Return the manifests that kustomize makes from an overlay, as YAML text."""
     return run(tools.kubectl(), "kustomize", overlay)
 
 
 def check_manifests(tools: Tools) -> None:
-    """Check the manifests of every overlay with the schemas of Kubernetes and KEDA."""
+    """Check the manifests of every overlay against the schemas of Kubernetes and KEDA."""
     checker = tools.checker("k8scheck.py", "kubectl apply --dry-run=server -k infra/k8s/overlays/…")
     for overlay in OVERLAYS:
         run(*checker, "--kubernetes", KUBERNETES, "-", text=render(tools, overlay))
@@ -109,7 +111,7 @@ def check_yaml_style(tools: Tools) -> None:
 
 
 def check_schemas(tools: Tools) -> None:
-    """Check the CI workflows and the compose file with their published schemas."""
+    """Check the CI workflows and the compose file against their published schemas."""
     checker = tools.installed("check-jsonschema")
     workflows = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
     run(checker, "--builtin-schema", "vendor.github-workflows", *workflows)
@@ -117,7 +119,7 @@ def check_schemas(tools: Tools) -> None:
 
 
 def check_checkov(tools: Tools) -> None:
-    """Check security rules with checkov, except the rules that infra/checkov.yaml excludes."""
+    """Check checkov's security rules, except the rules that infra/checkov.yaml excludes."""
     skips: dict[str, str] = yaml.safe_load((INFRA / "checkov.yaml").read_text(encoding="utf-8"))
     rendered = INFRA / "build" / "checkov"
     rendered.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""Generate the deployment's files that depend on the model catalogue.
+"""Generate the deployment files that depend on the model catalogue or on pyproject.toml.
 
-`python -m infra.generate` (`./dev infra`) writes infra/catalogue.json, which Bicep reads,
-infra/k8s/base/workers/models.yaml, and the worker image's requirements from pyproject.toml. A test
-checks that the files are up to date.
+`python -m infra.generate` (`./dev infra`) writes infra/catalogue.json for Bicep,
+infra/k8s/base/workers/models.yaml for Kubernetes, and worker/requirements.txt for the worker's
+image. A test checks that these files are up to date.
 """
 
 import json
@@ -30,14 +30,14 @@ _MAX_SIZE_MEGABYTES = 1024
 def compute_grace_seconds(model: ModelEntry) -> int:
     """Return the grace period of a model's pods in seconds.
 
-    It is the sum of the longest duration of a job, the lock duration and a margin.
+    The grace period is the sum of the longest duration of a job, the lock duration and a margin.
     """
     longest = model.max_deadline_seconds if model.reports_progress else model.deadline_seconds
     return longest + model.lock_seconds + _MARGIN_SECONDS
 
 
 def make_scaled_queues(model: ModelEntry) -> list[dict[str, Any]]:
-    """Return the values for KEDA's triggers, one for each queue of a model."""
+    """Return the settings of KEDA's triggers: one dict for each queue of the model."""
     return [
         {"name": model.queue, "messageCount": MESSAGES_PER_WORKER, "activationMessageCount": 0},
         {
@@ -81,7 +81,7 @@ def make_bicep_document(catalogue: Catalogue) -> dict[str, Any]:
 
 
 def make_requirements() -> str:
-    """Return the worker image's requirements: the worker's extras in pyproject.toml."""
+    """Return the text of the worker's requirements.txt, made from the extras in pyproject.toml."""
     project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text(encoding="utf-8"))
     extras: dict[str, list[str]] = project["project"]["optional-dependencies"]
     names = [*extras["worker-loop"], *extras["telemetry"], *extras["worker"]]
@@ -90,7 +90,7 @@ def make_requirements() -> str:
 
 
 def make_files(catalogue: Catalogue) -> dict[Path, str]:
-    """Return the path and text of every generated file."""
+    """Return a dict from the path of each generated file to its text."""
     manifests = render_manifests(
         (model, make_scaled_queues(model), compute_grace_seconds(model))
         for model in catalogue.values()

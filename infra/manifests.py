@@ -1,6 +1,7 @@
 """Make the Kubernetes objects of a model: Deployment, ScaledObject and PodDisruptionBudget.
 
-kustomize replaces the values in capitals by the values in infra/k8s/base/workers/deployment.env.
+A value in capitals, for example SERVICE_BUS_NAMESPACE, is a placeholder. kustomize replaces it by a
+value from infra/k8s/base/workers/deployment.env.
 """
 
 from collections.abc import Iterable
@@ -27,7 +28,8 @@ def render_manifests(models: Iterable[ModelDescription]) -> str:
     """Return the manifests of all models as one YAML stream.
 
     Args:
-        models: for each model, the values of KEDA's triggers and the grace period in seconds.
+        models: For each model its catalogue entry, the settings of its KEDA triggers, and the grace
+            period of its pods in seconds.
     """
     every = [
         document
@@ -113,7 +115,7 @@ def _make_labels(model: ModelEntry) -> dict[str, str]:
 
 
 def make_container(model: ModelEntry, grace_seconds: int) -> dict[str, Any]:
-    """Return the container of a worker of one model."""
+    """Return the container of the pods in which a model's workers run."""
     resources: dict[str, Any] = {
         "requests": {"cpu": "2", "memory": "6Gi"},
         "limits": {"memory": "16Gi", "nvidia.com/gpu": 1},
@@ -159,7 +161,7 @@ def _make_probe(path: str, *, period_seconds: int, failures: int) -> dict[str, A
 
 
 def make_scaled_object(model: ModelEntry, queues: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the ScaledObject with which KEDA scales a model's workers from zero."""
+    """Return the ScaledObject by which KEDA scales a model's workers from and to zero."""
     return {
         "apiVersion": "keda.sh/v1alpha1",
         "kind": "ScaledObject",
@@ -203,7 +205,7 @@ def make_scaled_object(model: ModelEntry, queues: list[dict[str, Any]]) -> dict[
 
 
 def make_disruption_budget(model: ModelEntry) -> dict[str, Any]:
-    """Return a model's disruption budget. It lets node upgrades stop one worker at a time."""
+    """Return the PodDisruptionBudget that lets node upgrades stop one worker at a time."""
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",

@@ -1,8 +1,8 @@
-"""Build the Function App's package: the files that are published.
+"""Build the Function App's package, which contains the files that are published to Azure.
 
-`python -m infra.package [FOLDER]` (`./dev package`) copies functions/ without the files that
-.funcignore and Core Tools exclude, and prints the size. Core Tools and azd do the same when they
-publish; the folder is for inspecting and running the package.
+`python -m infra.package [FOLDER]` (`./dev package`) copies functions/ to the folder, without the
+files that .funcignore and Core Tools exclude, and prints the size. Core Tools and azd select the
+same files when they publish. The folder is only for inspecting and running the package.
 """
 
 import argparse
@@ -24,7 +24,7 @@ _ALWAYS_EXCLUDED = (".funcignore", ".gitignore", "local.settings.json")
 def read_exclusions(app: Path) -> tuple[str, ...]:
     """Return the name patterns of the files and folders that are not published.
 
-    Raises ValueError if .funcignore has a path or an exception, because only name patterns are
+    Raises ValueError if .funcignore has a pattern with / or !, because only patterns of names are
     supported.
     """
     lines = (app / ".funcignore").read_text(encoding="utf-8").splitlines()
@@ -48,7 +48,7 @@ def list_published(app: Path) -> list[Path]:
 
 
 def build(target: Path, app: Path = APP) -> list[Path]:
-    """Replace the content of a folder by the published files.
+    """Delete the folder `target`, then copy the published files into a new folder `target`.
 
     Returns:
         The copied files, as paths relative to the folder.
@@ -70,7 +70,7 @@ def _zipped_bytes(target: Path, files: list[Path]) -> int:
 
 
 def main() -> int:
-    """Build the package and print its size."""
+    """Build the package, and print the number and the size of its files."""
     parser = argparse.ArgumentParser(prog="python -m infra.package", description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=DEFAULT)
     target: Path = parser.parse_args().folder

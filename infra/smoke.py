@@ -1,4 +1,7 @@
-"""Run a group of jobs for the smoke test: cancelled at once, or during a restart of the gateway.
+"""Run one group of jobs of the smoke test.
+
+The jobs of the group `cancelled` are cancelled as soon as they are accepted. While the jobs of the
+group `restarted` run, the gateway is restarted.
 
     LOOSELY_API_KEY=… python3 infra/smoke.py cancelled --url URL --model NAME --file PICTURE
     LOOSELY_API_KEY=… python3 infra/smoke.py restarted … --restart COMMAND
@@ -29,8 +32,8 @@ CANCELLATIONS_IN_PARALLEL: Final = 8
 """The number of jobs of the group `cancelled` that are submitted and cancelled at the same time."""
 
 SUBMIT_INTERVAL_SECONDS: Final = 0.6
-"""Seconds between two submits of the group `restarted` before the restart. After the restart, the
-time is twice as long."""
+"""Seconds from one submit to the next in the group `restarted`, before the restart of the gateway.
+After the restart, the time between submits is twice as long."""
 
 RESTART_DELAY_SECONDS: Final = 0.2
 """Seconds from the submit of half of the group to the restart, so that some jobs are accepted
@@ -51,20 +54,23 @@ class TimeLimit:
 
     @property
     def is_over(self) -> bool:
-        """Whether the deadline has passed."""
+        """Whether the time limit has passed."""
         return time.monotonic() >= self._end
 
     @property
     def left_seconds(self) -> float:
-        """The time until the deadline in seconds, at least 0."""
+        """The remaining time in seconds; 0 if the time limit has passed."""
         return max(0.0, self._end - time.monotonic())
 
     def pause(self, seconds: float) -> None:
-        """Sleep for a number of seconds, at most until the deadline."""
+        """Sleep for this number of seconds, or until the time limit if that is earlier."""
         time.sleep(min(seconds, self.left_seconds))
 
     def pause_until(self, seconds: float) -> None:
-        """Sleep until this number of seconds after the start, at most until the deadline."""
+        """Sleep until this number of seconds after the start of the group.
+
+        If the time limit is earlier, sleep only until the time limit.
+        """
         self.pause(max(0.0, self._begun + seconds - time.monotonic()))
 
 
@@ -83,7 +89,8 @@ class Api:
         """Send a request to the gateway.
 
         Returns:
-            The response's status and JSON object; 0 and {} if there was no response.
+            The HTTP status and the JSON object of the response. The object is {} if the response is
+            an error or not a JSON object. Without a response, the status is 0 and the object {}.
         """
         request = urllib.request.Request(f"{self.url}{path}", body, method=method)  # noqa: S310  the operator's own URL
         request.add_header("authorization", f"Bearer {self.key}")
@@ -99,7 +106,10 @@ class Api:
             return 0, {}
 
     def submit(self, key: str) -> tuple[int, str]:
-        """Submit a job without waiting for it; return the status and the job's id."""
+        """Submit a job without waiting for its end; return the HTTP status and the job's id.
+
+        `key` is the job's idempotency key. The id is empty if the job was not accepted.
+        """
         status, job = self.call(
             "POST",
             f"/v1/models/{self.model}/jobs?deadline_seconds={DEADLINE_SECONDS}",
@@ -120,7 +130,7 @@ def _parse_object(data: bytes) -> dict[str, Any]:
 
 
 def is_temporary(status: int) -> bool:
-    """Return whether a request may be repeated after a response with this status."""
+    """Return whether a request with this HTTP status may be repeated; 0 means no response."""
     return status in {0, 429} or status >= 500
 
 
@@ -140,14 +150,17 @@ class JobReport:
 
     @property
     def ended_as(self) -> str:
-        """The job's last known status, with the code of its error if it has one."""
+        """The text for the report: the job's last known status, and its error code if it failed."""
         shown = self.status or "not accepted"
         shown = shown if not self.status or self.status in FINAL else f"still {shown}"
         return f"{shown} ({self.code})" if self.code else shown
 
 
 def accept(api: Api, limit: TimeLimit) -> JobReport:
-    """Submit one job with an Idempotency-Key. Repeat the request until the gateway responds."""
+    """Submit one job. Repeat the request until the gateway accepts or refuses the job.
+
+    All requests have the same Idempotency-Key, so only one job is created.
+    """
     job, key = JobReport(), str(uuid.uuid4())
     while not limit.is_over:
         status, job_id = api.submit(key)
@@ -163,7 +176,10 @@ def accept(api: Api, limit: TimeLimit) -> JobReport:
 
 
 def read_status(api: Api, job: JobReport) -> None:
-    """Read the job's status once. Record if a cancelled job is queued or running again."""
+    """Read the status of a job once, and store it in `job`.
+
+    If a cancelled job is queued or running, also store this status in `status_after_cancel`.
+    """
     status, body = api.call("GET", f"/v1/jobs/{job.job_id}")
     if status != 200 or not body.get("status"):
         return
@@ -176,7 +192,7 @@ def read_status(api: Api, job: JobReport) -> None:
 
 
 def watch(api: Api, job: JobReport, limit: TimeLimit) -> None:
-    """Read the job's status until the job has ended or the deadline has passed."""
+    """Read the job's status repeatedly until the job has ended or the time limit has passed."""
     pause = 0.1
     while job.status not in FINAL and not limit.is_over:
         limit.pause(pause)
@@ -185,7 +201,10 @@ def watch(api: Api, job: JobReport, limit: TimeLimit) -> None:
 
 
 def cancel(api: Api, job: JobReport, limit: TimeLimit) -> None:
-    """Cancel the job. Repeat the request until the gateway responds, then read the job's status."""
+    """Cancel the job. Repeat the request until the gateway accepts or refuses the cancellation.
+
+    If the gateway accepts the cancellation, read the job's status once.
+    """
     while not limit.is_over:
         status, _ = api.call("DELETE", f"/v1/jobs/{job.job_id}")
         if status in {200, 202}:
@@ -200,10 +219,11 @@ def cancel(api: Api, job: JobReport, limit: TimeLimit) -> None:
 
 
 def run_cancelled(api: Api, count: int, seconds: float) -> tuple[bool, list[str]]:
-    """Submit jobs, and cancel each job right after the response 202.
+    """Submit jobs, and cancel each job as soon as the gateway has accepted the job.
 
     Returns:
-        Whether every job stayed cancelled or succeeded, and the lines of the report.
+        Whether every cancellation was accepted and every job ended as cancelled or succeeded, and
+        the lines of the report.
     """
     limit = TimeLimit(seconds)
     slots = threading.Semaphore(CANCELLATIONS_IN_PARALLEL)
@@ -241,10 +261,10 @@ def run_cancelled(api: Api, count: int, seconds: float) -> tuple[bool, list[str]
 def run_restarted(
     api: Api, count: int, seconds: float, restart_command: str
 ) -> tuple[bool, list[str]]:
-    """Submit jobs, and restart the gateway at the same time.
+    """Submit jobs, and restart the gateway while the jobs run.
 
     Returns:
-        Whether every accepted job succeeded, and the lines of the report.
+        Whether the restart and every accepted job succeeded, and the lines of the report.
     """
     limit = TimeLimit(seconds)
     restart = Restart(restart_command)
@@ -286,7 +306,7 @@ def run_restarted(
 
 
 def submit_after_seconds(number: int, count: int) -> float:
-    """Return when to submit this job of the second group, in seconds from its start.
+    """Return when to submit a job of the group `restarted`, in seconds after the group's start.
 
     The first quarter of the jobs is submitted one by one. Half of the jobs are submitted together,
     just before the restart. The last quarter is submitted one by one, because the time from the
@@ -316,7 +336,10 @@ class Restart:
         self.begun_at = time.monotonic()
 
     def end(self, seconds: float) -> str:
-        """Wait for the restart command. Return an error message, or an empty string on success."""
+        """Wait up to `seconds` until the restart command ends.
+
+        Returns an error message, or an empty string if the command succeeded.
+        """
         if self._process is None:
             return "the gateway was not restarted, because it had not accepted a job"
         try:
@@ -330,7 +353,7 @@ class Restart:
 
 
 def _run_in_threads(run: Callable[[int], JobReport], count: int) -> list[JobReport]:
-    """Run each job in its own thread."""
+    """Call `run` with each number below `count`, each in its own thread; return the reports."""
     with ThreadPoolExecutor(max_workers=count) as pool:
         return list(pool.map(run, range(count)))
 
@@ -353,7 +376,7 @@ def _list_jobs(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one group of jobs and print its report. Return the exit code."""
+    """Run one group of jobs, and print its report. Return 0 if the group passed, otherwise 1."""
     parser = argparse.ArgumentParser(prog="smoke.py", description=__doc__.splitlines()[0])
     parser.add_argument("group", choices=("cancelled", "restarted"))
     parser.add_argument("--url", required=True, help="the gateway's base URL")

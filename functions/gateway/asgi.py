@@ -1,9 +1,11 @@
 """Pass the requests of a Functions HTTP trigger to an ASGI app.
 
-`func.AsgiMiddleware` is not used, because it builds a WSGI environment for each request, polls
-every 100 ms in a second `receive`, uses Content-Encoding as a charset, and keeps only the last of
-repeated response headers. Functions passes complete bodies in both directions. Therefore the app
-cannot stream, and does not notice that a caller has disconnected.
+This module replaces `func.AsgiMiddleware`, which has four faults. It builds a WSGI environment for
+each request. It polls every 100 ms if the app calls `receive` a second time. It uses
+Content-Encoding as a charset. It keeps only the last value of a repeated response header.
+
+Azure Functions passes the complete body of each request and response. Therefore the app cannot
+stream, and does not notice that a caller has disconnected.
 """
 
 import asyncio
@@ -33,7 +35,7 @@ _ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
 
 
 class _Exchange:
-    """One HTTP exchange: passes the request body to the app, and collects the response."""
+    """One HTTP request and its response. `receive` and `send` are the app's ASGI callables."""
 
     def __init__(self, body: bytes) -> None:
         self._body: bytes | None = body
@@ -43,7 +45,10 @@ class _Exchange:
         self._status = 0
 
     async def receive(self) -> Message:
-        """Return the request body. The next call waits until the response is complete."""
+        """Return the request body at the first call.
+
+        Later calls wait until the response is complete, and return a disconnect message.
+        """
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
@@ -82,7 +87,7 @@ class _Exchange:
 
 
 async def serve(app: App, request: func.HttpRequest, durable: Durable) -> func.HttpResponse:
-    """Return the app's response to a request. The durable client is passed in the ASGI scope."""
+    """Return the app's response to a request. The app finds `durable` in the ASGI scope."""
     exchange = _Exchange(request.get_body() or b"")
     try:
         await app(_scope(request, durable), exchange.receive, exchange.send)

@@ -1,4 +1,4 @@
-"""The type of the clock that functions receive as an argument, so that tests can set the time."""
+"""The clocks that functions receive as an argument, so that tests can set the time."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime

@@ -1,6 +1,6 @@
 """The interface to Durable Functions, and the client that implements it with the SDK.
 
-Version 2 of the SDK has another protocol and other classes. Only this module depends on them.
+Only this module depends on the protocol of the SDK's client, which changes in version 2 of the SDK.
 """
 
 import asyncio
@@ -32,14 +32,18 @@ _ID: Final = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
 _RETRY_PAUSES_SECONDS: Final = (0.1, 0.3, 1.0)
 
 READ_TIMEOUT_SECONDS: Final = 10.0
-"""The time limit of a read. It is short because a caller waits; the SDK's limit is 4 minutes."""
+"""The time limit of a read. The SDK's limit of 4 minutes is too long for a waiting caller."""
 
 CHANGE_TIMEOUT_SECONDS: Final = 20.0
-"""The time limit of a change. It is longer because a change can still happen after a timeout."""
+"""The time limit of a change.
+
+It is longer than the time limit of a read, because the host may still make a change after the time
+limit.
+"""
 
 
 class RuntimeStatus(StrEnum):
-    """The runtime status of an orchestration, as Durable Functions names it."""
+    """The runtime status of an orchestration, with the names that Durable Functions uses."""
 
     PENDING = "Pending"
     RUNNING = "Running"
@@ -68,7 +72,10 @@ _FINAL: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class InstanceSnapshot:
-    """The state of one orchestration. If it runs a job, `input` is the job's ticket as JSON."""
+    """The state of one orchestration.
+
+    If the orchestration runs a job, `input` is the JSON text of the job's Ticket.
+    """
 
     runtime_status: RuntimeStatus
     input: str
@@ -79,9 +86,9 @@ class InstanceSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class InstancePage:
-    """The orchestrations of jobs, with their ids, in no order.
+    """A list of orchestrations that run jobs, each with its id. The list is not sorted.
 
-    `is_whole` is false if the host has more orchestrations than were listed.
+    `is_whole` is false if the host has more matching orchestrations than the list contains.
     """
 
     instances: tuple[tuple[str, InstanceSnapshot], ...]
@@ -94,27 +101,35 @@ class Durable(Protocol):
     async def start(
         self, instance_id: str, input_text: str, orchestrator: str = ORCHESTRATOR_JOB
     ) -> None:
-        """Start an orchestration. It replaces an orchestration with the same id that has ended."""
+        """Start an orchestration. An ended orchestration with the same id is replaced."""
 
     async def status(self, job_id: str) -> InstanceSnapshot | None:
-        """Return the state of the orchestration with this id; None if there is none."""
+        """Return the state of an orchestration; None if no orchestration has this id."""
 
     async def raise_event(self, job_id: str, name: str, data: Json) -> None:
-        """Send an external event. Raises UnknownInstance, or FinalInstance if it has ended."""
+        """Send an external event to an orchestration.
+
+        Raises UnknownInstance if no orchestration has this id, or FinalInstance if the
+        orchestration has ended.
+        """
 
     async def terminate(self, job_id: str, reason: str) -> None:
-        """Terminate an orchestration. Raises UnknownInstance."""
+        """Terminate an orchestration. Raises UnknownInstance if no orchestration has this id."""
 
     async def list_jobs(
         self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]
     ) -> InstancePage:
-        """Return up to `limit` jobs whose id has this prefix and whose status is in `statuses`.
+        """Return up to `limit` orchestrations of jobs whose ids begin with `prefix`.
 
-        If `statuses` is empty, jobs with every status are returned.
+        Only orchestrations whose runtime status is in `statuses` are returned. If `statuses` is
+        empty, the runtime status does not matter.
         """
 
     async def purge(self, created_before: datetime) -> int:
-        """Delete ended orchestrations created before this time; return their number."""
+        """Delete the ended orchestrations that were created before this time.
+
+        Returns the number of deleted orchestrations.
+        """
 
 
 _Answer = tuple[Json, str]
@@ -129,7 +144,11 @@ class DurableClient:
     async def start(
         self, instance_id: str, input_text: str, orchestrator: str = ORCHESTRATOR_JOB
     ) -> None:
-        """Start an orchestration. If the call fails, check whether it was started anyway."""
+        """Start an orchestration.
+
+        If the SDK reports a failure but the orchestration exists, the orchestration counts as
+        started.
+        """
         try:
             async with asyncio.timeout(CHANGE_TIMEOUT_SECONDS):
                 await self._client.start_new(
@@ -137,7 +156,9 @@ class DurableClient:
                 )
         except Exception as error:
             if not await self._was_started(instance_id):
-                raise Unavailable("durable", f"start failed: {error!r}") from error
+                raise Unavailable(
+                    "durable", f"the orchestration could not be started: {error!r}"
+                ) from error
 
     async def _was_started(self, job_id: str) -> bool:
         for pause_seconds in _RETRY_PAUSES_SECONDS:
@@ -148,17 +169,21 @@ class DurableClient:
         return False
 
     async def status(self, job_id: str) -> InstanceSnapshot | None:
-        """Return the state of the orchestration with this id; None if there is none."""
+        """Return the state of an orchestration; None if no orchestration has this id."""
         if not _ID.fullmatch(job_id):
             return None
         try:
             found = await self._get(f"instances/{job_id}")
             return None if found is None else _instance(found[0])
         except Exception as error:
-            raise Unavailable("durable", f"status failed: {error!r}") from error
+            raise Unavailable("durable", f"the status could not be read: {error!r}") from error
 
     async def raise_event(self, job_id: str, name: str, data: Json) -> None:
-        """Send an external event. Raises UnknownInstance, or FinalInstance if it has ended."""
+        """Send an external event to an orchestration.
+
+        Raises UnknownInstance if no orchestration has this id, or FinalInstance if the
+        orchestration has ended.
+        """
         if not _ID.fullmatch(job_id):
             raise UnknownInstance(job_id)
         try:
@@ -171,22 +196,29 @@ class DurableClient:
                 raise UnknownInstance(job_id) from error
             if found.runtime_status.is_final:
                 raise FinalInstance(job_id) from error
-            raise Unavailable("durable", f"event {name} failed: {error!r}") from error
+            raise Unavailable(
+                "durable", f"the event {name} could not be sent: {error!r}"
+            ) from error
 
     async def terminate(self, job_id: str, reason: str) -> None:
-        """Terminate an orchestration. Raises UnknownInstance."""
+        """Terminate an orchestration. Raises UnknownInstance if no orchestration has this id."""
         try:
             async with asyncio.timeout(CHANGE_TIMEOUT_SECONDS):
                 await self._client.terminate(job_id, reason)
         except Exception as error:
             if await self.status(job_id) is None:
                 raise UnknownInstance(job_id) from error
-            raise Unavailable("durable", f"terminate failed: {error!r}") from error
+            raise Unavailable(
+                "durable", f"the orchestration could not be terminated: {error!r}"
+            ) from error
 
     async def list_jobs(
         self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]
     ) -> InstancePage:
-        """Return up to `limit` jobs. The SDK's own method has no limit and no paging."""
+        """Return up to `limit` orchestrations of jobs. See `Durable.list_jobs`.
+
+        This method calls the host directly, because the SDK's method has no limit and no paging.
+        """
         query = {"instanceIdPrefix": prefix, "top": str(limit), "showInput": "true"}
         if statuses:
             query["runtimeStatus"] = ",".join(sorted(statuses))
@@ -195,14 +227,16 @@ class DurableClient:
             found = [value for value in values if value["name"] == ORCHESTRATOR_JOB]
             pairs = tuple((str(value["instanceId"]), _instance(value)) for value in found)
         except Exception as error:
-            raise Unavailable("durable", f"list failed: {error!r}") from error
+            raise Unavailable(
+                "durable", f"the orchestrations could not be listed: {error!r}"
+            ) from error
         return InstancePage(pairs, more in _NO_MORE)
 
     async def _get(self, path: str, query: Mapping[str, str] | None = None) -> _Answer | None:
-        """Return the host's JSON response and continuation token; None if the status is 404.
+        """Send a GET request to the host; return the JSON value and the continuation token.
 
-        This sends the same request as the SDK. The SDK's own method cannot be used, because it does
-        not distinguish a failed store (500) from a job that does not exist.
+        Returns None if the response's status is 404. The SDK's method sends the same request, but
+        does not distinguish a failed store (status 500) from a job that does not exist.
         """
         url = f"{self._client._orchestration_bindings.rpc_base_url}{path}"
         session = await _get_session()
@@ -214,19 +248,24 @@ class DurableClient:
             return value, answer.headers.get(_CONTINUATION, "")
 
     async def purge(self, created_before: datetime) -> int:
-        """Delete ended orchestrations created before this time; return their number."""
+        """Delete the ended orchestrations that were created before this time.
+
+        Returns the number of deleted orchestrations.
+        """
         ended = [OrchestrationRuntimeStatus(status.value) for status in sorted(_FINAL)]
         try:
             result = await self._client.purge_instance_history_by(
                 created_time_from=_EPOCH, created_time_to=created_before, runtime_status=ended
             )
         except Exception as error:
-            raise Unavailable("durable", f"purge failed: {error!r}") from error
+            raise Unavailable(
+                "durable", f"the old orchestrations could not be deleted: {error!r}"
+            ) from error
         return int(result.instances_deleted)
 
 
 def _instance(value: dict[str, Any]) -> InstanceSnapshot:
-    """Read the state of an orchestration from the host's JSON."""
+    """Convert the host's JSON object to the state of an orchestration."""
     return InstanceSnapshot(
         RuntimeStatus(value["runtimeStatus"]),
         _input_text(value["input"]),
@@ -237,7 +276,10 @@ def _instance(value: dict[str, Any]) -> InstanceSnapshot:
 
 
 def _input_text(value: object) -> str:
-    """Return the text that was passed to `start`. The SDK encodes it as JSON twice."""
+    """Return the text that was passed to `start`.
+
+    `value` is still JSON text, because the SDK encodes the input as JSON twice.
+    """
     if not isinstance(value, str):
         return ""
     try:

@@ -2,14 +2,14 @@
 
 GatewayError
 ├── InvalidSetting      a setting is missing or wrong, so the gateway does not start
-├── Unavailable         a service that the gateway needs did not respond; try again
-│   └── UnknownQueue    the queue does not exist, or access to it is denied
+├── Unavailable         a service that the gateway needs failed or did not respond; try again
+│   └── UnknownQueue    the queue does not exist, or the gateway has no access to the queue
 ├── UnknownInstance     no orchestration has this id
 ├── FinalInstance       the orchestration has ended and accepts no events
 ├── IllegalStatusChange a job cannot change from its status to the new status
 ├── UnknownLetter       no dead letter has this id
 ├── NotRedrivable       the dead letter cannot be redriven
-├── MissingPayload      the blob does not exist
+├── MissingPayload      the blob of a payload does not exist
 ├── UnreadableImage     the header of a picture cannot be read
 ├── WebhookUndelivered  the receiver did not accept the webhook, or must not be called
 └── TokenError
@@ -39,7 +39,7 @@ class Unavailable(GatewayError):
 
 
 class UnknownQueue(Unavailable):
-    """The queue does not exist, or access to it is denied."""
+    """The queue does not exist, or the gateway has no access to the queue."""
 
 
 class UnknownInstance(GatewayError):
@@ -68,7 +68,7 @@ class NotRedrivable(GatewayError):
 
 
 class MissingPayload(GatewayError):
-    """The blob does not exist."""
+    """The blob of a payload does not exist."""
 
 
 class UnreadableImage(GatewayError):

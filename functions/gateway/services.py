@@ -1,4 +1,4 @@
-"""The composition root, which builds the gateway's components once in each process."""
+"""The components of the gateway, which are built once in each process."""
 
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -32,10 +32,11 @@ from gateway.webhooks.sender import HttpWebhookSender, WebhookSender
 
 @dataclass(frozen=True)
 class Services:
-    """The components of the gateway. Routes and triggers pass to a function only what it needs.
+    """The components of the gateway.
 
-    Tests replace the fields of the first group, which connect to other services. The fields of the
-    second group are built from the first.
+    The fields of the first group connect to other services, and tests replace them. The fields of
+    the second group are built from the first group. Routes and triggers pass to each function only
+    the components that the function needs.
     """
 
     settings: GatewaySettings
@@ -63,7 +64,7 @@ class Services:
     webhook_activities: WebhookActivities = field(init=False)
 
     def __post_init__(self) -> None:
-        """Build the second group of components from the first."""
+        """Build the second group of components from the first group."""
         waiters = Waiters()
         outcomes = OutcomeStore(self.blobs)
         progress = ProgressStore(self.blobs, self.catalogue)
@@ -103,14 +104,17 @@ class Services:
 
     @property
     def longest_deadline(self) -> timedelta:
-        """The longest deadline that a caller can request, over all models."""
+        """The longest time to the deadline that a caller can request for any model."""
         return timedelta(
             seconds=max(model.max_deadline_seconds for model in self.catalogue.values())
         )
 
     @property
     def retention(self) -> timedelta:
-        """How long a job is kept after its creation: the longest deadline plus RETENTION_HOURS."""
+        """How long a job is kept after its creation.
+
+        It is the sum of the longest deadline and RETENTION_HOURS.
+        """
         return timedelta(hours=self.settings.retention_hours) + self.longest_deadline
 
     @property
@@ -120,9 +124,10 @@ class Services:
 
     @classmethod
     def of(cls, settings: GatewaySettings) -> "Services":
-        """Build the components with connections to Azure. Raises CatalogueError or InvalidSetting.
+        """Build the components with connections to Azure.
 
-        A connection is opened when it is first needed, and is then kept open.
+        Each connection is opened at its first use, and then stays open. Raises CatalogueError or
+        InvalidSetting.
         """
         container = PayloadContainer(settings.payload_storage)
         return cls(

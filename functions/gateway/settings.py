@@ -30,7 +30,8 @@ T = TypeVar("T")
 class ServiceEndpoint:
     """The endpoint of an Azure service.
 
-    It is a connection string, or an address to which the gateway connects with its identity.
+    Either `connection_string` or `address` is set. For an address, the gateway authenticates with
+    its Azure identity.
     """
 
     connection_string: str | None = field(default=None, repr=False)
@@ -41,7 +42,8 @@ class ServiceEndpoint:
 class GatewaySettings:
     """The gateway's settings.
 
-    The first of `reply_token_keys` signs new tokens; a token signed with any of them is accepted.
+    The gateway signs new reply tokens with the first of `reply_token_keys`. It accepts reply tokens
+    that are signed with any of these keys.
     """
 
     service_bus: ServiceEndpoint
@@ -199,12 +201,15 @@ def _origins(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
     for origin in origins:
         parts = urlsplit(origin)
         if origin not in {"*", f"{parts.scheme}://{parts.netloc}"}:
-            raise InvalidSetting(name, "expected origins, for example https://host:port, or *")
+            raise InvalidSetting(
+                name,
+                "expected origins, separated by commas, for example https://host:port, or *",
+            )
     return origins
 
 
 def _exporters(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names in OTEL_TRACES_EXPORTER; none if OTEL_SDK_DISABLED is true."""
+    """Return the names in OTEL_TRACES_EXPORTER; no names if OTEL_SDK_DISABLED is true."""
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return ()
     names = (text.strip() for text in environ.get("OTEL_TRACES_EXPORTER", "").split(","))

@@ -3,8 +3,8 @@
     POST /v1/models/{model}/jobs     the HTTP request, in the caller's trace if there is one
     └── send QUEUE                   the message, whose trace context the worker continues
 
-Without OpenTelemetry's SDK the gateway creates no spans. It then passes the caller's trace context,
-or a new one, to the worker.
+Without OpenTelemetry's SDK the gateway creates no spans. The worker then receives the caller's
+trace context, or a new trace context if the caller sent none.
 
 The standard OTEL_* variables configure the SDK. OTEL_TRACES_EXPORTER names exporters as in
 OpenTelemetry's specification: `otlp`, `console`, or a name that an installed package registers,
@@ -45,7 +45,10 @@ class GatewayTracing:
 
     @contextmanager
     def request(self, scope: _AsgiScope) -> Iterator[ReportStatus | None]:
-        """Create the span of the HTTP request with this ASGI scope. Yields None without tracing."""
+        """Create the span of an HTTP request for the `with` block.
+
+        Yields a function that records the status of the response. Yields None without tracing.
+        """
         if self._tracer is None:
             yield None
             return
@@ -67,7 +70,10 @@ class GatewayTracing:
 
     @contextmanager
     def sending(self, queue: str, job_id: str, parent: str | None) -> Iterator[str | None]:
-        """Create the span of a message. Yields the traceparent to send with the message."""
+        """Create the span for sending a message in the `with` block.
+
+        Yields the traceparent that the caller must send with the message.
+        """
         if self._tracer is None:
             yield parent
             return
@@ -90,8 +96,8 @@ class GatewayTracing:
 def traceparent(header: str | None) -> str:
     """Return the traceparent of the current span.
 
-    If there is no current span, return the caller's traceparent if it is valid, otherwise a new
-    one. Therefore every job has a trace id.
+    If there is no current span, return the caller's traceparent (`header`) if it is valid,
+    otherwise a new traceparent. Therefore every job has a trace id.
     """
     span = trace.get_current_span().get_span_context()
     if span.is_valid:
@@ -103,7 +109,7 @@ def traceparent(header: str | None) -> str:
 
 
 def traceparent_of(scope: _AsgiScope) -> str:
-    """Return the traceparent of the request with this ASGI scope. It is always the same."""
+    """Return the traceparent of an HTTP request. Repeated calls return the same value."""
     known: str | None = scope.get("gateway.traceparent")
     if known is None:
         given = (value for name, value in scope["headers"] if name == b"traceparent")
@@ -138,7 +144,8 @@ _SERVICE_NAME = "loosely-gateway"
 def make_tracer_provider(exporters: Sequence[str]) -> TracerProvider | None:
     """Return a tracer provider with these exporters.
 
-    If there are none, return the Functions host's provider, or None if the host has none.
+    If `exporters` is empty, return the tracer provider that the Functions host has set, or None if
+    the host has set none.
     """
     if exporters:
         return _provider(exporters)

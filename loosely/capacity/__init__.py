@@ -6,6 +6,6 @@
   rules.
 - `prices`, `cost`: `loosely cost` computes a month's bill from a simulated day.
 
-The models have no quotas, evictions, throttling or other tenants. Compare their figures with the
-first week's bill.
+The models ignore quotas, evictions, throttling and other users of the cloud. Compare their results
+with the bill of the first week.
 """

@@ -1,19 +1,19 @@
-"""The rules of KEDA and the Kubernetes autoscaler: the number of replicas for given queues.
+"""Compute the number of replicas by the rules of KEDA and of the Kubernetes autoscaler.
 
 KEDA (`Activation`) scales from zero to one replica and back to zero; the HorizontalPodAutoscaler
-(`Autoscaler`) sets every number from one replica to the maximum. `Scaler` runs both, each at its
-own interval.
+(`Autoscaler`) sets every number from one replica to the maximum. `Scaler` applies both rules, each
+at its own interval.
 
-`Activation` restates `RequestScale`, `scaleFromZeroOrIdle` and `scaleToZeroOrIdle` of kedacore/keda
-pkg/scaling/executor/scale_scaledobjects.go, and the activity of
-pkg/scalers/azure_servicebus_scaler.go: a trigger is active if its queue's ActiveMessageCount is
+`Activation` has the same rules as kedacore/keda: `RequestScale`, `scaleFromZeroOrIdle` and
+`scaleToZeroOrIdle` in pkg/scaling/executor/scale_scaledobjects.go. As in
+pkg/scalers/azure_servicebus_scaler.go, a trigger is active if its queue's ActiveMessageCount is
 greater than `activationMessageCount`.
 
-`Autoscaler` restates kubernetes/kubernetes pkg/controller/podautoscaler:
-`GetExternalPerPodMetricReplicas` of replica_calculator.go, and of horizontal.go
+`Autoscaler` has the same rules as kubernetes/kubernetes pkg/controller/podautoscaler:
+`GetExternalPerPodMetricReplicas` in replica_calculator.go, and in horizontal.go
 `computeReplicasForMetrics`, `stabilizeRecommendationWithBehaviors`,
-`convertDesiredReplicasWithBehaviorRate` and `calculateScale{Up,Down}Limit…`. It counts a
-requested replica as existing, even if its pod is not ready.
+`convertDesiredReplicasWithBehaviorRate` and `calculateScale{Up,Down}Limit…`. `Autoscaler` counts a
+requested replica as existing, even if the replica's pod is not ready.
 """
 
 import math
@@ -32,8 +32,8 @@ from loosely.capacity.scaling import (
 class Scaler:
     """Applies the rules of KEDA and of the autoscaler, each at its own interval.
 
-    Neither triggers the other: KEDA adds the first replica, and the autoscaler adds more replicas
-    at its own next sync.
+    The rules are independent. KEDA adds only the first replica. The autoscaler adds more replicas
+    at its next sync.
     """
 
     def __init__(self, scaling: ScaledObject, now_seconds: float, replicas: int = 0) -> None:
@@ -46,7 +46,7 @@ class Scaler:
 
     @property
     def replicas(self) -> int:
-        """The number of replicas that the last decision set."""
+        """The number of replicas after the last decision."""
         return self._replicas
 
     @property
@@ -55,13 +55,13 @@ class Scaler:
         return min(self._poll_at, self._sync_at)
 
     def step(self, now_seconds: float, counts: Sequence[int | None]) -> int:
-        """Make the decisions that are due, and return the number of replicas.
+        """Make each decision whose time has come, and return the number of replicas.
 
-        The caller may call this method at any time.
+        If the method is called too early for a decision, it changes nothing.
 
         Args:
             now_seconds: The current time.
-            counts: The number of active messages of each queue. An unknown number is ``None``.
+            counts: The number of active messages in each queue; ``None`` if the number is unknown.
         """
         before = self._replicas
         if now_seconds >= self._poll_at:
@@ -75,16 +75,19 @@ class Scaler:
 
 
 class Activation:
-    """The rule of KEDA: scale from zero to one replica, and back to zero after the cool-down."""
+    """The rule of KEDA: scale from zero to one replica, and to zero after the cool-down period."""
 
     def __init__(self, scaling: ScaledObject, created_at_seconds: float) -> None:
-        """Prepare the rule. ``created_at_seconds`` is when the ScaledObject was created."""
+        """Prepare the rule. ``created_at_seconds`` is the time at which ``scaling`` was created."""
         self._scaling = scaling
         self._created_at = created_at_seconds
         self._last_active_at: float | None = None
 
     def decide(self, now_seconds: float, replicas: int, counts: Sequence[int | None]) -> int:
-        """Return the new number of replicas. In ``counts``, ``None`` is an unknown queue length."""
+        """Return the new number of replicas.
+
+        ``counts`` has the number of active messages in each queue, or ``None`` if it is unknown.
+        """
         is_active = any(
             count is not None and count > self._scaling.activation_message_count for count in counts
         )
@@ -117,9 +120,10 @@ class Activation:
 
 
 def propose_replicas(replicas: int, metric: int, target: int, tolerance: float) -> int:
-    """Return ceil(metric / target), or ``replicas`` if the metric per replica is near the target.
+    """Return the number of replicas for which the metric per replica is at most ``target``.
 
-    It is near if it differs from ``target`` by at most the fraction ``tolerance``.
+    Return ``replicas``, the current number, if the current metric per replica differs from
+    ``target`` by at most the fraction ``tolerance`` of ``target``.
     """
     if abs(1.0 - metric / (target * replicas)) <= tolerance:
         return replicas
@@ -128,7 +132,7 @@ def propose_replicas(replicas: int, metric: int, target: int, tolerance: float) 
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """A number of replicas and a time in seconds. The number is a recommendation or a change."""
+    """A recommended number of replicas, or a number of added or removed replicas, at one time."""
 
     at_seconds: float
     replicas: int
@@ -140,14 +144,17 @@ class Autoscaler:
     def __init__(self, scaling: ScaledObject) -> None:
         self._scaling = scaling
         # KEDA sets this minimum to 1 if the minimum of the ScaledObject is 0, because KEDA itself
-        # scales # from and to zero.
+        # scales from and to zero.
         self._minimum = max(1, scaling.min_replica_count)
         self._recommendations: list[_Change] = []
         self._additions: list[_Change] = []
         self._removals: list[_Change] = []
 
     def decide(self, now_seconds: float, replicas: int, counts: Sequence[int | None]) -> int:
-        """Return the new number of replicas. In ``counts``, ``None`` is an unknown queue length."""
+        """Return the new number of replicas.
+
+        ``counts`` has the number of active messages in each queue, or ``None`` if it is unknown.
+        """
         if replicas == 0:
             return 0  # with zero replicas, the autoscaler is disabled until KEDA adds a replica
         if replicas > self._scaling.max_replica_count:
@@ -164,9 +171,10 @@ class Autoscaler:
         return decided
 
     def _propose(self, replicas: int, counts: Sequence[int | None]) -> int | None:
-        """Return the largest proposal of all metrics, or ``None`` to keep the number of replicas.
+        """Return the largest number of replicas that any of the queues needs.
 
-        While a metric is unknown, replicas may be added but not removed.
+        Return ``None`` if the number of replicas must not change. If the number of messages in a
+        queue is unknown, replicas may be added but not removed.
         """
         proposals = [
             propose_replicas(replicas, count, self._scaling.message_count, self._scaling.tolerance)
@@ -178,10 +186,10 @@ class Autoscaler:
         return max(proposals)
 
     def _stabilize(self, now: float, replicas: int, wanted: int) -> int:
-        """Return the number of replicas that the recommendations in the window permit.
+        """Limit the number ``wanted`` by the recommendations in the stabilization windows.
 
-        Scaling up stops at the lowest recommendation of the window. Scaling down stops at the
-        highest recommendation.
+        The number rises at most to the lowest recommendation in the window for scaling up. The
+        number falls at most to the highest recommendation in the window for scaling down.
         """
         if not self._recommendations:
             # For a new autoscaler, the controller uses the current number as the recommendation.
@@ -222,7 +230,7 @@ class Autoscaler:
     def _find_limit(self, now: float, replicas: int, rules: ScalingRules, *, upwards: bool) -> int:
         """Return the highest number of replicas that the policies permit now.
 
-        If ``upwards`` is false, return the lowest number that they permit.
+        If ``upwards`` is false, return the lowest number that the policies permit.
         """
         if rules.select is SelectPolicy.DISABLED:
             return replicas

@@ -1,4 +1,4 @@
-"""Draw a simulation as text or as a picture: waiting jobs, ready workers and nodes over time."""
+"""Draw a chart of a simulation: the numbers of waiting jobs, ready workers and nodes."""
 
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -28,7 +28,7 @@ BANDS: tuple[tuple[str, Callable[[SimulationSample], int]], ...] = (
 
 
 def draw_text(samples: Sequence[SimulationSample], columns: int = 72) -> list[str]:
-    """Return the lines of a text chart. Each column shows the highest value of its period."""
+    """Return the lines of a text chart. Each column shows the highest value in a period of time."""
     lines: list[str] = []
     for name, read in BANDS:
         values = [read(sample) for sample in samples]
@@ -79,7 +79,7 @@ def format_duration(seconds: float) -> str:
 
 
 def draw_picture(samples: Sequence[SimulationSample], title: str, path: Path) -> None:
-    """Write the chart as a PNG file. Raises OSError if the file cannot be written."""
+    """Write a chart as a PNG file. Raises OSError if the file cannot be written."""
     from PIL import Image, ImageDraw, ImageFont  # noqa: PLC0415 - only pictures need Pillow
 
     image = Image.new("RGB", _SIZE, "white")

@@ -1,12 +1,14 @@
 """The monthly cost of a load, with GPUs that scale and with GPUs that are always on.
 
-`simulation.simulate` computes the GPU hours of one day. A month has 30.4 days. An instance of
-the gateway is billed while a request is open. If requests arrive as a Poisson process at rate r and
-each is open for W seconds, no request is open during a fraction exp(-r W) of the time (a queue
-M/G/inf), and r W requests are open on average.
+`simulation.simulate` computes the GPU hours of one day. A month has 30.4 days.
 
-A waiting request polls for the blob with its job's outcome. The first poll is after 25 ms; the
-pauses then double, up to half a second. Most polls find no blob, and each poll is billed.
+An instance of the gateway is billed while a request is open. Requests arrive as a Poisson process
+at rate r, and each request is open for W seconds. Then r W requests are open on average, and no
+request is open during a fraction exp(-r W) of the time (a queue M/G/inf).
+
+A waiting request repeatedly tries to read the blob that contains its job's outcome. The first read
+is after 25 ms. The pauses between reads then double, up to half a second. Most reads find no blob,
+and each read is billed.
 """
 
 import math
@@ -26,14 +28,14 @@ _DAY_SECONDS = 24 * _HOUR_SECONDS
 #: In seconds. The gateway responds with 202 after this time, so no request is open longer.
 _MAX_OPEN_SECONDS = 30.0
 #: The pauses of a waiting request between two polls. Each pause is twice the previous pause, up to
-#: #: the longest.
+#: the longest.
 FIRST_PAUSE_SECONDS = 0.025
 LONGEST_PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class BillLine:
-    """One line of a bill: a quantity of ``what``, and its price. An unknown price is ``None``."""
+    """One line of a bill: how much of ``what`` is used, and the price of one unit of ``what``."""
 
     item: str
     what: str
@@ -42,13 +44,13 @@ class BillLine:
 
     @property
     def amount(self) -> float | None:
-        """The quantity multiplied by the price. ``None`` if the price is unknown."""
+        """The quantity multiplied by the price; ``None`` if the price is unknown."""
         return None if self.price.amount is None else self.quantity * self.price.amount
 
 
 @dataclass(slots=True)
 class Bill:
-    """A month's bill for one way to run the load."""
+    """A month's bill for one kind of deployment."""
 
     name: str
     gpu_hours: float
@@ -60,16 +62,19 @@ class Bill:
 
     @property
     def total(self) -> float:
-        """The sum of all lines whose price is known."""
+        """The sum of the amounts of all lines whose price is known."""
         return sum(line.amount or 0.0 for line in self.lines)
 
     @property
     def unknown(self) -> list[str]:
-        """The names of the lines whose price is unknown."""
+        """The ``what`` of each line whose price is unknown."""
         return [line.what for line in self.lines if line.amount is None]
 
     def by_item(self) -> dict[str, float | None]:
-        """Return the sum of each item's lines. The sum is ``None`` if no price is known."""
+        """Return the sum of the amounts of each item's lines.
+
+        An item's sum is ``None`` if the prices of all its lines are unknown.
+        """
         sums: dict[str, float | None] = {}
         for line in self.lines:
             before, amount = sums.get(line.item), line.amount
@@ -99,7 +104,7 @@ class Bill:
 
 @dataclass(frozen=True, slots=True)
 class PlannedDeployment:
-    """A load, and the deployment that processes the load."""
+    """A load, and the settings of the deployment that processes the load."""
 
     load: JobLoad
     scaling: ScaledObject
@@ -113,7 +118,11 @@ class PlannedDeployment:
 
 @dataclass(frozen=True, slots=True)
 class CostEstimate:
-    """The bills, and the simulations from which the bills for scaling GPUs were computed."""
+    """The bills of all kinds of deployment, and the results of the simulations.
+
+    `on_nodes` is the simulation on AKS. `on_replicas` is the simulation on Container Apps; None if
+    Container Apps does not have the GPU.
+    """
 
     bills: tuple[Bill, ...]
     on_nodes: SimulationResult
@@ -121,7 +130,11 @@ class CostEstimate:
 
 
 def estimate_cost(deployment: PlannedDeployment, prices: Prices) -> CostEstimate:
-    """Return a bill for each way to run the deployment. Raises PricesUnusable."""
+    """Return a bill for each kind of deployment. Raises PricesUnusable.
+
+    The kinds are AKS with spot nodes, AKS with on-demand nodes, Container Apps if it has the GPU,
+    and GPUs that are always on.
+    """
     gpu, load = prices.gpu(deployment.gpu), deployment.load
     nodes = simulate(load, deployment.scaling, deployment.cluster, deployment.times, _DAY_SECONDS)
     bills = [
@@ -167,7 +180,7 @@ def _bill_replicas(result: SimulationResult, profile: str, load: JobLoad, prices
 def _bill_always_on(deployment: PlannedDeployment, gpu: Gpu, prices: Prices) -> Bill:
     """Return the bill for always-on GPUs behind a REST server.
 
-    The GPUs are enough for the busiest hour.
+    There are enough GPUs for the busiest hour.
     """
     load, times = deployment.load, deployment.times
     busy = load.busiest_per_second * times.seconds(times.batch_size) / times.batch_size
@@ -179,9 +192,10 @@ def _bill_always_on(deployment: PlannedDeployment, gpu: Gpu, prices: Prices) -> 
 
 
 def count_polls(wait_seconds: float) -> int:
-    """Return how often a request polls for its job's outcome while it waits ``wait_seconds``.
+    """Return how often a request tries to read its job's outcome during ``wait_seconds``.
 
-    The request must poll, because another instance of the gateway may receive the reply.
+    The request must read the outcome itself, because another instance of the gateway may receive
+    the reply.
     """
     count, at_seconds, pause_seconds = 0, 0.0, FIRST_PAUSE_SECONDS
     while at_seconds < wait_seconds:
@@ -239,7 +253,10 @@ def _add_functions(bill: Bill, load: JobLoad, open_seconds: float, prices: Price
 
 
 def _busy_seconds(load: JobLoad, open_seconds: float, prices: Prices) -> float:
-    """Return the seconds of a day during which gateway instances have an open request."""
+    """Return the billed seconds of all gateway instances in one day.
+
+    An instance is billed while a request is open.
+    """
     together = prices.usage("concurrent_requests")
     rates = [jobs / _HOUR_SECONDS for jobs in load.jobs_per_hour]
     if load.burst:

@@ -1,4 +1,4 @@
-"""Arrival times of jobs: at an hourly rate for each hour of the day, or all at once."""
+"""The times at which simulated jobs arrive: at a rate for each hour, or all at the same time."""
 
 import random
 from collections.abc import Iterator
@@ -21,11 +21,11 @@ SHAPES: dict[str, tuple[float, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class JobLoad:
-    """The jobs of one day.
+    """The number of jobs that arrive in each hour of a day.
 
     Raises:
-        ValueError: The load does not have one number for each hour, a number is negative, or the
-            day has no jobs or too many jobs.
+        ValueError: The load does not have one number for each hour, a number is negative or
+            infinite, or the day has no jobs or too many jobs.
     """
 
     jobs_per_hour: tuple[float, ...]
@@ -40,7 +40,7 @@ class JobLoad:
                 f"jobs: expected {HOURS} numbers, one per hour, found {len(self.jobs_per_hour)}"
             )
         if not all(0 <= jobs < float("inf") for jobs in self.jobs_per_hour) or self.burst < 0:
-            raise ValueError("jobs: expected no number below 0")
+            raise ValueError("jobs: expected finite numbers that are not below 0")
         if not 0 < self.jobs_per_day <= MAX_JOBS:
             raise ValueError(
                 f"jobs per day: expected 1 to {MAX_JOBS:,}, found {self.jobs_per_day:,.0f}"
@@ -48,12 +48,12 @@ class JobLoad:
 
     @classmethod
     def parse(cls, text: str, seed: int = 1) -> "JobLoad":
-        """Return the load for ``SHAPE:N`` or for 24 numbers separated by commas.
+        """Convert text to a load. The text is ``SHAPE:N`` or 24 numbers separated by commas.
 
         N is the number of jobs in the busiest hour.
 
         Raises:
-            ValueError: The text has neither form.
+            ValueError: The text has another form, or a number is out of range.
         """
         shape, colon, peak = text.partition(":")
         if colon and shape in SHAPES:
@@ -68,7 +68,7 @@ class JobLoad:
 
     @classmethod
     def at_once(cls, jobs: int) -> "JobLoad":
-        """Return a load of ``jobs`` jobs that all arrive one minute after the start."""
+        """Return a load whose jobs all arrive one minute after the start of the simulation."""
         return cls((0.0,) * HOURS, burst=jobs)
 
     @property
@@ -82,9 +82,10 @@ class JobLoad:
         return max(self.jobs_per_hour) / _HOUR_SECONDS
 
     def arrivals(self, duration_seconds: float) -> Iterator[float]:
-        """Yield the arrival times in seconds. The same seed gives the same times.
+        """Yield the arrival times of the jobs, in seconds after the start of the simulation.
 
-        The times follow a Poisson process, unless all jobs arrive at once.
+        Unless all jobs arrive at once, they arrive as a Poisson process that lasts
+        ``duration_seconds``. The same ``seed`` gives the same times.
         """
         if self.burst:
             yield from [self.burst_at_seconds] * self.burst

@@ -1,4 +1,4 @@
-"""Nodes of a cluster under the cluster autoscaler, and the times that nodes take to start."""
+"""The simulated nodes of a cluster: how they are requested, started, used and removed."""
 
 import math
 from collections.abc import Callable
@@ -9,19 +9,19 @@ from loosely.capacity.simulation_clock import Callback, SimulationClock
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A node pool under the cluster autoscaler, or a serverless service (`serverless_cluster`).
+    """The settings of a node pool with a cluster autoscaler, or of a serverless service.
 
-    The delays of node start, image pull and model load are assumptions: measure them in your own
-    subscription. The autoscaler's times are the defaults of AKS (learn.microsoft.com, "Use the
-    cluster autoscaler in AKS"): scan-interval, scale-down-unneeded-time and
-    scale-down-delay-after-add.
+    The times of node start, image pull and model load are assumptions. Measure these times in your
+    own Azure subscription. The cluster autoscaler's times are the defaults of scan-interval,
+    scale-down-unneeded-time and scale-down-delay-after-add in AKS (learn.microsoft.com, "Use the
+    cluster autoscaler in AKS").
 
     Raises:
-        ValueError: The numbers contradict each other.
+        ValueError: A number is out of range.
     """
 
     #: Seconds from the request for a node until its GPU can be used: the start of the machine, of
-    #: the #: driver and of the device plugin.
+    #: the driver and of the device plugin.
     node_start_seconds: float = 180.0
     #: Seconds for the image pull, which each new node needs once.
     image_pull_seconds: float = 60.0
@@ -36,13 +36,13 @@ class Cluster:
     def __post_init__(self) -> None:
         if not 0 <= self.min_nodes <= self.max_nodes or self.max_nodes < 1:
             raise ValueError(
-                "nodes: the minimum must be from 0 to the maximum, the maximum at least 1"
+                "nodes: the minimum must be from 0 to the maximum, and the maximum at least 1"
             )
         if self.workers_per_node < 1:
             raise ValueError("workers per node: expected at least 1")
         delays = (self.node_start_seconds, self.image_pull_seconds, self.model_load_seconds)
         if min(delays) < 0:
-            raise ValueError("delays: expected at least 0 s")
+            raise ValueError("delays: expected no delay below 0 s")
 
     def next_scan(self, now_seconds: float) -> float:
         """Return the time of the cluster autoscaler's first scan at or after ``now_seconds``."""
@@ -52,11 +52,12 @@ class Cluster:
 
 
 def serverless_cluster(cluster: Cluster, start_seconds: float) -> Cluster:
-    """Return a cluster that models a serverless service. The service bills each replica's lifetime.
+    """Return the settings of a serverless service, which bills the lifetime of each replica.
 
     Args:
-        cluster: The cluster whose image pull, model load and maximum number of nodes are used.
-        start_seconds: How long it takes until the GPU of a new replica can be used.
+        cluster: The settings from which the times of image pull and model load, and the maximum
+            number of nodes, are copied.
+        start_seconds: The time from the request for a replica until its GPU can be used.
     """
     return Cluster(
         node_start_seconds=start_seconds,
@@ -71,10 +72,12 @@ def serverless_cluster(cluster: Cluster, start_seconds: float) -> Cluster:
 
 @dataclass(frozen=True, slots=True)
 class BatchTimes:
-    """The GPU times of one job and of a full batch. `seconds` interpolates linearly between them.
+    """The GPU times of a batch with one job and of a full batch.
+
+    The times of other batches are computed by linear interpolation.
 
     Raises:
-        ValueError: The numbers contradict each other.
+        ValueError: A number is out of range, or a full batch is faster than one job.
     """
 
     job_seconds: float = 0.2
@@ -99,7 +102,7 @@ class BatchTimes:
 
 @dataclass(eq=False, slots=True)
 class Node:
-    """One node of the pool. Its lifetime begins when it is requested."""
+    """One node of the pool. Its lifetime begins when the node is requested."""
 
     requested_at_seconds: float
     is_up: bool = False
@@ -111,13 +114,15 @@ class Node:
 class NodePool:
     """The nodes of a cluster.
 
-    A node is requested when a worker needs it, and removed when it is empty.
+    A node is requested if a worker has no node. A node is removed if it has had no workers for some
+    time.
     """
 
     def __init__(self, cluster: Cluster, clock: SimulationClock, settle: Callable[[], int]) -> None:
         """Prepare the pool with the cluster's minimum number of nodes.
 
-        ``settle`` must assign workers to nodes and return how many workers still have no node.
+        ``settle`` is a function that assigns workers to nodes, and returns the number of workers
+        that still have no node.
         """
         self._cluster = cluster
         self._clock = clock
@@ -133,7 +138,7 @@ class NodePool:
 
     @property
     def node_seconds(self) -> float:
-        """The total lifetime of all nodes until now, including removed nodes, in seconds."""
+        """The sum of the lifetimes of all nodes until now, including removed nodes, in seconds."""
         now = self._clock.now_seconds
         return self._removed_seconds + sum(now - node.requested_at_seconds for node in self._nodes)
 
@@ -141,8 +146,8 @@ class NodePool:
         """Assign a worker to a node that has capacity for one more worker.
 
         Returns:
-            The node and the seconds that the node's image pull takes, or ``None`` if no node has
-                capacity.
+            The node, and the seconds of the image pull if the node has no image, otherwise 0.
+                ``None`` if no node has capacity.
         """
         for node in self._nodes:
             if node.is_up and node.workers < self._cluster.workers_per_node:
@@ -161,7 +166,10 @@ class NodePool:
             self._schedule_removal(node)
 
     def request(self, pending: int) -> None:
-        """Request nodes at the autoscaler's next scan if ``pending`` workers need them."""
+        """Request nodes at the autoscaler's next scan if there are too few nodes.
+
+        ``pending`` is the number of workers without a node.
+        """
         if self._count_missing(pending) > 0 and not self._is_scan_scheduled:
             self._is_scan_scheduled = True
             self._clock.at(self._cluster.next_scan(self._clock.now_seconds), self._scan)

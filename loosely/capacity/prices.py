@@ -1,4 +1,4 @@
-"""The price list (infra/prices.yaml), a file with a date that users edit for their region."""
+"""The price list (infra/prices.yaml). Users edit the prices in this file for their region."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class PricesUnusable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """One price and its source. ``amount`` is ``None`` if the price is unknown."""
+    """The price of one unit, and the source of the price. An unknown ``amount`` is ``None``."""
 
     amount: float | None
     is_assumed: bool
@@ -23,7 +23,11 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU, and the names of the VM size and the Container Apps profile that contain it."""
+    """A GPU, and what it is called in Azure.
+
+    ``node`` is the VM size that has this GPU. ``container_apps`` is the profile of Container Apps
+    that has this GPU; ``None`` if there is none.
+    """
 
     name: str
     node: str
@@ -31,10 +35,10 @@ class Gpu:
 
 
 class Prices:
-    """The price list. Prices are looked up by ``group.name``."""
+    """The price list. The name of a price has the form ``group.name``."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
-        """Check a parsed price list. Raises PricesUnusable if it is invalid."""
+        """Read a parsed price list. Raises PricesUnusable if the price list is invalid."""
         try:
             self.dated = str(document["dated"])
             self.currency = str(document["currency"])
@@ -56,7 +60,7 @@ class Prices:
 
     @classmethod
     def load(cls, path: Path) -> "Prices":
-        """Return the price list in a file. Raises PricesUnusable if the file is invalid."""
+        """Read the price list from a file. Raises PricesUnusable if the file is invalid."""
         import yaml  # noqa: PLC0415 - from an extra that only this command needs
 
         try:
@@ -85,7 +89,11 @@ class Prices:
             ) from None
 
     def usage(self, name: str, key: str | None = None) -> float:
-        """Return a number of the section ``usage``. Raises PricesUnusable if it is missing."""
+        """Return a number from the section ``usage`` of the price list.
+
+        If the entry ``name`` is a mapping, return its number for ``key``. Raises PricesUnusable if
+        the number is missing or invalid.
+        """
         value = self._usage.get(name)
         if key is not None and isinstance(value, dict):
             value = value.get(key)

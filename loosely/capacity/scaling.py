@@ -17,9 +17,10 @@ class PolicyType(Enum):
 
 
 class SelectPolicy(Enum):
-    """Which of several policies applies: the policy that allows the most or the least change.
+    """Which of several scaling policies applies.
 
-    ``DISABLED`` allows no change in this direction.
+    ``MAX`` selects the policy that allows the greatest change, ``MIN`` the policy that allows the
+    smallest change. ``DISABLED`` allows no change.
     """
 
     MAX = "Max"
@@ -29,7 +30,7 @@ class SelectPolicy(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ScalingPolicy:
-    """A limit for changes: at most ``value`` pods or percent in any ``period_seconds``."""
+    """A limit for scaling: ``value`` pods, or percent of the pods, per ``period_seconds``."""
 
     unit: PolicyType
     value: int
@@ -38,7 +39,7 @@ class ScalingPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ScalingRules:
-    """The rules for adding replicas, or for removing them."""
+    """The rules for adding replicas, or the rules for removing replicas."""
 
     stabilization_window_seconds: float
     policies: tuple[ScalingPolicy, ...]
@@ -60,7 +61,7 @@ class ScaledObject:
     """A ScaledObject with one azure-servicebus trigger for each queue.
 
     Raises:
-        ValueError: The numbers contradict each other.
+        ValueError: A number is out of range.
     """
 
     #: The metric's target (AverageValue): the number of active messages per replica.
@@ -93,13 +94,13 @@ class ScaledObject:
         if self.idle_replica_count is not None and not (
             0 <= self.idle_replica_count < self.min_replica_count
         ):
-            raise ValueError("idle replicas: expected fewer than the minimum of replicas")
+            raise ValueError("idle replicas: expected fewer than the minimum number of replicas")
         if min(self.polling_interval_seconds, self.sync_period_seconds) <= 0:
             raise ValueError("the polling interval and the sync period must be more than 0 s")
 
 
 #: The autoscaler may stop a busy pod. So it removes only one pod per minute, after ten minutes with
-#: #: less work.
+#: less work.
 _DEPLOYED_BEHAVIOR = Behavior(
     scale_up=ScalingRules(0.0, (ScalingPolicy(PolicyType.PODS, 4, 15.0),)),
     scale_down=ScalingRules(600.0, (ScalingPolicy(PolicyType.PODS, 1, 60.0),)),

@@ -1,11 +1,12 @@
-"""Simulate a day of jobs under KEDA, the autoscaler and the cluster autoscaler.
+"""Simulate a day of jobs with KEDA, the Kubernetes autoscaler and the cluster autoscaler.
 
-A job arrives. KEDA or the autoscaler counts the messages and sets the number of workers.
-The count includes messages that workers hold, as ActiveMessageCount presumably does. A worker
-without a node waits for the cluster autoscaler's next scan, which requests nodes. A node starts and
-pulls the image; the worker loads the model and processes batches. Surplus workers are removed as
-Kubernetes removes pods: the newest first, including those without a node. A busy worker finishes
-its batch first.
+KEDA or the autoscaler counts the messages on the queue and sets the number of workers. The count
+includes the messages that workers have received and not settled, as ActiveMessageCount presumably
+does. A worker without a node waits for the cluster autoscaler's next scan, which requests nodes. A
+new node starts and pulls the image. Then the worker loads the model and processes batches.
+
+If there are too many workers, they are removed as Kubernetes removes pods: the newest first, even
+if they have no node. A busy worker first finishes its batch.
 """
 
 import math
@@ -27,7 +28,11 @@ _PERCENTS = (50, 95, 99)
 
 @dataclass(frozen=True, slots=True)
 class SimulationSample:
-    """The state at one moment: the numbers of waiting jobs, wanted and ready workers, and nodes."""
+    """The state of the simulation at one time.
+
+    The sample contains the number of jobs that wait, of workers that exist (``wanted``), of workers
+    that have loaded the model (``ready``), and of nodes.
+    """
 
     at_seconds: float
     waiting: int
@@ -38,10 +43,10 @@ class SimulationSample:
 
 @dataclass(slots=True)
 class SimulationResult:
-    """The figures of a simulation.
+    """The results of a simulation.
 
-    A wait lasts from a job's arrival to the start of the job's batch; an answer time lasts to the
-    end of the batch.
+    ``wait_seconds`` has the time from each job's arrival to the start of its batch.
+    ``answer_seconds`` has the time from each job's arrival to the end of its batch.
     """
 
     jobs: int = 0
@@ -56,7 +61,7 @@ class SimulationResult:
 
     @property
     def node_hours(self) -> float:
-        """The total lifetime of all nodes in hours, which is billed.
+        """The sum of the lifetimes of all nodes in hours. These hours are billed.
 
         The lifetime of a node begins when the node is requested.
         """
@@ -64,7 +69,7 @@ class SimulationResult:
 
     @property
     def busy_hours(self) -> float:
-        """The total time that all GPUs were busy, in GPU-hours."""
+        """The time for which GPUs were busy, summed over all GPUs, in hours."""
         return self.busy_seconds / _HOUR_SECONDS
 
     @property
@@ -73,7 +78,7 @@ class SimulationResult:
         return sum(self.answer_seconds) / len(self.answer_seconds) if self.answer_seconds else 0.0
 
     def document(self) -> dict[str, Any]:
-        """Return the figures, without the samples, as a JSON document."""
+        """Return the results without the samples, as a JSON object."""
         return {
             "jobs": self.jobs,
             "unanswered": self.unanswered,
@@ -87,7 +92,10 @@ class SimulationResult:
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """Return p50, p95, p99 and the maximum, by nearest rank. Return an empty dict for no values."""
+    """Return p50, p95, p99 and the maximum of the values; an empty dict if there are no values.
+
+    The percentiles are computed by the nearest-rank method.
+    """
     if not values:
         return {}
     ranked = sorted(values)
@@ -110,7 +118,7 @@ def simulate(
     times: BatchTimes,
     duration_seconds: float,
 ) -> SimulationResult:
-    """Simulate the jobs of ``load`` for ``duration_seconds``, and return the figures."""
+    """Simulate the jobs of ``load`` for ``duration_seconds``, and return the results."""
     simulation = _Simulation(load, scaling, cluster, times, duration_seconds)
     return simulation.run()
 
@@ -150,7 +158,6 @@ class _Simulation:
         return result
 
     def _schedule_arrival(self) -> None:
-        """Schedule the arrival of the next job."""
         arrival = next(self._arrivals, None)
         if arrival is not None:
             self._clock.at(arrival, self._arrive)
@@ -162,7 +169,7 @@ class _Simulation:
         self._start_batches()
 
     def _scale(self) -> None:
-        """Apply a decision of KEDA or of the autoscaler, and schedule the next decision."""
+        """Change the number of workers as the scaler decides, and schedule the next decision."""
         wanted = self._scaler.step(self._clock.now_seconds, [len(self._waiting) + self._held])
         staying = [worker for worker in self._workers if not worker.is_stopping]
         if wanted > len(staying):
@@ -189,7 +196,7 @@ class _Simulation:
             self._settle()
 
     def _settle(self) -> int:
-        """Assign workers to nodes, and return how many workers still have no node."""
+        """Assign workers to nodes; return the number of workers that still have no node."""
         pending = [worker for worker in self._workers if worker.node is None]
         for index, worker in enumerate(pending):
             assigned = self._pool.assign()

@@ -1,4 +1,4 @@
-"""The clock of the simulation, which jumps from event to event."""
+"""The clock of a simulation. The time jumps from one scheduled event to the next event."""
 
 import heapq
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class SimulationClock:
         self.at(self.now_seconds + seconds, callback)
 
     def run(self, until_seconds: float) -> None:
-        """Run the scheduled callbacks in order, up to the time ``until_seconds``."""
+        """Run the callbacks that are scheduled up to the time ``until_seconds``, in order."""
         while self._scheduled and self._scheduled[0][0] <= until_seconds:
             self.now_seconds, _, callback = heapq.heappop(self._scheduled)
             callback()

@@ -1,1 +1,1 @@
-"""Jobs. `model` defines their data, `lifecycle` finds and ends them, `orchestrator` runs them."""
+"""Jobs: their data (`model`), their orchestration, and how to find and end them (`lifecycle`)."""

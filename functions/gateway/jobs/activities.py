@@ -1,4 +1,4 @@
-"""The activities of a job's orchestration. Durable Functions may run each more than once."""
+"""The activities of a job's orchestration. Durable Functions may run an activity repeatedly."""
 
 import json
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ class Enqueue:
     requests: RequestSender
 
     async def run(self, ticket_text: str) -> str | None:
-        """Send the request of the job with this ticket to the model's queue.
+        """Send the job's request to the queue of its model.
 
         Returns:
-            None if the request was sent, or if the deadline has passed. If the request can never be
-            sent, the JSON of a JobError.
+            None if the request was sent or the deadline has passed. The JSON text of a JobError if
+            the request can never be sent.
 
         Raises:
             Unavailable: The queue did not accept the message. A repeated call may succeed.
@@ -41,22 +41,23 @@ class Enqueue:
 
 @dataclass(frozen=True, slots=True)
 class Conclude:
-    """The activity `conclude`, which returns a job's outcome, or records a proposed outcome."""
+    """The activity `conclude`, which records a proposed outcome, and returns a job's outcome."""
 
     outcomes: OutcomeStore
     progress: ProgressStore
     waiters: Waiters
 
     async def run(self, asked_text: str) -> str:
-        """Record the proposed outcome if the job has no outcome, and return the recorded outcome.
+        """Record the proposed outcome unless the job has an outcome; return the job's outcome.
 
         Args:
-            asked_text: JSON text with the members `job_id`, `model` and `propose`. `propose` is
-                an outcome, or null to record nothing.
+            asked_text: The JSON text of an object with the members `job_id`, `model` and `propose`.
+                `propose` is the proposed outcome. It is null if nothing is to be recorded.
 
         Returns:
-            The JSON text of `{"outcome": ...}` if the job has an outcome. Otherwise the text of
-            `{"stopping": {"started_at": ...}}` if the job's worker was ordered to stop, or `{}`.
+            JSON text: `{"outcome": ...}` if the job has an outcome. Otherwise
+            `{"stopping": {"started_at": ...}}` if the job's worker was ordered to stop. Otherwise
+            `{}`.
 
         Raises:
             Unavailable: The storage did not respond. A repeated call may succeed.

@@ -50,10 +50,10 @@ OWN_ENDS: Final = 20
 """After so many jobs in succession whose end this process recorded, waiters read less often."""
 
 LOOKS_A_SECOND: Final = 100
-"""The largest number of looks per second of all waiters in a process together."""
+"""The maximum number of reads of outcomes per second by all waiters of a process together."""
 
 LOOKS_PER_FULL_LOOK: Final = 8
-"""A waiter reads only the outcome, but at every eighth look also the orchestration."""
+"""At every eighth read, a waiter reads the orchestration too, otherwise only the outcome."""
 
 # A job's message is sent before its orchestration is started. Therefore a fast reply can arrive
 # before the start has ended.
@@ -72,15 +72,15 @@ class OutcomeStore:
         self._blobs = blobs
 
     async def find(self, job_id: str) -> JobOutcome | None:
-        """Return the job's recorded outcome; None if none is recorded. Raises Unavailable."""
+        """Return the job's outcome; None if no outcome is recorded. Raises Unavailable."""
         blob = await self._blobs.read(outcome_blob(job_id))
         return None if blob is None else outcome_from_json(json.loads(blob.data))
 
     async def record(self, job_id: str, outcome: JobOutcome) -> JobOutcome:
-        """Record an outcome unless the job already has an outcome; return the recorded outcome.
+        """Record the outcome unless the job has an outcome; return the recorded outcome.
 
         The result is the object `outcome` itself if this call recorded it. If the call raises
-        Unavailable, the outcome may or may not be recorded, and the call can be repeated.
+        Unavailable, it is unknown whether the outcome was recorded, and the call can be repeated.
         """
         data = json.dumps(
             outcome_to_json(outcome), ensure_ascii=False, allow_nan=False, separators=(",", ":")
@@ -89,12 +89,12 @@ class OutcomeStore:
             return outcome
         recorded = await self.find(job_id)
         if recorded is None:
-            raise Unavailable("blobs", f"the outcome of {job_id} was deleted while it was read")
+            raise Unavailable("blobs", f"the outcome of job {job_id} was deleted before the read")
         return recorded
 
 
 class Waiter:
-    """One caller that waits for a job.
+    """One HTTP request that waits for the outcome of its job.
 
     A waiter must be used only on the event loop on which it was created.
     """
@@ -106,9 +106,9 @@ class Waiter:
 
     @property
     def shortest_pause_seconds(self) -> float:
-        """The shortest pause in seconds between two reads of the outcome by this waiter.
+        """The minimum time in seconds between two reads of the outcome by this waiter.
 
-        With it, all waiters together read at most LOOKS_A_SECOND times a second.
+        This minimum limits all waiters of the process together to LOOKS_A_SECOND reads per second.
         """
         return self._waiters.count / LOOKS_A_SECOND
 
@@ -127,15 +127,15 @@ class Waiter:
         self._waiters.own_ends = self._waiters.own_ends + 1 if is_own else 0
 
     def notify(self, outcome: JobOutcome) -> None:
-        """End the current pause with this outcome.
+        """Pass the outcome to this waiter, so that `pause` returns it at once.
 
-        If there is no current pause, the next pause ends at once with this outcome.
+        If `pause` is not running, the next call of `pause` returns the outcome.
         """
         self._outcome = outcome
         self._end_pause()
 
     async def pause(self, seconds: float) -> JobOutcome | None:
-        """Wait up to this many seconds; return the outcome, or None if it did not arrive."""
+        """Wait up to `seconds` for the outcome; return None if no outcome arrived in time."""
         if self._outcome is None:
             loop = asyncio.get_running_loop()
             self._pause = loop.create_future()
@@ -164,7 +164,7 @@ class Waiters:
 
     @contextmanager
     def waiting(self, job_id: str) -> Iterator[Waiter]:
-        """Yield a waiter, which is notified of this job's outcome during the `with` block."""
+        """Yield a waiter that is notified of the job's outcome during the `with` block."""
         waiter = Waiter(self)
         self._waiters.setdefault(job_id, set()).add(waiter)
         self.count += 1
@@ -178,13 +178,13 @@ class Waiters:
                 del self._waiters[job_id]
 
     def notify(self, job_id: str, outcome: JobOutcome) -> None:
-        """Wake all waiters of this job with its outcome."""
+        """Pass the job's outcome to all waiters of this job."""
         for waiter in tuple(self._waiters.get(job_id, ())):
             waiter.notify(outcome)
 
 
 class Jobs:
-    """Finds jobs by their ids, waits for their end, and ends them."""
+    """Finds jobs by their ids, waits until they end, and ends them."""
 
     def __init__(
         self, outcomes: OutcomeStore, progress: ProgressStore, waiters: Waiters, clock: Clock
@@ -200,10 +200,11 @@ class Jobs:
         return None if instance is None else await self.record_of(job_id, instance)
 
     async def record_of(self, job_id: str, instance: InstanceSnapshot) -> Record | None:
-        """Return the record of the job that this orchestration runs; None if it does not run a job.
+        """Return the record of an orchestration's job; None if the orchestration runs no job.
 
-        A job is final when its outcome is recorded. If the orchestration ended without an outcome,
-        or did not end the job at its deadline, this call records the outcome. Raises Unavailable.
+        A job has ended when its outcome is recorded. This method records an outcome if the
+        orchestration ended without recording one, or did not end the job at the deadline. Raises
+        Unavailable.
         """
         if (output := recorded_output(instance)) is not None:
             return output
@@ -223,18 +224,18 @@ class Jobs:
         waiter: Waiter,
         limit_seconds: float,
     ) -> Record | None:
-        """Wait for the end of a job; return its final record, or None if it does not end in time.
+        """Wait until a job ends; return its final record, or None if the time limit passes first.
 
-        If this process records the outcome, the waiter is woken. Another instance of the app may
-        record the outcome too. Therefore this method also reads the blob, after pauses that become
-        longer. If the storage does not respond, the wait continues.
+        The waiter is notified if this process records the outcome. Another instance of the app may
+        record the outcome instead. Therefore this method also reads the blob repeatedly. If the
+        storage does not respond, the method continues to wait.
 
         Args:
-            durable: The durable client of this invocation.
-            job_id: The job to wait for.
-            initial: The job's record at the beginning of the wait.
+            durable: The interface to Durable Functions.
+            job_id: The id of the job.
+            initial: The job's record before its end.
             waiter: A waiter for this job.
-            limit_seconds: The longest wait in seconds.
+            limit_seconds: The time limit.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + limit_seconds
@@ -262,14 +263,15 @@ class Jobs:
         return None
 
     async def finish(self, durable: Durable, job_id: str, outcome: JobOutcome) -> JobOutcome:
-        """End a job with this outcome unless it has already ended; return the recorded outcome.
+        """End a job with this outcome unless the job has ended; return the recorded outcome.
 
         The result is the object `outcome` itself if this call ended the job. If the job had ended
-        before, the event is raised again, because the process that recorded the outcome may have
-        died before it raised the event.
+        before, this method raises the event `reply` again, because the process that recorded the
+        outcome may have died before it raised the event.
 
         Raises:
-            Unavailable: It is unknown whether the outcome is recorded. Repeat the call.
+            Unavailable: It is unknown whether the outcome was recorded. The caller must repeat
+                the call.
             UnknownInstance: The job does not exist.
             FinalInstance: The orchestration had ended without a recorded outcome.
         """
@@ -285,7 +287,7 @@ class Jobs:
     async def _overdue(
         self, job_id: str, initial: Record, instance: InstanceSnapshot
     ) -> JobOutcome | None:
-        """Return the outcome of a job whose orchestration should have recorded an outcome.
+        """Return the outcome that the orchestration should have recorded but did not record.
 
         Returns None if the orchestration still runs and the job's deadline has not passed.
         """
@@ -305,7 +307,7 @@ async def outcome_at_deadline(
 ) -> JobOutcome:
     """Return the outcome of a job whose deadline has passed.
 
-    The job is cancelled if its worker was ordered to stop; otherwise it has expired. Raises
+    The outcome is `cancelled` if the job's worker was ordered to stop, otherwise `expired`. Raises
     Unavailable.
     """
     started_at = await progress.stopping_since(job_id, model)

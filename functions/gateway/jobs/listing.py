@@ -1,12 +1,16 @@
-"""List jobs with the newest first, although the durable store lists instances in no order.
+"""List jobs, newest first, although Durable Functions returns instances in no order.
 
-The store can find instances by a prefix of their ids. Ids are UUIDv7, which begin with a time.
-Therefore a prefix stands for a window of time, and each further digit divides the window into
-sixteen. The windows are read from the newest to the oldest. If a window contains more instances
-than one query returns, it is divided; otherwise its instances are sorted. In this way a page reads
-a limited number of instances, and no job is omitted or repeated when new jobs are submitted.
+Durable Functions can find instances by a prefix of their ids. Ids are UUIDv7, which begin with the
+time of creation. Therefore all ids with the same prefix belong to the same window of time. A prefix
+with one more digit selects a sixteenth of the window.
 
-The store's filter by creation time is not used, because Azure Storage has no index for it.
+The windows are read from the newest to the oldest. If a window contains more instances than one
+query returns, the window is divided into its sixteen parts. Otherwise its instances are sorted.
+Thus the number of instances that are read for one page is limited. No job is omitted or repeated
+if new jobs are submitted between two pages.
+
+The filter of Durable Functions by creation time is not used, because the tables of Azure Storage
+have no index for this time.
 """
 
 from collections.abc import Callable, Collection
@@ -20,7 +24,7 @@ WINDOW_INSTANCES: Final = 100
 """The largest number of instances that one query returns."""
 
 MAX_QUERIES: Final = 64
-"""The largest number of queries for one page. The next page continues after them."""
+"""The largest number of queries for one page."""
 
 _DIGITS: Final = "0123456789abcdef"
 _BEHIND: Final = "g"
@@ -43,7 +47,7 @@ class IdRange:
     above: str
 
     def reaches(self, window: str) -> bool:
-        """Return whether the window can contain an id of this range."""
+        """Return whether ids that begin with the prefix `window` can be in this range."""
         return window < self.below and window + _BEHIND >= self.above
 
 
@@ -59,7 +63,7 @@ class Listing(Generic[T]):
 
 
 def id_at(moment: datetime) -> str:
-    """Return the prefix of all ids that are created in this millisecond."""
+    """Return the prefix of all ids that are created in the same millisecond as `moment`."""
     digits = f"{max(0, int(moment.timestamp() * 1000)):012x}"
     return f"{digits[:8]}-{digits[8:]}"
 
@@ -71,16 +75,17 @@ async def list_newest(
     limit: int,
     select: Callable[[str, InstanceSnapshot], T | None],
 ) -> Listing[T]:
-    """Return up to `limit` jobs of the range, newest first. Raises Unavailable.
+    """Return a page with up to `limit` jobs of a range of ids, newest first.
+
+    There may be a next page even if this page has fewer than `limit` jobs, or none. Raises
+    Unavailable.
 
     Args:
-        durable: The durable client of this invocation.
-        ids: The range of ids to list.
-        statuses: The runtime statuses to list; if empty, all statuses.
+        durable: The interface to Durable Functions.
+        ids: The range of the job ids.
+        statuses: The runtime statuses of the jobs to return. If empty, the status does not matter.
         limit: The largest number of jobs to return.
-        select: Returns the item to list for an instance, or None to omit the instance.
-
-    A page can have fewer than `limit` jobs, or be empty, and still have a next page.
+        select: Converts an instance to an item of the page, or returns None to omit the instance.
     """
     found: list[T] = []
     windows = _top_windows(ids)
@@ -109,7 +114,7 @@ async def list_newest(
 
 
 def _top_windows(ids: IdRange) -> list[str]:
-    """Return the widest windows, which together contain the range, from oldest to newest."""
+    """Return the prefixes of the widest windows that cover the range, from oldest to newest."""
     first, last = int(ids.above[:_TOP_DIGITS], 16), int(ids.below[:_TOP_DIGITS], 16)
     return [f"{number:0{_TOP_DIGITS}x}" for number in range(first, last + 1)]
 

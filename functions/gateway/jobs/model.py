@@ -2,7 +2,7 @@
 
     ticket     the input of the job's orchestration
     outcome    how and when the job ended; recorded once by `lifecycle`
-    record     the state of the job, made from the ticket and, when it has ended, the outcome
+    record     the state of the job, made from its ticket, and from its outcome if it has ended
     resource   the JSON object that the API shows to callers
 
 All functions here are pure, because the orchestrator calls them and must be deterministic.
@@ -78,14 +78,17 @@ LEGAL_CHANGES: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
 
 
 def change_status(before: JobStatus, after: JobStatus) -> JobStatus:
-    """Return `after` if a job may change from `before` to it. Raises IllegalStatusChange."""
+    """Return the new status `after`, which may be the same as `before`.
+
+    Raises IllegalStatusChange if a job cannot change from the status `before` to `after`.
+    """
     if after is before or after in LEGAL_CHANGES[before]:
         return after
     raise IllegalStatusChange(before, after)
 
 
 TICKET_VERSION: Final = 2
-"""Tickets of version 1 have no `version` member; their jobs record no outcome in a blob."""
+"""A ticket of version 1 has no member `version`, and its job records no outcome in a blob."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,7 @@ class Ticket:
 
     @property
     def trace_id(self) -> str | None:
-        """The id of the trace to which the job belongs; None if there is no trace."""
+        """The id of the trace to which the job belongs; None if the job has no trace."""
         return trace_id(self.traceparent)
 
     def request(self) -> JobRequest:
@@ -165,7 +168,10 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
 
 
 def read_ticket(text: str) -> Ticket:
-    """Read a ticket. Raises ValueError, KeyError or TypeError if the text is not a ticket."""
+    """Convert JSON text to a ticket.
+
+    Raises ValueError, KeyError or TypeError if the text is not a ticket.
+    """
     return _ticket_from_json(text, json.loads(text))
 
 
@@ -188,7 +194,7 @@ def _ticket_from_json(text: str, value: Json) -> Ticket:
 
 LOST: Final = JobError(
     FailureCode.UNAVAILABLE,
-    "the gateway lost track of the job; send it again",
+    "the gateway lost the job because of an internal error; submit the job again",
     Stage.QUEUE,
     retryable=True,
 )
@@ -199,11 +205,11 @@ EXPIRED: Final = JobError(
 
 @dataclass(frozen=True, slots=True)
 class JobOutcome:
-    """How a job ended, and when its end was recorded.
+    """How and when a job ended.
 
-    `at` has the precision of a millisecond. `reply` is the worker's reply if the job ended with a
-    reply. Otherwise `error` says why the job failed, and `started_at` is the time at which a
-    cancelled job had started, as RFC 3339 text.
+    `at` is the time of the end in whole milliseconds. `reply` is the worker's reply if the job
+    ended with a reply. `error` says why a job without a reply failed or expired. `started_at` is
+    the time at which a cancelled job had started, as RFC 3339 text; None if it had not started.
     """
 
     status: JobStatus
@@ -213,13 +219,13 @@ class JobOutcome:
     started_at: str | None = None
 
     def __post_init__(self) -> None:
-        """Truncate `at` to milliseconds, which is the precision of the time in the blob."""
+        """Truncate `at` to whole milliseconds, as the outcome's blob stores the time."""
         milliseconds = self.at.microsecond // 1000
         object.__setattr__(self, "at", self.at.replace(microsecond=milliseconds * 1000))
 
     @classmethod
     def replied(cls, reply: JobReply, now: datetime) -> "JobOutcome":
-        """Return the outcome of a job that ends with this reply: succeeded or failed."""
+        """Return the outcome of a job that ended with this reply. The job succeeded or failed."""
         has_failed = isinstance(reply.outcome, JobError)
         return cls(JobStatus.FAILED if has_failed else JobStatus.SUCCEEDED, now, reply=reply)
 
@@ -230,7 +236,7 @@ class JobOutcome:
 
     @classmethod
     def expired(cls, now: datetime) -> "JobOutcome":
-        """Return the outcome of a job whose deadline passed before a reply."""
+        """Return the outcome of a job whose deadline passed before a reply arrived."""
         return cls(JobStatus.EXPIRED, now, error=EXPIRED)
 
     @classmethod
@@ -240,7 +246,7 @@ class JobOutcome:
 
 
 def outcome_to_json(outcome: JobOutcome) -> dict[str, Json]:
-    """Return an outcome as a JSON object, which omits members that are None."""
+    """Convert an outcome to a JSON object without the members that are None."""
     value: dict[str, Json] = {"status": outcome.status.value, "at": format_time(outcome.at)}
     if outcome.reply is not None:
         value["reply"] = reply_to_json(outcome.reply)
@@ -252,7 +258,10 @@ def outcome_to_json(outcome: JobOutcome) -> dict[str, Json]:
 
 
 def outcome_from_json(value: Json) -> JobOutcome:
-    """Read an outcome. Raises ContractError or ValueError if the value is not an outcome."""
+    """Convert a JSON value to an outcome.
+
+    Raises ContractError or ValueError if the value is not an outcome.
+    """
     fields = Fields(value)
     return JobOutcome(
         JobStatus(fields.text("status")),
@@ -292,7 +301,7 @@ def initial_record(ticket: Ticket) -> Record:
 
 
 def final_record(initial: Record, outcome: JobOutcome) -> Record:
-    """Return the final record of a job, made from its initial record and its outcome."""
+    """Return the final record of a job that has this initial record and this outcome."""
     record = {
         **initial,
         "status": outcome.status.value,
@@ -326,14 +335,14 @@ def final_record(initial: Record, outcome: JobOutcome) -> Record:
 
 
 def recorded_output(instance: InstanceSnapshot) -> Record | None:
-    """Return the record that a completed orchestration returned; None for any other one."""
+    """Return the final record that the orchestration returned; None if it returned no record."""
     output = instance.output
     is_record = isinstance(output, dict) and "status" in output
     return output if is_record and instance.runtime_status is RuntimeStatus.COMPLETED else None
 
 
 def initial_record_of(instance: InstanceSnapshot) -> Record | None:
-    """Return the initial record of the orchestration's job; None if it does not run a job."""
+    """Return the initial record of the job that an orchestration runs; None if it runs no job."""
     try:
         return initial_record(read_ticket(instance.input))
     except (ValueError, KeyError, TypeError):
@@ -437,7 +446,7 @@ def result_path(job_id: str) -> str:
 
 
 def job_resource(job_id: str, record: Record) -> JobResource:
-    """Return the JSON object by which all routes represent a job.
+    """Return the JSON object that represents a job in the responses of all routes.
 
     `result` contains a small JSON result. Callers get any other result from `links.result`.
     """

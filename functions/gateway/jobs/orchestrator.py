@@ -64,13 +64,13 @@ SEND_RETRIES: Final = RetryOptions(
 
 FIRST_CHECK: Final = timedelta(seconds=10)
 FIRST_CHECK_WITH_WEBHOOK: Final = timedelta(seconds=2)
-"""The first check for the outcome if the job has a webhook, which a lost event would delay."""
+"""The first check if the job has a webhook, because a lost event would delay the webhook."""
 
 LONGEST_CHECK_INTERVAL: Final = timedelta(minutes=10)
-"""The interval between two checks doubles until it has this length."""
+"""The longest interval between two checks. The interval doubles after each check."""
 
 STOP_WITHIN: Final = timedelta(seconds=30)
-"""After this time without a report from the worker, a cancelled job counts as stopped."""
+"""How long the orchestration waits for a worker to stop a cancelled job."""
 
 NOT_SENT: Final = JobError(
     FailureCode.UNAVAILABLE,
@@ -85,7 +85,7 @@ _log = logging.getLogger(__name__)
 
 
 def job(context: DurableOrchestrationContext) -> Generator[Any, Any, Record]:
-    """Run a job until it has ended, and start the delivery of its webhook.
+    """Run a job until it has ended, and start the delivery of its webhook if it has one.
 
     Returns the final record of the job.
     """
@@ -174,7 +174,7 @@ def _proposed(
 def _conclude(
     context: DurableOrchestrationContext, ticket: Ticket, proposed: JobOutcome | None
 ) -> Generator[Any, Any, dict[str, Json]]:
-    """Return the result of the activity `conclude`, or an empty object if it failed."""
+    """Call the activity `conclude`. Return its result, or an empty object if the call failed."""
     asked = {
         "job_id": ticket.job_id,
         "model": ticket.model,
@@ -193,8 +193,8 @@ def _run_without_record(
 ) -> Generator[Any, Any, JobOutcome]:
     """Run a job of an older version of the gateway, which recorded no outcomes in blobs.
 
-    Its code must not change, because it must match the job's history. Delete this function when all
-    of these jobs have ended.
+    The code of this function must not change, because it must match the histories of such jobs.
+    Delete this function when all of these jobs have ended.
     """
     sending = context.call_activity_with_retry(ACTIVITY_ENQUEUE, SEND_RETRIES, ticket.text)
     reply = context.wait_for_external_event(EVENT_REPLY, str)
@@ -227,14 +227,14 @@ def _run_without_record(
 
 
 def _started_at(event: object) -> str | None:
-    """Return the job's start time, which an event `cancel` contains; None if not started."""
+    """Return the job's start time from an event `cancel`; None if the job had not started."""
     value = json.loads(event) if isinstance(event, str) else event
     started_at = value.get("started_at") if isinstance(value, dict) else None
     return started_at if isinstance(started_at, str) else None
 
 
 def _refusal(sent: object) -> JobError | None:
-    """Return the error if the request cannot be sent; None if it was sent.
+    """Return the error of a request that could not be sent; None if the request was sent.
 
     `sent` is the result of the activity `enqueue`, or an exception if all its retries failed.
     """
@@ -257,5 +257,5 @@ def _outcome_of(event: object, now: datetime) -> JobOutcome:
 
 
 def _like(now: datetime, text: str) -> datetime:
-    """Return the time in `text` in UTC, aware or naive like `now`, so that both can be compared."""
+    """Convert `text` to a time in UTC that can be compared with `now`, which may be naive."""
     return datetime.fromisoformat(text).astimezone(UTC).replace(tzinfo=now.tzinfo)

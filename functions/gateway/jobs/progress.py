@@ -3,9 +3,10 @@
     {"report": {"attempt": 1, "sequence": 7, "started_at": …, "fraction": 0.4, "message": "…"},
      "cancelling": false}
 
-Each write depends on the ETag that was read, so no change is lost. The orchestration does not
-receive the progress, because each event would cost a replay, and because the SDK keeps only one
-event of each name. Only models with `reports_progress` have progress.
+A write succeeds only if the blob's ETag is still the ETag that was read. Therefore no change is
+lost. The orchestration does not receive the progress, because each event would cause a replay, and
+because the SDK keeps only one event of each name. Only the jobs of models with `reports_progress`
+have progress.
 """
 
 import json
@@ -31,8 +32,9 @@ _MAX_ATTEMPTS: Final = 4
 class ProgressReport:
     """A worker's report about a running job.
 
-    Reports are ordered by attempt, then by `sequence`, which counts from 0 in each attempt.
-    `fraction` is from 0 to 1, or None if the model does not give one. `started_at` is RFC 3339.
+    Reports are ordered by `attempt`, and within an attempt by `sequence`, which begins at 0.
+    `fraction` is from 0 to 1, or None if the model does not report a fraction. `started_at` is the
+    job's start time as RFC 3339 text.
     """
 
     attempt: int
@@ -43,7 +45,7 @@ class ProgressReport:
 
     @property
     def order(self) -> tuple[int, int]:
-        """The sort key by which reports on a job are ordered."""
+        """The sort key of the report. A later report on the same job has a greater sort key."""
         return self.attempt, self.sequence
 
 
@@ -55,17 +57,17 @@ class ProgressState:
     cancelling: bool = False
 
     def with_report(self, report: ProgressReport) -> "ProgressState":
-        """Return the progress updated by this report.
+        """Return the progress with `report` as its newest report.
 
-        Returns the progress unchanged if the report is not newer, or if the worker was ordered to
-        stop.
+        Return the progress unchanged if its report is not older than `report`, or if the worker was
+        ordered to stop.
         """
         if self.cancelling or (self.report is not None and report.order <= self.report.order):
             return self
         return replace(self, report=report)
 
     def with_stop_order(self) -> "ProgressState":
-        """Return the progress with an order to the worker to stop."""
+        """Return the progress with the order to stop the job: `cancelling` is true."""
         return replace(self, cancelling=True)
 
 
@@ -87,10 +89,10 @@ class ProgressStore:
     async def update(
         self, job_id: str, change: Callable[[ProgressState], ProgressState]
     ) -> ProgressState:
-        """Apply a change to the job's progress; return the changed progress.
+        """Change the stored progress of a job; return the changed progress.
 
-        `change` is called again if another process has written the progress in the meantime.
-        Raises Unavailable.
+        `change` receives the stored progress and returns the progress to store. It is called again
+        if another process has written the progress in the meantime. Raises Unavailable.
         """
         name = progress_blob(job_id)
         for _ in range(_MAX_ATTEMPTS):
@@ -107,14 +109,15 @@ class ProgressStore:
             )
             if written is not None:
                 return after
-        raise Unavailable("blobs", f"{name} was changed too often by other processes")
+        raise Unavailable("blobs", f"the blob {name} was changed too often by other processes")
 
     async def add_to(self, job_id: str, record: Record) -> Record:
         """Return the record with the job's progress added.
 
         The blob is read only if the model reports progress. If the storage is unavailable, the
-        record of an ended job is returned unchanged, because progress could add only its start
-        time. For any other job, this raises Unavailable.
+        record of an ended job is returned unchanged, because the progress could add only how the
+        job started. The record of a job that has not ended needs the progress, so for such a job
+        this method raises Unavailable.
         """
         if not self._is_reported(record["model"]) or (
             is_final(record) and record["started_at"] is not None
@@ -128,9 +131,10 @@ class ProgressStore:
             return record
 
     async def add_to_if_available(self, job_id: str, record: Record) -> Record:
-        """Return the record with the job's progress, or unchanged if the storage is unavailable.
+        """Return the record with the job's progress added.
 
-        This is for responses that must not fail, because the request has already changed the job.
+        If the storage is unavailable, return the record unchanged. This method is for responses
+        that must not fail, because their requests have already changed the job.
         """
         try:
             return await self.add_to(job_id, record)
@@ -138,11 +142,12 @@ class ProgressStore:
             return record
 
     async def order_stop(self, job_id: str, model: str) -> str | None:
-        """Order the worker of a running job to stop; return when the job started.
+        """Order the worker of a running job to stop; return the job's start time.
 
-        Returns None if the job has not started or its model does not report progress. The caller
-        must call this before it notifies the orchestration, so that the worker gets the order with
-        its next report even if this process dies. Raises Unavailable.
+        Returns None, and orders nothing, if the job has not started or its model does not report
+        progress. The caller must call this method before it raises the event `cancel`. Then the
+        worker receives the order with its next report even if this process dies. Raises
+        Unavailable.
         """
         if not self._is_reported(model):
             return None
@@ -167,7 +172,10 @@ class ProgressStore:
 
 
 def report_from_json(value: Json) -> ProgressReport:
-    """Read a worker's progress report. Raises ContractError if the value is not a report."""
+    """Convert a JSON value to a worker's progress report.
+
+    Raises ContractError if the value is not a progress report.
+    """
     fields = Fields(value)
     fraction = fields.number("fraction") if fields.has("fraction") else None
     if fraction is not None and fraction > 1:
@@ -187,8 +195,8 @@ def report_from_json(value: Json) -> ProgressReport:
 def apply_progress(record: Record, progress: ProgressState) -> Record:
     """Return the record with this progress added.
 
-    To a final record only the start time and `ran` are added. `ran` says whether a worker had
-    received the job.
+    A final record receives only the start time, the attempt and `ran`. The member `ran` is true if
+    a worker had started the job.
     """
     report = progress.report
     if is_final(record):

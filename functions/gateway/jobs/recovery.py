@@ -1,8 +1,9 @@
 """Recover orchestrations that continue although their job has ended.
 
 A storage provider can leave an orchestration running for ever, for example after two hosts have run
-the same episode ("split brain"). Its job has ended nevertheless, because callers read the recorded
-outcome. But the orchestration has not started the webhook, and its history would never be purged.
+the same episode ("split brain"). Callers nevertheless see that the job has ended, because they read
+the recorded outcome. But the orchestration has not started the delivery of the webhook, and its
+history would never be deleted.
 """
 
 import logging
@@ -17,10 +18,10 @@ from gateway.jobs.model import Record, is_final, read_ticket
 from gateway.webhooks.activities import start_delivery
 
 FOLLOWS_WITHIN: Final = timedelta(minutes=10)
-"""After this time an orchestration whose job has ended counts as stuck."""
+"""An orchestration is stuck if it still runs when its job has been ended for this time."""
 
 MAX_JOBS: Final = 500
-"""The largest number of jobs that one run checks, from the newest."""
+"""The largest number of jobs that one run checks. It checks the newest jobs."""
 
 _RUNNING: Final = frozenset(status for status in RuntimeStatus if not status.is_final)
 
@@ -28,15 +29,12 @@ _log = logging.getLogger(__name__)
 
 
 async def recover(durable: Durable, jobs: Jobs, now: datetime, retention: timedelta) -> int:
-    """Start the webhooks of jobs whose orchestrations are stuck, and end these orchestrations.
+    """Terminate stuck orchestrations, and start the deliveries of their jobs' webhooks.
 
-    Args:
-        durable: The durable client of this invocation.
-        jobs: Finds the records of jobs.
-        now: The current time.
-        retention: Only jobs created within this time before `now` are checked.
+    An orchestration is stuck if it still runs ten minutes after its job has ended. Only jobs that
+    were created within the time `retention` before `now` are checked.
 
-    Returns the number of ended orchestrations. Raises Unavailable.
+    Returns the number of terminated orchestrations. Raises Unavailable.
     """
     ids = IdRange(below=id_at(now - FOLLOWS_WITHIN), above=id_at(now - retention))
     page = await list_newest(durable, ids, _RUNNING, MAX_JOBS, lambda *pair: pair)

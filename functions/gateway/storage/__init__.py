@@ -1,1 +1,1 @@
-"""Blob storage: access to blobs, payloads and uploads, and their deletion after the retention."""
+"""Blob storage: store and read blobs, payloads and uploads, and delete them after a time."""

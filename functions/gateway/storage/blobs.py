@@ -1,10 +1,12 @@
 """The connection to the payload container, and the operations on its blobs.
 
 Small blobs are written and read by plain REST requests (Put Blob and Get Blob of the Blob Storage
-REST API). Each job writes a small blob, and each waiting caller reads it. With the SDK, a request
-costs 2 ms of processor time, a third of the time that the gateway spends on a job. A plain request
-costs a fifth of that. It is authorised by a SAS for the container, which the SDK signs and which is
-renewed before it expires. All other operations use the SDK.
+REST API), because these requests are frequent: each job writes a small blob, and each waiting
+caller reads this blob. A request with the SDK needs 2 ms of processor time, a third of all
+processor time that the gateway needs for a job. A plain request needs 0.4 ms.
+
+Plain requests are authorised by a SAS for the container. The SDK signs this SAS, which is renewed
+before it expires. All other operations use the SDK.
 """
 
 import asyncio
@@ -53,11 +55,14 @@ _SKEW: Final = timedelta(minutes=5)
 _DELEGATION: Final = timedelta(hours=24)
 
 SLOWEST_BYTES_PER_SECOND: Final = 2_000_000
-"""The slowest acceptable transfer. It determines how much the size extends a time limit."""
+"""The slowest acceptable transfer. It determines the time limit for a transfer of some size."""
 
 
 class PayloadContainer:
-    """A container of an Azure storage account. It is connected and created when first needed."""
+    """A container of an Azure storage account.
+
+    The connection is opened at its first use. The container is created when it is first needed.
+    """
 
     def __init__(
         self, endpoint: ServiceEndpoint, name: str = PAYLOAD_CONTAINER, clock: Clock = utc_now
@@ -74,7 +79,7 @@ class PayloadContainer:
 
     @property
     def service(self) -> BlobServiceClient:
-        """The SDK's client of the storage account, which is connected on first use."""
+        """The SDK's client of the storage account, which is created at its first use."""
         if self._service is None:
             self._service = self._connected()
         return self._service
@@ -99,12 +104,12 @@ class PayloadContainer:
         return self._session
 
     async def ensure(self, *, is_missing: bool = False) -> None:
-        """Create the container if `is_missing`, or if this process has not yet created it.
+        """Create the container unless this process has created the container before.
 
-        Raises Unavailable.
+        If `is_missing` is true, always create the container. Raises Unavailable.
         """
         if is_missing or not self._is_there:
-            async with answering("create container"):
+            async with answering("creating the container"):
                 await self.create()
 
     async def create(self) -> None:
@@ -114,10 +119,11 @@ class PayloadContainer:
         self._is_there = True
 
     async def signing_key(self, expires_at: datetime) -> dict[str, Any]:
-        """Return a signing key that is valid until this time, as keyword arguments for the SDK.
+        """Return the keyword argument by which a signing key is passed to the SDK.
 
-        The key is the account key if the connection string contains it. Otherwise it is a user
-        delegation key, which the storage issues for a limited time. Raises Unavailable.
+        The key is the account key if the connection string contains an account key. Otherwise it is
+        a user delegation key, which the storage issues, and which is valid until `expires_at` or
+        later. Raises Unavailable.
         """
         account_key = getattr(self.service.credential, "account_key", None)
         if account_key:
@@ -126,7 +132,7 @@ class PayloadContainer:
             if self._delegation is None or self._delegation[1] < expires_at:
                 now = self.clock()
                 until = max(now + _DELEGATION, expires_at)
-                async with answering("user delegation key"):
+                async with answering("requesting a user delegation key"):
                     key = await self.service.get_user_delegation_key(now - _SKEW, until)
                 self._delegation = key, until
             return {"user_delegation_key": self._delegation[0]}
@@ -154,7 +160,10 @@ class PayloadContainer:
 
 @contextlib.contextmanager
 def unavailable(what: str) -> Iterator[None]:
-    """Convert an error of the storage in the `with` block to Unavailable."""
+    """Raise Unavailable if the storage fails in the `with` block.
+
+    `what` describes the operation in the error message.
+    """
     try:
         yield
     except (AzureError, OSError) as error:
@@ -163,9 +172,10 @@ def unavailable(what: str) -> Iterator[None]:
 
 @contextlib.asynccontextmanager
 async def answering(what: str, size_bytes: int = 0) -> AsyncIterator[None]:
-    """Convert errors as `unavailable` does. Raise Unavailable if the `with` block is too slow.
+    """Raise Unavailable if the storage fails in the `with` block or exceeds the time limit.
 
-    `size_bytes` is the size of the transfer in the block, which extends the time limit.
+    `what` describes the operation in the error message. `size_bytes` is the size of the data that
+    the block transfers. The time limit increases with this size.
     """
     with unavailable(what):
         async with asyncio.timeout(ANSWER_SECONDS + transfer_seconds(size_bytes)):
@@ -180,7 +190,7 @@ def transfer_seconds(size_bytes: int) -> float:
 def read_seconds(sent_bytes: int) -> float:
     """Return how many seconds to wait for the response after sending a body of this size.
 
-    The time depends on the size, because buffers may still hold a part of the body.
+    The time depends on the size, because a part of the body may still be in network buffers.
     """
     return _READ_SECONDS + transfer_seconds(sent_bytes)
 
@@ -218,8 +228,8 @@ class SmallBlobs:
     async def create(self, blob: str, data: bytes) -> str | None:
         """Create a blob only if it does not exist. Return its ETag, or None if the blob exists.
 
-        If a response is lost, the repeated request finds the blob that the first request created,
-        and returns None. Raises Unavailable.
+        If the response to the first request is lost, this method repeats the request, finds the
+        created blob, and returns None. Raises Unavailable.
         """
         return await self._put(blob, data, {"If-None-Match": "*"})
 
@@ -317,7 +327,7 @@ class SmallBlob:
 
 @dataclass(frozen=True, slots=True)
 class BlobProperties:
-    """The properties of a blob, and the first bytes of its content in `head`."""
+    """The properties of a blob. `head` has the first bytes of its content."""
 
     media_type: str
     size_bytes: int
@@ -328,7 +338,7 @@ class BlobProperties:
 
 @dataclass(frozen=True, slots=True)
 class ListedBlob:
-    """A blob in a listing of the container."""
+    """The name, ETag and modification time of one blob in a list of blobs."""
 
     name: str
     etag: str
@@ -339,7 +349,7 @@ class Blobs(Protocol):
     """The interface to blobs. Each method raises Unavailable if the call fails."""
 
     async def create(self, blob: str, data: bytes) -> str | None:
-        """Create a blob only if it does not exist. Return its ETag, or None if it exists."""
+        """Create a blob only if it does not exist. Return its ETag, or None if the blob exists."""
 
     async def replace(self, blob: str, data: bytes, etag: str) -> str | None:
         """Overwrite the blob only if its ETag is still `etag`.
@@ -351,7 +361,7 @@ class Blobs(Protocol):
         """Return a small blob and its ETag; None if the blob does not exist."""
 
     async def look(self, blob: str, head_bytes: int = 0) -> BlobProperties | None:
-        """Return a blob's properties and first bytes; None if the blob does not exist."""
+        """Return a blob's properties and first `head_bytes` bytes; None if it does not exist."""
 
     async def delete(self, blob: str, etag: str | None = None) -> None:
         """Delete a blob if it exists and, if `etag` is given, only if its ETag matches."""
@@ -370,8 +380,8 @@ class ContainerBlobs:
     async def create(self, blob: str, data: bytes) -> str | None:
         """Create a blob only if it does not exist. Return its ETag, or None if the blob exists.
 
-        If a response is lost, the retry finds the blob that the first request created, and returns
-        None.
+        If the response to the first request is lost, this method repeats the request, finds the
+        created blob, and returns None.
         """
         return await self._small.create(blob, data)
 
@@ -388,9 +398,9 @@ class ContainerBlobs:
         return None if found is None else SmallBlob(*found)
 
     async def look(self, blob: str, head_bytes: int = 0) -> BlobProperties | None:
-        """Return a blob's properties and first bytes; None if the blob does not exist."""
+        """Return a blob's properties and first `head_bytes` bytes; None if it does not exist."""
         client = self._blob(blob)
-        async with answering("look"):
+        async with answering("reading the properties of a blob"):
             try:
                 found = await client.get_blob_properties()
                 head = b""
@@ -420,7 +430,7 @@ class ContainerBlobs:
         given: dict[str, Any] = {}
         if etag:
             given = {"etag": etag, "match_condition": MatchConditions.IfNotModified}
-        async with answering("delete"):
+        async with answering("deleting a blob"):
             try:
                 await self._blob(blob).delete_blob(**given)
             except (ResourceNotFoundError, ResourceModifiedError):
@@ -430,7 +440,7 @@ class ContainerBlobs:
         """List the blobs whose names have this prefix, in the order of their names."""
         pages = self._container.client.list_blobs(name_starts_with=prefix).by_page()
         while True:
-            async with answering("list"):
+            async with answering("listing blobs"):
                 try:
                     page = [found async for found in await anext(pages)]
                 except (StopAsyncIteration, ResourceNotFoundError):

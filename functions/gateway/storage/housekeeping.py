@@ -1,6 +1,6 @@
-"""Housekeeping: delete histories, claims, uploads and other blobs after their retention.
+"""Delete histories, idempotency keys, uploads and other blobs after their retention.
 
-A lifecycle rule of the storage account can delete the blobs too.
+A lifecycle rule of the storage account can also delete the blobs.
 """
 
 import asyncio
@@ -17,13 +17,13 @@ from gateway.storage.uploads import delete_expired_uploads
 from gateway.submission.idempotency import delete_expired_claims
 
 MAX_LISTED: Final = 5_000
-"""The largest number of blobs with one prefix that a run lists. It runs every ten minutes."""
+"""The largest number of blobs with one prefix that each run lists, every ten minutes."""
 
 MAX_DELETED: Final = 500
 """The largest number of blobs with one prefix that a run deletes."""
 
 MAX_OUTCOMES_DELETED: Final = 5_000
-"""The largest number of outcomes that a run deletes, sufficient for eight jobs a second."""
+"""The largest number of outcomes that a run deletes. It is enough for eight jobs a second."""
 
 _DELETIONS_AT_ONCE: Final = 8
 
@@ -31,10 +31,10 @@ _log = logging.getLogger(__name__)
 
 
 async def purge(durable: Durable, services: Services) -> int:
-    """Delete expired claims and uploads, and the histories of jobs after their retention.
+    """Delete expired idempotency keys and uploads, and histories that are past their retention.
 
-    The store selects histories by the time of creation, so the retention includes the longest
-    deadline. Returns the number of deleted histories. Raises Unavailable.
+    Durable Functions selects the histories by their time of creation. Therefore the retention
+    includes the longest deadline. Returns the number of deleted histories. Raises Unavailable.
     """
     now = services.clock()
     await delete_expired_claims(services.blobs, now - services.claim_lifetime)

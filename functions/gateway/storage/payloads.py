@@ -1,8 +1,8 @@
 """Payloads that are too large for a message, and signed links to their blobs.
 
-A link gives access to one blob for a limited time. It contains a service SAS if the gateway has an
-account key. If the gateway has an identity, the link contains a user delegation SAS, whose signing
-key the gateway requests from the storage.
+A link gives access to one blob for a limited time. If the gateway has an account key, the link
+contains a service SAS. If the gateway has only an Azure identity, the link contains a user
+delegation SAS. The gateway requests the signing key of this SAS from the storage.
 """
 
 from datetime import datetime
@@ -18,16 +18,20 @@ from gateway.storage.blobs import PayloadContainer, answering, read_seconds
 
 
 class PayloadStore(Protocol):
-    """The interface to payloads in blob storage. Each method raises Unavailable if it fails."""
+    """The interface to stored payloads. Each method raises Unavailable if the storage fails."""
 
     async def put(self, blob: str, data: bytes, media_type: str) -> PayloadRef:
-        """Store a payload in the blob with this name; return a reference to it."""
+        """Store a payload in the blob with this name; return the payload reference."""
 
     async def get(self, ref: PayloadRef) -> bytes:
-        """Return the referenced payload. Raises MissingPayload or PayloadCorrupt."""
+        """Return the payload to which `ref` refers.
+
+        Raises MissingPayload if the blob does not exist, or PayloadCorrupt if the blob's content
+        does not match the size and digest in `ref`.
+        """
 
     async def check(self) -> None:
-        """Check that the storage responds. Raises Unavailable if it does not."""
+        """Check that the storage responds. Raises Unavailable if the storage fails."""
 
 
 class BlobPayloadStore:
@@ -37,8 +41,8 @@ class BlobPayloadStore:
         self._container = container
 
     async def put(self, blob: str, data: bytes, media_type: str) -> PayloadRef:
-        """Store a payload in the blob with this name; return a reference to it."""
-        async with answering("upload", len(data)):
+        """Store a payload in the blob with this name; return the payload reference."""
+        async with answering("uploading a payload", len(data)):
             try:
                 await self._upload(blob, data, media_type)
             except ResourceNotFoundError:
@@ -57,13 +61,18 @@ class BlobPayloadStore:
         )
 
     async def get(self, ref: PayloadRef) -> bytes:
-        """Return the referenced payload. Raises MissingPayload or PayloadCorrupt."""
-        async with answering("download", ref.size_bytes):
+        """Return the payload to which `ref` refers.
+
+        Raises MissingPayload if the blob does not exist, or PayloadCorrupt if the blob's content
+        does not match the size and digest in `ref`.
+        """
+        async with answering("downloading a payload", ref.size_bytes):
             try:
                 stream = await self._container.client.download_blob(ref.blob)
                 if stream.size != ref.size_bytes:
                     raise PayloadCorrupt(
-                        f"{ref.blob} has {stream.size} bytes; its reference says {ref.size_bytes}"
+                        f"the blob {ref.blob} has {stream.size} bytes, "
+                        f"but its reference says {ref.size_bytes}"
                     )
                 data = await stream.readall()
             except ResourceNotFoundError:
@@ -71,8 +80,8 @@ class BlobPayloadStore:
         return verify(ref, data)
 
     async def check(self) -> None:
-        """Check that the storage responds. The container need not exist."""
-        async with answering("check"):
+        """Check that the storage responds. Succeeds even if the container does not exist."""
+        async with answering("checking the storage"):
             await self._container.client.exists()
 
     async def close(self) -> None:
@@ -81,15 +90,18 @@ class BlobPayloadStore:
 
 
 class PayloadLinks(Protocol):
-    """The interface that creates links to blobs. Each method raises Unavailable if it fails."""
+    """The interface for links to blobs. Each method raises Unavailable if the storage fails."""
 
     async def to_write(self, blob: str, expires_at: datetime) -> str:
-        """Return a URL that permits only writing this blob."""
+        """Return a URL that permits only writing this blob, until `expires_at`."""
 
     async def to_read(
         self, blob: str, media_type: str, file_name: str, expires_at: datetime
     ) -> str:
-        """Return a URL that downloads this blob as a file with this media type and name."""
+        """Return a URL from which this blob can be downloaded until `expires_at`.
+
+        The response has this media type and suggests this file name.
+        """
 
 
 class SignedPayloadLinks:
@@ -104,14 +116,20 @@ class SignedPayloadLinks:
         self._public_url = public_url
 
     async def to_write(self, blob: str, expires_at: datetime) -> str:
-        """Create the container if missing; return a URL that permits only writing this blob."""
+        """Return a URL that permits only writing this blob, until `expires_at`.
+
+        Creates the container if this process has not created it before.
+        """
         await self._container.ensure()
         return await self._link(blob, BlobSasPermissions(create=True, write=True), expires_at)
 
     async def to_read(
         self, blob: str, media_type: str, file_name: str, expires_at: datetime
     ) -> str:
-        """Return a URL that downloads this blob as a file with this media type and name."""
+        """Return a URL from which this blob can be downloaded until `expires_at`.
+
+        The response has this media type and suggests this file name.
+        """
         return await self._link(
             blob,
             BlobSasPermissions(read=True),

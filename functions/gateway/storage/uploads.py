@@ -16,7 +16,7 @@ from contract.names import UPLOADS, upload_blob
 from gateway.storage.blobs import Blobs
 
 UPLOAD_LIFETIME: Final = timedelta(hours=6)
-"""How long after its creation an upload URL accepts data, and jobs can use the upload."""
+"""How long an upload's URL accepts data, and jobs can use the upload, after its creation."""
 
 _ID: Final = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
@@ -30,7 +30,7 @@ def new_upload(now: datetime) -> str:
 
 
 def upload_expiry(upload_id: str) -> datetime | None:
-    """Return when the upload expires; None if the text is not the id of an upload."""
+    """Return the time at which an upload expires; None if `upload_id` is not an upload id."""
     if not _ID.fullmatch(upload_id):
         return None
     made_at_ms = int(upload_id.replace("-", "")[:12], 16)
@@ -50,8 +50,8 @@ def upload_blob_of(upload_id: str, tenant: str) -> str:
 async def delete_expired_uploads(blobs: Blobs, expired_before: datetime) -> int:
     """Delete the uploads that expired before this time; return their number.
 
-    A job may read its upload until the job's deadline. Therefore `expired_before` must be earlier
-    than now by at least the longest deadline. Raises Unavailable.
+    A job may read its upload until the job's deadline. Therefore the time from `expired_before` to
+    now must be at least the longest deadline of a job. Raises Unavailable.
     """
     deleted = 0
     async for found in blobs.list(UPLOADS):
