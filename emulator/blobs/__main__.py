@@ -33,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     if not _ACCOUNT.fullmatch(options.account):
-        raise program.SettingError("--account must be 3 to 24 lower-case letters and digits")
+        raise program.SettingError(
+            "--account is invalid: use 3 to 24 lower-case letters and digits"
+        )
     key = AccountKey(options.key)
     with program.listen(options.host, options.port, _BACKLOG) as listener:
         store = AccountStore(options.data, utc_now)

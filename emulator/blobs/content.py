@@ -296,7 +296,7 @@ class ContentStream:
                 while True:
                     if not data:
                         raise OSError(
-                            f"content file {segment.content} has fewer bytes than the index says"
+                            f"content file {segment.content} has fewer bytes than the index states"
                         )
                     yield data
                     offset += len(data)

@@ -65,10 +65,12 @@ class RequestBody:
                     message = await self._receive()
             except TimeoutError:
                 raise ClientGoneError(
-                    "the client sent no data for too long while sending the body"
+                    "the client sent no part of the request body within the time limit"
                 ) from None
             if message["type"] != "http.request":
-                raise ClientGoneError("the client disconnected while sending the body")
+                raise ClientGoneError(
+                    "the client disconnected before it sent the whole request body"
+                )
             if piece := message.get("body", b""):
                 yield piece
             more = message.get("more_body", False)

@@ -56,7 +56,7 @@ class AccountStore:
             self._files.prepare()
         except BlockingIOError:
             raise SettingError(
-                f"another process uses the data directory {self._root}; use another --data"
+                f"another process uses the data directory {self._root}; choose another directory with --data"
             ) from None
         except OSError as error:
             raise SettingError(f"the data directory cannot be used: {error}") from error
@@ -67,7 +67,7 @@ class AccountStore:
         self._lister_thread = ThreadPoolExecutor(1, thread_name_prefix="lister")
         self._committer = IndexCommitter(self._index)
         if removed := self._files.sweep(find_live_content(self._reader)):
-            _logger.info("removed %d content files that were never committed", removed)
+            _logger.info("removed %d unused content files", removed)
 
     def start(self) -> None:
         """Start the thread that changes the index, and the task that removes expired blocks.
@@ -133,7 +133,7 @@ class AccountStore:
             try:
                 expired = await self.expire()
             except sqlite3.Error as error:
-                _logger.warning("removing expired uncommitted blocks failed: %s", error)
+                _logger.warning("expired uncommitted blocks could not be removed: %s", error)
             else:
                 if expired:
                     _logger.info("removed %d expired uncommitted blocks", expired)

@@ -58,7 +58,7 @@ CREATE TABLE staged (
 def create_index(path: Path) -> None:
     """Create the index's database at `path` if it does not exist.
 
-    Raises SettingError if the file is not an index of this program, or has a different format
+    Raises SettingError if the file is not the index of a blob store, or has a different format
     version.
     """
     try:
@@ -69,10 +69,10 @@ def create_index(path: Path) -> None:
                     f"BEGIN IMMEDIATE;{_TABLES}PRAGMA user_version={_VERSION};COMMIT;"
                 )
     except sqlite3.DatabaseError as error:
-        raise SettingError(f"{path} is not an index of this program: {error}") from error
+        raise SettingError(f"{path} is not the index of a blob store: {error}") from error
     if version not in {0, _VERSION}:
         raise SettingError(
-            f"{path} has format {version}; this program reads format {_VERSION} only"
+            f"{path} has format version {version}, but this program reads only {_VERSION}"
         )
 
 
