@@ -56,7 +56,8 @@ class AccountStore:
             self._files.prepare()
         except BlockingIOError:
             raise SettingError(
-                f"another process uses the data directory {self._root}; choose another directory with --data"
+                f"another process uses the data directory {self._root}; "
+                "choose another directory with --data"
             ) from None
         except OSError as error:
             raise SettingError(f"the data directory cannot be used: {error}") from error

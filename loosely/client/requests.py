@@ -188,7 +188,7 @@ class RequestBuilder:
         )
 
     def get_job(self, job_id: str, wait_seconds: int = 0) -> HttpRequest:
-        """Return a request for a job. The gateway waits for the job's end at most ``wait_seconds``."""
+        """Return a request for a job. The gateway waits for its end, at most ``wait_seconds``."""
         headers = {"prefer": f"wait={wait_seconds}"} if wait_seconds > 0 else {}
         return self._build("GET", _job_path(job_id), headers=headers, wait_seconds=wait_seconds)
 

@@ -67,7 +67,7 @@ class PartStopped:
 
 @dataclass(frozen=True, slots=True)
 class PartGivenUp:
-    """A worker of the pool could not be started. The pool removes it and starts another if needed."""
+    """A worker of the pool could not be started. The pool replaces the worker if needed."""
 
     part: Part
     reason: str

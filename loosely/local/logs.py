@@ -55,7 +55,7 @@ class PartLog:
         self._run_starts_at = 0
 
     def tail(self, count: int) -> list[str]:
-        """Return the last ``count`` non-blank lines that the component's latest process has written."""
+        """Return the last ``count`` non-blank lines of the component's latest process."""
         if not self.path.exists():
             return []
         with self.path.open("rb") as log:
@@ -66,5 +66,5 @@ class PartLog:
         return ["".join(c if c.isprintable() else "·" for c in line) for line in lines[-count:]]
 
     def last_line(self) -> str:
-        """Return the last line that the component's latest process has written, or an empty string."""
+        """Return the last line of the component's latest process, or an empty string."""
         return next(iter(self.tail(1)), "")

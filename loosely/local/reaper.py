@@ -1,7 +1,7 @@
 """A process that kills the components' remaining processes after the supervisor has died.
 
 On Linux, the kernel kills the components themselves (:mod:`loosely.local.child`), but not the
-processes that the components have started. On macOS, the kernel does not kill the components either.
+processes that the components have started. On macOS, the kernel kills neither.
 
 The supervisor sends lines to the reaper over a pipe. When a component starts, it sends ``+GROUP``,
 where GROUP is the id of the component's process group. When the component has ended, it sends
