@@ -84,8 +84,7 @@ def run(name: str, log_level: str, program: Callable[[], None]) -> int:
     """Configure logging, run a program, and return its exit status.
 
     If the program raises StartError, write its message to standard error, and return the exit
-    status of
-    the error's class.
+    status of the error's class.
     """
     logging.basicConfig(
         level=log_level.upper(),

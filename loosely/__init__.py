@@ -83,7 +83,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    """Return the public object with this name, which is imported when it is first used."""
+    """Import and return the object with this public name."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(import_module(_MODULES[name]), name)

@@ -174,7 +174,7 @@ def _collated(name: str) -> str:
 def build_string_to_sign(request: BlobRequest, account: str, order: Callable[[str], str]) -> str:
     """Return the text that the client must sign with the account key.
 
-    `order` is the sort key function by which the `x-ms-` headers are sorted in the text.
+    `order` returns the sort key of a header's name. The `x-ms-` headers are sorted by this key.
     """
     headers = dict(request.headers)
     if headers.get("content-length") == "0":

@@ -76,10 +76,8 @@ class ContentFiles:
     """The directory that contains the content files.
 
     A pinned file is kept while it is streamed, even if its blob is replaced or deleted. `pin`,
-    `unpin`
-    and `release` must be called on the event loop's thread. All other methods are safe to call on
-    any
-    thread.
+    `unpin` and `release` must be called on the event loop's thread. All other methods are safe to
+    call on any thread.
     """
 
     def __init__(self, root: Path) -> None:
@@ -128,8 +126,8 @@ class ContentFiles:
     def unpin(self, keys: Iterable[str]) -> list[str]:
         """Undo one call of `pin` for each file, and return the keys of the files to remove.
 
-        The caller must remove the files whose keys are returned: they were released while they were
-        pinned, and are no longer pinned.
+        The returned files were released while they were pinned, and are no longer pinned. The
+        caller must remove them.
         """
         removable = []
         for key in keys:
@@ -198,8 +196,7 @@ class ContentStreams:
         """Receive a request body of at most `maximum` bytes, and return the upload.
 
         The body is written to a content file. A small body is kept in memory instead if `inline` is
-        True.
-        If the body does not arrive completely, the content file is removed.
+        True. If the body does not arrive completely, the content file is removed.
         """
         length = body.required_length(maximum)
         if length <= _WRITE_BYTES:

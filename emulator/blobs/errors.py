@@ -17,9 +17,8 @@ class ErrorCode(Enum):
     """The error codes of Azure that this service returns.
 
     Each value is (code, HTTP status, message). Source: "Common REST API error codes" and "Azure
-    Blob
-    Storage error codes" of the REST reference. The code `NotImplemented` is an addition of this
-    service.
+    Blob Storage error codes" of the REST reference. The code `NotImplemented` is an addition of
+    this service.
     """
 
     AUTHENTICATION_FAILED = (

@@ -54,9 +54,11 @@ class Conditions:
         )
 
     def check_read(self, resource: VersionedResource) -> None:
-        """Raise StorageError (304 or 412) if the conditions do not permit reading a resource.
+        """Raise StorageError if the conditions do not permit reading a resource.
 
-        The rule is: `If-Match && If-Unmodified-Since && (If-None-Match || If-Modified-Since)`.
+        The conditions `If-Match` and `If-Unmodified-Since` must both be met. At least one of the
+        conditions `If-None-Match` and `If-Modified-Since` must be met. A condition whose header is
+        absent is not checked.
         """
         if "*" in self.if_none_match:
             raise StorageError(ErrorCode.UNSATISFIABLE_CONDITION)
@@ -77,8 +79,7 @@ class Conditions:
 
         A request may have one conditional header, or `If-Match` and `If-Unmodified-Since`, or
         `If-None-Match` and `If-Modified-Since`. If it has two, only the condition on the entity tag
-        is
-        checked. Any other combination is refused.
+        is checked. Any other combination is refused.
 
         Args:
             resource: The existing resource, or None if it does not exist.
@@ -182,8 +183,8 @@ def read_requested_range(headers: Mapping[str, str], total: int) -> ByteRange | 
 
     `total` is the size of the blob in bytes.
 
-    `x-ms-range` takes precedence over `Range`. A malformed `Range` header is ignored, as RFC 9110
-    allows. So is a `Range` header that has several ranges or a suffix range (`bytes=-5`).
+    `x-ms-range` takes precedence over `Range`. A `Range` header is ignored, as RFC 9110 allows, if
+    it is malformed, has several ranges or has a suffix range (`bytes=-5`).
 
     Raises StorageError if `x-ms-range` is malformed, or if the range starts after the blob's end.
     """
@@ -245,8 +246,7 @@ def read_blob_properties(headers: Mapping[str, str], *, single_put: bool = False
 
     For Put Blob (`single_put`), a header without this prefix, for example `Content-Type`, sets the
     property if the `x-ms-blob-…` header is absent. In other operations, the headers without the
-    prefix
-    describe only the request's own body.
+    prefix describe only the request's own body.
     """
     found = {}
     for name in PROPERTY_NAMES:
@@ -275,8 +275,7 @@ def decode_md5(value: str) -> bytes:
 def check_metadata(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Check the names and values of metadata, and return them as a dict.
 
-    The names are returned with their upper and lower case. Raises StorageError if a name or value
-    is
+    The upper and lower case of the names is kept. Raises StorageError if a name or value is
     invalid, if two names differ only in case, or if the metadata exceeds 8 KiB.
     """
     found: dict[str, str] = {}

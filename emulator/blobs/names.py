@@ -1,7 +1,7 @@
 """Check the names of containers, blobs and blocks by Azure's rules.
 
-No file has such a name: content files have random names, and the names of containers and blobs are
-values in the index.
+These names are never used as file names. Content files have random names, and the names of
+containers and blobs are only stored in the index.
 """
 
 from __future__ import annotations

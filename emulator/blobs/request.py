@@ -82,8 +82,8 @@ class BlobRequest:
 
     Attributes:
         headers: The request's headers. The names are in lower case.
-        metadata_pairs: The names and values of the `x-ms-meta-` headers. The names are without the
-            prefix, and with their upper and lower case.
+        metadata_pairs: The names and values of the `x-ms-meta-` headers. The names do not have the
+            prefix, and their upper and lower case is kept.
         query: The decoded query parameters, in the order in which the URL contains them.
     """
 

@@ -36,7 +36,7 @@ _CLIENT_REQUEST_ID_MAX = 1024
 
 
 class _Verbatim(bytes):
-    """The name of a response header that is sent with its upper and lower case.
+    """The name of a response header. Its upper and lower case is kept.
 
     uvicorn changes header names to lower case, but the names of metadata must keep their case.
     """
@@ -154,8 +154,7 @@ class _Protocol(HttpToolsProtocol):
     """The HTTP protocol of uvicorn, with two changes.
 
     The names of metadata headers keep their upper and lower case, as in Azure. The size of a
-    request's
-    head, which is its first line and its headers, is limited.
+    request's head, which is its first line and its headers, is limited.
     """
 
     _head_bytes = 0

@@ -94,8 +94,7 @@ def parse_block_list(document: bytes) -> list[tuple[str, str]]:
     """Parse the body of Put Block List, and return its entries.
 
     Each entry is (element name, block id). The element name is Committed, Uncommitted or Latest.
-    Raises
-    StorageError if the body is invalid.
+    Raises StorageError if the body is invalid.
     """
     parser = _BlockListParser()
     try:

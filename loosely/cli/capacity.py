@@ -247,7 +247,7 @@ def _times(found: Mapping[str, float]) -> str:
 
 
 def _bill_table(found: CostEstimate, load: JobLoad) -> Table:
-    """Return a table of the monthly costs, which has one column for each bill."""
+    """Return a table of the monthly costs. Each bill has one column."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("per month", no_wrap=True)
     for bill in found.bills:

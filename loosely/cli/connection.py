@@ -44,8 +44,7 @@ def connect(url: str | None, api_key: str | None, retry: Retry = _RETRY) -> Clie
     """Return a client for the gateway at ``url``.
 
     If ``url`` is ``None``, the client uses the URL of the running `loosely up`, or the default URL
-    if
-    no `loosely up` runs.
+    if no `loosely up` runs.
 
     Raises:
         typer.BadParameter: The URL or the API key is invalid.

@@ -11,7 +11,7 @@ from loosely.client.errors import GatewayUnreachable, LooselyError, Problem, Une
 
 
 class ExitCode(IntEnum):
-    """The exit codes of the commands. Codes above 64 have their meaning in ``sysexits.h``."""
+    """The exit codes of the commands. The codes 69, 75 and 76 are those of ``sysexits.h``."""
 
     DONE = 0
     FAILED = 1

@@ -103,7 +103,7 @@ def _environment(root: Path) -> dict[str, str]:
 
 
 class _CheckOutput:
-    """Prints the events of a check when they happen, and at the end a table of the batches."""
+    """Prints the events of a model's check when they happen, and finally a table of the batches."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

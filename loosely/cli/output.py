@@ -111,7 +111,7 @@ def _is_label(label: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    """Return whether ``value`` is a number that is not too large to be shown."""
+    """Return whether ``value`` is a number that is small enough to be shown."""
     return isinstance(value, int | float) and abs(value) < _MAX_DRAWN_SCORE
 
 
@@ -174,7 +174,7 @@ class SpinnerText:
 def spinner(status: str) -> Iterator[SpinnerText]:
     """Show a spinner on stderr during the ``with`` block, but only if stderr is a terminal.
 
-    The block may change the status of the returned text.
+    The block can change the status that the spinner shows.
     """
     progress = SpinnerText(status, time.monotonic())
     console = Console(stderr=True)

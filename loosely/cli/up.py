@@ -273,10 +273,9 @@ def parse_scaling(
 ) -> ScaledObject:
     """Return the scaling settings for the option ``--scale``, with times that suit one machine.
 
-    The autoscaler decides every ``poll_seconds``, as KEDA does, instead of every 15 s. It removes a
-    worker after ``cooldown_seconds`` instead of after 300 s, because a process starts faster than a
-    GPU
-    node.
+    KEDA and the Kubernetes autoscaler both decide every ``poll_seconds``. By default, the
+    autoscaler decides every 15 s. A worker is removed after ``cooldown_seconds`` instead of the
+    default 300 s, because a process starts faster than a GPU node.
 
     Raises:
         typer.BadParameter: ``text`` is not MIN:MAX, or a number is out of range.
@@ -308,8 +307,7 @@ def plan_worker_pool(
     """Return the plan of the worker pool that replaces the single ``worker``.
 
     The size of the pool depends on the number of messages for the models in ``WORKER_MODELS``. If
-    this
-    variable is unset, the messages for all models are counted.
+    this variable is unset, the messages for all models are counted.
     """
     from loosely.local.worker_pool import QueueMonitor, WorkerPoolPlan  # noqa: PLC0415
 

@@ -5,8 +5,8 @@ Import the public names from `loosely`: `Client`, `AsyncClient`, the errors and 
 The modules, in the order in which a call passes through them:
 
 - `clients`: `Client` (blocking) and `AsyncClient`. Both have the methods of `ClientOperations`.
-- `operations`: each operation as a coroutine. It decides which requests to send, when to repeat
-  them and when to give up. It does no input or output itself.
+- `operations`: each operation as a coroutine. An operation decides which requests to send, when to
+  repeat them and when to give up. It leaves all input and output to the transport.
 - `requests`, `responses`: build an HTTP request; read an HTTP response.
 - `retry`: decide whether to repeat a request, and after how many seconds.
 - `transport`: send requests with httpx, either blocking or in an event loop.

@@ -99,10 +99,8 @@ class Client:
     """A blocking client of one gateway. Use it in a ``with`` block, or call `close`.
 
     Every method raises :exc:`~loosely.LooselyError` if the network or the gateway fails. A request
-    that
-    fails temporarily is repeated as ``retry`` allows. This also applies to `submit`: all its
-    attempts
-    have the same idempotency key, so they make only one job.
+    that fails temporarily is repeated as ``retry`` allows. This also applies to `submit`: all its
+    attempts have the same idempotency key, so they make only one job.
 
     Example:
         >>> with Client("http://127.0.0.1:7071") as client:

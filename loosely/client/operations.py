@@ -99,8 +99,7 @@ class ClientOperations:
         """Submit an input to ``model`` and return the job.
 
         The gateway responds when the job has ended, or after ``wait_seconds``. An input that is too
-        large
-        for the body of a request is uploaded first.
+        large for the body of a request is uploaded first.
 
         Args:
             source: The input: bytes, the path of a file, or an upload.
@@ -214,9 +213,8 @@ class ClientOperations:
     async def cancel(self, job_id: str) -> Job:
         """Request the cancellation of a job, and return the job.
 
-        The job has the status ``cancelling``. If the job had ended before the request, it does not
-        change
-        and has its final status.
+        The returned job has the status ``cancelling``. A job that had already ended does not
+        change, and is returned with its final status.
 
         Raises:
             RequestRefused: The job id is unknown.
@@ -249,8 +247,7 @@ class ClientOperations:
         """Yield an event for each change of a job's status or progress, until the job has ended.
 
         The first event has the job's current state. The client polls the gateway, so several quick
-        changes
-        may appear as one event.
+        changes may appear as one event.
 
         Raises:
             RequestRefused: The job id is unknown.
@@ -324,8 +321,7 @@ class ClientOperations:
         """Send a request, repeat it as the retry policy allows, and return the response.
 
         Every request may be repeated. All attempts to submit a job have the same idempotency key,
-        so they
-        make only one job.
+        so they make only one job.
 
         Args:
             request: The request to send.
@@ -426,8 +422,7 @@ class ClientOperations:
         """Send a request to blob storage, and return the response.
 
         ``reason`` is the text of the exception if blob storage responds with an error, because its
-        errors
-        are not problem documents.
+        errors are not problem documents.
         """
         try:
             return await self.send(request, expected, give_up_at)
@@ -438,8 +433,7 @@ class ClientOperations:
         """Poll a job until it has ended, and return the succeeded job.
 
         Raises WaitTimedOut if the job has not ended at ``give_up_at``, which is a time of the
-        clock.
-        ``wait_seconds`` is used only in the message of this error.
+        clock. ``wait_seconds`` is used only in the message of this error.
         """
         latest = job if isinstance(job, Job) else None
         job_id = job if isinstance(job, str) else job.id
@@ -471,7 +465,7 @@ class ClientOperations:
     ) -> None:
         """Pause before the next poll if the gateway responded at once instead of waiting.
 
-        The pause has the length that the response's ``Retry-After`` header states.
+        The response's ``Retry-After`` header determines the length of the pause.
         """
         if waited_seconds < _SHORTEST_POLL_SECONDS:
             pause_seconds = _DEFAULT_PAUSE_SECONDS
@@ -484,7 +478,7 @@ class ClientOperations:
         return math.inf if wait_seconds is None else self._clock() + wait_seconds
 
     def _limit_timeout(self, request: HttpRequest, give_up_at: float) -> HttpRequest:
-        """Return the request with a timeout that ends not long after ``give_up_at``."""
+        """Return the request with a timeout that ends shortly after ``give_up_at``."""
         left_seconds = max(1.0, give_up_at - self._clock())
         if left_seconds >= request.timeout_seconds:
             return request

@@ -55,8 +55,7 @@ async def redrive_dead_letter(
     """Submit the work of a dead letter as a new job. Repeated calls make only one new job.
 
     Returns:
-        The gateway's JSON object, which has the members ``job_id``, ``is_new_job`` and
-            ``is_repeat``.
+        The gateway's JSON object. It contains ``job_id``, ``is_new_job`` and ``is_repeat``.
     """
     request = operations.requests.dead_letters("POST", model, letter_id, "redrive")
     return await _send(operations, request, 200, 202)

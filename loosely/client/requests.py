@@ -103,7 +103,7 @@ class Submission:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The HTTP headers for the seconds to wait and for the idempotency key."""
+        """The HTTP headers that state the seconds to wait and the idempotency key."""
         prefer = f"wait={self.wait_seconds}" if self.wait_seconds > 0 else "respond-async"
         return {"prefer": prefer, "idempotency-key": self.idempotency_key}
 
@@ -136,7 +136,7 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class RequestBuilder:
-    """Builds the requests to one gateway. Each request contains the caller's API key.
+    """Builds the requests to one gateway. Each request contains the API key, if there is one.
 
     Raises:
         ValueError: ``url`` is not an http or https URL, or ``api_key`` cannot be sent in a header.
@@ -174,7 +174,7 @@ class RequestBuilder:
         )
 
     def submit_upload(self, submission: Submission, upload: Upload) -> HttpRequest:
-        """Return a request that submits a job whose input was uploaded before."""
+        """Return a request that submits a job whose input has already been uploaded."""
         document = {
             "input": {"upload": upload.reference, "media_type": upload.media_type},
             **submission.members(),
@@ -188,7 +188,10 @@ class RequestBuilder:
         )
 
     def get_job(self, job_id: str, wait_seconds: int = 0) -> HttpRequest:
-        """Return a request for a job. The gateway waits for its end, at most ``wait_seconds``."""
+        """Return a request for a job.
+
+        The gateway responds when the job has ended, or after ``wait_seconds``.
+        """
         headers = {"prefer": f"wait={wait_seconds}"} if wait_seconds > 0 else {}
         return self._build("GET", _job_path(job_id), headers=headers, wait_seconds=wait_seconds)
 

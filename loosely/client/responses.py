@@ -43,7 +43,10 @@ def read_job(response: HttpResponse) -> Job:
 
 
 def read_job_page(response: HttpResponse) -> ListedJobs:
-    """Return the page of jobs in a response. Raises UnexpectedAnswer if the body is not a page."""
+    """Return the page of jobs in a response.
+
+    Raises UnexpectedAnswer if the body is not a page of jobs.
+    """
     page = ListedJobs.from_body(response.body)
     if page is None:
         raise _unexpected(response, "a list of jobs")
@@ -51,7 +54,10 @@ def read_job_page(response: HttpResponse) -> ListedJobs:
 
 
 def read_models(response: HttpResponse) -> tuple[Model, ...]:
-    """Return the models in a response. Raises UnexpectedAnswer if the body is not a model list."""
+    """Return the models in a response.
+
+    Raises UnexpectedAnswer if the body is not a list of models.
+    """
     document = decode_json(response.body)
     listed = document.get("models") if isinstance(document, dict) else None
     if not isinstance(listed, list):

@@ -17,9 +17,9 @@ class Retry:
     """How long a client repeats a request that fails, and how long it pauses between attempts.
 
     The pause doubles after each failure, from ``first_seconds`` up to ``longest_seconds``. Each
-    pause
-    is shortened at random by up to half, so that many clients do not retry at the same time. If the
-    gateway's ``Retry-After`` is longer than the pause, it replaces the pause.
+    pause is shortened at random by up to half, so that many clients do not retry at the same time.
+    If the gateway's ``Retry-After`` is longer than this pause, the client waits for ``Retry-After``
+    instead.
 
     The client gives up and raises the last error if the next pause would end more than
     ``total_seconds`` after the first failure. With ``total_seconds=0`` no request is repeated.
@@ -57,8 +57,8 @@ class Retry:
 def is_transient(error: LooselyError) -> bool:
     """Return whether the same request may succeed later.
 
-    This is so if there was no response, or if the response has a temporary HTTP status, for example
-    503. It is not so if the response contains a job, because that job has ended.
+    The result is true if there was no response, or if the response has a temporary HTTP status such
+    as 503. It is false if the response contains a job, because that job has ended.
     """
     match error:
         case GatewayUnreachable():

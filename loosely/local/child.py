@@ -1,7 +1,7 @@
 """Run a component's command in a process that the kernel kills when its supervisor dies.
 
 Run this file as ``python -I -S child.py SUPERVISOR_PID COMMAND…``. It prepares the process, and
-then replaces the process by the command. So the component needs no code of its own for this, and
+then replaces the process with the command. So the component needs no code of its own for this, and
 the supervisor runs no Python code between fork and exec. Only Linux can kill a process when its
 parent dies. On other systems, the reaper kills the remaining processes
 (:mod:`loosely.local.reaper`).
@@ -15,11 +15,10 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main(arguments: list[str]) -> None:
-    """Replace this process by the command that ``arguments`` contains.
+    """Replace this process with the command that ``arguments`` contains.
 
     ``arguments[0]`` is the supervisor's process id, and the following arguments are the command.
-    Exits
-    with 1 if the supervisor has died.
+    Exits with 1 if the supervisor has died.
     """
     supervisor_pid, *command = arguments
     if sys.platform == "linux":

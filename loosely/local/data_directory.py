@@ -128,8 +128,8 @@ class StateWriter:
     """Updates `up.json` when the state of a component changes.
 
     The file is first written when every component has been started. A component that has died is
-    listed
-    as not ready until it is ready again. A worker of the pool is listed until it has stopped.
+    listed as not ready until it is ready again. A worker of the pool is listed until it has
+    stopped.
     """
 
     def __init__(self, directory: Path, logs: Path, url: str, parts: Sequence[Part]) -> None:

@@ -20,8 +20,7 @@ def shared_environment(root: Path, user: Mapping[str, str]) -> dict[str, str]:
 
     They are the user's variables and the import paths. Therefore the user can set ``WORKER_*`` and
     ``TORCH_THREADS`` for the worker. The variables of a single component are added later, and
-    replace
-    shared variables with the same name.
+    replace shared variables with the same name.
 
     Args:
         root: The repository's root directory.

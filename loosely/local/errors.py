@@ -29,7 +29,7 @@ class RepositoryMissing(UpError):
 
 
 class UnknownPart(UpError):
-    """The option --only or --without names an unknown component, or excludes a needed one."""
+    """An option names an unknown component, or excludes a component that is needed."""
 
     exit_code = USAGE_EXIT_CODE
 

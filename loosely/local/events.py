@@ -109,7 +109,10 @@ EventHandler = Callable[[PartEvent], None]
 
 
 def describe_exit(exit_code: int) -> str:
-    """Describe an exit code in words. A negative code is the number of a signal, with a minus."""
+    """Describe an exit code in words.
+
+    A negative code stands for a signal. For example, -9 means that signal 9 killed the process.
+    """
     if exit_code >= 0:
         return f"exit code {exit_code}"
     try:

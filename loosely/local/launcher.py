@@ -36,8 +36,7 @@ class Launcher:
         """Start ``part`` in a new session. The output of the process is written to ``log``.
 
         Must be called on the main thread, because the kernel kills the process when the thread that
-        started
-        it ends.
+        started it ends.
         """
         output = log.open()
         try:

@@ -33,20 +33,20 @@ class PartLog:
     def open(self) -> int:
         """Open the log for appending, and return its file descriptor. The caller must close it.
 
-        The end of the file is stored as the position at which the output of the next process
-        begins. Append
-        mode is needed because `limit_size` may truncate the file while the process writes to it.
+        The current end of the file is recorded, because `tail` returns only what is written after
+        it. Append mode is needed because `limit_size` may truncate the file while the process
+        writes to it.
         """
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._run_starts_at = os.fstat(descriptor).st_size
         return descriptor
 
     def limit_size(self) -> None:
-        """If the log is larger than the limit, copy it to ``NAME.log.1`` and truncate it.
+        """Limit the size of the log.
 
-        The component keeps the file open. Lines that it writes after the copy and before the
-        truncation are
-        lost.
+        A log that is larger than the limit is copied to ``NAME.log.1`` and then truncated. The
+        component keeps the file open, so lines that it writes between the copy and the truncation
+        are lost.
         """
         if not self.path.exists() or self.path.stat().st_size <= self.limit_bytes:
             return

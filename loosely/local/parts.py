@@ -32,8 +32,7 @@ class Part:
     """A component of the local system, which runs as one process.
 
     ``environment`` contains variables for only this component. It is never shown, because it
-    contains
-    keys.
+    contains keys.
     """
 
     name: str

@@ -25,7 +25,7 @@ class Ports:
 
     @classmethod
     def from_base(cls, base: int) -> "Ports":
-        """Return five consecutive ports, of which ``base`` is the lowest.
+        """Return five consecutive ports, beginning with ``base``.
 
         With different ports, several systems can run on one machine.
         """
@@ -89,7 +89,7 @@ def check_ports(ports: Mapping[str, int]) -> None:
     """Check that all ports are free.
 
     Args:
-        ports: For each name of a port, its number.
+        ports: The port numbers, by the name of the port.
 
     Raises:
         PortBusy: A port is in use. The message names each such port and the process that uses it.
@@ -109,7 +109,7 @@ def check_ports(ports: Mapping[str, int]) -> None:
 def find_owners(ports: Iterable[int]) -> dict[int, PortOwner]:
     """Return the process that listens on each of ``ports``.
 
-    The result lacks the ports of processes that this user is not permitted to see.
+    Processes that this user is not permitted to see are left out.
     """
     import psutil  # noqa: PLC0415 - needed for the error message only
 

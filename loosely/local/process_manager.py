@@ -43,8 +43,7 @@ class RestartBackoff:
     """The delays before a component is restarted.
 
     The delay doubles after each short run, and is reset after a long run. The first delay is short,
-    so
-    that a killed worker is soon replaced.
+    so that a killed worker is soon replaced.
     """
 
     first_seconds: float = 0.1
@@ -112,8 +111,7 @@ class ProcessManager:
         """Stop the component, and wait for the end of the task ``run``.
 
         The process receives SIGTERM. It is killed if it still runs after the component's
-        ``drain_seconds``,
-        or as soon as ``kill`` is set.
+        ``drain_seconds``, or as soon as ``kill`` is set.
         """
         asked_at = self.clock()
         self._is_stopping = True

@@ -40,7 +40,10 @@ class Reaper:
         self._send(f"+{group}\n")
 
     def forget(self, group: int) -> None:
-        """Remove a process group from the reaper's list, because its id may be used again."""
+        """Remove a process group from the reaper's list.
+
+        This is necessary because the system may use the id of the group again.
+        """
         self._send(f"-{group}\n")
 
     def close(self) -> None:

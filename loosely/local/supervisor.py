@@ -8,7 +8,7 @@ _LOG_CHECK_SECONDS = 5.0
 
 
 class SupervisedProcess(Protocol):
-    """What the supervisor starts and stops: a process manager or a worker pool."""
+    """The interface of what the supervisor runs: a process manager or a worker pool."""
 
     has_been_ready: asyncio.Event
 
@@ -26,7 +26,7 @@ class SupervisedProcess(Protocol):
 
 
 class SystemSupervisor:
-    """Runs several processes. A process may depend on the processes before it."""
+    """Runs several processes. A process may depend on the processes that are listed before it."""
 
     def __init__(self, processes: Sequence[SupervisedProcess]) -> None:
         self._processes = processes

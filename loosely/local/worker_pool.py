@@ -60,8 +60,7 @@ class QueueMonitor:
         """Return the number of active messages in each model's queue.
 
         Messages that a worker has received and not yet settled are included. A number is ``None``
-        if the
-        gateway does not report it.
+        if the gateway does not report it.
 
         Raises:
             CountsUnavailable: The gateway does not respond as expected.
@@ -129,8 +128,7 @@ class WorkerPool:
     """Starts workers when the queues need them, and stops idle workers that are not needed.
 
     Kubernetes may stop any pod, but this pool stops only idle workers. If a worker receives a job
-    just
-    before it is stopped, it still finishes the job, because it drains.
+    just before it is stopped, it still finishes the job, because it drains.
     """
 
     def __init__(
@@ -287,7 +285,7 @@ class WorkerPool:
             self.has_been_ready.set()
 
     async def _wait(self, seconds: float) -> None:
-        """Wait for at most ``seconds``, or until a worker has ended."""
+        """Wait for ``seconds``, or until a worker has ended if that is earlier."""
         runs = [worker.run for worker in self._workers.values()]
         if runs:
             await asyncio.wait(runs, timeout=max(seconds, 0.0), return_when=asyncio.FIRST_COMPLETED)

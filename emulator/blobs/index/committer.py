@@ -40,7 +40,10 @@ class IndexCommitter:
         self._thread = threading.Thread(target=self._run, name="index-committer", daemon=True)
 
     def start(self) -> None:
-        """Start the thread. Must be called on the event loop on which `apply` is called later."""
+        """Start the thread that applies the changes.
+
+        The caller must run on the event loop on which `apply` will be called.
+        """
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
@@ -53,7 +56,7 @@ class IndexCommitter:
     async def apply(self, change: Change[T]) -> T:
         """Run a change in a transaction, and return its result when the change is safe on disk.
 
-        If the change raises an error, the transaction is rolled back and the error is raised here.
+        If the change raises an error, it is rolled back and `apply` raises the error.
         """
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(_Waiting(change, future))

@@ -17,7 +17,7 @@ BLOB_COLUMNS = "id, name, size, etag, created_us, modified_us, properties, metad
 def find_container(db: sqlite3.Connection, name: str) -> BlobContainer:
     """Return the container with this name.
 
-    Raises StorageError (ContainerNotFound) if it does not exist.
+    Raises StorageError (ContainerNotFound) if the container does not exist.
     """
     row = db.execute(
         f"SELECT {CONTAINER_COLUMNS} FROM container WHERE name = ?",  # noqa: S608 - a constant
@@ -31,7 +31,7 @@ def find_container(db: sqlite3.Connection, name: str) -> BlobContainer:
 def find_container_id(db: sqlite3.Connection, name: str) -> int:
     """Return the row id of the container with this name.
 
-    Raises StorageError (ContainerNotFound) if it does not exist.
+    Raises StorageError (ContainerNotFound) if the container does not exist.
     """
     row = db.execute("SELECT id FROM container WHERE name = ?", (name,)).fetchone()
     if row is None:
@@ -160,8 +160,7 @@ def list_containers(
     """Return one page of the account's containers, and the first name of the next page.
 
     The page has at most `limit` containers. Each name begins with `prefix`, and is equal to `start`
-    or
-    sorted after it. The first name of the next page is None if this is the last page.
+    or sorted after it. The first name of the next page is None if this is the last page.
     """
     rows = db.execute(
         f"SELECT {CONTAINER_COLUMNS} FROM container"  # noqa: S608 - a constant
@@ -177,9 +176,8 @@ def list_blobs(db: sqlite3.Connection, container: str, query: BlobQuery) -> Blob
 
     Raises StorageError (ContainerNotFound) if the container does not exist.
 
-    The query skips the blobs that have the same common prefix, so the time of a query does not
-    depend
-    on their number.
+    The query skips the blobs that have the same common prefix, so its duration does not depend on
+    the number of these blobs.
     """
     parent = find_container_id(db, container)
     prefix, limit = query.prefix, query.limit

@@ -1,4 +1,4 @@
-"""The tables of the index, connections to it, and the records that queries return."""
+"""The tables of the index, the connections to the index, and the records that queries return."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ CREATE TABLE staged (
 def create_index(path: Path) -> None:
     """Create the index's database at `path` if it does not exist.
 
-    Raises SettingError if the file is not the index of a blob store, or has a different format
+    Raises SettingError if the file is not an index of this program, or has a different format
     version.
     """
     try:
@@ -72,7 +72,7 @@ def create_index(path: Path) -> None:
         raise SettingError(f"{path} is not the index of a blob store: {error}") from error
     if version not in {0, _VERSION}:
         raise SettingError(
-            f"{path} has format version {version}, but this program reads only {_VERSION}"
+            f"{path} has format version {version}, but this program reads only version {_VERSION}"
         )
 
 
@@ -141,8 +141,7 @@ class Segment:
     """Consecutive bytes of a blob, which are the whole content of one content file.
 
     `start` is the offset in the blob of the first byte, `size` is the number of bytes, and
-    `content` is
-    the key of the content file.
+    `content` is the key of the content file.
     """
 
     start: int
@@ -153,7 +152,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class UncommittedBlock:
-    """A block that was uploaded but is not committed by a block list yet."""
+    """A block that was uploaded but not yet committed by a block list."""
 
     block_id: str
     size: int

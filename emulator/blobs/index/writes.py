@@ -104,8 +104,7 @@ def put_blob(
     """Create or replace a blob.
 
     If the blob is small, `content` is its content. Otherwise `content` is a segment that refers to
-    the
-    content file.
+    the content file.
     """
     container = find_container_id(db, new.container)
     return _replace_blob(
@@ -121,8 +120,8 @@ def commit_blocks(
 ) -> WriteResult:
     """Create or replace a blob by committing a list of blocks.
 
-    Each entry of `block_list` is (element name, block id). The element name says where to find the
-    block: Committed, Uncommitted or Latest.
+    Each entry of `block_list` is (element name, block id). The element name is Committed,
+    Uncommitted or Latest. It determines among which blocks the id is looked up.
     """
     container = find_container_id(db, new.container)
     current = look_up_blob(db, container, new.name)
@@ -268,9 +267,8 @@ def put_block(
     """Store an uncommitted block, and return the keys of the content files to remove.
 
     An uncommitted block with the same id is replaced. Raises StorageError if the length of the
-    block id
-    differs from the length of the blob's other block ids, or if the blob has too many uncommitted
-    blocks.
+    block id differs from the length of the blob's other block ids, or if the blob has too many
+    uncommitted blocks.
     """
     parent = find_container_id(db, container)
     key = (parent, blob)

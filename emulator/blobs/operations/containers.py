@@ -80,8 +80,8 @@ async def set_container_metadata(context: OperationContext) -> BlobResponse:
 async def delete_container(context: OperationContext) -> BlobResponse:
     """Delete Container: delete a container and its blobs.
 
-    A new container can have the same name at once. In Azure, the name is blocked for about half a
-    minute.
+    A new container with the same name can be created at once. In Azure, this is possible only after
+    about half a minute.
     """
     orphans = await context.store.change(
         writes.delete_container, context.request.container, context.conditions

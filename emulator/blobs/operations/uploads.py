@@ -158,8 +158,7 @@ async def _commit(
 
     If the change is refused, the content is removed. If another error occurs, the content is kept,
     because the change may have been committed. If it was not committed, the content is removed at
-    the
-    next start of the service.
+    the next start of the service.
     """
     try:
         _check_md5(context, uploaded.md5)
