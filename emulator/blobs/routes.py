@@ -1,4 +1,4 @@
-"""Find the operation of a request, and the permission that it requires."""
+"""Find the operation of a request, and the permission that the operation requires."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Handler = Callable[[OperationContext], Awaitable[BlobResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An operation of the REST API, and the permission that it requires."""
+    """An operation of the REST API, and the permission that the operation requires."""
 
     handler: Handler
     permission: RequiredPermission

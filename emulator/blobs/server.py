@@ -1,7 +1,7 @@
 """Serve the Blob REST API over HTTP.
 
-The steps for each ASGI request: parse it, find its operation, authenticate it, check that its
-headers are supported, perform the operation, send the response.
+For each ASGI request, the application parses the request, finds the operation, checks the
+credentials, checks that all headers are supported, performs the operation, and sends the response.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ class _Protocol(HttpToolsProtocol):
 class _Server(uvicorn.Server):
     """A uvicorn server that stops at SIGTERM or SIGINT.
 
-    After it has stopped, it does not raise the signal again, as uvicorn's own server does.
+    Unlike uvicorn's own server, it does not raise the signal again after it has stopped.
     """
 
     @contextlib.contextmanager

@@ -122,7 +122,7 @@ class Client:
         Args:
             url: The gateway's URL.
             api_key: The caller's API key. Default: the value of ``LOOSELY_API_KEY``.
-            retry: How long to repeat a request that fails, and the pauses. Default: ``Retry()``.
+            retry: When to repeat a request that failed. Default: ``Retry()``.
             clock: A function that returns the current time in seconds.
             sleep: A function that blocks for a number of seconds.
 
@@ -195,7 +195,7 @@ class AsyncClient:
         Args:
             url: The gateway's URL.
             api_key: The caller's API key. Default: the value of ``LOOSELY_API_KEY``.
-            retry: How long to repeat a request that fails, and the pauses. Default: ``Retry()``.
+            retry: When to repeat a request that failed. Default: ``Retry()``.
             clock: A function that returns the current time in seconds.
             sleep: A function that suspends the calling task for a number of seconds.
 

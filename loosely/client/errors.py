@@ -114,7 +114,7 @@ class PayloadTooLarge(InvalidRequest):
 
     @classmethod
     def over(cls, limit_bytes: int, size_bytes: int) -> Self:
-        """Return the problem for a payload of ``size_bytes`` that exceeds the limit.
+        """Return the problem for a payload of ``size_bytes``, which is more than ``limit_bytes``.
 
         The gateway would send the same problem.
         """

@@ -48,7 +48,7 @@ class PartDied:
 
 @dataclass(frozen=True, slots=True)
 class PartStopping:
-    """The component was asked to stop."""
+    """The component is being stopped."""
 
     part: Part
 

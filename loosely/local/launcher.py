@@ -35,8 +35,8 @@ class Launcher:
     async def launch(self, part: Part, log: PartLog) -> Process:
         """Start ``part`` in a new session. The output of the process is written to ``log``.
 
-        Must be called on the main thread, because the kernel kills the process when the thread that
-        started it ends.
+        The caller must be in the main thread, because the kernel kills the process when the thread
+        that started it ends.
         """
         output = log.open()
         try:

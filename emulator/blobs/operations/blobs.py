@@ -101,7 +101,7 @@ async def set_blob_metadata(context: OperationContext) -> BlobResponse:
 async def delete_blob(context: OperationContext) -> BlobResponse:
     """Delete Blob: delete a blob and its uncommitted blocks.
 
-    `x-ms-delete-snapshots` has no effect, because snapshots are not supported.
+    Snapshots are not supported, so `x-ms-delete-snapshots: only` deletes nothing.
     """
     request, store = context.request, context.store
     snapshots = request.headers.get("x-ms-delete-snapshots", "include").lower()

@@ -100,7 +100,7 @@ async def put_block_list(context: OperationContext) -> BlobResponse:
 
 
 async def get_block_list(context: OperationContext) -> BlobResponse:
-    """Get Block List: return the committed blocks, the uncommitted blocks, or both."""
+    """Get Block List: return a blob's committed blocks, uncommitted blocks, or both."""
     request, store = context.request, context.store
     kind = (request.parameter("blocklisttype") or "committed").lower()
     if kind not in {"committed", "uncommitted", "all"}:
@@ -154,11 +154,11 @@ async def _commit(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """Apply a change to the index that refers to the content of `uploaded`.
+    """Apply a change to the index. The change refers to the content of `uploaded`.
 
     If the change is refused, the content is removed. If another error occurs, the content is kept,
-    because the change may have been committed. If it was not committed, the content is removed at
-    the next start of the service.
+    because the change may have been committed. If the change was not committed, the content is
+    removed at the next start of the service.
     """
     try:
         _check_md5(context, uploaded.md5)
