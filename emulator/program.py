@@ -1,6 +1,6 @@
-"""Command-line options, log, sockets and exit statuses for all three services of the emulator.
+"""Command-line options, logging, sockets and exit statuses that the emulator's services share.
 
-StartError                1   the program cannot start or continue
+StartError                1   the program cannot start, or cannot continue
 ├── SettingError          2   an option, a settings file or the data directory cannot be used
 └── PortInUse            98   another program listens on the port
 """
@@ -23,7 +23,7 @@ except ImportError:  # uvloop does not support Windows
 
 
 class StartError(Exception):
-    """The program cannot start or continue. The message is one line for the user."""
+    """The program cannot start, or cannot continue. The message is one line for the user."""
 
     exit_code: ClassVar[int] = 1
 
@@ -35,7 +35,7 @@ class SettingError(StartError):
 
 
 class PortInUse(StartError):
-    """Another program listens on the port that the message names."""
+    """Another program listens on the port. The message names the port."""
 
     exit_code = 98
 
@@ -43,7 +43,14 @@ class PortInUse(StartError):
 def options_parser(
     name: str, description: str, port: int, port_help: str
 ) -> argparse.ArgumentParser:
-    """Return a parser with the options that every service has: port, host, data and log level."""
+    """Return a parser for the options that every service has: port, host, data and log level.
+
+    Args:
+        name: The name of the service's Python module.
+        description: The description of the service in the output of `--help`.
+        port: The default port.
+        port_help: The help text of the option `--port`.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
     parser.add_argument(
         "--port", type=port_number, default=port, help=f"{port_help} (default: {port})"
@@ -63,9 +70,9 @@ def options_parser(
 
 
 def port_number(text: str) -> int:
-    """Parse a TCP port from 0 to 65535. argparse calls this function.
+    """Parse a TCP port from 0 to 65535. With port 0, the system chooses a free port.
 
-    Port 0 means that the system chooses a free port.
+    argparse calls this function to convert the option's text.
     """
     port = int(text)
     if not 0 <= port <= 65535:
@@ -74,10 +81,10 @@ def port_number(text: str) -> int:
 
 
 def run(name: str, log_level: str, program: Callable[[], None]) -> int:
-    """Run a program and return its exit status.
+    """Configure logging, run a program, and return its exit status.
 
-    If the program raises StartError, write the error's message to standard error, and return the
-    exit status of the error's class.
+    If the program raises StartError, write its message to standard error, and return the exit
+    status of the error's class.
     """
     logging.basicConfig(
         level=log_level.upper(),
@@ -94,15 +101,15 @@ def run(name: str, log_level: str, program: Callable[[], None]) -> int:
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine on uvloop if it is installed, otherwise on asyncio's own event loop."""
+    """Run a coroutine on uvloop's event loop, or on asyncio's if uvloop is not installed."""
     with asyncio.Runner(loop_factory=loops.new_event_loop) as runner:
         runner.run(main)
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to a loopback address and does not listen yet.
+    """Return a TCP socket that is bound to a loopback address but does not listen yet.
 
-    Raises SettingError if the host is not a loopback address or the port cannot be bound, and
+    Raises SettingError if the host is not a loopback address or the socket cannot be bound, and
     PortInUse if another program uses the port.
     """
     try:
@@ -143,5 +150,5 @@ def listen(host: str, port: int, backlog: int) -> socket.socket:
 
 
 def port_in_use(port: int) -> PortInUse:
-    """Return the error that reports that another program uses this port."""
+    """Return an error that says that another program uses this port."""
     return PortInUse(f"port {port} is in use by another program")

@@ -1,6 +1,7 @@
 """Loosely's client: submit a job over HTTP and get its result.
 
-Importing this package is fast, because the client and its dependencies are loaded on first use.
+Importing this package is fast. The client's modules and their dependencies are imported when a
+public name is used for the first time.
 """
 
 from importlib import import_module
@@ -82,7 +83,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    """Return the object with this public name, imported from the module that defines it."""
+    """Import and return the object with this public name."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(import_module(_MODULES[name]), name)

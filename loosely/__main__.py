@@ -1,4 +1,4 @@
-"""Run the command ``loosely`` with ``python -m loosely``."""
+"""Run the command ``loosely`` as ``python -m loosely``."""
 
 from loosely.cli import app
 

@@ -1,4 +1,4 @@
-"""Serve a storage account: `python -m emulator.blobs` or `local-blobs`."""
+"""Serve a storage account, as `python -m emulator.blobs` or `local-blobs`."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ _BACKLOG = 1024
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program until SIGTERM or SIGINT and return its exit status."""
+    """Serve the storage account until SIGTERM or SIGINT, and return the exit status."""
     options = _parser().parse_args(arguments)
     return program.run("emulator.blobs", options.log_level, lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:
     if not _ACCOUNT.fullmatch(options.account):
-        raise program.SettingError("--account must be 3 to 24 lower-case letters and digits")
+        raise program.SettingError(
+            "--account is invalid: use 3 to 24 lower-case letters and digits"
+        )
     key = AccountKey(options.key)
     with program.listen(options.host, options.port, _BACKLOG) as listener:
         store = AccountStore(options.data, utc_now)

@@ -1,7 +1,7 @@
 """Authorize requests by Shared Key or by a shared access signature (SAS).
 
-Anonymous requests are refused, as Azure does for an account that allows no public access. Bearer
-tokens and user-delegation signatures are refused too, because they need an identity provider and
+Anonymous requests are refused, as in an Azure account that does not allow public access. Bearer
+tokens and user delegation signatures are refused too, because they need an identity provider and
 HTTPS.
 """
 
@@ -24,15 +24,15 @@ from emulator.program import SettingError
 
 @dataclass(frozen=True, slots=True)
 class RequiredPermission:
-    """The permission that a signature must grant for an operation.
+    """The permission that a shared access signature (SAS) must grant for an operation.
 
-    The signature must have at least one of the permission letters.
+    A signature permits the operation if it contains at least one of the permission letters.
 
     Attributes:
-        account_letters: The permission letters of an account SAS that allow the operation.
+        account_letters: The permission letters that allow the operation in an account SAS.
         account_resource: The resource type that an account SAS must include: `s` (service), `c`
             (container) or `o` (object).
-        service_letters: The permission letters of a service SAS that allow the operation. Empty if
+        service_letters: The permission letters that allow the operation in a service SAS. Empty if
             no service SAS can allow the operation.
     """
 
@@ -43,12 +43,12 @@ class RequiredPermission:
 
 @dataclass(frozen=True, slots=True)
 class AccessGrant:
-    """The permissions of an authorized request, and additional headers for the response.
+    """The permissions of an authorized request, and response headers that its signature sets.
 
     Attributes:
         may_overwrite: False if the signature permits creating blobs but not overwriting them.
-        response_headers: The response headers that a service SAS sets. They replace the blob's own
-            headers.
+        response_headers: The response headers that a service SAS sets. They replace the headers
+            that the blob itself would set.
     """
 
     may_overwrite: bool = True
@@ -61,7 +61,7 @@ FULL_ACCESS = AccessGrant()
 class AccountKey:
     """The key of a storage account, which signs texts with HMAC-SHA256.
 
-    The repr does not contain the key.
+    The result of `repr` does not contain the key.
     """
 
     __slots__ = ("_key",)
@@ -78,12 +78,15 @@ class AccountKey:
         return "AccountKey(…)"
 
     def sign(self, text: str) -> str:
-        """Return the HMAC-SHA256 signature of a text, in Base64."""
+        """Return the HMAC-SHA256 signature of a text, encoded in Base64."""
         digest = hmac.digest(self._key, text.encode(), hashlib.sha256)
         return base64.b64encode(digest).decode()
 
     def verifies(self, text: str, signature: str) -> bool:
-        """Return whether a signature is valid for a text. The comparison takes constant time."""
+        """Return whether `signature` is the signature of `text`.
+
+        The comparison takes constant time, so that its duration does not reveal the signature.
+        """
         return hmac.compare_digest(self.sign(text).encode(), signature.encode("utf-8", "replace"))
 
 
@@ -92,14 +95,14 @@ _CHALLENGE = {"WWW-Authenticate": 'SharedKey realm="storage"'}
 
 @dataclass(frozen=True, slots=True)
 class Authenticator:
-    """Checks the Shared Key credentials and signatures of requests to one account."""
+    """Checks the Shared Key credentials or the signature of each request to one account."""
 
     account: str
     key: AccountKey
     clock: Clock
 
     def authenticate(self, request: BlobRequest, permission: RequiredPermission) -> AccessGrant:
-        """Check the credentials of a request, and return the permissions of the request.
+        """Check the credentials of a request, and return the permissions that they grant.
 
         Raises StorageError if the credentials are missing or invalid, or do not permit the
         operation.
@@ -135,7 +138,7 @@ _CLOCK_SKEW = timedelta(minutes=15)
 def check_shared_key(
     request: BlobRequest, credentials: str, account: str, key: AccountKey, now: datetime
 ) -> None:
-    """Raise StorageError if the Shared Key credentials are not valid.
+    """Check the Shared Key credentials of a request. Raises StorageError if they are invalid.
 
     Source: "Authorize with Shared Key" in the REST reference, for API version 2015-02-21 and later.
     """
@@ -171,7 +174,7 @@ def _collated(name: str) -> str:
 def build_string_to_sign(request: BlobRequest, account: str, order: Callable[[str], str]) -> str:
     """Return the text that the client must sign with the account key.
 
-    `order` is the key function that sorts the header names.
+    `order` returns the sort key of a header's name. The `x-ms-` headers are sorted by this key.
     """
     headers = dict(request.headers)
     if headers.get("content-length") == "0":
@@ -221,10 +224,11 @@ def check_sas(
     key: AccountKey,
     now: datetime,
 ) -> AccessGrant:
-    """Verify a shared access signature, and return the permissions that it grants.
+    """Verify a shared access signature (SAS), and return the permissions that it grants.
 
-    Source: "Create an account SAS" and "Create a service SAS" in the REST reference. Raises
-    StorageError if the signature is invalid or does not permit the operation.
+    Raises StorageError if the signature is invalid or does not permit the operation.
+
+    Source: "Create an account SAS" and "Create a service SAS" in the REST reference.
     """
     fields = {name.lower(): value for name, value in request.query}
     if "skoid" in fields:

@@ -1,9 +1,9 @@
 """Store blob content in files, and stream the content between the files and the network.
 
 A content file has a random key as its name. It is written once, before the index refers to it, and
-never changed. It is removed after the index no longer refers to it. Therefore, after a crash, the
-only files that are left over are files to which the index does not refer. `sweep` removes them at
-the next start.
+never changed. It is removed only after the index no longer refers to it. Therefore a crash may
+leave unused files, but the index never refers to a missing file. `sweep` removes the unused files
+at the next start.
 
 File operations run on a small pool of threads. Content is read and written in buffers of limited
 size, so memory use does not depend on the size of a blob.
@@ -36,7 +36,7 @@ def create_key() -> str:
 
 
 def sync_directory(path: Path) -> None:
-    """Flush a directory to disk, so that its new entries survive a crash."""
+    """Flush a directory to disk, so that its new files survive a crash."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -45,7 +45,7 @@ def sync_directory(path: Path) -> None:
 
 
 class ContentFile:
-    """A content file that is being written. All methods block."""
+    """A content file that is being written. All methods block the calling thread."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -58,7 +58,7 @@ class ContentFile:
             rest = rest[os.write(self._descriptor, rest) :]
 
     def seal(self) -> None:
-        """Flush the file and its directory entry to disk, and close the file."""
+        """Flush the file and its entry in the directory to disk, and close the file."""
         try:
             os.fsync(self._descriptor)
         finally:
@@ -75,9 +75,9 @@ class ContentFile:
 class ContentFiles:
     """The directory that contains the content files.
 
-    `pin` and `unpin` keep a file while it is streamed, even if its blob is replaced or deleted.
-    `pin`, `unpin` and `release` must be called on the event loop's thread; the other methods may be
-    called on any thread.
+    A pinned file is kept while it is streamed, even if its blob is replaced or deleted. `pin`,
+    `unpin` and `release` must be called on the event loop's thread. All other methods are safe to
+    call on any thread.
     """
 
     def __init__(self, root: Path) -> None:
@@ -93,20 +93,20 @@ class ContentFiles:
         sync_directory(self._root)
 
     def create(self, key: str) -> ContentFile:
-        """Create the file with this key."""
+        """Create an empty content file with this key, and return it for writing."""
         return ContentFile(self._path(key))
 
     def open(self, key: str) -> int:
-        """Open a file for reading, and return its descriptor, which the caller must close."""
+        """Open a file for reading, and return its file descriptor. The caller must close it."""
         return os.open(self._path(key), os.O_RDONLY)
 
     def remove(self, keys: Iterable[str]) -> None:
-        """Remove the files that have these keys. The caller must ensure that they are unused."""
+        """Remove the files with these keys. The caller must ensure that the files are unused."""
         for key in keys:
             self._path(key).unlink(missing_ok=True)
 
     def sweep(self, live: set[str]) -> int:
-        """Remove all files whose keys are not in `live`. Return how many files were removed."""
+        """Remove all files whose keys are not in `live`, and return how many files were removed."""
         removed = 0
         for subdirectory in _SUBDIRECTORIES:
             for entry in os.scandir(self._root / subdirectory):
@@ -116,14 +116,18 @@ class ContentFiles:
         return removed
 
     def pin(self, keys: Iterable[str]) -> None:
-        """Keep these files until `unpin` has been called as often as `pin` for each of them."""
+        """Pin these files, so that they are not removed while they are streamed.
+
+        A file that is pinned several times must be unpinned the same number of times.
+        """
         for key in keys:
             self._pins[key] = self._pins.get(key, 0) + 1
 
     def unpin(self, keys: Iterable[str]) -> list[str]:
-        """Undo one call of `pin`, and return the keys of the files that may now be removed.
+        """Undo one call of `pin` for each file, and return the keys of the files to remove.
 
-        These are the files that were released while they were pinned.
+        The returned files were released while they were pinned, and are no longer pinned. The
+        caller must remove them.
         """
         removable = []
         for key in keys:
@@ -138,7 +142,7 @@ class ContentFiles:
     def release(self, keys: Iterable[str]) -> list[str]:
         """Record that the index no longer refers to these files.
 
-        Returns the keys of the files that may be removed now, because they are not pinned.
+        Returns the keys of the files that are not pinned. The caller must remove these files.
         """
         removable = []
         for key in keys:
@@ -164,7 +168,7 @@ _THREADS = 6
 class Uploaded:
     """A request body that was received completely.
 
-    A small body is in `data`. Any other body is in the content file with the key `content`.
+    Either `data` contains the body, or the body is in the content file whose key is `content`.
     """
 
     size: int
@@ -174,25 +178,25 @@ class Uploaded:
 
 
 class ContentStreams:
-    """Moves content between requests, responses and content files."""
+    """Transfers content between requests, responses and content files."""
 
     def __init__(self, files: ContentFiles) -> None:
         self._files = files
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="content")
 
     def close(self) -> None:
-        """Block until the running file operations have finished."""
+        """Wait until all file operations have finished. Blocks the calling thread."""
         self._threads.shutdown()
 
     def run(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        """Call a function on a thread of the pool, and return a future of the function's result."""
+        """Call a function on a thread of the pool, and return a future of its result."""
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     async def receive(self, body: RequestBody, maximum: int, *, inline: bool) -> Uploaded:
         """Receive a request body of at most `maximum` bytes, and return the upload.
 
-        If `inline` is True, a small body is kept in memory. Any other body is written to a content
-        file. If the body does not arrive completely, the content file is removed.
+        The body is written to a content file. A small body is kept in memory instead if `inline` is
+        True. If the body does not arrive completely, the content file is removed.
         """
         length = body.required_length(maximum)
         if length <= _WRITE_BYTES:
@@ -233,17 +237,23 @@ class ContentStreams:
         return Uploaded(len(data), _md5(data), content=key)
 
     def discard(self, uploaded: Uploaded) -> None:
-        """Remove the content of an upload that was refused after its body had been received."""
+        """Remove the content file of an upload that was refused after its body was received."""
         if uploaded.content:
             self._remove([uploaded.content])
 
     def release(self, orphans: Sequence[str]) -> None:
-        """Remove content to which the index no longer refers, as soon as no stream reads it."""
+        """Remove content files to which the index no longer refers.
+
+        A file that is being streamed is removed when its last stream is closed.
+        """
         if removable := self._files.release(orphans):
             self._remove(removable)
 
     def open(self, segments: Sequence[Segment], byte_range: ByteRange) -> ContentStream:
-        """Return a stream of a blob's byte range. `segments` must cover the range."""
+        """Return a stream of the bytes of a blob in `byte_range`.
+
+        `segments` are the blob's segments that overlap the range.
+        """
         self._files.pin(segment.content for segment in segments)
         return ContentStream(self, self._files, segments, byte_range)
 
@@ -251,15 +261,15 @@ class ContentStreams:
         self._threads.submit(self._files.remove, keys)
 
     def unpin(self, segments: Sequence[Segment]) -> None:
-        """Unpin the content files of these segments, which `open` pinned."""
+        """Unpin the content files that `open` pinned for these segments."""
         if removable := self._files.unpin(segment.content for segment in segments):
             self._remove(removable)
 
 
 class ContentStream:
-    """The bytes of a range of a blob.
+    """An asynchronous iterator over the bytes of a blob in a byte range.
 
-    The owner must call `close`, even if the stream was not read.
+    The owner must call `close`, even if no bytes were read.
     """
 
     def __init__(
@@ -283,7 +293,7 @@ class ContentStream:
                 while True:
                     if not data:
                         raise OSError(
-                            f"content file {segment.content} has fewer bytes than the index says"
+                            f"content file {segment.content} has fewer bytes than the index states"
                         )
                     yield data
                     offset += len(data)
@@ -301,7 +311,7 @@ class ContentStream:
             self.close()
 
     def close(self) -> None:
-        """Unpin the content files of the stream."""
+        """Unpin the content files that the stream reads."""
         self._streams.unpin(self._segments)
         self._segments = ()
 

@@ -1,10 +1,10 @@
-"""Errors of the Blob service, with Azure's codes and texts.
+"""Errors of the Blob service, with Azure's error codes and messages.
 
 BlobsError
-├── StorageError      a refused request; the client receives Azure's code and HTTP status
-└── ClientGoneError   the client disconnected or stopped sending its body
+├── StorageError      the request is refused; the client receives Azure's code and HTTP status
+└── ClientGoneError   the client disconnected or stopped sending the request body
 
-`emulator.program` has the errors that can occur at the start of the program.
+`emulator.program` defines the errors that stop the program at its start.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from enum import Enum
 
 
 class ErrorCode(Enum):
-    """The error codes of Azure that this service returns, each as (code, HTTP status, message).
+    """The error codes of Azure that this service returns.
 
-    Source: "Common REST API error codes" and "Azure Blob Storage error codes" of the REST
-    reference. The code `NotImplemented` is not from Azure: this service adds it.
+    Each value is (code, HTTP status, message). Source: "Common REST API error codes" and "Azure
+    Blob Storage error codes" of the REST reference. The code `NotImplemented` is an addition of
+    this service.
     """
 
     AUTHENTICATION_FAILED = (
@@ -243,14 +244,14 @@ class ErrorCode(Enum):
 
 
 class BlobsError(Exception):
-    """The base of all errors of this package."""
+    """The base class of all errors of this package."""
 
 
 class StorageError(BlobsError):
-    """An error that refuses a request. The client receives the error.
+    """A refusal of a request. The client receives it as an error response.
 
-    `detail` has additional elements of the XML body, for example `HeaderName`. `headers` has
-    additional response headers.
+    `detail` contains additional elements for the XML body, for example `HeaderName`. `headers`
+    contains additional response headers.
     """
 
     def __init__(
@@ -267,7 +268,7 @@ class StorageError(BlobsError):
 
 
 class ClientGoneError(BlobsError):
-    """The client disconnected or stopped sending its body."""
+    """The client disconnected or stopped sending the request body."""
 
 
 def invalid_header(name: str, value: str = "") -> StorageError:
@@ -286,5 +287,5 @@ def invalid_query(name: str, value: str, reason: str = "") -> StorageError:
 
 
 def not_implemented(what: str) -> StorageError:
-    """Return the error for a feature of Azure that this service does not have."""
+    """Return the error for a feature of Azure that this service does not implement."""
     return StorageError(ErrorCode.NOT_IMPLEMENTED, Feature=what)

@@ -14,22 +14,23 @@ from emulator.blobs.times import parse_http_date, to_microseconds
 
 
 class VersionedResource(Protocol):
-    """A blob or container. Conditional headers refer to its ETag and its time of change."""
+    """A blob or container. Conditional headers compare its ETag and its last change."""
 
     @property
     def etag(self) -> str:
-        """The resource's entity tag, including the quotes."""
+        """The resource's entity tag, including the quotation marks."""
 
     @property
     def modified_us(self) -> int:
-        """The time of the resource's last change, in microseconds since 1970."""
+        """The time of the resource's last change, in microseconds since 1970 (UTC)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """The values of a request's four conditional headers.
+    """The values of the four conditional headers of a request.
 
-    The value of an absent header is an empty tuple or None.
+    If a header is absent, its value is an empty tuple or None. Times are in seconds since 1970
+    (UTC).
 
     Source: "Specifying conditional headers for Blob service operations" in the REST reference.
     """
@@ -41,7 +42,7 @@ class Conditions:
 
     @classmethod
     def parse(cls, headers: Mapping[str, str]) -> Conditions:
-        """Parse the conditional headers. The names in `headers` are in lower case.
+        """Parse the conditional headers. The names in `headers` must be in lower case.
 
         Raises StorageError if a header is malformed.
         """
@@ -53,9 +54,11 @@ class Conditions:
         )
 
     def check_read(self, resource: VersionedResource) -> None:
-        """Raise StorageError (304 or 412) if a resource does not meet the conditions of a read.
+        """Raise StorageError if the conditions do not permit reading a resource.
 
-        The rule is: `If-Match && If-Unmodified-Since && (If-None-Match || If-Modified-Since)`.
+        The conditions `If-Match` and `If-Unmodified-Since` must both be met. At least one of the
+        conditions `If-None-Match` and `If-Modified-Since` must be met. A condition whose header is
+        absent is not checked.
         """
         if "*" in self.if_none_match:
             raise StorageError(ErrorCode.UNSATISFIABLE_CONDITION)
@@ -72,10 +75,11 @@ class Conditions:
             raise StorageError(ErrorCode.NOT_MODIFIED, headers={"ETag": resource.etag})
 
     def check_write(self, resource: VersionedResource | None, *, creates: bool = False) -> None:
-        """Raise StorageError (412 or 409) if a resource does not meet the conditions of a write.
+        """Raise StorageError if the conditions do not permit writing a resource.
 
-        A request may have one conditional header, or `If-Match` with `If-Unmodified-Since`, or
-        `If-None-Match` with `If-Modified-Since`. In a pair only the entity tag is checked.
+        A request may have one conditional header, or `If-Match` and `If-Unmodified-Since`, or
+        `If-None-Match` and `If-Modified-Since`. If it has two, only the condition on the entity tag
+        is checked. Any other combination is refused.
 
         Args:
             resource: The existing resource, or None if it does not exist.
@@ -122,7 +126,7 @@ class WritePrecondition:
     may_overwrite: bool = True
 
     def check(self, current: VersionedResource | None) -> None:
-        """Raise StorageError if the blob may not be written.
+        """Raise StorageError if the request may not write the blob.
 
         Args:
             current: The existing blob, or None if it does not exist.
@@ -159,7 +163,7 @@ _RANGE = re.compile(r"bytes=(\d{1,19})-(\d{1,19})?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """A range of a blob's bytes, from offset `start` up to but not including offset `stop`."""
+    """A range of a blob's bytes: from offset `start` up to, but not including, offset `stop`."""
 
     start: int
     stop: int
@@ -170,18 +174,19 @@ class ByteRange:
         return self.stop - self.start
 
     def content_range(self, total: int) -> str:
-        """Return the value of `Content-Range` for a blob of `total` bytes."""
+        """Return the value of the header `Content-Range` for a blob of `total` bytes."""
         return f"bytes {self.start}-{self.stop - 1}/{total}"
 
 
 def read_requested_range(headers: Mapping[str, str], total: int) -> ByteRange | None:
-    """Return the range that a request asks for, or None if it asks for the whole blob.
+    """Return the byte range that a request asks for, or None if it asks for the whole blob.
 
     `total` is the size of the blob in bytes.
 
-    `x-ms-range` takes precedence over `Range`. A malformed `x-ms-range` raises StorageError. A
-    `Range` header is ignored, as RFC 9110 allows, if it is malformed, has several ranges or has a
-    suffix range (`bytes=-5`).
+    `x-ms-range` takes precedence over `Range`. A `Range` header is ignored, as RFC 9110 allows, if
+    it is malformed, has several ranges or has a suffix range (`bytes=-5`).
+
+    Raises StorageError if `x-ms-range` is malformed, or if the range starts after the blob's end.
     """
     name = "x-ms-range" if "x-ms-range" in headers else "range"
     value = headers.get(name)
@@ -239,8 +244,9 @@ UNSUPPORTED_HEADERS = frozenset(
 def read_blob_properties(headers: Mapping[str, str], *, single_put: bool = False) -> dict[str, str]:
     """Return the blob properties that the request's `x-ms-blob-…` headers set.
 
-    For Put Blob (`single_put`) a plain `Content-…` header sets the property if the `x-ms-blob-…`
-    header is absent. For other operations the plain headers describe only the request's own body.
+    For Put Blob (`single_put`), a header without this prefix, for example `Content-Type`, sets the
+    property if the `x-ms-blob-…` header is absent. In other operations, the headers without the
+    prefix describe only the request's own body.
     """
     found = {}
     for name in PROPERTY_NAMES:
@@ -256,7 +262,7 @@ def read_blob_properties(headers: Mapping[str, str], *, single_put: bool = False
 
 
 def decode_md5(value: str) -> bytes:
-    """Decode an MD5 digest of 16 bytes from Base64. Raises StorageError if it is invalid."""
+    """Decode an MD5 digest from Base64. Raises StorageError if the result is not 16 bytes."""
     try:
         digest = base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):
@@ -267,10 +273,10 @@ def decode_md5(value: str) -> bytes:
 
 
 def check_metadata(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Check the names and values of metadata and return them as a dict.
+    """Check the names and values of metadata, and return them as a dict.
 
-    Names keep their case. Raises StorageError if a name or value is invalid, if two names differ
-    only by case, or if the metadata exceeds 8 KB.
+    The upper and lower case of the names is kept. Raises StorageError if a name or value is
+    invalid, if two names differ only in case, or if the metadata exceeds 8 KiB.
     """
     found: dict[str, str] = {}
     seen: set[str] = set()

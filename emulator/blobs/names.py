@@ -1,7 +1,7 @@
 """Check the names of containers, blobs and blocks by Azure's rules.
 
-These names are never used as file names: content files have random names, and the names of
-containers and blobs are only values in the index.
+These names are never used as file names. Content files have random names, and the names of
+containers and blobs are only stored in the index.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BLOCK_ID_BYTES_MAX = 64
 
 
 def decode_path(raw: str) -> str:
-    """Decode the percent-encoding of a segment of a URL path.
+    """Decode the percent-encoding of one segment of a URL path.
 
     Raises StorageError if the result is not UTF-8.
     """
@@ -50,9 +50,9 @@ def check_blob_name(name: str) -> None:
 
 
 def read_block_id_length(block_id: str) -> int:
-    """Return the length of a block id in bytes.
+    """Return the number of bytes that a Base64 block id encodes.
 
-    Raises StorageError if the id is not Base64 or is too long.
+    Raises StorageError if the id is empty, too long or not Base64.
     """
     try:
         length = len(base64.b64decode(block_id, validate=True))

@@ -19,14 +19,14 @@ BODY_SILENCE_SECONDS = 120.0
 
 
 class RequestBody:
-    """The body of a request, which is read from the network in buffers."""
+    """The body of a request. It is read from the network when it is needed."""
 
     def __init__(self, receive: Receive, length: int | None) -> None:
         self._receive = receive
         self._length = length
 
     def required_length(self, maximum: int) -> int:
-        """Return the body's length in bytes, which the header `Content-Length` contains.
+        """Return the length of the body in bytes, as stated in the header `Content-Length`.
 
         Raises StorageError if the header is absent or the length exceeds `maximum`.
         """
@@ -65,10 +65,12 @@ class RequestBody:
                     message = await self._receive()
             except TimeoutError:
                 raise ClientGoneError(
-                    "the client sent no data for too long while sending the body"
+                    "the client sent no part of the request body within the time limit"
                 ) from None
             if message["type"] != "http.request":
-                raise ClientGoneError("the client disconnected while sending the body")
+                raise ClientGoneError(
+                    "the client disconnected before it sent the whole request body"
+                )
             if piece := message.get("body", b""):
                 yield piece
             more = message.get("more_body", False)
@@ -80,9 +82,9 @@ class BlobRequest:
 
     Attributes:
         headers: The request's headers. The names are in lower case.
-        metadata_pairs: The `x-ms-meta-` headers. The names do not include the prefix, and keep
-        their case.
-        query: The decoded query parameters in the order of the URL.
+        metadata_pairs: The names and values of the `x-ms-meta-` headers. The names do not have the
+            prefix, and their upper and lower case is kept.
+        query: The decoded query parameters, in the order in which the URL contains them.
     """
 
     method: str
@@ -99,7 +101,7 @@ class BlobRequest:
     def parameter(self, name: str) -> str | None:
         """Return the value of a query parameter, or None if it is absent.
 
-        The case of the name is ignored.
+        `name` must be in lower case. The case of the name in the URL is ignored.
         """
         for key, value in self.query:
             if key.lower() == name:
@@ -108,17 +110,26 @@ class BlobRequest:
 
     @property
     def comp(self) -> str:
-        """The query parameter `comp`, which names an aspect of the resource, or an empty string."""
+        """The query parameter `comp` in lower case, or an empty string if it is absent.
+
+        It names the part of the resource on which the operation works, for example `metadata`.
+        """
         return (self.parameter("comp") or "").lower()
 
     @property
     def restype(self) -> str:
-        """The query parameter `restype`: `container`, `account`, `service` or an empty string."""
+        """The query parameter `restype` in lower case, or an empty string if it is absent.
+
+        It names the type of the resource, for example `container`.
+        """
         return (self.parameter("restype") or "").lower()
 
 
 def parse_request(scope: Scope, receive: Receive) -> BlobRequest:
-    """Parse an ASGI scope. Raises StorageError if a name or header is invalid."""
+    """Return the request that an ASGI scope describes.
+
+    Raises StorageError if a name or header is invalid.
+    """
     headers: dict[str, str] = {}
     pairs = []
     for raw_name, raw_value in scope["headers"]:

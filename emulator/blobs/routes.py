@@ -1,4 +1,4 @@
-"""Find the operation of a request and the permission that the operation needs."""
+"""Find the operation of a request, and the permission that the operation requires."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Handler = Callable[[OperationContext], Awaitable[BlobResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An operation of the REST API, and the permission that the operation needs."""
+    """An operation of the REST API, and the permission that the operation requires."""
 
     handler: Handler
     permission: RequiredPermission
@@ -100,7 +100,7 @@ _OLDEST_VERSION = "2015-02-21"
 def find_operation(request: BlobRequest) -> Operation:
     """Return the operation of a request.
 
-    Raises StorageError if the operation does not exist or this service does not support it.
+    Raises StorageError if the operation does not exist, or if this service does not support it.
     """
     if request.method not in _METHODS:
         raise StorageError(ErrorCode.UNSUPPORTED_HTTP_VERB)
@@ -117,7 +117,7 @@ def find_operation(request: BlobRequest) -> Operation:
 
 
 def check_supported(request: BlobRequest) -> None:
-    """Raise StorageError if the request has an unsupported header or parameter."""
+    """Raise StorageError if a request has an unsupported header or query parameter."""
     version = request.headers.get("x-ms-version", _OLDEST_VERSION)
     if len(version) != len(_OLDEST_VERSION) or version < _OLDEST_VERSION:
         raise invalid_header("x-ms-version", version)

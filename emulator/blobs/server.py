@@ -1,7 +1,7 @@
 """Serve the Blob REST API over HTTP.
 
-The steps for each ASGI request: parse it, find its operation, authenticate it, check that its
-headers are supported, perform the operation, send the response.
+For each ASGI request, the application parses the request, finds the operation, checks the
+credentials, checks that all headers are supported, performs the operation, and sends the response.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CLIENT_REQUEST_ID_MAX = 1024
 
 
 class _Verbatim(bytes):
-    """The name of a response header that is sent without changing upper and lower case.
+    """The name of a response header. Its upper and lower case is kept.
 
     uvicorn changes header names to lower case, but the names of metadata must keep their case.
     """
@@ -47,7 +47,7 @@ class _Verbatim(bytes):
 
 @dataclass(frozen=True, slots=True)
 class BlobApp:
-    """The ASGI application of one storage account."""
+    """The ASGI application that serves one storage account."""
 
     store: AccountStore
     authenticator: Authenticator
@@ -153,7 +153,8 @@ _GRACE_SECONDS = 3
 class _Protocol(HttpToolsProtocol):
     """The HTTP protocol of uvicorn, with two changes.
 
-    The names of metadata keep their case, as in Azure, and the size of a request's head is limited.
+    The names of metadata headers keep their upper and lower case, as in Azure. The size of a
+    request's head, which is its first line and its headers, is limited.
     """
 
     _head_bytes = 0
@@ -201,7 +202,10 @@ class _Server(uvicorn.Server):
 
 
 async def serve(app: BlobApp, listener: socket.socket) -> None:
-    """Serve requests until SIGTERM or SIGINT, then finish the requests in flight and return."""
+    """Serve requests until SIGTERM or SIGINT, then stop.
+
+    Before the function returns, it finishes the requests in flight and closes the store.
+    """
     config = uvicorn.Config(
         app,
         http=_Protocol,

@@ -1,4 +1,4 @@
-"""The store of one account: an index and content files in a data directory.
+"""The store of one storage account: an index and content files in a data directory.
 
 Only one process at a time can use a data directory.
 """
@@ -32,9 +32,9 @@ _EXPIRY_INTERVAL_SECONDS = 3600.0
 
 
 class AccountStore:
-    """The store of one account.
+    """The store of one storage account.
 
-    Call `open`, then `start` on an event loop, and `close` at the end.
+    The owner must call `open`, then `start` on an event loop, and finally `close`.
     """
 
     def __init__(self, root: Path, clock: Clock) -> None:
@@ -45,7 +45,7 @@ class AccountStore:
         self.streams = ContentStreams(self._files)
 
     def open(self) -> None:
-        """Lock the data directory and remove content that was never committed.
+        """Lock the data directory, open the index, and remove unused content files.
 
         Raises SettingError if the directory cannot be used.
         """
@@ -56,7 +56,8 @@ class AccountStore:
             self._files.prepare()
         except BlockingIOError:
             raise SettingError(
-                f"another process uses the data directory {self._root}; use another --data"
+                f"another process uses the data directory {self._root}; "
+                "choose another directory with --data"
             ) from None
         except OSError as error:
             raise SettingError(f"the data directory cannot be used: {error}") from error
@@ -67,18 +68,18 @@ class AccountStore:
         self._lister_thread = ThreadPoolExecutor(1, thread_name_prefix="lister")
         self._committer = IndexCommitter(self._index)
         if removed := self._files.sweep(find_live_content(self._reader)):
-            _logger.info("removed %d content files that were never committed", removed)
+            _logger.info("removed %d unused content files", removed)
 
     def start(self) -> None:
-        """Start the index's thread, and the task that removes expired uncommitted blocks.
+        """Start the thread that changes the index, and the task that removes expired blocks.
 
-        The task runs on the event loop of the caller.
+        The task runs on the caller's event loop.
         """
         self._committer.start()
         self._expiry = asyncio.create_task(self._expire_forever())
 
     async def close(self) -> None:
-        """Commit the submitted changes, stop the thread and unlock the data directory."""
+        """Commit the submitted changes, stop all threads, and unlock the data directory."""
         self._expiry.cancel()
         await asyncio.to_thread(self._committer.stop)
         self._lister_thread.shutdown()
@@ -93,9 +94,9 @@ class AccountStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a query on the event loop, and return its result.
+        """Call a query on the event loop's thread, and return its result.
 
-        The query must be fast (microseconds), because it blocks the event loop.
+        The query must take only microseconds, because it blocks the event loop.
         """
         return question(self._reader, *args, **kwargs)
 
@@ -105,9 +106,9 @@ class AccountStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a query on a thread, and return its result.
+        """Call a query on a separate thread, and return its result.
 
-        This method is for a query that would block the event loop for too long.
+        Use this method for a query that would block the event loop for too long.
         """
         ask = partial(question, self._lister, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._lister_thread, ask)
@@ -118,11 +119,11 @@ class AccountStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Apply a change to the index, and return its result after the change is safe on disk."""
+        """Apply a change to the index, and return its result when the change is safe on disk."""
         return await self._committer.apply(lambda db: change(db, *args, **kwargs))
 
     async def expire(self) -> int:
-        """Remove the uncommitted blocks that have expired. Return the number of removed blocks."""
+        """Remove expired uncommitted blocks, and return how many blocks were removed."""
         now_us = to_microseconds(self._clock())
         orphans = await self.change(expire_blocks, now_us)
         self.streams.release(orphans)
@@ -133,7 +134,7 @@ class AccountStore:
             try:
                 expired = await self.expire()
             except sqlite3.Error as error:
-                _logger.warning("removing expired uncommitted blocks failed: %s", error)
+                _logger.warning("expired uncommitted blocks could not be removed: %s", error)
             else:
                 if expired:
                     _logger.info("removed %d expired uncommitted blocks", expired)

@@ -18,17 +18,17 @@ def utc_now() -> datetime:
 
 
 def to_microseconds(moment: datetime) -> int:
-    """Return a time as microseconds since 1970, the format of times in the index."""
+    """Return a time as microseconds since 1970 (UTC), as the index stores it."""
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def format_http_date(microseconds: int) -> str:
-    """Format a time as an RFC 1123 date, as in `Last-Modified`, rounded down to the second."""
+    """Format microseconds since 1970 as an RFC 1123 date, rounded down to the second."""
     return formatdate(microseconds // 1_000_000, usegmt=True)
 
 
 def format_iso_date(microseconds: int) -> str:
-    """Format a time in ISO 8601 with seven decimals, as in the `Time` of an error document."""
+    """Format microseconds since 1970 in ISO 8601, with seven decimals for the seconds."""
     moment = _EPOCH + timedelta(microseconds=microseconds)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%f0Z")
 
@@ -43,7 +43,10 @@ def parse_http_date(text: str) -> datetime | None:
 
 
 def parse_sas_date(text: str) -> datetime | None:
-    """Parse the parameter `st` or `se` of a SAS. Return None if the text is invalid."""
+    """Parse the start or expiry time of a shared access signature (SAS).
+
+    Returns None if the text is invalid.
+    """
     for form in _SAS_FORMATS:
         try:
             return datetime.strptime(text, form).replace(tzinfo=UTC)

@@ -26,9 +26,10 @@ def build_listing(
     items: Iterable[str],
     next_marker: str,
 ) -> str:
-    """Return a listing as an `EnumerationResults` document.
+    """Return a listing as an XML document with the root element `EnumerationResults`.
 
-    `parameters` are the parameters of the request that the document repeats.
+    `parameters` are the request's parameters, which the document repeats. `kind` is the name of the
+    element that contains `items`.
     """
     head = "".join(f" {name}={quoteattr(value)}" for name, value in attributes.items())
     parameter_elements = "".join(
@@ -43,7 +44,7 @@ def build_listing(
 
 
 def build_container_item(container: BlobContainer, *, with_metadata: bool) -> str:
-    """Return the XML element of one container in a listing."""
+    """Return the XML element for one container in a listing."""
     return (
         f"<Container><Name>{escape(container.name)}</Name><Properties>"
         f"<Last-Modified>{format_http_date(container.modified_us)}</Last-Modified>"
@@ -55,7 +56,7 @@ def build_container_item(container: BlobContainer, *, with_metadata: bool) -> st
 
 
 def build_blob_item(entry: Blob | str, *, with_metadata: bool) -> str:
-    """Return the XML element of one blob or one common prefix in a listing."""
+    """Return the XML element for one blob, or for one common prefix, in a listing."""
     if isinstance(entry, str):
         return f"<BlobPrefix>{_name(entry)}</BlobPrefix>"
     properties = "".join(
@@ -76,9 +77,9 @@ def build_blob_item(entry: Blob | str, *, with_metadata: bool) -> str:
 def build_block_list(
     committed: Sequence[tuple[str, int]] | None, uncommitted: Sequence[tuple[str, int]] | None
 ) -> str:
-    """Return the document for Get Block List.
+    """Return the XML document that Get Block List sends.
 
-    Each block is given as (id, size in bytes). If a list is None, the document does not contain it.
+    Each block is (block id, size in bytes). A list that is None is left out of the document.
     """
     lists = (("CommittedBlocks", committed), ("UncommittedBlocks", uncommitted))
     inner = "".join(
@@ -90,10 +91,10 @@ def build_block_list(
 
 
 def parse_block_list(document: bytes) -> list[tuple[str, str]]:
-    """Parse the body of Put Block List, and return its entries as (element name, block id).
+    """Parse the body of Put Block List, and return its entries.
 
-    The element name is Committed, Uncommitted or Latest. Raises StorageError if the body is
-    invalid.
+    Each entry is (element name, block id). The element name is Committed, Uncommitted or Latest.
+    Raises StorageError if the body is invalid.
     """
     parser = _BlockListParser()
     try:

@@ -1,4 +1,4 @@
-"""The ``loosely`` command: one module for each group of commands."""
+"""The ``loosely`` command. Each group of subcommands is in its own module."""
 
 from typing import Annotated
 

@@ -174,7 +174,10 @@ def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
 
 @contextmanager
 def _exit_on_invalid_input() -> Iterator[None]:
-    """On an invalid option or price list, print the reason and exit with 2."""
+    """Print the reason and exit with 2 if the ``with`` block finds an invalid option or price list.
+
+    The same happens if a package that the command needs is not installed.
+    """
     try:
         yield
     except (ValueError, PricesUnusable, UpError) as error:
@@ -222,7 +225,7 @@ def _parse_range(option: str, text: str) -> tuple[int, int]:
 
 
 def _result_lines(result: SimulationResult) -> list[str]:
-    """Return the lines of a simulation's chart and figures."""
+    """Return the lines to print for a simulation: a chart, then the totals."""
     answered = "all answered" if not result.unanswered else f"{result.unanswered:,} unanswered"
     share = result.busy_hours / result.node_hours if result.node_hours else 0.0
     paid, worked = f"{result.node_hours:.1f} h paid for", f"{result.busy_hours:.1f} h of work"
@@ -244,7 +247,7 @@ def _times(found: Mapping[str, float]) -> str:
 
 
 def _bill_table(found: CostEstimate, load: JobLoad) -> Table:
-    """Return a table with one column for each bill."""
+    """Return a table of the monthly costs. Each bill has one column."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("per month", no_wrap=True)
     for bill in found.bills:
@@ -279,7 +282,7 @@ def _p95(result: SimulationResult) -> str:
 
 
 def _cost_notes(found: CostEstimate, prices: Prices) -> Iterator[str]:
-    """Yield the notes that are printed below the table of bills."""
+    """Yield the explanations that are printed below the table of bills."""
     yield ""
     yield (
         f"A model with list prices, {prices.currency}, {prices.region}, dated {prices.dated}; "

@@ -1,4 +1,4 @@
-"""Create the client of a command from the command's options."""
+"""Create the client of a command from the command's options ``--url`` and ``--api-key``."""
 
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -43,17 +43,17 @@ FOLLOWING_RETRY = Retry()
 def connect(url: str | None, api_key: str | None, retry: Retry = _RETRY) -> Client:
     """Return a client for the gateway at ``url``.
 
-    Without ``url``, use the URL of the running `loosely up`. If no `loosely up` runs, use the
-    default URL.
+    If ``url`` is ``None``, the client uses the URL of the running `loosely up`, or the default URL
+    if no `loosely up` runs.
 
     Raises:
-        typer.BadParameter: The URL or the key is invalid.
+        typer.BadParameter: The URL or the API key is invalid.
     """
     return _connect(Client, url, api_key, retry)
 
 
 def connect_operator(url: str | None, api_key: str | None) -> OperatorClient:
-    """Return a client for operators. The URL is chosen as in `connect`."""
+    """Return a client for the dead-letter operations. The URL is chosen as in `connect`."""
     return _connect(OperatorClient, url, api_key, _RETRY)
 
 

@@ -119,7 +119,7 @@ def _print_json(document: Mapping[str, Any]) -> None:
 
 
 def _summary(letter: Mapping[str, Any]) -> Text:
-    """Return a line that describes the dead letter, with the id that the other commands need."""
+    """Return one line that describes the dead letter, including the id that other commands need."""
     redriven = letter.get("redriven_as")
     line = Text.assemble(
         (printable(letter.get("model")), "bold"),

@@ -1,4 +1,4 @@
-"""Show an error as one line, ``code: what happened; what to do``, and exit with a code."""
+"""Show an error as one line, ``code: what happened; what to do``, and end with an exit code."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from loosely.client.errors import GatewayUnreachable, LooselyError, Problem, Une
 
 
 class ExitCode(IntEnum):
-    """The exit codes of the commands. Codes over 64 are those of ``sysexits.h``."""
+    """The exit codes of the commands. The codes 69, 75 and 76 are those of ``sysexits.h``."""
 
     DONE = 0
     FAILED = 1
@@ -45,9 +45,10 @@ _ADVICE = {
 
 @contextmanager
 def exit_on_error(*, as_json: bool) -> Iterator[None]:
-    """If the client raises an error in the ``with`` block, print one line to stderr and exit.
+    """Print one line to stderr and exit if the client raises an error in the ``with`` block.
 
-    With ``as_json``, also print a problem document to stdout exactly as received.
+    If ``as_json`` is true, also print the gateway's problem document to stdout, exactly as
+    received.
 
     Raises:
         typer.Exit: The client raised an error.
@@ -62,7 +63,7 @@ def exit_on_error(*, as_json: bool) -> Iterator[None]:
 
 
 def format_error(error: LooselyError) -> str:
-    """Return a line that says what happened and what to do."""
+    """Return one line that says what happened and what the user can do."""
     match error:
         case Problem():
             advice = _advice(error)

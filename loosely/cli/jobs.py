@@ -1,4 +1,4 @@
-"""The commands on jobs: ``submit``, ``status``, ``result``, ``cancel`` and ``list``."""
+"""The commands for jobs: ``submit``, ``status``, ``result``, ``cancel`` and ``list``."""
 
 import json
 import re
@@ -216,7 +216,7 @@ def _read_source(file: Path) -> Source:
 
 
 def _follow(client: Client, submitted: Job, progress: SpinnerText) -> Job:
-    """Show the job's status until the job has ended, and return the job."""
+    """Show the job's status until the job has ended, and return the ended job."""
     job = submitted
     progress.status = job.status
     try:

@@ -103,14 +103,14 @@ def _environment(root: Path) -> dict[str, str]:
 
 
 class _CheckOutput:
-    """Prints each event of a check when it happens, and at the end a table of the batches."""
+    """Prints the events of a model's check when they happen, and finally a table of the batches."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._batches: list[Mapping[str, Any]] = []
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Print an event. If the event is a batch, keep it for the table instead."""
+        """Print an event, or keep it for the table if it describes a batch."""
         match line["event"]:
             case "loaded":
                 print_to(
@@ -131,7 +131,7 @@ class _CheckOutput:
                 typer.echo(printable(f"{line['code']}: {line['detail']}"), err=True)
 
     def finish(self) -> None:
-        """Print the table of batches, if there are any."""
+        """Print the table of batches, if any batch was measured."""
         if not self._batches:
             return
         table = Table(

@@ -1,6 +1,7 @@
 """Show jobs, models and results on a terminal.
 
-Text from the gateway passes through `printable`, so that it cannot control the terminal.
+All text from the gateway is shown through `printable` or `printable_lines`, so that it cannot
+control the terminal.
 """
 
 import json
@@ -33,7 +34,7 @@ _TIME_MEMBERS = ("created_at", "started_at", "finished_at", "deadline")
 
 
 def job_summary(job: Job) -> Text:
-    """Return one line with the job's model, status, times and id."""
+    """Return one line that shows the job's model, status, durations and id."""
     style = _STATUS_STYLES.get(job.status, "")
     line = Text.assemble(
         (printable(job.model), "bold"), "  ", (printable(job.status), style), f"  {_times(job)}"
@@ -43,7 +44,7 @@ def job_summary(job: Job) -> Text:
 
 
 def job_details(job: Job) -> RenderableType:
-    """Return a table of the job's members, followed by its result if it has one."""
+    """Return a table of the job's details, and below it the result if the job has one."""
     table = Table.grid(padding=(0, 2))
     table.add_row("job", Text(printable(job.id)))
     table.add_row("model", Text(printable(job.model)))
@@ -63,7 +64,11 @@ def job_details(job: Job) -> RenderableType:
 
 
 def result_view(result: Any) -> RenderableType:
-    """Return a table if the result consists of labels with scores; otherwise return the JSON."""
+    """Return a view of a job's result.
+
+    The view is a table if the result consists of labels with scores. Otherwise it is the result's
+    JSON.
+    """
     labels = result.get("labels") if isinstance(result, dict) else None
     if isinstance(labels, list) and labels and all(_is_label(label) for label in labels):
         return _label_table(labels)
@@ -83,14 +88,17 @@ def model_table(models: Iterable[Model]) -> RenderableType:
 
 
 def bar(score: float) -> str:
-    """Return a bar of block characters. Its length shows ``score``, a number from 0 to 1."""
+    """Return a bar of block characters, whose length shows ``score``.
+
+    If ``score`` is 0, the bar is empty. If it is 1, the bar has its full length.
+    """
     eighths = round(min(max(score, 0.0), 1.0) * _BAR_CELLS * 8)
     whole, rest = divmod(eighths, 8)
     return ("█" * whole + (_EIGHTHS[rest] if rest else "")).rstrip()
 
 
 def print_to(console: Console, view: RenderableType) -> None:
-    """Print ``view``. Wrap its lines only if the output is a terminal."""
+    """Print ``view``. Long lines are wrapped only if the output is a terminal."""
     console.print(view, soft_wrap=not console.is_terminal, highlight=False)
 
 
@@ -103,7 +111,7 @@ def _is_label(label: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    """Return whether ``value`` is a number that is small enough to be drawn as a bar."""
+    """Return whether ``value`` is a number that is small enough to be shown."""
     return isinstance(value, int | float) and abs(value) < _MAX_DRAWN_SCORE
 
 
@@ -133,12 +141,15 @@ def _error(error: Mapping[str, Any]) -> str:
 
 
 def printable(text: object) -> str:
-    """Return ``text`` on one line, with control characters replaced."""
+    """Return ``text`` on one line. Each control character is replaced by ``U+FFFD``."""
     return _replace_control_characters(" ".join(str(text).split()))
 
 
 def printable_lines(text: str) -> str:
-    """Return ``text`` with control characters replaced, except line breaks and spaces."""
+    """Return ``text`` with the same lines, and with its control characters replaced.
+
+    Tabs become spaces. Each other control character is replaced by ``U+FFFD``.
+    """
     return "\n".join(_replace_control_characters(line.expandtabs()) for line in text.splitlines())
 
 
@@ -148,20 +159,23 @@ def _replace_control_characters(line: str) -> str:
 
 @dataclass(slots=True)
 class SpinnerText:
-    """The text beside the spinner: a job's status, and the seconds since the spinner started."""
+    """The text next to the spinner: a job's status, and the seconds since the spinner started."""
 
     status: str
     started_at: float
     clock: Callable[[], float] = time.monotonic
 
     def __rich__(self) -> Text:
-        """Return the text with the current number of seconds. Rich calls this for each drawing."""
+        """Return the text with the current number of seconds. Rich calls this when it draws."""
         return Text(f"{printable(self.status)}  {self.clock() - self.started_at:.0f} s")
 
 
 @contextmanager
 def spinner(status: str) -> Iterator[SpinnerText]:
-    """Show a spinner on stderr during the ``with`` block, if stderr is a terminal."""
+    """Show a spinner on stderr during the ``with`` block, but only if stderr is a terminal.
+
+    The block can change the status that the spinner shows.
+    """
     progress = SpinnerText(status, time.monotonic())
     console = Console(stderr=True)
     if not console.is_terminal:

@@ -1,4 +1,4 @@
-"""``loosely up``: start the whole system on this machine."""
+"""The command ``loosely up``, which starts the whole system on this machine."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ _DATA_DIRECTORY = ".loosely"
 
 
 class LogLevel(StrEnum):
-    """The lowest level that the components log."""
+    """The lowest severity of the messages that the components log."""
 
     debug = "debug"
     info = "info"
@@ -32,7 +32,7 @@ class LogLevel(StrEnum):
 
 
 class EngineChoice(StrEnum):
-    """The durable engine that stores the jobs' orchestrations."""
+    """The durable engine, which runs the jobs' orchestrations and stores their histories."""
 
     local = "local"
     azure_storage = "azure-storage"
@@ -148,7 +148,7 @@ SeedOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class _UpOptions:
-    """The checked options of one `loosely up`."""
+    """The options of one run of `loosely up`, after they were checked."""
 
     root: Path
     data: Path
@@ -224,8 +224,12 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
 def choose_parts(only: Sequence[str], without: Sequence[str]) -> frozenset[str]:
     """Return the names of the components to start.
 
+    Args:
+        only: The values of the option ``--only``.
+        without: The values of the option ``--without``.
+
     Raises:
-        UnknownPart: An option names an unknown component, or no component is left.
+        UnknownPart: An option names an unknown component, or no component is left to start.
     """
     named = {
         option: frozenset(name.strip() for name in ",".join(values).split(",") if name.strip())
@@ -246,10 +250,10 @@ def choose_parts(only: Sequence[str], without: Sequence[str]) -> frozenset[str]:
 def build_engine_options(
     engine: EngineChoice, faults: Mapping[str, float | list[str] | None]
 ) -> tuple[str, ...]:
-    """Return the Functions host's options for a durable engine and the faults to inject.
+    """Return the options of the Functions host that select the durable engine and inject faults.
 
     Raises:
-        typer.BadParameter: An option of the azure-storage engine is used with a different engine.
+        typer.BadParameter: A fault is given, but ``engine`` is not the azure-storage engine.
     """
     given = [
         (option, str(value))
@@ -267,10 +271,11 @@ def build_engine_options(
 def parse_scaling(
     text: str, target: int, poll_seconds: float, cooldown_seconds: float
 ) -> ScaledObject:
-    """Return the scaling settings for ``--scale``: KEDA's rules, with times that suit one machine.
+    """Return the scaling settings for the option ``--scale``, with times that suit one machine.
 
-    The autoscaler decides as often as KEDA instead of every 15 s. It scales down after the
-    cool-down instead of after 300 s, because a process starts faster than a GPU node.
+    KEDA and the Kubernetes autoscaler both decide every ``poll_seconds``. By default, the
+    autoscaler decides every 15 s. A worker is removed after ``cooldown_seconds`` instead of the
+    default 300 s, because a process starts faster than a GPU node.
 
     Raises:
         typer.BadParameter: ``text`` is not MIN:MAX, or a number is out of range.
@@ -301,8 +306,8 @@ def plan_worker_pool(
 ) -> "WorkerPoolPlan":
     """Return the plan of the worker pool that replaces the single ``worker``.
 
-    The pool counts the messages of the models in ``WORKER_MODELS``. If this variable is unset, it
-    counts the messages of all models.
+    The size of the pool depends on the number of messages for the models in ``WORKER_MODELS``. If
+    this variable is unset, the messages for all models are counted.
     """
     from loosely.local.worker_pool import QueueMonitor, WorkerPoolPlan  # noqa: PLC0415
 

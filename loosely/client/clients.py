@@ -1,7 +1,7 @@
-"""`Client` and `AsyncClient`: the blocking and the asynchronous client of one gateway.
+"""`Client` and `AsyncClient`: the blocking client and the asynchronous client of one gateway.
 
-Each operation, with its arguments and its documentation, is a method of `ClientOperations`. Both
-clients derive their methods from that class, so each method is written and documented only once.
+`ClientOperations` implements and documents each operation once. Both clients derive their methods
+from that class.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ T = TypeVar("T")
 def block(
     operation: Callable[Concatenate[ClientOperations, P], Coroutine[Any, Any, T]],
 ) -> "Callable[Concatenate[Client, P], T]":
-    """Return a method of `Client` that runs the coroutine ``operation`` until it returns."""
+    """Return a method of `Client` that runs the coroutine ``operation`` and returns its result."""
 
     @wraps(operation)
     def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -38,7 +38,7 @@ def block(
 def block_each(
     operation: Callable[Concatenate[ClientOperations, P], AsyncGenerator[T, None]],
 ) -> "Callable[Concatenate[Client, P], Iterator[T]]":
-    """Return a method of `Client` that yields the values that ``operation`` yields."""
+    """Return a method of `Client` that yields each value that ``operation`` yields."""
 
     @wraps(operation)
     def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
@@ -57,13 +57,18 @@ def block_each(
 
 
 def _complete(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never suspends because its transport blocks. Return its value."""
+    """Run a coroutine to its end in one step, and return its value.
+
+    The coroutine never suspends, because its transport blocks the thread.
+    """
     try:
         coroutine.send(None)
     except StopIteration as finished:
         value: T = finished.value
         return value
-    raise RuntimeError("an operation of Client suspended, but its transport must block")
+    raise RuntimeError(
+        "an operation of Client suspended; the transport must block the thread instead"
+    )
 
 
 def _await(
@@ -81,7 +86,7 @@ def _await(
 def _await_each(
     operation: Callable[Concatenate[ClientOperations, P], AsyncGenerator[T, None]],
 ) -> "Callable[Concatenate[AsyncClient, P], AsyncIterator[T]]":
-    """Return a method of `AsyncClient` that yields the values that ``operation`` yields."""
+    """Return a method of `AsyncClient` that yields each value that ``operation`` yields."""
 
     @wraps(operation)
     def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
@@ -93,9 +98,9 @@ def _await_each(
 class Client:
     """A blocking client of one gateway. Use it in a ``with`` block, or call `close`.
 
-    Every method raises :exc:`~loosely.LooselyError` for failures of the network or the gateway.
-    Requests that fail temporarily are repeated as ``retry`` allows. `submit` repeats its request
-    too, because the idempotency key ensures that repeated requests make only one job.
+    Every method raises :exc:`~loosely.LooselyError` if the network or the gateway fails. A request
+    that fails temporarily is repeated as ``retry`` allows. This also applies to `submit`: all its
+    attempts have the same idempotency key, so they make only one job.
 
     Example:
         >>> with Client("http://127.0.0.1:7071") as client:
@@ -112,13 +117,13 @@ class Client:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Prepare the client. It sends no request before one of its methods is called.
+        """Create a client. No request is sent until a method is called.
 
         Args:
             url: The gateway's URL.
             api_key: The caller's API key. Default: the value of ``LOOSELY_API_KEY``.
-            retry: How long to repeat requests that fail.
-            clock: A function that returns the time in seconds.
+            retry: When to repeat a request that failed. Default: ``Retry()``.
+            clock: A function that returns the current time in seconds.
             sleep: A function that blocks for a number of seconds.
 
         Raises:
@@ -168,7 +173,7 @@ class Client:
 class AsyncClient:
     """A client of one gateway for asyncio. Use it in an ``async with`` block, or call `close`.
 
-    It has the methods of :class:`~loosely.Client`, as coroutines and asynchronous iterators.
+    The methods are those of :class:`~loosely.Client`, as coroutines and asynchronous iterators.
 
     Example:
         >>> async with AsyncClient("http://127.0.0.1:7071") as client:
@@ -185,13 +190,13 @@ class AsyncClient:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Prepare the client. It sends no request before one of its methods is called.
+        """Create a client. No request is sent until a method is called.
 
         Args:
             url: The gateway's URL.
             api_key: The caller's API key. Default: the value of ``LOOSELY_API_KEY``.
-            retry: How long to repeat requests that fail.
-            clock: A function that returns the time in seconds.
+            retry: When to repeat a request that failed. Default: ``Retry()``.
+            clock: A function that returns the current time in seconds.
             sleep: A function that suspends the calling task for a number of seconds.
 
         Raises:

@@ -3,17 +3,17 @@
 LooselyError
 ├── GatewayUnreachable         no response; the gateway may have received the request
 ├── UnexpectedAnswer           the response is not in the format of a Loosely gateway
-├── WaitTimedOut               the job did not end within the wait; it continues
+├── WaitTimedOut               the job did not end within the time to wait; the job continues
 └── Problem                    the gateway sent a problem document (RFC 9457)
-    ├── RequestRefused         no job was made; also for codes that this version does not know
+    ├── RequestRefused         no job was made; also raised for codes unknown to this version
     │   ├── InvalidRequest     malformed-request, invalid-input, unsupported-media-type, …
     │   │   └── PayloadTooLarge    payload-too-large
     │   ├── AccessDenied       unauthenticated, forbidden
     │   ├── NotFound           unknown-model, unknown-job, not-found, …
     │   ├── IdempotencyMismatch    idempotency-mismatch
-    │   ├── Overloaded         rate-limited, saturated: try later
+    │   ├── Overloaded         rate-limited, saturated: try again later
     │   └── GatewayFailure     unavailable, internal-error
-    └── JobEnded               a job was made and has ended without a result
+    └── JobEnded               a job was made, and it ended without a result
         ├── InputRejected      the model cannot use the input
         ├── JobFailed          inference-failed, dead-lettered, …
         ├── JobExpired         expired
@@ -32,7 +32,7 @@ class LooselyError(Exception):
 
 
 class GatewayUnreachable(LooselyError):
-    """The gateway at ``url`` did not respond. ``reason`` describes the failure."""
+    """The gateway at ``url`` sent no complete response. ``reason`` describes the failure."""
 
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(f"{url} cannot be reached: {reason}")
@@ -51,7 +51,7 @@ class UnexpectedAnswer(LooselyError):
 
 
 class WaitTimedOut(LooselyError, TimeoutError):
-    """The job ``job_id`` has not ended within ``wait_seconds``. The job continues."""
+    """The job ``job_id`` did not end within ``wait_seconds``. The job continues."""
 
     def __init__(self, job_id: str, wait_seconds: float) -> None:
         super().__init__(f"job {job_id} has not ended after {wait_seconds:g} s")
@@ -64,16 +64,17 @@ class Problem(LooselyError):
 
     Attributes:
         status: The HTTP status.
-        code: The stable code; docs/problems.md lists all codes.
+        code: The stable code of the problem; docs/problems.md lists all codes.
         detail: A description of the problem for people.
         retryable: Whether the same request may succeed later.
-        retry_after_seconds: How long the gateway asks the caller to wait before the next attempt.
-        stage: The stage of the job in which the problem arose.
-        attempt: Which delivery of the job failed, counted from 1.
+        retry_after_seconds: How many seconds the gateway asks the caller to wait before the next
+            attempt.
+        stage: The stage of the job in which the problem occurred.
+        attempt: The number of the delivery, from 1, that failed.
         trace_id: The id of the request's W3C trace.
         job: The job, if the problem describes how a job ended.
         document: The whole problem document.
-        body: The problem document exactly as received.
+        body: The problem document, exactly as received.
     """
 
     def __init__(
@@ -105,15 +106,18 @@ class RequestRefused(Problem):
 
 
 class InvalidRequest(RequestRefused):
-    """The request is invalid. The gateway would refuse the same request again."""
+    """The request is invalid. The gateway would refuse the same request each time."""
 
 
 class PayloadTooLarge(InvalidRequest):
-    """The payload is larger than the model accepts in a request's body or as an upload."""
+    """The payload is larger than the model's limit for request bodies or for uploads."""
 
     @classmethod
     def over(cls, limit_bytes: int, size_bytes: int) -> Self:
-        """Return the problem that the gateway would send for a payload of ``size_bytes``."""
+        """Return the problem for a payload of ``size_bytes``, which is more than ``limit_bytes``.
+
+        The gateway would send the same problem.
+        """
         document = {
             "code": "payload-too-large",
             "title": "The payload is too large",
@@ -138,11 +142,11 @@ class IdempotencyMismatch(RequestRefused):
 
 
 class Overloaded(RequestRefused):
-    """The caller's rate limit is reached, or the model's queue is too long. Try again later."""
+    """The caller's rate limit is reached, or the model's queue is saturated. Try again later."""
 
 
 class GatewayFailure(RequestRefused):
-    """The gateway, or a service that the gateway needs, does not work."""
+    """The gateway has failed, or a service that the gateway needs has failed."""
 
 
 class JobEnded(Problem):
@@ -154,11 +158,11 @@ class InputRejected(JobEnded):
 
 
 class JobFailed(JobEnded):
-    """The model failed on the job, or all attempts to process the job failed."""
+    """The model failed on the input, or all attempts to process the job failed."""
 
 
 class JobExpired(JobEnded):
-    """The job's deadline passed before the job had a result."""
+    """The job had no result when its deadline passed."""
 
 
 class JobCancelled(JobEnded):
@@ -205,7 +209,7 @@ _ENDING_HTTP_STATUS: Final[Mapping[type[JobEnded], int]] = {
 
 
 def read_problem(status: int, body: bytes, retry_after_seconds: float | None) -> Problem | None:
-    """Return the problem in ``body``, or ``None`` if ``body`` is not a problem document."""
+    """Return the problem in a response's ``body``, or ``None`` if it is not a problem document."""
     document = decode_json(body)
     if not isinstance(document, dict) or not isinstance(document.get("code"), str):
         return None
@@ -224,7 +228,8 @@ def read_problem(status: int, body: bytes, retry_after_seconds: float | None) ->
 def ending_of(job: Job) -> JobEnded:
     """Return the exception for a job that has ended without a result.
 
-    `submit` raises the same exception if the job ends while `submit` waits.
+    It has the same class as the exception that `submit` raises if the job ends while `submit`
+    waits.
     """
     kind = _ending_class(job)
     job_error = job.error or {}

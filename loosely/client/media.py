@@ -44,8 +44,8 @@ def detect_media_type(content: bytes, file_name: str = "") -> str:
 
     Args:
         content: The input, or at least its first `SIGNATURE_BYTES` bytes.
-        file_name: The name of the input's file. Its extension is used if the bytes are not
-            recognized.
+        file_name: The name of the input's file. Its extension determines the type if the bytes do
+            not.
     """
     if content.startswith(b"RIFF") and content[8:12] in _RIFF_FORMS:
         return _RIFF_FORMS[content[8:12]]

@@ -1,8 +1,8 @@
-"""The operations of both clients. Each is written once, as a coroutine that uses a transport.
+"""The operations of both clients. Each operation is one coroutine, which uses a transport.
 
 `AsyncClient` awaits these coroutines in an event loop. `Client` runs them with a transport that
-blocks, so they end without ever suspending. They do not read a clock or open a connection
-themselves, because the clock and the transport are arguments.
+blocks the thread, so they never suspend. The clock and the transport are arguments, so the
+operations themselves neither read a clock nor open a connection.
 """
 
 import math
@@ -64,7 +64,7 @@ _GRACE_SECONDS: Final = 2.0
 class ClientOperations:
     """The operations on one gateway.
 
-    Every method raises :exc:`~loosely.LooselyError` for failures of the network or the gateway.
+    Every method raises :exc:`~loosely.LooselyError` if the network or the gateway fails.
     """
 
     def __init__(
@@ -98,24 +98,25 @@ class ClientOperations:
     ) -> Job:
         """Submit an input to ``model`` and return the job.
 
-        The gateway answers when the job has ended, or after ``wait_seconds``. An input that is too
-        large for a request's body is uploaded first.
+        The gateway responds when the job has ended, or after ``wait_seconds``. An input that is too
+        large for the body of a request is uploaded first.
 
         Args:
-            source: Bytes, the path of a file, or an upload.
+            source: The input: bytes, the path of a file, or an upload.
             model: The model's name.
-            media_type: The input's type. Default: detected from its first bytes or file name.
-            parameters: The model's own parameters.
+            media_type: The input's media type. Default: detected from the first bytes or the file
+                name.
+            parameters: The parameters that this model defines.
             deadline_seconds: The job expires if it has not ended after this number of seconds.
             webhook_url: The URL to which the gateway sends the job when it has ended.
-            priority: With ``"low"``, the job waits until no other job of the model waits.
-            wait_seconds: How long to wait for the job's end, from 0 to 200.
-            idempotency_key: Calls with the same key make only one job. Default: a new key for
+            priority: With ``"low"``, all other jobs of the model are processed before this job.
+            wait_seconds: The maximum number of seconds to wait for the job's end, from 0 to 200.
+            idempotency_key: All calls with the same key make only one job. Default: a new key for
                 each call.
 
         Raises:
             RequestRefused: The gateway made no job.
-            JobEnded: The job ended within ``wait_seconds``, without a result.
+            JobEnded: The job ended within ``wait_seconds``, but without a result.
         """
         if not 0 <= wait_seconds <= MAX_WAIT_SECONDS:
             raise ValueError(
@@ -145,28 +146,29 @@ class ClientOperations:
         wait_seconds: float | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
-        """Submit an input as `submit` does, wait for the job's end, and return the job.
+        """Submit an input as `submit` does, wait until the job has ended, and return the job.
 
-        A lost connection or a restart of the gateway does not end the wait.
+        This method continues to wait after a lost connection or a restart of the gateway.
 
         Args:
-            source: Bytes, the path of a file, or an upload.
+            source: The input: bytes, the path of a file, or an upload.
             model: The model's name.
-            media_type: The input's type. Default: detected from its first bytes or file name.
-            parameters: The model's own parameters.
+            media_type: The input's media type. Default: detected from the first bytes or the file
+                name.
+            parameters: The parameters that this model defines.
             deadline_seconds: The job expires if it has not ended after this number of seconds.
             webhook_url: The URL to which the gateway sends the job when it has ended.
-            priority: With ``"low"``, the job waits until no other job of the model waits.
-            wait_seconds: How long to wait. Default: as long as the job takes.
-            idempotency_key: Calls with the same key make only one job. Default: a new key for
+            priority: With ``"low"``, all other jobs of the model are processed before this job.
+            wait_seconds: The maximum number of seconds to wait. Default: until the job has ended.
+            idempotency_key: All calls with the same key make only one job. Default: a new key for
                 each call.
 
         Raises:
             RequestRefused: The gateway made no job.
             JobEnded: The job ended without a result.
             WaitTimedOut: ``wait_seconds`` have passed; the job continues.
-            GatewayUnreachable: The gateway did not respond for longer than ``retry`` or
-                ``wait_seconds`` permits.
+            GatewayUnreachable: The gateway did not respond within the time that ``retry`` and
+                ``wait_seconds`` allow.
         """
         give_up_at = self._give_up_at(wait_seconds)
         first_wait_seconds = POLL_SECONDS
@@ -189,19 +191,19 @@ class ClientOperations:
 
         Args:
             job: The job or its id.
-            wait_seconds: How long to wait. Default: as long as the job takes.
+            wait_seconds: The maximum number of seconds to wait. Default: until the job has ended.
 
         Raises:
             JobEnded: The job ended without a result.
             WaitTimedOut: ``wait_seconds`` have passed; the job continues.
             RequestRefused: The job id is unknown.
-            GatewayUnreachable: The gateway did not respond for longer than ``retry`` or
-                ``wait_seconds`` permits.
+            GatewayUnreachable: The gateway did not respond within the time that ``retry`` and
+                ``wait_seconds`` allow.
         """
         return await self._wait(job, wait_seconds, self._give_up_at(wait_seconds))
 
     async def get(self, job_id: str, *, wait_seconds: int = 0) -> Job:
-        """Wait up to ``wait_seconds`` for a job's end, then return the job.
+        """Return a job, after waiting up to ``wait_seconds`` for its end.
 
         Raises:
             RequestRefused: The job id is unknown.
@@ -209,9 +211,10 @@ class ClientOperations:
         return await self._get(job_id, wait_seconds)
 
     async def cancel(self, job_id: str) -> Job:
-        """Cancel a job, and return it with the status ``cancelling``.
+        """Request the cancellation of a job, and return the job.
 
-        A job that had already ended does not change. It is returned with its final status.
+        The returned job has the status ``cancelling``. A job that had already ended does not
+        change, and is returned with its final status.
 
         Raises:
             RequestRefused: The job id is unknown.
@@ -219,7 +222,7 @@ class ClientOperations:
         return read_job(await self.send(self.requests.cancel_job(job_id), (200, 202)))
 
     async def result(self, job_id: str) -> Result | Job:
-        """Return a job's result in the model's own media type, or the job if it has not ended.
+        """Return a job's result in the model's media type, or the job if it has not ended.
 
         Raises:
             JobEnded: The job ended without a result.
@@ -241,10 +244,10 @@ class ClientOperations:
         return Result(response.body, response.headers.get("content-type", ""))
 
     async def iter_events(self, job_id: str) -> AsyncGenerator[Event, None]:
-        """Yield the changes of a job's status and progress until the job has ended.
+        """Yield an event for each change of a job's status or progress, until the job has ended.
 
-        The first event has the job's current state. The client polls the gateway, so it may see
-        several quick changes as one.
+        The first event has the job's current state. The client polls the gateway, so several quick
+        changes may appear as one event.
 
         Raises:
             RequestRefused: The job id is unknown.
@@ -270,12 +273,13 @@ class ClientOperations:
         """Upload an input to the gateway's blob storage, for one or more jobs of ``model``.
 
         Args:
-            source: Bytes, or the path of a file.
+            source: The input: bytes, or the path of a file.
             model: The model's name.
-            media_type: The input's type. Default: detected from its first bytes or file name.
+            media_type: The input's media type. Default: detected from the first bytes or the file
+                name.
 
         Raises:
-            PayloadTooLarge: The input is larger than the model accepts.
+            PayloadTooLarge: The input is larger than the model's limit for uploads.
             RequestRefused: The model is unknown, or it does not accept this media type.
         """
         return await self._upload(read_payload(source, media_type), model)
@@ -295,7 +299,12 @@ class ClientOperations:
     async def jobs(
         self, *, model: str | None = None, status: str | None = None
     ) -> AsyncGenerator[Job, None]:
-        """Yield the caller's jobs, newest first. Pages of the list are fetched as needed."""
+        """Yield the caller's jobs, newest first. Pages of the list are requested when needed.
+
+        Args:
+            model: Only jobs of this model. Default: the jobs of all models.
+            status: Only jobs with this status. Default: jobs with any status.
+        """
         filters = {"model": model, "status": status}
         cursor: str | None = None
         while True:
@@ -311,13 +320,14 @@ class ClientOperations:
     ) -> HttpResponse:
         """Send a request, repeat it as the retry policy allows, and return the response.
 
-        Every request may be repeated. A request that submits a job keeps its idempotency key, so
-        that repeated requests make only one job.
+        Every request may be repeated. All attempts to submit a job have the same idempotency key,
+        so they make only one job.
 
         Args:
-            request: The request.
-            expected: The status codes of responses to return. Any other status raises an error.
-            give_up_at: The clock's time after which no attempt is made.
+            request: The request to send.
+            expected: The HTTP status codes of responses to return. Any other status raises an
+                error.
+            give_up_at: The time of the clock, in seconds, after which the request is not repeated.
 
         Raises:
             LooselyError: The error of the last attempt.
@@ -350,9 +360,9 @@ class ClientOperations:
         submission: Submission,
         give_up_at: float = math.inf,
     ) -> Job:
-        """Submit an upload by its reference, or a payload in the request's body.
+        """Submit an upload by its reference, or submit an input in the body of the request.
 
-        A payload that is too large for the body is uploaded first.
+        An input that is too large for the body is uploaded first.
         """
         if isinstance(source, Upload):
             return await self._submit_upload(submission, source, give_up_at)
@@ -374,7 +384,7 @@ class ClientOperations:
         return read_job(await self.send(request, (200, 202), give_up_at))
 
     async def _is_too_large(self, payload: Payload, name: str, give_up_at: float) -> bool:
-        """Return whether the payload is larger than the model's limit for a request's body."""
+        """Return whether the payload exceeds the model's limit for the body of a request."""
         if payload.size_bytes <= _SURELY_SMALL_BYTES:
             return False
         model = self._known_models.get(name) or await self._model(name, give_up_at)
@@ -387,7 +397,7 @@ class ClientOperations:
         return model
 
     async def _upload(self, payload: Payload, model: str, give_up_at: float = math.inf) -> Upload:
-        """Ask the gateway for an upload URL, and store the payload there."""
+        """Request an upload URL from the gateway, and store the payload at this URL."""
         asked = self.requests.create_upload(model, payload.media_type)
         response = await self.send(asked, (201,), give_up_at)
         slot = read_upload_slot(response)
@@ -411,7 +421,8 @@ class ClientOperations:
     ) -> HttpResponse:
         """Send a request to blob storage, and return the response.
 
-        The errors of blob storage are not problem documents, so the exception contains ``reason``.
+        ``reason`` is the text of the exception if blob storage responds with an error, because its
+        errors are not problem documents.
         """
         try:
             return await self.send(request, expected, give_up_at)
@@ -419,9 +430,10 @@ class ClientOperations:
             raise UnexpectedAnswer(request.shown_url, error.status, reason) from None
 
     async def _wait(self, job: Job | str, wait_seconds: float | None, give_up_at: float) -> Job:
-        """Poll the job until it has ended, and return the succeeded job.
+        """Poll a job until it has ended, and return the succeeded job.
 
-        The wait ends at ``give_up_at``. ``wait_seconds`` is only used in the error message.
+        Raises WaitTimedOut if the job has not ended at ``give_up_at``, which is a time of the
+        clock. ``wait_seconds`` is used only in the message of this error.
         """
         latest = job if isinstance(job, Job) else None
         job_id = job if isinstance(job, str) else job.id
@@ -451,7 +463,10 @@ class ClientOperations:
     async def _pause_between_polls(
         self, job: Job, waited_seconds: float, give_up_at: float = math.inf
     ) -> None:
-        """Pause for ``Retry-After`` if the gateway responded at once instead of waiting."""
+        """Pause before the next poll if the gateway responded at once instead of waiting.
+
+        The response's ``Retry-After`` header determines the length of the pause.
+        """
         if waited_seconds < _SHORTEST_POLL_SECONDS:
             pause_seconds = _DEFAULT_PAUSE_SECONDS
             if job.retry_after_seconds is not None:
@@ -463,7 +478,7 @@ class ClientOperations:
         return math.inf if wait_seconds is None else self._clock() + wait_seconds
 
     def _limit_timeout(self, request: HttpRequest, give_up_at: float) -> HttpRequest:
-        """Return the request with a timeout that ends soon after ``give_up_at``."""
+        """Return the request with a timeout that ends shortly after ``give_up_at``."""
         left_seconds = max(1.0, give_up_at - self._clock())
         if left_seconds >= request.timeout_seconds:
             return request

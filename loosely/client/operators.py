@@ -1,7 +1,8 @@
 """The dead-letter operations of operators, for the command line.
 
-A dead letter is a message that the workers could not process and that the broker has set aside.
-The functions return a dead letter as the gateway's own JSON document, without the payload.
+A dead letter is a message that the broker moved to the dead-letter queue, because the workers could
+not process it. The functions return a dead letter as the gateway's JSON object, without the
+payload.
 """
 
 from collections.abc import AsyncGenerator
@@ -19,7 +20,10 @@ _PAGE_SIZE = "100"
 async def list_dead_letters(
     operations: ClientOperations, model: str | None = None
 ) -> AsyncGenerator[dict[str, Any], None]:
-    """Yield the dead letters of one model or of all models, the oldest of each queue first."""
+    """Yield the dead letters of one model, or of all models if ``model`` is ``None``.
+
+    The oldest dead letter of each queue comes first.
+    """
     filters = {"model": model} if model else {}
     cursor: str | None = None
     while True:
@@ -48,10 +52,10 @@ async def get_dead_letter(
 async def redrive_dead_letter(
     operations: ClientOperations, model: str, letter_id: str
 ) -> dict[str, Any]:
-    """Send a dead letter again, as a new job. Repeated calls make only one new job.
+    """Submit the work of a dead letter as a new job. Repeated calls make only one new job.
 
     Returns:
-        The gateway's document: ``job_id``, ``is_new_job`` and ``is_repeat``.
+        The gateway's JSON object. It contains ``job_id``, ``is_new_job`` and ``is_repeat``.
     """
     request = operations.requests.dead_letters("POST", model, letter_id, "redrive")
     return await _send(operations, request, 200, 202)
@@ -77,7 +81,7 @@ async def purge_dead_letters(operations: ClientOperations, model: str) -> int:
 
 
 class OperatorClient(Client):
-    """A client whose API key has the scope ``admin``."""
+    """A client with the dead-letter operations. Its API key must have the scope ``admin``."""
 
     list_dead_letters = block_each(list_dead_letters)
     get_dead_letter = block(get_dead_letter)

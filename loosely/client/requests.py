@@ -1,4 +1,4 @@
-"""Build the HTTP requests that the gateway accepts. This module opens no connection."""
+"""Build the HTTP requests that the gateway accepts. This module opens no connections."""
 
 import json
 import os
@@ -30,7 +30,7 @@ Source: TypeAlias = bytes | os.PathLike[str]
 class FileBody:
     """A request body that is read from a file while it is sent.
 
-    Each attempt opens the file again.
+    Each attempt to send the request opens the file again.
     """
 
     path: Path
@@ -42,7 +42,7 @@ Body: TypeAlias = bytes | FileBody
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """One HTTP request. ``shown_url`` is the part of the URL that error messages may show."""
+    """An HTTP request. ``shown_url`` is the part of the URL that error messages may show."""
 
     method: str
     url: str = field(repr=False)
@@ -55,7 +55,7 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """An input with its media type and size."""
+    """An input, its media type, and its size in bytes."""
 
     body: Body
     media_type: str
@@ -63,9 +63,9 @@ class Payload:
 
 
 def read_payload(source: Source, media_type: str | None) -> Payload:
-    """Return the payload of ``source``. Detect its media type if ``media_type`` is ``None``.
+    """Return the payload of ``source``. If ``media_type`` is ``None``, the type is detected.
 
-    Only the first bytes of a file are read here. The whole file is read when it is sent.
+    This function reads only the first bytes of a file. The whole file is read when it is sent.
 
     Raises:
         OSError: The file cannot be read.
@@ -83,9 +83,9 @@ def read_payload(source: Source, media_type: str | None) -> Payload:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """The model and the options of a job. The gateway chooses the options that are ``None``.
+    """The model and the options of a new job. The gateway chooses each option that is ``None``.
 
-    ``idempotency_key`` stays the same when the request is repeated, so that only one job is made.
+    All attempts to submit the job have the same ``idempotency_key``, so they make only one job.
     """
 
     model: str
@@ -103,7 +103,7 @@ class Submission:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The HTTP headers that contain the wait and the idempotency key."""
+        """The HTTP headers that state the seconds to wait and the idempotency key."""
         prefer = f"wait={self.wait_seconds}" if self.wait_seconds > 0 else "respond-async"
         return {"prefer": prefer, "idempotency-key": self.idempotency_key}
 
@@ -121,7 +121,7 @@ class Submission:
         return query
 
     def members(self) -> dict[str, Any]:
-        """Return the options as members of a request's JSON body."""
+        """Return the options as members of the JSON object that is the request's body."""
         members: dict[str, Any] = {}
         if self.parameters is not None:
             members["parameters"] = dict(self.parameters)
@@ -136,7 +136,7 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class RequestBuilder:
-    """Builds the requests to one gateway, with the caller's API key.
+    """Builds the requests to one gateway. Each request contains the API key, if there is one.
 
     Raises:
         ValueError: ``url`` is not an http or https URL, or ``api_key`` cannot be sent in a header.
@@ -153,17 +153,17 @@ class RequestBuilder:
         if not self.api_key.strip():
             raise ValueError("the API key is blank")
         if not self.api_key.isascii():
-            raise ValueError("the API key has characters outside ASCII")
+            raise ValueError("the API key contains characters that are not ASCII")
         if not self.api_key.isprintable():
-            raise ValueError("the API key has control characters")
+            raise ValueError("the API key contains control characters")
 
     @property
     def shown_url(self) -> str:
-        """The gateway's URL in the form that error messages may show."""
+        """The gateway's URL as error messages may show it."""
         return self.url.rstrip("/")
 
     def submit(self, submission: Submission, payload: Payload) -> HttpRequest:
-        """Return a request that submits a payload in its body."""
+        """Return a request that submits a job with the payload as its body."""
         return self._build(
             "POST",
             submission.path,
@@ -174,7 +174,7 @@ class RequestBuilder:
         )
 
     def submit_upload(self, submission: Submission, upload: Upload) -> HttpRequest:
-        """Return a request that submits an input that was uploaded earlier."""
+        """Return a request that submits a job whose input has already been uploaded."""
         document = {
             "input": {"upload": upload.reference, "media_type": upload.media_type},
             **submission.members(),
@@ -188,7 +188,10 @@ class RequestBuilder:
         )
 
     def get_job(self, job_id: str, wait_seconds: int = 0) -> HttpRequest:
-        """Return a request for a job. The gateway waits at most ``wait_seconds`` for its end."""
+        """Return a request for a job.
+
+        The gateway responds when the job has ended, or after ``wait_seconds``.
+        """
         headers = {"prefer": f"wait={wait_seconds}"} if wait_seconds > 0 else {}
         return self._build("GET", _job_path(job_id), headers=headers, wait_seconds=wait_seconds)
 
@@ -197,7 +200,7 @@ class RequestBuilder:
         return self._build("DELETE", _job_path(job_id))
 
     def get_result(self, job_id: str) -> HttpRequest:
-        """Return a request for a job's result only, in the model's media type."""
+        """Return a request for only the result of a job, in the model's media type."""
         return self._build("GET", f"{_job_path(job_id)}/result", headers={"accept": "*/*"})
 
     def list_models(self) -> HttpRequest:
@@ -205,18 +208,23 @@ class RequestBuilder:
         return self._build("GET", "/v1/models")
 
     def get_model(self, name: str) -> HttpRequest:
-        """Return a request for one model."""
+        """Return a request for the description of one model."""
         return self._build("GET", f"/v1/models/{quote(name, safe='')}")
 
     def list_jobs(self, filters: Mapping[str, str | None], cursor: str | None) -> HttpRequest:
-        """Return a request for one page of the caller's jobs."""
+        """Return a request for one page of the caller's jobs.
+
+        Args:
+            filters: The query parameters that select jobs. A filter that is ``None`` is not sent.
+            cursor: The ``next_cursor`` of the previous page, or ``None`` for the first page.
+        """
         params = {name: value for name, value in filters.items() if value is not None}
         return self._build(
             "GET", "/v1/jobs", params={**params, **({"cursor": cursor} if cursor else {})}
         )
 
     def create_upload(self, model: str, media_type: str) -> HttpRequest:
-        """Return a request for a URL to which an input of this media type can be uploaded."""
+        """Return a request for a URL to which one input with this media type can be uploaded."""
         return self._build(
             "POST",
             "/v1/uploads",
@@ -231,7 +239,8 @@ class RequestBuilder:
 
         Args:
             method: The HTTP method.
-            segments: Path segments after the collection's path: a model, an id, an action.
+            segments: What follows ``/v1/admin/dead-letters`` in the URL path: a model, an id, an
+                action.
             params: The query parameters.
         """
         path = "".join(f"/{quote(segment, safe='')}" for segment in segments)
@@ -260,7 +269,7 @@ class RequestBuilder:
 
 
 def put_upload(slot: UploadTarget, payload: Payload) -> HttpRequest:
-    """Return a request that stores a payload at its upload URL, without the API key.
+    """Return a request that stores a payload at the upload URL. It does not contain the API key.
 
     Raises:
         ValueError: The upload URL is not an http or https URL.
@@ -284,9 +293,9 @@ def put_upload(slot: UploadTarget, payload: Payload) -> HttpRequest:
 
 
 def fetch_from_store(url: str) -> HttpRequest:
-    """Return a request for the blob at ``url``, without the API key.
+    """Return a request for the blob at ``url``. It does not contain the API key.
 
-    The URL is a secret: error messages show only its host.
+    The URL is a secret, so error messages show only its host.
 
     Raises:
         ValueError: ``url`` is not an http or https URL.

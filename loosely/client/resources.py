@@ -10,7 +10,7 @@ FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 
 def decode_json(body: bytes) -> object:
-    """Return the value of the JSON ``body``, or ``None`` if it cannot be decoded."""
+    """Return the value of the JSON text ``body``, or ``None`` if it is not valid JSON."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
@@ -19,7 +19,7 @@ def decode_json(body: bytes) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A job's position in its queue. A member that the gateway does not report is ``None``."""
+    """A job's place in its model's queue. A value is ``None`` if the gateway does not report it."""
 
     position: int | None = None
     eta_seconds: float | None = None
@@ -28,10 +28,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The state of a job at the time of the gateway's response.
+    """The state of a job when the gateway responded.
 
-    ``document`` contains all members of the job, including members that later versions of the
-    gateway may add. ``body`` is the JSON exactly as received.
+    ``document`` contains all members of the job's JSON object, even those that this version of the
+    client does not know. ``body`` is the JSON text of the job.
     """
 
     id: str
@@ -46,7 +46,7 @@ class Job:
     def from_document(
         cls, document: object, body: bytes, retry_after_seconds: float | None = None
     ) -> Self | None:
-        """Return the job in ``document``, or ``None`` if ``document`` is not a job."""
+        """Return the job that ``document`` describes, or ``None`` if it is invalid."""
         if not isinstance(document, dict):
             return None
         names = [document.get(key) for key in ("id", "model", "status")]
@@ -58,37 +58,40 @@ class Job:
 
     @classmethod
     def from_body(cls, body: bytes, retry_after_seconds: float | None = None) -> Self | None:
-        """Return the job in the JSON ``body``, or ``None`` if ``body`` is not a job."""
+        """Return the job that the JSON text ``body`` describes, or ``None`` if it is invalid."""
         return cls.from_document(decode_json(body), body, retry_after_seconds)
 
     @property
     def is_final(self) -> bool:
-        """Whether the job's status can no longer change."""
+        """Whether the job has ended. Its status does not change any more."""
         return self.status in FINAL_STATUSES
 
     @property
     def result(self) -> Any:
-        """The model's result, if the job has succeeded and the result is small JSON."""
+        """The model's result, or ``None`` if the response does not contain it.
+
+        The response contains a result only if the job has succeeded and the result is small JSON.
+        """
         return self.document.get("result")
 
     @property
     def error(self) -> Mapping[str, Any] | None:
-        """The error with which the job ended, if it ended without a result."""
+        """The error with which the job ended, or ``None`` if it did not end with an error."""
         return _object(self.document, "error")
 
     @property
     def timing(self) -> Mapping[str, Any]:
-        """How long each stage of the job took, in milliseconds."""
+        """The duration of each stage of the job, in milliseconds."""
         return _object(self.document, "timing") or {}
 
     @property
     def progress(self) -> Mapping[str, Any] | None:
-        """The model's latest progress report for this job, if the model reports progress."""
+        """The latest report of the job's progress, or ``None`` if the model reported none."""
         return _object(self.document, "progress")
 
     @property
     def place(self) -> Place:
-        """The job's position in its queue, if the gateway reports it."""
+        """The job's place in its model's queue, as far as the gateway reports it."""
         queue = _object(self.document, "queue") or {}
         position, eta, phase = (queue.get(key) for key in ("position", "eta_seconds", "phase"))
         return Place(
@@ -99,7 +102,7 @@ class Job:
 
     @property
     def trace_id(self) -> str | None:
-        """The id of the job's W3C trace."""
+        """The id of the job's W3C trace, or ``None`` if the gateway does not report it."""
         trace_id = self.document.get("trace_id")
         return trace_id if isinstance(trace_id, str) else None
 
@@ -110,25 +113,25 @@ class Job:
 
     @property
     def started_at(self) -> datetime | None:
-        """The time at which a worker started the job."""
+        """The time at which a worker started the job, or ``None`` if no worker has started it."""
         return _datetime(self.document.get("started_at"))
 
     @property
     def finished_at(self) -> datetime | None:
-        """The time at which the job ended."""
+        """The time at which the job ended, or ``None`` if it has not ended."""
         return _datetime(self.document.get("finished_at"))
 
     @property
     def deadline(self) -> datetime | None:
-        """The time at which the job expires if it has not ended."""
+        """The time at which the job expires unless it has ended before."""
         return _datetime(self.document.get("deadline"))
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A change of a job's status or progress.
+    """A change of a job's status or progress. ``job`` is the job after the change.
 
-    ``kind`` is ``status``, ``progress`` or, for the last event, ``final``.
+    ``kind`` is ``status`` or ``progress``. For the last event, it is ``final``.
     """
 
     kind: str
@@ -137,7 +140,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A job's result, in the model's own media type."""
+    """The result of a job, in the model's media type."""
 
     body: bytes = field(repr=False)
     media_type: str
@@ -145,14 +148,14 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class ListedJobs:
-    """One page of the list of jobs, newest first. ``next_cursor`` is ``None`` on the last page."""
+    """One page of a list of jobs, newest first. ``next_cursor`` is ``None`` on the last page."""
 
     jobs: tuple[Job, ...]
     next_cursor: str | None
 
     @classmethod
     def from_body(cls, body: bytes) -> Self | None:
-        """Return the page of jobs in the JSON ``body``, or ``None`` if ``body`` is not a page."""
+        """Return the page that the JSON text ``body`` describes, or ``None`` if it is invalid."""
         document = decode_json(body)
         if not isinstance(document, dict) or not isinstance(document.get("jobs"), list):
             return None
@@ -166,7 +169,7 @@ class ListedJobs:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model as the gateway describes it. ``document`` contains the whole description."""
+    """A model as the gateway describes it. ``document`` is the whole description."""
 
     name: str
     task: str
@@ -175,7 +178,7 @@ class Model:
 
     @classmethod
     def from_document(cls, document: object) -> Self | None:
-        """Return the model in ``document``, or ``None`` if ``document`` is not a model."""
+        """Return the model that ``document`` describes, or ``None`` if it is invalid."""
         if not isinstance(document, dict) or not isinstance(document.get("name"), str):
             return None
         types = document.get("media_types")
@@ -188,7 +191,10 @@ class Model:
 
     @property
     def input_limit_bytes(self) -> int | None:
-        """The largest body of a request in bytes. A larger input must be uploaded."""
+        """The largest input, in bytes, that the body of a request can contain.
+
+        A larger input must be uploaded. ``None`` if the gateway does not report the limit.
+        """
         limit = (_object(self.document, "limits") or {}).get("input_bytes")
         return limit if isinstance(limit, int) else None
 
@@ -199,7 +205,7 @@ _SECRET_MEMBERS: Final = frozenset({"url", "headers"})
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An input in the gateway's blob storage. `submit` and `run` accept it instead of the bytes."""
+    """An input in the gateway's blob storage. `submit` and `run` accept it in place of bytes."""
 
     reference: str
     media_type: str
@@ -209,7 +215,7 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class UploadTarget:
-    """A short-lived URL to which the bytes of an upload can be written."""
+    """A short-lived URL to which one input can be uploaded."""
 
     reference: str
     url: str = field(repr=False)
@@ -219,7 +225,7 @@ class UploadTarget:
 
     @classmethod
     def from_body(cls, body: bytes) -> Self | None:
-        """Return the upload target in the JSON ``body``, or ``None`` if ``body`` is invalid."""
+        """Return the target that the JSON text ``body`` describes, or ``None`` if it is invalid."""
         document = decode_json(body)
         if not isinstance(document, dict):
             return None

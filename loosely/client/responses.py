@@ -1,4 +1,4 @@
-"""Read the gateway's HTTP responses. This module opens no connection."""
+"""Read the gateway's HTTP responses. This module opens no connections."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,9 +11,9 @@ _MAX_RETRY_AFTER_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """One HTTP response with its whole body. The names in ``headers`` are in lower case.
+    """An HTTP response with its whole body. The names in ``headers`` are in lower case.
 
-    ``shown_url`` is the part of the URL that error messages may show.
+    ``shown_url`` is the part of the request's URL that error messages may show.
     """
 
     status: int
@@ -24,7 +24,10 @@ class HttpResponse:
 
     @property
     def retry_after_seconds(self) -> float | None:
-        """The value of ``Retry-After`` in seconds, at most one hour. None if it is not a number."""
+        """The number of seconds in the header ``Retry-After``, limited to one hour.
+
+        ``None`` if the header is absent or is not a number.
+        """
         value = self.headers.get("retry-after", "").strip()
         if not (value.isascii() and value.isdigit()):
             return None
@@ -32,7 +35,7 @@ class HttpResponse:
 
 
 def read_job(response: HttpResponse) -> Job:
-    """Return the job in a response. Raises UnexpectedAnswer if the body is invalid."""
+    """Return the job in a response. Raises UnexpectedAnswer if the body is not a job."""
     job = Job.from_body(response.body, response.retry_after_seconds)
     if job is None:
         raise _unexpected(response, "a job")
@@ -40,7 +43,10 @@ def read_job(response: HttpResponse) -> Job:
 
 
 def read_job_page(response: HttpResponse) -> ListedJobs:
-    """Return the page of jobs in a response. Raises UnexpectedAnswer if the body is invalid."""
+    """Return the page of jobs in a response.
+
+    Raises UnexpectedAnswer if the body is not a page of jobs.
+    """
     page = ListedJobs.from_body(response.body)
     if page is None:
         raise _unexpected(response, "a list of jobs")
@@ -48,7 +54,10 @@ def read_job_page(response: HttpResponse) -> ListedJobs:
 
 
 def read_models(response: HttpResponse) -> tuple[Model, ...]:
-    """Return the models in a response. Raises UnexpectedAnswer if the body is invalid."""
+    """Return the models in a response.
+
+    Raises UnexpectedAnswer if the body is not a list of models.
+    """
     document = decode_json(response.body)
     listed = document.get("models") if isinstance(document, dict) else None
     if not isinstance(listed, list):
@@ -57,7 +66,7 @@ def read_models(response: HttpResponse) -> tuple[Model, ...]:
 
 
 def read_model(response: HttpResponse) -> Model:
-    """Return the model in a response. Raises UnexpectedAnswer if the body is invalid."""
+    """Return the model in a response. Raises UnexpectedAnswer if the body is not a model."""
     model = Model.from_document(decode_json(response.body))
     if model is None:
         raise _unexpected(response, "a model")
@@ -65,7 +74,10 @@ def read_model(response: HttpResponse) -> Model:
 
 
 def read_upload_slot(response: HttpResponse) -> UploadTarget:
-    """Return the upload target in a response. Raises UnexpectedAnswer if the body is invalid."""
+    """Return the upload target in a response.
+
+    Raises UnexpectedAnswer if the body is not an upload target.
+    """
     slot = UploadTarget.from_body(response.body)
     if slot is None:
         raise _unexpected(response, "an upload target")
@@ -73,7 +85,10 @@ def read_upload_slot(response: HttpResponse) -> UploadTarget:
 
 
 def read_error(response: HttpResponse) -> LooselyError:
-    """Return the problem in a response, or UnexpectedAnswer if there is no problem document."""
+    """Return the exception for a response that reports an error.
+
+    It is a Problem if the body is a problem document, otherwise an UnexpectedAnswer.
+    """
     problem = read_problem(response.status, response.body, response.retry_after_seconds)
     if problem is not None:
         return problem

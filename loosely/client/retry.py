@@ -1,4 +1,4 @@
-"""Decide whether to repeat a failed request, and after which pause."""
+"""Decide whether to repeat a failed request, and how long to pause before the next attempt."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,13 +14,15 @@ _TRANSIENT_STATUSES_WITHOUT_PROBLEM = _TRANSIENT_STATUSES | {500}
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How long a client keeps repeating a request that fails.
+    """How long a client repeats a request that fails, and how long it pauses between attempts.
 
-    The pause doubles from ``first_seconds`` to ``longest_seconds``. Each pause is shortened at
-    random by up to half, so that many clients do not retry at the same time. A longer
-    ``Retry-After`` replaces the pause. The client raises the last error when the next pause would
-    end more than ``total_seconds`` after the first failure. With ``total_seconds=0`` it
-    never repeats a request.
+    The pause doubles after each failure, from ``first_seconds`` up to ``longest_seconds``. Each
+    pause is shortened at random by up to half, so that many clients do not retry at the same time.
+    If the gateway's ``Retry-After`` is longer than this pause, the client waits for ``Retry-After``
+    instead.
+
+    The client gives up and raises the last error if the next pause would end more than
+    ``total_seconds`` after the first failure. With ``total_seconds=0`` no request is repeated.
     """
 
     first_seconds: float = 0.25
@@ -34,13 +36,13 @@ class Retry:
         elapsed_seconds: float,
         draw: Callable[[], float] = random,
     ) -> float | None:
-        """Return how long to wait before the next attempt, or ``None`` to give up.
+        """Return how many seconds to pause before the next attempt, or ``None`` to give up.
 
         Args:
             error: The error of the last attempt.
-            failures: How many attempts in a row have failed, from 1.
-            elapsed_seconds: The time in seconds since the first of these failures.
-            draw: Returns a random number from 0 to 1.
+            failures: The number of consecutive attempts that have failed, from 1.
+            elapsed_seconds: The seconds between the first and the last of these failures.
+            draw: A function that returns a random number from 0 to 1.
         """
         if not is_transient(error):
             return None
@@ -55,8 +57,8 @@ class Retry:
 def is_transient(error: LooselyError) -> bool:
     """Return whether the same request may succeed later.
 
-    True if there was no response, or if the response's status is transient. False if the response
-    contains a job: that job has ended, and repeating the request would not change that.
+    The result is true if there was no response, or if the response has a temporary HTTP status such
+    as 503. It is false if the response contains a job, because that job has ended.
     """
     match error:
         case GatewayUnreachable():

@@ -1,4 +1,4 @@
-"""Default settings of the client, and a function that reads the API key."""
+"""Default settings and limits of the client, and a function that reads the API key."""
 
 import os
 from typing import Final
@@ -11,5 +11,5 @@ MAX_WAIT_SECONDS: Final = 200
 
 
 def read_api_key() -> str | None:
-    """Return the value of ``LOOSELY_API_KEY``, or ``None`` if it is unset or blank."""
+    """Return the environment variable ``LOOSELY_API_KEY``, or ``None`` if it is unset or blank."""
     return os.environ.get(API_KEY_VARIABLE, "").strip() or None

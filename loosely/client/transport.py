@@ -1,4 +1,4 @@
-"""Send requests with httpx: blocking for `Client`, in an event loop for `AsyncClient`."""
+"""Send requests with httpx: `Client` blocks the thread, `AsyncClient` uses an event loop."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -16,7 +16,7 @@ _CHUNK_BYTES: Final = 1024 * 1024
 
 
 class Transport(Protocol):
-    """The interface through which an operation sends requests and pauses."""
+    """The interface through which operations send requests and pause."""
 
     async def send(self, request: HttpRequest) -> HttpResponse:
         """Send a request and return its whole response.
@@ -30,14 +30,14 @@ class Transport(Protocol):
 
 
 class BlockingTransport:
-    """A transport whose coroutines never suspend, because they block the calling thread."""
+    """A transport that blocks the calling thread. Its coroutines never suspend."""
 
     def __init__(self, http: httpx.Client, sleep: Callable[[float], None]) -> None:
         self._http = http
         self._sleep = sleep
 
     async def send(self, request: HttpRequest) -> HttpResponse:
-        """Send a request and block until the whole response is read."""
+        """Send a request, and block the thread until the whole response is read."""
         body = request.body
         content = _read_chunks(body) if isinstance(body, FileBody) else body
         try:
@@ -51,7 +51,7 @@ class BlockingTransport:
 
 
 class AsyncTransport:
-    """A transport that suspends the calling task while it waits."""
+    """A transport that suspends the calling task until the response arrives or the pause ends."""
 
     def __init__(self, http: httpx.AsyncClient, sleep: Callable[[float], Awaitable[None]]) -> None:
         self._http = http
@@ -72,7 +72,7 @@ class AsyncTransport:
 
 
 def http_options(url: str) -> dict[str, Any]:
-    """Return the arguments of httpx's clients for requests to the gateway's URL."""
+    """Return the arguments with which to create an httpx client for the gateway at ``url``."""
     return {
         "headers": {"user-agent": f"loosely/{__version__}"},
         "follow_redirects": False,

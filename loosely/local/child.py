@@ -1,9 +1,10 @@
-"""Run a component's command in a process that the kernel kills together with its supervisor.
+"""Run a component's command in a process that the kernel kills when its supervisor dies.
 
-Run this file as ``python -I -S child.py SUPERVISOR_PID COMMAND…``. It prepares the process and then
-replaces itself by the command, so the component needs no code for this, and the supervisor runs no
-Python between fork and exec. Only Linux can kill a process with its parent. On other systems only
-the reaper kills the remaining processes (:mod:`loosely.local.reaper`).
+Run this file as ``python -I -S child.py SUPERVISOR_PID COMMAND…``. It prepares the process, and
+then replaces the process with the command. So the component needs no code of its own for this, and
+the supervisor runs no Python code between fork and exec. Only Linux can kill a process when its
+parent dies. On other systems, the reaper kills the remaining processes
+(:mod:`loosely.local.reaper`).
 """
 
 import os
@@ -14,9 +15,10 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main(arguments: list[str]) -> None:
-    """Replace this process by the command in ``arguments[1:]``.
+    """Replace this process with the command that ``arguments`` contains.
 
-    Exits with 1 if the supervisor, whose process id is ``arguments[0]``, has died.
+    ``arguments[0]`` is the supervisor's process id, and the following arguments are the command.
+    Exits with 1 if the supervisor has died.
     """
     supervisor_pid, *command = arguments
     if sys.platform == "linux":

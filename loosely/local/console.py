@@ -1,4 +1,4 @@
-"""The output of `loosely up`: a line for each component, then instructions for use."""
+"""The output of `loosely up`: one line for each component, then an example of a request."""
 
 import shlex
 from collections.abc import Sequence
@@ -24,7 +24,10 @@ class _Row:
 
 
 class StatusDisplay:
-    """Shows the start of each component: a live table on a terminal, lines on any other output."""
+    """Shows the start of each component.
+
+    On a terminal, it shows a table that is updated. On any other output, it prints lines.
+    """
 
     def __init__(self, console: Console, parts: Sequence[Part]) -> None:
         self._console = console
@@ -50,13 +53,13 @@ class StatusDisplay:
         self.freeze()
 
     def freeze(self) -> None:
-        """Stop updating the table. Later events are printed as lines."""
+        """Stop updating the table. Later events are printed as lines below the table."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
     def announce_stop(self) -> None:
-        """Print that the system is being stopped, and how to kill it at once."""
+        """Print that all components are being stopped, and how the user can kill them."""
         self.freeze()
         if not self._is_stop_announced:
             # Print on a new line, because the terminal has just echoed ^C.
@@ -64,7 +67,7 @@ class StatusDisplay:
         self._is_stop_announced = True
 
     def show(self, event: events.PartEvent) -> None:
-        """Show ``event`` in the table, or print it as a line."""
+        """Show an event of a component in the table, or print the event as a line."""
         match event:
             case events.PartStarted():
                 pass
@@ -132,14 +135,14 @@ class StatusDisplay:
 def show_usage(
     console: Console, *, seconds: float, url: str | None, picture: Path, logs: Path
 ) -> None:
-    """Print that the system is ready, and a command to try.
+    """Print that the system is ready, and a request to try.
 
     Args:
         console: The console to print to.
-        seconds: How long the start of the system took.
-        url: The gateway's URL, ``None`` if the gateway was not started.
-        picture: An example input for the printed command.
-        logs: The directory of the logs.
+        seconds: How many seconds the start of the system took.
+        url: The gateway's URL, or ``None`` if no gateway was started.
+        picture: The example picture that the printed command sends.
+        logs: The directory of the log files.
     """
     lines = [f"\nReady in {seconds:.1f} s."]
     if url is not None:

@@ -1,4 +1,4 @@
-"""The data directory of `loosely up`: its lock, the reply-token key, and `up.json`."""
+"""The data directory of `loosely up`: its lock, the reply-token key, and the file `up.json`."""
 
 import base64
 import fcntl
@@ -20,7 +20,7 @@ _REPLY_TOKEN_KEY_BYTES = 32
 
 @contextmanager
 def lock_directory(directory: Path) -> Iterator[None]:
-    """Lock ``directory`` against any other `loosely up` during the ``with`` block.
+    """Keep ``directory`` locked during the ``with`` block, so that no other `loosely up` uses it.
 
     The kernel releases the lock when this process ends, even if the process is killed.
 
@@ -46,9 +46,10 @@ def lock_directory(directory: Path) -> Iterator[None]:
 
 
 def reply_token_key(directory: Path) -> str:
-    """Return the key of the reply tokens in base64; create the key if there is none.
+    """Return the key that signs reply tokens, in base64. The key is created if there is none.
 
-    The key is stored, so that after a restart the gateway accepts replies to earlier jobs.
+    The key is stored in ``directory``, so that after a restart the gateway still accepts replies to
+    earlier jobs.
     """
     path = directory / "reply-token.key"
     if not path.exists():
@@ -58,7 +59,7 @@ def reply_token_key(directory: Path) -> str:
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Write a file atomically, readable only by its owner."""
+    """Write a file atomically, so that only its owner can read it."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OWNER_ONLY)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -70,7 +71,7 @@ def _write_private(path: Path, text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RunningPart:
-    """The entry of a component in `up.json`."""
+    """A component as `up.json` describes it."""
 
     pid: int
     ports: dict[str, int]
@@ -80,26 +81,31 @@ class RunningPart:
 
 @dataclass(frozen=True, slots=True)
 class RunningSystem:
-    """The content of `up.json`: the id of the `loosely up` process, the URL, the components."""
+    """The content of `up.json`.
+
+    ``pid`` is the process id of `loosely up`, ``url`` is the gateway's URL, and ``parts`` are the
+    components.
+    """
 
     pid: int
     url: str
     parts: dict[str, RunningPart]
 
     def write(self, directory: Path) -> None:
-        """Write the content to `up.json` in ``directory``."""
+        """Write this content to the file `up.json` in ``directory``."""
         _write_private(_state_file(directory), json.dumps(asdict(self), indent=2) + "\n")
 
     @staticmethod
     def remove(directory: Path) -> None:
-        """Remove `up.json`, because no component runs any more."""
+        """Remove the file `up.json` if it exists. The caller must ensure that no component runs."""
         _state_file(directory).unlink(missing_ok=True)
 
     @classmethod
     def read(cls, directory: Path) -> "RunningSystem | None":
-        """Return the system that runs with ``directory``, or ``None`` if no system runs.
+        """Return the system whose data directory is ``directory``, or ``None`` if no system runs.
 
-        Returns ``None`` also if `up.json` is invalid, or if its `loosely up` has been killed.
+        The result is also ``None`` if `up.json` is invalid, or if the `loosely up` that wrote it
+        was killed.
         """
         try:
             document = json.loads(_state_file(directory).read_bytes())
@@ -119,14 +125,15 @@ def _state_file(directory: Path) -> Path:
 
 
 class StateWriter:
-    """Keeps `up.json` up to date with the events of the components.
+    """Updates `up.json` when the state of a component changes.
 
-    The file is first written when every component has been started. A component that dies stays
-    listed as not ready until it is restarted. Workers of the pool are listed while they run.
+    The file is first written when every component has been started. A component that has died is
+    listed as not ready until it is ready again. A worker of the pool is listed until it has
+    stopped.
     """
 
     def __init__(self, directory: Path, logs: Path, url: str, parts: Sequence[Part]) -> None:
-        """Prepare the writer. ``parts`` are the components that are not workers of a pool."""
+        """Create a writer. ``parts`` are the components, without the workers of a pool."""
         self._directory = directory
         self._logs = logs
         self._url = url
@@ -135,7 +142,7 @@ class StateWriter:
         self._is_complete = False
 
     def apply(self, event: events.PartEvent) -> None:
-        """Update `up.json` with the change that ``event`` reports."""
+        """Write the change that ``event`` reports to `up.json`."""
         part = event.part
         match event:
             case events.PartStarted(_, pid):

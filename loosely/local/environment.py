@@ -1,4 +1,4 @@
-"""The environment variables and the repository that all components share."""
+"""Find the repository, and build the environment variables that all components share."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -16,14 +16,15 @@ def read_environment() -> dict[str, str]:
 
 
 def shared_environment(root: Path, user: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of every component: the user's variables and the import paths.
+    """Return the environment variables of every component.
 
-    Therefore the worker gets the values of ``WORKER_*`` and ``TORCH_THREADS`` from the user. Each
-    component's own variables are added later and take precedence.
+    They are the user's variables and the import paths. Therefore the user can set ``WORKER_*`` and
+    ``TORCH_THREADS`` for the worker. The variables of a single component are added later, and
+    replace shared variables with the same name.
 
     Args:
-        root: The repository's root.
-        user: The environment in which `loosely` was called.
+        root: The repository's root directory.
+        user: The environment variables with which the user called `loosely`.
     """
     paths = [str(root / "functions"), str(root), user.get("PYTHONPATH", "")]
     # The components connect to each other on loopback, which a proxy cannot reach.
@@ -39,13 +40,14 @@ def shared_environment(root: Path, user: Mapping[str, str]) -> dict[str, str]:
 
 
 def find_root(current: Path, package: Path = Path(__file__).parents[1]) -> Path:
-    """Return the root of the repository that contains ``package``.
+    """Return the root directory of the repository that contains ``package``.
 
-    If no repository contains ``package``, return the root of the one that contains ``current``.
+    If no repository contains ``package``, return the root directory of the repository that contains
+    ``current``.
 
     Raises:
-        RepositoryMissing: Neither directory is in a repository, for example because only the client
-            is installed.
+        RepositoryMissing: Neither path is in a repository. For example, only the client is
+            installed.
     """
     for candidate in _candidates(current, package):
         if all((candidate / landmark).is_file() for landmark in _LANDMARKS):

@@ -1,13 +1,13 @@
 """The errors with which `loosely up` ends, and their exit codes.
 
 UpError
-├── RepositoryMissing      the repository with the components is missing           exit 2
-├── UnknownPart            --only or --without names an unknown component          exit 2
-├── PortBusy               another process listens on a needed port           exit 98
-├── DataDirectoryInUse     another `loosely up` uses the data directory       exit 98
-├── PreparationFailed      a file that a component reads cannot be made            exit 1
-└── PartFailed             a component does not become ready                       exit 1
-    └── PartPortBusy       a component's port was taken                         exit 98
+├── RepositoryMissing      the repository with the components is missing        exit 2
+├── UnknownPart            --only or --without names an unknown component       exit 2
+├── PortBusy               another process listens on a port that is needed     exit 98
+├── DataDirectoryInUse     another `loosely up` uses the data directory         exit 98
+├── PreparationFailed      a file that a component reads cannot be made         exit 1
+└── PartFailed             a component does not become ready                    exit 1
+    └── PartPortBusy       another process took a component's port              exit 98
 """
 
 from typing import ClassVar
@@ -23,19 +23,19 @@ class UpError(Exception):
 
 
 class RepositoryMissing(UpError):
-    """Neither the package nor the current directory is in a Loosely repository."""
+    """Neither the installed package nor the current directory is in a Loosely repository."""
 
     exit_code = USAGE_EXIT_CODE
 
 
 class UnknownPart(UpError):
-    """An option names a component that does not exist."""
+    """An option names an unknown component, or excludes a component that is needed."""
 
     exit_code = USAGE_EXIT_CODE
 
 
 class PortBusy(UpError):
-    """Another process already listens on a port that a component of the local system needs."""
+    """Another process listens on a port that a component needs."""
 
     exit_code = PORT_BUSY_EXIT_CODE
 
@@ -47,14 +47,14 @@ class DataDirectoryInUse(UpError):
 
 
 class PreparationFailed(UpError):
-    """The command that creates a file for a component has failed."""
+    """The command that makes a file for a component has failed."""
 
 
 class PartFailed(UpError):
-    """A component died too often before it was ready, or did not become ready in time."""
+    """A component did not become ready in time, or died too often before it was ready."""
 
 
 class PartPortBusy(PartFailed):
-    """A component ended at once because another process took its port after the check."""
+    """A component ended because another process took its port after the ports were checked."""
 
     exit_code = PORT_BUSY_EXIT_CODE

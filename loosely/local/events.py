@@ -1,4 +1,4 @@
-"""Events of the running components, for the console and for `up.json`."""
+"""The events of the components. They are shown to the user and recorded in `up.json`."""
 
 import signal
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from loosely.local.parts import Part
 
 @dataclass(frozen=True, slots=True)
 class PartStarted:
-    """The component's process was started."""
+    """The process of the component was started."""
 
     part: Part
     pid: int
@@ -17,9 +17,9 @@ class PartStarted:
 
 @dataclass(frozen=True, slots=True)
 class PartReady:
-    """The component became ready ``seconds`` after its start.
+    """The component became ready. ``seconds`` is the time between its start and this event.
 
-    ``is_restart`` is true if the component had died before.
+    ``is_restart`` is true if the component had been ready before and then died.
     """
 
     part: Part
@@ -29,7 +29,7 @@ class PartReady:
 
 @dataclass(frozen=True, slots=True)
 class PartSlow:
-    """The component is still not ready ``seconds`` after its start."""
+    """The component has not become ready within ``seconds`` after its start."""
 
     part: Part
     seconds: float
@@ -38,7 +38,7 @@ class PartSlow:
 
 @dataclass(frozen=True, slots=True)
 class PartDied:
-    """The component's process has ended by itself and will be restarted."""
+    """The component's process ended without being stopped. It will be restarted."""
 
     part: Part
     exit_code: int
@@ -48,16 +48,16 @@ class PartDied:
 
 @dataclass(frozen=True, slots=True)
 class PartStopping:
-    """The component was asked to stop."""
+    """The component is being stopped."""
 
     part: Part
 
 
 @dataclass(frozen=True, slots=True)
 class PartStopped:
-    """The component has stopped.
+    """The component has stopped. ``seconds`` is how long the stop took.
 
-    ``is_killed`` is true if it was killed because it did not stop by itself.
+    ``is_killed`` is true if the component was killed because it did not stop by itself.
     """
 
     part: Part
@@ -67,7 +67,7 @@ class PartStopped:
 
 @dataclass(frozen=True, slots=True)
 class PartGivenUp:
-    """A worker of the pool could not be started. The pool gives it up and replaces it."""
+    """A worker of the pool could not be started. The pool replaces the worker if needed."""
 
     part: Part
     reason: str
@@ -75,7 +75,10 @@ class PartGivenUp:
 
 @dataclass(frozen=True, slots=True)
 class PoolScaled:
-    """The worker pool has a new size, because ``messages`` messages are in the queues."""
+    """The worker pool has changed its size from ``before`` to ``after``.
+
+    ``messages`` is the number of messages in the queues.
+    """
 
     part: Part
     before: int
@@ -85,7 +88,7 @@ class PoolScaled:
 
 @dataclass(frozen=True, slots=True)
 class QueueCountsUnknown:
-    """The lengths of the queues could not be read for a while. The worker pool keeps its size."""
+    """The number of messages in the queues could not be read. The pool keeps its size."""
 
     part: Part
     reason: str
@@ -106,7 +109,10 @@ EventHandler = Callable[[PartEvent], None]
 
 
 def describe_exit(exit_code: int) -> str:
-    """Describe an exit code in words. As in :mod:`subprocess`, a negative code is a signal."""
+    """Describe an exit code in words.
+
+    A negative code stands for a signal. For example, -9 means that signal 9 killed the process.
+    """
     if exit_code >= 0:
         return f"exit code {exit_code}"
     try:

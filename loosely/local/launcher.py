@@ -1,4 +1,4 @@
-"""Start a component's process so that the process cannot outlive the supervisor."""
+"""Start a component's process so that the process ends when the supervisor ends."""
 
 import asyncio
 import os
@@ -18,18 +18,25 @@ _PREPARATION_TIMEOUT_SECONDS = 30.0
 
 
 class Launcher:
-    """Starts the components' processes in one directory, with a shared environment."""
+    """Starts the components' processes, with a common working directory and environment."""
 
     def __init__(self, directory: Path, environment: Mapping[str, str], reaper: Reaper) -> None:
-        """Prepare the launcher. A component's own variables are added to ``environment``."""
+        """Create a launcher.
+
+        Args:
+            directory: The working directory of the components.
+            environment: The environment variables that all components share.
+            reaper: Kills the processes that remain if this process dies.
+        """
         self._directory = directory
         self._environment = environment
         self._reaper = reaper
 
     async def launch(self, part: Part, log: PartLog) -> Process:
-        """Start ``part`` as the leader of a new session, and write its output to ``log``.
+        """Start ``part`` in a new session. The output of the process is written to ``log``.
 
-        The caller must be in the main thread, because the kernel ties the component to that thread.
+        The caller must be in the main thread, because the kernel kills the process when the thread
+        that started it ends.
         """
         output = log.open()
         try:
@@ -50,12 +57,15 @@ class Launcher:
         return process
 
     def clean_up(self, process: Process) -> None:
-        """Kill the child processes of an ended component. They might hold ports or lock files."""
+        """Kill the child processes that remain after a component has ended.
+
+        Such a process might keep a port open or a file locked.
+        """
         kill_group(process.pid)
         self._reaper.forget(process.pid)
 
     async def prepare(self, part: Part, preparation: Preparation) -> None:
-        """Run the command that creates a file for ``part``.
+        """Run the command that makes a file for ``part``.
 
         Raises:
             PreparationFailed: The command failed or took too long.

@@ -1,6 +1,6 @@
 """The log file of each component.
 
-The component itself writes to the file, so its output is not lost when it is killed.
+The component itself writes to the file, so its output is not lost when the component is killed.
 """
 
 import os
@@ -14,7 +14,7 @@ _TAIL_BYTES = 16 * 1024
 
 @dataclass(slots=True)
 class PartLog:
-    """The log file ``NAME.log`` of a component, and ``NAME.log.1`` with older output."""
+    """The log files of a component: ``NAME.log``, and ``NAME.log.1`` with older output."""
 
     path: Path
     limit_bytes: int = LIMIT_BYTES
@@ -25,25 +25,28 @@ class PartLog:
         return self.path.with_name(self.path.name + ".1")
 
     def rotate(self) -> None:
-        """Move the log of the previous `loosely up` to ``NAME.log.1``."""
+        """Rename the log of the previous `loosely up` to ``NAME.log.1``."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             self.path.replace(self._previous)
 
     def open(self) -> int:
-        """Open the log for appending, and remember where this run's output begins.
+        """Open the log for appending, and return its file descriptor. The caller must close it.
 
-        The log is opened in append mode, because it may be truncated while the component writes.
+        The current end of the file is recorded, because `tail` returns only what is written after
+        it. Append mode is needed because `limit_size` may truncate the file while the process
+        writes to it.
         """
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._run_starts_at = os.fstat(descriptor).st_size
         return descriptor
 
     def limit_size(self) -> None:
-        """Copy the log to ``NAME.log.1`` and truncate it if it is larger than the limit.
+        """Limit the size of the log.
 
-        The component keeps the file open. Lines that it writes between copy and truncation are
-        lost.
+        A log that is larger than the limit is copied to ``NAME.log.1`` and then truncated. The
+        component keeps the file open, so lines that it writes between the copy and the truncation
+        are lost.
         """
         if not self.path.exists() or self.path.stat().st_size <= self.limit_bytes:
             return
@@ -52,7 +55,7 @@ class PartLog:
         self._run_starts_at = 0
 
     def tail(self, count: int) -> list[str]:
-        """Return the last ``count`` non-blank lines of this run's output."""
+        """Return the last ``count`` non-blank lines of the component's latest process."""
         if not self.path.exists():
             return []
         with self.path.open("rb") as log:
@@ -63,5 +66,5 @@ class PartLog:
         return ["".join(c if c.isprintable() else "·" for c in line) for line in lines[-count:]]
 
     def last_line(self) -> str:
-        """Return the last line of this run's output, or an empty string."""
+        """Return the last line of the component's latest process, or an empty string."""
         return next(iter(self.tail(1)), "")

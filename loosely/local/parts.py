@@ -21,7 +21,7 @@ PART_NAMES = ("blobs", "servicebus", "functions", "worker")
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """A file that a component reads at its start. The file is the output of a command."""
+    """A file that a component reads when it starts. The output of a command is its content."""
 
     command: tuple[str, ...]
     output: Path
@@ -29,9 +29,10 @@ class Preparation:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A component: one process of the local system.
+    """A component of the local system, which runs as one process.
 
-    ``environment`` is added to the shared environment. It contains keys, so it is never shown.
+    ``environment`` contains variables for only this component. It is never shown, because it
+    contains keys.
     """
 
     name: str
@@ -62,12 +63,15 @@ class SystemSettings:
 
     @property
     def catalogue_environment(self) -> dict[str, str]:
-        """The environment variable for the user's own catalogue, if there is one."""
+        """The environment variable that names the user's model catalogue.
+
+        Empty if the components use the repository's catalogue.
+        """
         return {} if self.catalogue is None else {"MODEL_CATALOGUE": str(self.catalogue)}
 
     @property
     def gateway_url(self) -> str:
-        """The URL of the REST API."""
+        """The URL of the gateway's REST API."""
         return f"http://{_HOST}:{self.ports.functions}"
 
     @property
@@ -86,7 +90,7 @@ class SystemSettings:
 
 
 def storage_connection_string(port: int) -> str:
-    """Return the connection string of the blob storage that listens on ``port``."""
+    """Return the connection string of the local blob storage that listens on ``port``."""
     return (
         "DefaultEndpointsProtocol=http;"
         f"AccountName={_STORAGE_ACCOUNT};AccountKey={_STORAGE_KEY};"
@@ -95,7 +99,7 @@ def storage_connection_string(port: int) -> str:
 
 
 def loosely_parts(settings: SystemSettings) -> tuple[Part, ...]:
-    """Return all components. Each component depends only on components listed before it."""
+    """Return all components. A component depends only on components that come before it."""
     return (
         _blobs(settings),
         _servicebus(settings),
@@ -173,7 +177,13 @@ def _functions(settings: SystemSettings) -> Part:
 
 
 def worker_replica(settings: SystemSettings, number: int, port: int) -> Part:
-    """Return the component for one worker of a pool, with its health endpoint on ``port``."""
+    """Return the component for one worker of a pool.
+
+    Args:
+        settings: The settings of the system.
+        number: The number of the worker in the pool, from 1.
+        port: The port of the worker's health endpoint.
+    """
     return _worker(settings, f"worker-{number}", port)
 
 

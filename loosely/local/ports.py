@@ -1,4 +1,4 @@
-"""The ports of the components, and the processes that already listen on them."""
+"""The ports of the components, and the processes that listen on these ports."""
 
 import errno
 import socket
@@ -15,7 +15,7 @@ _HIGHEST_PORT = 65535
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """One port for each service. The defaults are those of Azure's own local tools."""
+    """The port of each service. The defaults are those of Azure's tools for local development."""
 
     functions: int = 7071
     servicebus: int = 5672
@@ -25,7 +25,10 @@ class Ports:
 
     @classmethod
     def from_base(cls, base: int) -> "Ports":
-        """Return five consecutive ports, so that several systems can run on one machine."""
+        """Return five consecutive ports, beginning with ``base``.
+
+        With different ports, several systems can run on one machine.
+        """
         return cls(base, base + 1, base + 2, base + 3, base + 4)
 
 
@@ -45,7 +48,7 @@ class PortOwner:
 
 
 def is_free(port: int) -> bool:
-    """Return whether a server can listen on ``port`` on loopback."""
+    """Return whether a server can listen on ``port`` of the loopback address."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # As servers do, ignore closed connections that the kernel still remembers.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -59,10 +62,10 @@ def is_free(port: int) -> bool:
 
 
 def next_free(first: int, taken: Collection[int]) -> int:
-    """Return the lowest free port that is at least ``first`` and not in ``taken``.
+    """Return the lowest free port that is not less than ``first`` and not in ``taken``.
 
     Raises:
-        PortBusy: All ports are taken.
+        PortBusy: No such port exists.
     """
     for port in range(first, _HIGHEST_PORT + 1):
         if port not in taken and is_free(port):
@@ -71,7 +74,7 @@ def next_free(first: int, taken: Collection[int]) -> int:
 
 
 def free_base(first: int = _FIRST_SUGGESTION) -> int:
-    """Return a value for ``--port`` such that its five ports are free now.
+    """Return a value for the option ``--port`` for which all five ports are free now.
 
     Raises:
         PortBusy: No five consecutive ports are free.
@@ -83,10 +86,13 @@ def free_base(first: int = _FIRST_SUGGESTION) -> int:
 
 
 def check_ports(ports: Mapping[str, int]) -> None:
-    """Check that all ports of the components are free.
+    """Check that all ports are free.
+
+    Args:
+        ports: The port numbers, by the name of the port.
 
     Raises:
-        PortBusy: Ports are taken; the message names each with the process that listens on it.
+        PortBusy: A port is in use. The message names each such port and the process that uses it.
     """
     busy = {name: port for name, port in ports.items() if not is_free(port)}
     if not busy:
@@ -101,7 +107,10 @@ def check_ports(ports: Mapping[str, int]) -> None:
 
 
 def find_owners(ports: Iterable[int]) -> dict[int, PortOwner]:
-    """Return the processes that listen on ``ports`` and that this user may see."""
+    """Return the process that listens on each of ``ports``.
+
+    Processes that this user is not permitted to see are left out.
+    """
     import psutil  # noqa: PLC0415 - needed for the error message only
 
     wanted = set(ports)

@@ -1,7 +1,7 @@
-"""The readiness probe of a component: one plain HTTP GET, without an HTTP library.
+"""The readiness probe of a component: an HTTP GET, sent without an HTTP library.
 
-A probe runs dozens of times in the first seconds, while the components use every core to start. So
-a probe must use little processor time while the component does not listen yet.
+A probe runs dozens of times in the first seconds, while all components start and use every core.
+Therefore a probe of a component that does not listen yet must use little processor time.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ _MAX_STATUS_LINE_BYTES = 1024
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """An HTTP GET on loopback that shows whether a component is ready."""
+    """An HTTP GET to a loopback port that shows whether a component is ready."""
 
     port: int
     path: str = "/"
@@ -25,7 +25,7 @@ class Probe:
 
 
 async def wait_until_ready(probe: Probe) -> None:
-    """Repeat the probe until it succeeds. The caller must limit the time."""
+    """Send the probe repeatedly until the component is ready. The caller must limit the time."""
     pause_seconds = _FIRST_PAUSE_SECONDS
     while not await is_ready(probe):
         await asyncio.sleep(pause_seconds)
@@ -45,7 +45,7 @@ async def is_ready(probe: Probe) -> bool:
 
 
 async def _get_status(probe: Probe) -> int | None:
-    """Send the probe and return the HTTP status, or ``None`` if the response is not HTTP."""
+    """Send the probe, and return the HTTP status or ``None`` if the response is not HTTP."""
     reader, writer = await asyncio.open_connection(_HOST, probe.port, limit=_MAX_STATUS_LINE_BYTES)
     try:
         writer.write(

@@ -1,4 +1,4 @@
-"""Keep one component running: start, probe, restart and stop its process."""
+"""Keep one component running: start, probe, restart and stop the component's process."""
 
 import asyncio
 import time
@@ -25,7 +25,13 @@ _SHOWN_LOG_LINES = 12
 
 @dataclass(frozen=True, slots=True)
 class StartLimits:
-    """The limits after which a component that has never been ready is given up."""
+    """The limits on the start of a component that has never been ready.
+
+    Attributes:
+        max_deaths: After this number of deaths, the component is not restarted.
+        slow_after_seconds: After this time, a slow start is reported.
+        ready_within_seconds: After this time, the start has failed.
+    """
 
     max_deaths: int = 3
     slow_after_seconds: float = 20.0
@@ -34,10 +40,10 @@ class StartLimits:
 
 @dataclass(slots=True)
 class RestartBackoff:
-    """Delays before restarts. They double after each short run, and are reset after a long run.
+    """The delays before a component is restarted.
 
-    The first delay is short, so that a worker that was killed during a job is back before the
-    job's caller notices.
+    The delay doubles after each short run, and is reset after a long run. The first delay is short,
+    so that a killed worker is soon replaced.
     """
 
     first_seconds: float = 0.1
@@ -46,9 +52,9 @@ class RestartBackoff:
     _next_seconds: float = 0.0
 
     def next_delay(self, uptime_seconds: float) -> float:
-        """Return the delay before the next restart in seconds.
+        """Return the number of seconds to wait before the next restart.
 
-        ``uptime_seconds`` is how long the component ran before it died.
+        ``uptime_seconds`` is how many seconds the component ran before it died.
         """
         if uptime_seconds >= self.reset_after_seconds:
             self._next_seconds = 0.0
@@ -59,7 +65,7 @@ class RestartBackoff:
 
 @dataclass(slots=True)
 class ProcessManager:
-    """Keeps one component running until `stop` is called."""
+    """Keeps one component running until `stop` is called. `run` must run as a task."""
 
     part: Part
     log: PartLog
@@ -75,10 +81,10 @@ class ProcessManager:
     _process: Process | None = None
 
     async def run(self) -> None:
-        """Start the component, and restart it whenever it dies, until it is stopped.
+        """Start the component, and restart it when it dies, until `stop` is called.
 
         Raises:
-            PreparationFailed: A file that the component reads cannot be created.
+            PreparationFailed: A file that the component reads cannot be made.
             PartFailed: The component does not become ready.
         """
         if self.part.preparation is not None:
@@ -102,10 +108,10 @@ class ProcessManager:
             await asyncio.sleep(delay_seconds)
 
     async def stop(self, run: "asyncio.Task[None]", kill: asyncio.Event) -> None:
-        """Stop the component and wait for the end of ``run``.
+        """Stop the component, and wait for the end of the task ``run``.
 
-        Sends SIGTERM. If the component is still running after its ``drain_seconds``, or as soon as
-        ``kill`` is set, sends SIGKILL.
+        The process receives SIGTERM. It is killed if it still runs after the component's
+        ``drain_seconds``, or as soon as ``kill`` is set.
         """
         asked_at = self.clock()
         self._is_stopping = True
@@ -132,11 +138,11 @@ class ProcessManager:
         self.notify(events.PartStopped(self.part, self.clock() - asked_at, is_killed))
 
     def limit_logs(self) -> None:
-        """Truncate the component's log if the log is too large."""
+        """Truncate the component's log if it is larger than its limit."""
         self.log.limit_size()
 
     async def _wait_for_end(self, process: Process, started_at: float) -> None:
-        """Wait until ``process`` has ended, and report when it becomes ready."""
+        """Wait until ``process`` has ended. Meanwhile, report when the component becomes ready."""
         ended = asyncio.create_task(process.wait())
         ready = asyncio.create_task(self._wait_until_ready(started_at))
         try:
@@ -154,10 +160,10 @@ class ProcessManager:
             await asyncio.gather(ready, return_exceptions=True)
 
     async def _wait_until_ready(self, started_at: float) -> None:
-        """Probe the component until it is ready, and report if that takes long.
+        """Probe the component until it is ready, and report a slow start.
 
         Raises:
-            PartFailed: The component was not ready in time and has never been ready.
+            PartFailed: The component has never been ready, and its time to become ready is over.
         """
         probing = asyncio.create_task(wait_until_ready(self.part.probe))
         try:
@@ -178,7 +184,7 @@ class ProcessManager:
         self.has_been_ready.set()
 
     def _count_death(self, exit_code: int) -> None:
-        """Count the death of a component that has never been ready.
+        """Count the death of a component if it has never been ready.
 
         Raises:
             PartFailed: The component died too often, or a restart cannot succeed.

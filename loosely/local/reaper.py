@@ -1,10 +1,11 @@
 """A process that kills the components' remaining processes after the supervisor has died.
 
-The kernel kills the components themselves (:mod:`loosely.local.child`), but not the processes that
-components have started. On macOS the kernel does not kill the components either. The supervisor
-sends the process group of each component to the reaper over a pipe: ``+GROUP`` when the component
-starts, and ``-GROUP`` when it has ended. When the pipe closes, the reaper kills the groups that are
-still listed.
+On Linux, the kernel kills the components themselves (:mod:`loosely.local.child`), but not the
+processes that the components have started. On macOS, the kernel kills neither.
+
+The supervisor sends lines to the reaper over a pipe. When a component starts, it sends ``+GROUP``,
+where GROUP is the id of the component's process group. When the component has ended, it sends
+``-GROUP``. When the pipe closes, the reaper kills each group that was added and not removed.
 """
 
 import contextlib
@@ -18,10 +19,10 @@ _EXIT_TIMEOUT_SECONDS = 5.0
 
 
 class Reaper:
-    """Starts the reaper process, and sends process groups to it."""
+    """Starts the reaper process, and sends the ids of process groups to it."""
 
     def __init__(self) -> None:
-        """Start the reaper process in a new session, so that Ctrl-C does not reach the process."""
+        """Start the reaper process in a new session, so that Ctrl-C does not stop it."""
         self._process = subprocess.Popen(  # noqa: S603 - our own file
             [sys.executable, "-I", "-S", __file__],
             stdin=subprocess.PIPE,
@@ -35,15 +36,18 @@ class Reaper:
         return self._process.pid
 
     def watch(self, group: int) -> None:
-        """Add ``group`` to the list of groups that the reaper kills when this process ends."""
+        """Add a process group to the groups that the reaper kills when this process ends."""
         self._send(f"+{group}\n")
 
     def forget(self, group: int) -> None:
-        """Remove ``group`` from the list, because the system may reuse its id."""
+        """Remove a process group from the reaper's list.
+
+        This is necessary because the system may use the id of the group again.
+        """
         self._send(f"-{group}\n")
 
     def close(self) -> None:
-        """Let the reaper kill the listed groups, and wait until the reaper has ended."""
+        """Let the reaper kill the listed process groups, and wait until the reaper has ended."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -62,13 +66,13 @@ class Reaper:
 
 
 def kill_group(group: int) -> None:
-    """Kill every process of the process group ``group``, if it still exists."""
+    """Kill every process of a process group, if the group still exists."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
 
 
 def run_reaper(lines: Iterable[str]) -> None:
-    """Read ``lines`` until the pipe closes, then kill the groups that are still listed."""
+    """Read lines until the pipe closes, then kill each process group that is still listed."""
     groups: set[int] = set()
     for line in lines:
         sign, group = line[0], int(line[1:])

@@ -27,9 +27,9 @@ _KILLED_EXIT_CODE = 130
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """The components to run, and their directories and URL.
+    """The components to run, with their directories, environment and limits.
 
-    Each of ``parts`` depends only on the components before it.
+    A component in ``parts`` depends only on the components before it.
     """
 
     parts: Sequence[Part]
@@ -47,23 +47,23 @@ class RunPlan:
 
     @property
     def shown_parts(self) -> Sequence[Part]:
-        """The components to show in the table. One entry represents the whole worker pool."""
+        """The components to show in the table. A worker pool is shown as one component."""
         if self.worker_pool is None:
             return self.parts
         return (*self.parts, self.worker_pool.part)
 
     @property
     def logs(self) -> Path:
-        """The directory of the components' logs."""
+        """The directory that contains the components' log files."""
         return self.data / "logs"
 
 
 def run(make_plan: Callable[[], RunPlan], data: Path, console: Console) -> int:
-    """Run a plan until Ctrl-C, SIGTERM or SIGHUP, and return the exit code.
+    """Run the components until Ctrl-C, SIGTERM or SIGHUP, and return the exit code.
 
     Args:
-        make_plan: Returns the plan. Called after the data directory is locked, because it may write
-            there.
+        make_plan: A function that returns the plan. It is called after the data directory is
+            locked, because it may write files there.
         data: The data directory.
         console: The console to print to.
 

@@ -8,22 +8,25 @@ _LOG_CHECK_SECONDS = 5.0
 
 
 class SupervisedProcess(Protocol):
-    """The interface of a process manager or worker pool that the supervisor uses."""
+    """The interface of what the supervisor runs: a process manager or a worker pool."""
 
     has_been_ready: asyncio.Event
 
     async def run(self) -> None:
-        """Start the processes and keep them running. Raises UpError if that is not possible."""
+        """Start the processes and keep them running. Raises UpError if they cannot be started."""
 
     async def stop(self, run: "asyncio.Task[None]", kill: asyncio.Event) -> None:
-        """Stop all processes, or kill them when ``kill`` is set. Wait for the end of ``run``."""
+        """Stop all processes, and wait for the end of the task ``run``.
+
+        When ``kill`` is set, the processes are killed.
+        """
 
     def limit_logs(self) -> None:
-        """Truncate the processes' logs that are too large."""
+        """Truncate each log that is larger than its limit."""
 
 
 class SystemSupervisor:
-    """Runs several processes. Each process may depend on the processes before it."""
+    """Runs several processes. A process may depend on the processes that are listed before it."""
 
     def __init__(self, processes: Sequence[SupervisedProcess]) -> None:
         self._processes = processes
@@ -32,11 +35,11 @@ class SystemSupervisor:
 
     @property
     def is_killed(self) -> bool:
-        """Whether a stop was requested twice. The second request kills all processes."""
+        """Whether a stop was requested twice, so that all processes were killed."""
         return self._kill.is_set()
 
     def request_stop(self) -> None:
-        """Stop all processes in order. On the second call, kill all processes."""
+        """Request that all processes stop in order. A second call kills all processes."""
         if self._stop.is_set():
             self._kill.set()
         self._stop.set()
@@ -47,10 +50,10 @@ class SystemSupervisor:
             await process.has_been_ready.wait()
 
     async def run(self) -> None:
-        """Start all processes and run until a stop is requested.
+        """Start all processes and keep them running until a stop is requested.
 
         Raises:
-            UpError: A process cannot be started. All other processes have been stopped.
+            UpError: A process could not be started. All other processes have been stopped.
         """
         runs = [asyncio.create_task(process.run()) for process in self._processes]
         stop = asyncio.create_task(self._stop.wait())
@@ -67,7 +70,7 @@ class SystemSupervisor:
                 raise outcome
 
     async def _stop_all(self, runs: "Sequence[asyncio.Task[None]]") -> None:
-        """Stop the processes one by one, the last one first.
+        """Stop the processes one by one, beginning with the last.
 
         Therefore the gateway and Service Bus still accept replies and settlements while the worker
         drains.

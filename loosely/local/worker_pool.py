@@ -1,4 +1,4 @@
-"""A pool of workers, whose number is adjusted to the queues' lengths (`loosely up --scale`)."""
+"""A pool of workers, whose size follows the lengths of the queues (`loosely up --scale`)."""
 
 import asyncio
 import time
@@ -23,20 +23,20 @@ _REPORT_UNKNOWN_AFTER_SECONDS = 20.0
 
 
 class CountsUnavailable(Exception):
-    """The lengths of the queues cannot be read. The message states the reason."""
+    """The number of messages in the queues cannot be read. The message states the reason."""
 
 
 class QueueMonitor:
-    """Reads the queues' lengths from the gateway, and each worker's job count from `/ready`."""
+    """Reads the lengths of the queues from the gateway, and the number of jobs in each worker."""
 
     def __init__(
         self, gateway_url: str, models: Iterable[str] = (), api_key: str | None = None
     ) -> None:
-        """Prepare the requests to the gateway and the workers.
+        """Create a monitor. No request is sent yet.
 
         Args:
             gateway_url: The gateway's URL.
-            models: The models whose queues are counted. Default: all models.
+            models: The names of the models whose queues are counted. Default: all models.
             api_key: The API key, if the gateway requires one.
         """
         self._url = f"{gateway_url}/v1/models"
@@ -57,9 +57,10 @@ class QueueMonitor:
         await self._client.aclose()
 
     async def count_messages(self) -> list[int | None]:
-        """Return the number of each model's active messages, including messages that workers hold.
+        """Return the number of active messages in each model's queue.
 
-        A count is ``None`` if the gateway does not report the number.
+        Messages that a worker has received and not yet settled are included. A number is ``None``
+        if the gateway does not report it.
 
         Raises:
             CountsUnavailable: The gateway does not respond as expected.
@@ -77,12 +78,14 @@ class QueueMonitor:
                 if not self._models or model["name"] in self._models
             ]
         except httpx.HTTPError as error:
-            raise CountsUnavailable(f"{self._url}: {error or type(error).__name__}") from error
+            raise CountsUnavailable(
+                f"the request to {self._url} failed: {error or type(error).__name__}"
+            ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise CountsUnavailable(f"{self._url} did not return a list of models") from error
 
     async def count_held_jobs(self, health_port: int) -> int | None:
-        """Return how many jobs a worker holds, or ``None`` if the worker does not respond."""
+        """Return how many jobs are in flight in a worker, or ``None`` if it does not respond."""
         try:
             # A worker that is not ready responds with 503 and the same document.
             response = await self._client.get(f"http://{_HOST}:{health_port}/ready")
@@ -97,7 +100,7 @@ def _parse_count(value: Any) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class WorkerPoolPlan:
-    """The workers of a pool, and the rules for their number."""
+    """The workers of a pool, and the rules for the size of the pool."""
 
     #: Represents the whole pool in the output.
     part: Part
@@ -124,8 +127,8 @@ class _PoolWorker:
 class WorkerPool:
     """Starts workers when the queues need them, and stops idle workers that are not needed.
 
-    Kubernetes may stop any pod. The pool stops only idle workers. A worker that receives a job just
-    before its stop still finishes the job, because it drains.
+    Kubernetes may stop any pod, but this pool stops only idle workers. If a worker receives a job
+    just before it is stopped, it still finishes the job, because it drains.
     """
 
     def __init__(
@@ -135,13 +138,13 @@ class WorkerPool:
         notify: events.EventHandler,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare the pool. No worker is started before :meth:`run`.
+        """Create the pool. No worker is started before :meth:`run` is called.
 
         Args:
-            plan: The workers, and the rules for their number.
-            manage: Returns the process manager of a component.
-            notify: Receives the pool's events.
-            clock: Returns the time in seconds.
+            plan: The workers, and the rules for the size of the pool.
+            manage: A function that returns the process manager of a component.
+            notify: A function that receives the pool's events.
+            clock: A function that returns the current time in seconds.
         """
         self._plan = plan
         self._manage = manage
@@ -156,10 +159,10 @@ class WorkerPool:
         self._has_had_ready_worker = False
 
     async def run(self) -> None:
-        """Adjust the number of workers to the queues until cancelled.
+        """Adjust the number of workers to the queues until this task is cancelled.
 
         Raises:
-            UpError: No worker becomes ready, or all ports are taken.
+            UpError: No worker becomes ready, or no port is free for a new worker.
         """
         scaling = self._plan.scaling
         scaler = Scaler(scaling, self._clock(), replicas=scaling.min_replica_count)
@@ -177,7 +180,10 @@ class WorkerPool:
             raise
 
     async def stop(self, run: "asyncio.Task[None]", kill: asyncio.Event) -> None:
-        """Stop all workers and wait for the end of ``run``; kill them when ``kill`` is set."""
+        """Stop all workers, and wait for the end of the task ``run``.
+
+        When ``kill`` is set, the workers are killed.
+        """
         run.cancel()
         forwarding = asyncio.create_task(self._forward_kill(kill))
         await asyncio.wait([run])
@@ -185,7 +191,7 @@ class WorkerPool:
         forwarding.cancel()
 
     def limit_logs(self) -> None:
-        """Truncate the workers' logs that are too large."""
+        """Truncate each worker's log that is larger than its limit."""
         for worker in self._workers.values():
             worker.manager.limit_logs()
 
@@ -194,7 +200,7 @@ class WorkerPool:
         return [worker for worker in self._workers.values() if worker.stop is None]
 
     async def _scale(self, scaler: Scaler) -> None:
-        """Count the messages, and start or stop workers as KEDA and the autoscaler would."""
+        """Count the messages, and start or stop workers according to the scaling rules."""
         counts = await self._count_messages()
         wanted = scaler.step(self._clock(), counts)
         surplus = len(self._active) - wanted
@@ -230,7 +236,10 @@ class WorkerPool:
         self._workers[number] = _PoolWorker(manager, port, asyncio.create_task(manager.run()))
 
     async def _stop_idle(self, surplus: int) -> None:
-        """Stop up to ``surplus`` idle workers: first those still loading, then the newest."""
+        """Stop at most ``surplus`` idle workers.
+
+        Workers that are still loading are stopped first, then the newest of the other workers.
+        """
         newest_first = self._active[::-1]
         held = await asyncio.gather(
             *(self._plan.monitor.count_held_jobs(worker.port) for worker in newest_first)
@@ -251,10 +260,10 @@ class WorkerPool:
         return worker.stop
 
     def _remove_ended(self) -> None:
-        """Remove workers that have ended.
+        """Remove the workers whose processes have ended.
 
         Raises:
-            UpError: A worker could not be started, and no other worker has ever been ready.
+            UpError: A worker could not be started, and no worker has ever been ready.
         """
         for number, worker in list(self._workers.items()):
             self._has_had_ready_worker = self._has_had_ready_worker or not worker.is_loading
@@ -276,7 +285,7 @@ class WorkerPool:
             self.has_been_ready.set()
 
     async def _wait(self, seconds: float) -> None:
-        """Wait until the next decision is due, or until a worker has ended."""
+        """Wait for ``seconds``, or until a worker has ended if that is earlier."""
         runs = [worker.run for worker in self._workers.values()]
         if runs:
             await asyncio.wait(runs, timeout=max(seconds, 0.0), return_when=asyncio.FIRST_COMPLETED)

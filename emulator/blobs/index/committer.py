@@ -1,6 +1,7 @@
-"""Apply changes to the index on one thread, with one commit for all waiting changes.
+"""Apply changes to the index on one thread, and commit all waiting changes together.
 
-Each commit flushes the disk. Changes that arrive during a commit share the next commit.
+Each commit flushes the disk. Changes that arrive during a commit are applied together in the next
+commit.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class _Waiting:
 
 
 class IndexCommitter:
-    """Applies changes in the order in which they are submitted."""
+    """Applies changes to the index in the order in which `apply` is called."""
 
     def __init__(self, path: Path) -> None:
         self._db = open_writer(path)
@@ -39,20 +40,23 @@ class IndexCommitter:
         self._thread = threading.Thread(target=self._run, name="index-committer", daemon=True)
 
     def start(self) -> None:
-        """Start the thread. The caller must run on the event loop on which it will call `apply`."""
+        """Start the thread that applies the changes.
+
+        The caller must run on the event loop on which `apply` will be called.
+        """
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
     def stop(self) -> None:
-        """Commit all submitted changes, stop the thread, and block until the thread has ended."""
+        """Commit all submitted changes and stop the thread. Blocks until the thread has ended."""
         self._queue.put(None)
         self._thread.join()
         self._db.close()
 
     async def apply(self, change: Change[T]) -> T:
-        """Run a change in a transaction, and return its result after the change is safe on disk.
+        """Run a change in a transaction, and return its result when the change is safe on disk.
 
-        If the change raises an error, roll the change back and raise the error.
+        If the change raises an error, it is rolled back and `apply` raises the error.
         """
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(_Waiting(change, future))

@@ -1,4 +1,4 @@
-"""Queries on the index for single resources and for pages of a listing."""
+"""Query the index for single resources and for pages of a listing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLOB_COLUMNS = "id, name, size, etag, created_us, modified_us, properties, metad
 def find_container(db: sqlite3.Connection, name: str) -> BlobContainer:
     """Return the container with this name.
 
-    Raises StorageError (ContainerNotFound) if it does not exist.
+    Raises StorageError (ContainerNotFound) if the container does not exist.
     """
     row = db.execute(
         f"SELECT {CONTAINER_COLUMNS} FROM container WHERE name = ?",  # noqa: S608 - a constant
@@ -31,7 +31,7 @@ def find_container(db: sqlite3.Connection, name: str) -> BlobContainer:
 def find_container_id(db: sqlite3.Connection, name: str) -> int:
     """Return the row id of the container with this name.
 
-    Raises StorageError (ContainerNotFound) if it does not exist.
+    Raises StorageError (ContainerNotFound) if the container does not exist.
     """
     row = db.execute("SELECT id FROM container WHERE name = ?", (name,)).fetchone()
     if row is None:
@@ -50,7 +50,7 @@ def look_up_blob(
 ) -> Blob | None:
     """Return a committed blob, or None if it does not exist.
 
-    If `with_data` is True, the result includes the content of a blob that the index stores.
+    If `with_data` is True and the index stores the blob's content, the result contains the content.
     """
     row = db.execute(
         f"SELECT {BLOB_COLUMNS}{', data' if with_data else ''}"  # noqa: S608 - constants alone
@@ -63,9 +63,9 @@ def look_up_blob(
 def find_blob(
     db: sqlite3.Connection, container: str, name: str, *, with_data: bool = False
 ) -> Blob:
-    """Return a committed blob.
+    """Return a committed blob. `with_data` has the same meaning as in `look_up_blob`.
 
-    Raises StorageError (ContainerNotFound or BlobNotFound) if it does not exist.
+    Raises StorageError (ContainerNotFound or BlobNotFound) if the container or blob does not exist.
     """
     blob = look_up_blob(db, find_container_id(db, container), name, with_data=with_data)
     if blob is None:
@@ -74,7 +74,10 @@ def find_blob(
 
 
 def read_blob(row: tuple[Any, ...]) -> Blob:
-    """Build a blob from a row that has the columns in `BLOB_COLUMNS` and, optionally, `data`."""
+    """Build a blob from a row that has the columns in `BLOB_COLUMNS`.
+
+    The row may also have the column `data`.
+    """
     number, name, size, etag, created_us, modified_us, properties, metadata, *data = row
     return Blob(
         number,
@@ -90,7 +93,7 @@ def read_blob(row: tuple[Any, ...]) -> Blob:
 
 
 def find_segments(db: sqlite3.Connection, blob: int, start: int, stop: int) -> list[Segment]:
-    """Return the segments of a blob that overlap the bytes `[start, stop)`, sorted by offset."""
+    """Return the segments that contain the bytes `[start, stop)` of a blob, sorted by offset."""
     rows = db.execute(
         "SELECT start, size, content, block_id FROM segment WHERE blob = ? AND start < ?"
         " AND start >= (SELECT max(start) FROM segment WHERE blob = ? AND start <= ?)"
@@ -115,7 +118,7 @@ def find_uncommitted_blocks(
 def find_live_content(db: sqlite3.Connection) -> set[str]:
     """Return the keys of all content files to which the index refers.
 
-    Content files with other keys are unused.
+    All other content files are unused.
     """
     rows = db.execute("SELECT content FROM segment UNION SELECT content FROM staged")
     return {row[0] for row in rows}
@@ -129,8 +132,9 @@ _LAST = "\U0010ffff"
 class BlobQuery:
     """The query for one page of a listing of blobs.
 
-    The page has at most `limit` entries, whose names begin with `prefix` and are not less than
-    `start`. Names that contain `delimiter` after the prefix are grouped into common prefixes.
+    The page has at most `limit` names. Each name begins with `prefix`, and is equal to `start` or
+    sorted after it. Blobs whose names are the same up to the first `delimiter` after the prefix are
+    listed as one common prefix.
     """
 
     prefix: str
@@ -141,9 +145,9 @@ class BlobQuery:
 
 @dataclass(frozen=True, slots=True)
 class BlobPage:
-    """One page of a listing: blobs and common prefixes (`str`), sorted by name.
+    """One page of a listing. `entries` has the blobs and common prefixes (`str`), sorted by name.
 
-    `next_name` is the first name on the next page, or None if this is the last page.
+    `next_name` is the first name of the next page, or None if this is the last page.
     """
 
     entries: list[Blob | str]
@@ -153,10 +157,10 @@ class BlobPage:
 def list_containers(
     db: sqlite3.Connection, prefix: str, start: str, limit: int
 ) -> tuple[list[BlobContainer], str | None]:
-    """Return one page of the account's containers, and the first name on the next page.
+    """Return one page of the account's containers, and the first name of the next page.
 
-    The page has at most `limit` containers, whose names begin with `prefix` and are not less than
-    `start`. If this is the last page, None is returned instead of the first name on the next page.
+    The page has at most `limit` containers. Each name begins with `prefix`, and is equal to `start`
+    or sorted after it. The first name of the next page is None if this is the last page.
     """
     rows = db.execute(
         f"SELECT {CONTAINER_COLUMNS} FROM container"  # noqa: S608 - a constant
@@ -168,12 +172,12 @@ def list_containers(
 
 
 def list_blobs(db: sqlite3.Connection, container: str, query: BlobQuery) -> BlobPage:
-    """Return one page of a container's blobs.
+    """Return one page of a container's blobs and common prefixes.
 
     Raises StorageError (ContainerNotFound) if the container does not exist.
 
-    After a common prefix the query continues with the first name that does not have this prefix, so
-    the cost of a page does not depend on the number of blobs with the common prefix.
+    The query skips the blobs that have the same common prefix, so its duration does not depend on
+    the number of these blobs.
     """
     parent = find_container_id(db, container)
     prefix, limit = query.prefix, query.limit
@@ -216,9 +220,9 @@ def _folded(name: str, prefix: str, delimiter: str) -> str | None:
 
 
 def find_next_prefix(prefix: str) -> str | None:
-    """Return the smallest name that is greater than all names with `prefix`.
+    """Return the smallest string that is greater than every name with this prefix.
 
-    Returns None if no name can be greater.
+    Returns None if no string is greater.
     """
     kept = prefix.rstrip(_LAST)
     if not kept:

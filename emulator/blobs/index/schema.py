@@ -1,4 +1,4 @@
-"""The tables of the index, its connections, and the records that queries return."""
+"""The tables of the index, the connections to the index, and the records that queries return."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ CREATE TABLE staged (
 
 
 def create_index(path: Path) -> None:
-    """Create the database if it does not exist.
+    """Create the index's database at `path` if it does not exist.
 
-    Raises SettingError if the file is not an index of this program or has another format
+    Raises SettingError if the file is not an index of this program, or has a different format
     version.
     """
     try:
@@ -69,15 +69,15 @@ def create_index(path: Path) -> None:
                     f"BEGIN IMMEDIATE;{_TABLES}PRAGMA user_version={_VERSION};COMMIT;"
                 )
     except sqlite3.DatabaseError as error:
-        raise SettingError(f"{path} is not an index of this program: {error}") from error
+        raise SettingError(f"{path} is not the index of a blob store: {error}") from error
     if version not in {0, _VERSION}:
         raise SettingError(
-            f"{path} has format {version}; this program reads format {_VERSION} only"
+            f"{path} has format version {version}, but this program reads only version {_VERSION}"
         )
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
-    """Return a connection for writing. When `commit` returns, the changes are safe on disk."""
+    """Return a connection for writing. A change is safe on disk when its commit returns."""
     connection = sqlite3.connect(
         path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False
     )
@@ -91,7 +91,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """Return a read-only connection, which reads the last committed state."""
+    """Return a read-only connection. Each query reads the last committed state."""
     connection = sqlite3.connect(
         path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False
     )
@@ -101,7 +101,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
 
 @dataclass(frozen=True, slots=True)
 class BlobContainer:
-    """A container of the account. `modified_us` is in microseconds since 1970."""
+    """A container of the account. `modified_us` is in microseconds since 1970 (UTC)."""
 
     id: int
     name: str
@@ -112,7 +112,7 @@ class BlobContainer:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A committed block blob. If the index stores the blob's content, the content is in `data`."""
+    """A committed block blob. The content of a small blob may be in `data`."""
 
     id: int
     name: str
@@ -127,7 +127,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class NewBlob:
-    """The properties of a blob that is about to be committed, without its content."""
+    """The name, properties and metadata of a blob that will be committed."""
 
     container: str
     name: str
@@ -138,9 +138,10 @@ class NewBlob:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Consecutive bytes of a blob. They are the whole content of the content file `content`.
+    """Consecutive bytes of a blob, which are the whole content of one content file.
 
-    `start` is the offset of the first byte in the blob.
+    `start` is the offset in the blob of the first byte, `size` is the number of bytes, and
+    `content` is the key of the content file.
     """
 
     start: int
@@ -151,7 +152,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class UncommittedBlock:
-    """A block that has been uploaded and not yet committed by a block list."""
+    """A block that was uploaded but not yet committed by a block list."""
 
     block_id: str
     size: int
@@ -160,7 +161,7 @@ class UncommittedBlock:
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """The blob after a write, and the keys of the content files that the index no longer uses."""
+    """The blob after a write. `orphans` are the keys of content files that are no longer used."""
 
     blob: Blob
     orphans: tuple[str, ...] = ()

@@ -1,7 +1,8 @@
-"""Functions that change the index. The committer runs each of them in a transaction.
+"""Functions that change the index. The committer runs each call in a transaction.
 
-Conditional headers are checked in the same transaction as the change. Therefore, if several
-requests conditionally create a blob of the same name, exactly one request succeeds.
+Each function checks the conditional headers in the same transaction as the change. Therefore, if
+several requests create the same blob on the condition that it does not exist, exactly one of them
+succeeds.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ Orphans = tuple[str, ...]
 def create_container(
     db: sqlite3.Connection, name: str, metadata: dict[str, str], now_us: int
 ) -> BlobContainer:
-    """Create a container. Raises StorageError (ContainerAlreadyExists) if the name is in use."""
+    """Create a container. Raises StorageError (ContainerAlreadyExists) if it already exists."""
     etag = create_etag()
     row = db.execute(
         "INSERT INTO container (name, etag, modified_us, metadata) VALUES (?, ?, ?, ?)"
@@ -57,7 +58,7 @@ def set_container_metadata(
     conditions: Conditions,
     now_us: int,
 ) -> BlobContainer:
-    """Replace a container's metadata.
+    """Replace a container's metadata, and return the changed container.
 
     Raises StorageError if the container does not exist or does not meet the conditions.
     """
@@ -72,7 +73,10 @@ def set_container_metadata(
 
 
 def delete_container(db: sqlite3.Connection, name: str, conditions: Conditions) -> Orphans:
-    """Delete a container and its blobs. Return the keys of the content files to remove."""
+    """Delete a container and its blobs, and return the keys of the content files to remove.
+
+    Raises StorageError if the container does not exist or does not meet the conditions.
+    """
     container = find_container(db, name)
     conditions.check_write(container)
     rows = db.execute(
@@ -97,10 +101,10 @@ def put_blob(
     content: bytes | Segment,
     precondition: WritePrecondition,
 ) -> WriteResult:
-    """Store a whole blob.
+    """Create or replace a blob.
 
-    `content` is the content itself if the blob is small, otherwise a segment that refers to the
-    content file.
+    If the blob is small, `content` is its content. Otherwise `content` is a segment that refers to
+    the content file.
     """
     container = find_container_id(db, new.container)
     return _replace_blob(
@@ -114,9 +118,10 @@ def commit_blocks(
     block_list: Sequence[tuple[str, str]],
     precondition: WritePrecondition,
 ) -> WriteResult:
-    """Create or replace a blob by committing blocks.
+    """Create or replace a blob by committing a list of blocks.
 
-    `block_list` contains the entries of the block list, each as (element name, block id).
+    Each entry of `block_list` is (element name, block id). The element name is Committed,
+    Uncommitted or Latest. It determines among which blocks the id is looked up.
     """
     container = find_container_id(db, new.container)
     current = look_up_blob(db, container, new.name)
@@ -148,9 +153,9 @@ def describe_blob(
     conditions: Conditions,
     update: Callable[[Blob], Blob],
 ) -> Blob:
-    """Replace a blob's properties and metadata.
+    """Replace a blob's properties or metadata, and return the changed blob.
 
-    `update` receives the blob and returns a blob with the new properties and metadata.
+    `update` receives the current blob, and returns the blob with its new properties or metadata.
     """
     current = find_blob(db, container, name)
     conditions.check_write(current)
@@ -171,7 +176,10 @@ def describe_blob(
 def delete_blob(
     db: sqlite3.Connection, container: str, name: str, conditions: Conditions
 ) -> Orphans:
-    """Delete a blob and its uncommitted blocks. Return the keys of the content files to remove."""
+    """Delete a blob and its uncommitted blocks. Return the keys of the content files to remove.
+
+    Raises StorageError if the blob does not exist or does not meet the conditions.
+    """
     parent = find_container_id(db, container)
     blob = look_up_blob(db, parent, name)
     if blob is None:
@@ -223,7 +231,10 @@ def _replace_blob(
 def _forget_content(
     db: sqlite3.Connection, blob: int | None, container: int, name: str
 ) -> list[str]:
-    """Delete a blob's segments and uncommitted blocks. Return the keys of their content files."""
+    """Delete a blob's segments and uncommitted blocks. Return the keys of their content files.
+
+    `blob` is the blob's row id, or None if only uncommitted blocks exist.
+    """
     rows = db.execute(
         "DELETE FROM staged WHERE container = ? AND blob = ? RETURNING content", (container, name)
     ).fetchall()
@@ -235,9 +246,9 @@ def _forget_content(
 
 
 def _unreferenced(db: sqlite3.Connection, candidates: Iterable[str]) -> Orphans:
-    """Return those of the keys in `candidates` whose content files no segment uses.
+    """Return the keys in `candidates` whose content files no segment uses.
 
-    Several segments may use one content file, because a block list may name a block twice.
+    Several segments may use one content file, because a block list may contain a block twice.
     """
     return tuple(
         content
@@ -253,11 +264,11 @@ WEEK_US = 7 * 24 * 3600 * 1_000_000
 def put_block(
     db: sqlite3.Connection, container: str, blob: str, block: UncommittedBlock, now_us: int
 ) -> tuple[str, ...]:
-    """Store an uncommitted block. Return the keys of the content files to remove.
+    """Store an uncommitted block, and return the keys of the content files to remove.
 
-    If the blob has an uncommitted block with the same id, the new block replaces that block. Raises
-    StorageError if the block id has another length than the blob's other block ids, or if the blob
-    has too many uncommitted blocks.
+    An uncommitted block with the same id is replaced. Raises StorageError if the length of the
+    block id differs from the length of the blob's other block ids, or if the blob has too many
+    uncommitted blocks.
     """
     parent = find_container_id(db, container)
     key = (parent, blob)
@@ -285,7 +296,7 @@ def put_block(
 
 
 def expire_blocks(db: sqlite3.Connection, now_us: int) -> tuple[str, ...]:
-    """Delete the uncommitted blocks of each blob whose last block was uploaded over a week ago.
+    """Delete the uncommitted blocks of each blob that has received no block for a week.
 
     Returns the keys of the content files to remove.
     """

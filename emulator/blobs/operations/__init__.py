@@ -1,4 +1,4 @@
 """The operations of the Blob REST API.
 
-Each operation is a function that receives a context and returns a response.
+Each operation is a function that receives an `OperationContext` and returns a `BlobResponse`.
 """

@@ -28,7 +28,7 @@ _RANGE_MD5_BYTES_MAX = 4 * 1024 * 1024
 
 
 async def get_blob(context: OperationContext) -> BlobResponse:
-    """Get Blob: return the whole blob or a range of it."""
+    """Get Blob: return the whole blob or the byte range that the request asks for."""
     request, store = context.request, context.store
     blob = store.read(queries.find_blob, request.container, request.blob, with_data=True)
     context.conditions.check_read(blob)
@@ -83,7 +83,7 @@ async def get_blob_metadata(context: OperationContext) -> BlobResponse:
 async def set_blob_properties(context: OperationContext) -> BlobResponse:
     """Set Blob Properties: replace all properties of a blob.
 
-    A property that the request does not set is cleared.
+    A property that the request does not contain is cleared.
     """
     properties = read_blob_properties(context.request.headers)
     blob = await _describe(context, lambda blob: replace(blob, properties=properties))
@@ -101,7 +101,7 @@ async def set_blob_metadata(context: OperationContext) -> BlobResponse:
 async def delete_blob(context: OperationContext) -> BlobResponse:
     """Delete Blob: delete a blob and its uncommitted blocks.
 
-    `x-ms-delete-snapshots` has no effect, because snapshots are not supported.
+    Snapshots are not supported, so `x-ms-delete-snapshots: only` deletes nothing.
     """
     request, store = context.request, context.store
     snapshots = request.headers.get("x-ms-delete-snapshots", "include").lower()

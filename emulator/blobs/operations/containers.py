@@ -45,9 +45,9 @@ async def create_container(context: OperationContext) -> BlobResponse:
 
 
 async def get_container(context: OperationContext) -> BlobResponse:
-    """Get Container Properties or Get Container Metadata: return them as headers.
+    """Get Container Properties, or Get Container Metadata if the parameter `comp` is `metadata`.
 
-    The operation is Get Container Metadata if `comp` is `metadata`.
+    The properties and the metadata are returned as headers.
     """
     container = context.store.read(queries.find_container, context.request.container)
     headers = {
@@ -80,7 +80,8 @@ async def set_container_metadata(context: OperationContext) -> BlobResponse:
 async def delete_container(context: OperationContext) -> BlobResponse:
     """Delete Container: delete a container and its blobs.
 
-    The name can be used again at once. In Azure it can be used again after about half a minute.
+    A new container with the same name can be created at once. In Azure, this is possible only after
+    about half a minute.
     """
     orphans = await context.store.change(
         writes.delete_container, context.request.container, context.conditions
@@ -127,7 +128,7 @@ async def list_containers(context: OperationContext) -> BlobResponse:
 async def list_blobs(context: OperationContext) -> BlobResponse:
     """List Blobs: return one page of a container's blobs.
 
-    If the request sets a delimiter, blobs with a common prefix are grouped.
+    If the request contains a delimiter, blobs with a common prefix are listed as one entry.
     """
     request = context.request
     for name in _UNSUPPORTED:
@@ -196,7 +197,7 @@ def _marker(next_name: str | None) -> str:
 
 
 def _start(request: BlobRequest) -> str:
-    """Return the name at which the page starts, which the request's marker contains."""
+    """Return the first name of the page, which is encoded in the request's marker."""
     value = request.parameter("marker") or ""
     try:
         return base64.b64decode(value, altchars=b"-_", validate=True).decode()

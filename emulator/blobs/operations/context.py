@@ -1,4 +1,4 @@
-"""The context that every operation receives, and the response that it returns."""
+"""The context that every operation receives, and the response that every operation returns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from emulator.blobs.times import format_http_date
 
 @dataclass(frozen=True, slots=True)
 class OperationContext:
-    """An authorized request, and the store that the request's operation uses."""
+    """An authorized request, and the store on which the operation works."""
 
     request: BlobRequest
     grant: AccessGrant
@@ -30,7 +30,10 @@ class OperationContext:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The metadata that the request sets. Raises StorageError if the metadata is invalid."""
+        """The metadata that the request's `x-ms-meta-` headers set.
+
+        Raises StorageError if the metadata is invalid.
+        """
         return check_metadata(self.request.metadata_pairs)
 
 
@@ -40,7 +43,7 @@ def build_version_headers(resource: VersionedResource) -> dict[str, str]:
 
 
 def build_metadata_headers(pairs: dict[str, str]) -> dict[str, str]:
-    """Return metadata as response headers with the prefix `x-ms-meta-`."""
+    """Return metadata as response headers, whose names have the prefix `x-ms-meta-`."""
     return {METADATA_PREFIX + name: value for name, value in pairs.items()}
 
 
@@ -51,7 +54,7 @@ XML_TYPE = "application/xml"
 class BlobResponse:
     """The response of an operation.
 
-    Content that is not in memory is in `stream`. Any other content is in `body`.
+    If `stream` is set, the content is read from it. Otherwise `body` is the content.
     """
 
     status: int
@@ -61,7 +64,7 @@ class BlobResponse:
 
 
 def build_xml_response(text: str, headers: dict[str, str] | None = None) -> BlobResponse:
-    """Return a response with status 200 and this XML document as its body."""
+    """Return a response with status 200 and the XML document `text` as its body."""
     body = text.encode()
     fixed = {"Content-Type": XML_TYPE, "Content-Length": str(len(body))}
     return BlobResponse(200, {**(headers or {}), **fixed}, body)
@@ -70,7 +73,7 @@ def build_xml_response(text: str, headers: dict[str, str] | None = None) -> Blob
 def build_error_response(error: StorageError, request_id: str, time: str) -> BlobResponse:
     """Return the response for an error, in Azure's format.
 
-    The error code is in the XML body and in a header, because a response to HEAD has no body.
+    The error code is in the XML body and also in a header, because a response to HEAD has no body.
     """
     headers = {**error.headers, "x-ms-error-code": error.code}
     if error.status == 304:

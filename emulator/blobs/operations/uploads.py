@@ -1,4 +1,4 @@
-"""Operations that write a blob: Put Blob, Put Block and Put Block List."""
+"""Operations that write a blob or its blocks, and the operation that lists the blocks."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def put_blob(context: OperationContext) -> BlobResponse:
 
 
 async def put_block(context: OperationContext) -> BlobResponse:
-    """Put Block: store an uncommitted block, which a later block list can commit."""
+    """Put Block: store an uncommitted block, which Put Block List can commit later."""
     request, store = context.request, context.store
     block_id = request.parameter("blockid")
     if not block_id:
@@ -87,7 +87,7 @@ async def put_block(context: OperationContext) -> BlobResponse:
 
 
 async def put_block_list(context: OperationContext) -> BlobResponse:
-    """Put Block List: commit a blob from the blocks that the request lists."""
+    """Put Block List: create or replace a blob from the blocks that the request lists."""
     request, store = context.request, context.store
     new = _new_blob(context)
     _refuse_early(context)
@@ -100,7 +100,7 @@ async def put_block_list(context: OperationContext) -> BlobResponse:
 
 
 async def get_block_list(context: OperationContext) -> BlobResponse:
-    """Get Block List: return the committed blocks, the uncommitted blocks, or both."""
+    """Get Block List: return a blob's committed blocks, uncommitted blocks, or both."""
     request, store = context.request, context.store
     kind = (request.parameter("blocklisttype") or "committed").lower()
     if kind not in {"committed", "uncommitted", "all"}:
@@ -137,9 +137,9 @@ def _read_precondition(context: OperationContext) -> WritePrecondition:
 
 
 def _refuse_early(context: OperationContext) -> None:
-    """Raise StorageError if the preconditions fail, before a large body is received.
+    """Raise StorageError if the write's conditions are not met, before a large body is received.
 
-    The commit checks the preconditions again.
+    The transaction of the write checks the conditions again.
     """
     request, store = context.request, context.store
     container = store.read(queries.find_container_id, request.container)
@@ -154,11 +154,11 @@ async def _commit(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """Commit a change of the index. The change refers to the content of `uploaded`.
+    """Apply a change to the index. The change refers to the content of `uploaded`.
 
     If the change is refused, the content is removed. If another error occurs, the content is kept,
     because the change may have been committed. If the change was not committed, the content is
-    removed when the service starts again.
+    removed at the next start of the service.
     """
     try:
         _check_md5(context, uploaded.md5)
