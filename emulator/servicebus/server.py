@@ -21,7 +21,10 @@ _GRACE_SECONDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """The listening sockets. `amqps` and `tls` are set only if a certificate is given."""
+    """The listening sockets of the emulator.
+
+    `amqps` and `tls` are set only if the user gives a TLS certificate.
+    """
 
     amqp: socket.socket
     admin: socket.socket
@@ -30,7 +33,7 @@ class Sockets:
 
 
 def load_certificate(certificate: str, key: str) -> ssl.SSLContext:
-    """Load a certificate and return its TLS context.
+    """Load a certificate and its private key, and return a TLS context that uses them.
 
     Raises SettingError if the files cannot be loaded.
     """
