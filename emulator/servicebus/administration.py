@@ -43,7 +43,7 @@ _Handler = Callable[[Request], Awaitable[Response]]
 def create_admin_app(broker: Broker, keys: Mapping[str, str] | None = None) -> Starlette:
     """Return the ASGI app of the management API. The app must run on the broker's event loop.
 
-    `keys` contains the value of each shared access key by the key's name. Every request except
+    `keys` maps the name of each shared access key to the key's value. Every request except
     `/health` needs a shared access signature that was made with one of these keys. If `keys` is
     None, requests need no signature.
     """
@@ -68,9 +68,9 @@ class _Api:
         self._clock = WallClock()
 
     def edge(self, handler: _Handler) -> _Handler:
-        """Return a handler that checks the signature and then calls `handler`.
+        """Return a handler that verifies the signature of a request and then calls `handler`.
 
-        If there is an error, the new handler returns an error response.
+        If the signature or the request is invalid, the returned handler sends an error response.
         """
 
         async def handle(request: Request) -> Response:
@@ -93,7 +93,10 @@ class _Api:
         return JSONResponse({"status": "ok", "queues": len(self._broker.queues())})
 
     async def list(self, request: Request) -> Response:
-        """Return one page of the list of queues. Return an empty page as the list of topics."""
+        """Return one page of the list of queues.
+
+        If the request asks for the list of topics, return an empty page.
+        """
         kind = request.path_params["kind"].casefold()
         if kind not in {"queues", "topics"}:
             raise EntityNotFound(
@@ -242,7 +245,7 @@ def settings_from(name: str, properties: Mapping[str, str]) -> QueueSettings:
         if _read_flag(properties, refused):
             raise ArgumentError(f"{refused}: this property is not supported, so it must be false")
     if properties.get("Status", "Active") != "Active":
-        raise ArgumentError("Status: only Active is supported")
+        raise ArgumentError("Status: expected Active, because no other status is supported")
     if _read_duration(properties, "AutoDeleteOnIdle", UNBOUNDED) < UNBOUNDED:
         raise ArgumentError("AutoDeleteOnIdle: this property is not supported")
     time_to_live = _read_duration(properties, "DefaultMessageTimeToLive", UNBOUNDED)
@@ -388,7 +391,7 @@ def error_document(code: int, detail: str) -> bytes:
 
 
 def to_bytes(root: ElementTree.Element) -> bytes:
-    """Return the XML document with this root element, encoded as UTF-8."""
+    """Return the XML document that has this root element, encoded as UTF-8."""
     document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return document
 

@@ -1,9 +1,9 @@
 """Read the messages that senders send, and encode the messages that receivers receive.
 
-The broker stores the sections of a message as the sender encoded them. A delivery contains a new
-header and new annotations. A dead-lettered message also gets the application properties
-`DeadLetterReason` and `DeadLetterErrorDescription` ("Messages, payloads, and serialization" and
-"AMQP 1.0 in Azure Service Bus protocol guide", learn.microsoft.com).
+The broker stores the sections of a message as the sender encoded them. For a delivery, only the
+header and the annotations are encoded again. A dead-lettered message also gets the application
+properties `DeadLetterReason` and `DeadLetterErrorDescription` ("Messages, payloads, and
+serialization" and "AMQP 1.0 in Azure Service Bus protocol guide", learn.microsoft.com).
 """
 
 import struct
@@ -65,7 +65,7 @@ _INT64 = struct.Struct(">q").pack
 
 
 def read_messages(payload: bytes, message_format: int) -> list[IncomingMessage]:
-    """Read the messages in the payload of one delivery, which may be a batch of messages.
+    """Read the payload of one delivery, which is one message or a batch of messages.
 
     Raises DecodeError if the bytes are malformed, and MessageFault if the message format is not
     supported, or if a batch is empty or has too many messages.

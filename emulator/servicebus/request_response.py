@@ -69,7 +69,7 @@ class ReplySource:
 
     @property
     def is_full(self) -> bool:
-        """Whether the source cannot store more replies, because too many wait for credit."""
+        """Whether no more replies can be stored, because too many replies wait for credit."""
         return len(self._waiting) >= _MAX_WAITING_REPLIES
 
     def set_credit(self, credit: int) -> None:
@@ -158,7 +158,7 @@ class ReplyLinks:
 
         `address` is the address to which the peer sent the request. The reply link must have the
         same address. Links whose reply address is `reply_to` are preferred. If several links are
-        possible, the newest link is returned. Raises MessageFault if there is no link.
+        possible, the newest link is returned. Raises MessageFault if no reply link has the address.
         """
         own = [each for each in self._sources if each.address == address]
         named = [each for each in own if reply_to and each.reply_address == reply_to]

@@ -31,7 +31,7 @@ def verify_sas(token: str, keys: Mapping[str, str], path: str, now: datetime) ->
         token: The whole token, including the scheme `SharedAccessSignature`.
         keys: The values of the namespace's shared access keys, by the name of the key.
         path: The path of the resource. The token may be for this path or for a parent path.
-        now: The current time. The token must expire later.
+        now: The current time. The token must expire after this time.
     """
     if not token.startswith(_SCHEME):
         raise SasError("expected a token that starts with SharedAccessSignature")

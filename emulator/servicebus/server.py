@@ -41,7 +41,9 @@ def load_certificate(certificate: str, key: str) -> ssl.SSLContext:
     try:
         context.load_cert_chain(certificate, key)
     except OSError as error:
-        raise SettingError(f"cannot load --tls-cert and --tls-key: {error}") from error
+        raise SettingError(
+            f"the files of --tls-cert and --tls-key cannot be loaded: {error}"
+        ) from error
     return context
 
 

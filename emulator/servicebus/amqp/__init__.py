@@ -2,10 +2,10 @@
 
 connection   protocol headers, SASL, open, close, idle time-out
 session      transfer windows, link handles, dispositions
-link         links, which carry messages in one direction, and their credit
+link         links and their credit; a link carries messages in one direction
 codec, types, performatives, outcomes, sections, frames   encoding and decoding
 websocket    AMQP inside a WebSocket
 
-A service implements the interfaces `ConnectionService`, `LinkSource` and `LinkTarget` of `link`.
+A service implements `ConnectionService`, `LinkSource` and `LinkTarget`, which `link` defines.
 `connection.Connection` is the asyncio protocol that calls the service.
 """

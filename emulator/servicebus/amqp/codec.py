@@ -111,7 +111,7 @@ def compound_items(data: bytes, offset: int) -> tuple[int, int, int]:
 
 
 class Decoder:
-    """A decoder of consecutive values, which limits their nesting depth and their number."""
+    """Decodes consecutive values, and limits the nesting depth and the number of these values."""
 
     __slots__ = ("_budget", "data", "offset")
 
@@ -199,7 +199,7 @@ class Decoder:
             raise DecodeError("a map must not have a list, map or array as a key") from None
 
     def array(self, size: int, size_at: int, count: int, depth: int) -> Array:
-        """Decode an array, in which one type constructor is valid for all items."""
+        """Decode an array. One type constructor at the start of the array applies to all items."""
         depth = self._deeper(depth, count)
         code = self.small()
         if code:
@@ -363,7 +363,7 @@ def encode_list(values: Sequence[Any]) -> bytes:
 
 
 def encode_composite(code: int, fields: Sequence[Any]) -> bytes:
-    """Encode a list of fields that has the descriptor `code`.
+    """Encode the fields as a list that has the descriptor `code`.
 
     Null fields at the end of the list are omitted.
     """

@@ -7,7 +7,7 @@ AmqpError                     carries the AMQP condition that the peer receives
 ├── SessionFault              ends the session
 ├── LinkFault                 refuses or detaches the link
 └── MessageFault              rejects one message or one management request
-WebSocketError                the peer violates RFC 6455; carries the close code
+WebSocketError                the peer violated RFC 6455; carries the status code of the close frame
 
 `broker/errors.py` defines the errors of the queues. `emulator/program.py` defines the errors that
 stop the program.

@@ -178,7 +178,10 @@ class IncomingLink:
         self._too_large = False
 
     def on_attached(self) -> None:
-        """Grant credit to the peer. The session calls this after it has replied to the attach."""
+        """Grant credit to the peer.
+
+        The session calls this method after the session has replied to the attach performative.
+        """
         self._replenish()
 
     def on_detached(self) -> None:
@@ -435,8 +438,8 @@ def build_attach_reply(attach: Attach, max_message_bytes: int | None) -> Attach:
 def build_attach_refusal(attach: Attach) -> Attach:
     """Build the attach performative that refuses the link that a peer wants to attach.
 
-    This performative has no source and no target. After it, the caller must send a detach
-    performative that contains the error (section 2.6.3).
+    This performative has no source and no target. The caller must then send a detach performative,
+    which contains the error (section 2.6.3).
     """
     return Attach(
         name=attach.name,

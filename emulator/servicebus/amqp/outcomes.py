@@ -34,7 +34,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Modified:
-    """The receiver did not process the message and returns it with a change.
+    """The receiver did not process the message, returns it, and requests a change.
 
     `delivery_failed` means that the delivery counts as failed. `undeliverable_here` means that the
     message must not be delivered to this receiver again.
@@ -97,10 +97,10 @@ def _rejected(fields: list[Any]) -> Rejected:
     if error is None:
         return Rejected()
     if not isinstance(error, Described) or not isinstance(error.value, list):
-        raise DecodeError("the error of a rejected state must be a list")
+        raise DecodeError("the error of a rejected outcome must be a list")
     condition, _, info = [*error.value, None, None, None][:3]
     if not isinstance(condition, str) or not isinstance(info, dict | None):
         raise DecodeError(
-            "the error of a rejected state must have a condition, and its info must be a map"
+            "the error of a rejected outcome must have a condition, and its info must be a map"
         )
     return Rejected(condition, info or {})

@@ -30,7 +30,7 @@ _Kinds = tuple[tuple[type, ...], ...]
 class Performative:
     """The base class of performatives.
 
-    A performative is a list of fields, which have the order of the specification.
+    A performative is a list of fields. The specification defines the order of the fields.
     """
 
     code: ClassVar[int]
@@ -242,7 +242,7 @@ class SaslMechanisms(Performative):
 
 @dataclass(frozen=True, slots=True)
 class SaslInit(Performative):
-    """Contains the SASL mechanism that the client chose, and the initial response (5.3.3.2)."""
+    """Contains the client's SASL mechanism and the client's initial response (5.3.3.2)."""
 
     code = 0x41
     kinds = ((Symbol,), (bytes,), (str,))
@@ -318,7 +318,7 @@ def read_performative(body: bytes) -> tuple[Performative, int]:
 def build_error(condition: str, description: str) -> Described:
     """Build an AMQP error.
 
-    The error always has three fields, because some clients read the third field in any case.
+    The error always has three fields, because some clients always read the third field.
     """
     return Described(ULong(0x1D), [Symbol(condition), description, None])
 

@@ -50,7 +50,7 @@ _BY_NAME = {
 class Sections:
     """The encoded sections of one message, each including the section's descriptor.
 
-    If the message does not have a section, the attribute is empty.
+    If the message does not have a section, the attribute for this section is empty.
     """
 
     header: bytes = b""
@@ -105,7 +105,7 @@ def split(payload: bytes) -> Sections:
 
 
 def _descriptor(payload: bytes, offset: int) -> tuple[int, int]:
-    """Return the code and the value's offset of the section that starts at `offset`."""
+    """Return the descriptor code of the section at `offset`, and the offset of the value."""
     if payload[offset]:
         raise DecodeError("a section of a message has no descriptor")
     if payload[offset + 1 : offset + 2] == b"\x53" and len(payload) > offset + 3:

@@ -1,4 +1,4 @@
-"""The transport and the counter of unfinished work of a connection.
+"""The transport of a connection, and the counter of the connection's unfinished work.
 
 A connection shares these two objects with its sessions.
 """
@@ -16,7 +16,7 @@ _WRITE_BUFFER_BYTES = 1024 * 1024
 
 
 class PeerTransport:
-    """Sends bytes to one peer, in one write for each tick of the event loop."""
+    """Sends bytes to one peer. All bytes of one tick of the event loop are sent in one write."""
 
     def __init__(self) -> None:
         self.is_blocked = False

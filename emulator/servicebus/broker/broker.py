@@ -25,7 +25,7 @@ _NUMBERS_PER_QUEUE = 3
 
 
 class Broker:
-    """The broker of all queues of a namespace. It runs on one event loop and is not thread-safe.
+    """The broker for the queues of a namespace. It runs on one event loop and is not thread-safe.
 
     Message locks are durable. After the broker has been killed and started again, a receiver can
     still settle a message until the message's lock expires. If the lock expires while the broker is
@@ -64,7 +64,7 @@ class Broker:
         await self._transactions.close()
 
     def tick(self) -> None:
-        """Apply all time-based changes up to the current time, such as the expiry of locks."""
+        """Apply all time-based changes, such as the expiry of locks, up to the current time."""
         self._transactions.tick()
 
     def trace(self, listener: Callable[[str], None] | None) -> None:

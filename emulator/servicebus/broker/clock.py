@@ -1,4 +1,4 @@
-"""The clock of the broker. Tests use a clock that they set themselves instead."""
+"""The clock of the broker. Tests replace this clock by a clock that the tests control."""
 
 from datetime import UTC, datetime
 from typing import Protocol

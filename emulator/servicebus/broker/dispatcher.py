@@ -68,14 +68,14 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A message and the receiver that the message is delivered to after the commit."""
+    """A message and the receiver to which the message will be delivered after the commit."""
 
     subscription: Subscription
     record: MessageRecord
 
 
 class Dispatcher:
-    """Assigns the messages of one queue, in round-robin order, to the receivers with credit."""
+    """Assigns the messages of one queue in round-robin order to the receivers that have credit."""
 
     def __init__(self, state: QueueState, on_credit: Callable[[], None]) -> None:
         self._state = state

@@ -42,7 +42,7 @@ class EntityAlreadyExists(BrokerError):
 
 
 class MessageLockLost(BrokerError):
-    """The lock does not exist, for example because it expired or the message was settled."""
+    """The lock does not exist, for example because the lock expired or the message was settled."""
 
     condition = "com.microsoft:message-lock-lost"
     status_code = 410

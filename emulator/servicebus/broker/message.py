@@ -7,7 +7,10 @@ from uuid import UUID
 
 
 class MessageState(IntEnum):
-    """The state of a message. The numbers are those of the annotation `x-opt-message-state`."""
+    """The state of a message.
+
+    The annotation `x-opt-message-state` contains this number.
+    """
 
     ACTIVE = 0
     DEFERRED = 1
@@ -29,7 +32,8 @@ class ReceiveMode(Enum):
 class IncomingMessage:
     """A message that a sender sends to a queue.
 
-    The sections stay encoded. The broker needs the other attributes, which are decoded.
+    The sections of the message stay encoded. The other attributes are decoded, because the broker
+    needs them.
     """
 
     header: bytes
@@ -48,7 +52,7 @@ class IncomingMessage:
 
     @property
     def size_bytes(self) -> int:
-        """The size of the message in bytes. The size limits of messages and queues apply to it."""
+        """The size in bytes that counts towards the size limits of messages and queues."""
         return len(self.header) + len(self.annotations) + len(self.bare)
 
 

@@ -217,7 +217,7 @@ class MessageTable:
             self._timers.set(record.id, None)
 
     def load(self, record: MessageRecord) -> None:
-        """Add a message that was read from the database."""
+        """Add a message record that was read from the database."""
         self._move(None, record)
         self._next_id = max(self._next_id, record.id + 1)
 

@@ -75,7 +75,7 @@ class DuplicateHistory:
         return len(self._seen_ids) - len(self._uncommitted)
 
     def mark_purged(self) -> None:
-        """Record that the ids which `forget` removed have also been removed from the database."""
+        """Record that the database no longer contains the ids that `forget` removed."""
         self.forgotten_count = 0
 
     def find(self, message_id: str) -> int | None:
@@ -198,9 +198,7 @@ class QueueState:
     ) -> list[MessageRecord]:
         """Receive the deferred messages that have these sequence numbers.
 
-        In peek-lock mode the messages are locked. In receive-and-delete mode the messages are
-        removed.
-
+        In peek-lock mode the messages are locked. In receive-and-delete mode they are removed.
         Raises MessageNotFound if one of the messages is not found. Then no message is received.
         """
         found = self._find(sequence_numbers, MessageState.DEFERRED)

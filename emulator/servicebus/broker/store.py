@@ -1,4 +1,4 @@
-"""The broker's SQLite database. Committed changes survive a kill of the process."""
+"""The broker's SQLite database. Committed changes are not lost if the process is killed."""
 
 import asyncio
 import json
@@ -210,7 +210,7 @@ def record_from_row(row: tuple[Any, ...]) -> MessageRecord:
 
 
 def settings_text(settings: QueueSettings) -> str:
-    """Return a queue's settings as JSON, with durations in microseconds."""
+    """Return a queue's settings as JSON. Durations are in microseconds."""
     values: dict[str, Any] = {
         name: getattr(settings, name) for name in QueueSettings.__dataclass_fields__
     }
@@ -343,9 +343,9 @@ class MessageStore:
         return map(record_from_row, rows)
 
     def seen_ids(self) -> Iterator[tuple[int, SeenMessageId]]:
-        """Yield the message ids that duplicate detection needs, each with its queue's number.
+        """Yield pairs of a queue's number and a message id that duplicate detection needs.
 
-        The ids are sorted by queue. The ids of one queue are sorted from oldest to newest.
+        The pairs are sorted by queue. The ids of one queue are sorted from oldest to newest.
         """
         rows = self._connection.execute(
             "SELECT queue, sequence_number, message_id, seen_at_us FROM sightings"
@@ -355,7 +355,7 @@ class MessageStore:
             yield queue, SeenMessageId(number, message_id, instant(seen_at_us))
 
     def content(self, id_: int) -> IncomingMessage:
-        """Read the content of a message. Raises MessageStoreError if the database has an error."""
+        """Read the content of a message. Raises MessageStoreError if the read operation fails."""
         try:
             sections = self._connection.execute(_CONTENT_IN_ROW, (id_,)).fetchone()
             if sections[-1] is None:

@@ -55,7 +55,7 @@ class ContentCache:
             self._cached_bytes -= content.size_bytes
 
     def commit(self, written: Iterable[int]) -> None:
-        """Keep the contents of the messages in `written`, and discard all other new contents."""
+        """Keep the contents of the messages with these ids, and discard all other new contents."""
         for id_ in written:
             content = self._unwritten[id_]
             self._cached[id_] = content
