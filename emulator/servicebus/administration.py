@@ -143,7 +143,9 @@ class _Api:
     def _find(self, request: Request) -> Queue:
         queue = self._broker.queue(request.path_params["name"])
         if queue.is_subqueue:
-            raise EntityNotFound("a dead-letter queue has no description of its own")
+            raise EntityNotFound(
+                "a dead-letter queue has no description: request the description of its main queue"
+            )
         return queue
 
 

@@ -103,7 +103,9 @@ class CbsTokens:
                 reason = str(error)
             else:
                 return
-        raise LinkFault("amqp:unauthorized-access", f"{path[:300]!r}: {reason}")
+        raise LinkFault(
+            "amqp:unauthorized-access", f"access to {path[:300]!r} is refused: {reason}"
+        )
 
 
 def _refusal(status_code: int, description: str) -> MessageFault:

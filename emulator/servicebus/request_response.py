@@ -40,7 +40,7 @@ class AmqpRequest:
 
     @property
     def operation(self) -> str:
-        """The name of the requested operation."""
+        """The name of the requested operation, or an empty string if the request has no name."""
         return str(self.properties.get("operation", ""))
 
 

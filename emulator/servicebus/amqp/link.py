@@ -316,7 +316,8 @@ class OutgoingLink:
     def on_transfer(self, _: Transfer, __: bytes) -> None:
         """Raise SessionFault, because the peer is the receiver of this link."""
         raise SessionFault(
-            "amqp:not-allowed", "the peer sent a transfer on a link on which it receives"
+            "amqp:not-allowed",
+            "the peer sent a transfer on a link on which the peer receives messages",
         )
 
     def on_flow(self, flow: Flow) -> None:

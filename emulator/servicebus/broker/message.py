@@ -39,15 +39,18 @@ class IncomingMessage:
     header: bytes
     """The header section as the sender encoded it. Empty if the message has no header."""
     annotations: bytes
-    """The delivery and message annotations as the sender encoded them, or empty bytes."""
+    """The delivery annotations and message annotations as the sender encoded them.
+
+    Empty if the message has no annotations.
+    """
     bare: bytes
-    """Properties, application properties, body and footer as the sender encoded them."""
+    """The properties, application properties, body and footer as the sender encoded them."""
     message_id: str | None = None
     time_to_live: timedelta | None = None
     scheduled_at: datetime | None = None
     """The time at which the message becomes active.
 
-    If it is in the past, the message is active at once.
+    If this time is in the past, the message is active at once.
     """
 
     @property
@@ -107,7 +110,10 @@ class MessageRecord:
     """
 
     id: int
-    """The broker's internal number of the message. Unlike the sequence number, it never changes."""
+    """The broker's internal number of the message, which never changes.
+
+    The sequence number, however, changes when a scheduled message becomes active.
+    """
     queue: int
     sequence_number: int
     enqueue_sequence_number: int

@@ -27,7 +27,10 @@ class QueueSettings:
     lock_duration: timedelta = timedelta(minutes=1)
     max_delivery_count: int = 10
     default_message_time_to_live: timedelta | None = None
-    """The time to live of messages whose sender set none. None means that they do not expire."""
+    """The time to live of messages whose sender set no time to live.
+
+    None means that these messages do not expire.
+    """
     dead_lettering_on_message_expiration: bool = False
     duplicate_detection_window: timedelta | None = None
     """The time for which duplicates are detected. None means that duplicates are not detected."""
@@ -53,7 +56,7 @@ class QueueSettings:
             )
         if not 1 <= self.max_message_bytes <= STANDARD_MESSAGE_BYTES:
             raise self._refusal(
-                "MaxMessageSizeInKilobytes", "must be at most 256 (the Standard tier)"
+                "MaxMessageSizeInKilobytes", "must be from 1 to 256, as in the Standard tier"
             )
         if self.max_size_bytes < 1:
             raise self._refusal("MaxSizeInMegabytes", "must be at least 1")
