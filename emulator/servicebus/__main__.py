@@ -1,4 +1,7 @@
-"""Serve a Service Bus namespace: `python -m emulator.servicebus` or `local-servicebus`."""
+"""Serve a Service Bus namespace on this machine.
+
+Start this program with `python -m emulator.servicebus` or `local-servicebus`.
+"""
 
 import argparse
 import contextlib
@@ -30,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program until SIGTERM or SIGINT and return its exit status."""
+    """Run the emulator until SIGTERM or SIGINT, and return the exit status of the process."""
     options = _parser().parse_args(arguments)
     return program.run("emulator.servicebus", options.log_level, lambda: _run(options))
 
@@ -40,7 +43,9 @@ def _run(options: argparse.Namespace) -> None:
     try:
         options.data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SettingError(f"--data: cannot create {options.data}: {error.strerror}") from error
+        raise SettingError(
+            f"--data: the directory {options.data} cannot be created: {error.strerror}"
+        ) from error
     with contextlib.ExitStack() as stack:
         try:
             settings = load_config(options.config) if options.config else []
@@ -121,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
 def _key(text: str) -> tuple[str, str]:
     name, _, value = text.partition("=")
     if not name or not value:
-        raise argparse.ArgumentTypeError("expected a shared access key as NAME=VALUE")
+        raise argparse.ArgumentTypeError("a shared access key must have the form NAME=VALUE")
     return name, value
 
 

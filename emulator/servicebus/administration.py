@@ -1,9 +1,11 @@
-"""The management API over HTTP that `ServiceBusAdministrationClient` uses, and `/health`.
+"""Serve the management API for `ServiceBusAdministrationClient`, and `/health`, over HTTP.
 
-Requests and responses are Atom entries around a QueueDescription ("Service Bus REST API",
-learn.microsoft.com). The client of azure-servicebus 7.15.0 always builds https URLs, even with
-`UseDevelopmentEmulator=true`. To use it with this port, which has no TLS, give the client a
-transport that replaces the scheme, or put a proxy that terminates TLS in front of the port.
+Requests and responses are Atom entries that contain a QueueDescription ("Service Bus REST API",
+learn.microsoft.com).
+
+The client in azure-servicebus 7.15.0 always uses https URLs, even if the connection string contains
+`UseDevelopmentEmulator=true`, but this port has no TLS. To use the client, give it a transport that
+changes https to http, or put a proxy that terminates TLS in front of this port.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -39,11 +41,11 @@ _Handler = Callable[[Request], Awaitable[Response]]
 
 
 def create_admin_app(broker: Broker, keys: Mapping[str, str] | None = None) -> Starlette:
-    """Return the ASGI app of the management API. It must run on the broker's event loop.
+    """Return the ASGI app of the management API. The app must run on the broker's event loop.
 
-    `keys` contains the namespace's keys by name. Every request except `/health` needs a shared
-    access signature that is made with one of these keys. If `keys` is None, requests need no
-    signature.
+    `keys` maps the name of each shared access key to the key's value. Every request except
+    `/health` needs a shared access signature that was made with one of these keys. If `keys` is
+    None, requests need no signature.
     """
     api = _Api(broker, keys)
     return Starlette(
@@ -66,7 +68,10 @@ class _Api:
         self._clock = WallClock()
 
     def edge(self, handler: _Handler) -> _Handler:
-        """Wrap a handler so that it checks the signature and turns errors into responses."""
+        """Return a handler that verifies the signature of a request and then calls `handler`.
+
+        If the signature or the request is invalid, the returned handler sends an error response.
+        """
 
         async def handle(request: Request) -> Response:
             try:
@@ -84,11 +89,14 @@ class _Api:
         return handle
 
     async def health(self, _: Request) -> Response:
-        """Return status 200 if the event loop runs and the database is open."""
+        """Return status 200 and the number of queues."""
         return JSONResponse({"status": "ok", "queues": len(self._broker.queues())})
 
     async def list(self, request: Request) -> Response:
-        """Return one page of the queues, or an empty page if the request asks for topics."""
+        """Return one page of the list of queues.
+
+        If the request asks for the list of topics, return an empty page.
+        """
         kind = request.path_params["kind"].casefold()
         if kind not in {"queues", "topics"}:
             raise EntityNotFound(
@@ -105,9 +113,9 @@ class _Api:
         return _atom(feed(str(request.url), entries, next_url))
 
     async def get(self, request: Request) -> Response:
-        """Return the description of a queue, or an empty feed if the queue does not exist.
+        """Return the description of a queue.
 
-        Azure also returns an empty feed.
+        If the queue does not exist, return an empty feed, as Azure does.
         """
         try:
             queue = self._find(request)
@@ -116,7 +124,7 @@ class _Api:
         return _atom(to_bytes(_entry(request, queue)))
 
     async def put(self, request: Request) -> Response:
-        """Create a queue, or change an existing queue if the request has `If-Match`."""
+        """Create a queue. If the request has the header `If-Match`, update a queue instead."""
         properties = read_description(await _body(request), "QueueDescription")
         if "If-Match" in request.headers:
             queue = self._find(request)
@@ -128,14 +136,16 @@ class _Api:
         return _atom(to_bytes(_entry(request, queue)), status_code=201)
 
     async def delete(self, request: Request) -> Response:
-        """Delete a queue with all its messages."""
+        """Delete a queue and all its messages."""
         await self._broker.delete_queue(request.path_params["name"])
         return Response(status_code=200)
 
     def _find(self, request: Request) -> Queue:
         queue = self._broker.queue(request.path_params["name"])
         if queue.is_subqueue:
-            raise EntityNotFound("a dead-letter queue has no description of its own")
+            raise EntityNotFound(
+                "a dead-letter queue has no description: request the description of its main queue"
+            )
         return queue
 
 
@@ -181,7 +191,7 @@ _REFUSED_IF_TRUE = "RequiresSession", "EnablePartitioning"
 
 
 def properties_of(settings: QueueSettings, counts: QueueCounts) -> list[tuple[str, str]]:
-    """Return the properties that describe a queue, in the order in which Azure returns them."""
+    """Return the properties of a queue's description as (name, value) pairs, in Azure's order."""
     return [
         ("LockDuration", format_duration(settings.lock_duration)),
         ("MaxSizeInMegabytes", str(max(1, settings.max_size_bytes // _MEGABYTE))),
@@ -215,7 +225,7 @@ def properties_of(settings: QueueSettings, counts: QueueCounts) -> list[tuple[st
 
 
 def count_details(counts: QueueCounts) -> list[tuple[str, int]]:
-    """Return a queue's message counts as (element name, count) pairs, in Azure's order."""
+    """Return a queue's message counts as (XML element name, count) pairs, in Azure's order."""
     return [
         ("ActiveMessageCount", counts.active),
         ("DeadLetterMessageCount", counts.dead_letter),
@@ -226,7 +236,7 @@ def count_details(counts: QueueCounts) -> list[tuple[str, int]]:
 
 
 def settings_from(name: str, properties: Mapping[str, str]) -> QueueSettings:
-    """Return the queue settings that the properties of a QueueDescription define.
+    """Convert the properties of a QueueDescription to the settings of the queue `name`.
 
     Raises ArgumentError if a property is invalid or not supported.
     """
@@ -235,9 +245,9 @@ def settings_from(name: str, properties: Mapping[str, str]) -> QueueSettings:
             raise ArgumentError(f"{forwarding}: forwarding is not supported")
     for refused in _REFUSED_IF_TRUE:
         if _read_flag(properties, refused):
-            raise ArgumentError(f"{refused}: this property is not supported")
+            raise ArgumentError(f"{refused}: this property is not supported, so it must be false")
     if properties.get("Status", "Active") != "Active":
-        raise ArgumentError("Status: only Active is supported")
+        raise ArgumentError("Status: expected Active, because no other status is supported")
     if _read_duration(properties, "AutoDeleteOnIdle", UNBOUNDED) < UNBOUNDED:
         raise ArgumentError("AutoDeleteOnIdle: this property is not supported")
     time_to_live = _read_duration(properties, "DefaultMessageTimeToLive", UNBOUNDED)
@@ -260,7 +270,10 @@ def settings_from(name: str, properties: Mapping[str, str]) -> QueueSettings:
 
 
 def changed_settings(before: QueueSettings, properties: Mapping[str, str]) -> QueueSettings:
-    """Return a queue's new settings after these properties have been updated.
+    """Return the settings that a queue has after an update with these properties.
+
+    `before` contains the queue's settings before the update. A property that is missing in
+    `properties` gets its default value.
 
     Raises ArgumentError if a property is invalid, not supported, or cannot be changed.
     """
@@ -307,29 +320,32 @@ ElementTree.register_namespace("d", _COUNTS)
 
 
 class AtomError(Exception):
-    """The body of a request is not the expected XML document."""
+    """The body of a request is not an Atom entry with the expected description."""
 
 
 class _Builder(ElementTree.TreeBuilder):
-    """A tree builder that refuses a document type declaration and therefore all entities."""
+    """A builder of XML trees that refuses documents with a document type declaration.
+
+    Without this declaration, a document cannot define entities.
+    """
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> NoReturn:
-        raise AtomError("the body must not contain a document type declaration")
+        raise AtomError("the request body must not contain a document type declaration")
 
 
 def read_description(body: bytes, kind: str) -> dict[str, str]:
-    """Return the properties of the description in an Atom entry.
+    """Parse an Atom entry and return the properties of the description that the entry contains.
 
-    `kind` is the name of the XML element that contains the description. Raises AtomError if the XML
-    is invalid.
+    `kind` is the name of the description's XML element, for example `QueueDescription`. Raises
+    AtomError if the XML is invalid or this element is missing.
     """
     try:
         root = ElementTree.fromstring(body, ElementTree.XMLParser(target=_Builder()))  # noqa: S314 - _Builder refuses entities
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise AtomError(f"the body is not valid XML: {error}") from error
+        raise AtomError(f"the request body is not valid XML: {error}") from error
     description = root.find(f"{{{_ATOM}}}content/{{{_SERVICE_BUS}}}{kind}")
     if description is None:
-        raise AtomError(f"the body is not an Atom entry with a {kind}")
+        raise AtomError(f"the request body is not an Atom entry that contains a {kind}")
     return {
         each.tag.removeprefix(f"{{{_SERVICE_BUS}}}"): (each.text or "").strip()
         for each in description
@@ -354,7 +370,10 @@ def queue_entry(
 
 
 def feed(url: str, entries: Iterable[ElementTree.Element], next_url: str | None) -> bytes:
-    """Return one page of entries as an Atom feed, with a link to the next page if there is one."""
+    """Return an Atom feed that contains one page of entries.
+
+    If `next_url` is not None, the feed links to the next page.
+    """
     root = ElementTree.Element(f"{{{_ATOM}}}feed")
     _add(root, _ATOM, "id", url)
     _add(root, _ATOM, "title", "Publicly Listed Services").set("type", "text")
@@ -366,7 +385,7 @@ def feed(url: str, entries: Iterable[ElementTree.Element], next_url: str | None)
 
 
 def error_document(code: int, detail: str) -> bytes:
-    """Return the body of an error response."""
+    """Return the XML document that is the body of an error response."""
     root = ElementTree.Element("Error")
     ElementTree.SubElement(root, "Code").text = str(code)
     ElementTree.SubElement(root, "Detail").text = _printable(detail)
@@ -374,7 +393,7 @@ def error_document(code: int, detail: str) -> bytes:
 
 
 def to_bytes(root: ElementTree.Element) -> bytes:
-    """Encode an element as an XML document."""
+    """Return the XML document that has this root element, encoded as UTF-8."""
     document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return document
 

@@ -1,7 +1,7 @@
-"""Claims-based security: the tokens that a peer sends to the node `$cbs`.
+"""Verify the tokens that a peer sends to the node `$cbs` (claims-based security).
 
-A peer sends the request `put-token` for a queue before it attaches a link to the queue ("AMQP
-claims-based security", learn.microsoft.com).
+Before a peer attaches a link to a queue, the peer sends a token for the queue in a `put-token`
+request ("AMQP claims-based security", learn.microsoft.com).
 """
 
 from collections import OrderedDict
@@ -23,7 +23,7 @@ _MAX_TOKEN_LENGTH = 4096
 class CbsTokens:
     """The tokens that one peer sent on its connection.
 
-    Each token is verified when the peer sends it, and again whenever it is used.
+    A token is verified when the peer sends the token, and again when the peer attaches a link.
     """
 
     def __init__(self, keys: Mapping[str, str], clock: UtcClock) -> None:
@@ -35,8 +35,8 @@ class CbsTokens:
     def authenticate(self, mechanism: str, response: bytes) -> bool:
         """Return whether the peer may connect.
 
-        With the mechanism PLAIN the peer must send a valid key. With the other mechanisms any peer
-        may connect, and must send tokens before it can use a queue.
+        If the SASL mechanism is PLAIN, the response must contain a valid key. With any other
+        mechanism, every peer may connect, but must send a token before it can use a queue.
         """
         if mechanism != "PLAIN":
             return True
@@ -49,7 +49,7 @@ class CbsTokens:
     async def handle(self, request: AmqpRequest) -> AmqpReply:
         """Handle a `put-token` request.
 
-        If the token is valid, keep it. If the token is invalid, the reply contains the error.
+        If the token is valid, store the token. Otherwise reply with an error.
         """
         try:
             self._put(request)
@@ -88,10 +88,10 @@ class CbsTokens:
             self._tokens.popitem(last=False)
 
     def check_access(self, path: str) -> None:
-        """Raise LinkFault if the peer may not access the path.
+        """Raise LinkFault if the peer may not access the queue at this path.
 
-        A peer may access the path if it connected with a valid key or sent a valid token for the
-        path.
+        A peer may access the queue if the peer connected with a valid key, or if it sent a valid
+        token for the path.
         """
         if self._has_key:
             return
@@ -103,7 +103,9 @@ class CbsTokens:
                 reason = str(error)
             else:
                 return
-        raise LinkFault("amqp:unauthorized-access", f"{path[:300]!r}: {reason}")
+        raise LinkFault(
+            "amqp:unauthorized-access", f"access to {path[:300]!r} is refused: {reason}"
+        )
 
 
 def _refusal(status_code: int, description: str) -> MessageFault:

@@ -1,7 +1,7 @@
 """Read `Config.json`, the configuration file of Microsoft's Service Bus emulator.
 
-A configuration is refused if it has a property that this broker does not support. If the property
-were ignored, the queue would behave differently from Azure without an error.
+A configuration that contains an unsupported property is refused. If the emulator ignored the
+property, the queue would behave differently from a queue in Azure, and no error would show this.
 """
 
 import json
@@ -33,13 +33,13 @@ _PROPERTIES = {
 
 
 class ConfigError(Exception):
-    """The configuration is invalid. The message names the property."""
+    """The configuration is invalid. The error's message names the invalid property."""
 
 
 def load_config(path: Path) -> list[QueueSettings]:
-    """Read a configuration file and return its queue settings.
+    """Read a configuration file and return the settings of its queues.
 
-    Raises ConfigError if the configuration is invalid.
+    Raises ConfigError if the file cannot be read or the configuration is invalid.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -52,7 +52,7 @@ def load_config(path: Path) -> list[QueueSettings]:
 
 
 def parse_config(text: str) -> list[QueueSettings]:
-    """Parse a configuration and return its queue settings.
+    """Parse the JSON text of a configuration and return the settings of its queues.
 
     Raises ConfigError if the configuration is invalid.
     """
@@ -78,7 +78,10 @@ def parse_config(text: str) -> list[QueueSettings]:
 
 
 class _Part:
-    """A JSON object in the configuration, and the object's path, which error messages contain."""
+    """A JSON object in the configuration.
+
+    Error messages contain the object's path in the configuration.
+    """
 
     def __init__(self, value: object, path: str) -> None:
         if not isinstance(value, dict):
@@ -130,7 +133,7 @@ class _Part:
 def _settings(name: str, queue: _Part) -> QueueSettings:
     properties = queue.part("Properties")
     for unknown in sorted(set(properties.values) - _PROPERTIES):
-        raise ConfigError(f"{properties.at(unknown)}: a queue has no such property")
+        raise ConfigError(f"{properties.at(unknown)}: a queue has no property with this name")
     for forwarding in ("ForwardTo", "ForwardDeadLetteredMessagesTo"):
         if properties.values.get(forwarding):
             raise ConfigError(f"{properties.at(forwarding)}: forwarding is not supported")

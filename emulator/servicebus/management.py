@@ -1,4 +1,4 @@
-"""The `$management` node of a queue, for example for peek, scheduling and lock renewal.
+"""Perform the operations of a queue's `$management` node, for example peek and lock renewal.
 
 "AMQP request/response operations in Service Bus" (learn.microsoft.com) describes the operations and
 their fields.
@@ -25,7 +25,7 @@ _Operation = Callable[[Queue, _Body], Awaitable[_Body | None]]
 async def manage(queue: Queue, request: AmqpRequest) -> AmqpReply:
     """Perform a management operation on a queue and return the reply.
 
-    If the operation fails, return a reply with the error.
+    If the operation fails, the reply contains the error.
     """
     try:
         value = await _perform(queue, request)

@@ -1,9 +1,9 @@
-"""Read the messages of a sender for the broker, and encode messages for a receiver.
+"""Read the messages that senders send, and encode the messages that receivers receive.
 
-The broker keeps a sender's sections unchanged. For a delivery only the header and the annotations
-are encoded again. A dead-lettered message also gets two application properties with the reason
-("Messages, payloads, and serialization" and "AMQP 1.0 in Azure Service Bus protocol guide",
-learn.microsoft.com).
+The broker stores the sections of a message as the sender encoded them. For a delivery, only the
+header and the annotations are encoded again. A dead-lettered message also gets the application
+properties `DeadLetterReason` and `DeadLetterErrorDescription` ("Messages, payloads, and
+serialization" and "AMQP 1.0 in Azure Service Bus protocol guide", learn.microsoft.com).
 """
 
 import struct
@@ -65,10 +65,10 @@ _INT64 = struct.Struct(">q").pack
 
 
 def read_messages(payload: bytes, message_format: int) -> list[IncomingMessage]:
-    """Read the messages in one transfer: one message, or several messages in the batch format.
+    """Read the payload of one delivery, which is one message or a batch of messages.
 
-    Raises DecodeError if the bytes are malformed, and MessageFault if a batch is empty or has too
-    many messages.
+    Raises DecodeError if the bytes are malformed, and MessageFault if the message format is not
+    supported, or if a batch is empty or has too many messages.
     """
     if message_format == 0:
         return [read_message(payload)]
@@ -89,7 +89,7 @@ def read_messages(payload: bytes, message_format: int) -> list[IncomingMessage]:
 
 
 def read_message(payload: bytes) -> IncomingMessage:
-    """Read one message. Raises DecodeError if it is malformed."""
+    """Read one message. Raises DecodeError if the message is malformed."""
     sections = split(payload)
     annotations = map_items(sections.message_annotations)
     # Check these sections now, while the message can be refused: delivery adds pairs to them.
@@ -141,7 +141,7 @@ def _instant(encoded: bytes) -> datetime | None:
 def write_message(
     message: StoredMessage, lock_token: UUID | None, locked_until: datetime | None
 ) -> bytes:
-    """Encode a message for its receiver.
+    """Encode a message for a receiver.
 
     If the message is locked, the result contains the lock's token and expiry time.
     """

@@ -27,7 +27,7 @@ _SESSION_FILTER = "com.microsoft:session-filter"
 
 
 class Namespace:
-    """Serves all queues of a broker to AMQP connections."""
+    """A Service Bus namespace, which serves all queues of a broker over AMQP."""
 
     def __init__(
         self,
@@ -43,18 +43,18 @@ class Namespace:
         self._connections: set[_TrackedConnection] = set()
 
     def connect(self) -> asyncio.Protocol:
-        """Return the asyncio protocol that handles a new connection."""
+        """Create the asyncio protocol for a new connection."""
         peer = _NamespaceConnection(self._broker, CbsTokens(self._keys, self._clock))
         return _TrackedConnection(self._connections, peer, self._idle_seconds)
 
     def close(self) -> None:
-        """Close all connections. Each peer receives the error that the server is shutting down."""
+        """Close all connections, and inform each peer that the server is shutting down."""
         for connection in list(self._connections):
             connection.shut_down()
 
 
 class _TrackedConnection(Connection):
-    """A connection that adds itself to the namespace's set while it is open."""
+    """A connection that is in the namespace's set of connections while the connection is open."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class _TrackedConnection(Connection):
 
 
 class _NamespaceConnection:
-    """The service that one connection uses. It has the connection's tokens and reply links."""
+    """The service for one connection, with the tokens and the reply links of this connection."""
 
     def __init__(self, broker: Broker, tokens: CbsTokens) -> None:
         self._broker = broker
@@ -83,13 +83,13 @@ class _NamespaceConnection:
         self._replies = ReplyLinks()
 
     def authenticate(self, mechanism: str, response: bytes) -> bool:
-        """Return whether the peer may connect with this SASL response."""
+        """Return whether this SASL response permits the peer to connect."""
         return self._tokens.authenticate(mechanism, response)
 
     def open_target(self, address: str) -> LinkTarget:
-        """Return the target for an address.
+        """Return the target of a new link on which the peer sends messages to this address.
 
-        Raises LinkFault if the peer may not send to the address.
+        Raises LinkFault if the peer may not send messages to the address.
         """
         if address == _CBS:
             return RequestTarget(address, self._tokens.handle, self._replies)
@@ -105,9 +105,9 @@ class _NamespaceConnection:
         return QueueLinkTarget(queue)
 
     def open_source(self, requested: SourceRequest, sender: DeliverySender) -> LinkSource:
-        """Return the source for an address.
+        """Return the source of a new link on which the peer receives messages.
 
-        Raises LinkFault if the peer may not receive from the address.
+        Raises LinkFault if the peer may not receive messages from the requested address.
         """
         if requested.address == _CBS:
             return self._replies.open(_CBS, requested.reply_address, sender)
@@ -118,7 +118,7 @@ class _NamespaceConnection:
         if _SESSION_FILTER in requested.filters:
             raise LinkFault(
                 "amqp:not-allowed",
-                f"{entity!r} has no sessions: receive from it without a session id",
+                f"the queue {entity!r} has no sessions: receive its messages without a session id",
             )
         return QueueLinkSource(queue, sender, is_presettled=requested.is_presettled)
 
@@ -142,7 +142,7 @@ _DESCRIPTION = "DeadLetterErrorDescription"
 
 
 def as_message_fault(error: BrokerError) -> MessageFault:
-    """Return the AMQP error with the condition and text of a broker's error."""
+    """Convert an error of the broker to an AMQP error."""
     return MessageFault(error.condition, str(error), error.status_code)
 
 
@@ -175,20 +175,24 @@ class QueueLinkSource:
         self._subscription = queue.subscribe(mode, self._deliver)
 
     def set_credit(self, credit: int) -> None:
-        """Set the number of messages that the queue may still deliver on this link."""
+        """Set the number of messages that the queue may still deliver on this link.
+
+        0 stops deliveries.
+        """
         self._subscription.set_credit(credit)
 
     def close(self) -> None:
-        """Stop deliveries.
+        """Stop deliveries on this link.
 
-        Delivered messages stay locked until they are settled or their locks expire.
+        Messages that were already delivered stay locked until they are settled or their locks
+        expire.
         """
         self._subscription.close()
 
     async def settle(self, tag: bytes, outcome: Outcome) -> None:
-        """Apply an outcome to the delivery with this tag, which contains the lock token.
+        """Apply an outcome to the delivery that has this tag. The tag is the message's lock token.
 
-        Raises MessageFault if the lock is lost.
+        Raises MessageFault if the broker refuses the outcome, for example because the lock is lost.
         """
         token = UUID(bytes_le=tag)
         try:

@@ -1,7 +1,8 @@
-"""Requests and replies over a pair of links, for the nodes `$cbs` and `$management`.
+"""Process requests to the nodes `$cbs` and `$management`, and send replies.
 
-A peer sends requests on one link and receives replies on another link, whose address it sends in
-the request's `reply-to`. The correlation id of a reply is the message id of the request.
+A peer sends requests on one link and receives replies on a second link. The field `reply-to` of a
+request contains the address of the second link. The correlation id of a reply is the message id of
+the request.
 """
 
 from collections import deque
@@ -39,7 +40,7 @@ class AmqpRequest:
 
     @property
     def operation(self) -> str:
-        """The name of the requested operation."""
+        """The name of the requested operation, or an empty string if the request has no name."""
         return str(self.properties.get("operation", ""))
 
 
@@ -55,7 +56,7 @@ RequestHandler = Callable[[AmqpRequest], Awaitable[AmqpReply]]
 
 
 class ReplySource:
-    """The link on which a peer receives replies."""
+    """The source of a link on which a peer receives replies."""
 
     is_presettled = True
 
@@ -68,17 +69,17 @@ class ReplySource:
 
     @property
     def is_full(self) -> bool:
-        """Whether the number of replies that wait for credit has reached its limit."""
+        """Whether no more replies can be stored, because too many replies wait for credit."""
         return len(self._waiting) >= _MAX_WAITING_REPLIES
 
     def set_credit(self, credit: int) -> None:
-        """Set the peer's credit, and send waiting replies until the credit is used up."""
+        """Set the credit that the peer grants, and send stored replies while there is credit."""
         self._credit = credit
         while self._credit and self._waiting:
             self._send(self._waiting.popleft())
 
     def reply(self, payload: bytes) -> None:
-        """Send a reply. If the peer has granted no credit, keep the reply until there is credit."""
+        """Send a reply. If there is no credit, store the reply until the peer grants credit."""
         if self._credit:
             self._send(payload)
         else:
@@ -88,7 +89,7 @@ class ReplySource:
         """Do nothing, because a reply is settled as soon as it is sent."""
 
     def close(self) -> None:
-        """Discard the replies that wait for credit."""
+        """Discard the stored replies, because the link has been detached."""
         self._waiting.clear()
         self._credit = 0
 
@@ -98,7 +99,7 @@ class ReplySource:
 
 
 class RequestTarget:
-    """The link on which a peer sends requests."""
+    """The target of a link on which a peer sends requests."""
 
     max_message_bytes = MAX_REQUEST_BYTES
 
@@ -110,7 +111,8 @@ class RequestTarget:
     async def put(self, payload: bytes, message_format: int) -> None:
         """Handle a request and send the reply on the peer's reply link.
 
-        Raises MessageFault if the request is malformed or the connection has no link for the reply.
+        Raises MessageFault if the request is invalid, if the connection has no reply link, or if
+        too many replies wait for credit.
         """
         if message_format:
             raise MessageFault(
@@ -140,33 +142,35 @@ class RequestTarget:
 
 
 class ReplyLinks:
-    """The reply links of one connection."""
+    """The links on which the peer of one connection receives replies."""
 
     def __init__(self) -> None:
         self._sources: list[ReplySource] = []
 
     def open(self, address: str, reply_address: str | None, sender: DeliverySender) -> ReplySource:
-        """Add a link for replies and return its source."""
+        """Add a reply link, and return the source of this link."""
         source = _TrackedReplySource(self._sources, address, reply_address, sender)
         self._sources.append(source)
         return source
 
     def find(self, address: str, reply_to: object) -> ReplySource:
-        """Return the link on which to send the reply to a request at this address.
+        """Find the link for the reply to a request, and return the source of this link.
 
-        This is the link of the address that has the reply address `reply_to`. If there is no such
-        link, it is the newest link of the address. Raises MessageFault if the connection has no
-        link of the address.
+        `address` is the address to which the peer sent the request. The reply link must have the
+        same address. Links whose reply address is `reply_to` are preferred. If several links are
+        possible, the newest link is returned. Raises MessageFault if no reply link has the address.
         """
         own = [each for each in self._sources if each.address == address]
         named = [each for each in own if reply_to and each.reply_address == reply_to]
         for source in reversed(named or own):
             return source
-        raise MessageFault("amqp:precondition-failed", "the connection has no link for the reply")
+        raise MessageFault(
+            "amqp:precondition-failed", "the connection has no reply link for this request"
+        )
 
 
 class _TrackedReplySource(ReplySource):
-    """A reply link that removes itself from the connection's list when it is closed."""
+    """A ReplySource that is removed from the connection's list when the link is detached."""
 
     def __init__(
         self,

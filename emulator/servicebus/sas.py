@@ -1,7 +1,8 @@
 """Verify shared access signatures of Service Bus.
 
-The signature is the HMAC-SHA256 of the URL-encoded resource and the expiry, separated by a line
-feed ("Service Bus access control with Shared Access Signatures", learn.microsoft.com).
+A signature is the HMAC-SHA256 of a text, which consists of the URL-encoded resource, a line feed
+and the expiry time ("Service Bus access control with Shared Access Signatures",
+learn.microsoft.com).
 """
 
 import hmac
@@ -15,25 +16,25 @@ _FIELDS = "sr", "sig", "se", "skn"
 
 
 class SasError(Exception):
-    """The token does not give access.
+    """The token does not permit access.
 
-    The error's message gives the reason, and contains no part of the token.
+    The error's message contains the reason, but no part of the token.
     """
 
 
 def verify_sas(token: str, keys: Mapping[str, str], path: str, now: datetime) -> None:
-    """Raise SasError if a token does not give access to the resource at a path.
+    """Raise SasError if a token does not permit access to the resource at `path`.
+
+    The token must be well-formed, not expired, valid for the path, and signed with one of the keys.
 
     Args:
         token: The whole token, including the scheme `SharedAccessSignature`.
-        keys: The namespace's keys by name.
+        keys: The values of the namespace's shared access keys, by the name of the key.
         path: The path of the resource. The token may be for this path or for a parent path.
-        now: The current time, against which the token's expiry is checked.
-
-    The token must be well-formed, not expired, valid for the path, and signed with one of the keys.
+        now: The current time. The token must expire after this time.
     """
     if not token.startswith(_SCHEME):
-        raise SasError("a SharedAccessSignature token is missing")
+        raise SasError("expected a token that starts with SharedAccessSignature")
     try:
         fields = parse_qs(
             token.removeprefix(_SCHEME), strict_parsing=True, max_num_fields=len(_FIELDS)

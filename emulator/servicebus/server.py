@@ -21,7 +21,10 @@ _GRACE_SECONDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """The listening sockets. `amqps` and `tls` are set only if a certificate is given."""
+    """The listening sockets of the emulator.
+
+    `amqps` and `tls` are set only if the user gives a TLS certificate.
+    """
 
     amqp: socket.socket
     admin: socket.socket
@@ -30,7 +33,7 @@ class Sockets:
 
 
 def load_certificate(certificate: str, key: str) -> ssl.SSLContext:
-    """Load a certificate and return its TLS context.
+    """Load a certificate and its private key, and return a TLS context that uses them.
 
     Raises SettingError if the files cannot be loaded.
     """
@@ -38,7 +41,9 @@ def load_certificate(certificate: str, key: str) -> ssl.SSLContext:
     try:
         context.load_cert_chain(certificate, key)
     except OSError as error:
-        raise SettingError(f"cannot load --tls-cert and --tls-key: {error}") from error
+        raise SettingError(
+            f"the files of --tls-cert and --tls-key cannot be loaded: {error}"
+        ) from error
     return context
 
 

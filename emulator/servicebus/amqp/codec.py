@@ -1,7 +1,7 @@
-"""Decode and encode the AMQP 1.0 type system (part 1 of the specification).
+"""Decode and encode values of the AMQP 1.0 types (part 1 of the specification).
 
-The decoder does not trust the bytes: it limits the sizes, the depth and the number of values. The
-encoder chooses the shortest encoding of each value.
+The decoder checks all sizes, and limits the nesting depth and the number of values, because a peer
+may send invalid bytes. The encoder uses the shortest encoding of a value, except for array items.
 """
 
 import struct
@@ -33,7 +33,7 @@ from emulator.servicebus.amqp.types import (
 
 MAX_DEPTH = 32
 MAX_VALUES = 65536
-"""The maximum number of items in one decoded value, at all depths together.
+"""The maximum number of items in one decoded value, including nested items.
 
 A limit is necessary because items of zero width, for example nulls in an array, need no bytes.
 """
@@ -46,18 +46,19 @@ _U32 = struct.Struct(">I").unpack_from
 
 
 def decode(data: bytes) -> Any:
-    """Decode bytes that contain exactly one value. Raises DecodeError if they are invalid."""
+    """Decode bytes that contain exactly one value. Raises DecodeError if the bytes are invalid."""
     decoder = Decoder(data)
     value = decoder.value()
     if decoder.offset != len(data):
-        raise DecodeError("there are more bytes after the value")
+        raise DecodeError("expected exactly one value, but there are more bytes after the value")
     return value
 
 
 def skip(data: bytes, offset: int) -> int:
     """Return the offset of the first byte after the value that starts at `offset`.
 
-    The value is not decoded. Raises DecodeError if it is incomplete or its format code is unknown.
+    The value is not decoded. Raises DecodeError if the value is incomplete or has an unknown format
+    code.
     """
     try:
         code = data[offset]
@@ -85,11 +86,11 @@ def skip(data: bytes, offset: int) -> int:
 
 
 def _refuse_descriptor() -> int:
-    raise DecodeError("a descriptor is a described value")
+    raise DecodeError("a descriptor must not be a described value")
 
 
 def compound_items(data: bytes, offset: int) -> tuple[int, int, int]:
-    """Find the items of the list or map that starts at `offset`, without decoding them.
+    """Find the items of the list or map that starts at `offset`. The items are not decoded.
 
     Returns the number of items, the offset of the first item, and the offset after the last item.
     Raises DecodeError if the value is incomplete or is neither a list nor a map.
@@ -106,11 +107,11 @@ def compound_items(data: bytes, offset: int) -> tuple[int, int, int]:
         if end < offset + 9:
             raise DecodeError("the size of a list or map is too small for its count field")
         return _U32(data, offset + 5)[0], offset + 9, end
-    raise DecodeError(f"0x{code:02x} is neither a list nor a map")
+    raise DecodeError(f"0x{code:02x} is the format code of neither a list nor a map")
 
 
 class Decoder:
-    """Decodes successive values, and limits their depth and number."""
+    """Decodes consecutive values, and limits the nesting depth and the number of these values."""
 
     __slots__ = ("_budget", "data", "offset")
 
@@ -120,7 +121,7 @@ class Decoder:
         self._budget = MAX_VALUES
 
     def value(self) -> Any:
-        """Decode the next value. Raises DecodeError if it is malformed."""
+        """Decode the next value. Raises DecodeError if the value is malformed."""
         try:
             return self._value(0)
         except (IndexError, struct.error):
@@ -129,7 +130,10 @@ class Decoder:
             raise DecodeError("a string, symbol or character has an invalid encoding") from None
 
     def fields(self) -> list[Any]:
-        """Decode the next value, which must be a list. Raises DecodeError if it is not."""
+        """Decode the next value, which must be a list.
+
+        Raises DecodeError if the value is malformed or not a list.
+        """
         value = self.value()
         if type(value) is not list:
             raise DecodeError("the value must be a list")
@@ -147,7 +151,7 @@ class Decoder:
         return read(self, depth)
 
     def take(self, length: int) -> bytes:
-        """Return the next `length` bytes without decoding them."""
+        """Read and return the next `length` bytes. The bytes are not decoded."""
         end = self.offset + length
         octets = self.data[self.offset : end]
         if len(octets) != length:
@@ -167,29 +171,35 @@ class Decoder:
         return number
 
     def described(self, depth: int) -> Described:
-        """Decode a described value: first the descriptor, then the value."""
+        """Decode a described value, which consists of a descriptor and a value."""
         depth = self._deeper(depth, 1)
         return Described(self._value(depth), self._value(depth))
 
     def items(self, size: int, size_at: int, count: int, depth: int) -> list[Any]:
-        """Decode the items of a list or map whose `size` bytes begin at the offset `size_at`."""
+        """Decode the `count` items of a list or map.
+
+        Raises DecodeError if the last item does not end `size` bytes after the offset `size_at`.
+        """
         depth = self._deeper(depth, count)
         values = [self._value(depth) for _ in range(count)]
         self._expect_end(size, size_at)
         return values
 
     def pairs(self, size: int, size_at: int, count: int, depth: int) -> dict[Any, Any]:
-        """Decode a map, whose keys and values alternate."""
+        """Decode a map, which is encoded as alternating keys and values.
+
+        `count` is the number of keys plus the number of values.
+        """
         if count % 2:
             raise DecodeError("a map has a key without a value")
         items = iter(self.items(size, size_at, count, depth))
         try:
             return dict(zip(items, items, strict=True))
         except TypeError:
-            raise DecodeError("a map has a list, map or array as a key") from None
+            raise DecodeError("a map must not have a list, map or array as a key") from None
 
     def array(self, size: int, size_at: int, count: int, depth: int) -> Array:
-        """Decode an array, in which all items share one constructor."""
+        """Decode an array. One type constructor at the start of the array applies to all items."""
         depth = self._deeper(depth, count)
         code = self.small()
         if code:
@@ -248,7 +258,7 @@ def _large(kind: Callable[[bytes], Any]) -> _Reader:
 
 def _boolean(octet: int) -> bool:
     if octet > 1:
-        raise DecodeError("a boolean is encoded as neither 0 nor 1")
+        raise DecodeError("a boolean must be encoded as 0 or 1")
     return octet == 1
 
 
@@ -334,12 +344,15 @@ _SMALL_COMPOUND_BYTES = 254
 def encode(value: Any) -> bytes:
     """Encode one value as AMQP bytes.
 
-    Raises TypeError if AMQP has no type for the value, and struct.error if it is out of range.
+    Raises TypeError if AMQP has no type for the value, and struct.error if a number is outside the
+    range of its AMQP type.
     """
     try:
         return _ENCODERS[type(value)](value)
     except KeyError:
-        raise TypeError(f"AMQP has no type for {type(value).__name__}") from None
+        raise TypeError(
+            f"AMQP has no type for a value of the Python type {type(value).__name__}"
+        ) from None
 
 
 def encode_list(values: Sequence[Any]) -> bytes:
@@ -350,7 +363,10 @@ def encode_list(values: Sequence[Any]) -> bytes:
 
 
 def encode_composite(code: int, fields: Sequence[Any]) -> bytes:
-    """Encode a described list. Null fields at the end of the list are omitted."""
+    """Encode the fields as a list that has the descriptor `code`.
+
+    Null fields at the end of the list are omitted.
+    """
     count = len(fields)
     while count and fields[count - 1] is None:
         count -= 1
@@ -358,14 +374,20 @@ def encode_composite(code: int, fields: Sequence[Any]) -> bytes:
 
 
 def wrap_compound(code: int, body: bytes, count: int) -> bytes:
-    """Put the size and count of a list (code 0xC0) or map (code 0xC1) before its encoded items."""
+    """Encode a list or map whose items are already encoded.
+
+    Args:
+        code: 0xC0 for a list, 0xC1 for a map.
+        body: The encoded items.
+        count: The number of items. In a map, each key and each value is an item.
+    """
     if len(body) <= _SMALL_COMPOUND_BYTES and count <= _SMALL_BYTES:
         return bytes((code, len(body) + 1, count)) + body
     return struct.pack(">BII", code + 0x10, len(body) + 4, count) + body
 
 
 def encode_uint(value: int) -> bytes:
-    """Encode an unsigned integer of 32 bits."""
+    """Encode an int as an AMQP uint, which has 32 bits."""
     if value == 0:
         return b"\x43"
     if value <= _SMALL_BYTES:

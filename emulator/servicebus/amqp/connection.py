@@ -1,6 +1,6 @@
-"""AMQP connections: protocol headers, SASL, open and close, idle time-out.
+"""AMQP connections: protocol headers, SASL, open, close and idle time-out.
 
-Source: sections 2.2 and 2.4 of the specification, and part 5 for SASL.
+Sections 2.2 and 2.4 of the specification define connections. Part 5 defines SASL.
 """
 
 import asyncio
@@ -39,9 +39,9 @@ SASL_HEADER = b"AMQP\x03\x01\x00\x00"
 MAX_FRAME_BYTES = 65536
 CHANNEL_MAX = 255
 IDLE_SECONDS = 240.0
-"""A connection is closed if its peer sends no bytes for this time.
+"""The time, in seconds, after which a connection is closed if its peer has sent no bytes.
 
-The performative `open` announces half of this time to the peer (section 2.4.5).
+The performative `open` informs the peer of half of this time (section 2.4.5).
 """
 
 _HANDSHAKE_SECONDS = 30.0
@@ -80,14 +80,14 @@ class Connection(asyncio.Protocol):
     # Methods that the transport calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start to use this transport, and start the time limit for the handshake."""
+        """Set the transport of the connection, and start the time limit for the handshake."""
         self._transport.connect(transport)
         self._timer = self._loop.call_later(_HANDSHAKE_SECONDS, self._on_handshake_over)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Close all sessions.
 
-        Running operations are not cancelled, because their effects may already be durable.
+        Operations that are running are not cancelled, because their changes may be durable.
         """
         self._end()
         self._transport.disconnect()
@@ -229,7 +229,8 @@ class Connection(asyncio.Protocol):
             )
         if begin.remote_channel is not None:
             raise ConnectionFault(
-                "amqp:not-allowed", "remote-channel names a session that the server did not begin"
+                "amqp:not-allowed",
+                "remote-channel must not be set, because the server has begun no session",
             )
         self._sessions[channel] = Session(
             channel, begin, self._service, self._transport, self._pending
@@ -277,15 +278,17 @@ class Connection(asyncio.Protocol):
 
     def _on_handshake_over(self) -> None:
         logger.info(
-            "closing an AMQP connection whose handshake took more than %g s", _HANDSHAKE_SECONDS
+            "closing an AMQP connection because the handshake took more than %g s",
+            _HANDSHAKE_SECONDS,
         )
         self._finish()
 
     def _watch(self) -> None:
-        """Check the time limits of the connection, and schedule the next check.
+        """Check the idle time-outs of the server and of the peer, and schedule the next check.
 
-        If the peer has sent no bytes for too long, close the connection. If this side has sent no
-        bytes for too long, send an empty frame, so that the peer does not close the connection.
+        If the peer has sent no bytes within the server's idle time-out, close the connection. If
+        the server has sent no bytes for about half of the peer's idle time-out, send an empty
+        frame, so that the peer does not close the connection.
         """
         now = self._loop.time()
         if self._transport.is_reading and now - self._received_at >= self._idle_seconds:
@@ -313,24 +316,24 @@ _WRONG_CREDENTIALS = UByte(1)
 
 
 def build_mechanisms_frame() -> bytes:
-    """Return the frame that lists the SASL mechanisms.
+    """Return the encoded frame that lists the server's SASL mechanisms.
 
-    The mechanisms are always encoded as an array, because clients rely on it.
+    The mechanisms are always encoded as an array, because clients expect an array.
     """
     return _frame(SaslMechanisms(build_symbol_array(*MECHANISMS)).encode())
 
 
 def answer_init(frame: Frame, service: ConnectionService) -> tuple[bool, bytes]:
-    """Check the credentials in a sasl-init frame.
+    """Check the credentials that a peer sent in a sasl-init frame.
 
-    Returns whether the credentials are accepted, and the frame with the outcome. Raises
-    ConnectionFault if the frame is not a sasl-init.
+    Returns whether the credentials are accepted, and the encoded sasl-outcome frame for the peer.
+    Raises ConnectionFault if the frame is not a sasl-init frame.
     """
     if frame.type != SASL_FRAME:
-        raise ConnectionFault("amqp:not-allowed", "the frame must be a SASL frame")
+        raise ConnectionFault("amqp:not-allowed", "expected a SASL frame, found an AMQP frame")
     init, _ = read_performative(frame.body)
     if not isinstance(init, SaslInit):
-        raise ConnectionFault("amqp:not-allowed", "the SASL frame must be sasl-init")
+        raise ConnectionFault("amqp:not-allowed", "the SASL frame must contain sasl-init")
     accepted = init.mechanism in MECHANISMS and service.authenticate(
         init.mechanism, init.initial_response
     )

@@ -5,17 +5,17 @@ AmqpError                     carries the AMQP condition that the peer receives
 │   ├── DecodeError           the bytes are not valid AMQP
 │   └── FramingError          the size, type or channel of a frame is invalid
 ├── SessionFault              ends the session
-├── LinkFault                 detaches the link, or refuses to attach it
+├── LinkFault                 refuses or detaches the link
 └── MessageFault              rejects one message or one management request
-WebSocketError                the peer violates RFC 6455; carries the close code
+WebSocketError                the peer violated RFC 6455; carries the status code of the close frame
 
-`broker/errors.py` has the errors of the queues. `emulator/program.py` has the errors that can occur
-at the start of the program.
+`broker/errors.py` defines the errors of the queues. `emulator/program.py` defines the errors that
+stop the program.
 """
 
 
 class AmqpError(Exception):
-    """An error that the peer receives as an AMQP condition with a description."""
+    """An error that the peer receives as an AMQP condition and a description."""
 
     def __init__(self, condition: str, description: str) -> None:
         super().__init__(f"{condition}: {description}")
@@ -28,7 +28,7 @@ class ConnectionFault(AmqpError):
 
 
 class DecodeError(ConnectionFault):
-    """The bytes violate the type system or the definition of a performative."""
+    """The received bytes are not a valid AMQP value or not a valid performative."""
 
     def __init__(self, description: str) -> None:
         super().__init__("amqp:decode-error", description)
@@ -42,15 +42,15 @@ class FramingError(ConnectionFault):
 
 
 class SessionFault(AmqpError):
-    """An error that ends the session and leaves the connection's other sessions open."""
+    """An error that ends one session. The other sessions of the connection stay open."""
 
 
 class LinkFault(AmqpError):
-    """An error that refuses to attach a link, or detaches it."""
+    """An error that causes the server to refuse or detach a link."""
 
 
 class MessageFault(AmqpError):
-    """An error that rejects one message or one management request and leaves the link attached."""
+    """An error that rejects one message or one management request. The link stays attached."""
 
     def __init__(self, condition: str, description: str, status_code: int = 400) -> None:
         super().__init__(condition, description)
@@ -58,7 +58,10 @@ class MessageFault(AmqpError):
 
 
 class WebSocketError(Exception):
-    """The peer violates RFC 6455. `code` is the status code of the close frame."""
+    """The peer violated the WebSocket protocol (RFC 6455).
+
+    `code` is the status code of the close frame that the server sends.
+    """
 
     def __init__(self, code: int) -> None:
         super().__init__(

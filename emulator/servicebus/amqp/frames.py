@@ -24,12 +24,12 @@ class Frame:
 
 
 def encode_frame(body: bytes, channel: int = 0, frame_type: int = AMQP_FRAME) -> bytes:
-    """Encode a frame: its header and then its body."""
+    """Encode a frame, which consists of a header and this body."""
     return _HEAD.pack(len(body) + HEADER_BYTES, _HEAD_DOUBLEWORDS, frame_type, channel) + body
 
 
 class AmqpFrameReader:
-    """Buffers received bytes until a frame or a protocol header is complete."""
+    """A buffer of received bytes, which returns complete protocol headers and complete frames."""
 
     def __init__(self, max_frame_bytes: int) -> None:
         self._max_frame_bytes = max_frame_bytes

@@ -1,8 +1,7 @@
-"""AMQP links (section 2.6): credit and deliveries in one direction.
+"""AMQP links, which carry messages in one direction (section 2.6 of the specification).
 
-This module has the interfaces that a service implements, then the classes of the links, then the
-functions that read and build attach performatives. A `ConnectionService` opens a `LinkTarget` or a
-`LinkSource` for an address.
+This module contains the interfaces that a service must implement, the two classes of links, and the
+functions that read and build attach performatives.
 """
 
 import asyncio
@@ -24,13 +23,13 @@ from emulator.servicebus.amqp.types import Described, Symbol, UByte, UInt, ULong
 
 
 class LinkTarget(Protocol):
-    """Receives the messages that a peer sends on one link."""
+    """The destination of the messages that a peer sends on one link."""
 
     @property
     def max_message_bytes(self) -> int:
         """The maximum size of a message on this link, in bytes.
 
-        A larger message is rejected, and its content is not kept.
+        A larger message is rejected and not stored.
         """
         ...
 
@@ -43,19 +42,19 @@ class LinkTarget(Protocol):
 
 
 class LinkSource(Protocol):
-    """Sends messages to a peer on one link."""
+    """The origin of the messages that a peer receives on one link."""
 
     @property
     def is_presettled(self) -> bool:
-        """Whether the source's messages are settled as soon as they are sent."""
+        """Whether each message of the source is settled as soon as the message is sent."""
         ...
 
     def set_credit(self, credit: int) -> None:
-        """Set the number of messages that may still be delivered. 0 stops deliveries."""
+        """Set the number of messages that the source may still send. 0 stops deliveries."""
         ...
 
     async def settle(self, tag: bytes, outcome: Outcome) -> None:
-        """Apply an outcome to the delivery with this tag.
+        """Apply the receiver's outcome to the delivery that has this tag.
 
         Raises MessageFault if the outcome cannot be applied.
         """
@@ -67,37 +66,43 @@ class LinkSource(Protocol):
 
 
 class DeliverySender(Protocol):
-    """The interface of a link that a source uses to send messages to the peer."""
+    """The interface through which a source sends messages to the peer."""
 
     def send(self, tag: bytes, payload: bytes) -> None:
-        """Send a message. The source must have credit for the message."""
+        """Send a message to the peer. The caller must have credit for the message."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRequest:
-    """The properties that a receiving peer requests when it attaches a link."""
+    """The properties that a peer requests for a link on which the peer receives messages."""
 
     address: str
     reply_address: str | None
     is_presettled: bool
-    """Whether the peer wants messages that are settled as soon as they are sent."""
+    """Whether the peer wants each message to be settled as soon as the message is sent."""
     filters: dict[Any, Any] = field(default_factory=dict)
 
 
 class ConnectionService(Protocol):
-    """The service that one connection uses."""
+    """The service that authenticates the peer of one connection and opens the peer's links."""
 
     def authenticate(self, mechanism: str, response: bytes) -> bool:
-        """Return whether the peer may connect with this SASL response."""
+        """Return whether this SASL response permits the peer to connect."""
         ...
 
     def open_target(self, address: str) -> LinkTarget:
-        """Return the target of an address. Raises LinkFault if the address is refused."""
+        """Return the target of a new link on which the peer sends messages to this address.
+
+        Raises LinkFault if the link is refused.
+        """
         ...
 
     def open_source(self, requested: SourceRequest, sender: DeliverySender) -> LinkSource:
-        """Return the source of an address. Raises LinkFault if the address is refused."""
+        """Return the source of a new link on which the peer receives messages.
+
+        The source uses `sender` to send messages. Raises LinkFault if the link is refused.
+        """
         ...
 
 
@@ -107,16 +112,19 @@ _HALF_SERIAL = 1 << 31
 
 
 def serial_difference(minuend: int, subtrahend: int) -> int:
-    """Return the signed difference of two 32-bit serial numbers, which wrap around (RFC 1982)."""
+    """Return `minuend` minus `subtrahend` as a signed integer.
+
+    Both arguments are 32-bit serial numbers, which wrap around (RFC 1982).
+    """
     return (minuend - subtrahend + _HALF_SERIAL) % _SERIAL - _HALF_SERIAL
 
 
 class LinkSession(Protocol):
-    """The interface of a session that a link uses."""
+    """The interface through which a link uses its session."""
 
     @property
     def pending(self) -> PendingWork:
-        """The unfinished deliveries and requests of the connection."""
+        """The counter of the connection's unfinished deliveries and requests."""
         ...
 
     def send_flow(
@@ -133,23 +141,29 @@ class LinkSession(Protocol):
     def send_disposition(
         self, *, as_receiver: bool, delivery_id: int, state: Described | None
     ) -> None:
-        """Settle a delivery and send its state to the peer."""
+        """Settle a delivery, and send the delivery's state to the peer.
+
+        `as_receiver` is True if the peer sent the delivery, and False if the server sent it.
+        """
         ...
 
     def send_delivery(self, link: "OutgoingLink", tag: bytes, payload: bytes) -> None:
-        """Send a message to the peer as a delivery of this link."""
+        """Send a message to the peer on this link. The delivery gets this tag."""
         ...
 
     def detach(self, handle: int, fault: AmqpError | None) -> None:
-        """Detach a link, and send the error to the peer if `fault` is set."""
+        """Detach the link that has this handle.
+
+        If `fault` is not None, send the error to the peer.
+        """
         ...
 
 
 class IncomingLink:
     """A link on which the peer sends messages.
 
-    Messages without credit are accepted, because azure-servicebus sends before it receives credit.
-    `PendingWork` limits the memory that is used if a peer sends too much.
+    The link also accepts messages for which the peer has no credit, because azure-servicebus sends
+    messages before it receives credit. `PendingWork` limits the memory that these messages use.
     """
 
     def __init__(self, session: LinkSession, attach: Attach, target: LinkTarget) -> None:
@@ -164,23 +178,26 @@ class IncomingLink:
         self._too_large = False
 
     def on_attached(self) -> None:
-        """Grant credit to the peer, after the reply to the attach has been sent."""
+        """Grant credit to the peer.
+
+        The session calls this method after the session has replied to the attach performative.
+        """
         self._replenish()
 
     def on_detached(self) -> None:
-        """Discard the parts of a message that was not received completely."""
+        """Discard the parts of an incomplete message, because the link has been detached."""
         self._drop_parts()
 
     def set_blocked(self, _: bool) -> None:
         """Do nothing, because a full write buffer stops only outgoing links."""
 
     def on_flow(self, flow: Flow) -> None:
-        """Send the link's state to the peer if the peer requests it."""
+        """Send the link's delivery count and credit if the peer requests this state."""
         if flow.echo:
             self._send_flow()
 
     def on_transfer(self, transfer: Transfer, payload: bytes) -> None:
-        """Receive a message or a part of a message.
+        """Receive a message or a part of a message from the peer.
 
         Raises SessionFault if the first transfer of a message has no delivery id.
         """
@@ -268,7 +285,7 @@ class IncomingLink:
 
 
 class OutgoingLink:
-    """A link on which the peer receives messages. The peer grants credit for each message."""
+    """A link on which the peer receives messages. The peer grants credit for the messages."""
 
     def __init__(self, session: LinkSession, attach: Attach) -> None:
         self.handle = attach.handle
@@ -299,14 +316,15 @@ class OutgoingLink:
     def on_transfer(self, _: Transfer, __: bytes) -> None:
         """Raise SessionFault, because the peer is the receiver of this link."""
         raise SessionFault(
-            "amqp:not-allowed", "the peer sent a transfer on a link on which it receives"
+            "amqp:not-allowed",
+            "the peer sent a transfer on a link on which the peer receives messages",
         )
 
     def on_flow(self, flow: Flow) -> None:
-        """Apply the credit that the peer grants. If the peer requests the link's state, send it.
+        """Set the credit that the peer grants, and send the link's state if the peer requests it.
 
-        The credit is counted from the delivery count that the peer sent. The peer's delivery count
-        may be lower than the link's delivery count (section 2.6.7).
+        The peer may not yet have counted the newest deliveries. These deliveries are subtracted
+        from the granted credit (section 2.6.7).
         """
         if flow.link_credit is not None:
             unseen = serial_difference(self._delivery_count, flow.delivery_count or 0)
@@ -359,30 +377,32 @@ _BATCH_SIZE = Symbol("com.microsoft:max-message-batch-size")
 
 
 def read_target_address(attach: Attach) -> str:
-    """Return the target address in the attach of a peer that sends.
+    """Return the target address of a link on which the peer sends messages.
 
     Raises LinkFault if the target is missing or not supported.
     """
     if attach.target is None or attach.target.descriptor not in _TARGET_NAMES:
         raise LinkFault(
-            "amqp:not-implemented", "the target must be a target of the AMQP core specification"
+            "amqp:not-implemented",
+            "the target is missing or is not a target of the AMQP core specification",
         )
     return _address(attach.target)
 
 
 def read_source_request(attach: Attach) -> SourceRequest:
-    """Return the link properties that a receiving peer requests in its attach.
+    """Return the properties that a peer requests for a link on which the peer receives messages.
 
     Raises LinkFault if the source is missing or not supported.
     """
     if attach.source is None or attach.source.descriptor not in _SOURCE_NAMES:
         raise LinkFault(
-            "amqp:not-implemented", "the source must be a source of the AMQP core specification"
+            "amqp:not-implemented",
+            "the source is missing or is not a source of the AMQP core specification",
         )
     fields = _fields(attach.source)
     filters = fields[_FILTER_FIELD] if len(fields) > _FILTER_FIELD else None
     if not isinstance(filters, dict | None):
-        raise DecodeError("the filter of a source must be a map")
+        raise DecodeError("the filter of the source must be a map")
     reply_address = None
     if attach.target is not None:
         reply_address = next(iter(_fields(attach.target)), None)
@@ -395,10 +415,10 @@ def read_source_request(attach: Attach) -> SourceRequest:
 
 
 def build_attach_reply(attach: Attach, max_message_bytes: int | None) -> Attach:
-    """Build the attach frame that replies to a peer's attach and accepts the link.
+    """Build the attach performative that accepts the link that a peer wants to attach.
 
-    Clients need both a source and a target in the reply, and the initial delivery count if the
-    server is the sender.
+    Clients need a source and a target in this performative. If the server is the sender of the
+    link, clients also need the initial delivery count.
     """
     peer_receives = attach.role
     limit = None if max_message_bytes is None else ULong(max_message_bytes)
@@ -417,10 +437,10 @@ def build_attach_reply(attach: Attach, max_message_bytes: int | None) -> Attach:
 
 
 def build_attach_refusal(attach: Attach) -> Attach:
-    """Build the attach frame that replies to a peer's attach if the link is refused.
+    """Build the attach performative that refuses the link that a peer wants to attach.
 
-    The frame has no source and no target. After the frame, the caller must send a detach that
-    contains the error (section 2.6.3).
+    This performative has no source and no target. The caller must then send a detach performative,
+    which contains the error (section 2.6.3).
     """
     return Attach(
         name=attach.name,
@@ -431,10 +451,10 @@ def build_attach_refusal(attach: Attach) -> Attach:
 
 
 def _without_filters(source: Described | None) -> Described | None:
-    """Return a source without its filters.
+    """Return the source without filters.
 
-    The reply to an attach lists the filters that are in effect, and this server ignores all
-    filters.
+    The server's attach performative must contain only the filters that the server applies, and this
+    server applies no filters.
     """
     if source is None or len(source.value) <= _FILTER_FIELD:
         return source
@@ -462,5 +482,5 @@ def _address(terminus: Described) -> str:
 
 def _fields(terminus: Described) -> list[Any]:
     if not isinstance(terminus.value, list):
-        raise DecodeError("a source or target must be a list")
+        raise DecodeError("the source or target must be encoded as a list")
     return terminus.value

@@ -21,7 +21,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The receiver gives the message back without having processed it."""
+    """The receiver did not process the message and returns it to the sender."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,11 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Modified:
-    """The receiver gives the message back and changes the message's state or annotations."""
+    """The receiver did not process the message, returns it, and requests a change.
+
+    `delivery_failed` means that the delivery counts as failed. `undeliverable_here` means that the
+    message must not be delivered to this receiver again.
+    """
 
     delivery_failed: bool = False
     undeliverable_here: bool = False
@@ -47,7 +51,7 @@ _REJECTED_WITHOUT_ERROR = Described(ULong(_REJECTED), [])
 
 
 def build_rejection(error: AmqpError) -> Described:
-    """Build the delivery state that rejects a peer's message or settlement."""
+    """Build the delivery state that rejects a message or a settlement from a peer."""
     return Described(ULong(_REJECTED), [build_error(error.condition, error.description)])
 
 
@@ -73,14 +77,17 @@ def read_outcome(state: Described | None) -> Outcome | None:
             return Modified(failed is True, here is True)
         case 0x23 | "amqp:received:list":
             return None
-    raise DecodeError("the specification does not define this delivery state")
+    raise DecodeError(
+        "the AMQP specification does not define a delivery state with this descriptor"
+    )
 
 
 def build_confirmation(outcome: Outcome, state: Described) -> Described:
     """Build the delivery state that confirms a receiver's settlement of a message.
 
-    The state is the receiver's own outcome. If the outcome is a rejection, its error is removed,
-    because a client would conclude from the error that the settlement failed.
+    The result is the state that the receiver sent. If the receiver rejected the message, the result
+    does not contain the receiver's error, because the client would conclude from the error that the
+    settlement failed.
     """
     return _REJECTED_WITHOUT_ERROR if isinstance(outcome, Rejected) else state
 
@@ -90,8 +97,10 @@ def _rejected(fields: list[Any]) -> Rejected:
     if error is None:
         return Rejected()
     if not isinstance(error, Described) or not isinstance(error.value, list):
-        raise DecodeError("the error of a rejection must be a list")
+        raise DecodeError("the error of a rejected outcome must be a list")
     condition, _, info = [*error.value, None, None, None][:3]
     if not isinstance(condition, str) or not isinstance(info, dict | None):
-        raise DecodeError("the error of a rejection has no condition")
+        raise DecodeError(
+            "the error of a rejected outcome must have a condition, and its info must be a map"
+        )
     return Rejected(condition, info or {})

@@ -1,7 +1,7 @@
 """The performatives of the transport (part 2 of the specification) and of SASL (part 5).
 
-Each class is one performative. It checks the types of the fields that a peer sent, and encodes its
-own fields as the body of a frame.
+Each class defines the fields of one performative. The base class `Performative` checks the fields
+that a peer sent, and encodes fields as the body of a frame.
 """
 
 from collections.abc import Sequence
@@ -28,12 +28,15 @@ _Kinds = tuple[tuple[type, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class Performative:
-    """The body of a frame, which is a list of fields in the order of the specification."""
+    """The base class of performatives.
+
+    A performative is a list of fields. The specification defines the order of the fields.
+    """
 
     code: ClassVar[int]
     kinds: ClassVar[_Kinds]
     required: ClassVar[int] = 0
-    """The number of fields at the start of the list that must not be null."""
+    """The number of required fields. They are the first fields of the list."""
 
     @classmethod
     def read(cls, values: Sequence[Any]) -> Self:
@@ -42,7 +45,9 @@ class Performative:
         Raises DecodeError if a field is invalid.
         """
         if len(values) > len(cls.kinds):
-            raise DecodeError(f"{cls.__name__} has {len(values)} fields, which is too many")
+            raise DecodeError(
+                f"{cls.__name__} has {len(values)} fields, more than the specification defines"
+            )
         given: dict[str, Any] = {}
         names = cls.names()
         for value, kind, name in zip(values, cls.kinds, names, strict=False):
@@ -107,7 +112,10 @@ class Begin(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Attach(Performative):
-    """Attaches a link to a handle of a session (2.7.3). `role` is True for a receiver."""
+    """Attaches a link to a session (2.7.3).
+
+    `role` is True if the side that sends this performative is the receiver of the link.
+    """
 
     code = 0x12
     kinds = (
@@ -176,7 +184,10 @@ class Transfer(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Disposition(Performative):
-    """Announces the state of deliveries (2.7.6). `role` is True if sent by the receiver."""
+    """Announces the state of deliveries (2.7.6).
+
+    `role` is True if the side that sends this performative is the receiver of the deliveries.
+    """
 
     code = 0x15
     kinds = (_FLAG, _UINT, _UINT, _FLAG, (Described,), _FLAG)
@@ -191,7 +202,7 @@ class Disposition(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Detach(Performative):
-    """Detaches the link of a handle (2.7.7)."""
+    """Detaches the link that has this handle (2.7.7)."""
 
     code = 0x16
     kinds = (_UINT, _FLAG, _ERROR)
@@ -231,7 +242,7 @@ class SaslMechanisms(Performative):
 
 @dataclass(frozen=True, slots=True)
 class SaslInit(Performative):
-    """Carries the client's choice of mechanism and its initial response (5.3.3.2)."""
+    """Contains the client's SASL mechanism and the client's initial response (5.3.3.2)."""
 
     code = 0x41
     kinds = ((Symbol,), (bytes,), (str,))
@@ -246,7 +257,10 @@ class SaslInit(Performative):
 
 @dataclass(frozen=True, slots=True)
 class SaslOutcome(Performative):
-    """Ends the SASL exchange (5.3.3.6). Code 0 is success, 1 is an authentication failure."""
+    """Ends the SASL exchange (5.3.3.6).
+
+    `outcome` is 0 for success and 1 for an authentication failure.
+    """
 
     code = 0x44
     kinds = ((UByte,), (bytes,))
@@ -304,7 +318,7 @@ def read_performative(body: bytes) -> tuple[Performative, int]:
 def build_error(condition: str, description: str) -> Described:
     """Build an AMQP error.
 
-    It always has three fields, because clients read the third field without checking its presence.
+    The error always has three fields, because some clients always read the third field.
     """
     return Described(ULong(0x1D), [Symbol(condition), description, None])
 

@@ -1,7 +1,7 @@
-"""Find the sections of a message without decoding them (section 3.2 of the specification).
+"""Split messages into sections without decoding the sections (chapter 3.2 of the specification).
 
-Each section keeps the encoding of its sender, except that the descriptor is encoded as
-`00 53 code`, because clients rely on this form.
+The bytes of a section are not changed, except for the descriptor. The descriptor is always encoded
+as `00 53 code`, because clients rely on this form.
 """
 
 from dataclasses import dataclass, replace
@@ -48,9 +48,9 @@ _BY_NAME = {
 
 @dataclass(frozen=True, slots=True)
 class Sections:
-    """The encoded sections of one message, including descriptors.
+    """The encoded sections of one message, each including the section's descriptor.
 
-    An absent section is empty bytes.
+    If the message does not have a section, the attribute for this section is empty.
     """
 
     header: bytes = b""
@@ -63,7 +63,7 @@ class Sections:
 
     @property
     def bare(self) -> bytes:
-        """The bare message, which consists of the sections that only the sender writes."""
+        """The encoded properties, application properties, body and footer as one bytes object."""
         return b"".join((self.properties, self.application_properties, *self.body, self.footer))
 
 
@@ -78,9 +78,9 @@ _FIELDS = {
 
 
 def split(payload: bytes) -> Sections:
-    """Split an encoded message into its sections. Raises DecodeError if it is malformed.
+    """Split an encoded message into sections. Raises DecodeError if the message is malformed.
 
-    The sections may be in any order, because azure-servicebus writes delivery annotations last.
+    The sections may have any order, because azure-servicebus writes delivery annotations last.
     """
     found: dict[str, bytes] = {}
     body: list[bytes] = []
@@ -96,7 +96,7 @@ def split(payload: bytes) -> Sections:
             found[_FIELDS[code]] = section
         elif body and (code != body_code or code == VALUE):
             raise DecodeError(
-                "the message's body must have sections of one kind, and at most one amqp-value"
+                "the body of a message must have sections of one kind, and at most one amqp-value"
             )
         else:
             body_code = code
@@ -105,7 +105,7 @@ def split(payload: bytes) -> Sections:
 
 
 def _descriptor(payload: bytes, offset: int) -> tuple[int, int]:
-    """Return the descriptor code of the section that starts at `offset`, and its value's offset."""
+    """Return the descriptor code of the section at `offset`, and the offset of the value."""
     if payload[offset]:
         raise DecodeError("a section of a message has no descriptor")
     if payload[offset + 1 : offset + 2] == b"\x53" and len(payload) > offset + 3:
@@ -124,20 +124,26 @@ def _descriptor(payload: bytes, offset: int) -> tuple[int, int]:
 
 def _check_kind(code: int, format_code: int) -> None:
     if code in _LISTS and format_code not in _LIST_CODES:
-        raise DecodeError("a section of a message must be a list")
+        raise DecodeError("the header and the properties of a message must be lists")
     if code in _MAPS and format_code not in _MAP_CODES:
-        raise DecodeError("a section of a message must be a map")
+        raise DecodeError(
+            "the annotations, application properties and footer of a message must be maps"
+        )
 
 
 def list_items(section: bytes) -> list[bytes]:
-    """Return the encoded items of a section that is a list. Raises DecodeError if it is not."""
+    """Return the encoded items of a list section.
+
+    Raises DecodeError if the section is malformed.
+    """
     return _items(section)
 
 
 def map_items(section: bytes) -> dict[str, tuple[bytes, bytes]]:
-    """Return the encoded (key, value) pairs of a map section, in a dict by the text of the key.
+    """Return a dict that contains the encoded (key, value) pairs of a map section.
 
-    Raises DecodeError if the section is malformed or a key is neither a string nor a symbol.
+    The keys of the dict are the decoded keys of the section. Raises DecodeError if the section is
+    malformed or a key is neither a string nor a symbol.
     """
     if not section:
         return {}
@@ -158,14 +164,14 @@ def map_items(section: bytes) -> dict[str, tuple[bytes, bytes]]:
 def replace_pairs(
     code: int, section: bytes, ours: bytes, count: int, reserved: frozenset[str]
 ) -> bytes:
-    """Return a map section, with the pairs in `ours` added and the sender's reserved keys removed.
+    """Remove the reserved keys from a map section, add the pairs in `ours`, and return the result.
 
     Args:
-        code: The section's descriptor code.
-        section: The sender's section, or empty bytes.
+        code: The descriptor code of the section.
+        section: The encoded section of the sender. Empty if the sender sent no such section.
         ours: The encoded pairs to add.
         count: The number of pairs in `ours`.
-        reserved: The keys whose pairs are removed from the sender's section.
+        reserved: The keys to remove from the sender's section, together with their values.
     """
     if section:
         sender_section = [
@@ -182,7 +188,7 @@ def encode_section(code: int, value: Any) -> bytes:
 
 
 def section_value(section: bytes) -> Any:
-    """Decode the value of a section. Raises DecodeError if it is malformed."""
+    """Decode the value of a section. Raises DecodeError if the value is malformed."""
     return decode(section[_DESCRIPTOR_BYTES:])
 
 

@@ -1,4 +1,7 @@
-"""AMQP sessions: transfer windows, link handles and dispositions (section 2.5)."""
+"""AMQP sessions: transfer windows, link handles and dispositions.
+
+Section 2.5 of the specification defines sessions.
+"""
 
 from collections import deque
 from dataclasses import dataclass
@@ -62,7 +65,10 @@ class _Unsettled:
 
 
 class Session:
-    """One session of a connection. Both sides use the same channel number and link handles."""
+    """One session of a connection.
+
+    The server and the peer use the same channel number and the same link handles.
+    """
 
     def __init__(
         self,
@@ -77,7 +83,7 @@ class Session:
         self._service = service
         self._transport = transport
         self._links: dict[int, Link | None] = {}
-        """The links by handle. None means that this side has detached and the peer has not yet."""
+        """The links by handle. None means that only the server has detached the link so far."""
         self._unsettled: dict[int, _Unsettled] = {}
         self._waiting: deque[tuple[OutgoingLink, bytes]] = deque()
         """The transfers that wait until the peer's incoming window allows them."""
@@ -87,9 +93,10 @@ class Session:
         self._peer_window = int(begin.incoming_window)
         self._received_since_flow = 0
         self.is_ended = False
-        """Whether the session has ended. Later frames on its channel are ignored.
+        """Whether the session has ended. Later frames on the session's channel are ignored.
 
-        The session is kept until the channel is reused, because clients send detach after end.
+        The session is kept until the peer uses the channel again, because clients send detach
+        performatives after the end performative.
         """
         self._send(
             Begin(
@@ -102,7 +109,7 @@ class Session:
         )
 
     def handle(self, performative: Performative, payload: bytes) -> None:
-        """Process a performative of this session.
+        """Process a performative that the peer sent on this session.
 
         Raises AmqpError if the performative is invalid.
         """
@@ -141,14 +148,17 @@ class Session:
         self._waiting.clear()
 
     def end(self, fault: AmqpError | None) -> None:
-        """Close all links and send an end, which contains the error if `fault` is set."""
+        """Close all links and send an end performative to the peer.
+
+        If `fault` is not None, the performative contains this error.
+        """
         self.close()
         self._send(End(None if fault is None else build_error(fault.condition, fault.description)))
 
     def end_by_peer(self) -> None:
         """End the session because the peer has ended it.
 
-        Reply with an end, unless this side has already sent an end.
+        Reply with an end performative, unless the server has already sent one.
         """
         if not self.is_ended:
             self.end(None)
@@ -181,16 +191,19 @@ class Session:
     def send_disposition(
         self, *, as_receiver: bool, delivery_id: int, state: Described | None
     ) -> None:
-        """Settle a delivery and send its state to the peer."""
+        """Settle a delivery, and send the delivery's state to the peer.
+
+        `as_receiver` is True if the peer sent the delivery, and False if the server sent it.
+        """
         if not self.is_ended:
             self._send(
                 Disposition(role=as_receiver, first=UInt(delivery_id), settled=True, state=state)
             )
 
     def send_delivery(self, link: OutgoingLink, tag: bytes, payload: bytes) -> None:
-        """Send a message in as many transfers as needed.
+        """Send a message, split into transfers that fit into the peer's maximum frame size.
 
-        If the peer's incoming window is full, the transfers wait until the peer opens it.
+        If the peer's incoming window is full, the transfers wait until the window opens again.
         """
         delivery_id = self._next_delivery_id
         self._next_delivery_id = (delivery_id + 1) % _SERIAL
@@ -209,7 +222,10 @@ class Session:
             fields[1:] = b"\x40", b"\x40", b"\x40"
 
     def detach(self, handle: int, fault: AmqpError | None) -> None:
-        """Detach a link. Frames that the peer still sends on this link are ignored."""
+        """Detach the link that has this handle, and send the error if `fault` is not None.
+
+        Later frames from the peer on this link are ignored.
+        """
         link = self._links.get(handle)
         if link is None or self.is_ended:
             return
@@ -328,9 +344,9 @@ class Session:
     def _forget(self, link: Link) -> None:
         """Close a link and forget its unsettled deliveries.
 
-        The messages of these deliveries stay locked, and later dispositions for them are ignored.
-        This is intended, because azure-servicebus settles such a message with a management request,
-        and that request needs the lock.
+        The messages of these deliveries stay locked, because azure-servicebus may settle them with
+        a management request, which needs the lock. Later dispositions for these deliveries are
+        ignored.
         """
         link.on_detached()
         if isinstance(link, OutgoingLink):

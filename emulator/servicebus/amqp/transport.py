@@ -1,4 +1,7 @@
-"""The transport and the pending work of a connection. The connection's sessions also use them."""
+"""The transport of a connection, and the counter of the connection's unfinished work.
+
+A connection shares these two objects with its sessions.
+"""
 
 import asyncio
 import logging
@@ -13,7 +16,7 @@ _WRITE_BUFFER_BYTES = 1024 * 1024
 
 
 class PeerTransport:
-    """Writes to one peer. All bytes of one tick of the event loop are sent in one write."""
+    """Sends bytes to one peer. All bytes of one tick of the event loop are sent in one write."""
 
     def __init__(self) -> None:
         self.is_blocked = False
@@ -27,13 +30,13 @@ class PeerTransport:
         self._flush_scheduled = False
 
     def connect(self, transport: asyncio.BaseTransport) -> None:
-        """Set the transport that this object writes to."""
+        """Set the asyncio transport to which this object writes."""
         # uvloop's transports are not subclasses of asyncio.Transport but have its methods.
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
 
     def disconnect(self) -> None:
-        """Stop using the transport, because the connection is lost."""
+        """Stop using the asyncio transport, because the connection is lost."""
         self._transport = None
 
     def send(self, channel: int, body: bytes) -> None:
@@ -48,7 +51,7 @@ class PeerTransport:
             self._loop.call_soon(self._flush)
 
     def set_reading(self, reading: bool) -> None:
-        """Resume reading from the peer if `reading` is True, otherwise pause it."""
+        """Resume reading from the peer if `reading` is True, otherwise pause reading."""
         if reading == self.is_reading or self._transport is None or self._transport.is_closing():
             return
         self.is_reading = reading
@@ -58,9 +61,9 @@ class PeerTransport:
             self._transport.pause_reading()
 
     def close(self) -> None:
-        """Send the waiting bytes and close the transport.
+        """Send all bytes that are not yet sent, and close the asyncio transport.
 
-        If the peer has not read all bytes after 5 seconds, abort the transport.
+        If the peer has not read all bytes after 5 seconds, abort the asyncio transport.
         """
         self._flush()
         if self._transport is not None:
@@ -84,7 +87,7 @@ logger = logging.getLogger(__name__)
 class PendingWork:
     """Counts the bytes of the unfinished deliveries and requests of one connection.
 
-    While too many bytes are pending, the connection stops reading from the peer.
+    While too many bytes are unprocessed, the connection does not read from the peer.
     """
 
     def __init__(
@@ -99,14 +102,14 @@ class PendingWork:
 
     @property
     def is_full(self) -> bool:
-        """Whether the connection should stop reading, because too many bytes are pending."""
+        """Whether the connection must stop reading, because too many bytes are unprocessed."""
         return self._bytes > _WORK_BYTES
 
     def add_partial(self, count: int) -> None:
-        """Add `count`, which may be negative, to the number of bytes in incomplete deliveries.
+        """Add `count` to the number of bytes in incomplete deliveries.
 
-        Raises ConnectionFault if the connection's incomplete deliveries together have too many
-        bytes.
+        `count` is negative if the bytes are discarded. Raises ConnectionFault if the incomplete
+        deliveries of the connection have more than 8 MiB together.
         """
         self._partial_bytes += count
         if self._partial_bytes > _PARTIAL_BYTES:
@@ -127,7 +130,7 @@ class PendingWork:
         self._on_change()
 
     def spawn(self, pending: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine as a task. If it raises an error, close the connection."""
+        """Run a coroutine as a task. If the task raises an error, close the connection."""
         task = self._create_task(pending)
         self._tasks.add(task)
         task.add_done_callback(self._on_task_done)
@@ -142,5 +145,7 @@ class PendingWork:
         if isinstance(error, AmqpError):
             self._on_fault(error)
             return
-        logger.error("handling a request on an AMQP connection failed", exc_info=error)
+        logger.error(
+            "processing a message or settlement on an AMQP connection failed", exc_info=error
+        )
         self._on_fault(ConnectionFault("amqp:internal-error", "an internal error occurred"))

@@ -1,8 +1,8 @@
 """The AMQP 1.0 types as Python types (part 1 of the specification).
 
-None, bool, float (double), bytes (binary), str (string), UUID, list and dict (map) are Python's own
-types. This module has a class for each other AMQP type, so that a decoded value is encoded as the
-same type again. A plain int is encoded as a long.
+Python's own types represent null (None), boolean (bool), double (float), binary (bytes), string
+(str), uuid (UUID), list and map (dict). This module defines a class for each other AMQP type, so
+that a decoded value can be encoded as the same AMQP type again. An int is encoded as a long.
 """
 
 from dataclasses import dataclass
@@ -68,9 +68,9 @@ class Float(float):
 
 
 class Timestamp(int):
-    """A time in milliseconds since 1970 in UTC.
+    """A time as the number of milliseconds since 1970-01-01 in UTC.
 
-    The class is a subclass of int, because AMQP allows times that datetime cannot represent.
+    This class is a subclass of int, because AMQP allows times that datetime cannot represent.
     """
 
     __slots__ = ()
@@ -95,36 +95,39 @@ class Char(str):
 
 
 class Symbol(str):
-    """A symbolic value in ASCII."""
+    """An AMQP symbol, which is a name in ASCII."""
 
     __slots__ = ()
 
 
 class Decimal32(bytes):
-    """The encoded bytes of a decimal number of 32 bits."""
+    """A 32-bit decimal number as encoded bytes."""
 
 
 class Decimal64(bytes):
-    """The encoded bytes of a decimal number of 64 bits."""
+    """A 64-bit decimal number as encoded bytes."""
 
 
 class Decimal128(bytes):
-    """The encoded bytes of a decimal number of 128 bits."""
+    """A 128-bit decimal number as encoded bytes."""
 
 
 class Array(list[Any]):
-    """Values of one type. An empty array is encoded as an array of null."""
+    """A list of values that have the same AMQP type.
+
+    An empty array is encoded as an array of null.
+    """
 
 
 class Raw(bytes):
-    """The encoded bytes of one value, which are written unchanged."""
+    """A value that is already encoded. The encoder writes these bytes unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A value with a descriptor.
+    """A value and the descriptor of the value's type.
 
-    In the types that AMQP itself defines, the descriptor is a ULong.
+    The types that AMQP itself defines have a ULong or a Symbol as descriptor.
     """
 
     descriptor: Any

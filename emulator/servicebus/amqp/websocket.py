@@ -1,7 +1,7 @@
-"""AMQP over WebSocket, on the same ports as plain AMQP.
+"""AMQP over WebSocket, on the same ports as AMQP without WebSocket.
 
-The WebSocket binding of OASIS carries the bytes of AMQP in binary WebSocket messages. The
-boundaries of these messages have no meaning.
+In the WebSocket binding of OASIS, binary WebSocket messages carry the bytes of an AMQP connection.
+The boundaries between these messages have no meaning.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ _Connect = Callable[[], asyncio.Protocol]
 
 
 class ProtocolDetector(asyncio.Protocol):
-    """Reads a peer's first bytes and then passes the connection to AMQP or to WebSocket."""
+    """Reads the first bytes from a peer, and selects AMQP or WebSocket for the connection."""
 
     def __init__(self, connect: _Connect) -> None:
         self._connect = connect
@@ -44,7 +44,7 @@ class ProtocolDetector(asyncio.Protocol):
         self._timer = loop.call_later(_HANDSHAKE_SECONDS, self._transport.abort)
 
     def data_received(self, data: bytes) -> None:
-        """Choose the protocol by the peer's first bytes, and give the bytes to this protocol."""
+        """Select the protocol by the first bytes, and pass all received bytes to this protocol."""
         self._received += data
         if self._received[:4] == b"GET "[: len(self._received)]:
             if len(self._received) >= 4:
@@ -53,7 +53,7 @@ class ProtocolDetector(asyncio.Protocol):
             self._hand_over(self._connect())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the time limit for the peer's first bytes."""
+        """Cancel the time limit for the peer's first bytes."""
         self._stop_timer()
 
     def _hand_over(self, protocol: asyncio.Protocol) -> None:
@@ -70,14 +70,14 @@ class ProtocolDetector(asyncio.Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WebSocketFrame:
-    """One frame of a WebSocket connection, without its mask."""
+    """One WebSocket frame. The payload is unmasked."""
 
     opcode: int
     payload: bytes
 
 
 class WebSocketFrameReader:
-    """Buffers received bytes until a frame is complete."""
+    """A buffer of received bytes, which returns complete WebSocket frames."""
 
     def __init__(self) -> None:
         self._data = b""
@@ -127,7 +127,7 @@ def _mask(payload: bytes, mask: bytes) -> bytes:
 
 
 def encode_websocket_frame(opcode: int, payload: bytes) -> bytes:
-    """Encode a frame: its header and then its payload.
+    """Encode a WebSocket frame, which consists of a header and this payload.
 
     The frame is not masked, because a server must not mask its frames.
     """
@@ -152,7 +152,7 @@ class WebSocketConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the AMQP connection.
 
-        Its time limit for the AMQP handshake also covers the HTTP handshake.
+        The time limit for the handshake also includes the HTTP handshake.
         """
         self._transport = cast(asyncio.Transport, transport)
         self._connection.connection_made(_WebSocketTransport(self._transport))
@@ -170,7 +170,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._connection.resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        """Respond to the HTTP request, then pass the payload of frames to the AMQP connection."""
+        """Respond to the HTTP request, then pass the frames' payloads to the AMQP connection."""
         assert self._transport is not None
         if self._head is not None:
             self._head += data
@@ -212,7 +212,7 @@ class WebSocketConnection(asyncio.Protocol):
 
 
 class _WebSocketTransport(asyncio.Transport):
-    """The transport of the AMQP connection. It sends each write as one WebSocket frame."""
+    """A transport that sends the bytes of each write as one WebSocket frame."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         super().__init__()

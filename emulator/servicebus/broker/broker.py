@@ -21,11 +21,11 @@ from emulator.servicebus.broker.transactions import TransactionManager
 _DEAD_LETTER = "/$DeadLetterQueue"
 _TRANSFER_DEAD_LETTER = "/$Transfer/$DeadLetterQueue"
 _NUMBERS_PER_QUEUE = 3
-"""A queue uses three numbers: its id, and the next two for its two dead-letter queues."""
+"""Each queue has three numbers: one for the queue, and two for its two dead-letter queues."""
 
 
 class Broker:
-    """All queues of a namespace. It runs on one event loop and is not thread-safe.
+    """The broker for the queues of a namespace. It runs on one event loop and is not thread-safe.
 
     Message locks are durable. After the broker has been killed and started again, a receiver can
     still settle a message until the message's lock expires. If the lock expires while the broker is
@@ -44,8 +44,9 @@ class Broker:
     ) -> "Broker":
         """Open or create the database, and create or update the queues in `settings`.
 
-        Queues that are only in the database are kept with their messages. Raises SchemaError if the
-        file is not a broker's database or is in use, and MessageStoreError if it cannot be written.
+        Queues that are in the database but not in `settings` are kept with their messages. Raises
+        SchemaError if the file is not a database of the broker or is in use. Raises
+        MessageStoreError if the database cannot be written.
         """
         transactions = TransactionManager(database, clock)
         broker = cls(transactions)
@@ -59,21 +60,24 @@ class Broker:
         return broker
 
     async def close(self) -> None:
-        """Write all changes and close the database. Later calls raise BrokerClosed."""
+        """Write all changes to the database and close it. Later operations raise BrokerClosed."""
         await self._transactions.close()
 
     def tick(self) -> None:
-        """Apply all changes that are due, such as lock expiry, without waiting for the timer."""
+        """Apply all time-based changes, such as the expiry of locks, up to the current time."""
         self._transactions.tick()
 
     def trace(self, listener: Callable[[str], None] | None) -> None:
-        """Call a listener with every SQL statement. Tests use this to count statements."""
+        """Call `listener` with the text of each SQL statement. None stops these calls.
+
+        Tests use this method to count SQL statements.
+        """
         self._transactions.store.trace(listener)
 
     def queue(self, address: str) -> Queue:
-        """Return the queue or dead-letter queue that has this address. The case is ignored.
+        """Return the queue or dead-letter queue that has this address, ignoring case.
 
-        Raises EntityNotFound if there is no such queue.
+        Raises EntityNotFound if no queue has this address.
         """
         try:
             return self._addresses[address.casefold()]
@@ -85,7 +89,7 @@ class Broker:
         return [queue for _, queue in sorted(self._queues.items())]
 
     async def create_queue(self, settings: QueueSettings) -> Queue:
-        """Create a queue in the database. Raises EntityAlreadyExists if the name is in use."""
+        """Create a queue and return it. Raises EntityAlreadyExists if the name is in use."""
         key = settings.name.casefold()
         if key in self._queues:
             raise EntityAlreadyExists(f"the queue {settings.name!r} already exists")
@@ -95,7 +99,10 @@ class Broker:
         return self._add(StoredQueue(number, settings, 1))
 
     async def update_queue(self, settings: QueueSettings) -> Queue:
-        """Replace the settings of a queue. Raises EntityNotFound if the queue does not exist."""
+        """Replace the settings of a queue, and return the queue.
+
+        Raises EntityNotFound if the queue does not exist.
+        """
         queue = self._own(settings.name)
         self._transactions.tick()
         self._save(StoredQueue(self._numbers[settings.name.casefold()], settings, 1))
@@ -103,7 +110,7 @@ class Broker:
         return queue
 
     async def delete_queue(self, name: str) -> None:
-        """Delete a queue with all its messages.
+        """Delete a queue and all its messages.
 
         Raises EntityNotFound if the queue does not exist.
         """

@@ -1,11 +1,11 @@
-"""The clock of the broker. Tests use a manual clock instead."""
+"""The clock of the broker. Tests replace this clock by a clock that the tests control."""
 
 from datetime import UTC, datetime
 from typing import Protocol
 
 
 class UtcClock(Protocol):
-    """A clock that returns the current time."""
+    """The interface of a clock."""
 
     def now(self) -> datetime:
         """Return the current time in UTC."""
@@ -13,7 +13,7 @@ class UtcClock(Protocol):
 
 
 class WallClock:
-    """The system's wall clock.
+    """The wall clock of the operating system.
 
     A monotonic clock cannot be used, because the expiry times of locks must stay valid after a
     restart.

@@ -1,4 +1,4 @@
-"""Assign the ready messages of one queue to those of its receivers that have credit."""
+"""Assign the ready messages of a queue to the receivers that have credit."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -11,15 +11,15 @@ from emulator.servicebus.broker.queue_state import QueueState
 
 
 class CreditListener(Protocol):
-    """An object that a subscription informs when its credit changes."""
+    """The interface of an object that is informed when the credit of a subscription changes."""
 
     def credit_changed(self, subscription: "Subscription") -> None:
-        """Handle the change of a receiver's credit."""
+        """Handle a change of the subscription's credit."""
         ...
 
 
 class Subscription:
-    """One receiver of a queue. `deliver` is called on the event loop, and never after `close`."""
+    """One receiver of a queue. `deliver` is called on the event loop for each message."""
 
     __slots__ = ("_closed", "_credit", "_listener", "deliver", "mode")
 
@@ -41,14 +41,18 @@ class Subscription:
         return self._credit
 
     def set_credit(self, credit: int) -> None:
-        """Set the number of messages that may still be delivered. 0 stops deliveries."""
+        """Set the number of messages that may still be delivered to this receiver.
+
+        0 stops deliveries.
+        """
         self._credit = 0 if self._closed else max(0, credit)
         self._listener.credit_changed(self)
 
     def close(self) -> None:
-        """Stop deliveries.
+        """Stop deliveries to this receiver.
 
-        Delivered messages stay locked until they are settled or their locks expire.
+        Messages that were already delivered stay locked until they are settled or their locks
+        expire.
         """
         self._closed = True
         self.set_credit(0)
@@ -58,20 +62,20 @@ class Subscription:
         self._credit -= 1
 
     def refund(self) -> None:
-        """Increase the credit by one, because a delivery to this receiver failed."""
+        """Increase the credit by one, because the assignment of a message was rolled back."""
         self.set_credit(self._credit + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A message, and the receiver to which it is delivered after the commit."""
+    """A message and the receiver to which the message will be delivered after the commit."""
 
     subscription: Subscription
     record: MessageRecord
 
 
 class Dispatcher:
-    """Assigns messages to the receivers that have credit, one message to each receiver in turn."""
+    """Assigns the messages of one queue in round-robin order to the receivers that have credit."""
 
     def __init__(self, state: QueueState, on_credit: Callable[[], None]) -> None:
         self._state = state
@@ -86,7 +90,7 @@ class Dispatcher:
     def subscribe(
         self, mode: ReceiveMode, deliver: Callable[[MessageDelivery], None]
     ) -> Subscription:
-        """Add a receiver, which has no credit yet, and return its subscription."""
+        """Return a subscription for a new receiver. The subscription has no credit at first."""
         return Subscription(self, mode, deliver)
 
     def credit_changed(self, subscription: Subscription) -> None:
@@ -105,9 +109,9 @@ class Dispatcher:
     def assign(self, now: datetime, budget_bytes: int, assignments: list[Assignment]) -> None:
         """Assign ready messages to receivers, and append each assignment to `assignments`.
 
-        Each assigned message is locked, or removed in receive-and-delete mode. Stops when no
-        message is ready, no receiver has credit, or the messages' total size reaches
-        `budget_bytes`.
+        Each assigned message is locked in peek-lock mode, and removed in receive-and-delete mode.
+        The assignment stops when no message is ready, when no receiver has credit, or when the
+        total size of the assigned messages reaches `budget_bytes`.
         """
         while self._with_credit and budget_bytes > 0:
             subscription = next(iter(self._with_credit))

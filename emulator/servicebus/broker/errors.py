@@ -1,26 +1,26 @@
-"""Errors of the broker, each with its AMQP condition and its HTTP status.
+"""The errors of the broker. Each error has an AMQP condition and an HTTP status code.
 
 BrokerError
 ├── EntityNotFound            the queue does not exist
-├── EntityAlreadyExists       a queue of this name exists
-├── MessageLockLost           the lock expired or never existed, or the message was settled
+├── EntityAlreadyExists       a queue with this name already exists
+├── MessageLockLost           the lock expired, never existed, or ended with a settlement
 ├── MessageNotFound           no deferred or scheduled message has this sequence number
 ├── MessageSizeExceeded       the message exceeds the queue's limit
 ├── QuotaExceeded             the queue is full
 ├── ArgumentError             a value is outside Service Bus's limits
 ├── NotAllowed                the entity does not support this operation
-├── MessageStoreError         the change could not be written and was undone
+├── MessageStoreError         the database could not be read or written
 ├── SchemaError               the database cannot be opened, or is in use
-└── BrokerClosed              the broker is shutting down
+└── BrokerClosed              the broker has been closed
 """
 
 from typing import ClassVar
 
 
 class BrokerError(Exception):
-    """An error that a client receives.
+    """An error that the broker reports to a client.
 
-    Over AMQP the client receives `condition`, over the management API `status_code`.
+    An AMQP client receives `condition`. A client of the management API receives `status_code`.
     """
 
     condition: ClassVar[str] = "amqp:internal-error"
@@ -42,7 +42,7 @@ class EntityAlreadyExists(BrokerError):
 
 
 class MessageLockLost(BrokerError):
-    """The lock expired or never existed, or the message was settled."""
+    """The lock does not exist, for example because the lock expired or the message was settled."""
 
     condition = "com.microsoft:message-lock-lost"
     status_code = 410
@@ -56,7 +56,7 @@ class MessageNotFound(BrokerError):
 
 
 class MessageSizeExceeded(BrokerError):
-    """The message exceeds the size that the queue accepts."""
+    """The message is larger than the queue's maximum message size."""
 
     condition = "amqp:link:message-size-exceeded"
     status_code = 413
@@ -84,15 +84,18 @@ class NotAllowed(BrokerError):
 
 
 class MessageStoreError(BrokerError):
-    """The change could not be written, for example because the disk is full, and was undone."""
+    """The database could not be read or written, for example because the disk is full.
+
+    A change that could not be written was undone.
+    """
 
 
 class SchemaError(BrokerError):
-    """The file is not a broker's database, has another version, or is in use."""
+    """The file is not a database of the broker, has an unsupported version, or is in use."""
 
 
 class BrokerClosed(BrokerError):
-    """The broker is shutting down."""
+    """The broker has been closed."""
 
     condition = "amqp:connection:forced"
     status_code = 503

@@ -7,7 +7,10 @@ from uuid import UUID
 
 
 class MessageState(IntEnum):
-    """The values of the annotation `x-opt-message-state`."""
+    """The state of a message.
+
+    The annotation `x-opt-message-state` contains this number.
+    """
 
     ACTIVE = 0
     DEFERRED = 1
@@ -15,7 +18,11 @@ class MessageState(IntEnum):
 
 
 class ReceiveMode(Enum):
-    """Whether the receiver settles messages, or the broker removes messages at delivery."""
+    """The mode in which a receiver receives messages.
+
+    In peek-lock mode, the receiver settles each message. In receive-and-delete mode, the broker
+    removes each message when it delivers the message.
+    """
 
     PEEK_LOCK = "peek-lock"
     RECEIVE_AND_DELETE = "receive-and-delete"
@@ -23,28 +30,32 @@ class ReceiveMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class IncomingMessage:
-    """A message in its sender's encoding, and the message's properties that the broker needs.
+    """A message that a sender sends to a queue.
 
-    The broker does not decode the sections.
+    The sections of the message stay encoded. The other attributes are decoded, because the broker
+    needs them.
     """
 
     header: bytes
     """The header section as the sender encoded it. Empty if the message has no header."""
     annotations: bytes
-    """The delivery and message annotations as the sender encoded them, or empty bytes."""
+    """The delivery annotations and message annotations as the sender encoded them.
+
+    Empty if the message has no annotations.
+    """
     bare: bytes
-    """Properties, application properties, body and footer as the sender encoded them."""
+    """The properties, application properties, body and footer as the sender encoded them."""
     message_id: str | None = None
     time_to_live: timedelta | None = None
     scheduled_at: datetime | None = None
     """The time at which the message becomes active.
 
-    If it is in the past, the message is active at once.
+    If this time is in the past, the message is active at once.
     """
 
     @property
     def size_bytes(self) -> int:
-        """The message's size in bytes, to which the limits of messages and queues apply."""
+        """The size in bytes that counts towards the size limits of messages and queues."""
         return len(self.header) + len(self.annotations) + len(self.bare)
 
 
@@ -59,7 +70,7 @@ class StoredMessage:
     enqueue_sequence_number: int
     """The message's first sequence number.
 
-    A scheduled message gets another number when it is activated.
+    A scheduled message gets a new sequence number when it becomes active.
     """
     enqueued_at: datetime
     state: MessageState
@@ -76,7 +87,7 @@ class StoredMessage:
 
 @dataclass(frozen=True, slots=True)
 class MessageDelivery:
-    """A delivery of a message. In receive-and-delete mode it has no lock."""
+    """A delivery of a message. In receive-and-delete mode, the delivery has no lock."""
 
     message: StoredMessage
     lock_token: UUID | None
@@ -93,13 +104,16 @@ class Lock:
 
 @dataclass(frozen=True, slots=True)
 class MessageRecord:
-    """A message in memory, without its content.
+    """The data that the broker keeps in memory for one message. The content is not included.
 
-    It is immutable: each change creates a new record.
+    A record is immutable. Each change of the message creates a new record.
     """
 
     id: int
-    """The broker's internal number of the message. Unlike the sequence number, it never changes."""
+    """The broker's internal number of the message, which never changes.
+
+    The sequence number, however, changes when a scheduled message becomes active.
+    """
     queue: int
     sequence_number: int
     enqueue_sequence_number: int
@@ -116,16 +130,16 @@ class MessageRecord:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the message may be delivered now."""
+        """Whether the message can be delivered, because it is active and not locked."""
         return self.lock is None and self.state is MessageState.ACTIVE
 
     @property
     def due_at(self) -> datetime | None:
         """The time at which the broker must change the message, or None if there is no such time.
 
-        For a locked message this is the time at which the lock expires, because a locked message
-        does not expire. For a scheduled message it is the time of the activation, at which the time
-        to live starts. For other messages it is the time at which the time to live ends.
+        A locked message changes when the lock expires, because a locked message itself does not
+        expire. A scheduled message changes when it becomes active, which starts its time to live.
+        Any other message changes when its time to live ends.
         """
         if self.lock is not None:
             return self.lock.until
@@ -134,11 +148,11 @@ class MessageRecord:
         return self.expires_at
 
     def is_expired(self, now: datetime) -> bool:
-        """Return whether the message's time to live has ended."""
+        """Return whether the message's time to live has ended at the time `now`."""
         return self.expires_at is not None and self.expires_at <= now
 
     def with_content(self, content: IncomingMessage) -> StoredMessage:
-        """Return the stored message that consists of this record and the message's content."""
+        """Combine this record with the message's content and return the stored message."""
         return StoredMessage(
             header=content.header,
             annotations=content.annotations,

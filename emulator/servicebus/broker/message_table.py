@@ -1,4 +1,4 @@
-"""Keep all message records in memory, with an index for each queue and the uncommitted changes."""
+"""Keep all message records in memory, index them by queue, and roll back uncommitted changes."""
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
@@ -13,10 +13,11 @@ _STALE_TOLERATED = 64
 
 
 class TimerHeap:
-    """The due times of messages. A message has at most one due time.
+    """A heap of due times, which are the times at which the broker must change messages.
 
-    Outdated entries stay in the heap and are skipped. The heap is rebuilt when more than half of
-    its entries are outdated, so its size stays proportional to the number of messages.
+    Each message has at most one due time. Outdated due times stay in the heap, but they are
+    ignored. The heap is rebuilt when more than half of the due times are outdated, so that its size
+    stays proportional to the number of messages.
     """
 
     __slots__ = ("_due", "_heap")
@@ -29,7 +30,7 @@ class TimerHeap:
         return len(self._due)
 
     def set(self, key: int, due_at: datetime | None) -> None:
-        """Set the due time of a message. Remove the due time if `due_at` is None."""
+        """Set the due time of the message with this key. None removes the due time."""
         if self._due.get(key) == due_at:
             return
         if due_at is None:
@@ -42,7 +43,7 @@ class TimerHeap:
             heapify(self._heap)
 
     def next_due_at(self) -> datetime | None:
-        """Return the earliest due time, or None if there is no due time."""
+        """Return the earliest due time, or None if no message has a due time."""
         while self._heap:
             due_at, key = self._heap[0]
             if self._due.get(key) == due_at:
@@ -51,7 +52,10 @@ class TimerHeap:
         return None
 
     def take_due(self, now: datetime) -> int | None:
-        """Remove and return the key with the earliest due time, or None if no key is due."""
+        """Remove the earliest due time, and return the key of its message.
+
+        Returns None if no due time has been reached at the time `now`.
+        """
         due_at = self.next_due_at()
         if due_at is None or due_at > now:
             return None
@@ -64,10 +68,10 @@ _CHUNK_LENGTH = 256
 
 
 class SortedNumbers:
-    """A sorted set of integers, which is stored in chunks of bounded length.
+    """A sorted set of integers, which is stored in chunks of limited length.
 
-    To add, remove or find a number, the set finds the chunk by bisection, and then the position in
-    the chunk by bisection. The number of comparisons grows with the logarithm of the set's size.
+    The position of a number is found by two binary searches. The first search finds the chunk, and
+    the second search finds the position in the chunk.
     """
 
     __slots__ = ("_chunks", "_lasts", "_length")
@@ -126,7 +130,10 @@ class SortedNumbers:
 
 
 class QueueIndex:
-    """The messages of one queue, by sequence number and by lock token, with a count per state."""
+    """An index of the messages of one queue, by sequence number and by lock token.
+
+    The index also counts the messages in each state.
+    """
 
     __slots__ = ("by_sequence_number", "by_token", "counts", "order", "ready", "size_bytes")
 
@@ -153,7 +160,7 @@ class QueueIndex:
         self._unfile(record)
 
     def replace(self, before: MessageRecord, after: MessageRecord) -> None:
-        """Replace a message's record by a new record, which must have the same sequence number."""
+        """Replace the record `before` by `after`. Both must have the same sequence number."""
         self.by_sequence_number[after.sequence_number] = after
         self._unfile(before)
         self._file(after)
@@ -177,7 +184,7 @@ class QueueIndex:
 class MessageChange:
     """The change of one message in a transaction.
 
-    `before` is None if the message was added, and `after` is None if it was removed.
+    `before` is None if the message was added. `after` is None if the message was removed.
     """
 
     before: MessageRecord | None
@@ -185,10 +192,10 @@ class MessageChange:
 
 
 class MessageTable:
-    """All messages of the broker. Every change is made through this table and can be rolled back.
+    """The records of all messages of the broker. Uncommitted changes can be rolled back.
 
-    A message that is added and removed in one transaction is never written, and a message that
-    changes several times is written once.
+    `changes` returns at most one change for each message in a transaction. If a message was added
+    and removed in the same transaction, `changes` does not return it.
     """
 
     def __init__(self) -> None:
@@ -210,7 +217,7 @@ class MessageTable:
             self._timers.set(record.id, None)
 
     def load(self, record: MessageRecord) -> None:
-        """Add a message that was read from the database."""
+        """Add a message record that was read from the database."""
         self._move(None, record)
         self._next_id = max(self._next_id, record.id + 1)
 
@@ -220,7 +227,7 @@ class MessageTable:
         return self._next_id - 1
 
     def put(self, record: MessageRecord) -> None:
-        """Add a message. If there is a record with the same id, replace that record."""
+        """Add a message record. If there is a record with the same id, replace that record."""
         before = self._entries.get(record.id)
         self._before_transaction.setdefault(record.id, before)
         self._move(before, record)
@@ -232,19 +239,19 @@ class MessageTable:
         self._move(before, None)
 
     def due(self, now: datetime) -> Iterator[MessageRecord]:
-        """Yield the messages that are due.
+        """Yield each message whose due time has been reached at the time `now`.
 
-        Before the caller continues the iteration, it must change the message that it received.
+        The caller must change each message before the caller continues the iteration.
         """
         while (id_ := self._timers.take_due(now)) is not None:
             yield self._entries[id_]
 
     def next_due_at(self) -> datetime | None:
-        """Return the earliest time at which a message is due, or None if there is no due time."""
+        """Return the earliest due time of all messages, or None if no message has a due time."""
         return self._timers.next_due_at()
 
     def changes(self) -> list[MessageChange]:
-        """Return the changes of messages since the last commit, one for each changed message."""
+        """Return one change for each message that has changed since the last commit."""
         return [
             MessageChange(before, after)
             for id_, before in self._before_transaction.items()

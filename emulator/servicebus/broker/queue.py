@@ -1,4 +1,4 @@
-"""The operations of one queue. When a call returns, its changes are durable."""
+"""The operations of one queue. After an operation returns, its changes are durable."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -29,10 +29,11 @@ _PEEK_BYTES = 1024 * 1024
 
 
 class Queue:
-    """A queue, or a dead-letter queue if `is_subqueue` is True.
+    """A queue or a dead-letter queue.
 
-    All methods raise EntityNotFound after the queue is deleted, and BrokerClosed after the broker
-    is closed. Methods that change messages raise MessageStoreError if the change cannot be written.
+    Methods that read or change messages raise EntityNotFound if the queue has been deleted, and
+    BrokerClosed if the broker has been closed. Methods that change messages raise MessageStoreError
+    if the change cannot be written to the database.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Queue:
 
     @property
     def is_subqueue(self) -> bool:
-        """Whether this is a dead-letter queue, to which messages cannot be sent."""
+        """Whether this is a dead-letter queue. Messages cannot be sent to a dead-letter queue."""
         return not self._subqueues
 
     # Sending
@@ -65,8 +66,8 @@ class Queue:
     async def send(self, messages: Sequence[IncomingMessage]) -> list[int]:
         """Add all messages, and return their sequence numbers. If a message is refused, add none.
 
-        A duplicate is dropped. For a duplicate the result contains the sequence number of the
-        original message.
+        A duplicate message is not added. In this case the result contains the sequence number of
+        the original message.
 
         Raises:
             NotAllowed: This is a dead-letter queue.
@@ -87,12 +88,13 @@ class Queue:
         return numbers
 
     async def schedule(self, messages: Sequence[IncomingMessage]) -> list[int]:
-        """Add messages that become active at their `scheduled_at`. Return their sequence numbers.
+        """Add messages that become active at a later time, and return their sequence numbers.
 
-        Raises the same errors as `send`, and ArgumentError if a message has no `scheduled_at`.
+        The attribute `scheduled_at` of a message contains this time. Raises ArgumentError if a
+        message has no `scheduled_at`. Also raises the errors of `send`.
         """
         if any(message.scheduled_at is None for message in messages):
-            raise ArgumentError("a message to be scheduled has no scheduled time")
+            raise ArgumentError("a message to schedule must have a scheduled time")
         return await self.send(messages)
 
     async def cancel_scheduled(self, sequence_numbers: Sequence[int]) -> None:
@@ -109,7 +111,10 @@ class Queue:
     def subscribe(
         self, mode: ReceiveMode, deliver: Callable[[MessageDelivery], None]
     ) -> Subscription:
-        """Add a receiver, and return its subscription, which has no credit at first."""
+        """Return a subscription for a new receiver. The subscription has no credit at first.
+
+        `deliver` is called with each delivery to the receiver.
+        """
         self._raise_if_deleted()
         return self._dispatcher.subscribe(mode, deliver)
 
@@ -128,11 +133,10 @@ class Queue:
         return deliveries
 
     def peek(self, from_sequence_number: int, count: int) -> list[StoredMessage]:
-        """Return messages of any state without locking them.
+        """Return at most `count` messages in any state, without locking them.
 
-        The messages are sorted by sequence number, and start at `from_sequence_number`. The result
-        may have fewer than `count` messages even if the queue has more, because the total size of
-        the result is limited.
+        The messages are sorted by sequence number, beginning at `from_sequence_number`. Fewer than
+        `count` messages are returned if their total size would exceed 1 MiB.
         """
         self._begin()
         self._transactions.flush()
@@ -178,9 +182,9 @@ class Queue:
         await self._transactions.wait_until_committed()
 
     async def renew(self, tokens: Sequence[UUID]) -> list[datetime]:
-        """Renew these locks, and return the new expiry times. If one lock is lost, renew none.
+        """Renew these locks and return their new expiry times. If one lock is lost, renew none.
 
-        Each renewed lock expires when the queue's lock duration has passed from now.
+        The new expiry time is the current time plus the queue's lock duration.
         """
         ends = self._state.renew(tokens, self._begin())
         await self._transactions.wait_until_committed()
@@ -189,7 +193,7 @@ class Queue:
     # Counting
 
     def counts(self) -> QueueCounts:
-        """Apply all changes that are due, then return the number of messages in each state."""
+        """Return the current number of messages in each state, and the size of the queue."""
         self._begin()
         self._transactions.flush()
         index = self._state.index
@@ -207,12 +211,15 @@ class Queue:
     # Methods that the broker calls
 
     def reconfigure(self, settings: QueueSettings) -> None:
-        """Replace the settings of the queue."""
+        """Replace the settings of the queue and of its dead-letter queues."""
         for queue in (self, *self._subqueues):
             queue._state.settings = settings
 
     def mark_deleted(self) -> None:
-        """Mark the queue as deleted, so that all other methods raise EntityNotFound."""
+        """Mark the queue and its dead-letter queues as deleted.
+
+        Later operations on these queues raise EntityNotFound.
+        """
         for queue in (self, *self._subqueues):
             queue._deleted = True
 
@@ -253,4 +260,4 @@ def _check(message: IncomingMessage, limit_bytes: int) -> None:
     if not timedelta(0) <= time_to_live <= _MAX_TIME_TO_LIVE:
         raise ArgumentError("the time to live of a message must be from 0 to 10675199 days")
     if message.scheduled_at is not None and message.scheduled_at.tzinfo is None:
-        raise ArgumentError("the scheduled time of a message has no time zone")
+        raise ArgumentError("the scheduled time of a message must have a time zone")

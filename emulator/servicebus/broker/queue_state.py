@@ -1,4 +1,7 @@
-"""The rules of one queue, without input or output. Callers pass the current time as an argument."""
+"""The rules of one queue, such as the expiry of locks and the detection of duplicates.
+
+This module performs no input or output. Callers pass the current time as an argument.
+"""
 
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -25,7 +28,7 @@ from emulator.servicebus.broker.settings import QueueSettings
 
 @dataclass(frozen=True, slots=True)
 class SeenMessageId:
-    """A message id, the time at which it was received, and the sequence number of its message."""
+    """The id of a received message, the sequence number of the message, and the time of receipt."""
 
     sequence_number: int
     message_id: str
@@ -33,7 +36,7 @@ class SeenMessageId:
 
 
 class DuplicateHistory:
-    """The ids of the messages that were sent within the window for duplicate detection."""
+    """The ids of the messages that were sent within the time window of duplicate detection."""
 
     def __init__(self) -> None:
         self._sequence_numbers: dict[str, int] = {}
@@ -56,7 +59,7 @@ class DuplicateHistory:
         self._sequence_numbers[seen_id.message_id] = seen_id.sequence_number
 
     def forget(self, now: datetime, window: timedelta) -> None:
-        """Remove the committed ids that were received before the current time minus `window`."""
+        """Remove the committed ids that are older than `window` at the time `now`."""
         horizon = now - window
         while self._committed_count and self._seen_ids[0].seen_at <= horizon:
             seen_id = self._seen_ids.popleft()
@@ -72,7 +75,7 @@ class DuplicateHistory:
         return len(self._seen_ids) - len(self._uncommitted)
 
     def mark_purged(self) -> None:
-        """Record that all forgotten ids have been removed from the database."""
+        """Record that the database no longer contains the ids that `forget` removed."""
         self.forgotten_count = 0
 
     def find(self, message_id: str) -> int | None:
@@ -104,7 +107,7 @@ _MAX_REASON_LENGTH = 4096
 
 
 class QueueState:
-    """One queue or dead-letter queue.
+    """The state of one queue or dead-letter queue.
 
     The messages of a dead-letter queue do not expire and are not moved to another queue.
     """
@@ -130,12 +133,12 @@ class QueueState:
     # Transactions. The message table commits and rolls back the messages themselves.
 
     def commit(self) -> None:
-        """Make the changes since the last commit permanent."""
+        """Make the changes of the sequence number and the duplicate history permanent."""
         self.committed_sequence_number = self.next_sequence_number
         self.duplicates.commit()
 
     def rollback(self) -> None:
-        """Undo the changes of sequence number and duplicate history since the last commit."""
+        """Restore the sequence number and the duplicate history of the last commit."""
         self.next_sequence_number = self.committed_sequence_number
         self.duplicates.rollback()
 
@@ -144,8 +147,8 @@ class QueueState:
     def accept(self, message: IncomingMessage, now: datetime) -> tuple[int, MessageRecord | None]:
         """Add a message, and return its sequence number and its record.
 
-        A duplicate is dropped. For a duplicate, return the sequence number of the original message,
-        and None instead of a record.
+        If the message is a duplicate, the message is not added. Then return the sequence number of
+        the original message, and None instead of a record.
         """
         window = self.settings.duplicate_detection_window
         if window is not None and message.message_id is not None:
@@ -264,7 +267,7 @@ class QueueState:
                 continue
             if len(text) > _MAX_REASON_LENGTH:
                 raise ArgumentError(
-                    f"the reason or description exceeds {_MAX_REASON_LENGTH} characters"
+                    f"the dead-letter reason or description exceeds {_MAX_REASON_LENGTH} characters"
                 )
             check_unicode(text)
         self._move_to_dead_letters(record, reason, description)
@@ -295,7 +298,11 @@ class QueueState:
     # Changes that become due with time
 
     def advance(self, record: MessageRecord, now: datetime) -> None:
-        """Apply the change of a message that is due: activation, lock expiry or message expiry."""
+        """Change a message whose due time has been reached.
+
+        If the message is locked, the lock expires. If the message is scheduled, it becomes active.
+        Otherwise the message expires.
+        """
         if record.lock is not None:
             self._unlock(record, now, failed=True)
         elif record.state is MessageState.SCHEDULED:
@@ -370,8 +377,10 @@ class QueueState:
 
 
 def check_unicode(text: str) -> None:
-    """Raise ArgumentError if a text is not valid Unicode, which SQLite cannot store."""
+    """Raise ArgumentError if a text is not valid Unicode. SQLite cannot store such a text."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ArgumentError("a text is not valid Unicode") from None
+        raise ArgumentError(
+            "the message id, dead-letter reason or description is not valid Unicode"
+        ) from None

@@ -19,17 +19,21 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9_])?")
 class QueueSettings:
     """The settings of a queue.
 
-    Raises ArgumentError if a value is invalid. The error names the property.
+    The constructor raises ArgumentError if a value is invalid. The error's message names the
+    invalid property.
     """
 
     name: str
     lock_duration: timedelta = timedelta(minutes=1)
     max_delivery_count: int = 10
     default_message_time_to_live: timedelta | None = None
-    """If it is None, messages that have no time to live of their own do not expire."""
+    """The time to live of messages whose sender set no time to live.
+
+    None means that these messages do not expire.
+    """
     dead_lettering_on_message_expiration: bool = False
     duplicate_detection_window: timedelta | None = None
-    """If it is None, duplicates are not detected."""
+    """The time for which duplicates are detected. None means that duplicates are not detected."""
     max_message_bytes: int = STANDARD_MESSAGE_BYTES
     max_size_bytes: int = 1024 * 1024 * 1024
     requires_session: bool = False
@@ -52,7 +56,7 @@ class QueueSettings:
             )
         if not 1 <= self.max_message_bytes <= STANDARD_MESSAGE_BYTES:
             raise self._refusal(
-                "MaxMessageSizeInKilobytes", "must be at most 256 (the Standard tier)"
+                "MaxMessageSizeInKilobytes", "must be from 1 to 256, as in the Standard tier"
             )
         if self.max_size_bytes < 1:
             raise self._refusal("MaxSizeInMegabytes", "must be at least 1")
@@ -65,13 +69,10 @@ class QueueSettings:
 
 @dataclass(frozen=True, slots=True)
 class QueueCounts:
-    """The number of messages in a queue, for each state of messages.
-
-    The attributes have the names of Azure's runtime properties.
-    """
+    """The number of messages of a queue in each state, and the size of the queue."""
 
     active: int
-    """Messages that are ready or locked."""
+    """The number of messages that are ready or locked."""
     deferred: int
     scheduled: int
     dead_letter: int
@@ -80,7 +81,7 @@ class QueueCounts:
 
     @property
     def total(self) -> int:
-        """The number of all messages, including those in the queue's dead-letter queues."""
+        """The number of all messages, including the messages in the queue's dead-letter queues."""
         return (
             self.active
             + self.deferred
@@ -123,7 +124,10 @@ def parse_duration(text: str) -> timedelta:
 
 
 def format_duration(duration: timedelta) -> str:
-    """Format a duration, which must not be negative, in ISO 8601, for example `P1DT2H3M4.5S`."""
+    """Format a duration in ISO 8601, for example `P1DT2H3M4.5S`.
+
+    The duration must not be negative.
+    """
     minutes, seconds = divmod(duration.seconds, 60)
     hours, minutes = divmod(minutes, 60)
     date = f"{duration.days}D" if duration.days else ""

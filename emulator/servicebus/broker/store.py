@@ -1,4 +1,4 @@
-"""The broker's SQLite database. Committed changes survive a kill of the process."""
+"""The broker's SQLite database. Committed changes are not lost if the process is killed."""
 
 import asyncio
 import json
@@ -67,29 +67,30 @@ CREATE TABLE sightings (
 
 
 def lock_database(database: Path) -> sqlite3.Connection:
-    """Lock a file beside the database, so that only one broker at a time can use the database.
+    """Lock the database's lock file, so that only one broker at a time can use the database.
 
-    The lock lasts until the returned connection is closed or the process ends. Raises SchemaError
-    if the file cannot be opened or is locked.
+    The lock ends when the returned connection is closed or the process ends. Raises SchemaError if
+    the lock file cannot be opened or another process has locked it.
     """
     try:
         lock = sqlite3.connect(f"{database}.lock", timeout=_BUSY_SECONDS, isolation_level=None)
     except sqlite3.Error as error:
-        raise SchemaError(f"{database} cannot be opened: {error}") from error
+        raise SchemaError(f"the lock file of {database} cannot be opened: {error}") from error
     try:
         lock.execute("BEGIN EXCLUSIVE")
     except sqlite3.Error as error:
         lock.close()
         if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
             raise SchemaError(f"{database} is in use by another process") from error
-        raise SchemaError(f"{database} cannot be locked: {error}") from error
+        raise SchemaError(f"the lock file of {database} cannot be locked: {error}") from error
     return lock
 
 
 def connect(database: Path) -> sqlite3.Connection:
-    """Open the database and create its tables if it is new.
+    """Open the database. If the database is new, create its tables.
 
-    Raises SchemaError if the file is not a broker's database or has another schema version.
+    Raises SchemaError if the file is not a database of the broker or has an unsupported schema
+    version.
     """
     connection = sqlite3.connect(database, isolation_level=None)
     try:
@@ -139,12 +140,12 @@ _DURATIONS = "lock_duration", "default_message_time_to_live", "duplicate_detecti
 
 
 def microseconds(at: datetime) -> int:
-    """Return a time as microseconds since 1970."""
+    """Convert a time to the number of microseconds since 1970-01-01 in UTC."""
     return (at - _EPOCH) // _MICROSECOND
 
 
 def instant(since_epoch_us: int) -> datetime:
-    """Convert microseconds since 1970 to a datetime in UTC."""
+    """Convert the number of microseconds since 1970-01-01 to a datetime in UTC."""
     return _EPOCH + since_epoch_us * _MICROSECOND
 
 
@@ -170,7 +171,7 @@ def insert_row(record: MessageRecord) -> tuple[object, ...]:
 
 
 def update_row(record: MessageRecord) -> tuple[object, ...]:
-    """Return the values of a record for the columns in `UPDATED_COLUMNS`, followed by its id."""
+    """Return the values of a record for the columns in `UPDATED_COLUMNS`, and then its id."""
     return (
         record.queue,
         record.sequence_number,
@@ -209,7 +210,7 @@ def record_from_row(row: tuple[Any, ...]) -> MessageRecord:
 
 
 def settings_text(settings: QueueSettings) -> str:
-    """Return a queue's settings as JSON, with durations in microseconds."""
+    """Return a queue's settings as JSON. Durations are in microseconds."""
     values: dict[str, Any] = {
         name: getattr(settings, name) for name in QueueSettings.__dataclass_fields__
     }
@@ -220,7 +221,7 @@ def settings_text(settings: QueueSettings) -> str:
 
 
 def settings_from_text(text: str) -> QueueSettings:
-    """Return the settings from a text that `settings_text` returned."""
+    """Parse a text that `settings_text` returned, and return the queue's settings."""
     values: dict[str, Any] = json.loads(text)
     for name in _DURATIONS:
         if values[name] is not None:
@@ -248,7 +249,7 @@ _UPDATE = f"UPDATE messages SET {UPDATED_COLUMNS} WHERE id=?"  # noqa: S608 - a 
 
 @dataclass(slots=True)
 class ChangeSet:
-    """The changes that one transaction writes."""
+    """The changes that one transaction writes to the database."""
 
     inserted: list[tuple[MessageRecord, IncomingMessage]] = field(default_factory=list)
     updated: list[MessageRecord] = field(default_factory=list)
@@ -257,7 +258,7 @@ class ChangeSet:
     """Pairs of a queue's number and its next sequence number."""
     seen_ids: list[tuple[int, SeenMessageId]] = field(default_factory=list)
     forgotten_ids: list[tuple[int, int]] = field(default_factory=list)
-    """Pairs of a queue's number and the highest sequence number of the message ids to remove."""
+    """Pairs of a queue's number and the highest sequence number whose message id is removed."""
 
     def __bool__(self) -> bool:
         return bool(
@@ -272,7 +273,7 @@ class ChangeSet:
 
 @dataclass(frozen=True, slots=True)
 class StoredQueue:
-    """A queue as the database stores it."""
+    """A queue that is stored in the database."""
 
     id: int
     settings: QueueSettings
@@ -282,7 +283,8 @@ class StoredQueue:
 class MessageStore:
     """The database of a broker.
 
-    All records are read once, when the broker starts. Later only contents of messages are read.
+    All message records are read once, when the broker starts. After the start, only the contents of
+    messages are read.
     """
 
     def __init__(self, database: Path) -> None:
@@ -294,11 +296,11 @@ class MessageStore:
             raise
 
     def trace(self, listener: Callable[[str], None] | None) -> None:
-        """Call `listener` with every SQL statement from now on. If it is None, stop the calls."""
+        """Call `listener` with the text of each SQL statement. None stops these calls."""
         self._connection.set_trace_callback(listener)
 
     def close(self) -> None:
-        """Close the database and release its lock."""
+        """Close the database and release the lock of the database."""
         self._connection.close()
         self._lock.close()
 
@@ -310,7 +312,7 @@ class MessageStore:
         return [StoredQueue(id_, settings_from_text(text), number) for id_, text, number in rows]
 
     def save_queue(self, queue: StoredQueue) -> None:
-        """Insert a queue. If the queue exists already, update its settings."""
+        """Insert a queue. If the queue already exists, update its settings."""
         self._connection.execute(
             "INSERT INTO queues VALUES (?,?,?)"
             " ON CONFLICT (id) DO UPDATE SET settings=excluded.settings",
@@ -318,7 +320,10 @@ class MessageStore:
         )
 
     def delete_queue(self, id_: int, numbers: range) -> None:
-        """Delete a queue, its messages, and the messages of its dead-letter queues."""
+        """Delete a queue, its messages, and the messages of its dead-letter queues.
+
+        `numbers` contains the numbers of the queue and of its dead-letter queues.
+        """
         bounds = numbers.start, numbers.stop
         in_queue = "queue >= ? AND queue < ?"
         with self._transaction() as connection:
@@ -338,7 +343,7 @@ class MessageStore:
         return map(record_from_row, rows)
 
     def seen_ids(self) -> Iterator[tuple[int, SeenMessageId]]:
-        """Yield pairs of a queue's number and an id for duplicate detection.
+        """Yield pairs of a queue's number and a message id that duplicate detection needs.
 
         The pairs are sorted by queue. The ids of one queue are sorted from oldest to newest.
         """
@@ -350,7 +355,7 @@ class MessageStore:
             yield queue, SeenMessageId(number, message_id, instant(seen_at_us))
 
     def content(self, id_: int) -> IncomingMessage:
-        """Read the content of a message. Raises MessageStoreError if it cannot be read."""
+        """Read the content of a message. Raises MessageStoreError if the read operation fails."""
         try:
             sections = self._connection.execute(_CONTENT_IN_ROW, (id_,)).fetchone()
             if sections[-1] is None:
@@ -418,7 +423,7 @@ class MessageStore:
 
 
 class _Transaction:
-    """A transaction that commits at the end of the `with` block.
+    """A context manager that commits a transaction at the end of the `with` block.
 
     If the block or the commit raises an error, the transaction is rolled back.
     """
@@ -442,16 +447,19 @@ class _Transaction:
 
 _COMMITS_BETWEEN = 500
 _LONGEST_LOG_PAGES = 16_000
-"""The size above which writers wait until the log has been copied: 64 MiB in pages of 4 KiB."""
+"""The number of pages in the write-ahead log above which writers wait for a checkpoint.
+
+A page has 4 KiB.
+"""
 
 logger = logging.getLogger(__name__)
 
 
 class Checkpointer:
-    """Runs checkpoints of the database.
+    """Runs checkpoints, which copy the write-ahead log to the database.
 
-    A checkpoint runs in a thread, because it waits for the disk. A commit does not wait for the
-    disk.
+    A checkpoint runs in a thread, because a checkpoint waits for the disk. A commit does not wait
+    for the disk.
     """
 
     def __init__(self, database: Path) -> None:
@@ -460,7 +468,7 @@ class Checkpointer:
         self._running: asyncio.Future[None] | None = None
 
     def count_commit(self) -> None:
-        """Count a commit. After 500 commits start a checkpoint, unless a checkpoint is running."""
+        """Count a commit. After 500 commits, start a checkpoint if no checkpoint is running."""
         self._commit_count += 1
         if self._commit_count < _COMMITS_BETWEEN or self._running is not None:
             return
@@ -481,7 +489,7 @@ class Checkpointer:
 def checkpoint(database: Path, longest_log_pages: int = _LONGEST_LOG_PAGES) -> None:
     """Copy committed pages from the write-ahead log to the database.
 
-    Writers have to wait only if the log is longer than `longest_log_pages`.
+    Writers must wait only if the log has more than `longest_log_pages` pages.
     """
     try:
         with closing(sqlite3.connect(database)) as connection:
@@ -491,7 +499,7 @@ def checkpoint(database: Path, longest_log_pages: int = _LONGEST_LOG_PAGES) -> N
     except sqlite3.Error as error:
         # No change is lost: the log grows until the next checkpoint succeeds.
         logger.warning(
-            "the write-ahead log of %s could not be shortened, the next checkpoint tries again: %s",
+            "a checkpoint of %s failed; the write-ahead log grows until the next checkpoint: %s",
             database,
             error,
         )

@@ -20,11 +20,11 @@ CACHE_BYTES = 32 * 1024 * 1024
 
 
 class ContentCache:
-    """The contents of recently written messages and of messages that are not written yet.
+    """A cache of the contents of new messages.
 
-    The contents of other messages are read from the database. Therefore a long queue needs memory
-    only for its records. If a message is received soon after it was sent, its content does not have
-    to be read from the database.
+    The cache contains all contents that are not yet written to the database, and the contents that
+    were written most recently. All other contents are read from the database when they are needed.
+    Therefore the memory for contents is limited even if a queue has many messages.
     """
 
     def __init__(
@@ -37,22 +37,25 @@ class ContentCache:
         self._unwritten: dict[int, IncomingMessage] = {}
 
     def add(self, id_: int, content: IncomingMessage) -> None:
-        """Add the content of a new message. The content is kept at least until it is written."""
+        """Add the content of a new message.
+
+        The content stays in the cache at least until the content is written to the database.
+        """
         self._unwritten[id_] = content
 
     def get(self, id_: int) -> IncomingMessage:
-        """Return the content of a message, from memory or from the database."""
+        """Return the content of a message from the cache or from the database."""
         content = self._unwritten.get(id_) or self._cached.get(id_)
         return self._read(id_) if content is None else content
 
     def discard(self, id_: int) -> None:
-        """Discard the content of a message that has been removed."""
+        """Remove the content of a deleted message from the cache."""
         content = self._cached.pop(id_, None)
         if content is not None:
             self._cached_bytes -= content.size_bytes
 
     def commit(self, written: Iterable[int]) -> None:
-        """Keep the contents of the messages that were written, and discard other new contents."""
+        """Keep the contents of the messages with these ids, and discard all other new contents."""
         for id_ in written:
             content = self._unwritten[id_]
             self._cached[id_] = content
@@ -76,12 +79,15 @@ logger = logging.getLogger(__name__)
 
 
 class TransactionManager:
-    """Writes the changes of one tick in one transaction, and applies changes that are due.
+    """Writes all changes of one tick of the event loop in one transaction.
 
     Callers change the states of queues in memory and then await `wait_until_committed`. At the end
-    of the tick ready messages are assigned to receivers, and all changes are written in one
-    transaction. After the commit the callers are woken and the messages are delivered. If the
-    transaction fails, the changes in memory are rolled back and the callers get MessageStoreError.
+    of the tick, ready messages are assigned to receivers, and all changes are written in one
+    transaction. After the commit, the callers continue and the messages are delivered. If the
+    transaction fails, the changes in memory are rolled back, and the callers receive
+    MessageStoreError.
+
+    The class also applies time-based changes, such as the expiry of locks.
     """
 
     def __init__(self, database: Path, clock: UtcClock) -> None:
@@ -101,21 +107,27 @@ class TransactionManager:
         self._closed = False
 
     def add(self, state: QueueState) -> Dispatcher:
-        """Add a queue to the transactions and return the dispatcher of the queue."""
+        """Add the state of a queue, and return a new dispatcher for this queue."""
         dispatcher = Dispatcher(state, self._schedule_transaction)
         self._states[state.number] = state
         self._dispatchers[state.number] = dispatcher
         return dispatcher
 
     def remove(self, numbers: range) -> None:
-        """Remove queues and all their messages. The removal cannot be rolled back."""
+        """Remove the queues that have these numbers, and all their messages, from memory.
+
+        The removal cannot be rolled back.
+        """
         for number in numbers:
             del self._states[number]
             self._dispatchers.pop(number).close()
             self.table.drop_queue(number)
 
     def load(self) -> None:
-        """Read all messages from the database, and apply the changes that are due."""
+        """Read all message records and duplicate histories from the database.
+
+        Then apply all time-based changes up to the current time.
+        """
         for record in self.store.records():
             self.table.load(record)
         for number, seen_id in self.store.seen_ids():
@@ -123,10 +135,10 @@ class TransactionManager:
         self.tick()
 
     def begin(self) -> datetime:
-        """Apply all changes that are due, and return the current time.
+        """Apply all time-based changes up to the current time, and return the current time.
 
-        Callers must call this before they change the state of a queue. Raises BrokerClosed if the
-        broker is closed.
+        Callers must call this method before they change the state of a queue. Raises BrokerClosed
+        if the broker is closed.
         """
         if self._closed:
             raise BrokerClosed("the broker is closed")
@@ -136,7 +148,7 @@ class TransactionManager:
         return now
 
     def mark_changed(self, state: QueueState) -> None:
-        """Record that this tick may change a queue's sequence number or duplicate history."""
+        """Mark a queue whose sequence number or duplicate history may change in this tick."""
         self._changed.add(state)
 
     async def wait_until_committed(self) -> None:
@@ -155,7 +167,7 @@ class TransactionManager:
             self._run_transaction()
 
     def tick(self) -> None:
-        """Apply all changes that are due, and write them at once."""
+        """Apply all time-based changes up to the current time, and write them at once."""
         self.begin()
         self.flush()
 
@@ -280,7 +292,9 @@ class TransactionManager:
             assignment.subscription.refund()
         for waiter in waiters:
             if not waiter.done():
-                waiter.set_exception(MessageStoreError(f"the change could not be written: {error}"))
+                waiter.set_exception(
+                    MessageStoreError(f"the change could not be written to the database: {error}")
+                )
         if not self._failing:
             logger.error(
                 "the broker's database cannot be written (%s): changes are refused and messages are"

@@ -94,7 +94,10 @@ def test_a_queue_without_configured_properties_has_the_defaults_of_azure() -> No
         (config({"RequiresSession": True}), "RequiresSession must be false"),
         (config({"RequiresSession": "no"}), "Properties.RequiresSession: expected true or false"),
         (config({"ForwardTo": "other"}), "Properties.ForwardTo: forwarding is not supported"),
-        (config({"LockDurations": "PT1M"}), "LockDurations: a queue has no such property"),
+        (
+            config({"LockDurations": "PT1M"}),
+            "LockDurations: a queue has no property with this name",
+        ),
         (
             config(
                 {
