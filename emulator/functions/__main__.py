@@ -34,7 +34,7 @@ _AZURE_STORAGE_ONLY = (
 
 
 def main() -> int:
-    """Run a host until SIGTERM or SIGINT, and return the exit status of the program."""
+    """Run a host until the process receives SIGTERM or SIGINT, and return the exit status."""
     options = _parse(sys.argv[1:])
     # The SDK logs each lost connection in many lines, but the trigger logs each outage only once.
     logging.getLogger("azure").setLevel(logging.CRITICAL)
