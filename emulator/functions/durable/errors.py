@@ -19,7 +19,7 @@ The numbers are the HTTP statuses of the Durable extension's management API.
 
 
 class DurableError(Exception):
-    """The base class of the errors.
+    """The base class of the errors of durable engines.
 
     `status` is the HTTP status of the response. `kind` is the .NET exception type that the response
     names, as in Azure.
@@ -91,5 +91,5 @@ class DatabaseForeign(DurableError):
 class ActionInvalid(DurableError):
     """An orchestrator requested an action that is invalid or that the engine does not support.
 
-    The text describes what is wrong.
+    The error text describes the problem.
     """

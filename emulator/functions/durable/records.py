@@ -213,7 +213,10 @@ def _read_rows(
 
 
 def read_history(store: Reader, instance_id: str) -> list[str]:
-    """Return the stored history of an instance: for each episode, one text of JSON events."""
+    """Return the stored history of an instance.
+
+    Each text contains the JSON events of one episode.
+    """
     return [
         events
         for (events,) in store.read(
@@ -320,8 +323,9 @@ def read_page(
 ) -> tuple[list[OrchestrationInstance], str]:
     """Return one page of the instances that match a filter, and the token of the next page.
 
-    `top` limits the size of the page; `token` is empty for the first page. The returned token is
-    empty after the last page. Raises ArgumentInvalid if `token` is invalid.
+    `top` is the maximum size of the page, as text. `token` selects the page, and is empty for the
+    first page. The returned token is empty after the last page. Raises ArgumentInvalid if `token`
+    is invalid.
     """
     size = _LONGEST_PAGE
     if top is not None and top.isascii() and top.isdigit() and int(top[:9]) > 0:

@@ -90,7 +90,7 @@ class InstanceCache:
             self.drop(other)
 
     def load_history(self, instance: OrchestrationInstance) -> list[str]:
-        """Return the history of an instance: for each episode, one text of JSON events."""
+        """Return the history of an instance. Each text contains the JSON events of one episode."""
         if instance.history is None:
             instance.history = (
                 read_history(self.store, instance.id) if instance.episode_count else []

@@ -105,7 +105,7 @@ class LocalEngine(DurableEngine):
         return self.cache.now()
 
     async def get_setting(self, name: str, default: str) -> str:
-        """Return a setting in the database. If it is missing, store and return the default."""
+        """Return a setting of the database. If it is missing, store and return `default`."""
         return self.store.get_setting(name, default)
 
     @property
@@ -116,7 +116,7 @@ class LocalEngine(DurableEngine):
         return self.cache.find(instance_id)
 
     def read_history_of(self, instance: OrchestrationInstance) -> list[str]:
-        """Return the saved history of an instance: for each episode, one text of JSON events."""
+        """Return the history of an instance. Each text contains the JSON events of one episode."""
         return self.cache.load_history(instance)
 
     def read_page(
@@ -142,7 +142,7 @@ class LocalEngine(DurableEngine):
         await asyncio.shield(written)
 
     async def rewind(self, instance_id: str) -> None:
-        """Undo the failure of an instance, and run the failed tasks again.
+        """Undo the failure of a failed instance, and run its failed tasks again.
 
         Raises InstanceNotFailed if the instance has not failed, and OperationInvalid if the failure
         cannot be undone.
@@ -156,7 +156,7 @@ class LocalEngine(DurableEngine):
         await Rewinder(self.cache, self._pool.add, self._set_timer).rewind(instance)
 
     async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
-        """Wait up to `timeout_seconds` until an instance has finished.
+        """Wait until an instance has finished, at most for `timeout_seconds`.
 
         Return whether the instance has finished.
         """
@@ -179,7 +179,7 @@ class LocalEngine(DurableEngine):
         return instance.is_finished
 
     async def purge(self, instances: Sequence[OrchestrationInstance]) -> int:
-        """Delete each given instance that has finished, and its history.
+        """Delete the finished instances in `instances`, together with their histories.
 
         Return the number of deleted instances.
         """

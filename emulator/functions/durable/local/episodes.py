@@ -166,9 +166,9 @@ class LocalCheckpointer:
     async def save_continued_as_new(
         self, episode: Episode, command: ContinueAsNew, custom_status: str | None
     ) -> None:
-        """Save an episode after which the instance starts again.
+        """Save an episode that ends with continue-as-new.
 
-        The new execution has a new input, and neither history nor timers.
+        The instance starts again with a new input, without its old history and timers.
         """
         instance = episode.instance
         fresh = make_next_execution(episode, command, custom_status)
