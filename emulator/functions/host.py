@@ -1,7 +1,6 @@
-"""The composition root of the host.
+"""The Functions host: create its parts, and start and stop them in the right order.
 
-It creates the app process, the durable extension, the triggers and the listeners, and starts and
-stops them in the right order.
+The parts are the app process, the durable extension, the triggers and the listeners.
 """
 
 import asyncio
@@ -58,7 +57,7 @@ def lock_data_directory(directory: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True, slots=True)
 class HostOptions:
-    """The options of the host from the command line."""
+    """The command-line options of the host."""
 
     folder: Path
     data: Path

@@ -1,4 +1,4 @@
-"""Route templates of HTTP triggers, with the rules of ASP.NET. Examples:
+"""Route templates of HTTP triggers. They follow the rules of ASP.NET. Examples:
 
 products/{category:alpha}/{id:int?}      literals, constraints, optional parameters, defaults
 files/{name}.{ext}                       several parameters in one segment
@@ -62,7 +62,10 @@ class Route:
 
 
 class RouteTable:
-    """All routes of an app in their order of precedence. Literal segments precede parameters."""
+    """All routes of an app, sorted by their precedence.
+
+    For example, a literal segment precedes a parameter.
+    """
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self.routes: list[Route] = []
@@ -75,8 +78,8 @@ class RouteTable:
     def find(self, method: str, path: str) -> tuple[str, dict[str, str]] | None:
         """Return the name of the function that serves a request, and the route values.
 
-        Return None if no route matches. A route that does not serve the method does not match,
-        because Azure then responds with status 404, not 405.
+        Return None if no route matches. A route for other HTTP methods does not match, because
+        Azure responds to such a request with status 404 and not with status 405.
         """
         relative = path.strip("/")
         for route in self.routes:
@@ -163,9 +166,9 @@ class _Compiler:
 
 
 def _segments(template: str) -> list[str]:
-    """Split a template at its slashes, except those in braces.
+    """Split a template at the slashes that are outside braces.
 
-    Regex constraints, which are in braces, may contain slashes.
+    Slashes inside braces belong to regex constraints.
     """
     stripped = template.strip("/")
     if not stripped:
@@ -183,7 +186,7 @@ def _segments(template: str) -> list[str]:
 
 
 def _split_constraints(text: str) -> list[str]:
-    """Split a text like `:int:range(1,5)` at its colons, except those in parentheses."""
+    """Split a text like `:int:range(1,5)` at the colons that are outside parentheses."""
     parts, depth, current = [], 0, ""
     for character in text:
         depth += (character == "(") - (character == ")")

@@ -133,7 +133,10 @@ class ActivityPool:
         return bool(self._tasks)
 
     def add(self, work: WorkItem) -> None:
-        """Run a work item as soon as the limit allows it. It must be committed already."""
+        """Run a work item as soon as fewer than `concurrency` activities run.
+
+        The work item must have been committed to the database before.
+        """
         self._waiting.append(work)
         if self._free:
             self._free -= 1
@@ -142,7 +145,10 @@ class ActivityPool:
             task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Stop all activities. Unfinished work items run again when the engine is started again."""
+        """Stop all activities.
+
+        The unfinished work items run again after the next start of the engine.
+        """
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -179,7 +185,7 @@ class ActivityPool:
 async def run_work_item(
     runner: FunctionRunner, now: Callable[[], int], work: WorkItem
 ) -> TaskMessage:
-    """Run an activity, and return the result or failure as a message to the instance.
+    """Run an activity, and return the message that reports its result or failure.
 
     Raises AppUnavailable if the app process is down.
     """

@@ -75,7 +75,11 @@ class Shim:
     """The tasks with retry options, by the number of the attempt or timer that they wait for."""
 
     def copy(self) -> "Shim":
-        """Return a copy. An episode changes only its copy, so that the episode can be repeated."""
+        """Return a copy.
+
+        An episode changes only its copy. If the episode fails, it can be repeated with the
+        original.
+        """
         return Shim(
             self.scheduled,
             self.next_task,
@@ -91,7 +95,7 @@ class Shim:
         return not retry.is_exhausted if retry.is_waiting else failed
 
     def is_awaiting_timer(self, task: int) -> bool:
-        """Return whether the task is a timer that is running."""
+        """Return whether the task is a running timer."""
         return task in self.timers or (task in self.retries and self.retries[task].is_waiting)
 
     @property
@@ -100,7 +104,7 @@ class Shim:
         return bool(self.timers) or any(retry.is_waiting for retry in self.retries.values())
 
     def end_task(self, task: int, *, failed: bool, now: int) -> list[Command]:
-        """Record that a task completed or failed, and return the commands of its retry.
+        """Record that a task completed or failed, and return the commands that continue its retry.
 
         `now` is in microseconds since 1970.
         """
@@ -173,7 +177,7 @@ class Shim:
         return number
 
     def dump(self) -> str:
-        """Convert the shim to JSON text, which `load` can read."""
+        """Return the shim as JSON text, from which `load` can create it again."""
         retries = [
             [task, retry.attempts, retry.is_waiting, retry.action.to_fields()]
             for task, retry in self.retries.items()
@@ -185,7 +189,7 @@ class Shim:
 
     @classmethod
     def load(cls, text: str) -> "Shim":
-        """Return the shim whose state `dump` returned as this text."""
+        """Create a shim from the JSON text that `dump` returned."""
         if not text:
             return cls()
         scheduled, next_task, timers, retries = json.loads(text)

@@ -1,4 +1,4 @@
-"""Create the queue and timer triggers of an app from their bindings, start and stop them."""
+"""Create the queue and timer triggers of an app from their bindings. Start and stop them."""
 
 import asyncio
 from collections.abc import Mapping

@@ -124,7 +124,7 @@ class LocalEngine(DurableEngine):
     ) -> tuple[list[OrchestrationInstance], str]:
         """Return one page of the instances that match a filter, and the token of the next page.
 
-        An instance that is in memory is returned in its state in memory.
+        For an instance that is in memory, return its state in memory.
         """
         rows, next_token = super().read_page(condition, top, token)
         return [self.cache.get_cached(instance.id) or instance for instance in rows], next_token
@@ -259,7 +259,7 @@ class LocalEngine(DurableEngine):
     async def _run_episodes(self, instance: OrchestrationInstance) -> None:
         """Run episodes of an instance as long as it is ready.
 
-        For each instance, only one task does this at a time.
+        For each instance, only one task runs this method at a time.
         """
         try:
             while is_ready(instance):

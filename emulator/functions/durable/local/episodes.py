@@ -18,9 +18,9 @@ from emulator.functions.durable.shim import Shim
 
 
 class LocalOutbox:
-    """Sends the work that an episode schedules.
+    """Sends the activities, timers and sub-orchestrations that an episode schedules.
 
-    The work is inserted as rows in the transaction of the episode, and started after the commit.
+    The transaction of the episode inserts them as rows. They start after the commit.
     """
 
     def __init__(
@@ -193,7 +193,10 @@ class LocalCheckpointer:
         self._committed(episode, shim=Shim())
 
     def _close_events(self, episode: Episode) -> str:
-        """Add the last event of an episode, and insert all its events. Return their JSON text."""
+        """Add the last event of an episode, and return all its events as JSON text.
+
+        Add the statement that inserts the events into the history.
+        """
         fragment = close_events(episode)
         episode.statements.append(
             records.append_history(episode.instance.id, episode.instance.episode_count, fragment)

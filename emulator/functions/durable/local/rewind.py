@@ -1,9 +1,11 @@
 """Rewind a failed instance: undo its last episode, and run the failed tasks again.
 
-The store has the shim in its state before the failing episode, so the task ids are exact. The
-messages of that episode are delivered again, with three exceptions. A failed activity runs again. A
-failed sub-orchestration is rewound, too. If a message was the timer after the last attempt of a
-retry, this attempt is repeated.
+The store contains the shim in its state before the failed episode, so the repeated episode numbers
+its tasks correctly. The messages of the failed episode are delivered again, with three exceptions:
+
+- If an activity failed, the activity runs again.
+- If a sub-orchestration failed, the sub-orchestration is rewound, too.
+- If a message was the timer after the last attempt of a retry, this attempt is repeated.
 """
 
 import json
@@ -172,8 +174,8 @@ class Rewinder:
 def _last_attempt(event: Event, shim: Shim, past: list[list[Event]]) -> Event | None:
     """Undo the last attempt of an exhausted retry if `event` is the timer after that attempt.
 
-    Return the event of the failure, or None if `event` is not such a timer. Raises OperationInvalid
-    if the failure cannot be undone.
+    Return the event that records the failure of the attempt, or None if `event` is not such a
+    timer. Raises OperationInvalid if the failure cannot be undone.
     """
     timer = event.get("TimerId")
     retry = shim.retries.get(timer) if timer is not None else None
