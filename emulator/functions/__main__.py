@@ -160,7 +160,8 @@ def _seconds(text: str) -> float:
     seconds = float(text)
     if not _SHORTEST_TIMEOUT_SECONDS <= seconds <= _LONGEST_TIMEOUT_SECONDS:
         raise argparse.ArgumentTypeError(
-            f"expected {_SHORTEST_TIMEOUT_SECONDS} to {_LONGEST_TIMEOUT_SECONDS} s, got {text}"
+            f"expected a number of seconds from {_SHORTEST_TIMEOUT_SECONDS} to "
+            f"{_LONGEST_TIMEOUT_SECONDS}, got {text}"
         )
     return seconds
 

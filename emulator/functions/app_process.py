@@ -53,7 +53,7 @@ class AppCommand:
                 arguments += ["--threads", threads]
             else:
                 _log.warning(
-                    "the app setting %s is ignored: expected a number from 1 to %d, got %s",
+                    "the app setting %s is ignored: expected a whole number from 1 to %d, got %s",
                     _THREADS_SETTING,
                     _MOST_THREADS,
                     threads,

@@ -117,7 +117,8 @@ class _Compiler:
             text += self._literal(segment[end : match.start()])
             if match[1]:
                 raise RouteError(
-                    f"'{self._template}': a catch-all parameter must be a whole segment"
+                    f"'{self._template}': a catch-all parameter must be the only content of its "
+                    "segment"
                 )
             name, _optional = self._declare(match)
             text += f"(?P<{name}>[^/]+?)"
@@ -160,7 +161,8 @@ class _Compiler:
     def _literal(self, text: str) -> str:
         if "{" in text or "}" in text:
             raise RouteError(
-                f"'{self._template}' is not a route template: a brace is outside a parameter"
+                f"'{self._template}' is not a valid route template: "
+                "a brace is not part of a parameter"
             )
         return re.escape(text)
 

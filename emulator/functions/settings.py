@@ -86,7 +86,7 @@ def parse_host_file(document: Any) -> HostFile:
         raise SettingError("expected a JSON object")
     version = document.get("version")
     if version != "2.0":
-        raise SettingError(f"expected the 'version' \"2.0\", got {json.dumps(version)}")
+        raise SettingError(f"expected 'version' to be \"2.0\", got {json.dumps(version)}")
     extensions = _object(document, "extensions")
     http = _object(extensions, "http")
     durable = _object(extensions, "durableTask")

@@ -100,7 +100,10 @@ class _App:
             await self._connection.drain()
             self.send([number, *answer], payload)
         except ConnectionError:
-            _log.debug("the host closed the connection before the response of %s was sent", name)
+            _log.debug(
+                "the host closed the connection before the response of the function %s was sent",
+                name,
+            )
 
     async def _run(
         self, name: str, kind: str, head: list[Any], body: bytes

@@ -1,7 +1,8 @@
 """History events as JSON text, in the format of the Durable Task Framework.
 
-An event is written as JSON text once. The engines store this text and the SDK replays it without
-any change. The numbers of the event types are those of DurableTask.Core's `EventType`.
+Each event is written as JSON text once. For an episode, the engines pass the stored texts to the
+SDK and do not parse them. The numbers of the event types are those of DurableTask.Core's
+`EventType`.
 """
 
 import json

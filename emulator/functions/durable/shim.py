@@ -67,10 +67,10 @@ class Shim:
     """The task numbers of one execution of an instance."""
 
     scheduled: int = 0
-    """The number of actions that are already scheduled."""
+    """The number of the SDK's actions that have been scheduled."""
     next_task: int = 0
     timers: dict[int, int] = field(default_factory=dict)
-    """The running timers: the task number, and the position of its action in the SDK's list."""
+    """The running timers, by task number. The value is the position of the timer's action."""
     retries: dict[int, RetryState] = field(default_factory=dict)
     """The tasks with retry options, by the number of the attempt or timer that they wait for."""
 

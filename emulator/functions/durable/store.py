@@ -172,7 +172,7 @@ class Store:
         self._checkpoint = None
         if not task.cancelled() and task.exception() is not None:
             _log.warning(
-                "the checkpoint of %s failed; it is tried again after more commits: %s",
+                "the checkpoint of %s failed; the host tries again after more commits: %s",
                 self._path.name,
                 task.exception(),
             )

@@ -370,7 +370,7 @@ class AzureStorageEngine(DurableEngine):
                 _log.error("the task hub cannot be used; the host tries again: %s", problem)
                 await asyncio.sleep(_LONGEST_POLL_SECONDS)
             except Exception:  # noqa: BLE001 - the loop must not end
-                _log.exception("dequeuing failed; the host tries again")
+                _log.exception("messages could not be dequeued; the host tries again")
                 await asyncio.sleep(_LONGEST_POLL_SECONDS)
             else:
                 if found:
@@ -555,13 +555,13 @@ class AzureStorageEngine(DurableEngine):
                     _log.debug("the instance %s waits for the app process", session.instance_id)
                 except StoreUnavailable as problem:
                     _log.error(
-                        "the engine repeats an episode of %s that could not be saved: %s",
+                        "an episode of instance %s could not be saved; the engine repeats it: %s",
                         session.instance_id,
                         problem,
                     )
                 except Exception:  # noqa: BLE001 - one instance must not stop the others
                     _log.exception(
-                        "the engine repeats an episode of %s that failed",
+                        "an episode of instance %s failed; the engine repeats it",
                         session.instance_id,
                     )
                 else:
@@ -611,7 +611,7 @@ class AzureStorageEngine(DurableEngine):
                 await self._episodes.run(instance)
         except SplitBrain:
             _log.warning(
-                "%s: split brain detected: another owner saved this instance since it was loaded",
+                "%s: split brain detected: another owner saved this instance after it was loaded",
                 instance.id,
             )
             instance.mailbox.clear()
@@ -760,7 +760,7 @@ class AzureStorageEngine(DurableEngine):
         except StoreUnavailable as problem:
             _log.error(
                 "the result of the activity %s could not be stored; the activity runs again after "
-                "its visibility timeout: %s",
+                "the visibility timeout of its work item: %s",
                 work.name,
                 problem,
             )

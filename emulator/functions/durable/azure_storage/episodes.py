@@ -58,7 +58,7 @@ class LoadedInstance(OrchestrationInstance):
 
     etag: Etag | None
     die_after_event: Callable[[], Awaitable[None]] | None = None
-    """The function to await between send and save if a crash point waits for an external event."""
+    """The function to await before the episode is saved, if a crash point waits for an event."""
 
 
 def load_instance(database: Database, instance_id: str) -> LoadedInstance | None:
@@ -319,7 +319,7 @@ class MessageSelection:
     early: list[QueueMessage] = field(default_factory=list)
     """Messages to abandon, because the history to which they belong is not saved yet."""
     discarded: dict[str, list[QueueMessage]] = field(default_factory=dict)
-    """The messages to discard, by the reason."""
+    """The messages to discard, grouped by the reason."""
 
     @property
     def not_taken(self) -> list[QueueMessage]:

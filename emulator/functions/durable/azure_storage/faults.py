@@ -115,7 +115,7 @@ class Faults:
             self._random.random() < self._options.crash_rate / len(_RANDOM_POINTS)
         ):
             _log.warning(
-                "random crash at the point %s of %s: this process kills itself", point, name
+                "random crash at the crash point %s of %s: this process kills itself", point, name
             )
             await self._end()
 

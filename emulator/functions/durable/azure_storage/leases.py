@@ -21,7 +21,7 @@ class PartitionLeases:
         self.owned: frozenset[int] = frozenset()
         """The partitions that this host owned after the last renewal."""
         self.draining: frozenset[int] = frozenset()
-        """The owned partitions that this host will release. It does not dequeue their messages."""
+        """The owned partitions that this host will release, and does not dequeue from."""
 
     def renew(
         self,

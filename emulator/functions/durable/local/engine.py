@@ -281,13 +281,13 @@ class LocalEngine(DurableEngine):
             return False
         except StoreUnavailable as problem:
             _log.error(
-                "the engine repeats an episode of %s that could not be saved: %s",
+                "an episode of instance %s could not be saved; the engine repeats it: %s",
                 instance.id,
                 problem,
             )
             return False
         except Exception:  # noqa: BLE001 - one instance must not stop the others
-            _log.exception("the engine repeats an episode of %s that failed", instance.id)
+            _log.exception("an episode of instance %s failed; the engine repeats it", instance.id)
             return False
         return True
 

@@ -25,7 +25,8 @@ from emulator.functions.durable.store import Statement
 
 _FAILURES = {EventType.TASK_FAILED, EventType.CHILD_FAILED}
 _TIMER_LOST = (
-    "The instance cannot be rewound: a timer that was running when it failed has been deleted."
+    "The instance cannot be rewound: a timer that was running when the instance failed has been "
+    "deleted."
 )
 _MESSAGES = {
     EventType.TASK_COMPLETED,
@@ -183,7 +184,8 @@ def _last_attempt(event: Event, shim: Shim, past: list[list[Event]]) -> Event | 
         return None
     if timer != shim.next_task - 1:
         raise OperationInvalid(
-            "The instance cannot be rewound: tasks were scheduled after the last attempt failed."
+            "The instance cannot be rewound: tasks were scheduled after the last attempt of a "
+            "retry failed."
         )
     for events in reversed(past):
         for failure in reversed(events):
@@ -195,7 +197,7 @@ def _last_attempt(event: Event, shim: Shim, past: list[list[Event]]) -> Event | 
                 shim.next_task = timer
                 return failure
     raise OperationInvalid(
-        "The instance cannot be rewound: the history of the last attempt was deleted."
+        "The instance cannot be rewound: the history of a retry's last attempt was deleted."
     )
 
 

@@ -133,7 +133,7 @@ async def test_the_host_refuses_an_invalid_app(case: str, tmp_path: Path) -> Non
         (None, "host.json is missing: a Function App folder needs a host.json"),
         ("{", "host.json: "),
         ("[]", "expected a JSON object"),
-        ("{}", "expected the 'version' \"2.0\", got null"),
+        ("{}", "expected 'version' to be \"2.0\", got null"),
         ('{"version": "2.0", "functionTimeout": "soon"}', '"soon" is not a time span'),
         ('{"version": "2.0", "extensions": 1}', "'extensions' must be a JSON object"),
     ],
