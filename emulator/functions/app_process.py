@@ -240,8 +240,8 @@ def describe_status(status: int) -> str:
 class AppSupervisor:
     """Keeps an app process running.
 
-    If the process ends, the supervisor starts a new process. A new process must have the same
-    functions as the first process; otherwise it is not used.
+    If the process ends, the supervisor starts a new process. If the functions of the new process
+    differ from those of the first process, the supervisor stops the new process and tries again.
     """
 
     def __init__(self, command: AppCommand) -> None:
@@ -354,7 +354,7 @@ class AppSupervisor:
 
 @dataclass(frozen=True, slots=True)
 class HttpResult:
-    """The response of an HTTP function."""
+    """The response of a function with an HTTP trigger."""
 
     status: int
     headers: list[list[str]]

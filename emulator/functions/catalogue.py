@@ -1,4 +1,7 @@
-"""The functions of an app, grouped by trigger type. App settings replace %NAME% references."""
+"""The functions of an app, grouped by trigger type.
+
+In the bindings, app settings have replaced the %NAME% references.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -91,8 +91,8 @@ def _parse(data: bytes | bytearray) -> tuple[list[tuple[list[Any], bytes]], int,
             if head_bytes > MAX_HEAD_BYTES or body_bytes > MAX_BODY_BYTES:
                 raise FrameError(
                     f"a frame has a head of {head_bytes} bytes and a body of {body_bytes} bytes, "
-                    f"but the limits are {MAX_HEAD_BYTES} bytes for a head and {MAX_BODY_BYTES} bytes "
-                    "for a body"
+                    f"but the limits are {MAX_HEAD_BYTES} bytes for a head and "
+                    f"{MAX_BODY_BYTES} bytes for a body"
                 )
             body_start = start + head_bytes
             end = body_start + body_bytes

@@ -92,7 +92,7 @@ class GenericConverter:
 
     @classmethod
     def encode(cls, obj: Any, *, expected_type: Any) -> Datum:
-        """Return a datum that contains text, bytes or a JSON value."""
+        """Convert text, bytes or a JSON value to a datum."""
         kinds = {str: "string", dict: "dict", list: "list", bool: "int", int: "int"}
         if obj is None:
             return Datum(type=None, value=None)

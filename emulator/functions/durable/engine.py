@@ -146,7 +146,7 @@ class DurableEngine(ABC):
 
     @abstractmethod
     async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
-        """Wait until an instance has finished, at most for `timeout_seconds`.
+        """Wait until an instance has finished, or until `timeout_seconds` have passed.
 
         Return whether the instance has finished.
         """

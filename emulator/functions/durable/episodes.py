@@ -76,7 +76,7 @@ class Episode:
 
     @property
     def news(self) -> str:
-        """Return the events that the episode has recorded so far, as JSON joined by commas."""
+        """Return the events that the episode has recorded, as JSON texts joined by commas."""
         return ",".join(self.events)
 
 
@@ -135,8 +135,7 @@ def find_termination(instance: OrchestrationInstance) -> TaskMessage | None:
 def take_messages(instance: OrchestrationInstance) -> list[TaskMessage]:
     """Remove the messages for one episode from the mailbox of an instance, and return them.
 
-    A message that moves a retry must be the first message of its episode. The module `shim`
-    explains why.
+    Only the first message may make the SDK continue a retry. The module `shim` explains why.
     """
     batch: list[TaskMessage] = []
     shim, mailbox = instance.shim, instance.mailbox
@@ -170,7 +169,10 @@ def begin_episode(instance: OrchestrationInstance, batch: list[TaskMessage], now
 
 
 def close_events(episode: Episode) -> str:
-    """Add the last event of the episode. Return all its events as JSON, marked as played."""
+    """Add the last event to an episode, and return all events of the episode as JSON.
+
+    The returned events are marked as played.
+    """
     episode.events.append(history.event(EventType.ORCHESTRATOR_COMPLETED, episode.now))
     return history.mark_played(episode.news)
 
@@ -218,7 +220,8 @@ def make_child_completion(
 class Outbox(Protocol):
     """Sends the activities, timers and sub-orchestrations that an episode schedules.
 
-    The methods add SQL statements to the episode, and functions to call after the commit.
+    The methods add SQL statements to the episode. They may also add functions that are called after
+    the commit.
     """
 
     def schedule_activity(self, episode: Episode, command: ScheduleActivity) -> None:
@@ -236,7 +239,7 @@ class Outbox(Protocol):
     def start_child(self, episode: Episode, child: OrchestrationInstance) -> None:
         """Start a sub-orchestration.
 
-        If an unfinished instance uses the id of the child, the parent receives a failure instead.
+        If an unfinished instance has the same id, the parent receives a failure instead.
         """
         ...
 

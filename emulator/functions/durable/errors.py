@@ -1,4 +1,4 @@
-"""The errors that an engine reports to clients of the management API or at its start.
+"""The errors that a durable engine raises.
 
 DurableError
 ├── ArgumentInvalid      400: the request can never succeed
@@ -7,7 +7,7 @@ DurableError
 ├── InstanceFinished     410: the instance has reached a final status
 ├── InstanceUnfinished   412: the instance has not reached a final status yet
 ├── InstanceNotFailed    412: the instance cannot be rewound, because it has not failed
-├── RequestTooLarge      413: the body is over the limit (in management.py)
+├── RequestTooLarge      413: the body is larger than the limit (in management.py)
 ├── OperationInvalid     500: the instance's status does not allow the operation
 ├── StoreUnavailable     500: the database failed and nothing was written; repeat the request
 ├── DatabaseInUse        another host has opened the database

@@ -54,13 +54,13 @@ class Parent:
 class TaskMessage:
     """A message for the next episode of an instance.
 
-    `text` is JSON text. For a termination message, it is the reason; for other messages, it is the
+    `text` is JSON text: the reason if the message terminates the instance, and otherwise the
     history event.
 
-    `sequence` and `work` say where the message is stored. If `sequence` is set, it is the key of
-    the message's own row. If `work` is set, the message is the result of the work item with this
-    key, and the work item is stored instead of the message. If a timer has fired, the timer is
-    stored instead of the message.
+    The database stores a message in one of three ways. If `sequence` is set, the message has its
+    own row, and `sequence` is the key of this row. If `work` is set, the message is the result of
+    the work item with this key, and only the work item is stored. If a timer has fired, only the
+    timer is stored.
     """
 
     kind: EventType
@@ -120,7 +120,7 @@ class OrchestrationInstance:
 
     @property
     def size_characters(self) -> int:
-        """Return about how many characters of text the instance has in memory."""
+        """Return the approximate number of characters in the texts of the instance."""
         history = sum(map(len, self.history)) if self.history else 0
         return history + len(self.input or "") + len(self.output or "") + 1000
 

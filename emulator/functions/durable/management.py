@@ -71,7 +71,7 @@ class RequestTooLarge(DurableError):
 class ManagementRequest:
     """A request to the management API.
 
-    `segments` are the segments of its path, without the prefix of the API.
+    `segments` are the parts of the path after the prefix of the API, split at the slashes.
     """
 
     method: str
@@ -130,9 +130,9 @@ async def read_request(scope: Scope, receive: Receive) -> ManagementRequest:
 
 
 def _segments(scope: Scope) -> tuple[str, ...]:
-    """Return the segments of the path, without the prefix of the API.
+    """Return the parts of the path after the prefix of the API, split at the slashes.
 
-    If the application is mounted under the prefix, the path may not contain the prefix.
+    If the application is mounted under the prefix, the path does not always contain the prefix.
     """
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     if root and path.startswith(root):

@@ -232,13 +232,13 @@ def read_history(store: Reader, instance_id: str) -> list[str]:
 
 
 def read_inbox(store: Reader) -> list[tuple[str, TaskMessage]]:
-    """Return all messages in the inbox table, each with its instance id, ordered by number."""
+    """Return all messages in the inbox table with their instance ids, sorted by row number."""
     rows = store.read("SELECT id, kind, text, task, execution, sequence FROM inbox ORDER BY 6")
     return [(row[0], TaskMessage(EventType(row[1]), *row[2:])) for row in rows]
 
 
 def read_work(store: Reader) -> list[WorkItem]:
-    """Return all work items in the database, ordered by their numbers."""
+    """Return all work items in the database, sorted by row number."""
     rows = store.read(
         "SELECT sequence, id, execution, task, name, input FROM work ORDER BY sequence"
     )

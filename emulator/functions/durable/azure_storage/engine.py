@@ -93,7 +93,7 @@ class AzureStorageOptions:
 
     @property
     def lease_seconds(self) -> float:
-        """Return for how many seconds a renewed lease on a partition is valid.
+        """Return the time for which a renewed lease on a partition is valid, in seconds.
 
         If a host dies, its leases expire before the messages that it dequeued become visible again.
         The defaults of the Azure Storage provider have the same effect.
@@ -320,7 +320,7 @@ class AzureStorageEngine(DurableEngine):
         )
 
     async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
-        """Wait until an instance has finished, at most for `timeout_seconds`.
+        """Wait until an instance has finished, or until `timeout_seconds` have passed.
 
         Return whether the instance has finished.
         """
@@ -481,10 +481,10 @@ class AzureStorageEngine(DurableEngine):
         return messages, queues.dequeue_work(connection, now, until, room) if room > 0 else []
 
     async def _sleep(self) -> None:
-        """Wait until the loop may have work again, at most for 250 ms.
+        """Wait until the loop may have work again, or until 250 ms have passed.
 
-        Return earlier if a host writes to the task hub, if a message becomes visible, or if the
-        leases must be renewed.
+        The loop may have work if a host has written to the task hub, if a message has become
+        visible, or if the leases must be renewed.
         """
         partitions = ",".join(map(str, self._partitions())) or "-1"
         (due,), (work_due,) = self.database.read(
@@ -636,7 +636,8 @@ class AzureStorageEngine(DurableEngine):
     async def _select(self, session: OrchestrationSession) -> LoadedInstance | None:
         """Load the instance of a session.
 
-        Discard or abandon the messages that the next episode of the instance cannot use.
+        Also discard or abandon the dequeued messages that the next episode of the instance cannot
+        use.
         """
         result = select_messages(load_instance(self.database, session.instance_id), session.pending)
         self._release(session, result.not_taken)

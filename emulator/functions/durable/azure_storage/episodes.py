@@ -90,7 +90,7 @@ def make_child(start: TaskMessage, former: LoadedInstance | None) -> LoadedInsta
 
 
 def read_parent(start: TaskMessage) -> Parent | None:
-    """Return the parent that a start message names.
+    """Return the parent orchestration that a start message names.
 
     Return None if the message does not start a sub-orchestration.
     """
@@ -157,7 +157,7 @@ class QueueOutbox:
 
 
 class QueueCheckpointer:
-    """Sends the messages of an episode, saves its history, and deletes the messages it used.
+    """Sends the messages of an episode, saves its history, and deletes the messages that it used.
 
     The methods raise SplitBrain if another owner of the partition has saved the instance after this
     episode had loaded it. `before_save` is awaited after the messages are sent and before the
@@ -374,7 +374,10 @@ def _accept_start(result: MessageSelection, start: QueueMessage, *, has_start: b
 def _obstacle(
     instance: LoadedInstance | None, message: QueueMessage, *, has_start: bool
 ) -> str | None:
-    """Return why the next episode of an instance cannot use a message, or None if it can."""
+    """Return the reason why the next episode of an instance cannot use a message.
+
+    Return None if the episode can use the message.
+    """
     reason = None
     if instance is None or (instance.status is Status.PENDING and not has_start):
         reason = NO_INSTANCE

@@ -122,7 +122,7 @@ class Faults:
     def draw_split_brain(self) -> bool:
         """Return whether a second owner of the partition also runs the episode.
 
-        The result is random, with the probability `split_brain_rate`.
+        The result is random: it is True with the probability `split_brain_rate`.
         """
         return self._random.random() < self._options.split_brain_rate
 

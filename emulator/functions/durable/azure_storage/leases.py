@@ -33,7 +33,7 @@ class PartitionLeases:
         """Renew, acquire and release leases of this host.
 
         `busy` are the partitions on which this host runs episodes now. Times are in microseconds
-        since 1970. Return the partitions that this host no longer owns.
+        since 1970. Return the partitions that this host owned before and does not own now.
         """
         connection.execute("INSERT OR REPLACE INTO hosts VALUES(?, ?)", (self._host_id, expires_at))
         connection.execute("DELETE FROM hosts WHERE expires_at<=?", (now,))

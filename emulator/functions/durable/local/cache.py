@@ -14,9 +14,10 @@ from emulator.functions.durable.store import Statement, Store
 class InstanceCache:
     """Finds instances in memory or in the store, and delivers messages to them.
 
-    If an instance is in memory, its state in memory is the current one, and not its state in the
-    store. If the texts of all instances in memory have more than `memory_characters` characters in
-    total, idle instances are removed from memory, beginning with the least recently used instance.
+    For an instance in memory, the state in memory is the current state, and the state in the store
+    may be older. If the texts of all instances in memory have more than `memory_characters`
+    characters in total, idle instances are removed from memory, beginning with the least recently
+    used instance.
     """
 
     def __init__(self, store: Store, clock: HostClock, memory_characters: int = 64_000_000) -> None:
@@ -125,7 +126,7 @@ class InstanceCache:
         self.wake(instance)
 
     def persist_results(self, instance: OrchestrationInstance) -> None:
-        """Store the activity results in the instance's mailbox as rows of the inbox table.
+        """Store the activity results that wait in an instance's mailbox as rows of the inbox table.
 
         After a restart of the host, these activities do not run again. The caller must call this
         method for an instance that cannot run an episode now.

@@ -156,7 +156,7 @@ class LocalEngine(DurableEngine):
         await Rewinder(self.cache, self._pool.add, self._set_timer).rewind(instance)
 
     async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
-        """Wait until an instance has finished, at most for `timeout_seconds`.
+        """Wait until an instance has finished, or until `timeout_seconds` have passed.
 
         Return whether the instance has finished.
         """

@@ -62,7 +62,7 @@ class LocalOutbox:
     def start_child(self, episode: Episode, child: OrchestrationInstance) -> None:
         """Insert a sub-orchestration, which runs after the commit.
 
-        If an unfinished instance uses the id of the child, send a failure to the parent instead.
+        If an unfinished instance has the same id, send a failure to the parent instead.
         """
         assert child.parent is not None
         existing = self._cache.find(child.id)
@@ -193,9 +193,9 @@ class LocalCheckpointer:
         self._committed(episode, shim=Shim())
 
     def _close_events(self, episode: Episode) -> str:
-        """Add the last event of an episode, and return all its events as JSON text.
+        """Add the last event to an episode, and return all events of the episode as JSON.
 
-        Add the statement that inserts the events into the history.
+        Also add the SQL statement that inserts these events into the history.
         """
         fragment = close_events(episode)
         episode.statements.append(

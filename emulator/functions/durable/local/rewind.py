@@ -1,6 +1,6 @@
 """Rewind a failed instance: undo its last episode, and run the failed tasks again.
 
-The store contains the shim in its state before the failed episode, so the repeated episode numbers
+The store contains the task numbers from before the failed episode, so the repeated episode numbers
 its tasks correctly. The messages of the failed episode are delivered again, with three exceptions:
 
 - If an activity failed, the activity runs again.
