@@ -43,7 +43,7 @@ def lock_data_directory(directory: Path) -> Iterator[Path]:
         descriptor = os.open(directory / "host.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise SettingError(
-            f"the directory --data {directory} cannot be used: {error.strerror}"
+            f"the data directory {directory} (--data) cannot be used: {error.strerror}"
         ) from error
     try:
         try:

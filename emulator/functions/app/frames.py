@@ -107,7 +107,7 @@ def _parse_head(text: bytes) -> list[Any]:
     try:
         head = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise FrameError("the head of a frame is not JSON") from error
+        raise FrameError("the head of a frame is not valid JSON") from error
     if not isinstance(head, list) or not head:
         raise FrameError("the head of a frame must be a JSON array with at least one item")
     return head

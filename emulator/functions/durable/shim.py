@@ -2,8 +2,8 @@
 
 In each episode, the SDK lists all actions since the start of the execution, and numbers its tasks
 itself. The engine must number the tasks in the same order; otherwise a result reaches the wrong
-task. Each activity, sub-orchestration, timer and fire-and-forget action gets the next number. A
-wait for an external event does not get a number.
+task. Each activity, sub-orchestration, timer and fire-and-forget action gets the next number. An
+action that waits for an external event does not get a number.
 
 The list of actions does not contain retries. If a task with retry options fails, the SDK gives a
 number to the timer before the next attempt, and then to the next attempt. Even after the last

@@ -72,7 +72,7 @@ class Store:
             connection.close()
             self.abandon()
             raise DatabaseForeign(
-                f"The database {self._path} has version {version}, expected {_VERSION}"
+                f"The database {self._path} has the schema version {version}, expected {_VERSION}"
             )
         connection.executescript(_SCHEMA)
         connection.execute(f"PRAGMA user_version={_VERSION}")

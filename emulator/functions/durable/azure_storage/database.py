@@ -98,7 +98,8 @@ class Database:
         version: int = connection.execute("PRAGMA user_version").fetchone()[0]
         if version not in {0, _VERSION}:
             raise DatabaseForeign(
-                f"{self._path} has version {version}, but a task hub of this engine has {_VERSION}"
+                f"{self._path} has the schema version {version}, but this engine needs "
+                f"version {_VERSION}"
             )
         return version
 
