@@ -106,7 +106,10 @@ REFUSED = {
             "@app.service_bus_queue_trigger(arg_name='m', queue_name='q', connection='BUS')\n"
             "def a(m: func.ServiceBusMessage): pass"
         ),
-        "the app setting 'BUS' is missing or empty: it must contain a Service Bus connection string",
+        (
+            "the app setting 'BUS' is missing or empty: "
+            "it must contain a Service Bus connection string"
+        ),
     ),
     "a binding that the host does not support": (
         "@app.blob_trigger(arg_name='b', path='p', connection='c')\ndef a(b): pass",
