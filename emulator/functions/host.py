@@ -100,7 +100,7 @@ class Host:
     async def start(self) -> None:
         """Load the app, then start the durable extension, the listeners and the triggers.
 
-        In this order, a function can use the durable client as soon as its trigger fires.
+        Because of this order, a function can use the durable client as soon as its trigger fires.
         """
         await self._supervisor.load()
         catalogue = build_catalogue(self._supervisor.functions, self._host_file, self._settings)

@@ -78,8 +78,8 @@ class RouteTable:
     def find(self, method: str, path: str) -> tuple[str, dict[str, str]] | None:
         """Return the name of the function that serves a request, and the route values.
 
-        Return None if no route matches. A route for other HTTP methods does not match, because
-        Azure responds to such a request with status 404 and not with status 405.
+        Return None if no route serves the path and the method. As in Azure, the response then has
+        status 404, even if only the method is wrong.
         """
         relative = path.strip("/")
         for route in self.routes:

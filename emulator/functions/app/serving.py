@@ -75,7 +75,7 @@ class _App:
         self._connection.send(head, body)
 
     async def flushed(self) -> None:
-        """Wait until the host has read the last frame and closed the connection."""
+        """Wait until the host has read all frames and closed the connection."""
         await self.gone.wait()
 
     def _on_lost(self, _error: Exception | None) -> None:

@@ -210,7 +210,7 @@ class DurableEngine(ABC):
     ) -> None:
         """Suspend or resume an instance, and return when the change is committed.
 
-        `status` is the new status, and `message` carries the history event of the change.
+        `status` is the new status, and `message` contains the history event of the change.
         """
 
     @abstractmethod

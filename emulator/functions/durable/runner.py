@@ -20,7 +20,10 @@ _log = logging.getLogger(__name__)
 
 
 class FunctionRunner(Protocol):
-    """Runs the orchestrators and activities of one Function App, by their registered names."""
+    """Runs the orchestrators and activities of one Function App.
+
+    `orchestrators` and `activities` are the names that orchestrations can use.
+    """
 
     orchestrators: frozenset[str]
     activities: frozenset[str]
@@ -67,9 +70,9 @@ def _unknown(name: str, article_and_kind: str, kind: str, known: frozenset[str])
 
 
 class AppOutage:
-    """The pause before retries while the app process is down. All callers share this pause.
+    """The pause between retries while the app process is down.
 
-    The pause doubles after each failed retry, from 50 ms up to 1 s.
+    All callers share this pause. It doubles after each failed retry, from 50 ms up to 1 s.
     """
 
     def __init__(self, timers: TimerQueue, now: Callable[[], int]) -> None:

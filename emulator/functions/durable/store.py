@@ -198,9 +198,9 @@ def checkpoint(path: Path) -> None:
 
 
 def _lock(path: Path) -> sqlite3.Connection:
-    """Lock the database for this host.
+    """Lock the database for this host, and return the connection that holds the lock.
 
-    Return the connection that holds the lock until it is closed or the process ends.
+    The lock is released when the connection is closed or the process ends.
     """
     guard = sqlite3.connect(path.with_name(path.name + ".lock"), isolation_level=None, timeout=0)
     try:

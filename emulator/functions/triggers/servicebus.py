@@ -138,8 +138,7 @@ class QueueSource:
 def split_queue_name(name: str) -> tuple[str, bool]:
     """Split the queue name of a trigger into the queue and its sub-queue.
 
-    Return the name of the queue, and whether the trigger receives from the dead-letter queue of
-    this queue.
+    Return the name of the queue, and whether the trigger receives from the dead-letter queue.
     """
     if name.lower().endswith(_DEAD_LETTER_SUFFIX):
         return name[: -len(_DEAD_LETTER_SUFFIX)], True
@@ -185,7 +184,10 @@ class ServiceBusTrigger:
         thread.start()
 
     def _serve(self, is_extra: bool) -> None:
-        """Receive messages until the host stops, and reconnect after errors. Runs in a thread."""
+        """Receive messages until the host stops, and reconnect after errors.
+
+        This method runs in its own thread.
+        """
         delay_seconds = _FIRST_DELAY_SECONDS
         try:
             while not self._stopping.is_set():
@@ -246,7 +248,7 @@ class ServiceBusTrigger:
                 self._busy -= 1
 
     def _enter(self) -> None:
-        """Count a message as in flight, and add a thread if all threads are busy."""
+        """Count a message as in flight. Add a thread if all threads are busy."""
         with self._lock:
             self._busy += 1
             count = len(self._threads)

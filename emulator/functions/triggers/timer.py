@@ -1,7 +1,6 @@
 """Timer triggers: NCRONTAB schedules, late runs, and a file that stores the next run.
 
-If the host is down at the time of the next run, the function runs late, after the next start of the
-host.
+If the host is down when a run is due, the function runs late, after the next start of the host.
 
 Source: the WebJobs timer extension (`TimerListener`, `ScheduleMonitor`) and its NCrontab parser.
 """
@@ -147,7 +146,7 @@ class TimerState:
     def read(self) -> dict[str, str]:
         """Return Last, Next and LastUpdated from the file.
 
-        Return an empty dictionary if the file is missing or damaged, or if it was written for
+        Return an empty dictionary if the file is missing or damaged, or if the file was written for
         another schedule.
         """
         try:

@@ -574,7 +574,10 @@ class AzureStorageEngine(DurableEngine):
                 self._sessions.pop(session.instance_id, None)
 
     async def _run_next_episode(self, session: OrchestrationSession) -> bool:
-        """Run one episode. Return False if no message can be used in an episode now."""
+        """Run one episode of a session's instance.
+
+        Return False if no message of the session can be used in an episode now.
+        """
         instance = await self._select(session)
         if instance is None or not session.pending:
             return False

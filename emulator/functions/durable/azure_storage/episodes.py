@@ -323,7 +323,7 @@ class MessageSelection:
 
     @property
     def not_taken(self) -> list[QueueMessage]:
-        """Return all messages that the next episode cannot use."""
+        """Return all dequeued messages that the next episode cannot use."""
         discarded = [message for messages in self.discarded.values() for message in messages]
         return [*self.repeated_starts, *self.early, *discarded]
 

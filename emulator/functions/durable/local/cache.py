@@ -70,7 +70,7 @@ class InstanceCache:
     def drop(self, instance: OrchestrationInstance) -> None:
         """Remove an instance from memory.
 
-        Do nothing if another instance with the same id has replaced the instance in memory.
+        Do nothing if a new instance with the same id has replaced it in memory.
         """
         if self._instances.get(instance.id) is instance:
             del self._instances[instance.id]

@@ -80,7 +80,7 @@ class LocalEngine(DurableEngine):
             self._pool.add(work)
 
     async def stop(self) -> None:
-        """Stop running episodes and close the database."""
+        """Stop running episodes, and close the database."""
         self._stopping = True
         self.timers.close()
         await self._pool.close()
@@ -95,7 +95,7 @@ class LocalEngine(DurableEngine):
 
     @property
     def is_quiet(self) -> bool:
-        """Return whether no episode, activity or transaction is in progress."""
+        """Return whether the engine is idle: no episode, activity or transaction is in progress."""
         return not self._episode_tasks and not self._pool.is_busy and not self.store.is_busy
 
     # Operations of clients
