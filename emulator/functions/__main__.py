@@ -34,7 +34,7 @@ _AZURE_STORAGE_ONLY = (
 
 
 def main() -> int:
-    """Run a host until SIGTERM or SIGINT, and return the exit status of the program."""
+    """Run a host until the process receives SIGTERM or SIGINT, and return the exit status."""
     options = _parse(sys.argv[1:])
     # The SDK logs each lost connection in many lines, but the trigger logs each outage only once.
     logging.getLogger("azure").setLevel(logging.CRITICAL)
@@ -160,7 +160,8 @@ def _seconds(text: str) -> float:
     seconds = float(text)
     if not _SHORTEST_TIMEOUT_SECONDS <= seconds <= _LONGEST_TIMEOUT_SECONDS:
         raise argparse.ArgumentTypeError(
-            f"expected {_SHORTEST_TIMEOUT_SECONDS} to {_LONGEST_TIMEOUT_SECONDS} s, got {text}"
+            f"expected a number of seconds from {_SHORTEST_TIMEOUT_SECONDS} to "
+            f"{_LONGEST_TIMEOUT_SECONDS}, got {text}"
         )
     return seconds
 

@@ -1,6 +1,6 @@
-"""The pages that the host serves itself: its front page and its admin API.
+"""The front page and the admin API of the host.
 
-Source: the responses of Microsoft's Functions host 4.
+Source: the responses of version 4 of Microsoft's Functions host.
 """
 
 import json

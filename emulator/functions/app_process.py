@@ -1,8 +1,8 @@
-"""Start the app process, send invocations to it, and restart it after it has died.
+"""Start the app process, send invocations to it, and restart it if it ends.
 
-AppProcess      one run of the app process, with the connection to it
-AppSupervisor   starts the app process again, with backoff, when it has died
-Invoker         invokes the functions of all triggers, orchestrators and activities
+AppProcess      one run of the app process, and the connection to it
+AppSupervisor   restarts the app process after it has ended, with increasing delays
+Invoker         invokes the app's functions, including orchestrators and activities
 """
 
 import asyncio
@@ -44,7 +44,7 @@ class AppCommand:
     log_level: str = "info"
 
     def arguments(self) -> list[str]:
-        """Return the command-line options of the app process, which depend on the app settings."""
+        """Return the command-line options of the app process. Some depend on app settings."""
         script = self.settings.get("PYTHON_SCRIPT_FILE_NAME") or "function_app.py"
         arguments = ["--folder", str(self.folder), "--script", script]
         threads = self.settings.get(_THREADS_SETTING)
@@ -53,7 +53,7 @@ class AppCommand:
                 arguments += ["--threads", threads]
             else:
                 _log.warning(
-                    "the app setting %s is ignored: expected a number from 1 to %d, got %s",
+                    "the app setting %s is ignored: expected a whole number from 1 to %d, got %s",
                     _THREADS_SETTING,
                     _MOST_THREADS,
                     threads,
@@ -66,9 +66,9 @@ class _EndedEarlyError(AppLoadError):
 
 
 class AppProcess:
-    """One run of the app process. `start_app` creates it.
+    """One run of the app process. `start_app` creates this object.
 
-    `ended` is set when the process or the connection to it has ended.
+    `ended` is set when the process has ended or the connection to the process is lost.
     """
 
     def __init__(self, child: asyncio.subprocess.Process, lifeline: int) -> None:
@@ -87,14 +87,14 @@ class AppProcess:
 
     @property
     def pid(self) -> int:
-        """Return the id of the app process."""
+        """Return the process id of the app process."""
         return self._child.pid
 
     async def invoke(self, call: list[Any], body: bytes) -> InvocationResponse:
         """Send an invocation, and return the head and the body of the response.
 
-        `call` is the head of the frame without the number of the invocation. Raises AppUnavailable
-        if the process has ended, or ends before it has responded.
+        `call` is the head of the invocation's frame without the invocation number. Raises
+        AppUnavailable if the process has ended, or if it ends before it responds.
         """
         number = next(self._numbers)
         answer: asyncio.Future[InvocationResponse] = self._create_future()
@@ -109,9 +109,9 @@ class AppProcess:
             self._waiting.pop(number, None)
 
     def begin(self, client_binding: str | None) -> None:
-        """Send the JSON of the durable client to the process.
+        """Send the JSON of the durable client binding to the process.
 
-        The caller must do this before it calls `invoke`.
+        The caller must call this method before `invoke`.
         """
         self.connection.send(["begin", client_binding])
 
@@ -121,7 +121,10 @@ class AppProcess:
             self._child.kill()
 
     async def stop(self) -> None:
-        """Close the connection, so that the process exits, and wait until it has exited."""
+        """Close the connection, and wait until the process has exited.
+
+        The process exits when the connection is closed. If it does not exit within 2 s, kill it.
+        """
         self.connection.abort()
         try:
             async with asyncio.timeout(2.0):
@@ -134,7 +137,7 @@ class AppProcess:
     async def wait(self) -> int:
         """Wait until the process has ended, and return its exit status.
 
-        If a signal has killed the process, the status is the negative number of the signal.
+        If a signal killed the process, the exit status is the negative signal number.
         """
         await self.ended.wait()
         # The process may still run if it has closed the socket.
@@ -228,7 +231,7 @@ async def start_app(command: AppCommand) -> AppProcess:
 
 
 def describe_status(status: int) -> str:
-    """Describe an exit status, for example `exited with status 1`."""
+    """Return an exit status in words, for example `exited with status 1`."""
     if status < 0:
         return f"was killed by {signal.Signals(-status).name}"
     return f"exited with status {status}"
@@ -237,8 +240,8 @@ def describe_status(status: int) -> str:
 class AppSupervisor:
     """Keeps an app process running.
 
-    If the process ends, it is started again. A process whose functions differ from those of the
-    first one is not used.
+    If the process ends, the supervisor starts a new process. If the functions of the new process
+    differ from those of the first process, the supervisor stops the new process and tries again.
     """
 
     def __init__(self, command: AppCommand) -> None:
@@ -260,7 +263,7 @@ class AppSupervisor:
         self.functions = self._process.functions
 
     def begin(self) -> None:
-        """Accept invocations from now on, and restart the process whenever it has ended."""
+        """Accept invocations, and restart the process each time it ends."""
         assert self._process is not None
         self._open(self._process)
         self._restarter = asyncio.create_task(self._restart_when_ended(self._process))
@@ -276,7 +279,10 @@ class AppSupervisor:
             self._process = None
 
     def kill(self) -> None:
-        """Kill the process because a function in it hangs. The process is then started again."""
+        """Kill the process because one of its functions hangs.
+
+        The supervisor then restarts the process.
+        """
         self._ready.clear()
         if self._process is not None:
             self._process.kill()
@@ -287,7 +293,7 @@ class AppSupervisor:
         """Invoke a function, and return the head and the body of the response.
 
         If the process is restarting, wait for the restart. Raises AppUnavailable if the restart
-        takes longer than `restart_timeout_seconds`, or if the process ends before it has responded.
+        takes longer than `restart_timeout_seconds`, or if the process ends before it responds.
         """
         process = self._process
         if process is not None and process.ended.is_set():
@@ -327,9 +333,9 @@ class AppSupervisor:
             _log.info("the app process is running again (pid %d)", process.pid)
 
     async def _restart(self, delay_seconds: float) -> tuple[AppProcess, float]:
-        """Start new app processes until one has the same functions as the first.
+        """Start app processes until one of them has the same functions as the first app process.
 
-        Return that process, and the delay in seconds before a further restart.
+        Return the new process, and the delay in seconds that applies if this process ends, too.
         """
         while True:
             await asyncio.sleep(delay_seconds)
@@ -348,7 +354,7 @@ class AppSupervisor:
 
 @dataclass(frozen=True, slots=True)
 class HttpResult:
-    """The response of an HTTP function."""
+    """The response of a function with an HTTP trigger."""
 
     status: int
     headers: list[list[str]]
@@ -356,10 +362,11 @@ class HttpResult:
 
 
 class Invoker:
-    """Invokes functions in the app process, each for at most the functionTimeout of host.json.
+    """Invokes functions in the app process.
 
-    This class is also the FunctionRunner of the durable engine. The arguments `orchestrators` and
-    `activities` map the names that orchestrations use to the names of functions.
+    Each invocation may take at most `functionTimeout` of host.json. This class also implements
+    `FunctionRunner` for the durable engine. `orchestrators` and `activities` are dictionaries whose
+    keys are the names that orchestrations use, and whose values are names of functions.
     """
 
     def __init__(
@@ -382,8 +389,8 @@ class Invoker:
         """Invoke a function with an HTTP trigger, and return its response.
 
         `request` contains the method, URL, headers, query and route values. Raises FunctionFailure
-        if the function raised an exception or exceeded the timeout, and AppUnavailable if the app
-        process did not respond.
+        if the function raised an exception or exceeded the timeout. Raises AppUnavailable if the
+        app process did not respond.
         """
         call = [name, "http", *request, trace or _NO_TRACE]
         head, payload = await self._invoke(name, call, body, _HTTP_RESTART_TIMEOUT_SECONDS)
@@ -399,16 +406,16 @@ class Invoker:
     ) -> str | None:
         """Invoke a function with the data of a trigger.
 
-        `kind` is the datum type of the body: `string`, `json` or `bytes`. Return the datum that the
-        function returned, as text, or None if it did not return a value. Raises FunctionFailure and
-        AppUnavailable like `invoke_http`.
+        `kind` is the datum type of the body: `string`, `json` or `bytes`. Return the function's
+        return value as text, or None if the function did not return a value. Raises FunctionFailure
+        and AppUnavailable in the same cases as `invoke_http`.
         """
         call = [name, kind, metadata, trace or _NO_TRACE]
         head, payload = await self._invoke(name, call, body, _WORK_RESTART_TIMEOUT_SECONDS)
         return payload.decode() if head[2] else None
 
     async def run_orchestrator(self, name: str, context_json: str) -> str:
-        """Run one episode of an orchestrator, as FunctionRunner describes."""
+        """Run one episode of an orchestrator. See `FunctionRunner.run_orchestrator`."""
         function = self._functions_of_orchestrators[name]
         state = await self.invoke(function, "string", context_json.encode())
         if state is None:
@@ -416,7 +423,7 @@ class Invoker:
         return state
 
     async def run_activity(self, name: str, input_json: str, instance_id: str) -> str | None:
-        """Run an activity, as FunctionRunner describes."""
+        """Run an activity. See `FunctionRunner.run_activity`."""
         function = self._functions_of_activities[name]
         return await self.invoke(function, "json", input_json.encode(), {"instanceId": instance_id})
 

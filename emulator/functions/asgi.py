@@ -1,4 +1,4 @@
-"""ASGI for the host: types, request bodies, responses, and a listener that runs uvicorn."""
+"""ASGI types and functions for the host, and a listener that runs uvicorn."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ _SHUTDOWN_SECONDS = 5
 
 
 class BodyTooLarge(Exception):
-    """The request's body is over the limit."""
+    """The request's body is larger than the limit."""
 
 
 class ClientGone(Exception):
@@ -33,10 +33,10 @@ class ClientGone(Exception):
 
 
 async def read_body(scope: Scope, receive: Receive, limit_bytes: int = MAX_BODY_BYTES) -> bytes:
-    """Return the body of a request. A body that arrives in one message is not copied.
+    """Return the body of a request.
 
-    Raises BodyTooLarge as soon as it is certain that the body has more than `limit_bytes`, and
-    ClientGone if the client disconnects.
+    Raises BodyTooLarge if the body has more than `limit_bytes` bytes, and ClientGone if the client
+    disconnects before the body is complete.
     """
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value) > limit_bytes:
@@ -62,13 +62,13 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int = MAX_BODY_
 
 
 async def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    """Send a whole response to the client."""
+    """Send a complete response to the client."""
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
 async def respond_empty(send: Send, status: int) -> None:
-    """Send a response without a body, as Azure's host does for its errors."""
+    """Send a response without a body. Azure's host responds to errors in this way."""
     await respond(send, status, [(b"content-length", b"0")], b"")
 
 
@@ -89,7 +89,7 @@ def format_url(bound: socket.socket) -> str:
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol with a limit on the size of the headers of a request."""
+    """The HTTP protocol of uvicorn, with a limit on the total size of a request's headers."""
 
     _head_bytes = 0
     _is_in_head = True
@@ -151,7 +151,7 @@ class Listener:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start to listen, and return when requests are accepted.
+        """Start to listen, and return when the server accepts requests.
 
         Raises PortInUse if another program listens on the port.
         """

@@ -1,4 +1,7 @@
-"""The functions of an app, sorted by trigger. References to app settings are resolved."""
+"""The functions of an app, grouped by trigger type.
+
+In the bindings, app settings have replaced the %NAME% references.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +22,7 @@ _RESERVED_ROUTES = ("admin", "runtime")
 class TriggeredFunction:
     """A function and the binding of its trigger.
 
-    The %NAME% references in the binding are resolved.
+    In the binding, app settings have replaced the %NAME% references.
     """
 
     name: str
@@ -28,10 +31,10 @@ class TriggeredFunction:
 
 @dataclass(frozen=True, slots=True)
 class FunctionCatalogue:
-    """The functions of an app, sorted by trigger.
+    """The functions of an app, grouped by trigger type.
 
-    `functions` lists all functions. `orchestrators` and `activities` map the names that
-    orchestrations use to the names of functions.
+    `functions` lists all functions. `orchestrators` and `activities` are dictionaries whose keys
+    are the names that orchestrations use, and whose values are names of functions.
     """
 
     functions: list[dict[str, Any]]
@@ -47,10 +50,10 @@ class FunctionCatalogue:
 def build_catalogue(
     functions: list[dict[str, Any]], host_file: HostFile, settings: Mapping[str, str]
 ) -> FunctionCatalogue:
-    """Sort the functions of an app by trigger.
+    """Group the functions of an app by trigger type.
 
-    Raises AppLoadError if the host does not support a binding or a route, or if a setting is
-    missing.
+    Raises AppLoadError if the host does not support a binding or a route, or if an app setting that
+    a binding needs is missing.
     """
     routes: list[Route] = []
     catalogue = FunctionCatalogue(

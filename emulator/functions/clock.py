@@ -1,4 +1,4 @@
-"""A clock that is passed as an argument, so that tests of timers and locks need not wait."""
+"""A clock that is passed as an argument, so that tests of timers do not have to wait."""
 
 from datetime import UTC, datetime
 from typing import Protocol

@@ -1,7 +1,6 @@
-"""The composition root of the host.
+"""The Functions host: create its parts, and start and stop them in the right order.
 
-It creates the app process, the durable extension, the triggers and the listeners, and starts and
-stops them in the right order.
+The parts are the app process, the durable extension, the triggers and the listeners.
 """
 
 import asyncio
@@ -44,7 +43,7 @@ def lock_data_directory(directory: Path) -> Iterator[Path]:
         descriptor = os.open(directory / "host.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise SettingError(
-            f"the directory --data {directory} cannot be used: {error.strerror}"
+            f"the data directory {directory} (--data) cannot be used: {error.strerror}"
         ) from error
     try:
         try:
@@ -58,7 +57,7 @@ def lock_data_directory(directory: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True, slots=True)
 class HostOptions:
-    """The options of the host from the command line."""
+    """The command-line options of the host."""
 
     folder: Path
     data: Path
@@ -101,7 +100,7 @@ class Host:
     async def start(self) -> None:
         """Load the app, then start the durable extension, the listeners and the triggers.
 
-        In this order, a function can use the durable client as soon as its trigger fires.
+        Because of this order, a function can use the durable client as soon as its trigger fires.
         """
         await self._supervisor.load()
         catalogue = build_catalogue(self._supervisor.functions, self._host_file, self._settings)

@@ -1,4 +1,4 @@
-"""Route templates of HTTP triggers, with the rules of ASP.NET. Examples:
+"""Route templates of HTTP triggers. They follow the rules of ASP.NET. Examples:
 
 products/{category:alpha}/{id:int?}      literals, constraints, optional parameters, defaults
 files/{name}.{ext}                       several parameters in one segment
@@ -62,7 +62,10 @@ class Route:
 
 
 class RouteTable:
-    """All routes of an app in their order of precedence. Literal segments precede parameters."""
+    """All routes of an app, sorted by their precedence.
+
+    For example, a literal segment precedes a parameter.
+    """
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self.routes: list[Route] = []
@@ -75,8 +78,8 @@ class RouteTable:
     def find(self, method: str, path: str) -> tuple[str, dict[str, str]] | None:
         """Return the name of the function that serves a request, and the route values.
 
-        Return None if no route matches. A route that does not serve the method does not match,
-        because Azure then responds with status 404, not 405.
+        Return None if no route serves the path and the method. As in Azure, the response then has
+        status 404, even if only the method is wrong.
         """
         relative = path.strip("/")
         for route in self.routes:
@@ -114,7 +117,8 @@ class _Compiler:
             text += self._literal(segment[end : match.start()])
             if match[1]:
                 raise RouteError(
-                    f"'{self._template}': a catch-all parameter must be a whole segment"
+                    f"'{self._template}': a catch-all parameter must be the only content of its "
+                    "segment"
                 )
             name, _optional = self._declare(match)
             text += f"(?P<{name}>[^/]+?)"
@@ -157,15 +161,16 @@ class _Compiler:
     def _literal(self, text: str) -> str:
         if "{" in text or "}" in text:
             raise RouteError(
-                f"'{self._template}' is not a route template: a brace is outside a parameter"
+                f"'{self._template}' is not a valid route template: "
+                "a brace is not part of a parameter"
             )
         return re.escape(text)
 
 
 def _segments(template: str) -> list[str]:
-    """Split a template at its slashes, except those in braces.
+    """Split a template at the slashes that are outside braces.
 
-    Regex constraints, which are in braces, may contain slashes.
+    Slashes inside braces belong to regex constraints.
     """
     stripped = template.strip("/")
     if not stripped:
@@ -183,7 +188,7 @@ def _segments(template: str) -> list[str]:
 
 
 def _split_constraints(text: str) -> list[str]:
-    """Split a text like `:int:range(1,5)` at its colons, except those in parentheses."""
+    """Split a text like `:int:range(1,5)` at the colons that are outside parentheses."""
     parts, depth, current = [], 0, ""
     for character in text:
         depth += (character == "(") - (character == ")")

@@ -36,8 +36,8 @@ class ServiceBusOptions:
 class DurableOptions:
     """The settings in `extensions.durableTask` of host.json.
 
-    They are the name of the task hub, and how many activities and orchestrators may run at the same
-    time.
+    `hub_name` is the name of the task hub. At most `max_activities` activities and
+    `max_orchestrators` orchestrators run at the same time.
     """
 
     hub_name: str = "TestHubName"
@@ -49,8 +49,9 @@ class DurableOptions:
 class HostFile:
     """The settings of host.json.
 
-    If `function_timeout_seconds` is None, an invocation may run without a time limit. If
-    `max_outstanding_requests` is None, the number of requests in flight is not limited.
+    `function_timeout_seconds` limits the time of each invocation; None means that there is no
+    limit. `max_outstanding_requests` limits the number of requests in flight; None means that there
+    is no limit.
     """
 
     route_prefix: str = "api"
@@ -85,7 +86,7 @@ def parse_host_file(document: Any) -> HostFile:
         raise SettingError("expected a JSON object")
     version = document.get("version")
     if version != "2.0":
-        raise SettingError(f"expected the 'version' \"2.0\", got {json.dumps(version)}")
+        raise SettingError(f"expected 'version' to be \"2.0\", got {json.dumps(version)}")
     extensions = _object(document, "extensions")
     http = _object(extensions, "http")
     durable = _object(extensions, "durableTask")

@@ -36,7 +36,8 @@ _FORBIDDEN_IN_VALUE = re.compile(rb"[\r\n\0]")
 class WebApplication:
     """The ASGI application of the main port.
 
-    If `max_outstanding` requests run already, a further request to a function gets status 429.
+    While `max_outstanding` requests to functions run, further requests to functions get a response
+    with status 429.
     """
 
     def __init__(
@@ -144,9 +145,10 @@ def _has_host(scope: Scope) -> bool:
 
 
 def _request_fields(scope: Scope, route: dict[str, str]) -> tuple[list[object], list[str] | None]:
-    """Return the fields that the app process needs of a request, and the trace context or None.
+    """Return the fields that the app process needs from a request, and the trace context.
 
-    The fields are the method, URL, headers, query and route values.
+    The fields are the method, URL, headers, query and route values. The trace context is None if
+    the request does not have a trace context.
     """
     headers: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:

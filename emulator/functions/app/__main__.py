@@ -91,7 +91,7 @@ def _is_hosts_own(entry: Path) -> bool:
 
 
 def _log_to_stderr(level: str, running_function: ContextVar[str]) -> None:
-    """Configure logging to stderr. Each line contains the name of the function that wrote it."""
+    """Configure logging to stderr. Each log line names the Azure function that wrote it."""
 
     class Format(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:

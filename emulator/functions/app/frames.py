@@ -36,14 +36,14 @@ class FrameError(Exception):
 def encode_frame(head: list[Any], body: bytes = b"") -> bytes:
     """Return a frame as one bytes object.
 
-    To avoid a copy of a large body, the caller can write the result of `encode_prefix`, and then
-    the body.
+    To avoid copying a large body, the caller can instead write the result of `encode_prefix` and
+    then the body.
     """
     return encode_prefix(head, len(body)) + body
 
 
 def encode_prefix(head: list[Any], body_bytes: int) -> bytes:
-    """Return the lengths and the head of a frame, without its body."""
+    """Return the first part of a frame: the two lengths and the head."""
     text = json.dumps(head, separators=(",", ":")).encode()
     return _LENGTHS.pack(len(text), body_bytes) + text
 
@@ -77,8 +77,8 @@ def _parse(data: bytes | bytearray) -> tuple[list[tuple[list[Any], bytes]], int,
     """Split `data` into frames.
 
     Returns:
-        The complete frames, their total size in bytes, and the number of bytes that must follow
-        them before the next frame can be parsed further.
+        The complete frames, the total size of these frames in bytes, and the size in bytes that the
+        remaining data must reach before the caller should parse it again.
     """
     frames: list[tuple[list[Any], bytes]] = []
     offset, total = 0, len(data)
@@ -90,8 +90,9 @@ def _parse(data: bytes | bytearray) -> tuple[list[tuple[list[Any], bytes]], int,
             head_bytes, body_bytes = _LENGTHS.unpack_from(view, offset)
             if head_bytes > MAX_HEAD_BYTES or body_bytes > MAX_BODY_BYTES:
                 raise FrameError(
-                    f"a frame has a head of {head_bytes} bytes and a body of {body_bytes} bytes; "
-                    f"the limits are {MAX_HEAD_BYTES} and {MAX_BODY_BYTES} bytes"
+                    f"a frame has a head of {head_bytes} bytes and a body of {body_bytes} bytes, "
+                    f"but the limits are {MAX_HEAD_BYTES} bytes for a head and "
+                    f"{MAX_BODY_BYTES} bytes for a body"
                 )
             body_start = start + head_bytes
             end = body_start + body_bytes
@@ -106,7 +107,7 @@ def _parse_head(text: bytes) -> list[Any]:
     try:
         head = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise FrameError("the head of a frame is not JSON") from error
+        raise FrameError("the head of a frame is not valid JSON") from error
     if not isinstance(head, list) or not head:
         raise FrameError("the head of a frame must be a JSON array with at least one item")
     return head
@@ -132,12 +133,12 @@ class FrameConnection(asyncio.Protocol):
         self._broken: Exception | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Store the transport, which `send` writes to."""
+        """Store the transport to which `send` writes."""
         # Not checked with isinstance: uvloop's transports have the methods, not the base class.
         self._transport = cast("asyncio.WriteTransport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Pass the complete frames to `on_frame`; close the connection if a frame is invalid."""
+        """Pass each complete frame to `on_frame`. Close the connection if a frame is invalid."""
         try:
             frames = self._reader.feed(data)
         except FrameError as error:
@@ -148,7 +149,7 @@ class FrameConnection(asyncio.Protocol):
             self._on_frame(head, body)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wake the callers of `drain` and call `on_lost`."""
+        """Wake the tasks that wait in `drain`, and call `on_lost`."""
         self._transport = None
         if self._writable is not None:
             self._writable.set()
@@ -159,7 +160,7 @@ class FrameConnection(asyncio.Protocol):
         self._writable = asyncio.Event()
 
     def resume_writing(self) -> None:
-        """Wake the callers of `drain`, because the transport accepts more bytes again."""
+        """Wake the tasks that wait in `drain`, because the transport accepts more bytes again."""
         if self._writable is not None:
             self._writable.set()
             self._writable = None

@@ -1,9 +1,10 @@
-"""Load `function_app.py`, index its functions and check them as Azure does when it loads them.
+"""Load `function_app.py`, and check its functions against their bindings as Azure does.
 
 The rules and the error texts are those of the Azure Functions Python worker
 (azure-functions-runtime). If Azure refuses a function, this module refuses it with the same text.
-The Azure Functions Python worker understands only the annotations that `typing` of Python 3.6 had.
-It refuses newer forms (`list[int]`, `X | None`) on a bound parameter, and so does this module.
+The Azure Functions Python worker understands only the annotations that the module `typing` had in
+Python 3.6. On a parameter that has a binding, it refuses newer annotations such as `list[int]` or
+`X | None`, and so does this module.
 """
 
 import collections.abc
@@ -31,7 +32,10 @@ __all__ = ["FunctionLoadError", "IndexedFunction", "load_functions"]
 
 
 class Converter(Protocol):
-    """The class methods that a converter of azure.functions has."""
+    """The class methods of a converter of azure.functions.
+
+    A converter converts the values of one binding type.
+    """
 
     def has_trigger_support(self) -> bool:
         """Return whether this converter supports triggers. If it does, `decode` needs metadata."""
@@ -57,7 +61,7 @@ class Converter(Protocol):
 class GenericConverter:
     """The converter of the Azure Functions Python worker for plain text and bytes.
 
-    It also serves unknown binding types.
+    It is also used for unknown binding types.
     """
 
     @classmethod
@@ -67,12 +71,12 @@ class GenericConverter:
 
     @classmethod
     def check_input_type_annotation(cls, pytype: Any) -> bool:
-        """Return whether the type is text or bytes."""
+        """Return whether the annotation is `str` or `bytes`."""
         return issubclass(pytype, (str, bytes))
 
     @classmethod
     def check_output_type_annotation(cls, pytype: Any) -> bool:
-        """Return whether the type is text or bytes."""
+        """Return whether the annotation is `str`, `bytes` or `bytearray`."""
         return issubclass(pytype, (str, bytes, bytearray))
 
     @classmethod
@@ -88,7 +92,7 @@ class GenericConverter:
 
     @classmethod
     def encode(cls, obj: Any, *, expected_type: Any) -> Datum:
-        """Return a datum that contains text, bytes or a JSON value."""
+        """Convert text, bytes or a JSON value to a datum."""
         kinds = {str: "string", dict: "dict", list: "list", bool: "int", int: "int"}
         if obj is None:
             return Datum(type=None, value=None)
@@ -109,7 +113,10 @@ def find_converter(binding_type: str) -> Converter:
 
 
 def has_implicit_output(binding_type: str) -> bool:
-    """Return whether a binding of this type receives the return value if `$return` is not bound."""
+    """Return whether a binding of this type receives the function's return value by default.
+
+    If the function has a `$return` binding, that binding receives the return value instead.
+    """
     converter = find_converter(binding_type)
     if converter is GenericConverter:
         return binding_type != "durableClient"
@@ -168,7 +175,7 @@ class Binding(typing.Protocol):
 class BoundValue:
     """The binding type and the annotated type of a parameter or of the return value.
 
-    The converter of the binding type converts the value.
+    The converter for `binding_type` converts the value.
     """
 
     binding_type: str
@@ -177,7 +184,7 @@ class BoundValue:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The parameters and the return value of a function. They match its bindings."""
+    """The parameters and the return value of a function. `check_signature` has checked them."""
 
     inputs: dict[str, BoundValue]
     outputs: dict[str, BoundValue]
@@ -188,7 +195,7 @@ class Signature:
 def check_signature(
     name: str, function: Callable[..., Any], bindings: Iterable[Binding]
 ) -> Signature:
-    """Check a function against its bindings and return its signature.
+    """Check that a function matches its bindings, and return its signature.
 
     Raises FunctionLoadError if Azure would refuse the function.
     """
@@ -227,7 +234,10 @@ def _check_direction(name: str, binding: Binding) -> None:
 def _takes_context(
     name: str, parameters: dict[str, Any], bound: dict[str, Binding], hints: dict[str, Any]
 ) -> bool:
-    """Remove a `context` parameter without a binding; return whether the function has one."""
+    """Return whether the function has a `context` parameter that does not have a binding.
+
+    If it has, remove this parameter from `parameters`.
+    """
     if "context" not in parameters or "context" in bound:
         return False
     del parameters["context"]
@@ -344,7 +354,7 @@ def _check_return(
 
 @dataclass(frozen=True, slots=True)
 class IndexedFunction:
-    """A function of the app, with its bindings and the signature that matches them."""
+    """A function of the app, its bindings and its checked signature."""
 
     name: str
     call: Callable[..., Any]

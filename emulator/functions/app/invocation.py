@@ -1,6 +1,7 @@
 """Run one invocation: convert the trigger's data, call the function, convert its return value.
 
-`prepare` looks up the converters of a function once, when the app is loaded.
+The values are converted from and to datums. A datum of azure.functions is a value together with its
+data type. `prepare` looks up the converters of a function once, when the app is loaded.
 
 Source: the Azure Functions Python worker, and azure.functions for `Context` and the converters.
 """
@@ -31,7 +32,10 @@ running_function: ContextVar[str] = ContextVar("running_function", default="")
 
 @dataclass(frozen=True, slots=True)
 class TraceContext:
-    """The W3C trace context of the trigger. If the trigger has none, the fields are empty."""
+    """The W3C trace context of the trigger.
+
+    If the trigger does not have a trace context, the fields are empty.
+    """
 
     trace_parent: str = ""
     trace_state: str = ""
@@ -39,17 +43,17 @@ class TraceContext:
 
     @property
     def Traceparent(self) -> str:  # noqa: N802 - the deprecated name which azure.functions.Context still has
-        """Return `trace_parent` under the deprecated name."""
+        """Return `trace_parent`. This property is its deprecated name."""
         return self.trace_parent
 
     @property
     def Tracestate(self) -> str:  # noqa: N802 - as Traceparent
-        """Return `trace_state` under the deprecated name."""
+        """Return `trace_state`. This property is its deprecated name."""
         return self.trace_state
 
     @property
     def Attributes(self) -> dict[str, str]:  # noqa: N802 - as Traceparent
-        """Return `attributes` under the deprecated name."""
+        """Return `attributes`. This property is its deprecated name."""
         return self.attributes
 
 
@@ -67,7 +71,10 @@ class RetryContext:
 
 @dataclass(frozen=True, slots=True)
 class InvocationContext:
-    """The `context` parameter of a function, as azure.functions.Context describes it."""
+    """The value of a function's `context` parameter.
+
+    It has the attributes that azure.functions.Context declares.
+    """
 
     function_name: str
     function_directory: str
@@ -77,12 +84,12 @@ class InvocationContext:
 
     @property
     def thread_local_storage(self) -> threading.local:
-        """Return the thread-local storage, in which log handlers can read `invocation_id`."""
+        """Return the thread-local object from which log handlers can read `invocation_id`."""
         return _invocation_id_of_thread
 
 
 def make_request_datum(fields: list[Any], body: bytes) -> Datum:
-    """Return the datum of an HTTP trigger.
+    """Return the datum that an HTTP trigger passes to its function.
 
     `fields` are the method, URL, headers, query and route values of the request.
     """
@@ -133,7 +140,7 @@ class ReturnConverter:
     slot: BoundValue
 
     def encode(self, value: Any) -> Datum:
-        """Convert a value to a datum. If this is impossible, raises TypeError as Azure does."""
+        """Convert a value to a datum. Raises TypeError if this is impossible, as in Azure."""
         try:
             return self.converter.encode(value, expected_type=self.slot.python_type)
         except NotImplementedError:
@@ -186,7 +193,7 @@ class PreparedFunction:
 
 
 def prepare(function: IndexedFunction) -> PreparedFunction:
-    """Look up the converters of a function, once for all its invocations."""
+    """Look up the converters that all invocations of a function need."""
     trigger_binding = next(b for b in function.bindings if b["type"].endswith("Trigger"))
     clients = [b["name"] for b in function.bindings if b["type"] == "durableClient"]
     signature = function.signature
@@ -230,12 +237,16 @@ async def invoke(
         prepare: The function and its converters.
         event: The input of the invocation.
         client_binding: The durable client's JSON, or None.
-        submit: Starts a synchronous function in the thread pool, and returns an awaitable of its
-            result.
+        submit: Starts a synchronous function in the thread pool, and returns an awaitable for the
+            result of the function.
 
-    Returns None if the function does not have an output binding. If such a function returns a
-    value, raises RuntimeError. Raises TypeError if the value cannot be converted to a datum. If the
-    function raises an exception, this exception is not caught.
+    Returns:
+        The return value as a datum, or None if the function does not have an output binding.
+
+    Raises:
+        RuntimeError: The function returned a value, but does not have an output binding.
+        TypeError: The return value cannot be converted to a datum.
+        BaseException: The function raised this exception.
     """
     function = prepare.function
     running_function.set(function.name)
@@ -291,7 +302,10 @@ async def _run_orchestrator(
 
 
 class ThreadPool:
-    """Runs synchronous functions in threads, each in a copy of the context of its invocation."""
+    """Runs synchronous functions in threads.
+
+    Each function runs in a copy of the context variables of its invocation.
+    """
 
     def __init__(self, executor: ThreadPoolExecutor, run_in_executor: Callable[..., Any]) -> None:
         self._executor = executor
@@ -300,7 +314,7 @@ class ThreadPool:
     def submit(
         self, call: Callable[..., Any], invocation_id: str, arguments: dict[str, Any]
     ) -> Any:
-        """Start a call in a thread, and return an awaitable of its result."""
+        """Start a call in a thread, and return an awaitable for the result of the call."""
         return self._run_in_executor(
             self._executor, copy_context().run, _call_with_id, call, invocation_id, arguments
         )
@@ -316,7 +330,11 @@ def _call_with_id(call: Callable[..., Any], invocation_id: str, arguments: dict[
 
 
 def make_metadata(values: dict[str, Any] | None) -> dict[str, Datum]:
-    """Convert trigger metadata to datums: text and integers unchanged, other values as JSON."""
+    """Convert trigger metadata to datums.
+
+    Text and integers keep their types, and other values become JSON. Values that are None are
+    omitted.
+    """
     return {name: _datum_of(value) for name, value in (values or {}).items() if value is not None}
 
 

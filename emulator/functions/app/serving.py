@@ -31,8 +31,8 @@ _log = logging.getLogger("functions.app")
 class ServeOptions:
     """The command-line options of the app process.
 
-    `folder` is the Function App, `script` the file name of its main module, and `thread_count` the
-    size of the thread pool; if `thread_count` is None, Python's default size applies.
+    `folder` is the Function App folder, and `script` is the file name of its main module.
+    `thread_count` is the size of the thread pool, or None for Python's default size.
     """
 
     folder: Path
@@ -41,7 +41,7 @@ class ServeOptions:
 
 
 async def serve(connected: socket.socket, options: ServeOptions) -> None:
-    """Load the app and run the invocations that arrive on the socket, until the host closes it."""
+    """Load the app. Run the invocations from the socket until the host closes the socket."""
     app = _App(options.thread_count)
     await app.connect(connected)
     try:
@@ -75,7 +75,7 @@ class _App:
         self._connection.send(head, body)
 
     async def flushed(self) -> None:
-        """Wait until the host has read the last frame and closed the connection."""
+        """Wait until the host has read all frames and closed the connection."""
         await self.gone.wait()
 
     def _on_lost(self, _error: Exception | None) -> None:
@@ -100,7 +100,10 @@ class _App:
             await self._connection.drain()
             self.send([number, *answer], payload)
         except ConnectionError:
-            _log.debug("the host closed the connection before the response of %s was sent", name)
+            _log.debug(
+                "the host closed the connection before the response of the function %s was sent",
+                name,
+            )
 
     async def _run(
         self, name: str, kind: str, head: list[Any], body: bytes

@@ -1,4 +1,7 @@
-"""The interface of both engines: the operations of the management API on instances."""
+"""The interface that both durable engines implement.
+
+It contains the operations on instances that the management API needs.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -36,7 +39,7 @@ class DurableEngine(ABC):
 
     @abstractmethod
     async def stop(self) -> None:
-        """Stop running episodes and close the database."""
+        """Stop running episodes, and close the database."""
 
     @abstractmethod
     def now(self) -> int:
@@ -44,7 +47,7 @@ class DurableEngine(ABC):
 
     @abstractmethod
     async def get_setting(self, name: str, default: str) -> str:
-        """Return a setting in the database. If it is missing, store and return the default."""
+        """Return a setting of the database. If it is missing, store and return `default`."""
 
     # Starting
 
@@ -88,16 +91,16 @@ class DurableEngine(ABC):
     async def _commit_start(
         self, instance: OrchestrationInstance, existing: OrchestrationInstance | None
     ) -> None:
-        """Commit a new instance, and run it.
+        """Commit a new instance to the database, and start to run it.
 
-        `existing` is the finished instance with the same id that the new instance replaces, or
-        None.
+        `existing` is the finished instance with the same id, which the new instance replaces. It is
+        None if no instance has this id.
         """
 
     # Reading
 
     def find(self, instance_id: str) -> OrchestrationInstance:
-        """Return the instance with this id. Raises InstanceMissing if it does not exist."""
+        """Return the instance with this id. Raises InstanceMissing if no instance has this id."""
         instance = self._find(instance_id)
         if instance is None:
             raise InstanceMissing(f"No instance with ID '{instance_id}' found.")
@@ -106,7 +109,8 @@ class DurableEngine(ABC):
     def find_unfinished(self, instance_id: str) -> OrchestrationInstance:
         """Return the unfinished instance with this id.
 
-        Raises InstanceMissing if it does not exist, and InstanceFinished if it has finished.
+        Raises InstanceMissing if no instance has this id, and InstanceFinished if the instance has
+        finished.
         """
         instance = self.find(instance_id)
         if instance.is_finished:
@@ -123,7 +127,7 @@ class DurableEngine(ABC):
         """Return the database of this engine, for queries."""
 
     def read_history_of(self, instance: OrchestrationInstance) -> list[str]:
-        """Return the saved history of an instance: for each episode, one text of JSON events."""
+        """Return the history of an instance. Each text contains the JSON events of one episode."""
         return records.read_history(self._reader, instance.id)
 
     def read_page(
@@ -131,8 +135,8 @@ class DurableEngine(ABC):
     ) -> tuple[list[OrchestrationInstance], str]:
         """Return one page of the instances that match a filter, and the token of the next page.
 
-        `top` limits the size of the page; `token` is empty for the first page. The returned token
-        is empty after the last page.
+        `top` is the maximum size of the page, as text. `token` selects the page, and is empty for
+        the first page. The returned token is empty after the last page.
         """
         return records.read_page(self._reader, condition, top, token)
 
@@ -142,7 +146,7 @@ class DurableEngine(ABC):
 
     @abstractmethod
     async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
-        """Wait up to `timeout_seconds` until an instance has finished.
+        """Wait until an instance has finished, or until `timeout_seconds` have passed.
 
         Return whether the instance has finished.
         """
@@ -165,7 +169,10 @@ class DurableEngine(ABC):
         await self._commit_message(instance, TaskMessage(EventType.EXECUTION_TERMINATED, text))
 
     async def suspend(self, instance_id: str, reason: str) -> None:
-        """Suspend an instance. Its messages wait until the instance is resumed."""
+        """Suspend an instance.
+
+        Messages to the instance wait until the instance is resumed.
+        """
         instance = self.find_unfinished(instance_id)
         if instance.is_suspended:
             raise OperationInvalid(
@@ -203,16 +210,16 @@ class DurableEngine(ABC):
     ) -> None:
         """Suspend or resume an instance, and return when the change is committed.
 
-        `status` is the new status, and `message` carries the history event of the change.
+        `status` is the new status, and `message` contains the history event of the change.
         """
 
     @abstractmethod
     async def rewind(self, instance_id: str) -> None:
-        """Undo the failure of an instance, and run the failed tasks again."""
+        """Undo the failure of a failed instance, and run its failed tasks again."""
 
     @abstractmethod
     async def purge(self, instances: Sequence[OrchestrationInstance]) -> int:
-        """Delete each given instance that has finished, and its history.
+        """Delete the finished instances in `instances`, together with their histories.
 
         Return the number of deleted instances.
         """

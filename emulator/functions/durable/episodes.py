@@ -76,12 +76,12 @@ class Episode:
 
     @property
     def news(self) -> str:
-        """Return the events that the episode has so far, joined by commas as in a JSON list."""
+        """Return the events that the episode has recorded, as JSON texts joined by commas."""
         return ",".join(self.events)
 
 
 class EpisodeCheckpointer(Protocol):
-    """Saves an episode. There is one method for each possible outcome."""
+    """Saves episodes. Each method saves one kind of outcome."""
 
     async def save_waiting(self, episode: Episode, custom_status: str | None) -> None:
         """Save an episode after which the instance waits for messages."""
@@ -105,9 +105,9 @@ class EpisodeCheckpointer(Protocol):
     async def save_continued_as_new(
         self, episode: Episode, command: ContinueAsNew, custom_status: str | None
     ) -> None:
-        """Save an episode after which the instance starts again.
+        """Save an episode that ends with continue-as-new.
 
-        The new execution has a new input, and neither history nor timers.
+        The instance starts again with a new input, without its old history and timers.
         """
         ...
 
@@ -122,7 +122,10 @@ def is_ready(instance: OrchestrationInstance) -> bool:
 
 
 def find_termination(instance: OrchestrationInstance) -> TaskMessage | None:
-    """Return the termination message in the mailbox of the instance, or None."""
+    """Return the termination message in the mailbox of an instance.
+
+    Return None if the mailbox does not contain such a message.
+    """
     for message in instance.mailbox:
         if message.kind is EventType.EXECUTION_TERMINATED:
             return message
@@ -130,9 +133,9 @@ def find_termination(instance: OrchestrationInstance) -> TaskMessage | None:
 
 
 def take_messages(instance: OrchestrationInstance) -> list[TaskMessage]:
-    """Take messages for an episode from the mailbox of an instance.
+    """Remove the messages for one episode from the mailbox of an instance, and return them.
 
-    A message that moves a retry must be the first one of its episode, as `shim` explains.
+    Only the first message may make the SDK continue a retry. The module `shim` explains why.
     """
     batch: list[TaskMessage] = []
     shim, mailbox = instance.shim, instance.mailbox
@@ -146,7 +149,7 @@ def take_messages(instance: OrchestrationInstance) -> list[TaskMessage]:
 
 
 def begin_episode(instance: OrchestrationInstance, batch: list[TaskMessage], now: int) -> Episode:
-    """Return a new episode, to which the first history events have been added."""
+    """Return a new episode that already contains its first history events."""
     episode = Episode(instance, batch, now, instance.shim.copy())
     episode.events.append(history.event(EventType.ORCHESTRATOR_STARTED, now))
     if instance.episode_count == 0:
@@ -166,7 +169,10 @@ def begin_episode(instance: OrchestrationInstance, batch: list[TaskMessage], now
 
 
 def close_events(episode: Episode) -> str:
-    """Add the last event of the episode, and return all its events, marked as played."""
+    """Add the last event to an episode, and return all events of the episode as JSON.
+
+    The returned events are marked as played.
+    """
     episode.events.append(history.event(EventType.ORCHESTRATOR_COMPLETED, episode.now))
     return history.mark_played(episode.news)
 
@@ -174,7 +180,10 @@ def close_events(episode: Episode) -> str:
 def make_next_execution(
     episode: Episode, command: ContinueAsNew, custom_status: str | None
 ) -> OrchestrationInstance:
-    """Return the instance with a new execution, which continue-as-new starts."""
+    """Return the instance in the state in which continue-as-new starts it again.
+
+    The instance has a new execution id and a new input.
+    """
     instance = episode.instance
     return OrchestrationInstance(
         instance.id,
@@ -196,7 +205,8 @@ def make_child_completion(
 ) -> TaskMessage:
     """Return the message that reports the end of a sub-orchestration to its parent.
 
-    `output` is the JSON output after a success, and `reason` the text after a failure.
+    `output` is the JSON output if the sub-orchestration completed. Otherwise, `reason` is the text
+    of the failure.
     """
     if status is Status.COMPLETED:
         kind = EventType.CHILD_COMPLETED
@@ -208,13 +218,14 @@ def make_child_completion(
 
 
 class Outbox(Protocol):
-    """Sends the work that an episode schedules.
+    """Sends the activities, timers and sub-orchestrations that an episode schedules.
 
-    The methods add SQL statements and effects to the episode.
+    The methods add SQL statements to the episode. They may also add functions that are called after
+    the commit.
     """
 
     def schedule_activity(self, episode: Episode, command: ScheduleActivity) -> None:
-        """Send the activity of a command."""
+        """Schedule the activity of a command."""
         ...
 
     def start_timer(self, episode: Episode, timer: TimerRow) -> None:
@@ -228,7 +239,7 @@ class Outbox(Protocol):
     def start_child(self, episode: Episode, child: OrchestrationInstance) -> None:
         """Start a sub-orchestration.
 
-        If an unfinished instance uses the id of the child, the parent receives a failure instead.
+        If an unfinished instance has the same id, the parent receives a failure instead.
         """
         ...
 
@@ -243,8 +254,8 @@ class Scheduler:
     def apply(self, episode: Episode, commands: list[Command], *, ends: bool) -> None:
         """Schedule the commands of an episode.
 
-        If `ends` is true, the orchestration ends with this episode, so its timers are not started.
-        Raises ActionInvalid if a function does not exist or an instance id is invalid.
+        If `ends` is true, this episode ends the orchestration, and timers are not started. Raises
+        ActionInvalid if a function does not exist or an instance id is invalid.
         """
         for command in commands:
             match command:
@@ -324,8 +335,9 @@ class EpisodeRunner:
     async def run(self, instance: OrchestrationInstance) -> None:
         """Run one episode of an instance with messages from its mailbox.
 
-        Raises AppUnavailable or StoreUnavailable. In this case, the messages are put back into the
-        mailbox and the instance is unchanged.
+        Raises AppUnavailable if the app process is down, and StoreUnavailable if the episode cannot
+        be saved. In both cases, the messages are put back into the mailbox and the instance is
+        unchanged.
         """
         termination = find_termination(instance)
         batch = list(instance.mailbox) if termination else take_messages(instance)

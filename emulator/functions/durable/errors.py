@@ -1,4 +1,4 @@
-"""The errors that an engine reports to clients of the management API or at its start.
+"""The errors that a durable engine raises.
 
 DurableError
 ├── ArgumentInvalid      400: the request can never succeed
@@ -7,7 +7,7 @@ DurableError
 ├── InstanceFinished     410: the instance has reached a final status
 ├── InstanceUnfinished   412: the instance has not reached a final status yet
 ├── InstanceNotFailed    412: the instance cannot be rewound, because it has not failed
-├── RequestTooLarge      413: the body is over the limit (in management.py)
+├── RequestTooLarge      413: the body is larger than the limit (in management.py)
 ├── OperationInvalid     500: the instance's status does not allow the operation
 ├── StoreUnavailable     500: the database failed and nothing was written; repeat the request
 ├── DatabaseInUse        another host has opened the database
@@ -19,7 +19,7 @@ The numbers are the HTTP statuses of the Durable extension's management API.
 
 
 class DurableError(Exception):
-    """The base class of the errors.
+    """The base class of the errors of durable engines.
 
     `status` is the HTTP status of the response. `kind` is the .NET exception type that the response
     names, as in Azure.
@@ -91,5 +91,5 @@ class DatabaseForeign(DurableError):
 class ActionInvalid(DurableError):
     """An orchestrator requested an action that is invalid or that the engine does not support.
 
-    The text describes what is wrong.
+    The error text describes the problem.
     """

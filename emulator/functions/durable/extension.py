@@ -1,4 +1,4 @@
-"""The interface of the Durable Task extension to the Functions host."""
+"""The Durable Task extension, as the Functions host uses it."""
 
 import secrets
 from pathlib import Path
@@ -22,10 +22,10 @@ from emulator.program import StartError
 
 
 class DurableExtension:
-    """An engine with its management API and its client binding.
+    """A durable engine, its management API and its client binding.
 
-    The host must serve `management_app` under `/runtime/webhooks/durabletask` on the main port, and
-    `rpc_app` on a separate loopback port, which the SDK's durable client in the app uses.
+    The host must serve `management_app` under `/runtime/webhooks/durabletask` on the main port. It
+    must serve `rpc_app` on a separate loopback port, for the SDK's durable client in the app.
     """
 
     def __init__(
@@ -68,7 +68,10 @@ class DurableExtension:
         self._urls = ManagementUrls(self._task_hub, key)
 
     async def stop(self) -> None:
-        """Stop running episodes and close the database. The next start continues the work."""
+        """Stop running episodes, and close the database.
+
+        The next start continues the unfinished work.
+        """
         await self.engine.stop()
 
     def client_binding(self, main_url: str, rpc_url: str) -> str:

@@ -1,7 +1,8 @@
 """History events as JSON text, in the format of the Durable Task Framework.
 
-An event is written as JSON text once and is not parsed again, because the SDK replays exactly the
-text that is in the history. The numbers are those of DurableTask.Core's `EventType`.
+Each event is written as JSON text once. For an episode, the engines pass the stored texts to the
+SDK and do not parse them. The numbers of the event types are those of DurableTask.Core's
+`EventType`.
 """
 
 import json
@@ -54,12 +55,12 @@ def to_datetime(microseconds: int) -> datetime:
 
 
 def format_timestamp(microseconds: int) -> str:
-    """Format a time as in history events, with microseconds."""
+    """Format a time with microseconds, as in history events."""
     return to_datetime(microseconds).isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def format_seconds(microseconds: int) -> str:
-    """Format a time as in status responses, without fractions of a second."""
+    """Format a time without fractions of a second, as in status responses."""
     return to_datetime(microseconds).isoformat(timespec="seconds")[:19] + "Z"
 
 
@@ -71,7 +72,7 @@ def quoted_or_null(text: str | None) -> str:
 def event(kind: EventType, now: int, event_id: int = -1, rest: str = "") -> str:
     """Return a new history event as JSON text.
 
-    `rest` contains the further members of the JSON object, each with a comma before it.
+    `rest` is JSON text with further members of the event. Each member has a comma before it.
     """
     return (
         f'{{"EventType":{kind:d},"EventId":{event_id},"IsPlayed":false,'
@@ -80,10 +81,10 @@ def event(kind: EventType, now: int, event_id: int = -1, rest: str = "") -> str:
 
 
 def mark_played(text: str) -> str:
-    """Mark all events in a text of JSON events as played, because the next episode replays them.
+    """Return a text of JSON events in which all events are marked as played.
 
-    A JSON string in an event cannot contain the replaced text, because quotation marks in a string
-    are escaped.
+    The next episode replays these events. A JSON string in an event cannot contain the text that is
+    replaced, because quotation marks in a JSON string are escaped.
     """
     return text.replace(_NEW, _PLAYED)
 
@@ -116,7 +117,8 @@ def execution_started(  # noqa: PLR0913, PLR0917 - the event has these members
 def task_scheduled(now: int, task: int, name: str, input_text: str) -> str:
     """Return the event which records that an activity was scheduled.
 
-    In the event, the input is a JSON array with one string, which contains the JSON input.
+    The event contains the input as a JSON array with one string. This string is the JSON text of
+    the input.
     """
     arguments = quoted(f"[{quoted(input_text)}]")
     return event(
@@ -152,13 +154,16 @@ def timer_fired(now: int, task: int, due: int) -> str:
 def completed(kind: EventType, now: int, task: int, result: str | None) -> str:
     """Return the event which records that an activity or sub-orchestration has completed.
 
-    `result` is JSON text.
+    `kind` selects one of the two. `result` is JSON text.
     """
     return event(kind, now, rest=f',"TaskScheduledId":{task},"Result":{quoted_or_null(result)}')
 
 
 def failed(kind: EventType, now: int, task: int, reason: str, details: str) -> str:
-    """Return the event which records that an activity or sub-orchestration has failed."""
+    """Return the event which records that an activity or sub-orchestration has failed.
+
+    `kind` selects one of the two.
+    """
     return event(
         kind,
         now,
@@ -187,7 +192,7 @@ def execution_completed(now: int, event_id: int, status: str, result: str | None
 
 
 def json_or_string(text: str) -> str:
-    """Return a text unchanged if it is JSON; otherwise return it as a JSON string.
+    """Return a text unchanged if it is JSON, and otherwise as a JSON string.
 
     The Durable extension treats the reason of a termination in this way.
     """

@@ -1,4 +1,4 @@
-"""Orchestration instances and their messages, in the form in which engines keep them in memory."""
+"""Orchestration instances and their messages, as the engines keep them in memory."""
 
 import asyncio
 import uuid
@@ -30,15 +30,19 @@ FINISHED = frozenset({Status.COMPLETED, Status.FAILED, Status.TERMINATED, Status
 
 
 def make_id() -> str:
-    """Return a new random id for an instance or an execution, as the Durable extension does."""
+    """Return a new random id for an instance or an execution.
+
+    The id has the format of the Durable extension's ids.
+    """
     return uuid.uuid4().hex
 
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """The task that waits for a sub-orchestration.
+    """The task of a parent orchestration that waits for a sub-orchestration.
 
-    `id` and `execution` are the instance id and the execution id of the parent orchestration.
+    `id` and `execution` are the instance id and the execution id of the parent. `task` is the
+    number of the task.
     """
 
     id: str
@@ -50,11 +54,13 @@ class Parent:
 class TaskMessage:
     """A message for the next episode of an instance.
 
-    `text` is JSON. It is the reason if the message is a termination, otherwise the history event.
+    `text` is JSON text: the reason if the message terminates the instance, and otherwise the
+    history event.
 
-    The message is stored in one of three tables. If `sequence` is set, it is the key of the row of
-    the message. If `work` is set, the message is the result of the work item with this key, and is
-    stored only as that work item. If a timer has fired, the message is stored only as that timer.
+    The database stores a message in one of three ways. If `sequence` is set, the message has its
+    own row, and `sequence` is the key of this row. If `work` is set, the message is the result of
+    the work item with this key, and only the work item is stored. If a timer has fired, only the
+    timer is stored.
     """
 
     kind: EventType
@@ -69,8 +75,8 @@ class TaskMessage:
 class OrchestrationInstance:
     """One orchestration instance.
 
-    `input`, `output`, `custom_status` and the history are JSON texts, which are not parsed. Times
-    are in microseconds since 1970. `episode_count` counts the episodes of the current execution.
+    `input`, `output`, `custom_status` and the history are JSON texts that are not parsed. Times are
+    in microseconds since 1970. `episode_count` is the number of episodes of the current execution.
     """
 
     id: str
@@ -100,24 +106,27 @@ class OrchestrationInstance:
 
     @property
     def is_suspended(self) -> bool:
-        """Return whether the instance is suspended. Then only a termination starts an episode."""
+        """Return whether the instance is suspended."""
         return self.status is Status.SUSPENDED
 
     @property
     def is_idle(self) -> bool:
-        """Return whether the instance has no work. Then it may be removed from memory."""
+        """Return whether the instance has no work at the moment.
+
+        An idle instance may be removed from memory.
+        """
         fresh = self.episode_count == 0 and not self.is_finished
         return not (self.is_busy or self.mailbox or self.watchers or self.pending_writes or fresh)
 
     @property
     def size_characters(self) -> int:
-        """Return an estimate of how many characters of text the instance has in memory."""
+        """Return the approximate number of characters in the texts of the instance."""
         history = sum(map(len, self.history)) if self.history else 0
         return history + len(self.input or "") + len(self.output or "") + 1000
 
 
 def check_instance_id(instance_id: str) -> None:
-    """Raise ArgumentInvalid if the Durable extension refuses this id."""
+    """Raise ArgumentInvalid if the Durable extension would refuse this instance id."""
     if instance_id.startswith("@"):
         raise ArgumentInvalid("Orchestration instance ids must not start with @.")
     if any(c in _FORBIDDEN or not c.isprintable() for c in instance_id):

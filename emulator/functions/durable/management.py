@@ -62,14 +62,17 @@ _CONTINUATION = "x-ms-continuation-token"
 
 
 class RequestTooLarge(DurableError):
-    """The request's body is larger than the host accepts."""
+    """The request's body is larger than the limit."""
 
     status = 413
 
 
 @dataclass(frozen=True, slots=True)
 class ManagementRequest:
-    """A request. `segments` are the segments of its path, without the prefix of the API."""
+    """A request to the management API.
+
+    `segments` are the parts of the path after the prefix of the API, split at the slashes.
+    """
 
     method: str
     segments: tuple[str, ...]
@@ -82,7 +85,7 @@ class ManagementRequest:
 
 @dataclass(frozen=True, slots=True)
 class ManagementResponse:
-    """A response. The body is JSON text or empty."""
+    """A response of the management API. The body is JSON text or empty."""
 
     status: int
     body: str = ""
@@ -90,10 +93,10 @@ class ManagementResponse:
 
 
 async def read_request(scope: Scope, receive: Receive) -> ManagementRequest:
-    """Read a whole request.
+    """Read a complete request to the management API.
 
     Raises:
-        RequestTooLarge: The body is over the limit.
+        RequestTooLarge: The body is larger than the limit.
         ArgumentInvalid: The query has too many parameters.
         ClientGone: The client disconnected before the request was complete.
     """
@@ -127,9 +130,9 @@ async def read_request(scope: Scope, receive: Receive) -> ManagementRequest:
 
 
 def _segments(scope: Scope) -> tuple[str, ...]:
-    """Return the segments of the path without the prefix of the API.
+    """Return the parts of the path after the prefix of the API, split at the slashes.
 
-    If the application is mounted under the prefix, the path may already lack the prefix.
+    If the application is mounted under the prefix, the path does not always contain the prefix.
     """
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     if root and path.startswith(root):
@@ -155,7 +158,10 @@ async def write_response(send: Send, response: ManagementResponse) -> None:
 
 
 def make_error_response(error: DurableError, message: str) -> ManagementResponse:
-    """Return an error response in the format of the extension. The SDK reads `ExceptionMessage`."""
+    """Return an error response in the format of the Durable extension.
+
+    The SDK reads the text of the error from `ExceptionMessage`.
+    """
     return ManagementResponse(
         error.status,
         json.dumps(
@@ -171,7 +177,10 @@ def make_error_response(error: DurableError, message: str) -> ManagementResponse
 
 @dataclass(frozen=True, slots=True)
 class ManagementUrls:
-    """Builds the management URLs of a task hub. Each URL contains the system key of the webhook."""
+    """Builds the management URLs of a task hub.
+
+    Each URL contains `key`, the system key of the Durable extension.
+    """
 
     task_hub: str
     key: str
@@ -203,7 +212,10 @@ class ManagementUrls:
         )
 
     def check_status(self, base_url: str, instance_id: str) -> dict[str, str]:
-        """Return the body of the response to a start: the instance id and its management URLs."""
+        """Return an instance id and the management URLs of the instance.
+
+        They are the body of the response to a request that starts the instance.
+        """
         urls = self._management(base_url.rstrip("/"), quote(instance_id, safe=""))
         del urls["rewindPostUri"]
         return {"id": instance_id, **urls}
@@ -244,11 +256,11 @@ def format_status(
 
 
 def format_history(fragments: Sequence[str], *, outputs: bool) -> str:
-    """Return a history as a JSON list, in the format in which the extension shows it.
+    """Return a history as a JSON list, in the format of the Durable extension's responses.
 
-    The event for the scheduling of a task is not listed. Its time and function name are added to
-    the event for the completion or failure of the task. If `outputs` is true, the events contain
-    inputs and results.
+    The list does not contain the events that record the scheduling of a task. Instead, the event
+    for the completion or failure of a task contains the time of the scheduling and the function
+    name. If `outputs` is true, the events contain inputs and results.
     """
     events = [event for text in fragments for event in json.loads(f"[{text}]")]
     scheduled = {
@@ -361,9 +373,10 @@ class ManagementApi:
     async def _start_response(
         self, request: ManagementRequest, instance_id: str
     ) -> ManagementResponse:
-        """Return the response to the start of an instance.
+        """Return the response to a request that has started an instance.
 
-        If the query has a timeout, first wait up to that time for the instance to end.
+        If the query has a timeout and a polling interval, first wait until the instance has ended
+        or the timeout has passed.
         """
         timeout_seconds = _seconds(request.query.get("timeout"))
         polling_seconds = _seconds(request.query.get("pollinginterval"))

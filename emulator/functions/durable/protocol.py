@@ -69,7 +69,7 @@ class Action:
     max_attempts: int = 0
 
     def to_fields(self) -> list[Any]:
-        """Return the fields that a retry of the action needs, as a list that JSON can store."""
+        """Return the fields that a retry of the action needs, as a list of JSON values."""
         return [
             int(self.kind),
             self.name,
@@ -82,7 +82,7 @@ class Action:
 
     @classmethod
     def from_fields(cls, fields: list[Any]) -> "Action":
-        """Return the action whose fields `to_fields` returned as this list."""
+        """Create an action from the list that `to_fields` returned."""
         kind, name, input_text, instance_id, version, interval, attempts = fields
         return cls(
             ActionKind(kind),
@@ -119,8 +119,8 @@ class StartChild:
 class StartTimer:
     """The command to start a timer.
 
-    If `canceled` is true, the orchestrator created and cancelled the timer in the same episode. The
-    timer is not started, but has a task number. `due` is in microseconds since 1970.
+    `due` is in microseconds since 1970. If `canceled` is true, the orchestrator created and
+    cancelled the timer in the same episode. Such a timer is not started, but it has a task number.
     """
 
     task: int
@@ -169,10 +169,10 @@ def context_json(  # noqa: PLR0913 - the context has these members
     *,
     replaying: bool,
 ) -> str:
-    """Return the context of an episode as JSON.
+    """Return the context of an episode as JSON. The orchestrator receives this text.
 
-    `past` has the history events of the earlier episodes, and `news` the events of this episode.
-    Each text contains JSON events, separated by commas.
+    `past` contains the history events of earlier episodes, and `news` contains the events of this
+    episode. Each text contains JSON events, separated by commas.
     """
     history = ",".join((*past, news))
     return (
@@ -199,7 +199,7 @@ def read_state(text: str) -> EpisodeState:
 def read_failure(message: str) -> EpisodeState:
     """Parse the state in the message of an exception that the SDK's executor raised.
 
-    If the message does not contain a state, return a state with the message as the error.
+    If the message does not contain a state, return a state whose error is the message.
     """
     text, label, state_text = message.partition(_STATE_LABEL)
     if label:
@@ -229,7 +229,10 @@ def _dumped(value: object) -> str | None:
 
 
 def _leaves(actions: Iterable[dict[str, Any]]) -> Iterator[Action]:
-    """Yield the actions in the order of scheduling. A compound action yields the actions in it."""
+    """Yield the actions in the order in which the orchestrator scheduled them.
+
+    For a compound action, yield the actions that it contains.
+    """
     for action in actions:
         kind = action["actionType"]
         if kind in _COMPOUND:
@@ -257,6 +260,9 @@ def _leaf(kind: ActionKind, action: dict[str, Any]) -> Action:
 
 
 def parse_fire_at(text: str) -> int:
-    """Convert the time of a timer to microseconds since 1970. The SDK writes times in UTC."""
+    """Convert the ISO 8601 time of a timer to microseconds since 1970.
+
+    A time without a time zone is in UTC.
+    """
     moment = datetime.fromisoformat(text)
     return to_micros(moment if moment.tzinfo else moment.replace(tzinfo=UTC))

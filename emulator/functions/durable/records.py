@@ -32,10 +32,10 @@ _STATUSES = {status.lower(): status for status in Status}
 
 
 class Reader(Protocol):
-    """A database on which queries can be run."""
+    """A database that can run queries."""
 
     def read(self, sql: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Return all rows of a query."""
+        """Run a query, and return all rows."""
         ...
 
 
@@ -53,7 +53,7 @@ class WorkItem:
 
 @dataclass(frozen=True, slots=True)
 class TimerRow:
-    """A running timer. `due` is in microseconds since 1970."""
+    """A running timer. `due` is the time at which it fires, in microseconds since 1970."""
 
     instance_id: str
     task: int
@@ -62,7 +62,10 @@ class TimerRow:
 
 
 def insert_instance(instance: OrchestrationInstance) -> Statement:
-    """Return the statement that inserts an instance, or replaces the instance with the same id."""
+    """Return the SQL statement that inserts an instance.
+
+    The statement replaces an instance that has the same id.
+    """
     parent = instance.parent
     parent_fields = (parent.id, parent.execution, parent.task) if parent else (None, None, None)
     return (
@@ -94,7 +97,7 @@ def update_instance(  # noqa: PLR0913, PLR0917 - one argument for each column
     custom_status: str | None,
     output: str | None,
 ) -> Statement:
-    """Return the statement that writes the changes by an episode to the row of an instance."""
+    """Return the SQL statement that updates the row of an instance after an episode."""
     return (
         _UPDATE,
         (str(status), updated, episode_count, shim.dump(), custom_status, output, instance_id),
@@ -102,22 +105,22 @@ def update_instance(  # noqa: PLR0913, PLR0917 - one argument for each column
 
 
 def set_status(instance_id: str, status: Status) -> Statement:
-    """Return the statement that updates only the status of an instance."""
+    """Return the SQL statement that updates only the status of an instance."""
     return ("UPDATE instances SET status=? WHERE id=?", (str(status), instance_id))
 
 
 def append_history(instance_id: str, episode_count: int, events: str) -> Statement:
-    """Return the statement that inserts the history events of one episode."""
+    """Return the SQL statement that inserts the history events of one episode."""
     return ("INSERT INTO history VALUES(?, ?, ?)", (instance_id, episode_count, events))
 
 
 def delete_history(instance_id: str) -> Statement:
-    """Return the statement that deletes the whole history of an instance."""
+    """Return the SQL statement that deletes the whole history of an instance."""
     return ("DELETE FROM history WHERE id=?", (instance_id,))
 
 
 def insert_message(instance_id: str, message: TaskMessage) -> Statement:
-    """Return the statement that inserts a message. The message must have a sequence number."""
+    """Return the SQL statement that inserts a message. `message.sequence` must be set."""
     return (
         "INSERT INTO inbox VALUES(?, ?, ?, ?, ?, ?)",
         (
@@ -132,7 +135,7 @@ def insert_message(instance_id: str, message: TaskMessage) -> Statement:
 
 
 def consume(instance_id: str, message: TaskMessage) -> Iterator[Statement]:
-    """Yield the statements that delete the rows in which a message is stored."""
+    """Yield the SQL statements that delete the rows in which a message is stored."""
     if message.sequence is not None:
         yield ("DELETE FROM inbox WHERE sequence=?", (message.sequence,))
     if message.work is not None:
@@ -142,7 +145,7 @@ def consume(instance_id: str, message: TaskMessage) -> Iterator[Statement]:
 
 
 def insert_work(work: WorkItem) -> Statement:
-    """Return the statement that inserts a work item."""
+    """Return the SQL statement that inserts a work item."""
     return (
         "INSERT INTO work VALUES(?, ?, ?, ?, ?, ?)",
         (
@@ -157,7 +160,10 @@ def insert_work(work: WorkItem) -> Statement:
 
 
 def insert_timer(timer: TimerRow) -> Statement:
-    """Return the statement that inserts a timer, or replaces the timer of the same task."""
+    """Return the SQL statement that inserts a timer.
+
+    The statement replaces a timer that belongs to the same task.
+    """
     return (
         "INSERT OR REPLACE INTO timers VALUES(?, ?, ?, ?)",
         (timer.instance_id, timer.task, timer.execution, timer.due),
@@ -165,20 +171,20 @@ def insert_timer(timer: TimerRow) -> Statement:
 
 
 def delete_timer(instance_id: str, task: int) -> Statement:
-    """Return the statement that deletes the timer of a task."""
+    """Return the SQL statement that deletes the timer of a task."""
     return ("DELETE FROM timers WHERE id=? AND task=?", (instance_id, task))
 
 
 def delete_timers(instance_id: str) -> Statement:
-    """Return the statement that deletes all timers of an instance."""
+    """Return the SQL statement that deletes all timers of an instance."""
     return ("DELETE FROM timers WHERE id=?", (instance_id,))
 
 
 def delete_instance(instance_id: str) -> list[Statement]:
-    """Return the statements that delete a finished instance.
+    """Return the SQL statements that delete a finished instance.
 
-    A finished instance has only its row and its history. It does not have messages, work items or
-    timers.
+    They delete only its row and its history, because a finished instance does not have messages,
+    work items or timers.
     """
     return [
         ("DELETE FROM instances WHERE id=?", (instance_id,)),
@@ -193,7 +199,7 @@ def read_instance(store: Reader, instance_id: str) -> OrchestrationInstance | No
 
 
 def read_fresh(store: Reader) -> list[OrchestrationInstance]:
-    """Return the instances that have not had their first episode yet."""
+    """Return the instances whose first episode has not been saved yet."""
     rows = store.read(
         f"{_SELECT} WHERE turn=0 AND status IN (?, ?)",
         (str(Status.PENDING), str(Status.RUNNING)),
@@ -204,7 +210,7 @@ def read_fresh(store: Reader) -> list[OrchestrationInstance]:
 def _read_rows(
     store: Reader, where: str, arguments: Sequence[Any], limit: int
 ) -> list[tuple[int, OrchestrationInstance]]:
-    """Return instances and their row numbers, in the order in which the instances were started."""
+    """Return instances with their row numbers, in the order in which they were started."""
     rows = store.read(
         f"SELECT rowid, {_COLUMNS} FROM instances WHERE {where} ORDER BY rowid LIMIT ?",  # noqa: S608 - `where` holds placeholders only
         (*arguments, limit),
@@ -213,7 +219,10 @@ def _read_rows(
 
 
 def read_history(store: Reader, instance_id: str) -> list[str]:
-    """Return the stored history of an instance: for each episode, one text of JSON events."""
+    """Return the stored history of an instance.
+
+    Each text contains the JSON events of one episode.
+    """
     return [
         events
         for (events,) in store.read(
@@ -223,13 +232,13 @@ def read_history(store: Reader, instance_id: str) -> list[str]:
 
 
 def read_inbox(store: Reader) -> list[tuple[str, TaskMessage]]:
-    """Return all stored messages, each with its instance id, in the order of sequence numbers."""
+    """Return all messages in the inbox table with their instance ids, sorted by row number."""
     rows = store.read("SELECT id, kind, text, task, execution, sequence FROM inbox ORDER BY 6")
     return [(row[0], TaskMessage(EventType(row[1]), *row[2:])) for row in rows]
 
 
 def read_work(store: Reader) -> list[WorkItem]:
-    """Return the stored work items in the order of their sequence numbers."""
+    """Return all work items in the database, sorted by row number."""
     rows = store.read(
         "SELECT sequence, id, execution, task, name, input FROM work ORDER BY sequence"
     )
@@ -237,7 +246,7 @@ def read_work(store: Reader) -> list[WorkItem]:
 
 
 def read_timers(store: Reader) -> list[TimerRow]:
-    """Return the timers of all instances."""
+    """Return the timers of all instances in the database."""
     return [TimerRow(*row) for row in store.read("SELECT id, task, execution, due FROM timers")]
 
 
@@ -279,7 +288,10 @@ def _instance(row: Sequence[Any]) -> OrchestrationInstance:
 
 @dataclass(frozen=True, slots=True)
 class InstanceFilter:
-    """The conditions that listed instances must meet. Times are in microseconds since 1970."""
+    """The conditions that select instances from the database.
+
+    Times are in microseconds since 1970.
+    """
 
     prefix: str = ""
     created_from: int | None = None
@@ -288,7 +300,10 @@ class InstanceFilter:
 
     @classmethod
     def parse(cls, query: Mapping[str, str]) -> "InstanceFilter":
-        """Parse the parameters of a query. As in the extension, invalid values are ignored."""
+        """Create a filter from the parameters of a query string.
+
+        Invalid values are ignored, as in the Durable extension.
+        """
         names = query.get("runtimestatus", "").lower().split(",")
         return cls(
             query.get("instanceidprefix", ""),
@@ -320,8 +335,9 @@ def read_page(
 ) -> tuple[list[OrchestrationInstance], str]:
     """Return one page of the instances that match a filter, and the token of the next page.
 
-    `top` limits the size of the page; `token` is empty for the first page. The returned token is
-    empty after the last page. Raises ArgumentInvalid if `token` is invalid.
+    `top` is the maximum size of the page, as text. `token` selects the page, and is empty for the
+    first page. The returned token is empty after the last page. Raises ArgumentInvalid if `token`
+    is invalid.
     """
     size = _LONGEST_PAGE
     if top is not None and top.isascii() and top.isdigit() and int(top[:9]) > 0:

@@ -20,7 +20,10 @@ _log = logging.getLogger(__name__)
 
 
 class FunctionRunner(Protocol):
-    """Runs the orchestrators and activities of one Function App, by their registered names."""
+    """Runs the orchestrators and activities of one Function App.
+
+    `orchestrators` and `activities` are the names that orchestrations can use.
+    """
 
     orchestrators: frozenset[str]
     activities: frozenset[str]
@@ -67,9 +70,9 @@ def _unknown(name: str, article_and_kind: str, kind: str, known: frozenset[str])
 
 
 class AppOutage:
-    """The pause before retries while the app process is down. All callers share this pause.
+    """The pause between retries while the app process is down.
 
-    The pause doubles after each failed retry, from 50 ms up to 1 s.
+    All callers share this pause. It doubles after each failed retry, from 50 ms up to 1 s.
     """
 
     def __init__(self, timers: TimerQueue, now: Callable[[], int]) -> None:
@@ -133,7 +136,10 @@ class ActivityPool:
         return bool(self._tasks)
 
     def add(self, work: WorkItem) -> None:
-        """Run a work item as soon as the limit allows it. It must be committed already."""
+        """Run a work item as soon as fewer than `concurrency` activities run.
+
+        The work item must have been committed to the database before.
+        """
         self._waiting.append(work)
         if self._free:
             self._free -= 1
@@ -142,7 +148,10 @@ class ActivityPool:
             task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Stop all activities. Unfinished work items run again when the engine is started again."""
+        """Stop all activities.
+
+        The unfinished work items run again after the next start of the engine.
+        """
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -179,7 +188,7 @@ class ActivityPool:
 async def run_work_item(
     runner: FunctionRunner, now: Callable[[], int], work: WorkItem
 ) -> TaskMessage:
-    """Run an activity, and return the result or failure as a message to the instance.
+    """Run an activity, and return the message that reports its result or failure.
 
     Raises AppUnavailable if the app process is down.
     """

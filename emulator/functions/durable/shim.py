@@ -1,17 +1,17 @@
 """Turn the SDK's actions into commands: find the new actions, and number their tasks.
 
-In each episode the SDK lists all actions since the start of the execution, and numbers its tasks
+In each episode, the SDK lists all actions since the start of the execution, and numbers its tasks
 itself. The engine must number the tasks in the same order; otherwise a result reaches the wrong
-task. Each activity, sub-orchestration, timer and fire-and-forget action gets the next number.
-A wait for an external event does not get a number.
+task. Each activity, sub-orchestration, timer and fire-and-forget action gets the next number. An
+action that waits for an external event does not get a number.
 
-The list of actions does not contain retries. If a task with retry options fails, the timer before
-the next attempt gets a number, and so does the next attempt. Even after the last attempt has
-failed, the SDK waits for one more timer.
+The list of actions does not contain retries. If a task with retry options fails, the SDK gives a
+number to the timer before the next attempt, and then to the next attempt. Even after the last
+attempt has failed, the SDK waits for one more timer.
 
-An event moves a retry if the SDK numbers a further timer or attempt because of the event (see
-`moves_retry`). The numbers are exact if an episode has at most one event that moves a retry, and if
-this event comes before all other events of the episode.
+Some events make the SDK continue a retry (see `Shim.moves_retry`). The engine can number the tasks
+correctly if an episode has at most one such event, and if this event comes before all other events
+of the episode.
 
 Source: the Durable extension's `OutOfProcOrchestrationShim` and the SDK's `RetryAbleTask`.
 """
@@ -64,18 +64,25 @@ class RetryState:
 
 @dataclass(slots=True)
 class Shim:
-    """The task numbers of one execution of an instance."""
+    """The task numbers of one execution of an instance.
+
+    They must be the same numbers that the SDK gives to the tasks.
+    """
 
     scheduled: int = 0
-    """The number of actions that are already scheduled."""
+    """The number of the SDK's actions that have been scheduled."""
     next_task: int = 0
     timers: dict[int, int] = field(default_factory=dict)
-    """The running timers: the task number, and the position of its action in the SDK's list."""
+    """The running timers, by task number. The value is the position of the timer's action."""
     retries: dict[int, RetryState] = field(default_factory=dict)
     """The tasks with retry options, by the number of the attempt or timer that they wait for."""
 
     def copy(self) -> "Shim":
-        """Return a copy. An episode changes only its copy, so that the episode can be repeated."""
+        """Return a copy of the task numbers.
+
+        An episode changes only its copy. If the episode fails, the engine can repeat the episode
+        with the original task numbers.
+        """
         return Shim(
             self.scheduled,
             self.next_task,
@@ -84,14 +91,17 @@ class Shim:
         )
 
     def moves_retry(self, task: int | None, *, failed: bool) -> bool:
-        """Return whether the SDK numbers a further timer or attempt when this task ends."""
+        """Return whether the SDK continues a retry when this task ends.
+
+        To continue a retry, the SDK gives a number to a further timer or attempt.
+        """
         retry = None if task is None else self.retries.get(task)
         if retry is None:
             return False
         return not retry.is_exhausted if retry.is_waiting else failed
 
     def is_awaiting_timer(self, task: int) -> bool:
-        """Return whether the task is a timer that is running."""
+        """Return whether the task is a running timer."""
         return task in self.timers or (task in self.retries and self.retries[task].is_waiting)
 
     @property
@@ -100,9 +110,9 @@ class Shim:
         return bool(self.timers) or any(retry.is_waiting for retry in self.retries.values())
 
     def end_task(self, task: int, *, failed: bool, now: int) -> list[Command]:
-        """Record that a task completed or failed, and return the commands of its retry.
+        """Record that a task completed or failed, and return the commands that continue its retry.
 
-        `now` is in microseconds since 1970.
+        The list is empty if nothing has to be retried. `now` is in microseconds since 1970.
         """
         self.timers.pop(task, None)
         retry = self.retries.pop(task, None)
@@ -173,7 +183,7 @@ class Shim:
         return number
 
     def dump(self) -> str:
-        """Convert the shim to JSON text, which `load` can read."""
+        """Return the task numbers as JSON text, which `load` can read."""
         retries = [
             [task, retry.attempts, retry.is_waiting, retry.action.to_fields()]
             for task, retry in self.retries.items()
@@ -185,7 +195,7 @@ class Shim:
 
     @classmethod
     def load(cls, text: str) -> "Shim":
-        """Return the shim whose state `dump` returned as this text."""
+        """Return the task numbers from the JSON text that `dump` returned."""
         if not text:
             return cls()
         scheduled, next_task, timers, retries = json.loads(text)

@@ -1,8 +1,9 @@
 """The database of the default engine, which groups writes into transactions.
 
 All writes in one iteration of the event loop share a transaction. The future of each write is
-resolved after the commit. With `synchronous=NORMAL` and a write-ahead log, a commit survives the
-death of the process, but not a power loss. Checkpoints wait for the disk, so they run in a thread.
+resolved after the commit. A committed transaction is not lost if the process dies, but it may be
+lost in a power failure, because of `synchronous=NORMAL`. Checkpoints wait for the disk, so they run
+in a thread.
 """
 
 import asyncio
@@ -44,7 +45,7 @@ CREATE TABLE IF NOT EXISTS timers(
 
 
 class Store:
-    """The SQLite database of the default engine. It may be used on one event loop only."""
+    """The SQLite database of the default engine. Only one event loop may use it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -71,7 +72,7 @@ class Store:
             connection.close()
             self.abandon()
             raise DatabaseForeign(
-                f"The database {self._path} has version {version}, expected {_VERSION}"
+                f"The database {self._path} has the schema version {version}, expected {_VERSION}"
             )
         connection.executescript(_SCHEMA)
         connection.execute(f"PRAGMA user_version={_VERSION}")
@@ -93,11 +94,11 @@ class Store:
 
     @property
     def is_busy(self) -> bool:
-        """Return whether any statements are not committed yet."""
+        """Return whether there are statements that are not committed yet."""
         return bool(self._pending)
 
     def read(self, sql: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Return all rows of a query."""
+        """Run a query, and return all rows."""
         assert self._connection is not None
         return self._connection.execute(sql, arguments).fetchall()
 
@@ -171,13 +172,13 @@ class Store:
         self._checkpoint = None
         if not task.cancelled() and task.exception() is not None:
             _log.warning(
-                "the checkpoint of %s failed; it is tried again after more commits: %s",
+                "the checkpoint of %s failed; the host tries again after more commits: %s",
                 self._path.name,
                 task.exception(),
             )
 
     def get_setting(self, name: str, default: str) -> str:
-        """Return a setting in the database. If it is missing, store and return the default."""
+        """Return a setting of the database. If it is missing, store and return `default`."""
         assert self._connection is not None
         self._connection.execute("INSERT OR IGNORE INTO settings VALUES(?, ?)", (name, default))
         value: str = self.read("SELECT value FROM settings WHERE name=?", (name,))[0][0]
@@ -191,15 +192,15 @@ def _fail(future: asyncio.Future[None], problem: Exception) -> None:
 
 
 def checkpoint(path: Path) -> None:
-    """Copy the write-ahead log into the database file. The call blocks on the disk."""
+    """Copy the write-ahead log into the database file. This blocks the calling thread."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
 def _lock(path: Path) -> sqlite3.Connection:
-    """Lock the database for this host.
+    """Lock the database for this host, and return the connection that holds the lock.
 
-    Return the connection that holds the lock until it is closed or the process ends.
+    The lock is released when the connection is closed or the process ends.
     """
     guard = sqlite3.connect(path.with_name(path.name + ".lock"), isolation_level=None, timeout=0)
     try:

@@ -1,4 +1,4 @@
-"""Timers that follow the host's clock. One timer of the event loop serves all of them."""
+"""Timers that follow the host's clock. All of them share one timer of the event loop."""
 
 import asyncio
 import heapq
@@ -41,7 +41,7 @@ class TimerQueue:
         self._arm()
 
     def cancel(self, key: Hashable) -> None:
-        """Cancel the timer with this key if the timer exists."""
+        """Cancel the timer with this key. Do nothing if no timer has this key."""
         number = self._numbers.pop(key, None)
         if number is None:
             return

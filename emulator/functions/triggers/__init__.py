@@ -1,1 +1,1 @@
-"""The triggers that do not need a request to the host: Service Bus queues and timers."""
+"""The triggers that run functions without a request to the host: queues and timers."""

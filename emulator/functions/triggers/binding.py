@@ -1,4 +1,4 @@
-"""Create the queue and timer triggers of an app from their bindings, start and stop them."""
+"""Create the queue and timer triggers of an app from their bindings. Start and stop them."""
 
 import asyncio
 from collections.abc import Mapping
@@ -102,7 +102,8 @@ def read_queue_source(triggered: TriggeredFunction, settings: Mapping[str, str])
     if not connection:
         raise _refused(
             name,
-            f"the Service Bus connection string '{setting}' is missing or empty",
+            f"the app setting '{setting}' is missing or empty: "
+            "it must contain a Service Bus connection string",
         )
     if "endpoint=" not in connection.lower():
         raise _refused(name, f"the app setting '{setting}' is not a Service Bus connection string")

@@ -52,10 +52,11 @@ class TriggerMessage:
 
 
 def read_delivery(message: ServiceBusReceivedMessage) -> TriggerMessage:
-    """Return the body and the metadata of a received message, as the .NET extension passes them.
+    """Convert a received message to the data that a function receives.
 
-    The converter of azure.functions could read further metadata, for instance `DeadLetterReason`,
-    but the extension does not pass them.
+    The metadata are those that the .NET Service Bus extension passes. The converter of
+    azure.functions could read further metadata, for example `DeadLetterReason`, but the .NET
+    extension does not pass them.
     """
     properties = _plain(message.application_properties or {})
     metadata: dict[str, Any] = {
@@ -97,7 +98,7 @@ def _body(message: ServiceBusReceivedMessage) -> bytes:
 
 
 def _instant(value: datetime | None) -> str | None:
-    """Format a time as the converter of azure.functions expects."""
+    """Format a time in the format that the converter of azure.functions reads."""
     return None if value is None else value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
@@ -119,7 +120,10 @@ InvokeFunction = Callable[[TriggerMessage], Awaitable[object]]
 
 @dataclass(frozen=True, slots=True)
 class QueueSource:
-    """The queue or dead-letter queue of a trigger, with the connection string."""
+    """The queue or dead-letter queue from which a trigger receives messages.
+
+    `connection_string` is the connection string of its Service Bus namespace.
+    """
 
     function: str
     queue: str
@@ -134,8 +138,7 @@ class QueueSource:
 def split_queue_name(name: str) -> tuple[str, bool]:
     """Split the queue name of a trigger into the queue and its sub-queue.
 
-    Return the name of the queue, and whether the trigger receives from the dead-letter queue of
-    this queue.
+    Return the name of the queue, and whether the trigger receives from the dead-letter queue.
     """
     if name.lower().endswith(_DEAD_LETTER_SUFFIX):
         return name[: -len(_DEAD_LETTER_SUFFIX)], True
@@ -143,7 +146,11 @@ def split_queue_name(name: str) -> tuple[str, bool]:
 
 
 class ServiceBusTrigger:
-    """Receives messages for one function. If all threads are busy, another thread is added."""
+    """Receives messages for one function.
+
+    If all threads are busy, the trigger adds a thread. `maxConcurrentCalls` of host.json limits the
+    number of threads.
+    """
 
     def __init__(
         self, source: QueueSource, options: ServiceBusOptions, invoke: InvokeFunction
@@ -177,7 +184,10 @@ class ServiceBusTrigger:
         thread.start()
 
     def _serve(self, is_extra: bool) -> None:
-        """Receive messages until the host stops, and reconnect after errors. Runs in a thread."""
+        """Receive messages until the host stops, and reconnect after errors.
+
+        This method runs in its own thread.
+        """
         delay_seconds = _FIRST_DELAY_SECONDS
         try:
             while not self._stopping.is_set():
@@ -195,9 +205,9 @@ class ServiceBusTrigger:
                 self._threads.discard(threading.current_thread())
 
     def _receive(self, is_extra: bool) -> bool:
-        """Receive messages on one connection until the host stops.
+        """Receive messages on one connection until the host stops, and return False.
 
-        Return True earlier if this is an extra thread that is no longer needed.
+        If this is an extra thread that is no longer needed, return True before the host stops.
         """
         source = self._source
         client = ServiceBusClient.from_connection_string(source.connection_string, retry_total=0)
@@ -238,7 +248,7 @@ class ServiceBusTrigger:
                 self._busy -= 1
 
     def _enter(self) -> None:
-        """Count a message as in flight, and add a thread if all threads are busy."""
+        """Count a message as in flight. Add a thread if all threads are busy."""
         with self._lock:
             self._busy += 1
             count = len(self._threads)

@@ -1,6 +1,6 @@
 """Timer triggers: NCRONTAB schedules, late runs, and a file that stores the next run.
 
-The next run is stored so that it is not missed while the host is down.
+If the host is down when a run is due, the function runs late, after the next start of the host.
 
 Source: the WebJobs timer extension (`TimerListener`, `ScheduleMonitor`) and its NCrontab parser.
 """
@@ -48,8 +48,8 @@ class ScheduleError(ValueError):
 class Schedule:
     """The schedule of a timer, in UTC.
 
-    `text` is an NCRONTAB expression or a time span. The constructor raises ScheduleError if it is
-    invalid.
+    `text` is an NCRONTAB expression or a time span. The constructor raises ScheduleError if `text`
+    is invalid.
     """
 
     text: str
@@ -73,7 +73,7 @@ class Schedule:
     def is_frequent(self, now: datetime) -> bool:
         """Return whether the timer is due more than once a minute.
 
-        Azure does not store the state of a frequent timer.
+        Azure does not store the state of such a timer.
         """
         first = self.next_after(now)
         return self.next_after(first) - first < _MINUTE
@@ -120,7 +120,7 @@ def _not_recognised(text: str) -> ScheduleError:
 
 @dataclass(frozen=True, slots=True)
 class TimerOptions:
-    """The options in the decorator of a timer function."""
+    """The options that the decorator of a timer function sets."""
 
     name: str
     schedule: Schedule
@@ -146,8 +146,8 @@ class TimerState:
     def read(self) -> dict[str, str]:
         """Return Last, Next and LastUpdated from the file.
 
-        Return an empty dictionary if the file is missing or damaged, or if it belongs to another
-        schedule.
+        Return an empty dictionary if the file is missing or damaged, or if the file was written for
+        another schedule.
         """
         try:
             document = json.loads(self._path.read_text())

@@ -2,8 +2,8 @@
 
 Each step of the provider (dequeue, send, save, delete) is a separate transaction. SQLite allows
 only one process to write at a time. If the file is locked, the transaction is retried later, and
-the event loop runs other tasks in the meantime. With `synchronous=NORMAL` a commit survives the
-death of the process, but not a power loss.
+the event loop runs other tasks in the meantime. A committed transaction is not lost if the process
+dies, but it may be lost in a power failure, because of `synchronous=NORMAL`.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ CREATE TABLE IF NOT EXISTS awaited_events(
 
 
 class Database:
-    """The connection of one host to the task hub. It may be used on one event loop only."""
+    """The connection of one host to the task hub. Only one event loop may use it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -58,7 +58,10 @@ class Database:
         self._checkpoint: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Open or create the file. Raises DatabaseForeign if the file is not a task hub."""
+        """Open the file of the task hub, or create it if it does not exist.
+
+        Raises DatabaseForeign if the file is not a task hub or cannot be opened.
+        """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # If several hosts start at once, one of them creates the schema and the others try again.
         for attempt in range(_READ_TRIES):
@@ -95,12 +98,13 @@ class Database:
         version: int = connection.execute("PRAGMA user_version").fetchone()[0]
         if version not in {0, _VERSION}:
             raise DatabaseForeign(
-                f"{self._path} has version {version}, but a task hub of this engine has {_VERSION}"
+                f"{self._path} has the schema version {version}, but this engine needs "
+                f"version {_VERSION}"
             )
         return version
 
     async def close(self) -> None:
-        """Wait for a running checkpoint, then close the connection."""
+        """Wait until a running checkpoint has ended, and close the connection."""
         if self._checkpoint is not None:
             await asyncio.gather(self._checkpoint, return_exceptions=True)
         self.abandon()
@@ -112,7 +116,7 @@ class Database:
             self._connection = None
 
     def read(self, sql: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Return all rows of a query. Raises StoreUnavailable if the query fails."""
+        """Run a query, and return all rows. Raises StoreUnavailable if the query fails."""
         for _ in range(_READ_TRIES):
             try:
                 return self._open_connection().execute(sql, arguments).fetchall()
@@ -127,9 +131,9 @@ class Database:
         """Run `work` in one write transaction, and return its result after the commit.
 
         While another process writes, the transaction is retried, so `work` may run several times.
-        Raises StoreUnavailable if the database or `work` raises an SQLite error, an OverflowError
-        or a ValueError. In this case, nothing was written. Other exceptions of `work` are not
-        caught.
+        Raises StoreUnavailable if the database fails, or if `work` raises an SQLite error, an
+        OverflowError or a ValueError. In this case, nothing is written. Other exceptions of `work`
+        are not caught.
         """
         while True:
             try:
@@ -176,7 +180,7 @@ class Database:
         self._checkpoint = None
         if not task.cancelled() and task.exception() is not None:
             _log.debug(
-                "the checkpoint of %s failed; it is tried again after more commits: %s",
+                "the checkpoint of %s failed; the host tries again after more commits: %s",
                 self._path.name,
                 task.exception(),
             )

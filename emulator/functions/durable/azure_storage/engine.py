@@ -93,17 +93,17 @@ class AzureStorageOptions:
 
     @property
     def lease_seconds(self) -> float:
-        """Return how many seconds a renewed lease on a partition is valid.
+        """Return the time for which a renewed lease on a partition is valid, in seconds.
 
-        As with the defaults of the provider, another host acquires the partitions of a dead host
-        before the messages that the dead host dequeued become visible again.
+        If a host dies, its leases expire before the messages that it dequeued become visible again.
+        The defaults of the Azure Storage provider have the same effect.
         """
         return min(_LONGEST_LEASE_SECONDS, self.visibility_timeout_seconds / 2)
 
 
 @dataclass(slots=True, eq=False)
 class OrchestrationSession:
-    """The dequeued messages of one instance, on the host that owns the instance's partition."""
+    """The messages of one instance that this host has dequeued."""
 
     instance_id: str
     partition: int
@@ -115,7 +115,7 @@ class OrchestrationSession:
 
 
 class AzureStorageEngine(DurableEngine):
-    """The engine of one host of a task hub. Several hosts may share the file of the hub."""
+    """The azure-storage engine of one host. Several hosts may share the file of a task hub."""
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ class AzureStorageEngine(DurableEngine):
         self._loop = asyncio.create_task(self._run_loop())
 
     async def stop(self) -> None:
-        """Stop the host.
+        """Stop the engine.
 
         Wait up to 2 s for running episodes, then release all leases and dequeued messages, and
         close the task hub.
@@ -192,7 +192,10 @@ class AzureStorageEngine(DurableEngine):
         await self.database.close()
 
     async def kill(self) -> None:
-        """Stop as if the process had died, without releasing leases or messages."""
+        """Stop the engine as if the process had died.
+
+        The leases and the dequeued messages are not released.
+        """
         self._stopping = True
         self.database.abandon()
         if self._loop is not None:
@@ -203,9 +206,9 @@ class AzureStorageEngine(DurableEngine):
         await self.database.close()
 
     def clock_moved(self) -> None:
-        """Fire due timers, renew leases and dequeue messages now.
+        """Fire the timers that are due, renew leases and dequeue messages now.
 
-        Tests call this after they have moved the clock.
+        Tests call this method after they have moved the clock.
         """
         self.timers.fire_due()
         self._next_renewal = 0
@@ -244,7 +247,7 @@ class AzureStorageEngine(DurableEngine):
         return to_micros(self._clock.now())
 
     async def get_setting(self, name: str, default: str) -> str:
-        """Return a setting in the task hub. If it is missing, store and return the default."""
+        """Return a setting of the task hub. If it is missing, store and return `default`."""
         await self.database.transact(
             lambda connection: connection.execute(
                 "INSERT OR IGNORE INTO settings VALUES(?, ?)", (name, default)
@@ -317,7 +320,7 @@ class AzureStorageEngine(DurableEngine):
         )
 
     async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
-        """Wait up to `timeout_seconds` until an instance has finished.
+        """Wait until an instance has finished, or until `timeout_seconds` have passed.
 
         Return whether the instance has finished.
         """
@@ -338,7 +341,7 @@ class AzureStorageEngine(DurableEngine):
         return True
 
     async def purge(self, instances: Sequence[OrchestrationInstance]) -> int:
-        """Delete each given instance that has finished, and its history.
+        """Delete the finished instances in `instances`, together with their histories.
 
         Return the number of deleted instances.
         """
@@ -367,7 +370,7 @@ class AzureStorageEngine(DurableEngine):
                 _log.error("the task hub cannot be used; the host tries again: %s", problem)
                 await asyncio.sleep(_LONGEST_POLL_SECONDS)
             except Exception:  # noqa: BLE001 - the loop must not end
-                _log.exception("dequeuing failed; the host tries again")
+                _log.exception("messages could not be dequeued; the host tries again")
                 await asyncio.sleep(_LONGEST_POLL_SECONDS)
             else:
                 if found:
@@ -376,7 +379,7 @@ class AzureStorageEngine(DurableEngine):
                     await self._sleep()
 
     async def _dequeue_once(self) -> bool:
-        """Renew leases and messages if a renewal is due, then dequeue.
+        """Renew leases and messages if a renewal is due, then dequeue messages and work items.
 
         Return whether a message or a work item was dequeued.
         """
@@ -394,7 +397,8 @@ class AzureStorageEngine(DurableEngine):
     async def _renew(self) -> None:
         """Renew the leases and the dequeued messages of this host.
 
-        Forget the messages that this host has lost or returned to their queues.
+        Then forget the messages that another host has dequeued, and the messages in partitions that
+        this host no longer owns.
         """
         now = self.now()
         third = min(self._lease_micros, self._timeout_micros) // 3
@@ -418,7 +422,7 @@ class AzureStorageEngine(DurableEngine):
         self._next_renewal = now + max(min(third, _LONGEST_RENEWAL_MICROS), 1)
 
     def _waiting(self, partitions: frozenset[int]) -> list[QueueMessage]:
-        """Return the messages that wait in sessions and belong to one of these partitions."""
+        """Return the messages in the sessions of these partitions."""
         return [
             message
             for session in self._sessions.values()
@@ -477,10 +481,10 @@ class AzureStorageEngine(DurableEngine):
         return messages, queues.dequeue_work(connection, now, until, room) if room > 0 else []
 
     async def _sleep(self) -> None:
-        """Wait until the loop may have work again.
+        """Wait until the loop may have work again, or until 250 ms have passed.
 
-        The wait ends if this or another host writes to the task hub, if a message becomes visible,
-        or if the renewal of the leases is due.
+        The loop may have work if a host has written to the task hub, if a message has become
+        visible, or if the leases must be renewed.
         """
         partitions = ",".join(map(str, self._partitions())) or "-1"
         (due,), (work_due,) = self.database.read(
@@ -540,7 +544,7 @@ class AzureStorageEngine(DurableEngine):
         return instance is None or instance.status is Status.PENDING
 
     async def _run_session(self, session: OrchestrationSession) -> None:
-        """Run episodes of the instance while its session has messages that an episode can use."""
+        """Run episodes of an instance until its session has no message that an episode can use."""
         try:
             while session.pending and not self._stopping:
                 try:
@@ -551,13 +555,13 @@ class AzureStorageEngine(DurableEngine):
                     _log.debug("the instance %s waits for the app process", session.instance_id)
                 except StoreUnavailable as problem:
                     _log.error(
-                        "the engine repeats an episode of %s that could not be saved: %s",
+                        "an episode of instance %s could not be saved; the engine repeats it: %s",
                         session.instance_id,
                         problem,
                     )
                 except Exception:  # noqa: BLE001 - one instance must not stop the others
                     _log.exception(
-                        "the engine repeats an episode of %s that failed",
+                        "an episode of instance %s failed; the engine repeats it",
                         session.instance_id,
                     )
                 else:
@@ -570,7 +574,10 @@ class AzureStorageEngine(DurableEngine):
                 self._sessions.pop(session.instance_id, None)
 
     async def _run_next_episode(self, session: OrchestrationSession) -> bool:
-        """Run one episode. Return False if no message can be used in an episode now."""
+        """Run one episode of a session's instance.
+
+        Return False if no message of the session can be used in an episode now.
+        """
         instance = await self._select(session)
         if instance is None or not session.pending:
             return False
@@ -607,7 +614,7 @@ class AzureStorageEngine(DurableEngine):
                 await self._episodes.run(instance)
         except SplitBrain:
             _log.warning(
-                "%s: split brain detected: another owner saved this instance since it was loaded",
+                "%s: split brain detected: another owner saved this instance after it was loaded",
                 instance.id,
             )
             instance.mailbox.clear()
@@ -632,7 +639,8 @@ class AzureStorageEngine(DurableEngine):
     async def _select(self, session: OrchestrationSession) -> LoadedInstance | None:
         """Load the instance of a session.
 
-        Discard or abandon the messages that the next episode of the instance cannot use.
+        Also discard or abandon the dequeued messages that the next episode of the instance cannot
+        use.
         """
         result = select_messages(load_instance(self.database, session.instance_id), session.pending)
         self._release(session, result.not_taken)
@@ -701,7 +709,10 @@ class AzureStorageEngine(DurableEngine):
     # Injected faults
 
     async def _before_save(self, episode: Episode) -> None:
-        """Inject the faults that happen between the send and the save of an episode."""
+        """Inject the faults that are planned for the time before an episode is saved.
+
+        The messages of the episode are already sent.
+        """
         instance = episode.instance
         assert isinstance(instance, LoadedInstance)
         if instance.die_after_event is not None:
@@ -753,7 +764,7 @@ class AzureStorageEngine(DurableEngine):
         except StoreUnavailable as problem:
             _log.error(
                 "the result of the activity %s could not be stored; the activity runs again after "
-                "its visibility timeout: %s",
+                "the visibility timeout of its work item: %s",
                 work.name,
                 problem,
             )

@@ -50,14 +50,15 @@ class SplitBrain(Exception):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class LoadedInstance(OrchestrationInstance):
-    """An instance in the state in which one episode loaded it.
+    """An instance in the state in which an episode loaded it.
 
-    `etag` is None if the instance does not have a row in the database yet.
+    `etag` identifies the version of the database row that was loaded. It is None if the instance
+    does not have a row yet.
     """
 
     etag: Etag | None
     die_after_event: Callable[[], Awaitable[None]] | None = None
-    """The function to await between send and save if a crash point waits for an external event."""
+    """The function to await before the episode is saved, if a crash point waits for an event."""
 
 
 def load_instance(database: Database, instance_id: str) -> LoadedInstance | None:
@@ -69,7 +70,8 @@ def load_instance(database: Database, instance_id: str) -> LoadedInstance | None
 def make_child(start: TaskMessage, former: LoadedInstance | None) -> LoadedInstance:
     """Return the sub-orchestration that a start message describes.
 
-    `former` is the finished instance with the same id, which the sub-orchestration replaces.
+    `former` is the finished instance that the sub-orchestration replaces, because both have the
+    same id. It is None if there is no such instance.
     """
     child_id, name, version, input_text, created, *parent = json.loads(start.text)
     assert start.execution is not None
@@ -88,7 +90,10 @@ def make_child(start: TaskMessage, former: LoadedInstance | None) -> LoadedInsta
 
 
 def read_parent(start: TaskMessage) -> Parent | None:
-    """Return the parent in a start message, or None if the message does not start a child."""
+    """Return the parent orchestration that a start message names.
+
+    Return None if the message does not start a sub-orchestration.
+    """
     parent = json.loads(start.text)[5:] if start.text else None
     return Parent(*parent) if parent else None
 
@@ -96,8 +101,8 @@ def read_parent(start: TaskMessage) -> Parent | None:
 def make_start_message(instance: OrchestrationInstance) -> TaskMessage:
     """Return the message that starts an instance.
 
-    If the instance is a sub-orchestration, it does not have a row in the database yet. Therefore
-    its start message contains the instance itself.
+    A new sub-orchestration does not have a row in the database yet. Therefore its start message
+    contains all its properties.
     """
     text = ""
     if instance.parent is not None:
@@ -135,7 +140,7 @@ class QueueOutbox:
         )
 
     def start_timer(self, episode: Episode, timer: TimerRow) -> None:
-        """Send a message that stays invisible until the timer is due."""
+        """Send the timer's message, which stays invisible until the timer is due."""
         text = timer_fired(timer.due, timer.task, timer.due)
         message = TaskMessage(EventType.TIMER_FIRED, text, timer.task, timer.execution)
         episode.statements.append(queues.send(timer.instance_id, message, timer.due))
@@ -144,16 +149,20 @@ class QueueOutbox:
         """Do nothing, because the timer's message is discarded when it becomes visible."""
 
     def start_child(self, episode: Episode, child: OrchestrationInstance) -> None:
-        """Send a start message. The first episode of the child inserts the row of the child."""
+        """Send the start message of a sub-orchestration.
+
+        The first episode of the sub-orchestration inserts its row into the database.
+        """
         episode.statements.append(queues.send(child.id, make_start_message(child), episode.now))
 
 
 class QueueCheckpointer:
-    """Sends the messages of an episode, saves its history, and deletes the messages it used.
+    """Sends the messages of an episode, saves its history, and deletes the messages that it used.
 
     The methods raise SplitBrain if another owner of the partition has saved the instance after this
-    episode had loaded it. `before_save` is awaited between send and save; the messages are not
-    deleted if `keep_messages` returns True for the episode.
+    episode had loaded it. `before_save` is awaited after the messages are sent and before the
+    history is saved. If `keep_messages` returns True for an episode, the messages that the episode
+    used are not deleted.
     """
 
     def __init__(
@@ -202,9 +211,9 @@ class QueueCheckpointer:
     async def save_continued_as_new(
         self, episode: Episode, command: ContinueAsNew, custom_status: str | None
     ) -> None:
-        """Save an episode after which the instance starts again.
+        """Save an episode that ends with continue-as-new.
 
-        The new execution has a new input, and neither history nor timers.
+        The instance starts again with a new input, without its old history and timers.
         """
         fresh = make_next_execution(episode, command, custom_status)
         # The owner of the partition runs the start message, even if this host dies after the save.
@@ -215,7 +224,7 @@ class QueueCheckpointer:
         )
 
     async def save_status(self, episode: Episode, status: Status) -> None:
-        """Save an episode that only changes the status, without a run of the orchestrator."""
+        """Save an episode that changes only the status and does not run the orchestrator."""
         await self._checkpoint(
             episode, self._save(episode, status, episode.shim, episode.instance.custom_status, None)
         )
@@ -301,7 +310,7 @@ def _loaded(row: OrchestrationInstance, etag: Etag | None) -> LoadedInstance:
 
 @dataclass(slots=True)
 class MessageSelection:
-    """The instance of the next episode, and the dequeued messages that this episode cannot use."""
+    """The instance of the next episode, and the messages that the episode cannot use."""
 
     instance: LoadedInstance | None
     repeated_starts: list[QueueMessage] = field(default_factory=list)
@@ -310,11 +319,11 @@ class MessageSelection:
     early: list[QueueMessage] = field(default_factory=list)
     """Messages to abandon, because the history to which they belong is not saved yet."""
     discarded: dict[str, list[QueueMessage]] = field(default_factory=dict)
-    """The messages to discard, by the reason."""
+    """The messages to discard, grouped by the reason."""
 
     @property
     def not_taken(self) -> list[QueueMessage]:
-        """Return all messages that the next episode cannot use."""
+        """Return all dequeued messages that the next episode cannot use."""
         discarded = [message for messages in self.discarded.values() for message in messages]
         return [*self.repeated_starts, *self.early, *discarded]
 
@@ -322,10 +331,9 @@ class MessageSelection:
 def select_messages(
     instance: LoadedInstance | None, pending: Iterable[QueueMessage]
 ) -> MessageSelection:
-    """Select the messages that the next episode of an instance can use.
+    """Find the dequeued messages that the next episode of an instance cannot use.
 
-    The result also lists the other messages in `pending`, grouped by what the caller must do with
-    them.
+    The result groups these messages by what the caller must do with them.
     """
     result = MessageSelection(instance)
     has_start = False
@@ -366,7 +374,10 @@ def _accept_start(result: MessageSelection, start: QueueMessage, *, has_start: b
 def _obstacle(
     instance: LoadedInstance | None, message: QueueMessage, *, has_start: bool
 ) -> str | None:
-    """Return why the next episode of an instance cannot use a message, or None if it can."""
+    """Return the reason why the next episode of an instance cannot use a message.
+
+    Return None if the episode can use the message.
+    """
     reason = None
     if instance is None or (instance.status is Status.PENDING and not has_start):
         reason = NO_INSTANCE

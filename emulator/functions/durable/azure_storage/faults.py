@@ -1,7 +1,7 @@
 """Inject faults on request: crashes at named points or at random, and split brains.
 
-A crash at a named point happens once in the life of a task hub, in the first host that reaches the
-point, because a marker is committed to the task hub before the process dies.
+A crash at a named point happens only once for each task hub, in the first host that reaches the
+point. Before this host kills itself, it stores in the task hub that the crash has happened.
 """
 
 import asyncio
@@ -34,9 +34,10 @@ class FaultOptions:
 
 
 class CrashPoint(StrEnum):
-    """The points at which a host can be made to die.
+    """The points at which a host can kill itself.
 
-    In POINT:NAME, the name selects one function or event, as described at each point.
+    A crash is requested as POINT or as POINT:NAME. NAME limits the crash to one function or event,
+    as described at each point.
     """
 
     BEFORE_SEND = "before-send"
@@ -64,7 +65,7 @@ _RANDOM_POINTS = (CrashPoint.BEFORE_SEND, CrashPoint.BEFORE_SAVE, CrashPoint.BEF
 
 
 def check_crash_point(text: str) -> str:
-    """Return a crash point (POINT or POINT:NAME) unchanged.
+    """Check a crash point (POINT or POINT:NAME), and return the same text.
 
     Raises ValueError if POINT is not a member of CrashPoint.
     """
@@ -94,10 +95,10 @@ class Faults:
         self._random = Random()  # noqa: S311 - not for secrets
 
     async def start(self) -> None:
-        """Seed the random generator, if a seed is given.
+        """Seed the random generator if the options contain a seed.
 
-        The number of hosts that this task hub has had so far is added to the seed, so that each
-        host has different faults.
+        Each host of a task hub gets a number, which becomes part of its seed. Therefore each host
+        has different random faults.
         """
         if self._options.seed is not None:
             number = await self._database.transact(_count_host)
@@ -106,19 +107,23 @@ class Faults:
     async def reach(self, point: CrashPoint, name: str) -> None:
         """Kill the process if a crash at this point is requested and has not happened before.
 
-        At some points, also kill the process at random with the probability `crash_rate`.
+        At some points, the process may also be killed at random. `crash_rate` is the probability of
+        such a crash in one episode.
         """
         await self._reach_named(point, name)
         if point in _RANDOM_POINTS and (
             self._random.random() < self._options.crash_rate / len(_RANDOM_POINTS)
         ):
             _log.warning(
-                "random crash at the point %s of %s: this process kills itself", point, name
+                "random crash at the crash point %s of %s: this process kills itself", point, name
             )
             await self._end()
 
     def draw_split_brain(self) -> bool:
-        """Decide at random whether a second owner of the partition also runs the episode."""
+        """Return whether a second owner of the partition also runs the episode.
+
+        The result is random: it is True with the probability `split_brain_rate`.
+        """
         return self._random.random() < self._options.split_brain_rate
 
     def draw_coin(self) -> bool:
@@ -126,11 +131,11 @@ class Faults:
         return self._random.random() < 0.5
 
     async def watch_for_event(self, instance_id: str) -> Callable[[], Awaitable[None]] | None:
-        """Start watching for an external event if a crash point has to wait for this event.
+        """Start to watch for an external event if a crash point waits for an event.
 
-        The caller must call this before the episode runs, and await the returned function before
-        the episode is saved. The returned function waits up to 30 s for the event, and then kills
-        the process. Return None if no crash point waits for an event.
+        Return a function that waits up to 30 s for the event and then kills the process. Return
+        None if no crash point waits for an event. The caller must call `watch_for_event` before the
+        episode runs, and await the returned function before the episode is saved.
         """
         wanted = [
             text

@@ -1,6 +1,6 @@
 """The leases that assign each partition to one host.
 
-Each host renews its row in the table of hosts and its leases. The partitions are divided equally
+Each host renews its leases, and its row in the table of hosts. The partitions are divided equally
 among the live hosts. If they cannot be divided equally, the first hosts in the order of their ids
 own one partition more than the others. A host with more partitions than its share releases each
 surplus partition as soon as no episode runs on that partition. A host with fewer partitions than
@@ -21,7 +21,7 @@ class PartitionLeases:
         self.owned: frozenset[int] = frozenset()
         """The partitions that this host owned after the last renewal."""
         self.draining: frozenset[int] = frozenset()
-        """The owned partitions that this host will release. It does not dequeue their messages."""
+        """The owned partitions that this host will release, and does not dequeue from."""
 
     def renew(
         self,
@@ -33,7 +33,7 @@ class PartitionLeases:
         """Renew, acquire and release leases of this host.
 
         `busy` are the partitions on which this host runs episodes now. Times are in microseconds
-        since 1970. Return the partitions that this host has released, or lost to another host.
+        since 1970. Return the partitions that this host owned before and does not own now.
         """
         connection.execute("INSERT OR REPLACE INTO hosts VALUES(?, ?)", (self._host_id, expires_at))
         connection.execute("DELETE FROM hosts WHERE expires_at<=?", (now,))

@@ -2,7 +2,7 @@
 
 A dequeued message stays in its queue, but is invisible until its visibility timeout has passed. A
 live host renews the timeout of the messages that it has dequeued. `dequeue_count` serves as the
-receipt of a message, because each dequeue increases it and so makes earlier receipts invalid.
+receipt of a message. Each dequeue increases the count and so makes earlier receipts invalid.
 Therefore a host can neither renew nor delete a message that another host has dequeued in the
 meantime.
 """
@@ -48,7 +48,7 @@ class DequeuedWorkItem:
 
 
 def find_partition(instance_id: str) -> int:
-    """Return the partition of an instance.
+    """Return the number of the partition to which an instance belongs.
 
     The control queue of this partition contains the messages to the instance.
     """
@@ -56,7 +56,7 @@ def find_partition(instance_id: str) -> int:
 
 
 def send(instance_id: str, message: TaskMessage, visible_at: int) -> Statement:
-    """Return the statement that sends a message to the control queue of its instance.
+    """Return the SQL statement that sends a message to the control queue of its instance.
 
     The message is invisible until `visible_at`, in microseconds since 1970.
     """
@@ -77,7 +77,10 @@ def send(instance_id: str, message: TaskMessage, visible_at: int) -> Statement:
 def send_work(  # noqa: PLR0913, PLR0917 - one argument for each column
     instance_id: str, execution: str, task: int, name: str, input_text: str, visible_at: int
 ) -> Statement:
-    """Return the statement that sends an activity to the work-item queue."""
+    """Return the SQL statement that sends an activity to the work-item queue.
+
+    The work item is invisible until `visible_at`, in microseconds since 1970.
+    """
     return (
         _INSERT_WORK,
         (instance_id, execution, task, name, input_text, visible_at),
@@ -87,9 +90,10 @@ def send_work(  # noqa: PLR0913, PLR0917 - one argument for each column
 def dequeue(
     connection: sqlite3.Connection, partition: int, now: int, invisible_until: int
 ) -> list[QueueMessage]:
-    """Dequeue up to 32 messages of a control queue, and hide them until `invisible_until`.
+    """Dequeue up to 32 messages from a control queue, and hide them until `invisible_until`.
 
-    The messages are in the order of the times at which they became visible.
+    The messages are in the order of the times at which they became visible. Times are in
+    microseconds since 1970.
     """
     rows = connection.execute(
         "SELECT id, kind, text, task, execution, instance_id, dequeue_count FROM control_messages"
@@ -115,7 +119,10 @@ def dequeue(
 def dequeue_work(
     connection: sqlite3.Connection, now: int, invisible_until: int, limit: int
 ) -> list[DequeuedWorkItem]:
-    """Dequeue at most `limit` work items, and hide them until `invisible_until`."""
+    """Dequeue at most `limit` work items, and hide them until `invisible_until`.
+
+    Times are in microseconds since 1970.
+    """
     rows = connection.execute(
         "SELECT id, instance_id, execution, task, name, input, dequeue_count FROM work_items"
         " WHERE visible_at<=? ORDER BY visible_at, id LIMIT ?",
@@ -195,10 +202,10 @@ def delete_work(connection: sqlite3.Connection, item: DequeuedWorkItem) -> None:
 
 
 def backoff_seconds(dequeue_count: int, longest_seconds: float) -> float:
-    """Return how many seconds an abandoned message stays invisible.
+    """Return the time for which an abandoned message stays invisible, in seconds.
 
-    The time is 2 s after the first dequeue and doubles with each further dequeue. It is never
-    longer than `longest_seconds`, nor longer than 600 s.
+    The time is 2 s after the first dequeue and doubles with each further dequeue. Its maximum is
+    600 s or `longest_seconds`, whichever is less.
     """
     return min(2.0 ** min(dequeue_count, 30), _MAX_BACKOFF_SECONDS, longest_seconds)
 

@@ -1,4 +1,4 @@
-"""The instances in memory, and the delivery of messages to these instances."""
+"""Keep instances in memory, and deliver messages to them."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,9 +14,10 @@ from emulator.functions.durable.store import Statement, Store
 class InstanceCache:
     """Finds instances in memory or in the store, and delivers messages to them.
 
-    While an instance is in memory, its state in memory is the valid one. If the texts of all
-    instances in memory have more than `memory_characters` characters in total, idle instances are
-    removed from memory, beginning with the least recently used.
+    For an instance in memory, the state in memory is the current state, and the state in the store
+    may be older. If the texts of all instances in memory have more than `memory_characters`
+    characters in total, idle instances are removed from memory, beginning with the least recently
+    used instance.
     """
 
     def __init__(self, store: Store, clock: HostClock, memory_characters: int = 64_000_000) -> None:
@@ -34,16 +35,19 @@ class InstanceCache:
         return to_micros(self._clock.now())
 
     def set_last_number(self, after: int) -> None:
-        """Set the highest number that a row of the inbox or work table has."""
+        """Set the highest row number that the inbox table and the work table contain."""
         self._sequence = after
 
     def next_number(self) -> int:
-        """Return the number for a new row in the inbox or work table."""
+        """Return the number for a new row in the inbox table or the work table."""
         self._sequence += 1
         return self._sequence
 
     def find(self, instance_id: str) -> OrchestrationInstance | None:
-        """Return the instance with this id from memory or the store, or None if neither has it."""
+        """Return the instance with this id from memory or from the store.
+
+        Return None if neither contains the instance.
+        """
         instance = self._instances.get(instance_id)
         if instance is not None:
             self._instances.move_to_end(instance_id)
@@ -64,13 +68,19 @@ class InstanceCache:
         self.update_size(instance)
 
     def drop(self, instance: OrchestrationInstance) -> None:
-        """Remove an instance from memory, unless another instance with its id has replaced it."""
+        """Remove an instance from memory.
+
+        Do nothing if a new instance with the same id has replaced it in memory.
+        """
         if self._instances.get(instance.id) is instance:
             del self._instances[instance.id]
             self._size_characters -= self._sizes.pop(instance.id)
 
     def update_size(self, instance: OrchestrationInstance) -> None:
-        """Update the size of an instance in memory. If memory is full, remove idle instances."""
+        """Update the recorded size of an instance in memory.
+
+        If the instances in memory are then too large, remove idle instances.
+        """
         if self._instances.get(instance.id) is not instance:
             return
         size_characters = instance.size_characters
@@ -90,7 +100,7 @@ class InstanceCache:
             self.drop(other)
 
     def load_history(self, instance: OrchestrationInstance) -> list[str]:
-        """Return the history of an instance: for each episode, one text of JSON events."""
+        """Return the history of an instance. Each text contains the JSON events of one episode."""
         if instance.history is None:
             instance.history = (
                 read_history(self.store, instance.id) if instance.episode_count else []
@@ -116,9 +126,10 @@ class InstanceCache:
         self.wake(instance)
 
     def persist_results(self, instance: OrchestrationInstance) -> None:
-        """Store the results of activities in the inbox, so that these activities do not run again.
+        """Store the activity results that wait in an instance's mailbox as rows of the inbox table.
 
-        The caller must do this for an instance that cannot run an episode now.
+        After a restart of the host, these activities do not run again. The caller must call this
+        method for an instance that cannot run an episode now.
         """
         for message in instance.mailbox:
             if message.work is not None and message.sequence is None:
@@ -130,7 +141,7 @@ class InstanceCache:
     def prepare_completion_for_parent(
         self, parent: Parent, status: Status, output: str | None, reason: str
     ) -> tuple[list[Statement], Callable[[], None]]:
-        """Prepare the message that reports the end of a child to its parent.
+        """Prepare the message that reports the end of a sub-orchestration to its parent.
 
         Return the statements that store the message, and the function that delivers the message
         after the commit.

@@ -80,7 +80,7 @@ class LocalEngine(DurableEngine):
             self._pool.add(work)
 
     async def stop(self) -> None:
-        """Stop running episodes and close the database."""
+        """Stop running episodes, and close the database."""
         self._stopping = True
         self.timers.close()
         await self._pool.close()
@@ -95,7 +95,7 @@ class LocalEngine(DurableEngine):
 
     @property
     def is_quiet(self) -> bool:
-        """Return whether no episode, activity or transaction is in progress."""
+        """Return whether the engine is idle: no episode, activity or transaction is in progress."""
         return not self._episode_tasks and not self._pool.is_busy and not self.store.is_busy
 
     # Operations of clients
@@ -105,7 +105,7 @@ class LocalEngine(DurableEngine):
         return self.cache.now()
 
     async def get_setting(self, name: str, default: str) -> str:
-        """Return a setting in the database. If it is missing, store and return the default."""
+        """Return a setting of the database. If it is missing, store and return `default`."""
         return self.store.get_setting(name, default)
 
     @property
@@ -116,7 +116,7 @@ class LocalEngine(DurableEngine):
         return self.cache.find(instance_id)
 
     def read_history_of(self, instance: OrchestrationInstance) -> list[str]:
-        """Return the saved history of an instance: for each episode, one text of JSON events."""
+        """Return the history of an instance. Each text contains the JSON events of one episode."""
         return self.cache.load_history(instance)
 
     def read_page(
@@ -124,7 +124,7 @@ class LocalEngine(DurableEngine):
     ) -> tuple[list[OrchestrationInstance], str]:
         """Return one page of the instances that match a filter, and the token of the next page.
 
-        An instance that is in memory is returned in its state in memory.
+        For an instance that is in memory, return its state in memory.
         """
         rows, next_token = super().read_page(condition, top, token)
         return [self.cache.get_cached(instance.id) or instance for instance in rows], next_token
@@ -142,7 +142,7 @@ class LocalEngine(DurableEngine):
         await asyncio.shield(written)
 
     async def rewind(self, instance_id: str) -> None:
-        """Undo the failure of an instance, and run the failed tasks again.
+        """Undo the failure of a failed instance, and run its failed tasks again.
 
         Raises InstanceNotFailed if the instance has not failed, and OperationInvalid if the failure
         cannot be undone.
@@ -156,7 +156,7 @@ class LocalEngine(DurableEngine):
         await Rewinder(self.cache, self._pool.add, self._set_timer).rewind(instance)
 
     async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
-        """Wait up to `timeout_seconds` until an instance has finished.
+        """Wait until an instance has finished, or until `timeout_seconds` have passed.
 
         Return whether the instance has finished.
         """
@@ -179,7 +179,7 @@ class LocalEngine(DurableEngine):
         return instance.is_finished
 
     async def purge(self, instances: Sequence[OrchestrationInstance]) -> int:
-        """Delete each given instance that has finished, and its history.
+        """Delete the finished instances in `instances`, together with their histories.
 
         Return the number of deleted instances.
         """
@@ -259,7 +259,7 @@ class LocalEngine(DurableEngine):
     async def _run_episodes(self, instance: OrchestrationInstance) -> None:
         """Run episodes of an instance as long as it is ready.
 
-        For each instance, only one task does this at a time.
+        For each instance, only one task runs this method at a time.
         """
         try:
             while is_ready(instance):
@@ -281,13 +281,13 @@ class LocalEngine(DurableEngine):
             return False
         except StoreUnavailable as problem:
             _log.error(
-                "the engine repeats an episode of %s that could not be saved: %s",
+                "an episode of instance %s could not be saved; the engine repeats it: %s",
                 instance.id,
                 problem,
             )
             return False
         except Exception:  # noqa: BLE001 - one instance must not stop the others
-            _log.exception("the engine repeats an episode of %s that failed", instance.id)
+            _log.exception("an episode of instance %s failed; the engine repeats it", instance.id)
             return False
         return True
 

@@ -18,9 +18,9 @@ from emulator.functions.durable.shim import Shim
 
 
 class LocalOutbox:
-    """Sends the work that an episode schedules.
+    """Sends the activities, timers and sub-orchestrations that an episode schedules.
 
-    The work is inserted as rows in the transaction of the episode, and started after the commit.
+    The transaction of the episode inserts them as rows. They start after the commit.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class LocalOutbox:
     def start_child(self, episode: Episode, child: OrchestrationInstance) -> None:
         """Insert a sub-orchestration, which runs after the commit.
 
-        If an unfinished instance uses the id of the child, send a failure to the parent instead.
+        If an unfinished instance has the same id, send a failure to the parent instead.
         """
         assert child.parent is not None
         existing = self._cache.find(child.id)
@@ -166,9 +166,9 @@ class LocalCheckpointer:
     async def save_continued_as_new(
         self, episode: Episode, command: ContinueAsNew, custom_status: str | None
     ) -> None:
-        """Save an episode after which the instance starts again.
+        """Save an episode that ends with continue-as-new.
 
-        The new execution has a new input, and neither history nor timers.
+        The instance starts again with a new input, without its old history and timers.
         """
         instance = episode.instance
         fresh = make_next_execution(episode, command, custom_status)
@@ -193,7 +193,10 @@ class LocalCheckpointer:
         self._committed(episode, shim=Shim())
 
     def _close_events(self, episode: Episode) -> str:
-        """Add the last event of an episode, and insert all its events. Return their JSON text."""
+        """Add the last event to an episode, and return all events of the episode as JSON.
+
+        Also add the SQL statement that inserts these events into the history.
+        """
         fragment = close_events(episode)
         episode.statements.append(
             records.append_history(episode.instance.id, episode.instance.episode_count, fragment)

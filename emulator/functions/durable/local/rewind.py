@@ -1,9 +1,11 @@
 """Rewind a failed instance: undo its last episode, and run the failed tasks again.
 
-The store has the shim in its state before the failing episode, so the task ids are exact. The
-messages of that episode are delivered again, with three exceptions. A failed activity runs again. A
-failed sub-orchestration is rewound, too. If a message was the timer after the last attempt of a
-retry, this attempt is repeated.
+The store contains the task numbers from before the failed episode, so the repeated episode numbers
+its tasks correctly. The messages of the failed episode are delivered again, with three exceptions:
+
+- If an activity failed, the activity runs again.
+- If a sub-orchestration failed, the sub-orchestration is rewound, too.
+- If a message was the timer after the last attempt of a retry, this attempt is repeated.
 """
 
 import json
@@ -23,7 +25,8 @@ from emulator.functions.durable.store import Statement
 
 _FAILURES = {EventType.TASK_FAILED, EventType.CHILD_FAILED}
 _TIMER_LOST = (
-    "The instance cannot be rewound: a timer that was running when it failed has been deleted."
+    "The instance cannot be rewound: a timer that was running when the instance failed has been "
+    "deleted."
 )
 _MESSAGES = {
     EventType.TASK_COMPLETED,
@@ -172,8 +175,8 @@ class Rewinder:
 def _last_attempt(event: Event, shim: Shim, past: list[list[Event]]) -> Event | None:
     """Undo the last attempt of an exhausted retry if `event` is the timer after that attempt.
 
-    Return the event of the failure, or None if `event` is not such a timer. Raises OperationInvalid
-    if the failure cannot be undone.
+    Return the event that records the failure of the attempt, or None if `event` is not such a
+    timer. Raises OperationInvalid if the failure cannot be undone.
     """
     timer = event.get("TimerId")
     retry = shim.retries.get(timer) if timer is not None else None
@@ -181,7 +184,8 @@ def _last_attempt(event: Event, shim: Shim, past: list[list[Event]]) -> Event | 
         return None
     if timer != shim.next_task - 1:
         raise OperationInvalid(
-            "The instance cannot be rewound: tasks were scheduled after the last attempt failed."
+            "The instance cannot be rewound: tasks were scheduled after the last attempt of a "
+            "retry failed."
         )
     for events in reversed(past):
         for failure in reversed(events):
@@ -193,7 +197,7 @@ def _last_attempt(event: Event, shim: Shim, past: list[list[Event]]) -> Event | 
                 shim.next_task = timer
                 return failure
     raise OperationInvalid(
-        "The instance cannot be rewound: the history of the last attempt was deleted."
+        "The instance cannot be rewound: the history of a retry's last attempt was deleted."
     )
 
 

@@ -115,7 +115,10 @@ async def test_two_hosts_share_a_task_hub_and_one_continues_after_the_other_is_k
     [
         (("--crash-at", "before-save"), "--crash-at needs --engine azure-storage"),
         ((*ENGINE, "--crash-at", "lunch"), "'lunch' is not a crash point: use one of before-send"),
-        ((*ENGINE, "--visibility-timeout", "0.1"), "expected 0.5 to 604800.0 s, got 0.1"),
+        (
+            (*ENGINE, "--visibility-timeout", "0.1"),
+            "expected a number of seconds from 0.5 to 604800.0, got 0.1",
+        ),
         ((*ENGINE, "--crash-rate", "2"), "expected a probability from 0 to 1, got 2"),
     ],
 )

@@ -106,7 +106,10 @@ REFUSED = {
             "@app.service_bus_queue_trigger(arg_name='m', queue_name='q', connection='BUS')\n"
             "def a(m: func.ServiceBusMessage): pass"
         ),
-        "the Service Bus connection string 'BUS' is missing or empty",
+        (
+            "the app setting 'BUS' is missing or empty: "
+            "it must contain a Service Bus connection string"
+        ),
     ),
     "a binding that the host does not support": (
         "@app.blob_trigger(arg_name='b', path='p', connection='c')\ndef a(b): pass",
@@ -133,7 +136,7 @@ async def test_the_host_refuses_an_invalid_app(case: str, tmp_path: Path) -> Non
         (None, "host.json is missing: a Function App folder needs a host.json"),
         ("{", "host.json: "),
         ("[]", "expected a JSON object"),
-        ("{}", "expected the 'version' \"2.0\", got null"),
+        ("{}", "expected 'version' to be \"2.0\", got null"),
         ('{"version": "2.0", "functionTimeout": "soon"}', '"soon" is not a time span'),
         ('{"version": "2.0", "extensions": 1}', "'extensions' must be a JSON object"),
     ],
