@@ -1,9 +1,9 @@
 """Run a benchmark (`./dev bench [VERB]`). The exit code is 1 if a target was missed.
 
-all      the default: latency, throughput, efficiency, start-up and memory of the whole system
-cpu      the processor time of one job in each process
-worker   the worker at saturation compared with a bare loop, without a gateway
-memory   two models that do not fit into memory together, with and without admission
+all      the whole system: latency, throughput, efficiency, start-up and memory (the default)
+cpu      the processor time of one `noop` job in each process
+worker   a busy worker without a gateway, compared with a loop that only runs the model
+memory   two models that together need more memory than the device has
 """
 
 import sys
