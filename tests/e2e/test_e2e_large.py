@@ -139,7 +139,7 @@ def test_a_job_fails_if_its_upload_is_overwritten_after_the_job_is_submitted(lar
     assert (job["status"], job["error"]["code"]) == ("failed", "payload-corrupt")
 
 
-def test_an_upload_over_the_limit_is_refused(large: System) -> None:
+def test_an_upload_over_the_size_limit_is_refused(large: System) -> None:
     slot = upload(large, b"1" * 1_000_001, 1_000_001)
     assert large.http.post(f"/v1/models/big/jobs?upload={slot}").status_code == 413
 

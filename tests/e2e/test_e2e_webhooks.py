@@ -137,7 +137,7 @@ def test_a_webhook_is_delivered_after_failures_and_a_kill_of_the_host(
     assert "very-hidden" not in logs
 
 
-def test_a_webhook_is_not_sent_again_after_the_response_410(
+def test_a_webhook_is_not_sent_again_after_response_status_410(
     webhook_system: System, receiver: WebhookReceiver
 ) -> None:
     receiver.statuses = [410]
@@ -200,7 +200,7 @@ def test_the_worker_fetches_an_input_given_by_url(
         ("/empty", "is empty"),
     ],
 )
-def test_a_job_whose_input_url_cannot_be_fetched_is_refused_with_422(
+def test_a_job_whose_input_url_cannot_be_fetched_fails_with_status_422(
     webhook_system: System, receiver: WebhookReceiver, path: str, said: str
 ) -> None:
     receiver.files |= {

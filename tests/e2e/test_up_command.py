@@ -112,7 +112,7 @@ def test_the_error_for_a_busy_port_names_the_process_and_a_free_port(
     assert re.search(r"loosely up --port \d+", done.stderr)
 
 
-def test_the_error_of_a_second_loosely_up_names_the_first_process(
+def test_the_error_of_a_second_loosely_up_names_the_process_of_the_first_loosely_up(
     up: "subprocess.Popen[str]", data: Path, port: int
 ) -> None:
     done = subprocess.run(

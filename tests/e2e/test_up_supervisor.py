@@ -312,7 +312,9 @@ def test_a_second_loosely_up_on_the_same_data_directory_is_refused(
     assert up.is_ready("worker")
 
 
-def test_a_killed_supervisor_unlocks_the_data_directory(start: Callable[..., Up]) -> None:
+def test_the_data_directory_is_unlocked_after_the_supervisor_was_killed(
+    start: Callable[..., Up],
+) -> None:
     first = start(worker="plain")
     wait_for(lambda: first.is_ready("worker"))
     first.process.kill()
@@ -326,7 +328,7 @@ def test_a_killed_supervisor_unlocks_the_data_directory(start: Callable[..., Up]
     assert (second.data / "logs" / "worker.log.1").exists()
 
 
-def test_up_json_is_private_and_lists_the_components(
+def test_up_json_is_readable_only_by_the_owner_and_lists_the_components(
     start: Callable[..., Up],
 ) -> None:
     up = start(worker="plain")

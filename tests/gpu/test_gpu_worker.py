@@ -86,7 +86,7 @@ def one_reply(rig: WorkerRig, data: bytes) -> JobReply:
     return reply
 
 
-def test_a_worker_exits_and_returns_its_job_after_the_device_is_lost(tmp_path: Path) -> None:
+def test_a_worker_exits_and_abandons_the_job_after_the_device_is_lost(tmp_path: Path) -> None:
     catalogue = tmp_path / "models.toml"
     catalogue.write_text(CATALOGUE, "utf-8")
     with run_rig(tmp_path, catalogue, "asserting") as rig:

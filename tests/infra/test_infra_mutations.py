@@ -138,7 +138,7 @@ def name_of(fault: tuple[str, str, str]) -> str:
     return f"{fault[0].rpartition('/')[2]}: {fault[2].strip() or 'nothing'}"
 
 
-def test_a_copy_without_a_planted_fault_passes_all_checks(copy: Path) -> None:
+def test_a_copy_of_the_deployment_without_a_planted_fault_passes_all_checks(copy: Path) -> None:
     files = DeploymentFiles(copy)
     for consistency_check in CHECKS:
         consistency_check(files)

@@ -67,7 +67,7 @@ def test_the_storm_report_counts_an_unexpected_final_status_as_wrong(
     assert find_broken(see(accepted(), answer)) == ["wrong"]
 
 
-def test_the_storm_report_counts_an_expired_job_under_expired() -> None:
+def test_the_storm_report_counts_an_expired_job_as_expired() -> None:
     assert find_broken(see(accepted(), resource("expired"))) == ["expired"]
 
 

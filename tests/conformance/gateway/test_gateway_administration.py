@@ -43,7 +43,9 @@ async def test_the_length_of_a_queue_is_its_number_of_messages(queues: ServiceBu
 
 
 @pytest.mark.parametrize("url", [None, "http://localhost:9"])
-async def test_a_silent_management_api_raises_unavailable(url: str | None) -> None:
+async def test_requests_to_a_management_api_that_does_not_respond_raise_unavailable(
+    url: str | None,
+) -> None:
     emulator = "Endpoint=sb://localhost;SharedAccessKeyName=a;SharedAccessKey=b;"
     administration = Administration(ServiceEndpoint(emulator + "UseDevelopmentEmulator=true;"), url)
     with pytest.raises(Unavailable):

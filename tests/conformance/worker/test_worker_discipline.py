@@ -40,7 +40,7 @@ def process_id(worker: Program) -> int:
     return worker.process.pid
 
 
-def test_another_worker_gets_the_job_of_a_worker_whose_renewal_stalls(
+def test_another_worker_receives_the_job_of_a_worker_that_has_stalled(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     stalled = start_worker("long")
@@ -122,7 +122,7 @@ def test_jobs_of_low_priority_run_last(
     services.wait_until_empty("single-low")
 
 
-def test_the_worker_runs_without_the_queue_for_low_priority(
+def test_the_worker_runs_jobs_although_the_low_priority_queue_does_not_exist(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     catalogue = tmp_path / "models.toml"

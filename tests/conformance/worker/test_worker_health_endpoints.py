@@ -66,7 +66,7 @@ def test_the_response_to_a_head_request_has_only_headers(health: HealthServer) -
     assert answer.endswith(b"\r\n\r\n")
 
 
-def test_the_health_server_answers_500_if_a_page_fails(health: HealthServer) -> None:
+def test_the_health_server_returns_status_500_if_a_page_fails(health: HealthServer) -> None:
     assert get(health, "/broken").status_code == 500
     assert get(health, "/well").status_code == 200
 

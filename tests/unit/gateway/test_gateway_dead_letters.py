@@ -59,7 +59,7 @@ async def redrive(gateway: RunningGateway, letter_id: str) -> Any:
     return await gateway.http.post(f"{LETTERS}/noop/{letter_id}/redrive")
 
 
-async def test_an_expired_message_is_not_stored_and_does_not_end_the_job(
+async def test_an_expired_message_is_not_stored_as_a_dead_letter_and_does_not_end_the_job(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(b"secret")
@@ -156,7 +156,7 @@ async def test_a_redriven_job_gets_the_same_time_to_live_as_the_failed_job(
     assert new["deadline"] == "2026-03-01T14:01:40.000Z"
 
 
-async def test_a_later_call_completes_a_redrive_that_died_after_writing_the_mark(
+async def test_a_later_redrive_starts_the_job_that_a_killed_redrive_did_not_start(
     gateway: RunningGateway,
 ) -> None:
     job_id = await dead_job(gateway)
@@ -234,7 +234,7 @@ async def test_a_redriven_low_priority_job_is_sent_to_the_low_priority_queue(
     assert marked["redriven_as"] == sent.json()["job_id"]
 
 
-async def test_a_redriven_low_priority_message_is_sent_to_the_low_priority_queue(
+async def test_a_redriven_low_priority_message_of_a_producer_is_sent_to_the_low_priority_queue(
     gateway: RunningGateway,
 ) -> None:
     now = gateway.clock()
@@ -318,7 +318,7 @@ async def test_an_invalid_option_of_the_dead_letter_routes_is_refused(
     assert (await gateway.http.get(LETTERS, params=query)).json()["code"] == code
 
 
-async def test_a_repeated_trigger_run_keeps_the_redrive_mark_of_a_letter(
+async def test_a_repeated_run_of_the_trigger_keeps_the_redrive_mark_of_a_dead_letter(
     gateway: RunningGateway,
 ) -> None:
     job_id = await dead_job(gateway)
@@ -339,7 +339,9 @@ async def test_any_message_id_is_converted_to_a_valid_blob_name() -> None:
 
 
 @pytest.mark.parametrize("job_id", ["?", "#", "..", "", "a/b", "a/raiseEvent/cancel?", "a b", "é"])
-async def test_a_message_id_with_url_characters_is_not_looked_up_as_a_job(job_id: str) -> None:
+async def test_a_job_id_with_url_characters_is_not_looked_up_in_the_durable_store(
+    job_id: str,
+) -> None:
     # Each request to the durable client fails.
     durable = DurableClient(cast(Any, None))
     assert await durable.status(job_id) is None
@@ -347,7 +349,7 @@ async def test_a_message_id_with_url_characters_is_not_looked_up_as_a_job(job_id
         await durable.raise_event(job_id, "reply", None)
 
 
-async def test_an_unreadable_letter_can_be_listed_and_purged(gateway: RunningGateway) -> None:
+async def test_an_unreadable_dead_letter_is_listed_and_purged(gateway: RunningGateway) -> None:
     gateway.blobs.put(letter_blob("noop", "odd"), b"[1")
     (letter,) = (await page(gateway))["dead_letters"]
     assert (letter["id"], letter["message_id"]) == ("odd", None)

@@ -86,7 +86,7 @@ def test_the_openapi_document_describes_every_kind_of_problem(document: dict[str
     assert set(PROBLEM_KINDS) - shown == {"not-found", "method-not-allowed"} - shown
 
 
-def test_routes_that_need_a_key_declare_security_schemes(document: dict[str, Any]) -> None:
+def test_routes_that_need_an_api_key_declare_security_schemes(document: dict[str, Any]) -> None:
     for path, method, operation in operations(document):
         needs_key = {"bearer": []} in operation.get("security", ())
         is_told = {"401", "403", "429"} <= set(operation["responses"])

@@ -116,7 +116,7 @@ async def test_an_invalid_submission_is_refused_and_starts_no_job(
 
 
 @pytest.mark.parametrize("where", ["input", "parameters", "file"])
-async def test_deeply_nested_json_is_accepted_or_refused_at_once(
+async def test_deeply_nested_json_is_accepted_or_refused_immediately(
     gateway: RunningGateway, where: str
 ) -> None:
     # Python's own limit depends on the depth of the stack.
@@ -179,7 +179,7 @@ async def test_a_submission_with_an_invalid_form_is_refused(
     assert (answer.status_code, answer.json()["code"]) == (400, MALFORMED)
 
 
-async def test_a_large_content_length_is_refused(gateway: RunningGateway) -> None:
+async def test_a_too_large_content_length_is_refused(gateway: RunningGateway) -> None:
     answer = await gateway.http.post(
         "/v1/models/noop/jobs",
         content=b"x",

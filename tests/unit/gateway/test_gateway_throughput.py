@@ -59,25 +59,27 @@ def test_the_estimates_are_finite_after_any_replies(found: list[ReplySample]) ->
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
-def test_the_busy_time_is_the_time_between_replies_if_the_queue_is_long(batch_size: int) -> None:
+def test_the_estimated_seconds_per_job_equal_the_time_between_replies_if_the_queue_is_long(
+    batch_size: int,
+) -> None:
     pace = pace_of(backlog(160, 0.5, batch_size))
     assert pace.seconds_per_job == pytest.approx(0.5, rel=0.35)
     assert pace.least_seconds_per_job == pytest.approx(0.5, rel=0.35)
 
 
-def test_two_workers_halve_the_busy_time_and_not_the_device_time() -> None:
+def test_two_workers_halve_the_estimated_seconds_per_job_and_not_the_device_seconds() -> None:
     found = [ReplySample(number * 0.5, 1.0, 1.0, 1) for number in range(1, 100)]
     pace = pace_of(found)
     assert pace.seconds_per_job == pytest.approx(0.5, rel=0.1)
     assert pace.device_seconds / pace.weight == pytest.approx(1.0)
 
 
-def test_the_time_without_a_worker_is_not_part_of_the_busy_time() -> None:
+def test_a_long_pause_between_replies_does_not_increase_the_estimated_seconds_per_job() -> None:
     pace = pace_of([ReplySample(1.0, 0.2, 0.1, 1), ReplySample(600.0, 0.2, 0.1, 1)])
     assert pace.seconds_per_job == pytest.approx(0.2)
 
 
-def test_the_busy_time_is_the_time_of_a_job_if_the_queue_is_empty() -> None:
+def test_the_estimated_seconds_per_job_equal_the_time_of_one_job_if_the_queue_is_empty() -> None:
     pace = pace_of([ReplySample(number * 60.0, 0.2, 0.1, 1) for number in range(10)])
     assert pace.seconds_per_job == pytest.approx(0.2)
 
@@ -91,7 +93,7 @@ def test_the_throughput_adapts_to_a_new_speed_of_replies(before: float, after: f
 
 
 @given(st.integers(0, 10_000), st.lists(st.integers(0, 1000), max_size=200), st.integers(0, 1000))
-def test_the_position_of_a_job_is_within_the_queue(
+def test_the_position_of_a_job_never_exceeds_the_possible_queue_length(
     length: int, times: list[int], looked_at: int
 ) -> None:
     arrivals = sorted(float(time) for time in times)
@@ -103,7 +105,7 @@ def test_the_position_of_a_job_is_within_the_queue(
     assert places == sorted(places)
 
 
-def test_jobs_accepted_later_do_not_increase_a_position() -> None:
+def test_jobs_that_are_accepted_later_do_not_increase_the_position_of_a_job() -> None:
     arrivals = [1.0, 2.0, 3.0, 4.0]
     count = LengthSample(4, 10.0, 0)
     assert [position(count, arrivals, 0, at) for at in arrivals] == [1, 2, 3, 4]

@@ -58,7 +58,7 @@ async def test_an_unreadable_dead_letter_is_stored(gateway: RunningGateway, body
     assert kept.startswith("dead-letters/noop/a_b__-")
 
 
-async def test_the_dead_letter_trigger_fails_while_the_letter_cannot_be_stored(
+async def test_the_dead_letter_trigger_fails_while_the_dead_letter_cannot_be_stored(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

@@ -146,7 +146,7 @@ async def test_a_job_with_an_upload_without_data_is_refused(gateway: RunningGate
         (PNG.replace((64).to_bytes(4), (60_000).to_bytes(4)), "image/png", "classifier", 422),
     ],
 )
-async def test_an_upload_that_does_not_fit_the_model_is_refused(
+async def test_an_upload_whose_size_or_media_type_the_model_does_not_accept_is_refused(
     gateway: RunningGateway, data: bytes, media_type: str, model: str, status: int
 ) -> None:
     upload = await sent(gateway, data, media_type, model)

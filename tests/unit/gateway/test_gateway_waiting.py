@@ -74,7 +74,7 @@ def test_a_waiter_reads_the_outcome_at_the_end_of_the_wait() -> None:
     assert run(wait(ScriptedStore(ends_at=2.0), 2)) == ("succeeded", 2.0)
 
 
-def test_a_wait_of_zero_seconds_does_not_read() -> None:
+def test_a_waiter_with_a_wait_of_zero_seconds_does_not_read_the_store() -> None:
     store = ScriptedStore(ends_at=0)
     assert run(wait(store, 0)) == (None, 0.0)
     assert store.looks == []
@@ -121,7 +121,7 @@ def test_many_waiters_together_make_a_bounded_number_of_reads() -> None:
     assert woken == 20.0
 
 
-def test_only_the_waiters_of_the_job_are_notified() -> None:
+def test_an_outcome_notifies_only_the_waiters_of_the_job() -> None:
     async def listen() -> tuple[JobOutcome | None, ...]:
         waiters = Waiters()
         with (

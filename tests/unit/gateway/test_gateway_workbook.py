@@ -98,7 +98,9 @@ async def test_the_workbook_finds_dead_letters(
 
 
 @pytest.mark.parametrize("query", EVERY_QUERY)
-def test_the_workbook_recognises_submissions_and_replies(query: str) -> None:
+def test_each_workbook_query_of_requests_matches_the_urls_of_submissions_or_replies(
+    query: str,
+) -> None:
     if "requests |" in query:
         [pattern] = re.findall(r'matches regex @"(.*?)"', query)
         is_of_replies = "replies = " in query
@@ -111,7 +113,9 @@ def test_the_workbook_recognises_submissions_and_replies(query: str) -> None:
 
 
 @pytest.mark.parametrize("query", EVERY_QUERY)
-def test_the_queries_count_sampled_telemetry_by_item_count(query: str) -> None:
+def test_the_workbook_queries_count_the_items_and_not_the_rows_of_sampled_telemetry(
+    query: str,
+) -> None:
     assert "count()" not in query
     assert query.count("(") == query.count(")")
     assert query.count('"') % 2 == 0

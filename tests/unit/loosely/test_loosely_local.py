@@ -55,7 +55,7 @@ class TestPorts:
             functions=7071, servicebus=5672, servicebus_admin=5300, blobs=10000, worker_health=8081
         )
 
-    def test_ports_from_a_base_are_five_consecutive_ports(self) -> None:
+    def test_the_ports_from_a_base_port_are_five_consecutive_ports(self) -> None:
         assert Ports.from_base(9000) == Ports(9000, 9001, 9002, 9003, 9004)
 
     def test_the_error_for_a_busy_port_names_the_process_and_free_ports(self) -> None:
@@ -155,10 +155,10 @@ class TestData:
 
 
 class TestSystem:
-    def test_the_table_of_components_has_the_order_of_the_component_names(self) -> None:
+    def test_the_components_have_the_same_order_as_the_list_of_component_names(self) -> None:
         assert tuple(part.name for part in loosely_parts(settings())) == PART_NAMES
 
-    def test_the_components_list_all_ports(self) -> None:
+    def test_the_components_together_have_the_five_configured_ports(self) -> None:
         ports = [port for part in loosely_parts(settings()) for port in part.ports.values()]
         assert sorted(ports) == [9000, 9001, 9002, 9003, 9004]
 
@@ -180,14 +180,18 @@ class TestSystem:
             assert "sb://localhost:9001;" in part.environment["SERVICE_BUS"]
             assert "127.0.0.1:9003/devstoreaccount1;" in part.environment["PAYLOAD_STORAGE"]
 
-    def test_the_users_catalogue_is_set_for_all_components_that_read_a_catalogue(self) -> None:
+    def test_the_catalogue_of_the_user_is_set_for_all_components_that_read_a_catalogue(
+        self,
+    ) -> None:
         _, servicebus, functions, worker = loosely_parts(settings(catalogue=Path("/m.toml")))
         assert servicebus.preparation is not None
         assert servicebus.preparation.command[-1] == "/m.toml"
         assert functions.environment["MODEL_CATALOGUE"] == "/m.toml"
         assert worker.environment["MODEL_CATALOGUE"] == "/m.toml"
 
-    def test_components_get_the_users_environment_and_no_proxy_for_loopback(self) -> None:
+    def test_components_get_the_environment_of_the_user_and_no_proxy_for_loopback_addresses(
+        self,
+    ) -> None:
         shared = shared_environment(
             Path("/r"), {"WORKER_X": "1", "PYTHONPATH": "/mine", "no_proxy": "intern"}
         )
@@ -350,7 +354,7 @@ def test_child_py_and_reaper_py_import_no_module_of_loosely() -> None:
 
 
 class TestEngine:
-    def test_the_default_engine_has_no_host_options(self) -> None:
+    def test_the_default_engine_adds_no_options_to_the_functions_host(self) -> None:
         assert build_engine_options(EngineChoice.local, {"--seed": None, "--crash-at": None}) == ()
 
     def test_only_the_functions_component_gets_the_engine_options(self) -> None:

@@ -69,7 +69,7 @@ def test_an_idle_model_is_unloaded_first_and_without_delay() -> None:
     assert not must_leave("a", records, 8, 99)
 
 
-def test_no_model_is_unloaded_for_a_model_that_is_loaded_or_can_never_fit() -> None:
+def test_no_model_is_unloaded_for_a_model_that_is_already_loaded_or_can_never_fit() -> None:
     records = {"a": loaded("a", 6, 0), "b": waiting("a", 6, 1), "c": waiting("c", 9, 1)}
     assert lacking_a_place(records, 8) == []
     assert not must_leave("a", records, 8, 99)
@@ -195,7 +195,7 @@ def test_reservations_never_exceed_the_device_and_no_model_starves(data: st.Data
     assert max(simulation.longest.values()) <= 2 * rounds
 
 
-def test_a_model_of_unknown_size_reserves_all_free_memory_and_more_after_a_failure() -> None:
+def test_a_model_of_unknown_size_reserves_all_free_memory_and_after_a_failure_the_device() -> None:
     state = ReservationState("a", 8, TURN_SECONDS, None)
     records = {"a": ReservationRecord("a"), "b": loaded("b", 3, 0)}
     records["a"] = state.advance(0, "a", records, WorkState(0.0, is_idle=False))

@@ -77,7 +77,7 @@ def test_a_device_is_not_ready_while_a_kernel_hangs(device: Device) -> None:
     )
 
 
-def test_a_kernel_that_hangs_for_long_counts_as_a_stalled_loop(device: Device) -> None:
+def test_a_kernel_that_hangs_for_90_seconds_counts_as_a_stalled_loop(device: Device) -> None:
     loops = Loops(lambda: device.now)
     loops.watch("probe", lambda: device.probe.turned_at)
     assert device.look()
@@ -94,7 +94,7 @@ def test_a_kernel_that_hangs_for_long_counts_as_a_stalled_loop(device: Device) -
     assert loops.live()[0]
 
 
-def test_a_device_probe_returns_the_new_result_of_a_fast_device(
+def test_a_device_probe_waits_for_the_new_result_of_a_fast_device(
     join: Callable[[DeviceProbe], None],
 ) -> None:
     probe = DeviceProbe(lambda: None, lambda error: None)

@@ -23,7 +23,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(f"loosely_worker_{name}", labels)
 
 
-def test_every_recorded_event_changes_its_metric() -> None:
+def test_each_recorded_event_changes_the_metric_of_the_event() -> None:
     metrics = Metrics()
     noop = ModelTelemetry("noop", metrics)
     noop.record_received(0, 0.3)

@@ -112,7 +112,9 @@ def test_the_last_progress_is_reported_before_the_result(gateway: ProgressGatewa
         context.finish()
 
 
-def test_the_gateway_is_told_that_a_cancelled_job_has_stopped(gateway: ProgressGateway) -> None:
+def test_the_worker_reports_to_the_gateway_that_a_cancelled_job_has_stopped(
+    gateway: ProgressGateway,
+) -> None:
     context = gateway.reporter.begin(gateway.job())
     context.report_stopped()
     assert [report.get("stopped") for report in gateway.told] == [None, True]

@@ -103,7 +103,7 @@ def loop() -> ReceiverLoop:
     return ReceiverLoop()
 
 
-def test_a_postponed_message_is_settled_after_the_delay_of_the_request(loop: ReceiverLoop) -> None:
+def test_a_message_is_settled_after_the_delay_in_the_settle_request(loop: ReceiverLoop) -> None:
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=4.0)
     for loop.now in (100.0, 103.9):
         loop.turn()
@@ -121,7 +121,7 @@ def test_a_postponed_settlement_does_not_delay_other_settlements(loop: ReceiverL
     assert loop.broker.settled == [("job-1", Settlement.COMPLETE)]
 
 
-def test_a_stopped_receiver_settles_postponed_messages_at_once(loop: ReceiverLoop) -> None:
+def test_a_stopped_receiver_settles_postponed_messages_immediately(loop: ReceiverLoop) -> None:
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=60.0)
     loop.turn()
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=60.0)
@@ -235,7 +235,7 @@ def test_may_receive_is_true_until_the_receiver_takes_back_its_credit() -> None:
     assert not loop.receiver.may_receive
 
 
-def test_may_receive_is_true_from_the_capacity_check_until_the_message_is_held() -> None:
+def test_may_receive_is_true_from_the_capacity_check_until_the_message_is_accepted() -> None:
     loop = ReceiverLoop()
     seen: list[bool] = []
     loop.broker.waiting = [delivery()]

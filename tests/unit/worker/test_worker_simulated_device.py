@@ -57,7 +57,9 @@ def other_process(folder: Path, size: int) -> Iterator[subprocess.Popen[bytes]]:
         process.stdout.close()
 
 
-def test_all_processes_share_one_memory_budget_until_they_end(tmp_path: Path) -> None:
+def test_an_ended_process_frees_the_memory_that_it_charged_to_the_shared_budget(
+    tmp_path: Path,
+) -> None:
     account = MemoryAccount(tmp_path, 8)
     with other_process(tmp_path, 5):
         account.charge(3)
@@ -127,7 +129,7 @@ def test_a_trial_batch_fails_if_it_exceeds_the_reservation(tmp_path: Path) -> No
     account.close()
 
 
-def test_a_failed_batch_gives_its_memory_back_to_the_budget(tmp_path: Path) -> None:
+def test_the_memory_of_a_failed_batch_is_released_to_the_budget(tmp_path: Path) -> None:
     account = MemoryAccount(tmp_path, 8)
     device = SimulatedDevice(account, 8)
     holder, _ = device.load(Declares, limit_bytes=8)

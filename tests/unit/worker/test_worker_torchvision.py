@@ -130,7 +130,9 @@ def test_a_detector_returns_boxes_inside_the_image(detector: LoadedModel) -> Non
             assert found["label"]
 
 
-def test_a_batch_of_images_needs_no_more_memory_than_a_batch_of_samples(tmp_path: Path) -> None:
+def test_a_batch_of_images_needs_no_more_memory_than_a_batch_of_sample_images(
+    tmp_path: Path,
+) -> None:
     architecture = "fasterrcnn_mobilenet_v3_large_320_fpn"
     network = seeded(models.detection, architecture, weights_backbone=None)
     loaded = load(tmp_path, "detector", network, architecture=architecture)

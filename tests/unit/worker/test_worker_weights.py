@@ -130,7 +130,7 @@ def test_weights_with_other_names_or_shapes_are_refused(
 @given(places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6))
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 @pytest.mark.filterwarnings("ignore")
-def test_any_bytes_as_weights_load_or_raise_an_error_of_the_worker(
+def test_loading_damaged_weights_succeeds_or_raises_a_model_unusable_error(
     tmp_path: Path, kind: str, places: list[tuple[int, int]]
 ) -> None:
     path = tmp_path / "weights"

@@ -90,7 +90,7 @@ async def test_reading_a_range_of_a_blob_returns_the_bytes_of_the_range(
 @pytest.mark.azurite_differs(
     "Azurite returns no bytes for a range that begins at the end of the blob"
 )
-async def test_a_range_beyond_the_end_of_a_blob_is_refused(container: Any) -> None:
+async def test_reading_a_range_beyond_the_end_of_a_blob_is_refused(container: Any) -> None:
     blob = container.get_blob_client("blob")
     await blob.upload_blob(b"0123456789")
     with pytest.raises(HttpResponseError) as refused:

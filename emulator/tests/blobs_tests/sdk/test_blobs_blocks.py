@@ -105,7 +105,7 @@ async def test_a_block_list_with_an_unknown_block_is_refused(container: Any) -> 
     assert [block.id for block in uncommitted] == [block_id(0)]
 
 
-async def test_a_block_id_of_another_length_than_the_other_block_ids_is_refused(
+async def test_a_block_id_whose_length_differs_from_earlier_block_ids_is_refused(
     container: Any,
 ) -> None:
     blob = container.get_blob_client("blocks")

@@ -138,7 +138,7 @@ async def _play_client(crashing: CrashingHost) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True])
-async def test_an_orchestration_completes_after_a_crash_at_any_commit(
+async def test_an_orchestration_completes_after_a_crash_of_the_host_at_any_commit(
     tmp_path: Path, after: bool
 ) -> None:
     commits = 1

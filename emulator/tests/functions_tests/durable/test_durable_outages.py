@@ -29,7 +29,7 @@ async def test_an_instance_fails_if_the_code_of_its_orchestrator_was_changed(
     assert "Non-Deterministic workflow detected" in host.output()
 
 
-async def test_the_output_of_a_failed_instance_contains_the_error_of_its_changed_code(
+async def test_the_output_of_an_instance_that_fails_after_a_code_change_contains_the_error(
     host: EngineHost,
 ) -> None:
     is_changed = False

@@ -124,7 +124,7 @@ async def test_a_timer_runs_on_schedule_and_receives_the_status_of_the_last_run(
     }
 
 
-async def test_several_missed_runs_of_a_timer_cause_one_run_that_is_past_due(
+async def test_several_missed_runs_of_a_timer_cause_only_one_past_due_run(
     tmp_path: Path,
 ) -> None:
     clock, fire = SettableClock(), RecordedCalls()
@@ -145,7 +145,9 @@ def test_the_next_run_of_a_timer_is_the_same_after_a_restart(tmp_path: Path) -> 
     assert due == TimerRun(NOON + timedelta(hours=1))
 
 
-def test_the_stored_next_run_is_ignored_after_a_change_of_the_schedule(tmp_path: Path) -> None:
+def test_the_stored_time_of_the_next_run_is_ignored_after_a_change_of_the_schedule(
+    tmp_path: Path,
+) -> None:
     clock = SettableClock()
     timer(tmp_path, clock, RecordedCalls()).first_run()
     clock.instant += timedelta(hours=5)
@@ -162,7 +164,7 @@ def test_a_timer_without_use_monitor_skips_missed_runs(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_timer_with_several_runs_a_minute_does_not_store_its_state(tmp_path: Path) -> None:
+def test_a_timer_that_runs_several_times_a_minute_stores_no_state(tmp_path: Path) -> None:
     timer(tmp_path, SettableClock(), RecordedCalls(), "*/30 * * * * *").first_run()
     assert list(tmp_path.iterdir()) == []
 
@@ -181,7 +183,7 @@ def test_a_damaged_state_file_of_a_timer_is_replaced(text: str, tmp_path: Path) 
     assert json.loads((tmp_path / "tidy.json").read_text())["Next"] == due.at.isoformat()
 
 
-async def test_a_timer_function_that_failed_runs_again_at_its_next_due_time(tmp_path: Path) -> None:
+async def test_a_failed_timer_function_runs_again_at_the_next_due_time(tmp_path: Path) -> None:
     fire = RecordedCalls(FunctionFailure("ValueError", "no"))
     hourly = timer(tmp_path, SettableClock(), fire)
     assert await hourly.run_once(TimerRun(NOON)) == TimerRun(NOON + timedelta(hours=1))

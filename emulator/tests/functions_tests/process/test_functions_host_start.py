@@ -201,7 +201,7 @@ async def test_a_second_host_on_the_same_data_directory_is_refused(
     assert host.process.returncode == 0
 
 
-async def test_a_host_can_be_stopped_while_the_app_is_loading(tmp_path: Path) -> None:
+async def test_a_host_exits_on_request_while_the_app_is_loading(tmp_path: Path) -> None:
     source = "print('loading', flush=True)\nimport threading\nthreading.Event().wait()"
     folder = write_app(tmp_path / "app", source)
     host = await start_host(folder, tmp_path / "data")
@@ -226,7 +226,7 @@ async def test_the_app_process_ends_when_the_host_is_killed(
         assert (await client.get(f"{host.url}/api/noop")).text == "ok"
 
 
-async def test_the_host_still_serves_the_admin_paths_with_an_empty_route_prefix(
+async def test_the_host_serves_the_admin_paths_if_the_route_prefix_is_empty(
     tmp_path: Path,
 ) -> None:
     source = HEAD + (
@@ -294,7 +294,9 @@ async def test_the_thread_count_setting_limits_the_size_of_the_thread_pool(tmp_p
         assert (await block).text == ""
 
 
-async def test_requests_over_max_outstanding_requests_get_status_429(tmp_path: Path) -> None:
+async def test_requests_beyond_the_limit_of_outstanding_requests_get_status_429(
+    tmp_path: Path,
+) -> None:
     folder, gate = copy_app("web", tmp_path / "app"), tmp_path / "gate"
     os.mkfifo(gate)
     limit = '{"version": "2.0", "extensions": {"http": {"maxOutstandingRequests": 1}}}'

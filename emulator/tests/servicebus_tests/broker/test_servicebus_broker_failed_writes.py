@@ -90,7 +90,7 @@ async def test_messages_are_not_delivered_until_the_database_is_writable(tmp_pat
     await servicebus.broker.close()
 
 
-async def test_the_timer_repeats_a_failed_write(tmp_path: Path) -> None:
+async def test_the_broker_timer_repeats_a_failed_write(tmp_path: Path) -> None:
     servicebus = await _open(tmp_path)
     await servicebus.queue().send([message("a")])
     connection = servicebus.broker._transactions.store._connection
@@ -105,7 +105,7 @@ async def test_the_timer_repeats_a_failed_write(tmp_path: Path) -> None:
     await servicebus.broker.close()
 
 
-async def test_cancelling_one_call_of_send_does_not_affect_other_calls(tmp_path: Path) -> None:
+async def test_cancelling_one_send_call_does_not_affect_other_send_calls(tmp_path: Path) -> None:
     servicebus = await _open(tmp_path)
     gone = asyncio.ensure_future(servicebus.queue().send([message("a")]))
     stays = asyncio.ensure_future(servicebus.queue().send([message("b")]))
