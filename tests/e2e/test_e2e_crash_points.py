@@ -206,7 +206,9 @@ def test_a_webhook_is_delivered_although_the_host_dies(tmp_path: Path, point: st
         assert {headers["webhook-id"] for headers, _ in receiver.received} == {event_id(job_id)}
 
 
-def test_200_jobs_cancelled_right_after_the_response_202_stay_cancelled(tmp_path: Path) -> None:
+def test_200_jobs_that_are_cancelled_right_after_response_status_202_stay_cancelled(
+    tmp_path: Path,
+) -> None:
     with run_crashing_system(tmp_path, timeout_seconds=LONG_SECONDS, without=("worker",)) as system:
         job_ids = []
         for _ in range(200):

@@ -121,7 +121,9 @@ def test_large_payloads_do_not_increase_the_memory_of_gateway_or_worker(
     assert after["worker"] - before["worker"] < 4 * RESULT_BYTES / 2**20 + 32
 
 
-def test_a_job_fails_if_its_upload_is_overwritten_after_the_job_is_submitted(large: System) -> None:
+def test_a_job_fails_if_the_upload_is_overwritten_after_the_job_was_submitted(
+    large: System,
+) -> None:
     slot = slot_of(large)
 
     def send(content: bytes) -> None:

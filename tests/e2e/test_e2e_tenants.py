@@ -94,7 +94,7 @@ def expected_refusal(name: str, path: str) -> int:
     return 403 if path.startswith("/v1/admin/") and name == "bolt" else 404
 
 
-def test_the_pages_of_a_tenants_job_list_contain_only_jobs_of_the_tenant(closed: System) -> None:
+def test_the_job_list_of_a_tenant_contains_only_jobs_of_the_tenant(closed: System) -> None:
     with ThreadPoolExecutor(4) as pool:
         made = {
             name: [

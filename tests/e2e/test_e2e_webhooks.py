@@ -152,7 +152,7 @@ def test_a_webhook_is_not_sent_again_after_response_status_410(
     assert (log["state"], len(log["attempts"])) == ("stopped", 1)
 
 
-def test_a_producer_receives_replies_and_dead_letters_by_webhook(
+def test_a_producer_receives_replies_and_dead_letter_reports_by_webhook(
     webhook_system: System, receiver: WebhookReceiver
 ) -> None:
     receiver.received.clear()
@@ -176,7 +176,7 @@ def test_a_producer_receives_replies_and_dead_letters_by_webhook(
     assert receiver.statuses == []
 
 
-def test_the_worker_fetches_an_input_given_by_url(
+def test_the_worker_fetches_an_input_that_is_given_by_url(
     webhook_system: System, receiver: WebhookReceiver, pictures: Path
 ) -> None:
     picture = (pictures / "chelsea.jpg").read_bytes()

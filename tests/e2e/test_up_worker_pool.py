@@ -195,7 +195,7 @@ async def test_the_number_of_workers_follows_the_number_of_messages(harness: Poo
     await end(pool, run)
 
 
-async def test_a_busy_worker_is_not_stopped_before_it_is_idle(harness: PoolHarness) -> None:
+async def test_a_busy_worker_is_not_stopped_before_the_worker_is_idle(harness: PoolHarness) -> None:
     pool = harness.pool()
     harness.gateway.lengths = {"m": 3}
     run = asyncio.create_task(pool.run())
@@ -217,7 +217,7 @@ async def test_a_busy_worker_is_not_stopped_before_it_is_idle(harness: PoolHarne
     await end(pool, run)
 
 
-async def test_a_killed_worker_of_the_pool_is_restarted(harness: PoolHarness) -> None:
+async def test_a_killed_worker_of_the_worker_pool_is_restarted(harness: PoolHarness) -> None:
     pool = harness.pool(minimum=1, maximum=1)
     run = asyncio.create_task(pool.run())
     await pool.has_been_ready.wait()

@@ -73,7 +73,9 @@ def test_a_gpu_device_has_the_usable_size_and_the_uuid_of_the_gpu(card: CudaDevi
     assert str(properties.uuid) in card.key
 
 
-def test_a_process_cannot_allocate_more_than_its_share_of_a_gpu(card: CudaDevice) -> None:
+def test_a_process_cannot_allocate_more_gpu_memory_than_the_share_of_the_process(
+    card: CudaDevice,
+) -> None:
     half = CudaDevice.find(2)
     assert half is not None
     assert half.total_bytes == pytest.approx(card.total_bytes / 2, rel=0.15)

@@ -71,7 +71,7 @@ def told(code: str) -> Any:
     return json.loads(found.stdout)
 
 
-def test_a_device_side_assert_means_that_the_device_is_lost() -> None:
+def test_a_device_side_assert_error_means_that_the_device_is_lost() -> None:
     assert told(LOSE) == [True, True, "LOST", False]
 
 

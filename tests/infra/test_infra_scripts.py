@@ -20,7 +20,7 @@ def applied(scripts: ScriptRunner) -> list[dict[str, Any]]:
 
 
 class TestKeys:
-    def test_each_missing_secret_is_written_only_once(self, scripts: ScriptRunner) -> None:
+    def test_each_missing_secret_is_created_only_once(self, scripts: ScriptRunner) -> None:
         key = scripts.check_output("keys.sh").strip()
         secrets = scripts.state["secrets"]
         assert secrets.keys() == {"reply-token-keys", "webhook-secrets", "api-keys"}
@@ -170,7 +170,9 @@ class TestDeployWorker:
         errors = scripts.run("deploy-worker.sh", "earlier", OVERLAY="shared-gpu").stderr
         assert "with overlay shared-gpu\n" in errors
 
-    def test_container_apps_are_updated_to_the_new_image(self, scripts: ScriptRunner) -> None:
+    def test_container_apps_are_updated_to_the_new_worker_image(
+        self, scripts: ScriptRunner
+    ) -> None:
         scripts.update_state(values={"WORKER_HOST": "aca"})
         scripts.check_output("deploy-worker.sh")
         [digest] = scripts.state["images"].values()
@@ -291,7 +293,7 @@ class TestTeardown:
 
 
 class TestCheckTools:
-    def test_the_start_month_of_a_budget_is_set_only_at_its_creation(
+    def test_the_start_month_of_a_budget_is_set_only_when_the_budget_is_created(
         self, scripts: ScriptRunner
     ) -> None:
         scripts.check_output("check-tools.sh")

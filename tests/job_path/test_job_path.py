@@ -31,7 +31,7 @@ def test_one_job_uses_only_a_few_modules_of_the_gateway_and_of_the_worker(path: 
     assert len(path.worker) <= MOST_WORKER_MODULES, path.worker
 
 
-def test_a_worker_enters_the_modules_of_a_job_in_the_order_of_its_steps(path: JobPath) -> None:
+def test_a_worker_enters_the_modules_in_the_order_of_the_steps_of_a_job(path: JobPath) -> None:
     entered = [name.removeprefix("worker.pipeline.") for name in path.worker]
     assert [name for name in entered if name in WORKER_STEPS] == WORKER_STEPS
 

@@ -33,7 +33,9 @@ async def queues(tmp_path: Path) -> AsyncIterator[ServiceBusQueues]:
         await opened.close()
 
 
-async def test_the_length_of_a_queue_is_its_number_of_messages(queues: ServiceBusQueues) -> None:
+async def test_the_reported_length_of_a_queue_is_the_number_of_messages_in_the_queue(
+    queues: ServiceBusQueues,
+) -> None:
     assert await queues.length("noop") == 0
     for number in range(3):
         await queues.send("noop", ServiceBusMessage(b"x", message_id=str(number)))

@@ -200,7 +200,7 @@ def test_a_second_signal_or_the_end_of_the_grace_period_ends_the_worker(
     assert [gateway.taken(identity).attempt for identity in jobs.values()] == [2, 2]
 
 
-def test_the_worker_survives_a_restart_of_service_bus(
+def test_the_worker_processes_jobs_after_a_restart_of_service_bus(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     worker = start_worker("scripted")

@@ -156,7 +156,7 @@ def test_every_job_runs_exactly_once_although_a_worker_shuts_down_under_load(
     assert staying.is_ready()
 
 
-def test_a_worker_with_a_lost_device_returns_all_jobs_to_the_queue(
+def test_a_worker_with_a_lost_device_exits_and_returns_all_jobs_to_the_queue(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     loses, *others = (job_id() for _ in range(4))

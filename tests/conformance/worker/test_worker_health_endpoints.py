@@ -43,7 +43,7 @@ def connection(health: HealthServer) -> socket.socket:
     return socket.create_connection(("127.0.0.1", health.server_port), timeout=5)
 
 
-def test_the_health_server_answers_requests_for_known_pages(health: HealthServer) -> None:
+def test_the_health_server_responds_to_requests_for_known_pages(health: HealthServer) -> None:
     well = get(health, "/well?verbose")
     assert (well.status_code, well.json()) == (200, {"ok": True, "n": 1})
     ill = get(health, "/ill")

@@ -74,7 +74,7 @@ def test_retries_of_a_reply_end_when_the_message_lock_is_lost(
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 413, 422, 302, 307])
-def test_a_reply_is_not_sent_again_after_a_final_refusal(
+def test_a_reply_is_not_sent_again_after_a_permanent_refusal_of_the_gateway(
     gateway: Gateway, replies: GatewayClient, status: int
 ) -> None:
     gateway.answers["job"] = [status]

@@ -90,7 +90,7 @@ def test_scheduled_events_that_affect_other_machines_are_not_acknowledged(
     assert metadata.started == [own]
 
 
-def test_scheduled_events_are_not_acknowledged_in_the_drain_mode(metadata: Metadata) -> None:
+def test_scheduled_events_are_not_acknowledged_if_the_mode_is_drain(metadata: Metadata) -> None:
     listener = Listener(metadata.address, ScheduledEventMode.DRAIN)
     metadata.announce("Preempt")
     assert listener.hears()
@@ -98,7 +98,7 @@ def test_scheduled_events_are_not_acknowledged_in_the_drain_mode(metadata: Metad
     assert metadata.started == []
 
 
-def test_a_failed_acknowledgement_of_an_event_raises_no_error(metadata: Metadata) -> None:
+def test_a_failed_acknowledgement_of_a_scheduled_event_raises_no_error(metadata: Metadata) -> None:
     listener = Listener(metadata.address)
     metadata.announce("Preempt")
     assert listener.hears()

@@ -57,7 +57,7 @@ def metadata() -> Iterator[Metadata]:
         yield running
 
 
-def test_every_metric_has_a_value_after_several_jobs(
+def test_every_metric_of_the_worker_has_a_value_after_several_jobs(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     task, let_go, runs = gated(tmp_path)

@@ -137,7 +137,7 @@ def test_the_cost_model_uses_the_documented_operations_per_job() -> None:
     assert expected_text in " ".join(CAPACITY.split())
 
 
-def test_the_documented_defaults_of_scaling_match_the_code() -> None:
+def test_the_documented_default_scaling_settings_match_the_code() -> None:
     keda, ours = ScaledObject(), DEPLOYED
     local = parse_scaling("0:4", 5, 1.0, 20.0)
     targets = f"{local.message_count} | {keda.message_count} | {ours.message_count}"

@@ -252,7 +252,7 @@ class TestCost:
         """A request polls after 25, 75, 175, 375 and 775 ms, then every half second."""
         assert count_polls(seconds) == count
 
-    def test_the_cost_model_has_the_poll_pauses_of_the_gateway(self) -> None:
+    def test_the_cost_model_uses_the_same_poll_pauses_as_the_gateway(self) -> None:
         assert FIRST_PAUSE_SECONDS == cost.FIRST_PAUSE_SECONDS
         assert LONGEST_PAUSE_SECONDS == cost.LONGEST_PAUSE_SECONDS
 
@@ -322,7 +322,7 @@ class TestCost:
                 assert prices.price(f"node_hour_{kind}.{gpu.node}").amount
 
 
-def test_the_kubernetes_manifests_have_the_scaling_settings_of_the_simulation() -> None:
+def test_the_kubernetes_manifests_have_the_same_scaling_settings_as_the_simulation() -> None:
     manifests = ROOT / "infra" / "k8s" / "base" / "workers" / "models.yaml"
     scaled = [
         document["spec"]

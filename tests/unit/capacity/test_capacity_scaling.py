@@ -155,7 +155,9 @@ class TestActivation:
         assert Activation(scaling, 0.0).decide(0.0, 0, [2]) == 0
         assert Activation(scaling, 0.0).decide(0.0, 0, [3]) == 1
 
-    def test_keda_scales_to_zero_below_the_activation_threshold(self) -> None:
+    def test_keda_scales_to_zero_if_the_message_counts_are_below_the_activation_threshold(
+        self,
+    ) -> None:
         """In KEDA, 40 messages scale to zero if the target is 10 and the activation is 50."""
         scaling = ScaledObject(message_count=10, activation_message_count=50)
         activation = Activation(scaling, 0.0)
@@ -174,7 +176,7 @@ class TestActivation:
         assert Activation(ScaledObject(min_replica_count=2), 0.0).decide(0.0, 0, [0]) == 2
         assert Activation(ScaledObject(min_replica_count=2), 0.0).decide(900.0, 5, [0]) == 5
 
-    def test_the_cooldown_starts_at_the_last_activity(self) -> None:
+    def test_the_keda_cooldown_starts_at_the_last_activity(self) -> None:
         activation = Activation(ScaledObject(), 0.0)
         assert activation.decide(0.0, 0, [9]) == 1
         assert activation.decide(30.0, 1, [9]) == 1
@@ -182,7 +184,7 @@ class TestActivation:
         assert activation.decide(330.0, 1, [0]) == 1
         assert activation.decide(330.1, 1, [0]) == 0
 
-    def test_the_initial_cooldown_applies_before_any_activity(self) -> None:
+    def test_the_initial_keda_cooldown_applies_before_any_activity(self) -> None:
         activation = Activation(ScaledObject(initial_cooldown_period_seconds=120.0), 1000.0)
         assert activation.decide(1100.0, 3, [0]) == 3
         assert activation.decide(1121.0, 3, [0]) == 0
@@ -200,7 +202,7 @@ class TestActivation:
 
 
 class TestScaler:
-    def test_a_burst_of_messages_scales_from_zero_and_back_to_zero(self) -> None:
+    def test_a_burst_of_messages_scales_the_replicas_from_zero_and_back_to_zero(self) -> None:
         """KEDA decides every 30 s, the autoscaler every 15 s."""
         scaler = Scaler(ScaledObject(max_replica_count=8), 0.0)
         seen = {}

@@ -173,7 +173,7 @@ def test_the_refusal_of_an_invalid_allow_list_names_the_invalid_entry(allowed: s
 
 
 @given(st.ip_addresses())
-def test_no_special_purpose_address_is_public(
+def test_no_private_or_reserved_address_counts_as_public(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> None:
     special = (

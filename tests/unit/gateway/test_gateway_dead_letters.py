@@ -69,7 +69,7 @@ async def test_an_expired_message_is_not_stored_as_a_dead_letter_and_does_not_en
     assert (await page(gateway))["dead_letters"] == []
 
 
-async def test_dead_letters_are_listed_page_by_page(gateway: RunningGateway) -> None:
+async def test_the_list_of_dead_letters_is_returned_in_pages(gateway: RunningGateway) -> None:
     ids = sorted([await dead_job(gateway) for _ in range(5)])
     first = await page(gateway, limit=2)
     second = await page(gateway, limit=2, cursor=first["next_cursor"], model="noop")
@@ -179,7 +179,9 @@ async def test_a_later_redrive_starts_the_job_that_a_killed_redrive_did_not_star
     assert (await gateway.job(marked))["status"] == "queued"
 
 
-async def test_a_redrive_sends_the_message_of_a_producer_unchanged(gateway: RunningGateway) -> None:
+async def test_redriving_a_message_of_a_producer_sends_the_message_unchanged(
+    gateway: RunningGateway,
+) -> None:
     now = gateway.clock()
     request = JobRequest(
         job_id="order-7",
@@ -271,7 +273,7 @@ async def test_lists_and_purges_of_dead_letters_include_both_priorities(
     assert purged.json() == {"deleted": 6, "is_complete": True}
 
 
-async def test_a_redrive_is_refused_if_the_request_the_input_or_the_job_is_missing(
+async def test_a_redrive_is_refused_if_the_request_or_the_input_or_the_job_is_missing(
     gateway: RunningGateway,
 ) -> None:
     await give_up(gateway, b"no request", "garbage")
@@ -356,7 +358,9 @@ async def test_an_unreadable_dead_letter_is_listed_and_purged(gateway: RunningGa
     assert (await gateway.http.delete(f"{LETTERS}/noop/odd")).status_code == 204
 
 
-async def test_housekeeping_deletes_blobs_past_their_retention(gateway: RunningGateway) -> None:
+async def test_housekeeping_deletes_blobs_whose_retention_has_ended(
+    gateway: RunningGateway,
+) -> None:
     job_id = await dead_job(gateway, b"x" * 100_000)
     kept = {f"inputs/{job_id}", f"outcomes/{job_id}"}
     assert {*kept, letter_blob("noop", job_id)} <= set(gateway.payloads.blobs)

@@ -135,7 +135,7 @@ def test_a_platform_principal_is_converted_to_a_caller() -> None:
     assert found.scopes == {Scope.JOBS_READ, Scope.JOBS_WRITE}
 
 
-def test_the_roles_are_read_from_the_claim_type_that_the_principal_names() -> None:
+def test_roles_are_read_from_the_claim_type_that_the_platform_principal_names() -> None:
     found = read_principal(
         header(("tid", "t"), ("oid", "o"), ("my-role", "admin"), role_typ="my-role")
     )
@@ -159,7 +159,7 @@ def test_a_platform_principal_without_a_tenant_or_an_id_is_ignored(value: bytes)
 
 
 @given(st.binary() | st.text().map(lambda text: base64.b64encode(text.encode())))
-def test_reading_any_principal_header_never_raises(value: bytes) -> None:
+def test_reading_any_platform_principal_header_raises_no_error(value: bytes) -> None:
     read_principal(value)
 
 
@@ -172,5 +172,5 @@ def test_reading_any_principal_header_never_raises(value: bytes) -> None:
         ),
     )
 )
-def test_reading_any_principal_document_never_raises(value: Any) -> None:
+def test_reading_any_platform_principal_document_raises_no_error(value: Any) -> None:
     read_principal(base64.b64encode(json.dumps(value).encode()))

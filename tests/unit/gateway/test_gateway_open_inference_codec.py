@@ -56,7 +56,7 @@ def refused(data: bytes, header_length: str | None = None) -> str:
 
 
 @given(st.lists(tensors(), min_size=1, max_size=4))
-def test_a_tensor_written_in_binary_is_read_unchanged(written: list[Tensor]) -> None:
+def test_a_tensor_that_is_written_in_binary_form_is_read_unchanged(written: list[Tensor]) -> None:
     named = [
         Tensor(f"t{number}", tensor.datatype, tensor.shape, tensor.elements)
         for number, tensor in enumerate(written)

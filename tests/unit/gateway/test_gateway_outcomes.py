@@ -221,7 +221,7 @@ async def recovered(gateway: RunningGateway) -> int:
     return await recover(gateway.durable, services.jobs, services.clock(), services.retention)
 
 
-async def test_recovery_terminates_a_stuck_orchestration() -> None:
+async def test_the_recovery_of_jobs_terminates_a_stuck_orchestration() -> None:
     async with open_gateway(webhook_secrets=(b"k" * 32,)) as gateway:
         gateway.clock.now = datetime.now(UTC)  # job ids contain the real time
         gateway.durable.discards_events = True
@@ -259,7 +259,7 @@ async def test_only_one_of_two_simultaneous_outcomes_is_recorded(gateway: Runnin
     assert (await gateway.job(job_id))["status"] == "succeeded"
 
 
-async def test_an_orchestration_retries_while_the_storage_is_unavailable(
+async def test_an_orchestration_retries_recording_the_outcome_while_the_storage_is_unavailable(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(deadline_seconds=5)

@@ -37,7 +37,7 @@ from gateway.settings import MAX_WAIT_SECONDS
         (["handling=lenient", "return=minimal"], Preference()),
     ],
 )
-def test_the_prefer_header_is_parsed(values: list[str], expected: Preference) -> None:
+def test_a_valid_prefer_header_is_parsed(values: list[str], expected: Preference) -> None:
     assert parse_prefer(values) == expected
 
 

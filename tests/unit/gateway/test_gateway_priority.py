@@ -129,7 +129,9 @@ async def test_only_low_priority_jobs_are_refused_if_the_low_priority_queue_is_l
     assert int(refused.headers["retry-after"]) == 10 + 100 + 1 - 60
 
 
-async def test_a_reply_reduces_the_length_of_the_queue_of_the_job(gateway: RunningGateway) -> None:
+async def test_a_reply_reduces_the_reported_queue_length_of_the_model(
+    gateway: RunningGateway,
+) -> None:
     low, normal = await gateway.accept(priority="low"), await gateway.accept()
     gateway.clock.now += timedelta(milliseconds=2000)
     await gateway.job(low)
@@ -140,7 +142,7 @@ async def test_a_reply_reduces_the_length_of_the_queue_of_the_job(gateway: Runni
     assert (await gateway.job(normal))["queue"]["position"] == 1
 
 
-async def test_a_request_with_another_priority_does_not_match_the_idempotency_key(
+async def test_a_request_with_a_used_idempotency_key_and_another_priority_is_refused(
     gateway: RunningGateway,
 ) -> None:
     answers = [

@@ -69,7 +69,7 @@ def test_no_period_allows_more_requests_than_the_quota_plus_the_new_tokens(
     assert allowed <= limit.count + (now - pauses[0]) * limit.count / limit.seconds + 0.01
 
 
-def test_a_clock_that_is_set_back_removes_no_tokens() -> None:
+def test_setting_the_clock_back_removes_no_tokens_from_the_rate_limit() -> None:
     limit = Rate(2, 10)
     bucket, _ = take_token(limit, None, 1_000.0)
     _, decision = take_token(limit, bucket, 0.0)

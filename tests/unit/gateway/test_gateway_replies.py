@@ -47,7 +47,7 @@ async def test_a_reply_with_the_token_of_another_job_is_refused(gateway: Running
     assert answer.status_code == 401
 
 
-async def test_a_reply_token_expires_a_grace_period_after_the_deadline(
+async def test_a_reply_token_expires_when_a_grace_period_after_the_deadline_has_passed(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept(deadline_seconds=10)

@@ -214,7 +214,7 @@ async def test_the_input_of_a_json_submission_is_decoded(
     assert (request.deadline - request.created_at).total_seconds() == 9
 
 
-async def test_json_input_in_the_form_of_an_sdk_object_is_passed_on_unchanged(
+async def test_json_input_that_looks_like_an_object_of_the_sdk_is_passed_on_unchanged(
     gateway: RunningGateway,
 ) -> None:
     # The Durable SDK turns objects in this form into instances of classes.
@@ -299,7 +299,7 @@ async def test_a_job_that_can_never_be_sent_fails(gateway: RunningGateway) -> No
     assert job["error"]["retryable"] is True
 
 
-async def test_a_job_that_was_never_sent_expires(gateway: RunningGateway) -> None:
+async def test_a_job_that_was_never_sent_expires_at_the_deadline(gateway: RunningGateway) -> None:
     gateway.queues.is_down = True
     job_id = await gateway.accept(deadline_seconds=5)
     await gateway.durable.advance(5)

@@ -51,7 +51,9 @@ def backlog(count: int, seconds_each: float, batch_size: int = 1) -> list[ReplyS
 
 
 @given(replies)
-def test_the_estimates_are_finite_after_any_replies(found: list[ReplySample]) -> None:
+def test_the_estimated_seconds_per_job_are_finite_after_any_replies(
+    found: list[ReplySample],
+) -> None:
     pace = pace_of(found)
     for estimate in (pace.seconds_per_job, pace.least_seconds_per_job):
         assert (estimate is None) == (not found)
@@ -85,7 +87,9 @@ def test_the_estimated_seconds_per_job_equal_the_time_of_one_job_if_the_queue_is
 
 
 @given(st.floats(0.001, 100), st.floats(0.001, 100))
-def test_the_throughput_adapts_to_a_new_speed_of_replies(before: float, after: float) -> None:
+def test_the_estimated_throughput_adapts_to_a_new_rate_of_replies(
+    before: float, after: float
+) -> None:
     found = [ReplySample(number * before, before, before, 1) for number in range(50)]
     start = 50 * before
     found += [ReplySample(start + number * after, after, after, 1) for number in range(400)]
@@ -128,7 +132,7 @@ def test_the_estimated_length_of_a_queue_is_never_negative(
     assert length_now(LengthSample(length, 50.0, 0), sorted(arrivals), gone) >= 0
 
 
-def test_the_time_limit_for_a_cold_start_depends_on_the_throughput() -> None:
+def test_the_delay_before_the_phase_cold_starting_depends_on_the_throughput() -> None:
     assert not is_cold_starting(0.0, 4.9, Throughput())
     assert is_cold_starting(0.0, 5.0, Throughput())
     slow = Throughput().after(ReplySample(0.0, 30.0, 30.0, 1))
@@ -146,7 +150,7 @@ def test_the_time_limit_for_a_cold_start_depends_on_the_throughput() -> None:
         (QueuePosition(3, None, QueuePhase.COLD_STARTING), 5),
     ],
 )
-def test_retry_after_is_derived_from_the_estimated_wait(
+def test_the_retry_after_header_is_derived_from_the_estimated_wait(
     place: QueuePosition, expected: int
 ) -> None:
     assert retry_after_seconds(place, 1, 30) == expected

@@ -41,7 +41,7 @@ async def test_a_queued_job_shows_the_position_in_the_queue(gateway: RunningGate
     assert (await gateway.job(ids[2]))["queue"]["eta_seconds"] is not None
 
 
-async def test_simultaneous_requests_need_only_one_count_of_the_queue(
+async def test_simultaneous_requests_count_the_messages_of_the_queue_only_once(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -98,7 +98,7 @@ async def test_an_ended_job_has_no_position(gateway: RunningGateway) -> None:
     assert gateway.queues.look_count == looks
 
 
-async def test_a_model_resource_shows_the_queue_length_and_the_wait(
+async def test_a_model_resource_shows_the_queue_length_and_the_estimated_wait(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.lengths["noop"] = 9
@@ -141,7 +141,7 @@ async def test_a_job_that_would_expire_in_the_queue_is_refused(gateway: RunningG
     assert (await submit(gateway, 60)).status_code == 202
 
 
-async def test_no_job_is_refused_if_accept_when_saturated_is_set() -> None:
+async def test_no_job_is_refused_if_the_setting_accept_when_saturated_is_true() -> None:
     async with open_gateway(refuse_when_saturated=False) as gateway:
         gateway.queues.lengths["noop"] = 100
         heard(gateway, 1.0)
@@ -149,7 +149,7 @@ async def test_no_job_is_refused_if_accept_when_saturated_is_set() -> None:
         assert (await submit(gateway, 60)).status_code == 202
 
 
-async def test_no_job_is_refused_if_the_last_count_of_the_queue_is_old(
+async def test_no_job_is_refused_if_the_last_count_of_queued_messages_is_old(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.lengths["noop"] = 100
@@ -181,7 +181,7 @@ async def test_only_accepted_replies_change_the_estimated_wait(gateway: RunningG
     assert await estimated() is not None
 
 
-async def test_a_cancelled_request_does_not_cancel_the_count_of_the_queue(
+async def test_a_cancelled_request_does_not_cancel_the_shared_count_of_queued_messages(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

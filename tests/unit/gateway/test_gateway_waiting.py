@@ -86,7 +86,7 @@ def test_a_notified_waiter_returns_the_outcome_without_another_read() -> None:
     assert store.looks == [0.025, 0.075, 0.175, 0.375]
 
 
-def test_a_waiter_notified_before_the_first_pause_returns_the_outcome() -> None:
+def test_a_waiter_that_is_notified_before_the_first_pause_returns_the_outcome() -> None:
     store = ScriptedStore(ends_at=1000)
     assert run(wait(store, 10, notified_at=0.0)) == ("cancelled", 0.0)
     assert store.looks == []
@@ -98,7 +98,7 @@ def test_a_wait_continues_while_the_store_is_unavailable() -> None:
     assert elapsed == pytest.approx(3.275)
 
 
-def test_many_waiters_together_make_a_bounded_number_of_reads() -> None:
+def test_many_waiters_together_read_the_store_a_bounded_number_of_times() -> None:
     async def crowd() -> tuple[int, float]:
         waiters, store = Waiters(), ScriptedStore(ends_at=100)
         jobs, durable = jobs_of(store, waiters)

@@ -47,7 +47,7 @@ async def deliver(gateway: RunningGateway, job_id: str) -> dict[str, Any]:
     return outcome
 
 
-async def test_the_webhook_of_an_ended_job_is_started_once_and_contains_the_job(
+async def test_one_webhook_delivery_starts_when_a_job_ends_and_contains_the_job(
     hooked: RunningGateway,
 ) -> None:
     job_id = await hooked.accept(webhook_url=URL)
@@ -207,7 +207,7 @@ def test_the_next_webhook_attempt_waits_for_the_retry_after_time_of_the_receiver
     assert shown["next_attempt_at"] == "2026-03-01T12:10:00.000Z"
 
 
-def test_a_wake_event_ends_the_pause_between_webhook_attempts() -> None:
+def test_an_external_wake_event_ends_the_pause_between_webhook_attempts() -> None:
     delivery = Delivery(tried("pending", 500), tried("delivered", 200))
     begun = delivery.now
     assert delivery.play(wake="wake-1")["output"]["state"] == "delivered"
@@ -255,7 +255,7 @@ async def test_a_redelivered_webhook_extends_the_delivery_log(hooked: RunningGat
     assert json.loads(restarted.input) == {"job_id": job_id, "attempts": [attempt]}
 
 
-async def test_an_unknown_job_has_no_webhook(hooked: RunningGateway) -> None:
+async def test_webhook_requests_for_an_unknown_job_get_status_404(hooked: RunningGateway) -> None:
     for path in ("jobs/01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e", "jobs/webhook-x"):
         assert (await hooked.http.get(f"/v1/{path}/webhook")).status_code == 404
         answer = await hooked.http.post(f"/v1/admin/{path}/webhook/redeliver")

@@ -120,7 +120,7 @@ def test_the_submit_command_reads_standard_input(
     assert gateway.requests[0].headers["content-type"] == "a/b"
 
 
-def test_the_message_for_a_refused_job_says_what_happened_and_what_to_do(
+def test_the_error_message_for_a_refused_job_says_what_happened_and_what_to_do(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [
@@ -284,7 +284,7 @@ def test_the_models_command_prints_a_table_of_models(
 
 
 @pytest.mark.parametrize("by", ["argument", "environment"])
-def test_a_command_sends_the_api_key_and_does_not_print_it(
+def test_a_command_sends_the_api_key_and_does_not_print_the_api_key(
     runner: CliRunner, gateway: ScriptedGateway, by: str
 ) -> None:
     gateway.responses = [problem_response(401, "unauthenticated", "the key is not known")]
@@ -357,7 +357,7 @@ def test_importing_loosely_does_not_import_the_dependencies_of_the_client(tmp_pa
     assert done.stdout.split() == ["light", "True"]
 
 
-def test_the_options_for_version_and_help_print_the_version_and_the_help(
+def test_the_version_option_prints_the_version_and_the_help_option_prints_the_help(
     runner: CliRunner,
 ) -> None:
     assert runner.invoke(app, ["--version"]).stdout == f"loosely {__version__}\n"

@@ -66,7 +66,7 @@ def test_client_submit_sends_the_input_and_all_options(
     assert request.headers["authorization"] == f"Bearer {KEY}"
 
 
-def test_a_repeated_request_has_the_same_idempotency_key(
+def test_a_request_that_the_client_repeats_has_the_same_idempotency_key(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     gateway.responses = [
@@ -154,7 +154,7 @@ def test_the_client_does_not_repeat_a_refused_request(
         (409, "cancelled", "cancelled", JobCancelled),
     ],
 )
-def test_a_job_that_ends_without_a_result_raises_the_exception_for_its_problem(  # noqa: PLR0917 - the table's columns
+def test_the_client_raises_the_exception_for_the_problem_of_a_job_without_a_result(  # noqa: PLR0917 - the table's columns
     gateway: ScriptedGateway,
     connect: Connect,
     http_status: int,
@@ -268,7 +268,7 @@ def test_client_jobs_yields_the_jobs_of_all_pages(
     ]
 
 
-def test_models_and_jobs_keep_unknown_members_of_their_documents(
+def test_models_and_jobs_keep_unknown_members_of_the_json_documents(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(200, {"models": [{"name": "noop", "novel": 1}, "odd"]})]
@@ -276,7 +276,7 @@ def test_models_and_jobs_keep_unknown_members_of_their_documents(
     assert (model.name, model.document["novel"]) == ("noop", 1)
 
 
-def test_the_client_sends_the_api_key_of_the_environment_and_never_shows_it(
+def test_the_client_sends_the_api_key_of_the_environment_and_never_shows_the_key(
     gateway: ScriptedGateway, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOOSELY_API_KEY", KEY)
@@ -290,7 +290,7 @@ def test_the_client_sends_the_api_key_of_the_environment_and_never_shows_it(
 
 
 @pytest.mark.parametrize("key", ["a\nb", "schl\u00fcssel"])
-def test_the_client_refuses_an_api_key_that_cannot_be_sent_and_does_not_show_it(
+def test_the_client_refuses_an_api_key_that_cannot_be_sent_and_does_not_show_the_key(
     connect: Connect, key: str
 ) -> None:
     with pytest.raises(ValueError, match="the API key has") as caught:
@@ -308,7 +308,7 @@ def test_client_submit_refuses_a_wait_over_the_limit_of_the_gateway(connect: Con
         connect("http://127.0.0.1:9").submit(JPEG, "classifier", wait_seconds=201)
 
 
-def test_the_attributes_of_a_job_have_the_values_of_its_document(
+def test_the_attributes_of_a_job_have_the_values_of_the_job_document(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [

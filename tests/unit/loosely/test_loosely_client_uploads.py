@@ -66,7 +66,7 @@ def test_client_upload_stores_the_input_at_the_url_that_the_gateway_returns(
     assert "url" not in upload.document
 
 
-def test_an_input_over_the_models_limit_is_uploaded(
+def test_an_input_over_the_size_limit_of_the_model_is_uploaded_to_blob_storage(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     large = JPEG * 100_000
@@ -99,7 +99,7 @@ def test_an_input_over_the_models_limit_is_uploaded(
     }
 
 
-def test_an_input_that_the_gateway_refuses_as_too_large_is_uploaded(
+def test_an_input_that_the_gateway_refuses_as_too_large_is_uploaded_to_blob_storage(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [

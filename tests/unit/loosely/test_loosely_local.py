@@ -50,7 +50,7 @@ class TestBackoff:
 
 
 class TestPorts:
-    def test_the_default_ports_are_those_of_azures_own_tools(self) -> None:
+    def test_the_default_ports_are_the_same_ports_as_in_the_tools_of_azure(self) -> None:
         assert Ports() == Ports(
             functions=7071, servicebus=5672, servicebus_admin=5300, blobs=10000, worker_health=8081
         )
@@ -74,7 +74,7 @@ class TestPorts:
         ):
             check_ports({"functions": server.getsockname()[1]})
 
-    def test_the_check_of_ports_accepts_free_ports(self) -> None:
+    def test_the_check_for_busy_ports_accepts_free_ports(self) -> None:
         base = free_base(20000)
         check_ports({"functions": base, "servicebus": base + 1})
 
@@ -124,7 +124,7 @@ class TestData:
         with lock_directory(tmp_path):
             pass
 
-    def test_the_reply_token_key_is_created_once_and_readable_only_by_its_owner(
+    def test_the_reply_token_key_is_created_once_and_readable_only_by_the_owner(
         self, tmp_path: Path
     ) -> None:
         key = reply_token_key(tmp_path)
@@ -162,7 +162,7 @@ class TestSystem:
         ports = [port for part in loosely_parts(settings()) for port in part.ports.values()]
         assert sorted(ports) == [9000, 9001, 9002, 9003, 9004]
 
-    def test_keys_do_not_appear_in_the_commands_or_repr_of_components(self) -> None:
+    def test_the_commands_and_the_repr_of_components_contain_no_keys(self) -> None:
         for part in loosely_parts(settings()):
             for secret in ("c2VjcmV0", "SAS_KEY_VALUE", "AccountKey"):
                 assert secret not in " ".join(part.command)

@@ -33,7 +33,7 @@ def waiting(model: str, size: int, since: float) -> ReservationRecord:
     return ReservationRecord(model, waiting_bytes=size, waiting_since=since)
 
 
-def test_a_model_that_fits_into_memory_loads_and_a_model_that_does_not_fit_waits() -> None:
+def test_a_model_loads_if_the_model_fits_into_the_free_memory_and_waits_otherwise() -> None:
     records = {"a": loaded("a", 3, 0), "b": ReservationRecord("b")}
     assert may_enter("b", 5, records, 8)
     assert not may_enter("b", 6, records, 8)
@@ -59,7 +59,7 @@ def test_models_are_unloaded_in_the_order_in_which_their_turns_end() -> None:
     assert must_leave("b", records, 8, 20)
 
 
-def test_an_idle_model_is_unloaded_first_and_without_delay() -> None:
+def test_an_idle_model_is_unloaded_before_busy_models_and_without_delay() -> None:
     records = {
         "a": loaded("a", 3, 10),
         "b": loaded("b", 3, 20, is_idle=True),

@@ -152,7 +152,7 @@ def test_closing_the_batch_queue_keeps_queued_items_and_wakes_the_waiting_thread
     assert not queue.put("two")
 
 
-def test_a_new_item_wakes_the_device_thread() -> None:
+def test_a_new_item_in_the_batch_queue_wakes_the_device_thread() -> None:
     queue = BatchQueue(Batcher[str](max_batch_size=2, max_wait_seconds=3600))
     taken: list[list[str]] = []
     taker = threading.Thread(target=lambda: taken.append(queue.take()))

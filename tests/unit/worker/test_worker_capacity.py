@@ -48,7 +48,9 @@ def held() -> HeldMessages:
     return HeldMessages()
 
 
-def test_the_capacity_allows_one_running_and_one_prepared_batch(held: HeldMessages) -> None:
+def test_the_capacity_is_the_size_of_one_running_batch_and_one_prepared_batch(
+    held: HeldMessages,
+) -> None:
     jobs = held.take(3)
     assert held.rooms == (True, True)
     jobs += held.take(1)

@@ -37,7 +37,7 @@ def test_every_metric_of_the_dashboard_exists() -> None:
         assert set(names) <= known.keys(), expression
 
 
-def test_every_label_of_the_dashboard_belongs_to_its_metric() -> None:
+def test_every_label_in_a_query_of_the_dashboard_belongs_to_the_metric_in_the_query() -> None:
     known = series()
     for expression in EXPRESSIONS:
         for name, matched in re.findall(r"(loosely_worker_\w+)(\{.*?\})?", expression):

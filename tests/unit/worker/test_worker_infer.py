@@ -77,7 +77,7 @@ def outcomes(model: Model, count: int, limit: BatchLimit | None = None) -> dict[
     return {item.item: what for item, what in ran}
 
 
-def test_a_batch_without_errors_runs_in_one_pass() -> None:
+def test_a_batch_without_errors_runs_in_one_pass_of_the_model() -> None:
     model = Model()
     ran = outcomes(model, 5)
     assert {item: what.result for item, what in ran.items()} == {n: n * n for n in range(5)}
@@ -94,7 +94,7 @@ def test_jobs_with_bad_inputs_fail_and_the_other_jobs_of_the_batch_succeed() -> 
 
 
 @given(count=st.integers(1, 64), bad=st.sets(st.integers(0, 63), max_size=6))
-def test_a_small_number_of_bad_jobs_in_a_batch_is_found_in_few_passes(
+def test_few_bad_jobs_in_a_batch_are_found_in_few_passes_of_the_model(
     count: int, bad: set[int]
 ) -> None:
     bad = {item for item in bad if item < count}

@@ -94,7 +94,7 @@ def test_releasing_a_lock_ends_the_renewals_and_returns_whether_the_lock_was_sti
     assert not broker.locks.release(lost)
 
 
-def test_a_lock_is_not_renewed_after_the_deadline() -> None:
+def test_a_lock_is_not_renewed_after_the_deadline_of_the_job() -> None:
     broker = ScriptedBroker()
     lock = broker.hold("a", ends_in=7.0)
     broker.pass_time(7.0)
@@ -105,7 +105,7 @@ def test_a_lock_is_not_renewed_after_the_deadline() -> None:
     assert len(broker.renewals) == 2
 
 
-def test_no_lock_is_lost_in_a_short_outage_of_the_broker() -> None:
+def test_no_lock_is_lost_during_a_short_outage_of_the_broker() -> None:
     broker = ScriptedBroker(mood="away")
     lock = broker.hold("a")
     broker.pass_time(8.0)

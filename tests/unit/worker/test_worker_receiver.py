@@ -166,7 +166,7 @@ def test_a_message_with_a_lost_lock_is_not_settled(loop: ReceiverLoop) -> None:
 
 
 @pytest.mark.parametrize("leave", [False, True])
-def test_the_receiver_takes_back_credit_when_it_stops_receiving(
+def test_the_receiver_takes_back_credit_when_the_receiver_stops_receiving(
     loop: ReceiverLoop, leave: bool
 ) -> None:
     loop.turn()
@@ -180,7 +180,7 @@ def test_the_receiver_takes_back_credit_when_it_stops_receiving(
     assert loop.broker.drains == 1
 
 
-def test_the_broker_has_no_credit_after_a_message_was_received(loop: ReceiverLoop) -> None:
+def test_no_credit_is_taken_back_after_a_message_has_used_up_the_credit(loop: ReceiverLoop) -> None:
     loop.received()
     loop.has_room = False
     loop.turn()
@@ -226,7 +226,7 @@ def test_a_missing_queue_is_logged_only_once(
     assert not loop.receiver.is_connected
 
 
-def test_may_receive_is_true_until_the_receiver_takes_back_its_credit() -> None:
+def test_may_receive_is_true_until_the_receiver_has_taken_back_the_credit() -> None:
     loop = ReceiverLoop()
     loop.turn()
     loop.has_room = False

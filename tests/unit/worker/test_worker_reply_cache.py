@@ -32,7 +32,7 @@ def test_the_cached_reply_of_a_redelivered_message_is_found() -> None:
     assert timed.cache.find(replace(DELIVERY, queue="queue-low")) is None
 
 
-def test_the_cache_drops_the_body_of_a_delivered_reply() -> None:
+def test_the_reply_cache_deletes_the_body_of_a_delivered_reply() -> None:
     timed = TimedCache()
     timed.cache.mark_delivered(DELIVERY)
     assert timed.cache.find(DELIVERY) is None
@@ -46,7 +46,7 @@ def test_the_cache_drops_the_body_of_a_delivered_reply() -> None:
     timed.cache.remove(DELIVERY)
 
 
-def test_the_oldest_replies_are_evicted_first() -> None:
+def test_the_oldest_cached_replies_are_evicted_first() -> None:
     timed = TimedCache(limit_bytes=10_000)
     for number in range(5):
         timed.cache.put(numbered(number), bytes(3000), "succeeded")

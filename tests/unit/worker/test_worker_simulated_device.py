@@ -114,7 +114,7 @@ def test_declared_memory_is_charged_while_the_model_is_loaded(tmp_path: Path) ->
     account.close()
 
 
-def test_a_trial_batch_fails_if_it_exceeds_the_reservation(tmp_path: Path) -> None:
+def test_a_trial_batch_fails_if_the_batch_exceeds_the_reserved_memory(tmp_path: Path) -> None:
     account = MemoryAccount(tmp_path, 8)
     device = SimulatedDevice(account, 8)
     with pytest.raises(BudgetExceeded, match="only 1 are reserved"):
@@ -155,7 +155,7 @@ SAID_OF_ELSE = [
 
 
 @pytest.mark.parametrize("text", SAID)
-def test_out_of_memory_errors_are_recognised_by_their_texts(text: str) -> None:
+def test_out_of_memory_errors_are_recognised_by_the_error_texts(text: str) -> None:
     assert is_out_of_memory(RuntimeError(text))
     assert not is_out_of_memory(ValueError(text))
 
@@ -165,7 +165,7 @@ def test_errors_with_other_texts_do_not_count_as_out_of_memory(text: str) -> Non
     assert not is_out_of_memory(RuntimeError(text))
 
 
-def test_out_of_memory_errors_are_recognised_by_their_class_or_cause() -> None:
+def test_out_of_memory_errors_are_recognised_by_the_error_class_or_the_cause() -> None:
     assert is_out_of_memory(BudgetExceeded("no"))
     assert is_out_of_memory(MemoryError())
     wrapped = RuntimeError("the model raised")

@@ -26,7 +26,7 @@ def npy(array: Any, version: tuple[int, int] = (1, 0), **options: Any) -> bytes:
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2", "i1", "<i8", "u1", "?"])
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
-def test_an_array_from_an_npy_file_keeps_its_shape_and_type(
+def test_an_array_from_an_npy_file_keeps_the_shape_and_the_type(
     dtype: str, version: tuple[int, int]
 ) -> None:
     array = (np.arange(24).reshape(2, 3, 4) % 2).astype(dtype)

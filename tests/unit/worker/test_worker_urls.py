@@ -76,7 +76,7 @@ def test_the_media_type_comes_from_the_job_or_else_the_bytes_or_else_the_server(
 @pytest.mark.parametrize(
     ("announced", "body"), [("image/jpeg", PNG), ("application/json", b"{"), (None, b"%PDF-1.7")]
 )
-def test_a_response_whose_bytes_contradict_the_media_type_is_refused(
+def test_an_input_whose_bytes_contradict_the_media_type_is_refused(
     fetcher: UrlFetcher, announced: str | None, body: bytes
 ) -> None:
     with answering(http(body)) as url, pytest.raises(UnsupportedMediaType):

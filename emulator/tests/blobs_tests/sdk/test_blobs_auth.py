@@ -186,7 +186,7 @@ async def test_an_account_sas_permits_access_only_to_the_resource_types_in_the_s
             assert (await refusal(reader.download_blob())).status_code == 403
 
 
-async def test_a_request_signed_with_a_wrong_account_key_is_refused(
+async def test_a_blob_request_signed_with_a_wrong_account_key_is_refused(
     server: Server, sdk: str, container: Any
 ) -> None:
     wrong = {"account_name": ACCOUNT, "account_key": base64.b64encode(bytes(64)).decode()}

@@ -132,7 +132,7 @@ async def test_an_event_that_arrives_during_the_second_episode_is_handled_in_the
     assert host.output() == [None, None, 1]
 
 
-async def test_an_event_that_arrives_during_the_last_episode_is_discarded(
+async def test_an_event_that_arrives_during_the_last_episode_of_an_instance_is_discarded(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -176,7 +176,7 @@ async def test_an_activity_runs_twice_if_the_host_dies_before_the_episode_is_sav
     assert other.leftovers() == 0
 
 
-async def test_a_repeated_episode_sends_the_same_task_ids(start_host: StartHost) -> None:
+async def test_a_repeated_episode_sends_tasks_with_the_same_task_ids(start_host: StartHost) -> None:
     """Both results of the activity arrive, but the second one is ignored."""
     host = await start_host(crash_at=("before-save",))
     await host.engine.start_new("job", "i")
@@ -275,7 +275,9 @@ async def test_another_host_acquires_the_partitions_of_a_killed_host(start_host:
     assert all(one.output(i) == [i, 1] for i in ids)
 
 
-async def test_a_stopped_host_releases_all_its_partitions_at_once(start_host: StartHost) -> None:
+async def test_a_stopped_host_releases_all_owned_partitions_immediately(
+    start_host: StartHost,
+) -> None:
     one, two = await start_host(), await start_host()
     for host in (one, two, one, two):
         await host.advance(seconds=1)
@@ -329,7 +331,7 @@ async def test_the_former_owner_of_a_partition_cannot_save_an_episode(
     assert two.leftovers() == 0
 
 
-async def test_orchestrations_complete_in_spite_of_injected_split_brains(
+async def test_orchestrations_complete_although_split_brain_faults_are_injected(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
     host = await start_host(split_brain_rate=0.5, seed=3)

@@ -211,7 +211,9 @@ async def test_unknown_orchestrators_and_activities_are_refused(host: EngineHost
     )
 
 
-async def test_an_instance_fails_if_it_requests_an_unsupported_action(host: EngineHost) -> None:
+async def test_an_instance_fails_if_the_orchestrator_requests_an_unsupported_action(
+    host: EngineHost,
+) -> None:
     @host.runner.orchestrator
     def body(context: Any) -> Any:
         yield context.call_http("GET", "http://localhost/")

@@ -91,7 +91,7 @@ def test_the_state_of_an_instance_determines_whether_a_queue_message_is_selected
 # Queues
 
 
-async def test_a_dequeued_message_becomes_visible_again_after_its_visibility_timeout(
+async def test_a_dequeued_message_becomes_visible_again_after_the_visibility_timeout(
     database: Database,
 ) -> None:
     sql, arguments = queues.send("i", TaskMessage(EventType.EVENT_RAISED, "{}"), 10)
@@ -107,7 +107,7 @@ async def test_a_dequeued_message_becomes_visible_again_after_its_visibility_tim
     assert (second.sequence, second.dequeue_count) == (first.sequence, 2)
 
 
-async def test_the_receipt_of_a_message_is_invalid_after_another_host_has_dequeued_the_message(
+async def test_a_message_receipt_is_invalid_after_another_host_has_dequeued_the_message(
     database: Database,
 ) -> None:
     sql, arguments = queues.send("i", TaskMessage(EventType.EVENT_RAISED, "{}"), 0)

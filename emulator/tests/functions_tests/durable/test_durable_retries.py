@@ -131,7 +131,7 @@ async def test_the_task_ids_of_a_retry_after_another_timer_equal_the_task_ids_of
     assert [task for task, _ in host.scheduled()] == [0, 1, 2, 3, 4, 5]
 
 
-async def test_a_task_with_retries_completes_in_spite_of_restarts(host: EngineHost) -> None:
+async def test_a_task_with_retries_completes_although_the_host_restarts(host: EngineHost) -> None:
     flaky(host, 2)
 
     @host.runner.orchestrator

@@ -53,7 +53,7 @@ def test_a_frame_head_that_is_not_a_nonempty_json_array_is_refused(head: bytes) 
         FrameReader().feed(struct.pack("!II", len(head), 0) + head)
 
 
-def test_a_frame_over_the_size_limit_is_refused_before_its_content_arrives() -> None:
+def test_a_frame_over_the_size_limit_is_refused_before_the_content_arrives() -> None:
     with pytest.raises(FrameError):
         FrameReader().feed(struct.pack("!II", 2**31, 0))
     with pytest.raises(FrameError):

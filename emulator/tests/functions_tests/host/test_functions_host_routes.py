@@ -89,7 +89,7 @@ def test_an_invalid_route_template_is_refused(template: str) -> None:
         Route(template, "f")
 
 
-def test_routes_are_sorted_by_the_precedence_of_aspnet() -> None:
+def test_routes_have_the_same_precedence_as_in_aspnet() -> None:
     templates = ["{*rest}", "a/{x}", "a/b", "a/{x:int}", "{x}/b", "a/{*rest:alpha}", "a/{*rest}"]
     table = RouteTable(Route(template, template) for template in templates)
     assert [route.template for route in table.routes] == [

@@ -76,7 +76,7 @@ def test_reading_a_random_host_file_succeeds_or_raises_a_setting_error(
 @pytest.mark.parametrize(
     ("text", "seconds"), [("00:00:01", 1), ("1.00:00:00", 86400), ("00:05", 300)]
 )
-def test_a_time_span_is_converted_to_seconds(text: str, seconds: float) -> None:
+def test_a_valid_time_span_is_converted_to_seconds(text: str, seconds: float) -> None:
     assert parse_timespan(text) == seconds
 
 

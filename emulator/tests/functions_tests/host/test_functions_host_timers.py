@@ -104,7 +104,7 @@ def timer(
     return TimerTrigger(TimerOptions("tidy", Schedule(schedule), **options), folder, fire, clock)
 
 
-async def test_a_timer_runs_on_schedule_and_receives_the_status_of_the_last_run(
+async def test_a_timer_runs_on_schedule_and_receives_the_status_of_the_previous_run(
     tmp_path: Path,
 ) -> None:
     clock, fire = SettableClock(), RecordedCalls()

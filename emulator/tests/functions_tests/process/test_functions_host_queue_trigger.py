@@ -142,7 +142,7 @@ async def test_a_queue_function_receives_the_message_and_the_trigger_metadata(
     await host.logged("done good")
 
 
-async def test_a_message_is_redelivered_and_then_dead_lettered_if_the_function_raises(
+async def test_a_message_is_redelivered_and_then_dead_lettered_if_the_function_fails(
     host: RunningHost, bus_port: int
 ) -> None:
     await send(bus_port, "jobs", ServiceBusMessage(b"bad", message_id="m-2"))

@@ -116,7 +116,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_the_host_refuses_an_invalid_app(case: str, tmp_path: Path) -> None:
+async def test_the_host_refuses_an_invalid_function_app(case: str, tmp_path: Path) -> None:
     source, expected = REFUSED[case]
     host_file = BUNDLED
     if case == "a reserved route":
@@ -178,7 +178,7 @@ async def test_the_host_refuses_invalid_command_line_options(tmp_path: Path) -> 
     assert (status, "/no/such/python cannot be started" in line) == (1, True)
 
 
-async def test_the_host_exits_with_status_98_if_its_port_is_in_use(tmp_path: Path) -> None:
+async def test_the_host_exits_with_status_98_if_the_port_is_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
         folder = copy_app("web", tmp_path / "app")
@@ -257,7 +257,9 @@ async def test_a_request_gets_status_500_after_the_function_timeout(tmp_path: Pa
         assert (await client.get(f"{host.url}/api/noop", timeout=20)).text == "ok"
 
 
-async def test_requests_in_flight_are_answered_before_the_host_stops(tmp_path: Path) -> None:
+async def test_the_host_stops_only_after_responding_to_the_requests_in_flight(
+    tmp_path: Path,
+) -> None:
     folder, gate = copy_app("web", tmp_path / "app"), tmp_path / "gate"
     os.mkfifo(gate)
     async with running_host(folder, tmp_path / "data") as host, httpx.AsyncClient() as client:

@@ -31,7 +31,7 @@ def _free_disk(servicebus: RunningBroker) -> None:
     servicebus.broker._transactions.store._connection.execute("PRAGMA max_page_count=1000000")
 
 
-async def test_after_a_failed_write_all_callers_get_an_error_and_the_changes_are_undone(
+async def test_all_callers_get_an_error_and_the_changes_are_undone_after_a_failed_write(
     tmp_path: Path,
 ) -> None:
     servicebus = await _open(tmp_path)
@@ -116,7 +116,7 @@ async def test_cancelling_one_send_call_does_not_affect_other_send_calls(tmp_pat
     await servicebus.broker.close()
 
 
-async def test_checkpoints_keep_the_write_ahead_log_short(tmp_path: Path) -> None:
+async def test_checkpoints_limit_the_length_of_the_write_ahead_log(tmp_path: Path) -> None:
     servicebus = await _open(tmp_path)
     log = Path(f"{servicebus.database}-wal")
     longest = 0

@@ -32,7 +32,7 @@ async def test_messages_are_delivered_in_the_order_of_sequence_numbers(
     assert receiver.subscription.credit == 2
 
 
-async def test_a_receiver_with_credit_gets_a_message_that_is_sent_later(
+async def test_a_waiting_receiver_with_credit_gets_a_message_that_is_sent_later(
     servicebus: RunningBroker,
 ) -> None:
     receiver = servicebus.receiver(credit=1)
@@ -117,7 +117,9 @@ async def test_a_lock_is_lost_at_the_expiry_time_even_if_the_timer_has_not_run(
         await servicebus.queue().complete(token)
 
 
-async def test_renewing_a_lock_extends_the_lock(servicebus: RunningBroker) -> None:
+async def test_renewing_a_lock_extends_the_expiry_time_of_the_lock(
+    servicebus: RunningBroker,
+) -> None:
     await servicebus.queue().send([message("a")])
     token = lock_token_of(servicebus.receive())
     servicebus.advance(50)
@@ -138,7 +140,7 @@ async def test_renewing_several_locks_renews_no_lock_if_one_lock_is_lost(
     assert servicebus.receive().message.delivery_count == 1
 
 
-async def test_receive_and_delete_mode_removes_the_message_at_delivery(
+async def test_a_message_is_removed_at_delivery_in_the_mode_receive_and_delete(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("a")])
