@@ -167,7 +167,7 @@ def test_text_with_the_media_type_of_sound_is_refused_with_status_415(system: Sy
     assert wrong.status_code == 415
 
 
-def test_a_checkpoint_of_torchvision_is_served_from_blob_storage(
+def test_a_torchvision_model_with_weights_in_blob_storage_serves_jobs(
     torchvision: System, weights: dict[str, bytes], pictures: Path
 ) -> None:
     if "classifier" not in weights:

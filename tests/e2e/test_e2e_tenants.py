@@ -71,7 +71,7 @@ def visible_response(
 
 
 @pytest.mark.parametrize("name", ["bolt", "bolt-admin"])
-def test_a_job_of_another_tenant_gets_the_same_response_as_an_unknown_job(
+def test_a_request_for_a_job_of_another_tenant_gets_the_response_for_an_unknown_job(
     closed: System, name: str
 ) -> None:
     ended = submit(closed, "acme", prefer="wait=60")

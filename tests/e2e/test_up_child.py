@@ -38,7 +38,7 @@ def test_a_component_is_killed_when_the_supervisor_dies() -> None:
         assert not alive
 
 
-def test_child_py_replaces_the_own_process_with_the_given_command() -> None:
+def test_the_script_child_py_runs_the_given_command() -> None:
     done = subprocess.run(
         [sys.executable, "-I", "-S", child.__file__, str(os.getpid()), "/bin/echo", "a b"],
         check=True,

@@ -70,7 +70,9 @@ def is_ready(data: Path) -> bool:
     return all(part["ready"] for part in record["parts"].values())
 
 
-def test_a_component_runs_until_ctrl_c(up: "subprocess.Popen[str]", data: Path, port: int) -> None:
+def test_a_component_runs_until_ctrl_c_is_pressed(
+    up: "subprocess.Popen[str]", data: Path, port: int
+) -> None:
     with socket.create_connection(("127.0.0.1", port + 3), timeout=5):
         pass
     [blobs] = [

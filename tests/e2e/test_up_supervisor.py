@@ -328,7 +328,7 @@ def test_the_data_directory_is_unlocked_after_the_supervisor_was_killed(
     assert (second.data / "logs" / "worker.log.1").exists()
 
 
-def test_up_json_is_readable_only_by_the_owner_and_lists_the_components(
+def test_the_file_up_json_is_readable_only_by_the_owner_and_lists_the_components(
     start: Callable[..., Up],
 ) -> None:
     up = start(worker="plain")

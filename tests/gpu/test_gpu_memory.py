@@ -93,7 +93,9 @@ def test_the_memory_of_a_model_is_measured_and_is_freed_after_unloading(card: Cu
     assert card.used_bytes == before_bytes
 
 
-def test_a_model_that_exceeds_the_reserved_memory_is_unloaded(card: CudaDevice) -> None:
+def test_loading_a_model_that_exceeds_the_reserved_memory_fails_and_frees_the_memory(
+    card: CudaDevice,
+) -> None:
     before_bytes = card.used_bytes
     with pytest.raises(BudgetExceeded) as raised:
         card.load(lambda: Weights(64 * MIB), 32 * MIB)

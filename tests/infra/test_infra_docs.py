@@ -195,7 +195,7 @@ def test_each_relative_link_points_to_an_existing_heading_or_file() -> None:
                 assert anchor in anchors, f"{document}: {target}"
 
 
-def test_deploy_md_lists_the_choices_of_the_templates_with_their_defaults() -> None:
+def test_deploy_md_lists_the_choices_and_the_defaults_of_the_templates() -> None:
     text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
     section = text.partition("## Choices")[2].partition("\n## ")[0]
     documented = dict(re.findall(r"^\| `([A-Z_]+)` \| (\S+) \|", section, re.MULTILINE))

@@ -131,7 +131,7 @@ class TestDeployWorker:
         assert "registry.example" not in scripts.state["applied"][-1]
         assert scripts.calls("kubelogin", "convert-kubeconfig")
 
-    def test_an_image_with_uncommitted_changes_is_built_under_a_new_tag(
+    def test_a_worker_image_built_from_uncommitted_changes_gets_a_new_tag(
         self, scripts: ScriptRunner
     ) -> None:
         stray = scripts.root / "worker" / "stray.py"

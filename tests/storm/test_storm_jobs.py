@@ -96,7 +96,7 @@ def test_the_storm_report_ignores_a_late_response_to_an_earlier_request() -> Non
     assert find_broken(job) == []
 
 
-def test_the_storm_report_counts_a_job_as_requeued_if_it_is_queued_after_a_cancellation() -> None:
+def test_the_storm_report_counts_a_cancelled_job_as_requeued_if_the_job_is_queued_again() -> None:
     job = accepted(JobKind.CANCEL)
     job.cancel_answered = True
     see(job, resource("cancelling"), resource("queued"), resource("cancelled"))
@@ -112,7 +112,7 @@ def test_the_storm_report_permits_a_cancelled_job_to_end_as_cancelled_or_succeed
     assert find_broken(see(job, resource("cancelling"), resource(status))) == []
 
 
-def test_the_same_seed_plans_the_same_jobs_and_kills() -> None:
+def test_two_storms_with_the_same_seed_have_the_same_jobs_and_kills() -> None:
     assert plan_jobs(100, 7, 0.1) == plan_jobs(100, 7, 0.1) != plan_jobs(100, 8, 0.1)
     hosts = ("gateway-1", "gateway-2")
     assert plan_kills(20, 7, hosts) == plan_kills(20, 7, hosts) != plan_kills(20, 8, hosts)

@@ -200,7 +200,7 @@ def test_a_message_is_dead_lettered_if_the_gateway_refuses_the_reply(
     assert gateway.posts == [(identity, 401)]
 
 
-def test_a_reply_is_delivered_after_the_gateway_recovers(
+def test_a_reply_is_delivered_after_the_gateway_has_recovered(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("scripted")

@@ -109,7 +109,7 @@ class TestAutoscaler:
     def test_the_autoscaler_does_not_scale_up_from_zero_replicas(self) -> None:
         assert Autoscaler(ScaledObject()).decide(0.0, 0, [1000]) == 0
 
-    def test_select_policy_min_selects_the_smallest_change_and_disabled_prevents_changes(
+    def test_the_select_policy_min_selects_the_smallest_change_and_disabled_prevents_changes(
         self,
     ) -> None:
         policies = (

@@ -60,7 +60,7 @@ async def test_the_services_are_checked_for_readiness_at_most_once_a_second(
     assert FRESH_SECONDS == 1
 
 
-async def test_the_root_links_to_the_documentation(gateway: RunningGateway) -> None:
+async def test_the_root_document_links_to_the_documentation(gateway: RunningGateway) -> None:
     pointers = (await gateway.http.get("/")).json()
     for path in (pointers["docs"], pointers["openapi"], pointers["models"], pointers["ready"]):
         assert (await gateway.http.get(path)).status_code == 200

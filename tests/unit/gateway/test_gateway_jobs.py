@@ -64,7 +64,7 @@ async def test_a_waiting_request_for_an_ended_job_returns_immediately(
     assert answer.json()["status"] == "succeeded"
 
 
-async def test_a_request_without_a_wait_returns_a_queued_job_immediately(
+async def test_a_request_without_a_waiting_time_returns_a_queued_job_immediately(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

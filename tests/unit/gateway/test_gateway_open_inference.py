@@ -244,7 +244,7 @@ async def test_a_large_result_is_read_from_the_blob_storage(gateway: RunningGate
     assert outputs(await waiting)["result"]["data"] == [data.decode()]
 
 
-async def test_the_preference_respond_async_does_not_shorten_the_wait_for_an_inference(
+async def test_the_preference_respond_async_does_not_shorten_the_waiting_time_of_an_inference(
     gateway: RunningGateway,
 ) -> None:
     request, headers = {"inputs": [tensor("a")]}, {"prefer": "respond-async"}

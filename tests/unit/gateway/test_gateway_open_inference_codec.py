@@ -224,5 +224,7 @@ def test_reading_any_body_returns_a_request_or_raises_a_problem(
 
 
 @given(st.binary(max_size=60), st.none() | st.integers(0, 70).map(str))
-def test_a_body_with_surplus_bytes_is_refused(data: bytes, header_length: str | None) -> None:
+def test_an_inference_body_with_surplus_bytes_is_refused(
+    data: bytes, header_length: str | None
+) -> None:
     refused(data, header_length)

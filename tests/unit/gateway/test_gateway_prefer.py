@@ -42,7 +42,7 @@ def test_a_valid_prefer_header_is_parsed(values: list[str], expected: Preference
 
 
 @given(st.lists(st.text()))
-def test_parsing_any_prefer_header_returns_a_valid_wait(values: list[str]) -> None:
+def test_parsing_any_prefer_header_returns_a_valid_waiting_time(values: list[str]) -> None:
     found = parse_prefer(values)
     assert found.wait_seconds is None or 0 <= found.wait_seconds <= MAX_WAIT_SECONDS
 

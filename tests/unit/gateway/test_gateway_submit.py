@@ -27,7 +27,7 @@ async def submit_and_reply(gateway: RunningGateway, **outcome: Any) -> httpx.Res
     return await waiting
 
 
-async def test_a_waiting_caller_gets_the_result(gateway: RunningGateway) -> None:
+async def test_a_caller_that_waits_for_the_job_gets_the_result(gateway: RunningGateway) -> None:
     answer = await submit_and_reply(gateway, result={"json": {"size_bytes": 1}})
     assert answer.status_code == 200
     job = answer.json()
@@ -230,7 +230,7 @@ async def test_json_input_that_looks_like_an_object_of_the_sdk_is_passed_on_unch
     assert (await gateway.job(answer.json()["id"]))["result"] == trap
 
 
-async def test_a_form_with_one_file_is_accepted(gateway: RunningGateway) -> None:
+async def test_a_submission_as_a_form_with_one_file_is_accepted(gateway: RunningGateway) -> None:
     answer = await gateway.http.post(
         "/v1/models/noop/jobs",
         files={"file": ("a.txt", b"words", "text/plain")},

@@ -191,7 +191,7 @@ async def test_a_repeated_request_gets_the_same_job_after_the_upload_has_expired
     assert len(gateway.durable.runs) == 1
 
 
-async def test_housekeeping_deletes_uploads_after_the_last_job_that_uses_them_has_expired(
+async def test_housekeeping_deletes_an_upload_when_no_job_can_read_the_upload_any_more(
     gateway: RunningGateway,
 ) -> None:
     upload = await sent(gateway, b"x")

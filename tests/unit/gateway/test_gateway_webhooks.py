@@ -145,7 +145,9 @@ async def test_a_webhook_to_a_private_address_is_refused(
     assert not guarded.durable.runs
 
 
-async def test_a_webhook_is_refused_if_the_gateway_has_no_secrets(gateway: RunningGateway) -> None:
+async def test_a_submission_with_a_webhook_is_refused_if_the_gateway_has_no_webhook_secrets(
+    gateway: RunningGateway,
+) -> None:
     answer = await gateway.http.post(
         "/v1/models/noop/jobs", content=b"x", params={"webhook_url": "https://8.8.8.8/"}
     )

@@ -121,7 +121,7 @@ def test_the_workbook_queries_count_the_items_and_not_the_rows_of_sampled_teleme
     assert query.count('"') % 2 == 0
 
 
-def test_the_workbook_has_valid_items() -> None:
+def test_each_item_of_the_workbook_is_valid() -> None:
     assert WORKBOOK["version"] == "Notebook/1.0"
     names = [item["name"] for item in ITEMS]
     assert len(set(names)) == len(names)

@@ -207,7 +207,7 @@ def test_client_wait_pauses_between_polls_if_the_gateway_responds_immediately(
     assert clock.slept == [2.0, 1.0]
 
 
-def test_the_error_at_the_end_of_the_wait_contains_the_job_id(
+def test_the_error_after_the_waiting_time_contains_the_job_id(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(202, QUEUED), json_response(200, QUEUED, retry_after="4")]
@@ -217,7 +217,7 @@ def test_the_error_at_the_end_of_the_wait_contains_the_job_id(
     assert isinstance(caught.value, TimeoutError)
 
 
-def test_client_run_stops_retrying_an_unreachable_gateway_at_the_end_of_the_wait(
+def test_client_run_stops_retrying_an_unreachable_gateway_after_the_waiting_time(
     connect: Connect, clock: SleepClock
 ) -> None:
     with pytest.raises(GatewayUnreachable):
@@ -225,7 +225,7 @@ def test_client_run_stops_retrying_an_unreachable_gateway_at_the_end_of_the_wait
     assert clock.now <= 5
 
 
-def test_an_error_during_the_wait_contains_the_id_of_the_job_that_continues(
+def test_an_error_while_the_client_waits_contains_the_id_of_the_job_that_continues(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(202, QUEUED), ScriptedResponse(502, b"a proxy")]
@@ -303,7 +303,9 @@ def test_the_client_refuses_a_blank_api_key(connect: Connect) -> None:
         connect("http://127.0.0.1:9", api_key=" ")
 
 
-def test_client_submit_refuses_a_wait_over_the_limit_of_the_gateway(connect: Connect) -> None:
+def test_client_submit_refuses_a_waiting_time_over_the_limit_of_the_gateway(
+    connect: Connect,
+) -> None:
     with pytest.raises(ValueError, match="expected 0 to 200"):
         connect("http://127.0.0.1:9").submit(JPEG, "classifier", wait_seconds=201)
 

@@ -36,7 +36,7 @@ def nobody_listens() -> str:
         return f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_client_submit_sends_the_input_bytes_and_the_media_type_and_the_wait(
+def test_client_submit_sends_the_input_bytes_and_the_media_type_and_the_waiting_time(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
@@ -58,7 +58,7 @@ def test_client_submit_sends_the_input_bytes_and_the_media_type_and_the_wait(
     assert json.loads(job.body) == SUCCEEDED
 
 
-def test_client_submit_without_a_wait_sends_the_preference_respond_async(
+def test_client_submit_without_a_waiting_time_sends_the_preference_respond_async(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(202, job_document("queued"), retry_after="3")]
@@ -110,7 +110,7 @@ def test_the_exception_for_a_refusal_has_the_members_of_the_problem_document(
     assert error.job is None
 
 
-def test_the_exception_for_a_job_that_fails_within_the_wait_contains_the_job(
+def test_the_exception_for_a_job_that_fails_while_the_client_waits_contains_the_job(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     failed = job_document("failed", error={"code": "inference-failed"})

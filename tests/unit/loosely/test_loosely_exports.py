@@ -46,7 +46,7 @@ def test_the_package_exports_exactly_the_expected_public_names() -> None:
 
 
 @pytest.mark.parametrize("name", EXPORTS)
-def test_each_public_name_is_documented_and_defined_in_the_module_of_the_package(name: str) -> None:
+def test_each_public_name_has_a_docstring_and_exists_in_the_defining_module(name: str) -> None:
     member = getattr(loosely, name)
     assert member is getattr(import_module(member.__module__), name)
     assert member.__doc__

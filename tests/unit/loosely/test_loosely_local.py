@@ -144,11 +144,11 @@ class TestData:
     @pytest.mark.parametrize(
         "text", ["", "[]", "null", "{}", '{"pid": "x", "url": "", "parts": {}}', "\xff"]
     )
-    def test_reading_an_invalid_up_json_returns_none(self, tmp_path: Path, text: str) -> None:
+    def test_reading_an_invalid_file_up_json_returns_none(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "up.json").write_text(text, "latin-1")
         assert RunningSystem.read(tmp_path) is None
 
-    def test_reading_the_up_json_of_a_dead_process_returns_none(self, tmp_path: Path) -> None:
+    def test_reading_the_file_up_json_of_a_dead_process_returns_none(self, tmp_path: Path) -> None:
         document = {"pid": 2**22 + 1, "url": "http://127.0.0.1:1", "parts": {}}
         (tmp_path / "up.json").write_text(json.dumps(document))
         assert RunningSystem.read(tmp_path) is None
@@ -339,7 +339,7 @@ async def test_a_probe_of_a_closed_port_fails() -> None:
     assert not await is_ready(Probe(9))
 
 
-def test_child_py_and_reaper_py_import_no_module_of_loosely() -> None:
+def test_the_files_child_py_and_reaper_py_import_no_module_of_loosely() -> None:
     """Both files run without the package, because importing it would be slow or would fail."""
     source = Path(__file__).parents[3] / "loosely" / "local"
     for name in ("child.py", "reaper.py"):

@@ -80,7 +80,7 @@ def test_a_wav_file_written_by_the_standard_library_is_decoded() -> None:
     assert np.abs(audio.samples - TONE).max() < 1e-4
 
 
-def test_unknown_chunks_of_a_wav_file_are_skipped_even_if_their_lengths_are_odd() -> None:
+def test_unknown_chunks_of_a_wav_file_are_skipped_even_if_the_chunk_lengths_are_odd() -> None:
     plain = wav_of(pcm(16), 16)
     data = plain[:12] + chunk(b"LIST", b"odd") + plain[12:] + chunk(b"id3 ", b"x")
     assert len(decode(data).samples) == len(TONE)

@@ -52,7 +52,7 @@ def test_each_recorded_event_changes_the_metric_of_the_event() -> None:
     assert value(metrics, "inference_seconds_count", model="noop") == 1
 
 
-def test_the_metric_series_of_a_model_exist_when_the_worker_has_started() -> None:
+def test_the_metric_series_of_a_model_start_with_the_value_zero() -> None:
     metrics = Metrics()
     ModelTelemetry("noop", metrics)
     assert value(metrics, "received_total", model="noop") == 0

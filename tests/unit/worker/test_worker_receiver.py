@@ -187,7 +187,7 @@ def test_no_credit_is_taken_back_after_a_message_has_used_up_the_credit(loop: Re
     assert loop.broker.drains == 0
 
 
-def test_is_empty_is_true_only_if_the_last_receive_call_found_no_message(
+def test_the_property_is_empty_is_true_only_if_the_last_receive_call_found_no_message(
     loop: ReceiverLoop,
 ) -> None:
     seen = [loop.is_empty]
@@ -226,7 +226,7 @@ def test_a_missing_queue_is_logged_only_once(
     assert not loop.receiver.is_connected
 
 
-def test_may_receive_is_true_until_the_receiver_has_taken_back_the_credit() -> None:
+def test_the_property_may_receive_is_true_until_the_receiver_has_taken_back_the_credit() -> None:
     loop = ReceiverLoop()
     loop.turn()
     loop.has_room = False
@@ -235,7 +235,7 @@ def test_may_receive_is_true_until_the_receiver_has_taken_back_the_credit() -> N
     assert not loop.receiver.may_receive
 
 
-def test_may_receive_is_true_from_the_capacity_check_until_the_message_is_accepted() -> None:
+def test_the_property_may_receive_is_true_from_the_capacity_check_until_the_acceptance() -> None:
     loop = ReceiverLoop()
     seen: list[bool] = []
     loop.broker.waiting = [delivery()]

@@ -57,7 +57,7 @@ def other_process(folder: Path, size: int) -> Iterator[subprocess.Popen[bytes]]:
         process.stdout.close()
 
 
-def test_an_ended_process_frees_the_memory_that_it_charged_to_the_shared_budget(
+def test_an_ended_process_frees_the_memory_that_the_process_charged_to_the_shared_budget(
     tmp_path: Path,
 ) -> None:
     account = MemoryAccount(tmp_path, 8)

@@ -124,7 +124,7 @@ def test_an_input_from_an_unreachable_server_is_refused(fetcher: UrlFetcher) -> 
         fetcher.fetch(PayloadUrl(url), NOOP)
 
 
-def test_the_request_for_an_input_goes_to_the_checked_address(
+def test_the_request_for_an_input_url_is_sent_to_the_checked_ip_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A second look-up of the name could return an address inside the network."""

@@ -211,7 +211,7 @@ async def test_instances_are_listed_and_purged_by_filters(host: ListeningHost) -
     assert len(await host.client.get_status_all()) == 4
 
 
-async def test_wait_for_completion_returns_the_output_of_a_finished_instance(
+async def test_the_sdk_method_wait_for_completion_returns_the_output_of_a_finished_instance(
     host: ListeningHost,
 ) -> None:
     await host.client.start_new("greet", "w", "x")

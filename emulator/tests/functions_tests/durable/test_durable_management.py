@@ -119,7 +119,7 @@ async def test_a_request_body_with_invalid_json_is_refused(
     assert status == 400
 
 
-async def test_raise_event_checks_the_instance_before_the_request_body(
+async def test_the_operation_raise_event_checks_the_instance_before_the_request_body(
     engine: DurableExtension,
 ) -> None:
     app = engine.management_app

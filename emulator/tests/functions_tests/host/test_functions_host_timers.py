@@ -58,7 +58,9 @@ class RecordedCalls:
         ("00:10:00", NOON + timedelta(minutes=10)),
     ],
 )
-def test_next_after_returns_the_next_due_time_of_a_schedule(text: str, following: datetime) -> None:
+def test_the_method_next_after_returns_the_next_due_time_of_a_schedule(
+    text: str, following: datetime
+) -> None:
     assert Schedule(text).next_after(NOON) == following
 
 

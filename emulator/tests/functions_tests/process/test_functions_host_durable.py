@@ -83,7 +83,7 @@ async def test_an_event_sent_to_the_management_url_completes_a_waiting_orchestra
     assert (await client.post(event, json=True)).status_code == 410
 
 
-async def test_wait_for_completion_of_the_sdk_returns_the_output_of_the_orchestration(
+async def test_the_sdk_method_wait_for_completion_returns_the_output_of_the_orchestration(
     client: httpx.AsyncClient,
 ) -> None:
     response = await client.post("/api/wait/chaining", json="Oslo")

@@ -108,7 +108,7 @@ def test_an_encoded_value_decodes_to_the_same_value_and_type(value: Any) -> None
 
 
 @given(values, values)
-def test_skip_returns_the_offset_of_the_next_value(first: Any, second: Any) -> None:
+def test_the_function_skip_returns_the_offset_of_the_next_value(first: Any, second: Any) -> None:
     encoded = encode(first)
     assert skip(encoded + encode(second), 0) == len(encoded)
 
