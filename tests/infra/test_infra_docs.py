@@ -133,7 +133,7 @@ def test_each_command_in_the_list_not_run_occurs_in_a_document() -> None:
 
 
 @pytest.mark.parametrize("command", RUN_HERE)
-def test_each_documented_command_exits_with_0(
+def test_each_documented_command_exits_with_status_0(
     command: str, scripts: ScriptRunner, tmp_path: Path
 ) -> None:
     words = command.split()

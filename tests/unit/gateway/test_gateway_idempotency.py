@@ -55,7 +55,7 @@ async def test_a_repeated_request_with_the_same_idempotency_key_gets_the_same_jo
     assert len(gateway.queues.sent) == len(gateway.durable.runs) == 1
 
 
-async def test_a_repeated_request_after_the_end_of_the_job_gets_the_result(
+async def test_a_request_that_is_repeated_after_the_end_of_the_job_gets_the_result(
     gateway: RunningGateway,
 ) -> None:
     await submit(gateway)

@@ -27,7 +27,7 @@ def picture_text() -> str:
     return base64.b64encode(PNG).decode()
 
 
-async def test_a_picture_in_json_is_classified(gateway: RunningGateway) -> None:
+async def test_a_picture_that_is_sent_in_json_is_classified(gateway: RunningGateway) -> None:
     answer = await infer(
         gateway,
         "classifier",

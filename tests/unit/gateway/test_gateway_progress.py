@@ -281,7 +281,7 @@ async def test_a_request_for_a_job_with_an_unreadable_outcome_gets_status_503() 
         assert (await gateway.job(job_id))["status"] == "queued"
 
 
-async def test_progress_and_cancellation_are_refused_while_the_storage_is_down(
+async def test_progress_reports_and_cancellations_are_refused_while_the_storage_is_down(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

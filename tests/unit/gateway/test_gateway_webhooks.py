@@ -129,7 +129,7 @@ async def test_the_webhook_delivery_of_a_purged_job_fails(hooked: RunningGateway
     ],
 )
 @pytest.mark.parametrize("place", ["query", "envelope", "input"])
-async def test_a_webhook_to_a_private_address_is_refused(
+async def test_a_submission_with_a_webhook_to_a_private_address_is_refused(
     gateway: RunningGateway, url: str, said: str, place: str
 ) -> None:
     path = "/v1/models/noop/jobs"
@@ -177,7 +177,7 @@ async def test_an_input_url_is_passed_to_the_worker_unchanged(hooked: RunningGat
     assert refused.status_code == 415
 
 
-def test_the_delivery_of_a_webhook_is_repeated_until_success() -> None:
+def test_the_delivery_of_a_webhook_is_repeated_until_the_receiver_responds_with_success() -> None:
     failures = [tried("pending", 500), tried("pending", None)]
     answer = Delivery(*failures, tried("delivered", 200)).play()
     log = answer["output"]

@@ -52,7 +52,7 @@ def test_each_public_name_has_a_docstring_and_exists_in_the_defining_module(name
     assert member.__doc__
 
 
-def test_every_exception_is_public_and_in_the_documented_tree() -> None:
+def test_every_exception_is_public_and_listed_in_the_documented_exception_tree() -> None:
     tree = (errors.__doc__ or "").split()
     kinds = [
         name

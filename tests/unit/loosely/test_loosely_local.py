@@ -189,7 +189,7 @@ class TestSystem:
         assert functions.environment["MODEL_CATALOGUE"] == "/m.toml"
         assert worker.environment["MODEL_CATALOGUE"] == "/m.toml"
 
-    def test_components_get_the_environment_of_the_user_and_no_proxy_for_loopback_addresses(
+    def test_components_inherit_the_user_environment_and_bypass_proxies_for_loopback_addresses(
         self,
     ) -> None:
         shared = shared_environment(

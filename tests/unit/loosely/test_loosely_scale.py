@@ -16,7 +16,7 @@ SETTINGS = SystemSettings(
 )
 
 
-def test_the_scale_option_uses_kedas_rules_with_shorter_times() -> None:
+def test_the_scale_option_uses_the_scaling_rules_of_keda_with_shorter_times() -> None:
     scaling = parse_scaling("0:4", 5, 1.0, 20.0)
     assert (scaling.min_replica_count, scaling.max_replica_count) == (0, 4)
     assert scaling.message_count == 5

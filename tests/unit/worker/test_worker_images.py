@@ -105,7 +105,7 @@ def test_a_picture_with_too_many_pixels_is_refused_before_the_pixels_are_decoded
     ),
     length=st.integers(0, len(CHELSEA)),
 )
-def test_a_damaged_image_is_decoded_or_refused_with_invalid_input(
+def test_decoding_a_damaged_image_succeeds_or_raises_invalid_input(
     flips: list[tuple[int, int]], length: int
 ) -> None:
     data = bytearray(CHELSEA)

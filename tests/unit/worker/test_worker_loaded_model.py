@@ -294,7 +294,7 @@ def test_a_job_fails_if_the_result_does_not_match_the_media_type_of_the_catalogu
         finished(result, media_type)
 
 
-def test_a_result_that_is_not_valid_json_is_refused_with_a_reason() -> None:
+def test_the_refusal_of_a_result_that_is_not_valid_json_states_the_reason() -> None:
     def infer(item: object) -> object:
         return item
 

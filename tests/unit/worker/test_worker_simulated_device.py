@@ -73,7 +73,7 @@ def test_an_ended_process_frees_the_memory_that_the_process_charged_to_the_share
 
 
 @given(charges=st.lists(st.integers(-6, 6), max_size=30))
-def test_charges_never_exceed_the_memory_budget(
+def test_memory_charges_never_exceed_the_memory_budget(
     tmp_path_factory: pytest.TempPathFactory, charges: list[int]
 ) -> None:
     folder = tmp_path_factory.mktemp("account")
@@ -129,7 +129,7 @@ def test_a_trial_batch_fails_if_the_batch_exceeds_the_reserved_memory(tmp_path: 
     account.close()
 
 
-def test_the_memory_of_a_failed_batch_is_released_to_the_budget(tmp_path: Path) -> None:
+def test_the_memory_of_a_failed_batch_is_released_to_the_memory_budget(tmp_path: Path) -> None:
     account = MemoryAccount(tmp_path, 8)
     device = SimulatedDevice(account, 8)
     holder, _ = device.load(Declares, limit_bytes=8)
@@ -161,7 +161,7 @@ def test_out_of_memory_errors_are_recognised_by_the_error_texts(text: str) -> No
 
 
 @pytest.mark.parametrize("text", SAID_OF_ELSE)
-def test_errors_with_other_texts_do_not_count_as_out_of_memory(text: str) -> None:
+def test_errors_with_other_texts_do_not_count_as_out_of_memory_errors(text: str) -> None:
     assert not is_out_of_memory(RuntimeError(text))
 
 

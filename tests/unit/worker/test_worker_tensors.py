@@ -89,14 +89,18 @@ OUT = (media.NPY, "dimension in the array's header is too large")
         (b"\xff", media.JSON, "not UTF-8"),
     ],
 )
-def test_an_invalid_array_is_refused_with_a_reason(data: bytes, media_type: str, said: str) -> None:
+def test_the_refusal_of_an_invalid_array_states_the_reason(
+    data: bytes, media_type: str, said: str
+) -> None:
     with pytest.raises(InvalidInput, match=said):
         tensors.decode(data, media_type)
 
 
 @settings(max_examples=300)
 @given(st.data())
-def test_any_bytes_are_decoded_as_an_array_or_refused_as_invalid_input(data: st.DataObject) -> None:
+def test_decoding_any_bytes_as_an_array_succeeds_or_raises_invalid_input(
+    data: st.DataObject,
+) -> None:
     broken = bytearray(PLAIN)
     for place in data.draw(st.lists(st.integers(0, len(broken) - 1), max_size=8)):
         broken[place] = data.draw(st.integers(0, 255))

@@ -96,7 +96,7 @@ def test_an_input_whose_bytes_contradict_the_media_type_is_refused(
         (http(b"x" * (CLASSIFIER.max_input_bytes + 1)), "is too large"),
     ],
 )
-def test_an_unusable_response_from_an_input_url_is_refused_with_a_reason(
+def test_the_refusal_of_an_unusable_response_from_an_input_url_states_the_reason(
     fetcher: UrlFetcher, answer: bytes, said: str
 ) -> None:
     with answering(answer) as url, pytest.raises(InvalidInput, match=said):
