@@ -197,7 +197,7 @@ def test_reservations_never_exceed_the_device_memory_and_no_model_waits_forever(
     assert max(simulation.longest.values()) <= 2 * rounds
 
 
-def test_a_model_of_unknown_size_reserves_the_free_memory_and_after_a_failure_the_whole_device() -> (
+def test_a_model_of_unknown_size_reserves_free_memory_and_after_a_failure_the_whole_device() -> (
     None
 ):
     state = ReservationState("a", 8, TURN_SECONDS, None)

@@ -130,7 +130,7 @@ def test_the_refusal_of_a_damaged_or_inconsistent_wav_file_states_the_reason(
 
 @settings(max_examples=300)
 @given(st.data())
-def test_decoding_any_bytes_as_wav_succeeds_or_raises_invalid_input(data: st.DataObject) -> None:
+def test_decoding_a_damaged_wav_file_succeeds_or_raises_invalid_input(data: st.DataObject) -> None:
     broken = bytearray(GOOD[:200])
     for place in data.draw(st.lists(st.integers(0, 199), max_size=12)):
         broken[place] = data.draw(st.integers(0, 255))

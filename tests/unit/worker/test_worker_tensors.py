@@ -98,7 +98,7 @@ def test_the_refusal_of_an_invalid_array_states_the_reason(
 
 @settings(max_examples=300)
 @given(st.data())
-def test_decoding_any_bytes_as_an_array_succeeds_or_raises_invalid_input(
+def test_decoding_a_damaged_npy_file_succeeds_or_raises_invalid_input(
     data: st.DataObject,
 ) -> None:
     broken = bytearray(PLAIN)

@@ -176,7 +176,7 @@ async def test_messages_without_a_message_id_are_not_duplicates(servicebus: Runn
     assert servicebus.bodies("once") == ["a", "a"]
 
 
-async def test_a_duplicate_of_a_completed_message_is_detected_even_after_a_restart(
+async def test_a_duplicate_is_detected_after_completion_and_restart_until_the_detection_window_ends(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue("once").send([message("a", message_id="1")])
