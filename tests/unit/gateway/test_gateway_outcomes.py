@@ -69,9 +69,7 @@ async def test_the_first_check_of_the_orchestration_finds_a_reply_whose_event_wa
     assert await deaf.job(job_id) == told
 
 
-async def test_a_webhook_starts_at_the_first_check_of_the_orchestration_if_the_event_was_lost() -> (
-    None
-):
+async def test_a_webhook_starts_at_the_first_orchestration_check_if_the_event_was_lost() -> None:
     async with open_gateway(webhook_secrets=(b"k" * 32,)) as gateway:
         gateway.durable.discards_events = True
         job_id = await gateway.accept(webhook_url="https://93.184.216.34/hook")

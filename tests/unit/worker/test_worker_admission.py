@@ -197,9 +197,7 @@ def test_reservations_never_exceed_the_device_memory_and_no_model_waits_forever(
     assert max(simulation.longest.values()) <= 2 * rounds
 
 
-def test_a_model_of_unknown_size_reserves_free_memory_and_after_a_failure_the_whole_device() -> (
-    None
-):
+def test_a_model_of_unknown_size_reserves_free_memory_and_after_a_failure_all_memory() -> None:
     state = ReservationState("a", 8, TURN_SECONDS, None)
     records = {"a": ReservationRecord("a"), "b": loaded("b", 3, 0)}
     records["a"] = state.advance(0, "a", records, WorkState(0.0, is_idle=False))

@@ -62,13 +62,15 @@ def test_a_document_without_scheduled_events_is_refused(text: bytes) -> None:
 
 
 @given(st.binary())
-def test_any_bytes_are_read_as_scheduled_events_or_refused(data: bytes) -> None:
+def test_reading_any_bytes_as_scheduled_events_succeeds_or_raises_unreadable_events(
+    data: bytes,
+) -> None:
     with contextlib.suppress(UnreadableEvents):
         read_events(data)
 
 
 @given(st.lists(EVENT, max_size=3))
-def test_any_object_in_the_list_of_events_is_read_as_a_scheduled_event(
+def test_any_json_object_in_the_list_of_events_is_read_as_a_scheduled_event(
     events: list[dict[str, Any]],
 ) -> None:
     notices = read_events(json.dumps({"Events": events}).encode())

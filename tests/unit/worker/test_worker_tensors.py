@@ -109,7 +109,9 @@ def test_decoding_a_damaged_npy_file_succeeds_or_raises_invalid_input(
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(), st.lists))
-def test_any_json_value_is_decoded_as_an_array_or_refused(value: object) -> None:
+def test_decoding_any_json_value_as_an_array_succeeds_or_raises_invalid_input(
+    value: object,
+) -> None:
     with contextlib.suppress(InvalidInput):
         found = tensors.decode(json.dumps(value).encode(), media.JSON)
         assert np.isfinite(found).all()

@@ -173,7 +173,7 @@ def test_a_job_whose_message_has_no_valid_trace_starts_a_new_trace(
     assert len(job.trace_id) == 32
 
 
-def test_no_span_is_exported_for_an_unsampled_trace(exported: Exported) -> None:
+def test_the_worker_exports_no_spans_for_an_unsampled_trace(exported: Exported) -> None:
     job = exported.job(traceparent=SAMPLED[:-1] + "0")
     with job.step("prepare"), exported.tracing.batch("classifier", [job]):
         pass

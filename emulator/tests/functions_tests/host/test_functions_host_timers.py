@@ -88,7 +88,7 @@ def test_an_invalid_timer_schedule_is_refused(text: str) -> None:
 
 
 @given(st.text(alphabet="0123456789*/,-: MONmon", max_size=24))
-def test_a_random_timer_schedule_is_parsed_or_refused(text: str) -> None:
+def test_parsing_a_random_timer_schedule_succeeds_or_raises_a_schedule_error(text: str) -> None:
     try:
         schedule = Schedule(text)
     except ScheduleError:
