@@ -98,7 +98,7 @@ def test_a_job_succeeds_although_the_host_dies(tmp_path: Path, point: str) -> No
         pytest.param("after-event:reply", id="right-after-the-event"),
     ],
 )
-def test_a_reply_is_visible_before_the_engine_recovers_from_a_host_death(
+def test_callers_see_a_reply_before_the_durable_engine_recovers_from_a_host_death(
     tmp_path: Path, point: str
 ) -> None:
     with run_crashing_system(tmp_path, point, timeout_seconds=LONG_SECONDS) as system:
@@ -163,7 +163,7 @@ def cancel(system: System, job_id: str) -> bool:
     return True
 
 
-def test_a_cancelled_running_job_stops_although_the_host_dies_with_the_cancellation(
+def test_a_cancelled_running_job_stops_although_the_host_dies_during_the_cancellation(
     tmp_path: Path,
 ) -> None:
     catalogue = tmp_path / "models.toml"
@@ -206,7 +206,9 @@ def test_a_webhook_is_delivered_although_the_host_dies(tmp_path: Path, point: st
         assert {headers["webhook-id"] for headers, _ in receiver.received} == {event_id(job_id)}
 
 
-def test_200_jobs_cancelled_right_after_the_response_202_stay_cancelled(tmp_path: Path) -> None:
+def test_200_jobs_that_are_cancelled_right_after_response_status_202_stay_cancelled(
+    tmp_path: Path,
+) -> None:
     with run_crashing_system(tmp_path, timeout_seconds=LONG_SECONDS, without=("worker",)) as system:
         job_ids = []
         for _ in range(200):

@@ -25,7 +25,7 @@ def test_the_first_command_is_within_the_first_25_lines_of_the_readme() -> None:
 
 
 @pytest.mark.torch
-def test_the_models_in_the_guide_for_model_authors_serve_jobs(
+def test_the_example_models_in_the_guide_for_model_authors_serve_jobs(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short, full, *_ = blocks(MODELS, "python")

@@ -161,7 +161,7 @@ def test_models_check_reports_a_faulty_model_or_input_with_a_problem_code(
         (("tried", "long.txt"), "has 2000 bytes; tried accepts at most 1000"),
     ],
 )
-def test_invalid_arguments_exit_with_2(
+def test_models_check_exits_with_status_2_if_the_arguments_are_invalid(
     tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     write_input(tmp_path, "x")

@@ -14,12 +14,12 @@ def project(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_the_repository_installs_what_the_emulator_depends_on() -> None:
+def test_the_repository_installs_every_dependency_of_the_emulator() -> None:
     extra = project(ROOT)["optional-dependencies"]["emulator"]
     assert extra == project(ROOT / "emulator")["dependencies"]
 
 
-def test_every_console_command_of_the_emulator_is_a_function() -> None:
+def test_every_console_command_of_the_emulator_refers_to_an_existing_function() -> None:
     scripts = project(ROOT / "emulator")["scripts"]
     assert set(scripts) == {"local-blobs", "local-functions", "local-servicebus"}
     for target in scripts.values():

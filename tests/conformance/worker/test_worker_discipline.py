@@ -40,7 +40,7 @@ def process_id(worker: Program) -> int:
     return worker.process.pid
 
 
-def test_another_worker_gets_the_job_of_a_worker_whose_renewal_stalls(
+def test_another_worker_receives_the_job_of_a_worker_that_has_stalled(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     stalled = start_worker("long")
@@ -122,7 +122,7 @@ def test_jobs_of_low_priority_run_last(
     services.wait_until_empty("single-low")
 
 
-def test_the_worker_runs_without_the_queue_for_low_priority(
+def test_the_worker_runs_jobs_although_the_low_priority_queue_does_not_exist(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     catalogue = tmp_path / "models.toml"
@@ -156,7 +156,7 @@ def test_every_job_runs_exactly_once_although_a_worker_shuts_down_under_load(
     assert staying.is_ready()
 
 
-def test_a_worker_with_a_lost_device_returns_all_jobs_to_the_queue(
+def test_a_worker_with_a_lost_device_exits_and_returns_all_jobs_to_the_queue(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     loses, *others = (job_id() for _ in range(4))

@@ -57,7 +57,7 @@ def metadata() -> Iterator[Metadata]:
         yield running
 
 
-def test_every_metric_has_a_value_after_several_jobs(
+def test_every_metric_of_the_worker_has_a_value_after_several_jobs(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     task, let_go, runs = gated(tmp_path)
@@ -139,7 +139,7 @@ def count_jobs_that_run_together(
     assert metrics.outcomes("scripted") == {"succeeded": 5}
 
 
-def test_the_worker_shuts_down_before_the_machine_is_stopped(
+def test_the_worker_shuts_down_when_azure_announces_the_end_of_the_machine(
     services: LocalServices,
     gateway: Gateway,
     start_worker: StartWorker,
@@ -197,7 +197,7 @@ def test_log_lines_of_the_worker_are_json_objects_without_secrets(
     assert any("a defect in the model" in line.get("exception", "") for line in about)
 
 
-def test_spans_are_exported_by_the_exporter_in_the_environment(
+def test_spans_are_sent_to_the_exporter_that_the_environment_names(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     worker = start_worker("single", wait=False, OTEL_TRACES_EXPORTER="console")

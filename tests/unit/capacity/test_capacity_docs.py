@@ -45,7 +45,7 @@ def test_each_documented_command_prints_the_documented_output(command: str, expe
     assert lines == expected.rstrip().splitlines()
 
 
-def test_the_documents_have_examples_of_scale_model_and_cost() -> None:
+def test_the_documents_have_examples_of_the_commands_scale_model_and_cost() -> None:
     assert [command.split()[0] for command, _ in EXAMPLES] == ["scale-model"] * 2 + ["cost"]
 
 
@@ -58,13 +58,15 @@ def test_the_documents_have_examples_of_scale_model_and_cost() -> None:
         ("| 5, with `--nodes 8:8` | {p50:.0f} s | {p95:.0f} s |", "--nodes 8:8"),
     ],
 )
-def test_the_documented_waits_for_each_target_match_the_simulation(row: str, options: str) -> None:
+def test_the_documented_waiting_times_for_each_scaling_target_match_the_simulation(
+    row: str, options: str
+) -> None:
     burst = "scale-model --burst 200 --hours 1 --job-seconds 4 --batch 1 --batch-seconds 4"
     assert row.format_map(figures(f"{burst} {options}")["wait_seconds"]) in SCALING
 
 
 @pytest.mark.parametrize("cooldown", [300, 1800])
-def test_the_documented_waits_for_each_cooldown_match_the_simulation(cooldown: int) -> None:
+def test_the_documented_waiting_times_for_each_cooldown_match_the_simulation(cooldown: int) -> None:
     found = figures(f"scale-model --load office:1000 --cooldown {cooldown}")
     answer = found["answer_seconds"]
     row = f"| {cooldown} | {answer['p95']:.1f} s | {answer['p99']:.1f} s |"
@@ -135,7 +137,7 @@ def test_the_cost_model_uses_the_documented_operations_per_job() -> None:
     assert expected_text in " ".join(CAPACITY.split())
 
 
-def test_the_documented_defaults_of_scaling_match_the_code() -> None:
+def test_the_documented_default_scaling_settings_match_the_code() -> None:
     keda, ours = ScaledObject(), DEPLOYED
     local = parse_scaling("0:4", 5, 1.0, 20.0)
     targets = f"{local.message_count} | {keda.message_count} | {ours.message_count}"
@@ -169,7 +171,9 @@ def test_the_documented_defaults_of_scaling_match_the_code() -> None:
         ("cost --prices /no/such/file.yaml", "/no/such/file.yaml"),
     ],
 )
-def test_an_invalid_option_exits_with_2_and_prints_the_reason(command: str, message: str) -> None:
+def test_a_command_with_an_invalid_option_exits_with_status_2_and_prints_the_reason(
+    command: str, message: str
+) -> None:
     done = CliRunner().invoke(app, command.split())
     assert done.exit_code == 2
     assert message in done.output

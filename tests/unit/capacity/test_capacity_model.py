@@ -38,7 +38,9 @@ def run(load: JobLoad, hours: float = 1.0, **given: Any) -> SimulationResult:
 
 
 class TestSimulation:
-    def test_one_job_waits_for_the_node_the_image_and_the_model(self) -> None:
+    def test_the_simulated_waiting_time_of_one_job_includes_node_and_image_and_model_start(
+        self,
+    ) -> None:
         """Node requested at 60 s and up at 240 s; image pulled at 300 s, model loaded at 315 s."""
         outcome = run(JobLoad.at_once(1), times=BatchTimes(4.0, 1, 4.0))
         assert outcome.wait_seconds == [255.0]
@@ -48,13 +50,15 @@ class TestSimulation:
         # The node was requested at 60 s, and is removed ten minutes after it became empty.
         assert outcome.node_seconds == 630.0 + 600.0 - 60.0
 
-    def test_a_minimum_of_one_node_avoids_the_wait_for_the_node(self) -> None:
+    def test_a_minimum_of_one_node_avoids_the_waiting_time_for_a_node_start(self) -> None:
         warm = Cluster(min_nodes=1)
         outcome = run(JobLoad.at_once(1), cluster=warm, times=BatchTimes(4.0, 1, 4.0))
         assert outcome.wait_seconds == [15.0]
         assert outcome.node_hours == 1.0
 
-    def test_a_minimum_of_one_worker_avoids_the_wait_for_node_image_and_model(self) -> None:
+    def test_a_minimum_of_one_worker_avoids_the_waiting_time_for_node_and_image_and_model(
+        self,
+    ) -> None:
         kept = ScaledObject(min_replica_count=1, max_replica_count=1)
         outcome = run(JobLoad.at_once(3), scaling=kept, cluster=Cluster(min_nodes=1))
         # The first job starts on arrival. The other jobs share the next batch.
@@ -66,7 +70,7 @@ class TestSimulation:
         outcome = run(JobLoad.at_once(12), cluster=NO_DELAYS, times=work)
         assert outcome.busy_seconds == pytest.approx(work.seconds(8) + work.seconds(4))
 
-    def test_the_scaling_target_hardly_changes_the_waits_during_a_cold_start(
+    def test_the_scaling_target_hardly_changes_the_waiting_times_during_a_cold_start(
         self,
     ) -> None:
         medians = set()
@@ -150,7 +154,7 @@ class TestPool:
 
 
 class TestLoad:
-    def test_the_number_of_arrivals_follows_the_rate_of_each_hour(self) -> None:
+    def test_the_number_of_job_arrivals_follows_the_rate_of_each_hour(self) -> None:
         load = JobLoad.parse("office:600")
         arrivals = list(load.arrivals(86400))
         assert arrivals == sorted(arrivals)
@@ -159,7 +163,7 @@ class TestLoad:
         assert in_the_tenth_hour == pytest.approx(600, rel=0.15)
         assert not [at for at in arrivals if at < 7 * 3600]
 
-    def test_the_same_seed_gives_the_same_arrivals(self) -> None:
+    def test_the_same_seed_gives_the_same_arrival_times_of_jobs(self) -> None:
         first, again, other = (
             list(JobLoad.parse("flat:60", seed).arrivals(86400)) for seed in (1, 1, 2)
         )
@@ -177,14 +181,14 @@ class TestLoad:
         with pytest.raises(ValueError, match="jobs"):
             JobLoad.parse(text)
 
-    def test_the_load_option_accepts_24_numbers(self) -> None:
+    def test_the_load_option_accepts_24_hourly_rates(self) -> None:
         assert JobLoad.parse(",".join(["10"] * 24)).jobs_per_day == 240
 
 
 class TestChart:
     SAMPLES = tuple(SimulationSample(60.0 * n, n, n, min(n, 3), 1) for n in range(61))
 
-    def test_the_text_chart_has_each_band_and_the_time(self) -> None:
+    def test_the_text_chart_shows_each_data_series_and_the_time_axis(self) -> None:
         lines = draw_text(self.SAMPLES, columns=30)
         assert lines[0].startswith("jobs waiting        60 │")
         assert lines[0].endswith("█")
@@ -248,11 +252,13 @@ class TestCost:
         """A request polls after 25, 75, 175, 375 and 775 ms, then every half second."""
         assert count_polls(seconds) == count
 
-    def test_the_cost_model_has_the_poll_pauses_of_the_gateway(self) -> None:
+    def test_the_cost_model_uses_the_same_poll_pauses_as_the_gateway(self) -> None:
         assert FIRST_PAUSE_SECONDS == cost.FIRST_PAUSE_SECONDS
         assert LONGEST_PAUSE_SECONDS == cost.LONGEST_PAUSE_SECONDS
 
-    def test_a_bill_names_lines_without_a_price_and_does_not_add_them(self) -> None:
+    def test_a_bill_names_the_items_without_a_price_and_omits_these_items_from_the_sum(
+        self,
+    ) -> None:
         found = estimate_cost(self.deployment(), Prices.load(PRICES))
         assert found.bills[0].by_item()["durable"] is None
         assert found.bills[0].unknown == ["million actions"]
@@ -316,7 +322,7 @@ class TestCost:
                 assert prices.price(f"node_hour_{kind}.{gpu.node}").amount
 
 
-def test_the_kubernetes_manifests_have_the_scaling_settings_of_the_simulation() -> None:
+def test_the_kubernetes_manifests_have_the_same_scaling_settings_as_the_simulation() -> None:
     manifests = ROOT / "infra" / "k8s" / "base" / "workers" / "models.yaml"
     scaled = [
         document["spec"]

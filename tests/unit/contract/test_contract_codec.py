@@ -129,7 +129,7 @@ def test_decoding_a_request_with_any_field_value_succeeds_or_raises_a_contract_e
         assert str(error)  # noqa: PT017
 
 
-def test_the_encoding_of_a_request_does_not_change_between_versions() -> None:
+def test_an_encoded_request_has_the_json_members_of_schema_version_1() -> None:
     assert json.loads(encode_request(REQUEST)) == {
         "schema": 1,
         "job_id": "018f",
@@ -193,7 +193,7 @@ def test_a_message_containing_nan_or_infinity_is_refused(constant: bytes) -> Non
         decode_reply(constant)
 
 
-def test_half_a_surrogate_pair_in_a_value_is_decoded_unchanged() -> None:
+def test_an_unpaired_surrogate_in_a_value_is_decoded_unchanged() -> None:
     request = replace(REQUEST, parameters={"text": "\ud800"})
     assert decode_request(encode_request(request)) == request
 
@@ -204,14 +204,14 @@ def test_deeply_nested_json_raises_malformed_message() -> None:
 
 
 @pytest.mark.parametrize("decode", [decode_request, decode_reply])
-def test_a_message_over_the_size_limit_is_refused_unparsed(
+def test_a_message_over_the_size_limit_is_refused_before_parsing(
     decode: Callable[[bytes], object],
 ) -> None:
     with pytest.raises(MessageTooLarge):
         decode(b" " * (MAX_MESSAGE_BYTES + 1))
 
 
-def test_the_error_for_a_large_message_recommends_a_blob() -> None:
+def test_the_error_for_a_large_message_recommends_blob_storage() -> None:
     large = replace(REQUEST, input=InlineBytes("text/plain", b"x" * MAX_MESSAGE_BYTES))
     with pytest.raises(MessageTooLarge, match="send a reference"):
         encode_request(large)

@@ -18,11 +18,11 @@ def headers(*secrets: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("secret", [OLD, NEW])
-def test_a_webhook_is_verified_with_the_old_and_the_new_secret(secret: str) -> None:
+def test_a_webhook_signature_is_valid_under_the_old_and_the_new_secret(secret: str) -> None:
     assert Webhook(secret).verify(BODY, headers(NEW, OLD)) == json.loads(BODY)
 
 
-def test_a_webhook_with_a_wrong_secret_body_or_time_is_not_verified() -> None:
+def test_the_verification_of_a_webhook_fails_for_a_wrong_secret_or_body_or_time() -> None:
     signed = headers(NEW)
     with pytest.raises(WebhookVerificationError):
         Webhook(OTHER).verify(BODY, signed)

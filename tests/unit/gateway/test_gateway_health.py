@@ -29,7 +29,7 @@ async def test_the_models_route_lists_all_models(gateway: RunningGateway) -> Non
     assert (unknown.status_code, unknown.json()["nearest"]) == (404, ["noop"])
 
 
-async def test_the_live_route_returns_200(gateway: RunningGateway) -> None:
+async def test_the_live_route_returns_status_200(gateway: RunningGateway) -> None:
     gateway.durable.is_down = gateway.queues.is_down = gateway.payloads.is_down = True
     assert (await gateway.http.get("/v1/health/live")).json() == {"status": "live"}
 
@@ -47,7 +47,9 @@ async def test_the_gateway_is_ready_only_if_all_services_respond(
     assert "switched off" not in answer.text
 
 
-async def test_readiness_is_checked_once_a_second(gateway: RunningGateway) -> None:
+async def test_the_services_are_checked_for_readiness_at_most_once_a_second(
+    gateway: RunningGateway,
+) -> None:
     for _ in range(5):
         answer = await gateway.http.get("/v1/health/ready")
         assert answer.json() == {
@@ -58,7 +60,7 @@ async def test_readiness_is_checked_once_a_second(gateway: RunningGateway) -> No
     assert FRESH_SECONDS == 1
 
 
-async def test_the_root_links_to_the_documentation(gateway: RunningGateway) -> None:
+async def test_the_root_document_links_to_the_documentation(gateway: RunningGateway) -> None:
     pointers = (await gateway.http.get("/")).json()
     for path in (pointers["docs"], pointers["openapi"], pointers["models"], pointers["ready"]):
         assert (await gateway.http.get(path)).status_code == 200

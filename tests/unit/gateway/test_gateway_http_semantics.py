@@ -9,7 +9,9 @@ from tests.unit.gateway.conftest import RunningGateway, open_gateway
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 
-async def test_a_request_with_the_current_etag_gets_304(gateway: RunningGateway) -> None:
+async def test_a_request_with_the_current_etag_in_if_none_match_gets_status_304(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     path = f"/v1/jobs/{job_id}"
     first = await gateway.http.get(path)
@@ -42,7 +44,7 @@ async def test_a_cancellation_with_an_outdated_etag_is_refused(gateway: RunningG
 
 
 @pytest.mark.parametrize("named", ['"a"', "a", "", '"', "W/", "\xff", '"' * 999])
-async def test_a_request_with_a_different_etag_in_if_none_match_gets_200(
+async def test_a_request_with_a_different_etag_in_if_none_match_gets_status_200(
     gateway: RunningGateway, named: str
 ) -> None:
     job_id = await gateway.accept()
@@ -82,7 +84,7 @@ async def test_a_head_response_has_the_headers_of_the_get_response(gateway: Runn
         ("/v1/jobs/018f0000-0000-7000-8000-000000000000", "DELETE, GET, HEAD, OPTIONS"),
     ],
 )
-async def test_options_lists_the_methods_of_a_path(
+async def test_the_response_to_an_options_request_lists_the_methods_of_the_path(
     gateway: RunningGateway, path: str, allowed: str
 ) -> None:
     answer = await gateway.http.options(path)

@@ -27,7 +27,7 @@ def picture_text() -> str:
     return base64.b64encode(PNG).decode()
 
 
-async def test_a_picture_in_json_is_classified(gateway: RunningGateway) -> None:
+async def test_a_picture_that_is_sent_in_json_is_classified(gateway: RunningGateway) -> None:
     answer = await infer(
         gateway,
         "classifier",
@@ -106,7 +106,7 @@ async def test_a_numeric_tensor_creates_one_job_with_json_input(gateway: Running
     assert (sent.deadline - sent.created_at).total_seconds() == 7
 
 
-async def test_several_input_tensors_create_one_job_with_an_object_as_input(
+async def test_several_input_tensors_create_one_job_whose_input_is_a_json_object(
     gateway: RunningGateway,
 ) -> None:
     request = {"inputs": [tensor(1, datatype="INT8"), {**tensor("a"), "name": "y"}]}
@@ -168,7 +168,7 @@ async def test_the_timeout_error_contains_the_id_of_the_job(gateway: RunningGate
         ),
     ],
 )
-async def test_a_refused_request_gets_an_error_in_the_form_of_the_protocol(
+async def test_a_refused_request_gets_an_error_in_the_form_of_the_open_inference_protocol(
     gateway: RunningGateway, model: str, request_body: dict[str, Any], status: int, named: str
 ) -> None:
     answer = await gateway.http.post(
@@ -179,7 +179,9 @@ async def test_a_refused_request_gets_an_error_in_the_form_of_the_protocol(
     assert gateway.durable.runs == {}
 
 
-async def test_every_error_under_v2_has_the_form_of_the_protocol(gateway: RunningGateway) -> None:
+async def test_every_error_under_v2_has_the_form_of_the_open_inference_protocol(
+    gateway: RunningGateway,
+) -> None:
     for method, path, status in (
         ("GET", "/v2/nothing", 404),
         ("GET", "/v2/models/noop/infer", 405),
@@ -242,7 +244,7 @@ async def test_a_large_result_is_read_from_the_blob_storage(gateway: RunningGate
     assert outputs(await waiting)["result"]["data"] == [data.decode()]
 
 
-async def test_respond_async_does_not_shorten_the_wait_for_an_inference(
+async def test_the_preference_respond_async_does_not_shorten_the_waiting_time_of_an_inference(
     gateway: RunningGateway,
 ) -> None:
     request, headers = {"inputs": [tensor("a")]}, {"prefer": "respond-async"}
@@ -250,7 +252,9 @@ async def test_respond_async_does_not_shorten_the_wait_for_an_inference(
     assert outputs(answer)["result"]["data"] == ["1"]
 
 
-async def test_the_error_of_an_expired_job_says_whether_it_ran(gateway: RunningGateway) -> None:
+async def test_the_error_of_an_expired_job_says_whether_the_job_ran(
+    gateway: RunningGateway,
+) -> None:
     request = {"inputs": [tensor("a")], "parameters": {"deadline_seconds": 7}}
     waiting = asyncio.create_task(gateway.http.post("/v2/models/noop/infer", json=request))
     await gateway.queues.has_sent.wait()
@@ -260,7 +264,9 @@ async def test_the_error_of_an_expired_job_says_whether_it_ran(gateway: RunningG
     assert "deadline" in answer.json()["error"]
 
 
-async def test_the_input_of_an_inference_can_be_an_upload(gateway: RunningGateway) -> None:
+async def test_an_inference_request_with_an_upload_as_input_succeeds(
+    gateway: RunningGateway,
+) -> None:
     upload = await sent(gateway, b"large", "text/plain")
     request = {"inputs": [], "parameters": {"upload": upload, "top": 3}}
     answer = await infer(gateway, "noop", request, [{"result": {"json": 1}}])

@@ -56,7 +56,7 @@ def refused(data: bytes, header_length: str | None = None) -> str:
 
 
 @given(st.lists(tensors(), min_size=1, max_size=4))
-def test_a_tensor_written_in_binary_is_read_unchanged(written: list[Tensor]) -> None:
+def test_a_tensor_that_is_written_in_binary_form_is_read_unchanged(written: list[Tensor]) -> None:
     named = [
         Tensor(f"t{number}", tensor.datatype, tensor.shape, tensor.elements)
         for number, tensor in enumerate(written)
@@ -73,7 +73,7 @@ def test_a_tensor_written_in_binary_is_read_unchanged(written: list[Tensor]) -> 
 
 
 @given(tensors().filter(lambda tensor: tensor.datatype != "BYTES"))
-def test_numbers_are_read_from_json_flat_or_nested(tensor: Tensor) -> None:
+def test_numbers_are_read_from_flat_and_from_nested_json_lists(tensor: Tensor) -> None:
     if not all(math.isfinite(element) for element in tensor.elements):
         return
     value = {"name": "t", "datatype": tensor.datatype, "shape": tensor.shape}
@@ -141,7 +141,9 @@ def tensor(**others: Any) -> dict[str, Any]:
         ([tensor(parameters={"shared_memory_region": "r"})], "not supported"),
     ],
 )
-def test_the_refusal_of_a_malformed_tensor_names_the_path(inputs: Any, named: str) -> None:
+def test_the_refusal_of_a_malformed_tensor_names_the_json_path_of_the_fault(
+    inputs: Any, named: str
+) -> None:
     assert named in refused(body(inputs))
 
 
@@ -158,7 +160,7 @@ def test_the_refusal_of_a_malformed_tensor_names_the_path(inputs: Any, named: st
         ({"parameters": []}, "parameters"),
     ],
 )
-def test_the_refusal_of_a_malformed_option_names_the_path(
+def test_the_refusal_of_a_malformed_option_names_the_json_path_of_the_fault(
     others: dict[str, Any], named: str
 ) -> None:
     assert named in refused(body([tensor()], **others))
@@ -222,5 +224,7 @@ def test_reading_any_body_returns_a_request_or_raises_a_problem(
 
 
 @given(st.binary(max_size=60), st.none() | st.integers(0, 70).map(str))
-def test_a_body_with_surplus_bytes_is_refused(data: bytes, header_length: str | None) -> None:
+def test_an_inference_body_with_surplus_bytes_is_refused(
+    data: bytes, header_length: str | None
+) -> None:
     refused(data, header_length)

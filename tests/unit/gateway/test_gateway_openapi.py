@@ -86,7 +86,7 @@ def test_the_openapi_document_describes_every_kind_of_problem(document: dict[str
     assert set(PROBLEM_KINDS) - shown == {"not-found", "method-not-allowed"} - shown
 
 
-def test_routes_that_need_a_key_declare_security_schemes(document: dict[str, Any]) -> None:
+def test_routes_that_need_an_api_key_declare_security_schemes(document: dict[str, Any]) -> None:
     for path, method, operation in operations(document):
         needs_key = {"bearer": []} in operation.get("security", ())
         is_told = {"401", "403", "429"} <= set(operation["responses"])
@@ -96,7 +96,9 @@ def test_routes_that_need_a_key_declare_security_schemes(document: dict[str, Any
     assert "security" not in document["paths"]["/v1/health/live"]["get"]
 
 
-def test_the_response_to_a_submission_has_the_described_headers(document: dict[str, Any]) -> None:
+def test_the_response_to_a_submission_has_the_headers_in_the_openapi_document(
+    document: dict[str, Any],
+) -> None:
     responses = document["paths"]["/v1/models/{model}/jobs"]["post"]["responses"]
     assert {"Location", "Retry-After", "Preference-Applied"} <= set(responses["202"]["headers"])
     assert "Retry-After" in responses["503"]["headers"]
@@ -122,7 +124,7 @@ def test_the_response_to_a_submission_has_the_described_headers(document: dict[s
         ("/v2/models/{model}", "/v2/models/unknown"),
     ],
 )
-async def test_each_response_is_valid_under_the_described_schema(
+async def test_each_response_is_valid_under_the_schema_in_the_openapi_document(
     gateway: RunningGateway, document: dict[str, Any], path: str, sent: str
 ) -> None:
     ended = await gateway.accept()

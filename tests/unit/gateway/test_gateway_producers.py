@@ -88,7 +88,7 @@ async def test_the_report_of_a_refused_message_contains_the_reason(
     assert "unknown-model" in error_of(b"".join(body)).message
 
 
-async def test_an_expired_message_is_reported_and_not_stored(
+async def test_the_expiry_of_a_producer_message_is_reported_and_the_message_is_not_stored(
     gateway: RunningGateway,
 ) -> None:
     await give_up(gateway, ReplyQueue("answers"), reason="TTLExpiredException")
@@ -116,7 +116,9 @@ async def test_the_dead_letter_trigger_fails_while_service_bus_is_unavailable(
         await give_up(gateway, ReplyQueue("answers"))
 
 
-async def test_a_message_without_a_reply_address_is_not_reported(gateway: RunningGateway) -> None:
+async def test_a_dead_letter_without_a_reply_address_is_not_reported(
+    gateway: RunningGateway,
+) -> None:
     await give_up(gateway, None)
     assert not gateway.queues.sent
     assert not gateway.durable.runs

@@ -8,7 +8,7 @@ from gateway.jobs.model import LEGAL_CHANGES, JobStatus, change_status
 FINAL = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.EXPIRED}
 
 
-def test_the_table_of_legal_changes_contains_every_status() -> None:
+def test_the_table_of_legal_status_changes_contains_every_job_status() -> None:
     assert set(LEGAL_CHANGES) == set(JobStatus)
     assert {status for status in JobStatus if status.is_final} == FINAL
 

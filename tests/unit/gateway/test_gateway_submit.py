@@ -27,7 +27,7 @@ async def submit_and_reply(gateway: RunningGateway, **outcome: Any) -> httpx.Res
     return await waiting
 
 
-async def test_a_waiting_caller_gets_the_result(gateway: RunningGateway) -> None:
+async def test_a_caller_that_waits_for_the_job_gets_the_result(gateway: RunningGateway) -> None:
     answer = await submit_and_reply(gateway, result={"json": {"size_bytes": 1}})
     assert answer.status_code == 200
     job = answer.json()
@@ -115,7 +115,7 @@ async def test_the_response_for_a_cancelled_job_has_status_409(gateway: RunningG
     assert (answer.status_code, answer.json()["code"]) == (409, "cancelled")
 
 
-async def test_a_submission_with_respond_async_returns_at_once(gateway: RunningGateway) -> None:
+async def test_a_submission_with_respond_async_returns_immediately(gateway: RunningGateway) -> None:
     answer = await gateway.http.post(
         "/v1/models/noop/jobs", content=b"x", headers={**OCTETS, "prefer": "respond-async"}
     )
@@ -214,7 +214,7 @@ async def test_the_input_of_a_json_submission_is_decoded(
     assert (request.deadline - request.created_at).total_seconds() == 9
 
 
-async def test_json_input_in_the_form_of_an_sdk_object_is_passed_on_unchanged(
+async def test_json_input_that_looks_like_an_object_of_the_sdk_is_passed_on_unchanged(
     gateway: RunningGateway,
 ) -> None:
     # The Durable SDK turns objects in this form into instances of classes.
@@ -230,7 +230,7 @@ async def test_json_input_in_the_form_of_an_sdk_object_is_passed_on_unchanged(
     assert (await gateway.job(answer.json()["id"]))["result"] == trap
 
 
-async def test_a_form_with_one_file_is_accepted(gateway: RunningGateway) -> None:
+async def test_a_submission_as_a_form_with_one_file_is_accepted(gateway: RunningGateway) -> None:
     answer = await gateway.http.post(
         "/v1/models/noop/jobs",
         files={"file": ("a.txt", b"words", "text/plain")},
@@ -299,7 +299,7 @@ async def test_a_job_that_can_never_be_sent_fails(gateway: RunningGateway) -> No
     assert job["error"]["retryable"] is True
 
 
-async def test_a_job_that_was_never_sent_expires(gateway: RunningGateway) -> None:
+async def test_a_job_that_was_never_sent_expires_at_the_deadline(gateway: RunningGateway) -> None:
     gateway.queues.is_down = True
     job_id = await gateway.accept(deadline_seconds=5)
     await gateway.durable.advance(5)

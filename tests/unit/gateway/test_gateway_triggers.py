@@ -58,7 +58,7 @@ async def test_an_unreadable_dead_letter_is_stored(gateway: RunningGateway, body
     assert kept.startswith("dead-letters/noop/a_b__-")
 
 
-async def test_the_dead_letter_trigger_fails_while_the_letter_cannot_be_stored(
+async def test_the_dead_letter_trigger_fails_while_the_dead_letter_cannot_be_stored(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -81,7 +81,9 @@ async def test_a_dead_letter_wakes_the_waiting_caller(gateway: RunningGateway) -
     assert (answer.status_code, answer.json()["code"]) == (500, "dead-lettered")
 
 
-async def test_housekeeping_deletes_histories_past_their_retention(gateway: RunningGateway) -> None:
+async def test_housekeeping_deletes_histories_whose_retention_has_ended(
+    gateway: RunningGateway,
+) -> None:
     old, running = await gateway.accept(), await gateway.accept()
     await gateway.http.delete(f"/v1/jobs/{old}")
     # The longest deadline of the model is an hour.
@@ -138,7 +140,9 @@ async def app_of(gateway: RunningGateway) -> Any:
     return transport.app
 
 
-async def test_a_functions_request_is_passed_to_the_asgi_app(gateway: RunningGateway) -> None:
+async def test_a_request_of_azure_functions_is_passed_to_the_asgi_app(
+    gateway: RunningGateway,
+) -> None:
     answer = await serve(
         await app_of(gateway),
         trigger(
@@ -181,7 +185,7 @@ START = {
 }
 
 
-async def test_body_chunks_and_repeated_response_headers_are_joined(
+async def test_body_chunks_and_repeated_headers_of_an_asgi_response_are_joined(
     gateway: RunningGateway,
 ) -> None:
     app = App(
@@ -201,7 +205,7 @@ async def test_body_chunks_and_repeated_response_headers_are_joined(
     assert app.scope["durable"] is gateway.durable
 
 
-async def test_an_unexpected_error_is_logged_and_the_response_is_returned(
+async def test_an_unexpected_error_of_the_asgi_app_is_logged_and_the_response_is_returned(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = App(START, {"type": "http.response.body"}, error=ValueError("why"))
@@ -210,7 +214,7 @@ async def test_an_unexpected_error_is_logged_and_the_response_is_returned(
     assert "why" in caplog.text
 
 
-async def test_an_unexpected_error_without_a_response_is_raised_to_the_host(
+async def test_an_unexpected_error_of_the_asgi_app_without_a_response_is_raised_to_the_host(
     gateway: RunningGateway,
 ) -> None:
     with pytest.raises(ValueError, match="why"):

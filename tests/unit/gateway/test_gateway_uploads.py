@@ -76,7 +76,7 @@ async def test_a_new_upload_has_a_url_that_accepts_a_put_request(gateway: Runnin
         (b"x" * 20_000, 413, "payload-too-large"),
     ],
 )
-async def test_an_invalid_request_for_an_upload_is_refused(
+async def test_an_invalid_request_to_create_an_upload_is_refused(
     gateway: RunningGateway, body: bytes, status: int, code: str
 ) -> None:
     answer = await gateway.http.post("/v1/uploads", content=body)
@@ -94,7 +94,7 @@ async def test_the_message_of_a_job_with_an_upload_contains_a_reference_to_the_u
     assert not [name for name in gateway.payloads.blobs if name.startswith("inputs/")]
 
 
-async def test_the_upload_of_a_job_can_be_given_as_a_query_parameter(
+async def test_a_submission_that_names_the_upload_in_a_query_parameter_is_accepted(
     gateway: RunningGateway,
 ) -> None:
     upload = await sent(gateway, b"x")
@@ -146,7 +146,7 @@ async def test_a_job_with_an_upload_without_data_is_refused(gateway: RunningGate
         (PNG.replace((64).to_bytes(4), (60_000).to_bytes(4)), "image/png", "classifier", 422),
     ],
 )
-async def test_an_upload_that_does_not_fit_the_model_is_refused(
+async def test_an_upload_whose_size_or_media_type_the_model_does_not_accept_is_refused(
     gateway: RunningGateway, data: bytes, media_type: str, model: str, status: int
 ) -> None:
     upload = await sent(gateway, data, media_type, model)
@@ -191,7 +191,7 @@ async def test_a_repeated_request_gets_the_same_job_after_the_upload_has_expired
     assert len(gateway.durable.runs) == 1
 
 
-async def test_housekeeping_deletes_uploads_that_no_job_can_read_any_more(
+async def test_housekeeping_deletes_an_upload_when_no_job_can_read_the_upload_any_more(
     gateway: RunningGateway,
 ) -> None:
     upload = await sent(gateway, b"x")
@@ -217,5 +217,5 @@ def test_the_expiry_of_an_upload_is_derived_from_the_upload_id(microseconds: int
 
 
 @given(st.text() | st.from_regex("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-8[0-9a-f]{3}-[0-9a-f]{12}"))
-def test_reading_the_expiry_from_any_text_never_raises(text: str) -> None:
+def test_reading_the_expiry_of_an_upload_from_any_text_raises_no_error(text: str) -> None:
     uploads.upload_expiry(text)

@@ -114,7 +114,7 @@ def test_a_refused_redrive_of_a_dead_letter_prints_the_problem(
     assert "not-redrivable: the job is no longer kept" in output
 
 
-def test_a_response_without_a_list_of_dead_letters_exits_with_76(
+def test_a_command_exits_with_status_76_if_the_response_has_no_list_of_dead_letters(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [json_response(200, {"dead_letters": 1})]

@@ -41,7 +41,7 @@ def test_the_worker_is_ready_after_a_successful_kernel(worker: Worker) -> None:
     assert details["device"]["computed_seconds_ago"] == pytest.approx(0, abs=5)
 
 
-def test_readiness_names_the_models_that_are_not_ready(worker: Worker) -> None:
+def test_the_readiness_page_names_the_models_that_are_not_ready(worker: Worker) -> None:
     worker.probe.run_kernel()
     worker.models["classifier"]["ready"] = False
     good, details = worker.readiness.ready()
@@ -49,7 +49,7 @@ def test_readiness_names_the_models_that_are_not_ready(worker: Worker) -> None:
     assert details["reason"] == "not ready yet: classifier"
 
 
-def test_the_worker_is_not_ready_on_a_lost_device(worker: Worker) -> None:
+def test_the_worker_is_not_ready_if_the_device_is_lost(worker: Worker) -> None:
     worker.error = RuntimeError("CUDA error: unspecified launch failure")
     worker.probe.run_kernel()
     good, details = worker.readiness.ready()

@@ -23,7 +23,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(f"loosely_worker_{name}", labels)
 
 
-def test_every_recorded_event_changes_its_metric() -> None:
+def test_each_recorded_event_changes_the_metric_of_the_event() -> None:
     metrics = Metrics()
     noop = ModelTelemetry("noop", metrics)
     noop.record_received(0, 0.3)
@@ -52,7 +52,7 @@ def test_every_recorded_event_changes_its_metric() -> None:
     assert value(metrics, "inference_seconds_count", model="noop") == 1
 
 
-def test_the_metric_series_of_a_model_exist_from_the_start() -> None:
+def test_the_metric_series_of_a_model_start_with_the_value_zero() -> None:
     metrics = Metrics()
     ModelTelemetry("noop", metrics)
     assert value(metrics, "received_total", model="noop") == 0

@@ -63,7 +63,7 @@ def test_a_loaded_model_is_measured_and_reserves_the_memory_of_a_full_batch(
     assert AccountRecord.read(tmp_path / "cpu" / "account").peak_bytes == 60
 
 
-def test_measured_memory_profiles_are_used_at_the_next_start(
+def test_measured_memory_profiles_are_used_at_the_next_start_of_the_worker(
     managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     with shared(tmp_path) as sharing:
@@ -107,7 +107,7 @@ def test_an_idle_model_is_unloaded_for_a_model_with_work(
     assert idle.manager.loaded is None
 
 
-def test_a_busy_model_is_unloaded_after_its_turn_and_its_jobs_have_ended(
+def test_a_busy_model_is_unloaded_when_the_turn_and_the_jobs_of_the_model_have_ended(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     busy = managed_models("a", sharing, lambda: Infer(20))
@@ -167,7 +167,7 @@ def test_a_failed_load_frees_the_memory_of_the_model(
     assert managed.manager.problem is None
 
 
-def test_a_model_that_fails_on_its_sample_input_is_not_ready(
+def test_a_model_that_fails_on_the_sample_input_is_not_ready(
     managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     broken = Raising(20)
@@ -185,7 +185,7 @@ def test_a_model_that_fails_on_its_sample_input_is_not_ready(
     ("module", "raised"),
     [("no_such_module", "ModuleNotFoundError"), ("tests.unit.worker.exiting_model", "SystemExit")],
 )
-def test_the_problem_of_a_model_names_the_error_that_its_import_raised(
+def test_the_problem_of_a_model_names_the_error_that_the_import_of_the_model_raised(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], module: str, raised: str
 ) -> None:
     managed = managed_models("a", sharing, lambda: Infer(20), implementation=module)
@@ -305,7 +305,7 @@ def test_a_model_that_does_not_fit_into_the_free_memory_gets_the_whole_device(
     assert first.manager.loaded is None
 
 
-def test_batch_limits_are_learned_without_a_device(
+def test_a_memory_error_reduces_the_batch_limit_of_a_worker_without_a_managed_device(
     managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     managed = managed_models(

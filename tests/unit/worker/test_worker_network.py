@@ -58,7 +58,7 @@ def test_unstaged_items_and_items_staged_by_many_threads_have_correct_outputs(
     )
 
 
-def test_consecutive_batches_are_not_mixed_up(device: torch.device) -> None:
+def test_the_outputs_of_consecutive_batches_are_not_mixed_up(device: torch.device) -> None:
     network, items = Network(small_network(), device=device), pictures(40)
     staged = [network.stage(item) for item in items]
     outputs = torch.cat([network(staged[at : at + 8]) for at in range(0, 40, 8)])
@@ -85,12 +85,16 @@ def test_networks_with_lists_of_items_and_nested_outputs_are_supported(
     assert second["both"][1] == "mean"
 
 
-def test_items_that_are_not_images_keep_the_memory_format(device: torch.device) -> None:
+def test_a_network_returns_correct_outputs_for_items_that_are_not_images(
+    device: torch.device,
+) -> None:
     network = Network(nn.Identity(), device=device)
     assert network([torch.arange(3.0)] * 2).tolist() == [[0, 1, 2], [0, 1, 2]]
 
 
-def test_networks_for_volumes_keep_the_memory_format(device: torch.device) -> None:
+def test_a_network_for_volumes_returns_the_same_outputs_as_the_wrapped_module(
+    device: torch.device,
+) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv3d(3, 2, 2), nn.Flatten(), nn.Linear(2, 1))
     items = [torch.rand(3, 2, 2, 2) for _ in range(3)]

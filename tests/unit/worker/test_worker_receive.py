@@ -38,7 +38,7 @@ def opened(locked_seconds: float) -> ReceivedJob:
     return step.open(delivery, lambda delivery, timeout_seconds: 10.0, NOW)
 
 
-def test_a_lock_expires_at_the_time_in_the_message() -> None:
+def test_a_lock_expires_at_the_expiry_time_in_the_message() -> None:
     assert opened(7.0).lock.expires_at == 107.0
 
 

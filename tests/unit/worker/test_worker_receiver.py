@@ -103,7 +103,7 @@ def loop() -> ReceiverLoop:
     return ReceiverLoop()
 
 
-def test_a_postponed_message_is_settled_after_the_delay_of_the_request(loop: ReceiverLoop) -> None:
+def test_a_message_is_settled_after_the_delay_in_the_settle_request(loop: ReceiverLoop) -> None:
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=4.0)
     for loop.now in (100.0, 103.9):
         loop.turn()
@@ -121,7 +121,7 @@ def test_a_postponed_settlement_does_not_delay_other_settlements(loop: ReceiverL
     assert loop.broker.settled == [("job-1", Settlement.COMPLETE)]
 
 
-def test_a_stopped_receiver_settles_postponed_messages_at_once(loop: ReceiverLoop) -> None:
+def test_a_stopped_receiver_settles_postponed_messages_immediately(loop: ReceiverLoop) -> None:
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=60.0)
     loop.turn()
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=60.0)
@@ -166,7 +166,7 @@ def test_a_message_with_a_lost_lock_is_not_settled(loop: ReceiverLoop) -> None:
 
 
 @pytest.mark.parametrize("leave", [False, True])
-def test_the_receiver_takes_back_credit_when_it_stops_receiving(
+def test_the_receiver_takes_back_credit_when_the_receiver_stops_receiving(
     loop: ReceiverLoop, leave: bool
 ) -> None:
     loop.turn()
@@ -180,14 +180,14 @@ def test_the_receiver_takes_back_credit_when_it_stops_receiving(
     assert loop.broker.drains == 1
 
 
-def test_the_broker_has_no_credit_after_a_message_was_received(loop: ReceiverLoop) -> None:
+def test_no_credit_is_taken_back_after_a_message_has_used_up_the_credit(loop: ReceiverLoop) -> None:
     loop.received()
     loop.has_room = False
     loop.turn()
     assert loop.broker.drains == 0
 
 
-def test_is_empty_is_true_only_if_the_last_receive_call_found_no_message(
+def test_the_property_is_empty_is_true_only_if_the_last_receive_call_found_no_message(
     loop: ReceiverLoop,
 ) -> None:
     seen = [loop.is_empty]
@@ -226,7 +226,7 @@ def test_a_missing_queue_is_logged_only_once(
     assert not loop.receiver.is_connected
 
 
-def test_may_receive_is_true_until_the_receiver_takes_back_its_credit() -> None:
+def test_the_property_may_receive_is_true_until_the_receiver_has_taken_back_the_credit() -> None:
     loop = ReceiverLoop()
     loop.turn()
     loop.has_room = False
@@ -235,7 +235,7 @@ def test_may_receive_is_true_until_the_receiver_takes_back_its_credit() -> None:
     assert not loop.receiver.may_receive
 
 
-def test_may_receive_is_true_from_the_capacity_check_until_the_message_is_held() -> None:
+def test_the_property_may_receive_is_true_from_the_capacity_check_until_the_acceptance() -> None:
     loop = ReceiverLoop()
     seen: list[bool] = []
     loop.broker.waiting = [delivery()]

@@ -50,7 +50,7 @@ def test_the_documented_example_of_scheduled_events_is_read() -> None:
 
 
 @pytest.mark.parametrize("not_before", ["", None, "soon", 5, "Mon, 99 Foo 2026 99:99:99 GMT"])
-def test_a_started_event_has_no_earliest_time(not_before: Any) -> None:
+def test_an_event_without_a_valid_not_before_time_has_no_earliest_time(not_before: Any) -> None:
     (notice,) = read_events(document(EventType="Reboot", NotBefore=not_before))
     assert notice.not_before is None
 
@@ -62,13 +62,15 @@ def test_a_document_without_scheduled_events_is_refused(text: bytes) -> None:
 
 
 @given(st.binary())
-def test_any_bytes_are_read_as_scheduled_events_or_refused(data: bytes) -> None:
+def test_reading_any_bytes_as_scheduled_events_succeeds_or_raises_unreadable_events(
+    data: bytes,
+) -> None:
     with contextlib.suppress(UnreadableEvents):
         read_events(data)
 
 
 @given(st.lists(EVENT, max_size=3))
-def test_any_object_in_the_list_of_events_is_read_as_a_scheduled_event(
+def test_any_json_object_in_the_list_of_events_is_read_as_a_scheduled_event(
     events: list[dict[str, Any]],
 ) -> None:
     notices = read_events(json.dumps({"Events": events}).encode())
@@ -76,19 +78,23 @@ def test_any_object_in_the_list_of_events_is_read_as_a_scheduled_event(
 
 
 @pytest.mark.parametrize("kind", ["Preempt", "Terminate", "Reboot", "Redeploy"])
-def test_an_event_of_an_ending_kind_ends_the_named_machine(kind: str) -> None:
+def test_a_preempt_or_terminate_or_reboot_or_redeploy_event_ends_only_the_named_machine(
+    kind: str,
+) -> None:
     notice = ScheduledEvent("id", kind, frozenset({"vm_0"}), NOW + timedelta(seconds=30))
     assert notice.ends("VM_0", NOW)
     assert not notice.ends("vm_1", NOW)
 
 
 @pytest.mark.parametrize("kind", ["Freeze", "", "SomethingNew"])
-def test_an_event_that_preserves_memory_does_not_end_the_machine(kind: str) -> None:
+def test_an_event_of_the_kind_freeze_or_of_an_unknown_kind_does_not_end_the_machine(
+    kind: str,
+) -> None:
     assert not ScheduledEvent("id", kind, frozenset({"vm_0"})).ends("vm_0", NOW)
 
 
 @pytest.mark.parametrize(("minutes", "ends"), [(15, True), (21, False), (7 * 24 * 60, False)])
-def test_an_event_ends_the_machine_only_within_20_minutes_of_its_time(
+def test_an_event_ends_the_machine_only_within_20_minutes_of_the_announced_time(
     minutes: int, ends: bool
 ) -> None:
     notice = ScheduledEvent("id", "Redeploy", frozenset({"vm_0"}), NOW + timedelta(minutes=minutes))

@@ -44,7 +44,9 @@ def heard(loaded: LoadedModel, *recordings: bytes) -> list[dict[str, Any]]:
     return [loaded.finish(output).value for output in outputs]  # type: ignore[union-attr]  # JSON
 
 
-def test_the_segments_of_speech_in_a_recording_are_found(loaded: LoadedModel) -> None:
+def test_the_voice_activity_model_finds_the_segments_of_speech_in_a_recording(
+    loaded: LoadedModel,
+) -> None:
     (found,) = heard(loaded, SPEECH)
     assert found["duration_seconds"] == pytest.approx(0.906, abs=1e-3)
     (segment,) = found["speech"]
@@ -115,7 +117,7 @@ def test_resampling_a_recording_preserves_the_sound(rate: int) -> None:
     assert len(resampled(tone(rate)[:1], rate)) >= 1
 
 
-def test_a_recording_that_is_too_long_is_refused(loaded: LoadedModel) -> None:
+def test_a_sound_recording_that_is_too_long_is_refused(loaded: LoadedModel) -> None:
     with pytest.raises(InvalidInput, match="lasts 601 s; at most 600 s are accepted"):
         loaded.prepare(wav(np.zeros(601 * 4_000), 4_000), "audio/x-wav")
 
@@ -138,7 +140,7 @@ def steps(*parts: tuple[float, int]) -> list[float]:
         (steps((0.9, 9), (0.1, 4), (0.9, 9)), [(0.0, 0.318), (0.386, 0.704)]),
     ],
 )
-def test_scores_of_steps_are_converted_to_segments_of_speech(
+def test_the_speech_scores_of_time_steps_are_converted_to_segments_of_speech(
     scores: list[float], segments: list[tuple[float, float]]
 ) -> None:
     found = list(spoken(scores, len(scores) * 0.032, 0.5))

@@ -56,7 +56,7 @@ def test_a_malformed_block_list_is_refused(document: bytes) -> None:
     assert refused.value.code == "InvalidXmlDocument"
 
 
-def test_a_block_list_over_the_limit_is_refused() -> None:
+def test_a_block_list_with_more_than_50000_blocks_is_refused() -> None:
     document = b"<BlockList>" + b"<Latest>AAAA</Latest>" * 50_001 + b"</BlockList>"
     with pytest.raises(StorageError) as refused:
         parse_block_list(document)

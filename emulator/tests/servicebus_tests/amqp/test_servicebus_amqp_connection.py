@@ -78,7 +78,7 @@ async def test_the_server_replies_to_an_unsupported_protocol_header_and_closes_t
         ("GSSAPI", b"", 1),
     ],
 )
-async def test_sasl_accepts_valid_credentials_only(
+async def test_sasl_accepts_only_valid_credentials(
     fresh: Peer, mechanism: str, response: bytes, outcome: int
 ) -> None:
     init = SaslInit(Symbol(mechanism), response)

@@ -70,7 +70,7 @@ async def test_connecting_with_a_wrong_key_raises_an_authentication_error(
                 pass
 
 
-def test_a_token_of_entra_id_is_refused(server: Server) -> None:
+def test_a_token_from_microsoft_entra_id_is_refused(server: Server) -> None:
     class Credential:
         def get_token(self, *_: str, **__: object) -> AccessToken:
             return AccessToken("header.claims.signature", 4_000_000_000)
