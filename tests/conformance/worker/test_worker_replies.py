@@ -87,7 +87,7 @@ def test_sending_a_reply_to_an_unreachable_gateway_raises_reply_undelivered() ->
     with socket.create_server(("127.0.0.1", 0)) as taken:
         host = f"127.0.0.1:{taken.getsockname()[1]}"
     replies = GatewayClient(frozenset({host}))
-    with pytest.raises(ReplyUndelivered, match="ConnectError"):
+    with pytest.raises(ReplyUndelivered, match="NewConnectionError"):
         replies.send(f"http://{host}/", BODY, limited_tries(2))
     assert replies.is_wanted(f"http://{host}/") is None, "the answer is unknown"
     assert replies.report(f"http://{host}/", BODY), "the answer is unknown, so the job continues"
