@@ -119,7 +119,7 @@ class AccountStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Apply a change to the index, and return its result when the change is safe on disk."""
+        """Apply a change to the index, and return its result when the change is committed."""
         return await self._committer.apply(lambda db: change(db, *args, **kwargs))
 
     async def expire(self) -> int:

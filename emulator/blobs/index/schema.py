@@ -77,13 +77,17 @@ def create_index(path: Path) -> None:
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
-    """Return a connection for writing. A change is safe on disk when its commit returns."""
+    """Return a connection for writing.
+
+    A committed change is not lost if the process is killed. With `synchronous=NORMAL`, a commit
+    does not wait for the disk, so the last changes may be lost in a power failure.
+    """
     connection = sqlite3.connect(
         path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False
     )
     try:
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA synchronous=NORMAL")
     except sqlite3.Error:
         connection.close()
         raise
