@@ -139,7 +139,7 @@ async def test_the_timeout_error_contains_the_id_of_the_job(gateway: RunningGate
         "/v2/models/noop/infer", json={"inputs": [tensor("a")]}, headers={"prefer": "wait=0"}
     )
     assert answer.status_code == 504
-    assert "GET /v1/jobs/" in answer.json()["error"]
+    assert "its status is at /v1/jobs/" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(

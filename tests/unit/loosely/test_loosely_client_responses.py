@@ -234,7 +234,7 @@ def test_reading_any_bytes_as_a_problem_raises_no_error(body: bytes) -> None:
         ),
     )
 )
-def test_reading_any_json_as_a_problem_or_as_a_job_raises_no_error(document: object) -> None:
+def test_parsing_any_json_as_problem_details_or_as_a_job_raises_no_error(document: object) -> None:
     body = json.dumps(document).encode()
     job = Job.from_body(body)
     assert job is None or isinstance(job.status, str)

@@ -131,7 +131,9 @@ def test_a_stopped_receiver_settles_postponed_messages_immediately(loop: Receive
     assert loop.receiver.is_finished
 
 
-def test_the_lock_of_a_postponed_message_is_renewed(loop: ReceiverLoop) -> None:
+def test_the_lock_of_a_message_is_renewed_while_its_abandonment_is_delayed(
+    loop: ReceiverLoop,
+) -> None:
     renewals: list[float] = []
 
     def renew(delivery: LockedMessage, timeout_seconds: float) -> float:

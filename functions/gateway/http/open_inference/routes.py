@@ -47,6 +47,7 @@ from gateway.http.requests import (
 )
 from gateway.http.responses import json_response, problem_of_job
 from gateway.http.routes.submit import REPLAYED
+from gateway.http.routing import TextRoute
 from gateway.jobs.model import is_final, job_resource
 from gateway.jobs.progress import ProgressStore
 from gateway.settings import MAX_WAIT_SECONDS
@@ -58,7 +59,7 @@ from gateway.telemetry import traceparent_of
 _ENVELOPE_BYTES = 64 * 1024
 _UNCACHED = {"Cache-Control": "no-store"}
 
-router = APIRouter(tags=["open inference protocol"])
+router = APIRouter(tags=["open inference protocol"], route_class=TextRoute)
 
 
 class OipServer(TypedDict):

@@ -37,6 +37,7 @@ from gateway.http.requests import (
     services_of,
 )
 from gateway.http.responses import json_response
+from gateway.http.routing import TextRoute
 from gateway.services import Services
 from gateway.storage.blobs import Blobs
 
@@ -47,7 +48,7 @@ _ID: Final = re.compile(LETTER_ID)
 _CURSOR: Final = re.compile(r"[a-z0-9-]{1,70}/[A-Za-z0-9._-]{1,128}")
 _PRIVATE: Final = {"Cache-Control": "no-store"}
 
-router = APIRouter(tags=["admin"])
+router = APIRouter(tags=["admin"], route_class=TextRoute)
 
 
 class DeadLetters(TypedDict):

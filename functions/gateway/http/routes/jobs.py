@@ -52,6 +52,7 @@ from gateway.http.responses import (
     check_match,
     json_response,
 )
+from gateway.http.routing import TextRoute
 from gateway.jobs.listing import IdRange, id_at, list_newest
 from gateway.jobs.model import (
     JobOutcome,
@@ -66,7 +67,7 @@ from gateway.jobs.model import (
     tenant_of,
 )
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=TextRoute)
 
 
 class JobPageLinks(TypedDict):

@@ -29,6 +29,7 @@ from gateway.http.responses import (
     problem_of_job,
     problem_response,
 )
+from gateway.http.routing import TextRoute
 from gateway.jobs.model import JobResource, Record, is_final, job_resource, priority_of
 from gateway.submission.create import NewJob
 from gateway.submission.parse import parse_submission
@@ -37,7 +38,7 @@ from gateway.telemetry import traceparent_of
 REPLAYED: Final = {"Idempotency-Replayed": "true"}
 """The header of a response about a job that an earlier request created."""
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=TextRoute)
 
 
 @router.post(

@@ -20,6 +20,7 @@ from gateway.http.requests import (
     services_of,
 )
 from gateway.http.responses import json_response
+from gateway.http.routing import TextRoute
 from gateway.jobs.model import Time
 from gateway.storage.uploads import new_upload, upload_blob_of, upload_expiry
 from gateway.submission.parse import check_accepted
@@ -27,7 +28,7 @@ from gateway.submission.parse import check_accepted
 _MAX_BODY_BYTES: Final = 16 * 1024
 _MEMBERS: Final = ("model", "media_type")
 
-router = APIRouter(tags=["uploads"])
+router = APIRouter(tags=["uploads"], route_class=TextRoute)
 
 
 class UploadSlot(TypedDict):

@@ -19,6 +19,7 @@ from gateway.http.requests import (
     unknown_job,
 )
 from gateway.http.responses import json_response
+from gateway.http.routing import TextRoute
 from gateway.jobs.model import is_final, read_ticket
 from gateway.webhooks.orchestrator import (
     DeliveryState,
@@ -29,7 +30,7 @@ from gateway.webhooks.orchestrator import (
     wake_event,
 )
 
-router = APIRouter()
+router = APIRouter(route_class=TextRoute)
 
 
 @router.get(

@@ -38,13 +38,14 @@ from gateway.http.requests import (
     unknown_job,
 )
 from gateway.http.responses import json_response
+from gateway.http.routing import TextRoute
 from gateway.jobs.model import JobOutcome, is_final
 from gateway.jobs.progress import ProgressReport, report_from_json
 
 MAX_RESULT_BYTES: Final = 256 * 1024 * 1024
 MAX_REPORT_BYTES: Final = 8 * 1024
 
-router = APIRouter(tags=["workers"])
+router = APIRouter(tags=["workers"], route_class=TextRoute)
 
 
 class ReplyAccepted(TypedDict):
