@@ -23,10 +23,10 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU, and what it is called in Azure.
+    """A GPU that Azure offers.
 
-    ``node`` is the VM size that has this GPU. ``container_apps`` is the profile of Container Apps
-    that has this GPU; ``None`` if there is none.
+    ``node`` is the VM size with this GPU. ``container_apps`` is the workload profile of Container
+    Apps with this GPU, or ``None`` if Container Apps does not offer this GPU.
     """
 
     name: str
@@ -89,10 +89,10 @@ class Prices:
             ) from None
 
     def usage(self, name: str, key: str | None = None) -> float:
-        """Return a number from the section ``usage`` of the price list.
+        """Return the number ``name`` from the section ``usage`` of the price list.
 
-        If the entry ``name`` is a mapping, return its number for ``key``. Raises PricesUnusable if
-        the number is missing or invalid.
+        Some entries of this section are mappings. For such an entry, ``key`` selects the number.
+        Raises PricesUnusable if the number is missing or invalid.
         """
         value = self._usage.get(name)
         if key is not None and isinstance(value, dict):

@@ -110,7 +110,7 @@ class _CheckOutput:
         self._batches: list[Mapping[str, Any]] = []
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Print an event, or keep it for the table if it describes a batch."""
+        """Print an event. An event of a batch is not printed, but added to the table."""
         match line["event"]:
             case "loaded":
                 print_to(

@@ -29,7 +29,7 @@ class RepositoryMissing(UpError):
 
 
 class UnknownPart(UpError):
-    """An option names an unknown component, or excludes a component that is needed."""
+    """An option names an unknown component, or the options exclude all components."""
 
     exit_code = USAGE_EXIT_CODE
 

@@ -238,7 +238,8 @@ class WorkerPool:
     async def _stop_idle(self, surplus: int) -> None:
         """Stop at most ``surplus`` idle workers.
 
-        Workers that are still loading are stopped first, then the newest of the other workers.
+        Workers that have never been ready are stopped first. The other workers are stopped from the
+        newest to the oldest.
         """
         newest_first = self._active[::-1]
         held = await asyncio.gather(
