@@ -108,7 +108,7 @@ class ContentFiles:
             self._path(key).unlink(missing_ok=True)
 
     def sweep(self, live: set[str]) -> int:
-        """Remove all files except those with a key in `live`, and return the number removed."""
+        """Remove all files except those with a key in `live`. Return how many were removed."""
         removed = 0
         for subdirectory in _SUBDIRECTORIES:
             for entry in os.scandir(self._root / subdirectory):

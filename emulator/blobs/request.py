@@ -82,8 +82,8 @@ class BlobRequest:
 
     Attributes:
         headers: The request's headers. The names are in lower case.
-        metadata_pairs: The names, without this prefix, and the values of the `x-ms-meta-` headers.
-            The letters of the names are as the client sent them.
+        metadata_pairs: The names and values of the `x-ms-meta-` headers. The names are without
+            this prefix, and are not changed to lower case.
         query: The decoded query parameters, in the order in which the URL contains them.
     """
 

@@ -106,9 +106,9 @@ class AccountStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Call a function that reads the index on another thread, and return its result.
+        """Call a function that reads the index, and return its result.
 
-        Use this method if the function would block the event loop for too long.
+        The function runs on another thread, so that it does not block the event loop.
         """
         ask = partial(question, self._lister, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._lister_thread, ask)

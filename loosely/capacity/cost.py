@@ -1,4 +1,4 @@
-"""Estimate the monthly cost of a number of jobs, for scaled GPUs and for GPUs that are always on.
+"""Estimate the monthly cost of jobs: with autoscaling, and with GPUs that are always on.
 
 `simulation.simulate` computes the GPU hours of one day. A month has 30.4 days.
 

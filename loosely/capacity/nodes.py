@@ -126,7 +126,8 @@ class NodePool:
         """Create the pool with the cluster's minimum number of nodes.
 
         ``assign_workers`` is a function that assigns workers to nodes, and returns the number of
-        workers without a node. The pool calls this function when a node becomes available.
+        workers without a node. The pool calls this function at each scan of the cluster autoscaler,
+        and when a node has started.
         """
         self._cluster = cluster
         self._clock = clock

@@ -32,7 +32,7 @@ class SelectPolicy(Enum):
 class ScalingPolicy:
     """A limit on the number of pods that are added or removed in ``period_seconds``.
 
-    ``value`` is a number of pods, or a percentage of the current pods.
+    ``value`` is a number of pods, or a percentage of the pods at the start of this period.
     """
 
     unit: PolicyType
@@ -61,7 +61,7 @@ class Behavior:
 
 @dataclass(frozen=True, slots=True)
 class ScaledObject:
-    """A ScaledObject with one azure-servicebus trigger for each queue.
+    """The settings of a KEDA ScaledObject with one azure-servicebus trigger for each queue.
 
     Raises:
         ValueError: A number is out of range.

@@ -58,7 +58,7 @@ def is_transient(error: LooselyError) -> bool:
     """Return whether the same request may succeed later.
 
     The result is true if there was no response, or if the response has a temporary HTTP status such
-    as 503. The result is false if the error is that of a job that has ended.
+    as 503. The result is false if the error describes how a job ended.
     """
     match error:
         case GatewayUnreachable():

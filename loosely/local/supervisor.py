@@ -76,8 +76,8 @@ class SystemSupervisor:
     async def _stop_all(self, runs: "Sequence[asyncio.Task[None]]") -> None:
         """Stop the processes one by one, beginning with the last.
 
-        The worker is stopped before the gateway and Service Bus. Therefore it can still send
-        replies and settle messages while it drains.
+        The worker is stopped before the gateway and Service Bus. Therefore the worker can
+        still send replies and settle messages while it drains.
         """
         for process, run in reversed(list(zip(self._processes, runs, strict=True))):
             if not run.done():

@@ -135,9 +135,9 @@ class BlobQuery:
     The page has at most `limit` names. Each name begins with `prefix`, and is equal to `start` or
     sorted after it.
 
-    If a name contains `delimiter` after the prefix, the page contains a common prefix instead of the
-    blob. The common prefix is the beginning of the name, including the first delimiter after the
-    prefix. Each common prefix is listed once.
+    If a name contains `delimiter` after the prefix, the page contains a common prefix instead of
+    the blob. The common prefix is the beginning of the name, including the first delimiter after
+    the prefix. Each common prefix is listed once.
     """
 
     prefix: str
