@@ -55,7 +55,7 @@ class Prices:
             }
         except (KeyError, TypeError, AttributeError) as error:
             raise PricesUnusable(
-                f"prices: {error!r} is missing or has an unexpected structure"
+                f"prices: an entry is missing or has an unexpected structure: {error!r}"
             ) from None
 
     @classmethod
@@ -68,7 +68,7 @@ class Prices:
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise PricesUnusable(f"{path}: {error}") from None
         if not isinstance(document, dict):
-            raise PricesUnusable(f"{path}: expected a mapping")
+            raise PricesUnusable(f"{path}: expected a YAML mapping at the top level")
         return cls(document)
 
     def price(self, name: str) -> Price:

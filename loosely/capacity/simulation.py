@@ -95,7 +95,7 @@ class SimulationResult:
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """Return p50, p95, p99 and the maximum of the values; an empty dict if there are no values.
+    """Return p50, p95, p99 and the maximum of the values, or an empty dict if there are none.
 
     The percentiles are computed by the nearest-rank method.
     """

@@ -110,7 +110,7 @@ class _CheckOutput:
         self._batches: list[Mapping[str, Any]] = []
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Print an event. An event of a batch is not printed, but added to the table."""
+        """Add the measurements of a batch to the table, or print any other event."""
         match line["event"]:
             case "loaded":
                 print_to(
