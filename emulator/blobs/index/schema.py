@@ -1,4 +1,4 @@
-"""The tables of the index, the connections to the index, and the records that queries return."""
+"""The tables of the index, its connections, and the classes of the rows that queries return."""
 
 from __future__ import annotations
 
@@ -142,10 +142,10 @@ class NewBlob:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Consecutive bytes of a blob, which are the whole content of one content file.
+    """A part of a blob's content, which is stored in one content file.
 
-    `start` is the offset in the blob of the first byte, `size` is the number of bytes, and
-    `content` is the key of the content file.
+    The part begins at the offset `start` of the blob and has `size` bytes. `content` is the key of
+    the content file.
     """
 
     start: int
@@ -165,7 +165,7 @@ class UncommittedBlock:
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """The blob after a write. `orphans` are the keys of content files that are no longer used."""
+    """The blob after a write, and the keys of the content files that are no longer used."""
 
     blob: Blob
     orphans: tuple[str, ...] = ()
