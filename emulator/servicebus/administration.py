@@ -245,11 +245,11 @@ def settings_from(name: str, properties: Mapping[str, str]) -> QueueSettings:
             raise ArgumentError(f"{forwarding}: forwarding is not supported")
     for refused in _REFUSED_IF_TRUE:
         if _read_flag(properties, refused):
-            raise ArgumentError(f"{refused}: this property is not supported: expected false")
+            raise ArgumentError(f"{refused}: expected false, because true is not supported")
     if properties.get("Status", "Active") != "Active":
         raise ArgumentError("Status: expected Active, because no other status is supported")
     if _read_duration(properties, "AutoDeleteOnIdle", UNBOUNDED) < UNBOUNDED:
-        raise ArgumentError("AutoDeleteOnIdle: deletion is not supported: omit this property")
+        raise ArgumentError("AutoDeleteOnIdle: omit this property, because it is not supported")
     time_to_live = _read_duration(properties, "DefaultMessageTimeToLive", UNBOUNDED)
     window = _read_duration(
         properties, "DuplicateDetectionHistoryTimeWindow", DEFAULT_DUPLICATE_WINDOW

@@ -54,7 +54,7 @@ class Namespace:
 
 
 class _TrackedConnection(Connection):
-    """A connection that adds itself to `open_connections` and removes itself when it is lost."""
+    """A connection that stays in the set `open_connections` until the connection is lost."""
 
     def __init__(
         self,

@@ -69,7 +69,7 @@ class ReplySource:
 
     @property
     def is_full(self) -> bool:
-        """Whether the maximum number of replies is stored. Stored replies wait for credit."""
+        """Whether the number of stored replies, which wait for credit, has reached its maximum."""
         return len(self._waiting) >= _MAX_WAITING_REPLIES
 
     def set_credit(self, credit: int) -> None:
@@ -173,7 +173,7 @@ class ReplyLinks:
 
 
 class _TrackedReplySource(ReplySource):
-    """A ReplySource that removes itself from `open_sources` when its link is detached."""
+    """A ReplySource that stays in the list `open_sources` until the source is closed."""
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ link         links, which carry messages in one direction, and their credit
 codec, types, performatives, outcomes, sections, frames   encoding and decoding
 websocket    AMQP inside a WebSocket
 
-The module `link` defines the interfaces `ConnectionService`, `LinkSource` and `LinkTarget`. The
-user of this package implements these interfaces. `connection.Connection` is the asyncio protocol.
+The module `link` defines the interfaces `ConnectionService`, `LinkSource` and `LinkTarget`. Code
+outside this package implements these interfaces. `connection.Connection` is the asyncio protocol of
+one connection.
 """

@@ -16,7 +16,7 @@ _HEAD_DOUBLEWORDS = 2
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame. The purpose of an AMQP frame without a body is to keep the connection alive."""
+    """One frame. AMQP frames without a body have only one purpose: to keep a connection alive."""
 
     type: int
     channel: int

@@ -85,9 +85,9 @@ def read_outcome(state: Described | None) -> Outcome | None:
 def build_confirmation(outcome: Outcome, state: Described) -> Described:
     """Build the delivery state that confirms to the receiver that a message has been settled.
 
-    `state` is the delivery state that the receiver sent. The function returns it unchanged unless
-    the receiver rejected the message. Then the error is removed from the state, because clients
-    treat an error in the confirmation as a failed settlement.
+    `state` is the delivery state that the receiver sent. The confirmation repeats this state. But
+    if the receiver rejected the message, the receiver's error is omitted, because clients treat an
+    error in the confirmation as a failed settlement.
     """
     return _REJECTED_WITHOUT_ERROR if isinstance(outcome, Rejected) else state
 

@@ -102,7 +102,7 @@ class PendingWork:
 
     @property
     def is_full(self) -> bool:
-        """Whether so many bytes are unprocessed that the connection must not read from the peer."""
+        """Whether more than 8 MiB are unprocessed. Then the connection must not read more bytes."""
         return self._bytes > _WORK_BYTES
 
     def add_partial(self, count: int) -> None:

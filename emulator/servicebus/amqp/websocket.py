@@ -170,7 +170,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._connection.resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        """Respond to the HTTP request at the start, and process the WebSocket frames after it."""
+        """Respond to the HTTP request that the peer sends first, then process WebSocket frames."""
         assert self._transport is not None
         if self._head is not None:
             self._head += data

@@ -30,7 +30,7 @@ class ReceiveMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class IncomingMessage:
-    """A message as a sender sent it to a queue.
+    """A message that a sender has sent to a queue.
 
     `header`, `annotations` and `bare` contain the encoded message. The other attributes are decoded
     for the broker.

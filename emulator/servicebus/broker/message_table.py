@@ -16,7 +16,7 @@ class TimerHeap:
     """A heap of due times. At the due time of a message, the broker must change the message.
 
     Each message has at most one due time. A due time that was replaced or removed stays in the
-    heap, but is ignored. If the heap contains too many of them, it is rebuilt.
+    heap, but is ignored. If the heap contains too many ignored due times, the heap is rebuilt.
     """
 
     __slots__ = ("_due", "_heap")

@@ -59,7 +59,10 @@ class DuplicateHistory:
         self._sequence_numbers[seen_id.message_id] = seen_id.sequence_number
 
     def forget(self, now: datetime, window: timedelta) -> None:
-        """Remove the ids that are older than `window`, except ids added since the last commit."""
+        """Remove the ids of messages that were received `window` or more before `now`.
+
+        Ids that were added since the last commit are not removed.
+        """
         horizon = now - window
         while self._committed_count and self._seen_ids[0].seen_at <= horizon:
             seen_id = self._seen_ids.popleft()

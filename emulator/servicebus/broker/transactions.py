@@ -54,7 +54,10 @@ class ContentCache:
             self._cached_bytes -= content.size_bytes
 
     def commit(self, written: Iterable[int]) -> None:
-        """Record that the contents of these messages are written. Discard other unwritten contents."""
+        """Record that the contents of these messages are now in the database.
+
+        All other unwritten contents belong to removed messages and are discarded.
+        """
         for id_ in written:
             content = self._unwritten[id_]
             self._cached[id_] = content
