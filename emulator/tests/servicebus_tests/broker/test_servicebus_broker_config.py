@@ -74,7 +74,7 @@ def test_a_queue_without_configured_properties_has_the_default_properties_of_azu
         (config(Queues=[{}]), "Queues[0].Name: expected a string that is not empty"),
         (
             config(Queues=[{"Name": "a"}, {"Name": "A"}]),
-            "Queues[1].Name: another queue is also named",
+            "Queues[1].Name: another queue already has the name",
         ),
         (config(Queues=[{"Name": "$a"}]), "is not a valid queue name"),
         (config({"LockDuration": "1 minute"}), "Properties.LockDuration: '1 minute' is not"),

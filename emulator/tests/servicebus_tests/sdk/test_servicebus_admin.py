@@ -160,7 +160,7 @@ async def test_the_emulator_refuses_invalid_and_unsupported_updates_of_a_queue(
             {"requires_duplicate_detection": True},
             "RequiresDuplicateDetection: this property cannot be changed",
         ),
-        ({"requires_session": True}, "RequiresSession: this property is not supported"),
+        ({"requires_session": True}, "RequiresSession: expected false"),
         ({"forward_to": "other"}, "ForwardTo: forwarding is not supported"),
     ):
         change = partial(_change, changes)
