@@ -1,7 +1,7 @@
 """Start the app process, send invocations to it, and restart it if it ends.
 
 AppProcess      one run of the app process, and the connection to it
-AppSupervisor   starts a new app process when the old one ends, after increasing delays
+AppSupervisor   starts the app process again after each end, with increasing delays
 Invoker         invokes the app's functions, including orchestrators and activities
 """
 
@@ -370,8 +370,8 @@ class Invoker:
     """Invokes functions in the app process.
 
     Each invocation may take at most `functionTimeout` of host.json. This class also implements
-    `FunctionRunner` for the durable engine. `orchestrators` and `activities` are dictionaries whose
-    keys are the names that orchestrations use, and whose values are names of functions.
+    `FunctionRunner` for the durable engine. `orchestrators` and `activities` map the names that
+    orchestrations use to the names of functions.
     """
 
     def __init__(
@@ -426,7 +426,7 @@ class Invoker:
         if state is None:
             raise FunctionFailure(
                 "RuntimeError",
-                f"the orchestrator {name} returned None instead of the state that the SDK returns",
+                f"the orchestrator {name} returned None: expected JSON text from the durable SDK",
             )
         return state
 

@@ -33,8 +33,8 @@ class TriggeredFunction:
 class FunctionCatalogue:
     """The functions of an app, grouped by trigger type.
 
-    `functions` lists all functions. `orchestrators` and `activities` are dictionaries whose keys
-    are the names that orchestrations use, and whose values are names of functions.
+    `functions` lists all functions. `orchestrators` and `activities` map the names that
+    orchestrations use to the names of functions.
     """
 
     functions: list[dict[str, Any]]

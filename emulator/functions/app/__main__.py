@@ -57,7 +57,8 @@ def main() -> None:
 def _die_with_host(lifeline: int) -> None:
     """Start a thread that ends this process at once if the host dies.
 
-    This works even if the user's code blocks the event loop.
+    `lifeline` is the end of a pipe that the host keeps open. The thread runs even if the user's
+    code blocks the event loop.
     """
 
     def watch() -> None:

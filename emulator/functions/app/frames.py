@@ -78,8 +78,7 @@ def _parse(data: bytes | bytearray) -> tuple[list[tuple[list[Any], bytes]], int,
 
     Returns:
         The complete frames, their total size in bytes, and the size in bytes of the incomplete
-        frame at the end. If the size of the incomplete frame is unknown, the last value is the
-        size of its two lengths.
+        frame at the end. If this size is not known yet, the last value is the size of two lengths.
     """
     frames: list[tuple[list[Any], bytes]] = []
     offset, total = 0, len(data)

@@ -1,6 +1,6 @@
 """The interface that both durable engines implement.
 
-It contains the operations on instances that the management API needs.
+The interface contains the operations that the management API needs.
 """
 
 from abc import ABC, abstractmethod

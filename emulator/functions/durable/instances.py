@@ -54,11 +54,11 @@ class Parent:
 class TaskMessage:
     """A message for the next episode of an instance.
 
-    `text` is JSON text: the reason in a termination message, and the history event in most other
-    messages.
+    `text` is JSON text: the reason in a termination message, the properties of the instance in a
+    start message, and the history event in other messages.
 
     `sequence` is the key of the message's row in the database, or None if the message does not have
-    a row. `work` is the key of a work item whose result is this message.
+    a row. `work` is the key of the work item whose result is this message, or None.
     """
 
     kind: EventType

@@ -72,7 +72,7 @@ def _unknown(name: str, article_and_kind: str, kind: str, known: frozenset[str])
 class AppOutage:
     """Makes episodes and activities wait before they retry, while the app process is down.
 
-    All callers wait for the same retry. The pause before a retry doubles after each failed retry,
+    All of them retry at the same time. The pause before a retry doubles after each failed retry,
     from 50 ms up to 1 s.
     """
 

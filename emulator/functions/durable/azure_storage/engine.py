@@ -1,7 +1,7 @@
 """The azure-storage engine: dequeue messages, group them by instance, run episodes and activities.
 
 Each host has leases on some partitions. The loop of a host renews these leases and the visibility
-timeouts of the dequeued messages. Then it dequeues more messages.
+timeouts of the dequeued messages. Then the loop dequeues more messages.
 
 The dequeued messages of one instance form an orchestration session. A session runs one episode at a
 time. Each activity runs in its own asyncio task.
@@ -424,7 +424,7 @@ class AzureStorageEngine(DurableEngine):
         self._next_renewal = now + max(min(third, _LONGEST_RENEWAL_MICROS), 1)
 
     def _list_pending(self, partitions: frozenset[int]) -> list[QueueMessage]:
-        """Return the dequeued messages of these partitions that no episode has used yet."""
+        """Return the unprocessed messages that this host has dequeued from these partitions."""
         return [
             message
             for session in self._sessions.values()

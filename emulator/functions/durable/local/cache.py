@@ -34,7 +34,7 @@ class InstanceCache:
         return to_micros(self._clock.now())
 
     def set_last_number(self, after: int) -> None:
-        """Set the highest row number in use, after which `next_number` continues."""
+        """Set the highest row number in use. `next_number` continues after this number."""
         self._sequence = after
 
     def next_number(self) -> int:
