@@ -195,7 +195,7 @@ def _file_values(path: Path) -> dict[str, str]:
 
 
 def resolve(value: Any, settings: Mapping[str, str]) -> Any:
-    """Replace each %NAME% in a binding's value by the app setting with that name.
+    """Return a binding's value, in which each %NAME% is replaced by the app setting NAME.
 
     Objects and lists are resolved recursively. Raises SettingError if an app setting is missing.
     """

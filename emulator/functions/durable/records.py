@@ -219,10 +219,7 @@ def _read_rows(
 
 
 def read_history(store: Reader, instance_id: str) -> list[str]:
-    """Return the stored history of an instance.
-
-    Each text contains the JSON events of one episode.
-    """
+    """Return the stored history of an instance, as one text of JSON events for each episode."""
     return [
         events
         for (events,) in store.read(

@@ -20,7 +20,8 @@ from emulator.functions.durable.shim import Shim
 class LocalOutbox:
     """Sends the activities, timers and sub-orchestrations that an episode schedules.
 
-    The transaction of the episode inserts them as rows. They start after the commit.
+    The transaction of the episode inserts a row for each of them. The activities, timers and
+    sub-orchestrations start after the commit.
     """
 
     def __init__(
