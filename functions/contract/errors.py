@@ -16,7 +16,10 @@ from typing import ClassVar
 
 
 class ContractError(Exception):
-    """The base class of the errors in this module. Callers see `code`, which never changes."""
+    """The base class of the errors in this module.
+
+    Callers see the value of `code` in replies. The value never changes.
+    """
 
     code: ClassVar[str] = "contract-error"
     retryable: ClassVar[bool] = False

@@ -99,7 +99,9 @@ class Device(Protocol):
         ...
 
     def unload(self, resident_bytes: int) -> None:
-        """Release the device memory of a model that was deleted.
+        """Release the device memory of a model.
+
+        The caller must first delete all references to the model, so that torch frees its tensors.
 
         Args:
             resident_bytes: How many bytes of device memory the model used.

@@ -80,7 +80,8 @@ class MemoryProfile:
     def with_peak(self, cost: float, size_bytes: int) -> "MemoryProfile":
         """Return a copy of the profile with the measurement of one more batch.
 
-        In the copy, a larger batch never needs less memory than a smaller batch.
+        Measurements vary. The copy increases some numbers so that a larger batch never needs less
+        memory than a smaller batch.
 
         Args:
             cost: The total size of the batch's items, in the model's own unit.

@@ -1,4 +1,4 @@
-"""Share one device between several models or processes. A model reserves memory before using it.
+"""Share one device between several models or processes. Memory is reserved for a model before the model is loaded.
 
 sharing         the device of this process, and the thread that updates the reservations
 reservation     one model's reservation of device memory
