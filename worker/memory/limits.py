@@ -48,9 +48,9 @@ class DeviceGate:
     def exclusive(self) -> Iterator[None]:
         """Use the device during the `with` block while no other thread of this process uses it.
 
-        The thread waits until no other thread uses the device. The jobs of other threads may last
-        minutes, so the wait has a time limit. After the time limit, the `with` block runs even if
-        other threads use the device.
+        The thread waits until no other thread uses the device, but only until a time limit, because
+        the jobs of other threads may last minutes. After the time limit, the `with` block runs even
+        if other threads use the device.
         """
         with self._changed:
             self._waiting_count += 1
@@ -122,7 +122,7 @@ class BatchLimit:
         if next_cost < min(cost, self._learned_cost):
             self._learned_cost = next_cost
             _log.warning(
-                "%s: a batch of total size %g ran out of memory; later batches have at most size %g",
+                "%s: a batch of size %g ran out of memory; later batches have at most size %g",
                 *(self._model, cost, next_cost),
             )
 

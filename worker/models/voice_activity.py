@@ -43,7 +43,10 @@ class _Scored:
 
 
 class Infer:
-    """Finds speech. The result lists start, end and mean score of each segment of speech."""
+    """Finds speech in a recording.
+
+    The result lists the start, the end and the mean score of each part that contains speech.
+    """
 
     accepts: ClassVar[Accepts] = "audio"
 
@@ -95,7 +98,7 @@ class Infer:
         ]
 
     def postprocess(self, output: _Scored) -> dict[str, object]:
-        """Return the segments of speech in order, and the duration of the recording in seconds."""
+        """Return the parts that contain speech, in order, and the duration of the recording."""
         segments = [
             {
                 "start_seconds": round(start, 3),
@@ -164,7 +167,7 @@ def resampled(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
 def spoken(
     scores: list[float], seconds: float, threshold: float
 ) -> Iterator[tuple[float, float, float]]:
-    """Yield start, end and mean score of each segment of speech, in order. Times are in seconds."""
+    """Yield start, end and mean score of each part that contains speech. Times are in seconds."""
     reached = 0.0
     for start, end in _runs(scores, threshold):
         if end - start < _MIN_SPEECH_STEPS:
@@ -175,7 +178,7 @@ def spoken(
 
 
 def _runs(scores: list[float], threshold: float) -> Iterator[tuple[int, int]]:
-    """Yield the first step of each segment of speech, and the step after its last step."""
+    """Yield the first step and the end (exclusive) of each sequence of steps with speech."""
     start: int | None = None
     end = 0
     for step, score in enumerate(scores):

@@ -83,8 +83,8 @@ class CancellationCheck:
     def require_wanted(self, job: ReceivedJob) -> None:
         """Raise an error if the gateway answers that the job is no longer wanted.
 
-        If the gateway does not answer, the method asks again for a limited time and then accepts
-        the job. While the gateway does not answer, the worker could not deliver a reply either.
+        If the gateway does not answer, the method asks again. After a time limit without an answer,
+        the method returns, and the job may run.
 
         Raises:
             NotWaitedFor: The job was cancelled or has already ended.

@@ -5,9 +5,9 @@
 The code here reads no clock and no file. The time and the records of all models are arguments, so
 that all processes make the same decision.
 
-The model that has waited longest is loaded first, even if a smaller model would fit into memory now.
-This rule guarantees that a large model does not wait forever. The rule ignores a waiting model that
-another process on this device has already loaded, and no model is unloaded for such a model.
+The model that has waited longest is loaded first, even if a smaller model already fits into memory.
+With this rule, a large model does not wait forever. The rule ignores a waiting model that another
+process on this device has already loaded, and no model is unloaded for such a model.
 """
 
 from collections.abc import Iterable, Mapping

@@ -48,9 +48,9 @@ class QueueView(Protocol):
 class QueuedWork:
     """Finds the oldest message in a model's queues. Only one thread may use this object.
 
-    The broker also returns messages that other workers have locked, and does not show which messages
-    are locked. If this worker loads the model but receives no message, all messages are probably
-    locked. The caller then calls `skip_current`.
+    The broker does not show which messages other workers have locked. If this worker has loaded the
+    model but receives no message, other workers have probably locked all messages. The caller then
+    calls `skip_current`.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class QueuedWork:
     def skip_current(self) -> None:
         """Ignore the messages that are now in the queues, for the duration of a message lock.
 
-        After this time, other workers have settled these messages or lost the locks.
+        The caller assumes that other workers have locked these messages.
         """
         for index in range(len(self._queues)):
             found = self._peek(index, _MAX_SKIPPED_COUNT)
