@@ -23,7 +23,7 @@
     │   ├── DeviceLost             device-lost              the process must be restarted
     │   └── WorkerFault            worker-fault             a defect of the worker
     ├── Poison                                         dead-letter, with reason and description
-    │   ├── UnreadableMessage      the contract's code      not a valid job request
+    │   ├── UnreadableMessage      code of a ContractError  not a valid job request
     │   ├── WrongModel             wrong-model              the queue is another model's
     │   ├── ReplyForbidden         reply-forbidden          the reply address is not allowed
     │   └── ReplyRefused           reply-refused            the gateway never accepts this reply
@@ -224,7 +224,7 @@ class WorkerFault(Infrastructure):
 
 
 class Poison(WorkerError):
-    """The message can never be processed. The worker moves it to the dead-letter queue."""
+    """The message can never be processed, so the worker dead-letters the message."""
 
     settlement = Settlement.DEAD_LETTER
 
@@ -246,7 +246,7 @@ class UnreadableMessage(Poison):
 
     @property
     def reason(self) -> str:
-        """The code of the contract's error that explains why the message cannot be read."""
+        """The code of the ContractError that explains why the message cannot be read."""
         return self._reason
 
 

@@ -18,7 +18,7 @@ from typing import ClassVar
 class ContractError(Exception):
     """The base class of the errors in this module.
 
-    Callers see the value of `code` in replies. The value never changes.
+    `code` is the name of the error for callers and operators, and never changes.
     """
 
     code: ClassVar[str] = "contract-error"

@@ -7,8 +7,8 @@ not know. These fields are kept when the message is decoded and encoded again.
 `decode_*` convert the bytes of a Service Bus message or an HTTP body.
 
 A small payload is part of the message. A large payload is stored as a blob, and the message
-contains a reference to the blob (the claim check pattern). The largest payloads in a message are
-INLINE_LIMIT_BYTES for a result and INPUT_INLINE_LIMIT_BYTES for an input.
+contains a reference to the blob (the claim check pattern). A result in a message has at most
+INLINE_LIMIT_BYTES, and an input in a message has at most INPUT_INLINE_LIMIT_BYTES.
 """
 
 import base64

@@ -227,7 +227,7 @@ class LoadedModel:
             InferenceFailed: The model's method `cost` did not return a positive number.
         """
         hook = self._hook("cost")
-        cost = 1.0 if hook is None else float(hook(self._adapter.bare(item)))
+        cost = 1.0 if hook is None else float(hook(self._adapter.without_parameters(item)))
         if not (isfinite(cost) and cost > 0):
             raise InferenceFailed(
                 f"the model's method cost returned {cost}; expected a positive, finite number"
@@ -296,8 +296,8 @@ class Adapter(Protocol):
         """
         ...
 
-    def bare(self, item: Any) -> Any:
-        """Return the item without the caller's parameters that `preprocess` may have added."""
+    def without_parameters(self, item: Any) -> Any:
+        """Return the item without the job's parameters, which `preprocess` may have added."""
         ...
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
@@ -330,14 +330,14 @@ class BatchAdapter:
     def preprocess(self, item: Any, parameters: Parameters) -> Any:
         """Call the model's method `preprocess`.
 
-        The caller's parameters are passed if `preprocess` accepts them.
+        Pass the job's parameters if the model's `preprocess` has an argument `parameters`.
         """
         preprocess = cast(Callable[..., Any], self._infer.preprocess)
         return (
             preprocess(item, parameters=parameters) if self._takes_parameters else preprocess(item)
         )
 
-    def bare(self, item: Any) -> Any:
+    def without_parameters(self, item: Any) -> Any:
         """Return the item unchanged."""
         return item
 
@@ -364,11 +364,11 @@ class ItemAdapter:
         self.postprocess = _identity
 
     def preprocess(self, item: Any, parameters: Parameters) -> Any:
-        """Return the item, together with the parameters if the model accepts parameters."""
+        """Return the item, together with the job's parameters if the model accepts parameters."""
         return _ItemWithParameters(item, parameters) if self._takes_parameters else item
 
-    def bare(self, item: Any) -> Any:
-        """Return the item without the caller's parameters."""
+    def without_parameters(self, item: Any) -> Any:
+        """Return the item without the job's parameters."""
         return item.item if isinstance(item, _ItemWithParameters) else item
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
@@ -382,7 +382,7 @@ class ItemAdapter:
         if not self._takes_parameters:
             return self._call(item, *context)
         parameters = item.parameters if isinstance(item, _ItemWithParameters) else {}
-        return self._call(self.bare(item), *context, parameters=parameters)
+        return self._call(self.without_parameters(item), *context, parameters=parameters)
 
 
 def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights | None) -> Any:

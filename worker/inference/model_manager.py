@@ -120,7 +120,7 @@ class ModelManager:
             self._reservation.touch()
 
     def enter(self, stopping: threading.Event) -> bool:
-        """Wait for memory and load the model. Repeat a failed load until the model is loaded.
+        """Wait for memory and load the model. If loading fails, try again.
 
         Returns:
             True if the model was loaded, False if `stopping` was set before that.

@@ -1,8 +1,8 @@
 """The interface of a device, and the implementation for a CUDA GPU.
 
-The memory of a model or batch is the memory that torch's allocator reserves for it on the GPU, plus
-the memory that the model declares. A process uses one GPU, which CUDA_VISIBLE_DEVICES selects.
-`simulated_device` implements the interface on a CPU.
+The memory of a model or batch is the memory that torch's allocator reserves on the GPU, plus the
+memory that the model's method `memory_bytes` declares. A process uses one GPU, which
+CUDA_VISIBLE_DEVICES selects. `simulated_device` implements the interface on a CPU.
 """
 
 import contextlib
@@ -216,7 +216,7 @@ class CudaDevice:
 def usable_bytes(all_bytes: int, shares: int) -> int:
     """Return how many bytes of GPU memory the models of one pod may use.
 
-    The memory for the CUDA contexts of all processes is subtracted before the memory is shared.
+    The result does not include the memory that the CUDA contexts of all processes need.
 
     Args:
         all_bytes: How many bytes of memory the GPU has.

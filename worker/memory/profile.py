@@ -116,7 +116,10 @@ class MemoryProfiles:
         return profile if _is_valid(profile) else None
 
     def put(self, key: str, profile: MemoryProfile) -> None:
-        """Store a profile under this key. Errors are ignored: the next start measures again."""
+        """Store a profile under this key.
+
+        An error is ignored, because the next start of the worker can measure the memory again.
+        """
         with contextlib.suppress(OSError):
             descriptor, name = tempfile.mkstemp(dir=self._folder)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:

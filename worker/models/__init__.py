@@ -23,8 +23,8 @@ A batch model processes a whole batch in each call. Its other methods run on CPU
         def postprocess(self, output: Tensor) -> dict[str, object]:
             ...                                          # on CPU threads, item by item; optional
 
-`preprocess` may also have an argument `parameters`, which contains the caller's parameters. In an
-item model, `__call__` may have this argument.
+`preprocess` may also have an argument `parameters`, which contains the job's parameters. In an item
+model, `__call__` may have this argument.
 
 docs/models.md describes item models and batch models, the constructor's arguments, the kinds of
 inputs and results, and long-running models. The class `Infer` need not derive from the protocols in

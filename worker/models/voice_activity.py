@@ -90,8 +90,8 @@ class Infer:
         features = torch.cat([self._network.encode(slab) for slab in self._slabs(steps)])
         lengths = [len(steps) for steps, _ in batch]
         packed = pack_sequence(list(torch.split(features, lengths)), enforce_sorted=False)
-        remembered, _ = pad_packed_sequence(self._memory(packed)[0], batch_first=True)
-        scores = self._network.judge(remembered).cpu()
+        lstm_output, _ = pad_packed_sequence(self._memory(packed)[0], batch_first=True)
+        scores = self._network.score(lstm_output).cpu()
         return [
             _Scored(row[:length].tolist(), seconds)
             for row, length, (_, seconds) in zip(scores, lengths, batch, strict=True)
@@ -143,12 +143,12 @@ class _Network(nn.Module):
         layer.load_state_dict({f"{name}_l0": getattr(self.lstm_cell, name) for name in names})
         return layer.eval()
 
-    def judge(self, remembered: Tensor) -> Tensor:
+    def score(self, lstm_output: Tensor) -> Tensor:
         """Return the score of each step, from 0 to 1, as a tensor of shape (batch, steps).
 
-        `remembered` is the output of the LSTM layer, of shape (batch, steps, 128).
+        `lstm_output` has the shape (batch, steps, 128).
         """
-        last: Tensor = self.final_conv(remembered.relu().transpose(1, 2))
+        last: Tensor = self.final_conv(lstm_output.relu().transpose(1, 2))
         return last.squeeze(1).sigmoid()
 
 

@@ -175,8 +175,8 @@ class Consumer:
     def run_device(self) -> None:
         """Load the model and run its batches until the consumer is stopped or the device is lost.
 
-        If the model is unloaded for another model, this method waits until it can load the model
-        again.
+        If the model is unloaded because another model needs the memory, this method waits until
+        memory is free, and loads the model again.
         """
         if self.progress is not None:
             self.progress.start()

@@ -26,10 +26,10 @@ _MAX_READ_SECONDS = 20.0
 
 
 class RetryPolicy:
-    """Limits how long a failed network call of a job is repeated.
+    """Limits how long a job's failed network call is repeated.
 
-    The call is repeated until a time limit. It is not repeated after the job's lock is lost or
-    while this worker shuts down.
+    The call is repeated until a time limit is reached, the job's lock is lost, or this worker shuts
+    down.
     """
 
     def __init__(

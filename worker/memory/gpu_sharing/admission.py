@@ -85,7 +85,7 @@ def may_enter(name: str, size_bytes: int, records: Records, total_bytes: int) ->
     """
     if size_bytes > total_bytes - reserved_bytes(records.values()):
         return False
-    waiting = lacking_a_place(records, total_bytes)
+    waiting = waiting_names(records, total_bytes)
     return not waiting or waiting[0] == name
 
 
@@ -101,7 +101,7 @@ def must_leave(name: str, records: Records, total_bytes: int, now: float) -> boo
         total_bytes: How many bytes of memory the device has.
         now: The current time in seconds of the monotonic clock.
     """
-    waiting = lacking_a_place(records, total_bytes)
+    waiting = waiting_names(records, total_bytes)
     if not waiting:
         return False
     staying = {key: record for key, record in records.items() if not record.is_leaving}
@@ -119,11 +119,11 @@ def must_leave(name: str, records: Records, total_bytes: int, now: float) -> boo
     return staying[name].is_idle or all(_turn_ends_at(staying[key]) <= now for key in leaving)
 
 
-def lacking_a_place(records: Records, total_bytes: int) -> list[str]:
-    """Return the models that wait for memory and that no process has loaded.
+def waiting_names(records: Records, total_bytes: int) -> list[str]:
+    """Return the names of the lock files of the models that wait for memory.
 
-    The result contains the names of the models' lock files. The name of the model that has waited
-    longest comes first. Models that need more memory than the device has are ignored.
+    The model that has waited longest comes first. The result does not contain models that another
+    process has loaded, and models that need more memory than the device has.
     """
     placed = {
         record.model

@@ -29,7 +29,8 @@ Document = Mapping[str, Any]
 class LockFile:
     """A JSON file that belongs to this process and that other processes can read.
 
-    The caller must use the file only in a `with LockFileFolder.locked()` block.
+    The caller must use the file only in a `with LockFileFolder.locked()` block, so that no process
+    reads an incomplete file.
     """
 
     def __init__(self, path: Path) -> None:
