@@ -133,7 +133,7 @@ class ScheduledEvents:
         return _POLL_SECONDS
 
     def acknowledge(self) -> None:
-        """Tell Azure that it may start the events now, because the worker has shut down.
+        """Allow Azure to start the announced events now, because the worker has shut down.
 
         An event that also affects other machines is not acknowledged, because the acknowledgement
         would count for all these machines. A failure is logged and not raised.

@@ -209,8 +209,8 @@ _T = TypeVar("_T")
 class Fields:
     """Reads the fields of a JSON object, and checks their types.
 
-    `path` is the position of the object in the Service Bus message. The methods raise
-    MalformedMessage if a field is missing or has the wrong type. The error's text names the path.
+    `path` is the position of the object in the request or reply. The methods raise MalformedMessage
+    if a field is missing or has the wrong type. The error's text names the path.
     """
 
     def __init__(self, value: object, path: str = "") -> None:
@@ -309,7 +309,7 @@ class Fields:
         return self._values[name]
 
     def others(self, known: frozenset[str]) -> dict[str, Json]:
-        """Return the fields whose names are not in `known`. A newer version may have added them."""
+        """Return the fields whose names are not in `known`, for example fields of a newer version."""
         return {name: value for name, value in self._values.items() if name not in known}
 
     def _required(self, name: str, expected: type[_T] | tuple[type[_T], ...]) -> _T:

@@ -338,7 +338,7 @@ class BatchAdapter:
         )
 
     def without_parameters(self, item: Any) -> Any:
-        """Return the item unchanged."""
+        """Return the item unchanged, because items of a batch model contain no parameters."""
         return item
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:

@@ -72,8 +72,8 @@ class UrlFetcher:
 def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntry) -> str:
     """Return the media type of a response.
 
-    A media type in the job has precedence over the type that the first bytes of the body show, and
-    the first bytes have precedence over the Content-Type header.
+    If the job contains a media type, return this type. Otherwise, return the type that the first
+    bytes of the body show. If they show no type, return the type in the Content-Type header.
 
     Raises:
         UnsupportedMediaType: The model does not accept the media type, or the body has another

@@ -10,9 +10,9 @@
         def __call__(self, batch: list[Tensor]) -> list[Tensor]:
             return list(self._network(batch))                # device thread: stack, run, fetch
 
-On a GPU, `stage` copies an item to pinned memory, and from there to the device on a separate CUDA
-stream, while the previous batch still runs. The network runs on another stream, and the device
-thread sleeps until the computation on this stream has finished. On the CPU, items are not copied.
+On a GPU, `stage` first copies an item to pinned memory. Then it copies the item to the device on a
+separate CUDA stream, while the previous batch runs on another stream. The device thread sleeps
+until the batch has finished. On the CPU, items are not copied.
 """
 
 import contextlib

@@ -234,9 +234,9 @@ class Consumer:
         self.settle.complete(job, code)
 
     def reply_again(self, job: ReceivedJob, cached: CachedReply) -> None:
-        """Send the cached reply of an earlier run, and then complete the job's message.
+        """Complete the job's message with the reply of an earlier run.
 
-        The reply is not sent if it was already delivered.
+        If the cached reply was not delivered yet, it is sent first.
         """
         with self.ending_on_error(job):
             code = self.reply.send_again(job, cached)
