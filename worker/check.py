@@ -58,7 +58,7 @@ class LazyBlobReader:
         self._endpoint = endpoint
 
     def read(self, container: str, blob: str) -> Iterator[bytes]:
-        """Return a blob in chunks. Raises WeightsMissing or WeightsAway if it cannot be read."""
+        """Return a blob in chunks. Raises WeightsMissing or WeightsAway on failure."""
         if self._endpoint is None:
             raise WeightsAway(
                 "PAYLOAD_STORAGE is not set, but the model's weights are in blob storage"

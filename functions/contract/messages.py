@@ -309,7 +309,10 @@ class Fields:
         return self._values[name]
 
     def others(self, known: frozenset[str]) -> dict[str, Json]:
-        """Return the fields whose names are not in `known`, for example fields of a newer version."""
+        """Return the fields whose names are not in `known`.
+
+        A sender with a newer version of this package may send such fields.
+        """
         return {name: value for name, value in self._values.items() if name not in known}
 
     def _required(self, name: str, expected: type[_T] | tuple[type[_T], ...]) -> _T:

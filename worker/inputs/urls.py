@@ -73,7 +73,8 @@ def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntr
     """Return the media type of a response.
 
     If the job contains a media type, return this type. Otherwise, return the type that the first
-    bytes of the body show. If they show no type, return the type in the Content-Type header.
+    bytes of the body show. If the first bytes show no known type, return the type in the
+    Content-Type header.
 
     Raises:
         UnsupportedMediaType: The model does not accept the media type, or the body has another

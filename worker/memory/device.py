@@ -29,8 +29,8 @@ class MemoryHolder(Protocol):
     def memory_bytes(self, cost: float) -> int:
         """Return how many bytes of device memory the object uses outside torch.
 
-        The result must not include the memory of torch's allocator, because that memory is
-        measured.
+        The result must not include the memory of torch's allocator, because the device measures
+        that memory.
 
         Args:
             cost: The total size of the items in the running batch, in the model's own unit; 0 if no

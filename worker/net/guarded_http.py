@@ -42,7 +42,7 @@ class Limits:
     """The limits of one HTTP request.
 
     Attributes:
-        bytes: The largest size of the response's body. If it is 0, the body is not read.
+        bytes: The largest size of the response's body; 0 if the body is not read.
         seconds: The longest duration of the whole request.
     """
 

@@ -194,7 +194,7 @@ class Consumer:
     def _run_batches(self) -> None:
         """Run batches until the model must be unloaded or the consumer is stopped.
 
-        After that, the messages of jobs that still wait to run are released.
+        Then release the messages of the jobs that have not run.
         """
         while batch := self.batches.take(self.manager.limit.max_cost):
             self._run_batch(batch)
