@@ -1,9 +1,9 @@
 """A simulated device: a memory limit on the CPU, which all worker processes of the machine share.
 
 The limit is called the budget. All memory of models and batches is counted. A model or batch that
-would exceed the budget fails at once, like an allocation on a full GPU. With a simulated device, the
-sharing of memory can be tested without a GPU. The device counts the bytes of tensors. A model must
-declare all other memory. Without torch, only declared memory is counted.
+would exceed the budget fails at once, like an allocation on a full GPU. So tests can show without a
+GPU how models share memory. The device counts the bytes of tensors. A model must declare all other
+memory. Without torch, only declared memory is counted.
 """
 
 import contextlib
