@@ -9,7 +9,7 @@ An item model processes one item in each call:
         def __call__(self, image: Image) -> dict[str, object]:
             ...                                          # in the device thread, item by item
 
-A batch model processes a whole batch in each call. Its other methods run on CPU threads:
+A batch model processes a whole batch in each call:
 
     class Infer:
         accepts = "image"
