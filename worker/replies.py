@@ -121,7 +121,9 @@ class GatewayClient:
         return status != _GONE
 
     def send(self, url: str, body: bytes, wait: Wait) -> None:
-        """Send a reply. Try again until the gateway accepts the reply or `wait` returns False.
+        """Send a reply. Try again until the gateway accepts the reply.
+
+        `wait` sleeps before each new try, and returns False if the method must give up.
 
         Raises:
             ReplyUndelivered: `wait` returned False before the gateway accepted the reply.
@@ -218,7 +220,7 @@ class ReplyQueueSender(Protocol):
 
 
 class QueueReplies:
-    """Sends replies to the reply queues of producers. Keeps a sender open for each queue."""
+    """Sends replies to the reply queues of producers. Keeps one connection open for each queue."""
 
     def __init__(self, endpoint: AzureEndpoint, catalogue: Catalogue) -> None:
         self._make: Callable[[str], ReplyQueueSender] = lambda queue: QueueSender(endpoint, queue)
@@ -232,7 +234,9 @@ class QueueReplies:
             raise ReplyForbidden(f"replies must not be sent to the queue {queue[:100]!r}")
 
     def send(self, queue: str, body: bytes, job_id: str, wait: Wait) -> None:
-        """Send a reply. Try again until the broker accepts the reply or `wait` returns False.
+        """Send a reply. Try again until the broker accepts the reply.
+
+        `wait` sleeps before each new try, and returns False if the method must give up.
 
         Raises:
             ReplyUndelivered: `wait` returned False before the broker accepted the reply.
@@ -251,7 +255,7 @@ class QueueReplies:
 
 
 class WebhookReplies:
-    """Sends replies to the webhooks of producers. Signs the requests as the gateway does."""
+    """Sends replies to the webhooks of producers, in requests that the worker signs."""
 
     def __init__(self, http: GuardedHttp, secrets: tuple[bytes, ...]) -> None:
         self._http = http
@@ -262,10 +266,12 @@ class WebhookReplies:
         try:
             self._http.check(url)
         except ForbiddenAddress as error:
-            raise ReplyForbidden(f"the reply's webhook must not be called: {error}") from None
+            raise ReplyForbidden(f"the webhook's URL is not allowed: {error}") from None
 
     def send(self, url: str, body: bytes, job_id: str, wait: Wait) -> None:
-        """Send a reply. Try again until the webhook accepts the reply or `wait` returns False.
+        """Send a reply. Try again until the webhook accepts the reply.
+
+        `wait` sleeps before each new try, and returns False if the method must give up.
 
         Raises:
             ReplyUndelivered: `wait` returned False before the webhook accepted the reply.
@@ -284,7 +290,7 @@ class WebhookReplies:
                 "POST", url, headers, body, Limits(0, WEBHOOK_TIMEOUT_SECONDS)
             ).status
         except ForbiddenAddress as error:
-            raise ReplyForbidden(f"the reply's webhook must not be called: {error}") from None
+            raise ReplyForbidden(f"the webhook's URL is not allowed: {error}") from None
         except OutboundFailed as error:
             return f"the webhook {error}"
         return None if status // 100 == 2 or status == _GONE else f"status {status}"
@@ -314,11 +320,13 @@ class ReplySenders:
                 self._webhooks.check(url)
 
     def send(self, reply_to: ReplyTo | None, body: bytes, job_id: str, wait: Wait) -> None:
-        """Send a reply. If `reply_to` is None, no reply is wanted, and this method does nothing.
+        """Send a reply to the address `reply_to`. Do nothing if `reply_to` is None.
+
+        `wait` sleeps before each new try, and returns False if the method must give up.
 
         Raises:
-            ReplyUndelivered: The receiver did not accept the reply before `wait` returned False.
-            Poison: The receiver will never accept this reply.
+            ReplyUndelivered: `wait` returned False before the reply was accepted.
+            Poison: The gateway, queue or webhook will never accept this reply.
         """
         match reply_to:
             case ReplyUrl(url):
@@ -347,14 +355,14 @@ class CachedReply:
 
 
 class ReplyCache:
-    """Keeps each reply until its message is settled.
+    """Keeps each reply until the job's message is settled.
 
     If a reply cannot be sent or a message cannot be settled, the broker delivers the message again,
     often to this process. With the cached reply, the job need not run again.
 
-    When the cache is full, it drops the oldest replies first. It identifies a message by queue and
-    sequence number, because a new message with the same job id may have another input. Any thread
-    may call the methods.
+    When the cache is full, the oldest replies are dropped first. The queue and the sequence number
+    of the message are the key. The job id is not the key, because a new message with the same job
+    id may have another input. Any thread may call the methods.
     """
 
     def __init__(
@@ -419,9 +427,9 @@ def _size_bytes(cached: CachedReply) -> int:
 
 
 def _limited(wait: Wait) -> Wait:
-    """Return a function like `wait` that also returns False after a time limit.
+    """Return a function that calls `wait`, but returns False after a time limit.
 
-    With this limit, a reply queue or webhook that does not answer cannot delay other jobs for long.
+    With this limit, a reply queue or webhook that does not answer delays other jobs only briefly.
     """
     ends_at = time.monotonic() + _MAX_PRODUCER_SECONDS
     return lambda seconds: time.monotonic() < ends_at and wait(seconds)

@@ -174,7 +174,7 @@ class ProgressReporter:
     def start(self) -> None:
         """Start the thread that sends the reports.
 
-        The process can exit while this thread is running.
+        The thread is a daemon thread, so the process can exit while the thread is running.
         """
         threading.Thread(target=self.run, name="progress", daemon=True).start()
 

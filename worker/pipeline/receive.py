@@ -124,9 +124,9 @@ class ReceivedJob:
     def is_stale(self, now: datetime) -> bool:
         """Return whether the worker must ask the gateway whether the job is still wanted.
 
-        The worker asks if more than two seconds have passed since the last answer, or since the job
-        was queued if there was no answer. It also asks before the first run of a redelivered job.
-        It never asks about a job without a reply URL, because such a job has no gateway.
+        The worker asks again two seconds after the gateway's last answer. If the gateway has not
+        answered yet, the worker asks two seconds after the job was queued, or at once if the job
+        was redelivered. The result is always False for a job without a reply URL.
         """
         if self.request.reply_url is None:
             return False
@@ -224,8 +224,8 @@ class QueueMessages:
     """The messages of one queue that were received and are not settled.
 
     Attributes:
-        held: All these messages.
-        open: The messages whose outcome is not decided.
+        held: All messages that are not settled.
+        open: The messages whose jobs have no outcome yet.
         to_run: The jobs that still need the device.
         postponed: The messages that will be settled after a delay.
     """
@@ -328,7 +328,7 @@ class InFlight:
         self._queues[job.delivery.queue].to_run.discard(job)
 
     def end(self, request: SettleRequest, code: str, job: ReceivedJob | None = None) -> bool:
-        """Decide the outcome of a message, and record it in metrics, traces and logs.
+        """Decide the outcome of a message, and record the outcome in metrics, traces and logs.
 
         Args:
             request: How the message will be settled.

@@ -48,8 +48,9 @@ class ReplyStep:
 
         Raises:
             LockLost: The message's lock is lost, so another worker may have the message.
-            ReplyUndelivered: The receiver did not accept the reply before the lock was lost.
-            Poison: The receiver will never accept this reply.
+            ReplyUndelivered: The gateway, queue or webhook did not accept the reply before the lock
+                was lost.
+            Poison: The gateway, queue or webhook will never accept this reply.
         """
         code = outcome.code if isinstance(outcome, JobError) else SUCCEEDED
         body = encode_reply(job.reply(outcome)) if job.request.reply_to else b""

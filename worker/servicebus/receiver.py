@@ -112,7 +112,7 @@ class Receiver:
 
     @property
     def may_receive(self) -> bool:
-        """Return whether a message may still arrive, even if the capacity is now 0."""
+        """Return whether the broker may still send a message for an earlier receive request."""
         return self._is_receiving or (self._has_credit and self._link.is_open)
 
     @property
@@ -141,8 +141,8 @@ class Receiver:
             free_count: Returns how many messages may be received now.
 
         Yields:
-            Each settled message and each received message. After a received message, the caller
-            must reduce the value of `free_count` before it takes the next value.
+            Each settled message and each received message. After each received message, the result
+            of `free_count` must be lower by 1, so that not too many messages are received.
         """
         self.turned_at = self._clock()
         try:
@@ -243,7 +243,7 @@ class Receiver:
     def _receive_free(
         self, free_count: Callable[[], int]
     ) -> Generator[LockedMessage, None, float | None]:
-        """Receive if there is capacity. Otherwise, return for how many seconds to pause."""
+        """Receive messages if there is capacity; otherwise return how many seconds to pause."""
         if self._stopping.is_set():
             self._take_back_credit()
             return _FULL_WAIT_SECONDS if self._held_count else 0.0

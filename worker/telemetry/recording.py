@@ -201,7 +201,7 @@ class JobSpan:
 
         Args:
             outcome: `succeeded`, or the code of the job's error.
-            attributes: More attributes of the span.
+            attributes: Other attributes to add to the span.
         """
         if self._span is None:
             return

@@ -13,10 +13,10 @@ from worker.memory.gpu_sharing.admission import (
     ReservationStage,
     ReservationState,
     WorkState,
-    lacking_a_place,
     may_enter,
     must_leave,
     reserved_bytes,
+    waiting_names,
 )
 
 TURN_SECONDS = 2.0
@@ -71,7 +71,7 @@ def test_an_idle_model_is_unloaded_before_busy_models_and_without_delay() -> Non
 
 def test_no_model_is_unloaded_for_a_model_that_is_already_loaded_or_can_never_fit() -> None:
     records = {"a": loaded("a", 6, 0), "b": waiting("a", 6, 1), "c": waiting("c", 9, 1)}
-    assert lacking_a_place(records, 8) == []
+    assert waiting_names(records, 8) == []
     assert not must_leave("a", records, 8, 99)
 
 

@@ -74,7 +74,7 @@ def test_any_json_object_in_the_list_of_events_is_read_as_a_scheduled_event(
     events: list[dict[str, Any]],
 ) -> None:
     notices = read_events(json.dumps({"Events": events}).encode())
-    assert [notice.ends("vm", NOW) for notice in notices] == [False] * len(events)
+    assert [notice.may_stop("vm", NOW) for notice in notices] == [False] * len(events)
 
 
 @pytest.mark.parametrize("kind", ["Preempt", "Terminate", "Reboot", "Redeploy"])
@@ -82,20 +82,20 @@ def test_a_preempt_or_terminate_or_reboot_or_redeploy_event_ends_only_the_named_
     kind: str,
 ) -> None:
     notice = ScheduledEvent("id", kind, frozenset({"vm_0"}), NOW + timedelta(seconds=30))
-    assert notice.ends("VM_0", NOW)
-    assert not notice.ends("vm_1", NOW)
+    assert notice.may_stop("VM_0", NOW)
+    assert not notice.may_stop("vm_1", NOW)
 
 
 @pytest.mark.parametrize("kind", ["Freeze", "", "SomethingNew"])
 def test_an_event_of_the_kind_freeze_or_of_an_unknown_kind_does_not_end_the_machine(
     kind: str,
 ) -> None:
-    assert not ScheduledEvent("id", kind, frozenset({"vm_0"})).ends("vm_0", NOW)
+    assert not ScheduledEvent("id", kind, frozenset({"vm_0"})).may_stop("vm_0", NOW)
 
 
-@pytest.mark.parametrize(("minutes", "ends"), [(15, True), (21, False), (7 * 24 * 60, False)])
+@pytest.mark.parametrize(("minutes", "is_stopped"), [(15, True), (21, False), (7 * 24 * 60, False)])
 def test_an_event_ends_the_machine_only_within_20_minutes_of_the_announced_time(
-    minutes: int, ends: bool
+    minutes: int, is_stopped: bool
 ) -> None:
     notice = ScheduledEvent("id", "Redeploy", frozenset({"vm_0"}), NOW + timedelta(minutes=minutes))
-    assert notice.ends("vm_0", NOW) is ends
+    assert notice.may_stop("vm_0", NOW) is is_stopped
