@@ -175,9 +175,10 @@ class ServiceBusQueues:
 
 
 class BatchingSender:
-    """Sends messages to one queue, in batches of those that are waiting at the same time.
+    """Sends messages to one queue. Messages that wait at the same time are sent as one batch.
 
-    Only one task uses the SDK's sender, because two would receive each other's confirmations.
+    Only one task uses the SDK's sender. With two tasks, a task could receive the confirmation of
+    the other task's message.
     """
 
     def __init__(self, make_sender: Callable[[], ServiceBusSender]) -> None:
@@ -213,7 +214,7 @@ class BatchingSender:
             self._waiting.clear()
 
     def _take_batch(self) -> list[tuple[ServiceBusMessage, "asyncio.Future[None]"]]:
-        """Remove and return the next messages, within the limits of a batch."""
+        """Remove as many waiting messages as fit into one batch, and return these messages."""
         batch: list[tuple[ServiceBusMessage, asyncio.Future[None]]] = []
         size_bytes = 0
         while self._waiting and len(batch) < MAX_BATCH_MESSAGES:
@@ -230,7 +231,7 @@ class BatchingSender:
     async def _send_batch(
         self, batch: list[tuple[ServiceBusMessage, "asyncio.Future[None]"]]
     ) -> None:
-        """Send the messages, and pass the result to the callers that wait for it."""
+        """Send the messages as one batch, and end the `send` calls that wait for them."""
         messages = [message for message, _ in batch]
         error: BaseException | None = None
         try:
@@ -262,7 +263,7 @@ class BatchingSender:
 
 
 def _size_bytes(message: ServiceBusMessage) -> int:
-    """Return about how many bytes a message has in a batch."""
+    """Return the estimated size of a message in bytes."""
     return sum(len(part) for part in message.body) + _MESSAGE_OVERHEAD_BYTES
 
 
