@@ -13,8 +13,7 @@ from urllib.parse import urlsplit
 class HttpLoad:
     """The HTTP requests of a benchmark.
 
-    The first request has the first of `bodies`, and so on. After the last body, the first body is
-    used again.
+    The requests use the `bodies` in order. After the last body, the first body is used again.
     """
 
     url: str

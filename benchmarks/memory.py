@@ -62,8 +62,8 @@ def run(services: LocalServices, settings: dict[str, str], *models: str) -> Memo
 def count_outcomes(gateway: Gateway, jobs: dict[str, int]) -> tuple[int, dict[str, int]]:
     """Count the jobs with the right result, and the failed jobs by error code.
 
-    `jobs` contains the input of each job, a number, under the job's id. The right result is the
-    square of this number.
+    `jobs` maps the id of each job to the input, which is a number. The right result is the square
+    of this number.
     """
     right_count, failed = 0, dict[str, int]()
     for identity, number in jobs.items():

@@ -41,7 +41,7 @@ _COUNT = re.compile(rb"ActiveMessageCount>(\d+)<")
 
 @dataclass(slots=True)
 class ProbedProgram:
-    """A running program of ours. The URL `probe` shows whether the program is ready."""
+    """A running Python program. The URL `probe` shows whether the program is ready."""
 
     process: subprocess.Popen[bytes]
     probe: str

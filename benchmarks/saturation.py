@@ -74,7 +74,7 @@ class Round:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether other programs disturbed none of the three runs.
+        """Whether none of the three runs was disturbed by other programs.
 
         A run is not disturbed if other programs and other virtual machines together used less than
         the fraction `_QUIET_SHARE` of the processor time.
@@ -171,8 +171,8 @@ def bare_loop(catalogue: Path, model: str) -> Iterator[BareLoop]:
 def measure(catalogue: Path, model: str, rounds: int, seconds: float) -> list[Figure]:
     """Measure one model, and return the rows of the report.
 
-    Repeats the round until other programs have not disturbed `rounds` rounds. Stops in any case
-    after `rounds * _MAX_TRIES` rounds.
+    Runs rounds until `rounds` of them were not disturbed by other programs. Stops earlier if
+    `rounds * _MAX_TRIES` rounds have run.
     """
     batch_size = Catalogue.load(catalogue).model(model).max_batch_size
     with (

@@ -177,7 +177,9 @@ class DurableClient:
             found = await self._get(f"instances/{job_id}")
             return None if found is None else _instance(found[0])
         except Exception as error:
-            raise Unavailable("durable", f"the status could not be read: {error!r}") from error
+            raise Unavailable(
+                "durable", f"the orchestration's status could not be read: {error!r}"
+            ) from error
 
     async def raise_event(self, job_id: str, name: str, data: Json) -> None:
         """Send an external event to an orchestration.
@@ -279,7 +281,7 @@ def _instance(value: dict[str, Any]) -> InstanceSnapshot:
 def _input_text(value: object) -> str:
     """Return the text that was passed to `start`.
 
-    The SDK encodes this text as JSON twice. Only one encoding has been decoded in `value`.
+    The SDK encodes this text as JSON twice. In `value` the text is still encoded once.
     """
     if not isinstance(value, str):
         return ""

@@ -102,8 +102,8 @@ class StoredLetter:
     def job_id(self) -> str:
         """The id of the job whose message was dead-lettered.
 
-        If the message is not a readable request, this is the message's correlation id or, without a
-        correlation id, the message id. The text is empty if the message has no id.
+        If the message is not a readable request, this is the correlation id of the message. If that
+        is missing, this is the message id. If both are missing, this is an empty string.
         """
         if self.request is not None:
             return self.request.job_id
@@ -118,7 +118,7 @@ class StoredLetter:
 def read_letter(id_: str, data: bytes) -> StoredLetter:
     """Read a dead letter from the content of its blob.
 
-    Unreadable parts are omitted, so that the dead letter can still be deleted.
+    Unreadable parts are omitted. Then the API can show and delete the dead letter nevertheless.
     """
     try:
         document = json.loads(data)

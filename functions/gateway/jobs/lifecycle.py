@@ -13,7 +13,7 @@ of these steps:
 After the first step every instance of the app shows the outcome to callers. The instances do not
 read the outcome from the orchestration, because an event can be lost: the Azure Storage provider
 discards an event for an orchestration whose history has not been saved yet. The orchestration also
-reads the recorded outcome regularly. Therefore it ends even if the event is lost.
+reads the outcome from the blob regularly, so a lost event only delays the orchestration.
 """
 
 import asyncio
@@ -125,7 +125,7 @@ class Waiter:
         return LONGEST_PAUSE_SECONDS if is_only_instance else FIRST_PAUSE_SECONDS
 
     def record_end(self, *, is_own: bool) -> None:
-        """Count a job that has ended, for `first_pause_seconds`.
+        """Record that the job has ended, for `first_pause_seconds` of later waiters.
 
         `is_own` is true if this process recorded the outcome of the job.
         """
@@ -228,18 +228,14 @@ class Jobs:
         waiter: Waiter,
         limit_seconds: float,
     ) -> Record | None:
-        """Wait until a job ends; return its final record, or None if the time limit passes first.
+        """Wait until a job ends; return its final record.
+
+        Returns None if the job does not end within `limit_seconds`. `initial` is the record of the
+        job before its end.
 
         The waiter is notified if this process records the outcome. Another instance of the app may
         record the outcome instead. Therefore this method also reads the blob repeatedly. If the
         storage does not respond, the method continues to wait.
-
-        Args:
-            durable: The interface to Durable Functions.
-            job_id: The id of the job.
-            initial: The job's record before its end.
-            waiter: A waiter for this job.
-            limit_seconds: The time limit.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + limit_seconds
@@ -325,11 +321,7 @@ async def _raise_event(
 
     If the event is not raised, the orchestration finds the recorded outcome when its timer fires.
 
-    Args:
-        durable: The durable client of this invocation.
-        job_id: The job that has ended.
-        outcome: The recorded outcome of the job.
-        pauses_seconds: If the orchestration does not exist, the call is repeated after each pause.
+    If the orchestration does not exist, the call is repeated after each of the pauses.
 
     Raises:
         UnknownInstance: The orchestration does not exist, even after all pauses.

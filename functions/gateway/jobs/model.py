@@ -2,7 +2,7 @@
 
     ticket     the input of the job's orchestration
     outcome    how and when the job ended; recorded once by `lifecycle`
-    record     the state of the job, computed from its ticket and (after its end) its outcome
+    record     the state of the job, computed from its ticket and, if it has ended, its outcome
     resource   the JSON object that the API shows to callers
 
 All functions here are pure, because the orchestrator calls them and must be deterministic.

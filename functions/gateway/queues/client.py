@@ -1,8 +1,7 @@
 """A client of Service Bus that sends messages and counts the messages in a queue.
 
 The client keeps one connection, and one open sender for each queue. It replaces a sender that has
-failed. While a sender waits for the confirmation of one batch, the messages for the next batch are
-collected.
+failed. Messages that wait while a batch is being sent are sent together as the next batch.
 
 The client counts messages with the management API. In Azure, this requires the right Manage on the
 queues, or the role Azure Service Bus Data Owner. An emulator serves the management API over plain
@@ -182,7 +181,7 @@ class BatchingSender:
     """
 
     def __init__(self, make_sender: Callable[[], ServiceBusSender]) -> None:
-        """Store the function that returns a new sender of the SDK. Nothing is connected yet."""
+        """Create a sender without a connection. `make_sender` returns a new sender of the SDK."""
         self._make_sender = make_sender
         self._sender: ServiceBusSender | None = None
         self._waiting: deque[tuple[ServiceBusMessage, asyncio.Future[None]]] = deque()

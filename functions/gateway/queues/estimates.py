@@ -2,7 +2,8 @@
 
 The estimates are computed from the lengths of the queues and the times of the replies.
 
-Throughput. For each model, two decaying means are kept. Both are in seconds per job:
+Throughput. For each model, two means are kept, in which older replies have less weight. Both are in
+seconds per job:
 
     busy time     the time since the previous reply, or the time for which the worker had the job,
                   whichever is shorter. If many jobs are queued, this is the reciprocal of the
@@ -61,7 +62,8 @@ class ReplySample:
 class Throughput:
     """The throughput of a model.
 
-    The fields are decaying sums over the replies that this process has received.
+    `weight`, `busy_seconds` and `device_seconds` are sums over the replies that this process has
+    received. Older replies have less weight.
     """
 
     weight: float = 0.0
@@ -264,7 +266,7 @@ class QueueStatistics:
             del self._arrivals[: MAX_ARRIVALS // 2]
 
     def record_reply(self) -> None:
-        """Record that this process has received a reply to a job from the queue."""
+        """Record that this process has received the reply to a job of this queue."""
         self._replies += 1
 
     async def length(self, queue: str) -> int | None:

@@ -74,8 +74,8 @@ def claim_blob(tenant: str, key: str) -> str:
 def fingerprint(method: str, model: str, data: bytes, options: Mapping[str, object]) -> str:
     """Return a digest of a request.
 
-    Two requests with the same idempotency key but different digests are different requests. The
-    gateway must refuse the second request.
+    If a request has the idempotency key of an earlier request, but another digest, the gateway
+    refuses the request.
     """
     parts = {
         **{name: _plain(value) for name, value in options.items()},

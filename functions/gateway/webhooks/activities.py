@@ -63,7 +63,7 @@ class WebhookActivities:
     clock: Clock
 
     async def deliver_job(self, job_id: str, durable: Durable) -> str:
-        """Post an ended job to its webhook once; return the `attempt_outcome` as JSON text."""
+        """Post an ended job to its webhook once; return the JSON text of `attempt_outcome`."""
         instance = await durable.status(job_id)
         found = await self.jobs.record_of(job_id, instance) if instance else None
         now = self.clock()
@@ -76,7 +76,7 @@ class WebhookActivities:
         return await self._post(url, event_id(job_id), encode_json(job))
 
     async def deliver_reply(self, text: str) -> str:
-        """Post a reply to a producer's webhook once; return the `attempt_outcome` as JSON text.
+        """Post a reply to a producer's webhook once; return the JSON text of `attempt_outcome`.
 
         `text` is a WebhookReply as JSON.
         """

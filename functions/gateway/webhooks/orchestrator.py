@@ -174,7 +174,7 @@ def webhook(context: DurableOrchestrationContext) -> Generator[Any, Any, Json]:
 def _deliver(
     context: DurableOrchestrationContext, given: Json
 ) -> Generator[Any, Any, dict[str, Any]]:
-    """Run the activity that tries to deliver the webhook once; return its `attempt_outcome`.
+    """Run the activity that tries to deliver the webhook once; return the object from the activity.
 
     An error in the activity counts as a failed delivery.
     """
