@@ -93,8 +93,8 @@ def unknown_job(job_id: str) -> HttpProblem:
 async def read_body(request: Request) -> bytes:
     """Return the body of a request.
 
-    Raises the problem `malformed-request` if the request has no Content-Length, because Azure's
-    Functions host then drops the body.
+    Azure's Functions host drops the body of a request without a Content-Length. This function then
+    raises the problem `malformed-request`.
     """
     body = await request.body()
     if not body and "transfer-encoding" in request.headers:

@@ -106,7 +106,8 @@ class PayloadContainer:
     async def ensure(self, *, is_missing: bool = False) -> None:
         """Create the container unless this process has created the container before.
 
-        If `is_missing` is true, always create the container. Raises Unavailable.
+        `is_missing` is true if a request has shown that the container does not exist. Then the
+        container is always created. Raises Unavailable.
         """
         if is_missing or not self._is_there:
             async with answering("creating the container"):
@@ -364,7 +365,7 @@ class Blobs(Protocol):
         """Return a blob's properties and first `head_bytes` bytes; None if it does not exist."""
 
     async def delete(self, blob: str, etag: str | None = None) -> None:
-        """Delete a blob if it exists and, if `etag` is given, only if its ETag matches."""
+        """Delete a blob if it exists. If `etag` is given, keep a blob that has another ETag."""
 
     def list(self, prefix: str) -> AsyncIterator[ListedBlob]:
         """List the blobs whose names have this prefix, in the order of their names."""
@@ -426,7 +427,7 @@ class ContainerBlobs:
         )
 
     async def delete(self, blob: str, etag: str | None = None) -> None:
-        """Delete a blob if it exists and, if `etag` is given, only if its ETag matches."""
+        """Delete a blob if it exists. If `etag` is given, keep a blob that has another ETag."""
         given: dict[str, Any] = {}
         if etag:
             given = {"etag": etag, "match_condition": MatchConditions.IfNotModified}

@@ -216,8 +216,9 @@ class JobCreator:
     async def _send(self, job: PreparedJob) -> Ticket:
         """Send the job's message, and return the job's ticket.
 
-        If the message cannot be sent now, the ticket contains the whole request, so that the
-        orchestration sends it later. Raises Unavailable if a large input cannot be stored for this.
+        If the message cannot be sent now, the orchestration sends the message later. Therefore the
+        ticket then contains the whole request, and a large input is stored in a blob. Raises
+        Unavailable if the input cannot be stored.
         """
         pause = self.send_pause
         if pause.ends_at is None or self.clock() >= pause.ends_at:

@@ -25,7 +25,10 @@ _GONE: Final = 410
 
 @dataclass(frozen=True, slots=True)
 class WebhookReply:
-    """A reply to a producer's webhook. `event` is the id of the webhook event."""
+    """A reply that the gateway posts to a producer's webhook.
+
+    `event` is the id of the webhook event.
+    """
 
     job_id: str
     event: str

@@ -214,7 +214,8 @@ def write_response(
 
     Args:
         response: The JSON part of the response, in which `outputs` is still empty.
-        outputs: The output tensors. For each tensor, true to write it in binary, false in JSON.
+        outputs: Pairs of an output tensor and a bool. True writes the tensor in binary, false in
+            JSON.
     """
     shown: list[OipOutput] = []
     rest: list[bytes] = []
