@@ -34,9 +34,9 @@ from gateway.webhooks.sender import HttpWebhookSender, WebhookSender
 class Services:
     """The components of the gateway.
 
-    The fields of the first group connect to other services, and tests replace them. The fields of
-    the second group are built from the first group. Routes and triggers pass to each function only
-    the components that the function needs.
+    The arguments of the constructor are the settings and the connections to other services. Tests
+    pass replacements. All other components are built from the arguments. Routes and triggers pass
+    to each function only the components that the function needs.
     """
 
     settings: GatewaySettings
@@ -64,7 +64,7 @@ class Services:
     webhook_activities: WebhookActivities = field(init=False)
 
     def __post_init__(self) -> None:
-        """Build the second group of components from the first group."""
+        """Build the components that are not arguments of the constructor."""
         waiters = Waiters()
         outcomes = OutcomeStore(self.blobs)
         progress = ProgressStore(self.blobs, self.catalogue)
@@ -119,7 +119,7 @@ class Services:
 
     @property
     def claim_lifetime(self) -> timedelta:
-        """How long an idempotency key refers to the job that was created with it."""
+        """How long an idempotency key is valid after its first use."""
         return timedelta(hours=min(LIFETIME_HOURS, self.settings.retention_hours))
 
     @classmethod

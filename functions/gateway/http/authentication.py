@@ -81,8 +81,8 @@ def read_principal(header: bytes) -> Caller | None:
 
     The header contains the JSON object {"claims": [{"typ", "val"}, …], "role_typ": …} in base64.
     App Service checks a Microsoft Entra token and then sets this header. It removes the header from
-    incoming requests, so callers cannot forge it. The caller gets each of our scopes that is an app
-    role or a delegated scope in the token.
+    incoming requests, so callers cannot forge it. If an app role or a delegated scope in the token
+    has the name of a Scope, the caller gets this Scope.
 
     Returns None if the header is unreadable, or if the tenant or the object id is missing.
     """
@@ -195,9 +195,9 @@ class AuthenticationMiddleware:
         self._tracing = tracing
 
     async def __call__(self, scope: types.Scope, receive: Receive, send: Send) -> None:
-        """Trace and authenticate a request, then pass it to the app.
+        """Authenticate a request, and pass the request to the app.
 
-        A HEAD request is passed to the app as a GET request.
+        A HEAD request becomes a GET request. If tracing is on, the request gets a span.
         """
         if scope["type"] != "http":
             await self._app(scope, receive, send)

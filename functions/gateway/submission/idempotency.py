@@ -74,7 +74,8 @@ def claim_blob(tenant: str, key: str) -> str:
 def fingerprint(method: str, model: str, data: bytes, options: Mapping[str, object]) -> str:
     """Return a digest of a request.
 
-    All requests with the same idempotency key must have the same digest.
+    If a request has the idempotency key of an earlier request, but another digest, the gateway
+    refuses the request.
     """
     parts = {
         **{name: _plain(value) for name, value in options.items()},
@@ -140,7 +141,11 @@ def decode_claim(data: bytes) -> IdempotencyClaim | None:
 
 @dataclass(frozen=True, slots=True)
 class _KeyedJob:
-    """A job that is created unless the claim of its idempotency key already contains a job."""
+    """A new job that was submitted with an idempotency key.
+
+    `claim_blob` is the name of the blob for the key's claim. `fingerprint` is the digest of the
+    request.
+    """
 
     new_job: NewJob
     claim_blob: str
@@ -250,9 +255,9 @@ class IdempotencyKeys:
     ) -> SubmittedJob | None:
         """Write the claim of a key, then start the job and wait for its end.
 
-        Returns None if another request wrote the claim first, or if the writing took too long.
-        `claim` is an existing claim whose job was not started, or None. `blob` is the existing blob
-        that the new claim replaces, or None.
+        Returns None if another request wrote the claim first, or if writing the claim took more
+        than FRESH_SECONDS. `claim` is an existing claim whose job was not started, or None. `blob`
+        is the blob to replace; None to create the blob.
         """
         job_id = claim.job_id if claim else str(uuid7())
         created_at = claim.created_at if claim else self.clock()
@@ -281,9 +286,9 @@ class IdempotencyKeys:
                 await self.blobs.delete(input_blob(job.job_id))
 
     async def _watch(self, durable: Durable, job_id: str) -> InstanceSnapshot | None:
-        """Wait up to WATCH_SECONDS for the orchestration instance of a job.
+        """Wait up to WATCH_SECONDS until the job has an orchestration instance.
 
-        Returns the instance, or None if there is still no instance.
+        Returns the instance, or None if the job has no instance after this time.
         """
         loop = asyncio.get_running_loop()
         end, pause_seconds = loop.time() + WATCH_SECONDS, FIRST_PAUSE_SECONDS

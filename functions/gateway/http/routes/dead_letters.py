@@ -135,7 +135,8 @@ async def _list_ids(
 ) -> list[tuple[ModelEntry, str]]:
     """Return the models and ids of the dead letters that follow the cursor `after`.
 
-    They are sorted by the names of the queue and the blob. At most `count` of them are returned.
+    The dead letters are sorted by the name of the queue, then by the name of the blob. At most
+    `count` dead letters are returned.
     """
     found: list[tuple[ModelEntry, str]] = []
     queues = {

@@ -1,4 +1,4 @@
-"""The route POST /v1/uploads. It creates URLs to upload inputs that are too large for a request."""
+"""The route POST /v1/uploads. It returns a URL for the upload of a large input."""
 
 from typing import Annotated, Final, Literal
 

@@ -84,7 +84,7 @@ async def _wake(durable: Durable, instance_id: str, attempts: int) -> None:
 
 
 async def _check_has_webhook(request: Request, job_id: str) -> bool:
-    """Return whether the job has ended, after checking that it has a webhook.
+    """Check that the job has a webhook; return whether the job has ended.
 
     Raises the problem `unknown-job` if the job does not exist or has no webhook.
     """

@@ -252,7 +252,10 @@ def _parse_report(body: bytes) -> tuple[ProgressReport, bool]:
 
 
 async def _record_stop(request: Request, job_id: str) -> None:
-    """End a job as cancelled if its worker was ordered to stop; otherwise do nothing."""
+    """End a job as cancelled after its worker has reported that it stopped the job.
+
+    Does nothing if the worker was not ordered to stop the job.
+    """
     services = services_of(request)
     progress = await services.progress.read(job_id)
     if not progress.cancelling or progress.report is None:
