@@ -73,11 +73,11 @@ def submit(system: System) -> str:
 @pytest.mark.parametrize(
     "point",
     [
+        pytest.param("before-start:job", id="between-the-message-and-the-start"),
+        pytest.param("after-start:job", id="right-after-the-start"),
         pytest.param("before-send:job", id="before-the-first-send"),
         pytest.param("before-save:job", id="between-send-and-save"),
         pytest.param("before-delete:job", id="between-save-and-delete"),
-        pytest.param("before-activity:enqueue", id="before-the-request-is-enqueued"),
-        pytest.param("after-activity:enqueue", id="after-the-request-is-enqueued"),
     ],
 )
 def test_a_job_succeeds_although_the_host_dies(tmp_path: Path, point: str) -> None:
@@ -87,6 +87,42 @@ def test_a_job_succeeds_although_the_host_dies(tmp_path: Path, point: str) -> No
         job = system.final(job_id)
         assert job["status"] == "succeeded", job
         assert system.job(job_id) == job
+        system.wait_until_empty()
+
+
+@pytest.mark.parametrize("point", ["before-activity:enqueue", "after-activity:enqueue"])
+def test_a_job_whose_message_the_orchestration_sends_succeeds_although_the_host_dies(
+    tmp_path: Path, point: str
+) -> None:
+    with run_crashing_system(tmp_path, point) as system:
+        with expect_host_death(system), system.paused("servicebus"):
+            job_id = submit(system)
+        job = system.final(job_id)
+        assert job["status"] == "succeeded", job
+        system.wait_until_empty()
+
+
+def test_a_repeated_request_gets_the_job_whose_host_died_between_message_and_start(
+    tmp_path: Path,
+) -> None:
+    with run_crashing_system(tmp_path, "before-start:job") as system:
+        headers = {"content-type": "application/octet-stream", "idempotency-key": "one"}
+
+        def answer() -> httpx.Response | None:
+            try:
+                found = system.http.post("/v1/models/noop/jobs", content=b"x", headers=headers)
+            except httpx.TransportError:
+                return None
+            return found if found.status_code == 200 else None
+
+        with expect_host_death(system):
+            first = until(answer, 30, "the job is answered")
+        again = system.http.post("/v1/models/noop/jobs", content=b"x", headers=headers)
+        assert again.json() == first.json()
+        # The message of the first request was not sent twice.
+        assert [job["id"] for job in system.http.get("/v1/jobs").json()["jobs"]] == [
+            first.json()["id"]
+        ]
         system.wait_until_empty()
 
 

@@ -76,5 +76,5 @@ class Conclude:
         if found is not None:
             self.waiters.notify(job_id, found)
             return json.dumps({"outcome": outcome_to_json(found)})
-        started_at = await self.progress.stopping_since(job_id, asked["model"])
+        started_at = await self.progress.start_time_if_stopping(job_id, asked["model"])
         return json.dumps({"stopping": {"started_at": started_at}} if started_at else {})

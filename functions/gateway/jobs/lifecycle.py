@@ -310,7 +310,7 @@ async def outcome_at_deadline(
     The status is `cancelled` if the worker was ordered to stop the job, otherwise `expired`. Raises
     Unavailable.
     """
-    started_at = await progress.stopping_since(job_id, model)
+    started_at = await progress.start_time_if_stopping(job_id, model)
     return JobOutcome.expired(now) if started_at is None else JobOutcome.cancelled(now, started_at)
 
 

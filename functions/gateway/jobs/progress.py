@@ -162,7 +162,7 @@ class ProgressStore:
         )
         return progress.report.started_at if progress.report else None
 
-    async def stopping_since(self, job_id: str, model: str) -> str | None:
+    async def start_time_if_stopping(self, job_id: str, model: str) -> str | None:
         """Return when the job started, but only if its worker was ordered to stop the job.
 
         Returns None if the worker was not ordered to stop the job. Raises Unavailable.

@@ -282,9 +282,11 @@ class AzureStorageEngine(DurableEngine):
                 connection.execute(sql, arguments)
             return None
 
+        await self._faults.reach(CrashPoint.BEFORE_START, instance.name)
         refusal = await self.database.transact(insert)
         if refusal is not None:
             raise InstanceExists(refusal)
+        await self._faults.reach(CrashPoint.AFTER_START, instance.name)
         self._wake.set()
 
     async def raise_event(self, instance_id: str, name: str, input_text: str) -> None:

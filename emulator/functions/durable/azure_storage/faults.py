@@ -40,6 +40,10 @@ class CrashPoint(StrEnum):
     as described at each point.
     """
 
+    BEFORE_START = "before-start"
+    """A request to start an instance has arrived, but nothing is stored. NAME is the orchestrator."""
+    AFTER_START = "after-start"
+    """The instance is stored, but the response is not sent. NAME is the orchestrator."""
     BEFORE_SEND = "before-send"
     """The orchestrator has run, but nothing is sent or saved. NAME is the orchestrator."""
     BEFORE_SAVE = "before-save"

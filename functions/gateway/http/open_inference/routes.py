@@ -36,6 +36,7 @@ from gateway.http.open_inference.openapi import (
 from gateway.http.open_inference.tensors import Tensor, unreadable
 from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
+    TextRoute,
     caller_of,
     durable_of,
     encode_json,
@@ -47,7 +48,6 @@ from gateway.http.requests import (
 )
 from gateway.http.responses import json_response, problem_of_job
 from gateway.http.routes.submit import REPLAYED
-from gateway.http.routing import TextRoute
 from gateway.jobs.model import is_final, job_resource
 from gateway.jobs.progress import ProgressStore
 from gateway.settings import MAX_WAIT_SECONDS

@@ -29,6 +29,7 @@ from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
     DEFAULT_LIMIT,
     MAX_LIMIT,
+    TextRoute,
     durable_of,
     find_model,
     parse_limit,
@@ -37,7 +38,6 @@ from gateway.http.requests import (
     services_of,
 )
 from gateway.http.responses import json_response
-from gateway.http.routing import TextRoute
 from gateway.services import Services
 from gateway.storage.blobs import Blobs
 

@@ -10,9 +10,8 @@ from typing_extensions import TypedDict
 
 from gateway.durable import Durable
 from gateway.errors import Unavailable
-from gateway.http.requests import durable_of, services_of
+from gateway.http.requests import TextRoute, durable_of, services_of
 from gateway.http.responses import json_response
-from gateway.http.routing import TextRoute
 from gateway.services import Services
 
 CHECK_SECONDS: Final = 2.0

@@ -34,6 +34,7 @@ from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
     DEFAULT_LIMIT,
     MAX_LIMIT,
+    TextRoute,
     caller_of,
     check_job_id,
     durable_of,
@@ -52,7 +53,6 @@ from gateway.http.responses import (
     check_match,
     json_response,
 )
-from gateway.http.routing import TextRoute
 from gateway.jobs.listing import IdRange, id_at, list_newest
 from gateway.jobs.model import (
     JobOutcome,

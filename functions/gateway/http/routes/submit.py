@@ -15,6 +15,7 @@ from gateway.http.openapi.operations import (
 )
 from gateway.http.requests import (
     Preference,
+    TextRoute,
     caller_of,
     durable_of,
     find_model,
@@ -29,7 +30,6 @@ from gateway.http.responses import (
     problem_of_job,
     problem_response,
 )
-from gateway.http.routing import TextRoute
 from gateway.jobs.model import JobResource, Record, is_final, job_resource, priority_of
 from gateway.submission.create import NewJob
 from gateway.submission.parse import parse_submission

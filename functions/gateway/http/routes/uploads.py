@@ -12,6 +12,7 @@ from gateway.http import problems
 from gateway.http.openapi.operations import UPLOAD_BODY, problem_responses
 from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
+    TextRoute,
     caller_of,
     find_model,
     parse_json,
@@ -20,7 +21,6 @@ from gateway.http.requests import (
     services_of,
 )
 from gateway.http.responses import json_response
-from gateway.http.routing import TextRoute
 from gateway.jobs.model import Time
 from gateway.storage.uploads import new_upload, upload_blob_of, upload_expiry
 from gateway.submission.parse import check_accepted

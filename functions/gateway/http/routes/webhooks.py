@@ -11,6 +11,7 @@ from gateway.http import problems
 from gateway.http.openapi.operations import problem_responses
 from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
+    TextRoute,
     check_job_id,
     durable_of,
     find_own_job,
@@ -19,7 +20,6 @@ from gateway.http.requests import (
     unknown_job,
 )
 from gateway.http.responses import json_response
-from gateway.http.routing import TextRoute
 from gateway.jobs.model import is_final, read_ticket
 from gateway.webhooks.orchestrator import (
     DeliveryState,

@@ -29,6 +29,7 @@ from gateway.http.openapi.operations import (
 )
 from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
+    TextRoute,
     announced_size_bytes,
     check_job_id,
     durable_of,
@@ -38,7 +39,6 @@ from gateway.http.requests import (
     unknown_job,
 )
 from gateway.http.responses import json_response
-from gateway.http.routing import TextRoute
 from gateway.jobs.model import JobOutcome, is_final
 from gateway.jobs.progress import ProgressReport, report_from_json
 
