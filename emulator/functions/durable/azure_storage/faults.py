@@ -41,7 +41,7 @@ class CrashPoint(StrEnum):
     """
 
     BEFORE_START = "before-start"
-    """A request to start an instance has arrived, but it is not stored. NAME is the orchestrator."""
+    """A request to start an instance has arrived; it is not stored. NAME is the orchestrator."""
     AFTER_START = "after-start"
     """The instance is stored, but the response is not sent. NAME is the orchestrator."""
     BEFORE_SEND = "before-send"
