@@ -277,6 +277,8 @@ class Jobs:
         """
         recorded = await self._outcomes.record(job_id, outcome)
         self._waiters.notify(job_id, recorded)
+        # The event loop answers the waiting caller before this task continues.
+        await asyncio.sleep(0)
         if recorded is outcome:
             await _raise_event(durable, job_id, recorded, _START_PAUSES_SECONDS)
         else:
