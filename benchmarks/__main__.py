@@ -2,6 +2,7 @@
 
 all      the whole system: latency, throughput, efficiency, start-up and memory (the default)
 cpu      the processor time of one `noop` job in each process
+hops     how many remote round trips the caller of a `noop` job waits for
 worker   a busy worker without a gateway, compared with a loop that only runs the model
 memory   two models that together need more memory than the device has
 """
@@ -9,11 +10,12 @@ memory   two models that together need more memory than the device has
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import cpu, memory, saturation, whole
+from benchmarks import cpu, hops, memory, saturation, whole
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "all": whole.main,
     "cpu": cpu.main,
+    "hops": hops.main,
     "worker": saturation.main,
     "memory": memory.main,
 }

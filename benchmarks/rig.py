@@ -41,15 +41,26 @@ _COUNT = re.compile(rb"ActiveMessageCount>(\d+)<")
 
 @dataclass(slots=True)
 class ProbedProgram:
-    """A running Python program. The URL `probe` shows whether the program is ready."""
+    """A running Python program. The URL `probe` shows whether the program is ready.
+
+    `ready_status` is the HTTP status of a ready program. None accepts each status.
+    """
 
     process: subprocess.Popen[bytes]
     probe: str
     log: Path
+    ready_status: int | None = 200
 
     @classmethod
-    def start(cls, *command: str, probe: str, log: Path, **settings: str) -> "ProbedProgram":
-        """Start a Python module as a program, and wait until its probe returns status 200.
+    def start(
+        cls,
+        *command: str,
+        probe: str,
+        log: Path,
+        ready_status: int | None = 200,
+        **settings: str,
+    ) -> "ProbedProgram":
+        """Start a Python module as a program, and wait until its probe returns `ready_status`.
 
         Raises:
             RuntimeError: if the program ends or is not ready in time. The error message contains
@@ -60,7 +71,7 @@ class ProbedProgram:
             process = subprocess.Popen(
                 [sys.executable, "-m", *command], cwd=ROOT, env=environment, stderr=output
             )
-        program = cls(process, probe, log)
+        program = cls(process, probe, log, ready_status)
         ends_at = time.monotonic() + _START_SECONDS
         while not program._is_ready():
             if process.poll() is not None or time.monotonic() > ends_at:
@@ -74,9 +85,10 @@ class ProbedProgram:
 
     def _is_ready(self) -> bool:
         try:
-            return httpx.get(self.probe, timeout=5).status_code == 200
+            status = httpx.get(self.probe, timeout=5).status_code
         except httpx.TransportError:
             return False
+        return self.ready_status in {None, status}
 
     def stop(self) -> None:
         """Terminate the program. Kill the program if it still runs after 20 s."""

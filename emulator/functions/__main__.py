@@ -23,6 +23,7 @@ from emulator.functions.host import Host, HostOptions, lock_data_directory, run_
 # A live host renews its messages after a third of the timeout, so the timeout must not be shorter.
 _SHORTEST_TIMEOUT_SECONDS = 0.5
 _LONGEST_TIMEOUT_SECONDS = 7 * 24 * 3600.0
+_LONGEST_DELAY_MS = 1000.0
 _AZURE_STORAGE_ONLY = (
     "task_hub",
     "visibility_timeout",
@@ -30,6 +31,7 @@ _AZURE_STORAGE_ONLY = (
     "crash_rate",
     "split_brain_rate",
     "seed",
+    "storage_delay",
 )
 
 
@@ -132,6 +134,12 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
         help="probability that a second owner of the partition also runs an episode",
     )
     group.add_argument("--seed", type=int, metavar="N", help="seed of the random faults")
+    group.add_argument(
+        "--storage-delay",
+        type=_delay_ms,
+        metavar="MS",
+        help="how much longer each transaction takes, to emulate a remote store (default: 0)",
+    )
 
 
 def _storage_options(
@@ -153,6 +161,7 @@ def _storage_options(
             given.split_brain_rate or 0.0,
             given.seed,
         ),
+        (given.storage_delay or 0.0) / 1000,
     )
 
 
@@ -164,6 +173,15 @@ def _seconds(text: str) -> float:
             f"{_LONGEST_TIMEOUT_SECONDS}, got {text}"
         )
     return seconds
+
+
+def _delay_ms(text: str) -> float:
+    delay_ms = float(text)
+    if not 0 <= delay_ms <= _LONGEST_DELAY_MS:
+        raise argparse.ArgumentTypeError(
+            f"expected a number of milliseconds from 0 to {_LONGEST_DELAY_MS:g}, got {text}"
+        )
+    return delay_ms
 
 
 def _rate(text: str) -> float:

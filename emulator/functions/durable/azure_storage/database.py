@@ -188,6 +188,28 @@ class Database:
             )
 
 
+class RemoteDatabase(Database):
+    """A task hub with the latency of a remote store.
+
+    Each transaction takes `delay_seconds` longer, half of it before the commit and half after it.
+    Reads are not delayed. `notify` is called after each commit: as in Azure, a host can dequeue a
+    message before the sender receives the confirmation.
+    """
+
+    def __init__(self, path: Path, delay_seconds: float, notify: Callable[[], None]) -> None:
+        super().__init__(path)
+        self._half_seconds = delay_seconds / 2
+        self._notify = notify
+
+    async def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` in one write transaction, as `Database.transact` does, with the delay."""
+        await asyncio.sleep(self._half_seconds)
+        result = await super().transact(work)
+        self._notify()
+        await asyncio.sleep(self._half_seconds)
+        return result
+
+
 def _is_busy(problem: sqlite3.OperationalError) -> bool:
     return problem.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 

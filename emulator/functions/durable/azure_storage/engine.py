@@ -21,7 +21,7 @@ from typing import Any
 from emulator.functions.clock import HostClock
 from emulator.functions.durable import records
 from emulator.functions.durable.azure_storage import queues
-from emulator.functions.durable.azure_storage.database import Database
+from emulator.functions.durable.azure_storage.database import Database, RemoteDatabase
 from emulator.functions.durable.azure_storage.episodes import (
     NO_INSTANCE,
     LoadedInstance,
@@ -92,6 +92,8 @@ class AzureStorageOptions:
     visibility_timeout_seconds: float = DEFAULT_VISIBILITY_TIMEOUT_SECONDS
     """How long a dequeued message stays invisible after its host has renewed it, in seconds."""
     faults: FaultOptions = _NO_FAULTS
+    delay_seconds: float = 0.0
+    """How much longer each transaction takes, to emulate a remote store, in seconds."""
 
     @property
     def lease_seconds(self) -> float:
@@ -128,7 +130,12 @@ class AzureStorageEngine(DurableEngine):
         die: Callable[[], None] = kill_this_process,
     ) -> None:
         self.host_id = make_id()
-        self.database = Database(storage.task_hub)
+        self._wake = asyncio.Event()
+        self.database = (
+            RemoteDatabase(storage.task_hub, storage.delay_seconds, self._wake.set)
+            if storage.delay_seconds
+            else Database(storage.task_hub)
+        )
         self.leases = PartitionLeases(self.host_id)
         self.timers = TimerQueue(clock)
         self.app_outage = AppOutage(self.timers, self.now)
@@ -161,7 +168,6 @@ class AzureStorageEngine(DurableEngine):
         self._watchers: dict[str, set[asyncio.Future[None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.Task[None] | None = None
-        self._wake = asyncio.Event()
         self._next_renewal = 0
         self._stopping = False
 

@@ -1,0 +1,179 @@
+"""Count the remote round trips for which the caller of one `noop` job waits (`./dev bench hops`).
+
+A hop is one round trip to a service that is remote in Azure. The job's latency is measured without
+a delay and with a delay of D for each round trip. The number of hops is the difference of the two
+latencies, divided by D. Half a hop is a message that nobody has to ask for, for example the
+delivery of a message to a waiting worker.
+"""
+
+import argparse
+import contextlib
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import load
+from benchmarks.proxy import run_proxies
+from benchmarks.rig import ROOT, ProbedProgram
+from loosely.local.environment import read_environment, shared_environment
+from loosely.local.parts import SystemSettings, loosely_parts
+from loosely.local.ports import Ports
+from tests.ports import free_ports
+
+SIZES: dict[str, int] = {"tiny": 8, "40 KB": 40_000, "80 KB": 80_000}
+DELAY_MS = 50.0
+ROUNDS = 3
+JOBS = 30
+# After 20 jobs the gateway expects that it records all outcomes itself, and reads them less often.
+WARM_UP_JOBS = 25
+
+
+@dataclass(frozen=True, slots=True)
+class ReadHop:
+    """A step of one job, as read in the code: from `begin` to `end`, in round trips.
+
+    The times are those of a job with a small body, from the arrival of its request.
+    """
+
+    begin: float
+    end: float
+    what: str
+
+
+READ_HOPS = (
+    ReadHop(0, 0.5, "the gateway sends the message, which arrives at Service Bus"),
+    ReadHop(0.5, 1, "Service Bus confirms the message to the gateway"),
+    ReadHop(0.5, 1, "meanwhile: Service Bus delivers the message to the waiting worker"),
+    ReadHop(1, 2, "the gateway starts the orchestration"),
+    ReadHop(1, 1.5, "meanwhile: the worker's reply arrives at the gateway"),
+    ReadHop(1.5, 2.5, "the gateway creates the outcome's blob, and wakes the waiting request"),
+)
+"""The hops of a waiting caller. Steps that begin with "meanwhile" run at the same time.
+
+A body over 64 KiB needs two more: the gateway writes a blob before it sends the message, and the
+worker reads it.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class HopCount:
+    """The latency of one kind of job without a delay and with a delay of `delay_ms`."""
+
+    base_ms: float
+    delayed_ms: float
+    delay_ms: float
+
+    @property
+    def hops(self) -> float:
+        """The number of round trips for which the caller waits."""
+        return (self.delayed_ms - self.base_ms) / self.delay_ms
+
+
+@contextlib.contextmanager
+def run_system(folder: Path, delay_ms: float) -> Iterator[str]:
+    """Run a system whose remote connections have a delay. Yield the gateway's URL for callers.
+
+    The delayed connections are those of the gateway's app to Service Bus and blob storage, and
+    those of the worker to Service Bus, blob storage and the gateway. The Functions host delays its
+    transactions itself.
+    """
+    base = free_ports(5)
+    ports = Ports.from_base(base)
+    local = SystemSettings(
+        ROOT,
+        folder,
+        ports,
+        "hops" * 16,
+        "warning",
+        engine_options=("--engine", "azure-storage", "--storage-delay", str(delay_ms)),
+    )
+    targets = (ports.functions, ports.servicebus, ports.servicebus_admin, ports.blobs)
+    with contextlib.ExitStack() as stack:
+        proxies = stack.enter_context(run_proxies(targets, delay_ms / 1000))
+        environment = shared_environment(ROOT, read_environment())
+        remote = replace(local, ports=Ports(*proxies, worker_health=ports.worker_health))
+        for part, part_behind_proxies in zip(
+            loosely_parts(local), loosely_parts(remote), strict=True
+        ):
+            if part.preparation is not None:
+                content = subprocess.run(
+                    part.preparation.command, env=environment, capture_output=True, check=True
+                ).stdout
+                part.preparation.output.write_bytes(content)
+            program = ProbedProgram.start(
+                *part.command[2:],
+                probe=f"http://127.0.0.1:{part.probe.port}{part.probe.path}",
+                log=folder / f"{part.name}.log",
+                ready_status=part.probe.status,
+                # The components listen on their own ports, and connect to the proxies.
+                **{**environment, **part_behind_proxies.environment, "WORKER_MODELS": "noop"},
+            )
+            stack.callback(program.stop)
+        yield local.gateway_url
+
+
+def measure(url: str, size: int) -> float:
+    """Return the median latency of jobs with bodies of `size` bytes, in milliseconds.
+
+    Raises:
+        RuntimeError: if a job failed.
+    """
+    bodies = [f"{number:08d}".encode().ljust(size, b".") for number in range(JOBS)]
+    jobs = load.HttpLoad(url, "/v1/models/noop/jobs", "application/octet-stream", bodies)
+    load.run(jobs, clients=1, requests=WARM_UP_JOBS)
+    outcome = load.run(jobs, clients=1, requests=JOBS)
+    if outcome.failures:
+        raise RuntimeError(f"{outcome.failures} of {JOBS} jobs failed")
+    return outcome.percentile_ms(50)
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Measure each body size without and with the delay in each round, and print the medians."""
+    parser = argparse.ArgumentParser(prog="./dev bench hops", description=__doc__)
+    parser.add_argument("--delay-ms", type=float, default=DELAY_MS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    options = parser.parse_args(arguments)
+    found: dict[str, list[HopCount]] = {name: [] for name in SIZES}
+    for _ in range(options.rounds):
+        base, delayed = (_measure_sizes(delay_ms) for delay_ms in (0.0, options.delay_ms))
+        for name in SIZES:
+            found[name].append(HopCount(base[name], delayed[name], options.delay_ms))
+    _print(found, options.delay_ms)
+    return 0
+
+
+def _measure_sizes(delay_ms: float) -> dict[str, float]:
+    with (
+        tempfile.TemporaryDirectory(prefix="loosely-bench-") as folder,
+        run_system(Path(folder), delay_ms) as url,
+    ):
+        return {name: measure(url, size) for name, size in SIZES.items()}
+
+
+def _print(found: dict[str, list[HopCount]], delay_ms: float) -> None:
+    console = Console(width=100)
+    table = Table(title=f"noop, one client: round trips of {delay_ms:g} ms (medians of the rounds)")
+    for column in ("body", "p50 ms without delay", "p50 ms with delay", "hops", "hops by round"):
+        table.add_column(column, justify="right")
+    for size, counts in found.items():
+        table.add_row(
+            size,
+            f"{median(count.base_ms for count in counts):.1f}",
+            f"{median(count.delayed_ms for count in counts):.1f}",
+            f"{median(count.hops for count in counts):.2f}",
+            " ".join(f"{count.hops:.2f}" for count in counts),
+        )
+    console.print(table)
+    steps = Table(title="by reading: the round trips of a job with a small body")
+    for column in ("from", "to", "step"):
+        steps.add_column(column)
+    for hop in READ_HOPS:
+        steps.add_row(f"{hop.begin:g}", f"{hop.end:g}", hop.what)
+    console.print(steps)
+    console.print("A body over 64 KiB: two more, to write the input's blob and to read it.")

@@ -1,0 +1,119 @@
+"""A TCP proxy that emulates the latency of a network."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+
+_HOST = "127.0.0.1"
+_CHUNK_BYTES = 256 * 1024
+
+
+class DelayProxy:
+    """Forwards TCP connections to a port of this machine, with a delay in each direction.
+
+    Each chunk is forwarded half a round trip after it arrived. Chunks do not wait for each other,
+    so the proxy limits the latency and not the throughput. A new connection takes one more round
+    trip, as the handshake of TCP does.
+    """
+
+    def __init__(self, target_port: int, round_trip_seconds: float) -> None:
+        self._target_port = target_port
+        self._half_seconds = round_trip_seconds / 2
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def start(self, port: int = 0) -> int:
+        """Listen on a port, and return it. If `port` is 0, choose a free port."""
+        self._server = await asyncio.start_server(self._accept, _HOST, port, limit=_CHUNK_BYTES)
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
+
+    async def stop(self) -> None:
+        """Stop listening, and close all connections."""
+        if self._server is not None:
+            self._server.close()
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        # asyncio reports a cancelled handler as an error, so the cancellation ends here.
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            await self._connect(reader, writer)
+        self._connections.discard(task)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await asyncio.sleep(2 * self._half_seconds)
+            target_reader, target_writer = await asyncio.open_connection(
+                _HOST, self._target_port, limit=_CHUNK_BYTES
+            )
+            try:
+                await _run_until_first_error(
+                    self._forward(reader, target_writer), self._forward(target_reader, writer)
+                )
+            finally:
+                target_writer.close()
+        finally:
+            writer.close()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Forward all chunks and the end of one direction, each after the delay."""
+        chunks: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+        await _run_until_first_error(self._receive(reader, chunks), _send(chunks, writer))
+
+    async def _receive(
+        self, reader: asyncio.StreamReader, chunks: "asyncio.Queue[tuple[float, bytes]]"
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        chunk = b"begin"
+        while chunk:
+            chunk = await reader.read(_CHUNK_BYTES)
+            chunks.put_nowait((loop.time() + self._half_seconds, chunk))
+
+
+async def _send(chunks: "asyncio.Queue[tuple[float, bytes]]", writer: asyncio.StreamWriter) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        due, chunk = await chunks.get()
+        await asyncio.sleep(max(due - loop.time(), 0))
+        if not chunk:
+            writer.write_eof()
+            return
+        writer.write(chunk)
+        await writer.drain()
+
+
+async def _run_until_first_error(*work: "asyncio._CoroutineLike[None]") -> None:
+    """Run coroutines concurrently. If one fails, cancel the others and raise its error."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def run_proxies(target_ports: Sequence[int], round_trip_seconds: float) -> Iterator[list[int]]:
+    """Run a proxy for each target port during the `with` block, in a thread of its own.
+
+    Yield the ports of the proxies.
+    """
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="proxies")
+    thread.start()
+    proxies = [DelayProxy(port, round_trip_seconds) for port in target_ports]
+    try:
+        yield [asyncio.run_coroutine_threadsafe(proxy.start(), loop).result() for proxy in proxies]
+    finally:
+        for proxy in proxies:
+            asyncio.run_coroutine_threadsafe(proxy.stop(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
