@@ -30,12 +30,12 @@ from tests.ports import free_ports
 SIZES: dict[str, int] = {"tiny": 8, "40 KB": 40_000, "80 KB": 80_000}
 DELAY_MS = 50.0
 ROUNDS = 3
-JOBS = 25
+JOBS = 15
 # The end of a job, for example its settlement, takes longer than the caller waits. The next job is
 # sent after this pause, so that it finds an idle system.
 PAUSE_SECONDS = 0.4
 # After 20 jobs the gateway expects that it records all outcomes itself, and reads them less often.
-WARM_UP_JOBS = 25
+WARM_UP_JOBS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,17 +141,20 @@ def measure(url: str, size: int) -> float:
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Measure each body size without and with the delay in each round, and print the medians."""
+    """Measure each body size without and with the delays in each round, and print the medians."""
     parser = argparse.ArgumentParser(prog="./dev bench hops", description=__doc__)
-    parser.add_argument("--delay-ms", type=float, default=DELAY_MS)
+    parser.add_argument("--delay-ms", type=float, nargs="+", default=[DELAY_MS])
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args(arguments)
-    found: dict[str, list[HopCount]] = {name: [] for name in SIZES}
+    found: dict[tuple[str, float], list[HopCount]] = {}
     for _ in range(options.rounds):
-        base, delayed = (_measure_sizes(delay_ms) for delay_ms in (0.0, options.delay_ms))
-        for name in SIZES:
-            found[name].append(HopCount(base[name], delayed[name], options.delay_ms))
-    _print(found, options.delay_ms)
+        base = _measure_sizes(0.0)
+        for delay_ms in options.delay_ms:
+            delayed = _measure_sizes(delay_ms)
+            for size in SIZES:
+                count = HopCount(base[size], delayed[size], delay_ms)
+                found.setdefault((size, delay_ms), []).append(count)
+    _print(found)
     return 0
 
 
@@ -163,14 +166,15 @@ def _measure_sizes(delay_ms: float) -> dict[str, float]:
         return {name: measure(url, size) for name, size in SIZES.items()}
 
 
-def _print(found: dict[str, list[HopCount]], delay_ms: float) -> None:
+def _print(found: dict[tuple[str, float], list[HopCount]]) -> None:
     console = Console(width=100)
-    table = Table(title=f"noop, one client: round trips of {delay_ms:g} ms (medians of the rounds)")
-    for column in ("body", "p50 ms without delay", "p50 ms with delay", "hops", "hops by round"):
+    table = Table(title="noop, one client: the round trips that a caller waits for (medians)")
+    for column in ("body", "delay ms", "p50 ms without", "p50 ms with", "hops", "hops by round"):
         table.add_column(column, justify="right")
-    for size, counts in found.items():
+    for (size, delay_ms), counts in found.items():
         table.add_row(
             size,
+            f"{delay_ms:g}",
             f"{median(count.base_ms for count in counts):.1f}",
             f"{median(count.delayed_ms for count in counts):.1f}",
             f"{median(count.hops for count in counts):.2f}",
