@@ -99,9 +99,12 @@ def run_system(folder: Path, delay_ms: float) -> Iterator[str]:
     )
     targets = (ports.functions, ports.servicebus, ports.servicebus_admin, ports.blobs)
     with contextlib.ExitStack() as stack:
-        proxies = stack.enter_context(run_proxies(targets, delay_ms / 1000))
+        functions, servicebus, servicebus_admin, blobs = stack.enter_context(
+            run_proxies(targets, delay_ms / 1000)
+        )
         environment = shared_environment(ROOT, read_environment())
-        remote = replace(local, ports=Ports(*proxies, worker_health=ports.worker_health))
+        remote_ports = Ports(functions, servicebus, servicebus_admin, blobs, ports.worker_health)
+        remote = replace(local, ports=remote_ports)
         for part, part_behind_proxies in zip(
             loosely_parts(local), loosely_parts(remote), strict=True
         ):

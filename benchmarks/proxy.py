@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from typing import Any
 
 _HOST = "127.0.0.1"
 _CHUNK_BYTES = 256 * 1024
@@ -88,9 +89,9 @@ async def _send(chunks: "asyncio.Queue[tuple[float, bytes]]", writer: asyncio.St
         await writer.drain()
 
 
-async def _run_until_first_error(*work: "asyncio._CoroutineLike[None]") -> None:
+async def _run_until_first_error(*work: Coroutine[Any, Any, None]) -> None:
     """Run coroutines concurrently. If one fails, cancel the others and raise its error."""
-    tasks = [asyncio.ensure_future(each) for each in work]
+    tasks = [asyncio.create_task(each) for each in work]
     try:
         await asyncio.gather(*tasks)
     finally:

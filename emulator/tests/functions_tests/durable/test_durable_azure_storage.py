@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from emulator.functions.durable.azure_storage.database import RemoteDatabase
 from emulator.functions.durable.azure_storage.engine import AzureStorageEngine, AzureStorageOptions
 from emulator.functions.durable.azure_storage.faults import (
     CrashPoint,
@@ -43,9 +44,9 @@ async def start_host(tmp_path: Path) -> AsyncIterator[StartHost]:
     hosts: list[EngineHost] = []
     clock, runner = ManualClock(), SdkRunner()
 
-    async def start(**faults: Any) -> EngineHost:
+    async def start(*, delay_seconds: float = 0.0, **faults: Any) -> EngineHost:
         storage = AzureStorageOptions(
-            tmp_path / "task-hub.db", TIMEOUT_SECONDS, FaultOptions(**faults)
+            tmp_path / "task-hub.db", TIMEOUT_SECONDS, FaultOptions(**faults), delay_seconds
         )
         host = EngineHost(tmp_path, runner, clock, storage=storage)
         hosts.append(host)
@@ -422,6 +423,56 @@ async def test_starting_an_instance_waits_until_the_database_of_the_task_hub_is_
     connection.execute("COMMIT")
     await start
     await until(lambda: one.status() == "Running")
+
+
+# A remote store
+
+
+DELAY_SECONDS = 0.04
+# A timer of the event loop may fire early by the resolution of the clock.
+RESOLUTION_SECONDS = 0.001
+
+
+async def test_the_delay_is_half_before_and_half_after_the_commit(tmp_path: Path) -> None:
+    committed = asyncio.Event()
+    database = RemoteDatabase(tmp_path / "task-hub.db", DELAY_SECONDS, committed.set)
+    await database.open()
+    loop = asyncio.get_running_loop()
+    begin = loop.time()
+    transaction = asyncio.create_task(
+        database.transact(
+            lambda connection: connection.execute("INSERT INTO settings VALUES('a', 'b')")
+        )
+    )
+    async with asyncio.timeout(5):
+        await committed.wait()
+        committed_at = loop.time()
+        assert database.read("SELECT value FROM settings WHERE name='a'") == [("b",)]
+        assert not transaction.done()
+        await transaction
+    half = DELAY_SECONDS / 2 - RESOLUTION_SECONDS
+    assert committed_at - begin >= half
+    assert loop.time() - committed_at >= half
+    await database.close()
+
+
+async def test_an_instance_needs_a_round_trip_for_each_step_that_waits_for_the_one_before(
+    start_host: StartHost,
+) -> None:
+    host = await start_host(delay_seconds=DELAY_SECONDS)
+    loop = asyncio.get_running_loop()
+    begin = loop.time()
+    await host.engine.start_new("job", "i")
+    started_at = loop.time()
+    await until(lambda: host.runner.calls)
+    ran_at = loop.time()
+    await until(lambda: '"Name":"enqueue"' in "".join(host.fragments()))
+    await host.engine.raise_event("i", "reply", "1")
+    await until(lambda: host.status() == "Completed")
+    assert host.output() == ["i", 1]
+    assert started_at - begin >= DELAY_SECONDS - RESOLUTION_SECONDS
+    # The start and the work item arrive, and each is dequeued: half a round trip and a whole one.
+    assert ran_at - begin >= 3 * DELAY_SECONDS - 6 * RESOLUTION_SECONDS
 
 
 def test_instances_are_distributed_over_all_partitions() -> None:

@@ -122,6 +122,11 @@ async def test_a_host_completes_the_instances_of_a_killed_host_in_the_same_task_
             "expected a number of seconds from 0.5 to 604800.0, got 0.1",
         ),
         ((*ENGINE, "--crash-rate", "2"), "expected a probability from 0 to 1, got 2"),
+        (("--storage-delay", "5"), "--storage-delay needs --engine azure-storage"),
+        (
+            (*ENGINE, "--storage-delay", "-1"),
+            "expected a number of milliseconds from 0 to 1000, got -1",
+        ),
     ],
 )
 async def test_the_host_refuses_invalid_engine_options(

@@ -1,0 +1,155 @@
+"""The proxy that emulates latency: it delays each direction, and changes no byte."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from benchmarks.proxy import DelayProxy
+
+ROUND_TRIP_SECONDS = 0.04
+# A timer of the event loop may fire early by the resolution of the clock.
+RESOLUTION_SECONDS = 0.001
+LIMIT_SECONDS = 10
+
+
+class EchoServer:
+    """Sends back all bytes, and records when they arrive and when the connection ends."""
+
+    def __init__(self) -> None:
+        self.arrived_at: list[float] = []
+        self.ended = asyncio.Event()
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
+        while data := await reader.read(65536):
+            self.arrived_at.append(asyncio.get_running_loop().time())
+            writer.write(data)
+        writer.close()
+        self.ended.set()
+
+
+Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+
+
+@pytest.fixture
+async def echo() -> EchoServer:
+    return EchoServer()
+
+
+@pytest.fixture
+async def proxy(echo: EchoServer) -> AsyncIterator[DelayProxy]:
+    """Yield a proxy in front of an echo server."""
+    server = await asyncio.start_server(echo.serve, "127.0.0.1", 0)
+    made = DelayProxy(server.sockets[0].getsockname()[1], ROUND_TRIP_SECONDS)
+    yield made
+    await made.stop()
+    server.close()
+
+
+@pytest.fixture
+async def connect(proxy: DelayProxy) -> Connect:
+    """Return a function that connects to the echo server through the proxy."""
+    port = await proxy.start()
+    return lambda: asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_each_direction_is_delayed_by_half_a_round_trip(
+    echo: EchoServer, connect: Connect
+) -> None:
+    reader, writer = await connect()
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(LIMIT_SECONDS):
+        writer.write(b"first")  # includes the time of the handshake
+        await reader.readexactly(5)
+        sent_at = loop.time()
+        writer.write(b"second")
+        await reader.readexactly(6)
+    half = ROUND_TRIP_SECONDS / 2 - RESOLUTION_SECONDS
+    arrived_at = echo.arrived_at[-1]
+    assert arrived_at - sent_at >= half
+    assert loop.time() - arrived_at >= half
+    writer.close()
+
+
+async def test_a_new_connection_takes_one_more_round_trip(
+    echo: EchoServer, connect: Connect
+) -> None:
+    loop = asyncio.get_running_loop()
+    begin = loop.time()
+    reader, writer = await connect()
+    async with asyncio.timeout(LIMIT_SECONDS):
+        writer.write(b"first")
+        await reader.readexactly(5)
+    assert echo.arrived_at[0] - begin >= ROUND_TRIP_SECONDS * 1.5 - 2 * RESOLUTION_SECONDS
+    writer.close()
+
+
+async def test_all_bytes_arrive_unchanged_and_in_order(connect: Connect) -> None:
+    content = random.Random(1).randbytes(3_000_000)
+    reader, writer = await connect()
+
+    async def write() -> None:
+        for begin in range(0, len(content), 70_001):
+            writer.write(content[begin : begin + 70_001])
+            await writer.drain()
+        writer.write_eof()
+
+    async with asyncio.timeout(LIMIT_SECONDS):
+        received, _ = await asyncio.gather(reader.read(-1), write())
+    assert received == content
+    writer.close()
+
+
+async def test_the_end_of_the_client_ends_the_connection_to_the_server(
+    echo: EchoServer, connect: Connect
+) -> None:
+    _, writer = await connect()
+    writer.write(b"last")
+    writer.close()
+    async with asyncio.timeout(LIMIT_SECONDS):
+        await echo.ended.wait()
+    assert echo.arrived_at
+
+
+async def test_the_end_of_the_server_ends_the_connection_to_the_client(
+    echo: EchoServer, connect: Connect
+) -> None:
+    reader, writer = await connect()
+    async with asyncio.timeout(LIMIT_SECONDS):
+        writer.write(b"first")
+        await reader.readexactly(5)
+        echo.writers[0].transport.abort()
+        # The proxy passes on either the end of the stream or the reset.
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_stopped_proxy_closes_its_connections(
+    proxy: DelayProxy, echo: EchoServer, connect: Connect
+) -> None:
+    reader, writer = await connect()
+    async with asyncio.timeout(LIMIT_SECONDS):
+        writer.write(b"first")
+        await reader.readexactly(5)
+        await proxy.stop()
+        assert await reader.read() == b""
+        await echo.ended.wait()
+    writer.close()
+
+
+async def test_a_client_is_disconnected_if_nothing_listens_on_the_target_port() -> None:
+    free = await asyncio.start_server(EchoServer().serve, "127.0.0.1", 0)
+    target = free.sockets[0].getsockname()[1]
+    free.close()
+    await free.wait_closed()
+    proxy = DelayProxy(target, ROUND_TRIP_SECONDS)
+    reader, writer = await asyncio.open_connection("127.0.0.1", await proxy.start())
+    async with asyncio.timeout(LIMIT_SECONDS):
+        assert await reader.read() == b""
+    writer.close()
+    await proxy.stop()
