@@ -35,7 +35,7 @@ JOBS = 15
 # sent after this pause, so that it finds an idle system.
 PAUSE_SECONDS = 0.4
 # After 20 jobs, the gateway expects that it records all outcomes itself, and reads them less often.
-WARM_UP_JOBS = 15
+WARM_UP_JOBS = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,18 +130,18 @@ def run_system(folder: Path, delay_ms: float) -> Iterator[str]:
         yield local.gateway_url
 
 
-def measure(url: str, size: int) -> list[float]:
-    """Send jobs with bodies of `size` bytes to an idle system, and return their latencies in ms.
+def measure_latencies(url: str, size_bytes: int, jobs: int) -> list[float]:
+    """Send jobs to an idle system, one after another, and return their latencies in milliseconds.
 
     Raises:
         RuntimeError: if a job failed.
     """
-    jobs = load.HttpLoad(url, "/v1/models/noop/jobs", "application/octet-stream", [b"." * size])
-    load.run(jobs, clients=1, requests=2)
+    requests = _requests(url, size_bytes)
+    load.run(requests, clients=1, requests=2)
     latencies_ms: list[float] = []
-    for _ in range(JOBS):
+    for _ in range(jobs):
         time.sleep(PAUSE_SECONDS)
-        outcome = load.run(jobs, clients=1, requests=1)
+        outcome = load.run(requests, clients=1, requests=1)
         if outcome.failures:
             raise RuntimeError("a job failed")
         latencies_ms += outcome.latencies_ms
@@ -171,9 +171,13 @@ def _measure_sizes(delay_ms: float) -> dict[str, list[float]]:
         tempfile.TemporaryDirectory(prefix="loosely-bench-") as folder,
         run_system(Path(folder), delay_ms) as url,
     ):
-        warm_up = load.HttpLoad(url, "/v1/models/noop/jobs", "application/octet-stream", [b"."])
-        load.run(warm_up, clients=1, requests=WARM_UP_JOBS)
-        return {name: measure(url, size) for name, size in SIZES.items()}
+        load.run(_requests(url, 1), clients=1, requests=WARM_UP_JOBS)
+        return {name: measure_latencies(url, size, JOBS) for name, size in SIZES.items()}
+
+
+def _requests(url: str, size_bytes: int) -> load.HttpLoad:
+    body = b"." * size_bytes
+    return load.HttpLoad(url, "/v1/models/noop/jobs", "application/octet-stream", [body])
 
 
 def _print(found: dict[tuple[str, float], list[HopCount]]) -> None:
