@@ -1,0 +1,21 @@
+"""A system in which each connection that is remote in Azure has a delay (`./dev bench hops`)."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.hops import measure_latencies, run_system
+
+pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
+
+DELAY_MS = 100.0
+# The message's way to Service Bus and to the worker, the reply's way to the gateway, and the write
+# of the outcome's blob.
+FEWEST_HOPS = 2.5
+
+
+def test_a_caller_waits_for_the_message_the_reply_and_the_outcome(tmp_path: Path) -> None:
+    with run_system(tmp_path, DELAY_MS) as url:
+        latencies_ms = measure_latencies(url, size_bytes=8, jobs=1)
+    # Timers of the event loop have a resolution of about 1 ms.
+    assert min(latencies_ms) >= FEWEST_HOPS * DELAY_MS - 5
