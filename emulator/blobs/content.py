@@ -256,7 +256,8 @@ class ContentStreams:
     def open(self, segments: Sequence[Segment], byte_range: ByteRange) -> ContentStream:
         """Return a stream of the bytes of a blob in `byte_range`, and pin the content files.
 
-        `segments` state which content files contain these bytes.
+        Each item of `segments` describes one part of the blob and the content file that contains
+        this part.
         """
         self._files.pin(segment.content for segment in segments)
         return ContentStream(self, self._files, segments, byte_range)
@@ -265,7 +266,7 @@ class ContentStreams:
         self._threads.submit(self._files.remove, keys)
 
     def unpin(self, segments: Sequence[Segment]) -> None:
-        """Unpin the content files of `segments`, which `open` pinned."""
+        """Unpin the content files that `open` pinned for these parts of a blob."""
         if removable := self._files.unpin(segment.content for segment in segments):
             self._remove(removable)
 

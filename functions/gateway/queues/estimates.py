@@ -125,8 +125,8 @@ class QueuePhase(StrEnum):
 class LengthSample:
     """The length of a queue at the time `at_seconds`.
 
-    `replies` is the number of replies to jobs of the queue that this process had received before
-    that time.
+    `replies` counts the replies to jobs of this queue. Only replies that this process received
+    before `at_seconds` are counted.
     """
 
     length: int

@@ -25,7 +25,7 @@ _GONE: Final = 410
 
 @dataclass(frozen=True, slots=True)
 class WebhookReply:
-    """A reply that the gateway posts to a producer's webhook.
+    """A worker's reply to a producer, which the gateway posts to the producer's webhook.
 
     `event` is the id of the webhook event.
     """

@@ -129,7 +129,7 @@ async def test_the_event_of_a_fast_reply_is_raised_again_until_the_orchestration
     assert gateway.durable.runs[job_id].status.is_final
 
 
-async def test_a_repeated_request_finds_the_outcome_of_a_job_that_was_sent_and_not_started(
+async def test_a_repeated_request_finds_the_outcome_of_a_job_whose_orchestration_was_not_started(
     gateway: RunningGateway,
 ) -> None:
     headers = {"idempotency-key": "one", "prefer": "respond-async"}

@@ -114,14 +114,16 @@ def test_a_message_is_settled_after_the_delay_in_the_settle_request(loop: Receiv
     assert loop.settled == [("job-1", True)]
 
 
-def test_a_postponed_settlement_does_not_delay_other_settlements(loop: ReceiverLoop) -> None:
+def test_a_delayed_settlement_of_a_message_does_not_delay_other_settlements(
+    loop: ReceiverLoop,
+) -> None:
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=4.0)
     loop.settle(loop.received(), Settlement.COMPLETE)
     loop.turn()
     assert loop.broker.settled == [("job-1", Settlement.COMPLETE)]
 
 
-def test_a_stopped_receiver_settles_postponed_messages_immediately(loop: ReceiverLoop) -> None:
+def test_a_stopped_receiver_performs_delayed_settlements_immediately(loop: ReceiverLoop) -> None:
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=60.0)
     loop.turn()
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=60.0)
