@@ -1,9 +1,9 @@
 """Store blob content in files, and stream the content between the files and the network.
 
 A content file has a random key as its name. The file is written completely before the index refers
-to it, and is never changed. It is removed only when the index no longer refers to it. Therefore the
-index never refers to a missing file. A crash may leave files to which the index does not refer.
-`sweep` removes these files when the program starts again.
+to the file, and is never changed. The file is removed only when the index no longer refers to the
+file. Therefore the index never refers to a missing file. A crash may leave files that the index
+does not mention. `sweep` removes these files when the program starts again.
 
 File operations run on a small pool of threads. Content is read and written in buffers of limited
 size, so memory use does not depend on the size of a blob.

@@ -162,7 +162,10 @@ class IdempotencyKeys:
     waiters: Waiters
     clock: Clock
     lifetime: timedelta
-    """How long a claim is valid. It must not outlive its job, or the job would run again."""
+    """How long an idempotency claim is valid.
+
+    If a claim outlived its job, the job would run again.
+    """
 
     async def create(
         self, durable: Durable, key: str, new_job: NewJob, wait_seconds: float

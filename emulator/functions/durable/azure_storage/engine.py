@@ -95,7 +95,7 @@ class AzureStorageOptions:
 
     @property
     def lease_seconds(self) -> float:
-        """Return the time for which a renewed lease on a partition is valid, in seconds.
+        """Return for how many seconds a renewed lease on a partition is valid.
 
         If a host dies, its leases expire before its dequeued messages become visible again. The
         default settings of the Azure Storage provider also ensure this order.
@@ -401,8 +401,8 @@ class AzureStorageEngine(DurableEngine):
     async def _renew(self) -> None:
         """Renew this host's leases and the visibility timeouts of its dequeued messages.
 
-        Then forget each dequeued message that another host has also dequeued, and each message
-        from a partition that this host no longer owns.
+        Then forget the dequeued messages that now belong to other hosts. These are the messages
+        that another host has also dequeued, and the messages of partitions that this host lost.
         """
         now = self.now()
         third = min(self._lease_micros, self._timeout_micros) // 3
