@@ -226,7 +226,7 @@ def test_a_missing_queue_is_logged_only_once(
     loop.turn()
     loop.turn()
     said = [record.getMessage() for record in caplog.records]
-    assert said == ["queue does not answer, trying again: there is no such queue"]
+    assert said == ["queue does not respond; the worker tries again: there is no such queue"]
     assert not loop.receiver.is_connected
 
 
