@@ -80,7 +80,7 @@ async def test_no_job_is_accepted_if_neither_the_queue_nor_the_blobs_can_store_i
     assert not gateway.durable.runs
 
 
-async def test_the_next_jobs_do_not_try_the_queue_until_the_pause_after_a_failed_send_is_over(
+async def test_no_message_is_sent_to_the_queue_during_the_pause_after_a_failed_send(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.is_down = True

@@ -226,7 +226,7 @@ def test_a_missing_queue_is_logged_only_once(
     loop.turn()
     loop.turn()
     said = [record.getMessage() for record in caplog.records]
-    assert said == ["queue does not respond; the worker tries again: there is no such queue"]
+    assert said == ["queue does not answer; the worker tries again: there is no such queue"]
     assert not loop.receiver.is_connected
 
 
@@ -239,7 +239,7 @@ def test_the_property_may_receive_is_true_until_the_receiver_has_taken_back_the_
     assert not loop.receiver.may_receive
 
 
-def test_the_property_may_receive_is_true_from_the_capacity_check_until_the_acceptance() -> None:
+def test_the_property_may_receive_is_true_until_a_received_message_has_been_accepted() -> None:
     loop = ReceiverLoop()
     seen: list[bool] = []
     loop.broker.waiting = [delivery()]
