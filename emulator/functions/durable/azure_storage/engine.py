@@ -548,7 +548,7 @@ class AzureStorageEngine(DurableEngine):
         return instance is None or instance.status is Status.PENDING
 
     async def _run_session(self, session: OrchestrationSession) -> None:
-        """Run episodes of an instance until no dequeued message can be used in an episode."""
+        """Run episodes of an instance until no dequeued message of the instance can be used."""
         try:
             while session.pending and not self._stopping:
                 try:
