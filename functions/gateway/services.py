@@ -111,9 +111,9 @@ class Services:
 
     @property
     def retention(self) -> timedelta:
-        """How long a job is kept after its creation.
+        """How long the gateway stores a job after the job's creation.
 
-        It is the sum of the longest deadline and RETENTION_HOURS.
+        This time is the sum of the longest deadline and RETENTION_HOURS.
         """
         return timedelta(hours=self.settings.retention_hours) + self.longest_deadline
 

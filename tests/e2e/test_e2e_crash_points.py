@@ -91,7 +91,7 @@ def test_a_job_succeeds_although_the_host_dies(tmp_path: Path, point: str) -> No
 
 
 @pytest.mark.parametrize("point", ["before-activity:enqueue", "after-activity:enqueue"])
-def test_a_job_whose_message_the_orchestration_sends_succeeds_although_the_host_dies(
+def test_a_job_that_the_orchestration_sends_succeeds_although_the_host_dies(
     tmp_path: Path, point: str
 ) -> None:
     with run_crashing_system(tmp_path, point) as system:
@@ -102,7 +102,7 @@ def test_a_job_whose_message_the_orchestration_sends_succeeds_although_the_host_
         system.wait_until_empty()
 
 
-def test_a_repeated_request_gets_the_job_whose_host_died_between_message_and_start(
+def test_a_repeated_request_gets_the_job_if_the_host_died_before_the_orchestration_start(
     tmp_path: Path,
 ) -> None:
     with run_crashing_system(tmp_path, "before-start:job") as system:

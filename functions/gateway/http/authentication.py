@@ -1,7 +1,7 @@
-"""Authenticate requests by an API key, a platform principal or a reply token.
+"""Authenticate requests by an API key, a header of Azure App Service, or a reply token.
 
 Callers usually send an API key. Alternatively, Azure App Service authenticates a caller and adds a
-header that describes the caller (the principal). Workers send the reply token of their job.
+header that describes the caller. Workers send the reply token of their job.
 
 Every route needs a key unless `_OPEN` lists its path. Therefore a new route is protected by
 default.
@@ -80,9 +80,9 @@ def read_principal(header: bytes) -> Caller | None:
     """Return the caller that the header `x-ms-client-principal` describes.
 
     The header contains the JSON object {"claims": [{"typ", "val"}, …], "role_typ": …} in base64.
-    App Service checks a Microsoft Entra token and then sets this header. It removes the header from
-    incoming requests, so callers cannot forge it. If an app role or a delegated scope in the token
-    has the name of a Scope, the caller gets this Scope.
+    App Service checks a Microsoft Entra token and then sets this header. Callers cannot forge the
+    header, because App Service removes it from incoming requests. If an app role or a delegated
+    scope in the token has the name of a Scope, the caller gets this Scope.
 
     Returns None if the header is unreadable, or if the tenant or the object id is missing.
     """

@@ -51,7 +51,7 @@ def test_scheduled_events_are_polled_every_second_until_an_event_ends_this_machi
     assert not listener.hears()
     metadata.announce("Preempt", MACHINE.upper(), not_before="Sat, 01 Jan 2028 00:00:30 GMT")
     assert listener.hears()
-    assert listener.reasons == ["Azure announces Preempt of this machine"]
+    assert listener.reasons == ["Azure has scheduled the event Preempt for this machine"]
 
 
 def test_scheduled_events_are_compared_with_the_configured_machine_name(metadata: Metadata) -> None:
@@ -115,4 +115,6 @@ def test_a_scheduled_event_is_logged_only_once(
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert not listener.hears()
-    assert caplog.messages == ["Azure announces Freeze of this machine, from now on"]
+    assert caplog.messages == [
+        "Azure has scheduled the event Freeze for this machine; it may begin at any time"
+    ]

@@ -128,7 +128,9 @@ class TestSimulation:
 class TestPool:
     """Tests of the cluster autoscaler without workers."""
 
-    def test_an_empty_node_is_kept_for_ten_minutes_after_the_last_node_request(self) -> None:
+    def test_an_empty_node_is_kept_for_ten_minutes_after_the_last_request_for_a_new_node(
+        self,
+    ) -> None:
         timeline = SimulationClock()
         homeless = [0]
         pool = NodePool(Cluster(), timeline, lambda: homeless[0])

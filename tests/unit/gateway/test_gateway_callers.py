@@ -252,7 +252,7 @@ def principal_of(tenant: str, *roles: str) -> dict[str, str]:
     return {"x-ms-client-principal": base64.b64encode(json.dumps(value).encode()).decode()}
 
 
-async def test_a_platform_principal_is_accepted_if_the_setting_trusts_the_platform() -> None:
+async def test_the_client_principal_header_is_accepted_if_the_setting_trusts_the_header() -> None:
     async with open_gateway(trust_principal_header=True) as gateway:
         assert (await gateway.http.get("/v1/jobs")).status_code == 401
         mine = principal_of("t1", "jobs:read", "jobs:write")
@@ -270,7 +270,7 @@ async def test_a_platform_principal_is_accepted_if_the_setting_trusts_the_platfo
         assert (await gateway.http.get(path, headers=without)).status_code == 403
 
 
-async def test_a_platform_principal_is_ignored_by_default(closed: RunningGateway) -> None:
+async def test_the_client_principal_header_is_ignored_by_default(closed: RunningGateway) -> None:
     answer = await closed.http.get("/v1/jobs", headers=principal_of("acme", "jobs:read"))
     assert answer.status_code == 401
 

@@ -148,7 +148,7 @@ def count_starts(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> li
 
 
 @pytest.mark.usefixtures("short_watch")
-async def test_a_request_that_stored_the_idempotency_claim_too_slowly_starts_no_job(
+async def test_a_request_starts_no_job_if_writing_the_idempotency_claim_took_too_long(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts = count_starts(gateway, monkeypatch)

@@ -215,7 +215,7 @@ JSON = st.recursive(
     has_header=st.booleans(),
     cut=st.integers(-2, 2),
 )
-def test_reading_any_body_returns_a_request_or_raises_a_problem(
+def test_parsing_any_body_returns_an_inference_request_or_raises_http_problem(
     value: dict[str, Any], rest: bytes, *, has_header: bool, cut: int
 ) -> None:
     head = body([value], parameters=value.get("parameters"), outputs=[value])

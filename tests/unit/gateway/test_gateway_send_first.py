@@ -80,7 +80,7 @@ async def test_no_job_is_accepted_if_neither_the_queue_nor_the_blobs_can_store_i
     assert not gateway.durable.runs
 
 
-async def test_the_next_jobs_do_not_try_the_queue_until_the_pause_after_a_failed_send_is_over(
+async def test_no_message_is_sent_to_the_queue_during_the_pause_after_a_failed_send(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.is_down = True
@@ -129,7 +129,7 @@ async def test_the_event_of_a_fast_reply_is_raised_again_until_the_orchestration
     assert gateway.durable.runs[job_id].status.is_final
 
 
-async def test_a_repeated_request_finds_the_outcome_of_a_job_that_was_sent_and_not_started(
+async def test_a_repeated_request_finds_the_outcome_of_a_job_whose_orchestration_was_not_started(
     gateway: RunningGateway,
 ) -> None:
     headers = {"idempotency-key": "one", "prefer": "respond-async"}

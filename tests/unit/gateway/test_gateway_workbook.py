@@ -60,7 +60,7 @@ async def test_the_workbook_query_finds_the_age_of_the_oldest_job(
     assert read(query, line) == {"queue": "noop", "seconds": "90"}
 
 
-async def test_the_workbook_query_finds_no_age_for_an_unreadable_queue(
+async def test_the_workbook_query_finds_no_message_age_for_a_queue_that_cannot_be_read(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.queues.is_down = True

@@ -37,7 +37,7 @@ def test_an_abandoned_iteration_of_jobs_sends_no_more_requests(gateway: Scripted
     assert len(gateway.requests) == 1
 
 
-def test_a_blocking_client_raises_an_error_if_an_operation_does_not_block() -> None:
+def test_a_blocking_client_raises_an_error_if_an_operation_suspends_instead_of_blocking() -> None:
     async def suspend(_: ClientOperations) -> None:
         await asyncio.sleep(0)
 

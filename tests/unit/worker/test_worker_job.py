@@ -1,4 +1,4 @@
-"""A received job: when it is stale or expired, and the content of its reply."""
+"""A received job: when the gateway is asked about it, its deadline, and its reply."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -40,7 +40,7 @@ def job(
     ("delivery_count", "waited_seconds", "stale"),
     [(0, 0.1, False), (0, 2.0, False), (0, 2.1, True), (1, 0.1, True)],
 )
-def test_a_job_is_stale_after_more_than_two_seconds_of_waiting_or_a_redelivery(
+def test_the_gateway_is_asked_about_a_job_after_a_wait_of_two_seconds_or_a_redelivery(
     delivery_count: int, waited_seconds: float, stale: bool
 ) -> None:
     now = QUEUED_AT + timedelta(seconds=waited_seconds)
@@ -48,7 +48,7 @@ def test_a_job_is_stale_after_more_than_two_seconds_of_waiting_or_a_redelivery(
 
 
 @pytest.mark.parametrize("reply_to", [ReplyQueue("answers"), None])
-def test_a_job_without_a_reply_url_is_never_stale(reply_to: ReplyTo | None) -> None:
+def test_the_gateway_is_not_asked_about_a_job_without_a_reply_url(reply_to: ReplyTo | None) -> None:
     assert not job(delivery_count=1, reply_to=reply_to).is_stale(QUEUED_AT + timedelta(seconds=9))
 
 
@@ -75,7 +75,7 @@ def test_a_job_has_the_trace_id_of_the_message(traceparent: str, trace_id: str) 
     assert job(traceparent=traceparent).span.trace_id == trace_id
 
 
-def test_a_checked_job_becomes_stale_two_seconds_after_the_check() -> None:
+def test_the_gateway_is_asked_about_a_job_again_two_seconds_after_the_last_check() -> None:
     asked = job(delivery_count=1)
     asked.checked_at = QUEUED_AT + timedelta(seconds=10)
     assert not asked.is_stale(QUEUED_AT + timedelta(seconds=12))

@@ -163,7 +163,7 @@ def test_the_accepts_attribute_of_a_model_class_determines_the_kind_of_the_input
         (("application/json",), "json"),
     ],
 )
-def test_media_types_of_one_kind_determine_the_kind_of_input_of_a_model_without_accepts(
+def test_media_types_determine_the_input_kind_if_the_model_class_has_no_attribute_accepts(
     media_types: tuple[str, ...], accepts: str
 ) -> None:
     assert LoadedModel(replace(NOOP, media_types=media_types), bytes).accepts == accepts

@@ -115,7 +115,7 @@ def test_no_lock_is_lost_during_a_short_outage_of_the_broker() -> None:
     assert is_held(lock)
 
 
-def test_a_lock_stays_held_after_a_silent_connection_if_the_next_connection_responds() -> None:
+def test_a_lock_is_not_lost_if_the_next_connection_responds_after_a_silent_connection() -> None:
     broker = ScriptedBroker(mood="silent")
     locks = [broker.hold(name) for name in ("a", "b")]
     broker.pass_time(20.0)
@@ -131,7 +131,7 @@ def test_a_silent_connection_delays_the_renewal_of_other_locks_only_for_a_limite
     assert broker.now - begun_at <= 30.0
 
 
-def test_a_lock_stays_held_after_an_unexpected_error_of_one_renewal(
+def test_a_lock_is_not_lost_after_an_unexpected_error_during_a_renewal(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     broker = ScriptedBroker(mood="defect")

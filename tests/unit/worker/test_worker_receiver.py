@@ -114,14 +114,16 @@ def test_a_message_is_settled_after_the_delay_in_the_settle_request(loop: Receiv
     assert loop.settled == [("job-1", True)]
 
 
-def test_a_postponed_settlement_does_not_delay_other_settlements(loop: ReceiverLoop) -> None:
+def test_a_delayed_settlement_of_a_message_does_not_delay_other_settlements(
+    loop: ReceiverLoop,
+) -> None:
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=4.0)
     loop.settle(loop.received(), Settlement.COMPLETE)
     loop.turn()
     assert loop.broker.settled == [("job-1", Settlement.COMPLETE)]
 
 
-def test_a_stopped_receiver_settles_postponed_messages_immediately(loop: ReceiverLoop) -> None:
+def test_a_stopped_receiver_performs_delayed_settlements_immediately(loop: ReceiverLoop) -> None:
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=60.0)
     loop.turn()
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=60.0)
@@ -224,7 +226,7 @@ def test_a_missing_queue_is_logged_only_once(
     loop.turn()
     loop.turn()
     said = [record.getMessage() for record in caplog.records]
-    assert said == ["queue does not answer, trying again: there is no such queue"]
+    assert said == ["queue does not answer; the worker tries again: there is no such queue"]
     assert not loop.receiver.is_connected
 
 
@@ -237,7 +239,7 @@ def test_the_property_may_receive_is_true_until_the_receiver_has_taken_back_the_
     assert not loop.receiver.may_receive
 
 
-def test_the_property_may_receive_is_true_from_the_capacity_check_until_the_acceptance() -> None:
+def test_the_property_may_receive_is_true_until_a_received_message_has_been_accepted() -> None:
     loop = ReceiverLoop()
     seen: list[bool] = []
     loop.broker.waiting = [delivery()]

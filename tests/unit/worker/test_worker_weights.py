@@ -52,7 +52,7 @@ def saved(folder: Path, state: object, *, is_legacy: bool = False) -> Path:
 
 
 class Malicious:
-    """An object whose unpickling creates a folder, which shows that code was executed."""
+    """An object that creates a folder when it is unpickled, to show that code was executed."""
 
     def __init__(self, trace: Path) -> None:
         self._trace = trace

@@ -1,7 +1,7 @@
 """Save each episode of the default engine in one transaction.
 
 The transaction inserts the new history events, and the work items, timers and messages that the
-episode sends. It deletes the messages that the episode has used.
+episode sends. The transaction also deletes the messages that the episode has used.
 """
 
 import asyncio
