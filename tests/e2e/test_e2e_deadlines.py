@@ -75,7 +75,7 @@ def test_a_cancelled_queued_job_becomes_final_without_a_worker(workerless: Syste
     assert workerless.http.delete(f"/v1/jobs/{job_id}").status_code == 200
 
 
-def test_a_request_returns_after_the_waiting_time_and_the_job_succeeds_after_a_restart(
+def test_a_request_returns_after_the_waiting_time_and_the_job_succeeds_after_a_system_restart(
     workerless: System, data: Path
 ) -> None:
     asked = time.monotonic()

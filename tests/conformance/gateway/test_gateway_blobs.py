@@ -63,7 +63,7 @@ async def test_a_blob_is_replaced_or_deleted_only_with_the_current_etag(
     await blobs.delete("claims/a")
 
 
-async def test_a_missing_container_is_treated_as_an_empty_container(
+async def test_a_container_that_does_not_exist_is_treated_as_an_empty_container(
     container: PayloadContainer,
 ) -> None:
     blobs = ContainerBlobs(container)

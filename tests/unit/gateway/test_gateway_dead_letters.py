@@ -273,7 +273,7 @@ async def test_lists_and_purges_of_dead_letters_include_both_priorities(
     assert purged.json() == {"deleted": 6, "is_complete": True}
 
 
-async def test_a_redrive_is_refused_if_the_request_or_the_input_or_the_job_is_missing(
+async def test_a_redrive_is_refused_if_the_message_is_unreadable_or_the_input_or_job_is_missing(
     gateway: RunningGateway,
 ) -> None:
     await give_up(gateway, b"no request", "garbage")
@@ -314,13 +314,13 @@ async def test_purged_dead_letters_are_no_longer_found(gateway: RunningGateway) 
         ({"model": "nope"}, "unknown-model"),
     ],
 )
-async def test_an_invalid_option_of_the_dead_letter_routes_is_refused(
+async def test_an_invalid_query_parameter_of_the_dead_letter_list_is_refused(
     gateway: RunningGateway, query: dict[str, str], code: str
 ) -> None:
     assert (await gateway.http.get(LETTERS, params=query)).json()["code"] == code
 
 
-async def test_a_repeated_run_of_the_trigger_keeps_the_redrive_mark_of_a_dead_letter(
+async def test_a_dead_letter_stays_marked_as_redriven_if_the_trigger_runs_again_for_this_message(
     gateway: RunningGateway,
 ) -> None:
     job_id = await dead_job(gateway)

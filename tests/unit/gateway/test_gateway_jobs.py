@@ -139,7 +139,9 @@ async def test_the_result_route_returns_status_202_for_a_running_job(
     assert answer.headers["retry-after"] == "1"
 
 
-async def test_the_result_route_returns_a_problem_for_a_failed_job(gateway: RunningGateway) -> None:
+async def test_the_result_route_returns_a_problem_document_for_a_failed_job(
+    gateway: RunningGateway,
+) -> None:
     answer = await result_of(gateway, error=error_body("inference-failed"))
     assert (answer.status_code, answer.json()["code"]) == (409, "no-result")
     assert answer.json()["job"]["status"] == "failed"
@@ -160,7 +162,7 @@ async def test_a_reply_to_a_cancelled_job_is_refused(gateway: RunningGateway) ->
     assert await gateway.job(job_id) == job
 
 
-async def test_the_cancellation_of_an_ended_job_leaves_the_job_unchanged(
+async def test_cancelling_a_job_that_has_ended_does_not_change_the_job(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

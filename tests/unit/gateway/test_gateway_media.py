@@ -40,7 +40,7 @@ def test_recognising_the_media_type_of_any_bytes_raises_no_error(data: bytes) ->
     assert found is None or media.agrees(found, data)
 
 
-def test_the_function_agrees_returns_false_for_bytes_that_contradict_the_media_type() -> None:
+def test_the_function_agrees_returns_false_if_the_bytes_contradict_the_media_type() -> None:
     assert media.agrees("text/plain", b"words")
     assert not media.agrees("text/plain", b"wo\0rds")
     assert not media.agrees("image/png", b"words")

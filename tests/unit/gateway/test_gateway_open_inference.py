@@ -79,7 +79,7 @@ async def test_binary_tensors_are_read_and_written(gateway: RunningGateway) -> N
     assert answer.content[length:] == b"\0\0\x40\x3f\0\0\0\x3e"
 
 
-async def test_each_input_element_creates_a_job_and_the_results_keep_the_order(
+async def test_each_element_of_the_input_tensor_creates_a_job_and_the_results_keep_the_order(
     gateway: RunningGateway,
 ) -> None:
     answer = await infer(
@@ -168,7 +168,7 @@ async def test_the_timeout_error_contains_the_id_of_the_job(gateway: RunningGate
         ),
     ],
 )
-async def test_a_refused_request_gets_an_error_in_the_form_of_the_open_inference_protocol(
+async def test_a_refused_inference_request_gets_an_error_in_the_open_inference_format(
     gateway: RunningGateway, model: str, request_body: dict[str, Any], status: int, named: str
 ) -> None:
     answer = await gateway.http.post(
@@ -179,7 +179,7 @@ async def test_a_refused_request_gets_an_error_in_the_form_of_the_open_inference
     assert gateway.durable.runs == {}
 
 
-async def test_every_error_under_v2_has_the_form_of_the_open_inference_protocol(
+async def test_every_error_response_under_the_path_v2_has_the_open_inference_error_format(
     gateway: RunningGateway,
 ) -> None:
     for method, path, status in (
@@ -244,7 +244,7 @@ async def test_a_large_result_is_read_from_the_blob_storage(gateway: RunningGate
     assert outputs(await waiting)["result"]["data"] == [data.decode()]
 
 
-async def test_the_preference_respond_async_does_not_shorten_the_waiting_time_of_an_inference(
+async def test_an_inference_request_waits_for_the_result_despite_the_preference_respond_async(
     gateway: RunningGateway,
 ) -> None:
     request, headers = {"inputs": [tensor("a")]}, {"prefer": "respond-async"}

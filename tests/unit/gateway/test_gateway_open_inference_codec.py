@@ -215,7 +215,7 @@ JSON = st.recursive(
     has_header=st.booleans(),
     cut=st.integers(-2, 2),
 )
-def test_reading_any_body_returns_a_request_or_raises_a_problem(
+def test_reading_any_inference_body_returns_a_request_or_raises_an_http_problem(
     value: dict[str, Any], rest: bytes, *, has_header: bool, cut: int
 ) -> None:
     head = body([value], parameters=value.get("parameters"), outputs=[value])
@@ -224,7 +224,7 @@ def test_reading_any_body_returns_a_request_or_raises_a_problem(
 
 
 @given(st.binary(max_size=60), st.none() | st.integers(0, 70).map(str))
-def test_an_inference_body_with_surplus_bytes_is_refused(
+def test_an_inference_request_body_with_surplus_bytes_is_refused(
     data: bytes, header_length: str | None
 ) -> None:
     refused(data, header_length)

@@ -74,7 +74,7 @@ def test_the_openapi_document_does_not_describe_errors_of_fastapi(document: dict
     assert "ValidationError" not in str(document)
 
 
-def test_the_openapi_document_describes_every_kind_of_problem(document: dict[str, Any]) -> None:
+def test_the_openapi_document_describes_every_problem_type(document: dict[str, Any]) -> None:
     shown = {
         code
         for _, _, operation in operations(document)

@@ -69,7 +69,9 @@ async def test_the_first_check_of_the_orchestration_finds_a_reply_whose_event_wa
     assert await deaf.job(job_id) == told
 
 
-async def test_a_webhook_starts_at_the_first_orchestration_check_if_the_event_was_lost() -> None:
+async def test_a_webhook_starts_at_the_first_orchestration_check_if_the_reply_event_was_lost() -> (
+    None
+):
     async with open_gateway(webhook_secrets=(b"k" * 32,)) as gateway:
         gateway.durable.discards_events = True
         job_id = await gateway.accept(webhook_url="https://93.184.216.34/hook")
@@ -102,7 +104,7 @@ async def test_a_job_with_a_recorded_reply_is_not_cancelled(deaf: RunningGateway
     assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
 
 
-async def test_a_job_with_a_reply_just_before_the_deadline_does_not_expire(
+async def test_a_job_whose_reply_arrives_just_before_the_deadline_does_not_expire(
     deaf: RunningGateway,
 ) -> None:
     job_id = await deaf.accept(deadline_seconds=5)
@@ -219,7 +221,9 @@ async def recovered(gateway: RunningGateway) -> int:
     return await recover(gateway.durable, services.jobs, services.clock(), services.retention)
 
 
-async def test_the_recovery_of_jobs_terminates_a_stuck_orchestration() -> None:
+async def test_the_recovery_of_jobs_terminates_the_orchestration_of_a_job_that_has_already_ended() -> (
+    None
+):
     async with open_gateway(webhook_secrets=(b"k" * 32,)) as gateway:
         gateway.clock.now = datetime.now(UTC)  # job ids contain the real time
         gateway.durable.discards_events = True
@@ -247,7 +251,9 @@ async def test_the_recovery_of_jobs_terminates_a_stuck_orchestration() -> None:
         assert (await gateway.job(queued))["status"] == "expired"
 
 
-async def test_only_one_of_two_simultaneous_outcomes_is_recorded(gateway: RunningGateway) -> None:
+async def test_only_one_of_two_simultaneous_outcomes_of_a_job_is_recorded(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     jobs = gateway.services.jobs
     reply = JobReply(job_id, InlineJson(1), NOW, NOW, Timing(1, 2, 3))

@@ -51,7 +51,7 @@ def backlog(count: int, seconds_each: float, batch_size: int = 1) -> list[ReplyS
 
 
 @given(replies)
-def test_the_estimated_seconds_per_job_are_finite_after_any_replies(
+def test_the_estimated_seconds_per_job_are_finite_after_any_sequence_of_replies(
     found: list[ReplySample],
 ) -> None:
     pace = pace_of(found)
@@ -69,7 +69,9 @@ def test_the_estimated_seconds_per_job_equal_the_time_between_replies_if_the_que
     assert pace.least_seconds_per_job == pytest.approx(0.5, rel=0.35)
 
 
-def test_two_workers_halve_the_estimated_seconds_per_job_and_not_the_device_seconds() -> None:
+def test_a_second_worker_halves_the_estimated_seconds_per_job_but_not_the_device_time_per_job() -> (
+    None
+):
     found = [ReplySample(number * 0.5, 1.0, 1.0, 1) for number in range(1, 100)]
     pace = pace_of(found)
     assert pace.seconds_per_job == pytest.approx(0.5, rel=0.1)

@@ -204,7 +204,7 @@ async def test_housekeeping_deletes_an_upload_when_no_job_can_read_the_upload_an
     assert list(gateway.payloads.blobs) == [uploads.upload_blob_of(younger, OPEN_TENANT)]
 
 
-def test_an_upload_id_refers_to_a_different_blob_for_each_tenant() -> None:
+def test_the_same_upload_id_refers_to_different_blobs_for_different_tenants() -> None:
     assert uploads.upload_blob_of(NEVER_MADE, "a") != uploads.upload_blob_of(NEVER_MADE, "b")
 
 

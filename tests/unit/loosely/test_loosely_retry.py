@@ -17,7 +17,7 @@ def problem(status: int, code: str, retry_after_seconds: float | None = None) ->
 
 
 @given(st.integers(1, 10**6), st.floats(0, 1), st.floats(0, 100))
-def test_each_pause_between_retries_is_within_the_bounds(
+def test_each_pause_between_retries_is_within_the_configured_bounds(
     failures: int, drawn: float, elapsed_seconds: float
 ) -> None:
     retry = Retry(first_seconds=0.5, longest_seconds=8, total_seconds=60)

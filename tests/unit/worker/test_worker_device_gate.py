@@ -55,7 +55,7 @@ def test_two_threads_use_the_device_at_the_same_time_in_shared_mode() -> None:
     assert not both.broken
 
 
-def test_exclusive_use_of_the_device_waits_only_a_limited_time_for_a_long_job() -> None:
+def test_a_thread_waits_for_exclusive_use_of_the_device_only_for_a_limited_time() -> None:
     gate, finished = DeviceGate(max_wait_seconds=0.01), list[str]()
     with gate.shared():
         with gate.exclusive():

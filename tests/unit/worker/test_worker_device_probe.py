@@ -37,7 +37,7 @@ def device() -> Device:
     return Device()
 
 
-def test_a_device_is_not_ready_before_the_first_kernel_has_run(device: Device) -> None:
+def test_a_device_is_not_ready_before_the_first_probe_kernel_has_run(device: Device) -> None:
     good, details = device.probe.look(0)
     assert (good, details) == (False, {"problem": "no kernel has run yet"})
     assert device.runs == 0
@@ -77,7 +77,9 @@ def test_a_device_is_not_ready_while_a_kernel_hangs(device: Device) -> None:
     )
 
 
-def test_a_kernel_that_hangs_for_90_seconds_counts_as_a_stalled_loop(device: Device) -> None:
+def test_the_liveness_check_fails_if_a_kernel_of_the_device_probe_hangs_for_90_seconds(
+    device: Device,
+) -> None:
     loops = Loops(lambda: device.now)
     loops.watch("probe", lambda: device.probe.turned_at)
     assert device.look()

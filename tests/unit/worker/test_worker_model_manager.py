@@ -126,7 +126,7 @@ def test_a_busy_model_is_unloaded_when_the_turn_and_the_jobs_of_the_model_have_e
     assert busy.manager.loaded is None
 
 
-def test_a_failed_load_of_a_model_is_tried_again(
+def test_a_model_whose_load_failed_is_loaded_again_later(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     tries: list[int] = []
@@ -185,7 +185,7 @@ def test_a_model_that_fails_on_the_sample_input_is_not_ready(
     ("module", "raised"),
     [("no_such_module", "ModuleNotFoundError"), ("tests.unit.worker.exiting_model", "SystemExit")],
 )
-def test_the_problem_of_a_model_names_the_error_that_the_import_of_the_model_raised(
+def test_the_reported_reason_for_an_unready_model_names_the_error_that_the_import_raised(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], module: str, raised: str
 ) -> None:
     managed = managed_models("a", sharing, lambda: Infer(20), implementation=module)
@@ -271,7 +271,7 @@ def test_a_model_is_not_loaded_into_less_memory_than_another_process_measured(
         (MemoryProfile(3), 0, 8),
     ],
 )
-def test_the_reservation_is_enough_for_full_batches_if_the_device_is_large_enough(
+def test_a_model_needs_the_memory_of_a_full_batch_up_to_the_whole_device_memory(
     tmp_path: Path, profile: MemoryProfile, hint_bytes: int, expected_bytes: int
 ) -> None:
     account = MemoryAccount(tmp_path, BUDGET)
@@ -293,7 +293,7 @@ def test_a_model_larger_than_the_device_is_reported_as_out_of_memory(
     assert not managed.manager.admits()
 
 
-def test_a_model_that_does_not_fit_into_the_free_memory_gets_the_whole_device(
+def test_a_model_that_exceeds_the_free_memory_loads_after_other_models_are_unloaded(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     first = managed_models("a", sharing, lambda: Infer(20))
@@ -305,7 +305,7 @@ def test_a_model_that_does_not_fit_into_the_free_memory_gets_the_whole_device(
     assert first.manager.loaded is None
 
 
-def test_a_memory_error_reduces_the_batch_limit_of_a_worker_without_a_managed_device(
+def test_a_memory_error_reduces_the_batch_limit_even_if_the_worker_manages_no_device_memory(
     managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     managed = managed_models(

@@ -46,7 +46,7 @@ def test_items_in_a_batch_have_the_same_outputs_as_single_items(device: torch.de
     torch.testing.assert_close(outputs, expected(items), rtol=1e-3, atol=1e-3, check_stride=False)
 
 
-def test_unstaged_items_and_items_staged_by_many_threads_have_correct_outputs(
+def test_a_network_returns_correct_outputs_for_items_that_many_threads_or_none_have_staged(
     device: torch.device,
 ) -> None:
     network, items = Network(small_network(), device=device), pictures(64)

@@ -74,7 +74,7 @@ def test_an_interrupted_read_of_a_blob_is_repeated_from_the_beginning() -> None:
     assert store.reads == 3
 
 
-def test_reading_a_blob_during_a_long_outage_of_blob_storage_raises_payloads_away() -> None:
+def test_reading_a_blob_during_an_outage_of_blob_storage_raises_the_error_payloads_away() -> None:
     store = ScriptedStore(failure=ServiceRequestError("away"), failures_left=9)
     with pytest.raises(PayloadsAway):
         BlobPayloads(store).open(REF, NOOP, hasty)
@@ -91,12 +91,12 @@ def full_disk() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("full_disk")
-def test_reading_a_blob_onto_a_full_disk_raises_payloads_away_and_not_an_input_error() -> None:
+def test_reading_a_blob_onto_a_full_disk_raises_the_error_payloads_away() -> None:
     with pytest.raises(PayloadsAway, match="OSError: File too large"):
         BlobPayloads(ScriptedStore()).open(REF, NOOP, hasty)
 
 
-def test_a_read_is_repeated_after_a_broken_connection_and_the_error_contains_no_address() -> None:
+def test_a_blob_is_read_again_after_a_broken_connection_and_errors_do_not_show_the_url() -> None:
     broken = ConnectionError("https://storage.test/inputs/a?sig=secret")
     assert read(BlobPayloads(ScriptedStore(failure=broken, failures_left=1)), REF) == DATA
     with pytest.raises(PayloadsAway) as raised:

@@ -50,7 +50,9 @@ def test_the_documented_example_of_scheduled_events_is_read() -> None:
 
 
 @pytest.mark.parametrize("not_before", ["", None, "soon", 5, "Mon, 99 Foo 2026 99:99:99 GMT"])
-def test_an_event_without_a_valid_not_before_time_has_no_earliest_time(not_before: Any) -> None:
+def test_a_scheduled_event_with_an_invalid_not_before_value_has_no_not_before_time(
+    not_before: Any,
+) -> None:
     (notice,) = read_events(document(EventType="Reboot", NotBefore=not_before))
     assert notice.not_before is None
 

@@ -391,7 +391,7 @@ async def test_the_method_wait_finished_returns_when_another_host_has_finished_t
     assert not await two.engine.wait_finished((await one.begin("job", instance_id="j")).id, 0)
 
 
-async def test_each_engine_refuses_the_database_file_of_the_other_engine(
+async def test_each_durable_engine_refuses_the_database_file_of_the_other_durable_engine(
     tmp_path: Path, start_host: StartHost
 ) -> None:
     host = await start_host()

@@ -161,7 +161,9 @@ async def test_a_termination_reason_that_is_valid_json_is_shown_as_the_parsed_va
         assert json.loads(body)["output"] == output
 
 
-async def test_the_history_contains_the_reason_of_a_termination(engine: DurableExtension) -> None:
+async def test_the_history_of_a_terminated_instance_contains_the_reason(
+    engine: DurableExtension,
+) -> None:
     app = engine.management_app
     for reason, shown in ((b"enough", "enough"), (b"42", "42"), (b"%7B%22a%22:1%7D", '{"a": 1}')):
         await request(app, "POST", "/orchestrators/wait/h")

@@ -48,7 +48,7 @@ async def test_an_expired_message_is_dead_lettered_if_dead_lettering_is_configur
     assert servicebus.bodies("keep/$DeadLetterQueue") == ["a"]
 
 
-async def test_the_default_time_to_live_limits_a_longer_time_to_live(
+async def test_the_default_time_to_live_of_a_queue_limits_a_longer_time_to_live_of_a_message(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue("drop")
@@ -176,7 +176,7 @@ async def test_messages_without_a_message_id_are_not_duplicates(servicebus: Runn
     assert servicebus.bodies("once") == ["a", "a"]
 
 
-async def test_a_duplicate_is_detected_after_completion_and_restart_until_the_detection_window_ends(
+async def test_a_duplicate_of_a_completed_message_is_dropped_until_the_detection_window_ends(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue("once").send([message("a", message_id="1")])
@@ -190,7 +190,7 @@ async def test_a_duplicate_is_detected_after_completion_and_restart_until_the_de
     assert servicebus.bodies("once") == ["c"]
 
 
-async def test_a_message_id_repeated_after_the_detection_window_starts_a_new_detection_window(
+async def test_reusing_a_message_id_after_the_detection_window_begins_a_new_detection_window(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue("once")
