@@ -84,7 +84,7 @@ def test_items_that_are_staged_while_batches_run_are_not_mixed_up() -> None:
     assert found[:, 0].tolist() == [float(number) for number in range(200)] * 10
 
 
-def test_an_item_that_does_not_fit_on_the_gpu_waits_in_host_memory() -> None:
+def test_an_item_that_does_not_fit_on_the_gpu_stays_in_host_memory_until_the_batch_runs() -> None:
     network, item = Network(network_of(8)), torch.zeros(3, 2048, 2048)
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(0.0001)

@@ -239,7 +239,7 @@ class TestDeployWorker:
 
 
 class TestUploadWeights:
-    def test_weights_are_uploaded_once_and_the_catalogue_lines_are_printed(
+    def test_weights_are_uploaded_once_and_the_lines_for_the_model_catalogue_are_printed(
         self, scripts: ScriptRunner, tmp_path: Path
     ) -> None:
         weights = tmp_path / "net.safetensors"

@@ -26,7 +26,9 @@ def read_tour(heading: str) -> list[str]:
     return re.findall(r"^\| `([\w.]+)` \|", section, re.MULTILINE)
 
 
-def test_one_job_uses_only_a_few_modules_of_the_gateway_and_of_the_worker(path: JobPath) -> None:
+def test_one_job_runs_through_only_a_few_modules_of_the_gateway_and_the_worker(
+    path: JobPath,
+) -> None:
     assert len(path.gateway) <= MOST_GATEWAY_MODULES, path.gateway
     assert len(path.worker) <= MOST_WORKER_MODULES, path.worker
 

@@ -79,15 +79,13 @@ def test_the_storm_report_counts_a_second_job_with_the_same_idempotency_key_as_d
 
 
 @pytest.mark.parametrize("later", [resource("succeeded", attempt=2), resource("queued")])
-def test_the_storm_report_counts_a_job_as_doubled_if_the_job_changes_after_the_final_status(
+def test_the_storm_report_counts_a_job_as_doubled_if_the_ended_job_changes(
     later: dict[str, Any],
 ) -> None:
     assert find_broken(see(accepted(), resource("succeeded"), later)) == ["doubled"]
 
 
-def test_the_storm_report_counts_a_job_as_doubled_if_the_job_is_unknown_after_the_final_status() -> (
-    None
-):
+def test_the_storm_report_counts_a_job_as_doubled_if_the_ended_job_becomes_unknown() -> None:
     job = see(accepted(), resource("succeeded"))
     job.see_unknown(job.known)
     assert find_broken(job) == ["doubled"]

@@ -192,7 +192,7 @@ def asking(method: str, suffix: str = "", **headers: str) -> Ask:
     ],
 )
 @pytest.mark.parametrize("is_final", [True, False])
-async def test_the_job_of_another_tenant_is_reported_as_unknown(
+async def test_a_job_of_another_tenant_is_reported_as_unknown(
     closed: RunningGateway, ask: Ask, is_final: bool
 ) -> None:
     job_id = await job_of(closed, "a")
@@ -215,7 +215,7 @@ async def test_the_job_of_another_tenant_is_reported_as_unknown(
     assert owner.json()["status"] == ("succeeded" if is_final else "queued")
 
 
-async def test_the_list_of_jobs_contains_only_jobs_of_the_tenant_of_the_caller(
+async def test_the_list_of_jobs_contains_only_jobs_that_belong_to_the_tenant_of_the_caller(
     closed: RunningGateway,
 ) -> None:
     ours = [await job_of(closed, name) for name in ("a", "writer")]

@@ -221,9 +221,7 @@ async def recovered(gateway: RunningGateway) -> int:
     return await recover(gateway.durable, services.jobs, services.clock(), services.retention)
 
 
-async def test_the_recovery_of_jobs_terminates_the_orchestration_of_a_job_that_has_already_ended() -> (
-    None
-):
+async def test_job_recovery_terminates_an_orchestration_whose_job_has_already_ended() -> None:
     async with open_gateway(webhook_secrets=(b"k" * 32,)) as gateway:
         gateway.clock.now = datetime.now(UTC)  # job ids contain the real time
         gateway.durable.discards_events = True

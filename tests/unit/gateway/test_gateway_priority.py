@@ -74,7 +74,7 @@ async def test_a_low_priority_job_with_an_upload_is_sent_to_the_low_priority_que
         {"json": {**ENVELOPE, "priority": ""}},
     ],
 )
-async def test_an_unknown_priority_is_refused(
+async def test_a_submission_with_an_unknown_priority_is_refused(
     gateway: RunningGateway, request_parts: dict[str, Any]
 ) -> None:
     answer = await submitted(gateway, **request_parts)

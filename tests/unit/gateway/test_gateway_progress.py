@@ -73,7 +73,7 @@ async def test_an_outdated_progress_report_is_ignored(gateway: RunningGateway) -
     assert await gateway.job(job_id) == final
 
 
-async def test_progress_reports_from_a_second_delivery_replace_those_from_the_first_delivery(
+async def test_a_progress_report_from_a_second_delivery_replaces_reports_from_the_first_delivery(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -205,7 +205,9 @@ async def test_a_job_that_no_worker_has_started_is_cancelled_immediately(
     assert (await tell(gateway, 0)).status_code == 410, "a cancelled job must not reach the device"
 
 
-async def test_an_expired_job_shows_whether_the_job_had_started(gateway: RunningGateway) -> None:
+async def test_the_status_of_an_expired_job_shows_whether_a_worker_had_started_the_job(
+    gateway: RunningGateway,
+) -> None:
     ran, waited = (
         await gateway.accept(deadline_seconds=10),
         await gateway.accept(deadline_seconds=10),

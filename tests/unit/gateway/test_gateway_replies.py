@@ -75,7 +75,7 @@ async def test_only_the_first_reply_to_a_job_is_recorded(gateway: RunningGateway
     assert (await gateway.job(job_id))["result"] == 1
 
 
-async def test_the_reply_url_reports_a_reply_as_wanted_until_the_job_has_ended(
+async def test_the_reply_url_reports_that_a_reply_is_wanted_until_the_job_has_ended(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept()

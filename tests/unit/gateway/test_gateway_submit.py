@@ -169,7 +169,7 @@ async def test_the_reply_token_occurs_only_in_the_message_to_the_worker(
     assert "token" not in (await gateway.http.get(f"/v1/jobs/{job_id}")).text
 
 
-async def test_a_large_payload_is_stored_as_a_blob(gateway: RunningGateway) -> None:
+async def test_the_large_input_of_a_job_is_stored_as_a_blob(gateway: RunningGateway) -> None:
     data = b"z" * 64 * 1024 + b"!"
     job_id = await gateway.accept(data)
     digest = hashlib.sha256(data).hexdigest()

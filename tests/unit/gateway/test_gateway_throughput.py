@@ -99,7 +99,7 @@ def test_the_estimated_throughput_adapts_to_a_new_rate_of_replies(
 
 
 @given(st.integers(0, 10_000), st.lists(st.integers(0, 1000), max_size=200), st.integers(0, 1000))
-def test_the_position_of_a_job_never_exceeds_the_possible_queue_length(
+def test_the_position_of_a_job_never_exceeds_the_queue_length(
     length: int, times: list[int], looked_at: int
 ) -> None:
     arrivals = sorted(float(time) for time in times)
@@ -158,6 +158,6 @@ def test_the_retry_after_header_is_derived_from_the_estimated_wait(
     assert retry_after_seconds(place, 1, 30) == expected
 
 
-def test_the_estimated_wait_is_unknown_without_a_throughput() -> None:
+def test_the_estimated_wait_is_unknown_before_a_throughput_was_measured() -> None:
     assert wait_seconds(5, None) is None
     assert wait_seconds(5, 0.1) == 0.5

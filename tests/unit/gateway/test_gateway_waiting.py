@@ -80,7 +80,7 @@ def test_a_waiter_with_a_waiting_time_of_zero_seconds_does_not_read_the_outcome(
     assert store.looks == []
 
 
-def test_a_notified_waiter_returns_the_outcome_without_another_read() -> None:
+def test_a_waiter_that_is_notified_returns_the_outcome_without_reading_the_store_again() -> None:
     store = ScriptedStore(ends_at=1000)
     assert run(wait(store, 10, notified_at=0.7)) == ("cancelled", 0.7)
     assert store.looks == [0.025, 0.075, 0.175, 0.375]

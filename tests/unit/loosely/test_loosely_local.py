@@ -155,7 +155,7 @@ class TestData:
 
 
 class TestSystem:
-    def test_the_created_components_have_the_names_and_the_order_of_the_list_of_component_names(
+    def test_the_created_components_match_the_list_of_component_names_in_order(
         self,
     ) -> None:
         assert tuple(part.name for part in loosely_parts(settings())) == PART_NAMES
@@ -356,10 +356,10 @@ def test_the_files_child_py_and_reaper_py_import_no_module_of_loosely() -> None:
 
 
 class TestEngine:
-    def test_the_default_engine_adds_no_options_to_the_functions_host(self) -> None:
+    def test_the_default_durable_engine_adds_no_options_to_the_functions_host(self) -> None:
         assert build_engine_options(EngineChoice.local, {"--seed": None, "--crash-at": None}) == ()
 
-    def test_only_the_functions_component_gets_the_engine_options(self) -> None:
+    def test_only_the_functions_component_gets_the_options_of_the_durable_engine(self) -> None:
         options = build_engine_options(
             EngineChoice.azure_storage,
             {

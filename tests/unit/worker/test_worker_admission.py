@@ -171,7 +171,7 @@ def test_two_models_that_do_not_fit_into_memory_together_take_turns(
 
 @settings(max_examples=60)
 @given(data=st.data())
-def test_reservations_never_exceed_the_device_memory_and_no_model_waits_forever(
+def test_memory_reservations_never_exceed_the_device_memory_and_no_model_waits_forever(
     data: st.DataObject,
 ) -> None:
     total = data.draw(st.integers(4, 12))

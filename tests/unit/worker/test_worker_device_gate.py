@@ -7,7 +7,7 @@ import threading
 from worker.memory.limits import DeviceGate
 
 
-def test_exclusive_use_of_the_device_waits_for_earlier_users_and_delays_later_users() -> None:
+def test_exclusive_use_of_the_device_waits_for_earlier_threads_and_delays_later_threads() -> None:
     gate, order = DeviceGate(), list[str]()
     inside, leave, alone_waits = threading.Event(), threading.Event(), threading.Event()
 

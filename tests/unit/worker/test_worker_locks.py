@@ -115,14 +115,14 @@ def test_no_lock_is_lost_during_a_short_outage_of_the_broker() -> None:
     assert is_held(lock)
 
 
-def test_a_lock_is_not_lost_if_a_connection_is_silent_and_the_next_connection_responds() -> None:
+def test_a_lock_is_not_lost_if_a_connection_gets_no_response_and_the_next_connection_does() -> None:
     broker = ScriptedBroker(mood="silent")
     locks = [broker.hold(name) for name in ("a", "b")]
     broker.pass_time(20.0)
     assert all(is_held(lock) for lock in locks)
 
 
-def test_a_silent_connection_delays_the_renewal_of_other_locks_only_for_a_limited_time() -> None:
+def test_a_connection_without_responses_delays_lock_renewals_only_for_a_limited_time() -> None:
     broker = ScriptedBroker(mood="silent")
     broker.hold("a", lock_seconds=300.0)
     broker.now += 100.0

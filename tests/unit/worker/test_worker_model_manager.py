@@ -107,7 +107,7 @@ def test_an_idle_model_is_unloaded_for_a_model_with_work(
     assert idle.manager.loaded is None
 
 
-def test_a_busy_model_is_unloaded_when_the_turn_and_the_jobs_of_the_model_have_ended(
+def test_a_busy_model_is_unloaded_when_the_turn_of_the_model_and_all_running_jobs_have_ended(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     busy = managed_models("a", sharing, lambda: Infer(20))
@@ -241,7 +241,7 @@ def test_a_model_of_known_size_loads_while_batches_of_another_model_run(
     assert loads == [1], "a model is measured only while no other model uses the device"
 
 
-def test_a_model_is_not_loaded_into_less_memory_than_another_process_measured(
+def test_a_model_is_not_loaded_into_less_memory_than_another_process_measured_for_the_model(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     all_of_it = managed_models("b", sharing, lambda: Infer(50))

@@ -131,7 +131,7 @@ async def test_the_operation_raise_event_checks_the_instance_before_the_request_
     assert (await request(app, "POST", "/instances/b/raiseEvent/go", b"{"))[0] == 410
 
 
-async def test_a_request_body_over_the_limit_is_refused(engine: DurableExtension) -> None:
+async def test_a_request_body_over_the_size_limit_is_refused(engine: DurableExtension) -> None:
     body = b" " * (MAX_REQUEST_BODY_BYTES + 1)
     assert (await request(engine.management_app, "POST", "/orchestrators/wait", body))[0] == 413
 

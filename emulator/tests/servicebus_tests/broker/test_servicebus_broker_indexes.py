@@ -68,7 +68,7 @@ def test_adding_a_number_to_the_class_sorted_numbers_takes_logarithmically_many_
 
 
 @given(st.lists(st.tuples(numbers, st.none() | numbers), max_size=300), numbers)
-def test_the_timer_heap_returns_due_keys_in_order(
+def test_the_timer_heap_returns_the_keys_of_due_timers_in_the_order_of_the_due_times(
     changes: list[tuple[int, int | None]], seconds: int
 ) -> None:
     timers, model = TimerHeap(), dict[int, int]()

@@ -133,7 +133,7 @@ async def test_messages_expire_or_become_active_at_the_restart_if_the_broker_was
     assert servicebus.queue().counts().total == 1
 
 
-async def test_created_queues_and_updated_settings_survive_a_restart(
+async def test_created_queues_and_updated_queue_settings_survive_a_restart(
     servicebus: RunningBroker,
 ) -> None:
     made = QueueSettings("Made", lock_duration=timedelta(seconds=7))

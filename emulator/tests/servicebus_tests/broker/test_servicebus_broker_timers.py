@@ -204,7 +204,7 @@ async def test_reusing_a_message_id_after_the_detection_window_begins_a_new_dete
     assert servicebus.bodies("once") == ["a", "b", "c"]
 
 
-async def test_expired_message_ids_are_deleted_from_the_database(
+async def test_message_ids_are_deleted_from_the_database_after_the_duplicate_detection_window(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue("once")
@@ -218,7 +218,7 @@ async def test_expired_message_ids_are_deleted_from_the_database(
     assert not any("DELETE FROM sightings" in each for each in statements)
 
 
-async def test_the_timer_activates_a_scheduled_message(tmp_path: Path) -> None:
+async def test_the_broker_timer_activates_a_scheduled_message(tmp_path: Path) -> None:
     # Only this test uses the wall clock and the timer.
     broker = await Broker.open(tmp_path / "timed.sqlite", [KEEPING], WallClock())
     arrived: asyncio.Future[MessageDelivery] = asyncio.get_running_loop().create_future()
