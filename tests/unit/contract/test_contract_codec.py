@@ -200,7 +200,7 @@ def test_an_unpaired_surrogate_in_a_value_is_decoded_unchanged() -> None:
     assert decode_request(encode_request(request)) == request
 
 
-def test_deeply_nested_json_raises_malformed_message() -> None:
+def test_decoding_deeply_nested_json_raises_malformed_message() -> None:
     with pytest.raises(MalformedMessage, match="not JSON"):
         decode_request(b"[" * 100_000)
 

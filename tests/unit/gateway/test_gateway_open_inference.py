@@ -114,7 +114,9 @@ async def test_several_input_tensors_create_one_job_whose_input_is_a_json_object
     assert gateway.queues.request().input == InlineJson({"x": [1], "y": ["a"]})
 
 
-async def test_a_binary_result_is_returned_in_base64(gateway: RunningGateway) -> None:
+async def test_a_binary_result_of_an_inference_request_is_returned_in_base64(
+    gateway: RunningGateway,
+) -> None:
     mask = {"base64": picture_text(), "media_type": "image/png"}
     answer = await infer(gateway, "noop", {"inputs": [tensor("a")]}, [{"result": mask}])
     result = outputs(answer)["result"]
@@ -122,7 +124,9 @@ async def test_a_binary_result_is_returned_in_base64(gateway: RunningGateway) ->
     assert base64.b64decode(result["data"][0]) == PNG
 
 
-async def test_the_error_for_a_failed_job_names_the_input_element(gateway: RunningGateway) -> None:
+async def test_the_inference_error_for_a_failed_job_names_the_element_of_the_input_tensor(
+    gateway: RunningGateway,
+) -> None:
     answer = await infer(
         gateway,
         "noop",
@@ -134,7 +138,9 @@ async def test_the_error_for_a_failed_job_names_the_input_element(gateway: Runni
     assert answer.json()["error"].startswith("element 1: it did not work (job ")
 
 
-async def test_the_timeout_error_contains_the_id_of_the_job(gateway: RunningGateway) -> None:
+async def test_the_inference_timeout_error_contains_the_id_of_the_job(
+    gateway: RunningGateway,
+) -> None:
     answer = await gateway.http.post(
         "/v2/models/noop/infer", json={"inputs": [tensor("a")]}, headers={"prefer": "wait=0"}
     )
@@ -225,7 +231,9 @@ async def test_a_model_is_not_ready_while_a_service_is_down(gateway: RunningGate
     assert (await gateway.http.get("/v2/models/noop/ready")).status_code == 503
 
 
-async def test_a_large_result_is_read_from_the_blob_storage(gateway: RunningGateway) -> None:
+async def test_a_large_result_of_an_inference_request_is_read_from_the_blob_storage(
+    gateway: RunningGateway,
+) -> None:
     waiting = asyncio.create_task(
         gateway.http.post("/v2/models/noop/infer", json={"inputs": [tensor("a")]})
     )

@@ -167,7 +167,7 @@ def test_the_refusal_of_a_malformed_option_names_the_json_path_of_the_fault(
 
 
 @pytest.mark.parametrize("header_length", ["-1", "x", "1e3", "99999", "9" * 400, "", "²"])
-def test_a_header_length_greater_than_the_body_length_is_refused(header_length: str) -> None:
+def test_a_json_header_length_greater_than_the_body_length_is_refused(header_length: str) -> None:
     refused(body([tensor()]), header_length)
 
 

@@ -196,7 +196,7 @@ async def test_a_reply_does_not_change_a_job_whose_orchestration_failed_or_was_t
 
 
 @pytest.mark.parametrize("ended_as", [RuntimeStatus.TERMINATED, RuntimeStatus.FAILED])
-async def test_the_recorded_outcome_is_shown_even_if_the_orchestration_ended_differently(
+async def test_callers_see_the_recorded_outcome_even_if_the_orchestration_ended_differently(
     deaf: RunningGateway, ended_as: RuntimeStatus
 ) -> None:
     job_id = await deaf.accept()

@@ -43,7 +43,7 @@ ENVELOPE = {"input": {"text": "x"}}
         ({"json": {**ENVELOPE, "priority": None}}, "noop"),
     ],
 )
-async def test_the_priority_of_a_job_determines_the_queue(
+async def test_the_priority_of_a_job_determines_to_which_queue_the_job_is_sent(
     gateway: RunningGateway, request_parts: dict[str, Any], queue: str
 ) -> None:
     answer = await submitted(gateway, **request_parts)

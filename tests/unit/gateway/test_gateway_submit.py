@@ -160,7 +160,7 @@ async def test_the_message_to_the_worker_contains_the_complete_request(
     assert request.reply_url.startswith(address)
 
 
-async def test_the_reply_token_occurs_only_in_the_message_to_the_worker(
+async def test_the_reply_token_occurs_neither_in_the_orchestration_nor_in_the_job_resource(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

@@ -152,7 +152,7 @@ def test_the_delay_before_the_phase_cold_starting_depends_on_the_throughput() ->
         (QueuePosition(3, None, QueuePhase.COLD_STARTING), 5),
     ],
 )
-def test_the_retry_after_header_is_derived_from_the_estimated_wait(
+def test_the_retry_after_header_for_a_job_is_derived_from_the_estimated_wait(
     place: QueuePosition, expected: int
 ) -> None:
     assert retry_after_seconds(place, 1, 30) == expected

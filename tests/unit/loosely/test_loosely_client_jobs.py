@@ -268,7 +268,7 @@ def test_client_jobs_yields_the_jobs_of_all_pages(
     ]
 
 
-def test_models_and_jobs_keep_unknown_members_of_the_json_documents(
+def test_the_client_keeps_unknown_members_of_the_json_documents_of_models_and_jobs(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(200, {"models": [{"name": "noop", "novel": 1}, "odd"]})]

@@ -132,7 +132,9 @@ class TestData:
         assert len(key) == 44
         assert (tmp_path / "reply-token.key").stat().st_mode & 0o777 == 0o600
 
-    def test_the_state_read_from_up_json_equals_the_written_state(self, tmp_path: Path) -> None:
+    def test_the_state_that_is_read_from_the_file_up_json_equals_the_written_state(
+        self, tmp_path: Path
+    ) -> None:
         part = RunningPart(7, {"worker health": 8081}, "worker.log", ready=True)
         system = RunningSystem(os.getpid(), "http://127.0.0.1:7071", {"worker": part})
         system.write(tmp_path)
@@ -341,7 +343,7 @@ async def test_a_readiness_probe_of_a_closed_port_fails() -> None:
     assert not await is_ready(Probe(9))
 
 
-def test_the_files_child_py_and_reaper_py_import_no_module_of_loosely() -> None:
+def test_the_scripts_child_py_and_reaper_py_import_no_module_of_the_package_loosely() -> None:
     """Both files run without the package, because importing it would be slow or would fail."""
     source = Path(__file__).parents[3] / "loosely" / "local"
     for name in ("child.py", "reaper.py"):
@@ -379,6 +381,6 @@ class TestEngine:
         assert parts["functions"][-len(options) :] == options
         assert not any("--engine" in parts[name] for name in parts if name != "functions")
 
-    def test_fault_options_are_refused_without_the_azure_storage_engine(self) -> None:
+    def test_fault_injection_options_are_refused_without_the_azure_storage_engine(self) -> None:
         with pytest.raises(typer.BadParameter, match="--seed needs --engine azure-storage"):
             build_engine_options(EngineChoice.local, {"--crash-rate": None, "--seed": 0})

@@ -69,7 +69,9 @@ def test_an_idle_model_is_unloaded_immediately_and_before_busy_models() -> None:
     assert not must_leave("a", records, 8, 99)
 
 
-def test_no_model_is_unloaded_for_a_model_that_is_already_loaded_or_can_never_fit() -> None:
+def test_no_model_is_unloaded_for_a_model_that_another_process_has_loaded_or_that_never_fits() -> (
+    None
+):
     records = {"a": loaded("a", 6, 0), "b": waiting("a", 6, 1), "c": waiting("c", 9, 1)}
     assert waiting_names(records, 8) == []
     assert not must_leave("a", records, 8, 99)
@@ -247,7 +249,7 @@ def test_the_waiting_time_of_a_model_starts_when_the_last_process_unloads_the_mo
     assert records["a"].reserved_bytes == 6
 
 
-def test_a_model_larger_than_the_device_neither_loads_nor_waits() -> None:
+def test_a_model_larger_than_the_device_memory_neither_loads_nor_waits_for_memory() -> None:
     state = ReservationState("a", 8, TURN_SECONDS, 9)
     assert state.advance(
         0, "a", {"a": ReservationRecord("a")}, WorkState(0.0, is_idle=False)

@@ -17,7 +17,7 @@ def test_a_batch_waits_for_more_items_up_to_the_time_limit() -> None:
     assert batcher.take(now=10.005) == ["a", "b"]
 
 
-def test_a_full_batch_is_taken_without_waiting() -> None:
+def test_a_full_batch_is_taken_from_the_queue_without_waiting() -> None:
     batcher = Batcher[int](max_batch_size=2, max_wait_seconds=60.0)
     for item in range(3):
         batcher.add(item, now=0.0)

@@ -59,14 +59,14 @@ def test_a_device_probe_reports_a_lost_device_only_once(device: Device) -> None:
     assert device.failures == [device.error]
 
 
-def test_a_device_is_ready_again_after_a_successful_kernel(device: Device) -> None:
+def test_a_device_is_ready_again_after_a_successful_probe_kernel(device: Device) -> None:
     device.error = RuntimeError("busy")
     assert not device.look()
     device.error = None
     assert device.look()
 
 
-def test_a_device_is_not_ready_while_a_kernel_hangs(device: Device) -> None:
+def test_a_device_is_not_ready_while_the_probe_kernel_hangs(device: Device) -> None:
     assert device.look()
     device.now = 40
     assert device.probe.look(0)[0]

@@ -59,7 +59,7 @@ def test_a_job_is_expired_at_and_after_the_deadline() -> None:
     assert job().is_expired(QUEUED_AT + timedelta(seconds=60))
 
 
-def test_a_reply_contains_the_times_and_the_batch_size_of_the_run() -> None:
+def test_a_reply_contains_the_queue_time_and_the_inference_time_and_the_batch_size() -> None:
     finished = job(delivery_count=2)
     finished.record_run(QUEUED_AT + timedelta(seconds=1.5), inference_ms=20.0, batch_size=4)
     reply = finished.reply(InlineJson({}))

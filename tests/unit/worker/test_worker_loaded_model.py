@@ -229,7 +229,7 @@ def test_loading_fails_if_the_catalogue_entry_lists_a_media_type_that_cannot_be_
         ({"accepts": None}, "has no attribute accepts"),
     ],
 )
-def test_a_model_class_that_does_not_fit_the_catalogue_entry_is_refused(
+def test_a_model_class_that_contradicts_the_catalogue_entry_is_refused(
     members: dict[str, object], said: str
 ) -> None:
     infer = type("Infer", (Wants,), members)

@@ -20,7 +20,9 @@ def profile_of(resident_bytes: int, peaks: dict[float, int]) -> MemoryProfile:
     return profile
 
 
-def test_the_memory_estimate_of_a_batch_size_is_that_of_the_next_larger_measured_size() -> None:
+def test_an_unmeasured_batch_size_has_the_memory_estimate_of_the_next_larger_measured_size() -> (
+    None
+):
     profile = profile_of(100, {1: 10, 4: 30})
     assert [profile.peak_bytes(cost) for cost in (1, 2, 4)] == [10, 30, 30]
     assert profile.peak_bytes(8) == 61

@@ -50,7 +50,7 @@ def sharing(tmp_path: Path) -> Iterator[DeviceSharing]:
         yield sharing
 
 
-def test_a_loaded_model_is_measured_and_reserves_the_memory_of_a_full_batch(
+def test_a_loaded_model_reserves_the_measured_memory_of_the_model_and_a_full_batch(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     managed = managed_models("a", sharing, lambda: Infer(20))
@@ -91,7 +91,7 @@ def test_batches_are_smaller_if_full_batches_do_not_fit_into_memory(
     assert 2 <= managed.manager.limit.max_cost <= 3
 
 
-def test_an_idle_model_is_unloaded_for_a_model_with_work(
+def test_an_idle_model_is_unloaded_if_a_model_with_jobs_needs_the_memory(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     idle = managed_models("a", sharing, lambda: Infer(20))
@@ -280,7 +280,7 @@ def test_a_model_needs_the_memory_of_a_full_batch_up_to_the_whole_device_memory(
     account.close()
 
 
-def test_a_model_larger_than_the_device_is_reported_as_out_of_memory(
+def test_a_model_larger_than_the_device_memory_is_reported_as_out_of_memory(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     managed = managed_models("a", sharing, lambda: Infer(BUDGET - 5))

@@ -122,7 +122,7 @@ def test_a_compiled_network_has_the_same_outputs_as_an_uncompiled_network(
 
 
 @pytest.mark.parametrize("gives_many", [False, True])
-def test_a_module_in_half_precision_returns_float32(gives_many: bool) -> None:
+def test_a_pytorch_module_in_half_precision_returns_float32_outputs(gives_many: bool) -> None:
     class Backbone(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -136,7 +136,7 @@ def test_a_module_in_half_precision_returns_float32(gives_many: bool) -> None:
     assert (found["0"] if gives_many else found).dtype is torch.float32
 
 
-def test_only_the_named_part_of_a_network_is_converted_to_the_precision(
+def test_only_the_selected_part_of_a_network_is_converted_to_the_selected_precision(
     device: torch.device,
 ) -> None:
     class Halves(nn.Module):
@@ -166,6 +166,6 @@ def test_a_network_on_the_cpu_uses_float32_and_does_not_copy_items() -> None:
     assert network.dtype is torch.float32
 
 
-def test_an_unknown_precision_is_refused() -> None:
+def test_a_network_with_an_unknown_precision_is_refused() -> None:
     with pytest.raises(ModelUnfit, match=r"options\.precision: expected one of float32, float16"):
         Network(small_network(), precision="float8")

@@ -112,14 +112,14 @@ def test_a_blob_with_a_wrong_digest_is_refused() -> None:
         payloads.fetch(REF, NOOP, patient)
 
 
-def test_a_replaced_upload_is_refused_without_a_retry() -> None:
+def test_an_upload_that_was_replaced_after_the_submission_is_refused_without_a_retry() -> None:
     store = ScriptedStore(failure=ResourceModifiedError("changed"), failures_left=9)
     with pytest.raises(PayloadUnusable, match="changed"):
         BlobPayloads(store).open(UPLOAD, NOOP, patient)
     assert store.reads == 1
 
 
-def test_an_input_replaced_during_the_read_is_read_again() -> None:
+def test_an_input_blob_that_is_replaced_during_the_read_is_read_again() -> None:
     store = ScriptedStore(failure=ResourceModifiedError("changed"), failures_left=1)
     assert read(BlobPayloads(store), REF) == DATA
 

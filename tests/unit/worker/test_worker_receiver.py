@@ -219,7 +219,7 @@ def test_a_failed_settlement_is_repeated_over_the_next_link(loop: ReceiverLoop) 
     assert loop.broker.settled == [("job-1", Settlement.COMPLETE)]
 
 
-def test_a_missing_queue_is_logged_only_once(
+def test_the_receiver_logs_only_once_that_the_queue_is_missing(
     loop: ReceiverLoop, caplog: pytest.LogCaptureFixture
 ) -> None:
     loop.broker.fails_with = QueueMissing("there is no such queue")
@@ -232,7 +232,9 @@ def test_a_missing_queue_is_logged_only_once(
     assert not loop.receiver.is_connected
 
 
-def test_the_receiver_may_receive_messages_until_the_link_credit_is_withdrawn() -> None:
+def test_the_receiver_reports_that_a_message_may_arrive_until_the_link_credit_is_withdrawn() -> (
+    None
+):
     loop = ReceiverLoop()
     loop.turn()
     loop.has_room = False
@@ -241,7 +243,9 @@ def test_the_receiver_may_receive_messages_until_the_link_credit_is_withdrawn() 
     assert not loop.receiver.may_receive
 
 
-def test_the_receiver_may_receive_from_the_capacity_check_until_the_message_is_accepted() -> None:
+def test_the_receiver_reports_that_a_message_may_arrive_until_a_received_message_is_accepted() -> (
+    None
+):
     loop = ReceiverLoop()
     seen: list[bool] = []
     loop.broker.waiting = [delivery()]
