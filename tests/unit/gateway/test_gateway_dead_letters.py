@@ -156,7 +156,7 @@ async def test_a_redriven_job_gets_the_same_time_to_live_as_the_failed_job(
     assert new["deadline"] == "2026-03-01T14:01:40.000Z"
 
 
-async def test_a_later_redrive_starts_the_job_that_a_killed_redrive_did_not_start(
+async def test_a_later_redrive_starts_the_job_if_the_gateway_died_during_the_first_redrive(
     gateway: RunningGateway,
 ) -> None:
     job_id = await dead_job(gateway)
@@ -255,7 +255,7 @@ async def test_a_redriven_low_priority_message_of_a_producer_is_sent_to_the_low_
     assert [letter["id"] for letter in (await page(gateway))["dead_letters"]] == ["order-7"]
 
 
-async def test_lists_and_purges_of_dead_letters_include_both_priorities(
+async def test_listing_and_purging_dead_letters_includes_the_dead_letters_of_both_priorities(
     gateway: RunningGateway,
 ) -> None:
     low = [f"{await low_job(gateway)}~low" for _ in range(3)]

@@ -166,7 +166,7 @@ async def test_a_reply_is_refused_while_the_outcome_cannot_be_recorded(
     assert (await gateway.reply()).status_code == 202
 
 
-async def test_reading_a_job_ends_the_job_as_expired_if_the_orchestration_missed_the_deadline(
+async def test_reading_a_job_after_the_deadline_expires_the_job_if_the_orchestration_did_not(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(deadline_seconds=10)

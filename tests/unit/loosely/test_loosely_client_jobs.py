@@ -88,7 +88,7 @@ def test_a_request_that_the_client_repeats_has_the_same_idempotency_key(
         assert widest / 2 <= slept <= widest
 
 
-def test_the_client_waits_for_retry_after_before_a_retry(
+def test_the_client_waits_for_the_time_in_the_retry_after_header_before_a_retry(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     busy = problem_response(429, "rate-limited", "5 a second are allowed")
@@ -100,7 +100,7 @@ def test_the_client_waits_for_retry_after_before_a_retry(
     assert clock.slept == [7.0]
 
 
-def test_the_client_raises_the_error_immediately_if_retry_after_exceeds_the_retry_limit(
+def test_the_client_does_not_retry_if_the_retry_after_time_exceeds_the_retry_limit(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     busy = problem_response(503, "saturated", "the queue is long")

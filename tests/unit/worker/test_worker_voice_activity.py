@@ -55,7 +55,9 @@ def test_the_voice_activity_model_finds_the_segments_of_speech_in_a_recording(
     assert segment["score"] > 0.7
 
 
-def test_silence_noise_and_tones_are_not_speech(loaded: LoadedModel) -> None:
+def test_the_voice_activity_model_finds_no_speech_in_silence_or_noise_or_tones(
+    loaded: LoadedModel,
+) -> None:
     noise = np.random.default_rng(7).normal(0, 0.05, 2 * RATE)
     tone = np.sin(np.arange(2 * RATE) * 2 * np.pi * 440 / RATE) * 0.3
     for found in heard(loaded, wav(np.zeros(2 * RATE)), wav(noise), wav(tone)):

@@ -36,7 +36,7 @@ async def test_a_failed_write_to_the_database_does_not_affect_other_writes(store
     assert store.read("SELECT name FROM settings ORDER BY name") == [("a",), ("c",)]
 
 
-async def test_writes_in_one_iteration_of_the_event_loop_share_a_commit(
+async def test_database_writes_in_one_iteration_of_the_event_loop_share_a_commit(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commits = 0
