@@ -93,7 +93,7 @@ def test_a_redelivered_job_does_not_run_again_if_the_reply_is_cached(
     assert result(gateway.taken(another))["batch"] == 2
 
 
-def test_jobs_of_low_priority_run_last(
+def test_low_priority_jobs_run_after_all_other_jobs(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     gate, running = tmp_path / "gate", tmp_path / "running"

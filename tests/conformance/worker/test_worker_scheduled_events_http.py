@@ -90,7 +90,9 @@ def test_scheduled_events_that_affect_other_machines_are_not_acknowledged(
     assert metadata.started == [own]
 
 
-def test_scheduled_events_are_not_acknowledged_if_the_mode_is_drain(metadata: Metadata) -> None:
+def test_scheduled_events_are_not_acknowledged_if_the_scheduled_event_mode_is_drain(
+    metadata: Metadata,
+) -> None:
     listener = Listener(metadata.address, ScheduledEventMode.DRAIN)
     metadata.announce("Preempt")
     assert listener.hears()

@@ -120,7 +120,7 @@ def header(*claims: tuple[str, str], **more: Any) -> bytes:
     return base64.b64encode(json.dumps({"claims": values, **more}).encode())
 
 
-def test_the_client_principal_header_is_converted_to_a_caller() -> None:
+def test_a_client_principal_header_is_converted_to_a_caller() -> None:
     found = read_principal(
         header(
             ("tid", "tenant"),
@@ -172,5 +172,5 @@ def test_no_value_of_the_client_principal_header_causes_an_error(value: bytes) -
         ),
     )
 )
-def test_no_json_value_in_the_client_principal_header_causes_an_error(value: Any) -> None:
+def test_no_json_document_in_the_client_principal_header_causes_an_error(value: Any) -> None:
     read_principal(base64.b64encode(json.dumps(value).encode()))

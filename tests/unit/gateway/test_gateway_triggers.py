@@ -102,7 +102,9 @@ async def accept_unsent(gateway: RunningGateway, **options: Any) -> str:
     return gateway.durable.runs[job_id].input
 
 
-async def test_a_repeated_enqueue_activity_sends_the_same_message(gateway: RunningGateway) -> None:
+async def test_a_repeated_enqueue_activity_sends_an_identical_message(
+    gateway: RunningGateway,
+) -> None:
     ticket = await accept_unsent(gateway)
     assert await gateway.services.enqueue.run(ticket) is None
     assert await gateway.services.enqueue.run(ticket) is None
@@ -205,7 +207,7 @@ async def test_body_chunks_and_repeated_headers_of_an_asgi_response_are_joined(
     assert app.scope["durable"] is gateway.durable
 
 
-async def test_an_unexpected_error_of_the_asgi_app_is_logged_and_the_response_is_returned(
+async def test_an_error_of_the_asgi_app_after_the_response_is_logged_and_the_response_is_returned(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = App(START, {"type": "http.response.body"}, error=ValueError("why"))

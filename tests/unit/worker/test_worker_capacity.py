@@ -48,7 +48,7 @@ def held() -> HeldMessages:
     return HeldMessages()
 
 
-def test_the_capacity_is_the_size_of_one_running_batch_and_one_prepared_batch(
+def test_the_capacity_for_messages_is_one_running_batch_and_one_prepared_batch(
     held: HeldMessages,
 ) -> None:
     jobs = held.take(3)
@@ -89,7 +89,7 @@ def test_the_capacity_is_zero_while_too_many_messages_wait_for_a_delayed_settlem
     assert held.rooms == (True, True)
 
 
-def test_ending_a_message_a_second_time_has_no_effect(held: HeldMessages) -> None:
+def test_the_settlement_of_a_message_is_decided_only_once(held: HeldMessages) -> None:
     (job,) = held.take(1)
     assert held.in_flight.open_jobs() == [job]
     ending = held.end(job)

@@ -191,7 +191,7 @@ def test_the_digest_of_cached_weights_is_checked_before_each_use(tmp_path: Path)
     assert blobs.reads == 2
 
 
-def test_weights_with_a_wrong_digest_are_refused_until_the_blob_is_corrected(
+def test_weights_with_a_wrong_digest_are_refused_and_corrected_weights_are_accepted(
     tmp_path: Path,
 ) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": b"other"})
