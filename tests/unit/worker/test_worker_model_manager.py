@@ -271,7 +271,7 @@ def test_a_model_is_not_loaded_into_less_memory_than_another_process_measured_fo
         (MemoryProfile(3), 0, 8),
     ],
 )
-def test_a_model_needs_the_memory_of_a_full_batch_up_to_the_whole_device_memory(
+def test_a_model_needs_the_memory_of_a_full_batch_but_at_most_the_memory_of_the_device(
     tmp_path: Path, profile: MemoryProfile, hint_bytes: int, expected_bytes: int
 ) -> None:
     account = MemoryAccount(tmp_path, BUDGET)

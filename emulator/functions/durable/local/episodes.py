@@ -194,9 +194,10 @@ class LocalCheckpointer:
         self._committed(episode, shim=Shim())
 
     def _close_events(self, episode: Episode) -> str:
-        """Add the last event to an episode, and return all events of the episode as JSON.
+        """Add the event OrchestratorCompleted to an episode, and return all its events as JSON.
 
-        Also add the SQL statement that inserts these events into the history.
+        The statements of the episode get one more statement, which inserts these events into the
+        history.
         """
         fragment = close_events(episode)
         episode.statements.append(
