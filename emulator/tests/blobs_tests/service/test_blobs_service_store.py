@@ -206,5 +206,5 @@ async def test_opening_a_data_directory_that_another_process_uses_fails(
 
 async def test_opening_a_store_fails_if_the_index_file_is_not_a_database(tmp_path: Path) -> None:
     (tmp_path / "index.sqlite3").write_bytes(b"something else" * 1000)
-    with pytest.raises(SettingError, match="not an index of this program"):
+    with pytest.raises(SettingError, match="is not the index of a blob store"):
         AccountStore(tmp_path, ManualClock()).open()

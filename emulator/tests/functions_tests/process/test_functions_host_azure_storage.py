@@ -116,7 +116,7 @@ async def test_a_host_completes_the_instances_of_a_killed_host_in_the_same_task_
     ("options", "message"),
     [
         (("--crash-at", "before-save"), "--crash-at needs --engine azure-storage"),
-        ((*ENGINE, "--crash-at", "lunch"), "'lunch' is not a crash point: use one of before-send"),
+        ((*ENGINE, "--crash-at", "lunch"), "'lunch' is not a crash point: use one of before-start"),
         (
             (*ENGINE, "--visibility-timeout", "0.1"),
             "expected a number of seconds from 0.5 to 604800.0, got 0.1",
