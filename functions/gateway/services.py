@@ -94,9 +94,11 @@ class Services:
                 self.blobs, jobs, creator, waiters, self.clock, self.claim_lifetime
             ),
             dead_letters=DeadLetterTrigger(
-                self.blobs, self.queues, jobs, names(self.catalogue), self.clock
+                self.blobs, self.queues, jobs, self.tokens, names(self.catalogue), self.clock
             ),
-            redriver=Redriver(self.blobs, self.queues, jobs, waiters, estimates, self.clock),
+            redriver=Redriver(
+                self.blobs, self.queues, jobs, self.tokens, waiters, estimates, self.clock
+            ),
             webhook_activities=WebhookActivities(
                 jobs, progress, self.webhooks, self.settings.webhook_secrets, self.clock
             ),

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from fastapi import Request
 from starlette import types
@@ -156,15 +156,31 @@ class ReplyTokens:
         Raises InvalidToken if the token was not issued for this job, and ExpiredToken if it has
         expired.
         """
+        # `expires` is signed, so it is a number that we wrote if the signature matches.
+        if not self._is_signed(job_id, expires, token):
+            raise InvalidToken("the reply token is not valid for this job")
+        if datetime.fromtimestamp(int(expires), UTC) <= now:
+            raise ExpiredToken("the reply token has expired")
+
+    def is_issued(self, job_id: str, url: str) -> bool:
+        """Return whether a gateway with these keys issued this reply URL for this job.
+
+        The result is also true if the token in the URL has expired. Only a gateway can issue a
+        reply URL, so a message with such a URL was sent by a gateway and not by a producer.
+        """
+        try:
+            query = parse_qs(urlsplit(url).query)
+            (expires,), (token,) = query[REPLY_EXPIRES_PARAMETER], query[REPLY_TOKEN_PARAMETER]
+        except (ValueError, KeyError):
+            return False
+        return self._is_signed(job_id, expires, token)
+
+    def _is_signed(self, job_id: str, expires: str, token: str) -> bool:
         given = token.encode("utf-8", "replace")
         genuine = [
             hmac.compare_digest(_sign(key, job_id, expires).encode(), given) for key in self._keys
         ]
-        # `expires` is signed, so it is a number that we wrote if one of the signatures matches.
-        if not any(genuine):
-            raise InvalidToken("the reply token is not valid for this job")
-        if datetime.fromtimestamp(int(expires), UTC) <= now:
-            raise ExpiredToken("the reply token has expired")
+        return any(genuine)
 
 
 def _sign(key: bytes, job_id: str, expires: str) -> str:
