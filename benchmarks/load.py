@@ -45,7 +45,7 @@ class HttpLoadResult:
 def run(load: HttpLoad, clients: int, requests: int) -> HttpLoadResult:
     """Send `requests` HTTP requests from `clients` threads, and return the result.
 
-    Each thread has its own connection. It waits for the response before it sends the next request.
+    Each thread has its own connection, and waits for each response before the next request.
     """
     latencies_ms: list[float] = []
     failures: list[int] = []

@@ -61,7 +61,7 @@ class LoopThroughput:
 
     @property
     def busy_ms(self) -> float:
-        """The average time for which the model ran for one image, in milliseconds."""
+        """The average time that the model needed for one image, in milliseconds."""
         return self.busy_seconds / self.images * 1000
 
 

@@ -58,8 +58,8 @@ def measure_bare_loop(*tuned: str) -> float:
 def measure_efficiency(system: System) -> list[Figure]:
     """Compare the throughput of the busy system with the throughput of `benchmarks.bare`.
 
-    `benchmarks.bare` is a loop without HTTP and queues. It is measured before and after the system,
-    and the mean is used. Each measurement is made twice: with the default settings of the C
+    `benchmarks.bare` is a loop without HTTP and queues. The loop is measured before and after the
+    system, and the mean is used. Each measurement is made twice: with the default settings of the C
     allocator, and with the worker's settings of the C allocator.
     """
     picture = load.HttpLoad(

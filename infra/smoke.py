@@ -67,7 +67,7 @@ class TimeLimit:
         time.sleep(min(seconds, self.left_seconds))
 
     def pause_until(self, seconds: float) -> None:
-        """Sleep until this number of seconds after the start of the group.
+        """Sleep until `seconds` seconds after the start of this group of jobs.
 
         If the time limit is earlier, sleep only until the time limit.
         """

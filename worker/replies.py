@@ -2,8 +2,9 @@
 
 The gateway answers with status 2xx if it accepts the reply, and with 410 if the job has already
 ended. In both cases the worker completes the message. After status 404, 408, 425, 429 or 5xx, or a
-failed connection, the worker sends the reply again after a random delay, which grows with each try.
-After any other status, the worker does not send the reply again.
+failed connection, the worker sends the reply again. The worker pauses before each further try. The
+pause is random and grows with each try. After any other status, the worker does not send the reply
+again.
 """
 
 import ipaddress

@@ -161,14 +161,20 @@ class ScheduledEvents:
     def _handle(self, events: Sequence[ScheduledEvent]) -> None:
         for event in events:
             if event.event_id not in self._logged_ids and event.concerns(self._machine):
-                when = f"not before {event.not_before}" if event.not_before else "from now on"
-                _log.warning("Azure announces %s of this machine, %s", event.kind, when)
+                when = f"no earlier than {event.not_before}" if event.not_before else "at any time"
+                _log.warning(
+                    "Azure has scheduled the event %s for this machine; it may begin %s",
+                    event.kind,
+                    when,
+                )
         self._logged_ids = {event.event_id for event in events}
         now = self._clock()
         self._ending = [event for event in events if event.may_stop(self._machine, now)]
         if self._ending:
             self.stop()
-            self._request_shutdown(f"Azure announces {self._ending[0].kind} of this machine")
+            self._request_shutdown(
+                f"Azure has scheduled the event {self._ending[0].kind} for this machine"
+            )
 
     def _get(self, path: str) -> bytes:
         with self._client.stream("GET", path, timeout=self._timeout_seconds) as response:

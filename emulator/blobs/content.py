@@ -1,9 +1,9 @@
 """Store blob content in files, and stream the content between the files and the network.
 
 A content file has a random key as its name. The file is written completely before the index refers
-to it, and is never changed. It is removed only when the index no longer refers to it. Therefore the
-index never refers to a missing file. A crash may leave files to which the index does not refer.
-`sweep` removes these files when the program starts again.
+to the file, and is never changed. The file is removed only when the index no longer refers to the
+file. Therefore the index never refers to a missing file. A crash may leave files that the index
+does not mention. `sweep` removes these files when the program starts again.
 
 File operations run on a small pool of threads. Content is read and written in buffers of limited
 size, so memory use does not depend on the size of a blob.
@@ -256,7 +256,8 @@ class ContentStreams:
     def open(self, segments: Sequence[Segment], byte_range: ByteRange) -> ContentStream:
         """Return a stream of the bytes of a blob in `byte_range`, and pin the content files.
 
-        `segments` state which content files contain these bytes.
+        Each item of `segments` describes one part of the blob and the content file that contains
+        this part.
         """
         self._files.pin(segment.content for segment in segments)
         return ContentStream(self, self._files, segments, byte_range)
@@ -265,7 +266,7 @@ class ContentStreams:
         self._threads.submit(self._files.remove, keys)
 
     def unpin(self, segments: Sequence[Segment]) -> None:
-        """Unpin the content files of `segments`, which `open` pinned."""
+        """Unpin the content files that `open` pinned for these parts of a blob."""
         if removable := self._files.unpin(segment.content for segment in segments):
             self._remove(removable)
 

@@ -153,8 +153,8 @@ _GRACE_SECONDS = 3
 class _Protocol(HttpToolsProtocol):
     """The HTTP protocol of uvicorn, with two changes.
 
-    The names of metadata headers are not changed to lower case, as in Azure. The first line and the
-    headers of a request together have a maximum size.
+    As in Azure, the names of metadata headers keep their upper and lower case. The first line and
+    the headers of a request together have a maximum size.
     """
 
     _head_bytes = 0

@@ -1,6 +1,6 @@
 """The settings of a Function App: host.json, the app settings, and %NAME% references to them.
 
-Unknown keys of host.json are ignored, as in Azure. App settings are the values of
+As in Azure, unknown keys of host.json are ignored. App settings are the values of
 local.settings.json and the environment variables of the host. As in Core Tools, an environment
 variable takes precedence over a value of the file.
 """
@@ -25,7 +25,7 @@ _REFERENCE = re.compile(r"%([^%\s]+)%")
 class ServiceBusOptions:
     """The settings in `extensions.serviceBus` of host.json.
 
-    `max_lock_renewal_seconds` is the longest time for which the lock of one message is renewed.
+    `max_lock_renewal_seconds` is how long the lock of one message is renewed at most.
     """
 
     max_concurrent_calls: int = 16

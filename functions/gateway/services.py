@@ -94,9 +94,11 @@ class Services:
                 self.blobs, jobs, creator, waiters, self.clock, self.claim_lifetime
             ),
             dead_letters=DeadLetterTrigger(
-                self.blobs, self.queues, jobs, names(self.catalogue), self.clock
+                self.blobs, self.queues, jobs, self.tokens, names(self.catalogue), self.clock
             ),
-            redriver=Redriver(self.blobs, self.queues, jobs, waiters, estimates, self.clock),
+            redriver=Redriver(
+                self.blobs, self.queues, jobs, self.tokens, waiters, estimates, self.clock
+            ),
             webhook_activities=WebhookActivities(
                 jobs, progress, self.webhooks, self.settings.webhook_secrets, self.clock
             ),
@@ -111,9 +113,9 @@ class Services:
 
     @property
     def retention(self) -> timedelta:
-        """How long a job is kept after its creation.
+        """How long the gateway stores a job after the job's creation.
 
-        It is the sum of the longest deadline and RETENTION_HOURS.
+        This time is the sum of the longest deadline and RETENTION_HOURS.
         """
         return timedelta(hours=self.settings.retention_hours) + self.longest_deadline
 

@@ -124,7 +124,7 @@ class Activation:
 
 
 def propose_replicas(replicas: int, metric: int, target: int, tolerance: float) -> int:
-    """Return the number of replicas for which the metric per replica is at most ``target``.
+    """Return how many replicas are needed so that the metric per replica is at most ``target``.
 
     If the current metric per replica is close enough to ``target``, return the current number
     ``replicas``. With the tolerance 0.1, it is close enough from 90 % to 110 % of ``target``.

@@ -72,7 +72,7 @@ class SimulationResult:
 
     @property
     def busy_hours(self) -> float:
-        """The time for which GPUs were busy, summed over all GPUs, in hours."""
+        """How many hours the GPUs were busy, summed over all GPUs."""
         return self.busy_seconds / _HOUR_SECONDS
 
     @property

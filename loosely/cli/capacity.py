@@ -96,7 +96,7 @@ def scale_model(  # noqa: PLR0913, PLR0917 - each option of the command is a par
     """Simulate how many workers and nodes a load starts, and how long jobs wait.
 
     The simulation applies the rules of KEDA, the Kubernetes autoscaler and the cluster autoscaler.
-    Measure the delays in your own cluster. It has no quotas, evictions or throttling.
+    Measure the delays in your own cluster. The simulation has no quotas, evictions or throttling.
     """
     with _exit_on_invalid_input():
         result = simulate(

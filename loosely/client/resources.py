@@ -90,7 +90,7 @@ class Job:
 
     @property
     def progress(self) -> Mapping[str, Any] | None:
-        """The latest report of the job's progress, or ``None`` if the model reported none."""
+        """The latest progress report of the job, or ``None`` if there is no report."""
         return _object(self.document, "progress")
 
     @property

@@ -18,9 +18,9 @@ def read_environment() -> dict[str, str]:
 def shared_environment(root: Path, user: Mapping[str, str]) -> dict[str, str]:
     """Return the environment variables that all components receive.
 
-    They include all variables of the user, for example ``WORKER_*`` and ``TORCH_THREADS``, which
-    the worker reads. A variable that is set for one component replaces the shared variable with the
-    same name.
+    The result includes all variables of the user, for example ``WORKER_*`` and ``TORCH_THREADS``,
+    which the worker reads. A variable that is set for one component replaces the shared variable
+    with the same name.
 
     Args:
         root: The repository's root directory.

@@ -38,7 +38,7 @@ def test_each_documented_python_program_exits_with_status_0(system: System, numb
 
 
 @pytest.mark.timeout(150)
-def test_the_documented_commands_exit_with_status_0(system: System) -> None:
+def test_the_commands_in_the_client_documentation_exit_with_status_0(system: System) -> None:
     [commands] = examples(GUIDE, "sh")
     command = f'set -e; loosely() {{ "{sys.executable}" -m loosely "$@"; }}\n{commands}'
     done = run(["sh", "-c", command], LOOSELY_URL=system.url)

@@ -34,7 +34,7 @@ def ids(system: System) -> dict[str, str]:
         *(pytest.param(row, id=f"tensor-{row.title}") for row in TENSORS),
     ],
 )
-def test_each_response_matches_the_row_in_the_contract_table(
+def test_each_request_in_the_contract_table_gets_the_response_in_the_contract_table(
     system: System, ids: dict[str, str], row: Row
 ) -> None:
     path = row.path.format(**ids)

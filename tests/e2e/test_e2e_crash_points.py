@@ -91,7 +91,7 @@ def test_a_job_succeeds_although_the_host_dies(tmp_path: Path, point: str) -> No
 
 
 @pytest.mark.parametrize("point", ["before-activity:enqueue", "after-activity:enqueue"])
-def test_a_job_whose_message_the_orchestration_sends_succeeds_although_the_host_dies(
+def test_a_job_succeeds_although_the_host_dies_while_service_bus_is_unavailable(
     tmp_path: Path, point: str
 ) -> None:
     with run_crashing_system(tmp_path, point) as system:
@@ -102,7 +102,7 @@ def test_a_job_whose_message_the_orchestration_sends_succeeds_although_the_host_
         system.wait_until_empty()
 
 
-def test_a_repeated_request_gets_the_job_whose_host_died_between_message_and_start(
+def test_a_repeated_request_gets_the_same_job_if_the_host_died_before_the_orchestration_started(
     tmp_path: Path,
 ) -> None:
     with run_crashing_system(tmp_path, "before-start:job") as system:
@@ -134,7 +134,7 @@ def test_a_repeated_request_gets_the_job_whose_host_died_between_message_and_sta
         pytest.param("after-event:reply", id="right-after-the-event"),
     ],
 )
-def test_callers_see_a_reply_before_the_durable_engine_recovers_from_a_host_death(
+def test_callers_see_the_reply_before_the_orchestration_continues_after_a_host_death(
     tmp_path: Path, point: str
 ) -> None:
     with run_crashing_system(tmp_path, point, timeout_seconds=LONG_SECONDS) as system:

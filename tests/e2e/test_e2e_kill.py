@@ -54,7 +54,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield started
 
 
-def test_jobs_of_a_killed_worker_succeed_after_the_worker_is_restarted(
+def test_all_accepted_jobs_succeed_although_the_worker_is_killed_and_restarted(
     fragile: System, pictures: Path
 ) -> None:
     picture = (pictures / "chelsea.jpg").read_bytes()

@@ -103,7 +103,7 @@ def test_jobs_of_the_smoke_test_succeed_although_the_restart_command_kills_the_h
     wait_until_replaced(system, "functions", before)
 
 
-def test_the_smoke_test_submits_half_of_the_jobs_just_before_the_restart() -> None:
+def test_the_smoke_test_submits_half_of_the_jobs_just_before_the_restart_command() -> None:
     intervals = [
         smoke.submit_after_seconds(number, 8) / smoke.SUBMIT_INTERVAL_SECONDS for number in range(8)
     ]

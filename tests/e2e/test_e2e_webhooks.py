@@ -105,7 +105,7 @@ def delivery(system: System, job_id: str) -> dict[str, Any]:
     return log
 
 
-def test_a_webhook_is_delivered_after_failures_and_a_kill_of_the_host(
+def test_a_webhook_is_delivered_after_failed_attempts_and_a_kill_of_the_host(
     webhook_system: System, receiver: WebhookReceiver
 ) -> None:
     receiver.received.clear()

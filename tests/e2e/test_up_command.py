@@ -114,7 +114,7 @@ def test_the_error_for_a_busy_port_names_the_process_and_a_free_port(
     assert re.search(r"loosely up --port \d+", done.stderr)
 
 
-def test_the_error_of_a_second_loosely_up_names_the_process_of_the_first_loosely_up(
+def test_the_error_of_a_second_loosely_up_command_names_the_process_of_the_first_command(
     up: "subprocess.Popen[str]", data: Path, port: int
 ) -> None:
     done = subprocess.run(
@@ -129,7 +129,9 @@ def test_the_error_of_a_second_loosely_up_names_the_process_of_the_first_loosely
     assert f"another `loosely up` (process {up.pid}) uses {data}" in done.stderr
 
 
-def test_ctrl_c_on_a_terminal_stops_the_components(data: Path, port: int) -> None:
+def test_pressing_ctrl_c_in_a_terminal_stops_the_components_of_loosely_up(
+    data: Path, port: int
+) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)

@@ -299,7 +299,7 @@ def test_child_processes_of_a_dead_component_are_killed(start: Callable[..., Up]
     assert not left_behind.is_running()
 
 
-def test_a_second_loosely_up_on_the_same_data_directory_is_refused(
+def test_a_second_loosely_up_command_on_the_same_data_directory_fails(
     start: Callable[..., Up],
 ) -> None:
     up = start(worker="plain")

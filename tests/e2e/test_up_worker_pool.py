@@ -174,7 +174,9 @@ async def end(pool: WorkerPool, run: "asyncio.Task[None]") -> None:
     await pool.stop(run, asyncio.Event())
 
 
-async def test_the_number_of_workers_follows_the_number_of_messages(harness: PoolHarness) -> None:
+async def test_the_worker_pool_starts_and_stops_workers_as_the_number_of_messages_changes(
+    harness: PoolHarness,
+) -> None:
     pool = harness.pool()
     run = asyncio.create_task(pool.run())
     await pool.has_been_ready.wait()
@@ -195,7 +197,9 @@ async def test_the_number_of_workers_follows_the_number_of_messages(harness: Poo
     await end(pool, run)
 
 
-async def test_a_busy_worker_is_not_stopped_before_the_worker_is_idle(harness: PoolHarness) -> None:
+async def test_the_worker_pool_does_not_stop_a_busy_worker_before_the_worker_is_idle(
+    harness: PoolHarness,
+) -> None:
     pool = harness.pool()
     harness.gateway.lengths = {"m": 3}
     run = asyncio.create_task(pool.run())

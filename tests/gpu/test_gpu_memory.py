@@ -73,7 +73,7 @@ def test_a_gpu_device_has_the_usable_size_and_the_uuid_of_the_gpu(card: CudaDevi
     assert str(properties.uuid) in card.key
 
 
-def test_a_process_cannot_allocate_more_gpu_memory_than_the_share_of_the_process(
+def test_a_process_cannot_allocate_more_gpu_memory_than_the_configured_share(
     card: CudaDevice,
 ) -> None:
     half = CudaDevice.find(2)

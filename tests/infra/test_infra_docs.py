@@ -123,7 +123,7 @@ def reason_not_run(command: str) -> str | None:
 RUN_HERE = [command for command in commands() if reason_not_run(command) is None]
 
 
-def test_each_command_in_the_list_not_run_occurs_in_a_document() -> None:
+def test_each_command_that_the_documentation_test_does_not_run_occurs_in_a_document() -> None:
     used = {reason for command in commands() if (reason := reason_not_run(command))}
     assert used == set(NOT_RUN.values())
     for beginning in NOT_RUN:
@@ -245,7 +245,7 @@ def test_settings_md_lists_the_settings_that_each_program_reads(program: str) ->
     assert documented - {"AzureWebJobsStorage", "FUNCTIONS_WORKER_RUNTIME"} == read
 
 
-def test_the_fake_azure_programs_are_found_before_the_real_programs_on_the_path(
+def test_the_fake_azure_programs_come_before_the_real_programs_on_the_search_path(
     scripts: ScriptRunner,
 ) -> None:
     found = shutil.which("az", path=scripts.environment()["PATH"])

@@ -53,7 +53,7 @@ class TestKeys:
         assert not [file for file in files if Path(file).exists()]
 
     @pytest.mark.parametrize("name", ["reply-token-keys", "webhook-secrets"])
-    def test_after_a_rotation_the_old_key_stays_the_second_key_until_the_next_rotation(
+    def test_the_old_key_stays_valid_as_the_second_key_until_the_next_key_rotation(
         self, scripts: ScriptRunner, name: str
     ) -> None:
         scripts.check_output("keys.sh")
@@ -66,7 +66,7 @@ class TestKeys:
         assert scripts.state["gateway"] == scripts.state["secrets"]
         assert len(scripts.calls("az", "functionapp", "restart")) == 3
 
-    def test_applying_a_secret_that_was_written_by_hand_updates_the_gateway(
+    def test_applying_a_secret_that_was_changed_by_hand_in_the_key_vault_updates_the_gateway(
         self, scripts: ScriptRunner
     ) -> None:
         scripts.check_output("keys.sh")
@@ -188,7 +188,9 @@ class TestDeployWorker:
         scripts.check_output("deploy-worker.sh")
         assert len(scripts.state["applied"]) == 1
 
-    def test_a_missing_deployment_value_prevents_the_rollout(self, scripts: ScriptRunner) -> None:
+    def test_the_worker_is_not_rolled_out_if_a_value_of_the_deployment_is_missing(
+        self, scripts: ScriptRunner
+    ) -> None:
         state = scripts.state
         del state["values"]["KEDA_CLIENT_ID"]
         (scripts.bin / "state.json").write_text(json.dumps(state), encoding="utf-8")
@@ -237,7 +239,7 @@ class TestDeployWorker:
 
 
 class TestUploadWeights:
-    def test_weights_are_uploaded_once_and_the_catalogue_lines_are_printed(
+    def test_weights_are_uploaded_once_and_the_lines_for_the_model_catalogue_are_printed(
         self, scripts: ScriptRunner, tmp_path: Path
     ) -> None:
         weights = tmp_path / "net.safetensors"
@@ -276,7 +278,9 @@ class TestTeardown:
         assert not scripts.calls("azd", "down")
         assert scripts.state["group"]
 
-    def test_a_second_teardown_finds_no_deployment_to_delete(self, scripts: ScriptRunner) -> None:
+    def test_a_second_run_of_the_teardown_script_finds_no_deployment_to_delete(
+        self, scripts: ScriptRunner
+    ) -> None:
         assert scripts.run("teardown.sh", typed="trial\n").returncode == 0
         assert not scripts.state["group"]
         ended = scripts.run("teardown.sh")
@@ -384,7 +388,9 @@ def test_the_compose_script_writes_the_queues_of_the_catalogue(scripts: ScriptRu
     assert call[-2:] == ["up", "--detach"]
 
 
-def test_the_error_of_the_compose_script_names_a_missing_value(scripts: ScriptRunner) -> None:
+def test_the_error_of_the_keys_script_names_a_missing_value_of_the_deployment(
+    scripts: ScriptRunner,
+) -> None:
     state = scripts.state
     del state["values"]["KEY_VAULT_NAME"]
     (scripts.bin / "state.json").write_text(json.dumps(state), encoding="utf-8")

@@ -53,7 +53,9 @@ def test_each_final_status_of_a_job_has_a_recorded_history(paths: list[Path]) ->
 
 
 @pytest.mark.parametrize("path", OUTCOMES, ids=lambda path: path.stem)
-def test_each_later_group_of_orchestrator_actions_waits_for_exactly_one_task(path: Path) -> None:
+def test_each_group_of_orchestrator_actions_after_the_first_group_contains_exactly_one_task(
+    path: Path,
+) -> None:
     # .NET waits for one task of a group before it processes the next group. If a later group also
     # waited for an event, the job would not end.
     for turn in turns(path):

@@ -72,26 +72,28 @@ def test_the_storm_report_counts_an_expired_job_as_expired() -> None:
     assert find_broken(see(accepted(), resource("expired"))) == ["expired"]
 
 
-def test_the_storm_report_counts_two_jobs_with_one_idempotency_key_as_doubled() -> None:
+def test_the_storm_report_counts_a_second_job_with_the_same_idempotency_key_as_doubled() -> None:
     job = see(accepted(JobKind.KEYED), resource("succeeded"))
     job.accept("another id", "3.1")
     assert find_broken(job) == ["doubled"]
 
 
 @pytest.mark.parametrize("later", [resource("succeeded", attempt=2), resource("queued")])
-def test_the_storm_report_counts_a_job_as_doubled_if_the_final_job_changes(
+def test_the_storm_report_counts_a_job_as_doubled_if_the_ended_job_changes(
     later: dict[str, Any],
 ) -> None:
     assert find_broken(see(accepted(), resource("succeeded"), later)) == ["doubled"]
 
 
-def test_the_storm_report_counts_a_job_as_doubled_if_the_final_job_becomes_unknown() -> None:
+def test_the_storm_report_counts_a_job_as_doubled_if_the_ended_job_becomes_unknown() -> None:
     job = see(accepted(), resource("succeeded"))
     job.see_unknown(job.known)
     assert find_broken(job) == ["doubled"]
 
 
-def test_the_storm_report_ignores_a_late_response_to_an_earlier_request() -> None:
+def test_the_storm_report_ignores_an_outdated_response_that_arrives_after_the_final_response() -> (
+    None
+):
     job = see(accepted(), resource("succeeded"))
     job.see(resource("queued"), KnownState(is_final=False, is_cancelled=False))
     assert find_broken(job) == []

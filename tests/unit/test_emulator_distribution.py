@@ -27,5 +27,5 @@ def test_every_console_command_of_the_emulator_refers_to_an_existing_function() 
         assert callable(getattr(importlib.import_module(module), function))
 
 
-def test_both_distributions_have_the_same_licence() -> None:
+def test_the_emulator_distribution_and_the_repository_have_the_same_licence() -> None:
     assert (ROOT / "emulator/LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()

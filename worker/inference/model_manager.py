@@ -305,9 +305,9 @@ def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -
     """Run the model's example item in batches of growing size, to measure the memory of each batch.
 
     The batches have 1, 2, 4 … `max_batch_size` items. The function stops at the first batch that
-    does not fit into memory. It skips batches whose memory is already known, but always runs the
-    batch of one item, because the first batch of a model is slow. It does nothing if the model has
-    no example item.
+    does not fit into memory. The function skips batches whose memory is already known, but always
+    runs the batch of one item, because the first batch of a model is slow. The function does
+    nothing if the model has no example item.
 
     Raises:
         Exception: Any error that the model raises for a batch of one item.

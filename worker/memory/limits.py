@@ -115,8 +115,8 @@ class BatchLimit:
 
         Args:
             cost: The total size of the items in this batch, in the model's own unit.
-            next_cost: The new limit for later batches, in the same unit. It is ignored unless it is
-                lower than both `cost` and the current limit.
+            next_cost: The new limit for later batches, in the same unit. `next_cost` is ignored
+                unless it is lower than both `cost` and the current limit.
         """
         self._record_split()
         if next_cost < min(cost, self._learned_cost):

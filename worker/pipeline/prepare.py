@@ -46,9 +46,9 @@ class RetryPolicy:
     def start(self, job: ReceivedJob, seconds: float) -> Wait:
         """Return a function that sleeps before a failed call is repeated.
 
-        The function takes the number of seconds to sleep. It returns False if `seconds` have passed
-        or the job's lock is lost. Then the caller must not repeat the call. The function raises
-        HandedBack if this worker is shutting down.
+        The returned function takes the number of seconds to sleep. The function returns False if
+        `seconds` have passed or the job's lock is lost. Then the caller must not repeat the failed
+        call. The function raises HandedBack if this worker is shutting down.
         """
         ends_at = self._clock() + seconds
 

@@ -121,7 +121,7 @@ class JobContext:
         self.check()
 
     def report_stopped(self) -> None:
-        """Report to the gateway that the job has stopped."""
+        """Report to the gateway that this worker no longer works on the job."""
         with self._sending:
             self._send(stopped=True)
 

@@ -277,12 +277,12 @@ class InFlight:
         return sum(counts.busy_count for counts in list(self._queues.values()))
 
     def open_jobs(self) -> list[ReceivedJob]:
-        """Return the jobs whose outcome is not decided."""
+        """Return the jobs for which `end` was not called."""
         with self._lock:
             return list(self._jobs.values())
 
     def is_open(self, job: ReceivedJob) -> bool:
-        """Return whether the job's outcome is not decided."""
+        """Return whether `end` was not called for the job."""
         with self._lock:
             return job.delivery in self._jobs
 
@@ -328,7 +328,9 @@ class InFlight:
         self._queues[job.delivery.queue].to_run.discard(job)
 
     def end(self, request: SettleRequest, code: str, job: ReceivedJob | None = None) -> bool:
-        """Decide the outcome of a message, and record the outcome in metrics, traces and logs.
+        """Record how the work on a message ended, in metrics, traces and logs.
+
+        Only the first call for a message has an effect.
 
         Args:
             request: How the message will be settled.
@@ -336,7 +338,7 @@ class InFlight:
             job: The message's job; None if the message did not become a job.
 
         Returns:
-            False if the outcome was already decided and nothing was changed; otherwise True.
+            True if this is the first call for the message; otherwise False.
         """
         delivery = request.delivery
         counts = self._queues[delivery.queue]
@@ -355,7 +357,8 @@ class InFlight:
         trace_id = job.span.trace_id if job else "-"
         with log_fields(job_id=job_id, model=model, trace_id=trace_id):
             _log.info(
-                "%s: job %s ended: %s, %s; delivery %d, trace %s %s",
+                "%s: job %s ended with %s; "
+                "settlement %s, delivery %d, trace id %s, error description %r",
                 *(model, job_id, code, request.settlement, delivery.delivery_count + 1),
                 *(trace_id, request.description),
             )

@@ -42,9 +42,9 @@ class ReplyStep:
         return self._payloads.store(job.request.job_id, data, result.media_type, job.lock.wait)
 
     def send(self, job: ReceivedJob, outcome: Payload | JobError) -> str:
-        """Send the reply to a job, and return the code of the outcome.
+        """Send the reply to a job; return `succeeded`, or the code of the job's error.
 
-        No reply is sent if the job's outcome was already decided.
+        No reply is sent if `InFlight.end` was already called for the job.
 
         Raises:
             LockLost: The message's lock is lost, so another worker may have the message.
@@ -67,7 +67,7 @@ class ReplyStep:
         """Send the cached reply of an earlier run, unless that reply was already delivered.
 
         Returns:
-            The code of the outcome.
+            `succeeded`, or the code of the job's error.
         """
         _log.info(
             "%s: job %s need not run again, because its reply is cached",

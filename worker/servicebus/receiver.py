@@ -141,8 +141,9 @@ class Receiver:
             free_count: Returns how many messages may be received now.
 
         Yields:
-            Each settled message and each received message. After each received message, the result
-            of `free_count` must be lower by 1, so that not too many messages are received.
+            Each settled message and each received message. When the caller gets a received message,
+            it must make `free_count` return 1 less before it continues the iteration. Otherwise
+            too many messages are received.
         """
         self.turned_at = self._clock()
         try:

@@ -231,9 +231,10 @@ def _replace_blob(
 def _forget_content(
     db: sqlite3.Connection, blob: int | None, container: int, name: str
 ) -> list[str]:
-    """Delete a blob's segments and uncommitted blocks, and return the keys of the content files.
+    """Delete a blob's content and its uncommitted blocks from the index.
 
-    `blob` is the blob's row id, or None if only uncommitted blocks exist.
+    Return the keys of the content files that contained them. `blob` is the blob's row id, or None
+    if only uncommitted blocks exist.
     """
     rows = db.execute(
         "DELETE FROM staged WHERE container = ? AND blob = ? RETURNING content", (container, name)
@@ -246,9 +247,9 @@ def _forget_content(
 
 
 def _unreferenced(db: sqlite3.Connection, candidates: Iterable[str]) -> Orphans:
-    """Return those `candidates` that are keys of content files to which no blob refers.
+    """Return the content files that no blob uses. `candidates` are keys of content files.
 
-    A blob may refer to a content file twice, because a block list may contain a block twice.
+    A blob may use one content file several times, because a block list may repeat a block.
     """
     return tuple(
         content

@@ -37,7 +37,7 @@ class Converter(Protocol):
     """
 
     def has_trigger_support(self) -> bool:
-        """Return whether this converter supports triggers, and needs their metadata in `decode`."""
+        """Return whether this converter supports triggers. If so, `decode` needs their metadata."""
         ...
 
     def check_input_type_annotation(self, pytype: Any) -> bool:

@@ -141,7 +141,7 @@ class ReturnConverter:
     slot: BoundValue
 
     def encode(self, value: Any) -> Datum:
-        """Convert a value to a datum. Raises TypeError if this is impossible, as in Azure."""
+        """Convert a value to a datum. As in Azure, raises TypeError if this is impossible."""
         try:
             return self.converter.encode(value, expected_type=self.slot.python_type)
         except NotImplementedError:

@@ -93,7 +93,7 @@ class DurableEngine(ABC):
     ) -> None:
         """Commit a new instance to the database, and start to run it.
 
-        `existing` is the finished instance with the same id, which the new instance replaces. It is
+        `existing` is the finished instance with the same id, which the new instance replaces;
         None if no instance has this id.
         """
 

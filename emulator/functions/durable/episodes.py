@@ -170,7 +170,7 @@ def begin_episode(instance: OrchestrationInstance, batch: list[TaskMessage], now
 
 
 def close_events(episode: Episode) -> str:
-    """Add the last event to an episode, and return all events of the episode as JSON.
+    """Add the event OrchestratorCompleted to an episode, and return all its events as JSON.
 
     The returned events have `IsPlayed` set to true, because the next episode replays them.
     """

@@ -183,8 +183,8 @@ def delete_timers(instance_id: str) -> Statement:
 def delete_instance(instance_id: str) -> list[Statement]:
     """Return the SQL statements that delete a finished instance.
 
-    They delete only its row and its history, because a finished instance does not have messages,
-    work items or timers.
+    The statements delete only the instance's row and history, because a finished instance has no
+    messages, work items or timers.
     """
     return [
         ("DELETE FROM instances WHERE id=?", (instance_id,)),

@@ -1,8 +1,8 @@
 """The database of the default engine, which groups writes into transactions.
 
 All writes in one iteration of the event loop share a transaction. The future of each write is
-resolved after the commit. A committed transaction survives the death of the process. It may be lost
-in a power failure, because of `synchronous=NORMAL`.
+resolved after the commit. A committed transaction survives the death of the process. A power
+failure may undo the transaction, because of `synchronous=NORMAL`.
 
 A checkpoint of the write-ahead log waits for the disk, so it runs in a thread.
 """

@@ -103,11 +103,11 @@ def compound_items(data: bytes, offset: int) -> tuple[int, int, int]:
         return 0, end, end
     if code in {0xC0, 0xC1}:
         if end < offset + 3:
-            raise DecodeError("the bytes of a list or map end before its item count")
+            raise DecodeError("a list or a map is too short to contain its item count")
         return data[offset + 2], offset + 3, end
     if code in {0xD0, 0xD1}:
         if end < offset + 9:
-            raise DecodeError("the bytes of a list or map end before its item count")
+            raise DecodeError("a list or a map is too short to contain its item count")
         return _U32(data, offset + 5)[0], offset + 9, end
     raise DecodeError(f"0x{code:02x} is not the format code of a list or a map")
 

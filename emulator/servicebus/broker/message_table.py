@@ -236,8 +236,8 @@ class MessageTable:
     def due(self, now: datetime) -> Iterator[MessageRecord]:
         """Yield each message whose due time is not later than `now`, and remove the due time.
 
-        The caller must change or remove the message. An unchanged message would have no due time
-        and would never be yielded again.
+        The caller must replace or remove the message before it continues the iteration. An
+        unchanged message would have no due time, and would never be yielded again.
         """
         while (id_ := self._timers.take_due(now)) is not None:
             yield self._entries[id_]

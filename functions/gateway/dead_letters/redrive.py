@@ -34,6 +34,7 @@ from gateway.dead_letters.store import (
 )
 from gateway.durable import Durable, InstanceSnapshot
 from gateway.errors import NotRedrivable, UnknownLetter
+from gateway.http.authentication import ReplyTokens
 from gateway.jobs.lifecycle import Jobs, Waiters
 from gateway.jobs.model import Ticket, is_final, read_ticket, write_ticket
 from gateway.queues.client import Queues
@@ -68,6 +69,7 @@ class Redriver:
     blobs: Blobs
     queues: Queues
     jobs: Jobs
+    tokens: ReplyTokens
     waiters: Waiters
     estimates: WaitEstimates
     clock: Clock
@@ -87,7 +89,11 @@ class Redriver:
         request = letter.request
         if request is None:
             raise NotRedrivable("the dead letter does not contain a readable request")
-        has_job = request.reply_url is not None
+        has_job = request.reply_url is not None and self.tokens.is_issued(
+            request.job_id, request.reply_url
+        )
+        if request.reply_url is not None and not has_job:
+            raise NotRedrivable("the reply URL in the dead letter was not issued by this gateway")
         if letter.redrive is not None and letter.redrive.is_done:
             return Redriven(letter.redrive.job_id, has_job, is_repeat=True)
         old = await self._wait_until_ended(durable, request.job_id) if has_job else None

@@ -15,7 +15,7 @@ from gateway.queues.requests import RequestSender
 class Enqueue:
     """The activity `enqueue`, which sends a job's request to the queue of its model.
 
-    It is used if Service Bus did not respond when the job was submitted.
+    The orchestration calls this activity if Service Bus did not respond when the job was submitted.
     """
 
     requests: RequestSender

@@ -139,10 +139,11 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
     *,
     is_sent: bool = False,
 ) -> Ticket:
-    """Return the ticket of a new job.
+    """Return the ticket of a new job, which is the input of the job's orchestration.
 
-    The request must not have a reply URL, because the history must not contain the reply token. If
-    `is_sent` is true, the ticket contains neither the input nor the parameters of the request.
+    The history of the orchestration stores the ticket. The request must not have a reply URL,
+    because the URL contains the reply token. `is_sent` says that the job's message is already in
+    the queue; the ticket then contains neither the input nor the parameters of the request.
     """
     value: dict[str, Json] = {
         "version": TICKET_VERSION,

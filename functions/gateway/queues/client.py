@@ -78,8 +78,7 @@ class ServiceBusQueues:
     def __init__(self, endpoint: ServiceEndpoint, admin_url: str | None = None) -> None:
         """Create a client, which connects when it is first used.
 
-        `admin_url` is the URL of the management API. It is None if the endpoint also serves this
-        API.
+        `admin_url` is the URL of the management API; None if the endpoint also serves this API.
         """
         self._endpoint = endpoint
         self._administration = Administration(endpoint, admin_url)
@@ -285,7 +284,7 @@ class Administration:
     def __init__(self, endpoint: ServiceEndpoint, url: str | None = None) -> None:
         """Create a client, which connects when it is first used.
 
-        `url` is the URL of the management API. It is None if the endpoint also serves this API.
+        `url` is the URL of the management API; None if the endpoint also serves this API.
         """
         self._endpoint = endpoint
         self._url = url

@@ -2,10 +2,10 @@
 
 The estimates are computed from the lengths of the queues and the times of the replies.
 
-Throughput. For each model, two means are kept, in which older replies have less weight. Both are in
-seconds per job:
+Throughput. For each model, two means are computed, in seconds per job. Older replies have less
+weight in these means:
 
-    busy time     the time since the previous reply, or the time for which the worker had the job,
+    busy time     the time since the previous reply, or how long the worker had the job,
                   whichever is shorter. If many jobs are queued, this is the reciprocal of the
                   throughput of all workers. If few jobs are queued, this is the time that one job
                   takes. A time without a worker is not included.
@@ -125,8 +125,8 @@ class QueuePhase(StrEnum):
 class LengthSample:
     """The length of a queue at the time `at_seconds`.
 
-    `replies` is the number of replies to jobs of the queue that this process had received before
-    that time.
+    `replies` counts the replies to jobs of this queue. Only replies that this process received
+    before `at_seconds` are counted.
     """
 
     length: int

@@ -208,7 +208,9 @@ class JobCreator:
         with self.waiters.waiting(job.job_id) as waiter:
             ticket = await self._send(job)
             await durable.start(job.job_id, ticket.text)
-            self.estimates.record_accepted(ticket.model, job.request.created_at, ticket.priority)
+            # The estimates later compare this time with the time in the job's record.
+            created_at = datetime.fromisoformat(ticket.created_at)
+            self.estimates.record_accepted(ticket.model, created_at, ticket.priority)
             initial = initial_record(ticket)
             final = await self.jobs.wait(durable, job.job_id, initial, waiter, wait_seconds)
             return final or initial

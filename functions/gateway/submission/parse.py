@@ -256,8 +256,8 @@ def check_coding(content_encoding: str) -> None:
 def check_size(model: ModelEntry, size_bytes: int, allowance_bytes: int = 0) -> None:
     """Raise the problem `payload-too-large` if a payload exceeds the model's limit.
 
-    If `size_bytes` is the size of JSON or a form that contains the payload, `allowance_bytes` is
-    the size that the JSON or the form may have without the payload.
+    `size_bytes` is the size of the payload, or of JSON or a form that contains the payload. In the
+    second case, `allowance_bytes` is how large the JSON or the form may be without the payload.
     """
     if size_bytes > model.max_input_bytes + allowance_bytes:
         raise HttpProblem(

@@ -25,9 +25,9 @@ _GONE: Final = 410
 
 @dataclass(frozen=True, slots=True)
 class WebhookReply:
-    """A reply that the gateway posts to a producer's webhook.
+    """The report of a dead letter that the gateway posts to the webhook of a producer.
 
-    `event` is the id of the webhook event.
+    `body` is a `JobReply` with an error, as JSON. `event` is the id of the webhook event.
     """
 
     job_id: str

@@ -63,7 +63,7 @@ async def test_a_blob_is_replaced_or_deleted_only_with_the_current_etag(
     await blobs.delete("claims/a")
 
 
-async def test_a_missing_container_is_treated_as_an_empty_container(
+async def test_a_container_that_does_not_exist_is_treated_as_an_empty_container(
     container: PayloadContainer,
 ) -> None:
     blobs = ContainerBlobs(container)
@@ -145,7 +145,7 @@ LARGE = bytes(8_000_000)
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
-async def test_requests_to_a_silent_blob_storage_raise_unavailable_within_seconds(
+async def test_requests_to_a_blob_storage_that_stays_silent_raise_unavailable_within_seconds(
     tmp_path: Path,
 ) -> None:
     port = free_port()

@@ -57,7 +57,7 @@ async def answering(answer: Callable[[], web.Response]) -> AsyncIterator[Durable
         await runner.cleanup()
 
 
-async def test_an_unknown_job_has_no_status_and_a_failed_store_raises_unavailable() -> None:
+async def test_an_unknown_job_has_no_status_and_a_failed_durable_store_raises_unavailable() -> None:
     async with answering(lambda: web.Response(status=404)) as client:
         assert await client.status(JOB) is None
         with pytest.raises(UnknownInstance):

@@ -188,6 +188,39 @@ async def test_each_of_many_simultaneously_sent_messages_arrives_exactly_once(
             await queues.close()
 
 
+async def test_simultaneously_sent_messages_that_exceed_the_size_of_a_batch_all_arrive(
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    with running_service_bus(port, tmp_path):
+        queues = ServiceBusQueues(service_bus(port))
+        try:
+            large = [ServiceBusMessage(bytes(90_000), message_id=f"job-{n}") for n in range(12)]
+            await asyncio.gather(*(queues.send("noop", one) for one in large))
+            assert len(await received(port, "noop", 12)) == 12
+        finally:
+            await queues.close()
+
+
+async def test_the_other_messages_of_a_batch_are_sent_if_one_caller_is_cancelled(
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    with running_service_bus(port, tmp_path):
+        queues = ServiceBusQueues(service_bus(port))
+        try:
+            sends = [asyncio.create_task(queues.send("noop", message(n))) for n in range(10)]
+            await asyncio.sleep(0)  # one iteration of the loop: the first batch is on its way
+            for cancelled in (sends[0], sends[5]):
+                cancelled.cancel()
+            results = await asyncio.gather(*sends, return_exceptions=True)
+            assert [result for result in results if result is None] == [None] * 8
+            ids = {str(one.message_id) for one in await received(port, "noop", 8)}
+            assert ids >= {f"job-{n}" for n in range(10)} - {"job-0", "job-5"}
+        finally:
+            await queues.close()
+
+
 async def test_sending_to_a_missing_queue_raises_unknown_queue(tmp_path: Path) -> None:
     port = free_port()
     with running_service_bus(port, tmp_path):

@@ -49,7 +49,7 @@ weights_sha256 = "{sha256}"
 
 
 class Malicious:
-    """An object whose unpickling creates a folder, which shows that code was executed."""
+    """An object that creates a folder when it is unpickled, to show that code was executed."""
 
     def __init__(self, trace: Path) -> None:
         self._trace = trace

@@ -50,7 +50,9 @@ def test_each_message_of_a_batched_settlement_gets_a_separate_outcome(
         other.close()
 
 
-def test_every_reply_sent_by_many_threads_arrives(services: LocalServices) -> None:
+def test_every_reply_arrives_if_many_threads_send_replies_at_the_same_time(
+    services: LocalServices,
+) -> None:
 
     sender = QueueSender(AzureEndpoint(services.service_bus_url), QUEUE)
     # Together they exceed the size of one message.

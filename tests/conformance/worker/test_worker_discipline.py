@@ -93,7 +93,7 @@ def test_a_redelivered_job_does_not_run_again_if_the_reply_is_cached(
     assert result(gateway.taken(another))["batch"] == 2
 
 
-def test_jobs_of_low_priority_run_last(
+def test_low_priority_jobs_run_after_all_other_jobs(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     gate, running = tmp_path / "gate", tmp_path / "running"
@@ -133,7 +133,7 @@ def test_the_worker_runs_jobs_although_the_low_priority_queue_does_not_exist(
     identity = job_id()
     services.send("scripted-low", message(gateway, identity, "single", {"do": "x"}))
     assert gateway.taken(identity).attempt == 1
-    missing = "scripted-low-low does not answer, trying again: there is no such queue"
+    missing = "scripted-low-low does not answer; the worker tries again: there is no such queue"
     wait_until(lambda: missing in worker.log.read_text(), "the missing queue is logged")
     assert worker.log.read_text().count(missing) == 1
 

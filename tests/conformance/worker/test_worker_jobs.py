@@ -156,7 +156,7 @@ def test_large_inputs_and_results_are_stored_as_blobs(
         ({"reply_to": {"url": "https://elsewhere.example/"}}, "reply-forbidden"),
     ],
 )
-def test_a_message_that_can_never_succeed_is_dead_lettered(
+def test_a_message_whose_content_is_invalid_is_dead_lettered(
     services: LocalServices,
     gateway: Gateway,
     start_worker: StartWorker,
@@ -175,7 +175,7 @@ def test_a_message_that_can_never_succeed_is_dead_lettered(
     assert gateway.posts == []
 
 
-def test_a_message_without_json_is_dead_lettered(
+def test_a_message_whose_body_is_not_json_is_dead_lettered(
     services: LocalServices, start_worker: StartWorker
 ) -> None:
     start_worker("scripted")

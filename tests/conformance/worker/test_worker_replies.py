@@ -150,7 +150,7 @@ def test_replies_to_hosts_in_the_allow_list_are_sent(url: str, host: str) -> Non
     replies.close()
 
 
-def test_many_threads_reuse_the_connections_to_the_gateway(
+def test_four_threads_together_open_at_most_four_connections_to_the_gateway(
     gateway: Gateway, replies: GatewayClient
 ) -> None:
     def post(thread: int) -> None:

@@ -51,7 +51,7 @@ def test_scheduled_events_are_polled_every_second_until_an_event_ends_this_machi
     assert not listener.hears()
     metadata.announce("Preempt", MACHINE.upper(), not_before="Sat, 01 Jan 2028 00:00:30 GMT")
     assert listener.hears()
-    assert listener.reasons == ["Azure announces Preempt of this machine"]
+    assert listener.reasons == ["Azure has scheduled the event Preempt for this machine"]
 
 
 def test_scheduled_events_are_compared_with_the_configured_machine_name(metadata: Metadata) -> None:
@@ -90,7 +90,9 @@ def test_scheduled_events_that_affect_other_machines_are_not_acknowledged(
     assert metadata.started == [own]
 
 
-def test_scheduled_events_are_not_acknowledged_if_the_mode_is_drain(metadata: Metadata) -> None:
+def test_scheduled_events_are_not_acknowledged_if_the_scheduled_event_mode_is_drain(
+    metadata: Metadata,
+) -> None:
     listener = Listener(metadata.address, ScheduledEventMode.DRAIN)
     metadata.announce("Preempt")
     assert listener.hears()
@@ -115,4 +117,6 @@ def test_a_scheduled_event_is_logged_only_once(
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert not listener.hears()
-    assert caplog.messages == ["Azure announces Freeze of this machine, from now on"]
+    assert caplog.messages == [
+        "Azure has scheduled the event Freeze for this machine; it may begin at any time"
+    ]

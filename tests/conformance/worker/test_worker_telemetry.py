@@ -159,7 +159,10 @@ def test_the_worker_shuts_down_when_azure_announces_the_end_of_the_machine(
 
     event_id = metadata.announce("Preempt")
     wait_until(lambda: ready(worker)[0] == 503, "it leaves", 10)
-    assert ready(worker)[1]["reason"] == "draining: Azure announces Preempt of this machine"
+    assert (
+        ready(worker)[1]["reason"]
+        == "draining: Azure has scheduled the event Preempt for this machine"
+    )
     assert metadata.started == []
     # The signal of the node, in the middle of the drain, does not end it early.
     worker.signal(signal.SIGTERM)

@@ -45,7 +45,7 @@ def test_each_documented_command_prints_the_documented_output(command: str, expe
     assert lines == expected.rstrip().splitlines()
 
 
-def test_the_documents_have_examples_of_the_commands_scale_model_and_cost() -> None:
+def test_the_documentation_has_examples_of_the_scale_model_command_and_the_cost_command() -> None:
     assert [command.split()[0] for command, _ in EXAMPLES] == ["scale-model"] * 2 + ["cost"]
 
 
@@ -83,7 +83,9 @@ def test_the_documented_waiting_times_for_each_cooldown_match_the_simulation(coo
         ),
     ],
 )
-def test_the_documented_costs_match_the_estimate(row: str, options: str) -> None:
+def test_the_documented_monthly_costs_match_the_estimates_of_the_cost_command(
+    row: str, options: str
+) -> None:
     totals = [f"{bill['total']:,.0f}" for bill in figures(f"cost {options}")["bills"]]
     assert f"| {row} | {' | '.join(totals)} |" in COST
 

@@ -38,7 +38,7 @@ def run(load: JobLoad, hours: float = 1.0, **given: Any) -> SimulationResult:
 
 
 class TestSimulation:
-    def test_the_simulated_waiting_time_of_one_job_includes_node_and_image_and_model_start(
+    def test_the_simulated_waiting_time_of_one_job_includes_node_start_image_pull_and_model_load(
         self,
     ) -> None:
         """Node requested at 60 s and up at 240 s; image pulled at 300 s, model loaded at 315 s."""
@@ -56,7 +56,7 @@ class TestSimulation:
         assert outcome.wait_seconds == [15.0]
         assert outcome.node_hours == 1.0
 
-    def test_a_minimum_of_one_worker_avoids_the_waiting_time_for_node_and_image_and_model(
+    def test_a_minimum_of_one_worker_avoids_the_time_of_node_start_image_pull_and_model_load(
         self,
     ) -> None:
         kept = ScaledObject(min_replica_count=1, max_replica_count=1)
@@ -64,7 +64,7 @@ class TestSimulation:
         # The first job starts on arrival. The other jobs share the next batch.
         assert outcome.wait_seconds == pytest.approx([0.0, 0.2, 0.2])
 
-    def test_batch_times_are_linear_between_one_job_and_a_full_batch(self) -> None:
+    def test_the_simulated_batch_time_is_linear_between_one_job_and_a_full_batch(self) -> None:
         work = BatchTimes(job_seconds=0.2, batch_size=8, batch_seconds=0.9)
         assert [round(work.seconds(n), 3) for n in (1, 2, 8)] == [0.2, 0.3, 0.9]
         outcome = run(JobLoad.at_once(12), cluster=NO_DELAYS, times=work)
@@ -114,7 +114,7 @@ class TestSimulation:
         if least == 0:
             assert outcome.samples[-1].nodes == outcome.samples[-1].wanted == 0
 
-    def test_a_busy_worker_of_the_simulation_finishes_the_batch_before_stopping(self) -> None:
+    def test_a_busy_simulated_worker_finishes_the_batch_before_the_worker_stops(self) -> None:
         at_once = Behavior(
             scale_down=ScalingRules(0.0, (ScalingPolicy(PolicyType.PERCENT, 100, 15.0),))
         )
@@ -128,7 +128,7 @@ class TestSimulation:
 class TestPool:
     """Tests of the cluster autoscaler without workers."""
 
-    def test_an_empty_node_is_kept_for_ten_minutes_after_the_last_node_request(self) -> None:
+    def test_an_empty_node_is_kept_for_ten_minutes_after_a_node_was_last_requested(self) -> None:
         timeline = SimulationClock()
         homeless = [0]
         pool = NodePool(Cluster(), timeline, lambda: homeless[0])
@@ -269,12 +269,14 @@ class TestCost:
             *("AKS, spot", "AKS, on demand", "always on, 1 GPU")
         ]
 
-    def test_the_always_on_bill_has_enough_gpus_for_the_busiest_hour(self) -> None:
+    def test_the_bill_for_always_running_workers_has_enough_gpus_for_the_busiest_hour(self) -> None:
         found = estimate_cost(self.deployment("flat:360", seconds=20.0), Prices.load(PRICES))
         # A job of 20 s every 10 s needs 2 GPUs, but each GPU may be busy for only 0.7 of the time.
         assert found.bills[-1].name == "always on, 3 GPUs"
 
-    def test_the_bill_subtracts_the_free_grant_of_on_demand_instances(self) -> None:
+    def test_the_bill_subtracts_the_free_monthly_grant_for_on_demand_function_instances(
+        self,
+    ) -> None:
         document = yaml.safe_load(PRICES.read_text())
         document["usage"]["ready_instances"] = 0
         found = estimate_cost(self.deployment("flat:10"), Prices(document))

@@ -80,7 +80,9 @@ class TestAutoscaler:
             seen.append(replicas)
         assert seen == [16, 16, 16, 16, 12, 12, 12, 12, 8]
 
-    def test_the_default_policies_add_four_replicas_or_double_the_number_of_replicas(self) -> None:
+    def test_the_default_scale_up_policies_add_four_replicas_or_double_the_number_of_replicas(
+        self,
+    ) -> None:
         autoscaler, replicas, seen = Autoscaler(ScaledObject()), 1, []
         for sync in range(5):
             replicas = autoscaler.decide(15.0 * sync, replicas, [5 * 90])
@@ -109,7 +111,7 @@ class TestAutoscaler:
     def test_the_autoscaler_does_not_scale_up_from_zero_replicas(self) -> None:
         assert Autoscaler(ScaledObject()).decide(0.0, 0, [1000]) == 0
 
-    def test_the_select_policy_min_selects_the_smallest_change_and_disabled_prevents_changes(
+    def test_the_select_policy_min_allows_the_smallest_change_and_disabled_allows_no_change(
         self,
     ) -> None:
         policies = (
@@ -202,7 +204,9 @@ class TestActivation:
 
 
 class TestScaler:
-    def test_a_burst_of_messages_scales_the_replicas_from_zero_and_back_to_zero(self) -> None:
+    def test_a_burst_of_messages_scales_the_replicas_up_from_zero_and_later_back_to_zero(
+        self,
+    ) -> None:
         """KEDA decides every 30 s, the autoscaler every 15 s."""
         scaler = Scaler(ScaledObject(max_replica_count=8), 0.0)
         seen = {}

@@ -20,7 +20,7 @@ def test_the_function_verify_accepts_only_the_bytes_that_a_payload_reference_des
             verify(ref, found)
 
 
-def test_the_errors_for_a_wrong_size_and_a_wrong_digest_differ() -> None:
+def test_the_errors_for_a_payload_of_wrong_size_and_a_payload_with_wrong_digest_differ() -> None:
     ref = replace(reference("text/plain", "inputs/1", b"abc"), sha256="0" * 64)
     with pytest.raises(PayloadCorrupt, match="digest"):
         verify(ref, b"abc")

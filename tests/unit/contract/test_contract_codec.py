@@ -180,7 +180,9 @@ def test_the_error_for_an_invalid_field_names_the_field(
 
 
 @pytest.mark.parametrize("outcomes", [{}, {"result": {"json": 1}, "error": {}}])
-def test_a_reply_has_exactly_one_outcome(outcomes: dict[str, object]) -> None:
+def test_a_reply_without_exactly_one_result_or_error_is_refused(
+    outcomes: dict[str, object],
+) -> None:
     document = reply_to_json(REPLY)
     del document["result"]
     with pytest.raises(MalformedMessage, match="exactly one"):
@@ -198,7 +200,7 @@ def test_an_unpaired_surrogate_in_a_value_is_decoded_unchanged() -> None:
     assert decode_request(encode_request(request)) == request
 
 
-def test_deeply_nested_json_raises_malformed_message() -> None:
+def test_decoding_deeply_nested_json_raises_malformed_message() -> None:
     with pytest.raises(MalformedMessage, match="not JSON"):
         decode_request(b"[" * 100_000)
 

@@ -68,8 +68,8 @@ def test_the_url_guard_refuses_unusual_spellings_of_addresses(host: str) -> None
         ("//example.com/", "must be https"),
         ("example.com", "must be https"),
         ("", "percent-encoded"),
-        ("https://", "not a host name"),
-        ("https:///path", "not a host name"),
+        ("https://", "not a valid host name"),
+        ("https:///path", "not a valid host name"),
         ("https://user@example.com/", "user name"),
         ("https://user:word@example.com/", "user name"),
         ("https://example.com@127.0.0.1/", "user name"),
@@ -79,15 +79,15 @@ def test_the_url_guard_refuses_unusual_spellings_of_addresses(host: str) -> None
         ("https://example.com/\n", "percent-encoded"),
         ("https://\uff11\uff12\uff17.0.0.1/", "percent-encoded"),
         ("https://b\u00fccher.example/", "percent-encoded"),
-        ("https://127%2e0.0.1/", "not a host name"),
-        ("https://-x.example/", "not a host name"),
-        ("https://a..b/", "not a host name"),
-        ("https://a,b/", "not a host name"),
+        ("https://127%2e0.0.1/", "not a valid host name"),
+        ("https://-x.example/", "not a valid host name"),
+        ("https://a..b/", "not a valid host name"),
+        ("https://a,b/", "not a valid host name"),
         ("https://example.com:0/", "port"),
         ("https://example.com:99999/", "the URL is not valid"),
         ("https://example.com:x/", "the URL is not valid"),
         ("https://[::1/", "the URL is not valid"),
-        ("https://[fe80::1%25eth0]/", "host"),
+        ("https://[fe80::1%25eth0]/", "zone"),
         ("https://[example.com]/", "the URL is not valid|not an IPv6"),
         ("https://example.com/" + "x" * 2048, "more than 2048"),
     ],
@@ -112,7 +112,7 @@ def test_the_url_guard_splits_a_public_url_into_parts(url: str, target: Target) 
     assert GUARD.check_form(url) == target
 
 
-def test_a_host_name_is_looked_up_once_and_refused_if_any_address_is_private() -> None:
+def test_a_host_name_is_resolved_once_and_refused_if_any_address_is_not_public() -> None:
     assert resolving("93.184.215.14", "2606:4700::1111") == ("93.184.215.14", "2606:4700::1111")
     with pytest.raises(ForbiddenAddress, match="public"):
         resolving("93.184.215.14", "10.0.0.1")
@@ -130,7 +130,7 @@ def test_a_host_name_without_addresses_in_dns_is_refused() -> None:
         GUARD.resolve(GUARD.check_form("https://name.test/"), nothing)
 
 
-def test_localhost_is_refused_after_a_look_up_by_the_operating_system() -> None:
+def test_the_name_localhost_is_refused_after_the_operating_system_has_resolved_the_name() -> None:
     with pytest.raises(ForbiddenAddress, match="public"):
         GUARD.resolve(GUARD.check_form("https://localhost/"))
 
@@ -188,7 +188,7 @@ def test_no_private_or_reserved_address_counts_as_public(
 
 
 @given(st.text(max_size=60) | st.text(max_size=60).map("https://{}".format))
-def test_checking_any_text_returns_a_target_or_raises_forbidden_address(text: str) -> None:
+def test_checking_any_text_as_a_url_returns_a_target_or_raises_forbidden_address(text: str) -> None:
     try:
         target = GUARD.check_form(text)
     except ForbiddenAddress:

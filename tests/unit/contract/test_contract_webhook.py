@@ -38,7 +38,7 @@ def test_a_webhook_is_unsigned_if_there_are_no_secrets() -> None:
     assert "webhook-signature" not in headers()
 
 
-def test_a_webhook_event_id_contains_no_dots() -> None:
+def test_a_webhook_event_id_contains_no_dots_even_if_the_job_id_contains_dots() -> None:
     assert event_id("a.b-c") == event_id("a.b-c") == "job_a_b-c"
 
 

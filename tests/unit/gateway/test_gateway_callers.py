@@ -94,7 +94,9 @@ async def test_an_api_key_is_accepted_in_the_authorization_and_x_api_key_headers
 @pytest.mark.parametrize(
     "path", ["/", "/docs", "/docs/problems", "/openapi.json", "/v1/health/live", "/v1/health/ready"]
 )
-async def test_open_routes_respond_without_an_api_key(closed: RunningGateway, path: str) -> None:
+async def test_public_routes_respond_to_requests_without_an_api_key(
+    closed: RunningGateway, path: str
+) -> None:
     assert (await closed.http.get(path)).status_code == 200
     assert (await closed.http.head(path)).status_code == 200
 
@@ -190,7 +192,7 @@ def asking(method: str, suffix: str = "", **headers: str) -> Ask:
     ],
 )
 @pytest.mark.parametrize("is_final", [True, False])
-async def test_the_job_of_another_tenant_is_reported_as_unknown(
+async def test_a_job_of_another_tenant_is_reported_as_unknown(
     closed: RunningGateway, ask: Ask, is_final: bool
 ) -> None:
     job_id = await job_of(closed, "a")
@@ -213,7 +215,7 @@ async def test_the_job_of_another_tenant_is_reported_as_unknown(
     assert owner.json()["status"] == ("succeeded" if is_final else "queued")
 
 
-async def test_the_list_of_jobs_contains_only_jobs_of_the_tenant_of_the_caller(
+async def test_the_list_of_jobs_contains_only_jobs_that_belong_to_the_tenant_of_the_caller(
     closed: RunningGateway,
 ) -> None:
     ours = [await job_of(closed, name) for name in ("a", "writer")]
@@ -225,7 +227,7 @@ async def test_the_list_of_jobs_contains_only_jobs_of_the_tenant_of_the_caller(
         assert "tenant" not in json.dumps(page)
 
 
-async def test_jobs_without_a_recorded_tenant_belong_to_the_open_tenant(
+async def test_a_job_without_a_recorded_tenant_is_unknown_to_a_caller_with_an_api_key(
     closed: RunningGateway,
 ) -> None:
     job_id = await job_of(closed, "a")
@@ -252,7 +254,7 @@ def principal_of(tenant: str, *roles: str) -> dict[str, str]:
     return {"x-ms-client-principal": base64.b64encode(json.dumps(value).encode()).decode()}
 
 
-async def test_a_platform_principal_is_accepted_if_the_setting_trusts_the_platform() -> None:
+async def test_a_client_principal_header_is_accepted_if_the_setting_trusts_this_header() -> None:
     async with open_gateway(trust_principal_header=True) as gateway:
         assert (await gateway.http.get("/v1/jobs")).status_code == 401
         mine = principal_of("t1", "jobs:read", "jobs:write")
@@ -270,7 +272,7 @@ async def test_a_platform_principal_is_accepted_if_the_setting_trusts_the_platfo
         assert (await gateway.http.get(path, headers=without)).status_code == 403
 
 
-async def test_a_platform_principal_is_ignored_by_default(closed: RunningGateway) -> None:
+async def test_a_client_principal_header_is_ignored_by_default(closed: RunningGateway) -> None:
     answer = await closed.http.get("/v1/jobs", headers=principal_of("acme", "jobs:read"))
     assert answer.status_code == 401
 

@@ -156,7 +156,7 @@ async def test_a_redriven_job_gets_the_same_time_to_live_as_the_failed_job(
     assert new["deadline"] == "2026-03-01T14:01:40.000Z"
 
 
-async def test_a_later_redrive_starts_the_job_that_a_killed_redrive_did_not_start(
+async def test_a_later_redrive_starts_the_job_if_the_gateway_died_during_the_first_redrive(
     gateway: RunningGateway,
 ) -> None:
     job_id = await dead_job(gateway)
@@ -255,7 +255,7 @@ async def test_a_redriven_low_priority_message_of_a_producer_is_sent_to_the_low_
     assert [letter["id"] for letter in (await page(gateway))["dead_letters"]] == ["order-7"]
 
 
-async def test_lists_and_purges_of_dead_letters_include_both_priorities(
+async def test_listing_and_purging_dead_letters_includes_the_dead_letters_of_both_priorities(
     gateway: RunningGateway,
 ) -> None:
     low = [f"{await low_job(gateway)}~low" for _ in range(3)]
@@ -273,7 +273,7 @@ async def test_lists_and_purges_of_dead_letters_include_both_priorities(
     assert purged.json() == {"deleted": 6, "is_complete": True}
 
 
-async def test_a_redrive_is_refused_if_the_request_or_the_input_or_the_job_is_missing(
+async def test_a_redrive_is_refused_if_the_message_is_unreadable_or_the_input_or_job_is_missing(
     gateway: RunningGateway,
 ) -> None:
     await give_up(gateway, b"no request", "garbage")
@@ -314,13 +314,13 @@ async def test_purged_dead_letters_are_no_longer_found(gateway: RunningGateway) 
         ({"model": "nope"}, "unknown-model"),
     ],
 )
-async def test_an_invalid_option_of_the_dead_letter_routes_is_refused(
+async def test_an_invalid_query_parameter_of_the_dead_letter_list_is_refused(
     gateway: RunningGateway, query: dict[str, str], code: str
 ) -> None:
     assert (await gateway.http.get(LETTERS, params=query)).json()["code"] == code
 
 
-async def test_a_repeated_run_of_the_trigger_keeps_the_redrive_mark_of_a_dead_letter(
+async def test_a_dead_letter_stays_marked_as_redriven_if_the_trigger_runs_again_for_this_message(
     gateway: RunningGateway,
 ) -> None:
     job_id = await dead_job(gateway)

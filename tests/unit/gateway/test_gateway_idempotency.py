@@ -65,7 +65,7 @@ async def test_a_request_that_is_repeated_after_the_end_of_the_job_gets_the_resu
     assert len(gateway.durable.runs) == 1
 
 
-async def test_a_repeated_request_waits_for_the_time_in_the_prefer_header(
+async def test_a_repeated_request_waits_for_the_job_for_the_time_in_the_prefer_header(
     gateway: RunningGateway,
 ) -> None:
     await submit(gateway)
@@ -117,7 +117,7 @@ async def test_simultaneous_requests_with_one_idempotency_key_create_only_one_jo
 
 
 @pytest.mark.usefixtures("short_watch")
-async def test_only_one_of_many_requests_takes_over_an_idempotency_claim_without_a_job(
+async def test_exactly_one_of_many_repeated_requests_creates_the_job_if_the_first_request_failed(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def die(*_: object) -> None:
@@ -148,7 +148,7 @@ def count_starts(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> li
 
 
 @pytest.mark.usefixtures("short_watch")
-async def test_a_request_that_stored_the_idempotency_claim_too_slowly_starts_no_job(
+async def test_a_request_starts_no_job_if_storing_the_idempotency_claim_exceeds_the_time_limit(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts = count_starts(gateway, monkeypatch)
@@ -183,7 +183,9 @@ async def test_housekeeping_deletes_idempotency_claims_after_one_day(
     assert len([name for name in gateway.payloads.blobs if name.startswith("claims/")]) == 1
 
 
-async def test_an_unreadable_idempotency_claim_is_replaced(gateway: RunningGateway) -> None:
+async def test_an_unreadable_idempotency_claim_is_replaced_by_the_next_request(
+    gateway: RunningGateway,
+) -> None:
     await submit(gateway)
     (name,) = gateway.payloads.blobs
     gateway.blobs.put(name, b"{")

@@ -28,7 +28,7 @@ def test_an_unquoted_idempotency_key_equals_the_quoted_key(key: str) -> None:
 
 
 @given(st.lists(st.text(max_size=300), max_size=3))
-def test_parsing_any_header_returns_an_idempotency_key_or_raises_value_error(
+def test_parsing_any_idempotency_key_header_returns_a_key_or_raises_value_error(
     values: list[str],
 ) -> None:
     try:
@@ -46,7 +46,7 @@ def test_parsing_any_header_returns_an_idempotency_key_or_raises_value_error(
         *("a" * 256, f'"{"a" * 256}"', '"a"; x=1', "\x7f", '"\t"'),
     ],
 )
-def test_a_malformed_idempotency_key_raises_value_error(text: str) -> None:
+def test_parsing_a_malformed_idempotency_key_raises_value_error(text: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         parse_key([text])
 

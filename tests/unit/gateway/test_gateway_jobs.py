@@ -73,7 +73,9 @@ async def test_a_request_without_a_waiting_time_returns_a_queued_job_immediately
     assert answer.headers["retry-after"] == "1"
 
 
-async def test_an_unknown_query_parameter_is_refused(gateway: RunningGateway) -> None:
+async def test_a_request_with_an_unknown_query_parameter_is_refused(
+    gateway: RunningGateway,
+) -> None:
     answer = await gateway.http.get(f"/v1/jobs/{NOBODY}", params={"wait": "10"})
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
 
@@ -84,7 +86,9 @@ async def result_of(gateway: RunningGateway, **outcome: Any) -> Any:
     return await gateway.http.get(f"/v1/jobs/{job_id}/result")
 
 
-async def test_the_result_route_returns_only_the_json_result(gateway: RunningGateway) -> None:
+async def test_the_result_route_returns_the_json_result_without_the_job(
+    gateway: RunningGateway,
+) -> None:
     answer = await result_of(gateway, result={"json": {"label": "Löwe"}})
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
@@ -139,7 +143,9 @@ async def test_the_result_route_returns_status_202_for_a_running_job(
     assert answer.headers["retry-after"] == "1"
 
 
-async def test_the_result_route_returns_a_problem_for_a_failed_job(gateway: RunningGateway) -> None:
+async def test_the_result_route_returns_a_problem_document_for_a_failed_job(
+    gateway: RunningGateway,
+) -> None:
     answer = await result_of(gateway, error=error_body("inference-failed"))
     assert (answer.status_code, answer.json()["code"]) == (409, "no-result")
     assert answer.json()["job"]["status"] == "failed"
@@ -160,7 +166,7 @@ async def test_a_reply_to_a_cancelled_job_is_refused(gateway: RunningGateway) ->
     assert await gateway.job(job_id) == job
 
 
-async def test_the_cancellation_of_an_ended_job_leaves_the_job_unchanged(
+async def test_cancelling_a_job_that_has_ended_does_not_change_the_job(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

@@ -1,4 +1,4 @@
-"""API keys and platform principals, and the callers that they identify."""
+"""API keys and the client principal header, and the callers that they identify."""
 
 import base64
 import contextlib
@@ -120,7 +120,7 @@ def header(*claims: tuple[str, str], **more: Any) -> bytes:
     return base64.b64encode(json.dumps({"claims": values, **more}).encode())
 
 
-def test_a_platform_principal_is_converted_to_a_caller() -> None:
+def test_a_client_principal_header_is_converted_to_a_caller() -> None:
     found = read_principal(
         header(
             ("tid", "tenant"),
@@ -135,7 +135,7 @@ def test_a_platform_principal_is_converted_to_a_caller() -> None:
     assert found.scopes == {Scope.JOBS_READ, Scope.JOBS_WRITE}
 
 
-def test_roles_are_read_from_the_claim_type_that_the_platform_principal_names() -> None:
+def test_roles_are_read_from_the_claim_type_that_the_client_principal_names() -> None:
     found = read_principal(
         header(("tid", "t"), ("oid", "o"), ("my-role", "admin"), role_typ="my-role")
     )
@@ -154,12 +154,12 @@ def test_roles_are_read_from_the_claim_type_that_the_platform_principal_names() 
         header(("tid", ""), ("oid", "o")),
     ],
 )
-def test_a_platform_principal_without_a_tenant_or_an_id_is_ignored(value: bytes) -> None:
+def test_a_client_principal_without_a_tenant_or_an_id_is_ignored(value: bytes) -> None:
     assert read_principal(value) is None
 
 
 @given(st.binary() | st.text().map(lambda text: base64.b64encode(text.encode())))
-def test_reading_any_platform_principal_header_raises_no_error(value: bytes) -> None:
+def test_no_value_of_the_client_principal_header_causes_an_error(value: bytes) -> None:
     read_principal(value)
 
 
@@ -172,5 +172,5 @@ def test_reading_any_platform_principal_header_raises_no_error(value: bytes) -> 
         ),
     )
 )
-def test_reading_any_platform_principal_document_raises_no_error(value: Any) -> None:
+def test_no_json_document_in_the_client_principal_header_causes_an_error(value: Any) -> None:
     read_principal(base64.b64encode(json.dumps(value).encode()))

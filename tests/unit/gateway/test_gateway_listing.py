@@ -161,7 +161,7 @@ async def test_the_list_of_jobs_is_filtered_by_status_and_model(gateway: Running
         ("page", "2"),
     ],
 )
-async def test_an_invalid_option_of_the_job_list_is_refused(
+async def test_an_invalid_query_parameter_of_the_job_list_is_refused(
     gateway: RunningGateway, name: str, value: str
 ) -> None:
     answer = await gateway.http.get("/v1/jobs", params={name: value})

@@ -40,7 +40,7 @@ def test_recognising_the_media_type_of_any_bytes_raises_no_error(data: bytes) ->
     assert found is None or media.agrees(found, data)
 
 
-def test_the_function_agrees_returns_false_for_bytes_that_contradict_the_media_type() -> None:
+def test_the_function_agrees_returns_false_if_the_bytes_contradict_the_media_type() -> None:
     assert media.agrees("text/plain", b"words")
     assert not media.agrees("text/plain", b"wo\0rds")
     assert not media.agrees("image/png", b"words")
@@ -50,7 +50,9 @@ def test_the_function_agrees_returns_false_for_bytes_that_contradict_the_media_t
     ("given_type", "expected"),
     [("Image/JPEG", "image/jpeg"), (" text/plain ; charset=utf-8", "text/plain"), ("", "")],
 )
-def test_the_essence_of_a_media_type_has_no_parameters(given_type: str, expected: str) -> None:
+def test_the_essence_of_a_media_type_is_the_media_type_without_parameters(
+    given_type: str, expected: str
+) -> None:
     assert media.essence(given_type) == expected
 
 
@@ -163,5 +165,5 @@ def test_the_dimensions_of_a_picture_agree_with_pillow(
     assert read_dimensions(media_type, data) == (123, 45)
 
 
-def test_data_whose_media_type_is_not_a_picture_type_has_no_dimensions() -> None:
+def test_no_dimensions_are_read_from_data_whose_media_type_is_not_a_picture_type() -> None:
     assert read_dimensions("text/plain", b"") is None

@@ -32,7 +32,7 @@ async def test_the_age_of_the_oldest_message_of_each_queue_is_logged(
     )
 
 
-async def test_an_unavailable_queue_is_logged_and_all_other_queues_are_read(
+async def test_each_queue_that_cannot_be_read_is_logged_and_does_not_prevent_reading_other_queues(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.queues.is_down = True

@@ -69,7 +69,9 @@ async def test_the_first_check_of_the_orchestration_finds_a_reply_whose_event_wa
     assert await deaf.job(job_id) == told
 
 
-async def test_a_webhook_starts_at_the_first_orchestration_check_if_the_event_was_lost() -> None:
+async def test_a_webhook_starts_at_the_first_orchestration_check_if_the_reply_event_was_lost() -> (
+    None
+):
     async with open_gateway(webhook_secrets=(b"k" * 32,)) as gateway:
         gateway.durable.discards_events = True
         job_id = await gateway.accept(webhook_url="https://93.184.216.34/hook")
@@ -102,7 +104,7 @@ async def test_a_job_with_a_recorded_reply_is_not_cancelled(deaf: RunningGateway
     assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
 
 
-async def test_a_job_with_a_reply_just_before_the_deadline_does_not_expire(
+async def test_a_job_whose_reply_arrives_just_before_the_deadline_does_not_expire(
     deaf: RunningGateway,
 ) -> None:
     job_id = await deaf.accept(deadline_seconds=5)
@@ -164,7 +166,7 @@ async def test_a_reply_is_refused_while_the_outcome_cannot_be_recorded(
     assert (await gateway.reply()).status_code == 202
 
 
-async def test_reading_a_job_ends_the_job_as_expired_if_the_orchestration_missed_the_deadline(
+async def test_reading_a_job_after_the_deadline_expires_the_job_if_the_orchestration_did_not(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(deadline_seconds=10)
@@ -194,7 +196,7 @@ async def test_a_reply_does_not_change_a_job_whose_orchestration_failed_or_was_t
 
 
 @pytest.mark.parametrize("ended_as", [RuntimeStatus.TERMINATED, RuntimeStatus.FAILED])
-async def test_the_recorded_outcome_is_shown_even_if_the_orchestration_ended_differently(
+async def test_callers_see_the_recorded_outcome_even_if_the_orchestration_ended_differently(
     deaf: RunningGateway, ended_as: RuntimeStatus
 ) -> None:
     job_id = await deaf.accept()
@@ -219,7 +221,7 @@ async def recovered(gateway: RunningGateway) -> int:
     return await recover(gateway.durable, services.jobs, services.clock(), services.retention)
 
 
-async def test_the_recovery_of_jobs_terminates_a_stuck_orchestration() -> None:
+async def test_job_recovery_terminates_an_orchestration_whose_job_has_already_ended() -> None:
     async with open_gateway(webhook_secrets=(b"k" * 32,)) as gateway:
         gateway.clock.now = datetime.now(UTC)  # job ids contain the real time
         gateway.durable.discards_events = True
@@ -247,7 +249,9 @@ async def test_the_recovery_of_jobs_terminates_a_stuck_orchestration() -> None:
         assert (await gateway.job(queued))["status"] == "expired"
 
 
-async def test_only_one_of_two_simultaneous_outcomes_is_recorded(gateway: RunningGateway) -> None:
+async def test_only_one_of_two_simultaneous_outcomes_of_a_job_is_recorded(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     jobs = gateway.services.jobs
     reply = JobReply(job_id, InlineJson(1), NOW, NOW, Timing(1, 2, 3))

@@ -37,7 +37,9 @@ from gateway.settings import MAX_WAIT_SECONDS
         (["handling=lenient", "return=minimal"], Preference()),
     ],
 )
-def test_a_valid_prefer_header_is_parsed(values: list[str], expected: Preference) -> None:
+def test_the_preferences_in_a_valid_prefer_header_are_read(
+    values: list[str], expected: Preference
+) -> None:
     assert parse_prefer(values) == expected
 
 
@@ -47,7 +49,7 @@ def test_parsing_any_prefer_header_returns_a_valid_waiting_time(values: list[str
     assert found.wait_seconds is None or 0 <= found.wait_seconds <= MAX_WAIT_SECONDS
 
 
-def test_the_waiting_time_is_determined_by_the_prefer_header() -> None:
+def test_the_prefer_header_determines_how_long_a_request_waits_for_the_job() -> None:
     assert Preference().wait_or(30) == 30
     assert Preference(5).wait_or(30) == 5
     assert Preference(None, True).wait_or(30) == 0

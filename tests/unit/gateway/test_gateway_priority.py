@@ -43,7 +43,7 @@ ENVELOPE = {"input": {"text": "x"}}
         ({"json": {**ENVELOPE, "priority": None}}, "noop"),
     ],
 )
-async def test_the_priority_of_a_job_determines_the_queue(
+async def test_the_priority_of_a_job_determines_to_which_queue_the_job_is_sent(
     gateway: RunningGateway, request_parts: dict[str, Any], queue: str
 ) -> None:
     answer = await submitted(gateway, **request_parts)
@@ -51,7 +51,7 @@ async def test_the_priority_of_a_job_determines_the_queue(
     assert gateway.queues.sent[-1][0] == queue
 
 
-async def test_a_job_with_an_upload_is_sent_to_the_low_priority_queue_if_requested(
+async def test_a_low_priority_job_with_an_upload_is_sent_to_the_low_priority_queue(
     gateway: RunningGateway,
 ) -> None:
     name = await sent(gateway, b"hello", "text/plain")
@@ -74,7 +74,7 @@ async def test_a_job_with_an_upload_is_sent_to_the_low_priority_queue_if_request
         {"json": {**ENVELOPE, "priority": ""}},
     ],
 )
-async def test_an_unknown_priority_is_refused(
+async def test_a_submission_with_an_unknown_priority_is_refused(
     gateway: RunningGateway, request_parts: dict[str, Any]
 ) -> None:
     answer = await submitted(gateway, **request_parts)
@@ -116,7 +116,7 @@ async def test_the_queue_length_of_a_model_includes_both_priorities(
     assert (model["queue_length"], model["estimated_wait_seconds"]) == (43, 8.0)
 
 
-async def test_only_low_priority_jobs_are_refused_if_the_low_priority_queue_is_long(
+async def test_only_low_priority_jobs_are_refused_if_the_low_priority_queue_is_saturated(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.lengths |= {"noop": 10, "noop-low": 100}

@@ -69,7 +69,9 @@ def error_of(body: bytes) -> JobError:
     return reply.outcome
 
 
-async def test_a_dead_letter_is_reported_to_the_reply_queue(gateway: RunningGateway) -> None:
+async def test_a_dead_letter_of_a_producer_is_reported_to_the_reply_queue_of_the_producer(
+    gateway: RunningGateway,
+) -> None:
     await give_up(gateway, ReplyQueue("answers"))
     ((queue, message),) = gateway.queues.sent
     assert (queue, message.correlation_id) == ("answers", "order-7")
@@ -80,7 +82,7 @@ async def test_a_dead_letter_is_reported_to_the_reply_queue(gateway: RunningGate
     assert error_of(b"".join(body)).code == "dead-lettered"
 
 
-async def test_the_report_of_a_refused_message_contains_the_reason(
+async def test_the_dead_letter_report_about_a_refused_message_contains_the_reason(
     gateway: RunningGateway,
 ) -> None:
     await give_up(gateway, ReplyQueue("answers"), reason="unknown-model")

@@ -73,7 +73,7 @@ async def test_an_outdated_progress_report_is_ignored(gateway: RunningGateway) -
     assert await gateway.job(job_id) == final
 
 
-async def test_progress_reports_of_a_second_delivery_replace_reports_of_the_first_delivery(
+async def test_a_progress_report_from_a_second_delivery_replaces_reports_from_the_first_delivery(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -196,14 +196,18 @@ async def test_a_reply_that_arrives_before_a_cancelled_job_has_stopped_is_record
     assert (job["status"], job["result"]) == ("succeeded", "done")
 
 
-async def test_a_job_that_has_not_started_is_cancelled_immediately(gateway: RunningGateway) -> None:
+async def test_a_job_that_no_worker_has_started_is_cancelled_immediately(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     await gateway.http.delete(f"/v1/jobs/{job_id}")
     assert (await gateway.job(job_id))["status"] == "cancelled"
     assert (await tell(gateway, 0)).status_code == 410, "a cancelled job must not reach the device"
 
 
-async def test_an_expired_job_shows_whether_the_job_had_started(gateway: RunningGateway) -> None:
+async def test_the_status_of_an_expired_job_shows_whether_a_worker_had_started_the_job(
+    gateway: RunningGateway,
+) -> None:
     ran, waited = (
         await gateway.accept(deadline_seconds=10),
         await gateway.accept(deadline_seconds=10),
@@ -258,7 +262,7 @@ async def expired_while_waiting(gateway: RunningGateway, *, starts: bool) -> Any
     return answer.json()["ran"]
 
 
-async def test_the_problem_of_an_expired_job_says_whether_the_job_had_started(
+async def test_the_problem_document_of_an_expired_job_says_whether_the_job_had_started(
     gateway: RunningGateway,
 ) -> None:
     assert await expired_while_waiting(gateway, starts=True) is True

@@ -34,7 +34,7 @@ def test_the_rate_limit_headers_show_the_limit_and_the_remaining_requests() -> N
 
 @settings(max_examples=200)
 @given(limit=RATES, at_seconds=st.floats(0, 1e9))
-def test_at_most_the_quota_of_requests_is_allowed_at_the_same_time(
+def test_at_most_the_quota_of_simultaneous_requests_is_allowed(
     limit: Rate, at_seconds: float
 ) -> None:
     bucket: TokenBucket | None = None
@@ -55,7 +55,7 @@ def test_at_most_the_quota_of_requests_is_allowed_at_the_same_time(
     limit=RATES,
     pauses=st.lists(st.one_of(st.just(0.0), st.floats(0, 1_000)), min_size=1, max_size=60),
 )
-def test_no_period_allows_more_requests_than_the_quota_plus_the_new_tokens(
+def test_a_rate_limit_never_allows_more_requests_than_the_quota_plus_the_tokens_added_later(
     limit: Rate, pauses: list[float]
 ) -> None:
     bucket: TokenBucket | None = None
@@ -69,7 +69,9 @@ def test_no_period_allows_more_requests_than_the_quota_plus_the_new_tokens(
     assert allowed <= limit.count + (now - pauses[0]) * limit.count / limit.seconds + 0.01
 
 
-def test_setting_the_clock_back_removes_no_tokens_from_the_rate_limit() -> None:
+def test_setting_the_clock_back_does_not_reduce_the_requests_that_a_rate_limit_still_allows() -> (
+    None
+):
     limit = Rate(2, 10)
     bucket, _ = take_token(limit, None, 1_000.0)
     _, decision = take_token(limit, bucket, 0.0)

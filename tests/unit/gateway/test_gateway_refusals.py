@@ -135,7 +135,7 @@ async def test_deeply_nested_json_is_accepted_or_refused_immediately(
         assert answer.status_code in wanted, (depth, answer.text)
 
 
-async def test_the_problem_for_an_unknown_model_suggests_similar_names(
+async def test_the_problem_document_for_an_unknown_model_suggests_similar_names(
     gateway: RunningGateway,
 ) -> None:
     answer = await gateway.http.post("/v1/models/clasifier/jobs", content=JPEG)
@@ -155,7 +155,7 @@ async def test_a_submission_with_a_compressed_body_is_refused(
     assert answer.status_code != 415
 
 
-async def test_the_problem_for_an_unsupported_media_type_lists_the_accepted_types(
+async def test_the_problem_document_for_an_unsupported_media_type_lists_the_accepted_types(
     gateway: RunningGateway,
 ) -> None:
     answer = await gateway.http.post(
@@ -255,7 +255,7 @@ envelopes = st.fixed_dictionaries(
     ),
     model=st.sampled_from(["noop", "classifier"]),
 )
-async def test_submitting_any_body_returns_a_documented_status(
+async def test_submitting_any_request_body_returns_a_documented_http_status(
     gateway: RunningGateway, body: bytes, media_type: str, model: str
 ) -> None:
     answer = await gateway.http.post(

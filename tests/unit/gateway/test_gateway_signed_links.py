@@ -64,7 +64,7 @@ def links(opened: Opened, public_url: str | None = None) -> SignedPayloadLinks:
     return SignedPayloadLinks(opened, public_url)
 
 
-async def test_a_link_is_signed_with_a_user_delegation_key(
+async def test_a_link_to_a_blob_is_signed_with_a_user_delegation_key(
     opened: Opened, clock: ManualClock
 ) -> None:
     url = httpx.URL(await links(opened).to_write("uploads/a", NOON + timedelta(hours=6)))

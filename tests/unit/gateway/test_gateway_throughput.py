@@ -51,7 +51,7 @@ def backlog(count: int, seconds_each: float, batch_size: int = 1) -> list[ReplyS
 
 
 @given(replies)
-def test_the_estimated_seconds_per_job_are_finite_after_any_replies(
+def test_the_estimated_seconds_per_job_are_finite_after_any_sequence_of_replies(
     found: list[ReplySample],
 ) -> None:
     pace = pace_of(found)
@@ -69,7 +69,9 @@ def test_the_estimated_seconds_per_job_equal_the_time_between_replies_if_the_que
     assert pace.least_seconds_per_job == pytest.approx(0.5, rel=0.35)
 
 
-def test_two_workers_halve_the_estimated_seconds_per_job_and_not_the_device_seconds() -> None:
+def test_a_second_worker_halves_the_estimated_seconds_per_job_but_not_the_device_time_per_job() -> (
+    None
+):
     found = [ReplySample(number * 0.5, 1.0, 1.0, 1) for number in range(1, 100)]
     pace = pace_of(found)
     assert pace.seconds_per_job == pytest.approx(0.5, rel=0.1)
@@ -97,7 +99,7 @@ def test_the_estimated_throughput_adapts_to_a_new_rate_of_replies(
 
 
 @given(st.integers(0, 10_000), st.lists(st.integers(0, 1000), max_size=200), st.integers(0, 1000))
-def test_the_position_of_a_job_never_exceeds_the_possible_queue_length(
+def test_the_position_of_a_job_never_exceeds_the_queue_length(
     length: int, times: list[int], looked_at: int
 ) -> None:
     arrivals = sorted(float(time) for time in times)
@@ -150,12 +152,12 @@ def test_the_delay_before_the_phase_cold_starting_depends_on_the_throughput() ->
         (QueuePosition(3, None, QueuePhase.COLD_STARTING), 5),
     ],
 )
-def test_the_retry_after_header_is_derived_from_the_estimated_wait(
+def test_the_retry_after_header_for_a_job_is_derived_from_the_estimated_wait(
     place: QueuePosition, expected: int
 ) -> None:
     assert retry_after_seconds(place, 1, 30) == expected
 
 
-def test_the_estimated_wait_is_unknown_without_a_throughput() -> None:
+def test_the_estimated_wait_is_unknown_before_a_throughput_was_measured() -> None:
     assert wait_seconds(5, None) is None
     assert wait_seconds(5, 0.1) == 0.5

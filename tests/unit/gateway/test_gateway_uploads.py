@@ -116,7 +116,9 @@ async def test_the_media_type_of_the_submission_overrides_the_media_type_of_the_
 @pytest.mark.parametrize(
     "upload", [NEVER_MADE, "x", "", "../claims/x", "\ud800", NEVER_MADE.upper()]
 )
-async def test_an_unknown_upload_is_refused(gateway: RunningGateway, upload: str) -> None:
+async def test_a_job_whose_upload_does_not_exist_is_refused(
+    gateway: RunningGateway, upload: str
+) -> None:
     body = '{"input": {"upload": "' + upload.encode("unicode_escape").decode() + '"}}'
     answer = await gateway.http.post(
         "/v1/models/noop/jobs", content=body, headers={"content-type": "application/json"}
@@ -155,7 +157,9 @@ async def test_an_upload_whose_size_or_media_type_the_model_does_not_accept_is_r
     assert not gateway.durable.runs
 
 
-async def test_only_the_beginning_of_a_large_upload_is_read(gateway: RunningGateway) -> None:
+async def test_the_gateway_reads_only_the_beginning_of_a_large_upload(
+    gateway: RunningGateway,
+) -> None:
     # Because of APP0 segments of 60 kB each, the frame header is after the bytes that are read.
     picture = b"\xff\xd8" + (b"\xff\xe0" + (60_000).to_bytes(2) + b"\1" * 59_998) * 3
     upload = await sent(gateway, picture, "image/jpeg", "classifier")
@@ -204,7 +208,7 @@ async def test_housekeeping_deletes_an_upload_when_no_job_can_read_the_upload_an
     assert list(gateway.payloads.blobs) == [uploads.upload_blob_of(younger, OPEN_TENANT)]
 
 
-def test_an_upload_id_refers_to_a_different_blob_for_each_tenant() -> None:
+def test_the_same_upload_id_refers_to_different_blobs_for_different_tenants() -> None:
     assert uploads.upload_blob_of(NEVER_MADE, "a") != uploads.upload_blob_of(NEVER_MADE, "b")
 
 

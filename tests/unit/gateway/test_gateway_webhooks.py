@@ -231,7 +231,9 @@ def test_no_webhook_attempt_is_planned_after_the_end_of_the_delivery_period() ->
     assert next_attempt_at("x", 1, now, now + timedelta(hours=1), 3601) is None
 
 
-async def test_a_redelivered_webhook_extends_the_delivery_log(hooked: RunningGateway) -> None:
+async def test_delivering_a_webhook_again_keeps_the_earlier_attempts_in_the_delivery_log(
+    hooked: RunningGateway,
+) -> None:
     job_id = await hooked.accept(webhook_url=URL)
     log_path = f"/v1/jobs/{job_id}/webhook"
     redeliver = f"/v1/admin{log_path.removeprefix('/v1')}/redeliver"

@@ -120,7 +120,7 @@ def test_the_submit_command_reads_standard_input(
     assert gateway.requests[0].headers["content-type"] == "a/b"
 
 
-def test_the_error_message_for_a_refused_job_says_what_happened_and_what_to_do(
+def test_the_submit_command_explains_a_refused_job_and_suggests_what_to_do(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [
@@ -341,7 +341,9 @@ def test_a_command_exits_with_status_69_if_the_gateway_is_unreachable(tmp_path: 
     assert "loosely up" in done.stderr
 
 
-def test_importing_loosely_does_not_import_the_dependencies_of_the_client(tmp_path: Path) -> None:
+def test_importing_the_package_loosely_does_not_import_the_dependencies_of_the_client(
+    tmp_path: Path,
+) -> None:
     code = (
         "import sys, loosely; heavy = {'httpx', 'typer', 'rich', 'psutil'} & set(sys.modules);"
         "print(heavy or 'light'); loosely.Client; print('httpx' in sys.modules)"

@@ -88,7 +88,7 @@ def test_a_request_that_the_client_repeats_has_the_same_idempotency_key(
         assert widest / 2 <= slept <= widest
 
 
-def test_the_client_waits_for_retry_after_before_a_retry(
+def test_the_client_waits_for_the_time_in_the_retry_after_header_before_a_retry(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     busy = problem_response(429, "rate-limited", "5 a second are allowed")
@@ -100,7 +100,7 @@ def test_the_client_waits_for_retry_after_before_a_retry(
     assert clock.slept == [7.0]
 
 
-def test_the_client_raises_the_error_immediately_if_retry_after_exceeds_the_retry_limit(
+def test_the_client_does_not_retry_if_the_retry_after_time_exceeds_the_retry_limit(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     busy = problem_response(503, "saturated", "the queue is long")
@@ -154,7 +154,7 @@ def test_the_client_does_not_repeat_a_refused_request(
         (409, "cancelled", "cancelled", JobCancelled),
     ],
 )
-def test_the_client_raises_the_exception_for_the_problem_of_a_job_without_a_result(  # noqa: PLR0917 - the table's columns
+def test_the_exception_for_a_job_without_a_result_depends_on_how_the_job_ended(  # noqa: PLR0917 - the table's columns
     gateway: ScriptedGateway,
     connect: Connect,
     http_status: int,
@@ -207,7 +207,7 @@ def test_client_wait_pauses_between_polls_if_the_gateway_responds_immediately(
     assert clock.slept == [2.0, 1.0]
 
 
-def test_the_error_after_the_waiting_time_contains_the_job_id(
+def test_the_timeout_error_after_the_waiting_time_of_client_run_contains_the_job_id(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(202, QUEUED), json_response(200, QUEUED, retry_after="4")]
@@ -225,7 +225,7 @@ def test_client_run_stops_retrying_an_unreachable_gateway_after_the_waiting_time
     assert clock.now <= 5
 
 
-def test_an_error_while_the_client_waits_contains_the_id_of_the_job_that_continues(
+def test_an_error_while_the_client_waits_contains_the_id_of_the_job_that_still_runs(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(202, QUEUED), ScriptedResponse(502, b"a proxy")]
@@ -234,7 +234,7 @@ def test_an_error_while_the_client_waits_contains_the_id_of_the_job_that_continu
     assert caught.value.__notes__ == [f"job {JOB_ID} continues"]
 
 
-def test_an_upload_target_with_invalid_headers_is_refused(
+def test_client_upload_raises_unexpected_answer_if_the_upload_headers_are_invalid(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     slot = {"upload": "ref-1", "url": f"{gateway.url}/slot", "headers": {"x": "\u00fc"}}
@@ -268,7 +268,7 @@ def test_client_jobs_yields_the_jobs_of_all_pages(
     ]
 
 
-def test_models_and_jobs_keep_unknown_members_of_the_json_documents(
+def test_the_client_keeps_unknown_members_of_the_json_documents_of_models_and_jobs(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(200, {"models": [{"name": "noop", "novel": 1}, "odd"]})]

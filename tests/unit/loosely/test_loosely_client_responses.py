@@ -70,7 +70,9 @@ def test_client_submit_without_a_waiting_time_sends_the_preference_respond_async
     assert job.retry_after_seconds == 3.0
 
 
-def test_a_job_id_is_escaped_in_the_path(gateway: ScriptedGateway, connect: Connect) -> None:
+def test_the_client_escapes_the_job_id_in_the_path_of_a_request(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
     gateway.responses = [problem_response(404, "unknown-job", "no such job")]
     client = connect(gateway.url, retry=ONCE)
     with pytest.raises(RequestRefused):
@@ -79,7 +81,7 @@ def test_a_job_id_is_escaped_in_the_path(gateway: ScriptedGateway, connect: Conn
     assert gateway.requests[0].target == "/v1/jobs/..%2Fmodels%3Fx%3D%2F%23y"
 
 
-def test_the_exception_for_a_refusal_has_the_members_of_the_problem_document(
+def test_the_exception_for_a_refused_request_has_the_members_of_the_problem_document(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [
@@ -219,7 +221,7 @@ def test_the_client_refuses_an_invalid_gateway_url(connect: Connect, url: str) -
 
 
 @given(st.binary())
-def test_reading_any_bytes_as_a_problem_raises_no_error(body: bytes) -> None:
+def test_reading_any_bytes_as_a_problem_document_raises_no_error(body: bytes) -> None:
     assert read_problem(500, body, None) is None or isinstance(
         read_problem(500, body, None), Problem
     )

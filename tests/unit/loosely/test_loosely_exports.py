@@ -62,7 +62,7 @@ def test_every_exception_is_public_and_listed_in_the_documented_exception_tree()
     assert [name for name in kinds if name not in tree or name not in EXPORTS] == []
 
 
-def test_both_clients_have_the_same_methods() -> None:
+def test_the_blocking_client_and_the_asynchronous_client_have_the_same_methods() -> None:
     def methods(client: type) -> dict[str, list[str]]:
         public = {name for name in vars(client) if not name.startswith("_") and name != "url"}
         return {name: list(signature(getattr(client, name)).parameters) for name in public}

@@ -114,7 +114,7 @@ class TestLogs:
 
 
 class TestData:
-    def test_a_second_lock_on_a_data_directory_is_refused(self, tmp_path: Path) -> None:
+    def test_locking_a_data_directory_that_is_already_locked_fails(self, tmp_path: Path) -> None:
         with (
             lock_directory(tmp_path),
             pytest.raises(DataDirectoryInUse, match=f"process {os.getpid()}"),
@@ -132,7 +132,9 @@ class TestData:
         assert len(key) == 44
         assert (tmp_path / "reply-token.key").stat().st_mode & 0o777 == 0o600
 
-    def test_the_state_read_from_up_json_equals_the_written_state(self, tmp_path: Path) -> None:
+    def test_the_state_that_is_read_from_the_file_up_json_equals_the_written_state(
+        self, tmp_path: Path
+    ) -> None:
         part = RunningPart(7, {"worker health": 8081}, "worker.log", ready=True)
         system = RunningSystem(os.getpid(), "http://127.0.0.1:7071", {"worker": part})
         system.write(tmp_path)
@@ -155,10 +157,12 @@ class TestData:
 
 
 class TestSystem:
-    def test_the_components_have_the_same_order_as_the_list_of_component_names(self) -> None:
+    def test_the_created_components_match_the_list_of_component_names_in_order(
+        self,
+    ) -> None:
         assert tuple(part.name for part in loosely_parts(settings())) == PART_NAMES
 
-    def test_the_components_together_have_the_five_configured_ports(self) -> None:
+    def test_all_components_together_use_exactly_the_five_configured_ports(self) -> None:
         ports = [port for part in loosely_parts(settings()) for port in part.ports.values()]
         assert sorted(ports) == [9000, 9001, 9002, 9003, 9004]
 
@@ -180,7 +184,7 @@ class TestSystem:
             assert "sb://localhost:9001;" in part.environment["SERVICE_BUS"]
             assert "127.0.0.1:9003/devstoreaccount1;" in part.environment["PAYLOAD_STORAGE"]
 
-    def test_the_catalogue_of_the_user_is_set_for_all_components_that_read_a_catalogue(
+    def test_all_components_that_read_a_catalogue_get_the_catalogue_of_the_user(
         self,
     ) -> None:
         _, servicebus, functions, worker = loosely_parts(settings(catalogue=Path("/m.toml")))
@@ -211,7 +215,7 @@ class TestChoice:
             (["blobs,worker"], ["worker"], {"blobs"}),
         ],
     )
-    def test_the_options_only_and_without_select_the_components(
+    def test_components_are_selected_by_the_option_only_and_by_the_option_without(
         self, only: list[str], without: list[str], expected: set[str]
     ) -> None:
         assert choose_parts(only, without) == expected
@@ -304,7 +308,7 @@ class TestConsole:
     ("exit_code", "text"),
     [(3, "exit code 3"), (-9, "killed by SIGKILL"), (-250, "killed by signal 250")],
 )
-def test_an_exit_code_is_described_in_words(exit_code: int, text: str) -> None:
+def test_the_exit_code_of_a_component_is_described_in_words(exit_code: int, text: str) -> None:
     assert events.describe_exit(exit_code) == text
 
 
@@ -321,7 +325,7 @@ def test_an_exit_code_is_described_in_words(exit_code: int, text: str) -> None:
         (b"", None, False),
     ],
 )
-async def test_a_probe_succeeds_only_with_the_expected_http_status(
+async def test_a_readiness_probe_succeeds_only_with_the_expected_http_status(
     answer: bytes, status: int | None, expected: bool
 ) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -335,11 +339,11 @@ async def test_a_probe_succeeds_only_with_the_expected_http_status(
         assert await is_ready(Probe(port, "/x", status)) is expected
 
 
-async def test_a_probe_of_a_closed_port_fails() -> None:
+async def test_a_readiness_probe_of_a_closed_port_fails() -> None:
     assert not await is_ready(Probe(9))
 
 
-def test_the_files_child_py_and_reaper_py_import_no_module_of_loosely() -> None:
+def test_the_scripts_child_py_and_reaper_py_import_no_module_of_the_package_loosely() -> None:
     """Both files run without the package, because importing it would be slow or would fail."""
     source = Path(__file__).parents[3] / "loosely" / "local"
     for name in ("child.py", "reaper.py"):
@@ -354,10 +358,10 @@ def test_the_files_child_py_and_reaper_py_import_no_module_of_loosely() -> None:
 
 
 class TestEngine:
-    def test_the_default_engine_adds_no_options_to_the_functions_host(self) -> None:
+    def test_the_default_durable_engine_adds_no_options_to_the_functions_host(self) -> None:
         assert build_engine_options(EngineChoice.local, {"--seed": None, "--crash-at": None}) == ()
 
-    def test_only_the_functions_component_gets_the_engine_options(self) -> None:
+    def test_only_the_functions_component_gets_the_options_of_the_durable_engine(self) -> None:
         options = build_engine_options(
             EngineChoice.azure_storage,
             {
@@ -377,6 +381,6 @@ class TestEngine:
         assert parts["functions"][-len(options) :] == options
         assert not any("--engine" in parts[name] for name in parts if name != "functions")
 
-    def test_fault_options_are_refused_without_the_azure_storage_engine(self) -> None:
+    def test_fault_injection_options_are_refused_without_the_azure_storage_engine(self) -> None:
         with pytest.raises(typer.BadParameter, match="--seed needs --engine azure-storage"):
             build_engine_options(EngineChoice.local, {"--crash-rate": None, "--seed": 0})

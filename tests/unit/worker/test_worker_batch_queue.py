@@ -17,7 +17,7 @@ def test_a_batch_waits_for_more_items_up_to_the_time_limit() -> None:
     assert batcher.take(now=10.005) == ["a", "b"]
 
 
-def test_a_full_batch_is_taken_without_waiting() -> None:
+def test_a_full_batch_is_taken_from_the_queue_without_waiting() -> None:
     batcher = Batcher[int](max_batch_size=2, max_wait_seconds=60.0)
     for item in range(3):
         batcher.add(item, now=0.0)
@@ -39,7 +39,7 @@ def test_a_batch_is_taken_without_waiting_if_the_oldest_item_has_waited_long_eno
     max_wait_seconds=st.floats(0, 2),
     steps=st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=40),
 )
-def test_batches_keep_the_item_order_and_the_limits_of_size_and_waiting_time(
+def test_batches_keep_the_item_order_and_respect_the_limits_of_batch_size_and_waiting_time(
     max_batch_size: int, max_wait_seconds: float, steps: list[tuple[float, bool]]
 ) -> None:
     batcher = Batcher[int](max_batch_size, max_wait_seconds)
@@ -65,7 +65,7 @@ def test_batches_keep_the_item_order_and_the_limits_of_size_and_waiting_time(
     assert taken + batcher.clear() == list(range(added))
 
 
-def test_a_batch_that_reaches_the_maximal_total_item_cost_is_taken_without_waiting() -> None:
+def test_a_batch_that_reaches_the_limit_of_total_item_size_is_taken_without_waiting() -> None:
     batcher = Batcher[str](max_batch_size=8, max_wait_seconds=60, max_cost=10)
     for item, cost in (("a", 4.0), ("b", 5.0), ("c", 2.0), ("d", 1.0)):
         batcher.add(item, 0.0, cost)
@@ -76,7 +76,7 @@ def test_a_batch_that_reaches_the_maximal_total_item_cost_is_taken_without_waiti
     assert batcher.take(0.0) == ["c", "d"]
 
 
-def test_an_item_whose_cost_exceeds_the_batch_limit_runs_in_a_batch_of_one_item() -> None:
+def test_an_item_whose_size_alone_exceeds_the_batch_limit_runs_in_a_batch_of_one_item() -> None:
     batcher = Batcher[str](max_batch_size=8, max_wait_seconds=60, max_cost=10)
     batcher.add("huge", 0.0, 50.0)
     batcher.add("small", 0.0, 1.0)
@@ -99,7 +99,7 @@ def test_items_of_low_priority_are_taken_after_all_other_items() -> None:
     max_cost=st.floats(0.5, 20),
     items=st.lists(st.tuples(st.floats(0, 15), st.booleans()), min_size=1, max_size=30),
 )
-def test_batches_keep_the_limit_of_item_costs_and_the_order_within_each_priority(
+def test_batches_respect_the_limit_of_total_item_size_and_the_order_within_each_priority(
     max_batch_size: int, max_cost: float, items: list[tuple[float, bool]]
 ) -> None:
     batcher = Batcher[int](max_batch_size, 1.0, max_cost)

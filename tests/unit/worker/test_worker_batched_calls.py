@@ -39,7 +39,7 @@ class Post:
             raise ConnectionError(self.fails)
 
 
-def test_items_that_arrive_during_a_batched_call_are_grouped_into_the_next_calls() -> None:
+def test_items_that_arrive_during_a_batched_call_are_grouped_into_the_next_batched_calls() -> None:
     post = Post()
     gathering = CallGatherer(post, limit=3)
     with ThreadPoolExecutor(8) as threads:
@@ -69,7 +69,7 @@ def test_the_error_of_a_batched_call_is_raised_only_for_the_items_of_the_failed_
 
 
 @given(st.sets(st.integers(0, 60)))
-def test_the_function_ranges_returns_separate_ranges_of_exactly_the_given_numbers(
+def test_the_function_ranges_groups_numbers_into_ranges_of_consecutive_numbers(
     numbers: set[int],
 ) -> None:
     found = ranges(numbers)
@@ -134,7 +134,7 @@ class ReceiverLoop:
                 self.accepted.append(event)
 
 
-def test_one_receive_call_requests_several_messages_after_the_capacity_was_0() -> None:
+def test_one_receive_call_requests_several_messages_after_the_worker_had_no_capacity() -> None:
     loop = ReceiverLoop()
     loop.broker.waiting = [delivery(str(number)) for number in range(9)]
     loop.turn(room=8)
@@ -156,7 +156,7 @@ def test_messages_are_received_one_by_one_again_after_the_queue_was_empty() -> N
     assert loop.broker.drains == 1, "the broker still had credit, which was taken back"
 
 
-def test_one_settle_call_completes_several_successive_messages() -> None:
+def test_one_call_to_the_broker_completes_several_successive_messages() -> None:
     loop = ReceiverLoop()
     for name in ("one", "too late", "three"):
         loop.receiver.settle(SettleRequest(delivery(name), None, Settlement.COMPLETE))
@@ -177,7 +177,7 @@ def test_one_settle_call_completes_several_successive_messages() -> None:
     ]
 
 
-def test_a_message_with_a_lost_lock_is_left_out_of_a_batched_settlement() -> None:
+def test_a_message_with_a_lost_lock_is_not_part_of_a_batched_settlement() -> None:
     def renew(delivery: LockedMessage, timeout_seconds: float) -> float:
         raise LockLost("gone")
 

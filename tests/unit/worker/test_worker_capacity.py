@@ -48,7 +48,7 @@ def held() -> HeldMessages:
     return HeldMessages()
 
 
-def test_the_capacity_is_the_size_of_one_running_batch_and_one_prepared_batch(
+def test_the_capacity_for_messages_is_one_running_batch_and_one_prepared_batch(
     held: HeldMessages,
 ) -> None:
     jobs = held.take(3)
@@ -79,7 +79,7 @@ def test_an_unloaded_model_has_no_capacity(held: HeldMessages) -> None:
     assert held.rooms == (False, False)
 
 
-def test_the_capacity_is_zero_while_the_limit_of_postponed_messages_is_reached(
+def test_the_capacity_is_zero_while_too_many_messages_wait_for_a_delayed_settlement(
     held: HeldMessages,
 ) -> None:
     endings = [held.end(job, delay_seconds=4.0) for _ in range(16) for job in held.take(4)]
@@ -89,7 +89,7 @@ def test_the_capacity_is_zero_while_the_limit_of_postponed_messages_is_reached(
     assert held.rooms == (True, True)
 
 
-def test_the_outcome_of_a_message_is_decided_only_once(held: HeldMessages) -> None:
+def test_the_settlement_of_a_message_is_decided_only_once(held: HeldMessages) -> None:
     (job,) = held.take(1)
     assert held.in_flight.open_jobs() == [job]
     ending = held.end(job)

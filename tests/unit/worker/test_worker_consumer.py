@@ -195,7 +195,7 @@ def test_the_message_is_abandoned_and_a_shutdown_is_requested_if_the_device_is_l
     assert jobs.shutdown.exit_code == EXIT_DEVICE_LOST
 
 
-def test_a_job_fails_if_the_model_lacks_memory_and_is_abandoned_if_the_worker_lacks_memory(
+def test_a_job_fails_if_the_model_runs_out_of_memory_but_not_if_the_worker_code_does(
     jobs: RecordedJobs,
 ) -> None:
     failed = jobs.job()

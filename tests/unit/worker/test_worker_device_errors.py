@@ -142,7 +142,7 @@ def test_no_tiny_kernel_runs_if_the_error_shows_the_device_state() -> None:
     assert not is_device_lost(RuntimeError("shapes differ"), never)
 
 
-def test_a_model_error_means_a_lost_device_if_the_cause_of_the_error_means_a_lost_device() -> None:
+def test_an_error_raised_by_a_model_means_a_lost_device_if_the_cause_is_a_lost_device() -> None:
     def careless() -> None:
         try:
             raise AcceleratorError(710, "CUDA error: device-side assert triggered")

@@ -37,7 +37,7 @@ def device() -> Device:
     return Device()
 
 
-def test_a_device_is_not_ready_before_the_first_kernel_has_run(device: Device) -> None:
+def test_a_device_is_not_ready_before_the_first_probe_kernel_has_run(device: Device) -> None:
     good, details = device.probe.look(0)
     assert (good, details) == (False, {"problem": "no kernel has run yet"})
     assert device.runs == 0
@@ -59,14 +59,14 @@ def test_a_device_probe_reports_a_lost_device_only_once(device: Device) -> None:
     assert device.failures == [device.error]
 
 
-def test_a_device_is_ready_again_after_a_successful_kernel(device: Device) -> None:
+def test_a_device_is_ready_again_after_a_successful_probe_kernel(device: Device) -> None:
     device.error = RuntimeError("busy")
     assert not device.look()
     device.error = None
     assert device.look()
 
 
-def test_a_device_is_not_ready_while_a_kernel_hangs(device: Device) -> None:
+def test_a_device_is_not_ready_while_the_probe_kernel_hangs(device: Device) -> None:
     assert device.look()
     device.now = 40
     assert device.probe.look(0)[0]
@@ -77,7 +77,9 @@ def test_a_device_is_not_ready_while_a_kernel_hangs(device: Device) -> None:
     )
 
 
-def test_a_kernel_that_hangs_for_90_seconds_counts_as_a_stalled_loop(device: Device) -> None:
+def test_the_liveness_check_fails_if_a_kernel_of_the_device_probe_hangs_for_90_seconds(
+    device: Device,
+) -> None:
     loops = Loops(lambda: device.now)
     loops.watch("probe", lambda: device.probe.turned_at)
     assert device.look()

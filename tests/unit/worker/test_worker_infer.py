@@ -77,7 +77,7 @@ def outcomes(model: Model, count: int, limit: BatchLimit | None = None) -> dict[
     return {item.item: what for item, what in ran}
 
 
-def test_a_batch_without_errors_runs_in_one_pass_of_the_model() -> None:
+def test_a_batch_without_errors_runs_in_one_forward_pass() -> None:
     model = Model()
     ran = outcomes(model, 5)
     assert {item: what.result for item, what in ran.items()} == {n: n * n for n in range(5)}
@@ -94,9 +94,7 @@ def test_jobs_with_bad_inputs_fail_and_the_other_jobs_of_the_batch_succeed() -> 
 
 
 @given(count=st.integers(1, 64), bad=st.sets(st.integers(0, 63), max_size=6))
-def test_few_bad_jobs_in_a_batch_are_found_in_few_passes_of_the_model(
-    count: int, bad: set[int]
-) -> None:
+def test_few_bad_jobs_in_a_batch_are_found_in_few_forward_passes(count: int, bad: set[int]) -> None:
     bad = {item for item in bad if item < count}
     model = Model(bad)
     ran = outcomes(model, count)
@@ -105,7 +103,7 @@ def test_few_bad_jobs_in_a_batch_are_found_in_few_passes_of_the_model(
     assert len(model.passes) <= 1 + 2 * len(bad) * depth
 
 
-def test_a_job_that_was_cancelled_during_a_failed_pass_does_not_run_again() -> None:
+def test_a_job_that_was_cancelled_during_a_failed_forward_pass_does_not_run_again() -> None:
     gone: set[int] = set()
 
     class Cancels(Model):
@@ -200,7 +198,7 @@ def test_a_job_that_ran_out_of_memory_succeeds_with_exclusive_use_of_the_device(
     assert [(job.item, what.result, what.error) for job, what in ran] == [(7, 7, None)]
 
 
-def test_a_single_item_that_runs_out_of_memory_does_not_reduce_the_batch_limit() -> None:
+def test_an_out_of_memory_error_of_a_single_item_does_not_reduce_the_batch_limit() -> None:
     limit = BatchLimit("m", DeviceGate())
     outcomes(Model(fits=0), 1, limit)
     assert limit.max_cost == math.inf
@@ -220,7 +218,7 @@ def test_no_job_runs_again_after_the_device_is_lost() -> None:
     assert all(isinstance(what.error, DeviceLost) for _, what in ran)
 
 
-def test_each_pass_of_the_model_runs_inside_the_watch_context_manager() -> None:
+def test_each_forward_pass_runs_inside_the_context_manager_that_watches_the_running_jobs() -> None:
     seen: list[list[int]] = []
 
     @contextlib.contextmanager

@@ -144,7 +144,7 @@ def test_a_model_class_for_single_items_gets_the_progress_context_and_the_parame
         ("json", b'{"a": [1]}', "application/json", {"a": [1]}),
     ],
 )
-def test_the_accepts_attribute_of_a_model_class_determines_the_kind_of_the_inputs(
+def test_the_attribute_accepts_of_a_model_class_determines_the_input_type(
     accepts: Accepts, data: bytes, media_type: str, seen: object
 ) -> None:
     def infer(item: object) -> object:
@@ -163,7 +163,7 @@ def test_the_accepts_attribute_of_a_model_class_determines_the_kind_of_the_input
         (("application/json",), "json"),
     ],
 )
-def test_media_types_of_one_kind_determine_the_kind_of_input_of_a_model_without_accepts(
+def test_the_media_types_determine_the_input_type_if_the_model_has_no_attribute_accepts(
     media_types: tuple[str, ...], accepts: str
 ) -> None:
     assert LoadedModel(replace(NOOP, media_types=media_types), bytes).accepts == accepts
@@ -229,7 +229,7 @@ def test_loading_fails_if_the_catalogue_entry_lists_a_media_type_that_cannot_be_
         ({"accepts": None}, "has no attribute accepts"),
     ],
 )
-def test_a_model_class_that_does_not_fit_the_catalogue_entry_is_refused(
+def test_a_model_class_that_contradicts_the_catalogue_entry_is_refused(
     members: dict[str, object], said: str
 ) -> None:
     infer = type("Infer", (Wants,), members)

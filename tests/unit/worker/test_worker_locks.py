@@ -76,7 +76,7 @@ def test_a_lock_is_renewed_after_a_third_of_the_lock_duration() -> None:
     assert [round(at - 1000, 3) for at, _ in broker.renewals] == [3.0, 6.0, 9.0]
 
 
-def test_renewals_keep_a_short_lock_for_ten_minutes() -> None:
+def test_regular_renewals_keep_a_message_locked_for_ten_minutes() -> None:
     broker = ScriptedBroker()
     lock = broker.hold("a")
     broker.pass_time(600.0)
@@ -115,14 +115,14 @@ def test_no_lock_is_lost_during_a_short_outage_of_the_broker() -> None:
     assert is_held(lock)
 
 
-def test_a_lock_stays_held_after_a_silent_connection_if_the_next_connection_responds() -> None:
+def test_a_lock_is_not_lost_if_a_connection_gets_no_response_and_the_next_connection_does() -> None:
     broker = ScriptedBroker(mood="silent")
     locks = [broker.hold(name) for name in ("a", "b")]
     broker.pass_time(20.0)
     assert all(is_held(lock) for lock in locks)
 
 
-def test_a_silent_connection_delays_the_renewal_of_other_locks_only_for_a_limited_time() -> None:
+def test_a_connection_without_responses_delays_lock_renewals_only_for_a_limited_time() -> None:
     broker = ScriptedBroker(mood="silent")
     broker.hold("a", lock_seconds=300.0)
     broker.now += 100.0
@@ -131,7 +131,7 @@ def test_a_silent_connection_delays_the_renewal_of_other_locks_only_for_a_limite
     assert broker.now - begun_at <= 30.0
 
 
-def test_a_lock_stays_held_after_an_unexpected_error_of_one_renewal(
+def test_a_lock_is_not_lost_after_an_unexpected_error_of_one_renewal(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     broker = ScriptedBroker(mood="defect")
@@ -152,7 +152,7 @@ def test_a_lock_that_expires_during_an_outage_of_the_broker_is_lost() -> None:
     assert not is_held(lock)
 
 
-def test_waiting_for_the_next_attempt_of_a_reply_ends_when_the_lock_is_lost() -> None:
+def test_the_pause_before_a_reply_is_sent_again_ends_when_the_message_lock_is_lost() -> None:
     broker = ScriptedBroker(mood="lost")
     lock = broker.hold("a")
     broker.pass_time(3.0)

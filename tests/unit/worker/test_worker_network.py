@@ -46,7 +46,7 @@ def test_items_in_a_batch_have_the_same_outputs_as_single_items(device: torch.de
     torch.testing.assert_close(outputs, expected(items), rtol=1e-3, atol=1e-3, check_stride=False)
 
 
-def test_unstaged_items_and_items_staged_by_many_threads_have_correct_outputs(
+def test_a_network_returns_correct_outputs_for_items_that_many_threads_or_none_have_staged(
     device: torch.device,
 ) -> None:
     network, items = Network(small_network(), device=device), pictures(64)
@@ -122,7 +122,7 @@ def test_a_compiled_network_has_the_same_outputs_as_an_uncompiled_network(
 
 
 @pytest.mark.parametrize("gives_many", [False, True])
-def test_a_module_in_half_precision_returns_float32(gives_many: bool) -> None:
+def test_a_pytorch_module_in_half_precision_returns_float32_outputs(gives_many: bool) -> None:
     class Backbone(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -136,7 +136,7 @@ def test_a_module_in_half_precision_returns_float32(gives_many: bool) -> None:
     assert (found["0"] if gives_many else found).dtype is torch.float32
 
 
-def test_only_the_named_part_of_a_network_is_converted_to_the_precision(
+def test_only_the_selected_part_of_a_network_is_converted_to_the_selected_precision(
     device: torch.device,
 ) -> None:
     class Halves(nn.Module):
@@ -166,6 +166,6 @@ def test_a_network_on_the_cpu_uses_float32_and_does_not_copy_items() -> None:
     assert network.dtype is torch.float32
 
 
-def test_an_unknown_precision_is_refused() -> None:
+def test_a_network_with_an_unknown_precision_is_refused() -> None:
     with pytest.raises(ModelUnfit, match=r"options\.precision: expected one of float32, float16"):
         Network(small_network(), precision="float8")

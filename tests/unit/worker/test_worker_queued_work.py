@@ -42,7 +42,7 @@ def test_the_age_of_queued_work_is_the_age_of_the_oldest_message_in_all_queues()
     assert 979 <= since <= 980
 
 
-def test_an_empty_or_unreachable_queue_has_no_queued_work() -> None:
+def test_an_empty_or_unreachable_queue_counts_as_a_queue_without_work() -> None:
     assert QueuedWork([Queue()], 10, Clock()).since() is None
     assert QueuedWork([Queue({1: 1.0}, is_away=True)], 10, Clock()).since() is None
 

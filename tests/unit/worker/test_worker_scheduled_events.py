@@ -50,13 +50,15 @@ def test_the_documented_example_of_scheduled_events_is_read() -> None:
 
 
 @pytest.mark.parametrize("not_before", ["", None, "soon", 5, "Mon, 99 Foo 2026 99:99:99 GMT"])
-def test_an_event_without_a_valid_not_before_time_has_no_earliest_time(not_before: Any) -> None:
+def test_a_scheduled_event_with_an_invalid_not_before_value_has_no_not_before_time(
+    not_before: Any,
+) -> None:
     (notice,) = read_events(document(EventType="Reboot", NotBefore=not_before))
     assert notice.not_before is None
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"5", b'{"Events": 1}', b"\xff", b"[" * 5000])
-def test_a_document_without_scheduled_events_is_refused(text: bytes) -> None:
+def test_a_document_that_is_not_a_list_of_scheduled_events_is_refused(text: bytes) -> None:
     with pytest.raises(UnreadableEvents):
         read_events(text)
 
@@ -78,7 +80,7 @@ def test_any_json_object_in_the_list_of_events_is_read_as_a_scheduled_event(
 
 
 @pytest.mark.parametrize("kind", ["Preempt", "Terminate", "Reboot", "Redeploy"])
-def test_a_preempt_or_terminate_or_reboot_or_redeploy_event_ends_only_the_named_machine(
+def test_a_preempt_terminate_reboot_or_redeploy_event_ends_only_the_named_machine(
     kind: str,
 ) -> None:
     notice = ScheduledEvent("id", kind, frozenset({"vm_0"}), NOW + timedelta(seconds=30))
@@ -87,14 +89,14 @@ def test_a_preempt_or_terminate_or_reboot_or_redeploy_event_ends_only_the_named_
 
 
 @pytest.mark.parametrize("kind", ["Freeze", "", "SomethingNew"])
-def test_an_event_of_the_kind_freeze_or_of_an_unknown_kind_does_not_end_the_machine(
+def test_a_scheduled_event_of_type_freeze_or_of_unknown_type_does_not_end_the_machine(
     kind: str,
 ) -> None:
     assert not ScheduledEvent("id", kind, frozenset({"vm_0"})).may_stop("vm_0", NOW)
 
 
 @pytest.mark.parametrize(("minutes", "is_stopped"), [(15, True), (21, False), (7 * 24 * 60, False)])
-def test_an_event_ends_the_machine_only_within_20_minutes_of_the_announced_time(
+def test_a_scheduled_event_ends_the_machine_from_20_minutes_before_the_not_before_time(
     minutes: int, is_stopped: bool
 ) -> None:
     notice = ScheduledEvent("id", "Redeploy", frozenset({"vm_0"}), NOW + timedelta(minutes=minutes))

@@ -57,7 +57,7 @@ def other_process(folder: Path, size: int) -> Iterator[subprocess.Popen[bytes]]:
         process.stdout.close()
 
 
-def test_an_ended_process_frees_the_memory_that_the_process_charged_to_the_shared_budget(
+def test_the_end_of_a_process_frees_the_share_of_the_process_in_the_memory_budget(
     tmp_path: Path,
 ) -> None:
     account = MemoryAccount(tmp_path, 8)
@@ -73,7 +73,7 @@ def test_an_ended_process_frees_the_memory_that_the_process_charged_to_the_share
 
 
 @given(charges=st.lists(st.integers(-6, 6), max_size=30))
-def test_memory_charges_never_exceed_the_memory_budget(
+def test_the_memory_in_use_never_exceeds_the_shared_memory_budget(
     tmp_path_factory: pytest.TempPathFactory, charges: list[int]
 ) -> None:
     folder = tmp_path_factory.mktemp("account")
@@ -96,7 +96,9 @@ def test_memory_charges_never_exceed_the_memory_budget(
     account.close()
 
 
-def test_declared_memory_is_charged_while_the_model_is_loaded(tmp_path: Path) -> None:
+def test_the_memory_that_a_model_declares_is_counted_as_used_while_the_model_is_loaded(
+    tmp_path: Path,
+) -> None:
     account = MemoryAccount(tmp_path, 8)
     device = SimulatedDevice(account, 8)
     holder, resident_bytes = device.load(Declares, limit_bytes=8)
@@ -129,7 +131,7 @@ def test_a_trial_batch_fails_if_the_batch_exceeds_the_reserved_memory(tmp_path: 
     account.close()
 
 
-def test_the_memory_of_a_failed_batch_is_released_to_the_memory_budget(tmp_path: Path) -> None:
+def test_the_memory_of_a_failed_batch_is_released(tmp_path: Path) -> None:
     account = MemoryAccount(tmp_path, 8)
     device = SimulatedDevice(account, 8)
     holder, _ = device.load(Declares, limit_bytes=8)

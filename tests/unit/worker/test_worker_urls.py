@@ -66,7 +66,7 @@ def fetcher() -> UrlFetcher:
         ("image/png", "content-type: text/html", PNG, "image/png"),
     ],
 )
-def test_the_media_type_comes_from_the_job_or_else_the_bytes_or_else_the_server(
+def test_a_media_type_in_the_job_takes_precedence_over_the_detected_and_the_server_type(
     fetcher: UrlFetcher, announced: str | None, header: str, body: bytes, found: str
 ) -> None:
     with answering(http(body, header)) as url:

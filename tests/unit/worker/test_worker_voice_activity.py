@@ -55,7 +55,9 @@ def test_the_voice_activity_model_finds_the_segments_of_speech_in_a_recording(
     assert segment["score"] > 0.7
 
 
-def test_silence_noise_and_tones_are_not_speech(loaded: LoadedModel) -> None:
+def test_the_voice_activity_model_finds_no_speech_in_silence_or_noise_or_tones(
+    loaded: LoadedModel,
+) -> None:
     noise = np.random.default_rng(7).normal(0, 0.05, 2 * RATE)
     tone = np.sin(np.arange(2 * RATE) * 2 * np.pi * 440 / RATE) * 0.3
     for found in heard(loaded, wav(np.zeros(2 * RATE)), wav(noise), wav(tone)):
@@ -79,7 +81,9 @@ def test_recordings_in_a_batch_have_the_same_scores_as_single_recordings(
 
 
 @pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated
-def test_the_voice_activity_network_matches_the_published_program(tmp_path: Path) -> None:
+def test_the_voice_activity_network_returns_the_same_scores_as_the_published_program(
+    tmp_path: Path,
+) -> None:
     # The package's TorchScript program with the same weights must give the same scores.
     found = importlib.util.find_spec("silero_vad")
     assert found is not None

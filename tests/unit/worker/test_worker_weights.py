@@ -52,7 +52,7 @@ def saved(folder: Path, state: object, *, is_legacy: bool = False) -> Path:
 
 
 class Malicious:
-    """An object whose unpickling creates a folder, which shows that code was executed."""
+    """An object that creates a folder when it is unpickled, to show that code was executed."""
 
     def __init__(self, trace: Path) -> None:
         self._trace = trace
@@ -191,7 +191,7 @@ def test_the_digest_of_cached_weights_is_checked_before_each_use(tmp_path: Path)
     assert blobs.reads == 2
 
 
-def test_weights_with_a_wrong_digest_are_refused_until_the_blob_is_corrected(
+def test_weights_with_a_wrong_digest_are_refused_and_corrected_weights_are_accepted(
     tmp_path: Path,
 ) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": b"other"})

@@ -129,9 +129,9 @@ class MemoryReservation(Protocol):
         """Change the reservation after the model's memory was measured.
 
         Args:
-            needed_bytes: How many bytes the model needs.
-            least_bytes: How many bytes the model needs at least. The model is unloaded if fewer
-                bytes can be reserved.
+            needed_bytes: How many bytes to reserve if enough memory is free.
+            least_bytes: The smallest reservation, in bytes, with which the model can still run. If
+                less memory can be reserved, the model is unloaded.
 
         Returns:
             How many bytes are now reserved.
@@ -315,10 +315,10 @@ class SharedReservation:
         """Change the reservation after the model's memory was measured.
 
         Args:
-            needed_bytes: How many bytes the model needs. Fewer bytes are reserved if not enough
-                memory is free.
-            least_bytes: How many bytes the model needs at least. The model is unloaded if fewer
-                bytes can be reserved.
+            needed_bytes: How many bytes to reserve if enough memory is free. Otherwise, all free
+                memory is reserved.
+            least_bytes: The smallest reservation, in bytes, with which the model can still run. If
+                less memory can be reserved, the model is unloaded.
 
         Returns:
             How many bytes are now reserved.

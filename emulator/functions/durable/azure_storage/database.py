@@ -4,7 +4,7 @@ As in the Azure Storage provider, dequeue, send, save and delete are separate tr
 allows only one process to write at a time. If another process is writing, the transaction is
 retried later. In the meantime, the event loop runs other tasks.
 
-A committed transaction survives the death of the process. It may be lost in a power failure,
+A committed transaction survives the death of the process. A power failure may undo the transaction,
 because of `synchronous=NORMAL`.
 """
 

@@ -3,8 +3,8 @@
 Each host has leases on some partitions. The loop of a host renews these leases and the visibility
 timeouts of the dequeued messages. Then the loop dequeues more messages.
 
-The dequeued messages of one instance form an orchestration session. A session runs one episode at a
-time. Each activity runs in its own asyncio task.
+A host keeps the dequeued messages of each instance in an `OrchestrationSession`. One episode of an
+instance runs at a time. Each activity runs in its own asyncio task.
 """
 
 import asyncio
@@ -97,7 +97,7 @@ class AzureStorageOptions:
 
     @property
     def lease_seconds(self) -> float:
-        """Return the time for which a renewed lease on a partition is valid, in seconds.
+        """Return for how many seconds a renewed lease on a partition is valid.
 
         If a host dies, its leases expire before its dequeued messages become visible again. The
         default settings of the Azure Storage provider also ensure this order.
@@ -107,7 +107,7 @@ class AzureStorageOptions:
 
 @dataclass(slots=True, eq=False)
 class OrchestrationSession:
-    """The messages that this host has dequeued for one instance."""
+    """The unprocessed messages that this host has dequeued for one instance."""
 
     instance_id: str
     partition: int
@@ -407,8 +407,8 @@ class AzureStorageEngine(DurableEngine):
     async def _renew(self) -> None:
         """Renew this host's leases and the visibility timeouts of its dequeued messages.
 
-        Then remove messages from their sessions if another host has dequeued them, or if this host
-        no longer owns their partitions.
+        Then forget the dequeued messages that now belong to other hosts. These are the messages
+        that another host has also dequeued, and the messages of partitions that this host lost.
         """
         now = self.now()
         third = min(self._lease_micros, self._timeout_micros) // 3
@@ -519,7 +519,7 @@ class AzureStorageEngine(DurableEngine):
     # Sessions
 
     def _add_messages(self, messages: Iterable[QueueMessage]) -> None:
-        """Add dequeued messages to the sessions of their instances."""
+        """Add each dequeued message to the `OrchestrationSession` of its instance."""
         batches: dict[str, list[QueueMessage]] = {}
         for message in messages:
             assert message.sequence is not None
@@ -554,7 +554,7 @@ class AzureStorageEngine(DurableEngine):
         return instance is None or instance.status is Status.PENDING
 
     async def _run_session(self, session: OrchestrationSession) -> None:
-        """Run episodes of an instance until its session has no message that an episode can use."""
+        """Run episodes of an instance until no dequeued message of the instance can be used."""
         try:
             while session.pending and not self._stopping:
                 try:
@@ -584,9 +584,9 @@ class AzureStorageEngine(DurableEngine):
                 self._sessions.pop(session.instance_id, None)
 
     async def _run_next_episode(self, session: OrchestrationSession) -> bool:
-        """Run one episode of a session's instance.
+        """Run one episode of an instance.
 
-        Return False if no message of the session can be used in an episode now.
+        Return False if no dequeued message of the instance can be used in an episode now.
         """
         instance = await self._select(session)
         if instance is None or not session.pending:
@@ -647,7 +647,7 @@ class AzureStorageEngine(DurableEngine):
         )
 
     async def _select(self, session: OrchestrationSession) -> LoadedInstance | None:
-        """Load the instance of a session for its next episode.
+        """Load an instance for the next episode of the instance.
 
         Return None if the instance does not exist. Also delete or abandon the dequeued messages
         that the next episode cannot use.

@@ -135,13 +135,15 @@ class Faults:
         return self._random.random() < 0.5
 
     async def watch_for_event(self, instance_id: str) -> Callable[[], Awaitable[None]] | None:
-        """Start to watch for the event of the crash point `before-save-after-event`.
+        """Watch whether an event for the instance arrives (crash point `before-save-after-event`).
 
-        Return a function that waits up to 30 s for the event and then kills the process. Return
-        None if this crash point is not requested or was reached before.
+        The caller must call this before the episode runs, so that an event during the episode is
+        noticed.
 
-        The caller must call `watch_for_event` before the episode runs, so that an event during the
-        episode is noticed. The caller must await the returned function before the episode is saved.
+        Returns:
+            A function that the caller must await before the episode is saved. It kills the process
+            as soon as the event has arrived, or after 30 s without the event. None if this crash
+            point is not requested or was reached before.
         """
         wanted = [
             text

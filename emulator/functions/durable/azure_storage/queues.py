@@ -202,7 +202,7 @@ def delete_work(connection: sqlite3.Connection, item: DequeuedWorkItem) -> None:
 
 
 def backoff_seconds(dequeue_count: int, longest_seconds: float) -> float:
-    """Return the time for which an abandoned message stays invisible, in seconds.
+    """Return for how many seconds an abandoned message stays invisible.
 
     The time is 2 s after the first dequeue and doubles with each further dequeue. Its maximum is
     600 s or `longest_seconds`, whichever is less.

@@ -109,7 +109,7 @@ class InstanceCache:
     def deliver(self, instance_id: str, message: TaskMessage) -> None:
         """Put a committed message into the mailbox of an instance, and wake the instance.
 
-        If the execution for which the message is intended has ended, delete the message.
+        If the message is for an execution that has ended, delete the message.
         """
         instance = self.find(instance_id)
         if (

@@ -64,7 +64,7 @@ async def test_a_write_with_the_current_etag_succeeds(blob: Any) -> None:
     assert await (await blob.download_blob()).readall() == b"second"
 
 
-async def test_a_write_fails_if_the_if_none_match_header_contains_the_current_etag(
+async def test_a_write_fails_if_the_header_if_none_match_contains_the_current_etag(
     blob: Any,
 ) -> None:
     etag = (await blob.get_blob_properties()).etag
@@ -73,7 +73,9 @@ async def test_a_write_fails_if_the_if_none_match_header_contains_the_current_et
     await blob.delete_blob(etag=OTHER, match_condition=MatchConditions.IfModified)
 
 
-async def test_a_write_with_if_match_fails_for_a_missing_blob(container: Any) -> None:
+async def test_a_write_with_the_header_if_match_fails_if_the_blob_does_not_exist(
+    container: Any,
+) -> None:
     blob = container.get_blob_client("missing")
     with pytest.raises(HttpResponseError) as refused:
         await blob.upload_blob(

@@ -23,7 +23,7 @@ async def test_creating_describing_and_deleting_a_container_succeeds(service: An
     assert not await container.exists()
 
 
-async def test_creating_a_container_with_a_name_in_use_fails(container: Any) -> None:
+async def test_creating_a_container_whose_name_is_already_used_fails(container: Any) -> None:
     with pytest.raises(ResourceExistsError) as refused:
         await container.create_container()
     assert code_of(refused.value) == "ContainerAlreadyExists"

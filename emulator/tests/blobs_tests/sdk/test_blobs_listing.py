@@ -49,7 +49,7 @@ async def test_a_listing_by_prefix_contains_only_blobs_with_the_prefix(
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
-async def test_the_pages_of_a_listing_contain_each_blob_exactly_once(
+async def test_the_pages_of_a_blob_listing_contain_each_blob_exactly_once(
     filled: Any, size: int
 ) -> None:
     pages = filled.list_blobs(results_per_page=size).by_page()

@@ -80,7 +80,7 @@ def test_malformed_http_requests_are_refused(emulator: Server, data: bytes) -> N
     assert_alive(emulator)
 
 
-def test_an_http_request_with_an_endless_head_is_refused(emulator: Server) -> None:
+def test_an_http_request_with_endless_headers_is_refused(emulator: Server) -> None:
     for head in (b"GET /" + b"a" * 2_000_000, b"GET / HTTP/1.1\r\nX: " + b"a" * 2_000_000):
         exchange(emulator, head, hang_up=False)
     many = b"".join(b"X-%d: y\r\n" % number for number in range(100_000))
@@ -135,7 +135,7 @@ def test_a_request_with_expect_100_continue_gets_100_before_the_body_is_sent(
         assert connection.recv(65536).startswith(b"HTTP/1.1 201")
 
 
-def test_pipelined_requests_get_responses_in_order(emulator: Server) -> None:
+def test_pipelined_requests_get_responses_in_the_order_of_the_requests(emulator: Server) -> None:
     one = f"GET /devstoreaccount1/box/none?{signature()} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
     two = one.replace(b"/box/none", b"/box", 1).replace(b"box?", b"box?restype=container&", 1)
     answer = exchange(emulator, one + two + one, hang_up=False)

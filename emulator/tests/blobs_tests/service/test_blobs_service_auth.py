@@ -139,7 +139,7 @@ async def test_a_request_that_was_changed_after_signing_is_refused(
         ("Bearer token", 400, "InvalidAuthenticationInfo"),
     ],
 )
-async def test_a_malformed_authorization_header_is_refused(
+async def test_a_request_with_a_malformed_authorization_header_is_refused(
     service: RunningBlobService, authorization: str, status: int, code: str
 ) -> None:
     headers = {

@@ -56,7 +56,7 @@ def test_the_conditions_of_a_read_request_are_evaluated_as_azure_documents(
 
 
 @given(CONDITIONS, THINGS | st.none(), st.booleans())
-def test_checking_any_write_conditions_results_in_status_200_or_400_or_412(
+def test_each_combination_of_write_conditions_results_in_status_200_or_400_or_412(
     conditions: Conditions, thing: Thing | None, creates: bool
 ) -> None:
     status = outcome(conditions.check_write, thing, creates=creates)

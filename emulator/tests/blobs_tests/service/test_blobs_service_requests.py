@@ -164,7 +164,7 @@ QUERY = st.lists(
     st.booleans(),
 )
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_any_http_request_gets_a_response(
+async def test_every_random_http_request_gets_a_response(
     service: RunningBlobService,
     request_line: tuple[str, str, list[tuple[str, str]]],
     headers: dict[str, str],

@@ -206,7 +206,7 @@ async def test_a_repeated_episode_sends_tasks_with_the_same_task_ids(start_host:
         ("before-save-after-event:reply", 2),
     ],
 )
-async def test_the_hosts_of_a_task_hub_crash_only_once_at_a_given_crash_point(
+async def test_only_one_host_of_a_task_hub_crashes_at_a_given_crash_point(
     start_host: StartHost, point: str, runs: int
 ) -> None:
     check_crash_point(point)
@@ -349,7 +349,9 @@ async def test_orchestrations_complete_although_split_brain_faults_are_injected(
     assert host.leftovers() == 0
 
 
-async def test_each_host_of_a_task_hub_has_different_random_faults(start_host: StartHost) -> None:
+async def test_random_faults_are_different_for_each_host_of_a_task_hub(
+    start_host: StartHost,
+) -> None:
     """The first host dies in its first episode. With the same faults, all hosts would die."""
     host = await start_host(crash_rate=0.9, seed=1)
     starts = 0
@@ -392,7 +394,7 @@ async def test_the_method_wait_finished_returns_when_another_host_has_finished_t
     assert not await two.engine.wait_finished((await one.begin("job", instance_id="j")).id, 0)
 
 
-async def test_each_engine_refuses_the_database_file_of_the_other_engine(
+async def test_each_durable_engine_refuses_the_database_file_of_the_other_durable_engine(
     tmp_path: Path, start_host: StartHost
 ) -> None:
     host = await start_host()

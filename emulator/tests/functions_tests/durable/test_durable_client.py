@@ -263,7 +263,7 @@ async def test_each_management_url_of_an_instance_performs_the_named_operation(
         assert (await http.post(url, json=1)).status_code == 410
 
 
-async def test_a_start_request_with_a_timeout_waits_until_the_instance_has_ended(
+async def test_a_start_request_with_a_timeout_returns_when_the_instance_has_ended(
     host: ListeningHost,
 ) -> None:
     async with httpx.AsyncClient(base_url=host.base_url) as http:

@@ -22,7 +22,7 @@ def waiter(host: EngineHost) -> None:
         return value
 
 
-async def test_an_event_that_arrives_before_the_orchestrator_waits_is_received(
+async def test_an_event_that_arrives_before_the_orchestrator_waits_for_the_event_is_received(
     host: EngineHost,
 ) -> None:
     waiter(host)
@@ -35,7 +35,7 @@ async def test_an_event_that_arrives_before_the_orchestrator_waits_is_received(
     assert host.output() == {"n": 1}
 
 
-async def test_a_repeated_event_is_ignored_and_an_event_to_a_finished_instance_is_refused(
+async def test_a_repeated_external_event_is_ignored_and_an_event_to_a_finished_instance_is_refused(
     host: EngineHost,
 ) -> None:
     waiter(host)

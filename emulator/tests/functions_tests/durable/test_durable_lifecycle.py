@@ -75,7 +75,7 @@ async def test_activity_results_of_a_former_execution_are_ignored(host: EngineHo
     assert host.output() == [1, 1]
 
 
-async def test_only_history_events_of_earlier_episodes_are_marked_as_played(
+async def test_the_field_is_played_is_true_only_for_history_events_from_earlier_episodes(
     host: EngineHost,
 ) -> None:
     child(host)
@@ -92,7 +92,7 @@ async def test_only_history_events_of_earlier_episodes_are_marked_as_played(
     assert (first["isReplaying"], second["isReplaying"]) == (False, True)
 
 
-async def test_the_custom_status_of_an_instance_is_stored_until_the_status_is_cleared(
+async def test_the_custom_status_of_an_instance_is_stored_until_the_orchestrator_clears_the_status(
     host: EngineHost,
 ) -> None:
     @host.runner.orchestrator
@@ -173,7 +173,9 @@ async def test_terminating_a_suspended_instance_succeeds(host: EngineHost) -> No
     assert (host.status(), host.output()) == ("Terminated", "the end")
 
 
-async def test_a_new_instance_with_the_id_of_a_finished_instance_starts(host: EngineHost) -> None:
+async def test_starting_an_instance_with_the_id_of_a_finished_instance_succeeds(
+    host: EngineHost,
+) -> None:
     child(host)
     await host.begin("child", 1)
     with pytest.raises(InstanceExists):

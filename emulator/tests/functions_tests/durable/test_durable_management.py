@@ -131,7 +131,7 @@ async def test_the_operation_raise_event_checks_the_instance_before_the_request_
     assert (await request(app, "POST", "/instances/b/raiseEvent/go", b"{"))[0] == 410
 
 
-async def test_a_request_body_over_the_limit_is_refused(engine: DurableExtension) -> None:
+async def test_a_request_body_over_the_size_limit_is_refused(engine: DurableExtension) -> None:
     body = b" " * (MAX_REQUEST_BODY_BYTES + 1)
     assert (await request(engine.management_app, "POST", "/orchestrators/wait", body))[0] == 413
 
@@ -161,7 +161,9 @@ async def test_a_termination_reason_that_is_valid_json_is_shown_as_the_parsed_va
         assert json.loads(body)["output"] == output
 
 
-async def test_the_history_contains_the_reason_of_a_termination(engine: DurableExtension) -> None:
+async def test_the_history_of_a_terminated_instance_contains_the_reason(
+    engine: DurableExtension,
+) -> None:
     app = engine.management_app
     for reason, shown in ((b"enough", "enough"), (b"42", "42"), (b"%7B%22a%22:1%7D", '{"a": 1}')):
         await request(app, "POST", "/orchestrators/wait/h")

@@ -84,7 +84,7 @@ async def test_an_orchestration_continues_after_an_outage_of_the_function_app(
     assert host.runner.calls == [("work", 1)]
 
 
-async def test_an_activity_result_that_arrives_during_an_outage_of_the_app_is_not_lost(
+async def test_an_activity_result_that_arrives_during_an_outage_of_the_function_app_is_not_lost(
     local_host: EngineHost,
 ) -> None:
     host = local_host
@@ -108,7 +108,7 @@ async def test_an_activity_result_that_arrives_during_an_outage_of_the_app_is_no
     assert len(host.runner.calls) == 1
 
 
-async def test_idle_instances_are_removed_from_memory_if_memory_is_full(
+async def test_idle_instances_are_removed_from_memory_if_the_memory_limit_is_reached(
     local_host: EngineHost,
 ) -> None:
     host = local_host
@@ -122,7 +122,7 @@ async def test_idle_instances_are_removed_from_memory_if_memory_is_full(
         assert host.output(f"m{number}") == [None, number, "x"]
 
 
-async def test_a_second_host_cannot_open_the_database_of_the_default_engine(
+async def test_a_second_host_cannot_open_a_database_that_another_default_engine_uses(
     local_host: EngineHost,
 ) -> None:
     host = local_host

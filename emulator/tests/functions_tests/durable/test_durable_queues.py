@@ -77,7 +77,7 @@ def message(
         (instance(Status.FAILED), message(EventType.EVENT_RAISED), "Instance is Failed"),
     ],
 )
-def test_the_state_of_an_instance_determines_whether_a_queue_message_is_selected(
+def test_the_state_of_an_instance_determines_whether_the_next_episode_uses_a_queue_message(
     loaded: LoadedInstance | None, dequeued: QueueMessage, reason: str | None
 ) -> None:
     result = select_messages(loaded, [dequeued])
@@ -107,7 +107,7 @@ async def test_a_dequeued_message_becomes_visible_again_after_the_visibility_tim
     assert (second.sequence, second.dequeue_count) == (first.sequence, 2)
 
 
-async def test_a_message_receipt_is_invalid_after_another_host_has_dequeued_the_message(
+async def test_a_pop_receipt_is_invalid_after_another_host_has_dequeued_the_message(
     database: Database,
 ) -> None:
     sql, arguments = queues.send("i", TaskMessage(EventType.EVENT_RAISED, "{}"), 0)

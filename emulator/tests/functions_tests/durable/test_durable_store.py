@@ -25,7 +25,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     made.abandon()
 
 
-async def test_a_failed_write_to_the_store_does_not_affect_other_writes(store: Store) -> None:
+async def test_a_failed_write_to_the_database_does_not_affect_other_writes(store: Store) -> None:
     good = store.write([(INSERT, ("a", "1"))])
     bad = store.write([(INSERT, ("b", "1")), (INSERT, ("a", "2"))])
     late = store.write([(INSERT, ("c", "1"))])
@@ -36,7 +36,7 @@ async def test_a_failed_write_to_the_store_does_not_affect_other_writes(store: S
     assert store.read("SELECT name FROM settings ORDER BY name") == [("a",), ("c",)]
 
 
-async def test_writes_in_one_iteration_of_the_event_loop_share_a_commit(
+async def test_database_writes_in_one_iteration_of_the_event_loop_share_a_commit(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commits = 0
@@ -66,7 +66,7 @@ async def test_checkpoints_limit_the_size_of_the_write_ahead_log(
     assert (tmp_path / "s.db").stat().st_size > 2_000_000
 
 
-def test_the_store_refuses_a_database_of_another_schema_version(
+def test_the_store_refuses_a_database_with_another_schema_version(
     tmp_path: Path, store: Store
 ) -> None:
     other = Store(tmp_path / "t.db")
@@ -78,7 +78,7 @@ def test_the_store_refuses_a_database_of_another_schema_version(
         Store(tmp_path / "t.db").open()
 
 
-async def test_timers_fire_in_the_order_of_the_due_times_and_never_too_early() -> None:
+async def test_timers_fire_in_the_order_of_the_due_times_and_never_before_the_due_time() -> None:
     clock = ManualClock()
     timers = TimerQueue(clock)
     now = to_micros(clock.now())

@@ -61,7 +61,7 @@ def matched(template: str, path: str) -> dict[str, str] | None:
         ("{id:required}", "x", {"id": "x"}),
     ],
 )
-def test_route_templates_match_paths_as_in_aspnet(
+def test_route_templates_match_the_same_paths_as_in_aspnet(
     template: str, path: str, values: dict[str, str] | None
 ) -> None:
     expected = {"id": path} if values is None and "guid" in template else values

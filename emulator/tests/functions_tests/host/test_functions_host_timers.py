@@ -58,7 +58,7 @@ class RecordedCalls:
         ("00:10:00", NOON + timedelta(minutes=10)),
     ],
 )
-def test_the_method_next_after_returns_the_next_due_time_of_a_schedule(
+def test_the_method_next_after_returns_the_next_due_time_of_a_timer_schedule(
     text: str, following: datetime
 ) -> None:
     assert Schedule(text).next_after(NOON) == following
@@ -157,7 +157,7 @@ def test_the_stored_time_of_the_next_run_is_ignored_after_a_change_of_the_schedu
     assert due == TimerRun(NOON + timedelta(hours=5, minutes=30))
 
 
-def test_a_timer_without_use_monitor_skips_missed_runs(tmp_path: Path) -> None:
+def test_a_timer_without_the_option_use_monitor_skips_missed_runs(tmp_path: Path) -> None:
     clock = SettableClock()
     timer(tmp_path, clock, RecordedCalls(), use_monitor=False).first_run()
     clock.instant += timedelta(hours=5)
@@ -171,7 +171,7 @@ def test_a_timer_that_runs_several_times_a_minute_stores_no_state(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_timer_with_run_on_startup_runs_when_the_host_starts(tmp_path: Path) -> None:
+def test_a_timer_with_the_option_run_on_startup_runs_when_the_host_starts(tmp_path: Path) -> None:
     assert timer(
         tmp_path, SettableClock(), RecordedCalls(), run_on_startup=True
     ).first_run() == TimerRun(NOON)

@@ -211,7 +211,7 @@ async def test_the_function_receives_an_empty_body_if_content_length_is_missing(
     assert answer.json() == 1_000_000
 
 
-async def test_blocked_function_calls_do_not_delay_other_function_calls(
+async def test_function_calls_that_block_do_not_delay_other_function_calls(
     client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     gates = [tmp_path / f"gate{number}" for number in range(3)]

@@ -189,7 +189,7 @@ async def test_the_host_exits_with_status_98_if_the_port_is_in_use(tmp_path: Pat
     assert (status, line) == (98, f"emulator.functions: port {port} is in use by another program")
 
 
-async def test_a_second_host_on_the_same_data_directory_is_refused(
+async def test_starting_a_second_host_on_the_same_data_directory_fails(
     tmp_path: Path,
 ) -> None:
     folder, data = copy_app("web", tmp_path / "app"), tmp_path / "data"
@@ -204,7 +204,7 @@ async def test_a_second_host_on_the_same_data_directory_is_refused(
     assert host.process.returncode == 0
 
 
-async def test_a_host_exits_on_request_while_the_app_is_loading(tmp_path: Path) -> None:
+async def test_a_host_that_is_asked_to_stop_while_the_app_loads_exits(tmp_path: Path) -> None:
     source = "print('loading', flush=True)\nimport threading\nthreading.Event().wait()"
     folder = write_app(tmp_path / "app", source)
     host = await start_host(folder, tmp_path / "data")

@@ -108,7 +108,9 @@ def test_an_encoded_value_decodes_to_the_same_value_and_type(value: Any) -> None
 
 
 @given(values, values)
-def test_the_function_skip_returns_the_offset_of_the_next_value(first: Any, second: Any) -> None:
+def test_the_function_skip_returns_the_offset_of_the_next_encoded_value(
+    first: Any, second: Any
+) -> None:
     encoded = encode(first)
     assert skip(encoded + encode(second), 0) == len(encoded)
 
@@ -179,7 +181,7 @@ def test_decoding_malformed_bytes_raises_a_decode_error(data: bytes, why: str) -
         decode(data)
 
 
-def test_values_of_zero_width_count_towards_the_limit_of_decoded_values() -> None:
+def test_amqp_values_of_zero_width_count_towards_the_limit_of_decoded_values() -> None:
     nulls = struct.pack(">BIIB", 0xF0, 5, MAX_VALUES // 2, 0x40)
     assert decode(nulls) == [None] * (MAX_VALUES // 2)
     three = struct.pack(">BII", 0xD0, 4 + 3 * len(nulls), 3) + nulls * 3
@@ -187,7 +189,7 @@ def test_values_of_zero_width_count_towards_the_limit_of_decoded_values() -> Non
         decode(three)
 
 
-def test_decoding_values_nested_too_deeply_raises_a_decode_error() -> None:
+def test_decoding_too_deeply_nested_values_raises_a_decode_error() -> None:
     value: Any = []
     for _ in range(MAX_DEPTH - 1):
         value = [value]

@@ -103,7 +103,7 @@ async def test_the_server_confirms_the_outcome_of_each_settled_message(
     assert await peer.received() == []
 
 
-async def test_the_confirmation_of_a_rejection_does_not_contain_the_error(
+async def test_the_server_confirms_a_rejected_message_without_repeating_the_error(
     peer: Peer, broker: Broker
 ) -> None:
     await fill(broker, 1)

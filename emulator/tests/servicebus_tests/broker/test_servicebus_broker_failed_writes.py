@@ -31,7 +31,7 @@ def _free_disk(servicebus: RunningBroker) -> None:
     servicebus.broker._transactions.store._connection.execute("PRAGMA max_page_count=1000000")
 
 
-async def test_all_callers_get_an_error_and_the_changes_are_undone_after_a_failed_write(
+async def test_a_failed_database_write_raises_an_error_for_all_callers_and_undoes_the_changes(
     tmp_path: Path,
 ) -> None:
     servicebus = await _open(tmp_path)

@@ -32,7 +32,7 @@ async def test_messages_are_delivered_in_the_order_of_sequence_numbers(
     assert receiver.subscription.credit == 2
 
 
-async def test_a_waiting_receiver_with_credit_gets_a_message_that_is_sent_later(
+async def test_a_receiver_with_link_credit_gets_a_message_that_is_sent_later(
     servicebus: RunningBroker,
 ) -> None:
     receiver = servicebus.receiver(credit=1)
@@ -41,7 +41,7 @@ async def test_a_waiting_receiver_with_credit_gets_a_message_that_is_sent_later(
     assert receiver.bodies == ["a"]
 
 
-async def test_two_receivers_with_credit_get_messages_alternately(
+async def test_two_receivers_with_link_credit_get_messages_alternately(
     servicebus: RunningBroker,
 ) -> None:
     first, second = servicebus.receiver(credit=2), servicebus.receiver(credit=2)
@@ -49,7 +49,7 @@ async def test_two_receivers_with_credit_get_messages_alternately(
     assert (first.bodies, second.bodies) == (["a", "c"], ["b", "d"])
 
 
-async def test_a_receiver_that_has_no_credit_or_is_closed_gets_no_messages(
+async def test_a_receiver_without_link_credit_or_a_closed_receiver_gets_no_messages(
     servicebus: RunningBroker,
 ) -> None:
     idle, closed = servicebus.receiver(credit=1), servicebus.receiver(credit=1)
@@ -140,7 +140,7 @@ async def test_renewing_several_locks_renews_no_lock_if_one_lock_is_lost(
     assert servicebus.receive().message.delivery_count == 1
 
 
-async def test_a_message_is_removed_at_delivery_in_the_mode_receive_and_delete(
+async def test_a_message_is_removed_when_a_receiver_in_receive_and_delete_mode_gets_the_message(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("a")])
@@ -348,7 +348,7 @@ async def test_queues_and_dead_letter_queues_are_found_by_address_regardless_of_
             servicebus.queue(unknown)
 
 
-async def test_an_error_in_one_receiver_does_not_stop_deliveries_to_other_receivers(
+async def test_an_error_of_one_receiver_does_not_stop_deliveries_to_other_receivers(
     servicebus: RunningBroker,
 ) -> None:
     def fail(delivery: object) -> None:

@@ -48,7 +48,7 @@ async def test_an_expired_message_is_dead_lettered_if_dead_lettering_is_configur
     assert servicebus.bodies("keep/$DeadLetterQueue") == ["a"]
 
 
-async def test_the_default_time_to_live_limits_a_longer_time_to_live(
+async def test_the_default_time_to_live_of_a_queue_limits_a_longer_time_to_live_of_a_message(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue("drop")
@@ -176,7 +176,7 @@ async def test_messages_without_a_message_id_are_not_duplicates(servicebus: Runn
     assert servicebus.bodies("once") == ["a", "a"]
 
 
-async def test_a_duplicate_is_detected_after_completion_and_restart_until_the_detection_window_ends(
+async def test_a_duplicate_of_a_completed_message_is_dropped_until_the_detection_window_ends(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue("once").send([message("a", message_id="1")])
@@ -190,7 +190,7 @@ async def test_a_duplicate_is_detected_after_completion_and_restart_until_the_de
     assert servicebus.bodies("once") == ["c"]
 
 
-async def test_a_message_id_repeated_after_the_detection_window_starts_a_new_detection_window(
+async def test_reusing_a_message_id_after_the_detection_window_begins_a_new_detection_window(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue("once")
@@ -204,7 +204,7 @@ async def test_a_message_id_repeated_after_the_detection_window_starts_a_new_det
     assert servicebus.bodies("once") == ["a", "b", "c"]
 
 
-async def test_expired_message_ids_are_deleted_from_the_database(
+async def test_message_ids_are_deleted_from_the_database_after_the_duplicate_detection_window(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue("once")
@@ -218,7 +218,7 @@ async def test_expired_message_ids_are_deleted_from_the_database(
     assert not any("DELETE FROM sightings" in each for each in statements)
 
 
-async def test_the_timer_activates_a_scheduled_message(tmp_path: Path) -> None:
+async def test_the_broker_timer_activates_a_scheduled_message(tmp_path: Path) -> None:
     # Only this test uses the wall clock and the timer.
     broker = await Broker.open(tmp_path / "timed.sqlite", [KEEPING], WallClock())
     arrived: asyncio.Future[MessageDelivery] = asyncio.get_running_loop().create_future()

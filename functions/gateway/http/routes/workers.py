@@ -237,8 +237,9 @@ def _check_is_for(job_id: str, received: JobReply) -> None:
 
 
 def _parse_report(body: bytes) -> tuple[ProgressReport, bool]:
-    """Return the progress report in the body of a request, and whether the worker has stopped.
+    """Return the progress report in a request's body, and whether the job has stopped.
 
+    The second value is true if the report says that the worker no longer works on the job.
     Raises HttpProblem if the body is not a valid progress report.
     """
     try:
@@ -252,7 +253,7 @@ def _parse_report(body: bytes) -> tuple[ProgressReport, bool]:
 
 
 async def _record_stop(request: Request, job_id: str) -> None:
-    """End a job as cancelled after its worker has reported that it stopped the job.
+    """End a job as cancelled after a report says that the worker no longer works on the job.
 
     Does nothing if the worker was not ordered to stop the job.
     """
