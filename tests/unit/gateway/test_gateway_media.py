@@ -130,6 +130,17 @@ def test_a_jpeg_without_a_frame_is_refused(before: bytes) -> None:
         read_dimensions("image/jpeg", jpeg(5, 7, before))
 
 
+@pytest.mark.parametrize("piece", [b"\xff\xd0", b"\xff", b"\xff\0", b"\xff\xe0\0\x02"])
+def test_a_jpeg_with_too_many_markers_before_the_frame_is_refused(piece: bytes) -> None:
+    before = piece * 1_000_000
+    with pytest.raises(UnreadableImage, match="after 2000 markers"):
+        read_dimensions("image/jpeg", jpeg(5, 7, before))
+
+
+def test_the_frame_of_a_jpeg_is_found_behind_many_fill_bytes() -> None:
+    assert read_dimensions("image/jpeg", jpeg(5, 7, b"\xff" * 1000)) == (5, 7)
+
+
 @pytest.mark.parametrize("size", [(0, 5), (5, 0)])
 def test_a_picture_with_a_width_or_height_of_zero_is_refused(size: tuple[int, int]) -> None:
     for media_type, data in (("image/png", png(*size)), ("image/jpeg", jpeg(*size))):
