@@ -46,6 +46,9 @@ from gateway.storage.blobs import Blobs
 FIRST_PAUSE_SECONDS: Final = 0.025
 LONGEST_PAUSE_SECONDS: Final = 0.5
 
+LAST_READ_SECONDS: Final = 1.0
+"""How long the last read of a waiter may take after the end of its waiting time."""
+
 OWN_ENDS: Final = 20
 """After so many jobs in succession whose end this process recorded, waiters read less often."""
 
@@ -139,12 +142,19 @@ class Waiter:
         self._outcome = outcome
         self._end_pause()
 
-    async def pause(self, seconds: float) -> JobOutcome | None:
-        """Wait up to `seconds` for the outcome; return None if no outcome arrived in time."""
+    async def pause(
+        self, seconds: float, reading: "asyncio.Task[Record | None] | None" = None
+    ) -> JobOutcome | None:
+        """Wait up to `seconds` for the outcome; return None if no outcome arrived in time.
+
+        The pause also ends when the task `reading` ends.
+        """
         if self._outcome is None:
             loop = asyncio.get_running_loop()
             self._pause = loop.create_future()
             timer = loop.call_later(seconds, self._end_pause)
+            if reading is not None:
+                reading.add_done_callback(lambda _: self._end_pause())
             try:
                 await self._pause
             finally:
@@ -198,6 +208,7 @@ class Jobs:
         self._progress = progress
         self._waiters = waiters
         self._clock = clock
+        self._reads: set[asyncio.Task[Record | None]] = set()
 
     async def find(self, durable: Durable, job_id: str) -> Record | None:
         """Return the job's current record; None if the job does not exist. Raises Unavailable."""
@@ -249,18 +260,40 @@ class Jobs:
                 return final_record(initial, outcome)
             pause_seconds = min(pause_seconds * 2, LONGEST_PAUSE_SECONDS)
             look_count += 1
-            try:
-                if look_count % LOOKS_PER_FULL_LOOK:
-                    outcome = await self._outcomes.find(job_id)
-                    found = None if outcome is None else final_record(initial, outcome)
-                else:
-                    found = await self.find(durable, job_id)
-            except Unavailable:
-                continue
-            if found is not None and is_final(found):
+            reading = asyncio.create_task(
+                self._read_end(
+                    durable, job_id, initial, is_full=look_count % LOOKS_PER_FULL_LOOK == 0
+                )
+            )
+            # The event loop has only a weak reference to a task.
+            self._reads.add(reading)
+            reading.add_done_callback(self._reads.discard)
+            # If the outcome arrives first, the read continues, so that its connection is reused.
+            outcome = await waiter.pause(max(LAST_READ_SECONDS, end - loop.time()), reading)
+            if outcome is not None:
+                waiter.record_end(is_own=True)
+                return final_record(initial, outcome)
+            if reading.done() and (found := reading.result()) is not None:
                 waiter.record_end(is_own=False)
                 return found
         return None
+
+    async def _read_end(
+        self, durable: Durable, job_id: str, initial: Record, *, is_full: bool
+    ) -> Record | None:
+        """Read whether a job has ended; return its final record, or None if it has not ended.
+
+        A full read also reads the state of the orchestration. Returns None if a service does not
+        respond.
+        """
+        try:
+            if is_full:
+                found = await self.find(durable, job_id)
+                return found if found is not None and is_final(found) else None
+            outcome = await self._outcomes.find(job_id)
+        except Unavailable:
+            return None
+        return None if outcome is None else final_record(initial, outcome)
 
     async def finish(self, durable: Durable, job_id: str, outcome: JobOutcome) -> JobOutcome:
         """End a job with this outcome unless the job has ended; return the recorded outcome.

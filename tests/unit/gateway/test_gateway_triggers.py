@@ -85,7 +85,7 @@ async def test_a_dead_letter_without_a_message_id_is_stored_under_its_sequence_n
 ) -> None:
     message = ServiceBusMessage(
         body=b"{",
-        message_id=None,
+        message_id=None,  # type: ignore[arg-type]  # as the binding of a message without an id
         sequence_number=7,
         application_properties={},
         user_properties={},

@@ -22,13 +22,17 @@ CANCELLED = JobOutcome.cancelled(NOW)
 class ScriptedStore(OutcomeStore):
     """A store whose jobs end at a set time, and which is unavailable until another time."""
 
-    def __init__(self, ends_at: float, away_until: float = 0) -> None:
+    def __init__(self, ends_at: float, away_until: float = 0, read_seconds: float = 0) -> None:
+        self._read_seconds = read_seconds
         self.looks: list[float] = []
         self._ends_at = ends_at
         self._away_until = away_until
 
     async def find(self, job_id: str) -> JobOutcome | None:
-        return SUCCEEDED if self._has_ended() else None
+        found = SUCCEEDED if self._has_ended() else None
+        if self._read_seconds:
+            await asyncio.sleep(self._read_seconds)  # in the simulated time of the loop
+        return found
 
     async def status(self, job_id: str) -> InstanceSnapshot | None:
         output = {"status": "succeeded"}
@@ -90,6 +94,17 @@ def test_a_waiter_that_is_notified_before_the_first_pause_returns_the_outcome() 
     store = ScriptedStore(ends_at=1000)
     assert run(wait(store, 10, notified_at=0.0)) == ("cancelled", 0.0)
     assert store.looks == []
+
+
+def test_a_waiter_that_is_notified_during_a_read_returns_the_outcome_before_the_read_ends() -> None:
+    store = ScriptedStore(ends_at=1000, read_seconds=5)
+    assert run(wait(store, 10, notified_at=0.1)) == ("cancelled", 0.1)
+    assert store.looks == [0.025]
+
+
+def test_a_waiter_waits_at_most_one_second_for_a_read_after_its_waiting_time() -> None:
+    assert run(wait(ScriptedStore(ends_at=0, read_seconds=5), 0.1)) == (None, 1.025)
+    assert run(wait(ScriptedStore(ends_at=0, read_seconds=0.5), 0.1)) == ("succeeded", 0.525)
 
 
 def test_a_waiter_continues_to_wait_while_the_store_is_unavailable() -> None:
