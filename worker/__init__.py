@@ -15,6 +15,7 @@ telemetry/           metrics, traces, logs and health
 net/                 retries, HTTP requests to servers outside our system, blob storage client
 errors               every way in which a job can fail, and how its message is settled
 settings             read the worker's settings from the environment
+parent               run the worker in a child process, and replace a child that was killed
 shutdown             whether and why the worker shuts down
 scheduled_events     poll for Azure's announcements that this machine will be stopped
 process              set the thread counts and the memory allocator of this process

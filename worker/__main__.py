@@ -1,4 +1,7 @@
-"""`python -m worker`: run the worker until shutdown is requested, then drain it and exit."""
+"""`python -m worker`: run the worker until shutdown is requested, then drain it and exit.
+
+On Linux the worker runs in a child process (`worker.parent`).
+"""
 
 import argparse
 import errno
@@ -29,6 +32,7 @@ from worker.memory.gpu_sharing.reservation import ModelWorkload
 from worker.memory.gpu_sharing.sharing import DeviceSharing
 from worker.net.guarded_http import GuardedHttp
 from worker.net.storage import storage_account
+from worker.parent import STOP_SIGNALS, run_in_child
 from worker.pipeline.consumer import Consumer
 from worker.pipeline.infer import Batcher, BatchQueue, InferStep
 from worker.pipeline.prepare import CancellationCheck, PrepareStep, RetryPolicy
@@ -151,10 +155,10 @@ class Worker:
 
     def _queues(self, model: ModelEntry) -> tuple[ModelQueue, ModelQueue]:
         endpoint, lock_seconds = self._settings.service_bus, model.lock_seconds
-        low = low_priority_queue(model.queue)
+        folder, low = self._settings.lock_folder, low_priority_queue(model.queue)
         return (
-            ModelQueue(model.queue, endpoint, self._locks, lock_seconds),
-            ModelQueue(low, endpoint, self._locks, lock_seconds, is_low=True),
+            ModelQueue(model.queue, endpoint, self._locks, lock_seconds, lock_folder=folder),
+            ModelQueue(low, endpoint, self._locks, lock_seconds, is_low=True, lock_folder=folder),
         )
 
     @property
@@ -290,16 +294,24 @@ def _account(settings: WorkerSettings) -> BlobServiceClient:
         ) from None
 
 
-def _shutdown_on_signals() -> Shutdown:
+def _shutdown_on_signals(*, is_child: bool) -> Shutdown:
+    """Return a shutdown that is requested by SIGTERM or SIGINT.
+
+    A second signal ends this process at once. In a child process only the parent counts signals: a
+    signal to the process group reaches the child twice, once from its sender and once from the
+    parent.
+    """
     shutdown, signals = Shutdown(), count(1)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        if next(signals) > 1:
+        if next(signals) > 1 and not is_child:
             os._exit(128 + number)
         shutdown.request(f"received {signal.Signals(number).name}")
 
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+    for number in STOP_SIGNALS:
+        signal.signal(number, on_signal)
+    # The parent has blocked these signals, so that none was lost between the fork and this line.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*STOP_SIGNALS, signal.SIGCHLD})
     return shutdown
 
 
@@ -309,13 +321,28 @@ def main() -> int:
         prog="python -m worker",
         description="Runs jobs from the models' queues. All settings are environment variables.",
     ).parse_args()
-    shutdown = _shutdown_on_signals()
     settings = WorkerSettings.from_env(os.environ)
+    models = _models(settings, _catalogue(settings))
     configure_logs(settings.log_level, settings.log_format)
     keep_large_blocks()
     prefer_device_thread(os.environ)
+    first = os.getpid()
+    return run_in_child(lambda: _run(settings, first), [model.implementation for model in models])
+
+
+def _run(settings: WorkerSettings, first: int) -> int:
+    """Run the worker in this process; return the exit code.
+
+    Args:
+        settings: The settings.
+        first: The id of the process in which `main` was called.
+    """
+    shutdown = _shutdown_on_signals(is_child=os.getpid() != first)
     try:
         worker = Worker(settings, shutdown)
+    except SettingsError as problem:
+        sys.stderr.write(f"{problem}\n")
+        return _EXIT_USAGE
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise

@@ -88,7 +88,11 @@ class MemorySettings:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """The settings of a worker process. If `models` is empty, the worker runs all models."""
+    """The settings of a worker process.
+
+    If `models` is empty, the worker runs all models. If `lock_folder` is None, the worker does not
+    note its message locks.
+    """
 
     service_bus: AzureEndpoint
     payload_storage: AzureEndpoint
@@ -107,6 +111,7 @@ class WorkerSettings:
     scheduled_events: ScheduledEventSettings = field(default_factory=ScheduledEventSettings)
     weights_cache: Path = field(default_factory=Path)
     memory: MemorySettings = field(default_factory=MemorySettings)
+    lock_folder: Path | None = None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "WorkerSettings":
@@ -135,6 +140,7 @@ class WorkerSettings:
             scheduled_events=_scheduled_events(environ),
             weights_cache=_weights_cache(environ),
             memory=_memory(environ),
+            lock_folder=Path(folder) if (folder := environ.get("WORKER_LOCK_FOLDER")) else None,
         )
 
 
