@@ -20,15 +20,20 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final, NoReturn
 
+from worker.servicebus.last_arrivals import SocketReceiver, SocketSender
+
 _log = logging.getLogger(__name__)
 
 STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+#: The signals that the parent waits for. The child sends SIGUSR1 with a copy of a socket.
+WATCHED_SIGNALS: Final = STOP_SIGNALS | {signal.SIGCHLD, signal.SIGUSR1}
 
-_WATCHED: Final = STOP_SIGNALS | {signal.SIGCHLD}
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 # The child exits with this code if it cannot use the device because the parent has used it.
 _EXIT_DEVICE_IN_PARENT: Final = 71
 _EXIT_ERROR: Final = 1
+
+Run = Callable[[SocketSender | None], int]
 
 _FIRST_DELAY_SECONDS: Final = 0.1
 _LONGEST_DELAY_SECONDS: Final = 5.0
@@ -58,16 +63,17 @@ class RestartDelay:
         return self._seconds
 
 
-def run_in_child(run: Callable[[], int], modules: Iterable[str]) -> int:
+def run_in_child(run: Run, modules: Iterable[str]) -> int:
     """Call `run` in a child process, and again in a new child if a signal has killed the child.
 
     SIGTERM and SIGINT are passed on to the child. A second signal kills the child. `run` is called
-    with both signals blocked, and must unblock them when it has set its signal handlers.
+    with WATCHED_SIGNALS blocked, and must unblock them when it has set its signal handlers.
 
     If this process cannot be forked, `run` is called in this process.
 
     Args:
-        run: Runs the worker, and returns the exit code.
+        run: Runs the worker, and returns the exit code. Its argument sends copies of sockets to the
+            parent process, and is None without a parent process.
         modules: The modules to import before the first fork. An error of an import is ignored,
             because the child imports the module again and handles the error.
 
@@ -76,19 +82,19 @@ def run_in_child(run: Callable[[], int], modules: Iterable[str]) -> int:
         ended this process.
     """
     if sys.platform != "linux":
-        return run()
+        return run(None)
     # From here on signals wait until this function asks for them, so none is lost before a fork.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+    signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED_SIGNALS)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _import_modules(modules)
     if threading.active_count() > 1:
         _log.warning("a model's module has started a thread, so the worker runs without a child")
-        return run()
+        return run(None)
     # The child writes to fewer pages of memory if its garbage collector ignores these objects.
     gc.collect()
     gc.freeze()
     code = _Parent(run).run()
-    return run() if code == _EXIT_DEVICE_IN_PARENT else code
+    return run(None) if code == _EXIT_DEVICE_IN_PARENT else code
 
 
 def _import_modules(modules: Iterable[str]) -> None:
@@ -102,7 +108,7 @@ def _import_modules(modules: Iterable[str]) -> None:
 class _Parent:
     """The parent process: forks, waits for signals, and passes them on to the child."""
 
-    def __init__(self, run: Callable[[], int]) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
         self._delay = RestartDelay()
         # The signals that have asked this process to stop.
@@ -112,8 +118,12 @@ class _Parent:
         """Replace the child until it ends by itself or this process is asked to stop."""
         while True:
             started_at = time.monotonic()
-            child = self._fork()
-            code = self._wait(child)
+            sockets = SocketReceiver()
+            child = self._fork(sockets)
+            code = self._wait(child, sockets)
+            if code < 0:
+                sockets.note_arrivals()
+            sockets.close()
             if code >= 0:
                 return code
             if self._stops:
@@ -126,21 +136,23 @@ class _Parent:
             if delay_seconds and signal.sigtimedwait(STOP_SIGNALS, delay_seconds):
                 return 0
 
-    def _fork(self) -> int:
+    def _fork(self, sockets: SocketReceiver) -> int:
         parent = os.getpid()
         child = os.fork()
         if child == 0:
-            _run_as_child(self._run, parent)
+            _run_as_child(self._run, parent, sockets)
         return child
 
-    def _wait(self, child: int) -> int:
+    def _wait(self, child: int, sockets: SocketReceiver) -> int:
         """Wait until the child has ended; return its exit code, or minus the signal's number."""
         while True:
             # The code is read first: the signal SIGCHLD of an earlier child may stand for this one.
             if (code := _reap(child)) is not None:
                 return code
-            number = signal.sigwaitinfo(_WATCHED).si_signo
-            if number in STOP_SIGNALS:
+            number = signal.sigwaitinfo(WATCHED_SIGNALS).si_signo
+            if number == signal.SIGUSR1:
+                sockets.receive()
+            elif number in STOP_SIGNALS:
                 self._stops.append(number)
                 os.kill(child, signal.SIGKILL if len(self._stops) > 1 else number)
 
@@ -162,12 +174,16 @@ def _reap(child: int) -> int | None:
             found = os.waitstatus_to_exitcode(status)
 
 
-def _run_as_child(run: Callable[[], int], parent: int) -> NoReturn:
+def _run_as_child(run: Run, parent: int, sockets: SocketReceiver) -> NoReturn:
     code = _EXIT_ERROR
     try:
         _die_with_parent(parent)
         _reseed()
-        code = _EXIT_DEVICE_IN_PARENT if _parent_has_used_device() else run()
+        code = (
+            _EXIT_DEVICE_IN_PARENT
+            if _parent_has_used_device()
+            else run(sockets.make_sender(parent))
+        )
     except BaseException:  # noqa: BLE001  the process's edge
         _log.exception("the worker ended with an unexpected error")
     finally:

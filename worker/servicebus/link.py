@@ -11,7 +11,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -39,7 +38,7 @@ from worker.errors import (
 )
 from worker.memory.gpu_sharing.queued_work import Peeked
 from worker.servicebus.batched_settlement import can_complete, complete
-from worker.servicebus.lock_journal import LockJournal
+from worker.servicebus.lock_journal import LockJournal, LockJournals
 from worker.settings import AzureEndpoint
 
 _log = logging.getLogger(__name__)
@@ -105,7 +104,7 @@ class QueueLink:
         endpoint: AzureEndpoint,
         queue: str,
         socket_seconds: float = SOCKET_SECONDS,
-        lock_folder: Path | None = None,
+        journals: LockJournals | None = None,
     ) -> None:
         """Create the object without connecting to the queue.
 
@@ -114,15 +113,15 @@ class QueueLink:
             queue: The queue's name.
             socket_seconds: How long a receive call waits for the socket before it checks its own
                 time limit.
-            lock_folder: The folder of the lock journals; None if the locks are not noted. Only a
-                link that receives messages needs it.
+            journals: Opens the link's lock journal; None if the locks are not noted. Only a link
+                that receives messages needs a journal.
         """
         self._endpoint = endpoint
         self._queue = queue
         self._socket_seconds = socket_seconds
         self._client: ServiceBusClient | None = None
         self._receiver: ServiceBusReceiver | None = None
-        self._lock_folder = lock_folder
+        self._journals = journals
         self._journal: LockJournal | None = None
         # The tokens of messages that have arrived and that no receive call has returned.
         self._arrived: set[bytes] = set()
@@ -155,8 +154,7 @@ class QueueLink:
             self.close()
             raise BrokerAway(error_text(error)) from None
         self._receiver = receiver
-        if self._lock_folder is not None:
-            self._take_over_journals(self._lock_folder)
+        if self._journals is not None and self._take_over_journals(self._journals):
             self._abandon_orphans(receiver)
             self._note_arrivals(receiver)
 
@@ -327,18 +325,22 @@ class QueueLink:
         self._arrived.discard(delivery.token)
         return delivery
 
-    def _take_over_journals(self, folder: Path) -> None:
-        """Read which messages the dead workers of this folder have left locked."""
+    def _take_over_journals(self, journals: LockJournals) -> bool:
+        """Read which messages the dead workers on this machine have left locked.
+
+        Return False if the journals cannot be used.
+        """
         try:
             if self._journal is None:
-                self._journal = LockJournal(folder, _host(self._endpoint), self._queue)
+                self._journal = journals.open(_host(self._endpoint), self._queue)
             left = self._journal.take_over()
         except OSError as error:
             self._stop_noting(error)
-            return
+            return False
         if left:
             _log.info("queue %s: a dead worker has left %d messages locked", self._queue, len(left))
         self._orphans.update(dict.fromkeys(left, 0))
+        return True
 
     def _abandon_orphans(self, receiver: ServiceBusReceiver) -> None:
         """Abandon each message on which no process works.
@@ -385,6 +387,9 @@ class QueueLink:
                 self._remove_note(released)
 
         link._incoming_transfer = note
+        if self._journals is not None and self._journal is not None:
+            connection: Any = receiver._handler._connection
+            self._journals.send_copy(connection._transport.sock, self._journal.path)
 
     def _note(self, token: bytes) -> None:
         if self._journal is None:
@@ -406,7 +411,7 @@ class QueueLink:
             "locks expire: %s",
             *(self._queue, error),
         )
-        self._journal = self._lock_folder = None
+        self._journal = self._journals = None
 
     def _release(self, receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage) -> None:
         # Private, because the public `abandon` counts as a failed delivery: after a few shutdowns,

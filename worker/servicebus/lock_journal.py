@@ -15,9 +15,9 @@ import hashlib
 import mmap
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 # The format of these files must not change, because workers of different versions share a folder.
 # A file is a row of slots. A slot has one byte that is 1 if the slot is in use, and a lock token.
@@ -26,6 +26,27 @@ _SLOT_BYTES: Final = 1 + _TOKEN_BYTES
 _FIRST_SLOT_COUNT: Final = 240
 _SUFFIX: Final = ".locks"
 _FREE, _IN_USE = 0, 1
+
+
+class LockJournals:
+    """Opens the lock journals of this process."""
+
+    def __init__(
+        self, folder: Path, send_copy: Callable[[Any, Path], None] = lambda connection, path: None
+    ) -> None:
+        """Store the settings.
+
+        Args:
+            folder: The folder that this worker shares with the workers that replace it.
+            send_copy: Sends a copy of a socket, on which messages arrive, and the path of the
+                messages' journal to the parent process.
+        """
+        self._folder = folder
+        self.send_copy = send_copy
+
+    def open(self, namespace: str, queue: str) -> "LockJournal":
+        """Return a new journal for a queue. Raises OSError if it cannot be created."""
+        return LockJournal(self._folder, namespace, queue)
 
 
 class LockJournal:
@@ -50,7 +71,7 @@ class LockJournal:
         self._folder = folder
         # A queue's name may contain slashes and may be as long as the name of a file.
         self._prefix = hashlib.sha256(f"{namespace}/{queue}".encode()).hexdigest()[:32]
-        name = f"{self._prefix}-{os.getpid()}-{uuid.uuid4().hex[:12]}{_SUFFIX}"
+        name = _new_name(self._prefix)
         # The file gets its name after it is locked, so that no other process takes it over.
         draft = folder / f".{name}"
         self._file = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -131,6 +152,17 @@ class LockJournal:
         self._free = list(range(count, count * 2))[::-1]
 
 
+def write_journal(path: Path, tokens: Sequence[bytes]) -> None:
+    """Write tokens into a new journal, for the same queue as the journal `path` of a dead process.
+
+    No process owns the new journal. Raises OSError if it cannot be written.
+    """
+    name = _new_name(path.name.partition("-")[0])
+    draft = path.with_name(f".{name}")
+    draft.write_bytes(b"".join(bytes([_IN_USE]) + token for token in tokens))
+    draft.rename(path.with_name(name))
+
+
 def write_slot(slots: mmap.mmap, slot: int, token: bytes) -> None:
     """Write a token into a free slot. A reader sees the whole token or a free slot."""
     begin = slot * _SLOT_BYTES
@@ -150,6 +182,10 @@ def read_slots(content: bytes) -> list[bytes]:
         for begin in range(0, len(content) - _SLOT_BYTES + 1, _SLOT_BYTES)
         if content[begin] == _IN_USE
     ]
+
+
+def _new_name(prefix: str) -> str:
+    return f"{prefix}-{os.getpid()}-{uuid.uuid4().hex[:12]}{_SUFFIX}"
 
 
 @contextlib.contextmanager

@@ -12,11 +12,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from worker.errors import BrokerAway, LockLost, QueueMissing, Settlement
 from worker.net.retries import RetryDelays
 from worker.servicebus.link import SOCKET_SECONDS, LockedMessage, QueueLink, utc_now
+from worker.servicebus.lock_journal import LockJournals
 from worker.servicebus.locks import LockRenewer, MessageLock
 from worker.settings import AzureEndpoint
 from worker.telemetry.recording import ServiceStatus
@@ -295,7 +295,7 @@ class Receiver:
 class ModelQueue:
     """One queue of a model. It has one connection to receive messages and one to renew locks."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what the connections of a queue need
         self,
         name: str,
         endpoint: AzureEndpoint,
@@ -303,7 +303,7 @@ class ModelQueue:
         lock_seconds: float,
         *,
         is_low: bool = False,
-        lock_folder: Path | None = None,
+        journals: LockJournals | None = None,
     ) -> None:
         """Create the object without connecting to the queue.
 
@@ -313,13 +313,13 @@ class ModelQueue:
             locks: Renews the locks of all messages.
             lock_seconds: The queue's lock duration in seconds.
             is_low: Whether this is the model's queue for low priority.
-            lock_folder: The folder of the lock journals; None if the locks are not noted.
+            journals: Opens the queue's lock journal; None if the locks are not noted.
         """
         self.name = name
         self.is_low = is_low
         self._lock_seconds = lock_seconds
         socket_seconds = _LOW_SOCKET_SECONDS if is_low else SOCKET_SECONDS
-        link = QueueLink(endpoint, name, socket_seconds, lock_folder)
+        link = QueueLink(endpoint, name, socket_seconds, journals)
         self.receiver = Receiver(link, locks, ServiceStatus(f"Service Bus queue {name}"))
         self._renewing = QueueLink(endpoint, name)
 
