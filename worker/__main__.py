@@ -1,6 +1,6 @@
 """`python -m worker`: run the worker until shutdown is requested, then drain it and exit.
 
-On Linux the worker runs in a child process (`worker.parent`).
+With WORKER_RESTART=on the worker runs in a child process (`worker.parent`).
 """
 
 import argparse
@@ -344,6 +344,8 @@ def main() -> int:
     configure_logs(settings.log_level, settings.log_format)
     keep_large_blocks()
     prefer_device_thread(os.environ)
+    if not settings.is_restarting:
+        return _run(settings, None)
     return run_in_child(partial(_run, settings), [model.implementation for model in models])
 
 

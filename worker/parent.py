@@ -69,7 +69,7 @@ def run_in_child(run: Run, modules: Iterable[str]) -> int:
     SIGTERM and SIGINT are passed on to the child. A second signal kills the child. `run` is called
     with WATCHED_SIGNALS blocked, and must unblock them when it has set its signal handlers.
 
-    If this process cannot be forked, `run` is called in this process.
+    If this process must not be forked, `run` is called in this process.
 
     Args:
         run: Runs the worker, and returns the exit code. Its argument sends copies of sockets to the
@@ -179,11 +179,8 @@ def _run_as_child(run: Run, parent: int, sockets: SocketReceiver) -> NoReturn:
     try:
         _die_with_parent(parent)
         _reseed()
-        code = (
-            _EXIT_DEVICE_IN_PARENT
-            if _parent_has_used_device()
-            else run(sockets.make_sender(parent))
-        )
+        sender = sockets.make_sender(parent)
+        code = _EXIT_DEVICE_IN_PARENT if _parent_has_used_device() else run(sender)
     except BaseException:  # noqa: BLE001  the process's edge
         _log.exception("the worker ended with an unexpected error")
     finally:

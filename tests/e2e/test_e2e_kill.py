@@ -75,7 +75,9 @@ def test_jobs_of_a_killed_worker_succeed_after_the_worker_is_restarted(
     assert [fragile.job(job_id) for job_id in jobs] == answers
 
 
-@pytest.mark.parametrize("name", ["worker", "functions", "app", "servicebus", "blobs"])
+@pytest.mark.parametrize(
+    "name", ["worker", "worker parent", "functions", "app", "servicebus", "blobs"]
+)
 def test_accepted_jobs_succeed_after_one_component_is_killed(fragile: System, name: str) -> None:
     jobs = accept_across_a_kill(fragile, name)
     check_each_answered_once(fragile, jobs)

@@ -21,8 +21,10 @@ from worker.servicebus.lock_journal import LockJournal
 
 def transfer(token: bytes, delivery_id: int = 1, handle: int = 0, size_bytes: int = 10) -> bytes:
     """Return an AMQP frame with a message of this size."""
-    values: list[Any] = [handle, delivery_id, token, 0, False, False, None, None, None, None, False]
-    header, performative = encode_frame(TransferFrame(*values, b"m" * size_bytes))
+    # The fields of a transfer, in their order. The types of the SDK allow no positional values.
+    frame_type: Any = TransferFrame
+    values = [handle, delivery_id, token, 0, False, False, None, None, None, None, False]
+    header, performative = encode_frame(frame_type(*values, b"m" * size_bytes))
     assert performative is not None
     return bytes(header + b"\x00\x01" + performative)
 
