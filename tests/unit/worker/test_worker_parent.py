@@ -25,7 +25,7 @@ from worker import parent
 
 def run(sender):
     def on_signal(number, frame):
-        os.write(1, f"signal {number}\n".encode())
+        os.write(1, f"signal {number}\\n".encode())
     for number in parent.STOP_SIGNALS:
         signal.signal(number, on_signal)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, parent.WATCHED_SIGNALS)
