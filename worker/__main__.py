@@ -346,7 +346,12 @@ def main() -> int:
     prefer_device_thread(os.environ)
     if not settings.is_restarting:
         return _run(settings, None)
-    return run_in_child(partial(_run, settings), [model.implementation for model in models])
+    modules = [model.implementation for model in models]
+    # These are imported when they are first used.
+    modules += ["httpcore"]
+    if settings.service_bus.connection_string is None:
+        modules += ["azure.identity"]
+    return run_in_child(partial(_run, settings), modules)
 
 
 def _run(settings: WorkerSettings, parent: SocketSender | None) -> int:

@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from tests.storm.rig import Rig
 
 _WEIGHTS = {
-    **{"gateway": 5, "app of gateway": 3, "worker": 3, "child of worker": 3},
-    **{"servicebus": 3, "blobs": 1},
+    "gateway": 5,
+    "app of gateway": 3,
+    "worker": 3,
+    "child of worker": 3,
+    "servicebus": 3,
+    "blobs": 1,
 }
 _MIN_DELAY_SECONDS, _MAX_DELAY_SECONDS = 0.05, 2.0
 _OVERLAP_SHARE = 0.25
