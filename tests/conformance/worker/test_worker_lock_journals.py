@@ -164,6 +164,19 @@ def test_messages_that_are_released_when_receiving_stops_are_not_noted(links: Li
     link.complete([again])
 
 
+def test_a_link_works_without_a_journal_if_the_folder_cannot_be_used(
+    services: LocalServices, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    journals = LockJournals(tmp_path / "file" / "locks")
+    link = QueueLink(AzureEndpoint(services.service_bus_url), QUEUE, journals=journals)
+    link.open()
+    assert "message locks cannot be noted" in caplog.text
+    send(services, 1)
+    assert link.complete(received(link, 1)) == [True]
+    link.close()
+
+
 @pytest.mark.timeout(90)
 def test_jobs_of_a_killed_worker_are_received_before_their_locks_expire(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
