@@ -156,7 +156,10 @@ class QueueLink:
         self._receiver = receiver
         if self._journals is not None and self._take_over_journals(self._journals):
             self._abandon_orphans(receiver)
-            self._note_arrivals(receiver)
+            try:
+                self._note_arrivals(receiver)
+            except SDK_ERRORS as error:
+                raise self._broken(error) from None
 
     def close(self) -> None:
         """Close the link. Unsettled messages stay locked until their locks expire."""
