@@ -1,1 +1,1 @@
-"""The benchmarks of the whole system, of the worker and of memory admission (`./dev bench`)."""
+"""The benchmarks (`./dev bench`): the whole system, the worker, and the sharing of memory."""

@@ -25,7 +25,10 @@ ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class JobCost:
-    """What one job costs: latency, throughput, and the processor time in ms of each process."""
+    """The results of one run: latency, throughput, and processor time per job.
+
+    `process_ms` contains the processor time per job of each process, in milliseconds.
+    """
 
     p50_ms: float
     per_second: float
@@ -33,12 +36,12 @@ class JobCost:
 
     @property
     def total_ms(self) -> float:
-        """The processor time of all processes together, in ms. The client is not included."""
+        """The processor time per job of all processes, in milliseconds, without the client."""
         return sum(self.process_ms.values())
 
 
 def measure(system: System, running_system: RunningSystem, size: int, clients: int) -> JobCost:
-    """Send jobs with bodies of `size` bytes from `clients` clients, and measure one run.
+    """Send jobs with bodies of `size` bytes from `clients` clients; return the results.
 
     Raises:
         RuntimeError: if a job failed.
@@ -56,7 +59,10 @@ def measure(system: System, running_system: RunningSystem, size: int, clients: i
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Measure all sizes and numbers of clients in turn, and print the medians of the rounds."""
+    """Measure each combination of body size and number of clients, and print the medians.
+
+    Each combination is measured once in each round.
+    """
     parser = argparse.ArgumentParser(prog="./dev bench cpu", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--models", help="the models of the worker, separated by commas")
@@ -81,7 +87,10 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 
 def _seconds(system: RunningSystem) -> dict[str, float]:
-    """Return the processor time of each process in seconds. The app and its host are separate."""
+    """Return the processor time in seconds of each process.
+
+    The Functions host and the app that it runs are separate processes.
+    """
     seconds = {"supervisor": process_seconds(system.pid)}
     for name, part in system.parts.items():
         seconds[name] = process_seconds(part.pid)

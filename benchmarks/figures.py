@@ -9,7 +9,10 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One row of the report: what was measured, the measured value, and its target or ''."""
+    """One row of the report: what was measured, the measured value, and its target.
+
+    `target` is empty if the value has no target.
+    """
 
     name: str
     value: str

@@ -1,4 +1,4 @@
-"""HTTP clients, each of which waits for a response before it sends its next request."""
+"""Send HTTP requests from several clients, and measure the responses."""
 
 import http.client
 import threading
@@ -11,7 +11,10 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True, slots=True)
 class HttpLoad:
-    """The HTTP requests of a benchmark. The clients send the `bodies` in turn."""
+    """The HTTP requests of a benchmark.
+
+    The requests use the `bodies` in order. After the last body, the first body is used again.
+    """
 
     url: str
     path: str
@@ -42,7 +45,7 @@ class HttpLoadResult:
 def run(load: HttpLoad, clients: int, requests: int) -> HttpLoadResult:
     """Send `requests` HTTP requests from `clients` threads, and return the result.
 
-    Each thread has its own connection, and sends one request at a time.
+    Each thread has its own connection, and waits for each response before the next request.
     """
     latencies_ms: list[float] = []
     failures: list[int] = []

@@ -1,9 +1,9 @@
-"""Run a model in a bare loop, which is the fastest that a worker could be.
+"""Run a model in a bare loop. No worker can be faster than this loop.
 
-`python -m benchmarks.loop CATALOGUE MODEL PICTURE…` loads the model and then reads lines from
-stdin. Each line is a number N, for which the program processes N pictures. As many threads as in a
-worker decode and preprocess the pictures. One thread runs the model with the batch size of a
-worker, and another thread postprocesses the outputs. There are no messages, locks or replies.
+`python -m benchmarks.loop CATALOGUE MODEL PICTURE…` loads the model and then reads numbers from
+stdin, one on each line. For a number N, the program processes N pictures. The number of threads and
+the batch size are those of a worker. Some threads decode and preprocess the pictures, one thread
+runs the model, and one thread postprocesses the outputs. There are no messages, locks or replies.
 
 For each line the program prints a JSON object. The object contains the number of images, the
 seconds from the start of the first batch to the end of the last batch, and the seconds during which
@@ -61,7 +61,7 @@ class LoopThroughput:
 
     @property
     def busy_ms(self) -> float:
-        """The average time for which the model ran for one image, in milliseconds."""
+        """The average time that the model needed for one image, in milliseconds."""
         return self.busy_seconds / self.images * 1000
 
 
@@ -76,7 +76,10 @@ class Loop:
         self._finishing = ThreadPoolExecutor(1)
 
     def run(self, images: int) -> LoopThroughput:
-        """Process this number of images, which must be a multiple of the batch size."""
+        """Process `images` images, and return the throughput.
+
+        `images` must be a multiple of the batch size.
+        """
         ready: SimpleQueue[Any] = SimpleQueue()
         free_slots = threading.Semaphore(self._batch_size * _BATCHES_AHEAD)
 
@@ -103,7 +106,7 @@ class Loop:
 
 
 def main(arguments: list[str]) -> None:
-    """Load the model. For each number on stdin, process this number of images."""
+    """Load the model, then process as many images as each line of stdin says."""
     catalogue, name, *paths = arguments
     keep_large_blocks()
     prefer_device_thread(os.environ)

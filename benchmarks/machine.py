@@ -1,4 +1,4 @@
-"""The processor times of the machine, which show whether other programs disturbed a benchmark."""
+"""Measure processor times, to see whether other programs disturbed a benchmark."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -10,8 +10,8 @@ import psutil
 class Processors:
     """The processor times of the machine since its start, summed over all processors.
 
-    If two processors work for one second, this counts as two seconds. The difference of two objects
-    of this class has the processor times of the period between them.
+    Subtract an earlier object from a later object to get the processor times of the period between
+    the two measurements.
     """
 
     all_seconds: float
@@ -37,12 +37,12 @@ class Processors:
 
     @property
     def used_seconds(self) -> float:
-        """The processor time that all programs of this machine used, in seconds."""
+        """The processor time in seconds that all programs of this machine have used."""
         return self.all_seconds - self.stolen_seconds - self.idle_seconds
 
     @property
     def stolen_share(self) -> float:
-        """The fraction of the processors' time that was given to other virtual machines."""
+        """The fraction of the processor time that other virtual machines used, from 0 to 1."""
         return self.stolen_seconds / self.all_seconds if self.all_seconds else 0.0
 
 

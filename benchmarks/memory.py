@@ -60,7 +60,11 @@ def run(services: LocalServices, settings: dict[str, str], *models: str) -> Memo
 
 
 def count_outcomes(gateway: Gateway, jobs: dict[str, int]) -> tuple[int, dict[str, int]]:
-    """Return the number of jobs with the right result, and of failed jobs for each error code."""
+    """Count the jobs with the right result, and the failed jobs by error code.
+
+    `jobs` maps the id of each job to the input, which is a number. The right result is the square
+    of this number.
+    """
     right_count, failed = 0, dict[str, int]()
     for identity, number in jobs.items():
         try:
@@ -76,7 +80,10 @@ def count_outcomes(gateway: Gateway, jobs: dict[str, int]) -> tuple[int, dict[st
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Measure both cases, and print the report. Return 1 if a target was missed, otherwise 0."""
+    """Measure with and without admission, and print the report.
+
+    Returns 1 if a target was missed, otherwise 0.
+    """
     with tempfile.TemporaryDirectory(prefix="loosely-memory-") as text:
         folder = Path(text)
         with run_services(folder, CATALOGUE) as services:
@@ -90,7 +97,7 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 
 def make_figures(admitted: MemoryRun, not_admitted: MemoryRun) -> list[Figure]:
-    """Return the rows of the report, made from the results of both runs."""
+    """Return the rows of the report on the runs with and without admission."""
     peak = admitted.record.peak_bytes / GIB
     refused = admitted.record.refused_count
     failures = (

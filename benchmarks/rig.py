@@ -41,7 +41,7 @@ _COUNT = re.compile(rb"ActiveMessageCount>(\d+)<")
 
 @dataclass(slots=True)
 class ProbedProgram:
-    """A running program of ours. The URL `probe` shows whether the program is ready."""
+    """A running Python program. The URL `probe` shows whether the program is ready."""
 
     process: subprocess.Popen[bytes]
     probe: str
@@ -154,7 +154,7 @@ class WorkerRig:
     ) -> None:
         """Wait until the worker has sent `replies` replies and the model's queue is empty.
 
-        The first check is after `expected_seconds`, and the next checks follow once a second.
+        The first check is made after `expected_seconds`. Then a check is made once a second.
         Earlier or more frequent checks would disturb the measurement.
 
         Raises:
@@ -165,13 +165,13 @@ class WorkerRig:
         while (count := self.count(REPLIES)) < replies or self.count(model):
             if time.monotonic() > ends_at or self.worker.process.poll() is not None:
                 raise RuntimeError(
-                    f"the worker sent {count} of {replies} replies; the worker ended, or "
-                    f"{seconds:.0f} s passed"
+                    f"the worker sent only {count} of {replies} replies, because the worker ended "
+                    f"or needed more than {seconds:.0f} s"
                 )
             time.sleep(1.0)
 
     def count(self, queue: str) -> int:
-        """Return the number of active messages in a queue."""
+        """Return the number of active messages in the queue with this name."""
         connection = http.client.HTTPConnection("127.0.0.1", self._admin_port, timeout=10)
         connection.request("GET", f"/{queue}?api-version=2021-05")
         found = _COUNT.search(connection.getresponse().read())

@@ -49,12 +49,12 @@ class SaturationRun:
 
     @property
     def others_share(self) -> float:
-        """The fraction of the processors' time that other programs used during the run."""
+        """The fraction of the processor time that other programs used, from 0 to 1."""
         ours = self.process_seconds + self.broker_seconds
         return max(0.0, self.machine.used_seconds - ours) / self.machine.all_seconds
 
     def per_image_ms(self, seconds: float) -> float:
-        """Convert a processor time of the run to milliseconds per image."""
+        """Convert a processor time in seconds to milliseconds per image of this run."""
         return seconds / self.throughput.images * 1000
 
 
@@ -74,10 +74,10 @@ class Round:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether the processors had little other work in each of the three runs.
+        """Whether none of the three runs was disturbed by other programs.
 
-        In each run, other programs and other virtual machines together used less than
-        `_QUIET_SHARE` of the processors' time.
+        A run is not disturbed if other programs and other virtual machines together used less than
+        the fraction `_QUIET_SHARE` of the processor time.
         """
         runs = (self.before, self.worker, self.after)
         return all(run.others_share + run.machine.stolen_share < _QUIET_SHARE for run in runs)
@@ -171,8 +171,8 @@ def bare_loop(catalogue: Path, model: str) -> Iterator[BareLoop]:
 def measure(catalogue: Path, model: str, rounds: int, seconds: float) -> list[Figure]:
     """Measure one model, and return the rows of the report.
 
-    Runs the loop and the worker in turn until `rounds` rounds were quiet, but stops after
-    `rounds * _MAX_TRIES` rounds.
+    Runs rounds until `rounds` of them were not disturbed by other programs. Stops earlier if
+    `rounds * _MAX_TRIES` rounds have run.
     """
     batch_size = Catalogue.load(catalogue).model(model).max_batch_size
     with (
@@ -198,7 +198,10 @@ def measure(catalogue: Path, model: str, rounds: int, seconds: float) -> list[Fi
 
 
 def make_figures(model: str, rounds: Sequence[Round]) -> list[Figure]:
-    """Return the rows of the report, made from the quiet rounds, or from all if none was quiet."""
+    """Return the rows of the report, computed from the rounds that were not disturbed.
+
+    If all rounds were disturbed, the rows are computed from all rounds.
+    """
     quiet = [each for each in rounds if each.is_quiet]
     counted = quiet or rounds
     workers = [each.worker for each in counted]
@@ -247,7 +250,7 @@ def make_figures(model: str, rounds: Sequence[Round]) -> list[Figure]:
 
 
 def median_of(runs: Sequence[SaturationRun], figure: Callable[[SaturationRun], float]) -> float:
-    """Return the median of the values that `figure` returns for the runs."""
+    """Call `figure` for each run, and return the median of the returned values."""
     return median(map(figure, runs))
 
 

@@ -58,9 +58,9 @@ def measure_bare_loop(*tuned: str) -> float:
 def measure_efficiency(system: System) -> list[Figure]:
     """Compare the throughput of the busy system with the throughput of `benchmarks.bare`.
 
-    The loop runs before and after the system. Each time it runs with the default settings of the C
-    allocator, and then with the worker's settings, which make the loop faster. The comparison with
-    the faster loop shows how much throughput is lost by serving over HTTP and queues.
+    `benchmarks.bare` is a loop without HTTP and queues. The loop is measured before and after the
+    system, and the mean is used. Each measurement is made twice: with the default settings of the C
+    allocator, and with the worker's settings of the C allocator.
     """
     picture = load.HttpLoad(
         system.url, "/v1/models/classifier/jobs", "image/jpeg", [PICTURE.read_bytes()]
@@ -87,7 +87,7 @@ def measure_efficiency(system: System) -> list[Figure]:
 def measure_memory(running_system: RunningSystem) -> list[Figure]:
     """Measure the peak memory of each process.
 
-    The target is for the sum of all processes except the worker.
+    Only the sum without the worker has a target.
     """
     found = peaks.peaks_mb(running_system)
     others = sum(peak for name, peak in found.items() if not name.startswith("worker"))

@@ -1,1 +1,1 @@
-"""Azure Service Bus, Azure Functions and Azure Blob Storage as programs on one machine."""
+"""Local replacements for Azure Service Bus, Azure Functions and Azure Blob Storage."""

@@ -150,5 +150,5 @@ def listen(host: str, port: int, backlog: int) -> socket.socket:
 
 
 def port_in_use(port: int) -> PortInUse:
-    """Return an error that says that another program uses this port."""
+    """Return the error for a port that another program uses."""
     return PortInUse(f"port {port} is in use by another program")

@@ -67,9 +67,9 @@ async def enqueue(ticket: str) -> str | None:
 
 @app.activity_trigger("asked")
 async def conclude(asked: str) -> str:
-    """Record a job's outcome if none is recorded, and return the recorded outcome.
+    """Record a job's outcome unless an outcome is recorded; return the recorded outcome.
 
-    `asked` and the returned text are JSON, which `gateway.jobs.activities.Conclude` describes.
+    See `gateway.jobs.activities.Conclude` for the JSON text of `asked` and of the returned value.
     """
     return await services.conclude.run(asked)
 
@@ -90,15 +90,15 @@ async def announce_webhook(job: str, client: df.DurableOrchestrationClient) -> N
 @app.activity_trigger("job")
 @app.durable_client_input("client")
 async def deliver_webhook(job: str, client: df.DurableOrchestrationClient) -> str:
-    """Post a job to its webhook once, and return the outcome of this attempt as JSON."""
+    """Post a job to its webhook once; return the receiver's status or an error code as JSON."""
     return await services.webhook_activities.deliver_job(job, DurableClient(client))
 
 
 @app.activity_trigger("told")
 async def deliver_reply(told: str) -> str:
-    """Post a reply to a producer's webhook once, and return the outcome of this attempt as JSON.
+    """Post a reply to a producer's webhook once.
 
-    `told` is a WebhookReply as JSON.
+    `told` is a WebhookReply as JSON. Returns the receiver's status or an error code as JSON.
     """
     return await services.webhook_activities.deliver_reply(told)
 

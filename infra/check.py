@@ -119,7 +119,7 @@ def check_schemas(tools: Tools) -> None:
 
 
 def check_checkov(tools: Tools) -> None:
-    """Check checkov's security rules, except the rules that infra/checkov.yaml excludes."""
+    """Run checkov's security rules, except the rules that infra/checkov.yaml excludes."""
     skips: dict[str, str] = yaml.safe_load((INFRA / "checkov.yaml").read_text(encoding="utf-8"))
     rendered = INFRA / "build" / "checkov"
     rendered.mkdir(parents=True, exist_ok=True)

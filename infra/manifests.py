@@ -162,7 +162,10 @@ def _make_probe(path: str, *, period_seconds: int, failures: int) -> dict[str, A
 
 
 def make_scaled_object(model: ModelEntry, queues: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the ScaledObject by which KEDA scales a model's workers from and to zero."""
+    """Return the ScaledObject of a model's workers.
+
+    KEDA starts workers when jobs are queued, and stops all workers when no jobs are left.
+    """
     return {
         "apiVersion": "keda.sh/v1alpha1",
         "kind": "ScaledObject",

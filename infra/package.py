@@ -24,14 +24,15 @@ _ALWAYS_EXCLUDED = (".funcignore", ".gitignore", "local.settings.json")
 def read_exclusions(app: Path) -> tuple[str, ...]:
     """Return the name patterns of the files and folders that are not published.
 
-    Raises ValueError if .funcignore has a pattern with / or !, because only patterns of names are
-    supported.
+    Raises ValueError if a pattern in .funcignore contains `/` or begins with `!`, because such
+    patterns are not supported.
     """
     lines = (app / ".funcignore").read_text(encoding="utf-8").splitlines()
     patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if unclear := [pattern for pattern in patterns if "/" in pattern or pattern[0] == "!"]:
         raise ValueError(
-            f".funcignore: expected patterns of names, without / and !, found {unclear[0]}"
+            f".funcignore: expected a pattern without / and without ! at its start, "
+            f"found {unclear[0]}"
         )
     return (*patterns, *_ALWAYS_EXCLUDED)
 

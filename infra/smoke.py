@@ -67,7 +67,7 @@ class TimeLimit:
         time.sleep(min(seconds, self.left_seconds))
 
     def pause_until(self, seconds: float) -> None:
-        """Sleep until this number of seconds after the start of the group.
+        """Sleep until `seconds` seconds after the start of this group of jobs.
 
         If the time limit is earlier, sleep only until the time limit.
         """
@@ -130,7 +130,10 @@ def _parse_object(data: bytes) -> dict[str, Any]:
 
 
 def is_temporary(status: int) -> bool:
-    """Return whether a request with this HTTP status may be repeated; 0 means no response."""
+    """Return whether to repeat a request after a response with this HTTP status.
+
+    The status 0 means that there was no response.
+    """
     return status in {0, 429} or status >= 500
 
 
@@ -178,7 +181,8 @@ def accept(api: Api, limit: TimeLimit) -> JobReport:
 def read_status(api: Api, job: JobReport) -> None:
     """Read the status of a job once, and store it in `job`.
 
-    If a cancelled job is queued or running, also store this status in `status_after_cancel`.
+    If the job was cancelled but is still queued or running, the status is also stored in
+    `status_after_cancel`.
     """
     status, body = api.call("GET", f"/v1/jobs/{job.job_id}")
     if status != 200 or not body.get("status"):
@@ -309,8 +313,8 @@ def submit_after_seconds(number: int, count: int) -> float:
     """Return when to submit a job of the group `restarted`, in seconds after the group's start.
 
     The first quarter of the jobs is submitted one by one. Half of the jobs are submitted together,
-    just before the restart. The last quarter is submitted one by one, because the time from the
-    command to the restart is unknown.
+    just before the restart. The last quarter is submitted one by one over a longer time. Some of
+    these jobs are probably submitted while the gateway restarts.
     """
     before, together = count // 4, count // 2
     after = number - before - together + 1

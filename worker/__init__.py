@@ -13,10 +13,10 @@ models/              one file for each model; a model's author writes only this 
 replies              send replies to the gateway, to queues and to webhooks
 telemetry/           metrics, traces, logs and health
 net/                 retries, HTTP requests to servers outside our system, blob storage client
-errors               every way in which a job can fail, and how its message is settled
+errors               all errors that end a job, and how the job's message is then settled
 settings             read the worker's settings from the environment
 parent               run the worker in a child process, and replace a child that was killed
-shutdown             whether and why the worker shuts down
+shutdown             request the shutdown of the worker, and wait for the request
 scheduled_events     poll for Azure's announcements that this machine will be stopped
 process              set the thread counts and the memory allocator of this process
 check                `python -m worker.check`: try one model on one input

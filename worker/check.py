@@ -1,8 +1,10 @@
 """`python -m worker.check NAME FILE`: run one model on one input, without queues and gateway.
 
-The command prints one JSON object per line: first the facts about the loaded model, then the
-result, then the time and memory of a batch for each batch size (1, 2, 4 … up to `max_batch_size`).
-It reads the settings MODEL_CATALOGUE, TORCH_THREADS and WORKER_WEIGHTS_CACHE, and also
+The command prints one JSON object per line. The first object describes the loaded model. The second
+object contains the result. Each later object contains the time and the memory of a batch, for the
+batch sizes 1, 2, 4 … `max_batch_size`.
+
+The command reads the settings MODEL_CATALOGUE, TORCH_THREADS and WORKER_WEIGHTS_CACHE, and also
 PAYLOAD_STORAGE if the weights are in blob storage. The exit code is 1 if the model or the input
 causes an error, and 2 if an argument or a setting is wrong.
 """
@@ -50,13 +52,13 @@ class ModelInput:
 
 
 class LazyBlobReader:
-    """Reads blobs. Connects to blob storage only when a blob is read."""
+    """Reads blobs. The connection to blob storage is created when a blob is read."""
 
     def __init__(self, endpoint: AzureEndpoint | None) -> None:
         self._endpoint = endpoint
 
     def read(self, container: str, blob: str) -> Iterator[bytes]:
-        """Return a blob in chunks. Raises WeightsMissing or WeightsAway if it cannot be read."""
+        """Return a blob in chunks. Raises WeightsMissing or WeightsAway on failure."""
         if self._endpoint is None:
             raise WeightsAway(
                 "PAYLOAD_STORAGE is not set, but the model's weights are in blob storage"
@@ -129,7 +131,7 @@ def _timed(call: Callable[[], object]) -> float:
 
 
 def _peak_bytes(loaded: LoadedModel, items: list[Any]) -> int:
-    """Return how many bytes of memory a batch needs, without the memory of the loaded model."""
+    """Return how many bytes of memory a batch needs in addition to the loaded model."""
     cost = sum(loaded.cost(item) for item in items)
     declared_bytes = loaded.memory_bytes(cost) - loaded.memory_bytes(0)
     if (cuda := _cuda()) is not None:

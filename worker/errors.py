@@ -8,7 +8,7 @@
     │   ├── InferenceFailed        inference-failed         the model raised an error
     │   ├── OutOfMemory            out-of-memory            too large for this worker's device
     │   ├── ResultTooLarge         result-too-large         larger than a job may return
-    │   └── ExpiredForProducer     expired                  late; the producer gets a reply
+    │   └── ExpiredForProducer     expired                  the deadline passed; for a producer
     ├── Unwanted                                       no reply; complete
     │   ├── Expired                expired                  the deadline passed
     │   ├── NotWaitedFor           not-waited-for           cancelled or finished
@@ -19,31 +19,30 @@
     │   │   └── QueueMissing       queue-missing            the queue does not exist
     │   ├── PayloadsAway           payloads-away            blob storage does not answer
     │   ├── ReplyUndelivered       reply-undelivered        the gateway does not answer
-    │   ├── OutboundFailed         outbound-failed          a server outside does not answer
+    │   ├── OutboundFailed         outbound-failed          another server does not answer
     │   ├── DeviceLost             device-lost              the process must be restarted
     │   └── WorkerFault            worker-fault             a defect of the worker
     ├── Poison                                         dead-letter, with reason and description
-    │   ├── UnreadableMessage      the contract's code      not one of our messages
-    │   ├── WrongModel             wrong-model              on another model's queue
+    │   ├── UnreadableMessage      code of a ContractError  not a valid job request
+    │   ├── WrongModel             wrong-model              the queue is another model's
     │   ├── ReplyForbidden         reply-forbidden          the reply address is not allowed
     │   └── ReplyRefused           reply-refused            the gateway never accepts this reply
-    ├── HandedBack                 handed-back         release: this worker shuts down
+    ├── HandedBack                 handed-back         release: the job has not started
     ├── NotFinished                not-finished        abandon: the grace period was too short
     ├── LockLost                   lock-lost           do nothing: another worker has the job
-    ├── ModelUnusable                                  concerns a model, not a job: the worker
-    │   │                                              receives no jobs for it and tries again
+    ├── ModelUnusable                                  no job of the model is received until
+    │   │                                              a later load succeeds
     │   ├── ModelFailed            model-failed            the model's code raised an error
     │   ├── ModelUnfit             model-unfit             the class does not fit its entry
     │   ├── WeightsMissing         weights-missing         the weights do not exist
     │   ├── WeightsMismatch        weights-mismatch        the digest differs from the entry's
     │   ├── WeightsUnsafe          weights-unsafe          a pickle that would run code
-    │   ├── WeightsDamaged         weights-damaged         truncated, or an unknown format
+    │   ├── WeightsDamaged         weights-damaged         truncated, or of an unknown format
     │   ├── WeightsUnfit           weights-unfit           names or shapes do not fit the network
     │   └── WeightsAway            weights-away            blob storage or the cache fails
     └── SettingsError              bad-setting         the worker cannot start: exit code 2
 
-The class of an error determines how the message is settled. The text of an error has no influence
-on this.
+Only the class of an error determines how the message is settled.
 """
 
 from enum import StrEnum
@@ -114,7 +113,10 @@ class InferenceFailed(Fault):
 
 
 class OutOfMemory(Fault):
-    """One input alone needs more memory than the device has. A larger device may have enough."""
+    """A single input needs more memory than the device has.
+
+    The job may succeed on a device with more memory.
+    """
 
     code = FailureCode.OUT_OF_MEMORY.value
     retryable = True
@@ -127,7 +129,7 @@ class ResultTooLarge(Fault):
 
 
 class ExpiredForProducer(Fault):
-    """The job's deadline has passed. The worker sends the job's producer a reply that says so."""
+    """The job's deadline has passed, and the producer gets a reply with this error."""
 
     code = FailureCode.EXPIRED.value
 
@@ -197,8 +199,8 @@ class ReplyUndelivered(Infrastructure):
 class OutboundFailed(Infrastructure):
     """A server outside our system sent no complete response.
 
-    The error's text has no subject, for example "did not answer in time". The code that catches the
-    error must put a subject before the text.
+    The error's text does not name the server, for example "did not answer in time". The code that
+    catches the error must put the name of the server before this text.
     """
 
     code = "outbound-failed"
@@ -206,9 +208,9 @@ class OutboundFailed(Infrastructure):
 
 
 class DeviceLost(Infrastructure):
-    """The device no longer works. The worker returns its jobs to the queue and exits.
+    """The device no longer works. The worker returns all jobs to their queues and exits.
 
-    The delivery of each job that was running on the device counts as failed, because this job may
+    The delivery counts of the jobs that ran on the device increase, because one of these jobs may
     have caused the failure.
     """
 
@@ -222,7 +224,7 @@ class WorkerFault(Infrastructure):
 
 
 class Poison(WorkerError):
-    """The message can never be processed. The worker moves it to the dead-letter queue."""
+    """The message can never be processed, so the worker dead-letters the message."""
 
     settlement = Settlement.DEAD_LETTER
 
@@ -244,7 +246,7 @@ class UnreadableMessage(Poison):
 
     @property
     def reason(self) -> str:
-        """The code of the contract's error that explains why the message cannot be read."""
+        """The code of the ContractError that explains why the message cannot be read."""
         return self._reason
 
 
@@ -270,7 +272,7 @@ class ReplyRefused(Poison):
 
 
 class HandedBack(WorkerError):
-    """The job had not started when the shutdown of the worker began."""
+    """The worker shuts down or unloads the model before the job starts."""
 
     code = "handed-back"
     retryable = True
@@ -278,7 +280,7 @@ class HandedBack(WorkerError):
 
 
 class NotFinished(WorkerError):
-    """The job had started, but did not finish within the grace period of the worker's shutdown."""
+    """The job started, but did not finish within the grace period of the worker's shutdown."""
 
     code = "not-finished"
     retryable = True

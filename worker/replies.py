@@ -2,11 +2,13 @@
 
 The gateway answers with status 2xx if it accepts the reply, and with 410 if the job has already
 ended. In both cases the worker completes the message. After status 404, 408, 425, 429 or 5xx, or a
-failed connection, the worker sends the reply again after a random delay, which grows with each try.
-After any other status, the worker does not send the reply again.
+failed connection, the worker sends the reply again. The worker pauses before each further try. The
+pause is random and grows with each try. After any other status, the worker does not send the reply
+again.
 """
 
 import ipaddress
+import ssl
 import threading
 import time
 from collections import OrderedDict
@@ -16,7 +18,10 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Final, Protocol
 
-import httpx
+import certifi
+import urllib3
+from urllib3.exceptions import HTTPError, LocationParseError
+from urllib3.util import Timeout, Url, parse_url
 
 from contract.catalogue import Catalogue
 from contract.errors import ForbiddenAddress
@@ -40,11 +45,12 @@ from worker.telemetry.recording import ServiceStatus
 _GONE: Final = 410
 _MAY_SUCCEED_LATER: Final = frozenset({404, 408, 425, 429})
 
-_REPLY_TIMEOUT: Final = httpx.Timeout(10.0, connect=3.0)
-_CHECK_TIMEOUT: Final = httpx.Timeout(2.0)
+_REPLY_TIMEOUT: Final = Timeout(connect=3.0, read=10.0)
+_CHECK_TIMEOUT: Final = Timeout(2.0)
 # Shorter than the 5 s after which uvicorn and others close an idle connection.
 _KEEP_ALIVE_SECONDS: Final = 4.0
 _MAX_CONNECTIONS: Final = 64
+_HEADERS: Final = {"content-type": "application/json", "user-agent": "loosely-worker"}
 
 WEBHOOK_TIMEOUT_SECONDS: Final = 15.0
 # How long to retry a reply to a producer's queue or webhook during one delivery of the message.
@@ -71,22 +77,18 @@ class GatewayClient:
         self._hosts = hosts
         self._trace_headers = trace_headers
         self._status = ServiceStatus("the gateway")
-        self._client = httpx.Client(
-            follow_redirects=False,
-            timeout=_REPLY_TIMEOUT,
-            # No proxy and no netrc, so that the reply token reaches only the listed host.
-            trust_env=False,
-            limits=httpx.Limits(
-                max_connections=_MAX_CONNECTIONS,
-                max_keepalive_connections=_MAX_CONNECTIONS,
-                keepalive_expiry=_KEEP_ALIVE_SECONDS,
-            ),
-            headers={"content-type": "application/json", "user-agent": "loosely-worker"},
+        # urllib3 uses neither a proxy nor netrc, so the reply token reaches only the listed host.
+        self._pools = urllib3.PoolManager(
+            maxsize=_MAX_CONNECTIONS,
+            block=True,
+            retries=False,
+            ssl_context=ssl.create_default_context(cafile=certifi.where()),
         )
+        self._used_at = time.monotonic()
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        self._pools.clear()
 
     def check(self, url: str) -> None:
         """Check a reply URL; raise ReplyForbidden if replies must not be sent to it."""
@@ -95,8 +97,8 @@ class GatewayClient:
     def is_wanted(self, url: str) -> bool | None:
         """Return whether the gateway still waits for the job; None if there is no answer."""
         try:
-            status = self._client.get(self._parse(url), timeout=_CHECK_TIMEOUT).status_code
-        except httpx.HTTPError as error:
+            status = self._request("GET", self._parse(url), _CHECK_TIMEOUT)
+        except HTTPError as error:
             self._status.mark_down(type(error).__name__)
             return None
         # A gateway that is being started or replaced may answer 404.
@@ -112,15 +114,17 @@ class GatewayClient:
         If the gateway does not answer, the result is True, so that the job continues.
         """
         try:
-            response = self._client.put(self._parse(url), content=body, timeout=_CHECK_TIMEOUT)
-        except httpx.HTTPError as error:
+            status = self._request("PUT", self._parse(url), _CHECK_TIMEOUT, body)
+        except HTTPError as error:
             self._status.mark_down(type(error).__name__)
             return True
         self._mark_up()
-        return response.status_code != _GONE
+        return status != _GONE
 
     def send(self, url: str, body: bytes, wait: Wait) -> None:
-        """Send a reply. Try again until the gateway accepts the reply or `wait` returns False.
+        """Send a reply. Try again until the gateway accepts the reply.
+
+        `wait` sleeps before each new try, and returns False if the method must give up.
 
         Raises:
             ReplyUndelivered: `wait` returned False before the gateway accepted the reply.
@@ -134,15 +138,38 @@ class GatewayClient:
             if not wait(backoff_seconds(attempt)):
                 raise ReplyUndelivered(f"the reply was not accepted: {problem}")
 
-    def _try_send(self, url: httpx.URL, body: bytes) -> str | None:
+    def _request(
+        self,
+        method: str,
+        url: Url,
+        timeout: Timeout,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> int:
+        """Send a request to an address that `_parse` has checked; return the response's status."""
+        now = time.monotonic()
+        if now - self._used_at > _KEEP_ALIVE_SECONDS:
+            self._pools.clear()
+        self._used_at = now
+        pool = self._pools.connection_from_host(url.host, url.port, url.scheme)
+        response = pool.urlopen(
+            method,
+            url.request_uri,
+            body,
+            headers={**_HEADERS, **(headers or {})},
+            redirect=False,
+            timeout=timeout,
+        )
+        return response.status
+
+    def _try_send(self, url: Url, body: bytes) -> str | None:
         """Send the reply once; return a description of the failure if a retry may succeed.
 
         Return None if the gateway accepted the reply or if the job has ended.
         """
         try:
-            headers = self._trace_headers()
-            status = self._client.post(url, content=body, headers=headers).status_code
-        except httpx.HTTPError as error:
+            status = self._request("POST", url, _REPLY_TIMEOUT, body, self._trace_headers())
+        except HTTPError as error:
             self._status.mark_down(type(error).__name__)
             return type(error).__name__
         if status >= 500:
@@ -159,21 +186,21 @@ class GatewayClient:
         if not self._status.is_up:
             self._status.mark_up()
 
-    def _parse(self, text: str) -> httpx.URL:
+    def _parse(self, text: str) -> Url:
         # The URL is parsed only here, and the result is used to connect: two parsers could disagree
         # on the host.
         try:
-            url = httpx.URL(text)
-        except (httpx.InvalidURL, ValueError):
+            url = parse_url(text)
+        except LocationParseError:
             raise ReplyForbidden("the reply URL cannot be parsed") from None
-        if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.host)):
+        host = url.host or ""
+        if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(host)):
             raise ReplyForbidden(
                 "the scheme of the reply URL must be https; http is allowed only for "
                 "loopback addresses"
             )
         port = url.port or (443 if url.scheme == "https" else 80)
-        host = f"[{url.host}]" if ":" in url.host else url.host
-        if url.userinfo or f"{host}:{port}".lower() not in self._hosts:
+        if url.auth or f"{host}:{port}".lower() not in self._hosts:
             raise ReplyForbidden(
                 f"the reply URL has the address {host}:{port}, which REPLY_HOSTS does not list"
             )
@@ -194,7 +221,7 @@ class ReplyQueueSender(Protocol):
 
 
 class QueueReplies:
-    """Sends replies to the reply queues of producers. Keeps a sender open for each queue."""
+    """Sends replies to the reply queues of producers. Keeps one connection open for each queue."""
 
     def __init__(self, endpoint: AzureEndpoint, catalogue: Catalogue) -> None:
         self._make: Callable[[str], ReplyQueueSender] = lambda queue: QueueSender(endpoint, queue)
@@ -208,7 +235,9 @@ class QueueReplies:
             raise ReplyForbidden(f"replies must not be sent to the queue {queue[:100]!r}")
 
     def send(self, queue: str, body: bytes, job_id: str, wait: Wait) -> None:
-        """Send a reply. Try again until the broker accepts the reply or `wait` returns False.
+        """Send a reply. Try again until the broker accepts the reply.
+
+        `wait` sleeps before each new try, and returns False if the method must give up.
 
         Raises:
             ReplyUndelivered: `wait` returned False before the broker accepted the reply.
@@ -227,7 +256,7 @@ class QueueReplies:
 
 
 class WebhookReplies:
-    """Sends replies to the webhooks of producers. Signs the requests as the gateway does."""
+    """Sends replies to the webhooks of producers, in requests that the worker signs."""
 
     def __init__(self, http: GuardedHttp, secrets: tuple[bytes, ...]) -> None:
         self._http = http
@@ -238,10 +267,12 @@ class WebhookReplies:
         try:
             self._http.check(url)
         except ForbiddenAddress as error:
-            raise ReplyForbidden(f"the reply's webhook must not be called: {error}") from None
+            raise ReplyForbidden(f"the webhook's URL is not allowed: {error}") from None
 
     def send(self, url: str, body: bytes, job_id: str, wait: Wait) -> None:
-        """Send a reply. Try again until the webhook accepts the reply or `wait` returns False.
+        """Send a reply. Try again until the webhook accepts the reply.
+
+        `wait` sleeps before each new try, and returns False if the method must give up.
 
         Raises:
             ReplyUndelivered: `wait` returned False before the webhook accepted the reply.
@@ -260,7 +291,7 @@ class WebhookReplies:
                 "POST", url, headers, body, Limits(0, WEBHOOK_TIMEOUT_SECONDS)
             ).status
         except ForbiddenAddress as error:
-            raise ReplyForbidden(f"the reply's webhook must not be called: {error}") from None
+            raise ReplyForbidden(f"the webhook's URL is not allowed: {error}") from None
         except OutboundFailed as error:
             return f"the webhook {error}"
         return None if status // 100 == 2 or status == _GONE else f"status {status}"
@@ -290,11 +321,13 @@ class ReplySenders:
                 self._webhooks.check(url)
 
     def send(self, reply_to: ReplyTo | None, body: bytes, job_id: str, wait: Wait) -> None:
-        """Send a reply. If `reply_to` is None, no reply is wanted, and this method does nothing.
+        """Send a reply to the address `reply_to`. Do nothing if `reply_to` is None.
+
+        `wait` sleeps before each new try, and returns False if the method must give up.
 
         Raises:
-            ReplyUndelivered: The receiver did not accept the reply before `wait` returned False.
-            Poison: The receiver will never accept this reply.
+            ReplyUndelivered: `wait` returned False before the reply was accepted.
+            Poison: The gateway, queue or webhook will never accept this reply.
         """
         match reply_to:
             case ReplyUrl(url):
@@ -323,14 +356,14 @@ class CachedReply:
 
 
 class ReplyCache:
-    """Keeps each reply until its message is settled.
+    """Keeps each reply until the job's message is settled.
 
     If a reply cannot be sent or a message cannot be settled, the broker delivers the message again,
     often to this process. With the cached reply, the job need not run again.
 
-    When the cache is full, it drops the oldest replies first. It identifies a message by queue and
-    sequence number, because a new message with the same job id may have another input. Any thread
-    may call the methods.
+    When the cache is full, the oldest replies are dropped first. The queue and the sequence number
+    of the message are the key. The job id is not the key, because a new message with the same job
+    id may have another input. Any thread may call the methods.
     """
 
     def __init__(
@@ -395,9 +428,9 @@ def _size_bytes(cached: CachedReply) -> int:
 
 
 def _limited(wait: Wait) -> Wait:
-    """Return a function like `wait` that also returns False after a time limit.
+    """Return a function that calls `wait`, but returns False after a time limit.
 
-    With this limit, a reply queue or webhook that does not answer cannot delay other jobs for long.
+    With this limit, a reply queue or webhook that does not answer delays other jobs only briefly.
     """
     ends_at = time.monotonic() + _MAX_PRODUCER_SECONDS
     return lambda seconds: time.monotonic() < ends_at and wait(seconds)
@@ -407,6 +440,6 @@ def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False

@@ -1,9 +1,9 @@
 """Poll Azure's scheduled events, and shut the worker down before Azure stops its machine.
 
 The protocol is Scheduled Events of the Azure Instance Metadata Service, api-version 2020-07-01. One
-JSON document lists the events of this machine and of other machines in its group. The worker polls
-the document every second, as Microsoft recommends. A spot machine continues to run for at least 30
-seconds after the announcement.
+JSON document lists the events of this machine and of other machines in the same scale set. The
+worker polls the document every second, as Microsoft recommends. A spot machine continues to run for
+at least 30 seconds after the announcement.
 """
 
 import json
@@ -55,7 +55,7 @@ class ScheduledEvent:
     machines: frozenset[str] = field(default_factory=frozenset)
     not_before: datetime | None = None
 
-    def ends(self, machine: str, now: datetime) -> bool:
+    def may_stop(self, machine: str, now: datetime) -> bool:
         """Return whether the event may stop this machine within the next 20 minutes."""
         if self.kind not in _ENDING or not self.concerns(machine):
             return False
@@ -133,7 +133,7 @@ class ScheduledEvents:
         return _POLL_SECONDS
 
     def acknowledge(self) -> None:
-        """Tell Azure that it may start the events now, because the worker has shut down.
+        """Allow Azure to start the announced events now, because the worker has shut down.
 
         An event that also affects other machines is not acknowledged, because the acknowledgement
         would count for all these machines. A failure is logged and not raised.
@@ -161,14 +161,20 @@ class ScheduledEvents:
     def _handle(self, events: Sequence[ScheduledEvent]) -> None:
         for event in events:
             if event.event_id not in self._logged_ids and event.concerns(self._machine):
-                when = f"not before {event.not_before}" if event.not_before else "from now on"
-                _log.warning("Azure announces %s of this machine, %s", event.kind, when)
+                when = f"no earlier than {event.not_before}" if event.not_before else "at any time"
+                _log.warning(
+                    "Azure has scheduled the event %s for this machine; it may begin %s",
+                    event.kind,
+                    when,
+                )
         self._logged_ids = {event.event_id for event in events}
         now = self._clock()
-        self._ending = [event for event in events if event.ends(self._machine, now)]
+        self._ending = [event for event in events if event.may_stop(self._machine, now)]
         if self._ending:
             self.stop()
-            self._request_shutdown(f"Azure announces {self._ending[0].kind} of this machine")
+            self._request_shutdown(
+                f"Azure has scheduled the event {self._ending[0].kind} for this machine"
+            )
 
     def _get(self, path: str) -> bytes:
         with self._client.stream("GET", path, timeout=self._timeout_seconds) as response:

@@ -76,7 +76,7 @@ class MemorySettings:
         is_admitting: Whether the worker reserves device memory for a model before it uses the
             memory.
         turn_seconds: How long a loaded model may stay in memory while other models wait.
-        card_shares: The number of pods that share one GPU without a common folder.
+        card_shares: The number of pods that share one GPU but have no common folder.
     """
 
     budget_bytes: int | None = None
@@ -240,7 +240,10 @@ def _choice(environ: Mapping[str, str], name: str, default: str, *others: str) -
 
 
 def _exporters(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names of the trace exporters. OpenTelemetry reads its other variables itself."""
+    """Return the names of the trace exporters.
+
+    OpenTelemetry reads the other OTEL_* variables itself.
+    """
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return ()
     return tuple(name for name in _names(environ.get("OTEL_TRACES_EXPORTER", "")) if name != "none")

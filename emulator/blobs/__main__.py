@@ -1,4 +1,4 @@
-"""Serve a storage account, as `python -m emulator.blobs` or `local-blobs`."""
+"""The command `python -m emulator.blobs`, also `local-blobs`: serve a storage account."""
 
 from __future__ import annotations
 

@@ -26,14 +26,12 @@ from emulator.program import SettingError
 class RequiredPermission:
     """The permission that a shared access signature (SAS) must grant for an operation.
 
-    A signature permits the operation if it contains at least one of the permission letters.
-
     Attributes:
-        account_letters: The permission letters that allow the operation in an account SAS.
-        account_resource: The resource type that an account SAS must include: `s` (service), `c`
+        account_letters: An account SAS must contain at least one of these permission letters.
+        account_resource: An account SAS must include this resource type: `s` (service), `c`
             (container) or `o` (object).
-        service_letters: The permission letters that allow the operation in a service SAS. Empty if
-            no service SAS can allow the operation.
+        service_letters: A service SAS must contain at least one of these permission letters. Empty
+            if no service SAS can permit the operation.
     """
 
     account_letters: str
@@ -43,12 +41,12 @@ class RequiredPermission:
 
 @dataclass(frozen=True, slots=True)
 class AccessGrant:
-    """The permissions of an authorized request, and response headers that its signature sets.
+    """The result of a successful authorization.
 
     Attributes:
-        may_overwrite: False if the signature permits creating blobs but not overwriting them.
-        response_headers: The response headers that a service SAS sets. They replace the headers
-            that the blob itself would set.
+        may_overwrite: False if the request may create a blob but not overwrite an existing blob.
+        response_headers: The response headers that a service SAS sets. They replace response
+            headers of the same name.
     """
 
     may_overwrite: bool = True
@@ -59,10 +57,7 @@ FULL_ACCESS = AccessGrant()
 
 
 class AccountKey:
-    """The key of a storage account, which signs texts with HMAC-SHA256.
-
-    The result of `repr` does not contain the key.
-    """
+    """The secret key of a storage account. `repr` does not show the key."""
 
     __slots__ = ("_key",)
 
@@ -78,14 +73,15 @@ class AccountKey:
         return "AccountKey(…)"
 
     def sign(self, text: str) -> str:
-        """Return the HMAC-SHA256 signature of a text, encoded in Base64."""
+        """Return the HMAC-SHA256 signature of `text`, encoded in Base64."""
         digest = hmac.digest(self._key, text.encode(), hashlib.sha256)
         return base64.b64encode(digest).decode()
 
     def verifies(self, text: str, signature: str) -> bool:
         """Return whether `signature` is the signature of `text`.
 
-        The comparison takes constant time, so that its duration does not reveal the signature.
+        The duration of the comparison does not depend on the signature. Therefore an attacker
+        cannot guess the signature from the duration.
         """
         return hmac.compare_digest(self.sign(text).encode(), signature.encode("utf-8", "replace"))
 
@@ -95,7 +91,7 @@ _CHALLENGE = {"WWW-Authenticate": 'SharedKey realm="storage"'}
 
 @dataclass(frozen=True, slots=True)
 class Authenticator:
-    """Checks the Shared Key credentials or the signature of each request to one account."""
+    """Checks the credentials of requests to one account: a Shared Key or a SAS."""
 
     account: str
     key: AccountKey
@@ -174,7 +170,7 @@ def _collated(name: str) -> str:
 def build_string_to_sign(request: BlobRequest, account: str, order: Callable[[str], str]) -> str:
     """Return the text that the client must sign with the account key.
 
-    `order` returns the sort key of a header's name. The `x-ms-` headers are sorted by this key.
+    `order` defines the order of the `x-ms-` headers. It is the `key` argument of `sorted`.
     """
     headers = dict(request.headers)
     if headers.get("content-length") == "0":

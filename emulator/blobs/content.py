@@ -1,9 +1,9 @@
 """Store blob content in files, and stream the content between the files and the network.
 
-A content file has a random key as its name. It is written once, before the index refers to it, and
-never changed. It is removed only after the index no longer refers to it. Therefore a crash may
-leave unused files, but the index never refers to a missing file. `sweep` removes the unused files
-at the next start.
+A content file has a random key as its name. The file is written completely before the index refers
+to the file, and is never changed. The file is removed only when the index no longer refers to the
+file. Therefore the index never refers to a missing file. A crash may leave files that the index
+does not mention. `sweep` removes these files when the program starts again.
 
 File operations run on a small pool of threads. Content is read and written in buffers of limited
 size, so memory use does not depend on the size of a blob.
@@ -75,9 +75,11 @@ class ContentFile:
 class ContentFiles:
     """The directory that contains the content files.
 
-    A pinned file is kept while it is streamed, even if its blob is replaced or deleted. `pin`,
-    `unpin` and `release` must be called on the event loop's thread. All other methods are safe to
-    call on any thread.
+    While a response streams a file, the file is pinned: it is not removed, even if its blob is
+    replaced or deleted.
+
+    `pin`, `unpin` and `release` must be called on the event loop's thread. All other methods may be
+    called on any thread.
     """
 
     def __init__(self, root: Path) -> None:
@@ -101,12 +103,12 @@ class ContentFiles:
         return os.open(self._path(key), os.O_RDONLY)
 
     def remove(self, keys: Iterable[str]) -> None:
-        """Remove the files with these keys. The caller must ensure that the files are unused."""
+        """Remove the files with these keys. The index must no longer refer to the files."""
         for key in keys:
             self._path(key).unlink(missing_ok=True)
 
     def sweep(self, live: set[str]) -> int:
-        """Remove all files whose keys are not in `live`, and return how many files were removed."""
+        """Remove all files except those with a key in `live`. Return how many were removed."""
         removed = 0
         for subdirectory in _SUBDIRECTORIES:
             for entry in os.scandir(self._root / subdirectory):
@@ -116,7 +118,7 @@ class ContentFiles:
         return removed
 
     def pin(self, keys: Iterable[str]) -> None:
-        """Pin these files, so that they are not removed while they are streamed.
+        """Pin the files with these keys.
 
         A file that is pinned several times must be unpinned the same number of times.
         """
@@ -124,10 +126,10 @@ class ContentFiles:
             self._pins[key] = self._pins.get(key, 0) + 1
 
     def unpin(self, keys: Iterable[str]) -> list[str]:
-        """Undo one call of `pin` for each file, and return the keys of the files to remove.
+        """Undo one call of `pin` for each key, and return the keys of the files to remove.
 
-        The returned files were released while they were pinned, and are no longer pinned. The
-        caller must remove them.
+        A file must be removed if it is no longer pinned and the index no longer refers to it. The
+        caller must remove these files.
         """
         removable = []
         for key in keys:
@@ -140,9 +142,10 @@ class ContentFiles:
         return removable
 
     def release(self, keys: Iterable[str]) -> list[str]:
-        """Record that the index no longer refers to these files.
+        """Record that the index no longer refers to the files with these keys.
 
         Returns the keys of the files that are not pinned. The caller must remove these files.
+        `unpin` returns the keys of the other files later.
         """
         removable = []
         for key in keys:
@@ -168,7 +171,8 @@ _THREADS = 6
 class Uploaded:
     """A request body that was received completely.
 
-    Either `data` contains the body, or the body is in the content file whose key is `content`.
+    If the body is in memory, `data` contains it. If the body is in a content file, `content` is the
+    file's key.
     """
 
     size: int
@@ -185,18 +189,18 @@ class ContentStreams:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="content")
 
     def close(self) -> None:
-        """Wait until all file operations have finished. Blocks the calling thread."""
+        """Block the calling thread until all file operations have finished."""
         self._threads.shutdown()
 
     def run(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        """Call a function on a thread of the pool, and return a future of its result."""
+        """Call a function on a thread of the pool. The future receives the function's result."""
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     async def receive(self, body: RequestBody, maximum: int, *, inline: bool) -> Uploaded:
-        """Receive a request body of at most `maximum` bytes, and return the upload.
+        """Receive a request body of at most `maximum` bytes.
 
-        The body is written to a content file. A small body is kept in memory instead if `inline` is
-        True. If the body does not arrive completely, the content file is removed.
+        The body is written to a content file. If `inline` is True, a small body stays in memory
+        instead. If the client does not send the whole body, the content file is removed.
         """
         length = body.required_length(maximum)
         if length <= _WRITE_BYTES:
@@ -237,7 +241,7 @@ class ContentStreams:
         return Uploaded(len(data), _md5(data), content=key)
 
     def discard(self, uploaded: Uploaded) -> None:
-        """Remove the content file of an upload that was refused after its body was received."""
+        """Remove the content file of a refused upload, if the upload has a content file."""
         if uploaded.content:
             self._remove([uploaded.content])
 
@@ -250,9 +254,10 @@ class ContentStreams:
             self._remove(removable)
 
     def open(self, segments: Sequence[Segment], byte_range: ByteRange) -> ContentStream:
-        """Return a stream of the bytes of a blob in `byte_range`.
+        """Return a stream of the bytes of a blob in `byte_range`, and pin the content files.
 
-        `segments` are the blob's segments that overlap the range.
+        Each item of `segments` describes one part of the blob and the content file that contains
+        this part.
         """
         self._files.pin(segment.content for segment in segments)
         return ContentStream(self, self._files, segments, byte_range)
@@ -261,7 +266,7 @@ class ContentStreams:
         self._threads.submit(self._files.remove, keys)
 
     def unpin(self, segments: Sequence[Segment]) -> None:
-        """Unpin the content files that `open` pinned for these segments."""
+        """Unpin the content files that `open` pinned for these parts of a blob."""
         if removable := self._files.unpin(segment.content for segment in segments):
             self._remove(removable)
 
@@ -269,7 +274,8 @@ class ContentStreams:
 class ContentStream:
     """An asynchronous iterator over the bytes of a blob in a byte range.
 
-    The owner must call `close`, even if no bytes were read.
+    The caller of `ContentStreams.open` must call `close`, even if no bytes were read. Otherwise the
+    content files stay pinned.
     """
 
     def __init__(

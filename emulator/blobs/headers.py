@@ -77,9 +77,9 @@ class Conditions:
     def check_write(self, resource: VersionedResource | None, *, creates: bool = False) -> None:
         """Raise StorageError if the conditions do not permit writing a resource.
 
-        A request may have one conditional header, or `If-Match` and `If-Unmodified-Since`, or
-        `If-None-Match` and `If-Modified-Since`. If it has two, only the condition on the entity tag
-        is checked. Any other combination is refused.
+        If a request has `If-Match` and `If-Unmodified-Since`, only `If-Match` is checked. If it has
+        `If-None-Match` and `If-Modified-Since`, only `If-None-Match` is checked. Any other
+        combination of conditional headers is refused.
 
         Args:
             resource: The existing resource, or None if it does not exist.
@@ -244,9 +244,9 @@ UNSUPPORTED_HEADERS = frozenset(
 def read_blob_properties(headers: Mapping[str, str], *, single_put: bool = False) -> dict[str, str]:
     """Return the blob properties that the request's `x-ms-blob-…` headers set.
 
-    For Put Blob (`single_put`), a header without this prefix, for example `Content-Type`, sets the
-    property if the `x-ms-blob-…` header is absent. In other operations, the headers without the
-    prefix describe only the request's own body.
+    Put Blob (`single_put`) also accepts the standard headers, except `Content-MD5`. For example, if
+    `x-ms-blob-content-type` is absent, `Content-Type` sets the property. In other operations, the
+    standard headers describe the body of the request and not the blob.
     """
     found = {}
     for name in PROPERTY_NAMES:
@@ -275,8 +275,8 @@ def decode_md5(value: str) -> bytes:
 def check_metadata(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Check the names and values of metadata, and return them as a dict.
 
-    The upper and lower case of the names is kept. Raises StorageError if a name or value is
-    invalid, if two names differ only in case, or if the metadata exceeds 8 KiB.
+    The letters of the names are not changed to lower case. Raises StorageError if a name or value
+    is invalid, if two names differ only in case, or if the metadata exceeds 8 KiB.
     """
     found: dict[str, str] = {}
     seen: set[str] = set()

@@ -1,7 +1,7 @@
 """Check the names of containers, blobs and blocks by Azure's rules.
 
-These names are never used as file names. Content files have random names, and the names of
-containers and blobs are only stored in the index.
+These names are stored in the index and are never used as file names. Content files have random
+names.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def check_blob_name(name: str) -> None:
 
 
 def read_block_id_length(block_id: str) -> int:
-    """Return the number of bytes that a Base64 block id encodes.
+    """Return the length of a block id in bytes, after decoding it from Base64.
 
     Raises StorageError if the id is empty, too long or not Base64.
     """

@@ -82,8 +82,8 @@ class BlobRequest:
 
     Attributes:
         headers: The request's headers. The names are in lower case.
-        metadata_pairs: The names and values of the `x-ms-meta-` headers. The names do not have the
-            prefix, and their upper and lower case is kept.
+        metadata_pairs: The names and values of the `x-ms-meta-` headers. The names are without
+            this prefix, and are not changed to lower case.
         query: The decoded query parameters, in the order in which the URL contains them.
     """
 
@@ -112,7 +112,7 @@ class BlobRequest:
     def comp(self) -> str:
         """The query parameter `comp` in lower case, or an empty string if it is absent.
 
-        It names the part of the resource on which the operation works, for example `metadata`.
+        This parameter names a component of the resource, for example `metadata`.
         """
         return (self.parameter("comp") or "").lower()
 
@@ -120,7 +120,7 @@ class BlobRequest:
     def restype(self) -> str:
         """The query parameter `restype` in lower case, or an empty string if it is absent.
 
-        It names the type of the resource, for example `container`.
+        This parameter names the type of the resource, for example `container`.
         """
         return (self.parameter("restype") or "").lower()
 

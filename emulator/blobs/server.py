@@ -36,9 +36,9 @@ _CLIENT_REQUEST_ID_MAX = 1024
 
 
 class _Verbatim(bytes):
-    """The name of a response header. Its upper and lower case is kept.
+    """The name of a response header, which uvicorn does not change to lower case.
 
-    uvicorn changes header names to lower case, but the names of metadata must keep their case.
+    Azure sends the names of metadata as the client wrote them.
     """
 
     def lower(self) -> _Verbatim:
@@ -153,8 +153,8 @@ _GRACE_SECONDS = 3
 class _Protocol(HttpToolsProtocol):
     """The HTTP protocol of uvicorn, with two changes.
 
-    The names of metadata headers keep their upper and lower case, as in Azure. The size of a
-    request's head, which is its first line and its headers, is limited.
+    As in Azure, the names of metadata headers keep their upper and lower case. The first line and
+    the headers of a request together have a maximum size.
     """
 
     _head_bytes = 0

@@ -94,9 +94,9 @@ class AccountStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Call a query on the event loop's thread, and return its result.
+        """Call a function that reads the index, and return its result.
 
-        The query must take only microseconds, because it blocks the event loop.
+        The function must take only microseconds, because it blocks the event loop.
         """
         return question(self._reader, *args, **kwargs)
 
@@ -106,9 +106,9 @@ class AccountStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Call a query on a separate thread, and return its result.
+        """Call a function that reads the index, and return its result.
 
-        Use this method for a query that would block the event loop for too long.
+        The function runs on another thread, so that it does not block the event loop.
         """
         ask = partial(question, self._lister, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._lister_thread, ask)
@@ -119,7 +119,7 @@ class AccountStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Apply a change to the index, and return its result when the change is safe on disk."""
+        """Apply a change to the index, and return its result when the change is committed."""
         return await self._committer.apply(lambda db: change(db, *args, **kwargs))
 
     async def expire(self) -> int:

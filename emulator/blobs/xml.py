@@ -28,8 +28,8 @@ def build_listing(
 ) -> str:
     """Return a listing as an XML document with the root element `EnumerationResults`.
 
-    `parameters` are the request's parameters, which the document repeats. `kind` is the name of the
-    element that contains `items`.
+    The document repeats `parameters`, which are the parameters of the request. `kind` is the name
+    of the element that contains `items`.
     """
     head = "".join(f" {name}={quoteattr(value)}" for name, value in attributes.items())
     parameter_elements = "".join(

@@ -1,7 +1,7 @@
 """Start the app process, send invocations to it, and restart it if it ends.
 
 AppProcess      one run of the app process, and the connection to it
-AppSupervisor   restarts the app process after it has ended, with increasing delays
+AppSupervisor   starts the app process again after each end, with increasing delays
 Invoker         invokes the app's functions, including orchestrators and activities
 """
 
@@ -44,7 +44,10 @@ class AppCommand:
     log_level: str = "info"
 
     def arguments(self) -> list[str]:
-        """Return the command-line options of the app process. Some depend on app settings."""
+        """Return the command-line options of the app process.
+
+        The app settings contain the script name and the number of threads.
+        """
         script = self.settings.get("PYTHON_SCRIPT_FILE_NAME") or "function_app.py"
         arguments = ["--folder", str(self.folder), "--script", script]
         threads = self.settings.get(_THREADS_SETTING)
@@ -241,7 +244,8 @@ class AppSupervisor:
     """Keeps an app process running.
 
     If the process ends, the supervisor starts a new process. If the functions of the new process
-    differ from those of the first process, the supervisor stops the new process and tries again.
+    differ from those of the first process, the supervisor stops the new process and starts another
+    process after a delay.
     """
 
     def __init__(self, command: AppCommand) -> None:
@@ -258,12 +262,12 @@ class AppSupervisor:
         return self._ready.is_set()
 
     async def load(self) -> None:
-        """Start the first app process, and store its functions. Raises AppLoadError on failure."""
+        """Start the first app process, and set `functions`. Raises AppLoadError on failure."""
         self._process = await start_app(self._command)
         self.functions = self._process.functions
 
     def begin(self) -> None:
-        """Accept invocations, and restart the process each time it ends."""
+        """Start to accept invocations, and start a task that restarts the process when it ends."""
         assert self._process is not None
         self._open(self._process)
         self._restarter = asyncio.create_task(self._restart_when_ended(self._process))
@@ -335,7 +339,8 @@ class AppSupervisor:
     async def _restart(self, delay_seconds: float) -> tuple[AppProcess, float]:
         """Start app processes until one of them has the same functions as the first app process.
 
-        Return the new process, and the delay in seconds that applies if this process ends, too.
+        The first start is after `delay_seconds`, and the delay doubles before each further start.
+        Return the new process, and the delay before the next restart in seconds.
         """
         while True:
             await asyncio.sleep(delay_seconds)
@@ -365,8 +370,8 @@ class Invoker:
     """Invokes functions in the app process.
 
     Each invocation may take at most `functionTimeout` of host.json. This class also implements
-    `FunctionRunner` for the durable engine. `orchestrators` and `activities` are dictionaries whose
-    keys are the names that orchestrations use, and whose values are names of functions.
+    `FunctionRunner` for the durable engine. `orchestrators` and `activities` map the names that
+    orchestrations use to the names of functions.
     """
 
     def __init__(
@@ -419,7 +424,10 @@ class Invoker:
         function = self._functions_of_orchestrators[name]
         state = await self.invoke(function, "string", context_json.encode())
         if state is None:
-            raise FunctionFailure("RuntimeError", f"the orchestrator {name} did not return a state")
+            raise FunctionFailure(
+                "RuntimeError",
+                f"the orchestrator {name} returned None: expected JSON text from the durable SDK",
+            )
         return state
 
     async def run_activity(self, name: str, input_json: str, instance_id: str) -> str | None:

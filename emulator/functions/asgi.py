@@ -68,7 +68,7 @@ async def respond(send: Send, status: int, headers: Headers, body: bytes) -> Non
 
 
 async def respond_empty(send: Send, status: int) -> None:
-    """Send a response without a body. Azure's host responds to errors in this way."""
+    """Send a response without a body, as Azure's host does for errors."""
     await respond(send, status, [(b"content-length", b"0")], b"")
 
 
@@ -124,7 +124,7 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Do not install signal handlers, because the host handles the signals."""
+        """Leave the signal handlers unchanged, because the host handles the signals."""
         yield
 
 

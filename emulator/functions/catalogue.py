@@ -1,6 +1,6 @@
 """The functions of an app, grouped by trigger type.
 
-In the bindings, app settings have replaced the %NAME% references.
+In the bindings, each %NAME% reference is replaced by the value of an app setting.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ _RESERVED_ROUTES = ("admin", "runtime")
 class TriggeredFunction:
     """A function and the binding of its trigger.
 
-    In the binding, app settings have replaced the %NAME% references.
+    In the binding, each %NAME% reference is replaced by the value of an app setting.
     """
 
     name: str
@@ -33,8 +33,8 @@ class TriggeredFunction:
 class FunctionCatalogue:
     """The functions of an app, grouped by trigger type.
 
-    `functions` lists all functions. `orchestrators` and `activities` are dictionaries whose keys
-    are the names that orchestrations use, and whose values are names of functions.
+    `functions` lists all functions. `orchestrators` and `activities` map the names that
+    orchestrations use to the names of functions.
     """
 
     functions: list[dict[str, Any]]

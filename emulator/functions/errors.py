@@ -23,7 +23,7 @@ class AppLoadError(StartError):
 
 
 class FunctionFailure(Exception):
-    """The function raised an exception. The error text is `TypeName: message`, as in Azure."""
+    """The function raised an exception. As in Azure, the error text is `TypeName: message`."""
 
     def __init__(self, type_name: str, message: str) -> None:
         super().__init__(f"{type_name}: {message}")

@@ -49,7 +49,7 @@ class Route:
     def match(self, path: str) -> dict[str, str] | None:
         """Return the route values of a path, or None if the path does not match the template.
 
-        `path` is decoded and does not have a leading slash.
+        `path` is percent-decoded and does not have a leading slash.
         """
         found = self._pattern.fullmatch(path)
         if found is None:
@@ -92,7 +92,7 @@ class RouteTable:
 
 
 class _Compiler:
-    """Compiles a template into a regular expression, checks, default values and a precedence."""
+    """Compiles a route template: its regular expression, constraints, defaults and precedence."""
 
     def __init__(self, template: str) -> None:
         self.checks: dict[str, tuple[Check, ...]] = {}

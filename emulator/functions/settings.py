@@ -1,6 +1,6 @@
 """The settings of a Function App: host.json, the app settings, and %NAME% references to them.
 
-Unknown keys of host.json are ignored, as in Azure. App settings are the values of
+As in Azure, unknown keys of host.json are ignored. App settings are the values of
 local.settings.json and the environment variables of the host. As in Core Tools, an environment
 variable takes precedence over a value of the file.
 """
@@ -25,7 +25,7 @@ _REFERENCE = re.compile(r"%([^%\s]+)%")
 class ServiceBusOptions:
     """The settings in `extensions.serviceBus` of host.json.
 
-    `max_lock_renewal_seconds` is the longest time for which the lock of one message is renewed.
+    `max_lock_renewal_seconds` is how long the lock of one message is renewed at most.
     """
 
     max_concurrent_calls: int = 16
@@ -195,7 +195,7 @@ def _file_values(path: Path) -> dict[str, str]:
 
 
 def resolve(value: Any, settings: Mapping[str, str]) -> Any:
-    """Replace each %NAME% in a binding's value by the app setting with that name.
+    """Return a binding's value, in which each %NAME% is replaced by the app setting NAME.
 
     Objects and lists are resolved recursively. Raises SettingError if an app setting is missing.
     """

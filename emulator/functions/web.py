@@ -136,7 +136,7 @@ def _has_host(scope: Scope) -> bool:
     """Return whether the request has exactly one valid Host header (RFC 9112, section 3.2).
 
     A request of HTTP/1.0 may omit the header. The host builds the function's URL from the header,
-    so a slash or question mark in the header would change the path of the URL.
+    so the header must not contain a slash or question mark.
     """
     hosts = [value for name, value in scope["headers"] if name == b"host"]
     if not hosts:

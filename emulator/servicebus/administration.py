@@ -4,8 +4,8 @@ Requests and responses are Atom entries that contain a QueueDescription ("Servic
 learn.microsoft.com).
 
 The client in azure-servicebus 7.15.0 always uses https URLs, even if the connection string contains
-`UseDevelopmentEmulator=true`, but this port has no TLS. To use the client, give it a transport that
-changes https to http, or put a proxy that terminates TLS in front of this port.
+`UseDevelopmentEmulator=true`. But this management API is served without TLS. To use the client,
+give the client a transport that changes https to http, or run a proxy that terminates TLS.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -51,10 +51,10 @@ def create_admin_app(broker: Broker, keys: Mapping[str, str] | None = None) -> S
     return Starlette(
         routes=[
             Route("/health", api.health),
-            Route("/$Resources/{kind}", api.edge(api.list)),
-            Route("/{name:path}", api.edge(api.get)),
-            Route("/{name:path}", api.edge(api.put), methods=["PUT"]),
-            Route("/{name:path}", api.edge(api.delete), methods=["DELETE"]),
+            Route("/$Resources/{kind}", api.wrap(api.list)),
+            Route("/{name:path}", api.wrap(api.get)),
+            Route("/{name:path}", api.wrap(api.put), methods=["PUT"]),
+            Route("/{name:path}", api.wrap(api.delete), methods=["DELETE"]),
         ]
     )
 
@@ -67,10 +67,10 @@ class _Api:
         self._keys = keys
         self._clock = WallClock()
 
-    def edge(self, handler: _Handler) -> _Handler:
-        """Return a handler that verifies the signature of a request and then calls `handler`.
+    def wrap(self, handler: _Handler) -> _Handler:
+        """Return a handler that verifies the request's signature and then calls `handler`.
 
-        If the signature or the request is invalid, the returned handler sends an error response.
+        The returned handler converts errors to error responses.
         """
 
         async def handle(request: Request) -> Response:
@@ -95,7 +95,7 @@ class _Api:
     async def list(self, request: Request) -> Response:
         """Return one page of the list of queues.
 
-        If the request asks for the list of topics, return an empty page.
+        If the request asks for topics, return an empty page, because the emulator has no topics.
         """
         kind = request.path_params["kind"].casefold()
         if kind not in {"queues", "topics"}:
@@ -124,7 +124,7 @@ class _Api:
         return _atom(to_bytes(_entry(request, queue)))
 
     async def put(self, request: Request) -> Response:
-        """Create a queue. If the request has the header `If-Match`, update a queue instead."""
+        """Create a queue, or update an existing queue if the request has the header `If-Match`."""
         properties = read_description(await _body(request), "QueueDescription")
         if "If-Match" in request.headers:
             queue = self._find(request)
@@ -245,11 +245,11 @@ def settings_from(name: str, properties: Mapping[str, str]) -> QueueSettings:
             raise ArgumentError(f"{forwarding}: forwarding is not supported")
     for refused in _REFUSED_IF_TRUE:
         if _read_flag(properties, refused):
-            raise ArgumentError(f"{refused}: this property is not supported, so it must be false")
+            raise ArgumentError(f"{refused}: expected false, because true is not supported")
     if properties.get("Status", "Active") != "Active":
         raise ArgumentError("Status: expected Active, because no other status is supported")
     if _read_duration(properties, "AutoDeleteOnIdle", UNBOUNDED) < UNBOUNDED:
-        raise ArgumentError("AutoDeleteOnIdle: this property is not supported")
+        raise ArgumentError("AutoDeleteOnIdle: omit this property, because it is not supported")
     time_to_live = _read_duration(properties, "DefaultMessageTimeToLive", UNBOUNDED)
     window = _read_duration(
         properties, "DuplicateDetectionHistoryTimeWindow", DEFAULT_DUPLICATE_WINDOW
@@ -270,10 +270,10 @@ def settings_from(name: str, properties: Mapping[str, str]) -> QueueSettings:
 
 
 def changed_settings(before: QueueSettings, properties: Mapping[str, str]) -> QueueSettings:
-    """Return the settings that a queue has after an update with these properties.
+    """Return the new settings of a queue after an update request.
 
-    `before` contains the queue's settings before the update. A property that is missing in
-    `properties` gets its default value.
+    `before` contains the queue's old settings. `properties` contains the properties in the request.
+    Settings for which the request has no property are reset to their default values.
 
     Raises ArgumentError if a property is invalid, not supported, or cannot be changed.
     """
@@ -320,13 +320,13 @@ ElementTree.register_namespace("d", _COUNTS)
 
 
 class AtomError(Exception):
-    """The body of a request is not an Atom entry with the expected description."""
+    """The body of a request is not an Atom entry that contains the expected description."""
 
 
 class _Builder(ElementTree.TreeBuilder):
     """A builder of XML trees that refuses documents with a document type declaration.
 
-    Without this declaration, a document cannot define entities.
+    Only such a declaration can define entities, which can expand to a huge document.
     """
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> NoReturn:
@@ -334,10 +334,10 @@ class _Builder(ElementTree.TreeBuilder):
 
 
 def read_description(body: bytes, kind: str) -> dict[str, str]:
-    """Parse an Atom entry and return the properties of the description that the entry contains.
+    """Parse an Atom entry and return the properties of its description.
 
-    `kind` is the name of the description's XML element, for example `QueueDescription`. Raises
-    AtomError if the XML is invalid or this element is missing.
+    `kind` is the name of the XML element that contains the description, for example
+    `QueueDescription`. Raises AtomError if the XML is invalid or has no such element.
     """
     try:
         root = ElementTree.fromstring(body, ElementTree.XMLParser(target=_Builder()))  # noqa: S314 - _Builder refuses entities
@@ -393,7 +393,7 @@ def error_document(code: int, detail: str) -> bytes:
 
 
 def to_bytes(root: ElementTree.Element) -> bytes:
-    """Return the XML document that has this root element, encoded as UTF-8."""
+    """Encode an XML document in UTF-8. `root` is the root element of the document."""
     document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return document
 

@@ -23,7 +23,7 @@ _MAX_TOKEN_LENGTH = 4096
 class CbsTokens:
     """The tokens that one peer sent on its connection.
 
-    A token is verified when the peer sends the token, and again when the peer attaches a link.
+    A token is verified when the peer sends it, and again when the peer attaches a link.
     """
 
     def __init__(self, keys: Mapping[str, str], clock: UtcClock) -> None:
@@ -36,7 +36,7 @@ class CbsTokens:
         """Return whether the peer may connect.
 
         If the SASL mechanism is PLAIN, the response must contain a valid key. With any other
-        mechanism, every peer may connect, but must send a token before it can use a queue.
+        mechanism, every peer may connect. Such a peer must send a token before it uses a queue.
         """
         if mechanism != "PLAIN":
             return True
@@ -90,8 +90,8 @@ class CbsTokens:
     def check_access(self, path: str) -> None:
         """Raise LinkFault if the peer may not access the queue at this path.
 
-        A peer may access the queue if the peer connected with a valid key, or if it sent a valid
-        token for the path.
+        The peer may access the queue if it connected with a valid key, or if it sent a token that
+        is valid for the path.
         """
         if self._has_key:
             return

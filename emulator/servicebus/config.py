@@ -1,7 +1,7 @@
 """Read `Config.json`, the configuration file of Microsoft's Service Bus emulator.
 
-A configuration that contains an unsupported property is refused. If the emulator ignored the
-property, the queue would behave differently from a queue in Azure, and no error would show this.
+A configuration with an unsupported property is refused. If the emulator ignored the property, its
+queue would behave differently from a queue in Azure, without any error.
 """
 
 import json
@@ -60,7 +60,7 @@ def parse_config(text: str) -> list[QueueSettings]:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"the configuration is not valid JSON: {error}") from error
-    user = _Part(document, "").part("UserConfig", required=True)
+    user = _JsonObject(document, "").part("UserConfig", required=True)
     namespaces = user.parts("Namespaces")
     if len(namespaces) != 1:
         raise ConfigError(
@@ -72,12 +72,12 @@ def parse_config(text: str) -> list[QueueSettings]:
     for queue in namespaces[0].parts("Queues"):
         name = queue.text("Name")
         if name.casefold() in settings:
-            raise ConfigError(f"{queue.path}.Name: another queue is also named {name!r}")
+            raise ConfigError(f"{queue.path}.Name: another queue already has the name {name!r}")
         settings[name.casefold()] = _settings(name, queue)
     return list(settings.values())
 
 
-class _Part:
+class _JsonObject:
     """A JSON object in the configuration.
 
     Error messages contain the object's path in the configuration.
@@ -92,16 +92,16 @@ class _Part:
     def at(self, name: str) -> str:
         return f"{self.path}.{name}" if self.path else name
 
-    def part(self, name: str, *, required: bool = False) -> "_Part":
+    def part(self, name: str, *, required: bool = False) -> "_JsonObject":
         if required and name not in self.values:
             raise ConfigError(f"{self.at(name)}: this property is missing")
-        return _Part(self.values.get(name, {}), self.at(name))
+        return _JsonObject(self.values.get(name, {}), self.at(name))
 
-    def parts(self, name: str) -> list["_Part"]:
+    def parts(self, name: str) -> list["_JsonObject"]:
         values = self.values.get(name, [])
         if not isinstance(values, list):
             raise ConfigError(f"{self.at(name)}: expected a list")
-        return [_Part(value, f"{self.at(name)}[{at}]") for at, value in enumerate(values)]
+        return [_JsonObject(value, f"{self.at(name)}[{at}]") for at, value in enumerate(values)]
 
     def text(self, name: str) -> str:
         value = self.values.get(name)
@@ -130,7 +130,7 @@ class _Part:
             raise ConfigError(f"{self.at(name)}: {error}") from error
 
 
-def _settings(name: str, queue: _Part) -> QueueSettings:
+def _settings(name: str, queue: _JsonObject) -> QueueSettings:
     properties = queue.part("Properties")
     for unknown in sorted(set(properties.values) - _PROPERTIES):
         raise ConfigError(f"{properties.at(unknown)}: a queue has no property with this name")

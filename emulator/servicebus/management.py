@@ -1,4 +1,4 @@
-"""Perform the operations of a queue's `$management` node, for example peek and lock renewal.
+"""Perform the operations that peers request from a queue's `$management` node, such as peek.
 
 "AMQP request/response operations in Service Bus" (learn.microsoft.com) describes the operations and
 their fields.

@@ -2,8 +2,10 @@
 
 The broker stores the sections of a message as the sender encoded them. For a delivery, only the
 header and the annotations are encoded again. A dead-lettered message also gets the application
-properties `DeadLetterReason` and `DeadLetterErrorDescription` ("Messages, payloads, and
-serialization" and "AMQP 1.0 in Azure Service Bus protocol guide", learn.microsoft.com).
+properties `DeadLetterReason` and `DeadLetterErrorDescription`.
+
+See "Messages, payloads, and serialization" and "AMQP 1.0 in Azure Service Bus protocol guide"
+(learn.microsoft.com).
 """
 
 import struct
@@ -65,9 +67,9 @@ _INT64 = struct.Struct(">q").pack
 
 
 def read_messages(payload: bytes, message_format: int) -> list[IncomingMessage]:
-    """Read the payload of one delivery, which is one message or a batch of messages.
+    """Read the payload of a delivery. The payload is one message or a batch of messages.
 
-    Raises DecodeError if the bytes are malformed, and MessageFault if the message format is not
+    Raises DecodeError if the bytes are malformed. Raises MessageFault if the message format is not
     supported, or if a batch is empty or has too many messages.
     """
     if message_format == 0:
@@ -143,7 +145,7 @@ def write_message(
 ) -> bytes:
     """Encode a message for a receiver.
 
-    If the message is locked, the result contains the lock's token and expiry time.
+    `lock_token` and `locked_until` are None if the message is not locked.
     """
     sender = split(message.annotations) if message.annotations else _NOTHING
     return b"".join(

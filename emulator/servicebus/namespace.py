@@ -54,28 +54,28 @@ class Namespace:
 
 
 class _TrackedConnection(Connection):
-    """A connection that is in the namespace's set of connections while the connection is open."""
+    """A connection that stays in the set `open_connections` until the connection is lost."""
 
     def __init__(
         self,
-        open_links: "set[_TrackedConnection]",
+        open_connections: "set[_TrackedConnection]",
         peer: "_NamespaceConnection",
         idle_seconds: float,
     ) -> None:
         super().__init__(peer, CONTAINER_ID, idle_seconds)
-        self._open_links = open_links
+        self._open_connections = open_connections
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._open_links.add(self)
+        self._open_connections.add(self)
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._open_links.discard(self)
+        self._open_connections.discard(self)
         super().connection_lost(exc)
 
 
 class _NamespaceConnection:
-    """The service for one connection, with the tokens and the reply links of this connection."""
+    """Authenticates the peer of one connection, and opens the links of this connection."""
 
     def __init__(self, broker: Broker, tokens: CbsTokens) -> None:
         self._broker = broker
@@ -87,9 +87,9 @@ class _NamespaceConnection:
         return self._tokens.authenticate(mechanism, response)
 
     def open_target(self, address: str) -> LinkTarget:
-        """Return the target of a new link on which the peer sends messages to this address.
+        """Return the target of the messages that the peer wants to send to this address.
 
-        Raises LinkFault if the peer may not send messages to the address.
+        Raises LinkFault if the peer may not send messages to this address.
         """
         if address == _CBS:
             return RequestTarget(address, self._tokens.handle, self._replies)
@@ -105,7 +105,7 @@ class _NamespaceConnection:
         return QueueLinkTarget(queue)
 
     def open_source(self, requested: SourceRequest, sender: DeliverySender) -> LinkSource:
-        """Return the source of a new link on which the peer receives messages.
+        """Return the source of the messages that the peer wants to receive.
 
         Raises LinkFault if the peer may not receive messages from the requested address.
         """
@@ -154,7 +154,7 @@ class QueueLinkTarget:
         self.max_message_bytes = queue.settings.max_message_bytes
 
     async def put(self, payload: bytes, message_format: int) -> None:
-        """Add a message or a batch to the queue, and wait until all its messages are durable.
+        """Add a message or a batch to the queue, and wait until all messages are in the database.
 
         Raises MessageFault if the queue refuses one of the messages. Then no message is added.
         """
@@ -190,9 +190,10 @@ class QueueLinkSource:
         self._subscription.close()
 
     async def settle(self, tag: bytes, outcome: Outcome) -> None:
-        """Apply an outcome to the delivery that has this tag. The tag is the message's lock token.
+        """Settle a message as its outcome requires. `tag` contains the message's lock token.
 
-        Raises MessageFault if the broker refuses the outcome, for example because the lock is lost.
+        Raises MessageFault if the broker refuses to settle the message, for example because the
+        lock is lost.
         """
         token = UUID(bytes_le=tag)
         try:

@@ -40,7 +40,7 @@ class AmqpRequest:
 
     @property
     def operation(self) -> str:
-        """The name of the requested operation, or an empty string if the request has no name."""
+        """The name of the requested operation, or an empty string if the request names none."""
         return str(self.properties.get("operation", ""))
 
 
@@ -69,7 +69,7 @@ class ReplySource:
 
     @property
     def is_full(self) -> bool:
-        """Whether no more replies can be stored, because too many replies wait for credit."""
+        """Whether the number of stored replies, which wait for credit, has reached its maximum."""
         return len(self._waiting) >= _MAX_WAITING_REPLIES
 
     def set_credit(self, credit: int) -> None:
@@ -109,10 +109,10 @@ class RequestTarget:
         self._replies = replies
 
     async def put(self, payload: bytes, message_format: int) -> None:
-        """Handle a request and send the reply on the peer's reply link.
+        """Handle a request, and send the reply on the link on which the peer receives replies.
 
-        Raises MessageFault if the request is invalid, if the connection has no reply link, or if
-        too many replies wait for credit.
+        Raises MessageFault if the request is invalid, if the connection has no such link, or if too
+        many replies already wait for credit.
         """
         if message_format:
             raise MessageFault(
@@ -148,17 +148,20 @@ class ReplyLinks:
         self._sources: list[ReplySource] = []
 
     def open(self, address: str, reply_address: str | None, sender: DeliverySender) -> ReplySource:
-        """Add a reply link, and return the source of this link."""
+        """Add a link on which the peer receives replies, and return the source of the link."""
         source = _TrackedReplySource(self._sources, address, reply_address, sender)
         self._sources.append(source)
         return source
 
     def find(self, address: str, reply_to: object) -> ReplySource:
-        """Find the link for the reply to a request, and return the source of this link.
+        """Choose a link for the reply to a request, and return the source of the link.
 
-        `address` is the address to which the peer sent the request. The reply link must have the
-        same address. Links whose reply address is `reply_to` are preferred. If several links are
-        possible, the newest link is returned. Raises MessageFault if no reply link has the address.
+        Args:
+            address: The address of the request. The link must have the same address.
+            reply_to: The `reply-to` field of the request. If links have this reply address, the
+                newest of these links is chosen. If not, the newest link is chosen.
+
+        Raises MessageFault if no link has the address.
         """
         own = [each for each in self._sources if each.address == address]
         named = [each for each in own if reply_to and each.reply_address == reply_to]
@@ -170,22 +173,22 @@ class ReplyLinks:
 
 
 class _TrackedReplySource(ReplySource):
-    """A ReplySource that is removed from the connection's list when the link is detached."""
+    """A ReplySource that stays in the list `open_sources` until the source is closed."""
 
     def __init__(
         self,
-        open_links: list[ReplySource],
+        open_sources: list[ReplySource],
         address: str,
         reply_address: str | None,
         sender: DeliverySender,
     ) -> None:
         super().__init__(address, reply_address, sender)
-        self._open_links = open_links
+        self._open_sources = open_sources
 
     def close(self) -> None:
         super().close()
-        if self in self._open_links:
-            self._open_links.remove(self)
+        if self in self._open_sources:
+            self._open_sources.remove(self)
 
 
 def _encode_reply(reply: AmqpReply, message_id: bytes) -> bytes:

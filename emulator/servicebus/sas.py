@@ -1,8 +1,8 @@
 """Verify shared access signatures of Service Bus.
 
-A signature is the HMAC-SHA256 of a text, which consists of the URL-encoded resource, a line feed
-and the expiry time ("Service Bus access control with Shared Access Signatures",
-learn.microsoft.com).
+The signature in a token is the HMAC-SHA256 of a text. The text consists of the URL-encoded URL of
+the resource, a line feed and the expiry time. See "Service Bus access control with Shared Access
+Signatures" (learn.microsoft.com).
 """
 
 import hmac
@@ -30,7 +30,7 @@ def verify_sas(token: str, keys: Mapping[str, str], path: str, now: datetime) ->
     Args:
         token: The whole token, including the scheme `SharedAccessSignature`.
         keys: The values of the namespace's shared access keys, by the name of the key.
-        path: The path of the resource. The token may be for this path or for a parent path.
+        path: The path of the resource. A token for a parent of this path is also valid.
         now: The current time. The token must expire after this time.
     """
     if not token.startswith(_SCHEME):

@@ -1,4 +1,4 @@
-"""Serve AMQP and the management API on loopback sockets until SIGTERM or SIGINT."""
+"""Serve AMQP and the management API until the process receives SIGTERM or SIGINT."""
 
 import asyncio
 import contextlib

@@ -25,7 +25,9 @@ def hello(req: func.HttpRequest) -> func.HttpResponse:
 """
 
 
-def test_a_message_is_sent_and_received_through_local_servicebus(tmp_path: Path) -> None:
+def test_a_message_is_sent_and_received_through_the_command_local_servicebus(
+    tmp_path: Path,
+) -> None:
     port, admin_port = free_port(), free_port()
     config = tmp_path / "Config.json"
     config.write_text(_CONFIG)
@@ -48,7 +50,7 @@ def test_a_message_is_sent_and_received_through_local_servicebus(tmp_path: Path)
         assert str(message) == "hello"
 
 
-def test_a_blob_is_uploaded_and_downloaded_through_local_blobs(tmp_path: Path) -> None:
+def test_a_blob_is_uploaded_and_downloaded_through_the_command_local_blobs(tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}/devstoreaccount1"
     connection_string = (
@@ -65,7 +67,7 @@ def test_a_blob_is_uploaded_and_downloaded_through_local_blobs(tmp_path: Path) -
         assert container.download_blob("one.txt").readall() == b"hello"
 
 
-def test_local_functions_runs_an_http_trigger(tmp_path: Path) -> None:
+def test_the_command_local_functions_runs_an_http_trigger(tmp_path: Path) -> None:
     app = tmp_path / "app"
     app.mkdir()
     (app / "host.json").write_text('{"version": "2.0"}')

@@ -4,7 +4,7 @@ This package imports only the standard library.
 
     messages     the messages between gateway and worker, and their format as JSON
     catalogue    the model catalogue
-    names        names that two processes share, for example of blobs
+    names        names that several processes use, for example the names of blobs
     queues       print the catalogue's queues in the format of Microsoft's Service Bus emulator
     media        recognise media types
     webhook      sign webhooks

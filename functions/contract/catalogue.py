@@ -39,8 +39,8 @@ class ModelEntry:
         max_deadline_seconds: The longest time between the submit and the deadline of a job.
         max_batch_size: The largest number of inputs in a batch.
         max_wait_ms: How long the worker waits for more jobs before it runs an incomplete batch.
-        lock_seconds: The duration of a message lock. The worker renews the lock until the job is
-            settled.
+        lock_seconds: The duration of a message lock. The worker renews the lock until the message
+            is settled.
         max_delivery_count: The number of deliveries without an outcome after which Service Bus
             moves the message to the dead-letter queue.
         max_pixels: The largest number of pixels of an input image; 0 if the input is not an image.

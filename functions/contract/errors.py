@@ -16,7 +16,10 @@ from typing import ClassVar
 
 
 class ContractError(Exception):
-    """The base class of the errors in this module. Callers see `code`, which never changes."""
+    """The base class of the errors in this module.
+
+    `code` is the name of the error for callers and operators, and never changes.
+    """
 
     code: ClassVar[str] = "contract-error"
     retryable: ClassVar[bool] = False

@@ -65,7 +65,7 @@ def is_public(address: IPAddress) -> bool:
 def is_listed(address: IPAddress, networks: Iterable[IPNetwork]) -> bool:
     """Return whether one of the networks contains the address.
 
-    An IPv4-mapped IPv6 address is compared as the IPv4 address that it contains.
+    An IPv4-mapped IPv6 address is treated as an IPv4 address.
     """
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return any((mapped or address) in network for network in networks)

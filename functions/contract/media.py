@@ -40,8 +40,9 @@ def sniff(data: bytes) -> str | None:
 def agrees(announced: str, data: bytes) -> bool:
     """Return whether `data` can have the media type that the sender announced.
 
-    Some media types have a signature, with which the data must start. Text must not start with the
-    signature of another type, and must not contain a NUL byte. Data of other types is not checked.
+    For some media types, files begin with known bytes: the signature of the type. Data of such a
+    type must begin with this signature. Text must not begin with any signature, and must not
+    contain a NUL byte. Data of all other types is accepted.
     """
     if announced in _RECOGNISED:
         return sniff(data) == announced

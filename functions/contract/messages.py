@@ -6,9 +6,9 @@ not know. These fields are kept when the message is decoded and encoded again.
 `*_to_json` and `*_from_json` convert a message that is part of a larger document. `encode_*` and
 `decode_*` convert the bytes of a Service Bus message or an HTTP body.
 
-A small payload is part of the message: a result of up to INLINE_LIMIT_BYTES, and an input of up to
-INPUT_INLINE_LIMIT_BYTES. A larger payload is stored as a blob, and the message contains a reference
-to the blob (the claim check pattern).
+A small payload is part of the message. A large payload is stored as a blob, and the message
+contains a reference to the blob (the claim check pattern). A result in a message has at most
+INLINE_LIMIT_BYTES, and an input in a message has at most INPUT_INLINE_LIMIT_BYTES.
 """
 
 import base64
@@ -124,7 +124,10 @@ class Stage(StrEnum):
 
 
 class FailureCode(StrEnum):
-    """The reason why a job ended without a result. An unknown code also means a failure."""
+    """The reason why a job ended without a result.
+
+    A program must treat a code that it does not know as a failure.
+    """
 
     INVALID_INPUT = "invalid-input"
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
@@ -164,7 +167,8 @@ class JobRequest:
     """A request to run a job, sent to a worker.
 
     `reply_to` is the address to which the worker sends the reply; it is None if the producer wants
-    no reply. `attempt` says how often the request was sent, counted from 1.
+    no reply. `attempt` is 1 if the request is sent for the first time, 2 for the second time, and
+    so on.
     """
 
     job_id: str
@@ -205,8 +209,8 @@ _T = TypeVar("_T")
 class Fields:
     """Reads the fields of a JSON object, and checks their types.
 
-    `path` is the position of the object in the message, which error messages show. The methods
-    raise MalformedMessage if a field is missing or has the wrong type.
+    `path` is the position of the object in the request or reply. The methods raise MalformedMessage
+    if a field is missing or has the wrong type. The error's text names the path.
     """
 
     def __init__(self, value: object, path: str = "") -> None:
@@ -305,7 +309,10 @@ class Fields:
         return self._values[name]
 
     def others(self, known: frozenset[str]) -> dict[str, Json]:
-        """Return the fields whose names are not in `known`. A newer version may have added them."""
+        """Return the fields whose names are not in `known`.
+
+        A sender with a newer version of this package may send such fields.
+        """
         return {name: value for name, value in self._values.items() if name not in known}
 
     def _required(self, name: str, expected: type[_T] | tuple[type[_T], ...]) -> _T:
@@ -314,7 +321,7 @@ class Fields:
             raise MalformedMessage(f"{self._at(name)}: the field is missing")
         if not isinstance(value, expected):
             raise MalformedMessage(
-                f"{self._at(name)}: the type is wrong, found {_json_kind(value)}"
+                f"{self._at(name)}: expected another type, found {_json_kind(value)}"
             )
         return value
 
@@ -621,7 +628,7 @@ def fits_inline(size_bytes: int, limit_bytes: int = INLINE_LIMIT_BYTES) -> bool:
 def reference(media_type: str, blob: str, data: bytes) -> PayloadRef:
     """Return a payload reference that describes `data`.
 
-    The caller must write `data` to the blob.
+    This function does not write the blob. The caller must write `data` to the blob.
     """
     return PayloadRef(media_type, blob, len(data), hashlib.sha256(data).hexdigest())
 

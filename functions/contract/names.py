@@ -1,4 +1,4 @@
-"""The names of functions, events, settings, blobs and queues that two processes share."""
+"""Names that several processes use: names of functions, events, settings, blobs and queues."""
 
 from typing import Final
 

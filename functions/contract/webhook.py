@@ -1,8 +1,8 @@
 """Sign webhooks according to the Standard Webhooks specification 1.0.
 
 A signature covers the id, the time and the body of a webhook request. A request has one signature
-for each configured secret. So while secrets are being replaced, a receiver can verify the request
-with either the old secret or the new secret.
+for each configured secret. While an operator replaces a secret, the old and the new secret are both
+configured. The server that receives the webhook can then verify the request with either secret.
 """
 
 import base64
@@ -22,7 +22,7 @@ _MAX_SECRET_BYTES = 64
 
 
 def parse_secrets(text: str) -> tuple[bytes, ...]:
-    """Read secrets in the form `whsec_…,whsec_…`.
+    """Decode webhook secrets that are separated by commas, for example `whsec_…,whsec_…`.
 
     Raises ValueError if a secret is not valid. The error's text contains no secret.
     """

@@ -87,7 +87,10 @@ class _Exchange:
 
 
 async def serve(app: App, request: func.HttpRequest, durable: Durable) -> func.HttpResponse:
-    """Return the app's response to a request. The app finds `durable` in the ASGI scope."""
+    """Pass a request to the app, and return the app's response.
+
+    The ASGI scope contains the Durable Functions client `durable` for the app.
+    """
     exchange = _Exchange(request.get_body() or b"")
     try:
         await app(_scope(request, durable), exchange.receive, exchange.send)

@@ -1,6 +1,6 @@
-"""The interface to Durable Functions, and the client that implements it with the SDK.
+"""The interface to Durable Functions, and a client that implements the interface with the SDK.
 
-Only this module depends on the protocol of the SDK's client, which changes in version 2 of the SDK.
+Version 2 of the SDK will change its client. Then only this module must be changed.
 """
 
 import asyncio
@@ -74,7 +74,7 @@ _FINAL: Final = frozenset(
 class InstanceSnapshot:
     """The state of one orchestration.
 
-    If the orchestration runs a job, `input` is the JSON text of the job's Ticket.
+    `input` is the text that was passed to `Durable.start`.
     """
 
     runtime_status: RuntimeStatus
@@ -86,9 +86,10 @@ class InstanceSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class InstancePage:
-    """A list of orchestrations that run jobs, each with its id. The list is not sorted.
+    """The result of `Durable.list_jobs`: each job's id and the state of its orchestration.
 
-    `is_whole` is false if the host has more matching orchestrations than the list contains.
+    `instances` is not sorted. `is_whole` is false if more orchestrations match the query than
+    `instances` contains.
     """
 
     instances: tuple[tuple[str, InstanceSnapshot], ...]
@@ -176,7 +177,9 @@ class DurableClient:
             found = await self._get(f"instances/{job_id}")
             return None if found is None else _instance(found[0])
         except Exception as error:
-            raise Unavailable("durable", f"the status could not be read: {error!r}") from error
+            raise Unavailable(
+                "durable", f"the orchestration's status could not be read: {error!r}"
+            ) from error
 
     async def raise_event(self, job_id: str, name: str, data: Json) -> None:
         """Send an external event to an orchestration.
@@ -235,8 +238,8 @@ class DurableClient:
     async def _get(self, path: str, query: Mapping[str, str] | None = None) -> _Answer | None:
         """Send a GET request to the host; return the JSON value and the continuation token.
 
-        Returns None if the response's status is 404. The SDK's method sends the same request, but
-        does not distinguish a failed store (status 500) from a job that does not exist.
+        Returns None if the response's status is 404. The SDK's method is not used, because its
+        result is the same for status 404 (no such job) and status 500 (the storage failed).
         """
         url = f"{self._client._orchestration_bindings.rpc_base_url}{path}"
         session = await _get_session()
@@ -278,7 +281,7 @@ def _instance(value: dict[str, Any]) -> InstanceSnapshot:
 def _input_text(value: object) -> str:
     """Return the text that was passed to `start`.
 
-    `value` is still JSON text, because the SDK encodes the input as JSON twice.
+    The SDK encodes this text as JSON twice. In `value` the text is still encoded once.
     """
     if not isinstance(value, str):
         return ""

@@ -6,12 +6,12 @@ GatewayError
 │   └── UnknownQueue    the queue does not exist, or the gateway has no access to the queue
 ├── UnknownInstance     no orchestration has this id
 ├── FinalInstance       the orchestration has ended and accepts no events
-├── IllegalStatusChange a job cannot change from its status to the new status
+├── IllegalStatusChange a job cannot change from its current status to the requested status
 ├── UnknownLetter       no dead letter has this id
 ├── NotRedrivable       the dead letter cannot be redriven
 ├── MissingPayload      the blob of a payload does not exist
 ├── UnreadableImage     the header of a picture cannot be read
-├── WebhookUndelivered  the receiver did not accept the webhook, or must not be called
+├── WebhookUndelivered  a webhook could not be sent, or its URL is forbidden
 └── TokenError
     ├── InvalidToken    the token was not issued for this job and expiry time
     └── ExpiredToken    the token was issued for this job, but has expired

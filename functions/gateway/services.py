@@ -34,9 +34,9 @@ from gateway.webhooks.sender import HttpWebhookSender, WebhookSender
 class Services:
     """The components of the gateway.
 
-    The fields of the first group connect to other services, and tests replace them. The fields of
-    the second group are built from the first group. Routes and triggers pass to each function only
-    the components that the function needs.
+    The arguments of the constructor are the settings and the connections to other services. Tests
+    pass replacements. All other components are built from the arguments. Routes and triggers pass
+    to each function only the components that the function needs.
     """
 
     settings: GatewaySettings
@@ -64,7 +64,7 @@ class Services:
     webhook_activities: WebhookActivities = field(init=False)
 
     def __post_init__(self) -> None:
-        """Build the second group of components from the first group."""
+        """Build the components that are not arguments of the constructor."""
         waiters = Waiters()
         outcomes = OutcomeStore(self.blobs)
         progress = ProgressStore(self.blobs, self.catalogue)
@@ -94,9 +94,11 @@ class Services:
                 self.blobs, jobs, creator, waiters, self.clock, self.claim_lifetime
             ),
             dead_letters=DeadLetterTrigger(
-                self.blobs, self.queues, jobs, names(self.catalogue), self.clock
+                self.blobs, self.queues, jobs, self.tokens, names(self.catalogue), self.clock
             ),
-            redriver=Redriver(self.blobs, self.queues, jobs, waiters, estimates, self.clock),
+            redriver=Redriver(
+                self.blobs, self.queues, jobs, self.tokens, waiters, estimates, self.clock
+            ),
             webhook_activities=WebhookActivities(
                 jobs, progress, self.webhooks, self.settings.webhook_secrets, self.clock
             ),
@@ -111,15 +113,15 @@ class Services:
 
     @property
     def retention(self) -> timedelta:
-        """How long a job is kept after its creation.
+        """How long the gateway stores a job after the job's creation.
 
-        It is the sum of the longest deadline and RETENTION_HOURS.
+        This time is the sum of the longest deadline and RETENTION_HOURS.
         """
         return timedelta(hours=self.settings.retention_hours) + self.longest_deadline
 
     @property
     def claim_lifetime(self) -> timedelta:
-        """How long an idempotency key refers to the job that was created with it."""
+        """How long an idempotency key is valid after its first use."""
         return timedelta(hours=min(LIFETIME_HOURS, self.settings.retention_hours))
 
     @classmethod

@@ -70,9 +70,9 @@ class GatewayTracing:
 
     @contextmanager
     def sending(self, queue: str, job_id: str, parent: str | None) -> Iterator[str | None]:
-        """Create the span for sending a message in the `with` block.
+        """Create a span for the `with` block, in which the caller sends a message.
 
-        Yields the traceparent that the caller must send with the message.
+        Yields the traceparent that the message must contain.
         """
         if self._tracer is None:
             yield parent
@@ -96,8 +96,8 @@ class GatewayTracing:
 def traceparent(header: str | None) -> str:
     """Return the traceparent of the current span.
 
-    If there is no current span, return the caller's traceparent (`header`) if it is valid,
-    otherwise a new traceparent. Therefore every job has a trace id.
+    Without a current span, returns the caller's traceparent `header`. If `header` is missing or not
+    valid, returns a new traceparent. Therefore every job has a trace id.
     """
     span = trace.get_current_span().get_span_context()
     if span.is_valid:

@@ -1,4 +1,4 @@
-"""Models of capacity and cost: the numbers of workers and nodes that a load needs, and their cost.
+"""Estimate how many workers and nodes a number of jobs needs, and what they cost.
 
 - `scaling`, `autoscaler`: the rules of KEDA and of the Kubernetes HorizontalPodAutoscaler, as pure
   code whose clock is an argument. `loosely up --scale` applies them to real processes.
@@ -6,6 +6,6 @@
   rules.
 - `prices`, `cost`: `loosely cost` computes a month's bill from a simulated day.
 
-The models ignore quotas, evictions, throttling and other users of the cloud. Compare their results
-with the bill of the first week.
+The estimates ignore quotas, evictions, throttling and other users of the cloud. After the first
+week, compare them with your bill from Azure.
 """

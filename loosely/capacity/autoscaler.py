@@ -1,8 +1,9 @@
 """Compute the number of replicas by the rules of KEDA and of the Kubernetes autoscaler.
 
-KEDA (`Activation`) scales from zero to one replica and back to zero; the HorizontalPodAutoscaler
-(`Autoscaler`) sets every number from one replica to the maximum. `Scaler` applies both rules, each
-at its own interval.
+KEDA (`Activation`) adds the first replica, and removes all replicas after the cool-down period. The
+HorizontalPodAutoscaler (`Autoscaler`) sets the number of replicas while there is at least one.
+`Scaler` applies the rules of both. KEDA decides once in each polling interval, and the autoscaler
+once in each sync period.
 
 `Activation` has the same rules as kedacore/keda: `RequestScale`, `scaleFromZeroOrIdle` and
 `scaleToZeroOrIdle` in pkg/scaling/executor/scale_scaledobjects.go. As in
@@ -12,8 +13,8 @@ greater than `activationMessageCount`.
 `Autoscaler` has the same rules as kubernetes/kubernetes pkg/controller/podautoscaler:
 `GetExternalPerPodMetricReplicas` in replica_calculator.go, and in horizontal.go
 `computeReplicasForMetrics`, `stabilizeRecommendationWithBehaviors`,
-`convertDesiredReplicasWithBehaviorRate` and `calculateScale{Up,Down}Limit…`. `Autoscaler` counts a
-requested replica as existing, even if the replica's pod is not ready.
+`convertDesiredReplicasWithBehaviorRate` and `calculateScale{Up,Down}Limit…`. `Autoscaler` also
+counts the replicas whose pods are not ready.
 """
 
 import math
@@ -30,10 +31,9 @@ from loosely.capacity.scaling import (
 
 
 class Scaler:
-    """Applies the rules of KEDA and of the autoscaler, each at its own interval.
+    """Applies the rules of KEDA and of the autoscaler.
 
-    The rules are independent. KEDA adds only the first replica. The autoscaler adds more replicas
-    at its next sync.
+    KEDA decides once in each polling interval, and the autoscaler once in each sync period.
     """
 
     def __init__(self, scaling: ScaledObject, now_seconds: float, replicas: int = 0) -> None:
@@ -55,9 +55,9 @@ class Scaler:
         return min(self._poll_at, self._sync_at)
 
     def step(self, now_seconds: float, counts: Sequence[int | None]) -> int:
-        """Make each decision whose time has come, and return the number of replicas.
+        """Make the decisions that are due, and return the number of replicas.
 
-        If the method is called too early for a decision, it changes nothing.
+        Before `next_at_seconds`, no decision is due, and the number does not change.
 
         Args:
             now_seconds: The current time.
@@ -75,7 +75,11 @@ class Scaler:
 
 
 class Activation:
-    """The rule of KEDA: scale from zero to one replica, and to zero after the cool-down period."""
+    """The rule of KEDA, which scales to zero replicas and from zero replicas.
+
+    The first replica is added when a queue has messages. All replicas are removed when the queues
+    have been empty for the cool-down period, if the minimum number of replicas is 0.
+    """
 
     def __init__(self, scaling: ScaledObject, created_at_seconds: float) -> None:
         """Prepare the rule. ``created_at_seconds`` is the time at which ``scaling`` was created."""
@@ -86,7 +90,7 @@ class Activation:
     def decide(self, now_seconds: float, replicas: int, counts: Sequence[int | None]) -> int:
         """Return the new number of replicas.
 
-        ``counts`` has the number of active messages in each queue, or ``None`` if it is unknown.
+        ``counts`` are the numbers of active messages in the queues. An unknown number is ``None``.
         """
         is_active = any(
             count is not None and count > self._scaling.activation_message_count for count in counts
@@ -120,10 +124,10 @@ class Activation:
 
 
 def propose_replicas(replicas: int, metric: int, target: int, tolerance: float) -> int:
-    """Return the number of replicas for which the metric per replica is at most ``target``.
+    """Return how many replicas are needed so that the metric per replica is at most ``target``.
 
-    Return ``replicas``, the current number, if the current metric per replica differs from
-    ``target`` by at most the fraction ``tolerance`` of ``target``.
+    If the current metric per replica is close enough to ``target``, return the current number
+    ``replicas``. With the tolerance 0.1, it is close enough from 90 % to 110 % of ``target``.
     """
     if abs(1.0 - metric / (target * replicas)) <= tolerance:
         return replicas
@@ -132,14 +136,14 @@ def propose_replicas(replicas: int, metric: int, target: int, tolerance: float) 
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """A recommended number of replicas, or a number of added or removed replicas, at one time."""
+    """A number of replicas, and the time at which it was recommended, added or removed."""
 
     at_seconds: float
     replicas: int
 
 
 class Autoscaler:
-    """The rule of the HorizontalPodAutoscaler: set the number of replicas at each sync."""
+    """The rule of the HorizontalPodAutoscaler, which runs once in each sync period."""
 
     def __init__(self, scaling: ScaledObject) -> None:
         self._scaling = scaling
@@ -153,7 +157,7 @@ class Autoscaler:
     def decide(self, now_seconds: float, replicas: int, counts: Sequence[int | None]) -> int:
         """Return the new number of replicas.
 
-        ``counts`` has the number of active messages in each queue, or ``None`` if it is unknown.
+        ``counts`` are the numbers of active messages in the queues. An unknown number is ``None``.
         """
         if replicas == 0:
             return 0  # with zero replicas, the autoscaler is disabled until KEDA adds a replica
@@ -186,10 +190,11 @@ class Autoscaler:
         return max(proposals)
 
     def _stabilize(self, now: float, replicas: int, wanted: int) -> int:
-        """Limit the number ``wanted`` by the recommendations in the stabilization windows.
+        """Return a number of replicas that agrees with the recent recommendations.
 
-        The number rises at most to the lowest recommendation in the window for scaling up. The
-        number falls at most to the highest recommendation in the window for scaling down.
+        The number of replicas does not rise above the lowest recommendation in the stabilization
+        window for scaling up. It does not fall below the highest recommendation in the window for
+        scaling down. ``wanted`` is the newest recommendation.
         """
         if not self._recommendations:
             # For a new autoscaler, the controller uses the current number as the recommendation.

@@ -28,7 +28,7 @@ BANDS: tuple[tuple[str, Callable[[SimulationSample], int]], ...] = (
 
 
 def draw_text(samples: Sequence[SimulationSample], columns: int = 72) -> list[str]:
-    """Return the lines of a text chart. Each column shows the highest value in a period of time."""
+    """Return the lines of a text chart. A column shows the highest value of several samples."""
     lines: list[str] = []
     for name, read in BANDS:
         values = [read(sample) for sample in samples]

@@ -1,14 +1,15 @@
-"""The monthly cost of a load, with GPUs that scale and with GPUs that are always on.
+"""Estimate the monthly cost of jobs: with autoscaling, and with GPUs that are always on.
 
 `simulation.simulate` computes the GPU hours of one day. A month has 30.4 days.
 
-An instance of the gateway is billed while a request is open. Requests arrive as a Poisson process
-at rate r, and each request is open for W seconds. Then r W requests are open on average, and no
-request is open during a fraction exp(-r W) of the time (a queue M/G/inf).
+An instance of the gateway is billed while at least one request is open. The model is the queue
+M/G/inf: requests arrive as a Poisson process with r requests per second, and each request is open
+for W seconds. On average, r W requests are open. The fraction of time without an open request is
+exp(-r W).
 
-A waiting request repeatedly tries to read the blob that contains its job's outcome. The first read
-is after 25 ms. The pauses between reads then double, up to half a second. Most reads find no blob,
-and each read is billed.
+While a request is open, the gateway repeatedly tries to read the blob that contains the job's
+outcome. The first read is after 25 ms. Then the pause between two reads doubles, up to half a
+second. Every read is billed, even if the blob does not exist yet.
 """
 
 import math
@@ -35,7 +36,10 @@ LONGEST_PAUSE_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class BillLine:
-    """One line of a bill: how much of ``what`` is used, and the price of one unit of ``what``."""
+    """One line of a bill: a quantity, its unit, and the price of one unit.
+
+    ``item`` is for example ``Service Bus``, and ``what`` is the unit, for example ``months``.
+    """
 
     item: str
     what: str
@@ -67,13 +71,14 @@ class Bill:
 
     @property
     def unknown(self) -> list[str]:
-        """The ``what`` of each line whose price is unknown."""
+        """The units (``what``) of the lines whose price is unknown."""
         return [line.what for line in self.lines if line.amount is None]
 
     def by_item(self) -> dict[str, float | None]:
-        """Return the sum of the amounts of each item's lines.
+        """Return the total amount for each item.
 
-        An item's sum is ``None`` if the prices of all its lines are unknown.
+        Lines whose price is unknown are not counted. The total is ``None`` if an item has only such
+        lines.
         """
         sums: dict[str, float | None] = {}
         for line in self.lines:
@@ -104,7 +109,7 @@ class Bill:
 
 @dataclass(frozen=True, slots=True)
 class PlannedDeployment:
-    """A load, and the settings of the deployment that processes the load."""
+    """The arriving jobs, and the settings of the deployment that processes them."""
 
     load: JobLoad
     scaling: ScaledObject
@@ -178,9 +183,9 @@ def _bill_replicas(result: SimulationResult, profile: str, load: JobLoad, prices
 
 
 def _bill_always_on(deployment: PlannedDeployment, gpu: Gpu, prices: Prices) -> Bill:
-    """Return the bill for always-on GPUs behind a REST server.
+    """Return the bill for GPUs that are always on, without queues and scaling.
 
-    There are enough GPUs for the busiest hour.
+    The number of GPUs is sufficient for the busiest hour.
     """
     load, times = deployment.load, deployment.times
     busy = load.busiest_per_second * times.seconds(times.batch_size) / times.batch_size
@@ -192,10 +197,9 @@ def _bill_always_on(deployment: PlannedDeployment, gpu: Gpu, prices: Prices) -> 
 
 
 def count_polls(wait_seconds: float) -> int:
-    """Return how often a request tries to read its job's outcome during ``wait_seconds``.
+    """Return how many times an open request tries to read its job's outcome in ``wait_seconds``.
 
-    The request must read the outcome itself, because another instance of the gateway may receive
-    the reply.
+    The reads are necessary because another instance of the gateway may receive the reply.
     """
     count, at_seconds, pause_seconds = 0, 0.0, FIRST_PAUSE_SECONDS
     while at_seconds < wait_seconds:
@@ -255,7 +259,7 @@ def _add_functions(bill: Bill, load: JobLoad, open_seconds: float, prices: Price
 def _busy_seconds(load: JobLoad, open_seconds: float, prices: Prices) -> float:
     """Return the billed seconds of all gateway instances in one day.
 
-    An instance is billed while a request is open.
+    An instance is billed while at least one request is open.
     """
     together = prices.usage("concurrent_requests")
     rates = [jobs / _HOUR_SECONDS for jobs in load.jobs_per_hour]

@@ -40,7 +40,7 @@ class JobLoad:
                 f"jobs: expected {HOURS} numbers, one per hour, found {len(self.jobs_per_hour)}"
             )
         if not all(0 <= jobs < float("inf") for jobs in self.jobs_per_hour) or self.burst < 0:
-            raise ValueError("jobs: expected finite numbers that are not below 0")
+            raise ValueError("jobs: a number is negative or infinite; use numbers from 0")
         if not 0 < self.jobs_per_day <= MAX_JOBS:
             raise ValueError(
                 f"jobs per day: expected 1 to {MAX_JOBS:,}, found {self.jobs_per_day:,.0f}"
@@ -48,12 +48,12 @@ class JobLoad:
 
     @classmethod
     def parse(cls, text: str, seed: int = 1) -> "JobLoad":
-        """Convert text to a load. The text is ``SHAPE:N`` or 24 numbers separated by commas.
+        """Return the load that ``text`` describes: ``SHAPE:N``, or 24 numbers separated by commas.
 
-        N is the number of jobs in the busiest hour.
+        SHAPE is a name in ``SHAPES``, and N is the number of jobs in the busiest hour.
 
         Raises:
-            ValueError: The text has another form, or a number is out of range.
+            ValueError: The text has neither format, or a number is out of range.
         """
         shape, colon, peak = text.partition(":")
         if colon and shape in SHAPES:
@@ -84,8 +84,8 @@ class JobLoad:
     def arrivals(self, duration_seconds: float) -> Iterator[float]:
         """Yield the arrival times of the jobs, in seconds after the start of the simulation.
 
-        Unless all jobs arrive at once, they arrive as a Poisson process that lasts
-        ``duration_seconds``. The same ``seed`` gives the same times.
+        The jobs of a burst arrive at the same time. Other jobs arrive as a Poisson process until
+        ``duration_seconds``. Two loads with the same ``seed`` and rates have the same times.
         """
         if self.burst:
             yield from [self.burst_at_seconds] * self.burst

@@ -11,10 +11,12 @@ from loosely.capacity.simulation_clock import Callback, SimulationClock
 class Cluster:
     """The settings of a node pool with a cluster autoscaler, or of a serverless service.
 
-    The times of node start, image pull and model load are assumptions. Measure these times in your
-    own Azure subscription. The cluster autoscaler's times are the defaults of scan-interval,
-    scale-down-unneeded-time and scale-down-delay-after-add in AKS (learn.microsoft.com, "Use the
-    cluster autoscaler in AKS").
+    The default times of node start, image pull and model load are assumptions. Measure these times
+    in your own Azure subscription.
+
+    ``scan_interval_seconds``, ``unneeded_seconds`` and ``delay_after_add_seconds`` have the
+    defaults of scan-interval, scale-down-unneeded-time and scale-down-delay-after-add in AKS.
+    Source: learn.microsoft.com, "Use the cluster autoscaler in AKS".
 
     Raises:
         ValueError: A number is out of range.
@@ -36,13 +38,13 @@ class Cluster:
     def __post_init__(self) -> None:
         if not 0 <= self.min_nodes <= self.max_nodes or self.max_nodes < 1:
             raise ValueError(
-                "nodes: the minimum must be from 0 to the maximum, and the maximum at least 1"
+                "nodes: use a minimum from 0 to the maximum, and a maximum of at least 1"
             )
         if self.workers_per_node < 1:
             raise ValueError("workers per node: expected at least 1")
         delays = (self.node_start_seconds, self.image_pull_seconds, self.model_load_seconds)
         if min(delays) < 0:
-            raise ValueError("delays: expected no delay below 0 s")
+            raise ValueError("delays: a delay is below 0 s; use 0 s or more")
 
     def next_scan(self, now_seconds: float) -> float:
         """Return the time of the cluster autoscaler's first scan at or after ``now_seconds``."""
@@ -55,8 +57,8 @@ def serverless_cluster(cluster: Cluster, start_seconds: float) -> Cluster:
     """Return the settings of a serverless service, which bills the lifetime of each replica.
 
     Args:
-        cluster: The settings from which the times of image pull and model load, and the maximum
-            number of nodes, are copied.
+        cluster: The returned settings have the same maximum number of nodes, and the same times of
+            image pull and model load.
         start_seconds: The time from the request for a replica until its GPU can be used.
     """
     return Cluster(
@@ -114,19 +116,22 @@ class Node:
 class NodePool:
     """The nodes of a cluster.
 
-    A node is requested if a worker has no node. A node is removed if it has had no workers for some
-    time.
+    Nodes are requested if there are workers without a node. A node that has had no workers for
+    ``Cluster.unneeded_seconds`` is removed.
     """
 
-    def __init__(self, cluster: Cluster, clock: SimulationClock, settle: Callable[[], int]) -> None:
-        """Prepare the pool with the cluster's minimum number of nodes.
+    def __init__(
+        self, cluster: Cluster, clock: SimulationClock, assign_workers: Callable[[], int]
+    ) -> None:
+        """Create the pool with the cluster's minimum number of nodes.
 
-        ``settle`` is a function that assigns workers to nodes, and returns the number of workers
-        that still have no node.
+        ``assign_workers`` is a function that assigns workers to nodes, and returns the number of
+        workers without a node. The pool calls this function at each scan of the cluster autoscaler,
+        and when a node has started.
         """
         self._cluster = cluster
         self._clock = clock
-        self._settle = settle
+        self._assign_workers = assign_workers
         self._nodes = [Node(0.0, is_up=True, has_image=True) for _ in range(cluster.min_nodes)]
         self._last_requested_at_seconds = -math.inf
         self._is_scan_scheduled = False
@@ -143,11 +148,11 @@ class NodePool:
         return self._removed_seconds + sum(now - node.requested_at_seconds for node in self._nodes)
 
     def assign(self) -> tuple[Node, float] | None:
-        """Assign a worker to a node that has capacity for one more worker.
+        """Assign a worker to a node.
 
         Returns:
-            The node, and the seconds of the image pull if the node has no image, otherwise 0.
-                ``None`` if no node has capacity.
+            The node, and the duration of the image pull in seconds. The duration is 0 if the node
+                already has the image. ``None`` if no node can run one more worker.
         """
         for node in self._nodes:
             if node.is_up and node.workers < self._cluster.workers_per_node:
@@ -166,7 +171,7 @@ class NodePool:
             self._schedule_removal(node)
 
     def request(self, pending: int) -> None:
-        """Request nodes at the autoscaler's next scan if there are too few nodes.
+        """Request nodes at the cluster autoscaler's next scan if there are too few nodes.
 
         ``pending`` is the number of workers without a node.
         """
@@ -183,7 +188,7 @@ class NodePool:
     def _scan(self) -> None:
         self._is_scan_scheduled = False
         now = self._clock.now_seconds
-        for _ in range(self._count_missing(self._settle())):
+        for _ in range(self._count_missing(self._assign_workers())):
             node = Node(now)
             self._nodes.append(node)
             self._last_requested_at_seconds = now
@@ -193,7 +198,7 @@ class NodePool:
     def _start(self, node: Node) -> Callback:
         def start() -> None:
             node.is_up, node.empty_since_seconds = True, self._clock.now_seconds
-            self._settle()
+            self._assign_workers()
             self._schedule_removal(node)
 
         return start

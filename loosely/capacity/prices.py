@@ -23,10 +23,10 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU, and what it is called in Azure.
+    """A GPU that Azure offers.
 
-    ``node`` is the VM size that has this GPU. ``container_apps`` is the profile of Container Apps
-    that has this GPU; ``None`` if there is none.
+    ``node`` is the VM size with this GPU. ``container_apps`` is the workload profile of Container
+    Apps with this GPU, or ``None`` if Container Apps does not offer this GPU.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Prices:
             }
         except (KeyError, TypeError, AttributeError) as error:
             raise PricesUnusable(
-                f"prices: {error!r} is missing or has an unexpected structure"
+                f"prices: an entry is missing or has an unexpected structure: {error!r}"
             ) from None
 
     @classmethod
@@ -68,7 +68,7 @@ class Prices:
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise PricesUnusable(f"{path}: {error}") from None
         if not isinstance(document, dict):
-            raise PricesUnusable(f"{path}: expected a mapping")
+            raise PricesUnusable(f"{path}: expected a YAML mapping at the top level")
         return cls(document)
 
     def price(self, name: str) -> Price:
@@ -89,10 +89,10 @@ class Prices:
             ) from None
 
     def usage(self, name: str, key: str | None = None) -> float:
-        """Return a number from the section ``usage`` of the price list.
+        """Return the number ``name`` from the section ``usage`` of the price list.
 
-        If the entry ``name`` is a mapping, return its number for ``key``. Raises PricesUnusable if
-        the number is missing or invalid.
+        Some entries of this section are mappings. For such an entry, ``key`` selects the number.
+        Raises PricesUnusable if the number is missing or invalid.
         """
         value = self._usage.get(name)
         if key is not None and isinstance(value, dict):

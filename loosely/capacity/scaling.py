@@ -30,7 +30,10 @@ class SelectPolicy(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ScalingPolicy:
-    """A limit for scaling: ``value`` pods, or percent of the pods, per ``period_seconds``."""
+    """A limit on the number of pods that are added or removed in ``period_seconds``.
+
+    ``value`` is a number of pods, or a percentage of the pods at the start of this period.
+    """
 
     unit: PolicyType
     value: int
@@ -58,7 +61,7 @@ class Behavior:
 
 @dataclass(frozen=True, slots=True)
 class ScaledObject:
-    """A ScaledObject with one azure-servicebus trigger for each queue.
+    """The settings of a KEDA ScaledObject with one azure-servicebus trigger for each queue.
 
     Raises:
         ValueError: A number is out of range.
@@ -94,7 +97,7 @@ class ScaledObject:
         if self.idle_replica_count is not None and not (
             0 <= self.idle_replica_count < self.min_replica_count
         ):
-            raise ValueError("idle replicas: expected fewer than the minimum number of replicas")
+            raise ValueError("idle replicas: use 0 or more, and fewer than the minimum of replicas")
         if min(self.polling_interval_seconds, self.sync_period_seconds) <= 0:
             raise ValueError("the polling interval and the sync period must be more than 0 s")
 

@@ -1,12 +1,14 @@
 """Simulate a day of jobs with KEDA, the Kubernetes autoscaler and the cluster autoscaler.
 
-KEDA or the autoscaler counts the messages on the queue and sets the number of workers. The count
-includes the messages that workers have received and not settled, as ActiveMessageCount presumably
-does. A worker without a node waits for the cluster autoscaler's next scan, which requests nodes. A
-new node starts and pulls the image. Then the worker loads the model and processes batches.
+KEDA and the autoscaler set the number of workers from the number of messages on the queue. This
+number includes the messages that workers have received and not settled. We assume that Azure's
+ActiveMessageCount includes them too.
 
-If there are too many workers, they are removed as Kubernetes removes pods: the newest first, even
-if they have no node. A busy worker first finishes its batch.
+If a worker has no node, the cluster autoscaler requests a node at its next scan. The node starts
+and pulls the image. Then the worker loads the model and processes batches.
+
+If there are too many workers, the newest workers are removed first, as Kubernetes removes pods. A
+busy worker first finishes its batch.
 """
 
 import math
@@ -30,8 +32,8 @@ _PERCENTS = (50, 95, 99)
 class SimulationSample:
     """The state of the simulation at one time.
 
-    The sample contains the number of jobs that wait, of workers that exist (``wanted``), of workers
-    that have loaded the model (``ready``), and of nodes.
+    ``waiting`` is the number of waiting jobs, ``wanted`` the number of all workers, ``ready`` the
+    number of workers that have loaded the model, and ``nodes`` the number of nodes.
     """
 
     at_seconds: float
@@ -45,8 +47,9 @@ class SimulationSample:
 class SimulationResult:
     """The results of a simulation.
 
-    ``wait_seconds`` has the time from each job's arrival to the start of its batch.
-    ``answer_seconds`` has the time from each job's arrival to the end of its batch.
+    ``wait_seconds`` contains, for each started job, the time from its arrival to the start of its
+    batch. ``answer_seconds`` contains, for each finished job, the time from its arrival to the end
+    of its batch.
     """
 
     jobs: int = 0
@@ -69,7 +72,7 @@ class SimulationResult:
 
     @property
     def busy_hours(self) -> float:
-        """The time for which GPUs were busy, summed over all GPUs, in hours."""
+        """How many hours the GPUs were busy, summed over all GPUs."""
         return self.busy_seconds / _HOUR_SECONDS
 
     @property
@@ -92,7 +95,7 @@ class SimulationResult:
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """Return p50, p95, p99 and the maximum of the values; an empty dict if there are no values.
+    """Return p50, p95, p99 and the maximum of the values, or an empty dict if there are none.
 
     The percentiles are computed by the nearest-rank method.
     """
@@ -137,7 +140,7 @@ class _Simulation:
         self._model_load_seconds = cluster.model_load_seconds
         self._arrivals = load.arrivals(duration_seconds)
         self._clock = SimulationClock()
-        self._pool = NodePool(cluster, self._clock, self._settle)
+        self._pool = NodePool(cluster, self._clock, self._assign_workers)
         self._scaler = Scaler(scaling, 0.0, replicas=scaling.min_replica_count)
         self._waiting: deque[float] = deque()
         self._held = 0
@@ -180,7 +183,7 @@ class _Simulation:
 
     def _add_workers(self, number: int) -> None:
         self._workers.extend(_Worker() for _ in range(number))
-        self._pool.request(self._settle())
+        self._pool.request(self._assign_workers())
 
     def _remove_workers(self, staying: list[_Worker], number: int) -> None:
         # Remove the newest workers first. They include workers without a node.
@@ -193,10 +196,10 @@ class _Simulation:
         self._workers.remove(worker)
         if worker.node is not None:
             self._pool.release(worker.node)
-            self._settle()
+            self._assign_workers()
 
-    def _settle(self) -> int:
-        """Assign workers to nodes; return the number of workers that still have no node."""
+    def _assign_workers(self) -> int:
+        """Assign workers to nodes, and return the number of workers that still have no node."""
         pending = [worker for worker in self._workers if worker.node is None]
         for index, worker in enumerate(pending):
             assigned = self._pool.assign()

@@ -27,7 +27,7 @@ class SimulationClock:
         self.at(self.now_seconds + seconds, callback)
 
     def run(self, until_seconds: float) -> None:
-        """Run the callbacks that are scheduled up to the time ``until_seconds``, in order."""
+        """Run, in order, the callbacks whose time is not later than ``until_seconds``."""
         while self._scheduled and self._scheduled[0][0] <= until_seconds:
             self.now_seconds, _, callback = heapq.heappop(self._scheduled)
             callback()

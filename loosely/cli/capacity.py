@@ -96,7 +96,7 @@ def scale_model(  # noqa: PLR0913, PLR0917 - each option of the command is a par
     """Simulate how many workers and nodes a load starts, and how long jobs wait.
 
     The simulation applies the rules of KEDA, the Kubernetes autoscaler and the cluster autoscaler.
-    Measure the delays in your own cluster. It has no quotas, evictions or throttling.
+    Measure the delays in your own cluster. The simulation has no quotas, evictions or throttling.
     """
     with _exit_on_invalid_input():
         result = simulate(
@@ -174,9 +174,9 @@ def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
 
 @contextmanager
 def _exit_on_invalid_input() -> Iterator[None]:
-    """Print the reason and exit with 2 if the ``with`` block finds an invalid option or price list.
+    """Print an error of the ``with`` block on one line, and exit with 2.
 
-    The same happens if a package that the command needs is not installed.
+    The error may be an invalid option, an invalid price list or a missing Python package.
     """
     try:
         yield

@@ -43,8 +43,8 @@ FOLLOWING_RETRY = Retry()
 def connect(url: str | None, api_key: str | None, retry: Retry = _RETRY) -> Client:
     """Return a client for the gateway at ``url``.
 
-    If ``url`` is ``None``, the client uses the URL of the running `loosely up`, or the default URL
-    if no `loosely up` runs.
+    If ``url`` is ``None`` and `loosely up` is running, the client uses the URL of `loosely up`. If
+    it is not running, the client uses the default URL.
 
     Raises:
         typer.BadParameter: The URL or the API key is invalid.
@@ -53,7 +53,7 @@ def connect(url: str | None, api_key: str | None, retry: Retry = _RETRY) -> Clie
 
 
 def connect_operator(url: str | None, api_key: str | None) -> OperatorClient:
-    """Return a client for the dead-letter operations. The URL is chosen as in `connect`."""
+    """Return a client for the dead-letter operations. `connect` describes the arguments."""
     return _connect(OperatorClient, url, api_key, _RETRY)
 
 

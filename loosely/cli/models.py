@@ -110,7 +110,7 @@ class _CheckOutput:
         self._batches: list[Mapping[str, Any]] = []
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Print an event, or keep it for the table if it describes a batch."""
+        """Add the measurements of a batch to the table, or print any other event."""
         match line["event"]:
             case "loaded":
                 print_to(

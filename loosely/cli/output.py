@@ -146,9 +146,9 @@ def printable(text: object) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Return ``text`` with the same lines, and with its control characters replaced.
+    """Return ``text`` without control characters, except its line ends.
 
-    Tabs become spaces. Each other control character is replaced by ``U+FFFD``.
+    Tabs become spaces. Each other control character becomes ``U+FFFD``.
     """
     return "\n".join(_replace_control_characters(line.expandtabs()) for line in text.splitlines())
 
@@ -174,7 +174,7 @@ class SpinnerText:
 def spinner(status: str) -> Iterator[SpinnerText]:
     """Show a spinner on stderr during the ``with`` block, but only if stderr is a terminal.
 
-    The block can change the status that the spinner shows.
+    To change the shown status, set ``status`` of the yielded object.
     """
     progress = SpinnerText(status, time.monotonic())
     console = Console(stderr=True)

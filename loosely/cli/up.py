@@ -32,7 +32,7 @@ class LogLevel(StrEnum):
 
 
 class EngineChoice(StrEnum):
-    """The durable engine, which runs the jobs' orchestrations and stores their histories."""
+    """The part of the Functions emulator that runs orchestrations and stores their histories."""
 
     local = "local"
     azure_storage = "azure-storage"
@@ -271,11 +271,11 @@ def build_engine_options(
 def parse_scaling(
     text: str, target: int, poll_seconds: float, cooldown_seconds: float
 ) -> ScaledObject:
-    """Return the scaling settings for the option ``--scale``, with times that suit one machine.
+    """Return the scaling settings for the option ``--scale``.
 
-    KEDA and the Kubernetes autoscaler both decide every ``poll_seconds``. By default, the
-    autoscaler decides every 15 s. A worker is removed after ``cooldown_seconds`` instead of the
-    default 300 s, because a process starts faster than a GPU node.
+    KEDA and the Kubernetes autoscaler both decide every ``poll_seconds``. A worker that is not
+    needed is stopped after ``cooldown_seconds``. Both times are usually shorter than in a cluster,
+    because a local process starts faster than a GPU node.
 
     Raises:
         typer.BadParameter: ``text`` is not MIN:MAX, or a number is out of range.
@@ -304,10 +304,10 @@ def parse_scaling(
 def plan_worker_pool(
     settings: SystemSettings, scaling: ScaledObject, worker: Part, user: Mapping[str, str]
 ) -> "WorkerPoolPlan":
-    """Return the plan of the worker pool that replaces the single ``worker``.
+    """Return the plan of a pool of workers, which replaces the single ``worker``.
 
-    The size of the pool depends on the number of messages for the models in ``WORKER_MODELS``. If
-    this variable is unset, the messages for all models are counted.
+    The number of waiting messages determines the number of workers. ``WORKER_MODELS`` in ``user``
+    names the models whose messages are counted. If it is unset, all messages are counted.
     """
     from loosely.local.worker_pool import QueueMonitor, WorkerPoolPlan  # noqa: PLC0415
 

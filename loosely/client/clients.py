@@ -57,9 +57,9 @@ def block_each(
 
 
 def _complete(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end in one step, and return its value.
+    """Run a coroutine that never suspends, and return its value.
 
-    The coroutine never suspends, because its transport blocks the thread.
+    The coroutine never suspends because its transport blocks the thread.
     """
     try:
         coroutine.send(None)

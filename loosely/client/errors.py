@@ -70,7 +70,7 @@ class Problem(LooselyError):
         retry_after_seconds: How many seconds the gateway asks the caller to wait before the next
             attempt.
         stage: The stage of the job in which the problem occurred.
-        attempt: The number of the delivery, from 1, that failed.
+        attempt: Which delivery of the job's message failed, counted from 1.
         trace_id: The id of the request's W3C trace.
         job: The job, if the problem describes how a job ended.
         document: The whole problem document.
@@ -114,9 +114,10 @@ class PayloadTooLarge(InvalidRequest):
 
     @classmethod
     def over(cls, limit_bytes: int, size_bytes: int) -> Self:
-        """Return the problem for a payload of ``size_bytes``, which is more than ``limit_bytes``.
+        """Return the exception for a payload of ``size_bytes``, which exceeds ``limit_bytes``.
 
-        The gateway would send the same problem.
+        The client raises this exception instead of sending the payload. The exception contains the
+        problem document with which the gateway would respond.
         """
         document = {
             "code": "payload-too-large",
@@ -209,7 +210,7 @@ _ENDING_HTTP_STATUS: Final[Mapping[type[JobEnded], int]] = {
 
 
 def read_problem(status: int, body: bytes, retry_after_seconds: float | None) -> Problem | None:
-    """Return the problem in a response's ``body``, or ``None`` if it is not a problem document."""
+    """Return the exception for a response, or ``None`` if ``body`` is not a problem document."""
     document = decode_json(body)
     if not isinstance(document, dict) or not isinstance(document.get("code"), str):
         return None
@@ -228,8 +229,7 @@ def read_problem(status: int, body: bytes, retry_after_seconds: float | None) ->
 def ending_of(job: Job) -> JobEnded:
     """Return the exception for a job that has ended without a result.
 
-    It has the same class as the exception that `submit` raises if the job ends while `submit`
-    waits.
+    The class of the exception depends on how the job ended.
     """
     kind = _ending_class(job)
     job_error = job.error or {}

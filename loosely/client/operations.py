@@ -203,7 +203,7 @@ class ClientOperations:
         return await self._wait(job, wait_seconds, self._give_up_at(wait_seconds))
 
     async def get(self, job_id: str, *, wait_seconds: int = 0) -> Job:
-        """Return a job, after waiting up to ``wait_seconds`` for its end.
+        """Return a job when it has ended, or after ``wait_seconds``.
 
         Raises:
             RequestRefused: The job id is unknown.
@@ -421,8 +421,7 @@ class ClientOperations:
     ) -> HttpResponse:
         """Send a request to blob storage, and return the response.
 
-        ``reason`` is the text of the exception if blob storage responds with an error, because its
-        errors are not problem documents.
+        If blob storage responds with an error, raise UnexpectedAnswer with the message ``reason``.
         """
         try:
             return await self.send(request, expected, give_up_at)
@@ -432,8 +431,8 @@ class ClientOperations:
     async def _wait(self, job: Job | str, wait_seconds: float | None, give_up_at: float) -> Job:
         """Poll a job until it has ended, and return the succeeded job.
 
-        Raises WaitTimedOut if the job has not ended at ``give_up_at``, which is a time of the
-        clock. ``wait_seconds`` is used only in the message of this error.
+        If the job has not ended when the clock shows ``give_up_at``, raise WaitTimedOut.
+        ``wait_seconds`` is needed only for the message of this error.
         """
         latest = job if isinstance(job, Job) else None
         job_id = job if isinstance(job, str) else job.id
@@ -478,7 +477,7 @@ class ClientOperations:
         return math.inf if wait_seconds is None else self._clock() + wait_seconds
 
     def _limit_timeout(self, request: HttpRequest, give_up_at: float) -> HttpRequest:
-        """Return the request with a timeout that ends shortly after ``give_up_at``."""
+        """Return the request. Its timeout ends shortly after ``give_up_at`` or earlier."""
         left_seconds = max(1.0, give_up_at - self._clock())
         if left_seconds >= request.timeout_seconds:
             return request

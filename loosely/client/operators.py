@@ -22,7 +22,7 @@ async def list_dead_letters(
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Yield the dead letters of one model, or of all models if ``model`` is ``None``.
 
-    The oldest dead letter of each queue comes first.
+    The dead letters of each queue are sorted from the oldest to the newest.
     """
     filters = {"model": model} if model else {}
     cursor: str | None = None

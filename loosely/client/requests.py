@@ -103,7 +103,7 @@ class Submission:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The HTTP headers that state the seconds to wait and the idempotency key."""
+        """The headers ``Prefer``, with the seconds to wait, and ``Idempotency-Key``."""
         prefer = f"wait={self.wait_seconds}" if self.wait_seconds > 0 else "respond-async"
         return {"prefer": prefer, "idempotency-key": self.idempotency_key}
 
@@ -239,8 +239,8 @@ class RequestBuilder:
 
         Args:
             method: The HTTP method.
-            segments: What follows ``/v1/admin/dead-letters`` in the URL path: a model, an id, an
-                action.
+            segments: The segments of the URL path after ``/v1/admin/dead-letters``, for example the
+                model, the dead letter's id and ``redrive``.
             params: The query parameters.
         """
         path = "".join(f"/{quote(segment, safe='')}" for segment in segments)

@@ -19,7 +19,11 @@ def decode_json(body: bytes) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A job's place in its model's queue. A value is ``None`` if the gateway does not report it."""
+    """The position of a job in its model's queue, and its estimated wait.
+
+    ``phase`` is ``cold_starting`` if the job waits for the start of a worker, otherwise ``queued``.
+    Each attribute is ``None`` if the gateway does not report it.
+    """
 
     position: int | None = None
     eta_seconds: float | None = None
@@ -63,7 +67,7 @@ class Job:
 
     @property
     def is_final(self) -> bool:
-        """Whether the job has ended. Its status does not change any more."""
+        """Whether the job has ended. After that, its status never changes."""
         return self.status in FINAL_STATUSES
 
     @property
@@ -86,12 +90,12 @@ class Job:
 
     @property
     def progress(self) -> Mapping[str, Any] | None:
-        """The latest report of the job's progress, or ``None`` if the model reported none."""
+        """The latest progress report of the job, or ``None`` if there is no report."""
         return _object(self.document, "progress")
 
     @property
     def place(self) -> Place:
-        """The job's place in its model's queue, as far as the gateway reports it."""
+        """The job's position in its model's queue, and its estimated wait."""
         queue = _object(self.document, "queue") or {}
         position, eta, phase = (queue.get(key) for key in ("position", "eta_seconds", "phase"))
         return Place(
@@ -123,7 +127,7 @@ class Job:
 
     @property
     def deadline(self) -> datetime | None:
-        """The time at which the job expires unless it has ended before."""
+        """The time at which the job expires if it has not ended."""
         return _datetime(self.document.get("deadline"))
 
 
@@ -205,7 +209,7 @@ _SECRET_MEMBERS: Final = frozenset({"url", "headers"})
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An input in the gateway's blob storage. `submit` and `run` accept it in place of bytes."""
+    """An input in the gateway's blob storage, which can be passed to `submit` and `run`."""
 
     reference: str
     media_type: str

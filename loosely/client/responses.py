@@ -87,7 +87,7 @@ def read_upload_slot(response: HttpResponse) -> UploadTarget:
 def read_error(response: HttpResponse) -> LooselyError:
     """Return the exception for a response that reports an error.
 
-    It is a Problem if the body is a problem document, otherwise an UnexpectedAnswer.
+    The exception is a Problem if the body is a problem document, otherwise an UnexpectedAnswer.
     """
     problem = read_problem(response.status, response.body, response.retry_after_seconds)
     if problem is not None:

@@ -8,7 +8,7 @@ from loosely.client.errors import GatewayUnreachable, LooselyError, Problem, Une
 
 _TRANSIENT_STATUSES = frozenset({429, 502, 503, 504})
 # The gateway reports its own failures as problem documents. A 500 without a problem document comes
-# # from the Functions host: the app crashed during the request, and the host restarts the app.
+# from the Functions host: the app crashed during the request, and the host restarts the app.
 _TRANSIENT_STATUSES_WITHOUT_PROBLEM = _TRANSIENT_STATUSES | {500}
 
 
@@ -41,7 +41,7 @@ class Retry:
         Args:
             error: The error of the last attempt.
             failures: The number of consecutive attempts that have failed, from 1.
-            elapsed_seconds: The seconds between the first and the last of these failures.
+            elapsed_seconds: The seconds from the first failure to the last failure.
             draw: A function that returns a random number from 0 to 1.
         """
         if not is_transient(error):
@@ -58,7 +58,7 @@ def is_transient(error: LooselyError) -> bool:
     """Return whether the same request may succeed later.
 
     The result is true if there was no response, or if the response has a temporary HTTP status such
-    as 503. It is false if the response contains a job, because that job has ended.
+    as 503. The result is false if the error describes how a job ended.
     """
     match error:
         case GatewayUnreachable():

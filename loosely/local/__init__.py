@@ -5,7 +5,7 @@
 - `supervisor`: starts all components at the same time, and stops them in order.
 - `process_manager`: starts, probes, restarts and stops one component.
 - `worker_pool`: adjusts the number of workers to the lengths of the queues (`--scale`).
-- `launcher`, `child`, `reaper`: start a process so that it ends when `loosely up` ends.
+- `launcher`, `child`, `reaper`: start processes, and kill them if `loosely up` dies.
 - `data_directory`, `logs`, `ports`, `environment`: files and settings that all components share.
 - `events`, `console`, `errors`: what the user sees.
 """

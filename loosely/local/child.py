@@ -1,10 +1,12 @@
 """Run a component's command in a process that the kernel kills when its supervisor dies.
 
-Run this file as ``python -I -S child.py SUPERVISOR_PID COMMAND…``. It prepares the process, and
-then replaces the process with the command. So the component needs no code of its own for this, and
-the supervisor runs no Python code between fork and exec. Only Linux can kill a process when its
-parent dies. On other systems, the reaper kills the remaining processes
-(:mod:`loosely.local.reaper`).
+Run this file as ``python -I -S child.py SUPERVISOR_PID COMMAND…``. The file's code asks the kernel
+to kill the process when the supervisor dies, and then replaces the process with the command.
+Therefore the component needs no special code, and the supervisor runs no Python code between fork
+and exec.
+
+Only Linux can kill a process when its parent dies. On other systems, the reaper
+(:mod:`loosely.local.reaper`) kills the component.
 """
 
 import os

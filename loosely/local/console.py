@@ -24,9 +24,9 @@ class _Row:
 
 
 class StatusDisplay:
-    """Shows the start of each component.
+    """Shows the state of the components while the system starts and runs.
 
-    On a terminal, it shows a table that is updated. On any other output, it prints lines.
+    On a terminal, the display is a table that changes. On any other output, each event is a line.
     """
 
     def __init__(self, console: Console, parts: Sequence[Part]) -> None:

@@ -46,10 +46,10 @@ def lock_directory(directory: Path) -> Iterator[None]:
 
 
 def reply_token_key(directory: Path) -> str:
-    """Return the key that signs reply tokens, in base64. The key is created if there is none.
+    """Return the key that signs reply tokens, in base64.
 
-    The key is stored in ``directory``, so that after a restart the gateway still accepts replies to
-    earlier jobs.
+    The first call creates the key and stores it in ``directory``. Therefore the gateway accepts
+    replies to earlier jobs after a restart.
     """
     path = directory / "reply-token.key"
     if not path.exists():
@@ -59,7 +59,7 @@ def reply_token_key(directory: Path) -> str:
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Write a file atomically, so that only its owner can read it."""
+    """Write a file atomically. Only the file's owner can read it."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OWNER_ONLY)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -127,9 +127,8 @@ def _state_file(directory: Path) -> Path:
 class StateWriter:
     """Updates `up.json` when the state of a component changes.
 
-    The file is first written when every component has been started. A component that has died is
-    listed as not ready until it is ready again. A worker of the pool is listed until it has
-    stopped.
+    The file is not written before every component has been started. A component that has died
+    stays in the file, with ``ready`` false. A component that was stopped is removed from the file.
     """
 
     def __init__(self, directory: Path, logs: Path, url: str, parts: Sequence[Part]) -> None:

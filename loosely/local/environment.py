@@ -16,11 +16,11 @@ def read_environment() -> dict[str, str]:
 
 
 def shared_environment(root: Path, user: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment variables of every component.
+    """Return the environment variables that all components receive.
 
-    They are the user's variables and the import paths. Therefore the user can set ``WORKER_*`` and
-    ``TORCH_THREADS`` for the worker. The variables of a single component are added later, and
-    replace shared variables with the same name.
+    The result includes all variables of the user, for example ``WORKER_*`` and ``TORCH_THREADS``,
+    which the worker reads. A variable that is set for one component replaces the shared variable
+    with the same name.
 
     Args:
         root: The repository's root directory.

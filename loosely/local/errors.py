@@ -29,7 +29,7 @@ class RepositoryMissing(UpError):
 
 
 class UnknownPart(UpError):
-    """An option names an unknown component, or excludes a component that is needed."""
+    """The options name an unknown component, or exclude a component that must run."""
 
     exit_code = USAGE_EXIT_CODE
 

@@ -17,7 +17,7 @@ class PartStarted:
 
 @dataclass(frozen=True, slots=True)
 class PartReady:
-    """The component became ready. ``seconds`` is the time between its start and this event.
+    """The component became ready. ``seconds`` is the time that its start took.
 
     ``is_restart`` is true if the component had been ready before and then died.
     """
@@ -29,7 +29,7 @@ class PartReady:
 
 @dataclass(frozen=True, slots=True)
 class PartSlow:
-    """The component has not become ready within ``seconds`` after its start."""
+    """The component is still not ready ``seconds`` after its start."""
 
     part: Part
     seconds: float
@@ -38,7 +38,7 @@ class PartSlow:
 
 @dataclass(frozen=True, slots=True)
 class PartDied:
-    """The component's process ended without being stopped. It will be restarted."""
+    """The component's process ended unexpectedly. The component will be restarted."""
 
     part: Part
     exit_code: int
@@ -57,7 +57,7 @@ class PartStopping:
 class PartStopped:
     """The component has stopped. ``seconds`` is how long the stop took.
 
-    ``is_killed`` is true if the component was killed because it did not stop by itself.
+    ``is_killed`` is true if the component was killed before it had stopped by itself.
     """
 
     part: Part

@@ -26,17 +26,17 @@ class Launcher:
         Args:
             directory: The working directory of the components.
             environment: The environment variables that all components share.
-            reaper: Kills the processes that remain if this process dies.
+            reaper: Kills the components' processes if this process dies.
         """
         self._directory = directory
         self._environment = environment
         self._reaper = reaper
 
     async def launch(self, part: Part, log: PartLog) -> Process:
-        """Start ``part`` in a new session. The output of the process is written to ``log``.
+        """Start the process of ``part``, and write its output to ``log``.
 
-        The caller must be in the main thread, because the kernel kills the process when the thread
-        that started it ends.
+        This method must run in the main thread. If another thread starts the process, the kernel
+        kills the process when that thread ends.
         """
         output = log.open()
         try:
@@ -57,9 +57,9 @@ class Launcher:
         return process
 
     def clean_up(self, process: Process) -> None:
-        """Kill the child processes that remain after a component has ended.
+        """Kill the child processes of a component that has ended.
 
-        Such a process might keep a port open or a file locked.
+        A remaining child process might keep a port open or a file locked.
         """
         kill_group(process.pid)
         self._reaper.forget(process.pid)

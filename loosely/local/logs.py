@@ -31,11 +31,11 @@ class PartLog:
             self.path.replace(self._previous)
 
     def open(self) -> int:
-        """Open the log for appending, and return its file descriptor. The caller must close it.
+        """Open the log for a new process, and return the file descriptor.
 
-        The current end of the file is recorded, because `tail` returns only what is written after
-        it. Append mode is needed because `limit_size` may truncate the file while the process
-        writes to it.
+        The caller must close the descriptor. `tail` returns only lines that are written after this
+        call. The log is open in append mode, because `limit_size` may truncate the log while the
+        process writes to it.
         """
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._run_starts_at = os.fstat(descriptor).st_size

@@ -21,7 +21,7 @@ PART_NAMES = ("blobs", "servicebus", "functions", "worker")
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """A file that a component reads when it starts. The output of a command is its content."""
+    """A command that runs before a component starts, and the file for the command's output."""
 
     command: tuple[str, ...]
     output: Path
@@ -31,8 +31,8 @@ class Preparation:
 class Part:
     """A component of the local system, which runs as one process.
 
-    ``environment`` contains variables for only this component. It is never shown, because it
-    contains keys.
+    ``environment`` contains the environment variables that only this component receives. `repr`
+    does not show them, because some of them are keys.
     """
 
     name: str
@@ -177,7 +177,7 @@ def _functions(settings: SystemSettings) -> Part:
 
 
 def worker_replica(settings: SystemSettings, number: int, port: int) -> Part:
-    """Return the component for one worker of a pool.
+    """Return one worker of a pool, as a component.
 
     Args:
         settings: The settings of the system.

@@ -74,7 +74,10 @@ def next_free(first: int, taken: Collection[int]) -> int:
 
 
 def free_base(first: int = _FIRST_SUGGESTION) -> int:
-    """Return a value for the option ``--port`` for which all five ports are free now.
+    """Return the first of five consecutive ports that are free now, for the option ``--port``.
+
+    Args:
+        first: The lowest port to try.
 
     Raises:
         PortBusy: No five consecutive ports are free.

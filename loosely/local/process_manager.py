@@ -28,9 +28,9 @@ class StartLimits:
     """The limits on the start of a component that has never been ready.
 
     Attributes:
-        max_deaths: After this number of deaths, the component is not restarted.
-        slow_after_seconds: After this time, a slow start is reported.
-        ready_within_seconds: After this time, the start has failed.
+        max_deaths: If the component dies this number of times, it is not restarted.
+        slow_after_seconds: If the component is not ready after this time, the user is informed.
+        ready_within_seconds: If the component is not ready after this time, its start has failed.
     """
 
     max_deaths: int = 3
@@ -65,7 +65,10 @@ class RestartBackoff:
 
 @dataclass(slots=True)
 class ProcessManager:
-    """Keeps one component running until `stop` is called. `run` must run as a task."""
+    """Keeps one component running until `stop` is called.
+
+    The caller must run `run` as an asyncio task, and pass this task to `stop`.
+    """
 
     part: Part
     log: PartLog
@@ -163,7 +166,8 @@ class ProcessManager:
         """Probe the component until it is ready, and report a slow start.
 
         Raises:
-            PartFailed: The component has never been ready, and its time to become ready is over.
+            PartFailed: The component was never ready, and is not ready after
+                ``ready_within_seconds``.
         """
         probing = asyncio.create_task(wait_until_ready(self.part.probe))
         try:
@@ -187,7 +191,8 @@ class ProcessManager:
         """Count the death of a component if it has never been ready.
 
         Raises:
-            PartFailed: The component died too often, or a restart cannot succeed.
+            PartFailed: The component died too often, its settings are invalid, or its port is in
+                use.
         """
         if self.has_been_ready.is_set():
             return

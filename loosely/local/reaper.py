@@ -1,11 +1,12 @@
 """A process that kills the components' remaining processes after the supervisor has died.
 
 On Linux, the kernel kills the components themselves (:mod:`loosely.local.child`), but not the
-processes that the components have started. On macOS, the kernel kills neither.
+processes that the components have started. On macOS, the kernel kills no process.
 
-The supervisor sends lines to the reaper over a pipe. When a component starts, it sends ``+GROUP``,
-where GROUP is the id of the component's process group. When the component has ended, it sends
-``-GROUP``. When the pipe closes, the reaper kills each group that was added and not removed.
+The supervisor sends lines to the reaper over a pipe. When a component starts, the supervisor sends
+``+GROUP``: GROUP is the id of the component's process group. When the component has ended, the
+supervisor sends ``-GROUP``. When the pipe closes, the reaper kills each process group that was
+added and not removed.
 """
 
 import contextlib
@@ -36,7 +37,7 @@ class Reaper:
         return self._process.pid
 
     def watch(self, group: int) -> None:
-        """Add a process group to the groups that the reaper kills when this process ends."""
+        """Add a process group to the reaper's list of the groups to kill."""
         self._send(f"+{group}\n")
 
     def forget(self, group: int) -> None:

@@ -62,8 +62,8 @@ def run(make_plan: Callable[[], RunPlan], data: Path, console: Console) -> int:
     """Run the components until Ctrl-C, SIGTERM or SIGHUP, and return the exit code.
 
     Args:
-        make_plan: A function that returns the plan. It is called after the data directory is
-            locked, because it may write files there.
+        make_plan: A function that returns the plan. The function is called after the data directory
+            is locked, because the function may write files there.
         data: The data directory.
         console: The console to print to.
 

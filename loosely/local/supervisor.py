@@ -8,7 +8,7 @@ _LOG_CHECK_SECONDS = 5.0
 
 
 class SupervisedProcess(Protocol):
-    """The interface of what the supervisor runs: a process manager or a worker pool."""
+    """The interface of a process manager and of a worker pool, which the supervisor runs."""
 
     has_been_ready: asyncio.Event
 
@@ -26,7 +26,11 @@ class SupervisedProcess(Protocol):
 
 
 class SystemSupervisor:
-    """Runs several processes. A process may depend on the processes that are listed before it."""
+    """Runs process managers and worker pools.
+
+    A process may depend on processes that come earlier in the list. Therefore the processes are
+    stopped in reverse order.
+    """
 
     def __init__(self, processes: Sequence[SupervisedProcess]) -> None:
         self._processes = processes
@@ -72,8 +76,8 @@ class SystemSupervisor:
     async def _stop_all(self, runs: "Sequence[asyncio.Task[None]]") -> None:
         """Stop the processes one by one, beginning with the last.
 
-        Therefore the gateway and Service Bus still accept replies and settlements while the worker
-        drains.
+        The worker is stopped before the gateway and Service Bus. Therefore the worker can
+        still send replies and settle messages while it drains.
         """
         for process, run in reversed(list(zip(self._processes, runs, strict=True))):
             if not run.done():

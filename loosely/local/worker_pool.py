@@ -1,4 +1,4 @@
-"""A pool of workers, whose size follows the lengths of the queues (`loosely up --scale`)."""
+"""A pool of workers, whose size depends on the number of queued messages (`loosely up --scale`)."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ class CountsUnavailable(Exception):
 
 
 class QueueMonitor:
-    """Reads the lengths of the queues from the gateway, and the number of jobs in each worker."""
+    """Reads the numbers of messages from the gateway, and the numbers of jobs from the workers."""
 
     def __init__(
         self, gateway_url: str, models: Iterable[str] = (), api_key: str | None = None
@@ -238,7 +238,8 @@ class WorkerPool:
     async def _stop_idle(self, surplus: int) -> None:
         """Stop at most ``surplus`` idle workers.
 
-        Workers that are still loading are stopped first, then the newest of the other workers.
+        Workers that have never been ready are stopped first. The other workers are stopped from the
+        newest to the oldest.
         """
         newest_first = self._active[::-1]
         held = await asyncio.gather(

@@ -76,7 +76,7 @@ def test_a_payload_of_any_size_reaches_the_model_unchanged(system: System, size_
     assert job["result"]["sha256"] == hashlib.sha256(data).hexdigest()
 
 
-def test_each_of_many_callers_gets_the_result_of_the_job_that_the_caller_submitted(
+def test_each_of_many_concurrent_callers_gets_the_result_of_the_correct_job(
     system: System,
 ) -> None:
     ids = {system.accept("noop", text := f"caller {number}".encode()): text for number in range(40)}

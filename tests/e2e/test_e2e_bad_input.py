@@ -55,30 +55,34 @@ def the_system_still_serves(system: System, chelsea: bytes) -> Iterator[None]:
     system.wait_until_empty()
 
 
-def test_text_with_the_media_type_of_a_picture_is_refused_with_415(system: System) -> None:
+def test_text_with_the_media_type_of_a_picture_is_refused_with_status_415(system: System) -> None:
     answer = system.submit("classifier", b"just words", "image/jpeg")
     assert problem(answer) == (415, "unsupported-media-type")
     assert "image/png" in answer.text
 
 
-def test_a_media_type_that_the_model_does_not_accept_is_refused_with_415(system: System) -> None:
+def test_a_media_type_that_the_model_does_not_accept_is_refused_with_status_415(
+    system: System,
+) -> None:
     assert problem(system.submit("classifier", b"words", "text/plain")) == (
         415,
         "unsupported-media-type",
     )
 
 
-def test_an_empty_body_is_refused_with_422(system: System) -> None:
+def test_an_empty_request_body_is_refused_with_status_422(system: System) -> None:
     assert problem(system.submit("classifier", b"", "image/jpeg")) == (422, "invalid-input")
 
 
-def test_a_truncated_picture_fails_with_422(system: System, chelsea: bytes) -> None:
+def test_a_job_with_a_truncated_picture_fails_with_status_422(
+    system: System, chelsea: bytes
+) -> None:
     answer = system.submit("classifier", chelsea[: len(chelsea) // 2], "image/jpeg")
     assert problem(answer) == (422, "invalid-input")
     assert answer.json()["job"]["status"] == "failed"
 
 
-def test_a_picture_with_too_many_pixels_is_refused_with_422(system: System) -> None:
+def test_a_picture_with_too_many_pixels_is_refused_with_status_422(system: System) -> None:
     answer = system.submit("classifier", huge_png(), "image/png")
     assert problem(answer) == (422, "invalid-input")
     assert "pixels" in answer.json()["detail"]
@@ -92,19 +96,19 @@ def test_the_refusal_of_an_unknown_model_names_the_most_similar_model(
     assert "classifier" in answer.json()["detail"]
 
 
-def test_a_request_body_of_20_megabytes_is_refused_with_413(system: System) -> None:
+def test_a_request_body_of_20_megabytes_is_refused_with_status_413(system: System) -> None:
     answer = system.submit("classifier", b"\xff\xd8\xff" + b"\0" * 20_000_000, "image/jpeg")
     assert problem(answer) == (413, "payload-too-large")
 
 
-def test_a_request_for_an_unknown_job_returns_404(system: System) -> None:
+def test_a_request_for_an_unknown_job_gets_status_404(system: System) -> None:
     assert problem(system.http.get("/v1/jobs/018f0000-0000-7000-8000-000000000000")) == (
         404,
         "unknown-job",
     )
 
 
-def test_a_reply_with_a_wrong_token_is_refused_with_401(system: System) -> None:
+def test_a_reply_with_a_wrong_token_is_refused_with_status_401(system: System) -> None:
     job = system.submit("noop", b"x").json()
     reply = {"schema": 1, "job_id": job["id"], "result": {"json": "forged"}}
     answer = system.http.post(
@@ -117,7 +121,7 @@ def test_a_reply_with_a_wrong_token_is_refused_with_401(system: System) -> None:
 @pytest.mark.parametrize(
     "path", ["/v1/models/noop/jobs", "/v1/uploads", "/v2/models/classifier/infer"]
 )
-def test_a_request_body_without_content_length_is_refused_with_400(
+def test_a_request_body_without_content_length_is_refused_with_status_400(
     system: System, path: str
 ) -> None:
     answer = system.http.post(path, content=iter([b"{}"]), headers={"content-type": "text/plain"})

@@ -131,7 +131,7 @@ def named(idle: System) -> dict[str, str]:
         *(pytest.param(row, id=f"progress-{row.title}") for row in PROGRESS),
     ],
 )
-def test_a_response_without_a_worker_matches_the_row_of_the_contract(
+def test_each_request_gets_the_response_in_the_contract_table_while_no_worker_runs(
     idle: System, named: dict[str, str], row: Row
 ) -> None:
     if row.first is not None:
@@ -177,7 +177,7 @@ def end(system: System, row: Row) -> None:
 @pytest.mark.parametrize(
     ("part", "rows"), [("blobs", BLOBS), ("servicebus", SERVICE_BUS)], ids=["blobs", "servicebus"]
 )
-def test_responses_during_an_outage_match_the_rows_of_the_contract(
+def test_each_request_gets_the_response_in_the_contract_table_during_an_outage_of_a_service(
     idle: System, named: dict[str, str], part: str, rows: tuple[Row, ...]
 ) -> None:
     before = job_ids(idle)

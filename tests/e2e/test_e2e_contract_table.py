@@ -34,14 +34,14 @@ def ids(system: System) -> dict[str, str]:
         *(pytest.param(row, id=f"tensor-{row.title}") for row in TENSORS),
     ],
 )
-def test_a_response_matches_the_row_of_the_contract(
+def test_each_request_in_the_contract_table_gets_the_response_in_the_contract_table(
     system: System, ids: dict[str, str], row: Row
 ) -> None:
     path = row.path.format(**ids)
     check(row, system.http.request(row.method, path, content=row.body, headers=dict(row.sent)))
 
 
-def test_two_requests_with_one_idempotency_key_make_one_job(system: System) -> None:
+def test_two_requests_with_one_idempotency_key_create_only_one_job(system: System) -> None:
     headers = {"idempotency_key": '"one-job"'}
     first = system.submit("noop", b"x", **headers)
     again = system.submit("noop", b"x", **headers)
@@ -55,7 +55,7 @@ def test_a_used_idempotency_key_with_a_different_payload_is_refused(system: Syst
     assert (other.status_code, other.json()["code"]) == (422, "idempotency-mismatch")
 
 
-def test_a_job_that_has_not_ended_is_cancelled(system: System) -> None:
+def test_cancelling_a_job_that_has_not_ended_succeeds(system: System) -> None:
     with system.paused("worker"):
         job_id = system.accept("noop", b"x")
         first = system.http.delete(f"/v1/jobs/{job_id}")
@@ -75,7 +75,7 @@ def test_a_cancellation_does_not_change_a_succeeded_job(system: System) -> None:
     assert system.http.get(f"/v1/jobs/{job['id']}/result").status_code == 200
 
 
-def test_each_path_in_the_root_document_exists(system: System) -> None:
+def test_each_path_in_the_root_document_returns_status_200(system: System) -> None:
     for path in system.http.get("/").json().values():
         if str(path).startswith("/"):
             assert system.http.get(path).status_code == 200

@@ -73,11 +73,11 @@ def submit(system: System) -> str:
 @pytest.mark.parametrize(
     "point",
     [
+        pytest.param("before-start:job", id="between-the-message-and-the-start"),
+        pytest.param("after-start:job", id="right-after-the-start"),
         pytest.param("before-send:job", id="before-the-first-send"),
         pytest.param("before-save:job", id="between-send-and-save"),
         pytest.param("before-delete:job", id="between-save-and-delete"),
-        pytest.param("before-activity:enqueue", id="before-the-request-is-enqueued"),
-        pytest.param("after-activity:enqueue", id="after-the-request-is-enqueued"),
     ],
 )
 def test_a_job_succeeds_although_the_host_dies(tmp_path: Path, point: str) -> None:
@@ -90,6 +90,42 @@ def test_a_job_succeeds_although_the_host_dies(tmp_path: Path, point: str) -> No
         system.wait_until_empty()
 
 
+@pytest.mark.parametrize("point", ["before-activity:enqueue", "after-activity:enqueue"])
+def test_a_job_succeeds_although_the_host_dies_while_service_bus_is_unavailable(
+    tmp_path: Path, point: str
+) -> None:
+    with run_crashing_system(tmp_path, point) as system:
+        with expect_host_death(system), system.paused("servicebus"):
+            job_id = submit(system)
+        job = system.final(job_id)
+        assert job["status"] == "succeeded", job
+        system.wait_until_empty()
+
+
+def test_a_repeated_request_gets_the_same_job_if_the_host_died_before_the_orchestration_started(
+    tmp_path: Path,
+) -> None:
+    with run_crashing_system(tmp_path, "before-start:job") as system:
+        headers = {"content-type": "application/octet-stream", "idempotency-key": "one"}
+
+        def answer() -> httpx.Response | None:
+            try:
+                found = system.http.post("/v1/models/noop/jobs", content=b"x", headers=headers)
+            except httpx.TransportError:
+                return None
+            return found if found.status_code == 200 else None
+
+        with expect_host_death(system):
+            first = until(answer, 30, "the job is answered")
+        again = system.http.post("/v1/models/noop/jobs", content=b"x", headers=headers)
+        assert again.json() == first.json()
+        # The message of the first request was not sent twice.
+        assert [job["id"] for job in system.http.get("/v1/jobs").json()["jobs"]] == [
+            first.json()["id"]
+        ]
+        system.wait_until_empty()
+
+
 @pytest.mark.parametrize(
     "point",
     [
@@ -98,7 +134,7 @@ def test_a_job_succeeds_although_the_host_dies(tmp_path: Path, point: str) -> No
         pytest.param("after-event:reply", id="right-after-the-event"),
     ],
 )
-def test_a_reply_is_visible_before_the_engine_recovers_from_a_host_death(
+def test_callers_see_the_reply_before_the_orchestration_continues_after_a_host_death(
     tmp_path: Path, point: str
 ) -> None:
     with run_crashing_system(tmp_path, point, timeout_seconds=LONG_SECONDS) as system:
@@ -163,7 +199,7 @@ def cancel(system: System, job_id: str) -> bool:
     return True
 
 
-def test_a_cancelled_running_job_stops_although_the_host_dies_with_the_cancellation(
+def test_a_cancelled_running_job_stops_although_the_host_dies_during_the_cancellation(
     tmp_path: Path,
 ) -> None:
     catalogue = tmp_path / "models.toml"
@@ -206,7 +242,9 @@ def test_a_webhook_is_delivered_although_the_host_dies(tmp_path: Path, point: st
         assert {headers["webhook-id"] for headers, _ in receiver.received} == {event_id(job_id)}
 
 
-def test_200_jobs_cancelled_right_after_the_response_202_stay_cancelled(tmp_path: Path) -> None:
+def test_200_jobs_that_are_cancelled_right_after_response_status_202_stay_cancelled(
+    tmp_path: Path,
+) -> None:
     with run_crashing_system(tmp_path, timeout_seconds=LONG_SECONDS, without=("worker",)) as system:
         job_ids = []
         for _ in range(200):

@@ -57,7 +57,7 @@ def test_a_reply_after_the_deadline_does_not_change_the_expired_job(workerless: 
     assert workerless.job(job_id) == expired
 
 
-def test_a_waiting_request_returns_504_at_the_deadline(workerless: System) -> None:
+def test_a_waiting_request_gets_status_504_at_the_deadline(workerless: System) -> None:
     answer = workerless.http.post(
         "/v1/models/noop/jobs",
         params={"deadline_seconds": 1},
@@ -68,14 +68,16 @@ def test_a_waiting_request_returns_504_at_the_deadline(workerless: System) -> No
     assert answer.json()["code"] == "expired"
 
 
-def test_a_cancelled_queued_job_becomes_final_without_a_worker(workerless: System) -> None:
+def test_a_job_that_is_cancelled_in_the_queue_ends_although_no_worker_runs(
+    workerless: System,
+) -> None:
     job_id = workerless.accept("noop", b"never mind")
     assert workerless.http.delete(f"/v1/jobs/{job_id}").status_code == 202
     assert workerless.final(job_id, seconds=5)["status"] == "cancelled"
     assert workerless.http.delete(f"/v1/jobs/{job_id}").status_code == 200
 
 
-def test_a_waiting_request_returns_in_time_and_the_job_succeeds_after_a_restart(
+def test_a_request_returns_after_the_waiting_time_and_the_job_succeeds_after_a_system_restart(
     workerless: System, data: Path
 ) -> None:
     asked = time.monotonic()

@@ -25,17 +25,17 @@ def test_the_first_command_is_within_the_first_25_lines_of_the_readme() -> None:
 
 
 @pytest.mark.torch
-def test_the_models_in_the_guide_for_model_authors_serve_jobs(
+def test_the_example_models_in_the_guide_for_model_authors_serve_jobs(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short, full, *_ = blocks(MODELS, "python")
+    item_model, batch_model, *_ = blocks(MODELS, "python")
     entry, *_ = blocks(MODELS, "toml")
-    (tmp_path / "brightness.py").write_text(short, encoding="utf-8")
-    (tmp_path / "quarters.py").write_text(full, encoding="utf-8")
+    (tmp_path / "brightness.py").write_text(item_model, encoding="utf-8")
+    (tmp_path / "quarters.py").write_text(batch_model, encoding="utf-8")
     catalogue = tmp_path / "models.toml"
     assert '"worker.models.brightness"' in entry
     entry = entry.replace('"worker.models.brightness"', '"brightness"')
-    # Both forms of a model use the same entry.
+    # The item model and the batch model use the same entry.
     catalogue.write_text(entry + "\n" + entry.replace("brightness", "quarters"))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("MODEL_CATALOGUE", str(catalogue))

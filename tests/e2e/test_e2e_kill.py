@@ -54,7 +54,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield started
 
 
-def test_jobs_of_a_killed_worker_succeed_after_the_worker_is_restarted(
+def test_all_accepted_jobs_succeed_although_the_worker_is_killed_and_restarted(
     fragile: System, pictures: Path
 ) -> None:
     picture = (pictures / "chelsea.jpg").read_bytes()
@@ -78,12 +78,12 @@ def test_jobs_of_a_killed_worker_succeed_after_the_worker_is_restarted(
 @pytest.mark.parametrize(
     "name", ["worker", "worker parent", "functions", "app", "servicebus", "blobs"]
 )
-def test_accepted_jobs_succeed_after_one_component_is_killed(fragile: System, name: str) -> None:
+def test_accepted_jobs_succeed_after_one_component_was_killed(fragile: System, name: str) -> None:
     jobs = accept_across_a_kill(fragile, name)
     check_each_answered_once(fragile, jobs)
 
 
-def test_accepted_jobs_succeed_after_every_component_is_killed(tmp_path: Path) -> None:
+def test_accepted_jobs_succeed_after_every_component_was_killed(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with running(data, without=("worker",)) as first:
         jobs = accept_all(first)

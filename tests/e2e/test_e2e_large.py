@@ -121,7 +121,9 @@ def test_large_payloads_do_not_increase_the_memory_of_gateway_or_worker(
     assert after["worker app"] - before["worker app"] < 4 * RESULT_BYTES / 2**20 + 32
 
 
-def test_a_job_fails_if_its_upload_is_overwritten_after_the_job_is_submitted(large: System) -> None:
+def test_a_job_fails_if_the_upload_is_overwritten_after_the_job_was_submitted(
+    large: System,
+) -> None:
     slot = slot_of(large)
 
     def send(content: bytes) -> None:
@@ -139,7 +141,7 @@ def test_a_job_fails_if_its_upload_is_overwritten_after_the_job_is_submitted(lar
     assert (job["status"], job["error"]["code"]) == ("failed", "payload-corrupt")
 
 
-def test_an_upload_over_the_limit_is_refused(large: System) -> None:
+def test_an_upload_over_the_size_limit_is_refused(large: System) -> None:
     slot = upload(large, b"1" * 1_000_001, 1_000_001)
     assert large.http.post(f"/v1/models/big/jobs?upload={slot}").status_code == 413
 

@@ -155,19 +155,19 @@ def test_the_voice_activity_model_finds_speech(system: System, pictures: Path) -
         assert 0.6 < segment["end_seconds"] < 0.9
 
 
-def test_a_truncated_sound_file_is_refused_with_422(system: System, pictures: Path) -> None:
+def test_a_truncated_sound_file_is_refused_with_status_422(system: System, pictures: Path) -> None:
     data = (pictures / "speech.wav").read_bytes()[:-100]
     refused = system.submit("voice-activity", data, "audio/wav")
     assert refused.status_code == 422
     assert "truncated" in refused.json()["detail"]
 
 
-def test_text_with_the_media_type_of_sound_is_refused_with_415(system: System) -> None:
+def test_text_with_the_media_type_of_sound_is_refused_with_status_415(system: System) -> None:
     wrong = system.submit("voice-activity", b"hello", "audio/wav")
     assert wrong.status_code == 415
 
 
-def test_a_checkpoint_of_torchvision_is_served_from_blob_storage(
+def test_a_torchvision_model_with_weights_in_blob_storage_serves_jobs(
     torchvision: System, weights: dict[str, bytes], pictures: Path
 ) -> None:
     if "classifier" not in weights:
@@ -236,7 +236,7 @@ def test_a_tensor_of_the_open_inference_protocol_reaches_the_model_as_an_array(
     assert np.array_equal(found, np.array([[2, 5], [-6, 8]], np.float32))
 
 
-def test_an_input_that_is_not_an_array_is_refused_with_415(torchvision: System) -> None:
+def test_an_input_that_is_not_an_array_is_refused_with_status_415(torchvision: System) -> None:
     data = [base64.b64encode(b"[").decode()]
     tensor = {"name": "x", "datatype": "BYTES", "shape": [1], "data": data}
     refused = torchvision.http.post("/v2/models/doubling/infer", json={"inputs": [tensor]})

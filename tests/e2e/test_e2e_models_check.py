@@ -71,7 +71,9 @@ def write_input(folder: Path, content: str) -> str:
     return "input.txt"
 
 
-def test_models_check_prints_the_result_and_the_time_of_each_batch_size(tmp_path: Path) -> None:
+def test_the_models_check_command_prints_the_result_and_the_time_of_each_batch_size(
+    tmp_path: Path,
+) -> None:
     done = run_check(tmp_path, "tried", write_input(tmp_path, "seven !"))
     assert (done.returncode, done.stderr) == (0, "")
     assert "tried loaded in" in done.stdout
@@ -81,7 +83,7 @@ def test_models_check_prints_the_result_and_the_time_of_each_batch_size(tmp_path
 
 
 @pytest.mark.torch
-def test_models_check_measures_the_memory_of_a_network_and_of_each_batch(
+def test_the_models_check_command_measures_the_memory_of_a_network_and_of_each_batch(
     tmp_path: Path, pictures: Path
 ) -> None:
     done = run_check(
@@ -100,7 +102,7 @@ def test_models_check_measures_the_memory_of_a_network_and_of_each_batch(
     assert peaks[-1] == pytest.approx(8 * peaks[0], rel=0.3)
 
 
-def test_models_check_reports_the_memory_that_a_model_declares(tmp_path: Path) -> None:
+def test_the_models_check_command_reports_the_memory_that_a_model_declares(tmp_path: Path) -> None:
     code = f"{CODE}\n    def memory_bytes(self, cost): return 1000 + int(10 * cost)"
     done = run_check(tmp_path, "tried", write_input(tmp_path, "x"), "--json", code=code)
     loaded, _, *batches = [json.loads(line) for line in done.stdout.splitlines()]
@@ -143,7 +145,7 @@ def test_models_check_reports_the_memory_that_a_model_declares(tmp_path: Path) -
         ),
     ],
 )
-def test_models_check_reports_a_faulty_model_or_input_with_a_problem_code(
+def test_the_models_check_command_reports_a_faulty_model_or_input_with_an_error_code(
     tmp_path: Path, content: str, code: str, more: str, message: str
 ) -> None:
     file = tmp_path / "input.txt"
@@ -161,7 +163,7 @@ def test_models_check_reports_a_faulty_model_or_input_with_a_problem_code(
         (("tried", "long.txt"), "has 2000 bytes; tried accepts at most 1000"),
     ],
 )
-def test_invalid_arguments_exit_with_2(
+def test_the_models_check_command_exits_with_status_2_if_the_arguments_are_invalid(
     tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     write_input(tmp_path, "x")

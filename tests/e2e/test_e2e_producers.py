@@ -63,7 +63,7 @@ def request_reply(
         return answer
 
 
-def test_the_documented_producer_receives_the_reply_to_its_job(
+def test_the_documented_producer_receives_the_reply_to_a_submitted_job(
     system: System, reply_queue: str, tmp_path: Path
 ) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -87,7 +87,9 @@ def test_a_producer_receives_the_error_of_a_failed_job(system: System, reply_que
     assert answer["error"]["code"] == "unsupported-media-type"
 
 
-def test_a_producer_receives_the_expiry_of_an_expired_job(system: System, reply_queue: str) -> None:
+def test_a_producer_receives_a_reply_with_the_error_expired_for_an_expired_job(
+    system: System, reply_queue: str
+) -> None:
     passed = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
     answer = request_reply(system, reply_queue, deadline=passed)
     assert answer["error"]["code"] == "expired"

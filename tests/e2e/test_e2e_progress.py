@@ -124,7 +124,7 @@ def test_a_cancelled_running_job_stops_at_the_next_step_of_the_model(
     assert not job.is_running()
 
 
-def test_a_job_cancelled_in_the_queue_does_not_run(slow: System, tmp_path: Path) -> None:
+def test_a_job_that_is_cancelled_in_the_queue_does_not_run(slow: System, tmp_path: Path) -> None:
     ahead = SlowJob(slow, tmp_path / "ahead", steps=1)
     ahead.wait_for("running")
     waiting = [SlowJob(slow, tmp_path / str(number), steps=1) for number in range(4)]
@@ -137,7 +137,7 @@ def test_a_job_cancelled_in_the_queue_does_not_run(slow: System, tmp_path: Path)
     assert [job.is_running() for job in waiting] == [False, False, False, True]
 
 
-def test_a_job_that_expires_during_its_run_shows_when_the_run_started(
+def test_a_job_that_expires_while_running_shows_the_start_time_of_the_run(
     slow: System, tmp_path: Path
 ) -> None:
     job = SlowJob(slow, tmp_path / "job", deadline_seconds=2)

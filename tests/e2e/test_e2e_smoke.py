@@ -69,7 +69,7 @@ def test_a_working_system_passes_every_check_of_the_smoke_test(
     assert KEY not in str(fake_cloud.calls(scripts.bin))
 
 
-def test_an_unknown_model_fails_every_check_of_jobs_in_the_smoke_test(
+def test_every_job_check_of_the_smoke_test_fails_for_an_unknown_model(
     system: System, tmp_path: Path
 ) -> None:
     scripts = scripts_for(system, tmp_path, WORKER_HOST="aca")
@@ -93,7 +93,7 @@ def run_during_restart(
     return smoke.main(["restarted", *options, "--restart", command]), capsys.readouterr().out
 
 
-def test_jobs_succeed_when_the_restart_command_kills_the_host(
+def test_jobs_of_the_smoke_test_succeed_although_the_restart_command_kills_the_host(
     system: System, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = system.part("functions").pid
@@ -103,7 +103,7 @@ def test_jobs_succeed_when_the_restart_command_kills_the_host(
     wait_until_replaced(system, "functions", before)
 
 
-def test_half_of_the_jobs_are_submitted_just_before_the_restart() -> None:
+def test_the_smoke_test_submits_half_of_the_jobs_just_before_the_restart_command() -> None:
     intervals = [
         smoke.submit_after_seconds(number, 8) / smoke.SUBMIT_INTERVAL_SECONDS for number in range(8)
     ]
@@ -111,7 +111,7 @@ def test_half_of_the_jobs_are_submitted_just_before_the_restart() -> None:
     assert smoke.submit_after_seconds(0, 1) >= 0
 
 
-def test_a_failed_restart_command_fails_the_smoke_test(
+def test_the_smoke_test_fails_if_the_restart_command_fails(
     system: System, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, report = run_during_restart(system, "echo not authorized >&2; exit 3", capsys)
@@ -123,7 +123,7 @@ def test_a_failed_restart_command_fails_the_smoke_test(
 class TestFaultyGateway:
     """The smoke test fails against a gateway that loses jobs or cancellations."""
 
-    def test_a_cancelled_job_that_is_queued_again_fails_the_smoke_test(
+    def test_the_smoke_test_fails_if_a_cancelled_job_is_queued_again(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with run_faulty_gateway(statuses=["cancelling", "queued", "succeeded"]) as url:
@@ -132,7 +132,7 @@ class TestFaultyGateway:
         assert "2 jobs accepted, 2 cancelled right after: 2 succeeded; 2 seen queued" in report
         assert "was cancelled, and then queued" in report
 
-    def test_a_job_that_never_ends_fails_the_smoke_test(
+    def test_the_smoke_test_fails_if_a_job_never_ends(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with run_faulty_gateway(statuses=["cancelling"]) as url:
@@ -140,7 +140,7 @@ class TestFaultyGateway:
         assert code == 1
         assert "2 still cancelling; 0 seen queued" in report
 
-    def test_a_job_that_expires_during_the_restart_fails_the_smoke_test(
+    def test_the_smoke_test_fails_if_a_job_expires_during_the_restart(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with run_faulty_gateway(statuses=["queued", "expired"]) as url:

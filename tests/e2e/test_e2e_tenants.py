@@ -71,7 +71,7 @@ def visible_response(
 
 
 @pytest.mark.parametrize("name", ["bolt", "bolt-admin"])
-def test_the_response_for_a_job_of_another_tenant_equals_that_for_an_unknown_job(
+def test_a_request_for_a_job_of_another_tenant_gets_the_response_for_an_unknown_job(
     closed: System, name: str
 ) -> None:
     ended = submit(closed, "acme", prefer="wait=60")
@@ -94,7 +94,7 @@ def expected_refusal(name: str, path: str) -> int:
     return 403 if path.startswith("/v1/admin/") and name == "bolt" else 404
 
 
-def test_the_pages_of_a_tenants_job_list_contain_only_jobs_of_the_tenant(closed: System) -> None:
+def test_the_job_list_of_a_tenant_contains_only_jobs_of_the_tenant(closed: System) -> None:
     with ThreadPoolExecutor(4) as pool:
         made = {
             name: [
@@ -124,7 +124,7 @@ def test_the_pages_of_a_tenants_job_list_contain_only_jobs_of_the_tenant(closed:
     assert closed.http.get(job["links"]["self"], headers=bearer("acme")).json() == job
 
 
-def test_a_job_resource_supports_etags_head_and_options(closed: System) -> None:
+def test_a_job_resource_supports_etags_and_the_methods_head_and_options(closed: System) -> None:
     made = submit(closed, "acme", prefer="wait=60")
     path = made.headers["content-location"]
     for each in (path, f"{path}/result"):
@@ -141,7 +141,7 @@ def test_a_job_resource_supports_etags_head_and_options(closed: System) -> None:
     assert (options.status_code, options.headers["allow"]) == (204, "DELETE, GET, HEAD, OPTIONS")
 
 
-def test_requests_over_the_rate_limit_are_refused_with_429(closed: System) -> None:
+def test_requests_over_the_rate_limit_are_refused_with_status_429(closed: System) -> None:
     statuses = [submit(closed, "slow", prefer="respond-async").status_code for _ in range(3)]
     assert statuses == [202, 202, 429]
     refused = submit(closed, "slow")

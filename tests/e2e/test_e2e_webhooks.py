@@ -105,7 +105,7 @@ def delivery(system: System, job_id: str) -> dict[str, Any]:
     return log
 
 
-def test_a_webhook_is_delivered_after_failures_and_a_kill_of_the_host(
+def test_a_webhook_is_delivered_after_failed_attempts_and_a_kill_of_the_host(
     webhook_system: System, receiver: WebhookReceiver
 ) -> None:
     receiver.received.clear()
@@ -137,7 +137,7 @@ def test_a_webhook_is_delivered_after_failures_and_a_kill_of_the_host(
     assert "very-hidden" not in logs
 
 
-def test_a_webhook_is_not_sent_again_after_the_response_410(
+def test_a_webhook_is_not_sent_again_after_response_status_410(
     webhook_system: System, receiver: WebhookReceiver
 ) -> None:
     receiver.statuses = [410]
@@ -152,7 +152,7 @@ def test_a_webhook_is_not_sent_again_after_the_response_410(
     assert (log["state"], len(log["attempts"])) == ("stopped", 1)
 
 
-def test_a_producer_receives_replies_and_dead_letters_by_webhook(
+def test_a_producer_receives_replies_and_dead_letter_reports_by_webhook(
     webhook_system: System, receiver: WebhookReceiver
 ) -> None:
     receiver.received.clear()
@@ -176,7 +176,7 @@ def test_a_producer_receives_replies_and_dead_letters_by_webhook(
     assert receiver.statuses == []
 
 
-def test_the_worker_fetches_an_input_given_by_url(
+def test_the_worker_fetches_an_input_that_is_given_by_url(
     webhook_system: System, receiver: WebhookReceiver, pictures: Path
 ) -> None:
     picture = (pictures / "chelsea.jpg").read_bytes()
@@ -200,7 +200,7 @@ def test_the_worker_fetches_an_input_given_by_url(
         ("/empty", "is empty"),
     ],
 )
-def test_a_job_whose_input_url_cannot_be_fetched_is_refused_with_422(
+def test_a_job_whose_input_url_cannot_be_fetched_fails_with_status_422(
     webhook_system: System, receiver: WebhookReceiver, path: str, said: str
 ) -> None:
     receiver.files |= {

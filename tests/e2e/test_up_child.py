@@ -26,7 +26,7 @@ time.sleep(600)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="on other systems only the reaper does this")
-def test_a_component_dies_with_the_supervisor() -> None:
+def test_a_component_is_killed_when_the_supervisor_dies() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", SUPERVISOR], stdout=subprocess.PIPE, text=True
     ) as supervisor:
@@ -38,7 +38,7 @@ def test_a_component_dies_with_the_supervisor() -> None:
         assert not alive
 
 
-def test_child_py_replaces_its_process_by_the_command() -> None:
+def test_the_script_child_py_runs_the_given_command() -> None:
     done = subprocess.run(
         [sys.executable, "-I", "-S", child.__file__, str(os.getpid()), "/bin/echo", "a b"],
         check=True,

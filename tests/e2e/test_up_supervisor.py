@@ -193,7 +193,7 @@ def test_a_killed_component_is_restarted_quickly_and_reported(start: Callable[..
     assert "worker  ready again in" in output
 
 
-def test_the_error_for_a_component_that_cannot_start_contains_its_last_log_lines(
+def test_the_error_for_a_component_that_cannot_start_contains_the_last_log_lines(
     start: Callable[..., Up],
 ) -> None:
     up = start(queue="plain", worker="crash")
@@ -264,7 +264,7 @@ def test_the_second_ctrl_c_kills_all_components(start: Callable[..., Up]) -> Non
     assert time.monotonic() - asked_at < 1.0
 
 
-def test_ctrl_c_stops_components_that_are_not_ready(start: Callable[..., Up]) -> None:
+def test_ctrl_c_stops_components_that_are_not_ready_yet(start: Callable[..., Up]) -> None:
     up = start(queue="plain", worker="plain")
     wait_for((up.data / "up.json").exists)
 
@@ -274,7 +274,7 @@ def test_ctrl_c_stops_components_that_are_not_ready(start: Callable[..., Up]) ->
     assert code == 0, errors
 
 
-def test_no_process_outlives_a_killed_supervisor(start: Callable[..., Up]) -> None:
+def test_all_processes_end_after_the_supervisor_was_killed(start: Callable[..., Up]) -> None:
     up = start(queue="plain", worker="parent")
     wait_for(lambda: up.is_ready("queue", "worker"))
     family = psutil.Process(up.process.pid).children(recursive=True)
@@ -299,7 +299,7 @@ def test_child_processes_of_a_dead_component_are_killed(start: Callable[..., Up]
     assert not left_behind.is_running()
 
 
-def test_a_second_loosely_up_on_the_same_data_directory_is_refused(
+def test_a_second_loosely_up_command_on_the_same_data_directory_fails(
     start: Callable[..., Up],
 ) -> None:
     up = start(worker="plain")
@@ -312,7 +312,9 @@ def test_a_second_loosely_up_on_the_same_data_directory_is_refused(
     assert up.is_ready("worker")
 
 
-def test_a_killed_supervisor_unlocks_the_data_directory(start: Callable[..., Up]) -> None:
+def test_the_data_directory_is_unlocked_after_the_supervisor_was_killed(
+    start: Callable[..., Up],
+) -> None:
     first = start(worker="plain")
     wait_for(lambda: first.is_ready("worker"))
     first.process.kill()
@@ -326,7 +328,7 @@ def test_a_killed_supervisor_unlocks_the_data_directory(start: Callable[..., Up]
     assert (second.data / "logs" / "worker.log.1").exists()
 
 
-def test_up_json_is_private_and_lists_the_components(
+def test_the_file_up_json_is_readable_only_by_the_owner_and_lists_the_components(
     start: Callable[..., Up],
 ) -> None:
     up = start(worker="plain")

@@ -174,7 +174,9 @@ async def end(pool: WorkerPool, run: "asyncio.Task[None]") -> None:
     await pool.stop(run, asyncio.Event())
 
 
-async def test_the_number_of_workers_follows_the_number_of_messages(harness: PoolHarness) -> None:
+async def test_the_worker_pool_starts_and_stops_workers_as_the_number_of_messages_changes(
+    harness: PoolHarness,
+) -> None:
     pool = harness.pool()
     run = asyncio.create_task(pool.run())
     await pool.has_been_ready.wait()
@@ -195,7 +197,9 @@ async def test_the_number_of_workers_follows_the_number_of_messages(harness: Poo
     await end(pool, run)
 
 
-async def test_a_busy_worker_is_not_stopped_before_it_is_idle(harness: PoolHarness) -> None:
+async def test_the_worker_pool_does_not_stop_a_busy_worker_before_the_worker_is_idle(
+    harness: PoolHarness,
+) -> None:
     pool = harness.pool()
     harness.gateway.lengths = {"m": 3}
     run = asyncio.create_task(pool.run())
@@ -217,7 +221,7 @@ async def test_a_busy_worker_is_not_stopped_before_it_is_idle(harness: PoolHarne
     await end(pool, run)
 
 
-async def test_a_killed_worker_of_the_pool_is_restarted(harness: PoolHarness) -> None:
+async def test_a_killed_worker_of_the_worker_pool_is_restarted(harness: PoolHarness) -> None:
     pool = harness.pool(minimum=1, maximum=1)
     run = asyncio.create_task(pool.run())
     await pool.has_been_ready.wait()
@@ -256,7 +260,9 @@ async def test_the_worker_pool_fails_if_no_worker_can_start(harness: PoolHarness
     assert harness.running() == set()
 
 
-async def test_a_worker_uses_the_next_port_if_a_port_is_taken(harness: PoolHarness) -> None:
+async def test_a_worker_uses_the_next_free_health_port_if_a_port_is_in_use(
+    harness: PoolHarness,
+) -> None:
     with socket.create_server(("127.0.0.1", harness.first_port)):
         pool = harness.pool(minimum=1)
         run = asyncio.create_task(pool.run())
@@ -270,7 +276,7 @@ async def test_a_worker_uses_the_next_port_if_a_port_is_taken(harness: PoolHarne
         await end(pool, run)
 
 
-async def test_the_pool_keeps_its_size_and_reports_once_if_queue_lengths_are_unknown(
+async def test_the_worker_pool_keeps_the_same_size_if_the_queue_lengths_are_unknown(
     harness: PoolHarness,
 ) -> None:
     harness.gateway.lengths = {"m": 2}
@@ -296,7 +302,9 @@ async def test_the_pool_keeps_its_size_and_reports_once_if_queue_lengths_are_unk
     await end(pool, run)
 
 
-async def test_stopping_the_pool_stops_all_workers_at_the_same_time(harness: PoolHarness) -> None:
+async def test_stopping_the_worker_pool_stops_all_workers_at_the_same_time(
+    harness: PoolHarness,
+) -> None:
     pool = harness.pool(minimum=3)
     run = asyncio.create_task(pool.run())
     await pool.has_been_ready.wait()

@@ -67,13 +67,15 @@ def limit_to(free_bytes: int) -> None:
     torch.cuda.set_per_process_memory_fraction(may_have / total_bytes)
 
 
-def test_a_gpu_has_a_size_and_a_unique_key(card: CudaDevice) -> None:
+def test_a_gpu_device_has_the_usable_size_and_the_uuid_of_the_gpu(card: CudaDevice) -> None:
     properties = torch.cuda.get_device_properties(0)
     assert 0.85 * properties.total_memory < card.total_bytes < properties.total_memory
     assert str(properties.uuid) in card.key
 
 
-def test_a_process_cannot_allocate_more_than_its_share_of_a_gpu(card: CudaDevice) -> None:
+def test_a_process_cannot_allocate_more_gpu_memory_than_the_configured_share(
+    card: CudaDevice,
+) -> None:
     half = CudaDevice.find(2)
     assert half is not None
     assert half.total_bytes == pytest.approx(card.total_bytes / 2, rel=0.15)
@@ -81,7 +83,7 @@ def test_a_process_cannot_allocate_more_than_its_share_of_a_gpu(card: CudaDevice
         Weights(int(card.total_bytes * 0.6))
 
 
-def test_the_memory_of_a_model_is_measured_and_returned_after_unloading(card: CudaDevice) -> None:
+def test_the_memory_of_a_model_is_measured_and_is_freed_after_unloading(card: CudaDevice) -> None:
     before_bytes = card.used_bytes
     weights, size_bytes = card.load(lambda: Weights(64 * MIB), 1024 * MIB)
     assert 64 * MIB <= size_bytes <= 96 * MIB
@@ -91,7 +93,9 @@ def test_the_memory_of_a_model_is_measured_and_returned_after_unloading(card: Cu
     assert card.used_bytes == before_bytes
 
 
-def test_a_model_that_exceeds_the_reserved_memory_is_unloaded(card: CudaDevice) -> None:
+def test_loading_a_model_that_exceeds_the_reserved_memory_fails_and_frees_the_memory(
+    card: CudaDevice,
+) -> None:
     before_bytes = card.used_bytes
     with pytest.raises(BudgetExceeded) as raised:
         card.load(lambda: Weights(64 * MIB), 32 * MIB)
@@ -110,14 +114,14 @@ def test_the_peak_memory_of_a_finished_batch_is_measured(card: CudaDevice) -> No
     assert 128 * MIB <= batch.measured_bytes <= 192 * MIB
 
 
-def test_a_real_out_of_memory_error_is_recognised(card: CudaDevice) -> None:
+def test_an_out_of_memory_error_of_the_gpu_is_recognised(card: CudaDevice) -> None:
     limit_to(64 * MIB)
     with pytest.raises(torch.OutOfMemoryError) as raised:
         torch.ones(256 * MIB, dtype=torch.uint8, device="cuda")
     assert is_out_of_memory(raised.value)
 
 
-def test_a_batch_that_does_not_fit_into_memory_is_split_and_reduces_the_limit(
+def test_a_batch_that_does_not_fit_into_memory_is_split_and_reduces_the_batch_limit(
     card: CudaDevice,
 ) -> None:
     weights, held_bytes = card.load(lambda: Weights(MIB), 1024 * MIB)

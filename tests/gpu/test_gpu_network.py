@@ -63,12 +63,12 @@ def test_a_network_in_half_precision_needs_half_the_memory() -> None:
     assert taken_bytes("float16") == taken_bytes("float32") // 2 == 4096 * 4096 * 2
 
 
-def test_staged_items_are_on_the_device_before_their_batch() -> None:
+def test_staging_an_item_copies_the_item_to_the_gpu() -> None:
     network = Network(network_of(8))
     assert network.stage(pictures(1)[0]).device.type == "cuda"
 
 
-def test_items_are_staged_while_a_batch_runs() -> None:
+def test_items_that_are_staged_while_batches_run_are_not_mixed_up() -> None:
     """Thousands of items are staged while batches run, and are not mixed up."""
     network = Network(nn.Flatten())
     items = [torch.full((3, 32, 32), float(number)) for number in range(200)] * 10
@@ -84,7 +84,7 @@ def test_items_are_staged_while_a_batch_runs() -> None:
     assert found[:, 0].tolist() == [float(number) for number in range(200)] * 10
 
 
-def test_an_item_that_does_not_fit_on_the_gpu_waits_in_host_memory() -> None:
+def test_an_item_that_does_not_fit_on_the_gpu_stays_in_host_memory_until_the_batch_runs() -> None:
     network, item = Network(network_of(8)), torch.zeros(3, 2048, 2048)
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(0.0001)
@@ -108,7 +108,7 @@ def test_a_network_compiled_by_inductor_has_the_same_outputs_as_an_uncompiled_ne
         torch.testing.assert_close(outputs, expected(items[:count]), rtol=1e-2, atol=1e-2)
 
 
-def test_consecutive_calls_of_a_network_return_the_same_outputs() -> None:
+def test_two_calls_of_a_network_with_equal_items_return_equal_outputs() -> None:
     network = Network(nn.Sequential(*[nn.Linear(2048, 2048) for _ in range(20)]))
     items = [torch.ones(2048) for _ in range(64)]
     torch.testing.assert_close(network(items), network(items))

@@ -71,7 +71,7 @@ def told(code: str) -> Any:
     return json.loads(found.stdout)
 
 
-def test_a_device_side_assert_means_that_the_device_is_lost() -> None:
+def test_a_device_side_assert_error_means_that_the_device_is_lost() -> None:
     assert told(LOSE) == [True, True, "LOST", False]
 
 
@@ -86,7 +86,7 @@ def one_reply(rig: WorkerRig, data: bytes) -> JobReply:
     return reply
 
 
-def test_a_worker_exits_and_returns_its_job_after_the_device_is_lost(tmp_path: Path) -> None:
+def test_a_worker_exits_and_abandons_the_job_after_the_device_is_lost(tmp_path: Path) -> None:
     catalogue = tmp_path / "models.toml"
     catalogue.write_text(CATALOGUE, "utf-8")
     with run_rig(tmp_path, catalogue, "asserting") as rig:

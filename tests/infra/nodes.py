@@ -94,7 +94,7 @@ def prices_match_the_requested_resources(files: DeploymentFiles) -> None:
 
 
 def workers_that_share_a_gpu_fit_its_machine(files: DeploymentFiles) -> None:
-    """Check that workers that share a GPU fit on a machine, and that the plugin has its rights."""
+    """Check that the workers on a shared GPU fit on one machine. Check the rights of the plugin."""
     [cores] = re.findall(
         r"param gpuNodeSize string = 'Standard_NC(\d+)", files.text("infra/main.bicep")
     )

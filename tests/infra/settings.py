@@ -99,7 +99,7 @@ def gateway_settings_are_set_and_read(files: DeploymentFiles) -> None:
 
 
 def the_platform_can_scale_the_gateway(files: DeploymentFiles) -> None:
-    """Check that host.json names the default backend, which is the only one that scaling reads.
+    """Check that host.json selects the default backend. Scaling reads no other backend.
 
     With another backend, one instance must always be ready.
     """

@@ -17,7 +17,7 @@ def test_the_deployment_files_pass_each_consistency_check(
     check(repository)
 
 
-def test_the_generated_deployment_files_are_up_to_date() -> None:
+def test_each_generated_deployment_file_equals_the_newly_generated_text() -> None:
     for path, text in make_files(Catalogue.load()).items():
         assert path.read_text(encoding="utf-8") == text, (
             f"{path.name} is out of date: run ./dev infra"

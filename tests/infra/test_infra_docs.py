@@ -122,7 +122,7 @@ def reason_not_run(command: str) -> str | None:
 RUN_HERE = [command for command in commands() if reason_not_run(command) is None]
 
 
-def test_each_command_in_not_run_occurs_in_a_document() -> None:
+def test_each_command_that_the_documentation_test_does_not_run_occurs_in_a_document() -> None:
     used = {reason for command in commands() if (reason := reason_not_run(command))}
     assert used == set(NOT_RUN.values())
     for beginning in NOT_RUN:
@@ -133,7 +133,7 @@ def test_each_command_in_not_run_occurs_in_a_document() -> None:
 
 
 @pytest.mark.parametrize("command", RUN_HERE)
-def test_each_documented_command_exits_with_0(
+def test_each_documented_command_exits_with_status_0(
     command: str, scripts: ScriptRunner, tmp_path: Path
 ) -> None:
     words = command.split()
@@ -195,7 +195,7 @@ def test_each_relative_link_points_to_an_existing_heading_or_file() -> None:
                 assert anchor in anchors, f"{document}: {target}"
 
 
-def test_deploy_md_lists_the_choices_of_the_templates_with_their_defaults() -> None:
+def test_deploy_md_lists_the_choices_and_the_defaults_of_the_templates() -> None:
     text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
     section = text.partition("## Choices")[2].partition("\n## ")[0]
     documented = dict(re.findall(r"^\| `([A-Z_]+)` \| (\S+) \|", section, re.MULTILINE))
@@ -244,7 +244,9 @@ def test_settings_md_lists_the_settings_that_each_program_reads(program: str) ->
     assert documented - {"AzureWebJobsStorage", "FUNCTIONS_WORKER_RUNTIME"} == read
 
 
-def test_the_stand_ins_for_azures_programs_come_first_on_the_path(scripts: ScriptRunner) -> None:
+def test_the_fake_azure_programs_come_before_the_real_programs_on_the_search_path(
+    scripts: ScriptRunner,
+) -> None:
     found = shutil.which("az", path=scripts.environment()["PATH"])
     assert found == os.fspath(scripts.bin / "az")
     assert not fake_cloud.calls(scripts.bin)

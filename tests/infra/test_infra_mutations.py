@@ -138,14 +138,16 @@ def name_of(fault: tuple[str, str, str]) -> str:
     return f"{fault[0].rpartition('/')[2]}: {fault[2].strip() or 'nothing'}"
 
 
-def test_a_copy_without_a_planted_fault_passes_all_checks(copy: Path) -> None:
+def test_a_copy_of_the_deployment_without_a_planted_fault_passes_all_checks(copy: Path) -> None:
     files = DeploymentFiles(copy)
     for consistency_check in CHECKS:
         consistency_check(files)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=name_of)
-def test_the_checks_find_each_planted_fault(fault: tuple[str, str, str], copy: Path) -> None:
+def test_the_deployment_checks_find_each_planted_fault(
+    fault: tuple[str, str, str], copy: Path
+) -> None:
     plant(copy, fault)
     files = DeploymentFiles(copy)
     assert any(_fails(each, files) for each in CHECKS)

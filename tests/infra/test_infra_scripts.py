@@ -20,7 +20,7 @@ def applied(scripts: ScriptRunner) -> list[dict[str, Any]]:
 
 
 class TestKeys:
-    def test_each_missing_secret_is_written_only_once(self, scripts: ScriptRunner) -> None:
+    def test_each_missing_secret_is_created_only_once(self, scripts: ScriptRunner) -> None:
         key = scripts.check_output("keys.sh").strip()
         secrets = scripts.state["secrets"]
         assert secrets.keys() == {"reply-token-keys", "webhook-secrets", "api-keys"}
@@ -53,7 +53,7 @@ class TestKeys:
         assert not [file for file in files if Path(file).exists()]
 
     @pytest.mark.parametrize("name", ["reply-token-keys", "webhook-secrets"])
-    def test_the_previous_key_stays_valid_as_second_key_until_the_next_rotation(
+    def test_the_old_key_stays_valid_as_the_second_key_until_the_next_key_rotation(
         self, scripts: ScriptRunner, name: str
     ) -> None:
         scripts.check_output("keys.sh")
@@ -66,7 +66,7 @@ class TestKeys:
         assert scripts.state["gateway"] == scripts.state["secrets"]
         assert len(scripts.calls("az", "functionapp", "restart")) == 3
 
-    def test_the_gateway_is_restarted_for_a_secret_written_by_hand(
+    def test_applying_a_secret_that_was_changed_by_hand_in_the_key_vault_updates_the_gateway(
         self, scripts: ScriptRunner
     ) -> None:
         scripts.check_output("keys.sh")
@@ -74,7 +74,7 @@ class TestKeys:
         scripts.check_output("keys.sh", "--apply")
         assert scripts.state["gateway"]["api-keys"] == "[]"
 
-    def test_vault_calls_are_repeated_until_role_assignments_take_effect(
+    def test_key_vault_calls_are_repeated_until_role_assignments_take_effect(
         self, scripts: ScriptRunner
     ) -> None:
         names = ("list", "set")
@@ -82,7 +82,7 @@ class TestKeys:
         scripts.check_output("keys.sh")
         assert len(scripts.state["secrets"]) == 3
 
-    def test_a_vault_that_cannot_be_read_is_not_changed(self, scripts: ScriptRunner) -> None:
+    def test_a_key_vault_that_cannot_be_read_is_not_changed(self, scripts: ScriptRunner) -> None:
         scripts.check_output("keys.sh")
         before = scripts.state["secrets"]
         scripts.update_state(failing={"az keyvault secret list": 99})
@@ -91,7 +91,7 @@ class TestKeys:
         assert scripts.run("keys.sh", "--rotate", "webhook-secrets").returncode == 1
         assert scripts.state["secrets"] == before
 
-    def test_a_pipeline_cannot_create_the_first_api_key(self, scripts: ScriptRunner) -> None:
+    def test_a_ci_pipeline_cannot_create_the_first_api_key(self, scripts: ScriptRunner) -> None:
         ended = scripts.run("keys.sh", CI="true")
         assert (ended.returncode, ended.stdout) == (1, "")
         assert "api-keys" not in scripts.state["secrets"]
@@ -131,7 +131,7 @@ class TestDeployWorker:
         assert "registry.example" not in scripts.state["applied"][-1]
         assert scripts.calls("kubelogin", "convert-kubeconfig")
 
-    def test_an_image_with_uncommitted_changes_is_built_under_a_new_tag(
+    def test_a_worker_image_built_from_uncommitted_changes_gets_a_new_tag(
         self, scripts: ScriptRunner
     ) -> None:
         stray = scripts.root / "worker" / "stray.py"
@@ -143,7 +143,7 @@ class TestDeployWorker:
         [tag] = scripts.state["images"]
         assert re.fullmatch(r"worker:[0-9a-f]{12}-\d{14}", tag)
 
-    def test_an_earlier_image_tag_can_be_deployed_again(self, scripts: ScriptRunner) -> None:
+    def test_deploying_an_earlier_image_tag_again_succeeds(self, scripts: ScriptRunner) -> None:
         scripts.update_state(images={"worker:earlier": "sha256:" + "e" * 64})
         scripts.check_output("deploy-worker.sh", "earlier")
         assert not scripts.calls("az", "acr", "build")
@@ -162,7 +162,7 @@ class TestDeployWorker:
             ({"GPU_SHARING": "mig"}, "mig"),
         ],
     )
-    def test_the_choices_of_the_deployment_determine_the_overlay(
+    def test_the_deployment_settings_determine_the_kubernetes_overlay(
         self, scripts: ScriptRunner, values: dict[str, str], overlay: str
     ) -> None:
         scripts.update_state(values=values, images={"worker:earlier": "sha256:0"})
@@ -170,7 +170,9 @@ class TestDeployWorker:
         errors = scripts.run("deploy-worker.sh", "earlier", OVERLAY="shared-gpu").stderr
         assert "with overlay shared-gpu\n" in errors
 
-    def test_container_apps_are_updated_to_the_new_image(self, scripts: ScriptRunner) -> None:
+    def test_container_apps_are_updated_to_the_new_worker_image(
+        self, scripts: ScriptRunner
+    ) -> None:
         scripts.update_state(values={"WORKER_HOST": "aca"})
         scripts.check_output("deploy-worker.sh")
         [digest] = scripts.state["images"].values()
@@ -186,7 +188,9 @@ class TestDeployWorker:
         scripts.check_output("deploy-worker.sh")
         assert len(scripts.state["applied"]) == 1
 
-    def test_a_missing_deployment_value_prevents_the_rollout(self, scripts: ScriptRunner) -> None:
+    def test_the_worker_is_not_rolled_out_if_a_value_of_the_deployment_is_missing(
+        self, scripts: ScriptRunner
+    ) -> None:
         state = scripts.state
         del state["values"]["KEDA_CLIENT_ID"]
         (scripts.bin / "state.json").write_text(json.dumps(state), encoding="utf-8")
@@ -200,7 +204,9 @@ class TestDeployWorker:
         assert scripts.run("deploy-worker.sh").returncode != 0
         assert len(scripts.calls("az", "acr", "build")) == 1
 
-    def test_pods_read_the_webhooks_secret_from_the_vault(self, scripts: ScriptRunner) -> None:
+    def test_worker_pods_read_the_webhook_secret_from_the_key_vault(
+        self, scripts: ScriptRunner
+    ) -> None:
         scripts.update_state(
             values={"POD_WEBHOOK_SECRETS": "true"}, images={"worker:earlier": "sha256:0"}
         )
@@ -233,7 +239,7 @@ class TestDeployWorker:
 
 
 class TestUploadWeights:
-    def test_weights_are_uploaded_once_and_the_catalogue_lines_are_printed(
+    def test_weights_are_uploaded_once_and_the_lines_for_the_model_catalogue_are_printed(
         self, scripts: ScriptRunner, tmp_path: Path
     ) -> None:
         weights = tmp_path / "net.safetensors"
@@ -264,7 +270,7 @@ class TestUploadWeights:
 
 
 class TestTeardown:
-    def test_a_wrong_confirmation_does_not_delete_the_deployment(
+    def test_the_deployment_is_not_deleted_after_a_wrong_confirmation(
         self, scripts: ScriptRunner
     ) -> None:
         for typed in ("yes\n", "", "\n"):
@@ -272,7 +278,9 @@ class TestTeardown:
         assert not scripts.calls("azd", "down")
         assert scripts.state["group"]
 
-    def test_a_second_teardown_finds_no_deployment_to_delete(self, scripts: ScriptRunner) -> None:
+    def test_a_second_run_of_the_teardown_script_finds_no_deployment_to_delete(
+        self, scripts: ScriptRunner
+    ) -> None:
         assert scripts.run("teardown.sh", typed="trial\n").returncode == 0
         assert not scripts.state["group"]
         ended = scripts.run("teardown.sh")
@@ -280,7 +288,7 @@ class TestTeardown:
         assert "nothing to do" in ended.stderr
         assert len(scripts.calls("azd", "down")) == 1
 
-    def test_a_failed_look_up_of_the_group_does_not_delete_the_deployment(
+    def test_the_deployment_is_not_deleted_if_the_look_up_of_the_resource_group_fails(
         self, scripts: ScriptRunner
     ) -> None:
         scripts.update_state(failing={"az group exists": 1})
@@ -289,7 +297,7 @@ class TestTeardown:
 
 
 class TestCheckTools:
-    def test_the_start_month_of_a_budget_is_set_only_at_its_creation(
+    def test_the_start_month_of_a_budget_is_set_only_when_the_budget_is_created(
         self, scripts: ScriptRunner
     ) -> None:
         scripts.check_output("check-tools.sh")
@@ -307,7 +315,9 @@ class TestCheckTools:
         scripts.check_output("check-tools.sh")
         assert scripts.state["values"]["BUDGET_START"] == start, "a new group has a new budget"
 
-    def test_the_preflight_error_names_a_missing_program(self, scripts: ScriptRunner) -> None:
+    def test_the_error_of_the_preflight_check_names_a_missing_program(
+        self, scripts: ScriptRunner
+    ) -> None:
         (scripts.bin / "kubelogin").unlink()
         ended = scripts.run("check-tools.sh")
         assert ended.returncode == 1
@@ -315,7 +325,9 @@ class TestCheckTools:
         scripts.update_state(values={"WORKER_HOST": "aca"})
         scripts.check_output("check-tools.sh")
 
-    def test_the_preflight_refuses_a_python_before_3_11(self, scripts: ScriptRunner) -> None:
+    def test_the_preflight_check_refuses_python_versions_before_3_11(
+        self, scripts: ScriptRunner
+    ) -> None:
         old = scripts.bin / "python3"
         old.write_text("#!/bin/sh\nexit 1\n")
         old.chmod(0o755)
@@ -336,7 +348,9 @@ class TestCheckTools:
         scripts.check_output("check-tools.sh")
         assert scripts.state["values"]["NODE_POOLS"] == "none", "the group does not exist"
 
-    def test_different_subscriptions_of_az_and_azd_are_refused(self, scripts: ScriptRunner) -> None:
+    def test_the_preflight_check_fails_if_az_and_azd_use_different_subscriptions(
+        self, scripts: ScriptRunner
+    ) -> None:
         scripts.update_state(values={"AZURE_SUBSCRIPTION_ID": "another"})
         ended = scripts.run("check-tools.sh")
         assert ended.returncode == 1
@@ -352,7 +366,7 @@ class TestCheckTools:
             ({"WORKER_HOST": "aca", "PRIVATE_NETWORK": "true"}, ["Microsoft.App"]),
         ],
     )
-    def test_resource_providers_that_the_templates_do_not_name_are_registered(
+    def test_the_preflight_check_registers_resource_providers_that_no_template_names(
         self, scripts: ScriptRunner, choices: dict[str, str], registered: list[str]
     ) -> None:
         scripts.update_state(values=choices)
@@ -360,7 +374,7 @@ class TestCheckTools:
         calls = scripts.calls("az", "provider", "register")
         assert [call[call.index("--namespace") + 1] for call in calls] == registered
 
-    def test_the_preflight_reports_a_missing_sign_in(self, scripts: ScriptRunner) -> None:
+    def test_the_preflight_check_reports_a_missing_sign_in(self, scripts: ScriptRunner) -> None:
         scripts.update_state(failing={"az account show": 1})
         assert "az login" in scripts.run("check-tools.sh").stderr
 
@@ -374,7 +388,9 @@ def test_the_compose_script_writes_the_queues_of_the_catalogue(scripts: ScriptRu
     assert call[-2:] == ["up", "--detach"]
 
 
-def test_the_compose_error_names_a_missing_value(scripts: ScriptRunner) -> None:
+def test_the_error_of_the_keys_script_names_a_missing_value_of_the_deployment(
+    scripts: ScriptRunner,
+) -> None:
     state = scripts.state
     del state["values"]["KEY_VAULT_NAME"]
     (scripts.bin / "state.json").write_text(json.dumps(state), encoding="utf-8")

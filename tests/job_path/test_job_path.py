@@ -26,16 +26,22 @@ def read_tour(heading: str) -> list[str]:
     return re.findall(r"^\| `([\w.]+)` \|", section, re.MULTILINE)
 
 
-def test_a_job_runs_through_few_modules_on_each_side(path: JobPath) -> None:
+def test_one_job_runs_through_only_a_few_modules_of_the_gateway_and_the_worker(
+    path: JobPath,
+) -> None:
     assert len(path.gateway) <= MOST_GATEWAY_MODULES, path.gateway
     assert len(path.worker) <= MOST_WORKER_MODULES, path.worker
 
 
-def test_a_worker_enters_the_modules_of_a_job_in_the_order_of_its_steps(path: JobPath) -> None:
+def test_a_worker_that_runs_a_job_enters_the_modules_in_the_order_of_the_steps(
+    path: JobPath,
+) -> None:
     entered = [name.removeprefix("worker.pipeline.") for name in path.worker]
     assert [name for name in entered if name in WORKER_STEPS] == WORKER_STEPS
 
 
-def test_the_reading_tour_names_exactly_the_modules_that_a_job_runs_through(path: JobPath) -> None:
+def test_the_reading_tour_of_the_code_names_exactly_the_modules_that_one_job_uses(
+    path: JobPath,
+) -> None:
     assert set(read_tour("The gateway's side")) == set(path.gateway)
     assert set(read_tour("The worker's side")) == set(path.worker)

@@ -37,7 +37,9 @@ def turns(path: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "path", FILES + OUTCOMES + WEBHOOKS, ids=lambda path: str(path.relative_to(FOLDER))
 )
-def test_the_orchestrator_replays_each_recorded_turn_unchanged(path: Path) -> None:
+def test_the_orchestrator_returns_the_recorded_actions_for_each_recorded_history(
+    path: Path,
+) -> None:
     replay = Orchestrator.create(webhook if path in WEBHOOKS else orchestrator.job)
     for turn in turns(path):
         for _ in range(2):
@@ -51,7 +53,9 @@ def test_each_final_status_of_a_job_has_a_recorded_history(paths: list[Path]) ->
 
 
 @pytest.mark.parametrize("path", OUTCOMES, ids=lambda path: path.stem)
-def test_each_group_of_actions_after_the_first_waits_for_one_new_task(path: Path) -> None:
+def test_each_group_of_orchestrator_actions_after_the_first_group_contains_exactly_one_task(
+    path: Path,
+) -> None:
     # .NET waits for one task of a group before it processes the next group. If a later group also
     # waited for an event, the job would not end.
     for turn in turns(path):
@@ -65,7 +69,7 @@ def test_each_group_of_actions_after_the_first_waits_for_one_new_task(path: Path
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_the_orchestrator_waits_only_once_for_each_event(path: Path) -> None:
+def test_the_orchestrator_waits_only_once_for_each_external_event(path: Path) -> None:
     # .NET runs the groups one after another (see the docstring of the orchestrator).
     for turn in turns(path):
         (groups,) = turn["answer"]["actions"]

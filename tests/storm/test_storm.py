@@ -29,7 +29,7 @@ def test_each_accepted_job_of_a_storm_ends_exactly_once(tmp_path: Path, engine: 
 
 
 @engines
-def test_each_job_cancelled_right_after_the_response_202_stays_cancelled(
+def test_each_job_that_is_cancelled_right_after_response_status_202_stays_cancelled(
     tmp_path: Path, engine: str
 ) -> None:
     printed = run_storm(tmp_path, "--engine", engine, "--cancel", "40", "--seed", "1")

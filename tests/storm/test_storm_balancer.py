@@ -61,7 +61,7 @@ async def ask(port: int) -> bytes:
     return answer.strip()
 
 
-async def test_the_balancer_connects_to_its_backends_in_turn(port: int) -> None:
+async def test_the_balancer_connects_to_each_backend_in_turn(port: int) -> None:
     answers = [await ask(port) for _ in range(4)]
     assert sorted(answers) == [b"a", b"a", b"b", b"b"]
 

@@ -44,7 +44,7 @@ def test_the_storm_report_ignores_a_job_that_was_not_accepted() -> None:
     assert find_broken(StormJob(number=3, kind=JobKind.ASYNC, model_ms=5)) == []
 
 
-def test_the_storm_report_counts_a_job_that_stays_queued_as_lost() -> None:
+def test_the_storm_report_counts_a_job_as_lost_if_the_job_stays_queued() -> None:
     assert find_broken(see(accepted(), resource("queued"))) == ["lost"]
 
 
@@ -68,34 +68,38 @@ def test_the_storm_report_counts_an_unexpected_final_status_as_wrong(
     assert find_broken(see(accepted(), answer)) == ["wrong"]
 
 
-def test_the_storm_report_counts_an_expired_job_under_expired() -> None:
+def test_the_storm_report_counts_an_expired_job_as_expired() -> None:
     assert find_broken(see(accepted(), resource("expired"))) == ["expired"]
 
 
-def test_the_storm_report_counts_two_jobs_with_one_idempotency_key_as_doubled() -> None:
+def test_the_storm_report_counts_a_second_job_with_the_same_idempotency_key_as_doubled() -> None:
     job = see(accepted(JobKind.KEYED), resource("succeeded"))
     job.accept("another id", "3.1")
     assert find_broken(job) == ["doubled"]
 
 
 @pytest.mark.parametrize("later", [resource("succeeded", attempt=2), resource("queued")])
-def test_the_storm_report_counts_a_final_job_that_changes_as_doubled(later: dict[str, Any]) -> None:
+def test_the_storm_report_counts_a_job_as_doubled_if_the_ended_job_changes(
+    later: dict[str, Any],
+) -> None:
     assert find_broken(see(accepted(), resource("succeeded"), later)) == ["doubled"]
 
 
-def test_the_storm_report_counts_a_final_job_that_becomes_unknown_as_doubled() -> None:
+def test_the_storm_report_counts_a_job_as_doubled_if_the_ended_job_becomes_unknown() -> None:
     job = see(accepted(), resource("succeeded"))
     job.see_unknown(job.known)
     assert find_broken(job) == ["doubled"]
 
 
-def test_the_storm_report_ignores_a_late_response_to_an_earlier_request() -> None:
+def test_the_storm_report_ignores_an_outdated_response_that_arrives_after_the_final_response() -> (
+    None
+):
     job = see(accepted(), resource("succeeded"))
     job.see(resource("queued"), KnownState(is_final=False, is_cancelled=False))
     assert find_broken(job) == []
 
 
-def test_the_storm_report_counts_a_cancelled_job_that_is_queued_again_as_requeued() -> None:
+def test_the_storm_report_counts_a_cancelled_job_as_requeued_if_the_job_is_queued_again() -> None:
     job = accepted(JobKind.CANCEL)
     job.cancel_answered = True
     see(job, resource("cancelling"), resource("queued"), resource("cancelled"))
@@ -111,12 +115,12 @@ def test_the_storm_report_permits_a_cancelled_job_to_end_as_cancelled_or_succeed
     assert find_broken(see(job, resource("cancelling"), resource(status))) == []
 
 
-def test_the_same_seed_plans_the_same_jobs_and_kills() -> None:
+def test_two_storms_with_the_same_seed_have_the_same_jobs_and_kills() -> None:
     assert plan_jobs(100, 7, 0.1) == plan_jobs(100, 7, 0.1) != plan_jobs(100, 8, 0.1)
     hosts = ("gateway-1", "gateway-2")
     assert plan_kills(20, 7, hosts) == plan_kills(20, 7, hosts) != plan_kills(20, 8, hosts)
 
 
-def test_every_fifth_input_of_a_storm_is_over_the_inline_limit() -> None:
+def test_every_fifth_input_of_a_storm_is_larger_than_the_inline_limit() -> None:
     sizes = [len(StormJob(n, JobKind.ASYNC, 5).input(Path("/ran"), 1)[1]) for n in range(10)]
     assert [size > INPUT_INLINE_LIMIT_BYTES for size in sizes] == [n % 5 == 0 for n in range(10)]

@@ -14,12 +14,12 @@ def project(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_the_repository_installs_what_the_emulator_depends_on() -> None:
+def test_the_repository_installs_every_dependency_of_the_emulator() -> None:
     extra = project(ROOT)["optional-dependencies"]["emulator"]
     assert extra == project(ROOT / "emulator")["dependencies"]
 
 
-def test_every_console_command_of_the_emulator_is_a_function() -> None:
+def test_every_console_command_of_the_emulator_refers_to_an_existing_function() -> None:
     scripts = project(ROOT / "emulator")["scripts"]
     assert set(scripts) == {"local-blobs", "local-functions", "local-servicebus"}
     for target in scripts.values():
@@ -27,5 +27,5 @@ def test_every_console_command_of_the_emulator_is_a_function() -> None:
         assert callable(getattr(importlib.import_module(module), function))
 
 
-def test_both_distributions_have_the_same_licence() -> None:
+def test_the_emulator_distribution_and_the_repository_have_the_same_licence() -> None:
     assert (ROOT / "emulator/LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()

@@ -1,7 +1,7 @@
-"""A loaded model, with the same interface for both forms of a model's class `Infer`.
+"""A loaded model, with the same interface for item models and batch models.
 
-A class in the short form processes one item in each call. A class in the full form processes a
-whole batch in each call. `docs/models.md` describes both forms.
+An item model processes one item in each call. A batch model processes a whole batch in each call.
+`docs/models.md` describes both.
 
     prepare     CPU threads      decode and preprocess one input
     run         device thread    run one batch
@@ -38,12 +38,12 @@ from worker.errors import (
 from worker.inputs import audio, images, tensors, text
 from worker.models import (
     Accepts,
+    BatchModel,
+    BatchModelWithProgress,
     Context,
-    Infer,
-    LongInfer,
-    LongShortInfer,
+    ItemModel,
+    ItemModelWithProgress,
     Postprocesses,
-    ShortInfer,
     Weights,
 )
 from worker.weights.store import WeightsStore
@@ -72,7 +72,10 @@ _NO_PARAMETERS: Parameters = MappingProxyType({})
 
 
 class ModelLoader:
-    """Loads models with their weights. The thread that runs a model also loads this model."""
+    """Loads models with their weights.
+
+    The thread that will run a model must call `load` for this model.
+    """
 
     def __init__(self, weights: WeightsStore, torch_thread_count: int) -> None:
         self._weights = weights
@@ -115,7 +118,7 @@ class LoadedModel:
     def load(
         cls, model: ModelEntry, torch_thread_count: int, weights: Weights | None = None
     ) -> "LoadedModel":
-        """Import the model's file and create an instance of the class `Infer` in this file.
+        """Import the model's file, and create an instance of the file's class `Infer`.
 
         Args:
             model: The catalogue entry.
@@ -224,7 +227,7 @@ class LoadedModel:
             InferenceFailed: The model's method `cost` did not return a positive number.
         """
         hook = self._hook("cost")
-        cost = 1.0 if hook is None else float(hook(self._adapter.bare(item)))
+        cost = 1.0 if hook is None else float(hook(self._adapter.without_parameters(item)))
         if not (isfinite(cost) and cost > 0):
             raise InferenceFailed(
                 f"the model's method cost returned {cost}; expected a positive, finite number"
@@ -284,7 +287,7 @@ class LoadedModel:
 
 
 class Adapter(Protocol):
-    """The common interface to call a model's class in the short form or in the full form."""
+    """The common interface of item models and batch models."""
 
     def preprocess(self, item: Any, parameters: Parameters) -> Any:
         """Preprocess one input, and return the item for a batch.
@@ -293,8 +296,8 @@ class Adapter(Protocol):
         """
         ...
 
-    def bare(self, item: Any) -> Any:
-        """Return the model's own item, without the parameters that `preprocess` may have added."""
+    def without_parameters(self, item: Any) -> Any:
+        """Return the item without the job's parameters, which `preprocess` may have added."""
         ...
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
@@ -313,9 +316,9 @@ class Adapter(Protocol):
 
 
 class BatchAdapter:
-    """Calls a class in the full form, which processes a whole batch in each call."""
+    """Calls a batch model."""
 
-    def __init__(self, infer: Infer | LongInfer, *, takes_contexts: bool) -> None:
+    def __init__(self, infer: BatchModel | BatchModelWithProgress, *, takes_contexts: bool) -> None:
         self._infer = infer
         self._takes_contexts = takes_contexts
         self._takes_parameters = _takes_parameters(infer.preprocess)
@@ -327,22 +330,22 @@ class BatchAdapter:
     def preprocess(self, item: Any, parameters: Parameters) -> Any:
         """Call the model's method `preprocess`.
 
-        The caller's parameters are passed if `preprocess` accepts them.
+        Pass the job's parameters if the model's `preprocess` has an argument `parameters`.
         """
         preprocess = cast(Callable[..., Any], self._infer.preprocess)
         return (
             preprocess(item, parameters=parameters) if self._takes_parameters else preprocess(item)
         )
 
-    def bare(self, item: Any) -> Any:
-        """Return the item unchanged."""
+    def without_parameters(self, item: Any) -> Any:
+        """Return the item unchanged, because items of a batch model contain no parameters."""
         return item
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
         """Call the model once for the whole batch."""
         if self._takes_contexts:
-            return cast(LongInfer, self._infer)(batch, list(contexts))
-        return cast(Infer, self._infer)(batch)
+            return cast(BatchModelWithProgress, self._infer)(batch, list(contexts))
+        return cast(BatchModel, self._infer)(batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,20 +355,20 @@ class _ItemWithParameters:
 
 
 class ItemAdapter:
-    """Calls a class in the short form, which processes one item in each call."""
+    """Calls an item model."""
 
-    def __init__(self, infer: ShortInfer | LongShortInfer, *, takes_contexts: bool) -> None:
+    def __init__(self, infer: ItemModel | ItemModelWithProgress, *, takes_contexts: bool) -> None:
         self._call = cast(Callable[..., Any], infer)
         self._takes_contexts = takes_contexts
         self._takes_parameters = _takes_parameters(infer)
         self.postprocess = _identity
 
     def preprocess(self, item: Any, parameters: Parameters) -> Any:
-        """Return the item. Add the caller's parameters if the model accepts parameters."""
+        """Return the item, together with the job's parameters if the model accepts parameters."""
         return _ItemWithParameters(item, parameters) if self._takes_parameters else item
 
-    def bare(self, item: Any) -> Any:
-        """Return the item without the caller's parameters."""
+    def without_parameters(self, item: Any) -> Any:
+        """Return the item without the job's parameters."""
         return item.item if isinstance(item, _ItemWithParameters) else item
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
@@ -379,7 +382,7 @@ class ItemAdapter:
         if not self._takes_parameters:
             return self._call(item, *context)
         parameters = item.parameters if isinstance(item, _ItemWithParameters) else {}
-        return self._call(self.bare(item), *context, parameters=parameters)
+        return self._call(self.without_parameters(item), *context, parameters=parameters)
 
 
 def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights | None) -> Any:
@@ -420,7 +423,7 @@ def make_adapter(model: ModelEntry, infer: Any) -> Adapter:
     """Return the adapter that calls this instance of a model's class.
 
     Raises:
-        ModelUnfit: The class has neither the short nor the full form, or the catalogue entry
+        ModelUnfit: The class is neither an item model nor a batch model, or the catalogue entry
             exceeds a limit of the class.
     """
     if not callable(infer):
@@ -434,10 +437,10 @@ def make_adapter(model: ModelEntry, infer: Any) -> Adapter:
     for name in ("preprocess", "postprocess"):
         if not callable(getattr(infer, name, _identity)):
             raise ModelUnfit(f"{model.implementation}: Infer.{name} is not a method")
-    is_batch_form = hasattr(infer, "preprocess")
-    if hasattr(infer, "postprocess") and not is_batch_form:
+    is_batch_model = hasattr(infer, "preprocess")
+    if hasattr(infer, "postprocess") and not is_batch_model:
         raise ModelUnfit(f"{model.implementation}: Infer has postprocess but no preprocess")
-    adapter = BatchAdapter if is_batch_form else ItemAdapter
+    adapter = BatchAdapter if is_batch_model else ItemAdapter
     return adapter(infer, takes_contexts=model.reports_progress)
 
 

@@ -83,7 +83,7 @@ class ModelManager:
 
     @property
     def is_standing_by(self) -> bool:
-        """Return whether the model is not loaded only because not enough memory is free."""
+        """Return whether the model is not loaded because it waits for device memory."""
         is_waiting = self._loaded is None and isinstance(self._reservation, SharedReservation)
         return is_waiting and self._problem is None
 
@@ -91,7 +91,7 @@ class ModelManager:
     def problem(self) -> dict[str, str] | None:
         """Return the code and the text of the error that the last load raised.
 
-        The result is None if the model was loaded, or if the model only waits for memory.
+        The result is None if the last load succeeded, or if the model waits for free memory.
         """
         return self._problem
 
@@ -103,7 +103,8 @@ class ModelManager:
     def admits(self) -> bool:
         """Return whether the worker may receive jobs for this model.
 
-        The worker may receive jobs while the model is loaded and need not be unloaded.
+        The worker may receive jobs while the model is loaded. When another model needs the memory,
+        the result becomes False before this model is unloaded.
         """
         return (
             self._loaded is not None and self._reservation is not None and self._reservation.is_in
@@ -112,13 +113,14 @@ class ModelManager:
     def touch(self) -> None:
         """Record that a message for this model was received.
 
-        A model that has received no message for a short time counts as idle.
+        A model that has received no message for a short time is idle. Idle models are unloaded
+        before busy models.
         """
         if isinstance(self._reservation, SharedReservation):
             self._reservation.touch()
 
     def enter(self, stopping: threading.Event) -> bool:
-        """Wait for memory and load the model. Repeat a failed load until the model is loaded.
+        """Wait for memory and load the model. If loading fails, try again.
 
         Returns:
             True if the model was loaded, False if `stopping` was set before that.
@@ -237,8 +239,8 @@ class ModelManager:
     def _next_reservation_bytes(self, device: Device) -> int:
         """Return how many bytes to reserve for the next load after a load ran out of memory.
 
-        This is the number of bytes that the model needed in earlier measurements. If that number is
-        unknown or was not enough, the result is the memory of the whole device.
+        The result is the model's measured memory. If the memory was never measured, or if the last
+        load had that much memory, the result is the memory of the whole device.
         """
         profile = self._sharing.profiles(device).get(profile_key(self._model))
         if profile is None or not profile.peaks:
@@ -290,7 +292,7 @@ def _describe(error: WorkerError) -> dict[str, str]:
 
 
 class SilentContext:
-    """A context for batches without jobs. It ignores the model's progress reports."""
+    """A context for a batch without jobs, which ignores the model's progress reports."""
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
         """Ignore the model's progress report."""
@@ -302,10 +304,10 @@ class SilentContext:
 def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -> None:
     """Run the model's example item in batches of growing size, to measure the memory of each batch.
 
-    The batches have 1, 2, 4 … and at last `max_batch_size` items. No larger batch is run after a
-    batch that does not fit into memory. The first batches of a model are slow, so they run before
-    the worker receives jobs. Batches that were measured at an earlier start are skipped, except the
-    batch of one item. A model without an example item is not run.
+    The batches have 1, 2, 4 … `max_batch_size` items. The function stops at the first batch that
+    does not fit into memory. The function skips batches whose memory is already known, but always
+    runs the batch of one item, because the first batch of a model is slow. The function does
+    nothing if the model has no example item.
 
     Raises:
         Exception: Any error that the model raises for a batch of one item.
@@ -335,7 +337,8 @@ def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -
 def run_sample(model: ModelEntry, loaded: LoadedModel) -> None:
     """Run the model's example item once, without measuring the memory.
 
-    The first run of a model is slow and may fail, so it happens before the worker receives jobs.
+    The first run of a model is slow. With this run, the first job is not slow. The function does
+    nothing if the model has no example item.
     """
     if (sample := loaded.sample()) is not None:
         _run(model, loaded, [sample])

@@ -1,7 +1,7 @@
 """Fetch and decode inputs, and store large results.
 
-The decoders expect untrusted bytes. A decoder raises InvalidInput, whose text is for the caller, if
-it cannot decode the bytes.
+The bytes come from callers and may be malicious. If a decoder cannot decode the bytes, it raises
+InvalidInput. The caller sees the error's text.
 
     payloads    read large inputs from blob storage, and store large results (claim check)
     urls        fetch inputs from URLs

@@ -1,9 +1,9 @@
 """Decode untrusted WAV files.
 
 Supports RIFF/WAVE files with PCM samples of 8, 16, 24 or 32 bits or IEEE floats of 32 or 64 bits.
-The header may be plain or EXTENSIBLE. The sizes in the header are checked against the size of the
-file before samples are decoded. So the decoded samples need at most four times the memory of the
-file.
+The header may have the plain or the EXTENSIBLE format. A file whose header announces more samples
+than the file contains is refused before samples are decoded. The decoded samples need at most four
+times as many bytes as the file.
 """
 
 import struct

@@ -28,7 +28,7 @@ def decode(data: bytes, media_type: str, max_pixels: int) -> Image.Image:
 
     Args:
         data: The bytes of the file.
-        media_type: The media type that the image should have.
+        media_type: The expected media type.
         max_pixels: The largest number of pixels that is accepted. The size in the image's header is
             checked before the pixels are decoded.
 

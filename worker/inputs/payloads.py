@@ -55,7 +55,11 @@ class BlobStore(Protocol):
 
 
 class BlobPayloads:
-    """Reads inputs from blob storage, and stores results there. Any thread may call the methods."""
+    """Reads inputs from blob storage, and stores results there. Any thread may call the methods.
+
+    If blob storage does not answer, each method tries again. `wait` sleeps before each new try, and
+    returns False if the method must give up.
+    """
 
     def __init__(self, store: BlobStore) -> None:
         self._store = store
@@ -63,8 +67,6 @@ class BlobPayloads:
 
     def fetch(self, ref: PayloadRef, model: ModelEntry, wait: Wait) -> bytes:
         """Download an input from blob storage, and return its bytes.
-
-        If blob storage does not answer, try again until `wait` returns False.
 
         Raises:
             PayloadsAway: `wait` returned False before the download succeeded.
@@ -77,15 +79,13 @@ class BlobPayloads:
     def open(self, ref: PayloadRef, model: ModelEntry, wait: Wait) -> io.BufferedIOBase:
         """Download an input to a temporary file, and return the open file.
 
-        The whole input is never in memory at once. Retries and errors are the same as in `fetch`.
+        The whole input is never in memory at once. The errors are the same as in `fetch`.
         """
         _check_size(ref.size_bytes, model.max_upload_bytes)
         return self._fetch(ref, _spool, wait)
 
     def store(self, job_id: str, data: bytes, media_type: str, wait: Wait) -> PayloadRef:
         """Store a result as a blob; return a reference to the blob.
-
-        If blob storage does not answer, try again until `wait` returns False.
 
         Raises:
             PayloadsAway: `wait` returned False before the result was stored.

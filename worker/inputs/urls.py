@@ -72,11 +72,13 @@ class UrlFetcher:
 def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntry) -> str:
     """Return the media type of a response.
 
-    This is the media type in the job. If the job has none, it is the type that the first bytes
-    show. If the first bytes show no type, it is the type in the Content-Type header.
+    If the job contains a media type, return this type. Otherwise, return the type that the first
+    bytes of the body show. If the first bytes show no known type, return the type in the
+    Content-Type header.
 
     Raises:
-        UnsupportedMediaType: The model does not accept this type, or the bytes are of another type.
+        UnsupportedMediaType: The model does not accept the media type, or the body has another
+            type.
     """
     found = (
         media.essence(payload.media_type or "")

@@ -1,8 +1,8 @@
 """The interface of a device, and the implementation for a CUDA GPU.
 
-The memory of a model or batch is the memory that torch's allocator reserves for it on the GPU, plus
-the memory that the model declares. A process uses one GPU, which CUDA_VISIBLE_DEVICES selects.
-`simulated_device` implements the interface on a CPU.
+The memory of a model or batch is the memory that torch's allocator reserves on the GPU, plus the
+memory that the model's method `memory_bytes` declares. A process uses one GPU, which
+CUDA_VISIBLE_DEVICES selects. `simulated_device` implements the interface on a CPU.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ class MemoryHolder(Protocol):
     def memory_bytes(self, cost: float) -> int:
         """Return how many bytes of device memory the object uses outside torch.
 
-        The result must not include the memory of torch's allocator, because that memory is
-        measured.
+        The result must not include the memory of torch's allocator, because the device measures
+        that memory.
 
         Args:
             cost: The total size of the items in the running batch, in the model's own unit; 0 if no
@@ -99,7 +99,9 @@ class Device(Protocol):
         ...
 
     def unload(self, resident_bytes: int) -> None:
-        """Release the device memory of a model that was deleted.
+        """Release the device memory of a model.
+
+        The caller must first delete all references to the model, so that torch frees its tensors.
 
         Args:
             resident_bytes: How many bytes of device memory the model used.
@@ -214,7 +216,7 @@ class CudaDevice:
 def usable_bytes(all_bytes: int, shares: int) -> int:
     """Return how many bytes of GPU memory the models of one pod may use.
 
-    The memory for the CUDA contexts of all processes is subtracted before the memory is shared.
+    The result does not include the memory that the CUDA contexts of all processes need.
 
     Args:
         all_bytes: How many bytes of memory the GPU has.

@@ -1,10 +1,10 @@
 """Find out from an error whether the device is out of memory or lost.
 
 A device is lost if every further call fails until the process is restarted. CUDA's documentation
-names the errors that mean this, and `cudaGetErrorString` returns the texts of these errors. Some
-errors, for example of the libraries cuBLAS and cuDNN, do not show whether the device is lost. In
-this case, a very small computation tests the device. An out-of-memory error never means that the
-device is lost.
+lists the errors after which a device is lost. `cudaGetErrorString` returns the texts of these
+errors. Some errors, for example of cuBLAS and cuDNN, do not show whether the device is lost. After
+such an error, a very small computation tests the device. An out-of-memory error never means that
+the device is lost.
 """
 
 import re
@@ -148,10 +148,7 @@ class BudgetExceeded(MemoryError):
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Return whether an error, or one of its causes, means that memory ran out.
-
-    The function does not import torch.
-    """
+    """Return whether an error, or one of its causes, means that memory ran out."""
     while error is not None:
         if means_out_of_memory(error):
             return True

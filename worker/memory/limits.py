@@ -48,9 +48,9 @@ class DeviceGate:
     def exclusive(self) -> Iterator[None]:
         """Use the device during the `with` block while no other thread of this process uses it.
 
-        The thread waits for the other threads, but only until a time limit. After the time limit,
-        the threads use the device at the same time, because the jobs of the other threads may last
-        minutes.
+        The thread waits until no other thread uses the device, but only until a time limit, because
+        the jobs of other threads may last minutes. After the time limit, the `with` block runs even
+        if other threads use the device.
         """
         with self._changed:
             self._waiting_count += 1
@@ -115,21 +115,21 @@ class BatchLimit:
 
         Args:
             cost: The total size of the items in this batch, in the model's own unit.
-            next_cost: The new limit for later batches, in the same unit. It is ignored unless it is
-                lower than both `cost` and the current limit.
+            next_cost: The new limit for later batches, in the same unit. `next_cost` is ignored
+                unless it is lower than both `cost` and the current limit.
         """
         self._record_split()
         if next_cost < min(cost, self._learned_cost):
             self._learned_cost = next_cost
             _log.warning(
-                "%s: a batch of total size %g ran out of memory; from now on the limit is %g",
+                "%s: a batch of size %g ran out of memory; later batches have at most size %g",
                 *(self._model, cost, next_cost),
             )
 
 
 @dataclass(slots=True)
 class DeviceModel:
-    """A loaded model, its device, its measured memory, and the bytes that are reserved for it."""
+    """A loaded model on a device, with the model's measured and reserved memory."""
 
     device: Device
     holder: MemoryHolder

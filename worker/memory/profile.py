@@ -80,7 +80,8 @@ class MemoryProfile:
     def with_peak(self, cost: float, size_bytes: int) -> "MemoryProfile":
         """Return a copy of the profile with the measurement of one more batch.
 
-        In the copy, a larger batch never needs less memory than a smaller batch.
+        Measurements vary. The copy increases some numbers so that a larger batch never needs less
+        memory than a smaller batch.
 
         Args:
             cost: The total size of the batch's items, in the model's own unit.
@@ -115,7 +116,10 @@ class MemoryProfiles:
         return profile if _is_valid(profile) else None
 
     def put(self, key: str, profile: MemoryProfile) -> None:
-        """Store a profile under this key. Errors are ignored: the next start measures again."""
+        """Store a profile under this key.
+
+        An error is ignored, because the next start of the worker can measure the memory again.
+        """
         with contextlib.suppress(OSError):
             descriptor, name = tempfile.mkstemp(dir=self._folder)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:

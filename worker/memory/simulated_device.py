@@ -1,9 +1,9 @@
 """A simulated device: a memory limit on the CPU, which all worker processes of the machine share.
 
 The limit is called the budget. All memory of models and batches is counted. A model or batch that
-would exceed the budget fails at once, like an allocation on a full GPU. So the sharing of memory
-can be tested without a GPU. The bytes of tensors are counted as the allocator of a GPU would count
-them. The model must declare all other memory. Without torch, only declared memory is counted.
+would exceed the budget fails at once, like an allocation on a full GPU. So tests can show without a
+GPU how models share memory. The device counts the bytes of tensors. A model must declare all other
+memory. Without torch, only declared memory is counted.
 """
 
 import contextlib
@@ -62,7 +62,7 @@ class AccountRecord:
 
 
 class MemoryAccount:
-    """Counts the memory of this process, and keeps all processes together within one budget.
+    """Counts the memory that this process uses, and enforces one budget for all processes.
 
     Any thread may call the methods. When a process ends, its memory no longer counts.
     """
@@ -205,7 +205,7 @@ def _check(size_bytes: int, limit_bytes: int | None) -> None:
 
 
 def resident_bytes(thing: object) -> int:
-    """Return the size in bytes of all tensors that an object references, also indirectly.
+    """Return how many bytes the tensors use that an object references directly or indirectly.
 
     Storage that several tensors share is counted once.
     """
@@ -226,11 +226,11 @@ def metering(grown: Callable[[int], None]) -> Iterator[Callable[[], int]]:
     Counting is slow, so it is used only for the few batches that are measured.
 
     Args:
-        grown: Called with the number of bytes in use when this number reaches a new maximum. The
-            function may raise an error to show that memory ran out.
+        grown: Called when the tensors use more bytes than ever before, with the number of these
+            bytes. The function may raise an error if memory has run out.
 
     Yields:
-        A function that returns the largest number of bytes that were in use at the same time.
+        A function that returns the largest number of bytes that the tensors used at one time.
     """
     torch = sys.modules.get("torch")
     if torch is None:
@@ -275,7 +275,7 @@ def _live_bytes(torch: Any, grown: Callable[[int], None]) -> Any:
         return {_key(leaf) for leaf in leaves(tree) if isinstance(leaf, torch.Tensor)}
 
     class LiveBytes(dispatch.TorchDispatchMode):  # type: ignore[name-defined,misc]
-        """Counts how many bytes the existing tensors use, and stores the largest number."""
+        """Counts the bytes of all tensors that exist, and stores the maximum."""
 
         def __init__(self) -> None:
             super().__init__()

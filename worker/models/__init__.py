@@ -1,6 +1,6 @@
 """The models, one file for each. The author of a model writes only the class `Infer` in its file.
 
-The short form takes one item and returns one result:
+An item model processes one item in each call:
 
     class Infer:
         def __init__(self, weights: Weights) -> None:    # once, in the device thread
@@ -9,7 +9,7 @@ The short form takes one item and returns one result:
         def __call__(self, image: Image) -> dict[str, object]:
             ...                                          # in the device thread, item by item
 
-The full form has separate methods, so that the device thread only runs batches:
+A batch model processes a whole batch in each call:
 
     class Infer:
         accepts = "image"
@@ -23,12 +23,12 @@ The full form has separate methods, so that the device thread only runs batches:
         def postprocess(self, output: Tensor) -> dict[str, object]:
             ...                                          # on CPU threads, item by item; optional
 
-`preprocess` may also have an argument `parameters`, which contains the caller's parameters. In the
-short form, `__call__` may have this argument.
+`preprocess` may also have an argument `parameters`, which contains the job's parameters. In an item
+model, `__call__` may have this argument.
 
-docs/models.md describes both forms, the constructor's arguments, the kinds of inputs and results,
-and long-running models. A class need not derive from the protocols in this module, and never uses
-queues, replies or blobs.
+docs/models.md describes item models and batch models, the constructor's arguments, the kinds of
+inputs and results, and long-running models. The class `Infer` need not derive from the protocols in
+this module, and never uses queues, replies or blobs.
 """
 
 from collections.abc import Sequence
@@ -41,14 +41,14 @@ from worker.weights.weights import Weights
 __all__ = [
     "Accepts",
     "Audio",
+    "BatchModel",
+    "BatchModelWithProgress",
     "Cancelled",
     "Context",
-    "Infer",
     "InvalidInput",
-    "LongInfer",
-    "LongShortInfer",
+    "ItemModel",
+    "ItemModelWithProgress",
     "Postprocesses",
-    "ShortInfer",
     "Weights",
 ]
 
@@ -81,8 +81,8 @@ class Context(Protocol):
         ...
 
 
-class ShortInfer(Protocol):
-    """The short form of a model's class, which has no method `preprocess`.
+class ItemModel(Protocol):
+    """A model that processes one item in each call. Its class has no method `preprocess`.
 
     The attribute `accepts` may be omitted if the media types in the catalogue entry determine the
     kind of input.
@@ -93,16 +93,16 @@ class ShortInfer(Protocol):
         ...
 
 
-class LongShortInfer(Protocol):
-    """The short form of a model's class for models that report progress."""
+class ItemModelWithProgress(Protocol):
+    """An item model that reports progress."""
 
     def __call__(self, item: Any, context: Context, /) -> Any:
         """Run the model on one item; return the item's result."""
         ...
 
 
-class Infer(Protocol):
-    """The full form of a model's class, which has the method `preprocess`."""
+class BatchModel(Protocol):
+    """A model that processes a whole batch in each call. Its class has the method `preprocess`."""
 
     accepts: ClassVar[Accepts]
 
@@ -122,8 +122,8 @@ class Infer(Protocol):
         ...
 
 
-class LongInfer(Protocol):
-    """The full form of a model's class for models that report progress."""
+class BatchModelWithProgress(Protocol):
+    """A batch model that reports progress."""
 
     accepts: ClassVar[Accepts]
 
@@ -145,7 +145,7 @@ class LongInfer(Protocol):
 
 
 class Postprocesses(Protocol):
-    """The optional method of the full form that computes a job's result on the CPU."""
+    """A batch model that has the optional method `postprocess`."""
 
     def postprocess(self, output: Any) -> Any:
         """Convert one output of the model to the job's result.

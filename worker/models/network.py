@@ -10,9 +10,9 @@
         def __call__(self, batch: list[Tensor]) -> list[Tensor]:
             return list(self._network(batch))                # device thread: stack, run, fetch
 
-On a GPU, `stage` copies an item to pinned memory, and from there to the device on a separate CUDA
-stream, while the previous batch still runs. The network runs on another stream, and the device
-thread sleeps until the computation on this stream has finished. On the CPU, items are not copied.
+On a GPU, `stage` first copies an item to pinned memory. Then it copies the item to the device on a
+separate CUDA stream, while the previous batch runs on another stream. The device thread sleeps
+until the batch has finished. On the CPU, items are not copied.
 """
 
 import contextlib
@@ -60,8 +60,8 @@ class Network:
             module: The network to run.
             precision: A key of PRECISIONS. The CPU always uses float32, because half precision is
                 not faster there.
-            part: The name of an attribute of the module. If it is given, only this attribute uses
-                the precision, and the other parts of the module use float32.
+            part: The name of a submodule. Only this submodule uses the precision, and the other
+                submodules use float32. If the name is empty, the whole module uses the precision.
             compiler: A backend of torch.compile, for example "inductor". With a compiler, the first
                 call for each shape of a batch is slow.
             device: The device. The default is CUDA if it is available, otherwise the CPU.
@@ -132,7 +132,7 @@ class Network:
 
 
 class InPrecision(nn.Module):
-    """Runs one part of a network in another precision. Inputs and outputs are float32."""
+    """Runs one part of a network in a precision of its own. Inputs and outputs are float32."""
 
     def __init__(self, inner: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class InPrecision(nn.Module):
 
 
 def _layout(module: nn.Module) -> torch.memory_format:
-    """Return the memory format for a network, which is channels last for image networks.
+    """Return the memory format for a network: channels last for image networks.
 
     With channels last, convolutions are 20 % faster on the CPU and can use a GPU's tensor cores.
     torch refuses this format for weights with five dimensions, for example in video networks.
@@ -205,10 +205,10 @@ class _GpuStreams:
 
     @contextlib.contextmanager
     def received(self, batch: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-        """Yield the batch's items on the device. The `with` block runs on the computing stream.
+        """Yield copies of the items on the device. The `with` block runs on the computing stream.
 
-        The items are kept until the block ends. Otherwise, the copying stream could reuse their
-        memory while the computing stream still reads it.
+        The caller must not delete the copies before the block ends. Otherwise, the copying stream
+        could reuse their memory while the computing stream still reads this memory.
         """
         with torch.cuda.stream(self._computing):
             self._computing.wait_stream(self._copying)

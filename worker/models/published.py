@@ -41,11 +41,10 @@ def build(kind: ModuleType, architecture: str, **options: Any) -> nn.Module:
 
 
 def recipe(architecture: str, sha256: str) -> Any:
-    """Return torchvision's description of the published weights with this digest.
+    """Return the entry of torchvision's `WeightsEnum` whose weights have this digest.
 
-    If no published weights have this digest, return the description of the network's default
-    weights. The description's `transforms()` preprocess inputs, and its `meta["categories"]` are
-    the labels.
+    If there is no such entry, return the entry of the network's default weights. The entry contains
+    the transforms for inputs and the labels of the classes.
 
     Args:
         architecture: The network's name in torchvision, for example "resnet50".
@@ -64,7 +63,7 @@ def names(labels: str, entry: Any) -> Sequence[str]:
 
     Args:
         labels: Labels that are separated by commas; empty for the labels of the published weights.
-        entry: The description of the published weights, as `recipe` returns it.
+        entry: The entry of the published weights, which `recipe` returns.
     """
     given = [label.strip() for label in labels.split(",") if label.strip()]
     found: Sequence[str] = given or entry.meta["categories"]

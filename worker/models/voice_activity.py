@@ -43,7 +43,10 @@ class _Scored:
 
 
 class Infer:
-    """Finds speech. The result lists start, end and mean score of each segment of speech."""
+    """Finds speech in a recording.
+
+    The result lists the start, the end and the mean score of each part that contains speech.
+    """
 
     accepts: ClassVar[Accepts] = "audio"
 
@@ -87,15 +90,15 @@ class Infer:
         features = torch.cat([self._network.encode(slab) for slab in self._slabs(steps)])
         lengths = [len(steps) for steps, _ in batch]
         packed = pack_sequence(list(torch.split(features, lengths)), enforce_sorted=False)
-        remembered, _ = pad_packed_sequence(self._memory(packed)[0], batch_first=True)
-        scores = self._network.judge(remembered).cpu()
+        lstm_output, _ = pad_packed_sequence(self._memory(packed)[0], batch_first=True)
+        scores = self._network.score(lstm_output).cpu()
         return [
             _Scored(row[:length].tolist(), seconds)
             for row, length, (_, seconds) in zip(scores, lengths, batch, strict=True)
         ]
 
     def postprocess(self, output: _Scored) -> dict[str, object]:
-        """Return the segments of speech in order, and the duration of the recording in seconds."""
+        """Return the parts that contain speech, in order, and the duration of the recording."""
         segments = [
             {
                 "start_seconds": round(start, 3),
@@ -140,12 +143,12 @@ class _Network(nn.Module):
         layer.load_state_dict({f"{name}_l0": getattr(self.lstm_cell, name) for name in names})
         return layer.eval()
 
-    def judge(self, remembered: Tensor) -> Tensor:
+    def score(self, lstm_output: Tensor) -> Tensor:
         """Return the score of each step, from 0 to 1, as a tensor of shape (batch, steps).
 
-        `remembered` is the output of the LSTM layer, of shape (batch, steps, 128).
+        `lstm_output` has the shape (batch, steps, 128).
         """
-        last: Tensor = self.final_conv(remembered.relu().transpose(1, 2))
+        last: Tensor = self.final_conv(lstm_output.relu().transpose(1, 2))
         return last.squeeze(1).sigmoid()
 
 
@@ -164,7 +167,7 @@ def resampled(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
 def spoken(
     scores: list[float], seconds: float, threshold: float
 ) -> Iterator[tuple[float, float, float]]:
-    """Yield start, end and mean score of each segment of speech, in order. Times are in seconds."""
+    """Yield start, end and mean score of each part that contains speech. Times are in seconds."""
     reached = 0.0
     for start, end in _runs(scores, threshold):
         if end - start < _MIN_SPEECH_STEPS:
@@ -175,7 +178,7 @@ def spoken(
 
 
 def _runs(scores: list[float], threshold: float) -> Iterator[tuple[int, int]]:
-    """Yield the first step of each segment of speech, and the step after its last step."""
+    """Yield the first step and the end (exclusive) of each sequence of steps with speech."""
     start: int | None = None
     end = 0
     for step, score in enumerate(scores):

@@ -1,9 +1,8 @@
 """Send HTTP requests to callers' URLs, but only to addresses that the SSRF guard allows.
 
-This module uses `http.client`, because a subclass of its connection class can open the socket
-itself. So it connects to exactly the address that was checked. The time limit applies to the whole
-request. With a limit for each read, a server that sends a single byte from time to time could
-prolong the request forever.
+A subclass of `http.client.HTTPConnection` opens the socket, and connects only to addresses that the
+SSRF guard has checked. The time limit applies to the whole request and not to each read. Otherwise,
+a server that sends a single byte from time to time could prolong the request forever.
 """
 
 import contextlib
@@ -43,7 +42,7 @@ class Limits:
     """The limits of one HTTP request.
 
     Attributes:
-        bytes: The largest size of the response's body. If it is 0, the body is not read.
+        bytes: The largest size of the response's body; 0 if the body is not read.
         seconds: The longest duration of the whole request.
     """
 
@@ -79,7 +78,8 @@ class GuardedHttp:
     ) -> GuardedResponse:
         """Send one request and return the response.
 
-        If the body is longer than the limit, it is cut off one byte after the limit.
+        At most one byte more than `limits.bytes` is read. If the returned body is longer than the
+        limit, the server's response is too large.
 
         Raises:
             ForbiddenAddress: The guard does not allow this URL.

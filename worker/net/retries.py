@@ -1,4 +1,4 @@
-"""Compute how long to wait before a retry. The delays grow up to a limit and are random."""
+"""Compute how long to wait before a retry."""
 
 import random
 from collections.abc import Callable
@@ -23,13 +23,13 @@ def backoff_seconds(
 ) -> float:
     """Return how many seconds to wait after a failed try.
 
-    The delay doubles after each failed try, up to `limit_seconds`. Then a random part of up to one
-    half is subtracted, so that workers do not all retry at the same time.
+    The longest delay doubles after each failed try. The result is between 50 % and 100 % of the
+    longest delay. It is random, so that workers do not all retry at the same time.
 
     Args:
         attempt: The number of the failed try, counted from 0.
-        first_seconds: The delay after the first try, before the random part is subtracted.
-        limit_seconds: The longest delay.
+        first_seconds: The longest delay after the first try.
+        limit_seconds: The longest delay after any later try.
         chance: Returns a random number from 0 to 1.
     """
     # With this exponent each delay has reached its limit; a larger exponent could overflow.
@@ -56,7 +56,7 @@ class RetryDelays:
         return delay_seconds
 
     def reset(self) -> None:
-        """Start again with the first delay. The caller must call this after a successful try."""
+        """Start again with the first delay. The caller must call this method after a success."""
         self._attempt = 0
 
 

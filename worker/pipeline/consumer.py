@@ -175,8 +175,8 @@ class Consumer:
     def run_device(self) -> None:
         """Load the model and run its batches until the consumer is stopped or the device is lost.
 
-        If the model is unloaded for another model, this method waits until it can load the model
-        again.
+        If the model is unloaded because another model needs the memory, this method waits until
+        memory is free, and loads the model again.
         """
         if self.progress is not None:
             self.progress.start()
@@ -194,7 +194,7 @@ class Consumer:
     def _run_batches(self) -> None:
         """Run batches until the model must be unloaded or the consumer is stopped.
 
-        After that, the messages of jobs that still wait to run are released.
+        Then release the messages of the jobs that have not run.
         """
         while batch := self.batches.take(self.manager.limit.max_cost):
             self._run_batch(batch)
@@ -234,9 +234,9 @@ class Consumer:
         self.settle.complete(job, code)
 
     def reply_again(self, job: ReceivedJob, cached: CachedReply) -> None:
-        """Send the cached reply of an earlier run, and then complete the job's message.
+        """Complete the job's message with the reply of an earlier run.
 
-        The reply is not sent if it was already delivered.
+        If the cached reply was not delivered yet, it is sent first.
         """
         with self.ending_on_error(job):
             code = self.reply.send_again(job, cached)

@@ -47,9 +47,9 @@ class _Waiting(Generic[T]):
 class Batcher(Generic[T]):
     """Decides when to start a batch, and which items the batch contains.
 
-    A batch contains at most `max_batch_size` items. Their total size is at most `max_cost`, in the
-    model's own unit. A larger item runs alone. The class reads no clock: times are arguments, in
-    seconds.
+    A batch contains at most `max_batch_size` items. The total size of its items is at most
+    `max_cost`, in the model's own unit. An item that is larger than `max_cost` runs alone. Times
+    are arguments, in seconds, because the class reads no clock.
     """
 
     def __init__(self, max_batch_size: int, max_wait_seconds: float, max_cost: float = inf) -> None:
@@ -86,8 +86,8 @@ class Batcher(Generic[T]):
     def wait_seconds(self, now: float) -> float | None:
         """Return for how many seconds a free device should wait before the next batch starts.
 
-        The time is counted from the arrival of the oldest item. The result is None if there are no
-        items.
+        A batch starts when it is full, or `max_wait_seconds` after its oldest item was added. The
+        result is None if there are no items.
         """
         heads = [items[0].since for items in (self._normal, self._low) if items]
         if not heads:
@@ -236,8 +236,8 @@ class InferStep:
     def run(self, batch: list[ReceivedJob]) -> Iterator[Inferred]:
         """Run a batch, and yield the outcome of each job as soon as this outcome is known.
 
-        The outcome of a job that need not run is an error. Jobs that `InFlight.withdraw` has
-        returned are left out.
+        If a job is no longer wanted, the job does not run, and its outcome is an error. Jobs that
+        the worker has already released (see `InFlight.withdraw`) are ignored.
         """
         loaded = self._manager.loaded
         started = [job for job in batch if self._in_flight.start(job)]

@@ -26,10 +26,10 @@ _MAX_READ_SECONDS = 20.0
 
 
 class RetryPolicy:
-    """Limits how long a failed network call of a job is repeated.
+    """Limits how long a job's failed network call is repeated.
 
-    The call is repeated until a time limit. It is not repeated after the job's lock is lost or
-    while this worker shuts down.
+    The call is repeated until a time limit is reached, the job's lock is lost, or this worker shuts
+    down.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class RetryPolicy:
     def start(self, job: ReceivedJob, seconds: float) -> Wait:
         """Return a function that sleeps before a failed call is repeated.
 
-        The function takes the number of seconds to sleep. It returns False if `seconds` have passed
-        or the job's lock is lost. Then the caller must not repeat the call. The function raises
-        HandedBack if this worker is shutting down.
+        The returned function takes the number of seconds to sleep. The function returns False if
+        `seconds` have passed or the job's lock is lost. Then the caller must not repeat the failed
+        call. The function raises HandedBack if this worker is shutting down.
         """
         ends_at = self._clock() + seconds
 
@@ -83,8 +83,8 @@ class CancellationCheck:
     def require_wanted(self, job: ReceivedJob) -> None:
         """Raise an error if the gateway answers that the job is no longer wanted.
 
-        If the gateway does not answer, the method asks again for a limited time and then accepts
-        the job. While the gateway does not answer, the worker could not deliver a reply either.
+        If the gateway does not answer, the method asks again. After a time limit without an answer,
+        the method returns, and the job may run.
 
         Raises:
             NotWaitedFor: The job was cancelled or has already ended.

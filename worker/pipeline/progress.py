@@ -121,7 +121,7 @@ class JobContext:
         self.check()
 
     def report_stopped(self) -> None:
-        """Report to the gateway that the job has stopped."""
+        """Report to the gateway that this worker no longer works on the job."""
         with self._sending:
             self._send(stopped=True)
 
@@ -174,7 +174,7 @@ class ProgressReporter:
     def start(self) -> None:
         """Start the thread that sends the reports.
 
-        The process can exit while this thread is running.
+        The thread is a daemon thread, so the process can exit while the thread is running.
         """
         threading.Thread(target=self.run, name="progress", daemon=True).start()
 

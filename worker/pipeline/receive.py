@@ -124,9 +124,9 @@ class ReceivedJob:
     def is_stale(self, now: datetime) -> bool:
         """Return whether the worker must ask the gateway whether the job is still wanted.
 
-        The worker asks if more than two seconds have passed since the last answer, or since the job
-        was queued if there was no answer. It also asks before the first run of a redelivered job.
-        It never asks about a job without a reply URL, because such a job has no gateway.
+        The worker asks again two seconds after the gateway's last answer. If the gateway has not
+        answered yet, the worker asks two seconds after the job was queued, or at once if the job
+        was redelivered. The result is always False for a job without a reply URL.
         """
         if self.request.reply_url is None:
             return False
@@ -224,8 +224,8 @@ class QueueMessages:
     """The messages of one queue that were received and are not settled.
 
     Attributes:
-        held: All these messages.
-        open: The messages whose outcome is not decided.
+        held: All messages that are not settled.
+        open: The messages whose jobs have no outcome yet.
         to_run: The jobs that still need the device.
         postponed: The messages that will be settled after a delay.
     """
@@ -277,12 +277,12 @@ class InFlight:
         return sum(counts.busy_count for counts in list(self._queues.values()))
 
     def open_jobs(self) -> list[ReceivedJob]:
-        """Return the jobs whose outcome is not decided."""
+        """Return the jobs for which `end` was not called."""
         with self._lock:
             return list(self._jobs.values())
 
     def is_open(self, job: ReceivedJob) -> bool:
-        """Return whether the job's outcome is not decided."""
+        """Return whether `end` was not called for the job."""
         with self._lock:
             return job.delivery in self._jobs
 
@@ -328,7 +328,9 @@ class InFlight:
         self._queues[job.delivery.queue].to_run.discard(job)
 
     def end(self, request: SettleRequest, code: str, job: ReceivedJob | None = None) -> bool:
-        """Decide the outcome of a message, and record it in metrics, traces and logs.
+        """Record how the work on a message ended, in metrics, traces and logs.
+
+        Only the first call for a message has an effect.
 
         Args:
             request: How the message will be settled.
@@ -336,7 +338,7 @@ class InFlight:
             job: The message's job; None if the message did not become a job.
 
         Returns:
-            False if the outcome was already decided and nothing was changed; otherwise True.
+            True if this is the first call for the message; otherwise False.
         """
         delivery = request.delivery
         counts = self._queues[delivery.queue]
@@ -355,7 +357,8 @@ class InFlight:
         trace_id = job.span.trace_id if job else "-"
         with log_fields(job_id=job_id, model=model, trace_id=trace_id):
             _log.info(
-                "%s: job %s ended: %s, %s; delivery %d, trace %s %s",
+                "%s: job %s ended with %s; "
+                "settlement %s, delivery %d, trace id %s, error description %r",
                 *(model, job_id, code, request.settlement, delivery.delivery_count + 1),
                 *(trace_id, request.description),
             )

@@ -42,14 +42,15 @@ class ReplyStep:
         return self._payloads.store(job.request.job_id, data, result.media_type, job.lock.wait)
 
     def send(self, job: ReceivedJob, outcome: Payload | JobError) -> str:
-        """Send the reply to a job, and return the code of the outcome.
+        """Send the reply to a job; return `succeeded`, or the code of the job's error.
 
-        No reply is sent if the job's outcome was already decided.
+        No reply is sent if `InFlight.end` was already called for the job.
 
         Raises:
             LockLost: The message's lock is lost, so another worker may have the message.
-            ReplyUndelivered: The receiver did not accept the reply before the lock was lost.
-            Poison: The receiver will never accept this reply.
+            ReplyUndelivered: The gateway, queue or webhook did not accept the reply before the lock
+                was lost.
+            Poison: The gateway, queue or webhook will never accept this reply.
         """
         code = outcome.code if isinstance(outcome, JobError) else SUCCEEDED
         body = encode_reply(job.reply(outcome)) if job.request.reply_to else b""
@@ -66,7 +67,7 @@ class ReplyStep:
         """Send the cached reply of an earlier run, unless that reply was already delivered.
 
         Returns:
-            The code of the outcome.
+            `succeeded`, or the code of the job's error.
         """
         _log.info(
             "%s: job %s need not run again, because its reply is cached",

@@ -26,7 +26,7 @@ def complete(receiver: Any, messages: Sequence[Any], timeout_seconds: float) -> 
 
     Args:
         receiver: The SDK's receiver.
-        messages: Messages for which `can_complete` returns True.
+        messages: Messages to complete. `can_complete` must return True for each of them.
         timeout_seconds: How long to wait for each confirmation.
 
     Returns:

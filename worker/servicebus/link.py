@@ -1,10 +1,10 @@
 """Receive, settle and peek at the messages of one queue, and renew their locks, through the SDK.
 
 In the worker, only this package imports azure-servicebus. The SDK has no public function for some
-operations: taking back credit, releasing a message, abandoning a message by its lock token and
-noting a message as soon as it arrives, which are in this module, and completing several messages at
-once, which is in `batched_settlement`. The SDK's version is pinned, and the
-conformance tests fail if a new version changes these operations.
+operations: stop the delivery of messages on an open link, release a message, abandon a message by
+its lock token, note a message as soon as it arrives, and complete several messages at once (see
+`batched_settlement`). This package uses the SDK's private functions for these operations. The SDK's
+version is pinned, and the conformance tests fail if a new version changes these functions.
 """
 
 import logging
@@ -177,9 +177,8 @@ class QueueLink:
     def receive(self, wait_seconds: float) -> LockedMessage | None:
         """Return the next message, or None if no message arrives within about `wait_seconds`.
 
-        If the result is None, the broker may still send one message at any time. So the caller must
-        soon call `receive` again or call `stop_receiving`. Only one message is requested, because
-        the SDK would wait 0.2 s for a second message.
+        If the result is None, the broker may send and lock a message later. So the caller must soon
+        call `receive` again or call `stop_receiving`.
         """
         receiver = self._opened()
         try:
@@ -191,8 +190,8 @@ class QueueLink:
     def receive_many(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
         """Return up to `limit` messages. If fewer messages arrive, wait the full `wait_seconds`.
 
-        If fewer messages arrived, the broker may still send the remaining number at any time. So
-        the caller must soon receive again or call `stop_receiving`.
+        If the result has fewer messages than `limit`, the broker may send and lock more messages
+        later. So the caller must soon receive again or call `stop_receiving`.
         """
         receiver = self._opened()
         try:

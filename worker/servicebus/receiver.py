@@ -113,7 +113,7 @@ class Receiver:
 
     @property
     def may_receive(self) -> bool:
-        """Return whether a message may still arrive, even if the capacity is now 0."""
+        """Return whether the broker may still send a message for an earlier receive request."""
         return self._is_receiving or (self._has_credit and self._link.is_open)
 
     @property
@@ -142,8 +142,9 @@ class Receiver:
             free_count: Returns how many messages may be received now.
 
         Yields:
-            Each settled message and each received message. After a received message, the caller
-            must reduce the value of `free_count` before it takes the next value.
+            Each settled message and each received message. When the caller gets a received message,
+            it must make `free_count` return 1 less before it continues the iteration. Otherwise
+            too many messages are received.
         """
         self.turned_at = self._clock()
         try:
@@ -245,7 +246,7 @@ class Receiver:
     def _receive_free(
         self, free_count: Callable[[], int]
     ) -> Generator[LockedMessage, None, float | None]:
-        """Receive if there is capacity. Otherwise, return for how many seconds to pause."""
+        """Receive messages if there is capacity; otherwise return how many seconds to pause."""
         if self._stopping.is_set():
             self._take_back_credit()
             return _FULL_WAIT_SECONDS if self._held_count else 0.0

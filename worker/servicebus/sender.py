@@ -93,8 +93,8 @@ class CallGatherer(Generic[T]):
         """Store the settings.
 
         Args:
-            call: Called with several items. If it raises an error, this error is raised in each
-                thread that added one of these items.
+            call: Called with several items. If `call` raises an error, each thread that added one
+                of these items raises this error.
             limit: The largest number of items in one call.
             wait_seconds: How long to wait for more items before each call.
         """

@@ -29,7 +29,10 @@ ModelStates = Callable[[], Mapping[str, Mapping[str, Any]]]
 
 
 class Loops:
-    """Checks that the worker's loops run. Each loop reports the time of its last iteration."""
+    """Checks that the loops of the worker's threads run.
+
+    Each loop reports the time of its last iteration.
+    """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
@@ -100,7 +103,7 @@ class DeviceProbe:
 
     @property
     def turned_at(self) -> float:
-        """The time of the last iteration of the loop in `run`, for `Loops.watch`.
+        """The time that `Loops.watch` treats as the last iteration of the loop in `run`.
 
         While a kernel run is requested, this is the time of the request. Otherwise, this is the
         current time, because an idle loop is not stalled.
@@ -118,8 +121,8 @@ class DeviceProbe:
     def look(self, wait_seconds: float = _PROBE_WAIT_SECONDS) -> tuple[bool, Mapping[str, Any]]:
         """Return whether the device recently ran the kernel, and details for the readiness probe.
 
-        If the last successful run is too long ago, request a run and wait up to `wait_seconds` for
-        it.
+        If the last successful run is too long ago, request a run and wait for its end, but not
+        longer than `wait_seconds`.
         """
         if self._succeeded_at is None or self._clock() - self._succeeded_at > _MAX_AGE_SECONDS:
             self.ask()

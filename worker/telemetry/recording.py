@@ -90,7 +90,7 @@ class ServiceStatus:
     def mark_down(self, reason: object) -> None:
         """Record that a call to the service failed."""
         if self._change(answers=False):
-            _log.warning("%s does not answer, trying again: %s", self._service, reason)
+            _log.warning("%s does not answer; the worker tries again: %s", self._service, reason)
 
     def mark_up(self) -> None:
         """Record that a call to the service succeeded."""
@@ -201,7 +201,7 @@ class JobSpan:
 
         Args:
             outcome: `succeeded`, or the code of the job's error.
-            attributes: More attributes of the span.
+            attributes: Other attributes to add to the span.
         """
         if self._span is None:
             return

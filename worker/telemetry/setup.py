@@ -22,9 +22,14 @@ from worker.telemetry.recording import current_log_fields
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-# The azure loggers repeat at each try what `ServiceStatus` logs only once. The httpx loggers log
-# reply URLs, which contain a job's token.
-_QUIET = {"azure": logging.CRITICAL, "httpx": logging.WARNING, "httpcore": logging.WARNING}
+# The azure loggers repeat at each try what `ServiceStatus` logs only once. The loggers of
+# urllib3 log the paths of reply URLs, which contain a job's token.
+_QUIET = {
+    "azure": logging.CRITICAL,
+    "httpx": logging.WARNING,
+    "httpcore": logging.WARNING,
+    "urllib3": logging.ERROR,
+}
 
 _GROUP = "opentelemetry_traces_exporter"
 # The specification's name, with its default protocol.

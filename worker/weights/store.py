@@ -41,7 +41,7 @@ class BlobReader(Protocol):
 
         Raises:
             WeightsMissing: The blob does not exist.
-            WeightsAway: Blob storage cannot be reached. Some chunks may have been yielded before.
+            WeightsAway: Blob storage cannot be reached. The error may be raised after some chunks.
         """
         ...
 
@@ -73,7 +73,7 @@ class WeightsStore:
         self._blobs = blobs
 
     def get(self, model: ModelEntry) -> Weights | None:
-        """Return the model's weights after checking their digest; None if the model has none.
+        """Return the model's weights after checking their digest; None for a model without weights.
 
         Raises:
             WeightsMissing: The blob, package or file does not exist.

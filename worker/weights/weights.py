@@ -49,9 +49,9 @@ class Weights:
 
         Raises:
             WeightsUnsafe: The file is a pickle that contains more than tensors and plain
-                containers. Its code is not executed.
+                containers. No code in the pickle is executed.
             WeightsDamaged: The file is truncated, or has an unknown format.
-            WeightsUnfit: The file does not contain tensors by name.
+            WeightsUnfit: The file does not contain a dictionary from names to tensors.
         """
         with self.path.open("rb") as file:
             start = file.read(_HEADER.size + 1)

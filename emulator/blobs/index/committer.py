@@ -1,7 +1,6 @@
-"""Apply changes to the index on one thread, and commit all waiting changes together.
+"""Apply changes to the index on one thread. One transaction may contain several changes.
 
-Each commit flushes the disk. Changes that arrive during a commit are applied together in the next
-commit.
+Changes that arrive during a commit are applied together in the next commit.
 """
 
 from __future__ import annotations
@@ -54,9 +53,10 @@ class IndexCommitter:
         self._db.close()
 
     async def apply(self, change: Change[T]) -> T:
-        """Run a change in a transaction, and return its result when the change is safe on disk.
+        """Run a change in a transaction, and return its result when the change is committed.
 
-        If the change raises an error, it is rolled back and `apply` raises the error.
+        If `change` raises an error, its changes to the index are rolled back, and `apply` raises
+        the same error.
         """
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(_Waiting(change, future))

@@ -93,7 +93,7 @@ def read_blob(row: tuple[Any, ...]) -> Blob:
 
 
 def find_segments(db: sqlite3.Connection, blob: int, start: int, stop: int) -> list[Segment]:
-    """Return the segments that contain the bytes `[start, stop)` of a blob, sorted by offset."""
+    """Return where the bytes `[start, stop)` of a blob are stored, sorted by offset."""
     rows = db.execute(
         "SELECT start, size, content, block_id FROM segment WHERE blob = ? AND start < ?"
         " AND start >= (SELECT max(start) FROM segment WHERE blob = ? AND start <= ?)"
@@ -133,8 +133,11 @@ class BlobQuery:
     """The query for one page of a listing of blobs.
 
     The page has at most `limit` names. Each name begins with `prefix`, and is equal to `start` or
-    sorted after it. Blobs whose names are the same up to the first `delimiter` after the prefix are
-    listed as one common prefix.
+    sorted after it.
+
+    If a name contains `delimiter` after the prefix, the page contains a common prefix instead of
+    the blob. The common prefix is the beginning of the name, including the first delimiter after
+    the prefix. Each common prefix is listed once.
     """
 
     prefix: str
@@ -145,9 +148,10 @@ class BlobQuery:
 
 @dataclass(frozen=True, slots=True)
 class BlobPage:
-    """One page of a listing. `entries` has the blobs and common prefixes (`str`), sorted by name.
+    """One page of a listing of blobs.
 
-    `next_name` is the first name of the next page, or None if this is the last page.
+    `entries` contains blobs, and strings for the common prefixes, sorted by name. `next_name` is
+    the first name of the next page, or None if this is the last page.
     """
 
     entries: list[Blob | str]
@@ -176,8 +180,8 @@ def list_blobs(db: sqlite3.Connection, container: str, query: BlobQuery) -> Blob
 
     Raises StorageError (ContainerNotFound) if the container does not exist.
 
-    The query skips the blobs that have the same common prefix, so its duration does not depend on
-    the number of these blobs.
+    The query does not read all blobs that have the same common prefix. Therefore its duration does
+    not depend on the number of these blobs.
     """
     parent = find_container_id(db, container)
     prefix, limit = query.prefix, query.limit
@@ -222,7 +226,7 @@ def _folded(name: str, prefix: str, delimiter: str) -> str | None:
 def find_next_prefix(prefix: str) -> str | None:
     """Return the smallest string that is greater than every name with this prefix.
 
-    Returns None if no string is greater.
+    Returns None if no such string exists.
     """
     kept = prefix.rstrip(_LAST)
     if not kept:

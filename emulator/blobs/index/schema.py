@@ -1,4 +1,4 @@
-"""The tables of the index, the connections to the index, and the records that queries return."""
+"""The tables of the index, its connections, and the classes of the rows that queries return."""
 
 from __future__ import annotations
 
@@ -77,13 +77,17 @@ def create_index(path: Path) -> None:
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
-    """Return a connection for writing. A change is safe on disk when its commit returns."""
+    """Return a connection for writing.
+
+    A committed change is not lost if the process is killed. With `synchronous=NORMAL`, a commit
+    does not wait for the disk, so the last changes may be lost in a power failure.
+    """
     connection = sqlite3.connect(
         path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False
     )
     try:
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA synchronous=NORMAL")
     except sqlite3.Error:
         connection.close()
         raise
@@ -138,10 +142,10 @@ class NewBlob:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Consecutive bytes of a blob, which are the whole content of one content file.
+    """A part of a blob's content, which is stored in one content file.
 
-    `start` is the offset in the blob of the first byte, `size` is the number of bytes, and
-    `content` is the key of the content file.
+    The part begins at the offset `start` of the blob and has `size` bytes. `content` is the key of
+    the content file.
     """
 
     start: int
@@ -161,7 +165,7 @@ class UncommittedBlock:
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """The blob after a write. `orphans` are the keys of content files that are no longer used."""
+    """The blob after a write, and the keys of the content files that are no longer used."""
 
     blob: Blob
     orphans: tuple[str, ...] = ()

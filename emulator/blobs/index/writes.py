@@ -103,8 +103,7 @@ def put_blob(
 ) -> WriteResult:
     """Create or replace a blob.
 
-    If the blob is small, `content` is its content. Otherwise `content` is a segment that refers to
-    the content file.
+    `content` is the content itself, or a `Segment` if a content file contains the content.
     """
     container = find_container_id(db, new.container)
     return _replace_blob(
@@ -121,7 +120,8 @@ def commit_blocks(
     """Create or replace a blob by committing a list of blocks.
 
     Each entry of `block_list` is (element name, block id). The element name is Committed,
-    Uncommitted or Latest. It determines among which blocks the id is looked up.
+    Uncommitted or Latest, and states whether the id is that of a committed or an uncommitted block.
+    For Latest, an uncommitted block takes precedence.
     """
     container = find_container_id(db, new.container)
     current = look_up_blob(db, container, new.name)
@@ -231,9 +231,10 @@ def _replace_blob(
 def _forget_content(
     db: sqlite3.Connection, blob: int | None, container: int, name: str
 ) -> list[str]:
-    """Delete a blob's segments and uncommitted blocks. Return the keys of their content files.
+    """Delete a blob's content and its uncommitted blocks from the index.
 
-    `blob` is the blob's row id, or None if only uncommitted blocks exist.
+    Return the keys of the content files that contained them. `blob` is the blob's row id, or None
+    if only uncommitted blocks exist.
     """
     rows = db.execute(
         "DELETE FROM staged WHERE container = ? AND blob = ? RETURNING content", (container, name)
@@ -246,9 +247,9 @@ def _forget_content(
 
 
 def _unreferenced(db: sqlite3.Connection, candidates: Iterable[str]) -> Orphans:
-    """Return the keys in `candidates` whose content files no segment uses.
+    """Return the content files that no blob uses. `candidates` are keys of content files.
 
-    Several segments may use one content file, because a block list may contain a block twice.
+    A blob may use one content file several times, because a block list may repeat a block.
     """
     return tuple(
         content

@@ -197,7 +197,7 @@ def _marker(next_name: str | None) -> str:
 
 
 def _start(request: BlobRequest) -> str:
-    """Return the first name of the page, which is encoded in the request's marker."""
+    """Return the name at which the page begins. The request's marker encodes this name."""
     value = request.parameter("marker") or ""
     try:
         return base64.b64decode(value, altchars=b"-_", validate=True).decode()

@@ -137,9 +137,10 @@ def _read_precondition(context: OperationContext) -> WritePrecondition:
 
 
 def _refuse_early(context: OperationContext) -> None:
-    """Raise StorageError if the write's conditions are not met, before a large body is received.
+    """Raise StorageError if the conditions of the request are not met.
 
-    The transaction of the write checks the conditions again.
+    This check avoids receiving a large body in vain. The transaction of the write checks the
+    conditions again.
     """
     request, store = context.request, context.store
     container = store.read(queries.find_container_id, request.container)
@@ -154,11 +155,11 @@ async def _commit(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """Apply a change to the index. The change refers to the content of `uploaded`.
+    """Apply a change to the index that refers to the content file of `uploaded`.
 
-    If the change is refused, the content is removed. If another error occurs, the content is kept,
-    because the change may have been committed. If the change was not committed, the content is
-    removed at the next start of the service.
+    If the change is refused, the content file is removed. After any other error, the file is not
+    removed, because the change may have been committed. If it was not committed, the next start of
+    the program removes the file.
     """
     try:
         _check_md5(context, uploaded.md5)

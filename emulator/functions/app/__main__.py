@@ -1,8 +1,8 @@
 """The entry point of the app process. The host runs this file as a script.
 
-The user's code must not be able to import the host's own code. Therefore this package is loaded
-under a private name, and the folder that contains the host's package is removed from the import
-path before the user's code is loaded.
+The user's code must not be able to import the host's own code. Therefore this script loads its
+package under a private name. Before it loads the user's code, it removes the host's folder from
+`sys.path`.
 """
 
 import argparse
@@ -57,7 +57,8 @@ def main() -> None:
 def _die_with_host(lifeline: int) -> None:
     """Start a thread that ends this process at once if the host dies.
 
-    This works even if the user's code blocks the event loop.
+    `lifeline` is the end of a pipe that the host keeps open. The thread runs even if the user's
+    code blocks the event loop.
     """
 
     def watch() -> None:
@@ -79,7 +80,7 @@ def _load_own_package() -> None:
 
 
 def _set_import_path(folder: Path) -> None:
-    """Put the app's folder first in the import path, and remove the folders of the host."""
+    """Put the app's folder first in `sys.path`, and remove the entries with the host's code."""
     kept = [entry for entry in sys.path[1:] if entry and not _is_hosts_own(Path(entry))]
     installed = folder / ".python_packages" / "lib" / "site-packages"
     sys.path[:] = [str(folder), *([str(installed)] if installed.is_dir() else []), *kept]

@@ -4,9 +4,9 @@ A frame consists of two lengths, a JSON head and a raw body:
 
     !II head_bytes body_bytes | head: a JSON array | body
 
-The first item of the head is either the kind of the frame or the number of an invocation:
+The first item of the head is the kind of the frame, or the number (id) of an invocation:
 
-    app  → host  ["index", functions]              the functions of the folder, see indexing.py
+    app  → host  ["index", functions]              the functions of the app, see indexing.py
                  ["refused", error, traceback]     why the app cannot be loaded
     host → app   ["begin", client_binding]         the durable client's JSON, or null
                  [id, name, "http", method, url, headers, query, route, trace]   body: request body
@@ -77,8 +77,8 @@ def _parse(data: bytes | bytearray) -> tuple[list[tuple[list[Any], bytes]], int,
     """Split `data` into frames.
 
     Returns:
-        The complete frames, the total size of these frames in bytes, and the size in bytes that the
-        remaining data must reach before the caller should parse it again.
+        The complete frames, their total size in bytes, and the size in bytes of the incomplete
+        frame at the end. If this size is not known yet, the last value is the size of two lengths.
     """
     frames: list[tuple[list[Any], bytes]] = []
     offset, total = 0, len(data)

@@ -1,10 +1,9 @@
 """Load `function_app.py`, and check its functions against their bindings as Azure does.
 
 The rules and the error texts are those of the Azure Functions Python worker
-(azure-functions-runtime). If Azure refuses a function, this module refuses it with the same text.
-The Azure Functions Python worker understands only the annotations that the module `typing` had in
-Python 3.6. On a parameter that has a binding, it refuses newer annotations such as `list[int]` or
-`X | None`, and so does this module.
+(azure-functions-runtime). If Azure refuses a function, this module refuses the function with the
+same text. For example, neither accepts `list[int]` or `X | None` as the annotation of a parameter
+with a binding, because these annotations are newer than Python 3.6.
 """
 
 import collections.abc
@@ -32,13 +31,13 @@ __all__ = ["FunctionLoadError", "IndexedFunction", "load_functions"]
 
 
 class Converter(Protocol):
-    """The class methods of a converter of azure.functions.
+    """The interface of the converter classes of azure.functions.
 
-    A converter converts the values of one binding type.
+    Each converter class converts the values of one binding type.
     """
 
     def has_trigger_support(self) -> bool:
-        """Return whether this converter supports triggers. If it does, `decode` needs metadata."""
+        """Return whether this converter supports triggers. If so, `decode` needs their metadata."""
         ...
 
     def check_input_type_annotation(self, pytype: Any) -> bool:
@@ -59,14 +58,14 @@ class Converter(Protocol):
 
 
 class GenericConverter:
-    """The converter of the Azure Functions Python worker for plain text and bytes.
+    """The generic converter of the Azure Functions Python worker, for text, bytes and JSON values.
 
-    It is also used for unknown binding types.
+    Binding types without their own converter use this converter.
     """
 
     @classmethod
     def has_trigger_support(cls) -> bool:
-        """Return False, because plain text and bytes do not have metadata."""
+        """Return False, because `decode` does not use trigger metadata."""
         return False
 
     @classmethod
@@ -173,9 +172,9 @@ class Binding(typing.Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BoundValue:
-    """The binding type and the annotated type of a parameter or of the return value.
+    """A parameter or return value that has a binding.
 
-    The converter for `binding_type` converts the value.
+    `binding_type` is the type of the binding, and `python_type` is the annotated type.
     """
 
     binding_type: str
@@ -184,7 +183,7 @@ class BoundValue:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The parameters and the return value of a function. `check_signature` has checked them."""
+    """The parameters and the return value of a function, as `check_signature` returns them."""
 
     inputs: dict[str, BoundValue]
     outputs: dict[str, BoundValue]
@@ -212,7 +211,7 @@ def check_signature(
         bound[binding.name] = binding
         if has_implicit_output(binding.type):
             implicit = binding.type
-    requires_context = _takes_context(name, parameters, bound, hints)
+    requires_context = _remove_context(name, parameters, bound, hints)
     _check_names(name, set(parameters), set(bound))
     inputs: dict[str, BoundValue] = {}
     outputs: dict[str, BoundValue] = {}
@@ -231,12 +230,12 @@ def _check_direction(name: str, binding: Binding) -> None:
         raise FunctionLoadError(name, '"$return" binding must have direction set to "out"')
 
 
-def _takes_context(
+def _remove_context(
     name: str, parameters: dict[str, Any], bound: dict[str, Binding], hints: dict[str, Any]
 ) -> bool:
-    """Return whether the function has a `context` parameter that does not have a binding.
+    """Remove the `context` parameter from `parameters` if it does not have a binding.
 
-    If it has, remove this parameter from `parameters`.
+    Return whether a parameter was removed.
     """
     if "context" not in parameters or "context" in bound:
         return False

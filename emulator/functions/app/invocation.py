@@ -43,17 +43,17 @@ class TraceContext:
 
     @property
     def Traceparent(self) -> str:  # noqa: N802 - the deprecated name which azure.functions.Context still has
-        """Return `trace_parent`. This property is its deprecated name."""
+        """Return `trace_parent`. azure.functions.Context also has this deprecated name."""
         return self.trace_parent
 
     @property
     def Tracestate(self) -> str:  # noqa: N802 - as Traceparent
-        """Return `trace_state`. This property is its deprecated name."""
+        """Return `trace_state`. azure.functions.Context also has this deprecated name."""
         return self.trace_state
 
     @property
     def Attributes(self) -> dict[str, str]:  # noqa: N802 - as Traceparent
-        """Return `attributes`. This property is its deprecated name."""
+        """Return `attributes`. azure.functions.Context also has this deprecated name."""
         return self.attributes
 
 
@@ -61,7 +61,8 @@ class TraceContext:
 class RetryContext:
     """The retry state of an invocation.
 
-    Both counts are always 0, because this host does not support retry policies.
+    `retry_count` and `max_retry_count` are always 0, because this host does not support retry
+    policies.
     """
 
     retry_count: int = 0
@@ -71,9 +72,9 @@ class RetryContext:
 
 @dataclass(frozen=True, slots=True)
 class InvocationContext:
-    """The value of a function's `context` parameter.
+    """The object that a function receives in its `context` parameter.
 
-    It has the attributes that azure.functions.Context declares.
+    The object has the attributes that azure.functions.Context declares.
     """
 
     function_name: str
@@ -140,7 +141,7 @@ class ReturnConverter:
     slot: BoundValue
 
     def encode(self, value: Any) -> Datum:
-        """Convert a value to a datum. Raises TypeError if this is impossible, as in Azure."""
+        """Convert a value to a datum. As in Azure, raises TypeError if this is impossible."""
         try:
             return self.converter.encode(value, expected_type=self.slot.python_type)
         except NotImplementedError:
@@ -151,11 +152,11 @@ class ReturnConverter:
 
 
 class LoopRuns:
-    """Decides whether an orchestrator runs on the event loop, which is faster than in a thread.
+    """Decides whether an orchestrator runs on the event loop or in a thread.
 
-    An orchestrator must be deterministic, so it does not wait for anything and is fast. If its runs
-    in threads were fast, it then runs on the event loop. If a run is slow, this orchestrator runs
-    in threads from then on, because it would block all other functions.
+    The first `TRIAL_RUNS` runs are in a thread. If all of them were fast, later runs are on the
+    event loop, because this saves time. After one slow run, the orchestrator always runs in a
+    thread, because a slow run on the event loop blocks all other functions.
     """
 
     def __init__(self) -> None:
@@ -164,7 +165,7 @@ class LoopRuns:
 
     @property
     def is_allowed(self) -> bool:
-        """Whether the next run may be on the event loop."""
+        """Return whether the next run may be on the event loop."""
         return self._fast_count >= TRIAL_RUNS and not self._is_slow
 
     def record(self, seconds: float) -> None:
@@ -193,7 +194,7 @@ class PreparedFunction:
 
 
 def prepare(function: IndexedFunction) -> PreparedFunction:
-    """Look up the converters that all invocations of a function need."""
+    """Return the function with the parameter names and converters that its invocations need."""
     trigger_binding = next(b for b in function.bindings if b["type"].endswith("Trigger"))
     clients = [b["name"] for b in function.bindings if b["type"] == "durableClient"]
     signature = function.signature
@@ -226,7 +227,7 @@ class TriggerInput:
 
 
 async def invoke(
-    prepare: PreparedFunction,
+    prepared: PreparedFunction,
     event: TriggerInput,
     client_binding: str | None,
     submit: Callable[..., Any],
@@ -234,7 +235,7 @@ async def invoke(
     """Call a function, and return its return value as a datum.
 
     Args:
-        prepare: The function and its converters.
+        prepared: The function and its converters.
         event: The input of the invocation.
         client_binding: The durable client's JSON, or None.
         submit: Starts a synchronous function in the thread pool, and returns an awaitable for the
@@ -248,15 +249,15 @@ async def invoke(
         TypeError: The return value cannot be converted to a datum.
         BaseException: The function raised this exception.
     """
-    function = prepare.function
+    function = prepared.function
     running_function.set(function.name)
     arguments = {
-        prepare.trigger: prepare.decode_trigger.decode(
-            event.data, trigger_metadata=event.metadata if prepare.wants_metadata else {}
+        prepared.trigger: prepared.decode_trigger.decode(
+            event.data, trigger_metadata=event.metadata if prepared.wants_metadata else {}
         )
     }
-    if prepare.client is not None:
-        arguments[prepare.client] = client_binding
+    if prepared.client is not None:
+        arguments[prepared.client] = client_binding
     invocation_id = str(uuid.uuid4())
     if function.signature.requires_context:
         traced = TraceContext(event.trace_parent, event.trace_state)
@@ -265,19 +266,19 @@ async def invoke(
         )
     if function.is_async:
         result = await function.call(**arguments)
-    elif prepare.loop_runs is not None:
+    elif prepared.loop_runs is not None:
         result = await _run_orchestrator(
-            function.call, prepare.loop_runs, invocation_id, arguments, submit
+            function.call, prepared.loop_runs, invocation_id, arguments, submit
         )
     else:
         result = await submit(function.call, invocation_id, arguments)
-    if prepare.output is None:
+    if prepared.output is None:
         if result is not None:
             raise RuntimeError(
                 f"function {function.name!r} without a $return binding returned a non-None value"
             )
         return None
-    return prepare.output.encode(result)
+    return prepared.output.encode(result)
 
 
 async def _run_orchestrator(

@@ -48,7 +48,7 @@ async def serve(connected: socket.socket, options: ServeOptions) -> None:
         functions = load_functions(options.folder, options.script)
     except BaseException as error:  # noqa: BLE001 - user code: it may even exit at import
         app.send(["refused", f"{type(error).__name__}: {error}", traceback.format_exc()])
-        await app.flushed()
+        await app.wait_closed()
         return
     app.functions = {name: prepare(function) for name, function in functions.items()}
     app.send(["index", [function.describe() for function in functions.values()]])
@@ -74,7 +74,7 @@ class _App:
     def send(self, head: list[Any], body: bytes = b"") -> None:
         self._connection.send(head, body)
 
-    async def flushed(self) -> None:
+    async def wait_closed(self) -> None:
         """Wait until the host has read all frames and closed the connection."""
         await self.gone.wait()
 
@@ -108,18 +108,18 @@ class _App:
     async def _run(
         self, name: str, kind: str, head: list[Any], body: bytes
     ) -> tuple[list[Any], bytes]:
-        prepare = self.functions[name]
+        prepared = self.functions[name]
         submit = self._threads.submit
         if kind == "http":
             event = TriggerInput(make_request_datum(head[3:8], body), {}, *head[8])
-            result = await invoke(prepare, event, self._client_binding, submit)
+            result = await invoke(prepared, event, self._client_binding, submit)
             status, headers, payload = read_response(result)
             return ["http", status, headers], payload
-        if kind == "bytes" and prepare.wants_text:
+        if kind == "bytes" and prepared.wants_text:
             kind = "string"
         data = Datum(body if kind == "bytes" else body.decode("utf-8", "replace"), kind)
         event = TriggerInput(data, make_metadata(head[3]), *head[4])
-        result = await invoke(prepare, event, self._client_binding, submit)
+        result = await invoke(prepared, event, self._client_binding, submit)
         if result is None or result.value is None:
             return ["data", False], b""
         value = result.value

@@ -4,7 +4,7 @@ The host uses `extension.DurableExtension`, which runs one of two engines. Both 
 `engine.DurableEngine`:
 
     local/           the default engine: one host, one transaction for each episode
-    azure_storage/   the steps of the Azure Storage provider, with queues, leases and faults
+    azure_storage/   the steps of the Azure Storage provider: queues, leases and injected faults
 
 The nouns are those of the Durable Task Framework: an *instance* of an orchestration, its *history*
 of events, an *episode* (one run of the orchestrator function over the history), a *work item* (an

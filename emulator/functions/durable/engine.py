@@ -1,6 +1,6 @@
 """The interface that both durable engines implement.
 
-It contains the operations on instances that the management API needs.
+The interface contains the operations that the management API needs.
 """
 
 from abc import ABC, abstractmethod
@@ -47,7 +47,7 @@ class DurableEngine(ABC):
 
     @abstractmethod
     async def get_setting(self, name: str, default: str) -> str:
-        """Return a setting of the database. If it is missing, store and return `default`."""
+        """Return the value of a setting. If the setting is missing, store and return `default`."""
 
     # Starting
 
@@ -93,7 +93,7 @@ class DurableEngine(ABC):
     ) -> None:
         """Commit a new instance to the database, and start to run it.
 
-        `existing` is the finished instance with the same id, which the new instance replaces. It is
+        `existing` is the finished instance with the same id, which the new instance replaces;
         None if no instance has this id.
         """
 
@@ -127,7 +127,7 @@ class DurableEngine(ABC):
         """Return the database of this engine, for queries."""
 
     def read_history_of(self, instance: OrchestrationInstance) -> list[str]:
-        """Return the history of an instance. Each text contains the JSON events of one episode."""
+        """Return the history of an instance, as one text of JSON events for each episode."""
         return records.read_history(self._reader, instance.id)
 
     def read_page(

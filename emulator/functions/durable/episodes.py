@@ -58,10 +58,10 @@ class Episode:
     instance: The instance, in its state before the episode.
     batch: The messages that the episode uses.
     now: The time at which the episode began, in microseconds since 1970.
-    shim: The task numbers after the episode.
+    shim: The task numbers, as a copy that the episode changes.
     events: The history events of the episode, as JSON texts.
     statements: The SQL statements that send the messages of the episode.
-    effects: The functions to call after the checkpoint.
+    effects: The functions to call after the episode is saved.
     children: The sub-orchestrations that the episode starts.
     """
 
@@ -81,7 +81,7 @@ class Episode:
 
 
 class EpisodeCheckpointer(Protocol):
-    """Saves episodes. Each method saves one kind of outcome."""
+    """Saves episodes. Each method is for one way in which an episode can end."""
 
     async def save_waiting(self, episode: Episode, custom_status: str | None) -> None:
         """Save an episode after which the instance waits for messages."""
@@ -135,7 +135,8 @@ def find_termination(instance: OrchestrationInstance) -> TaskMessage | None:
 def take_messages(instance: OrchestrationInstance) -> list[TaskMessage]:
     """Remove the messages for one episode from the mailbox of an instance, and return them.
 
-    Only the first message may make the SDK continue a retry. The module `shim` explains why.
+    A message that makes the SDK continue a retry is only taken as the first message of an episode.
+    The module `shim` explains why.
     """
     batch: list[TaskMessage] = []
     shim, mailbox = instance.shim, instance.mailbox
@@ -169,9 +170,9 @@ def begin_episode(instance: OrchestrationInstance, batch: list[TaskMessage], now
 
 
 def close_events(episode: Episode) -> str:
-    """Add the last event to an episode, and return all events of the episode as JSON.
+    """Add the event OrchestratorCompleted to an episode, and return all its events as JSON.
 
-    The returned events are marked as played.
+    The returned events have `IsPlayed` set to true, because the next episode replays them.
     """
     episode.events.append(history.event(EventType.ORCHESTRATOR_COMPLETED, episode.now))
     return history.mark_played(episode.news)
@@ -180,10 +181,7 @@ def close_events(episode: Episode) -> str:
 def make_next_execution(
     episode: Episode, command: ContinueAsNew, custom_status: str | None
 ) -> OrchestrationInstance:
-    """Return the instance in the state in which continue-as-new starts it again.
-
-    The instance has a new execution id and a new input.
-    """
+    """Return an instance after continue-as-new, with a new execution id and a new input."""
     instance = episode.instance
     return OrchestrationInstance(
         instance.id,
@@ -225,7 +223,7 @@ class Outbox(Protocol):
     """
 
     def schedule_activity(self, episode: Episode, command: ScheduleActivity) -> None:
-        """Schedule the activity of a command."""
+        """Schedule an activity."""
         ...
 
     def start_timer(self, episode: Episode, timer: TimerRow) -> None:
@@ -233,7 +231,7 @@ class Outbox(Protocol):
         ...
 
     def cancel_timer(self, episode: Episode, task: int) -> None:
-        """Cancel the timer of a task."""
+        """Cancel the timer with the task number `task`."""
         ...
 
     def start_child(self, episode: Episode, child: OrchestrationInstance) -> None:

@@ -21,8 +21,8 @@ The numbers are the HTTP statuses of the Durable extension's management API.
 class DurableError(Exception):
     """The base class of the errors of durable engines.
 
-    `status` is the HTTP status of the response. `kind` is the .NET exception type that the response
-    names, as in Azure.
+    `status` is the HTTP status of the response. `kind` is the .NET exception type in the response,
+    and is the same as in Azure.
     """
 
     status = 500

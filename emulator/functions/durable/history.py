@@ -1,8 +1,7 @@
 """History events as JSON text, in the format of the Durable Task Framework.
 
-Each event is written as JSON text once. For an episode, the engines pass the stored texts to the
-SDK and do not parse them. The numbers of the event types are those of DurableTask.Core's
-`EventType`.
+The engines store each event as JSON text, and pass this text to the SDK without parsing it. The
+numbers of the event types are those of DurableTask.Core's `EventType`.
 """
 
 import json
@@ -81,10 +80,10 @@ def event(kind: EventType, now: int, event_id: int = -1, rest: str = "") -> str:
 
 
 def mark_played(text: str) -> str:
-    """Return a text of JSON events in which all events are marked as played.
+    """Return a text of JSON events in which `IsPlayed` is true.
 
-    The next episode replays these events. A JSON string in an event cannot contain the text that is
-    replaced, because quotation marks in a JSON string are escaped.
+    The next episode replays these events. The text `"IsPlayed":false` cannot occur inside a JSON
+    string, because JSON escapes the quotation marks.
     """
     return text.replace(_NEW, _PLAYED)
 
@@ -154,7 +153,7 @@ def timer_fired(now: int, task: int, due: int) -> str:
 def completed(kind: EventType, now: int, task: int, result: str | None) -> str:
     """Return the event which records that an activity or sub-orchestration has completed.
 
-    `kind` selects one of the two. `result` is JSON text.
+    `kind` is TASK_COMPLETED or CHILD_COMPLETED. `result` is JSON text.
     """
     return event(kind, now, rest=f',"TaskScheduledId":{task},"Result":{quoted_or_null(result)}')
 
@@ -162,7 +161,7 @@ def completed(kind: EventType, now: int, task: int, result: str | None) -> str:
 def failed(kind: EventType, now: int, task: int, reason: str, details: str) -> str:
     """Return the event which records that an activity or sub-orchestration has failed.
 
-    `kind` selects one of the two.
+    `kind` is TASK_FAILED or CHILD_FAILED.
     """
     return event(
         kind,

@@ -39,10 +39,10 @@ def make_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """The task of a parent orchestration that waits for a sub-orchestration.
+    """The parent orchestration of a sub-orchestration.
 
     `id` and `execution` are the instance id and the execution id of the parent. `task` is the
-    number of the task.
+    number of the parent's task that waits for the sub-orchestration.
     """
 
     id: str
@@ -54,13 +54,11 @@ class Parent:
 class TaskMessage:
     """A message for the next episode of an instance.
 
-    `text` is JSON text: the reason if the message terminates the instance, and otherwise the
-    history event.
+    `text` is JSON text: the reason in a termination message, the properties of the instance in a
+    start message, and the history event in other messages.
 
-    The database stores a message in one of three ways. If `sequence` is set, the message has its
-    own row, and `sequence` is the key of this row. If `work` is set, the message is the result of
-    the work item with this key, and only the work item is stored. If a timer has fired, only the
-    timer is stored.
+    `sequence` is the key of the message's row in the database, or None if the message does not have
+    a row. `work` is the key of the work item whose result is this message, or None.
     """
 
     kind: EventType

@@ -71,7 +71,7 @@ class RequestTooLarge(DurableError):
 class ManagementRequest:
     """A request to the management API.
 
-    `segments` are the parts of the path after the prefix of the API, split at the slashes.
+    `segments` are the path segments after the prefix of the API.
     """
 
     method: str
@@ -130,9 +130,9 @@ async def read_request(scope: Scope, receive: Receive) -> ManagementRequest:
 
 
 def _segments(scope: Scope) -> tuple[str, ...]:
-    """Return the parts of the path after the prefix of the API, split at the slashes.
+    """Return the path segments after the prefix of the API.
 
-    If the application is mounted under the prefix, the path does not always contain the prefix.
+    If the application is mounted under the prefix, the path may lack the prefix.
     """
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     if root and path.startswith(root):
@@ -212,9 +212,9 @@ class ManagementUrls:
         )
 
     def check_status(self, base_url: str, instance_id: str) -> dict[str, str]:
-        """Return an instance id and the management URLs of the instance.
+        """Return the body of the response to a request that starts an instance.
 
-        They are the body of the response to a request that starts the instance.
+        The body contains the instance id and the management URLs of the instance.
         """
         urls = self._management(base_url.rstrip("/"), quote(instance_id, safe=""))
         del urls["rewindPostUri"]
@@ -258,9 +258,9 @@ def format_status(
 def format_history(fragments: Sequence[str], *, outputs: bool) -> str:
     """Return a history as a JSON list, in the format of the Durable extension's responses.
 
-    The list does not contain the events that record the scheduling of a task. Instead, the event
-    for the completion or failure of a task contains the time of the scheduling and the function
-    name. If `outputs` is true, the events contain inputs and results.
+    The list omits the events for the scheduling of tasks. Instead, the event for the end of a task
+    contains the time at which the task was scheduled, and the function name. If `outputs` is true,
+    the events contain inputs and results.
     """
     events = [event for text in fragments for event in json.loads(f"[{text}]")]
     scheduled = {
@@ -375,8 +375,8 @@ class ManagementApi:
     ) -> ManagementResponse:
         """Return the response to a request that has started an instance.
 
-        If the query has a timeout and a polling interval, first wait until the instance has ended
-        or the timeout has passed.
+        If the query has a timeout and a polling interval, first wait until the instance has
+        finished or the timeout has passed.
         """
         timeout_seconds = _seconds(request.query.get("timeout"))
         polling_seconds = _seconds(request.query.get("pollinginterval"))

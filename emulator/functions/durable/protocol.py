@@ -172,7 +172,8 @@ def context_json(  # noqa: PLR0913 - the context has these members
     """Return the context of an episode as JSON. The orchestrator receives this text.
 
     `past` contains the history events of earlier episodes, and `news` contains the events of this
-    episode. Each text contains JSON events, separated by commas.
+    episode. Each text contains JSON events, separated by commas. `replaying` is true in all
+    episodes except the first.
     """
     history = ",".join((*past, news))
     return (
@@ -231,7 +232,7 @@ def _dumped(value: object) -> str | None:
 def _leaves(actions: Iterable[dict[str, Any]]) -> Iterator[Action]:
     """Yield the actions in the order in which the orchestrator scheduled them.
 
-    For a compound action, yield the actions that it contains.
+    Instead of a compound action, yield the actions inside the compound action.
     """
     for action in actions:
         kind = action["actionType"]

@@ -183,8 +183,8 @@ def delete_timers(instance_id: str) -> Statement:
 def delete_instance(instance_id: str) -> list[Statement]:
     """Return the SQL statements that delete a finished instance.
 
-    They delete only its row and its history, because a finished instance does not have messages,
-    work items or timers.
+    The statements delete only the instance's row and history, because a finished instance has no
+    messages, work items or timers.
     """
     return [
         ("DELETE FROM instances WHERE id=?", (instance_id,)),
@@ -219,10 +219,7 @@ def _read_rows(
 
 
 def read_history(store: Reader, instance_id: str) -> list[str]:
-    """Return the stored history of an instance.
-
-    Each text contains the JSON events of one episode.
-    """
+    """Return the stored history of an instance, as one text of JSON events for each episode."""
     return [
         events
         for (events,) in store.read(

@@ -70,9 +70,10 @@ def _unknown(name: str, article_and_kind: str, kind: str, known: frozenset[str])
 
 
 class AppOutage:
-    """The pause between retries while the app process is down.
+    """Makes episodes and activities wait before they retry, while the app process is down.
 
-    All callers share this pause. It doubles after each failed retry, from 50 ms up to 1 s.
+    All of them retry at the same time. The pause before a retry doubles after each failed retry,
+    from 50 ms up to 1 s.
     """
 
     def __init__(self, timers: TimerQueue, now: Callable[[], int]) -> None:
@@ -138,7 +139,8 @@ class ActivityPool:
     def add(self, work: WorkItem) -> None:
         """Run a work item as soon as fewer than `concurrency` activities run.
 
-        The work item must have been committed to the database before.
+        The caller must first commit the work item to the database, so that a crash does not lose
+        it.
         """
         self._waiting.append(work)
         if self._free:

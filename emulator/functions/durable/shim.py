@@ -1,17 +1,17 @@
 """Turn the SDK's actions into commands: find the new actions, and number their tasks.
 
-In each episode, the SDK lists all actions since the start of the execution, and numbers its tasks
-itself. The engine must number the tasks in the same order; otherwise a result reaches the wrong
-task. Each activity, sub-orchestration, timer and fire-and-forget action gets the next number. An
-action that waits for an external event does not get a number.
+In each episode, the SDK lists all actions since the start of the execution, and numbers its tasks.
+The engine must number the tasks in the same order. If the numbers differ, a result reaches the
+wrong task. Each activity, sub-orchestration, timer and fire-and-forget action gets the next number.
+An action that waits for an external event does not get a number.
 
 The list of actions does not contain retries. If a task with retry options fails, the SDK gives a
 number to the timer before the next attempt, and then to the next attempt. Even after the last
 attempt has failed, the SDK waits for one more timer.
 
-Some events make the SDK continue a retry (see `Shim.moves_retry`). The engine can number the tasks
-correctly if an episode has at most one such event, and if this event comes before all other events
-of the episode.
+Some events make the SDK continue a retry (see `Shim.moves_retry`). Such an event must be the first
+event of its episode. If it came later, the engine could not number the tasks in the same order as
+the SDK.
 
 Source: the Durable extension's `OutOfProcOrchestrationShim` and the SDK's `RetryAbleTask`.
 """
@@ -64,10 +64,7 @@ class RetryState:
 
 @dataclass(slots=True)
 class Shim:
-    """The task numbers of one execution of an instance.
-
-    They must be the same numbers that the SDK gives to the tasks.
-    """
+    """The task numbers of one execution of an instance. The SDK gives the same numbers."""
 
     scheduled: int = 0
     """The number of the SDK's actions that have been scheduled."""
@@ -93,7 +90,7 @@ class Shim:
     def moves_retry(self, task: int | None, *, failed: bool) -> bool:
         """Return whether the SDK continues a retry when this task ends.
 
-        To continue a retry, the SDK gives a number to a further timer or attempt.
+        The SDK continues a retry with a timer or with a further attempt, which gets a number.
         """
         retry = None if task is None else self.retries.get(task)
         if retry is None:
@@ -137,9 +134,9 @@ class Shim:
     def take_actions(self, actions: Sequence[Action]) -> list[Command]:
         """Return the commands for the new actions and for the timers that were cancelled.
 
-        Raises ActionInvalid if this host does not support an action, or if the list has fewer
-        actions than after the previous episode. In the second case, the orchestrator is not
-        deterministic.
+        Raises ActionInvalid if this host does not support an action. Also raises ActionInvalid if
+        the list has fewer actions than after the previous episode, because then the orchestrator is
+        not deterministic.
         """
         if len(actions) < self.scheduled:
             raise ActionInvalid(

@@ -1,9 +1,10 @@
 """The database of the default engine, which groups writes into transactions.
 
 All writes in one iteration of the event loop share a transaction. The future of each write is
-resolved after the commit. A committed transaction is not lost if the process dies, but it may be
-lost in a power failure, because of `synchronous=NORMAL`. Checkpoints wait for the disk, so they run
-in a thread.
+resolved after the commit. A committed transaction survives the death of the process. A power
+failure may undo the transaction, because of `synchronous=NORMAL`.
+
+A checkpoint of the write-ahead log waits for the disk, so it runs in a thread.
 """
 
 import asyncio
@@ -172,13 +173,14 @@ class Store:
         self._checkpoint = None
         if not task.cancelled() and task.exception() is not None:
             _log.warning(
-                "the checkpoint of %s failed; the host tries again after more commits: %s",
+                "the write-ahead log of %s could not be copied into the database; "
+                "the host tries again after more commits: %s",
                 self._path.name,
                 task.exception(),
             )
 
     def get_setting(self, name: str, default: str) -> str:
-        """Return a setting of the database. If it is missing, store and return `default`."""
+        """Return the value of a setting. If the setting is missing, store and return `default`."""
         assert self._connection is not None
         self._connection.execute("INSERT OR IGNORE INTO settings VALUES(?, ?)", (name, default))
         value: str = self.read("SELECT value FROM settings WHERE name=?", (name,))[0][0]

@@ -1,1 +1,1 @@
-"""The triggers that run functions without a request to the host: queues and timers."""
+"""The triggers that run functions when a queue receives a message or a timer is due."""

@@ -207,7 +207,7 @@ class ServiceBusTrigger:
     def _receive(self, is_extra: bool) -> bool:
         """Receive messages on one connection until the host stops, and return False.
 
-        If this is an extra thread that is no longer needed, return True before the host stops.
+        Return True if this is an extra thread that has been idle, so the thread must end.
         """
         source = self._source
         client = ServiceBusClient.from_connection_string(source.connection_string, retry_total=0)

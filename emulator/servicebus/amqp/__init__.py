@@ -2,10 +2,11 @@
 
 connection   protocol headers, SASL, open, close, idle time-out
 session      transfer windows, link handles, dispositions
-link         links and their credit; a link carries messages in one direction
+link         links, which carry messages in one direction, and their credit
 codec, types, performatives, outcomes, sections, frames   encoding and decoding
 websocket    AMQP inside a WebSocket
 
-A service implements `ConnectionService`, `LinkSource` and `LinkTarget`, which `link` defines.
-`connection.Connection` is the asyncio protocol that calls the service.
+The module `link` defines the interfaces `ConnectionService`, `LinkSource` and `LinkTarget`. Code
+outside this package implements these interfaces. `connection.Connection` is the asyncio protocol of
+one connection.
 """

@@ -1,7 +1,8 @@
 """Decode and encode values of the AMQP 1.0 types (part 1 of the specification).
 
-The decoder checks all sizes, and limits the nesting depth and the number of values, because a peer
-may send invalid bytes. The encoder uses the shortest encoding of a value, except for array items.
+The decoder checks all sizes and limits the nesting depth and the number of items in a value,
+because a peer may send invalid bytes. The encoder uses the shortest encoding of a value, except for
+array items.
 """
 
 import struct
@@ -90,9 +91,10 @@ def _refuse_descriptor() -> int:
 
 
 def compound_items(data: bytes, offset: int) -> tuple[int, int, int]:
-    """Find the items of the list or map that starts at `offset`. The items are not decoded.
+    """Find the items of the list or map that starts at `offset`, without decoding the items.
 
     Returns the number of items, the offset of the first item, and the offset after the last item.
+    In a map, each key and each value is an item.
     Raises DecodeError if the value is incomplete or is neither a list nor a map.
     """
     end = skip(data, offset)
@@ -101,17 +103,17 @@ def compound_items(data: bytes, offset: int) -> tuple[int, int, int]:
         return 0, end, end
     if code in {0xC0, 0xC1}:
         if end < offset + 3:
-            raise DecodeError("the size of a list or map is too small for its count field")
+            raise DecodeError("a list or a map is too short to contain its item count")
         return data[offset + 2], offset + 3, end
     if code in {0xD0, 0xD1}:
         if end < offset + 9:
-            raise DecodeError("the size of a list or map is too small for its count field")
+            raise DecodeError("a list or a map is too short to contain its item count")
         return _U32(data, offset + 5)[0], offset + 9, end
-    raise DecodeError(f"0x{code:02x} is the format code of neither a list nor a map")
+    raise DecodeError(f"0x{code:02x} is not the format code of a list or a map")
 
 
 class Decoder:
-    """Decodes consecutive values, and limits the nesting depth and the number of these values."""
+    """Decodes consecutive values, and limits their number of items and their nesting depth."""
 
     __slots__ = ("_budget", "data", "offset")
 
@@ -171,14 +173,14 @@ class Decoder:
         return number
 
     def described(self, depth: int) -> Described:
-        """Decode a described value, which consists of a descriptor and a value."""
+        """Decode a descriptor and the value that follows the descriptor."""
         depth = self._deeper(depth, 1)
         return Described(self._value(depth), self._value(depth))
 
     def items(self, size: int, size_at: int, count: int, depth: int) -> list[Any]:
         """Decode the `count` items of a list or map.
 
-        Raises DecodeError if the last item does not end `size` bytes after the offset `size_at`.
+        Raises DecodeError if the last item does not end at the offset `size_at + size`.
         """
         depth = self._deeper(depth, count)
         values = [self._value(depth) for _ in range(count)]
@@ -199,7 +201,7 @@ class Decoder:
             raise DecodeError("a map must not have a list, map or array as a key") from None
 
     def array(self, size: int, size_at: int, count: int, depth: int) -> Array:
-        """Decode an array. One type constructor at the start of the array applies to all items."""
+        """Decode an array. The type of the items is encoded once, before the first item."""
         depth = self._deeper(depth, count)
         code = self.small()
         if code:
@@ -344,8 +346,8 @@ _SMALL_COMPOUND_BYTES = 254
 def encode(value: Any) -> bytes:
     """Encode one value as AMQP bytes.
 
-    Raises TypeError if AMQP has no type for the value, and struct.error if a number is outside the
-    range of its AMQP type.
+    Raises TypeError if AMQP has no type for the value. Raises struct.error if the value is a number
+    that is too large or too small for its AMQP type.
     """
     try:
         return _ENCODERS[type(value)](value)
@@ -356,16 +358,16 @@ def encode(value: Any) -> bytes:
 
 
 def encode_list(values: Sequence[Any]) -> bytes:
-    """Encode a list. Null items at the end of the list are kept."""
+    """Encode a list, including the null items at the end."""
     if not values:
         return b"\x45"
     return wrap_compound(0xC0, b"".join(map(encode, values)), len(values))
 
 
 def encode_composite(code: int, fields: Sequence[Any]) -> bytes:
-    """Encode the fields as a list that has the descriptor `code`.
+    """Encode a list of fields with the descriptor `code`.
 
-    Null fields at the end of the list are omitted.
+    Null fields at the end are omitted, because AMQP treats missing fields as null.
     """
     count = len(fields)
     while count and fields[count - 1] is None:
@@ -374,7 +376,7 @@ def encode_composite(code: int, fields: Sequence[Any]) -> bytes:
 
 
 def wrap_compound(code: int, body: bytes, count: int) -> bytes:
-    """Encode a list or map whose items are already encoded.
+    """Build an encoded list or map from encoded items.
 
     Args:
         code: 0xC0 for a list, 0xC1 for a map.

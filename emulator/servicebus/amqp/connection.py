@@ -87,7 +87,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Close all sessions.
 
-        Operations that are running are not cancelled, because their changes may be durable.
+        Queue operations that are already running are not cancelled.
         """
         self._end()
         self._transport.disconnect()
@@ -106,15 +106,15 @@ class Connection(asyncio.Protocol):
             self.fail(ConnectionFault("amqp:internal-error", "an internal error occurred"))
 
     def eof_received(self) -> bool:
-        """Return False, so that asyncio closes the transport after the peer has closed its side."""
+        """Return False, which causes asyncio to close the transport."""
         return False
 
     def pause_writing(self) -> None:
-        """Pause deliveries and stop reading from the peer, because the write buffer is full."""
+        """Pause deliveries and reading, because the transport's write buffer is full."""
         self._set_blocked(True)
 
     def resume_writing(self) -> None:
-        """Resume deliveries and reading, because the write buffer has enough space again."""
+        """Resume deliveries and reading, because the transport's write buffer has space again."""
         self._set_blocked(False)
 
     # Methods that `PendingWork` and the server call
@@ -206,7 +206,7 @@ class Connection(asyncio.Protocol):
             self._peer_idle_seconds = max(0.1, peer_open.idle_time_out / 1000)
         if self._timer is not None:
             self._timer.cancel()
-        self._watch()
+        self._check_idle()
 
     def _send_open(self) -> None:
         self._state = _State.OPEN
@@ -283,12 +283,12 @@ class Connection(asyncio.Protocol):
         )
         self._finish()
 
-    def _watch(self) -> None:
-        """Check the idle time-outs of the server and of the peer, and schedule the next check.
+    def _check_idle(self) -> None:
+        """Check how long the connection has been idle, and schedule the next check.
 
-        If the peer has sent no bytes within the server's idle time-out, close the connection. If
-        the server has sent no bytes for about half of the peer's idle time-out, send an empty
-        frame, so that the peer does not close the connection.
+        If the peer has sent no bytes during the server's idle time-out, close the connection. If
+        the server has sent no bytes during about half of the peer's idle time-out, send an empty
+        frame. The frame prevents the peer from closing the connection.
         """
         now = self._loop.time()
         if self._transport.is_reading and now - self._received_at >= self._idle_seconds:
@@ -306,7 +306,7 @@ class Connection(asyncio.Protocol):
                 self._transport.sent_at = now
                 self._transport.send(0, b"")
             due_at = min(due_at, self._transport.sent_at + beat_seconds)
-        self._timer = self._loop.call_at(due_at, self._watch)
+        self._timer = self._loop.call_at(due_at, self._check_idle)
 
 
 MECHANISMS = "ANONYMOUS", "PLAIN", "MSSBCBS"
@@ -316,9 +316,9 @@ _WRONG_CREDENTIALS = UByte(1)
 
 
 def build_mechanisms_frame() -> bytes:
-    """Return the encoded frame that lists the server's SASL mechanisms.
+    """Return the encoded frame that contains the server's list of SASL mechanisms.
 
-    The mechanisms are always encoded as an array, because clients expect an array.
+    The list is encoded as an AMQP array, because clients expect an array.
     """
     return _frame(SaslMechanisms(build_symbol_array(*MECHANISMS)).encode())
 

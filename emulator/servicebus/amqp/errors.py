@@ -46,7 +46,7 @@ class SessionFault(AmqpError):
 
 
 class LinkFault(AmqpError):
-    """An error that causes the server to refuse or detach a link."""
+    """An error that refuses a new link or detaches an attached link."""
 
 
 class MessageFault(AmqpError):

@@ -16,7 +16,7 @@ _HEAD_DOUBLEWORDS = 2
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame. An AMQP frame with an empty body only keeps the connection alive."""
+    """One frame. AMQP frames without a body have only one purpose: to keep a connection alive."""
 
     type: int
     channel: int
@@ -29,7 +29,7 @@ def encode_frame(body: bytes, channel: int = 0, frame_type: int = AMQP_FRAME) ->
 
 
 class AmqpFrameReader:
-    """A buffer of received bytes, which returns complete protocol headers and complete frames."""
+    """Splits received bytes into protocol headers and frames."""
 
     def __init__(self, max_frame_bytes: int) -> None:
         self._max_frame_bytes = max_frame_bytes

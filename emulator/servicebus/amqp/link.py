@@ -1,7 +1,7 @@
 """AMQP links, which carry messages in one direction (section 2.6 of the specification).
 
-This module contains the interfaces that a service must implement, the two classes of links, and the
-functions that read and build attach performatives.
+This module contains the interfaces `ConnectionService`, `LinkSource` and `LinkTarget`, the two
+classes of links, and the functions that read and build attach performatives.
 """
 
 import asyncio
@@ -27,16 +27,14 @@ class LinkTarget(Protocol):
 
     @property
     def max_message_bytes(self) -> int:
-        """The maximum size of a message on this link, in bytes.
-
-        A larger message is rejected and not stored.
-        """
+        """The maximum size of a message on this link, in bytes. Larger messages are rejected."""
         ...
 
     async def put(self, payload: bytes, message_format: int) -> None:
-        """Store a message, and wait until the message is durable.
+        """Process a message or a batch that the peer sent, and wait until all changes are durable.
 
-        Raises MessageFault if the message is rejected, or LinkFault if the link must be detached.
+        Raises MessageFault if the message is rejected. Raises LinkFault if the link must be
+        detached.
         """
         ...
 
@@ -46,7 +44,7 @@ class LinkSource(Protocol):
 
     @property
     def is_presettled(self) -> bool:
-        """Whether each message of the source is settled as soon as the message is sent."""
+        """Whether each message is settled as soon as the source sends the message."""
         ...
 
     def set_credit(self, credit: int) -> None:
@@ -54,9 +52,9 @@ class LinkSource(Protocol):
         ...
 
     async def settle(self, tag: bytes, outcome: Outcome) -> None:
-        """Apply the receiver's outcome to the delivery that has this tag.
+        """Settle the delivery that has this tag. `outcome` is the outcome that the peer sent.
 
-        Raises MessageFault if the outcome cannot be applied.
+        Raises MessageFault if the delivery cannot be settled.
         """
         ...
 
@@ -75,7 +73,7 @@ class DeliverySender(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SourceRequest:
-    """The properties that a peer requests for a link on which the peer receives messages."""
+    """A peer's request to receive messages on a new link."""
 
     address: str
     reply_address: str | None
@@ -92,14 +90,14 @@ class ConnectionService(Protocol):
         ...
 
     def open_target(self, address: str) -> LinkTarget:
-        """Return the target of a new link on which the peer sends messages to this address.
+        """Return the target of the messages that the peer wants to send to this address.
 
         Raises LinkFault if the link is refused.
         """
         ...
 
     def open_source(self, requested: SourceRequest, sender: DeliverySender) -> LinkSource:
-        """Return the source of a new link on which the peer receives messages.
+        """Return the source of the messages that the peer wants to receive.
 
         The source uses `sender` to send messages. Raises LinkFault if the link is refused.
         """
@@ -124,7 +122,7 @@ class LinkSession(Protocol):
 
     @property
     def pending(self) -> PendingWork:
-        """The counter of the connection's unfinished deliveries and requests."""
+        """The counter of the received bytes that the server has not yet processed."""
         ...
 
     def send_flow(
@@ -141,14 +139,15 @@ class LinkSession(Protocol):
     def send_disposition(
         self, *, as_receiver: bool, delivery_id: int, state: Described | None
     ) -> None:
-        """Settle a delivery, and send the delivery's state to the peer.
+        """Settle a delivery, and send the delivery's final state to the peer.
 
-        `as_receiver` is True if the peer sent the delivery, and False if the server sent it.
+        `as_receiver` is True if the server received the delivery, and False if the server sent the
+        delivery.
         """
         ...
 
     def send_delivery(self, link: "OutgoingLink", tag: bytes, payload: bytes) -> None:
-        """Send a message to the peer on this link. The delivery gets this tag."""
+        """Send a message to the peer on this link. `tag` identifies the delivery."""
         ...
 
     def detach(self, handle: int, fault: AmqpError | None) -> None:
@@ -162,8 +161,8 @@ class LinkSession(Protocol):
 class IncomingLink:
     """A link on which the peer sends messages.
 
-    The link also accepts messages for which the peer has no credit, because azure-servicebus sends
-    messages before it receives credit. `PendingWork` limits the memory that these messages use.
+    The link also accepts messages without credit, because azure-servicebus sends messages before it
+    has received credit. `PendingWork` limits the memory that received messages use.
     """
 
     def __init__(self, session: LinkSession, attach: Attach, target: LinkTarget) -> None:
@@ -189,10 +188,10 @@ class IncomingLink:
         self._drop_parts()
 
     def set_blocked(self, _: bool) -> None:
-        """Do nothing, because a full write buffer stops only outgoing links."""
+        """Do nothing, because blocking stops only outgoing links."""
 
     def on_flow(self, flow: Flow) -> None:
-        """Send the link's delivery count and credit if the peer requests this state."""
+        """Send the link's delivery count and credit if the peer requests them."""
         if flow.echo:
             self._send_flow()
 
@@ -305,7 +304,7 @@ class OutgoingLink:
         self.source.close()
 
     def set_blocked(self, blocked: bool) -> None:
-        """Stop deliveries if `blocked` is True, otherwise resume them.
+        """Stop deliveries if `blocked` is True. Resume deliveries if `blocked` is False.
 
         Deliveries are blocked while the session or the transport cannot send.
         """
@@ -321,10 +320,10 @@ class OutgoingLink:
         )
 
     def on_flow(self, flow: Flow) -> None:
-        """Set the credit that the peer grants, and send the link's state if the peer requests it.
+        """Set the credit from the peer's flow performative, and reply if the peer requests a reply.
 
-        The peer may not yet have counted the newest deliveries. These deliveries are subtracted
-        from the granted credit (section 2.6.7).
+        The peer may have sent the performative before the newest deliveries arrived. The number of
+        these deliveries is subtracted from the credit (section 2.6.7).
         """
         if flow.link_credit is not None:
             unseen = serial_difference(self._delivery_count, flow.delivery_count or 0)
@@ -377,7 +376,7 @@ _BATCH_SIZE = Symbol("com.microsoft:max-message-batch-size")
 
 
 def read_target_address(attach: Attach) -> str:
-    """Return the target address of a link on which the peer sends messages.
+    """Return the target address in a peer's attach performative.
 
     Raises LinkFault if the target is missing or not supported.
     """
@@ -390,7 +389,7 @@ def read_target_address(attach: Attach) -> str:
 
 
 def read_source_request(attach: Attach) -> SourceRequest:
-    """Return the properties that a peer requests for a link on which the peer receives messages.
+    """Return the source that a peer requests in an attach performative.
 
     Raises LinkFault if the source is missing or not supported.
     """
@@ -415,10 +414,10 @@ def read_source_request(attach: Attach) -> SourceRequest:
 
 
 def build_attach_reply(attach: Attach, max_message_bytes: int | None) -> Attach:
-    """Build the attach performative that accepts the link that a peer wants to attach.
+    """Build the reply that accepts a peer's attach performative.
 
-    Clients need a source and a target in this performative. If the server is the sender of the
-    link, clients also need the initial delivery count.
+    Clients need a source and a target in the reply. If the server is the sender of the link,
+    clients also need the initial delivery count.
     """
     peer_receives = attach.role
     limit = None if max_message_bytes is None else ULong(max_message_bytes)
@@ -437,10 +436,10 @@ def build_attach_reply(attach: Attach, max_message_bytes: int | None) -> Attach:
 
 
 def build_attach_refusal(attach: Attach) -> Attach:
-    """Build the attach performative that refuses the link that a peer wants to attach.
+    """Build the reply that refuses a peer's attach performative.
 
-    This performative has no source and no target. The caller must then send a detach performative,
-    which contains the error (section 2.6.3).
+    The reply has no source and no target, which means that the link is refused. To inform the peer
+    of the error, the caller must then send a detach performative (section 2.6.3).
     """
     return Attach(
         name=attach.name,
@@ -453,8 +452,8 @@ def build_attach_refusal(attach: Attach) -> Attach:
 def _without_filters(source: Described | None) -> Described | None:
     """Return the source without filters.
 
-    The server's attach performative must contain only the filters that the server applies, and this
-    server applies no filters.
+    The server's attach performative must list the filters that the server applies. This server
+    applies no filters.
     """
     if source is None or len(source.value) <= _FILTER_FIELD:
         return source

@@ -21,7 +21,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The receiver did not process the message and returns it to the sender."""
+    """The receiver did not process the message and returns the message unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Modified:
-    """The receiver did not process the message, returns it, and requests a change.
+    """The receiver did not process the message and returns the message with new information.
 
     `delivery_failed` means that the delivery counts as failed. `undeliverable_here` means that the
     message must not be delivered to this receiver again.
@@ -51,12 +51,12 @@ _REJECTED_WITHOUT_ERROR = Described(ULong(_REJECTED), [])
 
 
 def build_rejection(error: AmqpError) -> Described:
-    """Build the delivery state that rejects a message or a settlement from a peer."""
+    """Build the delivery state `rejected`, which contains this error."""
     return Described(ULong(_REJECTED), [build_error(error.condition, error.description)])
 
 
 def read_outcome(state: Described | None) -> Outcome | None:
-    """Return the outcome in a delivery state, or None if the state is not an outcome.
+    """Convert a delivery state to an outcome. Return None if the state is not an outcome.
 
     Raises DecodeError if the state is malformed.
     """
@@ -83,11 +83,11 @@ def read_outcome(state: Described | None) -> Outcome | None:
 
 
 def build_confirmation(outcome: Outcome, state: Described) -> Described:
-    """Build the delivery state that confirms a receiver's settlement of a message.
+    """Build the delivery state that confirms to the receiver that a message has been settled.
 
-    The result is the state that the receiver sent. If the receiver rejected the message, the result
-    does not contain the receiver's error, because the client would conclude from the error that the
-    settlement failed.
+    `state` is the delivery state that the receiver sent. The confirmation repeats this state. But
+    if the receiver rejected the message, the receiver's error is omitted, because clients treat an
+    error in the confirmation as a failed settlement.
     """
     return _REJECTED_WITHOUT_ERROR if isinstance(outcome, Rejected) else state
 
@@ -101,6 +101,6 @@ def _rejected(fields: list[Any]) -> Rejected:
     condition, _, info = [*error.value, None, None, None][:3]
     if not isinstance(condition, str) or not isinstance(info, dict | None):
         raise DecodeError(
-            "the error of a rejected outcome must have a condition, and its info must be a map"
+            "a rejected outcome's error must have a condition, and the error's info must be a map"
         )
     return Rejected(condition, info or {})

@@ -28,9 +28,9 @@ _Kinds = tuple[tuple[type, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class Performative:
-    """The base class of performatives.
+    """The base class of performatives, which are the commands of AMQP, such as `open`.
 
-    A performative is a list of fields. The specification defines the order of the fields.
+    A performative has a list of fields. The specification defines the order of the fields.
     """
 
     code: ClassVar[int]
@@ -114,7 +114,8 @@ class Begin(Performative):
 class Attach(Performative):
     """Attaches a link to a session (2.7.3).
 
-    `role` is True if the side that sends this performative is the receiver of the link.
+    `role` is the role of the side that sends this performative. True means the receiver of the
+    link, and False means the sender.
     """
 
     code = 0x12
@@ -186,7 +187,8 @@ class Transfer(Performative):
 class Disposition(Performative):
     """Announces the state of deliveries (2.7.6).
 
-    `role` is True if the side that sends this performative is the receiver of the deliveries.
+    `role` is the role of the side that sends this performative. True means the receiver of the
+    deliveries, and False means the sender.
     """
 
     code = 0x15
@@ -318,7 +320,7 @@ def read_performative(body: bytes) -> tuple[Performative, int]:
 def build_error(condition: str, description: str) -> Described:
     """Build an AMQP error.
 
-    The error always has three fields, because some clients always read the third field.
+    The third field, `info`, is always encoded, although it is null. Some clients always read it.
     """
     return Described(ULong(0x1D), [Symbol(condition), description, None])
 

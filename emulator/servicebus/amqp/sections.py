@@ -48,7 +48,7 @@ _BY_NAME = {
 
 @dataclass(frozen=True, slots=True)
 class Sections:
-    """The encoded sections of one message, each including the section's descriptor.
+    """The encoded sections of one message. Each section starts with its descriptor.
 
     If the message does not have a section, the attribute for this section is empty.
     """
@@ -63,7 +63,7 @@ class Sections:
 
     @property
     def bare(self) -> bytes:
-        """The encoded properties, application properties, body and footer as one bytes object."""
+        """All sections except the header and the annotations, as one bytes object."""
         return b"".join((self.properties, self.application_properties, *self.body, self.footer))
 
 
@@ -105,7 +105,7 @@ def split(payload: bytes) -> Sections:
 
 
 def _descriptor(payload: bytes, offset: int) -> tuple[int, int]:
-    """Return the descriptor code of the section at `offset`, and the offset of the value."""
+    """Return the descriptor of the section at `offset`, and the offset of the section's value."""
     if payload[offset]:
         raise DecodeError("a section of a message has no descriptor")
     if payload[offset + 1 : offset + 2] == b"\x53" and len(payload) > offset + 3:
@@ -140,10 +140,10 @@ def list_items(section: bytes) -> list[bytes]:
 
 
 def map_items(section: bytes) -> dict[str, tuple[bytes, bytes]]:
-    """Return a dict that contains the encoded (key, value) pairs of a map section.
+    """Split a map section into its encoded (key, value) pairs, and return the pairs in a dict.
 
-    The keys of the dict are the decoded keys of the section. Raises DecodeError if the section is
-    malformed or a key is neither a string nor a symbol.
+    The keys of the dict are the decoded keys. Raises DecodeError if the section is malformed or a
+    key is neither a string nor a symbol.
     """
     if not section:
         return {}
@@ -164,14 +164,14 @@ def map_items(section: bytes) -> dict[str, tuple[bytes, bytes]]:
 def replace_pairs(
     code: int, section: bytes, ours: bytes, count: int, reserved: frozenset[str]
 ) -> bytes:
-    """Remove the reserved keys from a map section, add the pairs in `ours`, and return the result.
+    """Return a map section after removing the keys in `reserved` and adding the pairs in `ours`.
 
     Args:
         code: The descriptor code of the section.
-        section: The encoded section of the sender. Empty if the sender sent no such section.
+        section: The section that the sender encoded. Empty if the message has no such section.
         ours: The encoded pairs to add.
         count: The number of pairs in `ours`.
-        reserved: The keys to remove from the sender's section, together with their values.
+        reserved: The keys that only the broker may set.
     """
     if section:
         sender_section = [
@@ -197,7 +197,7 @@ def _items(section: bytes) -> list[bytes]:
         return []
     count, offset, end = compound_items(section, _DESCRIPTOR_BYTES)
     if count > end - offset:
-        raise DecodeError("the size of a list or map is too small for its count field")
+        raise DecodeError("a list or map has more items than bytes")
     items = []
     for _ in range(count):
         item_end = skip(section, offset)

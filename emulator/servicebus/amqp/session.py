@@ -67,7 +67,7 @@ class _Unsettled:
 class Session:
     """One session of a connection.
 
-    The server and the peer use the same channel number and the same link handles.
+    The server uses the channel number and the link handles that the peer chose.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Session:
                 )
 
     def set_blocked(self, blocked: bool) -> None:
-        """Stop the deliveries of all links if `blocked` is True, otherwise resume them."""
+        """Stop the deliveries of all links if `blocked` is True, or resume them if it is False."""
         for link in self._links.values():
             if link is not None:
                 link.set_blocked(blocked or bool(self._waiting))
@@ -156,9 +156,9 @@ class Session:
         self._send(End(None if fault is None else build_error(fault.condition, fault.description)))
 
     def end_by_peer(self) -> None:
-        """End the session because the peer has ended it.
+        """Close all links because the peer has ended the session.
 
-        Reply with an end performative, unless the server has already sent one.
+        Reply with an end performative, unless the server has already sent an end performative.
         """
         if not self.is_ended:
             self.end(None)
@@ -173,7 +173,10 @@ class Session:
         link_credit: UInt | None = None,
         drain: bool = False,
     ) -> None:
-        """Send the state of the session and, if `handle` is set, the state of a link."""
+        """Send the session's windows.
+
+        If `handle` is set, also send the delivery count and the credit of the link.
+        """
         self._received_since_flow = 0
         self._send(
             Flow(
@@ -191,9 +194,10 @@ class Session:
     def send_disposition(
         self, *, as_receiver: bool, delivery_id: int, state: Described | None
     ) -> None:
-        """Settle a delivery, and send the delivery's state to the peer.
+        """Settle a delivery, and send the delivery's final state to the peer.
 
-        `as_receiver` is True if the peer sent the delivery, and False if the server sent it.
+        `as_receiver` is True if the server received the delivery, and False if the server sent the
+        delivery.
         """
         if not self.is_ended:
             self._send(
@@ -224,7 +228,7 @@ class Session:
     def detach(self, handle: int, fault: AmqpError | None) -> None:
         """Detach the link that has this handle, and send the error if `fault` is not None.
 
-        Later frames from the peer on this link are ignored.
+        Frames that the peer still sends on this link are ignored.
         """
         link = self._links.get(handle)
         if link is None or self.is_ended:
@@ -344,9 +348,8 @@ class Session:
     def _forget(self, link: Link) -> None:
         """Close a link and forget its unsettled deliveries.
 
-        The messages of these deliveries stay locked, because azure-servicebus may settle them with
-        a management request, which needs the lock. Later dispositions for these deliveries are
-        ignored.
+        The delivered messages stay locked. azure-servicebus may still settle these messages with a
+        management request. Dispositions that still arrive for the deliveries are ignored.
         """
         link.on_detached()
         if isinstance(link, OutgoingLink):

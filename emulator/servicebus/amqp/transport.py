@@ -1,6 +1,6 @@
-"""The transport of a connection, and the counter of the connection's unfinished work.
+"""The transport of a connection, and the counter of the bytes that are not yet processed.
 
-A connection shares these two objects with its sessions.
+A connection shares its transport and its counter with its sessions.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ _WRITE_BUFFER_BYTES = 1024 * 1024
 
 
 class PeerTransport:
-    """Sends bytes to one peer. All bytes of one tick of the event loop are sent in one write."""
+    """Sends bytes to one peer, in one write for each iteration of the event loop."""
 
     def __init__(self) -> None:
         self.is_blocked = False
@@ -40,18 +40,18 @@ class PeerTransport:
         self._transport = None
 
     def send(self, channel: int, body: bytes) -> None:
-        """Send a frame at the end of the current tick of the event loop."""
+        """Send a frame in the next iteration of the event loop."""
         self.write(encode_frame(body, channel))
 
     def write(self, data: bytes) -> None:
-        """Send bytes at the end of the current tick of the event loop."""
+        """Send bytes in the next iteration of the event loop."""
         self._outgoing.append(data)
         if not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
 
     def set_reading(self, reading: bool) -> None:
-        """Resume reading from the peer if `reading` is True, otherwise pause reading."""
+        """Resume reading from the peer if `reading` is True, or pause reading if it is False."""
         if reading == self.is_reading or self._transport is None or self._transport.is_closing():
             return
         self.is_reading = reading
@@ -85,9 +85,9 @@ logger = logging.getLogger(__name__)
 
 
 class PendingWork:
-    """Counts the bytes of the unfinished deliveries and requests of one connection.
+    """Counts the bytes that one peer has sent and the server has not yet processed.
 
-    While too many bytes are unprocessed, the connection does not read from the peer.
+    While the number of these bytes exceeds 8 MiB, the connection does not read from the peer.
     """
 
     def __init__(
@@ -102,14 +102,14 @@ class PendingWork:
 
     @property
     def is_full(self) -> bool:
-        """Whether the connection must stop reading, because too many bytes are unprocessed."""
+        """Whether more than 8 MiB are unprocessed. Then the connection must not read more bytes."""
         return self._bytes > _WORK_BYTES
 
     def add_partial(self, count: int) -> None:
-        """Add `count` to the number of bytes in incomplete deliveries.
+        """Add `count` bytes to the size of the deliveries that are not completely received.
 
-        `count` is negative if the bytes are discarded. Raises ConnectionFault if the incomplete
-        deliveries of the connection have more than 8 MiB together.
+        `count` is negative if bytes are discarded. Raises ConnectionFault if the total size exceeds
+        8 MiB.
         """
         self._partial_bytes += count
         if self._partial_bytes > _PARTIAL_BYTES:
@@ -119,7 +119,7 @@ class PendingWork:
             )
 
     def begin_delivery(self, count: int) -> None:
-        """Record that a delivery of `count` bytes is complete and is now being processed."""
+        """Record that a delivery of `count` bytes is completely received and is being processed."""
         self._partial_bytes -= count
         self._bytes += count
         self._on_change()
@@ -129,9 +129,9 @@ class PendingWork:
         self._bytes -= count
         self._on_change()
 
-    def spawn(self, pending: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, operation: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine as a task. If the task raises an error, close the connection."""
-        task = self._create_task(pending)
+        task = self._create_task(operation)
         self._tasks.add(task)
         task.add_done_callback(self._on_task_done)
 

@@ -70,7 +70,7 @@ class Float(float):
 class Timestamp(int):
     """A time as the number of milliseconds since 1970-01-01 in UTC.
 
-    This class is a subclass of int, because AMQP allows times that datetime cannot represent.
+    The number is not converted to a datetime, because AMQP allows times outside datetime's range.
     """
 
     __slots__ = ()
@@ -101,21 +101,21 @@ class Symbol(str):
 
 
 class Decimal32(bytes):
-    """A 32-bit decimal number as encoded bytes."""
+    """The encoded bytes of a 32-bit decimal number."""
 
 
 class Decimal64(bytes):
-    """A 64-bit decimal number as encoded bytes."""
+    """The encoded bytes of a 64-bit decimal number."""
 
 
 class Decimal128(bytes):
-    """A 128-bit decimal number as encoded bytes."""
+    """The encoded bytes of a 128-bit decimal number."""
 
 
 class Array(list[Any]):
     """A list of values that have the same AMQP type.
 
-    An empty array is encoded as an array of null.
+    An empty array is encoded with the item type null.
     """
 
 
@@ -125,9 +125,9 @@ class Raw(bytes):
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A value and the descriptor of the value's type.
+    """A value and its descriptor, which identifies the type of the value.
 
-    The types that AMQP itself defines have a ULong or a Symbol as descriptor.
+    If AMQP itself defines the type, the descriptor is a ULong or a Symbol.
     """
 
     descriptor: Any

@@ -1,7 +1,7 @@
-"""AMQP over WebSocket, on the same ports as AMQP without WebSocket.
+"""AMQP over WebSocket. Each AMQP port accepts connections with and without WebSocket.
 
-In the WebSocket binding of OASIS, binary WebSocket messages carry the bytes of an AMQP connection.
-The boundaries between these messages have no meaning.
+In the OASIS standard "AMQP WebSocket Binding", binary WebSocket messages carry the bytes of an AMQP
+connection. An AMQP frame may start in one WebSocket message and end in another.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ class ProtocolDetector(asyncio.Protocol):
         self._timer = loop.call_later(_HANDSHAKE_SECONDS, self._transport.abort)
 
     def data_received(self, data: bytes) -> None:
-        """Select the protocol by the first bytes, and pass all received bytes to this protocol."""
+        """Detect the protocol from the first bytes, and pass all received bytes to its handler."""
         self._received += data
         if self._received[:4] == b"GET "[: len(self._received)]:
             if len(self._received) >= 4:
@@ -77,7 +77,7 @@ class WebSocketFrame:
 
 
 class WebSocketFrameReader:
-    """A buffer of received bytes, which returns complete WebSocket frames."""
+    """Splits received bytes into WebSocket frames."""
 
     def __init__(self) -> None:
         self._data = b""
@@ -150,9 +150,9 @@ class WebSocketConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the AMQP connection.
+        """Start the AMQP connection and its time limit for the handshake.
 
-        The time limit for the handshake also includes the HTTP handshake.
+        The time limit also includes the HTTP handshake.
         """
         self._transport = cast(asyncio.Transport, transport)
         self._connection.connection_made(_WebSocketTransport(self._transport))
@@ -166,11 +166,11 @@ class WebSocketConnection(asyncio.Protocol):
         self._connection.pause_writing()
 
     def resume_writing(self) -> None:
-        """Inform the AMQP connection that the write buffer has enough space again."""
+        """Inform the AMQP connection that the write buffer has space again."""
         self._connection.resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        """Respond to the HTTP request, then pass the frames' payloads to the AMQP connection."""
+        """Respond to the HTTP request that the peer sends first, then process WebSocket frames."""
         assert self._transport is not None
         if self._head is not None:
             self._head += data
@@ -180,7 +180,7 @@ class WebSocketConnection(asyncio.Protocol):
                     self._transport.close()
                 return
             self._head, data = None, rest
-            accepted, answer = _upgrade(head)
+            accepted, answer = _check_upgrade(head)
             self._transport.write(answer)
             if not accepted:
                 self._transport.close()
@@ -212,7 +212,7 @@ class WebSocketConnection(asyncio.Protocol):
 
 
 class _WebSocketTransport(asyncio.Transport):
-    """A transport that sends the bytes of each write as one WebSocket frame."""
+    """The AMQP connection's transport, which sends each write as one WebSocket frame."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         super().__init__()
@@ -242,10 +242,10 @@ class _WebSocketTransport(asyncio.Transport):
         self._transport.set_write_buffer_limits(high, low)
 
 
-def _upgrade(head: bytes) -> tuple[bool, bytes]:
-    """Check whether an HTTP request asks for a WebSocket that carries AMQP.
+def _check_upgrade(head: bytes) -> tuple[bool, bytes]:
+    """Check an HTTP request to open a WebSocket that carries AMQP.
 
-    Returns whether the request is accepted, and the response to send.
+    Returns whether the request is accepted, and the HTTP response to send.
     """
     request, *lines = head.decode("latin-1").split("\r\n")
     headers = {}

@@ -27,9 +27,9 @@ _NUMBERS_PER_QUEUE = 3
 class Broker:
     """The broker for the queues of a namespace. It runs on one event loop and is not thread-safe.
 
-    Message locks are durable. After the broker has been killed and started again, a receiver can
-    still settle a message until the message's lock expires. If the lock expires while the broker is
-    not running, the delivery counts as failed.
+    Message locks are durable. After a restart of the broker, a receiver can still settle a message
+    until the message's lock expires. If the lock expires while the broker is not running, the
+    delivery counts as failed.
     """
 
     def __init__(self, transactions: TransactionManager) -> None:
@@ -60,11 +60,11 @@ class Broker:
         return broker
 
     async def close(self) -> None:
-        """Write all changes to the database and close it. Later operations raise BrokerClosed."""
+        """Write all changes and close the database. Later operations raise BrokerClosed."""
         await self._transactions.close()
 
     def tick(self) -> None:
-        """Apply all time-based changes, such as the expiry of locks, up to the current time."""
+        """Expire locks and messages, and activate scheduled messages, if their time has come."""
         self._transactions.tick()
 
     def trace(self, listener: Callable[[str], None] | None) -> None:

@@ -1,4 +1,4 @@
-"""The clock of the broker. Tests replace this clock by a clock that the tests control."""
+"""The clock of the broker. Tests replace it with a clock that they control."""
 
 from datetime import UTC, datetime
 from typing import Protocol
@@ -15,8 +15,8 @@ class UtcClock(Protocol):
 class WallClock:
     """The wall clock of the operating system.
 
-    A monotonic clock cannot be used, because the expiry times of locks must stay valid after a
-    restart.
+    A monotonic clock cannot be used, because the database contains expiry times that must stay
+    valid after a restart.
     """
 
     def now(self) -> datetime:

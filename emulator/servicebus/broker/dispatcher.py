@@ -14,12 +14,12 @@ class CreditListener(Protocol):
     """The interface of an object that is informed when the credit of a subscription changes."""
 
     def credit_changed(self, subscription: "Subscription") -> None:
-        """Handle a change of the subscription's credit."""
+        """Start or stop deliveries after the subscription's credit has changed."""
         ...
 
 
 class Subscription:
-    """One receiver of a queue. `deliver` is called on the event loop for each message."""
+    """One receiver of a queue, and its credit. It is not a subscription to a Service Bus topic."""
 
     __slots__ = ("_closed", "_credit", "_listener", "deliver", "mode")
 
@@ -62,7 +62,7 @@ class Subscription:
         self._credit -= 1
 
     def refund(self) -> None:
-        """Increase the credit by one, because the assignment of a message was rolled back."""
+        """Increase the credit by one, because an assigned message could not be delivered."""
         self.set_credit(self._credit + 1)
 
 
@@ -109,9 +109,9 @@ class Dispatcher:
     def assign(self, now: datetime, budget_bytes: int, assignments: list[Assignment]) -> None:
         """Assign ready messages to receivers, and append each assignment to `assignments`.
 
-        Each assigned message is locked in peek-lock mode, and removed in receive-and-delete mode.
-        The assignment stops when no message is ready, when no receiver has credit, or when the
-        total size of the assigned messages reaches `budget_bytes`.
+        A message is locked if its receiver uses peek-lock mode. The message is removed if its
+        receiver uses receive-and-delete mode. Stop when no message is ready, when no receiver has
+        credit, or when the total size of the assigned messages is at least `budget_bytes`.
         """
         while self._with_credit and budget_bytes > 0:
             subscription = next(iter(self._with_credit))

@@ -3,12 +3,12 @@
 BrokerError
 ├── EntityNotFound            the queue does not exist
 ├── EntityAlreadyExists       a queue with this name already exists
-├── MessageLockLost           the lock expired, never existed, or ended with a settlement
+├── MessageLockLost           the lock does not exist, for example because it expired
 ├── MessageNotFound           no deferred or scheduled message has this sequence number
 ├── MessageSizeExceeded       the message exceeds the queue's limit
 ├── QuotaExceeded             the queue is full
 ├── ArgumentError             a value is outside Service Bus's limits
-├── NotAllowed                the entity does not support this operation
+├── NotAllowed                the queue does not support this operation
 ├── MessageStoreError         the database could not be read or written
 ├── SchemaError               the database cannot be opened, or is in use
 └── BrokerClosed              the broker has been closed
@@ -77,7 +77,7 @@ class ArgumentError(BrokerError):
 
 
 class NotAllowed(BrokerError):
-    """The entity does not support this operation, for example sending to a dead-letter queue."""
+    """The queue does not support this operation, for example sending to a dead-letter queue."""
 
     condition = "amqp:not-allowed"
     status_code = 400
@@ -86,7 +86,7 @@ class NotAllowed(BrokerError):
 class MessageStoreError(BrokerError):
     """The database could not be read or written, for example because the disk is full.
 
-    A change that could not be written was undone.
+    If a change could not be written, the broker has undone the change.
     """
 
 

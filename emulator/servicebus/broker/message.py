@@ -9,7 +9,7 @@ from uuid import UUID
 class MessageState(IntEnum):
     """The state of a message.
 
-    The annotation `x-opt-message-state` contains this number.
+    The annotation `x-opt-message-state` of a message contains the number of the message's state.
     """
 
     ACTIVE = 0
@@ -30,10 +30,10 @@ class ReceiveMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class IncomingMessage:
-    """A message that a sender sends to a queue.
+    """A message that a sender has sent to a queue.
 
-    The sections of the message stay encoded. The other attributes are decoded, because the broker
-    needs them.
+    `header`, `annotations` and `bare` contain the encoded message. The other attributes are decoded
+    for the broker.
     """
 
     header: bytes
@@ -55,7 +55,7 @@ class IncomingMessage:
 
     @property
     def size_bytes(self) -> int:
-        """The size in bytes that counts towards the size limits of messages and queues."""
+        """The size of the encoded message in bytes, to which the limits of the queue apply."""
         return len(self.header) + len(self.annotations) + len(self.bare)
 
 
@@ -137,9 +137,8 @@ class MessageRecord:
     def due_at(self) -> datetime | None:
         """The time at which the broker must change the message, or None if there is no such time.
 
-        A locked message changes when the lock expires, because a locked message itself does not
-        expire. A scheduled message changes when it becomes active, which starts its time to live.
-        Any other message changes when its time to live ends.
+        A locked message is unlocked at the end of its lock. A scheduled message becomes active at
+        its scheduled time. Any other message expires at the end of its time to live.
         """
         if self.lock is not None:
             return self.lock.until
@@ -148,7 +147,7 @@ class MessageRecord:
         return self.expires_at
 
     def is_expired(self, now: datetime) -> bool:
-        """Return whether the message's time to live has ended at the time `now`."""
+        """Return whether the message's time to live ended at or before the time `now`."""
         return self.expires_at is not None and self.expires_at <= now
 
     def with_content(self, content: IncomingMessage) -> StoredMessage:

@@ -13,11 +13,10 @@ _STALE_TOLERATED = 64
 
 
 class TimerHeap:
-    """A heap of due times, which are the times at which the broker must change messages.
+    """A heap of due times. At the due time of a message, the broker must change the message.
 
-    Each message has at most one due time. Outdated due times stay in the heap, but they are
-    ignored. The heap is rebuilt when more than half of the due times are outdated, so that its size
-    stays proportional to the number of messages.
+    Each message has at most one due time. A due time that was replaced or removed stays in the
+    heap, but is ignored. If the heap contains too many ignored due times, the heap is rebuilt.
     """
 
     __slots__ = ("_due", "_heap")
@@ -30,7 +29,7 @@ class TimerHeap:
         return len(self._due)
 
     def set(self, key: int, due_at: datetime | None) -> None:
-        """Set the due time of the message with this key. None removes the due time."""
+        """Set the due time of a message. `key` is the message's id. None removes the due time."""
         if self._due.get(key) == due_at:
             return
         if due_at is None:
@@ -52,9 +51,9 @@ class TimerHeap:
         return None
 
     def take_due(self, now: datetime) -> int | None:
-        """Remove the earliest due time, and return the key of its message.
+        """Remove the earliest due time, and return the id of the message.
 
-        Returns None if no due time has been reached at the time `now`.
+        If the earliest due time is later than `now`, remove nothing and return None.
         """
         due_at = self.next_due_at()
         if due_at is None or due_at > now:
@@ -68,10 +67,10 @@ _CHUNK_LENGTH = 256
 
 
 class SortedNumbers:
-    """A sorted set of integers, which is stored in chunks of limited length.
+    """A sorted set of integers, which is stored in lists of limited length (chunks).
 
-    The position of a number is found by two binary searches. The first search finds the chunk, and
-    the second search finds the position in the chunk.
+    A binary search finds the chunk of a number. A second binary search finds the number's position
+    in the chunk.
     """
 
     __slots__ = ("_chunks", "_lasts", "_length")
@@ -160,7 +159,7 @@ class QueueIndex:
         self._unfile(record)
 
     def replace(self, before: MessageRecord, after: MessageRecord) -> None:
-        """Replace the record `before` by `after`. Both must have the same sequence number."""
+        """Replace the record `before` by the record `after`, which has the same sequence number."""
         self.by_sequence_number[after.sequence_number] = after
         self._unfile(before)
         self._file(after)
@@ -182,7 +181,7 @@ class QueueIndex:
 
 @dataclass(frozen=True, slots=True)
 class MessageChange:
-    """The change of one message in a transaction.
+    """The records of one message before and after a transaction.
 
     `before` is None if the message was added. `after` is None if the message was removed.
     """
@@ -192,11 +191,7 @@ class MessageChange:
 
 
 class MessageTable:
-    """The records of all messages of the broker. Uncommitted changes can be rolled back.
-
-    `changes` returns at most one change for each message in a transaction. If a message was added
-    and removed in the same transaction, `changes` does not return it.
-    """
+    """The records of all messages of the broker. Uncommitted changes can be rolled back."""
 
     def __init__(self) -> None:
         self._entries: dict[int, MessageRecord] = {}
@@ -239,9 +234,10 @@ class MessageTable:
         self._move(before, None)
 
     def due(self, now: datetime) -> Iterator[MessageRecord]:
-        """Yield each message whose due time has been reached at the time `now`.
+        """Yield each message whose due time is not later than `now`, and remove the due time.
 
-        The caller must change each message before the caller continues the iteration.
+        The caller must replace or remove the message before it continues the iteration. An
+        unchanged message would have no due time, and would never be yielded again.
         """
         while (id_ := self._timers.take_due(now)) is not None:
             yield self._entries[id_]
@@ -251,7 +247,10 @@ class MessageTable:
         return self._timers.next_due_at()
 
     def changes(self) -> list[MessageChange]:
-        """Return one change for each message that has changed since the last commit."""
+        """Return one change for each message that has changed since the last commit.
+
+        A message that was added and then removed since the last commit has no change.
+        """
         return [
             MessageChange(before, after)
             for id_, before in self._before_transaction.items()
@@ -259,7 +258,7 @@ class MessageTable:
         ]
 
     def commit(self) -> None:
-        """Make the changes since the last commit permanent."""
+        """End the transaction. `rollback` can no longer undo the changes that were made."""
         self._before_transaction.clear()
 
     def rollback(self) -> None:

@@ -1,4 +1,4 @@
-"""The operations of one queue. After an operation returns, its changes are durable."""
+"""The operations of one queue. When an operation returns, all its changes are in the database."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -53,12 +53,12 @@ class Queue:
 
     @property
     def settings(self) -> QueueSettings:
-        """The queue's settings. A dead-letter queue has the settings of its main queue."""
+        """The queue's settings. A dead-letter queue has the settings of the queue it belongs to."""
         return self._state.settings
 
     @property
     def is_subqueue(self) -> bool:
-        """Whether this is a dead-letter queue. Messages cannot be sent to a dead-letter queue."""
+        """Whether this is a dead-letter queue, to which messages cannot be sent."""
         return not self._subqueues
 
     # Sending
@@ -66,8 +66,8 @@ class Queue:
     async def send(self, messages: Sequence[IncomingMessage]) -> list[int]:
         """Add all messages, and return their sequence numbers. If a message is refused, add none.
 
-        A duplicate message is not added. In this case the result contains the sequence number of
-        the original message.
+        A duplicate of an earlier message is not added. The result contains the sequence number of
+        the earlier message instead.
 
         Raises:
             NotAllowed: This is a dead-letter queue.
@@ -88,13 +88,12 @@ class Queue:
         return numbers
 
     async def schedule(self, messages: Sequence[IncomingMessage]) -> list[int]:
-        """Add messages that become active at a later time, and return their sequence numbers.
+        """Add messages that become active at their `scheduled_at`. Return their sequence numbers.
 
-        The attribute `scheduled_at` of a message contains this time. Raises ArgumentError if a
-        message has no `scheduled_at`. Also raises the errors of `send`.
+        Raises ArgumentError if a message has no `scheduled_at`. Also raises the errors of `send`.
         """
         if any(message.scheduled_at is None for message in messages):
-            raise ArgumentError("a message to schedule must have a scheduled time")
+            raise ArgumentError("a message cannot be scheduled, because it has no scheduled time")
         return await self.send(messages)
 
     async def cancel_scheduled(self, sequence_numbers: Sequence[int]) -> None:
@@ -111,9 +110,9 @@ class Queue:
     def subscribe(
         self, mode: ReceiveMode, deliver: Callable[[MessageDelivery], None]
     ) -> Subscription:
-        """Return a subscription for a new receiver. The subscription has no credit at first.
+        """Register a new receiver, which has no credit at first, and return its subscription.
 
-        `deliver` is called with each delivery to the receiver.
+        The broker calls `deliver` for each message that is delivered to the receiver.
         """
         self._raise_if_deleted()
         return self._dispatcher.subscribe(mode, deliver)
@@ -135,8 +134,8 @@ class Queue:
     def peek(self, from_sequence_number: int, count: int) -> list[StoredMessage]:
         """Return at most `count` messages in any state, without locking them.
 
-        The messages are sorted by sequence number, beginning at `from_sequence_number`. Fewer than
-        `count` messages are returned if their total size would exceed 1 MiB.
+        The messages are sorted by sequence number, beginning at `from_sequence_number`. The result
+        is shorter if its messages would have more than 1 MiB in total.
         """
         self._begin()
         self._transactions.flush()
@@ -159,17 +158,17 @@ class Queue:
         await self._transactions.wait_until_committed()
 
     async def abandon(self, token: UUID) -> None:
-        """Unlock a message so that it is delivered again, and count the delivery as failed."""
+        """Unlock a message for another delivery, and count the current delivery as failed."""
         self._state.abandon(token, self._begin())
         await self._transactions.wait_until_committed()
 
     async def release(self, token: UUID) -> None:
-        """Unlock a message so that it is delivered again. The delivery does not count as failed."""
+        """Unlock a message for another delivery. Do not count the current delivery as failed."""
         self._state.release(token, self._begin())
         await self._transactions.wait_until_committed()
 
     async def defer(self, token: UUID) -> None:
-        """Defer a locked message, so that only `receive_deferred` can receive the message."""
+        """Defer a locked message. After that, only `receive_deferred` can receive the message."""
         self._state.defer(token, self._begin())
         await self._transactions.wait_until_committed()
 
@@ -182,7 +181,7 @@ class Queue:
         await self._transactions.wait_until_committed()
 
     async def renew(self, tokens: Sequence[UUID]) -> list[datetime]:
-        """Renew these locks and return their new expiry times. If one lock is lost, renew none.
+        """Renew message locks and return their new expiry times. If a lock is lost, renew none.
 
         The new expiry time is the current time plus the queue's lock duration.
         """
@@ -193,7 +192,7 @@ class Queue:
     # Counting
 
     def counts(self) -> QueueCounts:
-        """Return the current number of messages in each state, and the size of the queue."""
+        """Return the number of messages in each state, and the size of the queue in bytes."""
         self._begin()
         self._transactions.flush()
         index = self._state.index
@@ -211,12 +210,12 @@ class Queue:
     # Methods that the broker calls
 
     def reconfigure(self, settings: QueueSettings) -> None:
-        """Replace the settings of the queue and of its dead-letter queues."""
+        """Replace the settings of the queue and of its two dead-letter queues."""
         for queue in (self, *self._subqueues):
             queue._state.settings = settings
 
     def mark_deleted(self) -> None:
-        """Mark the queue and its dead-letter queues as deleted.
+        """Mark the queue and its two dead-letter queues as deleted.
 
         Later operations on these queues raise EntityNotFound.
         """

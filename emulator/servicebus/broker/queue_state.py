@@ -1,6 +1,6 @@
 """The rules of one queue, such as the expiry of locks and the detection of duplicates.
 
-This module performs no input or output. Callers pass the current time as an argument.
+This module does not use files, sockets or the clock. Callers pass the current time.
 """
 
 from collections import deque
@@ -53,13 +53,16 @@ class DuplicateHistory:
     def load(self, seen_id: SeenMessageId) -> None:
         """Add an id that was read from the database.
 
-        The caller must add ids in the order in which they were received.
+        The caller must add the ids from oldest to newest, because `forget` expects this order.
         """
         self._seen_ids.append(seen_id)
         self._sequence_numbers[seen_id.message_id] = seen_id.sequence_number
 
     def forget(self, now: datetime, window: timedelta) -> None:
-        """Remove the committed ids that are older than `window` at the time `now`."""
+        """Remove the ids of messages that were received `window` or more before `now`.
+
+        Ids that were added since the last commit are not removed.
+        """
         horizon = now - window
         while self._committed_count and self._seen_ids[0].seen_at <= horizon:
             seen_id = self._seen_ids.popleft()
@@ -75,7 +78,7 @@ class DuplicateHistory:
         return len(self._seen_ids) - len(self._uncommitted)
 
     def mark_purged(self) -> None:
-        """Record that the database no longer contains the ids that `forget` removed."""
+        """Set `forgotten_count` to 0, after the removed ids were also deleted from the database."""
         self.forgotten_count = 0
 
     def find(self, message_id: str) -> int | None:
@@ -83,7 +86,7 @@ class DuplicateHistory:
         return self._sequence_numbers.get(message_id)
 
     def record(self, seen_id: SeenMessageId) -> None:
-        """Add a new id. If the transaction is rolled back, the id is removed again."""
+        """Add a new id. Until the next commit, `rollback` can remove the id."""
         self.load(seen_id)
         self._uncommitted.append(seen_id)
 
@@ -92,7 +95,7 @@ class DuplicateHistory:
         return self._uncommitted
 
     def commit(self) -> None:
-        """Make the ids that were added since the last commit permanent."""
+        """End the transaction. `rollback` can no longer remove the ids that were added."""
         self._uncommitted = []
 
     def rollback(self) -> None:
@@ -133,12 +136,12 @@ class QueueState:
     # Transactions. The message table commits and rolls back the messages themselves.
 
     def commit(self) -> None:
-        """Make the changes of the sequence number and the duplicate history permanent."""
+        """End the transaction. `rollback` can no longer undo the changes that were made."""
         self.committed_sequence_number = self.next_sequence_number
         self.duplicates.commit()
 
     def rollback(self) -> None:
-        """Restore the sequence number and the duplicate history of the last commit."""
+        """Restore the next sequence number and the duplicate history of the last commit."""
         self.next_sequence_number = self.committed_sequence_number
         self.duplicates.rollback()
 
@@ -147,8 +150,8 @@ class QueueState:
     def accept(self, message: IncomingMessage, now: datetime) -> tuple[int, MessageRecord | None]:
         """Add a message, and return its sequence number and its record.
 
-        If the message is a duplicate, the message is not added. Then return the sequence number of
-        the original message, and None instead of a record.
+        A duplicate of an earlier message is not added. For a duplicate, return the sequence number
+        of the earlier message, and None instead of a record.
         """
         window = self.settings.duplicate_detection_window
         if window is not None and message.message_id is not None:
@@ -188,7 +191,7 @@ class QueueState:
     def take(self, mode: ReceiveMode, now: datetime) -> MessageRecord | None:
         """Receive the first ready message, or return None if no message is ready.
 
-        In peek-lock mode the message is locked. In receive-and-delete mode the message is removed.
+        If the mode is peek-lock, lock the message. If it is receive-and-delete, remove the message.
         """
         number = self.index.ready.first()
         return None if number is None else self._assign(number, mode, now)
@@ -198,7 +201,7 @@ class QueueState:
     ) -> list[MessageRecord]:
         """Receive the deferred messages that have these sequence numbers.
 
-        In peek-lock mode the messages are locked. In receive-and-delete mode they are removed.
+        If the mode is peek-lock, lock the messages. If it is receive-and-delete, remove them.
         Raises MessageNotFound if one of the messages is not found. Then no message is received.
         """
         found = self._find(sequence_numbers, MessageState.DEFERRED)
@@ -273,7 +276,7 @@ class QueueState:
         self._move_to_dead_letters(record, reason, description)
 
     def renew(self, tokens: Sequence[UUID], now: datetime) -> list[datetime]:
-        """Renew these locks, and return the new expiry times.
+        """Renew message locks, and return the new expiry times.
 
         Raises MessageLockLost if one of the locks is lost. Then no lock is renewed.
         """
@@ -298,10 +301,10 @@ class QueueState:
     # Changes that become due with time
 
     def advance(self, record: MessageRecord, now: datetime) -> None:
-        """Change a message whose due time has been reached.
+        """Make the change that is due for a message (see `MessageRecord.due_at`).
 
-        If the message is locked, the lock expires. If the message is scheduled, it becomes active.
-        Otherwise the message expires.
+        Unlock a locked message. Activate a scheduled message. Remove or dead-letter any other
+        message, because its time to live has ended.
         """
         if record.lock is not None:
             self._unlock(record, now, failed=True)
@@ -377,7 +380,7 @@ class QueueState:
 
 
 def check_unicode(text: str) -> None:
-    """Raise ArgumentError if a text is not valid Unicode. SQLite cannot store such a text."""
+    """Raise ArgumentError if a text contains lone surrogates, which SQLite cannot store."""
     try:
         text.encode()
     except UnicodeEncodeError:

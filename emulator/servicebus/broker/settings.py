@@ -1,4 +1,4 @@
-"""The settings of a queue, the limits of the Standard tier, and the text format of durations."""
+"""The settings of a queue, the limits of the Standard tier, and ISO 8601 durations."""
 
 import re
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class QueueSettings:
     """
     dead_lettering_on_message_expiration: bool = False
     duplicate_detection_window: timedelta | None = None
-    """The time for which duplicates are detected. None means that duplicates are not detected."""
+    """How long duplicates are detected. None means that duplicates are not detected."""
     max_message_bytes: int = STANDARD_MESSAGE_BYTES
     max_size_bytes: int = 1024 * 1024 * 1024
     requires_session: bool = False
@@ -69,7 +69,7 @@ class QueueSettings:
 
 @dataclass(frozen=True, slots=True)
 class QueueCounts:
-    """The number of messages of a queue in each state, and the size of the queue."""
+    """The number of messages of a queue in each state, and the size of the queue in bytes."""
 
     active: int
     """The number of messages that are ready or locked."""
@@ -81,7 +81,7 @@ class QueueCounts:
 
     @property
     def total(self) -> int:
-        """The number of all messages, including the messages in the queue's dead-letter queues."""
+        """The number of all messages, including those in the two dead-letter queues."""
         return (
             self.active
             + self.deferred

@@ -67,7 +67,7 @@ CREATE TABLE sightings (
 
 
 def lock_database(database: Path) -> sqlite3.Connection:
-    """Lock the database's lock file, so that only one broker at a time can use the database.
+    """Lock the lock file of a database, which prevents other brokers from using the database.
 
     The lock ends when the returned connection is closed or the process ends. Raises SchemaError if
     the lock file cannot be opened or another process has locked it.
@@ -171,7 +171,7 @@ def insert_row(record: MessageRecord) -> tuple[object, ...]:
 
 
 def update_row(record: MessageRecord) -> tuple[object, ...]:
-    """Return the values of a record for the columns in `UPDATED_COLUMNS`, and then its id."""
+    """Return the values of a record for the columns in `UPDATED_COLUMNS`, and the record's id."""
     return (
         record.queue,
         record.sequence_number,
@@ -221,7 +221,7 @@ def settings_text(settings: QueueSettings) -> str:
 
 
 def settings_from_text(text: str) -> QueueSettings:
-    """Parse a text that `settings_text` returned, and return the queue's settings."""
+    """Convert the result of `settings_text` back to a queue's settings."""
     values: dict[str, Any] = json.loads(text)
     for name in _DURATIONS:
         if values[name] is not None:
@@ -273,7 +273,7 @@ class ChangeSet:
 
 @dataclass(frozen=True, slots=True)
 class StoredQueue:
-    """A queue that is stored in the database."""
+    """A row of the table `queues`."""
 
     id: int
     settings: QueueSettings
@@ -283,8 +283,8 @@ class StoredQueue:
 class MessageStore:
     """The database of a broker.
 
-    All message records are read once, when the broker starts. After the start, only the contents of
-    messages are read.
+    When the broker starts, all message records are read. Later, only the contents of messages are
+    read.
     """
 
     def __init__(self, database: Path) -> None:
@@ -322,7 +322,7 @@ class MessageStore:
     def delete_queue(self, id_: int, numbers: range) -> None:
         """Delete a queue, its messages, and the messages of its dead-letter queues.
 
-        `numbers` contains the numbers of the queue and of its dead-letter queues.
+        `numbers` contains the internal numbers of the queue and of its two dead-letter queues.
         """
         bounds = numbers.start, numbers.stop
         in_queue = "queue >= ? AND queue < ?"
@@ -343,7 +343,7 @@ class MessageStore:
         return map(record_from_row, rows)
 
     def seen_ids(self) -> Iterator[tuple[int, SeenMessageId]]:
-        """Yield pairs of a queue's number and a message id that duplicate detection needs.
+        """Yield a (queue number, message id) pair for each id that duplicate detection needs.
 
         The pairs are sorted by queue. The ids of one queue are sorted from oldest to newest.
         """
@@ -458,8 +458,7 @@ logger = logging.getLogger(__name__)
 class Checkpointer:
     """Runs checkpoints, which copy the write-ahead log to the database.
 
-    A checkpoint runs in a thread, because a checkpoint waits for the disk. A commit does not wait
-    for the disk.
+    Checkpoints run in a thread, because they wait for the disk and would block the event loop.
     """
 
     def __init__(self, database: Path) -> None:
@@ -468,7 +467,7 @@ class Checkpointer:
         self._running: asyncio.Future[None] | None = None
 
     def count_commit(self) -> None:
-        """Count a commit. After 500 commits, start a checkpoint if no checkpoint is running."""
+        """Count a commit. Start a checkpoint after 500 commits, unless a checkpoint is running."""
         self._commit_count += 1
         if self._commit_count < _COMMITS_BETWEEN or self._running is not None:
             return
@@ -478,7 +477,7 @@ class Checkpointer:
         self._running.add_done_callback(self._ended)
 
     async def close(self) -> None:
-        """If a checkpoint is running, wait until it has finished."""
+        """Wait until the running checkpoint, if there is one, has finished."""
         if self._running is not None:
             await self._running
 
@@ -489,7 +488,8 @@ class Checkpointer:
 def checkpoint(database: Path, longest_log_pages: int = _LONGEST_LOG_PAGES) -> None:
     """Copy committed pages from the write-ahead log to the database.
 
-    Writers must wait only if the log has more than `longest_log_pages` pages.
+    If the log has more than `longest_log_pages` pages, block other writers until all pages are
+    copied.
     """
     try:
         with closing(sqlite3.connect(database)) as connection:
@@ -499,7 +499,7 @@ def checkpoint(database: Path, longest_log_pages: int = _LONGEST_LOG_PAGES) -> N
     except sqlite3.Error as error:
         # No change is lost: the log grows until the next checkpoint succeeds.
         logger.warning(
-            "a checkpoint of %s failed; the write-ahead log grows until the next checkpoint: %s",
+            "a checkpoint of %s failed: %s; the write-ahead log grows until a checkpoint succeeds",
             database,
             error,
         )

@@ -1,4 +1,4 @@
-"""Write all changes of one tick of the event loop in one transaction, then deliver messages."""
+"""Collect changes and write them to the database in one transaction, then deliver messages."""
 
 import asyncio
 import logging
@@ -20,11 +20,10 @@ CACHE_BYTES = 32 * 1024 * 1024
 
 
 class ContentCache:
-    """A cache of the contents of new messages.
+    """A cache of message contents, which limits the memory that a long queue uses.
 
-    The cache contains all contents that are not yet written to the database, and the contents that
-    were written most recently. All other contents are read from the database when they are needed.
-    Therefore the memory for contents is limited even if a queue has many messages.
+    The cache contains all contents that are not yet in the database, and the contents that were
+    written to the database last. All other contents are read from the database when needed.
     """
 
     def __init__(
@@ -37,9 +36,9 @@ class ContentCache:
         self._unwritten: dict[int, IncomingMessage] = {}
 
     def add(self, id_: int, content: IncomingMessage) -> None:
-        """Add the content of a new message.
+        """Add the content of a new message. The content is unwritten until `commit` is called.
 
-        The content stays in the cache at least until the content is written to the database.
+        Unwritten contents are always kept in the cache.
         """
         self._unwritten[id_] = content
 
@@ -55,7 +54,10 @@ class ContentCache:
             self._cached_bytes -= content.size_bytes
 
     def commit(self, written: Iterable[int]) -> None:
-        """Keep the contents of the messages with these ids, and discard all other new contents."""
+        """Record that the contents of these messages are now in the database.
+
+        All other unwritten contents belong to removed messages and are discarded.
+        """
         for id_ in written:
             content = self._unwritten[id_]
             self._cached[id_] = content
@@ -66,7 +68,7 @@ class ContentCache:
             self._cached_bytes -= oldest.size_bytes
 
     def rollback(self) -> None:
-        """Discard the contents that were added since the last commit."""
+        """Discard all unwritten contents, because the transaction failed."""
         self._unwritten.clear()
 
 
@@ -79,15 +81,15 @@ logger = logging.getLogger(__name__)
 
 
 class TransactionManager:
-    """Writes all changes of one tick of the event loop in one transaction.
+    """Collects the changes of one iteration of the event loop, and writes them in one transaction.
 
-    Callers change the states of queues in memory and then await `wait_until_committed`. At the end
-    of the tick, ready messages are assigned to receivers, and all changes are written in one
-    transaction. After the commit, the callers continue and the messages are delivered. If the
-    transaction fails, the changes in memory are rolled back, and the callers receive
-    MessageStoreError.
+    Callers call `begin`, change the state of a queue in memory, and await `wait_until_committed`.
+    In the next iteration, ready messages are assigned to receivers, and all changes are written to
+    the database. After the commit, the messages are delivered. If the transaction fails, the
+    changes in memory are rolled back, and `wait_until_committed` raises MessageStoreError.
 
-    The class also applies time-based changes, such as the expiry of locks.
+    The class also makes the changes that are due: locks and messages expire, and scheduled messages
+    become active.
     """
 
     def __init__(self, database: Path, clock: UtcClock) -> None:
@@ -114,9 +116,9 @@ class TransactionManager:
         return dispatcher
 
     def remove(self, numbers: range) -> None:
-        """Remove the queues that have these numbers, and all their messages, from memory.
+        """Remove queues and all their messages from memory. This cannot be rolled back.
 
-        The removal cannot be rolled back.
+        `numbers` contains the internal numbers of the queues.
         """
         for number in numbers:
             del self._states[number]
@@ -126,7 +128,7 @@ class TransactionManager:
     def load(self) -> None:
         """Read all message records and duplicate histories from the database.
 
-        Then apply all time-based changes up to the current time.
+        Then make the changes that are due, and write them to the database.
         """
         for record in self.store.records():
             self.table.load(record)
@@ -135,10 +137,10 @@ class TransactionManager:
         self.tick()
 
     def begin(self) -> datetime:
-        """Apply all time-based changes up to the current time, and return the current time.
+        """Make the changes that are due, schedule a transaction, and return the current time.
 
-        Callers must call this method before they change the state of a queue. Raises BrokerClosed
-        if the broker is closed.
+        Callers must call this method before they change the state of a queue, because no
+        transaction is scheduled otherwise. Raises BrokerClosed if the broker is closed.
         """
         if self._closed:
             raise BrokerClosed("the broker is closed")
@@ -148,26 +150,26 @@ class TransactionManager:
         return now
 
     def mark_changed(self, state: QueueState) -> None:
-        """Mark a queue whose sequence number or duplicate history may change in this tick."""
+        """Mark a queue whose next sequence number or duplicate history may have changed."""
         self._changed.add(state)
 
     async def wait_until_committed(self) -> None:
-        """Wait until the changes of this tick are durable.
+        """Wait until the next transaction is committed.
 
-        Raises MessageStoreError if the changes could not be written.
+        Raises MessageStoreError if the transaction failed.
         """
         waiter = self._loop.create_future()
         self._waiters.append(waiter)
         await waiter
 
     def flush(self) -> None:
-        """Write the changes of this tick at once, without waiting for the end of the tick."""
+        """Run the scheduled transaction now. If no transaction is scheduled, do nothing."""
         if self._transaction_handle is not None:
             self._transaction_handle.cancel()
             self._run_transaction()
 
     def tick(self) -> None:
-        """Apply all time-based changes up to the current time, and write them at once."""
+        """Make the changes that are due, and write all changes to the database now."""
         self.begin()
         self.flush()
 

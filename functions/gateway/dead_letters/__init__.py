@@ -1,5 +1,6 @@
 """Handling of dead-lettered messages.
 
-A trigger stores each message that Service Bus moves to a dead-letter queue, and ends the message's
-job as failed. Operators can redrive a stored message, which means that its request is sent again.
+A trigger stores each message that Service Bus moves to a dead-letter queue. The message's job then
+ends with the status `failed`. Operators can redrive a stored message: the gateway sends its request
+again.
 """

@@ -1,4 +1,4 @@
-"""Redrive a dead letter: send the request of a dead-lettered message again, but only once.
+"""Redrive a dead letter, which means: send the request of a dead-lettered message again.
 
 A job whose message was dead-lettered has failed, and a job that has ended cannot change. Therefore
 a redrive creates a new job with a new id. The new job has the input, tenant, webhook and time to
@@ -8,9 +8,10 @@ A message that a producer sent directly to the queue has no job in the gateway. 
 message to the same queue again, with a new message id. With the old id, Service Bus would drop the
 message as a duplicate.
 
-Before a redrive sends anything, it writes a redrive mark into the stored dead letter. Only one mark
-can be written. If a call finds a mark that is older than IN_PROGRESS, the call that wrote the mark
-has probably failed. The new call then completes the redrive.
+Each dead letter is redriven only once. Before a redrive sends anything, it writes a redrive mark
+into the stored dead letter, and only one mark can be written. If an operator's request finds a mark
+that is older than IN_PROGRESS, the request that wrote the mark has probably failed. The new request
+then completes the redrive.
 """
 
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from gateway.dead_letters.store import (
 )
 from gateway.durable import Durable, InstanceSnapshot
 from gateway.errors import NotRedrivable, UnknownLetter
+from gateway.http.authentication import ReplyTokens
 from gateway.jobs.lifecycle import Jobs, Waiters
 from gateway.jobs.model import Ticket, is_final, read_ticket, write_ticket
 from gateway.queues.client import Queues
@@ -50,9 +52,9 @@ IN_PROGRESS: Final = timedelta(seconds=20)
 class Redriven:
     """The result of a redrive.
 
-    `job_id` is the id of the job that does the work again. `is_new_job` is true if the gateway
-    created this job, and false if a producer's message was sent again. `is_repeat` is true if an
-    earlier call had already redriven the dead letter, so that nothing was sent now.
+    `job_id` is the id of the job whose request was sent again. `is_new_job` is true if the gateway
+    created a new job, and false if a producer's message was sent again. `is_repeat` is true if an
+    earlier call had redriven the dead letter. Then this call has sent nothing.
     """
 
     job_id: str
@@ -67,6 +69,7 @@ class Redriver:
     blobs: Blobs
     queues: Queues
     jobs: Jobs
+    tokens: ReplyTokens
     waiters: Waiters
     estimates: WaitEstimates
     clock: Clock
@@ -86,7 +89,11 @@ class Redriver:
         request = letter.request
         if request is None:
             raise NotRedrivable("the dead letter does not contain a readable request")
-        has_job = request.reply_url is not None
+        has_job = request.reply_url is not None and self.tokens.is_issued(
+            request.job_id, request.reply_url
+        )
+        if request.reply_url is not None and not has_job:
+            raise NotRedrivable("the reply URL in the dead letter was not issued by this gateway")
         if letter.redrive is not None and letter.redrive.is_done:
             return Redriven(letter.redrive.job_id, has_job, is_repeat=True)
         old = await self._wait_until_ended(durable, request.job_id) if has_job else None
@@ -129,10 +136,10 @@ class Redriver:
     async def _mark(
         self, name: str, letter: StoredLetter, etag: str, has_job: bool
     ) -> tuple[RedriveMark, str]:
-        """Write a redrive mark into a dead letter unless it already has a mark.
+        """Write a redrive mark into a dead letter that has no mark.
 
-        Returns the mark and the current ETag of the blob `name`. Raises NotRedrivable if another
-        request is redriving the dead letter.
+        Returns the new or existing mark, and the current ETag of the blob `name`. Raises
+        NotRedrivable if another request is redriving the dead letter.
         """
         if letter.redrive is not None:
             if self.clock() - _parse_time(letter.redrive.at) < IN_PROGRESS:
@@ -151,10 +158,10 @@ class Redriver:
 
 
 def _copy_ticket(old: InstanceSnapshot, request: JobRequest, job_id: str, now: datetime) -> Ticket:
-    """Return a ticket for a new job that is created now, with the old job's request and options.
+    """Return the orchestration input of a new job that repeats the old job.
 
-    The new job gets the same time to live as the old job. Its orchestration sends the message.
-    Raises NotRedrivable if the old ticket is unreadable.
+    The new job has the same request, options and time to live as the old job. Raises NotRedrivable
+    if the orchestration input of the old job is unreadable.
     """
     try:
         ticket = read_ticket(old.input)
@@ -174,8 +181,8 @@ def _message(
 ) -> ServiceBusMessage:
     """Return a new message that contains the producer's request.
 
-    The message id is the same in each attempt to redrive the dead letter, so that Service Bus drops
-    duplicates.
+    If the redrive is tried again, the message has the same id. Then Service Bus drops the second
+    message as a duplicate.
     """
     left = request.deadline - now
     if left <= timedelta():

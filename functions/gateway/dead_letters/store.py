@@ -7,8 +7,8 @@
 The API never shows the body, because it contains the caller's input and the job's reply token.
 
 The API identifies a dead letter by its model and an id. The id is the last part of the blob's name.
-For a message from the low-priority queue, `~low` is added to the id. The names of these blobs
-cannot contain `~`.
+For a message from the low-priority queue, `~low` is added to the id. A blob's name never contains
+`~`, so an id that ends with `~low` is never the id of another dead letter.
 """
 
 import hashlib
@@ -76,7 +76,7 @@ def letter_blob_of(model: ModelEntry, id_: str) -> str:
 class RedriveMark:
     """The record of a redrive, which is part of the stored dead letter.
 
-    `job_id` is the id of the job that does the work again. `at` is the time at which the redrive
+    `job_id` is the id of the job whose request is sent again. `at` is the time at which the redrive
     began. `is_done` is true after the request has been sent.
     """
 
@@ -102,8 +102,8 @@ class StoredLetter:
     def job_id(self) -> str:
         """The id of the job whose message was dead-lettered.
 
-        If the message is not a readable request, this is the correlation id or the message id. It
-        is empty if both are missing.
+        If the message is not a readable request, this is the correlation id of the message. If that
+        is missing, this is the message id. If both are missing, this is an empty string.
         """
         if self.request is not None:
             return self.request.job_id
@@ -118,7 +118,7 @@ class StoredLetter:
 def read_letter(id_: str, data: bytes) -> StoredLetter:
     """Read a dead letter from the content of its blob.
 
-    Unreadable parts are omitted, so that the dead letter can still be deleted.
+    Unreadable parts are omitted. Then the API can show and delete the dead letter nevertheless.
     """
     try:
         document = json.loads(data)

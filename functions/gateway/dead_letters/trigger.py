@@ -33,6 +33,7 @@ from gateway.clock import Clock
 from gateway.dead_letters.store import letter_blob
 from gateway.durable import Durable
 from gateway.errors import FinalInstance, UnknownInstance, UnknownQueue
+from gateway.http.authentication import ReplyTokens
 from gateway.jobs.lifecycle import Jobs
 from gateway.jobs.model import JobOutcome
 from gateway.queues.client import Queues
@@ -60,6 +61,7 @@ class DeadLetterTrigger:
     blobs: Blobs
     queues: Queues
     jobs: Jobs
+    tokens: ReplyTokens
     model_queues: frozenset[str]
     clock: Clock
 
@@ -87,14 +89,14 @@ class DeadLetterTrigger:
                     _read_property(message, _REASON),
                     _read_property(message, _DESCRIPTION),
                 ),
-                letter_blob(queue, message.message_id),
+                letter_blob(queue, _message_id(message)),
             )
             await self._store(message, queue)
         await self._notify(message, request, queue, durable)
 
     async def _store(self, message: func.ServiceBusMessage, queue: str) -> None:
         """Store a dead-lettered message unless an earlier run of the trigger has stored it."""
-        name = letter_blob(queue, message.message_id)
+        name = letter_blob(queue, _message_id(message))
         data = _encode_letter(message, self.clock())
         if await self.blobs.create(name, data) is not None:
             return
@@ -112,13 +114,14 @@ class DeadLetterTrigger:
     ) -> None:
         job_id = _job_id(message, request)
         reply = _make_reply(message, job_id, self.clock())
-        # An unreadable message belongs to a job if a job with its id exists.
-        match request.reply_to if request else ReplyUrl("unknown"):
-            case ReplyUrl():
-                if await durable.status(job_id) is not None:
-                    outcome = JobOutcome.replied(reply, self.clock())
-                    with contextlib.suppress(UnknownInstance, FinalInstance):
-                        await self.jobs.finish(durable, job_id, outcome)
+        # A producer can send a message with the id of any job. It must not end this job.
+        match request.reply_to if request else None:
+            case ReplyUrl(url) if self.tokens.is_issued(job_id, url):
+                outcome = JobOutcome.replied(reply, self.clock())
+                # There is no orchestration if the gateway died after it had sent the message. The
+                # outcome is recorded for a repeated request with the same Idempotency-Key.
+                with contextlib.suppress(UnknownInstance, FinalInstance):
+                    await self.jobs.finish(durable, job_id, outcome)
             case ReplyQueue(name):
                 await self._send_reply(reply, name)
             case ReplyWebhook(url):
@@ -152,8 +155,13 @@ class DeadLetterTrigger:
             _log.warning("job %s: no reply was sent to the producer: %s", reply.job_id, error)
 
 
+def _message_id(message: func.ServiceBusMessage) -> str:
+    """Return the message's id, or an id from its sequence number if the producer gave it none."""
+    return message.message_id or f"sequence-number-{message.sequence_number}"
+
+
 def _job_id(message: func.ServiceBusMessage, request: JobRequest | None) -> str:
-    return request.job_id if request else message.correlation_id or message.message_id
+    return request.job_id if request else message.correlation_id or _message_id(message)
 
 
 def _event_key(job_id: str) -> str:
@@ -166,7 +174,7 @@ def _delivery_instance(job_id: str, message: func.ServiceBusMessage, queue: str)
 
     The id is the same if Service Bus delivers the dead-lettered message more than once.
     """
-    key = f"{queue}/{message.message_id}/{message.enqueued_time_utc}"
+    key = f"{queue}/{_message_id(message)}/{message.enqueued_time_utc}"
     digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()[:16]
     return webhook_instance(f"{job_id}-{digest}")
 
@@ -219,7 +227,7 @@ def _encode_letter(message: func.ServiceBusMessage, now: datetime) -> bytes:
     enqueued_at = _as_utc(message.enqueued_time_utc)
     return json.dumps(
         {
-            "message_id": message.message_id,
+            "message_id": _message_id(message),
             "correlation_id": message.correlation_id,
             "reason": _read_property(message, _REASON),
             "description": _read_property(message, _DESCRIPTION),

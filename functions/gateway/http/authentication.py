@@ -1,7 +1,7 @@
-"""Authenticate requests by an API key, a platform principal or a reply token.
+"""Authenticate requests by an API key, a header of Azure App Service, or a reply token.
 
 Callers usually send an API key. Alternatively, Azure App Service authenticates a caller and adds a
-header that describes the caller (the principal). Workers send the reply token of their job.
+header that describes the caller. Workers send the reply token of their job.
 
 Every route needs a key unless `_OPEN` lists its path. Therefore a new route is protected by
 default.
@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from fastapi import Request
 from starlette import types
@@ -80,9 +80,9 @@ def read_principal(header: bytes) -> Caller | None:
     """Return the caller that the header `x-ms-client-principal` describes.
 
     The header contains the JSON object {"claims": [{"typ", "val"}, …], "role_typ": …} in base64.
-    App Service checks a Microsoft Entra token and then sets this header. It removes the header from
-    incoming requests, so callers cannot forge it. The caller gets each of our scopes that is an app
-    role or a delegated scope in the token.
+    App Service checks a Microsoft Entra token and then sets this header. Callers cannot forge the
+    header, because App Service removes it from incoming requests. If an app role or a delegated
+    scope in the token has the name of a Scope, the caller gets this Scope.
 
     Returns None if the header is unreadable, or if the tenant or the object id is missing.
     """
@@ -156,15 +156,31 @@ class ReplyTokens:
         Raises InvalidToken if the token was not issued for this job, and ExpiredToken if it has
         expired.
         """
+        # `expires` is signed, so it is a number that we wrote if the signature matches.
+        if not self._is_signed(job_id, expires, token):
+            raise InvalidToken("the reply token is not valid for this job")
+        if datetime.fromtimestamp(int(expires), UTC) <= now:
+            raise ExpiredToken("the reply token has expired")
+
+    def is_issued(self, job_id: str, url: str) -> bool:
+        """Return whether a gateway with these keys issued this reply URL for this job.
+
+        The result is also true if the token in the URL has expired. Only a gateway can issue a
+        reply URL, so a message with such a URL was sent by a gateway and not by a producer.
+        """
+        try:
+            query = parse_qs(urlsplit(url).query)
+            (expires,), (token,) = query[REPLY_EXPIRES_PARAMETER], query[REPLY_TOKEN_PARAMETER]
+        except (ValueError, KeyError):
+            return False
+        return self._is_signed(job_id, expires, token)
+
+    def _is_signed(self, job_id: str, expires: str, token: str) -> bool:
         given = token.encode("utf-8", "replace")
         genuine = [
             hmac.compare_digest(_sign(key, job_id, expires).encode(), given) for key in self._keys
         ]
-        # `expires` is signed, so it is a number that we wrote if one of the signatures matches.
-        if not any(genuine):
-            raise InvalidToken("the reply token is not valid for this job")
-        if datetime.fromtimestamp(int(expires), UTC) <= now:
-            raise ExpiredToken("the reply token has expired")
+        return any(genuine)
 
 
 def _sign(key: bytes, job_id: str, expires: str) -> str:
@@ -195,9 +211,9 @@ class AuthenticationMiddleware:
         self._tracing = tracing
 
     async def __call__(self, scope: types.Scope, receive: Receive, send: Send) -> None:
-        """Trace and authenticate a request, then pass it to the app.
+        """Authenticate a request, and pass the request to the app.
 
-        A HEAD request is passed to the app as a GET request.
+        A HEAD request becomes a GET request. If tracing is on, the request gets a span.
         """
         if scope["type"] != "http":
             await self._app(scope, receive, send)

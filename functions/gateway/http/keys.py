@@ -9,8 +9,8 @@ This command prints a new key for a caller, and the key's entry for API_KEYS:
 
     python -m gateway.http.keys NAME --tenant TENANT [--scopes SCOPE …] [--rate 100/60]
 
-A key has 256 random bits, so it cannot be guessed. Therefore a fast hash function is sufficient. A
-password would need a slow hash function. Because of the salt, equal keys have different hashes.
+A key has 256 random bits, so it cannot be guessed. Therefore a fast hash function is sufficient,
+and the slow hash function for passwords is not needed.
 """
 
 import argparse
@@ -94,7 +94,8 @@ class KeyRing:
     def caller(self, key: bytes) -> Caller | None:
         """Return the caller of this key; None if the key is not valid.
 
-        Only valid keys are cached, so that requests with invalid keys cannot fill the memory.
+        The results for valid keys are cached. Invalid keys are not cached, because many requests
+        with invalid keys would fill the memory.
         """
         if not 0 < len(key) <= _MAX_KEY_BYTES:
             return None

@@ -253,8 +253,8 @@ class JobProblem(ProblemDetails):
 class HttpProblem(Exception):
     """An error that the API reports to the caller as a problem document.
 
-    The request was refused, or the job for which the request waited did not succeed. `extra`
-    contains further members of the problem document. `headers` are added to the response.
+    Either the request was refused, or the request waited for a job and the job did not succeed.
+    `extra` contains further members of the problem document. `headers` are added to the response.
     """
 
     def __init__(

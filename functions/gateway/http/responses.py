@@ -92,8 +92,8 @@ def problem_of_job(job: JobResource, *, has_run: bool | None = None) -> HttpProb
 
     Args:
         job: The resource of a job that has ended.
-        has_run: Whether a worker had received the job; None if unknown. It is used only for an
-            expired job whose `started_at` is null.
+        has_run: Whether a worker had received the job; None if unknown. Needed only if the job has
+            expired and its `started_at` is null.
     """
     error: dict[str, Any] = {**(job["error"] or {})}
     match job["status"]:
@@ -150,9 +150,9 @@ def check_match(request: Request, response: Response) -> None:
 async def add_queue_position(
     job: JobResource, priority: Priority, catalogue: Catalogue, estimates: WaitEstimates
 ) -> dict[str, str]:
-    """Add the queue position to the resource of a queued job, and return the Retry-After header.
+    """Return the Retry-After header for a job, and add the queue position to a queued job.
 
-    For a job that has already started, only the header is returned.
+    If the job has started, `job` is not changed.
     """
     model = catalogue.get(job["model"])
     position = NO_POSITION

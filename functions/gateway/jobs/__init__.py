@@ -1,1 +1,1 @@
-"""Jobs: their data (`model`), their orchestration, and how to find and end them (`lifecycle`)."""
+"""Jobs: `model` defines their data, `orchestrator` runs them, `lifecycle` finds and ends them."""

@@ -15,7 +15,7 @@ from gateway.queues.requests import RequestSender
 class Enqueue:
     """The activity `enqueue`, which sends a job's request to the queue of its model.
 
-    It is used if Service Bus did not respond when the job was submitted.
+    The orchestration calls this activity if Service Bus did not respond when the job was submitted.
     """
 
     requests: RequestSender
@@ -41,23 +41,23 @@ class Enqueue:
 
 @dataclass(frozen=True, slots=True)
 class Conclude:
-    """The activity `conclude`, which records a proposed outcome, and returns a job's outcome."""
+    """The activity `conclude`, by which the orchestration records or reads a job's outcome."""
 
     outcomes: OutcomeStore
     progress: ProgressStore
     waiters: Waiters
 
     async def run(self, asked_text: str) -> str:
-        """Record the proposed outcome unless the job has an outcome; return the job's outcome.
+        """Record an outcome unless the job has an outcome; return the job's outcome.
 
         Args:
             asked_text: The JSON text of an object with the members `job_id`, `model` and `propose`.
-                `propose` is the proposed outcome. It is null if nothing is to be recorded.
+                `propose` is the outcome to record, or null to record nothing.
 
         Returns:
-            JSON text: `{"outcome": ...}` if the job has an outcome. Otherwise
-            `{"stopping": {"started_at": ...}}` if the job's worker was ordered to stop. Otherwise
-            `{}`.
+            `{"outcome": ...}` if the job has an outcome. For a job without an outcome,
+            `{"stopping": {"started_at": ...}}` if the worker was ordered to stop the job, or `{}`
+            if the job continues. All are JSON text.
 
         Raises:
             Unavailable: The storage did not respond. A repeated call may succeed.
@@ -76,5 +76,5 @@ class Conclude:
         if found is not None:
             self.waiters.notify(job_id, found)
             return json.dumps({"outcome": outcome_to_json(found)})
-        started_at = await self.progress.stopping_since(job_id, asked["model"])
+        started_at = await self.progress.start_time_if_stopping(job_id, asked["model"])
         return json.dumps({"stopping": {"started_at": started_at}} if started_at else {})

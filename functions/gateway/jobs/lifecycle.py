@@ -4,16 +4,16 @@ When a job ends, its outcome is first recorded in a blob:
 
     outcomes/<job id>   {"status", "at", "reply"?, "error"?, "started_at"?}
 
-The blob is created with `If-None-Match: *`. Therefore only the first outcome of a job is recorded,
-whether it is a reply, a cancellation, a dead letter or the expiry. The process may die after each
+The outcome is a reply, a cancellation, a dead letter or the expiry. The blob is created with
+`If-None-Match: *`, so only the first outcome of a job is recorded. The process may die after each
 of these steps:
 
     record the outcome ──▶ wake its waiters ──▶ raise the event `reply`
 
 After the first step every instance of the app shows the outcome to callers. The instances do not
 read the outcome from the orchestration, because an event can be lost: the Azure Storage provider
-discards an event for an orchestration whose history has not been saved yet. In this case the
-orchestration finds the recorded outcome by a check that it repeats regularly.
+discards an event for an orchestration whose history has not been saved yet. The orchestration also
+reads the outcome from the blob regularly, so a lost event only delays the orchestration.
 """
 
 import asyncio
@@ -79,7 +79,7 @@ class OutcomeStore:
     async def record(self, job_id: str, outcome: JobOutcome) -> JobOutcome:
         """Record the outcome unless the job has an outcome; return the recorded outcome.
 
-        The result is the object `outcome` itself if this call recorded it. If the call raises
+        If this call records the outcome, it returns the object `outcome` itself. If the call raises
         Unavailable, it is unknown whether the outcome was recorded, and the call can be repeated.
         """
         data = json.dumps(
@@ -108,7 +108,8 @@ class Waiter:
     def shortest_pause_seconds(self) -> float:
         """The minimum time in seconds between two reads of the outcome by this waiter.
 
-        This minimum limits all waiters of the process together to LOOKS_A_SECOND reads per second.
+        The more waiters the process has, the longer is this time. Therefore all waiters together
+        make at most LOOKS_A_SECOND reads per second.
         """
         return self._waiters.count / LOOKS_A_SECOND
 
@@ -116,14 +117,18 @@ class Waiter:
     def first_pause_seconds(self) -> float:
         """The pause in seconds before the first read of the outcome by this waiter.
 
-        It is short, unless this process itself recorded the outcomes of the last OWN_ENDS jobs.
-        Then the app probably has only this instance, and reading would cost time for nothing.
+        The pause is normally short. The pause is long if this process itself recorded the outcomes
+        of the last OWN_ENDS jobs. Then the app probably has only one instance. This process will
+        notify the waiter, so a read would be useless.
         """
         is_only_instance = self._waiters.own_ends >= OWN_ENDS
         return LONGEST_PAUSE_SECONDS if is_only_instance else FIRST_PAUSE_SECONDS
 
     def record_end(self, *, is_own: bool) -> None:
-        """Record whether this process recorded the outcome that ended the wait."""
+        """Record that the job has ended, for `first_pause_seconds` of later waiters.
+
+        `is_own` is true if this process recorded the outcome of the job.
+        """
         self._waiters.own_ends = self._waiters.own_ends + 1 if is_own else 0
 
     def notify(self, outcome: JobOutcome) -> None:
@@ -202,9 +207,8 @@ class Jobs:
     async def record_of(self, job_id: str, instance: InstanceSnapshot) -> Record | None:
         """Return the record of an orchestration's job; None if the orchestration runs no job.
 
-        A job has ended when its outcome is recorded. This method records an outcome if the
-        orchestration ended without recording one, or did not end the job at the deadline. Raises
-        Unavailable.
+        If the orchestration has ended without an outcome, or has not ended the job soon after the
+        deadline, this method records an outcome and so ends the job. Raises Unavailable.
         """
         if (output := recorded_output(instance)) is not None:
             return output
@@ -224,18 +228,14 @@ class Jobs:
         waiter: Waiter,
         limit_seconds: float,
     ) -> Record | None:
-        """Wait until a job ends; return its final record, or None if the time limit passes first.
+        """Wait until a job ends; return its final record.
+
+        Returns None if the job does not end within `limit_seconds`. `initial` is the record of the
+        job before its end.
 
         The waiter is notified if this process records the outcome. Another instance of the app may
         record the outcome instead. Therefore this method also reads the blob repeatedly. If the
         storage does not respond, the method continues to wait.
-
-        Args:
-            durable: The interface to Durable Functions.
-            job_id: The id of the job.
-            initial: The job's record before its end.
-            waiter: A waiter for this job.
-            limit_seconds: The time limit.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + limit_seconds
@@ -265,7 +265,7 @@ class Jobs:
     async def finish(self, durable: Durable, job_id: str, outcome: JobOutcome) -> JobOutcome:
         """End a job with this outcome unless the job has ended; return the recorded outcome.
 
-        The result is the object `outcome` itself if this call ended the job. If the job had ended
+        If this call ends the job, it returns the object `outcome` itself. If the job had ended
         before, this method raises the event `reply` again, because the process that recorded the
         outcome may have died before it raised the event.
 
@@ -277,6 +277,8 @@ class Jobs:
         """
         recorded = await self._outcomes.record(job_id, outcome)
         self._waiters.notify(job_id, recorded)
+        # The event loop answers the waiting caller before this task continues.
+        await asyncio.sleep(0)
         if recorded is outcome:
             await _raise_event(durable, job_id, recorded, _START_PAUSES_SECONDS)
         else:
@@ -287,7 +289,7 @@ class Jobs:
     async def _overdue(
         self, job_id: str, initial: Record, instance: InstanceSnapshot
     ) -> JobOutcome | None:
-        """Return the outcome that the orchestration should have recorded but did not record.
+        """Return the outcome to record if the orchestration has ended or is late.
 
         Returns None if the orchestration still runs and the job's deadline has not passed.
         """
@@ -307,10 +309,10 @@ async def outcome_at_deadline(
 ) -> JobOutcome:
     """Return the outcome of a job whose deadline has passed.
 
-    The outcome is `cancelled` if the job's worker was ordered to stop, otherwise `expired`. Raises
+    The status is `cancelled` if the worker was ordered to stop the job, otherwise `expired`. Raises
     Unavailable.
     """
-    started_at = await progress.stopping_since(job_id, model)
+    started_at = await progress.start_time_if_stopping(job_id, model)
     return JobOutcome.expired(now) if started_at is None else JobOutcome.cancelled(now, started_at)
 
 
@@ -319,16 +321,12 @@ async def _raise_event(
 ) -> None:
     """Raise the event `reply`; only log a warning if Durable Functions does not respond.
 
-    Without the event, the orchestration finds the recorded outcome by its own checks.
+    If the event is not raised, the orchestration finds the recorded outcome when its timer fires.
 
-    Args:
-        durable: The durable client of this invocation.
-        job_id: The job that has ended.
-        outcome: The recorded outcome of the job.
-        pauses_seconds: The pauses after which the call is repeated if there is no orchestration.
+    If the orchestration does not exist, the call is repeated after each of the pauses.
 
     Raises:
-        UnknownInstance: There is no orchestration after all pauses.
+        UnknownInstance: The orchestration does not exist, even after all pauses.
         FinalInstance: The orchestration has ended.
     """
     for pause_seconds in (*pauses_seconds, None):
@@ -340,7 +338,8 @@ async def _raise_event(
             await asyncio.sleep(pause_seconds)
         except Unavailable as error:
             _log.warning(
-                "job %s: the event failed, so the orchestration will find the outcome later: %s",
+                "job %s: the event reply was not sent (%s); the orchestration reads the outcome "
+                "later",
                 job_id,
                 error,
             )

@@ -1,13 +1,13 @@
 """List jobs, newest first, although Durable Functions returns instances in no order.
 
-Durable Functions can find instances by a prefix of their ids. Ids are UUIDv7, which begin with the
-time of creation. Therefore all ids with the same prefix belong to the same window of time. A prefix
-with one more digit selects a sixteenth of the window.
+Durable Functions can find instances by a prefix of their ids. Job ids are UUIDv7, which begin with
+the time of creation. Therefore jobs whose ids have the same prefix were created in the same period,
+called a window. A prefix with one more hexadecimal digit selects a sixteenth of the window.
 
 The windows are read from the newest to the oldest. If a window contains more instances than one
-query returns, the window is divided into its sixteen parts. Otherwise its instances are sorted.
-Thus the number of instances that are read for one page is limited. No job is omitted or repeated
-if new jobs are submitted between two pages.
+query returns, the sixteen parts of the window are read one by one. Thus only a limited number of
+instances is read for one page. If new jobs are submitted while a caller reads the pages, no job is
+omitted or repeated.
 
 The filter of Durable Functions by creation time is not used, because the tables of Azure Storage
 have no index for this time.
@@ -41,13 +41,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class IdRange:
-    """A range of ids, from `above` (inclusive) to `below` (exclusive). Both may be prefixes."""
+    """A range of job ids, from `above` (inclusive) to `below` (exclusive).
+
+    Both are compared with the ids as text, so they need not be complete ids.
+    """
 
     below: str
     above: str
 
     def reaches(self, window: str) -> bool:
-        """Return whether ids that begin with the prefix `window` can be in this range."""
+        """Return whether the range can contain an id that begins with `window`."""
         return window < self.below and window + _BEHIND >= self.above
 
 
@@ -114,7 +117,7 @@ async def list_newest(
 
 
 def _top_windows(ids: IdRange) -> list[str]:
-    """Return the prefixes of the widest windows that cover the range, from oldest to newest."""
+    """Return the prefixes of _TOP_DIGITS digits that cover the range, from oldest to newest."""
     first, last = int(ids.above[:_TOP_DIGITS], 16), int(ids.below[:_TOP_DIGITS], 16)
     return [f"{number:0{_TOP_DIGITS}x}" for number in range(first, last + 1)]
 

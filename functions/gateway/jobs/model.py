@@ -2,7 +2,7 @@
 
     ticket     the input of the job's orchestration
     outcome    how and when the job ended; recorded once by `lifecycle`
-    record     the state of the job, made from its ticket, and from its outcome if it has ended
+    record     the state of the job, computed from its ticket and, if it has ended, its outcome
     resource   the JSON object that the API shows to callers
 
 All functions here are pure, because the orchestrator calls them and must be deterministic.
@@ -99,10 +99,9 @@ class Ticket:
     ticket does not contain the input of the model. Otherwise the ticket contains the whole request,
     and the orchestration sends the message.
 
-    `text` is the JSON text from which all other fields were read. It is passed to the SDK as a
-    string and never as an object, because the SDK turns an object with the members `__class__`,
-    `__module__` and `__data__` into an instance of that class, and callers can choose the JSON in a
-    request.
+    `text` is the whole ticket as JSON text. The SDK gets this text and never a JSON object, because
+    callers choose a part of the JSON. The SDK would turn an object with the members `__class__`,
+    `__module__` and `__data__` into an instance of the named class.
     """
 
     text: str
@@ -123,9 +122,10 @@ class Ticket:
         return trace_id(self.traceparent)
 
     def request(self) -> JobRequest:
-        """Return the job's request, which has no reply URL yet.
+        """Return the job's request, without a reply URL.
 
-        Raises MalformedMessage if the message is already sent, so that the ticket has no input.
+        Raises MalformedMessage if `is_sent` is true, because the ticket then does not contain the
+        input of the model.
         """
         return request_from_json(json.loads(self.text)["request"])
 
@@ -139,10 +139,11 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
     *,
     is_sent: bool = False,
 ) -> Ticket:
-    """Return the ticket of a new job.
+    """Return the ticket of a new job, which is the input of the job's orchestration.
 
-    The request must not have a reply URL, because the history must not contain the reply token. If
-    `is_sent` is true, the ticket contains neither the input nor the parameters of the request.
+    The history of the orchestration stores the ticket. The request must not have a reply URL,
+    because the URL contains the reply token. `is_sent` says that the job's message is already in
+    the queue; the ticket then contains neither the input nor the parameters of the request.
     """
     value: dict[str, Json] = {
         "version": TICKET_VERSION,
@@ -208,8 +209,8 @@ class JobOutcome:
     """How and when a job ended.
 
     `at` is the time of the end in whole milliseconds. `reply` is the worker's reply if the job
-    ended with a reply. `error` says why a job without a reply failed or expired. `started_at` is
-    the time at which a cancelled job had started, as RFC 3339 text; None if it had not started.
+    ended with a reply. `error` says why a job without a reply failed or expired. For a cancelled
+    job, `started_at` is the job's start time as RFC 3339 text, or None if the job had not started.
     """
 
     status: JobStatus
@@ -225,7 +226,7 @@ class JobOutcome:
 
     @classmethod
     def replied(cls, reply: JobReply, now: datetime) -> "JobOutcome":
-        """Return the outcome of a job that ended with this reply. The job succeeded or failed."""
+        """Return the outcome of a job that succeeded or failed with this reply."""
         has_failed = isinstance(reply.outcome, JobError)
         return cls(JobStatus.FAILED if has_failed else JobStatus.SUCCEEDED, now, reply=reply)
 

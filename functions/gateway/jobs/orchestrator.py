@@ -7,16 +7,17 @@
 
 The orchestration ends the job at its deadline, and starts the delivery of the webhook. Usually the
 job's message has been sent before the orchestration is started. If Service Bus did not respond, the
-orchestration sends it: it calls the activity `enqueue` until this succeeds.
+orchestration sends the message by the activity `enqueue`, with retries.
 
 A job's outcome is recorded in a blob before the event `reply` is raised (see `lifecycle`), and
 callers read the blob. An event can be lost, because the Azure Storage provider discards an event
-that arrives before the first episode is saved. Therefore the orchestration also checks for the
-outcome when its timer fires.
+that arrives before the orchestration's history is saved for the first time. Therefore the
+orchestration also reads the blob when its timer fires.
 
-The .NET host runs the actions in groups, one for each `yield`. A group contains only the tasks that
-the `yield` adds, and .NET waits for one of these before it processes the next group. Therefore the
-first group waits for all events, and each later group adds one activity or one timer.
+The .NET host processes the tasks in groups. Each `yield` makes a group of the tasks that are new.
+Before the host processes the next group, it waits until one task of the group is complete.
+Therefore the first group contains all events, and each later group contains only one new activity
+or timer.
 """
 
 import json
@@ -112,7 +113,7 @@ def log_failure(job_id: str, record: Record) -> None:
 
 
 def _run(context: DurableOrchestrationContext, ticket: Ticket) -> Generator[Any, Any, JobOutcome]:
-    """Send the message if it is not sent, wait for the job's end, and return its outcome."""
+    """Send the job's message if necessary, wait until the job ends, and return the outcome."""
     interval = FIRST_CHECK if ticket.webhook_url is None else FIRST_CHECK_WITH_WEBHOOK
     now = context.current_utc_datetime
     deadline = ends_at = _like(now, ticket.deadline)
@@ -191,10 +192,10 @@ def _conclude(
 def _run_without_record(
     context: DurableOrchestrationContext, ticket: Ticket
 ) -> Generator[Any, Any, JobOutcome]:
-    """Run a job of an older version of the gateway, which recorded no outcomes in blobs.
+    """Run a job that an older gateway has started. That gateway recorded no outcomes in blobs.
 
-    The code of this function must not change, because it must match the histories of such jobs.
-    Delete this function when all of these jobs have ended.
+    The code of this function must not change, because a replay must match the job's history. When
+    the last job of the older gateway has ended, this function can be deleted.
     """
     sending = context.call_activity_with_retry(ACTIVITY_ENQUEUE, SEND_RETRIES, ticket.text)
     reply = context.wait_for_external_event(EVENT_REPLY, str)
@@ -257,5 +258,5 @@ def _outcome_of(event: object, now: datetime) -> JobOutcome:
 
 
 def _like(now: datetime, text: str) -> datetime:
-    """Convert `text` to a time in UTC that can be compared with `now`, which may be naive."""
+    """Convert `text` to a datetime in UTC, which is naive if `now` is naive."""
     return datetime.fromisoformat(text).astimezone(UTC).replace(tzinfo=now.tzinfo)

@@ -5,8 +5,8 @@
 
 A write succeeds only if the blob's ETag is still the ETag that was read. Therefore no change is
 lost. The orchestration does not receive the progress, because each event would cause a replay, and
-because the SDK keeps only one event of each name. Only the jobs of models with `reports_progress`
-have progress.
+because the SDK keeps only one event of each name. Jobs have progress only if the catalogue entry of
+their model contains `reports_progress = true`.
 """
 
 import json
@@ -51,23 +51,27 @@ class ProgressReport:
 
 @dataclass(frozen=True, slots=True)
 class ProgressState:
-    """The newest report on a job, and whether the job's worker was ordered to stop."""
+    """The stored progress of a job.
+
+    `report` is the newest report on the job. `cancelling` is true if the worker was ordered to stop
+    running the job.
+    """
 
     report: ProgressReport | None = None
     cancelling: bool = False
 
     def with_report(self, report: ProgressReport) -> "ProgressState":
-        """Return the progress with `report` as its newest report.
+        """Return the progress with `report` as the newest report.
 
-        Return the progress unchanged if its report is not older than `report`, or if the worker was
-        ordered to stop.
+        Returns the progress unchanged if the stored report is as new as `report` or newer, or if
+        `cancelling` is true.
         """
         if self.cancelling or (self.report is not None and report.order <= self.report.order):
             return self
         return replace(self, report=report)
 
     def with_stop_order(self) -> "ProgressState":
-        """Return the progress with the order to stop the job: `cancelling` is true."""
+        """Return the progress with `cancelling` set to true."""
         return replace(self, cancelling=True)
 
 
@@ -89,10 +93,11 @@ class ProgressStore:
     async def update(
         self, job_id: str, change: Callable[[ProgressState], ProgressState]
     ) -> ProgressState:
-        """Change the stored progress of a job; return the changed progress.
+        """Change the stored progress of a job; return the new progress.
 
-        `change` receives the stored progress and returns the progress to store. It is called again
-        if another process has written the progress in the meantime. Raises Unavailable.
+        `change` receives the stored progress and returns the new progress. If another process
+        writes the progress at the same time, `change` is called again with what that process has
+        written. Raises Unavailable.
         """
         name = progress_blob(job_id)
         for _ in range(_MAX_ATTEMPTS):
@@ -114,10 +119,9 @@ class ProgressStore:
     async def add_to(self, job_id: str, record: Record) -> Record:
         """Return the record with the job's progress added.
 
-        The blob is read only if the model reports progress. If the storage is unavailable, the
-        record of an ended job is returned unchanged, because the progress could add only how the
-        job started. The record of a job that has not ended needs the progress, so for such a job
-        this method raises Unavailable.
+        The blob is read only if the model reports progress. If the storage does not respond, the
+        record of an ended job is returned unchanged. For a job that has not ended, this method then
+        raises Unavailable.
         """
         if not self._is_reported(record["model"]) or (
             is_final(record) and record["started_at"] is not None
@@ -133,8 +137,8 @@ class ProgressStore:
     async def add_to_if_available(self, job_id: str, record: Record) -> Record:
         """Return the record with the job's progress added.
 
-        If the storage is unavailable, return the record unchanged. This method is for responses
-        that must not fail, because their requests have already changed the job.
+        If the storage does not respond, the record is returned unchanged. Use this method after a
+        request has changed the job, because the response must then not be an error.
         """
         try:
             return await self.add_to(job_id, record)
@@ -142,12 +146,14 @@ class ProgressStore:
             return record
 
     async def order_stop(self, job_id: str, model: str) -> str | None:
-        """Order the worker of a running job to stop; return the job's start time.
+        """Order the worker of a running job to stop the job; return the job's start time.
 
-        Returns None, and orders nothing, if the job has not started or its model does not report
-        progress. The caller must call this method before it raises the event `cancel`. Then the
-        worker receives the order with its next report even if this process dies. Raises
-        Unavailable.
+        The order is stored, and the worker gets it in the response to its next report. The caller
+        must call this method before it raises the event `cancel`. Otherwise the order is lost if
+        the process dies after the event.
+
+        Does nothing and returns None if the job has not started, or if its model does not report
+        progress. Raises Unavailable.
         """
         if not self._is_reported(model):
             return None
@@ -156,10 +162,10 @@ class ProgressStore:
         )
         return progress.report.started_at if progress.report else None
 
-    async def stopping_since(self, job_id: str, model: str) -> str | None:
-        """Return the start time of a job whose worker was ordered to stop.
+    async def start_time_if_stopping(self, job_id: str, model: str) -> str | None:
+        """Return when the job started, but only if its worker was ordered to stop the job.
 
-        Returns None for every other job. Raises Unavailable.
+        Returns None if the worker was not ordered to stop the job. Raises Unavailable.
         """
         if not self._is_reported(model):
             return None
@@ -195,7 +201,7 @@ def report_from_json(value: Json) -> ProgressReport:
 def apply_progress(record: Record, progress: ProgressState) -> Record:
     """Return the record with this progress added.
 
-    A final record receives only the start time, the attempt and `ran`. The member `ran` is true if
+    To a final record, only `started_at`, `attempt` and `ran` are added. The member `ran` is true if
     a worker had started the job.
     """
     report = progress.report

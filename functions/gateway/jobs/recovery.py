@@ -1,9 +1,8 @@
-"""Recover orchestrations that continue although their job has ended.
+"""End orchestrations that still run although their job has ended.
 
 A storage provider can leave an orchestration running for ever, for example after two hosts have run
-the same episode ("split brain"). Callers nevertheless see that the job has ended, because they read
-the recorded outcome. But the orchestration has not started the delivery of the webhook, and its
-history would never be deleted.
+the same part of the orchestration ("split brain"). Callers read the recorded outcome, so they see
+that the job has ended. But the webhook is not delivered, and the history is never deleted.
 """
 
 import logging
@@ -29,10 +28,10 @@ _log = logging.getLogger(__name__)
 
 
 async def recover(durable: Durable, jobs: Jobs, now: datetime, retention: timedelta) -> int:
-    """Terminate stuck orchestrations, and start the deliveries of their jobs' webhooks.
+    """Terminate stuck orchestrations, and deliver the webhooks that they have not delivered.
 
-    An orchestration is stuck if it still runs ten minutes after its job has ended. Only jobs that
-    were created within the time `retention` before `now` are checked.
+    An orchestration is stuck if it still runs ten minutes after its job has ended. Jobs that are
+    older than `retention` are not checked.
 
     Returns the number of terminated orchestrations. Raises Unavailable.
     """
@@ -52,7 +51,7 @@ async def _end(durable: Durable, job_id: str, instance: InstanceSnapshot) -> Non
     if read_ticket(instance.input).webhook_url is not None:
         await start_delivery(job_id, durable)
     _log.warning(
-        "job %s: the orchestration is stuck although the job has ended; it is terminated", job_id
+        "job %s has ended, but its orchestration is stuck; terminating the orchestration", job_id
     )
     try:
         await durable.terminate(job_id, "the job has ended, but this orchestration is stuck")

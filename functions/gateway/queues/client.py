@@ -1,8 +1,7 @@
 """A client of Service Bus that sends messages and counts the messages in a queue.
 
 The client keeps one connection, and one open sender for each queue. It replaces a sender that has
-failed. While a sender waits for the confirmation of one batch, the messages for the next batch are
-collected.
+failed. Messages that wait while a batch is being sent are sent together as the next batch.
 
 The client counts messages with the management API. In Azure, this requires the right Manage on the
 queues, or the role Azure Service Bus Data Owner. An emulator serves the management API over plain
@@ -79,8 +78,7 @@ class ServiceBusQueues:
     def __init__(self, endpoint: ServiceEndpoint, admin_url: str | None = None) -> None:
         """Create a client, which connects when it is first used.
 
-        `admin_url` is the URL of the management API. It is None if the endpoint also serves this
-        API.
+        `admin_url` is the URL of the management API; None if the endpoint also serves this API.
         """
         self._endpoint = endpoint
         self._administration = Administration(endpoint, admin_url)
@@ -175,13 +173,14 @@ class ServiceBusQueues:
 
 
 class BatchingSender:
-    """Sends messages to one queue, in batches of those that are waiting at the same time.
+    """Sends messages to one queue. Messages that wait at the same time are sent as one batch.
 
-    Only one task uses the SDK's sender, because two would receive each other's confirmations.
+    Only one task uses the SDK's sender. With two tasks, a task could receive the confirmation of
+    the other task's message.
     """
 
     def __init__(self, make_sender: Callable[[], ServiceBusSender]) -> None:
-        """Store the function that returns a new sender of the SDK. Nothing is connected yet."""
+        """Create a sender without a connection. `make_sender` returns a new sender of the SDK."""
         self._make_sender = make_sender
         self._sender: ServiceBusSender | None = None
         self._waiting: deque[tuple[ServiceBusMessage, asyncio.Future[None]]] = deque()
@@ -213,7 +212,7 @@ class BatchingSender:
             self._waiting.clear()
 
     def _take_batch(self) -> list[tuple[ServiceBusMessage, "asyncio.Future[None]"]]:
-        """Remove and return the next messages, within the limits of a batch."""
+        """Remove as many waiting messages as fit into one batch, and return these messages."""
         batch: list[tuple[ServiceBusMessage, asyncio.Future[None]]] = []
         size_bytes = 0
         while self._waiting and len(batch) < MAX_BATCH_MESSAGES:
@@ -230,7 +229,7 @@ class BatchingSender:
     async def _send_batch(
         self, batch: list[tuple[ServiceBusMessage, "asyncio.Future[None]"]]
     ) -> None:
-        """Send the messages, and pass the result to the callers that wait for it."""
+        """Send the messages as one batch, and end the `send` calls that wait for them."""
         messages = [message for message, _ in batch]
         error: BaseException | None = None
         try:
@@ -262,7 +261,7 @@ class BatchingSender:
 
 
 def _size_bytes(message: ServiceBusMessage) -> int:
-    """Return about how many bytes a message has in a batch."""
+    """Return the estimated size of a message in bytes."""
     return sum(len(part) for part in message.body) + _MESSAGE_OVERHEAD_BYTES
 
 
@@ -285,7 +284,7 @@ class Administration:
     def __init__(self, endpoint: ServiceEndpoint, url: str | None = None) -> None:
         """Create a client, which connects when it is first used.
 
-        `url` is the URL of the management API. It is None if the endpoint also serves this API.
+        `url` is the URL of the management API; None if the endpoint also serves this API.
         """
         self._endpoint = endpoint
         self._url = url

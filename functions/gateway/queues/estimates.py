@@ -2,12 +2,13 @@
 
 The estimates are computed from the lengths of the queues and the times of the replies.
 
-Throughput. For each model, two decaying means are kept. Both are in seconds per job:
+Throughput. For each model, two means are computed, in seconds per job. Older replies have less
+weight in these means:
 
-    busy time     the time between two replies, but at most the time for which the worker had the
-                  job. If many jobs are queued, this is the reciprocal of the throughput of all
-                  workers. Otherwise it is the time that one job takes. Times in which the model
-                  has no worker are not included.
+    busy time     the time since the previous reply, or how long the worker had the job,
+                  whichever is shorter. If many jobs are queued, this is the reciprocal of the
+                  throughput of all workers. If few jobs are queued, this is the time that one job
+                  takes. A time without a worker is not included.
     device time   the time of a batch on the device, divided by the number of jobs in the batch.
 
 A process knows only the replies that it receives. If n instances of the app receive the replies of
@@ -61,7 +62,8 @@ class ReplySample:
 class Throughput:
     """The throughput of a model.
 
-    The fields are decaying sums over the replies that this process has received.
+    `weight`, `busy_seconds` and `device_seconds` are sums over the replies that this process has
+    received. Older replies have less weight.
     """
 
     weight: float = 0.0
@@ -121,9 +123,10 @@ class QueuePhase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LengthSample:
-    """The length of a queue, which was counted at the time `at_seconds`.
+    """The length of a queue at the time `at_seconds`.
 
-    Until this time, this process had received `replies` replies to jobs of the queue.
+    `replies` counts the replies to jobs of this queue. Only replies that this process received
+    before `at_seconds` are counted.
     """
 
     length: int
@@ -157,9 +160,10 @@ NO_POSITION: Final = QueuePosition()
 def length_now(sample: LengthSample, arrivals: Sequence[float], replies: int) -> int:
     """Return the estimated current length of a queue.
 
-    This is the counted length, plus the jobs and minus the replies that came after the count.
-    `arrivals` contains the sorted creation times in seconds of the jobs that this process has
-    accepted. `replies` is the number of replies that this process has received.
+    The estimate is the length in `sample`, plus the jobs that were accepted later, minus the
+    replies that were received later. `arrivals` contains the sorted creation times in seconds of
+    the jobs that this process has accepted. `replies` is the number of replies that this process
+    has received.
     """
     later = len(arrivals) - bisect_right(arrivals, sample.at_seconds)
     return max(0, sample.length + later - max(0, replies - sample.replies))
@@ -168,7 +172,9 @@ def length_now(sample: LengthSample, arrivals: Sequence[float], replies: int) ->
 def position(
     sample: LengthSample, arrivals: Sequence[float], replies: int, created_at_seconds: float
 ) -> int:
-    """Return the estimated position of a job that was created at this time. The first is 1.
+    """Return the estimated position of the job that was created at `created_at_seconds`.
+
+    The job at the front of the queue has the position 1.
 
     `arrivals` contains the sorted creation times in seconds of the jobs that this process has
     accepted. `replies` is the number of replies that this process has received.
@@ -184,7 +190,7 @@ def position(
 
 
 def wait_seconds(jobs: int, seconds_per_job: float | None) -> float | None:
-    """Return the estimated time in seconds to run this number of jobs; None if unknown."""
+    """Return the estimated time in seconds for this number of jobs; None if unknown."""
     return None if seconds_per_job is None else round(jobs * seconds_per_job, 3)
 
 
@@ -193,8 +199,8 @@ def is_cold_starting(
 ) -> bool:
     """Return whether the model probably has no worker.
 
-    This is true if no worker has been seen for a long time. `quiet_since_seconds` is the time at
-    which this period began.
+    The result is true if no worker has called the gateway for a long time. `quiet_since_seconds` is
+    the time since which no worker has called.
     """
     limit_seconds = max(QUIET_SECONDS, QUIET_JOBS * (throughput.seconds_per_job or 0.0))
     return now_seconds - quiet_since_seconds >= limit_seconds
@@ -203,8 +209,9 @@ def is_cold_starting(
 def retry_after_seconds(position: QueuePosition, unknown_seconds: int, longest_seconds: int) -> int:
     """Return the Retry-After in seconds for a job with this position.
 
-    The value is a whole number, computed from the estimated wait and limited to `longest_seconds`.
-    If the wait is unknown, the value is `unknown_seconds`, or more if the model has no worker.
+    The value is the estimated wait, rounded up, but at most `longest_seconds`. If the wait is
+    unknown, the value is `unknown_seconds`. If the model also has no worker, the value is at least
+    QUIET_SECONDS.
     """
     if position.eta_seconds is not None:
         return min(longest_seconds, max(1, math.ceil(position.eta_seconds)))
@@ -259,7 +266,7 @@ class QueueStatistics:
             del self._arrivals[: MAX_ARRIVALS // 2]
 
     def record_reply(self) -> None:
-        """Record that this process has received a reply to a job from the queue."""
+        """Record that this process has received the reply to a job of this queue."""
         self._replies += 1
 
     async def length(self, queue: str) -> int | None:
@@ -365,7 +372,7 @@ class WaitEstimates:
         self._of(model).queues[priority].record_arrival(created_at.timestamp())
 
     def record_worker(self, model: str) -> None:
-        """Record that a worker of the model has sent a request, so the model has a worker."""
+        """Record that a worker of the model has just called the gateway."""
         self._of(model).quiet_since = self._now()
 
     def record_reply(self, model: str, priority: Priority, reply: JobReply) -> None:
@@ -417,9 +424,9 @@ class WaitEstimates:
     ) -> float | None:
         """Return by how many seconds a job submitted now would miss its deadline.
 
-        Returns None if the job may end before its deadline, or if a length or the throughput is
-        unknown. The estimate is optimistic: it uses the busy time or the device time, whichever is
-        shorter.
+        Returns None if the job may end before its deadline. Also returns None if the length of a
+        queue or the throughput is unknown. The estimate is optimistic: it uses
+        `Throughput.least_seconds_per_job`.
         """
         known = self._of(model.name)
         least = known.throughput.least_seconds_per_job

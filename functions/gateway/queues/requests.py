@@ -28,8 +28,8 @@ class RequestSender:
     async def send(self, request: JobRequest, priority: Priority, traceparent: str | None) -> None:
         """Send a request, with its reply URL, to the model's queue.
 
-        A repeated call sends a message with the same id, which the queue's duplicate detection
-        drops. If the job's deadline has passed, nothing is sent, because the job is about to end.
+        A repeated call sends a message with the same id, and the queue drops this message as a
+        duplicate. If the job's deadline has passed, nothing is sent, because the job expires.
 
         Raises:
             UnknownModel: The catalogue does not contain the request's model.

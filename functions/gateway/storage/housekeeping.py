@@ -33,8 +33,9 @@ _log = logging.getLogger(__name__)
 async def purge(durable: Durable, services: Services) -> int:
     """Delete expired idempotency keys and uploads, and histories that are past their retention.
 
-    Durable Functions selects the histories by their time of creation. Therefore the retention
-    includes the longest deadline. Returns the number of deleted histories. Raises Unavailable.
+    Durable Functions can select histories only by their creation time. Therefore the retention of
+    histories includes the longest deadline of a job. Returns the number of deleted histories.
+    Raises Unavailable.
     """
     now = services.clock()
     await delete_expired_claims(services.blobs, now - services.claim_lifetime)

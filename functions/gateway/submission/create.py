@@ -103,7 +103,7 @@ class PreparedJob:
     def ticket(self, *, is_sent: bool) -> Ticket:
         """Return the input of the job's orchestration.
 
-        It contains the model's input only if the message is not sent yet.
+        If `is_sent` is true, the input for the model is omitted.
         """
         return write_ticket(
             self.request,
@@ -128,7 +128,10 @@ class SubmittedJob:
 
 
 class SendPause:
-    """Remembers that a send has failed, so that the next callers need not wait for Service Bus."""
+    """A pause after a message could not be sent.
+
+    Until `ends_at`, requests do not wait for Service Bus, and orchestrations send the messages.
+    """
 
     def __init__(self) -> None:
         self.ends_at: datetime | None = None
@@ -196,15 +199,18 @@ class JobCreator:
     async def start_and_wait(
         self, durable: Durable, job: PreparedJob, wait_seconds: float
     ) -> Record:
-        """Send and start a job; return its record, which is final if it ends within the wait.
+        """Send and start a job, and wait until the job ends.
 
-        Raises Unavailable if the start of the job may have failed. After the start, a failure of
-        the storage raises no error, because the job exists.
+        Returns the final record, or the initial record if the job does not end within
+        `wait_seconds`. Raises Unavailable if the start of the job may have failed. After the start,
+        a failure of the storage raises no error, because the job exists.
         """
         with self.waiters.waiting(job.job_id) as waiter:
             ticket = await self._send(job)
             await durable.start(job.job_id, ticket.text)
-            self.estimates.record_accepted(ticket.model, job.request.created_at, ticket.priority)
+            # The estimates later compare this time with the time in the job's record.
+            created_at = datetime.fromisoformat(ticket.created_at)
+            self.estimates.record_accepted(ticket.model, created_at, ticket.priority)
             initial = initial_record(ticket)
             final = await self.jobs.wait(durable, job.job_id, initial, waiter, wait_seconds)
             return final or initial
@@ -212,8 +218,9 @@ class JobCreator:
     async def _send(self, job: PreparedJob) -> Ticket:
         """Send the job's message, and return the job's ticket.
 
-        If the message cannot be sent now, the ticket contains the whole request, so that the
-        orchestration sends it later. Raises Unavailable if a large input cannot be stored for this.
+        If the message cannot be sent now, the orchestration sends the message later. Therefore the
+        ticket then contains the whole request, and a large input is stored in a blob. Raises
+        Unavailable if the input cannot be stored.
         """
         pause = self.send_pause
         if pause.ends_at is None or self.clock() >= pause.ends_at:
@@ -222,7 +229,11 @@ class JobCreator:
                     await self.requests.send(job.request, job.priority, job.traceparent)
             except (Unavailable, TimeoutError) as error:
                 pause.ends_at = self.clock() + SEND_LATER
-                _log.warning("job %s: its orchestration sends the message: %r", job.job_id, error)
+                _log.warning(
+                    "job %s: the message could not be sent (%r); the orchestration will send it",
+                    job.job_id,
+                    error,
+                )
             except (MessageTooLarge, UnknownModel):
                 pass  # the orchestration ends the job with this error
             else:
@@ -231,9 +242,9 @@ class JobCreator:
         return (await self._make_small(job)).ticket(is_sent=False)
 
     async def _make_small(self, job: PreparedJob) -> PreparedJob:
-        """Return the job with an input that is small enough for the history of an orchestration.
+        """Store the job's input in a blob if it is too large for the history of an orchestration.
 
-        A larger input is stored in a blob. Raises Unavailable.
+        Returns the job, with a payload reference if the input was stored. Raises Unavailable.
         """
         match job.request.input:
             case InlineBytes(media_type, data):
@@ -271,7 +282,8 @@ class JobCreator:
             if not self.settings.webhook_secrets:
                 raise HttpProblem(
                     problems.INVALID_INPUT,
-                    "webhook.url: webhooks are not possible, because WEBHOOK_SECRETS is not set",
+                    "webhook.url: this gateway sends no webhooks, "
+                    "because WEBHOOK_SECRETS is not set",
                 )
             await self._check_address("webhook.url", submission.webhook_url)
 
@@ -282,7 +294,7 @@ class JobCreator:
             raise HttpProblem(problems.INVALID_INPUT, f"{option}: {error}") from None
 
     async def _store_input(self, new_job: NewJob, job_id: str) -> InputPayload:
-        """Return the input as a message payload. A large input is stored in a blob."""
+        """Return the input for the job's request, after storing a large input in a blob."""
         submission = new_job.submission
         if submission.url is not None:
             return submission.url

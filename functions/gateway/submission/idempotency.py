@@ -3,19 +3,19 @@
 The header follows the IETF draft "The Idempotency-Key HTTP Header Field" with one difference. While
 the first request is in progress, a repeated request does not get 409, but waits for the same job.
 
-The first request creates a blob, which is called the claim of the key. The claim contains a job id.
-Then the request starts the job with this id. All other requests find the claim and wait for its
-job.
+The first request creates a blob, which is called the idempotency claim of the key. The claim
+contains a job id. Then the request starts the job with this id. All other requests find the claim
+and wait for the job.
 
 A job must not be started twice. Durable Functions refuses to start an instance that is running, but
 replaces an instance that has ended. Therefore:
 
 - A request starts the job only if it has just written the claim, and only within FRESH_SECONDS.
-- If a request finds a claim whose job has no instance, it waits WATCH_SECONDS for the instance.
-  This time is much longer than FRESH_SECONDS. If the instance does not appear, the request that
-  wrote the claim has died or was too slow. The waiting request then writes the claim again and
-  starts the job with the same id. It writes the claim with If-Match, so that it succeeds only if
-  the claim has not changed.
+- If a request finds a claim whose job has no instance, the request waits WATCH_SECONDS for the
+  instance. This time is much longer than FRESH_SECONDS. If the instance does not appear, the
+  request that wrote the claim has died or was too slow. The waiting request then writes the claim
+  again and starts the job with the same id. The waiting request uses If-Match, so that writing the
+  claim succeeds only if the claim has not changed.
 
 The clocks of different machines are never compared. Each process measures its own durations, and
 the ETag decides which request writes the claim first.
@@ -53,7 +53,7 @@ from gateway.submission.create import (
 )
 
 CLAIMS: Final = "claims/"
-"""The prefix of the names of blobs that contain claims."""
+"""The prefix of the names of blobs that contain idempotency claims."""
 
 LIFETIME_HOURS: Final = 24
 FRESH_SECONDS: Final = 1.0
@@ -65,7 +65,7 @@ _METHOD: Final = "POST"
 
 
 def claim_blob(tenant: str, key: str) -> str:
-    """Return the name of the blob that stores the claim for a tenant's idempotency key."""
+    """Return the name of the blob that stores the claim of a tenant's idempotency key."""
     # Because of the length, "a" + "bc" and "ab" + "c" have different names.
     text = f"{len(tenant)}:{tenant}:{key}".encode("utf-8", "replace")
     return f"{CLAIMS}{hashlib.sha256(text).hexdigest()}"
@@ -74,7 +74,8 @@ def claim_blob(tenant: str, key: str) -> str:
 def fingerprint(method: str, model: str, data: bytes, options: Mapping[str, object]) -> str:
     """Return a digest of a request.
 
-    All requests with the same idempotency key must have the same digest.
+    If a request has the idempotency key of an earlier request, but another digest, the gateway
+    refuses the request.
     """
     parts = {
         **{name: _plain(value) for name, value in options.items()},
@@ -105,7 +106,7 @@ def _fingerprint_of(new_job: NewJob) -> str:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyClaim:
-    """The content of a claim, which assigns a job to an idempotency key.
+    """An idempotency claim: the content of the blob that assigns a job to an idempotency key.
 
     `fingerprint` is the digest of the first request with this key.
     """
@@ -115,7 +116,7 @@ class IdempotencyClaim:
     created_at: datetime
 
     def encode(self) -> bytes:
-        """Return the claim as JSON bytes."""
+        """Return the idempotency claim as JSON bytes."""
         value: dict[str, Json] = {
             "job_id": self.job_id,
             "fingerprint": self.fingerprint,
@@ -125,9 +126,9 @@ class IdempotencyClaim:
 
 
 def decode_claim(data: bytes) -> IdempotencyClaim | None:
-    """Read a claim from the content of its blob.
+    """Read an idempotency claim from the content of a blob.
 
-    Returns None if the content is not a claim. The caller may then replace the blob.
+    Returns None if the content is not an idempotency claim. The caller may then replace the blob.
     """
     try:
         fields = Fields(json.loads(data))
@@ -140,7 +141,11 @@ def decode_claim(data: bytes) -> IdempotencyClaim | None:
 
 @dataclass(frozen=True, slots=True)
 class _KeyedJob:
-    """A job that is created unless the claim of its idempotency key already contains a job."""
+    """A new job that was submitted with an idempotency key.
+
+    `claim_blob` is the name of the blob that stores the key's idempotency claim. `fingerprint` is
+    the digest of the request.
+    """
 
     new_job: NewJob
     claim_blob: str
@@ -157,7 +162,10 @@ class IdempotencyKeys:
     waiters: Waiters
     clock: Clock
     lifetime: timedelta
-    """How long a claim is valid. It must not outlive its job, or the job would run again."""
+    """How long an idempotency claim is valid.
+
+    If a claim outlived its job, the job would run again.
+    """
 
     async def create(
         self, durable: Durable, key: str, new_job: NewJob, wait_seconds: float
@@ -248,11 +256,11 @@ class IdempotencyKeys:
         blob: SmallBlob | None,
         wait_seconds: float,
     ) -> SubmittedJob | None:
-        """Write the claim of a key, then start the job and wait for its end.
+        """Write the idempotency claim of a key, then start the job and wait for its end.
 
-        Returns None if another request wrote the claim first, or if the writing took too long.
-        `claim` is an existing claim whose job was not started, or None. `blob` is the existing blob
-        that the new claim replaces, or None.
+        Returns None if another request wrote the claim first, or if writing the claim took more
+        than FRESH_SECONDS. `claim` is an existing claim whose job was not started, or None. `blob`
+        is the blob to replace; None to create the blob.
         """
         job_id = claim.job_id if claim else str(uuid7())
         created_at = claim.created_at if claim else self.clock()
@@ -281,9 +289,9 @@ class IdempotencyKeys:
                 await self.blobs.delete(input_blob(job.job_id))
 
     async def _watch(self, durable: Durable, job_id: str) -> InstanceSnapshot | None:
-        """Wait up to WATCH_SECONDS for the orchestration instance of a job.
+        """Wait up to WATCH_SECONDS until the job has an orchestration instance.
 
-        Returns the instance, or None if there is still no instance.
+        Returns the instance, or None if the job has no instance after this time.
         """
         loop = asyncio.get_running_loop()
         end, pause_seconds = loop.time() + WATCH_SECONDS, FIRST_PAUSE_SECONDS
@@ -321,7 +329,7 @@ class IdempotencyKeys:
 
 
 async def delete_expired_claims(blobs: Blobs, expired_before: datetime) -> int:
-    """Delete the claims that were written before `expired_before`.
+    """Delete the idempotency claims that were written before `expired_before`.
 
     Returns the number of deleted claims. Raises Unavailable.
     """

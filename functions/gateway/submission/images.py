@@ -12,6 +12,11 @@ from gateway.errors import UnreadableImage
 
 PixelSize = tuple[int, int]
 
+MAX_JPEG_MARKERS: Final = 2000
+"""How many markers of a JPEG are read. A usual picture has fewer than 50 before its frame."""
+
+_MAX_FILL_BYTES: Final = 64
+
 # Start-of-frame markers. The excluded ones are tables (C4), an extension (C8) and arithmetic
 # coding (CC).
 _JPEG_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -42,16 +47,19 @@ def _png(data: bytes) -> PixelSize:
 
 def _jpeg(data: bytes) -> PixelSize:
     position = 2
-    while True:
+    # The search is bounded, because a body of markers would keep the event loop busy for seconds.
+    for _ in range(MAX_JPEG_MARKERS):
         position = data.find(b"\xff", position)
         if position < 0:
             raise UnreadableImage("the JPEG ends before its frame header")
-        # Any number of fill bytes FF may precede a marker.
-        while position < len(data) and data[position] == 0xFF:
-            position += 1
+        # Fill bytes FF may precede a marker.
+        fill = data[position : position + _MAX_FILL_BYTES]
+        position += len(fill) - len(fill.lstrip(b"\xff"))
         if position + 3 > len(data):
             raise UnreadableImage("the JPEG ends before its frame header")
         marker = data[position]
+        if marker == 0xFF:  # there are more fill bytes
+            continue
         if marker in _JPEG_WITHOUT_LENGTH or marker == 0:
             position += 1
             continue
@@ -63,6 +71,7 @@ def _jpeg(data: bytes) -> PixelSize:
         if length < 2:
             raise UnreadableImage("the JPEG has a segment with an invalid length")
         position += 1 + length
+    raise UnreadableImage(f"the JPEG has no frame header after {MAX_JPEG_MARKERS} markers")
 
 
 def _jpeg_frame(segment: bytes) -> PixelSize:

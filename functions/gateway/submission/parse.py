@@ -33,9 +33,8 @@ _ENVELOPE_BYTES: Final = 64 * 1024
 class JobSubmission:
     """The validated input and options of a job.
 
-    `data` is empty if the worker gets the input from `url` or `upload`. The upload itself is
-    checked later, because a repeated request with an Idempotency-Key is valid even after the upload
-    has expired.
+    `data` is empty if the worker gets the input from `url` or `upload`. The upload is not validated
+    yet: if a request is repeated with its Idempotency-Key, the upload may have expired.
     """
 
     media_type: str
@@ -63,7 +62,7 @@ async def parse_submission(
         if await request.body():
             raise HttpProblem(
                 problems.MALFORMED_REQUEST,
-                "upload: the request names an upload as its input, so its body must be empty",
+                "upload: if the input is an upload, the body of the request must be empty",
             )
         return _from_upload(model, kind or None, upload, options)
     if kind == "multipart/form-data":
@@ -199,23 +198,23 @@ def _refuse_unknown(path: str, found: Mapping[str, Json], known: Collection[str]
             )
 
 
-def _decode_input(form: str, value: Json) -> tuple[bytes, str | None]:
+def _decode_input(member: str, value: Json) -> tuple[bytes, str | None]:
     """Return the content and the media type of an input in a JSON body.
 
-    `form` is `json`, `text` or `base64`. For base64, the media type is unknown, so None is
-    returned.
+    `member` is the name of the JSON member: `json`, `text` or `base64`. The media type of a base64
+    value is unknown, so None is returned.
     """
     try:
-        if form == "json":
+        if member == "json":
             return encode_json(value), media.JSON
         if not isinstance(value, str):
-            raise HttpProblem(problems.MALFORMED_REQUEST, f"input.{form}: expected a string")
-        if form == "text":
+            raise HttpProblem(problems.MALFORMED_REQUEST, f"input.{member}: expected a string")
+        if member == "text":
             return value.encode(), media.TEXT
         return base64.b64decode(value, validate=True), None
     except (binascii.Error, ValueError):
         raise HttpProblem(
-            problems.MALFORMED_REQUEST, f"input.{form}: the value cannot be decoded"
+            problems.MALFORMED_REQUEST, f"input.{member}: the value cannot be decoded"
         ) from None
 
 
@@ -257,7 +256,8 @@ def check_coding(content_encoding: str) -> None:
 def check_size(model: ModelEntry, size_bytes: int, allowance_bytes: int = 0) -> None:
     """Raise the problem `payload-too-large` if a payload exceeds the model's limit.
 
-    `allowance_bytes` is added to the limit, because the payload may be inside JSON or a form.
+    `size_bytes` is the size of the payload, or of JSON or a form that contains the payload. In the
+    second case, `allowance_bytes` is how large the JSON or the form may be without the payload.
     """
     if size_bytes > model.max_input_bytes + allowance_bytes:
         raise HttpProblem(

@@ -1,6 +1,6 @@
 """Webhooks: after a job has ended, the gateway posts the job to the URL from the submission.
 
-Just before the orchestration of a job ends, it starts the orchestration `webhook`. This
-orchestration tries for a day to deliver the webhook. Therefore the job is final before the receiver
-gets the webhook.
+After the outcome of a job is recorded, the job's orchestration starts the orchestration `webhook`.
+The orchestration `webhook` tries for a day to deliver the webhook. If the receiver then reads the
+job, the job has already ended.
 """

@@ -25,7 +25,10 @@ _GONE: Final = 410
 
 @dataclass(frozen=True, slots=True)
 class WebhookReply:
-    """A reply to a producer's webhook. `event` is the id of the webhook event."""
+    """The report of a dead letter that the gateway posts to the webhook of a producer.
+
+    `body` is a `JobReply` with an error, as JSON. `event` is the id of the webhook event.
+    """
 
     job_id: str
     event: str
@@ -44,8 +47,8 @@ async def start_delivery(job_id: str, durable: Durable) -> None:
 async def start_reply_delivery(reply: WebhookReply, instance_id: str, durable: Durable) -> None:
     """Start a delivery to a producer's webhook, unless this delivery was started before.
 
-    The input of the orchestration contains the reply, because the gateway has no job that contains
-    the reply.
+    The gateway does not store the reply to a producer. Therefore the input of the orchestration
+    contains the reply.
     """
     if await durable.status(instance_id) is None:
         text = delivery_input(reply.job_id, told=asdict(reply))
@@ -63,7 +66,7 @@ class WebhookActivities:
     clock: Clock
 
     async def deliver_job(self, job_id: str, durable: Durable) -> str:
-        """Post an ended job to its webhook once; return the outcome of this attempt as JSON."""
+        """Post an ended job to its webhook once; return the JSON text of `attempt_outcome`."""
         instance = await durable.status(job_id)
         found = await self.jobs.record_of(job_id, instance) if instance else None
         now = self.clock()
@@ -76,7 +79,7 @@ class WebhookActivities:
         return await self._post(url, event_id(job_id), encode_json(job))
 
     async def deliver_reply(self, text: str) -> str:
-        """Post a reply to a producer's webhook once; return the outcome of this attempt as JSON.
+        """Post a reply to a producer's webhook once; return the JSON text of `attempt_outcome`.
 
         `text` is a WebhookReply as JSON.
         """

@@ -126,7 +126,7 @@ def delivery_input(job_id: str, attempts: Json = (), told: Json = None) -> str:
     Args:
         job_id: The id of the job whose webhook is delivered.
         attempts: The attempts in the delivery log of an earlier orchestration.
-        told: The WebhookReply to deliver, as a JSON object. None to deliver the job itself.
+        told: The WebhookReply to deliver, as a JSON object; None to deliver the job `job_id`.
     """
     given = {"job_id": job_id, "attempts": list(attempts)}
     return json.dumps(given if told is None else {**given, "told": told})
@@ -174,9 +174,9 @@ def webhook(context: DurableOrchestrationContext) -> Generator[Any, Any, Json]:
 def _deliver(
     context: DurableOrchestrationContext, given: Json
 ) -> Generator[Any, Any, dict[str, Any]]:
-    """Run the activity that makes one delivery attempt; return the outcome of the attempt.
+    """Run the activity that tries to deliver the webhook once; return the object from the activity.
 
-    An error in the activity counts as a failed attempt.
+    An error in the activity counts as a failed delivery.
     """
     if "told" in given:
         delivering = context.call_activity(ACTIVITY_DELIVER_REPLY, json.dumps(given["told"]))
@@ -197,10 +197,10 @@ def attempt_outcome(
     state: DeliveryState = DeliveryState.PENDING,
     retry_after_seconds: float | None = None,
 ) -> dict[str, Any]:
-    """Return the outcome of a delivery attempt as a JSON object.
+    """Return the JSON object that describes one attempt to deliver a webhook.
 
-    `status` is the receiver's HTTP status. `error` is an error code; None if the receiver
-    responded.
+    `status` is the receiver's HTTP status; None if the receiver did not respond. `error` is an
+    error code; None if the receiver responded.
     """
     return {
         "at": format_time(now),

@@ -36,10 +36,10 @@ class WebhookSender(Protocol):
 
 
 async def resolve_url(guard: AddressGuard, url: str) -> tuple[Target, tuple[str, ...]]:
-    """Return the parts of a URL, and the IP addresses of its host.
+    """Return the parsed URL, and the IP addresses of its host.
 
-    Raises ForbiddenAddress if the guard forbids the URL or its addresses, or if the host is
-    unknown.
+    Raises ForbiddenAddress if the guard forbids the URL or its addresses, or if the host has no
+    address.
     """
     target = guard.check_form(url)
     try:

@@ -33,7 +33,9 @@ async def queues(tmp_path: Path) -> AsyncIterator[ServiceBusQueues]:
         await opened.close()
 
 
-async def test_the_length_of_a_queue_is_its_number_of_messages(queues: ServiceBusQueues) -> None:
+async def test_the_reported_length_of_a_queue_is_the_number_of_messages_in_the_queue(
+    queues: ServiceBusQueues,
+) -> None:
     assert await queues.length("noop") == 0
     for number in range(3):
         await queues.send("noop", ServiceBusMessage(b"x", message_id=str(number)))
@@ -43,7 +45,9 @@ async def test_the_length_of_a_queue_is_its_number_of_messages(queues: ServiceBu
 
 
 @pytest.mark.parametrize("url", [None, "http://localhost:9"])
-async def test_a_silent_management_api_raises_unavailable(url: str | None) -> None:
+async def test_requests_to_a_management_api_that_does_not_respond_raise_unavailable(
+    url: str | None,
+) -> None:
     emulator = "Endpoint=sb://localhost;SharedAccessKeyName=a;SharedAccessKey=b;"
     administration = Administration(ServiceEndpoint(emulator + "UseDevelopmentEmulator=true;"), url)
     with pytest.raises(Unavailable):

@@ -63,7 +63,7 @@ async def test_a_blob_is_replaced_or_deleted_only_with_the_current_etag(
     await blobs.delete("claims/a")
 
 
-async def test_a_missing_container_reads_like_an_empty_container(
+async def test_a_container_that_does_not_exist_is_treated_as_an_empty_container(
     container: PayloadContainer,
 ) -> None:
     blobs = ContainerBlobs(container)
@@ -80,7 +80,9 @@ async def test_blobs_are_listed_in_the_order_of_names(container: PayloadContaine
     assert [found.name async for found in blobs.list("b/")] == ["b/1", "b/2"]
 
 
-async def test_a_link_for_writing_does_not_allow_reading(container: PayloadContainer) -> None:
+async def test_a_signed_link_for_writing_a_blob_does_not_permit_reading_the_blob(
+    container: PayloadContainer,
+) -> None:
     links, blobs = SignedPayloadLinks(container), ContainerBlobs(container)
     soon = datetime.now(UTC) + timedelta(minutes=5)
     url = await links.to_write("uploads/a", soon)
@@ -104,7 +106,7 @@ async def test_a_link_for_writing_does_not_allow_reading(container: PayloadConta
     assert (look.content_encoding, look.head) == ("gzip", b"hell")
 
 
-async def test_a_link_for_reading_downloads_only_the_named_blob_as_a_file(
+async def test_a_signed_link_for_reading_permits_only_the_download_of_the_named_blob(
     container: PayloadContainer, blobs_port: int
 ) -> None:
     await ContainerBlobs(container).create("results/a", b"{}")
@@ -122,7 +124,7 @@ async def test_a_link_for_reading_downloads_only_the_named_blob_as_a_file(
         assert (await http.put(url, content=b"x")).status_code == 403
 
 
-async def test_an_unreachable_blob_storage_raises_unavailable(tmp_path: Path) -> None:
+async def test_requests_to_an_unreachable_blob_storage_raise_unavailable(tmp_path: Path) -> None:
     container = PayloadContainer(storage(free_port()))
     try:
         with pytest.raises(Unavailable):
@@ -143,7 +145,9 @@ LARGE = bytes(8_000_000)
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
-async def test_a_silent_blob_storage_raises_unavailable_within_seconds(tmp_path: Path) -> None:
+async def test_requests_to_a_blob_storage_that_stays_silent_raise_unavailable_within_seconds(
+    tmp_path: Path,
+) -> None:
     port = free_port()
     with running("emulator.blobs", port, "--data", str(tmp_path)) as process:
         container, fresh = PayloadContainer(storage(port)), PayloadContainer(storage(port), "fresh")

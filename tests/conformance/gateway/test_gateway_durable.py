@@ -57,7 +57,7 @@ async def answering(answer: Callable[[], web.Response]) -> AsyncIterator[Durable
         await runner.cleanup()
 
 
-async def test_an_unknown_job_is_distinguished_from_a_failed_store() -> None:
+async def test_an_unknown_job_has_no_status_and_a_failed_durable_store_raises_unavailable() -> None:
     async with answering(lambda: web.Response(status=404)) as client:
         assert await client.status(JOB) is None
         with pytest.raises(UnknownInstance):
@@ -71,7 +71,7 @@ async def test_an_unknown_job_is_distinguished_from_a_failed_store() -> None:
             await client.start(JOB, "{}")
 
 
-async def test_a_silent_durable_store_raises_unavailable_within_seconds(
+async def test_requests_to_a_silent_durable_store_raise_unavailable_within_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(durable, "READ_TIMEOUT_SECONDS", 0.05)

@@ -76,7 +76,7 @@ def saying(data: bytes) -> Speak:
     return speak
 
 
-async def test_a_receiver_gets_one_complete_webhook_request() -> None:
+async def test_a_webhook_receiver_gets_one_complete_http_request() -> None:
     heard: list[bytes] = []
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -90,7 +90,7 @@ async def test_a_receiver_gets_one_complete_webhook_request() -> None:
     assert b"Content-Length: 9\r\n" in request
 
 
-async def test_the_sender_does_not_follow_a_redirect() -> None:
+async def test_the_webhook_sender_does_not_follow_a_redirect() -> None:
     called = 0
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -117,14 +117,14 @@ async def test_the_sender_does_not_follow_a_redirect() -> None:
         (b"", None),
     ],
 )
-async def test_the_retry_after_header_of_a_receiver_is_read_in_seconds(
+async def test_the_retry_after_header_of_a_webhook_response_is_converted_to_seconds(
     field: bytes, seconds: float | None
 ) -> None:
     head = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\nretry-after: %b\r\n\r\n" % field
     assert await post(saying(head)) == WebhookResponse(503, seconds)
 
 
-async def test_an_endless_response_body_is_not_read() -> None:
+async def test_the_webhook_sender_does_not_read_an_endless_response_body() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n")
@@ -135,7 +135,7 @@ async def test_an_endless_response_body_is_not_read() -> None:
     assert await post(speak) == WebhookResponse(200, None)
 
 
-async def test_endless_response_headers_end_the_attempt() -> None:
+async def test_a_webhook_attempt_fails_if_the_response_has_endlessly_many_headers() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(b"HTTP/1.1 200 OK\r\n")
@@ -146,7 +146,7 @@ async def test_endless_response_headers_end_the_attempt() -> None:
     assert await failure(speak) == "connection-failed"
 
 
-async def test_a_response_header_of_endless_length_ends_the_attempt() -> None:
+async def test_a_webhook_attempt_fails_if_a_response_header_has_no_end() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(b"HTTP/1.1 200 OK\r\nx: ")
@@ -158,7 +158,7 @@ async def test_a_response_header_of_endless_length_ends_the_attempt() -> None:
 
 
 @pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nx: y"])
-async def test_the_attempt_ends_if_the_receiver_is_silent(begin: bytes) -> None:
+async def test_a_webhook_attempt_fails_if_the_receiver_does_not_respond(begin: bytes) -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(begin)
@@ -167,7 +167,7 @@ async def test_the_attempt_ends_if_the_receiver_is_silent(begin: bytes) -> None:
     assert await failure(speak) == "timeout"
 
 
-async def test_the_attempt_ends_if_the_receiver_is_too_slow() -> None:
+async def test_a_webhook_attempt_fails_if_the_receiver_is_too_slow() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(b"HTTP/1.1 200 OK\r\nx: ")
@@ -193,11 +193,11 @@ async def test_the_attempt_ends_if_the_receiver_is_too_slow() -> None:
         b"\x00" * 100,
     ],
 )
-async def test_a_response_that_is_not_http_fails_the_attempt(said: bytes) -> None:
+async def test_a_webhook_attempt_fails_if_the_response_is_not_http(said: bytes) -> None:
     assert await failure(saying(said)) == "connection-failed"
 
 
-async def test_a_refused_connection_fails_the_attempt() -> None:
+async def test_a_webhook_attempt_fails_if_the_receiver_refuses_the_connection() -> None:
     async with receiving(saying(b"")) as url:
         pass
     with pytest.raises(WebhookUndelivered) as caught:
@@ -205,7 +205,7 @@ async def test_a_refused_connection_fails_the_attempt() -> None:
     assert caught.value.reason == "connection-failed"
 
 
-async def test_a_receiver_without_tls_fails_the_attempt() -> None:
+async def test_a_webhook_attempt_fails_if_the_receiver_does_not_support_tls() -> None:
     async with receiving(saying(b"HTTP/1.1 200 OK\r\n\r\n")) as url:
         sender = HttpWebhookSender(AddressGuard("127.0.0.1"))
         with pytest.raises(WebhookUndelivered) as caught:
@@ -213,7 +213,7 @@ async def test_a_receiver_without_tls_fails_the_attempt() -> None:
     assert caught.value.reason in {"tls-failed", "timeout", "connection-failed"}
 
 
-async def test_a_private_address_is_not_called() -> None:
+async def test_a_webhook_to_a_private_address_is_not_sent() -> None:
     called = False
 
     async def speak(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:

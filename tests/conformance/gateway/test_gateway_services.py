@@ -106,7 +106,7 @@ async def test_the_payload_container_is_created_by_the_first_write(
     assert [await payloads.get(ref) for ref in refs] == [b"%d" % n for n in range(8)]
 
 
-async def test_a_second_payload_with_the_same_name_replaces_the_first(
+async def test_a_second_payload_with_the_same_name_replaces_the_first_payload(
     payloads: BlobPayloadStore,
 ) -> None:
     old = await payloads.put("inputs/a", b"old", "text/plain")
@@ -126,7 +126,7 @@ async def test_reading_a_missing_or_changed_payload_raises_an_error(
         await payloads.get(PayloadRef(ref.media_type, ref.blob, 5, ref.sha256))
 
 
-async def test_a_blob_storage_that_does_not_respond_raises_unavailable() -> None:
+async def test_requests_to_a_blob_storage_that_does_not_respond_raise_unavailable() -> None:
     payloads = BlobPayloadStore(PayloadContainer(storage(free_port())))
     try:
         with pytest.raises(Unavailable) as caught:
@@ -167,7 +167,9 @@ def message(number: int) -> ServiceBusMessage:
     return ServiceBusMessage(b"%d" % number, message_id=f"job-{number}")
 
 
-async def test_simultaneously_sent_messages_each_arrive_exactly_once(tmp_path: Path) -> None:
+async def test_each_of_many_simultaneously_sent_messages_arrives_exactly_once(
+    tmp_path: Path,
+) -> None:
     port = free_port()
     with running_service_bus(port, tmp_path):
         queues = ServiceBusQueues(service_bus(port))
@@ -182,6 +184,39 @@ async def test_simultaneously_sent_messages_each_arrive_exactly_once(tmp_path: P
                 f"job-{n}" for n in range(40)
             )
             assert len(await received(port, "classifier", 1)) == 1
+        finally:
+            await queues.close()
+
+
+async def test_simultaneously_sent_messages_that_exceed_the_size_of_a_batch_all_arrive(
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    with running_service_bus(port, tmp_path):
+        queues = ServiceBusQueues(service_bus(port))
+        try:
+            large = [ServiceBusMessage(bytes(90_000), message_id=f"job-{n}") for n in range(12)]
+            await asyncio.gather(*(queues.send("noop", one) for one in large))
+            assert len(await received(port, "noop", 12)) == 12
+        finally:
+            await queues.close()
+
+
+async def test_the_other_messages_of_a_batch_are_sent_if_one_caller_is_cancelled(
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    with running_service_bus(port, tmp_path):
+        queues = ServiceBusQueues(service_bus(port))
+        try:
+            sends = [asyncio.create_task(queues.send("noop", message(n))) for n in range(10)]
+            await asyncio.sleep(0)  # one iteration of the loop: the first batch is on its way
+            for cancelled in (sends[0], sends[5]):
+                cancelled.cancel()
+            results = await asyncio.gather(*sends, return_exceptions=True)
+            assert [result for result in results if result is None] == [None] * 8
+            ids = {str(one.message_id) for one in await received(port, "noop", 8)}
+            assert ids >= {f"job-{n}" for n in range(10)} - {"job-0", "job-5"}
         finally:
             await queues.close()
 

@@ -49,7 +49,7 @@ weights_sha256 = "{sha256}"
 
 
 class Malicious:
-    """An object whose unpickling creates a folder, which shows that code was executed."""
+    """An object that creates a folder when it is unpickled, to show that code was executed."""
 
     def __init__(self, trace: Path) -> None:
         self._trace = trace
@@ -161,7 +161,7 @@ CODES = {
 }
 
 
-def test_bad_weights_are_refused_and_their_jobs_stay_in_the_queue(
+def test_the_worker_refuses_bad_weights_and_the_jobs_of_the_model_stay_in_the_queue(
     own_world: LocalServices, gateway: Gateway, worker: Program, trace: Path, tmp_path: Path
 ) -> None:
     jobs = {name: job_id() for name in ("good", *CODES)}

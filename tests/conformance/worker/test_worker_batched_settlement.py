@@ -22,7 +22,7 @@ def received(link: QueueLink, count: int) -> list[LockedMessage]:
     raise AssertionError(f"{len(found)} of {count} messages")
 
 
-def test_each_message_of_a_batched_settlement_has_its_own_outcome(
+def test_each_message_of_a_batched_settlement_gets_a_separate_outcome(
     services: LocalServices,
 ) -> None:
     link = QueueLink(AzureEndpoint(services.service_bus_url), QUEUE)
@@ -50,7 +50,9 @@ def test_each_message_of_a_batched_settlement_has_its_own_outcome(
         other.close()
 
 
-def test_replies_sent_by_many_threads_all_arrive(services: LocalServices) -> None:
+def test_every_reply_arrives_if_many_threads_send_replies_at_the_same_time(
+    services: LocalServices,
+) -> None:
 
     sender = QueueSender(AzureEndpoint(services.service_bus_url), QUEUE)
     # Together they exceed the size of one message.

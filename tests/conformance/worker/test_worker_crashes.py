@@ -79,7 +79,7 @@ def test_a_job_that_repeatedly_kills_workers_is_dead_lettered(
     assert services.dead_letter("single", identity).dead_letter_reason == "MaxDeliveryCountExceeded"
 
 
-def test_a_job_that_runs_longer_than_the_lock_duration_is_answered(
+def test_a_job_that_runs_longer_than_the_lock_duration_gets_one_reply(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     worker = start_worker("single")
@@ -116,7 +116,7 @@ def test_a_worker_without_capacity_locks_no_further_messages(
     services.wait_until_empty("single")
 
 
-def test_sigterm_drains_the_worker(
+def test_the_worker_drains_after_sigterm(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     worker = start_worker("single")
@@ -200,7 +200,7 @@ def test_a_second_signal_or_the_end_of_the_grace_period_ends_the_worker(
     assert [gateway.taken(identity).attempt for identity in jobs.values()] == [2, 2]
 
 
-def test_the_worker_survives_a_restart_of_service_bus(
+def test_the_worker_processes_jobs_after_a_restart_of_service_bus(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     worker = start_worker("scripted")
@@ -222,7 +222,7 @@ def test_the_worker_survives_a_restart_of_service_bus(
     assert "Traceback" not in log
 
 
-def test_a_worker_that_starts_before_the_other_services_waits_for_them(
+def test_a_worker_that_starts_before_all_other_services_waits_for_the_other_services(
     services: LocalServices, gate: Gate
 ) -> None:
     port = free_port()

@@ -40,7 +40,7 @@ def process_id(worker: Program) -> int:
     return worker.process.pid
 
 
-def test_another_worker_gets_the_job_of_a_worker_whose_renewal_stalls(
+def test_another_worker_receives_the_job_of_a_worker_that_has_stalled(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     stalled = start_worker("long")
@@ -93,7 +93,7 @@ def test_a_redelivered_job_does_not_run_again_if_the_reply_is_cached(
     assert result(gateway.taken(another))["batch"] == 2
 
 
-def test_jobs_of_low_priority_run_last(
+def test_low_priority_jobs_run_after_all_other_jobs(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     gate, running = tmp_path / "gate", tmp_path / "running"
@@ -122,7 +122,7 @@ def test_jobs_of_low_priority_run_last(
     services.wait_until_empty("single-low")
 
 
-def test_the_worker_runs_without_the_queue_for_low_priority(
+def test_the_worker_runs_jobs_although_the_low_priority_queue_does_not_exist(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     catalogue = tmp_path / "models.toml"
@@ -133,7 +133,7 @@ def test_the_worker_runs_without_the_queue_for_low_priority(
     identity = job_id()
     services.send("scripted-low", message(gateway, identity, "single", {"do": "x"}))
     assert gateway.taken(identity).attempt == 1
-    missing = "scripted-low-low does not answer, trying again: there is no such queue"
+    missing = "scripted-low-low does not answer; the worker tries again: there is no such queue"
     wait_until(lambda: missing in worker.log.read_text(), "the missing queue is logged")
     assert worker.log.read_text().count(missing) == 1
 
@@ -156,7 +156,7 @@ def test_every_job_runs_exactly_once_although_a_worker_shuts_down_under_load(
     assert staying.is_ready()
 
 
-def test_a_worker_with_a_lost_device_returns_all_jobs_to_the_queue(
+def test_a_worker_with_a_lost_device_exits_and_returns_all_jobs_to_the_queue(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     loses, *others = (job_id() for _ in range(4))

@@ -43,7 +43,7 @@ def connection(health: HealthServer) -> socket.socket:
     return socket.create_connection(("127.0.0.1", health.server_port), timeout=5)
 
 
-def test_the_health_server_answers_requests_for_known_pages(health: HealthServer) -> None:
+def test_the_health_server_responds_to_requests_for_known_pages(health: HealthServer) -> None:
     well = get(health, "/well?verbose")
     assert (well.status_code, well.json()) == (200, {"ok": True, "n": 1})
     ill = get(health, "/ill")
@@ -66,7 +66,7 @@ def test_the_response_to_a_head_request_has_only_headers(health: HealthServer) -
     assert answer.endswith(b"\r\n\r\n")
 
 
-def test_the_health_server_answers_500_if_a_page_fails(health: HealthServer) -> None:
+def test_the_health_server_returns_status_500_if_a_page_fails(health: HealthServer) -> None:
     assert get(health, "/broken").status_code == 500
     assert get(health, "/well").status_code == 200
 

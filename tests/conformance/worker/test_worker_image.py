@@ -153,7 +153,7 @@ def pod_settings(image: Image) -> dict[str, str]:
     return settings
 
 
-def test_the_image_starts_and_drains_with_the_commands_of_the_dockerfile(
+def test_the_worker_image_starts_and_drains_with_the_commands_of_the_dockerfile(
     image: Image, services: LocalServices, gateway: Gateway
 ) -> None:
     before = image.files()
@@ -195,14 +195,16 @@ def is_healthy(image: Image, settings: dict[str, str]) -> bool:
     return check.returncode == 0
 
 
-def test_the_image_exits_with_an_error_that_names_a_missing_setting(image: Image) -> None:
+def test_the_worker_in_the_image_exits_with_an_error_that_names_a_missing_setting(
+    image: Image,
+) -> None:
     process = image.start(image.stage.command("ENTRYPOINT"))
     told, _ = process.communicate(timeout=30)
     assert process.returncode == 2, told
     assert told.count("\n") == 1
 
 
-def test_the_image_runs_on_a_read_only_file_system(image: Image) -> None:
+def test_a_process_in_the_worker_image_cannot_write_to_the_code_folder(image: Image) -> None:
     if not confinement() and os.geteuid() == 0:
         pytest.skip("root can write everywhere, and setpriv is not installed to use another user")
     code = "open('worker/stray', 'w')"

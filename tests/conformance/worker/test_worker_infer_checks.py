@@ -41,7 +41,7 @@ def job_of(gateway: Gateway, in_flight: InFlight, locks: LockRenewer, name: str)
     return job
 
 
-def test_the_gateway_is_asked_about_all_jobs_of_a_batch_at_the_same_time(
+def test_all_jobs_of_a_batch_are_checked_for_cancellation_at_the_same_time(
     gateway: Gateway, tmp_path: Path
 ) -> None:
     in_flight = InFlight(ModelTelemetry("noop"))

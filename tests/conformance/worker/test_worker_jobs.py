@@ -38,7 +38,7 @@ def failure(reply: JobReply) -> JobError:
     return reply.outcome
 
 
-def test_every_job_is_answered_exactly_once(
+def test_every_job_gets_exactly_one_reply(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("noop")
@@ -59,7 +59,7 @@ def test_every_job_is_answered_exactly_once(
     assert len(gateway.posts) == len(jobs)
 
 
-def test_a_bad_job_does_not_affect_other_jobs_of_its_batch(
+def test_a_failing_job_does_not_affect_other_jobs_of_the_batch(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("scripted")
@@ -156,7 +156,7 @@ def test_large_inputs_and_results_are_stored_as_blobs(
         ({"reply_to": {"url": "https://elsewhere.example/"}}, "reply-forbidden"),
     ],
 )
-def test_a_message_that_can_never_succeed_is_dead_lettered(
+def test_a_message_whose_content_is_invalid_is_dead_lettered(
     services: LocalServices,
     gateway: Gateway,
     start_worker: StartWorker,
@@ -175,7 +175,7 @@ def test_a_message_that_can_never_succeed_is_dead_lettered(
     assert gateway.posts == []
 
 
-def test_a_message_without_json_is_dead_lettered(
+def test_a_message_whose_body_is_not_json_is_dead_lettered(
     services: LocalServices, start_worker: StartWorker
 ) -> None:
     start_worker("scripted")
@@ -189,7 +189,7 @@ def test_a_message_without_json_is_dead_lettered(
         assert services.dead_letter("scripted", identity).dead_letter_reason == "malformed-message"
 
 
-def test_a_message_whose_reply_is_refused_is_dead_lettered(
+def test_a_message_is_dead_lettered_if_the_gateway_refuses_the_reply(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("scripted")
@@ -200,7 +200,7 @@ def test_a_message_whose_reply_is_refused_is_dead_lettered(
     assert gateway.posts == [(identity, 401)]
 
 
-def test_a_reply_is_delivered_after_the_gateway_recovers(
+def test_a_reply_is_delivered_after_the_gateway_has_recovered(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("scripted")
@@ -211,7 +211,7 @@ def test_a_reply_is_delivered_after_the_gateway_recovers(
     assert [status for _, status in gateway.posts] == [404, 503, 0, 500, 202]
 
 
-def test_a_reply_to_an_ended_job_completes_its_message(
+def test_a_message_is_completed_if_the_gateway_responds_that_the_job_has_ended(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("scripted")
@@ -222,7 +222,7 @@ def test_a_reply_to_an_ended_job_completes_its_message(
     services.wait_until_empty("scripted")
 
 
-def test_a_job_that_the_gateway_no_longer_wants_does_not_run(
+def test_a_job_that_has_ended_at_the_gateway_or_has_expired_does_not_run(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     unwanted, wanted, expired = job_id(), job_id(), job_id()

@@ -64,7 +64,7 @@ def test_a_reply_is_sent_again_after_a_temporary_failure(
     assert waits[1] > waits[0] / 2
 
 
-def test_retries_of_a_reply_end_when_the_lock_is_lost(
+def test_retries_of_a_reply_end_when_the_message_lock_is_lost(
     gateway: Gateway, replies: GatewayClient
 ) -> None:
     gateway.answers["job"] = [503] * 99
@@ -74,7 +74,7 @@ def test_retries_of_a_reply_end_when_the_lock_is_lost(
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 413, 422, 302, 307])
-def test_a_reply_is_not_sent_again_after_a_final_refusal(
+def test_a_reply_is_not_sent_again_after_a_permanent_refusal_of_the_gateway(
     gateway: Gateway, replies: GatewayClient, status: int
 ) -> None:
     gateway.answers["job"] = [status]
@@ -83,11 +83,11 @@ def test_a_reply_is_not_sent_again_after_a_final_refusal(
     assert gateway.posts == [("job", status)], "the client did not follow a redirect"
 
 
-def test_a_reply_to_an_unreachable_gateway_raises_reply_undelivered() -> None:
+def test_sending_a_reply_to_an_unreachable_gateway_raises_reply_undelivered() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         host = f"127.0.0.1:{taken.getsockname()[1]}"
     replies = GatewayClient(frozenset({host}))
-    with pytest.raises(ReplyUndelivered, match="ConnectError"):
+    with pytest.raises(ReplyUndelivered, match="NewConnectionError"):
         replies.send(f"http://{host}/", BODY, limited_tries(2))
     assert replies.is_wanted(f"http://{host}/") is None, "the answer is unknown"
     assert replies.report(f"http://{host}/", BODY), "the answer is unknown, so the job continues"
@@ -98,7 +98,7 @@ def test_a_reply_to_an_unreachable_gateway_raises_reply_undelivered() -> None:
     ("status", "wanted"),
     [(200, True), (410, False), (404, None), (429, None), (500, None), (401, True)],
 )
-def test_the_answer_of_the_gateway_shows_whether_a_job_is_wanted(
+def test_the_response_status_of_the_gateway_determines_whether_a_job_is_still_wanted(
     gateway: Gateway, replies: GatewayClient, status: int, wanted: bool | None
 ) -> None:
     gateway.asked_status["job"] = status
@@ -127,7 +127,7 @@ def test_the_answer_of_the_gateway_shows_whether_a_job_is_wanted(
         "",
     ],
 )
-def test_replies_to_unlisted_hosts_are_refused(url: str) -> None:
+def test_replies_to_hosts_outside_the_allow_list_are_refused(url: str) -> None:
     replies = GatewayClient(frozenset({"gateway.example:443", "gateway.example:80"}))
     with pytest.raises(ReplyForbidden):
         replies.check(url)
@@ -144,13 +144,13 @@ def test_replies_to_unlisted_hosts_are_refused(url: str) -> None:
         ("http://127.0.0.2:80/", "127.0.0.2:80"),
     ],
 )
-def test_replies_to_listed_hosts_are_sent(url: str, host: str) -> None:
+def test_replies_to_hosts_in_the_allow_list_are_sent(url: str, host: str) -> None:
     replies = GatewayClient(frozenset({host}))
     replies.check(url)
     replies.close()
 
 
-def test_many_threads_reuse_the_connections_to_the_gateway(
+def test_four_threads_together_open_at_most_four_connections_to_the_gateway(
     gateway: Gateway, replies: GatewayClient
 ) -> None:
     def post(thread: int) -> None:
@@ -167,7 +167,7 @@ def test_many_threads_reuse_the_connections_to_the_gateway(
     assert gateway.connections <= 4
 
 
-def test_errors_of_the_gateway_client_contain_no_token(
+def test_errors_of_the_gateway_client_contain_no_reply_token(
     gateway: Gateway, replies: GatewayClient
 ) -> None:
     gateway.answers["job"] = [401]

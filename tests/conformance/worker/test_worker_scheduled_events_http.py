@@ -51,10 +51,10 @@ def test_scheduled_events_are_polled_every_second_until_an_event_ends_this_machi
     assert not listener.hears()
     metadata.announce("Preempt", MACHINE.upper(), not_before="Sat, 01 Jan 2028 00:00:30 GMT")
     assert listener.hears()
-    assert listener.reasons == ["Azure announces Preempt of this machine"]
+    assert listener.reasons == ["Azure has scheduled the event Preempt for this machine"]
 
 
-def test_the_machine_name_for_scheduled_events_can_be_set(metadata: Metadata) -> None:
+def test_scheduled_events_are_compared_with_the_configured_machine_name(metadata: Metadata) -> None:
     metadata.announce("Reboot", "box")
     assert not Listener(metadata.address).hears()
     assert Listener(metadata.address, machine="box").hears()
@@ -78,7 +78,9 @@ def test_polling_continues_after_the_metadata_service_was_unreachable(metadata: 
     assert 0 < listener.events.turn() <= 5
 
 
-def test_only_events_that_affect_no_other_machine_are_acknowledged(metadata: Metadata) -> None:
+def test_scheduled_events_that_affect_other_machines_are_not_acknowledged(
+    metadata: Metadata,
+) -> None:
     own = metadata.announce("Preempt")
     metadata.announce("Reboot", MACHINE, "aks-gpu-12345-vmss_8")
     listener = Listener(metadata.address)
@@ -88,7 +90,9 @@ def test_only_events_that_affect_no_other_machine_are_acknowledged(metadata: Met
     assert metadata.started == [own]
 
 
-def test_scheduled_events_are_not_acknowledged_in_the_drain_mode(metadata: Metadata) -> None:
+def test_scheduled_events_are_not_acknowledged_if_the_scheduled_event_mode_is_drain(
+    metadata: Metadata,
+) -> None:
     listener = Listener(metadata.address, ScheduledEventMode.DRAIN)
     metadata.announce("Preempt")
     assert listener.hears()
@@ -96,7 +100,7 @@ def test_scheduled_events_are_not_acknowledged_in_the_drain_mode(metadata: Metad
     assert metadata.started == []
 
 
-def test_a_failed_acknowledgement_of_an_event_raises_no_error(metadata: Metadata) -> None:
+def test_a_failed_acknowledgement_of_a_scheduled_event_raises_no_error(metadata: Metadata) -> None:
     listener = Listener(metadata.address)
     metadata.announce("Preempt")
     assert listener.hears()
@@ -113,4 +117,6 @@ def test_a_scheduled_event_is_logged_only_once(
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert not listener.hears()
-    assert caplog.messages == ["Azure announces Freeze of this machine, from now on"]
+    assert caplog.messages == [
+        "Azure has scheduled the event Freeze for this machine; it may begin at any time"
+    ]

@@ -57,7 +57,7 @@ def metadata() -> Iterator[Metadata]:
         yield running
 
 
-def test_every_metric_has_a_value_after_several_jobs(
+def test_every_metric_of_the_worker_has_a_value_after_several_jobs(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     task, let_go, runs = gated(tmp_path)
@@ -139,7 +139,7 @@ def count_jobs_that_run_together(
     assert metrics.outcomes("scripted") == {"succeeded": 5}
 
 
-def test_the_worker_shuts_down_before_the_machine_is_stopped(
+def test_the_worker_shuts_down_when_azure_announces_the_end_of_the_machine(
     services: LocalServices,
     gateway: Gateway,
     start_worker: StartWorker,
@@ -159,7 +159,10 @@ def test_the_worker_shuts_down_before_the_machine_is_stopped(
 
     event_id = metadata.announce("Preempt")
     wait_until(lambda: ready(worker)[0] == 503, "it leaves", 10)
-    assert ready(worker)[1]["reason"] == "draining: Azure announces Preempt of this machine"
+    assert (
+        ready(worker)[1]["reason"]
+        == "draining: Azure has scheduled the event Preempt for this machine"
+    )
     assert metadata.started == []
     # The signal of the node, in the middle of the drain, does not end it early.
     worker.signal(signal.SIGTERM)
@@ -197,7 +200,7 @@ def test_log_lines_of_the_worker_are_json_objects_without_secrets(
     assert any("a defect in the model" in line.get("exception", "") for line in about)
 
 
-def test_spans_are_exported_by_the_exporter_in_the_environment(
+def test_spans_are_sent_to_the_exporter_that_the_environment_names(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     worker = start_worker("single", wait=False, OTEL_TRACES_EXPORTER="console")

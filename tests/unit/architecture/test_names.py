@@ -11,7 +11,7 @@ INTERFACE_OF_A_MODEL = "Infer"
 """Each model's file in worker/models has a class with this name."""
 
 
-def test_two_public_classes_do_not_share_a_name() -> None:
+def test_no_two_public_classes_have_the_same_name() -> None:
     places = defaultdict(list)
     for folder in PROGRAMS:
         for path in (ROOT / folder).rglob("*.py"):

@@ -45,7 +45,7 @@ def test_each_documented_command_prints_the_documented_output(command: str, expe
     assert lines == expected.rstrip().splitlines()
 
 
-def test_the_documents_have_examples_of_scale_model_and_cost() -> None:
+def test_the_documentation_has_examples_of_the_scale_model_command_and_the_cost_command() -> None:
     assert [command.split()[0] for command, _ in EXAMPLES] == ["scale-model"] * 2 + ["cost"]
 
 
@@ -58,13 +58,15 @@ def test_the_documents_have_examples_of_scale_model_and_cost() -> None:
         ("| 5, with `--nodes 8:8` | {p50:.0f} s | {p95:.0f} s |", "--nodes 8:8"),
     ],
 )
-def test_the_documented_waits_for_each_target_match_the_simulation(row: str, options: str) -> None:
+def test_the_documented_waiting_times_for_each_scaling_target_match_the_simulation(
+    row: str, options: str
+) -> None:
     burst = "scale-model --burst 200 --hours 1 --job-seconds 4 --batch 1 --batch-seconds 4"
     assert row.format_map(figures(f"{burst} {options}")["wait_seconds"]) in SCALING
 
 
 @pytest.mark.parametrize("cooldown", [300, 1800])
-def test_the_documented_waits_for_each_cooldown_match_the_simulation(cooldown: int) -> None:
+def test_the_documented_waiting_times_for_each_cooldown_match_the_simulation(cooldown: int) -> None:
     found = figures(f"scale-model --load office:1000 --cooldown {cooldown}")
     answer = found["answer_seconds"]
     row = f"| {cooldown} | {answer['p95']:.1f} s | {answer['p99']:.1f} s |"
@@ -81,7 +83,9 @@ def test_the_documented_waits_for_each_cooldown_match_the_simulation(cooldown: i
         ),
     ],
 )
-def test_the_documented_costs_match_the_estimate(row: str, options: str) -> None:
+def test_the_documented_monthly_costs_match_the_estimates_of_the_cost_command(
+    row: str, options: str
+) -> None:
     totals = [f"{bill['total']:,.0f}" for bill in figures(f"cost {options}")["bills"]]
     assert f"| {row} | {' | '.join(totals)} |" in COST
 
@@ -135,7 +139,7 @@ def test_the_cost_model_uses_the_documented_operations_per_job() -> None:
     assert expected_text in " ".join(CAPACITY.split())
 
 
-def test_the_documented_defaults_of_scaling_match_the_code() -> None:
+def test_the_documented_default_scaling_settings_match_the_code() -> None:
     keda, ours = ScaledObject(), DEPLOYED
     local = parse_scaling("0:4", 5, 1.0, 20.0)
     targets = f"{local.message_count} | {keda.message_count} | {ours.message_count}"
@@ -162,14 +166,16 @@ def test_the_documented_defaults_of_scaling_match_the_code() -> None:
     [
         ("scale-model --load lunch:3", "expected flat:N"),
         ("scale-model --scale 8", "--scale: expected MIN:MAX"),
-        ("scale-model --nodes 3:1", "nodes: the minimum"),
+        ("scale-model --nodes 3:1", "nodes: use a minimum"),
         ("scale-model --batch-seconds 0.1", "a full batch must take at least as long"),
         ("scale-model --png /no/such/folder/a.png --burst 1", "/no/such/folder/a.png"),
         ("cost --gpu B200", "there is no GPU 'B200'"),
         ("cost --prices /no/such/file.yaml", "/no/such/file.yaml"),
     ],
 )
-def test_an_invalid_option_exits_with_2_and_prints_the_reason(command: str, message: str) -> None:
+def test_a_command_with_an_invalid_option_exits_with_status_2_and_prints_the_reason(
+    command: str, message: str
+) -> None:
     done = CliRunner().invoke(app, command.split())
     assert done.exit_code == 2
     assert message in done.output

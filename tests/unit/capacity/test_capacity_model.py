@@ -38,7 +38,9 @@ def run(load: JobLoad, hours: float = 1.0, **given: Any) -> SimulationResult:
 
 
 class TestSimulation:
-    def test_one_job_waits_for_the_node_the_image_and_the_model(self) -> None:
+    def test_the_simulated_waiting_time_of_one_job_includes_node_start_image_pull_and_model_load(
+        self,
+    ) -> None:
         """Node requested at 60 s and up at 240 s; image pulled at 300 s, model loaded at 315 s."""
         outcome = run(JobLoad.at_once(1), times=BatchTimes(4.0, 1, 4.0))
         assert outcome.wait_seconds == [255.0]
@@ -48,25 +50,27 @@ class TestSimulation:
         # The node was requested at 60 s, and is removed ten minutes after it became empty.
         assert outcome.node_seconds == 630.0 + 600.0 - 60.0
 
-    def test_a_minimum_of_one_node_avoids_the_wait_for_the_node(self) -> None:
+    def test_a_minimum_of_one_node_avoids_the_waiting_time_for_a_node_start(self) -> None:
         warm = Cluster(min_nodes=1)
         outcome = run(JobLoad.at_once(1), cluster=warm, times=BatchTimes(4.0, 1, 4.0))
         assert outcome.wait_seconds == [15.0]
         assert outcome.node_hours == 1.0
 
-    def test_a_minimum_of_one_worker_avoids_the_wait_for_node_image_and_model(self) -> None:
+    def test_a_minimum_of_one_worker_avoids_the_time_of_node_start_image_pull_and_model_load(
+        self,
+    ) -> None:
         kept = ScaledObject(min_replica_count=1, max_replica_count=1)
         outcome = run(JobLoad.at_once(3), scaling=kept, cluster=Cluster(min_nodes=1))
         # The first job starts on arrival. The other jobs share the next batch.
         assert outcome.wait_seconds == pytest.approx([0.0, 0.2, 0.2])
 
-    def test_batch_times_are_linear_between_one_job_and_a_full_batch(self) -> None:
+    def test_the_simulated_batch_time_is_linear_between_one_job_and_a_full_batch(self) -> None:
         work = BatchTimes(job_seconds=0.2, batch_size=8, batch_seconds=0.9)
         assert [round(work.seconds(n), 3) for n in (1, 2, 8)] == [0.2, 0.3, 0.9]
         outcome = run(JobLoad.at_once(12), cluster=NO_DELAYS, times=work)
         assert outcome.busy_seconds == pytest.approx(work.seconds(8) + work.seconds(4))
 
-    def test_the_scaling_target_hardly_changes_the_waits_during_a_cold_start(
+    def test_the_scaling_target_hardly_changes_the_waiting_times_during_a_cold_start(
         self,
     ) -> None:
         medians = set()
@@ -110,7 +114,7 @@ class TestSimulation:
         if least == 0:
             assert outcome.samples[-1].nodes == outcome.samples[-1].wanted == 0
 
-    def test_a_busy_worker_of_the_simulation_finishes_the_batch_before_stopping(self) -> None:
+    def test_a_busy_simulated_worker_finishes_the_batch_before_the_worker_stops(self) -> None:
         at_once = Behavior(
             scale_down=ScalingRules(0.0, (ScalingPolicy(PolicyType.PERCENT, 100, 15.0),))
         )
@@ -124,7 +128,7 @@ class TestSimulation:
 class TestPool:
     """Tests of the cluster autoscaler without workers."""
 
-    def test_an_empty_node_is_kept_for_ten_minutes_after_the_last_node_request(self) -> None:
+    def test_an_empty_node_is_kept_for_ten_minutes_after_a_node_was_last_requested(self) -> None:
         timeline = SimulationClock()
         homeless = [0]
         pool = NodePool(Cluster(), timeline, lambda: homeless[0])
@@ -150,7 +154,7 @@ class TestPool:
 
 
 class TestLoad:
-    def test_the_number_of_arrivals_follows_the_rate_of_each_hour(self) -> None:
+    def test_the_number_of_job_arrivals_follows_the_rate_of_each_hour(self) -> None:
         load = JobLoad.parse("office:600")
         arrivals = list(load.arrivals(86400))
         assert arrivals == sorted(arrivals)
@@ -159,7 +163,7 @@ class TestLoad:
         assert in_the_tenth_hour == pytest.approx(600, rel=0.15)
         assert not [at for at in arrivals if at < 7 * 3600]
 
-    def test_the_same_seed_gives_the_same_arrivals(self) -> None:
+    def test_the_same_seed_gives_the_same_arrival_times_of_jobs(self) -> None:
         first, again, other = (
             list(JobLoad.parse("flat:60", seed).arrivals(86400)) for seed in (1, 1, 2)
         )
@@ -177,14 +181,14 @@ class TestLoad:
         with pytest.raises(ValueError, match="jobs"):
             JobLoad.parse(text)
 
-    def test_the_load_option_accepts_24_numbers(self) -> None:
+    def test_the_load_option_accepts_24_hourly_rates(self) -> None:
         assert JobLoad.parse(",".join(["10"] * 24)).jobs_per_day == 240
 
 
 class TestChart:
     SAMPLES = tuple(SimulationSample(60.0 * n, n, n, min(n, 3), 1) for n in range(61))
 
-    def test_the_text_chart_has_each_band_and_the_time(self) -> None:
+    def test_the_text_chart_shows_each_data_series_and_the_time_axis(self) -> None:
         lines = draw_text(self.SAMPLES, columns=30)
         assert lines[0].startswith("jobs waiting        60 │")
         assert lines[0].endswith("█")
@@ -248,11 +252,13 @@ class TestCost:
         """A request polls after 25, 75, 175, 375 and 775 ms, then every half second."""
         assert count_polls(seconds) == count
 
-    def test_the_cost_model_has_the_poll_pauses_of_the_gateway(self) -> None:
+    def test_the_cost_model_uses_the_same_poll_pauses_as_the_gateway(self) -> None:
         assert FIRST_PAUSE_SECONDS == cost.FIRST_PAUSE_SECONDS
         assert LONGEST_PAUSE_SECONDS == cost.LONGEST_PAUSE_SECONDS
 
-    def test_a_bill_names_lines_without_a_price_and_does_not_add_them(self) -> None:
+    def test_a_bill_names_the_items_without_a_price_and_omits_these_items_from_the_sum(
+        self,
+    ) -> None:
         found = estimate_cost(self.deployment(), Prices.load(PRICES))
         assert found.bills[0].by_item()["durable"] is None
         assert found.bills[0].unknown == ["million actions"]
@@ -263,12 +269,14 @@ class TestCost:
             *("AKS, spot", "AKS, on demand", "always on, 1 GPU")
         ]
 
-    def test_the_always_on_bill_has_enough_gpus_for_the_busiest_hour(self) -> None:
+    def test_the_bill_for_always_running_workers_has_enough_gpus_for_the_busiest_hour(self) -> None:
         found = estimate_cost(self.deployment("flat:360", seconds=20.0), Prices.load(PRICES))
         # A job of 20 s every 10 s needs 2 GPUs, but each GPU may be busy for only 0.7 of the time.
         assert found.bills[-1].name == "always on, 3 GPUs"
 
-    def test_the_bill_subtracts_the_free_grant_of_on_demand_instances(self) -> None:
+    def test_the_bill_subtracts_the_free_monthly_grant_for_on_demand_function_instances(
+        self,
+    ) -> None:
         document = yaml.safe_load(PRICES.read_text())
         document["usage"]["ready_instances"] = 0
         found = estimate_cost(self.deployment("flat:10"), Prices(document))
@@ -316,7 +324,7 @@ class TestCost:
                 assert prices.price(f"node_hour_{kind}.{gpu.node}").amount
 
 
-def test_the_kubernetes_manifests_have_the_scaling_settings_of_the_simulation() -> None:
+def test_the_kubernetes_manifests_have_the_same_scaling_settings_as_the_simulation() -> None:
     manifests = ROOT / "infra" / "k8s" / "base" / "workers" / "models.yaml"
     scaled = [
         document["spec"]

@@ -32,20 +32,20 @@ class TestProposal:
             pytest.param(3, 8600, 2900, 3, id="TestReplicaCalcTolerancePerPodCMExternal"),
         ],
     )
-    def test_proposed_replicas_match_the_test_cases_of_kubernetes(
+    def test_the_proposed_number_of_replicas_matches_the_test_cases_of_kubernetes(
         self, replicas: int, metric: int, target: int, expected: int
     ) -> None:
         assert propose_replicas(replicas, metric, target, 0.1) == expected
 
     @pytest.mark.parametrize(("metric", "expected"), [(200, 2), (50, 1), (105, 1), (111, 2)])
-    def test_proposed_replicas_match_the_ratios_in_the_documentation(
+    def test_the_proposed_number_of_replicas_matches_the_kubernetes_documentation(
         self, metric: int, expected: int
     ) -> None:
         """Twice the target doubles, half the target halves, and a tenth more does not scale."""
         assert propose_replicas(1, metric, 100, 0.1) == expected
 
     @given(st.integers(1, 1000), st.integers(0, 100_000), st.integers(1, 1000))
-    def test_the_proposed_replicas_follow_the_formula_or_stay_unchanged(
+    def test_the_proposed_number_of_replicas_follows_the_formula_or_stays_unchanged(
         self, replicas: int, metric: int, target: int
     ) -> None:
         found = propose_replicas(replicas, metric, target, 0.1)
@@ -54,7 +54,7 @@ class TestProposal:
 
 
 class TestAutoscaler:
-    def test_scale_down_policies_match_the_example_in_the_documentation(self) -> None:
+    def test_scale_down_policies_match_the_example_in_the_kubernetes_documentation(self) -> None:
         """From 80 to 10 replicas with 4 pods or 10 % per minute: steps of 8, then of 4 below 40."""
         policies = (
             ScalingPolicy(PolicyType.PODS, 4, 60.0),
@@ -71,7 +71,7 @@ class TestAutoscaler:
         assert steps[:5] == [4] * 5
         assert seen[-1] == 10
 
-    def test_a_policy_limits_the_total_change_in_its_period(self) -> None:
+    def test_a_scaling_policy_limits_the_total_change_within_the_period_of_the_policy(self) -> None:
         policies = (ScalingPolicy(PolicyType.PODS, 4, 60.0),)
         scaling = ScaledObject(behavior=Behavior(scale_down=ScalingRules(0.0, policies)))
         autoscaler, replicas, seen = Autoscaler(scaling), 20, []
@@ -80,14 +80,16 @@ class TestAutoscaler:
             seen.append(replicas)
         assert seen == [16, 16, 16, 16, 12, 12, 12, 12, 8]
 
-    def test_the_default_policies_add_four_replicas_or_double_the_replicas(self) -> None:
+    def test_the_default_scale_up_policies_add_four_replicas_or_double_the_number_of_replicas(
+        self,
+    ) -> None:
         autoscaler, replicas, seen = Autoscaler(ScaledObject()), 1, []
         for sync in range(5):
             replicas = autoscaler.decide(15.0 * sync, replicas, [5 * 90])
             seen.append(replicas)
         assert seen == [5, 10, 20, 40, 80]
 
-    def test_scale_down_stops_at_the_highest_recommendation_of_five_minutes(self) -> None:
+    def test_scale_down_stops_at_the_highest_recommendation_of_the_last_five_minutes(self) -> None:
         autoscaler, replicas = Autoscaler(ScaledObject()), 4
         seen = {}
         for sync in range(30):
@@ -100,16 +102,18 @@ class TestAutoscaler:
         assert seen[345.0] == 3
         assert seen[360.0] == 1, "so is the recommendation of 3"
 
-    def test_scale_up_stops_at_the_lowest_recommendation_of_the_window(self) -> None:
+    def test_scale_up_stops_at_the_lowest_recommendation_in_the_stabilization_window(self) -> None:
         slow = Behavior(scale_up=ScalingRules(60.0, (ScalingPolicy(PolicyType.PODS, 10, 15.0),)))
         autoscaler = Autoscaler(ScaledObject(behavior=slow))
         seen = [autoscaler.decide(15.0 * sync, 1, [20 if sync else 30]) for sync in range(6)]
         assert seen == [1, 1, 1, 1, 4, 4], "the first recommendation is the present number"
 
-    def test_the_autoscaler_does_not_change_zero_replicas(self) -> None:
+    def test_the_autoscaler_does_not_scale_up_from_zero_replicas(self) -> None:
         assert Autoscaler(ScaledObject()).decide(0.0, 0, [1000]) == 0
 
-    def test_a_select_policy_selects_the_smallest_change_or_disables_changes(self) -> None:
+    def test_the_select_policy_min_allows_the_smallest_change_and_disabled_allows_no_change(
+        self,
+    ) -> None:
         policies = (
             ScalingPolicy(PolicyType.PODS, 5, 60.0),
             ScalingPolicy(PolicyType.PERCENT, 10, 60.0),
@@ -119,10 +123,10 @@ class TestAutoscaler:
         never = Behavior(scale_down=ScalingRules(0.0, (), SelectPolicy.DISABLED))
         assert Autoscaler(ScaledObject(behavior=never)).decide(0.0, 80, [5]) == 80
 
-    def test_the_queue_with_the_most_messages_determines_the_replicas(self) -> None:
+    def test_the_queue_with_the_most_messages_determines_the_number_of_replicas(self) -> None:
         assert Autoscaler(ScaledObject()).decide(0.0, 1, [7, 14, 0]) == 3
 
-    def test_an_unknown_queue_length_prevents_only_scaling_down(self) -> None:
+    def test_an_unknown_queue_length_prevents_scaling_down_but_not_scaling_up(self) -> None:
         scaling = ScaledObject(behavior=AT_ONCE)
         assert Autoscaler(scaling).decide(0.0, 4, [5, None]) == 4
         assert Autoscaler(scaling).decide(0.0, 4, [None]) == 4
@@ -132,7 +136,7 @@ class TestAutoscaler:
         st.integers(1, 20),
         st.lists(st.one_of(st.none(), st.integers(0, 500)), min_size=1, max_size=60),
     )
-    def test_the_autoscaler_keeps_replicas_in_bounds_and_changes_them_gradually(
+    def test_the_autoscaler_changes_the_number_of_replicas_gradually_and_within_the_bounds(
         self, start: int, counts: list[int | None]
     ) -> None:
         scaling = ScaledObject(min_replica_count=2, max_replica_count=15)
@@ -145,20 +149,24 @@ class TestAutoscaler:
 
 
 class TestActivation:
-    def test_keda_scales_from_zero_if_a_count_is_over_the_threshold(self) -> None:
+    def test_keda_scales_from_zero_if_a_message_count_exceeds_the_activation_threshold(
+        self,
+    ) -> None:
         """In KEDA, only a count above the threshold activates, not a count equal to it."""
         scaling = ScaledObject(activation_message_count=2)
         assert Activation(scaling, 0.0).decide(0.0, 0, [2]) == 0
         assert Activation(scaling, 0.0).decide(0.0, 0, [3]) == 1
 
-    def test_keda_scales_to_zero_below_the_activation_threshold(self) -> None:
+    def test_keda_scales_to_zero_if_the_message_counts_are_below_the_activation_threshold(
+        self,
+    ) -> None:
         """In KEDA, 40 messages scale to zero if the target is 10 and the activation is 50."""
         scaling = ScaledObject(message_count=10, activation_message_count=50)
         activation = Activation(scaling, 0.0)
         assert Autoscaler(scaling).decide(0.0, 2, [40]) == 4
         assert activation.decide(1.0, 4, [40]) == 0
 
-    def test_keda_scales_from_idle_to_the_minimum_on_activity(self) -> None:
+    def test_keda_scales_from_the_idle_replica_count_to_the_minimum_after_activity(self) -> None:
         """In KEDA, activity starts ten replicas if idleReplicaCount is 0 and minReplicaCount 10."""
         scaling = ScaledObject(min_replica_count=10, idle_replica_count=0)
         activation = Activation(scaling, 0.0)
@@ -170,7 +178,7 @@ class TestActivation:
         assert Activation(ScaledObject(min_replica_count=2), 0.0).decide(0.0, 0, [0]) == 2
         assert Activation(ScaledObject(min_replica_count=2), 0.0).decide(900.0, 5, [0]) == 5
 
-    def test_the_cooldown_starts_at_the_last_activity(self) -> None:
+    def test_the_keda_cooldown_starts_at_the_last_activity(self) -> None:
         activation = Activation(ScaledObject(), 0.0)
         assert activation.decide(0.0, 0, [9]) == 1
         assert activation.decide(30.0, 1, [9]) == 1
@@ -178,12 +186,12 @@ class TestActivation:
         assert activation.decide(330.0, 1, [0]) == 1
         assert activation.decide(330.1, 1, [0]) == 0
 
-    def test_the_initial_cooldown_applies_before_any_activity(self) -> None:
+    def test_the_initial_keda_cooldown_applies_before_any_activity(self) -> None:
         activation = Activation(ScaledObject(initial_cooldown_period_seconds=120.0), 1000.0)
         assert activation.decide(1100.0, 3, [0]) == 3
         assert activation.decide(1121.0, 3, [0]) == 0
 
-    def test_an_unknown_queue_length_does_not_change_the_replicas(self) -> None:
+    def test_an_unknown_queue_length_does_not_change_the_number_of_replicas(self) -> None:
         activation = Activation(ScaledObject(), 0.0)
         assert activation.decide(900.0, 3, [None]) == 3
         assert activation.decide(900.0, 0, [None, 1]) == 1, "another queue has work"
@@ -196,7 +204,9 @@ class TestActivation:
 
 
 class TestScaler:
-    def test_a_burst_of_messages_scales_from_zero_and_back_to_zero(self) -> None:
+    def test_a_burst_of_messages_scales_the_replicas_up_from_zero_and_later_back_to_zero(
+        self,
+    ) -> None:
         """KEDA decides every 30 s, the autoscaler every 15 s."""
         scaler = Scaler(ScaledObject(max_replica_count=8), 0.0)
         seen = {}
@@ -209,7 +219,7 @@ class TestScaler:
         assert seen[510.0] == 0
 
     @given(st.lists(st.one_of(st.none(), st.integers(0, 300)), min_size=1, max_size=80))
-    def test_keda_and_the_autoscaler_keep_replicas_in_bounds_and_end_at_zero(
+    def test_keda_and_the_autoscaler_keep_replicas_within_the_bounds_and_end_at_zero(
         self, counts: list[int | None]
     ) -> None:
         scaler = Scaler(ScaledObject(max_replica_count=7), 0.0)

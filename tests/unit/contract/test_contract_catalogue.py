@@ -30,7 +30,7 @@ def test_the_shipped_catalogue_is_valid() -> None:
     assert catalogue.model("classifier").media_types == ("image/jpeg", "image/png", "image/webp")
 
 
-def test_the_upload_limit_is_the_body_limit_if_the_catalogue_omits_it() -> None:
+def test_the_upload_limit_equals_the_body_limit_if_the_catalogue_omits_the_upload_limit() -> None:
     catalogue = Catalogue.load()
     assert catalogue["classifier"].max_upload_bytes == catalogue["classifier"].max_input_bytes
     assert catalogue["noop"].max_upload_bytes == 1024**3

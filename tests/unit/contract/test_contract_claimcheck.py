@@ -9,7 +9,7 @@ from contract.messages import fits_inline, reference, verify
 
 
 @given(st.binary(max_size=100), st.binary(max_size=100))
-def test_only_the_referenced_bytes_match_a_payload_reference(
+def test_the_function_verify_accepts_only_the_bytes_that_a_payload_reference_describes(
     announced: bytes, found: bytes
 ) -> None:
     ref = reference("text/plain", "inputs/1", announced)
@@ -20,7 +20,7 @@ def test_only_the_referenced_bytes_match_a_payload_reference(
             verify(ref, found)
 
 
-def test_the_errors_for_a_wrong_size_and_a_wrong_digest_differ() -> None:
+def test_the_errors_for_a_payload_of_wrong_size_and_a_payload_with_wrong_digest_differ() -> None:
     ref = replace(reference("text/plain", "inputs/1", b"abc"), sha256="0" * 64)
     with pytest.raises(PayloadCorrupt, match="digest"):
         verify(ref, b"abc")
@@ -28,6 +28,6 @@ def test_the_errors_for_a_wrong_size_and_a_wrong_digest_differ() -> None:
         verify(ref, b"ab")
 
 
-def test_a_payload_of_exactly_the_inline_limit_is_inline() -> None:
+def test_a_payload_with_exactly_the_size_of_the_inline_limit_is_sent_inline() -> None:
     assert fits_inline(10, limit_bytes=10)
     assert not fits_inline(11, limit_bytes=10)

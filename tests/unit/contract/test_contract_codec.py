@@ -129,7 +129,7 @@ def test_decoding_a_request_with_any_field_value_succeeds_or_raises_a_contract_e
         assert str(error)  # noqa: PT017
 
 
-def test_the_encoding_of_a_request_does_not_change_between_versions() -> None:
+def test_an_encoded_request_has_the_json_members_of_schema_version_1() -> None:
     assert json.loads(encode_request(REQUEST)) == {
         "schema": 1,
         "job_id": "018f",
@@ -157,18 +157,18 @@ def test_a_message_with_an_unknown_schema_version_is_refused(version: object) ->
         ({"job_id": ""}, "job_id: the text must not be empty"),
         ({"model": None}, "model: the field is missing"),
         ({"model": "\ud800"}, "model: the text is not valid Unicode"),
-        ({"model": 7}, "model: the type is wrong, found a number"),
+        ({"model": 7}, "model: expected another type, found a number"),
         ({"input": {"media_type": "text/plain"}}, "fields base64, json and blob"),
         ({"input": {"media_type": "text/plain", "base64": "%"}}, "base64"),
-        ({"input": []}, "input: the type is wrong, found a list"),
+        ({"input": []}, "input: expected another type, found a list"),
         ({"deadline": "2026-01-02T03:05:05"}, "deadline: expected an RFC 3339 time"),
         ({"deadline": "0001-01-01T00:00:00+23:59"}, "deadline: the time is out of range"),
         ({"attempt": 0}, "attempt: expected a whole number of at least 1"),
         ({"attempt": True}, "attempt: expected a whole number of at least 1"),
         ({"reply_to": {"url": ""}}, "reply_to.url: the text must not be empty"),
         ({"reply_to": {"queue": None}}, "reply_to.queue: the field is missing"),
-        ({"reply_to": {"webhook": 1}}, "reply_to.webhook: the type is wrong, found a number"),
-        ({"input": {"url": 1}}, "input.url: the type is wrong, found a number"),
+        ({"reply_to": {"webhook": 1}}, "reply_to.webhook: expected another type, found a number"),
+        ({"input": {"url": 1}}, "input.url: expected another type, found a number"),
         ({"parameters": [1]}, "parameters: expected an object"),
     ],
 )
@@ -180,7 +180,9 @@ def test_the_error_for_an_invalid_field_names_the_field(
 
 
 @pytest.mark.parametrize("outcomes", [{}, {"result": {"json": 1}, "error": {}}])
-def test_a_reply_has_exactly_one_outcome(outcomes: dict[str, object]) -> None:
+def test_a_reply_without_exactly_one_result_or_error_is_refused(
+    outcomes: dict[str, object],
+) -> None:
     document = reply_to_json(REPLY)
     del document["result"]
     with pytest.raises(MalformedMessage, match="exactly one"):
@@ -193,25 +195,25 @@ def test_a_message_containing_nan_or_infinity_is_refused(constant: bytes) -> Non
         decode_reply(constant)
 
 
-def test_half_a_surrogate_pair_in_a_value_is_decoded_unchanged() -> None:
+def test_an_unpaired_surrogate_in_a_value_is_decoded_unchanged() -> None:
     request = replace(REQUEST, parameters={"text": "\ud800"})
     assert decode_request(encode_request(request)) == request
 
 
-def test_deeply_nested_json_raises_malformed_message() -> None:
+def test_decoding_deeply_nested_json_raises_malformed_message() -> None:
     with pytest.raises(MalformedMessage, match="not JSON"):
         decode_request(b"[" * 100_000)
 
 
 @pytest.mark.parametrize("decode", [decode_request, decode_reply])
-def test_a_message_over_the_size_limit_is_refused_unparsed(
+def test_a_message_over_the_size_limit_is_refused_before_parsing(
     decode: Callable[[bytes], object],
 ) -> None:
     with pytest.raises(MessageTooLarge):
         decode(b" " * (MAX_MESSAGE_BYTES + 1))
 
 
-def test_the_error_for_a_large_message_recommends_a_blob() -> None:
+def test_the_error_for_a_large_message_recommends_blob_storage() -> None:
     large = replace(REQUEST, input=InlineBytes("text/plain", b"x" * MAX_MESSAGE_BYTES))
     with pytest.raises(MessageTooLarge, match="send a reference"):
         encode_request(large)

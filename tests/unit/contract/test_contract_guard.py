@@ -32,7 +32,7 @@ def resolving(*addresses: str) -> Sequence[str]:
         *("[100::1]", "[3fff::1]", "[5f00::1]", "[::ffff:0:127.0.0.1]"),
     ],
 )
-def test_the_guard_refuses_addresses_that_are_not_public(host: str) -> None:
+def test_the_url_guard_refuses_addresses_that_are_not_public(host: str) -> None:
     with pytest.raises(ForbiddenAddress, match="not on the public internet"):
         GUARD.check_form(f"https://{host}/hook")
     address = host.strip("[]")
@@ -50,7 +50,7 @@ def test_the_guard_refuses_addresses_that_are_not_public(host: str) -> None:
         *("127.000.000.001", "01.02.03.04", "256.1.1.1", "1.2.3.4.5", "0x", "8.8.8.010"),
     ],
 )
-def test_the_guard_refuses_unusual_spellings_of_addresses(host: str) -> None:
+def test_the_url_guard_refuses_unusual_spellings_of_addresses(host: str) -> None:
     with pytest.raises(ForbiddenAddress):
         GUARD.check_form(f"https://{host}/hook")
     with pytest.raises(ForbiddenAddress):
@@ -68,8 +68,8 @@ def test_the_guard_refuses_unusual_spellings_of_addresses(host: str) -> None:
         ("//example.com/", "must be https"),
         ("example.com", "must be https"),
         ("", "percent-encoded"),
-        ("https://", "not a host name"),
-        ("https:///path", "not a host name"),
+        ("https://", "not a valid host name"),
+        ("https:///path", "not a valid host name"),
         ("https://user@example.com/", "user name"),
         ("https://user:word@example.com/", "user name"),
         ("https://example.com@127.0.0.1/", "user name"),
@@ -79,20 +79,20 @@ def test_the_guard_refuses_unusual_spellings_of_addresses(host: str) -> None:
         ("https://example.com/\n", "percent-encoded"),
         ("https://\uff11\uff12\uff17.0.0.1/", "percent-encoded"),
         ("https://b\u00fccher.example/", "percent-encoded"),
-        ("https://127%2e0.0.1/", "not a host name"),
-        ("https://-x.example/", "not a host name"),
-        ("https://a..b/", "not a host name"),
-        ("https://a,b/", "not a host name"),
+        ("https://127%2e0.0.1/", "not a valid host name"),
+        ("https://-x.example/", "not a valid host name"),
+        ("https://a..b/", "not a valid host name"),
+        ("https://a,b/", "not a valid host name"),
         ("https://example.com:0/", "port"),
         ("https://example.com:99999/", "the URL is not valid"),
         ("https://example.com:x/", "the URL is not valid"),
         ("https://[::1/", "the URL is not valid"),
-        ("https://[fe80::1%25eth0]/", "host"),
+        ("https://[fe80::1%25eth0]/", "zone"),
         ("https://[example.com]/", "the URL is not valid|not an IPv6"),
         ("https://example.com/" + "x" * 2048, "more than 2048"),
     ],
 )
-def test_the_guard_refuses_a_malformed_url(url: str, said: str) -> None:
+def test_the_url_guard_refuses_a_malformed_url(url: str, said: str) -> None:
     with pytest.raises(ForbiddenAddress, match=said):
         GUARD.check_form(url)
 
@@ -108,11 +108,11 @@ def test_the_guard_refuses_a_malformed_url(url: str, said: str) -> None:
         ("https://a_b.example./", Target("https", "a_b.example.", 443, "/")),
     ],
 )
-def test_a_public_url_is_split_into_parts(url: str, target: Target) -> None:
+def test_the_url_guard_splits_a_public_url_into_parts(url: str, target: Target) -> None:
     assert GUARD.check_form(url) == target
 
 
-def test_a_host_is_looked_up_once_and_refused_if_one_address_is_private() -> None:
+def test_a_host_name_is_resolved_once_and_refused_if_any_address_is_not_public() -> None:
     assert resolving("93.184.215.14", "2606:4700::1111") == ("93.184.215.14", "2606:4700::1111")
     with pytest.raises(ForbiddenAddress, match="public"):
         resolving("93.184.215.14", "10.0.0.1")
@@ -122,7 +122,7 @@ def test_a_host_is_looked_up_once_and_refused_if_one_address_is_private() -> Non
         resolving()
 
 
-def test_a_host_without_addresses_in_dns_is_refused() -> None:
+def test_a_host_name_without_addresses_in_dns_is_refused() -> None:
     def nothing(host: str, port: int) -> Sequence[str]:
         raise OSError(host)
 
@@ -130,7 +130,7 @@ def test_a_host_without_addresses_in_dns_is_refused() -> None:
         GUARD.resolve(GUARD.check_form("https://name.test/"), nothing)
 
 
-def test_localhost_is_refused_after_a_look_up_by_the_operating_system() -> None:
+def test_the_name_localhost_is_refused_after_the_operating_system_has_resolved_the_name() -> None:
     with pytest.raises(ForbiddenAddress, match="public"):
         GUARD.resolve(GUARD.check_form("https://localhost/"))
 
@@ -173,7 +173,7 @@ def test_the_refusal_of_an_invalid_allow_list_names_the_invalid_entry(allowed: s
 
 
 @given(st.ip_addresses())
-def test_no_special_purpose_address_is_public(
+def test_no_private_or_reserved_address_counts_as_public(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> None:
     special = (
@@ -188,7 +188,7 @@ def test_no_special_purpose_address_is_public(
 
 
 @given(st.text(max_size=60) | st.text(max_size=60).map("https://{}".format))
-def test_checking_any_text_returns_a_target_or_raises_forbidden_address(text: str) -> None:
+def test_checking_any_text_as_a_url_returns_a_target_or_raises_forbidden_address(text: str) -> None:
     try:
         target = GUARD.check_form(text)
     except ForbiddenAddress:

@@ -18,11 +18,11 @@ def headers(*secrets: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("secret", [OLD, NEW])
-def test_a_webhook_is_verified_with_the_old_and_the_new_secret(secret: str) -> None:
+def test_a_webhook_signature_is_valid_under_the_old_and_the_new_secret(secret: str) -> None:
     assert Webhook(secret).verify(BODY, headers(NEW, OLD)) == json.loads(BODY)
 
 
-def test_a_webhook_with_a_wrong_secret_body_or_time_is_not_verified() -> None:
+def test_the_verification_of_a_webhook_fails_for_a_wrong_secret_or_body_or_time() -> None:
     signed = headers(NEW)
     with pytest.raises(WebhookVerificationError):
         Webhook(OTHER).verify(BODY, signed)
@@ -38,7 +38,7 @@ def test_a_webhook_is_unsigned_if_there_are_no_secrets() -> None:
     assert "webhook-signature" not in headers()
 
 
-def test_a_webhook_event_id_contains_no_dots() -> None:
+def test_a_webhook_event_id_contains_no_dots_even_if_the_job_id_contains_dots() -> None:
     assert event_id("a.b-c") == event_id("a.b-c") == "job_a_b-c"
 
 

@@ -28,16 +28,18 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;
         ("text/html;q=nonsense", HTML),
     ],
 )
-def test_the_offered_media_type_with_the_highest_weight_is_chosen(header: str, wanted: str) -> None:
+def test_the_offered_media_type_with_the_highest_weight_in_the_accept_header_is_chosen(
+    header: str, wanted: str
+) -> None:
     assert choose_media_type(header, (JSON, HTML)) == wanted
 
 
 @given(st.text())
-def test_any_accept_header_selects_one_of_the_offers(header: str) -> None:
+def test_every_random_accept_header_selects_one_of_the_offered_media_types(header: str) -> None:
     assert choose_media_type(header, (JSON, HTML)) in {JSON, HTML}
 
 
-async def test_the_root_returns_html_to_browsers_and_json_to_programs(
+async def test_the_root_url_returns_html_to_browsers_and_json_to_programs(
     gateway: RunningGateway,
 ) -> None:
     for header, media_type in ((BROWSER, HTML), ("*/*", JSON), ("image/png", JSON)):

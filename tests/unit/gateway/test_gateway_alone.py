@@ -44,7 +44,7 @@ def imports(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(FUNCTIONS)))
-def test_the_function_app_imports_only_its_requirements(path: Path) -> None:
+def test_the_function_app_imports_only_the_declared_requirements(path: Path) -> None:
     requirements = (FUNCTIONS / "requirements.txt").read_text(encoding="utf-8")
     for name in imports(path):
         top = name.partition(".")[0]
@@ -66,7 +66,7 @@ def test_host_json_has_the_settings_that_core_tools_needs() -> None:
     assert host["extensions"]["durableTask"]["hubName"] == "loosely"
 
 
-def test_the_example_settings_name_every_setting() -> None:
+def test_the_example_settings_file_contains_every_setting() -> None:
     example = json.loads((ROOT / "local.settings.example.json").read_text(encoding="utf-8"))
     values = example["Values"]
     assert all(isinstance(value, str) for value in values.values())

@@ -68,7 +68,7 @@ async def job_of(gateway: RunningGateway, name: str) -> str:
         ({"x-ms-client-principal": "e30="}, 'Bearer realm="loosely"'),
     ],
 )
-async def test_a_request_without_a_key_is_refused(
+async def test_a_request_without_an_api_key_is_refused(
     closed: RunningGateway, headers: dict[str, str], challenge: str
 ) -> None:
     for path in ("/v1/jobs", f"/v1/jobs/{NOBODY}", "/v1/models", "/nowhere", "/v1/jobs/x/y"):
@@ -78,7 +78,7 @@ async def test_a_request_without_a_key_is_refused(
     assert closed.durable.status_count == 0
 
 
-async def test_a_key_is_accepted_in_the_authorization_and_x_api_key_headers(
+async def test_an_api_key_is_accepted_in_the_authorization_and_x_api_key_headers(
     closed: RunningGateway,
 ) -> None:
     key = KEYS["a"][0]
@@ -94,12 +94,16 @@ async def test_a_key_is_accepted_in_the_authorization_and_x_api_key_headers(
 @pytest.mark.parametrize(
     "path", ["/", "/docs", "/docs/problems", "/openapi.json", "/v1/health/live", "/v1/health/ready"]
 )
-async def test_open_routes_respond_without_a_key(closed: RunningGateway, path: str) -> None:
+async def test_public_routes_respond_to_requests_without_an_api_key(
+    closed: RunningGateway, path: str
+) -> None:
     assert (await closed.http.get(path)).status_code == 200
     assert (await closed.http.head(path)).status_code == 200
 
 
-async def test_a_cors_preflight_is_answered_without_a_key(closed: RunningGateway) -> None:
+async def test_a_cors_preflight_request_is_accepted_without_an_api_key(
+    closed: RunningGateway,
+) -> None:
     assert (await closed.http.options("/v1/jobs")).status_code == 204
 
 
@@ -133,7 +137,7 @@ async def test_the_reply_route_accepts_a_reply_token_and_refuses_an_api_key(
         ("admin", "GET", "/v1/admin/nothing-here", 404),
     ],
 )
-async def test_a_key_without_the_scope_of_a_route_is_refused(
+async def test_an_api_key_without_the_scope_of_a_route_is_refused(
     closed: RunningGateway, name: str, method: str, path: str, status: int
 ) -> None:
     answer = await closed.http.request(method, path, headers=bearer(name))
@@ -142,7 +146,7 @@ async def test_a_key_without_the_scope_of_a_route_is_refused(
         assert answer.json()["code"] == "forbidden"
 
 
-async def test_the_rate_limit_of_a_key_is_enforced_and_shown_in_headers(
+async def test_the_rate_limit_of_an_api_key_is_enforced_and_shown_in_headers(
     closed: RunningGateway,
 ) -> None:
     for left in (2, 1, 0):
@@ -188,7 +192,7 @@ def asking(method: str, suffix: str = "", **headers: str) -> Ask:
     ],
 )
 @pytest.mark.parametrize("is_final", [True, False])
-async def test_the_job_of_another_tenant_is_reported_as_unknown(
+async def test_a_job_of_another_tenant_is_reported_as_unknown(
     closed: RunningGateway, ask: Ask, is_final: bool
 ) -> None:
     job_id = await job_of(closed, "a")
@@ -211,7 +215,7 @@ async def test_the_job_of_another_tenant_is_reported_as_unknown(
     assert owner.json()["status"] == ("succeeded" if is_final else "queued")
 
 
-async def test_the_list_of_jobs_contains_only_jobs_of_the_callers_tenant(
+async def test_the_list_of_jobs_contains_only_jobs_that_belong_to_the_tenant_of_the_caller(
     closed: RunningGateway,
 ) -> None:
     ours = [await job_of(closed, name) for name in ("a", "writer")]
@@ -223,7 +227,7 @@ async def test_the_list_of_jobs_contains_only_jobs_of_the_callers_tenant(
         assert "tenant" not in json.dumps(page)
 
 
-async def test_jobs_without_a_recorded_tenant_belong_to_the_open_tenant(
+async def test_a_job_without_a_recorded_tenant_is_unknown_to_a_caller_with_an_api_key(
     closed: RunningGateway,
 ) -> None:
     job_id = await job_of(closed, "a")
@@ -235,7 +239,7 @@ async def test_jobs_without_a_recorded_tenant_belong_to_the_open_tenant(
     assert answer.status_code == 404
 
 
-async def test_all_jobs_belong_to_one_tenant_if_the_gateway_has_no_keys(
+async def test_all_jobs_belong_to_one_tenant_if_the_gateway_has_no_api_keys(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -250,7 +254,7 @@ def principal_of(tenant: str, *roles: str) -> dict[str, str]:
     return {"x-ms-client-principal": base64.b64encode(json.dumps(value).encode()).decode()}
 
 
-async def test_a_platform_principal_is_accepted_if_the_setting_trusts_it() -> None:
+async def test_a_client_principal_header_is_accepted_if_the_setting_trusts_this_header() -> None:
     async with open_gateway(trust_principal_header=True) as gateway:
         assert (await gateway.http.get("/v1/jobs")).status_code == 401
         mine = principal_of("t1", "jobs:read", "jobs:write")
@@ -268,7 +272,7 @@ async def test_a_platform_principal_is_accepted_if_the_setting_trusts_it() -> No
         assert (await gateway.http.get(path, headers=without)).status_code == 403
 
 
-async def test_a_platform_principal_is_ignored_by_default(closed: RunningGateway) -> None:
+async def test_a_client_principal_header_is_ignored_by_default(closed: RunningGateway) -> None:
     answer = await closed.http.get("/v1/jobs", headers=principal_of("acme", "jobs:read"))
     assert answer.status_code == 401
 

@@ -59,7 +59,7 @@ async def redrive(gateway: RunningGateway, letter_id: str) -> Any:
     return await gateway.http.post(f"{LETTERS}/noop/{letter_id}/redrive")
 
 
-async def test_an_expired_message_is_not_stored_and_does_not_end_the_job(
+async def test_an_expired_message_is_not_stored_as_a_dead_letter_and_does_not_end_the_job(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(b"secret")
@@ -69,7 +69,7 @@ async def test_an_expired_message_is_not_stored_and_does_not_end_the_job(
     assert (await page(gateway))["dead_letters"] == []
 
 
-async def test_dead_letters_are_listed_page_by_page(gateway: RunningGateway) -> None:
+async def test_the_list_of_dead_letters_is_returned_in_pages(gateway: RunningGateway) -> None:
     ids = sorted([await dead_job(gateway) for _ in range(5)])
     first = await page(gateway, limit=2)
     second = await page(gateway, limit=2, cursor=first["next_cursor"], model="noop")
@@ -156,7 +156,7 @@ async def test_a_redriven_job_gets_the_same_time_to_live_as_the_failed_job(
     assert new["deadline"] == "2026-03-01T14:01:40.000Z"
 
 
-async def test_a_later_call_completes_a_redrive_that_died_after_writing_the_mark(
+async def test_a_later_redrive_starts_the_job_if_the_gateway_died_during_the_first_redrive(
     gateway: RunningGateway,
 ) -> None:
     job_id = await dead_job(gateway)
@@ -179,7 +179,9 @@ async def test_a_later_call_completes_a_redrive_that_died_after_writing_the_mark
     assert (await gateway.job(marked))["status"] == "queued"
 
 
-async def test_a_redrive_sends_the_message_of_a_producer_unchanged(gateway: RunningGateway) -> None:
+async def test_redriving_a_message_of_a_producer_sends_the_message_unchanged(
+    gateway: RunningGateway,
+) -> None:
     now = gateway.clock()
     request = JobRequest(
         job_id="order-7",
@@ -234,7 +236,7 @@ async def test_a_redriven_low_priority_job_is_sent_to_the_low_priority_queue(
     assert marked["redriven_as"] == sent.json()["job_id"]
 
 
-async def test_a_redriven_low_priority_message_is_sent_to_the_low_priority_queue(
+async def test_a_redriven_low_priority_message_of_a_producer_is_sent_to_the_low_priority_queue(
     gateway: RunningGateway,
 ) -> None:
     now = gateway.clock()
@@ -253,7 +255,7 @@ async def test_a_redriven_low_priority_message_is_sent_to_the_low_priority_queue
     assert [letter["id"] for letter in (await page(gateway))["dead_letters"]] == ["order-7"]
 
 
-async def test_lists_and_purges_of_dead_letters_include_both_priorities(
+async def test_listing_and_purging_dead_letters_includes_the_dead_letters_of_both_priorities(
     gateway: RunningGateway,
 ) -> None:
     low = [f"{await low_job(gateway)}~low" for _ in range(3)]
@@ -271,7 +273,7 @@ async def test_lists_and_purges_of_dead_letters_include_both_priorities(
     assert purged.json() == {"deleted": 6, "is_complete": True}
 
 
-async def test_a_redrive_is_refused_if_the_request_the_input_or_the_job_is_missing(
+async def test_a_redrive_is_refused_if_the_message_is_unreadable_or_the_input_or_job_is_missing(
     gateway: RunningGateway,
 ) -> None:
     await give_up(gateway, b"no request", "garbage")
@@ -312,13 +314,13 @@ async def test_purged_dead_letters_are_no_longer_found(gateway: RunningGateway) 
         ({"model": "nope"}, "unknown-model"),
     ],
 )
-async def test_an_invalid_option_of_the_dead_letter_routes_is_refused(
+async def test_an_invalid_query_parameter_of_the_dead_letter_list_is_refused(
     gateway: RunningGateway, query: dict[str, str], code: str
 ) -> None:
     assert (await gateway.http.get(LETTERS, params=query)).json()["code"] == code
 
 
-async def test_a_repeated_trigger_run_keeps_the_redrive_mark_of_a_letter(
+async def test_a_dead_letter_stays_marked_as_redriven_if_the_trigger_runs_again_for_this_message(
     gateway: RunningGateway,
 ) -> None:
     job_id = await dead_job(gateway)
@@ -339,7 +341,9 @@ async def test_any_message_id_is_converted_to_a_valid_blob_name() -> None:
 
 
 @pytest.mark.parametrize("job_id", ["?", "#", "..", "", "a/b", "a/raiseEvent/cancel?", "a b", "é"])
-async def test_a_message_id_with_url_characters_is_not_looked_up_as_a_job(job_id: str) -> None:
+async def test_a_job_id_with_url_characters_is_not_looked_up_in_the_durable_store(
+    job_id: str,
+) -> None:
     # Each request to the durable client fails.
     durable = DurableClient(cast(Any, None))
     assert await durable.status(job_id) is None
@@ -347,14 +351,16 @@ async def test_a_message_id_with_url_characters_is_not_looked_up_as_a_job(job_id
         await durable.raise_event(job_id, "reply", None)
 
 
-async def test_an_unreadable_letter_can_be_listed_and_purged(gateway: RunningGateway) -> None:
+async def test_an_unreadable_dead_letter_is_listed_and_purged(gateway: RunningGateway) -> None:
     gateway.blobs.put(letter_blob("noop", "odd"), b"[1")
     (letter,) = (await page(gateway))["dead_letters"]
     assert (letter["id"], letter["message_id"]) == ("odd", None)
     assert (await gateway.http.delete(f"{LETTERS}/noop/odd")).status_code == 204
 
 
-async def test_housekeeping_deletes_blobs_past_their_retention(gateway: RunningGateway) -> None:
+async def test_housekeeping_deletes_blobs_whose_retention_has_ended(
+    gateway: RunningGateway,
+) -> None:
     job_id = await dead_job(gateway, b"x" * 100_000)
     kept = {f"inputs/{job_id}", f"outcomes/{job_id}"}
     assert {*kept, letter_blob("noop", job_id)} <= set(gateway.payloads.blobs)

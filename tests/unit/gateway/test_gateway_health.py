@@ -29,7 +29,9 @@ async def test_the_models_route_lists_all_models(gateway: RunningGateway) -> Non
     assert (unknown.status_code, unknown.json()["nearest"]) == (404, ["noop"])
 
 
-async def test_the_live_route_returns_200(gateway: RunningGateway) -> None:
+async def test_the_liveness_route_reports_the_gateway_as_live_although_all_services_are_down(
+    gateway: RunningGateway,
+) -> None:
     gateway.durable.is_down = gateway.queues.is_down = gateway.payloads.is_down = True
     assert (await gateway.http.get("/v1/health/live")).json() == {"status": "live"}
 
@@ -47,7 +49,9 @@ async def test_the_gateway_is_ready_only_if_all_services_respond(
     assert "switched off" not in answer.text
 
 
-async def test_readiness_is_checked_once_a_second(gateway: RunningGateway) -> None:
+async def test_the_services_are_checked_for_readiness_at_most_once_a_second(
+    gateway: RunningGateway,
+) -> None:
     for _ in range(5):
         answer = await gateway.http.get("/v1/health/ready")
         assert answer.json() == {
@@ -58,7 +62,7 @@ async def test_readiness_is_checked_once_a_second(gateway: RunningGateway) -> No
     assert FRESH_SECONDS == 1
 
 
-async def test_the_root_links_to_the_documentation(gateway: RunningGateway) -> None:
+async def test_the_root_document_links_to_the_documentation(gateway: RunningGateway) -> None:
     pointers = (await gateway.http.get("/")).json()
     for path in (pointers["docs"], pointers["openapi"], pointers["models"], pointers["ready"]):
         assert (await gateway.http.get(path)).status_code == 200
@@ -81,7 +85,7 @@ class Links(HTMLParser):
 
 
 @pytest.mark.parametrize("path", ["/docs", "/docs/problems"])
-async def test_the_documentation_pages_load_nothing_from_other_hosts(
+async def test_the_documentation_pages_load_no_files_from_other_hosts(
     gateway: RunningGateway, path: str
 ) -> None:
     answer = await gateway.http.get(path)
@@ -91,14 +95,16 @@ async def test_the_documentation_pages_load_nothing_from_other_hosts(
     assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
-async def test_the_problems_page_explains_every_kind_of_problem(gateway: RunningGateway) -> None:
+async def test_the_problems_page_of_the_documentation_explains_every_problem_type(
+    gateway: RunningGateway,
+) -> None:
     page = Links()
     page.feed((await gateway.http.get("/docs/problems")).text)
     assert page.ids == set(problems.PROBLEM_KINDS)
     assert "<!--" not in (await gateway.http.get("/docs/problems")).text
 
 
-async def test_the_problem_for_an_unexpected_error_contains_no_internal_details(
+async def test_the_problem_document_for_an_unexpected_error_contains_no_internal_details(
     gateway: RunningGateway,
 ) -> None:
     class Broken:

@@ -9,7 +9,9 @@ from tests.unit.gateway.conftest import RunningGateway, open_gateway
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 
-async def test_a_request_with_the_current_etag_gets_304(gateway: RunningGateway) -> None:
+async def test_a_request_with_the_current_etag_in_if_none_match_gets_status_304(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     path = f"/v1/jobs/{job_id}"
     first = await gateway.http.get(path)
@@ -42,7 +44,7 @@ async def test_a_cancellation_with_an_outdated_etag_is_refused(gateway: RunningG
 
 
 @pytest.mark.parametrize("named", ['"a"', "a", "", '"', "W/", "\xff", '"' * 999])
-async def test_a_request_with_a_different_etag_in_if_none_match_gets_200(
+async def test_a_request_with_a_different_etag_in_if_none_match_gets_status_200(
     gateway: RunningGateway, named: str
 ) -> None:
     job_id = await gateway.accept()
@@ -82,7 +84,7 @@ async def test_a_head_response_has_the_headers_of_the_get_response(gateway: Runn
         ("/v1/jobs/018f0000-0000-7000-8000-000000000000", "DELETE, GET, HEAD, OPTIONS"),
     ],
 )
-async def test_options_lists_the_methods_of_a_path(
+async def test_the_response_to_an_options_request_lists_the_methods_of_the_path(
     gateway: RunningGateway, path: str, allowed: str
 ) -> None:
     answer = await gateway.http.options(path)
@@ -91,7 +93,7 @@ async def test_options_lists_the_methods_of_a_path(
     assert (await gateway.http.options("/nowhere")).status_code == 404
 
 
-async def test_requests_from_configured_origins_are_allowed() -> None:
+async def test_the_response_to_a_request_from_a_configured_origin_has_cors_headers() -> None:
     page = {"origin": "https://a.example"}
     async with open_gateway(cors_origins=("https://a.example",)) as gateway:
         preflight = await gateway.http.options(
@@ -112,7 +114,9 @@ async def test_requests_from_configured_origins_are_allowed() -> None:
         assert "access-control-allow-origin" not in other.headers
 
 
-async def test_requests_from_other_origins_are_not_allowed(gateway: RunningGateway) -> None:
+async def test_the_response_to_a_request_from_an_unknown_origin_has_no_cors_header(
+    gateway: RunningGateway,
+) -> None:
     answer = await gateway.http.get("/v1/models", headers={"origin": "https://a.example"})
     assert "access-control-allow-origin" not in answer.headers
 

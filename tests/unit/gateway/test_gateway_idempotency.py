@@ -42,7 +42,7 @@ async def submit(
 
 
 @pytest.mark.parametrize("data", [b"x", LARGE])
-async def test_a_repeated_request_with_a_key_gets_the_same_job(
+async def test_a_repeated_request_with_the_same_idempotency_key_gets_the_same_job(
     gateway: RunningGateway, data: bytes
 ) -> None:
     first = await submit(gateway, data)
@@ -55,7 +55,7 @@ async def test_a_repeated_request_with_a_key_gets_the_same_job(
     assert len(gateway.queues.sent) == len(gateway.durable.runs) == 1
 
 
-async def test_a_repeated_request_after_the_end_of_the_job_gets_the_result(
+async def test_a_request_that_is_repeated_after_the_end_of_the_job_gets_the_result(
     gateway: RunningGateway,
 ) -> None:
     await submit(gateway)
@@ -65,7 +65,7 @@ async def test_a_repeated_request_after_the_end_of_the_job_gets_the_result(
     assert len(gateway.durable.runs) == 1
 
 
-async def test_a_repeated_request_waits_for_the_time_in_the_prefer_header(
+async def test_a_repeated_request_waits_for_the_job_for_the_time_in_the_prefer_header(
     gateway: RunningGateway,
 ) -> None:
     await submit(gateway)
@@ -80,7 +80,7 @@ async def test_a_repeated_request_waits_for_the_time_in_the_prefer_header(
 @pytest.mark.parametrize(
     "other", [{"data": b"y"}, {"deadline_seconds": "30"}, {"parameters": '{"a":1}'}]
 )
-async def test_a_different_request_with_the_same_key_is_refused(
+async def test_a_different_request_with_the_same_idempotency_key_is_refused(
     gateway: RunningGateway, other: dict[str, Any]
 ) -> None:
     await submit(gateway)
@@ -97,14 +97,14 @@ async def test_a_request_with_a_malformed_idempotency_key_is_refused(
     assert not gateway.payloads.blobs
 
 
-async def test_a_refused_request_writes_no_claim(gateway: RunningGateway) -> None:
+async def test_a_refused_request_stores_no_idempotency_claim(gateway: RunningGateway) -> None:
     assert (await submit(gateway, b"")).status_code == 422
     assert not gateway.payloads.blobs
     assert (await submit(gateway)).status_code == 202
 
 
 @pytest.mark.parametrize("data", [b"x", LARGE])
-async def test_simultaneous_requests_with_one_key_create_only_one_job(
+async def test_simultaneous_requests_with_one_idempotency_key_create_only_one_job(
     gateway: RunningGateway, data: bytes
 ) -> None:
     answers = await asyncio.gather(*(submit(gateway, data) for _ in range(16)))
@@ -117,7 +117,7 @@ async def test_simultaneous_requests_with_one_key_create_only_one_job(
 
 
 @pytest.mark.usefixtures("short_watch")
-async def test_only_one_request_takes_over_a_claim_without_a_job(
+async def test_exactly_one_of_many_repeated_requests_creates_the_job_if_the_first_request_failed(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def die(*_: object) -> None:
@@ -148,7 +148,7 @@ def count_starts(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> li
 
 
 @pytest.mark.usefixtures("short_watch")
-async def test_a_request_that_wrote_the_claim_too_slowly_does_not_start_the_job(
+async def test_a_request_starts_no_job_if_storing_the_idempotency_claim_exceeds_the_time_limit(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts = count_starts(gateway, monkeypatch)
@@ -161,7 +161,7 @@ async def test_a_request_that_wrote_the_claim_too_slowly_does_not_start_the_job(
     assert len(starts) == 1
 
 
-async def test_a_claim_is_valid_for_one_day(gateway: RunningGateway) -> None:
+async def test_an_idempotency_claim_is_valid_for_one_day(gateway: RunningGateway) -> None:
     first = await submit(gateway)
     await gateway.reply()
     await gateway.durable.advance(24 * 3600 - 1)
@@ -172,7 +172,9 @@ async def test_a_claim_is_valid_for_one_day(gateway: RunningGateway) -> None:
     assert later.json()["id"] != first.json()["id"]
 
 
-async def test_housekeeping_deletes_claims_after_a_day(gateway: RunningGateway) -> None:
+async def test_housekeeping_deletes_idempotency_claims_after_one_day(
+    gateway: RunningGateway,
+) -> None:
     await submit(gateway, key="old")
     await gateway.durable.advance(24 * 3600)
     await submit(gateway, key="new")
@@ -181,14 +183,16 @@ async def test_housekeeping_deletes_claims_after_a_day(gateway: RunningGateway) 
     assert len([name for name in gateway.payloads.blobs if name.startswith("claims/")]) == 1
 
 
-async def test_an_unreadable_claim_is_replaced(gateway: RunningGateway) -> None:
+async def test_an_unreadable_idempotency_claim_is_replaced_by_the_next_request(
+    gateway: RunningGateway,
+) -> None:
     await submit(gateway)
     (name,) = gateway.payloads.blobs
     gateway.blobs.put(name, b"{")
     assert (await submit(gateway)).status_code == 202
 
 
-async def test_requests_with_a_key_are_refused_while_the_storage_is_down(
+async def test_requests_with_an_idempotency_key_are_refused_while_the_storage_is_down(
     gateway: RunningGateway,
 ) -> None:
     gateway.payloads.is_down = True
@@ -196,5 +200,5 @@ async def test_requests_with_a_key_are_refused_while_the_storage_is_down(
     assert not gateway.durable.runs
 
 
-def test_a_claim_expires_before_its_job_is_purged(gateway: RunningGateway) -> None:
+def test_an_idempotency_claim_expires_before_the_job_is_purged(gateway: RunningGateway) -> None:
     assert gateway.services.claim_lifetime == timedelta(hours=24)

@@ -19,7 +19,7 @@ NOBODY = "018f0000-0000-7000-8000-000000000000"
     "job_id", [NOBODY, "x", "?", "%3FshowInput=true", "a%2Fb", "..", NOBODY.upper(), "%ED%A0%80"]
 )
 @pytest.mark.parametrize("suffix", ["", "/result"])
-async def test_a_request_for_an_unknown_job_gets_404(
+async def test_a_request_for_an_unknown_job_gets_status_404(
     gateway: RunningGateway, job_id: str, suffix: str
 ) -> None:
     answer = await gateway.http.get(f"/v1/jobs/{job_id}{suffix}")
@@ -33,7 +33,7 @@ async def test_malformed_job_ids_are_not_looked_up_in_the_store(gateway: Running
     assert gateway.durable.status_count == 0
 
 
-async def test_an_orchestration_that_runs_no_job_is_reported_as_unknown(
+async def test_an_orchestration_that_runs_no_job_is_reported_as_an_unknown_job(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -55,14 +55,16 @@ async def test_a_waiting_request_returns_when_the_job_ends(gateway: RunningGatew
     assert "retry-after" not in answer.headers
 
 
-async def test_a_waiting_request_for_an_ended_job_returns_at_once(gateway: RunningGateway) -> None:
+async def test_a_waiting_request_for_an_ended_job_returns_immediately(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     await gateway.reply()
     answer = await gateway.http.get(f"/v1/jobs/{job_id}", headers={"prefer": "wait=100"})
     assert answer.json()["status"] == "succeeded"
 
 
-async def test_a_waiting_request_returns_a_running_job_after_the_requested_time(
+async def test_a_request_without_a_waiting_time_returns_a_queued_job_immediately(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -71,7 +73,9 @@ async def test_a_waiting_request_returns_a_running_job_after_the_requested_time(
     assert answer.headers["retry-after"] == "1"
 
 
-async def test_an_unknown_query_parameter_is_refused(gateway: RunningGateway) -> None:
+async def test_a_request_with_an_unknown_query_parameter_is_refused(
+    gateway: RunningGateway,
+) -> None:
     answer = await gateway.http.get(f"/v1/jobs/{NOBODY}", params={"wait": "10"})
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
 
@@ -82,7 +86,9 @@ async def result_of(gateway: RunningGateway, **outcome: Any) -> Any:
     return await gateway.http.get(f"/v1/jobs/{job_id}/result")
 
 
-async def test_the_result_route_returns_only_the_json_result(gateway: RunningGateway) -> None:
+async def test_the_result_route_returns_the_json_result_without_the_job(
+    gateway: RunningGateway,
+) -> None:
     answer = await result_of(gateway, result={"json": {"label": "Löwe"}})
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
@@ -126,7 +132,9 @@ async def test_the_result_route_redirects_to_a_signed_link_for_a_large_result(
     assert (await gateway.http.get(f"/v1/jobs/{job_id}/result")).status_code == 404
 
 
-async def test_the_result_route_returns_202_for_a_running_job(gateway: RunningGateway) -> None:
+async def test_the_result_route_returns_status_202_for_a_running_job(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     answer = await gateway.http.get(f"/v1/jobs/{job_id}/result")
     assert answer.status_code == 202
@@ -135,13 +143,15 @@ async def test_the_result_route_returns_202_for_a_running_job(gateway: RunningGa
     assert answer.headers["retry-after"] == "1"
 
 
-async def test_the_result_route_returns_a_problem_for_a_failed_job(gateway: RunningGateway) -> None:
+async def test_the_result_route_returns_a_problem_document_for_a_failed_job(
+    gateway: RunningGateway,
+) -> None:
     answer = await result_of(gateway, error=error_body("inference-failed"))
     assert (answer.status_code, answer.json()["code"]) == (409, "no-result")
     assert answer.json()["job"]["status"] == "failed"
 
 
-async def test_a_cancelled_job_refuses_a_later_reply(gateway: RunningGateway) -> None:
+async def test_a_reply_to_a_cancelled_job_is_refused(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     answer = await gateway.http.delete(f"/v1/jobs/{job_id}")
     assert answer.status_code == 202
@@ -156,7 +166,7 @@ async def test_a_cancelled_job_refuses_a_later_reply(gateway: RunningGateway) ->
     assert await gateway.job(job_id) == job
 
 
-async def test_the_cancellation_of_an_ended_job_leaves_the_job_unchanged(
+async def test_cancelling_a_job_that_has_ended_does_not_change_the_job(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -165,7 +175,7 @@ async def test_the_cancellation_of_an_ended_job_leaves_the_job_unchanged(
     assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
 
 
-async def test_the_cancellation_of_an_unknown_job_gets_404(gateway: RunningGateway) -> None:
+async def test_the_cancellation_of_an_unknown_job_gets_status_404(gateway: RunningGateway) -> None:
     answer = await gateway.http.delete(f"/v1/jobs/{NOBODY}")
     assert (answer.status_code, answer.json()["code"]) == (404, "unknown-job")
 

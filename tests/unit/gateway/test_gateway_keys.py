@@ -1,4 +1,4 @@
-"""API keys and platform principals, and the callers that they identify."""
+"""API keys and the client principal header, and the callers that they identify."""
 
 import base64
 import contextlib
@@ -14,7 +14,7 @@ from gateway.http.keys import KeyRing, Scope, main, make_key, parse_keys
 from gateway.http.rates import Rate
 
 
-def test_only_a_valid_key_returns_a_caller() -> None:
+def test_only_a_valid_api_key_identifies_a_caller() -> None:
     made = [make_key(name, f"{name}-tenant", rate_text="5/10") for name in ("a", "b")]
     ring = KeyRing(parse_keys(json.dumps([entry for _, entry in made])))
     for _ in range(2):
@@ -29,14 +29,14 @@ def test_only_a_valid_key_returns_a_caller() -> None:
 
 
 @given(st.binary(max_size=400))
-def test_wrong_keys_are_refused_and_not_cached(key: bytes) -> None:
+def test_wrong_api_keys_are_refused_and_not_cached(key: bytes) -> None:
     _, entry = make_key("a", "t")
     ring = KeyRing(parse_keys(json.dumps([entry])))
     assert ring.caller(key) is None
     assert not ring._known
 
 
-def test_the_stored_entry_of_a_key_does_not_contain_the_key() -> None:
+def test_the_settings_entry_of_an_api_key_does_not_contain_the_api_key() -> None:
     key, entry = make_key("a", "t")
     again, _ = make_key("a", "t")
     assert key != again
@@ -72,7 +72,7 @@ GOOD: dict[str, Any] = make_key("a", "t")[1]
         ({"key": "secret"}, "expected an object"),
     ],
 )
-def test_the_error_for_an_invalid_key_entry_shows_no_values(
+def test_the_error_for_an_invalid_api_key_entry_contains_no_values_of_the_entry(
     change: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ValueError, match=f"^entry 2: {said}") as refused:
@@ -87,12 +87,14 @@ def test_parsing_any_api_keys_setting_succeeds_or_raises_value_error(value: Any)
             assert parse_keys(text) == ()
 
 
-def test_two_keys_with_the_same_name_are_refused() -> None:
+def test_two_api_keys_with_the_same_name_are_refused() -> None:
     with pytest.raises(ValueError, match="same name"):
         parse_keys(json.dumps([GOOD, GOOD]))
 
 
-def test_the_command_prints_a_key_and_its_entry(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_keys_command_prints_a_new_api_key_and_the_settings_entry_of_the_key(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     arguments = ["ci", "--tenant", "acme", "--scopes", "jobs:read", "admin", "--rate", "9/3"]
     assert main(arguments) == 0
     key, entry = capsys.readouterr().out.splitlines()
@@ -105,7 +107,7 @@ def test_the_command_prints_a_key_and_its_entry(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     "arguments", [["ci"], ["", "--tenant", "a"], ["ci", "--tenant", "a", "--rate", "x"]]
 )
-def test_the_command_refuses_wrong_arguments(
+def test_the_keys_command_refuses_wrong_arguments(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -118,7 +120,7 @@ def header(*claims: tuple[str, str], **more: Any) -> bytes:
     return base64.b64encode(json.dumps({"claims": values, **more}).encode())
 
 
-def test_a_platform_principal_is_converted_to_a_caller() -> None:
+def test_a_client_principal_header_is_converted_to_a_caller() -> None:
     found = read_principal(
         header(
             ("tid", "tenant"),
@@ -133,7 +135,7 @@ def test_a_platform_principal_is_converted_to_a_caller() -> None:
     assert found.scopes == {Scope.JOBS_READ, Scope.JOBS_WRITE}
 
 
-def test_the_roles_are_read_from_the_claim_type_that_the_principal_names() -> None:
+def test_roles_are_read_from_the_claim_type_that_the_client_principal_names() -> None:
     found = read_principal(
         header(("tid", "t"), ("oid", "o"), ("my-role", "admin"), role_typ="my-role")
     )
@@ -152,12 +154,12 @@ def test_the_roles_are_read_from_the_claim_type_that_the_principal_names() -> No
         header(("tid", ""), ("oid", "o")),
     ],
 )
-def test_a_principal_without_a_tenant_or_an_id_is_ignored(value: bytes) -> None:
+def test_a_client_principal_without_a_tenant_or_an_id_is_ignored(value: bytes) -> None:
     assert read_principal(value) is None
 
 
 @given(st.binary() | st.text().map(lambda text: base64.b64encode(text.encode())))
-def test_reading_any_principal_header_never_raises(value: bytes) -> None:
+def test_no_value_of_the_client_principal_header_causes_an_error(value: bytes) -> None:
     read_principal(value)
 
 
@@ -170,5 +172,5 @@ def test_reading_any_principal_header_never_raises(value: bytes) -> None:
         ),
     )
 )
-def test_reading_any_principal_document_never_raises(value: Any) -> None:
+def test_no_json_document_in_the_client_principal_header_causes_an_error(value: Any) -> None:
     read_principal(base64.b64encode(json.dumps(value).encode()))

@@ -55,7 +55,7 @@ class Store:
     limit=st.integers(1, 30),
     window_size=st.integers(1, 20),
 )
-def test_the_pages_of_a_list_contain_each_job_once_and_in_order(
+def test_the_pages_of_the_job_list_contain_each_job_once_and_in_order(
     times: list[tuple[int, int]], limit: int, window_size: int
 ) -> None:
     ids = [id_of(*time) for time in times]
@@ -161,7 +161,7 @@ async def test_the_list_of_jobs_is_filtered_by_status_and_model(gateway: Running
         ("page", "2"),
     ],
 )
-async def test_an_invalid_option_of_the_job_list_is_refused(
+async def test_an_invalid_query_parameter_of_the_job_list_is_refused(
     gateway: RunningGateway, name: str, value: str
 ) -> None:
     answer = await gateway.http.get("/v1/jobs", params={name: value})

@@ -24,7 +24,9 @@ SIGNATURES = {
 
 @pytest.mark.parametrize("name", SIGNATURES)
 @given(tail=st.binary(max_size=20))
-def test_the_media_type_is_recognised_by_the_signature_of_the_bytes(name: str, tail: bytes) -> None:
+def test_the_media_type_is_recognised_by_the_first_bytes_of_the_content(
+    name: str, tail: bytes
+) -> None:
     data = SIGNATURES[name] + tail
     assert media.sniff(data) == name
     assert [other for other in SIGNATURES if media.agrees(other, data)] == [name]
@@ -33,12 +35,12 @@ def test_the_media_type_is_recognised_by_the_signature_of_the_bytes(name: str, t
 
 
 @given(data=st.binary(max_size=40))
-def test_recognising_the_media_type_of_any_bytes_never_raises(data: bytes) -> None:
+def test_recognising_the_media_type_of_any_bytes_raises_no_error(data: bytes) -> None:
     found = media.sniff(data)
     assert found is None or media.agrees(found, data)
 
 
-def test_agrees_is_false_for_bytes_that_contradict_the_announced_media_type() -> None:
+def test_the_function_agrees_returns_false_if_the_bytes_contradict_the_media_type() -> None:
     assert media.agrees("text/plain", b"words")
     assert not media.agrees("text/plain", b"wo\0rds")
     assert not media.agrees("image/png", b"words")
@@ -48,7 +50,9 @@ def test_agrees_is_false_for_bytes_that_contradict_the_announced_media_type() ->
     ("given_type", "expected"),
     [("Image/JPEG", "image/jpeg"), (" text/plain ; charset=utf-8", "text/plain"), ("", "")],
 )
-def test_the_essence_of_a_media_type_has_no_parameters(given_type: str, expected: str) -> None:
+def test_the_essence_of_a_media_type_is_the_media_type_without_parameters(
+    given_type: str, expected: str
+) -> None:
     assert media.essence(given_type) == expected
 
 
@@ -99,7 +103,7 @@ def test_the_dimensions_of_a_picture_are_read_from_the_header(
 
 
 @pytest.mark.parametrize("marker", sorted({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}))
-def test_the_dimensions_are_read_from_every_kind_of_jpeg_frame(marker: int) -> None:
+def test_the_dimensions_of_a_jpeg_are_read_from_every_kind_of_frame_header(marker: int) -> None:
     assert read_dimensions("image/jpeg", jpeg(3, 2, marker=marker)) == (3, 2)
 
 
@@ -124,6 +128,17 @@ def test_jpeg_segments_before_the_frame_are_skipped(segments: list[tuple[int, by
 def test_a_jpeg_without_a_frame_is_refused(before: bytes) -> None:
     with pytest.raises(UnreadableImage):
         read_dimensions("image/jpeg", jpeg(5, 7, before))
+
+
+@pytest.mark.parametrize("piece", [b"\xff\xd0", b"\xff", b"\xff\0", b"\xff\xe0\0\x02"])
+def test_a_jpeg_with_too_many_markers_before_the_frame_is_refused(piece: bytes) -> None:
+    before = piece * 1_000_000
+    with pytest.raises(UnreadableImage, match="after 2000 markers"):
+        read_dimensions("image/jpeg", jpeg(5, 7, before))
+
+
+def test_the_frame_of_a_jpeg_is_found_behind_many_fill_bytes() -> None:
+    assert read_dimensions("image/jpeg", jpeg(5, 7, b"\xff" * 1000)) == (5, 7)
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0)])
@@ -161,5 +176,5 @@ def test_the_dimensions_of_a_picture_agree_with_pillow(
     assert read_dimensions(media_type, data) == (123, 45)
 
 
-def test_media_types_that_are_not_pictures_have_no_dimensions() -> None:
+def test_no_dimensions_are_read_from_data_whose_media_type_is_not_a_picture_type() -> None:
     assert read_dimensions("text/plain", b"") is None

@@ -27,7 +27,7 @@ def picture_text() -> str:
     return base64.b64encode(PNG).decode()
 
 
-async def test_a_picture_in_json_is_classified(gateway: RunningGateway) -> None:
+async def test_a_picture_that_is_sent_in_json_is_classified(gateway: RunningGateway) -> None:
     answer = await infer(
         gateway,
         "classifier",
@@ -79,7 +79,7 @@ async def test_binary_tensors_are_read_and_written(gateway: RunningGateway) -> N
     assert answer.content[length:] == b"\0\0\x40\x3f\0\0\0\x3e"
 
 
-async def test_each_input_element_creates_a_job_and_the_results_keep_the_order(
+async def test_each_element_of_the_input_tensor_creates_a_job_and_the_results_keep_the_order(
     gateway: RunningGateway,
 ) -> None:
     answer = await infer(
@@ -106,7 +106,7 @@ async def test_a_numeric_tensor_creates_one_job_with_json_input(gateway: Running
     assert (sent.deadline - sent.created_at).total_seconds() == 7
 
 
-async def test_several_input_tensors_create_one_job_with_an_object_as_input(
+async def test_several_input_tensors_create_one_job_whose_input_is_a_json_object(
     gateway: RunningGateway,
 ) -> None:
     request = {"inputs": [tensor(1, datatype="INT8"), {**tensor("a"), "name": "y"}]}
@@ -114,7 +114,9 @@ async def test_several_input_tensors_create_one_job_with_an_object_as_input(
     assert gateway.queues.request().input == InlineJson({"x": [1], "y": ["a"]})
 
 
-async def test_a_binary_result_is_returned_in_base64(gateway: RunningGateway) -> None:
+async def test_a_binary_result_of_an_inference_request_is_returned_in_base64(
+    gateway: RunningGateway,
+) -> None:
     mask = {"base64": picture_text(), "media_type": "image/png"}
     answer = await infer(gateway, "noop", {"inputs": [tensor("a")]}, [{"result": mask}])
     result = outputs(answer)["result"]
@@ -122,7 +124,9 @@ async def test_a_binary_result_is_returned_in_base64(gateway: RunningGateway) ->
     assert base64.b64decode(result["data"][0]) == PNG
 
 
-async def test_the_error_for_a_failed_job_names_the_input_element(gateway: RunningGateway) -> None:
+async def test_the_inference_error_for_a_failed_job_names_the_element_of_the_input_tensor(
+    gateway: RunningGateway,
+) -> None:
     answer = await infer(
         gateway,
         "noop",
@@ -134,12 +138,14 @@ async def test_the_error_for_a_failed_job_names_the_input_element(gateway: Runni
     assert answer.json()["error"].startswith("element 1: it did not work (job ")
 
 
-async def test_the_timeout_error_contains_the_id_of_the_job(gateway: RunningGateway) -> None:
+async def test_the_inference_timeout_error_contains_the_id_of_the_job(
+    gateway: RunningGateway,
+) -> None:
     answer = await gateway.http.post(
         "/v2/models/noop/infer", json={"inputs": [tensor("a")]}, headers={"prefer": "wait=0"}
     )
     assert answer.status_code == 504
-    assert "GET /v1/jobs/" in answer.json()["error"]
+    assert "its status is at /v1/jobs/" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +174,7 @@ async def test_the_timeout_error_contains_the_id_of_the_job(gateway: RunningGate
         ),
     ],
 )
-async def test_a_refused_request_gets_an_error_in_the_form_of_the_protocol(
+async def test_a_refused_inference_request_gets_an_error_in_the_open_inference_format(
     gateway: RunningGateway, model: str, request_body: dict[str, Any], status: int, named: str
 ) -> None:
     answer = await gateway.http.post(
@@ -179,7 +185,9 @@ async def test_a_refused_request_gets_an_error_in_the_form_of_the_protocol(
     assert gateway.durable.runs == {}
 
 
-async def test_every_error_under_v2_has_the_form_of_the_protocol(gateway: RunningGateway) -> None:
+async def test_every_error_response_under_the_path_v2_has_the_open_inference_error_format(
+    gateway: RunningGateway,
+) -> None:
     for method, path, status in (
         ("GET", "/v2/nothing", 404),
         ("GET", "/v2/models/noop/infer", 405),
@@ -223,7 +231,9 @@ async def test_a_model_is_not_ready_while_a_service_is_down(gateway: RunningGate
     assert (await gateway.http.get("/v2/models/noop/ready")).status_code == 503
 
 
-async def test_a_large_result_is_read_from_the_blob_storage(gateway: RunningGateway) -> None:
+async def test_a_large_result_of_an_inference_request_is_read_from_the_blob_storage(
+    gateway: RunningGateway,
+) -> None:
     waiting = asyncio.create_task(
         gateway.http.post("/v2/models/noop/infer", json={"inputs": [tensor("a")]})
     )
@@ -242,7 +252,7 @@ async def test_a_large_result_is_read_from_the_blob_storage(gateway: RunningGate
     assert outputs(await waiting)["result"]["data"] == [data.decode()]
 
 
-async def test_respond_async_does_not_shorten_the_wait_for_an_inference(
+async def test_an_inference_request_waits_for_the_result_despite_the_preference_respond_async(
     gateway: RunningGateway,
 ) -> None:
     request, headers = {"inputs": [tensor("a")]}, {"prefer": "respond-async"}
@@ -250,7 +260,9 @@ async def test_respond_async_does_not_shorten_the_wait_for_an_inference(
     assert outputs(answer)["result"]["data"] == ["1"]
 
 
-async def test_the_error_of_an_expired_job_says_whether_it_ran(gateway: RunningGateway) -> None:
+async def test_the_error_of_an_expired_job_says_whether_the_job_ran(
+    gateway: RunningGateway,
+) -> None:
     request = {"inputs": [tensor("a")], "parameters": {"deadline_seconds": 7}}
     waiting = asyncio.create_task(gateway.http.post("/v2/models/noop/infer", json=request))
     await gateway.queues.has_sent.wait()
@@ -260,7 +272,9 @@ async def test_the_error_of_an_expired_job_says_whether_it_ran(gateway: RunningG
     assert "deadline" in answer.json()["error"]
 
 
-async def test_the_input_of_an_inference_can_be_an_upload(gateway: RunningGateway) -> None:
+async def test_an_inference_request_with_an_upload_as_input_succeeds(
+    gateway: RunningGateway,
+) -> None:
     upload = await sent(gateway, b"large", "text/plain")
     request = {"inputs": [], "parameters": {"upload": upload, "top": 3}}
     answer = await infer(gateway, "noop", request, [{"result": {"json": 1}}])

@@ -56,7 +56,7 @@ def refused(data: bytes, header_length: str | None = None) -> str:
 
 
 @given(st.lists(tensors(), min_size=1, max_size=4))
-def test_a_tensor_written_in_binary_is_read_unchanged(written: list[Tensor]) -> None:
+def test_a_tensor_that_is_written_in_binary_form_is_read_unchanged(written: list[Tensor]) -> None:
     named = [
         Tensor(f"t{number}", tensor.datatype, tensor.shape, tensor.elements)
         for number, tensor in enumerate(written)
@@ -73,7 +73,7 @@ def test_a_tensor_written_in_binary_is_read_unchanged(written: list[Tensor]) -> 
 
 
 @given(tensors().filter(lambda tensor: tensor.datatype != "BYTES"))
-def test_numbers_are_read_from_json_flat_or_nested(tensor: Tensor) -> None:
+def test_tensor_elements_are_read_from_flat_and_from_nested_json_lists(tensor: Tensor) -> None:
     if not all(math.isfinite(element) for element in tensor.elements):
         return
     value = {"name": "t", "datatype": tensor.datatype, "shape": tensor.shape}
@@ -85,7 +85,7 @@ def test_numbers_are_read_from_json_flat_or_nested(tensor: Tensor) -> None:
 
 
 @given(st.lists(st.floats(width=16, allow_nan=False), max_size=5))
-def test_bf16_elements_are_read_as_floats(values: list[float]) -> None:
+def test_bf16_tensor_elements_are_read_as_floats(values: list[float]) -> None:
     halves = b"".join(struct.pack("<f", value)[2:] for value in values)
     value = {"name": "t", "datatype": "BF16", "shape": [len(values)]}
     head = body([{**value, "parameters": {"binary_data_size": len(halves)}}])
@@ -93,7 +93,7 @@ def test_bf16_elements_are_read_as_floats(values: list[float]) -> None:
     assert all(math.isclose(*pair, rel_tol=2**-7) for pair in zip(found, values, strict=True))
 
 
-def test_elements_are_nested_according_to_the_shape() -> None:
+def test_tensor_elements_are_nested_according_to_the_shape_of_the_tensor() -> None:
     assert nested(Tensor("t", "INT8", (2, 3), [1, 2, 3, 4, 5, 6])) == [[1, 2, 3], [4, 5, 6]]
     assert nested(Tensor("t", "INT8", (2, 1, 2), [1, 2, 3, 4])) == [[[1, 2]], [[3, 4]]]
     assert nested(Tensor("t", "INT8", (), [1])) == 1
@@ -141,7 +141,9 @@ def tensor(**others: Any) -> dict[str, Any]:
         ([tensor(parameters={"shared_memory_region": "r"})], "not supported"),
     ],
 )
-def test_the_refusal_of_a_malformed_tensor_names_the_path(inputs: Any, named: str) -> None:
+def test_the_refusal_of_a_malformed_tensor_names_the_json_path_of_the_fault(
+    inputs: Any, named: str
+) -> None:
     assert named in refused(body(inputs))
 
 
@@ -158,19 +160,19 @@ def test_the_refusal_of_a_malformed_tensor_names_the_path(inputs: Any, named: st
         ({"parameters": []}, "parameters"),
     ],
 )
-def test_the_refusal_of_a_malformed_option_names_the_path(
+def test_the_refusal_of_a_malformed_option_names_the_json_path_of_the_fault(
     others: dict[str, Any], named: str
 ) -> None:
     assert named in refused(body([tensor()], **others))
 
 
 @pytest.mark.parametrize("header_length", ["-1", "x", "1e3", "99999", "9" * 400, "", "²"])
-def test_a_header_length_greater_than_the_body_length_is_refused(header_length: str) -> None:
+def test_a_json_header_length_greater_than_the_body_length_is_refused(header_length: str) -> None:
     refused(body([tensor()]), header_length)
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"\xff", b"[" * 100_000, b'{"inputs": NaN}'])
-def test_a_body_that_is_not_a_json_object_is_refused(data: bytes) -> None:
+def test_an_inference_request_body_that_is_not_a_json_object_is_refused(data: bytes) -> None:
     refused(data)
 
 
@@ -213,7 +215,7 @@ JSON = st.recursive(
     has_header=st.booleans(),
     cut=st.integers(-2, 2),
 )
-def test_reading_any_body_returns_a_request_or_raises_a_problem(
+def test_reading_any_inference_body_returns_a_request_or_raises_an_http_problem(
     value: dict[str, Any], rest: bytes, *, has_header: bool, cut: int
 ) -> None:
     head = body([value], parameters=value.get("parameters"), outputs=[value])
@@ -222,5 +224,7 @@ def test_reading_any_body_returns_a_request_or_raises_a_problem(
 
 
 @given(st.binary(max_size=60), st.none() | st.integers(0, 70).map(str))
-def test_a_body_with_surplus_bytes_is_refused(data: bytes, header_length: str | None) -> None:
+def test_an_inference_request_body_with_surplus_bytes_is_refused(
+    data: bytes, header_length: str | None
+) -> None:
     refused(data, header_length)

@@ -20,7 +20,7 @@ async def infer_again(gateway: RunningGateway, key: str, request: dict[str, Any]
     )
 
 
-async def test_a_repeated_inference_with_the_same_key_gets_the_same_jobs(
+async def test_a_repeated_inference_request_with_the_same_idempotency_key_gets_the_same_jobs(
     gateway: RunningGateway,
 ) -> None:
     request = {"inputs": [tensor("a", "b", "c")]}
@@ -44,7 +44,7 @@ async def test_a_repeated_inference_with_the_same_key_gets_the_same_jobs(
         {"inputs": [tensor("a", "b")], "parameters": {"priority": "low"}},
     ],
 )
-async def test_a_different_inference_with_the_same_key_starts_no_job(
+async def test_a_different_inference_request_with_the_same_idempotency_key_starts_no_job(
     gateway: RunningGateway, request_body: dict[str, Any]
 ) -> None:
     outcomes = [{"result": {"json": number}} for number in range(2)]
@@ -56,7 +56,9 @@ async def test_a_different_inference_with_the_same_key_starts_no_job(
     assert len(gateway.durable.runs) == 2
 
 
-async def test_v1_and_v2_share_the_idempotency_keys_of_a_caller(gateway: RunningGateway) -> None:
+async def test_the_v1_api_and_the_v2_api_share_the_idempotency_keys_of_a_caller(
+    gateway: RunningGateway,
+) -> None:
     headers = {"idempotency-key": "one", "content-type": "text/plain", "prefer": "respond-async"}
     answer = await gateway.http.post("/v1/models/noop/jobs", content=b"a", headers=headers)
     assert answer.status_code == 202
@@ -65,7 +67,7 @@ async def test_v1_and_v2_share_the_idempotency_keys_of_a_caller(gateway: Running
     assert len(gateway.durable.runs) == 1
 
 
-async def test_simultaneous_inferences_with_one_key_create_one_set_of_jobs(
+async def test_simultaneous_inference_requests_with_one_idempotency_key_create_one_set_of_jobs(
     gateway: RunningGateway,
 ) -> None:
     request = {"inputs": [tensor("a", "b")]}
@@ -81,7 +83,7 @@ async def test_simultaneous_inferences_with_one_key_create_one_set_of_jobs(
     assert len(gateway.durable.runs) == 2
 
 
-async def test_a_repeated_inference_starts_the_jobs_that_a_killed_request_did_not_start(
+async def test_a_repeated_inference_request_starts_the_jobs_that_the_first_request_did_not_start(
     gateway: RunningGateway,
 ) -> None:
     start, count = gateway.durable.start, 0
@@ -106,7 +108,7 @@ async def test_a_repeated_inference_starts_the_jobs_that_a_killed_request_did_no
     assert len(gateway.durable.runs) == 2
 
 
-async def test_an_inference_with_a_malformed_idempotency_key_is_refused(
+async def test_an_inference_request_with_a_malformed_idempotency_key_is_refused(
     gateway: RunningGateway,
 ) -> None:
     refused = await infer_again(gateway, "two words", {"inputs": [tensor("a")]})

@@ -47,7 +47,9 @@ def test_the_openapi_document_describes_every_route(document: dict[str, Any]) ->
         assert {(route.path, method) for method in route.methods or ()} <= described
 
 
-def test_the_operation_ids_are_valid_function_names(document: dict[str, Any]) -> None:
+def test_the_operation_ids_in_the_openapi_document_are_valid_function_names(
+    document: dict[str, Any],
+) -> None:
     names = [operation["operationId"] for _, _, operation in operations(document)]
     assert len(set(names)) == len(names)
     assert all(name.isidentifier() and not keyword.iskeyword(name) for name in names)
@@ -70,11 +72,13 @@ def references(value: Any) -> list[str]:
     return []
 
 
-def test_the_openapi_document_does_not_describe_errors_of_fastapi(document: dict[str, Any]) -> None:
+def test_the_openapi_document_does_not_describe_the_validation_errors_of_fastapi(
+    document: dict[str, Any],
+) -> None:
     assert "ValidationError" not in str(document)
 
 
-def test_the_openapi_document_describes_every_kind_of_problem(document: dict[str, Any]) -> None:
+def test_the_openapi_document_describes_every_problem_type(document: dict[str, Any]) -> None:
     shown = {
         code
         for _, _, operation in operations(document)
@@ -86,7 +90,9 @@ def test_the_openapi_document_describes_every_kind_of_problem(document: dict[str
     assert set(PROBLEM_KINDS) - shown == {"not-found", "method-not-allowed"} - shown
 
 
-def test_routes_that_need_a_key_declare_security_schemes(document: dict[str, Any]) -> None:
+def test_routes_that_need_an_api_key_declare_a_security_scheme_in_the_openapi_document(
+    document: dict[str, Any],
+) -> None:
     for path, method, operation in operations(document):
         needs_key = {"bearer": []} in operation.get("security", ())
         is_told = {"401", "403", "429"} <= set(operation["responses"])
@@ -96,7 +102,9 @@ def test_routes_that_need_a_key_declare_security_schemes(document: dict[str, Any
     assert "security" not in document["paths"]["/v1/health/live"]["get"]
 
 
-def test_the_response_to_a_submission_has_the_described_headers(document: dict[str, Any]) -> None:
+def test_the_response_to_a_submission_has_the_headers_in_the_openapi_document(
+    document: dict[str, Any],
+) -> None:
     responses = document["paths"]["/v1/models/{model}/jobs"]["post"]["responses"]
     assert {"Location", "Retry-After", "Preference-Applied"} <= set(responses["202"]["headers"])
     assert "Retry-After" in responses["503"]["headers"]
@@ -122,7 +130,7 @@ def test_the_response_to_a_submission_has_the_described_headers(document: dict[s
         ("/v2/models/{model}", "/v2/models/unknown"),
     ],
 )
-async def test_each_response_is_valid_under_the_described_schema(
+async def test_each_response_is_valid_under_the_schema_in_the_openapi_document(
     gateway: RunningGateway, document: dict[str, Any], path: str, sent: str
 ) -> None:
     ended = await gateway.accept()

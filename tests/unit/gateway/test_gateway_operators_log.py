@@ -32,7 +32,7 @@ async def test_the_age_of_the_oldest_message_of_each_queue_is_logged(
     )
 
 
-async def test_an_unavailable_queue_is_logged_and_all_other_queues_are_read(
+async def test_each_queue_that_cannot_be_read_is_logged_and_does_not_prevent_reading_other_queues(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.queues.is_down = True
@@ -44,7 +44,9 @@ async def test_an_unavailable_queue_is_logged_and_all_other_queues_are_read(
     ("status", "told"),
     [("succeeded", False), ("cancelled", False), ("failed", True), ("expired", True)],
 )
-def test_failed_jobs_are_logged(status: str, told: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_failed_job_is_logged(
+    status: str, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     log_failure("1", {"model": "noop", "status": status, "error": {"code": "boom"}})
     assert caplog.messages == ([f"job 1 of noop ended as {status}: boom"] if told else [])
     assert 'parse message with "job " * " ended as " status ": " code' in query("failed-jobs")

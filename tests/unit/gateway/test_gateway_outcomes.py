@@ -46,7 +46,7 @@ def recorded(gateway: RunningGateway, job_id: str) -> dict[str, Any]:
     return value
 
 
-async def test_a_reply_is_shown_to_callers_even_if_the_event_is_lost(
+async def test_a_reply_is_shown_to_callers_even_if_the_reply_event_is_lost(
     deaf: RunningGateway,
 ) -> None:
     job_id = await deaf.accept()
@@ -57,7 +57,7 @@ async def test_a_reply_is_shown_to_callers_even_if_the_event_is_lost(
     assert deaf.durable.runs[job_id].status == RuntimeStatus.RUNNING
 
 
-async def test_the_first_check_finds_a_reply_whose_event_was_lost(
+async def test_the_first_check_of_the_orchestration_finds_a_reply_whose_event_was_lost(
     deaf: RunningGateway,
 ) -> None:
     job_id = await deaf.accept(deadline_seconds=60)
@@ -69,7 +69,9 @@ async def test_the_first_check_finds_a_reply_whose_event_was_lost(
     assert await deaf.job(job_id) == told
 
 
-async def test_a_webhook_starts_at_the_first_check_if_the_event_was_lost() -> None:
+async def test_a_webhook_starts_at_the_first_orchestration_check_if_the_reply_event_was_lost() -> (
+    None
+):
     async with open_gateway(webhook_secrets=(b"k" * 32,)) as gateway:
         gateway.durable.discards_events = True
         job_id = await gateway.accept(webhook_url="https://93.184.216.34/hook")
@@ -79,7 +81,7 @@ async def test_a_webhook_starts_at_the_first_check_if_the_event_was_lost() -> No
         assert f"webhook-{job_id}" in gateway.durable.runs
 
 
-async def test_a_cancellation_is_shown_to_callers_even_if_the_event_is_lost(
+async def test_a_cancellation_is_shown_to_callers_even_if_the_cancel_event_is_lost(
     deaf: RunningGateway,
 ) -> None:
     job_id = await deaf.accept()
@@ -102,7 +104,7 @@ async def test_a_job_with_a_recorded_reply_is_not_cancelled(deaf: RunningGateway
     assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
 
 
-async def test_a_job_with_a_reply_just_before_the_deadline_does_not_expire(
+async def test_a_job_whose_reply_arrives_just_before_the_deadline_does_not_expire(
     deaf: RunningGateway,
 ) -> None:
     job_id = await deaf.accept(deadline_seconds=5)
@@ -120,7 +122,7 @@ async def test_a_reply_to_an_expired_job_is_refused(gateway: RunningGateway) -> 
     assert (await gateway.job(job_id))["status"] == "expired"
 
 
-async def test_a_recorded_outcome_is_kept_if_the_gateway_dies_before_the_event(
+async def test_a_recorded_outcome_is_kept_if_the_gateway_dies_before_raising_the_event(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -133,7 +135,9 @@ async def test_a_recorded_outcome_is_kept_if_the_gateway_dies_before_the_event(
     assert gateway.durable.runs[job_id].output["status"] == "cancelled"
 
 
-async def test_a_repeated_reply_is_refused_and_the_first_is_kept(gateway: RunningGateway) -> None:
+async def test_a_repeated_reply_is_refused_and_the_first_reply_is_kept(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     assert (await gateway.reply()).status_code == 202
     before = await gateway.job(job_id)
@@ -162,7 +166,7 @@ async def test_a_reply_is_refused_while_the_outcome_cannot_be_recorded(
     assert (await gateway.reply()).status_code == 202
 
 
-async def test_a_reader_ends_a_job_whose_orchestration_missed_the_deadline(
+async def test_reading_a_job_after_the_deadline_expires_the_job_if_the_orchestration_did_not(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(deadline_seconds=10)
@@ -180,7 +184,7 @@ async def test_a_reader_ends_a_job_whose_orchestration_missed_the_deadline(
         (RuntimeStatus.FAILED, "failed"),
     ],
 )
-async def test_the_status_of_a_job_with_a_broken_orchestration_does_not_change(
+async def test_a_reply_does_not_change_a_job_whose_orchestration_failed_or_was_terminated(
     gateway: RunningGateway, ended_as: RuntimeStatus, status: str
 ) -> None:
     job_id = await gateway.accept()
@@ -192,7 +196,7 @@ async def test_the_status_of_a_job_with_a_broken_orchestration_does_not_change(
 
 
 @pytest.mark.parametrize("ended_as", [RuntimeStatus.TERMINATED, RuntimeStatus.FAILED])
-async def test_the_recorded_outcome_is_shown_even_if_the_orchestration_ended_differently(
+async def test_callers_see_the_recorded_outcome_even_if_the_orchestration_ended_differently(
     deaf: RunningGateway, ended_as: RuntimeStatus
 ) -> None:
     job_id = await deaf.accept()
@@ -217,7 +221,7 @@ async def recovered(gateway: RunningGateway) -> int:
     return await recover(gateway.durable, services.jobs, services.clock(), services.retention)
 
 
-async def test_recovery_terminates_a_stuck_orchestration() -> None:
+async def test_job_recovery_terminates_an_orchestration_whose_job_has_already_ended() -> None:
     async with open_gateway(webhook_secrets=(b"k" * 32,)) as gateway:
         gateway.clock.now = datetime.now(UTC)  # job ids contain the real time
         gateway.durable.discards_events = True
@@ -245,7 +249,9 @@ async def test_recovery_terminates_a_stuck_orchestration() -> None:
         assert (await gateway.job(queued))["status"] == "expired"
 
 
-async def test_only_one_of_two_simultaneous_outcomes_is_recorded(gateway: RunningGateway) -> None:
+async def test_only_one_of_two_simultaneous_outcomes_of_a_job_is_recorded(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     jobs = gateway.services.jobs
     reply = JobReply(job_id, InlineJson(1), NOW, NOW, Timing(1, 2, 3))
@@ -255,7 +261,7 @@ async def test_only_one_of_two_simultaneous_outcomes_is_recorded(gateway: Runnin
     assert (await gateway.job(job_id))["status"] == "succeeded"
 
 
-async def test_an_orchestration_retries_while_the_storage_is_unavailable(
+async def test_an_orchestration_retries_recording_the_outcome_while_the_storage_is_unavailable(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(deadline_seconds=5)
@@ -310,7 +316,7 @@ def test_an_encoded_outcome_is_decoded_unchanged(outcome: JobOutcome) -> None:
     assert outcome.status in JobStatus
 
 
-async def test_recording_an_outcome_raises_unavailable_if_the_recorded_one_was_deleted(
+async def test_recording_an_outcome_raises_unavailable_if_the_earlier_outcome_was_deleted(
     gateway: RunningGateway,
 ) -> None:
     class Racing(OutcomeStore):
@@ -323,6 +329,6 @@ async def test_recording_an_outcome_raises_unavailable_if_the_recorded_one_was_d
         await store.record("a", JobOutcome.cancelled(NOW))
 
 
-def test_the_error_of_an_expired_job_says_that_no_reply_came() -> None:
+def test_the_error_of_an_expired_job_says_that_no_reply_arrived() -> None:
     error = error_from_json(Fields(outcome_to_json(JobOutcome.expired(NOW))["error"]))
     assert error.code == FailureCode.EXPIRED

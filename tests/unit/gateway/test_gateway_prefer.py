@@ -37,17 +37,19 @@ from gateway.settings import MAX_WAIT_SECONDS
         (["handling=lenient", "return=minimal"], Preference()),
     ],
 )
-def test_the_prefer_header_is_parsed(values: list[str], expected: Preference) -> None:
+def test_the_preferences_in_a_valid_prefer_header_are_read(
+    values: list[str], expected: Preference
+) -> None:
     assert parse_prefer(values) == expected
 
 
 @given(st.lists(st.text()))
-def test_parsing_any_prefer_header_returns_a_valid_wait(values: list[str]) -> None:
+def test_parsing_any_prefer_header_returns_a_valid_waiting_time(values: list[str]) -> None:
     found = parse_prefer(values)
     assert found.wait_seconds is None or 0 <= found.wait_seconds <= MAX_WAIT_SECONDS
 
 
-def test_the_wait_is_determined_by_the_preferences() -> None:
+def test_the_prefer_header_determines_how_long_a_request_waits_for_the_job() -> None:
     assert Preference().wait_or(30) == 30
     assert Preference(5).wait_or(30) == 5
     assert Preference(None, True).wait_or(30) == 0
@@ -65,7 +67,7 @@ def test_the_wait_is_determined_by_the_preferences() -> None:
         (Preference(5, True), True, "respond-async, wait=5"),
     ],
 )
-def test_preference_applied_lists_the_applied_preferences(
+def test_the_preference_applied_header_lists_the_applied_preferences(
     preference: Preference, answered_async: bool, expected: str | None
 ) -> None:
     assert preference.applied(answered_async=answered_async) == expected

@@ -43,7 +43,7 @@ ENVELOPE = {"input": {"text": "x"}}
         ({"json": {**ENVELOPE, "priority": None}}, "noop"),
     ],
 )
-async def test_the_priority_of_a_job_determines_the_queue(
+async def test_the_priority_of_a_job_determines_to_which_queue_the_job_is_sent(
     gateway: RunningGateway, request_parts: dict[str, Any], queue: str
 ) -> None:
     answer = await submitted(gateway, **request_parts)
@@ -51,7 +51,7 @@ async def test_the_priority_of_a_job_determines_the_queue(
     assert gateway.queues.sent[-1][0] == queue
 
 
-async def test_a_job_with_an_upload_is_sent_to_the_low_priority_queue_if_requested(
+async def test_a_low_priority_job_with_an_upload_is_sent_to_the_low_priority_queue(
     gateway: RunningGateway,
 ) -> None:
     name = await sent(gateway, b"hello", "text/plain")
@@ -74,7 +74,7 @@ async def test_a_job_with_an_upload_is_sent_to_the_low_priority_queue_if_request
         {"json": {**ENVELOPE, "priority": ""}},
     ],
 )
-async def test_an_unknown_priority_is_refused(
+async def test_a_submission_with_an_unknown_priority_is_refused(
     gateway: RunningGateway, request_parts: dict[str, Any]
 ) -> None:
     answer = await submitted(gateway, **request_parts)
@@ -83,7 +83,9 @@ async def test_an_unknown_priority_is_refused(
     assert gateway.durable.runs == {}
 
 
-async def test_queued_normal_jobs_are_before_all_low_priority_jobs(gateway: RunningGateway) -> None:
+async def test_queued_normal_jobs_have_positions_before_all_low_priority_jobs(
+    gateway: RunningGateway,
+) -> None:
     heard(gateway, 2.0)
     low = [await gateway.accept(priority="low") for _ in range(2)]
     gateway.clock.now += timedelta(milliseconds=1)
@@ -114,7 +116,7 @@ async def test_the_queue_length_of_a_model_includes_both_priorities(
     assert (model["queue_length"], model["estimated_wait_seconds"]) == (43, 8.0)
 
 
-async def test_only_low_priority_jobs_are_refused_if_the_low_priority_queue_is_long(
+async def test_only_low_priority_jobs_are_refused_if_the_low_priority_queue_is_saturated(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.lengths |= {"noop": 10, "noop-low": 100}
@@ -127,7 +129,9 @@ async def test_only_low_priority_jobs_are_refused_if_the_low_priority_queue_is_l
     assert int(refused.headers["retry-after"]) == 10 + 100 + 1 - 60
 
 
-async def test_a_reply_reduces_the_length_of_the_queue_of_the_job(gateway: RunningGateway) -> None:
+async def test_a_reply_reduces_the_reported_queue_length_of_the_model(
+    gateway: RunningGateway,
+) -> None:
     low, normal = await gateway.accept(priority="low"), await gateway.accept()
     gateway.clock.now += timedelta(milliseconds=2000)
     await gateway.job(low)
@@ -138,7 +142,7 @@ async def test_a_reply_reduces_the_length_of_the_queue_of_the_job(gateway: Runni
     assert (await gateway.job(normal))["queue"]["position"] == 1
 
 
-async def test_a_request_with_another_priority_does_not_match_the_idempotency_key(
+async def test_a_request_with_a_used_idempotency_key_and_another_priority_is_refused(
     gateway: RunningGateway,
 ) -> None:
     answers = [
@@ -154,7 +158,7 @@ async def test_a_request_with_another_priority_does_not_match_the_idempotency_ke
     assert answers[2].json()["code"] == "idempotency-mismatch"
 
 
-def test_a_ticket_without_a_priority_has_normal_priority() -> None:
+def test_an_orchestration_input_without_a_priority_means_normal_priority() -> None:
     now = datetime(2026, 3, 1, tzinfo=UTC)
     request = JobRequest("1", "noop", InlineBytes("text/plain", b"x"), now, now)
     plain = write_ticket(request, None)

@@ -5,7 +5,7 @@ from gateway.http import problems
 PAGE = (Path(__file__).parents[3] / "docs" / "problems.md").read_text(encoding="utf-8")
 
 
-def test_the_problems_document_has_a_row_for_each_kind_of_problem() -> None:
+def test_the_document_problems_md_has_a_row_for_each_problem_type() -> None:
     kinds = [kind for kind in vars(problems).values() if isinstance(kind, problems.ProblemKind)]
     rows = [line for line in PAGE.splitlines() if line.startswith("| `")]
     assert rows == [

@@ -69,7 +69,9 @@ def error_of(body: bytes) -> JobError:
     return reply.outcome
 
 
-async def test_a_dead_letter_is_reported_to_the_reply_queue(gateway: RunningGateway) -> None:
+async def test_a_dead_letter_of_a_producer_is_reported_to_the_reply_queue_of_the_producer(
+    gateway: RunningGateway,
+) -> None:
     await give_up(gateway, ReplyQueue("answers"))
     ((queue, message),) = gateway.queues.sent
     assert (queue, message.correlation_id) == ("answers", "order-7")
@@ -80,7 +82,7 @@ async def test_a_dead_letter_is_reported_to_the_reply_queue(gateway: RunningGate
     assert error_of(b"".join(body)).code == "dead-lettered"
 
 
-async def test_the_report_of_a_refused_message_contains_the_reason(
+async def test_the_dead_letter_report_about_a_refused_message_contains_the_reason(
     gateway: RunningGateway,
 ) -> None:
     await give_up(gateway, ReplyQueue("answers"), reason="unknown-model")
@@ -88,7 +90,7 @@ async def test_the_report_of_a_refused_message_contains_the_reason(
     assert "unknown-model" in error_of(b"".join(body)).message
 
 
-async def test_an_expired_message_is_reported_and_not_stored(
+async def test_the_expiry_of_a_producer_message_is_reported_and_the_message_is_not_stored(
     gateway: RunningGateway,
 ) -> None:
     await give_up(gateway, ReplyQueue("answers"), reason="TTLExpiredException")
@@ -116,7 +118,9 @@ async def test_the_dead_letter_trigger_fails_while_service_bus_is_unavailable(
         await give_up(gateway, ReplyQueue("answers"))
 
 
-async def test_a_message_without_a_reply_address_is_not_reported(gateway: RunningGateway) -> None:
+async def test_a_dead_letter_without_a_reply_address_is_not_reported(
+    gateway: RunningGateway,
+) -> None:
     await give_up(gateway, None)
     assert not gateway.queues.sent
     assert not gateway.durable.runs

@@ -73,7 +73,7 @@ async def test_an_outdated_progress_report_is_ignored(gateway: RunningGateway) -
     assert await gateway.job(job_id) == final
 
 
-async def test_the_reports_of_a_second_delivery_replace_those_of_the_first(
+async def test_a_progress_report_from_a_second_delivery_replaces_reports_from_the_first_delivery(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -136,7 +136,7 @@ async def test_a_body_that_is_not_a_progress_report_is_refused(
 
 # The orchestration does not wait for the second cancel event; the SDK drops it with a warning.
 @pytest.mark.filterwarnings("ignore:Potential duplicate Task completion:UserWarning")
-async def test_a_running_job_is_cancelled_when_the_worker_has_stopped(
+async def test_a_running_job_is_cancelled_when_the_worker_has_stopped_the_job(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -159,7 +159,7 @@ async def test_a_running_job_is_cancelled_when_the_worker_has_stopped(
 
 # The orchestration does not wait for the event of the first stop either.
 @pytest.mark.filterwarnings("ignore:Potential duplicate Task completion:UserWarning")
-async def test_an_order_to_stop_remains_after_the_death_of_the_gateway(
+async def test_a_cancelled_job_stops_even_if_the_gateway_dies_before_raising_the_event(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -172,7 +172,7 @@ async def test_an_order_to_stop_remains_after_the_death_of_the_gateway(
     assert (job["status"], job["started_at"]) == ("cancelled", STARTED_AT)
 
 
-async def test_a_job_is_cancelled_after_30_seconds_if_the_worker_is_silent(
+async def test_a_running_job_is_cancelled_after_30_seconds_if_the_worker_does_not_respond(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -184,7 +184,9 @@ async def test_a_job_is_cancelled_after_30_seconds_if_the_worker_is_silent(
     assert (await gateway.job(job_id))["status"] == "cancelled"
 
 
-async def test_a_reply_before_the_worker_has_stopped_is_recorded(gateway: RunningGateway) -> None:
+async def test_a_reply_that_arrives_before_a_cancelled_job_has_stopped_is_recorded(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     await tell(gateway, 0)
     await gateway.http.delete(f"/v1/jobs/{job_id}")
@@ -194,14 +196,18 @@ async def test_a_reply_before_the_worker_has_stopped_is_recorded(gateway: Runnin
     assert (job["status"], job["result"]) == ("succeeded", "done")
 
 
-async def test_a_job_that_has_not_started_is_cancelled_at_once(gateway: RunningGateway) -> None:
+async def test_a_job_that_no_worker_has_started_is_cancelled_immediately(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     await gateway.http.delete(f"/v1/jobs/{job_id}")
     assert (await gateway.job(job_id))["status"] == "cancelled"
     assert (await tell(gateway, 0)).status_code == 410, "a cancelled job must not reach the device"
 
 
-async def test_an_expired_job_shows_whether_the_job_had_started(gateway: RunningGateway) -> None:
+async def test_the_status_of_an_expired_job_shows_whether_a_worker_had_started_the_job(
+    gateway: RunningGateway,
+) -> None:
     ran, waited = (
         await gateway.accept(deadline_seconds=10),
         await gateway.accept(deadline_seconds=10),
@@ -227,7 +233,9 @@ async def test_the_webhook_of_an_expired_job_contains_the_start_time(
     assert told == await gateway.job(job_id)
 
 
-async def test_a_progress_report_ends_the_cold_start_of_a_model(gateway: RunningGateway) -> None:
+async def test_a_progress_report_ends_the_phase_cold_starting_of_queued_jobs(
+    gateway: RunningGateway,
+) -> None:
     await gateway.accept()
     waiting = await gateway.accept()
     gateway.clock.now += timedelta(seconds=40)
@@ -254,7 +262,7 @@ async def expired_while_waiting(gateway: RunningGateway, *, starts: bool) -> Any
     return answer.json()["ran"]
 
 
-async def test_the_problem_of_an_expired_job_says_whether_the_job_had_started(
+async def test_the_problem_document_of_an_expired_job_says_whether_the_job_had_started(
     gateway: RunningGateway,
 ) -> None:
     assert await expired_while_waiting(gateway, starts=True) is True
@@ -264,7 +272,7 @@ async def test_the_problem_of_an_expired_job_says_whether_the_job_had_started(
         assert await expired_while_waiting(silent, starts=False) is None
 
 
-async def test_a_request_for_a_job_with_an_unreadable_outcome_gets_503() -> None:
+async def test_a_request_for_a_job_with_an_unreadable_outcome_gets_status_503() -> None:
     async with open_gateway() as gateway:
         job_id = await gateway.accept()
         gateway.payloads.is_down = True
@@ -277,7 +285,7 @@ async def test_a_request_for_a_job_with_an_unreadable_outcome_gets_503() -> None
         assert (await gateway.job(job_id))["status"] == "queued"
 
 
-async def test_progress_and_cancellation_are_refused_while_the_storage_is_down(
+async def test_progress_reports_and_cancellations_are_refused_while_the_storage_is_down(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -292,7 +300,7 @@ async def test_progress_and_cancellation_are_refused_while_the_storage_is_down(
         assert answer.headers["retry-after"]
 
 
-async def test_accepted_and_ended_jobs_are_shown_while_the_storage_is_down(
+async def test_queued_and_ended_jobs_are_shown_while_the_blob_storage_is_down(
     gateway: RunningGateway,
 ) -> None:
     gateway.payloads.is_down = True
@@ -332,7 +340,7 @@ REPORTS = st.builds(
 
 
 @given(st.lists(REPORTS | st.none(), max_size=12))
-def test_a_cancelled_job_keeps_the_newest_report_from_before_the_cancellation(
+def test_a_cancelled_job_keeps_the_newest_progress_report_from_before_the_cancellation(
     moves: list[ProgressReport | None],
 ) -> None:
     """Apply reports in any order; None stands for a cancellation. Check the kept report."""
@@ -384,7 +392,7 @@ async def _meet(reports: list[ProgressReport], random: Any) -> None:
     assert known.report.order == max(report.order for report in reports)
 
 
-async def test_a_progress_update_raises_unavailable_after_too_many_conflicts(
+async def test_a_progress_update_raises_unavailable_after_too_many_write_conflicts(
     gateway: RunningGateway,
 ) -> None:
     store = gateway.services.progress

@@ -13,19 +13,19 @@ RATES = st.builds(Rate, st.integers(1, 1_000), st.integers(1, 100_000))
 
 
 @pytest.mark.parametrize(("text", "read"), [("1/1", Rate(1, 1)), ("100/60", Rate(100, 60))])
-def test_a_valid_rate_is_parsed(text: str, read: Rate) -> None:
+def test_a_valid_rate_limit_is_parsed(text: str, read: Rate) -> None:
     assert parse_rate(text) == read
 
 
 @pytest.mark.parametrize(
     "text", ["", "1", "/", "0/1", "1/0", "-1/1", "1.5/1", "1/1/1", "1/1 ", "٣/1", "9" * 20 + "/1"]
 )
-def test_a_malformed_rate_is_refused(text: str) -> None:
+def test_a_malformed_rate_limit_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected REQUESTS/SECONDS"):
         parse_rate(text)
 
 
-def test_the_rate_limit_headers_show_the_decision() -> None:
+def test_the_rate_limit_headers_show_the_limit_and_the_remaining_requests() -> None:
     limit = Rate(10, 60)
     _, decision = take_token(limit, None, 0)
     assert limit.policy == '"default";q=10;w=60'
@@ -34,7 +34,9 @@ def test_the_rate_limit_headers_show_the_decision() -> None:
 
 @settings(max_examples=200)
 @given(limit=RATES, at_seconds=st.floats(0, 1e9))
-def test_at_most_the_quota_of_requests_is_allowed_at_once(limit: Rate, at_seconds: float) -> None:
+def test_at_most_the_quota_of_simultaneous_requests_is_allowed(
+    limit: Rate, at_seconds: float
+) -> None:
     bucket: TokenBucket | None = None
     for left in range(limit.count - 1, -1, -1):
         bucket, decision = take_token(limit, bucket, at_seconds)
@@ -53,7 +55,7 @@ def test_at_most_the_quota_of_requests_is_allowed_at_once(limit: Rate, at_second
     limit=RATES,
     pauses=st.lists(st.one_of(st.just(0.0), st.floats(0, 1_000)), min_size=1, max_size=60),
 )
-def test_at_most_the_quota_plus_new_tokens_is_allowed_in_any_period(
+def test_a_rate_limit_never_allows_more_requests_than_the_quota_plus_the_tokens_added_later(
     limit: Rate, pauses: list[float]
 ) -> None:
     bucket: TokenBucket | None = None
@@ -67,7 +69,9 @@ def test_at_most_the_quota_plus_new_tokens_is_allowed_in_any_period(
     assert allowed <= limit.count + (now - pauses[0]) * limit.count / limit.seconds + 0.01
 
 
-def test_a_clock_that_is_set_back_removes_no_tokens() -> None:
+def test_setting_the_clock_back_does_not_reduce_the_requests_that_a_rate_limit_still_allows() -> (
+    None
+):
     limit = Rate(2, 10)
     bucket, _ = take_token(limit, None, 1_000.0)
     _, decision = take_token(limit, bucket, 0.0)

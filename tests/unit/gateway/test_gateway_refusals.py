@@ -116,7 +116,7 @@ async def test_an_invalid_submission_is_refused_and_starts_no_job(
 
 
 @pytest.mark.parametrize("where", ["input", "parameters", "file"])
-async def test_deeply_nested_json_is_accepted_or_refused_at_once(
+async def test_deeply_nested_json_is_accepted_or_refused_immediately(
     gateway: RunningGateway, where: str
 ) -> None:
     # Python's own limit depends on the depth of the stack.
@@ -135,7 +135,7 @@ async def test_deeply_nested_json_is_accepted_or_refused_at_once(
         assert answer.status_code in wanted, (depth, answer.text)
 
 
-async def test_the_problem_for_an_unknown_model_suggests_similar_names(
+async def test_the_problem_document_for_an_unknown_model_suggests_similar_names(
     gateway: RunningGateway,
 ) -> None:
     answer = await gateway.http.post("/v1/models/clasifier/jobs", content=JPEG)
@@ -143,7 +143,9 @@ async def test_the_problem_for_an_unknown_model_suggests_similar_names(
 
 
 @pytest.mark.parametrize("path", ["/v1/models/noop/jobs", "/v2/models/noop/infer"])
-async def test_a_compressed_body_is_refused(gateway: RunningGateway, path: str) -> None:
+async def test_a_submission_with_a_compressed_body_is_refused(
+    gateway: RunningGateway, path: str
+) -> None:
     for coding in ("gzip", "identity, br"):
         answer = await gateway.http.post(path, content=b"x", headers={"content-encoding": coding})
         assert answer.status_code == 415
@@ -153,7 +155,7 @@ async def test_a_compressed_body_is_refused(gateway: RunningGateway, path: str) 
     assert answer.status_code != 415
 
 
-async def test_the_problem_for_an_unsupported_media_type_lists_the_accepted_types(
+async def test_the_problem_document_for_an_unsupported_media_type_lists_the_accepted_types(
     gateway: RunningGateway,
 ) -> None:
     answer = await gateway.http.post(
@@ -179,7 +181,7 @@ async def test_a_submission_with_an_invalid_form_is_refused(
     assert (answer.status_code, answer.json()["code"]) == (400, MALFORMED)
 
 
-async def test_a_large_content_length_is_refused(gateway: RunningGateway) -> None:
+async def test_a_too_large_content_length_is_refused(gateway: RunningGateway) -> None:
     answer = await gateway.http.post(
         "/v1/models/noop/jobs",
         content=b"x",
@@ -201,7 +203,7 @@ async def test_a_large_content_length_is_refused(gateway: RunningGateway) -> Non
         ("POST", "/v1/health/live", "GET, HEAD, OPTIONS"),
     ],
 )
-async def test_an_unsupported_method_is_refused_with_the_supported_methods(
+async def test_the_refusal_of_an_unsupported_method_lists_the_supported_methods(
     gateway: RunningGateway, method: str, path: str, allowed: str
 ) -> None:
     answer = await gateway.http.request(method, path)
@@ -209,7 +211,7 @@ async def test_an_unsupported_method_is_refused_with_the_supported_methods(
     assert answer.headers["allow"] == allowed
 
 
-async def test_an_unknown_path_is_refused(gateway: RunningGateway) -> None:
+async def test_a_request_to_an_unknown_path_is_refused(gateway: RunningGateway) -> None:
     for path in ("/v1", "/v1/jobs/", "/v1/models/", "/favicon.ico", "/v2/../v1/x"):
         answer = await gateway.http.get(path)
         assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
@@ -253,7 +255,7 @@ envelopes = st.fixed_dictionaries(
     ),
     model=st.sampled_from(["noop", "classifier"]),
 )
-async def test_submitting_any_body_returns_a_documented_status(
+async def test_submitting_any_request_body_returns_a_documented_http_status(
     gateway: RunningGateway, body: bytes, media_type: str, model: str
 ) -> None:
     answer = await gateway.http.post(

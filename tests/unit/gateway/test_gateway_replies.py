@@ -47,7 +47,7 @@ async def test_a_reply_with_the_token_of_another_job_is_refused(gateway: Running
     assert answer.status_code == 401
 
 
-async def test_a_reply_token_expires_a_grace_period_after_the_deadline(
+async def test_a_reply_token_expires_when_a_grace_period_after_the_deadline_has_passed(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept(deadline_seconds=10)
@@ -75,7 +75,9 @@ async def test_only_the_first_reply_to_a_job_is_recorded(gateway: RunningGateway
     assert (await gateway.job(job_id))["result"] == 1
 
 
-async def test_a_reply_is_wanted_until_the_job_has_ended(gateway: RunningGateway) -> None:
+async def test_the_reply_url_reports_that_a_reply_is_wanted_until_the_job_has_ended(
+    gateway: RunningGateway,
+) -> None:
     await gateway.accept()
     url = gateway.queues.request().reply_url or ""
     assert (await gateway.http.get(url)).status_code == 200
@@ -125,7 +127,7 @@ async def test_a_malformed_reply_is_refused(
         REPLY_START + b'"\\ud800"}}',
     ],
 )
-async def test_a_reply_that_cannot_be_encoded_is_refused(
+async def test_a_reply_that_is_not_a_json_object_or_cannot_be_encoded_as_utf_8_is_refused(
     gateway: RunningGateway, body: bytes
 ) -> None:
     job_id = await gateway.accept()
@@ -144,7 +146,7 @@ async def test_a_reply_that_cannot_be_encoded_is_refused(
         {"size_bytes": 1 << 40},
     ],
 )
-async def test_a_result_in_the_blob_of_another_job_is_refused(
+async def test_a_reply_whose_result_is_in_the_blob_of_another_job_is_refused(
     gateway: RunningGateway, change: dict[str, Any]
 ) -> None:
     job_id = await gateway.accept()

@@ -21,7 +21,7 @@ def ticket_of(gateway: RunningGateway, job_id: str) -> dict[str, Any]:
     return ticket
 
 
-async def test_the_ticket_of_a_sent_job_does_not_contain_the_input(
+async def test_the_orchestration_input_of_a_sent_job_does_not_contain_the_input_of_the_model(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(b"private input")
@@ -37,7 +37,7 @@ async def test_the_ticket_of_a_sent_job_does_not_contain_the_input(
     )
 
 
-async def test_an_input_over_the_limit_of_a_history_is_part_of_the_message(
+async def test_an_input_too_large_for_the_orchestration_history_is_sent_in_the_message(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept(LARGE)
@@ -45,7 +45,7 @@ async def test_an_input_over_the_limit_of_a_history_is_part_of_the_message(
     assert not gateway.payloads.blobs
 
 
-async def test_a_job_is_accepted_and_sent_later_if_the_queue_does_not_respond(
+async def test_a_job_is_accepted_and_sent_later_if_service_bus_does_not_respond(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.is_down = True
@@ -58,7 +58,7 @@ async def test_a_job_is_accepted_and_sent_later_if_the_queue_does_not_respond(
     assert (await gateway.job(job_id))["status"] == "succeeded"
 
 
-async def test_a_large_input_is_stored_in_a_blob_if_the_queue_does_not_respond(
+async def test_a_large_input_is_stored_in_a_blob_if_service_bus_does_not_respond(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.is_down = True
@@ -71,7 +71,7 @@ async def test_a_large_input_is_stored_in_a_blob_if_the_queue_does_not_respond(
     assert gateway.queues.request().job_id == job_id
 
 
-async def test_no_job_is_accepted_if_neither_the_queue_nor_the_blobs_can_store_its_input(
+async def test_no_job_with_a_large_input_is_accepted_while_service_bus_and_blob_storage_are_down(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.is_down = gateway.payloads.is_down = True
@@ -80,7 +80,7 @@ async def test_no_job_is_accepted_if_neither_the_queue_nor_the_blobs_can_store_i
     assert not gateway.durable.runs
 
 
-async def test_the_next_jobs_do_not_try_the_queue_until_the_pause_after_a_failed_send_is_over(
+async def test_the_gateway_does_not_send_to_a_queue_during_the_pause_after_a_failed_send(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.is_down = True
@@ -93,7 +93,7 @@ async def test_the_next_jobs_do_not_try_the_queue_until_the_pause_after_a_failed
     assert ticket_of(gateway, third)["sent"] is True
 
 
-async def test_a_reply_that_is_faster_than_the_start_of_the_orchestration_is_recorded(
+async def test_a_reply_that_arrives_before_the_orchestration_exists_is_recorded(
     gateway: RunningGateway,
 ) -> None:
     gateway.durable.is_down = True
@@ -110,7 +110,7 @@ async def test_a_reply_that_is_faster_than_the_start_of_the_orchestration_is_rec
     assert (await gateway.reply(request)).status_code == 410
 
 
-async def test_the_event_of_a_fast_reply_is_raised_again_until_the_orchestration_exists(
+async def test_the_reply_event_is_raised_again_until_the_orchestration_exists(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = await gateway.accept()
@@ -129,7 +129,7 @@ async def test_the_event_of_a_fast_reply_is_raised_again_until_the_orchestration
     assert gateway.durable.runs[job_id].status.is_final
 
 
-async def test_a_repeated_request_finds_the_outcome_of_a_job_that_was_sent_and_not_started(
+async def test_a_repeated_request_finds_the_outcome_of_a_job_whose_orchestration_was_not_started(
     gateway: RunningGateway,
 ) -> None:
     headers = {"idempotency-key": "one", "prefer": "respond-async"}

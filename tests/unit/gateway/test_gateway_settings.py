@@ -62,12 +62,12 @@ def test_every_setting_is_read_from_the_environment() -> None:
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1:7071", "http://127.8.9.1", "http://[::1]:80", "https://localhost"]
 )
-def test_a_gateway_without_keys_on_a_loopback_address_is_open(url: str) -> None:
+def test_a_gateway_without_api_keys_accepts_every_caller_on_a_loopback_address(url: str) -> None:
     assert GatewaySettings.from_env({**ENVIRON, "GATEWAY_BASE_URL": url}).is_open
 
 
 @pytest.mark.parametrize("url", ["http://10.0.0.1", "https://host", "http://127.0.0.1.host"])
-def test_a_gateway_without_keys_on_a_public_address_is_refused(url: str) -> None:
+def test_settings_without_api_keys_are_refused_for_a_gateway_on_a_public_address(url: str) -> None:
     with pytest.raises(InvalidSetting, match=r"^API_KEYS: is missing"):
         GatewaySettings.from_env({**ENVIRON, "GATEWAY_BASE_URL": url})
     trusting = {**ENVIRON, "GATEWAY_BASE_URL": url, "TRUST_PRINCIPAL_HEADER": "true"}

@@ -64,7 +64,7 @@ def links(opened: Opened, public_url: str | None = None) -> SignedPayloadLinks:
     return SignedPayloadLinks(opened, public_url)
 
 
-async def test_a_link_is_signed_with_a_user_delegation_key(
+async def test_a_link_to_a_blob_is_signed_with_a_user_delegation_key(
     opened: Opened, clock: ManualClock
 ) -> None:
     url = httpx.URL(await links(opened).to_write("uploads/a", NOON + timedelta(hours=6)))
@@ -75,7 +75,7 @@ async def test_a_link_is_signed_with_a_user_delegation_key(
     assert "skoid" in url.params
 
 
-async def test_a_user_delegation_key_signs_several_links_until_the_expiry(
+async def test_a_user_delegation_key_signs_several_links_until_the_key_expires(
     opened: Opened, clock: ManualClock
 ) -> None:
     made = links(opened)
@@ -91,7 +91,7 @@ async def test_a_user_delegation_key_signs_several_links_until_the_expiry(
     assert len(opened.account.keys) == 2
 
 
-async def test_links_contain_the_public_url_of_the_storage(
+async def test_signed_links_contain_the_public_url_of_the_storage(
     opened: Opened, clock: ManualClock
 ) -> None:
     made = links(opened, "https://files.example.com")

@@ -27,7 +27,7 @@ async def submit_and_reply(gateway: RunningGateway, **outcome: Any) -> httpx.Res
     return await waiting
 
 
-async def test_a_waiting_caller_gets_the_result(gateway: RunningGateway) -> None:
+async def test_a_caller_that_waits_for_the_job_gets_the_result(gateway: RunningGateway) -> None:
     answer = await submit_and_reply(gateway, result={"json": {"size_bytes": 1}})
     assert answer.status_code == 200
     job = answer.json()
@@ -115,7 +115,7 @@ async def test_the_response_for_a_cancelled_job_has_status_409(gateway: RunningG
     assert (answer.status_code, answer.json()["code"]) == (409, "cancelled")
 
 
-async def test_a_submission_with_respond_async_returns_at_once(gateway: RunningGateway) -> None:
+async def test_a_submission_with_respond_async_returns_immediately(gateway: RunningGateway) -> None:
     answer = await gateway.http.post(
         "/v1/models/noop/jobs", content=b"x", headers={**OCTETS, "prefer": "respond-async"}
     )
@@ -160,7 +160,7 @@ async def test_the_message_to_the_worker_contains_the_complete_request(
     assert request.reply_url.startswith(address)
 
 
-async def test_the_reply_token_occurs_only_in_the_message_to_the_worker(
+async def test_the_reply_token_occurs_neither_in_the_orchestration_nor_in_the_job_resource(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -169,7 +169,7 @@ async def test_the_reply_token_occurs_only_in_the_message_to_the_worker(
     assert "token" not in (await gateway.http.get(f"/v1/jobs/{job_id}")).text
 
 
-async def test_a_large_payload_is_stored_as_a_blob(gateway: RunningGateway) -> None:
+async def test_the_large_input_of_a_job_is_stored_as_a_blob(gateway: RunningGateway) -> None:
     data = b"z" * 64 * 1024 + b"!"
     job_id = await gateway.accept(data)
     digest = hashlib.sha256(data).hexdigest()
@@ -199,7 +199,7 @@ async def test_a_large_payload_is_stored_as_a_blob(gateway: RunningGateway) -> N
         ),
     ],
 )
-async def test_the_input_of_a_json_submission_is_decoded(
+async def test_the_base64_text_or_json_input_of_a_submission_is_decoded(
     gateway: RunningGateway, given: dict[str, Any], expected: object
 ) -> None:
     answer = await gateway.http.post(
@@ -214,7 +214,7 @@ async def test_the_input_of_a_json_submission_is_decoded(
     assert (request.deadline - request.created_at).total_seconds() == 9
 
 
-async def test_json_input_in_the_form_of_an_sdk_object_is_passed_on_unchanged(
+async def test_json_input_in_the_form_of_a_durable_sdk_object_is_passed_to_the_worker_unchanged(
     gateway: RunningGateway,
 ) -> None:
     # The Durable SDK turns objects in this form into instances of classes.
@@ -230,7 +230,7 @@ async def test_json_input_in_the_form_of_an_sdk_object_is_passed_on_unchanged(
     assert (await gateway.job(answer.json()["id"]))["result"] == trap
 
 
-async def test_a_form_with_one_file_is_accepted(gateway: RunningGateway) -> None:
+async def test_a_submission_as_a_form_with_one_file_is_accepted(gateway: RunningGateway) -> None:
     answer = await gateway.http.post(
         "/v1/models/noop/jobs",
         files={"file": ("a.txt", b"words", "text/plain")},
@@ -289,7 +289,7 @@ async def test_an_accepted_job_is_sent_when_the_queue_is_available_again(
     assert (await gateway.job(job_id))["status"] == "succeeded"
 
 
-async def test_a_job_that_can_never_be_sent_fails(gateway: RunningGateway) -> None:
+async def test_a_job_whose_message_can_never_be_sent_fails(gateway: RunningGateway) -> None:
     gateway.queues.is_down = True
     job_id = await gateway.accept(deadline_seconds=3600)
     await gateway.durable.advance(120)
@@ -299,7 +299,9 @@ async def test_a_job_that_can_never_be_sent_fails(gateway: RunningGateway) -> No
     assert job["error"]["retryable"] is True
 
 
-async def test_a_job_that_was_never_sent_expires(gateway: RunningGateway) -> None:
+async def test_a_job_whose_message_was_not_sent_before_the_deadline_expires(
+    gateway: RunningGateway,
+) -> None:
     gateway.queues.is_down = True
     job_id = await gateway.accept(deadline_seconds=5)
     await gateway.durable.advance(5)

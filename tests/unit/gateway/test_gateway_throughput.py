@@ -51,7 +51,9 @@ def backlog(count: int, seconds_each: float, batch_size: int = 1) -> list[ReplyS
 
 
 @given(replies)
-def test_the_estimates_are_finite_after_any_replies(found: list[ReplySample]) -> None:
+def test_the_estimated_seconds_per_job_are_finite_after_any_sequence_of_replies(
+    found: list[ReplySample],
+) -> None:
     pace = pace_of(found)
     for estimate in (pace.seconds_per_job, pace.least_seconds_per_job):
         assert (estimate is None) == (not found)
@@ -59,31 +61,37 @@ def test_the_estimates_are_finite_after_any_replies(found: list[ReplySample]) ->
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
-def test_the_busy_time_is_the_time_between_replies_if_the_queue_is_long(batch_size: int) -> None:
+def test_the_estimated_seconds_per_job_equal_the_time_between_replies_if_the_queue_is_long(
+    batch_size: int,
+) -> None:
     pace = pace_of(backlog(160, 0.5, batch_size))
     assert pace.seconds_per_job == pytest.approx(0.5, rel=0.35)
     assert pace.least_seconds_per_job == pytest.approx(0.5, rel=0.35)
 
 
-def test_two_workers_halve_the_busy_time_and_not_the_device_time() -> None:
+def test_a_second_worker_halves_the_estimated_seconds_per_job_but_not_the_device_time_per_job() -> (
+    None
+):
     found = [ReplySample(number * 0.5, 1.0, 1.0, 1) for number in range(1, 100)]
     pace = pace_of(found)
     assert pace.seconds_per_job == pytest.approx(0.5, rel=0.1)
     assert pace.device_seconds / pace.weight == pytest.approx(1.0)
 
 
-def test_the_time_without_a_worker_is_not_part_of_the_busy_time() -> None:
+def test_a_long_pause_between_replies_does_not_increase_the_estimated_seconds_per_job() -> None:
     pace = pace_of([ReplySample(1.0, 0.2, 0.1, 1), ReplySample(600.0, 0.2, 0.1, 1)])
     assert pace.seconds_per_job == pytest.approx(0.2)
 
 
-def test_the_busy_time_is_the_time_of_a_job_if_the_queue_is_empty() -> None:
+def test_the_estimated_seconds_per_job_equal_the_time_of_one_job_if_the_queue_is_empty() -> None:
     pace = pace_of([ReplySample(number * 60.0, 0.2, 0.1, 1) for number in range(10)])
     assert pace.seconds_per_job == pytest.approx(0.2)
 
 
 @given(st.floats(0.001, 100), st.floats(0.001, 100))
-def test_the_throughput_adapts_to_a_new_speed_of_replies(before: float, after: float) -> None:
+def test_the_estimated_throughput_adapts_to_a_new_rate_of_replies(
+    before: float, after: float
+) -> None:
     found = [ReplySample(number * before, before, before, 1) for number in range(50)]
     start = 50 * before
     found += [ReplySample(start + number * after, after, after, 1) for number in range(400)]
@@ -91,7 +99,7 @@ def test_the_throughput_adapts_to_a_new_speed_of_replies(before: float, after: f
 
 
 @given(st.integers(0, 10_000), st.lists(st.integers(0, 1000), max_size=200), st.integers(0, 1000))
-def test_the_position_of_a_job_is_within_the_queue(
+def test_the_position_of_a_job_never_exceeds_the_queue_length(
     length: int, times: list[int], looked_at: int
 ) -> None:
     arrivals = sorted(float(time) for time in times)
@@ -103,7 +111,7 @@ def test_the_position_of_a_job_is_within_the_queue(
     assert places == sorted(places)
 
 
-def test_jobs_accepted_later_do_not_increase_a_position() -> None:
+def test_jobs_that_are_accepted_later_do_not_increase_the_position_of_a_job() -> None:
     arrivals = [1.0, 2.0, 3.0, 4.0]
     count = LengthSample(4, 10.0, 0)
     assert [position(count, arrivals, 0, at) for at in arrivals] == [1, 2, 3, 4]
@@ -126,7 +134,7 @@ def test_the_estimated_length_of_a_queue_is_never_negative(
     assert length_now(LengthSample(length, 50.0, 0), sorted(arrivals), gone) >= 0
 
 
-def test_the_time_limit_for_a_cold_start_depends_on_the_throughput() -> None:
+def test_the_delay_before_the_phase_cold_starting_depends_on_the_throughput() -> None:
     assert not is_cold_starting(0.0, 4.9, Throughput())
     assert is_cold_starting(0.0, 5.0, Throughput())
     slow = Throughput().after(ReplySample(0.0, 30.0, 30.0, 1))
@@ -144,12 +152,12 @@ def test_the_time_limit_for_a_cold_start_depends_on_the_throughput() -> None:
         (QueuePosition(3, None, QueuePhase.COLD_STARTING), 5),
     ],
 )
-def test_retry_after_is_derived_from_the_estimated_wait(
+def test_the_retry_after_header_for_a_job_is_derived_from_the_estimated_wait(
     place: QueuePosition, expected: int
 ) -> None:
     assert retry_after_seconds(place, 1, 30) == expected
 
 
-def test_the_estimated_wait_is_unknown_without_a_throughput() -> None:
+def test_the_estimated_wait_is_unknown_before_a_throughput_was_measured() -> None:
     assert wait_seconds(5, None) is None
     assert wait_seconds(5, 0.1) == 0.5

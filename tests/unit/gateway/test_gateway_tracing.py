@@ -106,7 +106,7 @@ async def test_the_span_of_a_refused_request_has_no_error_status(traced: Traced)
     assert span.status.status_code is StatusCode.UNSET
 
 
-async def test_a_trace_that_is_not_sampled_stays_unsampled(traced: Traced) -> None:
+async def test_the_gateway_exports_no_spans_for_an_unsampled_trace(traced: Traced) -> None:
     caller = {"traceparent": f"00-{TRACE_ID}-{SPAN_ID}-00"}
     await traced.gateway.http.get("/v1/models", headers=caller)
     assert traced.exporter.get_finished_spans() == ()

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from azure.functions.servicebus import ServiceBusMessage
 
 from contract.catalogue import Catalogue
-from contract.messages import encode_request
+from contract.messages import ReplyUrl, encode_request
 from contract.names import low_priority_queue
 from gateway.asgi import serve
 from gateway.errors import Unavailable
@@ -58,7 +59,7 @@ async def test_an_unreadable_dead_letter_is_stored(gateway: RunningGateway, body
     assert kept.startswith("dead-letters/noop/a_b__-")
 
 
-async def test_the_dead_letter_trigger_fails_while_the_letter_cannot_be_stored(
+async def test_the_dead_letter_trigger_fails_while_the_dead_letter_cannot_be_stored(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -66,9 +67,70 @@ async def test_the_dead_letter_trigger_fails_while_the_letter_cannot_be_stored(
     gateway.payloads.is_down = True
     with pytest.raises(Unavailable):
         await gateway.services.dead_letters.run(message, "noop", gateway.durable)
-    gateway.payloads.is_down, gateway.durable.is_down = False, True
-    with pytest.raises(Unavailable):
-        await gateway.services.dead_letters.run(message, "noop", gateway.durable)
+
+
+async def test_a_dead_letter_ends_its_job_although_durable_functions_does_not_respond(
+    gateway: RunningGateway,
+) -> None:
+    job_id = await gateway.accept()
+    message = letter(encode_request(gateway.queues.request()), job_id)
+    gateway.durable.is_down = True
+    await gateway.services.dead_letters.run(message, "noop", gateway.durable)
+    gateway.durable.is_down = False
+    assert (await gateway.job(job_id))["error"]["code"] == "dead-lettered"
+
+
+async def test_a_dead_letter_without_a_message_id_is_stored_under_its_sequence_number(
+    gateway: RunningGateway,
+) -> None:
+    message = ServiceBusMessage(
+        body=b"{",
+        message_id=None,
+        sequence_number=7,
+        application_properties={},
+        user_properties={},
+        delivery_count=3,
+    )
+    await gateway.services.dead_letters.run(message, "noop", gateway.durable)
+    assert list(gateway.payloads.blobs) == ["dead-letters/noop/sequence-number-7"]
+
+
+@pytest.mark.parametrize("token", ["forged", ""])
+async def test_a_dead_letter_with_a_reply_url_that_no_gateway_issued_does_not_end_the_job(
+    gateway: RunningGateway, token: str
+) -> None:
+    job_id = await gateway.accept()
+    url = f"http://gateway.test/v1/jobs/{job_id}/reply?expires=9999999999&token={token}"
+    forged = replace(gateway.queues.request(), reply_to=ReplyUrl(url))
+    message = letter(encode_request(forged), job_id)
+    await gateway.services.dead_letters.run(message, "noop", gateway.durable)
+    assert (await gateway.job(job_id))["status"] == "queued"
+    assert f"dead-letters/noop/{job_id}" in gateway.payloads.blobs
+    answer = await gateway.http.post(f"/v1/admin/dead-letters/noop/{job_id}/redrive")
+    assert (answer.status_code, answer.json()["code"]) == (409, "not-redrivable")
+    assert len(gateway.queues.sent) == 1
+
+
+async def test_an_unreadable_dead_letter_with_the_id_of_a_job_does_not_end_the_job(
+    gateway: RunningGateway,
+) -> None:
+    job_id = await gateway.accept()
+    await gateway.services.dead_letters.run(letter(b"garbage", job_id), "noop", gateway.durable)
+    assert (await gateway.job(job_id))["status"] == "queued"
+
+
+async def test_the_dead_letter_of_a_job_without_an_orchestration_is_recorded_as_its_outcome(
+    gateway: RunningGateway,
+) -> None:
+    gateway.durable.is_down = True
+    assert (await gateway.http.post("/v1/models/noop/jobs", content=b"x")).status_code == 503
+    gateway.durable.is_down = False
+    request = gateway.queues.request()
+    message = letter(encode_request(request), request.job_id)
+    await gateway.services.dead_letters.run(message, "noop", gateway.durable)
+    found = await gateway.services.outcomes.find(request.job_id)
+    assert found is not None
+    assert found.status == "failed"
 
 
 async def test_a_dead_letter_wakes_the_waiting_caller(gateway: RunningGateway) -> None:
@@ -81,7 +143,9 @@ async def test_a_dead_letter_wakes_the_waiting_caller(gateway: RunningGateway) -
     assert (answer.status_code, answer.json()["code"]) == (500, "dead-lettered")
 
 
-async def test_housekeeping_deletes_histories_past_their_retention(gateway: RunningGateway) -> None:
+async def test_housekeeping_deletes_histories_whose_retention_has_ended(
+    gateway: RunningGateway,
+) -> None:
     old, running = await gateway.accept(), await gateway.accept()
     await gateway.http.delete(f"/v1/jobs/{old}")
     # The longest deadline of the model is an hour.
@@ -100,7 +164,9 @@ async def accept_unsent(gateway: RunningGateway, **options: Any) -> str:
     return gateway.durable.runs[job_id].input
 
 
-async def test_a_repeated_enqueue_activity_sends_the_same_message(gateway: RunningGateway) -> None:
+async def test_a_repeated_enqueue_activity_sends_an_identical_message(
+    gateway: RunningGateway,
+) -> None:
     ticket = await accept_unsent(gateway)
     assert await gateway.services.enqueue.run(ticket) is None
     assert await gateway.services.enqueue.run(ticket) is None
@@ -138,7 +204,9 @@ async def app_of(gateway: RunningGateway) -> Any:
     return transport.app
 
 
-async def test_a_functions_request_is_passed_to_the_asgi_app(gateway: RunningGateway) -> None:
+async def test_a_request_of_azure_functions_is_passed_to_the_asgi_app(
+    gateway: RunningGateway,
+) -> None:
     answer = await serve(
         await app_of(gateway),
         trigger(
@@ -181,7 +249,7 @@ START = {
 }
 
 
-async def test_body_chunks_and_repeated_response_headers_are_joined(
+async def test_body_chunks_and_repeated_headers_of_an_asgi_response_are_joined(
     gateway: RunningGateway,
 ) -> None:
     app = App(
@@ -201,7 +269,7 @@ async def test_body_chunks_and_repeated_response_headers_are_joined(
     assert app.scope["durable"] is gateway.durable
 
 
-async def test_an_unexpected_error_is_logged_and_the_response_is_returned(
+async def test_an_error_of_the_asgi_app_after_the_response_is_logged_and_the_response_is_returned(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = App(START, {"type": "http.response.body"}, error=ValueError("why"))
@@ -210,7 +278,7 @@ async def test_an_unexpected_error_is_logged_and_the_response_is_returned(
     assert "why" in caplog.text
 
 
-async def test_an_unexpected_error_without_a_response_is_raised_to_the_host(
+async def test_an_unexpected_error_of_the_asgi_app_without_a_response_is_raised_to_the_host(
     gateway: RunningGateway,
 ) -> None:
     with pytest.raises(ValueError, match="why"):

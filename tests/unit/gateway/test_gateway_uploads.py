@@ -76,7 +76,7 @@ async def test_a_new_upload_has_a_url_that_accepts_a_put_request(gateway: Runnin
         (b"x" * 20_000, 413, "payload-too-large"),
     ],
 )
-async def test_an_invalid_request_for_an_upload_is_refused(
+async def test_an_invalid_request_to_create_an_upload_is_refused(
     gateway: RunningGateway, body: bytes, status: int, code: str
 ) -> None:
     answer = await gateway.http.post("/v1/uploads", content=body)
@@ -94,7 +94,7 @@ async def test_the_message_of_a_job_with_an_upload_contains_a_reference_to_the_u
     assert not [name for name in gateway.payloads.blobs if name.startswith("inputs/")]
 
 
-async def test_the_upload_of_a_job_can_be_given_as_a_query_parameter(
+async def test_a_submission_that_names_the_upload_in_a_query_parameter_is_accepted(
     gateway: RunningGateway,
 ) -> None:
     upload = await sent(gateway, b"x")
@@ -116,7 +116,9 @@ async def test_the_media_type_of_the_submission_overrides_the_media_type_of_the_
 @pytest.mark.parametrize(
     "upload", [NEVER_MADE, "x", "", "../claims/x", "\ud800", NEVER_MADE.upper()]
 )
-async def test_an_unknown_upload_is_refused(gateway: RunningGateway, upload: str) -> None:
+async def test_a_job_whose_upload_does_not_exist_is_refused(
+    gateway: RunningGateway, upload: str
+) -> None:
     body = '{"input": {"upload": "' + upload.encode("unicode_escape").decode() + '"}}'
     answer = await gateway.http.post(
         "/v1/models/noop/jobs", content=body, headers={"content-type": "application/json"}
@@ -146,7 +148,7 @@ async def test_a_job_with_an_upload_without_data_is_refused(gateway: RunningGate
         (PNG.replace((64).to_bytes(4), (60_000).to_bytes(4)), "image/png", "classifier", 422),
     ],
 )
-async def test_an_upload_that_does_not_fit_the_model_is_refused(
+async def test_an_upload_whose_size_or_media_type_the_model_does_not_accept_is_refused(
     gateway: RunningGateway, data: bytes, media_type: str, model: str, status: int
 ) -> None:
     upload = await sent(gateway, data, media_type, model)
@@ -155,7 +157,9 @@ async def test_an_upload_that_does_not_fit_the_model_is_refused(
     assert not gateway.durable.runs
 
 
-async def test_only_the_beginning_of_a_large_upload_is_read(gateway: RunningGateway) -> None:
+async def test_the_gateway_reads_only_the_beginning_of_a_large_upload(
+    gateway: RunningGateway,
+) -> None:
     # Because of APP0 segments of 60 kB each, the frame header is after the bytes that are read.
     picture = b"\xff\xd8" + (b"\xff\xe0" + (60_000).to_bytes(2) + b"\1" * 59_998) * 3
     upload = await sent(gateway, picture, "image/jpeg", "classifier")
@@ -191,7 +195,7 @@ async def test_a_repeated_request_gets_the_same_job_after_the_upload_has_expired
     assert len(gateway.durable.runs) == 1
 
 
-async def test_housekeeping_deletes_uploads_that_no_job_can_read_any_more(
+async def test_housekeeping_deletes_an_upload_when_no_job_can_read_the_upload_any_more(
     gateway: RunningGateway,
 ) -> None:
     upload = await sent(gateway, b"x")
@@ -204,7 +208,7 @@ async def test_housekeeping_deletes_uploads_that_no_job_can_read_any_more(
     assert list(gateway.payloads.blobs) == [uploads.upload_blob_of(younger, OPEN_TENANT)]
 
 
-def test_an_upload_id_refers_to_a_different_blob_for_each_tenant() -> None:
+def test_the_same_upload_id_refers_to_different_blobs_for_different_tenants() -> None:
     assert uploads.upload_blob_of(NEVER_MADE, "a") != uploads.upload_blob_of(NEVER_MADE, "b")
 
 
@@ -217,5 +221,5 @@ def test_the_expiry_of_an_upload_is_derived_from_the_upload_id(microseconds: int
 
 
 @given(st.text() | st.from_regex("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-8[0-9a-f]{3}-[0-9a-f]{12}"))
-def test_reading_the_expiry_from_any_text_never_raises(text: str) -> None:
+def test_reading_the_expiry_of_an_upload_from_any_text_raises_no_error(text: str) -> None:
     uploads.upload_expiry(text)

@@ -27,7 +27,7 @@ def heard(gateway: RunningGateway, seconds: float) -> None:
     gateway.services.estimates.record_reply("noop", Priority.NORMAL, reply)
 
 
-async def test_a_queued_job_shows_its_position(gateway: RunningGateway) -> None:
+async def test_a_queued_job_shows_the_position_in_the_queue(gateway: RunningGateway) -> None:
     ids = []
     for _ in range(3):
         ids.append(await gateway.accept())
@@ -41,7 +41,7 @@ async def test_a_queued_job_shows_its_position(gateway: RunningGateway) -> None:
     assert (await gateway.job(ids[2]))["queue"]["eta_seconds"] is not None
 
 
-async def test_simultaneous_requests_need_only_one_count_of_the_queue(
+async def test_simultaneous_requests_share_one_count_of_the_messages_in_the_queue(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -54,7 +54,9 @@ async def test_simultaneous_requests_need_only_one_count_of_the_queue(
     assert gateway.queues.look_count == 2
 
 
-async def test_the_phase_is_cold_starting_if_no_worker_was_seen(gateway: RunningGateway) -> None:
+async def test_the_phase_of_a_queued_job_is_cold_starting_if_no_worker_was_seen(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     heard(gateway, 0.1)
     gateway.clock.now += timedelta(milliseconds=6000)
@@ -71,7 +73,7 @@ async def test_the_phase_is_cold_starting_if_no_worker_was_seen(gateway: Running
     assert (await gateway.job(job_id))["queue"]["phase"] == "queued"
 
 
-async def test_a_request_succeeds_without_a_position_if_the_count_fails(
+async def test_a_request_succeeds_without_a_position_if_messages_cannot_be_counted(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -96,7 +98,7 @@ async def test_an_ended_job_has_no_position(gateway: RunningGateway) -> None:
     assert gateway.queues.look_count == looks
 
 
-async def test_a_model_resource_shows_the_queue_length_and_the_wait(
+async def test_a_model_resource_shows_the_queue_length_and_the_estimated_wait(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.lengths["noop"] = 9
@@ -139,7 +141,7 @@ async def test_a_job_that_would_expire_in_the_queue_is_refused(gateway: RunningG
     assert (await submit(gateway, 60)).status_code == 202
 
 
-async def test_no_job_is_refused_if_accept_when_saturated_is_set() -> None:
+async def test_no_job_is_refused_if_the_setting_accept_when_saturated_is_true() -> None:
     async with open_gateway(refuse_when_saturated=False) as gateway:
         gateway.queues.lengths["noop"] = 100
         heard(gateway, 1.0)
@@ -147,7 +149,7 @@ async def test_no_job_is_refused_if_accept_when_saturated_is_set() -> None:
         assert (await submit(gateway, 60)).status_code == 202
 
 
-async def test_no_job_is_refused_if_the_last_count_of_the_queue_is_old(
+async def test_no_job_is_refused_if_the_last_count_of_queued_messages_is_old(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.lengths["noop"] = 100
@@ -157,7 +159,9 @@ async def test_no_job_is_refused_if_the_last_count_of_the_queue_is_old(
     assert (await submit(gateway, 60)).status_code == 202
 
 
-async def test_only_accepted_replies_change_the_estimates(gateway: RunningGateway) -> None:
+async def test_only_replies_that_the_gateway_accepts_change_the_estimated_wait(
+    gateway: RunningGateway,
+) -> None:
     async def estimated() -> float | None:
         model = (await gateway.http.get("/v1/models/noop")).json()
         wait: float | None = model["estimated_wait_seconds"]
@@ -179,7 +183,7 @@ async def test_only_accepted_replies_change_the_estimates(gateway: RunningGatewa
     assert await estimated() is not None
 
 
-async def test_a_cancelled_request_does_not_cancel_the_count_of_the_queue(
+async def test_a_cancelled_request_does_not_cancel_the_shared_count_of_queued_messages(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

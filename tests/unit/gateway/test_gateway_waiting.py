@@ -64,41 +64,41 @@ async def wait(
     return str(found["status"]) if found else None, loop.time()
 
 
-def test_the_pauses_between_the_reads_of_a_waiter_become_longer() -> None:
+def test_a_waiting_request_reads_the_outcome_after_increasingly_long_pauses() -> None:
     store = ScriptedStore(ends_at=1000)
     assert run(wait(store, 3)) == (None, 3.0)
     assert store.looks == [0.025, 0.075, 0.175, 0.375, 0.775, 1.275, 1.775, 2.275, 2.775, 3.0]
 
 
-def test_a_waiter_reads_the_outcome_at_the_end_of_the_wait() -> None:
+def test_a_waiter_reads_the_outcome_when_the_waiting_time_ends() -> None:
     assert run(wait(ScriptedStore(ends_at=2.0), 2)) == ("succeeded", 2.0)
 
 
-def test_a_wait_of_zero_seconds_does_not_read() -> None:
+def test_a_waiter_with_a_waiting_time_of_zero_seconds_does_not_read_the_outcome() -> None:
     store = ScriptedStore(ends_at=0)
     assert run(wait(store, 0)) == (None, 0.0)
     assert store.looks == []
 
 
-def test_a_notified_waiter_returns_the_outcome_without_another_read() -> None:
+def test_a_waiter_that_is_notified_returns_the_outcome_without_reading_the_store_again() -> None:
     store = ScriptedStore(ends_at=1000)
     assert run(wait(store, 10, notified_at=0.7)) == ("cancelled", 0.7)
     assert store.looks == [0.025, 0.075, 0.175, 0.375]
 
 
-def test_a_waiter_notified_before_the_first_pause_returns_the_outcome() -> None:
+def test_a_waiter_that_is_notified_before_the_first_pause_returns_the_outcome() -> None:
     store = ScriptedStore(ends_at=1000)
     assert run(wait(store, 10, notified_at=0.0)) == ("cancelled", 0.0)
     assert store.looks == []
 
 
-def test_a_wait_continues_while_the_store_is_unavailable() -> None:
+def test_a_waiter_continues_to_wait_while_the_store_is_unavailable() -> None:
     found, elapsed = run(wait(ScriptedStore(ends_at=1, away_until=3), 10))
     assert found == "succeeded"
     assert elapsed == pytest.approx(3.275)
 
 
-def test_many_waiters_together_make_a_bounded_number_of_reads() -> None:
+def test_many_waiters_together_read_outcomes_at_a_limited_rate() -> None:
     async def crowd() -> tuple[int, float]:
         waiters, store = Waiters(), ScriptedStore(ends_at=100)
         jobs, durable = jobs_of(store, waiters)
@@ -121,7 +121,7 @@ def test_many_waiters_together_make_a_bounded_number_of_reads() -> None:
     assert woken == 20.0
 
 
-def test_only_the_waiters_of_the_job_are_notified() -> None:
+def test_an_outcome_notifies_only_the_waiters_of_the_job() -> None:
     async def listen() -> tuple[JobOutcome | None, ...]:
         waiters = Waiters()
         with (

@@ -47,7 +47,7 @@ async def deliver(gateway: RunningGateway, job_id: str) -> dict[str, Any]:
     return outcome
 
 
-async def test_the_webhook_of_an_ended_job_is_started_once_and_contains_the_job(
+async def test_one_webhook_delivery_starts_when_a_job_ends_and_contains_the_job(
     hooked: RunningGateway,
 ) -> None:
     job_id = await hooked.accept(webhook_url=URL)
@@ -69,7 +69,9 @@ async def test_the_webhook_of_an_ended_job_is_started_once_and_contains_the_job(
 
 
 @pytest.mark.parametrize("end", ["cancel", "expire", "fail"])
-async def test_each_way_to_end_a_job_starts_the_webhook(hooked: RunningGateway, end: str) -> None:
+async def test_a_webhook_starts_after_the_cancellation_or_expiry_or_failure_of_a_job(
+    hooked: RunningGateway, end: str
+) -> None:
     job_id = await hooked.accept(webhook_url=URL)
     if end == "cancel":
         await hooked.http.delete(f"/v1/jobs/{job_id}")
@@ -82,7 +84,7 @@ async def test_each_way_to_end_a_job_starts_the_webhook(hooked: RunningGateway, 
     assert webhook_instance(job_id) in hooked.durable.runs
 
 
-async def test_a_job_without_a_webhook_starts_no_delivery(hooked: RunningGateway) -> None:
+async def test_a_job_without_a_webhook_starts_no_webhook_delivery(hooked: RunningGateway) -> None:
     job_id = await hooked.accept()
     await hooked.reply()
     assert list(hooked.durable.runs) == [job_id]
@@ -99,7 +101,7 @@ async def test_a_job_without_a_webhook_starts_no_delivery(hooked: RunningGateway
         ("timeout", "pending", "timeout"),
     ],
 )
-async def test_the_status_of_the_receiver_determines_the_delivery_state(
+async def test_the_response_status_of_the_receiver_determines_the_delivery_state(
     hooked: RunningGateway, answer: WebhookResponse | str, state: str, error: str | None
 ) -> None:
     job_id = await hooked.accept(webhook_url=URL)
@@ -109,7 +111,7 @@ async def test_the_status_of_the_receiver_determines_the_delivery_state(
     assert (outcome["state"], outcome["error"]) == (state, error)
 
 
-async def test_the_delivery_of_a_purged_job_fails(hooked: RunningGateway) -> None:
+async def test_the_webhook_delivery_of_a_purged_job_fails(hooked: RunningGateway) -> None:
     outcome = await deliver(hooked, "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e")
     assert (outcome["state"], outcome["error"]) == ("failed", "unknown-job")
 
@@ -127,7 +129,7 @@ async def test_the_delivery_of_a_purged_job_fails(hooked: RunningGateway) -> Non
     ],
 )
 @pytest.mark.parametrize("place", ["query", "envelope", "input"])
-async def test_a_webhook_to_a_private_address_is_refused(
+async def test_a_submission_with_a_webhook_to_a_private_address_is_refused(
     gateway: RunningGateway, url: str, said: str, place: str
 ) -> None:
     path = "/v1/models/noop/jobs"
@@ -143,7 +145,9 @@ async def test_a_webhook_to_a_private_address_is_refused(
     assert not guarded.durable.runs
 
 
-async def test_a_webhook_is_refused_if_the_gateway_has_no_secrets(gateway: RunningGateway) -> None:
+async def test_a_submission_with_a_webhook_is_refused_if_the_gateway_has_no_webhook_secrets(
+    gateway: RunningGateway,
+) -> None:
     answer = await gateway.http.post(
         "/v1/models/noop/jobs", content=b"x", params={"webhook_url": "https://8.8.8.8/"}
     )
@@ -173,7 +177,7 @@ async def test_an_input_url_is_passed_to_the_worker_unchanged(hooked: RunningGat
     assert refused.status_code == 415
 
 
-def test_the_delivery_of_a_webhook_is_repeated_until_success() -> None:
+def test_the_delivery_of_a_webhook_is_repeated_until_the_receiver_responds_with_success() -> None:
     failures = [tried("pending", 500), tried("pending", None)]
     answer = Delivery(*failures, tried("delivered", 200)).play()
     log = answer["output"]
@@ -183,7 +187,7 @@ def test_the_delivery_of_a_webhook_is_repeated_until_success() -> None:
     assert answer["customStatus"] == log
 
 
-def test_status_410_of_the_receiver_stops_the_delivery() -> None:
+def test_the_delivery_of_a_webhook_stops_after_response_status_410() -> None:
     assert Delivery(tried("stopped", 410)).play()["output"]["state"] == "stopped"
 
 
@@ -196,7 +200,7 @@ def test_the_delivery_of_a_webhook_fails_after_one_day() -> None:
     assert 25 < len(log["attempts"]) < 45
 
 
-def test_the_next_attempt_is_not_before_the_retry_after_of_the_receiver() -> None:
+def test_the_next_webhook_attempt_waits_for_the_retry_after_time_of_the_receiver() -> None:
     delivery = Delivery(tried("pending", 429, retry_after=600))
     begun = delivery.now
     shown = delivery.play()["customStatus"]
@@ -205,7 +209,7 @@ def test_the_next_attempt_is_not_before_the_retry_after_of_the_receiver() -> Non
     assert shown["next_attempt_at"] == "2026-03-01T12:10:00.000Z"
 
 
-def test_a_wake_event_ends_the_pause_between_webhook_attempts() -> None:
+def test_an_external_wake_event_ends_the_pause_between_webhook_attempts() -> None:
     delivery = Delivery(tried("pending", 500), tried("delivered", 200))
     begun = delivery.now
     assert delivery.play(wake="wake-1")["output"]["state"] == "delivered"
@@ -221,13 +225,15 @@ def test_pauses_between_webhook_retries_are_bounded_and_deterministic(
     assert 1.5 <= pause <= LONGEST_SECONDS * 1.25
 
 
-def test_no_webhook_attempt_is_planned_after_the_end_of_the_day() -> None:
+def test_no_webhook_attempt_is_planned_after_the_end_of_the_delivery_period() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     assert next_attempt_at("x", 1, now, now + timedelta(seconds=1), None) is None
     assert next_attempt_at("x", 1, now, now + timedelta(hours=1), 3601) is None
 
 
-async def test_a_redelivered_webhook_extends_the_delivery_log(hooked: RunningGateway) -> None:
+async def test_delivering_a_webhook_again_keeps_the_earlier_attempts_in_the_delivery_log(
+    hooked: RunningGateway,
+) -> None:
     job_id = await hooked.accept(webhook_url=URL)
     log_path = f"/v1/jobs/{job_id}/webhook"
     redeliver = f"/v1/admin{log_path.removeprefix('/v1')}/redeliver"
@@ -253,7 +259,7 @@ async def test_a_redelivered_webhook_extends_the_delivery_log(hooked: RunningGat
     assert json.loads(restarted.input) == {"job_id": job_id, "attempts": [attempt]}
 
 
-async def test_an_unknown_job_has_no_webhook(hooked: RunningGateway) -> None:
+async def test_webhook_requests_for_an_unknown_job_get_status_404(hooked: RunningGateway) -> None:
     for path in ("jobs/01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e", "jobs/webhook-x"):
         assert (await hooked.http.get(f"/v1/{path}/webhook")).status_code == 404
         answer = await hooked.http.post(f"/v1/admin/{path}/webhook/redeliver")

@@ -50,7 +50,7 @@ def _pieces(pattern: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("query", [QUERIES["oldest-age"], ALERT_QUERIES["oldest-message"]])
-async def test_the_workbook_finds_the_age_of_the_oldest_job(
+async def test_the_workbook_query_finds_the_age_of_the_oldest_message_in_a_queue(
     query: str, gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.queues.enqueued_at["noop"] = gateway.clock() - timedelta(seconds=90)
@@ -60,7 +60,7 @@ async def test_the_workbook_finds_the_age_of_the_oldest_job(
     assert read(query, line) == {"queue": "noop", "seconds": "90"}
 
 
-async def test_the_workbook_finds_no_age_for_an_unreadable_queue(
+async def test_the_workbook_query_finds_no_oldest_message_age_for_a_queue_that_cannot_be_read(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.queues.is_down = True
@@ -72,7 +72,9 @@ async def test_the_workbook_finds_no_age_for_an_unreadable_queue(
     "query",
     [QUERIES["failed-by-code"], QUERIES["failed-over-time"], ALERT_QUERIES["failed-jobs"]],
 )
-def test_the_workbook_finds_failed_jobs(query: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_workbook_query_for_failed_jobs_finds_the_log_line_of_a_failed_job(
+    query: str, caplog: pytest.LogCaptureFixture
+) -> None:
     log_failure("1", {"model": "noop", "status": "failed", "error": {"code": "worker-fault"}})
     [line] = caplog.messages
     found = read(query, line)
@@ -81,7 +83,7 @@ def test_the_workbook_finds_failed_jobs(query: str, caplog: pytest.LogCaptureFix
     assert found.get("model", "noop") == "noop"
 
 
-async def test_the_workbook_finds_dead_letters(
+async def test_the_workbook_query_for_dead_letters_finds_the_log_line_of_a_dead_letter(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     job_id = await gateway.accept()
@@ -98,7 +100,9 @@ async def test_the_workbook_finds_dead_letters(
 
 
 @pytest.mark.parametrize("query", EVERY_QUERY)
-def test_the_workbook_recognises_submissions_and_replies(query: str) -> None:
+def test_each_workbook_query_for_http_requests_matches_the_urls_of_submissions_or_replies(
+    query: str,
+) -> None:
     if "requests |" in query:
         [pattern] = re.findall(r'matches regex @"(.*?)"', query)
         is_of_replies = "replies = " in query
@@ -111,13 +115,15 @@ def test_the_workbook_recognises_submissions_and_replies(query: str) -> None:
 
 
 @pytest.mark.parametrize("query", EVERY_QUERY)
-def test_the_queries_count_sampled_telemetry_by_item_count(query: str) -> None:
+def test_the_workbook_queries_count_the_items_and_not_the_rows_of_sampled_telemetry(
+    query: str,
+) -> None:
     assert "count()" not in query
     assert query.count("(") == query.count(")")
     assert query.count('"') % 2 == 0
 
 
-def test_the_workbook_has_valid_items() -> None:
+def test_each_item_of_the_workbook_is_valid() -> None:
     assert WORKBOOK["version"] == "Notebook/1.0"
     names = [item["name"] for item in ITEMS]
     assert len(set(names)) == len(names)

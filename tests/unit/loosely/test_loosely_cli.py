@@ -120,7 +120,7 @@ def test_the_submit_command_reads_standard_input(
     assert gateway.requests[0].headers["content-type"] == "a/b"
 
 
-def test_the_message_for_a_refused_job_says_what_happened_and_what_to_do(
+def test_the_submit_command_explains_a_refused_job_and_suggests_what_to_do(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [
@@ -184,7 +184,7 @@ def test_the_status_command_prints_the_details_of_a_job(
     ]
 
 
-def test_the_submit_command_exits_with_1_if_the_job_fails(
+def test_the_submit_command_exits_with_status_1_if_the_job_fails(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     expired = job_document("expired", error={"code": "expired", "detail": "9 s are over"})
@@ -209,7 +209,7 @@ def test_the_result_command_prints_a_table_of_labels(
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), 10**400, None, "high"])
-def test_labels_whose_score_cannot_be_drawn_are_printed_as_json(
+def test_labels_with_an_invalid_score_are_printed_as_json(
     runner: CliRunner, gateway: ScriptedGateway, score: object
 ) -> None:
     gateway.responses = [json_response(200, {"labels": [{"label": "cat\x9b2J", "score": score}]})]
@@ -230,7 +230,7 @@ def test_the_result_command_writes_a_binary_result_to_a_file(
     assert target.read_bytes() == b"\x89PNG\x00mask"
 
 
-def test_the_result_command_exits_with_75_if_the_job_has_not_ended(
+def test_the_result_command_exits_with_status_75_if_the_job_has_not_ended(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [json_response(202, job_document("running"), retry_after="1")]
@@ -240,7 +240,7 @@ def test_the_result_command_exits_with_75_if_the_job_has_not_ended(
     assert done.stderr == "not-yet: the job is running; ask again later\n"
 
 
-def test_the_cancel_command_prints_the_cancelling_job(
+def test_the_cancel_command_prints_the_job_with_the_status_cancelling(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [json_response(202, job_document("cancelling"))]
@@ -284,7 +284,7 @@ def test_the_models_command_prints_a_table_of_models(
 
 
 @pytest.mark.parametrize("by", ["argument", "environment"])
-def test_a_command_sends_the_api_key_and_does_not_print_it(
+def test_a_command_sends_the_api_key_and_does_not_print_the_api_key(
     runner: CliRunner, gateway: ScriptedGateway, by: str
 ) -> None:
     gateway.responses = [problem_response(401, "unauthenticated", "the key is not known")]
@@ -300,7 +300,7 @@ def test_a_command_sends_the_api_key_and_does_not_print_it(
     assert done.stderr.endswith("pass your API key with --api-key or LOOSELY_API_KEY\n")
 
 
-def test_a_response_that_is_not_from_a_gateway_exits_with_76(
+def test_a_command_exits_with_status_76_if_the_response_is_not_from_a_gateway(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [ScriptedResponse(200, b"<html>")]
@@ -321,11 +321,13 @@ def test_a_response_that_is_not_from_a_gateway_exits_with_76(
         ["nonsense"],
     ],
 )
-def test_invalid_arguments_exit_with_2(runner: CliRunner, arguments: list[str]) -> None:
+def test_a_command_with_invalid_arguments_exits_with_status_2(
+    runner: CliRunner, arguments: list[str]
+) -> None:
     assert runner.invoke(app, arguments).exit_code == 2
 
 
-def test_an_unreachable_gateway_exits_with_69(tmp_path: Path) -> None:
+def test_a_command_exits_with_status_69_if_the_gateway_is_unreachable(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "loosely", "status", JOB_ID, "--url", "http://127.0.0.1:9"],
         check=False,
@@ -339,7 +341,9 @@ def test_an_unreachable_gateway_exits_with_69(tmp_path: Path) -> None:
     assert "loosely up" in done.stderr
 
 
-def test_importing_loosely_does_not_import_the_dependencies_of_the_client(tmp_path: Path) -> None:
+def test_importing_the_package_loosely_does_not_import_the_dependencies_of_the_client(
+    tmp_path: Path,
+) -> None:
     code = (
         "import sys, loosely; heavy = {'httpx', 'typer', 'rich', 'psutil'} & set(sys.modules);"
         "print(heavy or 'light'); loosely.Client; print('httpx' in sys.modules)"
@@ -355,7 +359,7 @@ def test_importing_loosely_does_not_import_the_dependencies_of_the_client(tmp_pa
     assert done.stdout.split() == ["light", "True"]
 
 
-def test_the_options_for_version_and_help_print_the_version_and_the_help(
+def test_the_version_option_prints_the_version_and_the_help_option_prints_the_help(
     runner: CliRunner,
 ) -> None:
     assert runner.invoke(app, ["--version"]).stdout == f"loosely {__version__}\n"

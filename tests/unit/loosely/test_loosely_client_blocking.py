@@ -28,7 +28,9 @@ def test_a_blocking_client_works_inside_a_running_event_loop(gateway: ScriptedGa
     assert asyncio.run(list_in_loop()) == ["succeeded", "queued", "succeeded"]
 
 
-def test_an_abandoned_iteration_of_events_sends_no_more_requests(gateway: ScriptedGateway) -> None:
+def test_an_iteration_over_jobs_that_the_caller_abandons_sends_no_more_requests(
+    gateway: ScriptedGateway,
+) -> None:
     gateway.responses = [json_response(200, PAGE)]
     with Client(gateway.url) as client:
         jobs = client.jobs()
@@ -37,7 +39,7 @@ def test_an_abandoned_iteration_of_events_sends_no_more_requests(gateway: Script
     assert len(gateway.requests) == 1
 
 
-def test_a_blocking_client_raises_an_error_if_an_operation_suspends() -> None:
+def test_a_blocking_client_raises_an_error_if_an_operation_yields_to_an_event_loop() -> None:
     async def suspend(_: ClientOperations) -> None:
         await asyncio.sleep(0)
 

@@ -39,7 +39,9 @@ QUEUED = job_document("queued")
 RUNNING = job_document("running")
 
 
-def test_submit_sends_the_input_and_all_options(gateway: ScriptedGateway, connect: Connect) -> None:
+def test_client_submit_sends_the_input_and_all_options(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
     gateway.responses = [json_response(202, QUEUED)]
     job = connect(gateway.url, api_key=KEY).submit(
         JPEG,
@@ -64,7 +66,7 @@ def test_submit_sends_the_input_and_all_options(gateway: ScriptedGateway, connec
     assert request.headers["authorization"] == f"Bearer {KEY}"
 
 
-def test_a_repeated_request_has_the_same_idempotency_key(
+def test_a_request_that_the_client_repeats_has_the_same_idempotency_key(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     gateway.responses = [
@@ -86,7 +88,7 @@ def test_a_repeated_request_has_the_same_idempotency_key(
         assert widest / 2 <= slept <= widest
 
 
-def test_the_client_waits_for_retry_after_before_a_retry(
+def test_the_client_waits_for_the_time_in_the_retry_after_header_before_a_retry(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     busy = problem_response(429, "rate-limited", "5 a second are allowed")
@@ -98,7 +100,7 @@ def test_the_client_waits_for_retry_after_before_a_retry(
     assert clock.slept == [7.0]
 
 
-def test_a_retry_after_beyond_the_retry_limit_raises_the_error_immediately(
+def test_the_client_does_not_retry_if_the_retry_after_time_exceeds_the_retry_limit(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     busy = problem_response(503, "saturated", "the queue is long")
@@ -152,7 +154,7 @@ def test_the_client_does_not_repeat_a_refused_request(
         (409, "cancelled", "cancelled", JobCancelled),
     ],
 )
-def test_a_job_that_ends_without_a_result_raises_the_exception_for_its_problem(  # noqa: PLR0917 - the table's columns
+def test_the_exception_for_a_job_without_a_result_depends_on_how_the_job_ended(  # noqa: PLR0917 - the table's columns
     gateway: ScriptedGateway,
     connect: Connect,
     http_status: int,
@@ -175,7 +177,7 @@ def test_a_job_that_ends_without_a_result_raises_the_exception_for_its_problem( 
     assert caught.value.code == code
 
 
-def test_run_continues_to_wait_after_lost_connections_and_restarts(
+def test_client_run_continues_to_wait_after_lost_connections_and_restarts(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [
@@ -193,7 +195,7 @@ def test_run_continues_to_wait_after_lost_connections_and_restarts(
     assert {request.headers["prefer"] for request in gateway.requests} == {"wait=60"}
 
 
-def test_wait_pauses_between_polls_if_the_gateway_responds_immediately(
+def test_client_wait_pauses_between_polls_if_the_gateway_responds_immediately(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     gateway.responses = [
@@ -205,7 +207,7 @@ def test_wait_pauses_between_polls_if_the_gateway_responds_immediately(
     assert clock.slept == [2.0, 1.0]
 
 
-def test_the_error_at_the_end_of_the_wait_contains_the_job_id(
+def test_the_timeout_error_after_the_waiting_time_of_client_run_contains_the_job_id(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(202, QUEUED), json_response(200, QUEUED, retry_after="4")]
@@ -215,7 +217,7 @@ def test_the_error_at_the_end_of_the_wait_contains_the_job_id(
     assert isinstance(caught.value, TimeoutError)
 
 
-def test_run_stops_retrying_an_unreachable_gateway_at_the_end_of_the_wait(
+def test_client_run_stops_retrying_an_unreachable_gateway_after_the_waiting_time(
     connect: Connect, clock: SleepClock
 ) -> None:
     with pytest.raises(GatewayUnreachable):
@@ -223,7 +225,7 @@ def test_run_stops_retrying_an_unreachable_gateway_at_the_end_of_the_wait(
     assert clock.now <= 5
 
 
-def test_an_error_during_the_wait_contains_the_id_of_the_continuing_job(
+def test_an_error_while_the_client_waits_contains_the_id_of_the_job_that_still_runs(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(202, QUEUED), ScriptedResponse(502, b"a proxy")]
@@ -232,7 +234,7 @@ def test_an_error_during_the_wait_contains_the_id_of_the_continuing_job(
     assert caught.value.__notes__ == [f"job {JOB_ID} continues"]
 
 
-def test_an_upload_target_with_invalid_headers_is_refused(
+def test_client_upload_raises_unexpected_answer_if_the_upload_headers_are_invalid(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     slot = {"upload": "ref-1", "url": f"{gateway.url}/slot", "headers": {"x": "\u00fc"}}
@@ -241,13 +243,17 @@ def test_an_upload_target_with_invalid_headers_is_refused(
         connect(gateway.url).upload(JPEG, "classifier")
 
 
-def test_cancel_returns_the_cancelling_job(gateway: ScriptedGateway, connect: Connect) -> None:
+def test_client_cancel_returns_the_job_with_the_status_cancelling(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
     gateway.responses = [json_response(202, job_document("cancelling"))]
     assert connect(gateway.url).cancel(JOB_ID).status == "cancelling"
     assert gateway.requests[0].method == "DELETE"
 
 
-def test_jobs_yields_the_jobs_of_all_pages(gateway: ScriptedGateway, connect: Connect) -> None:
+def test_client_jobs_yields_the_jobs_of_all_pages(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
     gateway.responses = [
         json_response(200, {"jobs": [SUCCEEDED, RUNNING], "next_cursor": "a"}),
         json_response(200, {"jobs": [], "next_cursor": "b"}),
@@ -262,7 +268,7 @@ def test_jobs_yields_the_jobs_of_all_pages(gateway: ScriptedGateway, connect: Co
     ]
 
 
-def test_models_and_jobs_keep_unknown_members_of_their_documents(
+def test_the_client_keeps_unknown_members_of_the_json_documents_of_models_and_jobs(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(200, {"models": [{"name": "noop", "novel": 1}, "odd"]})]
@@ -270,7 +276,7 @@ def test_models_and_jobs_keep_unknown_members_of_their_documents(
     assert (model.name, model.document["novel"]) == ("noop", 1)
 
 
-def test_the_client_sends_the_api_key_of_the_environment_and_never_shows_it(
+def test_the_client_sends_the_api_key_of_the_environment_and_never_shows_the_key(
     gateway: ScriptedGateway, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOOSELY_API_KEY", KEY)
@@ -284,7 +290,7 @@ def test_the_client_sends_the_api_key_of_the_environment_and_never_shows_it(
 
 
 @pytest.mark.parametrize("key", ["a\nb", "schl\u00fcssel"])
-def test_the_client_refuses_an_api_key_that_cannot_be_sent_and_does_not_show_it(
+def test_the_client_refuses_an_api_key_that_cannot_be_sent_and_does_not_show_the_key(
     connect: Connect, key: str
 ) -> None:
     with pytest.raises(ValueError, match="the API key contains") as caught:
@@ -297,12 +303,14 @@ def test_the_client_refuses_a_blank_api_key(connect: Connect) -> None:
         connect("http://127.0.0.1:9", api_key=" ")
 
 
-def test_submit_refuses_a_wait_over_the_limit_of_the_gateway(connect: Connect) -> None:
+def test_client_submit_refuses_a_waiting_time_over_the_limit_of_the_gateway(
+    connect: Connect,
+) -> None:
     with pytest.raises(ValueError, match="expected 0 to 200"):
         connect("http://127.0.0.1:9").submit(JPEG, "classifier", wait_seconds=201)
 
 
-def test_the_attributes_of_a_job_have_the_values_of_its_document(
+def test_the_attributes_of_a_job_have_the_values_of_the_job_document(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [

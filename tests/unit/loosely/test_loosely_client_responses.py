@@ -36,7 +36,7 @@ def nobody_listens() -> str:
         return f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_submit_sends_the_input_bytes_the_media_type_and_the_wait(
+def test_client_submit_sends_the_input_bytes_and_the_media_type_and_the_waiting_time(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
@@ -58,7 +58,7 @@ def test_submit_sends_the_input_bytes_the_media_type_and_the_wait(
     assert json.loads(job.body) == SUCCEEDED
 
 
-def test_submit_without_a_wait_prefers_respond_async(
+def test_client_submit_without_a_waiting_time_sends_the_preference_respond_async(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(202, job_document("queued"), retry_after="3")]
@@ -70,7 +70,9 @@ def test_submit_without_a_wait_prefers_respond_async(
     assert job.retry_after_seconds == 3.0
 
 
-def test_a_job_id_is_escaped_in_the_path(gateway: ScriptedGateway, connect: Connect) -> None:
+def test_the_client_escapes_the_job_id_in_the_path_of_a_request(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
     gateway.responses = [problem_response(404, "unknown-job", "no such job")]
     client = connect(gateway.url, retry=ONCE)
     with pytest.raises(RequestRefused):
@@ -79,7 +81,7 @@ def test_a_job_id_is_escaped_in_the_path(gateway: ScriptedGateway, connect: Conn
     assert gateway.requests[0].target == "/v1/jobs/..%2Fmodels%3Fx%3D%2F%23y"
 
 
-def test_the_exception_for_a_refusal_has_the_members_of_the_problem_document(
+def test_the_exception_for_a_refused_request_has_the_members_of_the_problem_document(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [
@@ -110,7 +112,7 @@ def test_the_exception_for_a_refusal_has_the_members_of_the_problem_document(
     assert error.job is None
 
 
-def test_the_exception_for_a_job_that_fails_within_the_wait_contains_the_job(
+def test_the_exception_for_a_job_that_fails_while_the_client_waits_contains_the_job(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     failed = job_document("failed", error={"code": "inference-failed"})
@@ -126,7 +128,7 @@ def test_the_exception_for_a_job_that_fails_within_the_wait_contains_the_job(
     assert caught.value.attempt == 2
 
 
-def test_a_failed_connection_raises_gateway_unreachable(connect: Connect) -> None:
+def test_the_client_raises_gateway_unreachable_if_the_connection_fails(connect: Connect) -> None:
     url = nobody_listens()
     client = connect(url, retry=ONCE)
     with pytest.raises(GatewayUnreachable, match="cannot be reached") as caught:
@@ -145,7 +147,7 @@ def test_a_failed_connection_raises_gateway_unreachable(connect: Connect) -> Non
         (ScriptedResponse(301, b"", {"location": "/elsewhere"}), "without a problem document"),
     ],
 )
-def test_a_response_that_is_not_from_a_gateway_raises_unexpected_answer(
+def test_the_client_raises_unexpected_answer_if_the_response_is_not_from_a_gateway(
     gateway: ScriptedGateway, connect: Connect, reply: ScriptedResponse, reason: str
 ) -> None:
     gateway.responses = [reply]
@@ -165,7 +167,7 @@ def test_a_result_has_the_media_type_of_the_response(
     assert gateway.requests[0].target == f"/v1/jobs/{JOB_ID}/result"
 
 
-def test_result_returns_the_job_if_the_job_has_not_ended(
+def test_client_result_returns_the_job_if_the_job_has_not_ended(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(202, job_document("running"), retry_after="1")]
@@ -201,7 +203,7 @@ def test_the_error_of_a_failed_fetch_from_blob_storage_does_not_show_the_url(
     assert "secret" not in str(caught.value)
 
 
-def test_a_redirect_without_a_valid_url_raises_unexpected_answer(
+def test_the_client_raises_unexpected_answer_for_a_redirect_without_a_valid_url(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [ScriptedResponse(303, b"", {"location": "http://h:99999/"})]
@@ -219,7 +221,7 @@ def test_the_client_refuses_an_invalid_gateway_url(connect: Connect, url: str) -
 
 
 @given(st.binary())
-def test_read_problem_accepts_any_bytes(body: bytes) -> None:
+def test_reading_any_bytes_as_a_problem_document_raises_no_error(body: bytes) -> None:
     assert read_problem(500, body, None) is None or isinstance(
         read_problem(500, body, None), Problem
     )
@@ -234,7 +236,7 @@ def test_read_problem_accepts_any_bytes(body: bytes) -> None:
         ),
     )
 )
-def test_read_problem_and_job_accept_any_json(document: object) -> None:
+def test_parsing_any_json_as_problem_details_or_as_a_job_raises_no_error(document: object) -> None:
     body = json.dumps(document).encode()
     job = Job.from_body(body)
     assert job is None or isinstance(job.status, str)

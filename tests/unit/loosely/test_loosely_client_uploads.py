@@ -37,7 +37,7 @@ def test_the_client_does_not_send_the_api_key_to_blob_storage(
     ]
 
 
-def test_upload_stores_the_input_at_the_url_that_the_gateway_returns(
+def test_client_upload_stores_the_input_at_the_url_that_the_gateway_returns(
     gateway: ScriptedGateway, connect: Connect, tmp_path: Path
 ) -> None:
     picture = tmp_path / "large.jpg"
@@ -66,7 +66,7 @@ def test_upload_stores_the_input_at_the_url_that_the_gateway_returns(
     assert "url" not in upload.document
 
 
-def test_an_input_over_the_models_limit_is_uploaded(
+def test_an_input_over_the_size_limit_of_the_model_is_uploaded_to_blob_storage(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     large = JPEG * 100_000
@@ -99,7 +99,7 @@ def test_an_input_over_the_models_limit_is_uploaded(
     }
 
 
-def test_an_input_that_the_gateway_refuses_as_too_large_is_uploaded(
+def test_an_input_that_the_gateway_refuses_as_too_large_is_uploaded_to_blob_storage(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [
@@ -115,7 +115,7 @@ def test_an_input_that_the_gateway_refuses_as_too_large_is_uploaded(
         connect(gateway.url).submit(JPEG, "classifier")
 
 
-def test_an_input_over_the_limit_of_the_upload_is_not_sent(
+def test_an_input_over_the_size_limit_of_the_upload_is_not_sent(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     slot = {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot", "max_bytes": 10}

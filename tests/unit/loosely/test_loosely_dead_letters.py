@@ -105,7 +105,7 @@ def test_the_dead_letters_purge_command_deletes_one_or_all_dead_letters(
     assert run(runner, gateway, "purge", "classifier", JOB_ID, "--all")[0] == 2
 
 
-def test_a_refused_redrive_of_a_dead_letter_prints_the_problem(
+def test_a_redrive_command_that_the_gateway_refuses_prints_the_reason(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [problem_response(409, "not-redrivable", "the job is no longer kept")]
@@ -114,7 +114,7 @@ def test_a_refused_redrive_of_a_dead_letter_prints_the_problem(
     assert "not-redrivable: the job is no longer kept" in output
 
 
-def test_a_response_without_a_list_of_dead_letters_exits_with_76(
+def test_a_dead_letters_command_exits_with_status_76_if_the_response_contains_no_list(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [json_response(200, {"dead_letters": 1})]

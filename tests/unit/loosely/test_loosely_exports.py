@@ -46,13 +46,13 @@ def test_the_package_exports_exactly_the_expected_public_names() -> None:
 
 
 @pytest.mark.parametrize("name", EXPORTS)
-def test_each_public_name_is_documented_and_defined_in_its_module(name: str) -> None:
+def test_each_public_name_has_a_docstring_and_exists_in_the_defining_module(name: str) -> None:
     member = getattr(loosely, name)
     assert member is getattr(import_module(member.__module__), name)
     assert member.__doc__
 
 
-def test_every_exception_is_public_and_in_the_documented_tree() -> None:
+def test_every_exception_is_public_and_listed_in_the_documented_exception_tree() -> None:
     tree = (errors.__doc__ or "").split()
     kinds = [
         name
@@ -62,7 +62,7 @@ def test_every_exception_is_public_and_in_the_documented_tree() -> None:
     assert [name for name in kinds if name not in tree or name not in EXPORTS] == []
 
 
-def test_both_clients_have_the_same_methods() -> None:
+def test_the_blocking_client_and_the_asynchronous_client_have_the_same_methods() -> None:
     def methods(client: type) -> dict[str, list[str]]:
         public = {name for name in vars(client) if not name.startswith("_") and name != "url"}
         return {name: list(signature(getattr(client, name)).parameters) for name in public}

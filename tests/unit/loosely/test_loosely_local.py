@@ -50,12 +50,12 @@ class TestBackoff:
 
 
 class TestPorts:
-    def test_the_default_ports_are_those_of_azures_own_tools(self) -> None:
+    def test_the_default_ports_are_the_same_ports_as_in_the_tools_of_azure(self) -> None:
         assert Ports() == Ports(
             functions=7071, servicebus=5672, servicebus_admin=5300, blobs=10000, worker_health=8081
         )
 
-    def test_ports_from_a_base_are_five_consecutive_ports(self) -> None:
+    def test_the_ports_from_a_base_port_are_five_consecutive_ports(self) -> None:
         assert Ports.from_base(9000) == Ports(9000, 9001, 9002, 9003, 9004)
 
     def test_the_error_for_a_busy_port_names_the_process_and_free_ports(self) -> None:
@@ -74,7 +74,7 @@ class TestPorts:
         ):
             check_ports({"functions": server.getsockname()[1]})
 
-    def test_the_check_of_ports_accepts_free_ports(self) -> None:
+    def test_the_check_for_busy_ports_accepts_free_ports(self) -> None:
         base = free_base(20000)
         check_ports({"functions": base, "servicebus": base + 1})
 
@@ -114,7 +114,7 @@ class TestLogs:
 
 
 class TestData:
-    def test_a_second_lock_on_a_data_directory_is_refused(self, tmp_path: Path) -> None:
+    def test_locking_a_data_directory_that_is_already_locked_fails(self, tmp_path: Path) -> None:
         with (
             lock_directory(tmp_path),
             pytest.raises(DataDirectoryInUse, match=f"process {os.getpid()}"),
@@ -124,7 +124,7 @@ class TestData:
         with lock_directory(tmp_path):
             pass
 
-    def test_the_reply_token_key_is_created_once_and_readable_only_by_its_owner(
+    def test_the_reply_token_key_is_created_once_and_readable_only_by_the_owner(
         self, tmp_path: Path
     ) -> None:
         key = reply_token_key(tmp_path)
@@ -132,7 +132,9 @@ class TestData:
         assert len(key) == 44
         assert (tmp_path / "reply-token.key").stat().st_mode & 0o777 == 0o600
 
-    def test_the_state_read_from_up_json_equals_the_written_state(self, tmp_path: Path) -> None:
+    def test_the_state_that_is_read_from_the_file_up_json_equals_the_written_state(
+        self, tmp_path: Path
+    ) -> None:
         part = RunningPart(7, {"worker health": 8081}, "worker.log", ready=True)
         system = RunningSystem(os.getpid(), "http://127.0.0.1:7071", {"worker": part})
         system.write(tmp_path)
@@ -144,25 +146,27 @@ class TestData:
     @pytest.mark.parametrize(
         "text", ["", "[]", "null", "{}", '{"pid": "x", "url": "", "parts": {}}', "\xff"]
     )
-    def test_reading_an_invalid_up_json_returns_none(self, tmp_path: Path, text: str) -> None:
+    def test_reading_an_invalid_file_up_json_returns_none(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "up.json").write_text(text, "latin-1")
         assert RunningSystem.read(tmp_path) is None
 
-    def test_reading_the_up_json_of_a_dead_process_returns_none(self, tmp_path: Path) -> None:
+    def test_reading_the_file_up_json_of_a_dead_process_returns_none(self, tmp_path: Path) -> None:
         document = {"pid": 2**22 + 1, "url": "http://127.0.0.1:1", "parts": {}}
         (tmp_path / "up.json").write_text(json.dumps(document))
         assert RunningSystem.read(tmp_path) is None
 
 
 class TestSystem:
-    def test_the_table_of_components_has_the_order_of_the_component_names(self) -> None:
+    def test_the_created_components_match_the_list_of_component_names_in_order(
+        self,
+    ) -> None:
         assert tuple(part.name for part in loosely_parts(settings())) == PART_NAMES
 
-    def test_the_components_list_all_ports(self) -> None:
+    def test_all_components_together_use_exactly_the_five_configured_ports(self) -> None:
         ports = [port for part in loosely_parts(settings()) for port in part.ports.values()]
         assert sorted(ports) == [9000, 9001, 9002, 9003, 9004]
 
-    def test_keys_do_not_appear_in_the_commands_or_repr_of_components(self) -> None:
+    def test_the_commands_and_the_repr_of_components_contain_no_keys(self) -> None:
         for part in loosely_parts(settings()):
             for secret in ("c2VjcmV0", "SAS_KEY_VALUE", "AccountKey"):
                 assert secret not in " ".join(part.command)
@@ -180,14 +184,18 @@ class TestSystem:
             assert "sb://localhost:9001;" in part.environment["SERVICE_BUS"]
             assert "127.0.0.1:9003/devstoreaccount1;" in part.environment["PAYLOAD_STORAGE"]
 
-    def test_the_users_catalogue_is_set_for_all_components_that_read_a_catalogue(self) -> None:
+    def test_all_components_that_read_a_catalogue_get_the_catalogue_of_the_user(
+        self,
+    ) -> None:
         _, servicebus, functions, worker = loosely_parts(settings(catalogue=Path("/m.toml")))
         assert servicebus.preparation is not None
         assert servicebus.preparation.command[-1] == "/m.toml"
         assert functions.environment["MODEL_CATALOGUE"] == "/m.toml"
         assert worker.environment["MODEL_CATALOGUE"] == "/m.toml"
 
-    def test_components_get_the_users_environment_and_no_proxy_for_loopback(self) -> None:
+    def test_components_inherit_the_user_environment_and_bypass_proxies_for_loopback_addresses(
+        self,
+    ) -> None:
         shared = shared_environment(
             Path("/r"), {"WORKER_X": "1", "PYTHONPATH": "/mine", "no_proxy": "intern"}
         )
@@ -207,7 +215,7 @@ class TestChoice:
             (["blobs,worker"], ["worker"], {"blobs"}),
         ],
     )
-    def test_the_options_only_and_without_select_the_components(
+    def test_components_are_selected_by_the_option_only_and_by_the_option_without(
         self, only: list[str], without: list[str], expected: set[str]
     ) -> None:
         assert choose_parts(only, without) == expected
@@ -300,7 +308,7 @@ class TestConsole:
     ("exit_code", "text"),
     [(3, "exit code 3"), (-9, "killed by SIGKILL"), (-250, "killed by signal 250")],
 )
-def test_an_exit_code_is_described_in_words(exit_code: int, text: str) -> None:
+def test_the_exit_code_of_a_component_is_described_in_words(exit_code: int, text: str) -> None:
     assert events.describe_exit(exit_code) == text
 
 
@@ -317,7 +325,7 @@ def test_an_exit_code_is_described_in_words(exit_code: int, text: str) -> None:
         (b"", None, False),
     ],
 )
-async def test_a_probe_succeeds_only_with_the_expected_http_status(
+async def test_a_readiness_probe_succeeds_only_with_the_expected_http_status(
     answer: bytes, status: int | None, expected: bool
 ) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -331,11 +339,11 @@ async def test_a_probe_succeeds_only_with_the_expected_http_status(
         assert await is_ready(Probe(port, "/x", status)) is expected
 
 
-async def test_a_probe_of_a_closed_port_fails() -> None:
+async def test_a_readiness_probe_of_a_closed_port_fails() -> None:
     assert not await is_ready(Probe(9))
 
 
-def test_child_py_and_reaper_py_import_no_module_of_loosely() -> None:
+def test_the_scripts_child_py_and_reaper_py_import_no_module_of_the_package_loosely() -> None:
     """Both files run without the package, because importing it would be slow or would fail."""
     source = Path(__file__).parents[3] / "loosely" / "local"
     for name in ("child.py", "reaper.py"):
@@ -350,10 +358,10 @@ def test_child_py_and_reaper_py_import_no_module_of_loosely() -> None:
 
 
 class TestEngine:
-    def test_the_default_engine_has_no_host_options(self) -> None:
+    def test_the_default_durable_engine_adds_no_options_to_the_functions_host(self) -> None:
         assert build_engine_options(EngineChoice.local, {"--seed": None, "--crash-at": None}) == ()
 
-    def test_only_the_functions_component_gets_the_engine_options(self) -> None:
+    def test_only_the_functions_component_gets_the_options_of_the_durable_engine(self) -> None:
         options = build_engine_options(
             EngineChoice.azure_storage,
             {
@@ -373,6 +381,6 @@ class TestEngine:
         assert parts["functions"][-len(options) :] == options
         assert not any("--engine" in parts[name] for name in parts if name != "functions")
 
-    def test_fault_options_are_refused_without_the_azure_storage_engine(self) -> None:
+    def test_fault_injection_options_are_refused_without_the_azure_storage_engine(self) -> None:
         with pytest.raises(typer.BadParameter, match="--seed needs --engine azure-storage"):
             build_engine_options(EngineChoice.local, {"--crash-rate": None, "--seed": 0})

@@ -16,7 +16,7 @@ SETTINGS = SystemSettings(
 )
 
 
-def test_the_scale_option_uses_kedas_rules_with_shorter_times() -> None:
+def test_the_scale_option_uses_the_scaling_rules_of_keda_with_shorter_times() -> None:
     scaling = parse_scaling("0:4", 5, 1.0, 20.0)
     assert (scaling.min_replica_count, scaling.max_replica_count) == (0, 4)
     assert scaling.message_count == 5
@@ -27,7 +27,7 @@ def test_the_scale_option_uses_kedas_rules_with_shorter_times() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "4", "4:", ":4", "a:b", "-1:4", "5:4", "0:0", "1:2:3", "0:²"])
-def test_the_scale_option_refuses_values_that_are_not_min_and_max(text: str) -> None:
+def test_the_scale_option_refuses_values_that_are_not_a_minimum_and_a_maximum(text: str) -> None:
     with pytest.raises(BadParameter):
         parse_scaling(text, 5, 1.0, 20.0)
 
@@ -52,7 +52,9 @@ def test_the_workers_of_the_pool_have_distinct_names_and_health_ports() -> None:
         (["--scale", "0:4", "--without", "worker"], "--scale needs the worker"),
     ],
 )
-def test_an_invalid_scaling_option_exits_with_2(options: list[str], message: str) -> None:
+def test_loosely_up_exits_with_status_2_if_a_scaling_option_is_invalid(
+    options: list[str], message: str
+) -> None:
     done = CliRunner().invoke(app, ["up", *options], env={"COLUMNS": "200", "NO_COLOR": "1"})
     assert done.exit_code == 2
     assert message in " ".join(done.output.replace("│", " ").split())

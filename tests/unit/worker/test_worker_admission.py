@@ -13,10 +13,10 @@ from worker.memory.gpu_sharing.admission import (
     ReservationStage,
     ReservationState,
     WorkState,
-    lacking_a_place,
     may_enter,
     must_leave,
     reserved_bytes,
+    waiting_names,
 )
 
 TURN_SECONDS = 2.0
@@ -33,7 +33,7 @@ def waiting(model: str, size: int, since: float) -> ReservationRecord:
     return ReservationRecord(model, waiting_bytes=size, waiting_since=since)
 
 
-def test_a_model_that_fits_into_memory_loads_and_a_model_that_does_not_fit_waits() -> None:
+def test_a_model_loads_if_the_free_memory_is_large_enough_and_otherwise_waits() -> None:
     records = {"a": loaded("a", 3, 0), "b": ReservationRecord("b")}
     assert may_enter("b", 5, records, 8)
     assert not may_enter("b", 6, records, 8)
@@ -46,7 +46,7 @@ def test_a_small_model_does_not_overtake_a_waiting_large_model() -> None:
     assert may_enter("b", 6, records | {"a": ReservationRecord("a")}, 8)
 
 
-def test_models_are_unloaded_in_the_order_in_which_their_turns_end() -> None:
+def test_models_are_unloaded_in_the_order_in_which_the_turns_of_the_models_end() -> None:
     records = {"a": loaded("a", 3, 10), "b": loaded("b", 3, 20), "c": waiting("c", 5, 1)}
     assert not must_leave("a", records, 8, 9)
     assert must_leave("a", records, 8, 10)
@@ -59,7 +59,7 @@ def test_models_are_unloaded_in_the_order_in_which_their_turns_end() -> None:
     assert must_leave("b", records, 8, 20)
 
 
-def test_an_idle_model_is_unloaded_first_and_without_delay() -> None:
+def test_an_idle_model_is_unloaded_immediately_and_before_busy_models() -> None:
     records = {
         "a": loaded("a", 3, 10),
         "b": loaded("b", 3, 20, is_idle=True),
@@ -69,9 +69,11 @@ def test_an_idle_model_is_unloaded_first_and_without_delay() -> None:
     assert not must_leave("a", records, 8, 99)
 
 
-def test_no_model_is_unloaded_for_a_model_that_is_loaded_or_can_never_fit() -> None:
+def test_no_model_is_unloaded_for_a_model_that_another_process_has_loaded_or_that_never_fits() -> (
+    None
+):
     records = {"a": loaded("a", 6, 0), "b": waiting("a", 6, 1), "c": waiting("c", 9, 1)}
-    assert lacking_a_place(records, 8) == []
+    assert waiting_names(records, 8) == []
     assert not must_leave("a", records, 8, 99)
 
 
@@ -171,7 +173,9 @@ def test_two_models_that_do_not_fit_into_memory_together_take_turns(
 
 @settings(max_examples=60)
 @given(data=st.data())
-def test_reservations_never_exceed_the_device_and_no_model_starves(data: st.DataObject) -> None:
+def test_memory_reservations_never_exceed_the_device_memory_and_no_model_waits_forever(
+    data: st.DataObject,
+) -> None:
     total = data.draw(st.integers(4, 12))
     sizes = data.draw(st.dictionaries(st.sampled_from("abcd"), st.integers(1, total), min_size=1))
     count = data.draw(st.integers(1, 3))
@@ -195,7 +199,9 @@ def test_reservations_never_exceed_the_device_and_no_model_starves(data: st.Data
     assert max(simulation.longest.values()) <= 2 * rounds
 
 
-def test_a_model_of_unknown_size_reserves_all_free_memory_and_more_after_a_failure() -> None:
+def test_a_model_of_unknown_size_reserves_all_memory_if_loading_into_the_free_memory_fails() -> (
+    None
+):
     state = ReservationState("a", 8, TURN_SECONDS, None)
     records = {"a": ReservationRecord("a"), "b": loaded("b", 3, 0)}
     records["a"] = state.advance(0, "a", records, WorkState(0.0, is_idle=False))
@@ -218,7 +224,7 @@ def test_a_model_of_unknown_size_reserves_all_free_memory_and_more_after_a_failu
     )
 
 
-def test_a_model_without_work_is_loaded_only_into_free_memory() -> None:
+def test_a_model_without_jobs_is_loaded_only_if_no_other_model_has_to_be_unloaded() -> None:
     state = ReservationState("a", 8, TURN_SECONDS, 6)
     full = {"a": ReservationRecord("a"), "b": loaded("b", 3, 0, is_idle=True)}
     assert state.advance(0, "a", full, WorkState(None, is_idle=True)) == ReservationRecord("a")
@@ -226,7 +232,7 @@ def test_a_model_without_work_is_loaded_only_into_free_memory() -> None:
     assert state.advance(1, "a", empty, WorkState(None, is_idle=True)).reserved_bytes == 6
 
 
-def test_the_waiting_time_of_a_model_starts_when_no_process_has_loaded_the_model() -> None:
+def test_the_waiting_time_of_a_model_starts_when_the_last_process_unloads_the_model() -> None:
     state = ReservationState("a", 8, TURN_SECONDS, 6)
     records = {"a": ReservationRecord("a"), "other": loaded("a", 6, 99)}
     for now in (10.0, 20.0):
@@ -243,7 +249,7 @@ def test_the_waiting_time_of_a_model_starts_when_no_process_has_loaded_the_model
     assert records["a"].reserved_bytes == 6
 
 
-def test_a_model_larger_than_the_device_neither_loads_nor_waits() -> None:
+def test_a_model_larger_than_the_device_memory_neither_loads_nor_waits_for_memory() -> None:
     state = ReservationState("a", 8, TURN_SECONDS, 9)
     assert state.advance(
         0, "a", {"a": ReservationRecord("a")}, WorkState(0.0, is_idle=False)

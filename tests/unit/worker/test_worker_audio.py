@@ -80,7 +80,7 @@ def test_a_wav_file_written_by_the_standard_library_is_decoded() -> None:
     assert np.abs(audio.samples - TONE).max() < 1e-4
 
 
-def test_unknown_chunks_of_a_wav_file_are_skipped_even_with_odd_lengths() -> None:
+def test_unknown_chunks_of_a_wav_file_are_skipped_even_if_the_chunk_lengths_are_odd() -> None:
     plain = wav_of(pcm(16), 16)
     data = plain[:12] + chunk(b"LIST", b"odd") + plain[12:] + chunk(b"id3 ", b"x")
     assert len(decode(data).samples) == len(TONE)
@@ -121,7 +121,7 @@ GOOD = wav_of(pcm(16), 16)
         (b"RIFF\0\0\0\0WAVE" + chunk(b"JUNK", b"") * 300, "more than 256 chunks"),
     ],
 )
-def test_a_damaged_or_inconsistent_wav_file_is_refused_with_a_reason(
+def test_the_refusal_of_a_damaged_or_inconsistent_wav_file_states_the_reason(
     data: bytes, said: str
 ) -> None:
     with pytest.raises(InvalidInput, match=said):
@@ -130,7 +130,7 @@ def test_a_damaged_or_inconsistent_wav_file_is_refused_with_a_reason(
 
 @settings(max_examples=300)
 @given(st.data())
-def test_any_bytes_are_decoded_as_wav_or_refused_as_invalid_input(data: st.DataObject) -> None:
+def test_decoding_a_damaged_wav_file_succeeds_or_raises_invalid_input(data: st.DataObject) -> None:
     broken = bytearray(GOOD[:200])
     for place in data.draw(st.lists(st.integers(0, 199), max_size=12)):
         broken[place] = data.draw(st.integers(0, 255))

@@ -17,7 +17,7 @@ def test_a_batch_waits_for_more_items_up_to_the_time_limit() -> None:
     assert batcher.take(now=10.005) == ["a", "b"]
 
 
-def test_a_full_batch_does_not_wait() -> None:
+def test_a_full_batch_is_taken_from_the_queue_without_waiting() -> None:
     batcher = Batcher[int](max_batch_size=2, max_wait_seconds=60.0)
     for item in range(3):
         batcher.add(item, now=0.0)
@@ -27,7 +27,7 @@ def test_a_full_batch_does_not_wait() -> None:
     assert batcher.wait_seconds(now=20.0) == 40.0
 
 
-def test_a_batch_does_not_wait_if_the_oldest_item_has_waited_long_enough() -> None:
+def test_a_batch_is_taken_without_waiting_if_the_oldest_item_has_waited_long_enough() -> None:
     batcher = Batcher[str](max_batch_size=8, max_wait_seconds=0.005)
     batcher.add("came while the device was busy", now=1.0)
 
@@ -39,7 +39,7 @@ def test_a_batch_does_not_wait_if_the_oldest_item_has_waited_long_enough() -> No
     max_wait_seconds=st.floats(0, 2),
     steps=st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=40),
 )
-def test_batches_keep_the_order_and_the_limits_of_size_and_waiting_time(
+def test_batches_keep_the_item_order_and_respect_the_limits_of_batch_size_and_waiting_time(
     max_batch_size: int, max_wait_seconds: float, steps: list[tuple[float, bool]]
 ) -> None:
     batcher = Batcher[int](max_batch_size, max_wait_seconds)
@@ -65,7 +65,7 @@ def test_batches_keep_the_order_and_the_limits_of_size_and_waiting_time(
     assert taken + batcher.clear() == list(range(added))
 
 
-def test_a_batch_that_reaches_the_maximal_cost_does_not_wait() -> None:
+def test_a_batch_that_reaches_the_limit_of_total_item_size_is_taken_without_waiting() -> None:
     batcher = Batcher[str](max_batch_size=8, max_wait_seconds=60, max_cost=10)
     for item, cost in (("a", 4.0), ("b", 5.0), ("c", 2.0), ("d", 1.0)):
         batcher.add(item, 0.0, cost)
@@ -76,7 +76,7 @@ def test_a_batch_that_reaches_the_maximal_cost_does_not_wait() -> None:
     assert batcher.take(0.0) == ["c", "d"]
 
 
-def test_an_item_above_the_maximal_cost_runs_alone() -> None:
+def test_an_item_whose_size_alone_exceeds_the_batch_limit_runs_in_a_batch_of_one_item() -> None:
     batcher = Batcher[str](max_batch_size=8, max_wait_seconds=60, max_cost=10)
     batcher.add("huge", 0.0, 50.0)
     batcher.add("small", 0.0, 1.0)
@@ -84,7 +84,7 @@ def test_an_item_above_the_maximal_cost_runs_alone() -> None:
     assert batcher.take(0.0) == ["huge"]
 
 
-def test_items_of_low_priority_run_last() -> None:
+def test_items_of_low_priority_are_taken_after_all_other_items() -> None:
     batcher = Batcher[str](max_batch_size=3, max_wait_seconds=1)
     for item, is_low in (("l1", True), ("l2", True), ("n1", False), ("n2", False)):
         batcher.add(item, 0.0, is_low=is_low)
@@ -99,7 +99,7 @@ def test_items_of_low_priority_run_last() -> None:
     max_cost=st.floats(0.5, 20),
     items=st.lists(st.tuples(st.floats(0, 15), st.booleans()), min_size=1, max_size=30),
 )
-def test_batches_keep_the_cost_limit_and_the_order_within_each_priority(
+def test_batches_respect_the_limit_of_total_item_size_and_the_order_within_each_priority(
     max_batch_size: int, max_cost: float, items: list[tuple[float, bool]]
 ) -> None:
     batcher = Batcher[int](max_batch_size, 1.0, max_cost)
@@ -125,7 +125,7 @@ def _in_order(items: list[tuple[float, bool]]) -> list[int]:
     return sorted(range(len(items)), key=lambda number: (items[number][1], number))
 
 
-def test_a_paused_queue_refuses_items_until_resumed() -> None:
+def test_a_paused_batch_queue_refuses_items_until_the_queue_is_resumed() -> None:
     queue = BatchQueue(Batcher[str](max_batch_size=2, max_wait_seconds=3600))
     assert queue.put("early")
     queue.pause()
@@ -138,7 +138,7 @@ def test_a_paused_queue_refuses_items_until_resumed() -> None:
     assert queue.take() == ["one", "two"]
 
 
-def test_closing_the_queue_returns_the_queued_items_and_wakes_the_waiting_thread() -> None:
+def test_closing_the_batch_queue_keeps_queued_items_and_wakes_the_waiting_thread() -> None:
     queue = BatchQueue(Batcher[str](max_batch_size=2, max_wait_seconds=3600))
     assert queue.put("one")
     taken: list[list[str]] = []
@@ -152,7 +152,7 @@ def test_closing_the_queue_returns_the_queued_items_and_wakes_the_waiting_thread
     assert not queue.put("two")
 
 
-def test_a_new_item_wakes_the_device_thread() -> None:
+def test_a_new_item_in_the_batch_queue_wakes_the_device_thread() -> None:
     queue = BatchQueue(Batcher[str](max_batch_size=2, max_wait_seconds=3600))
     taken: list[list[str]] = []
     taker = threading.Thread(target=lambda: taken.append(queue.take()))

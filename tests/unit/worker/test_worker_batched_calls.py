@@ -39,7 +39,7 @@ class Post:
             raise ConnectionError(self.fails)
 
 
-def test_items_that_arrive_during_a_gathered_call_share_the_next_call() -> None:
+def test_items_that_arrive_during_a_batched_call_are_grouped_into_the_next_batched_calls() -> None:
     post = Post()
     gathering = CallGatherer(post, limit=3)
     with ThreadPoolExecutor(8) as threads:
@@ -58,7 +58,7 @@ def test_items_that_arrive_during_a_gathered_call_share_the_next_call() -> None:
     ]
 
 
-def test_the_error_of_a_gathered_call_is_raised_only_for_the_items_of_this_call() -> None:
+def test_the_error_of_a_batched_call_is_raised_only_for_the_items_of_the_failed_call() -> None:
     post = Post(fails="bad")
     post.may_end.set()
     gathering = CallGatherer(post, limit=8)
@@ -69,7 +69,9 @@ def test_the_error_of_a_gathered_call_is_raised_only_for_the_items_of_this_call(
 
 
 @given(st.sets(st.integers(0, 60)))
-def test_ranges_contain_exactly_the_given_numbers_and_are_not_adjacent(numbers: set[int]) -> None:
+def test_the_function_ranges_groups_numbers_into_ranges_of_consecutive_numbers(
+    numbers: set[int],
+) -> None:
     found = ranges(numbers)
     assert [n for first, last in found for n in range(first, last + 1)] == sorted(numbers)
     assert all(one[1] + 1 < other[0] for one, other in pairwise(found))
@@ -136,7 +138,7 @@ class ReceiverLoop:
                 self.accepted.append(event)
 
 
-def test_one_call_receives_several_messages_after_the_capacity_was_0() -> None:
+def test_one_receive_call_requests_several_messages_after_the_worker_had_no_capacity() -> None:
     loop = ReceiverLoop()
     loop.broker.waiting = [delivery(str(number)) for number in range(9)]
     loop.turn(room=8)
@@ -158,7 +160,7 @@ def test_messages_are_received_one_by_one_again_after_the_queue_was_empty() -> N
     assert loop.broker.drains == 1, "the broker still had credit, which was taken back"
 
 
-def test_one_call_settles_successive_completions() -> None:
+def test_one_call_to_the_broker_completes_several_successive_messages() -> None:
     loop = ReceiverLoop()
     for name in ("one", "too late", "three"):
         loop.receiver.settle(SettleRequest(delivery(name), None, Settlement.COMPLETE))
@@ -179,7 +181,7 @@ def test_one_call_settles_successive_completions() -> None:
     ]
 
 
-def test_a_message_with_a_lost_lock_is_left_out_of_a_batched_settlement() -> None:
+def test_a_message_with_a_lost_lock_is_not_part_of_a_batched_settlement() -> None:
     def renew(delivery: LockedMessage, timeout_seconds: float) -> float:
         raise LockLost("gone")
 

@@ -48,7 +48,9 @@ def held() -> HeldMessages:
     return HeldMessages()
 
 
-def test_the_capacity_allows_one_running_and_one_prepared_batch(held: HeldMessages) -> None:
+def test_the_capacity_for_messages_is_one_running_batch_and_one_prepared_batch(
+    held: HeldMessages,
+) -> None:
     jobs = held.take(3)
     assert held.rooms == (True, True)
     jobs += held.take(1)
@@ -63,7 +65,9 @@ def test_the_number_of_messages_that_wait_for_settlement_is_limited(held: HeldMe
     assert held.rooms == (False, False)
 
 
-def test_low_priority_does_not_reduce_the_capacity_for_normal_priority(held: HeldMessages) -> None:
+def test_low_priority_messages_do_not_reduce_the_capacity_for_normal_messages(
+    held: HeldMessages,
+) -> None:
     held.take(4, low=True)
     assert held.rooms == (True, False)
     held.take(4)
@@ -75,7 +79,7 @@ def test_an_unloaded_model_has_no_capacity(held: HeldMessages) -> None:
     assert held.rooms == (False, False)
 
 
-def test_postponed_messages_reduce_the_capacity_only_near_the_limit_of_postponed_messages(
+def test_the_capacity_is_zero_while_too_many_messages_wait_for_a_delayed_settlement(
     held: HeldMessages,
 ) -> None:
     endings = [held.end(job, delay_seconds=4.0) for _ in range(16) for job in held.take(4)]
@@ -85,7 +89,7 @@ def test_postponed_messages_reduce_the_capacity_only_near_the_limit_of_postponed
     assert held.rooms == (True, True)
 
 
-def test_the_outcome_of_a_message_is_decided_only_once(held: HeldMessages) -> None:
+def test_the_settlement_of_a_message_is_decided_only_once(held: HeldMessages) -> None:
     (job,) = held.take(1)
     assert held.in_flight.open_jobs() == [job]
     ending = held.end(job)

@@ -146,7 +146,7 @@ def test_the_message_of_a_job_is_settled_only_once(jobs: RecordedJobs) -> None:
     assert jobs.settlements == [Settlement.ABANDON]
 
 
-def test_a_stop_releases_only_the_messages_of_jobs_that_have_not_started(
+def test_a_shutdown_releases_only_the_messages_of_jobs_that_have_not_started(
     jobs: RecordedJobs,
 ) -> None:
     waiting, running, failing = (jobs.job() for _ in range(3))
@@ -157,7 +157,9 @@ def test_a_stop_releases_only_the_messages_of_jobs_that_have_not_started(
     assert jobs.in_flight.withdraw() == []
 
 
-def test_a_job_with_a_lost_lock_is_not_settled_and_its_reply_is_cached(jobs: RecordedJobs) -> None:
+def test_a_message_with_a_lost_lock_is_not_settled_and_the_reply_is_cached(
+    jobs: RecordedJobs,
+) -> None:
     job = jobs.job()
     jobs.now += 100.0
     jobs.reply_and_settle(job)
@@ -183,7 +185,9 @@ def test_a_delivered_reply_is_not_sent_again(jobs: RecordedJobs) -> None:
     assert jobs.settlements[2] == Settlement.DEAD_LETTER
 
 
-def test_a_lost_device_abandons_the_job_and_requests_shutdown(jobs: RecordedJobs) -> None:
+def test_the_message_is_abandoned_and_a_shutdown_is_requested_if_the_device_is_lost(
+    jobs: RecordedJobs,
+) -> None:
     error = RuntimeError("CUDA error: device-side assert triggered")
     jobs.consumer.fail(jobs.job(), error, InferenceFailed)
     assert jobs.settlements == [Settlement.ABANDON]
@@ -191,7 +195,7 @@ def test_a_lost_device_abandons_the_job_and_requests_shutdown(jobs: RecordedJobs
     assert jobs.shutdown.exit_code == EXIT_DEVICE_LOST
 
 
-def test_a_job_fails_if_the_model_runs_out_of_memory_and_is_abandoned_if_the_worker_does(
+def test_a_job_fails_if_the_model_runs_out_of_memory_but_not_if_the_worker_code_does(
     jobs: RecordedJobs,
 ) -> None:
     failed = jobs.job()
@@ -208,7 +212,9 @@ def test_a_job_fails_if_the_model_runs_out_of_memory_and_is_abandoned_if_the_wor
     )
 
 
-def test_an_exit_raised_by_a_model_ends_the_job_and_not_the_thread(jobs: RecordedJobs) -> None:
+def test_a_system_exit_raised_by_a_model_ends_the_job_and_not_the_thread(
+    jobs: RecordedJobs,
+) -> None:
     with jobs.consumer.ending_on_error(jobs.job()):
         exit_thread()
     assert jobs.settlements == [Settlement.ABANDON]

@@ -9,7 +9,7 @@ GIB = 2**30
 
 @pytest.mark.parametrize("all_gib", [8, 16, 24, 80])
 @pytest.mark.parametrize("shares", [1, 2, 4, 10])
-def test_all_shares_and_the_cuda_contexts_of_all_processes_fit_on_the_gpu(
+def test_the_memory_shares_and_cuda_contexts_of_all_processes_fit_into_the_gpu_memory(
     all_gib: int, shares: int
 ) -> None:
     each_bytes = usable_bytes(all_gib * GIB, shares)
@@ -17,7 +17,7 @@ def test_all_shares_and_the_cuda_contexts_of_all_processes_fit_on_the_gpu(
     assert shares * each_bytes <= all_gib * GIB * 0.94
 
 
-def test_most_of_the_memory_of_a_gpu_is_usable_by_models() -> None:
+def test_models_can_use_most_of_the_memory_of_a_gpu() -> None:
     assert usable_bytes(80 * GIB, 1) == pytest.approx(80 * GIB * 0.94)
     assert usable_bytes(16 * GIB, 4) == 3.5 * GIB
     assert usable_bytes(GIB, 4) == 0

@@ -37,7 +37,7 @@ def test_every_metric_of_the_dashboard_exists() -> None:
         assert set(names) <= known.keys(), expression
 
 
-def test_every_label_of_the_dashboard_belongs_to_its_metric() -> None:
+def test_every_label_in_a_query_of_the_dashboard_belongs_to_the_metric_in_the_query() -> None:
     known = series()
     for expression in EXPRESSIONS:
         for name, matched in re.findall(r"(loosely_worker_\w+)(\{.*?\})?", expression):
@@ -50,7 +50,7 @@ def test_every_label_of_the_dashboard_belongs_to_its_metric() -> None:
             assert labels | grouped <= known[name] | SCRAPED, expression
 
 
-def test_the_dashboard_shows_counters_as_rates_and_repeats_no_query() -> None:
+def test_the_dashboard_shows_counters_as_rates_and_contains_no_query_twice() -> None:
     for expression in EXPRESSIONS:
         for name in re.findall(r"loosely_worker_\w+_total", expression):
             assert re.search(rf"(?:rate|increase)\({name}\b", expression)

@@ -109,7 +109,7 @@ def test_the_text_of_an_error_determines_the_device_state(text: str, verdict: De
 
 
 @pytest.mark.parametrize(("code", "verdict"), CODES)
-def test_an_error_code_has_precedence_over_the_text(code: int, verdict: DeviceState) -> None:
+def test_an_error_code_has_precedence_over_the_error_text(code: int, verdict: DeviceState) -> None:
     assert (
         device_state(AcceleratorError(code, "CUDA error: device-side assert triggered")) is verdict
     )
@@ -127,7 +127,7 @@ def test_errors_other_than_runtime_errors_do_not_mean_a_lost_device() -> None:
 
 
 @pytest.mark.parametrize("computes", [True, False])
-def test_a_tiny_kernel_decides_whether_the_device_is_lost_if_the_error_is_ambiguous(
+def test_a_tiny_kernel_shows_whether_the_device_is_lost_if_the_error_is_ambiguous(
     computes: bool,
 ) -> None:
     error = RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR")
@@ -142,7 +142,7 @@ def test_no_tiny_kernel_runs_if_the_error_shows_the_device_state() -> None:
     assert not is_device_lost(RuntimeError("shapes differ"), never)
 
 
-def test_a_model_error_means_a_lost_device_if_its_cause_means_a_lost_device() -> None:
+def test_an_error_raised_by_a_model_means_a_lost_device_if_the_cause_is_a_lost_device() -> None:
     def careless() -> None:
         try:
             raise AcceleratorError(710, "CUDA error: device-side assert triggered")
@@ -154,7 +154,7 @@ def test_a_model_error_means_a_lost_device_if_its_cause_means_a_lost_device() ->
     assert is_device_lost(raised.value, lambda: True)
 
 
-def test_the_search_for_a_cause_ends_if_errors_cause_each_other() -> None:
+def test_the_search_for_the_cause_of_an_error_ends_if_two_errors_cause_each_other() -> None:
     one, other = ValueError(), ValueError()
     one.__cause__, other.__cause__ = other, one
     assert not is_device_lost(one, lambda: False)

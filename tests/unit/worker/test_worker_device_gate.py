@@ -7,7 +7,7 @@ import threading
 from worker.memory.limits import DeviceGate
 
 
-def test_exclusive_use_waits_for_earlier_users_and_delays_later_users() -> None:
+def test_exclusive_use_of_the_device_waits_for_earlier_threads_and_delays_later_threads() -> None:
     gate, order = DeviceGate(), list[str]()
     inside, leave, alone_waits = threading.Event(), threading.Event(), threading.Event()
 
@@ -55,7 +55,7 @@ def test_two_threads_use_the_device_at_the_same_time_in_shared_mode() -> None:
     assert not both.broken
 
 
-def test_exclusive_use_waits_only_a_limited_time_for_a_long_job() -> None:
+def test_a_thread_waits_for_exclusive_use_of_the_device_only_for_a_limited_time() -> None:
     gate, finished = DeviceGate(max_wait_seconds=0.01), list[str]()
     with gate.shared():
         with gate.exclusive():

@@ -37,19 +37,19 @@ def device() -> Device:
     return Device()
 
 
-def test_a_device_is_not_ready_before_the_first_kernel_has_run(device: Device) -> None:
+def test_a_device_is_not_ready_before_the_first_probe_kernel_has_run(device: Device) -> None:
     good, details = device.probe.look(0)
     assert (good, details) == (False, {"problem": "no kernel has run yet"})
     assert device.runs == 0
 
 
-def test_a_tiny_kernel_runs_only_if_the_last_result_is_old(device: Device) -> None:
+def test_a_tiny_kernel_runs_only_if_the_last_probe_result_is_old(device: Device) -> None:
     for device.now in (0, 1, 10, 29, 31, 32, 60, 62, 63):
         assert device.look()
     assert device.runs == 3
 
 
-def test_a_lost_device_is_reported_once_per_probe(device: Device) -> None:
+def test_a_device_probe_reports_a_lost_device_only_once(device: Device) -> None:
     assert device.look()
     device.now, device.error = 40, RuntimeError("CUDA error: unspecified launch failure")
     good, _ = device.probe.look(0)
@@ -59,14 +59,14 @@ def test_a_lost_device_is_reported_once_per_probe(device: Device) -> None:
     assert device.failures == [device.error]
 
 
-def test_a_device_is_ready_again_after_a_successful_kernel(device: Device) -> None:
+def test_a_device_is_ready_again_after_a_successful_probe_kernel(device: Device) -> None:
     device.error = RuntimeError("busy")
     assert not device.look()
     device.error = None
     assert device.look()
 
 
-def test_a_device_is_not_ready_while_a_kernel_hangs(device: Device) -> None:
+def test_a_device_is_not_ready_while_the_probe_kernel_hangs(device: Device) -> None:
     assert device.look()
     device.now = 40
     assert device.probe.look(0)[0]
@@ -77,7 +77,9 @@ def test_a_device_is_not_ready_while_a_kernel_hangs(device: Device) -> None:
     )
 
 
-def test_a_kernel_that_hangs_for_long_counts_as_a_stalled_loop(device: Device) -> None:
+def test_the_liveness_check_fails_if_a_kernel_of_the_device_probe_hangs_for_90_seconds(
+    device: Device,
+) -> None:
     loops = Loops(lambda: device.now)
     loops.watch("probe", lambda: device.probe.turned_at)
     assert device.look()
@@ -94,7 +96,7 @@ def test_a_kernel_that_hangs_for_long_counts_as_a_stalled_loop(device: Device) -
     assert loops.live()[0]
 
 
-def test_a_device_probe_returns_the_new_result_of_a_fast_device(
+def test_a_device_probe_waits_for_the_new_result_of_a_fast_device(
     join: Callable[[DeviceProbe], None],
 ) -> None:
     probe = DeviceProbe(lambda: None, lambda error: None)

@@ -45,7 +45,7 @@ def leaves() -> list[type[WorkerError]]:
     return [c for c in tree if c not in bases and c is not errors.SettingsError]
 
 
-def test_every_error_has_a_settlement() -> None:
+def test_every_worker_error_has_a_message_settlement() -> None:
     about_jobs = [c for c in leaves() if not issubclass(c, ABOUT_NO_JOB)]
     assert {c: c.settlement for c in about_jobs} == SETTLEMENTS
 
@@ -58,7 +58,9 @@ def test_error_codes_are_stable_and_unique() -> None:
 
 
 @pytest.mark.parametrize("fault", [c for c in leaves() if issubclass(c, Fault)])
-def test_the_code_of_every_fault_is_in_the_message_contract(fault: type[Fault]) -> None:
+def test_the_error_code_of_every_worker_error_is_a_code_of_the_message_contract(
+    fault: type[Fault],
+) -> None:
     told = fault("what happened").to_job_error()
     assert told.code in set(FailureCode)
     assert told.message == "what happened"
@@ -66,5 +68,7 @@ def test_the_code_of_every_fault_is_in_the_message_contract(fault: type[Fault]) 
     assert told.retryable == (fault is errors.OutOfMemory), "the job may succeed on a larger device"
 
 
-def test_an_unreadable_message_is_dead_lettered_with_the_contract_code() -> None:
+def test_the_dead_letter_reason_of_an_unreadable_message_is_the_code_of_the_contract_error() -> (
+    None
+):
     assert UnreadableMessage("schema 9", "unsupported-schema").reason == "unsupported-schema"

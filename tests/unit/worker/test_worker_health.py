@@ -41,7 +41,7 @@ def test_the_worker_is_ready_after_a_successful_kernel(worker: Worker) -> None:
     assert details["device"]["computed_seconds_ago"] == pytest.approx(0, abs=5)
 
 
-def test_readiness_names_the_models_that_are_not_ready(worker: Worker) -> None:
+def test_the_readiness_page_names_the_models_that_are_not_ready(worker: Worker) -> None:
     worker.probe.run_kernel()
     worker.models["classifier"]["ready"] = False
     good, details = worker.readiness.ready()
@@ -49,7 +49,7 @@ def test_readiness_names_the_models_that_are_not_ready(worker: Worker) -> None:
     assert details["reason"] == "not ready yet: classifier"
 
 
-def test_the_worker_is_not_ready_on_a_lost_device(worker: Worker) -> None:
+def test_the_worker_is_not_ready_if_the_device_is_lost(worker: Worker) -> None:
     worker.error = RuntimeError("CUDA error: unspecified launch failure")
     worker.probe.run_kernel()
     good, details = worker.readiness.ready()
@@ -68,7 +68,7 @@ def test_the_worker_is_not_ready_after_a_shutdown_request(worker: Worker) -> Non
     assert details["models"] == worker.models
 
 
-def test_the_worker_is_not_alive_after_a_loop_has_failed() -> None:
+def test_the_worker_is_not_alive_after_the_loop_of_a_thread_has_failed() -> None:
     loops = Loops()
 
     def broken() -> None:
@@ -80,7 +80,7 @@ def test_the_worker_is_not_alive_after_a_loop_has_failed() -> None:
     assert loops.live() == (False, {"seconds_since_turn": {}, "broken": ["noop-device"]})
 
 
-def test_the_worker_is_alive_while_all_loops_are_running() -> None:
+def test_the_worker_is_alive_while_the_loops_of_all_threads_are_running() -> None:
     now = [1000.0]
     loops = Loops(lambda: now[0])
     loops.watch("noop-receive", lambda: 999.0)

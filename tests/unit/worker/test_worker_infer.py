@@ -77,7 +77,7 @@ def outcomes(model: Model, count: int, limit: BatchLimit | None = None) -> dict[
     return {item.item: what for item, what in ran}
 
 
-def test_a_batch_without_errors_runs_in_one_pass() -> None:
+def test_a_batch_without_errors_runs_in_one_forward_pass() -> None:
     model = Model()
     ran = outcomes(model, 5)
     assert {item: what.result for item, what in ran.items()} == {n: n * n for n in range(5)}
@@ -94,9 +94,7 @@ def test_jobs_with_bad_inputs_fail_and_the_other_jobs_of_the_batch_succeed() -> 
 
 
 @given(count=st.integers(1, 64), bad=st.sets(st.integers(0, 63), max_size=6))
-def test_a_small_number_of_bad_jobs_in_a_batch_is_found_in_few_passes(
-    count: int, bad: set[int]
-) -> None:
+def test_few_bad_jobs_in_a_batch_are_found_in_few_forward_passes(count: int, bad: set[int]) -> None:
     bad = {item for item in bad if item < count}
     model = Model(bad)
     ran = outcomes(model, count)
@@ -105,7 +103,7 @@ def test_a_small_number_of_bad_jobs_in_a_batch_is_found_in_few_passes(
     assert len(model.passes) <= 1 + 2 * len(bad) * depth
 
 
-def test_a_job_that_must_be_skipped_does_not_run_again() -> None:
+def test_a_job_that_was_cancelled_during_a_failed_forward_pass_does_not_run_again() -> None:
     gone: set[int] = set()
 
     class Cancels(Model):
@@ -129,7 +127,7 @@ def test_a_job_that_must_be_skipped_does_not_run_again() -> None:
     assert model.passes == [[0, 1, 2, 3], [0, 1, 3]], "the other items ran again in one batch"
 
 
-def test_a_batch_that_does_not_fit_into_memory_is_split_and_reduces_the_limit(
+def test_a_batch_that_does_not_fit_into_memory_is_split_and_reduces_the_batch_limit(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     limit = RecordingLimit()
@@ -139,7 +137,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_split_and_reduces_the_limit(
     assert limit.max_cost == 4
     assert limit.alone == []
     assert [len(batch) for batch in model.passes] == [16, 8, 4, 4, 8, 4, 4]
-    assert "from now on the limit is 4" in caplog.text
+    assert "later batches have at most size 4" in caplog.text
 
 
 @pytest.mark.torch
@@ -157,7 +155,7 @@ def test_a_batch_that_does_not_fit_into_host_memory_is_split() -> None:
 
 
 @pytest.mark.parametrize("surprise", [SystemExit("a model that exits"), KeyboardInterrupt()])
-def test_an_exit_raised_by_a_model_fails_only_one_job(surprise: BaseException) -> None:
+def test_a_system_exit_raised_by_a_model_fails_only_one_job(surprise: BaseException) -> None:
     def run(batch: list[Any], contexts: list[Context]) -> list[int]:
         if 2 in batch:
             raise surprise
@@ -169,7 +167,7 @@ def test_an_exit_raised_by_a_model_fails_only_one_job(surprise: BaseException) -
     assert {job.item: what.error for job, what in ran if what.error} == {2: surprise}
 
 
-def test_a_job_that_does_not_fit_into_memory_fails_after_a_last_exclusive_try() -> None:
+def test_a_job_fails_if_the_memory_is_too_small_even_with_exclusive_use_of_the_device() -> None:
     class Large(Model):
         def __call__(self, batch: list[Any], contexts: list[Context]) -> list[int]:
             if 1 in batch:
@@ -200,7 +198,7 @@ def test_a_job_that_ran_out_of_memory_succeeds_with_exclusive_use_of_the_device(
     assert [(job.item, what.result, what.error) for job, what in ran] == [(7, 7, None)]
 
 
-def test_a_single_item_that_runs_out_of_memory_does_not_reduce_the_limit() -> None:
+def test_an_out_of_memory_error_of_a_single_item_does_not_reduce_the_batch_limit() -> None:
     limit = BatchLimit("m", DeviceGate())
     outcomes(Model(fits=0), 1, limit)
     assert limit.max_cost == math.inf
@@ -220,7 +218,7 @@ def test_no_job_runs_again_after_the_device_is_lost() -> None:
     assert all(isinstance(what.error, DeviceLost) for _, what in ran)
 
 
-def test_each_pass_of_the_model_runs_inside_the_watch_context_manager() -> None:
+def test_each_forward_pass_runs_inside_the_context_manager_that_watches_the_running_jobs() -> None:
     seen: list[list[int]] = []
 
     @contextlib.contextmanager

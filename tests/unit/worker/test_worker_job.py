@@ -1,4 +1,4 @@
-"""A received job: when it is stale or expired, and the content of its reply."""
+"""A received job: when the gateway is asked about it, its deadline, and its reply."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -40,7 +40,7 @@ def job(
     ("delivery_count", "waited_seconds", "stale"),
     [(0, 0.1, False), (0, 2.0, False), (0, 2.1, True), (1, 0.1, True)],
 )
-def test_a_job_is_stale_after_waiting_or_redelivery(
+def test_a_job_must_be_checked_for_cancellation_after_two_seconds_in_the_queue_or_a_redelivery(
     delivery_count: int, waited_seconds: float, stale: bool
 ) -> None:
     now = QUEUED_AT + timedelta(seconds=waited_seconds)
@@ -48,16 +48,18 @@ def test_a_job_is_stale_after_waiting_or_redelivery(
 
 
 @pytest.mark.parametrize("reply_to", [ReplyQueue("answers"), None])
-def test_a_job_without_a_reply_url_is_never_stale(reply_to: ReplyTo | None) -> None:
+def test_a_job_without_a_reply_url_is_never_checked_for_cancellation(
+    reply_to: ReplyTo | None,
+) -> None:
     assert not job(delivery_count=1, reply_to=reply_to).is_stale(QUEUED_AT + timedelta(seconds=9))
 
 
-def test_a_job_is_expired_from_its_deadline_on() -> None:
+def test_a_job_is_expired_at_and_after_the_deadline() -> None:
     assert not job().is_expired(QUEUED_AT + timedelta(seconds=59.9))
     assert job().is_expired(QUEUED_AT + timedelta(seconds=60))
 
 
-def test_a_reply_has_the_times_and_the_batch_size_of_the_run() -> None:
+def test_a_reply_contains_the_queue_time_and_the_inference_time_and_the_batch_size() -> None:
     finished = job(delivery_count=2)
     finished.record_run(QUEUED_AT + timedelta(seconds=1.5), inference_ms=20.0, batch_size=4)
     reply = finished.reply(InlineJson({}))
@@ -71,11 +73,11 @@ def test_a_reply_has_the_times_and_the_batch_size_of_the_run() -> None:
     ("traceparent", "trace_id"),
     [(f"00-{'ab' * 16}-{'cd' * 8}-01", "ab" * 16), ("", "-"), ("nonsense", "-")],
 )
-def test_a_job_has_the_trace_id_of_its_message(traceparent: str, trace_id: str) -> None:
+def test_a_received_job_has_the_trace_id_of_the_message(traceparent: str, trace_id: str) -> None:
     assert job(traceparent=traceparent).span.trace_id == trace_id
 
 
-def test_a_checked_job_is_stale_again_after_two_seconds() -> None:
+def test_a_job_must_be_checked_for_cancellation_again_two_seconds_after_the_last_check() -> None:
     asked = job(delivery_count=1)
     asked.checked_at = QUEUED_AT + timedelta(seconds=10)
     assert not asked.is_stale(QUEUED_AT + timedelta(seconds=12))

@@ -30,7 +30,7 @@ def answer(loaded: LoadedModel, data: bytes, media_type: str) -> InlineJson | In
     return loaded.finish(output)
 
 
-def test_a_model_class_in_short_form_takes_one_item_and_returns_one_result() -> None:
+def test_a_model_class_for_single_items_takes_one_item_and_returns_one_result() -> None:
     class Infer:
         def __call__(self, image: Image.Image) -> dict[str, object]:
             return {"size": list(image.size)}
@@ -42,7 +42,7 @@ def test_a_model_class_in_short_form_takes_one_item_and_returns_one_result() -> 
     assert len(loaded.run(items)) == 3
 
 
-def test_the_output_of_a_model_class_in_full_form_is_postprocessed() -> None:
+def test_the_outputs_of_a_model_class_for_batches_are_postprocessed() -> None:
     class Infer:
         accepts: ClassVar[Accepts] = "text"
 
@@ -71,7 +71,7 @@ class Told:
         raise Cancelled("stop")
 
 
-def test_model_classes_of_both_forms_can_report_progress() -> None:
+def test_model_classes_for_single_items_and_for_batches_report_progress() -> None:
     class Short:
         def __call__(self, text: str, context: Context) -> str:
             context.progress(0.5)
@@ -95,7 +95,7 @@ def test_model_classes_of_both_forms_can_report_progress() -> None:
         assert [context.seen for context in contexts] == [[0.5], [0.5]]
 
 
-def test_model_classes_of_both_forms_can_accept_parameters() -> None:
+def test_model_classes_for_single_items_and_for_batches_accept_parameters() -> None:
     class Short:
         accepts: ClassVar[Accepts] = "text"
 
@@ -125,7 +125,7 @@ def test_model_classes_of_both_forms_can_accept_parameters() -> None:
     assert list(short.run(["x"])) == ["x"]
 
 
-def test_a_class_in_short_form_that_reports_progress_gets_context_and_parameters() -> None:
+def test_a_model_class_for_single_items_gets_the_progress_context_and_the_parameters() -> None:
     class Infer:
         def __call__(self, text: str, context: Context, parameters: Mapping[str, Any]) -> Any:
             context.progress(parameters["at"])
@@ -144,7 +144,7 @@ def test_a_class_in_short_form_that_reports_progress_gets_context_and_parameters
         ("json", b'{"a": [1]}', "application/json", {"a": [1]}),
     ],
 )
-def test_a_model_class_gets_the_kind_of_input_that_its_attribute_accepts_names(
+def test_the_attribute_accepts_of_a_model_class_determines_the_input_type(
     accepts: Accepts, data: bytes, media_type: str, seen: object
 ) -> None:
     def infer(item: object) -> object:
@@ -163,7 +163,7 @@ def test_a_model_class_gets_the_kind_of_input_that_its_attribute_accepts_names(
         (("application/json",), "json"),
     ],
 )
-def test_media_types_of_one_kind_determine_the_kind_of_input(
+def test_the_media_types_determine_the_input_type_if_the_model_has_no_attribute_accepts(
     media_types: tuple[str, ...], accepts: str
 ) -> None:
     assert LoadedModel(replace(NOOP, media_types=media_types), bytes).accepts == accepts
@@ -209,7 +209,9 @@ def test_weights_are_refused_if_the_constructor_does_not_accept_weights() -> Non
 
 
 @pytest.mark.parametrize("foreign", ["image/gif", "image/jpg", "audio/mpeg"])
-def test_loading_fails_if_the_entry_lists_a_media_type_that_cannot_be_decoded(foreign: str) -> None:
+def test_loading_fails_if_the_catalogue_entry_lists_a_media_type_that_cannot_be_decoded(
+    foreign: str,
+) -> None:
     model = replace(NOOP, media_types=("image/png", foreign))
     infer = type("Infer", (Wants,), {"accepts": foreign.partition("/")[0]})
     with pytest.raises(ModelUnfit, match=f"noop.media_types: {foreign} cannot be decoded"):
@@ -227,7 +229,7 @@ def test_loading_fails_if_the_entry_lists_a_media_type_that_cannot_be_decoded(fo
         ({"accepts": None}, "has no attribute accepts"),
     ],
 )
-def test_a_model_class_that_does_not_fit_the_catalogue_entry_is_refused(
+def test_a_model_class_that_contradicts_the_catalogue_entry_is_refused(
     members: dict[str, object], said: str
 ) -> None:
     infer = type("Infer", (Wants,), members)
@@ -285,14 +287,14 @@ def test_bytes_and_text_results_get_the_media_type_of_the_catalogue_entry() -> N
     ("result", "media_type"),
     [({"a": 1}, "image/png"), (Image.new("L", (1, 1)), "audio/wav"), ("text", "image/png")],
 )
-def test_a_result_that_does_not_match_the_media_type_of_the_entry_fails_the_job(
+def test_a_job_fails_if_the_result_does_not_match_the_media_type_of_the_catalogue_entry(
     result: object, media_type: str
 ) -> None:
     with pytest.raises(InferenceFailed, match=f"is not {media_type}"):
         finished(result, media_type)
 
 
-def test_a_result_that_is_not_valid_json_is_refused_with_a_reason() -> None:
+def test_the_refusal_of_a_result_that_is_not_valid_json_states_the_reason() -> None:
     def infer(item: object) -> object:
         return item
 

@@ -79,7 +79,7 @@ def test_lock_files_of_other_processes_are_readable_until_the_process_ends(tmp_p
     lock_files.close()
 
 
-def test_a_kill_at_any_instruction_leaves_readable_lock_files(tmp_path: Path) -> None:
+def test_a_kill_of_a_process_at_any_moment_leaves_readable_lock_files(tmp_path: Path) -> None:
     lock_files = LockFileFolder(tmp_path)
     pause = threading.Event()
     for number in range(8):
@@ -107,7 +107,7 @@ def test_an_unreadable_lock_file_is_skipped(
     other.close()
 
 
-def test_two_locked_blocks_never_run_at_the_same_time(tmp_path: Path) -> None:
+def test_code_blocks_that_hold_the_folder_lock_never_run_at_the_same_time(tmp_path: Path) -> None:
     boards = [LockFileFolder(tmp_path), LockFileFolder(tmp_path)]
     with boards[0].locked():
         file = boards[0].add({"count": 0})

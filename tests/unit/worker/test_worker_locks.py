@@ -67,7 +67,7 @@ def is_held(lock: MessageLock) -> bool:
     return not lock.is_lost
 
 
-def test_a_lock_is_renewed_after_a_third_of_its_duration() -> None:
+def test_a_lock_is_renewed_after_a_third_of_the_lock_duration() -> None:
     broker = ScriptedBroker()
     broker.hold("a")
     broker.pass_time(2.9)
@@ -76,7 +76,7 @@ def test_a_lock_is_renewed_after_a_third_of_its_duration() -> None:
     assert [round(at - 1000, 3) for at, _ in broker.renewals] == [3.0, 6.0, 9.0]
 
 
-def test_renewals_keep_a_short_lock_for_ten_minutes() -> None:
+def test_regular_renewals_keep_a_message_locked_for_ten_minutes() -> None:
     broker = ScriptedBroker()
     lock = broker.hold("a")
     broker.pass_time(600.0)
@@ -84,7 +84,7 @@ def test_renewals_keep_a_short_lock_for_ten_minutes() -> None:
     assert len(broker.renewals) == 200
 
 
-def test_releasing_a_lock_ends_the_renewals_and_returns_whether_the_lock_is_held() -> None:
+def test_releasing_a_lock_ends_the_renewals_and_returns_whether_the_lock_was_still_held() -> None:
     broker = ScriptedBroker()
     kept, lost = broker.hold("kept"), broker.hold("lost")
     assert broker.locks.release(kept)
@@ -94,7 +94,7 @@ def test_releasing_a_lock_ends_the_renewals_and_returns_whether_the_lock_is_held
     assert not broker.locks.release(lost)
 
 
-def test_a_lock_is_not_renewed_after_the_deadline() -> None:
+def test_a_lock_is_not_renewed_after_the_deadline_of_the_job() -> None:
     broker = ScriptedBroker()
     lock = broker.hold("a", ends_in=7.0)
     broker.pass_time(7.0)
@@ -105,7 +105,7 @@ def test_a_lock_is_not_renewed_after_the_deadline() -> None:
     assert len(broker.renewals) == 2
 
 
-def test_no_lock_is_lost_in_a_short_outage_of_the_broker() -> None:
+def test_no_lock_is_lost_during_a_short_outage_of_the_broker() -> None:
     broker = ScriptedBroker(mood="away")
     lock = broker.hold("a")
     broker.pass_time(8.0)
@@ -115,14 +115,14 @@ def test_no_lock_is_lost_in_a_short_outage_of_the_broker() -> None:
     assert is_held(lock)
 
 
-def test_a_lock_survives_a_silent_connection_if_the_next_connection_answers() -> None:
+def test_a_lock_is_not_lost_if_a_connection_gets_no_response_and_the_next_connection_does() -> None:
     broker = ScriptedBroker(mood="silent")
     locks = [broker.hold(name) for name in ("a", "b")]
     broker.pass_time(20.0)
     assert all(is_held(lock) for lock in locks)
 
 
-def test_a_silent_connection_delays_the_renewal_of_other_locks_only_for_a_limited_time() -> None:
+def test_a_connection_without_responses_delays_lock_renewals_only_for_a_limited_time() -> None:
     broker = ScriptedBroker(mood="silent")
     broker.hold("a", lock_seconds=300.0)
     broker.now += 100.0
@@ -131,7 +131,9 @@ def test_a_silent_connection_delays_the_renewal_of_other_locks_only_for_a_limite
     assert broker.now - begun_at <= 30.0
 
 
-def test_a_lock_survives_an_unexpected_error_of_a_renewal(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lock_is_not_lost_after_an_unexpected_error_of_one_renewal(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     broker = ScriptedBroker(mood="defect")
     lock = broker.hold("a")
     broker.pass_time(4.0)
@@ -141,7 +143,7 @@ def test_a_lock_survives_an_unexpected_error_of_a_renewal(caplog: pytest.LogCapt
     assert "tries again" in caplog.text
 
 
-def test_a_lock_is_lost_when_it_expires_during_an_outage() -> None:
+def test_a_lock_that_expires_during_an_outage_of_the_broker_is_lost() -> None:
     broker = ScriptedBroker(mood="away")
     lock = broker.hold("a")
     broker.pass_time(8.9)
@@ -150,7 +152,7 @@ def test_a_lock_is_lost_when_it_expires_during_an_outage() -> None:
     assert not is_held(lock)
 
 
-def test_the_loss_of_a_lock_ends_the_wait_between_two_tries_of_a_reply() -> None:
+def test_the_pause_before_a_reply_is_sent_again_ends_when_the_message_lock_is_lost() -> None:
     broker = ScriptedBroker(mood="lost")
     lock = broker.hold("a")
     broker.pass_time(3.0)
@@ -178,7 +180,7 @@ def test_an_expired_lock_is_not_renewed() -> None:
         max_size=30,
     )
 )
-def test_a_lock_never_counts_as_held_after_it_was_lost(steps: list[tuple[str, Any]]) -> None:
+def test_a_lost_lock_never_counts_as_held_again(steps: list[tuple[str, Any]]) -> None:
     broker = ScriptedBroker()
     locks: dict[str, MessageLock] = {}
     released: dict[str, float] = {}

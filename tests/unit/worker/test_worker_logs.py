@@ -34,7 +34,9 @@ def lines() -> Lines:
     return Lines()
 
 
-def test_each_json_log_line_is_an_object_with_level_logger_and_message(lines: Lines) -> None:
+def test_each_json_log_line_is_an_object_that_contains_level_and_logger_and_message(
+    lines: Lines,
+) -> None:
     before = datetime.now(UTC)
     lines.log.warning("%s of %d", "two", 3)
     (line,) = lines.read()

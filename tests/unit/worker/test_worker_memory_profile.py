@@ -20,7 +20,7 @@ def profile_of(resident_bytes: int, peaks: dict[float, int]) -> MemoryProfile:
     return profile
 
 
-def test_the_estimate_for_an_unmeasured_batch_is_the_size_of_the_next_larger_measured_batch() -> (
+def test_an_unmeasured_batch_size_has_the_memory_estimate_of_the_next_larger_measured_size() -> (
     None
 ):
     profile = profile_of(100, {1: 10, 4: 30})
@@ -31,14 +31,14 @@ def test_the_estimate_for_an_unmeasured_batch_is_the_size_of_the_next_larger_mea
     assert MemoryProfile(5).peak_bytes(1) is None
 
 
-def test_the_largest_cost_that_fits_into_the_memory_is_computed() -> None:
+def test_the_size_of_the_largest_batch_that_fits_into_the_memory_is_computed() -> None:
     profile = profile_of(100, {1: 10, 4: 30})
     assert [profile.largest_cost(size) for size in (99, 105, 110, 129, 130)] == [0, 0, 1, 1, 4]
     assert profile.largest_cost(160) == 8
 
 
 @given(resident_bytes=st.integers(0, 10**12), peaks=PEAKS, room=st.integers(0, 10**13))
-def test_a_batch_of_the_largest_fitting_cost_fits_into_memory(
+def test_a_batch_of_the_computed_largest_size_fits_into_memory(
     resident_bytes: int, peaks: dict[float, int], room: int
 ) -> None:
     profile = profile_of(resident_bytes, peaks)
@@ -49,7 +49,7 @@ def test_a_batch_of_the_largest_fitting_cost_fits_into_memory(
 
 
 @given(fixed=st.integers(0, 10**9), each=st.integers(1, 10**6), at=st.integers(1, 64))
-def test_the_extrapolated_memory_of_a_batch_is_not_too_low_for_linear_growth(
+def test_the_estimated_memory_of_a_larger_batch_is_not_too_low_if_memory_grows_linearly(
     fixed: int, each: int, at: int
 ) -> None:
     profile = MemoryProfile(0).with_peak(at, fixed + each * at)

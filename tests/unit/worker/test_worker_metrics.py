@@ -23,7 +23,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(f"loosely_worker_{name}", labels)
 
 
-def test_every_recorded_event_changes_its_metric() -> None:
+def test_each_recorded_event_changes_the_metric_of_the_event() -> None:
     metrics = Metrics()
     noop = ModelTelemetry("noop", metrics)
     noop.record_received(0, 0.3)
@@ -52,7 +52,7 @@ def test_every_recorded_event_changes_its_metric() -> None:
     assert value(metrics, "inference_seconds_count", model="noop") == 1
 
 
-def test_the_metric_series_of_a_model_exist_from_the_start() -> None:
+def test_the_metric_series_of_a_model_start_with_the_value_zero() -> None:
     metrics = Metrics()
     ModelTelemetry("noop", metrics)
     assert value(metrics, "received_total", model="noop") == 0
@@ -77,7 +77,7 @@ def test_the_values_of_gauges_are_read_at_each_scrape() -> None:
     assert value(metrics, "device_memory_used_bytes") == 2e9
 
 
-def test_unknown_outcomes_share_one_metric_series() -> None:
+def test_jobs_with_an_unknown_outcome_code_share_one_metric_series() -> None:
     metrics = Metrics()
     noop = ModelTelemetry("noop", metrics)
     for number in range(100):
@@ -94,7 +94,7 @@ def test_two_metrics_registries_count_separately() -> None:
     assert value(other, "received_total", model="noop") == 0
 
 
-def test_a_scrape_gets_the_format_in_the_accept_header() -> None:
+def test_a_metrics_scrape_gets_the_format_that_the_accept_header_requests() -> None:
     metrics = Metrics()
     ModelTelemetry("noop", metrics).record_received(0, 1)
     body, content_type = metrics.exposition("application/openmetrics-text; version=1.0.0")

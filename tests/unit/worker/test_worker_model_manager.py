@@ -50,7 +50,7 @@ def sharing(tmp_path: Path) -> Iterator[DeviceSharing]:
         yield sharing
 
 
-def test_a_loaded_model_is_measured_and_reserves_the_memory_of_a_full_batch(
+def test_a_loaded_model_reserves_the_measured_memory_of_the_model_and_a_full_batch(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     managed = managed_models("a", sharing, lambda: Infer(20))
@@ -63,7 +63,7 @@ def test_a_loaded_model_is_measured_and_reserves_the_memory_of_a_full_batch(
     assert AccountRecord.read(tmp_path / "cpu" / "account").peak_bytes == 60
 
 
-def test_measured_memory_profiles_are_used_at_the_next_start(
+def test_measured_memory_profiles_are_used_at_the_next_start_of_the_worker(
     managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     with shared(tmp_path) as sharing:
@@ -91,7 +91,7 @@ def test_batches_are_smaller_if_full_batches_do_not_fit_into_memory(
     assert 2 <= managed.manager.limit.max_cost <= 3
 
 
-def test_an_idle_model_is_unloaded_for_a_model_with_work(
+def test_an_idle_model_is_unloaded_if_a_model_with_jobs_needs_the_memory(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     idle = managed_models("a", sharing, lambda: Infer(20))
@@ -107,7 +107,7 @@ def test_an_idle_model_is_unloaded_for_a_model_with_work(
     assert idle.manager.loaded is None
 
 
-def test_a_busy_model_is_unloaded_after_its_turn_and_its_jobs_have_ended(
+def test_a_busy_model_is_unloaded_when_the_turn_of_the_model_and_all_running_jobs_have_ended(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     busy = managed_models("a", sharing, lambda: Infer(20))
@@ -126,7 +126,7 @@ def test_a_busy_model_is_unloaded_after_its_turn_and_its_jobs_have_ended(
     assert busy.manager.loaded is None
 
 
-def test_a_failed_load_of_a_model_is_tried_again(
+def test_a_model_whose_load_failed_is_loaded_again_later(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     tries: list[int] = []
@@ -167,7 +167,7 @@ def test_a_failed_load_frees_the_memory_of_the_model(
     assert managed.manager.problem is None
 
 
-def test_a_model_that_fails_on_its_sample_input_is_not_ready(
+def test_a_model_that_fails_on_the_sample_input_is_not_ready(
     managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     broken = Raising(20)
@@ -185,7 +185,7 @@ def test_a_model_that_fails_on_its_sample_input_is_not_ready(
     ("module", "raised"),
     [("no_such_module", "ModuleNotFoundError"), ("tests.unit.worker.exiting_model", "SystemExit")],
 )
-def test_the_problem_of_a_model_names_the_error_that_its_import_raised(
+def test_the_reported_reason_for_an_unready_model_names_the_error_that_the_import_raised(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], module: str, raised: str
 ) -> None:
     managed = managed_models("a", sharing, lambda: Infer(20), implementation=module)
@@ -241,7 +241,7 @@ def test_a_model_of_known_size_loads_while_batches_of_another_model_run(
     assert loads == [1], "a model is measured only while no other model uses the device"
 
 
-def test_a_model_is_not_loaded_into_less_memory_than_another_process_measured(
+def test_a_model_is_not_loaded_into_less_memory_than_another_process_measured_for_the_model(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     all_of_it = managed_models("b", sharing, lambda: Infer(50))
@@ -271,7 +271,7 @@ def test_a_model_is_not_loaded_into_less_memory_than_another_process_measured(
         (MemoryProfile(3), 0, 8),
     ],
 )
-def test_the_reservation_is_enough_for_full_batches_if_the_device_is_large_enough(
+def test_a_model_needs_the_memory_of_a_full_batch_but_at_most_the_memory_of_the_device(
     tmp_path: Path, profile: MemoryProfile, hint_bytes: int, expected_bytes: int
 ) -> None:
     account = MemoryAccount(tmp_path, BUDGET)
@@ -280,7 +280,7 @@ def test_the_reservation_is_enough_for_full_batches_if_the_device_is_large_enoug
     account.close()
 
 
-def test_a_model_larger_than_the_device_is_reported_as_out_of_memory(
+def test_a_model_larger_than_the_device_memory_is_reported_as_out_of_memory(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     managed = managed_models("a", sharing, lambda: Infer(BUDGET - 5))
@@ -293,7 +293,7 @@ def test_a_model_larger_than_the_device_is_reported_as_out_of_memory(
     assert not managed.manager.admits()
 
 
-def test_a_model_that_does_not_fit_into_the_free_memory_gets_the_whole_device(
+def test_a_model_that_exceeds_the_free_memory_loads_after_other_models_are_unloaded(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     first = managed_models("a", sharing, lambda: Infer(20))
@@ -305,7 +305,7 @@ def test_a_model_that_does_not_fit_into_the_free_memory_gets_the_whole_device(
     assert first.manager.loaded is None
 
 
-def test_batch_limits_are_learned_without_a_device(
+def test_a_memory_error_reduces_the_batch_limit_even_if_the_worker_manages_no_device_memory(
     managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     managed = managed_models(

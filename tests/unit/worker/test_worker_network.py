@@ -46,7 +46,7 @@ def test_items_in_a_batch_have_the_same_outputs_as_single_items(device: torch.de
     torch.testing.assert_close(outputs, expected(items), rtol=1e-3, atol=1e-3, check_stride=False)
 
 
-def test_unstaged_items_and_items_staged_by_many_threads_have_correct_outputs(
+def test_a_network_returns_correct_outputs_for_items_that_many_threads_or_none_have_staged(
     device: torch.device,
 ) -> None:
     network, items = Network(small_network(), device=device), pictures(64)
@@ -58,7 +58,7 @@ def test_unstaged_items_and_items_staged_by_many_threads_have_correct_outputs(
     )
 
 
-def test_consecutive_batches_are_not_mixed_up(device: torch.device) -> None:
+def test_the_outputs_of_consecutive_batches_are_not_mixed_up(device: torch.device) -> None:
     network, items = Network(small_network(), device=device), pictures(40)
     staged = [network.stage(item) for item in items]
     outputs = torch.cat([network(staged[at : at + 8]) for at in range(0, 40, 8)])
@@ -85,12 +85,16 @@ def test_networks_with_lists_of_items_and_nested_outputs_are_supported(
     assert second["both"][1] == "mean"
 
 
-def test_items_that_are_not_images_keep_the_memory_format(device: torch.device) -> None:
+def test_a_network_returns_correct_outputs_for_items_that_are_not_images(
+    device: torch.device,
+) -> None:
     network = Network(nn.Identity(), device=device)
     assert network([torch.arange(3.0)] * 2).tolist() == [[0, 1, 2], [0, 1, 2]]
 
 
-def test_networks_for_volumes_keep_the_memory_format(device: torch.device) -> None:
+def test_a_network_for_volumes_returns_the_same_outputs_as_the_wrapped_module(
+    device: torch.device,
+) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv3d(3, 2, 2), nn.Flatten(), nn.Linear(2, 1))
     items = [torch.rand(3, 2, 2, 2) for _ in range(3)]
@@ -118,7 +122,7 @@ def test_a_compiled_network_has_the_same_outputs_as_an_uncompiled_network(
 
 
 @pytest.mark.parametrize("gives_many", [False, True])
-def test_a_module_in_half_precision_returns_float32(gives_many: bool) -> None:
+def test_a_pytorch_module_in_half_precision_returns_float32_outputs(gives_many: bool) -> None:
     class Backbone(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -132,7 +136,7 @@ def test_a_module_in_half_precision_returns_float32(gives_many: bool) -> None:
     assert (found["0"] if gives_many else found).dtype is torch.float32
 
 
-def test_only_the_named_part_of_a_network_is_converted_to_the_precision(
+def test_only_the_selected_part_of_a_network_is_converted_to_the_selected_precision(
     device: torch.device,
 ) -> None:
     class Halves(nn.Module):
@@ -162,6 +166,6 @@ def test_a_network_on_the_cpu_uses_float32_and_does_not_copy_items() -> None:
     assert network.dtype is torch.float32
 
 
-def test_an_unknown_precision_is_refused() -> None:
+def test_a_network_with_an_unknown_precision_is_refused() -> None:
     with pytest.raises(ModelUnfit, match=r"options\.precision: expected one of float32, float16"):
         Network(small_network(), precision="float8")

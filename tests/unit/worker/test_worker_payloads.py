@@ -68,13 +68,13 @@ def test_an_inline_input_is_read_from_the_message() -> None:
     assert read_inline(InlineJson({"a": 1}), NOOP) == b'{"a":1}'
 
 
-def test_an_interrupted_read_of_a_blob_starts_again() -> None:
+def test_an_interrupted_read_of_a_blob_is_repeated_from_the_beginning() -> None:
     store = ScriptedStore(failure=ServiceRequestError("away"), failures_left=2)
     assert read(BlobPayloads(store), REF) == DATA
     assert store.reads == 3
 
 
-def test_a_long_outage_of_blob_storage_raises_payloads_away() -> None:
+def test_reading_a_blob_during_an_outage_of_blob_storage_raises_the_error_payloads_away() -> None:
     store = ScriptedStore(failure=ServiceRequestError("away"), failures_left=9)
     with pytest.raises(PayloadsAway):
         BlobPayloads(store).open(REF, NOOP, hasty)
@@ -91,12 +91,12 @@ def full_disk() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("full_disk")
-def test_a_full_disk_raises_payloads_away_instead_of_a_fault_of_the_input() -> None:
+def test_reading_a_blob_onto_a_full_disk_raises_the_error_payloads_away() -> None:
     with pytest.raises(PayloadsAway, match="OSError: File too large"):
         BlobPayloads(ScriptedStore()).open(REF, NOOP, hasty)
 
 
-def test_a_read_is_tried_again_after_a_broken_connection_and_the_error_hides_the_address() -> None:
+def test_a_blob_is_read_again_after_a_broken_connection_and_errors_do_not_show_the_url() -> None:
     broken = ConnectionError("https://storage.test/inputs/a?sig=secret")
     assert read(BlobPayloads(ScriptedStore(failure=broken, failures_left=1)), REF) == DATA
     with pytest.raises(PayloadsAway) as raised:
@@ -112,14 +112,14 @@ def test_a_blob_with_a_wrong_digest_is_refused() -> None:
         payloads.fetch(REF, NOOP, patient)
 
 
-def test_a_replaced_upload_is_refused_without_a_retry() -> None:
+def test_an_upload_that_was_replaced_after_the_submission_is_refused_without_a_retry() -> None:
     store = ScriptedStore(failure=ResourceModifiedError("changed"), failures_left=9)
     with pytest.raises(PayloadUnusable, match="changed"):
         BlobPayloads(store).open(UPLOAD, NOOP, patient)
     assert store.reads == 1
 
 
-def test_an_input_replaced_during_the_read_is_read_again() -> None:
+def test_an_input_blob_that_is_replaced_during_the_read_is_read_again() -> None:
     store = ScriptedStore(failure=ResourceModifiedError("changed"), failures_left=1)
     assert read(BlobPayloads(store), REF) == DATA
 

@@ -95,7 +95,7 @@ def test_a_cancellation_is_noticed_although_the_model_reports_no_progress(
         context.progress(0.5)
 
 
-def test_a_context_is_cancelled_if_its_job_was_cancelled_before_the_start(
+def test_the_progress_context_of_a_job_that_was_cancelled_before_the_start_is_cancelled(
     gateway: ProgressGateway,
 ) -> None:
     gateway.goes_on = False
@@ -112,7 +112,9 @@ def test_the_last_progress_is_reported_before_the_result(gateway: ProgressGatewa
         context.finish()
 
 
-def test_the_gateway_is_told_that_a_cancelled_job_has_stopped(gateway: ProgressGateway) -> None:
+def test_the_worker_reports_to_the_gateway_that_a_cancelled_job_has_stopped(
+    gateway: ProgressGateway,
+) -> None:
     context = gateway.reporter.begin(gateway.job())
     context.report_stopped()
     assert [report.get("stopped") for report in gateway.told] == [None, True]
@@ -136,7 +138,7 @@ def test_the_progress_of_a_job_without_a_reply_url_is_not_reported(
     assert gateway.told == []
 
 
-def test_a_running_job_stops_after_its_lock_is_lost(gateway: ProgressGateway) -> None:
+def test_a_running_job_stops_after_the_message_lock_was_lost(gateway: ProgressGateway) -> None:
     job = gateway.job()
     context = gateway.reporter.begin(job)
     gateway.now = 20.0
@@ -146,7 +148,7 @@ def test_a_running_job_stops_after_its_lock_is_lost(gateway: ProgressGateway) ->
         context.progress(0.5)
 
 
-def test_a_running_job_stops_after_its_deadline(gateway: ProgressGateway) -> None:
+def test_a_running_job_stops_after_the_deadline_of_the_job(gateway: ProgressGateway) -> None:
     context = gateway.reporter.begin(gateway.job(seconds_left=0))
     with pytest.raises(Expired):
         context.check()

@@ -34,7 +34,7 @@ class Queue:
         return [Peeked(n, now - timedelta(seconds=self.ages[n])) for n in numbers[:count]]
 
 
-def test_queued_work_starts_with_the_oldest_message_of_all_queues() -> None:
+def test_the_age_of_queued_work_is_the_age_of_the_oldest_message_in_all_queues() -> None:
     normal, low = Queue({7: 3.0, 8: 1.0}), Queue({2: 20.0})
     pending = QueuedWork([normal, low], lock_seconds=10, clock=Clock())
     since = pending.since()
@@ -42,7 +42,7 @@ def test_queued_work_starts_with_the_oldest_message_of_all_queues() -> None:
     assert 979 <= since <= 980
 
 
-def test_an_empty_or_unreachable_queue_has_no_work() -> None:
+def test_an_empty_or_unreachable_queue_counts_as_a_queue_without_work() -> None:
     assert QueuedWork([Queue()], 10, Clock()).since() is None
     assert QueuedWork([Queue({1: 1.0}, is_away=True)], 10, Clock()).since() is None
 
@@ -56,7 +56,7 @@ def test_queues_are_peeked_at_most_twice_a_second() -> None:
     assert 18 <= queue.looks <= 21
 
 
-def test_messages_of_other_workers_are_skipped_for_the_duration_of_a_lock() -> None:
+def test_messages_locked_by_other_workers_are_skipped_for_the_duration_of_a_lock() -> None:
     clock, queue = Clock(), Queue({4: 9.0, 5: 8.0})
     pending = QueuedWork([queue], 10, clock)
     assert pending.since() is not None

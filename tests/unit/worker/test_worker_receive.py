@@ -38,16 +38,16 @@ def opened(locked_seconds: float) -> ReceivedJob:
     return step.open(delivery, lambda delivery, timeout_seconds: 10.0, NOW)
 
 
-def test_a_lock_expires_at_the_time_in_the_message() -> None:
+def test_a_lock_expires_at_the_expiry_time_in_the_message() -> None:
     assert opened(7.0).lock.expires_at == 107.0
 
 
-def test_a_broker_clock_that_is_ahead_does_not_extend_a_lock() -> None:
+def test_a_broker_clock_ahead_of_the_worker_clock_does_not_extend_a_lock() -> None:
     lock = opened(70.0).lock
     assert lock.expires_at == 110.0
     assert lock.due_at < 105.0, "the lock is renewed in time"
 
 
-def test_a_lock_that_expired_before_the_message_was_read_is_lost() -> None:
+def test_reading_a_message_whose_lock_has_already_expired_raises_lock_lost() -> None:
     with pytest.raises(LockLost):
         opened(-0.1)

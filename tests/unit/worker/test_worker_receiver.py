@@ -107,7 +107,7 @@ def loop() -> ReceiverLoop:
     return ReceiverLoop()
 
 
-def test_a_postponed_message_is_settled_after_the_delay_of_the_request(loop: ReceiverLoop) -> None:
+def test_a_message_is_settled_after_the_delay_in_the_settle_request(loop: ReceiverLoop) -> None:
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=4.0)
     for loop.now in (100.0, 103.9):
         loop.turn()
@@ -118,14 +118,16 @@ def test_a_postponed_message_is_settled_after_the_delay_of_the_request(loop: Rec
     assert loop.settled == [("job-1", True)]
 
 
-def test_a_postponed_settlement_does_not_delay_other_settlements(loop: ReceiverLoop) -> None:
+def test_a_delayed_settlement_does_not_delay_other_settlements(loop: ReceiverLoop) -> None:
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=4.0)
     loop.settle(loop.received(), Settlement.COMPLETE)
     loop.turn()
     assert loop.broker.settled == [("job-1", Settlement.COMPLETE)]
 
 
-def test_a_stopped_receiver_settles_postponed_messages_at_once(loop: ReceiverLoop) -> None:
+def test_a_stopped_receiver_does_not_wait_for_the_delays_of_delayed_settlements(
+    loop: ReceiverLoop,
+) -> None:
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=60.0)
     loop.turn()
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=60.0)
@@ -135,7 +137,9 @@ def test_a_stopped_receiver_settles_postponed_messages_at_once(loop: ReceiverLoo
     assert loop.receiver.is_finished
 
 
-def test_the_lock_of_a_postponed_message_is_renewed(loop: ReceiverLoop) -> None:
+def test_the_lock_of_a_message_is_renewed_while_the_settlement_of_the_message_is_delayed(
+    loop: ReceiverLoop,
+) -> None:
     renewals: list[float] = []
 
     def renew(delivery: LockedMessage, timeout_seconds: float) -> float:
@@ -171,7 +175,7 @@ def test_a_message_with_a_lost_lock_is_not_settled(loop: ReceiverLoop) -> None:
 
 
 @pytest.mark.parametrize("leave", [False, True])
-def test_the_receiver_takes_back_credit_when_it_stops_receiving(
+def test_the_receiver_withdraws_the_link_credit_when_the_receiver_stops_receiving(
     loop: ReceiverLoop, leave: bool
 ) -> None:
     loop.turn()
@@ -185,14 +189,16 @@ def test_the_receiver_takes_back_credit_when_it_stops_receiving(
     assert loop.broker.drains == 1
 
 
-def test_the_broker_has_no_credit_after_a_message_was_received(loop: ReceiverLoop) -> None:
+def test_no_link_credit_is_withdrawn_after_a_message_has_used_up_the_credit(
+    loop: ReceiverLoop,
+) -> None:
     loop.received()
     loop.has_room = False
     loop.turn()
     assert loop.broker.drains == 0
 
 
-def test_is_empty_is_true_only_if_the_last_receive_call_found_no_message(
+def test_the_receiver_reports_an_empty_queue_only_if_the_last_receive_call_found_no_message(
     loop: ReceiverLoop,
 ) -> None:
     seen = [loop.is_empty]
@@ -218,7 +224,7 @@ def test_a_failed_settlement_is_repeated_over_the_next_link(loop: ReceiverLoop) 
     assert loop.broker.settled == [("job-1", Settlement.COMPLETE)]
 
 
-def test_a_missing_queue_is_logged_only_once(
+def test_the_receiver_logs_only_once_that_the_queue_is_missing(
     loop: ReceiverLoop, caplog: pytest.LogCaptureFixture
 ) -> None:
     loop.broker.fails_with = QueueMissing("there is no such queue")
@@ -227,11 +233,13 @@ def test_a_missing_queue_is_logged_only_once(
     loop.turn()
     loop.turn()
     said = [record.getMessage() for record in caplog.records]
-    assert said == ["queue does not answer, trying again: there is no such queue"]
+    assert said == ["queue does not answer; the worker tries again: there is no such queue"]
     assert not loop.receiver.is_connected
 
 
-def test_may_receive_is_true_until_the_receiver_takes_back_its_credit() -> None:
+def test_the_receiver_reports_that_a_message_may_arrive_until_the_link_credit_is_withdrawn() -> (
+    None
+):
     loop = ReceiverLoop()
     loop.turn()
     loop.has_room = False
@@ -240,7 +248,9 @@ def test_may_receive_is_true_until_the_receiver_takes_back_its_credit() -> None:
     assert not loop.receiver.may_receive
 
 
-def test_may_receive_is_true_from_the_capacity_check_until_the_message_is_held() -> None:
+def test_the_receiver_reports_that_a_message_may_arrive_until_a_received_message_is_accepted() -> (
+    None
+):
     loop = ReceiverLoop()
     seen: list[bool] = []
     loop.broker.waiting = [delivery()]

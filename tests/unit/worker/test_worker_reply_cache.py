@@ -32,7 +32,7 @@ def test_the_cached_reply_of_a_redelivered_message_is_found() -> None:
     assert timed.cache.find(replace(DELIVERY, queue="queue-low")) is None
 
 
-def test_the_cache_drops_the_body_of_a_delivered_reply() -> None:
+def test_the_reply_cache_deletes_the_body_of_a_delivered_reply() -> None:
     timed = TimedCache()
     timed.cache.mark_delivered(DELIVERY)
     assert timed.cache.find(DELIVERY) is None
@@ -46,7 +46,7 @@ def test_the_cache_drops_the_body_of_a_delivered_reply() -> None:
     timed.cache.remove(DELIVERY)
 
 
-def test_the_oldest_replies_are_evicted_first() -> None:
+def test_the_oldest_cached_replies_are_evicted_first() -> None:
     timed = TimedCache(limit_bytes=10_000)
     for number in range(5):
         timed.cache.put(numbered(number), bytes(3000), "succeeded")
@@ -58,7 +58,7 @@ def test_the_oldest_replies_are_evicted_first() -> None:
     assert len(timed.found(*range(100))) == 20, "each small reply also needs a minimum of space"
 
 
-def test_removed_and_delivered_and_replaced_replies_free_space_in_the_cache() -> None:
+def test_removing_or_replacing_or_delivering_a_reply_frees_space_in_the_cache() -> None:
     timed = TimedCache(limit_bytes=10_000)
     for _ in range(50):
         timed.cache.put(numbered(1), bytes(4000), "succeeded")

@@ -50,46 +50,54 @@ def test_the_documented_example_of_scheduled_events_is_read() -> None:
 
 
 @pytest.mark.parametrize("not_before", ["", None, "soon", 5, "Mon, 99 Foo 2026 99:99:99 GMT"])
-def test_a_started_event_has_no_earliest_time(not_before: Any) -> None:
+def test_a_scheduled_event_with_an_invalid_not_before_value_has_no_not_before_time(
+    not_before: Any,
+) -> None:
     (notice,) = read_events(document(EventType="Reboot", NotBefore=not_before))
     assert notice.not_before is None
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"5", b'{"Events": 1}', b"\xff", b"[" * 5000])
-def test_a_document_without_scheduled_events_is_refused(text: bytes) -> None:
+def test_a_document_that_is_not_a_list_of_scheduled_events_is_refused(text: bytes) -> None:
     with pytest.raises(UnreadableEvents):
         read_events(text)
 
 
 @given(st.binary())
-def test_any_bytes_are_read_as_scheduled_events_or_refused(data: bytes) -> None:
+def test_reading_any_bytes_as_scheduled_events_succeeds_or_raises_unreadable_events(
+    data: bytes,
+) -> None:
     with contextlib.suppress(UnreadableEvents):
         read_events(data)
 
 
 @given(st.lists(EVENT, max_size=3))
-def test_any_object_in_the_list_of_events_is_read_as_a_scheduled_event(
+def test_any_json_object_in_the_list_of_events_is_read_as_a_scheduled_event(
     events: list[dict[str, Any]],
 ) -> None:
     notices = read_events(json.dumps({"Events": events}).encode())
-    assert [notice.ends("vm", NOW) for notice in notices] == [False] * len(events)
+    assert [notice.may_stop("vm", NOW) for notice in notices] == [False] * len(events)
 
 
 @pytest.mark.parametrize("kind", ["Preempt", "Terminate", "Reboot", "Redeploy"])
-def test_an_event_of_an_ending_kind_ends_the_named_machine(kind: str) -> None:
+def test_a_preempt_terminate_reboot_or_redeploy_event_ends_only_the_named_machine(
+    kind: str,
+) -> None:
     notice = ScheduledEvent("id", kind, frozenset({"vm_0"}), NOW + timedelta(seconds=30))
-    assert notice.ends("VM_0", NOW)
-    assert not notice.ends("vm_1", NOW)
+    assert notice.may_stop("VM_0", NOW)
+    assert not notice.may_stop("vm_1", NOW)
 
 
 @pytest.mark.parametrize("kind", ["Freeze", "", "SomethingNew"])
-def test_an_event_that_preserves_memory_does_not_end_the_machine(kind: str) -> None:
-    assert not ScheduledEvent("id", kind, frozenset({"vm_0"})).ends("vm_0", NOW)
+def test_a_scheduled_event_of_type_freeze_or_of_unknown_type_does_not_end_the_machine(
+    kind: str,
+) -> None:
+    assert not ScheduledEvent("id", kind, frozenset({"vm_0"})).may_stop("vm_0", NOW)
 
 
-@pytest.mark.parametrize(("minutes", "ends"), [(15, True), (21, False), (7 * 24 * 60, False)])
-def test_an_event_ends_the_machine_only_within_20_minutes_of_its_time(
-    minutes: int, ends: bool
+@pytest.mark.parametrize(("minutes", "is_stopped"), [(15, True), (21, False), (7 * 24 * 60, False)])
+def test_a_scheduled_event_ends_the_machine_from_20_minutes_before_the_not_before_time(
+    minutes: int, is_stopped: bool
 ) -> None:
     notice = ScheduledEvent("id", "Redeploy", frozenset({"vm_0"}), NOW + timedelta(minutes=minutes))
-    assert notice.ends("vm_0", NOW) is ends
+    assert notice.may_stop("vm_0", NOW) is is_stopped

@@ -71,7 +71,7 @@ def test_every_setting_is_read_from_the_environment() -> None:
     )
 
 
-def test_traces_can_be_disabled_by_otel_sdk_disabled() -> None:
+def test_the_variable_otel_sdk_disabled_disables_traces() -> None:
     switched_off = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}
     assert WorkerSettings.from_env({**LEAST, **switched_off}).trace_exporters == ()
 

@@ -57,7 +57,9 @@ def other_process(folder: Path, size: int) -> Iterator[subprocess.Popen[bytes]]:
         process.stdout.close()
 
 
-def test_all_processes_share_one_memory_budget_until_they_end(tmp_path: Path) -> None:
+def test_the_end_of_a_process_frees_the_share_of_the_process_in_the_memory_budget(
+    tmp_path: Path,
+) -> None:
     account = MemoryAccount(tmp_path, 8)
     with other_process(tmp_path, 5):
         account.charge(3)
@@ -71,7 +73,7 @@ def test_all_processes_share_one_memory_budget_until_they_end(tmp_path: Path) ->
 
 
 @given(charges=st.lists(st.integers(-6, 6), max_size=30))
-def test_charges_never_exceed_the_memory_budget(
+def test_the_memory_in_use_never_exceeds_the_shared_memory_budget(
     tmp_path_factory: pytest.TempPathFactory, charges: list[int]
 ) -> None:
     folder = tmp_path_factory.mktemp("account")
@@ -94,7 +96,9 @@ def test_charges_never_exceed_the_memory_budget(
     account.close()
 
 
-def test_declared_memory_is_charged_while_the_model_is_loaded(tmp_path: Path) -> None:
+def test_the_memory_that_a_model_declares_is_counted_as_used_while_the_model_is_loaded(
+    tmp_path: Path,
+) -> None:
     account = MemoryAccount(tmp_path, 8)
     device = SimulatedDevice(account, 8)
     holder, resident_bytes = device.load(Declares, limit_bytes=8)
@@ -112,7 +116,7 @@ def test_declared_memory_is_charged_while_the_model_is_loaded(tmp_path: Path) ->
     account.close()
 
 
-def test_a_trial_batch_fails_if_it_exceeds_the_reservation(tmp_path: Path) -> None:
+def test_a_trial_batch_fails_if_the_batch_exceeds_the_reserved_memory(tmp_path: Path) -> None:
     account = MemoryAccount(tmp_path, 8)
     device = SimulatedDevice(account, 8)
     with pytest.raises(BudgetExceeded, match="only 1 are reserved"):
@@ -127,7 +131,7 @@ def test_a_trial_batch_fails_if_it_exceeds_the_reservation(tmp_path: Path) -> No
     account.close()
 
 
-def test_a_failed_batch_gives_its_memory_back_to_the_budget(tmp_path: Path) -> None:
+def test_the_memory_of_a_failed_batch_is_released(tmp_path: Path) -> None:
     account = MemoryAccount(tmp_path, 8)
     device = SimulatedDevice(account, 8)
     holder, _ = device.load(Declares, limit_bytes=8)
@@ -153,17 +157,17 @@ SAID_OF_ELSE = [
 
 
 @pytest.mark.parametrize("text", SAID)
-def test_out_of_memory_errors_are_recognised_by_their_texts(text: str) -> None:
+def test_out_of_memory_errors_are_recognised_by_the_error_texts(text: str) -> None:
     assert is_out_of_memory(RuntimeError(text))
     assert not is_out_of_memory(ValueError(text))
 
 
 @pytest.mark.parametrize("text", SAID_OF_ELSE)
-def test_errors_with_other_texts_do_not_count_as_out_of_memory(text: str) -> None:
+def test_errors_with_other_texts_do_not_count_as_out_of_memory_errors(text: str) -> None:
     assert not is_out_of_memory(RuntimeError(text))
 
 
-def test_out_of_memory_errors_are_recognised_by_their_class_or_cause() -> None:
+def test_out_of_memory_errors_are_recognised_by_the_error_class_or_the_cause() -> None:
     assert is_out_of_memory(BudgetExceeded("no"))
     assert is_out_of_memory(MemoryError())
     wrapped = RuntimeError("the model raised")

@@ -75,7 +75,9 @@ def test_a_torchvision_classifier_returns_the_most_likely_labels(tmp_path: Path)
     assert loaded.run([loaded.sample()])
 
 
-def test_a_classifier_with_custom_weights_uses_the_labels_of_its_options(tmp_path: Path) -> None:
+def test_a_classifier_with_custom_weights_uses_the_labels_in_the_model_options(
+    tmp_path: Path,
+) -> None:
     network = seeded(models, "squeezenet1_1", num_classes=2)
     options = {"architecture": "squeezenet1_1", "labels": "cat, dog"}
     (answer,) = answers(load(tmp_path, "classifier", network, **options), CHELSEA)
@@ -83,7 +85,7 @@ def test_a_classifier_with_custom_weights_uses_the_labels_of_its_options(tmp_pat
     assert {label["label"] for label in answer.value["labels"]} == {"cat", "dog"}
 
 
-def test_the_digest_of_published_weights_determines_the_transforms() -> None:
+def test_the_digest_of_published_weights_determines_the_image_transforms() -> None:
     weights = models.MobileNet_V2_Weights
     assert recipe("mobilenet_v2", MOBILENET_SHA256) is weights.IMAGENET1K_V1
     assert recipe("mobilenet_v2", "ab" * 32) is weights.DEFAULT is weights.IMAGENET1K_V2
@@ -130,7 +132,9 @@ def test_a_detector_returns_boxes_inside_the_image(detector: LoadedModel) -> Non
             assert found["label"]
 
 
-def test_a_batch_of_images_needs_no_more_memory_than_a_batch_of_samples(tmp_path: Path) -> None:
+def test_a_batch_of_images_needs_no_more_memory_than_a_batch_of_sample_images(
+    tmp_path: Path,
+) -> None:
     architecture = "fasterrcnn_mobilenet_v3_large_320_fpn"
     network = seeded(models.detection, architecture, weights_backbone=None)
     loaded = load(tmp_path, "detector", network, architecture=architecture)
@@ -178,7 +182,7 @@ def test_a_segmenter_returns_an_image_with_the_class_of_each_pixel(
             assert max(value for _, value in picture.getcolors() or []) < 21  # type: ignore[operator]  # palettes have numbers
 
 
-def test_the_palette_of_a_segmenter_is_the_palette_of_pascal_voc() -> None:
+def test_a_segmenter_colours_the_classes_with_the_palette_of_pascal_voc() -> None:
     colours = [tuple(palette()[at : at + 3]) for at in range(0, 768, 3)]
     assert colours[:5] == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
     assert colours[15] == (192, 128, 128)

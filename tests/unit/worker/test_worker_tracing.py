@@ -115,7 +115,9 @@ def test_step_spans_are_children_of_the_job_span(exported: Exported) -> None:
     assert exported.tracing.headers() == {}
 
 
-def test_each_job_of_a_batch_has_a_linked_inference_span_in_its_trace(exported: Exported) -> None:
+def test_each_job_of_a_batch_has_a_linked_inference_span_in_the_trace_of_the_job(
+    exported: Exported,
+) -> None:
     traces = [f"00-{number * 32}-{SPAN_ID}-01" for number in "123"]
     jobs = [exported.job(f"job-{trace[3]}", trace) for trace in traces]
     with exported.tracing.batch("classifier", jobs):
@@ -171,7 +173,7 @@ def test_a_job_whose_message_has_no_valid_trace_starts_a_new_trace(
     assert len(job.trace_id) == 32
 
 
-def test_no_span_is_exported_for_an_unsampled_trace(exported: Exported) -> None:
+def test_the_worker_exports_no_spans_for_an_unsampled_trace(exported: Exported) -> None:
     job = exported.job(traceparent=SAMPLED[:-1] + "0")
     with job.step("prepare"), exported.tracing.batch("classifier", [job]):
         pass

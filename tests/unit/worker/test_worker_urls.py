@@ -66,7 +66,7 @@ def fetcher() -> UrlFetcher:
         ("image/png", "content-type: text/html", PNG, "image/png"),
     ],
 )
-def test_the_media_type_comes_from_the_job_or_the_bytes_or_the_server_in_this_order(
+def test_a_media_type_in_the_job_takes_precedence_over_the_detected_and_the_server_type(
     fetcher: UrlFetcher, announced: str | None, header: str, body: bytes, found: str
 ) -> None:
     with answering(http(body, header)) as url:
@@ -76,7 +76,7 @@ def test_the_media_type_comes_from_the_job_or_the_bytes_or_the_server_in_this_or
 @pytest.mark.parametrize(
     ("announced", "body"), [("image/jpeg", PNG), ("application/json", b"{"), (None, b"%PDF-1.7")]
 )
-def test_a_response_whose_bytes_contradict_the_media_type_is_refused(
+def test_an_input_whose_bytes_contradict_the_media_type_is_refused(
     fetcher: UrlFetcher, announced: str | None, body: bytes
 ) -> None:
     with answering(http(body)) as url, pytest.raises(UnsupportedMediaType):
@@ -96,7 +96,7 @@ def test_a_response_whose_bytes_contradict_the_media_type_is_refused(
         (http(b"x" * (CLASSIFIER.max_input_bytes + 1)), "is too large"),
     ],
 )
-def test_an_unusable_response_from_an_input_url_is_refused_with_a_reason(
+def test_the_refusal_of_an_unusable_response_from_an_input_url_states_the_reason(
     fetcher: UrlFetcher, answer: bytes, said: str
 ) -> None:
     with answering(answer) as url, pytest.raises(InvalidInput, match=said):
@@ -124,7 +124,7 @@ def test_an_input_from_an_unreachable_server_is_refused(fetcher: UrlFetcher) -> 
         fetcher.fetch(PayloadUrl(url), NOOP)
 
 
-def test_the_request_for_an_input_goes_to_the_checked_address(
+def test_the_request_for_an_input_url_is_sent_to_the_checked_ip_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A second look-up of the name could return an address inside the network."""

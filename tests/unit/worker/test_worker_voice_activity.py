@@ -44,7 +44,9 @@ def heard(loaded: LoadedModel, *recordings: bytes) -> list[dict[str, Any]]:
     return [loaded.finish(output).value for output in outputs]  # type: ignore[union-attr]  # JSON
 
 
-def test_the_segments_of_speech_in_a_recording_are_found(loaded: LoadedModel) -> None:
+def test_the_voice_activity_model_finds_the_segments_of_speech_in_a_recording(
+    loaded: LoadedModel,
+) -> None:
     (found,) = heard(loaded, SPEECH)
     assert found["duration_seconds"] == pytest.approx(0.906, abs=1e-3)
     (segment,) = found["speech"]
@@ -53,7 +55,9 @@ def test_the_segments_of_speech_in_a_recording_are_found(loaded: LoadedModel) ->
     assert segment["score"] > 0.7
 
 
-def test_silence_noise_and_tones_are_not_speech(loaded: LoadedModel) -> None:
+def test_the_voice_activity_model_finds_no_speech_in_silence_or_noise_or_tones(
+    loaded: LoadedModel,
+) -> None:
     noise = np.random.default_rng(7).normal(0, 0.05, 2 * RATE)
     tone = np.sin(np.arange(2 * RATE) * 2 * np.pi * 440 / RATE) * 0.3
     for found in heard(loaded, wav(np.zeros(2 * RATE)), wav(noise), wav(tone)):
@@ -77,7 +81,9 @@ def test_recordings_in_a_batch_have_the_same_scores_as_single_recordings(
 
 
 @pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated
-def test_the_voice_activity_network_matches_the_published_program(tmp_path: Path) -> None:
+def test_the_voice_activity_network_returns_the_same_scores_as_the_published_program(
+    tmp_path: Path,
+) -> None:
     # The package's TorchScript program with the same weights must give the same scores.
     found = importlib.util.find_spec("silero_vad")
     assert found is not None
@@ -115,7 +121,7 @@ def test_resampling_a_recording_preserves_the_sound(rate: int) -> None:
     assert len(resampled(tone(rate)[:1], rate)) >= 1
 
 
-def test_a_recording_that_is_too_long_is_refused(loaded: LoadedModel) -> None:
+def test_a_sound_recording_that_is_too_long_is_refused(loaded: LoadedModel) -> None:
     with pytest.raises(InvalidInput, match="lasts 601 s; at most 600 s are accepted"):
         loaded.prepare(wav(np.zeros(601 * 4_000), 4_000), "audio/x-wav")
 
@@ -138,7 +144,7 @@ def steps(*parts: tuple[float, int]) -> list[float]:
         (steps((0.9, 9), (0.1, 4), (0.9, 9)), [(0.0, 0.318), (0.386, 0.704)]),
     ],
 )
-def test_scores_of_steps_are_converted_to_segments_of_speech(
+def test_the_speech_scores_of_time_steps_are_converted_to_segments_of_speech(
     scores: list[float], segments: list[tuple[float, float]]
 ) -> None:
     found = list(spoken(scores, len(scores) * 0.032, 0.5))

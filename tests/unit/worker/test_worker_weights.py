@@ -52,7 +52,7 @@ def saved(folder: Path, state: object, *, is_legacy: bool = False) -> Path:
 
 
 class Malicious:
-    """An object whose unpickling creates a folder, which shows that code was executed."""
+    """An object that creates a folder when it is unpickled, to show that code was executed."""
 
     def __init__(self, trace: Path) -> None:
         self._trace = trace
@@ -62,7 +62,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-def test_every_weights_format_loads_the_same_tensors(tmp_path: Path, kind: str) -> None:
+def test_the_same_tensors_are_loaded_from_every_weights_format(tmp_path: Path, kind: str) -> None:
     source, path = network(), tmp_path / "weights"
     if kind == "safetensors":
         save_file(source.state_dict(), path)
@@ -89,7 +89,7 @@ def test_a_pickle_with_code_is_refused_without_execution(
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
-def test_a_truncated_file_of_weights_is_refused(tmp_path: Path, kind: str, share: float) -> None:
+def test_a_truncated_weights_file_is_refused(tmp_path: Path, kind: str, share: float) -> None:
     path = tmp_path / "weights"
     if kind == "safetensors":
         save_file(network().state_dict(), path)
@@ -119,7 +119,7 @@ def test_an_unknown_weights_format_is_refused(tmp_path: Path, data: bytes) -> No
         ({"state_dict": network().state_dict()}, "not a state dict"),
     ],
 )
-def test_weights_with_other_names_or_shapes_are_refused(
+def test_weights_whose_names_or_shapes_differ_from_the_network_are_refused(
     tmp_path: Path, state: object, said: str
 ) -> None:
     with pytest.raises(WeightsUnfit, match=said):
@@ -130,7 +130,7 @@ def test_weights_with_other_names_or_shapes_are_refused(
 @given(places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6))
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 @pytest.mark.filterwarnings("ignore")
-def test_any_bytes_as_weights_load_or_raise_an_error_of_the_worker(
+def test_loading_damaged_weights_succeeds_or_raises_a_model_unusable_error(
     tmp_path: Path, kind: str, places: list[tuple[int, int]]
 ) -> None:
     path = tmp_path / "weights"
@@ -191,7 +191,7 @@ def test_the_digest_of_cached_weights_is_checked_before_each_use(tmp_path: Path)
     assert blobs.reads == 2
 
 
-def test_weights_with_a_wrong_digest_are_refused_until_the_blob_is_corrected(
+def test_weights_with_a_wrong_digest_are_refused_and_corrected_weights_are_accepted(
     tmp_path: Path,
 ) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": b"other"})
@@ -219,7 +219,7 @@ def test_the_error_for_an_unwritable_weights_cache_names_the_cache(tmp_path: Pat
         library.get(model_of())
 
 
-def test_partial_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
+def test_partial_weights_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
     old, young = tmp_path / "old.part", tmp_path / "young.part"
     old.touch()
     young.touch()
@@ -266,7 +266,7 @@ def test_weights_in_a_package_are_found_without_importing_the_package(tmp_path: 
         "package:math/a",
     ],
 )
-def test_a_weights_file_that_is_missing_or_outside_its_package_is_refused(weights: str) -> None:
+def test_a_weights_file_that_is_missing_or_outside_the_package_is_refused(weights: str) -> None:
     with pytest.raises(WeightsMissing, match="is not installed, or has no such file"):
         file_of(weights)
 

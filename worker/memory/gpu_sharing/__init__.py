@@ -1,4 +1,6 @@
-"""Share one device between several models or processes. A model reserves memory before using it.
+"""Share one device between several models or processes.
+
+Before a model is loaded, the worker reserves device memory for the model.
 
 sharing         the device of this process, and the thread that updates the reservations
 reservation     one model's reservation of device memory

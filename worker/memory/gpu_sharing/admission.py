@@ -5,10 +5,9 @@
 The code here reads no clock and no file. The time and the records of all models are arguments, so
 that all processes make the same decision.
 
-A model may wait for memory although another process on this device has already loaded it. No model
-is unloaded for such a model. All other waiting models are loaded in the order in which they began
-to wait. No model may be loaded before the first model in this order. Otherwise, a large model could
-wait forever while small models are loaded and unloaded.
+The model that has waited longest is loaded first, even if a smaller model already fits into memory.
+With this rule, a large model does not wait forever. The rule ignores a waiting model that another
+process on this device has already loaded, and no model is unloaded for such a model.
 """
 
 from collections.abc import Iterable, Mapping
@@ -38,8 +37,8 @@ class ReservationRecord:
         waiting_since: When the model began to wait; None if the model does not wait.
         turn_ends_at: Until when the model may stay loaded although other models wait; None if the
             model is not loaded.
-        served_until: When the model last had to be unloaded for another model; None if that never
-            happened.
+        served_until: When the model was last chosen to be unloaded; None if the model was never
+            chosen.
         is_idle: Whether the model has had no jobs for a short time.
         is_leaving: Whether the model is being unloaded.
     """
@@ -86,15 +85,15 @@ def may_enter(name: str, size_bytes: int, records: Records, total_bytes: int) ->
     """
     if size_bytes > total_bytes - reserved_bytes(records.values()):
         return False
-    waiting = lacking_a_place(records, total_bytes)
+    waiting = waiting_names(records, total_bytes)
     return not waiting or waiting[0] == name
 
 
 def must_leave(name: str, records: Records, total_bytes: int, now: float) -> bool:
     """Return whether a model must be unloaded so that a waiting model can be loaded.
 
-    Idle models are unloaded first. The next models are those whose time in memory ends first. No
-    more models are unloaded than necessary.
+    Idle models are unloaded first, and then busy models in the order of `turn_ends_at`. No more
+    models are unloaded than necessary.
 
     Args:
         name: The name of the model's lock file.
@@ -102,7 +101,7 @@ def must_leave(name: str, records: Records, total_bytes: int, now: float) -> boo
         total_bytes: How many bytes of memory the device has.
         now: The current time in seconds of the monotonic clock.
     """
-    waiting = lacking_a_place(records, total_bytes)
+    waiting = waiting_names(records, total_bytes)
     if not waiting:
         return False
     staying = {key: record for key, record in records.items() if not record.is_leaving}
@@ -120,11 +119,11 @@ def must_leave(name: str, records: Records, total_bytes: int, now: float) -> boo
     return staying[name].is_idle or all(_turn_ends_at(staying[key]) <= now for key in leaving)
 
 
-def lacking_a_place(records: Records, total_bytes: int) -> list[str]:
-    """Return the models that wait for memory and that no process has loaded.
+def waiting_names(records: Records, total_bytes: int) -> list[str]:
+    """Return the names of the lock files of the models that wait for memory.
 
-    The result contains the names of the models' lock files. The model that has waited longest is
-    the first. A model that needs more memory than the device has is left out.
+    The model that has waited longest comes first. The result does not contain models that another
+    process has loaded, and models that need more memory than the device has.
     """
     placed = {
         record.model
@@ -181,7 +180,7 @@ class ReservationState:
     """The stage of one model's reservation, and how many bytes the model needs.
 
     Each method returns the model's new record. The caller must write the record into the model's
-    lock file.
+    lock file, which other processes read.
     """
 
     def __init__(

@@ -29,7 +29,8 @@ Document = Mapping[str, Any]
 class LockFile:
     """A JSON file that belongs to this process and that other processes can read.
 
-    The caller must use the file only in a `with LockFileFolder.locked()` block.
+    The caller must use the file only in a `with LockFileFolder.locked()` block, so that no process
+    reads an incomplete file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,7 +71,7 @@ class LockFileFolder:
     def locked(self) -> Iterator[None]:
         """Prevent all other threads and processes from using the files during the `with` block.
 
-        The block must be short.
+        The block must be short, because all other threads and processes wait for its end.
         """
         with self._thread_lock:
             fcntl.flock(self._mutex, fcntl.LOCK_EX)
@@ -121,9 +122,7 @@ def _read(path: Path) -> Document | None:
         document = json.loads(os.read(file, _MAX_FILE_BYTES))
         return document if isinstance(document, dict) else None
     except ValueError:
-        _log.warning(
-            "the lock file %s cannot be read; the device memory in this file is not counted", path
-        )
+        _log.warning("the lock file %s cannot be read; its memory reservation is ignored", path)
         return None
     finally:
         os.close(file)

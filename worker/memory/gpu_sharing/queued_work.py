@@ -48,8 +48,9 @@ class QueueView(Protocol):
 class QueuedWork:
     """Finds the oldest message in a model's queues. Only one thread may use this object.
 
-    Messages that are locked by other workers are also found. So if a model was loaded but received
-    no message, the messages in its queues are ignored for the duration of a message lock.
+    The broker does not show which messages other workers have locked. If this worker has loaded the
+    model but receives no message, other workers have probably locked all messages. The caller then
+    calls `skip_current`.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class QueuedWork:
     def skip_current(self) -> None:
         """Ignore the messages that are now in the queues, for the duration of a message lock.
 
-        Other workers have locked these messages.
+        The caller assumes that other workers have locked these messages.
         """
         for index in range(len(self._queues)):
             found = self._peek(index, _MAX_SKIPPED_COUNT)

@@ -129,8 +129,9 @@ class MemoryReservation(Protocol):
         """Change the reservation after the model's memory was measured.
 
         Args:
-            needed_bytes: How many bytes the model needs.
-            least_bytes: If fewer bytes can be reserved, the model must be unloaded.
+            needed_bytes: How many bytes to reserve if enough memory is free.
+            least_bytes: The smallest reservation, in bytes, with which the model can still run. If
+                less memory can be reserved, the model is unloaded.
 
         Returns:
             How many bytes are now reserved.
@@ -180,7 +181,7 @@ class UnlimitedReservation:
         return self._total_bytes
 
     def fail(self, retry_seconds: float, needed_bytes: int | None) -> None:
-        """Record that the model could not be loaded. The next `wait` then lasts `retry_seconds`."""
+        """Record that the model could not be loaded. The next `wait` lasts `retry_seconds`."""
         self._not_before = self._clock() + retry_seconds
 
     def leave(self) -> None:
@@ -195,8 +196,8 @@ class ModelWorkload:
     Attributes:
         name: The model's name.
         busy_count: Returns how many received messages are still being processed.
-        may_receive: Returns whether a message may still arrive although no more messages are
-            requested.
+        may_receive: Returns whether the broker may still send a message for an earlier receive
+            request.
         vacate: Makes the model's own thread unload the model. Called if the model must be unloaded
             and has no jobs.
         queues: The queues in which messages may wait for the model.
@@ -250,7 +251,8 @@ class SharedReservation:
     def touch(self) -> None:
         """Record that a message for this model was received.
 
-        A model that has received no message for a short time counts as idle.
+        A model that has received no message for a short time is idle. Idle models are unloaded
+        before busy models.
         """
         self._is_touched = True
         self._active_at = self._clock()
@@ -313,9 +315,10 @@ class SharedReservation:
         """Change the reservation after the model's memory was measured.
 
         Args:
-            needed_bytes: How many bytes the model needs. Fewer bytes are reserved if not enough
-                memory is free.
-            least_bytes: If fewer bytes can be reserved, the model will be unloaded.
+            needed_bytes: How many bytes to reserve if enough memory is free. Otherwise, all free
+                memory is reserved.
+            least_bytes: The smallest reservation, in bytes, with which the model can still run. If
+                less memory can be reserved, the model is unloaded.
 
         Returns:
             How many bytes are now reserved.

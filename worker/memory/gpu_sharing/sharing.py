@@ -149,9 +149,9 @@ def profile_key(model: ModelEntry) -> str:
 def needed_bytes(profile: MemoryProfile, model: ModelEntry, device: Device) -> int:
     """Return how many bytes to reserve for a model whose memory was measured.
 
-    The result is enough for a batch of `max_batch_size` items. If such a batch does not fit into
-    the device's memory, the result is the device's memory, or more if even one item does not fit.
-    If no batch was measured, the result is an estimate.
+    The result is the memory of the model and a batch of `max_batch_size` items, but at most the
+    device's memory. If a batch of one item does not fit into the device's memory, the result is the
+    memory that this batch needs. If no batch was measured, the result is an estimate.
     """
     if not profile.peaks:
         return _first_reservation_bytes(profile.resident_bytes, model, device)

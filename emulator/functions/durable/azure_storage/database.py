@@ -1,9 +1,11 @@
 """The SQLite file of the task hub, which several host processes read and write concurrently.
 
-Each step of the provider (dequeue, send, save, delete) is a separate transaction. SQLite allows
-only one process to write at a time. If the file is locked, the transaction is retried later, and
-the event loop runs other tasks in the meantime. A committed transaction is not lost if the process
-dies, but it may be lost in a power failure, because of `synchronous=NORMAL`.
+As in the Azure Storage provider, dequeue, send, save and delete are separate transactions. SQLite
+allows only one process to write at a time. If another process is writing, the transaction is
+retried later. In the meantime, the event loop runs other tasks.
+
+A committed transaction survives the death of the process. A power failure may undo the transaction,
+because of `synchronous=NORMAL`.
 """
 
 import asyncio
@@ -104,7 +106,7 @@ class Database:
         return version
 
     async def close(self) -> None:
-        """Wait until a running checkpoint has ended, and close the connection."""
+        """Wait for the end of a running write-ahead log checkpoint, and close the connection."""
         if self._checkpoint is not None:
             await asyncio.gather(self._checkpoint, return_exceptions=True)
         self.abandon()
@@ -130,10 +132,9 @@ class Database:
     async def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in one write transaction, and return its result after the commit.
 
-        While another process writes, the transaction is retried, so `work` may run several times.
-        Raises StoreUnavailable if the database fails, or if `work` raises an SQLite error, an
-        OverflowError or a ValueError. In this case, nothing is written. Other exceptions of `work`
-        are not caught.
+        If another process is writing, the transaction is retried, so `work` may run several times.
+        If `work` raises an exception, nothing is written. SQLite errors, OverflowError and
+        ValueError are raised as StoreUnavailable, and other exceptions are raised unchanged.
         """
         while True:
             try:
@@ -167,7 +168,7 @@ class Database:
         return result
 
     def changes_of_others(self) -> int:
-        """Return a number that changes each time another process commits a transaction."""
+        """Return a number that changes when another process commits a transaction."""
         number: int = self.read("PRAGMA data_version")[0][0]
         return number
 
@@ -180,7 +181,8 @@ class Database:
         self._checkpoint = None
         if not task.cancelled() and task.exception() is not None:
             _log.debug(
-                "the checkpoint of %s failed; the host tries again after more commits: %s",
+                "the write-ahead log of %s could not be copied into the database; "
+                "the host tries again after more commits: %s",
                 self._path.name,
                 task.exception(),
             )

@@ -1,8 +1,10 @@
 """The azure-storage engine: dequeue messages, group them by instance, run episodes and activities.
 
-Each host has one loop that renews the leases and the dequeued messages, and then dequeues further
-messages. Each instance with messages has an orchestration session, which runs one episode at a
-time. Each activity runs in its own asyncio task.
+Each host has leases on some partitions. The loop of a host renews these leases and the visibility
+timeouts of the dequeued messages. Then the loop dequeues more messages.
+
+A host keeps the dequeued messages of each instance in an `OrchestrationSession`. One episode of an
+instance runs at a time. Each activity runs in its own asyncio task.
 """
 
 import asyncio
@@ -93,17 +95,17 @@ class AzureStorageOptions:
 
     @property
     def lease_seconds(self) -> float:
-        """Return the time for which a renewed lease on a partition is valid, in seconds.
+        """Return for how many seconds a renewed lease on a partition is valid.
 
-        If a host dies, its leases expire before the messages that it dequeued become visible again.
-        The defaults of the Azure Storage provider have the same effect.
+        If a host dies, its leases expire before its dequeued messages become visible again. The
+        default settings of the Azure Storage provider also ensure this order.
         """
         return min(_LONGEST_LEASE_SECONDS, self.visibility_timeout_seconds / 2)
 
 
 @dataclass(slots=True, eq=False)
 class OrchestrationSession:
-    """The messages of one instance that this host has dequeued."""
+    """The unprocessed messages that this host has dequeued for one instance."""
 
     instance_id: str
     partition: int
@@ -247,7 +249,7 @@ class AzureStorageEngine(DurableEngine):
         return to_micros(self._clock.now())
 
     async def get_setting(self, name: str, default: str) -> str:
-        """Return a setting of the task hub. If it is missing, store and return `default`."""
+        """Return the value of a setting. If the setting is missing, store and return `default`."""
         await self.database.transact(
             lambda connection: connection.execute(
                 "INSERT OR IGNORE INTO settings VALUES(?, ?)", (name, default)
@@ -280,9 +282,11 @@ class AzureStorageEngine(DurableEngine):
                 connection.execute(sql, arguments)
             return None
 
+        await self._faults.reach(CrashPoint.BEFORE_START, instance.name)
         refusal = await self.database.transact(insert)
         if refusal is not None:
             raise InstanceExists(refusal)
+        await self._faults.reach(CrashPoint.AFTER_START, instance.name)
         self._wake.set()
 
     async def raise_event(self, instance_id: str, name: str, input_text: str) -> None:
@@ -395,15 +399,15 @@ class AzureStorageEngine(DurableEngine):
         return bool(messages or items)
 
     async def _renew(self) -> None:
-        """Renew the leases and the dequeued messages of this host.
+        """Renew this host's leases and the visibility timeouts of its dequeued messages.
 
-        Then forget the messages that another host has dequeued, and the messages in partitions that
-        this host no longer owns.
+        Then forget the dequeued messages that now belong to other hosts. These are the messages
+        that another host has also dequeued, and the messages of partitions that this host lost.
         """
         now = self.now()
         third = min(self._lease_micros, self._timeout_micros) // 3
 
-        def make_next_execution(
+        def renew_all(
             connection: sqlite3.Connection,
         ) -> tuple[frozenset[int], list[QueueMessage]]:
             busy = {s.partition for s in self._sessions.values() if s.is_running}
@@ -411,18 +415,18 @@ class AzureStorageEngine(DurableEngine):
             until = now + self._timeout_micros
             lost = queues.renew(connection, self._held.values(), until)
             queues.renew_work(connection, self._work.values(), until)
-            for message in self._waiting(gone):
+            for message in self._list_pending(gone):
                 queues.abandon(connection, message, now)
             return gone, lost
 
-        gone, lost = await self.database.transact(make_next_execution)
-        self._forget([*lost, *self._waiting(gone)])
+        gone, lost = await self.database.transact(renew_all)
+        self._forget([*lost, *self._list_pending(gone)])
         if gone:
             _log.info("this host no longer owns the partitions %s", sorted(gone))
         self._next_renewal = now + max(min(third, _LONGEST_RENEWAL_MICROS), 1)
 
-    def _waiting(self, partitions: frozenset[int]) -> list[QueueMessage]:
-        """Return the messages in the sessions of these partitions."""
+    def _list_pending(self, partitions: frozenset[int]) -> list[QueueMessage]:
+        """Return the unprocessed messages that this host has dequeued from these partitions."""
         return [
             message
             for session in self._sessions.values()
@@ -481,9 +485,9 @@ class AzureStorageEngine(DurableEngine):
         return messages, queues.dequeue_work(connection, now, until, room) if room > 0 else []
 
     async def _sleep(self) -> None:
-        """Wait until the loop may have work again, or until 250 ms have passed.
+        """Wait until the loop must check for work again, at most 250 ms.
 
-        The loop may have work if a host has written to the task hub, if a message has become
+        The loop must check if a host writes to the task hub, if a message or work item becomes
         visible, or if the leases must be renewed.
         """
         partitions = ",".join(map(str, self._partitions())) or "-1"
@@ -509,7 +513,7 @@ class AzureStorageEngine(DurableEngine):
     # Sessions
 
     def _add_messages(self, messages: Iterable[QueueMessage]) -> None:
-        """Add dequeued messages to the sessions of their instances."""
+        """Add each dequeued message to the `OrchestrationSession` of its instance."""
         batches: dict[str, list[QueueMessage]] = {}
         for message in messages:
             assert message.sequence is not None
@@ -544,7 +548,7 @@ class AzureStorageEngine(DurableEngine):
         return instance is None or instance.status is Status.PENDING
 
     async def _run_session(self, session: OrchestrationSession) -> None:
-        """Run episodes of an instance until its session has no message that an episode can use."""
+        """Run episodes of an instance until no dequeued message of the instance can be used."""
         try:
             while session.pending and not self._stopping:
                 try:
@@ -574,9 +578,9 @@ class AzureStorageEngine(DurableEngine):
                 self._sessions.pop(session.instance_id, None)
 
     async def _run_next_episode(self, session: OrchestrationSession) -> bool:
-        """Run one episode of a session's instance.
+        """Run one episode of an instance.
 
-        Return False if no message of the session can be used in an episode now.
+        Return False if no dequeued message of the instance can be used in an episode now.
         """
         instance = await self._select(session)
         if instance is None or not session.pending:
@@ -637,10 +641,10 @@ class AzureStorageEngine(DurableEngine):
         )
 
     async def _select(self, session: OrchestrationSession) -> LoadedInstance | None:
-        """Load the instance of a session.
+        """Load an instance for the next episode of the instance.
 
-        Also discard or abandon the dequeued messages that the next episode of the instance cannot
-        use.
+        Return None if the instance does not exist. Also delete or abandon the dequeued messages
+        that the next episode cannot use.
         """
         result = select_messages(load_instance(self.database, session.instance_id), session.pending)
         self._release(session, result.not_taken)
@@ -679,7 +683,9 @@ class AzureStorageEngine(DurableEngine):
         try:
             await self._discard(messages, NO_INSTANCE)
         except StoreUnavailable as problem:
-            _log.error("messages could not be discarded and will become visible again: %s", problem)
+            _log.error(
+                "dequeued messages could not be deleted; they become visible again: %s", problem
+            )
 
     async def _delete(self, messages: list[QueueMessage]) -> None:
         # Stop the renewal first: if the transaction fails, the messages become visible again.
@@ -709,10 +715,7 @@ class AzureStorageEngine(DurableEngine):
     # Injected faults
 
     async def _before_save(self, episode: Episode) -> None:
-        """Inject the faults that are planned for the time before an episode is saved.
-
-        The messages of the episode are already sent.
-        """
+        """Inject faults after an episode's messages are sent and before the episode is saved."""
         instance = episode.instance
         assert isinstance(instance, LoadedInstance)
         if instance.die_after_event is not None:
@@ -763,8 +766,8 @@ class AzureStorageEngine(DurableEngine):
             await self.database.transact(lambda connection: queues.delete_work(connection, item))
         except StoreUnavailable as problem:
             _log.error(
-                "the result of the activity %s could not be stored; the activity runs again after "
-                "the visibility timeout of its work item: %s",
+                "the result of the activity %s could not be stored; the engine runs the activity "
+                "again after the visibility timeout: %s",
                 work.name,
                 problem,
             )

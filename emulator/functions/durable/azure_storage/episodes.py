@@ -45,15 +45,15 @@ _MAX_EARLY_DEQUEUES = 5
 
 
 class SplitBrain(Exception):
-    """Another owner of the partition has saved the instance after this episode had loaded it."""
+    """Another owner of the partition saved the instance while this episode ran."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class LoadedInstance(OrchestrationInstance):
-    """An instance in the state in which an episode loaded it.
+    """An instance that was loaded from the database for an episode.
 
-    `etag` identifies the version of the database row that was loaded. It is None if the instance
-    does not have a row yet.
+    `etag` identifies the loaded version of the instance's row. `etag` is None if the instance does
+    not have a row yet.
     """
 
     etag: Etag | None
@@ -70,8 +70,8 @@ def load_instance(database: Database, instance_id: str) -> LoadedInstance | None
 def make_child(start: TaskMessage, former: LoadedInstance | None) -> LoadedInstance:
     """Return the sub-orchestration that a start message describes.
 
-    `former` is the finished instance that the sub-orchestration replaces, because both have the
-    same id. It is None if there is no such instance.
+    `former` is the finished instance with the same id that the sub-orchestration replaces. `former`
+    is None if no instance has this id.
     """
     child_id, name, version, input_text, created, *parent = json.loads(start.text)
     assert start.execution is not None
@@ -101,8 +101,8 @@ def read_parent(start: TaskMessage) -> Parent | None:
 def make_start_message(instance: OrchestrationInstance) -> TaskMessage:
     """Return the message that starts an instance.
 
-    A new sub-orchestration does not have a row in the database yet. Therefore its start message
-    contains all its properties.
+    The start message of a sub-orchestration contains the properties of the sub-orchestration,
+    because its first episode inserts the row in the database.
     """
     text = ""
     if instance.parent is not None:
@@ -146,23 +146,25 @@ class QueueOutbox:
         episode.statements.append(queues.send(timer.instance_id, message, timer.due))
 
     def cancel_timer(self, episode: Episode, task: int) -> None:
-        """Do nothing, because the timer's message is discarded when it becomes visible."""
+        """Do nothing. The engine discards the timer's message when this message becomes visible."""
 
     def start_child(self, episode: Episode, child: OrchestrationInstance) -> None:
         """Send the start message of a sub-orchestration.
 
-        The first episode of the sub-orchestration inserts its row into the database.
+        The first episode of the sub-orchestration inserts the row of the sub-orchestration.
         """
         episode.statements.append(queues.send(child.id, make_start_message(child), episode.now))
 
 
 class QueueCheckpointer:
-    """Sends the messages of an episode, saves its history, and deletes the messages that it used.
+    """Saves each episode in three transactions: send, save and delete.
 
-    The methods raise SplitBrain if another owner of the partition has saved the instance after this
-    episode had loaded it. `before_save` is awaited after the messages are sent and before the
-    history is saved. If `keep_messages` returns True for an episode, the messages that the episode
-    used are not deleted.
+    `before_save` is awaited after the messages of the episode are sent and before the history is
+    saved. The last transaction deletes the dequeued messages that the episode used. This
+    transaction is omitted if `keep_messages` returns True for the episode.
+
+    The methods raise SplitBrain if another owner of the partition saved the instance while the
+    episode ran.
     """
 
     def __init__(
@@ -323,7 +325,7 @@ class MessageSelection:
 
     @property
     def not_taken(self) -> list[QueueMessage]:
-        """Return all dequeued messages that the next episode cannot use."""
+        """Return the dequeued messages that the next episode cannot use."""
         discarded = [message for messages in self.discarded.values() for message in messages]
         return [*self.repeated_starts, *self.early, *discarded]
 
@@ -333,7 +335,7 @@ def select_messages(
 ) -> MessageSelection:
     """Find the dequeued messages that the next episode of an instance cannot use.
 
-    The result groups these messages by what the caller must do with them.
+    The caller must then delete or abandon these messages.
     """
     result = MessageSelection(instance)
     has_start = False

@@ -40,6 +40,10 @@ class CrashPoint(StrEnum):
     as described at each point.
     """
 
+    BEFORE_START = "before-start"
+    """A request to start an instance has arrived; it is not stored. NAME is the orchestrator."""
+    AFTER_START = "after-start"
+    """The instance is stored, but the response is not sent. NAME is the orchestrator."""
     BEFORE_SEND = "before-send"
     """The orchestrator has run, but nothing is sent or saved. NAME is the orchestrator."""
     BEFORE_SAVE = "before-save"
@@ -97,8 +101,8 @@ class Faults:
     async def start(self) -> None:
         """Seed the random generator if the options contain a seed.
 
-        Each host of a task hub gets a number, which becomes part of its seed. Therefore each host
-        has different random faults.
+        The random generator of a host is seeded with this seed and the number of the host in the
+        task hub. Therefore each host has different random faults.
         """
         if self._options.seed is not None:
             number = await self._database.transact(_count_host)
@@ -120,9 +124,9 @@ class Faults:
             await self._end()
 
     def draw_split_brain(self) -> bool:
-        """Return whether a second owner of the partition also runs the episode.
+        """Return at random whether to simulate a split brain, with probability `split_brain_rate`.
 
-        The result is random: it is True with the probability `split_brain_rate`.
+        In a split brain, a second owner of the partition also runs the episode.
         """
         return self._random.random() < self._options.split_brain_rate
 
@@ -131,11 +135,15 @@ class Faults:
         return self._random.random() < 0.5
 
     async def watch_for_event(self, instance_id: str) -> Callable[[], Awaitable[None]] | None:
-        """Start to watch for an external event if a crash point waits for an event.
+        """Watch whether an event for the instance arrives (crash point `before-save-after-event`).
 
-        Return a function that waits up to 30 s for the event and then kills the process. Return
-        None if no crash point waits for an event. The caller must call `watch_for_event` before the
-        episode runs, and await the returned function before the episode is saved.
+        The caller must call this before the episode runs, so that an event during the episode is
+        noticed.
+
+        Returns:
+            A function that the caller must await before the episode is saved. It kills the process
+            as soon as the event has arrived, or after 30 s without the event. None if this crash
+            point is not requested or was reached before.
         """
         wanted = [
             text
@@ -181,7 +189,7 @@ class Faults:
             return inserted.rowcount > 0
 
         if await self._database.transact(claim):
-            _log.warning("crash point %s is reached for %s: this process kills itself", text, name)
+            _log.warning("crash at the crash point %s of %s: this process kills itself", text, name)
             await self._end()
 
     def _was_reached(self, text: str) -> bool:
@@ -196,7 +204,7 @@ class Faults:
 
 
 def accept_event(connection: sqlite3.Connection, instance_id: str, name: str) -> None:
-    """Record that an external event was accepted.
+    """Mark an external event as accepted, for hosts that watch for the event.
 
     The caller must pass the connection of the transaction that stores the event.
     """

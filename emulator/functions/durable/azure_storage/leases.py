@@ -32,8 +32,9 @@ class PartitionLeases:
     ) -> frozenset[int]:
         """Renew, acquire and release leases of this host.
 
-        `busy` are the partitions on which this host runs episodes now. Times are in microseconds
-        since 1970. Return the partitions that this host owned before and does not own now.
+        Return the partitions that this host owned before the call and does not own after the call.
+        `busy` contains the partitions on which this host runs episodes now. Times are in
+        microseconds since 1970.
         """
         connection.execute("INSERT OR REPLACE INTO hosts VALUES(?, ?)", (self._host_id, expires_at))
         connection.execute("DELETE FROM hosts WHERE expires_at<=?", (now,))

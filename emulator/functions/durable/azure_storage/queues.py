@@ -1,10 +1,10 @@
 """The control queues and the work-item queue.
 
 A dequeued message stays in its queue, but is invisible until its visibility timeout has passed. A
-live host renews the timeout of the messages that it has dequeued. `dequeue_count` serves as the
-receipt of a message. Each dequeue increases the count and so makes earlier receipts invalid.
-Therefore a host can neither renew nor delete a message that another host has dequeued in the
-meantime.
+live host renews the timeouts of its dequeued messages.
+
+Each dequeue increases the `dequeue_count` of the message. A host can renew or delete a message only
+if this count is unchanged, that is, if no other host has dequeued the message in the meantime.
 """
 
 import sqlite3
@@ -92,8 +92,8 @@ def dequeue(
 ) -> list[QueueMessage]:
     """Dequeue up to 32 messages from a control queue, and hide them until `invisible_until`.
 
-    The messages are in the order of the times at which they became visible. Times are in
-    microseconds since 1970.
+    The messages are sorted by the time at which they became visible. Times are in microseconds
+    since 1970.
     """
     rows = connection.execute(
         "SELECT id, kind, text, task, execution, instance_id, dequeue_count FROM control_messages"
@@ -202,7 +202,7 @@ def delete_work(connection: sqlite3.Connection, item: DequeuedWorkItem) -> None:
 
 
 def backoff_seconds(dequeue_count: int, longest_seconds: float) -> float:
-    """Return the time for which an abandoned message stays invisible, in seconds.
+    """Return for how many seconds an abandoned message stays invisible.
 
     The time is 2 s after the first dequeue and doubles with each further dequeue. Its maximum is
     600 s or `longest_seconds`, whichever is less.

@@ -12,12 +12,11 @@ from emulator.functions.durable.store import Statement, Store
 
 
 class InstanceCache:
-    """Finds instances in memory or in the store, and delivers messages to them.
+    """Keeps instances in memory, loads other instances from the store, and delivers messages.
 
-    For an instance in memory, the state in memory is the current state, and the state in the store
-    may be older. If the texts of all instances in memory have more than `memory_characters`
-    characters in total, idle instances are removed from memory, beginning with the least recently
-    used instance.
+    The state of an instance in memory may be newer than its state in the store. If the texts of the
+    instances in memory have more than `memory_characters` characters in total, idle instances are
+    removed from memory. The least recently used instance is removed first.
     """
 
     def __init__(self, store: Store, clock: HostClock, memory_characters: int = 64_000_000) -> None:
@@ -35,7 +34,7 @@ class InstanceCache:
         return to_micros(self._clock.now())
 
     def set_last_number(self, after: int) -> None:
-        """Set the highest row number that the inbox table and the work table contain."""
+        """Set the highest row number in use. `next_number` continues after this number."""
         self._sequence = after
 
     def next_number(self) -> int:
@@ -100,7 +99,7 @@ class InstanceCache:
             self.drop(other)
 
     def load_history(self, instance: OrchestrationInstance) -> list[str]:
-        """Return the history of an instance. Each text contains the JSON events of one episode."""
+        """Return the history of an instance, as one text of JSON events for each episode."""
         if instance.history is None:
             instance.history = (
                 read_history(self.store, instance.id) if instance.episode_count else []
@@ -110,7 +109,7 @@ class InstanceCache:
     def deliver(self, instance_id: str, message: TaskMessage) -> None:
         """Put a committed message into the mailbox of an instance, and wake the instance.
 
-        If the execution for which the message is intended has ended, delete the message.
+        If the message is for an execution that has ended, delete the message.
         """
         instance = self.find(instance_id)
         if (
@@ -126,10 +125,10 @@ class InstanceCache:
         self.wake(instance)
 
     def persist_results(self, instance: OrchestrationInstance) -> None:
-        """Store the activity results that wait in an instance's mailbox as rows of the inbox table.
+        """Store the activity results in an instance's mailbox as rows of the inbox table.
 
-        After a restart of the host, these activities do not run again. The caller must call this
-        method for an instance that cannot run an episode now.
+        The caller must call this method if the instance cannot run an episode now. Without these
+        rows, the activities would run again after a restart of the host.
         """
         for message in instance.mailbox:
             if message.work is not None and message.sequence is None:

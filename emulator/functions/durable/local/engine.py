@@ -105,7 +105,7 @@ class LocalEngine(DurableEngine):
         return self.cache.now()
 
     async def get_setting(self, name: str, default: str) -> str:
-        """Return a setting of the database. If it is missing, store and return `default`."""
+        """Return the value of a setting. If the setting is missing, store and return `default`."""
         return self.store.get_setting(name, default)
 
     @property
@@ -116,7 +116,7 @@ class LocalEngine(DurableEngine):
         return self.cache.find(instance_id)
 
     def read_history_of(self, instance: OrchestrationInstance) -> list[str]:
-        """Return the history of an instance. Each text contains the JSON events of one episode."""
+        """Return the history of an instance, as one text of JSON events for each episode."""
         return self.cache.load_history(instance)
 
     def read_page(
@@ -257,7 +257,7 @@ class LocalEngine(DurableEngine):
         task.add_done_callback(self._episode_tasks.discard)
 
     async def _run_episodes(self, instance: OrchestrationInstance) -> None:
-        """Run episodes of an instance as long as it is ready.
+        """Run episodes of an instance until it is no longer ready for an episode.
 
         For each instance, only one task runs this method at a time.
         """

@@ -1,7 +1,7 @@
 """Save each episode of the default engine in one transaction.
 
 The transaction inserts the new history events, and the work items, timers and messages that the
-episode sends. It deletes the messages that the episode has used.
+episode sends. The transaction also deletes the messages that the episode has used.
 """
 
 import asyncio
@@ -20,7 +20,8 @@ from emulator.functions.durable.shim import Shim
 class LocalOutbox:
     """Sends the activities, timers and sub-orchestrations that an episode schedules.
 
-    The transaction of the episode inserts them as rows. They start after the commit.
+    The transaction of the episode inserts a row for each of them. The activities, timers and
+    sub-orchestrations start after the commit.
     """
 
     def __init__(
@@ -193,9 +194,10 @@ class LocalCheckpointer:
         self._committed(episode, shim=Shim())
 
     def _close_events(self, episode: Episode) -> str:
-        """Add the last event to an episode, and return all events of the episode as JSON.
+        """Add the event OrchestratorCompleted to an episode, and return all its events as JSON.
 
-        Also add the SQL statement that inserts these events into the history.
+        The statements of the episode get one more statement, which inserts these events into the
+        history.
         """
         fragment = close_events(episode)
         episode.statements.append(

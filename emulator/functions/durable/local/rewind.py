@@ -1,11 +1,12 @@
 """Rewind a failed instance: undo its last episode, and run the failed tasks again.
 
-The store contains the task numbers from before the failed episode, so the repeated episode numbers
-its tasks correctly. The messages of the failed episode are delivered again, with three exceptions:
+The store contains the task numbers from before the failed episode, so the repeated episode gives
+the same numbers to its tasks. The messages of the failed episode are delivered again, with three
+exceptions:
 
-- If an activity failed, the activity runs again.
-- If a sub-orchestration failed, the sub-orchestration is rewound, too.
-- If a message was the timer after the last attempt of a retry, this attempt is repeated.
+- If a message reports that an activity failed, the activity runs again.
+- If a message reports that a sub-orchestration failed, the sub-orchestration is rewound.
+- If a message is from the timer after the last attempt of a retry, this attempt is repeated.
 """
 
 import json
@@ -72,7 +73,7 @@ class Rewinder:
         retried = [event for event in last_turn if event["EventType"] in _FAILURES]
         kept = [event for event in last_turn if event["EventType"] in _MESSAGES]
         for event in list(kept):
-            failure = _last_attempt(event, shim, past)
+            failure = _undo_last_attempt(event, shim, past)
             if failure is not None:
                 kept.remove(event)
                 retried.append(failure)
@@ -166,17 +167,17 @@ class Rewinder:
         child = self._cache.find(cause["InstanceId"])
         if child is None or child.status is not Status.FAILED:
             raise OperationInvalid(
-                f"The instance cannot be rewound: its child {cause['InstanceId']} is not in "
-                'the "Failed" state.'
+                f"The instance cannot be rewound: its sub-orchestration {cause['InstanceId']} is "
+                'not in the "Failed" state.'
             )
         self._collect(child, statements, effects)
 
 
-def _last_attempt(event: Event, shim: Shim, past: list[list[Event]]) -> Event | None:
-    """Undo the last attempt of an exhausted retry if `event` is the timer after that attempt.
+def _undo_last_attempt(event: Event, shim: Shim, past: list[list[Event]]) -> Event | None:
+    """Undo the last attempt of a retry if `event` is from the timer after that attempt.
 
-    Return the event that records the failure of the attempt, or None if `event` is not such a
-    timer. Raises OperationInvalid if the failure cannot be undone.
+    Return the event that records the failure of the attempt. Return None if `event` is not from
+    such a timer. Raises OperationInvalid if the failure cannot be undone.
     """
     timer = event.get("TimerId")
     retry = shim.retries.get(timer) if timer is not None else None

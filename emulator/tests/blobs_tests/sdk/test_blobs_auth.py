@@ -86,7 +86,7 @@ async def test_a_sas_with_create_permission_does_not_permit_overwriting_a_blob(
     assert await (await blob.download_blob()).readall() == b"first"
 
 
-async def test_a_sas_with_response_headers_replaces_the_headers_of_the_blob(
+async def test_response_headers_in_a_sas_replace_the_headers_of_the_blob_in_the_response(
     server: Server, sdk: str, blob: Any
 ) -> None:
     sas = blob_sas(blob, "r", content_type="text/x-test", content_disposition="attachment")
@@ -112,7 +112,7 @@ async def test_a_sas_with_response_headers_replaces_the_headers_of_the_blob(
         ),
     ],
 )
-async def test_an_invalid_sas_is_refused(
+async def test_a_request_with_an_invalid_sas_is_refused(
     server: Server, sdk: str, blob: Any, more: dict[str, Any]
 ) -> None:
     async with connect(sdk, server.url, blob_sas(blob, "r", **more)) as service:
@@ -172,7 +172,7 @@ async def test_a_blob_sas_does_not_permit_listing_blobs(
 @pytest.mark.parametrize(
     ("resources", "permission"), [("sco", "rwdlac"), ("sc", "rwdlac"), ("sco", "l")]
 )
-async def test_an_account_sas_permits_only_the_resource_types_of_the_signature(
+async def test_an_account_sas_permits_access_only_to_the_resource_types_in_the_sas(
     server: Server, sdk: str, blob: Any, resources: str, permission: str
 ) -> None:
     sas = generate_account_sas(ACCOUNT, KEY, resources, permission, datetime.now(UTC) + HOUR)
@@ -186,7 +186,7 @@ async def test_an_account_sas_permits_only_the_resource_types_of_the_signature(
             assert (await refusal(reader.download_blob())).status_code == 403
 
 
-async def test_a_request_signed_with_a_wrong_account_key_is_refused(
+async def test_a_blob_request_signed_with_a_wrong_account_key_is_refused(
     server: Server, sdk: str, container: Any
 ) -> None:
     wrong = {"account_name": ACCOUNT, "account_key": base64.b64encode(bytes(64)).decode()}

@@ -63,7 +63,9 @@ async def test_the_default_content_type_of_a_blob_is_octet_stream(container: Any
     assert found.content_settings.content_type == "application/octet-stream"
 
 
-async def test_an_upload_without_overwrite_keeps_the_existing_blob(container: Any) -> None:
+async def test_an_upload_without_overwrite_fails_and_keeps_the_existing_blob(
+    container: Any,
+) -> None:
     blob = container.get_blob_client("blob")
     await blob.upload_blob(b"first")
     with pytest.raises(ResourceExistsError) as refused:
@@ -90,7 +92,7 @@ async def test_reading_a_range_of_a_blob_returns_the_bytes_of_the_range(
 @pytest.mark.azurite_differs(
     "Azurite returns no bytes for a range that begins at the end of the blob"
 )
-async def test_a_range_beyond_the_end_of_a_blob_is_refused(container: Any) -> None:
+async def test_reading_a_range_beyond_the_end_of_a_blob_is_refused(container: Any) -> None:
     blob = container.get_blob_client("blob")
     await blob.upload_blob(b"0123456789")
     with pytest.raises(HttpResponseError) as refused:
@@ -198,7 +200,7 @@ async def test_a_blob_name_with_special_characters_is_accepted_and_unchanged(
     assert [blob.name async for blob in container.list_blobs()] == []
 
 
-async def test_a_backslash_in_a_blob_name_becomes_a_slash(container: Any) -> None:
+async def test_a_backslash_in_a_blob_name_is_converted_to_a_slash(container: Any) -> None:
     await container.upload_blob("back\\slash", b"content")
     assert [blob.name async for blob in container.list_blobs()] == ["back/slash"]
     assert await (await container.download_blob("back/slash")).readall() == b"content"

@@ -37,7 +37,9 @@ async def test_a_blob_uploaded_in_blocks_has_the_content_that_was_uploaded(
         assert await part.readall() == content[offset : offset + length]
 
 
-async def test_a_large_upload_without_overwrite_keeps_the_existing_blob(container: Any) -> None:
+async def test_a_large_upload_without_overwrite_fails_and_keeps_the_existing_blob(
+    container: Any,
+) -> None:
     blob = container.get_blob_client("large")
     await blob.upload_blob(b"small")
     with pytest.raises(ResourceExistsError) as refused:
@@ -84,7 +86,7 @@ async def test_a_block_list_with_committed_and_new_blocks_is_accepted(container:
     assert await (await blob.download_blob()).readall() == b"old2new1"
 
 
-async def test_a_block_that_is_staged_twice_has_the_content_that_was_staged_last(
+async def test_a_block_that_is_staged_twice_has_the_content_of_the_second_upload(
     container: Any,
 ) -> None:
     blob = container.get_blob_client("blocks")
@@ -105,7 +107,7 @@ async def test_a_block_list_with_an_unknown_block_is_refused(container: Any) -> 
     assert [block.id for block in uncommitted] == [block_id(0)]
 
 
-async def test_a_block_id_of_another_length_than_the_other_block_ids_is_refused(
+async def test_a_block_id_whose_length_differs_from_earlier_block_ids_is_refused(
     container: Any,
 ) -> None:
     blob = container.get_blob_client("blocks")
@@ -117,7 +119,7 @@ async def test_a_block_id_of_another_length_than_the_other_block_ids_is_refused(
 
 
 @pytest.mark.azurite_differs("Azurite keeps uncommitted blocks when Put Blob replaces the blob")
-async def test_put_blob_discards_uncommitted_blocks(container: Any) -> None:
+async def test_the_operation_put_blob_discards_uncommitted_blocks(container: Any) -> None:
     blob = container.get_blob_client("blocks")
     await blob.stage_block(block_id(0), b"content")
     await blob.upload_blob(b"whole")

@@ -28,7 +28,7 @@ async def blob(container: Any) -> Any:
     return client
 
 
-async def test_exactly_one_of_many_clients_that_create_the_same_blob_at_once_succeeds(
+async def test_exactly_one_client_succeeds_if_many_clients_create_the_same_blob_simultaneously(
     container: Any,
 ) -> None:
     async def create(number: int) -> int | None:
@@ -64,14 +64,18 @@ async def test_a_write_with_the_current_etag_succeeds(blob: Any) -> None:
     assert await (await blob.download_blob()).readall() == b"second"
 
 
-async def test_a_write_with_if_none_match_fails_if_the_blob_has_that_etag(blob: Any) -> None:
+async def test_a_write_fails_if_the_header_if_none_match_contains_the_current_etag(
+    blob: Any,
+) -> None:
     etag = (await blob.get_blob_properties()).etag
     with pytest.raises(ResourceModifiedError):
         await blob.delete_blob(etag=etag, match_condition=MatchConditions.IfModified)
     await blob.delete_blob(etag=OTHER, match_condition=MatchConditions.IfModified)
 
 
-async def test_a_write_with_if_match_fails_for_a_missing_blob(container: Any) -> None:
+async def test_a_write_with_the_header_if_match_fails_if_the_blob_does_not_exist(
+    container: Any,
+) -> None:
     blob = container.get_blob_client("missing")
     with pytest.raises(HttpResponseError) as refused:
         await blob.upload_blob(
@@ -83,7 +87,9 @@ async def test_a_write_with_if_match_fails_for_a_missing_blob(container: Any) ->
         await blob.delete_blob(etag=OTHER, match_condition=MatchConditions.IfNotModified)
 
 
-async def test_a_write_fails_if_a_modified_since_condition_is_not_met(blob: Any) -> None:
+async def test_a_write_fails_if_the_condition_on_the_modification_time_is_not_met(
+    blob: Any,
+) -> None:
     modified = (await blob.get_blob_properties()).last_modified
     await blob.set_blob_metadata({"a": "1"}, if_unmodified_since=modified + HOUR)
     with pytest.raises(ResourceModifiedError):
@@ -109,7 +115,9 @@ async def test_a_read_fails_if_an_etag_condition_is_not_met(blob: Any, read: str
 
 
 @pytest.mark.parametrize("read", ["download_blob", "get_blob_properties"])
-async def test_a_read_fails_if_a_modified_since_condition_is_not_met(blob: Any, read: str) -> None:
+async def test_a_read_fails_if_the_condition_on_the_modification_time_is_not_met(
+    blob: Any, read: str
+) -> None:
     ask = getattr(blob, read)
     modified = (await blob.get_blob_properties()).last_modified
     await ask(if_modified_since=modified - HOUR)

@@ -11,7 +11,7 @@ from azure.core.exceptions import HttpResponseError, ResourceExistsError, Resour
 from blobs_tests.sdk.both_clients import code_of
 
 
-async def test_a_container_can_be_created_described_and_deleted(service: Any) -> None:
+async def test_creating_describing_and_deleting_a_container_succeeds(service: Any) -> None:
     name = f"test-{uuid4().hex}"
     container = await service.create_container(name, metadata={"Purpose": "tests"})
     properties = await container.get_container_properties()
@@ -23,7 +23,7 @@ async def test_a_container_can_be_created_described_and_deleted(service: Any) ->
     assert not await container.exists()
 
 
-async def test_creating_a_container_with_a_name_in_use_fails(container: Any) -> None:
+async def test_creating_a_container_whose_name_is_already_used_fails(container: Any) -> None:
     with pytest.raises(ResourceExistsError) as refused:
         await container.create_container()
     assert code_of(refused.value) == "ContainerAlreadyExists"
@@ -77,7 +77,7 @@ async def test_setting_metadata_replaces_all_metadata_of_a_container(container: 
     assert after.etag != before.etag
 
 
-async def test_containers_are_listed_by_prefix_in_pages(service: Any) -> None:
+async def test_a_container_listing_by_prefix_is_returned_in_pages(service: Any) -> None:
     prefix = f"list-{uuid4().hex[:8]}-"
     made = [
         await service.create_container(f"{prefix}{number}", metadata={"number": str(number)})
@@ -109,7 +109,9 @@ async def test_deleting_a_container_deletes_the_blobs_in_the_container(service: 
     await again.delete_container()
 
 
-async def test_account_information_contains_sku_and_kind(service: Any) -> None:
+async def test_the_account_information_contains_the_sku_and_the_kind_of_the_account(
+    service: Any,
+) -> None:
     account = await service.get_account_information()
     assert account["account_kind"] == "StorageV2"
 

@@ -17,7 +17,7 @@ async def filled(container: Any) -> Any:
     return container
 
 
-async def test_blobs_are_listed_in_the_order_of_their_names(filled: Any) -> None:
+async def test_blobs_are_listed_in_the_order_of_the_blob_names(filled: Any) -> None:
     assert [blob.name async for blob in filled.list_blobs()] == NAMES
 
 
@@ -49,7 +49,7 @@ async def test_a_listing_by_prefix_contains_only_blobs_with_the_prefix(
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
-async def test_the_pages_of_a_listing_contain_each_blob_exactly_once(
+async def test_the_pages_of_a_blob_listing_contain_each_blob_exactly_once(
     filled: Any, size: int
 ) -> None:
     pages = filled.list_blobs(results_per_page=size).by_page()
@@ -70,7 +70,9 @@ async def test_a_listing_with_a_marker_continues_after_the_previous_page(filled:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
-async def test_a_delimiter_groups_blobs_by_common_prefix(filled: Any, size: int) -> None:
+async def test_a_listing_with_a_delimiter_groups_blobs_by_common_prefix(
+    filled: Any, size: int
+) -> None:
     top = [item async for item in filled.walk_blobs(results_per_page=size)]
     # Within a page the SDK returns the prefixes before the blobs.
     assert sorted(item.name for item in top) == ["a", "a/", "b", "c/", "d", "ä/", "日本/"]

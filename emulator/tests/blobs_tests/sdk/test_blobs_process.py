@@ -19,14 +19,16 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_blob_service_exits_with_status_0_after_a_signal(tmp_path: Path, number: int) -> None:
+def test_the_blob_service_exits_with_status_0_after_sigterm_or_sigint(
+    tmp_path: Path, number: int
+) -> None:
     with run_emulator(tmp_path) as server, httpx.Client() as idle:
         idle.get(server.url)
         server.process.send_signal(number)
         assert server.process.wait(timeout=10) == 0
 
 
-def test_the_blob_service_reports_a_port_in_use_and_exits_with_status_98(tmp_path: Path) -> None:
+def test_the_blob_service_exits_with_status_98_if_the_port_is_in_use(tmp_path: Path) -> None:
     with run_emulator(tmp_path / "one") as server:
         ended = run("--port", str(server.port), "--data", str(tmp_path / "two"))
     assert ended.returncode == 98

@@ -80,7 +80,7 @@ def test_malformed_http_requests_are_refused(emulator: Server, data: bytes) -> N
     assert_alive(emulator)
 
 
-def test_an_endless_request_head_is_refused(emulator: Server) -> None:
+def test_an_http_request_with_endless_headers_is_refused(emulator: Server) -> None:
     for head in (b"GET /" + b"a" * 2_000_000, b"GET / HTTP/1.1\r\nX: " + b"a" * 2_000_000):
         exchange(emulator, head, hang_up=False)
     many = b"".join(b"X-%d: y\r\n" % number for number in range(100_000))
@@ -88,7 +88,9 @@ def test_an_endless_request_head_is_refused(emulator: Server) -> None:
     assert_alive(emulator)
 
 
-def test_random_bytes_get_an_error_response(emulator: Server) -> None:
+def test_a_randomly_damaged_request_gets_neither_a_success_nor_a_server_error(
+    emulator: Server,
+) -> None:
     source = random.Random(20260301)
     valid = b"PUT /devstoreaccount1/box/b HTTP/1.1\r\nHost: x\r\nx-ms-range: bytes=0-1\r\n\r\n"
     for _ in range(200):
@@ -109,7 +111,7 @@ def test_an_interrupted_upload_does_not_create_a_blob(emulator: Server) -> None:
         assert httpx.get(f"{emulator.url}/box/torn?{signature()}").status_code == 404
 
 
-def test_a_refused_upload_gets_a_response_and_leaves_the_connection_open(
+def test_the_connection_stays_open_after_the_response_to_a_refused_upload(
     emulator: Server,
 ) -> None:
     with httpx.Client() as client:
@@ -133,14 +135,14 @@ def test_a_request_with_expect_100_continue_gets_100_before_the_body_is_sent(
         assert connection.recv(65536).startswith(b"HTTP/1.1 201")
 
 
-def test_pipelined_requests_get_responses_in_order(emulator: Server) -> None:
+def test_pipelined_requests_get_responses_in_the_order_of_the_requests(emulator: Server) -> None:
     one = f"GET /devstoreaccount1/box/none?{signature()} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
     two = one.replace(b"/box/none", b"/box", 1).replace(b"box?", b"box?restype=container&", 1)
     answer = exchange(emulator, one + two + one, hang_up=False)
     assert re.findall(rb"HTTP/1.1 (\d{3})", answer) == [b"404", b"200", b"404"]
 
 
-def test_a_blob_can_be_deleted_while_a_client_disconnects_during_a_download(
+def test_deleting_a_blob_succeeds_while_a_client_downloads_the_blob_and_disconnects(
     emulator: Server, tmp_path: Path
 ) -> None:
     url = f"{emulator.url}/box/large?{signature()}"

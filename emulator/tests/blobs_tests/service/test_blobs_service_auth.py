@@ -73,7 +73,7 @@ async def test_the_error_code_for_a_refused_account_sas_states_the_reason(
     assert (await read(service, sas))[1] == code
 
 
-async def test_a_service_sas_of_an_older_version_is_accepted(service: RunningBlobService) -> None:
+async def test_a_service_sas_of_version_2015_04_05_is_accepted(service: RunningBlobService) -> None:
     """Test version 2015-04-05, in which the signature covers neither resource type nor scope."""
     await service.put("box/blob", b"content")
     expiry = "2026-03-01T13:00Z"
@@ -139,7 +139,7 @@ async def test_a_request_that_was_changed_after_signing_is_refused(
         ("Bearer token", 400, "InvalidAuthenticationInfo"),
     ],
 )
-async def test_a_malformed_authorization_header_is_refused(
+async def test_a_request_with_a_malformed_authorization_header_is_refused(
     service: RunningBlobService, authorization: str, status: int, code: str
 ) -> None:
     headers = {
@@ -159,7 +159,7 @@ async def test_the_refusal_of_an_anonymous_request_contains_an_authentication_ch
 
 @given(st.text(max_size=40), st.sampled_from(["sv", "sr", "sp", "st", "se", "sip", "spr", "sig"]))
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_a_signature_other_than_the_computed_signature_is_refused(
+async def test_a_signature_that_differs_from_the_computed_signature_is_refused(
     service: RunningBlobService, value: str, name: str
 ) -> None:
     fields = {"sv": "2026-10-06", "sr": "b", "sp": "r", "se": "2030-01-01", "sig": "AAAA"}

@@ -41,7 +41,9 @@ def outcome(check: object, *arguments: object, **options: object) -> int:
 
 
 @given(CONDITIONS, THINGS)
-def test_read_conditions_follow_the_documented_rule(conditions: Conditions, thing: Thing) -> None:
+def test_the_conditions_of_a_read_request_are_evaluated_as_azure_documents(
+    conditions: Conditions, thing: Thing
+) -> None:
     seconds = thing.modified_us // SECOND
     match = not conditions.if_match or thing.etag in conditions.if_match
     unmodified = conditions.if_unmodified_since is None or seconds <= conditions.if_unmodified_since
@@ -54,7 +56,7 @@ def test_read_conditions_follow_the_documented_rule(conditions: Conditions, thin
 
 
 @given(CONDITIONS, THINGS | st.none(), st.booleans())
-def test_checking_any_write_conditions_ends_in_a_documented_result(
+def test_each_combination_of_write_conditions_results_in_status_200_or_400_or_412(
     conditions: Conditions, thing: Thing | None, creates: bool
 ) -> None:
     status = outcome(conditions.check_write, thing, creates=creates)
@@ -93,7 +95,7 @@ def test_etag_conditions_take_precedence_over_date_conditions_for_writes(
 
 
 @given(st.text(st.characters(max_codepoint=255)))
-def test_any_text_in_a_conditional_header_is_parsed_or_refused(text: str) -> None:
+def test_parsing_any_text_in_a_conditional_header_results_in_status_200_or_400(text: str) -> None:
     names = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
     for name in names:
         assert outcome(Conditions.parse, {name: text}) in {200, 400}

@@ -83,7 +83,7 @@ async def test_an_invalid_container_or_blob_name_is_refused(
     assert (answer.status, answer.code) == (400, code)
 
 
-async def test_a_request_to_an_unknown_account_is_refused_with_404(
+async def test_a_request_to_an_unknown_account_gets_status_404(
     service: RunningBlobService,
 ) -> None:
     answer = await service.send("GET", "/somebody/box/name", "", {})

@@ -72,7 +72,7 @@ RANGE_MD5 = {"x-ms-range-get-content-md5": "true"}
         (("GET", "", "comp=properties&restype=service"), {}, 501, "NotImplemented"),
     ],
 )
-async def test_the_response_to_a_refused_request_contains_the_error_code_of_azure(
+async def test_the_response_to_a_refused_request_contains_the_error_code_that_azure_returns(
     service: RunningBlobService,
     request_line: tuple[str, str, str],
     headers: dict[str, str],
@@ -94,14 +94,14 @@ async def test_an_upload_without_content_length_is_refused(service: RunningBlobS
     assert answer.status == 400
 
 
-async def test_an_error_response_to_head_contains_the_error_code_in_a_header(
+async def test_an_error_response_to_a_head_request_contains_the_error_code_in_a_header(
     service: RunningBlobService,
 ) -> None:
     answer = await service.request("HEAD", "box/missing")
     assert (answer.status, answer.code, answer.body) == (404, "BlobNotFound", b"")
 
 
-async def test_a_response_repeats_the_client_request_id_of_the_request(
+async def test_a_response_contains_the_client_request_id_of_the_request(
     service: RunningBlobService,
 ) -> None:
     headers = {"x-ms-client-request-id": "mine", "x-ms-version": "2026-10-06"}
@@ -164,7 +164,7 @@ QUERY = st.lists(
     st.booleans(),
 )
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_any_request_gets_a_response(
+async def test_every_random_http_request_gets_a_response(
     service: RunningBlobService,
     request_line: tuple[str, str, list[tuple[str, str]]],
     headers: dict[str, str],

@@ -74,7 +74,7 @@ async def test_acknowledged_writes_survive_a_restart_of_the_store(tmp_path: Path
         assert (await service.get("box/blocks")).body == b"one"
 
 
-async def test_content_files_that_were_never_committed_are_removed_at_the_start(
+async def test_content_files_without_a_blob_are_removed_when_the_store_is_opened(
     tmp_path: Path,
 ) -> None:
     async with open_service(tmp_path) as service:
@@ -86,7 +86,9 @@ async def test_content_files_that_were_never_committed_are_removed_at_the_start(
         assert (await service.get("box/kept")).body == b"x" * 100_000
 
 
-async def test_overwriting_or_deleting_a_blob_removes_the_content_file(tmp_path: Path) -> None:
+async def test_overwriting_or_deleting_a_blob_removes_the_old_content_file_of_the_blob(
+    tmp_path: Path,
+) -> None:
     async with open_service(tmp_path) as service:
         for _ in range(3):
             await service.put("box/blob", os.urandom(100_000))
@@ -123,7 +125,7 @@ async def test_a_refused_upload_leaves_no_content_file(service: RunningBlobServi
     assert service.content_files == []
 
 
-async def test_a_download_returns_the_old_content_if_the_blob_is_replaced_meanwhile(
+async def test_a_download_returns_the_old_content_if_the_blob_is_replaced_during_the_download(
     service: RunningBlobService,
 ) -> None:
     old, new = os.urandom(LARGE), os.urandom(LARGE)
@@ -195,7 +197,7 @@ async def test_overwriting_a_blob_keeps_the_creation_time(service: RunningBlobSe
     assert after.headers["ETag"] != before.headers["ETag"]
 
 
-async def test_a_second_store_cannot_open_a_data_directory_in_use(
+async def test_opening_a_data_directory_that_another_process_uses_fails(
     service: RunningBlobService,
 ) -> None:
     with pytest.raises(SettingError, match="another process"):
@@ -204,5 +206,5 @@ async def test_a_second_store_cannot_open_a_data_directory_in_use(
 
 async def test_opening_a_store_fails_if_the_index_file_is_not_a_database(tmp_path: Path) -> None:
     (tmp_path / "index.sqlite3").write_bytes(b"something else" * 1000)
-    with pytest.raises(SettingError, match="not an index of this program"):
+    with pytest.raises(SettingError, match="is not the index of a blob store"):
         AccountStore(tmp_path, ManualClock()).open()

@@ -85,7 +85,7 @@ class BlockedOrchestrator:
 # Events and the first save
 
 
-async def test_an_event_that_is_dequeued_before_the_first_save_is_discarded(
+async def test_an_event_that_is_dequeued_before_the_instance_is_first_saved_is_discarded(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
     host = await start_host()
@@ -102,7 +102,7 @@ async def test_an_event_that_is_dequeued_before_the_first_save_is_discarded(
     assert host.output() == ["i", 2]
 
 
-async def test_an_event_that_is_dequeued_with_the_start_message_is_received(
+async def test_an_event_that_is_dequeued_with_the_start_message_reaches_the_orchestrator(
     start_host: StartHost,
 ) -> None:
     host = await start_host()
@@ -116,7 +116,7 @@ async def test_an_event_that_is_dequeued_with_the_start_message_is_received(
     assert host.output() == ["i", 1]
 
 
-async def test_an_event_that_arrives_during_a_later_episode_is_used_in_the_next_episode(
+async def test_an_event_that_arrives_during_the_second_episode_is_handled_in_the_next_episode(
     start_host: StartHost,
 ) -> None:
     host = await start_host()
@@ -132,7 +132,7 @@ async def test_an_event_that_arrives_during_a_later_episode_is_used_in_the_next_
     assert host.output() == [None, None, 1]
 
 
-async def test_an_event_that_arrives_during_the_last_episode_is_discarded(
+async def test_an_event_that_arrives_during_the_last_episode_of_an_instance_is_discarded(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -151,7 +151,7 @@ async def test_an_event_that_arrives_during_the_last_episode_is_discarded(
 # Crashes
 
 
-async def test_an_activity_runs_twice_if_the_host_dies_between_send_and_save(
+async def test_an_activity_runs_twice_if_the_host_dies_before_the_episode_is_saved(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The activity runs, an event is discarded, and then the start message is visible again."""
@@ -176,7 +176,7 @@ async def test_an_activity_runs_twice_if_the_host_dies_between_send_and_save(
     assert other.leftovers() == 0
 
 
-async def test_a_repeated_episode_sends_the_same_task_ids(start_host: StartHost) -> None:
+async def test_a_repeated_episode_sends_tasks_with_the_same_task_ids(start_host: StartHost) -> None:
     """Both results of the activity arrive, but the second one is ignored."""
     host = await start_host(crash_at=("before-save",))
     await host.engine.start_new("job", "i")
@@ -205,7 +205,7 @@ async def test_a_repeated_episode_sends_the_same_task_ids(start_host: StartHost)
         ("before-save-after-event:reply", 2),
     ],
 )
-async def test_a_crash_at_a_crash_point_happens_once_in_a_task_hub(
+async def test_only_one_host_of_a_task_hub_crashes_at_a_given_crash_point(
     start_host: StartHost, point: str, runs: int
 ) -> None:
     check_crash_point(point)
@@ -275,7 +275,9 @@ async def test_another_host_acquires_the_partitions_of_a_killed_host(start_host:
     assert all(one.output(i) == [i, 1] for i in ids)
 
 
-async def test_a_stopped_host_releases_all_its_partitions_at_once(start_host: StartHost) -> None:
+async def test_a_stopped_host_releases_all_owned_partitions_immediately(
+    start_host: StartHost,
+) -> None:
     one, two = await start_host(), await start_host()
     for host in (one, two, one, two):
         await host.advance(seconds=1)
@@ -284,7 +286,7 @@ async def test_a_stopped_host_releases_all_its_partitions_at_once(start_host: St
     assert one.azure_storage_engine.leases.owned == set(range(PARTITION_COUNT))
 
 
-async def test_a_surplus_partition_is_released_when_its_episode_has_ended(
+async def test_a_surplus_partition_is_released_when_the_running_episode_has_ended(
     start_host: StartHost,
 ) -> None:
     one = await start_host()
@@ -329,7 +331,7 @@ async def test_the_former_owner_of_a_partition_cannot_save_an_episode(
     assert two.leftovers() == 0
 
 
-async def test_orchestrations_complete_in_spite_of_injected_split_brains(
+async def test_orchestrations_complete_although_split_brain_faults_are_injected(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
     host = await start_host(split_brain_rate=0.5, seed=3)
@@ -346,7 +348,9 @@ async def test_orchestrations_complete_in_spite_of_injected_split_brains(
     assert host.leftovers() == 0
 
 
-async def test_each_host_of_a_task_hub_has_different_random_faults(start_host: StartHost) -> None:
+async def test_random_faults_are_different_for_each_host_of_a_task_hub(
+    start_host: StartHost,
+) -> None:
     """The first host dies in its first episode. With the same faults, all hosts would die."""
     host = await start_host(crash_rate=0.9, seed=1)
     starts = 0
@@ -367,14 +371,16 @@ async def test_each_host_of_a_task_hub_has_different_random_faults(start_host: S
 # Operations
 
 
-async def test_the_azure_storage_engine_refuses_a_rewind(start_host: StartHost) -> None:
+async def test_the_azure_storage_engine_refuses_to_rewind_an_instance(
+    start_host: StartHost,
+) -> None:
     host = await start_host()
     await host.begin("job")
     with pytest.raises(OperationInvalid, match="cannot rewind"):
         await host.engine.rewind("i")
 
 
-async def test_wait_finished_returns_when_another_host_has_finished_the_instance(
+async def test_the_method_wait_finished_returns_when_another_host_has_finished_the_instance(
     start_host: StartHost,
 ) -> None:
     one = await start_host()
@@ -387,7 +393,7 @@ async def test_wait_finished_returns_when_another_host_has_finished_the_instance
     assert not await two.engine.wait_finished((await one.begin("job", instance_id="j")).id, 0)
 
 
-async def test_each_engine_refuses_the_database_file_of_the_other_engine(
+async def test_each_durable_engine_refuses_the_database_file_of_the_other_durable_engine(
     tmp_path: Path, start_host: StartHost
 ) -> None:
     host = await start_host()
@@ -406,7 +412,7 @@ async def test_each_engine_refuses_the_database_file_of_the_other_engine(
     await engine.stop()
 
 
-async def test_the_start_of_an_instance_waits_until_the_task_hub_is_unlocked(
+async def test_starting_an_instance_waits_until_the_database_of_the_task_hub_is_unlocked(
     start_host: StartHost,
 ) -> None:
     one, two = await start_host(), await start_host()

@@ -5,7 +5,9 @@ from typing import Any
 from functions_tests.durable.durable_host import EngineHost, child
 
 
-async def test_a_parent_receives_the_outputs_of_its_sub_orchestrations(host: EngineHost) -> None:
+async def test_a_parent_orchestration_receives_the_outputs_of_the_sub_orchestrations(
+    host: EngineHost,
+) -> None:
     child(host)
 
     @host.runner.orchestrator
@@ -21,7 +23,9 @@ async def test_a_parent_receives_the_outputs_of_its_sub_orchestrations(host: Eng
     assert host.output() == [["i", 0, "x"], ["i", 1, "y"]]
 
 
-async def test_a_parent_receives_the_failure_of_its_sub_orchestration(host: EngineHost) -> None:
+async def test_a_parent_orchestration_receives_the_failure_of_the_sub_orchestration(
+    host: EngineHost,
+) -> None:
     child(host)
 
     @host.runner.orchestrator
@@ -36,7 +40,9 @@ async def test_a_parent_receives_the_failure_of_its_sub_orchestration(host: Engi
     assert host.status() == "Failed"
 
 
-async def test_the_start_of_a_sub_orchestration_fails_if_its_id_is_in_use(host: EngineHost) -> None:
+async def test_starting_a_sub_orchestration_fails_if_the_instance_id_is_in_use(
+    host: EngineHost,
+) -> None:
     child(host)
 
     @host.runner.orchestrator
@@ -49,7 +55,7 @@ async def test_the_start_of_a_sub_orchestration_fails_if_its_id_is_in_use(host: 
     assert host.status("taken") == "Running"
 
 
-async def test_a_rewind_of_a_parent_also_rewinds_its_failed_sub_orchestration(
+async def test_rewinding_a_parent_orchestration_also_rewinds_the_failed_sub_orchestration(
     local_host: EngineHost,
 ) -> None:
     host = local_host

@@ -90,7 +90,9 @@ async def host(tmp_path: Path) -> AsyncIterator[ListeningHost]:
     await engine.stop()
 
 
-async def test_an_instance_completes_after_an_external_event(host: ListeningHost) -> None:
+async def test_an_instance_that_waits_for_an_external_event_completes_after_the_event(
+    host: ListeningHost,
+) -> None:
     assert await host.client.start_new("greet", "one", "hello") == "one"
     await host.client.raise_event("one", "name", "Ada")
     status = await host.finished("one")
@@ -111,7 +113,7 @@ async def test_an_instance_that_is_started_without_an_id_gets_a_new_id(host: Lis
     assert not await host.client.get_status("nobody")
 
 
-async def test_the_sdk_client_receives_the_errors_of_invalid_operations(
+async def test_the_sdk_client_raises_an_error_for_each_invalid_operation(
     host: ListeningHost,
 ) -> None:
     with pytest.raises(Exception, match="'nothing' doesn't exist, is disabled, or is not an orch"):
@@ -129,7 +131,7 @@ async def test_the_sdk_client_receives_the_errors_of_invalid_operations(
         await host.client.rewind("nobody", "why")
 
 
-async def test_a_terminated_instance_can_be_purged(host: ListeningHost) -> None:
+async def test_purging_a_terminated_instance_succeeds(host: ListeningHost) -> None:
     await host.client.start_new("greet", "t", "x")
     await host.client.terminate("t", "enough")
     status = await host.finished("t")
@@ -145,7 +147,7 @@ async def test_a_terminated_instance_can_be_purged(host: ListeningHost) -> None:
     assert not await host.client.get_status("t")
 
 
-async def test_a_suspended_instance_can_be_resumed(host: ListeningHost) -> None:
+async def test_resuming_a_suspended_instance_succeeds(host: ListeningHost) -> None:
     await host.client.start_new("greet", "s", "x")
     await host.client.suspend("s", "later")
     assert (await host.client.get_status("s")).runtime_status is RuntimeStatus.Suspended
@@ -159,7 +161,7 @@ async def test_a_suspended_instance_can_be_resumed(host: ListeningHost) -> None:
     await host.client.resume("s", "late")
 
 
-async def test_a_failed_instance_can_be_rewound(host: ListeningHost) -> None:
+async def test_rewinding_a_failed_instance_succeeds(host: ListeningHost) -> None:
     await host.client.start_new("fail", "f")
     status = await host.finished("f")
     assert status.runtime_status is RuntimeStatus.Failed
@@ -172,7 +174,7 @@ async def test_a_failed_instance_can_be_rewound(host: ListeningHost) -> None:
     assert (status.runtime_status, status.output) == (RuntimeStatus.Completed, "glass")
 
 
-async def test_an_instance_can_be_restarted(host: ListeningHost) -> None:
+async def test_restarting_an_instance_succeeds(host: ListeningHost) -> None:
     await host.client.start_new("fail", "r")
     assert (await host.finished("r")).runtime_status is RuntimeStatus.Failed
     links: Any = await host.client.restart("r")
@@ -185,7 +187,7 @@ async def test_an_instance_can_be_restarted(host: ListeningHost) -> None:
         await host.client.restart("nobody")
 
 
-async def test_instances_can_be_listed_and_purged_by_filters(host: ListeningHost) -> None:
+async def test_instances_are_listed_and_purged_by_filters(host: ListeningHost) -> None:
     began = datetime.now(UTC) - timedelta(seconds=5)
     for number in range(5):
         await host.client.start_new("greet", f"q-{number}", "x")
@@ -209,7 +211,7 @@ async def test_instances_can_be_listed_and_purged_by_filters(host: ListeningHost
     assert len(await host.client.get_status_all()) == 4
 
 
-async def test_wait_for_completion_returns_the_output_of_a_finished_instance(
+async def test_the_sdk_method_wait_for_completion_returns_the_output_of_a_finished_instance(
     host: ListeningHost,
 ) -> None:
     await host.client.start_new("greet", "w", "x")
@@ -223,7 +225,9 @@ async def test_wait_for_completion_returns_the_output_of_a_finished_instance(
     assert response.status_code == 500
 
 
-async def test_the_management_urls_of_an_instance_work(host: ListeningHost) -> None:
+async def test_each_management_url_of_an_instance_performs_the_named_operation(
+    host: ListeningHost,
+) -> None:
     links = host.client.create_http_management_payload("l")
     async with httpx.AsyncClient() as http:
         started = await http.post(f"{host.base_url}/orchestrators/greet/l", json={"raw": 1})
@@ -259,7 +263,7 @@ async def test_the_management_urls_of_an_instance_work(host: ListeningHost) -> N
         assert (await http.post(url, json=1)).status_code == 410
 
 
-async def test_a_start_request_with_a_timeout_waits_until_the_instance_has_ended(
+async def test_a_start_request_with_a_timeout_returns_when_the_instance_has_ended(
     host: ListeningHost,
 ) -> None:
     async with httpx.AsyncClient(base_url=host.base_url) as http:
@@ -292,7 +296,7 @@ async def test_the_list_of_instances_is_returned_in_pages(host: ListeningHost) -
         assert bad.status_code == 400
 
 
-async def test_requests_for_entities_are_refused(host: ListeningHost) -> None:
+async def test_requests_for_durable_entities_are_refused(host: ListeningHost) -> None:
     async with httpx.AsyncClient(base_url=host.base_url) as http:
         answer = await http.get("/entities/counter/a")
         assert answer.status_code == 500

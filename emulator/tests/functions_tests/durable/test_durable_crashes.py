@@ -138,7 +138,7 @@ async def _play_client(crashing: CrashingHost) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True])
-async def test_an_orchestration_completes_after_a_crash_at_any_commit(
+async def test_an_orchestration_completes_after_a_crash_of_the_host_at_any_commit(
     tmp_path: Path, after: bool
 ) -> None:
     commits = 1
@@ -348,7 +348,7 @@ class FaultyHost:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(program=st.lists(Step, min_size=1, max_size=4), seed=st.integers(0, 1000))
-def test_random_orchestrations_complete_in_spite_of_random_faults(
+def test_random_orchestrations_complete_although_random_faults_are_injected(
     tmp_path_factory: pytest.TempPathFactory, program: list[Any], seed: int
 ) -> None:
     faulty_host = FaultyHost(tmp_path_factory.mktemp("hub"), seed)
@@ -360,7 +360,7 @@ def test_random_orchestrations_complete_in_spite_of_random_faults(
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_the_saga_orchestration_completes_in_spite_of_random_faults(
+async def test_the_saga_orchestration_completes_although_random_faults_are_injected(
     tmp_path: Path, seed: int
 ) -> None:
     faulty_host = FaultyHost(tmp_path, seed)

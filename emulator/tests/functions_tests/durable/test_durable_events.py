@@ -22,7 +22,7 @@ def waiter(host: EngineHost) -> None:
         return value
 
 
-async def test_an_event_that_arrives_before_the_wait_is_received_by_the_wait(
+async def test_an_event_that_arrives_before_the_orchestrator_waits_for_the_event_is_received(
     host: EngineHost,
 ) -> None:
     waiter(host)
@@ -35,7 +35,7 @@ async def test_an_event_that_arrives_before_the_wait_is_received_by_the_wait(
     assert host.output() == {"n": 1}
 
 
-async def test_a_repeated_event_is_ignored_and_an_event_to_a_finished_instance_is_refused(
+async def test_a_repeated_external_event_is_ignored_and_an_event_to_a_finished_instance_is_refused(
     host: EngineHost,
 ) -> None:
     waiter(host)
@@ -64,7 +64,9 @@ async def test_names_of_external_events_are_case_sensitive(host: EngineHost) -> 
     assert host.output() == 2
 
 
-async def test_an_unfinished_task_of_task_any_can_be_awaited_again(host: EngineHost) -> None:
+async def test_a_task_left_unfinished_by_task_any_completes_in_a_second_task_any(
+    host: EngineHost,
+) -> None:
     @host.runner.orchestrator
     def body(context: Any) -> Any:
         names = {name: context.wait_for_external_event(name) for name in ("started", "reply")}

@@ -75,7 +75,7 @@ async def test_activity_results_of_a_former_execution_are_ignored(host: EngineHo
     assert host.output() == [1, 1]
 
 
-async def test_only_history_events_of_earlier_episodes_are_marked_as_played(
+async def test_the_field_is_played_is_true_only_for_history_events_from_earlier_episodes(
     host: EngineHost,
 ) -> None:
     child(host)
@@ -92,7 +92,7 @@ async def test_only_history_events_of_earlier_episodes_are_marked_as_played(
     assert (first["isReplaying"], second["isReplaying"]) == (False, True)
 
 
-async def test_the_custom_status_of_an_instance_is_stored_and_can_be_cleared(
+async def test_the_custom_status_of_an_instance_is_stored_until_the_orchestrator_clears_the_status(
     host: EngineHost,
 ) -> None:
     @host.runner.orchestrator
@@ -123,7 +123,7 @@ async def test_a_timer_of_ten_days_is_split_and_fires_after_ten_days(host: Engin
     assert host.scheduled() == [(0, "timer"), (1, "timer"), (2, "timer")]
 
 
-async def test_messages_to_a_suspended_instance_are_handled_when_it_is_resumed(
+async def test_messages_to_a_suspended_instance_are_handled_when_the_instance_is_resumed(
     host: EngineHost,
 ) -> None:
     calls = []
@@ -164,7 +164,7 @@ async def test_messages_to_a_suspended_instance_are_handled_when_it_is_resumed(
     assert calls == ["v"]
 
 
-async def test_a_suspended_instance_can_be_terminated(host: EngineHost) -> None:
+async def test_terminating_a_suspended_instance_succeeds(host: EngineHost) -> None:
     child(host)
     await host.begin("child")
     await host.engine.suspend("i", "")
@@ -173,7 +173,9 @@ async def test_a_suspended_instance_can_be_terminated(host: EngineHost) -> None:
     assert (host.status(), host.output()) == ("Terminated", "the end")
 
 
-async def test_the_id_of_a_finished_instance_can_be_used_again(host: EngineHost) -> None:
+async def test_starting_an_instance_with_the_id_of_a_finished_instance_succeeds(
+    host: EngineHost,
+) -> None:
     child(host)
     await host.begin("child", 1)
     with pytest.raises(InstanceExists):
@@ -211,7 +213,9 @@ async def test_unknown_orchestrators_and_activities_are_refused(host: EngineHost
     )
 
 
-async def test_an_instance_fails_if_it_requests_an_unsupported_action(host: EngineHost) -> None:
+async def test_an_instance_fails_if_the_orchestrator_requests_an_unsupported_action(
+    host: EngineHost,
+) -> None:
     @host.runner.orchestrator
     def body(context: Any) -> Any:
         yield context.call_http("GET", "http://localhost/")
@@ -222,7 +226,7 @@ async def test_an_instance_fails_if_it_requests_an_unsupported_action(host: Engi
     )
 
 
-async def test_an_instance_that_failed_in_its_first_episode_can_be_rewound(
+async def test_rewinding_an_instance_that_failed_in_the_first_episode_succeeds(
     local_host: EngineHost,
 ) -> None:
     host = local_host

@@ -92,7 +92,7 @@ JSON = {"content-type": "application/json"}
         ("", "/durabletask"),
     ],
 )
-async def test_the_management_api_works_with_and_without_its_path_prefix(
+async def test_the_management_api_responds_with_and_without_the_path_prefix(
     engine: DurableExtension, prefix: str, root_path: str
 ) -> None:
     app = engine.management_app
@@ -119,7 +119,7 @@ async def test_a_request_body_with_invalid_json_is_refused(
     assert status == 400
 
 
-async def test_raise_event_checks_the_instance_before_the_request_body(
+async def test_the_operation_raise_event_checks_the_instance_before_the_request_body(
     engine: DurableExtension,
 ) -> None:
     app = engine.management_app
@@ -131,7 +131,7 @@ async def test_raise_event_checks_the_instance_before_the_request_body(
     assert (await request(app, "POST", "/instances/b/raiseEvent/go", b"{"))[0] == 410
 
 
-async def test_a_request_body_over_the_limit_is_refused(engine: DurableExtension) -> None:
+async def test_a_request_body_over_the_size_limit_is_refused(engine: DurableExtension) -> None:
     body = b" " * (MAX_REQUEST_BODY_BYTES + 1)
     assert (await request(engine.management_app, "POST", "/orchestrators/wait", body))[0] == 413
 
@@ -147,7 +147,9 @@ async def test_a_purge_of_a_running_instance_is_refused(engine: DurableExtension
     assert (await request(app, "DELETE", "/instances", query=everything))[0] == 404
 
 
-async def test_a_termination_reason_that_is_json_is_shown_as_json(engine: DurableExtension) -> None:
+async def test_a_termination_reason_that_is_valid_json_is_shown_as_the_parsed_value(
+    engine: DurableExtension,
+) -> None:
     """As in the Durable extension, other reasons are shown as strings."""
     app = engine.management_app
     for reason, output in ((b"42", 42), (b"NaN", "NaN"), (b"%7B", "{"), (b"", "")):
@@ -159,7 +161,9 @@ async def test_a_termination_reason_that_is_json_is_shown_as_json(engine: Durabl
         assert json.loads(body)["output"] == output
 
 
-async def test_the_history_contains_the_reason_of_a_termination(engine: DurableExtension) -> None:
+async def test_the_history_of_a_terminated_instance_contains_the_reason(
+    engine: DurableExtension,
+) -> None:
     app = engine.management_app
     for reason, shown in ((b"enough", "enough"), (b"42", "42"), (b"%7B%22a%22:1%7D", '{"a": 1}')):
         await request(app, "POST", "/orchestrators/wait/h")
@@ -186,7 +190,7 @@ async def test_the_status_of_an_instance_omits_keys_without_a_value(
     assert list(json.loads(body))[-1] == "historyEvents"
 
 
-async def test_the_error_for_a_rewind_of_a_missing_instance_contains_its_id(
+async def test_the_error_for_a_rewind_of_a_missing_instance_contains_the_instance_id(
     engine: DurableExtension,
 ) -> None:
     app = engine.management_app
@@ -202,7 +206,7 @@ async def test_a_purge_by_filter_without_created_time_from_is_refused(
     assert (status, json.loads(body)) == (400, text)
 
 
-async def test_the_suspension_of_a_suspended_instance_is_refused(engine: DurableExtension) -> None:
+async def test_suspending_a_suspended_instance_is_refused(engine: DurableExtension) -> None:
     app = engine.management_app
     await request(app, "POST", "/orchestrators/wait/s")
     await request(app, "POST", "/instances/s/raiseEvent/other", b"1", headers=JSON)

@@ -9,7 +9,7 @@ from emulator.functions.durable.errors import DatabaseInUse
 from functions_tests.durable.durable_host import EngineHost, child
 
 
-async def test_an_instance_fails_if_the_code_of_its_orchestrator_was_changed(
+async def test_an_instance_fails_if_the_code_of_the_orchestrator_changes_during_the_run(
     host: EngineHost,
 ) -> None:
     names = ["first", "second"]
@@ -29,7 +29,7 @@ async def test_an_instance_fails_if_the_code_of_its_orchestrator_was_changed(
     assert "Non-Deterministic workflow detected" in host.output()
 
 
-async def test_the_output_of_a_failed_instance_contains_the_error_of_its_changed_code(
+async def test_the_output_of_an_instance_that_fails_after_a_code_change_contains_the_error(
     host: EngineHost,
 ) -> None:
     is_changed = False
@@ -48,7 +48,7 @@ async def test_the_output_of_a_failed_instance_contains_the_error_of_its_changed
     assert host.output() == "Orchestrator function 'body' failed: changed"
 
 
-async def test_an_instance_fails_if_its_output_cannot_be_converted_to_json(
+async def test_an_instance_fails_if_the_output_cannot_be_converted_to_json(
     host: EngineHost,
 ) -> None:
     @host.runner.orchestrator
@@ -60,7 +60,9 @@ async def test_an_instance_fails_if_its_output_cannot_be_converted_to_json(
     assert "not JSON serializable" in host.output()
 
 
-async def test_an_orchestration_continues_after_an_outage_of_the_app(host: EngineHost) -> None:
+async def test_an_orchestration_continues_after_an_outage_of_the_function_app(
+    host: EngineHost,
+) -> None:
     child(host)
 
     @host.runner.activity
@@ -82,7 +84,7 @@ async def test_an_orchestration_continues_after_an_outage_of_the_app(host: Engin
     assert host.runner.calls == [("work", 1)]
 
 
-async def test_an_activity_result_that_arrives_during_an_outage_of_the_app_is_stored(
+async def test_an_activity_result_that_arrives_during_an_outage_of_the_function_app_is_not_lost(
     local_host: EngineHost,
 ) -> None:
     host = local_host
@@ -106,7 +108,7 @@ async def test_an_activity_result_that_arrives_during_an_outage_of_the_app_is_st
     assert len(host.runner.calls) == 1
 
 
-async def test_idle_instances_are_removed_from_memory_if_memory_is_full(
+async def test_idle_instances_are_removed_from_memory_if_the_memory_limit_is_reached(
     local_host: EngineHost,
 ) -> None:
     host = local_host
@@ -120,7 +122,7 @@ async def test_idle_instances_are_removed_from_memory_if_memory_is_full(
         assert host.output(f"m{number}") == [None, number, "x"]
 
 
-async def test_a_second_host_cannot_open_the_database_of_the_default_engine(
+async def test_a_second_host_cannot_open_a_database_that_another_default_engine_uses(
     local_host: EngineHost,
 ) -> None:
     host = local_host

@@ -77,7 +77,7 @@ def message(
         (instance(Status.FAILED), message(EventType.EVENT_RAISED), "Instance is Failed"),
     ],
 )
-def test_the_state_of_an_instance_decides_whether_a_message_is_selected(
+def test_the_state_of_an_instance_determines_whether_the_next_episode_uses_a_queue_message(
     loaded: LoadedInstance | None, dequeued: QueueMessage, reason: str | None
 ) -> None:
     result = select_messages(loaded, [dequeued])
@@ -91,7 +91,7 @@ def test_the_state_of_an_instance_decides_whether_a_message_is_selected(
 # Queues
 
 
-async def test_a_dequeued_message_becomes_visible_again_after_its_visibility_timeout(
+async def test_a_dequeued_message_becomes_visible_again_after_the_visibility_timeout(
     database: Database,
 ) -> None:
     sql, arguments = queues.send("i", TaskMessage(EventType.EVENT_RAISED, "{}"), 10)
@@ -107,7 +107,7 @@ async def test_a_dequeued_message_becomes_visible_again_after_its_visibility_tim
     assert (second.sequence, second.dequeue_count) == (first.sequence, 2)
 
 
-async def test_the_receipt_of_a_message_is_invalid_after_another_host_has_dequeued_the_message(
+async def test_a_pop_receipt_is_invalid_after_another_host_has_dequeued_the_message(
     database: Database,
 ) -> None:
     sql, arguments = queues.send("i", TaskMessage(EventType.EVENT_RAISED, "{}"), 0)
@@ -126,7 +126,7 @@ async def test_the_receipt_of_a_message_is_invalid_after_another_host_has_dequeu
     await database.transact(run)
 
 
-def test_the_backoff_of_abandoned_messages_is_exponential_up_to_the_timeout() -> None:
+def test_the_backoff_of_an_abandoned_message_doubles_up_to_a_limit() -> None:
     assert [queues.backoff_seconds(n, 60) for n in (1, 2, 5, 6, 99)] == [2, 4, 32, 60, 60]
     assert queues.backoff_seconds(99, 3600) == 600
 
@@ -134,7 +134,7 @@ def test_the_backoff_of_abandoned_messages_is_exponential_up_to_the_timeout() ->
 # Leases
 
 
-async def test_a_host_acquires_expired_leases_and_later_releases_surplus_leases(
+async def test_a_host_acquires_expired_partition_leases_and_releases_surplus_leases(
     database: Database,
 ) -> None:
     one, two = PartitionLeases("1"), PartitionLeases("2")

@@ -55,7 +55,7 @@ async def test_a_task_with_retries_completes_when_a_later_attempt_succeeds(
     ]
 
 
-async def test_a_task_fails_one_retry_interval_after_its_last_attempt(
+async def test_a_task_with_retries_fails_one_retry_interval_after_the_last_attempt(
     host: EngineHost,
 ) -> None:
     flaky(host, 9)
@@ -82,7 +82,7 @@ async def test_a_task_fails_one_retry_interval_after_its_last_attempt(
 
 
 @pytest.mark.parametrize("failures", [0, 1, 2, 3])
-async def test_the_task_ids_of_concurrent_retries_match_those_of_the_sdk(
+async def test_the_task_ids_of_concurrent_retries_equal_the_task_ids_of_the_sdk(
     host: EngineHost, failures: int
 ) -> None:
     """The engine numbers the tasks after several failures in the same order as the SDK."""
@@ -107,7 +107,7 @@ async def test_the_task_ids_of_concurrent_retries_match_those_of_the_sdk(
     assert host.output() == ["a is up", 7, "b is up", "c is up", 8]
 
 
-async def test_the_task_ids_of_a_retry_after_another_timer_match_those_of_the_sdk(
+async def test_the_task_ids_of_a_retry_after_another_timer_equal_the_task_ids_of_the_sdk(
     host: EngineHost,
 ) -> None:
     flaky(host, 2)
@@ -131,7 +131,7 @@ async def test_the_task_ids_of_a_retry_after_another_timer_match_those_of_the_sd
     assert [task for task, _ in host.scheduled()] == [0, 1, 2, 3, 4, 5]
 
 
-async def test_a_task_with_retries_completes_in_spite_of_restarts(host: EngineHost) -> None:
+async def test_a_task_with_retries_completes_although_the_host_restarts(host: EngineHost) -> None:
     flaky(host, 2)
 
     @host.runner.orchestrator
@@ -191,7 +191,7 @@ async def test_a_rewind_repeats_the_last_attempt_of_a_task_with_retries(
     assert host.output() == "a is up!"
 
 
-async def test_the_task_ids_match_those_of_the_sdk_if_a_failure_follows_an_event(
+async def test_the_task_ids_equal_the_task_ids_of_the_sdk_if_an_activity_fails_after_an_event(
     host: EngineHost,
 ) -> None:
     """The SDK numbers the activity after the event before the timer after the failure."""

@@ -25,7 +25,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     made.abandon()
 
 
-async def test_a_failed_write_to_the_store_does_not_make_other_writes_fail(store: Store) -> None:
+async def test_a_failed_write_to_the_database_does_not_affect_other_writes(store: Store) -> None:
     good = store.write([(INSERT, ("a", "1"))])
     bad = store.write([(INSERT, ("b", "1")), (INSERT, ("a", "2"))])
     late = store.write([(INSERT, ("c", "1"))])
@@ -36,7 +36,7 @@ async def test_a_failed_write_to_the_store_does_not_make_other_writes_fail(store
     assert store.read("SELECT name FROM settings ORDER BY name") == [("a",), ("c",)]
 
 
-async def test_writes_in_one_iteration_of_the_event_loop_share_a_commit(
+async def test_database_writes_in_one_iteration_of_the_event_loop_share_a_commit(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commits = 0
@@ -53,7 +53,7 @@ async def test_writes_in_one_iteration_of_the_event_loop_share_a_commit(
     assert store.read("SELECT count(*) FROM settings") == [(50,)]
 
 
-async def test_checkpoints_keep_the_write_ahead_log_small(
+async def test_checkpoints_limit_the_size_of_the_write_ahead_log(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "_COMMITS_PER_CHECKPOINT", 10)
@@ -66,7 +66,9 @@ async def test_checkpoints_keep_the_write_ahead_log_small(
     assert (tmp_path / "s.db").stat().st_size > 2_000_000
 
 
-def test_the_store_refuses_a_database_of_another_version(tmp_path: Path, store: Store) -> None:
+def test_the_store_refuses_a_database_with_another_schema_version(
+    tmp_path: Path, store: Store
+) -> None:
     other = Store(tmp_path / "t.db")
     other.open()
     assert other._connection is not None
@@ -76,7 +78,7 @@ def test_the_store_refuses_a_database_of_another_version(tmp_path: Path, store: 
         Store(tmp_path / "t.db").open()
 
 
-async def test_timers_fire_in_the_order_of_their_due_times_and_never_early() -> None:
+async def test_timers_fire_in_the_order_of_the_due_times_and_never_before_the_due_time() -> None:
     clock = ManualClock()
     timers = TimerQueue(clock)
     now = to_micros(clock.now())

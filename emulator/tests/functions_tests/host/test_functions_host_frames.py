@@ -32,7 +32,7 @@ def test_frames_that_arrive_in_fragments_are_read_unchanged(
 
 
 @given(st.lists(st.binary(max_size=64), max_size=8))
-def test_random_bytes_are_read_as_frames_or_refused_with_a_frame_error(pieces: list[bytes]) -> None:
+def test_reading_random_bytes_returns_frames_or_raises_a_frame_error(pieces: list[bytes]) -> None:
     reader = FrameReader()
     try:
         for piece in pieces:
@@ -43,7 +43,7 @@ def test_random_bytes_are_read_as_frames_or_refused_with_a_frame_error(pieces: l
         pass
 
 
-def test_the_encoded_prefix_and_the_body_together_are_the_encoded_frame() -> None:
+def test_a_frame_that_is_encoded_in_two_parts_equals_a_frame_that_is_encoded_at_once() -> None:
     assert encode_prefix(["a"], 3) + b"xyz" == encode_frame(["a"], b"xyz")
 
 
@@ -53,7 +53,7 @@ def test_a_frame_head_that_is_not_a_nonempty_json_array_is_refused(head: bytes) 
         FrameReader().feed(struct.pack("!II", len(head), 0) + head)
 
 
-def test_a_frame_over_the_size_limit_is_refused_before_its_content_arrives() -> None:
+def test_a_frame_over_the_size_limit_is_refused_before_the_content_arrives() -> None:
     with pytest.raises(FrameError):
         FrameReader().feed(struct.pack("!II", 2**31, 0))
     with pytest.raises(FrameError):

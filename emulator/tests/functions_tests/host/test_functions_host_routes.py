@@ -61,7 +61,7 @@ def matched(template: str, path: str) -> dict[str, str] | None:
         ("{id:required}", "x", {"id": "x"}),
     ],
 )
-def test_route_templates_match_paths_as_in_aspnet(
+def test_route_templates_match_the_same_paths_as_in_aspnet(
     template: str, path: str, values: dict[str, str] | None
 ) -> None:
     expected = {"id": path} if values is None and "guid" in template else values
@@ -89,7 +89,7 @@ def test_an_invalid_route_template_is_refused(template: str) -> None:
         Route(template, "f")
 
 
-def test_routes_are_sorted_by_the_precedence_of_aspnet() -> None:
+def test_routes_have_the_same_precedence_as_in_aspnet() -> None:
     templates = ["{*rest}", "a/{x}", "a/b", "a/{x:int}", "{x}/b", "a/{*rest:alpha}", "a/{*rest}"]
     table = RouteTable(Route(template, template) for template in templates)
     assert [route.template for route in table.routes] == [
@@ -105,7 +105,7 @@ def test_routes_are_sorted_by_the_precedence_of_aspnet() -> None:
     assert found == ("a/{x:int}", {"x": "7"})
 
 
-def test_a_route_that_does_not_serve_the_method_is_skipped() -> None:
+def test_a_route_that_does_not_serve_the_http_method_of_the_request_is_skipped() -> None:
     table = RouteTable(
         [Route("a", "post", frozenset({"POST"})), Route("{*rest}", "any", frozenset())]
     )
@@ -114,7 +114,7 @@ def test_a_route_that_does_not_serve_the_method_is_skipped() -> None:
 
 
 @given(st.text(max_size=40))
-def test_a_random_route_template_is_compiled_or_refused_with_a_route_error(text: str) -> None:
+def test_compiling_a_random_route_template_succeeds_or_raises_a_route_error(text: str) -> None:
     try:
         route = Route(text, "f")
     except RouteError:
@@ -123,7 +123,7 @@ def test_a_random_route_template_is_compiled_or_refused_with_a_route_error(text:
 
 
 @given(st.text(max_size=60))
-def test_a_random_path_matches_a_table_with_a_catch_all_route(path: str) -> None:
+def test_any_path_matches_a_route_in_a_table_with_a_catch_all_route(path: str) -> None:
     table = RouteTable([Route("a/{x:int}/{y?}", "f"), Route("b/{n}.{e}", "g"), Route("{*r}", "h")])
     found = table.find("GET", path)
     assert found is not None

@@ -66,7 +66,7 @@ def test_a_function_timeout_of_minus_one_means_no_timeout() -> None:
 
 
 @given(st.dictionaries(st.sampled_from(["extensions", "functionTimeout", "x"]), json_values))
-def test_a_random_host_file_is_read_or_refused_with_a_setting_error(
+def test_reading_a_random_host_file_succeeds_or_raises_a_setting_error(
     document: dict[str, object],
 ) -> None:
     with contextlib.suppress(SettingError):
@@ -76,7 +76,7 @@ def test_a_random_host_file_is_read_or_refused_with_a_setting_error(
 @pytest.mark.parametrize(
     ("text", "seconds"), [("00:00:01", 1), ("1.00:00:00", 86400), ("00:05", 300)]
 )
-def test_a_time_span_is_converted_to_seconds(text: str, seconds: float) -> None:
+def test_a_valid_time_span_is_converted_to_seconds(text: str, seconds: float) -> None:
     assert parse_timespan(text) == seconds
 
 
@@ -98,7 +98,7 @@ def test_environment_variables_take_precedence_over_local_settings(tmp_path: Pat
     assert read_app_settings(tmp_path / "none", {}) == {}
 
 
-def test_references_to_app_settings_are_resolved_in_nested_values() -> None:
+def test_references_to_app_settings_in_nested_binding_values_are_resolved() -> None:
     settings = {"QUEUE": "jobs", "N": "1"}
     binding = {"queueName": "%QUEUE%-%N%", "list": ["%N%"], "count": 3, "percent": "100% sure"}
     assert resolve(binding, settings) == {

@@ -58,7 +58,9 @@ class RecordedCalls:
         ("00:10:00", NOON + timedelta(minutes=10)),
     ],
 )
-def test_next_after_returns_the_next_due_time_of_a_schedule(text: str, following: datetime) -> None:
+def test_the_method_next_after_returns_the_next_due_time_of_a_timer_schedule(
+    text: str, following: datetime
+) -> None:
     assert Schedule(text).next_after(NOON) == following
 
 
@@ -86,7 +88,7 @@ def test_an_invalid_timer_schedule_is_refused(text: str) -> None:
 
 
 @given(st.text(alphabet="0123456789*/,-: MONmon", max_size=24))
-def test_a_random_timer_schedule_is_parsed_or_refused(text: str) -> None:
+def test_parsing_a_random_timer_schedule_succeeds_or_raises_a_schedule_error(text: str) -> None:
     try:
         schedule = Schedule(text)
     except ScheduleError:
@@ -104,7 +106,7 @@ def timer(
     return TimerTrigger(TimerOptions("tidy", Schedule(schedule), **options), folder, fire, clock)
 
 
-async def test_a_timer_runs_on_schedule_and_receives_the_status_of_the_last_run(
+async def test_a_timer_runs_on_schedule_and_receives_the_status_of_the_previous_run(
     tmp_path: Path,
 ) -> None:
     clock, fire = SettableClock(), RecordedCalls()
@@ -124,7 +126,7 @@ async def test_a_timer_runs_on_schedule_and_receives_the_status_of_the_last_run(
     }
 
 
-async def test_several_missed_runs_of_a_timer_cause_one_run_that_is_past_due(
+async def test_several_missed_runs_of_a_timer_cause_only_one_past_due_run(
     tmp_path: Path,
 ) -> None:
     clock, fire = SettableClock(), RecordedCalls()
@@ -145,7 +147,9 @@ def test_the_next_run_of_a_timer_is_the_same_after_a_restart(tmp_path: Path) -> 
     assert due == TimerRun(NOON + timedelta(hours=1))
 
 
-def test_the_stored_next_run_is_ignored_after_a_change_of_the_schedule(tmp_path: Path) -> None:
+def test_the_stored_time_of_the_next_run_is_ignored_after_a_change_of_the_schedule(
+    tmp_path: Path,
+) -> None:
     clock = SettableClock()
     timer(tmp_path, clock, RecordedCalls()).first_run()
     clock.instant += timedelta(hours=5)
@@ -153,7 +157,7 @@ def test_the_stored_next_run_is_ignored_after_a_change_of_the_schedule(tmp_path:
     assert due == TimerRun(NOON + timedelta(hours=5, minutes=30))
 
 
-def test_a_timer_without_use_monitor_skips_missed_runs(tmp_path: Path) -> None:
+def test_a_timer_without_the_option_use_monitor_skips_missed_runs(tmp_path: Path) -> None:
     clock = SettableClock()
     timer(tmp_path, clock, RecordedCalls(), use_monitor=False).first_run()
     clock.instant += timedelta(hours=5)
@@ -162,12 +166,12 @@ def test_a_timer_without_use_monitor_skips_missed_runs(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_timer_with_several_runs_a_minute_does_not_store_its_state(tmp_path: Path) -> None:
+def test_a_timer_that_runs_several_times_a_minute_stores_no_state(tmp_path: Path) -> None:
     timer(tmp_path, SettableClock(), RecordedCalls(), "*/30 * * * * *").first_run()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_timer_with_run_on_startup_runs_when_the_host_starts(tmp_path: Path) -> None:
+def test_a_timer_with_the_option_run_on_startup_runs_when_the_host_starts(tmp_path: Path) -> None:
     assert timer(
         tmp_path, SettableClock(), RecordedCalls(), run_on_startup=True
     ).first_run() == TimerRun(NOON)
@@ -181,7 +185,7 @@ def test_a_damaged_state_file_of_a_timer_is_replaced(text: str, tmp_path: Path) 
     assert json.loads((tmp_path / "tidy.json").read_text())["Next"] == due.at.isoformat()
 
 
-async def test_a_timer_function_that_failed_runs_again_at_its_next_due_time(tmp_path: Path) -> None:
+async def test_a_failed_timer_function_runs_again_at_the_next_due_time(tmp_path: Path) -> None:
     fire = RecordedCalls(FunctionFailure("ValueError", "no"))
     hourly = timer(tmp_path, SettableClock(), fire)
     assert await hourly.run_once(TimerRun(NOON)) == TimerRun(NOON + timedelta(hours=1))

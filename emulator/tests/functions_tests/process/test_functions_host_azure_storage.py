@@ -60,7 +60,9 @@ async def killed(host: RunningHost) -> None:
         assert await host.process.wait() == -signal.SIGKILL
 
 
-async def test_an_event_before_the_first_save_is_lost_if_the_host_dies(tmp_path: Path) -> None:
+async def test_an_event_that_arrives_before_the_instance_is_first_saved_is_lost_if_the_host_dies(
+    tmp_path: Path,
+) -> None:
     folder, data = copy_app("durable", tmp_path / "app"), tmp_path / "data"
     # The timeout is long, so that the next host finds the event before the start message.
     timeout = ("--visibility-timeout", "10")
@@ -87,7 +89,7 @@ async def test_an_event_before_the_first_save_is_lost_if_the_host_dies(tmp_path:
     assert not (data / "durable.db").exists()
 
 
-async def test_two_hosts_share_a_task_hub_and_one_continues_after_the_other_is_killed(
+async def test_a_host_completes_the_instances_of_a_killed_host_in_the_same_task_hub(
     tmp_path: Path,
 ) -> None:
     folder, hub = copy_app("durable", tmp_path / "app"), str(tmp_path / "hub.db")
@@ -114,7 +116,7 @@ async def test_two_hosts_share_a_task_hub_and_one_continues_after_the_other_is_k
     ("options", "message"),
     [
         (("--crash-at", "before-save"), "--crash-at needs --engine azure-storage"),
-        ((*ENGINE, "--crash-at", "lunch"), "'lunch' is not a crash point: use one of before-send"),
+        ((*ENGINE, "--crash-at", "lunch"), "'lunch' is not a crash point: use one of before-start"),
         (
             (*ENGINE, "--visibility-timeout", "0.1"),
             "expected a number of seconds from 0.5 to 604800.0, got 0.1",
@@ -122,7 +124,7 @@ async def test_two_hosts_share_a_task_hub_and_one_continues_after_the_other_is_k
         ((*ENGINE, "--crash-rate", "2"), "expected a probability from 0 to 1, got 2"),
     ],
 )
-async def test_the_host_refuses_invalid_options_of_the_engine(
+async def test_the_host_refuses_invalid_engine_options(
     tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:
     folder = copy_app("durable", tmp_path / "app")

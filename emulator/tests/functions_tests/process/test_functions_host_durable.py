@@ -65,7 +65,7 @@ async def test_each_sample_orchestration_completes_with_the_expected_output(
     assert (status["runtimeStatus"], status["output"]) == ("Completed", output), status
 
 
-async def test_an_event_through_the_management_url_completes_a_waiting_orchestration(
+async def test_an_event_sent_to_the_management_url_completes_a_waiting_orchestration(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
     response = await client.post("/api/start/approval", params={"id": "order-1"}, json=None)
@@ -83,7 +83,7 @@ async def test_an_event_through_the_management_url_completes_a_waiting_orchestra
     assert (await client.post(event, json=True)).status_code == 410
 
 
-async def test_wait_for_completion_of_the_sdk_returns_the_output(
+async def test_the_sdk_method_wait_for_completion_returns_the_output_of_the_orchestration(
     client: httpx.AsyncClient,
 ) -> None:
     response = await client.post("/api/wait/chaining", json="Oslo")

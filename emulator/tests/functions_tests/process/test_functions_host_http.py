@@ -211,7 +211,7 @@ async def test_the_function_receives_an_empty_body_if_content_length_is_missing(
     assert answer.json() == 1_000_000
 
 
-async def test_blocked_function_calls_do_not_delay_other_function_calls(
+async def test_function_calls_that_block_do_not_delay_other_function_calls(
     client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     gates = [tmp_path / f"gate{number}" for number in range(3)]
@@ -255,7 +255,7 @@ async def test_the_app_cannot_import_the_emulator_from_the_checkout(
     assert (await client.get("/api/imports", params={"name": "emulator"})).status_code == 404
 
 
-async def test_the_host_still_responds_after_invalid_http(
+async def test_the_host_responds_to_a_valid_request_after_invalid_http_requests(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
     port = int(host.url.rsplit(":", 1)[1])
@@ -280,7 +280,7 @@ async def test_the_host_still_responds_after_invalid_http(
         (b"HTTP/1.1\r\nHost: a/api/size?", 400),
     ],
 )
-async def test_a_request_is_refused_unless_it_has_one_valid_host_header(
+async def test_an_http_1_1_request_without_exactly_one_valid_host_header_is_refused(
     host: RunningHost, head: bytes, status: int
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", int(host.url.rsplit(":", 1)[1]))

@@ -142,7 +142,7 @@ async def test_a_queue_function_receives_the_message_and_the_trigger_metadata(
     await host.logged("done good")
 
 
-async def test_a_message_is_redelivered_and_then_dead_lettered_if_the_function_raises(
+async def test_a_message_is_redelivered_and_then_dead_lettered_if_the_function_fails(
     host: RunningHost, bus_port: int
 ) -> None:
     await send(bus_port, "jobs", ServiceBusMessage(b"bad", message_id="m-2"))
@@ -158,7 +158,7 @@ async def test_a_queue_function_with_a_str_parameter_receives_the_message_as_tex
     await host.logged(r"Functions.on_text\] text 'Grüße'")
 
 
-async def test_the_locks_of_concurrent_messages_are_renewed_until_their_functions_end(
+async def test_the_locks_of_concurrent_messages_are_renewed_until_the_functions_end(
     host: RunningHost, bus_port: int, tmp_path: Path
 ) -> None:
     gates = [tmp_path / f"gate{number}" for number in range(3)]

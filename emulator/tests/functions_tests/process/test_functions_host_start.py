@@ -119,7 +119,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_the_host_refuses_an_invalid_app(case: str, tmp_path: Path) -> None:
+async def test_the_host_refuses_an_invalid_function_app(case: str, tmp_path: Path) -> None:
     source, expected = REFUSED[case]
     host_file = BUNDLED
     if case == "a reserved route":
@@ -181,7 +181,7 @@ async def test_the_host_refuses_invalid_command_line_options(tmp_path: Path) -> 
     assert (status, "/no/such/python cannot be started" in line) == (1, True)
 
 
-async def test_the_host_exits_with_status_98_if_its_port_is_in_use(tmp_path: Path) -> None:
+async def test_the_host_exits_with_status_98_if_the_port_is_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
         folder = copy_app("web", tmp_path / "app")
@@ -189,7 +189,7 @@ async def test_the_host_exits_with_status_98_if_its_port_is_in_use(tmp_path: Pat
     assert (status, line) == (98, f"emulator.functions: port {port} is in use by another program")
 
 
-async def test_a_second_host_on_the_same_data_directory_is_refused(
+async def test_starting_a_second_host_on_the_same_data_directory_fails(
     tmp_path: Path,
 ) -> None:
     folder, data = copy_app("web", tmp_path / "app"), tmp_path / "data"
@@ -204,7 +204,7 @@ async def test_a_second_host_on_the_same_data_directory_is_refused(
     assert host.process.returncode == 0
 
 
-async def test_a_host_can_be_stopped_while_the_app_is_loading(tmp_path: Path) -> None:
+async def test_a_host_that_is_asked_to_stop_while_the_app_loads_exits(tmp_path: Path) -> None:
     source = "print('loading', flush=True)\nimport threading\nthreading.Event().wait()"
     folder = write_app(tmp_path / "app", source)
     host = await start_host(folder, tmp_path / "data")
@@ -229,7 +229,7 @@ async def test_the_app_process_ends_when_the_host_is_killed(
         assert (await client.get(f"{host.url}/api/noop")).text == "ok"
 
 
-async def test_the_host_still_serves_the_admin_paths_with_an_empty_route_prefix(
+async def test_the_host_serves_the_admin_paths_if_the_route_prefix_is_empty(
     tmp_path: Path,
 ) -> None:
     source = HEAD + (
@@ -260,7 +260,9 @@ async def test_a_request_gets_status_500_after_the_function_timeout(tmp_path: Pa
         assert (await client.get(f"{host.url}/api/noop", timeout=20)).text == "ok"
 
 
-async def test_requests_in_flight_are_answered_before_the_host_stops(tmp_path: Path) -> None:
+async def test_the_host_stops_only_after_responding_to_the_requests_in_flight(
+    tmp_path: Path,
+) -> None:
     folder, gate = copy_app("web", tmp_path / "app"), tmp_path / "gate"
     os.mkfifo(gate)
     async with running_host(folder, tmp_path / "data") as host, httpx.AsyncClient() as client:
@@ -297,7 +299,9 @@ async def test_the_thread_count_setting_limits_the_size_of_the_thread_pool(tmp_p
         assert (await block).text == ""
 
 
-async def test_requests_over_max_outstanding_requests_get_status_429(tmp_path: Path) -> None:
+async def test_requests_beyond_the_limit_of_outstanding_requests_get_status_429(
+    tmp_path: Path,
+) -> None:
     folder, gate = copy_app("web", tmp_path / "app"), tmp_path / "gate"
     os.mkfifo(gate)
     limit = '{"version": "2.0", "extensions": {"http": {"maxOutstandingRequests": 1}}}'

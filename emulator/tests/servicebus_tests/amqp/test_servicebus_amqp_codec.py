@@ -108,7 +108,9 @@ def test_an_encoded_value_decodes_to_the_same_value_and_type(value: Any) -> None
 
 
 @given(values, values)
-def test_skip_returns_the_offset_of_the_next_value(first: Any, second: Any) -> None:
+def test_the_function_skip_returns_the_offset_of_the_next_encoded_value(
+    first: Any, second: Any
+) -> None:
     encoded = encode(first)
     assert skip(encoded + encode(second), 0) == len(encoded)
 
@@ -131,7 +133,7 @@ def _as_microsoft_sees(value: Any) -> Any:
     return value
 
 
-def test_a_nan_decodes_to_a_nan_after_encoding() -> None:
+def test_an_encoded_nan_decodes_to_a_nan() -> None:
     assert math.isnan(decode(encode(math.nan)))
 
 
@@ -179,7 +181,7 @@ def test_decoding_malformed_bytes_raises_a_decode_error(data: bytes, why: str) -
         decode(data)
 
 
-def test_zero_width_values_count_towards_the_limit_of_items() -> None:
+def test_amqp_values_of_zero_width_count_towards_the_limit_of_decoded_values() -> None:
     nulls = struct.pack(">BIIB", 0xF0, 5, MAX_VALUES // 2, 0x40)
     assert decode(nulls) == [None] * (MAX_VALUES // 2)
     three = struct.pack(">BII", 0xD0, 4 + 3 * len(nulls), 3) + nulls * 3
@@ -187,7 +189,7 @@ def test_zero_width_values_count_towards_the_limit_of_items() -> None:
         decode(three)
 
 
-def test_decoding_values_nested_too_deeply_raises_a_decode_error() -> None:
+def test_decoding_too_deeply_nested_values_raises_a_decode_error() -> None:
     value: Any = []
     for _ in range(MAX_DEPTH - 1):
         value = [value]
@@ -210,12 +212,12 @@ def test_trailing_nulls_are_omitted_in_composites_and_kept_in_lists() -> None:
     assert encode([None, None]) == b"\xc0\x03\x02\x40\x40"
 
 
-def test_encoding_a_type_that_amqp_does_not_have_raises_a_type_error() -> None:
+def test_encoding_a_value_of_an_unsupported_type_raises_a_type_error() -> None:
     with pytest.raises(TypeError, match="set"):
         encode({1, 2})
     with pytest.raises(struct.error):
         encode(UByte(256))
 
 
-def test_a_uuid_is_encoded_in_network_order() -> None:
+def test_a_uuid_is_encoded_in_network_byte_order() -> None:
     assert encode(UUID(int=1)) == b"\x98" + b"\x00" * 15 + b"\x01"

@@ -78,7 +78,7 @@ async def test_the_server_replies_to_an_unsupported_protocol_header_and_closes_t
         ("GSSAPI", b"", 1),
     ],
 )
-async def test_sasl_accepts_valid_credentials_only(
+async def test_sasl_accepts_only_valid_credentials(
     fresh: Peer, mechanism: str, response: bytes, outcome: int
 ) -> None:
     init = SaslInit(Symbol(mechanism), response)
@@ -137,7 +137,7 @@ async def test_an_invalid_performative_closes_the_connection(
     assert await closed_for(peer) == why
 
 
-async def test_a_performative_before_open_or_a_too_small_frame_size_closes_the_connection(
+async def test_a_missing_open_performative_or_a_too_small_maximum_frame_size_closes_the_connection(
     served: tuple[Namespace, Broker],
 ) -> None:
     for performative in (Begin(), Open("peer", max_frame_size=UInt(100))):
@@ -159,7 +159,7 @@ async def test_an_error_on_one_connection_leaves_other_connections_open(
     assert await peer.received_of(Attach)
 
 
-async def test_a_silent_peer_gets_keep_alive_frames_until_the_idle_timeout_has_passed(
+async def test_a_silent_peer_gets_empty_frames_until_the_server_closes_the_idle_connection(
     tmp_path: Path,
 ) -> None:
     async with serving(tmp_path, idle_seconds=0.3) as (namespace, _):

@@ -62,7 +62,7 @@ def test_frames_are_read_regardless_of_how_the_bytes_are_split(
     assert received == sent
 
 
-def test_an_extended_frame_header_is_skipped() -> None:
+def test_an_extended_frame_header_is_skipped_when_a_frame_is_read() -> None:
     reader = AmqpFrameReader(512)
     reader.feed(b"\x00\x00\x00\x0e\x03\x00\x00\x01" + b"\xff" * 4 + b"xy")
     assert reader.frame() == Frame(0, 1, b"xy")

@@ -39,7 +39,7 @@ async def test_transfers_wait_until_the_incoming_window_of_the_peer_opens(
 # Outgoing links
 
 
-async def test_credit_is_counted_from_the_delivery_count_of_the_peer(
+async def test_the_server_counts_link_credit_from_the_delivery_count_that_the_peer_sends(
     peer: Peer, broker: Broker
 ) -> None:
     await fill(broker, 9)
@@ -54,7 +54,7 @@ async def test_credit_is_counted_from_the_delivery_count_of_the_peer(
     assert await peer.received_of(Transfer) == []
 
 
-async def test_a_drain_request_delivers_the_ready_messages_and_uses_up_the_credit(
+async def test_a_drain_request_delivers_the_available_messages_and_uses_up_the_credit(
     peer: Peer, broker: Broker
 ) -> None:
     await fill(broker, 2)
@@ -70,7 +70,7 @@ async def test_a_drain_request_delivers_the_ready_messages_and_uses_up_the_credi
     assert await peer.received() == []
 
 
-async def test_a_message_over_the_peers_frame_size_is_sent_in_several_transfers(
+async def test_a_message_over_the_frame_size_of_the_peer_is_sent_in_several_transfers(
     fresh: Peer, broker: Broker
 ) -> None:
     await fresh.open(max_frame_size=512)
@@ -87,7 +87,7 @@ async def test_a_message_over_the_peers_frame_size_is_sent_in_several_transfers(
     assert split(b"".join(payload for _, payload in frames)).bare == body
 
 
-async def test_the_server_confirms_each_settlement_with_the_outcome(
+async def test_the_server_confirms_the_outcome_of_each_settled_message(
     peer: Peer, broker: Broker
 ) -> None:
     await fill(broker, 4)
@@ -103,7 +103,7 @@ async def test_the_server_confirms_each_settlement_with_the_outcome(
     assert await peer.received() == []
 
 
-async def test_the_confirmation_of_a_rejection_does_not_contain_the_error(
+async def test_the_server_confirms_a_rejected_message_without_repeating_the_error(
     peer: Peer, broker: Broker
 ) -> None:
     await fill(broker, 1)
@@ -155,7 +155,7 @@ async def test_a_message_that_is_settled_without_an_outcome_is_delivered_again(
     assert len(await peer.received_of(Transfer)) == 1
 
 
-async def test_deliveries_stop_while_the_peer_does_not_read(peer: Peer, broker: Broker) -> None:
+async def test_deliveries_stop_while_the_peer_reads_no_bytes(peer: Peer, broker: Broker) -> None:
     await fill(broker, 2)
     peer.attach_receiver()
     await peer.read()
@@ -182,7 +182,9 @@ async def test_a_delivery_in_several_transfers_is_stored_as_one_message(
     assert [each.bare for each in broker.queue(QUEUE).peek(1, 10)] == [BODY]
 
 
-async def test_an_aborted_delivery_is_discarded(peer: Peer, broker: Broker) -> None:
+async def test_a_message_whose_delivery_the_sender_aborts_is_discarded(
+    peer: Peer, broker: Broker
+) -> None:
     peer.attach_sender()
     peer.transfer(0, BODY, more=True)
     peer.transfer(0, b"", aborted=True)

@@ -64,7 +64,7 @@ def delivered(payload: bytes, **changes: Any) -> Any:
     return decode_payload(memoryview(write_message(message, TOKEN, NOW)))
 
 
-def test_an_empty_message_is_delivered_with_the_annotations_that_the_client_reads() -> None:
+def test_a_message_with_only_a_body_is_delivered_with_the_annotations_that_clients_read() -> None:
     message = delivered(BODY)
     assert message.data == [b"body"]
     assert message.header.delivery_count == 3
@@ -144,11 +144,11 @@ def test_message_id_time_to_live_and_scheduled_time_are_read_from_a_message() ->
 @pytest.mark.parametrize(
     ("message_id", "text"), [("a", "a"), (ULong(7), "7"), (b"\x01\xff", "01ff"), (None, None)]
 )
-def test_a_message_id_of_any_type_is_converted_to_a_text(message_id: Any, text: str | None) -> None:
+def test_a_message_id_of_any_type_is_converted_to_text(message_id: Any, text: str | None) -> None:
     assert read_message(encode_composite(PROPERTIES, [message_id]) + BODY).message_id == text
 
 
-def test_a_batch_is_read_as_separate_messages() -> None:
+def test_a_message_batch_is_read_as_separate_messages() -> None:
     one = encode_composite(PROPERTIES, ["one"]) + BODY
     two = encode_composite(PROPERTIES, ["two"]) + BODY
     batch = encode_section(DATA, one) + encode_section(DATA, two)
@@ -161,7 +161,7 @@ def test_a_batch_is_read_as_separate_messages() -> None:
         read_messages(BODY, 1)
 
 
-def test_sections_in_any_order_are_stored_in_the_specified_order() -> None:
+def test_message_sections_in_any_order_are_stored_in_the_order_of_the_amqp_standard() -> None:
     properties = encode_composite(PROPERTIES, ["id"])
     annotations = encode_section(DELIVERY_ANNOTATIONS, {Symbol("mine"): 1})
     message = read_message(BODY + annotations + properties)
@@ -190,7 +190,7 @@ def test_long_and_symbolic_section_descriptors_are_replaced_by_short_descriptors
         (encode_section(MESSAGE_ANNOTATIONS, []), "must be maps"),
         (encode_section(MESSAGE_ANNOTATIONS, {1: 2}), "neither a string nor a symbol"),
         (b"\x00\x53\x72\xc1\x02\x01\x40", "without a value"),
-        (b"\x00\x53\x72\xd1\x00\x00\x00\x04\xff\xff\xff\xff", "too small"),
+        (b"\x00\x53\x72\xd1\x00\x00\x00\x04\xff\xff\xff\xff", "more items than bytes"),
         (encode_composite(HEADER, [None, None, "soon"]), "ttl"),
         (
             encode_section(MESSAGE_ANNOTATIONS, {Symbol("x-opt-scheduled-enqueue-time"): "now"}),
@@ -219,7 +219,9 @@ EXAMPLE = (
 
 
 @given(st.data())
-def test_every_accepted_message_can_be_delivered(data: st.DataObject) -> None:
+def test_every_accepted_message_is_encoded_for_delivery_with_an_unchanged_body(
+    data: st.DataObject,
+) -> None:
     payload = bytearray(EXAMPLE)
     for _ in range(data.draw(st.integers(0, 3))):
         payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
@@ -231,5 +233,5 @@ def test_every_accepted_message_can_be_delivered(data: st.DataObject) -> None:
     assert split(write_message(told, TOKEN, NOW)).body == split(bytes(payload)).body
 
 
-def test_section_value_decodes_the_value_of_a_section() -> None:
+def test_the_function_section_value_returns_the_decoded_value_of_a_section() -> None:
     assert section_value(BODY) == b"body"

@@ -80,7 +80,9 @@ def unmasked(data: bytes) -> WebSocketFrame:
     return WebSocketFrame(data[0] & 0x0F, data[at:])
 
 
-async def test_bytes_of_plain_amqp_are_passed_to_the_amqp_connection(visit: Visit) -> None:
+async def test_bytes_from_a_client_without_websocket_are_passed_to_the_amqp_connection(
+    visit: Visit,
+) -> None:
     assert await visit.say(SASL_HEADER[:1]) == b""
     assert (await visit.say(SASL_HEADER[1:])).startswith(SASL_HEADER)
 

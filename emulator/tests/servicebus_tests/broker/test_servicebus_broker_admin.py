@@ -111,7 +111,7 @@ async def test_an_error_response_contains_no_control_characters(
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: entry(text).encode()))
-def test_reading_any_request_body_returns_settings_or_raises_a_documented_error(
+def test_reading_any_request_body_returns_queue_settings_or_raises_a_documented_error(
     body: bytes,
 ) -> None:
     try:
@@ -157,7 +157,7 @@ def signed(resource: str, *, key: str = "key", name: str = "root", seconds: int 
         ("sb://localhost/q", "/q/sub"),
     ],
 )
-def test_a_token_for_a_path_gives_access_to_this_path_and_all_paths_below(
+def test_a_token_for_a_path_gives_access_to_the_path_and_to_all_subpaths(
     resource: str, path: str
 ) -> None:
     verify_sas(signed(resource), KEYS, path, START)

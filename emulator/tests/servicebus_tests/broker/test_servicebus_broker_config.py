@@ -53,7 +53,7 @@ def test_every_queue_property_of_the_configuration_is_read(tmp_path: Path) -> No
     ]
 
 
-def test_a_queue_without_configured_properties_has_the_defaults_of_azure() -> None:
+def test_a_queue_without_configured_properties_has_the_default_properties_of_azure() -> None:
     assert parse_config(config()) == [QueueSettings("queue.1")]
     unbounded = config({"DefaultMessageTimeToLive": "P10675199DT2H48M5.4775807S"})
     assert parse_config(unbounded) == [QueueSettings("queue.1")]
@@ -74,7 +74,7 @@ def test_a_queue_without_configured_properties_has_the_defaults_of_azure() -> No
         (config(Queues=[{}]), "Queues[0].Name: expected a string that is not empty"),
         (
             config(Queues=[{"Name": "a"}, {"Name": "A"}]),
-            "Queues[1].Name: another queue is also named",
+            "Queues[1].Name: another queue already has the name",
         ),
         (config(Queues=[{"Name": "$a"}]), "is not a valid queue name"),
         (config({"LockDuration": "1 minute"}), "Properties.LockDuration: '1 minute' is not"),
@@ -123,7 +123,7 @@ def test_the_error_for_a_missing_configuration_file_names_the_file(tmp_path: Pat
 
 
 @given(st.text() | st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
-def test_any_json_document_that_is_not_a_configuration_is_refused(value: Any) -> None:
+def test_any_json_document_that_is_not_a_broker_configuration_is_refused(value: Any) -> None:
     for text in (str(value), json.dumps(value), config(Queues=value)):
         try:
             parse_config(text)

@@ -127,7 +127,7 @@ async def _cost(
         count_messages,
     ],
 )
-async def test_the_cost_of_an_operation_does_not_grow_with_the_queue_length(
+async def test_the_number_of_steps_of_an_operation_does_not_grow_with_the_queue_length(
     tmp_path_factory: pytest.TempPathFactory, operation: Callable[[RunningBroker], Awaitable[None]]
 ) -> None:
     shallow = await _cost(tmp_path_factory.mktemp("shallow"), SHALLOW, operation)
@@ -136,7 +136,7 @@ async def test_the_cost_of_an_operation_does_not_grow_with_the_queue_length(
     assert deep.steps <= shallow.steps * 1.2 + 10
 
 
-async def test_sending_receiving_and_completing_a_message_takes_two_transactions(
+async def test_sending_receiving_and_completing_a_message_takes_two_database_transactions(
     tmp_path: Path,
 ) -> None:
     servicebus = await RunningBroker.open(tmp_path)
@@ -151,7 +151,9 @@ async def test_sending_receiving_and_completing_a_message_takes_two_transactions
     await servicebus.broker.close()
 
 
-async def test_the_message_contents_of_a_long_queue_are_not_kept_in_memory(tmp_path: Path) -> None:
+async def test_the_contents_of_the_messages_in_a_long_queue_are_not_kept_in_memory(
+    tmp_path: Path,
+) -> None:
     servicebus = await RunningBroker.open(tmp_path)
     servicebus.broker._transactions.contents._cache_bytes = 1_000_000
     for _ in range(20):

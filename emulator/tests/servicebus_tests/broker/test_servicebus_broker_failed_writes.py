@@ -31,7 +31,7 @@ def _free_disk(servicebus: RunningBroker) -> None:
     servicebus.broker._transactions.store._connection.execute("PRAGMA max_page_count=1000000")
 
 
-async def test_after_a_failed_write_all_callers_get_an_error_and_the_changes_are_undone(
+async def test_a_failed_database_write_raises_an_error_for_all_callers_and_undoes_the_changes(
     tmp_path: Path,
 ) -> None:
     servicebus = await _open(tmp_path)
@@ -90,7 +90,7 @@ async def test_messages_are_not_delivered_until_the_database_is_writable(tmp_pat
     await servicebus.broker.close()
 
 
-async def test_the_timer_repeats_a_failed_write(tmp_path: Path) -> None:
+async def test_the_broker_timer_repeats_a_failed_write(tmp_path: Path) -> None:
     servicebus = await _open(tmp_path)
     await servicebus.queue().send([message("a")])
     connection = servicebus.broker._transactions.store._connection
@@ -105,7 +105,7 @@ async def test_the_timer_repeats_a_failed_write(tmp_path: Path) -> None:
     await servicebus.broker.close()
 
 
-async def test_cancelling_one_call_of_send_does_not_affect_other_calls(tmp_path: Path) -> None:
+async def test_cancelling_one_send_call_does_not_affect_other_send_calls(tmp_path: Path) -> None:
     servicebus = await _open(tmp_path)
     gone = asyncio.ensure_future(servicebus.queue().send([message("a")]))
     stays = asyncio.ensure_future(servicebus.queue().send([message("b")]))
@@ -116,7 +116,7 @@ async def test_cancelling_one_call_of_send_does_not_affect_other_calls(tmp_path:
     await servicebus.broker.close()
 
 
-async def test_checkpoints_keep_the_write_ahead_log_short(tmp_path: Path) -> None:
+async def test_checkpoints_limit_the_length_of_the_write_ahead_log(tmp_path: Path) -> None:
     servicebus = await _open(tmp_path)
     log = Path(f"{servicebus.database}-wal")
     longest = 0

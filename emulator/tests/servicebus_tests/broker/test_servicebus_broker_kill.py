@@ -98,7 +98,7 @@ async def test_acknowledged_messages_and_settlements_survive_a_kill_of_the_proce
     await broker.close()
 
 
-async def test_a_message_that_was_locked_during_three_kills_is_dead_lettered(
+async def test_a_message_is_dead_lettered_after_three_kills_of_the_broker_during_delivery(
     tmp_path: Path,
 ) -> None:
     database = tmp_path / "q.sqlite"

@@ -24,7 +24,9 @@ from servicebus_tests.broker.broker_harness import (
 )
 
 
-async def test_messages_of_every_state_survive_a_restart(servicebus: RunningBroker) -> None:
+async def test_messages_in_every_state_survive_a_restart_of_the_broker(
+    servicebus: RunningBroker,
+) -> None:
     queue = servicebus.queue()
     await queue.send([message(body) for body in "abcd"])
     await queue.schedule([message("e", scheduled_at=servicebus.after(9))])
@@ -104,7 +106,7 @@ async def test_a_lock_that_expires_while_the_broker_is_down_counts_as_a_failed_d
     assert servicebus.receive().message.delivery_count == 1
 
 
-async def test_failed_deliveries_before_and_after_restarts_count_towards_dead_lettering(
+async def test_failed_deliveries_are_counted_across_restarts_until_a_message_is_dead_lettered(
     tmp_path: Path,
 ) -> None:
     servicebus = await RunningBroker.open(tmp_path, QueueSettings("q", max_delivery_count=3))
@@ -117,7 +119,7 @@ async def test_failed_deliveries_before_and_after_restarts_count_towards_dead_le
     await servicebus.broker.close()
 
 
-async def test_changes_due_while_the_broker_is_down_are_applied_at_the_start(
+async def test_messages_expire_or_become_active_at_the_restart_if_the_broker_was_down_at_that_time(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("dies", time_to_live_seconds=5)])
@@ -131,7 +133,7 @@ async def test_changes_due_while_the_broker_is_down_are_applied_at_the_start(
     assert servicebus.queue().counts().total == 1
 
 
-async def test_created_queues_and_updated_settings_survive_a_restart(
+async def test_created_queues_and_updated_queue_settings_survive_a_restart(
     servicebus: RunningBroker,
 ) -> None:
     made = QueueSettings("Made", lock_duration=timedelta(seconds=7))
@@ -228,12 +230,14 @@ async def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
         await Broker.open(path, [], ManualClock())
 
 
-async def test_a_second_broker_cannot_open_a_database_in_use(servicebus: RunningBroker) -> None:
+async def test_a_second_broker_cannot_open_a_database_that_another_broker_uses(
+    servicebus: RunningBroker,
+) -> None:
     with pytest.raises(SchemaError, match="is in use by another process"):
         await Broker.open(servicebus.database, [], ManualClock())
 
 
-async def test_opening_a_database_in_a_missing_folder_is_refused(tmp_path: Path) -> None:
+async def test_opening_a_database_in_a_missing_folder_fails(tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match="cannot be opened"):
         await Broker.open(tmp_path / "absent" / "broker.sqlite", [], ManualClock())
 

@@ -32,7 +32,7 @@ async def test_messages_are_delivered_in_the_order_of_sequence_numbers(
     assert receiver.subscription.credit == 2
 
 
-async def test_a_receiver_with_credit_gets_a_message_that_is_sent_later(
+async def test_a_receiver_with_link_credit_gets_a_message_that_is_sent_later(
     servicebus: RunningBroker,
 ) -> None:
     receiver = servicebus.receiver(credit=1)
@@ -41,13 +41,15 @@ async def test_a_receiver_with_credit_gets_a_message_that_is_sent_later(
     assert receiver.bodies == ["a"]
 
 
-async def test_receivers_with_credit_get_messages_in_turn(servicebus: RunningBroker) -> None:
+async def test_two_receivers_with_link_credit_get_messages_alternately(
+    servicebus: RunningBroker,
+) -> None:
     first, second = servicebus.receiver(credit=2), servicebus.receiver(credit=2)
     await servicebus.queue().send([message(body) for body in "abcd"])
     assert (first.bodies, second.bodies) == (["a", "c"], ["b", "d"])
 
 
-async def test_a_receiver_without_credit_or_after_close_gets_no_messages(
+async def test_a_receiver_without_link_credit_or_a_closed_receiver_gets_no_messages(
     servicebus: RunningBroker,
 ) -> None:
     idle, closed = servicebus.receiver(credit=1), servicebus.receiver(credit=1)
@@ -76,7 +78,7 @@ async def test_a_completed_message_is_removed(servicebus: RunningBroker) -> None
         await servicebus.queue().complete(token)
 
 
-async def test_abandoning_a_message_keeps_the_order_and_counts_a_failed_delivery(
+async def test_abandoning_a_message_keeps_the_message_order_and_counts_as_a_failed_delivery(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("a"), message("b")])
@@ -86,7 +88,7 @@ async def test_abandoning_a_message_keeps_the_order_and_counts_a_failed_delivery
     assert again.message.delivery_count == 1
 
 
-async def test_releasing_a_message_does_not_count_a_failed_delivery(
+async def test_releasing_a_message_does_not_count_as_a_failed_delivery(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("a")])
@@ -96,7 +98,7 @@ async def test_releasing_a_message_does_not_count_a_failed_delivery(
         await servicebus.queue().release(lock_token_of(delivery))
 
 
-async def test_the_expiry_of_a_lock_counts_a_failed_delivery(servicebus: RunningBroker) -> None:
+async def test_the_expiry_of_a_lock_counts_as_a_failed_delivery(servicebus: RunningBroker) -> None:
     await servicebus.queue().send([message("a")])
     lost = lock_token_of(servicebus.receive())
     servicebus.advance(60)
@@ -115,7 +117,9 @@ async def test_a_lock_is_lost_at_the_expiry_time_even_if_the_timer_has_not_run(
         await servicebus.queue().complete(token)
 
 
-async def test_renewing_a_lock_extends_the_lock(servicebus: RunningBroker) -> None:
+async def test_renewing_a_lock_extends_the_expiry_time_of_the_lock(
+    servicebus: RunningBroker,
+) -> None:
     await servicebus.queue().send([message("a")])
     token = lock_token_of(servicebus.receive())
     servicebus.advance(50)
@@ -124,7 +128,7 @@ async def test_renewing_a_lock_extends_the_lock(servicebus: RunningBroker) -> No
     await servicebus.queue().complete(token)
 
 
-async def test_renewing_several_locks_renews_no_lock_if_one_is_lost(
+async def test_renewing_several_locks_renews_no_lock_if_one_lock_is_lost(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("a")])
@@ -136,7 +140,7 @@ async def test_renewing_several_locks_renews_no_lock_if_one_is_lost(
     assert servicebus.receive().message.delivery_count == 1
 
 
-async def test_receive_and_delete_mode_removes_the_message_at_delivery(
+async def test_a_message_is_removed_when_a_receiver_in_receive_and_delete_mode_gets_the_message(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("a")])
@@ -217,7 +221,7 @@ async def test_a_deferred_message_is_received_only_by_sequence_number(
         await queue.receive_deferred([1, 2], ReceiveMode.PEEK_LOCK)
 
 
-async def test_receiving_deferred_messages_receives_no_message_if_one_is_missing(
+async def test_receiving_deferred_messages_returns_no_message_if_one_message_is_missing(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -344,7 +348,7 @@ async def test_queues_and_dead_letter_queues_are_found_by_address_regardless_of_
             servicebus.queue(unknown)
 
 
-async def test_an_error_in_one_receiver_does_not_stop_deliveries_to_others(
+async def test_an_error_of_one_receiver_does_not_stop_deliveries_to_other_receivers(
     servicebus: RunningBroker,
 ) -> None:
     def fail(delivery: object) -> None:
@@ -356,7 +360,7 @@ async def test_an_error_in_one_receiver_does_not_stop_deliveries_to_others(
     assert receiver.bodies == ["b"]
 
 
-async def test_messages_sent_in_one_tick_are_written_in_one_transaction(
+async def test_messages_sent_in_one_event_loop_iteration_are_written_in_one_transaction(
     servicebus: RunningBroker,
 ) -> None:
     statements: list[str] = []
@@ -365,7 +369,7 @@ async def test_messages_sent_in_one_tick_are_written_in_one_transaction(
     assert statements.count("COMMIT") == 1
 
 
-async def test_a_message_that_is_received_and_deleted_in_the_tick_of_sending_is_not_written(
+async def test_a_message_that_is_received_and_deleted_immediately_is_not_written_to_the_database(
     servicebus: RunningBroker,
 ) -> None:
     receiver = servicebus.receiver(mode=ReceiveMode.RECEIVE_AND_DELETE, credit=1)

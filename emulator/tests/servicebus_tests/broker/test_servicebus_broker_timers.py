@@ -26,7 +26,9 @@ async def servicebus(tmp_path: Path) -> AsyncIterator[RunningBroker]:
     await servicebus.broker.close()
 
 
-async def test_an_expired_message_is_dropped(servicebus: RunningBroker) -> None:
+async def test_an_expired_message_is_dropped_if_dead_lettering_is_not_configured(
+    servicebus: RunningBroker,
+) -> None:
     await servicebus.queue("drop").send([message("a", time_to_live_seconds=5)])
     servicebus.advance(4.9)
     assert servicebus.bodies("drop") == ["a"]
@@ -34,7 +36,9 @@ async def test_an_expired_message_is_dropped(servicebus: RunningBroker) -> None:
     assert servicebus.queue("drop").counts().total == 0
 
 
-async def test_an_expired_message_is_dead_lettered_if_configured(servicebus: RunningBroker) -> None:
+async def test_an_expired_message_is_dead_lettered_if_dead_lettering_is_configured(
+    servicebus: RunningBroker,
+) -> None:
     await servicebus.queue("keep").send([message("a", time_to_live_seconds=5)])
     servicebus.advance(5)
     (dead,) = servicebus.dead_letters("keep").peek(0, 10)
@@ -44,7 +48,7 @@ async def test_an_expired_message_is_dead_lettered_if_configured(servicebus: Run
     assert servicebus.bodies("keep/$DeadLetterQueue") == ["a"]
 
 
-async def test_the_default_time_to_live_limits_a_longer_time_to_live(
+async def test_the_default_time_to_live_of_a_queue_limits_a_longer_time_to_live_of_a_message(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue("drop")
@@ -94,7 +98,7 @@ async def test_an_expired_message_is_not_delivered_even_if_the_timer_has_not_run
     assert not servicebus.receiver("drop", credit=1).deliveries
 
 
-async def test_a_message_whose_expiry_exceeds_the_latest_date_never_expires(
+async def test_a_message_whose_expiry_exceeds_the_latest_possible_date_never_expires(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue("keep").send([message("a", time_to_live_seconds=10675199 * 86400)])
@@ -103,7 +107,7 @@ async def test_a_message_whose_expiry_exceeds_the_latest_date_never_expires(
     assert servicebus.bodies("keep") == ["a"]
 
 
-async def test_an_activated_message_moves_to_the_end_of_the_queue(
+async def test_an_activated_scheduled_message_moves_to_the_end_of_the_queue(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue("keep")
@@ -129,12 +133,14 @@ async def test_the_time_to_live_of_a_scheduled_message_starts_at_activation(
     assert servicebus.bodies("drop") == []
 
 
-async def test_a_message_scheduled_in_the_past_is_active_at_once(servicebus: RunningBroker) -> None:
+async def test_a_message_that_is_scheduled_in_the_past_is_active_immediately(
+    servicebus: RunningBroker,
+) -> None:
     await servicebus.queue("keep").schedule([message("a", scheduled_at=servicebus.after(-1))])
     assert servicebus.receive("keep").message.state is MessageState.ACTIVE
 
 
-async def test_cancelling_scheduled_messages_removes_no_message_if_one_is_missing(
+async def test_cancelling_scheduled_messages_removes_no_message_if_one_message_is_missing(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue("keep")
@@ -149,7 +155,7 @@ async def test_cancelling_scheduled_messages_removes_no_message_if_one_is_missin
         await queue.cancel_scheduled(numbers[2:])
 
 
-async def test_sending_a_duplicate_succeeds_and_the_duplicate_is_dropped(
+async def test_sending_a_duplicate_message_succeeds_and_the_duplicate_is_dropped(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue("once")
@@ -159,7 +165,7 @@ async def test_sending_a_duplicate_succeeds_and_the_duplicate_is_dropped(
     assert servicebus.bodies("once") == ["a", "b", "d"]
 
 
-async def test_a_duplicate_within_one_batch_is_dropped(servicebus: RunningBroker) -> None:
+async def test_a_duplicate_message_within_one_batch_is_dropped(servicebus: RunningBroker) -> None:
     same = [message("a", message_id="1"), message("b", message_id="1")]
     assert await servicebus.queue("once").send(same) == [1, 1]
     assert servicebus.bodies("once") == ["a"]
@@ -170,7 +176,7 @@ async def test_messages_without_a_message_id_are_not_duplicates(servicebus: Runn
     assert servicebus.bodies("once") == ["a", "a"]
 
 
-async def test_a_duplicate_is_detected_after_completion_and_restart_within_the_window(
+async def test_a_duplicate_of_a_completed_message_is_dropped_until_the_detection_window_ends(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue("once").send([message("a", message_id="1")])
@@ -184,7 +190,7 @@ async def test_a_duplicate_is_detected_after_completion_and_restart_within_the_w
     assert servicebus.bodies("once") == ["c"]
 
 
-async def test_a_message_id_that_is_sent_again_after_its_window_starts_a_new_window(
+async def test_reusing_a_message_id_after_the_detection_window_begins_a_new_detection_window(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue("once")
@@ -198,7 +204,7 @@ async def test_a_message_id_that_is_sent_again_after_its_window_starts_a_new_win
     assert servicebus.bodies("once") == ["a", "b", "c"]
 
 
-async def test_expired_message_ids_are_deleted_from_the_database(
+async def test_message_ids_are_deleted_from_the_database_after_the_duplicate_detection_window(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue("once")
@@ -212,7 +218,7 @@ async def test_expired_message_ids_are_deleted_from_the_database(
     assert not any("DELETE FROM sightings" in each for each in statements)
 
 
-async def test_the_timer_activates_a_scheduled_message(tmp_path: Path) -> None:
+async def test_the_broker_timer_activates_a_scheduled_message(tmp_path: Path) -> None:
     # Only this test uses the wall clock and the timer.
     broker = await Broker.open(tmp_path / "timed.sqlite", [KEEPING], WallClock())
     arrived: asyncio.Future[MessageDelivery] = asyncio.get_running_loop().create_future()

@@ -120,7 +120,7 @@ async def test_a_queue_is_created_with_the_requested_properties(served: Served) 
     )
 
 
-async def test_a_queue_without_properties_has_azures_defaults(served: Served) -> None:
+async def test_a_queue_created_without_properties_has_the_defaults_of_azure(served: Served) -> None:
     await served.call(lambda client: client.create_queue("plain"))
     assert served.broker.queue("plain").settings == QueueSettings("plain")
 
@@ -151,14 +151,16 @@ async def test_updating_a_queue_changes_the_properties(served: Served) -> None:
     assert (settings.max_delivery_count, settings.lock_duration) == (7, timedelta(minutes=2))
 
 
-async def test_the_emulator_refuses_the_updates_that_azure_refuses(served: Served) -> None:
+async def test_the_emulator_refuses_invalid_and_unsupported_updates_of_a_queue(
+    served: Served,
+) -> None:
     for changes, complaint in (
         ({"lock_duration": timedelta(minutes=6)}, "LockDuration"),
         (
             {"requires_duplicate_detection": True},
             "RequiresDuplicateDetection: this property cannot be changed",
         ),
-        ({"requires_session": True}, "RequiresSession: this property is not supported"),
+        ({"requires_session": True}, "RequiresSession: expected false"),
         ({"forward_to": "other"}, "ForwardTo: forwarding is not supported"),
     ):
         change = partial(_change, changes)

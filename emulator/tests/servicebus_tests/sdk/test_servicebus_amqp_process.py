@@ -78,7 +78,7 @@ def test_the_emulator_exits_with_status_2_if_an_option_is_invalid(tmp_path: Path
         assert said in ended.stderr.splitlines()[-1]
 
 
-def test_the_emulator_reports_a_port_in_use_and_exits_with_status_98(tmp_path: Path) -> None:
+def test_the_emulator_exits_with_status_98_if_a_port_is_in_use(tmp_path: Path) -> None:
     with socket.socket() as occupied:
         occupied.bind(("127.0.0.1", 0))
         occupied.listen()

@@ -29,9 +29,7 @@ async def test_using_a_missing_queue_raises_an_entity_not_found_error(
 
 
 @with_both_clients
-async def test_using_a_queue_that_has_been_deleted_raises_an_error(
-    server: Server, client: Any
-) -> None:
+async def test_using_a_deleted_queue_raises_an_error(server: Server, client: Any) -> None:
     queue = server.create_queue()
     async with client.get_queue_sender(queue) as sender:
         await sender.send_messages(ServiceBusMessage("kept"))
@@ -70,7 +68,7 @@ async def test_connecting_with_a_wrong_key_raises_an_authentication_error(
                 pass
 
 
-def test_a_token_of_entra_id_is_refused(server: Server) -> None:
+def test_a_token_from_microsoft_entra_id_is_refused(server: Server) -> None:
     class Credential:
         def get_token(self, *_: str, **__: object) -> AccessToken:
             return AccessToken("header.claims.signature", 4_000_000_000)

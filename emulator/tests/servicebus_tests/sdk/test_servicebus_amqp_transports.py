@@ -17,7 +17,9 @@ from servicebus_tests.sdk.servicebus_process import (
 )
 
 
-async def test_clients_connect_by_amqp_and_by_websocket_over_tls(tmp_path: Path) -> None:
+async def test_clients_connect_over_tls_by_plain_amqp_and_by_amqp_over_websocket(
+    tmp_path: Path,
+) -> None:
     certificate, key = make_certificate(tmp_path)
     port = free_port()
     options = ["--tls-cert", str(certificate), "--tls-key", str(key), "--tls-port", str(port)]

@@ -55,7 +55,7 @@ def read_request(body: bytes, header_length: str | None) -> InferenceRequest:
     """Read an inference request from its body.
 
     `header_length` is the value of the header `Inference-Header-Content-Length`; None if the header
-    is missing. Raises the problem `malformed-request`.
+    is missing. Raises the problem `malformed-request` if the body does not follow the protocol.
     """
     length = _header_length(body, header_length)
     try:
@@ -214,7 +214,8 @@ def write_response(
 
     Args:
         response: The JSON part of the response, in which `outputs` is still empty.
-        outputs: The output tensors. For each tensor, true to write it in binary, false in JSON.
+        outputs: Pairs of an output tensor and a bool. True writes the tensor in binary, false in
+            JSON.
     """
     shown: list[OipOutput] = []
     rest: list[bytes] = []

@@ -2,12 +2,13 @@
 
 If a request has only one input tensor, and its datatype is BYTES, each element of the tensor
 becomes one job. Otherwise all input tensors together become one job, and the model must accept
-JSON. The input of this job is the tensor as a nested list. If there are several tensors, the input
-is an object that contains the nested list of each tensor under the name of the tensor.
+JSON. If there is one tensor, the input of this job is the tensor as a nested list. If there are
+several tensors, the input is an object that contains the nested list of each tensor under the name
+of the tensor.
 
-Every model has the output tensor `result`. Each of its elements is the result of one job. A
-classifier also has the output tensors `labels`, `indices` and `scores`. These tensors have one row
-for each job, with the best label first.
+Every model has the output tensor `result`. Each element of `result` is the result of one job. A
+classifier also has the output tensors `labels`, `indices` and `scores`. Each row of these tensors
+belongs to one job. In each row, the best label is first.
 """
 
 import base64
@@ -197,8 +198,8 @@ def _array_payload(model: ModelEntry, inputs: Sequence[Tensor]) -> bytes:
 def output_tensors(model: ModelEntry, results: Sequence[InferenceResult]) -> list[Tensor]:
     """Return the output tensors that contain the results of all jobs.
 
-    The last tensor is `result`. For a classifier, the tensors `labels`, `indices` and `scores` come
-    first. They are omitted if the results do not all have the same number of labels.
+    The last tensor is `result`. A classifier also has the tensors `labels`, `indices` and `scores`
+    if all results have the same number of labels.
     """
     kinds = {result.media_type for result in results}
     kind = kinds.pop() if len(kinds) == 1 else media.OCTET_STREAM

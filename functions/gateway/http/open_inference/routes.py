@@ -36,6 +36,7 @@ from gateway.http.open_inference.openapi import (
 from gateway.http.open_inference.tensors import Tensor, unreadable
 from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
+    TextRoute,
     caller_of,
     durable_of,
     encode_json,
@@ -58,7 +59,7 @@ from gateway.telemetry import traceparent_of
 _ENVELOPE_BYTES = 64 * 1024
 _UNCACHED = {"Cache-Control": "no-store"}
 
-router = APIRouter(tags=["open inference protocol"])
+router = APIRouter(tags=["open inference protocol"], route_class=TextRoute)
 
 
 class OipServer(TypedDict):

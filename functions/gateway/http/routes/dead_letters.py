@@ -29,6 +29,7 @@ from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
     DEFAULT_LIMIT,
     MAX_LIMIT,
+    TextRoute,
     durable_of,
     find_model,
     parse_limit,
@@ -47,7 +48,7 @@ _ID: Final = re.compile(LETTER_ID)
 _CURSOR: Final = re.compile(r"[a-z0-9-]{1,70}/[A-Za-z0-9._-]{1,128}")
 _PRIVATE: Final = {"Cache-Control": "no-store"}
 
-router = APIRouter(tags=["admin"])
+router = APIRouter(tags=["admin"], route_class=TextRoute)
 
 
 class DeadLetters(TypedDict):
@@ -134,7 +135,8 @@ async def _list_ids(
 ) -> list[tuple[ModelEntry, str]]:
     """Return the models and ids of the dead letters that follow the cursor `after`.
 
-    They are sorted by the names of the queue and the blob. At most `count` of them are returned.
+    The dead letters are sorted by the name of the queue, then by the name of the blob. At most
+    `count` dead letters are returned.
     """
     found: list[tuple[ModelEntry, str]] = []
     queues = {

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from gateway.durable import Durable
 from gateway.errors import Unavailable
-from gateway.http.requests import durable_of, services_of
+from gateway.http.requests import TextRoute, durable_of, services_of
 from gateway.http.responses import json_response
 from gateway.services import Services
 
@@ -22,7 +22,7 @@ _UNKNOWN_ID: Final = "00000000-0000-0000-0000-000000000000"
 
 _log = logging.getLogger(__name__)
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=TextRoute)
 
 _Service = Literal["durable", "queue", "blobs"]
 

@@ -34,6 +34,7 @@ from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
     DEFAULT_LIMIT,
     MAX_LIMIT,
+    TextRoute,
     caller_of,
     check_job_id,
     durable_of,
@@ -66,7 +67,7 @@ from gateway.jobs.model import (
     tenant_of,
 )
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=TextRoute)
 
 
 class JobPageLinks(TypedDict):
@@ -248,11 +249,11 @@ async def cancel(request: Request, job_id: str) -> Response:
 
 
 async def _cancel(request: Request, job_id: str, found: Record) -> bool:
-    """Cancel a queued job, or order the worker of a running job to stop.
+    """Cancel a queued job, or order the worker of a running job to stop the job.
 
-    Returns False if the job has already ended in another way. The cancellation or the order is
-    stored before this function returns. Therefore it takes effect even if this process dies, or if
-    the event to the orchestration is lost. Raises Unavailable or UnknownInstance.
+    Returns False if the job ended before it could be cancelled. The cancellation or the order is
+    stored before this function returns, so it is not lost if this process dies afterwards. Raises
+    Unavailable or UnknownInstance.
     """
     services, durable = services_of(request), durable_of(request)
     started_at = await services.progress.order_stop(job_id, found["model"])
@@ -390,8 +391,7 @@ def _check_model(catalogue: Catalogue, name: str | None) -> str | None:
 def _id_range(cursor: str | None, now: datetime, retention: timedelta) -> IdRange:
     """Return the range of job ids to list.
 
-    The range contains the ids of jobs that are older than the cursor and were created within the
-    retention.
+    Every job in the range is older than the cursor, and is not older than `retention`.
     """
     # The newest possible id: the time of a new id, plus the clock skew between app instances.
     newest_ms = int(uuid7().hex[:12], 16) + _SKEW_MS

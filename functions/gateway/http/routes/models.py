@@ -9,11 +9,11 @@ from typing_extensions import TypedDict
 
 from contract.catalogue import ModelEntry
 from gateway.http.openapi.operations import problem_responses
-from gateway.http.requests import find_model, refuse_unknown_query, services_of
+from gateway.http.requests import TextRoute, find_model, refuse_unknown_query, services_of
 from gateway.http.responses import json_response
 from gateway.queues.estimates import WaitEstimates
 
-router = APIRouter(tags=["models"])
+router = APIRouter(tags=["models"], route_class=TextRoute)
 
 
 class ModelLimits(TypedDict):

@@ -15,6 +15,7 @@ from gateway.http.openapi.operations import (
 )
 from gateway.http.requests import (
     Preference,
+    TextRoute,
     caller_of,
     durable_of,
     find_model,
@@ -37,7 +38,7 @@ from gateway.telemetry import traceparent_of
 REPLAYED: Final = {"Idempotency-Replayed": "true"}
 """The header of a response about a job that an earlier request created."""
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=TextRoute)
 
 
 @router.post(

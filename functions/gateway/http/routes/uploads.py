@@ -1,4 +1,4 @@
-"""The route POST /v1/uploads. It creates URLs to upload inputs that are too large for a request."""
+"""The route POST /v1/uploads. It returns a URL for the upload of a large input."""
 
 from typing import Annotated, Final, Literal
 
@@ -12,6 +12,7 @@ from gateway.http import problems
 from gateway.http.openapi.operations import UPLOAD_BODY, problem_responses
 from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
+    TextRoute,
     caller_of,
     find_model,
     parse_json,
@@ -27,7 +28,7 @@ from gateway.submission.parse import check_accepted
 _MAX_BODY_BYTES: Final = 16 * 1024
 _MEMBERS: Final = ("model", "media_type")
 
-router = APIRouter(tags=["uploads"])
+router = APIRouter(tags=["uploads"], route_class=TextRoute)
 
 
 class UploadSlot(TypedDict):

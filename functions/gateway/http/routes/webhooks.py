@@ -11,6 +11,7 @@ from gateway.http import problems
 from gateway.http.openapi.operations import problem_responses
 from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
+    TextRoute,
     check_job_id,
     durable_of,
     find_own_job,
@@ -29,7 +30,7 @@ from gateway.webhooks.orchestrator import (
     wake_event,
 )
 
-router = APIRouter()
+router = APIRouter(route_class=TextRoute)
 
 
 @router.get(
@@ -83,7 +84,7 @@ async def _wake(durable: Durable, instance_id: str, attempts: int) -> None:
 
 
 async def _check_has_webhook(request: Request, job_id: str) -> bool:
-    """Return whether the job has ended, after checking that it has a webhook.
+    """Check that the job has a webhook; return whether the job has ended.
 
     Raises the problem `unknown-job` if the job does not exist or has no webhook.
     """

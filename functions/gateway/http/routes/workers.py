@@ -29,6 +29,7 @@ from gateway.http.openapi.operations import (
 )
 from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
+    TextRoute,
     announced_size_bytes,
     check_job_id,
     durable_of,
@@ -44,7 +45,7 @@ from gateway.jobs.progress import ProgressReport, report_from_json
 MAX_RESULT_BYTES: Final = 256 * 1024 * 1024
 MAX_REPORT_BYTES: Final = 8 * 1024
 
-router = APIRouter(tags=["workers"])
+router = APIRouter(tags=["workers"], route_class=TextRoute)
 
 
 class ReplyAccepted(TypedDict):
@@ -236,8 +237,9 @@ def _check_is_for(job_id: str, received: JobReply) -> None:
 
 
 def _parse_report(body: bytes) -> tuple[ProgressReport, bool]:
-    """Return the progress report in the body of a request, and whether the worker has stopped.
+    """Return the progress report in a request's body, and whether the job has stopped.
 
+    The second value is true if the report says that the worker no longer works on the job.
     Raises HttpProblem if the body is not a valid progress report.
     """
     try:
@@ -251,7 +253,10 @@ def _parse_report(body: bytes) -> tuple[ProgressReport, bool]:
 
 
 async def _record_stop(request: Request, job_id: str) -> None:
-    """End a job as cancelled if its worker was ordered to stop; otherwise do nothing."""
+    """End a job as cancelled after a report says that the worker no longer works on the job.
+
+    Does nothing if the worker was not ordered to stop the job.
+    """
     services = services_of(request)
     progress = await services.progress.read(job_id)
     if not progress.cancelling or progress.report is None:
