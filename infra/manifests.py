@@ -62,7 +62,8 @@ def make_deployment(model: ModelEntry, grace_seconds: int) -> dict[str, Any]:
         "volumes": [
             {"name": "tmp", "emptyDir": {"sizeLimit": "8Gi"}},
             {"name": "cache", "emptyDir": {"sizeLimit": "16Gi"}},
-            # Reservations of the device's memory, shared by all containers of the pod.
+            # Reservations of the device's memory, shared by all containers of the pod, and the lock
+            # journals, which a restarted container reads.
             {"name": "device", "emptyDir": {"sizeLimit": "16Mi"}},
         ],
     }

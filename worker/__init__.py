@@ -15,6 +15,7 @@ telemetry/           metrics, traces, logs and health
 net/                 retries, HTTP requests to servers outside our system, blob storage client
 errors               all errors that end a job, and how the job's message is then settled
 settings             read the worker's settings from the environment
+parent               run the worker in a child process, and replace a child that was killed
 shutdown             request the shutdown of the worker, and wait for the request
 scheduled_events     poll for Azure's announcements that this machine will be stopped
 process              set the thread counts and the memory allocator of this process

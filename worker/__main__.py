@@ -1,4 +1,7 @@
-"""`python -m worker`: run the worker until shutdown is requested, then drain it and exit."""
+"""`python -m worker`: run the worker until shutdown is requested, then drain it and exit.
+
+With WORKER_RESTART=on the worker runs in a child process (`worker.parent`).
+"""
 
 import argparse
 import errno
@@ -29,6 +32,7 @@ from worker.memory.gpu_sharing.reservation import ModelWorkload
 from worker.memory.gpu_sharing.sharing import DeviceSharing
 from worker.net.guarded_http import GuardedHttp
 from worker.net.storage import storage_account
+from worker.parent import STOP_SIGNALS, WATCHED_SIGNALS, run_in_child
 from worker.pipeline.consumer import Consumer
 from worker.pipeline.infer import Batcher, BatchQueue, InferStep
 from worker.pipeline.prepare import CancellationCheck, PrepareStep, RetryPolicy
@@ -39,7 +43,9 @@ from worker.pipeline.settle import SettleStep
 from worker.process import keep_large_blocks, prefer_device_thread
 from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders, WebhookReplies
 from worker.scheduled_events import ScheduledEvents
+from worker.servicebus.last_arrivals import SocketSender
 from worker.servicebus.link import QueueLink, check_endpoint
+from worker.servicebus.lock_journal import LockJournals
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import ModelQueue
 from worker.settings import WorkerSettings
@@ -61,8 +67,15 @@ _POLL_SECONDS = 0.02
 class Worker:
     """Creates, starts and stops all components of a worker process."""
 
-    def __init__(self, settings: WorkerSettings, shutdown: Shutdown) -> None:
+    def __init__(
+        self, settings: WorkerSettings, shutdown: Shutdown, parent: SocketSender | None = None
+    ) -> None:
         """Create all components. `start` starts their threads.
+
+        Args:
+            settings: The settings.
+            shutdown: The request to shut down.
+            parent: Sends copies of sockets to the parent process; None without a parent process.
 
         Raises:
             SettingsError: A setting is not valid.
@@ -76,6 +89,7 @@ class Worker:
         self._tracing = JobTracing(self._traces)
         self._metrics = Metrics()
         self._locks = LockRenewer()
+        self._journals = _journals(settings, parent)
         self._gateway = GatewayClient(settings.reply_hosts, self._tracing.headers)
         http = GuardedHttp(settings.guard)
         account = _account(settings)
@@ -151,10 +165,10 @@ class Worker:
 
     def _queues(self, model: ModelEntry) -> tuple[ModelQueue, ModelQueue]:
         endpoint, lock_seconds = self._settings.service_bus, model.lock_seconds
-        low = low_priority_queue(model.queue)
+        low, journals = low_priority_queue(model.queue), self._journals
         return (
-            ModelQueue(model.queue, endpoint, self._locks, lock_seconds),
-            ModelQueue(low, endpoint, self._locks, lock_seconds, is_low=True),
+            ModelQueue(model.queue, endpoint, self._locks, lock_seconds, journals=journals),
+            ModelQueue(low, endpoint, self._locks, lock_seconds, is_low=True, journals=journals),
         )
 
     @property
@@ -266,6 +280,14 @@ class Worker:
             self._shutdown.request("the device is lost", EXIT_DEVICE_LOST)
 
 
+def _journals(settings: WorkerSettings, parent: SocketSender | None) -> LockJournals | None:
+    if settings.lock_folder is None:
+        return None
+    if parent is None:
+        return LockJournals(settings.lock_folder)
+    return LockJournals(settings.lock_folder, parent.send)
+
+
 def _catalogue(settings: WorkerSettings) -> Catalogue:
     try:
         return Catalogue.load(settings.catalogue)
@@ -290,16 +312,24 @@ def _account(settings: WorkerSettings) -> BlobServiceClient:
         ) from None
 
 
-def _shutdown_on_signals() -> Shutdown:
+def _shutdown_on_signals(*, is_child: bool) -> Shutdown:
+    """Return a shutdown that is requested by SIGTERM or SIGINT.
+
+    A second signal ends this process at once. In a child process only the parent counts signals: a
+    signal to the process group reaches the child twice, once from its sender and once from the
+    parent.
+    """
     shutdown, signals = Shutdown(), count(1)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        if next(signals) > 1:
+        if next(signals) > 1 and not is_child:
             os._exit(128 + number)
         shutdown.request(f"received {signal.Signals(number).name}")
 
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+    for number in STOP_SIGNALS:
+        signal.signal(number, on_signal)
+    # The parent has blocked these signals, so that none was lost between the fork and this line.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED_SIGNALS)
     return shutdown
 
 
@@ -309,13 +339,34 @@ def main() -> int:
         prog="python -m worker",
         description="Runs jobs from the models' queues. All settings are environment variables.",
     ).parse_args()
-    shutdown = _shutdown_on_signals()
     settings = WorkerSettings.from_env(os.environ)
+    models = _models(settings, _catalogue(settings))
     configure_logs(settings.log_level, settings.log_format)
     keep_large_blocks()
     prefer_device_thread(os.environ)
+    if not settings.is_restarting:
+        return _run(settings, None)
+    modules = [model.implementation for model in models]
+    # These are imported when they are first used.
+    modules += ["httpcore"]
+    if settings.service_bus.connection_string is None:
+        modules += ["azure.identity"]
+    return run_in_child(partial(_run, settings), modules)
+
+
+def _run(settings: WorkerSettings, parent: SocketSender | None) -> int:
+    """Run the worker in this process; return the exit code.
+
+    Args:
+        settings: The settings.
+        parent: Sends copies of sockets to the parent process; None without a parent process.
+    """
+    shutdown = _shutdown_on_signals(is_child=parent is not None)
     try:
-        worker = Worker(settings, shutdown)
+        worker = Worker(settings, shutdown, parent)
+    except SettingsError as problem:
+        sys.stderr.write(f"{problem}\n")
+        return _EXIT_USAGE
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise

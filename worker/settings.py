@@ -88,7 +88,12 @@ class MemorySettings:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """The settings of a worker process. If `models` is empty, the worker runs all models."""
+    """The settings of a worker process.
+
+    If `models` is empty, the worker runs all models. If `lock_folder` is None, the worker does not
+    note its message locks. If `is_restarting`, the worker runs in a child process, which is
+    replaced when a signal has killed it.
+    """
 
     service_bus: AzureEndpoint
     payload_storage: AzureEndpoint
@@ -107,6 +112,8 @@ class WorkerSettings:
     scheduled_events: ScheduledEventSettings = field(default_factory=ScheduledEventSettings)
     weights_cache: Path = field(default_factory=Path)
     memory: MemorySettings = field(default_factory=MemorySettings)
+    lock_folder: Path | None = None
+    is_restarting: bool = False
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "WorkerSettings":
@@ -135,6 +142,8 @@ class WorkerSettings:
             scheduled_events=_scheduled_events(environ),
             weights_cache=_weights_cache(environ),
             memory=_memory(environ),
+            lock_folder=Path(folder) if (folder := environ.get("WORKER_LOCK_FOLDER")) else None,
+            is_restarting=_choice(environ, "WORKER_RESTART", "off", "on") == "on",
         )
 
 

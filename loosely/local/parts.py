@@ -203,6 +203,8 @@ def _worker(settings: SystemSettings, name: str = "worker", port: int | None = N
             "HEALTH_HOST": _HOST,
             "HEALTH_PORT": str(port),
             "LOG_LEVEL": settings.log_level,
+            "WORKER_RESTART": "on",
+            "WORKER_LOCK_FOLDER": str(settings.data / "locks"),
             **settings.catalogue_environment,
         },
         # The worker drains for up to 30 s and then settles its messages.

@@ -104,18 +104,27 @@ class System:
         assert system is not None, "the system is not running"
         return system.parts[name]
 
+    def pid(self, name: str) -> int:
+        """Return the id of the process that does the work of a component.
+
+        `app` is the child process of the Functions host. `worker` is the child process that runs
+        the models, and `worker parent` is the process that starts it.
+        """
+        parents = {"app": "functions", "worker": "worker", "worker parent": "worker"}
+        process = psutil.Process(self.part(parents.get(name, name)).pid)
+        if name == "app" or (name == "worker" and sys.platform == "linux"):
+            (child,) = until(process.children, 10, f"{name} runs")
+            return int(child.pid)
+        return process.pid
+
     def kill(self, name: str) -> None:
-        """Kill a component with SIGKILL. `app` is the child process of the Functions host."""
-        if name == "app":
-            (app,) = psutil.Process(self.part("functions").pid).children()
-            app.kill()
-        else:
-            os.kill(self.part(name).pid, signal.SIGKILL)
+        """Kill a component with SIGKILL. The names are those of `pid`."""
+        os.kill(self.pid(name), signal.SIGKILL)
 
     @contextmanager
     def paused(self, name: str) -> Iterator[None]:
         """Suspend a component during the `with` block. Its ports stay open."""
-        pid = self.part(name).pid
+        pid = self.pid(name)
         os.kill(pid, signal.SIGSTOP)
         try:
             yield
@@ -124,14 +133,24 @@ class System:
 
     def kill_and_wait(self, name: str) -> None:
         """Kill a component, and wait until the restarted component is ready."""
-        before = self.part("functions" if name == "app" else name).pid
+        before = self.pid(name)
         self.kill(name)
         if name != "app":
             until(lambda: self._replaced(name, before), 60, f"{name} is back")
 
     def _replaced(self, name: str, before: int) -> bool:
-        part = self.part(name)
-        return part.ready and part.pid != before
+        part = self.part(name.removesuffix(" parent"))
+        if not part.ready or (name != "worker" and part.pid == before):
+            return False
+        if not name.startswith("worker"):
+            return True
+        # `loosely up` does not see that the parent has replaced the child.
+        try:
+            port = part.ports["worker health"]
+            is_ready = httpx.get(f"http://127.0.0.1:{port}/ready").status_code == 200
+            return is_ready and self.pid(name) != before
+        except (httpx.TransportError, psutil.NoSuchProcess):
+            return False
 
     def stop(self) -> int:
         """Stop the system as Ctrl-C does, and return the exit code."""

@@ -75,7 +75,9 @@ def test_all_accepted_jobs_succeed_although_the_worker_is_killed_and_restarted(
     assert [fragile.job(job_id) for job_id in jobs] == answers
 
 
-@pytest.mark.parametrize("name", ["worker", "functions", "app", "servicebus", "blobs"])
+@pytest.mark.parametrize(
+    "name", ["worker", "worker parent", "functions", "app", "servicebus", "blobs"]
+)
 def test_accepted_jobs_succeed_after_one_component_was_killed(fragile: System, name: str) -> None:
     jobs = accept_across_a_kill(fragile, name)
     check_each_answered_once(fragile, jobs)

@@ -110,15 +110,15 @@ def test_large_payloads_do_not_increase_the_memory_of_gateway_or_worker(
     after = peaks(large)
 
     with capsys.disabled():
-        for name in ("functions", "functions app", "worker", "blobs"):
+        for name in ("functions", "functions app", "worker app", "blobs"):
             sys.stdout.write(
                 f"\n{name}: peak {before[name]:.0f} MB, {after_input[name]:.0f} MB after 200 MB in,"
                 f" {after[name]:.0f} MB after 20 MB out"
             )
     # The worker reads the input in chunks of 4 MiB. It holds the result as a text and as JSON.
     assert after["functions app"] - before["functions app"] < 16
-    assert after_input["worker"] - before["worker"] < 32
-    assert after["worker"] - before["worker"] < 4 * RESULT_BYTES / 2**20 + 32
+    assert after_input["worker app"] - before["worker app"] < 32
+    assert after["worker app"] - before["worker app"] < 4 * RESULT_BYTES / 2**20 + 32
 
 
 def test_a_job_fails_if_the_upload_is_overwritten_after_the_job_was_submitted(

@@ -6,29 +6,39 @@ from dataclasses import dataclass
 
 from tests.storm.rig import Rig
 
-_WEIGHTS = {"gateway": 5, "app": 3, "worker": 5, "servicebus": 3, "blobs": 1}
+_WEIGHTS = {
+    "gateway": 5,
+    "app of gateway": 3,
+    "worker": 3,
+    "child of worker": 3,
+    "servicebus": 3,
+    "blobs": 1,
+}
 _MIN_DELAY_SECONDS, _MAX_DELAY_SECONDS = 0.05, 2.0
 _OVERLAP_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class Kill:
-    """A kill of a component with all its processes, or only of a host's app process."""
+    """A kill of a component with all its processes, or only of its child process.
+
+    The child process of a Functions host is its app, and that of a worker runs the models.
+    """
 
     part: str
-    is_app: bool
+    is_child: bool
     #: Seconds from the submit of this kill's share of the jobs to the kill.
     delay_seconds: float
     #: Whether the next kill may happen before this component is ready again.
     overlaps: bool
 
     def __str__(self) -> str:
-        return f"app of {self.part}" if self.is_app else self.part
+        return f"child of {self.part}" if self.is_child else self.part
 
     async def carry_out(self, rig: Rig) -> None:
-        """Kill the component or the app process, and wait until the process has ended."""
+        """Kill the component or its child process, and wait until the process has ended."""
         member = rig.members[self.part]
-        await (member.kill_app() if self.is_app else member.kill())
+        await (member.kill_child() if self.is_child else member.kill())
 
     async def recover(self, rig: Rig) -> None:
         """Wait until the component is ready again, unless this kill overlaps with the next."""
@@ -43,10 +53,11 @@ def plan_kills(count: int, seed: int, gateways: Sequence[str]) -> list[Kill]:
     for _ in range(count):
         target = chance.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
         host = chance.choice(gateways)
+        owner = target.rpartition(" ")[2]
         kills.append(
             Kill(
-                part=host if target in {"gateway", "app"} else target,
-                is_app=target == "app",
+                part=host if owner == "gateway" else owner,
+                is_child=owner != target,
                 delay_seconds=chance.uniform(_MIN_DELAY_SECONDS, _MAX_DELAY_SECONDS),
                 overlaps=chance.random() < _OVERLAP_SHARE,
             )

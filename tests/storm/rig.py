@@ -141,14 +141,14 @@ class SupervisedPart:
         kill_group(process.pid)
         await process.wait()
 
-    async def kill_app(self) -> None:
-        """Kill only the app process of a Functions host, and wait until the process has ended."""
+    async def kill_child(self) -> None:
+        """Kill only the child process of a Functions host or worker, and wait for its end."""
         # A host also ends if the app dies before it is loaded.
         await self.wait_until_ready()
-        app = await self._first_child()
+        child = await self._first_child()
         with suppress(psutil.NoSuchProcess):
-            os.kill(app.pid, signal.SIGKILL)
-            await asyncio.to_thread(psutil.wait_procs, [app], 10.0)
+            os.kill(child.pid, signal.SIGKILL)
+            await asyncio.to_thread(psutil.wait_procs, [child], 10.0)
 
     async def _first_child(self) -> psutil.Process:
         # The host itself may just have crashed.

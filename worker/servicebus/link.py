@@ -1,10 +1,10 @@
 """Receive, settle and peek at the messages of one queue, and renew their locks, through the SDK.
 
-In the worker, only this package imports azure-servicebus. The SDK has no public function for three
-operations: stop the delivery of messages on an open link, release a message, and complete several
-messages at once (see `batched_settlement`). This package uses the SDK's private functions for these
-operations. The SDK's version is pinned, and the conformance tests fail if a new version changes
-these functions.
+In the worker, only this package imports azure-servicebus. The SDK has no public function for some
+operations: stop the delivery of messages on an open link, release a message, abandon a message by
+its lock token, note a message as soon as it arrives, and complete several messages at once (see
+`batched_settlement`). This package uses the SDK's private functions for these operations. The SDK's
+version is pinned, and the conformance tests fail if a new version changes these functions.
 """
 
 import logging
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from azure.core.exceptions import AzureError
 from azure.servicebus import (
@@ -37,16 +38,19 @@ from worker.errors import (
 )
 from worker.memory.gpu_sharing.queued_work import Peeked
 from worker.servicebus.batched_settlement import can_complete, complete
+from worker.servicebus.lock_journal import LockJournal, LockJournals
 from worker.settings import AzureEndpoint
 
 _log = logging.getLogger(__name__)
 
 # How long a receive call waits for the socket before it checks its own time limit. The SDK's
 # default of 0.2 s would delay the settlement of finished jobs.
-_SOCKET_SECONDS = 0.02
+SOCKET_SECONDS = 0.02
 # The time limit for opening a link and for a management request.
 TRY_SECONDS = 10.0
 _DESCRIPTION_CHARACTERS = 1024
+# How often the link tries to abandon a message by its lock token.
+_MAX_TRIES = 3
 
 # The errors that the SDK raises: its own classes, those of the credential, and built-in errors if a
 # link is closed while the SDK uses it.
@@ -68,6 +72,7 @@ class LockedMessage:
         queue: The name of the queue.
         sequence_number: The number that the broker gave to the message in its queue. A redelivered
             message keeps its number.
+        token: The lock token in the byte order of AMQP; empty if the message has none.
     """
 
     body: bytes | None = field(repr=False)
@@ -79,6 +84,7 @@ class LockedMessage:
     message: ServiceBusReceivedMessage = field(repr=False)
     queue: str = ""
     sequence_number: int = 0
+    token: bytes = field(default=b"", repr=False)
 
     def lock_seconds(self, now: datetime) -> float:
         """Return in how many seconds the lock expires; 0 or less if the lock has expired."""
@@ -94,13 +100,34 @@ class QueueLink:
     """
 
     def __init__(
-        self, endpoint: AzureEndpoint, queue: str, socket_seconds: float = _SOCKET_SECONDS
+        self,
+        endpoint: AzureEndpoint,
+        queue: str,
+        socket_seconds: float = SOCKET_SECONDS,
+        journals: LockJournals | None = None,
     ) -> None:
+        """Create the object without connecting to the queue.
+
+        Args:
+            endpoint: The Service Bus namespace.
+            queue: The queue's name.
+            socket_seconds: How long a receive call waits for the socket before it checks its own
+                time limit.
+            journals: Opens the link's lock journal; None if the locks are not noted. Only a link
+                that receives messages needs a journal.
+        """
         self._endpoint = endpoint
         self._queue = queue
         self._socket_seconds = socket_seconds
         self._client: ServiceBusClient | None = None
         self._receiver: ServiceBusReceiver | None = None
+        self._journals = journals
+        self._journal: LockJournal | None = None
+        # The tokens of messages that have arrived and that no receive call has returned.
+        self._arrived: set[bytes] = set()
+        # The tokens of messages to abandon, because no process works on them, and for each token
+        # how often this was tried.
+        self._orphans: dict[bytes, int] = {}
 
     @property
     def is_open(self) -> bool:
@@ -127,10 +154,19 @@ class QueueLink:
             self.close()
             raise BrokerAway(error_text(error)) from None
         self._receiver = receiver
+        if self._journals is not None and self._take_over_journals(self._journals):
+            self._abandon_orphans(receiver)
+            try:
+                self._note_arrivals(receiver)
+            except SDK_ERRORS as error:
+                raise self._broken(error) from None
 
     def close(self) -> None:
         """Close the link. Unsettled messages stay locked until their locks expire."""
         client, self._client, self._receiver = self._client, None, None
+        # The messages that no receive call has returned are abandoned over the next connection.
+        self._orphans.update(dict.fromkeys(self._arrived, 0))
+        self._arrived.clear()
         if client is None:
             return
         try:
@@ -149,7 +185,7 @@ class QueueLink:
             messages = receiver.receive_messages(max_message_count=1, max_wait_time=wait_seconds)
         except SDK_ERRORS as error:
             raise self._broken(error) from None
-        return _delivery(messages[0], self._queue) if messages else None
+        return self._returned(messages[0]) if messages else None
 
     def receive_many(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
         """Return up to `limit` messages. If fewer messages arrive, wait the full `wait_seconds`.
@@ -162,7 +198,7 @@ class QueueLink:
             messages = receiver.receive_messages(limit, wait_seconds)
         except SDK_ERRORS as error:
             raise self._broken(error) from None
-        return [_delivery(message, self._queue) for message in messages]
+        return [self._returned(message) for message in messages]
 
     def peek(self, from_sequence_number: int, count: int) -> list[Peeked]:
         """Return up to `count` messages without locking them.
@@ -197,6 +233,9 @@ class QueueLink:
             transport.drain_and_release_messages(receiver._handler)
         except SDK_ERRORS as error:
             raise self._broken(error) from None
+        for token in self._arrived:
+            self._remove_note(token)
+        self._arrived.clear()
 
     def settle(
         self, delivery: LockedMessage, how: Settlement, reason: str, description: str
@@ -228,9 +267,15 @@ class QueueLink:
                 case Settlement.LEAVE:
                     pass
         except (MessageLockLostError, MessageAlreadySettled) as error:
+            self.forget(delivery)
             raise LockLost(error_text(error)) from None
         except SDK_ERRORS as error:
             raise self._broken(error) from None
+        self.forget(delivery)
+
+    def forget(self, delivery: LockedMessage) -> None:
+        """Remove a message's note, because the message is settled or its lock is lost."""
+        self._remove_note(delivery.token)
 
     def complete(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
         """Complete several messages in one round trip if possible.
@@ -244,6 +289,9 @@ class QueueLink:
             done = dict(zip(map(id, here), complete(receiver, here, TRY_SECONDS), strict=True))
         except SDK_ERRORS as error:
             raise self._broken(error) from None
+        for each in deliveries:
+            if id(each.message) in done:
+                self.forget(each)
         return [
             done[id(each.message)] if id(each.message) in done else self._complete_alone(each)
             for each in deliveries
@@ -272,6 +320,100 @@ class QueueLink:
             if delivery.message.lock_token is None:
                 raise LockLost("the message was settled before its lock was renewed") from None
             raise self._broken(error) from None
+
+    def _returned(self, message: ServiceBusReceivedMessage) -> LockedMessage:
+        """Convert a message that a receive call returns."""
+        delivery = _delivery(message, self._queue)
+        self._arrived.discard(delivery.token)
+        return delivery
+
+    def _take_over_journals(self, journals: LockJournals) -> bool:
+        """Read which messages the dead workers on this machine have left locked.
+
+        Return False if the journals cannot be used.
+        """
+        try:
+            if self._journal is None:
+                self._journal = journals.open(_host(self._endpoint), self._queue)
+            left = self._journal.take_over()
+        except OSError as error:
+            self._stop_noting(error)
+            return False
+        if left:
+            _log.info("queue %s: a dead worker has left %d messages locked", self._queue, len(left))
+        self._orphans.update(dict.fromkeys(left, 0))
+        return True
+
+    def _abandon_orphans(self, receiver: ServiceBusReceiver) -> None:
+        """Abandon each message on which no process works.
+
+        A message counts as delivered, because its job may be what killed the worker.
+        """
+        for token in list(self._orphans):
+            self._orphans[token] += 1
+            try:
+                # Private: the public way needs the message itself, and the SDK uses this function
+                # for messages that an earlier link has received.
+                receiver._settle_message_via_mgmt_link("abandoned", [UUID(bytes_le=token)])
+            except (MessageLockLostError, MessageAlreadySettled) as error:
+                _log.debug("queue %s: a message was not abandoned: %s", self._queue, error)
+            except SDK_ERRORS as error:
+                if self._orphans[token] >= _MAX_TRIES:
+                    self._remove_orphan(token)
+                raise self._broken(error) from None
+            self._remove_orphan(token)
+
+    def _remove_orphan(self, token: bytes) -> None:
+        del self._orphans[token]
+        self._remove_note(token)
+
+    def _note_arrivals(self, receiver: ServiceBusReceiver) -> None:
+        """Note the lock token of each message when its first frame arrives, before it is decoded.
+
+        The SDK calls this link's method for each frame that it reads from the socket.
+        """
+        link: Any = receiver._handler._link
+        process_frame = link._incoming_transfer
+
+        def note(frame: Any) -> None:
+            # In AMQP the delivery tag is in the first frame of a message. In Service Bus it is the
+            # lock token.
+            if frame[2]:
+                self._note(bytes(frame[2]))
+            process_frame(frame)
+            has_more_frames = frame[5]
+            if not has_more_frames and not receiver._receive_context.is_set():
+                # Outside of a receive call, the SDK has released the message.
+                released = bytes(link._first_frame[2])
+                self._arrived.discard(released)
+                self._remove_note(released)
+
+        link._incoming_transfer = note
+        if self._journals is not None and self._journal is not None:
+            connection: Any = receiver._handler._connection
+            self._journals.send_copy(connection._transport.sock, self._journal.path)
+
+    def _note(self, token: bytes) -> None:
+        if self._journal is None:
+            return
+        try:
+            self._journal.note(token)
+        except OSError as error:
+            self._stop_noting(error)
+        else:
+            self._arrived.add(token)
+
+    def _remove_note(self, token: bytes) -> None:
+        if self._journal is not None:
+            self._journal.remove(token)
+
+    def _stop_noting(self, error: OSError) -> None:
+        _log.warning(
+            "queue %s: message locks cannot be noted, so a killed worker's jobs wait until their "
+            "locks expire: %s",
+            *(self._queue, error),
+        )
+        self._journal = self._journals = None
 
     def _release(self, receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage) -> None:
         # Private, because the public `abandon` counts as a failed delivery: after a few shutdowns,
@@ -323,6 +465,13 @@ def make_client(endpoint: AzureEndpoint) -> ServiceBusClient:
     )
 
 
+def _host(endpoint: AzureEndpoint) -> str:
+    """Return the host name of the Service Bus namespace."""
+    if endpoint.connection_string is None:
+        return endpoint.address or ""
+    return parse_connection_string(endpoint.connection_string).fully_qualified_namespace
+
+
 def _delivery(message: ServiceBusReceivedMessage, queue: str) -> LockedMessage:
     return LockedMessage(
         body=_body(message),
@@ -334,6 +483,7 @@ def _delivery(message: ServiceBusReceivedMessage, queue: str) -> LockedMessage:
         message=message,
         queue=queue,
         sequence_number=message.sequence_number or 0,
+        token=bytes(message._delivery_tag or b""),
     )
 
 

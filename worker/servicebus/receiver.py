@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 
 from worker.errors import BrokerAway, LockLost, QueueMissing, Settlement
 from worker.net.retries import RetryDelays
-from worker.servicebus.link import LockedMessage, QueueLink, utc_now
+from worker.servicebus.link import SOCKET_SECONDS, LockedMessage, QueueLink, utc_now
+from worker.servicebus.lock_journal import LockJournals
 from worker.servicebus.locks import LockRenewer, MessageLock
 from worker.settings import AzureEndpoint
 from worker.telemetry.recording import ServiceStatus
@@ -215,6 +216,7 @@ class Receiver:
 
     def _settle_one(self, request: SettleRequest) -> bool:
         if not self._release_lock(request):
+            self._link.forget(request.delivery)
             return False
         delivery, how = request.delivery, request.settlement
         try:
@@ -294,7 +296,7 @@ class Receiver:
 class ModelQueue:
     """One queue of a model. It has one connection to receive messages and one to renew locks."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what the connections of a queue need
         self,
         name: str,
         endpoint: AzureEndpoint,
@@ -302,6 +304,7 @@ class ModelQueue:
         lock_seconds: float,
         *,
         is_low: bool = False,
+        journals: LockJournals | None = None,
     ) -> None:
         """Create the object without connecting to the queue.
 
@@ -311,13 +314,13 @@ class ModelQueue:
             locks: Renews the locks of all messages.
             lock_seconds: The queue's lock duration in seconds.
             is_low: Whether this is the model's queue for low priority.
+            journals: Opens the queue's lock journal; None if the locks are not noted.
         """
         self.name = name
         self.is_low = is_low
         self._lock_seconds = lock_seconds
-        link = (
-            QueueLink(endpoint, name, _LOW_SOCKET_SECONDS) if is_low else QueueLink(endpoint, name)
-        )
+        socket_seconds = _LOW_SOCKET_SECONDS if is_low else SOCKET_SECONDS
+        link = QueueLink(endpoint, name, socket_seconds, journals)
         self.receiver = Receiver(link, locks, ServiceStatus(f"Service Bus queue {name}"))
         self._renewing = QueueLink(endpoint, name)
 

@@ -95,6 +95,20 @@ lock_seconds = 5
 max_delivery_count = 3
 reports_progress = true
 
+[patient]
+task = "test"
+description = "Its locks last longer than a test."
+implementation = "tests.conformance.worker.worker_models"
+queue = "patient"
+media_types = ["application/json"]
+max_input_bytes = 1_000_000
+deadline_seconds = 60
+max_deadline_seconds = 3600
+max_batch_size = 1
+max_wait_ms = 0
+lock_seconds = 300
+max_delivery_count = 3
+
 """
 
 _JOB_NUMBERS = count(1)

@@ -85,6 +85,7 @@ class Broker:
     asked: list[int] = field(default_factory=list)
     settled: list[list[str]] = field(default_factory=list)
     drains: int = 0
+    forgotten: list[str] = field(default_factory=list)
     is_open: bool = True
 
     def receive(self, wait_seconds: float) -> LockedMessage | None:
@@ -104,6 +105,9 @@ class Broker:
     def complete(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
         self.settled.append([delivery.message_id for delivery in deliveries])
         return [delivery.message_id != "too late" for delivery in deliveries]
+
+    def forget(self, delivery: LockedMessage) -> None:
+        self.forgotten.append(delivery.message_id)
 
     def stop_receiving(self) -> None:
         self.drains += 1
@@ -190,3 +194,4 @@ def test_a_message_with_a_lost_lock_is_not_part_of_a_batched_settlement() -> Non
     loop.turn(room=0)
     assert loop.broker.settled == [["one", "two"], [f"four {Settlement.COMPLETE}"]]
     assert ("lost", False) in loop.settled
+    assert loop.broker.forgotten == ["lost"]

@@ -27,6 +27,7 @@ class Broker:
     is_open: bool = False
     has_credit: bool = False
     drains: int = 0
+    forgotten: list[str] = field(default_factory=list)
 
     def open(self) -> None:
         self._fail()
@@ -49,6 +50,9 @@ class Broker:
     ) -> None:
         self._fail()
         self.settled.append((delivery.message_id, how))
+
+    def forget(self, delivery: LockedMessage) -> None:
+        self.forgotten.append(delivery.message_id)
 
     def _fail(self) -> None:
         if self.fails_with is not None:
@@ -167,6 +171,7 @@ def test_a_message_with_a_lost_lock_is_not_settled(loop: ReceiverLoop) -> None:
     loop.turn()
     assert loop.broker.settled == []
     assert loop.settled == [("job-1", False)]
+    assert loop.broker.forgotten == ["job-1"]
 
 
 @pytest.mark.parametrize("leave", [False, True])

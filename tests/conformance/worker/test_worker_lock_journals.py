@@ -1,0 +1,196 @@
+"""Messages of a dead worker are returned to the queue before their locks expire."""
+
+from __future__ import annotations
+
+import gc
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azure.servicebus import ServiceBusMessage
+
+from tests.conformance.worker.conftest import StartWorker
+from tests.conformance.worker.test_worker_batched_settlement import received
+from tests.conformance.worker.worker_gateway import Gateway
+from tests.conformance.worker.worker_services import LocalServices, job_id, message, wait_until
+from worker.errors import BrokerAway, Settlement
+from worker.servicebus.link import LockedMessage, QueueLink
+from worker.servicebus.lock_journal import LockJournals
+from worker.settings import AzureEndpoint
+
+# Its locks last 10 s, and each receive call of these tests ends after 5 s.
+QUEUE = "noop"
+
+
+class Links:
+    """Links of one worker after another, which share a folder for their lock journals."""
+
+    def __init__(self, services: LocalServices, folder: Path) -> None:
+        self.services = services
+        self._folder = folder
+        self._open: list[QueueLink] = []
+
+    def start(self) -> QueueLink:
+        endpoint = AzureEndpoint(self.services.service_bus_url)
+        link = QueueLink(endpoint, QUEUE, journals=LockJournals(self._folder))
+        self._open.append(link)
+        link.open()
+        return link
+
+    def die(self, link: QueueLink) -> None:
+        """End a link as the death of its process would: without settling messages."""
+        journal = link._journal
+        assert journal is not None
+        link.close()
+        journal.close()
+        self._open.remove(link)
+
+    def close(self) -> None:
+        for link in [*self._open]:
+            self.die(link)
+
+
+def socket_of(link: QueueLink) -> socket.socket:
+    receiver: Any = link._receiver
+    found: socket.socket = receiver._handler._connection._transport.sock
+    return found
+
+
+def noted(link: QueueLink) -> set[bytes]:
+    assert link._journal is not None
+    return set(link._journal.tokens)
+
+
+def tokens(deliveries: list[LockedMessage]) -> set[bytes]:
+    return {delivery.token for delivery in deliveries}
+
+
+@pytest.fixture
+def links(services: LocalServices, tmp_path: Path) -> Iterator[Links]:
+    links = Links(services, tmp_path / "locks")
+    yield links
+    links.close()
+
+
+def send(services: LocalServices, count: int) -> list[str]:
+    names = [job_id() for _ in range(count)]
+    services.send(QUEUE, *(ServiceBusMessage(b"x", message_id=name) for name in names))
+    return names
+
+
+def test_the_next_worker_receives_the_messages_of_a_dead_worker_at_once(links: Links) -> None:
+    names = send(links.services, 4)
+    first = links.start()
+    deliveries = received(first, 4)
+    assert noted(first) == tokens(deliveries)
+    first.settle(deliveries[0], Settlement.COMPLETE, "", "")
+    links.die(first)
+
+    second = links.start()
+    again = received(second, 3)
+    assert sorted(each.message_id for each in again) == sorted(names[1:])
+    assert {each.delivery_count for each in again} == {1}, "the delivery counts as failed"
+    assert noted(second) == tokens(again)
+    assert second.complete(again) == [True] * 3
+    assert noted(second) == set()
+
+
+@pytest.mark.parametrize("how", Settlement)
+def test_each_settlement_removes_the_note(links: Links, how: Settlement) -> None:
+    send(links.services, 1)
+    link = links.start()
+    (delivery,) = received(link, 1)
+    assert noted(link) == {delivery.token}
+    link.settle(delivery, how, "", "")
+    assert noted(link) == set()
+    if how is Settlement.LEAVE:
+        link.settle(delivery, Settlement.COMPLETE, "", "")
+    elif how in {Settlement.ABANDON, Settlement.RELEASE}:
+        link.complete(received(link, 1))
+
+
+def test_a_message_that_the_dead_worker_had_settled_is_harmless(links: Links) -> None:
+    send(links.services, 2)
+    first = links.start()
+    done, left = received(first, 2)
+    first.settle(done, Settlement.COMPLETE, "", "")
+    assert first._journal is not None
+    # The process was killed between the settlement and the removal of the note.
+    first._journal.note(done.token)
+    links.die(first)
+    second = links.start()
+    (again,) = received(second, 1)
+    assert again.message_id == left.message_id
+    second.complete([again])
+
+
+# The SDK does not close the socket of a broken connection itself.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_message_that_no_receive_call_has_returned_is_received_over_the_next_connection(
+    links: Links,
+) -> None:
+    link = links.start()
+
+    def break_connection() -> None:
+        wait_until(lambda: bool(link._arrived), "a message has arrived")
+        socket_of(link).shutdown(socket.SHUT_RDWR)
+
+    with ThreadPoolExecutor(1) as threads:
+        breaking = threads.submit(break_connection)
+        (name,) = send(links.services, 1)
+        # After the first message, the call waits for a second message.
+        with pytest.raises(BrokerAway):
+            link.receive_many(2, 5.0)
+        breaking.result()
+    link.open()
+    (again,) = received(link, 1)
+    assert again.message_id == name
+    link.complete([again])
+    gc.collect()
+
+
+def test_messages_that_are_released_when_receiving_stops_are_not_noted(links: Links) -> None:
+    link = links.start()
+    assert link.receive(0.1) is None
+    # The link has credit, so the broker sends this message to the link.
+    send(links.services, 1)
+    link.stop_receiving()
+    assert noted(link) == set()
+    (again,) = received(link, 1)
+    assert again.delivery_count == 0
+    link.complete([again])
+
+
+def test_a_link_works_without_a_journal_if_the_folder_cannot_be_used(
+    services: LocalServices, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    journals = LockJournals(tmp_path / "file" / "locks")
+    link = QueueLink(AzureEndpoint(services.service_bus_url), QUEUE, journals=journals)
+    link.open()
+    assert "message locks cannot be noted" in caplog.text
+    send(services, 1)
+    assert link.complete(received(link, 1)) == [True]
+    link.close()
+
+
+@pytest.mark.timeout(90)
+def test_jobs_of_a_killed_worker_are_received_before_their_locks_expire(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "locks")
+    gate, running = tmp_path / "gate", tmp_path / "running"
+    task = {"do": "wait", "running": str(running), "gate": str(gate)}
+    first = start_worker("patient", WORKER_LOCK_FOLDER=folder)
+    identity = job_id()
+    services.send("patient", message(gateway, identity, "patient", task))
+    wait_until(running.exists, "the job runs")
+    first.kill()
+    gate.touch()
+    start_worker("patient", WORKER_LOCK_FOLDER=folder)
+    # The lock lasts five minutes.
+    assert gateway.taken(identity).attempt == 2
+    services.wait_until_empty("patient")

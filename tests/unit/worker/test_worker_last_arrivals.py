@@ -1,0 +1,96 @@
+"""Lock tokens are found in what has arrived on the sockets of a dead process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azure.servicebus._pyamqp._encode import encode_frame
+from azure.servicebus._pyamqp.performatives import TransferFrame
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.servicebus.last_arrivals import SocketReceiver, lock_tokens
+from worker.servicebus.lock_journal import LockJournal
+
+
+def transfer(token: bytes, delivery_id: int = 1, handle: int = 0, size_bytes: int = 10) -> bytes:
+    """Return an AMQP frame with a message of this size."""
+    # The fields of a transfer, in their order. The types of the SDK allow no positional values.
+    frame_type: Any = TransferFrame
+    values = [handle, delivery_id, token, 0, False, False, None, None, None, None, False]
+    header, performative = encode_frame(frame_type(*values, b"m" * size_bytes))
+    assert performative is not None
+    return bytes(header + b"\x00\x01" + performative)
+
+
+@given(
+    st.lists(
+        st.builds(
+            transfer,
+            st.binary(min_size=16, max_size=16),
+            st.integers(0, 2**32 - 1),
+            st.integers(0, 255),
+            st.integers(0, 100_000),
+        ),
+        max_size=3,
+    )
+)
+def test_the_token_of_each_transfer_is_found(frames: list[bytes]) -> None:
+    assert len(lock_tokens(b"".join(frames))) == len(frames)
+
+
+def test_a_frame_whose_header_was_already_read_is_found() -> None:
+    frames = transfer(b"1" * 16) + transfer(b"2" * 16)
+    assert lock_tokens(frames[8:]) == [b"1" * 16, b"2" * 16]
+    assert lock_tokens(frames[30:]) == [b"2" * 16], "the first frame was read in part"
+    assert lock_tokens(b"") == []
+
+
+@pytest.fixture
+def sockets() -> Iterator[SocketReceiver]:
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    receiver = SocketReceiver()
+    yield receiver
+    receiver.close()
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_what_arrives_after_the_death_of_the_child_is_noted(
+    sockets: SocketReceiver, tmp_path: Path
+) -> None:
+    dead = LockJournal(tmp_path, "sb.example", "noop")
+    broker, old = socket.socketpair()
+    other, new = socket.socketpair()
+    child = os.fork()
+    if child == 0:
+        sender = sockets.make_sender(os.getppid())
+        sender.send(old, dead.path)
+        sender.send(new, dead.path)
+        os._exit(0)
+    os.waitpid(child, 0)
+    old.close()
+    new.close()
+    dead.close()
+    sockets.receive()
+    with broker, other:
+        assert broker.recv(1) == b"", "a new connection replaces the old one"
+        other.send(transfer(b"1" * 16) + transfer(b"2" * 16))
+        other.shutdown(socket.SHUT_WR)
+        sockets.note_arrivals()
+        assert other.recv(1) == b"", "the connection has ended"
+    successor = LockJournal(tmp_path, "sb.example", "noop")
+    assert sorted(successor.take_over()) == [b"1" * 16, b"2" * 16]
+    successor.close()
+
+
+def test_a_child_without_connections_leaves_nothing(
+    sockets: SocketReceiver, tmp_path: Path
+) -> None:
+    sockets.note_arrivals()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,208 @@
+"""A lock journal has exactly the tokens of unsettled messages, even if a process is killed."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import subprocess
+import sys
+import tempfile
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from worker.servicebus.lock_journal import LockJournal, read_slots, write_journal
+
+ROOT = Path(__file__).resolve().parents[3]
+HOST = "sb.example"
+
+# Note two tokens, remove one of them, and wait.
+CHILD = """
+import sys
+from pathlib import Path
+from worker.servicebus.lock_journal import LockJournal
+journal = LockJournal(Path(sys.argv[1]), "sb.example", "noop")
+journal.note(b"1" * 16)
+journal.note(b"2" * 16)
+journal.remove(b"1" * 16)
+print("up", flush=True)
+sys.stdin.read()
+"""
+
+
+class Killed(BaseException):
+    """The process is killed at this write."""
+
+
+class MortalMemory(mmap.mmap):
+    """Memory of a process that is killed before one of its writes."""
+
+    writes_left: int | None = None
+
+    def __setitem__(self, place: Any, value: Any) -> None:
+        if self.writes_left == 0:
+            raise Killed
+        if self.writes_left is not None:
+            self.writes_left -= 1
+        super().__setitem__(place, value)
+
+
+class MortalJournal(LockJournal):
+    """A journal whose process can be killed at any of its writes."""
+
+    def _map(self, slot_count: int) -> mmap.mmap:
+        with super()._map(slot_count) as memory:
+            return MortalMemory(self._file, len(memory))
+
+    def kill_after(self, writes: int) -> None:
+        assert isinstance(self._slots, MortalMemory)
+        self._slots.writes_left = writes
+
+
+def token(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+class Workers(RuleBasedStateMachine):
+    """Workers that follow one another. Each is killed at some write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._own = tempfile.TemporaryDirectory()
+        self.folder = Path(self._own.name)
+        self.numbers = count(1)
+        self.locked: set[bytes] = set()
+        # The killed operation's token, which may or may not be in the journal.
+        self.unsure: set[bytes] = set()
+        self.journal: MortalJournal | None = None
+
+    def teardown(self) -> None:
+        if self.journal is not None:
+            self.journal.close()
+        self._own.cleanup()
+
+    @precondition(lambda self: self.journal is None)
+    @rule(writes=st.none() | st.integers(0, 8))
+    def start(self, writes: int | None) -> None:
+        self.journal = MortalJournal(self.folder, HOST, "noop")
+        if writes is not None:
+            self.journal.kill_after(writes)
+        try:
+            self.journal.take_over()
+        except Killed:
+            self._die()
+            return
+        if writes is not None:
+            # It was killed later, while it did nothing.
+            self._die()
+
+    @precondition(lambda self: self.journal is not None)
+    @rule(writes=st.none() | st.integers(0, 2), messages=st.integers(1, 600))
+    def receive(self, writes: int | None, messages: int) -> None:
+        assert self.journal is not None
+        for _ in range(messages):
+            new = token(next(self.numbers))
+            self.journal.note(new)
+            self.locked.add(new)
+        if writes is None:
+            return
+        new = token(next(self.numbers))
+        self.journal.kill_after(writes)
+        try:
+            self.journal.note(new)
+        except Killed:
+            self.unsure.add(new)
+        else:
+            self.locked.add(new)
+        self._die()
+
+    @precondition(lambda self: self.journal is not None and self.locked)
+    @rule(data=st.data(), is_killed=st.booleans())
+    def settle(self, data: st.DataObject, is_killed: bool) -> None:
+        assert self.journal is not None
+        settled = data.draw(st.sampled_from(sorted(self.locked)))
+        self.locked.discard(settled)
+        if not is_killed:
+            self.journal.remove(settled)
+            return
+        self.journal.kill_after(0)
+        try:
+            self.journal.remove(settled)
+        except Killed:
+            self.unsure.add(settled)
+        self._die()
+
+    @invariant()
+    def the_journal_has_the_locked_tokens(self) -> None:
+        if self.journal is not None:
+            found = self.journal.tokens
+            assert len(found) == len(set(found))
+            assert self.locked <= set(found) <= self.locked | self.unsure
+            assert sorted(read_slots(self.journal.path.read_bytes())) == sorted(found)
+
+    def _die(self) -> None:
+        assert self.journal is not None
+        self.journal.close()
+        self.journal = None
+
+
+TestWorkers = Workers.TestCase
+TestWorkers.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+
+
+def test_a_killed_process_leaves_its_unsettled_tokens(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'functions'}"}
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(tmp_path)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"up\n"
+        successor = LockJournal(tmp_path, HOST, "noop")
+        assert successor.take_over() == [], "the child still runs"
+        child.kill()
+        child.wait(10)
+        assert successor.take_over() == [b"2" * 16]
+        assert successor.tokens == [b"2" * 16]
+        assert list(tmp_path.iterdir()) == [successor.path]
+    successor.close()
+
+
+def test_a_journal_belongs_to_one_queue_of_one_namespace(tmp_path: Path) -> None:
+    dead = LockJournal(tmp_path, HOST, "noop")
+    dead.note(token(1))
+    dead.close()
+    others = [
+        LockJournal(tmp_path, HOST, "noop-low"),
+        LockJournal(tmp_path, "other.example", "noop"),
+    ]
+    assert [other.take_over() for other in others] == [[], []]
+    successor = LockJournal(tmp_path, HOST, "noop")
+    assert successor.take_over() == [token(1)]
+    for journal in (*others, successor):
+        journal.close()
+
+
+def test_a_queue_may_have_a_long_name_with_slashes(tmp_path: Path) -> None:
+    journal = LockJournal(tmp_path, HOST, "a/b" * 80)
+    journal.note(token(1))
+    journal.close()
+    successor = LockJournal(tmp_path, HOST, "a/b" * 80)
+    assert successor.take_over() == [token(1)]
+    successor.close()
+
+
+def test_a_journal_can_be_written_for_a_dead_process(tmp_path: Path) -> None:
+    dead = LockJournal(tmp_path, HOST, "noop")
+    dead.note(token(1))
+    dead.close()
+    write_journal(dead.path, [token(2), token(3)])
+    successor = LockJournal(tmp_path, HOST, "noop")
+    assert sorted(successor.take_over()) == [token(1), token(2), token(3)]
+    successor.close()

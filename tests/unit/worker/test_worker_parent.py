@@ -1,0 +1,184 @@
+"""The parent process replaces a killed child, passes signals on, and returns the exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from worker.parent import RestartDelay
+
+ROOT = Path(__file__).resolve().parents[3]
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux runs a child process")
+
+# Print the process id and wait for a signal or for a line with an exit code.
+PROGRAM = """
+import os, select, signal, sys
+from worker import parent
+
+def run(sender):
+    def on_signal(number, frame):
+        os.write(1, f"signal {number}\\n".encode())
+    for number in parent.STOP_SIGNALS:
+        signal.signal(number, on_signal)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, parent.WATCHED_SIGNALS)
+    print("run", os.getpid(), "child" if sender else "alone", flush=True)
+    while True:
+        code = os.read(0, 10)
+        if code:
+            return int(code)
+
+sys.exit(parent.run_in_child(run, sys.argv[1:]))
+"""
+
+
+class Program:
+    """A parent process with its child."""
+
+    def __init__(self, *modules: str, path: Path = ROOT) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *modules],
+            env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'functions'}:{path}"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            text=True,
+        )
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def child(self) -> int:
+        """Wait for the start of a child, and return its process id."""
+        run, pid, where = self.line().split()
+        assert (run, where) == ("run", "child")
+        return int(pid)
+
+    def enter(self, code: int) -> None:
+        """Let the child return this exit code."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(str(code))
+        self.process.stdin.flush()
+
+    def end(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
+
+@contextlib.contextmanager
+def started(*modules: str, path: Path = ROOT) -> Iterator[Program]:
+    program = Program(*modules, path=path)
+    try:
+        yield program
+    finally:
+        program.end()
+
+
+@pytest.mark.parametrize("code", [0, 2, 70, 98])
+def test_the_exit_code_of_the_child_is_the_exit_code_of_the_parent(code: int) -> None:
+    with started() as program:
+        program.child()
+        program.enter(code)
+        assert program.process.wait(10) == code
+
+
+def test_a_killed_child_is_replaced() -> None:
+    with started() as program:
+        pids = [program.child()]
+        for number in (signal.SIGKILL, signal.SIGSEGV):
+            os.kill(pids[-1], number)
+            pids.append(program.child())
+        assert len({*pids, program.process.pid}) == 4
+        program.enter(3)
+        assert program.process.wait(10) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_the_child_and_a_second_signal_kills_it(number: signal.Signals) -> None:
+    with started() as program:
+        child = program.child()
+        program.process.send_signal(number)
+        assert program.line() == f"signal {number.value}"
+        program.process.send_signal(number)
+        assert program.process.wait(10) == 128 + number
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+
+
+def test_a_child_that_is_killed_during_its_shutdown_is_not_replaced() -> None:
+    with started() as program:
+        child = program.child()
+        program.process.send_signal(signal.SIGTERM)
+        assert program.line() == f"signal {signal.SIGTERM.value}"
+        os.kill(child, signal.SIGKILL)
+        assert program.process.wait(10) == 128 + signal.SIGTERM
+
+
+def test_a_signal_to_the_whole_group_counts_once() -> None:
+    with started() as program:
+        program.child()
+        os.killpg(program.process.pid, signal.SIGINT)
+        assert program.line() == f"signal {signal.SIGINT.value}"
+        program.enter(0)
+        assert program.process.wait(10) == 0
+
+
+def test_the_child_ends_with_its_parent() -> None:
+    with started() as program:
+        program.child()
+        program.process.kill()
+        # The child has the other end of the pipe: it closes when the last process has ended.
+        assert program.process.stdout is not None
+        assert program.process.stdout.read() == ""
+
+
+def test_a_module_that_cannot_be_imported_does_not_stop_the_parent(tmp_path: Path) -> None:
+    (tmp_path / "exits.py").write_text("raise SystemExit(5)", encoding="utf-8")
+    with started("exits", "no.such.module", path=tmp_path) as program:
+        program.child()
+        program.enter(0)
+        assert program.process.wait(10) == 0
+
+
+def test_modules_are_imported_once_by_the_parent(tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text("print('imported', flush=True)", encoding="utf-8")
+    with started("loud", path=tmp_path) as program:
+        assert program.line() == "imported"
+        os.kill(program.child(), signal.SIGKILL)
+        program.child()
+
+
+def test_a_process_with_threads_is_not_forked(tmp_path: Path) -> None:
+    text = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()"
+    (tmp_path / "threaded.py").write_text(text, encoding="utf-8")
+    with started("threaded", path=tmp_path) as program:
+        assert program.line() == f"run {program.process.pid} alone"
+        program.enter(4)
+        assert program.process.wait(10) == 4
+
+
+def test_cuda_that_was_used_before_the_fork_makes_the_parent_run_the_worker(
+    tmp_path: Path,
+) -> None:
+    text = "class cuda:\n    _is_in_bad_fork = staticmethod(lambda: True)"
+    (tmp_path / "torch.py").write_text(text, encoding="utf-8")
+    with started("torch", path=tmp_path) as program:
+        assert program.line() == f"run {program.process.pid} alone"
+
+
+def test_only_children_that_ran_for_a_short_time_are_replaced_later() -> None:
+    delay = RestartDelay()
+    assert delay.next_seconds(60.0) == 0.0
+    assert [delay.next_seconds(0.1) for _ in range(8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    assert delay.next_seconds(1.0) == 0.0
+    assert delay.next_seconds(0.1) == 0.1

@@ -1,0 +1,222 @@
+"""Run the worker in a child process, and start another child when a signal has killed it.
+
+The imports of a worker with torch models take seconds. The parent process imports all modules once
+and then forks. A new child starts with these modules in memory, so that a worker that was killed is
+replaced within milliseconds. The parent itself starts no thread, opens no connection and does not
+use the device, so a child inherits nothing that must not be shared.
+
+Only Linux is supported: on macOS, torch may not be used after a fork.
+"""
+
+import ctypes
+import gc
+import importlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Final, NoReturn
+
+from worker.servicebus.last_arrivals import SocketReceiver, SocketSender
+
+_log = logging.getLogger(__name__)
+
+STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+#: The signals that the parent waits for. The child sends SIGUSR1 with a copy of a socket.
+WATCHED_SIGNALS: Final = STOP_SIGNALS | {signal.SIGCHLD, signal.SIGUSR1}
+
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+# The child exits with this code if it cannot use the device because the parent has used it.
+_EXIT_DEVICE_IN_PARENT: Final = 71
+_EXIT_ERROR: Final = 1
+
+Run = Callable[[SocketSender | None], int]
+
+_FIRST_DELAY_SECONDS: Final = 0.1
+_LONGEST_DELAY_SECONDS: Final = 5.0
+_SHORT_RUN_SECONDS: Final = 1.0
+
+
+class RestartDelay:
+    """How long to wait before a killed child is replaced.
+
+    A child is replaced at once. If a child runs for less than a second, the next delay is 0.1 s,
+    and it doubles up to 5 s with each further short run. So a worker that is killed while it starts
+    uses little processor time.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    def next_seconds(self, run_seconds: float) -> float:
+        """Return the delay after a child that ran for `run_seconds`."""
+        if run_seconds >= _SHORT_RUN_SECONDS:
+            self._seconds = 0.0
+            return 0.0
+        self._seconds = min(
+            max(self._seconds * 2, _FIRST_DELAY_SECONDS),
+            _LONGEST_DELAY_SECONDS,
+        )
+        return self._seconds
+
+
+def run_in_child(run: Run, modules: Iterable[str]) -> int:
+    """Call `run` in a child process, and again in a new child if a signal has killed the child.
+
+    SIGTERM and SIGINT are passed on to the child. A second signal kills the child. `run` is called
+    with WATCHED_SIGNALS blocked, and must unblock them when it has set its signal handlers.
+
+    If this process must not be forked, `run` is called in this process.
+
+    Args:
+        run: Runs the worker, and returns the exit code. Its argument sends copies of sockets to the
+            parent process, and is None without a parent process.
+        modules: The modules to import before the first fork. An error of an import is ignored,
+            because the child imports the module again and handles the error.
+
+    Returns:
+        The exit code of the child that ended by itself, or 128 and the number of the signal that
+        ended this process.
+    """
+    if sys.platform != "linux":
+        return run(None)
+    # From here on signals wait until this function asks for them, so none is lost before a fork.
+    signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED_SIGNALS)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _import_modules(modules)
+    if threading.active_count() > 1:
+        _log.warning("a model's module has started a thread, so the worker runs without a child")
+        return run(None)
+    # The child writes to fewer pages of memory if its garbage collector ignores these objects.
+    gc.collect()
+    gc.freeze()
+    code = _Parent(run).run()
+    return run(None) if code == _EXIT_DEVICE_IN_PARENT else code
+
+
+def _import_modules(modules: Iterable[str]) -> None:
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  a model's code may raise anything
+            _log.debug("importing %s failed: %s", module, error)
+
+
+class _Parent:
+    """The parent process: forks, waits for signals, and passes them on to the child."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._delay = RestartDelay()
+        # The signals that have asked this process to stop.
+        self._stops: list[int] = []
+
+    def run(self) -> int:
+        """Replace the child until it ends by itself or this process is asked to stop."""
+        while True:
+            started_at = time.monotonic()
+            sockets = SocketReceiver()
+            child = self._fork(sockets)
+            code = self._wait(child, sockets)
+            if code < 0:
+                sockets.note_arrivals()
+            sockets.close()
+            if code >= 0:
+                return code
+            if self._stops:
+                return 128 + self._stops[-1]
+            delay_seconds = self._delay.next_seconds(time.monotonic() - started_at)
+            _log.error(
+                "process %d of the worker was killed by signal %d; another starts in %g s",
+                *(child, -code, delay_seconds),
+            )
+            if delay_seconds and signal.sigtimedwait(STOP_SIGNALS, delay_seconds):
+                return 0
+
+    def _fork(self, sockets: SocketReceiver) -> int:
+        parent = os.getpid()
+        child = os.fork()
+        if child == 0:
+            _run_as_child(self._run, parent, sockets)
+        return child
+
+    def _wait(self, child: int, sockets: SocketReceiver) -> int:
+        """Wait until the child has ended; return its exit code, or minus the signal's number."""
+        while True:
+            # The code is read first: the signal SIGCHLD of an earlier child may stand for this one.
+            if (code := _reap(child)) is not None:
+                return code
+            number = signal.sigwaitinfo(WATCHED_SIGNALS).si_signo
+            if number == signal.SIGUSR1:
+                sockets.receive()
+            elif number in STOP_SIGNALS:
+                self._stops.append(number)
+                os.kill(child, signal.SIGKILL if len(self._stops) > 1 else number)
+
+
+def _reap(child: int) -> int | None:
+    """Read the exit codes of all processes that have ended; return the child's exit code.
+
+    As process 1 of a container, this process is the parent of every orphan.
+    """
+    found = None
+    while True:
+        try:
+            ended, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return found
+        if ended == 0:
+            return found
+        if ended == child:
+            found = os.waitstatus_to_exitcode(status)
+
+
+def _run_as_child(run: Run, parent: int, sockets: SocketReceiver) -> NoReturn:
+    code = _EXIT_ERROR
+    try:
+        _die_with_parent(parent)
+        _reseed()
+        sender = sockets.make_sender(parent)
+        code = _EXIT_DEVICE_IN_PARENT if _parent_has_used_device() else run(sender)
+    except BaseException:  # noqa: BLE001  the process's edge
+        _log.exception("the worker ended with an unexpected error")
+    finally:
+        logging.shutdown()
+        # Not sys.exit: it would wait for threads that a model or an unreachable host still blocks.
+        os._exit(code)
+
+
+def _die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent ends.
+
+    Otherwise this process would keep its port, and the worker that replaces the parent could not
+    start.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # If the parent died before the call above, the kernel does not send the signal.
+    if os.getppid() != parent:
+        os._exit(_EXIT_ERROR)
+
+
+def _reseed() -> None:
+    """Seed NumPy's global generator, which would return the same numbers in every child.
+
+    Python's own generator is seeded again by the fork, and torch's generator starts with a fixed
+    seed in every process.
+    """
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()
+
+
+def _parent_has_used_device() -> bool:
+    """Return whether CUDA was used before the fork, for example by the import of a model's file.
+
+    CUDA does not work in a child of such a process.
+    """
+    torch = sys.modules.get("torch")
+    # Private, but torch's public functions raise an error only when they are used.
+    is_in_bad_fork = getattr(getattr(torch, "cuda", None), "_is_in_bad_fork", None)
+    return is_in_bad_fork is not None and bool(is_in_bad_fork())

@@ -1,0 +1,140 @@
+"""Note the messages that arrive while the worker dies.
+
+When a process is killed, the operating system first frees its memory and then closes its sockets.
+This takes 10 to 200 ms. Meanwhile Service Bus sends messages for the credit that the process gave,
+and locks them. The dead process cannot note these messages in its lock journal.
+
+So the parent process has a copy of each socket on which messages arrive. After the child's death,
+the parent ends the connection, reads what has arrived until the end, and writes the lock tokens
+into a lock journal. This is not possible if the connection is encrypted, because the keys were in
+the child's memory. Then such a message waits until its lock expires.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import ssl
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from worker.servicebus.lock_journal import write_journal
+
+_READ_SECONDS: Final = 0.2
+_READ_BYTES: Final = 64 * 1024
+_MAX_PATH_BYTES: Final = 4096
+
+# An AMQP transfer: its descriptor, the header of its list, the link's handle, the delivery id and
+# the delivery tag. In Service Bus the delivery tag is the lock token.
+_TRANSFER: Final = re.compile(
+    rb"\x00\x53\x14"  # the descriptor
+    rb"(?:\xc0..|\xd0.{8})"  # list8 or list32: size and count
+    rb"(?:\x43|\x52.|\x70.{4})"  # uint0, smalluint or uint
+    rb"(?:\x43|\x52.|\x70.{4})"
+    rb"\xa0\x10(.{16})",  # vbin8 of 16 bytes
+    re.DOTALL,
+)
+
+
+class SocketSender:
+    """Sends copies of sockets from the child process to its parent. Any thread may use it."""
+
+    def __init__(self, channel: socket.socket, parent: int) -> None:
+        """Store the channel to the parent, and the parent's process id."""
+        self._channel = channel
+        self._parent = parent
+        channel.setblocking(False)
+
+    def send(self, connection: Any, path: Path) -> None:
+        """Send a copy of a connection's socket, unless the connection is encrypted.
+
+        Args:
+            connection: The socket.
+            path: The connection's lock journal.
+        """
+        if not isinstance(connection, socket.socket) or isinstance(connection, ssl.SSLSocket):
+            return
+        # A copy is an improvement only, so the worker continues without it.
+        with contextlib.suppress(OSError):
+            socket.send_fds(self._channel, [os.fsencode(path)], [connection.fileno()])
+            os.kill(self._parent, signal.SIGUSR1)
+
+
+class SocketReceiver:
+    """The copies of a child's sockets, in the parent process. Each child needs a new object."""
+
+    def __init__(self) -> None:
+        # Each message has its own boundaries, as a datagram has.
+        self._own, self._for_child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._own.setblocking(False)
+        self._copies: dict[Path, socket.socket] = {}
+
+    def make_sender(self, parent: int) -> SocketSender:
+        """Return the sender. Only the child may call this method.
+
+        Args:
+            parent: The process id of the parent.
+        """
+        self._own.close()
+        return SocketSender(self._for_child, parent)
+
+    def receive(self) -> None:
+        """Take the copies that the child has sent. A new copy replaces the copy of its journal."""
+        while True:
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self._own, _MAX_PATH_BYTES, 1)
+            except OSError:
+                return
+            if not data:
+                return
+            for descriptor in descriptors:
+                path = Path(os.fsdecode(data))
+                if path in self._copies:
+                    self._copies[path].close()
+                self._copies[path] = socket.socket(fileno=descriptor)
+
+    def note_arrivals(self) -> None:
+        """Write the lock tokens of the messages that the dead child has not read into journals."""
+        self._for_child.close()
+        self.receive()
+        copies = self._copies
+        for copy in copies.values():
+            # The end of the connection makes Service Bus send nothing more.
+            with contextlib.suppress(OSError):
+                copy.shutdown(socket.SHUT_WR)
+        ends_at = time.monotonic() + _READ_SECONDS
+        for path, copy in copies.items():
+            if tokens := lock_tokens(_read_to_end(copy, ends_at)):
+                # The locks expire if the disk is full.
+                with contextlib.suppress(OSError):
+                    write_journal(path, tokens)
+
+    def close(self) -> None:
+        """Close all copies."""
+        for copy in self._copies.values():
+            copy.close()
+        self._copies.clear()
+        self._own.close()
+        self._for_child.close()
+
+
+def lock_tokens(data: bytes) -> list[bytes]:
+    """Return the lock tokens of the AMQP transfers in `data`, which may begin within a frame."""
+    return [found[1] for found in _TRANSFER.finditer(data)]
+
+
+def _read_to_end(connection: socket.socket, ends_at: float) -> bytes:
+    """Read until the other side has closed the connection, or until a time is reached."""
+    parts = []
+    try:
+        while (left_seconds := ends_at - time.monotonic()) > 0:
+            connection.settimeout(left_seconds)
+            part = connection.recv(_READ_BYTES)
+            if not part:
+                break
+            parts.append(part)
+    except OSError:
+        pass
+    return b"".join(parts)

@@ -1,0 +1,208 @@
+"""Note the lock token of each received message in a file, for the worker that replaces this one.
+
+If a worker is killed, its messages stay locked until their locks expire. A lock token is enough to
+abandon a message over any connection. So a worker notes the token of each message in its lock
+journal as soon as the message arrives, and removes the token when the message is settled. The next
+worker on the machine takes over the journals of dead workers and abandons their messages.
+
+The file is mapped into memory, so that a note costs no system call and survives a `kill -9`. A
+power failure may lose notes. Then the locks expire, as they do without a journal.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import mmap
+import os
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+# The format of these files must not change, because workers of different versions share a folder.
+# A file is a row of slots. A slot has one byte that is 1 if the slot is in use, and a lock token.
+_TOKEN_BYTES: Final = 16
+_SLOT_BYTES: Final = 1 + _TOKEN_BYTES
+_FIRST_SLOT_COUNT: Final = 240
+_SUFFIX: Final = ".locks"
+_FREE, _IN_USE = 0, 1
+
+
+class LockJournals:
+    """Opens the lock journals of this process."""
+
+    def __init__(
+        self, folder: Path, send_copy: Callable[[Any, Path], None] = lambda connection, path: None
+    ) -> None:
+        """Store the settings.
+
+        Args:
+            folder: The folder that this worker shares with the workers that replace it.
+            send_copy: Sends a copy of a socket, on which messages arrive, and the path of the
+                messages' journal to the parent process.
+        """
+        self._folder = folder
+        self.send_copy = send_copy
+
+    def open(self, namespace: str, queue: str) -> "LockJournal":
+        """Return a new journal for a queue. Raises OSError if it cannot be created."""
+        return LockJournal(self._folder, namespace, queue)
+
+
+class LockJournal:
+    """The lock tokens of one queue's messages that this process has received and not settled.
+
+    Only one thread may use a journal. The process keeps its file locked. When the process ends in
+    any way, the operating system releases this lock, and another process can take the file over.
+    """
+
+    def __init__(self, folder: Path, namespace: str, queue: str) -> None:
+        """Create the file. The folder is created if it does not exist.
+
+        Args:
+            folder: The folder that this worker shares with the workers that replace it.
+            namespace: The host name of the Service Bus namespace.
+            queue: The name of the queue.
+
+        Raises:
+            OSError: The file cannot be created.
+        """
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._folder = folder
+        # A queue's name may contain slashes and may be as long as the name of a file.
+        self._prefix = hashlib.sha256(f"{namespace}/{queue}".encode()).hexdigest()[:32]
+        name = _new_name(self._prefix)
+        # The file gets its name after it is locked, so that no other process takes it over.
+        draft = folder / f".{name}"
+        self._file = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._slots = self._map(_FIRST_SLOT_COUNT)
+            self.path = folder / name
+            draft.rename(self.path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            os.close(self._file)
+            raise
+        self._used: dict[bytes, int] = {}
+        self._free = list(range(_FIRST_SLOT_COUNT))[::-1]
+
+    @property
+    def tokens(self) -> list[bytes]:
+        """Return the tokens that were noted and not removed."""
+        return list(self._used)
+
+    def note(self, token: bytes) -> None:
+        """Note that this process has locked the message with this token.
+
+        Raises:
+            OSError: The file is full and cannot grow.
+        """
+        if len(token) != _TOKEN_BYTES or token in self._used:
+            return
+        if not self._free:
+            self._grow()
+        slot = self._free.pop()
+        write_slot(self._slots, slot, token)
+        self._used[token] = slot
+
+    def remove(self, token: bytes) -> None:
+        """Remove a token, because its message is settled or its lock is lost."""
+        slot = self._used.pop(token, None)
+        if slot is not None:
+            clear_slot(self._slots, slot)
+            self._free.append(slot)
+
+    def take_over(self) -> list[bytes]:
+        """Move the tokens of dead processes' journals into this journal, and return them."""
+        found: list[bytes] = []
+        for path in sorted(self._folder.glob(f"{self._prefix}-*{_SUFFIX}")):
+            with _locked(path) as content:
+                if content is None:
+                    continue
+                for token in read_slots(content):
+                    self.note(token)
+                    found.append(token)
+                # All tokens are in this file now. If this process is killed before the next line,
+                # the tokens are in both files, and the second attempt to abandon a message fails.
+                path.unlink(missing_ok=True)
+        return found
+
+    def close(self) -> None:
+        """Close the file as the end of the process would. Its tokens stay in it."""
+        self._slots.close()
+        os.close(self._file)
+
+    def _map(self, slot_count: int) -> mmap.mmap:
+        """Extend the file to this number of slots, and map it into memory."""
+        size_bytes = slot_count * _SLOT_BYTES
+        old_bytes = os.fstat(self._file).st_size
+        # Written and not only extended: a write to a mapped page for which the disk has no space
+        # would kill the process.
+        missing = size_bytes - old_bytes
+        if os.pwrite(self._file, bytes(missing), old_bytes) != missing:
+            raise OSError("the file system of the lock journal is full")
+        return mmap.mmap(self._file, size_bytes)
+
+    def _grow(self) -> None:
+        count = len(self._used)
+        larger = self._map(count * 2)
+        self._slots.close()
+        self._slots = larger
+        self._free = list(range(count, count * 2))[::-1]
+
+
+def write_journal(path: Path, tokens: Sequence[bytes]) -> None:
+    """Write tokens into a new journal, for the same queue as the journal `path` of a dead process.
+
+    No process owns the new journal. Raises OSError if it cannot be written.
+    """
+    name = _new_name(path.name.partition("-")[0])
+    draft = path.with_name(f".{name}")
+    draft.write_bytes(b"".join(bytes([_IN_USE]) + token for token in tokens))
+    draft.rename(path.with_name(name))
+
+
+def write_slot(slots: mmap.mmap, slot: int, token: bytes) -> None:
+    """Write a token into a free slot. A reader sees the whole token or a free slot."""
+    begin = slot * _SLOT_BYTES
+    slots[begin + 1 : begin + _SLOT_BYTES] = token
+    slots[begin] = _IN_USE
+
+
+def clear_slot(slots: mmap.mmap, slot: int) -> None:
+    """Mark a slot as free."""
+    slots[slot * _SLOT_BYTES] = _FREE
+
+
+def read_slots(content: bytes) -> list[bytes]:
+    """Return the tokens in the content of a journal."""
+    return [
+        content[begin + 1 : begin + _SLOT_BYTES]
+        for begin in range(0, len(content) - _SLOT_BYTES + 1, _SLOT_BYTES)
+        if content[begin] == _IN_USE
+    ]
+
+
+def _new_name(prefix: str) -> str:
+    return f"{prefix}-{os.getpid()}-{uuid.uuid4().hex[:12]}{_SUFFIX}"
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bytes | None]:
+    """Lock a journal during the `with` block and return its content.
+
+    The content is None if a running process has locked the journal, or if it no longer exists.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield path.read_bytes()
+    except (BlockingIOError, FileNotFoundError):
+        yield None
+    finally:
+        os.close(file)
