@@ -133,6 +133,12 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
+def format_url(bound: socket.socket) -> str:
+    """Return the HTTP URL of a bound socket, without a trailing slash."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def listen(host: str, port: int, backlog: int) -> socket.socket:
     """Return a listening socket on a loopback address.
 
