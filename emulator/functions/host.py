@@ -6,6 +6,7 @@ the longest to start.
 
 import asyncio
 import fcntl
+import gc
 import logging
 import os
 import sys
@@ -98,6 +99,7 @@ class Host:
             self._options, self._host_file, self._settings, self._clock, self._supervisor
         )
         await self._services.start(self._main_socket)
+        gc.freeze()
 
     async def stop(self) -> None:
         """Stop the parts that serve the app's functions, and then the app process."""
