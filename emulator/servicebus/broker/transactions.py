@@ -16,7 +16,7 @@ from emulator.servicebus.broker.message_table import MessageTable
 from emulator.servicebus.broker.queue_state import QueueState
 from emulator.servicebus.broker.store import ChangeSet, Checkpointer, MessageStore
 
-CACHE_BYTES = 32 * 1024 * 1024
+CACHE_BYTES = 4 * 1024 * 1024
 
 
 class ContentCache:

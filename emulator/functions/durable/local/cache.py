@@ -20,7 +20,7 @@ class InstanceCache:
     used instance.
     """
 
-    def __init__(self, store: Store, clock: HostClock, memory_characters: int = 64_000_000) -> None:
+    def __init__(self, store: Store, clock: HostClock, memory_characters: int = 8_000_000) -> None:
         self.store = store
         self._clock = clock
         self._instances: OrderedDict[str, OrchestrationInstance] = OrderedDict()
