@@ -8,6 +8,7 @@ StartError                1   the program cannot start, or cannot continue
 import argparse
 import asyncio
 import errno
+import gc
 import logging
 import socket
 import sys
@@ -102,6 +103,8 @@ def run(name: str, log_level: str, program: Callable[[], None]) -> int:
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine on uvloop's event loop, or on asyncio's if uvloop is not installed."""
+    # The garbage collector does not have to look at the imported modules again.
+    gc.freeze()
     with asyncio.Runner(loop_factory=loops.new_event_loop) as runner:
         runner.run(main)
 
@@ -131,6 +134,12 @@ def bind(host: str, port: int) -> socket.socket:
             raise port_in_use(port) from error
         raise SettingError(f"cannot listen on port {port} of {host}: {error}") from error
     return bound
+
+
+def format_url(bound: socket.socket) -> str:
+    """Return the HTTP URL of a bound socket, without a trailing slash."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def listen(host: str, port: int, backlog: int) -> socket.socket:

@@ -9,11 +9,9 @@ import sys
 from pathlib import Path
 
 from emulator import program
-from emulator.functions.durable.azure_storage.engine import (
+from emulator.functions.durable.azure_storage.options import (
     DEFAULT_VISIBILITY_TIMEOUT_SECONDS,
     AzureStorageOptions,
-)
-from emulator.functions.durable.azure_storage.faults import (
     CrashPoint,
     FaultOptions,
     check_crash_point,

@@ -82,12 +82,6 @@ async def respond_json(send: Send, status: int, document: object) -> None:
     await respond(send, status, headers, body)
 
 
-def format_url(bound: socket.socket) -> str:
-    """Return the HTTP URL of a bound socket, without a trailing slash."""
-    host, port = bound.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
 class _Protocol(HttpToolsProtocol):
     """The HTTP protocol of uvicorn, with a limit on the total size of a request's headers."""
 

@@ -1,31 +1,30 @@
-"""The Functions host: create its parts, and start and stop them in the right order.
+"""The Functions host: start and stop the app process and the parts that serve its functions.
 
-The parts are the app process, the durable extension, the triggers and the listeners.
+This module imports only what the host needs to start the app process, because the app process takes
+the longest to start.
 """
 
 import asyncio
 import fcntl
+import gc
 import logging
 import os
-import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from emulator.functions.admin import AdminApplication
-from emulator.functions.app_process import AppCommand, AppSupervisor, Invoker
-from emulator.functions.asgi import Application, Listener, format_url
-from emulator.functions.catalogue import FunctionCatalogue, build_catalogue
+from emulator.functions.app_process import AppCommand, AppSupervisor
 from emulator.functions.clock import HostClock, SystemUtcClock
-from emulator.functions.durable.azure_storage.engine import AzureStorageOptions
-from emulator.functions.durable.extension import DurableExtension
+from emulator.functions.durable.azure_storage.options import AzureStorageOptions
 from emulator.functions.errors import HostDirectoryInUse
-from emulator.functions.settings import read_app_settings, read_host_file, resolve
-from emulator.functions.triggers.binding import Triggers
-from emulator.functions.web import WebApplication
-from emulator.program import SettingError, bind
+from emulator.functions.settings import read_app_settings, read_host_file
+from emulator.program import SettingError, bind, format_url
+
+if TYPE_CHECKING:
+    from emulator.functions.services import AppServices
 
 _log = logging.getLogger("functions.host")
 
@@ -88,94 +87,32 @@ class Host:
         }
         command = AppCommand(options.folder, self._settings, options.python, options.log_level)
         self._supervisor = AppSupervisor(command)
-        self._durable: DurableExtension | None = None
-        self._triggers: Triggers | None = None
-        self._listeners: list[Listener] = []
-
-    @property
-    def url(self) -> str:
-        """Return the URL of the main port, without a trailing slash."""
-        return format_url(self._main_socket)
+        self._services: AppServices | None = None
 
     async def start(self) -> None:
-        """Load the app, then start the durable extension, the listeners and the triggers.
-
-        Because of this order, a function can use the durable client as soon as its trigger fires.
-        """
-        await self._supervisor.load()
-        catalogue = build_catalogue(self._supervisor.functions, self._host_file, self._settings)
-        invoker = Invoker(
-            self._supervisor,
-            self._host_file.function_timeout_seconds,
-            catalogue.orchestrators,
-            catalogue.activities,
+        """Load the app, then start the parts that serve its functions."""
+        # The app process loads the app while this process imports the parts that serve the app.
+        app_services, _ = await asyncio.gather(
+            asyncio.to_thread(_import_services), self._supervisor.load()
         )
-        triggers = Triggers(
-            catalogue,
-            self._settings,
-            invoker,
-            self._options.data,
-            self._clock,
+        self._services = app_services(
+            self._options, self._host_file, self._settings, self._clock, self._supervisor
         )
-        if catalogue.is_durable:
-            await self._start_durable(invoker)
-        self._supervisor.begin()
-        await self._listen(self._web(catalogue, invoker, triggers), self._main_socket)
-        self._triggers = triggers
-        triggers.start()
-        self._announce(catalogue)
+        await self._services.start(self._main_socket)
+        gc.freeze()
 
     async def stop(self) -> None:
-        """Stop the triggers, then the listeners, the durable extension and the app process."""
-        if self._triggers is not None:
-            await self._triggers.stop()
-        # Stop the main port first: running functions may still need the durable client's port.
-        for listener in reversed(self._listeners):
-            await listener.stop()
-        if self._durable is not None:
-            await self._durable.stop()
+        """Stop the parts that serve the app's functions, and then the app process."""
+        if self._services is not None:
+            await self._services.stop()
         await self._supervisor.stop()
         self._main_socket.close()
 
-    async def _start_durable(self, invoker: Invoker) -> None:
-        rpc_socket = bind(self._options.host, self._options.rpc_port)
-        options = self._host_file.durable
-        options = replace(options, hub_name=resolve(options.hub_name, self._settings))
-        durable = DurableExtension(
-            self._options.data / "durable.db",
-            invoker,
-            self._clock,
-            options,
-            self._options.storage,
-        )
-        self._durable = durable
-        await durable.start()
-        self._supervisor.client_binding = durable.client_binding(self.url, format_url(rpc_socket))
-        await self._listen(durable.rpc_app, rpc_socket)
 
-    def _web(
-        self, catalogue: FunctionCatalogue, invoker: Invoker, triggers: Triggers
-    ) -> WebApplication:
-        management = None if self._durable is None else self._durable.management_app
-        admin = AdminApplication(
-            catalogue,
-            self.url,
-            is_ready=lambda: self._supervisor.is_ready,
-            run=triggers.run,
-        )
-        limit = self._host_file.max_outstanding_requests
-        return WebApplication(catalogue.routes, invoker, admin, management, limit)
+def _import_services() -> "type[AppServices]":
+    from emulator.functions.services import AppServices  # noqa: PLC0415 - slow
 
-    async def _listen(self, application: Application, bound: socket.socket) -> None:
-        listener = Listener(application, bound)
-        self._listeners.append(listener)
-        await listener.start()
-
-    def _announce(self, catalogue: FunctionCatalogue) -> None:
-        for route in catalogue.routes.routes:
-            methods = ",".join(sorted(route.methods)) or "any method"
-            _log.info("%s: [%s] %s/%s", route.function, methods, self.url, route.template)
-        _log.info("%d functions loaded; listening on %s", len(catalogue.functions), self.url)
+    return AppServices
 
 
 async def run_host(host: Host, stopping: asyncio.Event) -> None:

@@ -1,13 +1,61 @@
-"""The ``loosely`` command. Each group of subcommands is in its own module."""
+"""The ``loosely`` command. Each group of subcommands is in its own module.
 
-from typing import Annotated
+The module of a subcommand is imported when the subcommand is used, because the imports of all
+modules would delay the start of every command, and of the components that `loosely up` starts.
+"""
+
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from loosely import __version__
-from loosely.cli import capacity, dead_letters, jobs, models, up
+
+#: For each subcommand, its module, and the name of its function or of its group in this module.
+_SUBCOMMANDS = {
+    "up": ("up", "up"),
+    "submit": ("jobs", "submit"),
+    "status": ("jobs", "status"),
+    "result": ("jobs", "result"),
+    "cancel": ("jobs", "cancel"),
+    "list": ("jobs", "list_jobs"),
+    "scale-model": ("capacity", "scale_model"),
+    "cost": ("capacity", "cost"),
+    "models": ("models", "app"),
+    "dead-letters": ("dead_letters", "app"),
+}
+
+
+class _LazyGroup(TyperGroup):
+    """A group of subcommands, each of which is imported when it is used."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_SUBCOMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in _SUBCOMMANDS:
+            return _import_subcommand(cmd_name)
+        # Typer suggests a similar name from this dictionary.
+        self.commands.update({name: _import_subcommand(name) for name in _SUBCOMMANDS})
+        return None
+
+
+def _import_subcommand(name: str) -> Any:
+    module, attribute = _SUBCOMMANDS[name]
+    found = getattr(import_module(f"loosely.cli.{module}"), attribute)
+    if not isinstance(found, typer.Typer):
+        group = typer.Typer(add_completion=False)
+        group.command(name)(found)
+        found = group
+    command = get_command(found)
+    command.name = name
+    return command
+
 
 app = typer.Typer(
+    cls=_LazyGroup,
     name="loosely",
     help="Synchronous REST over asynchronous queues for deep-learning inference.",
     epilog=(
@@ -38,15 +86,3 @@ def _root(
     ] = False,
 ) -> None:
     """Synchronous REST over asynchronous queues for deep-learning inference."""
-
-
-app.command("up")(up.up)
-app.command("submit")(jobs.submit)
-app.command("status")(jobs.status)
-app.command("result")(jobs.result)
-app.command("cancel")(jobs.cancel)
-app.command("list")(jobs.list_jobs)
-app.command("scale-model")(capacity.scale_model)
-app.command("cost")(capacity.cost)
-app.add_typer(models.app, name="models")
-app.add_typer(dead_letters.app, name="dead-letters")

@@ -15,7 +15,11 @@ from loosely.cli.errors import exit_on_error
 from loosely.cli.jobs import JsonLinesOption
 from loosely.cli.output import print_to, printable
 
-app = typer.Typer(help="List, show, redrive or delete dead letters.", no_args_is_help=True)
+app = typer.Typer(
+    help="List, show, redrive or delete dead letters.",
+    add_completion=False,
+    no_args_is_help=True,
+)
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="The dead letter's model.")]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The dead letter's id.")]

@@ -23,7 +23,11 @@ from loosely.local.parts import storage_connection_string
 _MEBIBYTE = 1024 * 1024
 _EXIT_USAGE = 2
 
-app = typer.Typer(invoke_without_command=True, help="List the models, or run one on a file.")
+app = typer.Typer(
+    invoke_without_command=True,
+    add_completion=False,
+    help="List the models, or run one on a file.",
+)
 
 
 @app.callback()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -20,7 +21,9 @@ from loosely.local.ports import check_ports
 from loosely.local.process_manager import ProcessManager, StartLimits
 from loosely.local.reaper import Reaper
 from loosely.local.supervisor import SupervisedProcess, SystemSupervisor
-from loosely.local.worker_pool import WorkerPool, WorkerPoolPlan
+
+if TYPE_CHECKING:
+    from loosely.local.worker_pool import WorkerPoolPlan
 
 _KILLED_EXIT_CODE = 130
 
@@ -42,7 +45,7 @@ class RunPlan:
     picture: Path
     environment: Mapping[str, str] = field(repr=False)
     #: The pool of workers, started after the components, if there is a pool.
-    worker_pool: WorkerPoolPlan | None = None
+    worker_pool: "WorkerPoolPlan | None" = None
     limits: StartLimits = field(default_factory=StartLimits)
 
     @property
@@ -96,6 +99,9 @@ async def _supervise(plan: RunPlan, console: Console) -> int:
             manage = partial(_make_manager, plan, launcher, notify, {})
             processes: list[SupervisedProcess] = [manage(part) for part in plan.parts]
             if plan.worker_pool is not None:
+                # Imports httpx, which only a pool needs.
+                from loosely.local.worker_pool import WorkerPool  # noqa: PLC0415
+
                 processes.append(WorkerPool(plan.worker_pool, manage, notify))
             supervisor = SystemSupervisor(processes)
             _stop_on_signals(supervisor, display)

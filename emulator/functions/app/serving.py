@@ -1,6 +1,7 @@
 """Load the app, report its functions to the host and run invocations until the host ends."""
 
 import asyncio
+import gc
 import logging
 import socket
 import traceback
@@ -51,6 +52,9 @@ async def serve(connected: socket.socket, options: ServeOptions) -> None:
         await app.wait_closed()
         return
     app.functions = {name: prepare(function) for name, function in functions.items()}
+    # The collector does not have to look at the objects of the loaded app again.
+    gc.freeze()
+    gc.enable()
     app.send(["index", [function.describe() for function in functions.values()]])
     await app.gone.wait()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from emulator.functions.asgi import Receive, Scope, Send, respond_empty
 from emulator.functions.clock import HostClock
-from emulator.functions.durable.azure_storage.engine import AzureStorageEngine, AzureStorageOptions
+from emulator.functions.durable.azure_storage.options import AzureStorageOptions
 from emulator.functions.durable.engine import DurableEngine
 from emulator.functions.durable.errors import DurableError
 from emulator.functions.durable.local.engine import LocalEngine
@@ -47,11 +47,16 @@ class DurableExtension:
         """
         self._task_hub = options.hub_name
         self._urls: ManagementUrls | None = None
-        self.engine: DurableEngine = (
-            LocalEngine(Store(database), runner, clock, options)
-            if storage is None
-            else AzureStorageEngine(storage, runner, clock, options)
-        )
+        self.engine: DurableEngine
+        if storage is None:
+            self.engine = LocalEngine(Store(database), runner, clock, options)
+        else:
+            # Slow, and the default engine does not need it.
+            from emulator.functions.durable.azure_storage.engine import (  # noqa: PLC0415
+                AzureStorageEngine,
+            )
+
+            self.engine = AzureStorageEngine(storage, runner, clock, options)
         self.management_app = ManagementApi(self.engine, self._started_urls)
 
     async def start(self) -> None:

@@ -16,7 +16,9 @@ from emulator.servicebus.broker.message_table import MessageTable
 from emulator.servicebus.broker.queue_state import QueueState
 from emulator.servicebus.broker.store import ChangeSet, Checkpointer, MessageStore
 
-CACHE_BYTES = 32 * 1024 * 1024
+# Enough for the messages that are delivered as soon as they are sent. In a long queue, the newest
+# contents are cached, but the oldest messages are delivered first, so a larger cache helps little.
+CACHE_BYTES = 4 * 1024 * 1024
 
 
 class ContentCache:

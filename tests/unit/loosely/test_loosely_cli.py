@@ -359,6 +359,31 @@ def test_importing_the_package_loosely_does_not_import_the_dependencies_of_the_c
     assert done.stdout.split() == ["light", "True"]
 
 
+def test_loosely_up_does_not_import_what_only_other_commands_need(tmp_path: Path) -> None:
+    code = (
+        "import sys, loosely.cli, loosely.cli.up, loosely.local.run;"
+        "heavy = {'httpx', 'psutil', 'PIL', 'yaml', 'loosely.cli.jobs', 'loosely.cli.capacity'};"
+        "print(*(heavy & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    assert done.stdout.split() == []
+
+
+def test_a_misspelled_command_is_refused_with_the_name_of_a_similar_command(
+    runner: CliRunner,
+) -> None:
+    refused = runner.invoke(app, ["sumbit"])
+    assert refused.exit_code == 2
+    assert "submit" in refused.output
+
+
 def test_the_version_option_prints_the_version_and_the_help_option_prints_the_help(
     runner: CliRunner,
 ) -> None:

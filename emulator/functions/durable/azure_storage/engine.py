@@ -15,7 +15,6 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from emulator.functions.clock import HostClock
@@ -35,13 +34,12 @@ from emulator.functions.durable.azure_storage.episodes import (
     select_messages,
 )
 from emulator.functions.durable.azure_storage.faults import (
-    CrashPoint,
-    FaultOptions,
     Faults,
     accept_event,
     kill_this_process,
 )
 from emulator.functions.durable.azure_storage.leases import PartitionLeases
+from emulator.functions.durable.azure_storage.options import AzureStorageOptions, CrashPoint
 from emulator.functions.durable.azure_storage.queues import DequeuedWorkItem, QueueMessage
 from emulator.functions.durable.engine import DurableEngine
 from emulator.functions.durable.episodes import (
@@ -68,9 +66,6 @@ from emulator.functions.durable.timers import TimerQueue
 from emulator.functions.errors import AppUnavailable
 from emulator.functions.settings import DurableOptions
 
-DEFAULT_VISIBILITY_TIMEOUT_SECONDS = 60.0
-_LONGEST_LEASE_SECONDS = 30.0
-_NO_FAULTS = FaultOptions()
 _log = logging.getLogger(__name__)
 _SWITCHES = {EventType.EXECUTION_SUSPENDED, EventType.EXECUTION_RESUMED}
 _STARTED = EventType.EXECUTION_STARTED
@@ -79,30 +74,6 @@ _LONGEST_POLL_SECONDS = 0.1
 _LONGEST_SLEEP_MICROS = 250_000
 _LONGEST_RENEWAL_MICROS = 1_000_000
 _STOP_SECONDS = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class AzureStorageOptions:
-    """The options of the azure-storage engine.
-
-    `task_hub` is the file of the task hub. Several hosts may share it.
-    """
-
-    task_hub: Path
-    visibility_timeout_seconds: float = DEFAULT_VISIBILITY_TIMEOUT_SECONDS
-    """How long a dequeued message stays invisible after its host has renewed it, in seconds."""
-    faults: FaultOptions = _NO_FAULTS
-    delay_seconds: float = 0.0
-    """How much longer each transaction takes, to emulate a remote store, in seconds."""
-
-    @property
-    def lease_seconds(self) -> float:
-        """Return for how many seconds a renewed lease on a partition is valid.
-
-        If a host dies, its leases expire before its dequeued messages become visible again. The
-        default settings of the Azure Storage provider also ensure this order.
-        """
-        return min(_LONGEST_LEASE_SECONDS, self.visibility_timeout_seconds / 2)
 
 
 @dataclass(slots=True, eq=False)

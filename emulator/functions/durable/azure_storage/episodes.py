@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from emulator.functions.durable import records
 from emulator.functions.durable.azure_storage import queues
 from emulator.functions.durable.azure_storage.database import Database
-from emulator.functions.durable.azure_storage.faults import CrashPoint, Faults
+from emulator.functions.durable.azure_storage.faults import Faults
+from emulator.functions.durable.azure_storage.options import CrashPoint
 from emulator.functions.durable.azure_storage.queues import QueueMessage
 from emulator.functions.durable.episodes import (
     Episode,

@@ -11,72 +11,15 @@ import signal
 import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import StrEnum
 from random import Random
 
 from emulator.functions.durable.azure_storage.database import Database
+from emulator.functions.durable.azure_storage.options import CrashPoint, FaultOptions
 
 _log = logging.getLogger(__name__)
 _EVENT_WAIT_SECONDS = 30.0
 _EVENT_POLL_SECONDS = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class FaultOptions:
-    """The faults to inject. Each rate is the probability of the fault in one episode."""
-
-    crash_at: tuple[str, ...] = ()
-    """Crash points as POINT or POINT:NAME. `check_crash_point` checks each text."""
-    crash_rate: float = 0.0
-    split_brain_rate: float = 0.0
-    seed: int | None = None
-
-
-class CrashPoint(StrEnum):
-    """The points at which a host can kill itself.
-
-    A crash is requested as POINT or as POINT:NAME. NAME limits the crash to one function or event,
-    as described at each point.
-    """
-
-    BEFORE_START = "before-start"
-    """A request to start an instance has arrived; it is not stored. NAME is the orchestrator."""
-    AFTER_START = "after-start"
-    """The instance is stored, but the response is not sent. NAME is the orchestrator."""
-    BEFORE_SEND = "before-send"
-    """The orchestrator has run, but nothing is sent or saved. NAME is the orchestrator."""
-    BEFORE_SAVE = "before-save"
-    """The episode's messages are sent, but its history is not saved. NAME is the orchestrator."""
-    BEFORE_SAVE_AFTER_EVENT = "before-save-after-event"
-    """As before-save, but the host first waits for an external event to the instance.
-
-    NAME is the event.
-    """
-    BEFORE_DELETE = "before-delete"
-    """The history is saved, but the messages are not deleted. NAME is the orchestrator."""
-    BEFORE_EVENT = "before-event"
-    """A raiseEvent request has arrived, but the event is not stored. NAME is the event."""
-    AFTER_EVENT = "after-event"
-    """The event is stored, but the response is not sent. NAME is the event."""
-    BEFORE_ACTIVITY = "before-activity"
-    """A work item is dequeued, but the activity has not run. NAME is the activity."""
-    AFTER_ACTIVITY = "after-activity"
-    """The activity has run, but its completion is not sent. NAME is the activity."""
-
-
 _RANDOM_POINTS = (CrashPoint.BEFORE_SEND, CrashPoint.BEFORE_SAVE, CrashPoint.BEFORE_DELETE)
-
-
-def check_crash_point(text: str) -> str:
-    """Check a crash point (POINT or POINT:NAME), and return the same text.
-
-    Raises ValueError if POINT is not a member of CrashPoint.
-    """
-    point = text.partition(":")[0]
-    if point not in set(CrashPoint):
-        raise ValueError(f"{point!r} is not a crash point: use one of {', '.join(CrashPoint)}")
-    return text
 
 
 def kill_this_process() -> None:

@@ -19,7 +19,7 @@ class InstanceCache:
     removed from memory. The least recently used instance is removed first.
     """
 
-    def __init__(self, store: Store, clock: HostClock, memory_characters: int = 64_000_000) -> None:
+    def __init__(self, store: Store, clock: HostClock, memory_characters: int = 8_000_000) -> None:
         self.store = store
         self._clock = clock
         self._instances: OrderedDict[str, OrchestrationInstance] = OrderedDict()

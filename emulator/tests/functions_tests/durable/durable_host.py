@@ -12,7 +12,8 @@ from typing import Any
 
 from azure.durable_functions import Orchestrator
 
-from emulator.functions.durable.azure_storage.engine import AzureStorageEngine, AzureStorageOptions
+from emulator.functions.durable.azure_storage.engine import AzureStorageEngine
+from emulator.functions.durable.azure_storage.options import AzureStorageOptions
 from emulator.functions.durable.instances import OrchestrationInstance
 from emulator.functions.durable.local.engine import LocalEngine
 from emulator.functions.durable.store import Store

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from emulator.functions.durable.azure_storage.database import RemoteDatabase
-from emulator.functions.durable.azure_storage.engine import AzureStorageEngine, AzureStorageOptions
-from emulator.functions.durable.azure_storage.faults import (
+from emulator.functions.durable.azure_storage.engine import AzureStorageEngine
+from emulator.functions.durable.azure_storage.options import (
+    AzureStorageOptions,
     CrashPoint,
     FaultOptions,
     check_crash_point,

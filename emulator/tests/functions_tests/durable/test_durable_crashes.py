@@ -14,8 +14,7 @@ from azure.durable_functions import RetryOptions
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emulator.functions.durable.azure_storage.engine import AzureStorageOptions
-from emulator.functions.durable.azure_storage.faults import FaultOptions
+from emulator.functions.durable.azure_storage.options import AzureStorageOptions, FaultOptions
 from emulator.functions.durable.errors import InstanceExists, InstanceFinished, StoreUnavailable
 from emulator.functions.durable.store import Store
 from functions_tests.durable.durable_host import EngineHost, make_host

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emulator.functions.durable.azure_storage.engine import AzureStorageOptions
+from emulator.functions.durable.azure_storage.options import AzureStorageOptions
 from emulator.functions.durable.extension import DurableExtension
 from emulator.functions.durable.management import MAX_REQUEST_BODY_BYTES
 from emulator.functions.settings import DurableOptions

@@ -328,3 +328,16 @@ async def _ended(pidfd: int) -> None:
     finally:
         loop.remove_reader(pidfd)
         os.close(pidfd)
+
+
+async def test_the_garbage_collector_is_enabled_in_a_loaded_app(tmp_path: Path) -> None:
+    source = f"""{HEAD}
+import gc
+@app.route(route='collector')
+def collector(req):
+    return f"{{gc.isenabled()}} {{gc.get_freeze_count() > 0}}"
+"""
+    folder = write_app(tmp_path / "app", source, BUNDLED)
+    async with running_host(folder, tmp_path / "data") as host, httpx.AsyncClient() as client:
+        response = await client.get(f"{host.url}/api/collector")
+    assert response.text == "True True"

@@ -1,0 +1,37 @@
+"""Test what the host imports before and after it starts the app process."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[4]
+#: What only an app or a worker needs, or only the azure-storage engine.
+NEVER = (
+    *("aiohttp", "azure.durable_functions", "azure.functions", "azure.storage", "fastapi"),
+    *("numpy", "opentelemetry", "pydantic", "starlette", "torch"),
+    "emulator.functions.durable.azure_storage.engine",
+)
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("emulator.functions.__main__", (*NEVER, "azure", "croniter", "sqlite3", "uvicorn")),
+        ("emulator.functions.services", NEVER),
+    ],
+    ids=["before the app process starts", "to serve the loaded app"],
+)
+def test_the_host_does_not_import_modules_that_it_does_not_need(
+    module: str, unwanted: tuple[str, ...]
+) -> None:
+    code = f"import sys, {module}; print(*({set(unwanted)!r} & sys.modules.keys()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    assert done.stdout.split() == []
