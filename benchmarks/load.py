@@ -42,11 +42,13 @@ class HttpLoadResult:
         return quantiles(self.latencies_ms, n=100, method="inclusive")[percent - 1]
 
 
-def run(load: HttpLoad, clients: int, requests: int) -> HttpLoadResult:
+def run(load: HttpLoad, clients: int, requests: int, prefer: str | None = None) -> HttpLoadResult:
     """Send `requests` HTTP requests from `clients` threads, and return the result.
 
-    Each thread has its own connection, and waits for each response before the next request.
+    Each thread has its own connection, and waits for each response before the next request. With
+    the header `Prefer: respond-async` in `prefer`, a response with status 202 is a success.
     """
+    headers = {"content-type": load.media_type} | ({"prefer": prefer} if prefer else {})
     latencies_ms: list[float] = []
     failures: list[int] = []
     numbers = iter(range(requests))
@@ -62,10 +64,10 @@ def run(load: HttpLoad, clients: int, requests: int) -> HttpLoadResult:
                 break
             begin = time.perf_counter()
             body = load.bodies[number % len(load.bodies)]
-            connection.request("POST", load.path, body, {"content-type": load.media_type})
+            connection.request("POST", load.path, body, headers)
             response = connection.getresponse()
             response.read()
-            if response.status == 200:
+            if response.status == (202 if prefer else 200):
                 latencies_ms.append((time.perf_counter() - begin) * 1000)
             else:
                 failures.append(response.status)
