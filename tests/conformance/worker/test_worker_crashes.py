@@ -189,7 +189,7 @@ def test_a_second_signal_or_the_end_of_the_grace_period_ends_the_worker(
     hasty.signal(signal.SIGTERM)
     assert hasty.exit_code(seconds=10) == 0
     assert "abandoning 1 unfinished jobs" in hasty.log.read_text()
-    assert "not-finished, abandon" in hasty.log.read_text()
+    assert "not-finished; settlement abandon" in hasty.log.read_text()
     patient.signal(signal.SIGTERM)
     wait_until(lambda: "shutting down" in patient.log.read_text(), "the worker drains")
     patient.signal(signal.SIGTERM)

@@ -61,7 +61,7 @@ def test_another_worker_receives_the_job_of_a_worker_that_has_stalled(
     services.wait_until_empty("long")
     assert gateway.posts == [(identity, 202)]
     wait_until(stalled.is_ready, "the first works on")
-    assert "lock-lost, leave; delivery 1," in stalled.log.read_text()
+    assert "lock-lost; settlement leave, delivery 1," in stalled.log.read_text()
 
 
 def test_a_redelivered_job_does_not_run_again_if_the_reply_is_cached(
