@@ -4,18 +4,21 @@ all      the whole system: latency, throughput, efficiency, start-up and memory 
 cpu      the processor time of one `noop` job in each process
 worker   a busy worker without a gateway, compared with a loop that only runs the model
 memory   two models that together need more memory than the device has
+peers    other ways to serve a model, beside Loosely; writes docs/benchmarks.md
 """
 
 import sys
 from collections.abc import Callable, Sequence
 
 from benchmarks import cpu, memory, saturation, whole
+from benchmarks.peers import run as peers
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "all": whole.main,
     "cpu": cpu.main,
     "worker": saturation.main,
     "memory": memory.main,
+    "peers": peers.main,
 }
 
 

@@ -1,0 +1,32 @@
+"""The dramatiq worker: results in Redis, and a short heartbeat so that jobs come back sooner."""
+
+import base64
+import os
+from typing import Any
+
+import dramatiq
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.middleware import Middleware
+from dramatiq.results import Results
+from dramatiq.results.backends import RedisBackend
+
+from benchmarks.peers.job import PeerModel
+
+_models: list[PeerModel] = []
+
+
+class _LoadModel(Middleware):
+    def before_worker_boot(self, broker: Any, worker: Any) -> None:
+        _models.append(PeerModel.load())
+
+
+broker = RedisBroker(url=os.environ["PEER_REDIS"], heartbeat_timeout=5_000)
+broker.add_middleware(Results(backend=RedisBackend(url=os.environ["PEER_REDIS"])))
+broker.add_middleware(_LoadModel())
+dramatiq.set_broker(broker)
+
+
+@dramatiq.actor(store_results=True, result_ttl=300_000)
+def classify(picture: str) -> dict[str, Any]:
+    """Run the model. The picture is base64, because dramatiq's messages are JSON."""
+    return _models[0](base64.b64decode(picture))
