@@ -1,1 +1,1 @@
-"""The benchmarks of the whole system, of the worker and of memory admission (`./dev bench`)."""
+"""The benchmarks of the whole system, of its parts, and of other servers (`./dev bench`)."""

@@ -54,8 +54,8 @@ class Amounts:
 
 FULL = {
     "noop": Amounts(200, 800, 400, 100, 0.0),
-    "resnet18": Amounts(40, 192, 400, 100, 4.0),
-    CLASSIFIER: Amounts(40, 192, 0, 0, 4.0),
+    "resnet18": Amounts(40, 128, 400, 100, 4.0),
+    CLASSIFIER: Amounts(40, 256, 0, 0, 4.0),
 }
 QUICK = {
     "noop": Amounts(20, 80, 40, 30, 0.0),

@@ -90,8 +90,11 @@ class PeerBenchmark:
                 sys.stderr.write(f"{describe(run)}\n")
 
     def _choose(self, number: int, peers: Sequence[str], task: str) -> Iterator[PeerConfiguration]:
-        """Yield the configurations of the round: all in the first, later the best of each peer."""
-        for configuration in CONFIGURATIONS:
+        """Yield the configurations of the round: all in the first, later the best of each peer.
+
+        The order is reversed in every second round.
+        """
+        for configuration in CONFIGURATIONS if number % 2 else CONFIGURATIONS[::-1]:
             if configuration.peer not in peers:
                 continue
             if task == CLASSIFIER and configuration.peer != LOOSELY:
