@@ -6,6 +6,7 @@ resnet18  the same, then ResNet-18 with seeded random weights on one thread: the
 `python -m benchmarks.peers.job expect PICTURE…` prints the results of `resnet18` as JSON.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -83,6 +84,12 @@ class PeerModel:
         scores, indices = output.softmax(dim=0).topk(CLASSES_COUNT)
         pairs = zip(indices.tolist(), scores.tolist(), strict=True)
         return {"labels": [{"index": index, "score": round(score, 6)} for index, score in pairs]}
+
+
+def import_libraries() -> None:
+    """Import what the model of `PEER_TASK` needs, without loading it."""
+    if os.environ["PEER_TASK"] == "resnet18":
+        importlib.import_module("torchvision")
 
 
 def announce_model_process() -> None:

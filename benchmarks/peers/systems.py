@@ -67,6 +67,8 @@ _CELERY = (
     *("--without-gossip", "--without-mingle", "--loglevel", "warning"),
 )
 
+_CELERY_SETTINGS = "acks_late, reject_on_worker_lost, prefetch 1, torch imported before the fork"
+
 CONFIGURATIONS = (
     PeerConfiguration(
         "fastapi",
@@ -79,7 +81,7 @@ CONFIGURATIONS = (
         "celery",
         "threads",
         "FastAPI + Celery + Redis",
-        "acks_late, reject_on_worker_lost, prefetch 1; `.get()` in threads",
+        f"{_CELERY_SETTINGS}; `.get()` in threads",
         [_CELERY, _api("celery_api")],
         uses_redis=True,
     ),
@@ -87,7 +89,7 @@ CONFIGURATIONS = (
         "celery",
         "polling",
         "FastAPI + Celery + Redis",
-        "acks_late, reject_on_worker_lost, prefetch 1; polling every 10 ms",
+        f"{_CELERY_SETTINGS}; polls every 10 ms",
         [_CELERY, _api("celery_api")],
         path="/polled",
         uses_redis=True,

@@ -26,7 +26,7 @@ class Classify:
         """Run the model with the request's body, which BentoML has written to a file."""
         return self._model(picture.read_bytes())
 
-    @bentoml.api(route="/batched", batchable=True, max_batch_size=8, max_latency_ms=1000)
+    @bentoml.api(route="/batched", batchable=True, max_batch_size=8)
     def run_batch(self, pictures: list[str]) -> list[dict[str, Any]]:
         """Run a batch, which BentoML has gathered from several requests."""
         prepared = [self._model.decode(base64.b64decode(picture)) for picture in pictures]

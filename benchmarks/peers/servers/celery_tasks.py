@@ -4,9 +4,9 @@ import os
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_process_init
+from celery.signals import worker_init, worker_process_init
 
-from benchmarks.peers.job import PeerModel
+from benchmarks.peers.job import PeerModel, import_libraries
 
 app = Celery("peers", broker=os.environ["PEER_REDIS"], backend=os.environ["PEER_REDIS"])
 app.conf.update(
@@ -15,8 +15,16 @@ app.conf.update(
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     worker_prefetch_multiplier=1,
+    # A child that has not loaded its model after 4 s, the default, would be killed.
+    worker_proc_alive_timeout=60,
 )
 _models: list[PeerModel] = []
+
+
+@worker_init.connect
+def import_in_parent(**_: Any) -> None:
+    """Import torch before the fork, so that a child that replaces another starts soon."""
+    import_libraries()
 
 
 @worker_process_init.connect

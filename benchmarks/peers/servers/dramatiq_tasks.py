@@ -9,6 +9,7 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import Middleware
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
+from redis import Redis
 
 from benchmarks.peers.job import PeerModel
 
@@ -21,7 +22,9 @@ class _LoadModel(Middleware):
 
 
 broker = RedisBroker(url=os.environ["PEER_REDIS"], heartbeat_timeout=5_000)
-broker.add_middleware(Results(backend=RedisBackend(url=os.environ["PEER_REDIS"])))
+# By default, redis 8 gives up a blocking read after 5 s, and a caller's request would fail.
+_results = Redis.from_url(os.environ["PEER_REDIS"], socket_timeout=None)
+broker.add_middleware(Results(backend=RedisBackend(client=_results)))
 broker.add_middleware(_LoadModel())
 dramatiq.set_broker(broker)
 
