@@ -8,8 +8,6 @@ from benchmarks.peers.charts import Bar, bar_chart
 from benchmarks.peers.results import Comparison, Values
 from benchmarks.peers.systems import CONFIGURATIONS, LOOSELY, PeerConfiguration
 
-TITLES = {each.peer: each.title for each in CONFIGURATIONS}
-_BY_KEY = {each.key: each for each in CONFIGURATIONS}
 _CHARTS = "benchmarks"
 _NONE = "-"
 
@@ -34,9 +32,10 @@ def number(value: float | None, digits: int = 0, infinite: str = "never") -> str
     return infinite if value is None else f"{value:.{digits}f}"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table. All columns but the first are aligned to the right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> str:
+    """Return a Markdown table. The columns after the first `text_columns` have numbers."""
+    rule = [*["---"] * text_columns, *["---:"] * (len(head) - text_columns)]
+    lines = [head, rule, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -50,8 +49,8 @@ def render(comparison: Comparison, docs: Path) -> None:
 
 
 def _rows(comparison: Comparison, task: str) -> list[_Row]:
-    keys = (comparison.best(peer, task) for peer in TITLES)
-    return [_Row(_BY_KEY[key], comparison.medians(key, task)) for key in keys if key is not None]
+    found = ((each, comparison.medians(each.key, task)) for each in CONFIGURATIONS)
+    return [_Row(each, values) for each, values in found if values]
 
 
 def _requests(comparison: Comparison, what: str) -> str:
@@ -119,11 +118,15 @@ def make_document(comparison: Comparison) -> str:
     parts = [
         f"""# Loosely beside other ways to serve a model
 
-`./dev bench peers` has written this page: {facts.get("date", "?")}, commit
-`{facts.get("commit", "?")}`, {facts.get("processor", "?")} with {facts.get("processors", "?")}
-processors. Each value is the median of {rounds} round{"s" if rounds > 1 else ""}. In each round all
-systems run one after another on the same machine, with the same pictures and the same client. The
-client runs on the same processors as the servers.
+`./dev bench peers` has written this page.
+
+- measured: {facts.get("date", "?")}, commit {facts.get("commit", "?")}
+- machine: {facts.get("processor", "?")}, {facts.get("processors", "?")} processors,
+  {facts.get("memory", "?")} of memory
+- {rounds} round{"s" if rounds > 1 else ""}; each value is the median of the rounds
+
+In each round all systems run one after another on this machine, with the same pictures and the same
+client. The client runs on the same processors as the servers.
 
 The job `noop` decodes a JPEG of 26 KB, crops it and returns a constant. It shows what a system
 costs. The job `resnet18` also runs torchvision's ResNet-18 on one thread. It shows how much that
@@ -136,6 +139,8 @@ cost matters beside a model.
 ![Jobs per second](benchmarks/throughput.svg)
 
 ![Latency](benchmarks/latency.svg)
+
+![Memory](benchmarks/memory.svg)
 
 {_result_table(noop, is_resnet=False)}
 """
@@ -242,7 +247,7 @@ def _better(noop: Sequence[_Row], resnet: Sequence[_Row]) -> str:
     return f"""## What the peers do better
 This table lists every peer that is ahead of Loosely, best first, also by a small difference:
 
-{table(["what", "Loosely", "ahead of Loosely"], lines)}
+{table(["what", "Loosely", "ahead of Loosely"], lines, text_columns=3)}
 
 - **FastAPI in process** has no second process and no queue, so it needs the least memory and the
   least time for a small model. Its thread pool runs the model on all processors at once. If its
@@ -251,8 +256,8 @@ This table lists every peer that is ahead of Loosely, best first, also by a smal
   disk. Loosely's local Service Bus and blob storage write every job to disk before they accept it.
 - **LitServe and BentoML** batch, as Loosely does, but hold the requests in memory. If the model's
   process dies, the requests that it holds are lost.
-- **Loosely** checks each request against a catalogue, keeps each outcome, and can cancel, list,
-  deduplicate and redeliver jobs. The peers do none of that here, and that difference costs time.
+- **Loosely** checks each request against a catalogue, keeps each outcome, and can cancel, list and
+  deduplicate jobs. The servers of the peers do none of that here, which saves them time.
 """
 
 
@@ -274,23 +279,17 @@ def _method(comparison: Comparison) -> str:
             row.title,
             row.configuration.settings,
             task,
-            number(row.values.get("p50_ms"), 1),
-            number(row.values.get("per_second_16"), 1),
-            number(row.values.get("per_second_64"), 1),
             number(row.values.get("ready_seconds"), 1),
             f"{(row.values.get('stolen_share') or 0) * 100:.1f} %",
             number(row.values.get("load_average"), 1),
         ]
         for task in ("noop", "resnet18")
-        for row in _all_rows(comparison, task)
+        for row in _rows(comparison, task)
     ]
     head = [
         "system",
         "settings",
         "job",
-        "p50 ms",
-        "jobs/s at 16",
-        "at 64",
         "ready s",
         "steal",
         "load",
@@ -303,11 +302,10 @@ def _method(comparison: Comparison) -> str:
     described = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     versions = ", ".join(f"{name} {version}" for name, version in comparison.versions.items())
     return f"""## How it was measured
-Where a peer has two sensible configurations, both run in the first round. The tables above show the
-one with more jobs per second at 16 clients, and only this one runs in the later rounds. All
-configurations:
+Where a peer has two sensible configurations, both are measured. `benchmarks/peers/servers` has the
+server of each peer.
 
-{table(head, lines)}
+{table(head, lines, text_columns=3)}
 
 {errors}
 "Steal" is the share of the processors' time that other virtual machines got, and "load" is the load
@@ -315,8 +313,8 @@ average of the machine before the run.
 
 - **Client**: one process (`benchmarks/peers/client.py`) with one persistent connection for each
   client. A client sends a request as soon as it has the response to the previous one.
-- **Burst**: {_requests(comparison, "burst")} clients send one request each at the same time. A
-  response other than 200, or none within 120 s, is a failure.
+- **Burst**: {_requests(comparison, "burst")} clients send one request each at the same time.
+  A response other than 200, or none within 120 s, is a failure.
 - **Kill**: 100 clients send one request each. After 20 responses the process that holds the model
   gets SIGKILL. A request without a response of status 200 within 30 s is lost; nobody sends it
   again. Right after the kill, one more client sends a request, again and again until it succeeds.
@@ -346,8 +344,3 @@ The first run makes `.venv-peers`, about 3 GB. Fewer systems: `--peers loosely,c
 `--tasks noop`. `./dev bench peers --render docs/benchmarks/peers.json` writes this page again from
 the measured values.
 """
-
-
-def _all_rows(comparison: Comparison, task: str) -> list[_Row]:
-    found = ((each, comparison.medians(each.key, task)) for each in CONFIGURATIONS)
-    return [_Row(each, values) for each, values in found if values]

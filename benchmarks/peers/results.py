@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -51,25 +51,6 @@ class Comparison:
             name: median_or_none([run.values[name] for run in runs if name in run.values])
             for name in names
         }
-
-    def best(self, peer: str, task: str) -> str | None:
-        """Return the peer's configuration with the most jobs/s at 16 clients.
-
-        Only configurations without failures count if there is one. None if the peer was not
-        measured.
-        """
-        found = {
-            key: self.medians(key, task)
-            for key in dict.fromkeys(run.key for run in self.runs)
-            if key.partition("/")[0] == peer
-        }
-        measured = {key: values for key, values in found.items() if values}
-        return max(measured, key=lambda key: _merit(measured[key]), default=None)
-
-
-def _merit(values: Mapping[str, float | None]) -> tuple[bool, float]:
-    failures = sum(value or 0 for name, value in values.items() if "failures" in name)
-    return failures == 0, values.get("per_second_16") or 0.0
 
 
 def median_or_none(values: Sequence[float | None]) -> float | None:

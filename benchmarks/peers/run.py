@@ -33,7 +33,7 @@ from benchmarks.peers.measure import (
     measure,
     measure_bare,
 )
-from benchmarks.peers.report import TITLES, number, render
+from benchmarks.peers.report import number, render
 from benchmarks.peers.results import Comparison, PeerRun, Values
 from benchmarks.peers.systems import (
     CONFIGURATIONS,
@@ -90,17 +90,10 @@ class PeerBenchmark:
                 sys.stderr.write(f"{describe(run)}\n")
 
     def _choose(self, number: int, peers: Sequence[str], task: str) -> Iterator[PeerConfiguration]:
-        """Yield the configurations of the round: all in the first, later the best of each peer.
-
-        The order is reversed in every second round.
-        """
+        """Yield what the round measures, in reversed order in every second round."""
         for configuration in CONFIGURATIONS if number % 2 else CONFIGURATIONS[::-1]:
-            if configuration.peer not in peers:
-                continue
-            if task == CLASSIFIER and configuration.peer != LOOSELY:
-                continue
-            best = self._comparison.best(configuration.peer, task)
-            if number == 1 or best in {None, configuration.key}:
+            is_chosen = {configuration.peer, configuration.key} & set(peers)
+            if is_chosen and (task != CLASSIFIER or configuration.peer == LOOSELY):
                 yield configuration
 
     def _measure_bare(self, task: str) -> tuple[float, float] | None:
@@ -232,7 +225,10 @@ def main(arguments: Sequence[str] = ()) -> int:
     """Run the comparison, and write its results and the document."""
     parser = argparse.ArgumentParser(prog="./dev bench peers", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how many rounds (default: 3)")
-    parser.add_argument("--peers", type=_list(list(TITLES)), default=list(TITLES))
+    names = list(dict.fromkeys(name for each in CONFIGURATIONS for name in (each.peer, each.key)))
+    parser.add_argument(
+        "--peers", type=_list(names), default=names, help="for example loosely,celery/polling"
+    )
     parser.add_argument("--tasks", type=_list(ALL_TASKS), default=list(ALL_TASKS))
     parser.add_argument(
         "--quick", action="store_true", help="one round of few requests, and write no document"
@@ -246,7 +242,7 @@ def main(arguments: Sequence[str] = ()) -> int:
         return 0
     # An ordinary end stops the servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    chosen = [each for each in CONFIGURATIONS if each.peer in options.peers]
+    chosen = [each for each in CONFIGURATIONS if {each.peer, each.key} & set(options.peers)]
     amounts = QUICK if options.quick else FULL
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="loosely-peers-") as name:

@@ -80,7 +80,7 @@ CONFIGURATIONS = (
     PeerConfiguration(
         "celery",
         "threads",
-        "FastAPI + Celery + Redis",
+        "FastAPI + Celery, threads",
         f"{_CELERY_SETTINGS}; `.get()` in threads",
         [_CELERY, _api("celery_api")],
         uses_redis=True,
@@ -88,7 +88,7 @@ CONFIGURATIONS = (
     PeerConfiguration(
         "celery",
         "polling",
-        "FastAPI + Celery + Redis",
+        "FastAPI + Celery, polling",
         f"{_CELERY_SETTINGS}; polls every 10 ms",
         [_CELERY, _api("celery_api")],
         path="/polled",
@@ -97,7 +97,7 @@ CONFIGURATIONS = (
     PeerConfiguration(
         "dramatiq",
         "one-thread",
-        "FastAPI + dramatiq + Redis",
+        "FastAPI + dramatiq",
         "one process with one thread, heartbeat 5 s; `get_result` in threads",
         [
             ("dramatiq", f"{_SERVERS}.dramatiq_tasks", "--processes", "1", "--threads", "1"),
@@ -108,8 +108,8 @@ CONFIGURATIONS = (
     PeerConfiguration(
         "arq",
         "polling",
-        "FastAPI + arq + Redis",
-        "polls every 10 ms on both sides, job_timeout 15 s",
+        "FastAPI + arq",
+        "polls every 10 ms on both sides, job_timeout 5 s",
         [("arq", f"{_SERVERS}.arq_tasks.WorkerSettings"), _api("arq_api")],
         environment="arq",
         uses_redis=True,
@@ -117,7 +117,7 @@ CONFIGURATIONS = (
     PeerConfiguration(
         "litserve",
         "batched",
-        "LitServe",
+        "LitServe, batches",
         "restart_workers; batches of 8, 10 ms",
         [("python", "-m", f"{_SERVERS}.litserve_server", "{port}")],
         form="form",
@@ -126,7 +126,7 @@ CONFIGURATIONS = (
     PeerConfiguration(
         "litserve",
         "single",
-        "LitServe",
+        "LitServe, no batches",
         "restart_workers; no batches",
         [("python", "-m", f"{_SERVERS}.litserve_server", "{port}")],
         form="form",
@@ -135,7 +135,7 @@ CONFIGURATIONS = (
     PeerConfiguration(
         "bentoml",
         "batched",
-        "BentoML",
+        "BentoML, batches",
         "one service; batches of 8",
         [("bentoml", "serve", f"{_SERVERS}.bentoml_server:Classify", "--port", "{port}")],
         path="/batched",
@@ -144,7 +144,7 @@ CONFIGURATIONS = (
     PeerConfiguration(
         "bentoml",
         "single",
-        "BentoML",
+        "BentoML, no batches",
         "one service; no batches",
         [("bentoml", "serve", f"{_SERVERS}.bentoml_server:Classify", "--port", "{port}")],
     ),

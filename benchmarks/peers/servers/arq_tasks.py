@@ -1,4 +1,4 @@
-"""The arq worker: it polls every 10 ms, and a job of a killed worker runs again after 25 s."""
+"""The arq worker: it polls every 10 ms, and a job of a killed worker runs again after 15 s."""
 
 import asyncio
 import logging
@@ -31,5 +31,5 @@ class WorkerSettings:
     on_startup = load
     redis_settings = RedisSettings.from_dsn(os.environ["PEER_REDIS"])
     poll_delay = 0.01
-    job_timeout = 15
+    job_timeout = 5
     keep_result = 300
