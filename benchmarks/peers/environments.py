@@ -28,10 +28,7 @@ def prepare(name: str) -> Path:
         sys.stderr.write(f"making {folder}; this happens once and takes some minutes\n")
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         command = ["-m", "pip", "install", "--quiet", "--progress-bar", "off", "-r"]
-        subprocess.run(
-            [folder / "bin" / "python", *command, REQUIREMENTS[name]],
-            check=True,
-        )
+        subprocess.run([folder / "bin" / "python", *command, REQUIREMENTS[name]], check=True)
         stamp.write_text(wanted, encoding="utf-8")
     return folder / "bin"
 

@@ -90,8 +90,8 @@ class PeerBenchmark:
                 sys.stderr.write(f"{describe(run)}\n")
 
     def _choose(self, number: int, peers: Sequence[str], task: str) -> Iterator[PeerConfiguration]:
-        """Yield what the round measures, in reversed order in every second round."""
-        for configuration in CONFIGURATIONS if number % 2 else CONFIGURATIONS[::-1]:
+        """Yield what the round measures. Odd rounds have the reversed order."""
+        for configuration in CONFIGURATIONS[::-1] if number % 2 else CONFIGURATIONS:
             is_chosen = {configuration.peer, configuration.key} & set(peers)
             if is_chosen and (task != CLASSIFIER or configuration.peer == LOOSELY):
                 yield configuration

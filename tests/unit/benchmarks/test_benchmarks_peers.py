@@ -1,19 +1,23 @@
 """The statistics, the charts and the document of `./dev bench peers`."""
 
 import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from benchmarks.peers.charts import Bar, bar_chart
-from benchmarks.peers.client import Exchange, Exchanges, longest_silence
+from benchmarks.peers.client import Exchange, Exchanges, PeerRequests, longest_silence, run
 from benchmarks.peers.environments import REQUIREMENTS, required_names
 from benchmarks.peers.measure import is_same_result, latency, make_pictures
 from benchmarks.peers.report import number, render
 from benchmarks.peers.results import Comparison, PeerRun, Values, median_or_none
 from benchmarks.peers.run import add_ratios
 from benchmarks.peers.systems import CONFIGURATIONS, ROOT
+from tests.ports import free_port
 
 LOOSELY = "loosely/up"
 
@@ -74,6 +78,55 @@ def test_results_are_the_same_after_writing_and_reading(tmp_path: Path) -> None:
     )
     comparison.write(tmp_path / "results.json")
     assert Comparison.read(tmp_path / "results.json") == comparison
+
+
+class _Answers(BaseHTTPRequestHandler):
+    """Returns the request's body, or closes the connection without a response."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        if body == b"close":
+            self.close_connection = True
+            return
+        self.send_response(503 if body == b"busy" else 200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Log nothing."""
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_each_request_has_the_response_to_its_own_body(url: str) -> None:
+    bodies = [b"first", b"second", b"third"]
+    answered: list[int] = []
+    found = run(PeerRequests(url, "/jobs", bodies, {"x-test": "1"}), 4, 30, on_ok=answered.append)
+    assert [each.number for each in sorted(found.ok, key=lambda each: each.number)] == [*range(30)]
+    assert all(each.body == bodies[each.number % 3] for each in found.ok)
+    assert answered == [*range(1, 31)]
+
+
+def test_other_statuses_and_lost_connections_are_failures(url: str) -> None:
+    found = run(PeerRequests(url, "/jobs", [b"good", b"busy", b"close"], {}), 1, 6)
+    assert [each.status for each in found.found] == [200, 503, 0] * 2
+    assert len(found.ok) == 2
+
+
+def test_a_server_that_does_not_listen_is_a_failure() -> None:
+    found = run(PeerRequests(f"http://127.0.0.1:{free_port()}", "/jobs", [b"good"], {}), 1, 1)
+    assert [each.status for each in found.found] == [0]
 
 
 def test_latencies_are_those_of_successful_requests() -> None:
