@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,7 @@ LOOSELY = "loosely"
 _WAIT_SECONDS = 180
 _READY_SECONDS = 120.0
 _RESTART_PAUSE_SECONDS = 0.1
+_MODEL_PROCESSES = "model-processes"
 _BOUNDARY = "peer-boundary"
 _SERVERS = "benchmarks.peers.servers"
 
@@ -252,17 +253,15 @@ class _SupervisedProgram:
     def stop(self) -> None:
         """Terminate the program. After 10 s, kill it and all processes that it has started."""
         self._stopping.set()
-        try:
-            tree = psutil.Process(self.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            tree = []
+        tree: list[psutil.Process] = []
+        with suppress(psutil.NoSuchProcess):
+            root = psutil.Process(self.pid)
+            tree = [*root.children(recursive=True), root]
         self._process.terminate()
         self._thread.join(10)
-        for process in [*tree, *([psutil.Process(self.pid)] if self._thread.is_alive() else [])]:
-            try:
+        for process in tree:
+            with suppress(psutil.NoSuchProcess):
                 process.kill()
-            except psutil.NoSuchProcess:
-                continue
         self._thread.join()
 
 
@@ -281,49 +280,63 @@ def serve(
     Raises:
         RuntimeError: if no request was answered in time. The message contains the end of the logs.
     """
-    model_processes = folder / "model-processes"
-    model_processes.mkdir()
-    variables = {"PEER_MODEL_PROCESSES": str(model_processes), "PEER_TASK": task}
+    (folder / _MODEL_PROCESSES).mkdir()
     begin = time.monotonic()
-    if configuration.peer == LOOSELY:
-        variables |= {"WORKER_MODELS": task, "TORCH_THREADS": "1"}
-        with running(folder / "data", CATALOGUE, environment=variables) as system:
-            headers = {"content-type": "image/jpeg", "prefer": f"wait={_WAIT_SECONDS}"}
-            requests = PeerRequests(system.url, f"/v1/models/{task}/jobs", pictures, headers)
-            (root,) = [each for each in psutil.Process().children() if "loosely" in each.cmdline()]
-            served = ServedPeer(requests, model_processes, [root], is_loosely=True)
-            _wait_until_answered(served, folder, begin)
-            yield served
-        return
-    programs = environments.prepare(configuration.environment)
-    with ExitStack() as stack:
-        roots: list[_SupervisedProgram] = []
-        environment = {**environments.variables(), **configuration.variables, **variables}
-        environment["PATH"] = f"{programs}{os.pathsep}{environment.get('PATH', '')}"
-        environment["BENTOML_HOME"] = str(folder / "bentoml")
-
-        def start(name: str, command: Sequence[str]) -> None:
-            program = _SupervisedProgram(command, environment, folder / f"{name}.log")
-            stack.callback(program.stop)
-            roots.append(program)
-
-        if configuration.uses_redis:
-            redis_port = str(free_port())
-            start(
-                "redis", [find_redis(), "--port", redis_port, "--bind", "127.0.0.1", "--save", ""]
-            )
-            environment["PEER_REDIS"] = f"redis://127.0.0.1:{redis_port}/0"
-        port = str(free_port())
-        for number, command in enumerate(configuration.commands):
-            first, *rest = (part.replace("{port}", port) for part in command)
-            start(f"program-{number}", [str(programs / first), *rest])
-        bodies, media_type = _encode(pictures, configuration.form)
-        requests = PeerRequests(
-            f"http://127.0.0.1:{port}", configuration.path, bodies, {"content-type": media_type}
-        )
-        served = ServedPeer(requests, model_processes, roots, form=configuration.form)
+    start = _serve_loosely if configuration.peer == LOOSELY else _serve_peer
+    with start(configuration, task, pictures, folder) as served:
         _wait_until_answered(served, folder, begin)
         yield served
+
+
+@contextmanager
+def _serve_loosely(
+    _: PeerConfiguration, task: str, pictures: Sequence[bytes], folder: Path
+) -> Iterator[ServedPeer]:
+    model_processes = folder / _MODEL_PROCESSES
+    variables = {"PEER_MODEL_PROCESSES": str(model_processes), "TORCH_THREADS": "1"}
+    variables["WORKER_MODELS"] = task
+    with running(folder / "data", CATALOGUE, environment=variables) as system:
+        headers = {"content-type": "image/jpeg", "prefer": f"wait={_WAIT_SECONDS}"}
+        requests = PeerRequests(system.url, f"/v1/models/{task}/jobs", pictures, headers)
+        (root,) = [each for each in psutil.Process().children() if "loosely" in each.cmdline()]
+        yield ServedPeer(requests, model_processes, [root], is_loosely=True)
+
+
+@contextmanager
+def _serve_peer(
+    configuration: PeerConfiguration, task: str, pictures: Sequence[bytes], folder: Path
+) -> Iterator[ServedPeer]:
+    programs = environments.prepare(configuration.environment)
+    model_processes = folder / _MODEL_PROCESSES
+    environment = {
+        **environments.variables(),
+        **configuration.variables,
+        "PEER_TASK": task,
+        "PEER_MODEL_PROCESSES": str(model_processes),
+        "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
+        "BENTOML_HOME": str(folder / "bentoml"),
+    }
+    port, redis_port = free_port(), free_port()
+    commands: list[Sequence[str]] = []
+    if configuration.uses_redis:
+        commands.append(
+            (find_redis(), "--port", str(redis_port), "--bind", "127.0.0.1", "--save", "")
+        )
+        environment["PEER_REDIS"] = f"redis://127.0.0.1:{redis_port}/0"
+    for first, *rest in configuration.commands:
+        options = (part.replace("{port}", str(port)) for part in rest)
+        commands.append((str(programs / first), *options))
+    bodies, media_type = _encode(pictures, configuration.form)
+    requests = PeerRequests(
+        f"http://127.0.0.1:{port}", configuration.path, bodies, {"content-type": media_type}
+    )
+    with ExitStack() as stack:
+        roots: list[_SupervisedProgram] = []
+        for number, command in enumerate(commands):
+            program = _SupervisedProgram(command, environment, folder / f"program-{number}.log")
+            stack.callback(program.stop)
+            roots.append(program)
+        yield ServedPeer(requests, model_processes, roots, form=configuration.form)
 
 
 def find_redis() -> str:
