@@ -1,1 +1,1 @@
-"""The benchmarks (`./dev bench`): the whole system, the worker, and the sharing of memory."""
+"""The benchmarks of the whole system, of its parts, and of other servers (`./dev bench`)."""

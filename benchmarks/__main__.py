@@ -5,12 +5,14 @@ cpu      the processor time of one `noop` job in each process
 hops     how many remote round trips the caller of a `noop` job waits for
 worker   a busy worker without a gateway, compared with a loop that only runs the model
 memory   two models that together need more memory than the device has
+peers    other ways to serve a model, beside Loosely; writes docs/benchmarks.md
 """
 
 import sys
 from collections.abc import Callable, Sequence
 
 from benchmarks import cpu, hops, memory, saturation, whole
+from benchmarks.peers import run as peers
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "all": whole.main,
@@ -18,6 +20,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "hops": hops.main,
     "worker": saturation.main,
     "memory": memory.main,
+    "peers": peers.main,
 }
 
 

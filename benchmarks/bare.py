@@ -1,24 +1,26 @@
-"""Measure the classifier in a bare loop. `./dev bench` compares the whole system with this loop.
+"""Measure a model in a bare loop. `./dev bench` compares the whole system with this loop.
 
 `python -m benchmarks.bare PICTURE BATCH_SIZE SECONDS [tuned]` prints the number of images per
 second. The loop has no messages. It decodes the picture for every inference, as a worker does for
-every job. With `tuned`, the loop uses the worker's settings of the C allocator.
+every job. With `tuned`, the loop uses the worker's settings of the C allocator. `--catalogue FILE`
+and `--model NAME` choose another model than the classifier that ships.
 """
 
+import argparse
 import sys
 import time
 from pathlib import Path
 
-from contract.catalogue import Catalogue
+from contract.catalogue import Catalogue, ModelEntry
 from worker.inference.loaded_model import LoadedModel
 from worker.process import available_processors, keep_large_blocks, torch_threads
 
 
-def measure_images_per_second(picture: bytes, batch_size: int, seconds: float) -> float:
+def measure_images_per_second(
+    model: ModelEntry, picture: bytes, batch_size: int, seconds: float
+) -> float:
     """Decode and classify the picture in batches for `seconds`; return the images per second."""
-    loaded = LoadedModel.load(
-        Catalogue.load().model("classifier"), torch_threads(available_processors())
-    )
+    loaded = LoadedModel.load(model, torch_threads(available_processors()))
     run_batch(loaded, picture, batch_size)
     count = 0
     begin = time.perf_counter()
@@ -36,11 +38,24 @@ def run_batch(loaded: LoadedModel, picture: bytes, batch_size: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Measure the classifier, and print the number of images per second."""
-    picture, batch_size, seconds, *tuned = arguments
-    if tuned:
+    """Measure the model, and print the number of images per second."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bare", description=__doc__)
+    parser.add_argument("picture", type=Path)
+    parser.add_argument("batch_size", type=int)
+    parser.add_argument("seconds", type=float)
+    parser.add_argument("tuned", nargs="?", choices=["tuned"])
+    parser.add_argument("--catalogue", type=Path)
+    parser.add_argument("--model", default="classifier")
+    options = parser.parse_args(arguments)
+    if options.tuned:
         keep_large_blocks()
-    rate = measure_images_per_second(Path(picture).read_bytes(), int(batch_size), float(seconds))
+    catalogue = Catalogue.load(options.catalogue) if options.catalogue else Catalogue.load()
+    rate = measure_images_per_second(
+        catalogue.model(options.model),
+        options.picture.read_bytes(),
+        options.batch_size,
+        options.seconds,
+    )
     sys.stdout.write(f"{rate:.3f}\n")
 
 

@@ -10,15 +10,15 @@ def peaks_mb(system: RunningSystem) -> dict[str, float]:
 
     The Functions host and the app that it runs are separate processes.
     """
-    peaks = {"supervisor": _peak_mb(system.pid)}
+    peaks = {"supervisor": peak_mb(system.pid)}
     for name, part in system.parts.items():
-        peaks[name] = _peak_mb(part.pid)
+        peaks[name] = peak_mb(part.pid)
         for number, child in enumerate(psutil.Process(part.pid).children(recursive=True)):
-            peaks[f"{name} app{number or ''}"] = _peak_mb(child.pid)
+            peaks[f"{name} app{number or ''}"] = peak_mb(child.pid)
     return peaks
 
 
-def _peak_mb(pid: int) -> float:
+def peak_mb(pid: int) -> float:
     """Return the peak resident memory of a process in MB.
 
     If the kernel does not record the peak, return the current resident memory.

@@ -1,0 +1,190 @@
+"""The HTTP client of the comparison: one process, one thread, and little processor time.
+
+It shares the processors with the servers, so each millisecond that it uses is missing there.
+Therefore it sends prepared bytes and parses responses with httptools. Every client is one
+connection, which it keeps and on which it waits for a response before it sends the next request.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import cast
+from urllib.parse import urlsplit
+
+import httptools
+import uvloop
+
+_OK = 200
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRequests:
+    """The requests of a benchmark. The clients send the `bodies` in turn."""
+
+    url: str
+    path: str
+    bodies: Sequence[bytes]
+    headers: Mapping[str, str]
+
+    def encode(self) -> list[bytes]:
+        """Return the bytes of one HTTP request for each body."""
+        fields = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
+        return [
+            f"POST {self.path} HTTP/1.1\r\nhost: {urlsplit(self.url).netloc}\r\n{fields}"
+            f"content-length: {len(body)}\r\n\r\n".encode("ascii")
+            + body
+            for body in self.bodies
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request and what became known of it: its times on one clock, status and response body.
+
+    The status is 0 if no response arrived in time.
+    """
+
+    number: int
+    begin: float
+    end: float
+    status: int
+    body: bytes
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether the response has status 200."""
+        return self.status == _OK
+
+
+@dataclass(slots=True)
+class Exchanges:
+    """All requests of one run, in the order in which they ended."""
+
+    found: list[Exchange] = field(default_factory=list)
+
+    @property
+    def ok(self) -> list[Exchange]:
+        """The requests with a response of status 200."""
+        return [each for each in self.found if each.is_ok]
+
+    @property
+    def seconds(self) -> float:
+        """The time from the first request to the last response of status 200."""
+        begin = min(each.begin for each in self.found)
+        return max((each.end for each in self.ok), default=begin) - begin
+
+
+class _Connection(asyncio.Protocol):
+    """One keep-alive connection. `response` is the future of the response that it waits for."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.response: asyncio.Future[tuple[int, bytes]] | None = None
+        self.transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._body: list[bytes] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        if self.response is not None and not self.response.done():
+            self.response.set_exception(ConnectionResetError("the server closed the connection"))
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_body(self, body: bytes) -> None:
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        body, self._body = b"".join(self._body), []
+        status, keeps = self._parser.get_status_code(), self._parser.should_keep_alive()
+        if not keeps and self.transport is not None:
+            self.transport.close()
+            self.transport = None
+        if self.response is not None and not self.response.done():
+            self.response.set_result((status, body))
+
+    def send(self, request: bytes) -> asyncio.Future[tuple[int, bytes]]:
+        assert self.transport is not None
+        self.response = self._loop.create_future()
+        self.transport.write(request)
+        return self.response
+
+
+def run(
+    requests: PeerRequests,
+    clients: int,
+    count: int,
+    timeout_seconds: float = 180.0,
+    on_ok: Callable[[int], None] = lambda _: None,
+) -> Exchanges:
+    """Send `count` requests from `clients` connections, and return what happened to each.
+
+    Args:
+        requests: Where to send which bodies. Request N has body N modulo their number.
+        clients: How many requests wait for their responses at the same time.
+        count: How many requests to send.
+        timeout_seconds: A request without a response after this time has failed. Its connection is
+            closed, and the client continues with a new one.
+        on_ok: Is called after each response of status 200, with the number of such responses.
+    """
+    return uvloop.run(_run(requests, clients, count, timeout_seconds, on_ok))
+
+
+async def _run(
+    requests: PeerRequests,
+    clients: int,
+    count: int,
+    timeout_seconds: float,
+    on_ok: Callable[[int], None],
+) -> Exchanges:
+    exchanges = Exchanges()
+    encoded = requests.encode()
+    numbers = iter(range(count))
+    answered = 0
+
+    async def client() -> None:
+        nonlocal answered
+        connection: _Connection | None = None
+        for number in numbers:
+            begin = time.perf_counter()
+            status, body = 0, b""
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    if connection is None or connection.transport is None:
+                        connection = await _connect(requests.url)
+                    status, body = await connection.send(encoded[number % len(encoded)])
+            except (OSError, TimeoutError, httptools.HttpParserError) as error:
+                body = repr(error).encode()
+                if connection is not None and connection.transport is not None:
+                    connection.transport.close()
+                connection = None
+            end = time.perf_counter()
+            exchanges.found.append(Exchange(number, begin, end, status, body))
+            if status == _OK:
+                answered += 1
+                on_ok(answered)
+        if connection is not None and connection.transport is not None:
+            connection.transport.close()
+
+    await asyncio.gather(*(client() for _ in range(min(clients, count))))
+    return exchanges
+
+
+async def _connect(url: str) -> _Connection:
+    target = urlsplit(url)
+    loop = asyncio.get_running_loop()
+    host, port = target.hostname or "127.0.0.1", target.port or 80
+    _, connection = await loop.create_connection(_Connection, host, port)
+    return connection
+
+
+def longest_silence(ends: Iterable[float], begin: float) -> float:
+    """Return the longest time without a response, from `begin` to the last of these times."""
+    times = [begin, *sorted(end for end in ends if end > begin)]
+    return max((later - earlier for earlier, later in pairwise(times)), default=0.0)

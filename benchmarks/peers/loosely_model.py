@@ -1,0 +1,34 @@
+"""The two jobs as a model of Loosely. `benchmarks/peers/models.toml` has its catalogue entries."""
+
+from typing import Any, ClassVar
+
+from PIL.Image import Image, new
+
+from benchmarks.peers.job import SIDE_PIXELS, PeerModel, announce_model_process
+from worker.models import Accepts
+
+
+class Infer:
+    """Runs `noop` or `resnet18`, as the servers of the peers do."""
+
+    accepts: ClassVar[Accepts] = "image"
+
+    def __init__(self, task: str) -> None:
+        self._model = PeerModel(task)
+        announce_model_process()
+
+    def sample(self) -> Any:
+        """Return a prepared black image."""
+        return self._model.prepare(new("RGB", (SIDE_PIXELS, SIDE_PIXELS)))
+
+    def preprocess(self, item: Image) -> Any:
+        """Crop and normalise the image, which the worker has decoded."""
+        return self._model.prepare(item)
+
+    def __call__(self, batch: list[Any]) -> list[Any]:
+        """Run one forward pass over the whole batch."""
+        return self._model.run(batch)
+
+    def postprocess(self, output: Any) -> dict[str, object]:
+        """Return the best classes."""
+        return self._model.finish(output)

@@ -1,0 +1,216 @@
+"""Measure one running system, and the bare loops beside it."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from benchmarks.machine import Processors
+from benchmarks.peers import client
+from benchmarks.peers.client import Exchange, longest_silence
+from benchmarks.peers.job import NOOP_RESULT
+from benchmarks.peers.results import Values
+from benchmarks.peers.systems import CATALOGUE, ROOT, ServedPeer
+
+CLASSIFIER = "classifier"
+CLIENTS = (16, 64)
+BATCH_SIZE = 8
+_PICTURE = ROOT / "examples" / "chelsea.jpg"
+_QUALITY = 91
+_BURST_TIMEOUT_SECONDS = 120.0
+_LOSS_TIMEOUT_SECONDS = 30.0
+_RECOVERY_SECONDS = 60.0
+_RETRY_PAUSE_SECONDS = 0.05
+_SCORE_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """How many requests each measurement sends. `bare_seconds` is the length of a bare loop."""
+
+    one_client: int
+    saturation: int
+    burst: int
+    loss: int
+    bare_seconds: float
+
+    @property
+    def kill_after(self) -> int:
+        """After how many responses of the loss measurement the model process is killed."""
+        return self.loss // 5
+
+
+FULL = {
+    "noop": Amounts(200, 800, 400, 100, 0.0),
+    "resnet18": Amounts(40, 128, 400, 100, 4.0),
+    CLASSIFIER: Amounts(40, 256, 0, 0, 4.0),
+}
+QUICK = {
+    "noop": Amounts(20, 80, 40, 30, 0.0),
+    "resnet18": Amounts(8, 32, 40, 30, 1.0),
+    CLASSIFIER: Amounts(8, 32, 0, 0, 1.0),
+}
+
+
+def make_pictures() -> list[bytes]:
+    """Return four JPEGs of about 26 KB: chelsea.jpg, mirrored, upside down, and both."""
+    picture = Image.open(_PICTURE).convert("RGB")
+    mirrored = ImageOps.mirror(picture)
+    variants = (picture, mirrored, ImageOps.flip(picture), ImageOps.flip(mirrored))
+    return [_encode(variant) for variant in variants]
+
+
+def _encode(picture: Image.Image) -> bytes:
+    output = BytesIO()
+    picture.save(output, "JPEG", quality=_QUALITY)
+    return output.getvalue()
+
+
+def measure(served: ServedPeer, task: str, amounts: Amounts, expected: Sequence[Any]) -> Values:
+    """Measure all there is to measure of one system with one job.
+
+    Args:
+        served: The running system.
+        task: The job that it serves.
+        amounts: How many requests to send.
+        expected: The right result of each of the requests' bodies, or nothing to check no results.
+    """
+    requests = served.requests
+    exchanges: list[Exchange] = []
+    values: Values = {"ready_seconds": served.ready_seconds}
+    client.run(requests, CLIENTS[0], max(CLIENTS[0], amounts.saturation // 10))
+    with _machine(values):
+        found = client.run(requests, 1, amounts.one_client)
+        exchanges += found.ok
+        values |= latency(found.ok)
+        for clients in CLIENTS:
+            found = client.run(requests, clients, amounts.saturation)
+            exchanges += found.ok
+            values[f"per_second_{clients}"] = len(found.ok) / found.seconds if found.ok else 0.0
+            values[f"failures_{clients}"] = len(found.found) - len(found.ok)
+        if amounts.burst:
+            found = client.run(requests, amounts.burst, amounts.burst, _BURST_TIMEOUT_SECONDS)
+            exchanges += found.ok
+            values["burst_seconds"] = found.seconds if found.ok else None
+            values["burst_failures"] = len(found.found) - len(found.ok)
+    if served.model_pids():
+        values["model_mb"], values["others_mb"] = served.peaks_mb()
+    if amounts.loss:
+        values |= _measure_loss(served, amounts, exchanges)
+    if expected:
+        values["wrong"] = _count_wrong(served, exchanges, expected)
+    return values
+
+
+def latency(exchanges: Sequence[Exchange]) -> Values:
+    """Return the median and the 95th percentile of the requests' latencies, in ms."""
+    times = [(each.end - each.begin) * 1000 for each in exchanges]
+    if len(times) < 2:
+        return {"p50_ms": None, "p95_ms": None}
+    return {"p50_ms": median(times), "p95_ms": quantiles(times, n=20, method="inclusive")[18]}
+
+
+def _measure_loss(served: ServedPeer, amounts: Amounts, exchanges: list[Exchange]) -> Values:
+    """Kill the model process during a burst. Nobody sends a request of the burst again.
+
+    Right after the kill, one new client sends a request, again and again until it succeeds. The
+    silence is the longest time without a successful response to the burst or to this client.
+    """
+    requests = served.requests
+    killed_at = math.inf
+    new_client = ThreadPoolExecutor(1)
+    recovery: list[Future[float | None]] = []
+
+    def kill(answered: int) -> None:
+        nonlocal killed_at
+        if answered == amounts.kill_after:
+            served.kill_model_process()
+            killed_at = time.perf_counter()
+            recovery.append(new_client.submit(_wait_for_recovery, served))
+
+    found = client.run(requests, amounts.loss, amounts.loss, _LOSS_TIMEOUT_SECONDS, kill)
+    exchanges += found.ok
+    recovered_at = recovery[0].result() if recovery else None
+    new_client.shutdown()
+    silence = None
+    if recovered_at is not None:
+        silence = longest_silence([*(each.end for each in found.ok), recovered_at], killed_at)
+    return {"lost": amounts.loss - len(found.ok), "silence_seconds": silence}
+
+
+def _wait_for_recovery(served: ServedPeer) -> float | None:
+    """Send a request until it succeeds. Return the time of the response, or None if none came."""
+    give_up_at = time.perf_counter() + _RECOVERY_SECONDS
+    while time.perf_counter() < give_up_at:
+        if found := client.run(served.requests, 1, 1, _LOSS_TIMEOUT_SECONDS).ok:
+            return found[0].end
+        time.sleep(_RETRY_PAUSE_SECONDS)
+    return None
+
+
+def _count_wrong(served: ServedPeer, exchanges: Sequence[Exchange], expected: Sequence[Any]) -> int:
+    def is_right(each: Exchange) -> bool:
+        try:
+            result = served.read_result(each.body)
+            return is_same_result(result, expected[each.number % len(expected)])
+        except (KeyError, IndexError, TypeError, ValueError):
+            return False
+
+    return sum(not is_right(each) for each in exchanges)
+
+
+def is_same_result(result: Any, expected: Any) -> bool:
+    """Return whether a result has the expected best class, and its score within 0.1 %."""
+    best, right = result["labels"][0], expected["labels"][0]
+    is_close = math.isclose(best["score"], right["score"], rel_tol=_SCORE_TOLERANCE)
+    return best["index"] == right["index"] and is_close
+
+
+@contextmanager
+def _machine(values: Values) -> Iterator[None]:
+    """Record the load before a measurement, and the share of stolen processor time during it."""
+    values["load_average"] = os.getloadavg()[0]
+    before = Processors.now()
+    yield
+    values["stolen_share"] = (Processors.now() - before).stolen_share
+
+
+def expected_results(task: str, pictures: Sequence[bytes], folder: Path) -> list[Any]:
+    """Return the right result of each picture, or an empty list for the classifier."""
+    if task == "noop":
+        return [NOOP_RESULT] * len(pictures)
+    if task == CLASSIFIER:
+        return []
+    paths = []
+    for number, picture in enumerate(pictures):
+        paths.append(folder / f"{number}.jpg")
+        paths[-1].write_bytes(picture)
+    return list(_run_json("benchmarks.peers.job", "expect", *map(str, paths)))
+
+
+def measure_bare(task: str, picture: Path, seconds: float) -> tuple[float, float]:
+    """Return the images per second of the bare loop, plain and with the worker's allocator."""
+    command = ("benchmarks.bare", str(picture), str(BATCH_SIZE), str(seconds))
+    model = ("--catalogue", str(CATALOGUE), "--model", task)
+    plain, tuned = (_run_json(*command, *more, *model) for more in ((), ("tuned",)))
+    return float(plain), float(tuned)
+
+
+def _run_json(*command: str) -> Any:
+    environment = {**os.environ, "TORCH_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'functions'}"}
+    output = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, env=environment, check=True, capture_output=True
+    ).stdout
+    return json.loads(output)

@@ -1,0 +1,59 @@
+"""The measured values of a comparison, as they are kept in a JSON file, and their medians."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+
+Values = dict[str, float | None]
+"""Measured values by name. None means that the value is infinite: no response ever came."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRun:
+    """What was measured of one configuration with one job in one round, or why that failed."""
+
+    round: int
+    key: str
+    task: str
+    values: Values
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Comparison:
+    """All runs, and where and when they were measured."""
+
+    facts: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    is_quick: bool = False
+    runs: list[PeerRun] = field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        """Write the comparison as JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> "Comparison":
+        """Read a comparison that `write` has written."""
+        document = json.loads(path.read_text("utf-8"))
+        document["runs"] = [PeerRun(**run) for run in document["runs"]]
+        return cls(**document)
+
+    def medians(self, key: str, task: str) -> Values:
+        """Return the median of each value over the rounds. Failed runs do not count."""
+        runs = [run for run in self.runs if run.key == key and run.task == task and not run.error]
+        names = dict.fromkeys(name for run in runs for name in run.values)
+        return {
+            name: median_or_none([run.values[name] for run in runs if name in run.values])
+            for name in names
+        }
+
+
+def median_or_none(values: Sequence[float | None]) -> float | None:
+    """Return the median of values, of which None is larger than every number."""
+    found = median(math.inf if value is None else value for value in values)
+    return None if math.isinf(found) else found

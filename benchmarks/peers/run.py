@@ -1,0 +1,259 @@
+"""Compare Loosely with its peers (`./dev bench peers`).
+
+Every round runs every system once with every job, in turn. The results are written after each run,
+so that an interrupted comparison keeps what it has measured.
+"""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.peers import environments
+from benchmarks.peers.measure import (
+    CLASSIFIER,
+    FULL,
+    QUICK,
+    Amounts,
+    expected_results,
+    make_pictures,
+    measure,
+    measure_bare,
+)
+from benchmarks.peers.report import number, render
+from benchmarks.peers.results import Comparison, PeerRun, Values
+from benchmarks.peers.systems import (
+    CONFIGURATIONS,
+    LOOSELY,
+    ROOT,
+    PeerConfiguration,
+    find_redis,
+    serve,
+)
+
+RESULTS = ROOT / "docs" / "benchmarks" / "peers.json"
+ALL_TASKS = ("noop", "resnet18", CLASSIFIER)
+_OUR_DISTRIBUTIONS = ("azure-functions", "azure-functions-durable", "azure-servicebus")
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One system with one job in one round."""
+
+    round: int
+    configuration: PeerConfiguration
+    task: str
+
+
+class PeerBenchmark:
+    """A running comparison."""
+
+    def __init__(
+        self, comparison: Comparison, amounts: dict[str, Amounts], results: Path, folder: Path
+    ) -> None:
+        self._comparison = comparison
+        self._amounts = amounts
+        self._results = results
+        self._folder = folder
+        self._pictures = make_pictures()
+        self._picture = folder / "picture.jpg"
+        self._picture.write_bytes(self._pictures[0])
+        self._expected = {
+            task: expected_results(task, self._pictures, folder) for task in ALL_TASKS
+        }
+
+    def run_round(self, number: int, peers: Sequence[str], tasks: Sequence[str]) -> None:
+        """Run every system with every job once."""
+        for task in tasks:
+            bare = self._measure_bare(task)
+            for configuration in self._choose(number, peers, task):
+                run = self._measure(_Step(number, configuration, task))
+                after = self._measure_bare(task)
+                if bare and after and not run.error:
+                    add_ratios(run.values, bare, after, self._amounts[task].burst)
+                bare = after
+                self._comparison.runs.append(run)
+                self._comparison.write(self._results)
+                sys.stderr.write(f"{describe(run)}\n")
+
+    def _choose(self, number: int, peers: Sequence[str], task: str) -> Iterator[PeerConfiguration]:
+        """Yield what the round measures. Odd rounds have the reversed order."""
+        for configuration in CONFIGURATIONS[::-1] if number % 2 else CONFIGURATIONS:
+            is_chosen = {configuration.peer, configuration.key} & set(peers)
+            if is_chosen and (task != CLASSIFIER or configuration.peer == LOOSELY):
+                yield configuration
+
+    def _measure_bare(self, task: str) -> tuple[float, float] | None:
+        seconds = self._amounts[task].bare_seconds
+        return measure_bare(task, self._picture, seconds) if seconds else None
+
+    def _measure(self, step: _Step) -> PeerRun:
+        with tempfile.TemporaryDirectory(dir=self._folder, ignore_cleanup_errors=True) as folder:
+            try:
+                with serve(step.configuration, step.task, self._pictures, Path(folder)) as served:
+                    amounts, expected = self._amounts[step.task], self._expected[step.task]
+                    values = measure(served, step.task, amounts, expected)
+            except (RuntimeError, AssertionError, OSError, psutil.Error) as error:
+                text = f"{type(error).__name__}: {error}"
+                sys.stderr.write(f"{text}\n")
+                return PeerRun(
+                    step.round, step.configuration.key, step.task, {}, text.splitlines()[0][:300]
+                )
+        return PeerRun(step.round, step.configuration.key, step.task, values)
+
+
+def add_ratios(
+    values: Values, before: tuple[float, float], after: tuple[float, float], burst: int
+) -> None:
+    """Add the bare loops around a run, and the run's speed compared with them.
+
+    Args:
+        values: The values of the run, to which this function adds others.
+        before: Pictures per second of the plain and of the tuned loop before the run.
+        after: The same after the run.
+        burst: The number of jobs of the burst.
+    """
+    bare, tuned = ((first + last) / 2 for first, last in zip(before, after, strict=True))
+    per_second = values.get("per_second_16") or 0.0
+    values |= {"bare_per_second": bare, "tuned_per_second": tuned}
+    values |= {"bare_ratio": per_second / bare, "tuned_ratio": per_second / tuned}
+    seconds = values.get("burst_seconds")
+    if seconds is not None:
+        values["burst_ratio"] = seconds / (burst / bare)
+
+
+def describe(run: PeerRun) -> str:
+    """Return a line about a run."""
+    shown = ", ".join(f"{name} {number(value, 2)}" for name, value in run.values.items())
+    return f"round {run.round}, {run.task}, {run.key}: {run.error or shown}"
+
+
+def collect_facts(amounts: dict[str, Amounts]) -> dict[str, str]:
+    """Return when and on which machine the comparison runs, and how many requests it sends."""
+    noop, resnet = amounts["noop"], amounts["resnet18"]
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": _read("git", "rev-parse", "--short", "HEAD") + _changed(),
+        "processor": _processor(),
+        "processors": str(os.cpu_count()),
+        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GB",
+        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "noop requests": _describe_amounts(noop),
+        "resnet18 requests": _describe_amounts(resnet),
+        "burst requests": str(noop.burst),
+    }
+
+
+def _describe_amounts(amounts: Amounts) -> str:
+    return f"{amounts.one_client} with one client, {amounts.saturation} each with 16 and with 64"
+
+
+def _changed() -> str:
+    return " with local changes" if _read("git", "status", "--porcelain", "-uno") else ""
+
+
+def _read(*command: str) -> str:
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def collect_versions(configurations: Sequence[PeerConfiguration]) -> dict[str, str]:
+    """Return the versions of all that runs."""
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(each.environment for each in configurations if each.commands):
+        found |= {
+            (f"{key} (arq)" if name == "arq" and key == "redis" else key): value
+            for key, value in environments.versions(name).items()
+        }
+    if any(each.uses_redis for each in configurations):
+        found["redis-server"] = _read(find_redis(), "--version").split("v=")[1].split()[0]
+    found |= {name: importlib.metadata.version(name) for name in _OUR_DISTRIBUTIONS}
+    return dict(sorted(found.items()))
+
+
+def print_summary(comparison: Comparison) -> None:
+    """Print the most important medians."""
+    names = (
+        *("p50_ms", "per_second_16", "per_second_64", "bare_ratio", "burst_failures"),
+        *("burst_seconds", "lost", "silence_seconds", "others_mb", "wrong"),
+    )
+    summary = Table(title="Medians")
+    for column in ("job", "system", *names):
+        summary.add_column(column, justify="left" if column in {"job", "system"} else "right")
+    for task in ALL_TASKS:
+        for each in CONFIGURATIONS:
+            values = comparison.medians(each.key, task)
+            if values:
+                cells = [number(values[name], 2) if name in values else "-" for name in names]
+                summary.add_row(task, each.key, *cells)
+    Console(width=160).print(summary)
+
+
+def _list(choices: Sequence[str]) -> type:
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        for name in names:
+            if name not in choices:
+                raise argparse.ArgumentTypeError(f"{name!r} is unknown: use {', '.join(choices)}")
+        return names
+
+    return parse  # type: ignore[return-value]
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Run the comparison, and write its results and the document."""
+    parser = argparse.ArgumentParser(prog="./dev bench peers", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="how many rounds (default: 3)")
+    names = list(dict.fromkeys(name for each in CONFIGURATIONS for name in (each.peer, each.key)))
+    parser.add_argument(
+        "--peers", type=_list(names), default=names, help="for example loosely,celery/polling"
+    )
+    parser.add_argument("--tasks", type=_list(ALL_TASKS), default=list(ALL_TASKS))
+    parser.add_argument(
+        "--quick", action="store_true", help="one round of few requests, and write no document"
+    )
+    parser.add_argument("--results", type=Path, help=f"default: {RESULTS.relative_to(ROOT)}")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where to write the page")
+    parser.add_argument("--render", type=Path, help="only write the page from these results")
+    options = parser.parse_args(arguments)
+    if options.render:
+        render(Comparison.read(options.render), options.docs)
+        return 0
+    # An ordinary end stops the servers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    chosen = [each for each in CONFIGURATIONS if {each.peer, each.key} & set(options.peers)]
+    amounts = QUICK if options.quick else FULL
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="loosely-peers-") as name:
+        results = options.results or (Path(name) / "peers.json" if options.quick else RESULTS)
+        comparison = Comparison(collect_facts(amounts), collect_versions(chosen), options.quick)
+        benchmark = PeerBenchmark(comparison, amounts, results, Path(name))
+        for round_number in range(1, 2 if options.quick else options.rounds + 1):
+            benchmark.run_round(round_number, options.peers, options.tasks)
+        comparison.facts["duration"] = f"{(time.monotonic() - begin) / 60:.0f} minutes"
+        comparison.write(results)
+    if not options.quick:
+        render(comparison, options.docs)
+    print_summary(comparison)
+    return 1 if any(run.error for run in comparison.runs) else 0

@@ -1,0 +1,33 @@
+"""BentoML, as one service. `/jobs` takes one picture, `/batched` takes lists of base64 pictures.
+
+A second service in front of the model (BentoML's other form) fails under load with version 1.4.40:
+https://github.com/bentoml/BentoML/issues/5540.
+"""
+
+import base64
+from pathlib import Path
+from typing import Annotated, Any
+
+import bentoml
+from bentoml.validators import ContentType
+
+from benchmarks.peers.job import PeerModel
+
+
+@bentoml.service(workers=1, traffic={"timeout": 180}, logging={"access": {"enabled": False}})
+class Classify:
+    """Holds the model."""
+
+    def __init__(self) -> None:
+        self._model = PeerModel.load()
+
+    @bentoml.api(route="/jobs")
+    def run(self, picture: Annotated[Path, ContentType("image/jpeg")], /) -> dict[str, Any]:
+        """Run the model with the request's body, which BentoML has written to a file."""
+        return self._model(picture.read_bytes())
+
+    @bentoml.api(route="/batched", batchable=True, max_batch_size=8)
+    def run_batch(self, pictures: list[str]) -> list[dict[str, Any]]:
+        """Run a batch, which BentoML has gathered from several requests."""
+        prepared = [self._model.decode(base64.b64decode(picture)) for picture in pictures]
+        return [self._model.finish(output) for output in self._model.run(prepared)]

@@ -1,0 +1,39 @@
+"""FastAPI in front of Celery. `/jobs` blocks a thread for each job, `/polled` polls for results."""
+
+import asyncio
+from typing import Any
+
+from fastapi import FastAPI
+
+from benchmarks.peers.servers.celery_tasks import classify
+from benchmarks.peers.servers.request_body import Picture
+
+_TIMEOUT_SECONDS = 180.0
+_POLL_SECONDS = 0.01
+
+app = FastAPI()
+
+
+@app.get("/health")
+def health() -> str:
+    """Return 200 as soon as the server accepts requests."""
+    return "ready"
+
+
+@app.post("/jobs")
+def run(picture: Picture) -> dict[str, Any]:
+    """Submit a task, and wait for its result in a thread of the pool."""
+    pending = classify.delay(picture)
+    result: dict[str, Any] = pending.get(timeout=_TIMEOUT_SECONDS)
+    return result
+
+
+@app.post("/polled")
+async def run_polled(picture: Picture) -> dict[str, Any]:
+    """Submit a task, and look for its result every 10 ms."""
+    pending = await asyncio.to_thread(classify.delay, picture)
+    async with asyncio.timeout(_TIMEOUT_SECONDS):
+        while not pending.ready():  # noqa: ASYNC110 - Celery has no asynchronous notification
+            await asyncio.sleep(_POLL_SECONDS)
+    result: dict[str, Any] = pending.get()
+    return result

@@ -1,0 +1,27 @@
+"""FastAPI in front of dramatiq. Each job blocks a thread until its result is in Redis."""
+
+import base64
+from typing import Any
+
+from fastapi import FastAPI
+
+from benchmarks.peers.servers.dramatiq_tasks import classify
+from benchmarks.peers.servers.request_body import Picture
+
+_TIMEOUT_MS = 180_000
+
+app = FastAPI()
+
+
+@app.get("/health")
+def health() -> str:
+    """Return 200 as soon as the server accepts requests."""
+    return "ready"
+
+
+@app.post("/jobs")
+def run(picture: Picture) -> dict[str, Any]:
+    """Submit a task, and wait for its result in a thread of the pool."""
+    message = classify.send(base64.b64encode(picture).decode("ascii"))
+    result: dict[str, Any] = message.get_result(block=True, timeout=_TIMEOUT_MS)
+    return result

@@ -1,0 +1,32 @@
+"""FastAPI with the model in the same process. FastAPI's thread pool runs the model."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+
+from benchmarks.peers.job import PeerModel
+from benchmarks.peers.servers.request_body import Picture
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    app.state.model = PeerModel.load()
+    yield
+
+
+app = FastAPI(lifespan=_lifespan)
+
+
+@app.get("/health")
+def health() -> str:
+    """Return 200 as soon as the model is loaded."""
+    return "ready"
+
+
+@app.post("/jobs")
+def run(picture: Picture) -> dict[str, Any]:
+    """Run the model in a thread of the pool."""
+    result: dict[str, Any] = app.state.model(picture)
+    return result

@@ -1,0 +1,55 @@
+"""LitServe, which restarts a killed worker. `PEER_BATCH_SIZE` is 1 or the size of a batch."""
+
+import os
+import sys
+from typing import Any
+
+import litserve
+from fastapi import Request
+
+from benchmarks.peers.job import PeerModel
+
+_BATCH_SIZE = int(os.environ["PEER_BATCH_SIZE"])
+
+
+class Classify(litserve.LitAPI):
+    """Gets the picture as the file `picture` of a form, because LitServe reads no raw bodies."""
+
+    def setup(self, device: str) -> None:
+        """Load the model in the worker process."""
+        self.model = PeerModel.load()
+
+    def decode_request(self, request: Request) -> Any:
+        """Decode and prepare the picture."""
+        return self.model.decode(request["picture"].file.read())
+
+    def batch(self, inputs: list[Any]) -> list[Any]:
+        """Leave the batch a list, which the model stacks itself."""
+        return inputs
+
+    def predict(self, x: Any) -> Any:
+        """Run a batch, or one picture if batches are off."""
+        return self.model.run(x) if _BATCH_SIZE > 1 else self.model.run([x])[0]
+
+    def unbatch(self, output: list[Any]) -> list[Any]:
+        """Return the outputs of the batch."""
+        return output
+
+    def encode_response(self, output: Any) -> dict[str, Any]:
+        """Return the result."""
+        return self.model.finish(output)
+
+
+if __name__ == "__main__":
+    api = Classify(
+        max_batch_size=_BATCH_SIZE,
+        batch_timeout=0.01 if _BATCH_SIZE > 1 else 0.0,
+        api_path="/jobs",
+    )
+    server = litserve.LitServer(api, accelerator="cpu", timeout=180, restart_workers=True)
+    server.run(
+        host="127.0.0.1",
+        port=int(sys.argv[1]),
+        generate_client_file=False,
+        log_level="warning",
+    )

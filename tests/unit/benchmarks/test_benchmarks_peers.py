@@ -1,0 +1,232 @@
+"""The statistics, the charts and the document of `./dev bench peers`."""
+
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks.peers.charts import Bar, bar_chart
+from benchmarks.peers.client import Exchange, Exchanges, PeerRequests, longest_silence, run
+from benchmarks.peers.environments import REQUIREMENTS, required_names
+from benchmarks.peers.measure import is_same_result, latency, make_pictures
+from benchmarks.peers.report import number, render
+from benchmarks.peers.results import Comparison, PeerRun, Values, median_or_none
+from benchmarks.peers.run import add_ratios
+from benchmarks.peers.systems import CONFIGURATIONS, ROOT
+from tests.ports import free_port
+
+LOOSELY = "loosely/up"
+
+
+def values(per_second: float, silence_seconds: float | None = 1.0) -> Values:
+    return {
+        "p50_ms": 1000 / per_second,
+        "p95_ms": 2000 / per_second,
+        "per_second_16": per_second,
+        "per_second_64": per_second + 1,
+        "failures_16": 0.0,
+        "failures_64": 0.0,
+        "burst_failures": 0.0,
+        "burst_seconds": 400 / per_second,
+        "lost": 2.0,
+        "silence_seconds": silence_seconds,
+        "others_mb": 120.0,
+        "model_mb": 300.0,
+        "wrong": 0.0,
+        "ready_seconds": 1.5,
+        "stolen_share": 0.02,
+        "load_average": 0.5,
+    }
+
+
+def compare(*runs: PeerRun) -> Comparison:
+    facts = {"date": "2026-11-26", "processor": "AMD EPYC", "burst requests": "400"}
+    return Comparison(facts, {"fastapi": "0.165.0"}, runs=list(runs))
+
+
+def exchange(begin: float, end: float, status: int = 200) -> Exchange:
+    return Exchange(0, begin, end, status, b"")
+
+
+def test_a_median_over_an_infinite_minority_is_finite() -> None:
+    assert median_or_none([None, 1.0, 3.0]) == 3.0
+
+
+def test_a_median_over_an_infinite_majority_is_infinite() -> None:
+    assert median_or_none([None, 1.0, None]) is None
+
+
+def test_medians_are_taken_over_rounds_and_skip_failed_runs() -> None:
+    comparison = compare(
+        PeerRun(1, LOOSELY, "noop", values(100)),
+        PeerRun(2, LOOSELY, "noop", values(300)),
+        PeerRun(3, LOOSELY, "noop", values(200)),
+        PeerRun(4, LOOSELY, "noop", {}, "RuntimeError: not ready"),
+        PeerRun(1, LOOSELY, "resnet18", values(7)),
+    )
+    assert comparison.medians(LOOSELY, "noop")["per_second_16"] == 200
+
+
+def test_results_are_the_same_after_writing_and_reading(tmp_path: Path) -> None:
+    comparison = compare(
+        PeerRun(1, LOOSELY, "noop", values(100, None)),
+        PeerRun(1, "arq/polling", "noop", {}, "RuntimeError: not ready"),
+    )
+    comparison.write(tmp_path / "results.json")
+    assert Comparison.read(tmp_path / "results.json") == comparison
+
+
+class _Answers(BaseHTTPRequestHandler):
+    """Returns the request's body, or closes the connection without a response."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        if body == b"close":
+            self.close_connection = True
+            return
+        self.send_response(503 if body == b"busy" else 200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Log nothing."""
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_each_request_has_the_response_to_its_own_body(url: str) -> None:
+    bodies = [b"first", b"second", b"third"]
+    answered: list[int] = []
+    found = run(PeerRequests(url, "/jobs", bodies, {"x-test": "1"}), 4, 30, on_ok=answered.append)
+    assert [each.number for each in sorted(found.ok, key=lambda each: each.number)] == [*range(30)]
+    assert all(each.body == bodies[each.number % 3] for each in found.ok)
+    assert answered == [*range(1, 31)]
+
+
+def test_other_statuses_and_lost_connections_are_failures(url: str) -> None:
+    found = run(PeerRequests(url, "/jobs", [b"good", b"busy", b"close"], {}), 1, 6)
+    assert [each.status for each in found.found] == [200, 503, 0] * 2
+    assert len(found.ok) == 2
+
+
+def test_a_server_that_does_not_listen_is_a_failure() -> None:
+    found = run(PeerRequests(f"http://127.0.0.1:{free_port()}", "/jobs", [b"good"], {}), 1, 1)
+    assert [each.status for each in found.found] == [0]
+
+
+def test_latencies_are_those_of_successful_requests() -> None:
+    found = latency([exchange(0.0, 0.001 * each) for each in range(1, 102)])
+    assert found["p50_ms"] == pytest.approx(51)
+    assert found["p95_ms"] == pytest.approx(96)
+    assert latency([]) == {"p50_ms": None, "p95_ms": None}
+
+
+def test_a_run_lasts_until_the_last_successful_response() -> None:
+    exchanges = Exchanges([exchange(1.0, 2.0), exchange(1.5, 4.0), exchange(1.5, 9.0, 500)])
+    assert exchanges.seconds == 3.0
+    assert len(exchanges.ok) == 2
+
+
+def test_a_silence_begins_with_the_kill() -> None:
+    assert longest_silence([1.0, 2.0, 5.0, 5.5], begin=1.5) == 3.0
+    assert longest_silence([1.0, 9.0], begin=1.5) == 7.5
+
+
+def test_ratios_compare_a_run_with_the_mean_of_the_loops_around_it() -> None:
+    measured = values(20)
+    add_ratios(measured, before=(15.0, 30.0), after=(25.0, 50.0), burst=400)
+    assert measured["bare_ratio"] == 1.0
+    assert measured["tuned_ratio"] == 0.5
+    assert measured["burst_ratio"] == 1.0
+
+
+def test_a_swapped_result_is_wrong() -> None:
+    expected = {"labels": [{"index": 238, "score": 0.0115}]}
+    assert is_same_result({"labels": [{"index": 238, "score": 0.011501}]}, expected)
+    assert not is_same_result({"labels": [{"index": 238, "score": 0.0110}]}, expected)
+    assert not is_same_result({"labels": [{"index": 58, "score": 0.0115}]}, expected)
+
+
+def test_the_pictures_are_four_different_jpegs_of_about_26_kb() -> None:
+    pictures = make_pictures()
+    assert len(set(pictures)) == 4
+    assert all(24_000 < len(picture) < 28_000 for picture in pictures)
+    assert make_pictures() == pictures
+
+
+def test_a_chart_is_xml_and_its_longest_bar_is_longest() -> None:
+    chart = bar_chart(
+        "Jobs & <more>",
+        "Longer is better.",
+        [
+            Bar("Celery", [100.0, 150.0], ["100", "150"]),
+            Bar("Loosely", [300.0, None], ["300", "-"]),
+        ],
+    )
+    root = ElementTree.fromstring(chart)
+    widths = [float(each.attrib["width"]) for each in root.iter() if each.tag.endswith("rect")]
+    assert widths[2] == widths[3] == max(widths)
+    assert widths[0] == pytest.approx(max(widths) / 3, abs=0.1)
+    assert "Jobs & <more>" in [each.text for each in root.iter() if each.tag.endswith("text")]
+
+
+def test_the_document_names_the_peers_that_are_ahead_and_each_failed_run(tmp_path: Path) -> None:
+    ours, theirs = values(200), values(250, None)
+    for measured in (ours, theirs):
+        add_ratios(measured, (20.0, 25.0), (20.0, 25.0), 400)
+    render(
+        compare(
+            PeerRun(1, LOOSELY, "noop", ours),
+            PeerRun(1, "celery/threads", "noop", theirs),
+            PeerRun(1, LOOSELY, "resnet18", ours),
+            PeerRun(1, "arq/polling", "noop", {}, "RuntimeError: not ready"),
+        ),
+        tmp_path,
+    )
+    text = (tmp_path / "benchmarks.md").read_text("utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| noop, ")]
+    assert "| noop, jobs/s at 16 clients | 200 | FastAPI + Celery, threads (250) |" in rows
+    assert "| noop, longest silence after the kill in s | 1.0 | nobody |" in rows
+    assert "- arq/polling, noop, round 1 failed: RuntimeError: not ready" in text
+    for picture in re.findall(r"\((benchmarks/\w+\.svg)\)", text):
+        assert (tmp_path / picture).is_file()
+
+
+def test_a_document_of_one_job_and_one_system_can_be_written(tmp_path: Path) -> None:
+    render(compare(PeerRun(1, LOOSELY, "noop", values(100))), tmp_path)
+    assert "ResNet-18 compared" not in (tmp_path / "benchmarks.md").read_text("utf-8")
+
+
+def test_infinite_values_are_words() -> None:
+    assert number(None) == "never"
+    assert number(1.25, 1) == "1.2"
+
+
+def test_all_requirements_are_fixed_versions() -> None:
+    for path in REQUIREMENTS.values():
+        lines = [line for line in path.read_text("utf-8").splitlines() if line[:1] not in {"", "#"}]
+        assert all(re.fullmatch(r"[\w-]+(\[\w+\])?==[\w.]+", line) for line in lines), lines
+        assert len(list(required_names(lines))) == len(lines)
+
+
+def test_each_server_of_a_configuration_exists() -> None:
+    parts = [part for each in CONFIGURATIONS for command in each.commands for part in command]
+    modules = {part.partition(":")[0] for part in parts if part.startswith("benchmarks.")}
+    for module in modules:
+        path = module.removesuffix(".WorkerSettings").replace(".", "/")
+        assert (ROOT / f"{path}.py").is_file(), module
