@@ -309,7 +309,8 @@ server of each peer.
 
 {errors}
 "Steal" is the share of the processors' time that other virtual machines got, and "load" is the load
-average of the machine before the run.
+average of the machine before the run, to which the previous system contributes. A load far above
+the number of processors means that other programs ran too: do not trust the figures of such a row.
 
 - **Client**: one process (`benchmarks/peers/client.py`) with one persistent connection for each
   client. A client sends a request as soon as it has the response to the previous one.
