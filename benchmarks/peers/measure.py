@@ -8,16 +8,17 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+import psutil
 from PIL import Image, ImageOps
 
-from benchmarks.machine import Processors
+from benchmarks.machine import Processors, process_seconds
 from benchmarks.peers import client
 from benchmarks.peers.client import Exchange, longest_silence
 from benchmarks.peers.job import NOOP_RESULT
@@ -91,7 +92,7 @@ def measure(served: ServedPeer, task: str, amounts: Amounts, expected: Sequence[
     exchanges: list[Exchange] = []
     values: Values = {"ready_seconds": served.ready_seconds}
     client.run(requests, CLIENTS[0], max(CLIENTS[0], amounts.saturation // 10))
-    with _machine(values):
+    with _machine(values, served):
         found = client.run(requests, 1, amounts.one_client)
         exchanges += found.ok
         values |= latency(found.ok)
@@ -179,12 +180,27 @@ def is_same_result(result: Any, expected: Any) -> bool:
 
 
 @contextmanager
-def _machine(values: Values) -> Iterator[None]:
-    """Record the load before a measurement, and the share of stolen processor time during it."""
+def _machine(values: Values, served: ServedPeer) -> Iterator[None]:
+    """Record the load before a measurement, and who used the processors during it.
+
+    `stolen_share` is what other virtual machines got, and `others_share` what other programs used.
+    """
     values["load_average"] = os.getloadavg()[0]
-    before = Processors.now()
+    before, ours = Processors.now(), _used_seconds(served)
     yield
-    values["stolen_share"] = (Processors.now() - before).stolen_share
+    machine, ours = Processors.now() - before, _used_seconds(served) - ours
+    values["stolen_share"] = machine.stolen_share
+    values["others_share"] = max(0.0, machine.used_seconds - ours) / machine.all_seconds
+
+
+def _used_seconds(served: ServedPeer) -> float:
+    """Return the processor time that the system and this client have used until now."""
+    pids = [os.getpid(), *(process.pid for process in served.processes())]
+    total = 0.0
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            total += process_seconds(pid)
+    return total
 
 
 def expected_results(task: str, pictures: Sequence[bytes], folder: Path) -> list[Any]:

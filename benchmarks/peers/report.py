@@ -272,6 +272,10 @@ def _ahead(rows: Sequence[_Row], ours: Values, name: str, is_more_better: bool) 
     return sorted(ahead, key=lambda row: merit(row.values), reverse=True)
 
 
+def _percent(share: float | None) -> str:
+    return _NONE if share is None else f"{share * 100:.0f} %"
+
+
 def _method(comparison: Comparison) -> str:
     facts = comparison.facts
     lines = [
@@ -280,7 +284,8 @@ def _method(comparison: Comparison) -> str:
             row.configuration.settings,
             task,
             number(row.values.get("ready_seconds"), 1),
-            f"{(row.values.get('stolen_share') or 0) * 100:.1f} %",
+            _percent(row.values.get("stolen_share")),
+            _percent(row.values.get("others_share")),
             number(row.values.get("load_average"), 1),
         ]
         for task in ("noop", "resnet18")
@@ -292,6 +297,7 @@ def _method(comparison: Comparison) -> str:
         "job",
         "ready s",
         "steal",
+        "others",
         "load",
     ]
     errors = "".join(
@@ -308,8 +314,10 @@ server of each peer.
 {table(head, lines, text_columns=3)}
 
 {errors}
-"Steal" is the share of the processors' time that other virtual machines got, and "load" is the load
-average of the machine before the run.
+"Steal" is the share of the processors' time that other virtual machines got. "Others" is the share
+that other programs of this machine used during the run. "Load" is the load average before the run,
+to which the previous system contributes. Do not trust a row if other programs used more than 10 %,
+or if the load was far above the number of processors.
 
 - **Client**: one process (`benchmarks/peers/client.py`) with one persistent connection for each
   client. A client sends a request as soon as it has the response to the previous one.
