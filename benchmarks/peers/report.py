@@ -111,10 +111,21 @@ def _bars(
     return bars
 
 
+def _describe_rounds(comparison: Comparison) -> str:
+    """Return the number of rounds, for each job if the jobs have different numbers."""
+    rounds = {
+        task: len({run.round for run in comparison.runs if run.task == task})
+        for task in dict.fromkeys(run.task for run in comparison.runs)
+    }
+    texts = {task: f"{count} round{'s' if count != 1 else ''}" for task, count in rounds.items()}
+    if len(set(texts.values())) == 1:
+        return next(iter(texts.values()))
+    return ", ".join(f"{task}: {text}" for task, text in texts.items())
+
+
 def make_document(comparison: Comparison) -> str:
     """Return the text of `benchmarks.md`."""
     facts, noop, resnet = comparison.facts, _rows(comparison, "noop"), _rows(comparison, "resnet18")
-    rounds = len({run.round for run in comparison.runs})
     parts = [
         f"""# Loosely beside other ways to serve a model
 
@@ -123,7 +134,7 @@ def make_document(comparison: Comparison) -> str:
 - measured: {facts.get("date", "?")}, commit {facts.get("commit", "?")}
 - machine: {facts.get("processor", "?")}, {facts.get("processors", "?")} processors,
   {facts.get("memory", "?")} of memory
-- {rounds} round{"s" if rounds > 1 else ""}; each value is the median of the rounds
+- {_describe_rounds(comparison)}; each value is the median of the rounds
 
 In each round all systems run one after another on this machine, with the same pictures and the same
 client. The client runs on the same processors as the servers.
