@@ -2,8 +2,8 @@
 
 A hop is one round trip to a service that is remote in Azure. The job's latency is measured without
 a delay and with a delay of D for each round trip. The number of hops is the difference of the two
-latencies, divided by D. Half a hop is a message that nobody has to ask for, for example the
-delivery of a message to a waiting worker.
+latencies, divided by D. A message in one direction is half a hop, for example the delivery of a
+message to a worker that already waits for it.
 """
 
 import argparse
@@ -80,7 +80,10 @@ class HopCount:
 
     @property
     def fewest_hops(self) -> float:
-        """The same from the shortest latencies, which other programs disturb least."""
+        """The number of round trips, from the shortest latencies.
+
+        Other programs disturb these least.
+        """
         return (min(self.delayed_ms) - min(self.base_ms)) / self.delay_ms
 
 
@@ -149,7 +152,7 @@ def measure_latencies(url: str, size_bytes: int, jobs: int) -> list[float]:
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Measure each body size without and with the delays in each round, and print the medians."""
+    """In each round, measure each body size without and with a delay. Print the medians."""
     parser = argparse.ArgumentParser(prog="./dev bench hops", description=__doc__)
     parser.add_argument("--delay-ms", type=float, nargs="+", default=[DELAY_MS])
     parser.add_argument("--rounds", type=int, default=ROUNDS)
@@ -205,5 +208,5 @@ def _print(found: dict[tuple[str, float], list[HopCount]]) -> None:
 
 
 def _describe(hops: Sequence[float]) -> str:
-    """Return the median of the rounds, and the value of each round."""
+    """Return the median of the rounds, and the value of each round, as text."""
     return f"{median(hops):.1f} ({', '.join(f'{each:.1f}' for each in hops)})"

@@ -60,7 +60,7 @@ def run(services: LocalServices, settings: dict[str, str], *models: str) -> Memo
 
 
 def count_outcomes(gateway: Gateway, jobs: dict[str, int]) -> tuple[int, dict[str, int]]:
-    """Count the jobs with the right result, and the failed jobs by error code.
+    """Return the number of jobs with the right result, and the number of failures by error code.
 
     `jobs` maps the id of each job to the input, which is a number. The right result is the square
     of this number.

@@ -63,7 +63,7 @@ class DelayProxy:
             writer.close()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Forward all chunks and the end of one direction, each after the delay."""
+        """Forward all chunks of one direction, and its end, each after the delay."""
         chunks: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         await _run_until_first_error(self._receive(reader, chunks), _send(chunks, writer))
 
@@ -102,9 +102,9 @@ async def _run_until_first_error(*work: Coroutine[Any, Any, None]) -> None:
 
 @contextlib.contextmanager
 def run_proxies(target_ports: Sequence[int], round_trip_seconds: float) -> Iterator[list[int]]:
-    """Run a proxy for each target port during the `with` block, in a thread of its own.
+    """Run a proxy for each target port during the `with` block. One new thread runs them all.
 
-    Yield the ports of the proxies.
+    Yield the ports on which the proxies listen.
     """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="proxies")

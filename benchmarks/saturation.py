@@ -200,7 +200,7 @@ def measure(catalogue: Path, model: str, rounds: int, seconds: float) -> list[Fi
 def make_figures(model: str, rounds: Sequence[Round]) -> list[Figure]:
     """Return the rows of the report, computed from the rounds that were not disturbed.
 
-    If all rounds were disturbed, the rows are computed from all rounds.
+    If other programs disturbed all rounds, the rows are computed from all rounds.
     """
     quiet = [each for each in rounds if each.is_quiet]
     counted = quiet or rounds

@@ -1,4 +1,4 @@
-"""Measure the whole system in one run (`./dev bench`), so that its figures can be compared."""
+"""Measure the whole system in one run (`./dev bench`), so that its figures are comparable."""
 
 import subprocess
 import sys
@@ -60,7 +60,7 @@ def measure_throughput(
 
 
 def measure_noop(system: System) -> list[Figure]:
-    """Measure `noop` jobs, whose time is spent around the model."""
+    """Measure `noop` jobs. Their model does nothing, so the rest of the system needs the time."""
     return [
         measure_latency(system, "tiny body", 8, 6),
         measure_throughput(system, "tiny body", 8, CLIENTS, 300),
@@ -72,7 +72,13 @@ def measure_noop(system: System) -> list[Figure]:
 
 
 def measure_bare_loop(*tuned: str) -> float:
-    """Return how many images per second a bare loop classifies in batches."""
+    """Run `benchmarks.bare`, and return how many images per second it classifies.
+
+    This program is the bare loop: it decodes and classifies pictures in batches, without messages.
+
+    Args:
+        tuned: Empty, or "tuned": then the loop uses the worker's settings of the C allocator.
+    """
     arguments = [str(PICTURE), str(BATCH_SIZE), str(BARE_SECONDS), *tuned]
     command = [sys.executable, "-m", "benchmarks.bare", *arguments]
     return float(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
@@ -81,9 +87,9 @@ def measure_bare_loop(*tuned: str) -> float:
 def measure_efficiency(system: System) -> list[Figure]:
     """Compare the throughput of the classifier with a bare loop.
 
-    The bare loop runs before and after the system. Each time it runs once with the default
-    allocator, and once with the worker's allocator settings, which make it faster. The comparison
-    with the faster loop shows the cost of serving. A burst of jobs is measured, too.
+    The system gets a steady load and then a burst. The bare loop runs before and after each. It
+    runs once with the default settings of the C allocator, and once with the worker's settings,
+    which make the loop faster. The comparison with the faster loop shows the cost of serving.
     """
     picture = load.HttpLoad(
         system.url, "/v1/models/classifier/jobs", "image/jpeg", [PICTURE.read_bytes()]
@@ -167,7 +173,7 @@ def measure_start(system: System) -> list[Figure]:
 
 
 def measure(folder: Path) -> list[Figure]:
-    """Measure one running system, and another one with many queued jobs."""
+    """Measure one running system, and then another system with many queued jobs."""
     system = System(folder / "data")
     try:
         figures = measure_start(system)

@@ -274,7 +274,7 @@ class Worker:
         return states
 
     def _note_device_failure(self, error: Exception) -> None:
-        """Request shutdown if the device probe's error means that the device is lost."""
+        """Request shutdown if `error` means that the device is lost."""
         # The probe's own tiny kernel has failed, so no second kernel is tried.
         if is_device_lost(error, lambda: False):
             self._shutdown.request("the device is lost", EXIT_DEVICE_LOST)

@@ -2,8 +2,8 @@
 
 The imports of a worker with torch models take seconds. The parent process imports all modules once
 and then forks. A new child starts with these modules in memory, so that a worker that was killed is
-replaced within milliseconds. The parent itself starts no thread, opens no connection and does not
-use the device, so a child inherits nothing that must not be shared.
+replaced within milliseconds. The parent itself starts no thread, connects to no service and does
+not use the device, so a child inherits nothing that must not be shared.
 
 Only Linux is supported: on macOS, torch may not be used after a fork.
 """
@@ -41,18 +41,18 @@ _SHORT_RUN_SECONDS: Final = 1.0
 
 
 class RestartDelay:
-    """How long to wait before a killed child is replaced.
+    """The delay between the death of a child and the start of the next child.
 
-    A child is replaced at once. If a child runs for less than a second, the next delay is 0.1 s,
-    and it doubles up to 5 s with each further short run. So a worker that is killed while it starts
-    uses little processor time.
+    If the dead child ran for a second or longer, there is no delay. If it ran for less than a
+    second, the delay is 0.1 s. The delay doubles with each further short run, up to 5 s. So a
+    worker that is always killed while it starts uses little processor time.
     """
 
     def __init__(self) -> None:
         self._seconds = 0.0
 
     def next_seconds(self, run_seconds: float) -> float:
-        """Return the delay after a child that ran for `run_seconds`."""
+        """Return the delay after a child that ran for `run_seconds`. 0 means no delay."""
         if run_seconds >= _SHORT_RUN_SECONDS:
             self._seconds = 0.0
             return 0.0
@@ -66,10 +66,12 @@ class RestartDelay:
 def run_in_child(run: Run, modules: Iterable[str]) -> int:
     """Call `run` in a child process, and again in a new child if a signal has killed the child.
 
-    SIGTERM and SIGINT are passed on to the child. A second signal kills the child. `run` is called
-    with WATCHED_SIGNALS blocked, and must unblock them when it has set its signal handlers.
+    This process passes the first SIGTERM or SIGINT on to the child. At the second of these signals
+    it kills the child. When `run` is called, WATCHED_SIGNALS are blocked. `run` must set its signal
+    handlers and then unblock the signals.
 
-    If this process must not be forked, `run` is called in this process.
+    `run` is called in this process and not in a child if the system is not Linux, or if an import
+    has started a thread or used CUDA.
 
     Args:
         run: Runs the worker, and returns the exit code. Its argument sends copies of sockets to the
@@ -78,8 +80,9 @@ def run_in_child(run: Run, modules: Iterable[str]) -> int:
             because the child imports the module again and handles the error.
 
     Returns:
-        The exit code of the child that ended by itself, or 128 and the number of the signal that
-        ended this process.
+        The exit code of `run`, if no signal killed its last child. If that child was killed after a
+        request to stop, 128 plus the number of the last SIGTERM or SIGINT. If the request arrived
+        during a restart delay, 0.
     """
     if sys.platform != "linux":
         return run(None)
@@ -115,7 +118,7 @@ class _Parent:
         self._stops: list[int] = []
 
     def run(self) -> int:
-        """Replace the child until it ends by itself or this process is asked to stop."""
+        """Run a child, and replace it until one ends by itself or a signal asks to stop."""
         while True:
             started_at = time.monotonic()
             sockets = SocketReceiver()
@@ -144,7 +147,7 @@ class _Parent:
         return child
 
     def _wait(self, child: int, sockets: SocketReceiver) -> int:
-        """Wait until the child has ended; return its exit code, or minus the signal's number."""
+        """Wait until the child has ended. Return its exit code, or -N if signal N killed it."""
         while True:
             # The code is read first: the signal SIGCHLD of an earlier child may stand for this one.
             if (code := _reap(child)) is not None:
@@ -158,9 +161,10 @@ class _Parent:
 
 
 def _reap(child: int) -> int | None:
-    """Read the exit codes of all processes that have ended; return the child's exit code.
+    """Read the exit codes of all processes that have ended.
 
-    As process 1 of a container, this process is the parent of every orphan.
+    Return the child's exit code, -N if signal N killed the child, or None if it still runs. As
+    process 1 of a container, this process is the parent of every orphan, so it reads their codes.
     """
     found = None
     while True:
@@ -192,8 +196,8 @@ def _run_as_child(run: Run, parent: int, sockets: SocketReceiver) -> NoReturn:
 def _die_with_parent(parent: int) -> None:
     """Ask the kernel to kill this process when its parent ends.
 
-    Otherwise this process would keep its port, and the worker that replaces the parent could not
-    start.
+    Otherwise this process would keep the port of its health server, and the worker that replaces
+    the parent could not start.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     # If the parent died before the call above, the kernel does not send the signal.

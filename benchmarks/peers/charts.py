@@ -21,7 +21,7 @@ _STYLE = """
 class Bar:
     """One row of a chart: its label, one bar for each length, and the text after each bar.
 
-    A length of None is infinite: its bar fills the chart.
+    A length of None is infinite: its bar fills the width of the chart.
     """
 
     label: str

@@ -1,8 +1,8 @@
 """The HTTP client of the comparison: one process, one thread, and little processor time.
 
-It shares the processors with the servers, so each millisecond that it uses is missing there.
-Therefore it sends prepared bytes and parses responses with httptools. Every client is one
-connection, which it keeps and on which it waits for a response before it sends the next request.
+The client shares the processors with the servers, so its own processor time makes the servers
+slower. Therefore it sends prepared bytes and parses responses with httptools. Each of the
+concurrent clients is one open connection. It waits for a response before it sends its next request.
 """
 
 import asyncio
@@ -41,9 +41,9 @@ class PeerRequests:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request and what became known of it: its times on one clock, status and response body.
+    """One request: its number, begin and end, and the status and body of its response.
 
-    The status is 0 if no response arrived in time.
+    If no response arrived, the status is 0 and the body is the error's text.
     """
 
     number: int
@@ -77,7 +77,7 @@ class Exchanges:
 
 
 class _Connection(asyncio.Protocol):
-    """One keep-alive connection. `response` is the future of the response that it waits for."""
+    """One keep-alive connection. `response` is the future for the response to the last request."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -123,15 +123,15 @@ def run(
     timeout_seconds: float = 180.0,
     on_ok: Callable[[int], None] = lambda _: None,
 ) -> Exchanges:
-    """Send `count` requests from `clients` connections, and return what happened to each.
+    """Send `count` requests from `clients` connections, and return each with its response.
 
     Args:
-        requests: Where to send which bodies. Request N has body N modulo their number.
+        requests: The URL, the headers and the bodies. The bodies are used in turn.
         clients: How many requests wait for their responses at the same time.
         count: How many requests to send.
         timeout_seconds: A request without a response after this time has failed. Its connection is
             closed, and the client continues with a new one.
-        on_ok: Is called after each response of status 200, with the number of such responses.
+        on_ok: Called after each response of status 200, with the number of these responses so far.
     """
     return uvloop.run(_run(requests, clients, count, timeout_seconds, on_ok))
 
@@ -185,6 +185,6 @@ async def _connect(url: str) -> _Connection:
 
 
 def longest_silence(ends: Iterable[float], begin: float) -> float:
-    """Return the longest time without a response, from `begin` to the last of these times."""
+    """Return the longest time between two responses. The first period starts at `begin`."""
     times = [begin, *sorted(end for end in ends if end > begin)]
     return max((later - earlier for earlier, later in pairwise(times)), default=0.0)

@@ -1,4 +1,4 @@
-"""The Python environments of the peers, in the folder `.venv-peers`. Each is made once."""
+"""The Python environments of the peers, in the folder `.venv-peers`."""
 
 import os
 import subprocess
@@ -16,10 +16,10 @@ REQUIREMENTS = {
 
 
 def prepare(name: str) -> Path:
-    """Return the environment's folder of programs. Make the environment if it is not current.
+    """Make the environment if it is missing or outdated. Return its folder `bin`.
 
     Raises:
-        subprocess.CalledProcessError: if pip fails; it has said why.
+        subprocess.CalledProcessError: if pip fails. Its output on stderr has the reason.
     """
     folder = FOLDER / name
     stamp = folder / "stamp"

@@ -25,7 +25,7 @@ NOOP_RESULT: dict[str, Any] = {"labels": [{"index": 0, "score": 1.0}]}
 
 
 class PeerModel:
-    """A loaded model. `run` takes a batch of prepared pictures; a call runs one picture."""
+    """A loaded model. `run` takes a batch of prepared pictures. `__call__` takes one JPEG."""
 
     def __init__(self, task: str) -> None:
         self._network: Any = None
@@ -42,7 +42,7 @@ class PeerModel:
 
     @classmethod
     def load(cls) -> "PeerModel":
-        """Load the model of `PEER_TASK`, and leave this process's id for the benchmark."""
+        """Load the model of `PEER_TASK`, and tell the benchmark the id of this process."""
         model = cls(os.environ["PEER_TASK"])
         announce_model_process()
         return model
@@ -52,11 +52,11 @@ class PeerModel:
         return self.finish(self.run([self.decode(picture)])[0])
 
     def decode(self, picture: bytes) -> Any:
-        """Decode a JPEG, and prepare it."""
+        """Decode a JPEG, and return the prepared picture."""
         return self.prepare(Image.open(BytesIO(picture)).convert("RGB"))
 
     def prepare(self, image: Image.Image) -> Any:
-        """Return the middle square of the image, which for ResNet-18 is a normalised tensor."""
+        """Return the middle square of the image: for ResNet-18 as a normalised tensor."""
         side = min(image.size) * _CENTRE_SHARE
         left, top = (image.width - side) / 2, (image.height - side) / 2
         box = (left, top, left + side, top + side)
@@ -93,7 +93,10 @@ def import_libraries() -> None:
 
 
 def announce_model_process() -> None:
-    """Leave the id of this process, which holds a model, for the benchmark if there is one."""
+    """Tell the benchmark the id of this process, if a benchmark has started it.
+
+    The id is the name of a new file in the folder `PEER_MODEL_PROCESSES`.
+    """
     if folder := os.environ.get("PEER_MODEL_PROCESSES"):
         (Path(folder) / str(os.getpid())).touch()
 

@@ -1,4 +1,4 @@
-"""Measure one running system, and the bare loops beside it."""
+"""Measure one running system, and the bare loop that runs the same model without a server."""
 
 import json
 import math
@@ -39,7 +39,11 @@ _SCORE_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """How many requests each measurement sends. `bare_seconds` is the length of a bare loop."""
+    """How many requests each measurement sends.
+
+    If `burst` or `loss` is 0, this measurement is left out. `bare_seconds` is how long a bare loop
+    runs; 0 if no bare loop is measured.
+    """
 
     one_client: int
     saturation: int
@@ -49,7 +53,7 @@ class Amounts:
 
     @property
     def kill_after(self) -> int:
-        """After how many responses of the loss measurement the model process is killed."""
+        """After how many responses the loss measurement kills the model process."""
         return self.loss // 5
 
 
@@ -66,7 +70,7 @@ QUICK = {
 
 
 def make_pictures() -> list[bytes]:
-    """Return four JPEGs of about 26 KB: chelsea.jpg, mirrored, upside down, and both."""
+    """Return chelsea.jpg as it is, mirrored, upside down, and both, as JPEGs of about 26 KB."""
     picture = Image.open(_PICTURE).convert("RGB")
     mirrored = ImageOps.mirror(picture)
     variants = (picture, mirrored, ImageOps.flip(picture), ImageOps.flip(mirrored))
@@ -80,13 +84,14 @@ def _encode(picture: Image.Image) -> bytes:
 
 
 def measure(served: ServedPeer, task: str, amounts: Amounts, expected: Sequence[Any]) -> Values:
-    """Measure all there is to measure of one system with one job.
+    """Send one job to a system many times, and return all measured values.
 
     Args:
         served: The running system.
         task: The job that it serves.
         amounts: How many requests to send.
-        expected: The right result of each of the requests' bodies, or nothing to check no results.
+        expected: The right result for each body of the requests. If it is empty, no result is
+            checked.
     """
     requests = served.requests
     exchanges: list[Exchange] = []
@@ -124,9 +129,9 @@ def latency(exchanges: Sequence[Exchange]) -> Values:
 
 
 def _measure_loss(served: ServedPeer, amounts: Amounts, exchanges: list[Exchange]) -> Values:
-    """Kill the model process during a burst. Nobody sends a request of the burst again.
+    """Kill the model process during a burst of requests. The clients repeat no failed request.
 
-    Right after the kill, one new client sends a request, again and again until it succeeds. The
+    Right after the kill, one new client sends a request, and repeats it until it succeeds. The
     silence is the longest time without a successful response to the burst or to this client.
     """
     requests = served.requests
@@ -152,7 +157,7 @@ def _measure_loss(served: ServedPeer, amounts: Amounts, exchanges: list[Exchange
 
 
 def _wait_for_recovery(served: ServedPeer) -> float | None:
-    """Send a request until it succeeds. Return the time of the response, or None if none came."""
+    """Repeat a request until it succeeds. Return the time of the success, or None without one."""
     give_up_at = time.perf_counter() + _RECOVERY_SECONDS
     while time.perf_counter() < give_up_at:
         if found := client.run(served.requests, 1, 1, _LOSS_TIMEOUT_SECONDS).ok:
@@ -183,7 +188,8 @@ def is_same_result(result: Any, expected: Any) -> bool:
 def _machine(values: Values, served: ServedPeer) -> Iterator[None]:
     """Record the load before a measurement, and who used the processors during it.
 
-    `stolen_share` is what other virtual machines got, and `others_share` what other programs used.
+    `stolen_share` is the fraction of the processor time that other virtual machines used, and
+    `others_share` is the fraction that other programs used.
     """
     values["load_average"] = os.getloadavg()[0]
     before, ours = Processors.now(), _used_seconds(served)
@@ -204,7 +210,16 @@ def _used_seconds(served: ServedPeer) -> float:
 
 
 def expected_results(task: str, pictures: Sequence[bytes], folder: Path) -> list[Any]:
-    """Return the right result of each picture, or an empty list for the classifier."""
+    """Return the right result of each picture, to check the systems' results.
+
+    For the classifier, the list is empty, and `measure` checks no results: only Loosely serves the
+    classifier, and `benchmarks.peers.job`, which computes the right results, does not have it.
+
+    Args:
+        task: The job.
+        pictures: The JPEGs that the requests contain.
+        folder: Gets a file for each picture. A new process reads the files and runs `resnet18`.
+    """
     if task == "noop":
         return [NOOP_RESULT] * len(pictures)
     if task == CLASSIFIER:
@@ -217,7 +232,10 @@ def expected_results(task: str, pictures: Sequence[bytes], folder: Path) -> list
 
 
 def measure_bare(task: str, picture: Path, seconds: float) -> tuple[float, float]:
-    """Return the images per second of the bare loop, plain and with the worker's allocator."""
+    """Run `benchmarks.bare` twice, and return the images per second of both runs.
+
+    The first run uses the default settings of the C allocator, the second run the worker's.
+    """
     command = ("benchmarks.bare", str(picture), str(BATCH_SIZE), str(seconds))
     model = ("--catalogue", str(CATALOGUE), "--model", task)
     plain, tuned = (_run_json(*command, *more, *model) for more in ((), ("tuned",)))

@@ -28,7 +28,7 @@ class _Row:
 
 
 def number(value: float | None, digits: int = 0, infinite: str = "never") -> str:
-    """Return a value with this number of digits after the point, or `infinite` for None."""
+    """Return a value with `digits` digits after the point, or `infinite` if the value is None."""
     return infinite if value is None else f"{value:.{digits}f}"
 
 
@@ -40,7 +40,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int 
 
 
 def render(comparison: Comparison, docs: Path) -> None:
-    """Write `benchmarks.md` and the charts into the folder of the documentation."""
+    """Write `benchmarks.md` and the charts into the folder `docs`."""
     charts = docs / _CHARTS
     charts.mkdir(parents=True, exist_ok=True)
     for name, chart in make_charts(comparison).items():
@@ -112,7 +112,7 @@ def _bars(
 
 
 def _describe_rounds(comparison: Comparison) -> str:
-    """Return the number of rounds, for each job if the jobs have different numbers."""
+    """Return the number of rounds as text. If the jobs differ, name the number of each job."""
     rounds = {
         task: len({run.round for run in comparison.runs if run.task == task})
         for task in dict.fromkeys(run.task for run in comparison.runs)
@@ -228,7 +228,7 @@ def _with_failures(text: str, failures: float | None) -> str:
 
 
 def _better(noop: Sequence[_Row], resnet: Sequence[_Row]) -> str:
-    """Return the section that says which peers are ahead of Loosely in what."""
+    """Return the section that lists, for each measured value, the peers with a better value."""
     compared = [
         ("noop, latency with one client in ms", noop, "p50_ms", 1, False),
         ("noop, jobs/s at 16 clients", noop, "per_second_16", 0, True),

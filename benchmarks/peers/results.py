@@ -13,7 +13,7 @@ Values = dict[str, float | None]
 
 @dataclass(frozen=True, slots=True)
 class PeerRun:
-    """What was measured of one configuration with one job in one round, or why that failed."""
+    """The values of one configuration with one job in one round, or the error of this run."""
 
     round: int
     key: str
@@ -24,7 +24,7 @@ class PeerRun:
 
 @dataclass(slots=True)
 class Comparison:
-    """All runs, and where and when they were measured."""
+    """All runs, and on which machine and when the benchmark measured them."""
 
     facts: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -54,6 +54,6 @@ class Comparison:
 
 
 def median_or_none(values: Sequence[float | None]) -> float | None:
-    """Return the median of values, of which None is larger than every number."""
+    """Return the median of values. None counts as infinite; an infinite median is None."""
     found = median(math.inf if value is None else value for value in values)
     return None if math.isinf(found) else found

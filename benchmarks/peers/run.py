@@ -1,7 +1,7 @@
 """Compare Loosely with its peers (`./dev bench peers`).
 
-Every round runs every system once with every job, in turn. The results are written after each run,
-so that an interrupted comparison keeps what it has measured.
+Each round runs each system once with each job. The program writes the results to the file after
+each run, so that an interrupted comparison keeps what it has measured.
 """
 
 import argparse
@@ -59,7 +59,7 @@ class _Step:
 
 
 class PeerBenchmark:
-    """A running comparison."""
+    """Runs the systems of a comparison, and adds the measured values to it."""
 
     def __init__(
         self, comparison: Comparison, amounts: dict[str, Amounts], results: Path, folder: Path
@@ -90,7 +90,7 @@ class PeerBenchmark:
                 sys.stderr.write(f"{describe(run)}\n")
 
     def _choose(self, number: int, peers: Sequence[str], task: str) -> Iterator[PeerConfiguration]:
-        """Yield what the round measures. Odd rounds have the reversed order."""
+        """Yield the configurations of the round. Odd rounds have the reversed order."""
         for configuration in CONFIGURATIONS[::-1] if number % 2 else CONFIGURATIONS:
             is_chosen = {configuration.peer, configuration.key} & set(peers)
             if is_chosen and (task != CLASSIFIER or configuration.peer == LOOSELY):
@@ -118,12 +118,13 @@ class PeerBenchmark:
 def add_ratios(
     values: Values, before: tuple[float, float], after: tuple[float, float], burst: int
 ) -> None:
-    """Add the bare loops around a run, and the run's speed compared with them.
+    """Add the speed of the bare loops around a run, and the run's speed divided by theirs.
 
     Args:
         values: The values of the run, to which this function adds others.
-        before: Pictures per second of the plain and of the tuned loop before the run.
-        after: The same after the run.
+        before: The pictures per second of two bare loops before the run: with the default settings
+            of the C allocator, and with the worker's settings.
+        after: The pictures per second of the two loops after the run.
         burst: The number of jobs of the burst.
     """
     bare, tuned = ((first + last) / 2 for first, last in zip(before, after, strict=True))
@@ -136,7 +137,7 @@ def add_ratios(
 
 
 def describe(run: PeerRun) -> str:
-    """Return a line about a run."""
+    """Return the values of a run, or its error, as one line of text."""
     shown = ", ".join(f"{name} {number(value, 2)}" for name, value in run.values.items())
     return f"round {run.round}, {run.task}, {run.key}: {run.error or shown}"
 
@@ -179,7 +180,7 @@ def _processor() -> str:
 
 
 def collect_versions(configurations: Sequence[PeerConfiguration]) -> dict[str, str]:
-    """Return the versions of all that runs."""
+    """Return the versions of the programs and libraries that the comparison runs."""
     found: dict[str, str] = {}
     for name in dict.fromkeys(each.environment for each in configurations if each.commands):
         found |= {

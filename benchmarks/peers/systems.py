@@ -54,7 +54,7 @@ class PeerConfiguration:
 
     @property
     def key(self) -> str:
-        """The name of this configuration in results: the peer's name and its own."""
+        """The id of this configuration in results, for example `celery/polling`."""
         return f"{self.peer}/{self.name}"
 
 
@@ -161,7 +161,7 @@ CONFIGURATIONS = (
 
 @dataclass(slots=True)
 class ServedPeer:
-    """A running system that answers `requests`."""
+    """A running peer, or a running Loosely. `requests` are the requests that it answers."""
 
     requests: PeerRequests
     model_processes: Path
@@ -187,12 +187,12 @@ class ServedPeer:
         return announced & {process.pid for process in self.processes()}
 
     def kill_model_process(self) -> None:
-        """Kill the process that holds the model, as the kernel does when memory is short."""
+        """Kill each process that holds a model, as the kernel does when memory is short."""
         for pid in self.model_pids():
             os.kill(pid, signal.SIGKILL)
 
     def peaks_mb(self) -> tuple[float, float]:
-        """Return the peak memory of the processes with a model, and of all others, in MB."""
+        """Return the peak memory of the processes with a model and of the others, in MB."""
         model_pids = self.model_pids()
         model, others = 0.0, 0.0
         for process in self.processes():
@@ -215,7 +215,7 @@ class ServedPeer:
 
 
 class _SupervisedProgram:
-    """A program that is started again 0.1 s after it has ended, as systemd does."""
+    """A program. 0.1 s after it has ended, a thread starts it again, as systemd does."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self._command = command
@@ -269,7 +269,9 @@ class _SupervisedProgram:
 def serve(
     configuration: PeerConfiguration, task: str, pictures: Sequence[bytes], folder: Path
 ) -> Iterator[ServedPeer]:
-    """Run a peer or Loosely during the `with` block. It has answered one request already.
+    """Run a peer or Loosely during the `with` block.
+
+    The block begins after the first response with status 200.
 
     Args:
         configuration: The peer, and how to run it.

@@ -1,13 +1,14 @@
-"""Note the messages that arrive while the worker dies.
+"""Note the locks of the messages that arrive while a killed worker ends.
 
 When a process is killed, the operating system first frees its memory and then closes its sockets.
 This takes 10 to 200 ms. Meanwhile Service Bus sends messages for the credit that the process gave,
 and locks them. The dead process cannot note these messages in its lock journal.
 
-So the parent process has a copy of each socket on which messages arrive. After the child's death,
-the parent ends the connection, reads what has arrived until the end, and writes the lock tokens
-into a lock journal. This is not possible if the connection is encrypted, because the keys were in
-the child's memory. Then such a message waits until its lock expires.
+So the parent process has a copy of each socket on which messages arrive. The worker is its child.
+After the child's death, the parent shuts the connection down, reads all data that has arrived, and
+writes the lock tokens into a new lock journal. The next worker reads this journal and abandons the
+messages. This is not possible if the connection is encrypted, because the keys were in the child's
+memory. Then such a message waits until its lock expires.
 """
 
 import contextlib
@@ -51,8 +52,8 @@ class SocketSender:
         """Send a copy of a connection's socket, unless the connection is encrypted.
 
         Args:
-            connection: The socket.
-            path: The connection's lock journal.
+            connection: The socket of the connection.
+            path: The file of the lock journal in which the child notes this connection's messages.
         """
         if not isinstance(connection, socket.socket) or isinstance(connection, ssl.SSLSocket):
             return
@@ -72,7 +73,7 @@ class SocketReceiver:
         self._copies: dict[Path, socket.socket] = {}
 
     def make_sender(self, parent: int) -> SocketSender:
-        """Return the sender. Only the child may call this method.
+        """Return the object with which the child sends copies. Only the child may call this.
 
         Args:
             parent: The process id of the parent.
@@ -81,7 +82,7 @@ class SocketReceiver:
         return SocketSender(self._for_child, parent)
 
     def receive(self) -> None:
-        """Take the copies that the child has sent. A new copy replaces the copy of its journal."""
+        """Take the copies that the child has sent. Keep only the newest copy for each journal."""
         while True:
             try:
                 data, descriptors, _, _ = socket.recv_fds(self._own, _MAX_PATH_BYTES, 1)
@@ -96,7 +97,7 @@ class SocketReceiver:
                 self._copies[path] = socket.socket(fileno=descriptor)
 
     def note_arrivals(self) -> None:
-        """Write the lock tokens of the messages that the dead child has not read into journals."""
+        """Read what the dead child did not read, and write the lock tokens into new journals."""
         self._for_child.close()
         self.receive()
         copies = self._copies
@@ -112,7 +113,7 @@ class SocketReceiver:
                     write_journal(path, tokens)
 
     def close(self) -> None:
-        """Close all copies."""
+        """Close all copies, and the channel to the child."""
         for copy in self._copies.values():
             copy.close()
         self._copies.clear()
@@ -126,7 +127,7 @@ def lock_tokens(data: bytes) -> list[bytes]:
 
 
 def _read_to_end(connection: socket.socket, ends_at: float) -> bytes:
-    """Read until the other side has closed the connection, or until a time is reached."""
+    """Return the bytes that arrive until the other side closes the connection or `ends_at`."""
     parts = []
     try:
         while (left_seconds := ends_at - time.monotonic()) > 0:

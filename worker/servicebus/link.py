@@ -330,7 +330,7 @@ class QueueLink:
     def _take_over_journals(self, journals: LockJournals) -> bool:
         """Read which messages the dead workers on this machine have left locked.
 
-        Return False if the journals cannot be used.
+        Return False if the journals cannot be used. Then the worker notes no locks.
         """
         try:
             if self._journal is None:
@@ -345,9 +345,11 @@ class QueueLink:
         return True
 
     def _abandon_orphans(self, receiver: ServiceBusReceiver) -> None:
-        """Abandon each message on which no process works.
+        """Abandon the locked messages on which no process works.
 
-        A message counts as delivered, because its job may be what killed the worker.
+        Dead workers have left them, or they arrived over an earlier connection of this link and no
+        receive call returned them. Service Bus then delivers them to a worker again. This increases
+        their delivery counts. That is intended, because one of these jobs may have killed a worker.
         """
         for token in list(self._orphans):
             self._orphans[token] += 1
@@ -370,7 +372,8 @@ class QueueLink:
     def _note_arrivals(self, receiver: ServiceBusReceiver) -> None:
         """Note the lock token of each message when its first frame arrives, before it is decoded.
 
-        The SDK calls this link's method for each frame that it reads from the socket.
+        For each frame of a message, the SDK calls a private function of the link. This method
+        replaces that function by one that also notes the token.
         """
         link: Any = receiver._handler._link
         process_frame = link._incoming_transfer

@@ -38,8 +38,8 @@ class LockJournals:
 
         Args:
             folder: The folder that this worker shares with the workers that replace it.
-            send_copy: Sends a copy of a socket, on which messages arrive, and the path of the
-                messages' journal to the parent process.
+            send_copy: Sends two things to the parent process: a copy of a socket on which messages
+                arrive, and the path of the journal of these messages. By default nothing is sent.
         """
         self._folder = folder
         self.send_copy = send_copy
@@ -52,8 +52,9 @@ class LockJournals:
 class LockJournal:
     """The lock tokens of one queue's messages that this process has received and not settled.
 
-    Only one thread may use a journal. The process keeps its file locked. When the process ends in
-    any way, the operating system releases this lock, and another process can take the file over.
+    Only one thread may use a journal. The process holds a file lock on the journal. When the
+    process ends in any way, the operating system releases the file lock. Then another process can
+    take over the tokens.
     """
 
     def __init__(self, folder: Path, namespace: str, queue: str) -> None:
@@ -93,7 +94,7 @@ class LockJournal:
         return list(self._used)
 
     def note(self, token: bytes) -> None:
-        """Note that this process has locked the message with this token.
+        """Note the lock token of a message that this process has received.
 
         Raises:
             OSError: The file is full and cannot grow.
@@ -114,7 +115,10 @@ class LockJournal:
             self._free.append(slot)
 
     def take_over(self) -> list[bytes]:
-        """Move the tokens of dead processes' journals into this journal, and return them."""
+        """Take over the journals that dead processes have left for this queue.
+
+        Move their tokens into this journal, delete their files, and return the tokens.
+        """
         found: list[bytes] = []
         for path in sorted(self._folder.glob(f"{self._prefix}-*{_SUFFIX}")):
             with _locked(path) as content:
@@ -129,12 +133,12 @@ class LockJournal:
         return found
 
     def close(self) -> None:
-        """Close the file as the end of the process would. Its tokens stay in it."""
+        """Close the file and release its file lock. The tokens stay in the file."""
         self._slots.close()
         os.close(self._file)
 
     def _map(self, slot_count: int) -> mmap.mmap:
-        """Extend the file to this number of slots, and map it into memory."""
+        """Extend the file to `slot_count` slots, and map it into memory."""
         size_bytes = slot_count * _SLOT_BYTES
         old_bytes = os.fstat(self._file).st_size
         # Written and not only extended: a write to a mapped page for which the disk has no space
@@ -155,7 +159,8 @@ class LockJournal:
 def write_journal(path: Path, tokens: Sequence[bytes]) -> None:
     """Write tokens into a new journal, for the same queue as the journal `path` of a dead process.
 
-    No process owns the new journal. Raises OSError if it cannot be written.
+    No process holds a file lock on the new journal, so the next worker takes it over. Raises
+    OSError if it cannot be written.
     """
     name = _new_name(path.name.partition("-")[0])
     draft = path.with_name(f".{name}")
@@ -190,9 +195,9 @@ def _new_name(prefix: str) -> str:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bytes | None]:
-    """Lock a journal during the `with` block and return its content.
+    """Hold a file lock on a journal during the `with` block. Yield the journal's content.
 
-    The content is None if a running process has locked the journal, or if it no longer exists.
+    Yield None if a running process holds the file lock, or if the journal no longer exists.
     """
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

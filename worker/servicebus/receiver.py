@@ -192,7 +192,10 @@ class Receiver:
                 yield Settled(each, in_time)
 
     def _completions(self) -> list[SettleRequest]:
-        """Return the next requests that `QueueLink.complete` can carry out in one call."""
+        """Return the next requests that one call of `QueueLink.complete` can carry out.
+
+        The list is empty if the next request is not such a request.
+        """
         found: list[SettleRequest] = []
         for number in range(min(len(self._requests), _MAX_SETTLED_TOGETHER)):
             request = self._requests[number]
@@ -246,7 +249,10 @@ class Receiver:
     def _receive_free(
         self, free_count: Callable[[], int]
     ) -> Generator[LockedMessage, None, float | None]:
-        """Receive messages if there is capacity; otherwise return how many seconds to pause."""
+        """Yield messages if there is capacity, and then return None.
+
+        Without capacity, return how many seconds to pause.
+        """
         if self._stopping.is_set():
             self._take_back_credit()
             return _FULL_WAIT_SECONDS if self._held_count else 0.0

@@ -1,4 +1,4 @@
-"""FastAPI in front of arq. Each request looks for its result every 10 ms."""
+"""FastAPI in front of arq. Each request asks Redis for its result every 10 ms."""
 
 import os
 from collections.abc import AsyncIterator
@@ -32,7 +32,7 @@ async def health() -> str:
 
 @app.post("/jobs")
 async def run(picture: Picture) -> dict[str, Any]:
-    """Submit a job, and poll for its result."""
+    """Submit a job, and ask Redis for its result every 10 ms. Return the result."""
     job = await app.state.redis.enqueue_job("classify", picture)
     result: dict[str, Any] = await job.result(timeout=_TIMEOUT_SECONDS, poll_delay=_POLL_SECONDS)
     return result

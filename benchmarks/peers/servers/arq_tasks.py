@@ -1,4 +1,7 @@
-"""The arq worker: it polls every 10 ms, and a job of a killed worker runs again after 15 s."""
+"""The arq worker. It asks Redis for jobs every 10 ms.
+
+If the worker is killed, its jobs stay locked for up to 15 s. Then the next worker runs them.
+"""
 
 import asyncio
 import logging
@@ -12,7 +15,7 @@ from benchmarks.peers.job import PeerModel
 
 
 async def load(context: dict[str, Any]) -> None:
-    """Load the model, and make the thread that runs it. Log no single jobs."""
+    """Load the model, and make the thread that runs it. Stop arq's log lines for each job."""
     logging.getLogger("arq.worker").setLevel(logging.WARNING)
     context["model"] = PeerModel.load()
     context["thread"] = ThreadPoolExecutor(1)
@@ -25,7 +28,7 @@ async def classify(context: dict[str, Any], picture: bytes) -> dict[str, Any]:
 
 
 class WorkerSettings:
-    """arq's settings. A job's lock lasts for `job_timeout` and 10 s more."""
+    """The settings of arq. arq locks a running job for `job_timeout` and 10 s more."""
 
     functions: ClassVar[list[Any]] = [classify]
     on_startup = load

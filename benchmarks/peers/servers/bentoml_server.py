@@ -16,7 +16,7 @@ from benchmarks.peers.job import PeerModel
 
 @bentoml.service(workers=1, traffic={"timeout": 180}, logging={"access": {"enabled": False}})
 class Classify:
-    """Holds the model."""
+    """The service. Its process loads the model once."""
 
     def __init__(self) -> None:
         self._model = PeerModel.load()
@@ -28,6 +28,6 @@ class Classify:
 
     @bentoml.api(route="/batched", batchable=True, max_batch_size=8)
     def run_batch(self, pictures: list[str]) -> list[dict[str, Any]]:
-        """Run a batch, which BentoML has gathered from several requests."""
+        """Run a batch of pictures, which BentoML has gathered from several requests."""
         prepared = [self._model.decode(base64.b64decode(picture)) for picture in pictures]
         return [self._model.finish(output) for output in self._model.run(prepared)]

@@ -1,4 +1,8 @@
-"""FastAPI in front of Celery. `/jobs` blocks a thread for each job, `/polled` polls for results."""
+"""FastAPI in front of Celery.
+
+For each job, `/jobs` blocks a thread until the result is there. `/polled` asks for the result
+every 10 ms, and blocks no thread meanwhile.
+"""
 
 import asyncio
 from typing import Any
@@ -30,7 +34,7 @@ def run(picture: Picture) -> dict[str, Any]:
 
 @app.post("/polled")
 async def run_polled(picture: Picture) -> dict[str, Any]:
-    """Submit a task, and look for its result every 10 ms."""
+    """Submit a task, and ask for its result every 10 ms. Return the result."""
     pending = await asyncio.to_thread(classify.delay, picture)
     async with asyncio.timeout(_TIMEOUT_SECONDS):
         while not pending.ready():  # noqa: ASYNC110 - Celery has no asynchronous notification

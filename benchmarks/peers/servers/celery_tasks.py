@@ -1,4 +1,8 @@
-"""The Celery worker: late acknowledgement, and no message is reserved ahead."""
+"""The Celery worker. It acknowledges a message after the task has ended, not before.
+
+If the process that runs a task is killed, Celery returns the message to the queue. While a task
+runs, the worker reserves no other message.
+"""
 
 import os
 from typing import Any
@@ -23,7 +27,7 @@ _models: list[PeerModel] = []
 
 @worker_init.connect
 def import_in_parent(**_: Any) -> None:
-    """Import torch before the fork, so that a child that replaces another starts soon."""
+    """Import torch before the fork, so that a child that replaces a killed child starts soon."""
     import_libraries()
 
 

@@ -1,4 +1,4 @@
-"""FastAPI in front of dramatiq. Each job blocks a thread until its result is in Redis."""
+"""FastAPI in front of dramatiq. Each request blocks a thread until its result is in Redis."""
 
 import base64
 from typing import Any

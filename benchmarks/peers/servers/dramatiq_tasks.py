@@ -1,4 +1,8 @@
-"""The dramatiq worker: results in Redis, and a short heartbeat so that jobs come back sooner."""
+"""The dramatiq worker, which stores its results in Redis.
+
+If the worker is killed, its unfinished jobs stay assigned to it. dramatiq returns them to the queue
+when the worker has sent no heartbeat for 5 s. By default, dramatiq waits for 60 s.
+"""
 
 import base64
 import os

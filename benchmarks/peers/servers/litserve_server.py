@@ -1,4 +1,4 @@
-"""LitServe, which restarts a killed worker. `PEER_BATCH_SIZE` is 1 or the size of a batch."""
+"""LitServe, which restarts a killed worker. `PEER_BATCH_SIZE` is the largest batch."""
 
 import os
 import sys
@@ -24,19 +24,19 @@ class Classify(litserve.LitAPI):
         return self.model.decode(request["picture"].file.read())
 
     def batch(self, inputs: list[Any]) -> list[Any]:
-        """Leave the batch a list, which the model stacks itself."""
+        """Return the inputs as a list, because `PeerModel.run` makes one tensor of them."""
         return inputs
 
     def predict(self, x: Any) -> Any:
-        """Run a batch, or one picture if batches are off."""
+        """Run the model. `x` is a list of pictures, or one picture if batches are off."""
         return self.model.run(x) if _BATCH_SIZE > 1 else self.model.run([x])[0]
 
     def unbatch(self, output: list[Any]) -> list[Any]:
-        """Return the outputs of the batch."""
+        """Return the outputs as they are: the list has one output for each picture."""
         return output
 
     def encode_response(self, output: Any) -> dict[str, Any]:
-        """Return the result."""
+        """Convert the output of the model to the result that the response contains."""
         return self.model.finish(output)
 
 
