@@ -62,8 +62,8 @@ class ReplySample:
 class Throughput:
     """The throughput of a model.
 
-    `weight`, `busy_seconds` and `device_seconds` are sums over the replies that this process has
-    received. Older replies have less weight.
+    `busy_seconds` and `device_seconds` are weighted sums of the times of the replies that this
+    process has received. Older replies have less weight. `weight` is the sum of the weights.
     """
 
     weight: float = 0.0
