@@ -195,8 +195,8 @@ class MeasuredBatchLimit(BatchLimit):
     def admit(self, cost: float, *, is_exclusive: bool = False) -> Iterator[None]:
         """Wait until the device may be used, and then run the `with` block as one batch.
 
-        If the batch is larger than every measured batch, its memory is measured. Then the batch
-        always has exclusive use of the device.
+        If the batch is larger than every measured batch, its memory is measured. Such a batch is
+        treated as if `is_exclusive` were true.
 
         Args:
             cost: The total size of the batch's items, in the model's own unit.
