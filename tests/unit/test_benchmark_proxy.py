@@ -104,7 +104,7 @@ async def test_all_bytes_arrive_unchanged_and_in_order(connect: Connect) -> None
     writer.close()
 
 
-async def test_the_end_of_the_client_ends_the_connection_to_the_server(
+async def test_the_proxy_closes_the_connection_to_the_server_when_the_client_disconnects(
     echo: EchoServer, connect: Connect
 ) -> None:
     _, writer = await connect()

@@ -120,7 +120,9 @@ class ModelManager:
             self._reservation.touch()
 
     def enter(self, stopping: threading.Event) -> bool:
-        """Wait for memory and load the model. If loading fails, try again.
+        """Wait until memory is reserved, and load the model.
+
+        If a load fails, the method repeats both steps.
 
         Returns:
             True if the model was loaded, False if `stopping` was set before that.
@@ -239,8 +241,9 @@ class ModelManager:
     def _next_reservation_bytes(self, device: Device) -> int:
         """Return how many bytes to reserve for the next load after a load ran out of memory.
 
-        The result is the model's measured memory. If the memory was never measured, or if the last
-        load had that much memory, the result is the memory of the whole device.
+        If batches of the model were measured, the result is `needed_bytes` of these measurements.
+        If no batch was measured, the result is the memory of the whole device. The result is also
+        the memory of the whole device if at least `needed_bytes` were reserved for the failed load.
         """
         profile = self._sharing.profiles(device).get(profile_key(self._model))
         if profile is None or not profile.peaks:

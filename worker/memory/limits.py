@@ -115,8 +115,8 @@ class BatchLimit:
 
         Args:
             cost: The total size of the items in this batch, in the model's own unit.
-            next_cost: The new limit for later batches, in the same unit. `next_cost` is ignored
-                unless it is lower than both `cost` and the current limit.
+            next_cost: The new limit for later batches, in the same unit. The limit is changed only
+                if `next_cost` is lower than `cost` and lower than the current limit.
         """
         self._record_split()
         if next_cost < min(cost, self._learned_cost):
@@ -195,7 +195,8 @@ class MeasuredBatchLimit(BatchLimit):
     def admit(self, cost: float, *, is_exclusive: bool = False) -> Iterator[None]:
         """Wait until the device may be used, and then run the `with` block as one batch.
 
-        If the batch is larger than every measured batch, its memory is measured.
+        If the batch is larger than every measured batch, its memory is measured. Such a batch is
+        treated as if `is_exclusive` were true.
 
         Args:
             cost: The total size of the batch's items, in the model's own unit.

@@ -80,7 +80,9 @@ class MemoryProfile:
     def with_peak(self, cost: float, size_bytes: int) -> "MemoryProfile":
         """Return a copy of the profile with the measurement of one more batch.
 
-        Measurements vary. The copy increases some numbers so that a larger batch never needs less
+        Measurements vary. If a batch of the same size was measured before, the copy contains the
+        higher value. If a batch used less memory than a smaller batch, the copy contains the value
+        of the smaller batch for both. Therefore, in the copy, a larger batch never needs less
         memory than a smaller batch.
 
         Args:
@@ -96,7 +98,10 @@ class MemoryProfile:
 
 
 class MemoryProfiles:
-    """Stores memory profiles as files in a folder. A file that cannot be read is ignored."""
+    """Stores the memory profiles of models, each as a JSON file in one folder.
+
+    A file that cannot be read or is not valid counts as missing.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

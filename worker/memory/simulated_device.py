@@ -226,8 +226,9 @@ def metering(grown: Callable[[int], None]) -> Iterator[Callable[[], int]]:
     Counting is slow, so it is used only for the few batches that are measured.
 
     Args:
-        grown: Called when the tensors use more bytes than ever before, with the number of these
-            bytes. The function may raise an error if memory has run out.
+        grown: Called each time that the tensors use more bytes than at any time before in this
+            block. The argument is the number of bytes. The function may raise an error if memory
+            has run out.
 
     Yields:
         A function that returns the largest number of bytes that the tensors used at one time.

@@ -310,7 +310,8 @@ class Consumer:
     def stop(self) -> None:
         """Stop receiving, and release the messages of jobs that have not started.
 
-        Jobs that have started continue to run.
+        The broker can then deliver the released messages to other workers. Jobs that have started
+        continue to run.
         """
         self.stopping.set()
         for queue in self.queues:

@@ -165,7 +165,7 @@ class BatchQueue(Generic[T]):
             self._changed.notify_all()
 
     def resume(self) -> None:
-        """Accept new items again, and make `take` return batches again."""
+        """End the pause: accept new items, and make `take` return batches."""
         with self._changed:
             self._is_paused = False
 

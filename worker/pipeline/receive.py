@@ -117,7 +117,7 @@ class ReceivedJob:
         """Return the error that ends this job after its deadline.
 
         The gateway checks the deadline itself and needs no reply. A producer with a reply queue or
-        a webhook gets a reply.
+        a webhook gets a reply. `text` is the text of the error.
         """
         return ExpiredForProducer(text) if _needs_expiry_reply(self.request) else Expired(text)
 

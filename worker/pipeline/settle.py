@@ -1,7 +1,9 @@
 """Complete, abandon, release or dead-letter the message of a job, depending on the job's outcome.
 
 If a step raises an error, the job ends. The class of the error determines how the message is
-settled (see `worker.errors`).
+settled (see `worker.errors`). Abandoned and released messages return to the queue. An abandoned
+message counts as a failed delivery, and after several of these the broker dead-letters the message.
+A released message does not count as a failed delivery.
 """
 
 import logging

@@ -88,7 +88,10 @@ class ServiceStatus:
         self.is_up = False
 
     def mark_down(self, reason: object) -> None:
-        """Record that a call to the service failed."""
+        """Record that a call to the service failed.
+
+        `reason` is logged unless the call before this call failed too.
+        """
         if self._change(answers=False):
             _log.warning("%s does not answer; the worker tries again: %s", self._service, reason)
 

@@ -109,7 +109,10 @@ def tracer_provider(exporters: Sequence[str]) -> "TracerProvider | None":
 
 
 def flush(provider: "TracerProvider | None") -> None:
-    """Export the spans that have not been exported yet, in at most 2 seconds."""
+    """Export the spans that have not been exported yet, in at most 2 seconds.
+
+    The function does nothing if `provider` is None.
+    """
     if provider is not None:
         last = threading.Thread(target=provider.shutdown, name="traces", daemon=True)
         last.start()

@@ -128,9 +128,10 @@ class Waiter:
         return LONGEST_PAUSE_SECONDS if is_only_instance else FIRST_PAUSE_SECONDS
 
     def record_end(self, *, is_own: bool) -> None:
-        """Record that the job has ended, for `first_pause_seconds` of later waiters.
+        """Record that the job has ended.
 
-        `is_own` is true if this process recorded the outcome of the job.
+        Later waiters compute `first_pause_seconds` from these records. `is_own` is true if this
+        process recorded the outcome of the job.
         """
         self._waiters.own_ends = self._waiters.own_ends + 1 if is_own else 0
 

@@ -165,7 +165,12 @@ def _run(context: DurableOrchestrationContext, ticket: Ticket) -> Generator[Any,
 def _proposed(
     refusal: JobError | None, is_cancelled: bool, started_at: str | None, now: datetime
 ) -> JobOutcome:
-    """Return the outcome to record for a job that ends without a reply."""
+    """Return the outcome to record for a job that ends without a reply.
+
+    The job has failed if the request could not be sent, which `refusal` shows. Otherwise, the job
+    is cancelled if `is_cancelled` is true, and expired if not. `started_at` is the start time of a
+    cancelled job.
+    """
     at = now.replace(tzinfo=UTC)
     if refusal is not None:
         return JobOutcome.failed(refusal, at)

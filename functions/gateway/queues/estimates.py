@@ -62,8 +62,8 @@ class ReplySample:
 class Throughput:
     """The throughput of a model.
 
-    `weight`, `busy_seconds` and `device_seconds` are sums over the replies that this process has
-    received. Older replies have less weight.
+    `busy_seconds` and `device_seconds` are weighted sums of the times of the replies that this
+    process has received. Older replies have less weight. `weight` is the sum of the weights.
     """
 
     weight: float = 0.0
@@ -199,8 +199,9 @@ def is_cold_starting(
 ) -> bool:
     """Return whether the model probably has no worker.
 
-    The result is true if no worker has called the gateway for a long time. `quiet_since_seconds` is
-    the time since which no worker has called.
+    The result is true if no worker has called this process for QUIET_SECONDS, or for longer if the
+    jobs of the model are slow. `quiet_since_seconds` is the time of the last such call, or of the
+    job's creation if the creation is later.
     """
     limit_seconds = max(QUIET_SECONDS, QUIET_JOBS * (throughput.seconds_per_job or 0.0))
     return now_seconds - quiet_since_seconds >= limit_seconds

@@ -96,7 +96,7 @@ def test_the_liveness_check_fails_if_a_kernel_of_the_device_probe_hangs_for_90_s
     assert loops.live()[0]
 
 
-def test_a_device_probe_waits_for_the_new_result_of_a_fast_device(
+def test_the_first_check_of_a_device_probe_waits_until_the_kernel_has_run(
     join: Callable[[DeviceProbe], None],
 ) -> None:
     probe = DeviceProbe(lambda: None, lambda error: None)

@@ -204,7 +204,7 @@ def test_an_out_of_memory_error_of_a_single_item_does_not_reduce_the_batch_limit
     assert limit.max_cost == math.inf
 
 
-def test_no_job_runs_again_after_the_device_is_lost() -> None:
+def test_a_failed_batch_is_not_run_again_if_the_device_is_lost() -> None:
     passes = []
 
     def run(batch: list[Any], contexts: list[Context]) -> list[int]:

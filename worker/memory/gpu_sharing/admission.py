@@ -77,6 +77,9 @@ def reserved_bytes(records: Iterable[ReservationRecord]) -> int:
 def may_enter(name: str, size_bytes: int, records: Records, total_bytes: int) -> bool:
     """Return whether memory may be reserved for a model now.
 
+    The result is True if enough memory is free, and if no model waits for memory or this model is
+    the first of the waiting models.
+
     Args:
         name: The name of the model's lock file.
         size_bytes: How many bytes the model needs.
@@ -93,7 +96,7 @@ def must_leave(name: str, records: Records, total_bytes: int, now: float) -> boo
     """Return whether a model must be unloaded so that a waiting model can be loaded.
 
     Idle models are unloaded first, and then busy models in the order of `turn_ends_at`. No more
-    models are unloaded than necessary.
+    models are unloaded than necessary. A busy model is unloaded only after `turn_ends_at`.
 
     Args:
         name: The name of the model's lock file.
@@ -123,7 +126,7 @@ def waiting_names(records: Records, total_bytes: int) -> list[str]:
     """Return the names of the lock files of the models that wait for memory.
 
     The model that has waited longest comes first. The result does not contain models that another
-    process has loaded, and models that need more memory than the device has.
+    process has loaded, or models that need more memory than the device has.
     """
     placed = {
         record.model
@@ -205,7 +208,11 @@ class ReservationState:
     def advance(
         self, now: float, name: str, records: Records, work: WorkState
     ) -> ReservationRecord:
-        """Reserve memory if possible, or begin to unload the model if necessary.
+        """Check once whether the model may be loaded or must be unloaded.
+
+        If the model is not loaded and `may_enter` is true, this method reserves the model's memory,
+        except during the delay after a failed load. If the model is loaded and `must_leave` is
+        true, this method marks the model as leaving.
 
         Args:
             now: The current time in seconds of the monotonic clock.

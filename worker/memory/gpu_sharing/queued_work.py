@@ -48,9 +48,13 @@ class QueueView(Protocol):
 class QueuedWork:
     """Finds the oldest message in a model's queues. Only one thread may use this object.
 
-    The broker does not show which messages other workers have locked. If this worker has loaded the
-    model but receives no message, other workers have probably locked all messages. The caller then
-    calls `skip_current`.
+    A model has two queues: one for normal priority and one for low priority.
+
+    The broker does not show which messages other workers have locked. Therefore this worker may
+    load the model for locked messages, and then receive no message. After the worker has unloaded
+    this model, the caller calls `skip_current`. Then `since` ignores these messages for the
+    duration of a message lock, so that the worker does not load the model for them. After this
+    time, `since` includes all messages in the queues.
     """
 
     def __init__(
@@ -70,7 +74,8 @@ class QueuedWork:
     def since(self) -> float | None:
         """Return when the oldest message was put into its queue, in seconds of this object's clock.
 
-        The result is None if no message waits in the queues.
+        The result is None if the queues contain no message, or only messages that `skip_current`
+        excludes. A queue that cannot be reached counts as empty.
         """
         now = self._clock()
         if now - self._peeked_at >= _PEEK_INTERVAL_SECONDS:
@@ -81,9 +86,10 @@ class QueuedWork:
         return self._since
 
     def skip_current(self) -> None:
-        """Ignore the messages that are now in the queues, for the duration of a message lock.
+        """Make `since` ignore the messages that are in the queues now.
 
-        The caller assumes that other workers have locked these messages.
+        The caller assumes that other workers have locked these messages. The effect ends after the
+        duration of a message lock.
         """
         for index in range(len(self._queues)):
             found = self._peek(index, _MAX_SKIPPED_COUNT)

@@ -181,7 +181,10 @@ class UnlimitedReservation:
         return self._total_bytes
 
     def fail(self, retry_seconds: float, needed_bytes: int | None) -> None:
-        """Record that the model could not be loaded. The next `wait` lasts `retry_seconds`."""
+        """Record that the model could not be loaded.
+
+        The next `wait` returns when `retry_seconds` have passed since this call.
+        """
         self._not_before = self._clock() + retry_seconds
 
     def leave(self) -> None:
@@ -198,8 +201,8 @@ class ModelWorkload:
         busy_count: Returns how many received messages are still being processed.
         may_receive: Returns whether the broker may still send a message for an earlier receive
             request.
-        vacate: Makes the model's own thread unload the model. Called if the model must be unloaded
-            and has no jobs.
+        vacate: Makes the thread that runs the model unload the model. Called if the model must be
+            unloaded and has no jobs.
         queues: The queues in which messages may wait for the model.
     """
 
@@ -258,7 +261,12 @@ class SharedReservation:
         self._active_at = self._clock()
 
     def turn(self) -> None:
-        """Reserve memory if possible, or begin to unload the model if necessary."""
+        """Check once whether the model may be loaded or must be unloaded.
+
+        If the model is not loaded and `may_enter` is true, this method reserves the model's memory.
+        If the model is loaded and `must_leave` is true, this method marks the model as leaving. If
+        a leaving model has no jobs, this method makes the thread that runs the model unload it.
+        """
         before = self._state.stage
         # The queues are peeked at before the files are locked, because that may be slow.
         pending_since = self._pending_since() if before is ReservationStage.OUT else None
