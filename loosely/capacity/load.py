@@ -50,7 +50,8 @@ class JobLoad:
     def parse(cls, text: str, seed: int = 1) -> "JobLoad":
         """Return the load that ``text`` describes: ``SHAPE:N``, or 24 numbers separated by commas.
 
-        SHAPE is a name in ``SHAPES``, and N is the number of jobs in the busiest hour.
+        SHAPE is a name in ``SHAPES``, and N is the number of jobs in the busiest hour. ``seed`` is
+        the seed of the random arrival times.
 
         Raises:
             ValueError: The text has neither format, or a number is out of range.

@@ -97,7 +97,9 @@ class ScaledObject:
         if self.idle_replica_count is not None and not (
             0 <= self.idle_replica_count < self.min_replica_count
         ):
-            raise ValueError("idle replicas: use 0 or more, and fewer than the minimum of replicas")
+            raise ValueError(
+                "idle replicas: use 0 or more, and fewer than the minimum number of replicas"
+            )
         if min(self.polling_interval_seconds, self.sync_period_seconds) <= 0:
             raise ValueError("the polling interval and the sync period must be more than 0 s")
 

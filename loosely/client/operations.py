@@ -464,7 +464,8 @@ class ClientOperations:
     ) -> None:
         """Pause before the next poll if the gateway responded at once instead of waiting.
 
-        The response's ``Retry-After`` header determines the length of the pause.
+        ``waited_seconds`` is how long the gateway took to respond. The response's ``Retry-After``
+        header determines the length of the pause. The pause ends at ``give_up_at`` at the latest.
         """
         if waited_seconds < _SHORTEST_POLL_SECONDS:
             pause_seconds = _DEFAULT_PAUSE_SECONDS
@@ -477,7 +478,11 @@ class ClientOperations:
         return math.inf if wait_seconds is None else self._clock() + wait_seconds
 
     def _limit_timeout(self, request: HttpRequest, give_up_at: float) -> HttpRequest:
-        """Return the request. Its timeout ends shortly after ``give_up_at`` or earlier."""
+        """Return the request, with a new timeout if its timeout would end after ``give_up_at``.
+
+        The new timeout is the time until ``give_up_at``, but at least 1 s, plus
+        ``_GRACE_SECONDS``.
+        """
         left_seconds = max(1.0, give_up_at - self._clock())
         if left_seconds >= request.timeout_seconds:
             return request

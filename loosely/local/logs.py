@@ -66,5 +66,8 @@ class PartLog:
         return ["".join(c if c.isprintable() else "·" for c in line) for line in lines[-count:]]
 
     def last_line(self) -> str:
-        """Return the last line of the component's latest process, or an empty string."""
+        """Return the last non-blank line of the component's latest process.
+
+        The result is an empty string if the process has written no such line.
+        """
         return next(iter(self.tail(1)), "")

@@ -120,8 +120,9 @@ def commit_blocks(
     """Create or replace a blob by committing a list of blocks.
 
     Each entry of `block_list` is (element name, block id). The element name is Committed,
-    Uncommitted or Latest, and states whether the id is that of a committed or an uncommitted block.
-    For Latest, an uncommitted block takes precedence.
+    Uncommitted or Latest. Committed selects the blob's committed block with this id. Uncommitted
+    selects the uncommitted block. Latest selects the uncommitted block if it exists, otherwise the
+    committed block.
     """
     container = find_container_id(db, new.container)
     current = look_up_blob(db, container, new.name)
@@ -247,9 +248,10 @@ def _forget_content(
 
 
 def _unreferenced(db: sqlite3.Connection, candidates: Iterable[str]) -> Orphans:
-    """Return the content files that no blob uses. `candidates` are keys of content files.
+    """Return the keys in `candidates` whose content files no committed blob uses.
 
-    A blob may use one content file several times, because a block list may repeat a block.
+    A key may be in `candidates` twice, because a block list may repeat a block. The result contains
+    each key once.
     """
     return tuple(
         content

@@ -58,7 +58,7 @@ class Episode:
     instance: The instance, in its state before the episode.
     batch: The messages that the episode uses.
     now: The time at which the episode began, in microseconds since 1970.
-    shim: The task numbers, as a copy that the episode changes.
+    shim: A copy of the instance's task numbers. The episode changes only this copy.
     events: The history events of the episode, as JSON texts.
     statements: The SQL statements that send the messages of the episode.
     effects: The functions to call after the episode is saved.

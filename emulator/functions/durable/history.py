@@ -193,7 +193,7 @@ def execution_completed(now: int, event_id: int, status: str, result: str | None
 def json_or_string(text: str) -> str:
     """Return a text unchanged if it is JSON, and otherwise as a JSON string.
 
-    The Durable extension treats the reason of a termination in this way.
+    The Durable extension does the same with the reason of a termination.
     """
     try:
         check_json(text)

@@ -186,7 +186,8 @@ class ServiceBusTrigger:
     def _serve(self, is_extra: bool) -> None:
         """Receive messages until the host stops, and reconnect after errors.
 
-        This method runs in its own thread.
+        Each thread of the trigger runs this method. `is_extra` is true if the thread was added
+        because all other threads were busy. An extra thread ends when it has been idle.
         """
         delay_seconds = _FIRST_DELAY_SECONDS
         try:

@@ -464,8 +464,8 @@ class AzureStorageEngine(DurableEngine):
     async def _sleep(self) -> None:
         """Wait until the loop must check for work again, at most 250 ms.
 
-        The loop must check if a host writes to the task hub, if a message or work item becomes
-        visible, or if the leases must be renewed.
+        The loop must check for work when another host writes to the task hub, when a message or
+        work item becomes visible, and when the leases must be renewed.
         """
         partitions = ",".join(map(str, self._partitions())) or "-1"
         (due,), (work_due,) = self.database.read(
@@ -620,8 +620,11 @@ class AzureStorageEngine(DurableEngine):
     async def _select(self, session: OrchestrationSession) -> LoadedInstance | None:
         """Load an instance for the next episode of the instance.
 
-        Return None if the instance does not exist. Also delete or abandon the dequeued messages
-        that the next episode cannot use.
+        Return None if the instance does not exist. Also remove the dequeued messages that the next
+        episode cannot use. A message may arrive before the history to which it belongs is saved.
+        Such a message is abandoned, and becomes visible in its queue again after a delay. If it was
+        already dequeued too often, it is deleted. Other messages that the next episode cannot use
+        are deleted at once.
         """
         result = select_messages(load_instance(self.database, session.instance_id), session.pending)
         self._release(session, result.not_taken)

@@ -336,7 +336,7 @@ def select_messages(
 ) -> MessageSelection:
     """Find the dequeued messages that the next episode of an instance cannot use.
 
-    The caller must then delete or abandon these messages.
+    The caller must then abandon the messages in `early`, and delete the others.
     """
     result = MessageSelection(instance)
     has_start = False

@@ -54,8 +54,9 @@ class Faults:
     async def reach(self, point: CrashPoint, name: str) -> None:
         """Kill the process if a crash at this point is requested and has not happened before.
 
-        At some points, the process may also be killed at random. `crash_rate` is the probability of
-        such a crash in one episode.
+        `name` is the name of the function or event that has reached the point. At some points, the
+        process may also be killed at random. `crash_rate` is the probability of such a crash in one
+        episode.
         """
         await self._reach_named(point, name)
         if point in _RANDOM_POINTS and (
