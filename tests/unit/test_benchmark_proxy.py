@@ -115,7 +115,7 @@ async def test_the_proxy_closes_the_connection_to_the_server_when_the_client_dis
     assert echo.arrived_at
 
 
-async def test_the_end_of_the_server_ends_the_connection_to_the_client(
+async def test_the_proxy_closes_the_client_connection_when_the_server_disconnects(
     echo: EchoServer, connect: Connect
 ) -> None:
     reader, writer = await connect()
