@@ -58,7 +58,11 @@ class LazyBlobReader:
         self._endpoint = endpoint
 
     def read(self, container: str, blob: str) -> Iterator[bytes]:
-        """Return a blob in chunks. Raises WeightsMissing or WeightsAway on failure."""
+        """Return a blob in chunks.
+
+        Raises WeightsMissing if the blob does not exist, and WeightsAway if blob storage cannot be
+        reached.
+        """
         if self._endpoint is None:
             raise WeightsAway(
                 "PAYLOAD_STORAGE is not set, but the model's weights are in blob storage"

@@ -223,7 +223,7 @@ def _list(choices: Sequence[str]) -> type:
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Run the comparison, and write its results and the document."""
+    """Run the comparison. Write the values to a JSON file, and tables and charts to the docs."""
     parser = argparse.ArgumentParser(prog="./dev bench peers", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how many rounds (default: 3)")
     names = list(dict.fromkeys(name for each in CONFIGURATIONS for name in (each.peer, each.key)))

@@ -442,7 +442,7 @@ class JobResource(TypedDict):
 
 
 def result_path(job_id: str) -> str:
-    """Return the path of a job's result."""
+    """Return the URL path at which the gateway serves a job's result."""
     return f"{job_path(job_id)}/result"
 
 

@@ -169,7 +169,7 @@ def test_the_pictures_are_four_different_jpegs_of_about_26_kb() -> None:
     assert make_pictures() == pictures
 
 
-def test_a_chart_is_xml_and_its_longest_bar_is_longest() -> None:
+def test_a_chart_is_xml_and_the_largest_value_has_the_longest_bar() -> None:
     chart = bar_chart(
         "Jobs & <more>",
         "Longer is better.",

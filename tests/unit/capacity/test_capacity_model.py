@@ -128,7 +128,9 @@ class TestSimulation:
 class TestPool:
     """Tests of the cluster autoscaler without workers."""
 
-    def test_an_empty_node_is_kept_for_ten_minutes_after_a_node_was_last_requested(self) -> None:
+    def test_an_empty_node_is_kept_for_ten_minutes_after_the_cluster_last_added_a_node(
+        self,
+    ) -> None:
         timeline = SimulationClock()
         homeless = [0]
         pool = NodePool(Cluster(), timeline, lambda: homeless[0])

@@ -210,9 +210,9 @@ class ReservationState:
     ) -> ReservationRecord:
         """Check once whether the model may be loaded or must be unloaded.
 
-        If the model is not loaded and `may_enter` is true, this method reserves the model's memory,
-        except during the delay after a failed load. If the model is loaded and `must_leave` is
-        true, this method marks the model as leaving.
+        If the model is not loaded and the rules of this module allow it, this method reserves the
+        model's memory, except during the delay after a failed load. If the model is loaded and
+        another model may take its place, this method marks the model as leaving.
 
         Args:
             now: The current time in seconds of the monotonic clock.

@@ -334,9 +334,10 @@ class MessageSelection:
 def select_messages(
     instance: LoadedInstance | None, pending: Iterable[QueueMessage]
 ) -> MessageSelection:
-    """Find the dequeued messages that the next episode of an instance cannot use.
+    """Sort the dequeued messages of an instance into those that its next episode uses and others.
 
-    The caller must then abandon the messages in `early`, and delete the others.
+    The caller must abandon the messages in the field `early` of the result, which are used later.
+    The caller must delete the messages that the result lists as repeated or discarded.
     """
     result = MessageSelection(instance)
     has_start = False
