@@ -128,7 +128,7 @@ class TestSimulation:
 class TestPool:
     """Tests of the cluster autoscaler without workers."""
 
-    def test_an_empty_node_is_kept_for_ten_minutes_after_the_cluster_last_added_a_node(
+    def test_an_empty_node_is_kept_for_ten_minutes_after_a_node_was_last_added(
         self,
     ) -> None:
         timeline = SimulationClock()
