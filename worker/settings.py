@@ -270,7 +270,10 @@ def _memory(environ: Mapping[str, str]) -> MemorySettings:
 
 
 def _default_memory_folder() -> Path:
-    """Return the default folder, which all workers of this user on this machine share."""
+    """Return the default folder for the reservations of device memory.
+
+    All workers of this user on this machine share the folder.
+    """
     user = os.getuid() if hasattr(os, "getuid") else ""
     return Path(tempfile.gettempdir()) / f"loosely-memory-{user}"
 

@@ -1,6 +1,7 @@
 """Route templates of HTTP triggers. They follow the rules of ASP.NET. Examples:
 
-products/{category:alpha}/{id:int?}      literals, constraints, optional parameters, defaults
+products/{category:alpha}/{id:int?}      literals, constraints, optional parameters
+products/{category=all}                  default values
 files/{name}.{ext}                       several parameters in one segment
 {*path}                                  the remaining path, including slashes
 """

@@ -205,7 +205,9 @@ class _GpuStreams:
 
     @contextlib.contextmanager
     def received(self, batch: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-        """Yield copies of the items on the device. The `with` block runs on the computing stream.
+        """Copy the items to the device, and yield the copies.
+
+        The `with` block runs on the computing stream.
 
         The caller must not delete the copies before the block ends. Otherwise, the copying stream
         could reuse their memory while the computing stream still reads this memory.

@@ -282,7 +282,7 @@ class InFlight:
             return list(self._jobs.values())
 
     def is_open(self, job: ReceivedJob) -> bool:
-        """Return whether `end` was not called for the job."""
+        """Return whether the job is still open. A job is open until `end` is called for it."""
         with self._lock:
             return job.delivery in self._jobs
 

@@ -233,7 +233,7 @@ async def test_the_webhook_of_an_expired_job_contains_the_start_time(
     assert told == await gateway.job(job_id)
 
 
-async def test_a_progress_report_ends_the_phase_cold_starting_of_queued_jobs(
+async def test_queued_jobs_are_no_longer_cold_starting_after_a_progress_report(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept()

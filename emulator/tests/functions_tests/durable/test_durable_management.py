@@ -198,7 +198,7 @@ async def test_the_error_for_a_rewind_of_a_missing_instance_contains_the_instanc
     assert (status, json.loads(body)) == (404, 'No orchestration with instance ID "$none" found.')
 
 
-async def test_a_purge_by_filter_without_created_time_from_is_refused(
+async def test_a_purge_by_filter_is_refused_if_the_parameter_created_time_from_is_missing(
     engine: DurableExtension,
 ) -> None:
     status, _, body = await request(engine.management_app, "DELETE", "/instances")
