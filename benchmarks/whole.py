@@ -158,9 +158,11 @@ def measure_start(system: System) -> list[Figure]:
                 if httpx.get(f"{system.url}/v1/health/ready", timeout=5).status_code == 200:
                     gateway_seconds.append(time.perf_counter() - begin)
             except httpx.TransportError:
-                time.sleep(0.02)
+                pass  # it does not listen yet
+            time.sleep(0.02)
 
-    watching = threading.Thread(target=watch_gateway)
+    # A daemon, so that this process can end if the system does not start.
+    watching = threading.Thread(target=watch_gateway, daemon=True)
     watching.start()
     system.start()
     seconds = time.perf_counter() - begin

@@ -52,9 +52,8 @@ def main() -> None:
     connected = socket.socket(fileno=options.socket)
     serve_options = serving.ServeOptions(options.folder, options.script, options.threads)
     _run(serving.serve(connected, serve_options))
-    os._exit(
-        0
-    )  # threads of the user's code must not keep the process alive after the host has ended
+    # Threads of the user's code must not keep the process alive after the host has ended.
+    os._exit(0)
 
 
 def _die_with_host(lifeline: int) -> None:

@@ -127,16 +127,6 @@ class SubmittedJob:
     is_replay: bool
 
 
-class SendPause:
-    """A pause after a message could not be sent.
-
-    Until `ends_at`, requests do not wait for Service Bus, and orchestrations send the messages.
-    """
-
-    def __init__(self) -> None:
-        self.ends_at: datetime | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class JobCreator:
     """Creates jobs: sends their messages, starts their orchestrations and waits for their end."""
@@ -149,7 +139,11 @@ class JobCreator:
     waiters: Waiters
     requests: RequestSender
     clock: Clock
-    send_pause: SendPause = field(default_factory=SendPause)
+    send_later_until: dict[str, datetime] = field(default_factory=dict)
+    """For each model whose message could not be sent: until when orchestrations send its messages.
+
+    Until then, requests do not wait for Service Bus.
+    """
 
     async def create(
         self, durable: Durable, new_jobs: Sequence[NewJob], wait_seconds: float
@@ -222,13 +216,14 @@ class JobCreator:
         ticket then contains the whole request, and a large input is stored in a blob. Raises
         Unavailable if the input cannot be stored.
         """
-        pause = self.send_pause
-        if pause.ends_at is None or self.clock() >= pause.ends_at:
+        model = job.request.model
+        ends_at = self.send_later_until.get(model)
+        if ends_at is None or self.clock() >= ends_at:
             try:
                 async with asyncio.timeout(SEND_SECONDS):
                     await self.requests.send(job.request, job.priority, job.traceparent)
             except (Unavailable, TimeoutError) as error:
-                pause.ends_at = self.clock() + SEND_LATER
+                self.send_later_until[model] = self.clock() + SEND_LATER
                 _log.warning(
                     "job %s: the message could not be sent (%r); the orchestration will send it",
                     job.job_id,
@@ -237,7 +232,6 @@ class JobCreator:
             except (MessageTooLarge, UnknownModel):
                 pass  # the orchestration ends the job with this error
             else:
-                pause.ends_at = None
                 return job.ticket(is_sent=True)
         return (await self._make_small(job)).ticket(is_sent=False)
 

@@ -1,6 +1,7 @@
 """The message of a job is sent before its orchestration is started."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tests.unit.gateway.conftest import RunningGateway
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
+ROOT = Path(__file__).parents[3]
 LARGE = b"x" * (INLINE_LIMIT_BYTES + 1)
 
 
@@ -91,6 +93,19 @@ async def test_the_gateway_does_not_send_to_a_queue_during_the_pause_after_a_fai
     gateway.clock.now += SEND_LATER
     third = await gateway.accept()
     assert ticket_of(gateway, third)["sent"] is True
+
+
+async def test_a_failed_send_to_one_model_does_not_delay_the_messages_of_another_model(
+    gateway: RunningGateway,
+) -> None:
+    gateway.queues.missing = {"noop"}
+    assert "sent" not in ticket_of(gateway, await gateway.accept())
+    answer = await gateway.http.post(
+        "/v1/models/classifier/jobs",
+        content=(ROOT / "examples" / "chelsea.jpg").read_bytes(),
+        headers={"content-type": "image/jpeg", "prefer": "respond-async"},
+    )
+    assert ticket_of(gateway, answer.json()["id"])["sent"] is True
 
 
 async def test_a_reply_that_arrives_before_the_orchestration_exists_is_recorded(

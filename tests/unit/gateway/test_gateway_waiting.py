@@ -9,7 +9,7 @@ import pytest
 from contract.messages import InlineJson, JobReply
 from gateway.durable import InstanceSnapshot, RuntimeStatus
 from gateway.errors import Unavailable
-from gateway.jobs.lifecycle import LOOKS_A_SECOND, Jobs, OutcomeStore, Waiters
+from gateway.jobs.lifecycle import LOOKS_A_SECOND, OWN_ENDS, Jobs, OutcomeStore, Waiters
 from gateway.jobs.model import JobOutcome, Record
 from tests.unit.gateway.skipping import run
 
@@ -149,3 +149,35 @@ def test_an_outcome_notifies_only_the_waiters_of_the_job() -> None:
             return await first.pause(1), await second.pause(1), await other.pause(1)
 
     assert run(listen()) == (CANCELLED, CANCELLED, None)
+
+
+async def reads_after_own_ends(own_ends: int, *, ends_elsewhere: bool = False) -> list[float]:
+    """Return when a waiter reads, after earlier waits ended with a notification.
+
+    With `ends_elsewhere`, another instance then records one outcome.
+    """
+    waiters = Waiters()
+    loop = asyncio.get_running_loop()
+    for _ in range(own_ends):
+        jobs, durable = jobs_of(ScriptedStore(ends_at=1000), waiters)
+        with waiters.waiting("job") as waiter:
+            waiters.notify("job", CANCELLED)
+            await jobs.wait(durable, "job", INITIAL, waiter, 1)
+    if ends_elsewhere:
+        jobs, durable = jobs_of(ScriptedStore(ends_at=0), waiters)
+        with waiters.waiting("job") as waiter:
+            await jobs.wait(durable, "job", INITIAL, waiter, 1)
+    begin, store = loop.time(), ScriptedStore(ends_at=1000)
+    jobs, durable = jobs_of(store, waiters)
+    with waiters.waiting("job") as waiter:
+        await jobs.wait(durable, "job", INITIAL, waiter, 0.9)
+    return [round(look - begin, 6) for look in store.looks]
+
+
+def test_the_first_read_is_late_if_this_process_recorded_the_last_outcomes() -> None:
+    assert run(reads_after_own_ends(OWN_ENDS - 1))[0] == 0.025
+    assert run(reads_after_own_ends(OWN_ENDS)) == [0.5, 0.9]
+
+
+def test_the_first_read_is_early_again_after_another_instance_recorded_an_outcome() -> None:
+    assert run(reads_after_own_ends(OWN_ENDS, ends_elsewhere=True))[0] == 0.025

@@ -1,0 +1,35 @@
+"""An orchestrator runs in a thread first, and on the event loop if its runs were fast."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from emulator.functions.app.invocation import SLOW_SECONDS, TRIAL_RUNS, LoopRuns, _run_orchestrator
+
+
+async def run_orchestrator(runs: LoopRuns, count: int) -> list[bool]:
+    """Run an orchestrator `count` times; return for each run whether it was on the event loop."""
+
+    def orchestrator(context: str) -> bool:
+        return threading.current_thread() is threading.main_thread()
+
+    def submit(call: Callable[..., Any], invocation_id: str, arguments: dict[str, Any]) -> Any:
+        return asyncio.to_thread(call, **arguments)
+
+    return [
+        await _run_orchestrator(orchestrator, runs, "id", {"context": "{}"}, submit)
+        for _ in range(count)
+    ]
+
+
+async def test_an_orchestrator_runs_on_the_event_loop_after_the_trial_runs() -> None:
+    runs = await run_orchestrator(LoopRuns(), TRIAL_RUNS + 2)
+    assert runs == [False] * TRIAL_RUNS + [True] * 2
+
+
+async def test_an_orchestrator_always_runs_in_a_thread_after_one_slow_run() -> None:
+    runs = LoopRuns()
+    assert (await run_orchestrator(runs, TRIAL_RUNS + 1))[-1] is True
+    runs.record(SLOW_SECONDS + 0.1)
+    assert await run_orchestrator(runs, TRIAL_RUNS + 1) == [False] * (TRIAL_RUNS + 1)
