@@ -142,7 +142,7 @@ def test_a_job_that_is_cancelled_in_the_queue_does_not_run(slow: System, tmp_pat
 def test_a_job_that_expires_while_running_shows_the_start_time_of_the_run(
     slow: System, tmp_path: Path
 ) -> None:
-    job = SlowJob(slow, tmp_path / "job", deadline_seconds=2)
+    job = SlowJob(slow, tmp_path / "job", deadline_seconds=8)
     job.wait_for("running")
     expired = slow.final(job.id)
     assert expired["status"] == "expired"

@@ -64,11 +64,11 @@ class Triggers:
             queue.start()
 
     async def stop(self) -> None:
-        """Stop all triggers, and wait up to 8 s for running functions of queue triggers."""
+        """Stop all triggers, and wait up to 8 s for running functions."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(queue.stop() for queue in self._queues))
+        timers = asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(timers, *(queue.stop() for queue in self._queues))
 
     async def run(self, name: str, _text: str) -> None:
         """Run a function with a timer trigger now, because the admin API has requested it.

@@ -36,6 +36,7 @@ _MINUTE = timedelta(minutes=1)
 _log = logging.getLogger("functions.timer")
 _LONGEST_SLEEP_SECONDS = 30.0
 _RETRY_SECONDS = 1.0
+_STOP_SECONDS = 8.0
 _NEVER = "0001-01-01T00:00:00+00:00"
 InvokeFunction = Callable[[str], Awaitable[object]]
 
@@ -192,6 +193,7 @@ class TimerTrigger:
         path = state_folder / f"{options.name}.json"
         self._state = TimerState(path, options.schedule.text) if monitored else None
         self._status: dict[str, str] = {} if self._state is None else self._state.read()
+        self._is_stopping = False
 
     def first_run(self) -> TimerRun:
         """Return the first run of the function after the start of the host."""
@@ -209,14 +211,27 @@ class TimerTrigger:
     async def run_once(self, due: TimerRun) -> TimerRun:
         """Run the function, and return the next run.
 
-        If the app process ends during the run, the run is repeated and marked as late.
+        If the app process ends during the run, the run is repeated and marked as late. If this task
+        is cancelled, a function that runs has up to 8 s to end, and the run is stored.
         """
+        run = asyncio.create_task(self._run_once(due))
+        try:
+            return await asyncio.shield(run)
+        except asyncio.CancelledError:
+            self._is_stopping = True
+            await asyncio.wait([run], timeout=_STOP_SECONDS)
+            run.cancel()
+            raise
+
+    async def _run_once(self, due: TimerRun) -> TimerRun:
         while True:
             try:
                 await self._invoke(self.payload(is_past_due=due.is_past_due))
             except FunctionFailure:
                 break  # the app process has logged the failure
             except AppUnavailable:
+                if self._is_stopping:
+                    raise
                 await asyncio.sleep(_RETRY_SECONDS)
                 due = TimerRun(due.at, is_past_due=True)
             else:

@@ -1,3 +1,4 @@
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from emulator.functions.errors import FunctionFailure
 from emulator.functions.triggers.timer import (
+    InvokeFunction,
     Schedule,
     ScheduleError,
     TimerOptions,
@@ -99,7 +101,7 @@ def test_parsing_a_random_timer_schedule_succeeds_or_raises_a_schedule_error(tex
 def timer(
     folder: Path,
     clock: SettableClock,
-    fire: RecordedCalls,
+    fire: InvokeFunction,
     schedule: str = "0 0 * * * *",
     **options: bool,
 ) -> TimerTrigger:
@@ -124,6 +126,26 @@ async def test_a_timer_runs_on_schedule_and_receives_the_status_of_the_previous_
         "Next": "2026-03-02T14:00:00+00:00",
         "LastUpdated": "2026-03-02T13:00:00+00:00",
     }
+
+
+async def test_a_function_that_runs_when_its_timer_is_stopped_ends_and_its_run_is_stored(
+    tmp_path: Path,
+) -> None:
+    clock, started, may_end = SettableClock(), asyncio.Event(), asyncio.Event()
+
+    async def wait_inside(_payload: str) -> None:
+        started.set()
+        await may_end.wait()
+
+    hourly = timer(tmp_path, clock, wait_inside)
+    run = asyncio.create_task(hourly.run_once(TimerRun(NOON)))
+    await started.wait()
+    run.cancel()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    stored = json.loads((tmp_path / "tidy.json").read_text())
+    assert stored["Last"] == NOON.isoformat()
 
 
 async def test_several_missed_runs_of_a_timer_cause_only_one_past_due_run(
