@@ -296,7 +296,9 @@ def the_image_has_what_the_worker_needs(files: DeploymentFiles) -> None:
     assert "COPY functions/contract /app/contract\nCOPY worker /app/worker\n" in dockerfile
     assert 'ENTRYPOINT ["python", "-m", "worker"]\n' in dockerfile, "the exec form, for signals"
     assert "STOPSIGNAL SIGTERM" in dockerfile
-    assert "{TORCH_INDEX:+--extra-index-url " in dockerfile, "PyTorch's index has only PyTorch"
+    assert '--index-url "$TORCH_INDEX" -r /build/torch.txt' in dockerfile
+    assert dockerfile.count("--require-hashes -r /build/requirements") == 2
+    assert "COPY worker/requirements.lock worker/requirements-torch.lock /build/\n" in dockerfile
     for base in re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE):
         assert re.fullmatch(r"[\w/.-]+:\d+\.\d+\.\d+[\w.-]*", base), f"{base} is not pinned"
         assert "." in base.split("/")[0], f"{base} is on Docker Hub, which limits pulls"

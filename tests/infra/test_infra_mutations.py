@@ -89,7 +89,8 @@ FAULTS = [
     ("worker/Dockerfile", "USER 10001:10001", "USER 0:0"),
     # The image
     ("worker/Dockerfile", 'ENTRYPOINT ["python", "-m", "worker"]', "ENTRYPOINT python -m worker"),
-    ("worker/Dockerfile", "--extra-index-url", "--index-url"),
+    ("worker/Dockerfile", "--index-url", "--extra-index-url"),
+    ("worker/Dockerfile", "--require-hashes -r /build/requirements.lock", "-r requirements.txt"),
     ("worker/Dockerfile", "python:3.12.12-slim-bookworm AS", "python:latest AS"),
     ("worker/Dockerfile", "public.ecr.aws/docker/library/python", "docker/library/python"),
     ("worker/requirements.txt", "azure-servicebus==7.15.0\n", ""),
