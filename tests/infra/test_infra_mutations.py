@@ -57,6 +57,10 @@ FAULTS = [
     ("infra/modules/worker-aca.bicep", "if (!empty(image)) {", "{"),
     ("worker/Dockerfile", "EXPOSE 8081", "EXPOSE 8080"),
     (WORKERS + "network-policy.yaml", "port: 8081", "port: 8082"),
+    # The metadata service
+    (WORKERS + "network-policy.yaml", "except: [169.254.169.254/32, ", "except: ["),
+    ("infra/k8s/components/spot/kustomization.yaml", "cidr: 169.254", "cidr: 169.253"),
+    ("infra/k8s/components/spot/kustomization.yaml", "WORKER_SCHEDULED_EVENTS", "WORKER_EVENTS"),
     # Identities
     ("infra/modules/cluster.bicep", "string = 'loosely:worker'", "string = 'default:worker'"),
     ("infra/modules/cluster.bicep", "kube-system:keda-operator'", "keda:keda-operator'"),
