@@ -267,8 +267,15 @@ def access_keys_are_turned_off(files: DeploymentFiles) -> None:
 
 
 def the_api_management_policy_is_valid_xml(files: DeploymentFiles) -> None:
-    """Check that the policy file is valid XML and is sent as XML."""
-    assert ElementTree.fromstring(files.text("infra/apim-policy.xml")).tag == "policies"
+    """Check that the policy is valid XML, is sent as XML, and counts what callers cannot choose."""
+    policies = ElementTree.fromstring(files.text("infra/apim-policy.xml"))
+    assert policies.tag == "policies"
+    [limit] = policies.iter("rate-limit-by-key")
+    key = limit.attrib["counter-key"]
+    assert "Headers" not in key, "a caller chooses its headers, so it would choose its counter"
+    assert {"context.Subscription.Id", "context.Request.IpAddress"} <= set(
+        re.findall(r"[\w.]+", key)
+    )
     assert "format: 'xml'" in files.module("apim")
 
 

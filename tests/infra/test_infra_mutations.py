@@ -70,6 +70,7 @@ FAULTS = [
     ("infra/modules/cluster-roles.bicep", "id, nodesPrincipalId, 'acrPull'", "id, 'acrPull'"),
     ("infra/modules/storage.bicep", "allowSharedKeyAccess: false", "allowSharedKeyAccess: true"),
     ("infra/modules/apim.bicep", "format: 'xml'", "format: 'rawxml'"),
+    ("infra/apim-policy.xml", ": context.Request.IpAddress", ": context.Request.Headers.Count"),
     # Nodes
     ("infra/modules/cluster.bicep", "nvidia.com/gpu=present:", "sku=gpu:"),
     ("infra/modules/cluster.bicep", "'loosely.dev/pool': 'gpu'", "'loosely.dev/pool': 'gpus'"),
