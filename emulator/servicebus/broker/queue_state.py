@@ -303,8 +303,8 @@ class QueueState:
     def advance(self, record: MessageRecord, now: datetime) -> None:
         """Make the change that is due for a message (see `MessageRecord.due_at`).
 
-        Unlock a locked message. Activate a scheduled message. Remove or dead-letter any other
-        message, because its time to live has ended.
+        Unlock a locked message, and count its delivery as failed. Activate a scheduled message.
+        Remove or dead-letter any other message, because its time to live has ended.
         """
         if record.lock is not None:
             self._unlock(record, now, failed=True)
