@@ -273,9 +273,9 @@ def put_block(
 ) -> tuple[str, ...]:
     """Store an uncommitted block, and return the keys of the content files to remove.
 
-    An uncommitted block with the same id is replaced. Raises StorageError if the length of the
-    block id differs from the length of the blob's other block ids, or if the blob has too many
-    uncommitted blocks.
+    An uncommitted block with the same id is replaced. Raises StorageError if the block id is not as
+    long as the blob's other uncommitted block ids, or if the blob already has 100,000 uncommitted
+    blocks.
     """
     parent = find_container_id(db, container)
     key = (parent, blob)

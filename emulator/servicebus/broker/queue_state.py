@@ -95,7 +95,7 @@ class DuplicateHistory:
         return self._uncommitted
 
     def commit(self) -> None:
-        """End the transaction. `rollback` can no longer remove the ids that were added."""
+        """Keep the ids that were added since the last commit. `rollback` can no longer remove them."""
         self._uncommitted = []
 
     def rollback(self) -> None:
@@ -136,7 +136,7 @@ class QueueState:
     # Transactions. The message table commits and rolls back the messages themselves.
 
     def commit(self) -> None:
-        """End the transaction. `rollback` can no longer undo the changes that were made."""
+        """Keep the changes since the last commit. `rollback` can no longer undo them."""
         self.committed_sequence_number = self.next_sequence_number
         self.duplicates.commit()
 

@@ -286,8 +286,8 @@ class StoredQueue:
 class MessageStore:
     """The database of a broker.
 
-    When the broker starts, all message records are read. Later, only the contents of messages are
-    read.
+    The broker reads all message records when it starts. Later, it reads only the contents of
+    messages.
     """
 
     def __init__(self, database: Path) -> None:
