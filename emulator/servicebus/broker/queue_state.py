@@ -95,7 +95,7 @@ class DuplicateHistory:
         return self._uncommitted
 
     def commit(self) -> None:
-        """Keep the ids that were added since the last commit. `rollback` can no longer remove them."""
+        """Keep the ids added since the last commit. `rollback` can no longer remove them."""
         self._uncommitted = []
 
     def rollback(self) -> None:
