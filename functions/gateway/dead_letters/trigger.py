@@ -81,7 +81,7 @@ class DeadLetterTrigger:
                 return
         else:
             _log.error(
-                "job %.100r was dead-lettered from %s (%.200r: %.500r); kept as the blob %s; "
+                "job %.100r was dead-lettered from %s (%.200r: %.500r); stored as the blob %s; "
                 "redrive it when the cause has been removed",
                 *(
                     _job_id(message, request),
@@ -156,7 +156,10 @@ class DeadLetterTrigger:
 
 
 def _message_id(message: func.ServiceBusMessage) -> str:
-    """Return the message's id, or an id from its sequence number if the producer gave it none."""
+    """Return the message's id.
+
+    If the producer set no id, return an id that contains the sequence number of the message.
+    """
     return message.message_id or f"sequence-number-{message.sequence_number}"
 
 
