@@ -54,7 +54,7 @@ class Redriven:
 
     `job_id` is the id of the job whose request was sent again. `is_new_job` is true if the gateway
     created a new job, and false if a producer's message was sent again. `is_repeat` is true if an
-    earlier call had redriven the dead letter. Then this call has sent nothing.
+    earlier redrive has already sent the request. In this case, nothing was sent again.
     """
 
     job_id: str

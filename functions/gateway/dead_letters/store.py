@@ -107,8 +107,9 @@ class StoredLetter:
     def job_id(self) -> str:
         """The id of the job whose message was dead-lettered.
 
-        If the message is not a readable request, this is the correlation id of the message. If that
-        is missing, this is the message id. If both are missing, this is an empty string.
+        If the message is not a readable request, the value is the correlation id of the message. A
+        message without a correlation id has the message id as the value. If both ids are missing,
+        the value is an empty string.
         """
         if self.request is not None:
             return self.request.job_id

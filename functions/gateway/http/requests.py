@@ -206,7 +206,7 @@ class Preference:
         """Return how many seconds the request waits for its job.
 
         This is the value of `wait` if the header contains `wait`. A header with only
-        `respond-async` means 0 seconds. Without both, the number is `default_seconds`.
+        `respond-async` means 0 seconds. Without both preferences, the number is `default_seconds`.
         """
         if self.wait_seconds is not None:
             return self.wait_seconds

@@ -123,9 +123,9 @@ class Waiter:
     def first_pause_seconds(self) -> float:
         """The pause in seconds before the first read of the outcome by this waiter.
 
-        The pause is normally short. The pause is long if this process itself recorded the outcomes
-        of the last OWN_ENDS jobs. Then the app probably has only one instance. This process will
-        notify the waiter, so a read would be useless.
+        The pause is normally FIRST_PAUSE_SECONDS. It is LONGEST_PAUSE_SECONDS if this process
+        recorded the last OWN_ENDS outcomes. The app then probably has only one instance, and this
+        process will notify the waiter. Therefore an earlier read would be useless.
         """
         is_only_instance = self._waiters.own_ends >= OWN_ENDS
         return LONGEST_PAUSE_SECONDS if is_only_instance else FIRST_PAUSE_SECONDS

@@ -47,7 +47,7 @@ T = TypeVar("T")
 class IdRange:
     """A range of job ids, from `above` (inclusive) to `below` (exclusive).
 
-    Both are compared with the ids as text, so they need not be complete ids.
+    The limits are compared with job ids as text, so a limit need not be a complete id.
     """
 
     below: str

@@ -412,7 +412,7 @@ class WaitEstimates:
         return QueuePosition(jobs, eta, phase)
 
     async def estimate_wait(self, model: ModelEntry) -> ModelWait:
-        """Return how many jobs of the model are queued or running, and a new job's estimated wait."""
+        """Return how many of the model's jobs have not ended, and a new job's estimated wait."""
         known = self._of(model.name)
         lengths = await asyncio.gather(
             *(queue.length(queue_of(model, priority)) for priority, queue in known.queues.items())
