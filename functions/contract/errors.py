@@ -26,7 +26,7 @@ class ContractError(Exception):
 
 
 class MalformedMessage(ContractError):
-    """The message is not JSON, or a field is missing or wrong. The error's text says what."""
+    """The message is not JSON, or a field is missing or wrong. The error's text gives details."""
 
     code = "malformed-message"
 
