@@ -81,7 +81,7 @@ class DeadLetterTrigger:
                 return
         else:
             _log.error(
-                "job %.100r was dead-lettered from %s (%.200r: %.500r); stored as the blob %s; "
+                "job %.100r was dead-lettered from %s (%.200r: %.500r); kept as the blob %s; "
                 "redrive it when the cause has been removed",
                 *(
                     _job_id(message, request),
