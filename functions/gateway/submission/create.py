@@ -68,7 +68,7 @@ SEND_SECONDS: Final = 1.5
 """The longest time in seconds that a caller waits for Service Bus to accept the message."""
 
 SEND_LATER: Final = timedelta(seconds=5)
-"""How long after a failed send the orchestrations send the messages of new jobs."""
+"""How long the orchestrations send the messages of a model's new jobs after a failed send."""
 
 _log = logging.getLogger(__name__)
 
@@ -140,9 +140,9 @@ class JobCreator:
     requests: RequestSender
     clock: Clock
     send_later_until: dict[str, datetime] = field(default_factory=dict)
-    """For each model whose message could not be sent: until when orchestrations send its messages.
+    """For each model with a failed send, the time until which orchestrations send its messages.
 
-    Until then, requests do not wait for Service Bus.
+    Until this time, the requests for the model do not try to send.
     """
 
     async def create(
