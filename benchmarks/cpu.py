@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] = ()) -> int:
         ) as system,
     ):
         running_system = RunningSystem.read(Path(folder) / "data")
-        assert running_system is not None, "the system is running"
+        assert running_system is not None, "up.json describes no running system"
         for _ in range(options.rounds):
             for name, size in SIZES.items():
                 for clients in CLIENTS:

@@ -171,8 +171,8 @@ def bare_loop(catalogue: Path, model: str) -> Iterator[BareLoop]:
 def measure(catalogue: Path, model: str, rounds: int, seconds: float) -> list[Figure]:
     """Measure one model, and return the rows of the report.
 
-    Runs rounds until `rounds` of them were not disturbed by other programs. Stops earlier if
-    `rounds * _MAX_TRIES` rounds have run.
+    Repeats the measurement until other programs have not disturbed `rounds` rounds. Stops earlier
+    if `rounds * _MAX_TRIES` rounds have run.
     """
     batch_size = Catalogue.load(catalogue).model(model).max_batch_size
     with (

@@ -30,5 +30,5 @@ class Infer:
         return self._model.run(batch)
 
     def postprocess(self, output: Any) -> dict[str, object]:
-        """Return the best classes."""
+        """Return the result of one picture, in the format of `PeerModel.finish`."""
         return self._model.finish(output)

@@ -13,7 +13,10 @@ Values = dict[str, float | None]
 
 @dataclass(frozen=True, slots=True)
 class PeerRun:
-    """The values of one configuration with one job in one round, or the error of this run."""
+    """The values of one configuration with one job in one round.
+
+    If the run failed, `values` is empty and `error` is the text of the error.
+    """
 
     round: int
     key: str
@@ -24,7 +27,7 @@ class PeerRun:
 
 @dataclass(slots=True)
 class Comparison:
-    """All runs, and on which machine and when the benchmark measured them."""
+    """All runs of a benchmark, and facts such as the date and the machine of the benchmark."""
 
     facts: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

@@ -13,7 +13,7 @@ _BATCH_SIZE = int(os.environ["PEER_BATCH_SIZE"])
 
 
 class Classify(litserve.LitAPI):
-    """Gets the picture as the file `picture` of a form, because LitServe reads no raw bodies."""
+    """The LitServe API. It reads the picture from a form, because LitServe reads no raw bodies."""
 
     def setup(self, device: str) -> None:
         """Load the model in the worker process."""
