@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 
 def _seconds(system: RunningSystem) -> dict[str, float]:
-    """Return the processor time in seconds of each process.
+    """Return a dict from the name of each process to its processor time in seconds.
 
     The Functions host and the app that it runs are separate processes.
     """

@@ -102,9 +102,9 @@ async def _run_until_first_error(*work: Coroutine[Any, Any, None]) -> None:
 
 @contextlib.contextmanager
 def run_proxies(target_ports: Sequence[int], round_trip_seconds: float) -> Iterator[list[int]]:
-    """Run a proxy for each target port during the `with` block. One new thread runs them all.
+    """Run a proxy for each target port during the `with` block.
 
-    Yield the ports on which the proxies listen.
+    One new thread runs all proxies. Yield the ports on which the proxies listen.
     """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="proxies")

@@ -260,7 +260,7 @@ def main(arguments: Sequence[str]) -> int:
         prog="./dev bench worker", description="Compare the worker at saturation with a bare loop."
     )
     parser.add_argument(
-        "models", nargs="*", help="models to measure (default: all of the catalogue)"
+        "models", nargs="*", help="models to measure (default: all models of the catalogue)"
     )
     parser.add_argument("--catalogue", type=Path, default=CATALOGUE)
     parser.add_argument("--rounds", type=int, default=7, help="quiet rounds per model (default: 7)")

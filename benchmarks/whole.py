@@ -31,7 +31,7 @@ _BINARY = "application/octet-stream"
 
 
 def make_noop_load(system: System, size_bytes: int) -> load.HttpLoad:
-    """Return `noop` jobs with different bodies of this size."""
+    """Return requests for `noop` jobs, whose bodies differ and have `size_bytes` bytes."""
     bodies = [f"{number:08d}".encode().ljust(size_bytes, b".") for number in range(100)]
     return load.HttpLoad(system.url, "/v1/models/noop/jobs", _BINARY, bodies)
 
@@ -77,7 +77,8 @@ def measure_bare_loop(*tuned: str) -> float:
     This program is the bare loop: it decodes and classifies pictures in batches, without messages.
 
     Args:
-        tuned: Empty, or "tuned": then the loop uses the worker's settings of the C allocator.
+        tuned: The word "tuned" if the loop must use the worker's settings of the C allocator.
+            Without this word, the loop uses the default settings.
     """
     arguments = [str(PICTURE), str(BATCH_SIZE), str(BARE_SECONDS), *tuned]
     command = [sys.executable, "-m", "benchmarks.bare", *arguments]

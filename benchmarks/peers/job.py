@@ -51,7 +51,7 @@ class PeerModel:
         return model
 
     def __call__(self, picture: bytes) -> dict[str, Any]:
-        """Return the result of one JPEG."""
+        """Run the model with one JPEG, and return the result."""
         return self.finish(self.run([self.decode(picture)])[0])
 
     def decode(self, picture: bytes) -> Any:
@@ -84,7 +84,7 @@ class PeerModel:
             return list(self._network(torch.stack(list(batch))))
 
     def finish(self, output: Any) -> dict[str, Any]:
-        """Return the indices and scores of the five best classes, or the constant of noop."""
+        """Return the indices and scores of the five best classes. For `noop`, return a constant."""
         if self._network is None:
             return NOOP_RESULT
         scores, indices = output.softmax(dim=0).topk(CLASSES_COUNT)

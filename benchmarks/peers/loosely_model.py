@@ -18,7 +18,7 @@ class Infer:
         announce_model_process()
 
     def sample(self) -> Any:
-        """Return a prepared black image."""
+        """Return a black image in the format that `preprocess` returns."""
         return self._model.prepare(new("RGB", (SIDE_PIXELS, SIDE_PIXELS)))
 
     def preprocess(self, item: Image) -> Any:

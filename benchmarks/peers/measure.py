@@ -188,7 +188,10 @@ def _count_wrong(served: ServedPeer, exchanges: Sequence[Exchange], expected: Se
 
 
 def is_same_result(result: Any, expected: Any) -> bool:
-    """Return whether a result has the expected best class, and its score within 0.1 %."""
+    """Return whether a result has the expected best class with nearly the expected score.
+
+    The two scores may differ by 0.1 %.
+    """
     best, right = result["labels"][0], expected["labels"][0]
     is_close = math.isclose(best["score"], right["score"], rel_tol=_SCORE_TOLERANCE)
     return best["index"] == right["index"] and is_close
@@ -246,7 +249,8 @@ def expected_results(task: str, pictures: Sequence[bytes], folder: Path) -> list
 def measure_bare(task: str, picture: Path, seconds: float) -> tuple[float, float]:
     """Run `benchmarks.bare` twice, and return the images per second of both runs.
 
-    The first run uses the default settings of the C allocator, the second run the worker's.
+    The first run uses the default settings of the C allocator. The second run uses the worker's
+    settings.
     """
     command = ("benchmarks.bare", str(picture), str(BATCH_SIZE), str(seconds))
     model = ("--catalogue", str(CATALOGUE), "--model", task)

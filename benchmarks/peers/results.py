@@ -47,7 +47,10 @@ class Comparison:
         return cls(**document)
 
     def medians(self, key: str, task: str) -> Values:
-        """Return the median of each value over the rounds. Failed runs do not count."""
+        """Return the median of each value over the rounds of one configuration with one job.
+
+        Failed runs do not count.
+        """
         runs = [run for run in self.runs if run.key == key and run.task == task and not run.error]
         names = dict.fromkeys(name for run in runs for name in run.values)
         return {

@@ -90,7 +90,7 @@ class PeerBenchmark:
                 sys.stderr.write(f"{describe(run)}\n")
 
     def _choose(self, number: int, peers: Sequence[str], task: str) -> Iterator[PeerConfiguration]:
-        """Yield the chosen configurations. In odd rounds, yield them in reverse order."""
+        """Yield the configurations of the chosen peers. Odd rounds have the reverse order."""
         for configuration in CONFIGURATIONS[::-1] if number % 2 else CONFIGURATIONS:
             is_chosen = {configuration.peer, configuration.key} & set(peers)
             if is_chosen and (task != CLASSIFIER or configuration.peer == LOOSELY):
@@ -228,7 +228,10 @@ def main(arguments: Sequence[str] = ()) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="how many rounds (default: 3)")
     names = list(dict.fromkeys(name for each in CONFIGURATIONS for name in (each.peer, each.key)))
     parser.add_argument(
-        "--peers", type=_list(names), default=names, help="for example loosely,celery/polling"
+        "--peers",
+        type=_list(names),
+        default=names,
+        help="systems to run, for example loosely,celery/polling",
     )
     parser.add_argument("--tasks", type=_list(ALL_TASKS), default=list(ALL_TASKS))
     parser.add_argument(
@@ -236,9 +239,15 @@ def main(arguments: Sequence[str] = ()) -> int:
         action="store_true",
         help="one round with few requests; does not write the page",
     )
-    parser.add_argument("--results", type=Path, help=f"default: {RESULTS.relative_to(ROOT)}")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        help=f"JSON file of the values (default: {RESULTS.relative_to(ROOT)})",
+    )
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where to write the page")
-    parser.add_argument("--render", type=Path, help="only write the page from these results")
+    parser.add_argument(
+        "--render", type=Path, help="run nothing, and write the page from this JSON file"
+    )
     options = parser.parse_args(arguments)
     if options.render:
         render(Comparison.read(options.render), options.docs)

@@ -32,7 +32,7 @@ class LogLevel(StrEnum):
 
 
 class EngineChoice(StrEnum):
-    """The part of the Functions emulator that runs orchestrations and stores their histories."""
+    """The durable engine, which runs the orchestrations and stores their histories."""
 
     local = "local"
     azure_storage = "azure-storage"

@@ -13,7 +13,7 @@ import httpx
 from loosely.client.media import SIGNATURE_BYTES, detect_media_type
 from loosely.client.resources import Upload, UploadTarget
 
-#: A request times out this number of seconds after the wait that it asks the gateway for.
+#: The timeout of a request in seconds, in addition to the wait that the request asks for.
 ANSWER_TIMEOUT_SECONDS: Final = 30.0
 #: The timeout of a request to blob storage. It is long, because blob storage responds only after it
 #: has stored all bytes.

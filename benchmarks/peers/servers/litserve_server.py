@@ -24,7 +24,7 @@ class Classify(litserve.LitAPI):
         return self.model.decode(request["picture"].file.read())
 
     def batch(self, inputs: list[Any]) -> list[Any]:
-        """Return the inputs as a list, because `PeerModel.run` makes one tensor of them."""
+        """Return the list of inputs unchanged, because `PeerModel.run` makes one tensor of them."""
         return inputs
 
     def predict(self, x: Any) -> Any:
