@@ -65,7 +65,7 @@ class TestPorts:
                 check_ports({"functions": port})
         first, second = str(caught.value).splitlines()
         assert first.startswith(f"port {port} (functions) is taken by process {os.getpid()} (")
-        assert second.startswith("stop it, or choose other ports: loosely up --port ")
+        assert second.startswith("stop that process, or choose other ports: loosely up --port ")
 
     def test_a_port_that_is_taken_on_all_addresses_is_reported_as_busy(self) -> None:
         with (
