@@ -25,6 +25,8 @@ from contract.names import low_priority_queue
 from worker.errors import SettingsError
 from worker.inference.loaded_model import ModelLoader
 from worker.inference.model_manager import ModelManager
+from worker.inputs.decoder_process import DecoderProcesses
+from worker.inputs.memory import InputMemory, MemoryBudget
 from worker.inputs.payloads import AzureBlobStore, BlobPayloads
 from worker.inputs.urls import UrlFetcher
 from worker.memory.device_errors import is_device_lost, run_tiny_kernel
@@ -95,6 +97,8 @@ class Worker:
         account = _account(settings)
         self._payloads = BlobPayloads(AzureBlobStore(account))
         self._urls = UrlFetcher(http)
+        self._large_inputs = MemoryBudget(settings.input_memory_bytes)
+        self._decoders = DecoderProcesses()
         catalogue = _catalogue(settings)
         self._senders = ReplySenders(
             self._gateway,
@@ -149,7 +153,11 @@ class Worker:
             normal=normal,
             low=low,
             receive=ReceiveStep(model, self._senders, self._locks, telemetry),
-            prepare=PrepareStep(model, manager, self._payloads, self._urls, cancellation, retries),
+            prepare=PrepareStep(
+                *(model, manager, self._payloads, self._urls, cancellation, retries),
+                InputMemory(self._large_inputs),
+                self._decoders,
+            ),
             infer=InferStep(manager, in_flight, cancellation, progress),
             reply=ReplyStep(self._payloads, self._senders, self._cache, in_flight),
             settle=SettleStep(in_flight, receivers),
@@ -218,6 +226,7 @@ class Worker:
         for thread in self._receiving:
             thread.join(max(0.0, closes_by - time.monotonic()))
         self._gateway.close()
+        self._decoders.close()
         self._events.acknowledge()
         flush(self._traces)
         return unfinished_count == 0

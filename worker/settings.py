@@ -24,6 +24,8 @@ METADATA_ADDRESS = "http://169.254.169.254"
 _SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB|TiB)")
 _SHIFTS = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
 _DEFAULT_TURN_SECONDS = 5.0
+# Enough for one image of 50 million pixels and some smaller inputs.
+DEFAULT_INPUT_MEMORY_BYTES = 512 * 1024 * 1024
 
 _HTTP_ADDRESS = re.compile(r"http://[\w.-]+(:\d{1,5})?")
 _DEFAULT_HEALTH_PORT = 8081
@@ -90,9 +92,10 @@ class MemorySettings:
 class WorkerSettings:
     """The settings of a worker process.
 
-    If `models` is empty, the worker runs all models. If `lock_folder` is None, the worker does not
-    note its message locks. If `is_restarting`, the worker runs in a child process, which is
-    replaced when a signal has killed it.
+    If `models` is empty, the worker runs all models. `input_memory_bytes` is the memory that all
+    large inputs share while they are decoded and wait to run. If `lock_folder` is None, the worker
+    does not note its message locks. If `is_restarting`, the worker runs in a child process, which
+    is replaced when a signal has killed it.
     """
 
     service_bus: AzureEndpoint
@@ -112,6 +115,7 @@ class WorkerSettings:
     scheduled_events: ScheduledEventSettings = field(default_factory=ScheduledEventSettings)
     weights_cache: Path = field(default_factory=Path)
     memory: MemorySettings = field(default_factory=MemorySettings)
+    input_memory_bytes: int = DEFAULT_INPUT_MEMORY_BYTES
     lock_folder: Path | None = None
     is_restarting: bool = False
 
@@ -142,6 +146,7 @@ class WorkerSettings:
             scheduled_events=_scheduled_events(environ),
             weights_cache=_weights_cache(environ),
             memory=_memory(environ),
+            input_memory_bytes=_size(environ, "WORKER_INPUT_MEMORY") or DEFAULT_INPUT_MEMORY_BYTES,
             lock_folder=Path(folder) if (folder := environ.get("WORKER_LOCK_FOLDER")) else None,
             is_restarting=_choice(environ, "WORKER_RESTART", "off", "on") == "on",
         )

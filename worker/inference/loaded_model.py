@@ -35,7 +35,9 @@ from worker.errors import (
     ResultTooLarge,
     UnsupportedMediaType,
 )
-from worker.inputs import audio, images, tensors, text
+from worker.inputs.audio import RATES
+from worker.inputs.decoder_process import DecoderProcesses
+from worker.inputs.opened import Data, InputKind, OpenedInput, open_input
 from worker.models import (
     Accepts,
     BatchModel,
@@ -107,7 +109,9 @@ class LoadedModel:
         """
         self._model = model
         self._infer = infer
-        self._accepts = input_kind(model, infer)
+        self._kind = InputKind(
+            input_kind(model, infer), model.max_pixels, _sample_rate(model, infer)
+        )
         self._adapter = make_adapter(model, infer)
         torch = sys.modules.get("torch")
         self._inference_mode: Callable[[], contextlib.AbstractContextManager[object]] = (
@@ -143,12 +147,17 @@ class LoadedModel:
     @property
     def accepts(self) -> Accepts:
         """Return the kind of input that the model accepts, for example `image`."""
-        return self._accepts
+        return self._kind.accepts
 
     @property
     def reads_files(self) -> bool:
         """Return whether the model reads each input from an open file."""
-        return self._accepts == "file"
+        return self._kind.accepts == "file"
+
+    @property
+    def preprocesses(self) -> bool:
+        """Return whether the model converts decoded inputs, so that these are not needed later."""
+        return isinstance(self._adapter, BatchAdapter)
 
     @property
     def reports_progress(self) -> bool:
@@ -167,7 +176,30 @@ class LoadedModel:
         """
         if self.reads_files:
             return self.prepare_file(io.BytesIO(data), media_type, parameters)
-        decoded = self._decode(data, self._check_media_type(media_type))
+        return self.preprocess(self.open(data, media_type).decode(_reserve_nothing), parameters)
+
+    def open(
+        self, data: Data, media_type: str, processes: DecoderProcesses | None = None
+    ) -> OpenedInput:
+        """Open one input, without decoding it.
+
+        Args:
+            data: The bytes of the input.
+            media_type: The media type of the input.
+            processes: The processes that decode large images; None to decode them in this process.
+
+        Raises:
+            UnsupportedMediaType: The model does not accept this media type.
+            InvalidInput: The input cannot be decoded.
+        """
+        return open_input(self._kind, data, self._check_media_type(media_type), processes)
+
+    def preprocess(self, decoded: Any, parameters: Parameters = _NO_PARAMETERS) -> Any:
+        """Preprocess one decoded input.
+
+        Returns:
+            The prepared item, which the caller puts into a batch for `run`.
+        """
         with self._inference_mode():
             return self._adapter.preprocess(decoded, parameters)
 
@@ -271,20 +303,6 @@ class LoadedModel:
             )
         return bare_type
 
-    def _decode(self, data: bytes, media_type: str) -> Any:
-        match self._accepts:
-            case "image":
-                return images.decode(data, media_type, self._model.max_pixels)
-            case "audio":
-                return audio.decode(data)
-            case "text":
-                return text.decode(data)
-            case "json":
-                return text.parse_json(data)
-            case "tensor":
-                return tensors.decode(data, media_type)
-        return data
-
 
 class Adapter(Protocol):
     """The common interface of item models and batch models."""
@@ -383,6 +401,25 @@ class ItemAdapter:
             return self._call(item, *context)
         parameters = item.parameters if isinstance(item, _ItemWithParameters) else {}
         return self._call(self.without_parameters(item), *context, parameters=parameters)
+
+
+def _sample_rate(model: ModelEntry, infer: Any) -> int | None:
+    """Return the sample rate that the model's class wants; None if it accepts every rate.
+
+    Raises:
+        ModelUnfit: The class has an attribute `sample_rate` that is not a sample rate.
+    """
+    rate = getattr(infer, "sample_rate", None)
+    if rate is not None and not (isinstance(rate, int) and rate in RATES):
+        raise ModelUnfit(
+            f"{model.implementation}: sample_rate is {rate!r}; expected a whole number from "
+            f"{RATES[0]} to {RATES[-1]}"
+        )
+    return rate
+
+
+def _reserve_nothing(size_bytes: int) -> None:
+    """Reserve no memory, because no other input shares the memory."""
 
 
 def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights | None) -> Any:

@@ -6,6 +6,7 @@ The message contains only a reference to the blob (claim check).
 import contextlib
 import hashlib
 import io
+import mmap
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
@@ -32,6 +33,9 @@ from worker.net.retries import Wait, backoff_seconds
 from worker.telemetry.recording import ServiceStatus
 
 T = TypeVar("T")
+
+# Larger inputs are downloaded to a file, and mapped into memory.
+_MAPPED_BYTES = 1024 * 1024
 
 
 class BlobStore(Protocol):
@@ -65,8 +69,10 @@ class BlobPayloads:
         self._store = store
         self._status = ServiceStatus("blob storage")
 
-    def fetch(self, ref: PayloadRef, model: ModelEntry, wait: Wait) -> bytes:
+    def fetch(self, ref: PayloadRef, model: ModelEntry, wait: Wait) -> bytes | mmap.mmap:
         """Download an input from blob storage, and return its bytes.
+
+        A large input is in a temporary file, which is mapped into memory.
 
         Raises:
             PayloadsAway: `wait` returned False before the download succeeded.
@@ -74,7 +80,10 @@ class BlobPayloads:
             InvalidInput: The input is too large for the model.
         """
         _check_size(ref.size_bytes, model.max_upload_bytes)
-        return self._fetch(ref, b"".join, wait)
+        if ref.size_bytes <= _MAPPED_BYTES:
+            return self._fetch(ref, b"".join, wait)
+        with self._fetch(ref, _spool, wait) as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def open(self, ref: PayloadRef, model: ModelEntry, wait: Wait) -> io.BufferedIOBase:
         """Download an input to a temporary file, and return the open file.

@@ -32,10 +32,11 @@ this module, and never uses queues, replies or blobs.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 from worker.errors import Cancelled, InvalidInput
 from worker.inputs.audio import Audio
+from worker.inputs.opened import Accepts
 from worker.weights.weights import Weights
 
 __all__ = [
@@ -51,18 +52,6 @@ __all__ = [
     "Postprocesses",
     "Weights",
 ]
-
-Accepts = Literal["audio", "bytes", "file", "image", "json", "tensor", "text"]
-"""The kind of input that a model accepts:
-
-    image   a PIL image in RGB, rotated upright
-    audio   an `Audio`: mono samples as float32, and their sample rate
-    text    a str
-    json    the decoded JSON value
-    tensor  a NumPy array, or a dictionary of arrays by name
-    bytes   the payload unchanged
-    file    the payload as a binary file, which is closed after `preprocess`
-"""
 
 
 class Context(Protocol):

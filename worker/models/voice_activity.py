@@ -7,12 +7,10 @@ computes a score for each step of 32 ms. Its recurrent layer also uses the earli
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import gcd
 from typing import ClassVar, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
@@ -49,6 +47,7 @@ class Infer:
     """
 
     accepts: ClassVar[Accepts] = "audio"
+    sample_rate: ClassVar[int] = _RATE
 
     def __init__(
         self, weights: Weights, threshold: float = 0.5, max_seconds: float = 600.0
@@ -68,7 +67,7 @@ class Infer:
         return max(item[1], _STEP_SECONDS)
 
     def preprocess(self, item: Audio) -> tuple[Tensor, float]:
-        """Resample the recording to 16 kHz, and split it into steps.
+        """Split the recording into steps.
 
         Return the samples as float32 of shape (steps, 576), and the recording's duration in
         seconds.
@@ -78,9 +77,8 @@ class Infer:
                 f"the recording lasts {item.seconds:.0f} s; at most {self._max_seconds:g} s are "
                 "accepted"
             )
-        samples = resampled(item.samples, item.sample_rate)
-        missing = -len(samples) % _STEP
-        padded = torch.from_numpy(np.pad(samples, (_CONTEXT, missing)))
+        missing = -len(item.samples) % _STEP
+        padded = torch.from_numpy(np.pad(item.samples, (_CONTEXT, missing)))
         return padded.unfold(0, _CONTEXT + _STEP, _STEP), item.seconds
 
     @torch.inference_mode()
@@ -150,18 +148,6 @@ class _Network(nn.Module):
         """
         last: Tensor = self.final_conv(lstm_output.relu().transpose(1, 2))
         return last.squeeze(1).sigmoid()
-
-
-def resampled(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
-    """Resample the sound to 16 kHz: truncate its spectrum, or extend the spectrum with zeros."""
-    if rate == _RATE:
-        return samples
-    # Pad to whole periods of both rates, so that the new length is an integer.
-    period = rate // gcd(rate, _RATE)
-    whole = np.pad(samples, (0, -len(samples) % period))
-    length = len(whole) * _RATE // rate
-    found = np.fft.irfft(np.fft.rfft(whole)[: length // 2 + 1], length) * (length / len(whole))
-    return found[: max(1, len(samples) * _RATE // rate)].astype(np.float32)
 
 
 def spoken(

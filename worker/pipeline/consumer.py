@@ -3,7 +3,8 @@
 The steps run on these threads:
 
 receive    one thread for each queue
-prepare    a pool of threads, and a second pool for inputs that are fetched from URLs
+prepare    a pool of threads; a second pool for inputs that are fetched from URLs, and a third for
+           large inputs
 infer      the model's device thread
 reply      a pool of threads
 settle     requested by any thread, done by the thread that received the message
@@ -31,11 +32,18 @@ from worker.errors import (
     WorkerFault,
 )
 from worker.inference.model_manager import ModelManager
+from worker.inputs.opened import OpenedInput
 from worker.memory.device_errors import is_device_lost
 from worker.pipeline.infer import BatchQueue, Inferred, InferStep
 from worker.pipeline.prepare import PrepareStep
 from worker.pipeline.progress import ProgressReporter
-from worker.pipeline.receive import Capacity, InFlight, ReceivedJob, ReceiveStep
+from worker.pipeline.receive import (
+    MAX_ASIDE_COUNT,
+    Capacity,
+    InFlight,
+    ReceivedJob,
+    ReceiveStep,
+)
 from worker.pipeline.reply import ReplyStep
 from worker.pipeline.settle import SettleStep, to_worker_error
 from worker.process import available_processors, preparing_threads
@@ -47,7 +55,7 @@ from worker.telemetry.recording import log_fields
 
 _log = logging.getLogger(__name__)
 
-_FETCH_THREAD_COUNT = 8
+_LARGE_THREAD_COUNT = 2
 _REPLY_THREAD_COUNT = 16
 _POLL_SECONDS = 0.05
 
@@ -93,7 +101,8 @@ class Consumer:
     def __post_init__(self) -> None:
         prepare_count = preparing_threads(available_processors())
         self._prepare_threads = ThreadPoolExecutor(prepare_count, f"{self.name}-prepare")
-        self._fetch_threads = ThreadPoolExecutor(_FETCH_THREAD_COUNT, f"{self.name}-fetch")
+        self._fetch_threads = ThreadPoolExecutor(MAX_ASIDE_COUNT, f"{self.name}-fetch")
+        self._large_threads = ThreadPoolExecutor(_LARGE_THREAD_COUNT, f"{self.name}-large")
         self._reply_threads = ThreadPoolExecutor(_REPLY_THREAD_COUNT, f"{self.name}-reply")
 
     @property
@@ -156,19 +165,40 @@ class Consumer:
             self._finish_run(job)
             self._reply_threads.submit(self.reply_again, job, cached)
         else:
-            # Foreign servers may be slow, so inputs from URLs are prepared on separate threads.
-            fetches = isinstance(job.request.input, PayloadUrl)
-            threads = self._fetch_threads if fetches else self._prepare_threads
-            threads.submit(self._prepare_job, job)
+            threads = self._prepare_threads
+            if isinstance(job.request.input, PayloadUrl):
+                # Foreign servers may be slow, and must not delay the other jobs of the model.
+                self.in_flight.set_aside(job)
+                threads = self._fetch_threads
+            threads.submit(self._open_input, job)
 
     def _open(self, queue: ModelQueue, delivery: LockedMessage) -> ReceivedJob:
         if self.stopping.is_set():
             raise HandedBack("this worker is shutting down")
         return self.receive.open(delivery, queue.renew, utc_now())
 
-    def _prepare_job(self, job: ReceivedJob) -> None:
+    def _open_input(self, job: ReceivedJob) -> None:
         with self.ending_on_error(job, InferenceFailed):
-            self.prepare.run(job)
+            opened = self.prepare.open(job)
+            if opened is None:
+                self._queue_for_device(job)
+            elif not opened.is_small:
+                self.in_flight.set_aside(job)
+                self._wake_receivers()
+                self._large_threads.submit(self._decode_input, job, opened)
+            elif isinstance(job.request.input, PayloadUrl):
+                self._prepare_threads.submit(self._decode_input, job, opened)
+            else:
+                self._decode_input(job, opened)
+
+    def _decode_input(self, job: ReceivedJob, opened: OpenedInput) -> None:
+        with self.ending_on_error(job, InferenceFailed):
+            self.prepare.decode(job, opened)
+            self._queue_for_device(job)
+
+    def _queue_for_device(self, job: ReceivedJob) -> None:
+        with self.ending_on_error(job):
+            self.in_flight.bring_back(job)
             if not self.batches.put(job, job.cost, is_low=job.delivery.queue == self.low.name):
                 raise HandedBack("this worker is shutting down or unloading the model")
 
@@ -330,7 +360,7 @@ class Consumer:
 
     def _finish_run(self, job: ReceivedJob) -> None:
         """Record that a job no longer needs the device, so that more messages can be received."""
-        job.item = None
+        job.release_input()
         if job.context is not None and self.progress is not None:
             self.progress.end(job.context)
         self.in_flight.finish_run(job)
