@@ -1,4 +1,4 @@
-"""Set the numbers of threads, the thread switching and the memory allocator of this process."""
+"""Choose the numbers of threads, and configure thread switching and memory of this process."""
 
 import ctypes
 import os

@@ -25,7 +25,8 @@ _BITS: Final = {_PCM: (8, 16, 24, 32), _FLOAT: (32, 64)}
 _GUID_REST: Final = bytes.fromhex("000000001000800000aa00389b71")
 
 _CHANNELS: Final = range(1, 33)
-# At a lower rate, a short input would grow without bounds when a model resamples it.
+# The accepted sample rates in Hz. At a lower rate, a model that resamples a short input to its own
+# rate could need too much memory.
 _RATES: Final = range(4_000, 384_001)
 _MAX_CHUNKS: Final = 256
 # Programs that write to a pipe do not know the length, and write this value instead.
@@ -129,7 +130,7 @@ def _samples(shape: _Format, body: memoryview) -> "NDArray[np.float32]":
         raise InvalidInput("the WAV file has no samples, or its last sample is incomplete")
     match shape.kind, shape.bits:
         case (_, 8):
-            # The only unsigned width.
+            # In WAV files, 8-bit integers are unsigned, and all wider integers are signed.
             values = np.frombuffer(body, np.uint8).astype(np.float32) / 128 - 1
         case (_, 24):
             # Put each value into the upper three bytes of four, so that the sign is right.

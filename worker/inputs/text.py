@@ -8,7 +8,7 @@ from worker.errors import InvalidInput
 
 
 def decode(data: bytes) -> str:
-    """Decode UTF-8 text, and remove its byte order mark. Raises InvalidInput."""
+    """Decode text, and remove its byte order mark. Raises InvalidInput if it is not UTF-8."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -18,7 +18,11 @@ def decode(data: bytes) -> str:
 
 
 def parse_json(data: bytes) -> Json:
-    """Decode a JSON value without NaN or infinity. Raises InvalidInput if it is not valid."""
+    """Decode a JSON value.
+
+    Raises:
+        InvalidInput: The bytes are not valid JSON, or the value contains NaN or an infinity.
+    """
     try:
         return json.loads(decode(data), parse_constant=_refuse)
     except (ValueError, RecursionError):

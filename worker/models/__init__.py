@@ -66,7 +66,7 @@ Accepts = Literal["audio", "bytes", "file", "image", "json", "tensor", "text"]
 
 
 class Context(Protocol):
-    """Connects a model with its running job.
+    """The object with which a model reports the progress of one running job.
 
     Both methods raise an error if the job must stop. The error is Cancelled if the job was
     cancelled.
@@ -89,7 +89,7 @@ class ItemModel(Protocol):
     """
 
     def __call__(self, item: Any, /) -> Any:
-        """Run the model on one item; return the item's result."""
+        """Run the model on one item, and return the item's result."""
         ...
 
 
@@ -97,7 +97,7 @@ class ItemModelWithProgress(Protocol):
     """An item model that reports progress."""
 
     def __call__(self, item: Any, context: Context, /) -> Any:
-        """Run the model on one item; return the item's result."""
+        """Run the model on one item, and return the item's result."""
         ...
 
 
@@ -114,7 +114,7 @@ class BatchModel(Protocol):
         ...
 
     def __call__(self, batch: list[Any]) -> Sequence[Any]:
-        """Run the model on one batch; return one output for each item, in the same order.
+        """Run the model on one batch, and return one output for each item, in the same order.
 
         If the class has the method `postprocess`, each output is passed to this method. Otherwise,
         each output is the result of a job.
@@ -135,7 +135,7 @@ class BatchModelWithProgress(Protocol):
         ...
 
     def __call__(self, batch: list[Any], contexts: list[Context]) -> Sequence[Any]:
-        """Run the model on one batch; return one output for each item, in the same order.
+        """Run the model on one batch, and return one output for each item, in the same order.
 
         `contexts` contains the context of each item's job. If the class has the method
         `postprocess`, each output is passed to this method. Otherwise, each output is the result of

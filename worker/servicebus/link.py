@@ -149,7 +149,7 @@ class QueueLink:
             receiver.__enter__()
         except MessagingEntityNotFoundError:
             self.close()
-            raise QueueMissing("there is no such queue, so its jobs are not received") from None
+            raise QueueMissing("the queue does not exist, so its jobs are not received") from None
         except SDK_ERRORS as error:
             self.close()
             raise BrokerAway(error_text(error)) from None
@@ -274,7 +274,10 @@ class QueueLink:
         self.forget(delivery)
 
     def forget(self, delivery: LockedMessage) -> None:
-        """Remove a message's note, because the message is settled or its lock is lost."""
+        """Remove a message's lock token from the lock journal.
+
+        The caller must call this method when the message is settled or its lock is lost.
+        """
         self._remove_note(delivery.token)
 
     def complete(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
@@ -305,7 +308,7 @@ class QueueLink:
         return True
 
     def renew(self, delivery: LockedMessage, timeout_seconds: float) -> datetime:
-        """Renew a message's lock for its full duration; return the time when the lock then expires.
+        """Renew a message's lock for its full duration, and return when the lock then expires.
 
         Raises:
             LockLost: The lock is lost.
@@ -322,7 +325,7 @@ class QueueLink:
             raise self._broken(error) from None
 
     def _returned(self, message: ServiceBusReceivedMessage) -> LockedMessage:
-        """Convert a message that a receive call returns."""
+        """Convert a message of a receive call, and record that it was returned to the caller."""
         delivery = _delivery(message, self._queue)
         self._arrived.discard(delivery.token)
         return delivery
