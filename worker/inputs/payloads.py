@@ -37,7 +37,7 @@ T = TypeVar("T")
 class BlobStore(Protocol):
     """The blob container for payloads.
 
-    Both methods raise AzureError if the container cannot be reached.
+    `read` and `write` raise AzureError if the container cannot be reached.
     """
 
     def read(self, ref: PayloadRef) -> Iterator[bytes]:

@@ -255,7 +255,7 @@ class Consumer:
     def ending_on_error(
         self, job: ReceivedJob, unexpected: type[WorkerError] = WorkerFault
     ) -> Iterator[None]:
-        """End the job if the `with` block raises an error.
+        """End the job if the `with` block raises an error. The error is not raised again.
 
         Args:
             job: The job to end.

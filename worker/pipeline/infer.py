@@ -76,7 +76,7 @@ class Batcher(Generic[T]):
     def take(self, now: float) -> list[T]:
         """Return the next batch, and remove its items.
 
-        The result is empty if the device should wait for more items.
+        The result is empty if there are no items, or if the device should wait for more items.
         """
         if self.wait_seconds(now) != 0.0:
             return []

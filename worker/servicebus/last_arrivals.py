@@ -102,9 +102,9 @@ class SocketReceiver:
                 self._copies[path] = socket.socket(fileno=descriptor)
 
     def note_arrivals(self) -> None:
-        """Write the lock tokens of messages that the dead child did not read into new journals.
+        """Find the messages that the dead child did not read, and note their locks in new journals.
 
-        To receive these messages, shut down each connection and read all data that has arrived.
+        To find these messages, shut down each connection, and read all data that has arrived on it.
         """
         self._for_child.close()
         self.receive()

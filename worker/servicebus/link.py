@@ -94,8 +94,8 @@ class LockedMessage:
 class QueueLink:
     """A connection to one queue, to receive and settle messages. Only one thread may use it.
 
-    Every method raises BrokerAway if the queue cannot be reached. The connection is then closed,
-    and the next `open` creates a new connection. A message that was received over an old connection
+    Every method that sends a request to the queue raises BrokerAway if the queue cannot be reached.
+    The connection is then closed, and the next `open` creates a new connection. A message that was received over an old connection
     can be settled over a new connection, and its lock can be renewed there.
     """
 
@@ -350,9 +350,10 @@ class QueueLink:
     def _abandon_orphans(self, receiver: ServiceBusReceiver) -> None:
         """Abandon the locked messages on which no process works.
 
-        Dead workers have left them, or they arrived over an earlier connection of this link and no
-        receive call returned them. Service Bus then delivers them to a worker again. This increases
-        their delivery counts. That is intended, because one of these jobs may have killed a worker.
+        Dead workers have left these messages, or the messages arrived over an earlier connection of
+        this link, and no receive call returned them. Service Bus then delivers the messages again,
+        and increases their delivery counts. The increase is intended, because one of these jobs may
+        have killed a worker.
         """
         for token in list(self._orphans):
             self._orphans[token] += 1
@@ -373,10 +374,10 @@ class QueueLink:
         self._remove_note(token)
 
     def _note_arrivals(self, receiver: ServiceBusReceiver) -> None:
-        """Note the lock token of each message when its first frame arrives, before it is decoded.
+        """Note each message's lock token when its first frame arrives, before it is decoded.
 
         For each frame of a message, the SDK calls a private function of the link. This method
-        replaces that function by one that also notes the token.
+        replaces that function with a function that also notes the token.
         """
         link: Any = receiver._handler._link
         process_frame = link._incoming_transfer

@@ -136,10 +136,11 @@ class Receiver:
         self._wake.set()
 
     def turn(self, free_count: Callable[[], int]) -> Iterator[LockedMessage | Settled]:
-        """Connect if necessary, settle messages as requested, and receive messages if allowed.
+        """Connect if necessary, carry out the requests of `settle`, and receive new messages.
 
         Args:
-            free_count: Returns how many messages may be received now.
+            free_count: Returns how many messages may be received now. If it returns 0, no message
+                is received.
 
         Yields:
             Each settled message and each received message. When the caller gets a received message,

@@ -29,7 +29,7 @@ _IDLE_SECONDS = 0.5
 
 
 class ReservationRecords:
-    """The records of all models, which may be used only while the lock files are locked.
+    """The reservation records of all models. The lock files must be locked during each use.
 
     If the caller assigns a record to `mine`, the record is written into this model's lock file.
     """
@@ -57,7 +57,7 @@ class ReservationRecords:
 
 
 class ReservationFile:
-    """The lock file that contains one model's record.
+    """The lock file that contains the reservation record of one model.
 
     The lock files of all models are in one folder.
     """
