@@ -95,8 +95,8 @@ class QueueLink:
     """A connection to one queue, to receive and settle messages. Only one thread may use it.
 
     Every method that sends a request to the queue raises BrokerAway if the queue cannot be reached.
-    The connection is then closed, and the next `open` creates a new connection. A message that was received over an old connection
-    can be settled over a new connection, and its lock can be renewed there.
+    The connection is then closed, and the next `open` creates a new connection. A message that was
+    received over an old connection can be settled, and its lock renewed, over a new connection.
     """
 
     def __init__(
