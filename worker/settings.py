@@ -34,9 +34,11 @@ _DEFAULT_DRAIN_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class AzureEndpoint:
-    """How to connect to an Azure service.
+    """How to connect to an Azure service. Exactly one of the attributes is set.
 
-    This is either a connection string, or an address that is used with a managed identity.
+    Attributes:
+        connection_string: The connection string of the service.
+        address: The host name or the URL of the service, which is used with a managed identity.
     """
 
     connection_string: str | None = field(default=None, repr=False)
@@ -44,7 +46,13 @@ class AzureEndpoint:
 
 
 class ScheduledEventMode(StrEnum):
-    """What the worker does if a scheduled event will stop its machine."""
+    """What the worker does if a scheduled event will stop its machine.
+
+    Attributes:
+        OFF: Nothing. The worker does not poll scheduled events.
+        DRAIN: Shut down.
+        ACKNOWLEDGE: Shut down, and then allow Azure to start the event at once.
+    """
 
     OFF = "off"
     DRAIN = "drain"
@@ -75,8 +83,8 @@ class MemorySettings:
         budget_bytes: The memory of the simulated device in bytes; None if the worker uses a real
             device.
         folder: The folder in which the processes that use the same device store their reservations.
-        is_admitting: Whether the worker reserves device memory for a model before it uses the
-            memory.
+        is_admitting: Whether the worker reserves device memory for a model before it loads the
+            model.
         turn_seconds: How long a loaded model may stay in memory while other models wait.
         card_shares: The number of pods that share one GPU but have no common folder.
     """
@@ -154,7 +162,10 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True)
 class CheckSettings:
-    """The settings of `worker.check`. `payload_storage` is needed only for weights in a blob."""
+    """The settings of `worker.check`.
+
+    `payload_storage` is needed only for weights in a blob. It is None if the setting is missing.
+    """
 
     catalogue: Path
     weights_cache: Path
@@ -245,7 +256,7 @@ def _choice(environ: Mapping[str, str], name: str, default: str, *others: str) -
 
 
 def _exporters(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names of the trace exporters.
+    """Return the names of the trace exporters; empty if OTEL_SDK_DISABLED is `true`.
 
     OpenTelemetry reads the other OTEL_* variables itself.
     """

@@ -68,7 +68,7 @@ Parameters = Mapping[str, Json]
 """The parameters that the caller sent with the input."""
 
 Result = InlineJson | InlineBytes
-"""A job's result, before it is perhaps stored as a blob."""
+"""A job's result: a JSON value, or bytes with a media type. It is not yet stored as a blob."""
 
 _NO_PARAMETERS: Parameters = MappingProxyType({})
 
@@ -334,7 +334,7 @@ class Adapter(Protocol):
 
 
 class BatchAdapter:
-    """Calls a batch model."""
+    """Implements `Adapter` for a batch model, which processes a whole batch in each call."""
 
     def __init__(self, infer: BatchModel | BatchModelWithProgress, *, takes_contexts: bool) -> None:
         self._infer = infer
@@ -346,7 +346,7 @@ class BatchAdapter:
         )
 
     def preprocess(self, item: Any, parameters: Parameters) -> Any:
-        """Call the model's method `preprocess`.
+        """Call the model's method `preprocess`, and return the prepared item.
 
         Pass the job's parameters if the model's `preprocess` has an argument `parameters`.
         """
@@ -360,7 +360,7 @@ class BatchAdapter:
         return item
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
-        """Call the model once for the whole batch."""
+        """Call the model once for the whole batch, and return the model's outputs."""
         if self._takes_contexts:
             return cast(BatchModelWithProgress, self._infer)(batch, list(contexts))
         return cast(BatchModel, self._infer)(batch)
@@ -373,7 +373,7 @@ class _ItemWithParameters:
 
 
 class ItemAdapter:
-    """Calls an item model."""
+    """Implements `Adapter` for an item model, which processes one item in each call."""
 
     def __init__(self, infer: ItemModel | ItemModelWithProgress, *, takes_contexts: bool) -> None:
         self._call = cast(Callable[..., Any], infer)
@@ -390,7 +390,7 @@ class ItemAdapter:
         return item.item if isinstance(item, _ItemWithParameters) else item
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
-        """Call the model once for each item of the batch."""
+        """Call the model once for each item of the batch, and return the outputs in order."""
         if self._takes_contexts:
             pairs = zip(batch, contexts, strict=True)
             return [self._run_one(item, context) for item, context in pairs]
@@ -549,7 +549,7 @@ def _encode_image(image: Image.Image, file_format: str) -> bytes:
 
 
 def serialize_result(result: Result) -> bytes:
-    """Return a result as bytes. A JSON value is serialized; other results already are bytes.
+    """Return the bytes of a result. A JSON value is serialized first.
 
     Raises:
         InferenceFailed: The result cannot be written as JSON.
@@ -571,6 +571,7 @@ def dump_json(value: Json) -> bytes:
 
     Raises:
         ValueError: The value contains NaN or an infinity.
+        TypeError: The value contains an object that JSON cannot represent.
     """
     return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
 

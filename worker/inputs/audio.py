@@ -207,7 +207,7 @@ def _samples(shape: _Format, body: memoryview) -> "NDArray[np.float32]":
 
     match shape.kind, shape.bits:
         case (_, 8):
-            # The only unsigned width.
+            # In WAV files, 8-bit integers are unsigned, and all wider integers are signed.
             values = np.frombuffer(body, np.uint8).astype(np.float32) / 128 - 1
         case (_, 24):
             # Put each value into the upper three bytes of four, so that the sign is right.

@@ -41,7 +41,7 @@ _MAPPED_BYTES = 1024 * 1024
 class BlobStore(Protocol):
     """The blob container for payloads.
 
-    Both methods raise AzureError if the container cannot be reached.
+    `read` and `write` raise AzureError if the container cannot be reached.
     """
 
     def read(self, ref: PayloadRef) -> Iterator[bytes]:
@@ -88,13 +88,17 @@ class BlobPayloads:
     def open(self, ref: PayloadRef, model: ModelEntry, wait: Wait) -> io.BufferedIOBase:
         """Download an input to a temporary file, and return the open file.
 
-        The whole input is never in memory at once. The errors are the same as in `fetch`.
+        The whole input is never in memory at once. The caller must close the file. The arguments
+        and the errors are the same as those of `fetch`.
         """
         _check_size(ref.size_bytes, model.max_upload_bytes)
         return self._fetch(ref, _spool, wait)
 
     def store(self, job_id: str, data: bytes, media_type: str, wait: Wait) -> PayloadRef:
-        """Store a result as a blob; return a reference to the blob.
+        """Store a result as a blob, and return a reference to the blob.
+
+        If blob storage does not answer, the upload is tried again. `wait` sleeps before each new
+        try, and returns False if the method must give up.
 
         Raises:
             PayloadsAway: `wait` returned False before the result was stored.
@@ -184,7 +188,11 @@ class AzureBlobStore:
 
 
 def _verify(ref: PayloadRef, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the chunks unchanged. Raise PayloadCorrupt at the end if the digest differs."""
+    """Yield the chunks of a blob unchanged, and check their digest at the end.
+
+    Raises:
+        PayloadCorrupt: The digest differs from the digest in the reference.
+    """
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)

@@ -16,7 +16,7 @@ _PIECE_BYTES: Final = 1024 * 1024
 
 
 def decode(data: bytes) -> str:
-    """Decode UTF-8 text, and remove its byte order mark. Raises InvalidInput."""
+    """Decode text, and remove its byte order mark. Raises InvalidInput if it is not UTF-8."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -83,7 +83,11 @@ class Infer:
 
     @torch.inference_mode()
     def __call__(self, batch: list[tuple[Tensor, float]]) -> list[_Scored]:
-        """Encode all steps of all recordings, then run the recurrent layer over each recording."""
+        """Return the probability of speech in each step of each recording.
+
+        All steps of all recordings are encoded together. Then the recurrent layer runs over each
+        recording.
+        """
         steps = torch.cat([steps for steps, _ in batch])
         features = torch.cat([self._network.encode(slab) for slab in self._slabs(steps)])
         lengths = [len(steps) for steps, _ in batch]
@@ -153,7 +157,13 @@ class _Network(nn.Module):
 def spoken(
     scores: list[float], seconds: float, threshold: float
 ) -> Iterator[tuple[float, float, float]]:
-    """Yield start, end and mean score of each part that contains speech. Times are in seconds."""
+    """Yield start, end and mean score of each part that contains speech. Times are in seconds.
+
+    Args:
+        scores: The probability of speech in each step of 32 ms.
+        seconds: The duration of the recording.
+        threshold: The probability at which speech begins.
+    """
     reached = 0.0
     for start, end in _runs(scores, threshold):
         if end - start < _MIN_SPEECH_STEPS:
@@ -164,7 +174,10 @@ def spoken(
 
 
 def _runs(scores: list[float], threshold: float) -> Iterator[tuple[int, int]]:
-    """Yield the first step and the end (exclusive) of each sequence of steps with speech."""
+    """Yield two numbers for each sequence of steps with speech: its first step and its end.
+
+    The end is the number of the step after the last step.
+    """
     start: int | None = None
     end = 0
     for step, score in enumerate(scores):

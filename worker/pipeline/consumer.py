@@ -128,7 +128,7 @@ class Consumer:
                         self._note_settled(event)
                     else:
                         self._accept(queue, event)
-            except Exception:  # noqa: BLE001  the process's edge: this thread must outlive a defect
+            except Exception:  # noqa: BLE001  this thread must not end
                 _log.exception(
                     "queue %s: receiving or settling failed; the worker tries again", queue.name
                 )
@@ -143,7 +143,8 @@ class Consumer:
         """Turn a received message into a job, and submit the job to the next step.
 
         If the reply cache contains the reply to this message, the next step is to send this reply.
-        Otherwise, the next step is to prepare the job.
+        Otherwise, the next step is to prepare the job. A message that cannot become a job is
+        settled at once.
         """
         self.in_flight.add(delivery)
         self.manager.touch()
@@ -152,7 +153,7 @@ class Consumer:
         except WorkerError as error:
             self.settle.refuse(delivery, error)
             return
-        except Exception as error:  # noqa: BLE001  the edge: a foreign message may hold anything
+        except Exception as error:  # noqa: BLE001  a foreign message may hold anything
             _log.exception(
                 "%s: message %s failed with an unexpected error", self.name, delivery.message_id
             )
@@ -236,7 +237,8 @@ class Consumer:
 
     def _run_batch(self, batch: list[ReceivedJob]) -> None:
         if self.shutdown.is_requested:
-            # The batch was taken just before `stop`, perhaps while the device was lost.
+            # The batch was taken from the queue just before shutdown was requested. The device may
+            # be lost.
             for job in batch:
                 self.end(job, HandedBack("this worker is shutting down"))
             return
@@ -264,9 +266,9 @@ class Consumer:
         self.settle.complete(job, code)
 
     def reply_again(self, job: ReceivedJob, cached: CachedReply) -> None:
-        """Complete the job's message with the reply of an earlier run.
+        """Complete the message of a job whose reply is in the reply cache.
 
-        If the cached reply was not delivered yet, it is sent first.
+        If this reply was not delivered yet, it is sent first.
         """
         with self.ending_on_error(job):
             code = self.reply.send_again(job, cached)
@@ -283,7 +285,7 @@ class Consumer:
     def ending_on_error(
         self, job: ReceivedJob, unexpected: type[WorkerError] = WorkerFault
     ) -> Iterator[None]:
-        """End the job if the `with` block raises an error.
+        """End the job if the `with` block raises an error. The error is not raised again.
 
         Args:
             job: The job to end.
@@ -293,7 +295,7 @@ class Consumer:
         with log_fields(job_id=job.request.job_id, model=self.name, trace_id=job.span.trace_id):
             try:
                 yield
-            except BaseException as error:  # noqa: BLE001  the edge: every job must end
+            except BaseException as error:  # noqa: BLE001  every job must end
                 self.fail(job, error, unexpected)
 
     def fail(self, job: ReceivedJob, error: BaseException, unexpected: type[WorkerError]) -> None:

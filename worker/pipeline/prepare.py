@@ -21,7 +21,7 @@ from worker.pipeline.receive import ReceivedJob
 from worker.replies import GatewayClient
 from worker.servicebus.link import utc_now
 
-# If the gateway cannot be reached, a job waits at most this long to learn whether it is wanted.
+# If the gateway cannot be reached, a job waits at most this long before it runs without an answer.
 _MAX_CHECK_SECONDS = 30.0
 # If blob storage cannot be reached, a job is abandoned after this time, because jobs whose inputs
 # are not in blobs can still run.

@@ -47,7 +47,7 @@ STALE_AFTER_SECONDS = 2.0
 # their settlement.
 _BATCHES_TO_RUN = 2
 _BATCHES_HELD = 4
-# A message that waits to be abandoned does not occupy a batch, but its lock and memory.
+# A message that waits to be abandoned needs no place in a batch, but it needs a lock and memory.
 _MAX_POSTPONED_COUNT = 64
 # Inputs that other servers send slowly, and large inputs, do not occupy a batch before they are
 # decoded.
@@ -274,7 +274,7 @@ class InFlight:
         self._lock = threading.Lock()
 
     def of_queue(self, queue: str) -> QueueMessages:
-        """Return the unsettled messages of one queue."""
+        """Return the unsettled messages of one queue. The returned object stays up to date."""
         return self._queues[queue]
 
     @property
