@@ -1,4 +1,4 @@
-"""The rules of KEDA and of the autoscaler: test cases from both projects, and invariants."""
+"""The rules of KEDA and the Kubernetes autoscaler: their own test cases, and invariants."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ AT_ONCE = Behavior(scale_down=ScalingRules(0.0, (ScalingPolicy(PolicyType.PERCEN
 
 
 class TestProposal:
-    """Test cases of replica_calculator_test.go for external metrics per pod."""
+    """Test cases of Kubernetes' replica_calculator_test.go for external metrics per pod."""
 
     @pytest.mark.parametrize(
         ("replicas", "metric", "target", "expected"),
@@ -41,7 +41,7 @@ class TestProposal:
     def test_the_proposed_number_of_replicas_matches_the_kubernetes_documentation(
         self, metric: int, expected: int
     ) -> None:
-        """Twice the target doubles, half the target halves, and a tenth more does not scale."""
+        """The tolerance is a tenth: 105 % of the target does not scale up, 111 % does."""
         assert propose_replicas(1, metric, 100, 0.1) == expected
 
     @given(st.integers(1, 1000), st.integers(0, 100_000), st.integers(1, 1000))
@@ -55,7 +55,7 @@ class TestProposal:
 
 class TestAutoscaler:
     def test_scale_down_policies_match_the_example_in_the_kubernetes_documentation(self) -> None:
-        """From 80 to 10 replicas with 4 pods or 10 % per minute: steps of 8, then of 4 below 40."""
+        """Each minute 10 % of the pods stop, but at least 4: 8 of 80 pods, and 4 below 40 pods."""
         policies = (
             ScalingPolicy(PolicyType.PODS, 4, 60.0),
             ScalingPolicy(PolicyType.PERCENT, 10, 60.0),

@@ -132,7 +132,7 @@ async def test_the_result_route_redirects_to_a_signed_link_for_a_large_result(
     assert (await gateway.http.get(f"/v1/jobs/{job_id}/result")).status_code == 404
 
 
-async def test_the_result_route_returns_status_202_for_a_running_job(
+async def test_the_result_route_returns_status_202_for_a_queued_job(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

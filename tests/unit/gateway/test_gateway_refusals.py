@@ -116,10 +116,10 @@ async def test_an_invalid_submission_is_refused_and_starts_no_job(
 
 
 @pytest.mark.parametrize("where", ["input", "parameters", "file"])
-async def test_deeply_nested_json_is_accepted_or_refused_immediately(
+async def test_json_of_250_levels_is_accepted_and_json_of_300_or_more_levels_is_refused(
     gateway: RunningGateway, where: str
 ) -> None:
-    # Python's own limit depends on the depth of the stack.
+    # Python's own limit of nesting depends on the depth of the stack.
     for depth in (250, 300, *range(900, 1000, 1)):
         nested = "[" * depth + "]" * depth
         if where == "file":

@@ -36,7 +36,7 @@ class Account:
 
 
 class Opened(PayloadContainer):
-    """An existing container of the storage account."""
+    """A container that exists in an `Account`."""
 
     def __init__(self, clock: ManualClock) -> None:
         super().__init__(ServiceEndpoint(address="unused"), clock=clock)

@@ -98,7 +98,9 @@ class TestLogs:
         os.close(log.open())
         assert log.last_line() == ""
 
-    def test_a_log_over_the_size_limit_is_truncated_during_writing(self, tmp_path: Path) -> None:
+    def test_a_log_over_the_size_limit_is_copied_and_truncated_during_writing(
+        self, tmp_path: Path
+    ) -> None:
         log = PartLog(tmp_path / "worker.log", limit_bytes=10)
         descriptor = log.open()
         os.write(descriptor, b"0123456789")

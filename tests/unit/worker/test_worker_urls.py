@@ -22,7 +22,10 @@ CLASSIFIER = Catalogue.load().model("classifier")
 
 @contextmanager
 def answering(data: bytes, *, hangs: bool = False) -> Iterator[str]:
-    """Yield the URL of a server that answers a single connection with these bytes."""
+    """Yield the URL of a server that answers a single connection with these bytes.
+
+    If `hangs` is true, the server then sends one byte at a time without end.
+    """
     released = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
 
