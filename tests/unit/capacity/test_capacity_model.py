@@ -1,4 +1,4 @@
-"""The simulation and the cost model: invariants, and cases calculated by hand."""
+"""The simulation of scaling and the cost model: invariants, and cases calculated by hand."""
 
 import math
 from pathlib import Path
@@ -46,7 +46,8 @@ class TestSimulation:
         assert outcome.wait_seconds == [255.0]
         assert outcome.answer_seconds == [259.0]
         assert outcome.peak_nodes == outcome.peak_workers == 1
-        # Last active at 315 s, so the cool-down ends at 615 s and the node is empty from 630 s on.
+        # The last activity is at 315 s. So the cool-down ends at 615 s, and the node is empty from
+        # 630 s on.
         # The node was requested at 60 s, and is removed ten minutes after it became empty.
         assert outcome.node_seconds == 630.0 + 600.0 - 60.0
 
@@ -150,8 +151,8 @@ class TestPool:
         for at in (5.5, 10.5, 609.0, 611.0, 795.0, 1205.0, 1215.0):
             timeline.at(at, look)
         timeline.run(3000.0)
-        # Requested at 10 s, empty from 190 s: without the request at 610 s it would be removed at
-        # 790 s.
+        # The node is requested at 10 s, and empty from 190 s on. Without the request at 610 s it
+        # would be removed at 790 s.
         assert sizes == {5.5: 0, 10.5: 1, 609.0: 1, 611.0: 2, 795.0: 2, 1205.0: 2, 1215.0: 1}
 
 

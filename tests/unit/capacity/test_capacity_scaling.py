@@ -100,7 +100,7 @@ class TestAutoscaler:
         assert seen[285.0] == 4
         assert seen[300.0] == 3, "the recommendation of 4 is five minutes old"
         assert seen[345.0] == 3
-        assert seen[360.0] == 1, "so is the recommendation of 3"
+        assert seen[360.0] == 1, "the recommendation of 3 is five minutes old, too"
 
     def test_scale_up_stops_at_the_lowest_recommendation_in_the_stabilization_window(self) -> None:
         slow = Behavior(scale_up=ScalingRules(60.0, (ScalingPolicy(PolicyType.PODS, 10, 15.0),)))
@@ -136,7 +136,7 @@ class TestAutoscaler:
         st.integers(1, 20),
         st.lists(st.one_of(st.none(), st.integers(0, 500)), min_size=1, max_size=60),
     )
-    def test_the_autoscaler_changes_the_number_of_replicas_gradually_and_within_the_bounds(
+    def test_the_autoscaler_limits_each_scale_up_and_keeps_replicas_within_the_bounds(
         self, start: int, counts: list[int | None]
     ) -> None:
         scaling = ScaledObject(min_replica_count=2, max_replica_count=15)
@@ -243,6 +243,6 @@ class TestScaler:
         {"polling_interval_seconds": 0},
     ],
 )
-def test_contradictory_scaling_settings_are_refused(numbers: dict[str, Any]) -> None:
+def test_invalid_or_contradictory_scaling_settings_are_refused(numbers: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"messages|replicas|interval"):
         ScaledObject(**numbers)

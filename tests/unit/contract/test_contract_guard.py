@@ -115,7 +115,7 @@ def test_the_url_guard_splits_a_public_url_into_parts(url: str, target: Target) 
     assert GUARD.check_form(url) == target
 
 
-def test_a_host_name_is_refused_if_an_address_is_not_public_or_there_are_no_addresses() -> None:
+def test_a_host_name_without_addresses_or_with_a_private_address_is_refused() -> None:
     assert resolving("93.184.215.14", "2606:4700::1111") == ("93.184.215.14", "2606:4700::1111")
     with pytest.raises(ForbiddenAddress, match="public"):
         resolving("93.184.215.14", "10.0.0.1")
@@ -133,7 +133,7 @@ def test_a_host_name_that_cannot_be_resolved_is_refused() -> None:
         GUARD.resolve(GUARD.check_form("https://name.test/"), nothing)
 
 
-def test_localhost_as_the_operating_system_resolves_it_is_refused() -> None:
+def test_localhost_resolved_by_the_operating_system_is_refused() -> None:
     with pytest.raises(ForbiddenAddress, match="public"):
         GUARD.resolve(GUARD.check_form("https://localhost/"))
 

@@ -28,7 +28,9 @@ async def test_a_request_for_an_unknown_job_gets_status_404(
     assert gateway.durable.status_count <= 1
 
 
-async def test_malformed_job_ids_are_not_looked_up_in_the_store(gateway: RunningGateway) -> None:
+async def test_malformed_job_ids_are_not_looked_up_in_the_durable_store(
+    gateway: RunningGateway,
+) -> None:
     await gateway.http.get("/v1/jobs/%3FshowInput=true")
     assert gateway.durable.status_count == 0
 

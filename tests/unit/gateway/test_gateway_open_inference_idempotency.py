@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:Depreca
 
 
 async def infer_again(gateway: RunningGateway, key: str, request: dict[str, Any]) -> httpx.Response:
-    """Send an inference request with an idempotency key, without replies to its jobs."""
+    """Send an inference request with an idempotency key, and do not reply to its jobs."""
     return await gateway.http.post(
         "/v2/models/noop/infer", json=request, headers={"idempotency-key": key}
     )

@@ -104,7 +104,7 @@ async def test_a_job_with_a_recorded_reply_is_not_cancelled(deaf: RunningGateway
     assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
 
 
-async def test_a_job_whose_reply_arrives_just_before_the_deadline_does_not_expire(
+async def test_a_job_whose_reply_was_recorded_before_the_deadline_does_not_expire(
     deaf: RunningGateway,
 ) -> None:
     job_id = await deaf.accept(deadline_seconds=5)
@@ -166,7 +166,7 @@ async def test_a_reply_is_refused_while_the_outcome_cannot_be_recorded(
     assert (await gateway.reply()).status_code == 202
 
 
-async def test_reading_a_job_after_the_deadline_expires_the_job_if_the_orchestration_did_not(
+async def test_reading_an_overdue_job_records_the_expiry_that_the_orchestration_has_not_recorded(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(deadline_seconds=10)
@@ -261,7 +261,7 @@ async def test_only_the_first_of_two_outcomes_of_a_job_is_recorded(
     assert (await gateway.job(job_id))["status"] == "succeeded"
 
 
-async def test_an_orchestration_retries_recording_the_outcome_while_the_storage_is_unavailable(
+async def test_an_orchestration_retries_recording_the_outcome_while_the_blob_storage_is_down(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(deadline_seconds=5)

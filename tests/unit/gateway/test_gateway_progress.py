@@ -285,7 +285,7 @@ async def test_requests_for_a_job_get_status_503_while_the_blob_storage_is_down(
         assert (await gateway.job(job_id))["status"] == "queued"
 
 
-async def test_progress_reports_and_cancellations_are_refused_while_the_storage_is_down(
+async def test_progress_reports_and_cancellations_are_refused_while_the_blob_storage_is_down(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

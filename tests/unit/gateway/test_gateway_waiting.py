@@ -51,7 +51,7 @@ class ScriptedStore(OutcomeStore):
 
 
 def jobs_of(store: ScriptedStore, waiters: Waiters) -> tuple[Jobs, Any]:
-    """Return a Jobs object that uses this store, and its durable client."""
+    """Return a Jobs object and its durable client, which both use this store."""
     unused: Any = None
     return Jobs(store, unused, waiters, lambda: NOW), store
 
@@ -59,7 +59,10 @@ def jobs_of(store: ScriptedStore, waiters: Waiters) -> tuple[Jobs, Any]:
 async def wait(
     store: ScriptedStore, limit: float, notified_at: float | None = None
 ) -> tuple[str | None, float]:
-    """Wait for a job; return its final status and the time at which the wait ended."""
+    """Wait for a job, and return its final status and the time at which the wait ended.
+
+    The status is None if the job has not ended.
+    """
     waiters = Waiters()
     jobs, durable = jobs_of(store, waiters)
     loop = asyncio.get_running_loop()
@@ -157,7 +160,7 @@ def test_an_outcome_notifies_only_the_waiters_of_the_job() -> None:
 async def reads_after_own_ends(own_ends: int, *, ends_elsewhere: bool = False) -> list[float]:
     """Return the times of a waiter's reads, in seconds since the start of its wait.
 
-    Before it, `own_ends` waits end with a notification. If `ends_elsewhere` is true, another
+    Before this wait, `own_ends` waits end with a notification. If `ends_elsewhere` is true, another
     instance then records one outcome.
     """
     waiters = Waiters()

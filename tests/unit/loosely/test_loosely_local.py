@@ -217,7 +217,7 @@ class TestChoice:
             (["blobs,worker"], ["worker"], {"blobs"}),
         ],
     )
-    def test_components_are_selected_by_the_option_only_and_by_the_option_without(
+    def test_the_up_options_only_and_without_select_components(
         self, only: list[str], without: list[str], expected: set[str]
     ) -> None:
         assert choose_parts(only, without) == expected

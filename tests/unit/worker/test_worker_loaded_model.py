@@ -150,7 +150,7 @@ def test_the_attribute_accepts_of_a_model_class_determines_the_input_type(
     def infer(item: object) -> object:
         return item
 
-    infer.accepts = accepts  # type: ignore[attr-defined]  # any callable will do
+    infer.accepts = accepts  # type: ignore[attr-defined]  # any callable is accepted
     assert LoadedModel(NOOP, infer).prepare(data, media_type) == seen
 
 

@@ -1,4 +1,4 @@
-"""Inputs that are fetched from URLs, from a misbehaving server on loopback."""
+"""Inputs that the worker fetches from URLs of a misbehaving server on loopback."""
 
 import socket
 import threading
