@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from worker.errors import InvalidInput
 from worker.inputs.audio import decode, open_recording
 
-pytestmark = pytest.mark.torch  # NumPy comes with it
+pytestmark = pytest.mark.torch  # NumPy is installed with torch
 
 RATE = 16_000
 TONE = np.sin(np.arange(RATE // 10) * 2 * np.pi * 440 / RATE).astype(np.float32) * 0.5

@@ -127,11 +127,11 @@ def steps(*parts: tuple[float, int]) -> list[float]:
         ([], []),
         (steps((0.9, 7)), []),
         (steps((0.9, 10)), [(0.0, 0.32)]),
-        # A short silence, and one between the two thresholds, belong to the speech.
+        # A short silence, and scores between the two thresholds, belong to the speech.
         (steps((0.9, 10), (0.1, 2), (0.9, 10)), [(0.0, 0.704)]),
         (steps((0.9, 10), (0.4, 20), (0.1, 9)), [(0.0, 0.99)]),
         (steps((0.1, 10), (0.9, 10), (0.1, 10), (0.9, 10)), [(0.29, 0.67), (0.93, 1.28)]),
-        # Their margins meet, and do not overlap.
+        # The margins of the two segments meet, and do not overlap.
         (steps((0.9, 9), (0.1, 4), (0.9, 9)), [(0.0, 0.318), (0.386, 0.704)]),
     ],
 )
