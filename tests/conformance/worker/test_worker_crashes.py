@@ -160,7 +160,7 @@ def test_a_draining_worker_receives_no_messages(
     threading.Event().wait(0.5)
     services.send("scripted", message(gateway, comes, "scripted", {"do": "x"}))
     with services.receiver("scripted") as receiver:
-        # The message must be free at once. A message that was sent to the worker would return later.
+        # The message must be free at once. If the worker had received it, it would come back later.
         (free,) = receiver.receive_messages(1, max_wait_time=0.5)
         assert (free.message_id, free.delivery_count) == (comes, 0)
         receiver.complete_message(free)

@@ -19,8 +19,8 @@ class Gateway(http.server.ThreadingHTTPServer):
     gets 202 for its first reply and 410 for each later reply. The status 0 closes the connection
     without a response.
 
-    `asked_status` is the status of the responses to GET requests. With a `meeting`, GET requests are
-    answered only after enough of them wait at this barrier.
+    `asked_status` is the status of the responses to GET requests. With a `meeting`, GET requests
+    are answered only after enough of them wait at this barrier.
     """
 
     daemon_threads = True
