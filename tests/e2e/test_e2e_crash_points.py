@@ -151,7 +151,7 @@ def test_a_caller_gets_the_result_before_the_orchestration_recovers_from_a_host_
         system.wait_until_empty()
 
 
-def test_a_job_succeeds_although_the_orchestration_recovers_only_after_the_deadline(
+def test_a_job_with_a_deadline_before_the_recovery_of_the_orchestration_succeeds(
     tmp_path: Path,
 ) -> None:
     point = "before-save-after-event:reply"
@@ -211,7 +211,7 @@ def test_a_cancelled_running_job_stops_although_the_host_dies_during_the_cancell
             job = SlowJob(system, tmp_path / "job")
             until((job.folder / "running").exists, 30, "the job runs")
             (job.folder / "step-1").touch()
-            until(lambda: job.look()["status"] == "running", 30, "the job reports")
+            until(lambda: job.look()["status"] == "running", 30, "the job is running")
             until(lambda: cancel(system, job.id), 30, "the job is cancelled")
         assert system.final(job.id, seconds=60)["status"] == "cancelled"
 

@@ -113,7 +113,7 @@ def test_a_cancelled_running_job_stops_at_the_next_step_of_the_model(
     assert job.look()["status"] == "cancelling"
     assert slow.http.delete(f"/v1/jobs/{job.id}").status_code == 202
     job.step(1)
-    cancelled = until(lambda: (found := job.look())["finished_at"] and found, 15, "cancelled")
+    cancelled = until(lambda: (found := job.look())["finished_at"] and found, 15, "job cancelled")
     assert cancelled["status"] == "cancelled"
     assert cancelled["started_at"] is not None
     job.check_statuses()

@@ -178,7 +178,7 @@ def role_assignment_names_contain_their_principals(files: DeploymentFiles) -> No
 
 
 def metrics_of_the_cluster_are_collected(files: DeploymentFiles) -> None:
-    """Check that the collection rule names the endpoint to which the metrics agents send."""
+    """Check that the data collection rule names the endpoint to which the metrics agents send."""
     cluster = files.module("cluster")
     assert "dataCollectionEndpointId: collection.id" in cluster
     assert "resource collection 'Microsoft.Insights/dataCollectionEndpoints@" in cluster
@@ -254,7 +254,7 @@ def the_api_management_policy_is_valid_xml(files: DeploymentFiles) -> None:
 
 
 def lifecycle_rules_cover_every_kind_of_blob(files: DeploymentFiles) -> None:
-    """Check that each prefix that the code writes has a lifecycle rule."""
+    """Check that each blob prefix that the code writes has a lifecycle rule."""
     code = "\n".join(
         path.read_text(encoding="utf-8")
         for folder in ("contract", "gateway")

@@ -74,7 +74,7 @@ class Call:
         return str(self.options[name])
 
     def table(self, name: str) -> dict[str, Any]:
-        """Return one table of the state, created if missing."""
+        """Return a table of the state. Create the table if it is missing."""
         part: dict[str, Any] = self.state.setdefault(name, {})
         return part
 

@@ -85,7 +85,7 @@ def replicas_are_nodes_times_shares(files: DeploymentFiles) -> None:
 
 
 def prices_match_the_requested_resources(files: DeploymentFiles) -> None:
-    """Check that a replica on Container Apps requests the resources that `loosely cost` counts."""
+    """Check that a replica on Container Apps requests the resources that `loosely cost` assumes."""
     usage = yaml.safe_load(files.text("infra/prices.yaml"))["usage"]
     cores = usage["cores_of_a_container_apps_replica"]["T4"]
     gib = usage["gib_of_a_container_apps_replica"]["T4"]

@@ -275,7 +275,7 @@ class Rig:
 
 
 def _gateway_host(settings: SystemSettings, engine: StormEngine, number: int, port: int) -> Part:
-    """Return one of several hosts on one task hub, with its own port and directory."""
+    """Return gateway host `number`, with its own port and directory, for a shared task hub."""
     name = f"gateway-{number}"
     own = replace(
         settings,

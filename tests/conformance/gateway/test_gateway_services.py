@@ -234,7 +234,7 @@ async def test_sending_to_a_missing_queue_raises_unknown_queue(tmp_path: Path) -
 
 
 async def refusal(call: Awaitable[None]) -> tuple[str, str]:
-    """Await the call, and return the service and the message of its `Unavailable` error.
+    """Await a call that raises `Unavailable`. Return the service and the message of the error.
 
     The error itself is not returned, because its traceback would keep sockets open.
     """

@@ -82,7 +82,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def blobs(trace: Path) -> dict[str, bytes]:
-    """Return the content of each model's weights blob. An empty content means no blob."""
+    """Return the content of each model's weights blob. Empty means that the blob is missing."""
     return {
         "good": RIGHT["good"],
         "mismatched": OTHER,
@@ -111,7 +111,7 @@ def own_world(
 
 @pytest.fixture
 def worker(own_world: LocalServices, gateway: Gateway, tmp_path: Path) -> Iterator[Program]:
-    """Start one worker for all models. It does not become ready because of the bad weights."""
+    """Start one worker for all models. Some weights are bad, so the worker does not get ready."""
     cache = str(tmp_path / "cache")
     program = own_world.worker(gateway.host, "", WORKER_WEIGHTS_CACHE=cache)
     program.start(wait=False)

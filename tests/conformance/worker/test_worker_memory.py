@@ -52,7 +52,7 @@ def square(gateway: Gateway, identity: str) -> int:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("process_count", [1, 2])
-def test_two_models_that_do_not_fit_into_memory_together_share_a_device_fairly(
+def test_two_models_that_do_not_fit_into_memory_together_take_turns(
     services: LocalServices,
     gateway: Gateway,
     start_worker: StartWorker,

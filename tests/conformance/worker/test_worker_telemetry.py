@@ -35,7 +35,10 @@ def ready(worker: Program) -> tuple[int, dict[str, Any]]:
 
 
 def gated(folder: Path) -> tuple[dict[str, Any], Callable[[], None], Callable[[], bool]]:
-    """Return a task that waits, a function to end the wait, and one to check that it runs."""
+    """Return a task that waits, and two functions.
+
+    The first function ends the wait. The second function returns whether the task runs.
+    """
     gate, running = folder / "gate", folder / "running"
     return {"do": "wait", "running": str(running), "gate": str(gate)}, gate.touch, running.exists
 

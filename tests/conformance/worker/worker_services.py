@@ -238,7 +238,7 @@ class LocalServices:
                         receiver.complete_message(message)
 
     def dead_letter(self, queue: str, message_id: str) -> ServiceBusReceivedMessage:
-        """Return the dead letter of this message, and complete it."""
+        """Wait up to 30 s for the dead letter of this message. Complete it and return it."""
         with self.receiver(queue, ServiceBusSubQueue.DEAD_LETTER) as receiver:
             ends_at = time.monotonic() + 30
             while time.monotonic() < ends_at:

@@ -59,7 +59,7 @@ class Row:
 
 
 def typed(media_type: str, **others: str) -> dict[str, str]:
-    """Return a request's headers: the media type of the body, and `others` with - for _."""
+    """Return headers with this media type and `others`, whose names get dashes for underscores."""
     fields = {name.replace("_", "-"): value for name, value in others.items()}
     return {"content-type": media_type, **fields}
 
