@@ -81,7 +81,10 @@ LEFT_TO_DEFAULTS = {
 
 
 def gateway_settings_are_set_and_read(files: DeploymentFiles) -> None:
-    """Check that the gateway's template sets exactly the settings that the gateway reads."""
+    """Check that the gateway's template sets exactly the settings that the gateway reads.
+
+    The template must not set the settings in LEFT_TO_DEFAULTS.
+    """
     template = files.module("gateway")
     names = set(re.findall(r"^  (\w+): ", template.partition("var common = {")[2], re.MULTILINE))
     body = re.findall(r"var (?:common|scheduler|histories) = \{\n(.*?)\n\}", template, re.DOTALL)
@@ -127,7 +130,10 @@ def messages_of_a_dead_host_are_visible_after_a_minute(files: DeploymentFiles) -
 
 
 def worker_settings_are_set_and_read(files: DeploymentFiles) -> None:
-    """Check that pods, Container Apps and image set exactly the settings that the worker reads."""
+    """Check that pods, Container Apps and image set exactly the settings that the worker reads.
+
+    The settings in LEFT_TO_DEFAULTS may be missing.
+    """
     read = names_read(WorkerSettings)
     for overlay, manifests in files.overlays.items():
         maps = {each["metadata"]["name"]: each for each in of_kind(manifests, "ConfigMap")}
