@@ -1,5 +1,7 @@
 """Command-line options, logging, sockets and exit statuses that the emulator's services share.
 
+Each error class is shown with the exit status of the program:
+
 StartError                1   the program cannot start, or cannot continue
 ├── SettingError          2   an option, a settings file or the data directory cannot be used
 └── PortInUse            98   another program listens on the port
@@ -106,9 +108,10 @@ def options_parser(
 
 
 def port_number(text: str) -> int:
-    """Parse a TCP port from 0 to 65535. With port 0, the system chooses a free port.
+    """Parse a TCP port from 0 to 65535. Port 0 means that the system chooses a free port.
 
-    argparse calls this function to convert the option's text.
+    argparse calls this function for each option that is a port. Raises ArgumentTypeError if the
+    number is out of range, and ValueError if the text is not a number.
     """
     port = int(text)
     if not 0 <= port <= 65535:
@@ -162,8 +165,8 @@ def run(name: str, log_level: str, program: Callable[[], None]) -> int:
 
     Only the owner can read the files that the program creates.
 
-    If the program raises StartError, write its message to standard error, and return the exit
-    status of the error's class.
+    If the program raises StartError, write the error's message to standard error, and return the
+    error's `exit_code`. Otherwise return 0.
     """
     logging.basicConfig(
         level=log_level.upper(),
@@ -184,7 +187,7 @@ def run(name: str, log_level: str, program: Callable[[], None]) -> int:
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine on uvloop's event loop, or on asyncio's if uvloop is not installed."""
-    # The garbage collector does not have to look at the imported modules again.
+    # Exclude the imported modules from later garbage collections, to make these faster.
     gc.freeze()
     with asyncio.Runner(loop_factory=loops.new_event_loop) as runner:
         runner.run(main)
@@ -199,7 +202,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         address = ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError:
-        raise SettingError(f"--host {host} is not an IP address") from None
+        raise SettingError(f"--host {host} is not an IP address: use 127.0.0.1 or ::1") from None
     if not address.is_loopback:
         # The keys are well known, so other machines must not reach the service.
         raise SettingError(f"--host {host} is not a loopback address: use 127.0.0.1 or ::1")

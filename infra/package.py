@@ -55,7 +55,7 @@ def build(target: Path, app: Path = APP) -> list[Path]:
     """Delete the folder `target`, then copy the published files into a new folder `target`.
 
     Returns:
-        The copied files, as paths relative to the folder.
+        The copied files, as paths relative to `target`.
     """
     shutil.rmtree(target, ignore_errors=True)
     files = list_published(app)

@@ -1,4 +1,7 @@
-"""The command `python -m emulator.blobs`, also `local-blobs`: serve a storage account."""
+"""Serve a storage account on this machine.
+
+Start this program with `python -m emulator.blobs` or `local-blobs`.
+"""
 
 from __future__ import annotations
 

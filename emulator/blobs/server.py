@@ -188,7 +188,8 @@ class _Server(uvicorn.Server):
 async def serve(app: BlobApp, listener: socket.socket, limits: HttpLimits) -> None:
     """Serve requests until SIGTERM or SIGINT, then stop.
 
-    Before the function returns, it finishes the requests in flight and closes the store.
+    Before the function returns, it waits at most 3 seconds for the requests in flight, and closes
+    the store.
     """
     config = uvicorn.Config(
         HostFilter(app, HostRules(limits.allowed_hosts)),

@@ -134,7 +134,11 @@ class AccountStore:
             try:
                 expired = await self.expire()
             except sqlite3.Error as error:
-                _logger.warning("expired uncommitted blocks could not be removed: %s", error)
+                _logger.warning(
+                    "expired uncommitted blocks could not be removed: %s; the next attempt is in an"
+                    " hour",
+                    error,
+                )
             else:
                 if expired:
                     _logger.info("removed %d expired uncommitted blocks", expired)

@@ -1,4 +1,4 @@
-"""The Functions host: start and stop the app process and the parts that serve its functions.
+"""Start and stop the Functions host: app process, durable extension, listeners and triggers.
 
 This module imports only what the host needs to start the app process, because the app process takes
 the longest to start.
@@ -77,7 +77,10 @@ class HostOptions:
 
 
 class Host:
-    """One Functions host. `start` raises StartError if the host cannot serve the app."""
+    """One Functions host.
+
+    The constructor and `start` raise StartError if the host cannot serve the app.
+    """
 
     def __init__(
         self, options: HostOptions, environment: Mapping[str, str], clock: HostClock | None = None
@@ -97,8 +100,8 @@ class Host:
         self._services: AppServices | None = None
 
     async def start(self) -> None:
-        """Load the app, then start the parts that serve its functions."""
-        # The app process loads the app while this process imports the parts that serve the app.
+        """Load the app, then start the durable extension, the listeners and the triggers."""
+        # The app process loads the app while this process imports the modules that serve the app.
         app_services, _ = await asyncio.gather(
             asyncio.to_thread(_import_services), self._supervisor.load()
         )
@@ -109,7 +112,7 @@ class Host:
         gc.freeze()
 
     async def stop(self) -> None:
-        """Stop the parts that serve the app's functions, and then the app process."""
+        """Stop the triggers, the listeners and the durable extension, then the app process."""
         if self._services is not None:
             await self._services.stop()
         await self._supervisor.stop()
@@ -125,7 +128,8 @@ def _import_services() -> "type[AppServices]":
 async def run_host(host: Host, stopping: asyncio.Event) -> None:
     """Start a host, wait until `stopping` is set, and stop the host.
 
-    If `stopping` is set during the start, the start is cancelled.
+    If `stopping` is set during the start, the start is cancelled. Raises StartError if the host
+    cannot start.
     """
     starting = asyncio.create_task(host.start())
     stop = asyncio.create_task(stopping.wait())

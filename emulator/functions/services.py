@@ -35,7 +35,7 @@ class AppServices:
         clock: HostClock,
         supervisor: AppSupervisor,
     ) -> None:
-        """Create the parts. `supervisor` must have loaded the app.
+        """Create the triggers of the app. `supervisor` must have loaded the app.
 
         Raises AppLoadError if the host does not support a function of the app.
         """
@@ -59,7 +59,7 @@ class AppServices:
         """Start the durable extension, the listeners and the triggers, in this order.
 
         Because of this order, a function can use the durable client as soon as its trigger fires.
-        Raises StartError if one of the parts cannot start.
+        Raises StartError if the durable extension or a listener cannot start.
 
         Args:
             main_socket: The bound socket of the host's main port.

@@ -21,8 +21,8 @@ from emulator.servicebus.config import ConfigError, load_config
 from emulator.servicebus.namespace import Namespace
 from emulator.servicebus.server import Sockets, load_certificate, serve
 
-# From the documented connection string of Microsoft's emulator. It is public, so it is not a
-# secret.
+# The key in the documented connection string of Microsoft's emulator. The key is public, so it is
+# not a secret.
 DEVELOPMENT_KEY_NAME = "RootManageSharedAccessKey"
 DEVELOPMENT_KEY = "SAS_KEY_VALUE"
 DATABASE_NAME = "servicebus.sqlite3"
@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         "--tls-port",
         type=program.port_number,
         action="append",
-        help="port for AMQP over TLS (default: 5671); may be repeated, e.g. with 443 for WebSocket",
+        help="port for AMQP over TLS, also inside WebSocket (default: 5671); may be repeated",
     )
     parser.add_argument(
         "--key",

@@ -33,7 +33,7 @@ class LogLevel(StrEnum):
 
 
 class EngineChoice(StrEnum):
-    """The part of the Functions emulator that runs orchestrations and stores their histories."""
+    """The durable engine, which runs the orchestrations and stores their histories."""
 
     local = "local"
     azure_storage = "azure-storage"
@@ -105,7 +105,7 @@ CooldownOption = Annotated[
         "--scale-cooldown",
         min=0.0,
         metavar="SECONDS",
-        help="Time until surplus workers are stopped.",
+        help="Time until workers that are not needed are stopped.",
     ),
 ]
 EngineOption = Annotated[
@@ -128,7 +128,8 @@ CrashAtOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="POINT[:NAME]",
-        help="With azure-storage: the host dies once at this point. May be repeated.",
+        help="With azure-storage: kill the host once at this point. docs/fidelity.md lists the "
+        "points. The option may be repeated.",
     ),
 ]
 CrashRateOption = Annotated[
@@ -137,7 +138,8 @@ CrashRateOption = Annotated[
         min=0.0,
         max=1.0,
         metavar="P",
-        help="With azure-storage: probability that an episode ends in a crash of the host.",
+        help="With azure-storage: probability that the host crashes during an episode "
+        "(one run of an orchestrator's code).",
     ),
 ]
 SplitBrainRateOption = Annotated[
@@ -146,7 +148,8 @@ SplitBrainRateOption = Annotated[
         min=0.0,
         max=1.0,
         metavar="P",
-        help="With azure-storage: probability that a second owner also runs an episode.",
+        help="With azure-storage: probability that a second owner of the partition also runs an "
+        "episode.",
     ),
 ]
 SeedOption = Annotated[
@@ -266,7 +269,7 @@ def build_engine_options(
     """Return the options of the Functions host that select the durable engine and inject faults.
 
     Raises:
-        typer.BadParameter: A fault is given, but ``engine`` is not the azure-storage engine.
+        typer.BadParameter: ``faults`` has a value, but ``engine`` is not the azure-storage engine.
     """
     given = [
         (option, str(value))

@@ -9,7 +9,7 @@ from loosely.local.ports import Ports
 from loosely.local.probe import Probe
 
 # The storage account of Azure's emulators and its key. Microsoft publishes both, so they are not
-# # secret.
+# secret.
 _STORAGE_ACCOUNT = "devstoreaccount1"
 _STORAGE_KEY = (
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="

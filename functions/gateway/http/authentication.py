@@ -127,7 +127,7 @@ class ReplyTokens:
     """
 
     def __init__(self, keys: Sequence[bytes], base_url: str) -> None:
-        """Sign new tokens with the first key. Accept tokens that are signed with any key.
+        """Use the first key to sign new tokens, and all keys to check tokens.
 
         `base_url` is the address of the gateway in the reply URLs.
         """
@@ -153,8 +153,8 @@ class ReplyTokens:
     def check(self, job_id: str, expires: str, token: str, now: datetime) -> None:
         """Check that a reply token is valid for this job at the time `now`.
 
-        Raises InvalidToken if the token was not issued for this job, and ExpiredToken if it has
-        expired.
+        Raises InvalidToken if the token was not issued for this job, or ExpiredToken if the token
+        has expired.
         """
         # `expires` is signed, so it is a number that we wrote if the signature matches.
         if not self._is_signed(job_id, expires, token):
@@ -238,9 +238,10 @@ class AuthenticationMiddleware:
         self._tracing = tracing
 
     async def __call__(self, scope: types.Scope, receive: Receive, send: Send) -> None:
-        """Authenticate a request, and pass the request to the app.
+        """Authenticate a request, and pass an allowed request to the app.
 
-        A HEAD request becomes a GET request. If tracing is on, the request gets a span.
+        A request that is not allowed gets a problem document as its response. A HEAD request
+        becomes a GET request. If tracing is on, the request gets a span.
         """
         if scope["type"] != "http":
             await self._app(scope, receive, send)

@@ -67,7 +67,7 @@ class TestPorts:
                 check_ports({"functions": port})
         first, second = str(caught.value).splitlines()
         assert first.startswith(f"port {port} (functions) is taken by process {os.getpid()} (")
-        assert second.startswith("stop it, or choose other ports: loosely up --port ")
+        assert second.startswith("stop that process, or choose other ports: loosely up --port ")
 
     def test_a_port_that_is_taken_on_all_addresses_is_reported_as_busy(self) -> None:
         with (
@@ -100,7 +100,9 @@ class TestLogs:
         os.close(log.open())
         assert log.last_line() == ""
 
-    def test_a_log_over_the_size_limit_is_truncated_during_writing(self, tmp_path: Path) -> None:
+    def test_a_log_over_the_size_limit_is_copied_and_truncated_during_writing(
+        self, tmp_path: Path
+    ) -> None:
         log = PartLog(tmp_path / "worker.log", limit_bytes=10)
         descriptor = log.open()
         os.write(descriptor, b"0123456789")
@@ -241,7 +243,7 @@ class TestChoice:
             (["blobs,worker"], ["worker"], {"blobs"}),
         ],
     )
-    def test_components_are_selected_by_the_option_only_and_by_the_option_without(
+    def test_the_up_options_only_and_without_select_components(
         self, only: list[str], without: list[str], expected: set[str]
     ) -> None:
         assert choose_parts(only, without) == expected

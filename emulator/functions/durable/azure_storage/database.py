@@ -129,7 +129,7 @@ class Database:
                 if not _is_busy(problem):
                     raise StoreUnavailable(f"The database refused a query: {problem}") from problem
                 time.sleep(_BUSY_SECONDS)
-        raise StoreUnavailable("The database is locked")
+        raise StoreUnavailable("The database is locked by another process: repeat the request")
 
     async def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in one write transaction, and return its result after the commit.

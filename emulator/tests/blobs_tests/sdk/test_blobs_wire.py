@@ -80,7 +80,9 @@ def test_malformed_http_requests_are_refused(emulator: Server, data: bytes) -> N
     assert_alive(emulator)
 
 
-def test_an_http_request_with_endless_headers_is_refused(emulator: Server) -> None:
+def test_the_blob_service_still_responds_after_requests_with_very_long_headers(
+    emulator: Server,
+) -> None:
     for head in (b"GET /" + b"a" * 2_000_000, b"GET / HTTP/1.1\r\nX: " + b"a" * 2_000_000):
         exchange(emulator, head, hang_up=False)
     many = b"".join(b"X-%d: y\r\n" % number for number in range(100_000))
