@@ -1,5 +1,6 @@
 """What the three services grant their HTTP clients: hosts, time for a request, modes of files."""
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -13,8 +14,17 @@ import httpx
 import pytest
 
 from command_process import running
+from emulator.functions.asgi import (
+    ClientGone,
+    Listener,
+    Receive,
+    Scope,
+    Send,
+    read_body,
+    respond,
+)
 from emulator.hosts import HostRules, parse_host
-from emulator.program import make_private_directory, make_private_file
+from emulator.program import HttpLimits, bind, make_private_directory, make_private_file
 from local_ports import free_port
 
 _APP = """
@@ -192,6 +202,34 @@ def is_open(connection: socket.socket) -> bool:
         return True
     except ConnectionError:
         return False
+
+
+async def test_a_body_that_pauses_too_long_ends_while_a_neighbour_is_served() -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            body = await read_body(scope, receive)
+        except ClientGone:
+            return
+        await respond(send, 200, [(b"content-length", str(len(body)).encode())], body)
+
+    with bind("127.0.0.1", 0) as bound:
+        address = bound.getsockname()
+        listener = Listener(application, bound, HttpLimits(body_silence_seconds=0.5))
+        await listener.start()
+        head = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhe"
+        async with asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(head)
+            other_reader, other_writer = await asyncio.open_connection(*address)
+            other_writer.write(head + b"llo")
+            assert (await other_reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200 ")
+            assert await reader.read() == b""
+            # The neighbour's connection is idle, not in a request, so it stays open.
+            other_writer.write(head + b"llo")
+            assert (await other_reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200 ")
+        for each in (writer, other_writer):
+            each.close()
+        await listener.stop()
 
 
 def test_other_users_can_read_neither_new_nor_older_data(service: Service) -> None:
