@@ -46,7 +46,7 @@ def configure_logs(level: str, format_name: str = "text") -> None:
         format_name: `text` or `json`.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if format_name == "json" else _text_formatter())
+    handler.setFormatter(JsonLines() if format_name == "json" else TextLines())
     logging.basicConfig(handlers=[handler], level=level)
     for name, quiet_level in _QUIET.items():
         logging.getLogger(name).setLevel(quiet_level)
@@ -72,8 +72,31 @@ class JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
-def _text_formatter() -> logging.Formatter:
-    return logging.Formatter("%(asctime)s %(levelname)-7s %(name)s %(message)s")
+class TextLines(logging.Formatter):
+    """Formats each log record as a line of text. The lines of a traceback follow, indented.
+
+    A message or an exception may contain text of callers and producers. Control characters are
+    written as escapes, so that such text cannot look like another log line or control a terminal.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the base's name
+        """Return the line of a log record, without its traceback."""
+        return _escape(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  the base's name
+        """Return the indented lines of a traceback."""
+        lines = super().formatException(ei).split("\n")
+        return "\n".join(f"    {_escape(line)}" for line in lines)
+
+
+def _escape(text: str) -> str:
+    """Return the text with an escape such as `\\n` for each character that is not printable."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def tracer_provider(exporters: Sequence[str]) -> "TracerProvider | None":
