@@ -21,6 +21,7 @@ from azure.storage.blob import BlobServiceClient
 
 from contract.catalogue import Catalogue, ModelEntry
 from contract.errors import ContractError
+from contract.guard import Resolver
 from contract.names import low_priority_queue
 from worker.errors import SettingsError
 from worker.inference.loaded_model import ModelLoader
@@ -60,6 +61,9 @@ from worker.weights.store import AzureBlobReader, WeightsStore
 
 _log = logging.getLogger("worker")
 
+# The inputs of one model are fetched by 8 threads for 20 s each, and a look-up may take 30 s.
+_LOOK_UPS_OF_A_SHARE = 16
+
 _EXIT_USAGE = 2
 _EXIT_PORT_BUSY = 98
 _CLOSE_SECONDS = 2.0
@@ -94,7 +98,8 @@ class Worker:
         self._locks = LockRenewer()
         self._journals = _journals(settings, parent)
         self._gateway = GatewayClient(settings.reply_hosts, self._tracing.headers)
-        http = GuardedHttp(settings.guard)
+        resolver = Resolver(max_count_of_a_share=_LOOK_UPS_OF_A_SHARE)
+        http = GuardedHttp(settings.guard, resolver)
         account = _account(settings)
         self._payloads = BlobPayloads(AzureBlobStore(account))
         self._urls = UrlFetcher(http)
@@ -104,7 +109,7 @@ class Worker:
         self._senders = ReplySenders(
             self._gateway,
             QueueReplies(settings.service_bus, catalogue),
-            WebhookReplies(http, settings.webhook_secrets),
+            WebhookReplies(http, settings.producer_secrets),
         )
         self._cache = ReplyCache()
         weights = WeightsStore(settings.weights_cache, AzureBlobReader(account))

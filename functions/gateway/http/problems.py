@@ -173,6 +173,14 @@ RATE_LIMITED: Final = ProblemKind(
     "Try again after `Retry-After` seconds. The header `RateLimit` contains the remaining "
     "requests, `RateLimit-Policy` the limit of the API key.",
 )
+TOO_MANY_LOOK_UPS: Final = ProblemKind(
+    "too-many-look-ups",
+    429,
+    "Too many host names are being looked up",
+    True,
+    "DNS has not answered for the host names in earlier requests. Check the names in `input.url` "
+    "and `webhook.url`, and try again after `Retry-After` seconds.",
+)
 INFERENCE_FAILED: Final = ProblemKind(
     "inference-failed",
     500,
