@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.telemetry.recording import log_fields
-from worker.telemetry.setup import JsonLines, TextLines
+from worker.telemetry.recording import TextLines, log_fields
+from worker.telemetry.setup import JsonLines
 
 
 class Lines:
