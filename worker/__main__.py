@@ -61,8 +61,9 @@ from worker.weights.store import AzureBlobReader, WeightsStore
 
 _log = logging.getLogger("worker")
 
-# The inputs of one model are fetched by 8 threads for 20 s each, and a look-up may take 30 s.
-_LOOK_UPS_OF_A_SHARE = 16
+# A worker fetches at most 64 inputs of a model at the same time. A look-up may outlast its fetch.
+_MAX_LOOK_UPS = 256
+_MAX_LOOK_UPS_OF_A_SHARE = 64
 
 _EXIT_USAGE = 2
 _EXIT_PORT_BUSY = 98
@@ -98,7 +99,7 @@ class Worker:
         self._locks = LockRenewer()
         self._journals = _journals(settings, parent)
         self._gateway = GatewayClient(settings.reply_hosts, self._tracing.headers)
-        resolver = Resolver(max_count_of_a_share=_LOOK_UPS_OF_A_SHARE)
+        resolver = Resolver(max_count=_MAX_LOOK_UPS, max_count_of_a_share=_MAX_LOOK_UPS_OF_A_SHARE)
         http = GuardedHttp(settings.guard, resolver)
         account = _account(settings)
         self._payloads = BlobPayloads(AzureBlobStore(account))

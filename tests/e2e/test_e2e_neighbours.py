@@ -94,7 +94,11 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         MODEL.format(name="picture", media_types='["image/png", "image/jpeg"]')
         + MODEL.format(name="sound", media_types='["audio/wav"]')
     )
-    environment = {"GUARD_ALLOW": "127.0.0.0/8", "ACCEPT_WHEN_SATURATED": "true"}
+    environment = {
+        "GUARD_ALLOW": "127.0.0.0/8",
+        "ACCEPT_WHEN_SATURATED": "true",
+        "URL_INPUT_RATE": "32/3600",
+    }
     with running(folder / "data", catalogue, environment=environment) as started:
         yield started
 
@@ -103,7 +107,7 @@ class Neighbour:
     """A caller that sends one small job after the other, and measures how long each takes."""
 
     def __init__(self, system: System, model: str, data: bytes, media_type: str) -> None:
-        self._send = lambda: system.submit(model, data, media_type, prefer="wait=60")
+        self._send = partial(system.submit, model, data, media_type, prefer="wait=60")
         self._system = system
         self.peak_bytes = 0
 
@@ -233,19 +237,22 @@ def test_small_pictures_are_served_beside_inputs_from_slow_servers(system: Syste
     server = SilentServer()
     neighbour = Neighbour(system, "picture", SMALL_PICTURE, "image/png")
     alone = neighbour.longest_seconds(lambda: True, 10)
-    ids = []
-    for _ in range(32):
-        answer = system.http.post(
-            "/v1/models/picture/jobs",
-            json={"input": {"url": server.url}},
-            headers={"prefer": "respond-async"},
-        )
-        assert answer.status_code == 202, answer.text
-        ids.append(answer.json()["id"])
+    submit = partial(
+        system.http.post,
+        "/v1/models/picture/jobs",
+        json={"input": {"url": server.url}},
+        headers={"prefer": "respond-async"},
+    )
+    answers = [submit() for _ in range(32)]
+    assert {answer.status_code for answer in answers} == {202}
+    refused = submit()
+    assert (refused.status_code, refused.json()["code"]) == (429, "rate-limited")
+    assert int(refused.headers["retry-after"]) > 0
     beside = neighbour.longest_seconds(lambda: server.connection_count == 32, 30)
     _log.info("longest wait alone %.2f s, beside the attack %.2f s", alone, beside)
     assert beside < alone + ADDED_SECONDS
     server.close()
+    ids = [answer.json()["id"] for answer in answers]
     assert {system.final(job_id)["status"] for job_id in ids} == {"failed"}
 
 

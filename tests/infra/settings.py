@@ -49,6 +49,7 @@ LEFT_TO_DEFAULTS = {
         "PAYLOAD_PUBLIC_URL",
         "SERVICE_BUS_ADMIN_URL",
         "ACCEPT_WHEN_SATURATED",
+        "URL_INPUT_RATE",
         "GUARD_ALLOW",
         "OTEL_SDK_DISABLED",
         "OTEL_TRACES_EXPORTER",
@@ -67,6 +68,7 @@ LEFT_TO_DEFAULTS = {
         "WORKER_DEVICE_MEMORY",
         "WORKER_ADMISSION",
         "WORKER_TURN_SECONDS",
+        "WORKER_INPUT_MEMORY",
         # One worker per GPU, except with time slicing.
         "WORKER_CARD_SHARES",
         # Container Apps send no scheduled events, and there each container has its own folders.

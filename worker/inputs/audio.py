@@ -85,7 +85,7 @@ class Recording:
     @property
     def memory_bytes(self) -> int:
         """Return how many bytes `decode` needs at most."""
-        return _SAMPLE_BYTES * self._count + 16 * _PIECE_BYTES
+        return _SAMPLE_BYTES * self._count + 16 * min(len(self._body), _PIECE_BYTES)
 
     @property
     def _count(self) -> int:

@@ -31,11 +31,11 @@ from PIL import Image
 
 from worker.errors import InvalidInput, WorkerFault
 from worker.inputs import images
+from worker.process import available_processors
 
 LIMIT_SECONDS: Final = 10.0
 """How long a child process may work on one image."""
 
-_PROCESS_COUNT: Final = 2
 _LINE_BYTES: Final = 4096
 _NICE: Final = 5
 _CHANNELS: Final = 3
@@ -50,8 +50,10 @@ class DecoderProcesses:
     """
 
     def __init__(
-        self, limit_seconds: float = LIMIT_SECONDS, process_count: int = _PROCESS_COUNT
+        self, limit_seconds: float = LIMIT_SECONDS, process_count: int | None = None
     ) -> None:
+        """Store the limits. By default, there is one child for each processor, and at least two."""
+        process_count = process_count or max(2, available_processors())
         self._limit_seconds = limit_seconds
         self._slots = threading.Semaphore(process_count)
         self._children: list[_Child] = []

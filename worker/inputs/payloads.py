@@ -34,8 +34,8 @@ from worker.telemetry.recording import ServiceStatus
 
 T = TypeVar("T")
 
-# Larger inputs are downloaded to a file, and mapped into memory.
-_MAPPED_BYTES = 1024 * 1024
+LARGE_FILE_BYTES = 1024 * 1024
+"""Larger inputs are downloaded to a temporary file, which is mapped into memory."""
 
 
 class BlobStore(Protocol):
@@ -80,7 +80,7 @@ class BlobPayloads:
             InvalidInput: The input is too large for the model.
         """
         _check_size(ref.size_bytes, model.max_upload_bytes)
-        if ref.size_bytes <= _MAPPED_BYTES:
+        if ref.size_bytes <= LARGE_FILE_BYTES:
             return self._fetch(ref, b"".join, wait)
         with self._fetch(ref, _spool, wait) as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from contract.catalogue import ModelEntry
-from contract.messages import JobError, Payload, PayloadUrl
+from contract.messages import JobError, Payload, PayloadRef, PayloadUrl
 from worker.errors import (
     Cancelled,
     DeviceLost,
@@ -33,6 +33,7 @@ from worker.errors import (
 )
 from worker.inference.model_manager import ModelManager
 from worker.inputs.opened import OpenedInput
+from worker.inputs.payloads import LARGE_FILE_BYTES
 from worker.memory.device_errors import is_device_lost
 from worker.pipeline.infer import BatchQueue, Inferred, InferStep
 from worker.pipeline.prepare import PrepareStep
@@ -55,7 +56,6 @@ from worker.telemetry.recording import log_fields
 
 _log = logging.getLogger(__name__)
 
-_LARGE_THREAD_COUNT = 2
 _REPLY_THREAD_COUNT = 16
 _POLL_SECONDS = 0.05
 
@@ -102,7 +102,7 @@ class Consumer:
         prepare_count = preparing_threads(available_processors())
         self._prepare_threads = ThreadPoolExecutor(prepare_count, f"{self.name}-prepare")
         self._fetch_threads = ThreadPoolExecutor(MAX_ASIDE_COUNT, f"{self.name}-fetch")
-        self._large_threads = ThreadPoolExecutor(_LARGE_THREAD_COUNT, f"{self.name}-large")
+        self._large_threads = ThreadPoolExecutor(prepare_count, f"{self.name}-large")
         self._reply_threads = ThreadPoolExecutor(_REPLY_THREAD_COUNT, f"{self.name}-reply")
 
     @property
@@ -166,12 +166,24 @@ class Consumer:
             self._finish_run(job)
             self._reply_threads.submit(self.reply_again, job, cached)
         else:
-            threads = self._prepare_threads
-            if isinstance(job.request.input, PayloadUrl):
-                # Foreign servers may be slow, and must not delay the other jobs of the model.
+            if self._is_fetched(job) or self._is_in_large_blob(job):
+                # Slow servers and large files must not delay the other jobs of the model.
                 self.in_flight.set_aside(job)
+            threads = self._prepare_threads
+            if self._is_fetched(job):
                 threads = self._fetch_threads
+            elif self._is_in_large_blob(job):
+                threads = self._large_threads
             threads.submit(self._open_input, job)
+
+    @staticmethod
+    def _is_fetched(job: ReceivedJob) -> bool:
+        return isinstance(job.request.input, PayloadUrl)
+
+    @staticmethod
+    def _is_in_large_blob(job: ReceivedJob) -> bool:
+        payload = job.request.input
+        return isinstance(payload, PayloadRef) and payload.size_bytes > LARGE_FILE_BYTES
 
     def _open(self, queue: ModelQueue, delivery: LockedMessage) -> ReceivedJob:
         if self.stopping.is_set():
@@ -183,14 +195,14 @@ class Consumer:
             opened = self.prepare.open(job)
             if opened is None:
                 self._queue_for_device(job)
-            elif not opened.is_small:
+            elif opened.is_small and self._is_fetched(job):
+                self._prepare_threads.submit(self._decode_input, job, opened)
+            elif opened.is_small or self._is_in_large_blob(job):
+                self._decode_input(job, opened)
+            else:
                 self.in_flight.set_aside(job)
                 self._wake_receivers()
                 self._large_threads.submit(self._decode_input, job, opened)
-            elif isinstance(job.request.input, PayloadUrl):
-                self._prepare_threads.submit(self._decode_input, job, opened)
-            else:
-                self._decode_input(job, opened)
 
     def _decode_input(self, job: ReceivedJob, opened: OpenedInput) -> None:
         with self.ending_on_error(job, InferenceFailed):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from contract.guard import Resolver
+from gateway.http.rates import Rate
 from gateway.settings import ServiceEndpoint
 from gateway.storage.blobs import PayloadContainer
 from gateway.storage.payloads import BlobPayloadStore
@@ -42,7 +43,9 @@ async def test_the_gateway_is_ready_and_stores_inputs_while_dns_does_not_answer(
 
     container = PayloadContainer(blobs)
     async with open_gateway(
-        resolver=Resolver(look_up), payloads=BlobPayloadStore(container)
+        resolver=Resolver(look_up),
+        payloads=BlobPayloadStore(container),
+        url_input_rate=Rate(1000, 1),
     ) as gateway:
         # As many requests as in 40 s with one request a second, half of them for one name.
         names = [f"{number}.test" if number % 2 else "test" for number in range(40)]

@@ -15,6 +15,7 @@ from contract.guard import AddressGuard, Resolver
 from contract.names import webhook_instance
 from gateway.errors import WebhookUndelivered
 from gateway.http.keys import make_key, parse_keys
+from gateway.http.rates import Rate
 from gateway.webhooks.sender import (
     DNS_TIMEOUT_SECONDS,
     HttpWebhookSender,
@@ -49,7 +50,10 @@ class SilentDns:
 async def silent() -> AsyncIterator[RunningGateway]:
     dns = SilentDns()
     async with open_gateway(
-        resolver=Resolver(dns), api_keys=SETTING, webhook_secrets=(bytes(32),)
+        resolver=Resolver(dns),
+        api_keys=SETTING,
+        webhook_secrets=(bytes(32),),
+        url_input_rate=Rate(1000, 1),
     ) as gateway:
         yield gateway
     dns.answer()

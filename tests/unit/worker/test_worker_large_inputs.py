@@ -190,3 +190,12 @@ def test_tensor_json_with_one_long_text_is_refused_with_little_memory() -> None:
     with pytest.raises(InvalidInput, match="nested lists of equal length"):
         opened.decode(asked.append)
     assert asked[0] < 2 * MIB
+
+
+def test_a_recording_of_ten_seconds_is_small() -> None:
+    pytest.importorskip("numpy")
+    body = bytes(320_000)
+    head = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 16_000, 32_000, 2, 16)
+    data = b"RIFF" + struct.pack("<I", 0) + b"WAVE" + head
+    data += struct.pack("<4sI", b"data", len(body)) + body
+    assert open_input(InputKind("audio"), data, "audio/wav").is_small
