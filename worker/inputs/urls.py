@@ -11,6 +11,7 @@ from contract.catalogue import ModelEntry
 from contract.errors import ForbiddenAddress
 from contract.messages import PayloadUrl
 from worker.errors import InvalidInput, OutboundFailed, UnsupportedMediaType
+from worker.inputs.opened import Data
 from worker.net.guarded_http import GuardedHttp, GuardedResponse, Limits
 
 LIMIT_SECONDS: Final = 20.0
@@ -35,7 +36,7 @@ class UrlFetcher:
         self._limit_seconds = limit_seconds
         self._clock = clock
 
-    def fetch(self, payload: PayloadUrl, model: ModelEntry) -> tuple[bytes, str]:
+    def fetch(self, payload: PayloadUrl, model: ModelEntry) -> tuple[Data, str]:
         """Download an input from its URL, and return its bytes and its media type.
 
         Raises:
@@ -105,13 +106,16 @@ def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntr
             f"{model.name} does not accept; expected {' or '.join(model.media_types)}"
         )
     if not media.agrees(found, response.body) or (
-        found == media.JSON and not _is_json(response.body)
+        found == media.JSON and not _may_be_json(response.body)
     ):
         raise UnsupportedMediaType(f"the response from the input's URL is not {found}")
     return found
 
 
-def _is_json(data: bytes) -> bool:
+def _may_be_json(data: Data) -> bool:
+    """Return whether the data is JSON. A large input is checked when it is decoded."""
+    if not isinstance(data, bytes):
+        return True
     try:
         json.loads(data)
     except (ValueError, RecursionError):

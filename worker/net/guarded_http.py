@@ -8,8 +8,10 @@ request forever.
 
 import contextlib
 import http.client
+import mmap
 import socket
 import ssl
+import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -20,6 +22,7 @@ from contract.guard import AddressGuard, Resolver, Target
 from worker.errors import LookUpsBusy, OutboundFailed
 
 _PIECE_BYTES = 64 * 1024
+LARGE_BODY_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +33,14 @@ class GuardedResponse:
         status: The status code.
         media_type: The media type from the Content-Type header, without parameters.
         location: The value of the Location header; None if the response has no such header.
-        body: The bytes of the body.
+        body: The bytes of the body. A body of more than 1 MiB is in a temporary file, which is
+            mapped into memory.
     """
 
     status: int
     media_type: str
     location: str | None
-    body: bytes = field(repr=False)
+    body: bytes | mmap.mmap = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,14 +216,19 @@ def _check_length(response: http.client.HTTPResponse) -> None:
         raise http.client.HTTPException("the response has more than one length")
 
 
-def _read(response: http.client.HTTPResponse, limit_bytes: int) -> bytes:
+def _read(response: http.client.HTTPResponse, limit_bytes: int) -> bytes | mmap.mmap:
     if not limit_bytes:
         return b""
-    pieces, size_bytes = [], 0
-    while size_bytes <= limit_bytes and (piece := response.read1(_PIECE_BYTES)):
-        pieces.append(piece)
-        size_bytes += len(piece)
-    data = b"".join(pieces)
-    if size_bytes <= limit_bytes and response.length:
-        raise http.client.IncompleteRead(data, response.length)
-    return data[: limit_bytes + 1]
+    size_bytes = 0
+    with tempfile.SpooledTemporaryFile(LARGE_BODY_BYTES) as file:
+        while size_bytes <= limit_bytes and (piece := response.read1(_PIECE_BYTES)):
+            file.write(piece)
+            size_bytes += len(piece)
+        if size_bytes <= limit_bytes and response.length:
+            raise http.client.IncompleteRead(b"", response.length)
+        size_bytes = min(size_bytes, limit_bytes + 1)
+        if size_bytes > LARGE_BODY_BYTES:
+            file.flush()
+            return mmap.mmap(file.fileno(), size_bytes, access=mmap.ACCESS_READ)
+        file.seek(0)
+        return file.read(size_bytes)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from mmap import mmap
 
 import pytest
 
@@ -76,6 +77,14 @@ def test_a_media_type_in_the_job_takes_precedence_over_the_detected_and_the_serv
 ) -> None:
     with answering(http(body, header)) as url:
         assert fetcher.fetch(PayloadUrl(url, announced), NOOP) == (body, found)
+
+
+def test_a_large_response_is_in_a_file_that_is_mapped_into_memory(fetcher: UrlFetcher) -> None:
+    body = PNG + bytes(3 * 1024 * 1024)
+    with answering(http(body)) as url:
+        data, media_type = fetcher.fetch(PayloadUrl(url), NOOP)
+    assert isinstance(data, mmap)
+    assert (data[:], media_type) == (body, "image/png")
 
 
 @pytest.mark.parametrize(
