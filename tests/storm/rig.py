@@ -294,6 +294,24 @@ class Rig:
             {name: member.own_deaths for name, member in self.members.items() if member.own_deaths}
         )
 
+    def processes(self) -> dict[str, list[psutil.Process]]:
+        """Return the running processes by their role.
+
+        A component, its child processes, and their own child processes have different roles.
+        """
+        found: dict[str, list[psutil.Process]] = {}
+        for name, member in self.members.items():
+            process = member.process()
+            if process is None:
+                continue
+            found[name] = [process]
+            with suppress(psutil.Error):
+                children = process.children()
+                deeper = [each for each in process.children(recursive=True) if each not in children]
+                roles = {f"child of {name}": children, f"below {name}": deeper}
+                found |= {role: members for role, members in roles.items() if members}
+        return found
+
     async def run(self, supervision: asyncio.TaskGroup) -> None:
         """Start every component except the worker, and wait until all components are ready."""
         self._supervision = supervision

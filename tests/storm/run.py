@@ -40,11 +40,16 @@ class Storm:
     #: Broken conditions other than the promises to each job, such as a job that was not cancelled.
     failures: list[str] = field(default_factory=list)
 
+    @property
+    def judged(self) -> list[StormJob]:
+        """All jobs whose promises are judged."""
+        return self.jobs
+
     def say(self, text: str) -> None:
         """Print a line of progress, with the time and the numbers of jobs."""
         seconds = time.monotonic() - self.begun
-        accepted = sum(job.is_accepted for job in self.jobs)
-        ended = sum(job.final is not None for job in self.jobs)
+        accepted = sum(job.is_accepted for job in self.judged)
+        ended = sum(job.final is not None for job in self.judged)
         print_line(f"{seconds:6.1f} s  {text}: {accepted} jobs accepted, {ended} ended")
 
 
@@ -54,7 +59,7 @@ AnyStorm = TypeVar("AnyStorm", bound=Storm)
 async def wait_until_all_ended(run: Storm) -> None:
     """Wait until every accepted job has ended. Stop if no job has ended for `--settle` seconds."""
     open_count, changed_at = -1, time.monotonic()
-    while left := sum(job.is_open for job in run.jobs):
+    while left := sum(job.is_open for job in run.judged):
         if left != open_count:
             open_count, changed_at = left, time.monotonic()
         if time.monotonic() - changed_at > run.options.settle:
@@ -140,7 +145,7 @@ def _messages(error: BaseException) -> list[str]:
 
 def report(run: Storm) -> bool:
     """Print the results of the storm. Return whether every promise was kept."""
-    broken = BrokenPromises.find(run.jobs)
+    broken = BrokenPromises.find(run.judged)
     print_line("")
     for name, value in count(run, broken).items():
         print_line(f"{name:<25} {value}".rstrip())
@@ -155,12 +160,12 @@ def report(run: Storm) -> bool:
 
 def count(run: Storm, broken: BrokenPromises) -> dict[str, str | int]:
     """Return the counts of a storm by their names."""
-    accepted = [job for job in run.jobs if job.is_accepted]
+    accepted = [job for job in run.judged if job.is_accepted]
     rerun = [job for job in accepted if run.runs[job.label] > 1]
     own_deaths = run.own_deaths
     return {
         "engine": f"{run.engine.name}, {run.engine.host_count} gateway host(s)",
-        "accepted": f"{len(accepted)} of {len(run.jobs)}",
+        "accepted": f"{len(accepted)} of {len(run.judged)}",
         "ended": format_statuses(accepted),
         "lost": len(broken.lost),
         "wrong": len(broken.wrong),
