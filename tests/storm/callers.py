@@ -12,7 +12,6 @@ import httpx
 
 from tests.storm.jobs import JobKind, StormJob, Submission
 
-_RETRY_SECONDS = 0.2
 _SWEEP_PAUSE_SECONDS = 0.5
 _READ_AGAIN_COUNT = 5
 _TIMEOUT_SECONDS = 60.0
@@ -28,7 +27,9 @@ class UnexpectedResponse(Exception):
 class StormCallers:
     """Several callers that share a connection pool."""
 
-    def __init__(self, url: str, ran_path: Path, count: int = 8) -> None:
+    def __init__(
+        self, url: str, ran_path: Path, count: int = 8, retry_seconds: float = 0.2
+    ) -> None:
         self._http = httpx.AsyncClient(
             base_url=url,
             timeout=_TIMEOUT_SECONDS,
@@ -38,6 +39,7 @@ class StormCallers:
         )
         self._ran_path = ran_path
         self._count = count
+        self._retry_seconds = retry_seconds
         #: The number of requests without a response, or with a response 5xx or 429.
         self.retries = 0
 
@@ -104,7 +106,7 @@ class StormCallers:
             if response is not None:
                 break
             attempt += 0 if is_one_job else 1
-            await asyncio.sleep(_RETRY_SECONDS)
+            await asyncio.sleep(self._retry_seconds)
         body = response.json()
         # If the job failed during the wait, the problem document contains it.
         shown = body if response.is_success else body.get("job")
@@ -196,7 +198,7 @@ class StormCallers:
             response = await self._once(method, url, headers=headers)
             if response is not None:
                 return response
-            await asyncio.sleep(_RETRY_SECONDS)
+            await asyncio.sleep(self._retry_seconds)
 
     async def _once(self, method: str, url: str, **request: Any) -> httpx.Response | None:
         """Send a request. Return None if the response is lost or its status is 429 or 5xx."""

@@ -415,7 +415,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     add(
         "--settle",
         type=float,
-        default=180.0,
+        default=300.0,
         metavar="SECONDS",
         help="after the load, give up if no job ends for this time (%(default)s)",
     )

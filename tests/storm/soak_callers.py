@@ -32,7 +32,8 @@ class SoakCallers(StormCallers):
     """Callers of several tenants. A refused request is noted, and the soak goes on."""
 
     def __init__(self, url: str, ran_path: Path, count: int = 8) -> None:
-        super().__init__(url, ran_path, count)
+        # Responses with 503 have a Retry-After of a second or more.
+        super().__init__(url, ran_path, count, retry_seconds=1.0)
         #: The first responses that the gateway must not have sent.
         self.refusals: list[str] = []
         #: The number of jobs that were shown to another tenant.
