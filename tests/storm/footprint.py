@@ -28,9 +28,13 @@ class Slope:
     error_per_minute: float
     observed_seconds: float
 
+    def grows(self, bound_per_minute: float) -> bool:
+        """Return whether the growth is over the bound by more than two standard errors."""
+        return self.per_minute - 2 * self.error_per_minute > bound_per_minute
+
     def is_flat(self, bound_per_minute: float) -> bool:
-        """Return whether the growth is within the bound, allowing for two standard errors."""
-        return self.per_minute - 2 * self.error_per_minute <= bound_per_minute
+        """Return whether the growth is within the bound, and known as exactly as the bound."""
+        return not self.grows(bound_per_minute) and self.error_per_minute <= bound_per_minute
 
 
 @dataclass

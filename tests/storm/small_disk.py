@@ -62,7 +62,8 @@ class Tmpfs:
         del pids
         # A size of less than the used space is refused, and a file may grow meanwhile.
         for spare_kib in (0, 16, 256, 4096):
-            used_kib = math.ceil(shutil.disk_usage(self._folder).used / _KIB)
+            # A size of 0 would be no limit.
+            used_kib = max(4, math.ceil(shutil.disk_usage(self._folder).used / _KIB))
             try:
                 _mount("-o", f"remount,size={used_kib + spare_kib}k", str(self._folder))
             except OSError:

@@ -9,8 +9,8 @@ after a calm part, in which the neighbour's usual wait is measured. The last par
 that the processes live long enough to measure their memory.
 
 Exit code: 0 if no job was lost, wrong, doubled or expired by a crash, no webhook was lost or
-forged, no job was shown to another tenant, and memory and open files were flat. 1 if a promise was
-broken, 2 if the system could not be started.
+forged, no job was shown to another tenant, and neither memory nor open files grew. 1 if a promise
+was broken, 2 if the system could not be started.
 """
 
 import argparse
@@ -301,12 +301,12 @@ def find_failures(run: Soak) -> list[str]:
             failures.append(f"{webhooks.unsigned} webhooks had no valid signature")
     options = run.options
     for role in run.footprint.roles(options.warm_up):
-        if role.memory and not role.memory.is_flat(options.memory_bound * MIB):
+        if role.memory and role.memory.grows(options.memory_bound * MIB):
             failures.append(
                 f"the memory of {role.role} grows by {role.memory.per_minute / MIB:.1f} MiB a "
                 f"minute; the bound is {options.memory_bound:g}"
             )
-        if role.files and not role.files.is_flat(options.files_bound):
+        if role.files and role.files.grows(options.files_bound):
             failures.append(
                 f"the open files of {role.role} grow by {role.files.per_minute:.1f} a minute; "
                 f"the bound is {options.files_bound:g}"

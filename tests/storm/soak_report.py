@@ -118,7 +118,9 @@ def _slope(slope: Slope | None, unit: int) -> str:
 def _verdict(slope: Slope | None, bound: float) -> str:
     if slope is None:
         return "observed too briefly"
-    return "flat" if slope.is_flat(bound) else "grows"
+    if slope.grows(bound):
+        return "grows"
+    return "flat" if slope.is_flat(bound) else "varies too much to tell"
 
 
 def describe_soak(run: "Soak") -> Iterator[str]:

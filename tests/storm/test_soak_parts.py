@@ -23,7 +23,7 @@ from standardwebhooks import Webhook
 from contract.catalogue import Catalogue
 from tests.storm import hostile
 from tests.storm.faults import FullDisk, SlowLink, Stop, plan_faults
-from tests.storm.footprint import MIB, Life, fit
+from tests.storm.footprint import MIB, Life, Slope, fit
 from tests.storm.jobs import BrokenPromises, JobKind
 from tests.storm.kills import Kill
 from tests.storm.outside import Outside
@@ -269,6 +269,42 @@ def test_a_process_with_a_full_disk_cannot_write_until_the_disk_is_free(
     assert ask(writer) == "written"
 
 
+def test_a_full_tmpfs_refuses_writes_until_it_is_free_and_ends_with_its_program(
+    tmp_path: Path,
+) -> None:
+    program = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from tests.storm.small_disk import Tmpfs, enter_mount_namespace\n"
+        "if not enter_mount_namespace(sys.orig_argv, dict(os.environ)):\n"
+        "    sys.exit(5)\n"
+        f"disk = Tmpfs(Path({str(tmp_path / 'disk')!r}), 2**20)\n"
+        "disk.mount()\n"
+        f"file = Path({str(tmp_path / 'disk' / 'file')!r})\n"
+        "def write():\n"
+        "    try:\n"
+        "        file.write_bytes(bytes(200_000))\n"
+        "    except OSError as error:\n"
+        "        print(error.strerror)\n"
+        "    else:\n"
+        "        print('written')\n"
+        "write()\n"
+        "file.write_bytes(b'')\n"
+        "disk.fill([])\n"
+        "write()\n"
+        "disk.free([])\n"
+        "write()\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if run.returncode == 5:
+        pytest.skip("this system permits no mount namespace")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split("\n")[:3] == ["written", "No space left on device", "written"]
+    assert not (tmp_path / "disk" / "file").exists()
+
+
 # Attacks
 
 
@@ -368,7 +404,7 @@ def test_one_slope_is_found_for_several_lives_at_different_levels() -> None:
     assert slope is not None
     assert slope.per_minute == pytest.approx(3 * MIB, rel=0.05)
     assert slope.is_flat(4 * MIB)
-    assert not slope.is_flat(2 * MIB)
+    assert slope.grows(2 * MIB)
 
 
 def test_growth_in_the_warm_up_and_short_peaks_do_not_count() -> None:
@@ -378,6 +414,12 @@ def test_growth_in_the_warm_up_and_short_peaks_do_not_count() -> None:
     assert slope is not None
     assert slope.is_flat(0.1 * MIB)
     assert slope.per_minute == pytest.approx(0, abs=0.1 * MIB)
+
+
+def test_a_slope_that_is_not_known_exactly_is_neither_growing_nor_flat() -> None:
+    slope = Slope(per_minute=400.0, error_per_minute=310.0, observed_seconds=300.0)
+    assert not slope.grows(4.0)
+    assert not slope.is_flat(4.0)
 
 
 def test_a_process_that_lives_too_briefly_has_no_slope() -> None:
