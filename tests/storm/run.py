@@ -36,6 +36,8 @@ class Storm:
     own_deaths: Counter[str] = field(default_factory=Counter)
     runs: Counter[str] = field(default_factory=Counter)
     retries: int = 0
+    #: What `kills` contains: a soak also has other faults.
+    fault_name: str = "kills"
     notes: list[str] = field(default_factory=list)
     #: Broken conditions other than the promises to each job, such as a job that was not cancelled.
     failures: list[str] = field(default_factory=list)
@@ -172,7 +174,7 @@ def count(run: Storm, broken: BrokenPromises) -> dict[str, str | int]:
         "doubled": len(broken.doubled),
         "expired by a crash": len(broken.expired),
         "queued after cancellation": len(broken.requeued),
-        "kills": f"{len(run.kills)}  {format_counts(run.kills)}",
+        run.fault_name: f"{len(run.kills)}  {format_counts(run.kills)}",
         "deaths without a kill": f"{own_deaths.total()}  {format_counts(own_deaths.elements())}",
         "ran more than once": f"{len(rerun)} jobs",
         "unknown at times": sum(job.was_unknown for job in accepted),

@@ -441,6 +441,7 @@ def main(arguments: list[str], *, may_mount: bool = False) -> int:
         options,
         StormEngine(name=options.engine, seed=options.seed),
         [],
+        fault_name="faults",
         callers=callers,
         models=options.models,
         attacks=options.attacks,
