@@ -24,8 +24,8 @@ METADATA_ADDRESS = "http://169.254.169.254"
 _SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB|TiB)")
 _SHIFTS = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
 _DEFAULT_TURN_SECONDS = 5.0
-# Enough for one image of 50 million pixels and some smaller inputs.
-DEFAULT_INPUT_MEMORY_BYTES = 512 * 1024 * 1024
+# Enough for one image of 50 million pixels in the format that needs the most memory.
+DEFAULT_INPUT_MEMORY_BYTES = 1024 * 1024 * 1024
 
 _HTTP_ADDRESS = re.compile(r"http://[\w.-]+(:\d{1,5})?")
 _DEFAULT_HEALTH_PORT = 8081

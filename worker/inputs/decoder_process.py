@@ -9,15 +9,17 @@ The parent and a child exchange one JSON line at a time over a socket. File desc
 data in both directions:
 
     parent   media type, largest number of pixels; with the descriptor of the file
-    child    the size of the image, or an error
+    child    the size of the image and the memory that it needs, or an error
     parent   "decode", after it has reserved the memory
     child    the EXIF orientation, with the descriptor of the pixels, or an error
 """
 
 import contextlib
 import json
+import math
 import mmap
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -92,7 +94,7 @@ class DecoderProcesses:
             with _shared_file(data) as file:
                 header, _ = child.ask(asked, file)
             width, height = header["size"]
-            reserve(images.memory_bytes((width, height)))
+            reserve(header["memory_bytes"])
             answer, pixels = child.ask({"decode": True})
             if pixels is None:
                 raise _Gone
@@ -168,7 +170,10 @@ class _Child:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603  our own program
-                [sys.executable, "-m", "worker.inputs.decoder_process", str(theirs.fileno())],
+                [
+                    *(sys.executable, "-m", "worker.inputs.decoder_process"),
+                    *(str(theirs.fileno()), str(math.ceil(limit_seconds))),
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env=_environment(),
@@ -260,7 +265,7 @@ def _read_pixels(descriptor: int, size: tuple[int, int]) -> Image.Image:
 def main() -> None:
     """Serve as a child process until the parent closes its socket."""
     os.nice(_NICE)
-    connection = socket.socket(fileno=int(sys.argv[1]))
+    connection, limit_seconds = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
     _send(connection, {"ready": True}, None)
     while True:
         message, file = _receive(connection)
@@ -268,12 +273,20 @@ def main() -> None:
             return
         if file is None:
             continue
+        _limit_processor_time(2 * limit_seconds)
         try:
             _decode(connection, message, file)
         except InvalidInput as error:
             _send(connection, {"error": str(error)}, None)
         finally:
             os.close(file)
+
+
+def _limit_processor_time(seconds: int) -> None:
+    """Let the kernel kill this process after this processor time, also if the parent has died."""
+    used_seconds = math.ceil(time.process_time())
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (used_seconds + seconds, most))
 
 
 def _decode(connection: socket.socket, asked: _Message, file: int) -> None:
@@ -285,7 +298,9 @@ def _decode(connection: socket.socket, asked: _Message, file: int) -> None:
         mmap.mmap(file, size_bytes, access=mmap.ACCESS_READ) as data,
         images.open_image(data, asked["media_type"], asked["max_pixels"]) as picture,
     ):
-        _send(connection, {"size": picture.size}, None)
+        # The file is a copy of the parent's data, and is in memory, too.
+        memory_bytes = images.memory_bytes(picture, data) + size_bytes
+        _send(connection, {"size": picture.size, "memory_bytes": memory_bytes}, None)
         message, _ = _receive(connection)
         if message is None:
             sys.exit()

@@ -120,7 +120,7 @@ def _open_image(
         with picture:
             return images.to_rgb(picture)
 
-    return _opened(images.memory_bytes(picture.size), decode)
+    return _opened(images.memory_bytes(picture, data), decode)
 
 
 def _opened_for_process(
