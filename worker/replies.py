@@ -58,7 +58,8 @@ _MAX_PRODUCER_SECONDS: Final = 30.0
 
 _MAX_CACHE_BYTES: Final = 64 * 1024 * 1024
 _MAX_CACHE_SECONDS: Final = 600.0
-# The size of a cache entry without its reply, so that the limit also bounds many small entries.
+# The size of a cache entry without its reply. It is counted, so that the limit also holds for many
+# small entries.
 _ENTRY_BYTES: Final = 500
 
 
@@ -91,7 +92,7 @@ class GatewayClient:
         self._pools.clear()
 
     def check(self, url: str) -> None:
-        """Check a reply URL; raise ReplyForbidden if replies must not be sent to it."""
+        """Check a reply URL. Raise ReplyForbidden if replies must not be sent to this URL."""
         self._parse(url)
 
     def is_wanted(self, url: str) -> bool | None:
@@ -109,7 +110,7 @@ class GatewayClient:
         return status != _GONE
 
     def report(self, url: str, body: bytes) -> bool:
-        """Send a progress report; return False if the gateway answers that the job must stop.
+        """Send a progress report. Return False if the gateway answers that the job must stop.
 
         If the gateway does not answer, the result is True, so that the job continues.
         """
@@ -122,7 +123,7 @@ class GatewayClient:
         return status != _GONE
 
     def send(self, url: str, body: bytes, wait: Wait) -> None:
-        """Send a reply. Try again until the gateway accepts the reply.
+        """Send a reply. Try again until the gateway accepts it or answers that the job has ended.
 
         `wait` sleeps before each new try, and returns False if the method must give up.
 
@@ -146,7 +147,7 @@ class GatewayClient:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> int:
-        """Send a request to an address that `_parse` has checked; return the response's status."""
+        """Send a request to a URL that `_parse` has checked, and return the response's status."""
         now = time.monotonic()
         if now - self._used_at > _KEEP_ALIVE_SECONDS:
             self._pools.clear()
@@ -163,9 +164,12 @@ class GatewayClient:
         return response.status
 
     def _try_send(self, url: Url, body: bytes) -> str | None:
-        """Send the reply once; return a description of the failure if a retry may succeed.
+        """Send the reply once. Return a description of the failure if a retry may succeed.
 
-        Return None if the gateway accepted the reply or if the job has ended.
+        Return None if the gateway accepted the reply or answered that the job has ended.
+
+        Raises:
+            ReplyRefused: The gateway will never accept this reply.
         """
         try:
             status = self._request("POST", url, _REPLY_TIMEOUT, body, self._trace_headers())
@@ -214,7 +218,7 @@ class ReplyQueueSender(Protocol):
         """Send one reply, and wait until the broker confirms it.
 
         Raises:
-            BrokerAway: The broker cannot be reached now; the caller may try again.
+            BrokerAway: The broker cannot be reached now. The caller may try again.
             ReplyForbidden: The queue does not exist.
         """
         ...
@@ -230,7 +234,7 @@ class QueueReplies:
         self._lock = threading.Lock()
 
     def check(self, queue: str) -> None:
-        """Check the name of a reply queue; raise ReplyForbidden if the queue is not allowed."""
+        """Check the name of a reply queue. Raise ReplyForbidden if the queue is not allowed."""
         if not may_take_replies(queue, self._own_queues):
             raise ReplyForbidden(f"replies must not be sent to the queue {queue[:100]!r}")
 
@@ -263,7 +267,7 @@ class WebhookReplies:
         self._secrets = secrets
 
     def check(self, url: str) -> None:
-        """Check a webhook URL; raise ReplyForbidden if the SSRF guard does not allow this URL."""
+        """Check a webhook URL. Raise ReplyForbidden if the SSRF guard does not allow this URL."""
         try:
             self._http.check(url)
         except ForbiddenAddress as error:
@@ -308,9 +312,10 @@ class ReplySenders:
         self._webhooks = webhooks
 
     def check(self, reply_to: ReplyTo | None) -> None:
-        """Check a reply address before the job runs.
+        """Check a reply address before the job runs. Do nothing if `reply_to` is None.
 
-        Raises ReplyForbidden if replies must not be sent to the address.
+        Raises:
+            ReplyForbidden: Replies must not be sent to this address.
         """
         match reply_to:
             case ReplyUrl(url):

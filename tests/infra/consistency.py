@@ -48,7 +48,7 @@ def queues_match_the_catalogue(files: DeploymentFiles) -> None:
             found[name]["deadLetteringOnMessageExpiration"]
             is properties["DeadLetteringOnMessageExpiration"]
         )
-        assert seconds(found[name]["lockDuration"]) <= 300, "the maximum of Service Bus"
+        assert seconds(found[name]["lockDuration"]) <= 300, "longer than Service Bus permits"
     template = files.module("servicebus")
     for key in (*found[next(iter(found))].keys() - {"name"},):
         assert f"{key}: each.{key}" in template, key
@@ -92,7 +92,7 @@ def scaled_objects_match_their_deployments(files: DeploymentFiles) -> None:
         ]
         assert sorted(targets) == sorted(deployments), name
         for scaled in of_kind(manifests, "ScaledObject"):
-            assert scaled["spec"]["minReplicaCount"] == 0, "workers scale to zero"
+            assert scaled["spec"]["minReplicaCount"] == 0, "workers do not scale to zero"
             policy = scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
             longest = max(
                 pod(each)["terminationGracePeriodSeconds"]
@@ -107,7 +107,7 @@ def ports_and_probes_match(files: DeploymentFiles) -> None:
     """Check that the worker's port is the port that is exposed, probed and scraped."""
     environment = image_environment(files)
     port = environment["HEALTH_PORT"]
-    assert environment["HEALTH_HOST"] == "0.0.0.0", "probes connect from outside the container"
+    assert environment["HEALTH_HOST"] == "0.0.0.0", "probes from outside cannot connect"
     dockerfile = files.text("worker/Dockerfile")
     assert re.findall(r"^EXPOSE (\d+)$", dockerfile, re.MULTILINE) == [port]
     probes = re.findall(r"httpGet: \{ path: '(/\w+)', port: (\d+) \}", files.module("worker-aca"))
@@ -115,7 +115,7 @@ def ports_and_probes_match(files: DeploymentFiles) -> None:
     assert {number for _, number in probes} == {port}
     thresholds = re.findall(r"failureThreshold: (\d+)", files.module("worker-aca"))
     assert len(thresholds) == len(probes)
-    assert max(map(int, thresholds)) <= 10, "the maximum of Container Apps"
+    assert max(map(int, thresholds)) <= 10, "more than Container Apps permit"
     assert "for model in models: if (!empty(image)) {" in files.module("worker-aca")
     for manifests in files.overlays.values():
         maps = {each["metadata"]["name"]: each["data"] for each in of_kind(manifests, "ConfigMap")}
@@ -178,14 +178,18 @@ def role_assignment_names_contain_their_principals(files: DeploymentFiles) -> No
 
 
 def metrics_of_the_cluster_are_collected(files: DeploymentFiles) -> None:
-    """Check that the collection rule names the endpoint to which the metrics agents send."""
+    """Check that the data collection rule names the endpoint to which the metrics agents send."""
     cluster = files.module("cluster")
     assert "dataCollectionEndpointId: collection.id" in cluster
     assert "resource collection 'Microsoft.Insights/dataCollectionEndpoints@" in cluster
 
 
 def grace_periods_cover_the_drain(files: DeploymentFiles) -> None:
-    """Check that each grace period covers the longest default job, a message lock and the drain."""
+    """Check that each grace period covers the longest job, a message lock and the drain.
+
+    The longest job lasts until the default deadline of its model. If the model reports progress,
+    the longest job lasts until the maximum deadline.
+    """
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     for manifests in files.overlays.values():
         for deployment in of_kind(manifests, "Deployment"):
@@ -202,7 +206,7 @@ def grace_periods_cover_the_drain(files: DeploymentFiles) -> None:
         longest = catalogue.model(model["name"]).deadline_seconds
         assert model["graceSeconds"] >= longest
     assert "min(model.graceSeconds, 600)" in files.module("worker-aca"), (
-        "the maximum of Container Apps"
+        "graceSeconds is not limited to 600, the maximum of Container Apps"
     )
 
 
@@ -214,7 +218,7 @@ def pods_are_restricted(files: DeploymentFiles) -> None:
         for deployment in of_kind(manifests, "Deployment"):
             context = pod(deployment)["securityContext"]
             assert context["runAsNonRoot"] is True
-            assert str(context["runAsUser"]) == user, "the image's own user"
+            assert str(context["runAsUser"]) == user, "not the user of the image"
             assert context["seccompProfile"] == {"type": "RuntimeDefault"}
             assert pod(deployment)["automountServiceAccountToken"] is False
             volumes = {each["name"] for each in pod(deployment)["volumes"]}
@@ -250,7 +254,7 @@ def the_api_management_policy_is_valid_xml(files: DeploymentFiles) -> None:
 
 
 def lifecycle_rules_cover_every_kind_of_blob(files: DeploymentFiles) -> None:
-    """Check that each prefix that the code writes has a lifecycle rule."""
+    """Check that each blob prefix that the code writes has a lifecycle rule."""
     code = "\n".join(
         path.read_text(encoding="utf-8")
         for folder in ("contract", "gateway")
@@ -287,16 +291,18 @@ def alert_queries_match_log_lines_and_routes(files: DeploymentFiles) -> None:
 
 
 def the_image_has_what_the_worker_needs(files: DeploymentFiles) -> None:
-    """Check that the image has the worker's extras and the folders that the worker imports."""
+    """Check that the image has the packages of the worker's extras and the folders of its code."""
     project = tomllib.loads(files.text("pyproject.toml"))["project"]["optional-dependencies"]
     wanted = {*project["worker"], *project["worker-loop"], *project["telemetry"]}
     lines = {line for line in files.text("worker/requirements.txt").splitlines() if line[0] != "#"}
     assert lines == {name for name in wanted if not name.startswith("loosely[")}
     dockerfile = files.text("worker/Dockerfile")
     assert "COPY functions/contract /app/contract\nCOPY worker /app/worker\n" in dockerfile
-    assert 'ENTRYPOINT ["python", "-m", "worker"]\n' in dockerfile, "the exec form, for signals"
+    assert 'ENTRYPOINT ["python", "-m", "worker"]\n' in dockerfile, (
+        "not the exec form, so signals do not reach Python"
+    )
     assert "STOPSIGNAL SIGTERM" in dockerfile
-    assert "{TORCH_INDEX:+--extra-index-url " in dockerfile, "PyTorch's index has only PyTorch"
+    assert "{TORCH_INDEX:+--extra-index-url " in dockerfile, "PyTorch's index is not an extra index"
     for base in re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE):
         assert re.fullmatch(r"[\w/.-]+:\d+\.\d+\.\d+[\w.-]*", base), f"{base} is not pinned"
         assert "." in base.split("/")[0], f"{base} is on Docker Hub, which limits pulls"

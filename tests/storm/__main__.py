@@ -3,8 +3,9 @@
     ./dev storm --engine azure-storage --jobs 500 --kills 20 --seed 7
     ./dev storm --engine azure-storage --cancel 200
 
-It starts its own system in a temporary directory on free ports. The seed determines which jobs are
-submitted, which components are killed, and the pauses. The exact moments depend on the machine.
+The command starts its own system in a temporary directory on free ports. The seed determines which
+jobs are submitted, which components are killed, and the pauses. The exact moments depend on the
+machine.
 
 Exit code: 0 if every promise was kept, 1 if a promise was broken, 2 if the system could not be
 started.
@@ -35,7 +36,10 @@ from tests.storm.run import (
 
 
 async def storm(rig: Rig, run: Storm) -> None:
-    """Submit a share of the jobs before each kill and after the last. Wait until all end."""
+    """Submit one share of the jobs before each kill, and the last share after the last kill.
+
+    Wait until all jobs end, and then read all jobs again.
+    """
     plan = plan_kills(run.options.kills, run.options.seed, rig.gateways)
     await rig.start("worker")
     run.say("every component is ready")
@@ -81,7 +85,9 @@ async def cancellations(rig: Rig, run: Storm) -> None:
                 run.say(run.notes[-1])
                 is_cancelled = [bool(j.final and j.final["status"] == "cancelled") for j in jobs]
                 if phase == "without a worker" and not all(is_cancelled):
-                    run.failures.append(f"{is_cancelled.count(False)} were not cancelled, {phase}")
+                    run.failures.append(
+                        f"{is_cancelled.count(False)} jobs were not cancelled, {phase}"
+                    )
         await read_all_again(rig, run, callers)
         run.retries = callers.retries
 
@@ -98,12 +104,12 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "--cancel",
         type=int,
         metavar="N",
-        help="instead of a storm, cancel N jobs right after their 202, without and with a worker",
+        help="instead of a storm, cancel N jobs without and N with a worker, right after their 202",
     )
     add("--cancel-share", type=float, default=0.1, help="share of cancelled jobs (%(default)s)")
     add("--seed", type=int, default=random.randrange(10_000))
     add("--visibility-timeout", type=float, default=10.0, metavar="SECONDS")
-    rates = f"of the {AZURE_STORAGE} engine (default: 0.005, with --cancel 0)"
+    rates = f"only for the {AZURE_STORAGE} engine (default: 0.005; with --cancel: 0)"
     add("--crash-rate", type=float, help=f"share of crash points at which a host dies, {rates}")
     add("--split-brain-rate", type=float, help=f"share of episodes that two hosts run, {rates}")
     add(
@@ -111,7 +117,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         type=float,
         default=60.0,
         metavar="SECONDS",
-        help="give up if no job ends for this time",
+        help="give up if no job ends for this time (%(default)s)",
     )
     add(
         "--limit",
@@ -120,7 +126,11 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         metavar="SECONDS",
         help="time limit of the run (%(default)s)",
     )
-    add("--data", type=Path, help="directory of the system, which is kept (default: temporary)")
+    add(
+        "--data",
+        type=Path,
+        help="directory for the system, which is kept (default: temporary)",
+    )
     return parser.parse_args(arguments)
 
 

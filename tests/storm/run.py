@@ -23,7 +23,7 @@ _MAX_SHOWN = 10
 
 @dataclass
 class Storm:
-    """The options of a storm and its current results. A report is possible at any time.
+    """The options and the current results of a storm. `report` prints them at any time.
 
     `options` has the seed, the seconds to `settle`, and the `limit` of the run in seconds.
     """
@@ -39,7 +39,7 @@ class Storm:
     #: What `kills` contains: a soak also has other faults.
     fault_name: str = "kills"
     notes: list[str] = field(default_factory=list)
-    #: Broken conditions other than the promises to each job, such as a job that was not cancelled.
+    #: Failures other than broken promises, such as the end of the time limit.
     failures: list[str] = field(default_factory=list)
 
     @property
@@ -48,7 +48,7 @@ class Storm:
         return self.jobs
 
     def say(self, text: str) -> None:
-        """Print a line of progress, with the time and the numbers of jobs."""
+        """Print `text` with the time since the start and the counts of accepted and ended jobs."""
         seconds = time.monotonic() - self.begun
         accepted = sum(job.is_accepted for job in self.judged)
         ended = sum(job.final is not None for job in self.judged)
@@ -59,7 +59,7 @@ AnyStorm = TypeVar("AnyStorm", bound=Storm)
 
 
 async def wait_until_all_ended(run: Storm) -> None:
-    """Wait until every accepted job has ended. Stop if no job has ended for `--settle` seconds."""
+    """Wait until all accepted jobs have ended. Give up if none ends for `--settle` seconds."""
     open_count, changed_at = -1, time.monotonic()
     while left := sum(job.is_open for job in run.judged):
         if left != open_count:
@@ -74,7 +74,10 @@ async def wait_until_all_ended(run: Storm) -> None:
 
 
 async def read_all_again(rig: Rig, run: Storm, callers: StormCallers) -> None:
-    """Read each job from each host when all queues are empty. Final jobs must not change."""
+    """Read each accepted job again from each host, after all queues are empty or after 60 s.
+
+    `StormJob.see` records each final job that has changed.
+    """
     end = time.monotonic() + _EMPTY_WITHIN_SECONDS
     while (count := await rig.message_count()) != 0:
         if time.monotonic() > end:
@@ -103,7 +106,9 @@ async def run_scenario(
     data: Path,
     options: RigOptions | None = None,
 ) -> None:
-    """Run a scenario on its own system, within the time limit.
+    """Run a scenario on its own system.
+
+    Record a failure if the time limit passes or a signal stops the scenario.
 
     Raises:
         RigError: if the system could not be started.
@@ -116,7 +121,9 @@ async def run_scenario(
         async with asyncio.timeout(run.options.limit):
             await _run_unlimited(scenario, run, data, options or RigOptions())
     except TimeoutError:
-        run.failures.append(f"not done within the limit of {run.options.limit:g} s")
+        run.failures.append(
+            f"not finished within {run.options.limit:g} s, the time limit of --limit"
+        )
     except asyncio.CancelledError:
         run.failures.append("stopped by a signal")
 
@@ -146,7 +153,7 @@ def _messages(error: BaseException) -> list[str]:
 
 
 def report(run: Storm) -> bool:
-    """Print the results of the storm. Return whether every promise was kept."""
+    """Print the results. Return True if no promise was broken and nothing else failed."""
     broken = BrokenPromises.find(run.judged)
     print_line("")
     for name, value in count(run, broken).items():

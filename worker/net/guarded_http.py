@@ -64,7 +64,8 @@ class GuardedHttp:
     def check(self, url: str) -> None:
         """Check the text of a URL without a DNS look-up.
 
-        Raises ForbiddenAddress if the URL is not allowed.
+        Raises:
+            ForbiddenAddress: The guard does not allow this URL.
         """
         self._guard.check_form(url)
 
@@ -78,8 +79,8 @@ class GuardedHttp:
     ) -> GuardedResponse:
         """Send one request and return the response.
 
-        At most one byte more than `limits.bytes` is read. If the returned body is longer than the
-        limit, the server's response is too large.
+        The returned body has at most `limits.bytes` + 1 bytes. If it is longer than `limits.bytes`,
+        the server's response is too large.
 
         Raises:
             ForbiddenAddress: The guard does not allow this URL.

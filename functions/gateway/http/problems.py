@@ -171,7 +171,8 @@ RATE_LIMITED: Final = ProblemKind(
     "The rate limit is exceeded",
     True,
     "Try again after `Retry-After` seconds. The header `RateLimit` contains the remaining "
-    "requests, `RateLimit-Policy` the limit of the API key.",
+    "requests, `RateLimit-Policy` the limit of the API key. Inputs by URL have a limit of their "
+    "own for each tenant, `URL_INPUT_RATE`.",
 )
 INFERENCE_FAILED: Final = ProblemKind(
     "inference-failed",

@@ -55,7 +55,7 @@ def test_the_function_app_imports_only_the_declared_requirements(path: Path) -> 
         assert re.search(rf"^{package}\b", requirements, re.MULTILINE)
 
 
-def test_host_json_has_the_settings_that_core_tools_needs() -> None:
+def test_host_json_sets_the_extension_bundle_the_route_prefix_and_the_task_hub() -> None:
     host = json.loads((FUNCTIONS / "host.json").read_text(encoding="utf-8"))
     assert host["version"] == "2.0"
     assert host["extensionBundle"] == {
@@ -66,7 +66,7 @@ def test_host_json_has_the_settings_that_core_tools_needs() -> None:
     assert host["extensions"]["durableTask"]["hubName"] == "loosely"
 
 
-def test_the_example_settings_file_contains_every_setting() -> None:
+def test_the_example_settings_file_contains_every_setting_of_the_gateway() -> None:
     example = json.loads((ROOT / "local.settings.example.json").read_text(encoding="utf-8"))
     values = example["Values"]
     assert all(isinstance(value, str) for value in values.values())

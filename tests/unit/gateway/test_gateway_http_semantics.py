@@ -29,7 +29,9 @@ async def test_a_request_with_the_current_etag_in_if_none_match_gets_status_304(
     assert changed.headers["etag"] != tag
 
 
-async def test_a_cancellation_with_an_outdated_etag_is_refused(gateway: RunningGateway) -> None:
+async def test_an_if_match_header_without_the_current_etag_gets_status_412(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     path = f"/v1/jobs/{job_id}"
     tag = (await gateway.http.get(path)).headers["etag"]
@@ -44,7 +46,7 @@ async def test_a_cancellation_with_an_outdated_etag_is_refused(gateway: RunningG
 
 
 @pytest.mark.parametrize("named", ['"a"', "a", "", '"', "W/", "\xff", '"' * 999])
-async def test_a_request_with_a_different_etag_in_if_none_match_gets_status_200(
+async def test_a_different_or_malformed_etag_in_if_none_match_gets_status_200(
     gateway: RunningGateway, named: str
 ) -> None:
     job_id = await gateway.accept()
@@ -53,7 +55,9 @@ async def test_a_request_with_a_different_etag_in_if_none_match_gets_status_200(
     assert answer.status_code == 200
 
 
-async def test_the_response_for_a_result_has_an_etag(gateway: RunningGateway) -> None:
+async def test_a_result_request_with_the_current_etag_gets_status_304(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     await gateway.reply()
     path = f"/v1/jobs/{job_id}/result"

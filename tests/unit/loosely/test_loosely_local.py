@@ -98,7 +98,9 @@ class TestLogs:
         os.close(log.open())
         assert log.last_line() == ""
 
-    def test_a_log_over_the_size_limit_is_truncated_during_writing(self, tmp_path: Path) -> None:
+    def test_a_log_over_the_size_limit_is_copied_and_truncated_during_writing(
+        self, tmp_path: Path
+    ) -> None:
         log = PartLog(tmp_path / "worker.log", limit_bytes=10)
         descriptor = log.open()
         os.write(descriptor, b"0123456789")
@@ -215,7 +217,7 @@ class TestChoice:
             (["blobs,worker"], ["worker"], {"blobs"}),
         ],
     )
-    def test_components_are_selected_by_the_option_only_and_by_the_option_without(
+    def test_the_up_options_only_and_without_select_components(
         self, only: list[str], without: list[str], expected: set[str]
     ) -> None:
         assert choose_parts(only, without) == expected

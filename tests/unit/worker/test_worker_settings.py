@@ -37,7 +37,7 @@ def test_settings_that_are_not_set_have_default_values() -> None:
     )
 
 
-def test_every_setting_is_read_from_the_environment() -> None:
+def test_settings_are_read_from_environment_variables() -> None:
     settings = WorkerSettings.from_env(
         {
             "SERVICE_BUS__fullyQualifiedNamespace": "ns.servicebus.windows.net",
@@ -126,6 +126,6 @@ def test_memory_settings_are_read_from_the_environment() -> None:
 
 
 @pytest.mark.parametrize("text", ["8", "8GB", "0GiB", "-1GiB", "1.5GiB", "GiB", "8 GiB", "²GiB"])
-def test_a_memory_size_without_a_valid_unit_is_refused(text: str) -> None:
+def test_an_invalid_memory_size_is_refused_with_an_example_of_a_valid_size(text: str) -> None:
     with pytest.raises(SettingsError, match=r"WORKER_DEVICE_MEMORY: expected a size such as 8GiB"):
         WorkerSettings.from_env(LEAST | {"WORKER_DEVICE_MEMORY": text})

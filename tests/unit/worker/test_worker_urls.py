@@ -1,4 +1,4 @@
-"""Inputs that are fetched from URLs, from a misbehaving server on loopback."""
+"""Inputs that the worker fetches from URLs of a misbehaving server on loopback."""
 
 import socket
 import threading
@@ -22,7 +22,10 @@ CLASSIFIER = Catalogue.load().model("classifier")
 
 @contextmanager
 def answering(data: bytes, *, hangs: bool = False) -> Iterator[str]:
-    """Yield the URL of a server that answers a single connection with these bytes."""
+    """Yield the URL of a server that answers a single connection with these bytes.
+
+    If `hangs` is true, the server then sends one byte at a time without end.
+    """
     released = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
 
