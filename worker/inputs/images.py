@@ -30,10 +30,13 @@ DAMAGED: Final = "the image is damaged or incomplete: it cannot be decoded to it
 Image.MAX_IMAGE_PIXELS = None
 
 # Measured, for the worst colour mode: the decoder's own memory, four bytes for each decoded pixel,
-# and a copy in RGB. A JPEG with several scans keeps all its coefficients, a WebP two further images.
+# and a copy in RGB. A JPEG with several scans keeps all its coefficients. A WebP keeps two further
+# images.
 _BYTES_PER_PIXEL: Final = {"JPEG": 9, "PNG": 9, "WEBP": 20}
 _BYTES_PER_PIXEL_OF_SCANS: Final = 16
-_STRIP_ROWS: Final = 256
+_STRIP_ROWS: Final = 64
+# While a strip is converted, each of its pixels needs up to this many bytes.
+_BYTES_PER_STRIP_PIXEL: Final = 16
 
 # Each scan of a progressive JPEG costs another pass over all pixels. Usual files have ten scans.
 _SCAN: Final = b"\xff\xda"
@@ -112,7 +115,8 @@ def memory_bytes(picture: Image.Image, data: bytes | mmap) -> int:
     a_pixel = _BYTES_PER_PIXEL[picture.format or ""]
     if _scan_count(picture, data) > 1:
         a_pixel = _BYTES_PER_PIXEL_OF_SCANS
-    return picture.width * picture.height * a_pixel
+    strip = picture.width * _STRIP_ROWS * _BYTES_PER_STRIP_PIXEL
+    return picture.width * picture.height * a_pixel + strip
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
