@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -38,9 +38,15 @@ class WebhookCounts:
 class Outside:
     """The servers outside the system: one receiver of webhooks, and one server of inputs."""
 
-    def __init__(self, seed: int, secret: str) -> None:
+    def __init__(self, seed: int, secrets: Mapping[str, str]) -> None:
+        """Create the servers.
+
+        Args:
+            seed: Determines which webhooks are refused at first.
+            secrets: The secret with which the webhooks of each tenant must be signed.
+        """
         self._chance = random.Random(f"outside {seed}")
-        self._webhook = Webhook(secret)
+        self._webhooks = {tenant: Webhook(secret) for tenant, secret in secrets.items()}
         self._received: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self._unsigned = 0
         self._runner: web.AppRunner | None = None
@@ -48,7 +54,7 @@ class Outside:
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=2 * _MAX_INPUT_BYTES)
-        app.router.add_post("/hook/{number}", self._receive)
+        app.router.add_post("/hook/{tenant}/{number}", self._receive)
         app.router.add_get("/input/{seed}/{number}/{size}", self._send_input)
         app.router.add_get("/slow", self._send_slowly)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
@@ -71,8 +77,8 @@ class Outside:
         body = await request.read()
         headers = {name.lower(): value for name, value in request.headers.items()}
         try:
-            self._webhook.verify(body, headers)
-        except WebhookVerificationError:
+            self._webhooks[request.match_info["tenant"]].verify(body, headers)
+        except (KeyError, WebhookVerificationError):
             self._unsigned += 1
             return web.Response(status=400)
         if self._chance.random() < _REFUSED_SHARE:

@@ -153,7 +153,7 @@ async def soak(rig: Rig, run: Soak) -> None:
     load = [run.callers[name] for name in ("acme", "acme-2", "bolt")]
     async with (
         SoakCallers(rig.url, rig.ran_path, count=16) as callers,
-        Outside(seed, _SECRET) as outside,
+        Outside(seed, _webhook_secrets(load)) as outside,
     ):
         queue: asyncio.Queue[StormJob] = asyncio.Queue(_WAITING_SUBMITS)
         producers = Producers(rig.service_bus_connection, seed)
@@ -191,6 +191,11 @@ async def soak(rig: Rig, run: Soak) -> None:
         run.retries = callers.retries
         run.failures += [f"unexpected response: {text}" for text in callers.refusals]
         run.webhooks = outside.judge(run.soak_jobs)
+
+
+def _webhook_secrets(callers: Sequence[Caller]) -> dict[str, str]:
+    """Return the secret that signs the webhooks of each tenant."""
+    return {caller.tenant: _SECRET for caller in callers}
 
 
 def _attacker(rig: Rig, run: Soak, callers: SoakCallers, outside_url: str) -> Attacker:

@@ -142,7 +142,7 @@ class SoakJob(StormJob):
     @property
     def webhook_url(self) -> str:
         """The address that receives the finished job."""
-        return f"{self.outside_url}/hook/{self.number}"
+        return f"{self.outside_url}/hook/{self.caller.tenant}/{self.number}"
 
     @property
     def media_type(self) -> str:

@@ -44,6 +44,7 @@ from tests.storm.soak_jobs import (
 CALLERS = [Caller("one", "acme", "key-1"), Caller("two", "bolt", "key-2")]
 MODELS = ("noop", "counting", "fragile", "classifier", "voice-activity")
 SECRET = "whsec_" + "c29ha3NvYWtzb2Frc29ha3NvYWtzb2Fr"
+OTHER_SECRET = "whsec_" + "A" * 32
 URL = "http://127.0.0.1:1"
 
 
@@ -154,7 +155,7 @@ def test_the_judge_counts_a_producers_second_reply_with_another_result_as_double
 
 @pytest.fixture
 async def outside() -> Any:
-    async with Outside(1, SECRET) as started:
+    async with Outside(1, {"acme": SECRET, "bolt": OTHER_SECRET}) as started:
         yield started
 
 
@@ -168,7 +169,9 @@ async def deliver(outside: Outside, body: bytes, secret: str = SECRET) -> None:
     }
     async with httpx.AsyncClient(trust_env=False) as client:
         while True:
-            response = await client.post(f"{outside.url}/hook/7", content=body, headers=headers)
+            response = await client.post(
+                f"{outside.url}/hook/acme/7", content=body, headers=headers
+            )
             if response.status_code != 503:
                 return
 
@@ -194,8 +197,8 @@ async def test_a_webhook_that_differs_from_the_finished_job_is_wrong(outside: Ou
     assert outside.judge([with_webhook()]).wrong == [7]
 
 
-async def test_a_webhook_with_another_secret_is_not_signed(outside: Outside) -> None:
-    await deliver(outside, json.dumps(ended("succeeded")).encode(), "whsec_" + "A" * 32)
+async def test_a_webhook_with_the_secret_of_another_tenant_is_not_signed(outside: Outside) -> None:
+    await deliver(outside, json.dumps(ended("succeeded")).encode(), OTHER_SECRET)
     counts = outside.judge([with_webhook()])
     assert (counts.unsigned, counts.missing) == (1, [7])
 
