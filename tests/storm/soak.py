@@ -6,7 +6,8 @@
 It starts its own system in a temporary directory on free ports of loopback. The seed determines the
 jobs, the faults and the attacks; the exact moments depend on the machine. Faults and attacks begin
 after a calm part, in which the neighbour's usual wait is measured. The last part has no kills, so
-that the processes live long enough to measure their memory.
+that the processes live long enough to measure their memory. The data of an hour takes about 5 GB, in
+memory if the disk can become full as a tmpfs.
 
 Exit code: 0 if no job was lost, wrong, doubled or expired by a crash, no webhook was lost or
 forged, no job was shown to another tenant, and neither memory nor open files grew. 1 if a promise
@@ -23,6 +24,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -406,7 +408,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     add(
         "--memory-bound",
         type=float,
-        default=4.0,
+        default=2.0,
         metavar="MIB",
         help="how fast the memory of a process may grow, in MiB per minute (%(default)s)",
     )
@@ -481,6 +483,9 @@ def main(arguments: list[str], *, may_mount: bool = False) -> int:
                 print_line(f"dev: {error}")
                 return 2
             run.failures.append(str(error))
+        except Exception as error:  # noqa: BLE001  the report of an hour must not be lost
+            traceback.print_exc()
+            run.failures.append(f"the soak itself failed: {error!r}")
         run.failures = find_failures(run)
         is_good = report(run)
         for line in describe_soak(run):
