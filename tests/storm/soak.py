@@ -1,13 +1,13 @@
 """Load a system with jobs of all kinds for a long time, under faults and attacks (`./dev soak`).
 
     ./dev soak --minutes 60 --seed 7 --report soak.md
-    ./dev soak --minutes 10 --hostile -many-scans,-brackets --faults kill,stop
+    ./dev soak --minutes 10 --hostile=-many-scans,-brackets --faults kill,stop
 
 It starts its own system in a temporary directory on free ports of loopback. The seed determines the
 jobs, the faults and the attacks; the exact moments depend on the machine. Faults and attacks begin
 after a calm part, in which the neighbour's usual wait is measured. The last part has no kills, so
-that the processes live long enough to measure their memory. The data of an hour takes about 5 GB, in
-memory if the disk can become full as a tmpfs.
+that the processes live long enough to measure their memory. The data of an hour takes about 5 GB.
+They are in memory if the disk that becomes full is a tmpfs.
 
 Exit code: 0 if no job was lost, wrong, doubled or expired by a crash, no webhook was lost or
 forged, no job was shown to another tenant, and neither memory nor open files grew. 1 if a promise
@@ -387,7 +387,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "--hostile",
         default="all",
         metavar="NAMES",
-        help="hostile inputs: all, none, names separated by commas, or -NAME to leave one out",
+        help="hostile inputs: all, none, or names separated by commas; =-NAME leaves one out",
     )
     add(
         "--faults",
