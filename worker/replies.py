@@ -39,7 +39,7 @@ from worker.net.guarded_http import GuardedHttp, Limits
 from worker.net.retries import Wait, backoff_seconds
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.sender import QueueSender
-from worker.settings import AzureEndpoint
+from worker.settings import PLAIN_HTTP, AzureEndpoint
 from worker.telemetry.recording import ServiceStatus
 
 _GONE: Final = 410
@@ -72,10 +72,16 @@ class GatewayClient:
         """Create the HTTP client. It connects when the first request is sent.
 
         Args:
-            hosts: The gateways to which replies may be sent, as `host:port`.
+            hosts: The gateways to which replies may be sent, as `host:port`; as `http://host:port`
+                if they may be sent without TLS. Loopback addresses never need TLS.
             trace_headers: Returns the HTTP headers that contain the current trace context.
         """
-        self._hosts = hosts
+        self._hosts = frozenset(host.removeprefix(PLAIN_HTTP) for host in hosts)
+        self._plain_hosts = frozenset(
+            host.removeprefix(PLAIN_HTTP).partition("/")[0]
+            for host in hosts
+            if host.startswith(PLAIN_HTTP)
+        )
         self._trace_headers = trace_headers
         self._status = ServiceStatus("the gateway")
         # urllib3 uses neither a proxy nor netrc, so the reply token reaches only the listed host.
@@ -198,13 +204,15 @@ class GatewayClient:
         except LocationParseError:
             raise ReplyForbidden("the reply URL cannot be parsed") from None
         host = url.host or ""
-        if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(host)):
-            raise ReplyForbidden(
-                "the scheme of the reply URL must be https; http is allowed only for "
-                "loopback addresses"
-            )
         port = url.port or (443 if url.scheme == "https" else 80)
-        if url.auth or f"{host}:{port}".lower() not in self._hosts:
+        address = f"{host}:{port}".lower()
+        is_plain_allowed = _is_loopback(host) or address in self._plain_hosts
+        if url.scheme != "https" and not (url.scheme == "http" and is_plain_allowed):
+            raise ReplyForbidden(
+                "the scheme of the reply URL must be https; http is allowed only for loopback "
+                "addresses and for hosts that REPLY_HOSTS lists with http://"
+            )
+        if url.auth or address not in self._hosts:
             raise ReplyForbidden(
                 f"the reply URL has the address {host}:{port}, which REPLY_HOSTS does not list"
             )

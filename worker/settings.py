@@ -19,6 +19,9 @@ from worker.process import available_processors, torch_threads
 
 T = TypeVar("T")
 
+PLAIN_HTTP = "http://"
+"""Begins an entry of REPLY_HOSTS to which replies may be sent without TLS."""
+
 METADATA_ADDRESS = "http://169.254.169.254"
 
 _SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB|TiB)")
@@ -216,9 +219,12 @@ def _hosts(environ: Mapping[str, str]) -> frozenset[str]:
     if not hosts:
         raise SettingsError("REPLY_HOSTS: is not set; expected the gateway's address as host:port")
     for host in hosts:
-        name, _, port = host.rpartition(":")
-        if not name or "/" in host or not (port.isascii() and port.isdecimal()):
-            raise SettingsError(f"REPLY_HOSTS: expected host:port, found {host!r}")
+        address = host.removeprefix(PLAIN_HTTP)
+        name, _, port = address.rpartition(":")
+        if not name or "/" in address or not (port.isascii() and port.isdecimal()):
+            raise SettingsError(
+                f"REPLY_HOSTS: expected host:port or http://host:port, found {host!r}"
+            )
     return hosts
 
 

@@ -143,6 +143,29 @@ def ports_and_probes_match(files: DeploymentFiles) -> None:
         assert port in allowed
 
 
+METADATA_SERVICE = "169.254.169.254/32"
+
+
+def only_workers_that_need_it_reach_the_metadata_service(files: DeploymentFiles) -> None:
+    """Check that the metadata service is reached only if WORKER_SCHEDULED_EVENTS is set."""
+    for name, manifests in files.overlays.items():
+        [policy] = of_kind(manifests, "NetworkPolicy")
+        assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+        assert policy["spec"]["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "worker"}
+        permitted = False
+        for rule in policy["spec"]["egress"]:
+            assert rule["to"], f"{name}: a rule permits every address"
+            for block in (each["ipBlock"] for each in rule["to"] if "ipBlock" in each):
+                if block["cidr"] == METADATA_SERVICE:
+                    permitted = True
+                    assert [each["port"] for each in rule["ports"]] == [80]
+                else:
+                    assert METADATA_SERVICE in block["except"], f"{name}: {block}"
+        maps = {each["metadata"]["name"]: each["data"] for each in of_kind(manifests, "ConfigMap")}
+        [worker] = [data for name, data in maps.items() if name.startswith("worker")]
+        assert permitted == ("WORKER_SCHEDULED_EVENTS" in worker), name
+
+
 def identities_trust_their_service_accounts(files: DeploymentFiles) -> None:
     """Check that the worker's identity trusts the tokens of the pods' service account."""
     cluster = files.module("cluster")
@@ -248,8 +271,15 @@ def access_keys_are_turned_off(files: DeploymentFiles) -> None:
 
 
 def the_api_management_policy_is_valid_xml(files: DeploymentFiles) -> None:
-    """Check that the policy file is valid XML and is sent as XML."""
-    assert ElementTree.fromstring(files.text("infra/apim-policy.xml")).tag == "policies"
+    """Check that the policy is valid XML, is sent as XML, and counts what callers cannot choose."""
+    policies = ElementTree.fromstring(files.text("infra/apim-policy.xml"))
+    assert policies.tag == "policies"
+    [limit] = policies.iter("rate-limit-by-key")
+    key = limit.attrib["counter-key"]
+    assert "Headers" not in key, "a caller chooses its headers, so it would choose its counter"
+    assert {"context.Subscription.Id", "context.Request.IpAddress"} <= set(
+        re.findall(r"[\w.]+", key)
+    )
     assert "format: 'xml'" in files.module("apim")
 
 
@@ -302,7 +332,9 @@ def the_image_has_what_the_worker_needs(files: DeploymentFiles) -> None:
         "not the exec form, so signals do not reach Python"
     )
     assert "STOPSIGNAL SIGTERM" in dockerfile
-    assert "{TORCH_INDEX:+--extra-index-url " in dockerfile, "PyTorch's index is not an extra index"
+    assert '--index-url "$TORCH_INDEX" -r /build/torch.txt' in dockerfile
+    assert dockerfile.count("--require-hashes -r /build/requirements") == 2
+    assert "COPY worker/requirements.lock worker/requirements-torch.lock /build/\n" in dockerfile
     for base in re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE):
         assert re.fullmatch(r"[\w/.-]+:\d+\.\d+\.\d+[\w.-]*", base), f"{base} is not pinned"
         assert "." in base.split("/")[0], f"{base} is on Docker Hub, which limits pulls"
@@ -319,6 +351,7 @@ CHECKS: tuple[Callable[[DeploymentFiles], None], ...] = (
     the_platform_can_scale_the_gateway,
     messages_of_a_dead_host_are_visible_after_a_minute,
     ports_and_probes_match,
+    only_workers_that_need_it_reach_the_metadata_service,
     identities_trust_their_service_accounts,
     role_assignment_names_contain_their_principals,
     pods_tolerate_exactly_the_taints_of_their_nodes,

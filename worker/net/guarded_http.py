@@ -98,6 +98,7 @@ class GuardedHttp:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(method, target.path, body, dict(headers))
             response = connection.getresponse()
+            _check_length(response)
             result = GuardedResponse(
                 response.status,
                 (response.getheader("content-type") or "").partition(";")[0].strip().lower(),
@@ -171,6 +172,22 @@ class _Connection(http.client.HTTPConnection):
             except OSError as error:
                 failure = error
         raise failure or TimeoutError
+
+
+def _check_length(response: http.client.HTTPResponse) -> None:
+    """Raise HTTPException if the length of the body is not certain (RFC 9112, section 6.3).
+
+    http.client would take the first of two lengths, and a proxy perhaps the other.
+    """
+    lengths = response.headers.get_all("content-length", [])
+    is_certain = not lengths or (
+        len(lengths) == 1
+        and lengths[0].strip(" \t").isdecimal()
+        and lengths[0].isascii()
+        and "transfer-encoding" not in response.headers
+    )
+    if not is_certain:
+        raise http.client.HTTPException("the response has more than one length")
 
 
 def _read(response: http.client.HTTPResponse, limit_bytes: int) -> bytes:

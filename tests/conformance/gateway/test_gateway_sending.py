@@ -192,6 +192,8 @@ async def test_a_webhook_attempt_fails_if_the_receiver_sends_headers_too_slowly(
         b"HTTP/1.1 two OK\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nx",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1, 2\r\n\r\nx",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         b"\x00" * 100,
     ],
 )
