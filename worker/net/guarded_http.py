@@ -1,8 +1,9 @@
 """Send HTTP requests to callers' URLs, but only to addresses that the SSRF guard allows.
 
 A subclass of `http.client.HTTPConnection` opens the socket, and connects only to addresses that the
-SSRF guard has checked. The time limit applies to the whole request and not to each read. Otherwise,
-a server that sends a single byte from time to time could prolong the request forever.
+SSRF guard has checked. The time limit applies to the whole request, with the DNS look-up, and not
+to each read. Otherwise, a server that sends a single byte from time to time could prolong the
+request forever.
 """
 
 import contextlib
@@ -14,8 +15,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from contract.guard import AddressGuard, Target
-from worker.errors import OutboundFailed
+from contract.errors import TooManyLookUps
+from contract.guard import AddressGuard, Resolver, Target
+from worker.errors import LookUpsBusy, OutboundFailed
 
 _PIECE_BYTES = 64 * 1024
 
@@ -43,11 +45,14 @@ class Limits:
 
     Attributes:
         bytes: The largest size of the response's body; 0 if the body is not read.
-        seconds: The longest duration of the whole request.
+        seconds: The longest duration of the whole request, with the DNS look-up.
+        share: For whom the host name is looked up in DNS. The look-ups of one share cannot use up
+            those of the others.
     """
 
     bytes: int
     seconds: float
+    share: str
 
 
 class GuardedHttp:
@@ -57,8 +62,9 @@ class GuardedHttp:
     followed.
     """
 
-    def __init__(self, guard: AddressGuard) -> None:
+    def __init__(self, guard: AddressGuard, resolver: Resolver) -> None:
         self._guard = guard
+        self._resolver = resolver
         self._tls = ssl.create_default_context()
 
     def check(self, url: str) -> None:
@@ -85,11 +91,14 @@ class GuardedHttp:
         Raises:
             ForbiddenAddress: The guard does not allow this URL.
             OutboundFailed: The server sent no complete response in time.
+            LookUpsBusy: Too many host names are being looked up.
         """
         target = self._guard.check_form(url)
         ends_at = time.monotonic() + limits.seconds
-        connection = _Connection(target, self._guard.resolve(target), self._tls, ends_at)
-        watchdog = threading.Timer(limits.seconds, connection.abort)
+        connection = _Connection(
+            target, self._resolve(target, ends_at, limits.share), self._tls, ends_at
+        )
+        watchdog = threading.Timer(max(0.0, ends_at - time.monotonic()), connection.abort)
         watchdog.daemon = True
         watchdog.start()
         try:
@@ -124,6 +133,19 @@ class GuardedHttp:
         if time.monotonic() >= ends_at:
             raise OutboundFailed("did not answer in time")
         return result
+
+    def _resolve(self, target: Target, ends_at: float, share: str) -> tuple[str, ...]:
+        try:
+            return self._guard.resolve(
+                target,
+                lambda host, port: self._resolver.look_up(
+                    host, port, share, ends_at - time.monotonic()
+                ),
+            )
+        except TimeoutError:
+            raise OutboundFailed("did not answer in time") from None
+        except TooManyLookUps as error:
+            raise LookUpsBusy(str(error)) from None
 
 
 class _Connection(http.client.HTTPConnection):
