@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from contract.webhook import format_secrets, parse_secrets, tenant_secrets
 from gateway.http.keys import Scope, make_key
 from loosely.local.environment import read_environment
 from tests.storm.faults import Fault, plan_faults
@@ -162,42 +163,47 @@ async def soak(rig: Rig, run: Soak) -> None:
         run.producer_jobs = producers.jobs
         neighbour = run.neighbour = Neighbour(callers, run.register, run.describe, run.seconds)
         operator = run.operator = Operator(callers, run.callers["operator"], run.register)
-        async with in_background(
-            callers.submit_all(queue),
-            callers.watch(run.jobs),
-            producers.receive(),
-            _sample(rig, run),
-        ):
-            neighbours = [
-                neighbour.run(run.callers["neighbour"], model, *options)
-                for model, options in _NEIGHBOURS.items()
-                if model in run.models
-            ]
+        try:
             async with in_background(
-                _feed(run, queue, load, outside.url),
-                producers.send(1.0),
-                operator.run(run.find_job, 2.0),
-                callers.cross_tenants(lambda: run.soak_jobs, load),
-                *neighbours,
+                callers.submit_all(queue),
+                callers.watch(run.jobs),
+                producers.receive(),
+                _sample(rig, run),
             ):
-                await asyncio.sleep(calm_seconds)
-                run.say("the calm part is over")
-                attacker = _attacker(rig, run, callers, outside.url)
-                async with in_background(_cause_faults(rig, run), _attack(run, attacker)):
-                    await asyncio.sleep(seconds - calm_seconds)
-            run.say("the load is over")
-            await queue.join()
-            await wait_until_all_ended(run)
-            await _wait_for_webhooks(run, outside)
-        await read_all_again(rig, run, callers)
-        run.retries = callers.retries
-        run.failures += [f"unexpected response: {text}" for text in callers.refusals]
-        run.webhooks = outside.judge(run.soak_jobs)
+                neighbours = [
+                    neighbour.run(run.callers["neighbour"], model, *options)
+                    for model, options in _NEIGHBOURS.items()
+                    if model in run.models
+                ]
+                async with in_background(
+                    _feed(run, queue, load, outside.url),
+                    producers.send(1.0),
+                    operator.run(run.find_job, 2.0),
+                    callers.cross_tenants(lambda: run.soak_jobs, load),
+                    *neighbours,
+                ):
+                    await asyncio.sleep(calm_seconds)
+                    run.say("the calm part is over")
+                    attacker = _attacker(rig, run, callers, outside.url)
+                    async with in_background(_cause_faults(rig, run), _attack(run, attacker)):
+                        await asyncio.sleep(seconds - calm_seconds)
+                run.say("the load is over")
+                await queue.join()
+                await wait_until_all_ended(run)
+                await _wait_for_webhooks(run, outside)
+            await read_all_again(rig, run, callers)
+        finally:
+            run.retries = callers.retries
+            run.failures += [f"unexpected response: {text}" for text in callers.refusals]
+            run.webhooks = outside.judge(run.soak_jobs)
 
 
 def _webhook_secrets(callers: Sequence[Caller]) -> dict[str, str]:
     """Return the secret that signs the webhooks of each tenant."""
-    return {caller.tenant: _SECRET for caller in callers}
+    secrets = parse_secrets(_SECRET)
+    return {
+        caller.tenant: format_secrets(tenant_secrets(secrets, caller.tenant)) for caller in callers
+    }
 
 
 def _attacker(rig: Rig, run: Soak, callers: SoakCallers, outside_url: str) -> Attacker:
