@@ -27,6 +27,8 @@ var warm = [
 ]
 
 var common = {
+  // Otherwise the host answers `/` with a page of its own.
+  AzureWebJobsDisableHomepage: 'true'
   AzureWebJobsStorage__accountName: hostStorage.name
   AzureWebJobsStorage__credential: 'managedidentity'
   AzureWebJobsStorage__clientId: identityClientId

@@ -16,6 +16,7 @@ from loosely import __version__
 #: For each subcommand, its module, and the name of its function or of its group in this module.
 _SUBCOMMANDS = {
     "up": ("up", "up"),
+    "open": ("pages", "open_page"),
     "submit": ("jobs", "submit"),
     "status": ("jobs", "status"),
     "result": ("jobs", "result"),

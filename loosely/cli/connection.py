@@ -59,9 +59,14 @@ def connect_operator(url: str | None, api_key: str | None) -> OperatorClient:
 
 def _connect(kind: type[C], url: str | None, api_key: str | None, retry: Retry) -> C:
     try:
-        return kind(url or _find_running_url() or DEFAULT_URL, api_key=api_key, retry=retry)
+        return kind(find_url(url), api_key=api_key, retry=retry)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--url or --api-key") from None
+
+
+def find_url(url: str | None) -> str:
+    """Return ``url``, or the URL of the running `loosely up`, or else the default URL."""
+    return url or _find_running_url() or DEFAULT_URL
 
 
 def _find_running_url() -> str | None:

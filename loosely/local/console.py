@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loosely.local import events
+from loosely.local.pages import PAGES, page_address
 from loosely.local.parts import Part
 
 
@@ -149,7 +150,7 @@ def show_usage(
         lines += [
             "Try:\n",
             f"  {_curl_command(url, picture)}\n",
-            f"API docs   {url}/docs",
+            *(f"{title:<10} {page_address(url, name)}" for name, title in PAGES.items()),
         ]
     lines += [f"Logs       {logs}", "Ctrl-C stops all components."]
     for line in lines:

@@ -20,10 +20,10 @@ from gateway.http.problems import HttpProblem, ProblemKind
 from gateway.http.responses import problem_response
 from gateway.http.routes import (
     dead_letters,
-    docs,
     health,
     jobs,
     models,
+    pages,
     submit,
     uploads,
     webhooks,
@@ -44,7 +44,7 @@ MODULES: Final = (
     health,
     dead_letters,
     open_inference,
-    docs,
+    pages,
 )
 
 _log = logging.getLogger(__name__)

@@ -45,6 +45,7 @@ _OPEN: Final = re.compile(
     r"/"
     r"|/openapi\.json"
     r"|/docs(?:/[^/]+)?"
+    r"|/pages/.+"
     r"|/schemas/[^/]+"
     r"|/v[12]/health/[^/]+"
     r"|/v1/jobs/[^/]+/(?:reply|progress)"

@@ -118,17 +118,17 @@ def problem_of_job(job: JobResource, *, has_run: bool | None = None) -> HttpProb
     return HttpProblem(kind, detail, **about, job=job)
 
 
-def answer_conditionally(request: Request, response: Response) -> Response:
+def answer_conditionally(request: Request, response: Response, caching: str = _CACHING) -> Response:
     """Return the response with an ETag, or 304 if If-None-Match contains this ETag.
 
-    The ETag is strong. It is computed from the content, so all instances of the app compute the
-    same ETag. Raises the problem `precondition-failed` if the request has an If-Match header that
-    does not contain the ETag.
+    `caching` is the value of Cache-Control. The ETag is strong. It is computed from the content, so
+    all instances of the app compute the same ETag. Raises the problem `precondition-failed` if the
+    request has an If-Match header that does not contain the ETag.
     """
     check_match(request, response)
     tag = _make_etag(bytes(response.body))
     response.headers["ETag"] = tag
-    response.headers["Cache-Control"] = _CACHING
+    response.headers["Cache-Control"] = caching
     if not _has_tag(request.headers.getlist("if-none-match"), tag):
         return response
     kept = {name: value for name, value in response.headers.items() if name in _HEADERS_OF_304}

@@ -7,6 +7,7 @@ delegation SAS. The gateway requests the signing key of this SAS from the storag
 
 from datetime import datetime
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import BlobSasPermissions, ContentSettings, generate_blob_sas
@@ -92,6 +93,10 @@ class BlobPayloadStore:
 class PayloadLinks(Protocol):
     """The interface for links to blobs. Each method raises Unavailable if the storage fails."""
 
+    @property
+    def origin(self) -> str:
+        """The origin of the links, for example `https://account.blob.core.windows.net`."""
+
     async def to_write(self, blob: str, expires_at: datetime) -> str:
         """Return a URL that permits only writing this blob, until `expires_at`."""
 
@@ -114,6 +119,16 @@ class SignedPayloadLinks:
     def __init__(self, container: PayloadContainer, public_url: str | None = None) -> None:
         self._container = container
         self._public_url = public_url
+
+    @property
+    def origin(self) -> str:
+        """The origin of the links, for example `https://account.blob.core.windows.net`."""
+        parts = urlsplit(self._base_url)
+        return f"{parts.scheme}://{parts.netloc}"
+
+    @property
+    def _base_url(self) -> str:
+        return (self._public_url or str(self._container.service.url)).rstrip("/")
 
     async def to_write(self, blob: str, expires_at: datetime) -> str:
         """Return a URL that permits only writing this blob, until `expires_at`.
@@ -142,10 +157,9 @@ class SignedPayloadLinks:
     async def _link(
         self, blob: str, permission: BlobSasPermissions, expires_at: datetime, **headers: Any
     ) -> str:
-        service = self._container.service
-        url = f"{(self._public_url or service.url).rstrip('/')}/{self._container.name}/{blob}"
+        url = f"{self._base_url}/{self._container.name}/{blob}"
         signature = generate_blob_sas(
-            str(service.account_name),
+            str(self._container.service.account_name),
             self._container.name,
             blob,
             permission=permission,

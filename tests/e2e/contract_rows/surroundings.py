@@ -6,6 +6,11 @@ from tests.e2e.contract_rows.row import Row, encoded
 
 _TENSOR: Final = {"name": "x", "datatype": "BYTES", "shape": [1], "data": ["hello"]}
 
+_PAGE: Final = {
+    "content-type": "text/html; charset=utf-8",
+    "content-security-policy": None,
+    "etag": None,
+}
 OTHERS: Final = (
     Row(*("the models", "GET", "/v1/models", 200)),
     Row(*("a model", "GET", "/v1/models/noop", 200), members={"name": "noop"}),
@@ -13,9 +18,28 @@ OTHERS: Final = (
     Row(*("liveness", "GET", "/v1/health/live", 200), members={"status": "live"}),
     Row(*("readiness", "GET", "/v1/health/ready", 200), members={"status": "ready"}),
     Row(*("the OpenAPI document", "GET", "/openapi.json", 200), members={"openapi": "3.1.0"}),
-    Row(*("the page of the API", "GET", "/docs", 200), headers={"content-security-policy": None}),
-    Row(*("the page of problems", "GET", "/docs/problems", 200)),
-    Row(*("the front page", "GET", "/", 200)),
+    Row(*("the page of the API", "GET", "/docs", 200), headers=_PAGE),
+    Row(*("the page of problems", "GET", "/docs/problems", 200), headers=_PAGE),
+    Row(
+        *("the links of the front page", "GET", "/", 200),
+        headers={"content-type": "application/json", "vary": "Accept"},
+        members={"docs": "/docs", "openapi": "/openapi.json", "pages": None},
+    ),
+    Row(*("the front page", "GET", "/", 200), sent={"accept": "text/html"}, headers=_PAGE),
+    Row(
+        *("a script of the pages", "GET", "/pages/docs.js", 200),
+        headers={
+            "content-type": "text/javascript; charset=utf-8",
+            "cache-control": "no-cache",
+            "etag": None,
+            "x-content-type-options": "nosniff",
+        },
+    ),
+    Row(
+        *("the headers of a style sheet", "HEAD", "/pages/site.css", 200),
+        headers={"content-type": "text/css; charset=utf-8"},
+    ),
+    Row(*("an unknown file of the pages", "GET", "/pages/docs.html", 404, "not-found")),
     Row(*("an unknown path", "GET", "/nothing", 404, "not-found")),
     Row(*("dead letters", "GET", "/v1/admin/dead-letters?model=noop", 200)),
     Row(

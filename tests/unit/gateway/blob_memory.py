@@ -70,6 +70,8 @@ class MemoryBlobs:
 class MemoryLinks:
     """Implements `PayloadLinks` with URLs that show their permissions."""
 
+    origin = "http://blobs.test"
+
     async def to_write(self, blob: str, expires_at: datetime) -> str:
         return f"http://blobs.test/{blob}?sp=cw&se={expires_at.isoformat()}"
 

@@ -92,7 +92,11 @@ async def test_an_api_key_is_accepted_in_the_authorization_and_x_api_key_headers
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/docs", "/docs/problems", "/openapi.json", "/v1/health/live", "/v1/health/ready"]
+    "path",
+    [
+        *("/", "/docs", "/docs/problems", "/pages/site.css", "/openapi.json"),
+        *("/v1/health/live", "/v1/health/ready"),
+    ],
 )
 async def test_public_routes_respond_to_requests_without_an_api_key(
     closed: RunningGateway, path: str

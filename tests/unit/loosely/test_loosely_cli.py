@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from tests.unit.loosely.scripted_gateway import (
     json_response,
     problem_response,
 )
+
+ROOT = Path(__file__).parents[3]
 
 TABLE = f"""\
 classifier  succeeded  queued 4 ms, inference 21 ms, total 39 ms  {JOB_ID}
@@ -391,3 +394,61 @@ def test_the_version_option_prints_the_version_and_the_help_option_prints_the_he
     helped = runner.invoke(app, ["--help"]).stdout
     for word in ("up", "submit", "status", "result", "cancel", "list", "models", "Exit codes"):
         assert word in helped
+
+
+def open_in_browser(tmp_path: Path, *arguments: str, exit_code: int = 0) -> tuple[int, str, str]:
+    """Run `loosely open` with a program as the browser; return exit code, output, and its URL."""
+    opened = tmp_path / "opened"
+    program = tmp_path / "browser"
+    program.write_text(f'#!/bin/sh\nprintf %s "$1" >{opened}\nexit {exit_code}\n', encoding="utf-8")
+    program.chmod(0o755)
+    environment = {**os.environ, "BROWSER": f"{program} %s", "PYTHONPATH": str(ROOT)}
+    for name in ("LOOSELY_URL", "DISPLAY", "PATH"):
+        environment.pop(name, None)
+    done = subprocess.run(
+        [sys.executable, "-m", "loosely", "open", *arguments],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    url = opened.read_text(encoding="utf-8") if opened.exists() else ""
+    return done.returncode, done.stdout + done.stderr, url
+
+
+@pytest.mark.parametrize(
+    ("arguments", "address"),
+    [
+        ((), "http://127.0.0.1:7071/"),
+        (("docs",), "http://127.0.0.1:7071/docs"),
+        (("docs", "--url", "https://api.example/base/"), "https://api.example/base/docs"),
+    ],
+)
+def test_the_open_command_shows_a_page_in_the_browser(
+    tmp_path: Path, arguments: tuple[str, ...], address: str
+) -> None:
+    code, output, opened = open_in_browser(tmp_path, *arguments)
+    assert (code, output, opened) == (0, f"{address}\n", address)
+
+
+def test_the_open_command_prints_the_address_if_no_browser_can_be_started(tmp_path: Path) -> None:
+    code, output, _ = open_in_browser(tmp_path, "docs", exit_code=1)
+    assert code == 1
+    assert output.startswith("http://127.0.0.1:7071/docs\n")
+    assert "open this address yourself" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("problems",), "there is no page 'problems'; the pages are docs"),
+        (("docs", "--url", "file:///etc/passwd"), "is not an http:// or https:// URL"),
+    ],
+)
+def test_the_open_command_refuses_unknown_pages_and_other_urls(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    code, output, opened = open_in_browser(tmp_path, *arguments)
+    assert (code, opened) == (2, "")
+    assert message in " ".join(output.replace("│", " ").split())

@@ -23,6 +23,7 @@ from loosely.local.data_directory import (
 from loosely.local.environment import find_root, shared_environment
 from loosely.local.errors import DataDirectoryInUse, PortBusy, RepositoryMissing, UnknownPart
 from loosely.local.logs import PartLog
+from loosely.local.pages import PAGES
 from loosely.local.parts import PART_NAMES, Part, SystemSettings, loosely_parts
 from loosely.local.ports import Ports, check_ports, free_base
 from loosely.local.probe import Probe, is_ready
@@ -330,6 +331,11 @@ class TestConsole:
             "http://127.0.0.1:7071/v1/models/classifier/jobs"
         ) in lines
         assert "API docs   http://127.0.0.1:7071/docs" in lines
+
+    def test_the_address_of_each_page_is_printed(self, capsys: pytest.CaptureFixture[str]) -> None:
+        show_usage(Console(), seconds=1, url="http://g", picture=Path("a"), logs=Path("logs"))
+        printed = capsys.readouterr().out
+        assert [name for name in PAGES if f" http://g/{name}\n" not in printed] == []
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
+from contract import media
 from contract.catalogue import Catalogue
 from gateway.dead_letters.store import LETTER_ID
 from gateway.http.authentication import is_open
+from gateway.http.openapi.examples import EXAMPLES, JOB_ID
 from gateway.http.problems import PROBLEM_KINDS, JobProblem, ProblemDetails, ProblemKind
 from gateway.http.requests import MAX_LIMIT
 from gateway.http.responses import PROBLEM_MEDIA_TYPE, OipError
@@ -26,12 +28,21 @@ _OPERATION_IDS: Final = {
     "live": "is_live",
     "ready": "is_ready",
 }
-_JOB_ID: Final = "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
+_TAGS: Final[Mapping[str, str]] = {
+    "jobs": "Submit a job, wait for its result, follow it, list the jobs and cancel one.",
+    "uploads": "Send an input that is too large for a submit: first get a link to blob storage.",
+    "models": "The models, what they accept, and how long their jobs wait.",
+    "open inference protocol": "The same jobs for clients of KServe and Triton.",
+    "health": "Whether this gateway is alive and accepts jobs.",
+    "workers": "Workers send these requests, with the token of one job.",
+    "admin": "Requests of operators, which need a key with the scope `admin`.",
+}
+"""The groups of routes in the order in which readers see them: those of callers come first."""
 _PATH_PARAMETERS: Final[Mapping[str, Document]] = {
     "job_id": {
         "description": "The job's id.",
         "schema": {"type": "string", "format": "uuid"},
-        "example": _JOB_ID,
+        "example": JOB_ID,
     },
     "model": {
         "description": "A name from `/v1/models`.",
@@ -44,7 +55,7 @@ _PATH_PARAMETERS: Final[Mapping[str, Document]] = {
             "for a letter from the low-priority queue."
         ),
         "schema": {"type": "string", "pattern": f"^{LETTER_ID}$"},
-        "example": _JOB_ID,
+        "example": JOB_ID,
     },
     "version": {
         "description": "Each model has one version.",
@@ -98,6 +109,9 @@ def describe(app: FastAPI) -> None:
 
 def _complete_document(document: Document, catalogue: Catalogue) -> Document:
     document["servers"] = [{"url": "/", "description": "The gateway that serves this document."}]
+    document["tags"] = [
+        {"name": name, "description": description} for name, description in _TAGS.items()
+    ]
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
@@ -145,12 +159,19 @@ def _complete(path: str, method: str, operation: Document) -> None:
         problem = response.get("content", {}).get(PROBLEM_MEDIA_TYPE)
         if problem is not None and status.isdigit():
             problem.setdefault("examples", _examples(path, int(status)))
+        _add_example(operation["operationId"], status, response)
         references = {
             name: {"$ref": f"#/components/headers/{name}"}
             for name in headers_of(operation["operationId"], status)
         }
         if references:
             response["headers"] = {**references, **response.get("headers", {})}
+
+
+def _add_example(operation_id: str, status: str, response: Document) -> None:
+    example = EXAMPLES.get((operation_id, status))
+    if example is not None:
+        response["content"][media.JSON]["example"] = example
 
 
 def _complete_parameter(parameter: Document) -> None:
@@ -186,7 +207,7 @@ def _examples(path: str, status: int) -> Document:
                 "title": kind.title,
                 "status": kind.status,
                 "detail": kind.advice,
-                "instance": path.format(job_id=_JOB_ID, letter_id=_JOB_ID, model="classifier"),
+                "instance": path.format(job_id=JOB_ID, letter_id=JOB_ID, model="classifier"),
                 "code": kind.code,
                 "retryable": kind.retryable,
                 "stage": "accept",
@@ -234,7 +255,7 @@ def _header(description: str, example: object, schema: Mapping[str, Any]) -> dic
     return {"description": description, "schema": dict(schema), "example": example}
 
 
-_JOB_PATH = "/v1/jobs/01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
+_JOB_PATH = f"/v1/jobs/{JOB_ID}"
 HEADERS: Final[Mapping[str, dict[str, Any]]] = {
     "Accept-Encoding": _header(
         "The supported encodings of the request body.", "identity", _HEADER_TEXT

@@ -1,0 +1,183 @@
+"""A headless Chromium that tests drive, with its log of requests and messages."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
+
+PROGRAMS = ("chromium", "chromedriver")
+AXE = Path(__file__).parent / "vendor" / "axe-core-4.14.1" / "axe.min.js"
+WAIT_SECONDS = 20.0
+
+_NETWORK = {"http", "https", "ws", "wss", "ftp"}
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+_OPTIONS = (
+    "--headless=new",
+    "--hide-scrollbars",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+    # Recording needs neither a microphone nor a camera, and nobody is asked for permission.
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+)
+
+
+def missing_programs() -> list[str]:
+    """Return the programs that browser tests need and that are not installed."""
+    return [name for name in PROGRAMS if shutil.which(name) is None]
+
+
+@dataclass(frozen=True, slots=True)
+class SentRequest:
+    """A request that a page has sent. The names of `headers` are in lower case."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+
+
+class Browser:
+    """One tab of a headless Chromium.
+
+    Attributes:
+        driver: selenium's driver, for what this class does not have.
+        requests: all requests that the tab has sent.
+        messages: all messages of the tab's console with the level SEVERE, for example violations of
+            the page's policy.
+        violations_are_expected: whether the test provoked the violations itself.
+    """
+
+    def __init__(self, driver: Chrome, url: str) -> None:
+        self.driver = driver
+        self._url = url
+        self._requests: dict[str, SentRequest] = {}
+        self._messages: list[str] = []
+        self.violations_are_expected = False
+
+    def emulate(self, *, width: int = 1280, height: int = 900, **features: str) -> None:
+        """Set the size of the viewport in CSS pixels, and media features.
+
+        Underscores in the name of a feature become dashes: `prefers_color_scheme="dark"`.
+        """
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        media = [{"name": name.replace("_", "-"), "value": text} for name, text in features.items()]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
+
+    def open(self, path: str) -> None:
+        """Open a path of the gateway, and wait until the page is loaded."""
+        self.driver.get(f"{self._url}{path}")
+
+    def find(self, selector: str) -> WebElement:
+        """Wait for the first visible element that matches a CSS selector, and return it."""
+
+        def find_visible() -> bool:
+            found[:] = [one for one in self.find_all(selector) if one.is_displayed()]
+            return bool(found)
+
+        found: list[WebElement] = []
+        self.wait(find_visible, f"no visible element matches {selector}")
+        return found[0]
+
+    def find_all(self, selector: str) -> list[WebElement]:
+        """Return all elements that match a CSS selector now."""
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def wait_for_text(self, selector: str, text: str) -> None:
+        """Wait until the text of an element contains `text`."""
+        self.wait(lambda: text in self.find(selector).text, f"{selector} does not show {text!r}")
+
+    def wait(self, condition: Callable[[], bool], failure: str) -> None:
+        """Wait until the condition is true. `failure` is the message if it stays false."""
+        wait = WebDriverWait(self.driver, WAIT_SECONDS, poll_frequency=0.05)
+        wait.until(lambda _: condition(), failure)
+
+    def run(self, script: str, *arguments: object) -> Any:
+        """Run a script in the page, and return what it returns."""
+        return self.driver.execute_script(script, *arguments)
+
+    def find_barriers(self) -> list[str]:
+        """Return what axe-core finds on the page: the rule, the element and the reason."""
+        if not self.run("return 'axe' in window"):
+            self.run(AXE.read_text(encoding="utf-8"))
+        found = self.driver.execute_async_script(
+            "axe.run({resultTypes: ['violations'], preload: false})"
+            ".then(arguments[arguments.length - 1])"
+        )
+        return [
+            f"{rule['id']}: {node['html'][:200]}: {node['failureSummary']}"
+            for rule in found["violations"]
+            for node in rule["nodes"]
+        ]
+
+    @property
+    def requests(self) -> list[SentRequest]:
+        for entry in self.driver.get_log("performance"):  # type: ignore[no-untyped-call]
+            event = json.loads(entry["message"])["message"]
+            self._note(event["method"], event["params"])
+        return list(self._requests.values())
+
+    def _note(self, method: str, event: Mapping[str, Any]) -> None:
+        if method == "Network.requestWillBeSent":
+            sent = event["request"]
+            headers = {name.lower(): text for name, text in sent["headers"].items()}
+            request = SentRequest(sent["method"], sent["url"], headers)
+            self._requests[f"{event['requestId']} {sent['url']}"] = request
+        elif method == "Network.loadingFailed" and event.get("blockedReason") == "csp":
+            # The policy of the page has blocked this request, so it was not sent.
+            blocked = f"{event['requestId']} "
+            self._requests = {
+                name: one for name, one in self._requests.items() if not name.startswith(blocked)
+            }
+
+    @property
+    def messages(self) -> list[str]:
+        entries = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
+        self._messages += [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
+        return self._messages
+
+    @property
+    def violations(self) -> list[str]:
+        """All messages about the Content-Security-Policy, Trusted Types included."""
+        words = ("Content Security Policy", "Trusted")
+        return [message for message in self.messages if any(word in message for word in words)]
+
+    @property
+    def foreign_requests(self) -> list[str]:
+        """The URLs of all requests to other hosts than this machine."""
+        found = [urlsplit(request.url) for request in self.requests]
+        return [
+            url.geturl()
+            for url in found
+            if url.scheme in _NETWORK and url.hostname not in _LOOPBACK
+        ]
+
+
+@contextmanager
+def start_chromium(profile: Path) -> Iterator[Chrome]:
+    """Start Chromium with a new profile in this folder, and stop it after the `with` block."""
+    options = ChromeOptions()
+    options.binary_location = str(shutil.which("chromium"))
+    # Chromium refuses to run its sandbox as root.
+    root = ("--no-sandbox",) if os.geteuid() == 0 else ()
+    for option in (*_OPTIONS, *root, f"--user-data-dir={profile}"):
+        options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = Chrome(options, Service(str(shutil.which("chromedriver"))))
+    try:
+        yield driver
+    finally:
+        driver.quit()

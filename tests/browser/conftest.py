@@ -1,0 +1,49 @@
+"""Fixtures with a whole system and a real browser."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from selenium.webdriver import Chrome
+
+from tests.browser.browser import Browser, missing_programs, start_chromium
+from tests.e2e.system import System, running
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """Run one Chromium. Skip the tests if it is not installed, but fail if the variable CI is 1."""
+    if missing := missing_programs():
+        reason = f"not installed: {', '.join(missing)} (Debian: chromium, chromium-driver)"
+        if os.environ.get("CI") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with start_chromium(tmp_path_factory.mktemp("chromium")) as driver:
+        yield driver
+
+
+@pytest.fixture(scope="session")
+def system(chromium: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """Run one system for all browser tests. It does not start if there is no browser."""
+    with running(tmp_path_factory.mktemp("loosely") / "data") as started:
+        yield started
+
+
+@pytest.fixture
+def browser(chromium: Chrome, system: System) -> Iterator[Browser]:
+    """Open a new tab, whose storage is empty. Afterwards check what the page has sent and logged.
+
+    No test may send a request to another host, or violate the policy of a page.
+    """
+    before = chromium.current_window_handle
+    chromium.switch_to.new_window("tab")
+    browser = Browser(chromium, system.url)
+    browser.emulate()
+    yield browser
+    foreign, violations = browser.foreign_requests, browser.violations
+    tab = chromium.current_window_handle
+    chromium.switch_to.window(before)
+    chromium.close()
+    chromium.switch_to.window(tab)
+    assert foreign == []
+    assert violations == [] or browser.violations_are_expected

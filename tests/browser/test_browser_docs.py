@@ -1,0 +1,214 @@
+"""The front page and /docs in a real browser: what they show, send, log and forbid."""
+
+import json
+
+import pytest
+from selenium.webdriver.common.keys import Keys
+
+from tests.browser.browser import Browser, SentRequest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+SUBMIT = "#operations-jobs-submit_job"
+MODELS = "#operations-models-list_models"
+KEY = "lsy_an-api-key-that-only-this-test-uses"
+
+
+def open_route(browser: Browser, route: str) -> None:
+    """Open /docs, and show the details of a route."""
+    browser.open("/docs")
+    browser.find(f"{route} .opblock-summary-control").click()
+    browser.find(f"{route} .opblock-body")
+
+
+def try_route(browser: Browser, route: str) -> None:
+    """Send the request of an open route."""
+    browser.find(f"{route} .try-out__btn").click()
+    browser.find(f"{route} .execute").click()
+
+
+def sent_to(browser: Browser, path: str) -> SentRequest:
+    """Return the only request to a path."""
+    (found,) = (request for request in browser.requests if request.url.endswith(path))
+    return found
+
+
+def check_with_axe(browser: Browser) -> None:
+    """Check the open page with axe-core, at two widths and in both colour schemes."""
+    for width in (1280, 360):
+        for scheme in ("light", "dark"):
+            browser.emulate(width=width, prefers_color_scheme=scheme)
+            assert browser.find_barriers() == [], (width, scheme)
+
+
+@pytest.mark.parametrize("path", ["/", "/docs/problems"])
+def test_axe_finds_no_barrier_on_a_page_of_text(browser: Browser, path: str) -> None:
+    browser.open(path)
+    check_with_axe(browser)
+    assert browser.messages == []
+
+
+def test_axe_finds_no_barrier_on_the_page_of_the_api(browser: Browser) -> None:
+    open_route(browser, SUBMIT)
+    browser.find(f"{SUBMIT} .try-out__btn").click()
+    browser.find(f"{MODELS} .opblock-summary-control").click()
+    try_route(browser, MODELS)
+    browser.find(f"{MODELS} .live-responses-table")
+    browser.find(".models-control").click()
+    browser.find(".models .json-schema-2020-12-accordion").click()
+    check_with_axe(browser)
+    assert browser.messages == []
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/docs/problems"])
+def test_a_page_fits_into_320_pixels_without_scrolling_sideways(
+    browser: Browser, path: str
+) -> None:
+    browser.emulate(width=320)
+    browser.open(path)
+    if path == "/docs":
+        browser.find(f"{SUBMIT} .opblock-summary-control").click()
+        browser.find(f"{SUBMIT} .try-out__btn").click()
+    wide = browser.run(
+        "return [...document.querySelectorAll('main *')].filter((one) => "
+        "one.getBoundingClientRect().right > 320).map((one) => one.outerHTML.slice(0, 120))"
+    )
+    assert browser.run("return document.documentElement.scrollWidth") == 320, wide
+
+
+def test_the_front_page_leads_to_each_page(browser: Browser) -> None:
+    browser.open("/")
+    paths = [link.get_dom_attribute("href") for link in browser.find_all(".entries a")]
+    assert paths == ["/docs"]
+    browser.find(".entries a").click()
+    assert browser.find("h1").text == "The API"
+    assert browser.find("nav [aria-current]").text == "API"
+
+
+def test_the_routes_of_callers_come_before_those_of_workers_and_operators(browser: Browser) -> None:
+    browser.open("/docs")
+    browser.find(".opblock-tag")
+    tags = [tag.get_dom_attribute("data-tag") for tag in browser.find_all(".opblock-tag")]
+    assert tags[0] == "jobs"
+    assert tags[-2:] == ["workers", "admin"]
+
+
+def test_try_it_submits_a_job_and_shows_the_answer(browser: Browser) -> None:
+    open_route(browser, SUBMIT)
+    browser.find(f"{SUBMIT} .try-out__btn").click()
+    model = browser.find(f"{SUBMIT} tr[data-param-name=model] input")
+    model.send_keys(Keys.CONTROL, "a")
+    model.send_keys("noop")
+    browser.run(
+        "const select = arguments[0]; select.value = 'text/plain';"
+        "select.dispatchEvent(new Event('change', {bubbles: true}))",
+        browser.find(f"{SUBMIT} select.content-type"),
+    )
+    body = browser.find(f"{SUBMIT} .opblock-section-request-body textarea")
+    body.send_keys(Keys.CONTROL, "a")
+    body.send_keys("hello")
+    browser.find(f"{SUBMIT} .execute").click()
+    browser.wait_for_text("#answer", "status 200")
+    browser.wait_for_text(f"{SUBMIT} .live-responses-table", '"succeeded"')
+    assert '"size_bytes": 5' in browser.find(f"{SUBMIT} .live-responses-table").text
+    assert sent_to(browser, "/v1/models/noop/jobs?parameters=%7B%7D&priority=normal").method == (
+        "POST"
+    )
+    assert browser.messages == []
+
+
+def test_a_problem_is_shown_with_its_code(browser: Browser) -> None:
+    open_route(browser, "#operations-jobs-get_job")
+    try_route(browser, "#operations-jobs-get_job")
+    browser.wait_for_text(".live-responses-table", '"unknown-job"')
+    assert "404" in browser.find("#answer").text
+
+
+def test_the_key_is_sent_by_header_and_kept_only_in_the_session_storage(browser: Browser) -> None:
+    browser.open("/docs")
+    browser.find("header summary").click()
+    browser.find("#api-key").send_keys(KEY, Keys.ENTER)
+    browser.wait_for_text("header summary", "set")
+    browser.open("/docs")  # the key survives a change of the page
+    browser.find(f"{MODELS} .opblock-summary-control").click()
+    try_route(browser, MODELS)
+    browser.wait_for_text("#answer", "status 200")
+    assert sent_to(browser, "/v1/models").headers["authorization"] == f"Bearer {KEY}"
+    command = browser.find(f"{MODELS} .curl").text
+    assert '-H "Authorization: Bearer $LOOSELY_API_KEY"' in command
+    assert KEY not in browser.find("body").text
+    kept = browser.run(
+        "return [JSON.stringify(sessionStorage), JSON.stringify(localStorage), document.cookie]"
+    )
+    assert (json.loads(kept[0]), kept[1:]) == ({"loosely.api-key": KEY}, ["{}", ""])
+    assert [request.url for request in browser.requests if KEY in request.url] == []
+    browser.find("header summary").click()
+    browser.find("header button[type=reset]").click()
+    browser.wait_for_text("header summary", "none")
+    assert browser.run("return sessionStorage.length") == 0
+
+
+def test_the_routes_of_workers_cannot_be_tried(browser: Browser) -> None:
+    open_route(browser, "#operations-workers-send_reply")
+    assert browser.find_all("#operations-workers-send_reply .try-out") == []
+
+
+def test_a_request_can_be_sent_with_the_keyboard_alone(browser: Browser) -> None:
+    browser.open("/docs")
+    browser.find(MODELS)
+    press(browser, Keys.TAB)
+    assert focused(browser, "textContent") == "Skip to the content"
+    press(browser, Keys.ENTER)
+    browser.wait(lambda: focused(browser, "id") == "content", "the content has no focus")
+    tab_to(browser, f"{MODELS} .opblock-summary-control")
+    press(browser, Keys.ENTER)
+    browser.find(f"{MODELS} .opblock-body")
+    tab_to(browser, f"{MODELS} .try-out__btn")
+    press(browser, Keys.ENTER)
+    tab_to(browser, f"{MODELS} .execute")
+    press(browser, Keys.ENTER)
+    browser.wait_for_text("#answer", "status 200")
+    tab_to(browser, f"{MODELS} .live-responses-table pre")
+
+
+def press(browser: Browser, key: str) -> None:
+    browser.driver.switch_to.active_element.send_keys(key)
+
+
+def focused(browser: Browser, attribute: str) -> str:
+    return str(browser.run("return document.activeElement[arguments[0]]", attribute))
+
+
+def tab_to(browser: Browser, selector: str) -> None:
+    """Press Tab until an element has the focus. Each element on the way must show its focus."""
+    for _ in range(100):
+        press(browser, Keys.TAB)
+        shown = browser.run(
+            "const style = getComputedStyle(document.activeElement);"
+            "return [document.activeElement.matches(arguments[0]), style.outlineStyle]",
+            selector,
+        )
+        assert shown[1] != "none", focused(browser, "outerHTML")[:200]
+        if shown[0]:
+            return
+    pytest.fail(f"{selector} cannot be reached with Tab")
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_a_page_cannot_connect_to_other_hosts_or_set_text_as_html(
+    browser: Browser, path: str
+) -> None:
+    browser.open(path)
+    browser.run(
+        "new Image().src = 'http://127.0.0.2:9/a.png';"
+        "try { document.body.setAttribute('onclick', 'document.title = 1') } catch { }"
+        "try { document.body.innerHTML = '<b>text</b>' } catch { }"
+        "document.body.click();"
+        "return fetch('http://127.0.0.2:9/b').catch(() => 0)"
+    )
+    reported = browser.violations.copy()
+    browser.violations_are_expected = True
+    for rule in ("img-src", "connect-src", "TrustedScript", "TrustedHTML"):
+        assert [message for message in reported if rule in message], (rule, reported)
+    assert browser.driver.title != "1"
+    assert [request.url for request in browser.requests if "127.0.0.2" in request.url] == []

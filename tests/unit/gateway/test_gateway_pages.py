@@ -1,0 +1,245 @@
+"""The pages for browsers: their policy, their files, caching, and the vendored programs."""
+
+import gzip
+import hashlib
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from gateway.http import problems
+from gateway.http.keys import make_key, parse_keys
+from gateway.http.openapi.examples import EXAMPLES
+from gateway.http.routes.pages import FOLDER, PAGES
+from loosely.local.pages import PAGES as LOCAL_PAGES
+from tests.unit.gateway.conftest import RunningGateway, open_gateway
+
+HTML = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+PATHS = ["/", "/docs/problems", *(page.path for page in PAGES)]
+SCRIPT = "/pages/vendor/swagger-ui-5.35.0/swagger-ui-bundle.js"
+VENDORED = [FOLDER / "vendor", Path(__file__).parents[2] / "browser" / "vendor"]
+
+
+class Markup(HTMLParser):
+    """Collects the URLs that a page loads, its links, ids and inline code."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.links: list[str] = []
+        self.ids: set[str] = set()
+        self.inline: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        if "id" in given:
+            self.ids.add(given["id"])
+        if "src" in given or tag == "link":
+            self.loads.append(given.get("src") or given["href"])
+        elif tag == "a":
+            self.links.append(given["href"])
+        if tag == "style" or (tag == "script" and "src" not in given):
+            self.inline.append(tag)
+        self.inline += [name for name in given if name == "style" or name.startswith("on")]
+
+
+async def markup_of(gateway: RunningGateway, path: str) -> Markup:
+    answer = await gateway.http.get(path, headers=HTML)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert "<!-- " not in answer.text
+    return Markup(answer.text)
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_page_loads_only_files_of_the_gateway_and_has_no_inline_code(
+    gateway: RunningGateway, path: str
+) -> None:
+    page = await markup_of(gateway, path)
+    assert page.inline == []
+    assert "/pages/site.css" in page.loads
+    for url in page.loads:
+        assert url.startswith("/pages/")
+        assert (await gateway.http.get(url)).status_code == 200, url
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_each_link_of_a_page_returns_status_200(gateway: RunningGateway, path: str) -> None:
+    page = await markup_of(gateway, path)
+    for link in {link.partition("#")[0] for link in page.links} - {""}:
+        assert (await gateway.http.get(link)).status_code == 200, link
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_the_policy_of_a_page_allows_only_the_gateway_and_the_blob_storage(
+    gateway: RunningGateway, path: str
+) -> None:
+    answer = await gateway.http.get(path, headers=HTML)
+    rules = {
+        rule.split()[0]: rule.split()[1:]
+        for rule in answer.headers["content-security-policy"].split("; ")
+    }
+    assert rules["default-src"] == ["'none'"]
+    assert rules["script-src"] == rules["style-src"] == ["'self'"]
+    assert rules["connect-src"] == ["'self'", "http://blobs.test"]
+    assert rules["img-src"] == rules["media-src"] == ["'self'", "blob:", "http://blobs.test"]
+    assert rules["trusted-types"] == rules["frame-ancestors"] == rules["base-uri"] == ["'none'"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+
+
+async def test_the_front_page_leads_to_each_page(gateway: RunningGateway) -> None:
+    page = await markup_of(gateway, "/")
+    assert {page.path for page in PAGES} <= set(page.links)
+    document = (await gateway.http.get("/")).json()
+    assert document["pages"] == {page.name: page.path for page in PAGES}
+    assert document["docs"] == "/docs"
+
+
+def test_the_command_line_knows_the_pages_of_the_gateway() -> None:
+    assert list(LOCAL_PAGES) == [page.name for page in PAGES]
+
+
+async def test_the_pages_and_their_files_need_no_api_key() -> None:
+    keys = parse_keys(json.dumps([make_key("a", "acme")[1]]))
+    async with open_gateway(api_keys=keys) as gateway:
+        for path in (*PATHS, SCRIPT, "/pages/key.js"):
+            assert (await gateway.http.get(path, headers=HTML)).status_code == 200, path
+
+
+async def test_a_file_is_sent_again_only_if_it_has_changed(gateway: RunningGateway) -> None:
+    for path, caching in (
+        ("/docs", "no-cache"),
+        ("/pages/docs.js", "no-cache"),
+        ("/pages/vendor/manifest.json", "no-cache"),
+        (SCRIPT, "public, max-age=31536000, immutable"),
+    ):
+        first = await gateway.http.get(path)
+        assert first.headers["cache-control"] == caching
+        tag = {"if-none-match": first.headers["etag"]}
+        again = await gateway.http.get(path, headers=tag)
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["cache-control"] == caching
+
+
+async def test_a_head_request_for_a_page_or_a_file_gets_the_headers_of_get(
+    gateway: RunningGateway,
+) -> None:
+    for path in ("/docs", "/pages/site.css", SCRIPT):
+        get, head = await gateway.http.get(path), await gateway.http.head(path)
+        for answer in (get, head):
+            del answer.headers["traceresponse"]
+        assert (head.status_code, head.headers) == (200, get.headers)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "is_zipped"),
+    [
+        ("gzip", True),
+        ("br, GZIP;q=0.5", True),
+        ("gzip;q=0", False),
+        ("gzip; q=0.000, br", False),
+        ("gzipped", False),
+        ("", False),
+    ],
+)
+async def test_a_file_is_compressed_only_for_a_client_that_accepts_it(
+    gateway: RunningGateway, accepted: str, is_zipped: bool
+) -> None:
+    expected = (FOLDER / "site.css").read_bytes()
+    url = "/pages/site.css"
+    async with gateway.http.stream("GET", url, headers={"accept-encoding": accepted}) as answer:
+        raw = b"".join([chunk async for chunk in answer.aiter_raw()])
+    assert answer.headers.get("content-encoding") == ("gzip" if is_zipped else None)
+    assert answer.headers["vary"] == "Accept-Encoding"
+    assert (gzip.decompress(raw) if is_zipped else raw) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "media_type"),
+    [
+        ("/pages/docs.js", "text/javascript; charset=utf-8"),
+        ("/pages/docs.css", "text/css; charset=utf-8"),
+        ("/pages/icon.svg", "image/svg+xml"),
+        ("/pages/vendor/swagger-ui-5.35.0/LICENSE.txt", "text/plain; charset=utf-8"),
+    ],
+)
+async def test_a_file_has_the_media_type_of_its_extension(
+    gateway: RunningGateway, path: str, media_type: str
+) -> None:
+    assert (await gateway.http.get(path)).headers["content-type"] == media_type
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/pages/docs.html", "/pages/nothing.js", "/pages/../routes/pages.py", "/pages/vendor"),
+        *("/pages/..%2f..%2fapp.py", "/pages/%2e%2e/routes/pages.py", "/pages//etc/passwd"),
+    ],
+)
+async def test_no_other_file_is_served(gateway: RunningGateway, path: str) -> None:
+    answer = await gateway.http.get(path)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
+
+
+async def test_the_problems_page_has_a_section_for_each_problem_code(
+    gateway: RunningGateway,
+) -> None:
+    page = await markup_of(gateway, "/docs/problems")
+    assert page.ids - {"content"} == set(problems.PROBLEM_KINDS)
+
+
+@pytest.mark.parametrize("folder", VENDORED)
+def test_each_vendored_file_has_the_digest_in_the_manifest(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    listed = {
+        f"{package['folder']}/{name}": digest
+        for package in manifest["packages"]
+        for name, digest in package["files"].items()
+    }
+    found = {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "manifest.json"
+    }
+    assert found == listed
+    for package in manifest["packages"]:
+        assert package["version"] in package["folder"]
+        assert "LICENSE.txt" in package["files"]
+        assert package["licence"]
+
+
+async def test_the_routes_of_callers_come_before_those_of_workers_and_operators(
+    gateway: RunningGateway,
+) -> None:
+    document = (await gateway.http.get("/openapi.json")).json()
+    tags = [tag["name"] for tag in document["tags"]]
+    assert tags[0] == "jobs"
+    assert tags[-2:] == ["workers", "admin"]
+    used = {
+        tag
+        for methods in document["paths"].values()
+        for operation in methods.values()
+        for tag in operation["tags"]
+    }
+    assert used == set(tags)
+    assert all(tag["description"] for tag in document["tags"])
+
+
+async def test_each_example_of_a_response_is_valid_under_its_schema(
+    gateway: RunningGateway,
+) -> None:
+    document = (await gateway.http.get("/openapi.json")).json()
+    operations: dict[str, Any] = {
+        operation["operationId"]: operation
+        for methods in document["paths"].values()
+        for operation in methods.values()
+    }
+    for name, status in EXAMPLES:
+        content = operations[name]["responses"][status]["content"]["application/json"]
+        schema = {**content["schema"], "components": document["components"]}
+        Draft202012Validator(schema).validate(content["example"])
