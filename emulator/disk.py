@@ -56,6 +56,10 @@ class DiskStatus:
             self._failure = str(error)
             self._report(self._failure)
 
+    def note_success(self) -> None:
+        """Note that a write has succeeded."""
+        self._failure = ""
+
     def find_problem(self) -> str:
         """Return why the directory cannot be written; an empty string if it can be written."""
         problem = self._find_problem()

@@ -126,7 +126,9 @@ class AccountStore:
         **kwargs: P.kwargs,
     ) -> T:
         """Apply a change to the index, and return its result when the change is committed."""
-        return await self._committer.apply(lambda db: change(db, *args, **kwargs))
+        result = await self._committer.apply(lambda db: change(db, *args, **kwargs))
+        self.disk.note_success()
+        return result
 
     async def expire(self) -> int:
         """Remove expired uncommitted blocks, and return how many blocks were removed."""

@@ -31,7 +31,6 @@ max_delivery_count = 3
 BROKEN = {
     "dies-at-import": ("tests.e2e.dies_at_import", ""),
     "segfaults": ("tests.e2e.dies_at_load", 'options = {how = "segfault"}'),
-    "exits": ("tests.e2e.dies_at_load", 'options = {how = "exit"}'),
     "raises": ("tests.e2e.dies_at_load", 'options = {how = "badly"}'),
 }
 KILLERS = set(BROKEN) - {"raises"}

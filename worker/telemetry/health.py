@@ -207,7 +207,7 @@ class WorkerReadiness:
         states = self._states()
         if reason := self._shutdown_reason():
             return False, {"reason": f"draining: {reason}", "models": states}
-        broken = sorted(name for name, state in states.items() if state["set_aside"])
+        broken = sorted(name for name, state in states.items() if state.get("set_aside"))
         waiting = sorted(name for name, state in states.items() if not state["ready"])
         if are_broken_allowed and len(broken) < len(states):
             waiting = [name for name in waiting if name not in broken]

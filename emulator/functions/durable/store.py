@@ -183,6 +183,7 @@ class Store:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.rollback()
             raise
+        self._disk.note_success()
         self._commits += 1
         if self._commits >= _COMMITS_PER_CHECKPOINT and self._checkpoint is None:
             self._commits = 0

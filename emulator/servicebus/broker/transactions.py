@@ -286,6 +286,8 @@ class TransactionManager:
             if state.duplicates.forgotten_count >= _FORGET_BATCH:
                 state.duplicates.mark_purged()
         self._changed.clear()
+        if changes:
+            self._disk.note_success()
         if changes and self._failing:
             logger.info("the broker's database is writable again")
             self._failing = False

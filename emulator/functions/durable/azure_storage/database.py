@@ -163,6 +163,7 @@ class Database:
             with contextlib.suppress(sqlite3.Error):
                 connection.rollback()
             raise
+        self._disk.note_success()
         self._commits += 1
         if self._commits >= _COMMITS_PER_CHECKPOINT and self._checkpoint is None:
             self._commits = 0
