@@ -94,7 +94,8 @@ class LoadJournal:
         self._hold_seconds = hold_seconds
         self._hold_ends_at = 0.0
         self._changed = threading.Condition()
-        self._suspects: set[str] = set()
+        self.suspects: set[str] = set()
+        """The models that are loaded first, because their load may have killed a process."""
         self._one_by_one = threading.Lock()
 
     def take_over(self, models: Collection[str] = ()) -> None:
@@ -111,7 +112,7 @@ class LoadJournal:
                 self._count_death(name, is_certain=is_certain)
         killed = {name: self.find(name) for name in models}
         with self._changed:
-            self._suspects = {
+            self.suspects = {
                 name
                 for name, found in killed.items()
                 if found.death_count and not found.pause_seconds
@@ -135,7 +136,7 @@ class LoadJournal:
 
         A suspect that hangs does not hold the others for ever.
         """
-        return bool(self._suspects) and time.monotonic() < self._hold_ends_at
+        return bool(self.suspects) and time.monotonic() < self._hold_ends_at
 
     def wait_for_suspects(self, name: str, stopping: threading.Event) -> None:
         """Wait until the suspects have been loaded, unless this model is one of them.
@@ -143,7 +144,7 @@ class LoadJournal:
         Return early if `stopping` is set.
         """
         with self._changed:
-            while self.is_holding and name not in self._suspects and not stopping.is_set():
+            while self.is_holding and name not in self.suspects and not stopping.is_set():
                 self._changed.wait(_POLL_SECONDS)
 
     @contextlib.contextmanager
@@ -155,7 +156,7 @@ class LoadJournal:
         if self._folder is None:
             yield
             return
-        is_suspect = name in self._suspects
+        is_suspect = name in self.suspects
         with self._one_by_one if is_suspect else contextlib.nullcontext(), self._noted(name):
             yield
 
@@ -165,7 +166,7 @@ class LoadJournal:
         After a success, the earlier deaths are forgotten.
         """
         with self._changed:
-            self._suspects.discard(name)
+            self.suspects.discard(name)
             self._changed.notify_all()
         if has_succeeded and self._folder is not None:
             with contextlib.suppress(OSError):

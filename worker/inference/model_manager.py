@@ -123,7 +123,7 @@ class ModelManager:
         worker loads a model that may kill it.
         """
         return (
-            not self._journal.is_holding
+            not (self._journal.suspects and self._journal.is_holding)
             and self._loaded is not None
             and self._reservation is not None
             and self._reservation.is_in
