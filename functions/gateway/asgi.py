@@ -35,7 +35,7 @@ _ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
 
 
 class _Exchange:
-    """One HTTP request and its response. `receive` and `send` are the app's ASGI callables."""
+    """One HTTP request and its response. The app gets `receive` and `send` as ASGI callables."""
 
     def __init__(self, body: bytes) -> None:
         self._body: bytes | None = body
@@ -89,7 +89,8 @@ class _Exchange:
 async def serve(app: App, request: func.HttpRequest, durable: Durable) -> func.HttpResponse:
     """Pass a request to the app, and return the app's response.
 
-    The ASGI scope contains the Durable Functions client `durable` for the app.
+    The ASGI scope contains the Durable Functions client `durable` for the app. If the app raises an
+    error after its whole response, the error is only logged.
     """
     exchange = _Exchange(request.get_body() or b"")
     try:

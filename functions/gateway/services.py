@@ -9,6 +9,7 @@ from gateway.clock import Clock, utc_now
 from gateway.dead_letters.redrive import Redriver
 from gateway.dead_letters.trigger import DeadLetterTrigger
 from gateway.http.authentication import ReplyTokens
+from gateway.http.rates import RateLimiter
 from gateway.jobs.activities import Conclude, Enqueue
 from gateway.jobs.lifecycle import Jobs, OutcomeStore, Waiters
 from gateway.jobs.progress import ProgressStore
@@ -80,6 +81,7 @@ class Services:
             waiters=waiters,
             requests=requests,
             clock=self.clock,
+            url_inputs=RateLimiter(self.clock),
         )
         self._set(
             waiters=waiters,

@@ -142,7 +142,7 @@ class StatusDisplay:
             case events.QueueCountsUnknown(part, reason):
                 self._print(part, f"keeps its size: {reason}", style="yellow")
             case events.PartGivenUp(part, reason):
-                self._print(part, f"is replaced: {reason}", style="red")
+                self._print(part, f"could not be started: {reason}", style="red")
 
     def show_disk_problem(self, problem: str) -> None:
         """Print that nothing can be written, or with an empty ``problem`` that this has ended."""

@@ -61,9 +61,9 @@ class Store:
     def open(self) -> None:
         """Open or create the database.
 
-        Raises DatabaseInUse if another host uses the database, DatabaseForeign if the file is not a
-        database of this engine and version, and StoreUnavailable if the database cannot be read or
-        created, for example because the disk is full.
+        Raises DatabaseInUse if another host uses the database, DatabaseForeign if the database has
+        another schema version, and StoreUnavailable if the database cannot be read or created, for
+        example because the disk is full.
         """
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -54,7 +54,7 @@ class RunningGateway:
         return job
 
     async def reply(self, request: JobRequest | None = None, **outcome: Any) -> httpx.Response:
-        """Send a worker's reply to a request, by default to the last request."""
+        """Send a worker's reply to a request, by default to the last one; return the response."""
         request = request or self.queues.request()
         assert request.reply_url is not None
         body = reply_body(request.job_id, **(outcome or {"result": {"json": {"n": 1}}}))
