@@ -1,6 +1,7 @@
 """The command ``loosely up``, which starts the whole system on this machine."""
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -347,6 +348,8 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
     from loosely.local.environment import read_environment, shared_environment  # noqa: PLC0415
     from loosely.local.run import RunPlan  # noqa: PLC0415
 
+    # A model whose load killed an earlier worker gets a new chance, because it may be repaired.
+    shutil.rmtree(options.data / "locks" / "loads", ignore_errors=True)
     user = read_environment()
     catalogue = user.get("MODEL_CATALOGUE")
     settings = SystemSettings(

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from emulator.disk import DiskStatus
 from emulator.functions.durable.errors import DatabaseForeign, DatabaseInUse, StoreUnavailable
 
 Statement = tuple[str, tuple[Any, ...]]
@@ -55,35 +56,50 @@ class Store:
         self._checkpoint: asyncio.Task[None] | None = None
         self._connection: sqlite3.Connection | None = None
         self._host_lock: sqlite3.Connection | None = None
+        self._disk = DiskStatus(path.parent)
 
     def open(self) -> None:
         """Open or create the database.
 
-        Raises DatabaseInUse if another host uses the database, and DatabaseForeign if the database
-        has another schema version.
+        Raises DatabaseInUse if another host uses the database, DatabaseForeign if the database has
+        another schema version, and StoreUnavailable if the database cannot be read or created, for
+        example because the disk is full.
         """
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._host_lock = _lock(self._path)
-        connection = sqlite3.connect(self._path, isolation_level=None, cached_statements=64)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._host_lock = _lock(self._path)
+            self._connection = sqlite3.connect(
+                self._path, isolation_level=None, cached_statements=64
+            )
+            self._prepare(self._connection)
+        except (sqlite3.Error, OSError) as problem:
+            self.abandon()
+            raise StoreUnavailable(
+                f"The database {self._path} cannot be opened: {problem}"
+            ) from problem
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Check the version of the database. Write only if the database is new."""
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint=20000")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version not in {0, _VERSION}:
-            connection.close()
-            self.abandon()
             raise DatabaseForeign(
                 f"The database {self._path} has the schema version {version}, expected {_VERSION}"
             )
-        connection.executescript(_SCHEMA)
-        connection.execute(f"PRAGMA user_version={_VERSION}")
-        self._connection = connection
+        if version != _VERSION:
+            connection.executescript(_SCHEMA)
+            connection.execute(f"PRAGMA user_version={_VERSION}")
 
     async def close(self) -> None:
         """Commit the pending statements, and close the database."""
         self._flush()
         if self._checkpoint is not None:
-            await self._checkpoint
+            await asyncio.gather(self._checkpoint, return_exceptions=True)
         self.abandon()
 
     def abandon(self) -> None:
@@ -99,9 +115,17 @@ class Store:
         return bool(self._pending)
 
     def read(self, sql: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run a query, and return all rows."""
+        """Run a query, and return all rows. Raises StoreUnavailable if the query fails."""
         assert self._connection is not None
-        return self._connection.execute(sql, arguments).fetchall()
+        try:
+            return self._connection.execute(sql, arguments).fetchall()
+        except sqlite3.OperationalError as problem:
+            raise StoreUnavailable(f"The database refused a query: {problem}") from problem
+
+    def check_writable(self) -> None:
+        """Raise StoreUnavailable if the database cannot be written now. Writes nothing."""
+        if problem := self._disk.find_problem():
+            raise StoreUnavailable(f"The database cannot be written: {problem}")
 
     def write(self, statements: Sequence[Statement]) -> asyncio.Future[None]:
         """Execute statements in one transaction, which other writes may share.
@@ -154,10 +178,12 @@ class Store:
             for sql, arguments in statements:
                 execute(sql, arguments)
             self.commit()
-        except BaseException:
+        except BaseException as error:
+            self._disk.note_error(error)
             with contextlib.suppress(sqlite3.Error):
                 self._connection.rollback()
             raise
+        self._disk.note_success()
         self._commits += 1
         if self._commits >= _COMMITS_PER_CHECKPOINT and self._checkpoint is None:
             self._commits = 0
@@ -182,9 +208,14 @@ class Store:
     def get_setting(self, name: str, default: str) -> str:
         """Return the value of a setting. If the setting is missing, store and return `default`."""
         assert self._connection is not None
-        self._connection.execute("INSERT OR IGNORE INTO settings VALUES(?, ?)", (name, default))
-        value: str = self.read("SELECT value FROM settings WHERE name=?", (name,))[0][0]
-        return value
+        rows = self.read("SELECT value FROM settings WHERE name=?", (name,))
+        if rows:
+            return str(rows[0][0])
+        try:
+            self._connection.execute("INSERT INTO settings VALUES(?, ?)", (name, default))
+        except sqlite3.Error as problem:
+            raise StoreUnavailable(f"A setting could not be stored: {problem}") from problem
+        return default
 
 
 def _fail(future: asyncio.Future[None], problem: Exception) -> None:
@@ -209,5 +240,7 @@ def _lock(path: Path) -> sqlite3.Connection:
         guard.execute("BEGIN EXCLUSIVE")
     except sqlite3.OperationalError as problem:
         guard.close()
+        if problem.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            raise
         raise DatabaseInUse(f"Another host is using the database {path}") from problem
     return guard

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 
+from emulator.disk import DiskStatus
 from emulator.servicebus.broker.clock import UtcClock
 from emulator.servicebus.broker.dispatcher import Assignment, Dispatcher, Subscription
 from emulator.servicebus.broker.errors import BrokerClosed, MessageStoreError
@@ -98,6 +99,7 @@ class TransactionManager:
         self.clock = clock
         self.store = MessageStore(database)
         self._checkpointer = Checkpointer(database)
+        self._disk = DiskStatus(database.parent)
         self.table = MessageTable()
         self.contents = ContentCache(self.store.content)
         self._loop = asyncio.get_running_loop()
@@ -150,6 +152,11 @@ class TransactionManager:
         self._advance(now)
         self._schedule_transaction()
         return now
+
+    def check_writable(self) -> None:
+        """Raise MessageStoreError if the database cannot be written now. Writes nothing."""
+        if problem := self._disk.find_problem():
+            raise MessageStoreError(f"the database cannot be written: {problem}")
 
     def mark_changed(self, state: QueueState) -> None:
         """Mark a queue whose next sequence number or duplicate history may have changed.
@@ -284,6 +291,8 @@ class TransactionManager:
             if state.duplicates.forgotten_count >= _FORGET_BATCH:
                 state.duplicates.mark_purged()
         self._changed.clear()
+        if changes:
+            self._disk.note_success()
         if changes and self._failing:
             logger.info("the broker's database is writable again")
             self._failing = False
@@ -292,6 +301,7 @@ class TransactionManager:
     def _roll_back(
         self, error: Exception, assignments: list[Assignment], waiters: list[asyncio.Future[None]]
     ) -> None:
+        self._disk.note_error(error.__cause__ or error)
         self.table.rollback()
         self.contents.rollback()
         for state in self._changed:

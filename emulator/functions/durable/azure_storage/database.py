@@ -18,6 +18,7 @@ from pathlib import Path
 from random import uniform
 from typing import Any, TypeVar
 
+from emulator.disk import DiskStatus
 from emulator.functions.durable.errors import DatabaseForeign, StoreUnavailable
 from emulator.functions.durable.store import INSTANCES_SCHEMA, checkpoint
 from emulator.program import make_private_file
@@ -59,6 +60,7 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._commits = 0
         self._checkpoint: asyncio.Task[None] | None = None
+        self._disk = DiskStatus(path.parent)
 
     async def open(self) -> None:
         """Open the file of the task hub, or create it if it does not exist.
@@ -158,16 +160,23 @@ class Database:
         try:
             result = work(connection)
             connection.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
+            self._disk.note_error(error)
             with contextlib.suppress(sqlite3.Error):
                 connection.rollback()
             raise
+        self._disk.note_success()
         self._commits += 1
         if self._commits >= _COMMITS_PER_CHECKPOINT and self._checkpoint is None:
             self._commits = 0
             self._checkpoint = asyncio.ensure_future(asyncio.to_thread(checkpoint, self._path))
             self._checkpoint.add_done_callback(self._checkpointed)
         return result
+
+    def check_writable(self) -> None:
+        """Raise StoreUnavailable if the task hub cannot be written now. Writes nothing."""
+        if problem := self._disk.find_problem():
+            raise StoreUnavailable(f"The database cannot be written: {problem}")
 
     def changes_of_others(self) -> int:
         """Return a number that changes when another process commits a transaction."""
