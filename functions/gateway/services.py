@@ -9,6 +9,7 @@ from gateway.clock import Clock, utc_now
 from gateway.dead_letters.redrive import Redriver
 from gateway.dead_letters.trigger import DeadLetterTrigger
 from gateway.http.authentication import ReplyTokens
+from gateway.http.bodies import LargeBodies
 from gateway.jobs.activities import Conclude, Enqueue
 from gateway.jobs.lifecycle import Jobs, OutcomeStore, Waiters
 from gateway.jobs.progress import ProgressStore
@@ -50,6 +51,7 @@ class Services:
     clock: Clock = utc_now
     tracing: GatewayTracing = field(default_factory=GatewayTracing)
 
+    bodies: LargeBodies = field(init=False)
     waiters: Waiters = field(init=False)
     outcomes: OutcomeStore = field(init=False)
     progress: ProgressStore = field(init=False)
@@ -82,6 +84,7 @@ class Services:
             clock=self.clock,
         )
         self._set(
+            bodies=LargeBodies(self.settings.body_memory_bytes),
             waiters=waiters,
             outcomes=outcomes,
             progress=progress,
