@@ -20,6 +20,7 @@ import azure.functions as func
 from gateway.durable import Durable
 from gateway.http import problems
 from gateway.http.problems import HttpProblem
+from gateway.http.responses import PROBLEM_MEDIA_TYPE
 
 _log = logging.getLogger(__name__)
 
@@ -153,6 +154,5 @@ def _scope(request: func.HttpRequest, durable: Durable) -> dict[str, Any] | None
 def _bad_request(detail: str) -> func.HttpResponse:
     # Starlette reads the Host header too, so no route can answer such a request.
     document = HttpProblem(problems.MALFORMED_REQUEST, detail).document("/", None)
-    return func.HttpResponse(
-        json.dumps(document), status_code=400, mimetype="application/problem+json"
-    )
+    headers = {"content-type": PROBLEM_MEDIA_TYPE}
+    return func.HttpResponse(json.dumps(document), status_code=400, headers=headers)

@@ -294,6 +294,9 @@ With this limit, the parser needs at most about 50 ms, during which no other req
 _LARGE_JSON_VALUES: Final = 10_000
 """From this number of values on, JSON is written in small steps, which other threads interrupt."""
 
+_MAX_INTEGER_CHARACTERS: Final = 309
+"""No larger number can be read as a floating-point number."""
+
 _CONTAINERS: Final = (dict, list)
 _TOO_DEEP: Final = f"the value is nested deeper than {MAX_DEPTH} levels"
 _TOO_MANY: Final = (
@@ -321,7 +324,12 @@ def parse_json(data: bytes | str) -> Json:
         text = data.decode()
     bracket_count = text.count("[") + text.count("{")
     try:
-        value: Json = json.loads(text, parse_constant=_refuse_constant, parse_float=_parse_finite)
+        value: Json = json.loads(
+            text,
+            parse_constant=_refuse_constant,
+            parse_float=_parse_float,
+            parse_int=_parse_int,
+        )
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     # A value with few brackets cannot be too deep, so its depth is not measured.
@@ -363,6 +371,8 @@ def _check_value_count(data: bytes) -> None:
         return
     # Do not count the characters inside strings. First remove the quotes that end no string.
     data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if data.count(b'"') > 2 * MAX_JSON_VALUES:
+        raise ValueError(_TOO_MANY)
     count = position = 0
     while count <= MAX_JSON_VALUES:
         start = data.find(b'"', position)
@@ -400,11 +410,18 @@ def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not allowed in JSON")
 
 
-def _parse_finite(text: str) -> float:
+def _parse_float(text: str) -> float:
     value = float(text)
     if math.isinf(value):
         raise ValueError(f"the number {text[:20]} is too large")
     return value
+
+
+def _parse_int(text: str) -> int:
+    # The time for a conversion grows with the square of the number of digits.
+    if len(text) > _MAX_INTEGER_CHARACTERS:
+        raise ValueError(f"the number {text[:20]}… has more than {_MAX_INTEGER_CHARACTERS} digits")
+    return int(text)
 
 
 _TEXT_TYPES = (str, str | None)
