@@ -11,7 +11,7 @@ from typing import Any
 
 import azure.functions as func
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.asgi import serve
@@ -354,3 +354,81 @@ async def test_a_request_with_any_host_header_gets_no_internal_error(
     document = json.loads(answer.get_body())
     assert document["code"] in {"malformed-request", "not-found"}
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+HEADERS = (
+    "host", "accept", "authorization", "content-encoding", "content-length", "content-type",
+    "cookie", "idempotency-key", "if-match", "if-none-match", "inference-header-content-length",
+    "origin", "prefer", "traceparent", "tracestate", "transfer-encoding", "x-api-key",
+    "x-ms-client-principal",
+)  # fmt: skip
+QUERIES = (
+    "cursor", "deadline_seconds", "expires", "limit", "model", "parameters", "priority", "queue",
+    "status", "token", "upload", "webhook_url",
+)  # fmt: skip
+JOB = "/v1/jobs/018f0000-0000-7000-8000-000000000000"
+TARGETS = [
+    ("POST", JOBS), ("POST", INFER), ("POST", "/v1/uploads"), ("GET", "/v1/jobs"), ("GET", JOB),
+    ("GET", f"{JOB}/result"), ("DELETE", JOB), ("POST", f"{JOB}/reply"), ("GET", f"{JOB}/reply"),
+    ("PUT", f"{JOB}/progress"), ("GET", f"{JOB}/webhook"), ("GET", "/v1/models"), ("GET", "/docs"),
+    ("GET", "/v1/admin/dead-letters"), ("DELETE", "/v1/admin/dead-letters"), ("GET", "/v2"),
+    ("POST", f"/v1/admin{JOB[3:]}/webhook/redeliver"), ("OPTIONS", JOBS), ("BREW", "/"),
+    ("POST", "/v1/admin/dead-letters/noop/a/redrive"), ("GET", "/v1/models/%ED%A0%80"),
+]  # fmt: skip
+ODD = st.text(max_size=20) | st.sampled_from(
+    [
+        "", "[", "]", "\x00", "é", "\xff", "%", "%00", "%ED%A0%80", "\ud800", "\u0663", "1e999", "-1",
+        "9" * 400, "{}", "[1e999]", '{"a":1e999}', "[" * 400, ";", "=", '"', '"a', "a,b", "W/", "*",
+        "*/*;q=9", "multipart/form-data; boundary=a; charset=undefined", 'wait=9;x="', "Bearer \xff",
+        "application/json; charset=idna", "00-0-0-0", "chunked", "low", "https://[", "http://a:b/",
+    ]
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["open", "keys"])
+def odd_settings(request: pytest.FixtureRequest) -> dict[str, Any]:
+    if request.param == "open":
+        return {}
+    return {"api_keys": SETTING, "trust_principal_header": True, "cors_origins": ("https://a",)}
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    target=st.sampled_from(TARGETS),
+    headers=st.dictionaries(st.sampled_from(HEADERS), ODD, max_size=4),
+    query=st.lists(st.tuples(st.sampled_from(QUERIES) | ODD, ODD), max_size=3),
+    body=st.sampled_from([b"", b"x", b"{}", b"\xff"]),
+)
+@example(("GET", "/v1/nothing"), {"host": "["}, [], b"")
+@example(("POST", JOBS), {}, [("parameters", '{"a":1e999}')], b"x")
+async def test_no_header_and_no_query_causes_an_internal_error(
+    odd_settings: dict[str, Any],
+    target: tuple[str, str],
+    headers: dict[str, str],
+    query: list[tuple[str, str]],
+    body: bytes,
+) -> None:
+    method, path = target
+    async with open_gateway(**odd_settings) as gateway:
+        text = "&".join(f"{name}={value}" for name, value in query)
+        request = func.HttpRequest(
+            method,
+            f"http://{headers.get('host', 'gateway.test')}{path}?{text}",
+            headers={"prefer": "wait=0", **headers},
+            body=body,
+        )
+        answer = await serve(create_app(gateway.services), request, gateway.durable)
+        assert answer.status_code < 500, answer.get_body()
+        assert answer.status_code >= 200
+
+
+async def test_a_charset_that_python_cannot_decode_with_is_ignored(gateway: RunningGateway) -> None:
+    body = form(b"x", "text/plain")["content"].replace(
+        b"--b--", b'--b\r\nContent-Disposition: form-data; name="priority"\r\n\r\nlow\r\n--b--'
+    )
+    headers = {
+        "content-type": "multipart/form-data; charset=undefined; boundary=b",
+        "prefer": "wait=0",
+    }
+    answer = await gateway.http.post(JOBS, content=body, headers=headers)
+    assert answer.status_code == 202
