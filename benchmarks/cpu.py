@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] = ()) -> int:
         ) as system,
     ):
         running_system = RunningSystem.read(Path(folder) / "data")
-        assert running_system is not None, "the system is running"
+        assert running_system is not None, "up.json describes no running system"
         for _ in range(options.rounds):
             for name, size in SIZES.items():
                 for clients in CLIENTS:
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 
 def _seconds(system: RunningSystem) -> dict[str, float]:
-    """Return the processor time in seconds of each process.
+    """Return a dict from the name of each process to its processor time in seconds.
 
     The Functions host and the app that it runs are separate processes.
     """

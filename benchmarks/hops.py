@@ -40,9 +40,9 @@ WARM_UP_JOBS = 25
 
 @dataclass(frozen=True, slots=True)
 class ReadHop:
-    """A step of one job, as read in the code: from `begin` to `end`, in round trips.
+    """A step of a job with a small body, found by reading the code.
 
-    The times are those of a job with a small body, from the arrival of its request.
+    `begin` and `end` are the times of the step after the arrival of the request, in round trips.
     """
 
     begin: float
@@ -60,8 +60,8 @@ READ_HOPS = (
 )
 """The hops of a waiting caller. Steps that begin with "meanwhile" run at the same time.
 
-A body over 64 KiB needs two more: the gateway writes a blob before it sends the message, and the
-worker reads it.
+A body over 64 KiB needs two more hops: the gateway writes the body to a blob before it sends the
+message, and the worker reads the blob.
 """
 
 
@@ -80,9 +80,9 @@ class HopCount:
 
     @property
     def fewest_hops(self) -> float:
-        """The number of round trips, from the shortest latencies.
+        """The number of round trips for which the caller waits, from the shortest latencies.
 
-        Other programs disturb these least.
+        Other programs disturb the shortest latencies least.
         """
         return (min(self.delayed_ms) - min(self.base_ms)) / self.delay_ms
 
@@ -198,15 +198,15 @@ def _print(found: dict[tuple[str, float], list[HopCount]]) -> None:
             _describe([count.fewest_hops for count in counts]),
         )
     console.print(table)
-    steps = Table(title="by reading: the round trips of a job with a small body")
-    for column in ("from", "to", "step"):
+    steps = Table(title="found by reading the code: the steps of a job with a small body")
+    for column in ("from (round trips)", "to", "step"):
         steps.add_column(column)
     for hop in READ_HOPS:
         steps.add_row(f"{hop.begin:g}", f"{hop.end:g}", hop.what)
     console.print(steps)
-    console.print("A body over 64 KiB: two more, to write the input's blob and to read it.")
+    console.print("A body over 64 KiB needs two more round trips: to write and to read its blob.")
 
 
 def _describe(hops: Sequence[float]) -> str:
-    """Return the median of the rounds, and the value of each round, as text."""
+    """Return the median of the rounds as text, and in parentheses the value of each round."""
     return f"{median(hops):.1f} ({', '.join(f'{each:.1f}' for each in hops)})"

@@ -26,8 +26,8 @@ class HttpLoad:
 class HttpLoadResult:
     """The result of a benchmark with HTTP requests.
 
-    `latencies_ms` has the latency of each response with status 200. `failures` is the number of
-    responses with another status. `seconds` is the duration of the benchmark.
+    `latencies_ms` has the latency of each successful response. `failures` is the number of the
+    other responses. `seconds` is the duration of the benchmark.
     """
 
     latencies_ms: list[float]
@@ -45,8 +45,9 @@ class HttpLoadResult:
 def run(load: HttpLoad, clients: int, requests: int, prefer: str | None = None) -> HttpLoadResult:
     """Send `requests` HTTP requests from `clients` threads, and return the result.
 
-    Each thread has its own connection, and waits for each response before the next request. With
-    the header `Prefer: respond-async` in `prefer`, a response with status 202 is a success.
+    Each thread has its own connection, and waits for each response before the next request.
+    `prefer` is the value of the header `Prefer`. A response is successful if its status is 200, or
+    202 if `prefer` is given.
     """
     headers = {"content-type": load.media_type} | ({"prefer": prefer} if prefer else {})
     latencies_ms: list[float] = []

@@ -1,8 +1,8 @@
 """Measure two models that together need more memory than the device has (`./dev bench memory`).
 
 The simulated device has 8 GiB. The models need 3 GiB and 6 GiB while they run, and less while they
-are idle. Therefore both models fit into the memory, but they cannot run at the same time. The
-benchmark measures two cases. With admission, each of two worker processes serves both models.
+are idle. Therefore both models can be loaded, but they cannot run at the same time. The benchmark
+measures two cases. With admission, each of two worker processes serves both models.
 Without admission, each of the two processes serves one model, which is the usual way to share a
 GPU.
 """

@@ -6,7 +6,7 @@ from loosely.local.data_directory import RunningSystem
 
 
 def peaks_mb(system: RunningSystem) -> dict[str, float]:
-    """Return the peak resident memory of each process in MB.
+    """Return a dict from the name of each process to its peak resident memory in MB.
 
     The Functions host and the app that it runs are separate processes.
     """
@@ -19,7 +19,7 @@ def peaks_mb(system: RunningSystem) -> dict[str, float]:
 
 
 def peak_mb(pid: int) -> float:
-    """Return the peak resident memory of a process in MB.
+    """Return the peak resident memory of a process in MB (1 MB is 2**20 bytes here).
 
     If the kernel does not record the peak, return the current resident memory.
     """

@@ -42,7 +42,7 @@ class DelayProxy:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
-        # asyncio reports a cancelled handler as an error, so the cancellation ends here.
+        # asyncio reports a cancelled handler as an error, so suppress the cancellation.
         with contextlib.suppress(OSError, asyncio.CancelledError):
             await self._connect(reader, writer)
         self._connections.discard(task)
@@ -63,7 +63,7 @@ class DelayProxy:
             writer.close()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Forward all chunks of one direction, and its end, each after the delay."""
+        """Forward the chunks of one direction, each after the delay, until the sender closes it."""
         chunks: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         await _run_until_first_error(self._receive(reader, chunks), _send(chunks, writer))
 
@@ -102,9 +102,9 @@ async def _run_until_first_error(*work: Coroutine[Any, Any, None]) -> None:
 
 @contextlib.contextmanager
 def run_proxies(target_ports: Sequence[int], round_trip_seconds: float) -> Iterator[list[int]]:
-    """Run a proxy for each target port during the `with` block. One new thread runs them all.
+    """Run a proxy for each target port during the `with` block.
 
-    Yield the ports on which the proxies listen.
+    One new thread runs all proxies. Yield the ports on which the proxies listen.
     """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="proxies")

@@ -41,9 +41,10 @@ _COUNT = re.compile(rb"ActiveMessageCount>(\d+)<")
 
 @dataclass(slots=True)
 class ProbedProgram:
-    """A running Python program. The URL `probe` shows whether the program is ready.
+    """A running Python program.
 
-    `ready_status` is the HTTP status of a ready program. None accepts each status.
+    A GET request to the URL `probe` returns the status `ready_status` if the program is ready. If
+    `ready_status` is None, every status means that the program is ready.
     """
 
     process: subprocess.Popen[bytes]
@@ -207,7 +208,7 @@ class WorkerRig:
 def run_rig(folder: Path, catalogue: Path, model: str) -> Iterator[WorkerRig]:
     """Run a broker and a worker for `model` during the `with` block.
 
-    Their data and logs are written to `folder`.
+    The broker and the worker write their data and logs to `folder`.
     """
     document = config(Catalogue.load(catalogue))
     queues = document["UserConfig"]["Namespaces"][0]["Queues"]

@@ -171,8 +171,8 @@ def bare_loop(catalogue: Path, model: str) -> Iterator[BareLoop]:
 def measure(catalogue: Path, model: str, rounds: int, seconds: float) -> list[Figure]:
     """Measure one model, and return the rows of the report.
 
-    Runs rounds until `rounds` of them were not disturbed by other programs. Stops earlier if
-    `rounds * _MAX_TRIES` rounds have run.
+    Repeats the measurement until other programs have not disturbed `rounds` rounds. Stops earlier
+    if `rounds * _MAX_TRIES` rounds have run.
     """
     batch_size = Catalogue.load(catalogue).model(model).max_batch_size
     with (
@@ -260,7 +260,7 @@ def main(arguments: Sequence[str]) -> int:
         prog="./dev bench worker", description="Compare the worker at saturation with a bare loop."
     )
     parser.add_argument(
-        "models", nargs="*", help="models to measure (default: all of the catalogue)"
+        "models", nargs="*", help="models to measure (default: all models of the catalogue)"
     )
     parser.add_argument("--catalogue", type=Path, default=CATALOGUE)
     parser.add_argument("--rounds", type=int, default=7, help="quiet rounds per model (default: 7)")

@@ -31,13 +31,13 @@ _BINARY = "application/octet-stream"
 
 
 def make_noop_load(system: System, size_bytes: int) -> load.HttpLoad:
-    """Return `noop` jobs with different bodies of this size."""
+    """Return requests for `noop` jobs, whose bodies differ and have `size_bytes` bytes."""
     bodies = [f"{number:08d}".encode().ljust(size_bytes, b".") for number in range(100)]
     return load.HttpLoad(system.url, "/v1/models/noop/jobs", _BINARY, bodies)
 
 
 def measure_latency(system: System, name: str, size_bytes: int, target_ms: float) -> Figure:
-    """Measure the latency of one client that sends one request after another."""
+    """Measure the latency of the requests of one client, which sends them one after another."""
     jobs = make_noop_load(system, size_bytes)
     load.run(jobs, clients=1, requests=100)
     outcome = load.run(jobs, clients=1, requests=ROUND_TRIPS)
@@ -50,7 +50,7 @@ def measure_latency(system: System, name: str, size_bytes: int, target_ms: float
 def measure_throughput(
     system: System, name: str, size_bytes: int, clients: int, target: float
 ) -> Figure:
-    """Measure the throughput of enough clients to keep the whole system busy."""
+    """Measure the jobs per second of the system with `clients` clients at the same time."""
     jobs = make_noop_load(system, size_bytes)
     load.run(jobs, clients=clients, requests=100)
     outcome = load.run(jobs, clients=clients, requests=THROUGHPUT_JOBS)
@@ -60,7 +60,7 @@ def measure_throughput(
 
 
 def measure_noop(system: System) -> list[Figure]:
-    """Measure `noop` jobs. Their model does nothing, so the rest of the system needs the time."""
+    """Measure `noop` jobs. Their model does nothing, so only the rest of the system needs time."""
     return [
         measure_latency(system, "tiny body", 8, 6),
         measure_throughput(system, "tiny body", 8, CLIENTS, 300),
@@ -77,7 +77,8 @@ def measure_bare_loop(*tuned: str) -> float:
     This program is the bare loop: it decodes and classifies pictures in batches, without messages.
 
     Args:
-        tuned: Empty, or "tuned": then the loop uses the worker's settings of the C allocator.
+        tuned: The word "tuned" if the loop must use the worker's settings of the C allocator.
+            Without this word, the loop uses the default settings.
     """
     arguments = [str(PICTURE), str(BATCH_SIZE), str(BARE_SECONDS), *tuned]
     command = [sys.executable, "-m", "benchmarks.bare", *arguments]
@@ -87,9 +88,10 @@ def measure_bare_loop(*tuned: str) -> float:
 def measure_efficiency(system: System) -> list[Figure]:
     """Compare the throughput of the classifier with a bare loop.
 
-    The system gets a steady load and then a burst. The bare loop runs before and after each. It
-    runs once with the default settings of the C allocator, and once with the worker's settings,
-    which make the loop faster. The comparison with the faster loop shows the cost of serving.
+    The system gets a steady load and then a burst. The bare loop runs before, between and after
+    these loads. Each time it runs once with the default settings of the C allocator, and once with
+    the worker's settings, which make the loop faster. The comparison with the faster loop shows the
+    cost of serving.
     """
     picture = load.HttpLoad(
         system.url, "/v1/models/classifier/jobs", "image/jpeg", [PICTURE.read_bytes()]
@@ -105,7 +107,12 @@ def measure_efficiency(system: System) -> list[Figure]:
     makespan = burst.seconds / (BURST_JOBS / bare_burst)
     return [
         _efficiency("classifier compared with a bare loop", outcome, bare, 1.0),
-        _efficiency("the same with the worker's allocator in the loop", outcome, tuned, 0.9),
+        _efficiency(
+            "classifier compared with a bare loop with the worker's allocator settings",
+            outcome,
+            tuned,
+            0.9,
+        ),
         Figure(
             f"burst of {BURST_JOBS} classifier jobs",
             f"{burst.seconds:.1f} s, {makespan:.2f} of the bare loop, {burst.failures} failed",
@@ -143,7 +150,7 @@ def measure_queued_memory(data: Path) -> list[Figure]:
         jobs = make_noop_load(system, PICTURE_BYTES)
         load.run(jobs, clients=CLIENTS, requests=QUEUED_JOBS, prefer="respond-async")
         found = RunningSystem.read(data)
-        assert found is not None, "the system is running"
+        assert found is not None, "up.json describes no running system"
         return measure_memory(found, f"{QUEUED_JOBS} jobs of 26 KB queued")
 
 
@@ -158,7 +165,7 @@ def measure_start(system: System) -> list[Figure]:
                 if httpx.get(f"{system.url}/v1/health/ready", timeout=5).status_code == 200:
                     gateway_seconds.append(time.perf_counter() - begin)
             except httpx.TransportError:
-                pass  # it does not listen yet
+                pass  # the gateway does not listen yet
             time.sleep(0.02)
 
     # A daemon, so that this process can end if the system does not start.
@@ -169,8 +176,13 @@ def measure_start(system: System) -> list[Figure]:
     watching.join()
     (gateway,) = gateway_seconds
     return [
-        Figure("from up to the gateway", f"{gateway:.1f} s", "under 2 s", gateway < 2),
-        Figure("from up to ready, with all models", f"{seconds:.1f} s", "under 3 s", seconds < 3),
+        Figure("from the start to a ready gateway", f"{gateway:.1f} s", "under 2 s", gateway < 2),
+        Figure(
+            "from the start to a ready system",
+            f"{seconds:.1f} s",
+            "under 3 s",
+            seconds < 3,
+        ),
     ]
 
 
@@ -182,8 +194,8 @@ def measure(folder: Path) -> list[Figure]:
         figures += measure_noop(system)
         figures += measure_efficiency(system)
         found = RunningSystem.read(folder / "data")
-        assert found is not None, "the system is running"
-        figures += measure_memory(found, "after all this")
+        assert found is not None, "up.json describes no running system"
+        figures += measure_memory(found, "after these measurements")
     finally:
         system.stop()
     return figures + measure_queued_memory(folder / "queued")

@@ -1,5 +1,7 @@
 """Command-line options, logging, sockets and exit statuses that the emulator's services share.
 
+Each error class is shown with the exit status of the program:
+
 StartError                1   the program cannot start, or cannot continue
 ├── SettingError          2   an option, a settings file or the data directory cannot be used
 └── PortInUse            98   another program listens on the port
@@ -7,12 +9,16 @@ StartError                1   the program cannot start, or cannot continue
 
 import argparse
 import asyncio
+import contextlib
 import errno
 import gc
 import logging
+import os
 import socket
+import stat
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,6 +47,22 @@ class PortInUse(StartError):
     exit_code = 98
 
 
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """What a service grants its HTTP clients.
+
+    Attributes:
+        allowed_hosts: Names in Host headers that are served, besides the loopback names.
+        head_seconds: The time limit for the first line and the headers of a request.
+        body_silence_seconds: The longest pause within the body of a request.
+    """
+
+    allowed_hosts: tuple[str, ...] = ()
+    head_seconds: float = 30.0
+    # Longer than the limit of the blob service, which answers with an error of its own.
+    body_silence_seconds: float = 130.0
+
+
 def options_parser(
     name: str, description: str, port: int, port_help: str
 ) -> argparse.ArgumentParser:
@@ -61,6 +83,21 @@ def options_parser(
         "--data", type=Path, required=True, help="directory in which the service keeps its state"
     )
     parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="answer also requests whose Host header has this name, without a port; by default "
+        "only loopback names are served; may be repeated",
+    )
+    parser.add_argument(
+        "--head-timeout",
+        type=_positive_seconds,
+        default=HttpLimits().head_seconds,
+        metavar="SECONDS",
+        help="time limit for the headers of an HTTP request (default: 30)",
+    )
+    parser.add_argument(
         "--log-level",
         default="info",
         type=str.lower,
@@ -71,9 +108,10 @@ def options_parser(
 
 
 def port_number(text: str) -> int:
-    """Parse a TCP port from 0 to 65535. With port 0, the system chooses a free port.
+    """Parse a TCP port from 0 to 65535. Port 0 means that the system chooses a free port.
 
-    argparse calls this function to convert the option's text.
+    argparse calls this function for each option that is a port. Raises ArgumentTypeError if the
+    number is out of range, and ValueError if the text is not a number.
     """
     port = int(text)
     if not 0 <= port <= 65535:
@@ -81,11 +119,54 @@ def port_number(text: str) -> int:
     return port
 
 
+def http_limits(options: argparse.Namespace) -> HttpLimits:
+    """Return the limits that the parsed options set."""
+    return HttpLimits(tuple(options.allow_host), options.head_timeout)
+
+
+def _positive_seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"expected seconds from 0 to 3600, got {text}")
+    return seconds
+
+
+_OTHERS = 0o077
+
+
+def make_private_directory(directory: Path) -> None:
+    """Create a data directory that only its owner can read, or restrict an existing one.
+
+    Files directly in the directory are restricted as well. A directory with the sticky bit, such as
+    /tmp, and files of other users keep their modes. Raises OSError if the directory cannot be used.
+    """
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not directory.stat().st_mode & stat.S_ISVTX:
+        _restrict(directory, directory.stat())
+        for entry in os.scandir(directory):
+            if entry.is_file(follow_symlinks=False):
+                _restrict(Path(entry.path), entry.stat(follow_symlinks=False))
+
+
+def make_private_file(path: Path) -> None:
+    """Restrict an SQLite database and its companions to its owner, if they exist."""
+    for each in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
+        with contextlib.suppress(FileNotFoundError):
+            _restrict(each, each.stat())
+
+
+def _restrict(path: Path, found: os.stat_result) -> None:
+    if found.st_mode & _OTHERS and found.st_uid == os.geteuid():
+        path.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
+
+
 def run(name: str, log_level: str, program: Callable[[], None]) -> int:
     """Configure logging, run a program, and return its exit status.
 
-    If the program raises StartError, write its message to standard error, and return the exit
-    status of the error's class.
+    Only the owner can read the files that the program creates.
+
+    If the program raises StartError, write the error's message to standard error, and return the
+    error's `exit_code`. Otherwise return 0.
     """
     logging.basicConfig(
         level=log_level.upper(),
@@ -93,17 +174,20 @@ def run(name: str, log_level: str, program: Callable[[], None]) -> int:
         stream=sys.stderr,
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    previous = os.umask(_OTHERS)
     try:
         program()
     except StartError as error:
         sys.stderr.write(f"{name}: {error}\n")
         return error.exit_code
+    finally:
+        os.umask(previous)
     return 0
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine on uvloop's event loop, or on asyncio's if uvloop is not installed."""
-    # The garbage collector does not have to look at the imported modules again.
+    # Exclude the imported modules from later garbage collections, to make these faster.
     gc.freeze()
     with asyncio.Runner(loop_factory=loops.new_event_loop) as runner:
         runner.run(main)
@@ -118,7 +202,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         address = ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError:
-        raise SettingError(f"--host {host} is not an IP address") from None
+        raise SettingError(f"--host {host} is not an IP address: use 127.0.0.1 or ::1") from None
     if not address.is_loopback:
         # The keys are well known, so other machines must not reach the service.
         raise SettingError(f"--host {host} is not a loopback address: use 127.0.0.1 or ::1")

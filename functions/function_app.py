@@ -67,9 +67,9 @@ async def enqueue(ticket: str) -> str | None:
 
 @app.activity_trigger("asked")
 async def conclude(asked: str) -> str:
-    """Record a job's outcome unless an outcome is recorded; return the recorded outcome.
+    """Record or read a job's outcome; return the outcome if the job has one.
 
-    See `gateway.jobs.activities.Conclude` for the JSON text of `asked` and of the returned value.
+    `gateway.jobs.activities.Conclude.run` describes the JSON texts: `asked` and the returned value.
     """
     return await services.conclude.run(asked)
 
@@ -83,14 +83,17 @@ def webhook(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]
 @app.activity_trigger("job")
 @app.durable_client_input("client")
 async def announce_webhook(job: str, client: df.DurableOrchestrationClient) -> None:
-    """Start the orchestration that delivers the webhook of this job."""
+    """Start the orchestration that delivers the webhook of the job with the id `job`."""
     await start_delivery(job, DurableClient(client))
 
 
 @app.activity_trigger("job")
 @app.durable_client_input("client")
 async def deliver_webhook(job: str, client: df.DurableOrchestrationClient) -> str:
-    """Post a job to its webhook once; return the receiver's status or an error code as JSON."""
+    """Post the job with the id `job` to its webhook once.
+
+    Returns the receiver's status or an error code as JSON.
+    """
     return await services.webhook_activities.deliver_job(job, DurableClient(client))
 
 
@@ -127,7 +130,7 @@ async def watch(timer: func.TimerRequest) -> None:
 @app.timer_trigger("timer", "0 */10 * * * *")
 @app.durable_client_input("client")
 async def purge(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:
-    """Recover stuck orchestrations. Delete histories and blobs whose retention has ended."""
+    """End stuck orchestrations. Delete histories and blobs whose retention has ended."""
     durable = DurableClient(client)
     await recovery.recover(durable, services.jobs, services.clock(), services.retention)
     await housekeeping.purge(durable, services)

@@ -25,7 +25,7 @@ YAML_FILES = ["azure.yaml", "infra", ".github"]
 
 
 class CheckerMissingError(Exception):
-    """A check program is not installed. The error message says what to do."""
+    """A check program is not installed. The error message says how to check instead."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Tools:
         """Return the command that starts a check program from the folder `checks`.
 
         Raises:
-            CheckerMissingError: if the program does not exist. The error message tells the user to
-                run the command `instead`.
+            CheckerMissingError: if the program does not exist. The error message contains
+                `instead`, which is a command that does the same check.
         """
         if self.checks is None:
             raise CheckerMissingError(f"INFRA_CHECKS is not set; run {instead}")
@@ -83,7 +83,7 @@ def check_azure_yaml(tools: Tools) -> None:
 
 
 def render(tools: Tools, overlay: Path) -> str:
-    """Return the manifests that kustomize makes from an overlay, as YAML text."""
+    """Return the Kubernetes manifests that kustomize renders from an overlay, as YAML text."""
     return run(tools.kubectl(), "kustomize", overlay)
 
 
@@ -105,7 +105,7 @@ def check_shell(tools: Tools) -> None:
 
 
 def check_yaml_style(tools: Tools) -> None:
-    """Check the YAML files with yamllint."""
+    """Check azure.yaml and the YAML files in infra/ and .github/ with yamllint."""
     files = [file for file in YAML_FILES if (ROOT / file).exists()]
     run(tools.installed("yamllint"), "--strict", "-c", INFRA / ".yamllint.yaml", *files)
 

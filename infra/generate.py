@@ -18,7 +18,7 @@ from infra.manifests import render_manifests
 
 FOLDER = Path(__file__).parent
 
-# KEDA starts one worker per this many waiting jobs. KEDA's default is 5.
+# The number of waiting jobs for which KEDA starts one worker. KEDA's default is 5.
 MESSAGES_PER_WORKER = 5
 # Low-priority jobs may wait, so KEDA starts fewer workers for them.
 LOW_PRIORITY_MESSAGES_PER_WORKER = 100
@@ -30,7 +30,8 @@ _MAX_SIZE_MEGABYTES = 1024
 def compute_grace_seconds(model: ModelEntry) -> int:
     """Return the grace period of a model's pods in seconds.
 
-    The grace period is the sum of the longest duration of a job, the lock duration and a margin.
+    The grace period is the sum of a job's deadline, the lock duration and a margin. A model that
+    reports progress has long jobs, so its longest permitted deadline is used.
     """
     longest = model.max_deadline_seconds if model.reports_progress else model.deadline_seconds
     return longest + model.lock_seconds + _MARGIN_SECONDS
@@ -49,7 +50,7 @@ def make_scaled_queues(model: ModelEntry) -> list[dict[str, Any]]:
 
 
 def make_bicep_document(catalogue: Catalogue) -> dict[str, Any]:
-    """Return the queues and models in the form that Bicep reads."""
+    """Return the content of catalogue.json: the queues and the models of the catalogue."""
     [namespace] = config(catalogue)["UserConfig"]["Namespaces"]
     return {
         "queues": [

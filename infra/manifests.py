@@ -16,9 +16,9 @@ MAX_GPU_NODES = 8
 MAX_CPU_WORKERS = 4
 HEALTH_PORT = 8081
 USER_ID = 10001
-# Seconds for a GPU node to start and to pull the image. deploy-worker.sh waits as long.
+# Seconds for a GPU node to start and to pull the image. deploy-worker.sh waits for the same time.
 ROLLOUT_SECONDS = 1200
-# Seconds of the grace period that are reserved for the end of the process after the drain.
+# The part of the grace period, in seconds, in which the process ends after the drain.
 _AFTER_DRAIN_SECONDS = 15
 
 ModelDescription = tuple[ModelEntry, list[dict[str, Any]], int]
@@ -116,7 +116,7 @@ def _make_labels(model: ModelEntry) -> dict[str, str]:
 
 
 def make_container(model: ModelEntry, grace_seconds: int) -> dict[str, Any]:
-    """Return the container of the pods in which a model's workers run."""
+    """Return the container that runs a worker in each of the model's pods."""
     resources: dict[str, Any] = {
         "requests": {"cpu": "2", "memory": "6Gi"},
         "limits": {"memory": "16Gi", "nvidia.com/gpu": 1},

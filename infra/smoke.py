@@ -36,8 +36,8 @@ SUBMIT_INTERVAL_SECONDS: Final = 0.6
 After the restart, the time between submits is twice as long."""
 
 RESTART_DELAY_SECONDS: Final = 0.2
-"""Seconds from the submit of half of the group to the restart, so that some jobs are accepted
-before the restart."""
+"""Seconds from the submit of the jobs that are submitted together to the restart. In this time the
+gateway accepts some of these jobs."""
 
 DEADLINE_SECONDS: Final = 1800
 REQUEST_SECONDS: Final = 30.0
@@ -153,7 +153,7 @@ class JobReport:
 
     @property
     def ended_as(self) -> str:
-        """The text for the report: the job's last known status, and its error code if it failed."""
+        """The job's last known status as text, with the error code if the job has one."""
         shown = self.status or "not accepted"
         shown = shown if not self.status or self.status in FINAL else f"still {shown}"
         return f"{shown} ({self.code})" if self.code else shown

@@ -52,7 +52,11 @@ from contract.messages import FailureCode, JobError, Stage
 
 
 class Settlement(StrEnum):
-    """How the worker settles a message. LEAVE means that the worker does not settle the message."""
+    """How the worker settles a message.
+
+    ABANDON and RELEASE return the message to its queue. Only ABANDON counts as a failed delivery.
+    LEAVE means that the worker does not settle the message.
+    """
 
     COMPLETE = "complete"
     ABANDON = "abandon"
@@ -251,7 +255,7 @@ class UnreadableMessage(Poison):
 
 
 class WrongModel(Poison):
-    """The message names a model that does not belong to the message's queue."""
+    """The message is in the queue of one model, but names another model."""
 
     code = "wrong-model"
     stage = Stage.QUEUE
@@ -272,7 +276,7 @@ class ReplyRefused(Poison):
 
 
 class HandedBack(WorkerError):
-    """The worker shuts down or unloads the model before the job starts."""
+    """The job has not started, and the worker shuts down or unloads the job's model."""
 
     code = "handed-back"
     retryable = True

@@ -21,7 +21,10 @@ _OK = 200
 
 @dataclass(frozen=True, slots=True)
 class PeerRequests:
-    """The requests of a benchmark. The clients send the `bodies` in turn."""
+    """The requests of a benchmark.
+
+    The requests use the `bodies` in order. After the last body, the first body is used again.
+    """
 
     url: str
     path: str
@@ -41,9 +44,10 @@ class PeerRequests:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request: its number, begin and end, and the status and body of its response.
+    """One request and its response.
 
-    If no response arrived, the status is 0 and the body is the error's text.
+    `begin` and `end` are times of `time.perf_counter` in seconds. If no response arrived, `status`
+    is 0 and `body` is the error's text.
     """
 
     number: int
@@ -77,7 +81,7 @@ class Exchanges:
 
 
 class _Connection(asyncio.Protocol):
-    """One keep-alive connection. `response` is the future for the response to the last request."""
+    """One keep-alive connection. `response` is the future of the last request's response."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -123,15 +127,16 @@ def run(
     timeout_seconds: float = 180.0,
     on_ok: Callable[[int], None] = lambda _: None,
 ) -> Exchanges:
-    """Send `count` requests from `clients` connections, and return each with its response.
+    """Send `count` requests over `clients` connections, and return each request with its response.
 
     Args:
-        requests: The URL, the headers and the bodies. The bodies are used in turn.
+        requests: The URL, the headers and the bodies of the requests.
         clients: How many requests wait for their responses at the same time.
         count: How many requests to send.
         timeout_seconds: A request without a response after this time has failed. Its connection is
-            closed, and the client continues with a new one.
-        on_ok: Called after each response of status 200, with the number of these responses so far.
+            closed, and the client continues with a new connection.
+        on_ok: A function that is called after each response of status 200. Its argument is the
+            number of these responses so far.
     """
     return uvloop.run(_run(requests, clients, count, timeout_seconds, on_ok))
 
@@ -185,6 +190,10 @@ async def _connect(url: str) -> _Connection:
 
 
 def longest_silence(ends: Iterable[float], begin: float) -> float:
-    """Return the longest time between two responses. The first period starts at `begin`."""
+    """Return the longest time between two successive responses after `begin`, in seconds.
+
+    `ends` are the times of the responses. The first period starts at `begin`. Without a response
+    after `begin`, the result is 0.
+    """
     times = [begin, *sorted(end for end in ends if end > begin)]
     return max((later - earlier for earlier, later in pairwise(times)), default=0.0)

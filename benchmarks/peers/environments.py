@@ -16,16 +16,16 @@ REQUIREMENTS = {
 
 
 def prepare(name: str) -> Path:
-    """Make the environment if it is missing or outdated. Return its folder `bin`.
+    """Create the Python environment `name` if it is missing or outdated. Return its folder `bin`.
 
     Raises:
-        subprocess.CalledProcessError: if pip fails. Its output on stderr has the reason.
+        subprocess.CalledProcessError: if pip fails. pip prints the reason to stderr.
     """
     folder = FOLDER / name
     stamp = folder / "stamp"
     wanted = f"{sys.version}\n{REQUIREMENTS[name].read_text('utf-8')}"
     if not stamp.exists() or stamp.read_text("utf-8") != wanted:
-        sys.stderr.write(f"making {folder}; this happens once and takes some minutes\n")
+        sys.stderr.write(f"creating the Python environment {folder}; this takes some minutes\n")
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         command = ["-m", "pip", "install", "--quiet", "--progress-bar", "off", "-r"]
         subprocess.run([folder / "bin" / "python", *command, REQUIREMENTS[name]], check=True)
@@ -34,7 +34,7 @@ def prepare(name: str) -> Path:
 
 
 def versions(name: str) -> dict[str, str]:
-    """Return the version of each distribution that the environment's requirements name."""
+    """Return the version of each distribution in the requirements file of the environment."""
     names = list(required_names(REQUIREMENTS[name].read_text("utf-8").splitlines()))
     program = "import sys, importlib.metadata as m; print(*map(m.version, sys.argv[1:]))"
     output = subprocess.run(

@@ -42,13 +42,16 @@ class PeerModel:
 
     @classmethod
     def load(cls) -> "PeerModel":
-        """Load the model of `PEER_TASK`, and tell the benchmark the id of this process."""
+        """Load the model that the environment variable `PEER_TASK` names.
+
+        Then report the id of this process to the benchmark.
+        """
         model = cls(os.environ["PEER_TASK"])
         announce_model_process()
         return model
 
     def __call__(self, picture: bytes) -> dict[str, Any]:
-        """Return the result of one JPEG."""
+        """Run the model with one JPEG, and return the result."""
         return self.finish(self.run([self.decode(picture)])[0])
 
     def decode(self, picture: bytes) -> Any:
@@ -56,7 +59,10 @@ class PeerModel:
         return self.prepare(Image.open(BytesIO(picture)).convert("RGB"))
 
     def prepare(self, image: Image.Image) -> Any:
-        """Return the middle square of the image: for ResNet-18 as a normalised tensor."""
+        """Return the middle square of the image.
+
+        The square is a normalised tensor for `resnet18`, and an image for `noop`.
+        """
         side = min(image.size) * _CENTRE_SHARE
         left, top = (image.width - side) / 2, (image.height - side) / 2
         box = (left, top, left + side, top + side)
@@ -69,7 +75,7 @@ class PeerModel:
         return functional.normalize(pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
     def run(self, batch: Sequence[Any]) -> list[Any]:
-        """Run one forward pass over the whole batch."""
+        """Run one forward pass over the whole batch. For `noop`, return the batch as a list."""
         if self._network is None:
             return list(batch)
         import torch  # noqa: PLC0415 - as above
@@ -78,7 +84,7 @@ class PeerModel:
             return list(self._network(torch.stack(list(batch))))
 
     def finish(self, output: Any) -> dict[str, Any]:
-        """Return the indices and scores of the five best classes, or the constant of noop."""
+        """Return the indices and scores of the five best classes. For `noop`, return a constant."""
         if self._network is None:
             return NOOP_RESULT
         scores, indices = output.softmax(dim=0).topk(CLASSES_COUNT)
@@ -87,15 +93,16 @@ class PeerModel:
 
 
 def import_libraries() -> None:
-    """Import what the model of `PEER_TASK` needs, without loading it."""
+    """Import the libraries of the model that `PEER_TASK` names, without loading the model."""
     if os.environ["PEER_TASK"] == "resnet18":
         importlib.import_module("torchvision")
 
 
 def announce_model_process() -> None:
-    """Tell the benchmark the id of this process, if a benchmark has started it.
+    """Report the id of this process to the benchmark, if a benchmark has started the process.
 
-    The id is the name of a new file in the folder `PEER_MODEL_PROCESSES`.
+    The report is an empty file in the folder that the environment variable `PEER_MODEL_PROCESSES`
+    names. The id is the name of the file.
     """
     if folder := os.environ.get("PEER_MODEL_PROCESSES"):
         (Path(folder) / str(os.getpid())).touch()

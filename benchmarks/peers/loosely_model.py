@@ -18,7 +18,7 @@ class Infer:
         announce_model_process()
 
     def sample(self) -> Any:
-        """Return a prepared black image."""
+        """Return a black image in the format that `preprocess` returns."""
         return self._model.prepare(new("RGB", (SIDE_PIXELS, SIDE_PIXELS)))
 
     def preprocess(self, item: Image) -> Any:
@@ -30,5 +30,5 @@ class Infer:
         return self._model.run(batch)
 
     def postprocess(self, output: Any) -> dict[str, object]:
-        """Return the best classes."""
+        """Return the result of one picture, in the format of `PeerModel.finish`."""
         return self._model.finish(output)

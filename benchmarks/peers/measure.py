@@ -41,8 +41,8 @@ _SCORE_TOLERANCE = 1e-3
 class Amounts:
     """How many requests each measurement sends.
 
-    If `burst` or `loss` is 0, this measurement is left out. `bare_seconds` is how long a bare loop
-    runs; 0 if no bare loop is measured.
+    If `burst` or `loss` is 0, the measurement of this name is left out. `bare_seconds` is how long
+    a bare loop runs, in seconds. If it is 0, no bare loop is measured.
     """
 
     one_client: int
@@ -53,7 +53,7 @@ class Amounts:
 
     @property
     def kill_after(self) -> int:
-        """After how many responses the loss measurement kills the model process."""
+        """The number of responses after which the measurement `loss` kills the model process."""
         return self.loss // 5
 
 
@@ -70,7 +70,10 @@ QUICK = {
 
 
 def make_pictures() -> list[bytes]:
-    """Return chelsea.jpg as it is, mirrored, upside down, and both, as JPEGs of about 26 KB."""
+    """Return four variants of chelsea.jpg as JPEGs of about 26 KB.
+
+    The variants are the picture itself, mirrored, upside down, and mirrored upside down.
+    """
     picture = Image.open(_PICTURE).convert("RGB")
     mirrored = ImageOps.mirror(picture)
     variants = (picture, mirrored, ImageOps.flip(picture), ImageOps.flip(mirrored))
@@ -121,7 +124,10 @@ def measure(served: ServedPeer, task: str, amounts: Amounts, expected: Sequence[
 
 
 def latency(exchanges: Sequence[Exchange]) -> Values:
-    """Return the median and the 95th percentile of the requests' latencies, in ms."""
+    """Return the median and the 95th percentile of the requests' latencies, in ms.
+
+    Both values are None if there are fewer than two requests.
+    """
     times = [(each.end - each.begin) * 1000 for each in exchanges]
     if len(times) < 2:
         return {"p50_ms": None, "p95_ms": None}
@@ -129,10 +135,11 @@ def latency(exchanges: Sequence[Exchange]) -> Values:
 
 
 def _measure_loss(served: ServedPeer, amounts: Amounts, exchanges: list[Exchange]) -> Values:
-    """Kill the model process during a burst of requests. The clients repeat no failed request.
+    """Kill the model process during a burst of requests, and return the loss and the silence.
 
-    Right after the kill, one new client sends a request, and repeats it until it succeeds. The
-    silence is the longest time without a successful response to the burst or to this client.
+    The clients of the burst do not repeat a failed request. Right after the kill, one new client
+    sends a request, and repeats it until it succeeds. The silence is the longest time after the
+    kill without a successful response to any client.
     """
     requests = served.requests
     killed_at = math.inf
@@ -157,7 +164,10 @@ def _measure_loss(served: ServedPeer, amounts: Amounts, exchanges: list[Exchange
 
 
 def _wait_for_recovery(served: ServedPeer) -> float | None:
-    """Repeat a request until it succeeds. Return the time of the success, or None without one."""
+    """Repeat a request until it succeeds, and return the time of the success.
+
+    Return None if no request succeeds within `_RECOVERY_SECONDS`.
+    """
     give_up_at = time.perf_counter() + _RECOVERY_SECONDS
     while time.perf_counter() < give_up_at:
         if found := client.run(served.requests, 1, 1, _LOSS_TIMEOUT_SECONDS).ok:
@@ -178,7 +188,10 @@ def _count_wrong(served: ServedPeer, exchanges: Sequence[Exchange], expected: Se
 
 
 def is_same_result(result: Any, expected: Any) -> bool:
-    """Return whether a result has the expected best class, and its score within 0.1 %."""
+    """Return whether a result has the expected best class with nearly the expected score.
+
+    The two scores may differ by 0.1 %.
+    """
     best, right = result["labels"][0], expected["labels"][0]
     is_close = math.isclose(best["score"], right["score"], rel_tol=_SCORE_TOLERANCE)
     return best["index"] == right["index"] and is_close
@@ -186,10 +199,11 @@ def is_same_result(result: Any, expected: Any) -> bool:
 
 @contextmanager
 def _machine(values: Values, served: ServedPeer) -> Iterator[None]:
-    """Record the load before a measurement, and who used the processors during it.
+    """Add to `values` the load of the machine before and during the `with` block.
 
-    `stolen_share` is the fraction of the processor time that other virtual machines used, and
-    `others_share` is the fraction that other programs used.
+    `load_average` is the load average before the block. `stolen_share` is the fraction of the
+    processor time that other virtual machines used during the block, and `others_share` is the
+    fraction that other programs used.
     """
     values["load_average"] = os.getloadavg()[0]
     before, ours = Processors.now(), _used_seconds(served)
@@ -200,7 +214,7 @@ def _machine(values: Values, served: ServedPeer) -> Iterator[None]:
 
 
 def _used_seconds(served: ServedPeer) -> float:
-    """Return the processor time that the system and this client have used until now."""
+    """Return the processor time, in seconds, that the system and this client have used so far."""
     pids = [os.getpid(), *(process.pid for process in served.processes())]
     total = 0.0
     for pid in pids:
@@ -212,13 +226,14 @@ def _used_seconds(served: ServedPeer) -> float:
 def expected_results(task: str, pictures: Sequence[bytes], folder: Path) -> list[Any]:
     """Return the right result of each picture, to check the systems' results.
 
-    For the classifier, the list is empty, and `measure` checks no results: only Loosely serves the
-    classifier, and `benchmarks.peers.job`, which computes the right results, does not have it.
+    For the classifier, the list is empty, so `measure` checks no results. Only Loosely serves the
+    classifier, and `benchmarks.peers.job`, which computes the right results, does not contain it.
 
     Args:
         task: The job.
         pictures: The JPEGs that the requests contain.
-        folder: Gets a file for each picture. A new process reads the files and runs `resnet18`.
+        folder: The folder in which this function writes a file for each picture. A new process
+            reads the files and runs `resnet18`.
     """
     if task == "noop":
         return [NOOP_RESULT] * len(pictures)
@@ -234,7 +249,8 @@ def expected_results(task: str, pictures: Sequence[bytes], folder: Path) -> list
 def measure_bare(task: str, picture: Path, seconds: float) -> tuple[float, float]:
     """Run `benchmarks.bare` twice, and return the images per second of both runs.
 
-    The first run uses the default settings of the C allocator, the second run the worker's.
+    The first run uses the default settings of the C allocator. The second run uses the worker's
+    settings.
     """
     command = ("benchmarks.bare", str(picture), str(BATCH_SIZE), str(seconds))
     model = ("--catalogue", str(CATALOGUE), "--model", task)

@@ -33,7 +33,11 @@ def number(value: float | None, digits: int = 0, infinite: str = "never") -> str
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> str:
-    """Return a Markdown table. The columns after the first `text_columns` have numbers."""
+    """Return a Markdown table.
+
+    The first `text_columns` columns contain text. The other columns contain numbers, which are
+    aligned to the right.
+    """
     rule = [*["---"] * text_columns, *["---:"] * (len(head) - text_columns)]
     lines = [head, rule, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -58,7 +62,7 @@ def _requests(comparison: Comparison, what: str) -> str:
 
 
 def make_charts(comparison: Comparison) -> dict[str, str]:
-    """Return the text of each SVG file by its name."""
+    """Return a dict from the name of each chart to the text of its SVG file."""
     noop, resnet = _rows(comparison, "noop"), _rows(comparison, "resnet18")
     charts = {}
     if noop:
@@ -112,7 +116,10 @@ def _bars(
 
 
 def _describe_rounds(comparison: Comparison) -> str:
-    """Return the number of rounds as text. If the jobs differ, name the number of each job."""
+    """Return the number of rounds as text.
+
+    If the jobs have different numbers of rounds, the text has the number for each job.
+    """
     rounds = {
         task: len({run.round for run in comparison.runs if run.task == task})
         for task in dict.fromkeys(run.task for run in comparison.runs)
@@ -228,7 +235,7 @@ def _with_failures(text: str, failures: float | None) -> str:
 
 
 def _better(noop: Sequence[_Row], resnet: Sequence[_Row]) -> str:
-    """Return the section that lists, for each measured value, the peers with a better value."""
+    """Return the section that lists, for each measured value, the peers that beat Loosely."""
     compared = [
         ("noop, latency with one client in ms", noop, "p50_ms", 1, False),
         ("noop, jobs/s at 16 clients", noop, "per_second_16", 0, True),
@@ -252,7 +259,7 @@ def _better(noop: Sequence[_Row], resnet: Sequence[_Row]) -> str:
         peers = ", ".join(
             f"{row.configuration.title} ({number(row.values[name], digits)})" for row in ahead
         )
-        lines.append([what, number(ours[name], digits), peers or "nobody"])
+        lines.append([what, number(ours[name], digits), peers or "none"])
     if not lines:
         return ""
     return f"""## What the peers do better
@@ -335,7 +342,7 @@ or if the load was far above the number of processors.
 - **Burst**: {_requests(comparison, "burst")} clients send one request each at the same time.
   A response other than 200, or none within 120 s, is a failure.
 - **Kill**: 100 clients send one request each. After 20 responses the process that holds the model
-  gets SIGKILL. A request without a response of status 200 within 30 s is lost; nobody sends it
+  gets SIGKILL. A request without a response of status 200 within 30 s is lost; no client sends it
   again. Right after the kill, one more client sends a request, again and again until it succeeds.
   The silence is the longest time after the kill without a successful response to any client.
 - **Memory**: the sum of the peak resident memory of all processes before the kill, including Redis

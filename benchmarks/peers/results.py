@@ -13,7 +13,10 @@ Values = dict[str, float | None]
 
 @dataclass(frozen=True, slots=True)
 class PeerRun:
-    """The values of one configuration with one job in one round, or the error of this run."""
+    """The values of one configuration with one job in one round.
+
+    If the run failed, `values` is empty and `error` is the text of the error.
+    """
 
     round: int
     key: str
@@ -24,7 +27,7 @@ class PeerRun:
 
 @dataclass(slots=True)
 class Comparison:
-    """All runs, and on which machine and when the benchmark measured them."""
+    """All runs of a benchmark, and facts such as the date and the machine of the benchmark."""
 
     facts: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -44,7 +47,10 @@ class Comparison:
         return cls(**document)
 
     def medians(self, key: str, task: str) -> Values:
-        """Return the median of each value over the rounds. Failed runs do not count."""
+        """Return the median of each value over the rounds of one configuration with one job.
+
+        Failed runs do not count.
+        """
         runs = [run for run in self.runs if run.key == key and run.task == task and not run.error]
         names = dict.fromkeys(name for run in runs for name in run.values)
         return {

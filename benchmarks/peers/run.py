@@ -59,7 +59,7 @@ class _Step:
 
 
 class PeerBenchmark:
-    """Runs the systems of a comparison, and adds the measured values to it."""
+    """Runs the systems of a comparison, and adds the measured values to the comparison."""
 
     def __init__(
         self, comparison: Comparison, amounts: dict[str, Amounts], results: Path, folder: Path
@@ -90,7 +90,7 @@ class PeerBenchmark:
                 sys.stderr.write(f"{describe(run)}\n")
 
     def _choose(self, number: int, peers: Sequence[str], task: str) -> Iterator[PeerConfiguration]:
-        """Yield the configurations of the round. Odd rounds have the reversed order."""
+        """Yield the configurations of the chosen peers. Odd rounds have the reverse order."""
         for configuration in CONFIGURATIONS[::-1] if number % 2 else CONFIGURATIONS:
             is_chosen = {configuration.peer, configuration.key} & set(peers)
             if is_chosen and (task != CLASSIFIER or configuration.peer == LOOSELY):
@@ -118,10 +118,10 @@ class PeerBenchmark:
 def add_ratios(
     values: Values, before: tuple[float, float], after: tuple[float, float], burst: int
 ) -> None:
-    """Add the speed of the bare loops around a run, and the run's speed divided by theirs.
+    """Add the throughput of the bare loops, and the ratios of the run to the loops, to `values`.
 
     Args:
-        values: The values of the run, to which this function adds others.
+        values: The values of the run.
         before: The pictures per second of two bare loops before the run: with the default settings
             of the C allocator, and with the worker's settings.
         after: The pictures per second of the two loops after the run.
@@ -143,7 +143,7 @@ def describe(run: PeerRun) -> str:
 
 
 def collect_facts(amounts: dict[str, Amounts]) -> dict[str, str]:
-    """Return when and on which machine the comparison runs, and how many requests it sends."""
+    """Return the facts of a comparison: date, commit, machine, and numbers of requests."""
     noop, resnet = amounts["noop"], amounts["resnet18"]
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -194,7 +194,7 @@ def collect_versions(configurations: Sequence[PeerConfiguration]) -> dict[str, s
 
 
 def print_summary(comparison: Comparison) -> None:
-    """Print the most important medians."""
+    """Print a table of the most important medians of each system."""
     names = (
         *("p50_ms", "per_second_16", "per_second_64", "bare_ratio", "burst_failures"),
         *("burst_seconds", "lost", "silence_seconds", "others_mb", "wrong"),
@@ -228,20 +228,31 @@ def main(arguments: Sequence[str] = ()) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="how many rounds (default: 3)")
     names = list(dict.fromkeys(name for each in CONFIGURATIONS for name in (each.peer, each.key)))
     parser.add_argument(
-        "--peers", type=_list(names), default=names, help="for example loosely,celery/polling"
+        "--peers",
+        type=_list(names),
+        default=names,
+        help="systems to run, for example loosely,celery/polling",
     )
     parser.add_argument("--tasks", type=_list(ALL_TASKS), default=list(ALL_TASKS))
     parser.add_argument(
-        "--quick", action="store_true", help="one round of few requests, and write no document"
+        "--quick",
+        action="store_true",
+        help="one round with few requests; does not write the page",
     )
-    parser.add_argument("--results", type=Path, help=f"default: {RESULTS.relative_to(ROOT)}")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        help=f"JSON file of the values (default: {RESULTS.relative_to(ROOT)})",
+    )
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where to write the page")
-    parser.add_argument("--render", type=Path, help="only write the page from these results")
+    parser.add_argument(
+        "--render", type=Path, help="run nothing, and write the page from this JSON file"
+    )
     options = parser.parse_args(arguments)
     if options.render:
         render(Comparison.read(options.render), options.docs)
         return 0
-    # An ordinary end stops the servers.
+    # Exit by an exception when SIGTERM arrives, so that the `with` blocks stop the servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     chosen = [each for each in CONFIGURATIONS if {each.peer, each.key} & set(options.peers)]
     amounts = QUICK if options.quick else FULL

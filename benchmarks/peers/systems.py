@@ -39,7 +39,10 @@ BodyForm = Literal["raw", "form", "list"]
 
 @dataclass(frozen=True, slots=True)
 class PeerConfiguration:
-    """One way to run a peer. `{port}` in a command is the port on which the peer shall listen."""
+    """One way to run a peer.
+
+    In `commands`, `{port}` stands for the port on which the peer listens.
+    """
 
     peer: str
     name: str
@@ -161,7 +164,7 @@ CONFIGURATIONS = (
 
 @dataclass(slots=True)
 class ServedPeer:
-    """A running peer, or a running Loosely. `requests` are the requests that it answers."""
+    """A running peer, or a running Loosely. `requests` are the requests to send to this system."""
 
     requests: PeerRequests
     model_processes: Path
@@ -192,7 +195,7 @@ class ServedPeer:
             os.kill(pid, signal.SIGKILL)
 
     def peaks_mb(self) -> tuple[float, float]:
-        """Return the peak memory of the processes with a model and of the others, in MB."""
+        """Return two sums in MB: the peak memory of the model processes and of the others."""
         model_pids = self.model_pids()
         model, others = 0.0, 0.0
         for process in self.processes():
@@ -215,7 +218,7 @@ class ServedPeer:
 
 
 class _SupervisedProgram:
-    """A program. 0.1 s after it has ended, a thread starts it again, as systemd does."""
+    """A program that a thread starts again 0.1 s after the program has ended, as systemd does."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self._command = command
@@ -280,7 +283,8 @@ def serve(
         folder: An empty folder for data and logs.
 
     Raises:
-        RuntimeError: if no request was answered in time. The message contains the end of the logs.
+        RuntimeError: if there is no such response in time. The message contains the end of the
+            logs.
     """
     (folder / _MODEL_PROCESSES).mkdir()
     begin = time.monotonic()
@@ -373,7 +377,11 @@ def _encode(pictures: Sequence[bytes], form: BodyForm) -> tuple[list[bytes], str
 
 
 def _wait_until_answered(served: ServedPeer, folder: Path, begin: float) -> None:
-    """Send one request again and again until it is answered with status 200."""
+    """Repeat a request until the response has status 200.
+
+    Raises:
+        RuntimeError: if there is no such response in time.
+    """
     requests = served.requests
     url, last = requests.url + requests.path, "no response"
     while time.monotonic() < begin + _READY_SECONDS:

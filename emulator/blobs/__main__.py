@@ -1,4 +1,7 @@
-"""The command `python -m emulator.blobs`, also `local-blobs`: serve a storage account."""
+"""Serve a storage account on this machine.
+
+Start this program with `python -m emulator.blobs` or `local-blobs`.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ def _run(options: argparse.Namespace) -> None:
         logging.getLogger(__name__).info(
             "listening on http://%s:%d/%s, data in %s", host, port, options.account, options.data
         )
-        program.run_loop(serve(app, listener))
+        program.run_loop(serve(app, listener, program.http_limits(options)))
 
 
 def _parser() -> argparse.ArgumentParser:

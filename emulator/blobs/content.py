@@ -2,8 +2,8 @@
 
 A content file has a random key as its name. The file is written completely before the index refers
 to the file, and is never changed. The file is removed only when the index no longer refers to the
-file. Therefore the index never refers to a missing file. A crash may leave files that the index
-does not mention. `sweep` removes these files when the program starts again.
+file. Therefore the index never refers to a missing file. A crash may leave files to which the index
+does not refer. `sweep` removes these files when the program starts again.
 
 File operations run on a small pool of threads. Content is read and written in buffers of limited
 size, so memory use does not depend on the size of a blob.
@@ -189,7 +189,10 @@ class ContentStreams:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="content")
 
     def close(self) -> None:
-        """Block the calling thread until all file operations have finished."""
+        """Wait until all file operations have finished, and stop the threads.
+
+        Blocks the calling thread.
+        """
         self._threads.shutdown()
 
     def run(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
@@ -199,8 +202,8 @@ class ContentStreams:
     async def receive(self, body: RequestBody, maximum: int, *, inline: bool) -> Uploaded:
         """Receive a request body of at most `maximum` bytes.
 
-        The body is written to a content file. If `inline` is True, a small body stays in memory
-        instead. If the client does not send the whole body, the content file is removed.
+        The body is written to a content file. If `inline` is True, a body of at most 32 KiB stays
+        in memory instead. If the client does not send the whole body, the content file is removed.
         """
         length = body.required_length(maximum)
         if length <= _WRITE_BYTES:

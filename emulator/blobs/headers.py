@@ -204,7 +204,8 @@ def read_requested_range(headers: Mapping[str, str], total: int) -> ByteRange | 
     return ByteRange(start, stop)
 
 
-# Each entry: the property's name, its request header, and its XML element in a listing.
+# Each entry is the name of a property, of its response header, and of its XML element in a listing.
+# The request header has the prefix `x-ms-blob-`.
 PROPERTY_NAMES = (
     "Content-Type",
     "Content-Encoding",

@@ -44,7 +44,7 @@ class RequestBody:
         return b"".join([piece async for piece in self._pieces()])
 
     async def buffers(self, size: int) -> AsyncIterator[bytes]:
-        """Yield the body in buffers of about `size` bytes."""
+        """Yield the body in buffers of at least `size` bytes. The last buffer may be smaller."""
         held: list[bytes] = []
         held_bytes = 0
         async for piece in self._pieces():

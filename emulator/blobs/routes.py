@@ -39,7 +39,7 @@ _GET_BLOB_METADATA = _operation(blobs.get_blob_metadata, "r", "o", "r")
 _GET_ACCOUNT = _operation(containers.get_account, "rlwcd", "s")
 
 # (level, method, comp) -> operation. The permissions are those of "Create an account SAS" and
-# "Create a service SAS". A signature never permits reading a container's access policies.
+# "Create a service SAS". A service SAS never permits reading a container's access policies.
 _OPERATIONS = {
     ("account", "GET", "list"): _operation(containers.list_containers, "l", "s"),
     ("account", "GET", "properties"): _GET_ACCOUNT,

@@ -1,4 +1,4 @@
-"""Format and parse times in the three formats of the Blob REST API."""
+"""Format and parse times in the formats of the Blob REST API: RFC 1123 and ISO 8601."""
 
 from __future__ import annotations
 

@@ -28,8 +28,12 @@ def build_listing(
 ) -> str:
     """Return a listing as an XML document with the root element `EnumerationResults`.
 
-    The document repeats `parameters`, which are the parameters of the request. `kind` is the name
-    of the element that contains `items`.
+    Args:
+        attributes: The XML attributes of the root element.
+        parameters: The parameters of the request, which the document repeats.
+        kind: The name of the element that contains the items.
+        items: The XML elements of the listed containers or blobs.
+        next_marker: The marker of the next page. Empty if this is the last page.
     """
     head = "".join(f" {name}={quoteattr(value)}" for name, value in attributes.items())
     parameter_elements = "".join(
@@ -156,7 +160,7 @@ def _name(name: str) -> str:
     return f'<Name Encoded="true">{quote(name)}</Name>'
 
 
-# An XML parser turns a bare carriage return into a line feed.
+# Escape carriage returns, because an XML parser turns an unescaped one into a line feed.
 _LINE_ENDS = {"\r": "&#13;"}
 
 

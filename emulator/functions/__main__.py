@@ -18,7 +18,7 @@ from emulator.functions.durable.azure_storage.options import (
 )
 from emulator.functions.host import Host, HostOptions, lock_data_directory, run_host
 
-# A live host renews its messages after a third of the timeout, so the timeout must not be shorter.
+# With a shorter timeout, a live host might not renew its messages before they become visible.
 _SHORTEST_TIMEOUT_SECONDS = 0.5
 _LONGEST_TIMEOUT_SECONDS = 7 * 24 * 3600.0
 _LONGEST_DELAY_MS = 1000.0
@@ -36,7 +36,7 @@ _AZURE_STORAGE_ONLY = (
 def main() -> int:
     """Run a host until the process receives SIGTERM or SIGINT, and return the exit status."""
     options = _parse(sys.argv[1:])
-    # The SDK logs each lost connection in many lines, but the trigger logs each outage only once.
+    # The Azure SDK logs a lost connection in many lines. The Service Bus trigger logs it in one.
     logging.getLogger("azure").setLevel(logging.CRITICAL)
     return program.run("emulator.functions", options.log_level, lambda: _run(options))
 
@@ -89,6 +89,7 @@ def _parse(arguments: list[str]) -> HostOptions:
         rpc_port=given.rpc_port,
         log_level=given.log_level,
         python=given.python,
+        limits=program.http_limits(given),
         storage=_storage_options(parser, given),
     )
 

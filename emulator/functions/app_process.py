@@ -46,7 +46,7 @@ class AppCommand:
     def arguments(self) -> list[str]:
         """Return the command-line options of the app process.
 
-        The app settings contain the script name and the number of threads.
+        The script name and the number of threads are read from the app settings.
         """
         script = self.settings.get("PYTHON_SCRIPT_FILE_NAME") or "function_app.py"
         arguments = ["--folder", str(self.folder), "--script", script]
@@ -94,7 +94,7 @@ class AppProcess:
         return self._child.pid
 
     async def invoke(self, call: list[Any], body: bytes) -> InvocationResponse:
-        """Send an invocation, and return the head and the body of the response.
+        """Send an invocation, and return the head and the body of the response's frame.
 
         `call` is the head of the invocation's frame without the invocation number. Raises
         AppUnavailable if the process has ended, or if it ends before it responds.
@@ -114,7 +114,8 @@ class AppProcess:
     def begin(self, client_binding: str | None) -> None:
         """Send the JSON of the durable client binding to the process.
 
-        The caller must call this method before `invoke`.
+        `client_binding` is None if the app does not use Durable Functions. The caller must call
+        this method before `invoke`. Raises ConnectionError if the process has ended.
         """
         self.connection.send(["begin", client_binding])
 
@@ -138,9 +139,10 @@ class AppProcess:
         self._close_lifeline()
 
     async def wait(self) -> int:
-        """Wait until the process has ended, and return its exit status.
+        """Wait until `ended` is set, and return the exit status of the process.
 
-        If a signal killed the process, the exit status is the negative signal number.
+        A process that has lost its connection but still runs is killed. If a signal killed the
+        process, the exit status is the negative signal number.
         """
         await self.ended.wait()
         # The process may still run if it has closed the socket.
@@ -187,7 +189,8 @@ class AppProcess:
 async def start_app(command: AppCommand) -> AppProcess:
     """Start an app process, and wait until it has reported its functions.
 
-    Raises AppLoadError if the process cannot be started, or if it cannot load the app.
+    Raises AppLoadError if the process cannot be started, if it does not load the app within 120 s,
+    or if the app does not have functions.
     """
     ours, theirs = socket.socketpair()
     lifeline_read, lifeline_write = os.pipe()
@@ -420,7 +423,10 @@ class Invoker:
         return payload.decode() if head[2] else None
 
     async def run_orchestrator(self, name: str, context_json: str) -> str:
-        """Run one episode of an orchestrator. See `FunctionRunner.run_orchestrator`."""
+        """Run one episode of an orchestrator, and return the SDK's state as JSON.
+
+        Raises FunctionFailure and AppUnavailable in the same cases as `invoke_http`.
+        """
         function = self._functions_of_orchestrators[name]
         state = await self.invoke(function, "string", context_json.encode())
         if state is None:
@@ -431,7 +437,11 @@ class Invoker:
         return state
 
     async def run_activity(self, name: str, input_json: str, instance_id: str) -> str | None:
-        """Run an activity. See `FunctionRunner.run_activity`."""
+        """Run an activity with a JSON input, and return the result as JSON text.
+
+        Return None if the activity did not return a value. Raises FunctionFailure and
+        AppUnavailable in the same cases as `invoke_http`.
+        """
         function = self._functions_of_activities[name]
         return await self.invoke(function, "json", input_json.encode(), {"instanceId": instance_id})
 

@@ -1,6 +1,6 @@
 """The errors that end the host, and the two errors of an invocation.
 
-StartError (emulator.program)   the host writes one log line and exits with this status:
+StartError (emulator.program)   the host writes the message to stderr, and exits with this status:
 ├── HostDirectoryInUse   2   another host uses the same data directory
 └── AppLoadError         1   the Function App cannot be loaded, or the host does not support a
                              function of the app

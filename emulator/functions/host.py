@@ -1,4 +1,4 @@
-"""The Functions host: start and stop the app process and the parts that serve its functions.
+"""Start and stop the Functions host: app process, durable extension, listeners and triggers.
 
 This module imports only what the host needs to start the app process, because the app process takes
 the longest to start.
@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,13 @@ from emulator.functions.clock import HostClock, SystemUtcClock
 from emulator.functions.durable.azure_storage.options import AzureStorageOptions
 from emulator.functions.errors import HostDirectoryInUse
 from emulator.functions.settings import read_app_settings, read_host_file
-from emulator.program import SettingError, bind, format_url
+from emulator.program import (
+    HttpLimits,
+    SettingError,
+    bind,
+    format_url,
+    make_private_directory,
+)
 
 if TYPE_CHECKING:
     from emulator.functions.services import AppServices
@@ -38,8 +44,8 @@ def lock_data_directory(directory: Path) -> Iterator[Path]:
     be written.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(directory / "host.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        make_private_directory(directory)
+        descriptor = os.open(directory / "host.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise SettingError(
             f"the data directory {directory} (--data) cannot be used: {error.strerror}"
@@ -65,12 +71,16 @@ class HostOptions:
     rpc_port: int = 0
     log_level: str = "info"
     python: str = sys.executable
+    limits: HttpLimits = field(default_factory=HttpLimits)
     storage: AzureStorageOptions | None = None
     """The options of the azure-storage engine. If None, the host uses the default engine."""
 
 
 class Host:
-    """One Functions host. `start` raises StartError if the host cannot serve the app."""
+    """One Functions host.
+
+    The constructor and `start` raise StartError if the host cannot serve the app.
+    """
 
     def __init__(
         self, options: HostOptions, environment: Mapping[str, str], clock: HostClock | None = None
@@ -90,8 +100,8 @@ class Host:
         self._services: AppServices | None = None
 
     async def start(self) -> None:
-        """Load the app, then start the parts that serve its functions."""
-        # The app process loads the app while this process imports the parts that serve the app.
+        """Load the app, then start the durable extension, the listeners and the triggers."""
+        # The app process loads the app while this process imports the modules that serve the app.
         app_services, _ = await asyncio.gather(
             asyncio.to_thread(_import_services), self._supervisor.load()
         )
@@ -102,7 +112,7 @@ class Host:
         gc.freeze()
 
     async def stop(self) -> None:
-        """Stop the parts that serve the app's functions, and then the app process."""
+        """Stop the triggers, the listeners and the durable extension, then the app process."""
         if self._services is not None:
             await self._services.stop()
         await self._supervisor.stop()
@@ -118,7 +128,8 @@ def _import_services() -> "type[AppServices]":
 async def run_host(host: Host, stopping: asyncio.Event) -> None:
     """Start a host, wait until `stopping` is set, and stop the host.
 
-    If `stopping` is set during the start, the start is cancelled.
+    If `stopping` is set during the start, the start is cancelled. Raises StartError if the host
+    cannot start.
     """
     starting = asyncio.create_task(host.start())
     stop = asyncio.create_task(stopping.wait())

@@ -63,9 +63,9 @@ class Route:
 
 
 class RouteTable:
-    """All routes of an app, sorted by their precedence.
+    """All routes of an app, sorted by precedence: the most specific route is tried first.
 
-    For example, a literal segment precedes a parameter.
+    For example, a literal segment is more specific than a parameter.
     """
 
     def __init__(self, routes: Iterable[Route]) -> None:
@@ -93,7 +93,7 @@ class RouteTable:
 
 
 class _Compiler:
-    """Compiles a route template: its regular expression, constraints, defaults and precedence."""
+    """Compiles a route template to a regular expression, constraints, defaults and precedence."""
 
     def __init__(self, template: str) -> None:
         self.checks: dict[str, tuple[Check, ...]] = {}

@@ -15,6 +15,7 @@ from emulator.functions.durable.extension import DurableExtension
 from emulator.functions.settings import HostFile, resolve
 from emulator.functions.triggers.binding import Triggers
 from emulator.functions.web import WebApplication
+from emulator.hosts import HostRules, OriginFilter
 from emulator.program import bind, format_url
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class AppServices:
         clock: HostClock,
         supervisor: AppSupervisor,
     ) -> None:
-        """Create the parts. `supervisor` must have loaded the app.
+        """Create the triggers of the app. `supervisor` must have loaded the app.
 
         Raises AppLoadError if the host does not support a function of the app.
         """
@@ -58,7 +59,7 @@ class AppServices:
         """Start the durable extension, the listeners and the triggers, in this order.
 
         Because of this order, a function can use the durable client as soon as its trigger fires.
-        Raises StartError if one of the parts cannot start.
+        Raises StartError if the durable extension or a listener cannot start.
 
         Args:
             main_socket: The bound socket of the host's main port.
@@ -97,7 +98,10 @@ class AppServices:
         await self._listen(durable.rpc_app, rpc_socket)
 
     def _web(self, url: str) -> WebApplication:
-        management = None if self._durable is None else self._durable.management_app
+        rules = HostRules(self._options.limits.allowed_hosts)
+        management = None
+        if self._durable is not None:
+            management = OriginFilter(self._durable.management_app, rules)
         admin = AdminApplication(
             self._catalogue,
             url,
@@ -105,10 +109,12 @@ class AppServices:
             run=self._triggers.run,
         )
         limit = self._host_file.max_outstanding_requests
-        return WebApplication(self._catalogue.routes, self._invoker, admin, management, limit)
+        return WebApplication(
+            self._catalogue.routes, self._invoker, OriginFilter(admin, rules), management, limit
+        )
 
     async def _listen(self, application: Application, bound: socket.socket) -> None:
-        listener = Listener(application, bound)
+        listener = Listener(application, bound, self._options.limits)
         self._listeners.append(listener)
         await listener.start()
 

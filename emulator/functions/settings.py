@@ -1,8 +1,8 @@
-"""The settings of a Function App: host.json, the app settings, and %NAME% references to them.
+"""Read the settings of a Function App: host.json and the app settings.
 
 As in Azure, unknown keys of host.json are ignored. App settings are the values of
 local.settings.json and the environment variables of the host. As in Core Tools, an environment
-variable takes precedence over a value of the file.
+variable takes precedence over a value of the file. A binding refers to an app setting as %NAME%.
 """
 
 import json
@@ -25,7 +25,8 @@ _REFERENCE = re.compile(r"%([^%\s]+)%")
 class ServiceBusOptions:
     """The settings in `extensions.serviceBus` of host.json.
 
-    `max_lock_renewal_seconds` is how long the lock of one message is renewed at most.
+    Each trigger processes at most `max_concurrent_calls` messages at the same time. The lock of a
+    message is renewed for at most `max_lock_renewal_seconds`.
     """
 
     max_concurrent_calls: int = 16
@@ -49,9 +50,8 @@ class DurableOptions:
 class HostFile:
     """The settings of host.json.
 
-    `function_timeout_seconds` limits the time of each invocation; None means that there is no
-    limit. `max_outstanding_requests` limits the number of requests in flight; None means that there
-    is no limit.
+    An invocation may take at most `function_timeout_seconds`. At most `max_outstanding_requests`
+    HTTP requests to functions may be in flight. None means unlimited.
     """
 
     route_prefix: str = "api"
@@ -80,7 +80,7 @@ def read_host_file(folder: Path) -> HostFile:
 def parse_host_file(document: Any) -> HostFile:
     """Return the settings of a host.json document.
 
-    Raises SettingError, whose text names the invalid key.
+    Raises SettingError if the document is invalid.
     """
     if not isinstance(document, dict):
         raise SettingError("expected a JSON object")
@@ -195,9 +195,10 @@ def _file_values(path: Path) -> dict[str, str]:
 
 
 def resolve(value: Any, settings: Mapping[str, str]) -> Any:
-    """Return a binding's value, in which each %NAME% is replaced by the app setting NAME.
+    """Return a binding's value with each %NAME% replaced by the app setting NAME.
 
-    Objects and lists are resolved recursively. Raises SettingError if an app setting is missing.
+    Texts inside objects and lists are replaced, too. Other values are returned unchanged. Raises
+    SettingError if an app setting is missing.
     """
     if isinstance(value, dict):
         return {key: resolve(item, settings) for key, item in value.items()}

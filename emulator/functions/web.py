@@ -1,4 +1,4 @@
-"""The main port, which serves HTTP triggers, the durable management API and the host's pages."""
+"""Serve the host's main port: HTTP triggers, the durable management API and the admin API."""
 
 import logging
 import re
@@ -37,7 +37,7 @@ class WebApplication:
     """The ASGI application of the main port.
 
     While `max_outstanding` requests to functions run, further requests to functions get a response
-    with status 429.
+    with status 429. If `max_outstanding` is None, the number of requests is unlimited.
     """
 
     def __init__(
@@ -147,8 +147,9 @@ def _has_host(scope: Scope) -> bool:
 def _request_fields(scope: Scope, route: dict[str, str]) -> tuple[list[object], list[str] | None]:
     """Return the fields that the app process needs from a request, and the trace context.
 
-    The fields are the method, URL, headers, query and route values. The trace context is None if
-    the request does not have a trace context.
+    The fields are the method, URL, headers, query and route values. The trace context contains the
+    values of the headers traceparent and tracestate. The trace context is None if the request does
+    not have a traceparent header.
     """
     headers: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
@@ -170,7 +171,11 @@ def _request_fields(scope: Scope, route: dict[str, str]) -> tuple[list[object], 
 
 
 def _response_headers(status: int, headers: list[list[str]], body: bytes) -> Headers | None:
-    """Return the headers of the response, or None if HTTP does not allow the status or a header."""
+    """Return the headers to send with the response of a function.
+
+    Headers that describe the connection are omitted, and Content-Length is added. Return None if
+    HTTP does not allow the status or a header.
+    """
     if not 200 <= status <= 999:
         return None
     result: Headers = []

@@ -96,6 +96,7 @@ class _Api:
         """Return one page of the list of queues.
 
         If the request asks for topics, return an empty page, because the emulator has no topics.
+        Raises EntityNotFound if the request asks for anything else.
         """
         kind = request.path_params["kind"].casefold()
         if kind not in {"queues", "topics"}:
@@ -225,7 +226,7 @@ def properties_of(settings: QueueSettings, counts: QueueCounts) -> list[tuple[st
 
 
 def count_details(counts: QueueCounts) -> list[tuple[str, int]]:
-    """Return a queue's message counts as (XML element name, count) pairs, in Azure's order."""
+    """Return the message counts of a queue as (XML element name, count) pairs, in Azure's order."""
     return [
         ("ActiveMessageCount", counts.active),
         ("DeadLetterMessageCount", counts.dead_letter),
@@ -355,7 +356,14 @@ def read_description(body: bytes, kind: str) -> dict[str, str]:
 def queue_entry(
     url: str, name: str, properties: Iterable[tuple[str, str]], counts: Iterable[tuple[str, int]]
 ) -> ElementTree.Element:
-    """Return the Atom entry that describes a queue."""
+    """Return the Atom entry that describes a queue.
+
+    Args:
+        url: The URL of the queue, which is the id of the entry.
+        name: The name of the queue.
+        properties: The (name, value) pairs of the queue's properties.
+        counts: The (XML element name, count) pairs of the queue's message counts.
+    """
     entry = ElementTree.Element(f"{{{_ATOM}}}entry")
     _add(entry, _ATOM, "id", url)
     _add(entry, _ATOM, "title", name).set("type", "text")

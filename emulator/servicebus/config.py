@@ -1,7 +1,7 @@
 """Read `Config.json`, the configuration file of Microsoft's Service Bus emulator.
 
-A configuration with an unsupported property is refused. If the emulator ignored the property, its
-queue would behave differently from a queue in Azure, without any error.
+A configuration with an unsupported property is refused. If the emulator ignored the property, the
+queue would behave differently from the same queue in Azure, without any error.
 """
 
 import json
@@ -33,7 +33,10 @@ _PROPERTIES = {
 
 
 class ConfigError(Exception):
-    """The configuration is invalid. The error's message names the invalid property."""
+    """The configuration file cannot be read, or its content is invalid.
+
+    The error's message contains the reason and, if a property is invalid, the property's path.
+    """
 
 
 def load_config(path: Path) -> list[QueueSettings]:
@@ -80,7 +83,8 @@ def parse_config(text: str) -> list[QueueSettings]:
 class _JsonObject:
     """A JSON object in the configuration.
 
-    Error messages contain the object's path in the configuration.
+    `path` is the position of the object, for example `UserConfig.Namespaces[0]`. Error messages
+    contain the path.
     """
 
     def __init__(self, value: object, path: str) -> None:

@@ -94,7 +94,8 @@ def read_message(payload: bytes) -> IncomingMessage:
     """Read one message. Raises DecodeError if the message is malformed."""
     sections = split(payload)
     annotations = map_items(sections.message_annotations)
-    # Check these sections now, while the message can be refused: delivery adds pairs to them.
+    # Check these sections now, while the message can still be refused. A delivery adds pairs to the
+    # sections, which is not possible if they are malformed.
     map_items(sections.delivery_annotations)
     map_items(sections.application_properties)
     header = list_items(sections.header)

@@ -190,7 +190,9 @@ class QueueLinkSource:
         self._subscription.close()
 
     async def settle(self, tag: bytes, outcome: Outcome) -> None:
-        """Settle a message as its outcome requires. `tag` contains the message's lock token.
+        """Settle a message with the outcome that the receiver sent.
+
+        `tag` contains the message's lock token.
 
         Raises MessageFault if the broker refuses to settle the message, for example because the
         lock is lost.
@@ -220,7 +222,8 @@ class QueueLinkSource:
 
     def _deliver(self, delivery: MessageDelivery) -> None:
         token = delivery.lock_token
-        # The tag is the lock token in the byte order of a .NET GUID, because clients read it so.
+        # The tag is the lock token in the byte order of a .NET GUID, because clients expect this
+        # order.
         tag = _TAG_FOR_DELETED if token is None else token.bytes_le
         self._sender.send(tag, write_message(delivery.message, token, delivery.locked_until))
 

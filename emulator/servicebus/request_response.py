@@ -69,7 +69,7 @@ class ReplySource:
 
     @property
     def is_full(self) -> bool:
-        """Whether the number of stored replies, which wait for credit, has reached its maximum."""
+        """Whether 100 replies, which is the maximum, wait for credit."""
         return len(self._waiting) >= _MAX_WAITING_REPLIES
 
     def set_credit(self, credit: int) -> None:
@@ -109,10 +109,10 @@ class RequestTarget:
         self._replies = replies
 
     async def put(self, payload: bytes, message_format: int) -> None:
-        """Handle a request, and send the reply on the link on which the peer receives replies.
+        """Handle a request, and send the reply on the peer's reply link.
 
-        Raises MessageFault if the request is invalid, if the connection has no such link, or if too
-        many replies already wait for credit.
+        Raises MessageFault if the request is invalid, if the connection has no reply link, or if
+        too many replies already wait for credit.
         """
         if message_format:
             raise MessageFault(
@@ -157,9 +157,10 @@ class ReplyLinks:
         """Choose a link for the reply to a request, and return the source of the link.
 
         Args:
-            address: The address of the request. The link must have the same address.
-            reply_to: The `reply-to` field of the request. If links have this reply address, the
-                newest of these links is chosen. If not, the newest link is chosen.
+            address: The address to which the peer sent the request. Only links with the same
+                address are considered.
+            reply_to: The `reply-to` field of the request. The newest link with this reply address
+                is chosen. If no link has this reply address, the newest link is chosen.
 
         Raises MessageFault if no link has the address.
         """

@@ -16,7 +16,7 @@ _START_SECONDS = 30.0
 def command(name: str, module: str) -> list[str]:
     """Return the command line of an installed command.
 
-    If the package is not installed as a wheel, return the command line that runs the module.
+    If the script of the command is not installed, return the command line that runs `module`.
     """
     script = Path(sysconfig.get_path("scripts")) / name
     return [str(script)] if script.exists() else [sys.executable, "-m", module]
@@ -24,7 +24,10 @@ def command(name: str, module: str) -> list[str]:
 
 @contextlib.contextmanager
 def running(name: str, module: str, url: str, *options: str) -> Iterator[None]:
-    """Run a command during the `with` block. Then stop it with SIGTERM and expect exit status 0."""
+    """Run a command during the `with` block. Then stop it with SIGTERM and expect exit status 0.
+
+    The block begins when the command responds to a request to `url`.
+    """
     process = subprocess.Popen([*command(name, module), *options], stdin=subprocess.DEVNULL)
     try:
         _wait_until_listening(process, url)

@@ -1,4 +1,4 @@
-"""Settings for all tests of the emulator."""
+"""Configure Hypothesis for all tests of the emulator."""
 
 from hypothesis import HealthCheck, settings
 

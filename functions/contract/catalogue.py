@@ -41,11 +41,11 @@ class ModelEntry:
         max_wait_ms: How long the worker waits for more jobs before it runs an incomplete batch.
         lock_seconds: The duration of a message lock. The worker renews the lock until the message
             is settled.
-        max_delivery_count: The number of deliveries without an outcome after which Service Bus
-            moves the message to the dead-letter queue.
+        max_delivery_count: The number of deliveries after which Service Bus moves a message that
+            was not completed to the dead-letter queue.
         max_pixels: The largest number of pixels of an input image; 0 if the input is not an image.
-        max_input_bytes: The largest size of a request's body.
-        max_upload_bytes: The largest size of an upload. The default is `max_input_bytes`.
+        max_input_bytes: The largest size in bytes of an input that is part of an HTTP request.
+        max_upload_bytes: The largest size in bytes of an upload. The default is `max_input_bytes`.
         reports_progress: Whether the worker reports the progress of each job.
         weights: The location of the weights, as `blob:CONTAINER/NAME` or `package:PACKAGE/PATH`;
             empty if the model has no weights.
@@ -82,7 +82,7 @@ class ModelEntry:
 
 
 class Catalogue(Mapping[str, ModelEntry]):
-    """A read-only mapping from names to models, in the order of the catalogue file."""
+    """A read-only mapping from model names to model entries, in the catalogue file's order."""
 
     def __init__(self, models: Mapping[str, ModelEntry]) -> None:
         self._models = dict(models)
@@ -112,7 +112,8 @@ class Catalogue(Mapping[str, ModelEntry]):
     def model(self, name: str) -> ModelEntry:
         """Return the model with this name.
 
-        Raises UnknownModel, whose text suggests similar names, if the catalogue has no such model.
+        Raises UnknownModel if the catalogue has no such model. The error's text suggests similar
+        names.
         """
         if name not in self._models:
             raise UnknownModel(name, tuple(difflib.get_close_matches(name, self._models, n=2)))

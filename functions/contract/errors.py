@@ -7,7 +7,7 @@
     ├── PayloadCorrupt        payload-corrupt       size or digest differ from the reference
     ├── ForbiddenAddress      forbidden-address     requests to this URL are not allowed
     ├── UnknownModel          unknown-model         the model is not in the catalogue
-    └── CatalogueError        bad-catalogue         models.toml is wrong
+    └── CatalogueError        bad-catalogue         models.toml cannot be read or is wrong
 
 None of these errors is retryable, because a retry with the same data would fail again.
 """
@@ -26,7 +26,7 @@ class ContractError(Exception):
 
 
 class MalformedMessage(ContractError):
-    """The bytes are not a valid message. The error's text names the field and what is expected."""
+    """The message is not JSON, or a field is missing or wrong. The error's text gives details."""
 
     code = "malformed-message"
 
@@ -84,6 +84,6 @@ class UnknownModel(ContractError):
 
 
 class CatalogueError(ContractError):
-    """The catalogue is not valid. The error's text says where the mistake is."""
+    """The model catalogue cannot be read or is not valid. The error's text says what is wrong."""
 
     code = "bad-catalogue"

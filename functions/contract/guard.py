@@ -81,12 +81,18 @@ _NUMERIC_PART = re.compile(r"\d+|0[xX][0-9A-Fa-f]*")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 LookUp = Callable[[str, int], Iterable[str]]
-"""Returns the addresses of a host and a port as strings. Raises OSError if there are none."""
+"""The type of a function that looks up a host and a port in DNS.
+
+The function returns the IP addresses as strings. It raises OSError if the host has no address.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The parts of a checked URL. `host` is a lower-case name or an IP address without brackets."""
+    """The parts of a checked URL.
+
+    `host` is a lower-case name or an IP address without brackets. `path` includes the query.
+    """
 
     scheme: str
     host: str

@@ -126,7 +126,7 @@ class Stage(StrEnum):
 class FailureCode(StrEnum):
     """The reason why a job ended without a result.
 
-    A program must treat a code that it does not know as a failure.
+    Later versions may add codes. A program must treat an unknown code as a failure.
     """
 
     INVALID_INPUT = "invalid-input"
@@ -209,8 +209,9 @@ _T = TypeVar("_T")
 class Fields:
     """Reads the fields of a JSON object, and checks their types.
 
-    `path` is the position of the object in the request or reply. The methods raise MalformedMessage
-    if a field is missing or has the wrong type. The error's text names the path.
+    `path` is the position of the object in the message, for example `error`; it is empty for the
+    message itself. The methods raise MalformedMessage if a field is missing or has the wrong type.
+    The error's text names the path.
     """
 
     def __init__(self, value: object, path: str = "") -> None:
@@ -295,7 +296,10 @@ class Fields:
         return Fields(self._required(name, Mapping), self._at(name))
 
     def optional_child(self, name: str) -> "Fields | None":
-        """Like `child`, but return None if the field is absent or null."""
+        """Return a `Fields` object for the JSON object in a field.
+
+        Returns None if the field is absent or null.
+        """
         return None if self._values.get(name) is None else self.child(name)
 
     def has(self, name: str) -> bool:
@@ -303,7 +307,7 @@ class Fields:
         return name in self._values
 
     def raw(self, name: str) -> Json:
-        """Return the value of a field without a check of its type. The field must be present."""
+        """Return the value of a field without checking its type. The field must be present."""
         if name not in self._values:
             raise MalformedMessage(f"{self._at(name)}: the field is missing")
         return self._values[name]
@@ -522,7 +526,7 @@ def format_time(value: datetime) -> str:
 
 
 def _encode(value: dict[str, Json]) -> bytes:
-    # JSON's escapes, because UTF-8 cannot encode half of a surrogate pair.
+    # The JSON is ASCII with escapes, because UTF-8 cannot encode half of a surrogate pair.
     data = json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
     _check_size(data)
     return data
@@ -614,7 +618,7 @@ def _decode_base64(value: Json) -> bytes:
 # An orchestration's history contains the result. The Azure Storage backend stores a history entry
 # of more than 45 KB in a blob and reads it on each replay. Base64 adds a third to the size.
 INLINE_LIMIT_BYTES = 24 * 1024
-"""The largest payload in bytes that the history of an orchestration contains."""
+"""The size in bytes of the largest payload that the history of an orchestration contains."""
 
 INPUT_INLINE_LIMIT_BYTES = 64 * 1024
 """The default size in bytes up to which an input is part of the message and not in a blob."""

@@ -31,7 +31,8 @@ def may_take_replies(queue: str, own: frozenset[str]) -> bool:
     """Return whether replies may be sent to this queue.
 
     `own` contains the names of the models' queues. Replies must not be sent to these queues,
-    because a worker would read a reply as a request.
+    because a worker would read a reply as a request. A name that is too long or contains `$` is
+    not allowed either.
     """
     return queue.lower() not in own and len(queue) <= _NAME_CHARACTERS and "$" not in queue
 

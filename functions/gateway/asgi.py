@@ -42,7 +42,7 @@ _SDK_BODY: Final = "_HttpRequest__body_bytes"
 
 
 class _Exchange:
-    """One HTTP request and its response. `receive` and `send` are the app's ASGI callables."""
+    """One HTTP request and its response. The app gets `receive` and `send` as ASGI callables."""
 
     def __init__(self, body: bytes) -> None:
         self._body: bytes | None = body
@@ -96,7 +96,8 @@ class _Exchange:
 async def serve(app: App, request: func.HttpRequest, durable: Durable) -> func.HttpResponse:
     """Pass a request to the app, and return the app's response.
 
-    The ASGI scope contains the Durable Functions client `durable` for the app.
+    The ASGI scope contains the Durable Functions client `durable` for the app. If the app raises an
+    error after its whole response, the error is only logged.
     """
     scope = _scope(request, durable)
     if scope is None:

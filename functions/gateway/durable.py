@@ -32,12 +32,15 @@ _ID: Final = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
 _RETRY_PAUSES_SECONDS: Final = (0.1, 0.3, 1.0)
 
 READ_TIMEOUT_SECONDS: Final = 10.0
-"""The time limit of a read. The SDK's limit of 4 minutes is too long for a waiting caller."""
+"""The time limit of a request that reads from Durable Functions.
+
+The SDK's limit of 4 minutes is too long for a waiting caller.
+"""
 
 CHANGE_TIMEOUT_SECONDS: Final = 20.0
-"""The time limit of a change.
+"""The time limit of a request that starts or changes an orchestration.
 
-It is longer than the time limit of a read, because the host may still make a change after the time
+This limit is longer than READ_TIMEOUT_SECONDS, because the host may still make the change after the
 limit.
 """
 
@@ -218,7 +221,10 @@ class DurableClient:
     async def list_jobs(
         self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]
     ) -> InstancePage:
-        """Return up to `limit` orchestrations of jobs. See `Durable.list_jobs`.
+        """Return up to `limit` orchestrations of jobs whose ids begin with `prefix`.
+
+        Only orchestrations whose runtime status is in `statuses` are returned. If `statuses` is
+        empty, the runtime status does not matter.
 
         This method calls the host directly, because the SDK's method has no limit and no paging.
         """
@@ -281,7 +287,8 @@ def _instance(value: dict[str, Any]) -> InstanceSnapshot:
 def _input_text(value: object) -> str:
     """Return the text that was passed to `start`.
 
-    The SDK encodes this text as JSON twice. In `value` the text is still encoded once.
+    The SDK encodes this text as JSON twice. In `value` the text is still encoded once. Returns an
+    empty string if `value` is not a string.
     """
     if not isinstance(value, str):
         return ""

@@ -10,6 +10,7 @@ from gateway.dead_letters.redrive import Redriver
 from gateway.dead_letters.trigger import DeadLetterTrigger
 from gateway.http.authentication import ReplyTokens
 from gateway.http.bodies import LargeBodies
+from gateway.http.rates import RateLimiter
 from gateway.jobs.activities import Conclude, Enqueue
 from gateway.jobs.lifecycle import Jobs, OutcomeStore, Waiters
 from gateway.jobs.progress import ProgressStore
@@ -82,6 +83,7 @@ class Services:
             waiters=waiters,
             requests=requests,
             clock=self.clock,
+            url_inputs=RateLimiter(self.clock),
         )
         self._set(
             bodies=LargeBodies(self.settings.body_memory_bytes),

@@ -16,6 +16,7 @@ from contract.names import SETTING_CATALOGUE, SETTING_PAYLOAD_STORAGE, SETTING_S
 from contract.webhook import parse_secrets
 from gateway.errors import InvalidSetting
 from gateway.http.keys import ApiKey, parse_keys
+from gateway.http.rates import Rate, parse_rate
 
 MAX_WAIT_SECONDS: Final = 200
 """The longest time for which a request waits for a job. Azure ends a request after 230 s."""
@@ -27,6 +28,11 @@ _MIN_KEY_BYTES = 32
 
 
 T = TypeVar("T")
+
+
+# A worker fetches up to 64 inputs at the same time, for up to 20 s each. At this rate, one tenant
+# leaves room for the others, even if all its servers are slow.
+DEFAULT_URL_INPUT_RATE = Rate(30, 30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,7 @@ class GatewaySettings:
     cors_origins: tuple[str, ...] = ()
     service_bus_admin_url: str | None = None
     refuse_when_saturated: bool = True
+    url_input_rate: Rate = DEFAULT_URL_INPUT_RATE
     webhook_secrets: tuple[bytes, ...] = field(default=(), repr=False)
     guard: AddressGuard = field(default_factory=AddressGuard)
     trace_exporters: tuple[str, ...] = ()
@@ -95,11 +102,16 @@ class GatewaySettings:
             cors_origins=_origins(environ, "CORS_ORIGINS"),
             payload_public_url=_public_url(environ, "PAYLOAD_PUBLIC_URL"),
             service_bus_admin_url=_admin_url(environ, "SERVICE_BUS_ADMIN_URL"),
+            url_input_rate=_read(environ, "URL_INPUT_RATE", _url_input_rate),
             refuse_when_saturated=not _flag(environ, "ACCEPT_WHEN_SATURATED"),
             webhook_secrets=_read(environ, "WEBHOOK_SECRETS", parse_secrets),
             guard=_read(environ, "GUARD_ALLOW", AddressGuard),
             trace_exporters=_exporters(environ),
         )
+
+
+def _url_input_rate(text: str) -> Rate:
+    return parse_rate(text) if text else DEFAULT_URL_INPUT_RATE
 
 
 # Base64 adds a third to the size, and the message also contains parameters and properties.

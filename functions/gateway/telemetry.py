@@ -72,7 +72,7 @@ class GatewayTracing:
     def sending(self, queue: str, job_id: str, parent: str | None) -> Iterator[str | None]:
         """Create a span for the `with` block, in which the caller sends a message.
 
-        Yields the traceparent that the message must contain.
+        Yields the traceparent that the message must contain. Without tracing, this is `parent`.
         """
         if self._tracer is None:
             yield parent

@@ -31,7 +31,7 @@ from loosely.capacity.scaling import (
 
 
 class Scaler:
-    """Applies the rules of KEDA and of the autoscaler.
+    """Applies the rules of KEDA and of the Kubernetes autoscaler to one set of replicas.
 
     KEDA decides once in each polling interval, and the autoscaler once in each sync period.
     """
@@ -75,10 +75,12 @@ class Scaler:
 
 
 class Activation:
-    """The rule of KEDA, which scales to zero replicas and from zero replicas.
+    """KEDA's rule for starting the first replica and for removing all replicas.
 
-    The first replica is added when a queue has messages. All replicas are removed when the queues
-    have been empty for the cool-down period, if the minimum number of replicas is 0.
+    When a queue has messages and there are no replicas, the rule starts the minimum number of
+    replicas, but at least one. When the queues have been empty for the cool-down period, the rule
+    removes all replicas if the minimum number is 0. If ``idle_replica_count`` is set, the rule
+    reduces the replicas to this number instead.
     """
 
     def __init__(self, scaling: ScaledObject, created_at_seconds: float) -> None:
@@ -91,6 +93,7 @@ class Activation:
         """Return the new number of replicas.
 
         ``counts`` are the numbers of active messages in the queues. An unknown number is ``None``.
+        If a number is unknown, no replica is removed.
         """
         is_active = any(
             count is not None and count > self._scaling.activation_message_count for count in counts
@@ -158,6 +161,7 @@ class Autoscaler:
         """Return the new number of replicas.
 
         ``counts`` are the numbers of active messages in the queues. An unknown number is ``None``.
+        If ``replicas`` is 0, the result is 0, because only KEDA adds the first replica.
         """
         if replicas == 0:
             return 0  # with zero replicas, the autoscaler is disabled until KEDA adds a replica

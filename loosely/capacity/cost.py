@@ -116,8 +116,8 @@ class PlannedDeployment:
     cluster: Cluster
     times: BatchTimes
     gpu: str
-    #: Seconds until the GPU of a new Container Apps replica can be used. All delays are
-    #: assumptions.
+    #: Seconds until the GPU of a new Container Apps replica can be used. The default is an
+    #: assumption.
     replica_start_seconds: float = 30.0
 
 
@@ -135,10 +135,13 @@ class CostEstimate:
 
 
 def estimate_cost(deployment: PlannedDeployment, prices: Prices) -> CostEstimate:
-    """Return a bill for each kind of deployment. Raises PricesUnusable.
+    """Return a bill for each kind of deployment.
 
     The kinds are AKS with spot nodes, AKS with on-demand nodes, Container Apps if it has the GPU,
     and GPUs that are always on.
+
+    Raises:
+        PricesUnusable: The price list does not contain the GPU or an entry that a bill needs.
     """
     gpu, load = prices.gpu(deployment.gpu), deployment.load
     nodes = simulate(load, deployment.scaling, deployment.cluster, deployment.times, _DAY_SECONDS)

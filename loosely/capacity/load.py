@@ -40,7 +40,7 @@ class JobLoad:
                 f"jobs: expected {HOURS} numbers, one per hour, found {len(self.jobs_per_hour)}"
             )
         if not all(0 <= jobs < float("inf") for jobs in self.jobs_per_hour) or self.burst < 0:
-            raise ValueError("jobs: a number is negative or infinite; use numbers from 0")
+            raise ValueError("jobs: a number is negative or infinite; use finite numbers from 0")
         if not 0 < self.jobs_per_day <= MAX_JOBS:
             raise ValueError(
                 f"jobs per day: expected 1 to {MAX_JOBS:,}, found {self.jobs_per_day:,.0f}"
@@ -79,7 +79,7 @@ class JobLoad:
 
     @property
     def busiest_per_second(self) -> float:
-        """The average number of jobs per second in the busiest hour."""
+        """The average number of jobs per second in the busiest hour, without the burst."""
         return max(self.jobs_per_hour) / _HOUR_SECONDS
 
     def arrivals(self, duration_seconds: float) -> Iterator[float]:
@@ -95,8 +95,8 @@ class JobLoad:
         busiest, now = self.busiest_per_second, 0.0
         while (now := now + chance.expovariate(busiest)) < duration_seconds:
             hour = int(now / _HOUR_SECONDS) % HOURS
-            # Thinning: arrivals are drawn at the busiest hour's rate, and each hour keeps its share
-            # of them.
+            # Thinning: arrivals are drawn at the rate of the busiest hour. A random choice keeps a
+            # fraction of them, so that each hour has its own rate.
             if chance.random() * busiest * _HOUR_SECONDS < self.jobs_per_hour[hour]:
                 yield now
 

@@ -47,7 +47,10 @@ class Cluster:
             raise ValueError("delays: a delay is below 0 s; use 0 s or more")
 
     def next_scan(self, now_seconds: float) -> float:
-        """Return the time of the cluster autoscaler's first scan at or after ``now_seconds``."""
+        """Return the time of the cluster autoscaler's first scan at or after ``now_seconds``.
+
+        If the scan interval is 0, the result is ``now_seconds``.
+        """
         if self.scan_interval_seconds <= 0:
             return now_seconds
         return math.ceil(now_seconds / self.scan_interval_seconds) * self.scan_interval_seconds
@@ -57,8 +60,8 @@ def serverless_cluster(cluster: Cluster, start_seconds: float) -> Cluster:
     """Return the settings of a serverless service, which bills the lifetime of each replica.
 
     Args:
-        cluster: The returned settings have the same maximum number of nodes, and the same times of
-            image pull and model load.
+        cluster: The settings that provide the maximum number of nodes, and the times of image pull
+            and model load.
         start_seconds: The time from the request for a replica until its GPU can be used.
     """
     return Cluster(

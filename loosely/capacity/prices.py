@@ -9,12 +9,18 @@ _BASES = ("quoted", "assumed")
 
 
 class PricesUnusable(Exception):
-    """The price list cannot be read, or an entry is invalid. The message names the entry."""
+    """The price list cannot be read, or an entry is missing or invalid.
+
+    The message names the file or the entry.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """The price of one unit, and the source of the price. An unknown ``amount`` is ``None``."""
+    """The price of one unit, and the source of the price. An unknown ``amount`` is ``None``.
+
+    ``is_assumed`` is true if no publication names the price.
+    """
 
     amount: float | None
     is_assumed: bool
@@ -85,7 +91,7 @@ class Prices:
         except KeyError:
             known = ", ".join(self.gpus)
             raise PricesUnusable(
-                f"there is no GPU {name!r} in the price list, which has {known}"
+                f"the price list has no GPU {name!r}: use one of {known}"
             ) from None
 
     def usage(self, name: str, key: str | None = None) -> float:

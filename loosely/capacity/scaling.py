@@ -69,7 +69,7 @@ class ScaledObject:
 
     #: The metric's target (AverageValue): the number of active messages per replica.
     message_count: int = 5
-    #: The trigger is active if the queue has more active messages than this.
+    #: A trigger is active if its queue has more active messages than this number.
     activation_message_count: int = 0
     polling_interval_seconds: float = 30.0
     cooldown_period_seconds: float = 300.0
@@ -77,7 +77,8 @@ class ScaledObject:
     min_replica_count: int = 0
     max_replica_count: int = 100
     idle_replica_count: int | None = None
-    #: --horizontal-pod-autoscaler-sync-period and -tolerance of the controller manager.
+    #: The controller manager's options --horizontal-pod-autoscaler-sync-period and
+    #: --horizontal-pod-autoscaler-tolerance.
     sync_period_seconds: float = 15.0
     tolerance: float = 0.1
     behavior: Behavior = field(default_factory=Behavior)

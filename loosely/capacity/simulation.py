@@ -47,6 +47,7 @@ class SimulationSample:
 class SimulationResult:
     """The results of a simulation.
 
+    ``unanswered`` is the number of jobs that have not finished when the simulation ends.
     ``wait_seconds`` contains, for each started job, the time from its arrival to the start of its
     batch. ``answer_seconds`` contains, for each finished job, the time from its arrival to the end
     of its batch.

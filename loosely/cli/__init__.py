@@ -29,7 +29,7 @@ _SUBCOMMANDS = {
 
 
 class _LazyGroup(TyperGroup):
-    """A group of subcommands, each of which is imported when it is used."""
+    """A group that imports the module of a subcommand only when the subcommand is used."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(_SUBCOMMANDS)

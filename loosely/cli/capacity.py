@@ -36,30 +36,37 @@ LoadOption = Annotated[
     ),
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of the random arrival times.")]
-ScaleOption = Annotated[str, typer.Option(metavar="MIN:MAX", help="The number of workers.")]
-TargetOption = Annotated[
-    int, typer.Option(metavar="N", help="Messages per worker (messageCount in KEDA).")
+ScaleOption = Annotated[
+    str, typer.Option(metavar="MIN:MAX", help="The minimum and maximum number of workers.")
 ]
-PollOption = Annotated[float, typer.Option(metavar="S", help="KEDA's pollingInterval.")]
-CooldownOption = Annotated[float, typer.Option(metavar="S", help="KEDA's cooldownPeriod.")]
+TargetOption = Annotated[
+    int, typer.Option(metavar="N", help="Messages per worker (KEDA's messageCount).")
+]
+PollOption = Annotated[float, typer.Option(metavar="S", help="KEDA's pollingInterval in seconds.")]
+CooldownOption = Annotated[
+    float, typer.Option(metavar="S", help="KEDA's cooldownPeriod in seconds.")
+]
 NodesOption = Annotated[
-    str, typer.Option(metavar="MIN:MAX", help="The number of nodes with a GPU.")
+    str,
+    typer.Option(metavar="MIN:MAX", help="The minimum and maximum number of GPU nodes."),
 ]
 PerNodeOption = Annotated[int, typer.Option(metavar="N", help="Workers per node.")]
 NodeStartOption = Annotated[
-    float, typer.Option(metavar="S", help="Time until a new node's GPU can be used.")
+    float, typer.Option(metavar="S", help="Seconds until a new node's GPU can be used.")
 ]
 ImagePullOption = Annotated[
-    float, typer.Option(metavar="S", help="Image pull time on each new node.")
+    float, typer.Option(metavar="S", help="Seconds of the image pull on each new node.")
 ]
 ModelLoadOption = Annotated[
-    float, typer.Option(metavar="S", help="Model load time of each new worker.")
+    float, typer.Option(metavar="S", help="Seconds in which a new worker loads its model.")
 ]
 JobSecondsOption = Annotated[
-    float, typer.Option(metavar="S", help="GPU time of a batch of one job.")
+    float, typer.Option(metavar="S", help="GPU seconds of a batch of one job.")
 ]
 BatchOption = Annotated[int, typer.Option(metavar="N", help="Jobs in a full batch.")]
-BatchSecondsOption = Annotated[float, typer.Option(metavar="S", help="GPU time of a full batch.")]
+BatchSecondsOption = Annotated[
+    float, typer.Option(metavar="S", help="GPU seconds of a full batch.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -72,7 +79,7 @@ def scale_model(  # noqa: PLR0913, PLR0917 - each option of the command is a par
         ),
     ] = 0,
     hours: Annotated[
-        float, typer.Option(metavar="H", min=0.1, max=24, help="The simulated time.")
+        float, typer.Option(metavar="H", min=0.1, max=24, help="The simulated time in hours.")
     ] = 24.0,
     seed: SeedOption = 1,
     scale: ScaleOption = "0:8",
@@ -96,7 +103,8 @@ def scale_model(  # noqa: PLR0913, PLR0917 - each option of the command is a par
     """Simulate how many workers and nodes a load starts, and how long jobs wait.
 
     The simulation applies the rules of KEDA, the Kubernetes autoscaler and the cluster autoscaler.
-    Measure the delays in your own cluster. The simulation has no quotas, evictions or throttling.
+    The default delays are assumptions: measure them in your own cluster. The simulation ignores
+    quotas, evictions and throttling.
     """
     with _exit_on_invalid_input():
         result = simulate(
@@ -134,7 +142,7 @@ def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     replica_start: Annotated[
         float,
         typer.Option(
-            metavar="S", help="Time until the GPU of a new Container Apps replica can be used."
+            metavar="S", help="Seconds until the GPU of a new Container Apps replica can be used."
         ),
     ] = 30.0,
     job_seconds: JobSecondsOption = 0.2,
@@ -142,13 +150,16 @@ def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     batch_seconds: BatchSecondsOption = 0.6,
     prices: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", dir_okay=False, help="Default: infra/prices.yaml."),
+        typer.Option(
+            metavar="FILE", dir_okay=False, help="The price list. Default: infra/prices.yaml."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate the monthly cost of a load on AKS, on Container Apps and on GPUs that are always on.
 
-    Edit the price list for your region: its prices were not read from Azure's own list.
+    Before you rely on a total, write the prices of your region into the price list. Its prices come
+    from other publications, not from Azure's own list.
     """
     with _exit_on_invalid_input():
         listed = Prices.load(prices or find_root(Path.cwd()) / "infra" / "prices.yaml")
@@ -292,4 +303,4 @@ def _cost_notes(found: CostEstimate, prices: Prices) -> Iterator[str]:
     unknown = sorted({what for bill in found.bills for what in bill.unknown})
     if unknown:
         yield f"?  not included, because the price is not known: {', '.join(unknown)}"
-    yield "Always on: the GPUs only, enough for the busiest hour."
+    yield "Always on: the cost of the GPUs only, with enough GPUs for the busiest hour."

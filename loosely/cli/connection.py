@@ -19,7 +19,7 @@ UrlOption = Annotated[
         "--url",
         envvar="LOOSELY_URL",
         metavar="URL",
-        help=f"The gateway's URL. Default: that of the running `loosely up`, or {DEFAULT_URL}.",
+        help=f"The gateway's URL. Default: the URL of the running `loosely up`, or {DEFAULT_URL}.",
     ),
 ]
 
@@ -34,9 +34,9 @@ KeyOption = Annotated[
         show_default=False,
     ),
 ]
-#: A short limit, so that a user at a terminal sees a failure soon.
+#: The default settings. The time limit is short, so that a user at a terminal sees a failure soon.
 _RETRY = Retry(total_seconds=2.0)
-#: For waiting for an accepted job, which survives a restart of the gateway.
+#: The settings for the wait for an accepted job. The job survives a restart of the gateway.
 FOLLOWING_RETRY = Retry()
 
 

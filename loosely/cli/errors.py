@@ -71,7 +71,8 @@ def format_error(error: LooselyError) -> str:
             text = f"{error.code}: {error.detail.rstrip('.')}" + (f"; {advice}" if advice else "")
         case GatewayUnreachable():
             text = (
-                f"unreachable: {error}; start it with `loosely up`, or pass another URL with --url"
+                f"unreachable: {error}; start the gateway with `loosely up`, "
+                "or pass another URL with --url"
             )
         case UnexpectedAnswer():
             text = f"unexpected-answer: {error}; check --url"

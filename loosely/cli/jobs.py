@@ -256,6 +256,7 @@ def _show_result(answer: Result) -> None:
         typer.echo(printable_lines(answer.body.decode("utf-8", "replace")))
     else:
         typer.echo(
-            f"the result has type {kind or 'binary'}; pass a file name with --output", err=True
+            f"the result is {kind or 'binary'} and cannot be shown: use --output FILE",
+            err=True,
         )
         raise typer.Exit(2)

@@ -1,5 +1,6 @@
 """The command ``loosely up``, which starts the whole system on this machine."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -32,7 +33,7 @@ class LogLevel(StrEnum):
 
 
 class EngineChoice(StrEnum):
-    """The part of the Functions emulator that runs orchestrations and stores their histories."""
+    """The durable engine, which runs the orchestrations and stores their histories."""
 
     local = "local"
     azure_storage = "azure-storage"
@@ -61,6 +62,13 @@ LogLevelOption = Annotated[
     typer.Option(
         metavar="LEVEL",
         help="Lowest level to log: debug, info, warning or error. Default: LOG_LEVEL or info.",
+    ),
+]
+AllowHostOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Answer also requests for this host name, besides localhost. May be repeated.",
     ),
 ]
 OnlyOption = Annotated[
@@ -97,7 +105,7 @@ CooldownOption = Annotated[
         "--scale-cooldown",
         min=0.0,
         metavar="SECONDS",
-        help="Time until surplus workers are stopped.",
+        help="Time until workers that are not needed are stopped.",
     ),
 ]
 EngineOption = Annotated[
@@ -120,7 +128,8 @@ CrashAtOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="POINT[:NAME]",
-        help="With azure-storage: the host dies once at this point. May be repeated.",
+        help="With azure-storage: kill the host once at this point. docs/fidelity.md lists the "
+        "points. The option may be repeated.",
     ),
 ]
 CrashRateOption = Annotated[
@@ -129,7 +138,8 @@ CrashRateOption = Annotated[
         min=0.0,
         max=1.0,
         metavar="P",
-        help="With azure-storage: probability that an episode ends in a crash of the host.",
+        help="With azure-storage: probability that the host crashes during an episode "
+        "(one run of an orchestrator's code).",
     ),
 ]
 SplitBrainRateOption = Annotated[
@@ -138,7 +148,8 @@ SplitBrainRateOption = Annotated[
         min=0.0,
         max=1.0,
         metavar="P",
-        help="With azure-storage: probability that a second owner also runs an episode.",
+        help="With azure-storage: probability that a second owner of the partition also runs an "
+        "episode.",
     ),
 ]
 SeedOption = Annotated[
@@ -157,6 +168,7 @@ class _UpOptions:
     part_names: frozenset[str]
     scaling: ScaledObject | None
     engine_options: tuple[str, ...]
+    allowed_hosts: tuple[str, ...]
 
 
 def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
@@ -175,6 +187,7 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     crash_rate: CrashRateOption = None,
     split_brain_rate: SplitBrainRateOption = None,
     seed: SeedOption = None,
+    allow_host: AllowHostOption = None,
 ) -> None:
     """Start the whole system on this machine: blobs, Service Bus, gateway and worker.
 
@@ -213,7 +226,10 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
             part_names=names,
             scaling=scaling,
             engine_options=engine_options,
+            allowed_hosts=tuple(allow_host or ()),
         )
+        # Other users must not read jobs, logs and keys. The components inherit this mask.
+        os.umask(0o077)
         exit_code = run(lambda: _make_plan(options), options.data, Console())
     except UpError as error:
         typer.echo(f"loosely up: {error}", err=True)
@@ -253,7 +269,7 @@ def build_engine_options(
     """Return the options of the Functions host that select the durable engine and inject faults.
 
     Raises:
-        typer.BadParameter: A fault is given, but ``engine`` is not the azure-storage engine.
+        typer.BadParameter: ``faults`` has a value, but ``engine`` is not the azure-storage engine.
     """
     given = [
         (option, str(value))
@@ -341,6 +357,7 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
         catalogue=Path(catalogue).resolve() if catalogue else None,
         log_level=options.log_level or user.get("LOG_LEVEL", LogLevel.info).lower(),
         engine_options=options.engine_options,
+        allowed_hosts=options.allowed_hosts,
     )
     parts = {part.name: part for part in loosely_parts(settings) if part.name in options.part_names}
     worker_pool = None

@@ -28,7 +28,7 @@ from loosely.client.resources import Job, decode_json
 
 
 class LooselyError(Exception):
-    """The base class of every exception of this package."""
+    """The base class of the client's exceptions."""
 
 
 class GatewayUnreachable(LooselyError):
@@ -64,13 +64,14 @@ class Problem(LooselyError):
 
     Attributes:
         status: The HTTP status.
-        code: The stable code of the problem; docs/problems.md lists all codes.
+        code: The stable code of the problem. docs/problems.md lists all codes.
+        title: The name of this kind of problem, for people.
         detail: A description of the problem for people.
         retryable: Whether the same request may succeed later.
         retry_after_seconds: How many seconds the gateway asks the caller to wait before the next
             attempt.
         stage: The stage of the job in which the problem occurred.
-        attempt: Which delivery of the job's message failed, counted from 1.
+        attempt: The number, from 1, of the delivery of the job's message that failed.
         trace_id: The id of the request's W3C trace.
         job: The job, if the problem describes how a job ended.
         document: The whole problem document.
@@ -189,8 +190,8 @@ _REFUSALS: Final[Mapping[str, type[RequestRefused]]] = {
     "unavailable": GatewayFailure,
     "internal-error": GatewayFailure,
 }
-# If a problem contains a job, the job's status determines the exception's class; otherwise the
-# # problem's code does.
+# If a problem contains a job, the job's status determines the exception's class. Otherwise the
+# problem's code does.
 _ENDINGS: Final[Mapping[str, type[JobEnded]]] = {
     "inference-failed": JobFailed,
     "dead-lettered": JobFailed,
@@ -211,7 +212,10 @@ _ENDING_HTTP_STATUS: Final[Mapping[type[JobEnded], int]] = {
 
 
 def read_problem(status: int, body: bytes, retry_after_seconds: float | None) -> Problem | None:
-    """Return the exception for a response, or ``None`` if ``body`` is not a problem document."""
+    """Return the exception for an error response.
+
+    The result is ``None`` if ``body`` is not a problem document.
+    """
     document = decode_json(body)
     if not isinstance(document, dict) or not isinstance(document.get("code"), str):
         return None

@@ -40,7 +40,7 @@ _EXTENSIONS = {
 
 
 def detect_media_type(content: bytes, file_name: str = "") -> str:
-    """Return the media type of an input.
+    """Return the media type of an input, or `UNKNOWN` if it cannot be determined.
 
     Args:
         content: The input, or at least its first `SIGNATURE_BYTES` bytes.

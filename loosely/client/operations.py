@@ -47,11 +47,12 @@ from loosely.client.settings import MAX_WAIT_SECONDS
 from loosely.client.transport import Transport
 
 #: The longest wait of one request, in seconds. Load balancers in clouds close connections that are
-#: #: idle for longer.
+#: idle for longer.
 POLL_SECONDS: Final = 60
 #: Seconds between two reads of a job by `iter_events` while only the job's progress changes.
 _EVENT_POLL_SECONDS: Final = 5
-#: Below this size in bytes, a refused submit costs less than a request for the model's limit.
+#: An input up to this size, in bytes, is sent without a request for the model's limit. If the
+#: gateway refuses the input, the refused submit costs less than that request.
 _SURELY_SMALL_BYTES: Final = 1024 * 1024
 _REDIRECTS: Final = frozenset({302, 303, 307})
 #: If the gateway responds in fewer seconds than this, it did not wait for the job's end.
@@ -203,7 +204,7 @@ class ClientOperations:
         return await self._wait(job, wait_seconds, self._give_up_at(wait_seconds))
 
     async def get(self, job_id: str, *, wait_seconds: int = 0) -> Job:
-        """Return a job when it has ended, or after ``wait_seconds``.
+        """Return a job when it has ended, or after ``wait_seconds`` if that is earlier.
 
         Raises:
             RequestRefused: The job id is unknown.

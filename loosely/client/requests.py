@@ -13,9 +13,10 @@ import httpx
 from loosely.client.media import SIGNATURE_BYTES, detect_media_type
 from loosely.client.resources import Upload, UploadTarget
 
-#: A response must arrive within the wait that its request asks for plus this number of seconds.
+#: The timeout of a request in seconds, in addition to the wait that the request asks for.
 ANSWER_TIMEOUT_SECONDS: Final = 30.0
-#: The timeout is long, because blob storage responds only after it has stored all bytes.
+#: The timeout of a request to blob storage. It is long, because blob storage responds only after it
+#: has stored all bytes.
 STORE_TIMEOUT_SECONDS: Final = 120.0
 LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _MAX_PORT: Final = 65535
@@ -103,7 +104,10 @@ class Submission:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers ``Prefer``, with the seconds to wait, and ``Idempotency-Key``."""
+        """The headers ``Prefer`` and ``Idempotency-Key``.
+
+        ``Prefer`` contains the seconds to wait, or ``respond-async`` if they are 0.
+        """
         prefer = f"wait={self.wait_seconds}" if self.wait_seconds > 0 else "respond-async"
         return {"prefer": prefer, "idempotency-key": self.idempotency_key}
 
@@ -269,7 +273,9 @@ class RequestBuilder:
 
 
 def put_upload(slot: UploadTarget, payload: Payload) -> HttpRequest:
-    """Return a request that stores a payload at the upload URL. It does not contain the API key.
+    """Return a request that stores a payload at the upload URL.
+
+    The request does not contain the API key.
 
     Raises:
         ValueError: The upload URL is not an http or https URL.
@@ -293,7 +299,7 @@ def put_upload(slot: UploadTarget, payload: Payload) -> HttpRequest:
 
 
 def fetch_from_store(url: str) -> HttpRequest:
-    """Return a request for the blob at ``url``. It does not contain the API key.
+    """Return a request for the blob at ``url``, without the API key.
 
     The URL is a secret, so error messages show only its host.
 
@@ -322,5 +328,5 @@ def parse_url(url: str) -> httpx.URL:
 
 def _job_path(job_id: str) -> str:
     # Built from the id instead of taken from the header `Location`, so that requests go to the URL
-    # # that the caller named, even if the gateway is configured with a different URL.
+    # that the caller named, even if the gateway is configured with a different URL.
     return f"/v1/jobs/{quote(job_id, safe='')}"

@@ -112,7 +112,7 @@ class Job:
 
     @property
     def created_at(self) -> datetime | None:
-        """The time at which the gateway accepted the job."""
+        """The time at which the gateway accepted the job, or ``None`` if it is not reported."""
         return _datetime(self.document.get("created_at"))
 
     @property
@@ -127,7 +127,7 @@ class Job:
 
     @property
     def deadline(self) -> datetime | None:
-        """The time at which the job expires if it has not ended."""
+        """The time at which the job expires if it has not ended, or ``None`` if not reported."""
         return _datetime(self.document.get("deadline"))
 
 
@@ -209,7 +209,10 @@ _SECRET_MEMBERS: Final = frozenset({"url", "headers"})
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An input in the gateway's blob storage, which can be passed to `submit` and `run`."""
+    """An input in the gateway's blob storage. Pass this object to `submit` or `run`.
+
+    ``document`` is the gateway's description of the upload, without secrets.
+    """
 
     reference: str
     media_type: str
@@ -219,7 +222,11 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class UploadTarget:
-    """A short-lived URL to which one input can be uploaded."""
+    """A short-lived URL to which one input can be uploaded.
+
+    ``reference`` names the input in later requests. ``document`` is the gateway's description of
+    the target, without secrets.
+    """
 
     reference: str
     url: str = field(repr=False)

@@ -107,7 +107,7 @@ class StatusDisplay:
             case events.QueueCountsUnknown(part, reason):
                 self._print(part, f"keeps its size: {reason}", style="yellow")
             case events.PartGivenUp(part, reason):
-                self._print(part, f"is replaced: {reason}", style="red")
+                self._print(part, f"could not be started: {reason}", style="red")
 
     def _print(self, part: Part, *texts: str, style: str = "") -> None:
         name = part.name.ljust(self._width)

@@ -29,7 +29,10 @@ class PartReady:
 
 @dataclass(frozen=True, slots=True)
 class PartSlow:
-    """The component is still not ready ``seconds`` after its start."""
+    """The component is still not ready ``seconds`` after its start.
+
+    ``last_line`` is the last line of the component's log.
+    """
 
     part: Part
     seconds: float
@@ -38,7 +41,10 @@ class PartSlow:
 
 @dataclass(frozen=True, slots=True)
 class PartDied:
-    """The component's process ended unexpectedly. The component will be restarted."""
+    """The component's process ended unexpectedly. It is restarted in ``restart_in_seconds``.
+
+    ``last_line`` is the last line of the component's log.
+    """
 
     part: Part
     exit_code: int
@@ -67,7 +73,10 @@ class PartStopped:
 
 @dataclass(frozen=True, slots=True)
 class PartGivenUp:
-    """A worker of the pool could not be started. The pool replaces the worker if needed."""
+    """A worker of the pool could not be started.
+
+    The pool starts another worker if the queues need it.
+    """
 
     part: Part
     reason: str

@@ -47,8 +47,8 @@ class Launcher:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                # Ctrl-C in the terminal must reach the supervisor only: it stops components in
-                # order.
+                # Ctrl-C in the terminal must reach only the supervisor, which stops the components
+                # in order.
                 start_new_session=True,
             )
         finally:

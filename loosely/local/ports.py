@@ -74,7 +74,7 @@ def next_free(first: int, taken: Collection[int]) -> int:
 
 
 def free_base(first: int = _FIRST_SUGGESTION) -> int:
-    """Return the first of five consecutive ports that are free now, for the option ``--port``.
+    """Return the first of five consecutive free ports, to suggest it for the option ``--port``.
 
     Args:
         first: The lowest port to try.
@@ -105,7 +105,7 @@ def check_ports(ports: Mapping[str, int]) -> None:
         f"port {port} ({name}) is taken by {owners.get(port, 'a process of another user')}"
         for name, port in busy.items()
     ]
-    lines.append(f"stop it, or choose other ports: loosely up --port {free_base()}")
+    lines.append(f"stop that process, or choose other ports: loosely up --port {free_base()}")
     raise PortBusy("\n".join(lines))
 
 

@@ -141,7 +141,7 @@ class ProcessManager:
         self.notify(events.PartStopped(self.part, self.clock() - asked_at, is_killed))
 
     def limit_logs(self) -> None:
-        """Truncate the component's log if it is larger than its limit."""
+        """Truncate the component's log if the log is larger than its limit."""
         self.log.limit_size()
 
     async def _wait_for_end(self, process: Process, started_at: float) -> None:

@@ -8,7 +8,7 @@ _LOG_CHECK_SECONDS = 5.0
 
 
 class SupervisedProcess(Protocol):
-    """The interface of a process manager and of a worker pool, which the supervisor runs."""
+    """The interface through which the supervisor runs process managers and worker pools."""
 
     has_been_ready: asyncio.Event
 

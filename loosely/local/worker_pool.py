@@ -102,7 +102,7 @@ def _parse_count(value: Any) -> int | None:
 class WorkerPoolPlan:
     """The workers of a pool, and the rules for the size of the pool."""
 
-    #: Represents the whole pool in the output.
+    #: A component that represents the whole pool in the output.
     part: Part
     scaling: ScaledObject
     monitor: QueueMonitor

@@ -1,4 +1,4 @@
-"""Webhooks and inputs by URL, with receivers and servers that fail."""
+"""Test webhooks and inputs by URL, also with receivers and servers that fail."""
 
 import base64
 import hashlib
@@ -114,7 +114,7 @@ def test_a_webhook_is_delivered_after_failed_attempts_and_a_kill_of_the_host(
     answer = submit(webhook_system, {"input": {"text": "hello"}, "webhook": webhook})
     assert answer.status_code == 200, answer.text
     job = answer.json()
-    until(lambda: receiver.refused, 20, "the first attempt")
+    until(lambda: receiver.refused, 20, "the first attempt has failed")
     webhook_system.kill_and_wait("functions")
     until(lambda: receiver.received, 60, "the webhook is delivered")
     headers, body = receiver.received[0]

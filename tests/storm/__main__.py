@@ -3,8 +3,9 @@
     ./dev storm --engine azure-storage --jobs 500 --kills 20 --seed 7
     ./dev storm --engine azure-storage --cancel 200
 
-It starts its own system in a temporary directory on free ports. The seed determines which jobs are
-submitted, which components are killed, and the pauses. The exact moments depend on the machine.
+The command starts its own system in a temporary directory on free ports. The seed determines which
+jobs are submitted, which components are killed, and the pauses. The exact moments depend on the
+machine.
 
 Exit code: 0 if every promise was kept, 1 if a promise was broken, 2 if the system could not be
 started.
@@ -37,7 +38,7 @@ _MAX_SHOWN = 10
 
 @dataclass
 class Storm:
-    """The options of a storm and its current results. A report is possible at any time."""
+    """The options and the current results of a storm. `report` prints them at any time."""
 
     options: argparse.Namespace
     engine: StormEngine
@@ -48,11 +49,11 @@ class Storm:
     runs: Counter[str] = field(default_factory=Counter)
     retries: int = 0
     notes: list[str] = field(default_factory=list)
-    #: Broken conditions other than the promises to each job, such as a job that was not cancelled.
+    #: Failures other than broken promises, such as the end of the time limit.
     failures: list[str] = field(default_factory=list)
 
     def say(self, text: str) -> None:
-        """Print a line of progress, with the time and the numbers of jobs."""
+        """Print `text` with the time since the start and the counts of accepted and ended jobs."""
         seconds = time.monotonic() - self.begun
         accepted = sum(job.is_accepted for job in self.jobs)
         ended = sum(job.final is not None for job in self.jobs)
@@ -60,7 +61,10 @@ class Storm:
 
 
 async def storm(rig: Rig, run: Storm) -> None:
-    """Submit a share of the jobs before each kill and after the last. Wait until all end."""
+    """Submit one share of the jobs before each kill, and the last share after the last kill.
+
+    Wait until all jobs end, and then read all jobs again.
+    """
     plan = plan_kills(run.options.kills, run.options.seed, rig.gateways)
     await rig.start("worker")
     run.say("every component is ready")
@@ -106,13 +110,15 @@ async def cancellations(rig: Rig, run: Storm) -> None:
                 run.say(run.notes[-1])
                 is_cancelled = [bool(j.final and j.final["status"] == "cancelled") for j in jobs]
                 if phase == "without a worker" and not all(is_cancelled):
-                    run.failures.append(f"{is_cancelled.count(False)} were not cancelled, {phase}")
+                    run.failures.append(
+                        f"{is_cancelled.count(False)} jobs were not cancelled, {phase}"
+                    )
         await _read_all_again(rig, run, callers)
         run.retries = callers.retries
 
 
 async def _all_ended(run: Storm) -> None:
-    """Wait until every accepted job has ended. Stop if no job has ended for `--settle` seconds."""
+    """Wait until all accepted jobs have ended. Give up if none ends for `--settle` seconds."""
     open_count, changed_at = -1, time.monotonic()
     while left := sum(job.is_open for job in run.jobs):
         if left != open_count:
@@ -127,7 +133,10 @@ async def _all_ended(run: Storm) -> None:
 
 
 async def _read_all_again(rig: Rig, run: Storm, callers: StormCallers) -> None:
-    """Read each job from each host when all queues are empty. Final jobs must not change."""
+    """Read each accepted job again from each host, after all queues are empty or after 60 s.
+
+    `StormJob.see` records each final job that has changed.
+    """
     end = time.monotonic() + _EMPTY_WITHIN_SECONDS
     while (count := await rig.message_count()) != 0:
         if time.monotonic() > end:
@@ -150,7 +159,9 @@ async def _in_background(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterato
 
 
 async def _run(scenario: Callable[[Rig, Storm], Awaitable[None]], run: Storm, data: Path) -> None:
-    """Run a scenario on its own system, within the time limit.
+    """Run a scenario on its own system.
+
+    Record a failure if the time limit passes or a signal stops the scenario.
 
     Raises:
         RigError: if the system could not be started.
@@ -163,7 +174,9 @@ async def _run(scenario: Callable[[Rig, Storm], Awaitable[None]], run: Storm, da
         async with asyncio.timeout(run.options.limit):
             await _run_unlimited(scenario, run, data)
     except TimeoutError:
-        run.failures.append(f"not done within the limit of {run.options.limit:g} s")
+        run.failures.append(
+            f"not finished within {run.options.limit:g} s, the time limit of --limit"
+        )
     except asyncio.CancelledError:
         run.failures.append("stopped by a signal")
 
@@ -190,7 +203,7 @@ def _messages(error: BaseException) -> list[str]:
 
 
 def report(run: Storm) -> bool:
-    """Print the results of the storm. Return whether every promise was kept."""
+    """Print the results. Return True if no promise was broken and nothing else failed."""
     broken = BrokenPromises.find(run.jobs)
     accepted = [job for job in run.jobs if job.is_accepted]
     rerun = [job for job in accepted if run.runs[job.label] > 1]
@@ -264,12 +277,12 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "--cancel",
         type=int,
         metavar="N",
-        help="instead of a storm, cancel N jobs right after their 202, without and with a worker",
+        help="instead of a storm, cancel N jobs without and N with a worker, right after their 202",
     )
     add("--cancel-share", type=float, default=0.1, help="share of cancelled jobs (%(default)s)")
     add("--seed", type=int, default=random.randrange(10_000))
     add("--visibility-timeout", type=float, default=10.0, metavar="SECONDS")
-    rates = f"of the {AZURE_STORAGE} engine (default: 0.005, with --cancel 0)"
+    rates = f"only for the {AZURE_STORAGE} engine (default: 0.005; with --cancel: 0)"
     add("--crash-rate", type=float, help=f"share of crash points at which a host dies, {rates}")
     add("--split-brain-rate", type=float, help=f"share of episodes that two hosts run, {rates}")
     add(
@@ -277,7 +290,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         type=float,
         default=60.0,
         metavar="SECONDS",
-        help="give up if no job ends for this time",
+        help="give up if no job ends for this time (%(default)s)",
     )
     add(
         "--limit",
@@ -286,7 +299,11 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         metavar="SECONDS",
         help="time limit of the run (%(default)s)",
     )
-    add("--data", type=Path, help="directory of the system, which is kept (default: temporary)")
+    add(
+        "--data",
+        type=Path,
+        help="directory for the system, which is kept (default: temporary)",
+    )
     return parser.parse_args(arguments)
 
 

@@ -26,7 +26,7 @@ class UnexpectedResponse(Exception):
 
 
 class StormCallers:
-    """Several callers that share a connection pool."""
+    """`count` callers of the gateway that share one connection pool."""
 
     def __init__(self, url: str, ran_path: Path, count: int = 8) -> None:
         self._http = httpx.AsyncClient(
@@ -53,7 +53,7 @@ class StormCallers:
         await self._http.aclose()
 
     async def submit_all(self, jobs: "asyncio.Queue[StormJob]") -> None:
-        """Submit the jobs of the queue until cancelled."""
+        """Submit the jobs of the queue until the task is cancelled."""
 
         async def caller() -> None:
             while True:
@@ -66,7 +66,7 @@ class StormCallers:
                 callers.create_task(caller())
 
     async def submit(self, job: StormJob) -> None:
-        """Submit a job until it is accepted, and then cancel it if its kind requires that.
+        """Repeat the submit of a job until the gateway accepts it. Cancel a job of kind CANCEL.
 
         Raises:
             UnexpectedResponse: if the gateway refuses the request.
@@ -148,7 +148,7 @@ class StormCallers:
             )
 
     async def watch(self, jobs: Sequence[StormJob]) -> None:
-        """Read all open jobs and some ended jobs repeatedly until cancelled."""
+        """Read all open jobs and some ended jobs repeatedly until the task is cancelled."""
         while True:
             ended = [job for job in jobs if job.final is not None]
             again = random.sample(ended, min(_READ_AGAIN_COUNT, len(ended)))
@@ -156,7 +156,7 @@ class StormCallers:
             await asyncio.sleep(_SWEEP_PAUSE_SECONDS)
 
     async def read_again(self, jobs: Iterable[StormJob], host_url: str) -> None:
-        """Read each job from this host. Repeat each request until there is a response."""
+        """Read each job from the host at `host_url`. Repeat each request until it is answered."""
         await self._read_each(jobs, self._until_answered, host_url)
 
     async def _read_each(self, jobs: Iterable[StormJob], send: _Send, host_url: str = "") -> None:
@@ -178,7 +178,10 @@ class StormCallers:
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _once(self, method: str, url: str, **request: Any) -> httpx.Response | None:
-        """Send a request. Return None if the response is lost or its status is 429 or 5xx."""
+        """Send a request. Return None if there is no response or its status is 429 or 5xx.
+
+        A response that contains a job is returned whatever its status is.
+        """
         try:
             response = await self._http.request(method, url, **request)
         except httpx.TransportError:

@@ -73,18 +73,25 @@ class StormJob:
         return label, text.ljust(0 if self.number % 5 else _LARGE_BYTES).encode()
 
     def accept(self, job_id: str, label: str) -> None:
-        """Record that a request to submit the job has a 2xx response."""
+        """Record the id that the gateway gave to the job, and the label of the accepted input."""
         self.label = label
         if job_id not in self.ids:
             self.ids.append(job_id)
 
     @property
     def known(self) -> KnownState:
-        """The last reported state. The caller must read it before it sends a request."""
+        """The last reported state.
+
+        A caller reads the state before it sends a request, and passes the state to `see` with the
+        response.
+        """
         return KnownState(self.final is not None, self.cancel_answered)
 
     def see(self, job: dict[str, Any], known: KnownState, moment: str = "") -> None:
-        """Record a response, and check if the response contradicts an earlier response."""
+        """Record the job that a response contains.
+
+        Also record each contradiction to `known`, the state before the request.
+        """
         status = self.status = str(job["status"])
         if known.is_cancelled and status in _NEVER_AGAIN:
             self.requeued.append(f"{status}{moment}")
@@ -95,7 +102,7 @@ class StormJob:
             self.changes.append(_difference(self.final, job) + moment)
 
     def see_unknown(self, known: KnownState) -> None:
-        """Record a response with the status 404."""
+        """Record a response with the status 404. It contradicts `known` if the job was final."""
         self.status, self.was_unknown = "unknown", True
         if known.is_final:
             self.changes.append("final, then unknown")
@@ -107,7 +114,7 @@ def _difference(before: dict[str, Any], after: dict[str, Any]) -> str:
 
 
 def plan_jobs(count: int, seed: int, cancel_share: float) -> list[StormJob]:
-    """Return the jobs of a storm. The same seed returns the same jobs."""
+    """Return `count` jobs of random kinds. The same arguments give the same jobs."""
     chance = random.Random(f"jobs {seed}")
     others = (JobKind.ASYNC, JobKind.WAIT, JobKind.KEYED)
     jobs = []
@@ -136,7 +143,7 @@ class BrokenPromises:
 
     @classmethod
     def find(cls, jobs: Iterable[StormJob]) -> "BrokenPromises":
-        """Find the broken promises among the accepted jobs after a storm."""
+        """Return the broken promises to the accepted jobs of a storm."""
         accepted = [job for job in jobs if job.is_accepted]
         return cls(
             lost=[job for job in accepted if job.final is None],
@@ -152,7 +159,10 @@ class BrokenPromises:
 
 
 def _is_wrong(job: StormJob) -> bool:
-    """Return whether a job ended differently from what its input and its caller require."""
+    """Return whether a job ended with another status or result than its input and kind require.
+
+    An expired job is not wrong, because `BrokenPromises.expired` counts it.
+    """
     if job.final is None:
         return False
     match job.final["status"]:

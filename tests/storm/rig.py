@@ -1,4 +1,4 @@
-"""The system under a storm: components in one directory, each of them restarted when it dies.
+"""Run the system under a storm, and restart each component that dies.
 
 The components are those of `loosely up`. The storm supervises them itself, so that it can count
 deaths that no kill has caused.
@@ -76,7 +76,7 @@ class StormEngine:
         return 2 if self.name == AZURE_STORAGE else 1
 
     def options(self, data: Path, number: int) -> tuple[str, ...]:
-        """Return the options of the host with this number."""
+        """Return the command-line options of the gateway host with this number."""
         if self.name == LOCAL:
             return ()
         return (
@@ -143,7 +143,7 @@ class SupervisedPart:
 
     async def kill_child(self) -> None:
         """Kill only the child process of a Functions host or worker, and wait for its end."""
-        # A host also ends if the app dies before it is loaded.
+        # A host ends if its app dies while the app loads, so wait until the app is loaded.
         await self.wait_until_ready()
         child = await self._first_child()
         with suppress(psutil.NoSuchProcess):
@@ -151,7 +151,7 @@ class SupervisedPart:
             await asyncio.to_thread(psutil.wait_procs, [child], 10.0)
 
     async def _first_child(self) -> psutil.Process:
-        # The host itself may just have crashed.
+        # The host may just have crashed, so try again until it has a child.
         async with asyncio.timeout(_READY_SECONDS):
             while True:
                 await self._started.wait()
@@ -183,7 +183,7 @@ class SupervisedPart:
             kill_group(self._process.pid)
 
     def last_lines(self) -> str:
-        """Return the last lines of the component's log."""
+        """Return the last 12 lines of the component's log, or `nothing` if the log is empty."""
         return "\n".join(f"  {line}" for line in self.log.tail(12)) or "  nothing"
 
 
@@ -216,7 +216,7 @@ class Rig:
             )
             self._balancer = Balancer(settings.ports.functions, host_ports)
         self.gateways = tuple(part.name for part in gateways)
-        #: The address of each host, without the balancer.
+        #: The address of each gateway host, without the balancer.
         self.host_urls = tuple(part.address for part in gateways)
         self._queues_url = f"http://127.0.0.1:{settings.ports.servicebus_admin}/$Resources/queues"
         launcher = Launcher(ROOT, shared_environment(ROOT, read_environment()), reaper)
@@ -234,7 +234,7 @@ class Rig:
         )
 
     async def run(self, supervision: asyncio.TaskGroup) -> None:
-        """Start every component except the worker, and wait until all components are ready."""
+        """Start every component except the worker, and wait until they are ready."""
         self._supervision = supervision
         for member in self.members.values():
             member.log.rotate()
@@ -243,7 +243,7 @@ class Rig:
         await self.start(*(name for name in self.members if name != "worker"))
 
     async def start(self, *names: str) -> None:
-        """Start these components, and wait until they are ready."""
+        """Start the components with these names, and wait until they are ready."""
         assert self._supervision is not None
         for name in names:
             self._supervision.create_task(self.members[name].run())
@@ -258,13 +258,13 @@ class Rig:
             member.stop()
 
     def runs(self) -> Counter[str]:
-        """Return the number of times that each input has reached the model."""
+        """Return how many times the model has received each input, by the label in the input."""
         text = self.ran_path.read_text("utf-8") if self.ran_path.exists() else ""
         # A kill may have truncated the last line.
         return Counter(text.rpartition("\n")[0].split())
 
     async def message_count(self) -> int | None:
-        """Return the number of messages in all queues; None while Service Bus is unavailable."""
+        """Return the number of messages in all queues, or None if Service Bus is unavailable."""
         try:
             async with httpx.AsyncClient(timeout=10) as client:
                 feed = (await client.get(self._queues_url)).text
@@ -275,7 +275,7 @@ class Rig:
 
 
 def _gateway_host(settings: SystemSettings, engine: StormEngine, number: int, port: int) -> Part:
-    """Return one of several hosts on one task hub, with its own port and directory."""
+    """Return gateway host `number`, with its own port and directory, for a shared task hub."""
     name = f"gateway-{number}"
     own = replace(
         settings,

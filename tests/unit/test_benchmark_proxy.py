@@ -57,7 +57,7 @@ async def connect(proxy: DelayProxy) -> Connect:
     return lambda: asyncio.open_connection("127.0.0.1", port)
 
 
-async def test_each_direction_is_delayed_by_half_a_round_trip(
+async def test_the_proxy_delays_each_direction_by_half_a_round_trip(
     echo: EchoServer, connect: Connect
 ) -> None:
     reader, writer = await connect()
@@ -75,7 +75,7 @@ async def test_each_direction_is_delayed_by_half_a_round_trip(
     writer.close()
 
 
-async def test_a_new_connection_takes_one_more_round_trip(
+async def test_a_new_connection_through_the_proxy_takes_one_more_round_trip(
     echo: EchoServer, connect: Connect
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -88,7 +88,7 @@ async def test_a_new_connection_takes_one_more_round_trip(
     writer.close()
 
 
-async def test_all_bytes_arrive_unchanged_and_in_order(connect: Connect) -> None:
+async def test_all_bytes_pass_through_the_proxy_unchanged_and_in_order(connect: Connect) -> None:
     content = random.Random(1).randbytes(3_000_000)
     reader, writer = await connect()
 

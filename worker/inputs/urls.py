@@ -25,12 +25,12 @@ class UrlFetcher:
         self._http = http
 
     def fetch(self, payload: PayloadUrl, model: ModelEntry) -> tuple[bytes, str]:
-        """Download an input from its URL; return its bytes and its media type.
+        """Download an input from its URL, and return its bytes and its media type.
 
         Raises:
             InvalidInput: The URL is not allowed, or the server sent no usable response.
-            UnsupportedMediaType: The model does not accept the media type, or the bytes are of
-                another type.
+            UnsupportedMediaType: The model does not accept the media type, or the bytes do not
+                have this type.
         """
         response = self._get(payload.url, model.max_input_bytes)
         if response.status != 200:
@@ -77,8 +77,8 @@ def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntr
     Content-Type header.
 
     Raises:
-        UnsupportedMediaType: The model does not accept the media type, or the body has another
-            type.
+        UnsupportedMediaType: The model does not accept the media type, or the bytes of the body do
+            not have this type.
     """
     found = (
         media.essence(payload.media_type or "")

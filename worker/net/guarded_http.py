@@ -64,7 +64,8 @@ class GuardedHttp:
     def check(self, url: str) -> None:
         """Check the text of a URL without a DNS look-up.
 
-        Raises ForbiddenAddress if the URL is not allowed.
+        Raises:
+            ForbiddenAddress: The guard does not allow this URL.
         """
         self._guard.check_form(url)
 
@@ -78,8 +79,8 @@ class GuardedHttp:
     ) -> GuardedResponse:
         """Send one request and return the response.
 
-        At most one byte more than `limits.bytes` is read. If the returned body is longer than the
-        limit, the server's response is too large.
+        The returned body has at most `limits.bytes` + 1 bytes. If it is longer than `limits.bytes`,
+        the server's response is too large.
 
         Raises:
             ForbiddenAddress: The guard does not allow this URL.
@@ -97,6 +98,7 @@ class GuardedHttp:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(method, target.path, body, dict(headers))
             response = connection.getresponse()
+            _check_length(response)
             result = GuardedResponse(
                 response.status,
                 (response.getheader("content-type") or "").partition(";")[0].strip().lower(),
@@ -170,6 +172,22 @@ class _Connection(http.client.HTTPConnection):
             except OSError as error:
                 failure = error
         raise failure or TimeoutError
+
+
+def _check_length(response: http.client.HTTPResponse) -> None:
+    """Raise HTTPException if the length of the body is not certain (RFC 9112, section 6.3).
+
+    http.client would take the first of two lengths, and a proxy perhaps the other.
+    """
+    lengths = response.headers.get_all("content-length", [])
+    is_certain = not lengths or (
+        len(lengths) == 1
+        and lengths[0].strip(" \t").isdecimal()
+        and lengths[0].isascii()
+        and "transfer-encoding" not in response.headers
+    )
+    if not is_certain:
+        raise http.client.HTTPException("the response has more than one length")
 
 
 def _read(response: http.client.HTTPResponse, limit_bytes: int) -> bytes:

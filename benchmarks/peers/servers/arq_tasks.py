@@ -15,20 +15,20 @@ from benchmarks.peers.job import PeerModel
 
 
 async def load(context: dict[str, Any]) -> None:
-    """Load the model, and make the thread that runs it. Stop arq's log lines for each job."""
+    """Load the model, and start the thread that runs it. Turn off arq's log lines for each job."""
     logging.getLogger("arq.worker").setLevel(logging.WARNING)
     context["model"] = PeerModel.load()
     context["thread"] = ThreadPoolExecutor(1)
 
 
 async def classify(context: dict[str, Any], picture: bytes) -> dict[str, Any]:
-    """Run the model in its thread."""
+    """Run the model with one JPEG in the model's thread, and return the result."""
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(context["thread"], context["model"], picture)
 
 
 class WorkerSettings:
-    """The settings of arq. arq locks a running job for `job_timeout` and 10 s more."""
+    """The settings of the arq worker. arq locks a running job for `job_timeout` plus 10 s."""
 
     functions: ClassVar[list[Any]] = [classify]
     on_startup = load

@@ -16,7 +16,7 @@ from benchmarks.peers.job import PeerModel
 
 @bentoml.service(workers=1, traffic={"timeout": 180}, logging={"access": {"enabled": False}})
 class Classify:
-    """The service. Its process loads the model once."""
+    """The BentoML service, whose process loads the model once."""
 
     def __init__(self) -> None:
         self._model = PeerModel.load()

@@ -1,7 +1,7 @@
 """FastAPI in front of Celery.
 
 For each job, `/jobs` blocks a thread until the result is there. `/polled` asks for the result
-every 10 ms, and blocks no thread meanwhile.
+every 10 ms, and does not block a thread while it waits.
 """
 
 import asyncio

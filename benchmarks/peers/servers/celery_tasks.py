@@ -27,7 +27,7 @@ _models: list[PeerModel] = []
 
 @worker_init.connect
 def import_in_parent(**_: Any) -> None:
-    """Import torch before the fork, so that a child that replaces a killed child starts soon."""
+    """Import torch before the fork, so that the replacement of a killed child starts quickly."""
     import_libraries()
 
 
@@ -39,5 +39,5 @@ def load(**_: Any) -> None:
 
 @app.task
 def classify(picture: bytes) -> dict[str, Any]:
-    """Run the model. Celery's JSON encodes bytes as base64."""
+    """Run the model with one JPEG, and return the result. Celery sends the bytes as base64."""
     return _models[0](picture)

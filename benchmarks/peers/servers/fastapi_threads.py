@@ -27,6 +27,6 @@ def health() -> str:
 
 @app.post("/jobs")
 def run(picture: Picture) -> dict[str, Any]:
-    """Run the model in a thread of the pool."""
+    """Run the model in a thread of FastAPI's pool, and return the result."""
     result: dict[str, Any] = app.state.model(picture)
     return result

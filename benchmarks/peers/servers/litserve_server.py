@@ -13,7 +13,7 @@ _BATCH_SIZE = int(os.environ["PEER_BATCH_SIZE"])
 
 
 class Classify(litserve.LitAPI):
-    """Gets the picture as the file `picture` of a form, because LitServe reads no raw bodies."""
+    """The LitServe API. It reads the picture from a form, because LitServe reads no raw bodies."""
 
     def setup(self, device: str) -> None:
         """Load the model in the worker process."""
@@ -24,7 +24,7 @@ class Classify(litserve.LitAPI):
         return self.model.decode(request["picture"].file.read())
 
     def batch(self, inputs: list[Any]) -> list[Any]:
-        """Return the inputs as a list, because `PeerModel.run` makes one tensor of them."""
+        """Return the list of inputs unchanged, because `PeerModel.run` makes one tensor of them."""
         return inputs
 
     def predict(self, x: Any) -> Any:

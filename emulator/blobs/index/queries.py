@@ -63,8 +63,9 @@ def look_up_blob(
 def find_blob(
     db: sqlite3.Connection, container: str, name: str, *, with_data: bool = False
 ) -> Blob:
-    """Return a committed blob. `with_data` has the same meaning as in `look_up_blob`.
+    """Return a committed blob.
 
+    If `with_data` is True and the index stores the blob's content, the result contains the content.
     Raises StorageError (ContainerNotFound or BlobNotFound) if the container or blob does not exist.
     """
     blob = look_up_blob(db, find_container_id(db, container), name, with_data=with_data)
@@ -93,7 +94,10 @@ def read_blob(row: tuple[Any, ...]) -> Blob:
 
 
 def find_segments(db: sqlite3.Connection, blob: int, start: int, stop: int) -> list[Segment]:
-    """Return where the bytes `[start, stop)` of a blob are stored, sorted by offset."""
+    """Return the segments that contain the bytes `[start, stop)` of a blob, sorted by offset.
+
+    `blob` is the blob's row id.
+    """
     rows = db.execute(
         "SELECT start, size, content, block_id FROM segment WHERE blob = ? AND start < ?"
         " AND start >= (SELECT max(start) FROM segment WHERE blob = ? AND start <= ?)"

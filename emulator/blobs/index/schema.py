@@ -116,7 +116,11 @@ class BlobContainer:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A committed block blob. The content of a small blob may be in `data`."""
+    """A committed block blob. Times are in microseconds since 1970 (UTC).
+
+    `data` is the content of a small blob. It is None if content files contain the content, or if
+    the query did not read the content.
+    """
 
     id: int
     name: str
@@ -131,7 +135,10 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class NewBlob:
-    """The name, properties and metadata of a blob that will be committed."""
+    """The name, properties and metadata of a blob that will be committed.
+
+    `now_us` is the time of the request, in microseconds since 1970 (UTC).
+    """
 
     container: str
     name: str
@@ -145,7 +152,7 @@ class Segment:
     """A part of a blob's content, which is stored in one content file.
 
     The part begins at the offset `start` of the blob and has `size` bytes. `content` is the key of
-    the content file.
+    the content file. `block_id` is empty if the blob was not committed from blocks.
     """
 
     start: int
@@ -156,7 +163,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class UncommittedBlock:
-    """A block that was uploaded but not yet committed by a block list."""
+    """A block that was uploaded but not yet committed by a block list.
+
+    `content` is the key of the content file.
+    """
 
     block_id: str
     size: int

@@ -1,6 +1,6 @@
 """Functions that change the index. The committer runs each call in a transaction.
 
-Each function checks the conditional headers in the same transaction as the change. Therefore, if
+A function that receives conditions checks them in the same transaction as the change. Therefore, if
 several requests create the same blob on the condition that it does not exist, exactly one of them
 succeeds.
 """
@@ -104,6 +104,7 @@ def put_blob(
     """Create or replace a blob.
 
     `content` is the content itself, or a `Segment` if a content file contains the content.
+    Raises StorageError if the container does not exist or the precondition is not met.
     """
     container = find_container_id(db, new.container)
     return _replace_blob(
@@ -123,6 +124,8 @@ def commit_blocks(
     Uncommitted or Latest. Committed selects the blob's committed block with this id. Uncommitted
     selects the uncommitted block. Latest selects the uncommitted block if it exists, otherwise the
     committed block.
+
+    Raises StorageError if the container or a block does not exist, or the precondition is not met.
     """
     container = find_container_id(db, new.container)
     current = look_up_blob(db, container, new.name)
@@ -157,6 +160,7 @@ def describe_blob(
     """Replace a blob's properties or metadata, and return the changed blob.
 
     `update` receives the current blob, and returns the blob with its new properties or metadata.
+    Raises StorageError if the blob does not exist or does not meet the conditions.
     """
     current = find_blob(db, container, name)
     conditions.check_write(current)
@@ -269,9 +273,9 @@ def put_block(
 ) -> tuple[str, ...]:
     """Store an uncommitted block, and return the keys of the content files to remove.
 
-    An uncommitted block with the same id is replaced. Raises StorageError if the length of the
-    block id differs from the length of the blob's other block ids, or if the blob has too many
-    uncommitted blocks.
+    An uncommitted block with the same id is replaced. Raises StorageError if the block id is not as
+    long as the blob's other uncommitted block ids, or if the blob already has 100,000 uncommitted
+    blocks.
     """
     parent = find_container_id(db, container)
     key = (parent, blob)

@@ -98,7 +98,8 @@ async def get_container_acl(context: OperationContext) -> BlobResponse:
 
 
 _PAGE_MAX = 5000
-# This service supports only metadata. The other values are accepted and do not change a listing.
+# The known values of the parameter `include`. Only `metadata` is supported. The other values are
+# accepted and do not change a listing.
 _BLOB_INCLUDES = frozenset({"metadata", "copy", "deleted", "snapshots", "versions", "tags"})
 _CONTAINER_INCLUDES = frozenset({"metadata", "deleted", "system"})
 _UNSUPPORTED = ("startfrom", "endbefore", "showonly")

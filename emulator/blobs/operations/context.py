@@ -16,7 +16,10 @@ from emulator.blobs.times import format_http_date
 
 @dataclass(frozen=True, slots=True)
 class OperationContext:
-    """An authorized request, and the store on which the operation works."""
+    """An authorized request, and the store on which the operation works.
+
+    `now_us` is the time of the request, in microseconds since 1970 (UTC).
+    """
 
     request: BlobRequest
     grant: AccessGrant
@@ -25,7 +28,10 @@ class OperationContext:
 
     @property
     def conditions(self) -> Conditions:
-        """The conditional headers of the request."""
+        """The conditional headers of the request.
+
+        Raises StorageError if a conditional header is malformed.
+        """
         return Conditions.parse(self.request.headers)
 
     @property

@@ -137,10 +137,10 @@ def _read_precondition(context: OperationContext) -> WritePrecondition:
 
 
 def _refuse_early(context: OperationContext) -> None:
-    """Raise StorageError if the conditions of the request are not met.
+    """Raise StorageError if the container does not exist or the request may not write the blob.
 
-    This check avoids receiving a large body in vain. The transaction of the write checks the
-    conditions again.
+    This check refuses the request before its body is received. The transaction that writes the blob
+    checks the conditions again.
     """
     request, store = context.request, context.store
     container = store.read(queries.find_container_id, request.container)

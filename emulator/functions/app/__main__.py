@@ -28,7 +28,8 @@ _HOST_ROOT = _HERE.parents[2]
 
 def main() -> None:
     """Run the app process until its host ends."""
-    # Almost all objects that the imports create stay. `serve` enables the collector again.
+    # Almost all objects that the imports create stay in memory, so a garbage collection now would
+    # only take time. `serve` enables the collector again.
     gc.disable()
     parser = argparse.ArgumentParser(prog="emulator.functions.app")
     parser.add_argument("--folder", type=Path, required=True)
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--log-level", default="info")
     options = parser.parse_args()
-    # Flush what the user's code prints after each line, although stdout is not a terminal.
+    # Flush stdout after each line that the user's code prints, although it is not a terminal.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     for descriptor in (options.socket, options.lifeline):
@@ -82,7 +83,10 @@ def _load_own_package() -> None:
 
 
 def _set_import_path(folder: Path) -> None:
-    """Put the app's folder first in `sys.path`, and remove the entries with the host's code."""
+    """Put the app's folder first in `sys.path`, and remove the entries with the host's code.
+
+    If the app's folder contains packages in `.python_packages`, they come second.
+    """
     kept = [entry for entry in sys.path[1:] if entry and not _is_hosts_own(Path(entry))]
     installed = folder / ".python_packages" / "lib" / "site-packages"
     sys.path[:] = [str(folder), *([str(installed)] if installed.is_dir() else []), *kept]

@@ -116,8 +116,9 @@ def _parse_head(text: bytes) -> list[Any]:
 class FrameConnection(asyncio.Protocol):
     """One end of the connection between the host and the app process.
 
-    Received frames are passed to `on_frame` in order. The caller must await `drain` before it calls
-    `send`, so that a slow peer slows down the sender.
+    Received frames are passed to `on_frame` in order. When the connection is closed, `on_lost` is
+    called with the error, or with None if the connection ended without an error. The caller must
+    await `drain` before it calls `send`, so that a slow peer slows down the sender.
     """
 
     def __init__(

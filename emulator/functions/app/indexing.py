@@ -37,7 +37,10 @@ class Converter(Protocol):
     """
 
     def has_trigger_support(self) -> bool:
-        """Return whether this converter supports triggers. If so, `decode` needs their metadata."""
+        """Return whether this converter supports triggers.
+
+        If it does, `decode` needs the metadata of the trigger.
+        """
         ...
 
     def check_input_type_annotation(self, pytype: Any) -> bool:
@@ -80,7 +83,10 @@ class GenericConverter:
 
     @classmethod
     def decode(cls, data: Datum | None, *, trigger_metadata: Any) -> Any:
-        """Return the datum's value unchanged."""
+        """Return the datum's value unchanged, or None if the datum is None or empty.
+
+        Raises ValueError if the datum's type is not string, bytes or json.
+        """
         if data is None or data.type is None:
             return None
         if data.type in ("string", "bytes", "json"):
@@ -91,7 +97,10 @@ class GenericConverter:
 
     @classmethod
     def encode(cls, obj: Any, *, expected_type: Any) -> Datum:
-        """Convert text, bytes or a JSON value to a datum."""
+        """Convert text, bytes or a JSON value to a datum.
+
+        Raises NotImplementedError if the value has another type.
+        """
         kinds = {str: "string", dict: "dict", list: "list", bool: "int", int: "int"}
         if obj is None:
             return Datum(type=None, value=None)
@@ -183,7 +192,12 @@ class BoundValue:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The parameters and the return value of a function, as `check_signature` returns them."""
+    """The parameters and the return value of a function that matches its bindings.
+
+    `inputs` and `outputs` map the names of parameters to their types. `returned` is None if the
+    function does not have an output binding for its return value. `requires_context` is true if
+    the function has a `context` parameter that does not have a binding.
+    """
 
     inputs: dict[str, BoundValue]
     outputs: dict[str, BoundValue]

@@ -24,7 +24,7 @@ TRIAL_RUNS: Final = 20
 """How often an orchestrator runs in a thread before it may run on the event loop."""
 
 SLOW_SECONDS: Final = 0.5
-"""An orchestrator that once runs for longer than this always runs in a thread."""
+"""If one run of an orchestrator takes longer than this, all later runs are in a thread."""
 
 _invocation_id_of_thread = threading.local()
 running_function: ContextVar[str] = ContextVar("running_function", default="")
@@ -43,17 +43,17 @@ class TraceContext:
 
     @property
     def Traceparent(self) -> str:  # noqa: N802 - the deprecated name which azure.functions.Context still has
-        """Return `trace_parent`. azure.functions.Context also has this deprecated name."""
+        """Return `trace_parent`. azure.functions.Context declares this deprecated name."""
         return self.trace_parent
 
     @property
     def Tracestate(self) -> str:  # noqa: N802 - as Traceparent
-        """Return `trace_state`. azure.functions.Context also has this deprecated name."""
+        """Return `trace_state`. azure.functions.Context declares this deprecated name."""
         return self.trace_state
 
     @property
     def Attributes(self) -> dict[str, str]:  # noqa: N802 - as Traceparent
-        """Return `attributes`. azure.functions.Context also has this deprecated name."""
+        """Return `attributes`. azure.functions.Context declares this deprecated name."""
         return self.attributes
 
 
@@ -109,7 +109,9 @@ def make_request_datum(fields: list[Any], body: bytes) -> Datum:
 def read_response(datum: Datum | None) -> tuple[int, list[tuple[str, str]], bytes]:
     """Return the status, headers and body of the HTTP response that a datum contains.
 
-    The headers contain one `set-cookie` header for each cookie.
+    The headers contain one `set-cookie` header for each cookie. If the datum is None or empty, the
+    status is 204. If the datum is not an HTTP response, the status is 200 and the datum's value is
+    the body.
     """
     if datum is None or datum.type is None:
         return 204, [], b""
@@ -141,7 +143,10 @@ class ReturnConverter:
     slot: BoundValue
 
     def encode(self, value: Any) -> Datum:
-        """Convert a value to a datum. As in Azure, raises TypeError if this is impossible."""
+        """Convert a value to a datum.
+
+        As in Azure, raises TypeError if the binding does not support the type of the value.
+        """
         try:
             return self.converter.encode(value, expected_type=self.slot.python_type)
         except NotImplementedError:
@@ -179,8 +184,8 @@ class PreparedFunction:
     """A function, with the parameter names and converters that an invocation needs.
 
     `trigger` and `client` are the names of the parameters that receive the trigger's data and the
-    durable client; `client` is None if the function does not have this parameter. `loop_runs` is
-    None if the function is not a synchronous orchestrator.
+    durable client. `client` is None if the function does not have a parameter for the durable
+    client. `loop_runs` is None if the function is not a synchronous orchestrator.
     """
 
     function: IndexedFunction
@@ -288,7 +293,7 @@ async def _run_orchestrator(
     arguments: dict[str, Any],
     submit: Callable[..., Any],
 ) -> Any:
-    """Call a synchronous orchestrator on the event loop or in a thread; return its result."""
+    """Call a synchronous orchestrator on the event loop or in a thread, and return its result."""
 
     def run(**arguments: Any) -> Any:
         begin = time.perf_counter()

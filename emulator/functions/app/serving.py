@@ -42,7 +42,10 @@ class ServeOptions:
 
 
 async def serve(connected: socket.socket, options: ServeOptions) -> None:
-    """Load the app. Run the invocations from the socket until the host closes the socket."""
+    """Load the app. Run the invocations from the socket until the host closes the socket.
+
+    If the app cannot be loaded, send the error to the host instead of running invocations.
+    """
     app = _App(options.thread_count)
     await app.connect(connected)
     try:
@@ -52,7 +55,7 @@ async def serve(connected: socket.socket, options: ServeOptions) -> None:
         await app.wait_closed()
         return
     app.functions = {name: prepare(function) for name, function in functions.items()}
-    # The collector does not have to look at the objects of the loaded app again.
+    # The garbage collector does not have to look at the objects of the loaded app again.
     gc.freeze()
     gc.enable()
     app.send(["index", [function.describe() for function in functions.values()]])

@@ -93,8 +93,8 @@ class DurableEngine(ABC):
     ) -> None:
         """Commit a new instance to the database, and start to run it.
 
-        `existing` is the finished instance with the same id, which the new instance replaces;
-        None if no instance has this id.
+        `existing` is the finished instance with the same id, which the new instance replaces.
+        `existing` is None if no instance has this id.
         """
 
     # Reading
@@ -163,7 +163,11 @@ class DurableEngine(ABC):
         await self._commit_message(instance, TaskMessage(EventType.EVENT_RAISED, text))
 
     async def terminate(self, instance_id: str, reason: str) -> None:
-        """Terminate an instance, even if its orchestrator is running."""
+        """Send a termination message to an instance, and return when the message is committed.
+
+        The next episode ends the instance with the status Terminated. `reason` is JSON or plain
+        text.
+        """
         instance = self.find_unfinished(instance_id)
         text = history.json_or_string(reason)
         await self._commit_message(instance, TaskMessage(EventType.EXECUTION_TERMINATED, text))
@@ -171,7 +175,8 @@ class DurableEngine(ABC):
     async def suspend(self, instance_id: str, reason: str) -> None:
         """Suspend an instance.
 
-        Messages to the instance wait until the instance is resumed.
+        Messages to the instance wait until the instance is resumed. Raises OperationInvalid if the
+        instance is already suspended.
         """
         instance = self.find_unfinished(instance_id)
         if instance.is_suspended:
@@ -184,7 +189,10 @@ class DurableEngine(ABC):
         )
 
     async def resume(self, instance_id: str, reason: str) -> None:
-        """Resume a suspended instance."""
+        """Resume a suspended instance.
+
+        Raises OperationInvalid if the instance is not suspended.
+        """
         instance = self.find_unfinished(instance_id)
         if not instance.is_suspended:
             raise OperationInvalid(

@@ -136,7 +136,7 @@ def take_messages(instance: OrchestrationInstance) -> list[TaskMessage]:
     """Remove the messages for one episode from the mailbox of an instance, and return them.
 
     A message that makes the SDK continue a retry is only taken as the first message of an episode.
-    The module `shim` explains why.
+    Otherwise, the engine could not number the tasks in the same order as the SDK.
     """
     batch: list[TaskMessage] = []
     shim, mailbox = instance.shim, instance.mailbox
@@ -181,7 +181,10 @@ def close_events(episode: Episode) -> str:
 def make_next_execution(
     episode: Episode, command: ContinueAsNew, custom_status: str | None
 ) -> OrchestrationInstance:
-    """Return an instance after continue-as-new, with a new execution id and a new input."""
+    """Return the next execution of an instance whose episode ended with continue-as-new.
+
+    The next execution has a new execution id, and the input in `command`.
+    """
     instance = episode.instance
     return OrchestrationInstance(
         instance.id,
@@ -223,19 +226,22 @@ class Outbox(Protocol):
     """
 
     def schedule_activity(self, episode: Episode, command: ScheduleActivity) -> None:
-        """Schedule an activity."""
+        """Add to the episode the SQL statement that schedules an activity."""
         ...
 
     def start_timer(self, episode: Episode, timer: TimerRow) -> None:
-        """Start a timer."""
+        """Add to the episode the SQL statement that starts a timer."""
         ...
 
     def cancel_timer(self, episode: Episode, task: int) -> None:
-        """Cancel the timer with the task number `task`."""
+        """Add to the episode the SQL statement that cancels a timer, if the engine needs one.
+
+        `task` is the task number of the timer.
+        """
         ...
 
     def start_child(self, episode: Episode, child: OrchestrationInstance) -> None:
-        """Start a sub-orchestration.
+        """Add to the episode the SQL statements that start a sub-orchestration.
 
         If an unfinished instance has the same id, the parent receives a failure instead.
         """

@@ -51,7 +51,7 @@ class DurableExtension:
         if storage is None:
             self.engine = LocalEngine(Store(database), runner, clock, options)
         else:
-            # Slow, and the default engine does not need it.
+            # This import is slow, and the default engine does not need the module.
             from emulator.functions.durable.azure_storage.engine import (  # noqa: PLC0415
                 AzureStorageEngine,
             )
@@ -62,8 +62,8 @@ class DurableExtension:
     async def start(self) -> None:
         """Open the database, and continue the unfinished work that it contains.
 
-        Raises StartError if another host uses the database, or if the file is not a database of
-        this engine.
+        Raises StartError if another host uses the database, or if the database has another schema
+        version.
         """
         try:
             await self.engine.start()

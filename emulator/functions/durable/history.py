@@ -43,8 +43,6 @@ def to_micros(moment: datetime) -> int:
 
 
 FOREVER = to_micros(datetime.max.replace(tzinfo=UTC))
-
-
 """The latest time that a timestamp can express, in microseconds since 1970."""
 
 
@@ -54,12 +52,12 @@ def to_datetime(microseconds: int) -> datetime:
 
 
 def format_timestamp(microseconds: int) -> str:
-    """Format a time with microseconds, as in history events."""
+    """Format microseconds since 1970 as ISO 8601 text with microseconds, as in history events."""
     return to_datetime(microseconds).isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def format_seconds(microseconds: int) -> str:
-    """Format a time without fractions of a second, as in status responses."""
+    """Format microseconds since 1970 as ISO 8601 text in whole seconds, as in status responses."""
     return to_datetime(microseconds).isoformat(timespec="seconds")[:19] + "Z"
 
 
@@ -80,7 +78,7 @@ def event(kind: EventType, now: int, event_id: int = -1, rest: str = "") -> str:
 
 
 def mark_played(text: str) -> str:
-    """Return a text of JSON events in which `IsPlayed` is true.
+    """Return a text of JSON events with `IsPlayed` set to true in each event.
 
     The next episode replays these events. The text `"IsPlayed":false` cannot occur inside a JSON
     string, because JSON escapes the quotation marks.

@@ -200,7 +200,7 @@ def read_state(text: str) -> EpisodeState:
 def read_failure(message: str) -> EpisodeState:
     """Parse the state in the message of an exception that the SDK's executor raised.
 
-    If the message does not contain a state, return a state whose error is the message.
+    If the message does not contain a valid state, return a state that has only the error text.
     """
     text, label, state_text = message.partition(_STATE_LABEL)
     if label:

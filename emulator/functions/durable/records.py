@@ -210,7 +210,10 @@ def read_fresh(store: Reader) -> list[OrchestrationInstance]:
 def _read_rows(
     store: Reader, where: str, arguments: Sequence[Any], limit: int
 ) -> list[tuple[int, OrchestrationInstance]]:
-    """Return instances with their row numbers, in the order in which they were started."""
+    """Return the row numbers and the instances that match an SQL condition, sorted by row number.
+
+    `where` is the condition. If `limit` is -1, the number of instances is unlimited.
+    """
     rows = store.read(
         f"SELECT rowid, {_COLUMNS} FROM instances WHERE {where} ORDER BY rowid LIMIT ?",  # noqa: S608 - `where` holds placeholders only
         (*arguments, limit),

@@ -67,10 +67,10 @@ class Shim:
     """The task numbers of one execution of an instance. The SDK gives the same numbers."""
 
     scheduled: int = 0
-    """The number of the SDK's actions that have been scheduled."""
+    """How many of the actions in the SDK's list have been scheduled."""
     next_task: int = 0
     timers: dict[int, int] = field(default_factory=dict)
-    """The running timers, by task number. The value is the position of the timer's action."""
+    """The running timers: task number to the position of the timer in the SDK's list of actions."""
     retries: dict[int, RetryState] = field(default_factory=dict)
     """The tasks with retry options, by the number of the attempt or timer that they wait for."""
 

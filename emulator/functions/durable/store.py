@@ -59,8 +59,8 @@ class Store:
     def open(self) -> None:
         """Open or create the database.
 
-        Raises DatabaseInUse if another host uses the database, and DatabaseForeign if the file is
-        not a database of this engine and version.
+        Raises DatabaseInUse if another host uses the database, and DatabaseForeign if the database
+        has another schema version.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._host_lock = _lock(self._path)

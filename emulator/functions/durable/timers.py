@@ -8,6 +8,7 @@ from emulator.functions.clock import HostClock
 from emulator.functions.durable.history import to_micros
 
 # The clock of the event loop stops while a computer sleeps, and the system clock may be set.
+# Therefore, read the host's clock again after this time.
 _LONGEST_SLEEP_SECONDS = 20.0
 
 

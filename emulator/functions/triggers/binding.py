@@ -84,9 +84,10 @@ class Triggers:
 
 
 def read_queue_source(triggered: TriggeredFunction, settings: Mapping[str, str]) -> QueueSource:
-    """Return the queue of a Service Bus trigger.
+    """Return the queue from which a Service Bus trigger receives messages.
 
-    Raises AppLoadError if the trigger is not supported or its connection string is missing.
+    Raises AppLoadError if the trigger is not supported, or if its connection string is missing or
+    invalid.
     """
     binding, name = triggered.binding, triggered.name
     if not binding.get("queueName"):

@@ -98,7 +98,10 @@ def _body(message: ServiceBusReceivedMessage) -> bytes:
 
 
 def _instant(value: datetime | None) -> str | None:
-    """Format a time in the format that the converter of azure.functions reads."""
+    """Format a time in the format that the converter of azure.functions reads.
+
+    Return None if the time is None.
+    """
     return None if value is None else value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
@@ -122,7 +125,8 @@ InvokeFunction = Callable[[TriggerMessage], Awaitable[object]]
 class QueueSource:
     """The queue or dead-letter queue from which a trigger receives messages.
 
-    `connection_string` is the connection string of its Service Bus namespace.
+    `function` is the name of the function that the trigger runs. `connection_string` is the
+    connection string of the Service Bus namespace that contains the queue.
     """
 
     function: str
@@ -136,9 +140,10 @@ class QueueSource:
 
 
 def split_queue_name(name: str) -> tuple[str, bool]:
-    """Split the queue name of a trigger into the queue and its sub-queue.
+    """Remove the suffix `/$DeadLetterQueue` from the queue name of a trigger.
 
-    Return the name of the queue, and whether the trigger receives from the dead-letter queue.
+    Return the name of the queue, and whether the name had the suffix. With the suffix, the trigger
+    receives from the dead-letter queue.
     """
     if name.lower().endswith(_DEAD_LETTER_SUFFIX):
         return name[: -len(_DEAD_LETTER_SUFFIX)], True
@@ -187,7 +192,7 @@ class ServiceBusTrigger:
         """Receive messages until the host stops, and reconnect after errors.
 
         Each thread of the trigger runs this method. `is_extra` is true if the thread was added
-        because all other threads were busy. An extra thread ends when it has been idle.
+        because all other threads were busy. An extra thread ends after 30 s without a message.
         """
         delay_seconds = _FIRST_DELAY_SECONDS
         try:
@@ -208,7 +213,8 @@ class ServiceBusTrigger:
     def _receive(self, is_extra: bool) -> bool:
         """Receive messages on one connection until the host stops, and return False.
 
-        Return True if this is an extra thread that has been idle, so the thread must end.
+        Return True if this is an extra thread that has not received a message for 30 s. The thread
+        must then end.
         """
         source = self._source
         client = ServiceBusClient.from_connection_string(source.connection_string, retry_total=0)
@@ -249,7 +255,10 @@ class ServiceBusTrigger:
                 self._busy -= 1
 
     def _enter(self) -> None:
-        """Count a message as in flight. Add a thread if all threads are busy."""
+        """Count a message as in flight.
+
+        Add a thread if all threads are busy and their number is below `maxConcurrentCalls`.
+        """
         with self._lock:
             self._busy += 1
             count = len(self._threads)
@@ -258,7 +267,10 @@ class ServiceBusTrigger:
             self._add_thread(is_extra=True)
 
     async def _run(self, delivery: TriggerMessage) -> bool | None:
-        """Invoke the function. Return whether it succeeded, or None if the app process ended."""
+        """Invoke the function, and return whether the function succeeded.
+
+        Return None if the app process ended or is restarting.
+        """
         try:
             await self._invoke(delivery)
         except FunctionFailure:
@@ -275,7 +287,8 @@ class ServiceBusTrigger:
     ) -> bool | None:
         """Wait for the function, and renew the message lock in the meantime.
 
-        Return what `_run` returns, or None if the host stops first.
+        Return whether the function succeeded. Return None if the app process ended, or if the host
+        stops before the function has ended.
         """
         renewed_seconds = 0.0
         while True:

@@ -196,7 +196,10 @@ class TimerTrigger:
         self._is_stopping = False
 
     def first_run(self) -> TimerRun:
-        """Return the first run of the function after the start of the host."""
+        """Return the first run of the function after the start of the host.
+
+        The run is due now if the stored run is overdue, or if the function runs on startup.
+        """
         now = self._clock.now()
         known = self._status.get("Next")
         overdue = known is not None and datetime.fromisoformat(known) <= now
@@ -212,7 +215,7 @@ class TimerTrigger:
         """Run the function, and return the next run.
 
         If the app process ends during the run, the run is repeated and marked as late. If this task
-        is cancelled, a function that runs has up to 8 s to end, and the run is stored.
+        is cancelled, wait up to 8 s until the function has ended and the run is stored.
         """
         run = asyncio.create_task(self._run_once(due))
         try:

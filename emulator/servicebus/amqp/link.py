@@ -323,14 +323,16 @@ class OutgoingLink:
         """Set the credit from the peer's flow performative, and reply if the peer requests a reply.
 
         The peer may have sent the performative before the newest deliveries arrived. The number of
-        these deliveries is subtracted from the credit (section 2.6.7).
+        these deliveries is subtracted from the credit (section 2.6.7). If the peer requests a
+        drain, the remaining credit is used up after the ready messages have been sent.
         """
         if flow.link_credit is not None:
             unseen = serial_difference(self._delivery_count, flow.delivery_count or 0)
             self._credit = max(0, flow.link_credit - unseen)
             self._grant()
         if flow.drain:
-            # Drain after this tick, because the source sends the ready messages during this tick.
+            # Drain in the next iteration of the event loop, after the source has sent the ready
+            # messages.
             asyncio.get_running_loop().call_soon(self._drain)
         elif flow.echo:
             self._send_flow()

@@ -173,9 +173,9 @@ class Session:
         link_credit: UInt | None = None,
         drain: bool = False,
     ) -> None:
-        """Send the session's windows.
+        """Send a flow performative with the session's windows.
 
-        If `handle` is set, also send the delivery count and the credit of the link.
+        If `handle` is set, the performative also contains the link's delivery count and credit.
         """
         self._received_since_flow = 0
         self._send(
@@ -214,7 +214,7 @@ class Session:
         if not link.source.is_presettled:
             self._unsettled[delivery_id] = _Unsettled(link, tag)
             if len(self._unsettled) > _UNSETTLED_KEPT:
-                # The peer does not settle. Forget the oldest delivery, whose lock has expired.
+                # The peer does not settle. Forget the oldest delivery. Its lock expires by itself.
                 del self._unsettled[next(iter(self._unsettled))]
         room = self._transport.peer_max_frame_bytes - HEADER_BYTES - _TRANSFER_HEAD_BYTES
         settled = _TRUE if link.source.is_presettled else _FALSE
@@ -303,7 +303,7 @@ class Session:
 
     def _on_disposition(self, disposition: Disposition) -> None:
         if not disposition.role:
-            return  # this side has already settled the deliveries that the peer sent
+            return  # the server has already settled the deliveries that the peer sent
         outcome = read_outcome(disposition.state)
         if outcome is None:
             if not disposition.settled:
@@ -334,7 +334,7 @@ class Session:
         count = serial_difference(last, first) + 1
         if count == 1:
             return [first] if first in self._unsettled else []
-        # The peer chooses the range, so iterate over the deliveries and not over the range.
+        # The peer may send a huge range, so iterate over the deliveries and not over the range.
         return [each for each in self._unsettled if 0 <= serial_difference(each, first) < count]
 
     def _link(self, handle: int) -> Link | None:

@@ -87,7 +87,8 @@ logger = logging.getLogger(__name__)
 class PendingWork:
     """Counts the bytes that one peer has sent and the server has not yet processed.
 
-    While the number of these bytes exceeds 8 MiB, the connection does not read from the peer.
+    While the deliveries that are being processed have more than 8 MiB, the connection does not read
+    from the peer. If the incomplete deliveries have more than 8 MiB, the connection is closed.
     """
 
     def __init__(
@@ -102,7 +103,10 @@ class PendingWork:
 
     @property
     def is_full(self) -> bool:
-        """Whether more than 8 MiB are unprocessed. Then the connection must not read more bytes."""
+        """Whether the deliveries that are being processed have more than 8 MiB.
+
+        Then the connection must not read more bytes.
+        """
         return self._bytes > _WORK_BYTES
 
     def add_partial(self, count: int) -> None:

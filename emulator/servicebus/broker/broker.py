@@ -21,7 +21,7 @@ from emulator.servicebus.broker.transactions import TransactionManager
 _DEAD_LETTER = "/$DeadLetterQueue"
 _TRANSFER_DEAD_LETTER = "/$Transfer/$DeadLetterQueue"
 _NUMBERS_PER_QUEUE = 3
-"""Each queue has three numbers: one for the queue, and two for its two dead-letter queues."""
+"""How many internal numbers a queue has: one for itself, and one for each dead-letter queue."""
 
 
 class Broker:
@@ -64,7 +64,11 @@ class Broker:
         await self._transactions.close()
 
     def tick(self) -> None:
-        """Expire locks and messages, and activate scheduled messages, if their time has come."""
+        """Make the changes that are due, and write them to the database.
+
+        A lock expires at its expiry time. A message expires at the end of its time to live. A
+        scheduled message becomes active at its scheduled time.
+        """
         self._transactions.tick()
 
     def trace(self, listener: Callable[[str], None] | None) -> None:

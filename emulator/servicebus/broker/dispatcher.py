@@ -102,7 +102,7 @@ class Dispatcher:
         self._on_credit()
 
     def close(self) -> None:
-        """Close all receivers, because the queue has been deleted."""
+        """Close the receivers that have credit, because the queue has been deleted."""
         for subscription in list(self._with_credit):
             subscription.close()
 

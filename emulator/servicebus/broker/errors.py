@@ -4,7 +4,7 @@ BrokerError
 ├── EntityNotFound            the queue does not exist
 ├── EntityAlreadyExists       a queue with this name already exists
 ├── MessageLockLost           the lock does not exist, for example because it expired
-├── MessageNotFound           no deferred or scheduled message has this sequence number
+├── MessageNotFound           no deferred or scheduled message has the sequence number
 ├── MessageSizeExceeded       the message exceeds the queue's limit
 ├── QuotaExceeded             the queue is full
 ├── ArgumentError             a value is outside Service Bus's limits
@@ -49,7 +49,7 @@ class MessageLockLost(BrokerError):
 
 
 class MessageNotFound(BrokerError):
-    """No deferred or scheduled message has this sequence number."""
+    """No deferred or scheduled message has the requested sequence number."""
 
     condition = "com.microsoft:message-not-found"
     status_code = 404

@@ -258,7 +258,7 @@ class MessageTable:
         ]
 
     def commit(self) -> None:
-        """End the transaction. `rollback` can no longer undo the changes that were made."""
+        """Keep the changes since the last commit. `rollback` can no longer undo them."""
         self._before_transaction.clear()
 
     def rollback(self) -> None:

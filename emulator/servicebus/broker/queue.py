@@ -126,7 +126,7 @@ class Queue:
         """
         now = self._begin()
         records = self._state.take_deferred(sequence_numbers, mode, now)
-        # Read the contents before the commit, because it removes them in receive-and-delete mode.
+        # Read the contents now. In receive-and-delete mode, the commit removes them.
         deliveries = [self._transactions.build_delivery(record) for record in records]
         await self._transactions.wait_until_committed()
         return deliveries
@@ -135,7 +135,7 @@ class Queue:
         """Return at most `count` messages in any state, without locking them.
 
         The messages are sorted by sequence number, beginning at `from_sequence_number`. The result
-        is shorter if its messages would have more than 1 MiB in total.
+        has fewer than `count` messages if their total size would otherwise exceed 1 MiB.
         """
         self._begin()
         self._transactions.flush()
@@ -181,9 +181,10 @@ class Queue:
         await self._transactions.wait_until_committed()
 
     async def renew(self, tokens: Sequence[UUID]) -> list[datetime]:
-        """Renew message locks and return their new expiry times. If a lock is lost, renew none.
+        """Renew message locks and return their new expiry times.
 
-        The new expiry time is the current time plus the queue's lock duration.
+        The new expiry time is the current time plus the queue's lock duration. Raises
+        MessageLockLost if one of the locks is lost. Then no lock is renewed.
         """
         ends = self._state.renew(tokens, self._begin())
         await self._transactions.wait_until_committed()

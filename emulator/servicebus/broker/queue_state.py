@@ -95,7 +95,7 @@ class DuplicateHistory:
         return self._uncommitted
 
     def commit(self) -> None:
-        """End the transaction. `rollback` can no longer remove the ids that were added."""
+        """Keep the ids added since the last commit. `rollback` can no longer remove them."""
         self._uncommitted = []
 
     def rollback(self) -> None:
@@ -136,7 +136,7 @@ class QueueState:
     # Transactions. The message table commits and rolls back the messages themselves.
 
     def commit(self) -> None:
-        """End the transaction. `rollback` can no longer undo the changes that were made."""
+        """Keep the changes since the last commit. `rollback` can no longer undo them."""
         self.committed_sequence_number = self.next_sequence_number
         self.duplicates.commit()
 
@@ -303,8 +303,8 @@ class QueueState:
     def advance(self, record: MessageRecord, now: datetime) -> None:
         """Make the change that is due for a message (see `MessageRecord.due_at`).
 
-        Unlock a locked message. Activate a scheduled message. Remove or dead-letter any other
-        message, because its time to live has ended.
+        Unlock a locked message, and count its delivery as failed. Activate a scheduled message.
+        Remove or dead-letter any other message, because its time to live has ended.
         """
         if record.lock is not None:
             self._unlock(record, now, failed=True)

@@ -33,7 +33,10 @@ class QueueSettings:
     """
     dead_lettering_on_message_expiration: bool = False
     duplicate_detection_window: timedelta | None = None
-    """How long duplicates are detected. None means that duplicates are not detected."""
+    """How long the queue remembers the id of a message, to detect duplicates of the message.
+
+    None means that duplicates are not detected.
+    """
     max_message_bytes: int = STANDARD_MESSAGE_BYTES
     max_size_bytes: int = 1024 * 1024 * 1024
     requires_session: bool = False

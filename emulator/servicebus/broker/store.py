@@ -21,9 +21,9 @@ APPLICATION_ID = 0x51554555
 SCHEMA_VERSION = 1
 _BUSY_SECONDS = 0.5
 
-# A small content is in its message's row. A large content has a row of its own, because SQLite
-# rewrites a whole row when the lock or delivery count changes. Sequence numbers need no
-# index: the broker reads all rows once and then finds them by id.
+# A small content is in its message's row. A large content is in the table `contents`, because
+# SQLite rewrites a whole row of `messages` when the lock or delivery count changes. Sequence
+# numbers need no index: the broker reads all rows once and then finds them by id.
 _TABLES = """
 CREATE TABLE queues (
     id INTEGER PRIMARY KEY,
@@ -258,7 +258,10 @@ class ChangeSet:
     """Pairs of a queue's number and its next sequence number."""
     seen_ids: list[tuple[int, SeenMessageId]] = field(default_factory=list)
     forgotten_ids: list[tuple[int, int]] = field(default_factory=list)
-    """Pairs of a queue's number and the highest sequence number whose message id is removed."""
+    """Pairs of a queue's number and a sequence number.
+
+    The ids of the queue's messages up to this sequence number are removed.
+    """
 
     def __bool__(self) -> bool:
         return bool(
@@ -283,8 +286,8 @@ class StoredQueue:
 class MessageStore:
     """The database of a broker.
 
-    When the broker starts, all message records are read. Later, only the contents of messages are
-    read.
+    The broker reads all message records when it starts. Later, it reads only the contents of
+    messages.
     """
 
     def __init__(self, database: Path) -> None:

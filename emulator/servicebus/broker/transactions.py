@@ -118,7 +118,7 @@ class TransactionManager:
         return dispatcher
 
     def remove(self, numbers: range) -> None:
-        """Remove queues and all their messages from memory. This cannot be rolled back.
+        """Remove queues and all their messages from memory. The removal cannot be rolled back.
 
         `numbers` contains the internal numbers of the queues.
         """
@@ -152,7 +152,10 @@ class TransactionManager:
         return now
 
     def mark_changed(self, state: QueueState) -> None:
-        """Mark a queue whose next sequence number or duplicate history may have changed."""
+        """Mark a queue whose next sequence number or duplicate history may have changed.
+
+        The next transaction writes the changes of marked queues to the database.
+        """
         self._changed.add(state)
 
     async def wait_until_committed(self) -> None:
@@ -198,7 +201,10 @@ class TransactionManager:
         try:
             subscription.deliver(delivery)
         except Exception:
-            logger.exception("delivering a message to a receiver failed; the message stays locked")
+            logger.exception(
+                "delivering a message to a receiver failed; in peek-lock mode, the message is"
+                " delivered again after its lock has expired"
+            )
 
     def _schedule_transaction(self) -> None:
         if self._transaction_handle is None and not self._closed:
@@ -218,8 +224,7 @@ class TransactionManager:
         assignments: list[Assignment] = []
         try:
             self._assign(assignments)
-            # Read the contents before the commit, because it removes them in receive-and-delete
-            # mode.
+            # Read the contents now. In receive-and-delete mode, the commit removes them.
             deliveries = [
                 (each.subscription, self.build_delivery(each.record)) for each in assignments
             ]

@@ -45,7 +45,7 @@ SETTLE_SECONDS: Final = 5.0
 """How many seconds to wait for the end of a job whose dead letter has just been stored."""
 
 IN_PROGRESS: Final = timedelta(seconds=20)
-"""For this time after its mark was written, a redrive counts as in progress."""
+"""How long a redrive counts as in progress after its redrive mark was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Redriven:
 
     `job_id` is the id of the job whose request was sent again. `is_new_job` is true if the gateway
     created a new job, and false if a producer's message was sent again. `is_repeat` is true if an
-    earlier call had redriven the dead letter. Then this call has sent nothing.
+    earlier redrive has already sent the request. In this case, nothing was sent again.
     """
 
     job_id: str
@@ -136,7 +136,7 @@ class Redriver:
     async def _mark(
         self, name: str, letter: StoredLetter, etag: str, has_job: bool
     ) -> tuple[RedriveMark, str]:
-        """Write a redrive mark into a dead letter that has no mark.
+        """Write a redrive mark into a dead letter unless it already has a mark.
 
         Returns the new or existing mark, and the current ETag of the blob `name`. Raises
         NotRedrivable if another request is redriving the dead letter.

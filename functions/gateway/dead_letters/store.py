@@ -37,7 +37,10 @@ from gateway.jobs.model import Time
 DEAD_LETTERS: Final = "dead-letters/"
 
 LETTER_ID: Final = "[A-Za-z0-9._-]{1,128}(?:~low)?"
-"""The pattern of a letter's id: part of a blob name, and `~low` for the low-priority queue."""
+"""The regular expression for the id of a dead letter.
+
+The id ends with `~low` if the message came from the low-priority queue.
+"""
 
 _LOW: Final = "~low"
 _EXAMPLE_ID: Final = "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
@@ -55,9 +58,10 @@ def letter_blob(queue: str, message_id: str) -> str:
 
 
 def letter_id(name: str, priority: Priority) -> str:
-    """Return the id of a dead letter.
+    """Return the id by which the API identifies a dead letter.
 
-    `name` is the last part of the name of the dead letter's blob.
+    `name` is the last part of the name of the dead letter's blob. `priority` is the priority of the
+    queue from which the message came.
     """
     return f"{name}{_LOW}" if priority is Priority.LOW else name
 
@@ -90,7 +94,8 @@ class StoredLetter:
     """A stored dead letter.
 
     `document` is the JSON object in the blob. It contains secrets, so the API must not show all of
-    it.
+    it. `request` is None if the message is not a readable request. `redrive` is None if no redrive
+    has begun.
     """
 
     id: str
@@ -102,8 +107,9 @@ class StoredLetter:
     def job_id(self) -> str:
         """The id of the job whose message was dead-lettered.
 
-        If the message is not a readable request, this is the correlation id of the message. If that
-        is missing, this is the message id. If both are missing, this is an empty string.
+        If the message is not a readable request, the value is the correlation id of the message. A
+        message without a correlation id has the message id as the value. If both ids are missing,
+        the value is an empty string.
         """
         if self.request is not None:
             return self.request.job_id
@@ -118,7 +124,7 @@ class StoredLetter:
 def read_letter(id_: str, data: bytes) -> StoredLetter:
     """Read a dead letter from the content of its blob.
 
-    Unreadable parts are omitted. Then the API can show and delete the dead letter nevertheless.
+    Unreadable parts are omitted, so that the API can still show and delete the dead letter.
     """
     try:
         document = json.loads(data)

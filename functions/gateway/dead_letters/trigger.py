@@ -156,7 +156,10 @@ class DeadLetterTrigger:
 
 
 def _message_id(message: func.ServiceBusMessage) -> str:
-    """Return the message's id, or an id from its sequence number if the producer gave it none."""
+    """Return the message's id.
+
+    If the producer set no id, return an id that contains the sequence number of the message.
+    """
     return message.message_id or f"sequence-number-{message.sequence_number}"
 
 

@@ -29,7 +29,7 @@ from typing import Any, Final
 from gateway.http.rates import Rate, parse_rate
 
 OPEN_TENANT: Final = ""
-"""The tenant that owns all jobs if the gateway has no API keys."""
+"""The tenant that owns all jobs if the gateway uses no authentication."""
 
 
 class Scope(StrEnum):
@@ -55,10 +55,13 @@ class Caller:
 
 
 OPEN_CALLER: Final = Caller("", OPEN_TENANT, frozenset(Scope))
-"""The caller of every request if no API keys are set, which is allowed only on loopback."""
+"""The caller of every request if the gateway uses no authentication.
+
+This is allowed only if the gateway's URL is a loopback address.
+"""
 
 ANONYMOUS: Final = Caller("", OPEN_TENANT, frozenset())
-"""The caller of a route that needs no key, on a gateway with API keys."""
+"""The caller of a route that needs no key, if the gateway uses authentication."""
 
 
 _PREFIX: Final = "lsy_"

@@ -164,7 +164,7 @@ _BARE_KEY: Final = re.compile(r"[\x21\x23-\x2b\x2d-\x7e]+")
 
 
 def idempotency_key_of(request: Request) -> str | None:
-    """Return the Idempotency-Key of a request; None if it has none.
+    """Return the Idempotency-Key of a request; None if the request has no such header.
 
     Raises the problem `malformed-request` if the header is not valid.
     """
@@ -208,7 +208,7 @@ class Preference:
         """Return how many seconds the request waits for its job.
 
         This is the value of `wait` if the header contains `wait`. A header with only
-        `respond-async` means 0 seconds. Without both, the number is `default_seconds`.
+        `respond-async` means 0 seconds. Without both preferences, the number is `default_seconds`.
         """
         if self.wait_seconds is not None:
             return self.wait_seconds
@@ -283,7 +283,10 @@ def _weight(offer: str, ranges: Sequence[tuple[str, float]]) -> float:
 
 
 MAX_DEPTH: Final = 256
-"""The deepest nesting that is read. Python's own limits differ for reading and writing."""
+"""The largest nesting depth of accepted JSON.
+
+Python's own limits differ for reading and writing JSON.
+"""
 
 MAX_JSON_VALUES: Final = 300_000
 """How many values and member names a JSON text may have. The parser creates an object for each.
@@ -428,15 +431,15 @@ _TEXT_TYPES = (str, str | None)
 
 
 class TextRoute(APIRoute):
-    """A route whose parameters in the path and the query are texts.
+    """A route that calls its endpoint directly if all path and query parameters are strings.
 
-    Texts need no conversion, so the endpoint is called directly. This takes half of the processor
-    time that FastAPI needs to solve the dependencies of the endpoint. The OpenAPI document is the
-    same. An endpoint with other parameters is called by FastAPI.
+    Strings need no conversion. A direct call takes half of the processor time that FastAPI needs to
+    resolve the dependencies of the endpoint. The OpenAPI document is the same. FastAPI calls an
+    endpoint that has other parameters.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Create the route as APIRoute does, and find out whether all parameters are texts."""
+        """Create the route as APIRoute does, and check whether a direct call is possible."""
         super().__init__(*arguments, **options)
         dependant = self.dependant
         self._queries = {field.alias: field.name for field in dependant.query_params}

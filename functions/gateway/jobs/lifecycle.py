@@ -47,23 +47,26 @@ FIRST_PAUSE_SECONDS: Final = 0.025
 LONGEST_PAUSE_SECONDS: Final = 0.5
 
 LAST_READ_SECONDS: Final = 1.0
-"""How long the last read of a waiter may take after the end of its waiting time."""
+"""How long a read of the outcome may take if the waiting time ends during this read."""
 
 OWN_ENDS: Final = 20
-"""After so many jobs in succession whose end this process recorded, waiters read less often."""
+"""If this process recorded this many outcomes in succession, a waiter's first read is later."""
 
 LOOKS_A_SECOND: Final = 100
 """The maximum number of reads of outcomes per second by all waiters of a process together."""
 
 LOOKS_PER_FULL_LOOK: Final = 8
-"""At every eighth read, a waiter reads the orchestration too, otherwise only the outcome."""
+"""At every eighth read, a waiter also reads the orchestration. Other reads are of the outcome."""
 
 # A job's message is sent before its orchestration is started. Therefore a fast reply can arrive
 # before the start has ended.
 _START_PAUSES_SECONDS: Final = (0.02, 0.1, 0.4)
 
 EXPIRY_GRACE: Final = timedelta(seconds=5)
-"""How long after a job's deadline a reader waits for the orchestration to end the job."""
+"""How long after a job's deadline only the orchestration may record that the job has expired.
+
+After this time, any process that reads the job may record it.
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -120,9 +123,9 @@ class Waiter:
     def first_pause_seconds(self) -> float:
         """The pause in seconds before the first read of the outcome by this waiter.
 
-        The pause is normally short. The pause is long if this process itself recorded the outcomes
-        of the last OWN_ENDS jobs. Then the app probably has only one instance. This process will
-        notify the waiter, so a read would be useless.
+        The pause is normally FIRST_PAUSE_SECONDS. It is LONGEST_PAUSE_SECONDS if this process
+        recorded the last OWN_ENDS outcomes. The app then probably has only one instance, and this
+        process will notify the waiter. Therefore an earlier read would be useless.
         """
         is_only_instance = self._waiters.own_ends >= OWN_ENDS
         return LONGEST_PAUSE_SECONDS if is_only_instance else FIRST_PAUSE_SECONDS
@@ -307,7 +310,7 @@ class Jobs:
             Unavailable: It is unknown whether the outcome was recorded. The caller must repeat
                 the call.
             UnknownInstance: The job does not exist.
-            FinalInstance: The orchestration had ended without a recorded outcome.
+            FinalInstance: The orchestration had ended before this call, without a recorded outcome.
         """
         recorded = await self._outcomes.record(job_id, outcome)
         self._waiters.notify(job_id, recorded)
@@ -325,7 +328,8 @@ class Jobs:
     ) -> JobOutcome | None:
         """Return the outcome to record if the orchestration has ended or is late.
 
-        Returns None if the orchestration still runs and the job's deadline has not passed.
+        The orchestration is late if it still runs after the job's deadline plus EXPIRY_GRACE.
+        Returns None if the orchestration still runs and is not late.
         """
         match instance.runtime_status:
             case RuntimeStatus.TERMINATED | RuntimeStatus.CANCELED:

@@ -28,12 +28,16 @@ MAX_QUERIES: Final = 64
 
 _DIGITS: Final = "0123456789abcdef"
 _BEHIND: Final = "g"
-"""Sorts after all digits, so W + "g" is after every id in the window W."""
+"""A character that sorts after all digits.
+
+If W is the prefix of a window, the text W + "g" sorts after every id in this window.
+"""
 
 _ID_LENGTH: Final = 36
 _DASHES: Final = frozenset({8, 13, 18, 23})
 
-# These are 16 of the 48 bits of milliseconds, so a window has fifty days.
+# Four digits are the first 16 of the 48 bits of an id's time in milliseconds. Ids with the same
+# four digits were created within fifty days.
 _TOP_DIGITS: Final = 4
 
 T = TypeVar("T")
@@ -43,7 +47,7 @@ T = TypeVar("T")
 class IdRange:
     """A range of job ids, from `above` (inclusive) to `below` (exclusive).
 
-    Both are compared with the ids as text, so they need not be complete ids.
+    The limits are compared with job ids as text, so a limit need not be a complete id.
     """
 
     below: str

@@ -88,7 +88,10 @@ def change_status(before: JobStatus, after: JobStatus) -> JobStatus:
 
 
 TICKET_VERSION: Final = 2
-"""A ticket of version 1 has no member `version`, and its job records no outcome in a blob."""
+"""The version of the tickets that this gateway writes.
+
+A ticket of version 1 has no member `version`. The outcome of its job is not recorded in a blob.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +223,7 @@ class JobOutcome:
     started_at: str | None = None
 
     def __post_init__(self) -> None:
-        """Truncate `at` to whole milliseconds, as the outcome's blob stores the time."""
+        """Truncate `at` to whole milliseconds, because the outcome's blob stores milliseconds."""
         milliseconds = self.at.microsecond // 1000
         object.__setattr__(self, "at", self.at.replace(microsecond=milliseconds * 1000))
 
@@ -278,7 +281,7 @@ Record = dict[str, Any]
 
     {"model", "status", "created_at", "started_at", "finished_at", "deadline", "attempt",
      "result": a payload in JSON, "error": an error in JSON, "timing", "trace_id",
-     "tenant": absent for the open tenant, "priority": absent if it is normal}
+     "tenant": absent if it is OPEN_TENANT, "priority": absent if it is normal}
 """
 
 
@@ -376,7 +379,7 @@ Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
 class JobLinks(TypedDict):
-    """Links from a job to itself, its result and its cancellation."""
+    """The paths of a job, of its result, and of the route that cancels it."""
 
     self: Annotated[str, Field(examples=["/v1/jobs/01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"])]
     result: str
@@ -384,7 +387,7 @@ class JobLinks(TypedDict):
 
 
 class JobQueue(TypedDict):
-    """The position of a job in its queue, and its estimated wait; null if unknown."""
+    """The position of a job in its queue, and its estimated wait. An unknown value is null."""
 
     position: int | None
     eta_seconds: float | None

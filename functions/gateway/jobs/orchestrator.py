@@ -65,7 +65,10 @@ SEND_RETRIES: Final = RetryOptions(
 
 FIRST_CHECK: Final = timedelta(seconds=10)
 FIRST_CHECK_WITH_WEBHOOK: Final = timedelta(seconds=2)
-"""The first check if the job has a webhook, because a lost event would delay the webhook."""
+"""The time of the first check for a recorded outcome if the job has a webhook.
+
+It is earlier than FIRST_CHECK, because a lost event would delay the webhook.
+"""
 
 LONGEST_CHECK_INTERVAL: Final = timedelta(minutes=10)
 """The longest interval between two checks. The interval doubles after each check."""
@@ -250,7 +253,10 @@ def _refusal(sent: object) -> JobError | None:
 
 
 def _outcome_of(event: object, now: datetime) -> JobOutcome:
-    """Return the outcome from an event `reply`, which contains an outcome or a worker's reply."""
+    """Return the outcome from an event `reply`, which contains an outcome or a worker's reply.
+
+    If the event contains neither of them, the job counts as failed with the error LOST.
+    """
     try:
         # The SDK's client encodes an event as JSON twice, a plain HTTP client once.
         value = json.loads(event) if isinstance(event, str) else event

@@ -17,7 +17,7 @@ from gateway.jobs.model import Record, is_final, read_ticket
 from gateway.webhooks.activities import start_delivery
 
 FOLLOWS_WITHIN: Final = timedelta(minutes=10)
-"""An orchestration is stuck if it still runs when its job has been ended for this time."""
+"""An orchestration counts as stuck if it still runs this long after its job has ended."""
 
 MAX_JOBS: Final = 500
 """The largest number of jobs that one run checks. It checks the newest jobs."""

@@ -87,9 +87,10 @@ class ServiceBusQueues:
         self._probe: ServiceBusReceiver | None = None
 
     async def send(self, queue: str, message: ServiceBusMessage) -> None:
-        """Send a message. When this returns, the queue has stored it. Raises UnknownQueue.
+        """Send a message, and return when the queue has stored it.
 
-        If the caller is cancelled, the message may still be sent.
+        If the caller is cancelled, the message may still be sent. Raises UnknownQueue if the queue
+        does not exist or access to it is denied.
         """
         sender = self._senders.get(queue)
         if sender is None:
@@ -187,7 +188,7 @@ class BatchingSender:
         self._task: asyncio.Task[None] | None = None
 
     async def send(self, message: ServiceBusMessage) -> None:
-        """Send a message. When this returns, the queue has stored it. Raises the SDK's errors."""
+        """Send a message, and return when the queue has stored it. Raises the SDK's errors."""
         sent = asyncio.get_running_loop().create_future()
         self._waiting.append((message, sent))
         if self._task is None:

@@ -108,10 +108,13 @@ def _finite_seconds(value: float) -> float:
 
 
 QUIET_SECONDS: Final = 5.0
-"""If no worker was seen for this time, the model counts as cold starting."""
+"""A model counts as cold starting if no worker has called this process for this many seconds."""
 
 QUIET_JOBS: Final = 4
-"""For slow jobs the limit is this many times the time per job, if that is longer."""
+"""The limit for slow jobs: this number multiplied by the time per job.
+
+It applies if it is longer than QUIET_SECONDS.
+"""
 
 
 class QueuePhase(StrEnum):
@@ -336,7 +339,7 @@ class QueueStatistics:
 
 @dataclass(frozen=True, slots=True)
 class ModelWait:
-    """The number of a model's queued jobs, and the estimated wait for a new job.
+    """The number of a model's queued and running jobs, and the estimated wait for a new job.
 
     `wait_seconds` is the estimated wait in seconds of a new job with normal priority. A value is
     None if it is unknown.
@@ -409,7 +412,7 @@ class WaitEstimates:
         return QueuePosition(jobs, eta, phase)
 
     async def estimate_wait(self, model: ModelEntry) -> ModelWait:
-        """Return the number of the model's queued jobs, and the estimated wait for a new job."""
+        """Return how many of the model's jobs have not ended, and a new job's estimated wait."""
         known = self._of(model.name)
         lengths = await asyncio.gather(
             *(queue.length(queue_of(model, priority)) for priority, queue in known.queues.items())

@@ -55,7 +55,7 @@ _SKEW: Final = timedelta(minutes=5)
 _DELEGATION: Final = timedelta(hours=24)
 
 SLOWEST_BYTES_PER_SECOND: Final = 2_000_000
-"""The slowest acceptable transfer. It determines the time limit for a transfer of some size."""
+"""The slowest accepted transfer speed. The time limit of a transfer is computed from it."""
 
 
 class PayloadContainer:

@@ -17,7 +17,7 @@ from gateway.storage.uploads import delete_expired_uploads
 from gateway.submission.idempotency import delete_expired_claims
 
 MAX_LISTED: Final = 5_000
-"""The largest number of blobs with one prefix that each run lists, every ten minutes."""
+"""The largest number of blobs with one prefix that a run lists. A run starts every ten minutes."""
 
 MAX_DELETED: Final = 500
 """The largest number of blobs with one prefix that a run deletes."""

@@ -16,7 +16,10 @@ from contract.names import UPLOADS, upload_blob
 from gateway.storage.blobs import Blobs
 
 UPLOAD_LIFETIME: Final = timedelta(hours=6)
-"""How long an upload's URL accepts data, and jobs can use the upload, after its creation."""
+"""How long an upload is valid after its id was created.
+
+Until then, the upload's URL accepts data, and new jobs can use the upload.
+"""
 
 _ID: Final = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 

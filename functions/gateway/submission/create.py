@@ -41,6 +41,7 @@ from gateway.durable import Durable
 from gateway.errors import Unavailable
 from gateway.http import problems
 from gateway.http.problems import HttpProblem
+from gateway.http.rates import RateLimiter
 from gateway.http.requests import encode_json, parse_json
 from gateway.jobs.lifecycle import Jobs, Waiters
 from gateway.jobs.model import Record, Ticket, initial_record, write_ticket
@@ -68,7 +69,7 @@ SEND_SECONDS: Final = 1.5
 """The longest time in seconds that a caller waits for Service Bus to accept the message."""
 
 SEND_LATER: Final = timedelta(seconds=5)
-"""How long after a failed send the orchestrations send the messages of new jobs."""
+"""How long the orchestrations send the messages of a model's new jobs after a failed send."""
 
 _log = logging.getLogger(__name__)
 
@@ -139,10 +140,12 @@ class JobCreator:
     waiters: Waiters
     requests: RequestSender
     clock: Clock
+    url_inputs: RateLimiter
+    """Limits how many inputs by URL each tenant may submit."""
     send_later_until: dict[str, datetime] = field(default_factory=dict)
-    """For each model whose message could not be sent: until when orchestrations send its messages.
+    """For each model with a failed send, the time until which orchestrations send its messages.
 
-    Until then, requests do not wait for Service Bus.
+    Until this time, the requests for the model do not try to send.
     """
 
     async def create(
@@ -173,6 +176,7 @@ class JobCreator:
         """
         model, submission = new_job.model, new_job.submission
         self._refuse_if_saturated(model, submission)
+        self._refuse_too_many_urls(new_job)
         await self._check_addresses(submission)
         job_id = job_id or str(uuid7())
         created_at = self.clock()
@@ -269,6 +273,21 @@ class JobCreator:
             f"is in {deadline_seconds:.0f} s",
             headers={"Retry-After": str(seconds)},
         )
+
+    def _refuse_too_many_urls(self, new_job: NewJob) -> None:
+        """Raise the problem `rate-limited` if the tenant has submitted too many inputs by URL."""
+        if new_job.submission.url is None:
+            return
+        rate = self.settings.url_input_rate
+        decision = self.url_inputs.take(new_job.tenant, rate)
+        if not decision.is_allowed:
+            seconds = decision.retry_after_seconds
+            raise HttpProblem(
+                problems.RATE_LIMITED,
+                f"input.url: this gateway accepts {rate.count} inputs by URL in {rate.seconds} s "
+                f"from each tenant; try again in {seconds} s, or upload the input",
+                headers={"Retry-After": str(seconds)},
+            )
 
     async def _check_addresses(self, submission: JobSubmission) -> None:
         """Raise the problem `invalid-input` if the submission contains a forbidden URL."""

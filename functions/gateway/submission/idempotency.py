@@ -164,7 +164,8 @@ class IdempotencyKeys:
     lifetime: timedelta
     """How long an idempotency claim is valid.
 
-    If a claim outlived its job, the job would run again.
+    This time must not be longer than the retention of jobs. Otherwise a repeated request would run
+    a deleted job again.
     """
 
     async def create(

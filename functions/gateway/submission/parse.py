@@ -45,8 +45,9 @@ _MAX_UPLOAD_ID_CHARACTERS: Final = 200
 class JobSubmission:
     """The validated input and options of a job.
 
-    `data` is empty if the worker gets the input from `url` or `upload`. The upload is not validated
-    yet: if a request is repeated with its Idempotency-Key, the upload may have expired.
+    `data` is empty if the worker gets the input from `url` or `upload`. The upload is checked
+    later, because a repeated request with the same Idempotency-Key is valid even if the upload has
+    expired.
     """
 
     media_type: str
@@ -160,7 +161,7 @@ def _from_envelope(model: ModelEntry, options: Mapping[str, str], body: bytes) -
         )
     _refuse_unknown("", envelope, _MEMBERS)
     for name in _NOT_TEXT:
-        # They are strings only in queries and forms.
+        # These options are strings only in queries and forms.
         if isinstance(envelope.get(name), str):
             raise HttpProblem(
                 problems.MALFORMED_REQUEST,
@@ -289,8 +290,8 @@ def check_coding(content_encoding: str) -> None:
 def check_size(model: ModelEntry, size_bytes: int, allowance_bytes: int = 0) -> None:
     """Raise the problem `payload-too-large` if a payload exceeds the model's limit.
 
-    `size_bytes` is the size of the payload, or of JSON or a form that contains the payload. In the
-    second case, `allowance_bytes` is how large the JSON or the form may be without the payload.
+    `size_bytes` is the size of the payload, or the size of a JSON body or form that contains the
+    payload. A JSON body or form may be larger than the model's limit by `allowance_bytes`.
     """
     if size_bytes > model.max_input_bytes + allowance_bytes:
         raise HttpProblem(

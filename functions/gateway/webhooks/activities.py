@@ -66,7 +66,10 @@ class WebhookActivities:
     clock: Clock
 
     async def deliver_job(self, job_id: str, durable: Durable) -> str:
-        """Post an ended job to its webhook once; return the JSON text of `attempt_outcome`."""
+        """Post an ended job to its webhook once.
+
+        Returns the JSON text of the object that `attempt_outcome` creates for this attempt.
+        """
         instance = await durable.status(job_id)
         found = await self.jobs.record_of(job_id, instance) if instance else None
         now = self.clock()
@@ -79,9 +82,10 @@ class WebhookActivities:
         return await self._post(url, event_id(job_id), encode_json(job))
 
     async def deliver_reply(self, text: str) -> str:
-        """Post a reply to a producer's webhook once; return the JSON text of `attempt_outcome`.
+        """Post a reply to a producer's webhook once.
 
-        `text` is a WebhookReply as JSON.
+        `text` is a WebhookReply as JSON. Returns the JSON text of the object that `attempt_outcome`
+        creates for this attempt.
         """
         reply = WebhookReply(**json.loads(text))
         return await self._post(reply.url, reply.event, reply.body.encode())

@@ -60,7 +60,7 @@ def next_attempt_at(
     """Return the time of the next attempt; None if this time would be after `ends_at`.
 
     `failures` is the number of failed attempts. `retry_after_seconds` is the shortest pause that
-    the receiver allows; None if the receiver did not send one.
+    the receiver allows; None if the receiver sent no Retry-After.
     """
     pause = max(retry_pause_seconds(instance_id, failures), retry_after_seconds or 0.0)
     left_seconds = (ends_at - now).total_seconds()
@@ -174,9 +174,9 @@ def webhook(context: DurableOrchestrationContext) -> Generator[Any, Any, Json]:
 def _deliver(
     context: DurableOrchestrationContext, given: Json
 ) -> Generator[Any, Any, dict[str, Any]]:
-    """Run the activity that tries to deliver the webhook once; return the object from the activity.
+    """Try to deliver the webhook once by an activity; return the object of `attempt_outcome`.
 
-    An error in the activity counts as a failed delivery.
+    An error in the activity counts as a failed attempt.
     """
     if "told" in given:
         delivering = context.call_activity(ACTIVITY_DELIVER_REPLY, json.dumps(given["told"]))

@@ -32,7 +32,10 @@ class WebhookSender(Protocol):
     """The interface of a component that sends webhooks."""
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> WebhookResponse:
-        """Send one POST request without following redirects. Raises WebhookUndelivered."""
+        """Send one POST request without following redirects; return the receiver's response.
+
+        Raises WebhookUndelivered if the URL is forbidden or no response arrives.
+        """
 
 
 async def resolve_url(guard: AddressGuard, url: str) -> tuple[Target, tuple[str, ...]]:
@@ -56,7 +59,10 @@ class HttpWebhookSender:
         self._guard = guard
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> WebhookResponse:
-        """Send one POST request without following redirects. Raises WebhookUndelivered."""
+        """Send one POST request without following redirects; return the receiver's response.
+
+        Raises WebhookUndelivered if the URL is forbidden or no response arrives.
+        """
         try:
             target, addresses = await resolve_url(self._guard, url)
         except ForbiddenAddress as error:

@@ -158,7 +158,9 @@ async def test_a_webhook_attempt_fails_if_a_response_header_has_no_end() -> None
 
 
 @pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nx: y"])
-async def test_a_webhook_attempt_fails_if_the_receiver_does_not_respond(begin: bytes) -> None:
+async def test_a_webhook_attempt_fails_if_the_receiver_sends_no_complete_response(
+    begin: bytes,
+) -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(begin)
@@ -167,7 +169,7 @@ async def test_a_webhook_attempt_fails_if_the_receiver_does_not_respond(begin: b
     assert await failure(speak) == "timeout"
 
 
-async def test_a_webhook_attempt_fails_if_the_receiver_is_too_slow() -> None:
+async def test_a_webhook_attempt_fails_if_the_receiver_sends_headers_too_slowly() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(b"HTTP/1.1 200 OK\r\nx: ")
@@ -190,6 +192,8 @@ async def test_a_webhook_attempt_fails_if_the_receiver_is_too_slow() -> None:
         b"HTTP/1.1 two OK\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nx",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1, 2\r\n\r\nx",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         b"\x00" * 100,
     ],
 )

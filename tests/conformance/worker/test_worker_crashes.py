@@ -24,7 +24,7 @@ from tests.ports import free_port
 
 
 class Gate:
-    """Jobs that run until the test lets them finish."""
+    """Makes jobs run until the test opens the gate."""
 
     def __init__(self, folder: Path) -> None:
         self._gate = folder / "gate"
@@ -58,7 +58,7 @@ def test_jobs_of_a_killed_worker_run_on_another_worker(
     jobs = [job_id() for _ in range(6)]
     services.send("scripted", *(message(gateway, i, "scripted", gate.task()) for i in jobs))
     gate.wait_until_running()
-    wait_until(lambda: held(first, "scripted") == len(jobs), "all are held")
+    wait_until(lambda: held(first, "scripted") == len(jobs), "the worker holds all jobs")
     first.kill()
     gate.open()
     start_worker("scripted")
@@ -116,7 +116,7 @@ def test_a_worker_without_capacity_locks_no_further_messages(
     services.wait_until_empty("single")
 
 
-def test_the_worker_drains_after_sigterm(
+def test_sigterm_makes_the_worker_return_waiting_jobs_and_finish_the_running_job(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     worker = start_worker("single")
@@ -126,8 +126,8 @@ def test_the_worker_drains_after_sigterm(
     services.send("single", message(gateway, waits, "single", {"do": "x"}))
     wait_until(lambda: held(worker, "single") == 2, "one runs, one waits")
     worker.signal(signal.SIGTERM)
-    wait_until(lambda: not worker.is_ready(), "it is unready at once")
-    wait_until(lambda: held(worker, "single") == 1, "what waits is handed back")
+    wait_until(lambda: not worker.is_ready(), "the worker is not ready")
+    wait_until(lambda: held(worker, "single") == 1, "the waiting message is returned")
     services.send("single", message(gateway, comes, "single", {"do": "x"}))
 
     with services.receiver("single") as receiver:
@@ -135,11 +135,11 @@ def test_the_worker_drains_after_sigterm(
         back += receiver.receive_messages(1, max_wait_time=5)
         assert [message.message_id for message in back] == [waits, comes]
         assert [message.delivery_count for message in back] == [0, 0], (
-            "a release does not count as a failed delivery"
+            "the release counted as a delivery"
         )
         for message_ in back:
             receiver.complete_message(message_)
-    # Longer than the lock: a worker that drains keeps renewing.
+    # Let the job outlast the lock duration: a draining worker must renew the lock.
     threading.Timer(LOCK_SECONDS * 1.2, gate.open).start()
     assert worker.exit_code() == 0
     assert gateway.taken(runs).attempt == 1
@@ -153,13 +153,14 @@ def test_a_draining_worker_receives_no_messages(
     runs, comes = job_id(), job_id()
     services.send("scripted", message(gateway, runs, "scripted", gate.task()))
     gate.wait_until_running()
-    # It has capacity, so the broker has credit, which a draining worker must take back.
+    # The worker has capacity and has given the broker credit. During the drain it must take the
+    # credit back.
     worker.signal(signal.SIGTERM)
     wait_until(lambda: "shutting down" in worker.log.read_text(), "the worker drains")
     threading.Event().wait(0.5)
     services.send("scripted", message(gateway, comes, "scripted", {"do": "x"}))
     with services.receiver("scripted") as receiver:
-        # At once: a message that was sent to the worker would come back seconds later.
+        # The message must be free at once. If the worker had received it, it would come back later.
         (free,) = receiver.receive_messages(1, max_wait_time=0.5)
         assert (free.message_id, free.delivery_count) == (comes, 0)
         receiver.complete_message(free)
@@ -185,7 +186,9 @@ def test_a_second_signal_or_the_end_of_the_grace_period_ends_the_worker(
     jobs = {"single": job_id(), "scripted": job_id()}
     for queue, identity in jobs.items():
         services.send(queue, message(gateway, identity, queue, gate.task()))
-    wait_until(lambda: held(patient, "single") + held(hasty, "scripted") == 2, "both run")
+    wait_until(
+        lambda: held(patient, "single") + held(hasty, "scripted") == 2, "both workers hold a job"
+    )
     hasty.signal(signal.SIGTERM)
     assert hasty.exit_code(seconds=10) == 0
     assert "abandoning 1 unfinished jobs" in hasty.log.read_text()
@@ -231,7 +234,10 @@ def test_a_worker_that_starts_before_all_other_services_waits_for_the_other_serv
     worker = services.worker(f"127.0.0.1:{port}", "scripted")
     try:
         worker.start(wait=False)
-        wait_until(lambda: worker.log.exists() and "answer" in worker.log.read_text(), "it tries")
+        wait_until(
+            lambda: worker.log.exists() and "answer" in worker.log.read_text(),
+            "the worker tries to connect",
+        )
         live = worker.probe.replace("/ready", "/live")
         assert httpx.get(live, timeout=5).status_code == 200
         assert httpx.get(worker.probe, timeout=5).status_code == 503
@@ -242,9 +248,13 @@ def test_a_worker_that_starts_before_all_other_services_waits_for_the_other_serv
             url = elsewhere.url(identity).replace(elsewhere.host, f"127.0.0.1:{port}")
             task = {"do": "big", "size_bytes": 100_000}
             services.send("scripted", message(elsewhere, identity, "scripted", task, reply_url=url))
-        wait_until(lambda: "blob storage does not" in worker.log.read_text(), "blobs are missed")
+        wait_until(
+            lambda: "blob storage does not" in worker.log.read_text(), "missing blobs are logged"
+        )
         services.blobs.start()
-        wait_until(lambda: "the gateway does not" in worker.log.read_text(), "gateway is missed")
+        wait_until(
+            lambda: "the gateway does not" in worker.log.read_text(), "a missing gateway is logged"
+        )
         with run_gateway(port) as gateway:
             assert gateway.taken(identity).attempt == 1
             services.wait_until_empty("scripted")

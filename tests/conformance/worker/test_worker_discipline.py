@@ -49,9 +49,9 @@ def test_another_worker_receives_the_job_of_a_worker_that_has_stalled(
     wait_until(lambda: len(lines(tmp_path / "started")) == 1, "the job runs")
     stalled.signal(signal.SIGSTOP)
     other = start_worker("long")
-    wait_until(lambda: len(lines(tmp_path / "started")) == 2, "the other has it")
+    wait_until(lambda: len(lines(tmp_path / "started")) == 2, "the other worker runs the job")
     stalled.signal(signal.SIGCONT)
-    wait_until(lambda: bool(lines(tmp_path / "stopped")), "the work of the first is cancelled")
+    wait_until(lambda: bool(lines(tmp_path / "stopped")), "the stalled worker stops the job")
     (tmp_path / "gate").touch()
 
     reply = gateway.taken(identity)
@@ -60,7 +60,7 @@ def test_another_worker_receives_the_job_of_a_worker_that_has_stalled(
     assert lines(tmp_path / "stopped") == [[str(process_id(stalled)), "LockLost"]]
     services.wait_until_empty("long")
     assert gateway.posts == [(identity, 202)]
-    wait_until(stalled.is_ready, "the first works on")
+    wait_until(stalled.is_ready, "the stalled worker is ready again")
     assert "lock-lost; settlement leave, delivery 1," in stalled.log.read_text()
 
 
@@ -75,7 +75,7 @@ def test_a_redelivered_job_does_not_run_again_if_the_reply_is_cached(
     worker.signal(signal.SIGSTOP)
     threading.Event().wait(LOCK_SECONDS * 1.2)
     worker.signal(signal.SIGCONT)
-    wait_until(lambda: "lock-lost" in worker.log.read_text(), "it may not reply any more")
+    wait_until(lambda: "lock-lost" in worker.log.read_text(), "the lock is lost")
     with gateway.changed:
         gateway.answers[identity] = []
 
@@ -101,16 +101,16 @@ def test_low_priority_jobs_run_after_all_other_jobs(
     worker = start_worker("single")
     low = [job_id() for _ in range(5)]
     services.send("single-low", message(gateway, low[0], "single", task))
-    wait_until(running.exists, "there is nothing else, so a job of low priority runs")
+    wait_until(running.exists, "a low-priority job runs")
     services.send("single-low", *(message(gateway, i, "single", {"do": "x"}) for i in low[1:]))
     wait_until(lambda: worker.held("single") == 2, "one runs, one waits")
     normal = [job_id() for _ in range(2)]
     services.send("single", *(message(gateway, i, "single", {"do": "x"}) for i in normal))
-    wait_until(lambda: worker.held("single") == 4, "the others find room all the same")
+    wait_until(lambda: worker.held("single") == 4, "the worker holds the normal jobs too")
     with services.receiver("single-low") as receiver:
         others = receiver.receive_messages(5, max_wait_time=2)
         assert [other.message_id for other in others] == low[2:], (
-            "the worker receives no more than its capacity"
+            "the worker received more than its capacity"
         )
         assert {other.delivery_count for other in others} == {0}
         for other in others:
@@ -127,13 +127,13 @@ def test_the_worker_runs_jobs_although_the_low_priority_queue_does_not_exist(
 ) -> None:
     catalogue = tmp_path / "models.toml"
     entry = services.catalogue_path.read_text().partition("[single]")[2].partition("\n[")[0]
-    # This queue exists as the low-priority queue of another model, and has none itself.
+    # The model uses the queue scripted-low. A queue scripted-low-low does not exist.
     catalogue.write_text("[single]" + entry.replace('"single"', '"scripted-low"'))
     worker = start_worker("single", MODEL_CATALOGUE=str(catalogue))
     identity = job_id()
     services.send("scripted-low", message(gateway, identity, "single", {"do": "x"}))
     assert gateway.taken(identity).attempt == 1
-    missing = "scripted-low-low does not answer; the worker tries again: there is no such queue"
+    missing = "scripted-low-low does not answer; the worker tries again: the queue does not exist"
     wait_until(lambda: missing in worker.log.read_text(), "the missing queue is logged")
     assert worker.log.read_text().count(missing) == 1
 
@@ -147,7 +147,7 @@ def test_every_job_runs_exactly_once_although_a_worker_shuts_down_under_load(
     services.send("scripted", *(message(gateway, i, "scripted", task) for i in jobs))
     gateway.wait_for(lambda: len(gateway.posts) > 10)
     leaving.signal(signal.SIGTERM)
-    assert len(gateway.posts) < len(jobs), "the worker shuts down before all jobs have ended"
+    assert len(gateway.posts) < len(jobs), "all jobs ended before the worker shut down"
     assert leaving.exit_code(seconds=30) == 0
 
     assert {gateway.taken(identity).attempt for identity in jobs} == {1}
@@ -172,7 +172,7 @@ def test_a_worker_with_a_lost_device_exits_and_returns_all_jobs_to_the_queue(
         back = [message for _ in range(4) for message in receiver.receive_messages(1, 5)]
         counts = {message.message_id: message.delivery_count for message in back}
         assert counts == {loses: 1, **dict.fromkeys(others, 0)}, (
-            "the input may have caused the loss, so the delivery counts"
+            "only the delivery of the job that lost the device counts"
         )
         for taken in back:
             receiver.complete_message(taken)

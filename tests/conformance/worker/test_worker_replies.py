@@ -19,7 +19,10 @@ BODY = encode_reply(JobReply("job", InlineJson({"labels": []}), NOW, NOW))
 
 
 def limited_tries(tries: int, waits: list[float] | None = None) -> Callable[[float], bool]:
-    """Return a wait function that does not sleep, and returns False after this number of tries."""
+    """Return a wait function that does not sleep, and returns False after `tries` calls.
+
+    The function appends the length of each wait, in seconds, to `waits`.
+    """
     left = iter(range(tries))
 
     def wait(seconds: float) -> bool:
@@ -64,7 +67,7 @@ def test_a_reply_is_sent_again_after_a_temporary_failure(
     assert waits[1] > waits[0] / 2
 
 
-def test_retries_of_a_reply_end_when_the_message_lock_is_lost(
+def test_retries_of_a_reply_end_when_the_wait_function_returns_false(
     gateway: Gateway, replies: GatewayClient
 ) -> None:
     gateway.answers["job"] = [503] * 99
@@ -80,7 +83,7 @@ def test_a_reply_is_not_sent_again_after_a_permanent_refusal_of_the_gateway(
     gateway.answers["job"] = [status]
     with pytest.raises(ReplyRefused, match=str(status)):
         replies.send(gateway.url("job"), BODY, limited_tries(9))
-    assert gateway.posts == [("job", status)], "the client did not follow a redirect"
+    assert gateway.posts == [("job", status)], "the client sent the reply again"
 
 
 def test_sending_a_reply_to_an_unreachable_gateway_raises_reply_undelivered() -> None:
@@ -127,7 +130,7 @@ def test_the_response_status_of_the_gateway_determines_whether_a_job_is_still_wa
         "",
     ],
 )
-def test_replies_to_hosts_outside_the_allow_list_are_refused(url: str) -> None:
+def test_a_reply_url_with_a_host_outside_the_allow_list_is_refused(url: str) -> None:
     replies = GatewayClient(frozenset({"gateway.example:443", "gateway.example:80"}))
     with pytest.raises(ReplyForbidden):
         replies.check(url)
@@ -144,7 +147,7 @@ def test_replies_to_hosts_outside_the_allow_list_are_refused(url: str) -> None:
         ("http://127.0.0.2:80/", "127.0.0.2:80"),
     ],
 )
-def test_replies_to_hosts_in_the_allow_list_are_sent(url: str, host: str) -> None:
+def test_a_reply_url_with_a_host_in_the_allow_list_is_accepted(url: str, host: str) -> None:
     replies = GatewayClient(frozenset({host}))
     replies.check(url)
     replies.close()

@@ -39,7 +39,7 @@ LOCK_SECONDS = 5
 CATALOGUE = """
 [scripted]
 task = "test"
-description = "Does what its input tells it to."
+description = "Does what its input says."
 implementation = "tests.conformance.worker.worker_models"
 queue = "scripted"
 media_types = ["application/json"]
@@ -53,7 +53,7 @@ max_delivery_count = 3
 
 [single]
 task = "test"
-description = "The same, one by one."
+description = "Does what its input says, one job at a time."
 implementation = "tests.conformance.worker.worker_models"
 queue = "single"
 media_types = ["application/json"]
@@ -67,7 +67,7 @@ max_delivery_count = 3
 
 [faulty]
 task = "test"
-description = "Its device is lost before it is loaded."
+description = "Loses its device while it loads."
 implementation = "tests.conformance.worker.worker_models"
 options = {loses_device = true}
 queue = "faulty"
@@ -82,7 +82,7 @@ max_delivery_count = 3
 
 [long]
 task = "test"
-description = "Runs until it is let go, and hears of its lock."
+description = "Runs until the test opens the gate or the lock is lost."
 implementation = "tests.conformance.worker.worker_long"
 queue = "long"
 media_types = ["application/json"]
@@ -148,7 +148,7 @@ class Program:
                 stderr=log,
             )
         if wait:
-            wait_until(self.is_ready, f"{self.command[0]} is ready; {self.log}")
+            wait_until(self.is_ready, f"{self.command[0]} is ready (log: {self.log})")
 
     def is_ready(self) -> bool:
         assert self.process is not None
@@ -238,7 +238,7 @@ class LocalServices:
                         receiver.complete_message(message)
 
     def dead_letter(self, queue: str, message_id: str) -> ServiceBusReceivedMessage:
-        """Return the dead letter of this message, and complete it."""
+        """Wait up to 30 s for the dead letter of this message. Complete it and return it."""
         with self.receiver(queue, ServiceBusSubQueue.DEAD_LETTER) as receiver:
             ends_at = time.monotonic() + 30
             while time.monotonic() < ends_at:
@@ -246,7 +246,7 @@ class LocalServices:
                     receiver.complete_message(message)
                     if message.message_id == message_id:
                         return message
-        raise AssertionError(f"{message_id} is no dead letter of {queue}")
+        raise AssertionError(f"{message_id} was not dead-lettered in {queue} within 30 s")
 
 
 @contextlib.contextmanager

@@ -14,7 +14,10 @@ GUARD = AddressGuard()
 
 
 def resolving(*addresses: str) -> Sequence[str]:
-    """Return the result of the guard for a host name that has these addresses."""
+    """Let the guard check a host name with these addresses, and return the addresses.
+
+    Raises ForbiddenAddress if the guard refuses the host name.
+    """
     return GUARD.resolve(GUARD.check_form("https://name.test/x"), lambda host, port: addresses)
 
 
@@ -112,7 +115,7 @@ def test_the_url_guard_splits_a_public_url_into_parts(url: str, target: Target) 
     assert GUARD.check_form(url) == target
 
 
-def test_a_host_name_is_resolved_once_and_refused_if_any_address_is_not_public() -> None:
+def test_a_host_name_without_addresses_or_with_a_private_address_is_refused() -> None:
     assert resolving("93.184.215.14", "2606:4700::1111") == ("93.184.215.14", "2606:4700::1111")
     with pytest.raises(ForbiddenAddress, match="public"):
         resolving("93.184.215.14", "10.0.0.1")
@@ -122,7 +125,7 @@ def test_a_host_name_is_resolved_once_and_refused_if_any_address_is_not_public()
         resolving()
 
 
-def test_a_host_name_without_addresses_in_dns_is_refused() -> None:
+def test_a_host_name_that_cannot_be_resolved_is_refused() -> None:
     def nothing(host: str, port: int) -> Sequence[str]:
         raise OSError(host)
 
@@ -130,7 +133,7 @@ def test_a_host_name_without_addresses_in_dns_is_refused() -> None:
         GUARD.resolve(GUARD.check_form("https://name.test/"), nothing)
 
 
-def test_the_name_localhost_is_refused_after_the_operating_system_has_resolved_the_name() -> None:
+def test_localhost_resolved_by_the_operating_system_is_refused() -> None:
     with pytest.raises(ForbiddenAddress, match="public"):
         GUARD.resolve(GUARD.check_form("https://localhost/"))
 
@@ -155,7 +158,7 @@ def test_addresses_in_the_allow_list_are_allowed_over_http_and_https(
     assert guard.resolve(target, lambda host, port: addresses) == tuple(addresses or [target.host])
 
 
-def test_private_addresses_outside_the_allow_list_are_refused() -> None:
+def test_urls_outside_the_allow_list_need_https_and_a_public_address() -> None:
     guard = AddressGuard("hooks.internal,127.0.0.1")
     for url, address in [
         ("http://example.com/", "93.184.215.14"),
@@ -167,7 +170,7 @@ def test_private_addresses_outside_the_allow_list_are_refused() -> None:
 
 
 @pytest.mark.parametrize("allowed", ["10.0.0.1/8", "a/b", "-", "127.1", "1.2.3", "a b"])
-def test_the_refusal_of_an_invalid_allow_list_names_the_invalid_entry(allowed: str) -> None:
+def test_an_allow_list_with_an_invalid_entry_is_refused(allowed: str) -> None:
     with pytest.raises(ValueError, match="neither a host name nor a network"):
         AddressGuard(allowed)
 

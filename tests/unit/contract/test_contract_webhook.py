@@ -22,7 +22,7 @@ def test_a_webhook_signature_is_valid_under_the_old_and_the_new_secret(secret: s
     assert Webhook(secret).verify(BODY, headers(NEW, OLD)) == json.loads(BODY)
 
 
-def test_the_verification_of_a_webhook_fails_for_a_wrong_secret_or_body_or_time() -> None:
+def test_the_verification_of_a_webhook_fails_for_a_wrong_secret_body_id_or_time() -> None:
     signed = headers(NEW)
     with pytest.raises(WebhookVerificationError):
         Webhook(OTHER).verify(BODY, signed)

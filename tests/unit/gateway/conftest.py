@@ -10,6 +10,7 @@ import pytest
 
 from contract.catalogue import DEFAULT_PATH, Catalogue
 from contract.messages import JobRequest
+from gateway.asgi import App
 from gateway.http.app import create_app
 from gateway.http.authentication import ReplyTokens
 from gateway.services import Services
@@ -35,6 +36,7 @@ class RunningGateway:
     payloads: MemoryPayloads
     clock: ManualClock
     blobs: MemoryBlobs
+    app: App
 
     async def accept(self, data: bytes = b"x", model: str = "noop", **query: Any) -> str:
         """Submit a job with `respond-async`; return the job's id."""
@@ -54,7 +56,7 @@ class RunningGateway:
         return job
 
     async def reply(self, request: JobRequest | None = None, **outcome: Any) -> httpx.Response:
-        """Send a worker's reply to a request, by default to the last request."""
+        """Send a worker's reply to a request, by default to the last one; return the response."""
         request = request or self.queues.request()
         assert request.reply_url is not None
         body = reply_body(request.job_id, **(outcome or {"result": {"json": {"n": 1}}}))
@@ -121,4 +123,4 @@ async def open_gateway(
 
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url=base_url) as http:
-        yield RunningGateway(http, services, durable, queues, payloads, clock, blobs)
+        yield RunningGateway(http, services, durable, queues, payloads, clock, blobs, api)

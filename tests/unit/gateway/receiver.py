@@ -9,7 +9,10 @@ from gateway.webhooks.sender import WebhookResponse
 
 @dataclass
 class MemoryReceiver:
-    """Implements `WebhookSender`: stores requests, returns scripted responses, then 200."""
+    """Implements `WebhookSender`. Stores requests, and returns `answers` in order, then 200.
+
+    A text in `answers` is raised as the reason of a WebhookUndelivered.
+    """
 
     answers: list[WebhookResponse | str] = field(default_factory=list)
     posts: list[tuple[str, Mapping[str, str], bytes]] = field(default_factory=list)

@@ -101,7 +101,7 @@ async def test_the_expiry_of_a_producer_message_is_reported_and_the_message_is_n
 
 
 @pytest.mark.parametrize("queue", ["noop", "NOOP-low", "a/$DeadLetterQueue", "x" * 261, "missing"])
-async def test_the_dead_letter_trigger_succeeds_if_the_reply_queue_is_missing(
+async def test_a_dead_letter_with_an_unusable_reply_queue_is_stored_but_not_reported(
     gateway: RunningGateway, queue: str
 ) -> None:
     gateway.queues.missing.add("missing")

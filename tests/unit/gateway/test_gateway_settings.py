@@ -1,4 +1,4 @@
-"""The settings: the gateway does not start with a wrong value, and names the variable."""
+"""The gateway's settings: default values, and errors that name the wrong variable."""
 
 import base64
 import json
@@ -31,7 +31,7 @@ def test_optional_settings_have_default_values() -> None:
     assert settings.catalogue_path.name == "models.toml"
 
 
-def test_every_setting_is_read_from_the_environment() -> None:
+def test_settings_are_read_from_environment_variables() -> None:
     other = base64.b64encode(b"k" * 40).decode()
     settings = GatewaySettings.from_env(
         {
@@ -67,7 +67,9 @@ def test_a_gateway_without_api_keys_accepts_every_caller_on_a_loopback_address(u
 
 
 @pytest.mark.parametrize("url", ["http://10.0.0.1", "https://host", "http://127.0.0.1.host"])
-def test_settings_without_api_keys_are_refused_for_a_gateway_on_a_public_address(url: str) -> None:
+def test_settings_without_api_keys_are_refused_unless_the_gateway_has_a_loopback_address(
+    url: str,
+) -> None:
     with pytest.raises(InvalidSetting, match=r"^API_KEYS: is missing"):
         GatewaySettings.from_env({**ENVIRON, "GATEWAY_BASE_URL": url})
     trusting = {**ENVIRON, "GATEWAY_BASE_URL": url, "TRUST_PRINCIPAL_HEADER": "true"}

@@ -129,7 +129,7 @@ async def test_the_webhook_delivery_of_a_purged_job_fails(hooked: RunningGateway
     ],
 )
 @pytest.mark.parametrize("place", ["query", "envelope", "input"])
-async def test_a_submission_with_a_webhook_to_a_private_address_is_refused(
+async def test_a_submission_with_a_forbidden_webhook_url_or_input_url_is_refused(
     gateway: RunningGateway, url: str, said: str, place: str
 ) -> None:
     path = "/v1/models/noop/jobs"

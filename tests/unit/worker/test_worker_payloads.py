@@ -34,7 +34,7 @@ class ScriptedStore:
         self.reads += 1
         for start in range(0, len(self.data), 64):
             yield self.data[start : start + 64]
-            # In the middle, after a part was written.
+            # Fail in the middle, after a part was read.
             if self.failure and self.failures_left:
                 self.failures_left -= 1
                 raise self.failure
@@ -124,7 +124,7 @@ def test_an_input_blob_that_is_replaced_during_the_read_is_read_again() -> None:
     assert read(BlobPayloads(store), REF) == DATA
 
 
-def test_inline_inputs_and_uploads_have_separate_size_limits() -> None:
+def test_inline_inputs_and_inputs_in_blobs_have_separate_size_limits() -> None:
     payloads = BlobPayloads(ScriptedStore())
     with pytest.raises(InvalidInput, match="at most 999"):
         payloads.open(REF, SMALL, patient)

@@ -1,4 +1,4 @@
-"""The receive step: when a lock expires if the broker's clock and ours differ."""
+"""The receive step: when a lock expires if the clocks of broker and worker differ."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,10 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def opened(locked_seconds: float) -> ReceivedJob:
-    """Return a job whose message is locked for this time by our clock, which does not advance."""
+    """Return a job whose message is locked for this time by the worker's clock.
+
+    The clock does not advance.
+    """
     senders = ReplySenders(
         GatewayClient(frozenset()),
         QueueReplies(AzureEndpoint(address="unused"), Catalogue.load()),

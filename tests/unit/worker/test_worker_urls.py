@@ -1,4 +1,4 @@
-"""Inputs that are fetched from URLs, from a misbehaving server on loopback."""
+"""Inputs that the worker fetches from URLs of a misbehaving server on loopback."""
 
 import socket
 import threading
@@ -22,7 +22,10 @@ CLASSIFIER = Catalogue.load().model("classifier")
 
 @contextmanager
 def answering(data: bytes, *, hangs: bool = False) -> Iterator[str]:
-    """Yield the URL of a server that answers a single connection with these bytes."""
+    """Yield the URL of a server that answers a single connection with these bytes.
+
+    If `hangs` is true, the server then sends one byte at a time without end.
+    """
     released = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -94,6 +97,20 @@ def test_an_input_whose_bytes_contradict_the_media_type_is_refused(
         (http(b"", "location: file:///etc/passwd", status="302 Found"), "must be https"),
         (http(b"", "location: http://[::1", status="302 Found"), "is refused|not a valid URL"),
         (http(b"x" * (CLASSIFIER.max_input_bytes + 1)), "is too large"),
+        *[
+            (http(PNG, *lengths), "sent an invalid response")
+            for lengths in (
+                (f"content-length: {len(PNG)}", f"content-length: {len(PNG) - 8}"),
+                (f"content-length: {len(PNG)}", f"content-length: {len(PNG)}"),
+                (f"content-length: {len(PNG)}, {len(PNG) - 8}",),
+                (f"content-length: +{len(PNG)}",),
+                ("content-length: -1",),
+            )
+        ],
+        (
+            http(b"4\r\nabcd\r\n0\r\n\r\n", "content-length: 4", "transfer-encoding: chunked"),
+            "sent an invalid response",
+        ),
     ],
 )
 def test_the_refusal_of_an_unusable_response_from_an_input_url_states_the_reason(

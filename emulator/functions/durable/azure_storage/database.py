@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from emulator.functions.durable.errors import DatabaseForeign, StoreUnavailable
 from emulator.functions.durable.store import INSTANCES_SCHEMA, checkpoint
+from emulator.program import make_private_file
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -64,7 +65,8 @@ class Database:
 
         Raises DatabaseForeign if the file is not a task hub or cannot be opened.
         """
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_file(self._path)
         # If several hosts start at once, one of them creates the schema and the others try again.
         for attempt in range(_READ_TRIES):
             try:
@@ -127,7 +129,7 @@ class Database:
                 if not _is_busy(problem):
                     raise StoreUnavailable(f"The database refused a query: {problem}") from problem
                 time.sleep(_BUSY_SECONDS)
-        raise StoreUnavailable("The database is locked")
+        raise StoreUnavailable("The database is locked by another process: repeat the request")
 
     async def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in one write transaction, and return its result after the commit.

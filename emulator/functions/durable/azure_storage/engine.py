@@ -496,7 +496,8 @@ class AzureStorageEngine(DurableEngine):
             assert message.sequence is not None
             held = self._held.get(message.sequence)
             if held is not None:
-                # The timeout passed before this host renewed the message: only its receipt is new.
+                # The visibility timeout passed before this host renewed the message, so this host
+                # has dequeued the message again. Only the dequeue count is new.
                 held.dequeue_count = message.dequeue_count
                 continue
             self._held[message.sequence] = message

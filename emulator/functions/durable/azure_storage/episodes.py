@@ -33,8 +33,6 @@ from emulator.functions.durable.shim import Shim
 from emulator.functions.durable.store import Statement
 
 Etag = tuple[str, int]
-
-
 """The execution id and the episode count in an instance's row when an episode loaded the row."""
 NO_INSTANCE = "No such instance"
 _OUT_OF_ORDER = "Out of order"
@@ -219,7 +217,7 @@ class QueueCheckpointer:
         The instance starts again with a new input, without its old history and timers.
         """
         fresh = make_next_execution(episode, command, custom_status)
-        # The owner of the partition runs the start message, even if this host dies after the save.
+        # If this host dies after the save, the partition's next owner processes the start message.
         start = TaskMessage(EventType.EXECUTION_STARTED, "", execution=fresh.execution)
         episode.statements.append(queues.send(fresh.id, start, episode.now))
         await self._checkpoint(
@@ -318,7 +316,10 @@ class MessageSelection:
     instance: LoadedInstance | None
     repeated_starts: list[QueueMessage] = field(default_factory=list)
     refused_children: list[QueueMessage] = field(default_factory=list)
-    """Start messages of children whose id is in use. Their parents must receive a failure."""
+    """Start messages of sub-orchestrations whose id an unfinished instance uses.
+
+    The caller must send a failure to the parent of each of them.
+    """
     early: list[QueueMessage] = field(default_factory=list)
     """Messages to abandon, because the history to which they belong is not saved yet."""
     discarded: dict[str, list[QueueMessage]] = field(default_factory=dict)
@@ -334,10 +335,10 @@ class MessageSelection:
 def select_messages(
     instance: LoadedInstance | None, pending: Iterable[QueueMessage]
 ) -> MessageSelection:
-    """Sort the dequeued messages of an instance into those that its next episode uses and others.
+    """Find the dequeued messages that the next episode of an instance cannot use.
 
-    The caller must abandon the messages in the field `early` of the result, which are used later.
-    The caller must delete the messages that the result lists as repeated or discarded.
+    The caller must abandon the messages in `early`, because a later episode can use them. The
+    caller must delete the messages in `repeated_starts` and `discarded`.
     """
     result = MessageSelection(instance)
     has_start = False

@@ -27,7 +27,10 @@ class CrashPoint(StrEnum):
     """
 
     BEFORE_START = "before-start"
-    """A request to start an instance has arrived; it is not stored. NAME is the orchestrator."""
+    """A request to start an instance has arrived, but the instance is not stored.
+
+    NAME is the orchestrator.
+    """
     AFTER_START = "after-start"
     """The instance is stored, but the response is not sent. NAME is the orchestrator."""
     BEFORE_SEND = "before-send"
@@ -35,12 +38,12 @@ class CrashPoint(StrEnum):
     BEFORE_SAVE = "before-save"
     """The episode's messages are sent, but its history is not saved. NAME is the orchestrator."""
     BEFORE_SAVE_AFTER_EVENT = "before-save-after-event"
-    """As before-save, but the host first waits for an external event to the instance.
+    """The episode's messages are sent, and an external event for the instance has arrived.
 
-    NAME is the event.
+    The host waits up to 30 s for the event. The history is not saved. NAME is the event.
     """
     BEFORE_DELETE = "before-delete"
-    """The history is saved, but the messages are not deleted. NAME is the orchestrator."""
+    """The history is saved, but the dequeued messages are not deleted. NAME is the orchestrator."""
     BEFORE_EVENT = "before-event"
     """A raiseEvent request has arrived, but the event is not stored. NAME is the event."""
     AFTER_EVENT = "after-event"
@@ -74,10 +77,10 @@ class AzureStorageOptions:
 
     task_hub: Path
     visibility_timeout_seconds: float = DEFAULT_VISIBILITY_TIMEOUT_SECONDS
-    """How long a dequeued message stays invisible after its host has renewed it, in seconds."""
+    """How long a message stays invisible after a host has dequeued or renewed it, in seconds."""
     faults: FaultOptions = _NO_FAULTS
     delay_seconds: float = 0.0
-    """How much longer each transaction takes, to emulate a remote store, in seconds."""
+    """The seconds by which each transaction is delayed, to emulate a remote store."""
 
     @property
     def lease_seconds(self) -> float:

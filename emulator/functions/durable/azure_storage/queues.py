@@ -1,4 +1,4 @@
-"""The control queues and the work-item queue.
+"""The queues of a task hub: the control queue of each partition, and the work-item queue.
 
 A dequeued message stays in its queue, but is invisible until its visibility timeout has passed. A
 live host renews the timeouts of its dequeued messages.
@@ -202,7 +202,7 @@ def delete_work(connection: sqlite3.Connection, item: DequeuedWorkItem) -> None:
 
 
 def backoff_seconds(dequeue_count: int, longest_seconds: float) -> float:
-    """Return for how many seconds an abandoned message stays invisible.
+    """Return the time for which an abandoned message stays invisible, in seconds.
 
     The time is 2 s after the first dequeue and doubles with each further dequeue. Its maximum is
     600 s or `longest_seconds`, whichever is less.

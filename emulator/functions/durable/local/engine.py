@@ -257,7 +257,7 @@ class LocalEngine(DurableEngine):
         task.add_done_callback(self._episode_tasks.discard)
 
     async def _run_episodes(self, instance: OrchestrationInstance) -> None:
-        """Run episodes of an instance until it is no longer ready for an episode.
+        """Run episodes of an instance while the instance is ready for an episode.
 
         For each instance, only one task runs this method at a time.
         """

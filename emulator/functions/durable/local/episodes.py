@@ -196,8 +196,7 @@ class LocalCheckpointer:
     def _close_events(self, episode: Episode) -> str:
         """Add the event OrchestratorCompleted to an episode, and return all its events as JSON.
 
-        The statements of the episode get one more statement, which inserts these events into the
-        history.
+        Also add an SQL statement to the episode, which inserts these events into the history.
         """
         fragment = close_events(episode)
         episode.statements.append(

@@ -1,4 +1,4 @@
-"""Fixtures that run each test of this folder with both clients of Microsoft on both servers."""
+"""Fixtures that run each test with Microsoft's two clients, on the emulator and on Azurite."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def server(
     if folder is None:
         pytest.skip("needs Azurite: use the option --azurite DIR")
     if not azurite_program(folder).exists():
-        pytest.fail(f"Azurite is not installed in {folder}")
+        pytest.fail(f"Azurite is missing: run `python -m blobs_tests.sdk.blob_servers {folder}`")
     with run_azurite(folder, tmp_path_factory.mktemp("azurite")) as running:
         yield running
 

@@ -39,7 +39,7 @@ async def refusal(attempt: Any) -> HttpResponseError:
     return refused.value
 
 
-async def test_a_sas_with_read_permission_permits_reading_a_blob(
+async def test_a_sas_with_read_permission_permits_only_reading_a_blob(
     server: Server, sdk: str, blob: Any
 ) -> None:
     async with connect(sdk, server.url, blob_sas(blob, "r")) as service:
@@ -64,7 +64,7 @@ async def test_a_sas_for_one_blob_does_not_permit_reading_another_blob(
         assert (await refusal(other.download_blob())).status_code == 403
 
 
-async def test_a_sas_with_write_permission_permits_overwriting_a_blob(
+async def test_a_sas_with_write_permission_permits_overwriting_but_not_reading_a_blob(
     server: Server, sdk: str, blob: Any
 ) -> None:
     async with connect(sdk, server.url, blob_sas(blob, "w")) as service:
@@ -75,7 +75,7 @@ async def test_a_sas_with_write_permission_permits_overwriting_a_blob(
     assert await (await blob.download_blob()).readall() == b"second"
 
 
-async def test_a_sas_with_create_permission_does_not_permit_overwriting_a_blob(
+async def test_a_sas_with_create_permission_permits_creating_but_not_overwriting_a_blob(
     server: Server, sdk: str, container: Any
 ) -> None:
     blob = container.get_blob_client("new")
@@ -172,7 +172,7 @@ async def test_a_blob_sas_does_not_permit_listing_blobs(
 @pytest.mark.parametrize(
     ("resources", "permission"), [("sco", "rwdlac"), ("sc", "rwdlac"), ("sco", "l")]
 )
-async def test_an_account_sas_permits_access_only_to_the_resource_types_in_the_sas(
+async def test_an_account_sas_permits_only_the_resource_types_and_operations_in_the_sas(
     server: Server, sdk: str, blob: Any, resources: str, permission: str
 ) -> None:
     sas = generate_account_sas(ACCOUNT, KEY, resources, permission, datetime.now(UTC) + HOUR)

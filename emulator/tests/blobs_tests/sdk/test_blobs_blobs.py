@@ -102,7 +102,7 @@ async def test_reading_a_range_beyond_the_end_of_a_blob_is_refused(container: An
 
 
 @pytest.mark.parametrize("validate", [True, "md5"])
-async def test_md5_checksums_are_verified_for_uploads_and_downloads(
+async def test_an_upload_and_a_download_with_md5_validation_succeed(
     container: Any, validate: bool | str
 ) -> None:
     content = os.urandom(700_000)
@@ -166,7 +166,7 @@ async def test_operations_on_a_missing_blob_raise_blob_not_found(container: Any)
         assert code_of(refused.value) == "BlobNotFound"
 
 
-async def test_reading_a_deleted_blob_raises_blob_not_found(container: Any) -> None:
+async def test_a_deleted_blob_does_not_exist(container: Any) -> None:
     blob = container.get_blob_client("blob")
     await blob.upload_blob(os.urandom(100_000))
     await blob.delete_blob(delete_snapshots="include")

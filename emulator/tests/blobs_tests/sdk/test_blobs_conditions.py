@@ -48,7 +48,9 @@ async def test_exactly_one_client_succeeds_if_many_clients_create_the_same_blob_
     assert await download.readall() == str(winners[0]).encode()
 
 
-async def test_a_write_with_the_current_etag_succeeds(blob: Any) -> None:
+async def test_a_write_with_the_current_etag_succeeds_and_a_write_with_an_old_etag_fails(
+    blob: Any,
+) -> None:
     etag = (await blob.get_blob_properties()).etag
     unchanged = {"etag": etag, "match_condition": MatchConditions.IfNotModified}
     await blob.upload_blob(b"second", overwrite=True, **unchanged)

@@ -45,7 +45,7 @@ async def test_operations_on_a_missing_container_raise_container_not_found(servi
         assert code_of(refused.value) == "ContainerNotFound"
 
 
-async def test_uploading_a_blob_to_a_missing_container_raises_container_not_found(
+async def test_downloading_a_blob_from_a_missing_container_raises_resource_not_found_error(
     service: Any,
 ) -> None:
     with pytest.raises(ResourceNotFoundError):
@@ -109,7 +109,7 @@ async def test_deleting_a_container_deletes_the_blobs_in_the_container(service: 
     await again.delete_container()
 
 
-async def test_the_account_information_contains_the_sku_and_the_kind_of_the_account(
+async def test_the_account_information_contains_the_kind_of_the_account(
     service: Any,
 ) -> None:
     account = await service.get_account_information()

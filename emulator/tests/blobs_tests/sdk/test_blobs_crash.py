@@ -1,4 +1,4 @@
-"""Test that acknowledged writes survive if SIGKILL ends the process at a random time."""
+"""Test that acknowledged writes survive if SIGKILL ends the Blob service at a random time."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class RunningBlobService:
 
     @property
     def signature(self) -> str:
-        """The query string of an account SAS that permits all operations."""
+        """Return the query string of an account SAS that permits all operations."""
         expiry = self.clock.now + timedelta(days=365)
         return generate_account_sas(DEVELOPMENT_ACCOUNT, DEVELOPMENT_KEY, "sco", "rwdlac", expiry)
 
@@ -88,7 +88,10 @@ class RunningBlobService:
         headers: dict[str, str],
         chunks: Iterable[bytes | Message] = (),
     ) -> RecordedResponse:
-        """Send a request as it is. Each chunk is a part of the body, or an ASGI message."""
+        """Send a request without adding a SAS.
+
+        Each chunk is a part of the body, or an ASGI message.
+        """
         chunks = list(chunks)
         length = sum(len(chunk) for chunk in chunks if isinstance(chunk, bytes))
         all_headers = {"content-length": str(length), **headers}
@@ -133,13 +136,13 @@ class RunningBlobService:
         return answer
 
     async def put(self, path: str, body: bytes, **headers: str) -> RecordedResponse:
-        """Send Put Blob for a block blob with this content."""
+        """Send the operation Put Blob for a block blob with the content `body`."""
         return await self.request(
             "PUT", path, body, headers={"x-ms-blob-type": "BlockBlob", **headers}
         )
 
     async def get(self, path: str, **headers: str) -> RecordedResponse:
-        """Send Get Blob."""
+        """Send the operation Get Blob."""
         return await self.request("GET", path, headers=headers)
 
 

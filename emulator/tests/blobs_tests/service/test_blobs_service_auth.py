@@ -139,7 +139,7 @@ async def test_a_request_that_was_changed_after_signing_is_refused(
         ("Bearer token", 400, "InvalidAuthenticationInfo"),
     ],
 )
-async def test_a_request_with_a_malformed_authorization_header_is_refused(
+async def test_a_request_with_an_invalid_authorization_header_is_refused(
     service: RunningBlobService, authorization: str, status: int, code: str
 ) -> None:
     headers = {
@@ -149,7 +149,7 @@ async def test_a_request_with_a_malformed_authorization_header_is_refused(
     assert await read(service, "", **headers) == (status, code)
 
 
-async def test_the_refusal_of_an_anonymous_request_contains_an_authentication_challenge(
+async def test_the_response_to_an_anonymous_request_contains_an_authentication_challenge(
     service: RunningBlobService,
 ) -> None:
     answer = await service.send("GET", PATH, "", {})
@@ -159,7 +159,7 @@ async def test_the_refusal_of_an_anonymous_request_contains_an_authentication_ch
 
 @given(st.text(max_size=40), st.sampled_from(["sv", "sr", "sp", "st", "se", "sip", "spr", "sig"]))
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_a_signature_that_differs_from_the_computed_signature_is_refused(
+async def test_a_sas_with_a_wrong_signature_and_a_random_field_is_refused(
     service: RunningBlobService, value: str, name: str
 ) -> None:
     fields = {"sv": "2026-10-06", "sr": "b", "sp": "r", "se": "2030-01-01", "sig": "AAAA"}

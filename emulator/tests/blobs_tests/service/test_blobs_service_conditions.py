@@ -87,7 +87,7 @@ def test_each_combination_of_write_conditions_results_in_status_200_or_400_or_41
         ),
     ],
 )
-def test_etag_conditions_take_precedence_over_date_conditions_for_writes(
+def test_the_etag_conditions_of_a_write_request_are_evaluated_as_azure_documents(
     headers: dict[str, str], thing: Thing | None, creates: bool, expected: int
 ) -> None:
     conditions = Conditions.parse(headers)

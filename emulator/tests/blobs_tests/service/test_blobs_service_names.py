@@ -1,4 +1,4 @@
-"""Test that all names that Azure accepts are distinct and are never used as file names."""
+"""Test that different blob names refer to different blobs, and never to files."""
 
 from __future__ import annotations
 

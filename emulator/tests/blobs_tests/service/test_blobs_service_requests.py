@@ -1,4 +1,4 @@
-"""Test requests that SDKs do not send. The response to each is one of Azure's errors."""
+"""Test requests that SDKs do not send, most of which get an error response as in Azure."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ async def test_a_response_contains_the_client_request_id_of_the_request(
     assert answer.headers["x-ms-version"] == "2026-10-06"
 
 
-async def test_reading_a_blob_whose_content_file_is_missing_fails_with_an_internal_error(
+async def test_reading_a_blob_whose_content_file_is_missing_raises_file_not_found_error(
     service: RunningBlobService, caplog: pytest.LogCaptureFixture
 ) -> None:
     await service.put("box/blob", b"x" * 100_000)

@@ -1,4 +1,4 @@
-"""Test the store: durability, removal of content, and concurrent readers."""
+"""Test the blob store: durability, removal of content, and concurrent readers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures of hosts: one runs a test with each engine, one only with the default engine."""
+"""Fixtures that run a test with each durable engine, or only with the default engine."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from functions_tests.durable.durable_host import EngineHost, make_host
 
 @pytest.fixture(params=["local", "azure-storage"])
 async def host(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[EngineHost]:
-    """Yield a host with an engine. Each test runs once for each engine."""
+    """Yield a running host. A test with this fixture runs once for each engine."""
     made = make_host(tmp_path, request.param)
     await made.start()
     yield made

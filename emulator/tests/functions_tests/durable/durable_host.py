@@ -141,7 +141,10 @@ class EngineHost:
         await asyncio.gather(*self._deaths)
 
     async def kill(self) -> None:
-        """End the engine as `kill -9` does. Everything that is not committed is lost."""
+        """End the engine as `kill -9` does. Everything that is not committed is lost.
+
+        With the azure-storage engine, also advance the clock by the visibility timeout.
+        """
         if self._engine is None:
             return
         engine, self._engine = self._engine, None
@@ -153,7 +156,7 @@ class EngineHost:
             await engine.stop()
 
     def outlast_timeouts(self) -> None:
-        """Move the clock until the leases and messages of a dead host have timed out."""
+        """Advance the clock by the visibility timeout, so that a dead host's leases expire."""
         assert self.storage is not None
         self.clock.moment += timedelta(seconds=self.storage.visibility_timeout_seconds)
 
@@ -210,7 +213,8 @@ class EngineHost:
     def scheduled(self, instance_id: str = "i") -> list[tuple[int, str]]:
         """Return the task id and a label of each scheduled task in the history.
 
-        The label is the name of the activity, "child" and the name, or "timer".
+        The label of an activity is its name. The label of a sub-orchestration is "child" and its
+        name. The label of a timer is "timer".
         """
         names = {4: "", 7: "child ", 10: "timer"}
         events = json.loads(f"[{','.join(self.fragments(instance_id))}]")
@@ -235,8 +239,9 @@ def make_host(folder: Path, engine: str) -> EngineHost:
 
 
 def child(host: EngineHost) -> None:
-    """Register an orchestration that waits for an event and returns it.
+    """Register the orchestration `child`, which waits for the external event `go`.
 
+    Its output contains the instance id of the parent, the input and the content of the event.
     If the content of the event is "fail", the orchestration fails.
     """
 

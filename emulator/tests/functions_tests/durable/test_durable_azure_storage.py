@@ -428,7 +428,7 @@ async def test_starting_an_instance_waits_until_the_database_of_the_task_hub_is_
     await until(lambda: one.status() == "Running")
 
 
-# A remote store
+# Storage delay
 
 
 DELAY_SECONDS = 0.04
@@ -436,7 +436,9 @@ DELAY_SECONDS = 0.04
 RESOLUTION_SECONDS = 0.001
 
 
-async def test_the_delay_is_half_before_and_half_after_the_commit(tmp_path: Path) -> None:
+async def test_half_of_the_storage_delay_passes_before_the_commit_and_half_after_the_commit(
+    tmp_path: Path,
+) -> None:
     committed = asyncio.Event()
     database = RemoteDatabase(tmp_path / "task-hub.db", DELAY_SECONDS, committed.set)
     await database.open()
@@ -459,7 +461,7 @@ async def test_the_delay_is_half_before_and_half_after_the_commit(tmp_path: Path
     await database.close()
 
 
-async def test_an_instance_needs_a_round_trip_for_each_step_that_waits_for_the_one_before(
+async def test_an_activity_runs_at_least_three_storage_delays_after_the_start_request(
     start_host: StartHost,
 ) -> None:
     host = await start_host(delay_seconds=DELAY_SECONDS)
@@ -474,7 +476,8 @@ async def test_an_instance_needs_a_round_trip_for_each_step_that_waits_for_the_o
     await until(lambda: host.status() == "Completed")
     assert host.output() == ["i", 1]
     assert started_at - begin >= DELAY_SECONDS - RESOLUTION_SECONDS
-    # The start and the work item arrive, and each is dequeued: half a round trip and a whole one.
+    # The start message and the work item arrive after half a storage delay each. The host
+    # dequeues each of them in a whole storage delay.
     assert ran_at - begin >= 3 * DELAY_SECONDS - 6 * RESOLUTION_SECONDS
 
 

@@ -225,7 +225,7 @@ async def test_the_sdk_method_wait_for_completion_returns_the_output_of_a_finish
     assert response.status_code == 500
 
 
-async def test_each_management_url_of_an_instance_performs_the_named_operation(
+async def test_the_management_urls_return_the_status_and_the_history_and_accept_an_event(
     host: ListeningHost,
 ) -> None:
     links = host.client.create_http_management_payload("l")

@@ -1,4 +1,4 @@
-"""Tests that orchestrations complete although engines die at commits or at random."""
+"""Tests that orchestrations complete although hosts crash at commits or at random times."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from functions_tests.durable.durable_host import EngineHost, make_host
 
 
 class CrashingStore(Store):
-    """A store that fails before or after its n-th commit, as if the process had died."""
+    """A store that fails before or after a given commit, as if the process had died."""
 
     def __init__(self, path: Path, commits: int, *, after: bool) -> None:
         super().__init__(path)
@@ -40,7 +40,7 @@ class CrashingStore(Store):
 
 
 class CrashingHost:
-    """A host whose engine dies once, at a given commit. Its clients repeat failed requests."""
+    """A host whose engine crashes once, at a given commit. Its clients repeat failed requests."""
 
     def __init__(self, host: EngineHost, commits: int, *, after: bool) -> None:
         self.host = host
@@ -115,7 +115,10 @@ def saga(host: EngineHost) -> None:
 
 
 async def _play_client(crashing: CrashingHost) -> None:
-    """Start the saga, and send its events until the engine accepts them."""
+    """Start the orchestration `saga`, and send its events every second for 12 seconds.
+
+    Repeat each request until the engine accepts it.
+    """
     host = crashing.host
 
     async def start() -> None:
@@ -359,7 +362,7 @@ def test_random_orchestrations_complete_although_random_faults_are_injected(
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_the_saga_orchestration_completes_although_random_faults_are_injected(
+async def test_an_orchestration_with_all_kinds_of_tasks_completes_although_faults_are_injected(
     tmp_path: Path, seed: int
 ) -> None:
     faulty_host = FaultyHost(tmp_path, seed)

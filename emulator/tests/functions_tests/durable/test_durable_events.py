@@ -53,7 +53,7 @@ async def test_a_repeated_external_event_is_ignored_and_an_event_to_a_finished_i
 
 
 async def test_names_of_external_events_are_case_sensitive(host: EngineHost) -> None:
-    """The Python SDK compares event names exactly, unlike .NET."""
+    """In event names, the Python SDK distinguishes upper and lower case. .NET does not."""
     waiter(host)
     await host.begin("waiter")
     await host.advance(seconds=5)
@@ -92,7 +92,9 @@ async def test_a_task_left_unfinished_by_task_any_completes_in_a_second_task_any
     assert host.leftovers() == 0
 
 
-async def test_one_episode_handles_several_external_events(host: EngineHost) -> None:
+async def test_external_events_that_arrive_in_another_order_than_awaited_are_received(
+    host: EngineHost,
+) -> None:
     @host.runner.orchestrator
     def body(context: Any) -> Any:
         got = []

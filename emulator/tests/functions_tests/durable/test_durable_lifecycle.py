@@ -1,4 +1,4 @@
-"""Tests of the life of an instance: continue-as-new, suspension, ids, refusals, rewind."""
+"""Tests of the life cycle of an instance: ids, timers, continue-as-new, suspension, rewind."""
 
 import asyncio
 import json

@@ -176,7 +176,7 @@ async def test_the_history_of_a_terminated_instance_contains_the_reason(
         assert events["ExecutionTerminated"]["Input"] == shown
 
 
-async def test_the_status_of_an_instance_omits_keys_without_a_value(
+async def test_the_status_of_an_instance_contains_history_events_only_if_requested(
     engine: DurableExtension,
 ) -> None:
     app = engine.management_app

@@ -1,4 +1,4 @@
-"""Tests of an app that is down or changed, and of the state that the engine keeps."""
+"""Tests of an app that is down or changed, of the memory limit, and of the database lock."""
 
 from datetime import timedelta
 from typing import Any
@@ -122,7 +122,7 @@ async def test_idle_instances_are_removed_from_memory_if_the_memory_limit_is_rea
         assert host.output(f"m{number}") == [None, number, "x"]
 
 
-async def test_a_second_host_cannot_open_a_database_that_another_default_engine_uses(
+async def test_a_second_host_with_the_default_engine_cannot_open_the_database_of_a_running_host(
     local_host: EngineHost,
 ) -> None:
     host = local_host

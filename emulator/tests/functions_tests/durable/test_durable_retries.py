@@ -194,7 +194,7 @@ async def test_a_rewind_repeats_the_last_attempt_of_a_task_with_retries(
 async def test_the_task_ids_equal_the_task_ids_of_the_sdk_if_an_activity_fails_after_an_event(
     host: EngineHost,
 ) -> None:
-    """The SDK numbers the activity after the event before the timer after the failure."""
+    """The SDK first numbers the activity that follows the event, then the timer of the retry."""
     gate = asyncio.Event()
 
     @host.runner.activity

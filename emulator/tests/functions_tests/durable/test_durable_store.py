@@ -1,4 +1,4 @@
-"""Tests of the transactions and checkpoints of the store, and of the timer queue."""
+"""Tests of the default engine's database transactions and checkpoints, and of its timer queue."""
 
 import asyncio
 from collections.abc import Iterator

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[4]
-#: What only an app or a worker needs, or only the azure-storage engine.
+# Modules that only a Function App, a worker or the azure-storage engine needs.
 NEVER = (
     *("aiohttp", "azure.durable_functions", "azure.functions", "azure.storage", "fastapi"),
     *("numpy", "opentelemetry", "pydantic", "starlette", "torch"),
@@ -23,9 +23,7 @@ NEVER = (
     ],
     ids=["before the app process starts", "to serve the loaded app"],
 )
-def test_the_host_does_not_import_modules_that_it_does_not_need(
-    module: str, unwanted: tuple[str, ...]
-) -> None:
+def test_the_host_does_not_import_unneeded_modules(module: str, unwanted: tuple[str, ...]) -> None:
     code = f"import sys, {module}; print(*({set(unwanted)!r} & sys.modules.keys()))"
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -1,4 +1,4 @@
-"""An orchestrator runs in a thread first, and on the event loop if its runs were fast."""
+"""Test that an orchestrator runs first in a thread, and later on the event loop if it is fast."""
 
 import asyncio
 import threading
@@ -9,7 +9,7 @@ from emulator.functions.app.invocation import SLOW_SECONDS, TRIAL_RUNS, LoopRuns
 
 
 async def run_orchestrator(runs: LoopRuns, count: int) -> list[bool]:
-    """Run an orchestrator `count` times; return for each run whether it was on the event loop."""
+    """Run an orchestrator `count` times. Return for each run whether it used the event loop."""
 
     def orchestrator(context: str) -> bool:
         return threading.current_thread() is threading.main_thread()

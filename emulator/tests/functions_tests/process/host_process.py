@@ -26,7 +26,10 @@ class RunningHost:
     _listener: asyncio.Task[None] | None = None
 
     async def logged(self, pattern: str, *, after: int = 0) -> re.Match[str]:
-        """Wait until the host logs a line that matches. The first `after` lines are skipped."""
+        """Wait until the host logs a line that matches `pattern`, and return the match.
+
+        Skip the first `after` lines of the log.
+        """
         async with asyncio.timeout(_TIMEOUT_SECONDS), self._changed:
             while True:
                 for line in self.lines[after:]:

@@ -46,7 +46,7 @@ async def approve(url: str, instance_id: str) -> int:
 
 async def reaches(url: str, instance_id: str, wanted: str) -> None:
     async with asyncio.timeout(30):
-        while await status(url, instance_id) != wanted:  # noqa: ASYNC110 - another process's
+        while await status(url, instance_id) != wanted:  # noqa: ASYNC110 - in another process
             await asyncio.sleep(0.05)
 
 

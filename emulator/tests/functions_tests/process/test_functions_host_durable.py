@@ -56,7 +56,7 @@ async def finished(client: httpx.AsyncClient, links: dict[str, str]) -> dict[str
         ("failing", None, "Activity function 'breaks' failed:  ValueError: out of order"),
     ],
 )
-async def test_each_sample_orchestration_completes_with_the_expected_output(
+async def test_orchestrations_with_activities_or_timers_or_a_caught_error_complete(
     client: httpx.AsyncClient, name: str, value: object, output: object
 ) -> None:
     response = await client.post(f"/api/start/{name}", json=value)

@@ -20,7 +20,7 @@ HUNDRED_MIB = 100 * 1024 * 1024
 
 
 def emulator_is_installed() -> bool:
-    """Return whether `emulator` is installed for the interpreter outside this checkout."""
+    """Return whether a package `emulator` outside this checkout is installed."""
     command = [sys.executable, "-P", "-c", "import emulator; print(emulator.__file__)"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     found = subprocess.run(
@@ -118,7 +118,7 @@ async def test_http_requests_are_routed_by_path_and_method(
         ("/api/by-id/tom", {"name": "tom"}),
     ],
 )
-async def test_a_literal_route_segment_takes_precedence_over_a_route_parameter(
+async def test_a_specific_route_takes_precedence_over_a_more_general_route(
     client: httpx.AsyncClient, path: str, answer: dict[str, object] | None
 ) -> None:
     got = (await client.get(path)).json()
@@ -158,7 +158,7 @@ async def test_a_request_to_a_failing_function_gets_status_500_without_a_body(
     assert (await client.get("/api/noop")).text == "ok"
 
 
-async def test_the_log_of_a_failed_function_contains_the_name_of_the_function(
+async def test_the_log_of_a_failed_function_contains_the_function_name_and_the_error(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
     before = len(host.lines)
@@ -272,12 +272,12 @@ async def test_the_host_responds_to_a_valid_request_after_invalid_http_requests(
 @pytest.mark.parametrize(
     ("head", "status"),
     [
-        (b"HTTP/1.1\r\nHost: a", 200),
+        (b"HTTP/1.1\r\nHost: localhost", 200),
         (b"HTTP/1.1\r\nHost: [::1]:80", 200),
         (b"HTTP/1.0", 200),
         (b"HTTP/1.1", 400),
-        (b"HTTP/1.1\r\nHost: a\r\nHost: a", 400),
-        (b"HTTP/1.1\r\nHost: a/api/size?", 400),
+        (b"HTTP/1.1\r\nHost: localhost\r\nHost: localhost", 400),
+        (b"HTTP/1.1\r\nHost: localhost/api/size?", 400),
     ],
 )
 async def test_an_http_1_1_request_without_exactly_one_valid_host_header_is_refused(

@@ -55,7 +55,7 @@ def write_config(folder: Path) -> Path:
 
 @asynccontextmanager
 async def running_bus(folder: Path, port: int) -> AsyncIterator[None]:
-    """Run the Service Bus emulator with the data in a folder."""
+    """Run the Service Bus emulator. Its configuration and data are in `folder`."""
     config = write_config(folder)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "emulator.servicebus", "--config", str(config)),

@@ -204,7 +204,9 @@ async def test_starting_a_second_host_on_the_same_data_directory_fails(
     assert host.process.returncode == 0
 
 
-async def test_a_host_that_is_asked_to_stop_while_the_app_loads_exits(tmp_path: Path) -> None:
+async def test_a_host_that_gets_sigterm_while_the_app_loads_exits_and_ends_the_app_process(
+    tmp_path: Path,
+) -> None:
     source = "print('loading', flush=True)\nimport threading\nthreading.Event().wait()"
     folder = write_app(tmp_path / "app", source)
     host = await start_host(folder, tmp_path / "data")
@@ -330,7 +332,9 @@ async def _ended(pidfd: int) -> None:
         os.close(pidfd)
 
 
-async def test_the_garbage_collector_is_enabled_in_a_loaded_app(tmp_path: Path) -> None:
+async def test_the_garbage_collector_is_enabled_and_has_frozen_objects_in_a_loaded_app(
+    tmp_path: Path,
+) -> None:
     source = f"""{HEAD}
 import gc
 @app.route(route='collector')

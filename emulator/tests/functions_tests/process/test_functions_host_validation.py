@@ -1,7 +1,8 @@
 """Compare the validation of functions with that of the Azure Functions Python worker.
 
-The library, azure-functions-runtime, needs Python 3.13. If it is not installed, these tests are
-skipped, and only `test_functions_host_start` checks the texts of the validation.
+The library of this worker, azure-functions-runtime, needs Python 3.13. If the library is not
+installed, these tests are skipped, and only `test_functions_host_start` checks the texts of the
+validation.
 """
 
 import itertools
@@ -35,13 +36,13 @@ PARAMETER_ANNOTATIONS: list[Any] = [
     func.TimerRequest,
     func.Out[str],
     func.Out,
-    Dict[str, Any],  # noqa: UP006 - as above
+    Dict[str, Any],  # noqa: UP006 - under test
     dict[str, Any],
-    List[func.ServiceBusMessage],  # noqa: UP006 - as above
+    List[func.ServiceBusMessage],  # noqa: UP006 - under test
     list[func.ServiceBusMessage],
-    Optional[dict],  # noqa: UP045 - as above
+    Optional[dict],  # noqa: UP045 - under test
     str | None,
-    Union[str, bytes],  # noqa: UP007 - as above
+    Union[str, bytes],  # noqa: UP007 - under test
     Callable[[], None],
     Any,
 ]
@@ -51,7 +52,7 @@ RETURN_ANNOTATIONS: list[Any] = [
     bytes,
     dict,
     func.HttpResponse,
-    Optional[str],  # noqa: UP045 - as above
+    Optional[str],  # noqa: UP045 - under test
     func.Out[str],
 ]
 
@@ -81,9 +82,9 @@ def outcome(check: Callable[[], Any]) -> str:
 
 
 def both(register: Callable[[df.DFApp, Any], None], call: Any) -> tuple[str, str]:
-    """Return the two results of the validation of a function.
+    """Return the result of this host and the result of the Azure Functions Python worker.
 
-    The first is that of this host, the second that of the Azure Functions Python worker.
+    A result is "loads" if the validation of the function succeeds, otherwise the error.
     """
     app = df.DFApp()
     register(app, call)

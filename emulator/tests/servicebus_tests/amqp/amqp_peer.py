@@ -102,7 +102,7 @@ class Peer:
         return found
 
     async def received_of(self, kind: type[P]) -> list[P]:
-        """Return the performatives of one kind that the server sent since the last call."""
+        """Return the performatives of type `kind` that the server sent since the last call."""
         return [each for each, _ in await self.received() if isinstance(each, kind)]
 
     async def open(self, max_frame_size: int = 65536, window: int = 1000, **fields: Any) -> None:

@@ -212,7 +212,7 @@ def test_trailing_nulls_are_omitted_in_composites_and_kept_in_lists() -> None:
     assert encode([None, None]) == b"\xc0\x03\x02\x40\x40"
 
 
-def test_encoding_a_value_of_an_unsupported_type_raises_a_type_error() -> None:
+def test_encoding_an_unsupported_type_or_a_number_out_of_range_raises_an_error() -> None:
     with pytest.raises(TypeError, match="set"):
         encode({1, 2})
     with pytest.raises(struct.error):

@@ -58,7 +58,7 @@ SCRIPT = [
 
 
 @pytest.mark.parametrize("header", [b"HTTP/1.1", b"AMQP\x02\x01\x00\x00", b"AMQP\x00\x00\x09\x01"])
-async def test_the_server_replies_to_an_unsupported_protocol_header_and_closes_the_connection(
+async def test_an_unsupported_protocol_header_gets_the_sasl_header_and_closes_the_connection(
     fresh: Peer, header: bytes
 ) -> None:
     fresh.write(header)
@@ -78,7 +78,7 @@ async def test_the_server_replies_to_an_unsupported_protocol_header_and_closes_t
         ("GSSAPI", b"", 1),
     ],
 )
-async def test_sasl_accepts_only_valid_credentials(
+async def test_sasl_refuses_an_invalid_key_and_an_unsupported_mechanism(
     fresh: Peer, mechanism: str, response: bytes, outcome: int
 ) -> None:
     init = SaslInit(Symbol(mechanism), response)
@@ -130,14 +130,14 @@ async def test_attaching_a_link_without_a_token_is_refused(fresh: Peer) -> None:
         (encode_frame(End().encode(), 9), "amqp:not-allowed"),
     ],
 )
-async def test_an_invalid_performative_closes_the_connection(
+async def test_an_invalid_frame_or_an_unexpected_performative_closes_the_connection(
     peer: Peer, data: bytes, why: str
 ) -> None:
     peer.write(data)
     assert await closed_for(peer) == why
 
 
-async def test_a_missing_open_performative_or_a_too_small_maximum_frame_size_closes_the_connection(
+async def test_a_missing_open_performative_or_a_frame_size_below_512_bytes_closes_the_connection(
     served: tuple[Namespace, Broker],
 ) -> None:
     for performative in (Begin(), Open("peer", max_frame_size=UInt(100))):

@@ -194,7 +194,7 @@ async def test_a_message_whose_delivery_the_sender_aborts_is_discarded(
     assert broker.queue(QUEUE).counts().active == 1
 
 
-async def test_a_message_over_the_size_limit_is_rejected_and_not_buffered(
+async def test_a_message_over_the_size_limit_is_rejected_and_not_stored(
     peer: Peer, broker: Broker
 ) -> None:
     peer.attach_sender()
@@ -259,7 +259,7 @@ async def test_the_server_renews_the_credit_of_a_sending_peer(peer: Peer) -> Non
         ),
     ],
 )
-async def test_attaching_a_link_with_an_unsupported_source_is_refused(
+async def test_attaching_a_link_with_an_unsupported_or_unknown_source_is_refused(
     peer: Peer, source: Described, why: str
 ) -> None:
     peer.send(Attach("link", UInt(0), role=True, source=source))

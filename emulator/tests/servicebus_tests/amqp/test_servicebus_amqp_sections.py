@@ -1,4 +1,4 @@
-"""Test that a delivery keeps the sections of a message and only adds annotations."""
+"""Test how the sections of a message are read, stored and encoded for a delivery."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -79,7 +79,7 @@ def test_a_message_with_only_a_body_is_delivered_with_the_annotations_that_clien
     }
 
 
-def test_a_delivery_keeps_the_header_and_all_annotations_except_reserved_annotations() -> None:
+def test_a_delivery_keeps_the_header_and_all_annotations_that_the_broker_does_not_set() -> None:
     payload = (
         encode_composite(HEADER, [True, UByte(9), UInt(60_000), True, UInt(99)])
         + encode_section(DELIVERY_ANNOTATIONS, {Symbol("mine"): "one"})

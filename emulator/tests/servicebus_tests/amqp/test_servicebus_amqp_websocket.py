@@ -44,7 +44,7 @@ class Visit:
 
 
 class SwitchingTransport(MemoryTransport):
-    """A transport in memory. As with a socket transport, its protocol can be replaced."""
+    """An in-memory transport whose protocol can be replaced, as with a socket transport."""
 
     def __init__(self, visit: Visit) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ async def visit(tmp_path: Path) -> AsyncIterator[Visit]:
 
 
 def masked(opcode: int, payload: bytes, mask: bytes = b"\x01\x02\x03\x04") -> bytes:
-    """Return a frame that is masked, because a client must mask its frames."""
+    """Return a masked WebSocket frame, as a client must send it."""
     head = bytearray(encode_websocket_frame(opcode, payload)[: -len(payload) or None])
     head[1] |= 0x80
     body = bytes(octet ^ mask[at % 4] for at, octet in enumerate(payload))
@@ -105,6 +105,11 @@ async def test_amqp_frames_are_exchanged_after_a_websocket_handshake(visit: Visi
     assert visit.transport.is_closing()
 
 
+async def test_a_page_of_this_machine_may_open_a_websocket(visit: Visit) -> None:
+    request = REQUEST.replace("Host:", "Origin: http://localhost:3000\r\nHost:")
+    assert (await visit.say(request.encode())).startswith(b"HTTP/1.1 101 ")
+
+
 @pytest.mark.parametrize(
     ("request_text", "status"),
     [
@@ -113,6 +118,8 @@ async def test_amqp_frames_are_exchanged_after_a_websocket_handshake(visit: Visi
         (REQUEST.replace("AMQPWSB10", "chat"), b"400"),
         (REQUEST.replace("dGhl", "!"), b"400"),
         ("GET  \r\n\r\n", b"404"),
+        (REQUEST.replace("Host: localhost", "Host: evil.example"), b"421"),
+        (REQUEST.replace("Host:", "Origin: https://evil.example\r\nHost:"), b"403"),
     ],
 )
 async def test_an_http_request_other_than_the_websocket_handshake_is_refused(
@@ -122,7 +129,7 @@ async def test_an_http_request_other_than_the_websocket_handshake_is_refused(
     assert visit.transport.is_closing()
 
 
-async def test_an_endless_http_request_closes_the_connection(visit: Visit) -> None:
+async def test_an_http_request_over_the_size_limit_closes_the_connection(visit: Visit) -> None:
     await visit.say(b"GET /" + b"x" * 10_000)
     assert visit.transport.is_closing()
 

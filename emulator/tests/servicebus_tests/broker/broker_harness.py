@@ -79,7 +79,7 @@ class RunningBroker:
     def receiver(
         self, address: str = "q", mode: ReceiveMode = ReceiveMode.PEEK_LOCK, credit: int = 0
     ) -> "RecordingReceiver":
-        """Add a receiver that has this credit, and deliver the messages that are ready."""
+        """Add a receiver with this link credit, and deliver the messages that are ready."""
         receiver = RecordingReceiver()
         receiver.subscription = self.queue(address).subscribe(mode, receiver.deliveries.append)
         receiver.subscription.set_credit(credit)

@@ -1,4 +1,7 @@
-"""A simple model of a queue. It has one list, which every operation searches completely."""
+"""A simple model of a Service Bus queue, with which a test compares the broker.
+
+The model keeps all messages in one list, which each operation searches completely.
+"""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta

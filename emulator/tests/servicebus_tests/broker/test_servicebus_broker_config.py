@@ -1,4 +1,4 @@
-"""Test reading the configuration file of Microsoft's emulator."""
+"""Test reading the configuration file of Microsoft's Service Bus emulator."""
 
 import json
 from datetime import timedelta

@@ -151,7 +151,7 @@ async def test_sending_receiving_and_completing_a_message_takes_two_database_tra
     await servicebus.broker.close()
 
 
-async def test_the_contents_of_the_messages_in_a_long_queue_are_not_kept_in_memory(
+async def test_the_cache_of_message_contents_stays_within_the_size_limit(
     tmp_path: Path,
 ) -> None:
     servicebus = await RunningBroker.open(tmp_path)

@@ -1,4 +1,4 @@
-"""Test that callers get an error and changes are undone if the database cannot be written."""
+"""Test failed writes to the database of the broker, and the checkpoints of the database."""
 
 import asyncio
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Test that acknowledged changes survive if SIGKILL ends the process."""
+"""Test that acknowledged changes survive if SIGKILL ends the process of the broker."""
 
 import subprocess
 import sys
@@ -25,7 +25,10 @@ async def _make_queue(database: Path, settings: QueueSettings, *bodies: str) -> 
 
 
 def _run_until_killed(database: Path, way: str, report_count: int) -> list[list[str]]:
-    """Run the process, kill it after `report_count` reports, and return all reports."""
+    """Run killed_process.py, kill it after `report_count` reports, and return all reports.
+
+    A report is a line of the process, split into words. `way` is "work" or "hold".
+    """
     process = subprocess.Popen(
         [sys.executable, str(KILLED_PROCESS), str(database), way],
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Test which state survives a restart, and which databases are refused."""
+"""Test which state survives a restart of the broker, and which database files are refused."""
 
 import sqlite3
 from datetime import timedelta
@@ -119,7 +119,7 @@ async def test_failed_deliveries_are_counted_across_restarts_until_a_message_is_
     await servicebus.broker.close()
 
 
-async def test_messages_expire_or_become_active_at_the_restart_if_the_broker_was_down_at_that_time(
+async def test_messages_due_during_downtime_expire_or_become_active_at_the_restart(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("dies", time_to_live_seconds=5)])
@@ -183,7 +183,7 @@ async def test_deleting_a_queue_deletes_the_messages_in_the_queue(
     assert servicebus.bodies() == ["stays"]
 
 
-async def test_all_operations_of_a_closed_broker_raise_broker_closed(
+async def test_operations_on_a_queue_of_a_closed_broker_raise_broker_closed(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -205,7 +205,7 @@ def _make_database(path: Path, *statements: str) -> None:
     connection.close()
 
 
-async def test_a_database_of_another_schema_version_is_refused_and_not_changed(
+async def test_a_database_of_another_schema_version_is_refused(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "broker.sqlite"

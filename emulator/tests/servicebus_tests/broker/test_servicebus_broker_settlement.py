@@ -49,7 +49,7 @@ async def test_two_receivers_with_link_credit_get_messages_alternately(
     assert (first.bodies, second.bodies) == (["a", "c"], ["b", "d"])
 
 
-async def test_a_receiver_without_link_credit_or_a_closed_receiver_gets_no_messages(
+async def test_a_closed_receiver_and_a_receiver_without_link_credit_get_no_messages(
     servicebus: RunningBroker,
 ) -> None:
     idle, closed = servicebus.receiver(credit=1), servicebus.receiver(credit=1)
@@ -140,7 +140,7 @@ async def test_renewing_several_locks_renews_no_lock_if_one_lock_is_lost(
     assert servicebus.receive().message.delivery_count == 1
 
 
-async def test_a_message_is_removed_when_a_receiver_in_receive_and_delete_mode_gets_the_message(
+async def test_a_message_received_in_receive_and_delete_mode_is_removed_from_the_queue(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("a")])
@@ -318,7 +318,7 @@ async def test_scheduling_a_message_without_a_time_is_refused(servicebus: Runnin
 
 
 @pytest.mark.parametrize("reason", ["x" * 4097, "\udfff"])
-async def test_an_invalid_dead_letter_reason_leaves_the_message_locked(
+async def test_an_invalid_dead_letter_reason_is_refused_and_leaves_the_message_locked(
     servicebus: RunningBroker, reason: str
 ) -> None:
     await servicebus.queue().send([message("a")])

@@ -1,4 +1,4 @@
-"""A fixture that runs one server for all tests."""
+"""A fixture that runs one Service Bus emulator for all tests."""
 
 from collections.abc import Iterator
 

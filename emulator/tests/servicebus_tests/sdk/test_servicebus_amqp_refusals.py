@@ -29,7 +29,9 @@ async def test_using_a_missing_queue_raises_an_entity_not_found_error(
 
 
 @with_both_clients
-async def test_using_a_deleted_queue_raises_an_error(server: Server, client: Any) -> None:
+async def test_sending_to_a_deleted_queue_raises_an_entity_not_found_error(
+    server: Server, client: Any
+) -> None:
     queue = server.create_queue()
     async with client.get_queue_sender(queue) as sender:
         await sender.send_messages(ServiceBusMessage("kept"))

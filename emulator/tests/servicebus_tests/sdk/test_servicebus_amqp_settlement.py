@@ -17,7 +17,7 @@ async def send(client: Any, queue: str, *texts: str) -> None:
 
 
 @with_both_clients
-async def test_each_kind_of_settlement_has_the_documented_effect(
+async def test_a_client_can_complete_and_abandon_and_defer_and_dead_letter_messages(
     server: Server, client: Any
 ) -> None:
     queue = server.create_queue()
@@ -84,7 +84,11 @@ async def test_settling_a_message_with_a_lost_lock_is_refused(server: Server, cl
 
 
 def _held_by(message: Any, receiver: Any) -> Any:
-    """Return a copy that the client settles with a management request, as if it were deferred."""
+    """Return a copy of `message` that `receiver` settles like a deferred message.
+
+    The client settles a deferred message with a management request, so the receiver need not be
+    the one that received the message.
+    """
     kind = type(message)
     return kind(
         message._message,
@@ -111,7 +115,7 @@ async def test_a_message_that_reaches_the_maximum_delivery_count_is_dead_lettere
         (message,) = await receive(receiver)
         assert message.dead_letter_reason == "MaxDeliveryCountExceeded"
         await receiver.abandon_message(message)
-        (message,) = await receive(receiver)  # the message is neither settled nor its lock renewed
+        (message,) = await receive(receiver)  # MaxDeliveryCount does not limit a dead-letter queue
         await receiver.complete_message(message)
 
 

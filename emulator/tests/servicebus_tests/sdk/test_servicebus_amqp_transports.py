@@ -34,7 +34,7 @@ async def test_clients_connect_over_tls_by_plain_amqp_and_by_amqp_over_websocket
             assert secure.recv(8) == SASL_HEADER
         client = ServiceBusClient.from_connection_string(
             f"Endpoint=sb://localhost/;SharedAccessKeyName={KEY_NAME};SharedAccessKey={KEY}",
-            custom_endpoint_address=f"sb://localhost:{port}",  # makes the server select WebSocket
+            custom_endpoint_address=f"sb://localhost:{port}",  # makes the client use WebSocket
             connection_verify=str(certificate),
             retry_total=0,
         )

@@ -33,7 +33,7 @@ MAX_TENSORS: Final = 64
 MAX_NAME_CHARACTERS: Final = 255
 
 _SIZE: Final = "binary_data_size"
-# Shared memory of client and server, and an extension of Triton. Neither is supported.
+# Parameters of two extensions that the gateway does not support: shared memory and classification.
 _FOREIGN: Final = ("shared_memory_region", "classification")
 
 

@@ -38,7 +38,7 @@ from gateway.submission.parse import (
 
 VERSION: Final = "1"
 MAX_ELEMENTS: Final = 64
-"""How many jobs one request may create. The caller waits for all of them."""
+"""The largest number of jobs that one request may create. The request waits for all its jobs."""
 
 _BASE64: Final = "base64"
 # Parameters that the protocol or Triton defines; they are not passed to the model.

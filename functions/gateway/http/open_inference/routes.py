@@ -153,7 +153,7 @@ async def oip_model(request: Request, model: str) -> Response:
     responses=error_responses(404),
 )
 async def oip_model_version(request: Request, model: str, version: str) -> Response:
-    """Do the same as the route without a version. Each model has only the version 1."""
+    """Return the model's input and output tensors. Each model has only the version 1."""
     _check_version(version)
     return await oip_model(request, model)
 
@@ -172,7 +172,10 @@ async def oip_model_version(request: Request, model: str, version: str) -> Respo
     },
 )
 async def oip_model_ready(request: Request, model: str) -> Response:
-    """Return 200 if the gateway is ready. No worker needs to run, because jobs can wait."""
+    """Return 200 if the gateway is ready, otherwise 503.
+
+    No worker of the model needs to run, because jobs can wait in the queue.
+    """
     name = find_model(services_of(request).catalogue, model).name
     is_ready = await _is_ready(request)
     return json_response(
@@ -194,7 +197,7 @@ async def oip_model_ready(request: Request, model: str) -> Response:
     },
 )
 async def oip_model_version_ready(request: Request, model: str, version: str) -> Response:
-    """Do the same as the route without a version. Each model has only the version 1."""
+    """Return 200 if the gateway is ready, otherwise 503. Each model has only the version 1."""
     _check_version(version)
     return await oip_model_ready(request, model)
 
@@ -208,7 +211,10 @@ async def oip_model_version_ready(request: Request, model: str, version: str) ->
     openapi_extra={"requestBody": INFER_BODY, "parameters": INFER_PARAMETERS},
 )
 async def oip_infer(request: Request, model: str) -> Response:
-    """Create a job for each element of the input, wait for all jobs, and return their results."""
+    """Run a model on the tensors of the request, and return the results of all jobs.
+
+    Each element of a single BYTES tensor is one job. All other tensors together are one job.
+    """
     services, durable = services_of(request), durable_of(request)
     # Parse and validate.
     found = find_model(services.catalogue, model)
@@ -242,7 +248,11 @@ async def oip_infer(request: Request, model: str) -> Response:
     openapi_extra={"requestBody": INFER_BODY, "parameters": INFER_PARAMETERS},
 )
 async def oip_infer_version(request: Request, model: str, version: str) -> Response:
-    """Do the same as the route without a version. Each model has only the version 1."""
+    """Run a model on the tensors of the request, and return the results of all jobs.
+
+    Each element of a single BYTES tensor is one job. All other tensors together are one job. Each
+    model has only the version 1.
+    """
     _check_version(version)
     return await oip_infer(request, model)
 

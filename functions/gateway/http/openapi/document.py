@@ -118,7 +118,7 @@ def _complete_document(document: Document, catalogue: Catalogue) -> Document:
         if operation["operationId"] == "submit_job":
             _complete_submit(operation, catalogue)
         elif operation["operationId"] == "purge_dead_letters":
-            # FastAPI considers it optional, because the route itself refuses a request without it.
+            # FastAPI considers `model` optional. The route itself refuses a request without it.
             operation["parameters"][0]["required"] = True
     return document
 

@@ -172,7 +172,7 @@ async def _read_resource(
     responses=problem_responses(400, 404, 503),
 )
 async def purge_dead_letters(request: Request, model: ModelOption = None) -> Response:
-    """Delete up to 500 dead letters of one model. Repeat this until `is_complete` is true."""
+    """Delete up to 500 dead letters of one model. Repeat the call until `is_complete` is true."""
     services = _check_request(request, ("model",))
     if model is None:
         raise HttpProblem(

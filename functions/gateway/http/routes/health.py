@@ -34,7 +34,7 @@ class LiveStatus(TypedDict):
 
 
 class ReadyStatus(TypedDict):
-    """Whether all services that the gateway needs respond, and whether each of them responds."""
+    """Whether the gateway is ready. `checks` has the result for each service that it needs."""
 
     status: Literal["ready", "not ready"]
     checks: dict[_Service, Literal["ok", "no answer"]]

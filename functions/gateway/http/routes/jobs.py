@@ -120,7 +120,7 @@ _RUNTIME_STATUSES: Final[Mapping[JobStatus, frozenset[RuntimeStatus]]] = {
     openapi_extra={"parameters": [PREFER, IF_NONE_MATCH]},
 )
 async def get_job(request: Request, job_id: str) -> Response:
-    """Return a job at once or, with `Prefer: wait=N`, when it ends or after N seconds."""
+    """Return a job. With `Prefer: wait=N`, first wait up to N seconds for the end of the job."""
     refuse_unknown_query(request)
     preference = parse_prefer(request.headers.getlist("prefer"))
     services = services_of(request)
@@ -165,7 +165,7 @@ async def _job_response(request: Request, job_id: str, found: Record) -> Respons
     openapi_extra={"parameters": [IF_NONE_MATCH]},
 )
 async def get_result(request: Request, job_id: str) -> Response:
-    """Return a job's result in its own media type; 202 if the job has not ended."""
+    """Return a job's result; 202 if the job has not ended, or 303 if the result is large."""
     refuse_unknown_query(request)
     found = await find_own_job(request, job_id)
     if found["status"] != JobStatus.SUCCEEDED:

@@ -59,7 +59,7 @@ class UploadSlot(TypedDict):
     openapi_extra={"requestBody": UPLOAD_BODY},
 )
 async def create_upload(request: Request) -> Response:
-    """Return a URL that accepts the input in a PUT request, and the id of the upload for a job."""
+    """Return the id of a new upload, and a URL that accepts the input in a PUT request."""
     refuse_unknown_query(request)
     services = services_of(request)
     name, announced = _parse_body(await read_body(request))

@@ -60,7 +60,7 @@ async def get_webhook(request: Request, job_id: str) -> Response:
     responses=problem_responses(400, 404, 409, 503),
 )
 async def redeliver(request: Request, job_id: str) -> Response:
-    """Deliver a job's webhook again, at once and with retries for a day, with the same id."""
+    """Deliver a job's webhook again now, with retries. The event id stays the same."""
     refuse_unknown_query(request)
     durable = durable_of(request)
     if not await _check_has_webhook(request, check_job_id(job_id)):

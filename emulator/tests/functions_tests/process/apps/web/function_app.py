@@ -11,7 +11,7 @@ import azure.functions as func
 from neighbour import GREETING  # type: ignore[import-not-found]  # a module in the folder of the app
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
-blueprint = func.Blueprint()  # type: ignore[no-untyped-call]  # not annotated there
+blueprint = func.Blueprint()  # type: ignore[no-untyped-call]  # not annotated in azure.functions
 
 
 def reply(value: object, status: int = 200) -> func.HttpResponse:

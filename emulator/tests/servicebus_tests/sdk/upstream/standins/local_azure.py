@@ -1,7 +1,7 @@
-"""A pytest plugin that replaces the management SDKs with which the tests create queues.
+"""A pytest plugin that replaces the SDKs with which the tests of azure-servicebus create queues.
 
-It creates queues through the management port of the emulator. Tests that need topics or sessions
-are skipped, because the emulator does not support them.
+The plugin creates queues through the management port of the emulator. Tests that need topics or
+sessions are skipped, because the emulator does not support them.
 """
 
 import itertools
@@ -53,7 +53,7 @@ class _Resource(SimpleNamespace):
 
 
 class ManagementClient:
-    """A replacement for both management clients.
+    """A replacement for ResourceManagementClient and ServiceBusManagementClient.
 
     It creates real queues in the emulator. Resource groups and namespaces are only names.
     """

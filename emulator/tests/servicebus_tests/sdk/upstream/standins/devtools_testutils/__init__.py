@@ -40,7 +40,7 @@ class FakeResource:
 
 
 class _Credential:
-    """A credential that signs with the namespace's key, which the emulator requires."""
+    """A credential whose tokens are signed with the namespace's key, as the emulator requires."""
 
     token_type = b"servicebus.windows.net:sastoken"
 
@@ -85,7 +85,10 @@ class _AsyncCredential:
 
 
 def get_credential(is_async: bool = False, **_: Any) -> Any:
-    """Return the credential for the blocking or the asynchronous clients."""
+    """Return a credential for the asynchronous clients if `is_async` is true.
+
+    Otherwise return a credential for the blocking clients.
+    """
     return _AsyncCredential() if is_async else _Credential()
 
 
@@ -99,7 +102,10 @@ class AzureRecordedTestCase:
         return prefix + uuid4().hex[:8]
 
     def get_credential(self, _: Any, **options: Any) -> Any:
-        """Return the credential for the blocking or the asynchronous clients."""
+        """Return a credential for the asynchronous clients if the option `is_async` is true.
+
+        Otherwise return a credential for the blocking clients.
+        """
         return get_credential(options.get("is_async", False))
 
 
@@ -128,19 +134,19 @@ class AzureMgmtPreparer:
         self._cache_key: tuple[str, ...] | None = None
 
     def set_cache(self, enabled: bool, *key: Any) -> None:
-        """Share the resource with other tests that have the same key."""
+        """If `enabled` is true, share the resource with other tests that set the same `key`."""
         self._cache_key = (type(self).__name__, *map(repr, key)) if enabled else None
 
     def create_mgmt_client(self, kind: Callable[[], Any], **_: Any) -> Any:
-        """Return a new management client of this class."""
+        """Return a new management client of the class `kind`."""
         return kind()
 
     def create_resource(self, name: str, **_: Any) -> dict[str, Any]:
-        """Create the resource, and return the arguments that the test receives."""
+        """Create no resource, and return no arguments for the test. Subclasses override this."""
         return {}
 
     def remove_resource(self, name: str, **_: Any) -> None:
-        """Remove the resource with this name."""
+        """Do nothing. Subclasses remove the resource with this name."""
 
     def __call__(self, test: Callable[..., Any]) -> Callable[..., Any]:
         """Return a wrapper of a test. The test may already be wrapped by another preparer."""
