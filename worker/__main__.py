@@ -21,6 +21,7 @@ from azure.storage.blob import BlobServiceClient
 
 from contract.catalogue import Catalogue, ModelEntry
 from contract.errors import ContractError
+from contract.guard import Resolver
 from contract.names import low_priority_queue
 from worker.errors import SettingsError
 from worker.inference.loaded_model import ModelLoader
@@ -60,6 +61,10 @@ from worker.weights.store import AzureBlobReader, WeightsStore
 
 _log = logging.getLogger("worker")
 
+# A worker fetches at most 64 inputs of a model at the same time. A look-up may outlast its fetch.
+_MAX_LOOK_UPS = 256
+_MAX_LOOK_UPS_OF_A_SHARE = 64
+
 _EXIT_USAGE = 2
 _EXIT_PORT_BUSY = 98
 _CLOSE_SECONDS = 2.0
@@ -94,7 +99,8 @@ class Worker:
         self._locks = LockRenewer()
         self._journals = _journals(settings, parent)
         self._gateway = GatewayClient(settings.reply_hosts, self._tracing.headers)
-        http = GuardedHttp(settings.guard)
+        resolver = Resolver(max_count=_MAX_LOOK_UPS, max_count_of_a_share=_MAX_LOOK_UPS_OF_A_SHARE)
+        http = GuardedHttp(settings.guard, resolver)
         account = _account(settings)
         self._payloads = BlobPayloads(AzureBlobStore(account))
         self._urls = UrlFetcher(http)
@@ -104,7 +110,7 @@ class Worker:
         self._senders = ReplySenders(
             self._gateway,
             QueueReplies(settings.service_bus, catalogue),
-            WebhookReplies(http, settings.webhook_secrets),
+            WebhookReplies(http, settings.producer_secrets),
         )
         self._cache = ReplyCache()
         weights = WeightsStore(settings.weights_cache, AzureBlobReader(account))

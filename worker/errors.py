@@ -20,6 +20,7 @@
     │   ├── PayloadsAway           payloads-away            blob storage does not answer
     │   ├── ReplyUndelivered       reply-undelivered        the gateway does not answer
     │   ├── OutboundFailed         outbound-failed          another server does not answer
+    │   ├── LookUpsBusy            look-ups-busy            DNS does not answer for other names
     │   ├── DeviceLost             device-lost              the process must be restarted
     │   └── WorkerFault            worker-fault             a defect of the worker
     ├── Poison                                         dead-letter, with reason and description
@@ -208,6 +209,13 @@ class OutboundFailed(Infrastructure):
     """
 
     code = "outbound-failed"
+    stage = Stage.LOAD
+
+
+class LookUpsBusy(Infrastructure):
+    """Too many host names are being looked up in DNS, so this name was not looked up."""
+
+    code = "look-ups-busy"
     stage = Stage.LOAD
 
 

@@ -26,10 +26,12 @@ from urllib3.util import Timeout, Url, parse_url
 from contract.catalogue import Catalogue
 from contract.errors import ForbiddenAddress
 from contract.messages import ReplyQueue, ReplyTo, ReplyUrl, ReplyWebhook
+from contract.names import WORKER_ROUTE
 from contract.queues import may_take_replies, names
 from contract.webhook import event_id, signed_headers
 from worker.errors import (
     BrokerAway,
+    LookUpsBusy,
     OutboundFailed,
     ReplyForbidden,
     ReplyRefused,
@@ -72,8 +74,9 @@ class GatewayClient:
         """Create the HTTP client. It connects when the first request is sent.
 
         Args:
-            hosts: The gateways to which replies may be sent, as `host:port`; as `http://host:port`
-                if they may be sent without TLS. Loopback addresses never need TLS.
+            hosts: The gateways to which replies may be sent, as `host:port`, or as
+                `host:port/path` if the gateway's own address has a path. `http://` before the host
+                permits replies without TLS. Loopback addresses never need TLS.
             trace_headers: Returns the HTTP headers that contain the current trace context.
         """
         self._hosts = frozenset(host.removeprefix(PLAIN_HTTP) for host in hosts)
@@ -212,9 +215,15 @@ class GatewayClient:
                 "the scheme of the reply URL must be https; http is allowed only for loopback "
                 "addresses and for hosts that REPLY_HOSTS lists with http://"
             )
-        if url.auth or address not in self._hosts:
+        # A producer must not make the worker call another route or another service of this host.
+        path = WORKER_ROUTE.fullmatch(url.path or "")
+        if path is None:
             raise ReplyForbidden(
-                f"the reply URL has the address {host}:{port}, which REPLY_HOSTS does not list"
+                f"the path of the reply URL at {address} is not that of a gateway's reply route"
+            )
+        if url.auth or f"{address}{path[1]}" not in self._hosts:
+            raise ReplyForbidden(
+                f"the reply URL has the address {address}{path[1]}, which REPLY_HOSTS does not list"
             )
         return url
 
@@ -300,10 +309,12 @@ class WebhookReplies:
         headers = signed_headers(self._secrets, event_id(job_id), datetime.now(UTC), body)
         try:
             status = self._http.exchange(
-                "POST", url, headers, body, Limits(0, WEBHOOK_TIMEOUT_SECONDS)
+                "POST", url, headers, body, Limits(0, WEBHOOK_TIMEOUT_SECONDS, "webhooks")
             ).status
         except ForbiddenAddress as error:
             raise ReplyForbidden(f"the webhook's URL is not allowed: {error}") from None
+        except LookUpsBusy as error:
+            return str(error)
         except OutboundFailed as error:
             return f"the webhook {error}"
         return None if status // 100 == 2 or status == _GONE else f"status {status}"

@@ -13,7 +13,7 @@ from typing import TypeVar
 from contract.catalogue import DEFAULT_PATH
 from contract.guard import AddressGuard
 from contract.names import SETTING_CATALOGUE, SETTING_PAYLOAD_STORAGE, SETTING_SERVICE_BUS
-from contract.webhook import SETTING_GUARD_ALLOW, SETTING_SECRETS, parse_secrets
+from contract.webhook import SETTING_GUARD_ALLOW, SETTING_PRODUCER_SECRETS, parse_secrets
 from worker.errors import SettingsError
 from worker.process import available_processors, torch_threads
 
@@ -30,6 +30,9 @@ _DEFAULT_TURN_SECONDS = 5.0
 # Enough for one image of 50 million pixels in the format that needs the most memory.
 DEFAULT_INPUT_MEMORY_BYTES = 1024 * 1024 * 1024
 
+_REPLY_HOST = re.compile(
+    r"(?P<address>(?i:http://)?[^/]+:[0-9]{1,5})(?P<path>(?:/[A-Za-z0-9._~-]+)*)"
+)
 _HTTP_ADDRESS = re.compile(r"http://[\w.-]+(:\d{1,5})?")
 _DEFAULT_HEALTH_PORT = 8081
 _DEFAULT_DRAIN_SECONDS = 30.0
@@ -119,7 +122,7 @@ class WorkerSettings:
     drain_seconds: float
     torch_threads: int
     log_level: str
-    webhook_secrets: tuple[bytes, ...] = field(default=(), repr=False)
+    producer_secrets: tuple[bytes, ...] = field(default=(), repr=False)
     guard: AddressGuard = field(default_factory=AddressGuard)
     log_format: str = "text"
     trace_exporters: tuple[str, ...] = ()
@@ -150,7 +153,7 @@ class WorkerSettings:
                 environ, "TORCH_THREADS", torch_threads(available_processors()), 1, 1024
             ),
             log_level=_level(environ),
-            webhook_secrets=_read(environ, SETTING_SECRETS, parse_secrets),
+            producer_secrets=_read(environ, SETTING_PRODUCER_SECRETS, parse_secrets),
             guard=_read(environ, SETTING_GUARD_ALLOW, AddressGuard),
             log_format=_choice(environ, "LOG_FORMAT", "text", "json"),
             trace_exporters=_exporters(environ),
@@ -215,17 +218,18 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _hosts(environ: Mapping[str, str]) -> frozenset[str]:
-    hosts = frozenset(host.lower() for host in _names(environ.get("REPLY_HOSTS", "")))
-    if not hosts:
+    names = _names(environ.get("REPLY_HOSTS", ""))
+    if not names:
         raise SettingsError("REPLY_HOSTS: is not set; expected the gateway's address as host:port")
-    for host in hosts:
-        address = host.removeprefix(PLAIN_HTTP)
-        name, _, port = address.rpartition(":")
-        if not name or "/" in address or not (port.isascii() and port.isdecimal()):
+    hosts = set()
+    for name in names:
+        if (found := _REPLY_HOST.fullmatch(name)) is None:
             raise SettingsError(
-                f"REPLY_HOSTS: expected host:port or http://host:port, found {host!r}"
+                "REPLY_HOSTS: expected host:port or host:port/path, perhaps after http://, "
+                f"found {name!r}"
             )
-    return hosts
+        hosts.add(found["address"].lower() + found["path"])
+    return frozenset(hosts)
 
 
 def _whole(environ: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:

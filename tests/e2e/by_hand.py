@@ -106,11 +106,10 @@ def make_failure(code: str) -> dict[str, Any]:
 def upload_large_result(system: System, job_id: str) -> dict[str, Any]:
     """Upload a large result, and return a reply's outcome that refers to the result's blob."""
     data = json.dumps({"text": "x" * 300_000}).encode()
-    with BlobClient.from_connection_string(
-        _storage(system), PAYLOAD_CONTAINER, result_blob(job_id)
-    ) as blob:
+    name = result_blob(job_id)
+    with BlobClient.from_connection_string(_storage(system), PAYLOAD_CONTAINER, name) as blob:
         etag = blob.upload_blob(data)["etag"]
-    reference = {"blob": result_blob(job_id), "size_bytes": len(data), "etag": etag}
+    reference = {"blob": name, "size_bytes": len(data), "etag": etag}
     return {"result": {"media_type": "application/json", **reference}}
 
 

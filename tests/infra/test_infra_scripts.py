@@ -23,8 +23,16 @@ class TestKeys:
     def test_each_missing_secret_is_created_only_once(self, scripts: ScriptRunner) -> None:
         key = scripts.check_output("keys.sh").strip()
         secrets = scripts.state["secrets"]
-        assert secrets.keys() == {"reply-token-keys", "webhook-secrets", "api-keys"}
-        assert parse_secrets(secrets["webhook-secrets"])
+        assert secrets.keys() == {
+            "reply-token-keys",
+            "webhook-secrets",
+            "webhook-producer-secrets",
+            "api-keys",
+        }
+        (callers,), (producers,) = (
+            parse_secrets(secrets[name]) for name in ("webhook-secrets", "webhook-producer-secrets")
+        )
+        assert callers != producers
         caller = KeyRing(parse_keys(secrets["api-keys"])).caller(key.encode())
         assert caller is not None
         assert "admin" in caller.scopes
@@ -52,7 +60,9 @@ class TestKeys:
         assert files
         assert not [file for file in files if Path(file).exists()]
 
-    @pytest.mark.parametrize("name", ["reply-token-keys", "webhook-secrets"])
+    @pytest.mark.parametrize(
+        "name", ["reply-token-keys", "webhook-secrets", "webhook-producer-secrets"]
+    )
     def test_the_old_key_stays_valid_as_the_second_key_until_the_next_key_rotation(
         self, scripts: ScriptRunner, name: str
     ) -> None:
@@ -80,7 +90,7 @@ class TestKeys:
         names = ("list", "set")
         scripts.update_state(failing={f"az keyvault secret {name}": 2 for name in names})
         scripts.check_output("keys.sh")
-        assert len(scripts.state["secrets"]) == 3
+        assert len(scripts.state["secrets"]) == 4
 
     def test_a_key_vault_that_cannot_be_read_is_not_changed(self, scripts: ScriptRunner) -> None:
         scripts.check_output("keys.sh")
@@ -225,9 +235,11 @@ class TestDeployWorker:
         assert parameters["tenantID"] == VALUES["AZURE_TENANT_ID"]
         assert all(isinstance(value, str) for value in parameters.values())
         objects = [yaml.safe_load(each) for each in yaml.safe_load(parameters["objects"])["array"]]
-        assert objects == [{"objectName": "webhook-secrets", "objectType": "secret"}]
+        assert objects == [{"objectName": "webhook-producer-secrets", "objectType": "secret"}]
         [synced] = found["spec"]["secretObjects"]
-        assert synced["data"] == [{"objectName": "webhook-secrets", "key": "WEBHOOK_SECRETS"}]
+        assert synced["data"] == [
+            {"objectName": "webhook-producer-secrets", "key": "WEBHOOK_PRODUCER_SECRETS"}
+        ]
         for deployment in of_kind(manifests, "Deployment"):
             spec = pod(deployment)
             assert deployment["metadata"]["namespace"] == found["metadata"]["namespace"]
@@ -237,8 +249,10 @@ class TestDeployWorker:
             assert name == found["metadata"]["name"]
             container = spec["containers"][0]
             assert volume["name"] in {each["name"] for each in container["volumeMounts"]}
-            [setting] = [each for each in container["env"] if each["name"] == "WEBHOOK_SECRETS"]
-            reference = {"name": synced["secretName"], "key": "WEBHOOK_SECRETS"}
+            [setting] = [
+                each for each in container["env"] if each["name"] == "WEBHOOK_PRODUCER_SECRETS"
+            ]
+            reference = {"name": synced["secretName"], "key": "WEBHOOK_PRODUCER_SECRETS"}
             assert setting["valueFrom"] == {"secretKeyRef": reference}
 
 

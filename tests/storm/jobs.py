@@ -1,7 +1,7 @@
 """The jobs of a storm: their inputs, the observed states, and the broken promises."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -32,6 +32,16 @@ class KnownState:
     is_cancelled: bool
 
 
+@dataclass(frozen=True)
+class Submission:
+    """The request that submits a job once. `label` identifies this attempt in the job's result."""
+
+    label: str
+    path: str
+    content: bytes
+    headers: Mapping[str, str]
+
+
 @dataclass
 class StormJob:
     """A job of a storm, and all observations of the job.
@@ -54,6 +64,16 @@ class StormJob:
     was_unknown: bool = False
 
     @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers of all requests about this job, for example the caller's key."""
+        return {}
+
+    @property
+    def may_expire(self) -> bool:
+        """Whether the job may end as expired. A storm is shorter than its jobs' deadline."""
+        return False
+
+    @property
     def is_accepted(self) -> bool:
         """Whether the gateway has accepted the job."""
         return bool(self.ids)
@@ -71,6 +91,11 @@ class StormJob:
         label = f"{self.number}.{attempt}"
         text = f"{ran_path} {label} {self.model_ms}"
         return label, text.ljust(0 if self.number % 5 else _LARGE_BYTES).encode()
+
+    def submission(self, ran_path: Path, attempt: int) -> Submission:
+        """Return the request of one attempt to submit the job."""
+        label, data = self.input(ran_path, attempt)
+        return Submission(label, "/v1/models/counting/jobs", data, {"content-type": "text/plain"})
 
     def accept(self, job_id: str, label: str) -> None:
         """Record the id that the gateway gave to the job, and the label of the accepted input."""
@@ -100,6 +125,22 @@ class StormJob:
             self.final = job if is_final else None
         elif job != self.final and (is_final or known.is_final):
             self.changes.append(_difference(self.final, job) + moment)
+
+    def is_right_end(self, final: Mapping[str, Any]) -> bool:
+        """Return whether the job may end like this, by its input and its caller's requests."""
+        match final["status"]:
+            case "succeeded":
+                return self.is_right_result(final["result"])
+            case "cancelled":
+                return self.kind is JobKind.CANCEL
+            case "expired":
+                return True  # judged by `may_expire`
+            case _:
+                return False  # the model never fails
+
+    def is_right_result(self, result: Any) -> bool:
+        """Return whether this is the model's result for the job's input."""
+        return bool(result == {"number": self.label})
 
     def see_unknown(self, known: KnownState) -> None:
         """Record a response with the status 404. It contradicts `known` if the job was final."""
@@ -149,8 +190,11 @@ class BrokenPromises:
             lost=[job for job in accepted if job.final is None],
             wrong=[job for job in accepted if _is_wrong(job)],
             doubled=[job for job in accepted if len(job.ids) > 1 or job.changes],
-            # A storm is shorter than the deadline of 30 minutes, so a job may not expire.
-            expired=[job for job in accepted if job.final and job.final["status"] == "expired"],
+            expired=[
+                job
+                for job in accepted
+                if job.final and job.final["status"] == "expired" and not job.may_expire
+            ],
             requeued=[job for job in accepted if job.requeued],
         )
 
@@ -163,14 +207,4 @@ def _is_wrong(job: StormJob) -> bool:
 
     An expired job is not wrong, because `BrokenPromises.expired` counts it.
     """
-    if job.final is None:
-        return False
-    match job.final["status"]:
-        case "succeeded":
-            return bool(job.final["result"] != {"number": job.label})
-        case "cancelled":
-            return job.kind is not JobKind.CANCEL
-        case "expired":
-            return False
-        case _:
-            return True  # the model never fails
+    return job.final is not None and not job.is_right_end(job.final)

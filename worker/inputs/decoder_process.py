@@ -38,6 +38,7 @@ from worker.process import available_processors
 LIMIT_SECONDS: Final = 10.0
 """How long a child process may work on one image."""
 
+_START_SECONDS: Final = 30.0
 _LINE_BYTES: Final = 4096
 _NICE: Final = 5
 _CHANNELS: Final = 3
@@ -179,7 +180,7 @@ class _Child:
                 env=_environment(),
             )
         self._socket = ours
-        self._receive(limit_seconds)  # the child has imported its modules
+        self._receive(_START_SECONDS)  # the child has imported its modules
 
     def ask(self, message: _Message, file: int | None = None) -> tuple[_Message, int | None]:
         """Send one message, and return the answer with its file descriptor.
@@ -233,7 +234,10 @@ def _send(connection: socket.socket, message: _Message, file: int | None) -> Non
 
 def _receive(connection: socket.socket) -> tuple[_Message | None, int | None]:
     # Each side sends one message and waits, so one read returns one whole message.
-    line, files, _, _ = socket.recv_fds(connection, _LINE_BYTES, 1)
+    try:
+        line, files, _, _ = socket.recv_fds(connection, _LINE_BYTES, 1)
+    except ConnectionResetError:
+        return None, None
     return (json.loads(line) if line else None), (files[0] if files else None)
 
 

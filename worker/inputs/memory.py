@@ -9,7 +9,8 @@ from worker.errors import InvalidInput
 SMALL_BYTES: Final = 16 * 1024 * 1024
 """Inputs that need at most this much memory count as small, and never wait for large inputs."""
 
-_SMALL_TOTAL_BYTES: Final = 64 * 1024 * 1024
+SMALL_TOTAL_BYTES: Final = 64 * 1024 * 1024
+"""The memory that the small inputs of one model share."""
 _CHECK_SECONDS: Final = 0.2
 _MIB: Final = 1024 * 1024
 
@@ -78,7 +79,7 @@ class InputMemory:
     """
 
     def __init__(self, large: MemoryBudget) -> None:
-        self._small = MemoryBudget(_SMALL_TOTAL_BYTES)
+        self._small = MemoryBudget(SMALL_TOTAL_BYTES)
         self._large = large
 
     def reserve(self, size_bytes: int, check: Callable[[], None]) -> MemoryShare:

@@ -187,6 +187,16 @@ class AzureBlobStore:
         )
 
 
+def as_file(data: mmap.mmap) -> io.BufferedIOBase:
+    """Return an open temporary file with this content."""
+    return _spool(_pieces(data))
+
+
+def _pieces(data: mmap.mmap) -> Iterator[bytes]:
+    for start in range(0, len(data), LARGE_FILE_BYTES):
+        yield data[start : start + LARGE_FILE_BYTES]
+
+
 def _verify(ref: PayloadRef, pieces: Iterator[bytes]) -> Iterator[bytes]:
     """Yield the chunks of a blob unchanged, and check their digest at the end.
 

@@ -14,7 +14,7 @@ from worker.inference.model_manager import ModelManager
 from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.memory import InputMemory
 from worker.inputs.opened import Data, OpenedInput
-from worker.inputs.payloads import BlobPayloads
+from worker.inputs.payloads import BlobPayloads, as_file
 from worker.inputs.urls import UrlFetcher
 from worker.net.retries import Wait, backoff_seconds
 from worker.pipeline.receive import ReceivedJob
@@ -183,7 +183,8 @@ class PrepareStep:
         payload, parameters = job.request.input, job.request.parameters
         if isinstance(payload, InlineBytes | InlineJson | PayloadUrl):
             data, media_type = self._read(job)
-            return loaded.prepare_file(io.BytesIO(data), media_type, parameters)
+            file = io.BytesIO(data) if isinstance(data, bytes) else as_file(data)
+            return loaded.prepare_file(file, media_type, parameters)
         file = self.payloads.open(payload, self.model, self._wait(job))
         return loaded.prepare_file(file, payload.media_type, parameters)
 

@@ -75,6 +75,33 @@ def current_log_fields() -> Mapping[str, str]:
     return _fields.get()
 
 
+class TextLines(logging.Formatter):
+    """Formats each log record as a line of text. The lines of a traceback follow, indented.
+
+    A message or an exception may contain text of callers and producers. Control characters are
+    written as escapes, so that such text cannot look like another log line or control a terminal.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the base's name
+        """Return the line of a log record, without its traceback."""
+        return _escape(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  the base's name
+        """Return the indented lines of a traceback."""
+        lines = super().formatException(ei).split("\n")
+        return "\n".join(f"    {_escape(line)}" for line in lines)
+
+
+def _escape(text: str) -> str:
+    """Return the text with an escape such as `\\n` for each character that is not printable."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 class ServiceStatus:
     """Records whether a service answers, and logs each change.
 

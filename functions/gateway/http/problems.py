@@ -182,6 +182,14 @@ RATE_LIMITED: Final = ProblemKind(
     "requests, `RateLimit-Policy` the limit of the API key. Inputs by URL have a limit of their "
     "own for each tenant, `URL_INPUT_RATE`.",
 )
+TOO_MANY_LOOK_UPS: Final = ProblemKind(
+    "too-many-look-ups",
+    429,
+    "Too many host names are being looked up",
+    True,
+    "DNS has not answered for the host names in earlier requests. Check the names in `input.url` "
+    "and `webhook.url`, and try again after `Retry-After` seconds.",
+)
 INFERENCE_FAILED: Final = ProblemKind(
     "inference-failed",
     500,

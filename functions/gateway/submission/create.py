@@ -25,7 +25,8 @@ from uuid_utils import uuid7
 
 from contract import media
 from contract.catalogue import ModelEntry, Priority
-from contract.errors import ForbiddenAddress, MessageTooLarge, UnknownModel
+from contract.errors import ForbiddenAddress, MessageTooLarge, TooManyLookUps, UnknownModel
+from contract.guard import Resolver
 from contract.messages import (
     INLINE_LIMIT_BYTES,
     InlineBytes,
@@ -57,10 +58,12 @@ from gateway.submission.parse import (
     check_media_type,
     check_upload_size,
 )
-from gateway.webhooks.sender import resolve_url
+from gateway.webhooks.sender import resolve_url, tenant_share
 
 LONGEST_REFUSAL_SECONDS: Final = 300
 """The longest Retry-After in seconds of a request that is refused because of a long queue."""
+
+_LOOK_UP_RETRY_SECONDS: Final = 5
 
 # How many bytes of an upload are read to check its media type and its size in pixels.
 _HEAD_BYTES: Final = 64 * 1024
@@ -133,6 +136,7 @@ class JobCreator:
     """Creates jobs: sends their messages, starts their orchestrations and waits for their end."""
 
     settings: GatewaySettings
+    resolver: Resolver
     estimates: WaitEstimates
     payloads: PayloadStore
     blobs: Blobs
@@ -177,7 +181,7 @@ class JobCreator:
         model, submission = new_job.model, new_job.submission
         self._refuse_if_saturated(model, submission)
         self._refuse_too_many_urls(new_job)
-        await self._check_addresses(submission)
+        await self._check_addresses(submission, new_job.tenant)
         job_id = job_id or str(uuid7())
         created_at = self.clock()
         request = JobRequest(
@@ -289,10 +293,13 @@ class JobCreator:
                 headers={"Retry-After": str(seconds)},
             )
 
-    async def _check_addresses(self, submission: JobSubmission) -> None:
-        """Raise the problem `invalid-input` if the submission contains a forbidden URL."""
+    async def _check_addresses(self, submission: JobSubmission, tenant: str) -> None:
+        """Raise the problem `invalid-input` if the submission contains a forbidden URL.
+
+        Raises the problem `too-many-look-ups` if DNS has not answered earlier look-ups.
+        """
         if submission.url is not None:
-            await self._check_address("input.url", submission.url.url)
+            await self._check_address("input.url", submission.url.url, tenant)
         if submission.webhook_url is not None:
             if not self.settings.webhook_secrets:
                 raise HttpProblem(
@@ -300,13 +307,19 @@ class JobCreator:
                     "webhook.url: this gateway sends no webhooks, "
                     "because WEBHOOK_SECRETS is not set",
                 )
-            await self._check_address("webhook.url", submission.webhook_url)
+            await self._check_address("webhook.url", submission.webhook_url, tenant)
 
-    async def _check_address(self, option: str, url: str) -> None:
+    async def _check_address(self, option: str, url: str, tenant: str) -> None:
         try:
-            await resolve_url(self.settings.guard, url)
+            await resolve_url(self.settings.guard, self.resolver, url, tenant_share(tenant))
         except ForbiddenAddress as error:
             raise HttpProblem(problems.INVALID_INPUT, f"{option}: {error}") from None
+        except TooManyLookUps as error:
+            raise HttpProblem(
+                problems.TOO_MANY_LOOK_UPS,
+                f"{option}: {error}",
+                headers={"Retry-After": str(_LOOK_UP_RETRY_SECONDS)},
+            ) from None
 
     async def _store_input(self, new_job: NewJob, job_id: str) -> InputPayload:
         """Return the input for the job's request, after storing a large input in a blob."""

@@ -21,7 +21,7 @@ from contract.messages import (
     reference,
     verify,
 )
-from contract.names import PAYLOAD_CONTAINER, input_blob, result_blob
+from contract.names import PAYLOAD_CONTAINER, input_blob, is_result_blob
 from tests.conformance.worker.conftest import StartWorker
 from tests.conformance.worker.worker_gateway import Gateway
 from tests.conformance.worker.worker_services import (
@@ -141,7 +141,7 @@ def test_large_inputs_and_results_are_stored_as_blobs(
         )
         outcome = gateway.taken(identity).outcome
         assert isinstance(outcome, PayloadRef)
-        assert outcome.blob == result_blob(identity)
+        assert is_result_blob(identity, outcome.blob)
         stored = verify(outcome, container.download_blob(outcome.blob).readall())
         assert len(json.loads(stored)["text"]) == 300_000
     assert failure(gateway.taken(damaged)).code == "payload-corrupt"

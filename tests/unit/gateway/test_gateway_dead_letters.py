@@ -1,14 +1,22 @@
 """The admin routes for dead letters, on a gateway with services in memory."""
 
 import asyncio
+import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
 from azure.functions.servicebus import ServiceBusMessage
 
-from contract.messages import InlineBytes, JobRequest, decode_request, encode_request
-from gateway.dead_letters.store import letter_blob
+from contract.messages import (
+    InlineBytes,
+    JobRequest,
+    ReplyUrl,
+    decode_request,
+    encode_request,
+)
+from gateway.dead_letters.store import LETTER_ID, letter_blob
 from gateway.durable import DurableClient
 from gateway.errors import UnknownInstance
 from gateway.storage import housekeeping
@@ -333,7 +341,53 @@ async def test_a_dead_letter_stays_marked_as_redriven_if_the_trigger_runs_again_
     assert (await page(gateway))["dead_letters"][0]["redriven_as"] is None
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("kind", ["garbage", "forged token", "no reply URL"])
+async def test_a_letter_of_a_producer_with_the_id_of_a_job_changes_neither_the_job_nor_its_letter(
+    gateway: RunningGateway, kind: str, is_first: bool
+) -> None:
+    job_id = await gateway.accept(b"of the caller")
+    request = gateway.queues.request()
+    url = f"http://gateway.test/v1/jobs/{job_id}/reply?expires=9999999999&token=forged"
+    forged = replace(
+        request,
+        input=InlineBytes("text/plain", b"of the producer"),
+        reply_to=ReplyUrl(url) if kind == "forged token" else None,
+    )
+    body = b"garbage" if kind == "garbage" else encode_request(forged)
+    if is_first:
+        await give_up(gateway, body, job_id, minute=1)
+        assert (await gateway.job(job_id))["status"] == "queued"
+        await give_up(gateway, encode_request(request), job_id)
+    else:
+        await give_up(gateway, encode_request(request), job_id)
+        await give_up(gateway, body, job_id, minute=1)
+        # The trigger may run again for the same message.
+        await give_up(gateway, body, job_id, minute=1)
+    letters = {letter["id"]: letter for letter in (await page(gateway))["dead_letters"]}
+    assert len(letters) == (1 if is_first else 2)
+    assert letters.pop(job_id)["enqueued_at"] == "2026-03-01T12:00:00.000Z"
+    before = await gateway.job(job_id)
+    assert before["error"]["code"] == "dead-lettered"
+
+    for letter_id in letters:
+        answer = await redrive(gateway, letter_id)
+        if kind == "no reply URL":
+            # The producer's own message is sent again, and no job of the gateway is started.
+            assert (answer.status_code, answer.json()["is_new_job"]) == (202, False)
+            assert gateway.queues.request().input == forged.input
+            assert gateway.queues.request().reply_to is None
+        else:
+            assert (answer.status_code, answer.json()["code"]) == (409, "not-redrivable")
+    assert set(gateway.durable.runs) == {job_id}
+    assert await gateway.job(job_id) == before
+    own = await redrive(gateway, job_id)
+    assert (own.status_code, own.json()["is_new_job"]) == (202, True)
+    assert gateway.queues.request().input == request.input
+
+
 async def test_any_message_id_is_converted_to_a_valid_blob_name() -> None:
+    assert re.fullmatch(LETTER_ID, letter_blob("q", "/" * 200).removeprefix("dead-letters/q/"))
     assert letter_blob("q", "a.b-c_1") == "dead-letters/q/a.b-c_1"
     assert letter_blob("q", "a/b ?").startswith("dead-letters/q/a_b__-")
     assert letter_blob("q", "..").startswith("dead-letters/q/..-")

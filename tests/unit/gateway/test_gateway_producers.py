@@ -1,5 +1,6 @@
 """The reports on dead letters to producers that do not use the gateway."""
 
+import base64
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 from azure.functions.servicebus import ServiceBusMessage
-from standardwebhooks import Webhook
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from contract.guard import AddressGuard
 from contract.messages import (
@@ -29,13 +30,18 @@ from tests.unit.gateway.webhook_delivery import Delivery, tried
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 SECRET = "whsec_" + "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+CALLERS = f"whsec_{base64.b64encode(bytes(32)).decode()}"
 URL = "https://producer.example/hook?token=hidden"
 
 
 @pytest.fixture
 async def gateway() -> AsyncIterator[RunningGateway]:
     guard = AddressGuard("127.0.0.1")
-    async with open_gateway(webhook_secrets=parse_secrets(SECRET), guard=guard) as opened:
+    async with open_gateway(
+        webhook_secrets=parse_secrets(CALLERS),
+        producer_secrets=parse_secrets(SECRET),
+        guard=guard,
+    ) as opened:
         yield opened
 
 
@@ -160,4 +166,6 @@ async def test_each_dead_letter_starts_one_webhook_delivery(
     assert url == URL
     assert headers["webhook-id"] == "job_order-7-dead-letter"
     Webhook(SECRET).verify(body, dict(headers))
+    with pytest.raises(WebhookVerificationError):
+        Webhook(CALLERS).verify(body, dict(headers))
     assert error_of(body).code == "dead-lettered"

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contract.names import result_blob
 from gateway.errors import ExpiredToken, InvalidToken
 from gateway.http.authentication import REPLY_GRACE, ReplyTokens
 from gateway.jobs.model import JobOutcome
@@ -143,6 +144,10 @@ async def test_a_reply_that_is_not_a_json_object_or_cannot_be_encoded_as_utf_8_i
         {"blob": "results/018f0000-0000-7000-8000-000000000000"},
         {"blob": "inputs/{id}"},
         {"blob": "results/{id}/../x"},
+        {"blob": "results/{id}/"},
+        {"blob": "results/{id}0/" + "0" * 32},
+        {"blob": "results/{id}/" + "0" * 33},
+        {"blob": "results/{id}/" + "0" * 32 + "\n"},
         {"size_bytes": 1 << 40},
     ],
 )
@@ -152,7 +157,7 @@ async def test_a_reply_with_an_invalid_reference_to_the_result_is_refused(
     job_id = await gateway.accept()
     reference = {
         "media_type": "image/png",
-        "blob": f"results/{job_id}",
+        "blob": result_blob(job_id),
         "size_bytes": 10,
         "sha256": "0" * 64,
     }

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from contract.catalogue import Catalogue
-from contract.guard import AddressGuard
+from contract.guard import AddressGuard, Resolver
 from contract.messages import InlineBytes, InlineJson, JobRequest, ReplyTo, ReplyUrl
 from worker.errors import (
     HandedBack,
@@ -57,7 +57,7 @@ class RecordedJobs:
         senders = ReplySenders(
             GatewayClient(frozenset({"127.0.0.1:1"})),
             QueueReplies(endpoint, Catalogue.load()),
-            WebhookReplies(GuardedHttp(AddressGuard("")), ()),
+            WebhookReplies(GuardedHttp(AddressGuard(""), Resolver()), ()),
         )
         self.cache = ReplyCache()
         self.locks = LockRenewer(lambda: self.now)

@@ -22,6 +22,7 @@ SETTLEMENTS = {
     errors.QueueMissing: Settlement.ABANDON,
     errors.PayloadsAway: Settlement.ABANDON,
     errors.OutboundFailed: Settlement.ABANDON,
+    errors.LookUpsBusy: Settlement.ABANDON,
     errors.ReplyUndelivered: Settlement.ABANDON,
     errors.DeviceLost: Settlement.ABANDON,
     errors.WorkerFault: Settlement.ABANDON,

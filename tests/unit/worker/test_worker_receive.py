@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from contract.catalogue import Catalogue
-from contract.guard import AddressGuard
+from contract.guard import AddressGuard, Resolver
 from contract.messages import InlineBytes, JobRequest, encode_request
 from worker.errors import LockLost
 from worker.net.guarded_http import GuardedHttp
@@ -29,7 +29,7 @@ def opened(locked_seconds: float) -> ReceivedJob:
     senders = ReplySenders(
         GatewayClient(frozenset()),
         QueueReplies(AzureEndpoint(address="unused"), Catalogue.load()),
-        WebhookReplies(GuardedHttp(AddressGuard("")), ()),
+        WebhookReplies(GuardedHttp(AddressGuard(""), Resolver()), ()),
     )
     deadline = NOW + timedelta(seconds=60)
     request = JobRequest("job", MODEL.name, InlineBytes("text/plain", b""), NOW, deadline)

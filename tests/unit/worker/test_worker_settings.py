@@ -44,7 +44,7 @@ def test_settings_are_read_from_environment_variables() -> None:
             "PAYLOAD_STORAGE__blobServiceUri": "https://a.blob.core.windows.net",
             "MODEL_CATALOGUE": "/etc/models.toml",
             "WORKER_MODELS": "noop, classifier,",
-            "REPLY_HOSTS": "API.example.com:443,[::1]:80,http://Gateway:7071",
+            "REPLY_HOSTS": "API.example.com:443,[::1]:80,http://Gateway:7071,APIM.example.com:443/Base",
             "HEALTH_HOST": "0.0.0.0",
             "HEALTH_PORT": "0",
             "WORKER_DRAIN_SECONDS": "2.5",
@@ -61,7 +61,12 @@ def test_settings_are_read_from_environment_variables() -> None:
     assert settings.service_bus.connection_string is None
     assert settings.payload_storage.address == "https://a.blob.core.windows.net"
     assert settings.models == ("noop", "classifier")
-    assert settings.reply_hosts == {"api.example.com:443", "[::1]:80", "http://gateway:7071"}
+    assert settings.reply_hosts == {
+        "api.example.com:443",
+        "[::1]:80",
+        "http://gateway:7071",
+        "apim.example.com:443/Base",
+    }
     assert settings.drain_seconds == 2.5
     assert settings.torch_threads == 4
     assert settings.log_format == "json"
@@ -87,6 +92,7 @@ def test_the_variable_otel_sdk_disabled_disables_traces() -> None:
         ("REPLY_HOSTS", "gateway:https"),
         ("REPLY_HOSTS", "http://gateway"),
         ("REPLY_HOSTS", "http://http://gateway:7071"),
+        ("REPLY_HOSTS", "gateway:443/a?b"),
         ("HEALTH_PORT", "65536"),
         ("HEALTH_PORT", "²"),
         ("HEALTH_PORT", "-1"),

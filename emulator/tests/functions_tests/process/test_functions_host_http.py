@@ -163,8 +163,10 @@ async def test_the_log_of_a_failed_function_contains_the_function_name_and_the_e
 ) -> None:
     before = len(host.lines)
     await client.get("/api/broken")
-    await host.logged(r"WARNING \[Functions.broken\] about to fail", after=before)
-    await host.logged(r"ValueError: broken on purpose", after=before)
+    await host.logged(
+        r"WARNING \[Functions.broken\] about to fail: one\\ntwo\\x1b\[2J", after=before
+    )
+    await host.logged(r"    ValueError: broken on purpose", after=before)
     await client.get("/api/nothing")
     await host.logged(
         'TypeError: unable to encode outgoing TypedData: unsupported type "http" for '
