@@ -9,6 +9,7 @@ default.
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import json
@@ -32,9 +33,11 @@ from contract.names import (
 from gateway.clock import Clock
 from gateway.errors import ExpiredToken, InvalidToken
 from gateway.http import problems
+from gateway.http.bodies import SMALL_BODY_BYTES, LargeBodies
 from gateway.http.keys import ANONYMOUS, OPEN_CALLER, Caller, KeyRing, Scope
 from gateway.http.problems import HttpProblem
 from gateway.http.rates import RateDecision, RateLimiter
+from gateway.http.requests import announced_size_bytes
 from gateway.http.responses import problem_response
 from gateway.settings import GatewaySettings
 from gateway.telemetry import GatewayTracing, ReportStatus, traceparent_of
@@ -220,16 +223,22 @@ _CHALLENGE: Final = 'Bearer realm="loosely"'
 
 
 class AuthenticationMiddleware:
-    """ASGI middleware that refuses unauthenticated requests.
+    """ASGI middleware that refuses unauthenticated requests, and too many large bodies.
 
     It stores the caller in `scope["gateway.caller"]`. It is not based on Starlette's
     BaseHTTPMiddleware, which would create a task for each request.
     """
 
     def __init__(
-        self, app: ASGIApp, settings: GatewaySettings, tracing: GatewayTracing, clock: Clock
+        self,
+        app: ASGIApp,
+        settings: GatewaySettings,
+        bodies: LargeBodies,
+        tracing: GatewayTracing,
+        clock: Clock,
     ) -> None:
         self._app = app
+        self._bodies = bodies
         self._is_closed = not settings.is_open
         self._trusts_principals = settings.trust_principal_header
         self._allowed_origins = settings.cors_origins
@@ -256,12 +265,17 @@ class AuthenticationMiddleware:
     async def _serve(self, scope: types.Scope, receive: Receive, send: Send) -> None:
         headers = {"traceresponse": traceparent_of(scope)}
         send = _adding(headers, send)
-        try:
-            scope["gateway.caller"] = self._authenticate(scope, headers)
-        except HttpProblem as problem:
-            await problem_response(Request(scope), problem)(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+        with contextlib.ExitStack() as counted:
+            try:
+                caller = scope["gateway.caller"] = self._authenticate(scope, headers)
+                size_bytes = announced_size_bytes(scope)
+                # The open routes refuse large bodies at once. Workers' replies must be accepted.
+                if size_bytes > SMALL_BODY_BYTES and not is_open(scope["method"], scope["path"]):
+                    counted.enter_context(self._bodies.admit(caller.tenant, size_bytes))
+            except HttpProblem as problem:
+                await problem_response(Request(scope), problem)(scope, receive, send)
+                return
+            await self._app(scope, receive, send)
 
     def _authenticate(self, scope: types.Scope, headers: dict[str, str]) -> Caller:
         """Return the caller of a request. Raises HttpProblem if the request is not allowed.

@@ -161,6 +161,8 @@ class JobCreator:
         started. Raises HttpProblem or Unavailable.
         """
         prepared = [await self.prepare(new_job) for new_job in new_jobs]
+        for new_job in new_jobs:
+            new_job.submission.drop_data()
         records = await gather_all(
             [self.start_and_wait(durable, job, wait_seconds) for job in prepared]
         )
