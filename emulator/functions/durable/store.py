@@ -59,25 +59,42 @@ class Store:
     def open(self) -> None:
         """Open or create the database.
 
-        Raises DatabaseInUse if another host uses the database, and DatabaseForeign if the database
-        has another schema version.
+        Raises DatabaseInUse if another host uses the database. Raises DatabaseForeign if the file
+        is not a database, cannot be opened or has another schema version.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._host_lock = _lock(self._path)
+        try:
+            self._host_lock = _lock(self._path)
+            self._connection = self._connect()
+        except sqlite3.Error as problem:
+            self.abandon()
+            raise DatabaseForeign(
+                f"The database {self._path} cannot be opened: {problem}"
+            ) from problem
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, isolation_level=None, cached_statements=64)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute("PRAGMA wal_autocheckpoint=20000")
+        try:
+            self._check_version(connection)
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("PRAGMA wal_autocheckpoint=20000")
+            connection.executescript(_SCHEMA)
+            connection.execute(f"PRAGMA user_version={_VERSION}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _check_version(self, connection: sqlite3.Connection) -> None:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version not in {0, _VERSION}:
-            connection.close()
-            self.abandon()
             raise DatabaseForeign(
                 f"The database {self._path} has the schema version {version}, expected {_VERSION}"
             )
-        connection.executescript(_SCHEMA)
-        connection.execute(f"PRAGMA user_version={_VERSION}")
-        self._connection = connection
 
     async def close(self) -> None:
         """Commit the pending statements, and close the database."""
@@ -99,9 +116,13 @@ class Store:
         return bool(self._pending)
 
     def read(self, sql: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run a query, and return all rows."""
-        assert self._connection is not None
-        return self._connection.execute(sql, arguments).fetchall()
+        """Run a query, and return all rows. Raises StoreUnavailable if the query fails."""
+        if self._connection is None:
+            raise StoreUnavailable("The database is closed")
+        try:
+            return self._connection.execute(sql, arguments).fetchall()
+        except sqlite3.Error as problem:
+            raise StoreUnavailable(f"The database refused a query: {problem}") from problem
 
     def write(self, statements: Sequence[Statement]) -> asyncio.Future[None]:
         """Execute statements in one transaction, which other writes may share.
@@ -180,9 +201,11 @@ class Store:
             )
 
     def get_setting(self, name: str, default: str) -> str:
-        """Return the value of a setting. If the setting is missing, store and return `default`."""
-        assert self._connection is not None
-        self._connection.execute("INSERT OR IGNORE INTO settings VALUES(?, ?)", (name, default))
+        """Return the value of a setting. If the setting is missing, store and return `default`.
+
+        Raises StoreUnavailable if the database cannot be read or written.
+        """
+        self.read("INSERT OR IGNORE INTO settings VALUES(?, ?)", (name, default))
         value: str = self.read("SELECT value FROM settings WHERE name=?", (name,))[0][0]
         return value
 
@@ -202,12 +225,21 @@ def checkpoint(path: Path) -> None:
 def _lock(path: Path) -> sqlite3.Connection:
     """Lock the database for this host, and return the connection that holds the lock.
 
-    The lock is released when the connection is closed or the process ends.
+    The lock is released when the connection is closed or the process ends. Raises DatabaseInUse if
+    another host has the lock, and sqlite3.Error if the lock file cannot be used.
     """
     guard = sqlite3.connect(path.with_name(path.name + ".lock"), isolation_level=None, timeout=0)
     try:
         guard.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as problem:
+    except sqlite3.Error as problem:
         guard.close()
+        if not is_busy(problem):
+            raise
         raise DatabaseInUse(f"Another host is using the database {path}") from problem
     return guard
+
+
+def is_busy(problem: sqlite3.Error) -> bool:
+    """Return whether SQLite refused an operation because another connection has a lock."""
+    code: int | None = getattr(problem, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
