@@ -120,7 +120,7 @@ def test_a_long_low_priority_job_keeps_a_worker_running_until_the_job_ends(scale
     ran = scaled.data.parent / "ran.txt"
     until(lambda: "sleep 5000" in ran.read_text(), 20, "the job runs")
     # As in Azure, a locked message counts. Otherwise the worker that holds it would seem idle.
-    until(lambda: queue_length(scaled) == 1, 3, "the running job is counted")
+    until(lambda: queue_length(scaled) == 1, 20, "the running job is counted")
     (name,) = workers.now()
     first = scaled.part(name).pid
     assert scaled.final(job_id)["status"] == "succeeded"
