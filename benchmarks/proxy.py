@@ -1,4 +1,4 @@
-"""A TCP proxy that emulates the latency of a network."""
+"""A TCP proxy that emulates the latency and the throughput of a network."""
 
 import asyncio
 import contextlib
@@ -8,21 +8,34 @@ from typing import Any
 
 _HOST = "127.0.0.1"
 _CHUNK_BYTES = 256 * 1024
+_MAX_CHUNKS_IN_TRANSIT = 64
 
 
 class DelayProxy:
     """Forwards TCP connections to a port of this machine, with a delay in each direction.
 
     Each chunk is forwarded half a round trip after it arrived. Chunks do not wait for each other,
-    so the proxy limits the latency and not the throughput. A new connection takes one more round
-    trip, as the handshake of TCP does.
+    so the delay does not limit the throughput. A new connection takes one more round trip, as the
+    handshake of TCP does. `set_link` changes the delay, and can limit the throughput.
     """
 
     def __init__(self, target_port: int, round_trip_seconds: float) -> None:
         self._target_port = target_port
         self._half_seconds = round_trip_seconds / 2
+        self._bytes_per_second: float | None = None
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+
+    def set_link(self, round_trip_seconds: float, bytes_per_second: float | None = None) -> None:
+        """Change the delay and the throughput, also of open connections.
+
+        Args:
+            round_trip_seconds: The delay of both directions together.
+            bytes_per_second: The throughput of each direction of each connection. If this is None,
+                the throughput is not limited.
+        """
+        self._half_seconds = round_trip_seconds / 2
+        self._bytes_per_second = bytes_per_second
 
     async def start(self, port: int = 0) -> int:
         """Listen on a port, and return it. If `port` is 0, choose a free port."""
@@ -64,8 +77,9 @@ class DelayProxy:
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward the chunks of one direction, each after the delay, until the sender closes it."""
-        chunks: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
-        await _run_until_first_error(self._receive(reader, chunks), _send(chunks, writer))
+        # The sender must wait if the receiver or a limited throughput is slower.
+        chunks: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_MAX_CHUNKS_IN_TRANSIT)
+        await _run_until_first_error(self._receive(reader, chunks), self._send(chunks, writer))
 
     async def _receive(
         self, reader: asyncio.StreamReader, chunks: "asyncio.Queue[tuple[float, bytes]]"
@@ -74,19 +88,32 @@ class DelayProxy:
         chunk = b"begin"
         while chunk:
             chunk = await reader.read(_CHUNK_BYTES)
-            chunks.put_nowait((loop.time() + self._half_seconds, chunk))
+            await chunks.put((loop.time() + self._half_seconds, chunk))
 
+    async def _send(
+        self, chunks: "asyncio.Queue[tuple[float, bytes]]", writer: asyncio.StreamWriter
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due, chunk = await chunks.get()
+            await asyncio.sleep(max(due - loop.time(), 0))
+            if not chunk:
+                writer.write_eof()
+                return
+            for part in self._parts_of(chunk):
+                writer.write(part)
+                await writer.drain()
+                if self._bytes_per_second is not None:
+                    await asyncio.sleep(len(part) / self._bytes_per_second)
 
-async def _send(chunks: "asyncio.Queue[tuple[float, bytes]]", writer: asyncio.StreamWriter) -> None:
-    loop = asyncio.get_running_loop()
-    while True:
-        due, chunk = await chunks.get()
-        await asyncio.sleep(max(due - loop.time(), 0))
-        if not chunk:
-            writer.write_eof()
-            return
-        writer.write(chunk)
-        await writer.drain()
+    def _parts_of(self, chunk: bytes) -> Iterator[bytes]:
+        """Yield the chunk in parts that take at most a tenth of a second each."""
+        begin = 0
+        while begin < len(chunk):
+            limit = self._bytes_per_second
+            size = len(chunk) if limit is None else max(1, int(limit / 10))
+            yield chunk[begin : begin + size]
+            begin += size
 
 
 async def _run_until_first_error(*work: Coroutine[Any, Any, None]) -> None:

@@ -9,12 +9,16 @@ StartError                1   the program cannot start, or cannot continue
 
 import argparse
 import asyncio
+import contextlib
 import errno
 import gc
 import logging
+import os
 import socket
+import stat
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, ClassVar
@@ -43,6 +47,22 @@ class PortInUse(StartError):
     exit_code = 98
 
 
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """What a service grants its HTTP clients.
+
+    Attributes:
+        allowed_hosts: Names in Host headers that are served, besides the loopback names.
+        head_seconds: The time limit for the first line and the headers of a request.
+        body_silence_seconds: The longest pause within the body of a request.
+    """
+
+    allowed_hosts: tuple[str, ...] = ()
+    head_seconds: float = 30.0
+    # Longer than the limit of the blob service, which answers with an error of its own.
+    body_silence_seconds: float = 130.0
+
+
 def options_parser(
     name: str, description: str, port: int, port_help: str
 ) -> argparse.ArgumentParser:
@@ -61,6 +81,21 @@ def options_parser(
     parser.add_argument("--host", default="127.0.0.1", help="loopback address to listen on")
     parser.add_argument(
         "--data", type=Path, required=True, help="directory in which the service keeps its state"
+    )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="answer also requests whose Host header has this name, without a port; by default "
+        "only loopback names are served; may be repeated",
+    )
+    parser.add_argument(
+        "--head-timeout",
+        type=_positive_seconds,
+        default=HttpLimits().head_seconds,
+        metavar="SECONDS",
+        help="time limit for the headers of an HTTP request (default: 30)",
     )
     parser.add_argument(
         "--log-level",
@@ -84,8 +119,51 @@ def port_number(text: str) -> int:
     return port
 
 
+def http_limits(options: argparse.Namespace) -> HttpLimits:
+    """Return the limits that the parsed options set."""
+    return HttpLimits(tuple(options.allow_host), options.head_timeout)
+
+
+def _positive_seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"expected seconds from 0 to 3600, got {text}")
+    return seconds
+
+
+_OTHERS = 0o077
+
+
+def make_private_directory(directory: Path) -> None:
+    """Create a data directory that only its owner can read, or restrict an existing one.
+
+    Files directly in the directory are restricted as well. A directory with the sticky bit, such as
+    /tmp, and files of other users keep their modes. Raises OSError if the directory cannot be used.
+    """
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not directory.stat().st_mode & stat.S_ISVTX:
+        _restrict(directory, directory.stat())
+        for entry in os.scandir(directory):
+            if entry.is_file(follow_symlinks=False):
+                _restrict(Path(entry.path), entry.stat(follow_symlinks=False))
+
+
+def make_private_file(path: Path) -> None:
+    """Restrict an SQLite database and its companions to its owner, if they exist."""
+    for each in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
+        with contextlib.suppress(FileNotFoundError):
+            _restrict(each, each.stat())
+
+
+def _restrict(path: Path, found: os.stat_result) -> None:
+    if found.st_mode & _OTHERS and found.st_uid == os.geteuid():
+        path.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
+
+
 def run(name: str, log_level: str, program: Callable[[], None]) -> int:
     """Configure logging, run a program, and return its exit status.
+
+    Only the owner can read the files that the program creates.
 
     If the program raises StartError, write the error's message to standard error, and return the
     error's `exit_code`. Otherwise return 0.
@@ -96,11 +174,14 @@ def run(name: str, log_level: str, program: Callable[[], None]) -> int:
         stream=sys.stderr,
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    previous = os.umask(_OTHERS)
     try:
         program()
     except StartError as error:
         sys.stderr.write(f"{name}: {error}\n")
         return error.exit_code
+    finally:
+        os.umask(previous)
     return 0
 
 

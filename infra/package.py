@@ -3,6 +3,9 @@
 `python -m infra.package [FOLDER]` (`./dev package`) copies functions/ to the folder, without the
 files that .funcignore and Core Tools exclude, and prints the size. Core Tools and azd select the
 same files when they publish. The folder is only for inspecting and running the package.
+
+requirements.txt is the lock that `./dev lock` wrote. The platform's build installs it with pip,
+which checks the hash of each file.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Configuration of all tests."""
+"""Configure pytest and hypothesis for all tests."""
 
 import importlib.util
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
-# Busy machines are slow, and no test is a measurement.
+# A busy machine may be slow, so hypothesis gets no deadline and no health check of its speed.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
@@ -15,7 +15,7 @@ _HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Skip the tests that import torch if torch is not installed, as in `./dev newer`."""
+    """Skip a file that imports torch or NumPy if torch is not installed, as in `./dev newer`."""
     if _HAS_TORCH or collection_path.suffix != ".py":
         return None
     return bool(_TORCH.search(collection_path.read_text(encoding="utf-8"))) or None

@@ -8,7 +8,7 @@ _claims: list[socket.socket] = []
 
 
 def free_ports(count: int) -> int:
-    """Return the first port of a block of up to 15 free ports that no other test uses."""
+    """Return the first of `count` consecutive free ports, at most 15, that no other test uses."""
     # Below 32768, the start of the ephemeral range: no client socket uses one of the ports.
     for base in range(20000 + os.getpid() % 250 * 16, 32000, 16):
         claim = socket.socket()
@@ -22,7 +22,7 @@ def free_ports(count: int) -> int:
             continue
         _claims.append(claim)
         return base
-    raise RuntimeError("no free ports")
+    raise RuntimeError("no block of free ports between 20000 and 32000 was found")
 
 
 def free_port() -> int:

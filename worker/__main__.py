@@ -21,10 +21,13 @@ from azure.storage.blob import BlobServiceClient
 
 from contract.catalogue import Catalogue, ModelEntry
 from contract.errors import ContractError
+from contract.guard import Resolver
 from contract.names import low_priority_queue
 from worker.errors import SettingsError
 from worker.inference.loaded_model import ModelLoader
 from worker.inference.model_manager import ModelManager
+from worker.inputs.decoder_process import DecoderProcesses
+from worker.inputs.memory import InputMemory, MemoryBudget
 from worker.inputs.payloads import AzureBlobStore, BlobPayloads
 from worker.inputs.urls import UrlFetcher
 from worker.memory.device_errors import is_device_lost, run_tiny_kernel
@@ -58,6 +61,10 @@ from worker.weights.store import AzureBlobReader, WeightsStore
 
 _log = logging.getLogger("worker")
 
+# A worker fetches at most 64 inputs of a model at the same time. A look-up may outlast its fetch.
+_MAX_LOOK_UPS = 256
+_MAX_LOOK_UPS_OF_A_SHARE = 64
+
 _EXIT_USAGE = 2
 _EXIT_PORT_BUSY = 98
 _CLOSE_SECONDS = 2.0
@@ -73,8 +80,9 @@ class Worker:
         """Create all components. `start` starts their threads.
 
         Args:
-            settings: The settings.
-            shutdown: The request to shut down.
+            settings: The worker's settings.
+            shutdown: Records a request to shut the worker down. The components of the worker may
+                make this request.
             parent: Sends copies of sockets to the parent process; None without a parent process.
 
         Raises:
@@ -91,15 +99,18 @@ class Worker:
         self._locks = LockRenewer()
         self._journals = _journals(settings, parent)
         self._gateway = GatewayClient(settings.reply_hosts, self._tracing.headers)
-        http = GuardedHttp(settings.guard)
+        resolver = Resolver(max_count=_MAX_LOOK_UPS, max_count_of_a_share=_MAX_LOOK_UPS_OF_A_SHARE)
+        http = GuardedHttp(settings.guard, resolver)
         account = _account(settings)
         self._payloads = BlobPayloads(AzureBlobStore(account))
         self._urls = UrlFetcher(http)
+        self._large_inputs = MemoryBudget(settings.input_memory_bytes)
+        self._decoders = DecoderProcesses()
         catalogue = _catalogue(settings)
         self._senders = ReplySenders(
             self._gateway,
             QueueReplies(settings.service_bus, catalogue),
-            WebhookReplies(http, settings.webhook_secrets),
+            WebhookReplies(http, settings.producer_secrets),
         )
         self._cache = ReplyCache()
         weights = WeightsStore(settings.weights_cache, AzureBlobReader(account))
@@ -149,7 +160,11 @@ class Worker:
             normal=normal,
             low=low,
             receive=ReceiveStep(model, self._senders, self._locks, telemetry),
-            prepare=PrepareStep(model, manager, self._payloads, self._urls, cancellation, retries),
+            prepare=PrepareStep(
+                *(model, manager, self._payloads, self._urls, cancellation, retries),
+                InputMemory(self._large_inputs),
+                self._decoders,
+            ),
             infer=InferStep(manager, in_flight, cancellation, progress),
             reply=ReplyStep(self._payloads, self._senders, self._cache, in_flight),
             settle=SettleStep(in_flight, receivers),
@@ -218,12 +233,13 @@ class Worker:
         for thread in self._receiving:
             thread.join(max(0.0, closes_by - time.monotonic()))
         self._gateway.close()
+        self._decoders.close()
         self._events.acknowledge()
         flush(self._traces)
         return unfinished_count == 0
 
     def _wait_until_settled(self, ends_at: float) -> int:
-        """Wait until all messages are settled or `ends_at` is reached.
+        """Wait until all messages are settled or `time.monotonic()` reaches `ends_at`.
 
         Return the number of messages that are not settled.
         """
@@ -234,8 +250,7 @@ class Worker:
         return held_count
 
     def _thread(self, name: str, target: Callable[[], object]) -> threading.Thread:
-        # A daemon thread, so that hanging model code does not keep the process alive after the
-        # drain.
+        # A daemon thread: if a model's code never returns, the process still exits after the drain.
         guarded = self._loops.guarded(name, target)
         thread = threading.Thread(target=guarded, name=name, daemon=True)
         thread.start()
@@ -313,11 +328,11 @@ def _account(settings: WorkerSettings) -> BlobServiceClient:
 
 
 def _shutdown_on_signals(*, is_child: bool) -> Shutdown:
-    """Return a shutdown that is requested by SIGTERM or SIGINT.
+    """Install handlers for SIGTERM and SIGINT that request shutdown. Return the `Shutdown` object.
 
-    A second signal ends this process at once. In a child process only the parent counts signals: a
-    signal to the process group reaches the child twice, once from its sender and once from the
-    parent.
+    A second signal ends this process at once. A child process ignores the second signal, because a
+    signal to the process group reaches the child twice: from its sender and from the parent. The
+    parent counts the signals instead, and kills the child at the second signal.
     """
     shutdown, signals = Shutdown(), count(1)
 
@@ -334,7 +349,11 @@ def _shutdown_on_signals(*, is_child: bool) -> Shutdown:
 
 
 def main() -> int:
-    """Run the worker until shutdown has ended; return the exit code."""
+    """Read the settings, run the worker until its shutdown has ended, and return the exit code.
+
+    Raises:
+        SettingsError: A setting is missing or wrong.
+    """
     argparse.ArgumentParser(
         prog="python -m worker",
         description="Runs jobs from the models' queues. All settings are environment variables.",
@@ -347,7 +366,7 @@ def main() -> int:
     if not settings.is_restarting:
         return _run(settings, None)
     modules = [model.implementation for model in models]
-    # These are imported when they are first used.
+    # The worker imports these modules only when it first uses them. The parent imports them here.
     modules += ["httpcore"]
     if settings.service_bus.connection_string is None:
         modules += ["azure.identity"]
@@ -355,10 +374,10 @@ def main() -> int:
 
 
 def _run(settings: WorkerSettings, parent: SocketSender | None) -> int:
-    """Run the worker in this process; return the exit code.
+    """Run the worker in this process, and return the exit code.
 
     Args:
-        settings: The settings.
+        settings: The worker's settings.
         parent: Sends copies of sockets to the parent process; None without a parent process.
     """
     shutdown = _shutdown_on_signals(is_child=parent is not None)
@@ -394,5 +413,5 @@ if __name__ == "__main__":
         sys.stderr.write(f"{problem}\n")
         code = _EXIT_USAGE
     logging.shutdown()
-    # Not sys.exit: it would wait for threads that a model or an unreachable host still blocks.
+    # Not sys.exit, which would wait for threads that a model's code or a network call still blocks.
     os._exit(code)

@@ -52,16 +52,20 @@ class ModelInput:
 
 
 class LazyBlobReader:
-    """Reads blobs. The connection to blob storage is created when a blob is read."""
+    """Reads blobs. Each read creates a new client of the storage account.
+
+    So a model whose weights are not in blob storage can be checked without a storage account.
+    """
 
     def __init__(self, endpoint: AzureEndpoint | None) -> None:
         self._endpoint = endpoint
 
     def read(self, container: str, blob: str) -> Iterator[bytes]:
-        """Return a blob in chunks.
+        """Return the content of a blob in chunks.
 
-        Raises WeightsMissing if the blob does not exist, and WeightsAway if blob storage cannot be
-        reached.
+        Raises:
+            WeightsMissing: The blob does not exist.
+            WeightsAway: PAYLOAD_STORAGE is missing or wrong, or blob storage cannot be reached.
         """
         if self._endpoint is None:
             raise WeightsAway(
@@ -78,10 +82,11 @@ class LazyBlobReader:
 
 
 def check(model: ModelEntry, sample: ModelInput, loader: ModelLoader) -> Iterator[Line]:
-    """Load the model and run it on the input; yield the lines that the command prints.
+    """Load a model, run it on one input, and yield the JSON objects that the command prints.
 
     Raises:
-        WorkerError: The model or the input caused an error.
+        WorkerError: The model cannot be loaded, or the input or the result cannot be used.
+        Exception: Any error that the model's own code raises.
     """
     begun = time.perf_counter()
     loaded = loader.load(model)
@@ -210,12 +215,12 @@ def _failed(code: str, detail: str) -> int:
 
 
 def main(arguments: list[str], environ: dict[str, str]) -> int:
-    """Run the command `python -m worker.check`; return the exit code."""
+    """Run the command `python -m worker.check`, and return its exit code: 0, 1 or 2."""
     parser = argparse.ArgumentParser(
         prog="python -m worker.check", description="Runs one model on one input."
     )
     parser.add_argument("name", help="the model's name in the catalogue")
-    parser.add_argument("file", type=Path, help="a file with an input as callers send it")
+    parser.add_argument("file", type=Path, help="a file with the bytes of one input")
     parser.add_argument("--type", help="the input's media type; guessed from the bytes by default")
     parsed = parser.parse_args(arguments)
     try:
@@ -234,7 +239,7 @@ def main(arguments: list[str], environ: dict[str, str]) -> int:
         if error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
         return _failed(error.code, str(error))
-    except (Exception, SystemExit) as error:  # noqa: BLE001  the edge: a model's code may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001  a model's code may raise anything
         traceback.print_exception(error)
         return _failed("inference-failed", f"{model.implementation} raised {type(error).__name__}")
     return 0
@@ -243,5 +248,5 @@ def main(arguments: list[str], environ: dict[str, str]) -> int:
 if __name__ == "__main__":
     code = main(sys.argv[1:], dict(os.environ))
     sys.stdout.flush()
-    # Not sys.exit: it would wait for threads that a model has started.
+    # Not sys.exit, which would wait for threads that a model has started.
     os._exit(code)

@@ -20,6 +20,7 @@
     │   ├── PayloadsAway           payloads-away            blob storage does not answer
     │   ├── ReplyUndelivered       reply-undelivered        the gateway does not answer
     │   ├── OutboundFailed         outbound-failed          another server does not answer
+    │   ├── LookUpsBusy            look-ups-busy            DNS does not answer for other names
     │   ├── DeviceLost             device-lost              the process must be restarted
     │   └── WorkerFault            worker-fault             a defect of the worker
     ├── Poison                                         dead-letter, with reason and description
@@ -52,7 +53,11 @@ from contract.messages import FailureCode, JobError, Stage
 
 
 class Settlement(StrEnum):
-    """How the worker settles a message. LEAVE means that the worker does not settle the message."""
+    """How the worker settles a message.
+
+    ABANDON and RELEASE return the message to its queue. Only ABANDON counts as a failed delivery.
+    LEAVE means that the worker does not settle the message.
+    """
 
     COMPLETE = "complete"
     ABANDON = "abandon"
@@ -207,6 +212,13 @@ class OutboundFailed(Infrastructure):
     stage = Stage.LOAD
 
 
+class LookUpsBusy(Infrastructure):
+    """Too many host names are being looked up in DNS, so this name was not looked up."""
+
+    code = "look-ups-busy"
+    stage = Stage.LOAD
+
+
 class DeviceLost(Infrastructure):
     """The device no longer works. The worker returns all jobs to their queues and exits.
 
@@ -251,7 +263,7 @@ class UnreadableMessage(Poison):
 
 
 class WrongModel(Poison):
-    """The message names a model that does not belong to the message's queue."""
+    """The message is in the queue of one model, but names another model."""
 
     code = "wrong-model"
     stage = Stage.QUEUE
@@ -272,7 +284,7 @@ class ReplyRefused(Poison):
 
 
 class HandedBack(WorkerError):
-    """The worker shuts down or unloads the model before the job starts."""
+    """The job has not started, and the worker shuts down or unloads the job's model."""
 
     code = "handed-back"
     retryable = True

@@ -80,13 +80,13 @@ def run_in_child(run: Run, modules: Iterable[str]) -> int:
             because the child imports the module again and handles the error.
 
     Returns:
-        The exit code of `run`, if no signal killed its last child. If that child was killed after a
-        request to stop, 128 plus the number of the last SIGTERM or SIGINT. If the request arrived
-        during a restart delay, 0.
+        The exit code of `run` if the last child ended by itself. If the last child was killed after
+        this process had received SIGTERM or SIGINT, 128 plus the number of that signal. If the
+        signal arrived during a restart delay, 0.
     """
     if sys.platform != "linux":
         return run(None)
-    # From here on signals wait until this function asks for them, so none is lost before a fork.
+    # From here on, signals stay pending until the parent reads them, so none is lost before a fork.
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED_SIGNALS)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _import_modules(modules)
@@ -109,16 +109,20 @@ def _import_modules(modules: Iterable[str]) -> None:
 
 
 class _Parent:
-    """The parent process: forks, waits for signals, and passes them on to the child."""
+    """The parent process, which starts the child and passes SIGTERM and SIGINT on to it."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._delay = RestartDelay()
-        # The signals that have asked this process to stop.
+        # The numbers of the signals SIGTERM and SIGINT that this process has received.
         self._stops: list[int] = []
 
     def run(self) -> int:
-        """Run a child, and replace it until one ends by itself or a signal asks to stop."""
+        """Run a child, and start another child each time that a signal has killed the child.
+
+        Return the exit code for this process when a child ends by itself, or after SIGTERM or
+        SIGINT.
+        """
         while True:
             started_at = time.monotonic()
             sockets = SocketReceiver()
@@ -133,7 +137,7 @@ class _Parent:
                 return 128 + self._stops[-1]
             delay_seconds = self._delay.next_seconds(time.monotonic() - started_at)
             _log.error(
-                "process %d of the worker was killed by signal %d; another starts in %g s",
+                "worker process %d was killed by signal %d; a new worker process starts in %g s",
                 *(child, -code, delay_seconds),
             )
             if delay_seconds and signal.sigtimedwait(STOP_SIGNALS, delay_seconds):
@@ -149,7 +153,8 @@ class _Parent:
     def _wait(self, child: int, sockets: SocketReceiver) -> int:
         """Wait until the child has ended. Return its exit code, or -N if signal N killed it."""
         while True:
-            # The code is read first: the signal SIGCHLD of an earlier child may stand for this one.
+            # The exit code is read before the wait, because one SIGCHLD may stand for the ends of
+            # several processes.
             if (code := _reap(child)) is not None:
                 return code
             number = signal.sigwaitinfo(WATCHED_SIGNALS).si_signo
@@ -185,11 +190,12 @@ def _run_as_child(run: Run, parent: int, sockets: SocketReceiver) -> NoReturn:
         _reseed()
         sender = sockets.make_sender(parent)
         code = _EXIT_DEVICE_IN_PARENT if _parent_has_used_device() else run(sender)
-    except BaseException:  # noqa: BLE001  the process's edge
+    except BaseException:  # noqa: BLE001  any error ends the child with a code
         _log.exception("the worker ended with an unexpected error")
     finally:
         logging.shutdown()
-        # Not sys.exit: it would wait for threads that a model or an unreachable host still blocks.
+        # Not sys.exit, which would wait for threads that a model's code or a network call still
+        # blocks.
         os._exit(code)
 
 
@@ -221,6 +227,6 @@ def _parent_has_used_device() -> bool:
     CUDA does not work in a child of such a process.
     """
     torch = sys.modules.get("torch")
-    # Private, but torch's public functions raise an error only when they are used.
+    # A private function, because torch's public functions only raise an error when CUDA is used.
     is_in_bad_fork = getattr(getattr(torch, "cuda", None), "_is_in_bad_fork", None)
     return is_in_bad_fork is not None and bool(is_in_bad_fork())

@@ -1,4 +1,4 @@
-"""Set the numbers of threads, the thread switching and the memory allocator of this process."""
+"""Choose the numbers of threads, and configure thread switching and memory of this process."""
 
 import ctypes
 import os
@@ -49,7 +49,7 @@ def prefer_device_thread(environ: MutableMapping[str, str]) -> None:
 
 
 def keep_large_blocks() -> None:
-    """Configure glibc's allocator to reuse large blocks; do nothing with another C library.
+    """Configure glibc's allocator to reuse large blocks. Do nothing with another C library.
 
     A model allocates blocks of some megabytes for each batch. By default, glibc returns such blocks
     to the operating system at once. In a measurement, the page faults of new blocks increased the

@@ -26,10 +26,12 @@ from urllib3.util import Timeout, Url, parse_url
 from contract.catalogue import Catalogue
 from contract.errors import ForbiddenAddress
 from contract.messages import ReplyQueue, ReplyTo, ReplyUrl, ReplyWebhook
+from contract.names import WORKER_ROUTE
 from contract.queues import may_take_replies, names
 from contract.webhook import event_id, signed_headers
 from worker.errors import (
     BrokerAway,
+    LookUpsBusy,
     OutboundFailed,
     ReplyForbidden,
     ReplyRefused,
@@ -39,7 +41,7 @@ from worker.net.guarded_http import GuardedHttp, Limits
 from worker.net.retries import Wait, backoff_seconds
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.sender import QueueSender
-from worker.settings import AzureEndpoint
+from worker.settings import PLAIN_HTTP, AzureEndpoint
 from worker.telemetry.recording import ServiceStatus
 
 _GONE: Final = 410
@@ -58,7 +60,8 @@ _MAX_PRODUCER_SECONDS: Final = 30.0
 
 _MAX_CACHE_BYTES: Final = 64 * 1024 * 1024
 _MAX_CACHE_SECONDS: Final = 600.0
-# The size of a cache entry without its reply, so that the limit also bounds many small entries.
+# The size of a cache entry without its reply. It is counted, so that the limit also holds for many
+# small entries.
 _ENTRY_BYTES: Final = 500
 
 
@@ -71,10 +74,17 @@ class GatewayClient:
         """Create the HTTP client. It connects when the first request is sent.
 
         Args:
-            hosts: The gateways to which replies may be sent, as `host:port`.
+            hosts: The gateways to which replies may be sent, as `host:port`, or as
+                `host:port/path` if the gateway's own address has a path. `http://` before the host
+                permits replies without TLS. Loopback addresses never need TLS.
             trace_headers: Returns the HTTP headers that contain the current trace context.
         """
-        self._hosts = hosts
+        self._hosts = frozenset(host.removeprefix(PLAIN_HTTP) for host in hosts)
+        self._plain_hosts = frozenset(
+            host.removeprefix(PLAIN_HTTP).partition("/")[0]
+            for host in hosts
+            if host.startswith(PLAIN_HTTP)
+        )
         self._trace_headers = trace_headers
         self._status = ServiceStatus("the gateway")
         # urllib3 uses neither a proxy nor netrc, so the reply token reaches only the listed host.
@@ -91,7 +101,7 @@ class GatewayClient:
         self._pools.clear()
 
     def check(self, url: str) -> None:
-        """Check a reply URL; raise ReplyForbidden if replies must not be sent to it."""
+        """Check a reply URL. Raise ReplyForbidden if replies must not be sent to this URL."""
         self._parse(url)
 
     def is_wanted(self, url: str) -> bool | None:
@@ -109,7 +119,7 @@ class GatewayClient:
         return status != _GONE
 
     def report(self, url: str, body: bytes) -> bool:
-        """Send a progress report; return False if the gateway answers that the job must stop.
+        """Send a progress report. Return False if the gateway answers that the job must stop.
 
         If the gateway does not answer, the result is True, so that the job continues.
         """
@@ -122,7 +132,7 @@ class GatewayClient:
         return status != _GONE
 
     def send(self, url: str, body: bytes, wait: Wait) -> None:
-        """Send a reply. Try again until the gateway accepts the reply.
+        """Send a reply. Try again until the gateway accepts it or answers that the job has ended.
 
         `wait` sleeps before each new try, and returns False if the method must give up.
 
@@ -146,7 +156,7 @@ class GatewayClient:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> int:
-        """Send a request to an address that `_parse` has checked; return the response's status."""
+        """Send a request to a URL that `_parse` has checked, and return the response's status."""
         now = time.monotonic()
         if now - self._used_at > _KEEP_ALIVE_SECONDS:
             self._pools.clear()
@@ -163,9 +173,12 @@ class GatewayClient:
         return response.status
 
     def _try_send(self, url: Url, body: bytes) -> str | None:
-        """Send the reply once; return a description of the failure if a retry may succeed.
+        """Send the reply once. Return a description of the failure if a retry may succeed.
 
-        Return None if the gateway accepted the reply or if the job has ended.
+        Return None if the gateway accepted the reply or answered that the job has ended.
+
+        Raises:
+            ReplyRefused: The gateway will never accept this reply.
         """
         try:
             status = self._request("POST", url, _REPLY_TIMEOUT, body, self._trace_headers())
@@ -194,15 +207,23 @@ class GatewayClient:
         except LocationParseError:
             raise ReplyForbidden("the reply URL cannot be parsed") from None
         host = url.host or ""
-        if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(host)):
-            raise ReplyForbidden(
-                "the scheme of the reply URL must be https; http is allowed only for "
-                "loopback addresses"
-            )
         port = url.port or (443 if url.scheme == "https" else 80)
-        if url.auth or f"{host}:{port}".lower() not in self._hosts:
+        address = f"{host}:{port}".lower()
+        is_plain_allowed = _is_loopback(host) or address in self._plain_hosts
+        if url.scheme != "https" and not (url.scheme == "http" and is_plain_allowed):
             raise ReplyForbidden(
-                f"the reply URL has the address {host}:{port}, which REPLY_HOSTS does not list"
+                "the scheme of the reply URL must be https; http is allowed only for loopback "
+                "addresses and for hosts that REPLY_HOSTS lists with http://"
+            )
+        # A producer must not make the worker call another route or another service of this host.
+        path = WORKER_ROUTE.fullmatch(url.path or "")
+        if path is None:
+            raise ReplyForbidden(
+                f"the path of the reply URL at {address} is not that of a gateway's reply route"
+            )
+        if url.auth or f"{address}{path[1]}" not in self._hosts:
+            raise ReplyForbidden(
+                f"the reply URL has the address {address}{path[1]}, which REPLY_HOSTS does not list"
             )
         return url
 
@@ -214,7 +235,7 @@ class ReplyQueueSender(Protocol):
         """Send one reply, and wait until the broker confirms it.
 
         Raises:
-            BrokerAway: The broker cannot be reached now; the caller may try again.
+            BrokerAway: The broker cannot be reached now. The caller may try again.
             ReplyForbidden: The queue does not exist.
         """
         ...
@@ -230,7 +251,7 @@ class QueueReplies:
         self._lock = threading.Lock()
 
     def check(self, queue: str) -> None:
-        """Check the name of a reply queue; raise ReplyForbidden if the queue is not allowed."""
+        """Check the name of a reply queue. Raise ReplyForbidden if the queue is not allowed."""
         if not may_take_replies(queue, self._own_queues):
             raise ReplyForbidden(f"replies must not be sent to the queue {queue[:100]!r}")
 
@@ -263,7 +284,7 @@ class WebhookReplies:
         self._secrets = secrets
 
     def check(self, url: str) -> None:
-        """Check a webhook URL; raise ReplyForbidden if the SSRF guard does not allow this URL."""
+        """Check a webhook URL. Raise ReplyForbidden if the SSRF guard does not allow this URL."""
         try:
             self._http.check(url)
         except ForbiddenAddress as error:
@@ -288,10 +309,12 @@ class WebhookReplies:
         headers = signed_headers(self._secrets, event_id(job_id), datetime.now(UTC), body)
         try:
             status = self._http.exchange(
-                "POST", url, headers, body, Limits(0, WEBHOOK_TIMEOUT_SECONDS)
+                "POST", url, headers, body, Limits(0, WEBHOOK_TIMEOUT_SECONDS, "webhooks")
             ).status
         except ForbiddenAddress as error:
             raise ReplyForbidden(f"the webhook's URL is not allowed: {error}") from None
+        except LookUpsBusy as error:
+            return str(error)
         except OutboundFailed as error:
             return f"the webhook {error}"
         return None if status // 100 == 2 or status == _GONE else f"status {status}"
@@ -308,9 +331,10 @@ class ReplySenders:
         self._webhooks = webhooks
 
     def check(self, reply_to: ReplyTo | None) -> None:
-        """Check a reply address before the job runs.
+        """Check a reply address before the job runs. Do nothing if `reply_to` is None.
 
-        Raises ReplyForbidden if replies must not be sent to the address.
+        Raises:
+            ReplyForbidden: Replies must not be sent to this address.
         """
         match reply_to:
             case ReplyUrl(url):

@@ -26,8 +26,8 @@ _log = logging.getLogger(__name__)
 _EVENTS_PATH = "/metadata/scheduledevents?api-version=2020-07-01"
 _NAME_PATH = "/metadata/instance/compute/name?api-version=2021-02-01&format=text"
 _ENDING = frozenset({"Preempt", "Terminate", "Reboot", "Redeploy"})
-# If hardware is predicted to fail, Azure announces the event days ahead. The worker then works on
-# until this time before the event. All other events are announced later than this.
+# If hardware is predicted to fail, Azure announces the event days ahead. The worker then continues
+# to work until 20 minutes before the event. Azure announces all other events later than that.
 _DRAIN_AHEAD = timedelta(minutes=20)
 
 _POLL_SECONDS = 1.0
@@ -116,7 +116,7 @@ class ScheduledEvents:
         self._stop.set()
 
     def turn(self) -> float:
-        """Poll once; return how many seconds to wait before the next poll."""
+        """Poll once, and return how many seconds to wait before the next poll."""
         try:
             self._machine = self._machine or self._get(_NAME_PATH).decode().strip()
             events = read_events(self._get(_EVENTS_PATH))
@@ -154,7 +154,7 @@ class ScheduledEvents:
         while not self._stop.wait(pause_seconds):
             try:
                 pause_seconds = self.turn()
-            except Exception:  # noqa: BLE001  the edge: this thread must outlive a defect
+            except Exception:  # noqa: BLE001  this thread must not end
                 _log.exception("polling for scheduled events failed; the worker will try again")
                 pause_seconds = _LONGEST_PAUSE_SECONDS
 
@@ -191,7 +191,7 @@ class ScheduledEvents:
 
 
 def read_events(document: bytes) -> list[ScheduledEvent]:
-    """Return the events in a document of scheduled events; ignore unknown fields.
+    """Return the events in a document of scheduled events. Unknown fields are ignored.
 
     Raises:
         UnreadableEvents: The document is not a JSON object with a list of events.
@@ -220,7 +220,7 @@ def _event(event: dict[str, Any]) -> ScheduledEvent:
 
 
 def _time(text: object) -> datetime | None:
-    """Parse an RFC 1123 date; return None for other values.
+    """Parse a date in the format of RFC 1123. Return None for other values.
 
     After an event has started, Azure sends an empty text instead of a date.
     """

@@ -13,18 +13,26 @@ from typing import TypeVar
 from contract.catalogue import DEFAULT_PATH
 from contract.guard import AddressGuard
 from contract.names import SETTING_CATALOGUE, SETTING_PAYLOAD_STORAGE, SETTING_SERVICE_BUS
-from contract.webhook import SETTING_GUARD_ALLOW, SETTING_SECRETS, parse_secrets
+from contract.webhook import SETTING_GUARD_ALLOW, SETTING_PRODUCER_SECRETS, parse_secrets
 from worker.errors import SettingsError
 from worker.process import available_processors, torch_threads
 
 T = TypeVar("T")
+
+PLAIN_HTTP = "http://"
+"""Begins an entry of REPLY_HOSTS to which replies may be sent without TLS."""
 
 METADATA_ADDRESS = "http://169.254.169.254"
 
 _SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB|TiB)")
 _SHIFTS = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
 _DEFAULT_TURN_SECONDS = 5.0
+# Enough for one image of 50 million pixels in the format that needs the most memory.
+DEFAULT_INPUT_MEMORY_BYTES = 1024 * 1024 * 1024
 
+_REPLY_HOST = re.compile(
+    r"(?P<address>(?i:http://)?[^/]+:[0-9]{1,5})(?P<path>(?:/[A-Za-z0-9._~-]+)*)"
+)
 _HTTP_ADDRESS = re.compile(r"http://[\w.-]+(:\d{1,5})?")
 _DEFAULT_HEALTH_PORT = 8081
 _DEFAULT_DRAIN_SECONDS = 30.0
@@ -32,9 +40,11 @@ _DEFAULT_DRAIN_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class AzureEndpoint:
-    """How to connect to an Azure service.
+    """How to connect to an Azure service. Exactly one of the attributes is set.
 
-    This is either a connection string, or an address that is used with a managed identity.
+    Attributes:
+        connection_string: The connection string of the service.
+        address: The host name or the URL of the service, which is used with a managed identity.
     """
 
     connection_string: str | None = field(default=None, repr=False)
@@ -42,7 +52,13 @@ class AzureEndpoint:
 
 
 class ScheduledEventMode(StrEnum):
-    """What the worker does if a scheduled event will stop its machine."""
+    """What the worker does if a scheduled event will stop its machine.
+
+    Attributes:
+        OFF: Nothing. The worker does not poll scheduled events.
+        DRAIN: Shut down.
+        ACKNOWLEDGE: Shut down, and then allow Azure to start the event at once.
+    """
 
     OFF = "off"
     DRAIN = "drain"
@@ -73,8 +89,8 @@ class MemorySettings:
         budget_bytes: The memory of the simulated device in bytes; None if the worker uses a real
             device.
         folder: The folder in which the processes that use the same device store their reservations.
-        is_admitting: Whether the worker reserves device memory for a model before it uses the
-            memory.
+        is_admitting: Whether the worker reserves device memory for a model before it loads the
+            model.
         turn_seconds: How long a loaded model may stay in memory while other models wait.
         card_shares: The number of pods that share one GPU but have no common folder.
     """
@@ -90,9 +106,10 @@ class MemorySettings:
 class WorkerSettings:
     """The settings of a worker process.
 
-    If `models` is empty, the worker runs all models. If `lock_folder` is None, the worker does not
-    note its message locks. If `is_restarting`, the worker runs in a child process, which is
-    replaced when a signal has killed it.
+    If `models` is empty, the worker runs all models. `input_memory_bytes` is the memory that all
+    large inputs share while they are decoded and wait to run. If `lock_folder` is None, the worker
+    does not note its message locks. If `is_restarting`, the worker runs in a child process, which
+    is replaced when a signal has killed it.
     """
 
     service_bus: AzureEndpoint
@@ -105,13 +122,14 @@ class WorkerSettings:
     drain_seconds: float
     torch_threads: int
     log_level: str
-    webhook_secrets: tuple[bytes, ...] = field(default=(), repr=False)
+    producer_secrets: tuple[bytes, ...] = field(default=(), repr=False)
     guard: AddressGuard = field(default_factory=AddressGuard)
     log_format: str = "text"
     trace_exporters: tuple[str, ...] = ()
     scheduled_events: ScheduledEventSettings = field(default_factory=ScheduledEventSettings)
     weights_cache: Path = field(default_factory=Path)
     memory: MemorySettings = field(default_factory=MemorySettings)
+    input_memory_bytes: int = DEFAULT_INPUT_MEMORY_BYTES
     lock_folder: Path | None = None
     is_restarting: bool = False
 
@@ -135,13 +153,14 @@ class WorkerSettings:
                 environ, "TORCH_THREADS", torch_threads(available_processors()), 1, 1024
             ),
             log_level=_level(environ),
-            webhook_secrets=_read(environ, SETTING_SECRETS, parse_secrets),
+            producer_secrets=_read(environ, SETTING_PRODUCER_SECRETS, parse_secrets),
             guard=_read(environ, SETTING_GUARD_ALLOW, AddressGuard),
             log_format=_choice(environ, "LOG_FORMAT", "text", "json"),
             trace_exporters=_exporters(environ),
             scheduled_events=_scheduled_events(environ),
             weights_cache=_weights_cache(environ),
             memory=_memory(environ),
+            input_memory_bytes=_size(environ, "WORKER_INPUT_MEMORY") or DEFAULT_INPUT_MEMORY_BYTES,
             lock_folder=Path(folder) if (folder := environ.get("WORKER_LOCK_FOLDER")) else None,
             is_restarting=_choice(environ, "WORKER_RESTART", "off", "on") == "on",
         )
@@ -149,7 +168,10 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True)
 class CheckSettings:
-    """The settings of `worker.check`. `payload_storage` is needed only for weights in a blob."""
+    """The settings of `worker.check`.
+
+    `payload_storage` is needed only for weights in a blob. It is None if the setting is missing.
+    """
 
     catalogue: Path
     weights_cache: Path
@@ -196,14 +218,18 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _hosts(environ: Mapping[str, str]) -> frozenset[str]:
-    hosts = frozenset(host.lower() for host in _names(environ.get("REPLY_HOSTS", "")))
-    if not hosts:
+    names = _names(environ.get("REPLY_HOSTS", ""))
+    if not names:
         raise SettingsError("REPLY_HOSTS: is not set; expected the gateway's address as host:port")
-    for host in hosts:
-        name, _, port = host.rpartition(":")
-        if not name or "/" in host or not (port.isascii() and port.isdecimal()):
-            raise SettingsError(f"REPLY_HOSTS: expected host:port, found {host!r}")
-    return hosts
+    hosts = set()
+    for name in names:
+        if (found := _REPLY_HOST.fullmatch(name)) is None:
+            raise SettingsError(
+                "REPLY_HOSTS: expected host:port or host:port/path, perhaps after http://, "
+                f"found {name!r}"
+            )
+        hosts.add(found["address"].lower() + found["path"])
+    return frozenset(hosts)
 
 
 def _whole(environ: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
@@ -240,7 +266,7 @@ def _choice(environ: Mapping[str, str], name: str, default: str, *others: str) -
 
 
 def _exporters(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names of the trace exporters.
+    """Return the names of the trace exporters; empty if OTEL_SDK_DISABLED is `true`.
 
     OpenTelemetry reads the other OTEL_* variables itself.
     """

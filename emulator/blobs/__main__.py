@@ -48,7 +48,7 @@ def _run(options: argparse.Namespace) -> None:
         logging.getLogger(__name__).info(
             "listening on http://%s:%d/%s, data in %s", host, port, options.account, options.data
         )
-        program.run_loop(serve(app, listener))
+        program.run_loop(serve(app, listener, program.http_limits(options)))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,7 +17,6 @@ from typing import Any
 from uuid import uuid4
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from emulator.blobs.authorization import Authenticator
 from emulator.blobs.content import ContentStream
@@ -27,6 +26,9 @@ from emulator.blobs.request import METADATA_PREFIX, BlobRequest, Receive, Scope,
 from emulator.blobs.routes import check_supported, find_operation
 from emulator.blobs.store import AccountStore
 from emulator.blobs.times import Clock, format_iso_date, to_microseconds
+from emulator.hosts import HostFilter, HostRules
+from emulator.http_server import HttpProtocol
+from emulator.program import HttpLimits
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
@@ -150,36 +152,18 @@ _KEEP_ALIVE_SECONDS = 600
 _GRACE_SECONDS = 3
 
 
-class _Protocol(HttpToolsProtocol):
-    """The HTTP protocol of uvicorn, with two changes.
+class _Protocol(HttpProtocol):
+    """The HTTP protocol, in which the names of metadata headers keep their upper and lower case.
 
-    As in Azure, the names of metadata headers keep their upper and lower case. The first line and
-    the headers of a request together have a maximum size.
+    Azure does the same.
     """
 
-    _head_bytes = 0
-    _in_head = False
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._in_head = True
-        self._head_bytes = 0
+    max_head_bytes = _HEAD_BYTES_MAX
 
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
         if self.headers[-1][0].startswith(b"x-ms-meta-"):
             self.headers[-1] = (name, value)
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        super().on_headers_complete()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._in_head and not self.transport.is_closing():
-            self._head_bytes += len(data)
-            if self._head_bytes > _HEAD_BYTES_MAX:
-                self.send_400_response("The head of the request is too large.")
 
 
 class _Server(uvicorn.Server):
@@ -201,15 +185,15 @@ class _Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
 
-async def serve(app: BlobApp, listener: socket.socket) -> None:
+async def serve(app: BlobApp, listener: socket.socket, limits: HttpLimits) -> None:
     """Serve requests until SIGTERM or SIGINT, then stop.
 
     Before the function returns, it waits at most 3 seconds for the requests in flight, and closes
     the store.
     """
     config = uvicorn.Config(
-        app,
-        http=_Protocol,
+        HostFilter(app, HostRules(limits.allowed_hosts)),
+        http=_Protocol.with_limits(limits),
         ws="none",
         lifespan="off",
         log_config=None,

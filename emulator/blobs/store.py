@@ -22,7 +22,7 @@ from emulator.blobs.index.queries import find_live_content
 from emulator.blobs.index.schema import create_index, open_reader
 from emulator.blobs.index.writes import expire_blocks
 from emulator.blobs.times import Clock, to_microseconds
-from emulator.program import SettingError
+from emulator.program import SettingError, make_private_directory
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class AccountStore:
         Raises SettingError if the directory cannot be used.
         """
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
+            make_private_directory(self._root)
             self._lock = os.open(self._root / "lock", os.O_CREAT | os.O_RDWR, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._files.prepare()

@@ -89,6 +89,7 @@ def _parse(arguments: list[str]) -> HostOptions:
         rpc_port=given.rpc_port,
         log_level=given.log_level,
         python=given.python,
+        limits=program.http_limits(given),
         storage=_storage_options(parser, given),
     )
 

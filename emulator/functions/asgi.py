@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from emulator.program import port_in_use
+from emulator.hosts import HostFilter, HostRules
+from emulator.http_server import HttpProtocol
+from emulator.program import HttpLimits, port_in_use
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -18,7 +19,6 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 MAX_BODY_BYTES = 100 * 1024 * 1024
-_MAX_HEAD_BYTES = 1024 * 1024
 _BACKLOG = 2048
 _KEEP_ALIVE_SECONDS = 130  # the default of Kestrel, the web server of Azure's host
 _SHUTDOWN_SECONDS = 5
@@ -82,30 +82,6 @@ async def respond_json(send: Send, status: int, document: object) -> None:
     await respond(send, status, headers, body)
 
 
-class _Protocol(HttpToolsProtocol):
-    """The HTTP protocol of uvicorn, with a limit on the total size of a request's headers."""
-
-    _head_bytes = 0
-    _is_in_head = True
-
-    def data_received(self, data: bytes) -> None:
-        if self._is_in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > _MAX_HEAD_BYTES:
-                self.transport.close()
-                return
-        super().data_received(data)
-
-    def on_headers_complete(self) -> None:
-        self._is_in_head = False
-        self._head_bytes = 0
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        self._is_in_head = True
-        super().on_message_complete()
-
-
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -125,10 +101,13 @@ class _Server(uvicorn.Server):
 class Listener:
     """Serves one ASGI application on one socket."""
 
-    def __init__(self, application: Any, bound: socket.socket) -> None:
+    def __init__(
+        self, application: Any, bound: socket.socket, limits: HttpLimits | None = None
+    ) -> None:
+        limits = limits or HttpLimits()
         config = uvicorn.Config(
-            application,
-            http=_Protocol,
+            HostFilter(application, HostRules(limits.allowed_hosts)),
+            http=HttpProtocol.with_limits(limits),
             ws="none",
             lifespan="off",
             interface="asgi3",

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,13 @@ from emulator.functions.clock import HostClock, SystemUtcClock
 from emulator.functions.durable.azure_storage.options import AzureStorageOptions
 from emulator.functions.errors import HostDirectoryInUse
 from emulator.functions.settings import read_app_settings, read_host_file
-from emulator.program import SettingError, bind, format_url
+from emulator.program import (
+    HttpLimits,
+    SettingError,
+    bind,
+    format_url,
+    make_private_directory,
+)
 
 if TYPE_CHECKING:
     from emulator.functions.services import AppServices
@@ -38,8 +44,8 @@ def lock_data_directory(directory: Path) -> Iterator[Path]:
     be written.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(directory / "host.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        make_private_directory(directory)
+        descriptor = os.open(directory / "host.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise SettingError(
             f"the data directory {directory} (--data) cannot be used: {error.strerror}"
@@ -65,6 +71,7 @@ class HostOptions:
     rpc_port: int = 0
     log_level: str = "info"
     python: str = sys.executable
+    limits: HttpLimits = field(default_factory=HttpLimits)
     storage: AzureStorageOptions | None = None
     """The options of the azure-storage engine. If None, the host uses the default engine."""
 

@@ -15,6 +15,7 @@ from emulator.functions.durable.extension import DurableExtension
 from emulator.functions.settings import HostFile, resolve
 from emulator.functions.triggers.binding import Triggers
 from emulator.functions.web import WebApplication
+from emulator.hosts import HostRules, OriginFilter
 from emulator.program import bind, format_url
 
 if TYPE_CHECKING:
@@ -97,7 +98,10 @@ class AppServices:
         await self._listen(durable.rpc_app, rpc_socket)
 
     def _web(self, url: str) -> WebApplication:
-        management = None if self._durable is None else self._durable.management_app
+        rules = HostRules(self._options.limits.allowed_hosts)
+        management = None
+        if self._durable is not None:
+            management = OriginFilter(self._durable.management_app, rules)
         admin = AdminApplication(
             self._catalogue,
             url,
@@ -105,10 +109,12 @@ class AppServices:
             run=self._triggers.run,
         )
         limit = self._host_file.max_outstanding_requests
-        return WebApplication(self._catalogue.routes, self._invoker, admin, management, limit)
+        return WebApplication(
+            self._catalogue.routes, self._invoker, OriginFilter(admin, rules), management, limit
+        )
 
     async def _listen(self, application: Application, bound: socket.socket) -> None:
-        listener = Listener(application, bound)
+        listener = Listener(application, bound, self._options.limits)
         self._listeners.append(listener)
         await listener.start()
 

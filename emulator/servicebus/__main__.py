@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from emulator import program
-from emulator.program import SettingError
+from emulator.program import HttpLimits, SettingError
 from emulator.servicebus.administration import create_admin_app
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.clock import WallClock
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     keys = dict(options.key or [(DEVELOPMENT_KEY_NAME, DEVELOPMENT_KEY)])
     try:
-        options.data.mkdir(parents=True, exist_ok=True)
+        program.make_private_directory(options.data)
     except OSError as error:
         raise SettingError(
             f"--data: the directory {options.data} cannot be created: {error.strerror}"
@@ -50,7 +50,8 @@ def _run(options: argparse.Namespace) -> None:
         try:
             settings = load_config(options.config) if options.config else []
             sockets = _bind(options, stack)
-            program.run_loop(_serve(options.data / DATABASE_NAME, settings, keys, sockets))
+            limits = program.http_limits(options)
+            program.run_loop(_serve(options.data / DATABASE_NAME, settings, keys, sockets, limits))
         except (ConfigError, BrokerError) as error:
             raise SettingError(str(error)) from error
 
@@ -76,13 +77,17 @@ def _bind(options: argparse.Namespace, stack: contextlib.ExitStack) -> Sockets:
 
 
 async def _serve(
-    database: Path, settings: Sequence[QueueSettings], keys: dict[str, str], sockets: Sockets
+    database: Path,
+    settings: Sequence[QueueSettings],
+    keys: dict[str, str],
+    sockets: Sockets,
+    limits: HttpLimits,
 ) -> None:
     clock = WallClock()
     broker = await Broker.open(database, settings, clock)
     try:
         # As in Microsoft's emulator, the management API on loopback needs no token.
-        await serve(Namespace(broker, keys, clock), create_admin_app(broker), sockets)
+        await serve(Namespace(broker, keys, clock), create_admin_app(broker), sockets, limits)
     finally:
         await broker.close()
 

@@ -12,7 +12,9 @@ from functools import partial
 import uvicorn
 from starlette.applications import Starlette
 
-from emulator.program import SettingError
+from emulator.hosts import HostFilter, HostRules
+from emulator.http_server import HttpProtocol
+from emulator.program import HttpLimits, SettingError
 from emulator.servicebus.amqp.websocket import ProtocolDetector
 from emulator.servicebus.namespace import Namespace
 
@@ -47,13 +49,16 @@ def load_certificate(certificate: str, key: str) -> ssl.SSLContext:
     return context
 
 
-async def serve(namespace: Namespace, admin: Starlette, sockets: Sockets) -> None:
+async def serve(
+    namespace: Namespace, admin: Starlette, sockets: Sockets, limits: HttpLimits
+) -> None:
     """Serve AMQP and the management API until SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    enter = partial(ProtocolDetector, namespace.connect)
+    rules = HostRules(limits.allowed_hosts)
+    enter = partial(ProtocolDetector, namespace.connect, rules)
     servers = [
         await loop.create_server(enter, sock=sockets.amqp),
         *[
@@ -63,7 +68,9 @@ async def serve(namespace: Namespace, admin: Starlette, sockets: Sockets) -> Non
     ]
     web = _WebServer(
         uvicorn.Config(
-            admin,
+            HostFilter(admin, rules),
+            http=HttpProtocol.with_limits(limits),
+            ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,

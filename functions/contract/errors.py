@@ -6,10 +6,12 @@
     ├── MessageTooLarge       message-too-large     too large for a Service Bus message
     ├── PayloadCorrupt        payload-corrupt       size or digest differ from the reference
     ├── ForbiddenAddress      forbidden-address     requests to this URL are not allowed
+    ├── TooManyLookUps        too-many-look-ups     too many host names are being looked up
     ├── UnknownModel          unknown-model         the model is not in the catalogue
     └── CatalogueError        bad-catalogue         models.toml cannot be read or is wrong
 
-None of these errors is retryable, because a retry with the same data would fail again.
+Only TooManyLookUps is retryable. After the other errors, a retry with the same data would fail
+again.
 """
 
 from typing import ClassVar
@@ -69,6 +71,19 @@ class ForbiddenAddress(ContractError):
     """Requests to this URL are not allowed. The caller that sent the URL sees the error's text."""
 
     code = "forbidden-address"
+
+
+class TooManyLookUps(ContractError):
+    """Too many host names are being looked up in DNS for the same share, or in this process."""
+
+    code = "too-many-look-ups"
+    retryable = True
+
+    def __init__(self, count: int) -> None:
+        super().__init__(
+            f"{count} host names are being looked up in DNS and have not been answered; try again "
+            "later"
+        )
 
 
 class UnknownModel(ContractError):

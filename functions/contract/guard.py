@@ -2,6 +2,7 @@
 
     check_form   checks the text of a URL: the scheme, no credentials, an unambiguous host
     resolve      looks the host up in DNS once; each address must be public or in the allow list
+    Resolver     looks names up in a bounded number of threads, with a share for each tenant
 
 Code that uses the guard must connect only to the addresses that `resolve` returned, because a
 second look-up may return other addresses (DNS rebinding). If the server redirects to another URL,
@@ -10,17 +11,23 @@ the code must check this URL, too.
 An address is public if it is not in IANA's special-purpose registries (RFC 6890). IPv6 networks
 that embed IPv4 addresses (mapped, NAT64, 6to4, Teredo) are not public, because a translator decides
 which IPv4 host receives the connection.
+
+A name that cannot be found and a name with a private address get the same error. Otherwise the
+errors would tell strangers which names exist inside the network.
 """
 
 import ipaddress
 import re
 import socket
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from contract.errors import ForbiddenAddress
+from contract.errors import ForbiddenAddress, TooManyLookUps
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -154,21 +161,23 @@ class AddressGuard:
             raise ForbiddenAddress("the URL must be https")
         return target
 
-    def resolve(self, target: Target, look_up: LookUp | None = None) -> tuple[str, ...]:
+    def resolve(self, target: Target, look_up: LookUp) -> tuple[str, ...]:
         """Return the addresses of the target. Raises ForbiddenAddress if an address is not allowed.
 
-        `look_up` finds the addresses of a host name. By default, the operating system looks the
-        name up in DNS, and the call blocks until the answer arrives.
+        `look_up` finds the addresses of a host name. It is not called if the host is an address. A
+        TimeoutError of `look_up` is not caught.
         """
         if target.address is not None:
             self._check(target, target.address)
             return (target.host,)
         try:
-            found = tuple(dict.fromkeys((look_up or _system_look_up)(target.host, target.port)))
+            found = tuple(dict.fromkeys(look_up(target.host, target.port)))
+        except TimeoutError:
+            raise
         except (OSError, UnicodeError):
             found = ()
         if not found:
-            raise ForbiddenAddress(f"the host {target.host} cannot be found")
+            raise ForbiddenAddress(_not_found(target))
         for text in found:
             self._check(target, ipaddress.ip_address(text.partition("%")[0]))
         return found
@@ -180,9 +189,18 @@ class AddressGuard:
         if self._is_listed(target) or is_listed(address, self._networks):
             return
         if not is_public(address):
-            raise ForbiddenAddress(f"the host {target.host} is not on the public internet")
+            raise ForbiddenAddress(
+                f"the host {target.host} is not on the public internet"
+                if target.address is not None
+                else _not_found(target)
+            )
         if target.scheme != "https":
             raise ForbiddenAddress("the URL must be https")
+
+
+def _not_found(target: Target) -> str:
+    """Return the error text for a name without an address, and for one with a private address."""
+    return f"the host {target.host} cannot be found on the public internet"
 
 
 def _parse_url(url: str) -> Target:
@@ -231,6 +249,109 @@ def _is_numeric(host: str) -> bool:
     return _NUMERIC_PART.fullmatch(host.rstrip(".").rpartition(".")[2]) is not None
 
 
-def _system_look_up(host: str, port: int) -> Iterable[str]:
+def system_look_up(host: str, port: int) -> Iterable[str]:
+    """Return the addresses of a host by the operating system's look-up, which may block long."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(address[0]) for *_, address in found]
+
+
+MAX_LOOK_UPS: Final = 64
+"""How many host names a process looks up at the same time."""
+
+MAX_LOOK_UPS_OF_A_SHARE: Final = 8
+"""How many of them may belong to one share, for example to one tenant."""
+
+
+class Resolver:
+    """Looks up host names in DNS, in a bounded number of threads. Any thread may call the methods.
+
+    A look-up of the operating system cannot be cancelled, and takes up to a minute if no DNS server
+    answers. Therefore each look-up has a daemon thread of its own: names that never answer delay
+    neither the shutdown of the process nor other work. Each look-up counts for the share that
+    started it until it ends. Simultaneous look-ups of one host name are one look-up.
+    """
+
+    def __init__(
+        self,
+        look_up: LookUp = system_look_up,
+        max_count: int = MAX_LOOK_UPS,
+        max_count_of_a_share: int = MAX_LOOK_UPS_OF_A_SHARE,
+    ) -> None:
+        """Store the limits.
+
+        Args:
+            look_up: Finds the addresses of a host, and may block.
+            max_count: How many look-ups may run at the same time.
+            max_count_of_a_share: How many of them may belong to one share.
+        """
+        self._look_up = look_up
+        self._max_count = max_count
+        self._max_count_of_a_share = max_count_of_a_share
+        self._lock = threading.Lock()
+        self._running: dict[str, Future[tuple[str, ...]]] = {}
+        self._counts: Counter[str] = Counter()
+
+    def start(self, host: str, port: int, share: str) -> Future[tuple[str, ...]]:
+        """Start to look up a host name, or join the running look-up of this name.
+
+        Args:
+            host: The host name.
+            port: The port, which has no influence on the addresses.
+            share: For whom the name is looked up, for example the tenant.
+
+        Returns:
+            The future addresses. It raises OSError or UnicodeError if there are none. It cannot be
+            cancelled, because several callers may wait for it.
+
+        Raises:
+            TooManyLookUps: The share or the process has too many look-ups that have not ended.
+        """
+        with self._lock:
+            if (running := self._running.get(host)) is not None:
+                return running
+            if self._counts[share] >= self._max_count_of_a_share:
+                raise TooManyLookUps(self._counts[share])
+            if len(self._running) >= self._max_count:
+                raise TooManyLookUps(len(self._running))
+            future = Future[tuple[str, ...]]()
+            future.set_running_or_notify_cancel()
+            self._running[host] = future
+            self._counts[share] += 1
+        thread = threading.Thread(
+            target=self._run, args=(future, host, port, share), name="look-up", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError:
+            # The operating system allows no further thread.
+            self._end(host, share)
+            future.set_exception(OSError("no thread for the look-up"))
+        return future
+
+    def look_up(self, host: str, port: int, share: str, seconds: float) -> tuple[str, ...]:
+        """Return the addresses of a host name; wait at most this number of seconds.
+
+        Raises:
+            TimeoutError: The look-up has not ended in time. It continues, and counts for its share.
+            OSError: The name has no address.
+            UnicodeError: The name is not valid.
+            TooManyLookUps: As for `start`.
+        """
+        return self.start(host, port, share).result(max(0.0, seconds))
+
+    def _run(self, future: Future[tuple[str, ...]], host: str, port: int, share: str) -> None:
+        try:
+            found = tuple(self._look_up(host, port))
+        except Exception as error:  # noqa: BLE001  the thread's edge: who waits gets the error
+            self._end(host, share)
+            future.set_exception(error)
+        else:
+            self._end(host, share)
+            future.set_result(found)
+
+    def _end(self, host: str, share: str) -> None:
+        with self._lock:
+            del self._running[host]
+            self._counts[share] -= 1
+            if not self._counts[share]:
+                del self._counts[share]

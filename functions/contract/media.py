@@ -1,5 +1,6 @@
 """Recognise the media type of a payload by its first bytes."""
 
+from mmap import mmap
 from typing import Final
 
 OCTET_STREAM: Final = "application/octet-stream"
@@ -30,14 +31,14 @@ def essence(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
-def sniff(data: bytes) -> str | None:
+def sniff(data: bytes | mmap) -> str | None:
     """Recognise a media type by the first bytes of `data`; return None if no known type matches."""
     if data[:4] == b"RIFF":
         return _RIFF_FORMS.get(data[8:12])
-    return next((name for start, name in _SIGNATURES if data.startswith(start)), None)
+    return next((name for start, name in _SIGNATURES if data[: len(start)] == start), None)
 
 
-def agrees(announced: str, data: bytes) -> bool:
+def agrees(announced: str, data: bytes | mmap) -> bool:
     """Return whether `data` can have the media type that the sender announced.
 
     For some media types, files begin with known bytes: the signature of the type. Data of such a
@@ -47,5 +48,5 @@ def agrees(announced: str, data: bytes) -> bool:
     if announced in _RECOGNISED:
         return sniff(data) == announced
     if announced.startswith("text/"):
-        return sniff(data) is None and b"\0" not in data
+        return sniff(data) is None and data.find(b"\0") < 0
     return True

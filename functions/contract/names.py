@@ -1,5 +1,7 @@
 """Names that several processes use: names of functions, events, settings, blobs and queues."""
 
+import re
+import secrets
 from typing import Final
 
 # The orchestrator function of a job, and the activities that it calls.
@@ -52,9 +54,25 @@ def upload_blob(upload_id: str, owner: str) -> str:
     return f"{UPLOADS}{upload_id}.{owner}"
 
 
+_RESULT_PART = re.compile("(?:/[0-9a-f]{32})?")
+
+
 def result_blob(job_id: str) -> str:
-    """Return the name of the blob that contains a job's result."""
-    return f"results/{job_id}"
+    """Return a new name for the blob that contains a job's result. Each call returns another name.
+
+    A producer may send a message with the id of any job. Because no other worker can use the same
+    name, the result of this message cannot replace the result of the job.
+    """
+    return f"results/{job_id}/{secrets.token_hex(16)}"
+
+
+def is_result_blob(job_id: str, blob: str) -> bool:
+    """Return whether the blob with this name may contain a result of this job.
+
+    Older workers use a name without the random part.
+    """
+    prefix = f"results/{job_id}"
+    return blob.startswith(prefix) and _RESULT_PART.fullmatch(blob, len(prefix)) is not None
 
 
 def outcome_blob(job_id: str) -> str:
@@ -85,6 +103,12 @@ def job_path(job_id: str) -> str:
 def reply_path(job_id: str) -> str:
     """Return the URL path on the gateway to which a worker sends the reply to a job."""
     return f"/v1/jobs/{job_id}/reply"
+
+
+WORKER_ROUTE: Final = re.compile(
+    r"((?:/[A-Za-z0-9._~-]+)*)/v1/jobs/[A-Za-z0-9][A-Za-z0-9._-]{0,99}/(?:reply|progress)"
+)
+"""The URL paths of the gateway's routes for workers. The first group is the gateway's own path."""
 
 
 def progress_url(reply_url: str) -> str | None:

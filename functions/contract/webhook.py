@@ -3,17 +3,30 @@
 A signature covers the id, the time and the body of a webhook request. A request has one signature
 for each configured secret. While an operator replaces a secret, the old and the new secret are both
 configured. The server that receives the webhook can then verify the request with either secret.
+
+Each tenant has secrets of its own, which are derived from WEBHOOK_SECRETS and the tenant's name.
+With common secrets, a tenant could name the receiver of another tenant in a job, and the receiver
+would take the event for its own. This command prints the secrets of a tenant for its receivers. It
+reads the value of WEBHOOK_SECRETS from standard input:
+
+    python -m contract.webhook TENANT
+
+A gateway without API keys has no tenants, and signs with WEBHOOK_SECRETS itself. The webhooks of
+producers are signed with WEBHOOK_PRODUCER_SECRETS.
 """
 
+import argparse
 import base64
 import binascii
 import hashlib
 import hmac
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
 SETTING_SECRETS: Final = "WEBHOOK_SECRETS"
+SETTING_PRODUCER_SECRETS: Final = "WEBHOOK_PRODUCER_SECRETS"
 SETTING_GUARD_ALLOW: Final = "GUARD_ALLOW"
 
 _PREFIX = "whsec_"
@@ -42,6 +55,23 @@ def parse_secrets(text: str) -> tuple[bytes, ...]:
     return tuple(secrets)
 
 
+def tenant_secrets(secrets: Sequence[bytes], tenant: str) -> tuple[bytes, ...]:
+    """Return the secrets that sign the webhooks of a tenant's jobs: one for each of `secrets`.
+
+    `tenant` is an empty string on a gateway without tenants. Then the result is `secrets` itself.
+    """
+    if not tenant:
+        return tuple(secrets)
+    # The content of a webhook starts with "job_", so no webhook has this text as its content.
+    text = f"loosely webhooks of the tenant {tenant}".encode()
+    return tuple(hmac.digest(secret, text, "sha256") for secret in secrets)
+
+
+def format_secrets(secrets: Sequence[bytes]) -> str:
+    """Return secrets in the form that `parse_secrets` reads and receivers use."""
+    return ",".join(f"{_PREFIX}{base64.b64encode(secret).decode()}" for secret in secrets)
+
+
 def event_id(job_id: str) -> str:
     """Return the event id of a job's webhook. All attempts to deliver the webhook have this id."""
     # A dot separates the signed parts, so the id must not contain a dot.
@@ -68,3 +98,29 @@ def signed_headers(
 def _signature(secret: bytes, content: bytes) -> str:
     digest = hmac.new(secret, content, hashlib.sha256).digest()
     return f"v1,{base64.b64encode(digest).decode()}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the secrets of a tenant, each on its own line. Return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m contract.webhook",
+        description="Print the secrets with which a tenant's receivers verify webhooks. Standard "
+        f"input must contain the value of {SETTING_SECRETS}.",
+    )
+    parser.add_argument("tenant", help="the tenant in the entries of API_KEYS")
+    tenant = parser.parse_args(arguments).tenant
+    try:
+        secrets = parse_secrets(sys.stdin.read())
+    except ValueError as error:
+        parser.error(f"{SETTING_SECRETS}: {error}")
+    if not secrets:
+        parser.error(f"standard input is empty; expected the value of {SETTING_SECRETS}")
+    if not tenant:
+        parser.error("the tenant has no name")
+    for secret in tenant_secrets(secrets, tenant):
+        sys.stdout.write(f"{format_secrets((secret,))}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,11 +4,13 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from contract.catalogue import Catalogue
+from contract.guard import Resolver
 from contract.queues import names
 from gateway.clock import Clock, utc_now
 from gateway.dead_letters.redrive import Redriver
 from gateway.dead_letters.trigger import DeadLetterTrigger
 from gateway.http.authentication import ReplyTokens
+from gateway.http.rates import RateLimiter
 from gateway.jobs.activities import Conclude, Enqueue
 from gateway.jobs.lifecycle import Jobs, OutcomeStore, Waiters
 from gateway.jobs.progress import ProgressStore
@@ -49,6 +51,7 @@ class Services:
     webhooks: WebhookSender
     clock: Clock = utc_now
     tracing: GatewayTracing = field(default_factory=GatewayTracing)
+    resolver: Resolver = field(default_factory=Resolver)
 
     waiters: Waiters = field(init=False)
     outcomes: OutcomeStore = field(init=False)
@@ -73,6 +76,7 @@ class Services:
         requests = RequestSender(self.catalogue, self.queues, self.tokens, self.tracing, self.clock)
         creator = JobCreator(
             settings=self.settings,
+            resolver=self.resolver,
             estimates=estimates,
             payloads=self.payloads,
             blobs=self.blobs,
@@ -80,6 +84,7 @@ class Services:
             waiters=waiters,
             requests=requests,
             clock=self.clock,
+            url_inputs=RateLimiter(self.clock),
         )
         self._set(
             waiters=waiters,
@@ -100,7 +105,12 @@ class Services:
                 self.blobs, self.queues, jobs, self.tokens, waiters, estimates, self.clock
             ),
             webhook_activities=WebhookActivities(
-                jobs, progress, self.webhooks, self.settings.webhook_secrets, self.clock
+                jobs,
+                progress,
+                self.webhooks,
+                self.settings.webhook_secrets,
+                self.settings.producer_secrets,
+                self.clock,
             ),
         )
 
@@ -132,6 +142,7 @@ class Services:
         InvalidSetting.
         """
         container = PayloadContainer(settings.payload_storage)
+        resolver = Resolver()
         return cls(
             settings=settings,
             catalogue=Catalogue.load(settings.catalogue_path),
@@ -140,8 +151,9 @@ class Services:
             blobs=ContainerBlobs(container),
             links=SignedPayloadLinks(container, settings.payload_public_url),
             tokens=ReplyTokens(settings.reply_token_keys, settings.gateway_base_url),
-            webhooks=HttpWebhookSender(settings.guard),
+            webhooks=HttpWebhookSender(settings.guard, resolver),
             tracing=GatewayTracing(make_tracer_provider(settings.trace_exporters)),
+            resolver=resolver,
         )
 
     def _set(self, **parts: object) -> None:

@@ -13,9 +13,10 @@ from contract.catalogue import DEFAULT_PATH
 from contract.guard import AddressGuard
 from contract.messages import INPUT_INLINE_LIMIT_BYTES, MAX_MESSAGE_BYTES
 from contract.names import SETTING_CATALOGUE, SETTING_PAYLOAD_STORAGE, SETTING_SERVICE_BUS
-from contract.webhook import parse_secrets
+from contract.webhook import SETTING_PRODUCER_SECRETS, SETTING_SECRETS, parse_secrets
 from gateway.errors import InvalidSetting
 from gateway.http.keys import ApiKey, parse_keys
+from gateway.http.rates import Rate, parse_rate
 
 MAX_WAIT_SECONDS: Final = 200
 """The longest time for which a request waits for a job. Azure ends a request after 230 s."""
@@ -24,6 +25,11 @@ _MIN_KEY_BYTES = 32
 
 
 T = TypeVar("T")
+
+
+# A worker fetches up to 64 inputs at the same time, for up to 20 s each. At this rate, one tenant
+# leaves room for the others, even if all its servers are slow.
+DEFAULT_URL_INPUT_RATE = Rate(30, 30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,9 @@ class GatewaySettings:
     cors_origins: tuple[str, ...] = ()
     service_bus_admin_url: str | None = None
     refuse_when_saturated: bool = True
+    url_input_rate: Rate = DEFAULT_URL_INPUT_RATE
     webhook_secrets: tuple[bytes, ...] = field(default=(), repr=False)
+    producer_secrets: tuple[bytes, ...] = field(default=(), repr=False)
     guard: AddressGuard = field(default_factory=AddressGuard)
     trace_exporters: tuple[str, ...] = ()
 
@@ -88,11 +96,17 @@ class GatewaySettings:
             cors_origins=_origins(environ, "CORS_ORIGINS"),
             payload_public_url=_public_url(environ, "PAYLOAD_PUBLIC_URL"),
             service_bus_admin_url=_admin_url(environ, "SERVICE_BUS_ADMIN_URL"),
+            url_input_rate=_read(environ, "URL_INPUT_RATE", _url_input_rate),
             refuse_when_saturated=not _flag(environ, "ACCEPT_WHEN_SATURATED"),
-            webhook_secrets=_read(environ, "WEBHOOK_SECRETS", parse_secrets),
+            webhook_secrets=_read(environ, SETTING_SECRETS, parse_secrets),
+            producer_secrets=_producer_secrets(environ),
             guard=_read(environ, "GUARD_ALLOW", AddressGuard),
             trace_exporters=_exporters(environ),
         )
+
+
+def _url_input_rate(text: str) -> Rate:
+    return parse_rate(text) if text else DEFAULT_URL_INPUT_RATE
 
 
 # Base64 adds a third to the size, and the message also contains parameters and properties.
@@ -187,6 +201,17 @@ def _read(environ: Mapping[str, str], name: str, reader: Callable[[str], T]) -> 
         return reader(environ.get(name, ""))
     except ValueError as error:
         raise InvalidSetting(name, str(error)) from None
+
+
+def _producer_secrets(environ: Mapping[str, str]) -> tuple[bytes, ...]:
+    secrets = _read(environ, SETTING_PRODUCER_SECRETS, parse_secrets)
+    if set(secrets) & set(_read(environ, SETTING_SECRETS, parse_secrets)):
+        raise InvalidSetting(
+            SETTING_PRODUCER_SECRETS,
+            f"must not contain a secret of {SETTING_SECRETS}, because producers could then send "
+            "events to the receivers of callers",
+        )
+    return secrets
 
 
 def _flag(environ: Mapping[str, str], name: str) -> bool:

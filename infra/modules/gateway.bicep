@@ -41,6 +41,7 @@ var common = {
   GATEWAY_BASE_URL: 'https://${app.properties.defaultHostName}'
   REPLY_TOKEN_KEYS: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/reply-token-keys/)'
   WEBHOOK_SECRETS: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/webhook-secrets/)'
+  WEBHOOK_PRODUCER_SECRETS: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/webhook-producer-secrets/)'
   API_KEYS: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/api-keys/)'
 }
 

@@ -30,7 +30,8 @@ resource vault 'Microsoft.KeyVault/vaults@2025-05-01' = {
 }
 
 // The gateway reads all secrets through its settings. Workers sign the replies to internal producers'
-// webhooks, and may read only that secret: the scope is the secret, which keys.sh has written by then.
+// webhooks, and may read only the secret for that: the scope is the secret, which keys.sh has written
+// by then. Those for the webhooks of callers are the gateway's alone.
 resource gatewayRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   name: guid(vault.id, gatewayPrincipalId, 'keyVaultSecretsUser')
   scope: vault
@@ -42,14 +43,14 @@ resource gatewayRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
 }
 
 // The secret does not exist until it is written, but a role can be assigned on it before that.
-resource webhookSecrets 'Microsoft.KeyVault/vaults/secrets@2025-05-01' existing = {
+resource producerSecrets 'Microsoft.KeyVault/vaults/secrets@2025-05-01' existing = {
   parent: vault
-  name: 'webhook-secrets'
+  name: 'webhook-producer-secrets'
 }
 
 resource workerRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  name: guid(vault.id, workerPrincipalId, 'webhook-secrets')
-  scope: webhookSecrets
+  name: guid(vault.id, workerPrincipalId, 'webhook-producer-secrets')
+  scope: producerSecrets
   properties: {
     roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.keyVaultSecretsUser)
     principalId: workerPrincipalId

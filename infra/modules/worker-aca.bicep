@@ -79,8 +79,8 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
         registries: [{ server: registry.properties.loginServer, identity: worker.id }]
         secrets: [
           {
-            name: 'webhook-secrets'
-            keyVaultUrl: '${vaultUri}secrets/webhook-secrets'
+            name: 'webhook-producer-secrets'
+            keyVaultUrl: '${vaultUri}secrets/webhook-producer-secrets'
             identity: worker.id
           }
         ]
@@ -102,7 +102,7 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
               { name: 'HEALTH_HOST', value: '0.0.0.0' }
               { name: 'LOG_FORMAT', value: 'json' }
               { name: 'WORKER_DRAIN_SECONDS', value: string(min(model.graceSeconds, 600) - 15) }
-              { name: 'WEBHOOK_SECRETS', secretRef: 'webhook-secrets' }
+              { name: 'WEBHOOK_PRODUCER_SECRETS', secretRef: 'webhook-producer-secrets' }
             ]
             probes: [
               {

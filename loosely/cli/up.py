@@ -1,5 +1,6 @@
 """The command ``loosely up``, which starts the whole system on this machine."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -61,6 +62,13 @@ LogLevelOption = Annotated[
     typer.Option(
         metavar="LEVEL",
         help="Lowest level to log: debug, info, warning or error. Default: LOG_LEVEL or info.",
+    ),
+]
+AllowHostOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Answer also requests for this host name, besides localhost. May be repeated.",
     ),
 ]
 OnlyOption = Annotated[
@@ -160,6 +168,7 @@ class _UpOptions:
     part_names: frozenset[str]
     scaling: ScaledObject | None
     engine_options: tuple[str, ...]
+    allowed_hosts: tuple[str, ...]
 
 
 def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
@@ -178,6 +187,7 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     crash_rate: CrashRateOption = None,
     split_brain_rate: SplitBrainRateOption = None,
     seed: SeedOption = None,
+    allow_host: AllowHostOption = None,
 ) -> None:
     """Start the whole system on this machine: blobs, Service Bus, gateway and worker.
 
@@ -216,7 +226,10 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
             part_names=names,
             scaling=scaling,
             engine_options=engine_options,
+            allowed_hosts=tuple(allow_host or ()),
         )
+        # Other users must not read jobs, logs and keys. The components inherit this mask.
+        os.umask(0o077)
         exit_code = run(lambda: _make_plan(options), options.data, Console())
     except UpError as error:
         typer.echo(f"loosely up: {error}", err=True)
@@ -344,6 +357,7 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
         catalogue=Path(catalogue).resolve() if catalogue else None,
         log_level=options.log_level or user.get("LOG_LEVEL", LogLevel.info).lower(),
         engine_options=options.engine_options,
+        allowed_hosts=options.allowed_hosts,
     )
     parts = {part.name: part for part in loosely_parts(settings) if part.name in options.part_names}
     worker_pool = None

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +16,7 @@ from loosely.local.errors import DataDirectoryInUse
 from loosely.local.parts import Part
 
 _OWNER_ONLY = 0o600
+_OTHERS = 0o077
 _REPLY_TOKEN_KEY_BYTES = 32
 
 
@@ -27,7 +29,7 @@ def lock_directory(directory: Path) -> Iterator[None]:
     Raises:
         DataDirectoryInUse: Another `loosely up` has locked ``directory``.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    _make_private(directory)
     descriptor = os.open(directory / "up.lock", os.O_RDWR | os.O_CREAT, _OWNER_ONLY)
     try:
         try:
@@ -43,6 +45,17 @@ def lock_directory(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _make_private(directory: Path) -> None:
+    """Create the directory so that only its owner can enter it, or restrict an existing one.
+
+    A directory with the sticky bit, such as /tmp, and a directory of another user stay as they are.
+    """
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = directory.stat()
+    if found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX:
+        directory.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
 
 
 def reply_token_key(directory: Path) -> str:

@@ -60,6 +60,14 @@ class SystemSettings:
     catalogue: Path | None = None
     #: Options of the durable engine for the Functions host.
     engine_options: tuple[str, ...] = ()
+    #: Host names that the local services answer besides the loopback names.
+    allowed_hosts: tuple[str, ...] = ()
+
+    @property
+    def service_options(self) -> tuple[str, ...]:
+        """The options that all local services have in common."""
+        hosts = (word for name in self.allowed_hosts for word in ("--allow-host", name))
+        return ("--log-level", self.log_level, *hosts)
 
     @property
     def catalogue_environment(self) -> dict[str, str]:
@@ -118,7 +126,7 @@ def _blobs(settings: SystemSettings) -> Part:
             "emulator.blobs",
             *("--port", str(port)),
             *("--data", str(settings.data / "blobs")),
-            *("--log-level", settings.log_level),
+            *settings.service_options,
         ),
         probe=Probe(port, status=None),
         ports={"blobs": port},
@@ -139,7 +147,7 @@ def _servicebus(settings: SystemSettings) -> Part:
             *("--port", str(port)),
             *("--admin-port", str(admin_port)),
             *("--data", str(settings.data / "servicebus")),
-            *("--log-level", settings.log_level),
+            *settings.service_options,
         ),
         probe=Probe(admin_port, "/health"),
         ports={"servicebus": port, "servicebus admin": admin_port},
@@ -158,7 +166,7 @@ def _functions(settings: SystemSettings) -> Part:
             *("--app", str(settings.root / "functions")),
             *("--port", str(port)),
             *("--data", str(settings.data / "functions")),
-            *("--log-level", settings.log_level),
+            *settings.service_options,
             *settings.engine_options,
         ),
         probe=Probe(port, "/v1/health/ready"),

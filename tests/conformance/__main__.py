@@ -42,7 +42,7 @@ def servicebus(arguments: list[str]) -> int:
 
 
 def worker(arguments: list[str]) -> int:
-    """Kill workers of a complete local system again and again."""
+    """Kill the worker of a complete local system repeatedly, and check each job."""
     return run("-m", "tests.e2e.worker_kills", *arguments)
 
 

@@ -1,4 +1,4 @@
-"""A model whose result has the length that the input states."""
+"""A model whose result is as long as the number in the input says."""
 
 import io
 from typing import ClassVar
@@ -7,7 +7,7 @@ from worker.models import Accepts
 
 
 class Infer:
-    """Return a text with the number of characters that the input states."""
+    """Read a number from the input, and return a text of that many characters."""
 
     accepts: ClassVar[Accepts] = "file"
 

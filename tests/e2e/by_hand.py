@@ -19,7 +19,7 @@ DONE = {"result": {"json": {"done": True}}}
 
 
 def wait_for_request(system: System, queue: str, text: str) -> dict[str, Any]:
-    """Wait until a request with this input is in the queue, and return the request."""
+    """Wait until a request with the input `text` is in the queue, and return the request."""
     wanted = base64.b64encode(text.encode()).decode()
 
     def found() -> dict[str, Any] | None:
@@ -45,7 +45,10 @@ def dead_letter_first(system: System, queue: str) -> None:
 
 
 def put_request(system: System, queue: str, **changes: Any) -> str:
-    """Send a request to a queue, as a producer without a gateway does. Return the job's id."""
+    """Send a request to a queue, as a producer without a gateway does. Return the job's id.
+
+    `changes` are fields of the request that replace the default values.
+    """
     now, job_id = datetime.now(UTC), str(uuid.uuid4())
     request = {
         "schema": 1,
@@ -101,13 +104,12 @@ def make_failure(code: str) -> dict[str, Any]:
 
 
 def upload_large_result(system: System, job_id: str) -> dict[str, Any]:
-    """Upload a large result, and return the outcome that refers to its blob."""
+    """Upload a large result, and return a reply's outcome that refers to the result's blob."""
     data = json.dumps({"text": "x" * 300_000}).encode()
-    with BlobClient.from_connection_string(
-        _storage(system), PAYLOAD_CONTAINER, result_blob(job_id)
-    ) as blob:
+    name = result_blob(job_id)
+    with BlobClient.from_connection_string(_storage(system), PAYLOAD_CONTAINER, name) as blob:
         etag = blob.upload_blob(data)["etag"]
-    reference = {"blob": result_blob(job_id), "size_bytes": len(data), "etag": etag}
+    reference = {"blob": name, "size_bytes": len(data), "etag": etag}
     return {"result": {"media_type": "application/json", **reference}}
 
 

@@ -8,7 +8,10 @@ from worker.models import Accepts
 
 
 class Infer:
-    """Log an input `PATH NUMBER [MILLISECONDS]`, and return NUMBER after MILLISECONDS."""
+    """For an input `PATH NUMBER [MILLISECONDS]`, append NUMBER to the file PATH.
+
+    Return NUMBER after MILLISECONDS.
+    """
 
     accepts: ClassVar[Accepts] = "bytes"
 

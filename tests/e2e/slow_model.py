@@ -9,7 +9,10 @@ from worker.models import Accepts, Context
 
 
 class Infer:
-    """Create `running` in the input's folder, then wait there for `step-1`, `step-2` and so on."""
+    """Create the file `running` in the folder that the input names.
+
+    Then wait in this folder for the files `step-1`, `step-2` and so on.
+    """
 
     accepts: ClassVar[Accepts] = "bytes"
 

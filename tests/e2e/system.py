@@ -38,7 +38,7 @@ def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 
 
 class System:
-    """One `loosely up` with its own data directory."""
+    """A `loosely up` process with its own data directory and ports."""
 
     def __init__(  # noqa: PLR0917 - callers name all arguments except `data`
         self,
@@ -91,7 +91,7 @@ class System:
     def _is_up(self) -> bool:
         process = self._process
         if process is not None and process.poll() is not None:
-            raise AssertionError(f"up ended with {process.returncode}: {self.output()[-2000:]}")
+            raise AssertionError(f"`up` ended with {process.returncode}: {self.output()[-2000:]}")
         system = RunningSystem.read(self.data)
         return system is not None and all(part.ready for part in system.parts.values())
 
@@ -118,7 +118,7 @@ class System:
         return process.pid
 
     def kill(self, name: str) -> None:
-        """Kill a component with SIGKILL. The names are those of `pid`."""
+        """Kill the process that `pid` returns for `name` with SIGKILL."""
         os.kill(self.pid(name), signal.SIGKILL)
 
     @contextmanager
@@ -132,11 +132,11 @@ class System:
             os.kill(pid, signal.SIGCONT)
 
     def kill_and_wait(self, name: str) -> None:
-        """Kill a component, and wait until the restarted component is ready."""
+        """Kill a component, and wait until it is ready again. Do not wait for `app`."""
         before = self.pid(name)
         self.kill(name)
         if name != "app":
-            until(lambda: self._replaced(name, before), 60, f"{name} is back")
+            until(lambda: self._replaced(name, before), 60, f"{name} is ready again")
 
     def _replaced(self, name: str, before: int) -> bool:
         part = self.part(name.removesuffix(" parent"))

@@ -1,4 +1,4 @@
-"""Jobs that succeed, submitted over REST and from the command line."""
+"""Submit jobs that succeed, over REST and from the command line."""
 
 import hashlib
 import json
@@ -76,7 +76,7 @@ def test_a_payload_of_any_size_reaches_the_model_unchanged(system: System, size_
     assert job["result"]["sha256"] == hashlib.sha256(data).hexdigest()
 
 
-def test_each_of_many_concurrent_callers_gets_the_result_of_the_correct_job(
+def test_each_of_40_jobs_submitted_without_waiting_returns_the_result_for_its_input(
     system: System,
 ) -> None:
     ids = {system.accept("noop", text := f"caller {number}".encode()): text for number in range(40)}
@@ -84,7 +84,7 @@ def test_each_of_many_concurrent_callers_gets_the_result_of_the_correct_job(
         assert system.final(job_id)["result"]["sha256"] == hashlib.sha256(text).hexdigest()
 
 
-def test_the_command_line_shows_results_as_labels_or_as_json(
+def test_the_command_line_prints_results_as_text_or_json_and_the_code_of_a_refusal(
     system: System, pictures: Path
 ) -> None:
     def loosely(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -46,7 +46,7 @@ def chelsea() -> bytes:
 
 @pytest.fixture(autouse=True)
 def the_system_still_serves(system: System, chelsea: bytes) -> Iterator[None]:
-    """Check after each test that the worker serves and the queues are empty."""
+    """Check after each test that a new job succeeds and that all queues are empty."""
     yield
     answer = system.submit("classifier", chelsea, "image/jpeg")
     assert answer.json()["status"] == "succeeded"

@@ -1,4 +1,4 @@
-"""Check the rows of the contract for which a test ends the jobs or suspends services."""
+"""Check the rows of the contract in which the test replaces the worker or pauses a service."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ from tests.e2e.system import System, running
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 SOON_SECONDS = 8
-"""The storage's timeout of five seconds, and a margin for a busy machine."""
+"""The limit for responses during an outage: the storage's timeout of 5 s, and a margin."""
 
 API_KEYS = {
     "owner": make_key("owner", "acme", ["jobs:read", "jobs:write", "admin"]),
@@ -79,7 +79,7 @@ def key_of(caller: str | None) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def named(idle: System) -> dict[str, str]:
-    """Create the jobs that the rows name. Return their ids, reply URLs and replies by name."""
+    """Create the jobs that the rows name. Return the values of the placeholders in the rows."""
     requests: dict[str, dict[str, Any]] = {}
 
     def accept(name: str, model: str = "noop", query: str = "") -> None:
@@ -131,7 +131,7 @@ def named(idle: System) -> dict[str, str]:
         *(pytest.param(row, id=f"progress-{row.title}") for row in PROGRESS),
     ],
 )
-def test_each_request_gets_the_response_in_the_contract_table_while_no_worker_runs(
+def test_requests_while_no_worker_runs_get_the_responses_of_the_contract_table(
     idle: System, named: dict[str, str], row: Row
 ) -> None:
     if row.first is not None:
@@ -177,7 +177,7 @@ def end(system: System, row: Row) -> None:
 @pytest.mark.parametrize(
     ("part", "rows"), [("blobs", BLOBS), ("servicebus", SERVICE_BUS)], ids=["blobs", "servicebus"]
 )
-def test_each_request_gets_the_response_in_the_contract_table_during_an_outage_of_a_service(
+def test_requests_during_an_outage_of_a_service_get_the_responses_of_the_contract_table(
     idle: System, named: dict[str, str], part: str, rows: tuple[Row, ...]
 ) -> None:
     before = job_ids(idle)
@@ -193,7 +193,7 @@ def test_each_request_gets_the_response_in_the_contract_table_during_an_outage_o
     for row, answer in zip(rows, answers, strict=True):
         if "idempotency-key" in row.sent:
             assert answer.status_code == 503
-            assert ask(idle, named, row).status_code == 202, "the repeated request is accepted"
+            assert ask(idle, named, row).status_code == 202, "the repeated request was not accepted"
 
 
 def job_ids(system: System) -> set[str]:

@@ -34,7 +34,7 @@ def ids(system: System) -> dict[str, str]:
         *(pytest.param(row, id=f"tensor-{row.title}") for row in TENSORS),
     ],
 )
-def test_each_request_in_the_contract_table_gets_the_response_in_the_contract_table(
+def test_each_request_of_the_contract_table_gets_the_response_of_the_same_row(
     system: System, ids: dict[str, str], row: Row
 ) -> None:
     path = row.path.format(**ids)
@@ -55,7 +55,7 @@ def test_a_used_idempotency_key_with_a_different_payload_is_refused(system: Syst
     assert (other.status_code, other.json()["code"]) == (422, "idempotency-mismatch")
 
 
-def test_cancelling_a_job_that_has_not_ended_succeeds(system: System) -> None:
+def test_a_queued_job_can_be_cancelled_and_then_has_no_result(system: System) -> None:
     with system.paused("worker"):
         job_id = system.accept("noop", b"x")
         first = system.http.delete(f"/v1/jobs/{job_id}")

@@ -40,7 +40,7 @@ def run_crashing_system(
     without: tuple[str, ...] = (),
     environment: dict[str, str] | None = None,
 ) -> Iterator[System]:
-    """Run a system whose host dies once at each of these points."""
+    """Run a system whose Functions host dies once at each crash point in `points`."""
     options = ["--engine", "azure-storage", "--visibility-timeout", str(timeout_seconds)]
     for point in points:
         options += ["--crash-at", point]
@@ -60,7 +60,7 @@ def run_crashing_system(
 
 @contextmanager
 def expect_host_death(system: System) -> Iterator[None]:
-    """Check that the host dies and is replaced during the `with` block."""
+    """Check that the Functions host dies during the `with` block and is replaced within 20 s."""
     before = system.part("functions").pid
     yield
     until(lambda: system.part("functions").pid != before, 20, "the host died and was replaced")
@@ -80,7 +80,9 @@ def submit(system: System) -> str:
         pytest.param("before-delete:job", id="between-save-and-delete"),
     ],
 )
-def test_a_job_succeeds_although_the_host_dies(tmp_path: Path, point: str) -> None:
+def test_a_job_succeeds_although_the_host_dies_while_the_orchestration_starts(
+    tmp_path: Path, point: str
+) -> None:
     with run_crashing_system(tmp_path, point) as system:
         with expect_host_death(system):
             job_id = submit(system)
@@ -102,7 +104,7 @@ def test_a_job_succeeds_although_the_host_dies_while_service_bus_is_unavailable(
         system.wait_until_empty()
 
 
-def test_a_repeated_request_gets_the_same_job_if_the_host_died_before_the_orchestration_started(
+def test_one_idempotency_key_makes_one_job_if_the_host_dies_before_the_orchestration_starts(
     tmp_path: Path,
 ) -> None:
     with run_crashing_system(tmp_path, "before-start:job") as system:
@@ -134,7 +136,7 @@ def test_a_repeated_request_gets_the_same_job_if_the_host_died_before_the_orches
         pytest.param("after-event:reply", id="right-after-the-event"),
     ],
 )
-def test_callers_see_the_reply_before_the_orchestration_continues_after_a_host_death(
+def test_a_caller_gets_the_result_before_the_orchestration_recovers_from_a_host_death(
     tmp_path: Path, point: str
 ) -> None:
     with run_crashing_system(tmp_path, point, timeout_seconds=LONG_SECONDS) as system:
@@ -149,7 +151,7 @@ def test_callers_see_the_reply_before_the_orchestration_continues_after_a_host_d
         system.wait_until_empty()
 
 
-def test_a_job_with_a_deadline_of_60_seconds_succeeds_although_the_host_dies(
+def test_a_job_with_a_deadline_before_the_recovery_of_the_orchestration_succeeds(
     tmp_path: Path,
 ) -> None:
     point = "before-save-after-event:reply"
@@ -209,7 +211,7 @@ def test_a_cancelled_running_job_stops_although_the_host_dies_during_the_cancell
             job = SlowJob(system, tmp_path / "job")
             until((job.folder / "running").exists, 30, "the job runs")
             (job.folder / "step-1").touch()
-            until(lambda: job.look()["status"] == "running", 30, "the job reports")
+            until(lambda: job.look()["status"] == "running", 30, "the job is running")
             until(lambda: cancel(system, job.id), 30, "the job is cancelled")
         assert system.final(job.id, seconds=60)["status"] == "cancelled"
 
@@ -242,7 +244,7 @@ def test_a_webhook_is_delivered_although_the_host_dies(tmp_path: Path, point: st
         assert {headers["webhook-id"] for headers, _ in receiver.received} == {event_id(job_id)}
 
 
-def test_200_jobs_that_are_cancelled_right_after_response_status_202_stay_cancelled(
+def test_200_jobs_cancelled_right_after_their_202_responses_stay_cancelled(
     tmp_path: Path,
 ) -> None:
     with run_crashing_system(tmp_path, timeout_seconds=LONG_SECONDS, without=("worker",)) as system:

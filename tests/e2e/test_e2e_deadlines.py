@@ -1,4 +1,4 @@
-"""Deadlines, waits and cancellations of jobs without a worker."""
+"""Test deadlines, waits and cancellations while no worker runs."""
 
 import json
 import time
@@ -77,7 +77,7 @@ def test_a_job_that_is_cancelled_in_the_queue_ends_although_no_worker_runs(
     assert workerless.http.delete(f"/v1/jobs/{job_id}").status_code == 200
 
 
-def test_a_request_returns_after_the_waiting_time_and_the_job_succeeds_after_a_system_restart(
+def test_a_request_that_prefers_wait_1_gets_202_and_the_job_succeeds_after_a_restart(
     workerless: System, data: Path
 ) -> None:
     asked = time.monotonic()

@@ -19,7 +19,7 @@ def blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", document, re.DOTALL | re.MULTILINE)
 
 
-def test_the_first_command_is_within_the_first_25_lines_of_the_readme() -> None:
+def test_the_command_dev_up_is_within_the_first_25_lines_of_the_readme() -> None:
     lines = README.splitlines()
     assert lines.index("./dev up") < 25
 

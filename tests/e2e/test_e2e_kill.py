@@ -15,7 +15,7 @@ JOB_COUNT = 50
 
 
 def payload(number: int) -> bytes:
-    """Return the payload of a job. Every fifth payload is over the inline limit."""
+    """Return the payload of job `number`. Every fifth payload is over the inline limit."""
     size_bytes = 80_000 if number % 5 == 0 else 200
     return (f"job {number} ".encode() * (size_bytes // 6 + 1))[:size_bytes]
 
@@ -25,7 +25,10 @@ def accept_all(system: System) -> dict[str, bytes]:
 
 
 def accept_across_a_kill(system: System, name: str) -> dict[str, bytes]:
-    """Submit jobs while a component is killed. Repeat each request until the job is accepted."""
+    """Submit jobs while a component is killed. Repeat each request until the job is accepted.
+
+    Return the payloads by job id.
+    """
     jobs: dict[str, bytes] = {}
     with ThreadPoolExecutor(max_workers=4) as callers:
         accepted = [callers.submit(system.accept_at_last, "noop", payload(n)) for n in range(25)]
@@ -62,7 +65,7 @@ def test_all_accepted_jobs_succeed_although_the_worker_is_killed_and_restarted(
         fragile.submit("classifier", picture, "image/jpeg", prefer="respond-async").json()["id"]
         for _ in range(20)
     ]
-    # At this time, jobs have ended, jobs are in flight, and jobs are in the queue.
+    # Kill the worker when some jobs have ended, some are in flight, and some are in the queue.
     until(lambda: fragile.job(jobs[1])["finished_at"], 30, "the worker runs jobs")
     fragile.kill_and_wait("worker")
     answers = [fragile.final(job_id, seconds=90) for job_id in jobs]
@@ -83,7 +86,9 @@ def test_accepted_jobs_succeed_after_one_component_was_killed(fragile: System, n
     check_each_answered_once(fragile, jobs)
 
 
-def test_accepted_jobs_succeed_after_every_component_was_killed(tmp_path: Path) -> None:
+def test_accepted_jobs_succeed_after_the_gateway_service_bus_and_blob_storage_were_killed(
+    tmp_path: Path,
+) -> None:
     data = tmp_path / "data"
     with running(data, without=("worker",)) as first:
         jobs = accept_all(first)

@@ -79,10 +79,11 @@ def pieces() -> Iterator[bytes]:
         yield PIECE
 
 
-def test_large_payloads_do_not_increase_the_memory_of_gateway_or_worker(
+def test_large_payloads_raise_the_peak_memory_of_gateway_and_worker_within_limits(
     large: System, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Use both paths once, so that modules loaded at first use do not count.
+    # Send one small input and one small result first, so that modules loaded at first use do not
+    # count.
     small = upload(large, b"x", 1)
     assert large.http.post(f"/v1/models/noop/jobs?upload={small}").status_code == 200
     assert large.submit("big", b"100000", "text/plain").status_code == 200

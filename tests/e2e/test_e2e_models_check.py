@@ -46,7 +46,10 @@ def model_that_returns(result: str) -> str:
 def run_check(
     folder: Path, *arguments: str, code: str = CODE, more: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command in a folder with the model `tried`."""
+    """Run `loosely models check` in `folder`, which gets the model `tried` with this code.
+
+    `more` is appended to the model's catalogue entry.
+    """
     (folder / "tried.py").write_text(code, encoding="utf-8")
     (folder / "models.toml").write_text(ENTRY + more, encoding="utf-8")
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""Producers that send requests to queues: the documented program, and replies about failures."""
+"""Send requests to queues without a gateway, as a producer does, and check the replies."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def reply_queue(system: System) -> Iterator[str]:
 def request_reply(
     system: System, reply_queue: str, queue: str = "noop", model: str = "noop", **changes: Any
 ) -> dict[str, Any]:
-    """Send a job to one of noop's queues, and return the reply."""
+    """Send a request to `queue`, and return the reply from `reply_queue`."""
     job_id = by_hand.put_request(
         system, queue, model=model, reply_to={"queue": reply_queue}, **changes
     )
@@ -87,7 +87,7 @@ def test_a_producer_receives_the_error_of_a_failed_job(system: System, reply_que
     assert answer["error"]["code"] == "unsupported-media-type"
 
 
-def test_a_producer_receives_a_reply_with_the_error_expired_for_an_expired_job(
+def test_a_producer_is_sent_the_error_expired_for_a_job_after_its_deadline(
     system: System, reply_queue: str
 ) -> None:
     passed = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()

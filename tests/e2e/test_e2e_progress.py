@@ -35,7 +35,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     folder = tmp_path_factory.mktemp("progress")
     catalogue = folder / "models.toml"
     catalogue.write_text(CATALOGUE)
-    # The deadlines of these jobs are shorter than the waits that slow earlier jobs make probable.
+    # Slow jobs raise the estimated wait above the deadlines of later jobs. Accept them anyway.
     environment = {"ACCEPT_WHEN_SATURATED": "true"}
     with running(folder / "data", catalogue, environment=environment) as started:
         yield started
@@ -69,7 +69,7 @@ class SlowJob:
         return (self.folder / "running").exists()
 
     def wait_for(self, status: str, fraction: float | None = None) -> dict[str, Any]:
-        """Wait until the job has this status and progress, and return the job."""
+        """Wait until the job has this status and this fraction of progress, and return the job."""
 
         def found() -> dict[str, Any] | None:
             job = self.look()
@@ -113,7 +113,7 @@ def test_a_cancelled_running_job_stops_at_the_next_step_of_the_model(
     assert job.look()["status"] == "cancelling"
     assert slow.http.delete(f"/v1/jobs/{job.id}").status_code == 202
     job.step(1)
-    cancelled = until(lambda: (found := job.look())["finished_at"] and found, 15, "cancelled")
+    cancelled = until(lambda: (found := job.look())["finished_at"] and found, 15, "job cancelled")
     assert cancelled["status"] == "cancelled"
     assert cancelled["started_at"] is not None
     job.check_statuses()
@@ -150,5 +150,5 @@ def test_a_job_that_expires_while_running_shows_the_start_time_of_the_run(
     following = SlowJob(slow, tmp_path / "following", steps=1)
     following.step(1)
     assert slow.final(following.id)["status"] == "succeeded", (
-        "the worker stops the expired job and takes the next one"
+        "the worker did not stop the expired job and run the next job"
     )

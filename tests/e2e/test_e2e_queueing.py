@@ -89,8 +89,8 @@ def test_cancelled_queued_jobs_do_not_run_and_low_priority_jobs_run_last(
         )
         wanted = ["job hung up", *(f"job {number}" for number in range(150, 200))]
         assert sorted(ran(directory)[:-5]) == sorted(wanted)
-        # They were submitted first but run last. Their own order may change, because the worker
-        # checks all of them for cancellation at the same time.
+        # The low-priority jobs were submitted first but run last. Their order may change, because
+        # the worker checks all of them for cancellation at the same time.
         assert sorted(ran(directory)[-5:]) == [f"low {number}" for number in range(5)]
         _check_saturation(system)
 
@@ -99,14 +99,14 @@ def _check_positions(system: System, ids: list[str]) -> None:
     """Check that jobs show positions but not an estimated wait while there is no worker."""
     queues = [system.job(job_id)["queue"] for job_id in (ids[0], ids[100], ids[199])]
     positions = [queue["position"] for queue in queues]
-    # Eight were accepted at a time, so the positions are approximate.
+    # Eight requests were sent at a time, so the positions are approximate.
     assert positions[0] <= 16, positions
     assert 80 <= positions[1] <= 120, positions
     assert 180 <= positions[2] <= 200, positions
     until(
         lambda: system.job(ids[0])["queue"]["phase"] == "cold_starting",
         10,
-        "the missing worker is shown",
+        "the job shows that no worker runs",
     )
     assert system.job(ids[0])["queue"]["eta_seconds"] is None
 
@@ -127,7 +127,7 @@ def _hang_up(system: System, text: str) -> str:
 
 
 def _check_saturation(system: System) -> None:
-    """Check that a long queue shows an estimated wait, and that short deadlines are refused."""
+    """Check that a queued job shows an estimated wait, and that a short deadline is refused."""
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(lambda _: accept(system, "sleep 300"), range(40)))
     until(lambda: _eta_seconds(system, ids[-1]) > 2, 10, "the last job shows an estimated wait")

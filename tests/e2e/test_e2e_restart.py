@@ -42,7 +42,7 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 def has_received(system: System, jobs: list[str]) -> bool:
-    """Return whether the worker has received all of these jobs that are not finished."""
+    """Return whether the worker holds the messages of all unfinished jobs."""
     port = system.part("worker").ports["worker health"]
     document = httpx.get(f"http://127.0.0.1:{port}/ready").json()
     unfinished = [job_id for job_id in jobs if not system.job(job_id)["finished_at"]]
@@ -50,12 +50,12 @@ def has_received(system: System, jobs: list[str]) -> bool:
 
 
 @pytest.mark.parametrize("name", ["worker", "worker parent"])
-def test_a_killed_worker_does_not_keep_its_messages_locked(
+def test_jobs_of_a_killed_worker_succeed_long_before_their_message_locks_expire(
     patient: System, tmp_path: Path, name: str
 ) -> None:
     data = [f"{tmp_path / 'ran'} {number} {JOB_MS}".encode() for number in range(JOB_COUNT)]
     jobs = [patient.accept("counting", each, content_type="text/plain") for each in data]
-    until(lambda: has_received(patient, jobs), 20, "no message is on its way to the worker")
+    until(lambda: has_received(patient, jobs), 20, "the worker holds all messages")
     patient.kill_and_wait(name)
     answers = [patient.final(job_id, seconds=60) for job_id in jobs]
     assert {job["status"] for job in answers} == {"succeeded"}

@@ -32,7 +32,7 @@ SCALE = ("--scale", "0:4", "--scale-target", "5", "--scale-poll", "0.5", "--scal
 
 
 class WorkerMonitor:
-    """Polls the running workers, and keeps their highest number."""
+    """Polls the number of running workers, and keeps the highest number in `most`."""
 
     def __init__(self, system: System) -> None:
         self._system = system
@@ -119,10 +119,11 @@ def test_a_long_low_priority_job_keeps_a_worker_running_until_the_job_ends(scale
     until(lambda: len(workers.now()) == 1, 20, "a worker starts")
     ran = scaled.data.parent / "ran.txt"
     until(lambda: "sleep 5000" in ran.read_text(), 20, "the job runs")
-    # As in Azure, a locked message counts. Otherwise the worker that holds it would seem idle.
+    # As in Azure, the queue length includes locked messages. Otherwise the queue would
+    # seem empty while a worker is busy.
     until(lambda: queue_length(scaled) == 1, 20, "the running job is counted")
     (name,) = workers.now()
     first = scaled.part(name).pid
     assert scaled.final(job_id)["status"] == "succeeded"
-    assert scaled.part(name).pid == first, "the busy worker outlasts the cool-down"
+    assert scaled.part(name).pid == first, "the busy worker was stopped after the cool-down"
     until(lambda: workers.now() == [], 30, "the worker has stopped")

@@ -24,12 +24,12 @@ KEY = "lsy_a-key-that-this-gateway-does-not-ask-for"
 
 
 def scripts_for(system: System, tmp_path: Path, **values: str) -> ScriptRunner:
-    """Return the scripts with stand-ins for this system.
+    """Return the deployment's scripts, with stand-ins for kubectl and az that act on `system`.
 
     The stand-in for kubectl kills the system's worker. The stand-in for az kills the Functions
     host.
     """
-    # No server listens at this Service Bus host, so checks of the HTTP API are left out.
+    # No server listens at this Service Bus host, so the script leaves out the checks that use it.
     scripts = install_scripts(
         ROOT, tmp_path / "bin", API_URL=system.url, SERVICE_BUS_HOST="127.0.0.1:9", **values
     )

@@ -1,4 +1,4 @@
-"""Webhooks and inputs by URL, with receivers and servers that fail."""
+"""Test webhooks and inputs by URL, also with receivers and servers that fail."""
 
 import base64
 import hashlib
@@ -20,7 +20,12 @@ from tests.e2e.system import System, running, until
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 OLD, NEW = (f"whsec_{base64.b64encode(bytes([n]) * 32).decode()}" for n in (1, 2))
-SETTINGS = {"WEBHOOK_SECRETS": f"{NEW},{OLD}", "GUARD_ALLOW": "127.0.0.1"}
+PRODUCERS = f"whsec_{base64.b64encode(bytes([3]) * 32).decode()}"
+SETTINGS = {
+    "WEBHOOK_SECRETS": f"{NEW},{OLD}",
+    "WEBHOOK_PRODUCER_SECRETS": PRODUCERS,
+    "GUARD_ALLOW": "127.0.0.1",
+}
 
 
 class WebhookReceiver(http.server.ThreadingHTTPServer):
@@ -114,7 +119,7 @@ def test_a_webhook_is_delivered_after_failed_attempts_and_a_kill_of_the_host(
     answer = submit(webhook_system, {"input": {"text": "hello"}, "webhook": webhook})
     assert answer.status_code == 200, answer.text
     job = answer.json()
-    until(lambda: receiver.refused, 20, "the first attempt")
+    until(lambda: receiver.refused, 20, "the first attempt has failed")
     webhook_system.kill_and_wait("functions")
     until(lambda: receiver.received, 60, "the webhook is delivered")
     headers, body = receiver.received[0]
@@ -160,7 +165,7 @@ def test_a_producer_receives_replies_and_dead_letter_reports_by_webhook(
     job_id = by_hand.put_request(webhook_system, "noop", reply_to=reply_to)
     until(lambda: receiver.received, 30, "the worker sends the reply")
     headers, body = receiver.received.pop()
-    reply = Webhook(NEW).verify(body, headers)
+    reply = Webhook(PRODUCERS).verify(body, headers)
     assert (headers["webhook-id"], reply["job_id"]) == (f"job_{job_id}", job_id)
     assert "error" not in reply
 
@@ -170,7 +175,7 @@ def test_a_producer_receives_replies_and_dead_letter_reports_by_webhook(
         lambda: receiver.received, 30, "the gateway reports the dead letter at the second attempt"
     )
     headers, body = receiver.received.pop()
-    reply = Webhook(OLD).verify(body, headers)
+    reply = Webhook(PRODUCERS).verify(body, headers)
     assert headers["webhook-id"] == f"job_{given_up}-dead-letter"
     assert (reply["job_id"], reply["error"]["code"]) == (given_up, "dead-lettered")
     assert receiver.statuses == []

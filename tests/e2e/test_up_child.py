@@ -25,7 +25,9 @@ time.sleep(600)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="on other systems only the reaper does this")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="on other systems only the reaper kills the component"
+)
 def test_a_component_is_killed_when_the_supervisor_dies() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", SUPERVISOR], stdout=subprocess.PIPE, text=True

@@ -1,4 +1,4 @@
-"""`loosely up` as a process, with the only component that depends on no other component."""
+"""Run `loosely up` as a process, with the blob storage as the only component."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def wait_until_ready(data: Path, process: "subprocess.Popen[str]") -> None:
     until = time.monotonic() + READY_SECONDS
     while not is_ready(data):
         assert process.poll() is None, process.stderr and process.stderr.read()
-        assert time.monotonic() < until, "not ready in time"
+        assert time.monotonic() < until, "the components were not ready in time"
         time.sleep(0.02)
 
 
@@ -88,7 +88,7 @@ def test_a_component_runs_until_ctrl_c_is_pressed(
     assert not blobs.is_running()
     assert f"http://127.0.0.1:{port + 3}/devstoreaccount1" in output
     assert "Ready in " in output
-    assert "curl" not in output, "the gateway was left out"
+    assert "curl" not in output, "an example for the gateway is printed, but no gateway runs"
     assert sorted(path.name for path in data.iterdir()) == [
         *("blobs", "logs", "reply-token.key", "up.lock")
     ]

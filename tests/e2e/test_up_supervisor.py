@@ -281,7 +281,7 @@ def test_all_processes_end_after_the_supervisor_was_killed(start: Callable[..., 
     up = start(queue="plain", worker="parent")
     wait_for(lambda: up.is_ready("queue", "worker"))
     family = psutil.Process(up.process.pid).children(recursive=True)
-    assert len(family) == 4, "two parts, a child of the worker, and the reaper"
+    assert len(family) == 4, "expected two components, a child of the worker, and the reaper"
 
     up.process.kill()
 

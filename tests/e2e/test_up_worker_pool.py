@@ -27,7 +27,7 @@ from loosely.local.worker_pool import QueueMonitor, WorkerPool, WorkerPoolPlan
 
 pytestmark = pytest.mark.e2e
 
-# Reports the number in its file as held jobs, and writes a note when it is stopped.
+# A test worker: it reports the number in its file as held jobs, and writes a note when it stops.
 WORKER = """
 import json, pathlib, signal, socket, sys, time
 name, port, home = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
@@ -55,7 +55,7 @@ AT_ONCE = Behavior(scale_down=ScalingRules(0.0, (ScalingPolicy(PolicyType.PERCEN
 
 
 class CountingGateway:
-    """Serves `/v1/models` with the given queue lengths."""
+    """Serves `/v1/models` with the queue lengths in `lengths`."""
 
     def __init__(self) -> None:
         self.lengths: dict[str, int | None] = {"m": 0}
@@ -197,7 +197,7 @@ async def test_the_worker_pool_starts_and_stops_workers_as_the_number_of_message
     await end(pool, run)
 
 
-async def test_the_worker_pool_does_not_stop_a_busy_worker_before_the_worker_is_idle(
+async def test_the_worker_pool_stops_a_busy_worker_only_after_the_worker_is_idle(
     harness: PoolHarness,
 ) -> None:
     pool = harness.pool()
@@ -298,11 +298,11 @@ async def test_the_worker_pool_keeps_the_same_size_if_the_queue_lengths_are_unkn
     harness.gateway.status, harness.gateway.lengths = 200, {"m": None}
     for _ in range(3):
         await asyncio.sleep(0.05)
-    assert len(harness.running()) == 2, "an unknown queue length does not count as 0"
+    assert len(harness.running()) == 2, "an unknown queue length counted as 0"
     await end(pool, run)
 
 
-async def test_stopping_the_worker_pool_stops_all_workers_at_the_same_time(
+async def test_stopping_the_worker_pool_stops_all_workers(
     harness: PoolHarness,
 ) -> None:
     pool = harness.pool(minimum=3)

@@ -43,7 +43,7 @@ _BACKLOG = 80
 
 @dataclass(frozen=True)
 class WorkerKillReport:
-    """The result of a run. `runs` counts how often a job reached the model."""
+    """The result of a run. `runs` counts how often all jobs together reached the model."""
 
     jobs: int
     kills: int
@@ -92,7 +92,7 @@ class JobSubmitter:
 def kill_at_random(
     folder: Path, kills: int, seed: int, say: Callable[[str], None]
 ) -> WorkerKillReport:
-    """Kill the worker `kills` times under load.
+    """Kill the worker `kills` times under load, check each job, and return the counts.
 
     Raises:
         AssertionError: if a job is lost, or its final status changes.

@@ -1,4 +1,4 @@
-"""`./dev gpu`: run all tests and benchmarks that need a GPU; do nothing without a GPU.
+"""`./dev gpu` runs all tests and benchmarks that need a GPU. Without a GPU it does nothing.
 
 First, run the tests with the marker `gpu`. Then measure the worker at saturation, in full and half
 precision. Arguments are passed to pytest; with arguments, the measurement is skipped.
@@ -14,12 +14,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments: str) -> int:
-    """Run Python with these arguments in the root of the repository; return the exit code."""
+    """Run Python with these arguments in the root of the repository. Return the exit code."""
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False).returncode
 
 
 def main(arguments: list[str]) -> int:
-    """Run all GPU tests and benchmarks; return the first exit code that is not 0, or else 0."""
+    """Run all GPU tests and benchmarks. Return the first exit code that is not 0, or else 0."""
     if not torch.cuda.is_available():
         sys.stdout.write("dev gpu: this machine has no GPU, so no test was run\n")
         return 0

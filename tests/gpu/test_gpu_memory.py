@@ -1,4 +1,4 @@
-"""The memory of a real GPU is measured and limited, and may run out."""
+"""Test how the worker measures and limits the memory of a real GPU, and handles its exhaustion."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Item:
 
 
 def allocating(item_bytes: int) -> Any:
-    """Return a model that uses this much GPU memory for each item of a running batch."""
+    """Return a model function that allocates `item_bytes` on the GPU for each item of a batch."""
 
     def run(batch: list[Any], contexts: list[Context]) -> list[int]:
         block = torch.ones(item_bytes * len(batch), dtype=torch.uint8, device="cuda")
@@ -60,14 +60,14 @@ def allocating(item_bytes: int) -> Any:
 
 
 def limit_to(free_bytes: int) -> None:
-    """Limit this process to this much additional GPU memory."""
+    """Limit this process to the GPU memory that it has reserved plus `free_bytes`."""
     torch.cuda.empty_cache()
     total_bytes = torch.cuda.get_device_properties(0).total_memory
     may_have = torch.cuda.memory_reserved() + free_bytes
     torch.cuda.set_per_process_memory_fraction(may_have / total_bytes)
 
 
-def test_a_gpu_device_has_the_usable_size_and_the_uuid_of_the_gpu(card: CudaDevice) -> None:
+def test_a_cuda_device_reports_the_usable_memory_and_the_uuid_of_the_gpu(card: CudaDevice) -> None:
     properties = torch.cuda.get_device_properties(0)
     assert 0.85 * properties.total_memory < card.total_bytes < properties.total_memory
     assert str(properties.uuid) in card.key
@@ -138,7 +138,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_split_and_reduces_the_batch_li
     assert limit.max_cost <= 4
 
 
-def test_an_item_too_large_for_the_gpu_fails_without_affecting_other_items(
+def test_an_item_too_large_for_the_gpu_fails_and_the_other_items_succeed(
     card: CudaDevice,
 ) -> None:
     weights, held_bytes = card.load(lambda: Weights(MIB), 1024 * MIB)

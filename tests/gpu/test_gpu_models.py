@@ -1,4 +1,4 @@
-"""The shipped models on a GPU, in each precision."""
+"""Run the shipped models on a GPU."""
 
 import io
 from dataclasses import replace
@@ -74,7 +74,9 @@ def test_a_detector_returns_boxes_on_a_gpu(tmp_path: Path, precision: str) -> No
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_a_segmenter_returns_a_mask_on_a_gpu(tmp_path: Path, precision: str) -> None:
+def test_a_segmenter_on_a_gpu_returns_a_mask_of_the_size_of_the_picture(
+    tmp_path: Path, precision: str
+) -> None:
     architecture = "lraspp_mobilenet_v3_large"
     model = replace(
         PICTURES,

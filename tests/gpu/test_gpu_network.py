@@ -1,4 +1,4 @@
-"""Networks on a GPU. test_worker_network.py has the tests for any device."""
+"""Test `Network` on a GPU. test_worker_network.py has the tests for any device."""
 
 import gc
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ def expected(items: list[Tensor], width: int = 32) -> Tensor:
 @pytest.mark.parametrize(
     ("precision", "tolerance"), [("float32", 1e-2), ("float16", 2e-2), ("bfloat16", 1e-1)]
 )
-def test_every_precision_returns_nearly_the_same_outputs_as_float32(
+def test_a_network_in_each_precision_returns_nearly_the_same_outputs_as_on_the_cpu(
     precision: str, tolerance: float
 ) -> None:
     network, items = Network(network_of(32), precision=precision), pictures(16)
@@ -69,7 +69,7 @@ def test_staging_an_item_copies_the_item_to_the_gpu() -> None:
 
 
 def test_items_that_are_staged_while_batches_run_are_not_mixed_up() -> None:
-    """Thousands of items are staged while batches run, and are not mixed up."""
+    """Stage 2,000 items in four threads while batches run. Check each item's output."""
     network = Network(nn.Flatten())
     items = [torch.full((3, 32, 32), float(number)) for number in range(200)] * 10
 
@@ -114,12 +114,12 @@ def test_two_calls_of_a_network_with_equal_items_return_equal_outputs() -> None:
     torch.testing.assert_close(network(items), network(items))
 
 
-def test_unloaded_networks_leave_no_memory_allocated_on_the_gpu() -> None:
+def test_repeated_loading_and_unloading_of_a_network_does_not_use_more_gpu_memory() -> None:
     def held_bytes() -> int:
         network = Network(nn.Linear(1024, 1024))
         network([torch.ones(1024)] * 32)
         del network
-        # Also the memory of earlier tests.
+        # This also frees memory that earlier tests have left.
         gc.collect()
         torch.cuda.empty_cache()
         return torch.cuda.memory_reserved()

@@ -36,7 +36,7 @@ lock_seconds = 10
 max_delivery_count = 3
 """
 
-# A lost device is lost to the whole process, so that the tests need another process.
+# After a device is lost, the process cannot use the device again. So a new process runs the code.
 LOSE = """
 import json
 import torch
@@ -71,11 +71,11 @@ def told(code: str) -> Any:
     return json.loads(found.stdout)
 
 
-def test_a_device_side_assert_error_means_that_the_device_is_lost() -> None:
+def test_a_device_side_assert_error_is_classified_as_a_lost_device() -> None:
     assert told(LOSE) == [True, True, "LOST", False]
 
 
-def test_an_out_of_memory_error_does_not_mean_that_the_device_is_lost() -> None:
+def test_an_out_of_memory_error_is_not_classified_as_a_lost_device() -> None:
     assert told(OUT_OF_MEMORY) == [True, False, True]
 
 
@@ -95,11 +95,11 @@ def test_a_worker_exits_and_abandons_the_job_after_the_device_is_lost(tmp_path: 
         assert outcome.value == {"value": 3}
         rig.fill("asserting", [InlineBytes("application/octet-stream", LOSES_THE_DEVICE)], 1)
         assert rig.worker.process.wait(SECONDS) == EXIT_DEVICE_LOST
-        assert rig.count("asserting") == 1, "the job is for another worker"
+        assert rig.count("asserting") == 1, "the job is not in the queue for another worker"
         assert rig.count("replies") == 0
 
 
-def test_the_readiness_probe_shows_that_the_gpu_has_run_a_kernel(tmp_path: Path) -> None:
+def test_a_ready_worker_has_run_a_kernel_and_reports_the_gpu_memory_in_use(tmp_path: Path) -> None:
     catalogue = ROOT / "benchmarks" / "models.toml"
     with run_rig(tmp_path, catalogue, "classifier") as rig:
         answer = httpx.get(rig.worker.probe, timeout=SECONDS)
@@ -108,4 +108,4 @@ def test_the_readiness_probe_shows_that_the_gpu_has_run_a_kernel(tmp_path: Path)
         metrics = httpx.get(rig.worker.probe.replace("ready", "metrics"), timeout=SECONDS).text
         used = re.search(r"^loosely_worker_device_memory_used_bytes (\S+)$", metrics, re.MULTILINE)
         assert used is not None
-        assert float(used[1]) > 2**20, "the model is on the GPU"
+        assert float(used[1]) > 2**20, "the model is not on the GPU"

@@ -1,4 +1,4 @@
-"""Fixtures: the deployment files, and scripts that run with stand-ins."""
+"""Fixtures: the deployment files, and their scripts with stand-ins for az, azd and kubectl."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from tests.infra.script_runner import ScriptRunner, install_scripts, make_checko
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip these tests if kubectl, which renders the manifests, is missing, except in CI."""
+    """Skip the tests in tests/infra if kubectl is missing. In CI, let them fail instead."""
     if shutil.which("kubectl") or "CI" in os.environ:
         return
     for item in items:

@@ -48,7 +48,7 @@ def queues_match_the_catalogue(files: DeploymentFiles) -> None:
             found[name]["deadLetteringOnMessageExpiration"]
             is properties["DeadLetteringOnMessageExpiration"]
         )
-        assert seconds(found[name]["lockDuration"]) <= 300, "the maximum of Service Bus"
+        assert seconds(found[name]["lockDuration"]) <= 300, "longer than Service Bus permits"
     template = files.module("servicebus")
     for key in (*found[next(iter(found))].keys() - {"name"},):
         assert f"{key}: each.{key}" in template, key
@@ -92,7 +92,7 @@ def scaled_objects_match_their_deployments(files: DeploymentFiles) -> None:
         ]
         assert sorted(targets) == sorted(deployments), name
         for scaled in of_kind(manifests, "ScaledObject"):
-            assert scaled["spec"]["minReplicaCount"] == 0, "workers scale to zero"
+            assert scaled["spec"]["minReplicaCount"] == 0, "workers do not scale to zero"
             policy = scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
             longest = max(
                 pod(each)["terminationGracePeriodSeconds"]
@@ -107,7 +107,7 @@ def ports_and_probes_match(files: DeploymentFiles) -> None:
     """Check that the worker's port is the port that is exposed, probed and scraped."""
     environment = image_environment(files)
     port = environment["HEALTH_PORT"]
-    assert environment["HEALTH_HOST"] == "0.0.0.0", "probes connect from outside the container"
+    assert environment["HEALTH_HOST"] == "0.0.0.0", "probes from outside cannot connect"
     dockerfile = files.text("worker/Dockerfile")
     assert re.findall(r"^EXPOSE (\d+)$", dockerfile, re.MULTILINE) == [port]
     probes = re.findall(r"httpGet: \{ path: '(/\w+)', port: (\d+) \}", files.module("worker-aca"))
@@ -115,7 +115,7 @@ def ports_and_probes_match(files: DeploymentFiles) -> None:
     assert {number for _, number in probes} == {port}
     thresholds = re.findall(r"failureThreshold: (\d+)", files.module("worker-aca"))
     assert len(thresholds) == len(probes)
-    assert max(map(int, thresholds)) <= 10, "the maximum of Container Apps"
+    assert max(map(int, thresholds)) <= 10, "more than Container Apps permit"
     assert "for model in models: if (!empty(image)) {" in files.module("worker-aca")
     for manifests in files.overlays.values():
         maps = {each["metadata"]["name"]: each["data"] for each in of_kind(manifests, "ConfigMap")}
@@ -141,6 +141,29 @@ def ports_and_probes_match(files: DeploymentFiles) -> None:
                 ):
                     assert container[probe]["httpGet"] == {"path": path, "port": exposed["name"]}
         assert port in allowed
+
+
+METADATA_SERVICE = "169.254.169.254/32"
+
+
+def only_workers_that_need_it_reach_the_metadata_service(files: DeploymentFiles) -> None:
+    """Check that the metadata service is reached only if WORKER_SCHEDULED_EVENTS is set."""
+    for name, manifests in files.overlays.items():
+        [policy] = of_kind(manifests, "NetworkPolicy")
+        assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+        assert policy["spec"]["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "worker"}
+        permitted = False
+        for rule in policy["spec"]["egress"]:
+            assert rule["to"], f"{name}: a rule permits every address"
+            for block in (each["ipBlock"] for each in rule["to"] if "ipBlock" in each):
+                if block["cidr"] == METADATA_SERVICE:
+                    permitted = True
+                    assert [each["port"] for each in rule["ports"]] == [80]
+                else:
+                    assert METADATA_SERVICE in block["except"], f"{name}: {block}"
+        maps = {each["metadata"]["name"]: each["data"] for each in of_kind(manifests, "ConfigMap")}
+        [worker] = [data for name, data in maps.items() if name.startswith("worker")]
+        assert permitted == ("WORKER_SCHEDULED_EVENTS" in worker), name
 
 
 def identities_trust_their_service_accounts(files: DeploymentFiles) -> None:
@@ -178,14 +201,18 @@ def role_assignment_names_contain_their_principals(files: DeploymentFiles) -> No
 
 
 def metrics_of_the_cluster_are_collected(files: DeploymentFiles) -> None:
-    """Check that the collection rule names the endpoint to which the metrics agents send."""
+    """Check that the data collection rule names the endpoint to which the metrics agents send."""
     cluster = files.module("cluster")
     assert "dataCollectionEndpointId: collection.id" in cluster
     assert "resource collection 'Microsoft.Insights/dataCollectionEndpoints@" in cluster
 
 
 def grace_periods_cover_the_drain(files: DeploymentFiles) -> None:
-    """Check that each grace period covers the longest default job, a message lock and the drain."""
+    """Check that each grace period covers the longest job, a message lock and the drain.
+
+    The longest job lasts until the default deadline of its model. If the model reports progress,
+    the longest job lasts until the maximum deadline.
+    """
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     for manifests in files.overlays.values():
         for deployment in of_kind(manifests, "Deployment"):
@@ -202,7 +229,7 @@ def grace_periods_cover_the_drain(files: DeploymentFiles) -> None:
         longest = catalogue.model(model["name"]).deadline_seconds
         assert model["graceSeconds"] >= longest
     assert "min(model.graceSeconds, 600)" in files.module("worker-aca"), (
-        "the maximum of Container Apps"
+        "graceSeconds is not limited to 600, the maximum of Container Apps"
     )
 
 
@@ -214,7 +241,7 @@ def pods_are_restricted(files: DeploymentFiles) -> None:
         for deployment in of_kind(manifests, "Deployment"):
             context = pod(deployment)["securityContext"]
             assert context["runAsNonRoot"] is True
-            assert str(context["runAsUser"]) == user, "the image's own user"
+            assert str(context["runAsUser"]) == user, "not the user of the image"
             assert context["seccompProfile"] == {"type": "RuntimeDefault"}
             assert pod(deployment)["automountServiceAccountToken"] is False
             volumes = {each["name"] for each in pod(deployment)["volumes"]}
@@ -244,13 +271,20 @@ def access_keys_are_turned_off(files: DeploymentFiles) -> None:
 
 
 def the_api_management_policy_is_valid_xml(files: DeploymentFiles) -> None:
-    """Check that the policy file is valid XML and is sent as XML."""
-    assert ElementTree.fromstring(files.text("infra/apim-policy.xml")).tag == "policies"
+    """Check that the policy is valid XML, is sent as XML, and counts what callers cannot choose."""
+    policies = ElementTree.fromstring(files.text("infra/apim-policy.xml"))
+    assert policies.tag == "policies"
+    [limit] = policies.iter("rate-limit-by-key")
+    key = limit.attrib["counter-key"]
+    assert "Headers" not in key, "a caller chooses its headers, so it would choose its counter"
+    assert {"context.Subscription.Id", "context.Request.IpAddress"} <= set(
+        re.findall(r"[\w.]+", key)
+    )
     assert "format: 'xml'" in files.module("apim")
 
 
 def lifecycle_rules_cover_every_kind_of_blob(files: DeploymentFiles) -> None:
-    """Check that each prefix that the code writes has a lifecycle rule."""
+    """Check that each blob prefix that the code writes has a lifecycle rule."""
     code = "\n".join(
         path.read_text(encoding="utf-8")
         for folder in ("contract", "gateway")
@@ -287,16 +321,20 @@ def alert_queries_match_log_lines_and_routes(files: DeploymentFiles) -> None:
 
 
 def the_image_has_what_the_worker_needs(files: DeploymentFiles) -> None:
-    """Check that the image has the worker's extras and the folders that the worker imports."""
+    """Check that the image has the packages of the worker's extras and the folders of its code."""
     project = tomllib.loads(files.text("pyproject.toml"))["project"]["optional-dependencies"]
     wanted = {*project["worker"], *project["worker-loop"], *project["telemetry"]}
     lines = {line for line in files.text("worker/requirements.txt").splitlines() if line[0] != "#"}
     assert lines == {name for name in wanted if not name.startswith("loosely[")}
     dockerfile = files.text("worker/Dockerfile")
     assert "COPY functions/contract /app/contract\nCOPY worker /app/worker\n" in dockerfile
-    assert 'ENTRYPOINT ["python", "-m", "worker"]\n' in dockerfile, "the exec form, for signals"
+    assert 'ENTRYPOINT ["python", "-m", "worker"]\n' in dockerfile, (
+        "not the exec form, so signals do not reach Python"
+    )
     assert "STOPSIGNAL SIGTERM" in dockerfile
-    assert "{TORCH_INDEX:+--extra-index-url " in dockerfile, "PyTorch's index has only PyTorch"
+    assert '--index-url "$TORCH_INDEX" -r /build/torch.txt' in dockerfile
+    assert dockerfile.count("--require-hashes -r /build/requirements") == 2
+    assert "COPY worker/requirements.lock worker/requirements-torch.lock /build/\n" in dockerfile
     for base in re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE):
         assert re.fullmatch(r"[\w/.-]+:\d+\.\d+\.\d+[\w.-]*", base), f"{base} is not pinned"
         assert "." in base.split("/")[0], f"{base} is on Docker Hub, which limits pulls"
@@ -313,6 +351,7 @@ CHECKS: tuple[Callable[[DeploymentFiles], None], ...] = (
     the_platform_can_scale_the_gateway,
     messages_of_a_dead_host_are_visible_after_a_minute,
     ports_and_probes_match,
+    only_workers_that_need_it_reach_the_metadata_service,
     identities_trust_their_service_accounts,
     role_assignment_names_contain_their_principals,
     pods_tolerate_exactly_the_taints_of_their_nodes,

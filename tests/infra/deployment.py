@@ -42,13 +42,13 @@ class DeploymentFiles:
 
     @cached_property
     def bicep(self) -> str:
-        """All templates as one text, without comments."""
+        """All Bicep templates as one text, without comments."""
         files = sorted((self.root / "infra").rglob("*.bicep"))
         text = "\n".join(file.read_text(encoding="utf-8") for file in files)
         return re.sub(r"^\s*//.*$", "", text, flags=re.MULTILINE)
 
     def module(self, name: str) -> str:
-        """Return one template without comments."""
+        """Return the Bicep module with this name, without comments."""
         return re.sub(
             r"^\s*//.*$", "", self.text(f"infra/modules/{name}.bicep"), flags=re.MULTILINE
         )

@@ -74,7 +74,7 @@ class Call:
         return str(self.options[name])
 
     def table(self, name: str) -> dict[str, Any]:
-        """Return one table of the state, created if missing."""
+        """Return a table of the state. Create the table if it is missing."""
         part: dict[str, Any] = self.state.setdefault(name, {})
         return part
 
@@ -171,7 +171,7 @@ def kubectl_apply(call: Call) -> str:
 
 
 def kill(call: Call, name: str) -> None:
-    """Kill the process whose id is in the file that the state names, if the state names a file."""
+    """Kill the process whose id is in the file `state[name]`, if the state has such an entry."""
     if file := call.state.get(name):
         with suppress(ProcessLookupError):
             os.kill(int(Path(file).read_text(encoding="utf-8")), signal.SIGKILL)
@@ -216,7 +216,7 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
 
 
 def answer(call: Call) -> str:
-    """Return the output for a call. The longest known prefix of the call's words determines it."""
+    """Return the output that `ANSWERS` has for the longest matching prefix of the call's words."""
     for length in range(len(call.words), 1, -1):
         name = " ".join(call.words[:length])
         failing = call.table("failing")
@@ -229,7 +229,7 @@ def answer(call: Call) -> str:
 
 
 def main(folder: Path, program: str, arguments: list[str]) -> int:
-    """Record the call, and print its output."""
+    """Record the call, print its output or error, and return the exit code."""
     if program == "kubectl" and arguments[:1] == ["kustomize"]:
         paths = (Path(entry) / program for entry in os.environ["PATH"].split(":"))
         real = next(path for path in paths if path.is_file() and path.parent != folder)

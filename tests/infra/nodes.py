@@ -76,7 +76,7 @@ def replicas_are_nodes_times_shares(files: DeploymentFiles) -> None:
                 if each["metadata"]["name"].startswith("worker")
             ]
             assert worker["WORKER_CARD_SHARES"] == str(share), (
-                "each worker limits itself to its share of memory"
+                "the workers do not limit themselves to their shares of memory"
             )
         assert share is not None, f"add the number of workers per GPU of {name}"
         for scaled in of_kind(manifests, "ScaledObject"):
@@ -85,7 +85,7 @@ def replicas_are_nodes_times_shares(files: DeploymentFiles) -> None:
 
 
 def prices_match_the_requested_resources(files: DeploymentFiles) -> None:
-    """Check that a replica on Container Apps requests the resources that `loosely cost` counts."""
+    """Check that a replica on Container Apps requests the resources that `loosely cost` assumes."""
     usage = yaml.safe_load(files.text("infra/prices.yaml"))["usage"]
     cores = usage["cores_of_a_container_apps_replica"]["T4"]
     gib = usage["gib_of_a_container_apps_replica"]["T4"]
@@ -94,7 +94,10 @@ def prices_match_the_requested_resources(files: DeploymentFiles) -> None:
 
 
 def workers_that_share_a_gpu_fit_its_machine(files: DeploymentFiles) -> None:
-    """Check that the workers on a shared GPU fit on one machine. Check the rights of the plugin."""
+    """Check that the workers that share a GPU fit on one machine.
+
+    Also check that the device plugin has the capability SYS_ADMIN only for MIG.
+    """
     [cores] = re.findall(
         r"param gpuNodeSize string = 'Standard_NC(\d+)", files.text("infra/main.bicep")
     )

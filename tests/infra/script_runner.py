@@ -74,7 +74,7 @@ class ScriptRunner:
         (self.bin / "state.json").write_text(json.dumps(state), encoding="utf-8")
 
     def calls(self, *words: str) -> list[list[str]]:
-        """Return the calls that begin with these words."""
+        """Return the recorded calls of stand-ins that begin with these words."""
         return [each for each in fake_cloud.calls(self.bin) if each[: len(words)] == list(words)]
 
 

@@ -33,7 +33,7 @@ PLATFORM = {
     *(f"{STORAGE_PROVIDER}{name}" for name in STORAGE_PROVIDER_NAMES),
     "NVIDIA_VISIBLE_DEVICES",
 }
-# Set in the image for Python itself.
+# Variables that the image sets for Python.
 IMAGE = {"PATH", "PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
 # Settings whose default is right in Azure. docs/settings.md describes them.
 LEFT_TO_DEFAULTS = {
@@ -49,6 +49,7 @@ LEFT_TO_DEFAULTS = {
         "PAYLOAD_PUBLIC_URL",
         "SERVICE_BUS_ADMIN_URL",
         "ACCEPT_WHEN_SATURATED",
+        "URL_INPUT_RATE",
         "GUARD_ALLOW",
         "OTEL_SDK_DISABLED",
         "OTEL_TRACES_EXPORTER",
@@ -67,21 +68,25 @@ LEFT_TO_DEFAULTS = {
         "WORKER_DEVICE_MEMORY",
         "WORKER_ADMISSION",
         "WORKER_TURN_SECONDS",
+        "WORKER_INPUT_MEMORY",
         # One worker per GPU, except with time slicing.
         "WORKER_CARD_SHARES",
-        # Container Apps lack eviction notices, and these folders are the container's own there.
+        # Container Apps send no scheduled events, and there each container has its own folders.
         "WORKER_SCHEDULED_EVENTS",
         "WORKER_WEIGHTS_CACHE",
         "WORKER_MEMORY_FOLDER",
         "LOG_LEVEL",
-        # A separate component reads it from the vault: docs/deploy.md.
-        "WEBHOOK_SECRETS",
+        # An optional component sets it from the vault: docs/deploy.md.
+        "WEBHOOK_PRODUCER_SECRETS",
     },
 }
 
 
 def gateway_settings_are_set_and_read(files: DeploymentFiles) -> None:
-    """Check that the gateway's template sets exactly the settings that the gateway reads."""
+    """Check that the gateway's template sets exactly the settings that the gateway reads.
+
+    The template must not set the settings in LEFT_TO_DEFAULTS.
+    """
     template = files.module("gateway")
     names = set(re.findall(r"^  (\w+): ", template.partition("var common = {")[2], re.MULTILINE))
     body = re.findall(r"var (?:common|scheduler|histories) = \{\n(.*?)\n\}", template, re.DOTALL)
@@ -91,7 +96,7 @@ def gateway_settings_are_set_and_read(files: DeploymentFiles) -> None:
     assert read - names == LEFT_TO_DEFAULTS["gateway"], (
         "read but neither set nor left to its default"
     )
-    for name in ("REPLY_TOKEN_KEYS", "WEBHOOK_SECRETS", "API_KEYS"):
+    for name in ("REPLY_TOKEN_KEYS", "WEBHOOK_SECRETS", "WEBHOOK_PRODUCER_SECRETS", "API_KEYS"):
         secret = name.lower().replace("_", "-")
         reference = f"{name}: '@Microsoft.KeyVault(SecretUri=${{vaultUri}}secrets/{secret}/)'"
         assert reference in template
@@ -99,9 +104,10 @@ def gateway_settings_are_set_and_read(files: DeploymentFiles) -> None:
 
 
 def the_platform_can_scale_the_gateway(files: DeploymentFiles) -> None:
-    """Check that host.json selects the default backend. Scaling reads no other backend.
+    """Check that host.json selects the backend from which Azure scales the gateway.
 
-    With another backend, one instance must always be ready.
+    Azure does not scale by any other backend. With another backend, one instance must always be
+    ready.
     """
     durable = json.loads(files.text("functions/host.json"))["extensions"]["durableTask"]
     setting = durable["storageProvider"]["connectionStringName"]
@@ -116,7 +122,7 @@ def the_platform_can_scale_the_gateway(files: DeploymentFiles) -> None:
 
 
 def messages_of_a_dead_host_are_visible_after_a_minute(files: DeploymentFiles) -> None:
-    """Check the visibility timeouts for histories in storage. The scheduler has no timeout."""
+    """Check the visibility timeouts of Azure Storage. The Durable Task Scheduler has none."""
     template = files.module("gateway")
     [histories] = re.findall(r"var histories = \{\n(.*?)\n\}", template, re.DOTALL)
     for name, value in VISIBILITY_TIMEOUTS.items():
@@ -126,7 +132,10 @@ def messages_of_a_dead_host_are_visible_after_a_minute(files: DeploymentFiles) -
 
 
 def worker_settings_are_set_and_read(files: DeploymentFiles) -> None:
-    """Check that the worker's pods, Container Apps and image set exactly the worker's settings."""
+    """Check that pods, Container Apps and image set exactly the settings that the worker reads.
+
+    The settings in LEFT_TO_DEFAULTS may be missing.
+    """
     read = names_read(WorkerSettings)
     for overlay, manifests in files.overlays.items():
         maps = {each["metadata"]["name"]: each for each in of_kind(manifests, "ConfigMap")}

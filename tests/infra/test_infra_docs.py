@@ -82,7 +82,7 @@ PROGRAMS = r"(?:\./dev|infra/scripts/[\w.-]+|az|azd|kubectl|func|azurite|docker|
 
 
 def blocks(text: str) -> Iterator[str]:
-    """Yield the commands of shell blocks, and of console blocks the lines after a prompt."""
+    """Yield each command in `sh` blocks, and each command after `$` in `console` blocks."""
     for language, block in re.findall(
         r"^```(sh|console)\n(.*?)^```", text, re.DOTALL | re.MULTILINE
     ):
@@ -96,7 +96,10 @@ def blocks(text: str) -> Iterator[str]:
 
 
 def mentioned(text: str) -> Iterator[str]:
-    """Yield the complete commands inside sentences: a program and at least two words."""
+    """Yield the complete commands inside sentences.
+
+    A complete command has at least three words, calls azd, or begins with an environment variable.
+    """
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     for command in re.findall(rf"`((?:[A-Z_]+=[^\s`]+ )*{PROGRAMS}(?: [^`]+)?)`", prose):
         words = command.split()
@@ -158,7 +161,7 @@ def run_loosely(arguments: list[str]) -> None:
 
 
 def check_options_of_up(arguments: list[str]) -> None:
-    """Check that `loosely up` accepts the options. The tests in tests/e2e start it."""
+    """Check that `loosely up` accepts the options, but do not start it. tests/e2e starts it."""
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
     if parts := options.pop("--only", ""):
         assert choose_parts([parts], [])

@@ -57,6 +57,10 @@ FAULTS = [
     ("infra/modules/worker-aca.bicep", "if (!empty(image)) {", "{"),
     ("worker/Dockerfile", "EXPOSE 8081", "EXPOSE 8080"),
     (WORKERS + "network-policy.yaml", "port: 8081", "port: 8082"),
+    # The metadata service
+    (WORKERS + "network-policy.yaml", "except: [169.254.169.254/32, ", "except: ["),
+    ("infra/k8s/components/spot/kustomization.yaml", "cidr: 169.254", "cidr: 169.253"),
+    ("infra/k8s/components/spot/kustomization.yaml", "WORKER_SCHEDULED_EVENTS", "WORKER_EVENTS"),
     # Identities
     ("infra/modules/cluster.bicep", "string = 'loosely:worker'", "string = 'default:worker'"),
     ("infra/modules/cluster.bicep", "kube-system:keda-operator'", "keda:keda-operator'"),
@@ -66,6 +70,7 @@ FAULTS = [
     ("infra/modules/cluster-roles.bicep", "id, nodesPrincipalId, 'acrPull'", "id, 'acrPull'"),
     ("infra/modules/storage.bicep", "allowSharedKeyAccess: false", "allowSharedKeyAccess: true"),
     ("infra/modules/apim.bicep", "format: 'xml'", "format: 'rawxml'"),
+    ("infra/apim-policy.xml", ": context.Request.IpAddress", ": context.Request.Headers.Count"),
     # Nodes
     ("infra/modules/cluster.bicep", "nvidia.com/gpu=present:", "sku=gpu:"),
     ("infra/modules/cluster.bicep", "'loosely.dev/pool': 'gpu'", "'loosely.dev/pool': 'gpus'"),
@@ -89,7 +94,8 @@ FAULTS = [
     ("worker/Dockerfile", "USER 10001:10001", "USER 0:0"),
     # The image
     ("worker/Dockerfile", 'ENTRYPOINT ["python", "-m", "worker"]', "ENTRYPOINT python -m worker"),
-    ("worker/Dockerfile", "--extra-index-url", "--index-url"),
+    ("worker/Dockerfile", "--index-url", "--extra-index-url"),
+    ("worker/Dockerfile", "--require-hashes -r /build/requirements.lock", "-r requirements.txt"),
     ("worker/Dockerfile", "python:3.12.12-slim-bookworm AS", "python:latest AS"),
     ("worker/Dockerfile", "public.ecr.aws/docker/library/python", "docker/library/python"),
     ("worker/requirements.txt", "azure-servicebus==7.15.0\n", ""),

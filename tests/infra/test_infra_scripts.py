@@ -23,17 +23,25 @@ class TestKeys:
     def test_each_missing_secret_is_created_only_once(self, scripts: ScriptRunner) -> None:
         key = scripts.check_output("keys.sh").strip()
         secrets = scripts.state["secrets"]
-        assert secrets.keys() == {"reply-token-keys", "webhook-secrets", "api-keys"}
-        assert parse_secrets(secrets["webhook-secrets"])
+        assert secrets.keys() == {
+            "reply-token-keys",
+            "webhook-secrets",
+            "webhook-producer-secrets",
+            "api-keys",
+        }
+        (callers,), (producers,) = (
+            parse_secrets(secrets[name]) for name in ("webhook-secrets", "webhook-producer-secrets")
+        )
+        assert callers != producers
         caller = KeyRing(parse_keys(secrets["api-keys"])).caller(key.encode())
         assert caller is not None
         assert "admin" in caller.scopes
         assert len(scripts.calls("az", "functionapp", "restart")) == 1
-        assert scripts.state["gateway"] == secrets, "the platform has read the vault again"
+        assert scripts.state["gateway"] == secrets, "the gateway has old secrets"
 
         assert scripts.check_output("keys.sh") == ""
         assert scripts.state["secrets"] == secrets
-        assert len(scripts.calls("az", "functionapp", "restart")) == 1, "nothing was changed"
+        assert len(scripts.calls("az", "functionapp", "restart")) == 1, "restarted without a change"
 
     def test_the_scripts_do_not_pass_secrets_as_arguments(self, scripts: ScriptRunner) -> None:
         key = scripts.check_output("keys.sh").strip()
@@ -52,7 +60,9 @@ class TestKeys:
         assert files
         assert not [file for file in files if Path(file).exists()]
 
-    @pytest.mark.parametrize("name", ["reply-token-keys", "webhook-secrets"])
+    @pytest.mark.parametrize(
+        "name", ["reply-token-keys", "webhook-secrets", "webhook-producer-secrets"]
+    )
     def test_the_old_key_stays_valid_as_the_second_key_until_the_next_key_rotation(
         self, scripts: ScriptRunner, name: str
     ) -> None:
@@ -66,7 +76,7 @@ class TestKeys:
         assert scripts.state["gateway"] == scripts.state["secrets"]
         assert len(scripts.calls("az", "functionapp", "restart")) == 3
 
-    def test_applying_a_secret_that_was_changed_by_hand_in_the_key_vault_updates_the_gateway(
+    def test_the_apply_option_gives_the_gateway_a_secret_that_was_changed_by_hand(
         self, scripts: ScriptRunner
     ) -> None:
         scripts.check_output("keys.sh")
@@ -80,7 +90,7 @@ class TestKeys:
         names = ("list", "set")
         scripts.update_state(failing={f"az keyvault secret {name}": 2 for name in names})
         scripts.check_output("keys.sh")
-        assert len(scripts.state["secrets"]) == 3
+        assert len(scripts.state["secrets"]) == 4
 
     def test_a_key_vault_that_cannot_be_read_is_not_changed(self, scripts: ScriptRunner) -> None:
         scripts.check_output("keys.sh")
@@ -96,7 +106,9 @@ class TestKeys:
         assert (ended.returncode, ended.stdout) == (1, "")
         assert "api-keys" not in scripts.state["secrets"]
 
-    def test_rotating_a_secret_with_an_unknown_name_is_refused(self, scripts: ScriptRunner) -> None:
+    def test_rotating_the_api_keys_or_an_unnamed_secret_is_refused(
+        self, scripts: ScriptRunner
+    ) -> None:
         assert scripts.run("keys.sh", "--rotate", "api-keys").returncode == 1
         assert scripts.run("keys.sh", "--rotate").returncode != 0
         assert "secrets" not in scripts.state or not scripts.state["secrets"]
@@ -143,7 +155,9 @@ class TestDeployWorker:
         [tag] = scripts.state["images"]
         assert re.fullmatch(r"worker:[0-9a-f]{12}-\d{14}", tag)
 
-    def test_deploying_an_earlier_image_tag_again_succeeds(self, scripts: ScriptRunner) -> None:
+    def test_an_earlier_image_tag_is_deployed_without_a_build_and_an_unknown_tag_is_refused(
+        self, scripts: ScriptRunner
+    ) -> None:
         scripts.update_state(images={"worker:earlier": "sha256:" + "e" * 64})
         scripts.check_output("deploy-worker.sh", "earlier")
         assert not scripts.calls("az", "acr", "build")
@@ -178,7 +192,7 @@ class TestDeployWorker:
         [digest] = scripts.state["images"].values()
         image = f"crtrial.azurecr.io/worker@{digest}"
         assert scripts.state["apps"] == image
-        assert scripts.state["values"]["WORKER_IMAGE"] == image, "the next provision keeps it"
+        assert scripts.state["values"]["WORKER_IMAGE"] == image, "the next provision changes it"
         assert not scripts.calls("kubectl")
 
     def test_kubectl_calls_are_repeated_until_role_assignments_take_effect(
@@ -221,9 +235,11 @@ class TestDeployWorker:
         assert parameters["tenantID"] == VALUES["AZURE_TENANT_ID"]
         assert all(isinstance(value, str) for value in parameters.values())
         objects = [yaml.safe_load(each) for each in yaml.safe_load(parameters["objects"])["array"]]
-        assert objects == [{"objectName": "webhook-secrets", "objectType": "secret"}]
+        assert objects == [{"objectName": "webhook-producer-secrets", "objectType": "secret"}]
         [synced] = found["spec"]["secretObjects"]
-        assert synced["data"] == [{"objectName": "webhook-secrets", "key": "WEBHOOK_SECRETS"}]
+        assert synced["data"] == [
+            {"objectName": "webhook-producer-secrets", "key": "WEBHOOK_PRODUCER_SECRETS"}
+        ]
         for deployment in of_kind(manifests, "Deployment"):
             spec = pod(deployment)
             assert deployment["metadata"]["namespace"] == found["metadata"]["namespace"]
@@ -233,8 +249,10 @@ class TestDeployWorker:
             assert name == found["metadata"]["name"]
             container = spec["containers"][0]
             assert volume["name"] in {each["name"] for each in container["volumeMounts"]}
-            [setting] = [each for each in container["env"] if each["name"] == "WEBHOOK_SECRETS"]
-            reference = {"name": synced["secretName"], "key": "WEBHOOK_SECRETS"}
+            [setting] = [
+                each for each in container["env"] if each["name"] == "WEBHOOK_PRODUCER_SECRETS"
+            ]
+            reference = {"name": synced["secretName"], "key": "WEBHOOK_PRODUCER_SECRETS"}
             assert setting["valueFrom"] == {"secretKeyRef": reference}
 
 
@@ -302,7 +320,7 @@ class TestCheckTools:
     ) -> None:
         scripts.check_output("check-tools.sh")
         assert "BUDGET_START" not in scripts.state["values"], (
-            "without a budget the month is not set"
+            "the month is set although there is no budget"
         )
         scripts.update_state(values={"MONTHLY_BUDGET": "300"})
         scripts.check_output("check-tools.sh")
@@ -313,7 +331,7 @@ class TestCheckTools:
         assert scripts.state["values"]["BUDGET_START"] == "2020-01-01"
         scripts.update_state(group=False)
         scripts.check_output("check-tools.sh")
-        assert scripts.state["values"]["BUDGET_START"] == start, "a new group has a new budget"
+        assert scripts.state["values"]["BUDGET_START"] == start, "the new group has an old month"
 
     def test_the_error_of_the_preflight_check_names_a_missing_program(
         self, scripts: ScriptRunner
@@ -341,12 +359,12 @@ class TestCheckTools:
         assert scripts.state["values"]["NODE_POOLS"] == "system,gpu"
         scripts.update_state(failing={"az aks list": 1})
         assert scripts.run("check-tools.sh").returncode == 1, (
-            "an unknown list of pools is not replaced"
+            "the script succeeds although the list of pools is unknown"
         )
         assert scripts.state["values"]["NODE_POOLS"] == "system,gpu"
         scripts.update_state(group=False)
         scripts.check_output("check-tools.sh")
-        assert scripts.state["values"]["NODE_POOLS"] == "none", "the group does not exist"
+        assert scripts.state["values"]["NODE_POOLS"] == "none", "pools of a deleted group"
 
     def test_the_preflight_check_fails_if_az_and_azd_use_different_subscriptions(
         self, scripts: ScriptRunner

@@ -31,7 +31,7 @@ class JobPath:
 
 
 def record_path() -> JobPath:
-    """Start a system, run jobs on it, and return the path of the jobs."""
+    """Start a system, run jobs on it, and return the modules that every job runs through."""
     with tempfile.TemporaryDirectory(prefix="loosely-path-") as name:
         folder = Path(name)
         paths = [str(HOOK), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -65,13 +65,19 @@ def _record(system: System, folder: Path) -> JobPath:
 
 @contextmanager
 def _recording(folder: Path, count: int) -> Iterator[None]:
-    """Record in this many processes during the `with` block, then wait for their files."""
+    """Let `count` processes record during the `with` block, then wait for their files."""
     recording = folder / "recording"
     recording.touch()
-    until(lambda: len(list(folder.glob("*.ready"))) >= count, _WITHIN_SECONDS, "all record")
+    until(
+        lambda: len(list(folder.glob("*.ready"))) >= count, _WITHIN_SECONDS, "all processes record"
+    )
     yield
     recording.unlink()
-    until(lambda: len(list(folder.glob("*.json"))) >= count, _WITHIN_SECONDS, "all have written")
+    until(
+        lambda: len(list(folder.glob("*.json"))) >= count,
+        _WITHIN_SECONDS,
+        "all processes have written their files",
+    )
     for path in folder.glob("*.ready"):
         path.unlink()
 

@@ -26,21 +26,21 @@ def read_tour(heading: str) -> list[str]:
     return re.findall(r"^\| `([\w.]+)` \|", section, re.MULTILINE)
 
 
-def test_one_job_runs_through_only_a_few_modules_of_the_gateway_and_the_worker(
+def test_the_count_of_modules_that_a_job_runs_through_stays_within_the_limits(
     path: JobPath,
 ) -> None:
     assert len(path.gateway) <= MOST_GATEWAY_MODULES, path.gateway
     assert len(path.worker) <= MOST_WORKER_MODULES, path.worker
 
 
-def test_a_worker_that_runs_a_job_enters_the_modules_in_the_order_of_the_steps(
+def test_a_job_enters_the_modules_of_the_worker_pipeline_in_the_order_of_the_steps(
     path: JobPath,
 ) -> None:
     entered = [name.removeprefix("worker.pipeline.") for name in path.worker]
     assert [name for name in entered if name in WORKER_STEPS] == WORKER_STEPS
 
 
-def test_the_reading_tour_of_the_code_names_exactly_the_modules_that_one_job_uses(
+def test_the_reading_tour_in_design_md_names_exactly_the_modules_that_a_job_uses(
     path: JobPath,
 ) -> None:
     assert set(read_tour("The gateway's side")) == set(path.gateway)

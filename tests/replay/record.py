@@ -1,4 +1,4 @@
-"""`python -m tests.replay.record` writes recorded histories that do not exist yet.
+"""Record the histories of jobs that have no file yet: `python -m tests.replay.record`.
 
 Existing files stay unchanged: they are histories of jobs that an older version began. The
 histories of jobs with recorded outcomes are in `outcomes/`. All other histories are older.
@@ -247,7 +247,7 @@ DELIVERIES = {
 
 
 async def main() -> None:
-    """Play each scene whose file does not exist, and write its history."""
+    """Write the history of each scene and of each webhook delivery that has no file yet."""
     for name, outcomes in DELIVERIES.items():
         path = WEBHOOKS / f"{name}.json"
         if not path.exists():
@@ -261,7 +261,7 @@ async def main() -> None:
         scene = Scene()
         await play(scene)
         contexts = [json.loads(text) for text in scene.durable.runs[JOB_ID].contexts]
-        # Only the first turns and the last are kept. The others repeat the retry.
+        # Keep only the first three turns and the last turn. The others repeat the retry.
         kept = contexts[:3] + contexts[3:][-1:]
         answers = [json.loads(run_orchestrator(json.dumps(turn))) for turn in kept]
         write(

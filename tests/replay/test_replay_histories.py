@@ -1,9 +1,9 @@
-"""Recorded histories of jobs, which the current orchestrator must still replay.
+"""Check that the current orchestrator still replays the recorded histories of jobs.
 
 A file has the contexts of one job, one for each turn, and the answers of the orchestrator. A job in
-flight is replayed by the next version that is deployed. So do not edit a file that fails here: the
-orchestrator cannot continue jobs in flight. If a change is necessary, use a new orchestration name
-and keep the old one until its jobs have ended.
+flight is replayed by the next version that is deployed. If a file fails here, the orchestrator
+cannot continue jobs in flight, so do not edit the file. If a change is necessary, use a new
+orchestration name, and keep the old orchestration until its jobs have ended.
 
 `python -m tests.replay.record` writes new files.
 """
@@ -53,7 +53,7 @@ def test_each_final_status_of_a_job_has_a_recorded_history(paths: list[Path]) ->
 
 
 @pytest.mark.parametrize("path", OUTCOMES, ids=lambda path: path.stem)
-def test_each_group_of_orchestrator_actions_after_the_first_group_contains_exactly_one_task(
+def test_every_group_of_orchestrator_actions_after_the_first_contains_one_task(
     path: Path,
 ) -> None:
     # .NET waits for one task of a group before it processes the next group. If a later group also

@@ -10,15 +10,14 @@ from typing import Any, Self
 
 import httpx
 
-from tests.storm.jobs import JobKind, StormJob
+from tests.storm.jobs import JobKind, StormJob, Submission
 
-_RETRY_SECONDS = 0.2
 _SWEEP_PAUSE_SECONDS = 0.5
 _READ_AGAIN_COUNT = 5
 _TIMEOUT_SECONDS = 60.0
 
 
-_Send = Callable[[str, str], Awaitable[httpx.Response | None]]
+_Send = Callable[[str, str, Mapping[str, str]], Awaitable[httpx.Response | None]]
 
 
 class UnexpectedResponse(Exception):
@@ -26,9 +25,11 @@ class UnexpectedResponse(Exception):
 
 
 class StormCallers:
-    """Several callers that share a connection pool."""
+    """`count` callers of the gateway that share one connection pool."""
 
-    def __init__(self, url: str, ran_path: Path, count: int = 8) -> None:
+    def __init__(
+        self, url: str, ran_path: Path, count: int = 8, retry_seconds: float = 0.2
+    ) -> None:
         self._http = httpx.AsyncClient(
             base_url=url,
             timeout=_TIMEOUT_SECONDS,
@@ -38,6 +39,7 @@ class StormCallers:
         )
         self._ran_path = ran_path
         self._count = count
+        self._retry_seconds = retry_seconds
         #: The number of requests without a response, or with a response 5xx or 429.
         self.retries = 0
 
@@ -53,7 +55,7 @@ class StormCallers:
         await self._http.aclose()
 
     async def submit_all(self, jobs: "asyncio.Queue[StormJob]") -> None:
-        """Submit the jobs of the queue until cancelled."""
+        """Submit the jobs of the queue until the task is cancelled."""
 
         async def caller() -> None:
             while True:
@@ -66,7 +68,7 @@ class StormCallers:
                 callers.create_task(caller())
 
     async def submit(self, job: StormJob) -> None:
-        """Submit a job until it is accepted, and then cancel it if its kind requires that.
+        """Repeat the submit of a job until the gateway accepts it. Cancel a job of kind CANCEL.
 
         Raises:
             UnexpectedResponse: if the gateway refuses the request.
@@ -85,7 +87,7 @@ class StormCallers:
                     twice.create_task(self._submit(job, key, is_one_job=True))
             case JobKind.ASYNC | JobKind.CANCEL:
                 await self._submit(job, {"prefer": "respond-async"})
-        if job.kind is JobKind.CANCEL:
+        if job.kind is JobKind.CANCEL and job.is_accepted:
             await self.cancel(job)
 
     async def _submit(
@@ -93,28 +95,39 @@ class StormCallers:
     ) -> None:
         attempt = 1
         while True:
-            label, data = job.input(self._ran_path, attempt)
+            submission = await self.prepare(job, attempt)
             known = job.known
             response = await self._once(
                 "POST",
-                "/v1/models/counting/jobs",
-                content=data,
-                headers={"content-type": "text/plain", **headers},
+                submission.path,
+                content=submission.content,
+                headers={**job.headers, **submission.headers, **headers},
             )
             if response is not None:
                 break
             attempt += 0 if is_one_job else 1
-            await asyncio.sleep(_RETRY_SECONDS)
+            await asyncio.sleep(self._retry_seconds)
         body = response.json()
         # If the job failed during the wait, the problem document contains it.
         shown = body if response.is_success else body.get("job")
         if shown is None:
-            raise UnexpectedResponse(
-                f"job {job.number}: {response.status_code} {response.text[:500]}"
-            )
-        job.accept(shown["id"], label)
+            self.refuse(f"job {job.number}: {response.status_code} {response.text[:500]}")
+            return
+        job.accept(shown["id"], submission.label)
         if shown["id"] == job.ids[0]:
             job.see(shown, known, " in the response to the submit")
+
+    async def prepare(self, job: StormJob, attempt: int) -> Submission:
+        """Return the request of one attempt to submit a job."""
+        return job.submission(self._ran_path, attempt)
+
+    def refuse(self, text: str) -> None:
+        """Report a response that the gateway must not send.
+
+        Raises:
+            UnexpectedResponse: always, so that the storm ends.
+        """
+        raise UnexpectedResponse(text)
 
     async def cancel(self, job: StormJob) -> None:
         """Cancel a job, and read the job immediately afterwards.
@@ -124,9 +137,10 @@ class StormCallers:
         """
         path = f"/v1/jobs/{job.ids[0]}"
         known = replace(job.known, is_cancelled=True)
-        response = await self._until_answered("DELETE", path)
+        response = await self._until_answered("DELETE", path, job.headers)
         if response.status_code not in {200, 202}:
-            raise UnexpectedResponse(f"DELETE {path}: {response.status_code} {response.text[:500]}")
+            self.refuse(f"DELETE {path}: {response.status_code} {response.text[:500]}")
+            return
         job.cancel_answered = True
         job.see(response.json(), known, " in the response to the DELETE")
         await self._read(job, self._until_answered, moment=" right after the DELETE")
@@ -135,7 +149,7 @@ class StormCallers:
         self, job: StormJob, send: _Send, *, host_url: str = "", moment: str = ""
     ) -> None:
         known = job.known
-        response = await send("GET", f"{host_url}/v1/jobs/{job.ids[0]}")
+        response = await send("GET", f"{host_url}/v1/jobs/{job.ids[0]}", job.headers)
         if response is None:
             return
         if response.status_code == 404:
@@ -143,20 +157,22 @@ class StormCallers:
         elif response.status_code == 200:
             job.see(response.json(), known, moment)
         else:
-            raise UnexpectedResponse(
-                f"{response.url}: {response.status_code} {response.text[:500]}"
-            )
+            self.refuse(f"{response.url}: {response.status_code} {response.text[:500]}")
+
+    async def read(self, job: StormJob) -> None:
+        """Read an accepted job once. A failed request changes nothing."""
+        await self._read(job, self._get)
 
     async def watch(self, jobs: Sequence[StormJob]) -> None:
-        """Read all open jobs and some ended jobs repeatedly until cancelled."""
+        """Read all open jobs and some ended jobs repeatedly until the task is cancelled."""
         while True:
             ended = [job for job in jobs if job.final is not None]
             again = random.sample(ended, min(_READ_AGAIN_COUNT, len(ended)))
-            await self._read_each([job for job in jobs if job.is_open] + again, self._once)
+            await self._read_each([job for job in jobs if job.is_open] + again, self._get)
             await asyncio.sleep(_SWEEP_PAUSE_SECONDS)
 
     async def read_again(self, jobs: Iterable[StormJob], host_url: str) -> None:
-        """Read each job from this host. Repeat each request until there is a response."""
+        """Read each job from the host at `host_url`. Repeat each request until it is answered."""
         await self._read_each(jobs, self._until_answered, host_url)
 
     async def _read_each(self, jobs: Iterable[StormJob], send: _Send, host_url: str = "") -> None:
@@ -170,15 +186,25 @@ class StormCallers:
             for _ in range(self._count // 2):
                 readers.create_task(reader())
 
-    async def _until_answered(self, method: str, url: str) -> httpx.Response:
+    async def _get(
+        self, method: str, url: str, headers: Mapping[str, str]
+    ) -> httpx.Response | None:
+        return await self._once(method, url, headers=headers)
+
+    async def _until_answered(
+        self, method: str, url: str, headers: Mapping[str, str]
+    ) -> httpx.Response:
         while True:
-            response = await self._once(method, url)
+            response = await self._once(method, url, headers=headers)
             if response is not None:
                 return response
-            await asyncio.sleep(_RETRY_SECONDS)
+            await asyncio.sleep(self._retry_seconds)
 
     async def _once(self, method: str, url: str, **request: Any) -> httpx.Response | None:
-        """Send a request. Return None if the response is lost or its status is 429 or 5xx."""
+        """Send a request. Return None if there is no response or its status is 429 or 5xx.
+
+        A response that contains a job is returned whatever its status is.
+        """
         try:
             response = await self._http.request(method, url, **request)
         except httpx.TransportError:

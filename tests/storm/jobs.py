@@ -1,7 +1,7 @@
 """The jobs of a storm: their inputs, the observed states, and the broken promises."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -32,6 +32,16 @@ class KnownState:
     is_cancelled: bool
 
 
+@dataclass(frozen=True)
+class Submission:
+    """The request that submits a job once. `label` identifies this attempt in the job's result."""
+
+    label: str
+    path: str
+    content: bytes
+    headers: Mapping[str, str]
+
+
 @dataclass
 class StormJob:
     """A job of a storm, and all observations of the job.
@@ -54,6 +64,16 @@ class StormJob:
     was_unknown: bool = False
 
     @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers of all requests about this job, for example the caller's key."""
+        return {}
+
+    @property
+    def may_expire(self) -> bool:
+        """Whether the job may end as expired. A storm is shorter than its jobs' deadline."""
+        return False
+
+    @property
     def is_accepted(self) -> bool:
         """Whether the gateway has accepted the job."""
         return bool(self.ids)
@@ -72,19 +92,31 @@ class StormJob:
         text = f"{ran_path} {label} {self.model_ms}"
         return label, text.ljust(0 if self.number % 5 else _LARGE_BYTES).encode()
 
+    def submission(self, ran_path: Path, attempt: int) -> Submission:
+        """Return the request of one attempt to submit the job."""
+        label, data = self.input(ran_path, attempt)
+        return Submission(label, "/v1/models/counting/jobs", data, {"content-type": "text/plain"})
+
     def accept(self, job_id: str, label: str) -> None:
-        """Record that a request to submit the job has a 2xx response."""
+        """Record the id that the gateway gave to the job, and the label of the accepted input."""
         self.label = label
         if job_id not in self.ids:
             self.ids.append(job_id)
 
     @property
     def known(self) -> KnownState:
-        """The last reported state. The caller must read it before it sends a request."""
+        """The last reported state.
+
+        A caller reads the state before it sends a request, and passes the state to `see` with the
+        response.
+        """
         return KnownState(self.final is not None, self.cancel_answered)
 
     def see(self, job: dict[str, Any], known: KnownState, moment: str = "") -> None:
-        """Record a response, and check if the response contradicts an earlier response."""
+        """Record the job that a response contains.
+
+        Also record each contradiction to `known`, the state before the request.
+        """
         status = self.status = str(job["status"])
         if known.is_cancelled and status in _NEVER_AGAIN:
             self.requeued.append(f"{status}{moment}")
@@ -94,8 +126,24 @@ class StormJob:
         elif job != self.final and (is_final or known.is_final):
             self.changes.append(_difference(self.final, job) + moment)
 
+    def is_right_end(self, final: Mapping[str, Any]) -> bool:
+        """Return whether the job may end like this, by its input and its caller's requests."""
+        match final["status"]:
+            case "succeeded":
+                return self.is_right_result(final["result"])
+            case "cancelled":
+                return self.kind is JobKind.CANCEL
+            case "expired":
+                return True  # judged by `may_expire`
+            case _:
+                return False  # the model never fails
+
+    def is_right_result(self, result: Any) -> bool:
+        """Return whether this is the model's result for the job's input."""
+        return bool(result == {"number": self.label})
+
     def see_unknown(self, known: KnownState) -> None:
-        """Record a response with the status 404."""
+        """Record a response with the status 404. It contradicts `known` if the job was final."""
         self.status, self.was_unknown = "unknown", True
         if known.is_final:
             self.changes.append("final, then unknown")
@@ -107,7 +155,7 @@ def _difference(before: dict[str, Any], after: dict[str, Any]) -> str:
 
 
 def plan_jobs(count: int, seed: int, cancel_share: float) -> list[StormJob]:
-    """Return the jobs of a storm. The same seed returns the same jobs."""
+    """Return `count` jobs of random kinds. The same arguments give the same jobs."""
     chance = random.Random(f"jobs {seed}")
     others = (JobKind.ASYNC, JobKind.WAIT, JobKind.KEYED)
     jobs = []
@@ -136,14 +184,17 @@ class BrokenPromises:
 
     @classmethod
     def find(cls, jobs: Iterable[StormJob]) -> "BrokenPromises":
-        """Find the broken promises among the accepted jobs after a storm."""
+        """Return the broken promises to the accepted jobs of a storm."""
         accepted = [job for job in jobs if job.is_accepted]
         return cls(
             lost=[job for job in accepted if job.final is None],
             wrong=[job for job in accepted if _is_wrong(job)],
             doubled=[job for job in accepted if len(job.ids) > 1 or job.changes],
-            # A storm is shorter than the deadline of 30 minutes, so a job may not expire.
-            expired=[job for job in accepted if job.final and job.final["status"] == "expired"],
+            expired=[
+                job
+                for job in accepted
+                if job.final and job.final["status"] == "expired" and not job.may_expire
+            ],
             requeued=[job for job in accepted if job.requeued],
         )
 
@@ -152,15 +203,8 @@ class BrokenPromises:
 
 
 def _is_wrong(job: StormJob) -> bool:
-    """Return whether a job ended differently from what its input and its caller require."""
-    if job.final is None:
-        return False
-    match job.final["status"]:
-        case "succeeded":
-            return bool(job.final["result"] != {"number": job.label})
-        case "cancelled":
-            return job.kind is not JobKind.CANCEL
-        case "expired":
-            return False
-        case _:
-            return True  # the model never fails
+    """Return whether a job ended with another status or result than its input and kind require.
+
+    An expired job is not wrong, because `BrokenPromises.expired` counts it.
+    """
+    return job.final is not None and not job.is_right_end(job.final)

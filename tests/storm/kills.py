@@ -22,7 +22,8 @@ _OVERLAP_SHARE = 0.25
 class Kill:
     """A kill of a component with all its processes, or only of its child process.
 
-    The child process of a Functions host is its app, and that of a worker runs the models.
+    The child process of a Functions host runs the app. The child process of a worker runs the
+    models.
     """
 
     part: str
@@ -41,13 +42,13 @@ class Kill:
         await (member.kill_child() if self.is_child else member.kill())
 
     async def recover(self, rig: Rig) -> None:
-        """Wait until the component is ready again, unless this kill overlaps with the next."""
+        """Wait until the component is ready again, unless this kill overlaps with the next kill."""
         if not self.overlaps:
             await rig.members[self.part].wait_until_ready()
 
 
 def plan_kills(count: int, seed: int, gateways: Sequence[str]) -> list[Kill]:
-    """Return the kills of a storm. The same seed returns the same kills."""
+    """Return `count` random kills. The same arguments give the same kills."""
     chance = random.Random(f"kills {seed}")
     kills = []
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""The system under a storm: components in one directory, each of them restarted when it dies.
+"""Run the system under a storm, and restart each component that dies.
 
 The components are those of `loosely up`. The storm supervises them itself, so that it can count
 deaths that no kill has caused.
@@ -10,7 +10,7 @@ import re
 import signal
 from asyncio.subprocess import Process
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from benchmarks.proxy import DelayProxy
 from loosely.local.data_directory import reply_token_key
 from loosely.local.environment import read_environment, shared_environment
 from loosely.local.errors import USAGE_EXIT_CODE
@@ -37,9 +38,10 @@ ENGINES = (LOCAL, AZURE_STORAGE)
 
 _READY_SECONDS = 120.0
 _MAX_EARLY_DEATHS = 10
-_PORT_COUNT = 7
+_PORT_COUNT = 11
+_LONGEST_RESTART_PAUSE_SECONDS = 1.0
 
-_CATALOGUE = """
+COUNTING_CATALOGUE = """
 [counting]
 task = "count"
 description = "Logs its jobs."
@@ -76,7 +78,7 @@ class StormEngine:
         return 2 if self.name == AZURE_STORAGE else 1
 
     def options(self, data: Path, number: int) -> tuple[str, ...]:
-        """Return the options of the host with this number."""
+        """Return the command-line options of the gateway host with this number."""
         if self.name == LOCAL:
             return ()
         return (
@@ -90,6 +92,24 @@ class StormEngine:
         )
 
 
+@dataclass(frozen=True)
+class RigOptions:
+    """How the system of a soak differs from that of a storm.
+
+    Args:
+        catalogue: The content of the model catalogue.
+        environment: Environment variables of all components.
+        has_links: Whether the components reach each other through proxies, which can be slow.
+        store: The directory of the components' data. If this is None, it is the data directory.
+            The logs are always in the data directory.
+    """
+
+    catalogue: str = COUNTING_CATALOGUE
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    has_links: bool = False
+    store: Path | None = None
+
+
 @dataclass(slots=True)
 class SupervisedPart:
     """A component whose process is restarted whenever it dies."""
@@ -98,6 +118,8 @@ class SupervisedPart:
     log: PartLog
     launcher: Launcher
     own_deaths: int = 0
+    #: Whether the component may be unable to start now, for example because the disk is full.
+    may_fail_to_start: bool = False
     _process: Process | None = None
     _killed: bool = False
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
@@ -123,7 +145,8 @@ class SupervisedPart:
                 await process.wait()
             finally:
                 self._started.clear()
-                early_deaths = 0 if has_been_ready.done() or self._killed else early_deaths + 1
+                is_late = has_been_ready.done() or self._killed or self.may_fail_to_start
+                early_deaths = 0 if is_late else early_deaths + 1
                 has_been_ready.cancel()
                 self.launcher.clean_up(process)
             if not self._killed and not self._stop.is_set():
@@ -131,6 +154,8 @@ class SupervisedPart:
             is_refusal = process.returncode == USAGE_EXIT_CODE
             if is_refusal or early_deaths >= _MAX_EARLY_DEATHS:
                 raise RigError(f"{self.part.name} cannot be started:\n{self.last_lines()}")
+            if self.may_fail_to_start:
+                await asyncio.sleep(_LONGEST_RESTART_PAUSE_SECONDS)
 
     async def kill(self) -> None:
         """Kill all processes of the component, and wait until they have ended."""
@@ -143,15 +168,37 @@ class SupervisedPart:
 
     async def kill_child(self) -> None:
         """Kill only the child process of a Functions host or worker, and wait for its end."""
-        # A host also ends if the app dies before it is loaded.
+        # A host ends if its app dies while the app loads, so wait until the app is loaded.
         await self.wait_until_ready()
         child = await self._first_child()
         with suppress(psutil.NoSuchProcess):
             os.kill(child.pid, signal.SIGKILL)
             await asyncio.to_thread(psutil.wait_procs, [child], 10.0)
 
+    def process(self) -> psutil.Process | None:
+        """Return the component's own process, or None if it does not run."""
+        if self._process is None or self._process.returncode is not None:
+            return None
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(self._process.pid)
+        return None
+
+    def suspend(self, *, is_child: bool) -> list[psutil.Process]:
+        """Stop the component's processes by SIGSTOP, or only its children, and return them."""
+        process = self.process()
+        if process is None:
+            return []
+        suspended = []
+        with suppress(psutil.NoSuchProcess):
+            chosen = process.children() if is_child else [process, *process.children()]
+            for each in chosen:
+                with suppress(psutil.NoSuchProcess):
+                    each.suspend()
+                    suspended.append(each)
+        return suspended
+
     async def _first_child(self) -> psutil.Process:
-        # The host itself may just have crashed.
+        # The host may just have crashed, so try again until it has a child.
         async with asyncio.timeout(_READY_SECONDS):
             while True:
                 await self._started.wait()
@@ -183,48 +230,62 @@ class SupervisedPart:
             kill_group(self._process.pid)
 
     def last_lines(self) -> str:
-        """Return the last lines of the component's log."""
+        """Return the last 12 lines of the component's log, or `nothing` if the log is empty."""
         return "\n".join(f"  {line}" for line in self.log.tail(12)) or "  nothing"
 
 
 class Rig:
     """A system with blobs, Service Bus, one or two gateway hosts and a worker."""
 
-    def __init__(self, data: Path, engine: StormEngine, reaper: Reaper) -> None:
+    def __init__(
+        self, data: Path, engine: StormEngine, reaper: Reaper, options: RigOptions
+    ) -> None:
         self.engine = engine
         self.ran_path = data / "ran"
         catalogue = data / "models.toml"
-        catalogue.write_text(_CATALOGUE, encoding="utf-8")
+        catalogue.write_text(options.catalogue, encoding="utf-8")
         base = free_ports(_PORT_COUNT)
         settings = SystemSettings(
             root=ROOT,
-            data=data,
+            data=options.store or data,
             ports=Ports.from_base(base),
             reply_token_key=reply_token_key(data),
             log_level="info",
             catalogue=catalogue,
         )
-        blobs, servicebus, gateway, worker = loosely_parts(settings)
+        remote = settings
+        self._proxies: dict[str, tuple[DelayProxy, int]] = {}
+        if options.has_links:
+            self._proxies, remote = _links(settings, base + _PORT_COUNT - 4)
+        self.service_bus_connection = settings.service_bus_connection
+        self.admin_port = settings.ports.servicebus_admin
+        blobs, servicebus, gateway, worker = _linked_parts(settings, remote)
         gateways: tuple[Part, ...] = (gateway,)
         self.url = settings.gateway_url
         self._balancer: Balancer | None = None
         if engine.host_count > 1:
             host_ports = [base + 5 + number for number in range(engine.host_count)]
             gateways = tuple(
-                _gateway_host(settings, engine, number, port)
+                _gateway_host(settings, remote, engine, number, port)
                 for number, port in enumerate(host_ports, 1)
             )
             self._balancer = Balancer(settings.ports.functions, host_ports)
         self.gateways = tuple(part.name for part in gateways)
-        #: The address of each host, without the balancer.
+        #: The address of each gateway host, without the balancer.
         self.host_urls = tuple(part.address for part in gateways)
         self._queues_url = f"http://127.0.0.1:{settings.ports.servicebus_admin}/$Resources/queues"
-        launcher = Launcher(ROOT, shared_environment(ROOT, read_environment()), reaper)
+        environment = shared_environment(ROOT, {**read_environment(), **options.environment})
+        launcher = Launcher(ROOT, environment, reaper)
         self.members = {
             part.name: SupervisedPart(part, PartLog(data / "logs" / f"{part.name}.log"), launcher)
             for part in (blobs, servicebus, *gateways, worker)
         }
         self._supervision: asyncio.TaskGroup | None = None
+
+    @property
+    def links(self) -> dict[str, DelayProxy]:
+        """The proxies between the components, by the component that is reached through them."""
+        return {name: proxy for name, (proxy, _) in self._proxies.items()}
 
     @property
     def own_deaths(self) -> Counter[str]:
@@ -233,38 +294,60 @@ class Rig:
             {name: member.own_deaths for name, member in self.members.items() if member.own_deaths}
         )
 
+    def processes(self) -> dict[str, list[psutil.Process]]:
+        """Return the running processes by their role.
+
+        A component, its child processes, and their own child processes have different roles.
+        """
+        found: dict[str, list[psutil.Process]] = {}
+        for name, member in self.members.items():
+            process = member.process()
+            if process is None:
+                continue
+            found[name] = [process]
+            with suppress(psutil.Error):
+                children = process.children()
+                deeper = [each for each in process.children(recursive=True) if each not in children]
+                roles = {f"child of {name}": children, f"below {name}": deeper}
+                found |= {role: members for role, members in roles.items() if members}
+        return found
+
     async def run(self, supervision: asyncio.TaskGroup) -> None:
-        """Start every component except the worker, and wait until all components are ready."""
+        """Start every component except the worker, and wait until they are ready."""
         self._supervision = supervision
         for member in self.members.values():
             member.log.rotate()
         if self._balancer is not None:
             await self._balancer.start()
+        for proxy, port in self._proxies.values():
+            await proxy.start(port)
         await self.start(*(name for name in self.members if name != "worker"))
 
     async def start(self, *names: str) -> None:
-        """Start these components, and wait until they are ready."""
+        """Start the components with these names, and wait until they are ready."""
         assert self._supervision is not None
         for name in names:
             self._supervision.create_task(self.members[name].run())
         for name in names:
             await self.members[name].wait_until_ready()
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Kill all components and do not restart them."""
         if self._balancer is not None:
             self._balancer.stop()
         for member in self.members.values():
             member.stop()
+        for proxy in self.links.values():
+            await proxy.stop()
 
     def runs(self) -> Counter[str]:
-        """Return the number of times that each input has reached the model."""
+        """Return how many times the model has received each input, by the label in the input."""
         text = self.ran_path.read_text("utf-8") if self.ran_path.exists() else ""
         # A kill may have truncated the last line.
         return Counter(text.rpartition("\n")[0].split())
 
     async def message_count(self) -> int | None:
-        """Return the number of messages in all queues; None while Service Bus is unavailable."""
+        """Return the number of messages in all queues, or None if Service Bus is unavailable."""
         try:
             async with httpx.AsyncClient(timeout=10) as client:
                 feed = (await client.get(self._queues_url)).text
@@ -274,26 +357,55 @@ class Rig:
         return sum(counts) if counts else None
 
 
-def _gateway_host(settings: SystemSettings, engine: StormEngine, number: int, port: int) -> Part:
-    """Return one of several hosts on one task hub, with its own port and directory."""
+def _links(
+    settings: SystemSettings, first_port: int
+) -> tuple[dict[str, tuple[DelayProxy, int]], SystemSettings]:
+    """Return a proxy with its port for each service, and the settings of those who use them."""
+    ports = settings.ports
+    targets = {
+        "gateway": ports.functions,
+        "servicebus": ports.servicebus,
+        "servicebus admin": ports.servicebus_admin,
+        "blobs": ports.blobs,
+    }
+    proxies = {
+        name: (DelayProxy(target, 0.0), first_port + number)
+        for number, (name, target) in enumerate(targets.items())
+    }
+    functions, servicebus, servicebus_admin, blobs = (port for _, port in proxies.values())
+    remote_ports = Ports(functions, servicebus, servicebus_admin, blobs, ports.worker_health)
+    return proxies, replace(settings, ports=remote_ports)
+
+
+def _linked_parts(local: SystemSettings, remote: SystemSettings) -> tuple[Part, ...]:
+    """Return parts that listen on the ports of `local` and connect to the ports of `remote`."""
+    return tuple(
+        replace(part, environment=linked.environment)
+        for part, linked in zip(loosely_parts(local), loosely_parts(remote), strict=True)
+    )
+
+
+def _gateway_host(
+    settings: SystemSettings, remote: SystemSettings, engine: StormEngine, number: int, port: int
+) -> Part:
+    """Return gateway host `number`, with its own port and directory, for a shared task hub."""
     name = f"gateway-{number}"
     own = replace(
         settings,
         data=settings.data / name,
         ports=replace(settings.ports, functions=port),
     )
-    part = loosely_parts(own)[2]
+    part = _linked_parts(own, remote)[2]
     return replace(
         part,
         name=name,
+        # The callers and the worker use the address of the balancer, which `remote` has.
         command=(*part.command, *engine.options(settings.data, number)),
-        # The callers and the worker use the address of the balancer.
-        environment={**part.environment, "GATEWAY_BASE_URL": settings.gateway_url},
     )
 
 
 @asynccontextmanager
-async def running(data: Path, engine: StormEngine) -> AsyncIterator[Rig]:
+async def running(data: Path, engine: StormEngine, options: RigOptions) -> AsyncIterator[Rig]:
     """Run a system without a worker during the `with` block, and kill all components afterwards.
 
     Raises:
@@ -301,12 +413,12 @@ async def running(data: Path, engine: StormEngine) -> AsyncIterator[Rig]:
     """
     reaper = Reaper()
     try:
-        rig = Rig(data, engine, reaper)
+        rig = Rig(data, engine, reaper, options)
         async with asyncio.TaskGroup() as supervision:
             try:
                 await rig.run(supervision)
                 yield rig
             finally:
-                rig.stop()
+                await rig.stop()
     finally:
         reaper.close()

@@ -48,7 +48,7 @@ def test_the_storm_report_counts_a_job_as_lost_if_the_job_stays_queued() -> None
     assert find_broken(see(accepted(), resource("queued"))) == ["lost"]
 
 
-def test_the_storm_report_counts_an_unknown_job_as_lost() -> None:
+def test_the_storm_report_counts_a_job_that_only_gets_404_responses_as_lost() -> None:
     job = accepted()
     job.see_unknown(job.known)
     assert find_broken(job) == ["lost"]
@@ -62,7 +62,7 @@ def test_the_storm_report_counts_an_unknown_job_as_lost() -> None:
         resource("cancelled"),
     ],
 )
-def test_the_storm_report_counts_an_unexpected_final_status_as_wrong(
+def test_the_storm_report_counts_an_unexpected_result_or_final_status_as_wrong(
     answer: dict[str, Any],
 ) -> None:
     assert find_broken(see(accepted(), answer)) == ["wrong"]
@@ -79,21 +79,19 @@ def test_the_storm_report_counts_a_second_job_with_the_same_idempotency_key_as_d
 
 
 @pytest.mark.parametrize("later", [resource("succeeded", attempt=2), resource("queued")])
-def test_the_storm_report_counts_a_job_as_doubled_if_the_ended_job_changes(
+def test_the_storm_report_counts_a_job_that_changes_after_its_end_as_doubled(
     later: dict[str, Any],
 ) -> None:
     assert find_broken(see(accepted(), resource("succeeded"), later)) == ["doubled"]
 
 
-def test_the_storm_report_counts_a_job_as_doubled_if_the_ended_job_becomes_unknown() -> None:
+def test_the_storm_report_counts_a_job_that_gets_a_404_after_its_end_as_doubled() -> None:
     job = see(accepted(), resource("succeeded"))
     job.see_unknown(job.known)
     assert find_broken(job) == ["doubled"]
 
 
-def test_the_storm_report_ignores_an_outdated_response_that_arrives_after_the_final_response() -> (
-    None
-):
+def test_the_storm_report_ignores_a_late_response_to_a_request_sent_before_the_job_ended() -> None:
     job = see(accepted(), resource("succeeded"))
     job.see(resource("queued"), KnownState(is_final=False, is_cancelled=False))
     assert find_broken(job) == []

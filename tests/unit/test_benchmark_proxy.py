@@ -1,4 +1,4 @@
-"""The proxy that emulates latency: it delays each direction, and changes no byte."""
+"""The proxy that emulates a network: it delays and limits each direction, and changes no byte."""
 
 import asyncio
 import contextlib
@@ -57,7 +57,7 @@ async def connect(proxy: DelayProxy) -> Connect:
     return lambda: asyncio.open_connection("127.0.0.1", port)
 
 
-async def test_each_direction_is_delayed_by_half_a_round_trip(
+async def test_the_proxy_delays_each_direction_by_half_a_round_trip(
     echo: EchoServer, connect: Connect
 ) -> None:
     reader, writer = await connect()
@@ -75,7 +75,7 @@ async def test_each_direction_is_delayed_by_half_a_round_trip(
     writer.close()
 
 
-async def test_a_new_connection_takes_one_more_round_trip(
+async def test_a_new_connection_through_the_proxy_takes_one_more_round_trip(
     echo: EchoServer, connect: Connect
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -88,7 +88,7 @@ async def test_a_new_connection_takes_one_more_round_trip(
     writer.close()
 
 
-async def test_all_bytes_arrive_unchanged_and_in_order(connect: Connect) -> None:
+async def test_all_bytes_pass_through_the_proxy_unchanged_and_in_order(connect: Connect) -> None:
     content = random.Random(1).randbytes(3_000_000)
     reader, writer = await connect()
 
@@ -101,6 +101,36 @@ async def test_all_bytes_arrive_unchanged_and_in_order(connect: Connect) -> None
     async with asyncio.timeout(LIMIT_SECONDS):
         received, _ = await asyncio.gather(reader.read(-1), write())
     assert received == content
+    writer.close()
+
+
+async def test_a_limited_proxy_forwards_all_bytes_at_the_limit(
+    proxy: DelayProxy, connect: Connect
+) -> None:
+    proxy.set_link(0.0, bytes_per_second=100_000)
+    content = random.Random(1).randbytes(40_000)
+    reader, writer = await connect()
+    loop = asyncio.get_running_loop()
+    begin = loop.time()
+    writer.write(content)
+    async with asyncio.timeout(LIMIT_SECONDS):
+        assert await reader.readexactly(len(content)) == content
+    # The last part, a tenth of a second, is forwarded before its pause.
+    assert loop.time() - begin >= 0.3 - RESOLUTION_SECONDS
+    writer.close()
+
+
+async def test_a_limit_can_be_removed_from_an_open_connection(
+    proxy: DelayProxy, connect: Connect
+) -> None:
+    reader, writer = await connect()
+    proxy.set_link(0.0, bytes_per_second=10)
+    writer.write(b"a")
+    async with asyncio.timeout(LIMIT_SECONDS):
+        assert await reader.readexactly(1) == b"a"
+        proxy.set_link(0.0)
+        writer.write(bytes(1_000_000))
+        assert len(await reader.readexactly(1_000_000)) == 1_000_000
     writer.close()
 
 

@@ -1,4 +1,4 @@
-"""The emulator's own distribution agrees with the repository that holds it."""
+"""The distribution of the emulator agrees with the repository that contains it."""
 
 import importlib
 import tomllib

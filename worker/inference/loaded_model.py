@@ -35,7 +35,9 @@ from worker.errors import (
     ResultTooLarge,
     UnsupportedMediaType,
 )
-from worker.inputs import audio, images, tensors, text
+from worker.inputs.audio import RATES
+from worker.inputs.decoder_process import DecoderProcesses
+from worker.inputs.opened import Data, InputKind, OpenedInput, open_input
 from worker.models import (
     Accepts,
     BatchModel,
@@ -66,7 +68,7 @@ Parameters = Mapping[str, Json]
 """The parameters that the caller sent with the input."""
 
 Result = InlineJson | InlineBytes
-"""A job's result, before it is perhaps stored as a blob."""
+"""A job's result: a JSON value, or bytes with a media type. It is not yet stored as a blob."""
 
 _NO_PARAMETERS: Parameters = MappingProxyType({})
 
@@ -107,7 +109,9 @@ class LoadedModel:
         """
         self._model = model
         self._infer = infer
-        self._accepts = input_kind(model, infer)
+        self._kind = InputKind(
+            input_kind(model, infer), model.max_pixels, _sample_rate(model, infer)
+        )
         self._adapter = make_adapter(model, infer)
         torch = sys.modules.get("torch")
         self._inference_mode: Callable[[], contextlib.AbstractContextManager[object]] = (
@@ -143,12 +147,17 @@ class LoadedModel:
     @property
     def accepts(self) -> Accepts:
         """Return the kind of input that the model accepts, for example `image`."""
-        return self._accepts
+        return self._kind.accepts
 
     @property
     def reads_files(self) -> bool:
         """Return whether the model reads each input from an open file."""
-        return self._accepts == "file"
+        return self._kind.accepts == "file"
+
+    @property
+    def preprocesses(self) -> bool:
+        """Return whether the model converts decoded inputs, so that these are not needed later."""
+        return isinstance(self._adapter, BatchAdapter)
 
     @property
     def reports_progress(self) -> bool:
@@ -167,7 +176,30 @@ class LoadedModel:
         """
         if self.reads_files:
             return self.prepare_file(io.BytesIO(data), media_type, parameters)
-        decoded = self._decode(data, self._check_media_type(media_type))
+        return self.preprocess(self.open(data, media_type).decode(_reserve_nothing), parameters)
+
+    def open(
+        self, data: Data, media_type: str, processes: DecoderProcesses | None = None
+    ) -> OpenedInput:
+        """Open one input, without decoding it.
+
+        Args:
+            data: The bytes of the input.
+            media_type: The media type of the input.
+            processes: The processes that decode large images; None to decode them in this process.
+
+        Raises:
+            UnsupportedMediaType: The model does not accept this media type.
+            InvalidInput: The input cannot be decoded.
+        """
+        return open_input(self._kind, data, self._check_media_type(media_type), processes)
+
+    def preprocess(self, decoded: Any, parameters: Parameters = _NO_PARAMETERS) -> Any:
+        """Preprocess one decoded input.
+
+        Returns:
+            The prepared item, which the caller puts into a batch for `run`.
+        """
         with self._inference_mode():
             return self._adapter.preprocess(decoded, parameters)
 
@@ -271,20 +303,6 @@ class LoadedModel:
             )
         return bare_type
 
-    def _decode(self, data: bytes, media_type: str) -> Any:
-        match self._accepts:
-            case "image":
-                return images.decode(data, media_type, self._model.max_pixels)
-            case "audio":
-                return audio.decode(data)
-            case "text":
-                return text.decode(data)
-            case "json":
-                return text.parse_json(data)
-            case "tensor":
-                return tensors.decode(data, media_type)
-        return data
-
 
 class Adapter(Protocol):
     """The common interface of item models and batch models."""
@@ -316,7 +334,7 @@ class Adapter(Protocol):
 
 
 class BatchAdapter:
-    """Calls a batch model."""
+    """Implements `Adapter` for a batch model, which processes a whole batch in each call."""
 
     def __init__(self, infer: BatchModel | BatchModelWithProgress, *, takes_contexts: bool) -> None:
         self._infer = infer
@@ -328,7 +346,7 @@ class BatchAdapter:
         )
 
     def preprocess(self, item: Any, parameters: Parameters) -> Any:
-        """Call the model's method `preprocess`.
+        """Call the model's method `preprocess`, and return the prepared item.
 
         Pass the job's parameters if the model's `preprocess` has an argument `parameters`.
         """
@@ -342,7 +360,7 @@ class BatchAdapter:
         return item
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
-        """Call the model once for the whole batch."""
+        """Call the model once for the whole batch, and return the model's outputs."""
         if self._takes_contexts:
             return cast(BatchModelWithProgress, self._infer)(batch, list(contexts))
         return cast(BatchModel, self._infer)(batch)
@@ -355,7 +373,7 @@ class _ItemWithParameters:
 
 
 class ItemAdapter:
-    """Calls an item model."""
+    """Implements `Adapter` for an item model, which processes one item in each call."""
 
     def __init__(self, infer: ItemModel | ItemModelWithProgress, *, takes_contexts: bool) -> None:
         self._call = cast(Callable[..., Any], infer)
@@ -372,7 +390,7 @@ class ItemAdapter:
         return item.item if isinstance(item, _ItemWithParameters) else item
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
-        """Call the model once for each item of the batch."""
+        """Call the model once for each item of the batch, and return the outputs in order."""
         if self._takes_contexts:
             pairs = zip(batch, contexts, strict=True)
             return [self._run_one(item, context) for item, context in pairs]
@@ -383,6 +401,25 @@ class ItemAdapter:
             return self._call(item, *context)
         parameters = item.parameters if isinstance(item, _ItemWithParameters) else {}
         return self._call(self.without_parameters(item), *context, parameters=parameters)
+
+
+def _sample_rate(model: ModelEntry, infer: Any) -> int | None:
+    """Return the sample rate that the model's class wants; None if it accepts every rate.
+
+    Raises:
+        ModelUnfit: The class has an attribute `sample_rate` that is not a sample rate.
+    """
+    rate = getattr(infer, "sample_rate", None)
+    if rate is not None and not (isinstance(rate, int) and rate in RATES):
+        raise ModelUnfit(
+            f"{model.implementation}: sample_rate is {rate!r}; expected a whole number from "
+            f"{RATES[0]} to {RATES[-1]}"
+        )
+    return rate
+
+
+def _reserve_nothing(size_bytes: int) -> None:
+    """Reserve no memory, because no other input shares the memory."""
 
 
 def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights | None) -> Any:
@@ -512,7 +549,7 @@ def _encode_image(image: Image.Image, file_format: str) -> bytes:
 
 
 def serialize_result(result: Result) -> bytes:
-    """Return a result as bytes. A JSON value is serialized; other results already are bytes.
+    """Return the bytes of a result. A JSON value is serialized first.
 
     Raises:
         InferenceFailed: The result cannot be written as JSON.
@@ -534,6 +571,7 @@ def dump_json(value: Json) -> bytes:
 
     Raises:
         ValueError: The value contains NaN or an infinity.
+        TypeError: The value contains an object that JSON cannot represent.
     """
     return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
 

@@ -50,7 +50,7 @@ class ModelManager:
         workload: ModelWorkload,
         telemetry: ModelTelemetry | None = None,
     ) -> None:
-        """Store the dependencies; do not load the model yet.
+        """Store the dependencies. The model is loaded later, by `enter`.
 
         Args:
             model: The catalogue entry.
@@ -122,13 +122,13 @@ class ModelManager:
     def enter(self, stopping: threading.Event) -> bool:
         """Wait until memory is reserved, and load the model.
 
-        If a load fails, the method repeats both steps.
+        If a load fails, the method waits and loads the model again.
 
         Returns:
             True if the model was loaded, False if `stopping` was set before that.
 
         Raises:
-            Exception: The device is lost.
+            Exception: The error of a load that means that the device is lost.
         """
         while not stopping.is_set():
             try:
@@ -167,7 +167,7 @@ class ModelManager:
     def _close(self, loaded: LoadedModel) -> None:
         try:
             loaded.close()
-        except Exception:  # noqa: BLE001  the edge: a model's code may raise anything
+        except Exception:  # noqa: BLE001  a model's code may raise anything
             _log.exception("%s: the model's method close raised an error", self._model.name)
 
     def _reserve(self) -> MemoryReservation:
@@ -241,9 +241,9 @@ class ModelManager:
     def _next_reservation_bytes(self, device: Device) -> int:
         """Return how many bytes to reserve for the next load after a load ran out of memory.
 
-        If batches of the model were measured, the result is `needed_bytes` of these measurements.
-        If no batch was measured, the result is the memory of the whole device. The result is also
-        the memory of the whole device if at least `needed_bytes` were reserved for the failed load.
+        If batches of the model were measured, the result is what these measurements require, but
+        only if this is more than was reserved for the failed load. Otherwise, the result is the
+        memory of the whole device.
         """
         profile = self._sharing.profiles(device).get(profile_key(self._model))
         if profile is None or not profile.peaks:

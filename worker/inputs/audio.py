@@ -2,13 +2,15 @@
 
 Supports RIFF/WAVE files with PCM samples of 8, 16, 24 or 32 bits or IEEE floats of 32 or 64 bits.
 The header may have the plain or the EXTENSIBLE format. A file whose header announces more samples
-than the file contains is refused before samples are decoded. The decoded samples need at most four
-times as many bytes as the file.
+than the file contains is refused before samples are decoded.
+
+The samples are decoded, mixed and resampled in pieces, so that only the result needs memory.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from mmap import mmap
 from typing import TYPE_CHECKING, Final
 
 from worker.errors import InvalidInput
@@ -26,10 +28,15 @@ _GUID_REST: Final = bytes.fromhex("000000001000800000aa00389b71")
 
 _CHANNELS: Final = range(1, 33)
 # At a lower rate, a short input would grow without bounds when a model resamples it.
-_RATES: Final = range(4_000, 384_001)
+RATES: Final = range(4_000, 384_001)
+"""The sample rates that are accepted."""
 _MAX_CHUNKS: Final = 256
 # Programs that write to a pipe do not know the length, and write this value instead.
 _UNKNOWN_LENGTH: Final = 0xFFFFFFFF
+
+# A piece has at most this many bytes in the file. Its samples need up to 16 times as many.
+_PIECE_BYTES: Final = 1024 * 1024
+_SAMPLE_BYTES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +70,67 @@ class _Format:
         return self.channels * self.bits // 8
 
 
-def decode(data: bytes) -> Audio:
-    """Decode a WAV file. Raises InvalidInput if the file cannot be decoded."""
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """An opened WAV file, whose samples are not decoded yet.
+
+    Attributes:
+        sample_rate: The number of samples per second after `decode`.
+    """
+
+    _format: _Format
+    _body: memoryview = field(repr=False)
+    sample_rate: int
+
+    @property
+    def memory_bytes(self) -> int:
+        """Return how many bytes `decode` needs at most."""
+        return _SAMPLE_BYTES * self._count + 16 * min(len(self._body), _PIECE_BYTES)
+
+    @property
+    def _count(self) -> int:
+        """The number of samples after `decode`, which may differ by one because of rounding."""
+        frames = len(self._body) // self._format.frame_bytes
+        return max(1, frames * self.sample_rate // self._format.rate) + 1
+
+    def decode(self) -> Audio:
+        """Decode the samples, mix the channels into one, and resample.
+
+        Raises:
+            InvalidInput: A sample is NaN or infinite.
+        """
+        import numpy as np  # noqa: PLC0415  a worker without such models needs no NumPy
+
+        samples, end = np.empty(self._count, np.float32), 0
+        resample = _resampler(self._format.rate, self.sample_rate)
+        for piece, is_last in self._pieces():
+            found = resample(_samples(self._format, piece), is_last)[: len(samples) - end]
+            samples[end : end + len(found)] = found
+            end += len(found)
+        return Audio(samples[: max(1, end)], self.sample_rate)
+
+    def _pieces(self) -> Iterator[tuple[memoryview, bool]]:
+        size_bytes = max(1, _PIECE_BYTES // self._format.frame_bytes) * self._format.frame_bytes
+        for start in range(0, len(self._body), size_bytes):
+            end = start + size_bytes
+            yield self._body[start:end], end >= len(self._body)
+
+
+def decode(data: bytes | mmap, sample_rate: int | None = None) -> Audio:
+    """Decode a WAV file. The arguments and errors are those of `open_recording`."""
+    return open_recording(data, sample_rate).decode()
+
+
+def open_recording(data: bytes | mmap, sample_rate: int | None = None) -> Recording:
+    """Read the header of a WAV file.
+
+    Args:
+        data: The bytes of the file.
+        sample_rate: The number of samples per second to resample to; None to keep the file's rate.
+
+    Raises:
+        InvalidInput: The file is not a WAV file that can be decoded.
+    """
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         raise InvalidInput("the input is not a WAV file: it does not begin with a RIFF/WAVE header")
     shape: _Format | None = None
@@ -74,8 +140,22 @@ def decode(data: bytes) -> Audio:
         elif name == b"data":
             if shape is None:
                 raise InvalidInput("the WAV file has a data chunk before its fmt chunk")
-            return Audio(_samples(shape, body), shape.rate)
+            if not body or len(body) % shape.frame_bytes:
+                raise InvalidInput("the WAV file has no samples, or its last sample is incomplete")
+            return Recording(shape, body, sample_rate or shape.rate)
     raise InvalidInput("the WAV file has no data chunk with samples")
+
+
+def _resampler(
+    rate: int, wanted: int
+) -> "Callable[[NDArray[np.float32], bool], NDArray[np.float32]]":
+    """Return a function that resamples consecutive pieces; its flag marks the last piece."""
+    if rate == wanted:
+        return lambda piece, _is_last: piece
+    import soxr  # noqa: PLC0415  only for recordings that have another rate
+
+    stream = soxr.ResampleStream(rate, wanted, 1, dtype="float32")
+    return lambda piece, is_last: stream.resample_chunk(piece, last=is_last)
 
 
 def _chunks(rest: memoryview) -> Iterator[tuple[bytes, memoryview]]:
@@ -108,10 +188,10 @@ def _format(body: memoryview) -> _Format:
             "the WAV file has an unsupported format; expected PCM of 8, 16, 24 or 32 bits, or "
             "floats of 32 or 64 bits"
         )
-    if channels not in _CHANNELS or rate not in _RATES:
+    if channels not in _CHANNELS or rate not in RATES:
         raise InvalidInput(
             f"the WAV file has {channels} channels at {rate} Hz; expected {_CHANNELS[0]} to "
-            f"{_CHANNELS[-1]} channels at {_RATES[0]} to {_RATES[-1]} Hz"
+            f"{_CHANNELS[-1]} channels at {RATES[0]} to {RATES[-1]} Hz"
         )
     shape = _Format(kind, channels, rate, bits)
     if frame_bytes != shape.frame_bytes:
@@ -125,11 +205,9 @@ def _format(body: memoryview) -> _Format:
 def _samples(shape: _Format, body: memoryview) -> "NDArray[np.float32]":
     import numpy as np  # noqa: PLC0415  a worker without such models needs no NumPy
 
-    if not body or len(body) % shape.frame_bytes:
-        raise InvalidInput("the WAV file has no samples, or its last sample is incomplete")
     match shape.kind, shape.bits:
         case (_, 8):
-            # The only unsigned width.
+            # In WAV files, 8-bit integers are unsigned, and all wider integers are signed.
             values = np.frombuffer(body, np.uint8).astype(np.float32) / 128 - 1
         case (_, 24):
             # Put each value into the upper three bytes of four, so that the sign is right.

@@ -1,36 +1,79 @@
-"""Decode untrusted images."""
+"""Decode untrusted images.
+
+`open_image` reads only the header. `to_rgb` decodes the pixels, and needs at most `memory_bytes`
+bytes of memory, because it converts the image in strips of rows.
+"""
 
 import io
 import struct
 import zlib
+from collections.abc import Iterator
+from mmap import mmap
+from typing import Any, Final
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from worker.errors import InvalidInput
 
 # Only these decoders are used, because each further decoder would be more code for untrusted bytes.
-_FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
+_FORMATS: Final = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
 
 # The errors that Pillow's decoders raise on damaged files.
 _DECODER_ERRORS = (
     *(OSError, ValueError, SyntaxError, EOFError, LookupError, struct.error, zlib.error),
     *(TypeError, AttributeError, ArithmeticError, MemoryError),
 )
-_DAMAGED = "the image is damaged or incomplete: it cannot be decoded to its end"
+DAMAGED: Final = "the image is damaged or incomplete: it cannot be decoded to its end"
 
 # Each model has its own limit, which is checked below. Pillow's limit would apply to the whole
 # process, and only cause a warning up to twice its value.
 Image.MAX_IMAGE_PIXELS = None
 
+# Measured, for the worst colour mode: the decoder's own memory, four bytes for each decoded pixel,
+# and a copy in RGB. A JPEG with several scans keeps all its coefficients. A WebP keeps two further
+# images.
+_BYTES_PER_PIXEL: Final = {"JPEG": 9, "PNG": 9, "WEBP": 20}
+_BYTES_PER_PIXEL_OF_SCANS: Final = 16
+_STRIP_ROWS: Final = 64
+# While a strip is converted, each of its pixels needs up to this many bytes.
+_BYTES_PER_STRIP_PIXEL: Final = 16
+
+# Each scan of a progressive JPEG costs another pass over all pixels. Usual files have ten scans.
+_SCAN: Final = b"\xff\xda"
+_MAX_SCANS: Final = 100
+# An image within these limits is decoded in less than about 0.2 s.
+_SMALL_FILE_BYTES: Final = 1024 * 1024
+_SMALL_PIXELS: Final = 2_000_000
+_SMALL_PIXELS_OF_ALL_SCANS: Final = 20_000_000
+
+_ORIENTATION: Final = 0x0112
+_ROTATIONS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 
 def decode(data: bytes, media_type: str, max_pixels: int) -> Image.Image:
     """Decode an image to RGB, and rotate it according to its EXIF orientation.
 
+    The arguments and errors are those of `open_image`.
+    """
+    with open_image(data, media_type, max_pixels) as picture:
+        return to_rgb(picture)
+
+
+def open_image(data: bytes | mmap, media_type: str, max_pixels: int) -> Image.Image:
+    """Read the header of an image, without its pixels.
+
     Args:
         data: The bytes of the file.
         media_type: The expected media type.
-        max_pixels: The largest number of pixels that is accepted. The size in the image's header is
-            checked before the pixels are decoded.
+        max_pixels: The largest number of pixels that is accepted.
 
     Raises:
         InvalidInput: The bytes are not an image of this type, or the image is too large.
@@ -39,33 +82,116 @@ def decode(data: bytes, media_type: str, max_pixels: int) -> Image.Image:
         raise InvalidInput("the input is empty; expected the bytes of an image")
     expected = _FORMATS.get(media_type)
     formats = [expected] if expected else list(_FORMATS.values())
+    file: Any = io.BytesIO(data) if isinstance(data, bytes) else data
     try:
-        picture = Image.open(io.BytesIO(data), formats=formats)
+        picture = Image.open(file, formats=formats)
     except UnidentifiedImageError:
         raise InvalidInput(f"the input is not an image of type {media_type}") from None
     except _DECODER_ERRORS:
-        raise InvalidInput(_DAMAGED) from None
-    with picture:
+        raise InvalidInput(DAMAGED) from None
+    try:
         _check_size(picture.size, max_pixels)
-        return _loaded(picture)
+        _check_scans(picture, data)
+    except InvalidInput:
+        picture.close()
+        raise
+    return picture
 
 
-def _loaded(picture: Image.Image) -> Image.Image:
+def is_small_file(data: bytes | mmap) -> bool:
+    """Return whether the header of this file can be read quickly, whatever the file contains."""
+    return len(data) <= _SMALL_FILE_BYTES
+
+
+def is_small(picture: Image.Image, data: bytes | mmap) -> bool:
+    """Return whether an opened image is decoded in less than about 0.2 s."""
+    pixels = picture.width * picture.height
+    all_pixels = pixels * max(1, _scan_count(picture, data))
+    return pixels <= _SMALL_PIXELS and all_pixels <= _SMALL_PIXELS_OF_ALL_SCANS
+
+
+def memory_bytes(picture: Image.Image, data: bytes | mmap) -> int:
+    """Return how many bytes `to_rgb` needs at most for an opened image."""
+    a_pixel = _BYTES_PER_PIXEL[picture.format or ""]
+    if _scan_count(picture, data) > 1:
+        a_pixel = _BYTES_PER_PIXEL_OF_SCANS
+    strip = picture.width * _STRIP_ROWS * _BYTES_PER_STRIP_PIXEL
+    return picture.width * picture.height * a_pixel + strip
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Decode an opened image to RGB, and rotate it according to its EXIF orientation.
+
+    Transparent areas become white, as in a browser. Raises InvalidInput if the file is damaged.
+    """
+    flat = Image.new("RGB", picture.size)
+    top = 0
+    for strip in decoded_strips(picture):
+        flat.paste(strip, (0, top))
+        top += strip.height
+    return rotated(flat, orientation_of(picture))
+
+
+def decoded_strips(picture: Image.Image) -> Iterator[Image.Image]:
+    """Decode an opened image, and yield it in strips of rows, in RGB.
+
+    Transparent areas become white. Raises InvalidInput if the file is damaged.
+    """
     try:
         # This reads the whole file, and raises an error if the file is truncated.
         picture.load()
-        return _flat(ImageOps.exif_transpose(picture))
+        for top in range(0, picture.height, _STRIP_ROWS):
+            bottom = min(picture.height, top + _STRIP_ROWS)
+            yield _flat(picture.crop((0, top, picture.width, bottom)))
     except _DECODER_ERRORS:
-        raise InvalidInput(_DAMAGED) from None
+        raise InvalidInput(DAMAGED) from None
+
+
+def orientation_of(picture: Image.Image) -> int | None:
+    """Return the EXIF orientation of an opened image, from 1 to 8; None if the image has none.
+
+    Raises InvalidInput if the EXIF data is damaged.
+    """
+    try:
+        found = picture.getexif().get(_ORIENTATION)
+    except _DECODER_ERRORS:
+        raise InvalidInput(DAMAGED) from None
+    return found if isinstance(found, int) else None
+
+
+def rotated(picture: Image.Image, orientation: object) -> Image.Image:
+    """Return the image upright. `orientation` is the value of the EXIF tag."""
+    method = _ROTATIONS.get(orientation) if isinstance(orientation, int) else None
+    return picture if method is None else picture.transpose(method)
 
 
 def _flat(picture: Image.Image) -> Image.Image:
-    """Convert an image to RGB. Transparent areas become white, as in a browser."""
+    """Convert an image to RGB. Transparent areas become white."""
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     layers = picture.convert("RGBA")
     white = Image.new("RGBA", layers.size, "white")
     return Image.alpha_composite(white, layers).convert("RGB")
+
+
+def _check_scans(picture: Image.Image, data: bytes | mmap) -> None:
+    if _scan_count(picture, data) > _MAX_SCANS:
+        raise InvalidInput(f"the JPEG has more than {_MAX_SCANS} scans; save it with fewer scans")
+
+
+def _scan_count(picture: Image.Image, data: bytes | mmap) -> int:
+    """Return the number of scans of a JPEG; 1 for other formats.
+
+    A thumbnail inside the file may increase the number by a few.
+    """
+    if picture.format != "JPEG":
+        return 1
+    if isinstance(data, bytes):
+        return data.count(_SCAN)
+    count, at = 0, data.find(_SCAN)
+    while at >= 0 and count <= _MAX_SCANS:
+        count, at = count + 1, data.find(_SCAN, at + 2)
+    return count
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:

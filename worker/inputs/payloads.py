@@ -6,6 +6,7 @@ The message contains only a reference to the blob (claim check).
 import contextlib
 import hashlib
 import io
+import mmap
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
@@ -33,11 +34,14 @@ from worker.telemetry.recording import ServiceStatus
 
 T = TypeVar("T")
 
+LARGE_FILE_BYTES = 1024 * 1024
+"""Larger inputs are downloaded to a temporary file, which is mapped into memory."""
+
 
 class BlobStore(Protocol):
     """The blob container for payloads.
 
-    Both methods raise AzureError if the container cannot be reached.
+    `read` and `write` raise AzureError if the container cannot be reached.
     """
 
     def read(self, ref: PayloadRef) -> Iterator[bytes]:
@@ -65,8 +69,10 @@ class BlobPayloads:
         self._store = store
         self._status = ServiceStatus("blob storage")
 
-    def fetch(self, ref: PayloadRef, model: ModelEntry, wait: Wait) -> bytes:
+    def fetch(self, ref: PayloadRef, model: ModelEntry, wait: Wait) -> bytes | mmap.mmap:
         """Download an input from blob storage, and return its bytes.
+
+        A large input is in a temporary file, which is mapped into memory.
 
         Raises:
             PayloadsAway: `wait` returned False before the download succeeded.
@@ -74,18 +80,25 @@ class BlobPayloads:
             InvalidInput: The input is too large for the model.
         """
         _check_size(ref.size_bytes, model.max_upload_bytes)
-        return self._fetch(ref, b"".join, wait)
+        if ref.size_bytes <= LARGE_FILE_BYTES:
+            return self._fetch(ref, b"".join, wait)
+        with self._fetch(ref, _spool, wait) as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def open(self, ref: PayloadRef, model: ModelEntry, wait: Wait) -> io.BufferedIOBase:
         """Download an input to a temporary file, and return the open file.
 
-        The whole input is never in memory at once. The errors are the same as in `fetch`.
+        The whole input is never in memory at once. The caller must close the file. The arguments
+        and the errors are the same as those of `fetch`.
         """
         _check_size(ref.size_bytes, model.max_upload_bytes)
         return self._fetch(ref, _spool, wait)
 
     def store(self, job_id: str, data: bytes, media_type: str, wait: Wait) -> PayloadRef:
-        """Store a result as a blob; return a reference to the blob.
+        """Store a result as a blob, and return a reference to the blob.
+
+        If blob storage does not answer, the upload is tried again. `wait` sleeps before each new
+        try, and returns False if the method must give up.
 
         Raises:
             PayloadsAway: `wait` returned False before the result was stored.
@@ -174,8 +187,22 @@ class AzureBlobStore:
         )
 
 
+def as_file(data: mmap.mmap) -> io.BufferedIOBase:
+    """Return an open temporary file with this content."""
+    return _spool(_pieces(data))
+
+
+def _pieces(data: mmap.mmap) -> Iterator[bytes]:
+    for start in range(0, len(data), LARGE_FILE_BYTES):
+        yield data[start : start + LARGE_FILE_BYTES]
+
+
 def _verify(ref: PayloadRef, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the chunks unchanged. Raise PayloadCorrupt at the end if the digest differs."""
+    """Yield the chunks of a blob unchanged, and check their digest at the end.
+
+    Raises:
+        PayloadCorrupt: The digest differs from the digest in the reference.
+    """
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)

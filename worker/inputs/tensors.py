@@ -8,10 +8,12 @@ tensors as an object that contains nested lists by name.
 import math
 import re
 import struct
+from mmap import mmap
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from contract import media
 from worker.errors import InvalidInput
+from worker.inputs import text
 from worker.inputs.text import parse_json
 
 if TYPE_CHECKING:
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
 
 _MAX_RANK: Final = 8
 _MAX_NAMES: Final = 64
-# NumPy's codes for booleans, signed integers, unsigned integers and floats.
-_KINDS: Final = "biuf"
+_VALUE_BYTES: Final = 12
+_NUMBERS: Final = {bool, int, float}
 
 # NumPy's own reader evaluates the header as Python, which is not safe here. All writers use this
 # form of header. At most eight sizes of at most fifteen digits are accepted.
@@ -39,10 +41,29 @@ Tensors = Any
 
 
 def decode(data: bytes, media_type: str) -> Tensors:
-    """Decode one array, or a dictionary of arrays by name. Raises InvalidInput."""
+    """Decode the arrays of one input.
+
+    Args:
+        data: The bytes of the input.
+        media_type: The input's media type. Inputs that are not JSON are decoded as `.npy` files.
+
+    Returns:
+        A dictionary of arrays by name if the input is a JSON object, otherwise one array.
+
+    Raises:
+        InvalidInput: The input cannot be decoded, or its values are not numbers.
+    """
     if media_type == media.JSON:
         return _from_json(parse_json(data))
     return _from_npy(data)
+
+
+def memory_bytes(data: bytes | mmap, media_type: str) -> int:
+    """Return how many bytes `decode` needs at most."""
+    if media_type != media.JSON:
+        return 2 * len(data)
+    # NumPy's array of objects and the array of floats have no more values than the JSON.
+    return text.memory_bytes(data) + _VALUE_BYTES * (len(data) // 2)
 
 
 def _from_json(value: Any) -> Tensors:
@@ -62,21 +83,24 @@ def _array(rows: Any, name: str) -> "NDArray[Any]":
         f"{name}: expected nested lists of equal length, which contain numbers in the "
         "range of float32"
     )
+    # As objects, because NumPy would convert texts to numbers, or reserve the length of the longest
+    # text for each value. Lists of different lengths remain lists.
     try:
-        # NumPy chooses the type, because with an explicit float type it would convert texts to
-        # numbers.
-        found = np.array(rows)
-    except (ValueError, TypeError, OverflowError):
+        found = np.array(rows, dtype=object)
+    except ValueError:
         raise unfit from None
-    if found.dtype.kind not in _KINDS:
+    if not set(map(type, found.flat)) <= _NUMBERS:
         raise unfit
     if found.ndim > _MAX_RANK:
         raise InvalidInput(
             f"{name}: the array has {found.ndim} dimensions; at most {_MAX_RANK} dimensions are "
             "accepted"
         )
-    with np.errstate(over="ignore"):
-        array = found.astype(np.float32)
+    try:
+        with np.errstate(over="ignore"):
+            array = found.astype(np.float32)
+    except OverflowError:
+        raise unfit from None
     if not np.isfinite(array).all():
         raise unfit
     return array

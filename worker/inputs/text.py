@@ -1,14 +1,22 @@
 """Decode untrusted text and JSON."""
 
 import json
-from typing import NoReturn
+from mmap import mmap
+from typing import Final, NoReturn
 
 from contract.messages import Json
 from worker.errors import InvalidInput
 
+# Each array or object is an allocation of its own, and the parser holds the interpreter's lock.
+_MAX_CONTAINERS: Final = 1_000_000
+_CONTAINER_BYTES: Final = 88
+_VALUE_BYTES: Final = 40
+_TEXT_FACTOR: Final = 5
+_PIECE_BYTES: Final = 1024 * 1024
+
 
 def decode(data: bytes) -> str:
-    """Decode UTF-8 text, and remove its byte order mark. Raises InvalidInput."""
+    """Decode text, and remove its byte order mark. Raises InvalidInput if it is not UTF-8."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -18,11 +26,32 @@ def decode(data: bytes) -> str:
 
 
 def parse_json(data: bytes) -> Json:
-    """Decode a JSON value without NaN or infinity. Raises InvalidInput if it is not valid."""
+    """Decode a JSON value without NaN or infinity.
+
+    Raises InvalidInput if the value is not valid, or has more than a million arrays and objects.
+    """
+    if data.count(b"[") + data.count(b"{") > _MAX_CONTAINERS:
+        raise InvalidInput(
+            f"the JSON has too many arrays and objects; at most {_MAX_CONTAINERS} are accepted"
+        )
     try:
         return json.loads(decode(data), parse_constant=_refuse)
     except (ValueError, RecursionError):
         raise InvalidInput("the input is not valid JSON") from None
+
+
+def memory_bytes(data: bytes | mmap) -> int:
+    """Return how many bytes `parse_json` needs at most."""
+    containers = values = 0
+    for start in range(0, len(data), _PIECE_BYTES):
+        piece = data[start : start + _PIECE_BYTES]
+        containers += piece.count(b"[") + piece.count(b"{")
+        values += piece.count(b",")
+    return (
+        _TEXT_FACTOR * len(data)
+        + _CONTAINER_BYTES * min(containers, _MAX_CONTAINERS)
+        + _VALUE_BYTES * values
+    )
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -1,6 +1,8 @@
 """Fetch inputs from URLs, with limits on size and time."""
 
 import json
+import time
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import urljoin
 
@@ -9,9 +11,12 @@ from contract.catalogue import ModelEntry
 from contract.errors import ForbiddenAddress
 from contract.messages import PayloadUrl
 from worker.errors import InvalidInput, OutboundFailed, UnsupportedMediaType
+from worker.inputs.opened import Data
 from worker.net.guarded_http import GuardedHttp, GuardedResponse, Limits
 
 LIMIT_SECONDS: Final = 20.0
+"""How long a whole download may take, with its DNS look-ups and its redirects."""
+
 MAX_REDIRECTS: Final = 5
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -21,18 +26,26 @@ _HEADERS: Final = {"accept": "*/*", "accept-encoding": "identity", "user-agent":
 class UrlFetcher:
     """Downloads inputs from URLs that the SSRF guard allows, and follows redirects."""
 
-    def __init__(self, http: GuardedHttp) -> None:
+    def __init__(
+        self,
+        http: GuardedHttp,
+        limit_seconds: float = LIMIT_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._http = http
+        self._limit_seconds = limit_seconds
+        self._clock = clock
 
-    def fetch(self, payload: PayloadUrl, model: ModelEntry) -> tuple[bytes, str]:
-        """Download an input from its URL; return its bytes and its media type.
+    def fetch(self, payload: PayloadUrl, model: ModelEntry) -> tuple[Data, str]:
+        """Download an input from its URL, and return its bytes and its media type.
 
         Raises:
             InvalidInput: The URL is not allowed, or the server sent no usable response.
-            UnsupportedMediaType: The model does not accept the media type, or the bytes are of
-                another type.
+            UnsupportedMediaType: The model does not accept the media type, or the bytes do not
+                have this type.
+            LookUpsBusy: Too many host names are being looked up for the inputs of this model.
         """
-        response = self._get(payload.url, model.max_input_bytes)
+        response = self._get(payload.url, model)
         if response.status != 200:
             raise InvalidInput(
                 f"the server of the input's URL answered with status {response.status}; "
@@ -47,12 +60,13 @@ class UrlFetcher:
             raise InvalidInput("the response from the input's URL is empty")
         return response.body, _media_type(payload, response, model)
 
-    def _get(self, url: str, limit_bytes: int) -> GuardedResponse:
+    def _get(self, url: str, model: ModelEntry) -> GuardedResponse:
+        ends_at = self._clock() + self._limit_seconds
         for _ in range(MAX_REDIRECTS + 1):
+            seconds = ends_at - self._clock()
+            limits = Limits(model.max_input_bytes, seconds, f"inputs of {model.name}")
             try:
-                response = self._http.exchange(
-                    "GET", url, _HEADERS, None, Limits(limit_bytes, LIMIT_SECONDS)
-                )
+                response = self._http.exchange("GET", url, _HEADERS, None, limits)
             except ForbiddenAddress as error:
                 raise InvalidInput(f"the input's URL is refused: {error}") from None
             except OutboundFailed as error:
@@ -77,8 +91,8 @@ def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntr
     Content-Type header.
 
     Raises:
-        UnsupportedMediaType: The model does not accept the media type, or the body has another
-            type.
+        UnsupportedMediaType: The model does not accept the media type, or the bytes of the body do
+            not have this type.
     """
     found = (
         media.essence(payload.media_type or "")
@@ -92,13 +106,16 @@ def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntr
             f"{model.name} does not accept; expected {' or '.join(model.media_types)}"
         )
     if not media.agrees(found, response.body) or (
-        found == media.JSON and not _is_json(response.body)
+        found == media.JSON and not _may_be_json(response.body)
     ):
         raise UnsupportedMediaType(f"the response from the input's URL is not {found}")
     return found
 
 
-def _is_json(data: bytes) -> bool:
+def _may_be_json(data: Data) -> bool:
+    """Return whether the data is JSON. A large input is checked when it is decoded."""
+    if not isinstance(data, bytes):
+        return True
     try:
         json.loads(data)
     except (ValueError, RecursionError):

@@ -187,6 +187,9 @@ class CudaDevice:
         """Run the `with` block as one batch.
 
         The batch's memory is measured if `batch.known_bytes` is None.
+
+        Raises:
+            BudgetExceeded: The measured memory is larger than `batch.limit_bytes`.
         """
         if batch.known_bytes is not None:
             yield

@@ -148,7 +148,10 @@ class BudgetExceeded(MemoryError):
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Return whether an error, or one of its causes, means that memory ran out."""
+    """Return whether an error, or one of its causes, means that memory ran out.
+
+    The result is False if `error` is None.
+    """
     while error is not None:
         if means_out_of_memory(error):
             return True

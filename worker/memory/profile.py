@@ -56,7 +56,8 @@ class MemoryProfile:
         """Return the size of the largest batch that fits if the model may use `device_bytes`.
 
         The size is the total size of the batch's items, in the model's own unit. The result is 0 if
-        no batch fits.
+        no batch fits. The result is infinite if no batch was measured, or if the largest measured
+        batch needed no memory.
         """
         left_bytes = device_bytes - self.resident_bytes
         if left_bytes < 0:

@@ -177,8 +177,11 @@ class SimulatedDevice:
     def running(self, holder: MemoryHolder, batch: Batch) -> Iterator[None]:
         """Run the `with` block as one batch, and count the batch's memory as used.
 
-        If the batch's memory is unknown, the bytes of its tensors are counted when the tensors are
-        created.
+        If `batch.known_bytes` is None, the bytes of the batch's tensors are counted when the
+        tensors are created, and the largest memory is stored in `batch.measured_bytes`.
+
+        Raises:
+            BudgetExceeded: The batch uses more than its limit, or the budget is exceeded.
         """
         charge = BatchCharge(self._account, batch.limit_bytes)
         try:
@@ -205,9 +208,9 @@ def _check(size_bytes: int, limit_bytes: int | None) -> None:
 
 
 def resident_bytes(thing: object) -> int:
-    """Return how many bytes the tensors use that an object references directly or indirectly.
+    """Return the total size in bytes of all tensors that an object contains, directly or nested.
 
-    Storage that several tensors share is counted once.
+    Storage that several tensors share is counted once. The result is 0 if torch is not imported.
     """
     torch = sys.modules.get("torch")
     if torch is None:
@@ -276,7 +279,7 @@ def _live_bytes(torch: Any, grown: Callable[[int], None]) -> Any:
         return {_key(leaf) for leaf in leaves(tree) if isinstance(leaf, torch.Tensor)}
 
     class LiveBytes(dispatch.TorchDispatchMode):  # type: ignore[name-defined,misc]
-        """Counts the bytes of all tensors that exist, and stores the maximum."""
+        """Counts the bytes of the tensors that are created in this mode, and stores the maximum."""
 
         def __init__(self) -> None:
             super().__init__()

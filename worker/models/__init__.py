@@ -32,10 +32,11 @@ this module, and never uses queues, replies or blobs.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 from worker.errors import Cancelled, InvalidInput
 from worker.inputs.audio import Audio
+from worker.inputs.opened import Accepts
 from worker.weights.weights import Weights
 
 __all__ = [
@@ -52,24 +53,12 @@ __all__ = [
     "Weights",
 ]
 
-Accepts = Literal["audio", "bytes", "file", "image", "json", "tensor", "text"]
-"""The kind of input that a model accepts:
-
-    image   a PIL image in RGB, rotated upright
-    audio   an `Audio`: mono samples as float32, and their sample rate
-    text    a str
-    json    the decoded JSON value
-    tensor  a NumPy array, or a dictionary of arrays by name
-    bytes   the payload unchanged
-    file    the payload as a binary file, which is closed after `preprocess`
-"""
-
 
 class Context(Protocol):
-    """Connects a model with its running job.
+    """The object with which a model reports the progress of one running job.
 
-    Both methods raise an error if the job must stop. The error is Cancelled if the job was
-    cancelled.
+    `progress` and `check` raise an error if the job must stop. The error is Cancelled if the job
+    was cancelled.
     """
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
@@ -89,7 +78,7 @@ class ItemModel(Protocol):
     """
 
     def __call__(self, item: Any, /) -> Any:
-        """Run the model on one item; return the item's result."""
+        """Run the model on one item, and return the item's result."""
         ...
 
 
@@ -97,7 +86,10 @@ class ItemModelWithProgress(Protocol):
     """An item model that reports progress."""
 
     def __call__(self, item: Any, context: Context, /) -> Any:
-        """Run the model on one item; return the item's result."""
+        """Run the model on one item, and return the item's result.
+
+        The model reports the job's progress through `context`.
+        """
         ...
 
 
@@ -114,7 +106,7 @@ class BatchModel(Protocol):
         ...
 
     def __call__(self, batch: list[Any]) -> Sequence[Any]:
-        """Run the model on one batch; return one output for each item, in the same order.
+        """Run the model on one batch, and return one output for each item, in the same order.
 
         If the class has the method `postprocess`, each output is passed to this method. Otherwise,
         each output is the result of a job.
@@ -135,11 +127,11 @@ class BatchModelWithProgress(Protocol):
         ...
 
     def __call__(self, batch: list[Any], contexts: list[Context]) -> Sequence[Any]:
-        """Run the model on one batch; return one output for each item, in the same order.
+        """Run the model on one batch, and return one output for each item, in the same order.
 
-        `contexts` contains the context of each item's job. If the class has the method
-        `postprocess`, each output is passed to this method. Otherwise, each output is the result of
-        a job.
+        `contexts` contains one context for each item. Through it, the model reports the progress of
+        the item's job. If the class has the method `postprocess`, each output is passed to this
+        method. Otherwise, each output is the result of a job.
         """
         ...
 

@@ -35,11 +35,14 @@ class Infer:
         self._names = _LABELS.read_text(encoding="utf-8").splitlines()
 
     def sample(self) -> torch.Tensor:
-        """Return a black image in the format that `preprocess` returns."""
+        """Return an image of zeros in the format that `preprocess` returns."""
         return torch.zeros(3, _SIDE_PIXELS, _SIDE_PIXELS)
 
     def preprocess(self, item: Image) -> torch.Tensor:
-        """Crop the centre of the image and scale it. Return float32 of shape (3, 224, 224)."""
+        """Crop the centre of the image, scale it to 224 x 224 pixels, and normalise the pixels.
+
+        Return a float32 tensor of shape (3, 224, 224).
+        """
         side = min(item.size) * _CENTRE_SHARE
         left, top = (item.width - side) / 2, (item.height - side) / 2
         box = (left, top, left + side, top + side)
@@ -49,7 +52,7 @@ class Infer:
         return self._network.stage(pixels)
 
     def __call__(self, batch: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Run one forward pass over the whole batch."""
+        """Run one forward pass over the batch, and return the class scores of each image."""
         return list(self._network(batch))
 
     def postprocess(self, output: torch.Tensor) -> dict[str, object]:

@@ -88,10 +88,10 @@ class Network:
         self._streams = _streams_of_this_thread(self.device) if is_gpu else None
 
     def stage(self, item: Tensor) -> Tensor:
-        """Start to copy one prepared item to the device; return the copy.
+        """Start to copy one prepared item to the GPU, and return the copy.
 
-        If the device has no memory for the copy, return the item in host memory. The item is then
-        copied when its batch runs.
+        If the GPU has no memory for the copy, return the item in host memory. The item is then
+        copied when its batch runs. On the CPU, return the item unchanged.
         """
         return item if self._streams is None else self._streams.send(item)
 
@@ -103,7 +103,7 @@ class Network:
         return self._run(batch, self._stacked)
 
     def each(self, batch: Sequence[Tensor]) -> Any:
-        """Run a network that takes a list of items, for example a detector of torchvision.
+        """Run a network whose input is a list of items, for example a detector of torchvision.
 
         Return the outputs in host memory. Outputs in half precision are converted to float32.
         """
@@ -132,7 +132,7 @@ class Network:
 
 
 class InPrecision(nn.Module):
-    """Runs one part of a network in a precision of its own. Inputs and outputs are float32."""
+    """Runs one submodule of a network in a given precision. Inputs and outputs are float32."""
 
     def __init__(self, inner: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class InPrecision(nn.Module):
         self._dtype = dtype
 
     def forward(self, given: Tensor) -> Any:
-        """Run the module; return a float32 tensor, or float32 tensors by name."""
+        """Run the submodule. Return a float32 tensor, or a dictionary of such tensors by name."""
         found = self._inner(given.to(self._dtype))
         if isinstance(found, Tensor):
             return found.float()
@@ -151,7 +151,8 @@ def _layout(module: nn.Module) -> torch.memory_format:
     """Return the memory format for a network: channels last for image networks.
 
     With channels last, convolutions are 20 % faster on the CPU and can use a GPU's tensor cores.
-    torch refuses this format for weights with five dimensions, for example in video networks.
+    torch refuses this format for weights with five dimensions, for example in video networks. So
+    these networks keep the format that they have.
     """
     held = chain(module.parameters(), module.buffers())
     is_flat = all(tensor.dim() <= 4 for tensor in held)
@@ -179,7 +180,7 @@ class _GpuStreams:
     """Two CUDA streams of a GPU: one for copies, and one for computation."""
 
     def __init__(self, device: torch.device) -> None:
-        cuda: Any = torch.cuda  # whose streams and events have no types
+        cuda: Any = torch.cuda  # its streams and events have no type hints
         self._device = device
         self._copying = cuda.Stream(device)
         self._computing = cuda.Stream(device)
@@ -191,7 +192,7 @@ class _GpuStreams:
         self._computing.wait_stream(torch.cuda.current_stream(self._device))
 
     def send(self, item: Tensor) -> Tensor:
-        """Start to copy an item to the GPU; return the copy without waiting.
+        """Start to copy an item to the GPU, and return the copy without waiting.
 
         If the GPU is out of memory, return the item in pinned host memory.
         """
@@ -223,7 +224,7 @@ class _GpuStreams:
 
 
 def _in_host_memory(output: Any) -> Any:
-    """Copy all tensors in a nested output to host memory; convert half precision to float32."""
+    """Copy all tensors in a nested output to host memory, and convert half precision to float32."""
     if isinstance(output, Tensor):
         host = output.cpu()
         return host.float() if host.dtype in (torch.float16, torch.bfloat16) else host

@@ -48,7 +48,7 @@ class Infer:
         self._network = Network(network, precision=precision, compiler=compiler)
 
     def sample(self) -> torch.Tensor:
-        """Return a black image in the format that `preprocess` returns."""
+        """Return an image of zeros in the format that `preprocess` returns."""
         side = self._transforms.crop_size[0]
         return torch.zeros(3, side, side)
 
@@ -57,7 +57,7 @@ class Infer:
         return self._network.stage(self._transforms(item))
 
     def __call__(self, batch: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Run one forward pass over the whole batch."""
+        """Run one forward pass over the batch, and return the class scores of each image."""
         return list(self._network(batch))
 
     def postprocess(self, output: torch.Tensor) -> dict[str, object]:

@@ -90,7 +90,10 @@ class Infer:
         return _Picture(torch.zeros(3, height, width), 1.0, (width, height))
 
     def preprocess(self, item: Image) -> _Picture:
-        """Scale the image down if it is large. The network itself normalises the pixels."""
+        """Scale the image down so that no side is longer than 1333 pixels.
+
+        The network itself normalises the pixels.
+        """
         scale = min(1.0, _MAX_SIDE_PIXELS / max(item.size))
         size = (max(1, round(item.width * scale)), max(1, round(item.height * scale)))
         picture = item if scale == 1.0 else item.resize(size, Resampling.BILINEAR)
@@ -110,7 +113,10 @@ class Infer:
         return [found[number] for number in range(len(batch))]
 
     def postprocess(self, output: _Found) -> dict[str, object]:
-        """Return the objects whose score is at least the minimum. Clip boxes to the image."""
+        """Return at most 100 objects whose score is at least `min_score`.
+
+        Boxes that extend beyond the image are clipped.
+        """
         width, height = output.size
         objects = [
             {

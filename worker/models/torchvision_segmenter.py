@@ -74,7 +74,7 @@ class Infer:
         self._network = Network(module, precision=precision, compiler=compiler)
 
     def sample(self) -> _Picture:
-        """Return a black image in the format that `preprocess` returns."""
+        """Return an image of zeros in the format that `preprocess` returns."""
         side = self._transforms.resize_size[0]
         return _Picture(torch.zeros(3, side, side * 4 // 3), (side * 4 // 3, side))
 
@@ -87,7 +87,7 @@ class Infer:
         return _Picture(self._network.stage(self._transforms(item)), item.size)
 
     def __call__(self, batch: list[_Picture]) -> list[_Mask]:
-        """Run one forward pass for all images of the same shape."""
+        """Run one forward pass for each group of images that have the same shape."""
         by_shape: dict[torch.Size, list[int]] = defaultdict(list)
         for number, picture in enumerate(batch):
             by_shape[picture.pixels.shape].append(number)

@@ -7,12 +7,10 @@ computes a score for each step of 32 ms. Its recurrent layer also uses the earli
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import gcd
 from typing import ClassVar, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
@@ -49,6 +47,7 @@ class Infer:
     """
 
     accepts: ClassVar[Accepts] = "audio"
+    sample_rate: ClassVar[int] = _RATE
 
     def __init__(
         self, weights: Weights, threshold: float = 0.5, max_seconds: float = 600.0
@@ -68,7 +67,7 @@ class Infer:
         return max(item[1], _STEP_SECONDS)
 
     def preprocess(self, item: Audio) -> tuple[Tensor, float]:
-        """Resample the recording to 16 kHz, and split it into steps.
+        """Split the recording into steps.
 
         Return the samples as float32 of shape (steps, 576), and the recording's duration in
         seconds.
@@ -78,14 +77,17 @@ class Infer:
                 f"the recording lasts {item.seconds:.0f} s; at most {self._max_seconds:g} s are "
                 "accepted"
             )
-        samples = resampled(item.samples, item.sample_rate)
-        missing = -len(samples) % _STEP
-        padded = torch.from_numpy(np.pad(samples, (_CONTEXT, missing)))
+        missing = -len(item.samples) % _STEP
+        padded = torch.from_numpy(np.pad(item.samples, (_CONTEXT, missing)))
         return padded.unfold(0, _CONTEXT + _STEP, _STEP), item.seconds
 
     @torch.inference_mode()
     def __call__(self, batch: list[tuple[Tensor, float]]) -> list[_Scored]:
-        """Encode all steps of all recordings, then run the recurrent layer over each recording."""
+        """Return the probability of speech in each step of each recording.
+
+        All steps of all recordings are encoded together. Then the recurrent layer runs over each
+        recording.
+        """
         steps = torch.cat([steps for steps, _ in batch])
         features = torch.cat([self._network.encode(slab) for slab in self._slabs(steps)])
         lengths = [len(steps) for steps, _ in batch]
@@ -152,22 +154,16 @@ class _Network(nn.Module):
         return last.squeeze(1).sigmoid()
 
 
-def resampled(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
-    """Resample the sound to 16 kHz: truncate its spectrum, or extend the spectrum with zeros."""
-    if rate == _RATE:
-        return samples
-    # Pad to whole periods of both rates, so that the new length is an integer.
-    period = rate // gcd(rate, _RATE)
-    whole = np.pad(samples, (0, -len(samples) % period))
-    length = len(whole) * _RATE // rate
-    found = np.fft.irfft(np.fft.rfft(whole)[: length // 2 + 1], length) * (length / len(whole))
-    return found[: max(1, len(samples) * _RATE // rate)].astype(np.float32)
-
-
 def spoken(
     scores: list[float], seconds: float, threshold: float
 ) -> Iterator[tuple[float, float, float]]:
-    """Yield start, end and mean score of each part that contains speech. Times are in seconds."""
+    """Yield start, end and mean score of each part that contains speech. Times are in seconds.
+
+    Args:
+        scores: The probability of speech in each step of 32 ms.
+        seconds: The duration of the recording.
+        threshold: The probability at which speech begins.
+    """
     reached = 0.0
     for start, end in _runs(scores, threshold):
         if end - start < _MIN_SPEECH_STEPS:
@@ -178,7 +174,10 @@ def spoken(
 
 
 def _runs(scores: list[float], threshold: float) -> Iterator[tuple[int, int]]:
-    """Yield the first step and the end (exclusive) of each sequence of steps with speech."""
+    """Yield two numbers for each sequence of steps with speech: its first step and its end.
+
+    The end is the number of the step after the last step.
+    """
     start: int | None = None
     end = 0
     for step, score in enumerate(scores):

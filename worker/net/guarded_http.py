@@ -1,23 +1,28 @@
 """Send HTTP requests to callers' URLs, but only to addresses that the SSRF guard allows.
 
 A subclass of `http.client.HTTPConnection` opens the socket, and connects only to addresses that the
-SSRF guard has checked. The time limit applies to the whole request and not to each read. Otherwise,
-a server that sends a single byte from time to time could prolong the request forever.
+SSRF guard has checked. The time limit applies to the whole request, with the DNS look-up, and not
+to each read. Otherwise, a server that sends a single byte from time to time could prolong the
+request forever.
 """
 
 import contextlib
 import http.client
+import mmap
 import socket
 import ssl
+import tempfile
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from contract.guard import AddressGuard, Target
-from worker.errors import OutboundFailed
+from contract.errors import TooManyLookUps
+from contract.guard import AddressGuard, Resolver, Target
+from worker.errors import LookUpsBusy, OutboundFailed
 
 _PIECE_BYTES = 64 * 1024
+LARGE_BODY_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +33,14 @@ class GuardedResponse:
         status: The status code.
         media_type: The media type from the Content-Type header, without parameters.
         location: The value of the Location header; None if the response has no such header.
-        body: The bytes of the body.
+        body: The bytes of the body. A body of more than 1 MiB is in a temporary file, which is
+            mapped into memory.
     """
 
     status: int
     media_type: str
     location: str | None
-    body: bytes = field(repr=False)
+    body: bytes | mmap.mmap = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +49,14 @@ class Limits:
 
     Attributes:
         bytes: The largest size of the response's body; 0 if the body is not read.
-        seconds: The longest duration of the whole request.
+        seconds: The longest duration of the whole request, with the DNS look-up.
+        share: For whom the host name is looked up in DNS. The look-ups of one share cannot use up
+            those of the others.
     """
 
     bytes: int
     seconds: float
+    share: str
 
 
 class GuardedHttp:
@@ -57,14 +66,16 @@ class GuardedHttp:
     followed.
     """
 
-    def __init__(self, guard: AddressGuard) -> None:
+    def __init__(self, guard: AddressGuard, resolver: Resolver) -> None:
         self._guard = guard
+        self._resolver = resolver
         self._tls = ssl.create_default_context()
 
     def check(self, url: str) -> None:
         """Check the text of a URL without a DNS look-up.
 
-        Raises ForbiddenAddress if the URL is not allowed.
+        Raises:
+            ForbiddenAddress: The guard does not allow this URL.
         """
         self._guard.check_form(url)
 
@@ -78,17 +89,20 @@ class GuardedHttp:
     ) -> GuardedResponse:
         """Send one request and return the response.
 
-        At most one byte more than `limits.bytes` is read. If the returned body is longer than the
-        limit, the server's response is too large.
+        The returned body has at most `limits.bytes` + 1 bytes. If it is longer than `limits.bytes`,
+        the server's response is too large.
 
         Raises:
             ForbiddenAddress: The guard does not allow this URL.
             OutboundFailed: The server sent no complete response in time.
+            LookUpsBusy: Too many host names are being looked up.
         """
         target = self._guard.check_form(url)
         ends_at = time.monotonic() + limits.seconds
-        connection = _Connection(target, self._guard.resolve(target), self._tls, ends_at)
-        watchdog = threading.Timer(limits.seconds, connection.abort)
+        connection = _Connection(
+            target, self._resolve(target, ends_at, limits.share), self._tls, ends_at
+        )
+        watchdog = threading.Timer(max(0.0, ends_at - time.monotonic()), connection.abort)
         watchdog.daemon = True
         watchdog.start()
         try:
@@ -97,6 +111,7 @@ class GuardedHttp:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(method, target.path, body, dict(headers))
             response = connection.getresponse()
+            _check_length(response)
             result = GuardedResponse(
                 response.status,
                 (response.getheader("content-type") or "").partition(";")[0].strip().lower(),
@@ -122,6 +137,19 @@ class GuardedHttp:
         if time.monotonic() >= ends_at:
             raise OutboundFailed("did not answer in time")
         return result
+
+    def _resolve(self, target: Target, ends_at: float, share: str) -> tuple[str, ...]:
+        try:
+            return self._guard.resolve(
+                target,
+                lambda host, port: self._resolver.look_up(
+                    host, port, share, ends_at - time.monotonic()
+                ),
+            )
+        except TimeoutError:
+            raise OutboundFailed("did not answer in time") from None
+        except TooManyLookUps as error:
+            raise LookUpsBusy(str(error)) from None
 
 
 class _Connection(http.client.HTTPConnection):
@@ -172,14 +200,35 @@ class _Connection(http.client.HTTPConnection):
         raise failure or TimeoutError
 
 
-def _read(response: http.client.HTTPResponse, limit_bytes: int) -> bytes:
+def _check_length(response: http.client.HTTPResponse) -> None:
+    """Raise HTTPException if the length of the body is not certain (RFC 9112, section 6.3).
+
+    http.client would take the first of two lengths, and a proxy perhaps the other.
+    """
+    lengths = response.headers.get_all("content-length", [])
+    is_certain = not lengths or (
+        len(lengths) == 1
+        and lengths[0].strip(" \t").isdecimal()
+        and lengths[0].isascii()
+        and "transfer-encoding" not in response.headers
+    )
+    if not is_certain:
+        raise http.client.HTTPException("the response has more than one length")
+
+
+def _read(response: http.client.HTTPResponse, limit_bytes: int) -> bytes | mmap.mmap:
     if not limit_bytes:
         return b""
-    pieces, size_bytes = [], 0
-    while size_bytes <= limit_bytes and (piece := response.read1(_PIECE_BYTES)):
-        pieces.append(piece)
-        size_bytes += len(piece)
-    data = b"".join(pieces)
-    if size_bytes <= limit_bytes and response.length:
-        raise http.client.IncompleteRead(data, response.length)
-    return data[: limit_bytes + 1]
+    size_bytes = 0
+    with tempfile.SpooledTemporaryFile(LARGE_BODY_BYTES) as file:
+        while size_bytes <= limit_bytes and (piece := response.read1(_PIECE_BYTES)):
+            file.write(piece)
+            size_bytes += len(piece)
+        if size_bytes <= limit_bytes and response.length:
+            raise http.client.IncompleteRead(b"", response.length)
+        size_bytes = min(size_bytes, limit_bytes + 1)
+        if size_bytes > LARGE_BODY_BYTES:
+            file.flush()
+            return mmap.mmap(file.fileno(), size_bytes, access=mmap.ACCESS_READ)
+        file.seek(0)
+        return file.read(size_bytes)

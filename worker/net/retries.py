@@ -12,7 +12,7 @@ _FIRST_SECONDS: Final = 0.05
 _LIMIT_SECONDS: Final = 1.0
 
 Wait = Callable[[float], bool]
-"""Sleep for the given seconds; return False if the caller must not try again."""
+"""Sleep for the given number of seconds. Return False if the caller must not try again."""
 
 
 def backoff_seconds(
@@ -32,7 +32,7 @@ def backoff_seconds(
         limit_seconds: The longest delay after any later try.
         chance: Returns a random number from 0 to 1.
     """
-    # With this exponent each delay has reached its limit; a larger exponent could overflow.
+    # With the exponent 60, each delay has reached its limit. A larger exponent could overflow.
     doubled_seconds = min(first_seconds * 2.0 ** min(attempt, 60), limit_seconds)
     whole_seconds = doubled_seconds if attempt else first_seconds
     return whole_seconds * (1 - chance() / 2)

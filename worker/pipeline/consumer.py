@@ -3,7 +3,8 @@
 The steps run on these threads:
 
 receive    one thread for each queue
-prepare    a pool of threads, and a second pool for inputs that are fetched from URLs
+prepare    a pool of threads; a second pool for inputs that are fetched from URLs, and a third for
+           large inputs
 infer      the model's device thread
 reply      a pool of threads
 settle     requested by any thread, done by the thread that received the message
@@ -18,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from contract.catalogue import ModelEntry
-from contract.messages import JobError, Payload, PayloadUrl
+from contract.messages import JobError, Payload, PayloadRef, PayloadUrl
 from worker.errors import (
     Cancelled,
     DeviceLost,
@@ -31,11 +32,19 @@ from worker.errors import (
     WorkerFault,
 )
 from worker.inference.model_manager import ModelManager
+from worker.inputs.opened import OpenedInput
+from worker.inputs.payloads import LARGE_FILE_BYTES
 from worker.memory.device_errors import is_device_lost
 from worker.pipeline.infer import BatchQueue, Inferred, InferStep
 from worker.pipeline.prepare import PrepareStep
 from worker.pipeline.progress import ProgressReporter
-from worker.pipeline.receive import Capacity, InFlight, ReceivedJob, ReceiveStep
+from worker.pipeline.receive import (
+    MAX_ASIDE_COUNT,
+    Capacity,
+    InFlight,
+    ReceivedJob,
+    ReceiveStep,
+)
 from worker.pipeline.reply import ReplyStep
 from worker.pipeline.settle import SettleStep, to_worker_error
 from worker.process import available_processors, preparing_threads
@@ -47,7 +56,6 @@ from worker.telemetry.recording import log_fields
 
 _log = logging.getLogger(__name__)
 
-_FETCH_THREAD_COUNT = 8
 _REPLY_THREAD_COUNT = 16
 _POLL_SECONDS = 0.05
 
@@ -93,7 +101,8 @@ class Consumer:
     def __post_init__(self) -> None:
         prepare_count = preparing_threads(available_processors())
         self._prepare_threads = ThreadPoolExecutor(prepare_count, f"{self.name}-prepare")
-        self._fetch_threads = ThreadPoolExecutor(_FETCH_THREAD_COUNT, f"{self.name}-fetch")
+        self._fetch_threads = ThreadPoolExecutor(MAX_ASIDE_COUNT, f"{self.name}-fetch")
+        self._large_threads = ThreadPoolExecutor(prepare_count, f"{self.name}-large")
         self._reply_threads = ThreadPoolExecutor(_REPLY_THREAD_COUNT, f"{self.name}-reply")
 
     @property
@@ -119,7 +128,7 @@ class Consumer:
                         self._note_settled(event)
                     else:
                         self._accept(queue, event)
-            except Exception:  # noqa: BLE001  the process's edge: this thread must outlive a defect
+            except Exception:  # noqa: BLE001  this thread must not end
                 _log.exception(
                     "queue %s: receiving or settling failed; the worker tries again", queue.name
                 )
@@ -134,7 +143,8 @@ class Consumer:
         """Turn a received message into a job, and submit the job to the next step.
 
         If the reply cache contains the reply to this message, the next step is to send this reply.
-        Otherwise, the next step is to prepare the job.
+        Otherwise, the next step is to prepare the job. A message that cannot become a job is
+        settled at once.
         """
         self.in_flight.add(delivery)
         self.manager.touch()
@@ -143,7 +153,7 @@ class Consumer:
         except WorkerError as error:
             self.settle.refuse(delivery, error)
             return
-        except Exception as error:  # noqa: BLE001  the edge: a foreign message may hold anything
+        except Exception as error:  # noqa: BLE001  a foreign message may hold anything
             _log.exception(
                 "%s: message %s failed with an unexpected error", self.name, delivery.message_id
             )
@@ -156,19 +166,52 @@ class Consumer:
             self._finish_run(job)
             self._reply_threads.submit(self.reply_again, job, cached)
         else:
-            # Foreign servers may be slow, so inputs from URLs are prepared on separate threads.
-            fetches = isinstance(job.request.input, PayloadUrl)
-            threads = self._fetch_threads if fetches else self._prepare_threads
-            threads.submit(self._prepare_job, job)
+            if self._is_fetched(job) or self._is_in_large_blob(job):
+                # Slow servers and large files must not delay the other jobs of the model.
+                self.in_flight.set_aside(job)
+            threads = self._prepare_threads
+            if self._is_fetched(job):
+                threads = self._fetch_threads
+            elif self._is_in_large_blob(job):
+                threads = self._large_threads
+            threads.submit(self._open_input, job)
+
+    @staticmethod
+    def _is_fetched(job: ReceivedJob) -> bool:
+        return isinstance(job.request.input, PayloadUrl)
+
+    @staticmethod
+    def _is_in_large_blob(job: ReceivedJob) -> bool:
+        payload = job.request.input
+        return isinstance(payload, PayloadRef) and payload.size_bytes > LARGE_FILE_BYTES
 
     def _open(self, queue: ModelQueue, delivery: LockedMessage) -> ReceivedJob:
         if self.stopping.is_set():
             raise HandedBack("this worker is shutting down")
         return self.receive.open(delivery, queue.renew, utc_now())
 
-    def _prepare_job(self, job: ReceivedJob) -> None:
+    def _open_input(self, job: ReceivedJob) -> None:
         with self.ending_on_error(job, InferenceFailed):
-            self.prepare.run(job)
+            opened = self.prepare.open(job)
+            if opened is None:
+                self._queue_for_device(job)
+            elif opened.is_small and self._is_fetched(job):
+                self._prepare_threads.submit(self._decode_input, job, opened)
+            elif opened.is_small or self._is_in_large_blob(job):
+                self._decode_input(job, opened)
+            else:
+                self.in_flight.set_aside(job)
+                self._wake_receivers()
+                self._large_threads.submit(self._decode_input, job, opened)
+
+    def _decode_input(self, job: ReceivedJob, opened: OpenedInput) -> None:
+        with self.ending_on_error(job, InferenceFailed):
+            self.prepare.decode(job, opened)
+            self._queue_for_device(job)
+
+    def _queue_for_device(self, job: ReceivedJob) -> None:
+        with self.ending_on_error(job):
+            self.in_flight.bring_back(job)
             if not self.batches.put(job, job.cost, is_low=job.delivery.queue == self.low.name):
                 raise HandedBack("this worker is shutting down or unloading the model")
 
@@ -206,7 +249,8 @@ class Consumer:
 
     def _run_batch(self, batch: list[ReceivedJob]) -> None:
         if self.shutdown.is_requested:
-            # The batch was taken just before `stop`, perhaps while the device was lost.
+            # The batch was taken from the queue just before shutdown was requested. The device may
+            # be lost.
             for job in batch:
                 self.end(job, HandedBack("this worker is shutting down"))
             return
@@ -234,9 +278,9 @@ class Consumer:
         self.settle.complete(job, code)
 
     def reply_again(self, job: ReceivedJob, cached: CachedReply) -> None:
-        """Complete the job's message with the reply of an earlier run.
+        """Complete the message of a job whose reply is in the reply cache.
 
-        If the cached reply was not delivered yet, it is sent first.
+        If this reply was not delivered yet, it is sent first.
         """
         with self.ending_on_error(job):
             code = self.reply.send_again(job, cached)
@@ -253,7 +297,7 @@ class Consumer:
     def ending_on_error(
         self, job: ReceivedJob, unexpected: type[WorkerError] = WorkerFault
     ) -> Iterator[None]:
-        """End the job if the `with` block raises an error.
+        """End the job if the `with` block raises an error. The error is not raised again.
 
         Args:
             job: The job to end.
@@ -263,7 +307,7 @@ class Consumer:
         with log_fields(job_id=job.request.job_id, model=self.name, trace_id=job.span.trace_id):
             try:
                 yield
-            except BaseException as error:  # noqa: BLE001  the edge: every job must end
+            except BaseException as error:  # noqa: BLE001  every job must end
                 self.fail(job, error, unexpected)
 
     def fail(self, job: ReceivedJob, error: BaseException, unexpected: type[WorkerError]) -> None:
@@ -330,7 +374,7 @@ class Consumer:
 
     def _finish_run(self, job: ReceivedJob) -> None:
         """Record that a job no longer needs the device, so that more messages can be received."""
-        job.item = None
+        job.release_input()
         if job.context is not None and self.progress is not None:
             self.progress.end(job.context)
         self.in_flight.finish_run(job)

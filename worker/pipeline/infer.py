@@ -76,7 +76,7 @@ class Batcher(Generic[T]):
     def take(self, now: float) -> list[T]:
         """Return the next batch, and remove its items.
 
-        The result is empty if the device should wait for more items.
+        The result is empty if there are no items, or if the device should wait for more items.
         """
         if self.wait_seconds(now) != 0.0:
             return []
@@ -129,7 +129,7 @@ class BatchQueue(Generic[T]):
         self._is_closed = False
 
     def put(self, item: T, cost: float = 1.0, *, is_low: bool = False) -> bool:
-        """Add an item; return False if the queue refuses the item, because it is paused or closed.
+        """Add an item. Return False if the item is refused because the queue is paused or closed.
 
         Args:
             item: The item.
@@ -144,7 +144,7 @@ class BatchQueue(Generic[T]):
             return True
 
     def take(self, max_cost: float = inf) -> list[T]:
-        """Wait for the next batch and return it; return [] if the queue is paused or closed.
+        """Wait for the next batch, and return it. Return [] if the queue is paused or closed.
 
         Args:
             max_cost: The largest total size of the batch's items, in the model's own unit.
@@ -385,7 +385,7 @@ def run_batch(
                 len(part),
             )
         left = yield from _yield_skipped(part, reason_to_skip)
-        # If a job has ended, it may have caused the error, so the others are tried in one batch.
+        # If a job was skipped, it may have caused the error. So the other jobs run in one batch.
         waiting += [left] if len(left) < len(part) else reversed(_halves(left))
     for job in too_large:
         for left_job in (yield from _yield_skipped([job], reason_to_skip)):
@@ -434,7 +434,7 @@ def _run_pass(
     try:
         with limit.admit(_cost(jobs), is_exclusive=is_exclusive), watch(jobs):
             results = run([job.item for job in jobs], contexts)
-    except BaseException as error:  # noqa: BLE001  the edge: a model's code may raise anything
+    except BaseException as error:  # noqa: BLE001  a model's code may raise anything
         if is_device_lost(error):
             _log.error("the device is lost: every further call will fail", exc_info=error)
             return _Pass(started_at, _ms_since(started), error=DeviceLost(type(error).__name__))

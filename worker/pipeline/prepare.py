@@ -11,14 +11,17 @@ from contract.messages import InlineBytes, InlineJson, PayloadUrl
 from worker.errors import HandedBack, InvalidInput, LockLost, NotWaitedFor
 from worker.inference.loaded_model import LoadedModel, dump_json
 from worker.inference.model_manager import ModelManager
-from worker.inputs.payloads import BlobPayloads
+from worker.inputs.decoder_process import DecoderProcesses
+from worker.inputs.memory import InputMemory
+from worker.inputs.opened import Data, OpenedInput
+from worker.inputs.payloads import BlobPayloads, as_file
 from worker.inputs.urls import UrlFetcher
 from worker.net.retries import Wait, backoff_seconds
 from worker.pipeline.receive import ReceivedJob
 from worker.replies import GatewayClient
 from worker.servicebus.link import utc_now
 
-# If the gateway cannot be reached, a job waits at most this long to learn whether it is wanted.
+# If the gateway cannot be reached, a job waits at most this long before it runs without an answer.
 _MAX_CHECK_SECONDS = 30.0
 # If blob storage cannot be reached, a job is abandoned after this time, because jobs whose inputs
 # are not in blobs can still run.
@@ -103,7 +106,11 @@ class CancellationCheck:
 
 @dataclass(frozen=True, slots=True)
 class PrepareStep:
-    """Reads and preprocesses the inputs of jobs. Several threads may call `run`."""
+    """Reads and preprocesses the inputs of jobs. Several threads may call the methods.
+
+    For each job, the caller calls `open` and then `decode`. If the input is large, the caller
+    chooses another thread for `decode`.
+    """
 
     model: ModelEntry
     manager: ModelManager
@@ -111,9 +118,15 @@ class PrepareStep:
     urls: UrlFetcher
     cancellation: CancellationCheck
     retries: RetryPolicy
+    memory: InputMemory
+    processes: DecoderProcesses
 
-    def run(self, job: ReceivedJob) -> None:
-        """Prepare the job's input. Store the result in `job.item` and its size in `job.cost`.
+    def open(self, job: ReceivedJob) -> OpenedInput | None:
+        """Read the job's input.
+
+        Returns:
+            The opened input; None if the model reads the input itself. Then `job.item` is already
+            prepared.
 
         Raises:
             WorkerError: The job must not run, or its input cannot be read.
@@ -123,27 +136,69 @@ class PrepareStep:
             raise job.expiry_error("the deadline passed before the job was prepared")
         with job.span.step("prepare"):
             self.cancellation.require_wanted(job)
-            if (loaded := self.manager.loaded) is None:
-                raise HandedBack("the model was unloaded")
-            job.item = self._preprocess(job, loaded)
-            job.cost = loaded.cost(job.item)
-
-    def _preprocess(self, job: ReceivedJob, loaded: LoadedModel) -> object:
-        payload, parameters = job.request.input, job.request.parameters
-        if isinstance(payload, InlineBytes | InlineJson):
-            data = read_inline(payload, self.model)
+            loaded = self._loaded()
             if loaded.reads_files:
-                return loaded.prepare_file(io.BytesIO(data), payload.media_type, parameters)
-            return loaded.prepare(data, payload.media_type, parameters)
+                job.item = self._prepare_file(job, loaded)
+                job.cost = loaded.cost(job.item)
+                return None
+            return loaded.open(*self._read(job), self.processes)
+
+    def decode(self, job: ReceivedJob, opened: OpenedInput) -> None:
+        """Decode and preprocess an opened input.
+
+        Store the prepared input in `job.item` and its size in `job.cost`. The method may wait until
+        memory for the input is free. The errors are those of `open`.
+        """
+
+        def reserve(size_bytes: int) -> None:
+            job.memory = self.memory.reserve(size_bytes, lambda: self._check_held(job))
+
+        with job.span.step("prepare"):
+            try:
+                decoded = opened.decode(reserve)
+                loaded = self._loaded()
+                job.item = loaded.preprocess(decoded, job.request.parameters)
+                job.cost = loaded.cost(job.item)
+            except BaseException:
+                job.release_input()
+                raise
+            if loaded.preprocesses and job.memory is not None:
+                job.memory.release()
+
+    def _loaded(self) -> LoadedModel:
+        if (loaded := self.manager.loaded) is None:
+            raise HandedBack("the model was unloaded")
+        return loaded
+
+    def _check_held(self, job: ReceivedJob) -> None:
+        """Raise an error if the job must no longer wait for memory."""
+        self.retries.check()
+        if job.lock.is_lost:
+            raise LockLost("the lock was lost before the job ran")
+        if job.is_expired(utc_now()):
+            raise job.expiry_error("the deadline passed before the job was prepared")
+
+    def _prepare_file(self, job: ReceivedJob, loaded: LoadedModel) -> object:
+        """Let the model preprocess its input from an open file."""
+        payload, parameters = job.request.input, job.request.parameters
+        if isinstance(payload, InlineBytes | InlineJson | PayloadUrl):
+            data, media_type = self._read(job)
+            file = io.BytesIO(data) if isinstance(data, bytes) else as_file(data)
+            return loaded.prepare_file(file, media_type, parameters)
+        file = self.payloads.open(payload, self.model, self._wait(job))
+        return loaded.prepare_file(file, payload.media_type, parameters)
+
+    def _read(self, job: ReceivedJob) -> tuple[Data, str]:
+        """Return the bytes and the media type of the job's input."""
+        payload = job.request.input
+        if isinstance(payload, InlineBytes | InlineJson):
+            return read_inline(payload, self.model), payload.media_type
         if isinstance(payload, PayloadUrl):
-            data, media_type = self.urls.fetch(payload, self.model)
-            return loaded.prepare(data, media_type, parameters)
-        wait = self.retries.start(job, _MAX_READ_SECONDS)
-        if loaded.reads_files:
-            file = self.payloads.open(payload, self.model, wait)
-            return loaded.prepare_file(file, payload.media_type, parameters)
-        data = self.payloads.fetch(payload, self.model, wait)
-        return loaded.prepare(data, payload.media_type, parameters)
+            return self.urls.fetch(payload, self.model)
+        return self.payloads.fetch(payload, self.model, self._wait(job)), payload.media_type
+
+    def _wait(self, job: ReceivedJob) -> Wait:
+        return self.retries.start(job, _MAX_READ_SECONDS)
 
 
 def read_inline(payload: InlineBytes | InlineJson, model: ModelEntry) -> bytes:

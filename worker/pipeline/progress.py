@@ -31,7 +31,7 @@ PAUSE_SECONDS = 0.5
 HEARTBEAT_SECONDS = 5.0
 
 Post = Callable[[str, bytes], bool]
-"""Send a report to a URL; return False if the job must stop, and True if there is no answer."""
+"""Send a report to a URL. Return False if the gateway answers that the job must stop, else True."""
 
 
 class JobContext:
@@ -110,7 +110,7 @@ class JobContext:
             self._send()
 
     def finish(self) -> None:
-        """Send the last progress report, and check that the job may send its result.
+        """Send the last progress report, and check that the job's result may still be sent.
 
         Raises:
             Cancelled: The job was cancelled.
@@ -185,7 +185,10 @@ class ProgressReporter:
             self._has_news.clear()
 
     def turn(self) -> float | None:
-        """Send a report for each running job whose last report is old enough.
+        """Send a report for each running job whose next report is due.
+
+        The next report is due 0.5 s after the last report if the job has new progress, otherwise
+        after 5 s.
 
         Returns:
             In how many seconds the next report must be sent; None if no job is running.
@@ -199,7 +202,7 @@ class ProgressReporter:
     def _report(self, context: JobContext) -> None:
         try:
             context.report()
-        except Exception:  # noqa: BLE001  the process's edge: this thread must outlive a defect
+        except Exception:  # noqa: BLE001  this thread must not end
             _log.exception("sending a progress report failed; a later report will be sent")
         if context in self._reported_at:
             self._reported_at[context] = self._clock()

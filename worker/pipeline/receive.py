@@ -30,6 +30,7 @@ from worker.errors import (
     WorkerError,
     WrongModel,
 )
+from worker.inputs.memory import MemoryShare
 from worker.pipeline.progress import JobContext
 from worker.replies import ReplySenders
 from worker.servicebus.link import LockedMessage, utc_now
@@ -46,8 +47,11 @@ STALE_AFTER_SECONDS = 2.0
 # their settlement.
 _BATCHES_TO_RUN = 2
 _BATCHES_HELD = 4
-# A message that waits to be abandoned does not occupy a batch, but its lock and memory.
+# A message that waits to be abandoned needs no place in a batch, but it needs a lock and memory.
 _MAX_POSTPONED_COUNT = 64
+# Inputs that other servers send slowly, and large inputs, do not occupy a batch before they are
+# decoded.
+MAX_ASIDE_COUNT = 64
 
 
 @dataclass(slots=True, eq=False)
@@ -61,6 +65,7 @@ class ReceivedJob:
         span: The job's trace span.
         item: The prepared input; None before the job is prepared and after inference.
         cost: The size of the prepared input, in the model's own unit.
+        memory: The memory that is reserved for the decoded input; None if no memory is reserved.
         checked_at: When the gateway last answered whether the job is still wanted; None if it never
             did.
         context: The context for the model's progress reports; None if the model reports no progress
@@ -76,6 +81,7 @@ class ReceivedJob:
     span: JobSpan
     item: Any = None
     cost: float = 1.0
+    memory: MemoryShare | None = None
     checked_at: datetime | None = None
     context: JobContext | None = None
     started_at: datetime | None = None
@@ -91,6 +97,12 @@ class ReceivedJob:
     def queued_since(self) -> datetime:
         """Return when the message was put into the queue."""
         return self.delivery.enqueued_at or self.request.created_at
+
+    def release_input(self) -> None:
+        """Drop the prepared input, and release the memory that is reserved for it."""
+        self.item = None
+        if self.memory is not None:
+            self.memory.release()
 
     def record_run(self, started_at: datetime, inference_ms: float, batch_size: int) -> None:
         """Store when the job's batch started, how long it ran, and how many items it contained."""
@@ -228,20 +240,22 @@ class QueueMessages:
         open: The messages whose jobs have no outcome yet.
         to_run: The jobs that still need the device.
         postponed: The messages that will be settled after a delay.
+        aside: The jobs whose inputs are being fetched, or are large and being decoded.
     """
 
     held: set[LockedMessage] = field(default_factory=set)
     open: set[LockedMessage] = field(default_factory=set)
     to_run: set[ReceivedJob] = field(default_factory=set)
     postponed: set[LockedMessage] = field(default_factory=set)
+    aside: set[ReceivedJob] = field(default_factory=set)
 
     @property
     def busy_count(self) -> int:
         """Return how many unsettled messages are still being processed.
 
-        Messages that will be settled after a delay are not counted.
+        Messages that will be settled after a delay, and jobs that are set aside, are not counted.
         """
-        return len(self.held) - len(self.postponed)
+        return len(self.held) - len(self.postponed) - len(self.aside)
 
 
 class InFlight:
@@ -260,7 +274,7 @@ class InFlight:
         self._lock = threading.Lock()
 
     def of_queue(self, queue: str) -> QueueMessages:
-        """Return the unsettled messages of one queue."""
+        """Return the unsettled messages of one queue. The returned object stays up to date."""
         return self._queues[queue]
 
     @property
@@ -313,6 +327,24 @@ class InFlight:
             self._not_started.discard(job.delivery)
             return True
 
+    def set_aside(self, job: ReceivedJob) -> None:
+        """Record that preparing the job may take long.
+
+        Until `bring_back`, the job does not reduce the capacity for other jobs of the model.
+        """
+        counts = self._queues[job.delivery.queue]
+        counts.aside.add(job)
+        counts.to_run.discard(job)
+
+    def bring_back(self, job: ReceivedJob) -> None:
+        """Record that the job is prepared or about to be prepared. It may not be set aside."""
+        counts = self._queues[job.delivery.queue]
+        with self._lock:
+            is_open = job.delivery in self._jobs
+        if job in counts.aside and is_open:
+            counts.to_run.add(job)
+        counts.aside.discard(job)
+
     def withdraw(self) -> list[ReceivedJob]:
         """Return the jobs that have not started, and prevent these jobs from starting."""
         with self._lock:
@@ -326,6 +358,7 @@ class InFlight:
         The method may be called more than once for the same job.
         """
         self._queues[job.delivery.queue].to_run.discard(job)
+        self._queues[job.delivery.queue].aside.discard(job)
 
     def end(self, request: SettleRequest, code: str, job: ReceivedJob | None = None) -> bool:
         """Record how the work on a message ended, in metrics, traces and logs.
@@ -414,5 +447,6 @@ class Capacity:
             self._max_batch_size * _BATCHES_TO_RUN - sum(len(each.to_run) for each in queues),
             self._max_batch_size * _BATCHES_HELD - sum(each.busy_count for each in queues),
             _MAX_POSTPONED_COUNT - sum(len(each.postponed) for each in queues),
+            MAX_ASIDE_COUNT - sum(len(each.aside) for each in queues),
         )
         return max(0, remaining)

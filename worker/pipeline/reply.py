@@ -27,12 +27,15 @@ class ReplyStep:
     def pack(self, job: ReceivedJob, result: Result) -> Payload:
         """Return the payload for the reply: the result itself, or a reference to a blob.
 
-        A large result is stored as a blob.
+        A result of more than INLINE_LIMIT_BYTES bytes is stored as a blob. If the model reports
+        progress, the last progress report is sent first.
 
         Raises:
             Fault: The result is too large, or cannot be written as JSON.
             PayloadsAway: Blob storage did not answer before the message's lock was lost.
-            Cancelled: The job was cancelled while it ran.
+            Cancelled: The model reports progress, and the job was cancelled while it ran.
+            LockLost: The model reports progress, and the message's lock is lost.
+            Expired: The model reports progress, and the job's deadline has passed.
         """
         if job.context is not None:
             job.context.finish()
@@ -42,7 +45,7 @@ class ReplyStep:
         return self._payloads.store(job.request.job_id, data, result.media_type, job.lock.wait)
 
     def send(self, job: ReceivedJob, outcome: Payload | JobError) -> str:
-        """Send the reply to a job; return `succeeded`, or the code of the job's error.
+        """Send the reply to a job, and return `succeeded` or the code of the job's error.
 
         No reply is sent if `InFlight.end` was already called for the job.
 
@@ -68,6 +71,11 @@ class ReplyStep:
 
         Returns:
             `succeeded`, or the code of the job's error.
+
+        Raises:
+            ReplyUndelivered: The gateway, queue or webhook did not accept the reply before the lock
+                was lost.
+            Poison: The gateway, queue or webhook will never accept this reply.
         """
         _log.info(
             "%s: job %s need not run again, because its reply is cached",

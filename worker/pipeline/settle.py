@@ -32,7 +32,7 @@ class SettlesMessages(Protocol):
     """An object that settles the messages of one queue, for example a `Receiver`."""
 
     def settle(self, request: SettleRequest) -> None:
-        """Queue a request. The receiver's own thread settles the message."""
+        """Queue a request to settle a message. The receiver's thread settles the message later."""
         ...
 
 
@@ -55,8 +55,12 @@ class SettleStep:
     def complete(self, job: ReceivedJob, code: str) -> None:
         """Complete the message of a job whose reply was sent.
 
-        The caller must send the reply first. If the worker then dies before this call, the job runs
-        again, but the reply is not lost.
+        The caller must send the reply first. If the worker is killed between the reply and this
+        call, the job runs again, but the reply is not lost.
+
+        Args:
+            job: The job.
+            code: `succeeded`, or the code of the job's error.
         """
         self._settle(SettleRequest(job.delivery, job.lock, Settlement.COMPLETE), code, job)
 

@@ -57,23 +57,28 @@ class SocketSender:
         """
         if not isinstance(connection, socket.socket) or isinstance(connection, ssl.SSLSocket):
             return
-        # A copy is an improvement only, so the worker continues without it.
+        # The worker also runs without this copy, so an error is ignored.
         with contextlib.suppress(OSError):
             socket.send_fds(self._channel, [os.fsencode(path)], [connection.fileno()])
             os.kill(self._parent, signal.SIGUSR1)
 
 
 class SocketReceiver:
-    """The copies of a child's sockets, in the parent process. Each child needs a new object."""
+    """Receives and keeps copies of a child's sockets, in the parent process.
+
+    Each child needs a new object.
+    """
 
     def __init__(self) -> None:
-        # Each message has its own boundaries, as a datagram has.
+        # SOCK_SEQPACKET keeps the boundaries of messages, as datagrams do.
         self._own, self._for_child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._own.setblocking(False)
         self._copies: dict[Path, socket.socket] = {}
 
     def make_sender(self, parent: int) -> SocketSender:
-        """Return the object with which the child sends copies. Only the child may call this.
+        """Return the object with which the child sends copies of its sockets to the parent.
+
+        Only the child may call this method.
 
         Args:
             parent: The process id of the parent.
@@ -82,7 +87,7 @@ class SocketReceiver:
         return SocketSender(self._for_child, parent)
 
     def receive(self) -> None:
-        """Take the copies that the child has sent. Keep only the newest copy for each journal."""
+        """Receive the copies that the child has sent. Keep only the newest copy per journal."""
         while True:
             try:
                 data, descriptors, _, _ = socket.recv_fds(self._own, _MAX_PATH_BYTES, 1)
@@ -97,12 +102,15 @@ class SocketReceiver:
                 self._copies[path] = socket.socket(fileno=descriptor)
 
     def note_arrivals(self) -> None:
-        """Read what the dead child did not read, and write the lock tokens into new journals."""
+        """Find the messages that the dead child did not read, and note their locks in new journals.
+
+        To find these messages, shut down each connection, and read all data that has arrived on it.
+        """
         self._for_child.close()
         self.receive()
         copies = self._copies
         for copy in copies.values():
-            # The end of the connection makes Service Bus send nothing more.
+            # After this shutdown, Service Bus sends nothing more.
             with contextlib.suppress(OSError):
                 copy.shutdown(socket.SHUT_WR)
         ends_at = time.monotonic() + _READ_SECONDS
@@ -127,7 +135,10 @@ def lock_tokens(data: bytes) -> list[bytes]:
 
 
 def _read_to_end(connection: socket.socket, ends_at: float) -> bytes:
-    """Return the bytes that arrive until the other side closes the connection or `ends_at`."""
+    """Return the bytes that arrive until the other side closes the connection.
+
+    Stop reading when `time.monotonic()` reaches `ends_at`.
+    """
     parts = []
     try:
         while (left_seconds := ends_at - time.monotonic()) > 0:

@@ -94,9 +94,9 @@ class LockedMessage:
 class QueueLink:
     """A connection to one queue, to receive and settle messages. Only one thread may use it.
 
-    Every method raises BrokerAway if the queue cannot be reached. The connection is then closed,
-    and the next `open` creates a new connection. A message that was received over an old connection
-    can be settled over a new connection, and its lock can be renewed there.
+    Every method that sends a request to the queue raises BrokerAway if the queue cannot be reached.
+    The connection is then closed, and the next `open` creates a new connection. A message that was
+    received over an old connection can be settled, and its lock renewed, over a new connection.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class QueueLink:
             receiver.__enter__()
         except MessagingEntityNotFoundError:
             self.close()
-            raise QueueMissing("there is no such queue, so its jobs are not received") from None
+            raise QueueMissing("the queue does not exist, so its jobs are not received") from None
         except SDK_ERRORS as error:
             self.close()
             raise BrokerAway(error_text(error)) from None
@@ -274,7 +274,10 @@ class QueueLink:
         self.forget(delivery)
 
     def forget(self, delivery: LockedMessage) -> None:
-        """Remove a message's note, because the message is settled or its lock is lost."""
+        """Remove a message's lock token from the lock journal.
+
+        The caller must call this method when the message is settled or its lock is lost.
+        """
         self._remove_note(delivery.token)
 
     def complete(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
@@ -305,7 +308,7 @@ class QueueLink:
         return True
 
     def renew(self, delivery: LockedMessage, timeout_seconds: float) -> datetime:
-        """Renew a message's lock for its full duration; return the time when the lock then expires.
+        """Renew a message's lock for its full duration, and return when the lock then expires.
 
         Raises:
             LockLost: The lock is lost.
@@ -322,7 +325,7 @@ class QueueLink:
             raise self._broken(error) from None
 
     def _returned(self, message: ServiceBusReceivedMessage) -> LockedMessage:
-        """Convert a message that a receive call returns."""
+        """Convert a message of a receive call, and record that it was returned to the caller."""
         delivery = _delivery(message, self._queue)
         self._arrived.discard(delivery.token)
         return delivery
@@ -347,9 +350,10 @@ class QueueLink:
     def _abandon_orphans(self, receiver: ServiceBusReceiver) -> None:
         """Abandon the locked messages on which no process works.
 
-        Dead workers have left them, or they arrived over an earlier connection of this link and no
-        receive call returned them. Service Bus then delivers them to a worker again. This increases
-        their delivery counts. That is intended, because one of these jobs may have killed a worker.
+        Dead workers have left these messages, or the messages arrived over an earlier connection of
+        this link, and no receive call returned them. Service Bus then delivers the messages again,
+        and increases their delivery counts. The increase is intended, because one of these jobs may
+        have killed a worker.
         """
         for token in list(self._orphans):
             self._orphans[token] += 1
@@ -370,10 +374,10 @@ class QueueLink:
         self._remove_note(token)
 
     def _note_arrivals(self, receiver: ServiceBusReceiver) -> None:
-        """Note the lock token of each message when its first frame arrives, before it is decoded.
+        """Note each message's lock token when its first frame arrives, before it is decoded.
 
         For each frame of a message, the SDK calls a private function of the link. This method
-        replaces that function by one that also notes the token.
+        replaces that function with a function that also notes the token.
         """
         link: Any = receiver._handler._link
         process_frame = link._incoming_transfer

@@ -70,7 +70,7 @@ class LockJournal:
         """
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder = folder
-        # A queue's name may contain slashes and may be as long as the name of a file.
+        # A hash, because a queue's name may contain slashes and may be too long for a file's name.
         self._prefix = hashlib.sha256(f"{namespace}/{queue}".encode()).hexdigest()[:32]
         name = _new_name(self._prefix)
         # The file gets its name after it is locked, so that no other process takes it over.
@@ -95,6 +95,8 @@ class LockJournal:
 
     def note(self, token: bytes) -> None:
         """Note the lock token of a message that this process has received.
+
+        A token that is already noted, or that does not have 16 bytes, is ignored.
 
         Raises:
             OSError: The file is full and cannot grow.
@@ -141,8 +143,8 @@ class LockJournal:
         """Extend the file to `slot_count` slots, and map it into memory."""
         size_bytes = slot_count * _SLOT_BYTES
         old_bytes = os.fstat(self._file).st_size
-        # Written and not only extended: a write to a mapped page for which the disk has no space
-        # would kill the process.
+        # The new slots are filled with zeros. If the file were only extended, a later write to a
+        # mapped page could kill the process when the disk is full.
         missing = size_bytes - old_bytes
         if os.pwrite(self._file, bytes(missing), old_bytes) != missing:
             raise OSError("the file system of the lock journal is full")

@@ -32,7 +32,7 @@ class Renew(Protocol):
     """A function that renews the lock of one message."""
 
     def __call__(self, delivery: LockedMessage, timeout_seconds: float) -> float:
-        """Renew a message's lock; return in how many seconds the lock now expires.
+        """Renew a message's lock, and return in how many seconds the lock then expires.
 
         Raises:
             LockLost: The lock is lost.
@@ -73,7 +73,7 @@ class MessageLock:
         return self._lost.is_set() or self._clock() >= self.expires_at
 
     def wait(self, seconds: float) -> bool:
-        """Sleep for `seconds` or until the lock is lost; return False if the lock is lost."""
+        """Sleep for `seconds` or until the lock is lost. Return False if the lock is lost."""
         self._lost.wait(seconds)
         return not self.is_lost
 
@@ -116,7 +116,7 @@ class LockRenewer:
         return lock
 
     def release(self, lock: MessageLock) -> bool:
-        """Stop renewing the lock; return False if the lock is lost.
+        """Stop renewing the lock. Return False if the lock is lost.
 
         The caller must call this method before it settles the message.
         """
@@ -166,7 +166,7 @@ class LockRenewer:
         if now >= lock.expires_at:
             self._lose(lock, "the lock expired before it could be renewed")
         elif now >= lock.ends_at:
-            # The caller does not wait past the deadline, so let the lock expire.
+            # After the job's deadline, the caller no longer waits. So the lock may expire.
             lock.due_at = lock.expires_at
         else:
             self._renew(lock)
@@ -189,7 +189,7 @@ class LockRenewer:
                 error,
             )
             self._try_again(lock)
-        except Exception:  # noqa: BLE001  the process's edge: this thread renews all locks
+        except Exception:  # noqa: BLE001  this thread renews all locks
             _log.exception(
                 "renewing the lock of job %s failed; the worker tries again", delivery.message_id
             )

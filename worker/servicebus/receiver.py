@@ -27,8 +27,8 @@ _log = logging.getLogger(__name__)
 # and its message is settled after the call. Its reply was sent before, so that no caller waits
 # longer.
 _BUSY_WAIT_SECONDS = 0.02
-# How long one receive call waits while no job is in flight. This limits how long a stop takes, and
-# how long a message waits that the broker pushes on the credit of an earlier call.
+# How long one receive call waits while no job is in flight. A stop takes at most this long. A
+# message that the broker sends for the credit of an earlier call also waits at most this long.
 _IDLE_WAIT_SECONDS = 0.25
 _FULL_WAIT_SECONDS = 0.5
 # The jobs of one batch end within this time, so that their messages can be settled together.
@@ -136,10 +136,11 @@ class Receiver:
         self._wake.set()
 
     def turn(self, free_count: Callable[[], int]) -> Iterator[LockedMessage | Settled]:
-        """Connect if necessary, settle messages as requested, and receive messages if allowed.
+        """Connect if necessary, carry out the requests of `settle`, and receive new messages.
 
         Args:
-            free_count: Returns how many messages may be received now.
+            free_count: Returns how many messages may be received now. If it returns 0, no message
+                is received.
 
         Yields:
             Each settled message and each received message. When the caller gets a received message,
@@ -225,7 +226,8 @@ class Receiver:
         try:
             self._link.settle(delivery, how, request.reason, request.description)
         except LockLost as error:
-            # The reply may have been sent: the next delivery asks the gateway whether it has.
+            # The reply may have been sent. When the message is delivered again, the worker asks the
+            # gateway whether the job has ended.
             _log.info(
                 "message %s: the settlement %s came too late, because the lock is lost: %s",
                 delivery.message_id,
@@ -300,7 +302,7 @@ class Receiver:
 
 
 class ModelQueue:
-    """One queue of a model. It has one connection to receive messages and one to renew locks."""
+    """One queue of a model, with one connection to receive messages and another to renew locks."""
 
     def __init__(  # noqa: PLR0913 - what the connections of a queue need
         self,
@@ -331,7 +333,7 @@ class ModelQueue:
         self._renewing = QueueLink(endpoint, name)
 
     def renew(self, delivery: LockedMessage, timeout_seconds: float) -> float:
-        """Renew a message's lock; return in how many seconds the lock now expires.
+        """Renew a message's lock, and return in how many seconds the lock then expires.
 
         Raises:
             LockLost: The lock is lost.

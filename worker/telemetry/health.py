@@ -19,8 +19,8 @@ _STALLED_AFTER_SECONDS = 90.0
 
 _MAX_AGE_SECONDS = 30.0
 _MAX_KERNEL_SECONDS = 10.0
-# A healthy device finishes the kernel within a millisecond, so that the probe that requested the
-# kernel also gets its result.
+# How long a readiness probe waits for the kernel that it has requested. A device that works
+# finishes the kernel within a millisecond, so that this probe already gets the result.
 _PROBE_WAIT_SECONDS = 0.2
 
 Clock = Callable[[], float]
@@ -52,7 +52,7 @@ class Loops:
         def run() -> None:
             try:
                 loop()
-            except BaseException:  # noqa: BLE001  the edge: also a model's sys.exit
+            except BaseException:  # noqa: BLE001  a model may also call sys.exit
                 _log.exception("an error ended the loop %s: this worker must be restarted", name)
                 self._broken.append(name)
 
@@ -88,7 +88,7 @@ class DeviceProbe:
         """Create the probe without running the kernel.
 
         Args:
-            kernel: Runs the kernel on the device; raises an error if that fails.
+            kernel: Runs the kernel on the device, and raises an error if that fails.
             failed: Called with the error that the kernel raised.
             clock: Returns the time in seconds.
         """

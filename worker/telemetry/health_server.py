@@ -35,7 +35,7 @@ class HealthResponse:
 
 
 Page = Callable[[str], HealthResponse]
-"""Return the HTTP response for one path; the argument is the request's Accept header."""
+"""Return the HTTP response for one path. The argument is the request's Accept header."""
 
 
 def check_page(check: Check) -> Page:
@@ -66,7 +66,7 @@ def metrics_page(exposition: Callable[[str], tuple[bytes, str]]) -> Page:
 
 
 class HealthServer(http.server.ThreadingHTTPServer):
-    """A small HTTP server, whose own threads answer even while the worker's threads are busy.
+    """A small HTTP server with its own threads, so that busy threads of the worker do not delay it.
 
     The server closes connections that last too long.
     """
@@ -104,17 +104,17 @@ class HealthServer(http.server.ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, name="health", daemon=True).start()
 
     def respond(self, path: str, accept: str = "") -> HealthResponse:
-        """Return the response for a path and an Accept header."""
+        """Return the response for a path and an Accept header; status 404 for an unknown path."""
         if (page := self._pages.get(path)) is None:
             return _json(404, {"paths": sorted(self._pages)})
         try:
             return page(accept)
-        except Exception:  # noqa: BLE001  the edge: a probe gets a response in any case
+        except Exception:  # noqa: BLE001  a probe gets a response in any case
             _log.exception("the health page %s failed", path)
             return _json(500, {"ok": False, "reason": "the page failed; see the worker's logs"})
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection; first close the oldest connection if too many are open."""
+        """Serve a connection. If too many connections are open, close the oldest one first."""
         if len(self._open) >= _MAX_CONNECTIONS:
             for oldest in tuple(self._open)[:1]:
                 self._open.pop(oldest, None)

@@ -75,6 +75,33 @@ def current_log_fields() -> Mapping[str, str]:
     return _fields.get()
 
 
+class TextLines(logging.Formatter):
+    """Formats each log record as a line of text. The lines of a traceback follow, indented.
+
+    A message or an exception may contain text of callers and producers. Control characters are
+    written as escapes, so that such text cannot look like another log line or control a terminal.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the base's name
+        """Return the line of a log record, without its traceback."""
+        return _escape(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  the base's name
+        """Return the indented lines of a traceback."""
+        lines = super().formatException(ei).split("\n")
+        return "\n".join(f"    {_escape(line)}" for line in lines)
+
+
+def _escape(text: str) -> str:
+    """Return the text with an escape such as `\\n` for each character that is not printable."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 class ServiceStatus:
     """Records whether a service answers, and logs each change.
 
@@ -90,7 +117,7 @@ class ServiceStatus:
     def mark_down(self, reason: object) -> None:
         """Record that a call to the service failed.
 
-        `reason` is logged unless the call before this call failed too.
+        `reason` is logged only if the previous call did not fail.
         """
         if self._change(answers=False):
             _log.warning("%s does not answer; the worker tries again: %s", self._service, reason)
@@ -117,34 +144,38 @@ class Metrics:
         self.outcomes = frozenset(_codes(WorkerError)) | {SUCCEEDED}
         self.received = self._counter("received", "Messages received.")
         self.redelivered = self._counter(
-            "redeliveries", "Messages among them that had been delivered before."
+            "redeliveries", "Received messages that had been delivered before."
         )
         self.settled = self._counter(
             "settled", "Messages settled, by the outcome of their jobs.", "outcome"
         )
         self.queue_wait = self._histogram(
-            "queue_wait_seconds", "Time in the queue until received.", _WAIT_BUCKETS
+            "queue_wait_seconds",
+            "Time from when a message was put into the queue until it was received.",
+            _WAIT_BUCKETS,
         )
         self.batch_size = self._histogram(
-            "batch_size", "Jobs that went through the model together.", _SIZE_BUCKETS
+            "batch_size", "Jobs that ran in one batch.", _SIZE_BUCKETS
         )
         self.inference = self._histogram(
-            "inference_seconds", "Time of a batch in the model.", _INFERENCE_BUCKETS
+            "inference_seconds", "Time that the model needed for one batch.", _INFERENCE_BUCKETS
         )
         self.lock_losses = self._counter(
-            "lock_losses", "Jobs whose lock was lost while they were in hand."
+            "lock_losses", "Messages whose lock was lost before they were settled."
         )
         self.splits = self._counter(
-            "out_of_memory_splits", "Batches split since the device's memory did not suffice."
+            "out_of_memory_splits", "Batches that were split because they did not fit into memory."
         )
         self.reused_replies = self._counter(
-            "results_at_hand", "Redelivered jobs answered by the result of their earlier run."
+            "results_at_hand", "Redelivered jobs that were answered with a cached reply."
         )
         self.loads = self._counter("model_loads", "Times the model was loaded.")
-        self.unloads = self._counter("model_unloads", "Times it made room for another.")
+        self.unloads = self._counter("model_unloads", "Times the model was unloaded.")
         self.in_flight = self._gauge("jobs_in_hand", "Messages received and not yet settled.")
-        self.loaded = self._gauge("model_loaded", "1 while the model can be called.")
-        self.connected = self._gauge("queue_connected", "1 while the model's queue answers.")
+        self.loaded = self._gauge("model_loaded", "1 while the model is loaded.")
+        self.connected = self._gauge(
+            "queue_connected", "1 while the worker is connected to the model's queue."
+        )
         self.reserved = self._gauge(
             "device_memory_reserved_bytes", "Device memory reserved for the model."
         )

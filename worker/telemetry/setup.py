@@ -17,7 +17,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from worker.errors import SettingsError
-from worker.telemetry.recording import current_log_fields
+from worker.telemetry.recording import TextLines, current_log_fields
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -46,7 +46,7 @@ def configure_logs(level: str, format_name: str = "text") -> None:
         format_name: `text` or `json`.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if format_name == "json" else _text_formatter())
+    handler.setFormatter(JsonLines() if format_name == "json" else TextLines())
     logging.basicConfig(handlers=[handler], level=level)
     for name, quiet_level in _QUIET.items():
         logging.getLogger(name).setLevel(quiet_level)
@@ -72,12 +72,8 @@ class JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
-def _text_formatter() -> logging.Formatter:
-    return logging.Formatter("%(asctime)s %(levelname)-7s %(name)s %(message)s")
-
-
 def tracer_provider(exporters: Sequence[str]) -> "TracerProvider | None":
-    """Create a tracer provider with these exporters; return None if the list is empty.
+    """Create a tracer provider with these exporters. Return None if the list is empty.
 
     Raises:
         SettingsError: The SDK or an exporter is not installed.

@@ -109,9 +109,10 @@ class WeightsStore:
         return file
 
     def _fetch(self, model: ModelEntry, pieces: Iterator[bytes], file: Path) -> int:
-        """Download the weights and write the file atomically; return its size in bytes.
+        """Write the downloaded weights to a file atomically, and return the file's size in bytes.
 
-        Raises WeightsMismatch if the digest of the weights is wrong.
+        Raises:
+            WeightsMismatch: The digest differs from the digest in the catalogue entry.
         """
         self._cache.mkdir(parents=True, exist_ok=True)
         self._remove_abandoned()

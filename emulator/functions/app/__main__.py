@@ -98,7 +98,11 @@ def _is_hosts_own(entry: Path) -> bool:
 
 
 def _log_to_stderr(level: str, running_function: ContextVar[str]) -> None:
-    """Configure logging to stderr. Each log line names the Azure function that wrote it."""
+    """Configure logging to stderr. Each log line names the Azure function that wrote it.
+
+    A message or an exception may contain text of strangers. Control characters are written as
+    escapes and tracebacks are indented, so that such text cannot look like another log line.
+    """
 
     class Format(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
@@ -106,11 +110,25 @@ def _log_to_stderr(level: str, running_function: ContextVar[str]) -> None:
             record.source = f"Functions.{name}" if name else record.name
             return super().format(record)
 
+        def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the base's name
+            return _escape(super().formatMessage(record))
+
+        def formatException(self, ei: Any) -> str:  # noqa: N802  the base's name
+            lines = super().formatException(ei).split("\n")
+            return "\n".join(f"    {_escape(line)}" for line in lines)
+
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Format("%(asctime)s %(levelname)s [%(source)s] %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # Azure's SDK logs each request at level info, which would bury the user's own log lines.
     logging.getLogger("azure").setLevel(max(logging.WARNING, logging.root.level))
+
+
+def _escape(text: str) -> str:
+    """Return the text with an escape such as `\\n` for each character that is not printable."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def _run(serve: Coroutine[Any, Any, None]) -> None:

@@ -246,7 +246,7 @@ class ServiceBusTrigger:
                 receiver.abandon_message(message)
         except MessageLockLostError:
             _log.warning(
-                "%s: the lock of message %s was lost; Service Bus redelivers the message",
+                "%s: the lock of message %.200r was lost; Service Bus redelivers the message",
                 self._source,
                 message.message_id,
             )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from hashlib import sha1
 from typing import Any, cast
 
+from emulator.hosts import HostRules
 from emulator.servicebus.amqp.errors import WebSocketError
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -31,8 +32,15 @@ _Connect = Callable[[], asyncio.Protocol]
 class ProtocolDetector(asyncio.Protocol):
     """Reads the first bytes from a peer, and selects AMQP or WebSocket for the connection."""
 
-    def __init__(self, connect: _Connect) -> None:
+    def __init__(self, connect: _Connect, rules: HostRules | None = None) -> None:
+        """Create the detector.
+
+        Args:
+            connect: Creates the AMQP connection.
+            rules: The hosts and the origins for which a WebSocket is opened.
+        """
         self._connect = connect
+        self._rules = rules or HostRules()
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._received = b""
@@ -48,7 +56,7 @@ class ProtocolDetector(asyncio.Protocol):
         self._received += data
         if self._received[:4] == b"GET "[: len(self._received)]:
             if len(self._received) >= 4:
-                self._hand_over(WebSocketConnection(self._connect()))
+                self._hand_over(WebSocketConnection(self._connect(), self._rules))
         else:
             self._hand_over(self._connect())
 
@@ -142,8 +150,9 @@ def encode_websocket_frame(opcode: int, payload: bytes) -> bytes:
 class WebSocketConnection(asyncio.Protocol):
     """A WebSocket connection that carries one AMQP connection."""
 
-    def __init__(self, connection: asyncio.Protocol) -> None:
+    def __init__(self, connection: asyncio.Protocol, rules: HostRules | None = None) -> None:
         self._connection = connection
+        self._rules = rules or HostRules()
         self._reader = WebSocketFrameReader()
         self._head: bytes | None = b""
         """The received part of the HTTP request. None after the response has been sent."""
@@ -180,7 +189,7 @@ class WebSocketConnection(asyncio.Protocol):
                     self._transport.close()
                 return
             self._head, data = None, rest
-            accepted, answer = _check_upgrade(head)
+            accepted, answer = _check_upgrade(head, self._rules)
             self._transport.write(answer)
             if not accepted:
                 self._transport.close()
@@ -242,8 +251,11 @@ class _WebSocketTransport(asyncio.Transport):
         self._transport.set_write_buffer_limits(high, low)
 
 
-def _check_upgrade(head: bytes) -> tuple[bool, bytes]:
+def _check_upgrade(head: bytes, rules: HostRules) -> tuple[bool, bytes]:
     """Check an HTTP request to open a WebSocket that carries AMQP.
+
+    Browsers let every page open a WebSocket, but name the page's origin. The keys are well known,
+    so only pages of allowed origins get a connection.
 
     Returns whether the request is accepted, and the HTTP response to send.
     """
@@ -252,6 +264,10 @@ def _check_upgrade(head: bytes) -> tuple[bool, bytes]:
     for line in lines:
         name, _, value = line.partition(":")
         headers[name.strip().lower()] = value.strip()
+    if "host" in headers and not rules.allows(headers["host"]):
+        return False, _refusal("421 Misdirected Request")
+    if "origin" in headers and not rules.allows_origin(headers["origin"]):
+        return False, _refusal("403 Forbidden")
     target = request.split(" ")[1] if request.count(" ") == 2 else ""
     if target.partition("?")[0].rstrip("/").lower() != _PATH:
         return False, _refusal("404 Not Found")

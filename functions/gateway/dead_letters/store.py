@@ -43,6 +43,8 @@ The id ends with `~low` if the message came from the low-priority queue.
 """
 
 _LOW: Final = "~low"
+# With a digest, the last part of the blob's name has at most the 128 characters of a letter's id.
+_MAX_SAFE_CHARACTERS: Final = 100
 _EXAMPLE_ID: Final = "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
 
 
@@ -53,7 +55,7 @@ def letter_blob(queue: str, message_id: str) -> str:
     if safe != message_id or not safe.strip("."):
         # Different message ids must still have different blob names.
         digest = hashlib.sha256(message_id.encode("utf-8", "replace")).hexdigest()
-        safe = f"{safe}-{digest[:12]}"
+        safe = f"{safe[:_MAX_SAFE_CHARACTERS]}-{digest[:12]}"
     return f"{DEAD_LETTERS}{queue}/{safe}"
 
 

@@ -80,6 +80,7 @@ class DeadLetterTrigger:
             if request is None or isinstance(request.reply_to, ReplyUrl):
                 return
         else:
+            name = await self._store(message, request, queue)
             _log.error(
                 "job %.100r was dead-lettered from %s (%.200r: %.500r); kept as the blob %s; "
                 "redrive it when the cause has been removed",
@@ -89,21 +90,39 @@ class DeadLetterTrigger:
                     _read_property(message, _REASON),
                     _read_property(message, _DESCRIPTION),
                 ),
-                letter_blob(queue, _message_id(message)),
+                name,
             )
-            await self._store(message, queue)
         await self._notify(message, request, queue, durable)
 
-    async def _store(self, message: func.ServiceBusMessage, queue: str) -> None:
-        """Store a dead-lettered message unless an earlier run of the trigger has stored it."""
+    async def _store(
+        self, message: func.ServiceBusMessage, request: JobRequest | None, queue: str
+    ) -> str:
+        """Store a dead-lettered message unless an earlier run of the trigger has stored it.
+
+        Returns the name of the blob. If there is another message with the same message id, the
+        letter of a gateway's job replaces the stored letter. A producer can choose any message id,
+        so its letter replaces nothing and gets a name of its own.
+        """
         name = letter_blob(queue, _message_id(message))
         data = _encode_letter(message, self.clock())
         if await self.blobs.create(name, data) is not None:
-            return
+            return name
         stored = await self.blobs.read(name)
-        # The same message must not overwrite a redrive mark. Another message replaces the letter.
-        if stored is not None and _enqueued_at(stored.data) != _enqueued_at(data):
+        # The same message must not overwrite a redrive mark.
+        if stored is None or _enqueued_at(stored.data) == _enqueued_at(data):
+            return name
+        if self._is_from_gateway(request):
             await self.blobs.replace(name, data, stored.etag)
+        else:
+            name = letter_blob(queue, f"{_message_id(message)}/{_enqueued_at(data)}")
+            await self.blobs.create(name, data)
+        return name
+
+    def _is_from_gateway(self, request: JobRequest | None) -> bool:
+        """Return whether a gateway sent this request, and not a producer."""
+        if request is None or request.reply_url is None:
+            return False
+        return self.tokens.is_issued(request.job_id, request.reply_url)
 
     async def _notify(
         self,
@@ -116,7 +135,7 @@ class DeadLetterTrigger:
         reply = _make_reply(message, job_id, self.clock())
         # A producer can send a message with the id of any job. It must not end this job.
         match request.reply_to if request else None:
-            case ReplyUrl(url) if self.tokens.is_issued(job_id, url):
+            case ReplyUrl() if self._is_from_gateway(request):
                 outcome = JobOutcome.replied(reply, self.clock())
                 # There is no orchestration if the gateway died after it had sent the message. The
                 # outcome is recorded for a repeated request with the same Idempotency-Key.
@@ -152,7 +171,7 @@ class DeadLetterTrigger:
         try:
             await self.queues.send(queue, message)
         except UnknownQueue as error:
-            _log.warning("job %s: no reply was sent to the producer: %s", reply.job_id, error)
+            _log.warning("job %s: no reply was sent to the producer: %r", reply.job_id, error)
 
 
 def _message_id(message: func.ServiceBusMessage) -> str:

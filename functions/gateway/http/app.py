@@ -134,7 +134,7 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
 
 async def _on_unavailable(request: Request, error: Exception) -> Response:
     _log.warning(
-        "the request %s %s was refused: %s [traceparent %s]",
+        "the request %.20r %.500r was refused: %s [traceparent %s]",
         *(request.method, request.url.path, error, traceparent_of(request.scope)),
     )
     assert isinstance(error, Unavailable)
@@ -150,7 +150,7 @@ async def _on_defect(request: Request, error: Exception) -> Response:
     # Starlette raises the error again, and `serve` logs it with its traceback.
     what = error.code if isinstance(error, ContractError) else type(error).__name__
     _log.error(
-        "the request %s %s failed: %s [traceparent %s]",
+        "the request %.20r %.500r failed: %s [traceparent %s]",
         request.method,
         request.url.path,
         what,

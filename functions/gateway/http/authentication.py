@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -190,6 +190,32 @@ def _sign(key: bytes, job_id: str, expires: str) -> str:
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def is_from_foreign_page(
+    headers: Iterable[tuple[bytes, bytes]], allowed_origins: Collection[str]
+) -> bool:
+    """Return whether a browser sends this request for a page of another site that is not allowed.
+
+    A page may send a form or plain text to any site without asking it first (a simple request). So
+    a gateway that needs no key would run the jobs of every page that its user opens. Browsers
+    describe the page in headers that it cannot change. Other clients send none of them.
+
+    Args:
+        headers: The headers of the request.
+        allowed_origins: The value of CORS_ORIGINS.
+    """
+    given = dict(headers)
+    origin = given.get(b"origin", b"").decode("latin-1")
+    if "*" in allowed_origins or (origin and origin in allowed_origins):
+        return False
+    if (site := given.get(b"sec-fetch-site")) is not None:
+        return site not in {b"same-origin", b"none"}
+    # Browsers that do not send Sec-Fetch-Site send at least the origin. It may be `null`.
+    return bool(origin) and origin.partition("://")[2] != given.get(b"host", b"").decode("latin-1")
+
+
 _CHALLENGE: Final = 'Bearer realm="loosely"'
 
 
@@ -206,6 +232,7 @@ class AuthenticationMiddleware:
         self._app = app
         self._is_closed = not settings.is_open
         self._trusts_principals = settings.trust_principal_header
+        self._allowed_origins = settings.cors_origins
         self._keys = KeyRing(settings.api_keys)
         self._limiter = RateLimiter(clock)
         self._tracing = tracing
@@ -243,6 +270,13 @@ class AuthenticationMiddleware:
         `headers`.
         """
         method, path = scope["method"], scope["path"]
+        if method not in _SAFE_METHODS and is_from_foreign_page(
+            scope["headers"], self._allowed_origins
+        ):
+            raise HttpProblem(
+                problems.CROSS_ORIGIN,
+                "a web page of an origin that CORS_ORIGINS does not list sent this request",
+            )
         if not self._is_closed:
             return OPEN_CALLER
         if is_open(method, path):

@@ -57,6 +57,14 @@ FORBIDDEN: Final = ProblemKind(
     False,
     "`detail` names the missing scope. Ask the operator for a key with this scope.",
 )
+CROSS_ORIGIN: Final = ProblemKind(
+    "cross-origin",
+    403,
+    "Web pages of this origin must not send this request",
+    False,
+    "A browser sent the request for a page of another site. The operator can allow the origin of "
+    "this page by `CORS_ORIGINS`.",
+)
 NOT_FOUND: Final = ProblemKind(
     "not-found",
     404,
@@ -171,7 +179,16 @@ RATE_LIMITED: Final = ProblemKind(
     "The rate limit is exceeded",
     True,
     "Try again after `Retry-After` seconds. The header `RateLimit` contains the remaining "
-    "requests, `RateLimit-Policy` the limit of the API key.",
+    "requests, `RateLimit-Policy` the limit of the API key. Inputs by URL have a limit of their "
+    "own for each tenant, `URL_INPUT_RATE`.",
+)
+TOO_MANY_LOOK_UPS: Final = ProblemKind(
+    "too-many-look-ups",
+    429,
+    "Too many host names are being looked up",
+    True,
+    "DNS has not answered for the host names in earlier requests. Check the names in `input.url` "
+    "and `webhook.url`, and try again after `Retry-After` seconds.",
 )
 INFERENCE_FAILED: Final = ProblemKind(
     "inference-failed",

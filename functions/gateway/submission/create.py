@@ -25,7 +25,8 @@ from uuid_utils import uuid7
 
 from contract import media
 from contract.catalogue import ModelEntry, Priority
-from contract.errors import ForbiddenAddress, MessageTooLarge, UnknownModel
+from contract.errors import ForbiddenAddress, MessageTooLarge, TooManyLookUps, UnknownModel
+from contract.guard import Resolver
 from contract.messages import (
     INLINE_LIMIT_BYTES,
     InlineBytes,
@@ -41,6 +42,7 @@ from gateway.durable import Durable
 from gateway.errors import Unavailable
 from gateway.http import problems
 from gateway.http.problems import HttpProblem
+from gateway.http.rates import RateLimiter
 from gateway.http.requests import encode_json, parse_json
 from gateway.jobs.lifecycle import Jobs, Waiters
 from gateway.jobs.model import Record, Ticket, initial_record, write_ticket
@@ -56,10 +58,12 @@ from gateway.submission.parse import (
     check_media_type,
     check_upload_size,
 )
-from gateway.webhooks.sender import resolve_url
+from gateway.webhooks.sender import resolve_url, tenant_share
 
 LONGEST_REFUSAL_SECONDS: Final = 300
 """The longest Retry-After in seconds of a request that is refused because of a long queue."""
+
+_LOOK_UP_RETRY_SECONDS: Final = 5
 
 # How many bytes of an upload are read to check its media type and its size in pixels.
 _HEAD_BYTES: Final = 64 * 1024
@@ -132,6 +136,7 @@ class JobCreator:
     """Creates jobs: sends their messages, starts their orchestrations and waits for their end."""
 
     settings: GatewaySettings
+    resolver: Resolver
     estimates: WaitEstimates
     payloads: PayloadStore
     blobs: Blobs
@@ -139,6 +144,8 @@ class JobCreator:
     waiters: Waiters
     requests: RequestSender
     clock: Clock
+    url_inputs: RateLimiter
+    """Limits how many inputs by URL each tenant may submit."""
     send_later_until: dict[str, datetime] = field(default_factory=dict)
     """For each model with a failed send, the time until which orchestrations send its messages.
 
@@ -171,7 +178,8 @@ class JobCreator:
         """
         model, submission = new_job.model, new_job.submission
         self._refuse_if_saturated(model, submission)
-        await self._check_addresses(submission)
+        self._refuse_too_many_urls(new_job)
+        await self._check_addresses(submission, new_job.tenant)
         job_id = job_id or str(uuid7())
         created_at = self.clock()
         request = JobRequest(
@@ -268,10 +276,28 @@ class JobCreator:
             headers={"Retry-After": str(seconds)},
         )
 
-    async def _check_addresses(self, submission: JobSubmission) -> None:
-        """Raise the problem `invalid-input` if the submission contains a forbidden URL."""
+    def _refuse_too_many_urls(self, new_job: NewJob) -> None:
+        """Raise the problem `rate-limited` if the tenant has submitted too many inputs by URL."""
+        if new_job.submission.url is None:
+            return
+        rate = self.settings.url_input_rate
+        decision = self.url_inputs.take(new_job.tenant, rate)
+        if not decision.is_allowed:
+            seconds = decision.retry_after_seconds
+            raise HttpProblem(
+                problems.RATE_LIMITED,
+                f"input.url: this gateway accepts {rate.count} inputs by URL in {rate.seconds} s "
+                f"from each tenant; try again in {seconds} s, or upload the input",
+                headers={"Retry-After": str(seconds)},
+            )
+
+    async def _check_addresses(self, submission: JobSubmission, tenant: str) -> None:
+        """Raise the problem `invalid-input` if the submission contains a forbidden URL.
+
+        Raises the problem `too-many-look-ups` if DNS has not answered earlier look-ups.
+        """
         if submission.url is not None:
-            await self._check_address("input.url", submission.url.url)
+            await self._check_address("input.url", submission.url.url, tenant)
         if submission.webhook_url is not None:
             if not self.settings.webhook_secrets:
                 raise HttpProblem(
@@ -279,13 +305,19 @@ class JobCreator:
                     "webhook.url: this gateway sends no webhooks, "
                     "because WEBHOOK_SECRETS is not set",
                 )
-            await self._check_address("webhook.url", submission.webhook_url)
+            await self._check_address("webhook.url", submission.webhook_url, tenant)
 
-    async def _check_address(self, option: str, url: str) -> None:
+    async def _check_address(self, option: str, url: str, tenant: str) -> None:
         try:
-            await resolve_url(self.settings.guard, url)
+            await resolve_url(self.settings.guard, self.resolver, url, tenant_share(tenant))
         except ForbiddenAddress as error:
             raise HttpProblem(problems.INVALID_INPUT, f"{option}: {error}") from None
+        except TooManyLookUps as error:
+            raise HttpProblem(
+                problems.TOO_MANY_LOOK_UPS,
+                f"{option}: {error}",
+                headers={"Retry-After": str(_LOOK_UP_RETRY_SECONDS)},
+            ) from None
 
     async def _store_input(self, new_job: NewJob, job_id: str) -> InputPayload:
         """Return the input for the job's request, after storing a large input in a blob."""

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Final
 
 from contract.names import ORCHESTRATOR_WEBHOOK, webhook_instance
-from contract.webhook import event_id, signed_headers
+from contract.webhook import event_id, signed_headers, tenant_secrets
 from gateway.clock import Clock
 from gateway.durable import Durable
 from gateway.errors import WebhookUndelivered
@@ -18,7 +18,7 @@ from gateway.jobs.lifecycle import Jobs
 from gateway.jobs.model import is_final, job_resource, read_ticket
 from gateway.jobs.progress import ProgressStore
 from gateway.webhooks.orchestrator import DeliveryState, attempt_outcome, delivery_input
-from gateway.webhooks.sender import WebhookSender
+from gateway.webhooks.sender import PRODUCERS, WebhookSender, tenant_share
 
 _GONE: Final = 410
 
@@ -57,12 +57,17 @@ async def start_reply_delivery(reply: WebhookReply, instance_id: str, durable: D
 
 @dataclass(frozen=True, slots=True)
 class WebhookActivities:
-    """Implements the activities `deliver_webhook` and `deliver_reply`."""
+    """Implements the activities `deliver_webhook` and `deliver_reply`.
+
+    `secrets` are the secrets from which those of the tenants are derived. `producer_secrets` sign
+    the reports to producers.
+    """
 
     jobs: Jobs
     progress: ProgressStore
     sender: WebhookSender
     secrets: tuple[bytes, ...] = field(repr=False)
+    producer_secrets: tuple[bytes, ...] = field(repr=False)
     clock: Clock
 
     async def deliver_job(self, job_id: str, durable: Durable) -> str:
@@ -75,11 +80,15 @@ class WebhookActivities:
         now = self.clock()
         if instance is None or found is None:
             return json.dumps(attempt_outcome(now, "unknown-job", state=DeliveryState.FAILED))
-        url = read_ticket(instance.input).webhook_url
+        ticket = read_ticket(instance.input)
+        url, tenant = ticket.webhook_url, ticket.tenant
         if url is None or not is_final(found):
             return json.dumps(attempt_outcome(now, "not-final"))
         job = job_resource(job_id, await self.progress.add_to(job_id, found))
-        return await self._post(url, event_id(job_id), encode_json(job))
+        secrets = tenant_secrets(self.secrets, tenant)
+        return await self._post(
+            url, event_id(job_id), encode_json(job), secrets, tenant_share(tenant)
+        )
 
     async def deliver_reply(self, text: str) -> str:
         """Post a reply to a producer's webhook once.
@@ -88,13 +97,17 @@ class WebhookActivities:
         creates for this attempt.
         """
         reply = WebhookReply(**json.loads(text))
-        return await self._post(reply.url, reply.event, reply.body.encode())
+        return await self._post(
+            reply.url, reply.event, reply.body.encode(), self.producer_secrets, PRODUCERS
+        )
 
-    async def _post(self, url: str, event: str, body: bytes) -> str:
+    async def _post(
+        self, url: str, event: str, body: bytes, secrets: tuple[bytes, ...], share: str
+    ) -> str:
         now = self.clock()
-        headers = signed_headers(self.secrets, event, now, body)
+        headers = signed_headers(secrets, event, now, body)
         try:
-            response = await self.sender.post(url, headers, body)
+            response = await self.sender.post(url, headers, body, share)
         except WebhookUndelivered as error:
             return json.dumps(attempt_outcome(now, error.reason))
         return json.dumps(

@@ -1,6 +1,12 @@
-"""Post webhooks to URLs that callers have given. The SSRF guard checks each address first."""
+"""Post webhooks to URLs that callers have given. The SSRF guard checks each address first.
+
+Host names are looked up by `contract.guard.Resolver` and never in the event loop's default
+executor, which the clients of Azure use for their own look-ups. Names that never answer would fill
+it.
+"""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +18,15 @@ import aiohttp
 import yarl
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from contract.errors import ForbiddenAddress
-from contract.guard import AddressGuard, Target
+from contract.errors import ForbiddenAddress, TooManyLookUps
+from contract.guard import AddressGuard, Resolver, Target
 from gateway.errors import WebhookUndelivered
 
 ATTEMPT_TIMEOUT_SECONDS: Final = 15.0
-DNS_TIMEOUT_SECONDS: Final = 5.0
+DNS_TIMEOUT_SECONDS: Final = 3.0
+
+PRODUCERS: Final = "producers"
+"""The share of the DNS look-ups for the webhooks of producers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,41 +40,66 @@ class WebhookResponse:
 class WebhookSender(Protocol):
     """The interface of a component that sends webhooks."""
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> WebhookResponse:
+    async def post(
+        self, url: str, headers: Mapping[str, str], body: bytes, share: str
+    ) -> WebhookResponse:
         """Send one POST request without following redirects; return the receiver's response.
 
-        Raises WebhookUndelivered if the URL is forbidden or no response arrives.
+        `share` is for whom the host name is looked up in DNS: `tenant_share` or PRODUCERS. Raises
+        WebhookUndelivered if the URL is forbidden or no response arrives.
         """
 
 
-async def resolve_url(guard: AddressGuard, url: str) -> tuple[Target, tuple[str, ...]]:
+def tenant_share(tenant: str) -> str:
+    """Return the share of the DNS look-ups for the URLs of this tenant."""
+    return f"tenant {tenant}"
+
+
+async def resolve_url(
+    guard: AddressGuard,
+    resolver: Resolver,
+    url: str,
+    share: str,
+    seconds: float = DNS_TIMEOUT_SECONDS,
+) -> tuple[Target, tuple[str, ...]]:
     """Return the parsed URL, and the IP addresses of its host.
 
-    Raises ForbiddenAddress if the guard forbids the URL or its addresses, or if the host has no
-    address.
+    Args:
+        guard: Checks the URL and its addresses.
+        resolver: Looks up the host name.
+        url: The URL.
+        share: For whom the name is looked up: `tenant_share` or PRODUCERS.
+        seconds: How long to wait for the look-up.
+
+    Raises:
+        ForbiddenAddress: The guard forbids the URL or its addresses, or the host has no address.
+        TooManyLookUps: The look-ups of the share or of this process are used up.
     """
     target = guard.check_form(url)
-    try:
-        async with asyncio.timeout(DNS_TIMEOUT_SECONDS):
-            return target, await asyncio.to_thread(guard.resolve, target)
-    except TimeoutError:
-        raise ForbiddenAddress(f"the host {target.host} cannot be found") from None
+    found: tuple[str, ...] = ()
+    if target.address is None:
+        looking = resolver.start(target.host, target.port, share)
+        # TimeoutError is an OSError, too. Without addresses, the guard refuses the URL.
+        with contextlib.suppress(OSError, UnicodeError):
+            async with asyncio.timeout(seconds):
+                found = await asyncio.wrap_future(looking)
+    return target, guard.resolve(target, lambda host, port: found)
 
 
 class HttpWebhookSender:
     """Implements `WebhookSender` with aiohttp. Each webhook uses a new connection."""
 
-    def __init__(self, guard: AddressGuard) -> None:
+    def __init__(self, guard: AddressGuard, resolver: Resolver) -> None:
         self._guard = guard
+        self._resolver = resolver
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> WebhookResponse:
-        """Send one POST request without following redirects; return the receiver's response.
-
-        Raises WebhookUndelivered if the URL is forbidden or no response arrives.
-        """
+    async def post(
+        self, url: str, headers: Mapping[str, str], body: bytes, share: str
+    ) -> WebhookResponse:
+        """Send one POST request, as described in `WebhookSender`. Raises WebhookUndelivered."""
         try:
-            target, addresses = await resolve_url(self._guard, url)
-        except ForbiddenAddress as error:
+            target, addresses = await resolve_url(self._guard, self._resolver, url, share)
+        except (ForbiddenAddress, TooManyLookUps) as error:
             raise WebhookUndelivered(error.code) from None
         connector = aiohttp.TCPConnector(
             resolver=_PinnedResolver(addresses), use_dns_cache=False, force_close=True

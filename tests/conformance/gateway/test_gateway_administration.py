@@ -1,4 +1,4 @@
-"""The counts of queues, with Microsoft's administration client and our Service Bus emulator."""
+"""Read queue lengths from our Service Bus emulator with Microsoft's administration client."""
 
 import json
 from collections.abc import AsyncIterator

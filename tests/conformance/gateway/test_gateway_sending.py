@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from contract.guard import AddressGuard
+from contract.guard import AddressGuard, Resolver
 from gateway.errors import WebhookUndelivered
 from gateway.webhooks import sender
 from gateway.webhooks.sender import HttpWebhookSender, WebhookResponse
@@ -57,7 +57,8 @@ async def receiving(speak: Speak) -> AsyncIterator[str]:
 
 async def post(speak: Speak, allow: str = "127.0.0.1") -> WebhookResponse:
     async with receiving(speak) as url:
-        return await HttpWebhookSender(AddressGuard(allow)).post(url, {"webhook-id": "job_1"}, BODY)
+        sender = HttpWebhookSender(AddressGuard(allow), Resolver())
+        return await sender.post(url, {"webhook-id": "job_1"}, BODY, "tenant a")
 
 
 async def failure(speak: Speak) -> str:
@@ -159,7 +160,9 @@ async def test_a_webhook_attempt_fails_if_a_response_header_has_no_end() -> None
 
 
 @pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nx: y"])
-async def test_a_webhook_attempt_fails_if_the_receiver_does_not_respond(begin: bytes) -> None:
+async def test_a_webhook_attempt_fails_if_the_receiver_sends_no_complete_response(
+    begin: bytes,
+) -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(begin)
@@ -168,7 +171,7 @@ async def test_a_webhook_attempt_fails_if_the_receiver_does_not_respond(begin: b
     assert await failure(speak) == "timeout"
 
 
-async def test_a_webhook_attempt_fails_if_the_receiver_is_too_slow() -> None:
+async def test_a_webhook_attempt_fails_if_the_receiver_sends_headers_too_slowly() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(b"HTTP/1.1 200 OK\r\nx: ")
@@ -191,6 +194,8 @@ async def test_a_webhook_attempt_fails_if_the_receiver_is_too_slow() -> None:
         b"HTTP/1.1 two OK\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nx",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1, 2\r\n\r\nx",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         b"\x00" * 100,
     ],
 )
@@ -202,15 +207,17 @@ async def test_a_webhook_attempt_fails_if_the_receiver_refuses_the_connection() 
     async with receiving(saying(b"")) as url:
         pass
     with pytest.raises(WebhookUndelivered) as caught:
-        await HttpWebhookSender(AddressGuard("127.0.0.1")).post(url, {}, BODY)
+        await HttpWebhookSender(AddressGuard("127.0.0.1"), Resolver()).post(
+            url, {}, BODY, "tenant a"
+        )
     assert caught.value.reason == "connection-failed"
 
 
 async def test_a_webhook_attempt_fails_if_the_receiver_does_not_support_tls() -> None:
     async with receiving(saying(b"HTTP/1.1 200 OK\r\n\r\n")) as url:
-        sender = HttpWebhookSender(AddressGuard("127.0.0.1"))
+        sender = HttpWebhookSender(AddressGuard("127.0.0.1"), Resolver())
         with pytest.raises(WebhookUndelivered) as caught:
-            await sender.post(url.replace("http:", "https:"), {}, BODY)
+            await sender.post(url.replace("http:", "https:"), {}, BODY, "tenant a")
     assert caught.value.reason in {"tls-failed", "timeout", "connection-failed"}
 
 

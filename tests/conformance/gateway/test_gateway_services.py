@@ -34,7 +34,7 @@ ACCOUNT_KEY = (
 
 @contextmanager
 def running(module: str, port: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run an emulator as a process; yield it when it listens, and kill it at the end."""
+    """Run an emulator as a process. Yield the process when it listens, and kill it at the end."""
     command = [sys.executable, "-m", module, "--port", str(port), *options]
     process = subprocess.Popen(
         [*command, "--log-level", "warning"], cwd=ROOT, stdin=subprocess.DEVNULL
@@ -44,9 +44,9 @@ def running(module: str, port: int, *options: str) -> Iterator[subprocess.Popen[
             with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 break
             with suppress(subprocess.TimeoutExpired):
-                raise AssertionError(f"{module} ended with {process.wait(0.05)}")
+                raise AssertionError(f"{module} ended with exit code {process.wait(0.05)}")
         else:
-            raise AssertionError(f"{module} does not listen")
+            raise AssertionError(f"{module} does not listen on its port")
         yield process
     finally:
         process.kill()
@@ -202,7 +202,7 @@ async def test_simultaneously_sent_messages_that_exceed_the_size_of_a_batch_all_
             await queues.close()
 
 
-async def test_the_other_messages_of_a_batch_are_sent_if_one_caller_is_cancelled(
+async def test_the_other_messages_of_a_batch_are_sent_if_two_callers_are_cancelled(
     tmp_path: Path,
 ) -> None:
     port = free_port()
@@ -234,7 +234,7 @@ async def test_sending_to_a_missing_queue_raises_unknown_queue(tmp_path: Path) -
 
 
 async def refusal(call: Awaitable[None]) -> tuple[str, str]:
-    """Await the call; return the service and the message of the error that it raises.
+    """Await a call that raises `Unavailable`. Return the service and the message of the error.
 
     The error itself is not returned, because its traceback would keep sockets open.
     """
@@ -242,7 +242,7 @@ async def refusal(call: Awaitable[None]) -> tuple[str, str]:
         await call
     except Unavailable as error:
         return error.service, str(error)
-    raise AssertionError("it answered")
+    raise AssertionError("the call succeeded")
 
 
 # The SDK does not close the socket of a broken connection; the garbage collector does.

@@ -23,7 +23,7 @@ CATS = {"Egyptian cat", "tabby", "tiger cat"}
 
 
 def environment(folder: Path, requirement: str) -> Path:
-    """Create an environment with this requirement. Return its interpreter."""
+    """Create a virtual environment with `requirement`, and return the interpreter's path."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", requirement], check=True)
@@ -31,7 +31,10 @@ def environment(folder: Path, requirement: str) -> Path:
 
 
 def classify(url: str, name: str, folder: Path) -> str | None:
-    """Classify a picture of a cat with an unmodified client. Return an error text, or None."""
+    """Classify a picture of a cat with an unmodified client.
+
+    Return an error text, or None if the labels name a cat.
+    """
     python = environment(folder / name, CLIENTS[name])
     script = Path(__file__).with_name(f"{name}_client.py")
     picture = ROOT / "examples" / "chelsea.jpg"
@@ -49,7 +52,10 @@ def classify(url: str, name: str, folder: Path) -> str | None:
 
 
 def generate(url: str, folder: Path) -> str | None:
-    """Generate a client from /openapi.json and use it. Return an error text, or None."""
+    """Generate a client from /openapi.json and send requests with it.
+
+    Return an error text, or None if the client works.
+    """
     python = environment(folder / "generator", GENERATOR)
     made = folder / "made"
     # The generator warns about media types that it does not support, such as pictures, and omits
@@ -74,7 +80,7 @@ def generate(url: str, folder: Path) -> str | None:
 
 
 def fuzz_at_length(system: System, options: list[str]) -> str | None:
-    """Run Schemathesis with all checks. Return an error text, or None."""
+    """Run Schemathesis with all checks. Return an error text, or None if all checks passed."""
     outcome = fuzz(system.url, EXAMPLES, *options)
     sys.stdout.write(outcome.report)
     if not outcome.has_passed:

@@ -26,7 +26,7 @@ def gateway() -> Iterator[Gateway]:
 
 @pytest.fixture
 def start_worker(services: LocalServices, gateway: Gateway) -> Iterator[StartWorker]:
-    """Yield a function that starts a worker for the given models; kill all workers at the end."""
+    """Yield a function that starts a worker for the given models. Kill all workers at the end."""
     started: list[Program] = []
 
     def start(models: str, *, wait: bool = True, **settings: str) -> Program:

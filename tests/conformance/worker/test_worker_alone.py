@@ -1,4 +1,4 @@
-"""The worker runs from a copy of its two folders alone, without the repository."""
+"""Run the worker from a copy of worker/ and functions/contract/, without the repository."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def saved(state: object) -> bytes:
 
 
 def good(bias: float) -> bytes:
-    """Return the weights of a network that returns 1 and 2, each with `added` added."""
+    """Return the weights of a network that adds `bias` to the first two of three numbers."""
     return saved({"weight": torch.eye(2, 3), "bias": torch.full((2,), bias)})
 
 
@@ -82,7 +82,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def blobs(trace: Path) -> dict[str, bytes]:
-    """Return the bytes of the weights' blob of each model."""
+    """Return the content of each model's weights blob. Empty means that the blob is missing."""
     return {
         "good": RIGHT["good"],
         "mismatched": OTHER,
@@ -111,7 +111,7 @@ def own_world(
 
 @pytest.fixture
 def worker(own_world: LocalServices, gateway: Gateway, tmp_path: Path) -> Iterator[Program]:
-    """Start one worker for all models, which does not become ready."""
+    """Start one worker for all models. Some weights are bad, so the worker does not get ready."""
     cache = str(tmp_path / "cache")
     program = own_world.worker(gateway.host, "", WORKER_WEIGHTS_CACHE=cache)
     program.start(wait=False)
@@ -128,7 +128,10 @@ def upload(services: LocalServices, name: str, data: bytes) -> None:
 
 
 def readiness(worker: Program) -> tuple[int, dict[str, Any]]:
-    """Return the status of the readiness probe, and the state of each model."""
+    """Return the HTTP status of the readiness probe, and the state of each model.
+
+    Return the status 0 and no models if the worker does not respond.
+    """
     try:
         answer = httpx.get(worker.probe, timeout=5)
     except httpx.TransportError:
@@ -168,7 +171,9 @@ def test_the_worker_refuses_bad_weights_and_the_jobs_of_the_model_stay_in_the_qu
     for name, identity in jobs.items():
         own_world.send(name, message(gateway, identity, name, NUMBERS))
 
-    wait_until(lambda: problems(worker) == CODES, "each model tells what is wrong with it")
+    wait_until(
+        lambda: problems(worker) == CODES, "each model with bad weights has its problem code"
+    )
     status, models = readiness(worker)
     assert status == 503
     assert [name for name, model in models.items() if model["loaded"]] == ["good"]
@@ -186,4 +191,6 @@ def test_the_worker_refuses_bad_weights_and_the_jobs_of_the_model_stay_in_the_qu
     assert gateway.taken(jobs["mismatched"]).outcome == InlineJson([2.5, 3.5])
     assert gateway.taken(jobs["missing"]).outcome == InlineJson([3.5, 4.5])
     healed = {name: code for name, code in CODES.items() if name not in RIGHT}
-    wait_until(lambda: problems(worker) == healed, "what was put right is a problem no more")
+    wait_until(
+        lambda: problems(worker) == healed, "the models with repaired weights have no problem"
+    )

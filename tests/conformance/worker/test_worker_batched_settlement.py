@@ -19,7 +19,7 @@ def received(link: QueueLink, count: int) -> list[LockedMessage]:
         found += link.receive_many(count - len(found), 5.0)
         if len(found) == count:
             return found
-    raise AssertionError(f"{len(found)} of {count} messages")
+    raise AssertionError(f"only {len(found)} of {count} messages arrived")
 
 
 def test_each_message_of_a_batched_settlement_gets_a_separate_outcome(
@@ -33,17 +33,17 @@ def test_each_message_of_a_batched_settlement_gets_a_separate_outcome(
         deliveries = received(link, 6)
         other.open()
         (of_another,) = received(other, 1)
-        # Out of order, one from another link, and one that was settled before.
+        # Complete the messages out of order, with one of another link and one settled before.
         gone = deliveries.pop(2)
         other.renew(gone, 5.0)
         link.settle(gone, Settlement.COMPLETE, "", "")
-        # One in the middle of the range was settled elsewhere, as after a lost lock.
+        # Another link settles a message in the middle of the range, as after a lost lock.
         other.settle(deliveries[1], Settlement.COMPLETE, "", "")
         deliveries[1].message._settled = False
         asked = [*reversed(deliveries), of_another]
         assert link.complete(asked) == [True, True, True, False, True, True]
         assert link.complete([gone, deliveries[0]]) == [False, False]
-        assert not link.receive_many(1, 0.1), "the queue is empty, and no message was redelivered"
+        assert not link.receive_many(1, 0.1), "a message was redelivered"
         assert link.is_open
     finally:
         link.close()
@@ -55,7 +55,7 @@ def test_every_reply_arrives_if_many_threads_send_replies_at_the_same_time(
 ) -> None:
 
     sender = QueueSender(AzureEndpoint(services.service_bus_url), QUEUE)
-    # Together they exceed the size of one message.
+    # Together the replies exceed the size limit of one message.
     bodies = {job_id(): bytes([number]) * 60_000 for number in range(12)}
     with ThreadPoolExecutor(12) as threads:
         for future in [threads.submit(sender.send, body, name) for name, body in bodies.items()]:

@@ -19,6 +19,7 @@ from tests.conformance.worker.worker_services import (
     job_id,
     message,
     receive,
+    take,
     wait_until,
 )
 from tests.ports import free_port
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 class Gate:
-    """Jobs that run until the test lets them finish."""
+    """Makes jobs run until the test opens the gate."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
@@ -56,7 +57,7 @@ def test_jobs_of_a_killed_worker_run_on_another_worker(
     jobs = [job_id() for _ in range(6)]
     services.send("scripted", *(message(gateway, i, "scripted", gate.task()) for i in jobs))
     gate.wait_until_running()
-    wait_until(lambda: first.held("scripted") == len(jobs), "all are held")
+    wait_until(lambda: first.held("scripted") == len(jobs), "the worker holds all jobs")
     first.kill()
     gate.open()
     start_worker("scripted")
@@ -113,7 +114,7 @@ def test_a_worker_without_capacity_locks_no_further_messages(
     services.wait_until_empty("patient")
 
 
-def test_the_worker_drains_after_sigterm(
+def test_sigterm_makes_the_worker_return_waiting_jobs_and_finish_the_running_job(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     worker = start_worker("single")
@@ -123,19 +124,17 @@ def test_the_worker_drains_after_sigterm(
     services.send("single", message(gateway, waits, "single", {"do": "x"}))
     wait_until(lambda: worker.held("single") == 2, "one runs, one waits")
     worker.signal(signal.SIGTERM)
-    wait_until(lambda: not worker.is_ready(), "it is unready at once")
-    wait_until(lambda: worker.held("single") == 1, "what waits is handed back")
+    wait_until(lambda: not worker.is_ready(), "the worker is not ready")
+    wait_until(lambda: worker.held("single") == 1, "the waiting message is returned")
     services.send("single", message(gateway, comes, "single", {"do": "x"}))
 
     with services.receiver("single") as receiver:
-        back = receive(receiver, 2)
+        back = take(receiver, 2)
         assert [message.message_id for message in back] == [waits, comes]
         assert [message.delivery_count for message in back] == [0, 0], (
-            "a release does not count as a failed delivery"
+            "the release counted as a delivery"
         )
-        for message_ in back:
-            receiver.complete_message(message_)
-    # Longer than the lock: a worker that drains keeps renewing.
+    # Let the job outlast the lock duration: a draining worker must renew the lock.
     threading.Timer(LOCK_SECONDS * 1.2, gate.open).start()
     assert worker.exit_code() == 0
     assert gateway.taken(runs).attempt == 1
@@ -149,16 +148,17 @@ def test_a_draining_worker_receives_no_messages(
     runs, comes = job_id(), job_id()
     services.send("scripted", message(gateway, runs, "scripted", gate.task()))
     gate.wait_until_running()
-    # It has capacity, so the broker has credit, which a draining worker must take back.
+    # The worker has capacity and has given the broker credit. During the drain it must take the
+    # credit back.
     worker.signal(signal.SIGTERM)
     wait_until(lambda: "shutting down" in worker.log.read_text(), "the worker drains")
     threading.Event().wait(0.5)
     services.send("scripted", message(gateway, comes, "scripted", {"do": "x"}))
     with services.receiver("scripted") as receiver:
-        # If it was sent to the worker, it comes back with a count of 1 when its lock expires.
-        (free,) = receive(receiver, 1)
+        # The message is free. If the worker had received it, its lock would expire first, and its
+        # delivery count would be 1.
+        (free,) = take(receiver, 1)
         assert (free.message_id, free.delivery_count) == (comes, 0)
-        receiver.complete_message(free)
     gate.open()
     assert worker.exit_code() == 0
     gateway.taken(runs)
@@ -230,7 +230,10 @@ def test_a_worker_that_starts_before_all_other_services_waits_for_the_other_serv
     worker = services.worker(f"127.0.0.1:{port}", "scripted")
     try:
         worker.start(wait=False)
-        wait_until(lambda: worker.log.exists() and "answer" in worker.log.read_text(), "it tries")
+        wait_until(
+            lambda: worker.log.exists() and "answer" in worker.log.read_text(),
+            "the worker tries to connect",
+        )
         live = worker.probe.replace("/ready", "/live")
         assert httpx.get(live, timeout=START_SECONDS).status_code == 200
         assert httpx.get(worker.probe, timeout=START_SECONDS).status_code == 503
@@ -241,9 +244,13 @@ def test_a_worker_that_starts_before_all_other_services_waits_for_the_other_serv
             url = elsewhere.url(identity).replace(elsewhere.host, f"127.0.0.1:{port}")
             task = {"do": "big", "size_bytes": 100_000}
             services.send("scripted", message(elsewhere, identity, "scripted", task, reply_url=url))
-        wait_until(lambda: "blob storage does not" in worker.log.read_text(), "blobs are missed")
+        wait_until(
+            lambda: "blob storage does not" in worker.log.read_text(), "missing blobs are logged"
+        )
         services.blobs.start()
-        wait_until(lambda: "the gateway does not" in worker.log.read_text(), "gateway is missed")
+        wait_until(
+            lambda: "the gateway does not" in worker.log.read_text(), "a missing gateway is logged"
+        )
         with run_gateway(port) as gateway:
             assert gateway.taken(identity).attempt == 1
             services.wait_until_empty("scripted")

@@ -20,6 +20,7 @@ from tests.conformance.worker.worker_services import (
     job_id,
     message,
     receive,
+    take,
     wait_until,
 )
 
@@ -50,9 +51,9 @@ def test_another_worker_receives_the_job_of_a_worker_that_has_stalled(
     wait_until(lambda: len(lines(tmp_path / "started")) == 1, "the job runs")
     stalled.signal(signal.SIGSTOP)
     other = start_worker("long")
-    wait_until(lambda: len(lines(tmp_path / "started")) == 2, "the other has it")
+    wait_until(lambda: len(lines(tmp_path / "started")) == 2, "the other worker runs the job")
     stalled.signal(signal.SIGCONT)
-    wait_until(lambda: bool(lines(tmp_path / "stopped")), "the work of the first is cancelled")
+    wait_until(lambda: bool(lines(tmp_path / "stopped")), "the stalled worker stops the job")
     (tmp_path / "gate").touch()
 
     reply = gateway.taken(identity)
@@ -61,9 +62,9 @@ def test_another_worker_receives_the_job_of_a_worker_that_has_stalled(
     assert lines(tmp_path / "stopped") == [[str(process_id(stalled)), "LockLost"]]
     services.wait_until_empty("long")
     assert gateway.posts == [(identity, 202)]
-    wait_until(stalled.is_ready, "the first works on")
+    wait_until(stalled.is_ready, "the stalled worker is ready again")
     left = "lock-lost; settlement leave, delivery 1,"
-    wait_until(lambda: left in stalled.log.read_text(), "the first leaves the message")
+    wait_until(lambda: left in stalled.log.read_text(), "the stalled worker leaves the message")
 
 
 def test_a_redelivered_job_does_not_run_again_if_the_reply_is_cached(
@@ -77,7 +78,7 @@ def test_a_redelivered_job_does_not_run_again_if_the_reply_is_cached(
     worker.signal(signal.SIGSTOP)
     threading.Event().wait(LOCK_SECONDS * 1.2)
     worker.signal(signal.SIGCONT)
-    wait_until(lambda: "lock-lost" in worker.log.read_text(), "it may not reply any more")
+    wait_until(lambda: "lock-lost" in worker.log.read_text(), "the lock is lost")
     with gateway.changed:
         gateway.answers[identity] = []
 
@@ -103,16 +104,16 @@ def test_low_priority_jobs_run_after_all_other_jobs(
     worker = start_worker("patient")
     low = [job_id() for _ in range(5)]
     services.send("patient-low", message(gateway, low[0], "patient", task))
-    wait_until(running.exists, "there is nothing else, so a job of low priority runs")
+    wait_until(running.exists, "a low-priority job runs")
     services.send("patient-low", *(message(gateway, i, "patient", {"do": "x"}) for i in low[1:]))
     wait_until(lambda: worker.held("patient") == 2, "one runs, one waits")
     normal = [job_id() for _ in range(2)]
     services.send("patient", *(message(gateway, i, "patient", {"do": "x"}) for i in normal))
-    wait_until(lambda: worker.held("patient") == 4, "the others find room all the same")
+    wait_until(lambda: worker.held("patient") == 4, "the worker holds the normal jobs too")
     with services.receiver("patient-low") as receiver:
         others = receive(receiver, 3)
         assert [other.message_id for other in others] == low[2:], (
-            "the worker receives no more than its capacity"
+            "the worker received more than its capacity"
         )
         assert {other.delivery_count for other in others} == {0}
         for other in others:
@@ -129,13 +130,13 @@ def test_the_worker_runs_jobs_although_the_low_priority_queue_does_not_exist(
 ) -> None:
     catalogue = tmp_path / "models.toml"
     entry = services.catalogue_path.read_text().partition("[single]")[2].partition("\n[")[0]
-    # This queue exists as the low-priority queue of another model, and has none itself.
+    # The model uses the queue scripted-low. A queue scripted-low-low does not exist.
     catalogue.write_text("[single]" + entry.replace('"single"', '"scripted-low"'))
     worker = start_worker("single", MODEL_CATALOGUE=str(catalogue))
     identity = job_id()
     services.send("scripted-low", message(gateway, identity, "single", {"do": "x"}))
     assert gateway.taken(identity).attempt == 1
-    missing = "scripted-low-low does not answer; the worker tries again: there is no such queue"
+    missing = "scripted-low-low does not answer; the worker tries again: the queue does not exist"
     wait_until(lambda: missing in worker.log.read_text(), "the missing queue is logged")
     assert worker.log.read_text().count(missing) == 1
 
@@ -170,13 +171,11 @@ def test_a_worker_with_a_lost_device_exits_and_returns_all_jobs_to_the_queue(
     assert worker.exit_code() == 70
     assert "the device is lost" in worker.log.read_text()
     with services.receiver("single") as receiver:
-        back = receive(receiver, 4)
+        back = take(receiver, 4)
         counts = {message.message_id: message.delivery_count for message in back}
         assert counts == {loses: 1, **dict.fromkeys(others, 0)}, (
-            "the input may have caused the loss, so the delivery counts"
+            "only the delivery of the job that lost the device counts"
         )
-        for taken in back:
-            receiver.complete_message(taken)
     assert gateway.posts == []
 
 

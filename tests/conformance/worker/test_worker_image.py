@@ -1,7 +1,7 @@
-"""The image without Docker: its files are laid out and started as worker/Dockerfile says.
+"""Lay out and start the worker's image without Docker, as worker/Dockerfile says.
 
-The test's own environment stands for /opt/venv, a folder for the root. The tree cannot be written
-to, as in our pods, except the folders that the image makes, and /tmp.
+The test's Python environment replaces /opt/venv, and a folder replaces the root of the image. As in
+our pods, processes can write only to /tmp and to the folders that the image creates.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ USER = 10001
 
 @dataclass(frozen=True)
 class Stage:
-    """Return the instructions of the Dockerfile's last stage."""
+    """The instructions of the Dockerfile's last stage."""
 
     text: str
 
@@ -66,13 +66,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Image:
-    """The files of the image in a folder, and functions to start a container with them."""
+    """The files of the image in a folder. Its methods start processes as in a container."""
 
     root: Path
     stage: Stage
 
     def inside(self, path: str) -> str:
-        """Return the local path of a path in the image."""
+        """Return the path on this machine of a path in the image."""
         return str(self.root) + path
 
     def environment(self, **settings: str) -> dict[str, str]:
@@ -80,7 +80,7 @@ class Image:
         image = self.stage.environment()
         assert image["PATH"].startswith("/opt/venv/bin:")
         image["PATH"] = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-        # The packages are named, because the image's user may not read root's home.
+        # Name the folder of the packages, because the image's user cannot read root's home.
         packages = sysconfig.get_path("purelib")
         image["PYTHONPATH"] = f"{self.inside(image['PYTHONPATH'])}:{packages}"
         return image | {"TMPDIR": self.inside("/tmp")} | settings
@@ -97,13 +97,13 @@ class Image:
         )
 
     def files(self) -> dict[str, int]:
-        """Return all paths in the tree, with the times of their last changes."""
+        """Return each path under /app with the time of its last change, in nanoseconds."""
         tree = sorted((self.root / "app").rglob("*"))
         return {str(path): path.stat().st_mtime_ns for path in tree}
 
 
 def confinement() -> list[str]:
-    """Return a command that switches to the image's user; empty if that is not possible."""
+    """Return a command that switches to the image's user, or [] if that is not possible."""
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         return []
     user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs"]
@@ -117,7 +117,7 @@ def confinement() -> list[str]:
 
 def lay_out(stage: Stage, root: Path) -> None:
     """Copy the files of the COPY instructions, and create the folders that RUN creates."""
-    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")  # as .dockerignore has it
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")  # as in .dockerignore
     for copied in stage.all("COPY"):
         if not copied.startswith("--from=build"):
             source, target = copied.split()
@@ -185,7 +185,7 @@ def test_the_worker_image_starts_and_drains_with_the_commands_of_the_dockerfile(
     finally:
         process.kill()
         process.wait(10)
-    assert image.files() == before, "no file is written into the folder with the code"
+    assert image.files() == before, "a file in the folder with the code has changed"
     services.wait_until_empty("noop")
 
 
@@ -195,7 +195,7 @@ def is_healthy(image: Image, settings: dict[str, str]) -> bool:
     return check.returncode == 0
 
 
-def test_the_worker_in_the_image_exits_with_an_error_that_names_a_missing_setting(
+def test_the_worker_in_the_image_exits_with_a_one_line_error_if_settings_are_missing(
     image: Image,
 ) -> None:
     process = image.start(image.stage.command("ENTRYPOINT"))

@@ -21,12 +21,12 @@ from worker.servicebus.link import LockedMessage, QueueLink
 from worker.servicebus.lock_journal import LockJournals
 from worker.settings import AzureEndpoint
 
-# Its locks last 10 s, and each receive call of these tests ends after 5 s.
+# Locks of this queue last 10 s, and each receive call of these tests ends after 5 s.
 QUEUE = "noop"
 
 
 class Links:
-    """Links of one worker after another, which share a folder for their lock journals."""
+    """The links of successive workers, which share a folder for their lock journals."""
 
     def __init__(self, services: LocalServices, folder: Path) -> None:
         self.services = services
@@ -99,7 +99,9 @@ def test_the_next_worker_receives_the_messages_of_a_dead_worker_at_once(links: L
 
 
 @pytest.mark.parametrize("how", Settlement)
-def test_each_settlement_removes_the_note(links: Links, how: Settlement) -> None:
+def test_each_kind_of_settlement_removes_the_lock_token_from_the_journal(
+    links: Links, how: Settlement
+) -> None:
     send(links.services, 1)
     link = links.start()
     (delivery,) = received(link, 1)
@@ -112,7 +114,9 @@ def test_each_settlement_removes_the_note(links: Links, how: Settlement) -> None
         link.complete(received(link, 1))
 
 
-def test_a_message_that_the_dead_worker_had_settled_is_harmless(links: Links) -> None:
+def test_a_message_in_the_journal_that_the_dead_worker_had_settled_is_not_redelivered(
+    links: Links,
+) -> None:
     send(links.services, 2)
     first = links.start()
     done, left = received(first, 2)
@@ -129,7 +133,7 @@ def test_a_message_that_the_dead_worker_had_settled_is_harmless(links: Links) ->
 
 # The SDK does not close the socket of a broken connection itself.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_message_that_no_receive_call_has_returned_is_received_over_the_next_connection(
+def test_a_message_that_arrived_on_a_broken_connection_is_received_on_the_next_connection(
     links: Links,
 ) -> None:
     link = links.start()
@@ -152,7 +156,7 @@ def test_a_message_that_no_receive_call_has_returned_is_received_over_the_next_c
     gc.collect()
 
 
-def test_messages_that_are_released_when_receiving_stops_are_not_noted(links: Links) -> None:
+def test_a_message_released_when_receiving_stops_is_not_in_the_lock_journal(links: Links) -> None:
     link = links.start()
     assert link.receive(0.1) is None
     # The link has credit, so the broker sends this message to the link.

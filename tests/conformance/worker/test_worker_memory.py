@@ -33,7 +33,7 @@ from worker.memory.simulated_device import AccountRecord
 
 JOBS_COUNT = 200
 GATED = entry("gated", 1, "").replace("worker_heavy", "worker_models")
-# Until a waiting model is looked at, the other has finished what it holds, and it is loaded itself.
+# The time to notice a waiting model, to finish the jobs of the other model, and to load it.
 SWITCH_SECONDS = 0.75
 
 
@@ -52,7 +52,7 @@ def square(gateway: Gateway, identity: str) -> int:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("process_count", [1, 2])
-def test_two_models_that_do_not_fit_into_memory_together_share_a_device_fairly(
+def test_two_models_that_do_not_fit_into_memory_together_take_turns(
     services: LocalServices,
     gateway: Gateway,
     start_worker: StartWorker,
@@ -67,11 +67,11 @@ def test_two_models_that_do_not_fit_into_memory_together_share_a_device_fairly(
 
     record = AccountRecord.read(tmp_path / "cpu" / "account")
     assert 6 * GIB <= record.peak_bytes <= 8 * GIB
-    assert record.refused_count == 0, "no memory was used that was not reserved"
+    assert record.refused_count == 0, "memory was used that was not reserved"
     # Two models with the same amount of work wait for each other's turns.
     fair_seconds = max(TURN_SECONDS + SWITCH_SECONDS, turn_seconds(workers))
     # Two processes that serve the same model may finish its jobs in one turn.
-    assert len(waits(workers)) >= (3 if process_count == 1 else 1), "the models took turns"
+    assert len(waits(workers)) >= (3 if process_count == 1 else 1), "the models did not take turns"
     assert max(waits(workers)) <= 2 * fair_seconds
 
 
@@ -83,9 +83,11 @@ def test_jobs_with_bad_inputs_and_batches_that_exceed_the_memory_do_not_affect_o
     services.send("picky", *(message(gateway, i, "picky", {"n": n}) for i, n in jobs.items()))
     assert {i: square(gateway, i) for i in jobs} == {i: n**2 for i, n in jobs.items()}
     sizes = [gateway.taken(identity).timing.batch_size for identity in jobs]
-    assert max(sizes) <= 8, "no larger batch succeeded"
+    assert max(sizes) <= 8, "a larger batch succeeded"
     log = worker.log.read_text()
-    assert 1 <= log.count("ran out of memory; later batches") <= 2, "the batch limit was learned"
+    assert 1 <= log.count("ran out of memory; later batches") <= 2, (
+        "the batch limit was not learned"
+    )
 
     jobs = {job_id(): number for number in range(64)}
     tasks = {i: {"n": n} | ({"bad": True} if n % 8 == 0 else {}) for i, n in jobs.items()}
@@ -109,7 +111,7 @@ def test_a_draining_worker_unloads_an_idle_model_while_another_model_runs_a_job(
     last, running, gate = job_id(), tmp_path / "running", tmp_path / "gate"
     task = {"do": "wait", "running": str(running), "gate": str(gate)}
     services.send("gated", message(gateway, last, "gated", task))
-    wait_until(running.exists, "it is at work")
+    wait_until(running.exists, "the job runs")
     leaving.signal(signal.SIGTERM)
     wait_until(lambda: not models(leaving)["three"]["loaded"], "the idle model is unloaded")
     coming = start_worker("six", **sharing(tmp_path))

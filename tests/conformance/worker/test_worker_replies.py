@@ -19,7 +19,10 @@ BODY = encode_reply(JobReply("job", InlineJson({"labels": []}), NOW, NOW))
 
 
 def limited_tries(tries: int, waits: list[float] | None = None) -> Callable[[float], bool]:
-    """Return a wait function that does not sleep, and returns False after this number of tries."""
+    """Return a wait function that does not sleep, and returns False after `tries` calls.
+
+    The function appends the length of each wait, in seconds, to `waits`.
+    """
     left = iter(range(tries))
 
     def wait(seconds: float) -> bool:
@@ -64,7 +67,7 @@ def test_a_reply_is_sent_again_after_a_temporary_failure(
     assert waits[1] > waits[0] / 2
 
 
-def test_retries_of_a_reply_end_when_the_message_lock_is_lost(
+def test_retries_of_a_reply_end_when_the_wait_function_returns_false(
     gateway: Gateway, replies: GatewayClient
 ) -> None:
     gateway.answers["job"] = [503] * 99
@@ -80,17 +83,18 @@ def test_a_reply_is_not_sent_again_after_a_permanent_refusal_of_the_gateway(
     gateway.answers["job"] = [status]
     with pytest.raises(ReplyRefused, match=str(status)):
         replies.send(gateway.url("job"), BODY, limited_tries(9))
-    assert gateway.posts == [("job", status)], "the client did not follow a redirect"
+    assert gateway.posts == [("job", status)], "the client sent the reply again"
 
 
 def test_sending_a_reply_to_an_unreachable_gateway_raises_reply_undelivered() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         host = f"127.0.0.1:{taken.getsockname()[1]}"
     replies = GatewayClient(frozenset({host}))
+    url = f"http://{host}/v1/jobs/a/reply"
     with pytest.raises(ReplyUndelivered, match="NewConnectionError"):
-        replies.send(f"http://{host}/", BODY, limited_tries(2))
-    assert replies.is_wanted(f"http://{host}/") is None, "the answer is unknown"
-    assert replies.report(f"http://{host}/", BODY), "the answer is unknown, so the job continues"
+        replies.send(url, BODY, limited_tries(2))
+    assert replies.is_wanted(url) is None, "the answer is unknown"
+    assert replies.report(url, BODY), "the answer is unknown, so the job continues"
     replies.close()
 
 
@@ -109,15 +113,25 @@ def test_the_response_status_of_the_gateway_determines_whether_a_job_is_still_wa
 @pytest.mark.parametrize(
     "url",
     [
-        "http://127.0.0.1:1/",
-        "http://127.0.0.1/",
-        "http://gateway.example:80/",
-        "https://other.example/",
-        "https://gateway.example:8443/",
-        "https://user@gateway.example/",
-        "https://gateway.example@other.example/",
-        "https://gateway.example.other.example/",
-        "https://other.example\\@gateway.example/",
+        "http://127.0.0.1:1/v1/jobs/1/reply",
+        "http://127.0.0.1/v1/jobs/1/reply",
+        "http://gateway.example:80/v1/jobs/1/reply",
+        "https://other.example/v1/jobs/1/reply",
+        "https://gateway.example:8443/v1/jobs/1/reply",
+        "https://user@gateway.example/v1/jobs/1/reply",
+        "https://gateway.example@other.example/v1/jobs/1/reply",
+        "https://gateway.example.other.example/v1/jobs/1/reply",
+        "https://other.example\\@gateway.example/v1/jobs/1/reply",
+        "https://gateway.example/",
+        "https://gateway.example/v1/models/noop/jobs",
+        "https://gateway.example/v1/admin/dead-letters/noop/a/redrive",
+        "https://gateway.example/v1/jobs/1",
+        "https://gateway.example/v1/jobs/1/reply/",
+        "https://gateway.example/v1/jobs/1/reply/../../../models",
+        "https://gateway.example/v1/jobs/../reply",
+        "https://gateway.example/v1/jobs/a%2Fb/reply",
+        "https://gateway.example/v1/jobs//reply",
+        "https://gateway.example/other/v1/jobs/1/reply",
         "ftp://gateway.example/",
         "file:///etc/passwd",
         "//gateway.example/",
@@ -127,7 +141,7 @@ def test_the_response_status_of_the_gateway_determines_whether_a_job_is_still_wa
         "",
     ],
 )
-def test_replies_to_hosts_outside_the_allow_list_are_refused(url: str) -> None:
+def test_a_reply_url_with_a_host_outside_the_allow_list_is_refused(url: str) -> None:
     replies = GatewayClient(frozenset({"gateway.example:443", "gateway.example:80"}))
     with pytest.raises(ReplyForbidden):
         replies.check(url)
@@ -138,13 +152,14 @@ def test_replies_to_hosts_outside_the_allow_list_are_refused(url: str) -> None:
     ("url", "host"),
     [
         ("https://Gateway.Example/v1/jobs/1/reply?token=t", "gateway.example:443"),
-        ("https://gateway.example:8443/", "gateway.example:8443"),
-        ("http://localhost:7071/", "localhost:7071"),
-        ("http://[::1]:7071/", "[::1]:7071"),
-        ("http://127.0.0.2:80/", "127.0.0.2:80"),
+        ("https://gateway.example:8443/v1/jobs/a.b-c/progress", "gateway.example:8443"),
+        ("http://localhost:7071/v1/jobs/1/reply", "localhost:7071"),
+        ("http://[::1]:7071/v1/jobs/1/reply", "[::1]:7071"),
+        ("http://127.0.0.2:80/v1/jobs/1/reply", "127.0.0.2:80"),
+        ("https://apim.example/infer/v1/jobs/1/reply?token=t", "apim.example:443/infer"),
     ],
 )
-def test_replies_to_hosts_in_the_allow_list_are_sent(url: str, host: str) -> None:
+def test_a_reply_url_with_a_host_in_the_allow_list_is_accepted(url: str, host: str) -> None:
     replies = GatewayClient(frozenset({host}))
     replies.check(url)
     replies.close()

@@ -40,7 +40,7 @@ class Listener:
         return bool(self.reasons)
 
 
-def test_scheduled_events_are_polled_every_second_until_an_event_ends_this_machine(
+def test_only_an_event_that_soon_ends_this_machine_causes_a_shutdown(
     metadata: Metadata,
 ) -> None:
     listener = Listener(metadata.address)

@@ -24,6 +24,7 @@ from tests.conformance.worker.worker_services import (
     job_id,
     message,
     receive,
+    take,
     wait_until,
 )
 
@@ -39,17 +40,18 @@ def ready(worker: Program) -> tuple[int, dict[str, Any]]:
 
 
 def gated(folder: Path) -> tuple[dict[str, Any], Callable[[], None], Callable[[], bool]]:
-    """Return a task that waits, a function to end the wait, and one to check that it runs."""
+    """Return a task that waits, and two functions.
+
+    The first function ends the wait. The second function returns whether the task runs.
+    """
     gate, running = folder / "gate", folder / "running"
     return {"do": "wait", "running": str(running), "gate": str(gate)}, gate.touch, running.exists
 
 
 def taken_off(services: LocalServices, queue: str, count: int) -> dict[str | None, int | None]:
-    """Remove messages from the queue; return the delivery count of each message, by id."""
+    """Remove `count` messages from a queue. Return the delivery counts by message id."""
     with services.receiver(queue) as receiver:
-        found = receive(receiver, count)
-        for delivered in found:
-            receiver.complete_message(delivered)
+        found = take(receiver, count)
     return {delivered.message_id: delivered.delivery_count for delivered in found}
 
 
@@ -59,7 +61,7 @@ def metadata() -> Iterator[Metadata]:
         yield running
 
 
-def test_every_metric_of_the_worker_has_a_value_after_several_jobs(
+def test_the_metrics_of_the_worker_count_received_settled_and_running_jobs(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     task, let_go, runs = gated(tmp_path)
@@ -133,7 +135,7 @@ def count_jobs_that_run_together(
     def held() -> float:
         return ScrapedMetrics(worker).value("jobs_in_hand", model="together")
 
-    wait_until(lambda: held() == 8, "all are in hand")
+    wait_until(lambda: held() == 8, "the worker holds all jobs")
     let_go()
     for identity in jobs:
         gateway.taken(identity)
@@ -163,13 +165,13 @@ def test_the_worker_shuts_down_when_azure_announces_the_end_of_the_machine(
     assert "reason" not in document
 
     event_id = metadata.announce("Preempt")
-    wait_until(lambda: ready(worker)[0] == 503, "it leaves")
+    wait_until(lambda: ready(worker)[0] == 503, "the worker is not ready")
     assert (
         ready(worker)[1]["reason"]
         == "draining: Azure has scheduled the event Preempt for this machine"
     )
     assert metadata.started == []
-    # The signal of the node, in the middle of the drain, does not end it early.
+    # A signal from the node during the drain does not end the drain early.
     worker.signal(signal.SIGTERM)
     let_go()
     assert worker.exit_code() == 0

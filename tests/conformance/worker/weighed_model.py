@@ -6,7 +6,7 @@ from worker.models import Weights
 
 
 class Infer:
-    """An item model, whose input is a list of three numbers."""
+    """An item model that returns two numbers for a list of three numbers."""
 
     def __init__(self, weights: Weights) -> None:
         self._network = weights.load_into(torch.nn.Linear(3, 2))

@@ -16,10 +16,12 @@ class Gateway(http.server.ThreadingHTTPServer):
     """A scripted gateway, which records the requests of workers.
 
     `answers` are the statuses of the responses to a job's next POST requests. A job without answers
-    gets 202 for its first reply and 410 for each later reply. `after_posts` is a number of POST
-    requests, and a function to call before the last of them is answered. `asked_status` is the
-    status of the responses to GET requests. With a `meeting`, GET requests are answered only after
-    enough of them wait at this barrier.
+    gets 202 for its first reply and 410 for each later reply. The status 0 closes the connection
+    without a response.
+
+    `after_posts` is a number of POST requests, and a function to call before the last of them is
+    answered. `asked_status` is the status of the responses to GET requests. With a `meeting`, GET
+    requests are answered only after enough of them wait at this barrier.
     """
 
     daemon_threads = True
@@ -46,13 +48,15 @@ class Gateway(http.server.ThreadingHTTPServer):
         return f"http://{self.host}/v1/jobs/{job_id}/reply?token=secret-token"
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
-        """Wait until the condition is true; it is checked after each request to the server."""
+        """Wait until `condition` is true. Check the condition after each request to the server."""
         with self.changed:
             if not self.changed.wait_for(condition, seconds):
-                raise AssertionError(f"not within {seconds} s; posts: {self.posts[-20:]}")
+                raise AssertionError(
+                    f"condition not met in {seconds} s; last posts: {self.posts[-20:]}"
+                )
 
     def taken(self, job_id: str) -> JobReply:
-        """Wait for the job's reply; return the only accepted reply."""
+        """Wait until a reply of the job is accepted. Return the reply, the only accepted one."""
         self.wait_for(lambda: bool(self.replies[job_id]))
         assert len(self.replies[job_id]) == 1
         return self.replies[job_id][0]

@@ -1,4 +1,4 @@
-"""Models that declare the device memory in the options of their entries."""
+"""A model whose memory, times and batch limit are options of its catalogue entry."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _SHORT = "load_seconds = 0.05, run_seconds = 0.08"
 
 
 def entry(name: str, batch: int, options: str) -> str:
-    """Return a catalogue entry."""
+    """Return a catalogue entry with this name, maximum batch size and options."""
     return _ENTRY.format(name=name, batch=batch, options=options)
 
 
 CATALOGUE = "".join(
     entry(name, batch, options)
     for name, batch, options in (
-        # Three and six units of eight: they fit while loaded, but not with their batches.
+        # The device has 8 GiB. The loaded models fit together, but not with a batch of each.
         ("three", 4, f"resident_bytes = {2 * GIB}, batch_bytes = {GIB}, {_SHORT}"),
         ("six", 4, f"resident_bytes = {5 * GIB}, batch_bytes = {GIB}, {_SHORT}"),
         ("picky", 16, "resident_bytes = 0, fits = 8"),

@@ -12,7 +12,10 @@ from worker.models import Accepts, Context
 
 
 class Infer:
-    """Runs a job with the input `{"folder": …}`; the result contains the id of the process."""
+    """Runs a job with the input `{"folder": …}` until the folder contains the file `gate`.
+
+    The result contains the id of the process.
+    """
 
     accepts: ClassVar[Accepts] = "bytes"
 

@@ -14,7 +14,7 @@ MACHINE = "aks-gpu-12345-vmss_7"
 
 
 class Metadata(http.server.ThreadingHTTPServer):
-    """The emulated service. `events` are announced; `statuses` answer the next requests."""
+    """The emulated service. It announces `events`, and uses `statuses` for its next responses."""
 
     daemon_threads = True
 
@@ -83,7 +83,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(200, b"")
 
     def _is_refused(self) -> bool:
-        """Refuse a request without the header or a known API version, or as `statuses` says."""
+        """Return whether the request was refused, by status 400 or by the next of `statuses`.
+
+        A request is valid only with the header `Metadata` and the known API version.
+        """
         address = urlsplit(self.path)
         known = {
             "/metadata/scheduledevents": "2020-07-01",

@@ -12,7 +12,10 @@ from worker.models import Accepts, InvalidInput
 
 
 class Infer:
-    """Does what the input says, `{"do": …}`; the result has the number of the process's batch."""
+    """Does what the input `{"do": …}` says.
+
+    The result contains the number of the batch in this process, counted from 1.
+    """
 
     accepts: ClassVar[Accepts] = "bytes"
 

@@ -40,7 +40,7 @@ LOCK_SECONDS = 5
 CATALOGUE = """
 [scripted]
 task = "test"
-description = "Does what its input tells it to."
+description = "Does what its input says."
 implementation = "tests.conformance.worker.worker_models"
 queue = "scripted"
 media_types = ["application/json"]
@@ -54,7 +54,7 @@ max_delivery_count = 3
 
 [single]
 task = "test"
-description = "The same, one by one."
+description = "Does what its input says, one job at a time."
 implementation = "tests.conformance.worker.worker_models"
 queue = "single"
 media_types = ["application/json"]
@@ -68,7 +68,7 @@ max_delivery_count = 3
 
 [faulty]
 task = "test"
-description = "Its device is lost before it is loaded."
+description = "Loses its device while it loads."
 implementation = "tests.conformance.worker.worker_models"
 options = {loses_device = true}
 queue = "faulty"
@@ -83,7 +83,7 @@ max_delivery_count = 3
 
 [long]
 task = "test"
-description = "Runs until it is let go, and hears of its lock."
+description = "Runs until the test opens the gate or the lock is lost."
 implementation = "tests.conformance.worker.worker_long"
 queue = "long"
 media_types = ["application/json"]
@@ -163,7 +163,7 @@ class Program:
                 stderr=log,
             )
         if wait:
-            wait_until(self.is_ready, f"{self.command[0]} is ready; {self.log}")
+            wait_until(self.is_ready, f"{self.command[0]} is ready (log: {self.log})")
 
     def is_ready(self) -> bool:
         assert self.process is not None
@@ -253,7 +253,7 @@ class LocalServices:
                         receiver.complete_message(message)
 
     def dead_letter(self, queue: str, message_id: str) -> ServiceBusReceivedMessage:
-        """Return the dead letter of this message, and complete it."""
+        """Wait for the dead letter of this message. Complete it and return it."""
         with self.receiver(queue, ServiceBusSubQueue.DEAD_LETTER) as receiver:
             ends_at = time.monotonic() + START_SECONDS
             while time.monotonic() < ends_at:
@@ -261,17 +261,32 @@ class LocalServices:
                     receiver.complete_message(message)
                     if message.message_id == message_id:
                         return message
-        raise AssertionError(f"{message_id} is no dead letter of {queue}")
+        raise AssertionError(
+            f"{message_id} was not dead-lettered in {queue} within {START_SECONDS:g} s"
+        )
 
 
 def receive(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusReceivedMessage]:
     """Receive `count` messages, however many calls of the SDK this takes."""
-    found: list[ServiceBusReceivedMessage] = []
-    while len(found) < count:
-        messages = receiver.receive_messages(count - len(found), max_wait_time=START_SECONDS)
-        assert messages, f"only {len(found)} of {count} messages arrived"
-        found += messages
+    return list(_arriving(receiver, count))
+
+
+def take(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusReceivedMessage]:
+    """Receive `count` messages, and complete each of them before its lock can expire."""
+    found = []
+    for each in _arriving(receiver, count):
+        receiver.complete_message(each)
+        found.append(each)
     return found
+
+
+def _arriving(receiver: ServiceBusReceiver, count: int) -> Iterator[ServiceBusReceivedMessage]:
+    arrived = 0
+    while arrived < count:
+        messages = receiver.receive_messages(count - arrived, max_wait_time=START_SECONDS)
+        assert messages, f"only {arrived} of {count} messages arrived"
+        arrived += len(messages)
+        yield from messages
 
 
 @contextlib.contextmanager

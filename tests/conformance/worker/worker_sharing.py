@@ -1,4 +1,4 @@
-"""Workers that share a device of eight units: settings, jobs and waiting times."""
+"""Settings, jobs and waiting times of workers that share a simulated device of 8 GiB."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TURN_SECONDS = 1.0
 
 
 def sharing(folder: Path) -> dict[str, str]:
-    """Return the settings of workers that share this folder and a device of eight units."""
+    """Return the settings of workers that share `folder` and a simulated device of 8 GiB."""
     return {
         "WORKER_DEVICE_MEMORY": "8GiB",
         "WORKER_MEMORY_FOLDER": str(folder),
@@ -22,7 +22,7 @@ def sharing(folder: Path) -> dict[str, str]:
 
 
 def send_interleaved(services: LocalServices, gateway: Gateway, count: int) -> dict[str, int]:
-    """Send jobs to both models alternately; return the number in each job's input, by job id."""
+    """Send `count` jobs to `three` and `six` alternately. Return each input's number by job id."""
     jobs = {job_id(): number for number in range(count)}
     client = services.client
     with client.get_queue_sender("three") as three, client.get_queue_sender("six") as six:
@@ -38,10 +38,10 @@ def waits(workers: list[Program]) -> list[float]:
 
 
 def turn_seconds(workers: list[Program]) -> float:
-    """Return the average time from the load of one model to the next load, in seconds."""
+    """Return the average time between loads in seconds, or 0.0 for fewer than three loads."""
     found = re.findall(r"^(\S+ \S+) .* (?:three|six): loaded in", _logs(workers), re.MULTILINE)
     times = sorted(datetime.strptime(text, "%Y-%m-%d %H:%M:%S,%f") for text in found)  # noqa: DTZ007  only their differences count
-    # Before the jobs came, the first model stayed because no other model waited.
+    # Leave out the first load: before the jobs came, no other model waited.
     if len(times) < 3:
         return 0.0
     return (times[-1] - times[1]).total_seconds() / (len(times) - 2)

@@ -34,7 +34,7 @@ JOBS: Final = (
     Row(*("cancel a job that succeeded", "DELETE", "/v1/jobs/{job}", 200), members=DONE),
     Row(*("cancel an unknown job", "DELETE", "/v1/jobs/{unknown}", 404, "unknown-job")),
     Row(*("a list of jobs", "GET", "/v1/jobs?model=noop&status=succeeded&limit=1", 200)),
-    Row(*("a list over the limit", "GET", "/v1/jobs?limit=1000", 400, "malformed-request")),
+    Row(*("a list with too high a limit", "GET", "/v1/jobs?limit=1000", 400, "malformed-request")),
     Row(
         *("an unknown method", "PUT", "/v1/jobs/{job}", 405, "method-not-allowed"),
         headers={"allow": None},
@@ -46,7 +46,7 @@ JOBS: Final = (
         body=b"{}",
     ),
     Row(
-        *("a forged question about a reply", "GET", "/v1/jobs/{job}/reply", 401, "unauthenticated")
+        *("ask about a reply with no token", "GET", "/v1/jobs/{job}/reply", 401, "unauthenticated")
     ),
-    Row(*("the webhook of a job without one", "GET", "/v1/jobs/{job}/webhook", 404)),
+    Row(*("the deliveries of a job without a webhook", "GET", "/v1/jobs/{job}/webhook", 404)),
 )

@@ -24,7 +24,7 @@ KEYS: Final = (
         headers=CHALLENGE,
     ),
     Row(*("liveness without a key", "GET", "/v1/health/live", 200), caller=None),
-    Row(*("the document without a key", "GET", "/openapi.json", 200), caller=None),
+    Row(*("the OpenAPI document without a key", "GET", "/openapi.json", 200), caller=None),
     Row(
         *("submit without the scope", "POST", SUBMIT, 403, "forbidden"),
         caller="reader",
@@ -49,12 +49,12 @@ KEYS: Final = (
         caller="stranger",
     ),
     Row(
-        *("within the rate", "GET", "/v1/models", 200),
+        *("within the rate limit", "GET", "/v1/models", 200),
         caller="brisk",
         headers={"ratelimit": None, "ratelimit-policy": None},
     ),
     Row(
-        *("over the rate", "GET", "/v1/models", 429, "rate-limited"),
+        *("over the rate limit", "GET", "/v1/models", 429, "rate-limited"),
         caller="slow",
         first="/v1/models",
         headers={**AGAIN, "ratelimit": None, "ratelimit-policy": None},

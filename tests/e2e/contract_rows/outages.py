@@ -7,7 +7,7 @@ from tests.e2e.contract_rows.row import AGAIN, DONE, JSON, SUBMIT, TEXT, Row, en
 _ASYNC: Final = {**TEXT, "prefer": "respond-async"}
 _AWAY: Final = ("unavailable",)
 # The id contains the time of the upload. This time is in the year 2109, so the upload has not
-# # expired.
+# expired.
 _UPLOAD: Final = "03ffffff-ffff-7000-8000-000000000000"
 _REPORT: Final = encoded({"attempt": 1, "sequence": 0, "started_at": "2026-03-01T12:00:00Z"})
 _NAMING: Final = encoded({"input": {"upload": _UPLOAD}})

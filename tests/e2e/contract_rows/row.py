@@ -33,6 +33,10 @@ class Row:
 
     Attributes:
         code: the expected code of the problem document.
+        sent: the headers of the request.
+        headers: the headers that the response must have.
+        members: the members that the JSON body of the response must have.
+        is_oip_error: whether the body must be an error of the Open Inference Protocol.
         caller: the caller whose API key is sent, if the system has API keys.
         first: a path that is requested before this row's request.
         meanwhile: how the job ends while the caller waits: `cancel`, `dead-letter`, or the code
@@ -55,13 +59,13 @@ class Row:
 
 
 def typed(media_type: str, **others: str) -> dict[str, str]:
-    """Return the headers of a request with a body."""
+    """Return headers with this media type and `others`, whose names get dashes for underscores."""
     fields = {name.replace("_", "-"): value for name, value in others.items()}
     return {"content-type": media_type, **fields}
 
 
 def encoded(value: Any) -> bytes:
-    """Return a JSON body."""
+    """Return a value as a JSON body."""
     return json.dumps(value).encode()
 
 

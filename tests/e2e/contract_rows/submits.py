@@ -64,7 +64,7 @@ SUBMITS: Final = (
         members=DONE,
     ),
     Row(
-        *("JSON with JSON", "POST", SUBMIT, 200),
+        *("JSON with a JSON value", "POST", SUBMIT, 200),
         sent=JSON,
         body=encoded({"input": {"json": {"a": [1]}}}),
         members=DONE,
@@ -122,7 +122,7 @@ REFUSALS: Final = (
         members={"nearest": ["noop"]},
     ),
     Row(
-        *("too large a picture", "POST", CLASSIFY, 413, "payload-too-large"),
+        *("a picture over the size limit", "POST", CLASSIFY, 413, "payload-too-large"),
         sent=typed("image/jpeg"),
         body=b"\xff\xd8\xff" + bytes(11_000_000),
         members={"limit_bytes": 10_485_760},
@@ -193,5 +193,9 @@ UPLOADS: Final = (
         sent=JSON,
         body=encoded({"model": "classifier", "media_type": "text/plain"}),
     ),
-    Row(*("no slot", "POST", "/v1/uploads", 400, "malformed-request"), sent=JSON, body=b"{}"),
+    Row(
+        *("an upload link without a model", "POST", "/v1/uploads", 400, "malformed-request"),
+        sent=JSON,
+        body=b"{}",
+    ),
 )

@@ -41,7 +41,7 @@ def test_no_module_has_a_generic_name_like_utils() -> None:
     assert [path for path in MODULES if path.name in drawers] == []
 
 
-def test_only_end_to_end_tests_call_sleep() -> None:
+def test_only_end_to_end_tests_call_time_sleep() -> None:
     tests = [
         path
         for folder in TEST_FOLDERS

@@ -1,4 +1,4 @@
-"""Rules for names: two public classes in the repository never have the same name."""
+"""Rules for the names of classes, for example that no two public classes share a name."""
 
 import ast
 from collections import defaultdict
@@ -11,7 +11,7 @@ INTERFACE_OF_A_MODEL = "Infer"
 """Each model's file in worker/models has a class with this name."""
 
 
-def test_no_two_public_classes_have_the_same_name() -> None:
+def test_no_two_public_classes_except_infer_have_the_same_name() -> None:
     places = defaultdict(list)
     for folder in PROGRAMS:
         for path in (ROOT / folder).rglob("*.py"):
@@ -25,7 +25,7 @@ def test_no_two_public_classes_have_the_same_name() -> None:
     assert set(shared) == {INTERFACE_OF_A_MODEL}, shared
 
 
-def test_fixture_classes_are_not_named_world() -> None:
+def test_no_class_of_the_tests_has_world_in_its_name() -> None:
     named = [
         str(path.relative_to(ROOT))
         for folder in ("tests", "emulator/tests")

@@ -52,15 +52,15 @@ def exchange(begin: float, end: float, status: int = 200) -> Exchange:
     return Exchange(0, begin, end, status, b"")
 
 
-def test_a_median_over_an_infinite_minority_is_finite() -> None:
+def test_a_median_of_fewer_infinite_than_finite_values_is_finite() -> None:
     assert median_or_none([None, 1.0, 3.0]) == 3.0
 
 
-def test_a_median_over_an_infinite_majority_is_infinite() -> None:
+def test_a_median_of_more_infinite_than_finite_values_is_infinite() -> None:
     assert median_or_none([None, 1.0, None]) is None
 
 
-def test_medians_are_taken_over_rounds_and_skip_failed_runs() -> None:
+def test_the_medians_over_all_rounds_skip_failed_runs() -> None:
     comparison = compare(
         PeerRun(1, LOOSELY, "noop", values(100)),
         PeerRun(2, LOOSELY, "noop", values(300)),
@@ -71,7 +71,9 @@ def test_medians_are_taken_over_rounds_and_skip_failed_runs() -> None:
     assert comparison.medians(LOOSELY, "noop")["per_second_16"] == 200
 
 
-def test_results_are_the_same_after_writing_and_reading(tmp_path: Path) -> None:
+def test_a_comparison_that_is_read_from_a_file_equals_the_written_comparison(
+    tmp_path: Path,
+) -> None:
     comparison = compare(
         PeerRun(1, LOOSELY, "noop", values(100, None)),
         PeerRun(1, "arq/polling", "noop", {}, "RuntimeError: not ready"),
@@ -81,7 +83,10 @@ def test_results_are_the_same_after_writing_and_reading(tmp_path: Path) -> None:
 
 
 class _Answers(BaseHTTPRequestHandler):
-    """Returns the request's body, or closes the connection without a response."""
+    """Returns the body of each request. Closes the connection if the body is `close`.
+
+    The status is 503 if the body is `busy`, and otherwise 200.
+    """
 
     protocol_version = "HTTP/1.1"
 
@@ -118,18 +123,18 @@ def test_each_request_has_the_response_to_its_own_body(url: str) -> None:
     assert answered == [*range(1, 31)]
 
 
-def test_other_statuses_and_lost_connections_are_failures(url: str) -> None:
+def test_a_response_with_status_503_and_a_closed_connection_count_as_failures(url: str) -> None:
     found = run(PeerRequests(url, "/jobs", [b"good", b"busy", b"close"], {}), 1, 6)
     assert [each.status for each in found.found] == [200, 503, 0] * 2
     assert len(found.ok) == 2
 
 
-def test_a_server_that_does_not_listen_is_a_failure() -> None:
+def test_a_refused_connection_counts_as_a_failure() -> None:
     found = run(PeerRequests(f"http://127.0.0.1:{free_port()}", "/jobs", [b"good"], {}), 1, 1)
     assert [each.status for each in found.found] == [0]
 
 
-def test_latencies_are_those_of_successful_requests() -> None:
+def test_the_latency_percentiles_are_in_milliseconds_and_none_without_requests() -> None:
     found = latency([exchange(0.0, 0.001 * each) for each in range(1, 102)])
     assert found["p50_ms"] == pytest.approx(51)
     assert found["p95_ms"] == pytest.approx(96)
@@ -142,12 +147,12 @@ def test_a_run_lasts_until_the_last_successful_response() -> None:
     assert len(exchanges.ok) == 2
 
 
-def test_a_silence_begins_with_the_kill() -> None:
+def test_the_longest_silence_counts_only_the_time_after_the_kill() -> None:
     assert longest_silence([1.0, 2.0, 5.0, 5.5], begin=1.5) == 3.0
     assert longest_silence([1.0, 9.0], begin=1.5) == 7.5
 
 
-def test_ratios_compare_a_run_with_the_mean_of_the_loops_around_it() -> None:
+def test_ratios_compare_a_run_with_the_mean_of_the_bare_loops_before_and_after_the_run() -> None:
     measured = values(20)
     add_ratios(measured, before=(15.0, 30.0), after=(25.0, 50.0), burst=400)
     assert measured["bare_ratio"] == 1.0
@@ -155,7 +160,7 @@ def test_ratios_compare_a_run_with_the_mean_of_the_loops_around_it() -> None:
     assert measured["burst_ratio"] == 1.0
 
 
-def test_a_swapped_result_is_wrong() -> None:
+def test_a_result_with_another_label_or_score_is_not_the_expected_result() -> None:
     expected = {"labels": [{"index": 238, "score": 0.0115}]}
     assert is_same_result({"labels": [{"index": 238, "score": 0.011501}]}, expected)
     assert not is_same_result({"labels": [{"index": 238, "score": 0.0110}]}, expected)
@@ -185,7 +190,7 @@ def test_a_chart_is_xml_and_the_largest_value_has_the_longest_bar() -> None:
     assert "Jobs & <more>" in [each.text for each in root.iter() if each.tag.endswith("text")]
 
 
-def test_the_document_names_the_peers_that_are_ahead_and_each_failed_run(tmp_path: Path) -> None:
+def test_the_benchmark_document_names_the_fastest_peer_and_each_failed_run(tmp_path: Path) -> None:
     ours, theirs = values(200), values(250, None)
     for measured in (ours, theirs):
         add_ratios(measured, (20.0, 25.0), (20.0, 25.0), 400)
@@ -207,24 +212,24 @@ def test_the_document_names_the_peers_that_are_ahead_and_each_failed_run(tmp_pat
         assert (tmp_path / picture).is_file()
 
 
-def test_a_document_of_one_job_and_one_system_can_be_written(tmp_path: Path) -> None:
+def test_the_benchmark_document_omits_resnet18_if_only_noop_was_measured(tmp_path: Path) -> None:
     render(compare(PeerRun(1, LOOSELY, "noop", values(100))), tmp_path)
     assert "ResNet-18 compared" not in (tmp_path / "benchmarks.md").read_text("utf-8")
 
 
-def test_infinite_values_are_words() -> None:
+def test_an_infinite_value_is_written_as_never() -> None:
     assert number(None) == "never"
     assert number(1.25, 1) == "1.2"
 
 
-def test_all_requirements_are_fixed_versions() -> None:
+def test_all_requirements_of_the_peers_have_fixed_versions() -> None:
     for path in REQUIREMENTS.values():
         lines = [line for line in path.read_text("utf-8").splitlines() if line[:1] not in {"", "#"}]
         assert all(re.fullmatch(r"[\w-]+(\[\w+\])?==[\w.]+", line) for line in lines), lines
         assert len(list(required_names(lines))) == len(lines)
 
 
-def test_each_server_of_a_configuration_exists() -> None:
+def test_each_module_that_a_peer_configuration_starts_exists() -> None:
     parts = [part for each in CONFIGURATIONS for command in each.commands for part in command]
     modules = {part.partition(":")[0] for part in parts if part.startswith("benchmarks.")}
     for module in modules:

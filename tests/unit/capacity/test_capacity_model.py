@@ -1,4 +1,4 @@
-"""The simulation and the cost model: invariants, and cases calculated by hand."""
+"""The simulation of scaling and the cost model: invariants, and cases calculated by hand."""
 
 import math
 from pathlib import Path
@@ -41,12 +41,13 @@ class TestSimulation:
     def test_the_simulated_waiting_time_of_one_job_includes_node_start_image_pull_and_model_load(
         self,
     ) -> None:
-        """Node requested at 60 s and up at 240 s; image pulled at 300 s, model loaded at 315 s."""
+        """The node is up at 240 s, the image is there at 300 s, the model is loaded at 315 s."""
         outcome = run(JobLoad.at_once(1), times=BatchTimes(4.0, 1, 4.0))
         assert outcome.wait_seconds == [255.0]
         assert outcome.answer_seconds == [259.0]
         assert outcome.peak_nodes == outcome.peak_workers == 1
-        # Last active at 315 s, so the cool-down ends at 615 s and the node is empty from 630 s on.
+        # The last activity is at 315 s. So the cool-down ends at 615 s, and the node is empty from
+        # 630 s on.
         # The node was requested at 60 s, and is removed ten minutes after it became empty.
         assert outcome.node_seconds == 630.0 + 600.0 - 60.0
 
@@ -114,7 +115,7 @@ class TestSimulation:
         if least == 0:
             assert outcome.samples[-1].nodes == outcome.samples[-1].wanted == 0
 
-    def test_a_busy_simulated_worker_finishes_the_batch_before_the_worker_stops(self) -> None:
+    def test_the_simulation_loses_no_job_when_busy_workers_are_stopped(self) -> None:
         at_once = Behavior(
             scale_down=ScalingRules(0.0, (ScalingPolicy(PolicyType.PERCENT, 100, 15.0),))
         )
@@ -150,8 +151,8 @@ class TestPool:
         for at in (5.5, 10.5, 609.0, 611.0, 795.0, 1205.0, 1215.0):
             timeline.at(at, look)
         timeline.run(3000.0)
-        # Requested at 10 s, empty from 190 s: without the request at 610 s it would be removed at
-        # 790 s.
+        # The node is requested at 10 s, and empty from 190 s on. Without the request at 610 s it
+        # would be removed at 790 s.
         assert sizes == {5.5: 0, 10.5: 1, 609.0: 1, 611.0: 2, 795.0: 2, 1205.0: 2, 1215.0: 1}
 
 
@@ -225,7 +226,8 @@ class TestCost:
         assert spot.by_item()["GPU"] == pytest.approx(MONTH_HOURS * 0.063)
         assert on_demand.by_item()["GPU"] == always.total == pytest.approx(MONTH_HOURS * 0.526)
         assert spot.by_item()["cluster"] == pytest.approx(MONTH_HOURS * 0.196)
-        # 2.63 million jobs: 7.88 million operations and 0.35 million checks: the plan includes 13.
+        # 2.63 million jobs need 7.88 million operations and 0.35 million checks.
+        # The plan includes 13 million.
         assert spot.by_item()["Service Bus"] == pytest.approx(10.0)
         assert spot.by_item()["registry"] == pytest.approx(DAYS * 0.167)
         # Two ready instances of 2 GB; on average one request per second, open for 0.1 s.
@@ -248,7 +250,7 @@ class TestCost:
     @pytest.mark.parametrize(
         ("seconds", "count"), [(0, 0), (0.02, 1), (0.1, 3), (0.775, 5), (0.8, 6), (10, 24)]
     )
-    def test_the_pauses_between_the_polls_of_a_waiting_request_double(
+    def test_the_pauses_between_polls_of_a_waiting_request_double_up_to_half_a_second(
         self, seconds: float, count: int
     ) -> None:
         """A request polls after 25, 75, 175, 375 and 775 ms, then every half second."""

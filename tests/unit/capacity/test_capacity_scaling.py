@@ -1,4 +1,4 @@
-"""The rules of KEDA and of the autoscaler: test cases from both projects, and invariants."""
+"""The rules of KEDA and the Kubernetes autoscaler: their own test cases, and invariants."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ AT_ONCE = Behavior(scale_down=ScalingRules(0.0, (ScalingPolicy(PolicyType.PERCEN
 
 
 class TestProposal:
-    """Test cases of replica_calculator_test.go for external metrics per pod."""
+    """Test cases of Kubernetes' replica_calculator_test.go for external metrics per pod."""
 
     @pytest.mark.parametrize(
         ("replicas", "metric", "target", "expected"),
@@ -41,7 +41,7 @@ class TestProposal:
     def test_the_proposed_number_of_replicas_matches_the_kubernetes_documentation(
         self, metric: int, expected: int
     ) -> None:
-        """Twice the target doubles, half the target halves, and a tenth more does not scale."""
+        """The tolerance is a tenth: 105 % of the target does not scale up, 111 % does."""
         assert propose_replicas(1, metric, 100, 0.1) == expected
 
     @given(st.integers(1, 1000), st.integers(0, 100_000), st.integers(1, 1000))
@@ -55,7 +55,7 @@ class TestProposal:
 
 class TestAutoscaler:
     def test_scale_down_policies_match_the_example_in_the_kubernetes_documentation(self) -> None:
-        """From 80 to 10 replicas with 4 pods or 10 % per minute: steps of 8, then of 4 below 40."""
+        """Each minute 10 % of the pods stop, but at least 4: 8 of 80 pods, and 4 below 40 pods."""
         policies = (
             ScalingPolicy(PolicyType.PODS, 4, 60.0),
             ScalingPolicy(PolicyType.PERCENT, 10, 60.0),
@@ -100,7 +100,7 @@ class TestAutoscaler:
         assert seen[285.0] == 4
         assert seen[300.0] == 3, "the recommendation of 4 is five minutes old"
         assert seen[345.0] == 3
-        assert seen[360.0] == 1, "so is the recommendation of 3"
+        assert seen[360.0] == 1, "the recommendation of 3 is five minutes old, too"
 
     def test_scale_up_stops_at_the_lowest_recommendation_in_the_stabilization_window(self) -> None:
         slow = Behavior(scale_up=ScalingRules(60.0, (ScalingPolicy(PolicyType.PODS, 10, 15.0),)))
@@ -136,7 +136,7 @@ class TestAutoscaler:
         st.integers(1, 20),
         st.lists(st.one_of(st.none(), st.integers(0, 500)), min_size=1, max_size=60),
     )
-    def test_the_autoscaler_changes_the_number_of_replicas_gradually_and_within_the_bounds(
+    def test_the_autoscaler_limits_each_scale_up_and_keeps_replicas_within_the_bounds(
         self, start: int, counts: list[int | None]
     ) -> None:
         scaling = ScaledObject(min_replica_count=2, max_replica_count=15)
@@ -243,6 +243,6 @@ class TestScaler:
         {"polling_interval_seconds": 0},
     ],
 )
-def test_contradictory_scaling_settings_are_refused(numbers: dict[str, Any]) -> None:
+def test_invalid_or_contradictory_scaling_settings_are_refused(numbers: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"messages|replicas|interval"):
         ScaledObject(**numbers)

@@ -14,7 +14,7 @@ SHA256 = "ab" * 32
 
 
 def entry(line: str) -> tuple[str, str]:
-    """Return a replacement that adds this line to the model noop in the shipped catalogue."""
+    """Return the old and the new text of a replacement that adds `line` to the model noop."""
     return 'task = "echo"', f'task = "echo"\n{line}'
 
 

@@ -109,7 +109,7 @@ def test_an_encoded_reply_is_decoded_unchanged(reply: JobReply) -> None:
 
 
 @given(st.binary(max_size=300) | JSON.map(lambda value: json.dumps(value).encode()))
-def test_decoding_any_bytes_returns_a_message_or_raises_a_contract_error(data: bytes) -> None:
+def test_decoding_random_bytes_or_a_random_json_value_raises_a_contract_error(data: bytes) -> None:
     for decode in (decode_request, decode_reply):
         with pytest.raises(ContractError):
             decode(data)

@@ -1,20 +1,25 @@
 """Tests of the SSRF guard, which checks the URLs of callers."""
 
 import ipaddress
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.errors import ForbiddenAddress
-from contract.guard import AddressGuard, Target, is_public
+from contract.errors import ForbiddenAddress, TooManyLookUps
+from contract.guard import AddressGuard, Resolver, Target, is_public, system_look_up
 
 GUARD = AddressGuard()
 
 
 def resolving(*addresses: str) -> Sequence[str]:
-    """Return the result of the guard for a host name that has these addresses."""
+    """Let the guard check a host name with these addresses, and return the addresses.
+
+    Raises ForbiddenAddress if the guard refuses the host name.
+    """
     return GUARD.resolve(GUARD.check_form("https://name.test/x"), lambda host, port: addresses)
 
 
@@ -36,7 +41,7 @@ def test_the_url_guard_refuses_addresses_that_are_not_public(host: str) -> None:
     with pytest.raises(ForbiddenAddress, match="not on the public internet"):
         GUARD.check_form(f"https://{host}/hook")
     address = host.strip("[]")
-    with pytest.raises(ForbiddenAddress, match="not on the public internet"):
+    with pytest.raises(ForbiddenAddress, match="cannot be found on the public internet"):
         resolving(address)
     with pytest.raises(ForbiddenAddress):
         resolving("93.184.215.14", address)
@@ -112,7 +117,7 @@ def test_the_url_guard_splits_a_public_url_into_parts(url: str, target: Target) 
     assert GUARD.check_form(url) == target
 
 
-def test_a_host_name_is_resolved_once_and_refused_if_any_address_is_not_public() -> None:
+def test_a_host_name_without_addresses_or_with_a_private_address_is_refused() -> None:
     assert resolving("93.184.215.14", "2606:4700::1111") == ("93.184.215.14", "2606:4700::1111")
     with pytest.raises(ForbiddenAddress, match="public"):
         resolving("93.184.215.14", "10.0.0.1")
@@ -122,7 +127,7 @@ def test_a_host_name_is_resolved_once_and_refused_if_any_address_is_not_public()
         resolving()
 
 
-def test_a_host_name_without_addresses_in_dns_is_refused() -> None:
+def test_a_host_name_that_cannot_be_resolved_is_refused() -> None:
     def nothing(host: str, port: int) -> Sequence[str]:
         raise OSError(host)
 
@@ -130,9 +135,94 @@ def test_a_host_name_without_addresses_in_dns_is_refused() -> None:
         GUARD.resolve(GUARD.check_form("https://name.test/"), nothing)
 
 
-def test_the_name_localhost_is_refused_after_the_operating_system_has_resolved_the_name() -> None:
+def test_the_refusal_does_not_tell_whether_a_name_exists_inside_the_network() -> None:
+    target = GUARD.check_form("https://db.internal/")
+
+    def look_up(host: str, port: int) -> Sequence[str]:
+        raise OSError(host)
+
+    texts = set()
+    for addresses in (look_up, lambda host, port: [], lambda host, port: ["10.0.0.7"]):
+        with pytest.raises(ForbiddenAddress) as refused:
+            GUARD.resolve(target, addresses)
+        texts.add(str(refused.value))
+    assert texts == {"the host db.internal cannot be found on the public internet"}
+
+
+class Dns:
+    """Finds the same address for each name. Names with `dead` get no answer until `answer`."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self._answered = threading.Event()
+
+    def __call__(self, host: str, port: int) -> Sequence[str]:
+        self.asked.append(host)
+        if "dead" in host and not self._answered.wait(30):
+            raise OSError(host)
+        return ["93.184.215.14"]
+
+    def answer(self) -> None:
+        self._answered.set()
+
+
+@pytest.fixture
+def dns() -> Iterator[Dns]:
+    made = Dns()
+    yield made
+    made.answer()
+
+
+def test_simultaneous_look_ups_of_one_name_are_one_look_up(dns: Dns) -> None:
+    resolver = Resolver(dns)
+    waiting = [resolver.start("dead.test", 443, f"tenant {n}") for n in range(200)]
+    assert not waiting[0].cancel(), "a caller that gives up must not take the answer from others"
+    dns.answer()
+    assert {future.result(10) for future in waiting} == {("93.184.215.14",)}
+    assert dns.asked == ["dead.test"]
+    assert resolver.look_up("dead.test", 443, "tenant 0", 10) == ("93.184.215.14",)
+    assert dns.asked == ["dead.test"] * 2, "answers are not cached"
+
+
+def test_names_that_never_answer_use_up_only_the_share_of_their_tenant(dns: Dns) -> None:
+    resolver = Resolver(dns, max_count=64, max_count_of_a_share=8)
+    for n in range(8):
+        with pytest.raises(TimeoutError):
+            resolver.look_up(f"{n}.dead.test", 443, "a", 0)
+    with pytest.raises(TooManyLookUps, match="8 host names"):
+        resolver.start("good.test", 443, "a")
+    assert resolver.look_up("good.test", 443, "b", 10) == ("93.184.215.14",)
+
+
+def test_a_process_runs_a_bounded_number_of_look_ups(dns: Dns) -> None:
+    before = threading.active_count()
+    resolver = Resolver(dns, max_count=64, max_count_of_a_share=8)
+    started: list[Future[tuple[str, ...]]] = []
+    for n in range(200):
+        try:
+            started.append(resolver.start(f"{n}.dead.test", 443, f"tenant {n % 20}"))
+        except TooManyLookUps:
+            continue
+    assert len(started) == 64
+    assert threading.active_count() <= before + 64
+    dns.answer()
+    assert {future.result(10) for future in started} == {("93.184.215.14",)}
+    assert resolver.look_up("good.test", 443, "tenant 0", 10) == ("93.184.215.14",)
+
+
+def test_a_failed_look_up_frees_its_share() -> None:
+    def look_up(host: str, port: int) -> Sequence[str]:
+        raise UnicodeError if host == "odd.test" else OSError(host)
+
+    resolver = Resolver(look_up, max_count=1, max_count_of_a_share=1)
+    for host, error in (("a.test", OSError), ("odd.test", UnicodeError)) * 3:
+        with pytest.raises(error):
+            resolver.look_up(host, 443, "a", 10)
+
+
+def test_localhost_resolved_by_the_operating_system_is_refused() -> None:
     with pytest.raises(ForbiddenAddress, match="public"):
-        GUARD.resolve(GUARD.check_form("https://localhost/"))
+        GUARD.resolve(GUARD.check_form("https://localhost/"), system_look_up)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +245,7 @@ def test_addresses_in_the_allow_list_are_allowed_over_http_and_https(
     assert guard.resolve(target, lambda host, port: addresses) == tuple(addresses or [target.host])
 
 
-def test_private_addresses_outside_the_allow_list_are_refused() -> None:
+def test_urls_outside_the_allow_list_need_https_and_a_public_address() -> None:
     guard = AddressGuard("hooks.internal,127.0.0.1")
     for url, address in [
         ("http://example.com/", "93.184.215.14"),
@@ -167,7 +257,7 @@ def test_private_addresses_outside_the_allow_list_are_refused() -> None:
 
 
 @pytest.mark.parametrize("allowed", ["10.0.0.1/8", "a/b", "-", "127.1", "1.2.3", "a b"])
-def test_the_refusal_of_an_invalid_allow_list_names_the_invalid_entry(allowed: str) -> None:
+def test_an_allow_list_with_an_invalid_entry_is_refused(allowed: str) -> None:
     with pytest.raises(ValueError, match="neither a host name nor a network"):
         AddressGuard(allowed)
 

@@ -1,15 +1,24 @@
 """Webhook signatures, verified by the Standard Webhooks package that receivers use."""
 
 import base64
+import io
 import json
 from datetime import UTC, datetime
 
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from contract.webhook import event_id, parse_secrets, signed_headers
+from contract.webhook import (
+    event_id,
+    format_secrets,
+    main,
+    parse_secrets,
+    signed_headers,
+    tenant_secrets,
+)
 
 OLD, NEW, OTHER = (f"whsec_{base64.b64encode(bytes([n]) * 32).decode()}" for n in range(3))
+FIXED = "whsec_ZDTrGbz7nyj/sUBmEd6Wz+zg3S43JFWKuRoIS09mecU="
 BODY = json.dumps({"id": "018f", "status": "succeeded"}).encode()
 
 
@@ -22,7 +31,7 @@ def test_a_webhook_signature_is_valid_under_the_old_and_the_new_secret(secret: s
     assert Webhook(secret).verify(BODY, headers(NEW, OLD)) == json.loads(BODY)
 
 
-def test_the_verification_of_a_webhook_fails_for_a_wrong_secret_or_body_or_time() -> None:
+def test_the_verification_of_a_webhook_fails_for_a_wrong_secret_body_id_or_time() -> None:
     signed = headers(NEW)
     with pytest.raises(WebhookVerificationError):
         Webhook(OTHER).verify(BODY, signed)
@@ -32,6 +41,47 @@ def test_the_verification_of_a_webhook_fails_for_a_wrong_secret_or_body_or_time(
         Webhook(NEW).verify(BODY, {**signed, "webhook-id": "job_018e"})
     with pytest.raises(WebhookVerificationError):
         Webhook(NEW).verify(BODY, {**signed, "webhook-timestamp": "1"})
+
+
+def test_the_secrets_of_a_tenant_follow_from_the_common_secrets_and_its_name() -> None:
+    common = parse_secrets(f"{NEW},{OLD}")
+    acme, bolt = (tenant_secrets(common, name) for name in ("acme", "bolt"))
+    assert acme == tenant_secrets(common, "acme")
+    assert len({*acme, *bolt, *common}) == 6
+    # Receivers have stored the secrets, so they must not change.
+    assert format_secrets(tenant_secrets(parse_secrets(OLD), "acme")) == FIXED
+    assert parse_secrets(format_secrets(acme)) == acme
+    assert tenant_secrets(common, "") == common, "a gateway without tenants"
+
+
+def test_the_command_prints_the_secrets_of_a_tenant(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{NEW},{OLD}\n"))
+    assert main(["acme"]) == 0
+    new, old = capsys.readouterr().out.split()
+    assert old == FIXED != new
+
+
+@pytest.mark.parametrize(
+    ("tenant", "text", "said"),
+    [("acme", "", "is empty"), ("", OLD, "no name"), ("acme", "whsec_%hidden", "base64")],
+)
+def test_the_command_refuses_a_missing_or_invalid_secret_without_showing_it(
+    tenant: str,
+    text: str,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    with pytest.raises(SystemExit):
+        main([tenant])
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert not shown.out
+    assert "hidden" not in shown.err
+    assert OLD not in shown.err
 
 
 def test_a_webhook_is_unsigned_if_there_are_no_secrets() -> None:

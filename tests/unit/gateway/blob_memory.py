@@ -1,4 +1,4 @@
-"""Blobs and links in memory, for tests. They use the same blobs as the payloads in memory."""
+"""Blobs and links in memory, for tests. They share the blobs of `MemoryPayloads`."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ class MemoryBlobs:
     content_encoding: str = ""
 
     def put(self, blob: str, data: bytes, media_type: str = "application/json") -> str:
-        """Write a blob unconditionally, like a caller with a link for writing."""
+        """Write a blob unconditionally, as a caller with a signed link does. Return the ETag."""
         self.write_count += 1
         self.payloads.blobs[blob] = (media_type, data)
         self.etags[blob] = f'"{self.write_count}"'

@@ -9,11 +9,13 @@ import httpx
 import pytest
 
 from contract.catalogue import DEFAULT_PATH, Catalogue
+from contract.guard import Resolver
 from contract.messages import JobRequest
 from gateway.http.app import create_app
 from gateway.http.authentication import ReplyTokens
 from gateway.services import Services
 from gateway.settings import GatewaySettings, ServiceEndpoint
+from gateway.storage.payloads import PayloadStore
 from gateway.telemetry import GatewayTracing
 from tests.unit.gateway.blob_memory import MemoryBlobs, MemoryLinks
 from tests.unit.gateway.memory import ManualClock, MemoryDurable, MemoryPayloads, MemoryQueues
@@ -54,7 +56,7 @@ class RunningGateway:
         return job
 
     async def reply(self, request: JobRequest | None = None, **outcome: Any) -> httpx.Response:
-        """Send a worker's reply to a request, by default to the last request."""
+        """Send a worker's reply to a request, by default to the last one; return the response."""
         request = request or self.queues.request()
         assert request.reply_url is not None
         body = reply_body(request.job_id, **(outcome or {"result": {"json": {"n": 1}}}))
@@ -85,11 +87,17 @@ async def gateway() -> AsyncIterator[RunningGateway]:
 
 @asynccontextmanager
 async def open_gateway(
-    tracing: GatewayTracing | None = None, **settings: Any
+    tracing: GatewayTracing | None = None,
+    resolver: Resolver | None = None,
+    payloads: PayloadStore | None = None,
+    **settings: Any,
 ) -> AsyncIterator[RunningGateway]:
-    """Open a gateway with these settings and the required settings."""
-    clock, queues, payloads = ManualClock(), MemoryQueues(), MemoryPayloads()
-    blobs = MemoryBlobs(payloads, clock)
+    """Open a gateway with these settings and the required settings.
+
+    If `payloads` is given, the gateway stores payloads there, and not in memory.
+    """
+    clock, queues, memory = ManualClock(), MemoryQueues(), MemoryPayloads()
+    blobs = MemoryBlobs(memory, clock)
     base_url = "http://gateway.test"
     services = Services(
         settings=GatewaySettings(
@@ -101,13 +109,14 @@ async def open_gateway(
         ),
         catalogue=Catalogue.load(settings.get("catalogue_path", DEFAULT_PATH)),
         queues=queues,
-        payloads=payloads,
+        payloads=payloads or memory,
         blobs=blobs,
         links=MemoryLinks(),
         tokens=ReplyTokens((KEY,), base_url),
         webhooks=MemoryReceiver(),
         clock=clock,
         tracing=tracing or GatewayTracing(),
+        resolver=resolver or Resolver(),
     )
     durable = MemoryDurable(
         clock,
@@ -121,4 +130,4 @@ async def open_gateway(
 
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url=base_url) as http:
-        yield RunningGateway(http, services, durable, queues, payloads, clock, blobs)
+        yield RunningGateway(http, services, durable, queues, memory, clock, blobs)

@@ -49,7 +49,7 @@ class MemoryQueues:
     has_sent: asyncio.Event = field(default_factory=asyncio.Event)
     is_down: bool = False
     lengths: dict[str, int] = field(default_factory=dict)
-    """Lengths of queues that are not equal to the number of sent messages."""
+    """The lengths to return, by queue. Other queues have as many messages as were sent."""
     look_count: int = 0
     missing: set[str] = field(default_factory=set)
     enqueued_at: dict[str, datetime] = field(default_factory=dict)
@@ -270,7 +270,10 @@ class MemoryDurable:
             await self._go_on(run, result["actions"])
 
     async def _go_on(self, run: Run, actions: list[Any]) -> None:
-        """Execute all groups of actions but the first. Each has a timer, an activity, or events."""
+        """Execute the groups of actions that this turn has added.
+
+        A group has a timer, an activity or events.
+        """
         for group in actions[0][run.group_count :]:
             run.group_count += 1
             for action in group["compoundActions"]:

@@ -35,7 +35,7 @@ def test_the_offered_media_type_with_the_highest_weight_in_the_accept_header_is_
 
 
 @given(st.text())
-def test_every_random_accept_header_selects_one_of_the_offered_media_types(header: str) -> None:
+def test_any_accept_header_selects_one_of_the_offered_media_types(header: str) -> None:
     assert choose_media_type(header, (JSON, HTML)) in {JSON, HTML}
 
 

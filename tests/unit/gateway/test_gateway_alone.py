@@ -12,17 +12,16 @@ ROOT = Path(__file__).parents[3]
 FUNCTIONS = ROOT / "functions"
 SOURCES = sorted(FUNCTIONS.rglob("*.py"))
 OWN = {"contract", "gateway", "function_app"}
-# Import name → name in requirements.txt; starlette comes with fastapi,
-# typing_extensions with pydantic.
+# Import name → name in requirements.in; typing_extensions comes with pydantic.
 REQUIRED = {
     "azure.functions": "azure-functions",
     "azure.durable_functions": "azure-functions-durable",
     "azure.servicebus": "azure-servicebus",
     "azure.storage": "azure-storage-blob",
-    "azure.core": "azure-storage-blob",
+    "azure.core": "azure-core",
     "azure.identity": "azure-identity",
     "fastapi": "fastapi",
-    "starlette": "fastapi",
+    "starlette": "starlette",
     "pydantic": "pydantic",
     "typing_extensions": "pydantic",
     "uuid_utils": "uuid-utils",
@@ -45,7 +44,7 @@ def imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(FUNCTIONS)))
 def test_the_function_app_imports_only_the_declared_requirements(path: Path) -> None:
-    requirements = (FUNCTIONS / "requirements.txt").read_text(encoding="utf-8")
+    requirements = (FUNCTIONS / "requirements.in").read_text(encoding="utf-8")
     for name in imports(path):
         top = name.partition(".")[0]
         if top in sys.stdlib_module_names or top in OWN:
@@ -55,7 +54,7 @@ def test_the_function_app_imports_only_the_declared_requirements(path: Path) -> 
         assert re.search(rf"^{package}\b", requirements, re.MULTILINE)
 
 
-def test_host_json_has_the_settings_that_core_tools_needs() -> None:
+def test_host_json_sets_the_extension_bundle_the_route_prefix_and_the_task_hub() -> None:
     host = json.loads((FUNCTIONS / "host.json").read_text(encoding="utf-8"))
     assert host["version"] == "2.0"
     assert host["extensionBundle"] == {
@@ -66,7 +65,7 @@ def test_host_json_has_the_settings_that_core_tools_needs() -> None:
     assert host["extensions"]["durableTask"]["hubName"] == "loosely"
 
 
-def test_the_example_settings_file_contains_every_setting() -> None:
+def test_the_example_settings_file_contains_every_setting_of_the_gateway() -> None:
     example = json.loads((ROOT / "local.settings.example.json").read_text(encoding="utf-8"))
     values = example["Values"]
     assert all(isinstance(value, str) for value in values.values())

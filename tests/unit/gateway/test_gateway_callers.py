@@ -68,7 +68,7 @@ async def job_of(gateway: RunningGateway, name: str) -> str:
         ({"x-ms-client-principal": "e30="}, 'Bearer realm="loosely"'),
     ],
 )
-async def test_a_request_without_an_api_key_is_refused(
+async def test_a_request_without_a_valid_api_key_is_refused(
     closed: RunningGateway, headers: dict[str, str], challenge: str
 ) -> None:
     for path in ("/v1/jobs", f"/v1/jobs/{NOBODY}", "/v1/models", "/nowhere", "/v1/jobs/x/y"):
@@ -137,7 +137,7 @@ async def test_the_reply_route_accepts_a_reply_token_and_refuses_an_api_key(
         ("admin", "GET", "/v1/admin/nothing-here", 404),
     ],
 )
-async def test_an_api_key_without_the_scope_of_a_route_is_refused(
+async def test_the_scopes_of_an_api_key_determine_which_routes_are_permitted(
     closed: RunningGateway, name: str, method: str, path: str, status: int
 ) -> None:
     answer = await closed.http.request(method, path, headers=bearer(name))
@@ -239,7 +239,7 @@ async def test_a_job_without_a_recorded_tenant_is_unknown_to_a_caller_with_an_ap
     assert answer.status_code == 404
 
 
-async def test_all_jobs_belong_to_one_tenant_if_the_gateway_has_no_api_keys(
+async def test_a_gateway_without_api_keys_shows_no_tenant_and_ignores_the_authorization_header(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -254,11 +254,11 @@ def principal_of(tenant: str, *roles: str) -> dict[str, str]:
     return {"x-ms-client-principal": base64.b64encode(json.dumps(value).encode()).decode()}
 
 
-async def test_a_client_principal_header_is_accepted_if_the_setting_trusts_this_header() -> None:
+async def test_a_client_principal_header_is_accepted_if_trust_principal_header_is_set() -> None:
     async with open_gateway(trust_principal_header=True) as gateway:
         assert (await gateway.http.get("/v1/jobs")).status_code == 401
         mine = principal_of("t1", "jobs:read", "jobs:write")
-        # The platform also passes on its own token, which is not an API key.
+        # Azure's authentication also passes on a token of its own, which is not an API key.
         mine["authorization"] = "Bearer eyJ"
         body = {"content-type": "application/octet-stream", "prefer": "respond-async"}
         answer = await gateway.http.post(
@@ -299,7 +299,9 @@ async def test_an_api_key_is_neither_returned_nor_logged(
     )
 
 
-async def test_two_tenants_do_not_share_an_idempotency_key(closed: RunningGateway) -> None:
+async def test_the_same_idempotency_key_of_two_tenants_creates_two_jobs(
+    closed: RunningGateway,
+) -> None:
     first, same, other = [
         await submit(closed, name, **{"idempotency-key": "1"}) for name in ("a", "a2", "b")
     ]

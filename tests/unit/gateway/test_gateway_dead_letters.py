@@ -1,14 +1,22 @@
 """The admin routes for dead letters, on a gateway with services in memory."""
 
 import asyncio
+import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
 from azure.functions.servicebus import ServiceBusMessage
 
-from contract.messages import InlineBytes, JobRequest, decode_request, encode_request
-from gateway.dead_letters.store import letter_blob
+from contract.messages import (
+    InlineBytes,
+    JobRequest,
+    ReplyUrl,
+    decode_request,
+    encode_request,
+)
+from gateway.dead_letters.store import LETTER_ID, letter_blob
 from gateway.durable import DurableClient
 from gateway.errors import UnknownInstance
 from gateway.storage import housekeeping
@@ -29,7 +37,7 @@ async def give_up(
     queue: str = "noop",
     reason: str = "MaxDeliveryCountExceeded",
 ) -> None:
-    """Run the dead-letter trigger with a message of this job."""
+    """Run the dead-letter trigger for a message with this body and this id."""
     message = ServiceBusMessage(
         body=body,
         message_id=message_id,
@@ -122,7 +130,7 @@ async def test_repeated_redrives_of_a_dead_letter_create_only_one_new_job(
     assert letter["redriven_as"] == sent["job_id"]
 
 
-async def test_only_one_of_two_simultaneous_redrives_sends_the_message(
+async def test_only_one_of_several_simultaneous_redrives_sends_the_message(
     gateway: RunningGateway,
 ) -> None:
     job_id = await dead_job(gateway)
@@ -133,7 +141,7 @@ async def test_only_one_of_two_simultaneous_redrives_sends_the_message(
         await all_have_read.wait()
         return found
 
-    gateway.blobs.read = read_together  # type: ignore[method-assign]  # both reads happen before the first write
+    gateway.blobs.read = read_together  # type: ignore[method-assign]  # all reads happen before the first write
     answers = await asyncio.gather(*(redrive(gateway, job_id) for _ in range(8)))
     gateway.blobs.read = read  # type: ignore[method-assign]
     assert sorted(answer.status_code for answer in answers) == [202, *[409] * 7]
@@ -179,7 +187,7 @@ async def test_a_later_redrive_starts_the_job_if_the_gateway_died_during_the_fir
     assert (await gateway.job(marked))["status"] == "queued"
 
 
-async def test_redriving_a_message_of_a_producer_sends_the_message_unchanged(
+async def test_redriving_a_message_of_a_producer_keeps_the_job_id_and_renews_the_deadline(
     gateway: RunningGateway,
 ) -> None:
     now = gateway.clock()
@@ -243,7 +251,7 @@ async def test_a_redriven_low_priority_message_of_a_producer_is_sent_to_the_low_
     source = InlineBytes("text/plain", b"hello")
     request = JobRequest("order-7", "noop", source, now, now + timedelta(seconds=60))
     for queue in ("noop", "noop-low"):
-        # The same message id in both queues leads to two letters.
+        # The same message id in both queues leads to two dead letters.
         await give_up(gateway, encode_request(request), "order-7", queue=queue)
     assert (await redrive(gateway, "order-7~low")).status_code == 202
     assert [queue for queue, _ in gateway.queues.sent] == ["noop-low"]
@@ -255,7 +263,7 @@ async def test_a_redriven_low_priority_message_of_a_producer_is_sent_to_the_low_
     assert [letter["id"] for letter in (await page(gateway))["dead_letters"]] == ["order-7"]
 
 
-async def test_listing_and_purging_dead_letters_includes_the_dead_letters_of_both_priorities(
+async def test_dead_letters_of_both_priorities_are_listed_and_purged(
     gateway: RunningGateway,
 ) -> None:
     low = [f"{await low_job(gateway)}~low" for _ in range(3)]
@@ -328,12 +336,58 @@ async def test_a_dead_letter_stays_marked_as_redriven_if_the_trigger_runs_again_
     await redrive(gateway, job_id)
     await give_up(gateway, body, job_id)
     assert (await redrive(gateway, job_id)).json()["is_repeat"] is True
-    # Another message with the same id replaces the letter.
+    # Another message with the same id replaces the dead letter.
     await give_up(gateway, body, job_id, minute=7)
     assert (await page(gateway))["dead_letters"][0]["redriven_as"] is None
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("kind", ["garbage", "forged token", "no reply URL"])
+async def test_a_letter_of_a_producer_with_the_id_of_a_job_changes_neither_the_job_nor_its_letter(
+    gateway: RunningGateway, kind: str, is_first: bool
+) -> None:
+    job_id = await gateway.accept(b"of the caller")
+    request = gateway.queues.request()
+    url = f"http://gateway.test/v1/jobs/{job_id}/reply?expires=9999999999&token=forged"
+    forged = replace(
+        request,
+        input=InlineBytes("text/plain", b"of the producer"),
+        reply_to=ReplyUrl(url) if kind == "forged token" else None,
+    )
+    body = b"garbage" if kind == "garbage" else encode_request(forged)
+    if is_first:
+        await give_up(gateway, body, job_id, minute=1)
+        assert (await gateway.job(job_id))["status"] == "queued"
+        await give_up(gateway, encode_request(request), job_id)
+    else:
+        await give_up(gateway, encode_request(request), job_id)
+        await give_up(gateway, body, job_id, minute=1)
+        # The trigger may run again for the same message.
+        await give_up(gateway, body, job_id, minute=1)
+    letters = {letter["id"]: letter for letter in (await page(gateway))["dead_letters"]}
+    assert len(letters) == (1 if is_first else 2)
+    assert letters.pop(job_id)["enqueued_at"] == "2026-03-01T12:00:00.000Z"
+    before = await gateway.job(job_id)
+    assert before["error"]["code"] == "dead-lettered"
+
+    for letter_id in letters:
+        answer = await redrive(gateway, letter_id)
+        if kind == "no reply URL":
+            # The producer's own message is sent again, and no job of the gateway is started.
+            assert (answer.status_code, answer.json()["is_new_job"]) == (202, False)
+            assert gateway.queues.request().input == forged.input
+            assert gateway.queues.request().reply_to is None
+        else:
+            assert (answer.status_code, answer.json()["code"]) == (409, "not-redrivable")
+    assert set(gateway.durable.runs) == {job_id}
+    assert await gateway.job(job_id) == before
+    own = await redrive(gateway, job_id)
+    assert (own.status_code, own.json()["is_new_job"]) == (202, True)
+    assert gateway.queues.request().input == request.input
+
+
 async def test_any_message_id_is_converted_to_a_valid_blob_name() -> None:
+    assert re.fullmatch(LETTER_ID, letter_blob("q", "/" * 200).removeprefix("dead-letters/q/"))
     assert letter_blob("q", "a.b-c_1") == "dead-letters/q/a.b-c_1"
     assert letter_blob("q", "a/b ?").startswith("dead-letters/q/a_b__-")
     assert letter_blob("q", "..").startswith("dead-letters/q/..-")
@@ -341,17 +395,19 @@ async def test_any_message_id_is_converted_to_a_valid_blob_name() -> None:
 
 
 @pytest.mark.parametrize("job_id", ["?", "#", "..", "", "a/b", "a/raiseEvent/cancel?", "a b", "é"])
-async def test_a_job_id_with_url_characters_is_not_looked_up_in_the_durable_store(
+async def test_a_job_id_that_is_invalid_in_a_url_is_not_looked_up_in_the_durable_store(
     job_id: str,
 ) -> None:
-    # Each request to the durable client fails.
+    # Without a client, each look-up would raise an error.
     durable = DurableClient(cast(Any, None))
     assert await durable.status(job_id) is None
     with pytest.raises(UnknownInstance):
         await durable.raise_event(job_id, "reply", None)
 
 
-async def test_an_unreadable_dead_letter_is_listed_and_purged(gateway: RunningGateway) -> None:
+async def test_an_unreadable_dead_letter_is_listed_and_can_be_deleted(
+    gateway: RunningGateway,
+) -> None:
     gateway.blobs.put(letter_blob("noop", "odd"), b"[1")
     (letter,) = (await page(gateway))["dead_letters"]
     assert (letter["id"], letter["message_id"]) == ("odd", None)

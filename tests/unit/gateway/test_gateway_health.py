@@ -62,7 +62,7 @@ async def test_the_services_are_checked_for_readiness_at_most_once_a_second(
     assert FRESH_SECONDS == 1
 
 
-async def test_the_root_document_links_to_the_documentation(gateway: RunningGateway) -> None:
+async def test_each_link_of_the_root_document_returns_status_200(gateway: RunningGateway) -> None:
     pointers = (await gateway.http.get("/")).json()
     for path in (pointers["docs"], pointers["openapi"], pointers["models"], pointers["ready"]):
         assert (await gateway.http.get(path)).status_code == 200
@@ -95,7 +95,7 @@ async def test_the_documentation_pages_load_no_files_from_other_hosts(
     assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
-async def test_the_problems_page_of_the_documentation_explains_every_problem_type(
+async def test_the_problems_page_of_the_documentation_has_a_section_for_each_problem_code(
     gateway: RunningGateway,
 ) -> None:
     page = Links()

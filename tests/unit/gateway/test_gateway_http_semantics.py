@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from uuid_utils import uuid7
 
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 
@@ -29,7 +30,9 @@ async def test_a_request_with_the_current_etag_in_if_none_match_gets_status_304(
     assert changed.headers["etag"] != tag
 
 
-async def test_a_cancellation_with_an_outdated_etag_is_refused(gateway: RunningGateway) -> None:
+async def test_an_if_match_header_without_the_current_etag_gets_status_412(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     path = f"/v1/jobs/{job_id}"
     tag = (await gateway.http.get(path)).headers["etag"]
@@ -44,7 +47,7 @@ async def test_a_cancellation_with_an_outdated_etag_is_refused(gateway: RunningG
 
 
 @pytest.mark.parametrize("named", ['"a"', "a", "", '"', "W/", "\xff", '"' * 999])
-async def test_a_request_with_a_different_etag_in_if_none_match_gets_status_200(
+async def test_a_different_or_malformed_etag_in_if_none_match_gets_status_200(
     gateway: RunningGateway, named: str
 ) -> None:
     job_id = await gateway.accept()
@@ -53,7 +56,9 @@ async def test_a_request_with_a_different_etag_in_if_none_match_gets_status_200(
     assert answer.status_code == 200
 
 
-async def test_the_response_for_a_result_has_an_etag(gateway: RunningGateway) -> None:
+async def test_a_result_request_with_the_current_etag_gets_status_304(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     await gateway.reply()
     path = f"/v1/jobs/{job_id}/result"
@@ -119,6 +124,71 @@ async def test_the_response_to_a_request_from_an_unknown_origin_has_no_cors_head
 ) -> None:
     answer = await gateway.http.get("/v1/models", headers={"origin": "https://a.example"})
     assert "access-control-allow-origin" not in answer.headers
+
+
+CROSS_SITE = {"origin": "https://evil.example", "sec-fetch-site": "cross-site"}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        CROSS_SITE,
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"sec-fetch-site": "cross-site"},
+        {"origin": "http://localhost:3000", "sec-fetch-site": "same-site"},
+    ],
+)
+async def test_a_page_of_another_site_cannot_submit_or_cancel_at_an_open_gateway(
+    gateway: RunningGateway, headers: dict[str, str]
+) -> None:
+    plain = {"content-type": "text/plain"}
+    for method, path in (
+        ("POST", "/v1/models/noop/jobs"),
+        ("DELETE", f"/v1/jobs/{uuid7()}"),
+        ("POST", f"/v1/jobs/{uuid7()}/reply"),
+    ):
+        answer = await gateway.http.request(method, path, content=b"x", headers=plain | headers)
+        problem = json.loads(answer.content)
+        assert (answer.status_code, problem["code"]) == (403, "cross-origin"), path
+        assert "access-control-allow-origin" not in answer.headers
+    inference = await gateway.http.post("/v2/models/noop/infer", content=b"x", headers=headers)
+    assert inference.status_code == 403
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"sec-fetch-site": "none"},
+        {"origin": "http://gateway.test", "sec-fetch-site": "same-origin"},
+        # A proxy in front of the gateway changes the host, but not what the browser says.
+        {"origin": "https://api.example", "sec-fetch-site": "same-origin"},
+        {"origin": "http://gateway.test", "host": "gateway.test"},
+    ],
+)
+async def test_a_client_and_a_page_of_the_gateway_itself_can_submit(
+    gateway: RunningGateway, headers: dict[str, str]
+) -> None:
+    submit = {"content-type": "application/octet-stream", "prefer": "respond-async"}
+    answer = await gateway.http.post("/v1/models/noop/jobs", content=b"x", headers=submit | headers)
+    assert answer.status_code == 202
+
+
+@pytest.mark.parametrize("origins", [("https://evil.example",), ("*",)])
+async def test_a_page_of_an_origin_in_cors_origins_can_submit(origins: tuple[str, ...]) -> None:
+    submit = {"content-type": "application/octet-stream", "prefer": "respond-async"}
+    async with open_gateway(cors_origins=origins) as gateway:
+        answer = await gateway.http.post(
+            "/v1/models/noop/jobs", content=b"x", headers=submit | CROSS_SITE
+        )
+        assert answer.status_code == 202
+
+
+async def test_a_page_of_another_site_can_still_read(gateway: RunningGateway) -> None:
+    """Its browser does not show it the answer."""
+    answer = await gateway.http.get("/v1/models", headers=CROSS_SITE)
+    assert answer.status_code == 200
 
 
 async def test_the_response_has_the_trace_id_in_the_traceresponse_header(

@@ -192,7 +192,7 @@ async def test_an_unreadable_idempotency_claim_is_replaced_by_the_next_request(
     assert (await submit(gateway)).status_code == 202
 
 
-async def test_requests_with_an_idempotency_key_are_refused_while_the_storage_is_down(
+async def test_requests_with_an_idempotency_key_are_refused_while_the_blob_storage_is_down(
     gateway: RunningGateway,
 ) -> None:
     gateway.payloads.is_down = True
@@ -200,5 +200,5 @@ async def test_requests_with_an_idempotency_key_are_refused_while_the_storage_is
     assert not gateway.durable.runs
 
 
-def test_an_idempotency_claim_expires_before_the_job_is_purged(gateway: RunningGateway) -> None:
+def test_the_default_lifetime_of_an_idempotency_claim_is_24_hours(gateway: RunningGateway) -> None:
     assert gateway.services.claim_lifetime == timedelta(hours=24)

@@ -28,7 +28,9 @@ async def test_a_request_for_an_unknown_job_gets_status_404(
     assert gateway.durable.status_count <= 1
 
 
-async def test_malformed_job_ids_are_not_looked_up_in_the_store(gateway: RunningGateway) -> None:
+async def test_malformed_job_ids_are_not_looked_up_in_the_durable_store(
+    gateway: RunningGateway,
+) -> None:
     await gateway.http.get("/v1/jobs/%3FshowInput=true")
     assert gateway.durable.status_count == 0
 
@@ -132,7 +134,7 @@ async def test_the_result_route_redirects_to_a_signed_link_for_a_large_result(
     assert (await gateway.http.get(f"/v1/jobs/{job_id}/result")).status_code == 404
 
 
-async def test_the_result_route_returns_status_202_for_a_running_job(
+async def test_the_result_route_returns_status_202_for_a_queued_job(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

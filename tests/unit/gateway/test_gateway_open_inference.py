@@ -138,7 +138,7 @@ async def test_the_inference_error_for_a_failed_job_names_the_element_of_the_inp
     assert answer.json()["error"].startswith("element 1: it did not work (job ")
 
 
-async def test_the_inference_timeout_error_contains_the_id_of_the_job(
+async def test_the_inference_timeout_error_contains_the_url_of_the_job(
     gateway: RunningGateway,
 ) -> None:
     answer = await gateway.http.post(
@@ -260,7 +260,7 @@ async def test_an_inference_request_waits_for_the_result_despite_the_preference_
     assert outputs(answer)["result"]["data"] == ["1"]
 
 
-async def test_the_error_of_an_expired_job_says_whether_the_job_ran(
+async def test_the_error_of_an_expired_job_names_the_deadline_and_the_member_ran_is_null(
     gateway: RunningGateway,
 ) -> None:
     request = {"inputs": [tensor("a")], "parameters": {"deadline_seconds": 7}}
@@ -307,7 +307,7 @@ async def test_an_inference_request_with_an_invalid_upload_is_refused(
 @pytest.mark.parametrize(
     ("priority", "queue"), [("low", "noop-low"), ("normal", "noop"), (1, "noop")]
 )
-async def test_a_named_priority_is_used_and_a_numeric_priority_is_ignored(
+async def test_an_inference_request_may_name_a_priority_and_a_numeric_priority_is_ignored(
     gateway: RunningGateway, priority: Any, queue: str
 ) -> None:
     request = {"inputs": [tensor("a")], "parameters": {"priority": priority}}

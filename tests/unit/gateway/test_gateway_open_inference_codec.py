@@ -141,7 +141,7 @@ def tensor(**others: Any) -> dict[str, Any]:
         ([tensor(parameters={"shared_memory_region": "r"})], "not supported"),
     ],
 )
-def test_the_refusal_of_a_malformed_tensor_names_the_json_path_of_the_fault(
+def test_a_malformed_tensor_is_refused_with_a_description_of_the_fault(
     inputs: Any, named: str
 ) -> None:
     assert named in refused(body(inputs))
@@ -160,14 +160,14 @@ def test_the_refusal_of_a_malformed_tensor_names_the_json_path_of_the_fault(
         ({"parameters": []}, "parameters"),
     ],
 )
-def test_the_refusal_of_a_malformed_option_names_the_json_path_of_the_fault(
+def test_a_malformed_option_is_refused_with_a_description_of_the_fault(
     others: dict[str, Any], named: str
 ) -> None:
     assert named in refused(body([tensor()], **others))
 
 
 @pytest.mark.parametrize("header_length", ["-1", "x", "1e3", "99999", "9" * 400, "", "²"])
-def test_a_json_header_length_greater_than_the_body_length_is_refused(header_length: str) -> None:
+def test_an_invalid_or_too_large_json_header_length_is_refused(header_length: str) -> None:
     refused(body([tensor()]), header_length)
 
 
@@ -224,7 +224,7 @@ def test_reading_any_inference_body_returns_a_request_or_raises_an_http_problem(
 
 
 @given(st.binary(max_size=60), st.none() | st.integers(0, 70).map(str))
-def test_an_inference_request_body_with_surplus_bytes_is_refused(
+def test_random_bytes_are_refused_as_an_inference_request_body(
     data: bytes, header_length: str | None
 ) -> None:
     refused(data, header_length)

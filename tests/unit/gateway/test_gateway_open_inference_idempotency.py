@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:Depreca
 
 
 async def infer_again(gateway: RunningGateway, key: str, request: dict[str, Any]) -> httpx.Response:
-    """Repeat a request after the jobs of its key have ended."""
+    """Send an inference request with an idempotency key, and do not reply to its jobs."""
     return await gateway.http.post(
         "/v2/models/noop/infer", json=request, headers={"idempotency-key": key}
     )
@@ -95,7 +95,7 @@ async def test_a_repeated_inference_request_starts_the_jobs_that_the_first_reque
             raise Unavailable("durable", "killed")
         await start(*arguments, **options)
 
-    gateway.durable.start = dying  # type: ignore[method-assign]  # it dies after the first start
+    gateway.durable.start = dying  # type: ignore[method-assign]  # the second start fails
     request = {"inputs": [tensor("a", "b")]}
     headers = {"idempotency-key": "one", "prefer": "wait=0"}
     answer = await gateway.http.post("/v2/models/noop/infer", json=request, headers=headers)

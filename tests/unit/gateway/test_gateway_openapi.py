@@ -12,7 +12,7 @@ from gateway.http.app import MODULES
 from gateway.http.problems import PROBLEM_KINDS
 from tests.unit.gateway.conftest import RunningGateway
 
-# The SDK logs once in each process that a codec has no type.
+# The SDK warns once in each process that a codec has no type.
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_:DeprecationWarning")
 
 
@@ -78,7 +78,9 @@ def test_the_openapi_document_does_not_describe_the_validation_errors_of_fastapi
     assert "ValidationError" not in str(document)
 
 
-def test_the_openapi_document_describes_every_problem_type(document: dict[str, Any]) -> None:
+def test_the_openapi_document_describes_every_problem_type_of_its_routes(
+    document: dict[str, Any],
+) -> None:
     shown = {
         code
         for _, _, operation in operations(document)
@@ -90,7 +92,7 @@ def test_the_openapi_document_describes_every_problem_type(document: dict[str, A
     assert set(PROBLEM_KINDS) - shown == {"not-found", "method-not-allowed"} - shown
 
 
-def test_routes_that_need_an_api_key_declare_a_security_scheme_in_the_openapi_document(
+def test_routes_that_need_an_api_key_declare_the_statuses_401_403_and_429(
     document: dict[str, Any],
 ) -> None:
     for path, method, operation in operations(document):
@@ -102,7 +104,7 @@ def test_routes_that_need_an_api_key_declare_a_security_scheme_in_the_openapi_do
     assert "security" not in document["paths"]["/v1/health/live"]["get"]
 
 
-def test_the_response_to_a_submission_has_the_headers_in_the_openapi_document(
+def test_the_openapi_document_describes_the_headers_of_the_responses(
     document: dict[str, Any],
 ) -> None:
     responses = document["paths"]["/v1/models/{model}/jobs"]["post"]["responses"]

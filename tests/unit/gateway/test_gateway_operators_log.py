@@ -32,7 +32,7 @@ async def test_the_age_of_the_oldest_message_of_each_queue_is_logged(
     )
 
 
-async def test_each_queue_that_cannot_be_read_is_logged_and_does_not_prevent_reading_other_queues(
+async def test_each_queue_is_logged_if_no_queue_can_be_read(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.queues.is_down = True
@@ -44,7 +44,7 @@ async def test_each_queue_that_cannot_be_read_is_logged_and_does_not_prevent_rea
     ("status", "told"),
     [("succeeded", False), ("cancelled", False), ("failed", True), ("expired", True)],
 )
-def test_each_failed_job_is_logged(
+def test_only_failed_and_expired_jobs_are_logged(
     status: str, told: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     log_failure("1", {"model": "noop", "status": status, "error": {"code": "boom"}})

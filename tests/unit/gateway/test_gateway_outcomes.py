@@ -35,7 +35,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 @pytest.fixture
 async def deaf() -> AsyncIterator[RunningGateway]:
-    """A gateway whose events are all lost, as can happen before the first episode is saved."""
+    """A gateway that loses all events, as a host may before it has saved the first episode."""
     async with open_gateway() as gateway:
         gateway.durable.discards_events = True
         yield gateway
@@ -89,7 +89,7 @@ async def test_a_cancellation_is_shown_to_callers_even_if_the_cancel_event_is_lo
     assert (await deaf.job(job_id))["status"] == "cancelled"
     again = await deaf.http.delete(f"/v1/jobs/{job_id}")
     assert (again.status_code, again.json()["status"]) == (200, "cancelled")
-    # The next worker learns that the job has ended.
+    # The next worker's check gets 410, because the job has ended.
     url = deaf.queues.request().reply_url or ""
     assert (await deaf.http.get(url)).status_code == 410
     assert (await deaf.reply()).status_code == 410
@@ -104,7 +104,7 @@ async def test_a_job_with_a_recorded_reply_is_not_cancelled(deaf: RunningGateway
     assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
 
 
-async def test_a_job_whose_reply_arrives_just_before_the_deadline_does_not_expire(
+async def test_a_job_whose_reply_was_recorded_before_the_deadline_does_not_expire(
     deaf: RunningGateway,
 ) -> None:
     job_id = await deaf.accept(deadline_seconds=5)
@@ -166,7 +166,7 @@ async def test_a_reply_is_refused_while_the_outcome_cannot_be_recorded(
     assert (await gateway.reply()).status_code == 202
 
 
-async def test_reading_a_job_after_the_deadline_expires_the_job_if_the_orchestration_did_not(
+async def test_reading_an_overdue_job_records_the_expiry_that_the_orchestration_has_not_recorded(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(deadline_seconds=10)
@@ -249,7 +249,7 @@ async def test_job_recovery_terminates_an_orchestration_whose_job_has_already_en
         assert (await gateway.job(queued))["status"] == "expired"
 
 
-async def test_only_one_of_two_simultaneous_outcomes_of_a_job_is_recorded(
+async def test_only_the_first_of_two_outcomes_of_a_job_is_recorded(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -261,7 +261,7 @@ async def test_only_one_of_two_simultaneous_outcomes_of_a_job_is_recorded(
     assert (await gateway.job(job_id))["status"] == "succeeded"
 
 
-async def test_an_orchestration_retries_recording_the_outcome_while_the_storage_is_unavailable(
+async def test_an_orchestration_retries_recording_the_outcome_while_the_blob_storage_is_down(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(deadline_seconds=5)
@@ -273,7 +273,7 @@ async def test_an_orchestration_retries_recording_the_outcome_while_the_storage_
     assert gateway.durable.runs[job_id].output["status"] == "expired"
 
 
-async def test_no_outcome_is_recorded_for_a_job_that_does_not_exist(
+async def test_a_reply_to_a_job_that_does_not_exist_gets_status_404(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept()
@@ -329,6 +329,6 @@ async def test_recording_an_outcome_raises_unavailable_if_the_earlier_outcome_wa
         await store.record("a", JobOutcome.cancelled(NOW))
 
 
-def test_the_error_of_an_expired_job_says_that_no_reply_arrived() -> None:
+def test_the_error_of_an_expired_outcome_has_the_code_expired() -> None:
     error = error_from_json(Fields(outcome_to_json(JobOutcome.expired(NOW))["error"]))
     assert error.code == FailureCode.EXPIRED

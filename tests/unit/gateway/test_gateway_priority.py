@@ -96,7 +96,7 @@ async def test_queued_normal_jobs_have_positions_before_all_low_priority_jobs(
     assert [queue["eta_seconds"] for queue in queues] == [6.0, 10.0]
 
 
-async def test_the_position_of_a_normal_job_needs_only_one_count_of_messages(
+async def test_the_position_of_a_normal_job_needs_only_the_length_of_one_queue(
     gateway: RunningGateway,
 ) -> None:
     job_id, low = await gateway.accept(), await gateway.accept(priority="low")

@@ -1,5 +1,6 @@
 """The reports on dead letters to producers that do not use the gateway."""
 
+import base64
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 from azure.functions.servicebus import ServiceBusMessage
-from standardwebhooks import Webhook
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from contract.guard import AddressGuard
 from contract.messages import (
@@ -29,13 +30,18 @@ from tests.unit.gateway.webhook_delivery import Delivery, tried
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 SECRET = "whsec_" + "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+CALLERS = f"whsec_{base64.b64encode(bytes(32)).decode()}"
 URL = "https://producer.example/hook?token=hidden"
 
 
 @pytest.fixture
 async def gateway() -> AsyncIterator[RunningGateway]:
     guard = AddressGuard("127.0.0.1")
-    async with open_gateway(webhook_secrets=parse_secrets(SECRET), guard=guard) as opened:
+    async with open_gateway(
+        webhook_secrets=parse_secrets(CALLERS),
+        producer_secrets=parse_secrets(SECRET),
+        guard=guard,
+    ) as opened:
         yield opened
 
 
@@ -101,7 +107,7 @@ async def test_the_expiry_of_a_producer_message_is_reported_and_the_message_is_n
 
 
 @pytest.mark.parametrize("queue", ["noop", "NOOP-low", "a/$DeadLetterQueue", "x" * 261, "missing"])
-async def test_the_dead_letter_trigger_succeeds_if_the_reply_queue_is_missing(
+async def test_a_dead_letter_with_an_unusable_reply_queue_is_stored_but_not_reported(
     gateway: RunningGateway, queue: str
 ) -> None:
     gateway.queues.missing.add("missing")
@@ -160,4 +166,6 @@ async def test_each_dead_letter_starts_one_webhook_delivery(
     assert url == URL
     assert headers["webhook-id"] == "job_order-7-dead-letter"
     Webhook(SECRET).verify(body, dict(headers))
+    with pytest.raises(WebhookVerificationError):
+        Webhook(CALLERS).verify(body, dict(headers))
     assert error_of(body).code == "dead-lettered"

@@ -157,7 +157,7 @@ async def test_a_running_job_is_cancelled_when_the_worker_has_stopped_the_job(
     assert (await tell(gateway, 3, stopped=True)).status_code == 200
 
 
-# The orchestration does not wait for the event of the first stop either.
+# The SDK warns about an event that the orchestration does not wait for.
 @pytest.mark.filterwarnings("ignore:Potential duplicate Task completion:UserWarning")
 async def test_a_cancelled_job_stops_even_if_the_gateway_dies_before_raising_the_event(
     gateway: RunningGateway,
@@ -205,7 +205,7 @@ async def test_a_job_that_no_worker_has_started_is_cancelled_immediately(
     assert (await tell(gateway, 0)).status_code == 410, "a cancelled job must not reach the device"
 
 
-async def test_the_status_of_an_expired_job_shows_whether_a_worker_had_started_the_job(
+async def test_an_expired_job_has_a_start_time_only_if_a_worker_had_started_the_job(
     gateway: RunningGateway,
 ) -> None:
     ran, waited = (
@@ -233,7 +233,7 @@ async def test_the_webhook_of_an_expired_job_contains_the_start_time(
     assert told == await gateway.job(job_id)
 
 
-async def test_queued_jobs_are_no_longer_cold_starting_after_a_progress_report(
+async def test_a_progress_report_ends_the_queue_phase_cold_starting_of_other_jobs(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept()
@@ -272,7 +272,7 @@ async def test_the_problem_document_of_an_expired_job_says_whether_the_job_had_s
         assert await expired_while_waiting(silent, starts=False) is None
 
 
-async def test_a_request_for_a_job_with_an_unreadable_outcome_gets_status_503() -> None:
+async def test_requests_for_a_job_get_status_503_while_the_blob_storage_is_down() -> None:
     async with open_gateway() as gateway:
         job_id = await gateway.accept()
         gateway.payloads.is_down = True
@@ -285,7 +285,7 @@ async def test_a_request_for_a_job_with_an_unreadable_outcome_gets_status_503() 
         assert (await gateway.job(job_id))["status"] == "queued"
 
 
-async def test_progress_reports_and_cancellations_are_refused_while_the_storage_is_down(
+async def test_progress_reports_and_cancellations_are_refused_while_the_blob_storage_is_down(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -300,7 +300,7 @@ async def test_progress_reports_and_cancellations_are_refused_while_the_storage_
         assert answer.headers["retry-after"]
 
 
-async def test_queued_and_ended_jobs_are_shown_while_the_blob_storage_is_down(
+async def test_an_expired_job_is_shown_while_the_blob_storage_is_down(
     gateway: RunningGateway,
 ) -> None:
     gateway.payloads.is_down = True

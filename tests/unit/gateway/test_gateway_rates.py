@@ -1,4 +1,4 @@
-"""Rate limits: the allowed number of requests is exactly the quota plus new tokens."""
+"""Rate limits allow exactly the quota of requests and the tokens that are added later."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -40,15 +40,15 @@ def envelope(name: str, value: object, detail: str, status: int = 400, code: str
 
 CASES = [
     Case("unknown model", 404, "unknown-model", model="nop", detail="noop"),
-    Case("another media type", 415, UNSUPPORTED, media_type="audio/wav"),
-    Case("form data of curl", 415, UNSUPPORTED, media_type=URLENCODED),
+    Case("unaccepted media type", 415, UNSUPPORTED, media_type="audio/wav"),
+    Case("URL-encoded form", 415, UNSUPPORTED, media_type=URLENCODED),
     Case("text as a picture", 415, UNSUPPORTED, b"just words", "image/jpeg", "classifier"),
     Case("a picture as text", 415, UNSUPPORTED, JPEG, "text/plain"),
     Case("PNG as JPEG", 415, UNSUPPORTED, HUGE_PNG, "image/jpeg", "classifier"),
-    Case("octets that are nothing known", 415, UNSUPPORTED, b"zzz", model="classifier"),
+    Case("bytes of an unknown type", 415, UNSUPPORTED, b"zzz", model="classifier"),
     Case("empty body", 422, INVALID, b"", "image/jpeg", "classifier", detail="empty"),
     Case("no frame header", 422, INVALID, JPEG[:6], "image/jpeg", "classifier"),
-    Case("image bomb", 422, INVALID, HUGE_PNG, "image/png", "classifier", detail="pixels"),
+    Case("too many pixels", 422, INVALID, HUGE_PNG, "image/png", "classifier", detail="pixels"),
     Case("too large", 413, "payload-too-large", b"\0" * (10_485_760 + 1), detail="10485760"),
     Case("deadline of 0", 400, MALFORMED, query={"deadline_seconds": "0"}),
     Case("deadline over the limit", 400, MALFORMED, query={"deadline_seconds": "3601"}),
@@ -62,27 +62,27 @@ CASES = [
     Case("unknown query parameter", 400, MALFORMED, query={"wait": "5"}, detail="deadline_seconds"),
     Case("an option twice", 400, MALFORMED, query={"priority": ["low", "normal"]}, detail="once"),
     Case("form without boundary", 400, MALFORMED, b"x", "multipart/form-data"),
-    envelope("JSON that is none", b"{", "not JSON"),
+    envelope("malformed JSON", b"{", "not JSON"),
     envelope("JSON in another encoding", '{"input": {"text": "é"}}'.encode("latin-1"), "not JSON"),
-    envelope("JSON nested absurdly", b"[" * 100_000, "not JSON"),
+    envelope("deeply nested JSON", b"[" * 100_000, "not JSON"),
     envelope("JSON without input", {}, "input"),
     envelope("JSON that is a list", [], "input"),
     envelope("unknown member", {"input": {"text": "a"}, "priorty": "low"}, "priorty"),
     envelope("unknown member of input", {"input": {"text": "a", "charset": "x"}}, "input.charset"),
-    envelope("no input form", {"input": {"media_type": "text/plain"}}, "exactly one"),
-    envelope("two input forms", {"input": {"text": "a", "json": 1}}, "exactly one"),
+    envelope("input without content", {"input": {"media_type": "text/plain"}}, "exactly one"),
+    envelope("input with two contents", {"input": {"text": "a", "json": 1}}, "exactly one"),
     envelope("text that is a number", {"input": {"text": 1}}, "input.text"),
     envelope("wrong base64", {"input": {"base64": "*"}}, "input.base64"),
-    envelope("base64 beyond ASCII", {"input": {"base64": "é"}}, "input.base64"),
-    envelope("half a surrogate", b'{"input": {"text": "\\ud800"}}', "input.text"),
-    envelope("half a surrogate in JSON", b'{"input": {"json": "\\ud800"}}', "input.json"),
+    envelope("base64 with a non-ASCII character", {"input": {"base64": "é"}}, "input.base64"),
+    envelope("unpaired surrogate", b'{"input": {"text": "\\ud800"}}', "input.text"),
+    envelope("unpaired surrogate in JSON", b'{"input": {"json": "\\ud800"}}', "input.json"),
     envelope("numeric media type", {"input": {"text": "a", "media_type": 1}}, "media_type"),
     envelope("fractional deadline", {"input": {"text": "a"}, "deadline_seconds": 1.5}, "whole"),
     envelope("boolean deadline", {"input": {"text": "a"}, "deadline_seconds": True}, "whole"),
     envelope("parameters that are a number", {"input": {"text": "a"}, "parameters": 1}, "object"),
     envelope("empty text", {"input": {"text": ""}}, "empty", 422, INVALID),
     envelope(
-        "base64 that is not the JSON announced",
+        "base64 that is announced as JSON and is not",
         {"input": {"base64": "e3s=", "media_type": "application/json"}},
         "not application/json",
         415,
@@ -116,10 +116,10 @@ async def test_an_invalid_submission_is_refused_and_starts_no_job(
 
 
 @pytest.mark.parametrize("where", ["input", "parameters", "file"])
-async def test_deeply_nested_json_is_accepted_or_refused_immediately(
+async def test_json_of_250_levels_is_accepted_and_json_of_300_or_more_levels_is_refused(
     gateway: RunningGateway, where: str
 ) -> None:
-    # Python's own limit depends on the depth of the stack.
+    # Python's own limit of nesting depends on the depth of the stack.
     for depth in (250, 300, *range(900, 1000, 1)):
         nested = "[" * depth + "]" * depth
         if where == "file":

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contract.names import result_blob
 from gateway.errors import ExpiredToken, InvalidToken
 from gateway.http.authentication import REPLY_GRACE, ReplyTokens
 from gateway.jobs.model import JobOutcome
@@ -47,7 +48,7 @@ async def test_a_reply_with_the_token_of_another_job_is_refused(gateway: Running
     assert answer.status_code == 401
 
 
-async def test_a_reply_token_expires_when_a_grace_period_after_the_deadline_has_passed(
+async def test_a_reply_token_expires_one_grace_period_after_the_deadline(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept(deadline_seconds=10)
@@ -122,7 +123,7 @@ async def test_a_malformed_reply_is_refused(
         b'{"a": 1e999}',
         b"[" * 10_000,
         b"\xff",
-        # The gateway can read this value, but cannot send it to a caller.
+        # Python parses the next two values, but cannot write them as JSON in UTF-8.
         REPLY_START + b"1e999}}",
         REPLY_START + b'"\\ud800"}}',
     ],
@@ -143,16 +144,20 @@ async def test_a_reply_that_is_not_a_json_object_or_cannot_be_encoded_as_utf_8_i
         {"blob": "results/018f0000-0000-7000-8000-000000000000"},
         {"blob": "inputs/{id}"},
         {"blob": "results/{id}/../x"},
+        {"blob": "results/{id}/"},
+        {"blob": "results/{id}0/" + "0" * 32},
+        {"blob": "results/{id}/" + "0" * 33},
+        {"blob": "results/{id}/" + "0" * 32 + "\n"},
         {"size_bytes": 1 << 40},
     ],
 )
-async def test_a_reply_whose_result_is_in_the_blob_of_another_job_is_refused(
+async def test_a_reply_with_an_invalid_reference_to_the_result_is_refused(
     gateway: RunningGateway, change: dict[str, Any]
 ) -> None:
     job_id = await gateway.accept()
     reference = {
         "media_type": "image/png",
-        "blob": f"results/{job_id}",
+        "blob": result_blob(job_id),
         "size_bytes": 10,
         "sha256": "0" * 64,
     }

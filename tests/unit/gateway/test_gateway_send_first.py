@@ -121,7 +121,7 @@ async def test_a_reply_that_arrives_before_the_orchestration_exists_is_recorded(
     found = await gateway.services.outcomes.find(request.job_id)
     assert found is not None
     assert found.status == "succeeded"
-    # The worker sends the reply again; it is no longer needed, so the message is completed.
+    # The worker sends the reply again. The reply gets 410, because it is no longer needed.
     assert (await gateway.reply(request)).status_code == 410
 
 

@@ -1,4 +1,4 @@
-"""The settings: the gateway does not start with a wrong value, and names the variable."""
+"""The gateway's settings: default values, and errors that name the wrong variable."""
 
 import base64
 import json
@@ -31,7 +31,7 @@ def test_optional_settings_have_default_values() -> None:
     assert settings.catalogue_path.name == "models.toml"
 
 
-def test_every_setting_is_read_from_the_environment() -> None:
+def test_settings_are_read_from_environment_variables() -> None:
     other = base64.b64encode(b"k" * 40).decode()
     settings = GatewaySettings.from_env(
         {
@@ -67,7 +67,9 @@ def test_a_gateway_without_api_keys_accepts_every_caller_on_a_loopback_address(u
 
 
 @pytest.mark.parametrize("url", ["http://10.0.0.1", "https://host", "http://127.0.0.1.host"])
-def test_settings_without_api_keys_are_refused_for_a_gateway_on_a_public_address(url: str) -> None:
+def test_settings_without_api_keys_are_refused_unless_the_gateway_has_a_loopback_address(
+    url: str,
+) -> None:
     with pytest.raises(InvalidSetting, match=r"^API_KEYS: is missing"):
         GatewaySettings.from_env({**ENVIRON, "GATEWAY_BASE_URL": url})
     trusting = {**ENVIRON, "GATEWAY_BASE_URL": url, "TRUST_PRINCIPAL_HEADER": "true"}
@@ -102,6 +104,8 @@ def test_settings_without_api_keys_are_refused_for_a_gateway_on_a_public_address
         ("API_KEYS", '{"name": "ci"}'),
         ("API_KEYS", '["secret"]'),
         ("TRUST_PRINCIPAL_HEADER", "1"),
+        ("WEBHOOK_SECRETS", "secret"),
+        ("WEBHOOK_PRODUCER_SECRETS", "secret"),
         ("CORS_ORIGINS", "a.example"),
         ("CORS_ORIGINS", "https://a.example/"),
     ],
@@ -110,6 +114,16 @@ def test_the_error_for_an_invalid_setting_names_the_variable(variable: str, valu
     with pytest.raises(InvalidSetting, match=f"^{variable}: ") as caught:
         GatewaySettings.from_env({**ENVIRON, variable: value})
     assert KEY not in str(caught.value)
+
+
+def test_producers_cannot_have_a_webhook_secret_of_callers() -> None:
+    first, second = (f"whsec_{base64.b64encode(bytes([n]) * 32).decode()}" for n in range(2))
+    producers = {"WEBHOOK_PRODUCER_SECRETS": f"{second},{first}"}
+    with pytest.raises(InvalidSetting, match="must not contain a secret of WEBHOOK_SECRETS") as no:
+        GatewaySettings.from_env({**ENVIRON, **producers, "WEBHOOK_SECRETS": first})
+    assert first not in str(no.value)
+    settings = GatewaySettings.from_env({**ENVIRON, **producers})
+    assert settings.producer_secrets == (bytes([1]) * 32, bytes(32))
 
 
 def test_the_repr_of_the_settings_contains_no_secrets() -> None:

@@ -36,7 +36,7 @@ class Account:
 
 
 class Opened(PayloadContainer):
-    """An existing container of the storage account."""
+    """A payload container that already exists in an `Account`."""
 
     def __init__(self, clock: ManualClock) -> None:
         super().__init__(ServiceEndpoint(address="unused"), clock=clock)
@@ -91,7 +91,7 @@ async def test_a_user_delegation_key_signs_several_links_until_the_key_expires(
     assert len(opened.account.keys) == 2
 
 
-async def test_signed_links_contain_the_public_url_of_the_storage(
+async def test_signed_links_contain_the_public_url_of_the_blob_storage(
     opened: Opened, clock: ManualClock
 ) -> None:
     made = links(opened, "https://files.example.com")

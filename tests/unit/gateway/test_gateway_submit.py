@@ -13,7 +13,7 @@ from tests.unit.gateway.conftest import RunningGateway, error_body
 
 OCTETS = {"content-type": "application/octet-stream"}
 
-# The SDK logs once in each process that a codec has no type.
+# The SDK warns once in each process that a codec has no type.
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 
@@ -289,7 +289,9 @@ async def test_an_accepted_job_is_sent_when_the_queue_is_available_again(
     assert (await gateway.job(job_id))["status"] == "succeeded"
 
 
-async def test_a_job_whose_message_can_never_be_sent_fails(gateway: RunningGateway) -> None:
+async def test_a_job_whose_message_cannot_be_sent_for_two_minutes_fails(
+    gateway: RunningGateway,
+) -> None:
     gateway.queues.is_down = True
     job_id = await gateway.accept(deadline_seconds=3600)
     await gateway.durable.advance(120)

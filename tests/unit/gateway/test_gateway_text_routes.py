@@ -1,4 +1,4 @@
-"""Routes with text parameters are called directly, and all other routes by FastAPI."""
+"""Routes whose parameters are all texts are called directly, other routes by FastAPI."""
 
 from typing import Any
 

@@ -40,7 +40,7 @@ def pace_of(found: list[ReplySample]) -> Throughput:
 
 
 def backlog(count: int, seconds_each: float, batch_size: int = 1) -> list[ReplySample]:
-    """Return the replies of one worker to jobs submitted at the same time, in batches."""
+    """Return the replies of one worker that runs `count` waiting jobs in batches."""
     batch_seconds = batch_size * seconds_each
     return [
         ReplySample(
@@ -115,7 +115,7 @@ def test_jobs_that_are_accepted_later_do_not_increase_the_position_of_a_job() ->
     arrivals = [1.0, 2.0, 3.0, 4.0]
     count = LengthSample(4, 10.0, 0)
     assert [position(count, arrivals, 0, at) for at in arrivals] == [1, 2, 3, 4]
-    # Six jobs of other instances count as if they were before.
+    # Six jobs of other instances count as if they had arrived first.
     assert [position(LengthSample(10, 10.0, 0), arrivals, 0, at) for at in arrivals] == [
         7,
         8,

@@ -148,7 +148,7 @@ async def test_housekeeping_deletes_histories_whose_retention_has_ended(
 ) -> None:
     old, running = await gateway.accept(), await gateway.accept()
     await gateway.http.delete(f"/v1/jobs/{old}")
-    # The longest deadline of the model is an hour.
+    # The retention is 72 hours after the longest deadline, which is one hour.
     gateway.clock.now += timedelta(hours=73)
     assert await purge(gateway.durable, gateway.services) == 0
     gateway.clock.now += timedelta(seconds=1)
@@ -164,7 +164,7 @@ async def accept_unsent(gateway: RunningGateway, **options: Any) -> str:
     return gateway.durable.runs[job_id].input
 
 
-async def test_a_repeated_enqueue_activity_sends_an_identical_message(
+async def test_a_repeated_enqueue_activity_sends_a_message_with_the_same_id(
     gateway: RunningGateway,
 ) -> None:
     ticket = await accept_unsent(gateway)
@@ -225,7 +225,7 @@ async def test_a_request_of_azure_functions_is_passed_to_the_asgi_app(
 
 
 class App:
-    """An ASGI app with one scripted behaviour."""
+    """An ASGI app that sends the given messages, and then raises `error` if it is given."""
 
     def __init__(self, *messages: dict[str, Any], error: Exception | None = None) -> None:
         self.messages = messages
@@ -293,7 +293,7 @@ for function in function_app.app.get_functions():
 """
 
 
-def test_the_function_app_registers_the_expected_functions() -> None:
+def test_the_function_app_registers_exactly_the_listed_functions_and_bindings() -> None:
     indexed = subprocess.run(
         [sys.executable, "-c", INDEX],
         cwd=FUNCTIONS,

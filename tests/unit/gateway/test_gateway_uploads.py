@@ -50,7 +50,7 @@ async def submit(
     )
 
 
-async def test_a_new_upload_has_a_url_that_accepts_a_put_request(gateway: RunningGateway) -> None:
+async def test_a_new_upload_has_a_signed_url_for_a_put_request(gateway: RunningGateway) -> None:
     found = await slot(gateway)
     assert found["method"] == "PUT"
     assert found["headers"] == {"content-type": STREAM, "x-ms-blob-type": "BlockBlob"}
@@ -195,7 +195,7 @@ async def test_a_repeated_request_gets_the_same_job_after_the_upload_has_expired
     assert len(gateway.durable.runs) == 1
 
 
-async def test_housekeeping_deletes_an_upload_when_no_job_can_read_the_upload_any_more(
+async def test_housekeeping_deletes_an_upload_one_hour_after_the_upload_has_expired(
     gateway: RunningGateway,
 ) -> None:
     upload = await sent(gateway, b"x")

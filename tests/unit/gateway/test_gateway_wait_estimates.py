@@ -54,7 +54,7 @@ async def test_simultaneous_requests_share_one_count_of_the_messages_in_the_queu
     assert gateway.queues.look_count == 2
 
 
-async def test_the_phase_of_a_queued_job_is_cold_starting_if_no_worker_was_seen(
+async def test_a_queued_job_is_cold_starting_if_no_worker_called_the_gateway_for_six_seconds(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -120,7 +120,7 @@ async def submit(gateway: RunningGateway, deadline_seconds: int) -> Any:
 
 async def test_a_job_that_would_expire_in_the_queue_is_refused(gateway: RunningGateway) -> None:
     gateway.queues.lengths["noop"] = 100
-    # If the throughput is unknown, no job is refused, and no count starts.
+    # If the throughput is unknown, no job is refused.
     gateway.queues.look_count = 0
     assert (await submit(gateway, 60)).status_code == 202
     heard(gateway, 1.0)
@@ -141,7 +141,7 @@ async def test_a_job_that_would_expire_in_the_queue_is_refused(gateway: RunningG
     assert (await submit(gateway, 60)).status_code == 202
 
 
-async def test_no_job_is_refused_if_the_setting_accept_when_saturated_is_true() -> None:
+async def test_no_job_is_refused_if_the_setting_refuse_when_saturated_is_false() -> None:
     async with open_gateway(refuse_when_saturated=False) as gateway:
         gateway.queues.lengths["noop"] = 100
         heard(gateway, 1.0)
@@ -159,7 +159,7 @@ async def test_no_job_is_refused_if_the_last_count_of_queued_messages_is_old(
     assert (await submit(gateway, 60)).status_code == 202
 
 
-async def test_only_replies_that_the_gateway_accepts_change_the_estimated_wait(
+async def test_only_accepted_replies_with_a_known_queue_change_the_estimated_wait(
     gateway: RunningGateway,
 ) -> None:
     async def estimated() -> float | None:

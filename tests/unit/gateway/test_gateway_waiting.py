@@ -20,7 +20,10 @@ CANCELLED = JobOutcome.cancelled(NOW)
 
 
 class ScriptedStore(OutcomeStore):
-    """A store whose jobs end at a set time, and which is unavailable until another time."""
+    """A store whose jobs end at `ends_at`, and that is unavailable before `away_until`.
+
+    Both times are in seconds of the event loop's clock.
+    """
 
     def __init__(self, ends_at: float, away_until: float = 0, read_seconds: float = 0) -> None:
         self._read_seconds = read_seconds
@@ -48,7 +51,7 @@ class ScriptedStore(OutcomeStore):
 
 
 def jobs_of(store: ScriptedStore, waiters: Waiters) -> tuple[Jobs, Any]:
-    """Return a Jobs object that uses this store, and its durable client."""
+    """Return a Jobs object and its durable client, which both use this store."""
     unused: Any = None
     return Jobs(store, unused, waiters, lambda: NOW), store
 
@@ -56,7 +59,10 @@ def jobs_of(store: ScriptedStore, waiters: Waiters) -> tuple[Jobs, Any]:
 async def wait(
     store: ScriptedStore, limit: float, notified_at: float | None = None
 ) -> tuple[str | None, float]:
-    """Wait for a job; return its final status and the time at which the wait ended."""
+    """Wait for a job, and return its final status and the time at which the wait ended.
+
+    The status is None if the job has not ended.
+    """
     waiters = Waiters()
     jobs, durable = jobs_of(store, waiters)
     loop = asyncio.get_running_loop()
@@ -152,9 +158,10 @@ def test_an_outcome_notifies_only_the_waiters_of_the_job() -> None:
 
 
 async def reads_after_own_ends(own_ends: int, *, ends_elsewhere: bool = False) -> list[float]:
-    """Return when a waiter reads, after earlier waits ended with a notification.
+    """Return the times of a waiter's reads, in seconds since the start of its wait.
 
-    With `ends_elsewhere`, another instance then records one outcome.
+    Before this wait, `own_ends` waits end with a notification. If `ends_elsewhere` is true, another
+    instance then records one outcome.
     """
     waiters = Waiters()
     loop = asyncio.get_running_loop()
@@ -174,10 +181,10 @@ async def reads_after_own_ends(own_ends: int, *, ends_elsewhere: bool = False) -
     return [round(look - begin, 6) for look in store.looks]
 
 
-def test_the_first_read_is_late_if_this_process_recorded_the_last_outcomes() -> None:
+def test_the_first_read_comes_after_500_ms_if_this_process_recorded_the_last_20_outcomes() -> None:
     assert run(reads_after_own_ends(OWN_ENDS - 1))[0] == 0.025
     assert run(reads_after_own_ends(OWN_ENDS)) == [0.5, 0.9]
 
 
-def test_the_first_read_is_early_again_after_another_instance_recorded_an_outcome() -> None:
+def test_the_first_read_is_after_25_ms_again_if_another_instance_recorded_an_outcome() -> None:
     assert run(reads_after_own_ends(OWN_ENDS, ends_elsewhere=True))[0] == 0.025

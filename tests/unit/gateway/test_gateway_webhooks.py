@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from standardwebhooks import Webhook
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from contract.guard import AddressGuard
 from contract.names import webhook_instance
-from contract.webhook import parse_secrets
+from contract.webhook import format_secrets, parse_secrets, tenant_secrets
 from gateway.durable import RuntimeStatus
+from gateway.http.keys import make_key, parse_keys
 from gateway.webhooks.activities import start_delivery
 from gateway.webhooks.orchestrator import LONGEST_SECONDS, next_attempt_at, retry_pause_seconds
 from gateway.webhooks.sender import WebhookResponse
@@ -66,6 +67,36 @@ async def test_one_webhook_delivery_starts_when_a_job_ends_and_contains_the_job(
     assert url == URL
     assert Webhook(SECRET).verify(body, dict(headers)) == job
     assert headers["webhook-id"] == f"job_{job_id}"
+
+
+async def test_each_tenant_signs_webhooks_with_its_own_secrets() -> None:
+    """A tenant that names another tenant's receiver gets no event that the receiver accepts."""
+    keys = {tenant: make_key(tenant, tenant) for tenant in ("acme", "bolt")}
+    async with open_gateway(
+        webhook_secrets=parse_secrets(SECRET),
+        guard=AddressGuard("127.0.0.1"),
+        api_keys=parse_keys(json.dumps([entry for _, entry in keys.values()])),
+    ) as gateway:
+        for tenant, (key, _) in keys.items():
+            answer = await gateway.http.post(
+                "/v1/models/noop/jobs",
+                json={"input": {"text": "x"}, "webhook": {"url": URL}},
+                headers={"x-api-key": key, "prefer": "respond-async"},
+            )
+            assert answer.status_code == 202, answer.text
+            await gateway.reply()
+            gateway.clock.now = datetime.now(UTC)
+            await deliver(gateway, answer.json()["id"])
+            _, headers, body = receiver(gateway).posts[-1]
+            for other in keys:
+                (secret,) = format_secrets(tenant_secrets(parse_secrets(SECRET), other)).split(",")
+                if other == tenant:
+                    Webhook(secret).verify(body, dict(headers))
+                else:
+                    with pytest.raises(WebhookVerificationError):
+                        Webhook(secret).verify(body, dict(headers))
+            with pytest.raises(WebhookVerificationError):
+                Webhook(SECRET).verify(body, dict(headers))
 
 
 @pytest.mark.parametrize("end", ["cancel", "expire", "fail"])
@@ -129,7 +160,7 @@ async def test_the_webhook_delivery_of_a_purged_job_fails(hooked: RunningGateway
     ],
 )
 @pytest.mark.parametrize("place", ["query", "envelope", "input"])
-async def test_a_submission_with_a_webhook_to_a_private_address_is_refused(
+async def test_a_submission_with_a_forbidden_webhook_url_or_input_url_is_refused(
     gateway: RunningGateway, url: str, said: str, place: str
 ) -> None:
     path = "/v1/models/noop/jobs"

@@ -30,7 +30,7 @@ EVERY_QUERY = [*QUERIES.values(), *ALERT_QUERIES.values()]
 
 
 def read(query: str, line: str) -> dict[str, str] | None:
-    """Return the fields that a query's `where` and `parse` find in a line, or None."""
+    """Return the fields that a query finds in a log line; None if the query does not match."""
     for operator, text in re.findall(r'message (startswith|has) "([^"]*)"', query):
         if text not in line or (operator == "startswith" and not line.startswith(text)):
             return None
@@ -115,7 +115,7 @@ def test_each_workbook_query_for_http_requests_matches_the_urls_of_submissions_o
 
 
 @pytest.mark.parametrize("query", EVERY_QUERY)
-def test_the_workbook_queries_count_the_items_and_not_the_rows_of_sampled_telemetry(
+def test_no_workbook_query_counts_the_rows_of_sampled_telemetry(
     query: str,
 ) -> None:
     assert "count()" not in query

@@ -1,4 +1,4 @@
-"""One interface to both clients, so that each test covers both clients."""
+"""One interface to `Client` and `AsyncClient`, so that each test covers both."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ class SleepClock:
 
 
 class AnyClient:
-    """A client of either kind. Methods of an asynchronous client run until they return."""
+    """A `Client`, or an `AsyncClient` whose methods run until they return."""
 
     def __init__(self, client: Client | AsyncClient, runner: asyncio.Runner) -> None:
         self.client = client

@@ -1,4 +1,4 @@
-"""The types of the public interface. mypy checks this file; no test runs it."""
+"""The types in the public interface of `loosely`. mypy checks this file; no test runs it."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path

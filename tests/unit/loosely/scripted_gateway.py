@@ -126,7 +126,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # clients may hang up
+        if not isinstance(sys.exception(), ConnectionError):  # clients may disconnect
             super().handle_error(request, client_address)
 
 

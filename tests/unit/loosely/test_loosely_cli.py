@@ -28,9 +28,9 @@ tabby          1.0%  ▎
 
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CliRunner:
-    """Return a runner without a terminal width or settings.
+    """Return a runner of commands in an empty folder.
 
-    The current directory has no running system.
+    The variables for the URL, the API key, the colour and the width are not set.
     """
     monkeypatch.chdir(tmp_path)
     for name in ("LOOSELY_URL", "LOOSELY_API_KEY", "FORCE_COLOR", "COLUMNS"):
@@ -184,7 +184,7 @@ def test_the_status_command_prints_the_details_of_a_job(
     ]
 
 
-def test_the_submit_command_exits_with_status_1_if_the_job_fails(
+def test_the_submit_command_exits_with_status_1_if_the_job_expires(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     expired = job_document("expired", error={"code": "expired", "detail": "9 s are over"})

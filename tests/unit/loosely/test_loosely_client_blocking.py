@@ -1,4 +1,4 @@
-"""How `Client` runs the shared operations without an event loop, and inside one."""
+"""How `Client` runs the operations that it shares with `AsyncClient`, without an event loop."""
 
 import asyncio
 from itertools import islice

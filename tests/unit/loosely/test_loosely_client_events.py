@@ -1,4 +1,4 @@
-"""How both clients follow a job's events: by polling the job."""
+"""`Client` and `AsyncClient` yield the events of a job by polling the job."""
 
 import pytest
 
@@ -54,7 +54,7 @@ def test_the_first_event_is_immediate_and_later_events_use_long_polling(
         "wait=5",
         "wait=5",
     ]
-    assert clock.slept == [2.0], "a gateway that answers at once is not asked at once again"
+    assert clock.slept == [2.0], "the client pauses if the gateway responds at once"
 
 
 def test_a_job_that_has_ended_yields_exactly_one_final_event(

@@ -1,4 +1,4 @@
-"""How both clients submit jobs, wait for them and list them."""
+"""How `Client` and `AsyncClient` submit jobs, wait for them and list them."""
 
 import pytest
 
@@ -168,7 +168,7 @@ def test_the_exception_for_a_job_without_a_result_depends_on_how_the_job_ended( 
         connect(gateway.url).run(JPEG, "classifier")
     assert len(gateway.requests) == 1
 
-    # The same job, if the client learns the end of the job by polling.
+    # The exception is the same if the client polls a job that has ended.
     gateway.responses = [json_response(200, job)]
     with pytest.raises(kind) as caught:
         connect(gateway.url).wait(JOB_ID)
@@ -207,7 +207,7 @@ def test_client_wait_pauses_between_polls_if_the_gateway_responds_immediately(
     assert clock.slept == [2.0, 1.0]
 
 
-def test_the_timeout_error_after_the_waiting_time_of_client_run_contains_the_job_id(
+def test_the_timeout_error_of_client_run_contains_the_job_id(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(202, QUEUED), json_response(200, QUEUED, retry_after="4")]
@@ -268,7 +268,7 @@ def test_client_jobs_yields_the_jobs_of_all_pages(
     ]
 
 
-def test_the_client_keeps_unknown_members_of_the_json_documents_of_models_and_jobs(
+def test_the_client_keeps_unknown_members_of_the_json_document_of_a_model(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(200, {"models": [{"name": "noop", "novel": 1}, "odd"]})]

@@ -58,7 +58,7 @@ def test_client_submit_sends_the_input_bytes_and_the_media_type_and_the_waiting_
     assert json.loads(job.body) == SUCCEEDED
 
 
-def test_client_submit_without_a_waiting_time_sends_the_preference_respond_async(
+def test_client_submit_with_a_waiting_time_of_zero_sends_the_preference_respond_async(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(202, job_document("queued"), retry_after="3")]

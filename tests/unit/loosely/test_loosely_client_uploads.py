@@ -1,4 +1,4 @@
-"""How both clients upload large inputs to blob storage, and download large results."""
+"""How `Client` and `AsyncClient` upload large inputs and download large results."""
 
 import json
 from pathlib import Path

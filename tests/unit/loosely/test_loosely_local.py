@@ -3,6 +3,8 @@ import asyncio
 import json
 import os
 import socket
+import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,7 +100,9 @@ class TestLogs:
         os.close(log.open())
         assert log.last_line() == ""
 
-    def test_a_log_over_the_size_limit_is_truncated_during_writing(self, tmp_path: Path) -> None:
+    def test_a_log_over_the_size_limit_is_copied_and_truncated_during_writing(
+        self, tmp_path: Path
+    ) -> None:
         log = PartLog(tmp_path / "worker.log", limit_bytes=10)
         descriptor = log.open()
         os.write(descriptor, b"0123456789")
@@ -123,6 +127,23 @@ class TestData:
             pass
         with lock_directory(tmp_path):
             pass
+
+    def test_other_users_cannot_enter_a_new_or_an_older_data_directory(
+        self, tmp_path: Path
+    ) -> None:
+        older = tmp_path / "older"
+        older.mkdir()
+        older.chmod(0o755)
+        for directory in (older, tmp_path / "new"):
+            with lock_directory(directory):
+                assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+    def test_a_shared_folder_that_is_the_data_directory_keeps_its_mode(
+        self, tmp_path: Path
+    ) -> None:
+        tmp_path.chmod(0o1777)
+        with lock_directory(tmp_path):
+            assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o1777
 
     def test_the_reply_token_key_is_created_once_and_readable_only_by_the_owner(
         self, tmp_path: Path
@@ -184,6 +205,13 @@ class TestSystem:
             assert "sb://localhost:9001;" in part.environment["SERVICE_BUS"]
             assert "127.0.0.1:9003/devstoreaccount1;" in part.environment["PAYLOAD_STORAGE"]
 
+    def test_the_local_services_get_the_allowed_hosts(self) -> None:
+        allowing = replace(settings(), allowed_hosts=("dev.example",))
+        commands = {part.name: " ".join(part.command) for part in loosely_parts(allowing)}
+        for name in ("blobs", "servicebus", "functions"):
+            assert "--allow-host dev.example" in commands[name]
+        assert "--allow-host" not in commands["worker"]
+
     def test_all_components_that_read_a_catalogue_get_the_catalogue_of_the_user(
         self,
     ) -> None:
@@ -215,7 +243,7 @@ class TestChoice:
             (["blobs,worker"], ["worker"], {"blobs"}),
         ],
     )
-    def test_components_are_selected_by_the_option_only_and_by_the_option_without(
+    def test_the_up_options_only_and_without_select_components(
         self, only: list[str], without: list[str], expected: set[str]
     ) -> None:
         assert choose_parts(only, without) == expected

@@ -19,7 +19,7 @@ from loosely.client.media import detect_media_type
         (b"RIFF", "", "application/octet-stream"),
     ],
 )
-def test_the_detected_content_type_takes_precedence_over_the_file_name(
+def test_the_media_type_of_the_content_takes_precedence_over_the_file_name(
     content: bytes, name: str, expected: str
 ) -> None:
     assert detect_media_type(content, name) == expected

@@ -126,7 +126,7 @@ class ManagedModel:
 
 @contextlib.contextmanager
 def shared(folder: Path) -> Iterator[DeviceSharing]:
-    """Share the device like one worker process, until the `with` block ends."""
+    """Share the device as one worker process does, and yield the DeviceSharing."""
     sharing, stopping = (
         DeviceSharing(MemorySettings(BUDGET, folder, turn_seconds=0.05)),
         threading.Event(),

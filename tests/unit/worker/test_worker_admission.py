@@ -46,7 +46,7 @@ def test_a_small_model_does_not_overtake_a_waiting_large_model() -> None:
     assert may_enter("b", 6, records | {"a": ReservationRecord("a")}, 8)
 
 
-def test_models_are_unloaded_in_the_order_in_which_the_turns_of_the_models_end() -> None:
+def test_models_are_unloaded_in_the_order_in_which_their_turns_end() -> None:
     records = {"a": loaded("a", 3, 10), "b": loaded("b", 3, 20), "c": waiting("c", 5, 1)}
     assert not must_leave("a", records, 8, 9)
     assert must_leave("a", records, 8, 10)
@@ -69,9 +69,7 @@ def test_idle_models_are_unloaded_first_and_at_once_if_another_model_needs_memor
     assert not must_leave("a", records, 8, 99)
 
 
-def test_no_model_is_unloaded_for_a_model_that_another_process_has_loaded_or_that_never_fits() -> (
-    None
-):
+def test_no_model_is_unloaded_for_a_model_already_loaded_or_too_large_for_the_device() -> None:
     records = {"a": loaded("a", 6, 0), "b": waiting("a", 6, 1), "c": waiting("c", 9, 1)}
     assert waiting_names(records, 8) == []
     assert not must_leave("a", records, 8, 99)
@@ -194,7 +192,7 @@ def test_memory_reservations_never_exceed_the_device_memory_and_no_model_waits_f
         simulation.step(order)
     load_seconds = simulation.processes[0].load_seconds
     turn_seconds = max(TURN_SECONDS, 4 * load_seconds)
-    # Each other model has at most one turn in between, in the worst case alone.
+    # Each other model has at most one turn in between, at worst alone in memory.
     rounds = len(sizes) * (turn_seconds + 2 * load_seconds + 1.0)
     assert max(simulation.longest.values()) <= 2 * rounds
 

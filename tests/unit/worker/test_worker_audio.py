@@ -3,6 +3,7 @@
 import contextlib
 import io
 import struct
+import tracemalloc
 import wave
 
 import numpy as np
@@ -11,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.errors import InvalidInput
-from worker.inputs.audio import decode
+from worker.inputs.audio import decode, open_recording
 
-pytestmark = pytest.mark.torch  # NumPy comes with it
+pytestmark = pytest.mark.torch  # NumPy is installed with torch
 
 RATE = 16_000
 TONE = np.sin(np.arange(RATE // 10) * 2 * np.pi * 440 / RATE).astype(np.float32) * 0.5
@@ -137,3 +138,44 @@ def test_decoding_a_damaged_wav_file_succeeds_or_raises_invalid_input(data: st.D
     with contextlib.suppress(InvalidInput):
         audio = decode(bytes(broken))
         assert audio.samples.nbytes <= 4 * len(broken)
+
+
+def tone(rate: int, seconds: float = 1.0) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
+    angles = np.arange(round(rate * seconds)) * 2 * np.pi * 440 / rate
+    return np.sin(angles).astype(np.float32)
+
+
+@pytest.mark.parametrize("rate", [4_000, 8_000, 11_025, 44_100, 48_000, 44_101, 384_000])
+def test_resampling_a_recording_preserves_the_sound(rate: int) -> None:
+    body = tone(rate, 3.0).astype("<f4").tobytes()
+    audio = decode(wav_of(body, 32, kind=3, rate=rate), RATE)
+    assert audio.sample_rate == RATE
+    assert audio.seconds == pytest.approx(3.0, abs=0.001)
+    expected = tone(RATE, 3.0)
+    assert audio.samples[800 : 3 * RATE - 800] == pytest.approx(expected[800:-800], abs=0.02)
+
+
+@pytest.mark.parametrize("rate", [4_000, 16_000, 384_000])
+def test_a_recording_of_one_sample_is_resampled_to_at_least_one_sample(rate: int) -> None:
+    audio = decode(wav_of(np.array([0.5], np.float32).tobytes(), 32, kind=3, rate=rate), RATE)
+    assert len(audio.samples) >= 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_recording_that_is_decoded_in_pieces_equals_its_samples(channels: int) -> None:
+    wanted = np.random.default_rng(3).integers(-(2**15), 2**15, 2_000_000).astype("<i2")
+    frames = np.repeat(wanted[:, None], channels, axis=1)
+    audio = decode(wav_of(frames.tobytes(), 16, channels=channels))
+    assert audio.samples == pytest.approx(wanted.astype(np.float32) / 2**15, abs=1e-6)
+
+
+def test_the_memory_for_a_recording_depends_on_the_wanted_rate() -> None:
+    """128 MiB of 8-bit samples at 384 kHz need 22 MiB at 16 kHz, and not 40 times the file."""
+    body = bytes(4 * 1024 * 1024)
+    recording = open_recording(wav_of(body, 8, rate=384_000), RATE)
+    assert recording.memory_bytes < 4 * len(body) // 24 + 17 * 1024 * 1024
+    tracemalloc.start()
+    recording.decode()
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < recording.memory_bytes

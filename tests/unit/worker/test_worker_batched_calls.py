@@ -1,4 +1,4 @@
-"""Batched calls: gathered sends, ranges of deliveries, and the receiving of several messages."""
+"""Batched calls to the broker: send, complete and receive several messages in one call."""
 
 import threading
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ SECONDS = 10
 
 
 class Post:
-    """A call that ends when the test allows it, and raises an error for the items in `fails`."""
+    """A call that ends when the test allows it, and raises an error for the item `fails`."""
 
     def __init__(self, fails: str = "") -> None:
         self.calls: list[list[str]] = []

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from contract.catalogue import Catalogue
-from contract.guard import AddressGuard
+from contract.guard import AddressGuard, Resolver
 from contract.messages import InlineBytes, InlineJson, JobRequest, ReplyTo, ReplyUrl
 from worker.errors import (
     HandedBack,
@@ -57,7 +57,7 @@ class RecordedJobs:
         senders = ReplySenders(
             GatewayClient(frozenset({"127.0.0.1:1"})),
             QueueReplies(endpoint, Catalogue.load()),
-            WebhookReplies(GuardedHttp(AddressGuard("")), ()),
+            WebhookReplies(GuardedHttp(AddressGuard(""), Resolver()), ()),
         )
         self.cache = ReplyCache()
         self.locks = LockRenewer(lambda: self.now)
@@ -103,7 +103,7 @@ class RecordedJobs:
         return job
 
     def reply_and_settle(self, job: ReceivedJob) -> None:
-        """Reply with a result; an error ends the job."""
+        """Reply with a result. End the job if the reply raises an error."""
         with self.consumer.ending_on_error(job):
             self.consumer.reply_and_settle(job, InlineJson(1))
 
@@ -128,7 +128,9 @@ def test_the_message_of_a_temporarily_failed_job_is_abandoned_after_a_delay(
     assert 0.5 <= delays[0] <= 1.0 < delays[1] <= 4.0 < delays[2] <= 60.0
 
 
-def test_only_abandoned_messages_are_settled_with_a_delay(jobs: RecordedJobs) -> None:
+def test_released_dead_lettered_and_refused_messages_are_settled_without_a_delay(
+    jobs: RecordedJobs,
+) -> None:
     jobs.consumer.end(jobs.job(), HandedBack(""))
     jobs.consumer.end(jobs.job(), ReplyForbidden("why"))
     jobs.settle_step.refuse(jobs.job().delivery, WorkerFault(""))
@@ -138,7 +140,7 @@ def test_only_abandoned_messages_are_settled_with_a_delay(jobs: RecordedJobs) ->
 
 
 def test_the_message_of_a_job_is_settled_only_once(jobs: RecordedJobs) -> None:
-    # Its reply would be refused.
+    # A reply to this URL would be refused.
     job = jobs.job(reply_to=ReplyUrl("https://elsewhere.test/"))
     jobs.consumer.end(job, NotFinished(""))
     jobs.consumer.reply_and_settle(job, InlineJson(1))
@@ -177,7 +179,7 @@ def test_a_delivered_reply_is_not_sent_again(jobs: RecordedJobs) -> None:
     cached = jobs.cache.find(first.delivery)
     assert cached is not None
     assert cached.is_delivered
-    # Its reply would be refused.
+    # A reply to this URL would be refused.
     jobs.consumer.reply_again(jobs.job(1, ReplyUrl("https://elsewhere.test/")), cached)
     assert jobs.settlements == [Settlement.COMPLETE] * 2
     undelivered = replace(cached, is_delivered=False)

@@ -12,7 +12,7 @@ DASHBOARD: dict[str, Any] = json.loads(
 )
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]]
-# Added by the scraper.
+# Labels that the scraper adds.
 SCRAPED = {"pod", "le"}
 
 
@@ -50,7 +50,7 @@ def test_every_label_in_a_query_of_the_dashboard_belongs_to_the_metric_in_the_qu
             assert labels | grouped <= known[name] | SCRAPED, expression
 
 
-def test_the_dashboard_shows_counters_as_rates_and_contains_no_query_twice() -> None:
+def test_the_dashboard_shows_counters_as_rates_and_has_unique_panel_titles_and_places() -> None:
     for expression in EXPRESSIONS:
         for name in re.findall(r"loosely_worker_\w+_total", expression):
             assert re.search(rf"(?:rate|increase)\({name}\b", expression)

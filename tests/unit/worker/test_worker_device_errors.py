@@ -169,6 +169,6 @@ def test_a_device_state_is_returned_for_any_error_text(text: str) -> None:
 def test_a_tiny_kernel_succeeds_on_the_device_of_this_machine() -> None:
     torch = pytest.importorskip("torch")
     assert not is_device_lost(RuntimeError("CUDA error: invalid argument"))
-    # Names that determine the device state.
+    # The device state depends on these classes.
     assert issubclass(torch.AcceleratorError, RuntimeError)
     assert issubclass(torch.OutOfMemoryError, RuntimeError)

@@ -9,7 +9,7 @@ from worker.telemetry.health import DeviceProbe, Loops
 
 
 class Device:
-    """A device on which the kernel succeeds, raises an error or hangs."""
+    """A device whose kernel succeeds, or raises `error` if it is set."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -24,7 +24,7 @@ class Device:
             raise self.error
 
     def look(self) -> bool:
-        """Probe the device, and run the requested kernel at once."""
+        """Run the kernel that the probe requests, and return whether the device works."""
         good, _ = self.probe.look(0)
         if self.probe._asked_at is not None:
             self.probe.run_kernel()

@@ -1,4 +1,4 @@
-"""A received job: when the gateway is asked about it, its deadline, and its reply."""
+"""A received job: when its cancellation must be checked, its deadline, and its reply."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""Lock tokens are found in what has arrived on the sockets of a dead process."""
+"""Lock tokens are found in the bytes that arrived on the sockets of a dead process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from worker.servicebus.lock_journal import LockJournal
 
 
 def transfer(token: bytes, delivery_id: int = 1, handle: int = 0, size_bytes: int = 10) -> bytes:
-    """Return an AMQP frame with a message of this size."""
+    """Return an AMQP transfer frame with this delivery tag and a message of `size_bytes`."""
     # The fields of a transfer, in their order. The types of the SDK allow no positional values.
     frame_type: Any = TransferFrame
     values = [handle, delivery_id, token, 0, False, False, None, None, None, None, False]
@@ -41,11 +41,11 @@ def transfer(token: bytes, delivery_id: int = 1, handle: int = 0, size_bytes: in
         max_size=3,
     )
 )
-def test_the_token_of_each_transfer_is_found(frames: list[bytes]) -> None:
+def test_a_lock_token_is_found_in_each_transfer_frame(frames: list[bytes]) -> None:
     assert len(lock_tokens(b"".join(frames))) == len(frames)
 
 
-def test_a_frame_whose_header_was_already_read_is_found() -> None:
+def test_the_lock_token_of_a_frame_whose_header_was_already_read_is_found() -> None:
     frames = transfer(b"1" * 16) + transfer(b"2" * 16)
     assert lock_tokens(frames[8:]) == [b"1" * 16, b"2" * 16]
     assert lock_tokens(frames[30:]) == [b"2" * 16], "the first frame was read in part"
@@ -61,7 +61,7 @@ def sockets() -> Iterator[SocketReceiver]:
     signal.signal(signal.SIGUSR1, before)
 
 
-def test_what_arrives_after_the_death_of_the_child_is_noted(
+def test_the_lock_tokens_of_messages_that_arrive_after_the_child_died_are_noted(
     sockets: SocketReceiver, tmp_path: Path
 ) -> None:
     dead = LockJournal(tmp_path, "sb.example", "noop")
@@ -89,7 +89,7 @@ def test_what_arrives_after_the_death_of_the_child_is_noted(
     successor.close()
 
 
-def test_a_child_without_connections_leaves_nothing(
+def test_noting_arrivals_without_connections_writes_no_file(
     sockets: SocketReceiver, tmp_path: Path
 ) -> None:
     sockets.note_arrivals()

@@ -1,4 +1,4 @@
-"""Loaded models: the two forms of a model's class, its arguments, inputs and results."""
+"""Loaded models: classes for items or for batches, their arguments, inputs and results."""
 
 import io
 import json
@@ -150,7 +150,7 @@ def test_the_attribute_accepts_of_a_model_class_determines_the_input_type(
     def infer(item: object) -> object:
         return item
 
-    infer.accepts = accepts  # type: ignore[attr-defined]  # any callable will do
+    infer.accepts = accepts  # type: ignore[attr-defined]  # any callable is accepted
     assert LoadedModel(NOOP, infer).prepare(data, media_type) == seen
 
 
@@ -237,7 +237,7 @@ def test_a_model_class_that_contradicts_the_catalogue_entry_is_refused(
         LoadedModel(NOOP, infer(WEIGHTS, ""))
 
 
-def test_a_model_class_without_a_call_method_is_refused() -> None:
+def test_a_model_class_without_a_call_method_and_a_module_without_infer_are_refused() -> None:
     with pytest.raises(ModelUnfit, match="no __call__"):
         LoadedModel(NOOP, SimpleNamespace(accepts="bytes"))
     with pytest.raises(ModelUnfit, match="no class Infer"):
@@ -294,7 +294,7 @@ def test_a_job_fails_if_the_result_does_not_match_the_media_type_of_the_catalogu
         finished(result, media_type)
 
 
-def test_the_refusal_of_a_result_that_is_not_valid_json_states_the_reason() -> None:
+def test_an_input_that_is_not_valid_json_is_refused() -> None:
     def infer(item: object) -> object:
         return item
 

@@ -17,7 +17,7 @@ from worker.memory.gpu_sharing.lock_files import LockFileFolder
 
 ROOT = Path(__file__).resolve().parents[3]
 
-# Create a lock file and wait, or change it forever, until killed.
+# Create a lock file. Then wait, or change the lock file again and again.
 CHILD = """
 import itertools, sys
 from pathlib import Path
@@ -79,7 +79,9 @@ def test_lock_files_of_other_processes_are_readable_until_the_process_ends(tmp_p
     lock_files.close()
 
 
-def test_a_kill_of_a_process_at_any_moment_leaves_readable_lock_files(tmp_path: Path) -> None:
+def test_the_lock_files_are_readable_after_a_process_was_killed_while_writing(
+    tmp_path: Path,
+) -> None:
     lock_files = LockFileFolder(tmp_path)
     pause = threading.Event()
     for number in range(8):

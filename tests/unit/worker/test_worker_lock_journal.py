@@ -35,7 +35,7 @@ sys.stdin.read()
 
 
 class Killed(BaseException):
-    """The process is killed at this write."""
+    """Raised instead of a write, because the process is killed before the write."""
 
 
 class MortalMemory(mmap.mmap):
@@ -68,7 +68,7 @@ def token(number: int) -> bytes:
 
 
 class Workers(RuleBasedStateMachine):
-    """Workers that follow one another. Each is killed at some write."""
+    """Workers that run one after another. Each may be killed before one of its writes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Workers(RuleBasedStateMachine):
             self._die()
             return
         if writes is not None:
-            # It was killed later, while it did nothing.
+            # The worker is killed later, while it is idle.
             self._die()
 
     @precondition(lambda self: self.journal is not None)
@@ -154,7 +154,7 @@ TestWorkers = Workers.TestCase
 TestWorkers.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
 
 
-def test_a_killed_process_leaves_its_unsettled_tokens(tmp_path: Path) -> None:
+def test_the_tokens_of_unsettled_messages_survive_the_kill_of_the_process(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'functions'}"}
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, str(tmp_path)],
@@ -174,7 +174,7 @@ def test_a_killed_process_leaves_its_unsettled_tokens(tmp_path: Path) -> None:
     successor.close()
 
 
-def test_a_journal_belongs_to_one_queue_of_one_namespace(tmp_path: Path) -> None:
+def test_a_lock_journal_belongs_to_one_queue_of_one_namespace(tmp_path: Path) -> None:
     dead = LockJournal(tmp_path, HOST, "noop")
     dead.note(token(1))
     dead.close()
@@ -189,7 +189,7 @@ def test_a_journal_belongs_to_one_queue_of_one_namespace(tmp_path: Path) -> None
         journal.close()
 
 
-def test_a_queue_may_have_a_long_name_with_slashes(tmp_path: Path) -> None:
+def test_the_journal_of_a_queue_with_a_long_name_and_slashes_is_found(tmp_path: Path) -> None:
     journal = LockJournal(tmp_path, HOST, "a/b" * 80)
     journal.note(token(1))
     journal.close()
@@ -198,7 +198,7 @@ def test_a_queue_may_have_a_long_name_with_slashes(tmp_path: Path) -> None:
     successor.close()
 
 
-def test_a_journal_can_be_written_for_a_dead_process(tmp_path: Path) -> None:
+def test_tokens_can_be_added_to_the_journal_of_a_dead_process(tmp_path: Path) -> None:
     dead = LockJournal(tmp_path, HOST, "noop")
     dead.note(token(1))
     dead.close()

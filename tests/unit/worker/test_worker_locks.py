@@ -36,7 +36,7 @@ class ScriptedBroker:
         self.renewals.append((self.now, delivery.message_id))
         if self.mood == "silent":
             self.now += timeout_seconds
-            # The connection is closed, and the next try uses another one.
+            # The connection is closed, and the next try uses another connection.
             self.mood = "renews"
             raise BrokerAway("no answer in time")
         if self.mood == "defect":
@@ -49,7 +49,7 @@ class ScriptedBroker:
         return LOCK_SECONDS
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass as in the thread, which sleeps for the time that each turn returns."""
+        """Advance the clock, and renew locks at the times at which the renewing thread would."""
         ends_at = self.now + seconds
         sleep_seconds = self.locks.turn()
         while self.now + sleep_seconds <= ends_at:
@@ -180,7 +180,9 @@ def test_an_expired_lock_is_not_renewed() -> None:
         max_size=30,
     )
 )
-def test_a_lost_lock_never_counts_as_held_again(steps: list[tuple[str, Any]]) -> None:
+def test_a_lock_that_the_broker_no_longer_has_never_counts_as_held(
+    steps: list[tuple[str, Any]],
+) -> None:
     broker = ScriptedBroker()
     locks: dict[str, MessageLock] = {}
     released: dict[str, float] = {}

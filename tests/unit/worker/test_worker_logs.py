@@ -1,4 +1,4 @@
-"""Log lines as JSON objects."""
+"""Log lines as JSON objects and as text."""
 
 import io
 import json
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.telemetry.recording import log_fields
+from worker.telemetry.recording import TextLines, log_fields
 from worker.telemetry.setup import JsonLines
 
 
@@ -74,3 +74,48 @@ def test_any_text_is_logged_in_one_json_line(text: str) -> None:
     lines.log.info("%s", text)
     (line,) = lines.read()
     assert line["message"] == text
+
+
+HOSTILE = "ok\n2026-01-01 00:00:00,000 ERROR   worker forged\r\x1b[2J\u2028\u202e\x9b"
+
+
+@pytest.fixture
+def stream() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def text_log(stream: io.StringIO) -> logging.Logger:
+    log = logging.Logger("worker.test")
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(TextLines())
+    log.addHandler(handler)
+    return log
+
+
+def test_text_of_strangers_starts_no_text_log_line_and_controls_no_terminal(
+    text_log: logging.Logger, stream: io.StringIO
+) -> None:
+    text_log.warning("queue %s: message %s", "noop", HOSTILE)
+    line, rest = stream.getvalue().split("\n")
+    assert rest == ""
+    assert line.endswith(
+        r"message ok\n2026-01-01 00:00:00,000 ERROR   worker forged\r\x1b[2J\u2028\u202e\x9b"
+    )
+    assert line.isprintable()
+
+
+def test_the_traceback_of_an_exception_with_text_of_strangers_is_indented(
+    text_log: logging.Logger, stream: io.StringIO
+) -> None:
+    text_log.error("failed", exc_info=ValueError(HOSTILE))
+    first, *lines = stream.getvalue().removesuffix("\n").split("\n")
+    assert first.endswith("worker.test failed")
+    assert any("ValueError: ok" in line for line in lines)
+    assert all(line.startswith("    ") and line.isprintable() for line in lines)
+
+
+@given(st.text())
+def test_any_text_is_logged_in_one_text_line(text: str) -> None:
+    record = logging.LogRecord("worker", logging.INFO, "", 0, "%s", (text,), None)
+    assert TextLines().format(record).isprintable()

@@ -14,7 +14,7 @@ class NewModelsRefusal(InvalidInput):
 
 
 class Job:
-    """A job without a span."""
+    """A job whose span records nothing."""
 
     span = JobSpan("-")
 

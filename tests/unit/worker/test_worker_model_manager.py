@@ -70,7 +70,7 @@ def test_measured_memory_profiles_are_used_at_the_next_start_of_the_worker(
         first = managed_models("a", sharing, lambda: Infer(20))
         assert first.entered.wait(10)
     with shared(tmp_path) as sharing:
-        # The first model is still loaded: the free memory is too little for an unknown size.
+        # The first model is still loaded, so there is not enough free memory for the second.
         second = managed_models("a", sharing, lambda: Infer(20))
         assert not second.entered.wait(0.3)
         first.stop()
@@ -223,7 +223,7 @@ def test_a_stopped_model_manager_does_not_wait_for_memory(
     assert first.manager.admits(), "no other model waits for the memory"
 
 
-def test_a_model_of_known_size_loads_while_batches_of_another_model_run(
+def test_a_model_with_a_stored_memory_profile_is_loaded_and_not_measured_again(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     loads: list[int] = []
@@ -238,7 +238,7 @@ def test_a_model_of_known_size_loads_while_batches_of_another_model_run(
     managed = managed_models("a", sharing, load)
     assert managed.entered.wait(10)
     assert managed.manager.reserved_bytes == 60
-    assert loads == [1], "a model is measured only while no other model uses the device"
+    assert loads == [1], "the stored profile is used, so the model is not measured and loaded again"
 
 
 def test_a_model_is_not_loaded_into_less_memory_than_another_process_measured_for_the_model(
@@ -271,7 +271,7 @@ def test_a_model_is_not_loaded_into_less_memory_than_another_process_measured_fo
         (MemoryProfile(3), 0, 8),
     ],
 )
-def test_a_model_needs_the_memory_of_a_full_batch_but_at_most_the_memory_of_the_device(
+def test_the_memory_to_reserve_is_at_most_the_device_memory_unless_one_item_needs_more(
     tmp_path: Path, profile: MemoryProfile, hint_bytes: int, expected_bytes: int
 ) -> None:
     account = MemoryAccount(tmp_path, BUDGET)

@@ -38,7 +38,9 @@ def expected(items: list[Tensor]) -> Tensor:
         return output
 
 
-def test_items_in_a_batch_have_the_same_outputs_as_single_items(device: torch.device) -> None:
+def test_a_network_for_images_returns_the_same_outputs_as_the_wrapped_module(
+    device: torch.device,
+) -> None:
     network, items = Network(small_network(), device=device), pictures(5)
     outputs = network([network.stage(item) for item in items])
     assert outputs.device.type == "cpu"
@@ -46,7 +48,7 @@ def test_items_in_a_batch_have_the_same_outputs_as_single_items(device: torch.de
     torch.testing.assert_close(outputs, expected(items), rtol=1e-3, atol=1e-3, check_stride=False)
 
 
-def test_a_network_returns_correct_outputs_for_items_that_many_threads_or_none_have_staged(
+def test_a_batch_of_staged_and_unstaged_items_has_the_outputs_of_the_wrapped_module(
     device: torch.device,
 ) -> None:
     network, items = Network(small_network(), device=device), pictures(64)
@@ -85,7 +87,7 @@ def test_networks_with_lists_of_items_and_nested_outputs_are_supported(
     assert second["both"][1] == "mean"
 
 
-def test_a_network_returns_correct_outputs_for_items_that_are_not_images(
+def test_one_dimensional_items_pass_through_an_identity_network_unchanged(
     device: torch.device,
 ) -> None:
     network = Network(nn.Identity(), device=device)

@@ -104,7 +104,9 @@ def test_a_killed_child_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_reaches_the_child_and_a_second_signal_kills_it(number: signal.Signals) -> None:
+def test_a_first_signal_reaches_the_child_and_a_second_signal_kills_the_child(
+    number: signal.Signals,
+) -> None:
     with started() as program:
         child = program.child()
         program.process.send_signal(number)
@@ -124,7 +126,7 @@ def test_a_child_that_is_killed_during_its_shutdown_is_not_replaced() -> None:
         assert program.process.wait(10) == 128 + signal.SIGTERM
 
 
-def test_a_signal_to_the_whole_group_counts_once() -> None:
+def test_a_signal_to_the_whole_process_group_counts_as_one_signal() -> None:
     with started() as program:
         program.child()
         os.killpg(program.process.pid, signal.SIGINT)
@@ -133,11 +135,11 @@ def test_a_signal_to_the_whole_group_counts_once() -> None:
         assert program.process.wait(10) == 0
 
 
-def test_the_child_ends_with_its_parent() -> None:
+def test_the_child_ends_when_the_parent_is_killed() -> None:
     with started() as program:
         program.child()
         program.process.kill()
-        # The child has the other end of the pipe: it closes when the last process has ended.
+        # The child also has the pipe open, so the read ends when both processes have ended.
         assert program.process.stdout is not None
         assert program.process.stdout.read() == ""
 
@@ -150,7 +152,7 @@ def test_a_module_that_cannot_be_imported_does_not_stop_the_parent(tmp_path: Pat
         assert program.process.wait(10) == 0
 
 
-def test_modules_are_imported_once_by_the_parent(tmp_path: Path) -> None:
+def test_the_parent_imports_modules_once_for_all_children(tmp_path: Path) -> None:
     (tmp_path / "loud.py").write_text("print('imported', flush=True)", encoding="utf-8")
     with started("loud", path=tmp_path) as program:
         assert program.line() == "imported"
@@ -158,7 +160,7 @@ def test_modules_are_imported_once_by_the_parent(tmp_path: Path) -> None:
         program.child()
 
 
-def test_a_process_with_threads_is_not_forked(tmp_path: Path) -> None:
+def test_a_process_with_threads_runs_the_worker_without_a_fork(tmp_path: Path) -> None:
     text = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()"
     (tmp_path / "threaded.py").write_text(text, encoding="utf-8")
     with started("threaded", path=tmp_path) as program:
@@ -167,7 +169,7 @@ def test_a_process_with_threads_is_not_forked(tmp_path: Path) -> None:
         assert program.process.wait(10) == 4
 
 
-def test_cuda_that_was_used_before_the_fork_makes_the_parent_run_the_worker(
+def test_a_process_that_has_used_cuda_runs_the_worker_without_a_fork(
     tmp_path: Path,
 ) -> None:
     text = "class cuda:\n    _is_in_bad_fork = staticmethod(lambda: True)"
@@ -176,7 +178,7 @@ def test_cuda_that_was_used_before_the_fork_makes_the_parent_run_the_worker(
         assert program.line() == f"run {program.process.pid} alone"
 
 
-def test_only_children_that_ran_for_a_short_time_are_replaced_later() -> None:
+def test_only_children_that_ran_for_a_short_time_are_replaced_after_a_delay() -> None:
     delay = RestartDelay()
     assert delay.next_seconds(60.0) == 0.0
     assert [delay.next_seconds(0.1) for _ in range(8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]

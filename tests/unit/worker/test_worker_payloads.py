@@ -10,6 +10,7 @@ from azure.core.exceptions import AzureError, ResourceModifiedError, ServiceRequ
 
 from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson, PayloadRef
+from contract.names import is_result_blob
 from worker.errors import InvalidInput, PayloadsAway, PayloadUnusable
 from worker.inputs.payloads import BlobPayloads
 from worker.pipeline.prepare import read_inline
@@ -34,7 +35,7 @@ class ScriptedStore:
         self.reads += 1
         for start in range(0, len(self.data), 64):
             yield self.data[start : start + 64]
-            # In the middle, after a part was written.
+            # Fail in the middle, after a part was read.
             if self.failure and self.failures_left:
                 self.failures_left -= 1
                 raise self.failure
@@ -124,9 +125,30 @@ def test_an_input_blob_that_is_replaced_during_the_read_is_read_again() -> None:
     assert read(BlobPayloads(store), REF) == DATA
 
 
-def test_inline_inputs_and_uploads_have_separate_size_limits() -> None:
+def test_inline_inputs_and_inputs_in_blobs_have_separate_size_limits() -> None:
     payloads = BlobPayloads(ScriptedStore())
     with pytest.raises(InvalidInput, match="at most 999"):
         payloads.open(REF, SMALL, patient)
     with pytest.raises(InvalidInput, match="at most 100"):
         read_inline(InlineBytes("text/plain", b"x" * 101), SMALL)
+
+
+class WritableStore(ScriptedStore):
+    """A blob store that keeps the written blobs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blobs: dict[str, bytes] = {}
+
+    def write(self, blob: str, data: bytes, media_type: str) -> None:
+        self.blobs[blob] = data
+
+
+def test_a_message_with_the_id_of_another_job_does_not_overwrite_the_result_of_this_job() -> None:
+    store = WritableStore()
+    payloads = BlobPayloads(store)
+    own = payloads.store("job", b"of the caller", "text/plain", patient)
+    foreign = payloads.store("job", b"of a producer", "text/plain", patient)
+    assert store.blobs == {own.blob: b"of the caller", foreign.blob: b"of a producer"}
+    assert all(is_result_blob("job", ref.blob) for ref in (own, foreign))
+    assert not is_result_blob("jo", own.blob)

@@ -35,7 +35,7 @@ def test_only_processors_in_the_affinity_mask_are_counted() -> None:
     assert found.stdout == b"1\n"
 
 
-def test_an_openmp_wait_policy_in_the_environment_is_not_replaced() -> None:
+def test_the_openmp_wait_policy_is_passive_unless_the_environment_sets_it() -> None:
     before = sys.getswitchinterval()
     try:
         said = {"OMP_WAIT_POLICY": "ACTIVE"}

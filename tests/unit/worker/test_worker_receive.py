@@ -1,4 +1,4 @@
-"""The receive step: when a lock expires if the broker's clock and ours differ."""
+"""The receive step: when a lock expires if the clocks of broker and worker differ."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from contract.catalogue import Catalogue
-from contract.guard import AddressGuard
+from contract.guard import AddressGuard, Resolver
 from contract.messages import InlineBytes, JobRequest, encode_request
 from worker.errors import LockLost
 from worker.net.guarded_http import GuardedHttp
@@ -22,11 +22,14 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def opened(locked_seconds: float) -> ReceivedJob:
-    """Return a job whose message is locked for this time by our clock, which does not advance."""
+    """Return a job whose message is locked for this time by the worker's clock.
+
+    The clock does not advance.
+    """
     senders = ReplySenders(
         GatewayClient(frozenset()),
         QueueReplies(AzureEndpoint(address="unused"), Catalogue.load()),
-        WebhookReplies(GuardedHttp(AddressGuard("")), ()),
+        WebhookReplies(GuardedHttp(AddressGuard(""), Resolver()), ()),
     )
     deadline = NOW + timedelta(seconds=60)
     request = JobRequest("job", MODEL.name, InlineBytes("text/plain", b""), NOW, deadline)

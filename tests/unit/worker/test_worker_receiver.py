@@ -228,7 +228,7 @@ def test_the_receiver_logs_only_once_that_the_queue_is_missing(
     loop: ReceiverLoop, caplog: pytest.LogCaptureFixture
 ) -> None:
     loop.broker.fails_with = QueueMissing("there is no such queue")
-    # Otherwise it would wait for half a minute.
+    # Otherwise the receiver would wait for half a minute.
     loop.receiver.stop()
     loop.turn()
     loop.turn()

@@ -3,7 +3,7 @@
 import pytest
 
 from contract.catalogue import Catalogue
-from contract.guard import AddressGuard
+from contract.guard import AddressGuard, Resolver
 from contract.messages import ReplyQueue, ReplyUrl, ReplyWebhook
 from tests.unit.worker.test_worker_urls import answering, http
 from worker.errors import ReplyForbidden, ReplyUndelivered
@@ -17,14 +17,15 @@ def senders() -> ReplySenders:
     return ReplySenders(
         GatewayClient(frozenset({"127.0.0.1:1"})),
         QueueReplies(AzureEndpoint(address="unused"), Catalogue.load()),
-        WebhookReplies(GuardedHttp(AddressGuard("127.0.0.1")), (bytes(32),)),
+        WebhookReplies(GuardedHttp(AddressGuard("127.0.0.1"), Resolver()), (bytes(32),)),
     )
 
 
 @pytest.mark.parametrize(
     "reply_to",
     [
-        ReplyUrl("http://127.0.0.1:2/"),
+        ReplyUrl("http://127.0.0.1:2/v1/jobs/a/reply"),
+        ReplyUrl("http://127.0.0.1:1/v1/models/noop/jobs"),
         ReplyQueue("noop"),
         ReplyQueue("NOOP"),
         ReplyQueue("noop/$DeadLetterQueue"),

@@ -37,14 +37,14 @@ def test_settings_that_are_not_set_have_default_values() -> None:
     )
 
 
-def test_every_setting_is_read_from_the_environment() -> None:
+def test_settings_are_read_from_environment_variables() -> None:
     settings = WorkerSettings.from_env(
         {
             "SERVICE_BUS__fullyQualifiedNamespace": "ns.servicebus.windows.net",
             "PAYLOAD_STORAGE__blobServiceUri": "https://a.blob.core.windows.net",
             "MODEL_CATALOGUE": "/etc/models.toml",
             "WORKER_MODELS": "noop, classifier,",
-            "REPLY_HOSTS": "API.example.com:443,[::1]:80",
+            "REPLY_HOSTS": "API.example.com:443,[::1]:80,http://Gateway:7071,APIM.example.com:443/Base",
             "HEALTH_HOST": "0.0.0.0",
             "HEALTH_PORT": "0",
             "WORKER_DRAIN_SECONDS": "2.5",
@@ -61,7 +61,12 @@ def test_every_setting_is_read_from_the_environment() -> None:
     assert settings.service_bus.connection_string is None
     assert settings.payload_storage.address == "https://a.blob.core.windows.net"
     assert settings.models == ("noop", "classifier")
-    assert settings.reply_hosts == {"api.example.com:443", "[::1]:80"}
+    assert settings.reply_hosts == {
+        "api.example.com:443",
+        "[::1]:80",
+        "http://gateway:7071",
+        "apim.example.com:443/Base",
+    }
     assert settings.drain_seconds == 2.5
     assert settings.torch_threads == 4
     assert settings.log_format == "json"
@@ -85,6 +90,9 @@ def test_the_variable_otel_sdk_disabled_disables_traces() -> None:
         ("REPLY_HOSTS", "gateway"),
         ("REPLY_HOSTS", "https://gateway:443/x"),
         ("REPLY_HOSTS", "gateway:https"),
+        ("REPLY_HOSTS", "http://gateway"),
+        ("REPLY_HOSTS", "http://http://gateway:7071"),
+        ("REPLY_HOSTS", "gateway:443/a?b"),
         ("HEALTH_PORT", "65536"),
         ("HEALTH_PORT", "²"),
         ("HEALTH_PORT", "-1"),
@@ -126,6 +134,6 @@ def test_memory_settings_are_read_from_the_environment() -> None:
 
 
 @pytest.mark.parametrize("text", ["8", "8GB", "0GiB", "-1GiB", "1.5GiB", "GiB", "8 GiB", "²GiB"])
-def test_a_memory_size_without_a_valid_unit_is_refused(text: str) -> None:
+def test_an_invalid_memory_size_is_refused_with_an_example_of_a_valid_size(text: str) -> None:
     with pytest.raises(SettingsError, match=r"WORKER_DEVICE_MEMORY: expected a size such as 8GiB"):
         WorkerSettings.from_env(LEAST | {"WORKER_DEVICE_MEMORY": text})

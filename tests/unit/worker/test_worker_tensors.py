@@ -15,7 +15,7 @@ from contract import media
 from worker.errors import InvalidInput
 from worker.inputs import tensors, text
 
-pytestmark = pytest.mark.torch  # NumPy comes with it
+pytestmark = pytest.mark.torch  # NumPy is installed with torch
 
 
 def npy(array: Any, version: tuple[int, int] = (1, 0), **options: Any) -> bytes:

@@ -1,19 +1,22 @@
-"""Inputs that are fetched from URLs, from a misbehaving server on loopback."""
+"""Inputs that the worker fetches from URLs of a misbehaving server on loopback."""
 
+import contextlib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from mmap import mmap
 
 import pytest
 
 from contract.catalogue import Catalogue
-from contract.guard import AddressGuard
+from contract.guard import AddressGuard, Resolver
 from contract.messages import PayloadUrl
-from worker.errors import InvalidInput, UnsupportedMediaType
-from worker.inputs import urls
+from worker.errors import InvalidInput, LookUpsBusy, UnsupportedMediaType
 from worker.inputs.urls import UrlFetcher
 from worker.net.guarded_http import GuardedHttp, Limits
+from worker.replies import WebhookReplies
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 NOOP = Catalogue.load().model("noop")
@@ -22,7 +25,10 @@ CLASSIFIER = Catalogue.load().model("classifier")
 
 @contextmanager
 def answering(data: bytes, *, hangs: bool = False) -> Iterator[str]:
-    """Yield the URL of a server that answers a single connection with these bytes."""
+    """Yield the URL of a server that answers a single connection with these bytes.
+
+    If `hangs` is true, the server then sends one byte at a time without end.
+    """
     released = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -54,7 +60,7 @@ def http(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
 
 @pytest.fixture
 def fetcher() -> UrlFetcher:
-    return UrlFetcher(GuardedHttp(AddressGuard("127.0.0.1")))
+    return UrlFetcher(GuardedHttp(AddressGuard("127.0.0.1"), Resolver()))
 
 
 @pytest.mark.parametrize(
@@ -71,6 +77,14 @@ def test_a_media_type_in_the_job_takes_precedence_over_the_detected_and_the_serv
 ) -> None:
     with answering(http(body, header)) as url:
         assert fetcher.fetch(PayloadUrl(url, announced), NOOP) == (body, found)
+
+
+def test_a_large_response_is_in_a_file_that_is_mapped_into_memory(fetcher: UrlFetcher) -> None:
+    body = PNG + bytes(3 * 1024 * 1024)
+    with answering(http(body)) as url:
+        data, media_type = fetcher.fetch(PayloadUrl(url), NOOP)
+    assert isinstance(data, mmap)
+    assert (data[:], media_type) == (body, "image/png")
 
 
 @pytest.mark.parametrize(
@@ -94,6 +108,20 @@ def test_an_input_whose_bytes_contradict_the_media_type_is_refused(
         (http(b"", "location: file:///etc/passwd", status="302 Found"), "must be https"),
         (http(b"", "location: http://[::1", status="302 Found"), "is refused|not a valid URL"),
         (http(b"x" * (CLASSIFIER.max_input_bytes + 1)), "is too large"),
+        *[
+            (http(PNG, *lengths), "sent an invalid response")
+            for lengths in (
+                (f"content-length: {len(PNG)}", f"content-length: {len(PNG) - 8}"),
+                (f"content-length: {len(PNG)}", f"content-length: {len(PNG)}"),
+                (f"content-length: {len(PNG)}, {len(PNG) - 8}",),
+                (f"content-length: +{len(PNG)}",),
+                ("content-length: -1",),
+            )
+        ],
+        (
+            http(b"4\r\nabcd\r\n0\r\n\r\n", "content-length: 4", "transfer-encoding: chunked"),
+            "sent an invalid response",
+        ),
     ],
 )
 def test_the_refusal_of_an_unusable_response_from_an_input_url_states_the_reason(
@@ -107,14 +135,98 @@ def test_the_refusal_of_an_unusable_response_from_an_input_url_states_the_reason
     "begun", [b"", b"HTTP/1.1 200 OK\r\n", http(b"abc", "content-length: 900")]
 )
 def test_an_input_from_a_hanging_server_is_refused_after_the_time_limit(
-    fetcher: UrlFetcher, begun: bytes, monkeypatch: pytest.MonkeyPatch
+    begun: bytes,
 ) -> None:
-    monkeypatch.setattr(urls, "LIMIT_SECONDS", 0.2)
+    fetcher = UrlFetcher(GuardedHttp(AddressGuard("127.0.0.1"), Resolver()), limit_seconds=0.2)
     with (
         answering(begun, hangs=True) as url,
         pytest.raises(InvalidInput, match="did not answer in time"),
     ):
         fetcher.fetch(PayloadUrl(url), NOOP)
+
+
+def test_the_time_limit_applies_to_the_whole_download_with_all_redirects() -> None:
+    """Each of the redirects takes 8 of the 20 seconds on a clock of the test."""
+    now, asked = 0.0, 0
+
+    def clock() -> float:
+        return now
+
+    def serve(server: socket.socket) -> None:
+        nonlocal now, asked
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(65536)
+                    now += 8
+                    asked += 1
+                    connection.sendall(http(b"", "location: /y", status="302 Found"))
+
+    fetcher = UrlFetcher(GuardedHttp(AddressGuard("127.0.0.1"), Resolver()), 20.0, clock)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, args=(server,))
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.getsockname()[1]}/x"
+            with pytest.raises(InvalidInput, match="did not answer in time"):
+                fetcher.fetch(PayloadUrl(url), NOOP)
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+    assert asked == 3
+
+
+@pytest.fixture
+def answered() -> Iterator[threading.Event]:
+    """Yield the event until which `dead_dns` does not answer."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def dead_dns(answered: threading.Event, **limits: int) -> Resolver:
+    """Return a resolver whose DNS answers with loopback, but for names with `dead` not at all."""
+
+    def look_up(host: str, port: int) -> list[str]:
+        if "dead" in host:
+            answered.wait(30)
+        return ["127.0.0.1"]
+
+    return Resolver(look_up, **limits)
+
+
+def test_a_name_that_never_answers_ends_the_download_at_its_time_limit(
+    answered: threading.Event,
+) -> None:
+    outbound = GuardedHttp(AddressGuard("127.0.0.1"), dead_dns(answered))
+    fetcher = UrlFetcher(outbound, limit_seconds=0.2)
+    begun_at = time.monotonic()
+    with pytest.raises(InvalidInput, match="did not answer in time"):
+        fetcher.fetch(PayloadUrl("http://dead.test/"), NOOP)
+    assert time.monotonic() - begun_at < 2
+
+
+def test_names_that_never_answer_delay_no_other_model_and_no_webhook(
+    answered: threading.Event,
+) -> None:
+    resolver = dead_dns(answered, max_count_of_a_share=16)
+    outbound = GuardedHttp(AddressGuard("127.0.0.1"), resolver)
+    fetcher = UrlFetcher(outbound, limit_seconds=0.05)
+    for number in range(16):
+        with pytest.raises(InvalidInput, match="did not answer in time"):
+            fetcher.fetch(PayloadUrl(f"http://{number}.dead.test/"), NOOP)
+    # The job is tried again later, because its own URL may be fine.
+    with pytest.raises(LookUpsBusy):
+        fetcher.fetch(PayloadUrl("http://good.test/"), NOOP)
+    with answering(http(PNG)) as url:
+        found = UrlFetcher(outbound).fetch(
+            PayloadUrl(url.replace("127.0.0.1", "good.test")), CLASSIFIER
+        )
+    assert found == (PNG, "image/png")
+    webhooks = WebhookReplies(outbound, (bytes(32),))
+    with answering(http(b"")) as url:
+        webhooks.send(url.replace("127.0.0.1", "good.test"), b"{}", "job", lambda seconds: False)
 
 
 def test_an_input_from_an_unreachable_server_is_refused(fetcher: UrlFetcher) -> None:
@@ -144,7 +256,9 @@ def test_the_request_for_an_input_url_is_sent_to_the_checked_ip_address(
                 look_up(host, port) if host == "name.test" else original(host, *a, **k)
             ),
         )
-        outbound = GuardedHttp(AddressGuard("127.0.0.1"))
-        answer = outbound.exchange("GET", f"http://name.test:{port}/", {}, None, Limits(100, 5.0))
+        outbound = GuardedHttp(AddressGuard("127.0.0.1"), Resolver())
+        answer = outbound.exchange(
+            "GET", f"http://name.test:{port}/", {}, None, Limits(100, 5.0, "a")
+        )
     assert answer.body == b"hello"
     assert asked == ["name.test"]

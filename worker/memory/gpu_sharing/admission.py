@@ -210,9 +210,9 @@ class ReservationState:
     ) -> ReservationRecord:
         """Check once whether the model may be loaded or must be unloaded.
 
-        If the model is not loaded and the rules of this module allow it, this method reserves the
-        model's memory, except during the delay after a failed load. If the model is loaded and
-        another model may take its place, this method marks the model as leaving.
+        If the model is not loaded and `may_enter` is true, this method reserves the model's memory,
+        except during the delay after a failed load. If the model is loaded and `must_leave` is
+        true, this method marks the model as leaving.
 
         Args:
             now: The current time in seconds of the monotonic clock.
@@ -234,7 +234,13 @@ class ReservationState:
         return mine
 
     def enter(self, now: float, held_bytes: int, load_seconds: float) -> ReservationRecord:
-        """Record that the model has been loaded, and reduce its reservation to `held_bytes`."""
+        """Record that the model has been loaded, and reduce its reservation to `held_bytes`.
+
+        Args:
+            now: The current time in seconds of the monotonic clock.
+            held_bytes: How many bytes stay reserved for the model.
+            load_seconds: How long it took to load the model.
+        """
         self.stage = ReservationStage.IN
         self._needed_bytes = held_bytes
         turn_seconds = max(self._turn_seconds, _MIN_LOAD_TIMES * load_seconds)

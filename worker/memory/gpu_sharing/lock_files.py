@@ -46,7 +46,7 @@ class LockFile:
         os.ftruncate(self._file, len(data))
 
     def remove(self) -> None:
-        """Delete the file."""
+        """Delete the file, and release its lock."""
         self._path.unlink(missing_ok=True)
         os.close(self._file)
 
@@ -81,7 +81,7 @@ class LockFileFolder:
                 fcntl.flock(self._mutex, fcntl.LOCK_UN)
 
     def add(self, document: Document) -> LockFile:
-        """Create a lock file that belongs to this process.
+        """Create a lock file that belongs to this process and contains the JSON object `document`.
 
         The caller must call this method in a `with locked()` block.
         """
@@ -92,7 +92,8 @@ class LockFileFolder:
     def read(self) -> dict[str, Document]:
         """Return the JSON objects in the lock files of all running processes, by file name.
 
-        The caller must call this method in a `with locked()` block.
+        The names have no suffix. Files of processes that have ended are deleted. The caller must
+        call this method in a `with locked()` block.
         """
         found = {}
         for path in sorted(self._folder.glob(f"*{_SUFFIX}")):

@@ -29,7 +29,7 @@ _IDLE_SECONDS = 0.5
 
 
 class ReservationRecords:
-    """The records of all models, which may be used only while the lock files are locked.
+    """The reservation records of all models. The lock files must be locked during each use.
 
     If the caller assigns a record to `mine`, the record is written into this model's lock file.
     """
@@ -57,7 +57,7 @@ class ReservationRecords:
 
 
 class ReservationFile:
-    """The lock file that contains one model's record.
+    """The lock file that contains the reservation record of one model.
 
     The lock files of all models are in one folder.
     """
@@ -268,14 +268,14 @@ class SharedReservation:
         a leaving model has no jobs, this method makes the thread that runs the model unload it.
         """
         before = self._state.stage
-        # The queues are peeked at before the files are locked, because that may be slow.
+        # The queues are peeked before the lock files are locked, because peeking may be slow.
         pending_since = self._pending_since() if before is ReservationStage.OUT else None
         now = self._clock()
         if self._workload.busy_count():
             self._active_at = now
         work = WorkState(pending_since, is_idle=now - self._active_at >= _IDLE_SECONDS)
         with self._file.locked() as records:
-            # Only if the device thread has not changed the stage in the meantime.
+            # If the device thread has changed the stage in the meantime, the next turn continues.
             if self._state.stage is before:
                 records.mine = self._state.advance(now, records.name, records.all, work)
             self._note(records)
@@ -285,7 +285,8 @@ class SharedReservation:
                     "%s: the model will be unloaded, because another model needs the memory",
                     self._workload.name,
                 )
-            # In this order: a message is in flight before `may_receive` turns false.
+            # `may_receive` must be read first: a received message is counted as busy before
+            # `may_receive` becomes False.
             if not self._workload.may_receive() and not self._workload.busy_count():
                 self._workload.vacate()
         elif self._state.stage is not before:

@@ -118,7 +118,7 @@ class DeviceSharing:
                     # cannot be reached.
                     self.turned_at = time.monotonic()
                     reservation.turn()
-            except Exception:  # noqa: BLE001  the process's edge: this thread must outlive a defect
+            except Exception:  # noqa: BLE001  this thread must not end
                 _log.exception("updating the memory reservations failed; the worker tries again")
             is_calm = bool(reservations) and all(each.is_settled for each in reservations)
             pause_seconds = _CALM_SECONDS if is_calm else _BUSY_SECONDS
@@ -161,7 +161,11 @@ def needed_bytes(profile: MemoryProfile, model: ModelEntry, device: Device) -> i
 
 
 def _first_reservation_bytes(resident_bytes: int, model: ModelEntry, device: Device) -> int:
-    """Estimate how many bytes to reserve until the first batches are measured."""
+    """Estimate how many bytes to reserve for a model whose batches were never measured.
+
+    `resident_bytes` is the memory of the loaded model without a batch. If it is 0, the result is
+    `memory_bytes` of the catalogue entry.
+    """
     if not resident_bytes:
         return model.memory_bytes
     batch_bytes = max(resident_bytes, int(device.total_bytes * _FIRST_BATCH_SHARE))

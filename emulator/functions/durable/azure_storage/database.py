@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from emulator.functions.durable.errors import DatabaseForeign, StoreUnavailable
 from emulator.functions.durable.store import INSTANCES_SCHEMA, checkpoint, is_busy
+from emulator.program import make_private_file
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -64,7 +65,8 @@ class Database:
 
         Raises DatabaseForeign if the file is not a task hub or cannot be opened.
         """
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_file(self._path)
         # If several hosts start at once, one of them creates the schema and the others try again.
         for attempt in range(_READ_TRIES):
             try:

@@ -63,9 +63,9 @@ def assert_alive(server: Server) -> None:
         b"GET\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
         b"GET http://[::1 HTTP/1.1\r\n\r\n",
-        b"GET * HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /devstoreaccount1/%zz HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET * HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /devstoreaccount1/%zz HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"PUT /devstoreaccount1/box/b HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
         b"PUT /devstoreaccount1/box/b HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
         b"PUT /devstoreaccount1/box/b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
@@ -94,7 +94,9 @@ def test_a_randomly_damaged_request_gets_neither_a_success_nor_a_server_error(
     emulator: Server,
 ) -> None:
     source = random.Random(20260301)
-    valid = b"PUT /devstoreaccount1/box/b HTTP/1.1\r\nHost: x\r\nx-ms-range: bytes=0-1\r\n\r\n"
+    valid = (
+        b"PUT /devstoreaccount1/box/b HTTP/1.1\r\nHost: localhost\r\nx-ms-range: bytes=0-1\r\n\r\n"
+    )
     for _ in range(200):
         data = bytearray(valid)
         for _ in range(source.randrange(1, 8)):
@@ -106,7 +108,7 @@ def test_a_randomly_damaged_request_gets_neither_a_success_nor_a_server_error(
 def test_an_interrupted_upload_does_not_create_a_blob(emulator: Server) -> None:
     for sent in (0, 10, 2_000_000):
         head = (
-            f"PUT /devstoreaccount1/box/torn?{signature()} HTTP/1.1\r\nHost: x\r\n"
+            f"PUT /devstoreaccount1/box/torn?{signature()} HTTP/1.1\r\nHost: localhost\r\n"
             f"x-ms-blob-type: BlockBlob\r\nContent-Length: {sent + 10}\r\n\r\n"
         )
         exchange(emulator, head.encode() + b"x" * sent)
@@ -127,7 +129,7 @@ def test_a_request_with_expect_100_continue_gets_100_before_the_body_is_sent(
     emulator: Server,
 ) -> None:
     head = (
-        f"PUT /devstoreaccount1/box/patient?{signature()} HTTP/1.1\r\nHost: x\r\n"
+        f"PUT /devstoreaccount1/box/patient?{signature()} HTTP/1.1\r\nHost: localhost\r\n"
         "x-ms-blob-type: BlockBlob\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
     )
     with socket.create_connection(("127.0.0.1", emulator.port), timeout=30) as connection:
@@ -138,7 +140,9 @@ def test_a_request_with_expect_100_continue_gets_100_before_the_body_is_sent(
 
 
 def test_pipelined_requests_get_responses_in_the_order_of_the_requests(emulator: Server) -> None:
-    one = f"GET /devstoreaccount1/box/none?{signature()} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    one = (
+        f"GET /devstoreaccount1/box/none?{signature()} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    )
     two = one.replace(b"/box/none", b"/box", 1).replace(b"box?", b"box?restype=container&", 1)
     answer = b""
     with socket.create_connection(("127.0.0.1", emulator.port), timeout=30) as connection:

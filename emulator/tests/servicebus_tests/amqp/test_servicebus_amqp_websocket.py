@@ -105,6 +105,11 @@ async def test_amqp_frames_are_exchanged_after_a_websocket_handshake(visit: Visi
     assert visit.transport.is_closing()
 
 
+async def test_a_page_of_this_machine_may_open_a_websocket(visit: Visit) -> None:
+    request = REQUEST.replace("Host:", "Origin: http://localhost:3000\r\nHost:")
+    assert (await visit.say(request.encode())).startswith(b"HTTP/1.1 101 ")
+
+
 @pytest.mark.parametrize(
     ("request_text", "status"),
     [
@@ -113,6 +118,8 @@ async def test_amqp_frames_are_exchanged_after_a_websocket_handshake(visit: Visi
         (REQUEST.replace("AMQPWSB10", "chat"), b"400"),
         (REQUEST.replace("dGhl", "!"), b"400"),
         ("GET  \r\n\r\n", b"404"),
+        (REQUEST.replace("Host: localhost", "Host: evil.example"), b"421"),
+        (REQUEST.replace("Host:", "Origin: https://evil.example\r\nHost:"), b"403"),
     ],
 )
 async def test_an_http_request_other_than_the_websocket_handshake_is_refused(

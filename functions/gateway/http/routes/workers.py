@@ -19,7 +19,7 @@ from contract.messages import (
     PayloadRef,
     reply_from_json,
 )
-from contract.names import result_blob
+from contract.names import is_result_blob
 from gateway.errors import ExpiredToken, FinalInstance, InvalidToken, UnknownInstance
 from gateway.http import problems
 from gateway.http.openapi.operations import (
@@ -228,8 +228,11 @@ def _check_is_for(job_id: str, received: JobReply) -> None:
     if not isinstance(received.outcome, PayloadRef):
         return
     # Otherwise a worker could show a caller the data of another caller.
-    if received.outcome.blob != result_blob(job_id):
-        raise HttpProblem(problems.INVALID_INPUT, f"result.blob: expected {result_blob(job_id)}")
+    if not is_result_blob(job_id, received.outcome.blob):
+        raise HttpProblem(
+            problems.INVALID_INPUT,
+            f"result.blob: expected results/{job_id}/ and 32 hexadecimal digits",
+        )
     if received.outcome.size_bytes > MAX_RESULT_BYTES:
         raise HttpProblem(
             problems.INVALID_INPUT, f"result.size_bytes: expected at most {MAX_RESULT_BYTES}"

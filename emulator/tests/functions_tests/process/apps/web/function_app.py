@@ -96,7 +96,7 @@ def nothing(req: func.HttpRequest) -> func.HttpResponse:
 
 @app.route(route="broken")
 def broken(req: func.HttpRequest) -> func.HttpResponse:
-    logging.warning("about to fail")
+    logging.warning("about to fail: %s", "one\ntwo\x1b[2J")
     raise ValueError("broken on purpose")
 
 

@@ -1,0 +1,106 @@
+"""uvicorn's HTTP protocol with limits, so that clients cannot hold connections for ever.
+
+httptools already refuses a request with two Content-Length headers, or with Content-Length and
+Transfer-Encoding, with status 400.
+"""
+
+import asyncio
+from typing import ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from emulator.program import HttpLimits
+
+_TIMEOUT_RESPONSE = (
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain; charset=utf-8\r\n"
+    b"content-length: 61\r\nconnection: close\r\n\r\n"
+    b"RequestTimeout: the request did not arrive in the time limit\n"
+)
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, which limits the size of a request's head and the time for a request.
+
+    The head of a request must arrive within `limits.head_seconds` after the connection was opened,
+    or after the request's first byte if the connection has served a request before. After that, the
+    client must not pause its body for more than `limits.body_silence_seconds`. uvicorn itself
+    closes a connection that is idle after a response (`timeout_keep_alive`).
+    """
+
+    limits: ClassVar[HttpLimits] = HttpLimits()
+    max_head_bytes: ClassVar[int] = 1024 * 1024
+
+    _head_bytes = 0
+    _is_in_head = True
+    _is_in_body = False
+    _deadline: float | None = None
+    """When the part of the request that is awaited must have arrived; None if none is awaited."""
+    # One timer for each connection. It is not moved at each request: when it fires, it looks at the
+    # deadline and waits again.
+    _request_timer: asyncio.TimerHandle | None = None
+
+    @classmethod
+    def with_limits(cls, limits: HttpLimits) -> type["HttpProtocol"]:
+        """Return this class with other limits."""
+        return type(cls.__name__, (cls,), {"limits": limits})
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn
+        """Start the time limit for the head of the first request."""
+        super().connection_made(transport)
+        self._await_within(self.limits.head_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the timer."""
+        if self._request_timer is not None:
+            self._request_timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse received bytes."""
+        if self._is_in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > self.max_head_bytes:
+                self.send_400_response("The head of the request is too large.")
+                return
+            is_idle = self.cycle is None or self.cycle.response_complete
+            if self._deadline is None and is_idle:
+                self._await_within(self.limits.head_seconds)
+        super().data_received(data)
+        if self._is_in_body:
+            self._await_within(self.limits.body_silence_seconds)
+
+    def on_headers_complete(self) -> None:
+        """Start to expect the body."""
+        self._is_in_head = False
+        self._is_in_body = True
+        self._head_bytes = 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Expect nothing until the next request."""
+        self._is_in_head = True
+        self._is_in_body = False
+        self._deadline = None
+        super().on_message_complete()
+
+    def _await_within(self, seconds: float) -> None:
+        self._deadline = self.loop.time() + seconds
+        if self._request_timer is None or self._request_timer.when() > self._deadline:
+            if self._request_timer is not None:
+                self._request_timer.cancel()
+            self._request_timer = self.loop.call_at(self._deadline, self._look_at_deadline)
+
+    def _look_at_deadline(self) -> None:
+        self._request_timer = None
+        if self._deadline is None or self.transport.is_closing():
+            return
+        now = self.loop.time()
+        if self._is_in_body and self.flow.read_paused:
+            # The application does not read, so the client cannot send.
+            self._deadline = now + self.limits.body_silence_seconds
+        if now < self._deadline:
+            self._request_timer = self.loop.call_at(self._deadline, self._look_at_deadline)
+            return
+        if self._head_bytes and not self._is_in_body:
+            self.transport.write(_TIMEOUT_RESPONSE)
+        self.transport.close()

@@ -1,0 +1,318 @@
+"""What the three services grant their HTTP clients: hosts, time for a request, modes of files."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from command_process import running
+from emulator.functions.asgi import (
+    ClientGone,
+    Listener,
+    Receive,
+    Scope,
+    Send,
+    read_body,
+    respond,
+)
+from emulator.hosts import HostRules, parse_host
+from emulator.program import HttpLimits, bind, make_private_directory, make_private_file
+from local_ports import free_port
+
+_APP = """
+import azure.functions as func
+
+app = func.FunctionApp()
+
+
+@app.route("hello", auth_level=func.AuthLevel.ANONYMOUS)
+def hello(req: func.HttpRequest) -> func.HttpResponse:
+    return func.HttpResponse("hello")
+"""
+_HEAD_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running service: its port, a path that it answers with `status`, and its data."""
+
+    port: int
+    path: str
+    status: int
+    data: Path
+
+    def exchange(self, data: bytes, seconds: float = 10.0) -> bytes:
+        """Send bytes, and return what the service sends until it closes the connection."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as connection:
+            connection.sendall(data)
+            return read_all(connection)
+
+    def get(self, *headers: str) -> bytes:
+        head = "\r\n".join([f"GET {self.path} HTTP/1.1", *headers, "Connection: close"])
+        return self.exchange(f"{head}\r\n\r\n".encode())
+
+
+def read_all(connection: socket.socket) -> bytes:
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := connection.recv(65536):
+            received += piece
+    return received
+
+
+def old_file(data: Path, name: str) -> None:
+    """Leave a file that everybody can read, as older versions did."""
+    data.mkdir(parents=True, exist_ok=True)
+    data.chmod(0o755)
+    (data / name).touch(mode=0o644)
+    (data / name).chmod(0o644)
+
+
+def start_blobs(folder: Path) -> tuple[Service, str, list[str]]:
+    port = free_port()
+    options = ["--port", str(port), "--data", str(folder)]
+    old_file(folder, "index.sqlite3")
+    return Service(port, "/devstoreaccount1", 405, folder), "blobs", options
+
+
+def start_servicebus(folder: Path) -> tuple[Service, str, list[str]]:
+    port, admin = free_port(), free_port()
+    options = ["--port", str(port), "--admin-port", str(admin), "--data", str(folder)]
+    old_file(folder, "servicebus.sqlite3")
+    return Service(admin, "/health", 200, folder), "servicebus", options
+
+
+def start_functions(folder: Path) -> tuple[Service, str, list[str]]:
+    app = folder.parent / "app"
+    app.mkdir()
+    (app / "host.json").write_text('{"version": "2.0"}')
+    (app / "function_app.py").write_text(_APP)
+    port = free_port()
+    options = ["--app", str(app), "--port", str(port), "--data", str(folder)]
+    old_file(folder, "host.lock")
+    return Service(port, "/api/hello", 200, folder), "functions", options
+
+
+@pytest.fixture(scope="module", params=[start_blobs, start_servicebus, start_functions])
+def service(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    prepare: Callable[[Path], tuple[Service, str, list[str]]] = request.param
+    service, name, options = prepare(tmp_path_factory.mktemp("service") / "data")
+    options += ["--head-timeout", str(_HEAD_SECONDS), "--allow-host", "Dev.example"]
+    url = f"http://127.0.0.1:{service.port}{service.path}"
+    previous = os.umask(0o022)
+    try:
+        with running(f"local-{name}", f"emulator.{name}", url, *options):
+            yield service
+    finally:
+        os.umask(previous)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "LOCALHOST:7071", "127.0.0.1:1", "127.1.2.3", "[::1]:80", "account.localhost"],
+)
+def test_a_request_for_a_loopback_name_is_served(service: Service, host: str) -> None:
+    assert service.get(f"Host: {host}").startswith(b"HTTP/1.1 %d " % service.status)
+
+
+@pytest.mark.parametrize("host", ["dev.example", "DEV.example.:8080"])
+def test_a_request_for_an_allowed_name_is_served(service: Service, host: str) -> None:
+    assert service.get(f"Host: {host}").startswith(b"HTTP/1.1 %d " % service.status)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:7071", "localhost.evil.example", "0.0.0.0", "10.0.0.1", "[::]"],
+)
+def test_a_request_for_another_host_is_refused(service: Service, host: str) -> None:
+    answer = service.get(f"Host: {host}")
+    assert answer.startswith(b"HTTP/1.1 421 ")
+    assert b"HostNotAllowed" in answer
+    assert b"--allow-host" in answer
+
+
+@pytest.mark.parametrize("host", ["[", "localhost/", "a b", "user@localhost"])
+def test_a_request_with_an_invalid_host_header_gets_400(service: Service, host: str) -> None:
+    assert service.get(f"Host: {host}").startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_second_host_header_does_not_hide_a_forbidden_one(service: Service) -> None:
+    answer = service.get("Host: localhost", "Host: evil.example")
+    assert answer.startswith((b"HTTP/1.1 421 ", b"HTTP/1.1 400 "))
+
+
+def test_a_request_with_two_lengths_is_refused(service: Service) -> None:
+    for lengths in (
+        "Content-Length: 3\r\nContent-Length: 5",
+        "Content-Length: 5\r\nContent-Length: 5",
+        "Content-Length: 3, 5",
+        "Content-Length: 3\r\nTransfer-Encoding: chunked",
+    ):
+        head = f"PUT {service.path} HTTP/1.1\r\nHost: localhost\r\n{lengths}\r\n\r\nhello"
+        assert service.exchange(head.encode()).startswith(b"HTTP/1.1 400 "), lengths
+
+
+def test_half_sent_headers_are_ended_while_a_neighbour_is_served(service: Service) -> None:
+    started_at = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        waiting = []
+        for number in range(100):
+            address = ("127.0.0.1", service.port)
+            connection = stack.enter_context(socket.create_connection(address, timeout=10))
+            if number % 2:
+                connection.sendall(f"GET {service.path} HTTP/1.1\r\nHost: local".encode())
+            waiting.append(connection)
+        asked_at = time.monotonic()
+        url = f"http://localhost:{service.port}{service.path}"
+        assert httpx.get(url, timeout=10).status_code == service.status
+        assert time.monotonic() - asked_at < 2.0
+        for number, connection in enumerate(waiting):
+            answer = read_all(connection)
+            # A client that sent nothing gets no answer.
+            assert answer.startswith(b"HTTP/1.1 408 ") if number % 2 else answer == b""
+    assert time.monotonic() - started_at < _HEAD_SECONDS + 4.0
+
+
+def test_a_byte_now_and_then_does_not_keep_a_connection_open(service: Service) -> None:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=0.2) as connection:
+        # After a response, empty lines do not begin a request.
+        connection.sendall(f"GET {service.path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        closes_at = time.monotonic() + 8.0
+        while is_open(connection):
+            assert time.monotonic() < closes_at, "the connection stays open"
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(b"\r\n")
+
+
+def is_open(connection: socket.socket) -> bool:
+    """Read what has arrived, and return whether the server has not closed the connection."""
+    try:
+        return connection.recv(65536) != b""
+    except TimeoutError:
+        return True
+    except ConnectionError:
+        return False
+
+
+async def test_a_body_that_pauses_too_long_ends_while_a_neighbour_is_served() -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            body = await read_body(scope, receive)
+        except ClientGone:
+            return
+        await respond(send, 200, [(b"content-length", str(len(body)).encode())], body)
+
+    with bind("127.0.0.1", 0) as bound:
+        address = bound.getsockname()
+        listener = Listener(application, bound, HttpLimits(body_silence_seconds=0.5))
+        await listener.start()
+        head = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhe"
+        async with asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(head)
+            other_reader, other_writer = await asyncio.open_connection(*address)
+            other_writer.write(head + b"llo")
+            assert (await other_reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200 ")
+            assert await reader.read() == b""
+            # The neighbour's connection is idle, not in a request, so it stays open.
+            other_writer.write(head + b"llo")
+            assert (await other_reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200 ")
+        for each in (writer, other_writer):
+            each.close()
+        await listener.stop()
+
+
+def test_other_users_can_read_neither_new_nor_older_data(service: Service) -> None:
+    assert stat.S_IMODE(service.data.stat().st_mode) == 0o700
+    paths = list(service.data.rglob("*"))
+    assert paths
+    for path in paths:
+        assert not path.stat().st_mode & 0o077, path
+
+
+def test_a_shared_folder_keeps_its_mode(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    (tmp_path / "of_others").touch(mode=0o644)
+    make_private_directory(tmp_path)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o1777
+    assert (tmp_path / "of_others").stat().st_mode & 0o077
+
+
+def test_a_link_out_of_the_data_directory_is_not_followed(tmp_path: Path) -> None:
+    target = tmp_path / "elsewhere"
+    target.touch(mode=0o644)
+    target.chmod(0o644)
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "link").symlink_to(target)
+    make_private_directory(data)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o644
+
+
+def test_a_task_hub_outside_the_data_directory_is_restricted_with_its_companions(
+    tmp_path: Path,
+) -> None:
+    for name in ("hub.db", "hub.db-wal"):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(0o644)
+    make_private_file(tmp_path / "hub.db")
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+
+
+@pytest.mark.parametrize(
+    ("authority", "name"),
+    [("A.b:1", "a.b"), ("[::1]:2", "::1"), ("localhost.", "localhost"), ("[", None), ("", None)],
+)
+def test_a_host_header_is_parsed(authority: str, name: str | None) -> None:
+    assert parse_host(authority) == name
+
+
+@pytest.mark.parametrize(
+    ("origin", "is_allowed"),
+    [
+        ("http://localhost:3000", True),
+        ("https://127.0.0.1", True),
+        ("http://dev.example:1", True),
+        ("https://evil.example", False),
+        ("null", False),
+        ("http://[", False),
+    ],
+)
+def test_only_pages_of_allowed_hosts_are_allowed(origin: str, is_allowed: bool) -> None:
+    assert HostRules(["dev.example"]).allows_origin(origin) is is_allowed
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [("https://evil.example", 403), ("null", 403), ("http://localhost:3000", 202)],
+)
+def test_only_a_page_of_this_machine_can_run_a_function_by_the_admin_api(
+    tmp_path: Path, origin: str, status: int
+) -> None:
+    app = tmp_path / "app"
+    app.mkdir()
+    (app / "host.json").write_text('{"version": "2.0"}')
+    (app / "function_app.py").write_text(
+        "import azure.functions as func\napp = func.FunctionApp()\n"
+        "@app.timer_trigger('timer', '0 0 1 1 * *')\ndef yearly(timer): pass\n"
+    )
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    options = ["--app", str(app), "--port", str(port), "--data", str(tmp_path / "data")]
+    with running("local-functions", "emulator.functions", f"{url}/admin/host/status", *options):
+        answer = httpx.post(
+            f"{url}/admin/functions/yearly",
+            content="{}",
+            headers={"origin": origin, "content-type": "text/plain"},
+        )
+        assert answer.status_code == status

@@ -1,0 +1,72 @@
+"""Host names that DNS never answers, on a gateway with a real blob storage."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from contract.guard import Resolver
+from gateway.http.rates import Rate
+from gateway.settings import ServiceEndpoint
+from gateway.storage.blobs import PayloadContainer
+from gateway.storage.payloads import BlobPayloadStore
+from tests.conformance.gateway.test_gateway_services import running, storage
+from tests.ports import free_port
+from tests.unit.gateway.conftest import open_gateway
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+JOBS = "/v1/models/noop/jobs"
+ASYNC = {"prefer": "respond-async"}
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Iterator[ServiceEndpoint]:
+    """Yield a blob storage whose host name each new connection must look up."""
+    port = free_port()
+    with running("emulator.blobs", port, "--data", str(tmp_path)):
+        text = storage(port).connection_string or ""
+        yield ServiceEndpoint(text.replace("127.0.0.1", "localhost"))
+
+
+async def test_the_gateway_is_ready_and_stores_inputs_while_dns_does_not_answer(
+    blobs: ServiceEndpoint,
+) -> None:
+    answered = threading.Event()
+
+    def look_up(host: str, port: int) -> Sequence[str]:
+        answered.wait(30)
+        return []
+
+    container = PayloadContainer(blobs)
+    async with open_gateway(
+        resolver=Resolver(look_up),
+        payloads=BlobPayloadStore(container),
+        url_input_rate=Rate(1000, 1),
+    ) as gateway:
+        # As many requests as in 40 s with one request a second, half of them for one name.
+        names = [f"{number}.test" if number % 2 else "test" for number in range(40)]
+        attack = [
+            asyncio.create_task(
+                gateway.http.post(JOBS, json={"input": {"url": f"https://{name}/"}}, headers=ASYNC)
+            )
+            for name in names
+        ]
+        await asyncio.wait(attack, return_when=asyncio.FIRST_COMPLETED)
+        longest_seconds = 0.0
+        for _ in range(5):
+            begun_at = time.monotonic()
+            async with asyncio.timeout(10):
+                ready = await gateway.http.get("/v1/health/ready")
+                stored = await gateway.http.post(JOBS, content=b"x" * 100_000, headers=ASYNC)
+            longest_seconds = max(longest_seconds, time.monotonic() - begun_at)
+            assert (ready.status_code, stored.status_code) == (200, 202)
+        assert not all(each.done() for each in attack)
+        answered.set()
+        answers = [await each for each in attack]
+    await container.close()
+    assert {each.status_code for each in answers} == {422, 429}
+    assert longest_seconds < 2

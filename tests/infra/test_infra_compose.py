@@ -1,0 +1,98 @@
+"""The worker of infra/compose.yaml, judged by the worker's own settings and checks."""
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from gateway.errors import InvalidSetting
+from gateway.http.authentication import ReplyTokens
+from gateway.settings import GatewaySettings
+from tests.infra.deployment import ROOT
+from worker.errors import ReplyForbidden
+from worker.replies import GatewayClient
+from worker.settings import WorkerSettings
+
+JOB_ID = "019a0000-0000-7000-8000-000000000000"
+DEADLINE = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "infra/compose.yaml").read_text("utf-8"))
+    return dict(found["services"])
+
+
+@pytest.fixture(scope="module")
+def settings(services: dict[str, Any]) -> WorkerSettings:
+    return WorkerSettings.from_env(services["worker"]["environment"])
+
+
+@pytest.fixture(scope="module")
+def gateway_url() -> str:
+    """Return the address that the documentation gives to the gateway of these workers."""
+    text = (ROOT / "docs/local-development.md").read_text("utf-8")
+    [url] = re.findall(r"set\s+`GATEWAY_BASE_URL`\s+to\s+`(\S+)`", text)
+    return str(url)
+
+
+def reply_url(gateway_url: str) -> str:
+    return ReplyTokens([bytes(32)], gateway_url).url(JOB_ID, DEADLINE, "classifier")
+
+
+def test_the_worker_of_compose_accepts_the_reply_urls_of_the_documented_gateway(
+    settings: WorkerSettings, gateway_url: str
+) -> None:
+    GatewayClient(settings.reply_hosts).check(reply_url(gateway_url))
+
+
+def test_the_worker_of_compose_accepts_no_other_reply_url(
+    settings: WorkerSettings, gateway_url: str
+) -> None:
+    client = GatewayClient(settings.reply_hosts)
+    name = urlsplit(gateway_url).hostname
+    for other in (f"http://{name}:7072", f"http://{name}", "http://example.com:7071"):
+        with pytest.raises(ReplyForbidden):
+            client.check(reply_url(other))
+
+
+def test_the_host_of_the_gateway_is_known_inside_the_container(
+    services: dict[str, Any], gateway_url: str
+) -> None:
+    names = {each.partition(":")[0] for each in services["worker"]["extra_hosts"]}
+    assert urlsplit(gateway_url).hostname in names
+
+
+def test_the_worker_of_compose_connects_to_services_of_compose(
+    services: dict[str, Any], settings: WorkerSettings
+) -> None:
+    assert settings.service_bus.connection_string is not None
+    assert settings.payload_storage.connection_string is not None
+    [bus] = re.findall(r"Endpoint=sb://([\w-]+)", settings.service_bus.connection_string)
+    [blobs] = re.findall(
+        r"BlobEndpoint=http://([\w-]+)", settings.payload_storage.connection_string
+    )
+    assert {bus, blobs} <= set(services["worker"]["depends_on"]) <= services.keys()
+
+
+def test_the_documented_gateway_needs_keys(gateway_url: str) -> None:
+    """Every container on the machine can reach it."""
+    environment = {
+        "SERVICE_BUS__fullyQualifiedNamespace": "localhost",
+        "PAYLOAD_STORAGE__blobServiceUri": "http://localhost:10000",
+        "REPLY_TOKEN_KEYS": "A" * 44,
+        "GATEWAY_BASE_URL": gateway_url,
+    }
+    with pytest.raises(InvalidSetting, match="API_KEYS"):
+        GatewaySettings.from_env(environment)
+
+
+def test_a_reply_without_tls_needs_an_entry_with_http() -> None:
+    plain, tls = reply_url("http://gateway.example:80"), reply_url("https://gateway.example:80")
+    with pytest.raises(ReplyForbidden, match="lists with http://"):
+        GatewayClient(frozenset({"gateway.example:80"})).check(plain)
+    GatewayClient(frozenset({"gateway.example:80"})).check(tls)
+    GatewayClient(frozenset({"http://gateway.example:80"})).check(plain)

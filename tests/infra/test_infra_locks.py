@@ -1,0 +1,167 @@
+"""The locks of both deployables, and the floors of the dependencies."""
+
+import importlib.metadata
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from infra.lock import (
+    FUNCTIONS,
+    FUNCTIONS_LOCK,
+    ROOT,
+    TORCH_LOCK,
+    WORKER_LOCK,
+    WORKER_TARGET,
+    LockedPackage,
+    is_torch,
+    read_lock,
+)
+
+LOCKS = (WORKER_LOCK, TORCH_LOCK, FUNCTIONS_LOCK)
+# The interpreter and the platform of the image and of the Function App.
+ENVIRONMENT: dict[str, str] = {
+    **{name: str(value) for name, value in default_environment().items()},
+    "python_version": "3.12",
+    "python_full_version": "3.12.12",
+    "sys_platform": "linux",
+    "platform_system": "Linux",
+    "platform_machine": "x86_64",
+    "extra": "",
+}
+
+
+def locked(*paths: Path) -> dict[str, LockedPackage]:
+    texts = [path.read_text(encoding="utf-8") for path in paths]
+    return {package.name: package for text in texts for package in read_lock(text)}
+
+
+WORKER = locked(WORKER_LOCK, TORCH_LOCK)
+GATEWAY = locked(FUNCTIONS_LOCK)
+
+
+def extras() -> dict[str, list[str]]:
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    found: dict[str, list[str]] = document["project"]["optional-dependencies"]
+    return found
+
+
+def worker_requirements() -> list[str]:
+    found = extras()
+    every = [*found["worker-loop"], *found["worker"], *found["telemetry"]]
+    return [text for text in every if not text.startswith("loosely[")]
+
+
+def gateway_requirements() -> list[str]:
+    lines = FUNCTIONS.read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if not line.startswith("#")]
+
+
+def unsatisfied(
+    requirements: Iterable[str], packages: Mapping[str, LockedPackage]
+) -> Iterator[str]:
+    """Yield the requirements that a lock lacks, or has in a version that does not fit."""
+    for text in requirements:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate(ENVIRONMENT):
+            continue
+        package = packages.get(canonicalize_name(requirement.name))
+        if package is None or package.version not in requirement.specifier:
+            yield text
+
+
+@pytest.mark.parametrize(
+    ("requirements", "packages"),
+    [(worker_requirements(), WORKER), (gateway_requirements(), GATEWAY)],
+    ids=["worker", "gateway"],
+)
+def test_each_lock_satisfies_every_requirement_of_its_deployable(
+    requirements: list[str], packages: dict[str, LockedPackage]
+) -> None:
+    assert len(requirements) > 10
+    assert not [*unsatisfied(requirements, packages)], "run ./dev lock"
+
+
+def test_a_requirement_that_a_lock_does_not_satisfy_is_found() -> None:
+    newer = f"pillow>{WORKER['pillow'].version}"
+    assert [*unsatisfied([newer, "absent>=1", "pillow>=1"], WORKER)] == [newer, "absent>=1"]
+
+
+@pytest.mark.parametrize("packages", [WORKER, GATEWAY], ids=["worker", "gateway"])
+def test_each_lock_contains_what_its_packages_need(packages: dict[str, LockedPackage]) -> None:
+    """pip installs the worker's locks without looking for dependencies."""
+    compared = 0
+    for package in packages.values():
+        try:
+            installed = importlib.metadata.distribution(package.name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if Version(installed.version) != package.version:
+            continue
+        compared += 1
+        missing = [*unsatisfied(installed.requires or [], packages)]
+        assert not missing, f"{package.name} needs {missing}"
+    assert compared > 25
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
+def test_each_locked_package_has_an_exact_version_and_hashes_and_no_address(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"://|^-", text, re.MULTILINE)
+    packages = read_lock(text)
+    for package in packages:
+        assert str(package.requirement.specifier) == f"=={package.version}"
+        assert package.hashes
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", each) for each in package.hashes)
+    assert len({package.name for package in packages}) == len(packages)
+
+
+def test_only_the_lock_of_torch_contains_packages_of_cuda() -> None:
+    assert not [name for name in locked(WORKER_LOCK) if is_torch(name)]
+    torch = locked(TORCH_LOCK)
+    assert {"torch", "torchvision", "torchaudio"} <= torch.keys()
+    assert all(is_torch(name) for name in torch)
+
+
+def test_the_lock_of_the_worker_is_for_the_python_of_its_image() -> None:
+    dockerfile = (ROOT / "worker" / "Dockerfile").read_text(encoding="utf-8")
+    versions = set(re.findall(r"^FROM \S+/python:(\d+\.\d+)\.", dockerfile, re.MULTILINE))
+    assert f"--python-version={versions.pop()}" in WORKER_TARGET
+    assert not versions
+
+
+def floors() -> dict[str, set[str]]:
+    """Return the lowest versions that pyproject.toml and requirements.in allow, by package."""
+    found: dict[str, set[str]] = {}
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    base: list[str] = document["project"]["dependencies"]
+    optional = (text for lines in extras().values() for text in lines)
+    for text in [*base, *optional, *gateway_requirements()]:
+        requirement = Requirement(text)
+        for specifier in requirement.specifier:
+            if specifier.operator in {">=", "=="}:
+                found.setdefault(requirement.name, set()).add(specifier.version)
+    return found
+
+
+def test_the_table_of_floors_has_the_versions_of_pyproject_toml() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text[text.index("### Floors") :]
+    rows = re.findall(r"^\| ([\w-]+) \| ([\d.]+) \|", section, re.MULTILINE)
+    assert len(rows) >= 12
+    declared = floors()
+    for name, floor in rows:
+        assert declared[name] == {floor}, f"{name}: the table says {floor}"
+
+
+def test_the_audit_workflow_checks_each_lock() -> None:
+    text = (ROOT / ".github/workflows/audit.yml").read_text(encoding="utf-8")
+    [names] = re.findall(r"for lock in (.+); do", text)
+    assert {ROOT / name for name in names.split()} == set(LOCKS)
+    assert "--require-hashes" in text

@@ -1,0 +1,23 @@
+"""The memory limits of the pods, compared with the bounds of the worker."""
+
+from contract.catalogue import Catalogue
+from infra.manifests import make_container
+from worker.inputs.memory import SMALL_TOTAL_BYTES
+from worker.inputs.payloads import LARGE_FILE_BYTES
+from worker.pipeline.receive import MAX_ASIDE_COUNT
+from worker.settings import DEFAULT_INPUT_MEMORY_BYTES
+
+MIB = 1024 * 1024
+# A worker with torch and the classifier, while it runs.
+PROCESS_BYTES = 600 * MIB
+
+
+def test_the_memory_limit_of_a_pod_is_larger_than_the_bounds_of_the_worker_together() -> None:
+    # Inputs of at most 1 MiB from blobs are in memory as a whole; larger ones are in files.
+    files = MAX_ASIDE_COUNT * LARGE_FILE_BYTES
+    needed = PROCESS_BYTES + DEFAULT_INPUT_MEMORY_BYTES + SMALL_TOTAL_BYTES + files
+    catalogue = Catalogue.load()
+    for name in catalogue:
+        limit: str = make_container(catalogue.model(name), 60)["resources"]["limits"]["memory"]
+        assert limit.endswith("Gi")
+        assert needed < int(limit.removesuffix("Gi")) * 1024 * MIB, name

@@ -1,0 +1,169 @@
+"""The faults of a soak: kills, stops, slow links and a full disk."""
+
+import asyncio
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+import psutil
+
+from tests.storm.kills import Kill, plan_kills
+from tests.storm.rig import Rig
+from tests.storm.small_disk import SmallDisk
+
+_WEIGHTS = {"kill": 10, "stop": 4, "slow": 4, "disk": 1}
+_MAX_STOP_SECONDS, _MAX_SLOW_SECONDS, _MAX_DISK_SECONDS = 15.0, 20.0, 8.0
+_ROUND_TRIPS_SECONDS = (0.02, 0.1, 0.5)
+_BYTES_PER_SECOND = (None, 100_000.0, 1_000_000.0)
+_LINKS = ("gateway", "servicebus", "servicebus admin", "blobs")
+
+
+class Fault(Protocol):
+    """A fault that begins, and from which the system recovers."""
+
+    @property
+    def delay_seconds(self) -> float:
+        """The time after the fault before, in seconds."""
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the next fault may happen before the system has recovered from this one."""
+
+    async def carry_out(self, rig: Rig) -> None:
+        """Cause the fault, and wait until it is over."""
+
+    async def recover(self, rig: Rig) -> None:
+        """Wait until the component is ready again."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A component, or only its child process, is stopped by SIGSTOP and later continued."""
+
+    part: str
+    is_child: bool
+    seconds: float
+    delay_seconds: float
+    overlaps: bool
+
+    def __str__(self) -> str:
+        return f"stop of {'child of ' if self.is_child else ''}{self.part}"
+
+    async def carry_out(self, rig: Rig) -> None:
+        """Stop the processes, and let them continue after the time."""
+        suspended = rig.members[self.part].suspend(is_child=self.is_child)
+        try:
+            await asyncio.sleep(self.seconds)
+        finally:
+            for process in suspended:
+                with suppress(psutil.Error):
+                    process.resume()
+
+    async def recover(self, rig: Rig) -> None:
+        """Wait until the component is ready again."""
+        await rig.members[self.part].wait_until_ready()
+
+
+@dataclass(frozen=True)
+class SlowLink:
+    """All connections to one service are delayed and throttled for a time."""
+
+    link: str
+    round_trip_seconds: float
+    bytes_per_second: float | None
+    seconds: float
+    delay_seconds: float
+    overlaps: bool
+
+    def __str__(self) -> str:
+        return f"slow {self.link}"
+
+    async def carry_out(self, rig: Rig) -> None:
+        """Make the link slow, and fast again after the time."""
+        proxy = rig.links[self.link]
+        proxy.set_link(self.round_trip_seconds, self.bytes_per_second)
+        try:
+            await asyncio.sleep(self.seconds)
+        finally:
+            proxy.set_link(0.0)
+
+    async def recover(self, rig: Rig) -> None:
+        """Do nothing: the link is fast again."""
+
+
+@dataclass(frozen=True)
+class FullDisk:
+    """The disk of all components is full for a time."""
+
+    disk: SmallDisk
+    seconds: float
+    delay_seconds: float
+    overlaps: bool
+
+    def __str__(self) -> str:
+        return "full disk"
+
+    async def carry_out(self, rig: Rig) -> None:
+        """Fill the disk, and free it after the time."""
+        for member in rig.members.values():
+            member.may_fail_to_start = True
+        pids = [process.pid for members in rig.processes().values() for process in members]
+        try:
+            self.disk.fill(pids)
+            await asyncio.sleep(self.seconds)
+        finally:
+            self.disk.free(pids)
+            for member in rig.members.values():
+                member.may_fail_to_start = False
+
+    async def recover(self, rig: Rig) -> None:
+        """Wait until all components are ready again."""
+        for member in rig.members.values():
+            await member.wait_until_ready()
+
+
+def plan_faults(
+    seed: int,
+    gateways: Sequence[str],
+    disk: SmallDisk | None,
+    sorts: Sequence[str],
+    mean_pause_seconds: float,
+) -> Iterator[Fault]:
+    """Yield the faults of a soak without end. The same arguments yield the same faults.
+
+    Args:
+        seed: The seed of the soak.
+        gateways: The names of the gateway hosts.
+        disk: The disk that can become full, or None.
+        sorts: The sorts of faults: kill, stop, slow and disk.
+        mean_pause_seconds: The mean time between two faults.
+    """
+    chance = random.Random(f"faults {seed}")
+    chosen = [sort for sort in _WEIGHTS if sort in sorts and (sort != "disk" or disk is not None)]
+    if not chosen:
+        return
+    while True:
+        sort = chance.choices(chosen, [_WEIGHTS[each] for each in chosen])[0]
+        delay = chance.uniform(0.2, 1.8) * mean_pause_seconds
+        (kill,) = plan_kills(1, chance.randrange(2**32), gateways)
+        seconds = chance.random()
+        match sort:
+            case "kill":
+                yield Kill(kill.part, kill.is_child, delay, kill.overlaps)
+            case "stop":
+                stopped = max(0.5, seconds * _MAX_STOP_SECONDS)
+                yield Stop(kill.part, kill.is_child, stopped, delay, kill.overlaps)
+            case "slow":
+                yield SlowLink(
+                    chance.choice(_LINKS),
+                    chance.choice(_ROUND_TRIPS_SECONDS),
+                    chance.choice(_BYTES_PER_SECOND),
+                    max(2.0, seconds * _MAX_SLOW_SECONDS),
+                    delay,
+                    kill.overlaps,
+                )
+            case _:
+                assert disk is not None
+                yield FullDisk(disk, max(1.0, seconds * _MAX_DISK_SECONDS), delay, overlaps=False)

@@ -1,0 +1,159 @@
+"""The memory and the open files of processes over time, and whether they are flat.
+
+A process that is killed and started again has several lives. Each life has its own level, and all
+lives of a role share one slope, which a linear least-squares fit finds. The time right after the
+start of a life is not used, because imports, pools and caches grow then. Each bucket of time counts
+with its lowest value, so that a request in flight does not count as growth.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+MIB = 1024 * 1024
+WARM_UP_SECONDS = 60.0
+BUCKET_SECONDS = 20.0
+_MIN_OBSERVED_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Slope:
+    """The growth of a quantity per minute, and its standard error."""
+
+    per_minute: float
+    error_per_minute: float
+    observed_seconds: float
+
+    def grows(self, bound_per_minute: float) -> bool:
+        """Return whether the growth is over the bound by more than two standard errors."""
+        return self.per_minute - 2 * self.error_per_minute > bound_per_minute
+
+    def is_flat(self, bound_per_minute: float) -> bool:
+        """Return whether the growth is within the bound, and known as exactly as the bound."""
+        return not self.grows(bound_per_minute) and self.error_per_minute <= bound_per_minute
+
+
+@dataclass
+class Life:
+    """The samples of one process: seconds since the soak's begin, bytes, open files."""
+
+    samples: list[tuple[float, int, int]] = field(default_factory=list)
+
+    def buckets(self, column: int, warm_up_seconds: float) -> Iterator[tuple[float, float]]:
+        """Yield the middle of each bucket after the warm-up in seconds, and its lowest value."""
+        if not self.samples:
+            return
+        begin = self.samples[0][0] + warm_up_seconds
+        lowest: dict[int, float] = {}
+        for sample in self.samples:
+            if sample[0] >= begin:
+                number = int((sample[0] - begin) // BUCKET_SECONDS)
+                lowest[number] = min(lowest.get(number, math.inf), float(sample[column]))
+        for number, value in lowest.items():
+            yield begin + (number + 0.5) * BUCKET_SECONDS, value
+
+
+def fit(lives: Iterable[Life], column: int, warm_up_seconds: float) -> Slope | None:
+    """Fit one slope to all lives, each with its own level.
+
+    Args:
+        lives: The lives of one role.
+        column: 1 for the memory in bytes, 2 for the open files.
+        warm_up_seconds: The time at the start of each life that is not used.
+
+    Returns:
+        The slope, or None if the lives were observed for less than two minutes.
+    """
+    squares = products = observed = 0.0
+    deviations: list[tuple[float, float]] = []
+    levels = 0
+    for life in lives:
+        points = list(life.buckets(column, warm_up_seconds))
+        if len(points) < 2:
+            continue
+        levels += 1
+        observed += len(points) * BUCKET_SECONDS
+        middle = sum(time for time, _ in points) / len(points)
+        level = sum(value for _, value in points) / len(points)
+        for time, value in points:
+            squares += (time - middle) ** 2
+            products += (time - middle) * (value - level)
+            deviations.append((time - middle, value - level))
+    free = len(deviations) - levels - 1
+    if observed < _MIN_OBSERVED_SECONDS or free < 1:
+        return None
+    slope = products / squares
+    rest = sum((value - slope * time) ** 2 for time, value in deviations)
+    error = math.sqrt(rest / free / squares)
+    return Slope(slope * 60, error * 60, observed)
+
+
+@dataclass(frozen=True)
+class RoleFootprint:
+    """What one role used. The peak is the largest resident memory that the kernel counted."""
+
+    role: str
+    lives: int
+    peak_bytes: int
+    memory: Slope | None
+    files: Slope | None
+    max_files: int
+
+
+class Footprint:
+    """Samples the processes of each role."""
+
+    def __init__(self) -> None:
+        self._lives: dict[str, dict[tuple[int, float], Life]] = {}
+        self._peaks: dict[str, int] = {}
+
+    def sample(self, seconds: float, processes: Mapping[str, Iterable[psutil.Process]]) -> None:
+        """Record the memory and the open files of each process now.
+
+        Args:
+            seconds: The time since the begin of the soak.
+            processes: The processes of each role.
+        """
+        for role, members in processes.items():
+            for process in members:
+                # A process may end at any moment.
+                with suppress(psutil.Error, OSError):
+                    key = (process.pid, process.create_time())
+                    rss_bytes = process.memory_info().rss
+                    life = self._lives.setdefault(role, {}).setdefault(key, Life())
+                    life.samples.append((seconds, rss_bytes, process.num_fds()))
+                    peak = max(rss_bytes, _peak_bytes(process.pid))
+                    self._peaks[role] = max(self._peaks.get(role, 0), peak)
+
+    def roles(self, warm_up_seconds: float = WARM_UP_SECONDS) -> list[RoleFootprint]:
+        """Return the footprint of each role, in the order in which the roles were seen."""
+        found = []
+        for role, by_process in self._lives.items():
+            lives = list(by_process.values())
+            found.append(
+                RoleFootprint(
+                    role,
+                    len(lives),
+                    self._peaks[role],
+                    fit(lives, 1, warm_up_seconds),
+                    fit(lives, 2, warm_up_seconds),
+                    max(files for life in lives for _, _, files in life.samples),
+                )
+            )
+        return found
+
+
+def _peak_bytes(pid: int) -> int:
+    """Return the peak resident memory that Linux has counted for a process, elsewhere 0."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text("ascii", "replace")
+    except OSError:
+        return 0
+    for line in status.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0

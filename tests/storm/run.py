@@ -1,0 +1,231 @@
+"""What a storm and a soak share: the run on its own system, the counts and the report."""
+
+import argparse
+import asyncio
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tests.storm.callers import StormCallers, UnexpectedResponse
+from tests.storm.jobs import BrokenPromises, StormJob
+from tests.storm.rig import Rig, RigError, RigOptions, StormEngine, running
+
+_POLL_SECONDS = 0.25
+_EMPTY_WITHIN_SECONDS = 60.0
+_MAX_SHOWN = 10
+
+
+@dataclass
+class Storm:
+    """The options and the current results of a storm. `report` prints them at any time.
+
+    `options` has the seed, the seconds to `settle`, and the `limit` of the run in seconds.
+    """
+
+    options: argparse.Namespace
+    engine: StormEngine
+    jobs: list[StormJob]
+    begun: float = field(default_factory=time.monotonic)
+    kills: list[str] = field(default_factory=list)
+    own_deaths: Counter[str] = field(default_factory=Counter)
+    runs: Counter[str] = field(default_factory=Counter)
+    retries: int = 0
+    #: What `kills` contains: a soak also has other faults.
+    fault_name: str = "kills"
+    notes: list[str] = field(default_factory=list)
+    #: Failures other than broken promises, such as the end of the time limit.
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def judged(self) -> list[StormJob]:
+        """All jobs whose promises are judged."""
+        return self.jobs
+
+    def say(self, text: str) -> None:
+        """Print `text` with the time since the start and the counts of accepted and ended jobs."""
+        seconds = time.monotonic() - self.begun
+        accepted = sum(job.is_accepted for job in self.judged)
+        ended = sum(job.final is not None for job in self.judged)
+        print_line(f"{seconds:6.1f} s  {text}: {accepted} jobs accepted, {ended} ended")
+
+
+AnyStorm = TypeVar("AnyStorm", bound=Storm)
+
+
+async def wait_until_all_ended(run: Storm) -> None:
+    """Wait until all accepted jobs have ended. Give up if none ends for `--settle` seconds."""
+    open_count, changed_at = -1, time.monotonic()
+    while left := sum(job.is_open for job in run.judged):
+        if left != open_count:
+            open_count, changed_at = left, time.monotonic()
+        if time.monotonic() - changed_at > run.options.settle:
+            run.say(
+                f"{left} jobs are still open, and no job has ended for {run.options.settle:g} s"
+            )
+            return
+        await asyncio.sleep(_POLL_SECONDS)
+    run.say("all jobs have ended")
+
+
+async def read_all_again(rig: Rig, run: Storm, callers: StormCallers) -> None:
+    """Read each accepted job again from each host, after all queues are empty or after 60 s.
+
+    `StormJob.see` records each final job that has changed.
+    """
+    end = time.monotonic() + _EMPTY_WITHIN_SECONDS
+    while (count := await rig.message_count()) != 0:
+        if time.monotonic() > end:
+            run.notes.append(f"{count} messages are left in the queues")
+            break
+        await asyncio.sleep(_POLL_SECONDS)
+    accepted = [job for job in run.jobs if job.is_accepted]
+    for url in rig.host_urls:
+        await callers.read_again(accepted, url)
+    run.say("all jobs were read again")
+
+
+@asynccontextmanager
+async def in_background(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run coroutines during the `with` block, and cancel them afterwards."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(coroutine) for coroutine in coroutines]
+        yield
+        for task in tasks:
+            task.cancel()
+
+
+async def run_scenario(
+    scenario: Callable[[Rig, AnyStorm], Awaitable[None]],
+    run: AnyStorm,
+    data: Path,
+    options: RigOptions | None = None,
+) -> None:
+    """Run a scenario on its own system.
+
+    Record a failure if the time limit passes or a signal stops the scenario.
+
+    Raises:
+        RigError: if the system could not be started.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        async with asyncio.timeout(run.options.limit):
+            await _run_unlimited(scenario, run, data, options or RigOptions())
+    except TimeoutError:
+        run.failures.append(
+            f"not finished within {run.options.limit:g} s, the time limit of --limit"
+        )
+    except asyncio.CancelledError:
+        run.failures.append("stopped by a signal")
+
+
+async def _run_unlimited(
+    scenario: Callable[[Rig, AnyStorm], Awaitable[None]],
+    run: AnyStorm,
+    data: Path,
+    options: RigOptions,
+) -> None:
+    try:
+        async with running(data, run.engine, options) as rig:
+            try:
+                await scenario(rig, run)
+            finally:
+                run.own_deaths, run.runs = rig.own_deaths, rig.runs()
+    except* RigError as errors:
+        raise RigError("\n".join(_messages(errors))) from None
+    except* UnexpectedResponse as errors:
+        run.failures += _messages(errors)
+
+
+def _messages(error: BaseException) -> list[str]:
+    if isinstance(error, BaseExceptionGroup):
+        return [text for each in error.exceptions for text in _messages(each)]
+    return [str(error)]
+
+
+def report(run: Storm) -> bool:
+    """Print the results. Return True if no promise was broken and nothing else failed."""
+    broken = BrokenPromises.find(run.judged)
+    print_line("")
+    for name, value in count(run, broken).items():
+        print_line(f"{name:<25} {value}".rstrip())
+    for text in run.notes:
+        print_line(text)
+    for text in describe_broken(run, broken):
+        print_line(text)
+    for text in run.failures:
+        print_line(f"failed: {text}")
+    return not broken and not run.failures
+
+
+def count(run: Storm, broken: BrokenPromises) -> dict[str, str | int]:
+    """Return the counts of a storm by their names."""
+    accepted = [job for job in run.judged if job.is_accepted]
+    rerun = [job for job in accepted if run.runs[job.label] > 1]
+    own_deaths = run.own_deaths
+    return {
+        "engine": f"{run.engine.name}, {run.engine.host_count} gateway host(s)",
+        "accepted": f"{len(accepted)} of {len(run.judged)}",
+        "ended": format_statuses(accepted),
+        "lost": len(broken.lost),
+        "wrong": len(broken.wrong),
+        "doubled": len(broken.doubled),
+        "expired by a crash": len(broken.expired),
+        "queued after cancellation": len(broken.requeued),
+        run.fault_name: f"{len(run.kills)}  {format_counts(run.kills)}",
+        "deaths without a kill": f"{own_deaths.total()}  {format_counts(own_deaths.elements())}",
+        "ran more than once": f"{len(rerun)} jobs",
+        "unknown at times": sum(job.was_unknown for job in accepted),
+        "repeated requests": run.retries,
+        "seconds": round(time.monotonic() - run.begun),
+        "seed": run.options.seed,
+    }
+
+
+def describe_broken(run: Storm, broken: BrokenPromises) -> list[str]:
+    """Return a line for each of the first broken promises of each sort."""
+    return [
+        f"{name}: {_describe(job, run.runs)}"
+        for name, jobs in (
+            ("lost", broken.lost),
+            ("wrong", broken.wrong),
+            ("doubled", broken.doubled),
+            ("expired by a crash", broken.expired),
+            ("queued after cancellation", broken.requeued),
+        )
+        for job in jobs[:_MAX_SHOWN]
+    ]
+
+
+def _describe(job: StormJob, runs: Counter[str]) -> str:
+    parts = [f"job {job.label} ({', '.join(job.ids)}; {job.kind.value}): {job.status}"]
+    parts.append(f"reached the model {runs[job.label]} time(s)")
+    if job.final is not None:
+        parts.append(f"result {job.final['result']}, error {job.final['error']}")
+    parts += job.changes[:3] + [f"seen {text} after its cancellation" for text in job.requeued[:3]]
+    return "; ".join(parts)
+
+
+def format_statuses(jobs: Iterable[StormJob]) -> str:
+    """Return the number of jobs in each status as text."""
+    return format_counts(job.status for job in jobs) or "none"
+
+
+def format_counts(names: Iterable[str]) -> str:
+    """Return the number of times that each name occurs as text."""
+    return ", ".join(f"{name} {count}" for name, count in sorted(Counter(names).items()))
+
+
+def print_line(text: str) -> None:
+    """Print a line at once, also if the output is a file."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

@@ -1,0 +1,129 @@
+"""A disk that can become full: a tmpfs in a mount namespace of its own, or a limit on file sizes.
+
+A tmpfs behaves like a full disk: each write fails with ENOSPC. It becomes full when its size is
+reduced to what is used, so nothing is written to fill it. Without permission to mount a tmpfs, the
+processes get a limit on the size of their files. Then a write fails with EFBIG.
+"""
+
+import math
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+_KIB = 1024
+_UNSHARE = ("unshare", "--user", "--map-root-user", "--mount")
+_IN_NAMESPACE = "LOOSELY_SOAK_NAMESPACE"
+
+
+class SmallDisk(Protocol):
+    """A disk that can become full."""
+
+    @property
+    def name(self) -> str:
+        """How the disk becomes full, for the report."""
+
+    def fill(self, pids: Iterable[int]) -> None:
+        """Let all writes fail. `pids` are the processes that write to the disk."""
+
+    def free(self, pids: Iterable[int]) -> None:
+        """Let all writes succeed again."""
+
+
+class Tmpfs:
+    """A file system in memory, which this process has mounted."""
+
+    name = "a tmpfs without free space"
+
+    def __init__(self, folder: Path, size_bytes: int) -> None:
+        self._folder = folder
+        self._size_bytes = size_bytes
+
+    def mount(self) -> None:
+        """Mount the file system on the folder. It disappears with this process's namespace.
+
+        Raises:
+            OSError: if the file system cannot be mounted.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        options = f"size={self._size_bytes},mode=700"
+        _mount("-t", "tmpfs", "-o", options, "tmpfs", str(self._folder))
+
+    def unmount(self) -> None:
+        """Remove the file system and its files."""
+        subprocess.run(["umount", "--lazy", str(self._folder)], check=False, capture_output=True)
+
+    def fill(self, pids: Iterable[int]) -> None:
+        """Reduce the file system to the space that its files use."""
+        del pids
+        # A size of less than the used space is refused, and a file may grow meanwhile.
+        for spare_kib in (0, 16, 256, 4096):
+            # A size of 0 would be no limit.
+            used_kib = max(4, math.ceil(shutil.disk_usage(self._folder).used / _KIB))
+            try:
+                _mount("-o", f"remount,size={used_kib + spare_kib}k", str(self._folder))
+            except OSError:
+                continue
+            return
+        raise OSError(f"the size of {self._folder} cannot be reduced")
+
+    def free(self, pids: Iterable[int]) -> None:
+        """Give the file system its full size again."""
+        del pids
+        _mount("-o", f"remount,size={self._size_bytes}", str(self._folder))
+
+
+class FileSizeLimit:
+    """A limit of zero bytes on the size of each file that a process writes. Linux only."""
+
+    name = "a limit on the size of files"
+
+    def fill(self, pids: Iterable[int]) -> None:
+        """Let each write of these processes to a file fail."""
+        _limit_file_sizes(pids, 0)
+
+    def free(self, pids: Iterable[int]) -> None:
+        """Let these processes write again."""
+        _limit_file_sizes(pids, resource.RLIM_INFINITY)
+
+
+def _limit_file_sizes(pids: Iterable[int], size_bytes: int) -> None:
+    if sys.platform != "linux":
+        return
+    for pid in pids:
+        try:
+            _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+            soft = hard if size_bytes == resource.RLIM_INFINITY else size_bytes
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def _mount(*arguments: str) -> None:
+    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise OSError(f"mount {' '.join(arguments)}: {done.stderr.strip()}")
+
+
+def enter_mount_namespace(command: Sequence[str], environment: dict[str, str]) -> bool:
+    """Replace this program by itself in a mount namespace of its own, if the system permits that.
+
+    A mount of the program is then invisible to all others, and the kernel removes it even if the
+    program is killed. The process id stays the same.
+
+    Returns:
+        Whether this program already runs in such a namespace. If the system does not permit one,
+        the result is False.
+    """
+    if environment.get(_IN_NAMESPACE):
+        return True
+    if sys.platform != "linux" or shutil.which("unshare") is None:
+        return False
+    if subprocess.run([*_UNSHARE, "true"], capture_output=True, check=False).returncode != 0:
+        return False
+    # Does not return.
+    return os.execvpe(_UNSHARE[0], [*_UNSHARE, *command], {**environment, _IN_NAMESPACE: "1"})

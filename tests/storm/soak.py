@@ -1,0 +1,513 @@
+"""Load a system with jobs of all kinds for a long time, under faults and attacks (`./dev soak`).
+
+    ./dev soak --minutes 60 --seed 7 --report soak.md
+    ./dev soak --minutes 10 --hostile=-many-scans,-brackets --faults kill,stop
+
+It starts its own system in a temporary directory on free ports of loopback. The seed determines the
+jobs, the faults and the attacks; the exact moments depend on the machine. Faults and attacks begin
+after a calm part, in which the neighbour's usual wait is measured. The last part has no kills, so
+that the processes live long enough to measure their memory. The data of an hour takes about 5 GB.
+They are in memory if the disk that becomes full is a tmpfs.
+
+Exit code: 0 if no job was lost, wrong, doubled or expired by a crash, no webhook was lost or
+forged, no job was shown to another tenant, and neither memory nor open files grew. 1 if a promise
+was broken, 2 if the system could not be started.
+"""
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+from contract.webhook import format_secrets, parse_secrets, tenant_secrets
+from gateway.http.keys import Scope, make_key
+from loosely.local.environment import read_environment
+from tests.storm.faults import Fault, plan_faults
+from tests.storm.footprint import MIB, WARM_UP_SECONDS, Footprint
+from tests.storm.hostile import (
+    ATTACK_SECONDS,
+    SILENT_DOMAIN,
+    Attack,
+    Attacker,
+    choose_attacks,
+)
+from tests.storm.jobs import StormJob
+from tests.storm.kills import Kill
+from tests.storm.outside import Outside, WebhookCounts
+from tests.storm.rig import ENGINES, LOCAL, Rig, RigError, RigOptions, StormEngine
+from tests.storm.run import (
+    Storm,
+    in_background,
+    print_line,
+    read_all_again,
+    report,
+    run_scenario,
+    wait_until_all_ended,
+)
+from tests.storm.small_disk import FileSizeLimit, SmallDisk, Tmpfs, enter_mount_namespace
+from tests.storm.soak_callers import (
+    Neighbour,
+    Operator,
+    Producers,
+    QueueSender,
+    SoakCallers,
+    create_reply_queue,
+)
+from tests.storm.soak_jobs import (
+    TORCH_MODELS,
+    Caller,
+    ProducerJob,
+    SoakJob,
+    plan_soak_jobs,
+    soak_catalogue,
+)
+from tests.storm.soak_report import describe_soak, write_report
+
+FAULTS = ("kill", "stop", "slow", "disk")
+MODELS = ("noop", "counting", "fragile", "tensor", "classifier", "voice-activity")
+_DISK_BYTES = 8 * 1024 * MIB
+_MAX_CALM_SECONDS = 60.0
+_SAMPLE_SECONDS = 5.0
+_AFTER_FAULT_SECONDS = 10.0
+_WAITING_SUBMITS = 32
+_NEIGHBOURS = {"noop": (0.5, 10_000_000), "classifier": (2.0, 20_000_000)}
+_WEBHOOK_SECONDS = 120.0
+_SECRET = "whsec_" + base64.b64encode(b"soak" * 8).decode()
+
+
+@dataclass
+class Interval:
+    """Something that happened for a time, in seconds since the begin of the soak."""
+
+    name: str
+    begin: float
+    end: float | None = None
+
+
+@dataclass
+class Soak(Storm):
+    """The options of a soak and its current results."""
+
+    callers: dict[str, Caller] = field(default_factory=dict)
+    models: Sequence[str] = MODELS
+    attacks: Sequence[Attack] = ()
+    disk: SmallDisk | None = None
+    producer_jobs: list[ProducerJob] = field(default_factory=list)
+    footprint: Footprint = field(default_factory=Footprint)
+    attack_times: list[Interval] = field(default_factory=list)
+    fault_times: list[Interval] = field(default_factory=list)
+    neighbour: Neighbour | None = None
+    operator: Operator | None = None
+    webhooks: WebhookCounts | None = None
+    has_begun: bool = False
+
+    @property
+    def judged(self) -> list[StormJob]:
+        """All jobs whose promises are judged, also those of producers."""
+        return [*self.jobs, *self.producer_jobs]
+
+    @property
+    def soak_jobs(self) -> list[SoakJob]:
+        """The jobs that callers have submitted."""
+        return [job for job in self.jobs if isinstance(job, SoakJob)]
+
+    def register(self, job: SoakJob) -> None:
+        """Add a job to the jobs that are watched and judged."""
+        self.jobs.append(job)
+
+    def find_job(self, job_id: str) -> SoakJob | None:
+        """Return the job with this id, or None."""
+        return next((job for job in self.soak_jobs if job_id in job.ids), None)
+
+    def describe(self, begin: float) -> tuple[str, bool]:
+        """Return the attacks since this time, and whether there was a fault or its aftermath."""
+        attacks = sorted({each.name for each in self.attack_times if (each.end or begin) >= begin})
+        faults = (each.end for each in self.fault_times)
+        has_fault = any(end is None or end + _AFTER_FAULT_SECONDS >= begin for end in faults)
+        return "+".join(attacks), has_fault
+
+    def seconds(self) -> float:
+        """Return the seconds since the begin of the soak."""
+        return time.monotonic() - self.begun
+
+
+async def soak(rig: Rig, run: Soak) -> None:
+    """Run the calm part and the part with faults and attacks. Then wait until all jobs end."""
+    seconds = run.options.minutes * 60
+    calm_seconds = min(_MAX_CALM_SECONDS, seconds / 5)
+    await rig.start("worker")
+    await asyncio.to_thread(create_reply_queue, rig.service_bus_connection, rig.admin_port)
+    run.begun = time.monotonic()
+    run.has_begun = True
+    run.say("every component is ready")
+    seed = run.options.seed
+    load = [run.callers[name] for name in ("acme", "acme-2", "bolt")]
+    async with (
+        SoakCallers(rig.url, rig.ran_path, count=16) as callers,
+        Outside(seed, _webhook_secrets(load)) as outside,
+    ):
+        queue: asyncio.Queue[StormJob] = asyncio.Queue(_WAITING_SUBMITS)
+        producers = Producers(rig.service_bus_connection, seed)
+        run.producer_jobs = producers.jobs
+        neighbour = run.neighbour = Neighbour(callers, run.register, run.describe, run.seconds)
+        operator = run.operator = Operator(callers, run.callers["operator"], run.register)
+        try:
+            async with in_background(
+                callers.submit_all(queue),
+                callers.watch(run.jobs),
+                producers.receive(),
+                _sample(rig, run),
+            ):
+                neighbours = [
+                    neighbour.run(run.callers["neighbour"], model, *options)
+                    for model, options in _NEIGHBOURS.items()
+                    if model in run.models
+                ]
+                async with in_background(
+                    _feed(run, queue, load, outside.url),
+                    producers.send(1.0),
+                    operator.run(run.find_job, 2.0),
+                    callers.cross_tenants(lambda: run.soak_jobs, load),
+                    *neighbours,
+                ):
+                    await asyncio.sleep(calm_seconds)
+                    run.say("the calm part is over")
+                    attacker = _attacker(rig, run, callers, outside.url)
+                    async with in_background(_cause_faults(rig, run), _attack(run, attacker)):
+                        await asyncio.sleep(seconds - calm_seconds)
+                run.say("the load is over")
+                await queue.join()
+                await wait_until_all_ended(run)
+                await _wait_for_webhooks(run, outside)
+            await read_all_again(rig, run, callers)
+        finally:
+            run.retries = callers.retries
+            run.failures += [f"unexpected response: {text}" for text in callers.refusals]
+            run.webhooks = outside.judge(run.soak_jobs)
+
+
+def _webhook_secrets(callers: Sequence[Caller]) -> dict[str, str]:
+    """Return the secret that signs the webhooks of each tenant."""
+    secrets = parse_secrets(_SECRET)
+    return {
+        caller.tenant: format_secrets(tenant_secrets(secrets, caller.tenant)) for caller in callers
+    }
+
+
+def _attacker(rig: Rig, run: Soak, callers: SoakCallers, outside_url: str) -> Attacker:
+    """Return the hostile caller and producer."""
+
+    def victims() -> list[str]:
+        # Jobs that run and jobs that have ended.
+        return [job.ids[0] for job in run.soak_jobs[-50:] if job.is_accepted and not job.is_hostile]
+
+    return Attacker(
+        callers=callers,
+        caller=run.callers["mallory"],
+        sender=QueueSender(rig.service_bus_connection),
+        gateway_url=rig.url,
+        outside_url=outside_url,
+        chance=random.Random(f"attacks {run.options.seed}"),
+        register=run.register,
+        victims=victims,
+    )
+
+
+async def _feed(
+    run: Soak, queue: "asyncio.Queue[StormJob]", load: Sequence[Caller], outside_url: str
+) -> None:
+    """Plan jobs at the rate, until cancelled. If submits are slow, fewer jobs are planned."""
+    for job in plan_soak_jobs(run.options.seed, load, run.models, outside_url):
+        await queue.put(job)
+        run.register(job)
+        await asyncio.sleep(1 / run.options.rate)
+
+
+async def _attack(run: Soak, attacker: Attacker) -> None:
+    """Carry out one attack after another, all of them in each round, until cancelled."""
+    attacks = list(run.attacks)
+    while attacks:
+        attacker.chance.shuffle(attacks)
+        for attack in attacks:
+            interval = Interval(attack.name, run.seconds())
+            run.attack_times.append(interval)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ATTACK_SECONDS):
+                    await attack.run(attacker)
+            # What it has sent still has an effect for a time.
+            await asyncio.sleep(attacker.chance.uniform(2.0, 8.0))
+            interval.end = run.seconds()
+
+
+async def _cause_faults(rig: Rig, run: Soak) -> None:
+    """Cause one fault after another until cancelled. The last part of the soak has no kills."""
+    options = run.options
+    quiet_from = options.minutes * 60 * (1 - options.quiet_share)
+    plan = plan_faults(
+        options.seed, rig.gateways, run.disk, options.faults, 60 / options.faults_per_minute
+    )
+    async with asyncio.TaskGroup() as faults:
+        for fault in plan:
+            await asyncio.sleep(fault.delay_seconds)
+            if isinstance(fault, Kill) and run.seconds() >= quiet_from:
+                continue
+            running = faults.create_task(_cause(fault, rig, run))
+            if not fault.overlaps:
+                await asyncio.wait([running])
+
+
+async def _cause(fault: Fault, rig: Rig, run: Soak) -> None:
+    interval = Interval(str(fault), run.seconds())
+    run.fault_times.append(interval)
+    try:
+        await fault.carry_out(rig)
+        run.kills.append(interval.name)
+        run.say(f"fault {len(run.kills)}, {fault}")
+        await fault.recover(rig)
+    except (RigError, TimeoutError, OSError) as error:
+        run.failures.append(f"no recovery from {fault} at {interval.begin:.0f} s: {error}")
+    finally:
+        interval.end = run.seconds()
+
+
+async def _sample(rig: Rig, run: Soak) -> None:
+    """Sample memory and open files until cancelled, and limit the size of the logs."""
+    while True:
+        run.footprint.sample(run.seconds(), rig.processes())
+        for member in rig.members.values():
+            member.log.limit_size()
+        await asyncio.sleep(_SAMPLE_SECONDS)
+
+
+async def _wait_for_webhooks(run: Soak, outside: Outside) -> None:
+    """Wait until a webhook has arrived for each job that asked for one, or the time is over."""
+    end = time.monotonic() + _WEBHOOK_SECONDS
+    while time.monotonic() < end:
+        if not outside.judge(run.soak_jobs).missing:
+            return
+        await asyncio.sleep(1.0)
+
+
+def find_failures(run: Soak) -> list[str]:
+    """Return what was not kept, besides the promises to each job."""
+    failures = list(dict.fromkeys(run.failures))
+    webhooks = run.webhooks
+    if webhooks is not None:
+        failures += [
+            f"{len(numbers)} webhooks are {name}: jobs {numbers[:10]}"
+            for name, numbers in (("missing", webhooks.missing), ("wrong", webhooks.wrong))
+            if numbers
+        ]
+        if webhooks.unsigned:
+            failures.append(f"{webhooks.unsigned} webhooks had no valid signature")
+    options = run.options
+    for role in run.footprint.roles(options.warm_up):
+        if role.memory and role.memory.grows(options.memory_bound * MIB):
+            failures.append(
+                f"the memory of {role.role} grows by {role.memory.per_minute / MIB:.1f} MiB a "
+                f"minute; the bound is {options.memory_bound:g}"
+            )
+        if role.files and role.files.grows(options.files_bound):
+            failures.append(
+                f"the open files of {role.role} grow by {role.files.per_minute:.1f} a minute; "
+                f"the bound is {options.files_bound:g}"
+            )
+    return failures
+
+
+def _make_callers() -> tuple[dict[str, Caller], str]:
+    """Return the callers by name, and the value of API_KEYS."""
+    writing = (Scope.JOBS_READ, Scope.JOBS_WRITE)
+    wanted: dict[str, tuple[str, Sequence[Scope]]] = {
+        "acme": ("acme", writing),
+        "acme-2": ("acme", writing),
+        "bolt": ("bolt", writing),
+        "neighbour": ("neighbour", writing),
+        "mallory": ("mallory", writing),
+        "operator": ("operators", (*writing, Scope.ADMIN)),
+    }
+    made = {name: make_key(name, *options) for name, options in wanted.items()}
+    callers = {name: Caller(name, wanted[name][0], key) for name, (key, _) in made.items()}
+    return callers, json.dumps([entry for _, entry in made.values()])
+
+
+def _choose_disk(options: argparse.Namespace, store: Path, *, may_mount: bool) -> SmallDisk | None:
+    """Return the disk that can become full, or None if there is none on this system."""
+    if "disk" not in options.faults:
+        return None
+    if may_mount:
+        disk = Tmpfs(store, _DISK_BYTES)
+        with suppress(OSError):
+            disk.mount()
+            return disk
+    return FileSizeLimit() if sys.platform == "linux" else None
+
+
+def _names(text: str, known: Sequence[str], what: str) -> list[str]:
+    names = {"all": list(known), "none": []}.get(text, text.split(","))
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f"unknown {what} {', '.join(unknown)}: use {', '.join(known)}")
+    return names
+
+
+def _option(parse: Callable[[str], list[str]]) -> Callable[[str], list[str]]:
+    def parse_option(text: str) -> list[str]:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse_option
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="./dev soak", description="Load a system for a long time, under faults and attacks."
+    )
+    add = parser.add_argument
+    add("--minutes", type=float, default=10.0, help="time of the load (default: %(default)s)")
+    add("--seed", type=int, default=random.randrange(10_000))
+    add("--engine", choices=ENGINES, default=LOCAL, help="the durable engine of the gateway hosts")
+    add("--rate", type=float, default=3.0, help="jobs per second (%(default)s)")
+    add(
+        "--models",
+        type=_option(lambda text: _names(text, MODELS, "model")),
+        default=[name for name in MODELS if name not in TORCH_MODELS or find_spec("torch")],
+        metavar="NAMES",
+        help="models of the load, separated by commas (default: all; without torch, those "
+        "that need no torch)",
+    )
+    add(
+        "--hostile",
+        default="all",
+        metavar="NAMES",
+        help="hostile inputs: all, none, or names separated by commas; =-NAME leaves one out",
+    )
+    add(
+        "--faults",
+        type=_option(lambda text: _names(text, FAULTS, "fault")),
+        default=list(FAULTS),
+        metavar="NAMES",
+        help=f"all, none, or some of {', '.join(FAULTS)}, separated by commas (default: all)",
+    )
+    add("--faults-per-minute", type=float, default=3.0, help="(default: %(default)s)")
+    add(
+        "--quiet-share",
+        type=float,
+        default=1 / 3,
+        help="share of the time, at the end, without kills (default: a third)",
+    )
+    add("--report", type=Path, metavar="FILE", help="write the report: FILE.md or FILE.json")
+    add("--warm-up", type=float, default=WARM_UP_SECONDS, metavar="SECONDS", help="of a process")
+    add(
+        "--memory-bound",
+        type=float,
+        default=2.0,
+        metavar="MIB",
+        help="how fast the memory of a process may grow, in MiB per minute (%(default)s)",
+    )
+    add(
+        "--files-bound",
+        type=float,
+        default=1.0,
+        metavar="FILES",
+        help="how fast the open files of a process may grow per minute (%(default)s)",
+    )
+    add(
+        "--settle",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="after the load, give up if no job ends for this time (%(default)s)",
+    )
+    add("--limit", type=float, metavar="SECONDS", help="of the run (default: its time and 15 min)")
+    add("--data", type=Path, help="directory of the logs, which is kept (default: temporary)")
+    options = parser.parse_args(arguments)
+    if not (options.minutes > 0 and options.rate > 0 and options.faults_per_minute > 0):
+        parser.error("--minutes, --rate and --faults-per-minute must be positive")
+    try:
+        options.attacks = choose_attacks(options.hostile, options.models)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.limit is None:
+        options.limit = options.minutes * 60 + 900
+    return options
+
+
+def main(arguments: list[str], *, may_mount: bool = False) -> int:
+    """Run a soak, and return the exit code. `may_mount`: whether a mount is private to it."""
+    options = _options(arguments)
+    callers, keys = _make_callers()
+    run = Soak(
+        options,
+        StormEngine(name=options.engine, seed=options.seed),
+        [],
+        fault_name="faults",
+        callers=callers,
+        models=options.models,
+        attacks=options.attacks,
+    )
+    data = options.data or Path(tempfile.mkdtemp(prefix="loosely-soak-"))
+    data.mkdir(parents=True, exist_ok=True)
+    data = data.resolve()
+    store = data / "store"
+    run.disk = _choose_disk(options, store, may_mount=may_mount)
+    environment = read_environment()
+    path = [str(Path(__file__).parent / "resolver"), environment.get("PYTHONPATH", "")]
+    rig_options = RigOptions(
+        catalogue=soak_catalogue(),
+        environment={
+            "PYTHONPATH": os.pathsep.join(filter(None, path)),
+            "SOAK_SILENT_DOMAIN": SILENT_DOMAIN,
+            "API_KEYS": keys,
+            "WEBHOOK_SECRETS": _SECRET,
+            "GUARD_ALLOW": "127.0.0.1",
+            "WORKER_MODELS": ",".join(options.models),
+        },
+        has_links=True,
+        store=store,
+    )
+    print_line(f"seed {options.seed}, logs in {data / 'logs'}")
+    is_good = False
+    try:
+        try:
+            asyncio.run(run_scenario(soak, run, data, rig_options))
+        except RigError as error:
+            if not run.has_begun:
+                print_line(f"dev: {error}")
+                return 2
+            run.failures.append(str(error))
+        except Exception as error:  # noqa: BLE001  the report of an hour must not be lost
+            traceback.print_exc()
+            run.failures.append(f"the soak itself failed: {error!r}")
+        run.failures = find_failures(run)
+        is_good = report(run)
+        for line in describe_soak(run):
+            print_line(line)
+        if options.report:
+            write_report(run, options.report)
+    finally:
+        if isinstance(run.disk, Tmpfs):
+            run.disk.unmount()
+        # Keep the logs of a failed run.
+        if is_good and options.data is None:
+            shutil.rmtree(data, ignore_errors=True)
+    return 0 if is_good else 1
+
+
+if __name__ == "__main__":
+    _command = [sys.executable, "-m", "tests.storm.soak", *sys.argv[1:]]
+    _may_mount = enter_mount_namespace(_command, read_environment())
+    sys.exit(main(sys.argv[1:], may_mount=_may_mount))

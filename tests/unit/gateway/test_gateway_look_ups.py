@@ -1,0 +1,126 @@
+"""Host names that DNS never answers, and the requests of others meanwhile."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import httpx
+import pytest
+
+from contract.errors import ForbiddenAddress
+from contract.guard import AddressGuard, Resolver
+from contract.names import webhook_instance
+from gateway.errors import WebhookUndelivered
+from gateway.http.keys import make_key, parse_keys
+from gateway.http.rates import Rate
+from gateway.webhooks.sender import (
+    DNS_TIMEOUT_SECONDS,
+    HttpWebhookSender,
+    resolve_url,
+    tenant_share,
+)
+from tests.unit.gateway.conftest import RunningGateway, open_gateway
+from tests.unit.gateway.receiver import MemoryReceiver
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+KEYS = {tenant: make_key(tenant, tenant) for tenant in ("dead", "good")}
+SETTING = parse_keys(json.dumps([entry for _, entry in KEYS.values()]))
+
+
+class SilentDns:
+    """Finds a public address for each name. A name with `dead` gets no answer until `answer`."""
+
+    def __init__(self) -> None:
+        self._answered = threading.Event()
+
+    def __call__(self, host: str, port: int) -> Sequence[str]:
+        if "dead" in host:
+            self._answered.wait(30)
+        return ["93.184.215.14"]
+
+    def answer(self) -> None:
+        self._answered.set()
+
+
+@pytest.fixture
+async def silent() -> AsyncIterator[RunningGateway]:
+    dns = SilentDns()
+    async with open_gateway(
+        resolver=Resolver(dns),
+        api_keys=SETTING,
+        webhook_secrets=(bytes(32),),
+        url_input_rate=Rate(1000, 1),
+    ) as gateway:
+        yield gateway
+    dns.answer()
+
+
+async def submit(gateway: RunningGateway, tenant: str, **envelope: Any) -> httpx.Response:
+    return await gateway.http.post(
+        "/v1/models/noop/jobs",
+        json=envelope,
+        headers={"x-api-key": KEYS[tenant][0], "prefer": "respond-async"},
+    )
+
+
+async def test_names_that_never_answer_delay_no_other_tenant(silent: RunningGateway) -> None:
+    attack = [
+        asyncio.create_task(submit(silent, "dead", input={"url": f"https://{number}.dead.test/"}))
+        for number in range(40)
+    ]
+    await asyncio.wait(attack, return_when=asyncio.FIRST_COMPLETED)
+    begun_at = time.monotonic()
+    for envelope in (
+        {"input": {"url": "https://good.test/"}},
+        {"input": {"text": "x"}, "webhook": {"url": "https://good.test/"}},
+        {"input": {"text": "x" * 100_000}},
+    ):
+        answer = await submit(silent, "good", **envelope)
+        assert answer.status_code == 202, answer.text
+    assert (await silent.http.get("/v1/health/ready")).status_code == 200
+    assert time.monotonic() - begun_at < 2
+    # The tenant with the dead names is served, too, except for further names.
+    assert (await submit(silent, "dead", input={"text": "x"})).status_code == 202
+    answers = [await each for each in attack]
+    assert time.monotonic() - begun_at < DNS_TIMEOUT_SECONDS + 2
+    found = sorted((each.status_code, each.json()["code"]) for each in answers)
+    assert found == [(422, "invalid-input")] * 8 + [(429, "too-many-look-ups")] * 32
+    refused = next(each for each in answers if each.status_code == 429)
+    assert refused.headers["retry-after"] == "5"
+    assert refused.json()["retryable"] is True
+    assert "input.url: 8 host names" in refused.json()["detail"]
+
+
+async def test_a_name_that_never_answers_gets_the_same_refusal_as_an_unknown_name() -> None:
+    dns = SilentDns()
+    with pytest.raises(ForbiddenAddress) as refused:
+        await resolve_url(AddressGuard(), Resolver(dns), "https://dead.test/", "a", seconds=0.01)
+    dns.answer()
+    assert str(refused.value) == "the host dead.test cannot be found on the public internet"
+
+
+async def test_a_webhook_is_delivered_later_if_its_tenant_has_too_many_look_ups() -> None:
+    dns = SilentDns()
+    resolver = Resolver(dns, max_count_of_a_share=1)
+    sender = HttpWebhookSender(AddressGuard(), resolver)
+    resolver.start("dead.test", 443, tenant_share("a"))
+    with pytest.raises(WebhookUndelivered) as failed:
+        await sender.post("https://good.test/", {}, b"", tenant_share("a"))
+    dns.answer()
+    assert failed.value.reason == "too-many-look-ups"
+
+
+async def test_the_look_up_for_a_webhook_counts_for_the_tenant_of_the_job(
+    silent: RunningGateway,
+) -> None:
+    hook = {"url": "https://good.test/"}
+    job_id = (await submit(silent, "good", input={"text": "x"}, webhook=hook)).json()["id"]
+    await silent.reply()
+    assert webhook_instance(job_id) in silent.durable.runs
+    await silent.services.webhook_activities.deliver_job(job_id, silent.durable)
+    assert isinstance(silent.services.webhooks, MemoryReceiver)
+    assert silent.services.webhooks.shares == [tenant_share("good")]

@@ -1,0 +1,245 @@
+"""Inputs that need much memory or time, and the memory and processes that limit them."""
+
+import io
+import os
+import re
+import signal
+import struct
+import sys
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from worker.errors import InvalidInput, LockLost
+from worker.inputs.decoder_process import DecoderProcesses
+from worker.inputs.memory import SMALL_BYTES, InputMemory, MemoryBudget
+from worker.inputs.opened import InputKind, open_input
+
+MAX_PIXELS = 50_000_000
+MIB = 1024 * 1024
+
+
+def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+    data = io.BytesIO()
+    picture.save(data, kind, **options)
+    return data.getvalue()
+
+
+def blank_png(width: int, height: int) -> bytes:
+    """Return a small PNG file with many transparent pixels."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(name + data))
+        return struct.pack(">I", len(data)) + name + data + checksum
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
+    rows = zlib.compressobj(1)
+    line = bytes(width * 4 + 1)
+    pixels = b"".join(rows.compress(line) for _ in range(height)) + rows.flush()
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def jpeg_with_scans(count: int) -> bytes:
+    """Return a progressive JPEG whose last scan is repeated."""
+    data = encoded(Image.effect_noise((64, 64), 80).convert("RGB"), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * count + data[-2:]
+
+
+def not_held() -> None:
+    raise LockLost("the lock was lost")
+
+
+@pytest.fixture
+def processes() -> Iterator[DecoderProcesses]:
+    started = DecoderProcesses()
+    yield started
+    started.close()
+
+
+def reserve_nothing(_size_bytes: int) -> None:
+    """Accept every size."""
+
+
+def test_an_input_waits_until_another_input_releases_memory() -> None:
+    budget = MemoryBudget(100)
+    first = budget.reserve(60, not_held)
+    waits, second = threading.Event(), threading.Event()
+
+    def reserve() -> None:
+        budget.reserve(60, waits.set)
+        second.set()
+
+    thread = threading.Thread(target=reserve)
+    thread.start()
+    assert waits.wait(10)
+    assert not second.is_set()
+    first.release()
+    first.release()  # has no further effect
+    thread.join(10)
+    assert second.is_set()
+    assert budget.used_bytes == 60
+
+
+def test_a_wait_for_memory_ends_when_the_lock_is_lost() -> None:
+    budget = MemoryBudget(100)
+    budget.reserve(60, not_held)
+    with pytest.raises(LockLost):
+        budget.reserve(60, not_held)
+    assert budget.used_bytes == 60
+
+
+def test_an_input_that_needs_more_than_the_whole_budget_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="would need 600 MiB of memory; this worker accepts at"):
+        MemoryBudget(512 * MIB).reserve(600 * MIB, not_held)
+
+
+def test_small_inputs_do_not_wait_for_large_inputs() -> None:
+    memory = InputMemory(MemoryBudget(100 * MIB))
+    memory.reserve(100 * MIB, not_held)
+    memory.reserve(SMALL_BYTES, not_held)
+    with pytest.raises(LockLost):
+        memory.reserve(SMALL_BYTES + 1, not_held)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_child_process_decodes_the_same_pixels_as_a_thread(
+    processes: DecoderProcesses, kind: str
+) -> None:
+    sideways = Image.effect_noise((500, 300), 80).convert("RGB")
+    exif = sideways.getexif()
+    exif[0x0112] = 6
+    data = encoded(sideways, kind, exif=exif)
+    media_type = f"image/{kind.lower()}"
+    opened = open_input(InputKind("image", MAX_PIXELS), data, media_type)
+    expected = opened.decode(reserve_nothing)
+    asked: list[int] = []
+    found = processes.decode(data, media_type, MAX_PIXELS, asked.append)
+    assert (found.size, found.tobytes()) == (expected.size, expected.tobytes())
+    assert len(asked) == 1
+
+
+MODES = {
+    "rgba.png": ("PNG", "RGBA", {}),
+    "palette.png": ("PNG", "P", {}),
+    "baseline.jpg": ("JPEG", "RGB", {}),
+    "progressive.jpg": ("JPEG", "RGB", {"progressive": True, "subsampling": 0}),
+    "cmyk.jpg": ("JPEG", "CMYK", {"progressive": True, "subsampling": 0}),
+    "lossy.webp": ("WEBP", "RGB", {"method": 0}),
+    "alpha.webp": ("WEBP", "RGBA", {"lossless": True, "method": 0, "quality": 0}),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
+@pytest.mark.parametrize("name", MODES)
+def test_decoding_an_image_needs_at_most_the_reserved_memory(
+    processes: DecoderProcesses, name: str
+) -> None:
+    kind, mode, options = MODES[name]
+    side = 2000
+    blocks = Image.effect_noise((side // 8, side // 8), 60).resize(
+        (side, side), Image.Resampling.NEAREST
+    )
+    data = encoded(blocks.convert(mode), kind, **options)
+    reserved, before = 0, 0
+
+    def reserve(size_bytes: int) -> None:
+        nonlocal reserved, before
+        reserved, before = size_bytes, peak_bytes(processes.child_pids[0])
+
+    processes.decode(data, f"image/{kind.lower()}", MAX_PIXELS, reserve)
+    # The child's file with the decoded pixels is not part of its own memory.
+    shared = side * side * 3
+    assert peak_bytes(processes.child_pids[0]) - before + shared < reserved
+
+
+def peak_bytes(pid: int) -> int:
+    """Return the largest resident memory that a process has had."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def test_a_picture_of_two_million_pixels_is_decoded_in_a_child_process(
+    processes: DecoderProcesses,
+) -> None:
+    kind = InputKind("image", MAX_PIXELS)
+    small, large = blank_png(1000, 1000), blank_png(2000, 1500)
+    assert open_input(kind, small, "image/png", processes).is_small
+    opened = open_input(kind, large, "image/png", processes)
+    assert not opened.is_small
+    assert opened.decode(reserve_nothing).size == (2000, 1500)
+
+
+def test_a_file_of_more_than_one_mebibyte_is_not_opened_in_the_calling_thread(
+    processes: DecoderProcesses,
+) -> None:
+    data = b"no picture" * (MIB // 5)
+    opened = open_input(InputKind("image", MAX_PIXELS), data, "image/png", processes)
+    with pytest.raises(InvalidInput, match="not an image of type image/png"):
+        opened.decode(reserve_nothing)
+
+
+def test_an_image_that_takes_too_long_is_refused_and_the_next_image_is_decoded() -> None:
+    processes = DecoderProcesses(limit_seconds=0.3, process_count=1)
+    with pytest.raises(InvalidInput, match=r"could not be decoded within 0\.3 s"):
+        processes.decode(blank_png(7000, 7000), "image/png", MAX_PIXELS, reserve_nothing)
+    data = blank_png(10, 10)
+    later = DecoderProcesses(process_count=1)
+    assert later.decode(data, "image/png", MAX_PIXELS, reserve_nothing).size == (10, 10)
+    processes.close()
+    later.close()
+
+
+def test_an_image_that_kills_the_decoder_is_refused_and_the_next_image_is_decoded() -> None:
+    processes = DecoderProcesses(process_count=1)
+    data = blank_png(10, 10)
+
+    def kill(_size_bytes: int) -> None:
+        os.kill(processes.child_pids[0], signal.SIGKILL)
+
+    with pytest.raises(InvalidInput, match="damaged or incomplete"):
+        processes.decode(data, "image/png", MAX_PIXELS, kill)
+    assert processes.decode(data, "image/png", MAX_PIXELS, reserve_nothing).size == (10, 10)
+    processes.close()
+
+
+def test_a_jpeg_with_more_than_a_hundred_scans_is_refused(processes: DecoderProcesses) -> None:
+    data = jpeg_with_scans(20_000)
+    with pytest.raises(InvalidInput, match="more than 100 scans"):
+        open_input(InputKind("image", MAX_PIXELS), data[:MIB], "image/jpeg")
+    with pytest.raises(InvalidInput, match="more than 100 scans"):
+        processes.decode(data, "image/jpeg", MAX_PIXELS, reserve_nothing)
+
+
+def test_json_with_more_than_a_million_arrays_is_refused() -> None:
+    data = b"[" + b"[]," * 1_000_000 + b"[]]"
+    opened = open_input(InputKind("json"), data, "application/json")
+    assert not opened.is_small
+    with pytest.raises(InvalidInput, match="too many arrays and objects"):
+        opened.decode(reserve_nothing)
+
+
+def test_tensor_json_with_one_long_text_is_refused_with_little_memory() -> None:
+    """NumPy would reserve the length of the longest text for each value: 1.6 GB here."""
+    pytest.importorskip("numpy")
+    data = b'["' + b"a" * 50_000 + b'"' + b',""' * 8_000 + b"]"
+    asked: list[int] = []
+    opened = open_input(InputKind("tensor"), data, "application/json")
+    with pytest.raises(InvalidInput, match="nested lists of equal length"):
+        opened.decode(asked.append)
+    assert asked[0] < 2 * MIB
+
+
+def test_a_recording_of_ten_seconds_is_small() -> None:
+    pytest.importorskip("numpy")
+    body = bytes(320_000)
+    head = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 16_000, 32_000, 2, 16)
+    data = b"RIFF" + struct.pack("<I", 0) + b"WAVE" + head
+    data += struct.pack("<4sI", b"data", len(body)) + body
+    assert open_input(InputKind("audio"), data, "audio/wav").is_small

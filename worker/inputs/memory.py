@@ -1,0 +1,88 @@
+"""Limit the memory that inputs need while they are decoded and wait to run."""
+
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from worker.errors import InvalidInput
+
+SMALL_BYTES: Final = 16 * 1024 * 1024
+"""Inputs that need at most this much memory count as small, and never wait for large inputs."""
+
+SMALL_TOTAL_BYTES: Final = 64 * 1024 * 1024
+"""The memory that the small inputs of one model share."""
+_CHECK_SECONDS: Final = 0.2
+_MIB: Final = 1024 * 1024
+
+
+class MemoryBudget:
+    """A number of bytes that several inputs share. Any thread may call the methods."""
+
+    def __init__(self, total_bytes: int) -> None:
+        self.total_bytes = total_bytes
+        self._free_bytes = total_bytes
+        self._changed = threading.Condition()
+
+    @property
+    def used_bytes(self) -> int:
+        """Return how many bytes are reserved."""
+        return self.total_bytes - self._free_bytes
+
+    def reserve(self, size_bytes: int, check: Callable[[], None]) -> "MemoryShare":
+        """Wait until `size_bytes` are free, and reserve them.
+
+        `check` is called from time to time during the wait. An error that it raises ends the wait.
+
+        Raises:
+            InvalidInput: The budget is smaller than `size_bytes`.
+        """
+        if size_bytes > self.total_bytes:
+            raise InvalidInput(
+                f"the decoded input would need {size_bytes / _MIB:.0f} MiB of memory; this worker "
+                f"accepts at most {self.total_bytes / _MIB:.0f} MiB; send a smaller input"
+            )
+        with self._changed:
+            while self._free_bytes < size_bytes:
+                self._changed.wait(_CHECK_SECONDS)
+                check()
+            self._free_bytes -= size_bytes
+        return MemoryShare(self, size_bytes)
+
+    def release(self, size_bytes: int) -> None:
+        """Return reserved bytes to the budget."""
+        with self._changed:
+            self._free_bytes += size_bytes
+            self._changed.notify_all()
+
+
+class MemoryShare:
+    """A part of a budget that is reserved for one input. Any thread may call the methods."""
+
+    def __init__(self, budget: MemoryBudget, size_bytes: int) -> None:
+        self._budget = budget
+        self._size_bytes = size_bytes
+        self._lock = threading.Lock()
+
+    def release(self) -> None:
+        """Return the bytes to the budget. Further calls do nothing."""
+        with self._lock:
+            size_bytes, self._size_bytes = self._size_bytes, 0
+        if size_bytes:
+            self._budget.release(size_bytes)
+
+
+class InputMemory:
+    """The budgets for the inputs of one model.
+
+    Small inputs have a budget of their own for each model. All models share the budget for large
+    inputs.
+    """
+
+    def __init__(self, large: MemoryBudget) -> None:
+        self._small = MemoryBudget(SMALL_TOTAL_BYTES)
+        self._large = large
+
+    def reserve(self, size_bytes: int, check: Callable[[], None]) -> MemoryShare:
+        """Reserve memory for one input, as described in `MemoryBudget.reserve`."""
+        budget = self._small if size_bytes <= SMALL_BYTES else self._large
+        return budget.reserve(size_bytes, check)

@@ -1,0 +1,144 @@
+"""Open an input: find out how much memory it needs, before it is decoded.
+
+An opened input is small or large. Small inputs are decoded quickly, in the thread that has opened
+them. Large inputs are decoded by other threads, so that they do not delay small inputs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from mmap import mmap
+from typing import Any, Final, Literal
+
+from PIL import Image
+
+from worker.inputs import audio, images, tensors, text
+from worker.inputs.decoder_process import DecoderProcesses
+from worker.inputs.memory import SMALL_BYTES
+
+Accepts = Literal["audio", "bytes", "file", "image", "json", "tensor", "text"]
+"""The kind of input that a model accepts:
+
+    image   a PIL image in RGB, rotated upright
+    audio   an `Audio`: mono samples as float32, and their sample rate
+    text    a str
+    json    the decoded JSON value
+    tensor  a NumPy array, or a dictionary of arrays by name
+    bytes   the payload unchanged
+    file    the payload as a binary file, which is closed after `preprocess`
+"""
+
+Data = bytes | mmap
+"""The bytes of an input. Large inputs are in a file, and are mapped into memory."""
+
+Reserve = Callable[[int], object]
+"""Reserves this number of bytes of memory. It may wait, and may raise an error."""
+
+# Text needs at most four bytes for each character, besides the bytes of the file.
+_TEXT_FACTOR: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class InputKind:
+    """What a model accepts.
+
+    Attributes:
+        accepts: The kind of input.
+        max_pixels: The largest number of pixels of an image.
+        sample_rate: The number of samples per second of a recording; None to keep the file's rate.
+    """
+
+    accepts: Accepts
+    max_pixels: int = 0
+    sample_rate: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedInput:
+    """An input that is not decoded yet.
+
+    Attributes:
+        is_small: Whether the input is decoded in less than about 0.2 s, with little memory.
+        decode: Reserves memory, decodes the input, and returns the value for the model. Raises
+            InvalidInput if the input cannot be decoded.
+    """
+
+    is_small: bool
+    decode: Callable[[Reserve], Any]
+
+
+def open_input(
+    kind: InputKind, data: Data, media_type: str, processes: DecoderProcesses | None = None
+) -> OpenedInput:
+    """Open an input.
+
+    Args:
+        kind: What the model accepts.
+        data: The bytes of the input.
+        media_type: The media type of the input.
+        processes: The processes that decode large images; None to decode them in this process.
+
+    Raises:
+        InvalidInput: The input cannot be decoded.
+    """
+    match kind.accepts:
+        case "image":
+            return _open_image(kind, data, media_type, processes)
+        case "audio":
+            recording = audio.open_recording(data, kind.sample_rate)
+            return _opened(recording.memory_bytes, recording.decode)
+        case "text":
+            return _opened(_TEXT_FACTOR * len(data), partial(_decode_text, data))
+        case "json":
+            return _opened(text.memory_bytes(data), partial(_parse_json, data))
+        case "tensor":
+            return _opened(
+                tensors.memory_bytes(data, media_type), partial(_decode_tensors, data, media_type)
+            )
+    return _opened(len(data), partial(bytes, data))
+
+
+def _opened(memory_bytes: int, decode: Callable[[], Any]) -> OpenedInput:
+    def reserve_and_decode(reserve: Reserve) -> Any:
+        reserve(memory_bytes)
+        return decode()
+
+    return OpenedInput(memory_bytes <= SMALL_BYTES, reserve_and_decode)
+
+
+def _open_image(
+    kind: InputKind, data: Data, media_type: str, processes: DecoderProcesses | None
+) -> OpenedInput:
+    if processes is not None and not images.is_small_file(data):
+        return _opened_for_process(kind, data, media_type, processes)
+    picture = images.open_image(data, media_type, kind.max_pixels)
+    if processes is not None and not images.is_small(picture, data):
+        picture.close()
+        return _opened_for_process(kind, data, media_type, processes)
+
+    def decode() -> Image.Image:
+        with picture:
+            return images.to_rgb(picture)
+
+    return _opened(images.memory_bytes(picture, data), decode)
+
+
+def _opened_for_process(
+    kind: InputKind, data: Data, media_type: str, processes: DecoderProcesses
+) -> OpenedInput:
+    def decode(reserve: Reserve) -> Image.Image:
+        return processes.decode(data, media_type, kind.max_pixels, reserve)
+
+    return OpenedInput(is_small=False, decode=decode)
+
+
+def _decode_text(data: Data) -> str:
+    return text.decode(bytes(data))
+
+
+def _parse_json(data: Data) -> Any:
+    return text.parse_json(bytes(data))
+
+
+def _decode_tensors(data: Data, media_type: str) -> Any:
+    return tensors.decode(bytes(data), media_type)
