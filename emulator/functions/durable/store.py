@@ -61,9 +61,9 @@ class Store:
     def open(self) -> None:
         """Open or create the database.
 
-        Raises DatabaseInUse if another host uses the database, DatabaseForeign if the database has
-        another schema version, and StoreUnavailable if the database cannot be read or created, for
-        example because the disk is full.
+        Raises DatabaseInUse if another host uses the database, DatabaseForeign if the file is not a
+        database or has another schema version, and StoreUnavailable if the database cannot be read
+        or created, for example because the disk is full.
         """
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,9 +74,8 @@ class Store:
             self._prepare(self._connection)
         except (sqlite3.Error, OSError) as problem:
             self.abandon()
-            raise StoreUnavailable(
-                f"The database {self._path} cannot be opened: {problem}"
-            ) from problem
+            kind = DatabaseForeign if _is_foreign(problem) else StoreUnavailable
+            raise kind(f"The database {self._path} cannot be opened: {problem}") from problem
         except BaseException:
             self.abandon()
             raise
@@ -116,10 +115,11 @@ class Store:
 
     def read(self, sql: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run a query, and return all rows. Raises StoreUnavailable if the query fails."""
-        assert self._connection is not None
+        if self._connection is None:
+            raise StoreUnavailable("The database is closed")
         try:
             return self._connection.execute(sql, arguments).fetchall()
-        except sqlite3.OperationalError as problem:
+        except sqlite3.Error as problem:
             raise StoreUnavailable(f"The database refused a query: {problem}") from problem
 
     def check_writable(self) -> None:
@@ -206,16 +206,16 @@ class Store:
             )
 
     def get_setting(self, name: str, default: str) -> str:
-        """Return the value of a setting. If the setting is missing, store and return `default`."""
-        assert self._connection is not None
-        rows = self.read("SELECT value FROM settings WHERE name=?", (name,))
-        if rows:
-            return str(rows[0][0])
-        try:
-            self._connection.execute("INSERT INTO settings VALUES(?, ?)", (name, default))
-        except sqlite3.Error as problem:
-            raise StoreUnavailable(f"A setting could not be stored: {problem}") from problem
-        return default
+        """Return the value of a setting. If the setting is missing, store and return `default`.
+
+        Raises StoreUnavailable if the database cannot be read or written.
+        """
+        find = "SELECT value FROM settings WHERE name=?"
+        # Existing data must open although the disk is full, so nothing is written without need.
+        if not (rows := self.read(find, (name,))):
+            self.read("INSERT OR IGNORE INTO settings VALUES(?, ?)", (name, default))
+            rows = self.read(find, (name,))
+        return str(rows[0][0])
 
 
 def _fail(future: asyncio.Future[None], problem: Exception) -> None:
@@ -233,14 +233,27 @@ def checkpoint(path: Path) -> None:
 def _lock(path: Path) -> sqlite3.Connection:
     """Lock the database for this host, and return the connection that holds the lock.
 
-    The lock is released when the connection is closed or the process ends.
+    The lock is released when the connection is closed or the process ends. Raises DatabaseInUse if
+    another host has the lock, and sqlite3.Error if the lock file cannot be used.
     """
     guard = sqlite3.connect(path.with_name(path.name + ".lock"), isolation_level=None, timeout=0)
     try:
         guard.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as problem:
+    except sqlite3.Error as problem:
         guard.close()
-        if problem.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+        if not is_busy(problem):
             raise
         raise DatabaseInUse(f"Another host is using the database {path}") from problem
     return guard
+
+
+def _is_foreign(problem: Exception) -> bool:
+    """Return whether SQLite found that a file is not a database."""
+    code: int | None = getattr(problem, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF == sqlite3.SQLITE_NOTADB
+
+
+def is_busy(problem: sqlite3.Error) -> bool:
+    """Return whether SQLite refused an operation because another connection has a lock."""
+    code: int | None = getattr(problem, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from emulator.disk import DiskStatus
 from emulator.servicebus.broker.clock import UtcClock
-from emulator.servicebus.broker.dispatcher import Assignment, Dispatcher, Subscription
+from emulator.servicebus.broker.dispatcher import Assignment, Dispatcher
 from emulator.servicebus.broker.errors import BrokerClosed, MessageStoreError
 from emulator.servicebus.broker.message import IncomingMessage, MessageDelivery, MessageRecord
 from emulator.servicebus.broker.message_table import MessageTable
@@ -191,6 +191,8 @@ class TransactionManager:
         if self._closed:
             return
         self.flush()
+        # The first transaction may have delivered messages, and put one of them back.
+        self.flush()
         self._closed = True
         for handle in (self._transaction_handle, self._timer):
             if handle is not None:
@@ -204,14 +206,30 @@ class TransactionManager:
             return MessageDelivery(message, None, None)
         return MessageDelivery(message, record.lock.token, record.lock.until)
 
-    def _deliver(self, delivery: MessageDelivery, subscription: Subscription) -> None:
+    def _deliver(self, delivery: MessageDelivery, assignment: Assignment) -> None:
         try:
-            subscription.deliver(delivery)
+            assignment.subscription.deliver(delivery)
         except Exception:
             logger.exception(
-                "delivering a message to a receiver failed; in peek-lock mode, the message is"
-                " delivered again after its lock has expired"
+                "delivering a message to a receiver failed; the message is delivered again after"
+                " its lock has expired"
             )
+            if delivery.lock_token is None:
+                self._put_back(delivery, assignment.record)
+
+    def _put_back(self, delivery: MessageDelivery, record: MessageRecord) -> None:
+        """Add a message again that a receiver in receive-and-delete mode did not get.
+
+        The message is locked, so that a message that can never be delivered is not tried again at
+        once. If the process dies before the next commit, the message is lost, as in this mode any
+        message in transit.
+        """
+        message = delivery.message
+        self.contents.add(
+            record.id, IncomingMessage(message.header, message.annotations, message.bare)
+        )
+        self._states[record.queue].put_back(record, self.clock.now())
+        self._schedule_transaction()
 
     def _schedule_transaction(self) -> None:
         if self._transaction_handle is None and not self._closed:
@@ -232,9 +250,7 @@ class TransactionManager:
         try:
             self._assign(assignments)
             # Read the contents now. In receive-and-delete mode, the commit removes them.
-            deliveries = [
-                (each.subscription, self.build_delivery(each.record)) for each in assignments
-            ]
+            deliveries = [(self.build_delivery(each.record), each) for each in assignments]
             changes = self._changes()
             if changes:
                 self.store.apply(changes)
@@ -246,8 +262,8 @@ class TransactionManager:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
-        for subscription, delivery in deliveries:
-            self._deliver(delivery, subscription)
+        for delivery, assignment in deliveries:
+            self._deliver(delivery, assignment)
         self._set_next_timer()
 
     def _assign(self, assignments: list[Assignment]) -> None:

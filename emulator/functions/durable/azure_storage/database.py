@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from emulator.disk import DiskStatus
 from emulator.functions.durable.errors import DatabaseForeign, StoreUnavailable
-from emulator.functions.durable.store import INSTANCES_SCHEMA, checkpoint
+from emulator.functions.durable.store import INSTANCES_SCHEMA, checkpoint, is_busy
 from emulator.program import make_private_file
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ class Database:
             try:
                 self._connection = self._connect()
             except sqlite3.OperationalError as problem:
-                if not _is_busy(problem) or attempt == _READ_TRIES - 1:
+                if not is_busy(problem) or attempt == _READ_TRIES - 1:
                     raise DatabaseForeign(f"{self._path} cannot be opened: {problem}") from problem
                 await asyncio.sleep(_pause(0.01))
             except sqlite3.DatabaseError as problem:
@@ -126,9 +126,9 @@ class Database:
         for _ in range(_READ_TRIES):
             try:
                 return self._open_connection().execute(sql, arguments).fetchall()
-            except sqlite3.OperationalError as problem:
+            except sqlite3.Error as problem:
                 # A read is refused only while another process recovers the file after a kill.
-                if not _is_busy(problem):
+                if not is_busy(problem):
                     raise StoreUnavailable(f"The database refused a query: {problem}") from problem
                 time.sleep(_BUSY_SECONDS)
         raise StoreUnavailable("The database is locked by another process: repeat the request")
@@ -144,7 +144,7 @@ class Database:
             try:
                 return self._transact(work)
             except sqlite3.OperationalError as problem:
-                if not _is_busy(problem):
+                if not is_busy(problem):
                     raise StoreUnavailable(
                         f"The database refused the transaction: {problem}"
                     ) from problem
@@ -219,10 +219,6 @@ class RemoteDatabase(Database):
         self._notify()
         await asyncio.sleep(self._half_seconds)
         return result
-
-
-def _is_busy(problem: sqlite3.OperationalError) -> bool:
-    return problem.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def _pause(seconds: float) -> float:
