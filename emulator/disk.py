@@ -1,4 +1,4 @@
-"""Tell whether a service can write to its data directory, without a write at each question."""
+"""Check whether a service can write to its data directory, without a write for each check."""
 
 import errno
 import logging
@@ -28,7 +28,7 @@ _SQLITE_DISK_ERRORS = frozenset(
 
 
 def is_disk_error(error: BaseException) -> bool:
-    """Return whether an error says that the disk is full, read-only or broken."""
+    """Return whether an error means that the disk is full, read-only or broken."""
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", None)  # missing if Python raised the error
         return code is not None and code & 0xFF in _SQLITE_DISK_ERRORS
@@ -36,11 +36,10 @@ def is_disk_error(error: BaseException) -> bool:
 
 
 class DiskStatus:
-    """Whether the data directory of a service can be written.
+    """Checks whether the data directory of a service can be written.
 
-    A question costs one call of `statvfs`. Only after a write has failed, a question also writes
-    and removes a small file, at most once a second, until this succeeds. One thread at a time may
-    call the methods.
+    A check calls `statvfs`. If a write has failed, the check also writes and removes a small file,
+    at most once a second, until this succeeds. Only one thread at a time may call the methods.
     """
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -51,17 +50,17 @@ class DiskStatus:
         self._is_reported = False
 
     def note_error(self, error: BaseException) -> None:
-        """Note an error of a write. Errors that are not about the disk are ignored."""
+        """Record that a write has failed. Ignore an error that is not about the disk."""
         if is_disk_error(error):
             self._failure = str(error)
             self._report(self._failure)
 
     def note_success(self) -> None:
-        """Note that a write has succeeded."""
+        """Record that a write has succeeded, so `find_problem` need not try to write."""
         self._failure = ""
 
     def find_problem(self) -> str:
-        """Return why the directory cannot be written; an empty string if it can be written."""
+        """Return why the directory cannot be written, or an empty string if it can be written."""
         problem = self._find_problem()
         self._report(problem)
         return problem

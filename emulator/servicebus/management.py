@@ -57,8 +57,8 @@ async def _renew(queue: Queue, body: _Body) -> _Body:
 
 
 async def _peek(queue: Queue, body: _Body) -> _Body | None:
-    # A program that peeks to find out whether the namespace works must not be told that it does
-    # while no message can be sent, received or settled.
+    # Some programs peek to check whether the namespace works. The peek must fail while no message
+    # can be sent, received or settled.
     queue.check_writable()
     start = _number(body, "from-sequence-number")
     count = _number(body, "message-count")

@@ -1,4 +1,4 @@
-"""Let writes to files fail, as on a full disk."""
+"""Make writes to files fail, as on a full disk."""
 
 import resource
 from collections.abc import Iterator
@@ -7,9 +7,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_space(limit_bytes: int) -> Iterator[None]:
-    """Let each write of this process to a file beyond this size fail during the `with` block.
+    """During the `with` block, make each write fail that is beyond `limit_bytes` of a file.
 
-    The error is "File too large", because no limit of one process gives "No space left on device".
+    The error is "File too large" instead of "No space left on device", because the test uses the
+    limit of this process on the size of files.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))

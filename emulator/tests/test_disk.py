@@ -1,4 +1,4 @@
-"""Test that the services notice a directory that cannot be written, and that they recover."""
+"""Test that the services refuse changes while their data directory cannot be written."""
 
 import errno
 import sqlite3
@@ -18,7 +18,7 @@ from file_sizes import no_space
 
 
 def sqlite_full(path: Path) -> sqlite3.Error:
-    """Return the error of SQLite for a full disk."""
+    """Return the error that SQLite raises if the disk is full."""
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE t (x)")
         connection.execute("PRAGMA max_page_count=2")
@@ -27,7 +27,7 @@ def sqlite_full(path: Path) -> sqlite3.Error:
     return caught.value
 
 
-def test_errors_of_the_disk_are_told_from_other_errors(tmp_path: Path) -> None:
+def test_disk_errors_are_distinguished_from_other_errors(tmp_path: Path) -> None:
     assert is_disk_error(sqlite_full(tmp_path / "full.db"))
     assert is_disk_error(OSError(errno.ENOSPC, "No space left on device"))
     assert not is_disk_error(OSError(errno.ECONNRESET, "reset"))
@@ -47,7 +47,7 @@ def test_a_directory_counts_as_unwritable_from_a_failed_write_until_a_write_succ
     disk.note_error(sqlite_full(tmp_path / "full.db"))
     with no_space(0):
         assert "cannot be written: File too large" in disk.find_problem()
-    # Asked again within a second, it does not try to write.
+    # A second check within a second does not try to write.
     assert "cannot be written: File too large" in disk.find_problem()
     now = 1.0
     assert disk.find_problem() == ""
@@ -58,7 +58,7 @@ def test_a_missing_directory_counts_as_unwritable(tmp_path: Path) -> None:
     assert "cannot be read" in DiskStatus(tmp_path / "missing").find_problem()
 
 
-async def test_the_blob_service_answers_server_busy_while_nothing_can_be_written(
+async def test_the_blob_service_returns_server_busy_while_the_disk_is_full(
     tmp_path: Path,
 ) -> None:
     async with open_service(tmp_path) as service:
@@ -75,13 +75,13 @@ async def test_the_blob_service_answers_server_busy_while_nothing_can_be_written
             assert (await service.put("box/blob", b"x" * size)).status == 201
 
 
-def test_the_blob_service_says_that_the_disk_is_full_at_its_start(tmp_path: Path) -> None:
+def test_starting_the_blob_service_on_a_full_disk_raises_start_error(tmp_path: Path) -> None:
     store = AccountStore(tmp_path, BlobClock())
     with no_space(0), pytest.raises(StartError, match="cannot be opened"):
         store.open()
 
 
-async def test_the_durable_store_starts_on_a_full_disk_and_refuses_changes(tmp_path: Path) -> None:
+async def test_the_durable_store_can_be_read_but_not_changed_on_a_full_disk(tmp_path: Path) -> None:
     path = tmp_path / "durable.db"
     with no_space(0), pytest.raises(StoreUnavailable, match="cannot be opened"):
         Store(path).open()

@@ -116,8 +116,8 @@ async def serve(app: App, request: func.HttpRequest, durable: Durable) -> func.H
 def _take_body(request: func.HttpRequest) -> bytes:
     """Return the body of a request, and remove it from the request.
 
-    The Functions worker keeps the request until the response. Without the removal, the body would
-    need memory for as long as the caller waits for a job.
+    The Functions worker keeps the request until the response. If the body stayed in the request, it
+    would need memory while the caller waits for a job.
     """
     body = request.get_body() or b""
     if hasattr(request, _SDK_BODY):

@@ -22,7 +22,7 @@ MAX_WAIT_SECONDS: Final = 200
 """The longest time for which a request waits for a job. Azure ends a request after 230 s."""
 
 BODY_MEMORY_BYTES: Final = 256 * 1024**2
-"""The default size in bytes of all large request bodies that a process holds at the same time."""
+"""The default limit, in bytes, of all large request bodies in one process."""
 
 _MIN_KEY_BYTES = 32
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 # A worker fetches up to 64 inputs at the same time, for up to 20 s each. At this rate, one tenant
-# leaves room for the others, even if all its servers are slow.
+# cannot occupy all 64 fetches, even if all its servers are slow.
 DEFAULT_URL_INPUT_RATE = Rate(30, 30)
 
 

@@ -47,9 +47,9 @@ async def create_container(context: OperationContext) -> BlobResponse:
 async def get_container(context: OperationContext) -> BlobResponse:
     """Get Container Properties, or Get Container Metadata if the parameter `comp` is `metadata`.
 
-    The properties and the metadata are returned as headers. While nothing can be written, the
-    response of Get Container Properties is ServerBusy, so that a readiness probe that only reads
-    gets to know it. Blobs can still be read.
+    The properties and the metadata are returned as headers. While the data directory cannot be
+    written, the response of Get Container Properties is ServerBusy. So a readiness probe can detect
+    this state without a write. Blobs can still be read.
     """
     if context.request.comp != "metadata" and context.store.disk.find_problem():
         raise StorageError(ErrorCode.SERVER_BUSY)

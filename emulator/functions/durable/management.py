@@ -471,8 +471,8 @@ class ManagementApi:
     async def _raise_event(
         self, request: ManagementRequest, instance_id: str, name: str
     ) -> ManagementResponse:
-        # Also for an id that does not exist, so that a caller can ask without a change whether the
-        # store accepts changes.
+        # Check this before the instance id. So a caller can use an id that does not exist to find
+        # out, without a change, whether the store accepts changes.
         self._engine.check_writable()
         self._engine.find_unfinished(instance_id)
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -199,15 +199,15 @@ _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 def is_from_foreign_page(
     headers: Iterable[tuple[bytes, bytes]], allowed_origins: Collection[str]
 ) -> bool:
-    """Return whether a browser sends this request for a page of another site that is not allowed.
+    """Return whether a web page of another site, which is not allowed, caused this request.
 
-    A page may send a form or plain text to any site without asking it first (a simple request). So
-    a gateway that needs no key would run the jobs of every page that its user opens. Browsers
-    describe the page in headers that it cannot change. Other clients send none of them.
+    A page may send a form or plain text to any site without a preflight request. Therefore a
+    gateway that needs no API key would run the jobs of every page that its user opens. Browsers add
+    headers about the page, which the page cannot change. Other clients do not send these headers.
 
     Args:
         headers: The headers of the request.
-        allowed_origins: The value of CORS_ORIGINS.
+        allowed_origins: The origins in CORS_ORIGINS, whose pages are allowed.
     """
     given = dict(headers)
     origin = given.get(b"origin", b"").decode("latin-1")
@@ -223,7 +223,7 @@ _CHALLENGE: Final = 'Bearer realm="loosely"'
 
 
 class AuthenticationMiddleware:
-    """ASGI middleware that refuses unauthenticated requests, and too many large bodies.
+    """ASGI middleware that refuses unauthenticated requests, and large bodies beyond the limits.
 
     It stores the caller in `scope["gateway.caller"]`. It is not based on Starlette's
     BaseHTTPMiddleware, which would create a task for each request.
@@ -269,7 +269,8 @@ class AuthenticationMiddleware:
             try:
                 caller = scope["gateway.caller"] = self._authenticate(scope, headers)
                 size_bytes = announced_size_bytes(scope)
-                # The open routes refuse large bodies at once. Workers' replies must be accepted.
+                # Bodies on open routes are not counted. Some of these routes take workers' replies,
+                # which must be accepted. The other open routes refuse large bodies themselves.
                 if size_bytes > SMALL_BODY_BYTES and not is_open(scope["method"], scope["path"]):
                     counted.enter_context(self._bodies.admit(caller.tenant, size_bytes))
             except HttpProblem as problem:
@@ -289,7 +290,7 @@ class AuthenticationMiddleware:
         ):
             raise HttpProblem(
                 problems.CROSS_ORIGIN,
-                "a web page of an origin that CORS_ORIGINS does not list sent this request",
+                "the request comes from a web page whose origin CORS_ORIGINS does not list",
             )
         if not self._is_closed:
             return OPEN_CALLER

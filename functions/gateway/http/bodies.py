@@ -1,13 +1,13 @@
-"""Bound the memory and the processor time that large request bodies use together.
+"""Limit the memory and the processor time that all large request bodies together use.
 
 A body of up to SMALL_BODY_BYTES is always accepted, and is parsed on the event loop. A larger body
 is counted until its request is answered, because the Functions worker of Azure keeps the message
-with the body until then. One after another, large bodies are parsed in a thread. A waiting
-request of another tenant is next, so no tenant can keep the thread for itself.
+with the body until then. One thread parses the large bodies, one after another. It takes the next
+body from the next tenant, so no tenant can occupy the thread.
 
-A thread keeps the event loop free only while it runs Python code. One call of a function in C, for
-example of the JSON parser, keeps the interpreter's lock. Therefore such a call must be short for
-every body: see MAX_JSON_VALUES.
+The event loop can run beside the thread only while the thread runs Python code. A call of a
+function in C, for example of the JSON parser, holds the interpreter's lock. Therefore such a call
+must be short for every body: see MAX_JSON_VALUES.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from gateway.http import problems
 from gateway.http.problems import HttpProblem
 
 SMALL_BODY_BYTES: Final = 64 * 1024
-"""The largest body that is neither counted nor parsed in the thread."""
+"""The size in bytes of the largest body that is neither counted nor parsed in the thread."""
 
 RETRY_AFTER_SECONDS: Final = 5
 
@@ -29,15 +29,15 @@ T = TypeVar("T")
 
 
 class LargeBodies:
-    """The large bodies of all requests that this process is serving."""
+    """Counts and parses the large bodies of all requests that this process is serving."""
 
     def __init__(self, limit_bytes: int) -> None:
-        """Accept bodies of `limit_bytes` together, and of half of it for each tenant."""
+        """Limit all bodies together to `limit_bytes`, and those of each tenant to half of it."""
         self._limit_bytes = limit_bytes
         self._total_bytes = 0
         self._tenants_bytes: dict[str, int] = {}
         self._turns = _Turns()
-        # The thread is started by the first large body.
+        # The executor starts the thread when the first large body is parsed.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="large-body")
 
     @property
@@ -49,8 +49,9 @@ class LargeBodies:
     def admit(self, tenant: str, size_bytes: int) -> Iterator[None]:
         """Count a body during the `with` block.
 
-        Raises the problem `overloaded` if the limit would be exceeded. One body is always accepted
-        if no other body is counted, and for each tenant if its size fits into the limit.
+        Raises the problem `overloaded` if the body would exceed the limit of all bodies or the
+        limit of the tenant. The first limit does not apply if no body is counted, and the second
+        limit does not apply if no body of the tenant is counted.
         """
         own_bytes = self._tenants_bytes.get(tenant, 0)
         fits = not self._total_bytes or self._total_bytes + size_bytes <= self._limit_bytes
@@ -74,7 +75,7 @@ class LargeBodies:
                 del self._tenants_bytes[tenant]
 
     async def parse(self, tenant: str, body: bytes, parse: Callable[[bytes], T]) -> T:
-        """Return `parse(body)`. For a large body, the function runs in the thread."""
+        """Return `parse(body)`. The function runs in the thread if the body is large."""
         if len(body) <= SMALL_BODY_BYTES:
             return parse(body)
         async with self._turns.take(tenant):
@@ -82,7 +83,7 @@ class LargeBodies:
 
 
 class _Turns:
-    """Lets one task after another run, and takes the next task from the next tenant."""
+    """Lets one task at a time run. The next task belongs to the next tenant that has one."""
 
     def __init__(self) -> None:
         self._is_taken = False
@@ -90,7 +91,7 @@ class _Turns:
 
     @asynccontextmanager
     async def take(self, tenant: str) -> AsyncIterator[None]:
-        """Wait until it is this task's turn; the turn ends with the `async with` block."""
+        """Wait for the turn of this task. The turn ends at the end of the `async with` block."""
         if self._is_taken:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.setdefault(tenant, deque()).append(turn)
@@ -112,7 +113,7 @@ class _Turns:
             turns = self._waiting.pop(tenant)
             turn = turns.popleft()
             if turns:
-                self._waiting[tenant] = turns  # at the end: the other tenants are first
+                self._waiting[tenant] = turns  # the tenant is now behind the others
             if not turn.done():
                 turn.set_result(None)
                 return

@@ -100,7 +100,7 @@ async def read_body(request: Request) -> bytes:
     Azure's Functions host drops the body of a request without a Content-Length. This function then
     raises the problem `malformed-request`.
     """
-    # `Request.body` would keep the body as long as the request.
+    # `Request.body` is not used, because it would keep the body as long as the request.
     body = b"".join([piece async for piece in request.stream()])
     if not body and "transfer-encoding" in request.headers:
         raise HttpProblem(
@@ -289,16 +289,17 @@ Python's own limits differ for reading and writing JSON.
 """
 
 MAX_JSON_VALUES: Final = 300_000
-"""How many values and member names a JSON text may have. The parser creates an object for each.
+"""How many values and member names a JSON text may have.
 
-With this limit, the parser needs at most about 50 ms, during which no other request is served.
+The parser creates an object for each of them. With this limit it needs at most about 50 ms, during
+which no other request is served.
 """
 
 _LARGE_JSON_VALUES: Final = 10_000
-"""From this number of values on, JSON is written in small steps, which other threads interrupt."""
+"""JSON with more values than this is written in small steps, between which other threads run."""
 
 _MAX_INTEGER_CHARACTERS: Final = 309
-"""No larger number can be read as a floating-point number."""
+"""The largest number of characters of an integer. Longer integers exceed the range of floats."""
 
 _CONTAINERS: Final = (dict, list)
 _TOO_DEEP: Final = f"the value is nested deeper than {MAX_DEPTH} levels"
@@ -318,7 +319,7 @@ def parse_json(data: bytes | str) -> Json:
     than MAX_JSON_VALUES values.
     """
     if isinstance(data, str):
-        # Half of a surrogate pair is replaced only for the count.
+        # The replacement of half surrogate pairs affects only the count.
         _check_value_count(data.encode("utf-8", "replace"))
         text = data
     else:
@@ -353,7 +354,10 @@ def encode_json(value: Json) -> bytes:
 
 
 def has_more_values(value: Json, limit: int) -> bool:
-    """Return whether a JSON value contains more than `limit` values, in time of at most `limit`."""
+    """Return whether a JSON value contains more than `limit` values.
+
+    The values are counted only up to the limit, so the function takes little time for any value.
+    """
     count, containers = 1, [value] if type(value) in _CONTAINERS else []
     while containers and count <= limit:
         container = containers.pop()
@@ -367,12 +371,13 @@ def has_more_values(value: Json, limit: int) -> bool:
 def _check_value_count(data: bytes) -> None:
     """Raise ValueError if a JSON text has more than MAX_JSON_VALUES values and member names.
 
-    Each value and name has a comma, a colon or a bracket of its own. The text is UTF-8, in which
-    these characters are single bytes.
+    Each value or name comes with one comma, colon or bracket, so these characters are counted. The
+    text is UTF-8, in which they are single bytes.
     """
     if _count_signs(data, 0, len(data)) <= MAX_JSON_VALUES:
         return
-    # Do not count the characters inside strings. First remove the quotes that end no string.
+    # Do not count the characters inside strings. First remove the escaped quotation marks, because
+    # these do not end a string.
     data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     if data.count(b'"') > 2 * MAX_JSON_VALUES:
         raise ValueError(_TOO_MANY)
@@ -380,7 +385,8 @@ def _check_value_count(data: bytes) -> None:
     while count <= MAX_JSON_VALUES:
         start = data.find(b'"', position)
         end = data.find(b'"', start + 1) if start >= 0 else -1
-        # Count at least one, so that strings without anything between them are few.
+        # Count at least one before each string, so that the loop also ends soon if the text has only
+        # strings.
         count += max(1, _count_signs(data, position, start if start >= 0 else len(data)))
         if end < 0:
             break

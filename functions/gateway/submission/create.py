@@ -296,7 +296,7 @@ class JobCreator:
     async def _check_addresses(self, submission: JobSubmission, tenant: str) -> None:
         """Raise the problem `invalid-input` if the submission contains a forbidden URL.
 
-        Raises the problem `too-many-look-ups` if DNS has not answered earlier look-ups.
+        Raise the problem `too-many-look-ups` if too many earlier DNS look-ups have not ended.
         """
         if submission.url is not None:
             await self._check_address("input.url", submission.url.url, tenant)

@@ -1,7 +1,7 @@
 """Read a form (`multipart/form-data`, RFC 7578) whose body is complete.
 
-The delimiters are found by searches of `bytes`, and a form has only a few parts. Therefore the time
-is proportional to the size of the body, whatever the body contains.
+The delimiters are found by `bytes.find`, and the number of parts is limited. Therefore the time is
+at most proportional to the size of the body, whatever the body contains.
 """
 
 import re
@@ -17,7 +17,7 @@ _PARAMETER: Final = re.compile(r';\s*([\w!#$%&*+.^`|~-]+)\s*=\s*("(?:[^"\\]|\\.)
 
 @dataclass(frozen=True, slots=True)
 class FormPart:
-    """A part of a form. `is_file` says whether the part has a file name."""
+    """A part of a form. `is_file` is true if the part has a file name."""
 
     name: str
     is_file: bool
@@ -28,7 +28,7 @@ class FormPart:
 def read_form(content_type: str, body: bytes) -> list[FormPart]:
     """Return the parts of a form. Raises ValueError if the form is malformed or has too many parts.
 
-    `content_type` is the header of the request, which contains the boundary.
+    `content_type` is the Content-Type header of the request, which contains the boundary.
     """
     boundary = _parameters(content_type).get("boundary", "")
     if not 1 <= len(boundary) <= _MAX_BOUNDARY_CHARACTERS:
@@ -40,10 +40,10 @@ def read_form(content_type: str, body: bytes) -> list[FormPart]:
     while body[position : position + 2] != b"--":
         if len(parts) == MAX_PARTS:
             raise ValueError(f"the form has more than {MAX_PARTS} parts")
-        # The delimiter's own line break is also the end of an empty header.
+        # If a part has no headers, the line break of the delimiter is also their end.
         headers_end = body.find(b"\r\n\r\n", position, position + _MAX_HEADER_BYTES)
         if headers_end < 0:
-            raise ValueError(f"part {len(parts) + 1} has no headers of a valid size")
+            raise ValueError(f"the headers of part {len(parts) + 1} are missing or too large")
         start = headers_end + 4
         next_position = _end(body, delimiter, headers_end + 2)
         data = body[start : next_position - len(delimiter)]

@@ -60,9 +60,9 @@ class JobSubmission:
     priority: Priority = Priority.NORMAL
 
     def drop_data(self) -> None:
-        """Forget the input, so that it needs no memory while the request waits for the job.
+        """Release the memory of the input, because the request may wait long for the job.
 
-        The job's message or a blob contains the input then.
+        The caller must first have put the input into the job's message or into a blob.
         """
         self.data = b""
 
@@ -116,7 +116,8 @@ def _from_form(
     files = [part for part in parts if part.name == "file" and part.is_file]
     if len(files) != 1 or sum(part.name == "file" for part in parts) > 1:
         raise HttpProblem(
-            problems.MALFORMED_REQUEST, "the form must have exactly one part with the name file"
+            problems.MALFORMED_REQUEST,
+            "the form must have one part named file that has a file name",
         )
     given = {**options, **_form_options(parts)}
     kind = media.essence(files[0].media_type) or None
@@ -406,7 +407,7 @@ def parse_webhook_url(options: Mapping[str, Json]) -> str | None:
 
 
 def _check_url_length(option: str, url: str) -> None:
-    # The SSRF guard checks the rest of the URL later. A long URL would be kept until then.
+    # Check the length now, so that no long URL is stored. The SSRF guard later checks the rest.
     if len(url) > MAX_URL_CHARACTERS:
         raise HttpProblem(
             problems.INVALID_INPUT,

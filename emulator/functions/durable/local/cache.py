@@ -35,7 +35,7 @@ class InstanceCache:
         self._sequence = 0
         self.wake: Callable[[OrchestrationInstance], None] = lambda _: None
         self.retry_later: Callable[[Callable[[], None]], None] = lambda _: None
-        """Call a function again after a pause, because the store could not be read."""
+        """Calls a function after a pause. It is used if the store could not be read."""
 
     def now(self) -> int:
         """Return the current time in microseconds since 1970."""
@@ -169,10 +169,10 @@ class InstanceCache:
 
 
 def _restore_work(message: TaskMessage, work: int, written: asyncio.Future[None]) -> None:
-    """If the result of an activity could not be stored, keep its work item's number.
+    """Keep the number of an activity's work item if the activity's result could not be stored.
 
-    Otherwise the transaction of the next episode would not delete the work item, and the activity
-    would run again after a restart of the host.
+    Then the transaction of the next episode deletes the work item. Otherwise the activity would run
+    again after a restart of the host.
     """
     if written.cancelled() or written.exception() is not None:
         message.sequence, message.work = None, work

@@ -40,7 +40,7 @@ class CrashingStore(Store):
 
 
 class CrashingHost:
-    """A host whose engine crashes once, at a given commit. Its clients repeat failed requests."""
+    """A host whose engine crashes once, at a given commit. The clients repeat failed requests."""
 
     def __init__(self, host: EngineHost, commits: int, *, after: bool) -> None:
         self.host = host
@@ -344,7 +344,7 @@ def test_random_orchestrations_complete_although_hosts_are_killed(
     asyncio.run(play())
 
 
-async def test_an_inner_task_all_that_fails_before_its_last_task_is_refused_by_name(
+async def test_the_error_of_an_inner_task_all_that_fails_early_explains_the_sdk_fault(
     host: EngineHost,
 ) -> None:
     _programs(host, [INNER_TASK_ALL_FAILS, ("retry", 1)])
@@ -366,7 +366,7 @@ async def test_an_inner_task_all_that_fails_before_its_last_task_is_refused_by_n
     )
 
 
-async def test_an_inner_task_all_in_a_sub_orchestration_may_fail_before_its_last_task(
+async def test_an_inner_task_all_in_a_sub_orchestration_may_fail_early(
     host: EngineHost,
 ) -> None:
     @host.runner.activity

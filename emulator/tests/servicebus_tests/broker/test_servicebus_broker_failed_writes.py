@@ -57,7 +57,7 @@ async def test_a_failed_database_write_raises_an_error_for_all_callers_and_undoe
     await servicebus.broker.close()
 
 
-async def test_a_queue_says_that_the_database_cannot_be_written_until_it_can(
+async def test_check_writable_of_a_queue_raises_an_error_only_while_the_disk_is_full(
     tmp_path: Path,
 ) -> None:
     servicebus = await _open(tmp_path)

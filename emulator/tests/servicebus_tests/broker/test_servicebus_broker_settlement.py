@@ -171,7 +171,7 @@ async def test_a_message_whose_delivery_fails_in_receive_and_delete_mode_is_deli
         await servicebus.queue().send([message(body)])
     await servicebus.queue().send([message("another message")])
     receiver.close()
-    # The broker does not try at once again: a message may fail each time.
+    # The broker does not deliver the message again at once, because each delivery may fail.
     assert servicebus.receiver(credit=2).deliveries == []
     await servicebus.restart()
     servicebus.advance(60)
@@ -183,7 +183,7 @@ async def test_a_message_whose_delivery_fails_in_receive_and_delete_mode_is_deli
     assert servicebus.bodies() == ["another message"]
 
 
-async def test_a_message_whose_last_delivery_before_the_close_fails_is_not_lost(
+async def test_a_message_whose_delivery_failed_is_not_lost_when_the_broker_closes(
     servicebus: RunningBroker,
 ) -> None:
     def fail(delivery: MessageDelivery) -> None:

@@ -40,8 +40,8 @@ class ReadyStatus(TypedDict):
 class GatewayReadiness:
     """Checks whether the services that the gateway needs respond and can store a job.
 
-    Each check only reads. A service that cannot store anything refuses its check: the local
-    services do so while their disk is full.
+    The checks change nothing. While the disk of the local services is full, these services refuse
+    the checks.
 
     All health probes use the same result, which is renewed at most once a second.
     """
@@ -106,7 +106,7 @@ async def live() -> Response:
     },
 )
 async def ready(request: Request) -> Response:
-    """Return 200 if the durable store, the queue and the blob storage can take jobs, else 503."""
+    """Return 200 if the durable store, a queue and the blob storage accept jobs, otherwise 503."""
     readiness: GatewayReadiness = request.app.state.readiness
     answers = await readiness.answers(durable_of(request), services_of(request))
     is_ready = all(answers.values())
