@@ -145,9 +145,12 @@ class StatusDisplay:
                 self._print(part, f"could not be started: {reason}", style="red")
 
     def show_disk_problem(self, problem: str) -> None:
-        """Print that nothing can be written, or with an empty ``problem`` that this has ended."""
+        """Print the problem with the disk.
+
+        If ``problem`` is empty, print that the data directory can be written again.
+        """
         if problem:
-            text = f"{problem}; all components keep running, and no job is accepted until then"
+            text = f"{problem}; all components keep running, but no job is accepted for now"
             self._print_line(f"  {text}", "red")
         else:
             self._print_line("  the data directory can be written again", "green")
@@ -156,8 +159,8 @@ class StatusDisplay:
         self._print_line(f"  {part.name.ljust(self._width)}  " + "  ".join(texts), style)
 
     def _print_line(self, line: str, style: str) -> None:
-        # The output may be a file on a full disk, or a pipe whose reader has ended. Neither must
-        # end the supervision.
+        # The output may be a file on a full disk, or a pipe whose reader has ended. Such an error
+        # must not end the supervision.
         with suppress(OSError):
             self._console.print(Text(line, style=style), soft_wrap=True, highlight=False)
 

@@ -18,7 +18,7 @@ from loosely.local.parts import Part
 _OWNER_ONLY = 0o600
 _OTHERS = 0o077
 _REPLY_TOKEN_KEY_BYTES = 32
-# As the local services do: with less space than this, they cannot store a job.
+# The local services use the same limit. With less free space, they cannot store a job.
 _MIN_FREE_BYTES = 256 * 1024
 
 
@@ -81,9 +81,9 @@ def reply_token_key(directory: Path) -> str:
 
 
 def find_disk_problem(directory: Path) -> str:
-    """Return why nothing can be written to ``directory``; an empty string if nothing is wrong.
+    """Return why nothing can be written to ``directory``, or an empty string if nothing is wrong.
 
-    The function writes nothing, so it notices a full disk only.
+    The function writes nothing. It only checks the free space, and whether the directory exists.
     """
     try:
         disk = os.statvfs(directory)

@@ -63,9 +63,9 @@ class PartNotStarted:
 
 @dataclass(frozen=True, slots=True)
 class PartFailing:
-    """The component dies again and again before it is ready. It is still restarted.
+    """The component dies repeatedly before it is ready. It is still restarted.
 
-    ``death_count`` counts its deaths in a row. ``log_lines`` are the last lines of its log.
+    ``death_count`` is the number of deaths in a row. ``log_lines`` are the last lines of the log.
     """
 
     part: Part
@@ -75,7 +75,7 @@ class PartFailing:
 
 @dataclass(frozen=True, slots=True)
 class ModelSetAside:
-    """A worker cannot load a model, and serves its other models. ``reason`` is the worker's."""
+    """A worker cannot load a model, for the given reason, and serves its other models."""
 
     part: Part
     model: str

@@ -104,7 +104,10 @@ class Launcher:
 
 
 def _store(path: Path, content: bytes) -> None:
-    """Write a file, unless it has this content already. A file of the last start needs no space."""
+    """Write a file unless it already has this content.
+
+    So a file that an earlier start has written needs no space on a full disk.
+    """
     if path.is_file() and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

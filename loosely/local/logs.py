@@ -40,8 +40,8 @@ class PartLog:
         call. The log is open in append mode, because `limit_size` may truncate the log while the
         process writes to it.
 
-        If the log cannot be opened, for example because the disk is full, the process starts all
-        the same, and its output is lost.
+        If the log cannot be opened, for example because the disk is full, the returned descriptor
+        discards the output, so that the process can start.
         """
         try:
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

@@ -28,15 +28,15 @@ _MODELS_SECONDS = 2.0
 class StartLimits:
     """The limits on the start of a component.
 
-    A component is never given up because it dies or is slow: the other components may be healthy.
+    A component that dies or is slow is always restarted or awaited, and does not end the system.
 
     Attributes:
         failing_deaths: If the component dies this number of times in a row before it is ready, the
             user is informed, and the restarts become slower.
         permanent_deaths: If the component refuses its settings or its port this number of times in
             a row and has never been ready, it is not restarted.
-        slow_after_seconds: If the component is not ready after this time, the user is informed, and
-            again each time when the time has doubled.
+        slow_after_seconds: If the component is not ready after this time, the user is informed. The
+            user is informed again whenever the waiting time has doubled.
     """
 
     failing_deaths: int = 3
@@ -49,8 +49,8 @@ class RestartBackoff:
     """The delays before a component is restarted.
 
     The delay doubles after each short run, and is reset after a long run. The first delay is short,
-    so that a killed worker is soon replaced. A component that fails at its start again and again
-    has a higher limit.
+    so that a killed worker is soon replaced. A component that repeatedly fails at its start has a
+    higher limit.
     """
 
     first_seconds: float = 0.1
@@ -64,7 +64,7 @@ class RestartBackoff:
 
         Args:
             uptime_seconds: How many seconds the component ran before it died.
-            is_failing: Whether the component fails at its start again and again.
+            is_failing: Whether the component repeatedly fails at its start.
         """
         if uptime_seconds >= self.reset_after_seconds:
             self._next_seconds = 0.0
@@ -112,7 +112,7 @@ class ProcessManager:
             try:
                 self._process = process = await self.launcher.launch(self.part, self.log)
             except OSError as error:
-                # For example, this machine has no memory for another process.
+                # For example, the machine does not have enough memory for another process.
                 delay_seconds = self.backoff.next_delay(0.0)
                 reason = error.strerror or str(error)
                 self.notify(events.PartNotStarted(self.part, reason, delay_seconds))
@@ -220,7 +220,8 @@ class ProcessManager:
                 if self._broken_models.get(model) != reason:
                     self._broken_models[model] = reason
                     self.notify(events.ModelSetAside(self.part, model, reason))
-            # After a restart, a broken model is neither broken nor served until it is loaded.
+            # After a restart, the page shows a model as neither broken nor loaded until the first load
+            # of the model ends. So only a loaded model is reported as restored.
             for model in sorted(self._broken_models.keys() & served):
                 del self._broken_models[model]
                 self.notify(events.ModelRestored(self.part, model))
@@ -258,8 +259,8 @@ class ProcessManager:
 def _read_models(document: object) -> tuple[dict[str, str], set[str]]:
     """Return the models that a worker has set aside with their reasons, and the loaded models.
 
-    ``document`` is the worker's page about its models. Both results are empty if it has another
-    format.
+    ``document`` is the JSON document that the worker returns about its models. Both results are
+    empty if the document has another format.
     """
     match document:
         case {"models": dict(models)}:

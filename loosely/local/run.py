@@ -133,7 +133,7 @@ class DiskWatch:
         self._is_reported = False
 
     def check(self) -> None:
-        """Write `up.json` if an earlier attempt failed, and report a change."""
+        """Write `up.json` if an earlier attempt failed. Report a change of the disk's state."""
         self._state.write()
         problem = find_disk_problem(self._directory) or self._state.problem
         if bool(problem) != self._is_reported:

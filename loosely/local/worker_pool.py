@@ -208,7 +208,7 @@ class WorkerPool:
             for _ in range(-surplus):
                 self._start_worker()
         except PortBusy as error:
-            # The workers that run are healthy.
+            # No port is free for another worker. The running workers continue.
             self._notify(events.PartGivenUp(self._plan.part, str(error)))
         if surplus > 0:
             await self._stop_idle(surplus)

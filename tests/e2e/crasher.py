@@ -1,4 +1,4 @@
-"""A model that ends its worker, as a segmentation fault in a driver or a library's exit does."""
+"""A model that ends its worker by a signal or by an exit, as a faulty driver or library does."""
 
 import os
 import signal

@@ -5,7 +5,7 @@ import os
 
 
 class Infer:
-    """End the process by `how`: `segfault` or `exit`; raise an error for any other word."""
+    """End the process if `how` is `segfault` or `exit`. Otherwise raise an error."""
 
     accepts = "bytes"
 

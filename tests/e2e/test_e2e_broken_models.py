@@ -1,4 +1,4 @@
-"""Broken models and jobs that crash the worker: the neighbour is served, and `up` keeps running."""
+"""Broken models and jobs that crash the worker: other models are served, `up` keeps running."""
 
 import time
 from functools import partial
@@ -52,7 +52,7 @@ def health(system: System, page: str) -> httpx.Response:
 
 
 def problems(system: System) -> dict[str, str]:
-    """Return the code of each model that the worker has set aside."""
+    """Return the problem code of each model that the worker has set aside."""
     try:
         models: dict[str, dict[str, Any]] = health(system, "/ready").json()["models"]
     except httpx.TransportError:
@@ -69,14 +69,14 @@ def is_printed(system: System, text: str) -> bool:
 
 
 def serve_neighbour(system: System) -> float:
-    """Run a job of the neighbour, and return how long its caller waited, in seconds."""
+    """Run a job of the model `neighbour`, and return how long the caller waited, in seconds."""
     started_at = time.monotonic()
     job = system.submit("neighbour", b"hello", "text/plain").json()
     assert job["status"] == "succeeded", job
     return time.monotonic() - started_at
 
 
-def test_models_that_cannot_be_loaded_are_set_aside_and_their_neighbour_is_served(
+def test_models_that_cannot_be_loaded_are_set_aside_and_another_model_is_served(
     tmp_path: Path,
 ) -> None:
     models = {"neighbour": ("tests.e2e.crasher", ""), **BROKEN}
@@ -102,7 +102,7 @@ def test_models_that_cannot_be_loaded_are_set_aside_and_their_neighbour_is_serve
 
 
 @pytest.mark.parametrize("code", [0, 2, 98])
-def test_a_job_that_ends_the_worker_by_an_exit_is_dead_lettered_and_the_neighbour_is_served(
+def test_a_job_that_calls_exit_is_dead_lettered_and_another_model_is_served(
     tmp_path: Path, code: int
 ) -> None:
     models = dict.fromkeys(("crasher", "neighbour"), ("tests.e2e.crasher", ""))

@@ -1,4 +1,4 @@
-"""A full disk: `loosely up` keeps supervising and says so, and all comes back with the space."""
+"""A full disk: `loosely up` reports it and keeps running, and jobs succeed when there is space."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def readiness(system: System) -> tuple[int, dict[str, str]]:
 
 
 def restarts(system: System) -> int:
-    """Return how often components have become ready again or died again."""
+    """Return how often components have become ready again or died, besides one death of each."""
     output = system.output()
     return output.count("ready again") + output.count("died") - len(COMPONENTS)
 
@@ -50,12 +50,12 @@ def test_the_system_survives_a_full_disk_and_serves_again_when_there_is_space(
         system.start()
         assert is_served(system)
         assert readiness(system)[0] == 200
-        # This job waits in its queue while the disk is full and everything is restarted.
+        # This job waits in its queue while the disk is full and the components are restarted.
         os.kill(system.pid("worker"), signal.SIGSTOP)
         waiting = system.accept("echo", b"wait", content_type="text/plain")
 
         fill(system.visible_data)
-        # Nobody has tried to write: the services notice it by themselves.
+        # No request has tried to write, so the services must find out themselves.
         until(lambda: readiness(system)[0] == 503, 10, "the gateway is not ready")
         assert set(readiness(system)[1].values()) == {"no answer"}
         until(lambda: "is full" in system.output(), 10, "`up` says that the disk is full")

@@ -1,4 +1,4 @@
-"""Hostile and large bodies: the neighbour is served, and the memory of the gateway is bounded."""
+"""Hostile and large bodies: a neighbour is served, and the memory of the gateway is limited."""
 
 import threading
 import time
@@ -22,7 +22,7 @@ FORM = "multipart/form-data; boundary=b"
 JOBS, INFER = "/v1/models/noop/jobs", "/v2/models/noop/infer"
 TEN_MEGABYTES = 10_000_000
 EXTRA_SECONDS = 2.0
-"""How much longer than without an attack a neighbour may wait."""
+"""How many seconds longer a neighbour may wait during an attack than without an attack."""
 
 ATTACKERS = 3
 BODY_MEMORY_BYTES = 64 * MIB
@@ -63,7 +63,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 @dataclass
 class Neighbour:
-    """A caller with small jobs. `seconds` is how long it waited for each of them."""
+    """A caller that submits small jobs. `seconds` has the wait for each of them."""
 
     seconds: list[float] = field(default_factory=list)
     statuses: set[int] = field(default_factory=set)
@@ -71,7 +71,7 @@ class Neighbour:
 
 @contextmanager
 def calling(system: System, jobs: int = 0) -> Iterator[Neighbour]:
-    """Submit small jobs, one after another, during the `with` block, at least `jobs` jobs."""
+    """During the `with` block, submit small jobs one after another. Submit at least `jobs` jobs."""
     neighbour, has_ended = Neighbour(), threading.Event()
 
     def call() -> None:
@@ -93,7 +93,7 @@ def calling(system: System, jobs: int = 0) -> Iterator[Neighbour]:
 
 @pytest.fixture(scope="module")
 def usual_seconds(busy: System) -> float:
-    """Return the neighbour's longest wait while nobody else sends anything."""
+    """Return the longest wait of a neighbour, in seconds, while no other caller sends requests."""
     with calling(busy, jobs=40) as neighbour:
         pass
     return max(neighbour.seconds)
@@ -134,7 +134,7 @@ def test_many_waiting_callers_with_large_bodies_do_not_exhaust_the_memory(
         answer = httpx.post(busy.url + JOBS, content=content, headers=headers, timeout=60)
         return answer.status_code, answer.json().get("code", "")
 
-    # The 24 bodies have 240 MB. Half of 64 MiB is the share of the tenant, which holds three.
+    # The 24 bodies have 240 MB. The tenant may use half of 64 MiB, which is enough for three.
     with ThreadPoolExecutor(13) as pool:
         pool.submit(watch)
         with busy.paused("worker"):
@@ -148,7 +148,8 @@ def test_many_waiting_callers_with_large_bodies_do_not_exhaust_the_memory(
     assert answers.count((503, "overloaded")) == 21
     assert answers.count((200, "")) == 3
     record_property("mebibytes", (before_bytes // MIB, max(peaks_bytes) // MIB))
-    # A body is held by the host's message, by the gateway, and by the connection to the storage.
+    # There may be three copies of a body: in the host's message, in the gateway, and on its way to
+    # the storage.
     assert max(peaks_bytes) - before_bytes < 3 * BODY_MEMORY_BYTES
 
 
@@ -156,11 +157,12 @@ def test_many_waiting_callers_with_large_bodies_do_not_exhaust_the_memory(
 def test_a_request_with_a_wrong_host_header_causes_no_internal_error(
     busy: System, host: str
 ) -> None:
-    # The local host refuses it, as Azure's does; tests of the gateway pass it on.
+    # The local host refuses such a request itself, as Azure's host does. A unit test passes such a
+    # request to the gateway.
     assert 400 <= busy.http.get("/v1/models", headers={"host": host}).status_code < 500
 
 
-def test_numbers_that_json_cannot_write_again_are_refused(busy: System) -> None:
+def test_numbers_that_become_infinite_are_refused(busy: System) -> None:
     number = {"file": ("a", b"[1e999]", JSON)}
     assert busy.http.post(JOBS, files=number).status_code == 415
     answer = busy.http.post(f'{JOBS}?parameters={{"a":1e999}}', content=b"x")

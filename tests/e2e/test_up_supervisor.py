@@ -196,7 +196,7 @@ def test_a_killed_component_is_restarted_after_a_short_delay_and_reported(
     assert "worker  ready again in" in output
 
 
-def test_a_component_that_cannot_start_does_not_end_the_others_and_is_started_until_it_can(
+def test_a_component_that_dies_at_its_start_is_restarted_until_it_is_ready(
     start: Callable[..., Up],
 ) -> None:
     up = start(queue="plain", worker="crash")

@@ -262,7 +262,7 @@ async def test_the_worker_pool_fails_if_the_workers_refuse_their_settings(
     assert harness.running() == set()
 
 
-async def test_the_worker_pool_repairs_itself_after_no_worker_could_start(
+async def test_the_worker_pool_restarts_a_worker_that_dies_until_the_worker_runs(
     harness: PoolHarness,
 ) -> None:
     (harness.home / "worker-1.crash").touch()

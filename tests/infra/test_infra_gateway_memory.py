@@ -1,4 +1,4 @@
-"""The gateway's memory in the worst case is less than the memory of its instance in Azure."""
+"""Check that the gateway's memory in the worst case fits into its instance in Azure."""
 
 import base64
 import json
@@ -17,16 +17,16 @@ from gateway.submission.parse import _from_envelope
 BICEP = Path(__file__).parents[2] / "infra" / "modules" / "gateway.bicep"
 MIB = 1024**2
 HOST_BYTES = 450 * MIB
-"""For Azure's Functions host, which runs beside the app's process."""
+"""The memory of Azure's Functions host, which runs beside the process of the app."""
 
 IDLE_BYTES = 150 * MIB
-"""The app's process without requests; 100 MiB are measured."""
+"""The memory of the app's process without requests. A measurement gave 100 MiB."""
 
 PARSE_BYTES = 250 * MIB
-"""What the parser of large bodies needs. It parses one body at a time."""
+"""The memory that the parser of large bodies needs. It parses one body at a time."""
 
 COPIES = 3
-"""A body may be in the message of the host, in the gateway, and on its way to the storage."""
+"""The copies of a body: in the host's message, in the gateway, and on its way to the storage."""
 
 
 def number_in_bicep(name: str) -> int:
@@ -57,7 +57,7 @@ WORST: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", WORST)
-def test_one_large_body_is_parsed_within_its_memory(kind: str) -> None:
+def test_parsing_one_large_body_needs_less_memory_than_assumed(kind: str) -> None:
     body, model = WORST[kind](), Catalogue.load(DEFAULT_PATH).model("noop")
     tracemalloc.start()
     try:

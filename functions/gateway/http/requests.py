@@ -385,7 +385,7 @@ def _check_value_count(data: bytes) -> None:
     while count <= MAX_JSON_VALUES:
         start = data.find(b'"', position)
         end = data.find(b'"', start + 1) if start >= 0 else -1
-        # Count at least one before each string, so that the loop also ends soon if the text has only
+        # Count at least one before each string. So the loop also ends soon if the text has only
         # strings.
         count += max(1, _count_signs(data, position, start if start >= 0 else len(data)))
         if end < 0:

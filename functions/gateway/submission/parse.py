@@ -117,7 +117,7 @@ def _from_form(
     if len(files) != 1 or sum(part.name == "file" for part in parts) > 1:
         raise HttpProblem(
             problems.MALFORMED_REQUEST,
-            "the form must have one part named file that has a file name",
+            "the form must have exactly one part named file, and this part must have a file name",
         )
     given = {**options, **_form_options(parts)}
     kind = media.essence(files[0].media_type) or None

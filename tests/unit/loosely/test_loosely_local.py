@@ -384,7 +384,7 @@ class TestConsole:
                 "the file is gone (missing)"
             ),
             "  worker  the model resnet is served again",
-            "  the disk is full; all components keep running, and no job is accepted until then",
+            "  the disk is full; all components keep running, but no job is accepted for now",
             "  the data directory can be written again",
         ]
 
