@@ -220,8 +220,8 @@ class ProcessManager:
                 if self._broken_models.get(model) != reason:
                     self._broken_models[model] = reason
                     self.notify(events.ModelSetAside(self.part, model, reason))
-            # After a restart, the page shows a model as neither broken nor loaded until the first load
-            # of the model ends. So only a loaded model is reported as restored.
+            # After a restart, the page shows a model as neither broken nor loaded until its first
+            # load has ended. So only a loaded model is reported as restored.
             for model in sorted(self._broken_models.keys() & served):
                 del self._broken_models[model]
                 self.notify(events.ModelRestored(self.part, model))

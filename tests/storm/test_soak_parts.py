@@ -106,11 +106,13 @@ def test_the_catalogue_of_a_soak_is_valid_and_has_all_shipped_models(tmp_path: P
         (ended("expired"), ["expired"]),
     ],
 )
-def test_the_judge_of_a_soak_finds_each_wrong_end(final: dict[str, Any], broken: list[str]) -> None:
+def test_a_wrong_final_state_of_a_soak_job_is_a_broken_promise(
+    final: dict[str, Any], broken: list[str]
+) -> None:
     assert find_broken(accepted(), final) == broken
 
 
-def test_the_judge_accepts_the_digest_of_the_input() -> None:
+def test_a_noop_result_with_the_digest_of_the_input_is_not_a_broken_promise() -> None:
     digest = SoakJob(7, JobKind.ASYNC, 5, seed=1, size_bytes=100)
     result = {"size_bytes": 100, "sha256": _sha256(make_bytes(digest.seed, 7, 100))}
     assert find_broken(accepted(), ended("succeeded", result)) == []
@@ -129,7 +131,7 @@ def _sha256(data: bytes) -> str:
         ({"is_hostile": True}, ended("failed", code="out-of-memory")),
     ],
 )
-def test_the_judge_accepts_the_ends_that_a_job_permits(
+def test_an_expected_failure_of_a_soak_job_is_not_a_broken_promise(
     options: dict[str, Any], final: dict[str, Any]
 ) -> None:
     assert find_broken(accepted(**options), final) == []
@@ -160,7 +162,7 @@ async def outside() -> Any:
 
 
 async def deliver(outside: Outside, body: bytes, secret: str = SECRET) -> None:
-    """Send a webhook until the receiver takes it or refuses its signature."""
+    """Send a webhook until the receiver accepts it or refuses the signature."""
     now = datetime.now(UTC)
     headers = {
         "webhook-id": "event",
@@ -230,7 +232,7 @@ def test_a_soak_without_a_small_disk_has_no_full_disk() -> None:
 
 @pytest.fixture
 def writer(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
-    """Yield a process that writes a byte to a file for each line, and says whether it could."""
+    """Yield a process that writes a byte to a file for each input line, and prints the outcome."""
     program = (
         "import sys\n"
         "for line in sys.stdin:\n"
@@ -387,7 +389,7 @@ def test_names_of_the_silent_domain_hang_and_other_names_do_not() -> None:
 
 
 def life(begin: float, minutes: float, level: float, per_minute: float) -> Life:
-    """Return the samples of a process every 5 s. Some of them are high for a moment."""
+    """Return the samples of a process, one every 5 s. Some single samples are much higher."""
     count = int(minutes * 12)
     return Life(
         [
