@@ -62,7 +62,8 @@ from worker.weights.store import AzureBlobReader, WeightsStore
 
 _log = logging.getLogger("worker")
 
-# A worker fetches at most 64 inputs of a model at the same time. A look-up may outlast its fetch.
+# A worker fetches at most 64 inputs of a model at the same time. A look-up may take longer than the
+# fetch that needs it.
 _MAX_LOOK_UPS = 256
 _MAX_LOOK_UPS_OF_A_SHARE = 64
 

@@ -87,8 +87,8 @@ def run_in_child(
             parent process, and is None without a parent process.
         modules: The modules to import before the first fork. An error of an import is ignored,
             because the child imports the module again and handles the error.
-        noting: Returns a context manager for the import of a module, which may note the import in
-            case the import kills this process.
+        noting: Returns a context manager for the import of a module. It can note the import, so
+            that a later process can find out whether the import has killed this process.
 
     Returns:
         The exit code of `run` if the last child ended by itself. If the last child died after this

@@ -1,14 +1,15 @@
-"""Note which model is being loaded, so that a later process knows which load killed this one.
+"""Note which model is being loaded, so that a later process can find the load that killed this one.
 
-The load of a model runs foreign code: it may crash the process, call `os._exit`, or use all memory.
-None of this raises an error. So the worker notes each load in a file that it keeps locked. After
-the death of the process, the operating system releases the lock, and the next process finds the
-notes. The models that they name are suspects. The next process loads the suspects first, one after
-another, while it receives no job. If it dies again, the cause is certain. A model whose load has
-killed several processes in a row is set aside: it is loaded again only after a pause, while the
-other models are served.
+The load of a model runs foreign code, which may crash the process, call `os._exit`, or use all
+memory. The process cannot catch any of these as an error. Therefore the worker notes each load in a
+file that it keeps locked. When the process dies, the operating system releases the lock, and the
+next process finds the note. The models in the notes of dead processes are suspects. The next
+process loads the suspects first, one after another, and receives no job meanwhile. If it dies
+again, the cause is certain. A model whose load has killed several processes in a row is set aside:
+it is loaded again only after a pause, while the other models are served.
 
-The notes are files, because the memory limit of a container may kill all its processes at once.
+The notes are in files and not in the memory of the parent process, because the memory limit of a
+container may kill all its processes at once.
 """
 
 import contextlib
@@ -38,7 +39,7 @@ model.
 """
 
 LONGEST_HOLD_SECONDS: Final = 30.0
-"""How long other models wait while the suspects are loaded."""
+"""The longest time in seconds for which other models wait while the suspects are loaded."""
 
 _FIRST_PAUSE_SECONDS: Final = 300.0
 _LONGEST_PAUSE_SECONDS: Final = 3600.0
@@ -49,10 +50,10 @@ _DEATHS: Final = ".deaths"
 
 @dataclass(frozen=True, slots=True)
 class KilledLoads:
-    """How often loads of one model have killed a process in a row, and when to load it again.
+    """The deaths of processes during loads of one model, and the pause before its next load.
 
-    `pause_seconds` is the time until the next load. It is 0 while there are fewer than `MAX_DEATHS`
-    deaths.
+    `death_count` counts the deaths in a row. `pause_seconds` is 0 if there are fewer than
+    `MAX_DEATHS` deaths.
     """
 
     death_count: int
@@ -62,13 +63,13 @@ class KilledLoads:
 def import_name(module: str) -> str:
     """Return the name under which the import of a model's module is noted.
 
-    The parent process imports modules before any model is loaded.
+    An import by the parent process is counted apart from the load of the model.
     """
     return f"import {module}"
 
 
 class LoadJournal:
-    """The notes of this process about its loads, in a folder that its successors also use.
+    """The notes of this process about its loads, in a folder that later processes also use.
 
     Workers may share the folder. Then all of them set the same models aside. Without a folder
     nothing is noted. Any thread may call the methods.
@@ -83,10 +84,10 @@ class LoadJournal:
         """Store the settings.
 
         Args:
-            lock_folder: The folder of the lock journals, which gets a folder for the notes; None if
-                loads are not noted.
+            lock_folder: The folder of the lock journals. The notes are in its folder `loads`. None
+                if loads are not noted.
             clock: Returns the time in seconds since 1970, which later processes also use.
-            hold_seconds: How long other models wait while the suspects are loaded.
+            hold_seconds: The longest time for which other models wait while suspects are loaded.
         """
         self._lock_folder = lock_folder
         self._folder = None if lock_folder is None else lock_folder / "loads"
@@ -99,10 +100,10 @@ class LoadJournal:
         self._one_by_one = threading.Lock()
 
     def take_over(self, models: Collection[str] = ()) -> None:
-        """Count the deaths of processes that have noted a load and not ended it.
+        """Count the deaths of the processes whose notes remain, and find the suspects.
 
         Args:
-            models: The models that this process loads. Those that are suspects are loaded first.
+            models: The names of the models that this process loads.
         """
         if self._folder is None:
             return
@@ -120,7 +121,7 @@ class LoadJournal:
             self._hold_ends_at = time.monotonic() + self._hold_seconds
 
     def find(self, name: str) -> KilledLoads:
-        """Return the deaths during loads of a model, or during imports of its module."""
+        """Return the killed loads of the model `name`, which may also be an `import_name`."""
         count, last_at = self._read(name)
         if count < MAX_DEATHS:
             return KilledLoads(count, 0.0)
@@ -132,9 +133,9 @@ class LoadJournal:
 
     @property
     def is_holding(self) -> bool:
-        """Whether suspects are loaded now, so that no job may be received and nothing else loaded.
+        """Whether suspects are being loaded. Then no job is received and no other model is loaded.
 
-        A suspect that hangs does not hold the others for ever.
+        This ends after `hold_seconds`, so that a load that hangs does not block the others.
         """
         return bool(self.suspects) and time.monotonic() < self._hold_ends_at
 
@@ -163,7 +164,7 @@ class LoadJournal:
     def end(self, name: str, *, has_succeeded: bool) -> None:
         """Record that a load has ended without killing the process.
 
-        After a success, the earlier deaths are forgotten.
+        After a success, the death count of the model is 0 again.
         """
         with self._changed:
             self.suspects.discard(name)
@@ -178,7 +179,7 @@ class LoadJournal:
         try:
             descriptor = self._note(path, name)
         except OSError as error:
-            # Without a note, the model is loaded all the same: the disk may be full.
+            # The disk may be full. Load the model without a note.
             _log.warning("the load of %s is not noted: %s", name, error)
             yield
             return
@@ -191,11 +192,11 @@ class LoadJournal:
 
     def _note(self, path: Path, name: str) -> int:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # The file gets its name after it is locked, so that no other process takes it over.
+        # The file gets its final name only after it is locked. So no other process takes it over.
         draft = path.with_suffix(".draft")
         descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            # This lock belongs to the process alone. A child of this process does not inherit it.
+            # This lock belongs only to this process. Its child processes do not inherit the lock.
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.write(descriptor, name.encode())
             draft.rename(path)
@@ -207,10 +208,10 @@ class LoadJournal:
         return descriptor
 
     def _take_notes(self, folder: Path) -> dict[str, list[str]]:
-        """Remove the notes of dead processes. Return their names, by the id of the process."""
+        """Remove the notes of dead processes. Return the names in the notes, by process id."""
         names: dict[str, list[str]] = defaultdict(list)
         for path in sorted(folder.glob(f"*{_LOADING}")):
-            # A worker that starts at the same time may remove the file.
+            # Another worker that starts at the same time may have removed the file.
             with contextlib.suppress(OSError), path.open("r+b") as file:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if the process runs
                 path.unlink()
@@ -218,9 +219,10 @@ class LoadJournal:
         return names
 
     def _held_jobs(self, process: str) -> bool:
-        """Return whether a dead process held a message, which may also be the cause of its death.
+        """Return whether a dead process held a message. Then the job may have caused the death.
 
-        Its lock journals are still there, because this process has not connected to a queue yet.
+        The lock journals of the dead process still exist, because this process has not connected to
+        a queue yet.
         """
         assert self._lock_folder is not None
         for path in self._lock_folder.glob(f"*-{process}-*.locks"):
@@ -230,15 +232,21 @@ class LoadJournal:
         return False
 
     def _count_death(self, name: str, *, is_certain: bool) -> None:
-        """Count a death. An uncertain one makes a model a suspect, and never more than that.
+        """Count a death during the load of a model.
 
-        If the model was set aside before, the evidence is strong enough to count each death.
+        If it is not certain that the load caused the death, the count becomes at least 1, which
+        makes the model a suspect. If the model was set aside before, each death is counted.
         """
         count = self._read(name)[0]
         count = count + 1 if is_certain or count >= MAX_DEATHS else max(count, 1)
         _log.error(
             "a process died while it loaded %s%s",
-            *(name, f", the {count}. in a row" if is_certain else "; the cause is not certain"),
+            *(
+                name,
+                f"; number of deaths in a row: {count}"
+                if is_certain
+                else "; the cause is not certain",
+            ),
         )
         path = self._path(name, _DEATHS)
         draft = path.with_name(f".{path.name}.{os.getpid()}")
@@ -260,5 +268,5 @@ class LoadJournal:
 
     def _path(self, name: str, suffix: str) -> Path:
         assert self._folder is not None
-        # A model's name and a module's name are too free for the name of a file.
+        # A hash, because the name of a model or a module may not be valid as the name of a file.
         return self._folder / (hashlib.sha256(name.encode()).hexdigest()[:32] + suffix)

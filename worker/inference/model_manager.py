@@ -84,7 +84,7 @@ class ModelManager:
         self._problem: dict[str, str] | None = None
         self._journal = journal or LoadJournal(None)
         self.is_set_aside = False
-        """Whether the model is broken: the last load failed, and waiting alone does not help."""
+        """Whether the model is broken: the last load failed, but not because a service was down."""
         self.limit = self._new_limit()
 
     @property
@@ -120,7 +120,7 @@ class ModelManager:
 
         The worker may receive jobs while the model is loaded. When another model needs the memory,
         the result becomes False before this model is unloaded. The result is also False while the
-        worker loads a model that may kill it.
+        worker loads suspects.
         """
         return (
             not (self._journal.suspects and self._journal.is_holding)
@@ -324,7 +324,7 @@ class ModelManager:
             self._reservation.fail(retry_seconds, size_bytes)
 
     def _note_killer(self) -> None:
-        """Set the model aside because its loads have killed the process."""
+        """Set the model aside because its loads have killed several processes."""
         killed = self._journal.find(self._model.name)
         error = ModelKillsWorker(
             f"loading {self._model.implementation} has killed the worker {killed.death_count} "

@@ -192,14 +192,14 @@ class WorkerReadiness:
         """Return whether the worker is ready, and the details that the readiness probe returns.
 
         A worker with a model that is set aside is not ready, so that a rollout of a broken model
-        stops. The worker serves its other models all the same.
+        stops. Nevertheless, the worker serves its other models.
         """
         return self._judge(are_broken_allowed=False)
 
     def started(self) -> tuple[bool, Mapping[str, Any]]:
         """Return whether the start of the worker has ended, and the details as `ready` does.
 
-        Models that are set aside do not count, if at least one other model is ready.
+        Models that are set aside are ignored if at least one other model is ready.
         """
         return self._judge(are_broken_allowed=True)
 

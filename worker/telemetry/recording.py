@@ -175,7 +175,7 @@ class Metrics:
             "model_load_failures", "Failed loads, by the code of the reason.", "reason"
         )
         self.set_aside = self._gauge(
-            "model_set_aside", "1 while the model is broken and the others are served."
+            "model_set_aside", "1 while the model is set aside because it is broken."
         )
         self.in_flight = self._gauge("jobs_in_hand", "Messages received and not yet settled.")
         self.loaded = self._gauge("model_loaded", "1 while the model is loaded.")

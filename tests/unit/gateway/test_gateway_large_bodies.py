@@ -1,4 +1,4 @@
-"""Large and hostile request bodies: they block nobody, and are not kept while a caller waits."""
+"""Large and hostile bodies: they delay no other request, and are dropped while a caller waits."""
 
 import asyncio
 import base64
@@ -29,9 +29,9 @@ JOBS, INFER = "/v1/models/noop/jobs", "/v2/models/noop/infer"
 CLASSIFIER_JOBS = "/v1/models/classifier/jobs"
 TEN_MEGABYTES = 10_000_000
 STALL_SECONDS = 0.5
-"""The longest processor time in seconds between two turns of the event loop.
+"""The longest allowed processor time, in seconds, between two turns of the event loop.
 
-Before the bounds it was 1 to 20 s.
+Without limits on the bodies it was 1 to 20 s.
 """
 
 
@@ -56,14 +56,16 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_json_of_ten_megabytes_is_refused_within_a_moment(text: bytes) -> None:
+def test_hostile_json_of_ten_megabytes_is_refused_in_one_second_of_processor_time(
+    text: bytes,
+) -> None:
     begin = time.process_time()
     with pytest.raises(ValueError, match=r"values and member names|levels|digits|Extra data"):
         parse_json(text)
     assert time.process_time() - begin < 2 * STALL_SECONDS
 
 
-def test_json_may_contain_long_texts_full_of_commas_and_brackets() -> None:
+def test_json_may_contain_long_texts_of_commas_and_brackets() -> None:
     for text in (",[{:" * 1_000_000, '\\",' * 500_000, "\\" * 1_000_000):
         assert parse_json(encode_json({"input": {"text": text}})) == {"input": {"text": text}}
 
@@ -89,7 +91,7 @@ def count_values(value: Any) -> int:
 
 @given(value=json_values, is_ascii=st.booleans())
 @example(value=['"', "\\", '\\"', "a\\\\"], is_ascii=False)
-def test_no_json_text_has_more_values_than_are_counted(value: Any, is_ascii: bool) -> None:
+def test_no_values_in_any_json_text_escape_the_count(value: Any, is_ascii: bool) -> None:
     text = json.dumps(value, ensure_ascii=is_ascii).encode("utf-8", "surrogatepass")
     with pytest.MonkeyPatch.context() as patch:
         # A container with n items has n - 1 commas and one bracket.
@@ -99,7 +101,7 @@ def test_no_json_text_has_more_values_than_are_counted(value: Any, is_ascii: boo
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "1" + "0" * 400, "1" * 310 + ".0"])
-async def test_a_number_that_cannot_be_written_again_is_refused_with_status_4xx(
+async def test_a_number_that_is_too_large_for_a_float_is_refused(
     gateway: RunningGateway, number: str
 ) -> None:
     encoded = base64.b64encode(number.encode()).decode()
@@ -175,7 +177,7 @@ ATTACKS: dict[str, tuple[str, dict[str, Any], int]] = {
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-async def test_a_hostile_body_of_ten_megabytes_keeps_no_other_request_waiting(
+async def test_a_hostile_body_of_ten_megabytes_delays_no_other_request(
     gateway: RunningGateway, name: str
 ) -> None:
     path, sent, status = ATTACKS[name]
@@ -183,7 +185,7 @@ async def test_a_hostile_body_of_ten_megabytes_keeps_no_other_request_waiting(
     attack = asyncio.create_task(gateway.http.post(path, **sent))
     longest_seconds = 0.0
     while not attack.done():
-        # The processor time of all threads does not depend on what else the machine does.
+        # The processor time of this process does not depend on other processes of the machine.
         begin = time.process_time()
         await asyncio.sleep(0)
         answer = await gateway.http.get("/v1/health/live")
@@ -265,7 +267,7 @@ def test_a_single_body_that_exceeds_the_limit_is_admitted() -> None:
         pass
 
 
-async def test_the_next_large_body_to_be_parsed_is_of_another_tenant() -> None:
+async def test_the_parser_of_large_bodies_takes_turns_between_tenants() -> None:
     bodies, order = LargeBodies(1000), list[str]()
     large = bytes(SMALL_BODY_BYTES + 1)
     sent = [(f"a{number}", "a") for number in range(4)] + [("b", "b"), ("c", "c")]
@@ -278,7 +280,7 @@ async def test_the_next_large_body_to_be_parsed_is_of_another_tenant() -> None:
     assert order == ["a0", "a1", "b", "c", "a2", "a3"]
 
 
-async def test_a_request_that_is_cancelled_while_it_waits_for_its_turn_passes_the_turn_on() -> None:
+async def test_a_request_cancelled_while_it_waits_for_the_parser_does_not_block_others() -> None:
     bodies, large = LargeBodies(1000), bytes(SMALL_BODY_BYTES + 1)
     tasks = [asyncio.create_task(bodies.parse("a", large, len)) for _ in range(4)]
     await asyncio.sleep(0)
@@ -300,7 +302,7 @@ async def test_waiting_callers_with_large_bodies_are_refused_beyond_the_limit() 
         assert {answer.status_code for answer in refused} == {503}
         assert {answer.json()["code"] for answer in refused} == {"overloaded"}
         assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
-        # A small body and a worker's reply are accepted nevertheless.
+        # A small body and the replies of workers are still accepted.
         small = await gateway.http.post(JOBS, content=b"x", headers={"prefer": "wait=0"})
         assert small.status_code == 202
         await until(lambda: len(gateway.queues.sent) == 5)
@@ -310,9 +312,7 @@ async def test_waiting_callers_with_large_bodies_are_refused_beyond_the_limit() 
         assert gateway.services.bodies.total_bytes == 0
 
 
-async def test_a_tenant_with_many_large_bodies_does_not_keep_another_tenant_from_submitting() -> (
-    None
-):
+async def test_a_tenant_can_submit_while_another_tenant_has_many_large_bodies() -> None:
     async with open_gateway(api_keys=SETTING, body_memory_bytes=8 * len(LARGE)) as gateway:
 
         async def send(name: str, wait: str) -> int:
@@ -330,7 +330,7 @@ async def test_a_tenant_with_many_large_bodies_does_not_keep_another_tenant_from
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the event loop turn until the condition is true; the test's time limit ends it."""
+    """Run the event loop until the condition is true, or until the time limit of the test."""
     for _ in iter(condition, True):
         await asyncio.sleep(0)
 
@@ -406,7 +406,7 @@ async def strict(request: pytest.FixtureRequest) -> AsyncIterator[RunningGateway
 )
 @example(("GET", "/v1/nothing"), {"host": "["}, [], b"")
 @example(("POST", JOBS), {}, [("parameters", '{"a":1e999}')], b"x")
-async def test_no_header_and_no_query_causes_an_internal_error(
+async def test_no_combination_of_headers_and_queries_causes_an_internal_error(
     strict: RunningGateway,
     target: tuple[str, str],
     headers: dict[str, str],
@@ -425,7 +425,9 @@ async def test_no_header_and_no_query_causes_an_internal_error(
     assert 200 <= answer.status_code < 500, answer.get_body()
 
 
-async def test_a_charset_that_python_cannot_decode_with_is_ignored(gateway: RunningGateway) -> None:
+async def test_a_charset_of_a_form_that_python_cannot_use_is_ignored(
+    gateway: RunningGateway,
+) -> None:
     body = form(b"x", "text/plain")["content"].replace(
         b"--b--", b'--b\r\nContent-Disposition: form-data; name="priority"\r\n\r\nlow\r\n--b--'
     )

@@ -8,7 +8,7 @@ from worker.inference.load_journal import LoadJournal
 
 
 def die_while_loading(folder: Path, *names: str, prepare: Callable[[], object] = int) -> None:
-    """Run a process that dies while it loads these models."""
+    """Run a process that dies while it loads these models, after it has called `prepare`."""
     child = os.fork()
     if child == 0:
         journal = LoadJournal(folder)

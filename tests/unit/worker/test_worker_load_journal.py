@@ -35,22 +35,22 @@ def test_a_model_is_set_aside_after_its_load_has_killed_three_processes(folder: 
     assert successor(folder, "neighbour").find("neighbour").death_count == 0
 
 
-def test_the_pause_of_a_model_that_is_set_aside_passes_and_doubles(folder: Path) -> None:
+def test_the_pause_of_a_model_that_is_set_aside_doubles_with_the_next_death(folder: Path) -> None:
     for _ in range(3):
         die_while_loading(folder, "killer")
         journal = successor(folder, "killer")
-    assert not journal.is_holding, "a model that is set aside holds nobody"
+    assert not journal.is_holding, "a model that is set aside does not delay the others"
     assert successor(folder, "killer", at=NOW + 299).find("killer").pause_seconds == 1.0
     later = successor(folder, "killer", at=NOW + 300)
     assert later.find("killer").pause_seconds == 0.0
     assert later.is_holding
     die_while_loading(folder, "killer")
     assert successor(folder, "killer", at=NOW + 300).find("killer").pause_seconds == 600.0
-    # The clock is set back.
+    # Test a clock that was set back.
     assert successor(folder, "killer", at=0.0).find("killer").pause_seconds == 600.0
 
 
-def test_of_models_that_are_loaded_together_none_is_blamed_for_a_death(folder: Path) -> None:
+def test_models_that_were_loading_together_are_only_suspects_after_a_death(folder: Path) -> None:
     for _ in range(5):
         die_while_loading(folder, "killer", "neighbour")
         journal = successor(folder, "killer", "neighbour")
@@ -58,7 +58,7 @@ def test_of_models_that_are_loaded_together_none_is_blamed_for_a_death(folder: P
     assert journal.is_holding
 
 
-def test_a_death_while_a_job_was_held_makes_a_suspect_only(folder: Path) -> None:
+def test_a_model_is_only_a_suspect_if_the_dead_process_held_a_message(folder: Path) -> None:
     def hold_a_job() -> LockJournal:
         journal = LockJournal(folder, "namespace", "queue")
         journal.note(b"x" * 16)
@@ -73,7 +73,7 @@ def test_a_death_while_a_job_was_held_makes_a_suspect_only(folder: Path) -> None
     assert journal.is_holding
 
 
-def test_a_successful_load_forgets_the_deaths(folder: Path) -> None:
+def test_a_successful_load_resets_the_death_count_of_the_model(folder: Path) -> None:
     die_while_loading(folder, "unlucky")
     journal = successor(folder, "unlucky")
     with journal.loading("unlucky"):
@@ -83,13 +83,13 @@ def test_a_successful_load_forgets_the_deaths(folder: Path) -> None:
     assert successor(folder, "unlucky").find("unlucky").death_count == 0
 
 
-def test_a_load_that_raises_an_error_is_no_death(folder: Path) -> None:
+def test_a_load_that_raises_an_error_does_not_count_as_a_death(folder: Path) -> None:
     with pytest.raises(RuntimeError), LoadJournal(folder).loading("broken"):
         raise RuntimeError
     assert successor(folder, "broken").find("broken").death_count == 0
 
 
-def test_a_load_of_a_running_process_is_no_death(folder: Path) -> None:
+def test_a_load_in_a_running_process_does_not_count_as_a_death(folder: Path) -> None:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -103,13 +103,13 @@ def test_a_load_of_a_running_process_is_no_death(folder: Path) -> None:
     assert successor(folder, "busy").find("busy").death_count == 1
 
 
-def test_other_models_wait_for_the_suspects_but_not_for_ever(folder: Path) -> None:
+def test_other_models_wait_for_the_suspects_until_the_time_limit(folder: Path) -> None:
     die_while_loading(folder, "suspect")
     journal = LoadJournal(folder, hold_seconds=0.05)
     journal.take_over(["suspect", "neighbour"])
     holding = [journal.is_holding]
     journal.wait_for_suspects("suspect", NEVER)  # returns at once
-    journal.wait_for_suspects("neighbour", NEVER)  # returns when the time is over
+    journal.wait_for_suspects("neighbour", NEVER)  # returns after 0.05 s
     assert [*holding, journal.is_holding] == [True, False]
 
     patient = successor(folder, "suspect", "neighbour")

@@ -336,7 +336,7 @@ def until(condition: Callable[[], bool]) -> None:
         assert time.monotonic() < end, "the condition was not met in time"
 
 
-def test_a_model_whose_load_has_killed_processes_is_not_loaded_before_its_pause_is_over(
+def test_a_model_whose_load_has_killed_three_processes_is_set_aside(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     journal = LoadJournal(tmp_path)
@@ -376,7 +376,7 @@ def test_no_jobs_are_received_while_a_suspect_is_loaded(
     assert not neighbour.manager.admits()
     may_load.set()
     assert suspect.entered.wait(10)
-    neighbour.has_work = True  # so it takes the memory of the suspect, which is idle
+    neighbour.has_work = True  # now it gets the memory of the idle suspect
     assert neighbour.entered.wait(10)
     assert neighbour.manager.admits()
     assert journal.find("suspect").death_count == 0
@@ -386,7 +386,7 @@ def test_no_jobs_are_received_while_a_suspect_is_loaded(
     ("error", "is_set_aside"),
     [(WeightsMissing("gone"), True), (ValueError("a defect"), True), (WeightsAway("away"), False)],
 )
-def test_a_model_is_set_aside_unless_a_service_is_the_reason(
+def test_a_failed_load_sets_the_model_aside_unless_blob_storage_is_down(
     sharing: DeviceSharing,
     managed_models: Callable[..., ManagedModel],
     error: Exception,
