@@ -183,7 +183,7 @@ async def test_a_message_whose_delivery_fails_in_receive_and_delete_mode_is_deli
     assert servicebus.bodies() == ["another message"]
 
 
-async def test_a_message_whose_delivery_failed_is_not_lost_when_the_broker_closes(
+async def test_closing_the_broker_loses_no_message_whose_delivery_failed(
     servicebus: RunningBroker,
 ) -> None:
     def fail(delivery: MessageDelivery) -> None:
