@@ -132,10 +132,10 @@ class _Parent:
         self._stops: list[int] = []
 
     def run(self) -> int:
-        """Run a child, and start another child each time that a signal has killed the child.
+        """Run a child, and start another child whenever the child has died.
 
-        Return the exit code for this process when a child ends by itself, or after SIGTERM or
-        SIGINT.
+        Return the exit code for this process when the function `run` of a child has ended, or when
+        the child has died after SIGTERM or SIGINT.
         """
         while True:
             started_at = time.monotonic()

@@ -62,7 +62,7 @@ class SystemSettings:
     catalogue: Path | None = None
     #: Options of the durable engine for the Functions host.
     engine_options: tuple[str, ...] = ()
-    #: Host names that the local services answer besides the loopback names.
+    #: Host names, besides the loopback names, for which the local services answer requests.
     allowed_hosts: tuple[str, ...] = ()
 
     @property

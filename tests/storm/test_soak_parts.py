@@ -226,7 +226,7 @@ def test_a_soak_has_all_sorts_of_faults() -> None:
     assert found == {Kill, Stop, SlowLink, FullDisk}
 
 
-def test_a_soak_without_a_small_disk_has_no_full_disk() -> None:
+def test_a_soak_without_a_small_disk_plans_no_full_disk() -> None:
     assert next(plan_faults(1, ("functions",), None, ("disk",), 5.0), None) is None
 
 
@@ -274,7 +274,7 @@ def test_a_process_with_a_full_disk_cannot_write_until_the_disk_is_free(
     assert ask(writer) == "written"
 
 
-def test_a_full_tmpfs_refuses_writes_until_it_is_free_and_ends_with_its_program(
+def test_a_full_tmpfs_refuses_writes_until_it_is_free_and_is_gone_after_the_program(
     tmp_path: Path,
 ) -> None:
     program = (
@@ -364,7 +364,7 @@ def test_the_long_sound_has_the_length_that_its_header_says() -> None:
     assert len(sound) == 444
 
 
-def test_names_of_the_silent_domain_hang_and_other_names_do_not() -> None:
+def test_only_look_ups_of_names_in_the_silent_domain_hang() -> None:
     program = (
         "import socket, time\n"
         "time.sleep = lambda seconds: print('hangs', seconds)\n"
@@ -421,7 +421,7 @@ def test_growth_in_the_warm_up_and_short_peaks_do_not_count() -> None:
     assert slope.per_minute == pytest.approx(0, abs=0.1 * MIB)
 
 
-def test_a_slope_that_is_not_known_exactly_is_neither_growing_nor_flat() -> None:
+def test_a_slope_with_a_large_error_is_neither_growing_nor_flat() -> None:
     slope = Slope(per_minute=400.0, error_per_minute=310.0, observed_seconds=300.0)
     assert not slope.grows(4.0)
     assert not slope.is_flat(4.0)
@@ -431,7 +431,7 @@ def test_a_process_that_lives_too_briefly_has_no_slope() -> None:
     assert fit([life(0, 2, 0, 1)], 1, warm_up_seconds=60) is None
 
 
-def test_a_wait_is_assigned_to_the_attacks_and_faults_during_it() -> None:
+def test_a_wait_is_assigned_to_the_attacks_and_faults_during_the_wait() -> None:
     run = Soak.__new__(Soak)
     run.attack_times = [Interval("brackets", 10, 20), Interval("slow-urls", 20)]
     run.fault_times = [Interval("functions", 5, 8)]

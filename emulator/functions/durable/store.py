@@ -211,7 +211,7 @@ class Store:
         Raises StoreUnavailable if the database cannot be read or written.
         """
         find = "SELECT value FROM settings WHERE name=?"
-        # Existing data must open although the disk is full, so nothing is written without need.
+        # An existing database must open on a full disk, so write only if the setting is missing.
         if not (rows := self.read(find, (name,))):
             self.read("INSERT OR IGNORE INTO settings VALUES(?, ?)", (name, default))
             rows = self.read(find, (name,))

@@ -220,9 +220,9 @@ class TransactionManager:
     def _put_back(self, delivery: MessageDelivery, record: MessageRecord) -> None:
         """Add a message again that a receiver in receive-and-delete mode did not get.
 
-        The message is locked, so that a message that can never be delivered is not tried again at
-        once. If the process dies before the next commit, the message is lost, as in this mode any
-        message in transit.
+        The message is locked, so that it is not delivered again at once, because the delivery may
+        always fail. If the process dies before the next commit, the message is lost. In this mode,
+        the same is true for each message that is being delivered.
         """
         message = delivery.message
         self.contents.add(

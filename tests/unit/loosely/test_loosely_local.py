@@ -203,9 +203,7 @@ class TestData:
             with lock_directory(directory):
                 assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
-    def test_a_shared_folder_that_is_the_data_directory_keeps_its_mode(
-        self, tmp_path: Path
-    ) -> None:
+    def test_a_data_directory_with_the_sticky_bit_keeps_its_mode(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o1777)
         with lock_directory(tmp_path):
             assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o1777

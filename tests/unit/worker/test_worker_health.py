@@ -49,7 +49,7 @@ def test_the_readiness_page_names_the_models_that_are_not_ready(worker: Worker) 
     assert details["reason"] == "not ready yet: classifier"
 
 
-def test_the_start_of_a_worker_ends_although_a_model_is_set_aside(worker: Worker) -> None:
+def test_a_worker_counts_as_started_although_a_model_is_set_aside(worker: Worker) -> None:
     worker.probe.run_kernel()
     worker.models["classifier"] |= {"ready": False, "set_aside": True}
     good, details = worker.readiness.ready()
