@@ -28,7 +28,7 @@ JSON = "application/json"
 JOBS, INFER = "/v1/models/noop/jobs", "/v2/models/noop/infer"
 CLASSIFIER_JOBS = "/v1/models/classifier/jobs"
 TEN_MEGABYTES = 10_000_000
-STALL_SECONDS = 0.5
+STALL_SECONDS = 1.0
 """The longest allowed processor time, in seconds, between two turns of the event loop.
 
 Without limits on the bodies it was 1 to 20 s.
