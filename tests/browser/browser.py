@@ -74,8 +74,14 @@ class Browser:
         """
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        # An element whose colour is just changing would have any contrast.
+        features = {"prefers_reduced_motion": "reduce", **features}
         media = [{"name": name.replace("_", "-"), "value": text} for name, text in features.items()]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
+        # The page's listeners of these features are called with the next frame.
+        self.driver.execute_async_script(
+            "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))"
+        )
 
     def open(self, path: str) -> None:
         """Open a path of the gateway, and wait until the page is loaded."""
