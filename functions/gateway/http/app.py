@@ -171,6 +171,7 @@ _CORS_REQUEST_HEADERS: Final = (
     "Idempotency-Key",
     "If-Match",
     "If-None-Match",
+    "Loosely-Label",
     "Prefer",
     "X-Api-Key",
     "traceparent",

@@ -5,6 +5,7 @@ end of its jobs.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
@@ -42,6 +43,7 @@ from gateway.http.requests import (
     encode_json,
     find_model,
     idempotency_key_of,
+    label_option_of,
     parse_prefer,
     read_body,
     services_of,
@@ -53,7 +55,7 @@ from gateway.jobs.progress import ProgressStore
 from gateway.settings import MAX_WAIT_SECONDS
 from gateway.storage.payloads import PayloadStore
 from gateway.submission.create import NewJob, SubmittedJob
-from gateway.submission.parse import check_coding
+from gateway.submission.parse import check_coding, parse_label
 from gateway.telemetry import traceparent_of
 
 _ENVELOPE_BYTES = 64 * 1024
@@ -225,7 +227,10 @@ async def oip_infer(request: Request, model: str) -> Response:
     wait_seconds = MAX_WAIT_SECONDS if given_seconds is None else given_seconds
     # Create the jobs, start them, and wait for their end.
     tenant, traceparent = caller_of(request).tenant, traceparent_of(request.scope)
-    new_jobs = [NewJob(found, each, tenant, traceparent) for each in submissions]
+    label = parse_label({"label": label_option_of(request)})
+    new_jobs = [
+        NewJob(found, replace(each, label=label), tenant, traceparent) for each in submissions
+    ]
     if key is None:
         submitted = await services.creator.create(durable, new_jobs, wait_seconds)
     else:
