@@ -32,8 +32,11 @@ from gateway.storage.blobs import Blobs
 MAX_EXAMINED: Final = 500
 """The largest number of dead letters that one call reads, and that one action changes."""
 
-ACTION_TIME: Final = timedelta(seconds=60)
-"""How long one action continues with further letters. The cursor continues the action."""
+ACTION_TIME: Final = timedelta(seconds=15)
+"""How long one action continues with further letters. The cursor continues the action.
+
+One letter takes up to about five seconds, and clients wait 30 seconds for a response.
+"""
 
 _READS_AT_ONCE: Final = 16
 _CHANGES_AT_ONCE: Final = 8

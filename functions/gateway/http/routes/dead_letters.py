@@ -251,7 +251,7 @@ async def change_dead_letters(request: Request) -> Response:
 
     The count is that of `GET /v1/admin/dead-letters/count` with the same filter and cursor. If it
     has changed, nothing is done, and the status is 409. One request changes up to 500 letters, and
-    takes up to about a minute.
+    stops after about 15 seconds.
     """
     require_scope(request, Scope.ADMIN)
     refuse_unknown_query(request)
