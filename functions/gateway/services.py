@@ -11,6 +11,7 @@ from gateway.dead_letters.bulk import LetterActions
 from gateway.dead_letters.redrive import Redriver
 from gateway.dead_letters.trigger import DeadLetterTrigger
 from gateway.http.authentication import ReplyTokens
+from gateway.http.bodies import LargeBodies
 from gateway.http.rates import RateLimiter
 from gateway.jobs.activities import Conclude, Enqueue
 from gateway.jobs.lifecycle import Jobs, OutcomeStore, Waiters
@@ -54,6 +55,7 @@ class Services:
     tracing: GatewayTracing = field(default_factory=GatewayTracing)
     resolver: Resolver = field(default_factory=Resolver)
 
+    bodies: LargeBodies = field(init=False)
     waiters: Waiters = field(init=False)
     outcomes: OutcomeStore = field(init=False)
     progress: ProgressStore = field(init=False)
@@ -91,6 +93,7 @@ class Services:
             self.blobs, self.queues, jobs, self.tokens, waiters, estimates, self.clock
         )
         self._set(
+            bodies=LargeBodies(self.settings.body_memory_bytes),
             waiters=waiters,
             outcomes=outcomes,
             progress=progress,

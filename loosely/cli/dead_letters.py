@@ -14,7 +14,7 @@ from loosely.cli.connection import KeyOption, UrlOption, connect_operator
 from loosely.cli.errors import ExitCode, exit_on_error
 from loosely.cli.jobs import JsonLinesOption, check_time, parse_time
 from loosely.cli.output import print_to, printable
-from loosely.client.operators import LetterFilter, OperatorClient
+from loosely.client.operators import DeadLetterFilter, OperatorClient
 
 app = typer.Typer(
     help="List, count, show, redrive or delete dead letters.",
@@ -76,7 +76,7 @@ def list_letters(  # noqa: PLR0913, PLR0917 - each option of the command is a pa
     as_json: JsonLinesOption = False,
 ) -> None:
     """List dead letters, oldest first."""
-    wanted = LetterFilter(model, reason, parse_time(after), parse_time(before))
+    wanted = DeadLetterFilter(model, reason, parse_time(after), parse_time(before))
     with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
         letters = list(islice(client.list_dead_letters(wanted), limit))
     if as_json:
@@ -99,7 +99,7 @@ def count(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     as_json: JsonLinesOption = False,
 ) -> None:
     """Count dead letters, and those whose work was not sent again."""
-    wanted = LetterFilter(model, reason, parse_time(after), parse_time(before))
+    wanted = DeadLetterFilter(model, reason, parse_time(after), parse_time(before))
     with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
         seen = client.count_dead_letters(wanted)
     if as_json:
@@ -120,7 +120,7 @@ def redrive_all(  # noqa: PLR0913, PLR0917 - each option of the command is a par
     as_json: JsonLinesOption = False,
 ) -> None:
     """Send the work of all matching dead letters again, except of those already redriven."""
-    wanted = LetterFilter(model, reason, parse_time(after), parse_time(before))
+    wanted = DeadLetterFilter(model, reason, parse_time(after), parse_time(before))
     with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
         _change_all(client, "redrive", wanted, expected, as_json=as_json)
 
@@ -137,7 +137,7 @@ def purge_all(  # noqa: PLR0913, PLR0917 - each option of the command is a param
     as_json: JsonLinesOption = False,
 ) -> None:
     """Delete all matching dead letters."""
-    wanted = LetterFilter(model, reason, parse_time(after), parse_time(before))
+    wanted = DeadLetterFilter(model, reason, parse_time(after), parse_time(before))
     with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
         _change_all(client, "purge", wanted, expected, as_json=as_json)
 
@@ -145,7 +145,7 @@ def purge_all(  # noqa: PLR0913, PLR0917 - each option of the command is a param
 def _change_all(
     client: OperatorClient,
     action: Literal["redrive", "purge"],
-    wanted: LetterFilter,
+    wanted: DeadLetterFilter,
     expected: int | None,
     *,
     as_json: bool,

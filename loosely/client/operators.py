@@ -20,7 +20,7 @@ _PAGE_SIZE = "100"
 
 
 @dataclass(frozen=True, slots=True)
-class LetterFilter:
+class DeadLetterFilter:
     """Which dead letters are meant. A member that is ``None`` allows any value.
 
     ``after`` is inclusive and ``before`` is exclusive. Both are compared with the time at which the
@@ -57,7 +57,7 @@ class LetterCount:
 
 
 async def list_dead_letters(
-    operations: ClientOperations, wanted: LetterFilter
+    operations: ClientOperations, wanted: DeadLetterFilter
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Yield the dead letters that match a filter.
 
@@ -84,7 +84,7 @@ async def list_dead_letters(
         cursor = next_cursor
 
 
-async def count_dead_letters(operations: ClientOperations, wanted: LetterFilter) -> LetterCount:
+async def count_dead_letters(operations: ClientOperations, wanted: DeadLetterFilter) -> LetterCount:
     """Count the dead letters that match a filter."""
     parts: dict[str | None, tuple[int, int]] = {}
     cursor: str | None = None
@@ -102,7 +102,7 @@ async def count_dead_letters(operations: ClientOperations, wanted: LetterFilter)
 async def change_dead_letters(
     operations: ClientOperations,
     action: Literal["redrive", "purge"],
-    wanted: LetterFilter,
+    wanted: DeadLetterFilter,
     seen: LetterCount,
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Redrive or purge the dead letters that match a filter, and yield each response.
@@ -140,7 +140,7 @@ async def change_dead_letters(
 
 
 async def _count_part(
-    operations: ClientOperations, wanted: LetterFilter, cursor: str | None
+    operations: ClientOperations, wanted: DeadLetterFilter, cursor: str | None
 ) -> tuple[int, int, str | None]:
     params = {**wanted.members(), **({"cursor": cursor} if cursor else {})}
     request = operations.requests.dead_letters("GET", "count", params=params)

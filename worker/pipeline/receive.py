@@ -49,8 +49,8 @@ _BATCHES_TO_RUN = 2
 _BATCHES_HELD = 4
 # A message that waits to be abandoned needs no place in a batch, but it needs a lock and memory.
 _MAX_POSTPONED_COUNT = 64
-# Inputs that other servers send slowly, and large inputs, do not occupy a batch before they are
-# decoded.
+# Jobs with inputs from other servers, and jobs with large inputs, are set aside. They do not occupy
+# places in a batch before their inputs are decoded.
 MAX_ASIDE_COUNT = 64
 
 
@@ -240,7 +240,7 @@ class QueueMessages:
         open: The messages whose jobs have no outcome yet.
         to_run: The jobs that still need the device.
         postponed: The messages that will be settled after a delay.
-        aside: The jobs whose inputs are being fetched, or are large and being decoded.
+        aside: The jobs that are set aside, because their inputs are fetched from URLs or are large.
     """
 
     held: set[LockedMessage] = field(default_factory=set)
@@ -328,16 +328,16 @@ class InFlight:
             return True
 
     def set_aside(self, job: ReceivedJob) -> None:
-        """Record that preparing the job may take long.
+        """Set a job aside, because its preparation may take long.
 
-        Until `bring_back`, the job does not reduce the capacity for other jobs of the model.
+        Until `bring_back` is called, the job does not reduce the model's capacity for other jobs.
         """
         counts = self._queues[job.delivery.queue]
         counts.aside.add(job)
         counts.to_run.discard(job)
 
     def bring_back(self, job: ReceivedJob) -> None:
-        """Record that the job is prepared or about to be prepared. It may not be set aside."""
+        """Count a job again that was set aside. Do nothing for a job that was not set aside."""
         counts = self._queues[job.delivery.queue]
         with self._lock:
             is_open = job.delivery in self._jobs
