@@ -225,6 +225,32 @@ async def test_a_search_for_a_rare_label_has_a_bounded_cost_and_says_how_far_bac
     assert 4 <= pages <= 8
 
 
+@pytest.mark.parametrize(
+    ("wanted", "most_queries"),
+    [
+        (JobFilter(id=id_of(9_000_000)), 1),
+        (JobFilter(id=id_of(9_000_000)[:11] + "*"), 1),
+        (JobFilter(created_after=START + timedelta(hours=5, minutes=55), label="rare"), 30),
+        (JobFilter(created_before=START + timedelta(minutes=5), label="rare"), 30),
+    ],
+)
+async def test_a_search_by_id_or_in_a_short_time_needs_few_queries_among_many_jobs(
+    wanted: JobFilter, most_queries: int
+) -> None:
+    store = BusyStore(frozenset({100, 21_500}))
+    span = wanted.narrow(IdRange(id_at(START + timedelta(hours=6)), id_at(START)))
+    page = await list_newest(
+        cast(Durable, store),
+        span,
+        (),
+        20,
+        lambda i, one: i if wanted.may_match(one, cast(Any, one.output)) else None,
+    )
+    assert page.below is None
+    assert len(page.jobs) >= 1
+    assert store.queries <= most_queries
+
+
 @settings(max_examples=40)
 @given(
     times=st.lists(st.integers(0, 100_000_000), min_size=1, max_size=60, unique=True),
