@@ -4,7 +4,7 @@ from contract.catalogue import Catalogue
 from infra.manifests import make_container
 from worker.inputs.memory import SMALL_TOTAL_BYTES
 from worker.inputs.payloads import LARGE_FILE_BYTES
-from worker.pipeline.receive import MAX_ASIDE_COUNT
+from worker.pipeline.receive import MAX_OFFLOADED_COUNT
 from worker.settings import DEFAULT_INPUT_MEMORY_BYTES
 
 MIB = 1024 * 1024
@@ -14,7 +14,7 @@ PROCESS_BYTES = 600 * MIB
 
 def test_the_memory_limit_of_a_pod_exceeds_the_memory_that_the_worker_may_use() -> None:
     # Inputs of at most 1 MiB from blobs are in memory as a whole; larger ones are in files.
-    files = MAX_ASIDE_COUNT * LARGE_FILE_BYTES
+    files = MAX_OFFLOADED_COUNT * LARGE_FILE_BYTES
     needed = PROCESS_BYTES + DEFAULT_INPUT_MEMORY_BYTES + SMALL_TOTAL_BYTES + files
     catalogue = Catalogue.load()
     for name in catalogue:
