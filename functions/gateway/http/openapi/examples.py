@@ -13,6 +13,7 @@ _TRACE_ID: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
 SUCCEEDED_JOB: Final[JobResource] = {
     "id": JOB_ID,
     "model": "classifier",
+    "label": "order 4711",
     "status": JobStatus.SUCCEEDED,
     "created_at": "2026-03-01T12:00:00.000Z",
     "started_at": "2026-03-01T12:00:00.004Z",
@@ -71,7 +72,12 @@ EXAMPLES: Final[Mapping[tuple[str, str], object]] = {
     ("get_result", "202"): QUEUED_JOB,
     ("cancel_job", "200"): _CANCELLED_JOB,
     ("cancel_job", "202"): _CANCELLING_JOB,
-    ("list_jobs", "200"): {"jobs": [SUCCEEDED_JOB], "next_cursor": None, "links": {"next": None}},
+    ("list_jobs", "200"): {
+        "jobs": [SUCCEEDED_JOB],
+        "searched_back_to": "2026-02-26T11:00:00.000Z",
+        "next_cursor": None,
+        "links": {"next": None},
+    },
     ("list_models", "200"): {"models": [_MODEL]},
     ("get_model", "200"): _MODEL,
 }
