@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 from emulator import program
 from emulator.blobs.authorization import AccountKey, Authenticator
+from emulator.blobs.cors import CorsRule
+from emulator.blobs.errors import StorageError
 from emulator.blobs.server import BlobApp, serve
 from emulator.blobs.store import AccountStore
 from emulator.blobs.times import utc_now
@@ -26,6 +28,7 @@ DEVELOPMENT_KEY = (
 
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}", re.ASCII)
 _BACKLOG = 1024
+_PREFLIGHT_SECONDS = 600
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,12 +46,31 @@ def _run(options: argparse.Namespace) -> None:
     with program.listen(options.host, options.port, _BACKLOG) as listener:
         store = AccountStore(options.data, utc_now)
         store.open()
+        if options.cors_origin:
+            _allow_origins(store, options.cors_origin)
         app = BlobApp(store, Authenticator(options.account, key, utc_now), utc_now)
         host, port = listener.getsockname()[:2]
         logging.getLogger(__name__).info(
             "listening on http://%s:%d/%s, data in %s", host, port, options.account, options.data
         )
         program.run_loop(serve(app, listener, program.http_limits(options)))
+
+
+def _allow_origins(store: AccountStore, origins: Sequence[str]) -> None:
+    """Replace the CORS rules by one with which pages of these origins can use signed links."""
+    # A page that reads the key of this account, which is public, can do more than links permit.
+    rule = CorsRule(
+        allowed_origins=("*",) if "*" in origins else tuple(dict.fromkeys(origins)),
+        allowed_methods=("GET", "HEAD", "PUT"),
+        allowed_headers=("*",),
+        exposed_headers=("*",),
+        max_age_seconds=_PREFLIGHT_SECONDS,
+    )
+    try:
+        store.replace_cors_rules([rule])
+    except StorageError as error:
+        value, reason = error.detail.get("XmlNodeValue", ""), error.detail.get("Reason", "")
+        raise program.SettingError(f"--cors-origin {value} is invalid: {reason}") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,6 +83,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--account", default=DEVELOPMENT_ACCOUNT, help="account name")
     parser.add_argument(
         "--key", default=DEVELOPMENT_KEY, help="key of the storage account, encoded in Base64"
+    )
+    parser.add_argument(
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="let web pages of this origin read and write blobs, such as http://localhost:3000, or "
+        "* for all origins; replaces the CORS rules of the account; may be repeated",
     )
     return parser
 

@@ -6,21 +6,24 @@ Only one process at a time can use a data directory.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from emulator.blobs.content import ContentFiles, ContentStreams, sync_directory
+from emulator.blobs.cors import CorsRule
 from emulator.blobs.index.committer import IndexCommitter
-from emulator.blobs.index.queries import find_live_content
-from emulator.blobs.index.schema import create_index, open_reader
-from emulator.blobs.index.writes import expire_blocks
+from emulator.blobs.index.queries import find_live_content, find_service_properties
+from emulator.blobs.index.schema import create_index, open_reader, open_writer
+from emulator.blobs.index.writes import expire_blocks, set_service_properties
+from emulator.blobs.service_properties import build_cors, read_cors_rules
 from emulator.blobs.times import Clock, to_microseconds
 from emulator.program import SettingError, make_private_directory
 
@@ -35,6 +38,11 @@ class AccountStore:
     """The store of one storage account.
 
     The owner must call `open`, then `start` on an event loop, and finally `close`.
+
+    Attributes:
+        streams: Transfers content between requests, responses and content files.
+        cors_rules: The CORS rules of the account. They are in memory, because each request needs
+            them.
     """
 
     def __init__(self, root: Path, clock: Clock) -> None:
@@ -43,6 +51,7 @@ class AccountStore:
         self._files = ContentFiles(root / "content")
         self._index = root / "index.sqlite3"
         self.streams = ContentStreams(self._files)
+        self.cors_rules: tuple[CorsRule, ...] = ()
 
     def open(self) -> None:
         """Lock the data directory, open the index, and remove unused content files.
@@ -67,6 +76,7 @@ class AccountStore:
         self._lister = open_reader(self._index)
         self._lister_thread = ThreadPoolExecutor(1, thread_name_prefix="lister")
         self._committer = IndexCommitter(self._index)
+        self._load_cors_rules()
         if removed := self._files.sweep(find_live_content(self._reader)):
             _logger.info("removed %d unused content files", removed)
 
@@ -121,6 +131,28 @@ class AccountStore:
     ) -> T:
         """Apply a change to the index, and return its result when the change is committed."""
         return await self._committer.apply(lambda db: change(db, *args, **kwargs))
+
+    def replace_cors_rules(self, rules: Sequence[CorsRule]) -> None:
+        """Replace the CORS rules of the account. Call it after `open` and before `start`.
+
+        Raises StorageError if a rule is invalid.
+        """
+        with contextlib.closing(open_writer(self._index)) as db:
+            set_service_properties(db, build_cors(rules))
+        self._load_cors_rules()
+
+    async def set_service_properties(self, properties: Mapping[str, str]) -> None:
+        """Replace these properties of the Blob service. They take effect when they are committed.
+
+        Args:
+            properties: The names of the properties, and their XML elements.
+        """
+        await self.change(set_service_properties, properties)
+        self._load_cors_rules()
+
+    def _load_cors_rules(self) -> None:
+        # Always the committed rules, even if several requests set them at the same time.
+        self.cors_rules = read_cors_rules(self.read(find_service_properties))
 
     async def expire(self) -> int:
         """Remove expired uncommitted blocks, and return how many blocks were removed."""
