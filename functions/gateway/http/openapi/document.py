@@ -289,7 +289,7 @@ _BY_ANSWER: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("list_jobs", "304"): ("ETag",),
     ("get_job", "200"): ("ETag", "Retry-After", "Preference-Applied", "Vary"),
     ("get_job", "304"): ("ETag", "Retry-After", "Preference-Applied", "Vary"),
-    ("get_result", "200"): ("ETag",),
+    ("get_result", "200"): ("ETag", "Location"),
     ("get_result", "202"): ("Location", "Retry-After"),
     ("get_result", "303"): ("Location",),
     ("get_result", "304"): ("ETag",),
