@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from emulator import program
 from emulator.blobs.authorization import AccountKey, Authenticator
-from emulator.blobs.cors import CorsRule
+from emulator.blobs.cors import rule_for_pages
 from emulator.blobs.errors import StorageError
 from emulator.blobs.server import BlobApp, serve
 from emulator.blobs.store import AccountStore
@@ -28,7 +28,6 @@ DEVELOPMENT_KEY = (
 
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}", re.ASCII)
 _BACKLOG = 1024
-_PREFLIGHT_SECONDS = 600
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,17 +56,9 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _allow_origins(store: AccountStore, origins: Sequence[str]) -> None:
-    """Replace the CORS rules by one with which pages of these origins can use signed links."""
-    # A page that reads the key of this account, which is public, can do more than links permit.
-    rule = CorsRule(
-        allowed_origins=("*",) if "*" in origins else tuple(dict.fromkeys(origins)),
-        allowed_methods=("GET", "HEAD", "PUT"),
-        allowed_headers=("*",),
-        exposed_headers=("*",),
-        max_age_seconds=_PREFLIGHT_SECONDS,
-    )
+    """Replace the CORS rules by one for pages of these origins."""
     try:
-        store.replace_cors_rules([rule])
+        store.replace_cors_rules([rule_for_pages(origins)])
     except StorageError as error:
         value, reason = error.detail.get("XmlNodeValue", ""), error.detail.get("Reason", "")
         raise program.SettingError(f"--cors-origin {value} is invalid: {reason}") from None

@@ -10,7 +10,7 @@ Source: "Cross-Origin Resource Sharing (CORS) support for Azure Storage" in the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from emulator.blobs.errors import ErrorCode, StorageError, invalid_xml_value
@@ -83,6 +83,17 @@ class CorsRule:
         return literal + [
             name for name in names if name.lower() not in known and _matches_header(prefixes, name)
         ]
+
+
+def rule_for_pages(origins: Collection[str]) -> CorsRule:
+    """Return a rule with which pages of these origins can use signed links to blobs."""
+    return CorsRule(
+        allowed_origins=(_ANY,) if _ANY in origins else tuple(dict.fromkeys(origins)),
+        allowed_methods=("GET", "HEAD", "PUT"),
+        allowed_headers=(_ANY,),
+        exposed_headers=(_ANY,),
+        max_age_seconds=600,
+    )
 
 
 def _matches_origin(allowed: str, origin: str) -> bool:
