@@ -84,10 +84,9 @@ var usesAks = workerHost == 'aks'
 // The name is part of the origin of the gateway's pages, which the storage must know before the gateway
 // is created.
 var gatewayName = 'func-${token}'
-var pageOrigins = union(
-  ['https://${gatewayName}.azurewebsites.net'],
-  deployApim ? ['https://apim-${token}.azure-api.net'] : []
-)
+var gatewayOrigin = 'https://${gatewayName}.azurewebsites.net'
+var apimOrigin = 'https://apim-${token}.azure-api.net'
+var pageOrigins = deployApim ? [gatewayOrigin, apimOrigin] : [gatewayOrigin]
 
 resource group 'Microsoft.Resources/resourceGroups@2025-04-01' = {
   name: 'rg-${environmentName}'

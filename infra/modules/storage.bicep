@@ -21,7 +21,7 @@ var packages = 'packages'
 var payloads = 'payloads'
 var weights = 'weights'
 
-var otherOrigins = filter(map(split(corsOrigins, ','), each => trim(each)), each => !empty(each))
+var otherOrigins = filter(split(replace(corsOrigins, ' ', ''), ','), each => !empty(each))
 
 var roles = loadJsonContent('../roles.json')
 

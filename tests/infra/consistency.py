@@ -288,8 +288,9 @@ def pages_that_may_use_the_gateway_may_use_links_to_blobs(files: DeploymentFiles
     assert "    name: gatewayName\n" in main
     assert "param name string\n" in gateway
     assert "  name: name\n" in gateway.partition("'Microsoft.Web/sites@")[2]
-    assert "['https://${gatewayName}.azurewebsites.net']" in main
-    assert "deployApim ? ['https://apim-${token}.azure-api.net'] : []" in main
+    assert "var gatewayOrigin = 'https://${gatewayName}.azurewebsites.net'" in main
+    assert "var apimOrigin = 'https://apim-${token}.azure-api.net'" in main
+    assert "var pageOrigins = deployApim ? [gatewayOrigin, apimOrigin] : [gatewayOrigin]" in main
     assert "name: 'apim-${token}'" in files.module("apim")
     assert "    pageOrigins: pageOrigins\n" in main
     [rule] = re.findall(r"corsRules: \[\s*\{(.*?)\n\s*\}\s*\]", storage, re.DOTALL)
@@ -297,7 +298,7 @@ def pages_that_may_use_the_gateway_may_use_links_to_blobs(files: DeploymentFiles
     assert found.pop("allowedOrigins") == (
         "contains(otherOrigins, '*') ? ['*'] : union(pageOrigins, otherOrigins)"
     )
-    assert "split(corsOrigins, ',')" in storage
+    assert "filter(split(replace(corsOrigins, ' ', ''), ','), each => !empty(each))" in storage
     local = rule_for_pages(["http://localhost"])
     expected = {
         "allowedMethods": local.allowed_methods,
