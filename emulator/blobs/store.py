@@ -25,7 +25,8 @@ from emulator.blobs.index.schema import create_index, open_reader, open_writer
 from emulator.blobs.index.writes import expire_blocks, set_service_properties
 from emulator.blobs.service_properties import build_cors, read_cors_rules
 from emulator.blobs.times import Clock, to_microseconds
-from emulator.program import SettingError, make_private_directory
+from emulator.disk import DiskStatus, is_disk_error
+from emulator.program import SettingError, StartError, make_private_directory
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,11 +53,12 @@ class AccountStore:
         self._index = root / "index.sqlite3"
         self.streams = ContentStreams(self._files)
         self.cors_rules: tuple[CorsRule, ...] = ()
+        self.disk = DiskStatus(root)
 
     def open(self) -> None:
         """Lock the data directory, open the index, and remove unused content files.
 
-        Raises SettingError if the directory cannot be used.
+        Raises SettingError if the directory cannot be used, and StartError if its disk is full.
         """
         try:
             make_private_directory(self._root)
@@ -69,13 +71,17 @@ class AccountStore:
                 "choose another directory with --data"
             ) from None
         except OSError as error:
-            raise SettingError(f"the data directory cannot be used: {error}") from error
-        create_index(self._index)
-        sync_directory(self._root)
-        self._reader = open_reader(self._index)
-        self._lister = open_reader(self._index)
+            kind = StartError if is_disk_error(error) else SettingError
+            raise kind(f"the data directory cannot be used: {error}") from error
+        try:
+            create_index(self._index)
+            sync_directory(self._root)
+            self._reader = open_reader(self._index)
+            self._lister = open_reader(self._index)
+            self._committer = IndexCommitter(self._index)
+        except (sqlite3.Error, OSError) as error:
+            raise StartError(f"the index {self._index} cannot be opened: {error}") from error
         self._lister_thread = ThreadPoolExecutor(1, thread_name_prefix="lister")
-        self._committer = IndexCommitter(self._index)
         self._load_cors_rules()
         if removed := self._files.sweep(find_live_content(self._reader)):
             _logger.info("removed %d unused content files", removed)
@@ -130,15 +136,25 @@ class AccountStore:
         **kwargs: P.kwargs,
     ) -> T:
         """Apply a change to the index, and return its result when the change is committed."""
-        return await self._committer.apply(lambda db: change(db, *args, **kwargs))
+        result = await self._committer.apply(lambda db: change(db, *args, **kwargs))
+        self.disk.note_success()
+        return result
 
     def replace_cors_rules(self, rules: Sequence[CorsRule]) -> None:
         """Replace the CORS rules of the account. Call it after `open` and before `start`.
 
-        Raises StorageError if a rule is invalid.
+        Rules that are stored already are not written again, so that a full disk does not prevent
+        the start. Raises StorageError if a rule is invalid, and StartError if the rules cannot be
+        stored.
         """
-        with contextlib.closing(open_writer(self._index)) as db:
-            set_service_properties(db, build_cors(rules))
+        properties = build_cors(rules)
+        if properties.items() <= self.read(find_service_properties).items():
+            return
+        try:
+            with contextlib.closing(open_writer(self._index)) as db:
+                set_service_properties(db, properties)
+        except sqlite3.Error as error:
+            raise StartError(f"the CORS rules cannot be stored: {error}") from error
         self._load_cors_rules()
 
     async def set_service_properties(self, properties: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ from gateway.clock import Clock, utc_now
 from gateway.dead_letters.redrive import Redriver
 from gateway.dead_letters.trigger import DeadLetterTrigger
 from gateway.http.authentication import ReplyTokens
+from gateway.http.bodies import LargeBodies
 from gateway.http.rates import RateLimiter
 from gateway.jobs.activities import Conclude, Enqueue
 from gateway.jobs.lifecycle import Jobs, OutcomeStore, Waiters
@@ -53,6 +54,7 @@ class Services:
     tracing: GatewayTracing = field(default_factory=GatewayTracing)
     resolver: Resolver = field(default_factory=Resolver)
 
+    bodies: LargeBodies = field(init=False)
     waiters: Waiters = field(init=False)
     outcomes: OutcomeStore = field(init=False)
     progress: ProgressStore = field(init=False)
@@ -87,6 +89,7 @@ class Services:
             url_inputs=RateLimiter(self.clock),
         )
         self._set(
+            bodies=LargeBodies(self.settings.body_memory_bytes),
             waiters=waiters,
             outcomes=outcomes,
             progress=progress,

@@ -79,6 +79,7 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(
         AuthenticationMiddleware,
         settings=services.settings,
+        bodies=services.bodies,
         tracing=services.tracing,
         clock=services.clock,
     )

@@ -228,6 +228,14 @@ SATURATED: Final = ProblemKind(
     "At the model's recent speed, the deadline would pass before a worker could run the job, so it "
     "was not accepted. Try again after `Retry-After` seconds, or with a longer deadline.",
 )
+OVERLOADED: Final = ProblemKind(
+    "overloaded",
+    503,
+    "The gateway serves too many large requests",
+    True,
+    "The bodies of the requests in progress would use too much memory together, so the request was "
+    "not accepted. Try again after `Retry-After` seconds, or send the input to an upload.",
+)
 EXPIRED: Final = ProblemKind(
     "expired",
     504,

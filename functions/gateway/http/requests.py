@@ -5,6 +5,7 @@ for JSON.
 """
 
 import json
+import math
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -99,7 +100,8 @@ async def read_body(request: Request) -> bytes:
     Azure's Functions host drops the body of a request without a Content-Length. This function then
     raises the problem `malformed-request`.
     """
-    body = await request.body()
+    # `Request.body` is not used, because it would keep the body as long as the request.
+    body = b"".join([piece async for piece in request.stream()])
     if not body and "transfer-encoding" in request.headers:
         raise HttpProblem(
             problems.MALFORMED_REQUEST,
@@ -108,10 +110,10 @@ async def read_body(request: Request) -> bytes:
     return body
 
 
-def announced_size_bytes(request: Request) -> int:
+def announced_size_bytes(scope: AsgiScope) -> int:
     """Return the value of the Content-Length header; 0 if it is missing or not a number."""
-    text = request.headers.get("content-length", "")
-    return int(text[:15]) if text.isascii() and text.isdigit() else 0
+    text = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+    return int(text[:15]) if text.isdigit() else 0
 
 
 def refuse_unknown_query(request: Request, known: Collection[str] = ()) -> None:
@@ -286,22 +288,56 @@ MAX_DEPTH: Final = 256
 Python's own limits differ for reading and writing JSON.
 """
 
+MAX_JSON_VALUES: Final = 300_000
+"""How many values and member names a JSON text may have.
+
+The parser creates an object for each of them. With this limit it needs at most about 50 ms, during
+which no other request is served.
+"""
+
+_LARGE_JSON_VALUES: Final = 10_000
+"""JSON with more values than this is written in small steps, between which other threads run."""
+
+_MAX_INTEGER_CHARACTERS: Final = 309
+"""The largest number of characters of an integer. Longer integers exceed the range of floats."""
+
 _CONTAINERS: Final = (dict, list)
 _TOO_DEEP: Final = f"the value is nested deeper than {MAX_DEPTH} levels"
+_TOO_MANY: Final = (
+    f"the text has more than {MAX_JSON_VALUES} values and member names; send a larger input as "
+    "bytes or as an upload"
+)
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def parse_json(data: bytes | str) -> Json:
-    """Decode JSON text, and accept only what RFC 8259 allows.
+    """Decode JSON text, and accept only what RFC 8259 allows and what can be written again.
 
-    Raises ValueError if the syntax or the encoding is wrong, if the text contains NaN or infinity,
-    or if a value is nested deeper than MAX_DEPTH.
+    Raises ValueError if the syntax or the encoding is wrong, if the text contains NaN, infinity or
+    a number that is too large, if a value is nested deeper than MAX_DEPTH, or if the text has more
+    than MAX_JSON_VALUES values.
     """
+    if isinstance(data, str):
+        # The replacement of half surrogate pairs affects only the count.
+        _check_value_count(data.encode("utf-8", "replace"))
+        text = data
+    else:
+        data = data.removeprefix(_BYTE_ORDER_MARK)
+        _check_value_count(data)
+        text = data.decode()
+    bracket_count = text.count("[") + text.count("{")
     try:
-        value: Json = json.loads(data, parse_constant=_refuse_constant)
+        value: Json = json.loads(
+            text,
+            parse_constant=_refuse_constant,
+            parse_float=_parse_float,
+            parse_int=_parse_int,
+        )
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     # A value with few brackets cannot be too deep, so its depth is not measured.
-    if _count_brackets(data) > MAX_DEPTH:
+    if bracket_count > MAX_DEPTH:
         _check_depth(value)
     return value
 
@@ -312,13 +348,56 @@ def encode_json(value: Json) -> bytes:
     Raises ValueError for a value that JSON or UTF-8 cannot represent, for example infinity or half
     of a surrogate pair.
     """
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    if has_more_values(value, _LARGE_JSON_VALUES):
+        return "".join(_ENCODER.iterencode(value)).encode()
+    return _ENCODER.encode(value).encode()
 
 
-def _count_brackets(data: bytes | str) -> int:
-    if isinstance(data, str):
-        return data.count("[") + data.count("{")
-    return data.count(b"[") + data.count(b"{")
+def has_more_values(value: Json, limit: int) -> bool:
+    """Return whether a JSON value contains more than `limit` values.
+
+    The values are counted only up to the limit, so the function takes little time for any value.
+    """
+    count, containers = 1, [value] if type(value) in _CONTAINERS else []
+    while containers and count <= limit:
+        container = containers.pop()
+        count += len(container)
+        if count <= limit:
+            inner = container.values() if type(container) is dict else container
+            containers += [each for each in inner if type(each) in _CONTAINERS]
+    return count > limit
+
+
+def _check_value_count(data: bytes) -> None:
+    """Raise ValueError if a JSON text has more than MAX_JSON_VALUES values and member names.
+
+    Each value or name comes with one comma, colon or bracket, so these characters are counted. The
+    text is UTF-8, in which they are single bytes.
+    """
+    if _count_signs(data, 0, len(data)) <= MAX_JSON_VALUES:
+        return
+    # Do not count the characters inside strings. First remove the escaped quotation marks, because
+    # these do not end a string.
+    data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if data.count(b'"') > 2 * MAX_JSON_VALUES:
+        raise ValueError(_TOO_MANY)
+    count = position = 0
+    while count <= MAX_JSON_VALUES:
+        start = data.find(b'"', position)
+        end = data.find(b'"', start + 1) if start >= 0 else -1
+        # Count at least one before each string. So the loop also ends soon if the text has only
+        # strings.
+        count += max(1, _count_signs(data, position, start if start >= 0 else len(data)))
+        if end < 0:
+            break
+        position = end + 1
+    if count > MAX_JSON_VALUES:
+        raise ValueError(_TOO_MANY)
+
+
+def _count_signs(data: bytes, start: int, end: int) -> int:
+    count = data.count(b",", start, end) + data.count(b":", start, end)
+    return count + data.count(b"[", start, end) + data.count(b"{", start, end)
 
 
 def _check_depth(value: Json) -> None:
@@ -338,6 +417,20 @@ def _check_depth(value: Json) -> None:
 
 def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not allowed in JSON")
+
+
+def _parse_float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"the number {text[:20]} is too large")
+    return value
+
+
+def _parse_int(text: str) -> int:
+    # The time for a conversion grows with the square of the number of digits.
+    if len(text) > _MAX_INTEGER_CHARACTERS:
+        raise ValueError(f"the number {text[:20]}… has more than {_MAX_INTEGER_CHARACTERS} digits")
+    return int(text)
 
 
 _TEXT_TYPES = (str, str | None)

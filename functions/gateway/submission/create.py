@@ -161,6 +161,8 @@ class JobCreator:
         started. Raises HttpProblem or Unavailable.
         """
         prepared = [await self.prepare(new_job) for new_job in new_jobs]
+        for new_job in new_jobs:
+            new_job.submission.drop_data()
         records = await gather_all(
             [self.start_and_wait(durable, job, wait_seconds) for job in prepared]
         )
@@ -294,7 +296,7 @@ class JobCreator:
     async def _check_addresses(self, submission: JobSubmission, tenant: str) -> None:
         """Raise the problem `invalid-input` if the submission contains a forbidden URL.
 
-        Raises the problem `too-many-look-ups` if DNS has not answered earlier look-ups.
+        Raise the problem `too-many-look-ups` if too many earlier DNS look-ups have not ended.
         """
         if submission.url is not None:
             await self._check_address("input.url", submission.url.url, tenant)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobs_tests.service.blob_service import RunningBlobService, open_service
+from blobs_tests.service.blob_service import ManualClock, RunningBlobService, open_service
 from emulator.blobs.cors import CorsRule, answer_preflight, build_cors_headers
 from emulator.blobs.errors import StorageError
 from emulator.blobs.service_properties import (
@@ -20,6 +20,9 @@ from emulator.blobs.service_properties import (
     parse_properties,
     read_cors_rules,
 )
+from emulator.blobs.store import AccountStore
+from emulator.program import StartError
+from file_sizes import no_space
 
 PROPERTIES = "restype=service&comp=properties"
 RULE = (
@@ -180,6 +183,23 @@ async def test_the_start_option_replaces_the_rules_and_keeps_the_other_propertie
         assert await read_origins(service) == ["http://new"]
         answer = await service.request("GET", "", query=PROPERTIES)
         assert b"<Write>true</Write>" in answer.body
+
+
+async def test_a_full_disk_prevents_a_start_only_if_the_rules_change(tmp_path: Path) -> None:
+    rules = [CorsRule(("http://page",), ("GET",))]
+    async with open_service(tmp_path, rules):
+        pass
+    store = AccountStore(tmp_path, ManualClock())
+    store.open()
+    try:
+        with no_space(0):
+            store.replace_cors_rules(rules)
+            with pytest.raises(StartError, match="CORS rules"):
+                store.replace_cors_rules([CorsRule(("http://other",), ("GET",))])
+        assert store.cors_rules == tuple(rules)
+    finally:
+        store.start()
+        await store.close()
 
 
 @given(
