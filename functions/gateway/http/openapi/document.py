@@ -53,6 +53,7 @@ _PATH_PARAMETERS: Final[Mapping[str, Document]] = {
 }
 _QUERY_PARAMETERS: Final[Mapping[str, Document]] = {
     "limit": {"schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}},
+    "redirect": {"schema": {"type": "string", "enum": ["true", "false"]}},
     "upload": {"schema": {"type": "string", "minLength": 1}},
     "webhook_url": {"schema": {"type": "string", "format": "uri", "minLength": 1}},
 }

@@ -183,7 +183,6 @@ async def get_result(
             description="`false`: instead of 303, the status is 200, `Location` has the URL, and "
             "the body has `url`, `media_type`, `size_bytes` and `expires_at`. For web pages of "
             "other origins, which cannot follow the redirect. Default: `true`.",
-            examples=["false"],
         ),
     ] = None,
 ) -> Response:
