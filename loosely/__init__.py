@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         UnexpectedAnswer,
         WaitTimedOut,
     )
-    from loosely.client.resources import Event, Job, Model, Place, Result, Upload
+    from loosely.client.resources import Event, Job, JobPage, Model, Place, Result, Upload
     from loosely.client.retry import Retry
 
 __version__ = "0.1.0"
@@ -49,6 +49,7 @@ __all__ = [
     "JobEnded",
     "JobExpired",
     "JobFailed",
+    "JobPage",
     "LooselyError",
     "Model",
     "NotFound",
@@ -76,7 +77,8 @@ _MODULES = {
     **dict.fromkeys(("AsyncClient", "Client"), "loosely.client.clients"),
     **dict.fromkeys(_ERRORS, "loosely.client.errors"),
     **dict.fromkeys(
-        ("Event", "Job", "Model", "Place", "Result", "Upload"), "loosely.client.resources"
+        ("Event", "Job", "JobPage", "Model", "Place", "Result", "Upload"),
+        "loosely.client.resources",
     ),
     "Retry": "loosely.client.retry",
 }

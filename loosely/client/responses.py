@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from loosely.client.errors import LooselyError, UnexpectedAnswer, read_problem
-from loosely.client.resources import Job, ListedJobs, Model, UploadTarget, decode_json
+from loosely.client.resources import Job, JobPage, Model, UploadTarget, decode_json
 
 _MAX_RETRY_AFTER_SECONDS = 3600.0
 
@@ -42,12 +42,12 @@ def read_job(response: HttpResponse) -> Job:
     return job
 
 
-def read_job_page(response: HttpResponse) -> ListedJobs:
+def read_job_page(response: HttpResponse) -> JobPage:
     """Return the page of jobs in a response.
 
     Raises UnexpectedAnswer if the body is not a page of jobs.
     """
-    page = ListedJobs.from_body(response.body)
+    page = JobPage.from_body(response.body)
     if page is None:
         raise _unexpected(response, "a list of jobs")
     return page

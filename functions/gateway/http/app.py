@@ -172,6 +172,7 @@ _CORS_REQUEST_HEADERS: Final = (
     "Idempotency-Key",
     "If-Match",
     "If-None-Match",
+    "Loosely-Label",
     "Prefer",
     "X-Api-Key",
     "traceparent",

@@ -35,7 +35,7 @@ from gateway.errors import ExpiredToken, InvalidToken
 from gateway.http import problems
 from gateway.http.bodies import SMALL_BODY_BYTES, LargeBodies
 from gateway.http.keys import ANONYMOUS, OPEN_CALLER, Caller, KeyRing, Scope
-from gateway.http.problems import HttpProblem
+from gateway.http.problems import HttpProblem, missing_scope
 from gateway.http.rates import RateDecision, RateLimiter
 from gateway.http.requests import announced_size_bytes
 from gateway.http.responses import problem_response
@@ -53,6 +53,8 @@ _OPEN: Final = re.compile(
     r"|/v1/jobs/[^/]+/(?:reply|progress)"
 )
 _ANY_KEY: Final = re.compile(r"/v1/models(?:/[^/]+)?|/v2(?:/models/[^/]+(?:/.+)?)?")
+# Routes that show operators the jobs of all tenants, but not what the jobs contain.
+_OPERATED: Final = re.compile(r"/v1/jobs(?:/[^/]+(?:/webhook)?)?")
 _ADMIN: Final = re.compile(r"/v1/(?:admin|dead-letters)(?:/.*)?", re.DOTALL)
 
 
@@ -61,13 +63,21 @@ def is_open(method: str, path: str) -> bool:
     return method == "OPTIONS" or _OPEN.fullmatch(path) is not None
 
 
-def required_scope(method: str, path: str) -> Scope | None:
-    """Return the scope that a key must have for this request; None if any key is sufficient."""
+def sufficient_scopes(method: str, path: str) -> tuple[Scope, ...]:
+    """Return the scopes of which a key must have at least one for this request.
+
+    The result is empty if any key is sufficient. The routes in _OPERATED themselves check which
+    tenants the caller may see.
+    """
     if _ADMIN.fullmatch(path):
-        return Scope.ADMIN
+        return (Scope.ADMIN, Scope.OPS_READ) if method == "GET" else (Scope.ADMIN,)
     if method != "GET":
-        return Scope.JOBS_WRITE
-    return None if _ANY_KEY.fullmatch(path) else Scope.JOBS_READ
+        return (Scope.JOBS_WRITE,)
+    if _ANY_KEY.fullmatch(path):
+        return ()
+    if _OPERATED.fullmatch(path):
+        return (Scope.JOBS_READ, Scope.OPS_READ, Scope.ADMIN)
+    return (Scope.JOBS_READ,)
 
 
 PRINCIPAL_HEADER: Final = b"x-ms-client-principal"
@@ -302,9 +312,9 @@ class AuthenticationMiddleware:
             headers |= {"RateLimit": decision.header, "RateLimit-Policy": caller.rate.policy}
             if not decision.is_allowed:
                 raise _rate_limited(decision)
-        needed = required_scope(method, path)
-        if needed is not None and needed not in caller.scopes:
-            raise HttpProblem(problems.FORBIDDEN, f"the API key does not have the scope {needed}")
+        sufficient = sufficient_scopes(method, path)
+        if sufficient and caller.scopes.isdisjoint(sufficient):
+            raise missing_scope(*sufficient)
         return caller
 
     def _find_caller(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:

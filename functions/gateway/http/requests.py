@@ -4,11 +4,13 @@ They follow RFC 9110 for the choice of a media type, RFC 7240 for the Prefer hea
 for JSON.
 """
 
+import contextlib
 import json
 import math
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from fastapi import Request
@@ -22,8 +24,8 @@ from contract.messages import Json
 from gateway.durable import Durable
 from gateway.http import problems
 from gateway.http.keys import Caller, Scope
-from gateway.http.problems import HttpProblem
-from gateway.jobs.model import Record, tenant_of
+from gateway.http.problems import HttpProblem, missing_scope
+from gateway.jobs.model import JobResource, Record, job_resource, tenant_of
 from gateway.settings import MAX_WAIT_SECONDS
 
 if TYPE_CHECKING:
@@ -52,10 +54,31 @@ def caller_of(request: Request) -> Caller:
     return caller
 
 
-def require_scope(request: Request, scope: Scope) -> None:
-    """Raise the problem `forbidden` if the caller does not have this scope."""
-    if scope not in caller_of(request).scopes:
-        raise HttpProblem(problems.FORBIDDEN, f"the API key does not have the scope {scope}")
+def require_scope(request: Request, *sufficient: Scope) -> None:
+    """Raise the problem `forbidden` if the caller does not have at least one of these scopes."""
+    if caller_of(request).scopes.isdisjoint(sufficient):
+        raise missing_scope(*sufficient)
+
+
+ALL_TENANTS: Final = "*"
+"""The value of the query parameter `tenant` with which an operator sees all tenants."""
+
+
+def visible_tenant(request: Request, given: str | None = None) -> str | None:
+    """Return the tenant whose jobs this request may see; None if it may see all tenants.
+
+    `given` is the query parameter `tenant`: the name of a tenant, or ALL_TENANTS. If it is None, a
+    caller with the scope `ops:read` sees all tenants, and every other caller only its own tenant.
+    Raises the problem `forbidden` if the caller may not see the tenant.
+    """
+    caller = caller_of(request)
+    if given is None and Scope.OPS_READ in caller.scopes:
+        return None
+    if given is None or (given == caller.tenant and not caller.is_operator):
+        require_scope(request, Scope.JOBS_READ)
+        return caller.tenant
+    require_scope(request, Scope.OPS_READ, Scope.ADMIN)
+    return None if given == ALL_TENANTS else given
 
 
 def find_model(catalogue: Catalogue, name: str) -> ModelEntry:
@@ -78,6 +101,35 @@ async def find_own_job(request: Request, job_id: str) -> Record:
     if found is None or tenant_of(found) != caller_of(request).tenant:
         raise unknown_job(job_id)
     return found
+
+
+async def find_visible_job(request: Request, job_id: str, tenant: str | None = None) -> Record:
+    """Return the record of a job that the caller may see, also if it belongs to another tenant.
+
+    Use it only for responses without the job's result, because operators do not see results.
+    `tenant` is the query parameter of `visible_tenant`. Raises the problem `unknown-job` or
+    `forbidden`.
+    """
+    visible = visible_tenant(request, tenant)
+    jobs = services_of(request).jobs
+    found = await jobs.find(durable_of(request), check_job_id(job_id))
+    if found is None or visible not in {None, tenant_of(found)}:
+        raise unknown_job(job_id)
+    return found
+
+
+def shown_job(request: Request, job_id: str, record: Record) -> JobResource:
+    """Return the JSON object that represents a job in a response to this caller.
+
+    An operator sees the job's tenant. Only a caller of the job's tenant with the scope `jobs:read`
+    sees the result.
+    """
+    job, caller, tenant = job_resource(job_id, record), caller_of(request), tenant_of(record)
+    if caller.is_operator and tenant:
+        job["tenant"] = tenant
+    if tenant != caller.tenant or Scope.JOBS_READ not in caller.scopes:
+        job["result"] = None
+    return job
 
 
 def check_job_id(job_id: str) -> str:
@@ -155,6 +207,31 @@ def parse_limit(text: str | None) -> int:
     )
 
 
+_TIME: Final = re.compile(
+    r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?(?:[Zz]|[+-]\d{2}:\d{2})", re.ASCII
+)
+
+
+# Nothing is older, and earlier times could not be calculated with.
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def parse_time(name: str, text: str | None) -> datetime | None:
+    """Return the time in a query parameter with this name; None if `text` is None.
+
+    Raises the problem `malformed-request` if `text` is not a time in RFC 3339 format.
+    """
+    if text is None:
+        return None
+    with contextlib.suppress(ValueError, OverflowError):  # there is no such day or hour
+        if _TIME.fullmatch(text):
+            return max(_EPOCH, datetime.fromisoformat(text.upper()).astimezone(UTC))
+    raise HttpProblem(
+        problems.MALFORMED_REQUEST,
+        f"{name}: expected a time with its zone, for example 2026-03-01T12:00:00Z",
+    )
+
+
 KEY_HEADER: Final = "Idempotency-Key"
 
 _MAX_KEY_CHARACTERS: Final = 255
@@ -191,6 +268,30 @@ def parse_key(values: Sequence[str]) -> str | None:
     if not 1 <= len(key) <= _MAX_KEY_CHARACTERS:
         raise ValueError(f"expected 1 to {_MAX_KEY_CHARACTERS} characters")
     return key
+
+
+LABEL_HEADER: Final = "Loosely-Label"
+
+
+def label_option_of(request: Request) -> str | None:
+    """Return the label in the header or in the query of a request; None if there is none.
+
+    Raises the problem `malformed-request` if there is more than one label, or if the header has
+    characters that are not ASCII. The length of the label is checked later.
+    """
+    given = request.headers.getlist(LABEL_HEADER)
+    if not given:
+        return request.query_params.get("label")
+    if len(given) > 1 or "label" in request.query_params:
+        raise HttpProblem(
+            problems.MALFORMED_REQUEST, "label: this option is given more than once; give it once"
+        )
+    if not given[0].isascii():
+        raise HttpProblem(
+            problems.MALFORMED_REQUEST,
+            f"{LABEL_HEADER}: a header can contain only ASCII; use the query parameter label",
+        )
+    return given[0].strip(" \t")
 
 
 # The text up to the next comma that is not inside quotes.

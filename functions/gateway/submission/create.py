@@ -98,6 +98,7 @@ class PreparedJob:
     tenant: str
     webhook_url: str | None = field(repr=False)
     priority: Priority
+    label: str | None
 
     @property
     def job_id(self) -> str:
@@ -116,6 +117,7 @@ class PreparedJob:
             self.webhook_url,
             self.priority,
             is_sent=is_sent,
+            label=self.label,
         )
 
 
@@ -198,6 +200,7 @@ class JobCreator:
             new_job.tenant,
             submission.webhook_url,
             submission.priority,
+            submission.label,
         )
 
     async def start_and_wait(

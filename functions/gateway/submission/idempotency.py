@@ -101,6 +101,9 @@ def _fingerprint_of(new_job: NewJob) -> str:
         for field in dataclasses.fields(submission)
         if field.name != "data"
     }
+    if options["label"] is None:
+        # The claims of earlier versions, which had no labels, must still match their requests.
+        del options["label"]
     return fingerprint(_METHOD, new_job.model.name, submission.data, options)
 
 

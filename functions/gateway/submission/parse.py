@@ -6,6 +6,7 @@ options.
 
 import base64
 import binascii
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,8 +34,8 @@ from gateway.submission.forms import FormPart, read_form
 from gateway.submission.images import read_dimensions
 
 _NOT_TEXT: Final = frozenset({"parameters", "deadline_seconds"})
-_OPTIONS: Final = _NOT_TEXT | {"priority", "webhook_url"}
-_MEMBERS: Final = _NOT_TEXT | {"input", "priority", "webhook"}
+_OPTIONS: Final = _NOT_TEXT | {"label", "priority", "webhook_url"}
+_MEMBERS: Final = _NOT_TEXT | {"input", "label", "priority", "webhook"}
 _INPUTS: Final = ("base64", "json", "text", "upload", "url")
 _ENVELOPE_BYTES: Final = 64 * 1024
 _FORM: Final = "multipart/form-data"
@@ -58,6 +59,7 @@ class JobSubmission:
     upload: str | None = None
     webhook_url: str | None = field(default=None, repr=False)
     priority: Priority = Priority.NORMAL
+    label: str | None = None
 
     def drop_data(self) -> None:
         """Release the memory of the input, because the request may wait long for the job.
@@ -271,6 +273,7 @@ def _make_submission(
         deadline_seconds,
         webhook_url=parse_webhook_url(options),
         priority=parse_priority(options),
+        label=parse_label(options),
         **source,
     )
 
@@ -426,6 +429,37 @@ def parse_priority(options: Mapping[str, Json]) -> Priority:
     except ValueError:
         known = " or ".join(Priority)
         raise HttpProblem(problems.MALFORMED_REQUEST, f"priority: expected {known}") from None
+
+
+MAX_LABEL_CHARACTERS: Final = 100
+
+# Control characters, line separators, and characters that change the direction of other text.
+LABEL_PATTERN: Final = (
+    r"^[^\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+    f"{{1,{MAX_LABEL_CHARACTERS}}}$"
+)
+"""The regular expression for a label, which is also part of the OpenAPI document."""
+
+_LABEL: Final = re.compile(LABEL_PATTERN.removeprefix("^").removesuffix("$"))
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
+
+
+def parse_label(options: Mapping[str, Json]) -> str | None:
+    """Return the label that the caller gave the job; None if the options contain no label.
+
+    Raises HttpProblem if the label is too long or contains control characters.
+    """
+    label = options.get("label")
+    if label is None:
+        return None
+    is_text = isinstance(label, str) and _LABEL.fullmatch(label) is not None
+    if not is_text or _SURROGATE.search(label):
+        raise HttpProblem(
+            problems.MALFORMED_REQUEST,
+            f"label: expected a text of 1 to {MAX_LABEL_CHARACTERS} characters without control "
+            "characters and line breaks",
+        )
+    return str(label)
 
 
 def _parse_parameters(given: Json) -> dict[str, Json]:

@@ -44,6 +44,7 @@ from gateway.http.requests import (
     encode_json,
     find_model,
     idempotency_key_of,
+    label_option_of,
     parse_prefer,
     read_body,
     services_of,
@@ -55,7 +56,7 @@ from gateway.jobs.progress import ProgressStore
 from gateway.settings import MAX_WAIT_SECONDS
 from gateway.storage.payloads import PayloadStore
 from gateway.submission.create import NewJob, SubmittedJob
-from gateway.submission.parse import JobSubmission, check_coding
+from gateway.submission.parse import JobSubmission, check_coding, parse_label
 from gateway.telemetry import traceparent_of
 
 _ENVELOPE_BYTES = 64 * 1024
@@ -219,7 +220,10 @@ async def oip_infer(request: Request, model: str) -> Response:
     # Parse and validate.
     found = find_model(services.catalogue, model)
     key = idempotency_key_of(request)
+    label = parse_label({"label": label_option_of(request)})
     inference, submissions = await _read_request(request, found)
+    for submission in submissions:
+        submission.label = label
     # `respond-async` has no effect, because the protocol cannot ask for the results later.
     given_seconds = parse_prefer(request.headers.getlist("prefer")).wait_seconds
     wait_seconds = MAX_WAIT_SECONDS if given_seconds is None else given_seconds
