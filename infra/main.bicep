@@ -46,6 +46,9 @@ param useSpot bool = true
 @description('Put an API Management instance in front of the gateway.')
 param deployApim bool = false
 
+@description('Origins whose web pages may use the API, separated by commas, or *. The gateway\'s own pages always may.')
+param corsOrigins string = ''
+
 @description('Reach storage, Service Bus, registry and vault over private endpoints only.')
 param privateNetwork bool = false
 
@@ -78,6 +81,12 @@ param kubernetesVersion string = '1.36'
 var token = take(uniqueString(subscription().id, environmentName, location), 10)
 var tags = { 'azd-env-name': environmentName, application: 'loosely' }
 var usesAks = workerHost == 'aks'
+// The name is part of the origin of the gateway's pages, which the storage must know before the gateway
+// is created.
+var gatewayName = 'func-${token}'
+var gatewayOrigin = 'https://${gatewayName}.azurewebsites.net'
+var apimOrigin = 'https://apim-${token}.azure-api.net'
+var pageOrigins = deployApim ? [gatewayOrigin, apimOrigin] : [gatewayOrigin]
 
 resource group 'Microsoft.Resources/resourceGroups@2025-04-01' = {
   name: 'rg-${environmentName}'
@@ -115,6 +124,8 @@ module storage 'modules/storage.bicep' = {
     privateNetwork: privateNetwork
     endpointSubnetId: network.outputs.endpointSubnetId
     blobZoneId: network.outputs.blobZoneId
+    pageOrigins: pageOrigins
+    corsOrigins: corsOrigins
     gatewayPrincipalId: identities.outputs.gateway.principalId
     workerPrincipalId: identities.outputs.worker.principalId
     deployerPrincipalId: principalId
@@ -169,6 +180,8 @@ module gateway 'modules/gateway.bicep' = {
     location: location
     tags: tags
     token: token
+    name: gatewayName
+    corsOrigins: corsOrigins
     identityId: identities.outputs.gateway.id
     identityClientId: identities.outputs.gateway.clientId
     hostStorageName: storage.outputs.hostName

@@ -7,6 +7,7 @@ server          serves HTTP: runs the operation of each ASGI request and sends t
 request         the parsed request and its body
 authorization   checks Shared Key credentials and shared access signatures
 routes          finds the operation of a request
+cors            decides which web pages may send requests and read responses
 operations      the operations of the REST API
 store           the data directory: `index` (SQLite) and `content` (files)
 

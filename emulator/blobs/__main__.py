@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 from emulator import program
 from emulator.blobs.authorization import AccountKey, Authenticator
+from emulator.blobs.cors import rule_for_pages
+from emulator.blobs.errors import StorageError
 from emulator.blobs.server import BlobApp, serve
 from emulator.blobs.store import AccountStore
 from emulator.blobs.times import utc_now
@@ -43,12 +45,23 @@ def _run(options: argparse.Namespace) -> None:
     with program.listen(options.host, options.port, _BACKLOG) as listener:
         store = AccountStore(options.data, utc_now)
         store.open()
+        if options.cors_origin:
+            _allow_origins(store, options.cors_origin)
         app = BlobApp(store, Authenticator(options.account, key, utc_now), utc_now)
         host, port = listener.getsockname()[:2]
         logging.getLogger(__name__).info(
             "listening on http://%s:%d/%s, data in %s", host, port, options.account, options.data
         )
         program.run_loop(serve(app, listener, program.http_limits(options)))
+
+
+def _allow_origins(store: AccountStore, origins: Sequence[str]) -> None:
+    """Replace the CORS rules by one for pages of these origins."""
+    try:
+        store.replace_cors_rules([rule_for_pages(origins)])
+    except StorageError as error:
+        value, reason = error.detail.get("XmlNodeValue", ""), error.detail.get("Reason", "")
+        raise program.SettingError(f"--cors-origin {value} is invalid: {reason}") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,6 +74,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--account", default=DEVELOPMENT_ACCOUNT, help="account name")
     parser.add_argument(
         "--key", default=DEVELOPMENT_KEY, help="key of the storage account, encoded in Base64"
+    )
+    parser.add_argument(
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="let web pages of this origin read and write blobs, such as http://localhost:3000, or "
+        "* for all origins; replaces the CORS rules of the account; may be repeated",
     )
     return parser
 

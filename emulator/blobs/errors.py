@@ -77,6 +77,11 @@ class ErrorCode(Enum):
         "The specified container already exists.",
     )
     CONTAINER_NOT_FOUND = ("ContainerNotFound", 404, "The specified container does not exist.")
+    CORS_PREFLIGHT_FAILURE = (
+        "CorsPreflightFailure",
+        403,
+        "CORS not enabled or no matching rule found for this request.",
+    )
     EMPTY_METADATA_KEY = (
         "EmptyMetadataKey",
         400,
@@ -150,6 +155,14 @@ class ErrorCode(Enum):
         "The requested URI does not represent any resource on the server.",
     )
     INVALID_XML_DOCUMENT = ("InvalidXmlDocument", 400, "XML specified is not syntactically valid.")
+    INVALID_XML_NODE_VALUE = (
+        "InvalidXmlNodeValue",
+        400,
+        (
+            "The value provided for one of the XML nodes in the request body was not in the "
+            "correct format."
+        ),
+    )
     LEASE_NOT_PRESENT = (
         "LeaseNotPresentWithBlobOperation",
         412,
@@ -178,6 +191,7 @@ class ErrorCode(Enum):
         411,
         "The Content-Length header was not specified.",
     )
+    MISSING_CORS_HEADER = ("InvalidHeaderValue", 400, "A required CORS header is not present.")
     MISSING_REQUIRED_HEADER = (
         "MissingRequiredHeader",
         400,
@@ -187,6 +201,11 @@ class ErrorCode(Enum):
         "MissingRequiredQueryParameter",
         400,
         "A query parameter that's mandatory for this request is not specified.",
+    )
+    MISSING_REQUIRED_XML_NODE = (
+        "MissingRequiredXmlNode",
+        400,
+        "A required XML node was not specified in the request body.",
     )
     MULTIPLE_CONDITION_HEADERS = (
         "MultipleConditionHeadersNotSupported",
@@ -288,6 +307,13 @@ def invalid_query(name: str, value: str, reason: str = "") -> StorageError:
         QueryParameterName=name,
         QueryParameterValue=value,
         Reason=reason,
+    )
+
+
+def invalid_xml_value(name: str, value: str, reason: str) -> StorageError:
+    """Return the error for a malformed value in the XML body of a request."""
+    return StorageError(
+        ErrorCode.INVALID_XML_NODE_VALUE, XmlNodeName=name, XmlNodeValue=value, Reason=reason
     )
 
 

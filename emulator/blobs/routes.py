@@ -14,7 +14,7 @@ from emulator.blobs.errors import (
     not_implemented,
 )
 from emulator.blobs.headers import UNSUPPORTED_HEADERS
-from emulator.blobs.operations import blobs, containers, uploads
+from emulator.blobs.operations import blobs, containers, service, uploads
 from emulator.blobs.operations.context import BlobResponse, OperationContext
 from emulator.blobs.request import BlobRequest
 
@@ -44,6 +44,8 @@ _OPERATIONS = {
     ("account", "GET", "list"): _operation(containers.list_containers, "l", "s"),
     ("account", "GET", "properties"): _GET_ACCOUNT,
     ("account", "HEAD", "properties"): _GET_ACCOUNT,
+    ("service", "GET", "properties"): _operation(service.get_service_properties, "r", "s"),
+    ("service", "PUT", "properties"): _operation(service.set_service_properties, "w", "s"),
     ("container", "PUT", ""): _operation(containers.create_container, "cw", "c"),
     ("container", "GET", ""): _GET_CONTAINER,
     ("container", "HEAD", ""): _GET_CONTAINER,
@@ -142,6 +144,8 @@ def _level(request: BlobRequest) -> str:
             return "container"
         # Without restype the path is that of a blob in the root container, which is not supported.
         raise StorageError(ErrorCode.RESOURCE_NOT_FOUND)
-    if request.comp == "properties" and restype != "account":
-        raise not_implemented("service properties")
-    return "account"
+    if request.comp != "properties" or restype == "account":
+        return "account"
+    if restype != "service":
+        raise invalid_query("restype", restype, "Expected service or account.")
+    return "service"

@@ -20,8 +20,10 @@ import uvicorn
 
 from emulator.blobs.authorization import Authenticator
 from emulator.blobs.content import ContentStream
+from emulator.blobs.cors import build_cors_headers
 from emulator.blobs.errors import ClientGoneError, ErrorCode, StorageError
 from emulator.blobs.operations.context import BlobResponse, OperationContext, build_error_response
+from emulator.blobs.operations.service import preflight
 from emulator.blobs.request import METADATA_PREFIX, BlobRequest, Receive, Scope, parse_request
 from emulator.blobs.routes import check_supported, find_operation
 from emulator.blobs.store import AccountStore
@@ -74,6 +76,8 @@ class BlobApp:
                 self._unexpected(error, request_id), request_id, format_iso_date(now_us)
             )
         _add_common_headers(response, scope, request_id)
+        if self.store.cors_rules:
+            self._add_cors_headers(response, scope)
         _logger.debug(
             "%s %s %d %s", scope["method"], scope["raw_path"], response.status, request_id
         )
@@ -102,10 +106,21 @@ class BlobApp:
     async def _respond(self, scope: Scope, receive: Receive, now_us: int) -> BlobResponse:
         request = parse_request(scope, receive)
         self._check_account(request)
+        if request.method == "OPTIONS":
+            return preflight(request, self.store)
         operation = find_operation(request)
         grant = self.authenticator.authenticate(request, operation.permission)
         check_supported(request)
         return await operation.handler(OperationContext(request, grant, self.store, now_us))
+
+    def _add_cors_headers(self, response: BlobResponse, scope: Scope) -> None:
+        if scope["method"] == "OPTIONS":
+            return
+        origins = [value for name, value in scope["headers"] if name.lower() == b"origin"]
+        origin = origins[0].decode("latin-1") if origins else None
+        response.headers |= build_cors_headers(
+            self.store.cors_rules, scope["method"], origin, tuple(response.headers)
+        )
 
     def _check_account(self, request: BlobRequest) -> None:
         if request.account != self.authenticator.account:

@@ -6,21 +6,24 @@ Only one process at a time can use a data directory.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from emulator.blobs.content import ContentFiles, ContentStreams, sync_directory
+from emulator.blobs.cors import CorsRule
 from emulator.blobs.index.committer import IndexCommitter
-from emulator.blobs.index.queries import find_live_content
-from emulator.blobs.index.schema import create_index, open_reader
-from emulator.blobs.index.writes import expire_blocks
+from emulator.blobs.index.queries import find_live_content, find_service_properties
+from emulator.blobs.index.schema import create_index, open_reader, open_writer
+from emulator.blobs.index.writes import expire_blocks, set_service_properties
+from emulator.blobs.service_properties import build_cors, read_cors_rules
 from emulator.blobs.times import Clock, to_microseconds
 from emulator.disk import DiskStatus, is_disk_error
 from emulator.program import SettingError, StartError, make_private_directory
@@ -36,6 +39,11 @@ class AccountStore:
     """The store of one storage account.
 
     The owner must call `open`, then `start` on an event loop, and finally `close`.
+
+    Attributes:
+        streams: Transfers content between requests, responses and content files.
+        cors_rules: The CORS rules of the account. They are in memory, because each request needs
+            them.
     """
 
     def __init__(self, root: Path, clock: Clock) -> None:
@@ -44,6 +52,7 @@ class AccountStore:
         self._files = ContentFiles(root / "content")
         self._index = root / "index.sqlite3"
         self.streams = ContentStreams(self._files)
+        self.cors_rules: tuple[CorsRule, ...] = ()
         self.disk = DiskStatus(root)
 
     def open(self) -> None:
@@ -73,6 +82,7 @@ class AccountStore:
         except (sqlite3.Error, OSError) as error:
             raise StartError(f"the index {self._index} cannot be opened: {error}") from error
         self._lister_thread = ThreadPoolExecutor(1, thread_name_prefix="lister")
+        self._load_cors_rules()
         if removed := self._files.sweep(find_live_content(self._reader)):
             _logger.info("removed %d unused content files", removed)
 
@@ -129,6 +139,36 @@ class AccountStore:
         result = await self._committer.apply(lambda db: change(db, *args, **kwargs))
         self.disk.note_success()
         return result
+
+    def replace_cors_rules(self, rules: Sequence[CorsRule]) -> None:
+        """Replace the CORS rules of the account. Call it after `open` and before `start`.
+
+        Rules that are stored already are not written again, so that a full disk does not prevent
+        the start. Raises StorageError if a rule is invalid, and StartError if the rules cannot be
+        stored.
+        """
+        properties = build_cors(rules)
+        if properties.items() <= self.read(find_service_properties).items():
+            return
+        try:
+            with contextlib.closing(open_writer(self._index)) as db:
+                set_service_properties(db, properties)
+        except sqlite3.Error as error:
+            raise StartError(f"the CORS rules cannot be stored: {error}") from error
+        self._load_cors_rules()
+
+    async def set_service_properties(self, properties: Mapping[str, str]) -> None:
+        """Replace these properties of the Blob service. They take effect when they are committed.
+
+        Args:
+            properties: The names of the properties, and their XML elements.
+        """
+        await self.change(set_service_properties, properties)
+        self._load_cors_rules()
+
+    def _load_cors_rules(self) -> None:
+        # Always the committed rules, even if several requests set them at the same time.
+        self.cors_rules = read_cors_rules(self.read(find_service_properties))
 
     async def expire(self) -> int:
         """Remove expired uncommitted blocks, and return how many blocks were removed."""

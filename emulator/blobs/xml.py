@@ -1,9 +1,10 @@
-"""Write and parse the XML documents of the Blob REST API: listings and block lists."""
+"""Write and parse the XML documents of the Blob REST API: listings, block lists and elements."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from urllib.parse import quote
 from xml.parsers.expat import ExpatError, ParserCreate
 from xml.sax.saxutils import escape, quoteattr
@@ -114,17 +115,13 @@ class _BlockListParser:
         self._depth = 0
         self._text: list[str] = []
         self._parser = ParserCreate()
-        self._parser.StartDoctypeDeclHandler = self._refuse_doctype
+        self._parser.StartDoctypeDeclHandler = _refuse_doctype
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
         self._parser.CharacterDataHandler = self._characters
 
     def feed(self, document: bytes) -> None:
         self._parser.Parse(document, True)
-
-    def _refuse_doctype(self, *_: object) -> None:
-        # Refuse entities, because they could expand a small document without limit or read files.
-        raise StorageError(ErrorCode.INVALID_XML_DOCUMENT)
 
     def _start(self, name: str, _: object) -> None:
         expected = name == "BlockList" if self._depth == 0 else name in _ENTRY_ELEMENTS
@@ -143,6 +140,65 @@ class _BlockListParser:
             if len(self.entries) == BLOCKS_MAX:
                 raise StorageError(ErrorCode.BLOCK_LIST_TOO_LONG)
             self.entries.append((name, "".join(self._text).strip()))
+
+
+def _refuse_doctype(*_: object) -> None:
+    # Refuse entities, because they could expand a small document without limit or read files.
+    raise StorageError(ErrorCode.INVALID_XML_DOCUMENT)
+
+
+@dataclass(slots=True)
+class XmlElement:
+    """An element of an XML document, without its attributes.
+
+    `text` is the element's own text, without space around it.
+    """
+
+    name: str
+    text: str = ""
+    children: list[XmlElement] = field(default_factory=list)
+
+
+_DEPTH_MAX = 8
+
+
+def parse_element(document: bytes) -> XmlElement:
+    """Return the root element of a document. Raises StorageError if it is not well-formed XML."""
+    parser = ParserCreate()
+    outer = XmlElement("")
+    path = [outer]
+
+    def start(name: str, _: object) -> None:
+        if len(path) > _DEPTH_MAX:
+            raise StorageError(ErrorCode.INVALID_XML_DOCUMENT)
+        element = XmlElement(name)
+        path[-1].children.append(element)
+        path.append(element)
+
+    def end(_: str) -> None:
+        element = path.pop()
+        element.text = element.text.strip()
+
+    def characters(text: str) -> None:
+        path[-1].text += text
+
+    parser.StartDoctypeDeclHandler = _refuse_doctype
+    parser.StartElementHandler = start
+    parser.EndElementHandler = end
+    parser.CharacterDataHandler = characters
+    # Give the handler long texts in one call.
+    parser.buffer_text = True
+    try:
+        parser.Parse(document, True)
+    except (ExpatError, ValueError, LookupError):
+        raise StorageError(ErrorCode.INVALID_XML_DOCUMENT) from None
+    return outer.children[0]
+
+
+def build_element(element: XmlElement) -> str:
+    """Return an element as XML text."""
+    inner = "".join(map(build_element, element.children)) or _text(element.text)
+    return f"<{element.name}>{inner}</{element.name}>"
 
 
 def _block(block_id: str, size: int) -> str:

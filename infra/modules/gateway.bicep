@@ -3,6 +3,8 @@
 param location string
 param tags object
 param token string
+param name string
+param corsOrigins string
 param identityId string
 param identityClientId string
 param hostStorageName string
@@ -17,7 +19,6 @@ param durableEndpoint string
 param alwaysReadyCount int
 param subnetId string
 
-var name = 'func-${token}'
 // The platform's scaling reads the backend from host.json and ignores the settings. So with histories
 // in storage it would not start an instance for orchestrations: keep at least one always ready.
 var durableCount = empty(durableEndpoint) ? max(1, alwaysReadyCount) : alwaysReadyCount
@@ -41,6 +42,7 @@ var common = {
   SERVICE_BUS__clientId: identityClientId
   PAYLOAD_STORAGE__blobServiceUri: payloadEndpoint
   GATEWAY_BASE_URL: 'https://${app.properties.defaultHostName}'
+  CORS_ORIGINS: corsOrigins
   REPLY_TOKEN_KEYS: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/reply-token-keys/)'
   WEBHOOK_SECRETS: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/webhook-secrets/)'
   WEBHOOK_PRODUCER_SECRETS: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/webhook-producer-secrets/)'

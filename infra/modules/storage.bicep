@@ -6,6 +6,12 @@ param token string
 param privateNetwork bool
 param endpointSubnetId string
 param blobZoneId string
+
+@description('Origins of the gateway\'s own pages.')
+param pageOrigins array
+
+@description('Origins of other pages that may use the API, separated by commas, or *.')
+param corsOrigins string
 param gatewayPrincipalId string
 param workerPrincipalId string
 param deployerPrincipalId string
@@ -14,6 +20,8 @@ param deployerPrincipalType string
 var packages = 'packages'
 var payloads = 'payloads'
 var weights = 'weights'
+
+var otherOrigins = filter(split(replace(corsOrigins, ' ', ''), ','), each => !empty(each))
 
 var roles = loadJsonContent('../roles.json')
 
@@ -58,7 +66,22 @@ resource payload 'Microsoft.Storage/storageAccounts@2025-08-01' = {
 
   resource blobs 'blobServices' = {
     name: 'default'
-    properties: { deleteRetentionPolicy: { enabled: false } }
+    properties: {
+      deleteRetentionPolicy: { enabled: false }
+      cors: {
+        // Pages send uploads to signed links, and read large results from them. Only a link permits that;
+        // these rules let browsers pass it on.
+        corsRules: [
+          {
+            allowedOrigins: contains(otherOrigins, '*') ? ['*'] : union(pageOrigins, otherOrigins)
+            allowedMethods: ['GET', 'HEAD', 'PUT']
+            allowedHeaders: ['*']
+            exposedHeaders: ['*']
+            maxAgeInSeconds: 600
+          }
+        ]
+      }
+    }
     resource payloadContainer 'containers' = { name: payloads }
     resource weightContainer 'containers' = { name: weights }
   }

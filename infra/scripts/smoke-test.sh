@@ -83,7 +83,18 @@ count_active_messages() {
 # 1. The gateway reaches its queue, its blobs and its store of histories.
 if retry is_ready; then passed "the gateway is ready"; else failed "/v1/health/ready"; fi
 
-# 2. A picture is classified, starting from zero workers.
+# 2. Browsers let the gateway's own pages send uploads to the storage and read results from it.
+asked=$(curl --silent --output /dev/null --write-out '%{http_code}' --max-time 60 --request OPTIONS \
+    --header "origin: $api" --header 'access-control-request-method: PUT' \
+    --header 'access-control-request-headers: content-type,x-ms-blob-type' \
+    "$(value PAYLOAD_ENDPOINT)payloads/none") || true
+if [ "$asked" = 200 ]; then
+    passed "pages of $api may use links to blobs"
+else
+    failed "pages of $api may not use links to blobs: the preflight request got $asked"
+fi
+
+# 3. A picture is classified, starting from zero workers.
 before=$(count_workers)
 started=$(date +%s)
 id=$(submit respond-async '?deadline_seconds=1800' | field id)
@@ -94,11 +105,11 @@ else
     failed "the first job ended as ${status:-not accepted}"
 fi
 
-# 3. The same in one request, now that a worker is warm.
+# 4. The same in one request, now that a worker is warm.
 result=$(submit wait=60 | field result)
 if [ -n "$result" ]; then passed "one request returned the result: $result"; else failed "one request returned no result"; fi
 
-# 4. A pod is killed with jobs in flight, and all jobs succeed.
+# 5. A pod is killed with jobs in flight, and all jobs succeed.
 if [ "$host" = aks ]; then
     ids=$(for _ in $(seq "$jobs"); do submit respond-async '?deadline_seconds=600' | field id; done)
     kubectl --namespace loosely delete pod --grace-period=0 --force \
@@ -119,10 +130,10 @@ run_group() { # NAME SECONDS [OPTION…]: run a group of jobs and print its repo
         --count "$group_size" --seconds "$seconds" "$@"
 }
 
-# 5. Jobs are cancelled right after their 202, and do not return to the queue.
+# 6. Jobs are cancelled right after their 202, and do not return to the queue.
 if report=$(run_group cancelled 300); then passed "$report"; else failed "$report"; fi
 
-# 6. The gateway is restarted, and all jobs that it has accepted succeed. Flex Consumption cannot restart
+# 7. The gateway is restarted, and all jobs that it has accepted succeed. Flex Consumption cannot restart
 # a single instance, so this restarts all of them.
 restart=${RESTART_COMMAND:-}
 if [ -z "$restart" ] && gateway=$(optional_value GATEWAY_NAME); then
@@ -135,7 +146,7 @@ else
     retry is_ready || failed "the gateway is not ready after its restart"
 fi
 
-# 7. and 8. Checks of the queue itself: a dead letter, and whether locked messages count as active.
+# 8. and 8. Checks of the queue itself: a dead letter, and whether locked messages count as active.
 token=$(az account get-access-token --resource https://servicebus.azure.net --query accessToken --output tsv)
 printf 'Authorization: Bearer %s\n' "$token" >"$private/bus"
 stray="smoke-test-$(date +%s)"

@@ -345,7 +345,11 @@ def plan_worker_pool(
 
 def _make_plan(options: _UpOptions) -> "RunPlan":
     from loosely.local.data_directory import reply_token_key  # noqa: PLC0415
-    from loosely.local.environment import read_environment, shared_environment  # noqa: PLC0415
+    from loosely.local.environment import (  # noqa: PLC0415
+        read_cors_origins,
+        read_environment,
+        shared_environment,
+    )
     from loosely.local.run import RunPlan  # noqa: PLC0415
 
     # Forget which models killed an earlier worker by their load, because they may be repaired now.
@@ -361,6 +365,7 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
         log_level=options.log_level or user.get("LOG_LEVEL", LogLevel.info).lower(),
         engine_options=options.engine_options,
         allowed_hosts=options.allowed_hosts,
+        cors_origins=read_cors_origins(options.root, user),
     )
     parts = {part.name: part for part in loosely_parts(settings) if part.name in options.part_names}
     worker_pool = None

@@ -1,5 +1,6 @@
 """Find the repository, and build the environment variables that all components share."""
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,6 +38,28 @@ def shared_environment(root: Path, user: Mapping[str, str]) -> dict[str, str]:
         "NO_PROXY": no_proxy,
         "no_proxy": no_proxy,
     }
+
+
+def read_cors_origins(root: Path, user: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the origins in ``CORS_ORIGINS``, from where the gateway reads them.
+
+    The environment takes precedence over ``functions/local.settings.json``. If that file is
+    invalid, the result is empty: the Functions host reports the error.
+
+    Args:
+        root: The repository's root directory.
+        user: The environment variables with which the user called `loosely`.
+    """
+    value = user.get("CORS_ORIGINS")
+    if value is None:
+        try:
+            text = (root / "functions" / "local.settings.json").read_text(encoding="utf-8-sig")
+            value = json.loads(text)["Values"]["CORS_ORIGINS"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return ()
+    if not isinstance(value, str):
+        return ()
+    return tuple(origin.strip() for origin in value.split(",") if origin.strip())
 
 
 def find_root(current: Path, package: Path = Path(__file__).parents[1]) -> Path:

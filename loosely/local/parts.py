@@ -64,6 +64,8 @@ class SystemSettings:
     engine_options: tuple[str, ...] = ()
     #: Host names, besides the loopback names, for which the local services answer requests.
     allowed_hosts: tuple[str, ...] = ()
+    #: Origins whose web pages may use the gateway, and so the links to uploads and results.
+    cors_origins: tuple[str, ...] = ()
 
     @property
     def service_options(self) -> tuple[str, ...]:
@@ -83,6 +85,15 @@ class SystemSettings:
     def gateway_url(self) -> str:
         """The URL of the gateway's REST API."""
         return f"http://{_HOST}:{self.ports.functions}"
+
+    @property
+    def blob_origins(self) -> tuple[str, ...]:
+        """The origins whose pages may use links to blobs.
+
+        The gateway's own pages need this too, because the blob storage has another port.
+        """
+        own = (f"http://{name}:{self.ports.functions}" for name in (_HOST, "localhost"))
+        return (*own, *self.cors_origins)
 
     @property
     def storage_connection(self) -> str:
@@ -128,6 +139,7 @@ def _blobs(settings: SystemSettings) -> Part:
             "emulator.blobs",
             *("--port", str(port)),
             *("--data", str(settings.data / "blobs")),
+            *(word for origin in settings.blob_origins for word in ("--cors-origin", origin)),
             *settings.service_options,
         ),
         probe=Probe(port, status=None),

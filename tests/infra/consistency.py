@@ -4,6 +4,7 @@ Each check reads the files and raises an AssertionError if they are inconsistent
 checks on the repository, and on copies with one planted fault each.
 """
 
+import json
 import re
 import tomllib
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from xml.etree import ElementTree
 
 from contract.catalogue import Catalogue
 from contract.queues import config
+from emulator.blobs.cors import rule_for_pages
 from infra.generate import LOW_PRIORITY_MESSAGES_PER_WORKER, MESSAGES_PER_WORKER
 from tests.infra.deployment import DeploymentFiles, of_kind, pod
 from tests.infra.nodes import (
@@ -270,6 +272,47 @@ def access_keys_are_turned_off(files: DeploymentFiles) -> None:
     assert "AccountKey" not in files.bicep
 
 
+def pages_that_may_use_the_gateway_may_use_links_to_blobs(files: DeploymentFiles) -> None:
+    """Check that the storage's CORS rule has the origins of CORS_ORIGINS and of the gateway.
+
+    Its methods and headers are those of the rule that the local system sets.
+    """
+    main, storage = files.text("infra/main.bicep"), files.module("storage")
+    parameters = json.loads(files.text("infra/main.parameters.json"))["parameters"]
+    assert parameters["corsOrigins"] == {"value": "${CORS_ORIGINS=}"}
+    gateway = files.module("gateway")
+    assert "  CORS_ORIGINS: corsOrigins\n" in gateway
+    assert main.count("    corsOrigins: corsOrigins\n") == 2, "not for gateway and storage"
+    # The storage must know the gateway's host name before the gateway is created.
+    assert "var gatewayName = 'func-${token}'" in main
+    assert "    name: gatewayName\n" in main
+    assert "param name string\n" in gateway
+    assert "  name: name\n" in gateway.partition("'Microsoft.Web/sites@")[2]
+    assert "var gatewayOrigin = 'https://${gatewayName}.azurewebsites.net'" in main
+    assert "var apimOrigin = 'https://apim-${token}.azure-api.net'" in main
+    assert "var pageOrigins = deployApim ? [gatewayOrigin, apimOrigin] : [gatewayOrigin]" in main
+    assert "name: 'apim-${token}'" in files.module("apim")
+    assert "    pageOrigins: pageOrigins\n" in main
+    [rule] = re.findall(r"corsRules: \[\s*\{(.*?)\n\s*\}\s*\]", storage, re.DOTALL)
+    found = dict(re.findall(r"^\s*(\w+): (.+)$", rule, re.MULTILINE))
+    assert found.pop("allowedOrigins") == (
+        "contains(otherOrigins, '*') ? ['*'] : union(pageOrigins, otherOrigins)"
+    )
+    assert "filter(split(replace(corsOrigins, ' ', ''), ','), each => !empty(each))" in storage
+    local = rule_for_pages(["http://localhost"])
+    expected = {
+        "allowedMethods": local.allowed_methods,
+        "allowedHeaders": local.allowed_headers,
+        "exposedHeaders": local.exposed_headers,
+    }
+    assert {name: f"[{', '.join(map(repr, names))}]" for name, names in expected.items()} | {
+        "maxAgeInSeconds": str(local.max_age_seconds)
+    } == found
+    # The rule belongs to the account with the payloads.
+    _, _, payload = storage.partition("resource payload ")
+    assert "corsRules" in payload
+
+
 def the_api_management_policy_is_valid_xml(files: DeploymentFiles) -> None:
     """Check that the policy is valid XML, is sent as XML, and has a rate limit.
 
@@ -367,6 +410,7 @@ CHECKS: tuple[Callable[[DeploymentFiles], None], ...] = (
     grace_periods_cover_the_drain,
     pods_are_restricted,
     access_keys_are_turned_off,
+    pages_that_may_use_the_gateway_may_use_links_to_blobs,
     the_api_management_policy_is_valid_xml,
     lifecycle_rules_cover_every_kind_of_blob,
     alert_queries_match_log_lines_and_routes,

@@ -14,6 +14,11 @@ CONTAINER_COLUMNS = "id, name, etag, modified_us, metadata"
 BLOB_COLUMNS = "id, name, size, etag, created_us, modified_us, properties, metadata"
 
 
+def find_service_properties(db: sqlite3.Connection) -> dict[str, str]:
+    """Return the properties of the Blob service that were set: names and XML elements."""
+    return dict(db.execute("SELECT name, element FROM service_property"))
+
+
 def find_container(db: sqlite3.Connection, name: str) -> BlobContainer:
     """Return the container with this name.
 

@@ -11,7 +11,7 @@ from secrets import token_hex
 from emulator.disk import is_disk_error
 from emulator.program import SettingError
 
-_VERSION = 1
+_VERSION = 2
 _BUSY_SECONDS = 10.0
 # The content of a small blob is the last column of its row, so that listings do not read it.
 _TABLES = """
@@ -54,10 +54,17 @@ CREATE TABLE staged (
     PRIMARY KEY (container, blob, block_id)
 ) STRICT, WITHOUT ROWID;
 """
+# Format version 2 has this table too. A property is an XML element of Set Blob Service Properties.
+_TABLES_SINCE_2 = """
+CREATE TABLE service_property (
+    name TEXT PRIMARY KEY,
+    element TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
 
 
 def create_index(path: Path) -> None:
-    """Create the index's database at `path` if it does not exist.
+    """Create the index's database at `path` if it does not exist, or upgrade an older one.
 
     Raises SettingError if the file is not an index of this program, or has a different format
     version. Raises sqlite3.Error if the disk is full or cannot be read.
@@ -65,17 +72,19 @@ def create_index(path: Path) -> None:
     try:
         with contextlib.closing(open_writer(path)) as connection:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version == 0:
+            tables = {0: _TABLES + _TABLES_SINCE_2, 1: _TABLES_SINCE_2}.get(version)
+            if tables is not None:
                 connection.executescript(
-                    f"BEGIN IMMEDIATE;{_TABLES}PRAGMA user_version={_VERSION};COMMIT;"
+                    f"BEGIN IMMEDIATE;{tables}PRAGMA user_version={_VERSION};COMMIT;"
                 )
     except sqlite3.DatabaseError as error:
         if is_disk_error(error):
             raise
         raise SettingError(f"{path} is not the index of a blob store: {error}") from error
-    if version not in {0, _VERSION}:
+    if not 0 <= version <= _VERSION:
         raise SettingError(
-            f"{path} has format version {version}, but this program reads only version {_VERSION}"
+            f"{path} has format version {version}, but this program reads only versions up to "
+            f"{_VERSION}"
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from emulator.blobs.errors import ErrorCode, StorageError
@@ -34,6 +34,14 @@ from emulator.blobs.index.schema import (
 from emulator.blobs.names import read_block_id_length
 
 Orphans = tuple[str, ...]
+
+
+def set_service_properties(db: sqlite3.Connection, properties: Mapping[str, str]) -> None:
+    """Replace properties of the Blob service. Each item is a name and its XML element."""
+    db.executemany(
+        "INSERT OR REPLACE INTO service_property (name, element) VALUES (?, ?)",
+        list(properties.items()),
+    )
 
 
 def create_container(

@@ -47,6 +47,11 @@ ENDINGS: Final = (
         headers={"location": None, "cache-control": "no-store"},
     ),
     Row(
+        *("the link to a large result", "GET", "/v1/jobs/{large}/result?redirect=false", 200),
+        headers={"location": None, "cache-control": "no-store"},
+        members={"url": None, "media_type": None, "size_bytes": None, "expires_at": None},
+    ),
+    Row(
         *("the deliveries of a webhook", "GET", "/v1/jobs/{hooked}/webhook", 200),
         members={"state": None, "attempts": None, "next_attempt_at": None},
     ),

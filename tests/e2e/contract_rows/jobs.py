@@ -29,6 +29,10 @@ JOBS: Final = (
         *("a result", "GET", "/v1/jobs/{job}/result", 200),
         headers={"content-type": "application/json", "x-content-type-options": "nosniff"},
     ),
+    Row(
+        *("a result with a wrong option", "GET", "/v1/jobs/{job}/result?redirect=no", 400),
+        code="malformed-request",
+    ),
     Row(*("the result of a failed job", "GET", "/v1/jobs/{failed}/result", 409, "no-result")),
     Row(*("the result of an unknown job", "GET", "/v1/jobs/{unknown}/result", 404, "unknown-job")),
     Row(*("cancel a job that succeeded", "DELETE", "/v1/jobs/{job}", 200), members=DONE),

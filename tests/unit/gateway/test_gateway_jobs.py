@@ -130,8 +130,31 @@ async def test_the_result_route_redirects_to_a_signed_link_for_a_large_result(
     job = await gateway.job(job_id)
     assert job["result"] is None
     assert "results/" not in str(job)
+    shown = await gateway.http.get(f"/v1/jobs/{job_id}/result?redirect=false")
+    assert (shown.status_code, shown.headers["cache-control"]) == (200, "no-store")
+    assert shown.json() == {
+        "url": answer.headers["location"],
+        "media_type": "image/png",
+        "size_bytes": len(data),
+        "expires_at": "2026-03-01T12:15:00.000Z",
+    }
+    assert shown.headers["location"] == shown.json()["url"]
+    followed = await gateway.http.get(f"/v1/jobs/{job_id}/result?redirect=true")
+    assert followed.status_code == 303
     gateway.payloads.blobs.clear()
-    assert (await gateway.http.get(f"/v1/jobs/{job_id}/result")).status_code == 404
+    for query in ("", "?redirect=false"):
+        assert (await gateway.http.get(f"/v1/jobs/{job_id}/result{query}")).status_code == 404
+
+
+async def test_the_option_redirect_does_not_change_a_small_result(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    assert (await gateway.reply(result={"media_type": "application/json", "json": 7})).is_success
+    for query in ("", "?redirect=false", "?redirect=true"):
+        answer = await gateway.http.get(f"/v1/jobs/{job_id}/result{query}")
+        assert (answer.status_code, answer.json()) == (200, 7)
+        assert "location" not in answer.headers
+    refused = await gateway.http.get(f"/v1/jobs/{job_id}/result?redirect=no")
+    assert (refused.status_code, refused.json()["code"]) == (400, "malformed-request")
 
 
 async def test_the_result_route_returns_status_202_for_a_queued_job(

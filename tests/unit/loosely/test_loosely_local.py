@@ -12,6 +12,7 @@ import pytest
 import typer
 from rich.console import Console
 
+from emulator.functions.settings import read_app_settings
 from file_sizes import no_space
 from loosely.cli.up import EngineChoice, build_engine_options, choose_parts
 from loosely.local import events
@@ -24,7 +25,7 @@ from loosely.local.data_directory import (
     lock_directory,
     reply_token_key,
 )
-from loosely.local.environment import find_root, shared_environment
+from loosely.local.environment import find_root, read_cors_origins, shared_environment
 from loosely.local.errors import (
     DataDirectoryInUse,
     DataDirectoryUnusable,
@@ -276,6 +277,19 @@ class TestSystem:
             assert "--allow-host dev.example" in commands[name]
         assert "--allow-host" not in commands["worker"]
 
+    def test_the_pages_of_the_gateway_and_of_the_configured_origins_may_use_blobs(self) -> None:
+        allowing = replace(settings(), cors_origins=("http://localhost:3000", "https://a.example"))
+        blobs, *others = loosely_parts(allowing)
+        words = [word for word in blobs.command if word.startswith("http")]
+        assert words == [
+            "http://127.0.0.1:9000",
+            "http://localhost:9000",
+            "http://localhost:3000",
+            "https://a.example",
+        ]
+        assert blobs.command.count("--cors-origin") == 4
+        assert not any("--cors-origin" in part.command for part in others)
+
     def test_all_components_that_read_a_catalogue_get_the_catalogue_of_the_user(
         self,
     ) -> None:
@@ -294,6 +308,51 @@ class TestSystem:
         assert shared["WORKER_X"] == "1"
         assert shared["PYTHONPATH"] == "/r/functions:/r:/mine"
         assert shared["NO_PROXY"] == "intern,127.0.0.1,localhost"
+
+
+SETTINGS = '{"Values": {"CORS_ORIGINS": "https://file.example , http://b"}}'
+
+
+class TestCorsOrigins:
+    """The same origins as those that the gateway reads from its app settings."""
+
+    @pytest.mark.parametrize(
+        ("user", "text", "expected"),
+        [
+            ({}, None, ()),
+            ({}, SETTINGS, ("https://file.example", "http://b")),
+            ({"CORS_ORIGINS": " http://a,, http://b "}, None, ("http://a", "http://b")),
+            ({"CORS_ORIGINS": "http://a"}, SETTINGS, ("http://a",)),
+            ({"CORS_ORIGINS": ""}, SETTINGS, ()),
+            ({"CORS_ORIGINS": "*"}, SETTINGS, ("*",)),
+            ({}, "\ufeff" + SETTINGS, ("https://file.example", "http://b")),
+            ({}, "no JSON", ()),
+            ({}, "[]", ()),
+            ({}, "{}", ()),
+            ({}, '{"Values": []}', ()),
+            ({}, '{"Values": {"CORS_ORIGINS": 7}}', ()),
+        ],
+    )
+    def test_the_environment_takes_precedence_over_the_settings_file(
+        self, tmp_path: Path, user: dict[str, str], text: str | None, expected: tuple[str, ...]
+    ) -> None:
+        (tmp_path / "functions").mkdir()
+        if text is not None:
+            path = tmp_path / "functions" / "local.settings.json"
+            path.write_text(text, encoding="utf-8")
+        assert read_cors_origins(tmp_path, user) == expected
+
+    @pytest.mark.parametrize("text", [SETTINGS, "\ufeff" + SETTINGS])
+    @pytest.mark.parametrize("user", [{}, {"CORS_ORIGINS": ""}, {"CORS_ORIGINS": "http://a"}])
+    def test_the_functions_host_reads_the_same_value(
+        self, tmp_path: Path, user: dict[str, str], text: str
+    ) -> None:
+        folder = tmp_path / "functions"
+        folder.mkdir()
+        (folder / "local.settings.json").write_text(text, encoding="utf-8")
+        value = read_app_settings(folder, user)["CORS_ORIGINS"]
+        origins = tuple(part.strip() for part in value.split(",") if part.strip())
+        assert read_cors_origins(tmp_path, user) == origins
 
 
 class TestChoice:

@@ -6,7 +6,7 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,11 +41,13 @@ class Server:
 
 
 @contextlib.contextmanager
-def run_emulator(data: Path, *, port: int | None = None) -> Iterator[Server]:
-    """Run the emulator with `data` as its data directory."""
+def run_emulator(
+    data: Path, *, port: int | None = None, options: Sequence[str] = ()
+) -> Iterator[Server]:
+    """Run the emulator with `data` as its data directory, and with more command-line options."""
     port = port or free_port()
     command = [sys.executable, "-m", "emulator.blobs", "--port", str(port), "--data", str(data)]
-    with _running("emulator", [*command, "--log-level", "warning"], port) as server:
+    with _running("emulator", [*command, "--log-level", "warning", *options], port) as server:
         yield server
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 import threading
 from pathlib import Path
 
 import httpx
+from azure.core.exceptions import ServiceRequestError, ServiceResponseError
+from azure.storage.blob import BlobServiceClient, CorsRule
 
 from blobs_tests.sdk.blob_servers import Server, run_emulator
 from blobs_tests.sdk.test_blobs_wire import signature
@@ -75,3 +78,36 @@ def test_acknowledged_writes_survive_a_kill_of_the_blob_service(tmp_path: Path) 
             assert answer.content == content_of(name)
         files = [path for path in (data / "content").rglob("*") if path.is_file()]
         assert len(files) == sum(int(name) % 3 == 0 for name in found)
+
+
+def test_acknowledged_cors_rules_survive_a_kill_of_the_blob_service(tmp_path: Path) -> None:
+    data, port = tmp_path / "data", free_port()
+    kept = ""
+    for round_number in range(3):
+        with run_emulator(data, port=port) as server, _client(server) as service:
+            assert _allowed_origins(service) == kept
+            tried = ""
+            killer = threading.Timer(0.1 * round_number + 0.1, server.process.kill)
+            killer.start()
+            with contextlib.suppress(ServiceRequestError, ServiceResponseError):
+                for number in range(100_000):
+                    tried = f"http://page-{round_number}-{number}"
+                    service.set_service_properties(cors=[CorsRule([tried], ["GET"])])
+                    kept = tried
+            killer.join()
+        # The kill may come after the commit and before the acknowledgement.
+        with run_emulator(data, port=port) as server, _client(server) as service:
+            assert _allowed_origins(service) in {kept, tried}
+            kept = _allowed_origins(service)
+            headers = {"origin": kept, "access-control-request-method": "GET"}
+            assert httpx.options(server.url, headers=headers).status_code == 200
+    assert kept
+
+
+def _client(server: Server) -> BlobServiceClient:
+    return BlobServiceClient.from_connection_string(server.connection_string, retry_total=0)
+
+
+def _allowed_origins(service: BlobServiceClient) -> str:
+    rules = service.get_service_properties()["cors"]
+    return ",".join(rule.allowed_origins for rule in rules)

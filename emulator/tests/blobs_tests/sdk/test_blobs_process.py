@@ -56,6 +56,7 @@ def test_the_blob_service_refuses_a_data_directory_that_another_process_uses(
         ("--port", "99999"),
         ("--port", "http"),
         ("--log-level", "loud"),
+        ("--cors-origin", "http://a b"),
         ("--data", "/dev/null/folder"),
     ],
 )
@@ -66,3 +67,21 @@ def test_the_blob_service_exits_with_status_2_if_an_option_is_invalid(
     assert ended.returncode == 2
     assert "Traceback" not in ended.stderr
     assert ended.stderr.strip()
+
+
+def test_the_option_cors_origin_lets_pages_of_these_origins_use_signed_links(
+    tmp_path: Path,
+) -> None:
+    options = ("--cors-origin", "http://one", "--cors-origin", "http://two:3000")
+    asked = {"access-control-request-method": "PUT", "access-control-request-headers": "x-ms-a"}
+    with run_emulator(tmp_path, options=options) as server:
+        for origin, status in (("http://one", 200), ("http://two:3000", 200), ("http://two", 403)):
+            answer = httpx.options(server.url, headers={"origin": origin, **asked})
+            assert answer.status_code == status
+    # The rules stay until they are replaced.
+    with run_emulator(tmp_path) as server:
+        answer = httpx.options(server.url, headers={"origin": "http://one", **asked})
+        assert answer.status_code == 200
+    with run_emulator(tmp_path, options=("--cors-origin", "*")) as server:
+        answer = httpx.options(server.url, headers={"origin": "http://any", **asked})
+        assert answer.status_code == 200

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, MutableMapping
+from collections.abc import AsyncIterator, Iterable, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,6 +15,7 @@ from azure.storage.blob import generate_account_sas
 
 from emulator.blobs.__main__ import DEVELOPMENT_ACCOUNT, DEVELOPMENT_KEY
 from emulator.blobs.authorization import AccountKey, Authenticator
+from emulator.blobs.cors import CorsRule
 from emulator.blobs.server import BlobApp
 from emulator.blobs.store import AccountStore
 
@@ -147,11 +148,18 @@ class RunningBlobService:
 
 
 @asynccontextmanager
-async def open_service(root: Path) -> AsyncIterator[RunningBlobService]:
-    """Yield a service that has the data directory `root` and a container named `box`."""
+async def open_service(
+    root: Path, cors_rules: Sequence[CorsRule] | None = None
+) -> AsyncIterator[RunningBlobService]:
+    """Yield a service that has the data directory `root` and a container named `box`.
+
+    If `cors_rules` is not None, these rules replace the rules of the account at the start.
+    """
     clock = ManualClock()
     store = AccountStore(root, clock)
     store.open()
+    if cors_rules is not None:
+        store.replace_cors_rules(cors_rules)
     store.start()
     key = AccountKey(DEVELOPMENT_KEY)
     app = BlobApp(store, Authenticator(DEVELOPMENT_ACCOUNT, key, clock), clock)

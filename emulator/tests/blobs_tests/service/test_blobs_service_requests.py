@@ -9,9 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blobs_tests.service.blob_service import RunningBlobService
+from emulator.blobs.cors import CorsRule
+from emulator.blobs.service_properties import build_cors
 
 BLOCK = {"x-ms-blob-type": "BlockBlob"}
 HUGE = {"content-length": "9" * 9}
+SERVICE_PROPERTIES = "comp=properties&restype=service"
+PREFLIGHT = {"origin": "http://page", "access-control-request-method": "GET"}
 RANGE_MD5 = {"x-ms-range-get-content-md5": "true"}
 
 
@@ -69,7 +73,12 @@ RANGE_MD5 = {"x-ms-range-get-content-md5": "true"}
         (("GET", "box", "restype=container&comp=list&marker=%21"), {}, 400, None),
         (("GET", "box", "restype=container&comp=list&include=nonsense"), {}, 400, None),
         (("DELETE", "box/kept", ""), {"x-ms-delete-snapshots": "some"}, 400, "InvalidHeaderValue"),
-        (("GET", "", "comp=properties&restype=service"), {}, 501, "NotImplemented"),
+        (("GET", "", "comp=properties"), {}, 400, "InvalidQueryParameterValue"),
+        (("GET", "", "comp=stats&restype=service"), {}, 501, "NotImplemented"),
+        (("PUT", "", SERVICE_PROPERTIES), {}, 400, "InvalidXmlDocument"),
+        (("PUT", "", SERVICE_PROPERTIES), HUGE, 413, "RequestBodyTooLarge"),
+        (("OPTIONS", "box/b", ""), {}, 400, "InvalidHeaderValue"),
+        (("OPTIONS", "box/b", ""), PREFLIGHT, 403, "CorsPreflightFailure"),
     ],
 )
 async def test_the_response_to_a_refused_request_contains_the_error_code_that_azure_returns(
@@ -125,12 +134,15 @@ async def test_reading_a_blob_whose_content_file_is_missing_raises_file_not_foun
 TOKENS = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30)
 HEADER_NAMES = st.sampled_from(
     [
+        "access-control-request-headers",
+        "access-control-request-method",
         "authorization",
         "content-length",
         "content-md5",
         "if-match",
         "if-modified-since",
         "if-none-match",
+        "origin",
         "range",
         "x-ms-blob-type",
         "x-ms-date",
@@ -147,7 +159,9 @@ QUERY = st.lists(
             ["comp", "restype", "blockid", "marker", "prefix", "maxresults", "include", "sv", "sp"]
         ),
         TOKENS
-        | st.sampled_from(["list", "container", "block", "blocklist", "metadata", "properties"]),
+        | st.sampled_from(
+            ["list", "container", "block", "blocklist", "metadata", "properties", "service"]
+        ),
     ),
     max_size=4,
 )
@@ -155,30 +169,35 @@ QUERY = st.lists(
 
 @given(
     st.tuples(
-        st.sampled_from(["GET", "HEAD", "PUT", "POST", "DELETE"]),
+        st.sampled_from(["GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"]),
         st.sampled_from(["", "box", "box/kept", "box/new"]) | TOKENS,
         QUERY,
     ),
     st.dictionaries(HEADER_NAMES, TOKENS, max_size=4),
     st.binary(max_size=50),
     st.booleans(),
+    st.booleans(),
 )
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_every_random_http_request_gets_a_response(
+async def test_every_random_http_request_gets_a_response(  # noqa: PLR0917 - hypothesis names them
     service: RunningBlobService,
     request_line: tuple[str, str, list[tuple[str, str]]],
     headers: dict[str, str],
     body: bytes,
     is_signed: bool,
+    has_rules: bool,
 ) -> None:
     method, path, query = request_line
+    rules = [CorsRule(("*",), ("GET", "PUT"), ("*",), ("*",))] if has_rules else []
+    await service.store.set_service_properties(build_cors(rules))
     text = "&".join(f"{name}={value.replace('&', '')}" for name, value in query)
     if is_signed:
         answer = await service.request(method, path, body, query=text, headers=headers)
     else:
         raw = f"/devstoreaccount1/{path}"
         answer = await service.send(method, raw, text, headers, [body])
-        assert answer.status >= 400
+        is_preflight = method == "OPTIONS" and has_rules
+        assert answer.status >= 400 or is_preflight
     # If the body is shorter than announced, the client has disconnected.
     if answer.status == 500:
         assert int(headers["content-length"]) != len(body)

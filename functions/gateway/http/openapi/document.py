@@ -64,6 +64,7 @@ _PATH_PARAMETERS: Final[Mapping[str, Document]] = {
 }
 _QUERY_PARAMETERS: Final[Mapping[str, Document]] = {
     "limit": {"schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}},
+    "redirect": {"schema": {"type": "string", "enum": ["true", "false"]}},
     "upload": {"schema": {"type": "string", "minLength": 1}},
     "webhook_url": {"schema": {"type": "string", "format": "uri", "minLength": 1}},
 }
@@ -312,7 +313,7 @@ _BY_ANSWER: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("list_jobs", "304"): ("ETag",),
     ("get_job", "200"): ("ETag", "Retry-After", "Preference-Applied", "Vary"),
     ("get_job", "304"): ("ETag", "Retry-After", "Preference-Applied", "Vary"),
-    ("get_result", "200"): ("ETag",),
+    ("get_result", "200"): ("ETag", "Location"),
     ("get_result", "202"): ("Location", "Retry-After"),
     ("get_result", "303"): ("Location",),
     ("get_result", "304"): ("ETag",),

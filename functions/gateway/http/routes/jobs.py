@@ -171,7 +171,10 @@ async def _job_response(request: Request, job_id: str, found: Record) -> Respons
     summary="Get a job's result",
     response_model=None,
     responses={
-        200: {"description": "The result", "content": {"*/*": {}}},
+        200: {
+            "description": "The result; with `redirect=false`, the link to a large result as JSON",
+            "content": {"*/*": {}},
+        },
         202: {"model": JobResource, "description": "The job has not ended yet"},
         303: {
             "description": "The result is large; `Location` is a URL that is valid for 15 minutes"
@@ -181,9 +184,22 @@ async def _job_response(request: Request, job_id: str, found: Record) -> Respons
     },
     openapi_extra={"parameters": [IF_NONE_MATCH]},
 )
-async def get_result(request: Request, job_id: str) -> Response:
+async def get_result(
+    request: Request,
+    job_id: str,
+    redirect: Annotated[
+        str | None,
+        Query(
+            description="`false`: instead of 303, the status is 200, `Location` has the URL, and "
+            "the body has `url`, `media_type`, `size_bytes` and `expires_at`. For web pages of "
+            "other origins, which cannot follow the redirect. Default: `true`.",
+        ),
+    ] = None,
+) -> Response:
     """Return a job's result; 202 if the job has not ended, or 303 if the result is large."""
-    refuse_unknown_query(request)
+    refuse_unknown_query(request, ("redirect",))
+    if redirect not in {None, "true", "false"}:
+        raise HttpProblem(problems.MALFORMED_REQUEST, "redirect must be true or false")
     found = await find_own_job(request, job_id)
     if found["status"] != JobStatus.SUCCEEDED:
         found = await services_of(request).progress.add_to(job_id, found)
@@ -196,10 +212,12 @@ async def get_result(request: Request, job_id: str) -> Response:
             f"the job has no result, because its status is {found['status']}",
             job=job,
         )
-    return await _result_response(request, job_id, found)
+    return await _result_response(request, job_id, found, redirects=redirect != "false")
 
 
-async def _result_response(request: Request, job_id: str, found: Record) -> Response:
+async def _result_response(
+    request: Request, job_id: str, found: Record, *, redirects: bool
+) -> Response:
     payload = payload_from_json(Fields(found["result"]))
     match payload:
         case InlineJson(value):
@@ -207,7 +225,7 @@ async def _result_response(request: Request, job_id: str, found: Record) -> Resp
         case InlineBytes(_, data):
             pass
         case PayloadRef():
-            return await _redirect_to_result(request, job_id, payload)
+            return await _link_to_result(request, job_id, payload, redirects=redirects)
     # Browsers must use this media type and not guess another from the content.
     headers = {"X-Content-Type-Options": "nosniff"}
     return answer_conditionally(
@@ -215,8 +233,13 @@ async def _result_response(request: Request, job_id: str, found: Record) -> Resp
     )
 
 
-async def _redirect_to_result(request: Request, job_id: str, result: PayloadRef) -> Response:
-    """Return a redirect to a URL from which the caller can read a large result.
+async def _link_to_result(
+    request: Request, job_id: str, result: PayloadRef, *, redirects: bool
+) -> Response:
+    """Return a redirect to a URL from which the caller can read a large result, or only the URL.
+
+    When a page of another origin follows the redirect, the browser sends `Origin: null` to the blob
+    storage, which is yet another origin. No CORS rule should allow that. Such a page needs the URL.
 
     Raises the problem `unknown-job` if the result has been deleted.
     """
@@ -226,11 +249,19 @@ async def _redirect_to_result(request: Request, job_id: str, result: PayloadRef)
             problems.UNKNOWN_JOB, "the result no longer exists, because its retention has ended"
         )
     file_name = f"{job_id}{guess_extension(essence(result.media_type)) or '.bin'}"
-    url = await services.links.to_read(
-        result.blob, result.media_type, file_name, services.clock() + LINK_LIFETIME
-    )
+    expires_at = services.clock() + LINK_LIFETIME
+    url = await services.links.to_read(result.blob, result.media_type, file_name, expires_at)
     # The URL gives access to the result, so caches must not store it.
-    return Response(status_code=303, headers={"Location": url, "Cache-Control": "no-store"})
+    headers = {"Location": url, "Cache-Control": "no-store"}
+    if redirects:
+        return Response(status_code=303, headers=headers)
+    link = {
+        "url": url,
+        "media_type": result.media_type,
+        "size_bytes": result.size_bytes,
+        "expires_at": format_time(expires_at),
+    }
+    return json_response(link, headers=headers)
 
 
 @router.delete(

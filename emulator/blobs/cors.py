@@ -1,0 +1,238 @@
+"""Cross-origin resource sharing (CORS): the rules for web pages of other origins.
+
+The rules belong to the account, and Set Blob Service Properties replaces them. A browser sends a
+preflight request to ask whether a page may send a request. Headers of the response decide whether
+the page may read it. CORS does not authorize: each request still needs its credentials.
+
+Source: "Cross-Origin Resource Sharing (CORS) support for Azure Storage" in the REST reference.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from emulator.blobs.errors import ErrorCode, StorageError, invalid_xml_value
+
+_RULES_MAX = 5
+_ORIGINS_MAX = 64
+_LITERAL_HEADERS_MAX = 64
+_PREFIXES_MAX = 2
+_ITEM_CHARACTERS_MAX = 256
+_ALL_RULES_CHARACTERS_MAX = 2 * 1024
+_MAX_AGE_MAX = 2**31 - 1
+
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "MERGE", "OPTIONS", "PATCH", "POST", "PUT"})
+# The documentation does not list these. Microsoft's tests of its .NET client set them in Azure.
+_MORE_METHODS = frozenset({"CONNECT", "TRACE"})
+_READING_METHODS = frozenset({"GET", "HEAD"})
+_HEADER = re.compile(r"[!#$%&'+.^_`|~0-9A-Za-z-]*\*?")
+# A wildcard stands for the whole origin, or for the subdomains of a domain: https://*.contoso.com
+_ORIGIN = re.compile(r"\*|([a-z][a-z0-9+.-]*://\*\.)?[!-)+-~]+")
+_ANY = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class CorsRule:
+    """A rule that allows pages of some origins to send some requests.
+
+    The names of headers may end in `*`. Such a name stands for all names with this prefix.
+
+    Attributes:
+        allowed_origins: The origins of the pages. `*` stands for all origins.
+        allowed_methods: The HTTP methods that a page may use, in upper case.
+        allowed_headers: The names of the headers that a page may send.
+        exposed_headers: The names of the response headers that a page may read.
+        max_age_seconds: How long a browser may remember the response to a preflight request.
+    """
+
+    allowed_origins: tuple[str, ...]
+    allowed_methods: tuple[str, ...]
+    allowed_headers: tuple[str, ...] = ()
+    exposed_headers: tuple[str, ...] = ()
+    max_age_seconds: int = 0
+
+    @property
+    def allows_all_origins(self) -> bool:
+        """Whether the rule allows pages of every origin."""
+        return _ANY in self.allowed_origins
+
+    def matches(self, origin: str, method: str) -> bool:
+        """Return whether the rule decides about requests of this method from this origin.
+
+        Upper and lower case of the origin matter.
+        """
+        return method.upper() in self.allowed_methods and any(
+            _matches_origin(allowed, origin) for allowed in self.allowed_origins
+        )
+
+    def allows_headers(self, names: Iterable[str]) -> bool:
+        """Return whether a page may send all of these headers."""
+        return all(_matches_header(self.allowed_headers, name) for name in names)
+
+    def expose(self, names: Iterable[str]) -> list[str]:
+        """Return the names of the headers that a page may read.
+
+        These are the names in the rule, and each of `names` with a prefix that is in the rule.
+        `names` are the headers of the response.
+        """
+        literal = [name for name in self.exposed_headers if not name.endswith(_ANY)]
+        prefixes = [name for name in self.exposed_headers if name.endswith(_ANY)]
+        known = {name.lower() for name in literal}
+        return literal + [
+            name for name in names if name.lower() not in known and _matches_header(prefixes, name)
+        ]
+
+
+def rule_for_pages(origins: Collection[str]) -> CorsRule:
+    """Return a rule with which pages of these origins can use signed links to blobs."""
+    return CorsRule(
+        allowed_origins=(_ANY,) if _ANY in origins else tuple(dict.fromkeys(origins)),
+        allowed_methods=("GET", "HEAD", "PUT"),
+        allowed_headers=(_ANY,),
+        exposed_headers=(_ANY,),
+        max_age_seconds=600,
+    )
+
+
+def _matches_origin(allowed: str, origin: str) -> bool:
+    if allowed == _ANY:
+        return True
+    scheme, wildcard, domain = allowed.partition("://*.")
+    if not wildcard:
+        return allowed == origin
+    start, end = f"{scheme}://", f".{domain}"
+    return origin.startswith(start) and origin.endswith(end) and len(origin) > len(start) + len(end)
+
+
+def _matches_header(allowed: Iterable[str], name: str) -> bool:
+    name = name.lower()
+    return any(
+        name.startswith(each[:-1].lower()) if each.endswith(_ANY) else name == each.lower()
+        for each in allowed
+    )
+
+
+def check_rules(rules: Sequence[CorsRule]) -> None:
+    """Raise StorageError if Azure's documentation does not permit these rules."""
+    if len(rules) > _RULES_MAX:
+        raise StorageError(
+            ErrorCode.INVALID_XML_DOCUMENT, Reason=f"There are more than {_RULES_MAX} CORS rules."
+        )
+    for rule in rules:
+        _check_rule(rule)
+    if sum(_count_characters(rule) for rule in rules) > _ALL_RULES_CHARACTERS_MAX:
+        raise invalid_xml_value(
+            "Cors", "", f"All rules together have more than {_ALL_RULES_CHARACTERS_MAX} characters."
+        )
+
+
+def _check_rule(rule: CorsRule) -> None:
+    origins, methods = rule.allowed_origins, rule.allowed_methods
+    if not origins or len(origins) > _ORIGINS_MAX:
+        raise invalid_xml_value("AllowedOrigins", "", f"Expected 1 to {_ORIGINS_MAX} origins.")
+    for origin in origins:
+        if len(origin) > _ITEM_CHARACTERS_MAX or not _ORIGIN.fullmatch(origin):
+            raise invalid_xml_value(
+                "AllowedOrigins",
+                origin,
+                f"Expected *, or an origin of at most {_ITEM_CHARACTERS_MAX} characters.",
+            )
+    if not methods or not set(methods) <= _METHODS | _MORE_METHODS:
+        raise invalid_xml_value(
+            "AllowedMethods", ",".join(methods), f"Expected some of {', '.join(sorted(_METHODS))}."
+        )
+    _check_headers("AllowedHeaders", rule.allowed_headers)
+    _check_headers("ExposedHeaders", rule.exposed_headers)
+    if not 0 <= rule.max_age_seconds <= _MAX_AGE_MAX:
+        raise invalid_xml_value(
+            "MaxAgeInSeconds", str(rule.max_age_seconds), f"Expected 0 to {_MAX_AGE_MAX}."
+        )
+
+
+def _check_headers(element: str, names: Sequence[str]) -> None:
+    for name in names:
+        if not name or len(name) > _ITEM_CHARACTERS_MAX or not _HEADER.fullmatch(name):
+            raise invalid_xml_value(
+                element,
+                name,
+                f"Expected names of headers of at most {_ITEM_CHARACTERS_MAX} characters, or "
+                "prefixes with *.",
+            )
+    prefixes = sum(name.endswith(_ANY) for name in names)
+    if prefixes > _PREFIXES_MAX or len(names) - prefixes > _LITERAL_HEADERS_MAX:
+        raise invalid_xml_value(
+            element,
+            "",
+            f"Expected at most {_LITERAL_HEADERS_MAX} names and {_PREFIXES_MAX} prefixes.",
+        )
+
+
+def _count_characters(rule: CorsRule) -> int:
+    lists = (rule.allowed_origins, rule.allowed_methods, rule.allowed_headers, rule.exposed_headers)
+    return sum(len(",".join(items)) for items in lists) + len(str(rule.max_age_seconds))
+
+
+def answer_preflight(rules: Iterable[CorsRule], headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers of the response to a preflight request.
+
+    The first rule that matches origin and method decides, even if a later rule allows the headers.
+    The names in `headers` must be in lower case.
+
+    Raises StorageError if a header is missing, or if the page may not send the request.
+    """
+    origin = headers.get("origin")
+    method = headers.get("access-control-request-method")
+    for name, value in (("Origin", origin), ("Access-Control-Request-Method", method)):
+        if not value:
+            raise StorageError(ErrorCode.MISSING_CORS_HEADER, HeaderName=name)
+    assert origin is not None
+    assert method is not None
+    asked = headers.get("access-control-request-headers")
+    names = [name.strip() for name in (asked or "").split(",") if name.strip()]
+    rule = next((each for each in rules if each.matches(origin, method)), None)
+    if rule is None or not rule.allows_headers(names):
+        raise StorageError(ErrorCode.CORS_PREFLIGHT_FAILURE)
+    answer = {
+        "Access-Control-Allow-Origin": origin,
+        "Access-Control-Allow-Methods": method,
+        "Access-Control-Max-Age": str(rule.max_age_seconds),
+        "Access-Control-Allow-Credentials": "true",
+    }
+    if asked:
+        answer["Access-Control-Allow-Headers"] = asked
+    return answer
+
+
+def build_cors_headers(
+    rules: Sequence[CorsRule], method: str, origin: str | None, names: Iterable[str]
+) -> dict[str, str]:
+    """Return the CORS headers of the response to a request that is not a preflight request.
+
+    Args:
+        rules: The rules of the account, in their order.
+        method: The request's HTTP method.
+        origin: The request's header `Origin`, or None if it is absent. Browsers send it for pages
+            of other origins.
+        names: The names of the response's other headers.
+    """
+    if not rules:
+        return {}
+    reads = method in _READING_METHODS
+    if origin is None:
+        # A cache may give this response to a page, so Azure adds what does not depend on the page.
+        candidates = [rule for rule in rules if reads and rule.allows_all_origins]
+    else:
+        candidates = list(rules)
+    rule = next((each for each in candidates if each.matches(origin or "", method)), None)
+    headers = {}
+    if rule is not None:
+        headers["Access-Control-Allow-Origin"] = _ANY if rule.allows_all_origins else (origin or "")
+        if not rule.allows_all_origins:
+            headers["Access-Control-Allow-Credentials"] = "true"
+        if exposed := rule.expose(names):
+            headers["Access-Control-Expose-Headers"] = ",".join(exposed)
+    if reads and not (rule is not None and rule.allows_all_origins):
+        headers["Vary"] = "Origin"
+    return headers
