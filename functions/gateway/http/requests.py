@@ -18,7 +18,7 @@ from starlette.types import Scope as AsgiScope
 from contract.catalogue import Catalogue, ModelEntry
 from contract.errors import UnknownModel
 from contract.messages import Json
-from gateway.durable import Durable
+from gateway.durable import Durable, InstanceSnapshot
 from gateway.http import problems
 from gateway.http.keys import Caller, Scope
 from gateway.http.problems import HttpProblem
@@ -72,11 +72,20 @@ async def find_own_job(request: Request, job_id: str) -> Record:
     response is the same in both cases. Therefore a caller cannot find out that another tenant has a
     job with this id.
     """
-    jobs = services_of(request).jobs
-    found = await jobs.find(durable_of(request), check_job_id(job_id))
-    if found is None or tenant_of(found) != caller_of(request).tenant:
-        raise unknown_job(job_id)
+    _, found = await find_own_instance(request, job_id)
     return found
+
+
+async def find_own_instance(request: Request, job_id: str) -> tuple[InstanceSnapshot, Record]:
+    """Return the orchestration and the record of a job that belongs to the caller's tenant.
+
+    Raises the problem `unknown-job` as `find_own_job` does.
+    """
+    instance = await durable_of(request).status(check_job_id(job_id))
+    found = await services_of(request).jobs.record_of(job_id, instance) if instance else None
+    if instance is None or found is None or tenant_of(found) != caller_of(request).tenant:
+        raise unknown_job(job_id)
+    return instance, found
 
 
 def check_job_id(job_id: str) -> str:
