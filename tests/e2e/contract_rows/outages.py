@@ -45,6 +45,7 @@ BLOBS: Final = (
     Row(*("cancel a queued job", "DELETE", "/v1/jobs/{queued}", 503, *_AWAY), headers=AGAIN),
     Row(*("a small result", "GET", "/v1/jobs/{hooked}/result", 200)),
     Row(*("a large result", "GET", "/v1/jobs/{large}/result", 503, *_AWAY), headers=AGAIN),
+    Row(*("a timeline", "GET", "/v1/jobs/{hooked}/timeline", 503, *_AWAY), headers=AGAIN),
     Row(*("the progress of a job", "GET", "/v1/jobs/{reporting}", 503, *_AWAY), headers=AGAIN),
     Row(*("cancel a running job", "DELETE", "/v1/jobs/{reporting}", 503, *_AWAY), headers=AGAIN),
     Row(
