@@ -187,13 +187,15 @@ class Timing:
     """How long a job waited in the queue, and how long its batch ran, in milliseconds.
 
     `batch_size` is the number of jobs in the batch. `delivery` has the marks of the delivery that
-    produced the reply; None if the sender is older than these marks.
+    produced the reply, as the JSON object of `marks_to_json`; None if the sender is older than
+    these marks. A reader passes this object on unchanged. Only `marks_from_json` checks it, so that
+    wrong marks cost no reply.
     """
 
     queued_ms: float = 0.0
     inference_ms: float = 0.0
     batch_size: int = 1
-    delivery: DeliveryMarks | None = None
+    delivery: Mapping[str, Json] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -645,17 +647,16 @@ def _timing_to_json(timing: Timing) -> dict[str, Json]:
         "batch_size": timing.batch_size,
     }
     if timing.delivery is not None:
-        value["delivery"] = marks_to_json(timing.delivery)
+        value["delivery"] = dict(timing.delivery)
     return value
 
 
 def _timing_from_json(fields: Fields) -> Timing:
-    delivery = fields.optional_child("delivery")
     return Timing(
         queued_ms=fields.number("queued_ms", default=0),
         inference_ms=fields.number("inference_ms", default=0),
         batch_size=fields.integer("batch_size", minimum=1) if fields.has("batch_size") else 1,
-        delivery=None if delivery is None else marks_from_json(delivery),
+        delivery=fields.mapping("delivery") or None,
     )
 
 

@@ -21,6 +21,7 @@ from contract.messages import (
     ReplyWebhook,
     Timing,
     decode_request,
+    marks_to_json,
 )
 from contract.names import low_priority_queue
 from worker.errors import (
@@ -201,7 +202,10 @@ class ReceivedJob:
             started_at=started_at,
             finished_at=now,
             timing=Timing(
-                round(queued_ms, 3), round(self.inference_ms, 3), self.batch_size, self.marks()
+                round(queued_ms, 3),
+                round(self.inference_ms, 3),
+                self.batch_size,
+                marks_to_json(self.marks()),
             ),
             attempt=self.attempt,
         )

@@ -20,7 +20,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from math import inf
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
@@ -28,7 +27,13 @@ from typing_extensions import TypedDict
 
 from contract.deliveries import DeliveryNote, decode_note
 from contract.errors import ContractError
-from contract.messages import DeliveryMarks, FailureCode, format_time
+from contract.messages import (
+    DeliveryMarks,
+    FailureCode,
+    Fields,
+    format_time,
+    marks_from_json,
+)
 from contract.names import ACTIVITY_ENQUEUE, delivery_notes, job_path
 from gateway.durable import HistoryEvent
 from gateway.http.authentication import ReplyTokens
@@ -39,7 +44,13 @@ from gateway.webhooks.orchestrator import WebhookDelivery
 MAX_NOTES: Final = 50
 """The largest number of notes about deliveries that a timeline uses. The last ones count."""
 
+MAX_LOST: Final = 100
+"""How many of the last deliveries are shown although nothing is known about them."""
+
 _MAX_LISTED_NOTES: Final = 500
+
+# No delivery begins or ends later than three years after its job was accepted.
+_LATEST_MS: Final = 1e11
 
 TOLERANCE_MS: Final = 2.0
 """How far a time may be moved without being marked. Stored times are truncated to milliseconds."""
@@ -285,7 +296,7 @@ class _Line:
 
     def text(self, at_ms: float) -> str:
         """Return milliseconds since the acceptance as a time."""
-        return format_time(self.accepted_at + timedelta(milliseconds=at_ms))
+        return format_time(self.accepted_at + timedelta(milliseconds=min(at_ms, _LATEST_MS)))
 
     def add(
         self,
@@ -431,15 +442,25 @@ def _deliveries(evidence: JobEvidence) -> list[_Delivery]:
     elif record["error"]["code"] == FailureCode.DEAD_LETTERED:
         last = max(last, record["attempt"])
     known = {each.number for each in found}
-    found += [_Delivery(number) for number in range(1, last + 1) if number not in known]
+    first = max(1, last - MAX_LOST + 1)
+    found += [_Delivery(number) for number in range(first, last + 1) if number not in known]
     return sorted(found, key=lambda each: each.number)  # the sort keeps the order of equal numbers
 
 
 def _is_from_gateway(record: Record, outcome: JobOutcome | None) -> bool:
     """Return whether a gateway made the reply, because no worker could answer."""
-    has_marks = outcome is not None and outcome.reply and outcome.reply.timing.delivery
     code = (record["error"] or {}).get("code")
-    return not has_marks and code in {FailureCode.DEAD_LETTERED, FailureCode.EXPIRED}
+    return _marks_of(outcome) is None and code in {FailureCode.DEAD_LETTERED, FailureCode.EXPIRED}
+
+
+def _marks_of(outcome: JobOutcome | None) -> DeliveryMarks | None:
+    """Return the marks in the worker's reply; None if there are none or if they are wrong."""
+    if outcome is None or outcome.reply is None or outcome.reply.timing.delivery is None:
+        return None
+    try:
+        return marks_from_json(Fields(outcome.reply.timing.delivery))
+    except ContractError:
+        return None
 
 
 def _with_answer(
@@ -447,7 +468,7 @@ def _with_answer(
 ) -> list[_Delivery]:
     """Return the noted deliveries, and the delivery that produced the reply."""
     timing = record["timing"]
-    marks = outcome.reply.timing.delivery if outcome and outcome.reply else None
+    marks = _marks_of(outcome)
     has_marks = marks is not None
     if marks is None:
         # An older worker tells only when its batch began, how long it ran, and when it replied.
@@ -523,7 +544,7 @@ def _add_delivery(
         return None
     clock_ms = line.ms(marks.received_at)
     # Moved as little as possible, so that the delivery lies between the step before and the end.
-    latest_ms = inf if is_beside else line.end_ms - delivery.length_ms
+    latest_ms = _LATEST_MS if is_beside else line.end_ms - delivery.length_ms
     begin_ms = max(min(clock_ms, latest_ms), line.position_ms if not is_beside else 0.0)
     moved_ms = clock_ms - begin_ms
     is_moved = abs(moved_ms) > TOLERANCE_MS
