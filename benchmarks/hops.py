@@ -42,7 +42,8 @@ WARM_UP_JOBS = 25
 class ReadHop:
     """A step of a job with a small body, found by reading the code.
 
-    `begin` and `end` are the times of the step after the arrival of the request, in round trips.
+    `begin` and `end` are the times at which the step begins and ends. They are measured in round
+    trips since the arrival of the request.
     """
 
     begin: float
@@ -80,9 +81,9 @@ class HopCount:
 
     @property
     def fewest_hops(self) -> float:
-        """The number of round trips for which the caller waits, from the shortest latencies.
+        """The number of round trips for which the caller waits.
 
-        Other programs disturb the shortest latencies least.
+        It is computed from the shortest latencies, because other programs disturb these least.
         """
         return (min(self.delayed_ms) - min(self.base_ms)) / self.delay_ms
 

@@ -1,8 +1,9 @@
-"""Refuse requests that a web page sends to a local service under another name (DNS rebinding).
+"""Refuse requests for host names that are not allowed, to prevent DNS rebinding.
 
-A page's own name can resolve to 127.0.0.1. The browser then treats the service as the page's own
-server, and lets the page read its answers. Such a request has the page's name in its Host header.
-So a service answers only requests for loopback names, and for names that the user allowed.
+The owner of a web page can make the page's host name resolve to 127.0.0.1. The browser then treats
+a local service as the page's own server, and lets the page read the responses. The Host header of
+such a request contains the page's host name. Therefore a service serves only requests for loopback
+names, and for names that the user has allowed.
 """
 
 import re
@@ -25,9 +26,9 @@ _REFUSAL = (
 
 
 def parse_host(authority: str) -> str | None:
-    """Return the name in a Host header, in lower case and without the port.
+    """Return the host name in a Host header, in lower case and without the port.
 
-    The result is None if the header is not `name` or `name:port`.
+    The result is None if the header has another form than `name` or `name:port`.
     """
     found = _AUTHORITY.fullmatch(authority)
     return None if found is None else (found[1] or found[2]).lower().removesuffix(".")
@@ -43,12 +44,12 @@ def is_loopback(name: str) -> bool:
 
 
 class HostRules:
-    """Decides under which names a service answers."""
+    """The host names for which a service serves requests."""
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
-        """Allow the loopback names, and the names in `allowed`, which have no port."""
+        """Allow the loopback names, and the names in `allowed`. These must not contain a port."""
         self._allowed = frozenset(name.lower().removesuffix(".") for name in allowed)
-        # A service is asked for few names, and once for each request.
+        # Each request is checked, but requests contain only a few different names.
         self.allows = lru_cache(maxsize=64)(self._allows)
 
     def allows_origin(self, origin: str) -> bool:
@@ -64,9 +65,10 @@ class HostRules:
 
 
 class HostFilter:
-    """ASGI middleware that answers 421 to requests for a host that the rules do not allow.
+    """ASGI middleware that refuses a request for a host that the rules do not allow.
 
-    A request without a Host header goes to the application. Browsers always send the header.
+    The response has status 421, or 400 if the Host header is not valid. A request without a Host
+    header is passed to the application, because it cannot come from a browser.
     """
 
     def __init__(self, application: _Application, rules: HostRules) -> None:
@@ -74,7 +76,7 @@ class HostFilter:
         self._rules = rules
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
-        """Pass the request to the application, or refuse it."""
+        """Pass the request to the application if its host is allowed."""
         if scope["type"] == "http":
             for name, value in scope["headers"]:
                 if name == b"host" and not self._rules.allows(value.decode("latin-1")):
@@ -84,10 +86,10 @@ class HostFilter:
 
 
 class OriginFilter:
-    """ASGI middleware that answers 403 to requests that a page of a forbidden origin sends.
+    """ASGI middleware that refuses a request from a page whose origin is not allowed, with 403.
 
-    Browsers name the page's origin in each request that is not a plain GET, and other clients send
-    no Origin header. The middleware is for routes that change something and need no key.
+    It protects routes that change something and need no key. A browser sends the page's origin in
+    each request that is not a plain GET. Other clients send no Origin header.
     """
 
     def __init__(self, application: _Application, rules: HostRules) -> None:
@@ -95,7 +97,7 @@ class OriginFilter:
         self._rules = rules
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
-        """Pass the request to the application, or refuse it."""
+        """Pass the request to the application if its origin is allowed."""
         for name, value in scope["headers"]:
             if name == b"origin" and not self._rules.allows_origin(value.decode("latin-1")):
                 await _respond(send, 403, b"OriginNotAllowed: a page of this origin is refused.\n")

@@ -1,7 +1,7 @@
-"""uvicorn's HTTP protocol with limits, so that clients cannot hold connections for ever.
+"""uvicorn's HTTP protocol with limits, so that clients cannot keep connections open for ever.
 
-httptools already refuses a request with two Content-Length headers, or with Content-Length and
-Transfer-Encoding, with status 400.
+This module does not check the length of a body. The parser httptools answers 400 if a request has
+two Content-Length headers, or both Content-Length and Transfer-Encoding.
 """
 
 import asyncio
@@ -34,14 +34,14 @@ class HttpProtocol(HttpToolsProtocol):
     _is_in_head = True
     _is_in_body = False
     _deadline: float | None = None
-    """When the part of the request that is awaited must have arrived; None if none is awaited."""
-    # One timer for each connection. It is not moved at each request: when it fires, it looks at the
-    # deadline and waits again.
+    """The time until which the next part of the request must arrive, or None if none is awaited."""
+    # Each connection has one timer. A new deadline does not restart the timer. When the timer fires
+    # before the deadline, it is started again.
     _request_timer: asyncio.TimerHandle | None = None
 
     @classmethod
     def with_limits(cls, limits: HttpLimits) -> type["HttpProtocol"]:
-        """Return this class with other limits."""
+        """Return a subclass with these limits."""
         return type(cls.__name__, (cls,), {"limits": limits})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn
@@ -56,7 +56,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse received bytes."""
+        """Parse received bytes. Refuse a too large head, and restart the time limit of a body."""
         if self._is_in_head:
             self._head_bytes += len(data)
             if self._head_bytes > self.max_head_bytes:
@@ -70,14 +70,14 @@ class HttpProtocol(HttpToolsProtocol):
             self._await_within(self.limits.body_silence_seconds)
 
     def on_headers_complete(self) -> None:
-        """Start to expect the body."""
+        """Begin to limit the pauses in the body."""
         self._is_in_head = False
         self._is_in_body = True
         self._head_bytes = 0
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """Expect nothing until the next request."""
+        """End the time limit of the request."""
         self._is_in_head = True
         self._is_in_body = False
         self._deadline = None

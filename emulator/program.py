@@ -49,10 +49,10 @@ class PortInUse(StartError):
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """What a service grants its HTTP clients.
+    """The limits of a service for its HTTP clients.
 
     Attributes:
-        allowed_hosts: Names in Host headers that are served, besides the loopback names.
+        allowed_hosts: The host names for which requests are served, besides the loopback names.
         head_seconds: The time limit for the first line and the headers of a request.
         body_silence_seconds: The longest pause within the body of a request.
     """
@@ -120,7 +120,7 @@ def port_number(text: str) -> int:
 
 
 def http_limits(options: argparse.Namespace) -> HttpLimits:
-    """Return the limits that the parsed options set."""
+    """Return the HTTP limits from the parsed command-line options."""
     return HttpLimits(tuple(options.allow_host), options.head_timeout)
 
 
@@ -149,7 +149,7 @@ def make_private_directory(directory: Path) -> None:
 
 
 def make_private_file(path: Path) -> None:
-    """Restrict an SQLite database and its companions to its owner, if they exist."""
+    """Let only the owner read an SQLite database and its WAL files. Ignore missing files."""
     for each in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
         with contextlib.suppress(FileNotFoundError):
             _restrict(each, each.stat())

@@ -36,7 +36,7 @@ FUNCTIONS_LOCK = ROOT / "functions" / "requirements.txt"
 
 # The Python and the platform of worker/Dockerfile.
 WORKER_TARGET = ("--python-version=3.12", "--python-platform=x86_64-manylinux_2_28")
-# The platform's build may run an older Python than the app, so this lock is for all of them.
+# The platform's build may run an older Python than the app, so this lock is for 3.11 and newer.
 FUNCTIONS_TARGET = ("--python-version=3.11", "--universal")
 
 _TORCH = re.compile(r"torch|torchvision|torchaudio|triton|nvidia-.+|cuda-.+")
@@ -57,7 +57,7 @@ class LockedPackage:
 
     @property
     def version(self) -> Version:
-        """The exact version."""
+        """The version to which the package is locked."""
         [specifier] = self.requirement.specifier
         return Version(specifier.version)
 
@@ -79,12 +79,12 @@ def read_lock(text: str) -> list[LockedPackage]:
 
 
 def is_torch(name: str) -> bool:
-    """Return whether a package belongs into the lock of PyTorch with CUDA."""
+    """Return whether a package belongs in the lock of PyTorch with CUDA."""
     return _TORCH.fullmatch(name) is not None
 
 
 def format_lock(packages: Iterable[LockedPackage], source: Path) -> str:
-    """Return the text of a lock."""
+    """Return the text of a lock file. `source` is the file with its requirements."""
     header = _HEADER.format(source=source.relative_to(ROOT))
     return header + "".join(f"{package}\n" for package in packages)
 
@@ -100,7 +100,7 @@ def _resolve(source: Path, target: tuple[str, ...], constraints: Path) -> list[L
 
 
 def _tested_versions() -> str:
-    """Return the versions of this environment as constraints."""
+    """Return pip constraints with the versions of the packages in this Python environment."""
     # `2.13.0+cpu` is PyTorch's build for processors; the lock has the one with CUDA.
     versions = {
         distribution.name: distribution.version.partition("+")[0]
@@ -110,9 +110,9 @@ def _tested_versions() -> str:
 
 
 def main() -> int:
-    """Write the three locks."""
+    """Write the three lock files, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m infra.lock", description=__doc__)
-    parser.add_argument("--upgrade", action="store_true", help="take the newest versions")
+    parser.add_argument("--upgrade", action="store_true", help="lock the newest versions")
     upgrades = parser.parse_args().upgrade
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "constraints.txt"

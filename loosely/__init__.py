@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from loosely.client.resources import (
         Event,
         Job,
+        JobPage,
         Model,
         Place,
         Result,
@@ -59,6 +60,7 @@ __all__ = [
     "JobEnded",
     "JobExpired",
     "JobFailed",
+    "JobPage",
     "LooselyError",
     "Model",
     "NotFound",
@@ -85,8 +87,8 @@ _ERRORS = (
     *("UnexpectedAnswer", "WaitTimedOut"),
 )
 _RESOURCES = (
-    *("Event", "Job", "Model", "Place", "Result", "Timeline", "TimelineDelivery"),
-    *("TimelineStep", "Upload"),
+    *("Event", "Job", "JobPage", "Model", "Place", "Result", "Timeline"),
+    *("TimelineDelivery", "TimelineStep", "Upload"),
 )
 #: For each public name, the module that defines it.
 _MODULES = {

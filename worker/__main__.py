@@ -24,6 +24,7 @@ from contract.errors import ContractError
 from contract.guard import Resolver
 from contract.names import low_priority_queue
 from worker.errors import SettingsError
+from worker.inference.load_journal import LoadJournal, import_name
 from worker.inference.loaded_model import ModelLoader
 from worker.inference.model_manager import ModelManager
 from worker.inputs.decoder_process import DecoderProcesses
@@ -62,7 +63,8 @@ from worker.weights.store import AzureBlobReader, WeightsStore
 
 _log = logging.getLogger("worker")
 
-# A worker fetches at most 64 inputs of a model at the same time. A look-up may outlast its fetch.
+# A worker fetches at most 64 inputs of a model at the same time. A look-up may take longer than the
+# fetch that needs it.
 _MAX_LOOK_UPS = 256
 _MAX_LOOK_UPS_OF_A_SHARE = 64
 
@@ -99,6 +101,7 @@ class Worker:
         self._metrics = Metrics()
         self._locks = LockRenewer()
         self._journals = _journals(settings, parent)
+        self._loads = LoadJournal(settings.lock_folder)
         self._gateway = GatewayClient(settings.reply_hosts, self._tracing.headers)
         resolver = Resolver(max_count=_MAX_LOOK_UPS, max_count_of_a_share=_MAX_LOOK_UPS_OF_A_SHARE)
         http = GuardedHttp(settings.guard, resolver)
@@ -120,7 +123,9 @@ class Worker:
         self._loader = ModelLoader(weights, settings.torch_threads)
         self._sharing = DeviceSharing(settings.memory)
         self._metrics.watch_memory_used(lambda: self._sharing.used_bytes)
-        self._consumers = [self._consumer(model) for model in _models(settings, catalogue)]
+        models = _models(settings, catalogue)
+        self._loads.take_over([model.name for model in models])
+        self._consumers = [self._consumer(model) for model in models]
         self._receiving: list[threading.Thread] = []
         self._events = ScheduledEvents(settings.scheduled_events, shutdown.request)
         self._device = DeviceProbe(run_tiny_kernel, self._note_device_failure)
@@ -129,6 +134,7 @@ class Worker:
         pages = {
             "/live": check_page(self._loops.live),
             "/ready": check_page(readiness.ready),
+            "/started": check_page(readiness.started),
             "/metrics": metrics_page(self._metrics.exposition),
         }
         self._health = HealthServer(settings.health_host, settings.health_port, pages)
@@ -147,7 +153,9 @@ class Worker:
             vacate=batches.pause,
             queues=[QueueLink(self._settings.service_bus, queue.name) for queue in (normal, low)],
         )
-        manager = ModelManager(model, self._loader.load, self._sharing, workload, telemetry)
+        manager = ModelManager(
+            *(model, self._loader.load, self._sharing, workload, telemetry, self._loads)
+        )
         progress = ProgressReporter(self._gateway.report) if model.reports_progress else None
         retries = RetryPolicy(stopping)
         cancellation = CancellationCheck(self._gateway, retries)
@@ -156,6 +164,7 @@ class Worker:
             is_loaded=lambda: manager.loaded is not None,
             is_connected=lambda: normal.receiver.is_connected,
             reserved_bytes=lambda: manager.reserved_bytes,
+            is_set_aside=lambda: manager.is_set_aside,
         )
         receivers = {queue.name: queue.receiver for queue in (normal, low)}
         return Consumer(
@@ -286,6 +295,7 @@ class Worker:
                 "ready": (is_loaded or is_standing_by) and is_connected,
                 "loaded": is_loaded,
                 "standing_by": is_standing_by,
+                "set_aside": manager.is_set_aside,
                 "problem": manager.problem,
                 "connected": is_connected,
                 "low_connected": consumer.low.receiver.is_connected,
@@ -370,12 +380,21 @@ def main() -> int:
     prefer_device_thread(os.environ)
     if not settings.is_restarting:
         return _run(settings, None)
-    modules = [model.implementation for model in models]
+    loads = LoadJournal(settings.lock_folder)
+    loads.take_over()
+    # A module whose import has killed a process is imported by the child only.
+    modules = [
+        model.implementation
+        for model in models
+        if not loads.find(import_name(model.implementation)).death_count
+    ]
     # The worker imports these modules only when it first uses them. The parent imports them here.
     modules += ["httpcore"]
     if settings.service_bus.connection_string is None:
         modules += ["azure.identity"]
-    return run_in_child(partial(_run, settings), modules)
+    return run_in_child(
+        partial(_run, settings), modules, lambda module: loads.loading(import_name(module))
+    )
 
 
 def _run(settings: WorkerSettings, parent: SocketSender | None) -> int:

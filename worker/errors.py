@@ -35,6 +35,7 @@
     │   │                                              a later load succeeds
     │   ├── ModelFailed            model-failed            the model's code raised an error
     │   ├── ModelUnfit             model-unfit             the class does not fit its entry
+    │   ├── ModelKillsWorker       model-kills-worker      its load has killed the process
     │   ├── WeightsMissing         weights-missing         the weights do not exist
     │   ├── WeightsMismatch        weights-mismatch        the digest differs from the entry's
     │   ├── WeightsUnsafe          weights-unsafe          a pickle that would run code
@@ -331,6 +332,12 @@ class ModelUnfit(ModelUnusable):
     """The model's class does not fit its entry in the catalogue."""
 
     code = "model-unfit"
+
+
+class ModelKillsWorker(ModelUnusable):
+    """Each of the last attempts to load the model has killed the worker's process."""
+
+    code = "model-kills-worker"
 
 
 class WeightsMissing(ModelUnusable):

@@ -1,9 +1,12 @@
-"""Run the worker in a child process, and start another child when a signal has killed it.
+"""Run the worker in a child process, and start another child when it has died.
 
 The imports of a worker with torch models take seconds. The parent process imports all modules once
 and then forks. A new child starts with these modules in memory, so that a worker that was killed is
 replaced within milliseconds. The parent itself starts no thread, connects to no service and does
 not use the device, so a child inherits nothing that must not be shared.
+
+A child has died if a signal has killed it, or if it has exited before the end of `run`. The code of
+a model or of a library may do that by `os._exit`, with any exit code.
 
 Only Linux is supported: on macOS, torch may not be used after a fork.
 """
@@ -12,12 +15,14 @@ import ctypes
 import gc
 import importlib
 import logging
+import mmap
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final, NoReturn
 
 from worker.servicebus.last_arrivals import SocketReceiver, SocketSender
@@ -63,8 +68,12 @@ class RestartDelay:
         return self._seconds
 
 
-def run_in_child(run: Run, modules: Iterable[str]) -> int:
-    """Call `run` in a child process, and again in a new child if a signal has killed the child.
+def run_in_child(
+    run: Run,
+    modules: Iterable[str],
+    noting: Callable[[str], AbstractContextManager[None]] = lambda module: nullcontext(),
+) -> int:
+    """Call `run` in a child process, and again in a new child if the child has died.
 
     This process passes the first SIGTERM or SIGINT on to the child. At the second of these signals
     it kills the child. When `run` is called, WATCHED_SIGNALS are blocked. `run` must set its signal
@@ -78,18 +87,20 @@ def run_in_child(run: Run, modules: Iterable[str]) -> int:
             parent process, and is None without a parent process.
         modules: The modules to import before the first fork. An error of an import is ignored,
             because the child imports the module again and handles the error.
+        noting: Returns a context manager for the import of a module. It can note the import, so
+            that a later process can find out whether the import has killed this process.
 
     Returns:
-        The exit code of `run` if the last child ended by itself. If the last child was killed after
-        this process had received SIGTERM or SIGINT, 128 plus the number of that signal. If the
-        signal arrived during a restart delay, 0.
+        The exit code of `run` if the last child ended by itself. If the last child died after this
+        process had received SIGTERM or SIGINT, 128 plus the number of that signal. If the signal
+        arrived during a restart delay, 0.
     """
     if sys.platform != "linux":
         return run(None)
     # From here on, signals stay pending until the parent reads them, so none is lost before a fork.
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED_SIGNALS)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    _import_modules(modules)
+    _import_modules(modules, noting)
     if threading.active_count() > 1:
         _log.warning("a model's module has started a thread, so the worker runs without a child")
         return run(None)
@@ -100,10 +111,13 @@ def run_in_child(run: Run, modules: Iterable[str]) -> int:
     return run(None) if code == _EXIT_DEVICE_IN_PARENT else code
 
 
-def _import_modules(modules: Iterable[str]) -> None:
+def _import_modules(
+    modules: Iterable[str], noting: Callable[[str], AbstractContextManager[None]]
+) -> None:
     for module in modules:
         try:
-            importlib.import_module(module)
+            with noting(module):
+                importlib.import_module(module)
         except (Exception, SystemExit) as error:  # noqa: BLE001  a model's code may raise anything
             _log.debug("importing %s failed: %s", module, error)
 
@@ -118,36 +132,40 @@ class _Parent:
         self._stops: list[int] = []
 
     def run(self) -> int:
-        """Run a child, and start another child each time that a signal has killed the child.
+        """Run a child, and start another child whenever the child has died.
 
-        Return the exit code for this process when a child ends by itself, or after SIGTERM or
-        SIGINT.
+        Return the exit code for this process when the function `run` of a child has ended, or when
+        the child has died after SIGTERM or SIGINT.
         """
         while True:
             started_at = time.monotonic()
             sockets = SocketReceiver()
-            child = self._fork(sockets)
+            # The child writes to this shared memory when `run` has ended.
+            has_ended = mmap.mmap(-1, 1)
+            child = self._fork(sockets, has_ended)
             code = self._wait(child, sockets)
-            if code < 0:
+            has_died = code < 0 or not has_ended[0]
+            has_ended.close()
+            if has_died:
                 sockets.note_arrivals()
             sockets.close()
-            if code >= 0:
+            if not has_died:
                 return code
             if self._stops:
                 return 128 + self._stops[-1]
             delay_seconds = self._delay.next_seconds(time.monotonic() - started_at)
             _log.error(
-                "worker process %d was killed by signal %d; a new worker process starts in %g s",
-                *(child, -code, delay_seconds),
+                "worker process %d %s; a new worker process starts in %g s",
+                *(child, _describe_death(code), delay_seconds),
             )
             if delay_seconds and signal.sigtimedwait(STOP_SIGNALS, delay_seconds):
                 return 0
 
-    def _fork(self, sockets: SocketReceiver) -> int:
+    def _fork(self, sockets: SocketReceiver, has_ended: mmap.mmap) -> int:
         parent = os.getpid()
         child = os.fork()
         if child == 0:
-            _run_as_child(self._run, parent, sockets)
+            _run_as_child(self._run, parent, sockets, has_ended)
         return child
 
     def _wait(self, child: int, sockets: SocketReceiver) -> int:
@@ -183,7 +201,13 @@ def _reap(child: int) -> int | None:
             found = os.waitstatus_to_exitcode(status)
 
 
-def _run_as_child(run: Run, parent: int, sockets: SocketReceiver) -> NoReturn:
+def _describe_death(code: int) -> str:
+    if code < 0:
+        return f"was killed by signal {-code}"
+    return f"exited with code {code} without a shutdown, as after os._exit in the code of a model"
+
+
+def _run_as_child(run: Run, parent: int, sockets: SocketReceiver, has_ended: mmap.mmap) -> NoReturn:
     code = _EXIT_ERROR
     try:
         _die_with_parent(parent)
@@ -194,6 +218,7 @@ def _run_as_child(run: Run, parent: int, sockets: SocketReceiver) -> NoReturn:
         _log.exception("the worker ended with an unexpected error")
     finally:
         logging.shutdown()
+        has_ended[0] = 1
         # Not sys.exit, which would wait for threads that a model's code or a network call still
         # blocks.
         os._exit(code)

@@ -108,8 +108,8 @@ class WorkerSettings:
 
     If `models` is empty, the worker runs all models. `input_memory_bytes` is the memory that all
     large inputs share while they are decoded and wait to run. If `lock_folder` is None, the worker
-    does not note its message locks. If `is_restarting`, the worker runs in a child process, which
-    is replaced when a signal has killed it.
+    notes neither its message locks nor its loads of models. If `is_restarting` is true, the worker
+    runs in a child process, which is replaced when it has died.
     """
 
     service_bus: AzureEndpoint

@@ -283,7 +283,7 @@ def serve(
         folder: An empty folder for data and logs.
 
     Raises:
-        RuntimeError: if there is no such response in time. The message contains the end of the
+        RuntimeError: if no response has status 200 in time. The message contains the end of the
             logs.
     """
     (folder / _MODEL_PROCESSES).mkdir()
@@ -380,7 +380,7 @@ def _wait_until_answered(served: ServedPeer, folder: Path, begin: float) -> None
     """Repeat a request until the response has status 200.
 
     Raises:
-        RuntimeError: if there is no such response in time.
+        RuntimeError: if no response has status 200 in time.
     """
     requests = served.requests
     url, last = requests.url + requests.path, "no response"

@@ -82,6 +82,11 @@ class ErrorCode(Enum):
         400,
         "The key for one of the metadata key-value pairs is empty.",
     )
+    SERVER_BUSY = (
+        "ServerBusy",
+        503,
+        "The server is currently unable to receive requests. Please retry your request.",
+    )
     INTERNAL_ERROR = (
         "InternalError",
         500,

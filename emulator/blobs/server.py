@@ -26,6 +26,7 @@ from emulator.blobs.request import METADATA_PREFIX, BlobRequest, Receive, Scope,
 from emulator.blobs.routes import check_supported, find_operation
 from emulator.blobs.store import AccountStore
 from emulator.blobs.times import Clock, format_iso_date, to_microseconds
+from emulator.disk import is_disk_error
 from emulator.hosts import HostFilter, HostRules
 from emulator.http_server import HttpProtocol
 from emulator.program import HttpLimits
@@ -68,12 +69,9 @@ class BlobApp:
                 StorageError(ErrorCode.INTERNAL_ERROR), request_id, format_iso_date(now_us)
             )
             response.headers["Connection"] = "close"
-        except Exception:  # an error in one request must not stop the server
-            _logger.exception(
-                "request %s failed; the client receives InternalError and may retry", request_id
-            )
+        except Exception as error:  # noqa: BLE001 - an error in one request must not stop the server
             response = build_error_response(
-                StorageError(ErrorCode.INTERNAL_ERROR), request_id, format_iso_date(now_us)
+                self._unexpected(error, request_id), request_id, format_iso_date(now_us)
             )
         _add_common_headers(response, scope, request_id)
         _logger.debug(
@@ -85,6 +83,21 @@ class BlobApp:
             body = b"" if scope["method"] == "HEAD" else response.body
             await send(_start(response))
             await send({"type": "http.response.body", "body": body})
+
+    def _unexpected(self, error: Exception, request_id: str) -> StorageError:
+        if is_disk_error(error):
+            self.store.disk.note_error(error)
+            _logger.warning(
+                "request %s failed; the client receives ServerBusy and may retry: %s",
+                *(request_id, error),
+            )
+            return StorageError(ErrorCode.SERVER_BUSY)
+        _logger.error(
+            "request %s failed; the client receives InternalError and may retry",
+            request_id,
+            exc_info=error,
+        )
+        return StorageError(ErrorCode.INTERNAL_ERROR)
 
     async def _respond(self, scope: Scope, receive: Receive, now_us: int) -> BlobResponse:
         request = parse_request(scope, receive)

@@ -22,7 +22,8 @@ from emulator.blobs.index.queries import find_live_content
 from emulator.blobs.index.schema import create_index, open_reader
 from emulator.blobs.index.writes import expire_blocks
 from emulator.blobs.times import Clock, to_microseconds
-from emulator.program import SettingError, make_private_directory
+from emulator.disk import DiskStatus, is_disk_error
+from emulator.program import SettingError, StartError, make_private_directory
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,11 +44,12 @@ class AccountStore:
         self._files = ContentFiles(root / "content")
         self._index = root / "index.sqlite3"
         self.streams = ContentStreams(self._files)
+        self.disk = DiskStatus(root)
 
     def open(self) -> None:
         """Lock the data directory, open the index, and remove unused content files.
 
-        Raises SettingError if the directory cannot be used.
+        Raises SettingError if the directory cannot be used, and StartError if its disk is full.
         """
         try:
             make_private_directory(self._root)
@@ -60,13 +62,17 @@ class AccountStore:
                 "choose another directory with --data"
             ) from None
         except OSError as error:
-            raise SettingError(f"the data directory cannot be used: {error}") from error
-        create_index(self._index)
-        sync_directory(self._root)
-        self._reader = open_reader(self._index)
-        self._lister = open_reader(self._index)
+            kind = StartError if is_disk_error(error) else SettingError
+            raise kind(f"the data directory cannot be used: {error}") from error
+        try:
+            create_index(self._index)
+            sync_directory(self._root)
+            self._reader = open_reader(self._index)
+            self._lister = open_reader(self._index)
+            self._committer = IndexCommitter(self._index)
+        except (sqlite3.Error, OSError) as error:
+            raise StartError(f"the index {self._index} cannot be opened: {error}") from error
         self._lister_thread = ThreadPoolExecutor(1, thread_name_prefix="lister")
-        self._committer = IndexCommitter(self._index)
         if removed := self._files.sweep(find_live_content(self._reader)):
             _logger.info("removed %d unused content files", removed)
 
@@ -120,7 +126,9 @@ class AccountStore:
         **kwargs: P.kwargs,
     ) -> T:
         """Apply a change to the index, and return its result when the change is committed."""
-        return await self._committer.apply(lambda db: change(db, *args, **kwargs))
+        result = await self._committer.apply(lambda db: change(db, *args, **kwargs))
+        self.disk.note_success()
+        return result
 
     async def expire(self) -> int:
         """Remove expired uncommitted blocks, and return how many blocks were removed."""

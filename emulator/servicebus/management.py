@@ -57,6 +57,9 @@ async def _renew(queue: Queue, body: _Body) -> _Body:
 
 
 async def _peek(queue: Queue, body: _Body) -> _Body | None:
+    # Some programs peek to check whether the namespace works. The peek must fail while no message
+    # can be sent, received or settled.
+    queue.check_writable()
     start = _number(body, "from-sequence-number")
     count = _number(body, "message-count")
     if count < 1:

@@ -1,4 +1,4 @@
-"""What the three services grant their HTTP clients: hosts, time for a request, modes of files."""
+"""Test the limits of the three services: allowed hosts, times for a request, and file modes."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,7 @@ _HEAD_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Service:
-    """A running service: its port, a path that it answers with `status`, and its data."""
+    """A running service. A GET request to `path` gets `status`. `data` is the data directory."""
 
     port: int
     path: str
@@ -50,7 +50,10 @@ class Service:
     data: Path
 
     def exchange(self, data: bytes, seconds: float = 10.0) -> bytes:
-        """Send bytes, and return what the service sends until it closes the connection."""
+        """Send bytes on a new connection, and return all bytes that the service sends.
+
+        Raises TimeoutError if the service does not close the connection within `seconds`.
+        """
         with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as connection:
             connection.sendall(data)
             return read_all(connection)
@@ -69,7 +72,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def old_file(data: Path, name: str) -> None:
-    """Leave a file that everybody can read, as older versions did."""
+    """Create a file in `data` that all users can read, as older versions did."""
     data.mkdir(parents=True, exist_ok=True)
     data.chmod(0o755)
     (data / name).touch(mode=0o644)
@@ -134,7 +137,7 @@ def test_a_request_for_an_allowed_name_is_served(service: Service, host: str) ->
     "host",
     ["evil.example", "evil.example:7071", "localhost.evil.example", "0.0.0.0", "10.0.0.1", "[::]"],
 )
-def test_a_request_for_another_host_is_refused(service: Service, host: str) -> None:
+def test_a_request_for_a_host_that_is_not_allowed_is_refused(service: Service, host: str) -> None:
     answer = service.get(f"Host: {host}")
     assert answer.startswith(b"HTTP/1.1 421 ")
     assert b"HostNotAllowed" in answer
@@ -146,12 +149,12 @@ def test_a_request_with_an_invalid_host_header_gets_400(service: Service, host: 
     assert service.get(f"Host: {host}").startswith(b"HTTP/1.1 400 ")
 
 
-def test_a_second_host_header_does_not_hide_a_forbidden_one(service: Service) -> None:
+def test_a_request_with_an_allowed_and_a_forbidden_host_header_is_refused(service: Service) -> None:
     answer = service.get("Host: localhost", "Host: evil.example")
     assert answer.startswith((b"HTTP/1.1 421 ", b"HTTP/1.1 400 "))
 
 
-def test_a_request_with_two_lengths_is_refused(service: Service) -> None:
+def test_a_request_that_states_its_body_length_twice_is_refused(service: Service) -> None:
     for lengths in (
         "Content-Length: 3\r\nContent-Length: 5",
         "Content-Length: 5\r\nContent-Length: 5",
@@ -162,7 +165,7 @@ def test_a_request_with_two_lengths_is_refused(service: Service) -> None:
         assert service.exchange(head.encode()).startswith(b"HTTP/1.1 400 "), lengths
 
 
-def test_half_sent_headers_are_ended_while_a_neighbour_is_served(service: Service) -> None:
+def test_incomplete_headers_end_a_connection_and_do_not_delay_a_neighbour(service: Service) -> None:
     started_at = time.monotonic()
     with contextlib.ExitStack() as stack:
         waiting = []
@@ -178,12 +181,12 @@ def test_half_sent_headers_are_ended_while_a_neighbour_is_served(service: Servic
         assert time.monotonic() - asked_at < 2.0
         for number, connection in enumerate(waiting):
             answer = read_all(connection)
-            # A client that sent nothing gets no answer.
+            # A client that sent nothing gets no response.
             assert answer.startswith(b"HTTP/1.1 408 ") if number % 2 else answer == b""
     assert time.monotonic() - started_at < _HEAD_SECONDS + 4.0
 
 
-def test_a_byte_now_and_then_does_not_keep_a_connection_open(service: Service) -> None:
+def test_a_client_that_sends_only_empty_lines_is_disconnected(service: Service) -> None:
     with socket.create_connection(("127.0.0.1", service.port), timeout=0.2) as connection:
         # After a response, empty lines do not begin a request.
         connection.sendall(f"GET {service.path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
@@ -195,7 +198,7 @@ def test_a_byte_now_and_then_does_not_keep_a_connection_open(service: Service) -
 
 
 def is_open(connection: socket.socket) -> bool:
-    """Read what has arrived, and return whether the server has not closed the connection."""
+    """Read the bytes that have arrived, and return whether the connection is still open."""
     try:
         return connection.recv(65536) != b""
     except TimeoutError:
@@ -204,7 +207,7 @@ def is_open(connection: socket.socket) -> bool:
         return False
 
 
-async def test_a_body_that_pauses_too_long_ends_while_a_neighbour_is_served() -> None:
+async def test_a_connection_whose_body_stops_is_closed_and_a_neighbour_is_served() -> None:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         try:
             body = await read_body(scope, receive)
@@ -232,7 +235,7 @@ async def test_a_body_that_pauses_too_long_ends_while_a_neighbour_is_served() ->
         await listener.stop()
 
 
-def test_other_users_can_read_neither_new_nor_older_data(service: Service) -> None:
+def test_other_users_can_read_neither_new_nor_existing_data_files(service: Service) -> None:
     assert stat.S_IMODE(service.data.stat().st_mode) == 0o700
     paths = list(service.data.rglob("*"))
     assert paths
@@ -240,7 +243,7 @@ def test_other_users_can_read_neither_new_nor_older_data(service: Service) -> No
         assert not path.stat().st_mode & 0o077, path
 
 
-def test_a_shared_folder_keeps_its_mode(tmp_path: Path) -> None:
+def test_a_data_directory_with_the_sticky_bit_keeps_its_mode(tmp_path: Path) -> None:
     tmp_path.chmod(0o1777)
     (tmp_path / "of_others").touch(mode=0o644)
     make_private_directory(tmp_path)
@@ -248,7 +251,7 @@ def test_a_shared_folder_keeps_its_mode(tmp_path: Path) -> None:
     assert (tmp_path / "of_others").stat().st_mode & 0o077
 
 
-def test_a_link_out_of_the_data_directory_is_not_followed(tmp_path: Path) -> None:
+def test_the_target_of_a_link_in_the_data_directory_keeps_its_mode(tmp_path: Path) -> None:
     target = tmp_path / "elsewhere"
     target.touch(mode=0o644)
     target.chmod(0o644)
@@ -259,7 +262,7 @@ def test_a_link_out_of_the_data_directory_is_not_followed(tmp_path: Path) -> Non
     assert stat.S_IMODE(target.stat().st_mode) == 0o644
 
 
-def test_a_task_hub_outside_the_data_directory_is_restricted_with_its_companions(
+def test_only_the_owner_can_read_a_task_hub_outside_the_data_directory(
     tmp_path: Path,
 ) -> None:
     for name in ("hub.db", "hub.db-wal"):
@@ -273,7 +276,7 @@ def test_a_task_hub_outside_the_data_directory_is_restricted_with_its_companions
     ("authority", "name"),
     [("A.b:1", "a.b"), ("[::1]:2", "::1"), ("localhost.", "localhost"), ("[", None), ("", None)],
 )
-def test_a_host_header_is_parsed(authority: str, name: str | None) -> None:
+def test_parsing_a_host_header_returns_the_name_or_none(authority: str, name: str | None) -> None:
     assert parse_host(authority) == name
 
 
@@ -288,7 +291,7 @@ def test_a_host_header_is_parsed(authority: str, name: str | None) -> None:
         ("http://[", False),
     ],
 )
-def test_only_pages_of_allowed_hosts_are_allowed(origin: str, is_allowed: bool) -> None:
+def test_only_the_origins_of_allowed_hosts_are_allowed(origin: str, is_allowed: bool) -> None:
     assert HostRules(["dev.example"]).allows_origin(origin) is is_allowed
 
 
@@ -296,7 +299,7 @@ def test_only_pages_of_allowed_hosts_are_allowed(origin: str, is_allowed: bool) 
     ("origin", "status"),
     [("https://evil.example", 403), ("null", 403), ("http://localhost:3000", 202)],
 )
-def test_only_a_page_of_this_machine_can_run_a_function_by_the_admin_api(
+def test_only_pages_of_loopback_hosts_can_run_a_function_with_the_admin_api(
     tmp_path: Path, origin: str, status: int
 ) -> None:
     app = tmp_path / "app"

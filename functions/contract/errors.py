@@ -74,15 +74,15 @@ class ForbiddenAddress(ContractError):
 
 
 class TooManyLookUps(ContractError):
-    """Too many host names are being looked up in DNS for the same share, or in this process."""
+    """Too many DNS look-ups run in this process, or for one share, for example for one tenant."""
 
     code = "too-many-look-ups"
     retryable = True
 
     def __init__(self, count: int) -> None:
         super().__init__(
-            f"{count} host names are being looked up in DNS and have not been answered; try again "
-            "later"
+            f"{count} host names are still being looked up in DNS, so no other name is accepted; "
+            "try again later"
         )
 
 

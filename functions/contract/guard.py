@@ -2,7 +2,7 @@
 
     check_form   checks the text of a URL: the scheme, no credentials, an unambiguous host
     resolve      looks the host up in DNS once; each address must be public or in the allow list
-    Resolver     looks names up in a bounded number of threads, with a share for each tenant
+    Resolver     looks names up in a limited number of threads, of which each tenant gets a share
 
 Code that uses the guard must connect only to the addresses that `resolve` returned, because a
 second look-up may return other addresses (DNS rebinding). If the server redirects to another URL,
@@ -13,7 +13,7 @@ that embed IPv4 addresses (mapped, NAT64, 6to4, Teredo) are not public, because 
 which IPv4 host receives the connection.
 
 A name that cannot be found and a name with a private address get the same error. Otherwise the
-errors would tell strangers which names exist inside the network.
+errors would reveal which names exist inside the network.
 """
 
 import ipaddress
@@ -164,8 +164,8 @@ class AddressGuard:
     def resolve(self, target: Target, look_up: LookUp) -> tuple[str, ...]:
         """Return the addresses of the target. Raises ForbiddenAddress if an address is not allowed.
 
-        `look_up` finds the addresses of a host name. It is not called if the host is an address. A
-        TimeoutError of `look_up` is not caught.
+        `look_up` finds the addresses of a host name. It is not called if the host is an IP address.
+        If `look_up` raises TimeoutError, this method raises the same error.
         """
         if target.address is not None:
             self._check(target, target.address)
@@ -199,7 +199,7 @@ class AddressGuard:
 
 
 def _not_found(target: Target) -> str:
-    """Return the error text for a name without an address, and for one with a private address."""
+    """Return the error text for a host name that has no address or only a private address."""
     return f"the host {target.host} cannot be found on the public internet"
 
 
@@ -250,7 +250,10 @@ def _is_numeric(host: str) -> bool:
 
 
 def system_look_up(host: str, port: int) -> Iterable[str]:
-    """Return the addresses of a host by the operating system's look-up, which may block long."""
+    """Look up the addresses of a host with the operating system. The call may block for a minute.
+
+    Raises OSError if the host has no address, and UnicodeError if the name is not valid.
+    """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(address[0]) for *_, address in found]
 
@@ -259,16 +262,19 @@ MAX_LOOK_UPS: Final = 64
 """How many host names a process looks up at the same time."""
 
 MAX_LOOK_UPS_OF_A_SHARE: Final = 8
-"""How many of them may belong to one share, for example to one tenant."""
+"""How many host names a process looks up at the same time for one share, such as a tenant."""
 
 
 class Resolver:
-    """Looks up host names in DNS, in a bounded number of threads. Any thread may call the methods.
+    """Looks up host names in DNS, in a limited number of threads. Any thread may call the methods.
 
     A look-up of the operating system cannot be cancelled, and takes up to a minute if no DNS server
-    answers. Therefore each look-up has a daemon thread of its own: names that never answer delay
-    neither the shutdown of the process nor other work. Each look-up counts for the share that
-    started it until it ends. Simultaneous look-ups of one host name are one look-up.
+    answers. Therefore each look-up has a daemon thread of its own. Host names that DNS does not
+    answer delay neither the shutdown of the process nor other work.
+
+    The look-ups are divided into shares, for example one for each tenant. A look-up counts for the
+    share that started it until the look-up ends. Callers that need the same host name at the same
+    time wait for one look-up.
     """
 
     def __init__(
@@ -282,7 +288,7 @@ class Resolver:
         Args:
             look_up: Finds the addresses of a host, and may block.
             max_count: How many look-ups may run at the same time.
-            max_count_of_a_share: How many of them may belong to one share.
+            max_count_of_a_share: How many look-ups may run at the same time for one share.
         """
         self._look_up = look_up
         self._max_count = max_count
@@ -297,14 +303,14 @@ class Resolver:
         Args:
             host: The host name.
             port: The port, which has no influence on the addresses.
-            share: For whom the name is looked up, for example the tenant.
+            share: The share for which a new look-up counts, for example the tenant.
 
         Returns:
-            The future addresses. It raises OSError or UnicodeError if there are none. It cannot be
-            cancelled, because several callers may wait for it.
+            A future with the addresses. Its result is OSError or UnicodeError if the name has no
+            address. It cannot be cancelled, because several callers may wait for it.
 
         Raises:
-            TooManyLookUps: The share or the process has too many look-ups that have not ended.
+            TooManyLookUps: Too many look-ups of the share or of the process have not ended.
         """
         with self._lock:
             if (running := self._running.get(host)) is not None:
@@ -323,16 +329,16 @@ class Resolver:
         try:
             thread.start()
         except RuntimeError:
-            # The operating system allows no further thread.
+            # The operating system does not allow another thread.
             self._end(host, share)
             future.set_exception(OSError("no thread for the look-up"))
         return future
 
     def look_up(self, host: str, port: int, share: str, seconds: float) -> tuple[str, ...]:
-        """Return the addresses of a host name; wait at most this number of seconds.
+        """Return the addresses of a host name. Wait at most this number of seconds.
 
         Raises:
-            TimeoutError: The look-up has not ended in time. It continues, and counts for its share.
+            TimeoutError: The look-up has not ended in time. It still runs and counts for the share.
             OSError: The name has no address.
             UnicodeError: The name is not valid.
             TooManyLookUps: As for `start`.
@@ -342,7 +348,7 @@ class Resolver:
     def _run(self, future: Future[tuple[str, ...]], host: str, port: int, share: str) -> None:
         try:
             found = tuple(self._look_up(host, port))
-        except Exception as error:  # noqa: BLE001  the thread's edge: who waits gets the error
+        except Exception as error:  # noqa: BLE001  the waiting callers get the error
             self._end(host, share)
             future.set_exception(error)
         else:

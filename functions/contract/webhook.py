@@ -5,9 +5,9 @@ for each configured secret. While an operator replaces a secret, the old and the
 configured. The server that receives the webhook can then verify the request with either secret.
 
 Each tenant has secrets of its own, which are derived from WEBHOOK_SECRETS and the tenant's name.
-With common secrets, a tenant could name the receiver of another tenant in a job, and the receiver
-would take the event for its own. This command prints the secrets of a tenant for its receivers. It
-reads the value of WEBHOOK_SECRETS from standard input:
+If all tenants had the same secrets, a tenant could name the receiver of another tenant in a job.
+The receiver would then accept the event as an event of its own tenant. This command prints the
+secrets of a tenant for its receivers. It reads the value of WEBHOOK_SECRETS from standard input:
 
     python -m contract.webhook TENANT
 
@@ -56,9 +56,9 @@ def parse_secrets(text: str) -> tuple[bytes, ...]:
 
 
 def tenant_secrets(secrets: Sequence[bytes], tenant: str) -> tuple[bytes, ...]:
-    """Return the secrets that sign the webhooks of a tenant's jobs: one for each of `secrets`.
+    """Return the secrets that sign the webhooks of a tenant's jobs, one for each of `secrets`.
 
-    `tenant` is an empty string on a gateway without tenants. Then the result is `secrets` itself.
+    On a gateway without tenants, `tenant` is an empty string, and the result is equal to `secrets`.
     """
     if not tenant:
         return tuple(secrets)

@@ -9,6 +9,7 @@ stream, and does not notice that a caller has disconnected.
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
@@ -17,6 +18,9 @@ from urllib.parse import unquote, urlsplit
 import azure.functions as func
 
 from gateway.durable import Durable
+from gateway.http import problems
+from gateway.http.problems import HttpProblem
+from gateway.http.responses import PROBLEM_MEDIA_TYPE
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +36,9 @@ App = Callable[
 
 # Since version 2.4 of ASGI, an app may ignore a disconnect while it sends.
 _ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
+
+# The private attribute in which the SDK's request keeps its body.
+_SDK_BODY: Final = "_HttpRequest__body_bytes"
 
 
 class _Exchange:
@@ -92,9 +99,12 @@ async def serve(app: App, request: func.HttpRequest, durable: Durable) -> func.H
     The ASGI scope contains the Durable Functions client `durable` for the app. If the app raises an
     error after its whole response, the error is only logged.
     """
-    exchange = _Exchange(request.get_body() or b"")
+    scope = _scope(request, durable)
+    if scope is None:
+        return _bad_request("the Host header is not a host name or address")
+    exchange = _Exchange(_take_body(request))
     try:
-        await app(_scope(request, durable), exchange.receive, exchange.send)
+        await app(scope, exchange.receive, exchange.send)
     # If a route fails, Starlette sends our 500 response and then raises the error again.
     except Exception:
         if not exchange.is_complete:
@@ -103,8 +113,24 @@ async def serve(app: App, request: func.HttpRequest, durable: Durable) -> func.H
     return exchange.response()
 
 
-def _scope(request: func.HttpRequest, durable: Durable) -> dict[str, Any]:
-    url = urlsplit(request.url)
+def _take_body(request: func.HttpRequest) -> bytes:
+    """Return the body of a request, and remove it from the request.
+
+    The Functions worker keeps the request until the response. If the body stayed in the request, it
+    would need memory while the caller waits for a job.
+    """
+    body = request.get_body() or b""
+    if hasattr(request, _SDK_BODY):
+        setattr(request, _SDK_BODY, b"")
+    return body
+
+
+def _scope(request: func.HttpRequest, durable: Durable) -> dict[str, Any] | None:
+    """Return the ASGI scope of a request; None if its Host header is not valid."""
+    try:
+        url = urlsplit(request.url)
+    except ValueError:
+        return None
     return {
         "type": "http",
         "asgi": _ASGI,
@@ -124,3 +150,10 @@ def _scope(request: func.HttpRequest, durable: Durable) -> dict[str, Any]:
         "state": {},
         "durable": durable,
     }
+
+
+def _bad_request(detail: str) -> func.HttpResponse:
+    # Starlette reads the Host header too, so no route can answer such a request.
+    document = HttpProblem(problems.MALFORMED_REQUEST, detail).document("/", None)
+    headers = {"content-type": PROBLEM_MEDIA_TYPE}
+    return func.HttpResponse(json.dumps(document), status_code=400, headers=headers)

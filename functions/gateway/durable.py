@@ -30,6 +30,8 @@ _NO_MORE: Final = frozenset({"", "null", "bnVsbA=="})
 # The SDK does not escape an id in its URL, and the job id of a dead letter may be any text.
 _ID: Final = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
 _RETRY_PAUSES_SECONDS: Final = (0.1, 0.3, 1.0)
+# No instance has this id.
+_UNKNOWN_ID: Final = "00000000-0000-0000-0000-000000000000"
 
 READ_TIMEOUT_SECONDS: Final = 10.0
 """The time limit of a request that reads from Durable Functions.
@@ -115,6 +117,9 @@ class InstancePage:
 class Durable(Protocol):
     """The interface to Durable Functions. Each method raises Unavailable if the call fails."""
 
+    async def check(self) -> None:
+        """Check that the durable store responds and accepts changes, without making a change."""
+
     async def start(
         self, instance_id: str, input_text: str, orchestrator: str = ORCHESTRATOR_JOB
     ) -> None:
@@ -160,6 +165,29 @@ class DurableClient:
 
     def __init__(self, client: DurableOrchestrationClient) -> None:
         self._client = client
+
+    async def check(self) -> None:
+        """Check that the durable store responds and accepts changes, without making a change.
+
+        The method sends an event to an orchestration that does not exist. In Azure, the host only
+        looks for the orchestration and responds 404. The local host also checks that its disk is
+        not full. The SDK's method is not used, because its errors differ only in their messages.
+        """
+        path = f"instances/{_UNKNOWN_ID}/raiseEvent/check"
+        url = f"{self._client._orchestration_bindings.rpc_base_url}{path}"
+        try:
+            session = await _get_session()
+            async with (
+                asyncio.timeout(READ_TIMEOUT_SECONDS),
+                session.post(url) as answer,
+            ):
+                status = answer.status
+        except Exception as error:
+            raise Unavailable(
+                "durable", f"the durable store could not be checked: {error!r}"
+            ) from error
+        if status != HTTPStatus.NOT_FOUND:
+            raise Unavailable("durable", f"the durable store responded with HTTP status {status}")
 
     async def start(
         self, instance_id: str, input_text: str, orchestrator: str = ORCHESTRATOR_JOB

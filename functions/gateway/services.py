@@ -7,9 +7,11 @@ from contract.catalogue import Catalogue
 from contract.guard import Resolver
 from contract.queues import names
 from gateway.clock import Clock, utc_now
+from gateway.dead_letters.bulk import LetterActions
 from gateway.dead_letters.redrive import Redriver
 from gateway.dead_letters.trigger import DeadLetterTrigger
 from gateway.http.authentication import ReplyTokens
+from gateway.http.bodies import LargeBodies
 from gateway.http.rates import RateLimiter
 from gateway.jobs.activities import Conclude, Enqueue
 from gateway.jobs.lifecycle import Jobs, OutcomeStore, Waiters
@@ -53,6 +55,7 @@ class Services:
     tracing: GatewayTracing = field(default_factory=GatewayTracing)
     resolver: Resolver = field(default_factory=Resolver)
 
+    bodies: LargeBodies = field(init=False)
     waiters: Waiters = field(init=False)
     outcomes: OutcomeStore = field(init=False)
     progress: ProgressStore = field(init=False)
@@ -63,7 +66,7 @@ class Services:
     creator: JobCreator = field(init=False)
     idempotency: IdempotencyKeys = field(init=False)
     dead_letters: DeadLetterTrigger = field(init=False)
-    redriver: Redriver = field(init=False)
+    letter_actions: LetterActions = field(init=False)
     webhook_activities: WebhookActivities = field(init=False)
 
     def __post_init__(self) -> None:
@@ -86,7 +89,11 @@ class Services:
             clock=self.clock,
             url_inputs=RateLimiter(self.clock),
         )
+        redriver = Redriver(
+            self.blobs, self.queues, jobs, self.tokens, waiters, estimates, self.clock
+        )
         self._set(
+            bodies=LargeBodies(self.settings.body_memory_bytes),
             waiters=waiters,
             outcomes=outcomes,
             progress=progress,
@@ -101,9 +108,7 @@ class Services:
             dead_letters=DeadLetterTrigger(
                 self.blobs, self.queues, jobs, self.tokens, names(self.catalogue), self.clock
             ),
-            redriver=Redriver(
-                self.blobs, self.queues, jobs, self.tokens, waiters, estimates, self.clock
-            ),
+            letter_actions=LetterActions(self.blobs, redriver, self.clock),
             webhook_activities=WebhookActivities(
                 jobs,
                 progress,

@@ -21,6 +21,9 @@ from gateway.http.rates import Rate, parse_rate
 MAX_WAIT_SECONDS: Final = 200
 """The longest time for which a request waits for a job. Azure ends a request after 230 s."""
 
+BODY_MEMORY_BYTES: Final = 256 * 1024**2
+"""The default limit, in bytes, of all large request bodies in one process."""
+
 _MIN_KEY_BYTES = 32
 
 
@@ -28,7 +31,7 @@ T = TypeVar("T")
 
 
 # A worker fetches up to 64 inputs at the same time, for up to 20 s each. At this rate, one tenant
-# leaves room for the others, even if all its servers are slow.
+# cannot occupy all 64 fetches, even if all its servers are slow.
 DEFAULT_URL_INPUT_RATE = Rate(30, 30)
 
 
@@ -58,6 +61,7 @@ class GatewaySettings:
     reply_token_keys: tuple[bytes, ...] = field(repr=False)
     catalogue_path: Path = DEFAULT_PATH
     inline_limit_bytes: int = INPUT_INLINE_LIMIT_BYTES
+    body_memory_bytes: int = BODY_MEMORY_BYTES
     retention_hours: int = 72
     default_wait_seconds: int = 30
     payload_public_url: str | None = None
@@ -88,6 +92,9 @@ class GatewaySettings:
             catalogue_path=Path(environ.get(SETTING_CATALOGUE) or DEFAULT_PATH),
             inline_limit_bytes=_integer(
                 environ, "INLINE_LIMIT_BYTES", INPUT_INLINE_LIMIT_BYTES, 0, _MAX_INLINE_LIMIT_BYTES
+            ),
+            body_memory_bytes=_integer(
+                environ, "BODY_MEMORY_BYTES", BODY_MEMORY_BYTES, 16 * 1024**2, 999_999_999
             ),
             retention_hours=_integer(environ, "RETENTION_HOURS", 72, 1, 10_000),
             default_wait_seconds=_integer(environ, "DEFAULT_WAIT_SECONDS", 30, 0, MAX_WAIT_SECONDS),

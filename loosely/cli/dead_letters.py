@@ -1,9 +1,9 @@
-"""``loosely dead-letters``: list, show, redrive and delete dead letters."""
+"""``loosely dead-letters``: list, count, show, redrive and delete dead letters."""
 
 import json
 from collections.abc import Mapping
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console, RenderableType
@@ -11,12 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from loosely.cli.connection import KeyOption, UrlOption, connect_operator
-from loosely.cli.errors import exit_on_error
-from loosely.cli.jobs import JsonLinesOption
+from loosely.cli.errors import ExitCode, exit_on_error
+from loosely.cli.jobs import JsonLinesOption, check_time, parse_time
 from loosely.cli.output import print_to, printable
+from loosely.client.operators import DeadLetterFilter, OperatorClient
 
 app = typer.Typer(
-    help="List, show, redrive or delete dead letters.",
+    help="List, count, show, redrive or delete dead letters.",
     add_completion=False,
     no_args_is_help=True,
 )
@@ -29,11 +30,44 @@ _SHOWN_MEMBERS = (
 )
 
 
+ModelOption = Annotated[
+    str | None, typer.Option("--model", "-m", help="Only dead letters of this model.")
+]
+ReasonOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reason", metavar="REASON", help="Only this reason, e.g. MaxDeliveryCountExceeded."
+    ),
+]
+AfterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--after", metavar="TIME", callback=check_time, help="Only dead-lettered at TIME or later."
+    ),
+]
+BeforeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--before", metavar="TIME", callback=check_time, help="Only dead-lettered before TIME."
+    ),
+]
+CountOption = Annotated[
+    int | None,
+    typer.Option(
+        "--count",
+        min=0,
+        metavar="N",
+        help="Do not ask: N is the number that you saw. Nothing is done if it has changed.",
+    ),
+]
+
+
 @app.command("list")
-def list_letters(
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Only dead letters of this model.")
-    ] = None,
+def list_letters(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
+    model: ModelOption = None,
+    reason: ReasonOption = None,
+    after: AfterOption = None,
+    before: BeforeOption = None,
     limit: Annotated[
         int, typer.Option("--limit", "-n", min=1, metavar="N", help="The maximum number to list.")
     ] = 20,
@@ -42,8 +76,9 @@ def list_letters(
     as_json: JsonLinesOption = False,
 ) -> None:
     """List dead letters, oldest first."""
+    wanted = DeadLetterFilter(model, reason, parse_time(after), parse_time(before))
     with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
-        letters = list(islice(client.list_dead_letters(model), limit))
+        letters = list(islice(client.list_dead_letters(wanted), limit))
     if as_json:
         for letter in letters:
             _print_json(letter)
@@ -51,6 +86,105 @@ def list_letters(
         console = Console()
         for letter in letters:
             print_to(console, _summary(letter))
+
+
+@app.command("count")
+def count(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
+    model: ModelOption = None,
+    reason: ReasonOption = None,
+    after: AfterOption = None,
+    before: BeforeOption = None,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    as_json: JsonLinesOption = False,
+) -> None:
+    """Count dead letters, and those whose work was not sent again."""
+    wanted = DeadLetterFilter(model, reason, parse_time(after), parse_time(before))
+    with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
+        seen = client.count_dead_letters(wanted)
+    if as_json:
+        _print_json({"count": seen.count, "not_redriven": seen.not_redriven})
+    else:
+        typer.echo(f"dead letters: {seen.count}, not redriven: {seen.not_redriven}")
+
+
+@app.command("redrive-all")
+def redrive_all(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
+    model: ModelOption = None,
+    reason: ReasonOption = None,
+    after: AfterOption = None,
+    before: BeforeOption = None,
+    expected: CountOption = None,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    as_json: JsonLinesOption = False,
+) -> None:
+    """Send the work of all matching dead letters again, except of those already redriven."""
+    wanted = DeadLetterFilter(model, reason, parse_time(after), parse_time(before))
+    with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
+        _change_all(client, "redrive", wanted, expected, as_json=as_json)
+
+
+@app.command("purge-all")
+def purge_all(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
+    model: ModelOption = None,
+    reason: ReasonOption = None,
+    after: AfterOption = None,
+    before: BeforeOption = None,
+    expected: CountOption = None,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    as_json: JsonLinesOption = False,
+) -> None:
+    """Delete all matching dead letters."""
+    wanted = DeadLetterFilter(model, reason, parse_time(after), parse_time(before))
+    with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
+        _change_all(client, "purge", wanted, expected, as_json=as_json)
+
+
+def _change_all(
+    client: OperatorClient,
+    action: Literal["redrive", "purge"],
+    wanted: DeadLetterFilter,
+    expected: int | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Redrive or purge all matching dead letters, after the user has accepted their number.
+
+    Exits with status 1 if the number differs from ``expected``, or if a letter was refused.
+    """
+    seen = client.count_dead_letters(wanted)
+    number = seen.not_redriven if action == "redrive" else seen.count
+    if expected is None:
+        if number:
+            typer.confirm(f"{action} {number} dead letters?", abort=True, err=True)
+    elif expected != number:
+        typer.echo(f"count-changed: {number} dead letters match now, not {expected}", err=True)
+        raise typer.Exit(ExitCode.FAILED)
+    done, refused = 0, 0
+    for response in client.change_dead_letters(action, wanted, seen) if number else ():
+        done += len(response.get("done") or ())
+        refused += len(response.get("refused") or ())
+        if as_json:
+            _print_json(response)
+        else:
+            _show_changes(response)
+    if not as_json:
+        typer.echo(f"{'redriven' if action == 'redrive' else 'deleted'}: {done}")
+    if refused:
+        typer.echo(f"refused: {refused}", err=True)
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _show_changes(response: Mapping[str, Any]) -> None:
+    for letter in response.get("done") or ():
+        if letter.get("job_id"):
+            shown = (letter.get("model"), letter.get("id"), "as", letter["job_id"])
+            typer.echo("  ".join(printable(part) for part in shown))
+    for letter in response.get("refused") or ():
+        refusal = (letter.get("model"), letter.get("id"), letter.get("detail"))
+        typer.echo("  ".join(printable(part) for part in refusal), err=True)
 
 
 @app.command("show")

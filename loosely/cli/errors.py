@@ -32,6 +32,7 @@ _ADVICE = {
     "invalid-input": "check that the file is complete and has a format that the model accepts",
     "idempotency-mismatch": "use a new idempotency key for a different request",
     "saturated": "try again later, or use a longer --deadline",
+    "overloaded": "try again later, or use an upload",
     "inference-failed": "see the worker's log",
     "dead-lettered": "see the worker's log: each attempt failed or killed the worker",
     "expired": "submit the job again with a longer --deadline",

@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from itertools import islice
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +29,7 @@ from loosely.client.resources import Job, Result
 from loosely.client.settings import MAX_WAIT_SECONDS
 
 _DEFAULT_WAIT_SECONDS = 30
+_DEFAULT_PAGES = 10
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the gateway's JSON exactly as received.")
@@ -50,6 +51,28 @@ def _check_media_type(value: str | None) -> str | None:
     return value
 
 
+def parse_time(text: str | None) -> datetime | None:
+    """Return the time that an option names; ``None`` if the option is not given.
+
+    A time without a zone is local time. Raises ValueError if the text is not a time.
+    """
+    if text is None:
+        return None
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.astimezone()
+
+
+def check_time(value: str | None) -> str | None:
+    """Check the value of an option that is a time. Raises typer.BadParameter."""
+    try:
+        parse_time(value)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{value!r} is not a time; expected, for example, 2026-03-01T12:00:00Z"
+        ) from None
+    return value
+
+
 WaitOption = Annotated[
     int,
     typer.Option(
@@ -67,6 +90,10 @@ DeadlineOption = Annotated[
 ]
 PriorityOption = Annotated[
     Priority | None, typer.Option(help="low: start after all other jobs of the model.")
+]
+LabelOption = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="A short text by which `loosely list` finds the job."),
 ]
 MediaTypeOption = Annotated[
     str | None,
@@ -88,6 +115,7 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
     wait: WaitOption = _DEFAULT_WAIT_SECONDS,
     deadline: DeadlineOption = None,
     priority: PriorityOption = None,
+    label: LabelOption = None,
     media_type: MediaTypeOption = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Do not wait for the result; print the job's id.")
@@ -110,6 +138,7 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
                 wait_seconds=0 if detach else wait,
                 deadline_seconds=deadline,
                 priority=priority,
+                label=label,
             )
         if not (job.is_final or detach):
             with connect(url, api_key, FOLLOWING_RETRY) as client:
@@ -203,21 +232,78 @@ def list_jobs(  # noqa: PLR0913, PLR0917 - each option of the command is a param
     status: Annotated[
         str | None, typer.Option("--status", help="Only jobs with this status.")
     ] = None,
+    code: Annotated[
+        str | None, typer.Option("--code", help="Only jobs that ended with this code.")
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option("--label", help="Only jobs with this label; * at the end for any more text."),
+    ] = None,
+    after: Annotated[
+        str | None,
+        typer.Option(
+            "--after", metavar="TIME", callback=check_time, help="Only created at TIME or later."
+        ),
+    ] = None,
+    before: Annotated[
+        str | None,
+        typer.Option(
+            "--before", metavar="TIME", callback=check_time, help="Only created before TIME."
+        ),
+    ] = None,
+    job_id: Annotated[
+        str | None,
+        typer.Option("--id", help="Only this job, or the first characters of its id and *."),
+    ] = None,
+    tenant: Annotated[
+        str | None,
+        typer.Option("--tenant", help="For operators: only this tenant, or * for all tenants."),
+    ] = None,
     limit: Annotated[
         int, typer.Option("--limit", "-n", min=1, metavar="N", help="The maximum number to list.")
     ] = 20,
+    pages: Annotated[
+        int,
+        typer.Option("--pages", min=1, metavar="N", help="Stop the search after N requests."),
+    ] = _DEFAULT_PAGES,
+    cursor: Annotated[
+        str | None, typer.Option("--cursor", help="Continue an earlier search from here.")
+    ] = None,
     url: UrlOption = None,
     api_key: KeyOption = None,
     as_json: JsonLinesOption = False,
 ) -> None:
-    """List your jobs, newest first."""
-    console = Console()
+    """List or search jobs, newest first.
+
+    TIME is for example 2026-03-01T12:00:00Z; without a zone it is local time. A search that stops
+    early prints on standard error how far back it looked.
+    """
+    console, left = Console(), limit
     with exit_on_error(as_json=as_json), connect(url, api_key) as client:
-        for job in islice(client.jobs(model=model, status=status), limit):
-            if as_json:
-                typer.echo(job.body)
-            else:
-                print_to(console, job_summary(job))
+        for _ in range(pages):
+            page = client.find_jobs(
+                model=model,
+                status=status,
+                code=code,
+                label=label,
+                created_after=parse_time(after),
+                created_before=parse_time(before),
+                job_id=job_id,
+                tenant=tenant,
+                cursor=cursor,
+            )
+            for job in page.jobs[:left]:
+                if as_json:
+                    typer.echo(job.body)
+                else:
+                    print_to(console, job_summary(job))
+            left -= len(page.jobs)
+            if left <= 0 or page.next_cursor is None:
+                return
+            cursor = page.next_cursor
+    searched = page.searched_back_to
+    since = f"searched back to {searched.isoformat()}; " if searched else ""
+    typer.echo(f"{since}continue with: --cursor {printable(cursor)}", err=True)
 
 
 def _read_source(file: Path) -> Source:

@@ -34,12 +34,16 @@ _TIME_MEMBERS = ("created_at", "started_at", "finished_at", "deadline")
 
 
 def job_summary(job: Job) -> Text:
-    """Return one line that shows the job's model, status, durations and id."""
+    """Return one line that shows the job's model, status, durations, id, tenant and label."""
     style = _STATUS_STYLES.get(job.status, "")
     line = Text.assemble(
         (printable(job.model), "bold"), "  ", (printable(job.status), style), f"  {_times(job)}"
     )
     line.append(f"  {printable(job.id)}", "dim")
+    if job.tenant is not None:
+        line.append(f"  {printable(job.tenant)}", "blue")
+    if job.label is not None:
+        line.append(f"  {printable(job.label)}")
     return line
 
 
@@ -48,6 +52,9 @@ def job_details(job: Job) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     table.add_row("job", Text(printable(job.id)))
     table.add_row("model", Text(printable(job.model)))
+    for name, text in (("label", job.label), ("tenant", job.tenant)):
+        if text is not None:
+            table.add_row(name, Text(printable(text)))
     table.add_row("status", Text(printable(job.status), style=_STATUS_STYLES.get(job.status, "")))
     for name in _TIME_MEMBERS:
         if job.document.get(name):

@@ -1,6 +1,7 @@
 """The command ``loosely up``, which starts the whole system on this machine."""
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -68,7 +69,7 @@ AllowHostOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
-        help="Answer also requests for this host name, besides localhost. May be repeated.",
+        help="Also answer requests for this host name. May be repeated. Default: only localhost.",
     ),
 ]
 OnlyOption = Annotated[
@@ -347,6 +348,8 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
     from loosely.local.environment import read_environment, shared_environment  # noqa: PLC0415
     from loosely.local.run import RunPlan  # noqa: PLC0415
 
+    # Forget which models killed an earlier worker by their load, because they may be repaired now.
+    shutil.rmtree(options.data / "locks" / "loads", ignore_errors=True)
     user = read_environment()
     catalogue = user.get("MODEL_CATALOGUE")
     settings = SystemSettings(

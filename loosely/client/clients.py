@@ -169,6 +169,7 @@ class Client:
     models = block(ClientOperations.models)
     model = block(ClientOperations.model)
     jobs = block_each(ClientOperations.jobs)
+    find_jobs = block(ClientOperations.find_jobs)
 
 
 class AsyncClient:
@@ -243,3 +244,4 @@ class AsyncClient:
     models = _await(ClientOperations.models)
     model = _await(ClientOperations.model)
     jobs = _await_each(ClientOperations.jobs)
+    find_jobs = _await(ClientOperations.find_jobs)

@@ -11,7 +11,7 @@ LooselyError
     │   ├── AccessDenied       unauthenticated, forbidden
     │   ├── NotFound           unknown-model, unknown-job, not-found, …
     │   ├── IdempotencyMismatch    idempotency-mismatch
-    │   ├── Overloaded         rate-limited, saturated: try again later
+    │   ├── Overloaded         rate-limited, saturated, overloaded: try again later
     │   └── GatewayFailure     unavailable, internal-error
     └── JobEnded               a job was made, and it ended without a result
         ├── InputRejected      the model cannot use the input
@@ -144,7 +144,7 @@ class IdempotencyMismatch(RequestRefused):
 
 
 class Overloaded(RequestRefused):
-    """The caller's rate limit is reached, or the model's queue is saturated. Try again later."""
+    """The rate limit is reached, or the queue or the gateway is too full. Try again later."""
 
 
 class GatewayFailure(RequestRefused):
@@ -186,6 +186,7 @@ _REFUSALS: Final[Mapping[str, type[RequestRefused]]] = {
     "idempotency-mismatch": IdempotencyMismatch,
     "rate-limited": Overloaded,
     "saturated": Overloaded,
+    "overloaded": Overloaded,
     "unavailable": GatewayFailure,
     "internal-error": GatewayFailure,
 }

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from dataclasses import replace
+from datetime import datetime
 from random import random
 from typing import Any, Final
 from urllib.parse import urljoin
@@ -32,7 +33,7 @@ from loosely.client.requests import (
     put_upload,
     read_payload,
 )
-from loosely.client.resources import Event, Job, Model, Result, Timeline, Upload
+from loosely.client.resources import Event, Job, JobPage, Model, Result, Timeline, Upload
 from loosely.client.responses import (
     HttpResponse,
     read_error,
@@ -95,6 +96,7 @@ class ClientOperations:
         deadline_seconds: int | None = None,
         webhook_url: str | None = None,
         priority: Priority | None = None,
+        label: str | None = None,
         wait_seconds: int = 0,
         idempotency_key: str | None = None,
     ) -> Job:
@@ -112,6 +114,7 @@ class ClientOperations:
             deadline_seconds: The job expires if it has not ended after this number of seconds.
             webhook_url: The URL to which the gateway sends the job when it has ended.
             priority: With ``"low"``, all other jobs of the model are processed before this job.
+            label: A short text by which `jobs` finds the job later.
             wait_seconds: The maximum number of seconds to wait for the job's end, from 0 to 200.
             idempotency_key: All calls with the same key make only one job. Default: a new key for
                 each call.
@@ -132,6 +135,7 @@ class ClientOperations:
             deadline_seconds,
             webhook_url,
             priority,
+            label,
         )
         return await self._submit(source, media_type, submission)
 
@@ -145,6 +149,7 @@ class ClientOperations:
         deadline_seconds: int | None = None,
         webhook_url: str | None = None,
         priority: Priority | None = None,
+        label: str | None = None,
         wait_seconds: float | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
@@ -161,6 +166,7 @@ class ClientOperations:
             deadline_seconds: The job expires if it has not ended after this number of seconds.
             webhook_url: The URL to which the gateway sends the job when it has ended.
             priority: With ``"low"``, all other jobs of the model are processed before this job.
+            label: A short text by which `jobs` finds the job later.
             wait_seconds: The maximum number of seconds to wait. Default: until the job has ended.
             idempotency_key: All calls with the same key make only one job. Default: a new key for
                 each call.
@@ -184,6 +190,7 @@ class ClientOperations:
             deadline_seconds,
             webhook_url,
             priority,
+            label,
         )
         job = await self._submit(source, media_type, submission, give_up_at)
         return await self._wait(job, wait_seconds, give_up_at)
@@ -306,24 +313,106 @@ class ClientOperations:
         """
         return await self._model(name)
 
-    async def jobs(
-        self, *, model: str | None = None, status: str | None = None
+    async def jobs(  # noqa: PLR0913 - the filters of a search
+        self,
+        *,
+        model: str | None = None,
+        status: str | None = None,
+        code: str | None = None,
+        label: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        job_id: str | None = None,
+        tenant: str | None = None,
     ) -> AsyncGenerator[Job, None]:
-        """Yield the caller's jobs, newest first. Pages of the list are requested when needed.
+        """Yield the jobs that match all filters, newest first.
+
+        Pages of the list are requested when needed. A search for few of many jobs may need many
+        requests; `find_jobs` returns one page and says how far back it looked.
 
         Args:
             model: Only jobs of this model. Default: the jobs of all models.
             status: Only jobs with this status. Default: jobs with any status.
+            code: Only jobs that ended with this code, for example ``"inference-failed"``.
+            label: Only jobs with this label. A ``*`` at the end stands for any further text.
+            created_after: Only jobs that were created at this time or later.
+            created_before: Only jobs that were created before this time.
+            job_id: Only the job with this id. A ``*`` after the first characters of an id stands
+                for any further characters.
+            tenant: Only jobs of this tenant, or ``"*"`` for all tenants, for operators. Default:
+                all tenants for a key with the scope ``ops:read``, otherwise the key's own tenant.
+
+        Raises:
+            ValueError: A time has no time zone.
         """
-        filters = {"model": model, "status": status}
         cursor: str | None = None
         while True:
-            page = read_job_page(await self.send(self.requests.list_jobs(filters, cursor), (200,)))
+            page = await self.find_jobs(
+                model=model,
+                status=status,
+                code=code,
+                label=label,
+                created_after=created_after,
+                created_before=created_before,
+                job_id=job_id,
+                tenant=tenant,
+                cursor=cursor,
+            )
             for job in page.jobs:
                 yield job
             if page.next_cursor is None or page.next_cursor == cursor:
                 return
             cursor = page.next_cursor
+
+    async def find_jobs(  # noqa: PLR0913 - the filters of a search
+        self,
+        *,
+        model: str | None = None,
+        status: str | None = None,
+        code: str | None = None,
+        label: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        job_id: str | None = None,
+        tenant: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> JobPage:
+        """Return one page of the jobs that match all filters, newest first.
+
+        The gateway looks at a limited number of jobs for a page. Even an empty page can have a
+        ``next_cursor``, which continues the search. ``searched_back_to`` says how far back this
+        page looked.
+
+        Args:
+            model: Only jobs of this model. Default: the jobs of all models.
+            status: Only jobs with this status. Default: jobs with any status.
+            code: Only jobs that ended with this code, for example ``"inference-failed"``.
+            label: Only jobs with this label. A ``*`` at the end stands for any further text.
+            created_after: Only jobs that were created at this time or later.
+            created_before: Only jobs that were created before this time.
+            job_id: Only the job with this id. A ``*`` after the first characters of an id stands
+                for any further characters.
+            tenant: Only jobs of this tenant, or ``"*"`` for all tenants, for operators. Default:
+                all tenants for a key with the scope ``ops:read``, otherwise the key's own tenant.
+            limit: The maximum number of jobs on the page, from 1 to 100. Default: 20.
+            cursor: The ``next_cursor`` of the previous page. Default: the first page.
+
+        Raises:
+            ValueError: A time has no time zone.
+        """
+        filters = {
+            "model": model,
+            "status": status,
+            "code": code,
+            "label": label,
+            "created_after": _time_text(created_after),
+            "created_before": _time_text(created_before),
+            "id": job_id,
+            "tenant": tenant,
+            "limit": None if limit is None else str(limit),
+        }
+        return read_job_page(await self.send(self.requests.list_jobs(filters, cursor), (200,)))
 
     async def send(
         self, request: HttpRequest, expected: Collection[int], give_up_at: float = math.inf
@@ -497,3 +586,12 @@ class ClientOperations:
         if left_seconds >= request.timeout_seconds:
             return request
         return replace(request, timeout_seconds=left_seconds + _GRACE_SECONDS)
+
+
+def _time_text(time: datetime | None) -> str | None:
+    """Return a time in RFC 3339 format. Raises ValueError if it has no time zone."""
+    if time is None:
+        return None
+    if time.tzinfo is None:
+        raise ValueError(f"{time} has no time zone; expected, for example, datetime.now(UTC)")
+    return time.isoformat()

@@ -5,8 +5,10 @@ not process it. The functions return a dead letter as the gateway's JSON object,
 payload.
 """
 
-from collections.abc import AsyncGenerator
-from typing import Any
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
 
 from loosely.client.clients import Client, block, block_each
 from loosely.client.errors import UnexpectedAnswer
@@ -17,17 +19,57 @@ from loosely.client.resources import decode_json
 _PAGE_SIZE = "100"
 
 
+@dataclass(frozen=True, slots=True)
+class DeadLetterFilter:
+    """Which dead letters are meant. A member that is ``None`` allows any value.
+
+    ``after`` is inclusive and ``before`` is exclusive. Both are compared with the time at which the
+    message was dead-lettered.
+    """
+
+    model: str | None = None
+    reason: str | None = None
+    after: datetime | None = None
+    before: datetime | None = None
+
+    def members(self) -> dict[str, str]:
+        """Return the members of the filter that are not ``None``, as the gateway names them."""
+        members = {
+            "model": self.model,
+            "reason": self.reason,
+            "dead_lettered_after": None if self.after is None else self.after.isoformat(),
+            "dead_lettered_before": None if self.before is None else self.before.isoformat(),
+        }
+        return {name: value for name, value in members.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class LetterCount:
+    """How many dead letters match a filter, and how many of them were not redriven.
+
+    The gateway counts at most 500 letters for one request. ``parts`` has the numbers of each
+    request by its cursor.
+    """
+
+    count: int
+    not_redriven: int
+    parts: Mapping[str | None, tuple[int, int]] = field(repr=False)
+
+
 async def list_dead_letters(
-    operations: ClientOperations, model: str | None = None
+    operations: ClientOperations, wanted: DeadLetterFilter
 ) -> AsyncGenerator[dict[str, Any], None]:
-    """Yield the dead letters of one model, or of all models if ``model`` is ``None``.
+    """Yield the dead letters that match a filter.
 
     The dead letters of each queue are sorted from the oldest to the newest.
     """
-    filters = {"model": model} if model else {}
     cursor: str | None = None
     while True:
-        params = {**filters, "limit": _PAGE_SIZE, **({"cursor": cursor} if cursor else {})}
+        params = {
+            **wanted.members(),
+            "limit": _PAGE_SIZE,
+            **({"cursor": cursor} if cursor else {}),
+        }
         page = await _send(operations, operations.requests.dead_letters("GET", params=params), 200)
         letters, next_cursor = page.get("dead_letters"), page.get("next_cursor")
         if not isinstance(letters, list):
@@ -40,6 +82,74 @@ async def list_dead_letters(
         if not isinstance(next_cursor, str) or next_cursor == cursor:
             return
         cursor = next_cursor
+
+
+async def count_dead_letters(operations: ClientOperations, wanted: DeadLetterFilter) -> LetterCount:
+    """Count the dead letters that match a filter."""
+    parts: dict[str | None, tuple[int, int]] = {}
+    cursor: str | None = None
+    while cursor not in parts:
+        count, not_redriven, next_cursor = await _count_part(operations, wanted, cursor)
+        parts[cursor] = (count, not_redriven)
+        if next_cursor is None:
+            break
+        cursor = next_cursor
+    return LetterCount(
+        sum(count for count, _ in parts.values()), sum(rest for _, rest in parts.values()), parts
+    )
+
+
+async def change_dead_letters(
+    operations: ClientOperations,
+    action: Literal["redrive", "purge"],
+    wanted: DeadLetterFilter,
+    seen: LetterCount,
+) -> AsyncGenerator[dict[str, Any], None]:
+    """Redrive or purge the dead letters that match a filter, and yield each response.
+
+    ``seen`` is the count of these letters that the operator saw. A redrive leaves out the letters
+    that were redriven before. The gateway's JSON objects contain ``done`` and ``refused``.
+
+    Raises:
+        RequestRefused: ``count-changed`` if the number of letters has changed. The letters in the
+            earlier responses were changed.
+    """
+    is_redrive = action == "redrive"
+    left = seen.not_redriven if is_redrive else seen.count
+    cursor: str | None = None
+    while True:
+        part = seen.parts.get(cursor)
+        if part is None:  # the gateway stopped within a part, because its time was over
+            part = (await _count_part(operations, wanted, cursor))[:2]
+        order = {
+            "action": action,
+            "count": min(left, part[1] if is_redrive else part[0]),
+            "filter": wanted.members(),
+            "cursor": cursor,
+        }
+        request = operations.requests.dead_letters("POST", "actions", document=order)
+        response = await _send(operations, request, 200)
+        yield response
+        for name in ("done", "refused"):
+            letters = response.get(name)
+            left -= len(letters) if isinstance(letters, list) else 0
+        next_cursor = response.get("next_cursor")
+        if not isinstance(next_cursor, str) or next_cursor == cursor:
+            return
+        cursor = next_cursor
+
+
+async def _count_part(
+    operations: ClientOperations, wanted: DeadLetterFilter, cursor: str | None
+) -> tuple[int, int, str | None]:
+    params = {**wanted.members(), **({"cursor": cursor} if cursor else {})}
+    request = operations.requests.dead_letters("GET", "count", params=params)
+    match await _send(operations, request, 200):
+        case {"count": int(count), "not_redriven": int(rest), "next_cursor": (str() | None) as end}:
+            return count, rest, end
+    raise UnexpectedAnswer(
+        operations.requests.shown_url, 200, "the body is not a count of dead letters"
+    )
 
 
 async def get_dead_letter(
@@ -81,9 +191,15 @@ async def purge_dead_letters(operations: ClientOperations, model: str) -> int:
 
 
 class OperatorClient(Client):
-    """A client with the dead-letter operations. Its API key must have the scope ``admin``."""
+    """A client with the dead-letter operations.
+
+    Its API key must have the scope ``admin``. To list, count and get letters, ``ops:read`` is
+    enough.
+    """
 
     list_dead_letters = block_each(list_dead_letters)
+    count_dead_letters = block(count_dead_letters)
+    change_dead_letters = block_each(change_dead_letters)
     get_dead_letter = block(get_dead_letter)
     redrive_dead_letter = block(redrive_dead_letter)
     purge_dead_letter = block(purge_dead_letter)

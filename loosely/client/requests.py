@@ -96,6 +96,7 @@ class Submission:
     deadline_seconds: int | None = None
     webhook_url: str | None = None
     priority: Priority | None = None
+    label: str | None = None
 
     @property
     def path(self) -> str:
@@ -122,6 +123,8 @@ class Submission:
             query["webhook_url"] = self.webhook_url
         if self.priority is not None:
             query["priority"] = self.priority
+        if self.label is not None:
+            query["label"] = self.label
         return query
 
     def members(self) -> dict[str, Any]:
@@ -135,6 +138,8 @@ class Submission:
             members["webhook"] = {"url": self.webhook_url}
         if self.priority is not None:
             members["priority"] = self.priority
+        if self.label is not None:
+            members["label"] = self.label
         return members
 
 
@@ -220,7 +225,7 @@ class RequestBuilder:
         return self._build("GET", f"/v1/models/{quote(name, safe='')}")
 
     def list_jobs(self, filters: Mapping[str, str | None], cursor: str | None) -> HttpRequest:
-        """Return a request for one page of the caller's jobs.
+        """Return a request for one page of a list of jobs.
 
         Args:
             filters: The query parameters that select jobs. A filter that is ``None`` is not sent.
@@ -241,7 +246,11 @@ class RequestBuilder:
         )
 
     def dead_letters(
-        self, method: str, *segments: str, params: Mapping[str, str] | None = None
+        self,
+        method: str,
+        *segments: str,
+        params: Mapping[str, str] | None = None,
+        document: Mapping[str, Any] | None = None,
     ) -> HttpRequest:
         """Return a request that reads or changes dead letters.
 
@@ -250,9 +259,16 @@ class RequestBuilder:
             segments: The segments of the URL path after ``/v1/admin/dead-letters``, for example the
                 model, the dead letter's id and ``redrive``.
             params: The query parameters.
+            document: The JSON object that is the request's body, or ``None`` for no body.
         """
         path = "".join(f"/{quote(segment, safe='')}" for segment in segments)
-        return self._build(method, f"/v1/admin/dead-letters{path}", params=params)
+        return self._build(
+            method,
+            f"/v1/admin/dead-letters{path}",
+            headers=None if document is None else {"content-type": _JSON},
+            params=params,
+            body=None if document is None else json.dumps(dict(document)).encode(),
+        )
 
     def _build(  # noqa: PLR0913 - the parts of an HTTP request
         self,

@@ -107,10 +107,19 @@ class Job:
         )
 
     @property
+    def label(self) -> str | None:
+        """The text that the caller gave the job, or ``None`` if the job has no label."""
+        return _text(self.document, "label")
+
+    @property
+    def tenant(self) -> str | None:
+        """The owner of the job, or ``None`` if the gateway does not show it to this caller."""
+        return _text(self.document, "tenant")
+
+    @property
     def trace_id(self) -> str | None:
         """The id of the job's W3C trace, or ``None`` if the gateway does not report it."""
-        trace_id = self.document.get("trace_id")
-        return trace_id if isinstance(trace_id, str) else None
+        return _text(self.document, "trace_id")
 
     @property
     def created_at(self) -> datetime | None:
@@ -271,11 +280,16 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class ListedJobs:
-    """One page of a list of jobs, newest first. ``next_cursor`` is ``None`` on the last page."""
+class JobPage:
+    """One page of a list of jobs, newest first. ``next_cursor`` is ``None`` on the last page.
+
+    This page and the earlier pages have all matching jobs since ``searched_back_to``. It is
+    ``None`` if the gateway does not report it.
+    """
 
     jobs: tuple[Job, ...]
     next_cursor: str | None
+    searched_back_to: datetime | None = None
 
     @classmethod
     def from_body(cls, body: bytes) -> Self | None:
@@ -288,6 +302,7 @@ class ListedJobs:
         return cls(
             tuple(job for job in jobs if job is not None),
             cursor if isinstance(cursor, str) and cursor else None,
+            _datetime(document.get("searched_back_to")),
         )
 
 

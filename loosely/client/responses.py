@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from loosely.client.errors import LooselyError, UnexpectedAnswer, read_problem
 from loosely.client.resources import (
     Job,
-    ListedJobs,
+    JobPage,
     Model,
     Timeline,
     UploadTarget,
@@ -57,12 +57,12 @@ def read_timeline(response: HttpResponse) -> Timeline:
     return timeline
 
 
-def read_job_page(response: HttpResponse) -> ListedJobs:
+def read_job_page(response: HttpResponse) -> JobPage:
     """Return the page of jobs in a response.
 
     Raises UnexpectedAnswer if the body is not a page of jobs.
     """
-    page = ListedJobs.from_body(response.body)
+    page = JobPage.from_body(response.body)
     if page is None:
         raise _unexpected(response, "a list of jobs")
     return page

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -63,7 +64,7 @@ class StatusDisplay:
         self.freeze()
         if not self._is_stop_announced:
             # Print on a new line, because the terminal has just echoed ^C.
-            self._console.print("\nStopping all components. Press Ctrl-C again to kill them.")
+            self._print_line("\nStopping all components. Press Ctrl-C again to kill them.", "")
         self._is_stop_announced = True
 
     def show(self, event: events.PartEvent) -> None:
@@ -96,6 +97,40 @@ class StatusDisplay:
                 self._print(part, f"{'killed' if is_killed else 'stopped'} after {seconds:.1f} s")
             case events.PoolScaled() | events.QueueCountsUnknown() | events.PartGivenUp():
                 self._show_pool(event)
+            case _:
+                self._show_failure(event)
+
+    def _show_failure(
+        self,
+        event: events.PartNotStarted
+        | events.PartFailing
+        | events.ModelSetAside
+        | events.ModelRestored,
+    ) -> None:
+        match event:
+            case events.PartNotStarted(part, reason, restart_in_seconds):
+                self._print(
+                    part,
+                    f"could not be started ({reason}); tries again in {restart_in_seconds:.1f} s",
+                    style="red",
+                )
+            case events.PartFailing(part, death_count, log_lines):
+                self._print(
+                    part,
+                    f"died {death_count} times before it was ready; the other components keep "
+                    "running; the last lines of its log:",
+                    style="red",
+                )
+                for line in log_lines:
+                    self._print(part, f"  {line}")
+            case events.ModelSetAside(part, model, reason):
+                self._print(
+                    part,
+                    f"the model {model} is set aside, the others are served: {reason}",
+                    style="red",
+                )
+            case events.ModelRestored(part, model):
+                self._print(part, f"the model {model} is served again", style="green")
 
     def _show_pool(
         self, event: events.PoolScaled | events.QueueCountsUnknown | events.PartGivenUp
@@ -109,11 +144,25 @@ class StatusDisplay:
             case events.PartGivenUp(part, reason):
                 self._print(part, f"could not be started: {reason}", style="red")
 
+    def show_disk_problem(self, problem: str) -> None:
+        """Print the problem with the disk.
+
+        If ``problem`` is empty, print that the data directory can be written again.
+        """
+        if problem:
+            text = f"{problem}; all components keep running, but no job is accepted for now"
+            self._print_line(f"  {text}", "red")
+        else:
+            self._print_line("  the data directory can be written again", "green")
+
     def _print(self, part: Part, *texts: str, style: str = "") -> None:
-        name = part.name.ljust(self._width)
-        self._console.print(
-            Text(f"  {name}  " + "  ".join(texts), style=style), soft_wrap=True, highlight=False
-        )
+        self._print_line(f"  {part.name.ljust(self._width)}  " + "  ".join(texts), style)
+
+    def _print_line(self, line: str, style: str) -> None:
+        # The output may be a file on a full disk, or a pipe whose reader has ended. Such an error
+        # must not end the supervision.
+        with suppress(OSError):
+            self._console.print(Text(line, style=style), soft_wrap=True, highlight=False)
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
@@ -154,7 +203,8 @@ def show_usage(
     lines += [f"Logs       {logs}", "Ctrl-C stops all components."]
     for line in lines:
         # Do not wrap the lines, because users copy them.
-        console.print(Text(line), soft_wrap=True)
+        with suppress(OSError):
+            console.print(Text(line), soft_wrap=True)
 
 
 def _curl_command(url: str, picture: Path) -> str:

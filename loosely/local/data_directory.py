@@ -7,17 +7,19 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from loosely.local import events
-from loosely.local.errors import DataDirectoryInUse
+from loosely.local.errors import DataDirectoryInUse, DataDirectoryUnusable
 from loosely.local.parts import Part
 
 _OWNER_ONLY = 0o600
 _OTHERS = 0o077
 _REPLY_TOKEN_KEY_BYTES = 32
+# The local services use the same limit. With less free space, they cannot store a job.
+_MIN_FREE_BYTES = 256 * 1024
 
 
 @contextmanager
@@ -28,9 +30,11 @@ def lock_directory(directory: Path) -> Iterator[None]:
 
     Raises:
         DataDirectoryInUse: Another `loosely up` has locked ``directory``.
+        DataDirectoryUnusable: ``directory`` cannot be created or written.
     """
-    _make_private(directory)
-    descriptor = os.open(directory / "up.lock", os.O_RDWR | os.O_CREAT, _OWNER_ONLY)
+    with _reporting(directory):
+        _make_private(directory)
+        descriptor = os.open(directory / "up.lock", os.O_RDWR | os.O_CREAT, _OWNER_ONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -40,8 +44,9 @@ def lock_directory(directory: Path) -> Iterator[None]:
                 f"another `loosely up` (process {owner or 'unknown'}) uses {directory}\n"
                 "stop it, or use another directory: loosely up --data DIR --port PORT"
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+        with _reporting(directory):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
         yield
     finally:
         os.close(descriptor)
@@ -63,23 +68,60 @@ def reply_token_key(directory: Path) -> str:
 
     The first call creates the key and stores it in ``directory``. Therefore the gateway accepts
     replies to earlier jobs after a restart.
+
+    Raises:
+        DataDirectoryUnusable: The key cannot be stored or read.
     """
     path = directory / "reply-token.key"
-    if not path.exists():
-        key = base64.b64encode(secrets.token_bytes(_REPLY_TOKEN_KEY_BYTES)).decode()
-        _write_private(path, key)
-    return path.read_text("ascii").strip()
+    with _reporting(directory):
+        if not path.exists():
+            key = base64.b64encode(secrets.token_bytes(_REPLY_TOKEN_KEY_BYTES)).decode()
+            _write_private(path, key)
+        return path.read_text("ascii").strip()
+
+
+def find_disk_problem(directory: Path) -> str:
+    """Return why nothing can be written to ``directory``, or an empty string if nothing is wrong.
+
+    The function writes nothing. It only checks the free space, and whether the directory exists.
+    """
+    try:
+        disk = os.statvfs(directory)
+    except OSError as error:
+        return f"{directory} cannot be read: {error.strerror}"
+    free_bytes = disk.f_bavail * disk.f_frsize
+    # Some file systems report no blocks at all.
+    if disk.f_blocks and free_bytes < _MIN_FREE_BYTES:
+        return f"the disk of {directory} is full: {free_bytes} bytes are free"
+    return ""
+
+
+@contextmanager
+def _reporting(directory: Path) -> Iterator[None]:
+    """Raise DataDirectoryUnusable if the ``with`` block raises OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise DataDirectoryUnusable(
+            f"the data directory {directory} cannot be used: {error.strerror or error}\n"
+            "make space, or use another directory: loosely up --data DIR"
+        ) from error
 
 
 def _write_private(path: Path, text: str) -> None:
     """Write a file atomically. Only the file's owner can read it."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OWNER_ONLY)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OWNER_ONLY)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +153,9 @@ class RunningSystem:
     @staticmethod
     def remove(directory: Path) -> None:
         """Remove the file `up.json` if it exists. The caller must ensure that no component runs."""
-        _state_file(directory).unlink(missing_ok=True)
+        # If the disk is read-only, the file stays. It names a process that has ended.
+        with suppress(OSError):
+            _state_file(directory).unlink(missing_ok=True)
 
     @classmethod
     def read(cls, directory: Path) -> "RunningSystem | None":
@@ -142,6 +186,9 @@ class StateWriter:
 
     The file is not written before every component has been started. A component that has died
     stays in the file, with ``ready`` false. A component that was stopped is removed from the file.
+
+    If the file cannot be written, for example because the disk is full, `problem` says why, and the
+    next call of `apply` or `write` tries again.
     """
 
     def __init__(self, directory: Path, logs: Path, url: str, parts: Sequence[Part]) -> None:
@@ -152,6 +199,9 @@ class StateWriter:
         self._order = {part.name: index for index, part in enumerate(parts)}
         self._parts: dict[str, RunningPart] = {}
         self._is_complete = False
+        self._is_written = True
+        #: Why the file is not up to date; an empty string if the file is up to date.
+        self.problem = ""
 
     def apply(self, event: events.PartEvent) -> None:
         """Write the change that ``event`` reports to `up.json`."""
@@ -169,12 +219,22 @@ class StateWriter:
             case _:
                 return
         self._is_complete = self._is_complete or self._order.keys() <= self._parts.keys()
-        if self._is_complete:
-            # Keep the order of the table of components, not the order in which the processes
-            # started.
-            names = sorted(self._parts, key=lambda name: self._order.get(name, len(self._order)))
-            parts = {name: self._parts[name] for name in names}
+        self._is_written = not self._is_complete
+        self.write()
+
+    def write(self) -> None:
+        """Write `up.json` if the file is not up to date."""
+        if self._is_written:
+            return
+        # Keep the order of the table of components, not the order in which the processes started.
+        names = sorted(self._parts, key=lambda name: self._order.get(name, len(self._order)))
+        parts = {name: self._parts[name] for name in names}
+        try:
             RunningSystem(os.getpid(), self._url, parts).write(self._directory)
+        except OSError as error:
+            self.problem = f"{_state_file(self._directory)} cannot be written: {error.strerror}"
+        else:
+            self._is_written, self.problem = True, ""
 
     def _set_ready(self, part: Part, *, is_ready: bool) -> None:
         if part.name in self._parts:

@@ -5,8 +5,9 @@ UpError
 ├── UnknownPart            --only or --without names an unknown component       exit 2
 ├── PortBusy               another process listens on a port that is needed     exit 98
 ├── DataDirectoryInUse     another `loosely up` uses the data directory         exit 98
+├── DataDirectoryUnusable  the data directory cannot be written                 exit 1
 ├── PreparationFailed      a file that a component reads cannot be made         exit 1
-└── PartFailed             a component does not become ready                    exit 1
+└── PartFailed             the settings of a component are invalid              exit 1
     └── PartPortBusy       another process took a component's port              exit 98
 """
 
@@ -46,12 +47,16 @@ class DataDirectoryInUse(UpError):
     exit_code = PORT_BUSY_EXIT_CODE
 
 
+class DataDirectoryUnusable(UpError):
+    """The data directory cannot be written, for example because the disk is full."""
+
+
 class PreparationFailed(UpError):
     """The command that makes a file for a component has failed."""
 
 
 class PartFailed(UpError):
-    """A component did not become ready in time, or died too often before it was ready."""
+    """A component refuses its settings, so another start would fail in the same way."""
 
 
 class PartPortBusy(PartFailed):

@@ -53,6 +53,44 @@ class PartDied:
 
 
 @dataclass(frozen=True, slots=True)
+class PartNotStarted:
+    """The component's process could not be started. The start will be repeated."""
+
+    part: Part
+    reason: str
+    restart_in_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PartFailing:
+    """The component dies repeatedly before it is ready. It is still restarted.
+
+    ``death_count`` is the number of deaths in a row. ``log_lines`` are the last lines of the log.
+    """
+
+    part: Part
+    death_count: int
+    log_lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSetAside:
+    """A worker cannot load a model, for the given reason, and serves its other models."""
+
+    part: Part
+    model: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRestored:
+    """A worker has loaded a model that it had set aside."""
+
+    part: Part
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class PartStopping:
     """The component is being stopped."""
 
@@ -108,6 +146,10 @@ PartEvent = (
     | PartReady
     | PartSlow
     | PartDied
+    | PartNotStarted
+    | PartFailing
+    | ModelSetAside
+    | ModelRestored
     | PartStopping
     | PartStopped
     | PartGivenUp

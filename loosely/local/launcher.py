@@ -68,7 +68,7 @@ class Launcher:
         """Run the command that makes a file for ``part``.
 
         Raises:
-            PreparationFailed: The command failed or took too long.
+            PreparationFailed: The command failed or took too long, or its output cannot be stored.
         """
         command = _describe(preparation.command)
         process = await asyncio.create_subprocess_exec(
@@ -95,8 +95,23 @@ class Launcher:
             raise PreparationFailed(
                 f"{part.name}: `{command}` failed:\n" + errors.decode("utf-8", "replace").strip()
             )
-        preparation.output.parent.mkdir(parents=True, exist_ok=True)
-        preparation.output.write_bytes(output)
+        try:
+            _store(preparation.output, output)
+        except OSError as error:
+            raise PreparationFailed(
+                f"{part.name}: {preparation.output} cannot be written: {error.strerror}"
+            ) from error
+
+
+def _store(path: Path, content: bytes) -> None:
+    """Write a file unless it already has this content.
+
+    So a file that an earlier start has written needs no space on a full disk.
+    """
+    if path.is_file() and path.read_bytes() == content:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
 
 
 def _wrap(command: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ The component itself writes to the file, so its output is not lost when the comp
 
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +27,11 @@ class PartLog:
 
     def rotate(self) -> None:
         """Rename the log of the previous `loosely up` to ``NAME.log.1``."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
-            self.path.replace(self._previous)
+        # If this fails, the new output is appended to the old log.
+        with suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists():
+                self.path.replace(self._previous)
 
     def open(self) -> int:
         """Open the log for a new process, and return the file descriptor.
@@ -36,8 +39,15 @@ class PartLog:
         The caller must close the descriptor. `tail` returns only lines that are written after this
         call. The log is open in append mode, because `limit_size` may truncate the log while the
         process writes to it.
+
+        If the log cannot be opened, for example because the disk is full, the returned descriptor
+        discards the output, so that the process can start.
         """
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        except OSError:
+            self._run_starts_at = 0
+            return os.open(os.devnull, os.O_WRONLY)
         self._run_starts_at = os.fstat(descriptor).st_size
         return descriptor
 
@@ -46,22 +56,31 @@ class PartLog:
 
         A log that is larger than the limit is copied to ``NAME.log.1`` and then truncated. The
         component keeps the file open, so lines that it writes between the copy and the truncation
-        are lost.
+        are lost. If the disk has no space for the copy, the log is truncated without a copy.
         """
-        if not self.path.exists() or self.path.stat().st_size <= self.limit_bytes:
+        try:
+            if self.path.stat().st_size <= self.limit_bytes:
+                return
+        except OSError:
             return
-        shutil.copyfile(self.path, self._previous)
-        os.truncate(self.path, 0)
+        try:
+            shutil.copyfile(self.path, self._previous)
+        except OSError:
+            with suppress(OSError):
+                self._previous.unlink(missing_ok=True)
+        with suppress(OSError):
+            os.truncate(self.path, 0)
         self._run_starts_at = 0
 
     def tail(self, count: int) -> list[str]:
         """Return the last ``count`` non-blank lines of the component's latest process."""
-        if not self.path.exists():
+        try:
+            with self.path.open("rb") as log:
+                size = log.seek(0, os.SEEK_END)
+                log.seek(max(self._run_starts_at, size - _TAIL_BYTES))
+                text = log.read(_TAIL_BYTES).decode("utf-8", "replace")
+        except OSError:
             return []
-        with self.path.open("rb") as log:
-            size = log.seek(0, os.SEEK_END)
-            log.seek(max(self._run_starts_at, size - _TAIL_BYTES))
-            text = log.read(_TAIL_BYTES).decode("utf-8", "replace")
         lines = [line.rstrip() for line in text.splitlines() if line.strip()]
         return ["".join(c if c.isprintable() else "·" for c in line) for line in lines[-count:]]
 

@@ -43,6 +43,8 @@ class Part:
     ports: Mapping[str, int]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     preparation: Preparation | None = None
+    #: A page that returns the state of the component's models as JSON, if it runs models.
+    models: Probe | None = None
     #: How many seconds a stop may take before the component is killed.
     drain_seconds: float = 10.0
 
@@ -60,7 +62,7 @@ class SystemSettings:
     catalogue: Path | None = None
     #: Options of the durable engine for the Functions host.
     engine_options: tuple[str, ...] = ()
-    #: Host names that the local services answer besides the loopback names.
+    #: Host names, besides the loopback names, for which the local services answer requests.
     allowed_hosts: tuple[str, ...] = ()
 
     @property
@@ -202,7 +204,9 @@ def _worker(settings: SystemSettings, name: str = "worker", port: int | None = N
         summary="PyTorch worker",
         address=f"http://{_HOST}:{port}/ready",
         command=_python("worker"),
-        probe=Probe(port, "/ready"),
+        # A worker that has set a broken model aside and serves the others is ready here.
+        probe=Probe(port, "/started"),
+        models=Probe(port, "/ready", status=None),
         ports={"worker health": port},
         environment={
             "SERVICE_BUS": settings.service_bus_connection,

@@ -5,6 +5,7 @@ Therefore a probe of a component that does not listen yet must use little proces
 """
 
 import asyncio
+import json
 from dataclasses import dataclass
 
 _HOST = "127.0.0.1"
@@ -12,6 +13,7 @@ _FIRST_PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 0.05
 _ANSWER_TIMEOUT_SECONDS = 5.0
 _MAX_STATUS_LINE_BYTES = 1024
+_MAX_DOCUMENT_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +46,40 @@ async def is_ready(probe: Probe) -> bool:
     return probe.status is None or status == probe.status
 
 
+async def get_json(probe: Probe) -> object:
+    """Send the probe once, and return the JSON document of the response, whatever its status.
+
+    Returns ``None`` if there is no response or if it is not JSON.
+    """
+    try:
+        async with asyncio.timeout(_ANSWER_TIMEOUT_SECONDS):
+            reader, writer = await asyncio.open_connection(_HOST, probe.port)
+            try:
+                writer.write(_request(probe))
+                response = await reader.read(_MAX_DOCUMENT_BYTES)
+                while more := await reader.read(_MAX_DOCUMENT_BYTES - len(response)):
+                    response += more
+            finally:
+                writer.close()
+        document: object = json.loads(response.partition(b"\r\n\r\n")[2])
+    except (OSError, TimeoutError, ValueError, RecursionError):
+        return None
+    return document
+
+
+def _request(probe: Probe) -> bytes:
+    return (
+        f"GET {probe.path} HTTP/1.1\r\n"
+        f"Host: {_HOST}:{probe.port}\r\n"
+        "Accept: */*\r\nConnection: close\r\n\r\n"
+    ).encode("ascii")
+
+
 async def _get_status(probe: Probe) -> int | None:
     """Send the probe, and return the HTTP status or ``None`` if the response is not HTTP."""
     reader, writer = await asyncio.open_connection(_HOST, probe.port, limit=_MAX_STATUS_LINE_BYTES)
     try:
-        writer.write(
-            f"GET {probe.path} HTTP/1.1\r\n"
-            f"Host: {_HOST}:{probe.port}\r\n"
-            "Accept: */*\r\nConnection: close\r\n\r\n".encode("ascii")
-        )
+        writer.write(_request(probe))
         try:
             line = await reader.readuntil(b"\r\n")
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):

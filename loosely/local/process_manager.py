@@ -17,25 +17,31 @@ from loosely.local.errors import (
 from loosely.local.launcher import Launcher
 from loosely.local.logs import PartLog
 from loosely.local.parts import Part
-from loosely.local.probe import wait_until_ready
+from loosely.local.probe import Probe, get_json, wait_until_ready
 from loosely.local.reaper import kill_group
 
 _SHOWN_LOG_LINES = 12
+_MODELS_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class StartLimits:
-    """The limits on the start of a component that has never been ready.
+    """The limits on the start of a component.
+
+    A component that dies or is slow is always restarted or awaited, and does not end the system.
 
     Attributes:
-        max_deaths: If the component dies this number of times, it is not restarted.
-        slow_after_seconds: If the component is not ready after this time, the user is informed.
-        ready_within_seconds: If the component is not ready after this time, its start has failed.
+        failing_deaths: If the component dies this number of times in a row before it is ready, the
+            user is informed, and the restarts become slower.
+        permanent_deaths: If the component refuses its settings or its port this number of times in
+            a row and has never been ready, it is not restarted.
+        slow_after_seconds: If the component is not ready after this time, the user is informed. The
+            user is informed again whenever the waiting time has doubled.
     """
 
-    max_deaths: int = 3
+    failing_deaths: int = 3
+    permanent_deaths: int = 2
     slow_after_seconds: float = 20.0
-    ready_within_seconds: float = 180.0
 
 
 @dataclass(slots=True)
@@ -43,23 +49,28 @@ class RestartBackoff:
     """The delays before a component is restarted.
 
     The delay doubles after each short run, and is reset after a long run. The first delay is short,
-    so that a killed worker is soon replaced.
+    so that a killed worker is soon replaced. A component that repeatedly fails at its start has a
+    higher limit.
     """
 
     first_seconds: float = 0.1
     limit_seconds: float = 5.0
+    failing_limit_seconds: float = 15.0
     reset_after_seconds: float = 60.0
     _next_seconds: float = 0.0
 
-    def next_delay(self, uptime_seconds: float) -> float:
+    def next_delay(self, uptime_seconds: float, *, is_failing: bool = False) -> float:
         """Return the number of seconds to wait before the next restart.
 
-        ``uptime_seconds`` is how many seconds the component ran before it died.
+        Args:
+            uptime_seconds: How many seconds the component ran before it died.
+            is_failing: Whether the component repeatedly fails at its start.
         """
         if uptime_seconds >= self.reset_after_seconds:
             self._next_seconds = 0.0
-        delay_seconds = self._next_seconds or self.first_seconds
-        self._next_seconds = min(delay_seconds * 2, self.limit_seconds)
+        limit_seconds = self.failing_limit_seconds if is_failing else self.limit_seconds
+        delay_seconds = min(self._next_seconds or self.first_seconds, limit_seconds)
+        self._next_seconds = delay_seconds * 2
         return delay_seconds
 
 
@@ -80,21 +91,33 @@ class ProcessManager:
     #: Set when the component is ready for the first time, and never cleared.
     has_been_ready: asyncio.Event = field(default_factory=asyncio.Event)
     _is_stopping: bool = False
-    _deaths: int = 0
+    #: Deaths in a row, each before the component was ready.
+    _early_deaths: int = 0
+    #: Refusals of the settings or of the port in a row.
+    _refusals: int = 0
     _process: Process | None = None
+    _broken_models: dict[str, str] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Start the component, and restart it when it dies, until `stop` is called.
 
         Raises:
             PreparationFailed: A file that the component reads cannot be made.
-            PartFailed: The component does not become ready.
+            PartFailed: The component refuses its settings or its port, and has never been ready.
         """
         if self.part.preparation is not None:
             await self.launcher.prepare(self.part, self.part.preparation)
         while True:
             started_at = self.clock()
-            self._process = process = await self.launcher.launch(self.part, self.log)
+            try:
+                self._process = process = await self.launcher.launch(self.part, self.log)
+            except OSError as error:
+                # For example, the machine does not have enough memory for another process.
+                delay_seconds = self.backoff.next_delay(0.0)
+                reason = error.strerror or str(error)
+                self.notify(events.PartNotStarted(self.part, reason, delay_seconds))
+                await asyncio.sleep(delay_seconds)
+                continue
             self.notify(events.PartStarted(self.part, process.pid))
             try:
                 await self._wait_for_end(process, started_at)
@@ -106,8 +129,14 @@ class ProcessManager:
             exit_code = process.returncode
             assert exit_code is not None
             self._count_death(exit_code)
-            delay_seconds = self.backoff.next_delay(self.clock() - started_at)
+            is_failing = self._early_deaths >= self.limits.failing_deaths
+            delay_seconds = self.backoff.next_delay(
+                self.clock() - started_at, is_failing=is_failing
+            )
             self.notify(events.PartDied(self.part, exit_code, self.log.last_line(), delay_seconds))
+            if self._early_deaths == self.limits.failing_deaths:
+                lines = tuple(self.log.tail(_SHOWN_LOG_LINES))
+                self.notify(events.PartFailing(self.part, self._early_deaths, lines))
             await asyncio.sleep(delay_seconds)
 
     async def stop(self, run: "asyncio.Task[None]", kill: asyncio.Event) -> None:
@@ -147,70 +176,77 @@ class ProcessManager:
     async def _wait_for_end(self, process: Process, started_at: float) -> None:
         """Wait until ``process`` has ended. Meanwhile, report when the component becomes ready."""
         ended = asyncio.create_task(process.wait())
-        ready = asyncio.create_task(self._wait_until_ready(started_at))
+        watches = [asyncio.create_task(self._wait_until_ready(started_at))]
+        if self.part.models is not None:
+            watches.append(asyncio.create_task(self._watch_models(self.part.models)))
+        self._early_deaths += 1  # reset when the component is ready
         try:
-            await asyncio.wait([ended, ready], return_when=asyncio.FIRST_COMPLETED)
-            if not ended.done():
-                await ready
             await ended
         except BaseException:
-            # The component was given up or this task was cancelled, so kill the process.
+            # This task was cancelled, so kill the process.
             kill_group(process.pid)
             await asyncio.shield(ended)
             raise
         finally:
-            ready.cancel()
-            await asyncio.gather(ready, return_exceptions=True)
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
 
     async def _wait_until_ready(self, started_at: float) -> None:
-        """Probe the component until it is ready, and report a slow start.
-
-        Raises:
-            PartFailed: The component was never ready, and is not ready after
-                ``ready_within_seconds``.
-        """
+        """Probe the component until it is ready, and report a slow start."""
         probing = asyncio.create_task(wait_until_ready(self.part.probe))
+        patience_seconds = self.limits.slow_after_seconds
         try:
-            await asyncio.wait([probing], timeout=self.limits.slow_after_seconds)
-            if not probing.done():
+            while True:
+                left_seconds = patience_seconds - (self.clock() - started_at)
+                await asyncio.wait([probing], timeout=max(left_seconds, 0.0))
+                if probing.done():
+                    break
                 seconds = self.clock() - started_at
                 self.notify(events.PartSlow(self.part, seconds, self.log.last_line()))
-                left_seconds = self.limits.ready_within_seconds - seconds
-                await asyncio.wait([probing], timeout=max(left_seconds, 0.0))
-            if not probing.done() and not self.has_been_ready.is_set():
-                limit_seconds = self.limits.ready_within_seconds
-                raise PartFailed(self._with_log(f"is not ready after {limit_seconds:g} s"))
-            await probing
+                patience_seconds *= 2
         finally:
             probing.cancel()
         seconds, is_restart = self.clock() - started_at, self.has_been_ready.is_set()
+        self._early_deaths = self._refusals = 0
         self.notify(events.PartReady(self.part, seconds, is_restart))
         self.has_been_ready.set()
 
+    async def _watch_models(self, page: Probe) -> None:
+        """Report when the component sets a model aside, and when it has loaded the model."""
+        while True:
+            broken, served = _read_models(await get_json(page))
+            for model, reason in broken.items():
+                if self._broken_models.get(model) != reason:
+                    self._broken_models[model] = reason
+                    self.notify(events.ModelSetAside(self.part, model, reason))
+            # After a restart, the page shows a model as neither broken nor loaded until its first
+            # load has ended. So only a loaded model is reported as restored.
+            for model in sorted(self._broken_models.keys() & served):
+                del self._broken_models[model]
+                self.notify(events.ModelRestored(self.part, model))
+            await asyncio.sleep(_MODELS_SECONDS)
+
     def _count_death(self, exit_code: int) -> None:
-        """Count the death of a component if it has never been ready.
+        """Count the refusals of a component that has never been ready.
+
+        One refusal is not enough, because the code of a model may end a worker with any exit code.
 
         Raises:
-            PartFailed: The component died too often, its settings are invalid, or its port is in
-                use.
+            PartFailed: The component has refused its settings or its port too often.
         """
-        if self.has_been_ready.is_set():
+        if self.has_been_ready.is_set() or exit_code not in {PORT_BUSY_EXIT_CODE, USAGE_EXIT_CODE}:
+            self._refusals = 0
             return
-        self._deaths += 1
+        self._refusals += 1
+        if self._refusals < self.limits.permanent_deaths:
+            return
         exit_text = events.describe_exit(exit_code)
         if exit_code == PORT_BUSY_EXIT_CODE:
             raise PartPortBusy(
                 self._with_log(f"could not listen on its port, which is taken ({exit_text})")
             )
-        if exit_code == USAGE_EXIT_CODE:
-            # The component would refuse the same settings again.
-            raise PartFailed(
-                self._with_log(f"ended because its settings are invalid ({exit_text})")
-            )
-        if self._deaths >= self.limits.max_deaths:
-            raise PartFailed(
-                self._with_log(f"died {self._deaths} times before it was ready ({exit_text})")
-            )
+        raise PartFailed(self._with_log(f"ended because its settings are invalid ({exit_text})"))
 
     def _with_log(self, what: str) -> str:
         lines = "\n".join(f"  {line}" for line in self.log.tail(_SHOWN_LOG_LINES))
@@ -218,3 +254,22 @@ class ProcessManager:
             f"{self.part.name} {what}; the last lines of its log {self.log.path}:\n"
             f"{lines or '  (empty)'}"
         )
+
+
+def _read_models(document: object) -> tuple[dict[str, str], set[str]]:
+    """Return the models that a worker has set aside with their reasons, and the loaded models.
+
+    ``document`` is the JSON document that the worker returns about its models. Both results are
+    empty if the document has another format.
+    """
+    match document:
+        case {"models": dict(models)}:
+            states = {str(name): state for name, state in models.items() if isinstance(state, dict)}
+        case _:
+            states = {}
+    broken = {
+        name: f"{problem.get('detail')} ({problem.get('code')})"
+        for name, state in states.items()
+        if state.get("set_aside") and isinstance(problem := state.get("problem"), dict)
+    }
+    return broken, {name for name, state in states.items() if state.get("loaded")}

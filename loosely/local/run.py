@@ -13,7 +13,12 @@ from rich.console import Console
 
 from loosely.local import events
 from loosely.local.console import StatusDisplay, show_usage
-from loosely.local.data_directory import RunningSystem, StateWriter, lock_directory
+from loosely.local.data_directory import (
+    RunningSystem,
+    StateWriter,
+    find_disk_problem,
+    lock_directory,
+)
 from loosely.local.launcher import Launcher
 from loosely.local.logs import PartLog
 from loosely.local.parts import Part
@@ -103,7 +108,7 @@ async def _supervise(plan: RunPlan, console: Console) -> int:
                 from loosely.local.worker_pool import WorkerPool  # noqa: PLC0415
 
                 processes.append(WorkerPool(plan.worker_pool, manage, notify))
-            supervisor = SystemSupervisor(processes)
+            supervisor = SystemSupervisor(processes, DiskWatch(plan.data, state, display).check)
             _stop_on_signals(supervisor, display)
             usage = asyncio.create_task(
                 _show_usage_when_ready(supervisor, display, plan, console, started_at)
@@ -116,6 +121,24 @@ async def _supervise(plan: RunPlan, console: Console) -> int:
     finally:
         reaper.close()
     return _KILLED_EXIT_CODE if supervisor.is_killed else 0
+
+
+class DiskWatch:
+    """Reports when the data directory cannot be written, and when it can be written again."""
+
+    def __init__(self, directory: Path, state: StateWriter, display: StatusDisplay) -> None:
+        self._directory = directory
+        self._state = state
+        self._display = display
+        self._is_reported = False
+
+    def check(self) -> None:
+        """Write `up.json` if an earlier attempt failed. Report a change of the disk's state."""
+        self._state.write()
+        problem = find_disk_problem(self._directory) or self._state.problem
+        if bool(problem) != self._is_reported:
+            self._is_reported = bool(problem)
+            self._display.show_disk_problem(problem)
 
 
 def _make_manager(

@@ -1,10 +1,10 @@
 """Start all components at the same time, keep them running, and stop them in order."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-_LOG_CHECK_SECONDS = 5.0
+_DISK_CHECK_SECONDS = 2.0
 
 
 class SupervisedProcess(Protocol):
@@ -32,8 +32,17 @@ class SystemSupervisor:
     stopped in reverse order.
     """
 
-    def __init__(self, processes: Sequence[SupervisedProcess]) -> None:
+    def __init__(
+        self, processes: Sequence[SupervisedProcess], check_disk: Callable[[], None] = lambda: None
+    ) -> None:
+        """Create the supervisor.
+
+        Args:
+            processes: The processes to run.
+            check_disk: A function that is called every few seconds.
+        """
         self._processes = processes
+        self._check_disk = check_disk
         self._stop = asyncio.Event()
         self._kill = asyncio.Event()
 
@@ -61,7 +70,7 @@ class SystemSupervisor:
         """
         runs = [asyncio.create_task(process.run()) for process in self._processes]
         stop = asyncio.create_task(self._stop.wait())
-        logs = asyncio.create_task(self._limit_logs())
+        logs = asyncio.create_task(self._watch_disk())
         try:
             await asyncio.wait([stop, logs, *runs], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -83,8 +92,9 @@ class SystemSupervisor:
             if not run.done():
                 await process.stop(run, self._kill)
 
-    async def _limit_logs(self) -> None:
+    async def _watch_disk(self) -> None:
         while True:
-            await asyncio.sleep(_LOG_CHECK_SECONDS)
+            await asyncio.sleep(_DISK_CHECK_SECONDS)
             for process in self._processes:
                 process.limit_logs()
+            self._check_disk()

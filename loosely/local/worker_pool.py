@@ -12,7 +12,7 @@ import httpx
 from loosely.capacity.autoscaler import Scaler
 from loosely.capacity.scaling import ScaledObject
 from loosely.local import events
-from loosely.local.errors import PartFailed, PartPortBusy
+from loosely.local.errors import PartFailed, PartPortBusy, PortBusy
 from loosely.local.parts import Part
 from loosely.local.ports import next_free
 from loosely.local.process_manager import ProcessManager
@@ -162,7 +162,7 @@ class WorkerPool:
         """Adjust the number of workers to the queues until this task is cancelled.
 
         Raises:
-            UpError: No worker becomes ready, or no port is free for a new worker.
+            UpError: The workers refuse their settings, and no worker has ever been ready.
         """
         scaling = self._plan.scaling
         scaler = Scaler(scaling, self._clock(), replicas=scaling.min_replica_count)
@@ -204,8 +204,12 @@ class WorkerPool:
         counts = await self._count_messages()
         wanted = scaler.step(self._clock(), counts)
         surplus = len(self._active) - wanted
-        for _ in range(-surplus):
-            self._start_worker()
+        try:
+            for _ in range(-surplus):
+                self._start_worker()
+        except PortBusy as error:
+            # No port is free for another worker. The running workers continue.
+            self._notify(events.PartGivenUp(self._plan.part, str(error)))
         if surplus > 0:
             await self._stop_idle(surplus)
         size = len(self._active)

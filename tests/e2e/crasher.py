@@ -1,11 +1,11 @@
-"""A model that kills its worker, as a segmentation fault in a driver does."""
+"""A model that ends its worker by a signal or by an exit, as a faulty driver or library does."""
 
 import os
 import signal
 
 
 class Infer:
-    """Kill the worker on the input `die`, and return any other input."""
+    """Kill the worker on the input `die`, exit on `exit N`, and return any other input."""
 
     accepts = "bytes"
 
@@ -15,4 +15,7 @@ class Infer:
     def __call__(self, batch: list[bytes]) -> list[object]:
         if b"die" in batch:
             os.kill(os.getpid(), signal.SIGKILL)
+        for item in batch:
+            if item.startswith(b"exit "):
+                os._exit(int(item.split()[1]))
         return [{"echo": item.decode()} for item in batch]

@@ -48,8 +48,10 @@ class System:
         port: int | None = None,
         environment: Mapping[str, str] | None = None,
         options: tuple[str, ...] = (),
+        prefix: tuple[str, ...] = (),
     ) -> None:
         self.data = data
+        self._prefix = prefix
         self._options = options
         self._environment = environment or {}
         self._catalogue = catalogue
@@ -63,6 +65,22 @@ class System:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def visible_data(self) -> Path:
+        """The data directory as this process sees it.
+
+        If `prefix` starts the system in a mount namespace of its own, this is another path.
+        """
+        if not self._prefix:
+            return self.data
+        assert self._process is not None
+        return Path(f"/proc/{self._process.pid}/root{self.data}")
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether `loosely up` has ended."""
+        return self._process is None or self._process.poll() is not None
+
+    @property
     def service_bus(self) -> str:
         """The connection string of the local Service Bus."""
         return (
@@ -73,7 +91,8 @@ class System:
 
     def start(self) -> Self:
         """Start the system and wait until every component is ready."""
-        command = [sys.executable, "-m", "loosely", "up", "--port", str(self.port)]
+        command = [*self._prefix, sys.executable, "-m", "loosely", "up"]
+        command += ["--port", str(self.port)]
         command += ["--data", str(self.data), *self._options]
         for part in self._without:
             command += ["--without", part]
@@ -85,14 +104,15 @@ class System:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=output, stderr=output
             )
-        until(self._is_up, READY_SECONDS, "all components are ready")
+        until(self.is_up, READY_SECONDS, "all components are ready")
         return self
 
-    def _is_up(self) -> bool:
+    def is_up(self) -> bool:
+        """Return whether the file `up.json` says that all components are ready."""
         process = self._process
         if process is not None and process.poll() is not None:
             raise AssertionError(f"`up` ended with {process.returncode}: {self.output()[-2000:]}")
-        system = RunningSystem.read(self.data)
+        system = RunningSystem.read(self.visible_data)
         return system is not None and all(part.ready for part in system.parts.values())
 
     def output(self) -> str:
@@ -100,7 +120,7 @@ class System:
         return self._output.read_text("utf-8", "replace")
 
     def part(self, name: str) -> RunningPart:
-        system = RunningSystem.read(self.data)
+        system = RunningSystem.read(self.visible_data)
         assert system is not None, "the system is not running"
         return system.parts[name]
 

@@ -33,6 +33,7 @@ SOON_SECONDS = 8
 API_KEYS = {
     "owner": make_key("owner", "acme", ["jobs:read", "jobs:write", "admin"]),
     "reader": make_key("reader", "acme", ["jobs:read"]),
+    "watcher": make_key("watcher", "ops", ["ops:read"]),
     "stranger": make_key("stranger", "bolt"),
     "brisk": make_key("brisk", "bolt", rate_text="100/60"),
     "slow": make_key("slow", "bolt", rate_text="1/600"),

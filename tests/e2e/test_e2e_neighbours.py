@@ -104,7 +104,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 class Neighbour:
-    """A caller that sends one small job after the other, and measures how long each takes."""
+    """A caller that sends one small job after another, and measures how long each takes."""
 
     def __init__(self, system: System, model: str, data: bytes, media_type: str) -> None:
         self._send = partial(system.submit, model, data, media_type, prefer="wait=60")
@@ -112,7 +112,7 @@ class Neighbour:
         self.peak_bytes = 0
 
     def longest_seconds(self, until: Callable[[], bool], least: int) -> float:
-        """Send jobs until the condition is true, and at least `least` jobs."""
+        """Send at least `least` jobs, until `until` is true. Return the longest wait in seconds."""
         longest, count = 0.0, 0
         while count < least or not until():
             started = time.monotonic()
@@ -125,7 +125,7 @@ class Neighbour:
 
 
 def worker_memory_bytes(system: System) -> int:
-    """Return the proportional memory of the worker and of its decoder processes."""
+    """Return the memory of the worker and of its decoder processes, with shared pages once."""
     worker = psutil.Process(system.pid("worker"))
     total = 0
     for process in (worker, *worker.children(recursive=True)):
@@ -155,9 +155,10 @@ def upload(system: System, data: bytes, media_type: str) -> str:
 def statuses_of_attack(
     system: System, neighbour: Neighbour, attack: Sequence[Callable[[], httpx.Response]]
 ) -> list[int]:
-    """Send all requests of an attack at once; return their statuses.
+    """Send all requests of an attack at once, and return the statuses of the responses.
 
-    Meanwhile a neighbour must be served in time, and the worker must stay within its memory limit.
+    Check that the neighbour is served in time during the attack, and that the worker stays within
+    the memory limit of its pod.
     """
     alone = neighbour.longest_seconds(lambda: True, 10)
     with ThreadPoolExecutor(len(attack)) as threads:
@@ -172,14 +173,16 @@ def statuses_of_attack(
     return [each.result().status_code for each in sent]
 
 
-def test_small_pictures_are_served_beside_pictures_of_50_million_pixels(system: System) -> None:
+def test_pictures_of_50_million_pixels_do_not_delay_small_pictures(
+    system: System,
+) -> None:
     data = large_png()
     neighbour = Neighbour(system, "picture", SMALL_PICTURE, "image/png")
     attack = [partial(system.submit, "picture", data, "image/png", prefer="wait=120")] * 8
     assert statuses_of_attack(system, neighbour, attack) == [200] * 8
 
 
-def test_small_pictures_are_served_beside_jpegs_with_many_scans(system: System) -> None:
+def test_jpegs_with_many_scans_do_not_delay_small_pictures(system: System) -> None:
     many = jpeg_with_scans(Image.new("RGB", (2000, 2000)), 20_000)
     slow = jpeg_with_scans(Image.effect_noise((2000, 2000), 90).convert("RGB"), 80)
     neighbour = Neighbour(system, "picture", SMALL_PICTURE, "image/png")
@@ -191,7 +194,9 @@ def test_small_pictures_are_served_beside_jpegs_with_many_scans(system: System) 
     assert statuses[:3] == [422] * 3
 
 
-def test_small_recordings_are_served_beside_recordings_of_58_and_128_mb(system: System) -> None:
+def test_recordings_of_58_and_134_mb_do_not_delay_small_recordings(
+    system: System,
+) -> None:
     large = [wav(48_000, 16, 58_000_000)] * 3 + [wav(384_000, 8, 134_000_000)]
     uploads = [upload(system, data, "audio/wav") for data in large]
     neighbour = Neighbour(system, "sound", SMALL_SOUND, "audio/wav")
@@ -205,7 +210,7 @@ def test_small_recordings_are_served_beside_recordings_of_58_and_128_mb(system: 
 
 
 class SilentServer:
-    """Accepts connections, and answers none until it is closed."""
+    """Accepts connections, and sends nothing. `close` closes the connections."""
 
     def __init__(self) -> None:
         self._listening = socket.create_server(("127.0.0.1", 0))
@@ -233,7 +238,7 @@ class SilentServer:
             connection.close()
 
 
-def test_small_pictures_are_served_beside_inputs_from_slow_servers(system: System) -> None:
+def test_inputs_from_slow_servers_do_not_delay_small_pictures(system: System) -> None:
     server = SilentServer()
     neighbour = Neighbour(system, "picture", SMALL_PICTURE, "image/png")
     alone = neighbour.longest_seconds(lambda: True, 10)
@@ -256,7 +261,7 @@ def test_small_pictures_are_served_beside_inputs_from_slow_servers(system: Syste
     assert {system.final(job_id)["status"] for job_id in ids} == {"failed"}
 
 
-def test_small_inputs_are_served_after_all_attacks(system: System) -> None:
-    """The worker that has refused hostile inputs is still the same process."""
+def test_the_same_worker_process_serves_small_inputs_after_all_attacks(system: System) -> None:
+    """The hostile inputs of the earlier tests must not have killed the worker."""
     assert system.submit("picture", SMALL_PICTURE, "image/png", prefer="wait=60").status_code == 200
     assert "was killed" not in system.output()

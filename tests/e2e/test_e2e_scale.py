@@ -121,7 +121,7 @@ def test_a_long_low_priority_job_keeps_a_worker_running_until_the_job_ends(scale
     until(lambda: "sleep 5000" in ran.read_text(), 20, "the job runs")
     # As in Azure, the queue length includes locked messages. Otherwise the queue would
     # seem empty while a worker is busy.
-    until(lambda: queue_length(scaled) == 1, 3, "the running job is counted")
+    until(lambda: queue_length(scaled) == 1, 20, "the running job is counted")
     (name,) = workers.now()
     first = scaled.part(name).pid
     assert scaled.final(job_id)["status"] == "succeeded"

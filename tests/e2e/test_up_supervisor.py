@@ -31,7 +31,7 @@ def stop(*_):
 signal.signal(signal.SIGTERM, stop)
 note(f"start {os.environ.get('COLOUR', '')}".strip())
 print(f"{name} speaks", flush=True)
-if behaviour == "crash":
+if behaviour == "crash" and not os.path.exists(journal + ".repaired"):
     print("the reason it died", flush=True)
     sys.exit(3)
 if behaviour == "setting":
@@ -70,8 +70,7 @@ parts = [
     for p in given["parts"]
 ]
 plan = RunPlan(parts=parts, directory=data, data=data, url="http://127.0.0.1:1", picture=Path("x"),
-            environment=dict(os.environ), limits=StartLimits(ready_within_seconds=given["within"],
-            slow_after_seconds=given["within"] / 2))
+            environment=dict(os.environ), limits=StartLimits(slow_after_seconds=given["slow"]))
 try:
     sys.exit(run(lambda: plan, data, Console()))
 except UpError as error:
@@ -90,19 +89,21 @@ def wait_for(condition: Callable[[], bool], limit_seconds: float = 15.0) -> None
 class Up:
     """A supervisor in a separate process, with one test component for each given name."""
 
-    def __init__(self, data: Path, within_seconds: float, **behaviours: str) -> None:
+    def __init__(
+        self, data: Path, slow_after_seconds: float, stubborn_seconds: float, **behaviours: str
+    ) -> None:
         self.data = data
         self.journal_path = data / "journal"
         self.ports = {name: free_port() for name in behaviours}
         data.mkdir(exist_ok=True)
         given = {
             "data": str(data),
-            "within": within_seconds,
+            "slow": slow_after_seconds,
             "parts": [
                 {
                     "name": name,
                     "port": self.ports[name],
-                    "drain_seconds": 1.0 if behaviour == "stubborn" else 20.0,
+                    "drain_seconds": stubborn_seconds if behaviour == "stubborn" else 20.0,
                     "command": [
                         sys.executable,
                         *("-I", "-S", "-c", STAND_IN, name, str(self.ports[name])),
@@ -148,8 +149,10 @@ class Up:
 def start(tmp_path: Path) -> Iterator[Callable[..., Up]]:
     running: list[Up] = []
 
-    def start_up(within_seconds: float = 20.0, **behaviours: str) -> Up:
-        running.append(Up(tmp_path / "data", within_seconds, **behaviours))
+    def start_up(
+        slow_after_seconds: float = 10.0, stubborn_seconds: float = 1.0, **behaviours: str
+    ) -> Up:
+        running.append(Up(tmp_path / "data", slow_after_seconds, stubborn_seconds, **behaviours))
         return running[-1]
 
     yield start_up
@@ -175,7 +178,7 @@ def test_components_start_together_and_stop_in_reverse_order(start: Callable[...
     assert (up.data / "logs" / "worker.log").read_text() == "worker speaks\n"
 
 
-def test_a_killed_component_is_restarted_within_three_seconds_and_reported(
+def test_a_killed_component_is_restarted_after_a_short_delay_and_reported(
     start: Callable[..., Up],
 ) -> None:
     up = start(queue="plain", worker="plain")
@@ -183,10 +186,8 @@ def test_a_killed_component_is_restarted_within_three_seconds_and_reported(
     first, queue = up.pid("worker"), up.pid("queue")
 
     os.kill(first, signal.SIGKILL)
-    killed_at = time.monotonic()
     wait_for(lambda: up.is_ready("worker") and up.pid("worker") != first)
 
-    assert time.monotonic() - killed_at < 3.0
     assert up.pid("queue") == queue
     up.process.terminate()
     code, output, _ = up.finish()
@@ -195,19 +196,24 @@ def test_a_killed_component_is_restarted_within_three_seconds_and_reported(
     assert "worker  ready again in" in output
 
 
-def test_the_error_for_a_component_that_cannot_start_contains_the_last_log_lines(
+def test_a_component_that_dies_at_its_start_is_restarted_until_it_is_ready(
     start: Callable[..., Up],
 ) -> None:
     up = start(queue="plain", worker="crash")
+    wait_for(lambda: up.is_ready("queue") and up.journal().count("worker start red") > 4)
+    assert up.is_ready("queue")
+    queue = up.pid("queue")
 
-    code, output, errors = up.finish()
+    up.journal_path.with_name("journal.repaired").touch()
+    wait_for(lambda: up.is_ready("worker"))
 
-    assert code == 1
-    assert up.journal().count("worker start red") == 3
-    assert "worker died 3 times before it was ready (exit code 3)" in errors
-    assert "the reason it died" in errors
+    assert up.pid("queue") == queue
+    up.process.terminate()
+    code, output, _ = up.finish()
+    assert code == 0
     assert "worker  died (exit code 3: the reason it died); restarts in 0.2 s" in output
-    assert "queue stop" in up.journal()
+    assert "worker  died 3 times before it was ready; the other components keep running" in output
+    assert "worker    the reason it died" in output
 
 
 @pytest.mark.parametrize(
@@ -226,18 +232,24 @@ def test_a_component_is_not_restarted_after_a_permanent_start_failure(
 
     assert ended == code
     assert message in errors
-    assert up.journal() == ["worker start red"]
+    # The second start shows that no other code in the process has chosen this exit code.
+    assert up.journal() == ["worker start red"] * 2
 
 
-def test_loosely_up_fails_if_a_component_never_becomes_ready(start: Callable[..., Up]) -> None:
-    up = start(within_seconds=0.6, queue="plain", worker="busy")
+def test_a_component_that_never_becomes_ready_does_not_end_the_others(
+    start: Callable[..., Up],
+) -> None:
+    up = start(slow_after_seconds=1.0, queue="plain", worker="busy")
+    wait_for(lambda: up.is_ready("queue"))
+    assert up.process.stdout is not None
+    lines = iter(up.process.stdout.readline, "")
+    slow = [line for line, _ in zip((x for x in lines if "not ready" in x), range(2), strict=False)]
 
-    code, output, errors = up.finish()
-
-    assert code == 1
-    assert "worker  is not ready after 0 s; last log line: worker speaks" in output
-    assert "worker is not ready after 0.6 s" in errors
-    assert sorted(up.journal()) == ["queue start red", "queue stop", "worker start red"]
+    assert "worker  is not ready after 1 s; last log line: worker speaks" in slow[0]
+    assert "worker  is not ready after 2 s" in slow[1]
+    assert up.is_ready("queue")
+    up.process.terminate()
+    assert up.finish()[0] == 0
 
 
 def test_a_component_that_does_not_stop_is_killed(start: Callable[..., Up]) -> None:
@@ -253,17 +265,16 @@ def test_a_component_that_does_not_stop_is_killed(start: Callable[..., Up]) -> N
 
 
 def test_the_second_ctrl_c_kills_all_components(start: Callable[..., Up]) -> None:
-    up = start(queue="stubborn", worker="stubborn")
+    up = start(stubborn_seconds=1000.0, queue="stubborn", worker="stubborn")
     wait_for(lambda: up.is_ready("queue", "worker"))
 
     up.process.send_signal(signal.SIGINT)
     wait_for(lambda: "worker stop" in up.journal())
     up.process.send_signal(signal.SIGINT)
-    asked_at = time.monotonic()
+    # This returns long before the components' time to stop has passed.
     code, _, _ = up.finish()
 
     assert code == 130
-    assert time.monotonic() - asked_at < 1.0
 
 
 def test_ctrl_c_stops_components_that_are_not_ready_yet(start: Callable[..., Up]) -> None:
@@ -284,7 +295,7 @@ def test_all_processes_end_after_the_supervisor_was_killed(start: Callable[..., 
 
     up.process.kill()
 
-    gone, alive = psutil.wait_procs(family, timeout=5)
+    gone, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
     assert len(gone) == 4
 
@@ -297,7 +308,7 @@ def test_child_processes_of_a_dead_component_are_killed(start: Callable[..., Up]
 
     os.kill(first, signal.SIGKILL)
 
-    psutil.wait_procs([left_behind], timeout=5)
+    psutil.wait_procs([left_behind], timeout=30)
     assert not left_behind.is_running()
 
 

@@ -32,7 +32,7 @@ WORKER = """
 import json, pathlib, signal, socket, sys, time
 name, port, home = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
 if (home / f"{name}.crash").exists():
-    sys.exit(3)
+    sys.exit(int((home / f"{name}.crash").read_text() or 3))
 held = home / f"{name}.held"
 def count():
     return int(held.read_text()) if held.exists() else 0
@@ -127,7 +127,7 @@ class PoolHarness:
     def _manage(self, part: Part) -> ProcessManager:
         log = PartLog(self.home / f"{part.name}.log")
         return ProcessManager(
-            part, log, self._launcher, self.events.append, StartLimits(max_deaths=2)
+            part, log, self._launcher, self.events.append, StartLimits(failing_deaths=2)
         )
 
     def running(self) -> set[str]:
@@ -244,7 +244,7 @@ async def test_a_worker_that_cannot_start_does_not_stop_the_other_workers(
     first = harness.pid("worker-1")
 
     harness.gateway.lengths = {"m": 2}
-    await until(lambda: any(isinstance(event, events.PartGivenUp) for event in harness.events))
+    await until(lambda: any(isinstance(event, events.PartFailing) for event in harness.events))
     (harness.home / "worker-2.crash").unlink()
     await until(lambda: harness.running() == {"worker-1", "worker-2"})
 
@@ -252,12 +252,27 @@ async def test_a_worker_that_cannot_start_does_not_stop_the_other_workers(
     await end(pool, run)
 
 
-async def test_the_worker_pool_fails_if_no_worker_can_start(harness: PoolHarness) -> None:
-    (harness.home / "worker-1.crash").touch()
+async def test_the_worker_pool_fails_if_the_workers_refuse_their_settings(
+    harness: PoolHarness,
+) -> None:
+    (harness.home / "worker-1.crash").write_text("2")
     harness.gateway.lengths = {"m": 1}
-    with pytest.raises(PartFailed, match="died 2 times before it was ready"):
+    with pytest.raises(PartFailed, match="its settings are invalid"):
         await harness.pool().run()
     assert harness.running() == set()
+
+
+async def test_the_worker_pool_restarts_a_worker_that_dies_until_the_worker_runs(
+    harness: PoolHarness,
+) -> None:
+    (harness.home / "worker-1.crash").touch()
+    harness.gateway.lengths = {"m": 1}
+    pool = harness.pool()
+    run = asyncio.create_task(pool.run())
+    await until(lambda: any(isinstance(event, events.PartFailing) for event in harness.events))
+    (harness.home / "worker-1.crash").unlink()
+    await until(lambda: harness.running() == {"worker-1"})
+    await end(pool, run)
 
 
 async def test_a_worker_uses_the_next_free_health_port_if_a_port_is_in_use(

@@ -271,12 +271,15 @@ def access_keys_are_turned_off(files: DeploymentFiles) -> None:
 
 
 def the_api_management_policy_is_valid_xml(files: DeploymentFiles) -> None:
-    """Check that the policy is valid XML, is sent as XML, and counts what callers cannot choose."""
+    """Check that the policy is valid XML, is sent as XML, and has a rate limit.
+
+    The rate limit must count requests by values that callers cannot choose.
+    """
     policies = ElementTree.fromstring(files.text("infra/apim-policy.xml"))
     assert policies.tag == "policies"
     [limit] = policies.iter("rate-limit-by-key")
     key = limit.attrib["counter-key"]
-    assert "Headers" not in key, "a caller chooses its headers, so it would choose its counter"
+    assert "Headers" not in key, "callers choose their headers, so they could choose their counter"
     assert {"context.Subscription.Id", "context.Request.IpAddress"} <= set(
         re.findall(r"[\w.]+", key)
     )

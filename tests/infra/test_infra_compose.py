@@ -1,4 +1,4 @@
-"""The worker of infra/compose.yaml, judged by the worker's own settings and checks."""
+"""The worker of infra/compose.yaml, checked with the code that reads the worker's settings."""
 
 import re
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ def settings(services: dict[str, Any]) -> WorkerSettings:
 
 @pytest.fixture(scope="module")
 def gateway_url() -> str:
-    """Return the address that the documentation gives to the gateway of these workers."""
+    """Return the GATEWAY_BASE_URL that docs/local-development.md names for these workers."""
     text = (ROOT / "docs/local-development.md").read_text("utf-8")
     [url] = re.findall(r"set\s+`GATEWAY_BASE_URL`\s+to\s+`(\S+)`", text)
     return str(url)
@@ -66,7 +66,7 @@ def test_the_host_of_the_gateway_is_known_inside_the_container(
     assert urlsplit(gateway_url).hostname in names
 
 
-def test_the_worker_of_compose_connects_to_services_of_compose(
+def test_the_worker_of_compose_connects_to_other_services_in_the_same_file(
     services: dict[str, Any], settings: WorkerSettings
 ) -> None:
     assert settings.service_bus.connection_string is not None
@@ -78,8 +78,8 @@ def test_the_worker_of_compose_connects_to_services_of_compose(
     assert {bus, blobs} <= set(services["worker"]["depends_on"]) <= services.keys()
 
 
-def test_the_documented_gateway_needs_keys(gateway_url: str) -> None:
-    """Every container on the machine can reach it."""
+def test_the_documented_gateway_does_not_start_without_api_keys(gateway_url: str) -> None:
+    """Every container on the machine can reach this gateway, so it must not start without keys."""
     environment = {
         "SERVICE_BUS__fullyQualifiedNamespace": "localhost",
         "PAYLOAD_STORAGE__blobServiceUri": "http://localhost:10000",
@@ -90,7 +90,7 @@ def test_the_documented_gateway_needs_keys(gateway_url: str) -> None:
         GatewaySettings.from_env(environment)
 
 
-def test_a_reply_without_tls_needs_an_entry_with_http() -> None:
+def test_replies_without_tls_need_an_entry_in_reply_hosts_that_begins_with_http() -> None:
     plain, tls = reply_url("http://gateway.example:80"), reply_url("https://gateway.example:80")
     with pytest.raises(ReplyForbidden, match="lists with http://"):
         GatewayClient(frozenset({"gateway.example:80"})).check(plain)

@@ -1,4 +1,4 @@
-"""The locks of both deployables, and the floors of the dependencies."""
+"""The package locks of both deployables, and the lowest allowed versions of dependencies."""
 
 import importlib.metadata
 import re
@@ -66,7 +66,7 @@ def gateway_requirements() -> list[str]:
 def unsatisfied(
     requirements: Iterable[str], packages: Mapping[str, LockedPackage]
 ) -> Iterator[str]:
-    """Yield the requirements that a lock lacks, or has in a version that does not fit."""
+    """Yield each requirement whose package is missing in `packages` or has a wrong version."""
     for text in requirements:
         requirement = Requirement(text)
         if requirement.marker is not None and not requirement.marker.evaluate(ENVIRONMENT):
@@ -88,14 +88,16 @@ def test_each_lock_satisfies_every_requirement_of_its_deployable(
     assert not [*unsatisfied(requirements, packages)], "run ./dev lock"
 
 
-def test_a_requirement_that_a_lock_does_not_satisfy_is_found() -> None:
+def test_unsatisfied_yields_a_too_new_and_an_absent_requirement() -> None:
     newer = f"pillow>{WORKER['pillow'].version}"
     assert [*unsatisfied([newer, "absent>=1", "pillow>=1"], WORKER)] == [newer, "absent>=1"]
 
 
 @pytest.mark.parametrize("packages", [WORKER, GATEWAY], ids=["worker", "gateway"])
-def test_each_lock_contains_what_its_packages_need(packages: dict[str, LockedPackage]) -> None:
-    """pip installs the worker's locks without looking for dependencies."""
+def test_each_lock_contains_the_dependencies_of_the_locked_packages(
+    packages: dict[str, LockedPackage],
+) -> None:
+    """pip installs only the packages in the worker's locks, and not their other dependencies."""
     compared = 0
     for package in packages.values():
         try:
@@ -111,7 +113,7 @@ def test_each_lock_contains_what_its_packages_need(packages: dict[str, LockedPac
 
 
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
-def test_each_locked_package_has_an_exact_version_and_hashes_and_no_address(path: Path) -> None:
+def test_each_locked_package_has_an_exact_version_and_hashes_and_no_url(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"://|^-", text, re.MULTILINE)
     packages = read_lock(text)
@@ -150,7 +152,7 @@ def floors() -> dict[str, set[str]]:
     return found
 
 
-def test_the_table_of_floors_has_the_versions_of_pyproject_toml() -> None:
+def test_the_table_of_floors_has_the_lowest_versions_that_are_allowed() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     section = text[text.index("### Floors") :]
     rows = re.findall(r"^\| ([\w-]+) \| ([\d.]+) \|", section, re.MULTILINE)

@@ -68,11 +68,14 @@ class Scene:
         deadline_seconds: int = 60,
         priority: Priority = Priority.NORMAL,
         webhook_url: str | None = None,
+        label: str | None = None,
     ) -> None:
         now = self.clock()
         deadline = now + timedelta(seconds=deadline_seconds)
         request = JobRequest(JOB_ID, "noop", InlineJson({"a": 1}), now, deadline)
-        written = write_ticket(request, TRACE, webhook_url=webhook_url, priority=priority)
+        written = write_ticket(
+            request, TRACE, webhook_url=webhook_url, priority=priority, label=label
+        )
         await self.durable.start(JOB_ID, written.text)
 
     def reply(self, result: InlineJson | JobError) -> JobOutcome:
@@ -99,6 +102,12 @@ async def failed(scene: Scene) -> None:
 
 async def succeeded_with_low_priority(scene: Scene) -> None:
     await scene.start(priority=Priority.LOW)
+    await scene.durable.advance(1.5)
+    await scene.tell(scene.reply(InlineJson({"n": 1})))
+
+
+async def succeeded_with_label(scene: Scene) -> None:
+    await scene.start(label="order 4711")
     await scene.durable.advance(1.5)
     await scene.tell(scene.reply(InlineJson({"n": 1})))
 
@@ -226,6 +235,7 @@ SCENES: tuple[Callable[[Scene], Awaitable[None]], ...] = (
     reply_overtakes_the_cancel,
     cancelled_just_before_its_deadline,
     succeeded_with_low_priority,
+    succeeded_with_label,
     succeeded_with_webhook,
     succeeded_after_two_checks,
     reply_whose_event_was_lost,

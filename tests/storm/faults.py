@@ -21,11 +21,11 @@ _LINKS = ("gateway", "servicebus", "servicebus admin", "blobs")
 
 
 class Fault(Protocol):
-    """A fault that begins, and from which the system recovers."""
+    """A fault of the system, which is caused for some time and then ended."""
 
     @property
     def delay_seconds(self) -> float:
-        """The time after the fault before, in seconds."""
+        """The pause before this fault, in seconds."""
 
     @property
     def overlaps(self) -> bool:
@@ -40,7 +40,7 @@ class Fault(Protocol):
 
 @dataclass(frozen=True)
 class Stop:
-    """A component, or only its child process, is stopped by SIGSTOP and later continued."""
+    """Stops a component, or only its child process, by SIGSTOP. Continues it after `seconds`."""
 
     part: str
     is_child: bool
@@ -52,7 +52,7 @@ class Stop:
         return f"stop of {'child of ' if self.is_child else ''}{self.part}"
 
     async def carry_out(self, rig: Rig) -> None:
-        """Stop the processes, and let them continue after the time."""
+        """Send SIGSTOP to the processes. After `seconds`, send SIGCONT."""
         suspended = rig.members[self.part].suspend(is_child=self.is_child)
         try:
             await asyncio.sleep(self.seconds)
@@ -68,7 +68,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class SlowLink:
-    """All connections to one service are delayed and throttled for a time."""
+    """Delays and throttles all connections to one service for `seconds`."""
 
     link: str
     round_trip_seconds: float
@@ -81,7 +81,7 @@ class SlowLink:
         return f"slow {self.link}"
 
     async def carry_out(self, rig: Rig) -> None:
-        """Make the link slow, and fast again after the time."""
+        """Delay and throttle the connections. After `seconds`, remove the limits."""
         proxy = rig.links[self.link]
         proxy.set_link(self.round_trip_seconds, self.bytes_per_second)
         try:
@@ -90,12 +90,12 @@ class SlowLink:
             proxy.set_link(0.0)
 
     async def recover(self, rig: Rig) -> None:
-        """Do nothing: the link is fast again."""
+        """Do nothing, because `carry_out` has already removed the limits."""
 
 
 @dataclass(frozen=True)
 class FullDisk:
-    """The disk of all components is full for a time."""
+    """Fills the disk of all components for `seconds`."""
 
     disk: SmallDisk
     seconds: float
@@ -106,7 +106,7 @@ class FullDisk:
         return "full disk"
 
     async def carry_out(self, rig: Rig) -> None:
-        """Fill the disk, and free it after the time."""
+        """Fill the disk. After `seconds`, free it."""
         for member in rig.members.values():
             member.may_fail_to_start = True
         pids = [process.pid for members in rig.processes().values() for process in members]

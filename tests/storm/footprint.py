@@ -1,9 +1,11 @@
-"""The memory and the open files of processes over time, and whether they are flat.
+"""Measure the memory and the open files of processes, and find out whether they grow.
 
-A process that is killed and started again has several lives. Each life has its own level, and all
-lives of a role share one slope, which a linear least-squares fit finds. The time right after the
-start of a life is not used, because imports, pools and caches grow then. Each bucket of time counts
-with its lowest value, so that a request in flight does not count as growth.
+A role is a component, or the child processes of a component. A process that is killed and started
+again has several lives. Each life has its own level, and all lives of a role have the same slope,
+which a linear least-squares fit computes. The warm-up after the start of a life is not used,
+because imports, pools and caches grow during this time. The rest of a life is divided into buckets
+of 20 s. The lowest value of each bucket is used, so that a request in flight does not count as
+growth.
 """
 
 import math
@@ -29,22 +31,22 @@ class Slope:
     observed_seconds: float
 
     def grows(self, bound_per_minute: float) -> bool:
-        """Return whether the growth is over the bound by more than two standard errors."""
+        """Return whether the growth exceeds the bound by more than two standard errors."""
         return self.per_minute - 2 * self.error_per_minute > bound_per_minute
 
     def is_flat(self, bound_per_minute: float) -> bool:
-        """Return whether the growth is within the bound, and known as exactly as the bound."""
+        """Return whether the quantity does not grow, and its error is at most the bound."""
         return not self.grows(bound_per_minute) and self.error_per_minute <= bound_per_minute
 
 
 @dataclass
 class Life:
-    """The samples of one process: seconds since the soak's begin, bytes, open files."""
+    """The samples of one process: seconds since the start of the soak, bytes, open files."""
 
     samples: list[tuple[float, int, int]] = field(default_factory=list)
 
     def buckets(self, column: int, warm_up_seconds: float) -> Iterator[tuple[float, float]]:
-        """Yield the middle of each bucket after the warm-up in seconds, and its lowest value."""
+        """Yield the time in the middle of each bucket after the warm-up, and the lowest value."""
         if not self.samples:
             return
         begin = self.samples[0][0] + warm_up_seconds
@@ -94,7 +96,7 @@ def fit(lives: Iterable[Life], column: int, warm_up_seconds: float) -> Slope | N
 
 @dataclass(frozen=True)
 class RoleFootprint:
-    """What one role used. The peak is the largest resident memory that the kernel counted."""
+    """The memory and the open files of one role. The peak is the largest resident memory."""
 
     role: str
     lives: int
@@ -115,7 +117,7 @@ class Footprint:
         """Record the memory and the open files of each process now.
 
         Args:
-            seconds: The time since the begin of the soak.
+            seconds: The time since the start of the soak, in seconds.
             processes: The processes of each role.
         """
         for role, members in processes.items():
@@ -148,7 +150,7 @@ class Footprint:
 
 
 def _peak_bytes(pid: int) -> int:
-    """Return the peak resident memory that Linux has counted for a process, elsewhere 0."""
+    """Return the peak resident memory of a process as Linux reports it, or 0 on other systems."""
     try:
         status = Path(f"/proc/{pid}/status").read_text("ascii", "replace")
     except OSError:

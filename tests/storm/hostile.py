@@ -25,7 +25,7 @@ from tests.storm.soak_callers import QueueSender, SoakCallers
 from tests.storm.soak_jobs import Caller, SoakJob
 
 ATTACK_SECONDS = 20.0
-#: DNS never answers for the names of this domain. The module in `resolver` sees to that.
+#: DNS never answers look-ups of names in this domain. `resolver/sitecustomize.py` makes them hang.
 SILENT_DOMAIN = ".soak.invalid"
 _BODY_BYTES = 10_000_000
 _SHORT_DEADLINE_SECONDS = 60
@@ -33,7 +33,7 @@ _SHORT_DEADLINE_SECONDS = 60
 
 @dataclass
 class Attacker:
-    """What a hostile caller and a hostile producer have: a key, and the right to send."""
+    """A hostile caller with an API key, who may also send messages like a producer."""
 
     callers: SoakCallers
     caller: Caller
@@ -49,7 +49,7 @@ class Attacker:
     async def submit(
         self, model: str, content: bytes, media_type: str, *, wait_seconds: int = 0, query: str = ""
     ) -> None:
-        """Send a hostile body. If a job is accepted, it must end."""
+        """Send a hostile body. If the gateway accepts a job, the judge expects that it ends."""
         prefer = f"wait={wait_seconds}" if wait_seconds else "respond-async"
         path = f"/v1/models/{model}/jobs?deadline_seconds={_SHORT_DEADLINE_SECONDS}{query}"
         headers = {**self.caller.headers, "content-type": media_type, "prefer": prefer}
@@ -71,12 +71,12 @@ class Attacker:
                 )
 
     async def submit_url(self, url: str) -> None:
-        """Submit a noop job with an input by URL."""
+        """Submit a noop job whose input the worker must fetch from `url`."""
         content = json.dumps({"input": {"url": url}}).encode()
         await self.submit("noop", content, "application/json")
 
     async def upload_once(self, model: str, media_type: str, data: bytes) -> str:
-        """Upload an input at the first call, and return the id of the upload."""
+        """Upload the input of a model, only at the first call. Return the id of the upload."""
         if model not in self._uploads:
             self._uploads[model] = await self.callers.upload(self.caller, model, media_type, data)
         return self._uploads[model]
@@ -229,7 +229,7 @@ def choose_attacks(text: str, models: Sequence[str]) -> list[Attack]:
     if unknown:
         raise ValueError(
             f"unknown hostile input {', '.join(unknown)}: use all, none, or names from "
-            f"{', '.join(by_name)}; -NAME leaves a name out of all"
+            f"{', '.join(by_name)}; -NAME selects all except this name"
         )
     return [by_name[name] for name in names if by_name[name].model in models]
 
@@ -276,12 +276,15 @@ def make_many_scans(scans: int = 20_000, side: int = 2000) -> bytes:
 
 @cache
 def make_brackets(size_bytes: int = _BODY_BYTES) -> bytes:
-    """Return JSON that consists of empty lists."""
+    """Return JSON with an array of very many empty arrays."""
     return b'{"input": {"json": [' + b"[]," * (size_bytes // 3) + b"[]]}}"
 
 
 @cache
 def make_tensor_texts(size_bytes: int = 100_000) -> bytes:
-    """Return JSON of which NumPy makes an array whose elements all have the longest one's size."""
+    """Return JSON with one long and many short texts.
+
+    In a NumPy array of texts, each element needs as much memory as the longest text.
+    """
     longest = "x" * (size_bytes // 2)
     return json.dumps([longest, *["a"] * (size_bytes // 2 // 5)]).encode()

@@ -127,7 +127,7 @@ class StormJob:
             self.changes.append(_difference(self.final, job) + moment)
 
     def is_right_end(self, final: Mapping[str, Any]) -> bool:
-        """Return whether the job may end like this, by its input and its caller's requests."""
+        """Return whether the job may end with this final state, given its input and requests."""
         match final["status"]:
             case "succeeded":
                 return self.is_right_result(final["result"])

@@ -1,4 +1,4 @@
-"""The internet of a soak, on loopback: it serves inputs, also slowly, and receives webhooks."""
+"""Loopback servers outside the system of a soak: they serve inputs and receive webhooks."""
 
 import asyncio
 import json
@@ -23,12 +23,12 @@ _SLOW_SECONDS = 60
 
 @dataclass(frozen=True)
 class WebhookCounts:
-    """The webhooks of a soak, judged."""
+    """The counts of a soak's webhooks, after they were compared with the finished jobs."""
 
     expected: int
     delivered: int
     repeated: int
-    #: The numbers of the jobs of which no webhook arrived.
+    #: The numbers of the jobs whose webhook did not arrive.
     missing: list[int]
     #: The numbers of the jobs whose webhook differs from the finished job.
     wrong: list[int]
@@ -36,14 +36,14 @@ class WebhookCounts:
 
 
 class Outside:
-    """The servers outside the system: one receiver of webhooks, and one server of inputs."""
+    """One server that receives webhooks, and serves inputs at normal speed or slowly."""
 
     def __init__(self, seed: int, secrets: Mapping[str, str]) -> None:
-        """Create the servers.
+        """Create the server.
 
         Args:
-            seed: Determines which webhooks are refused at first.
-            secrets: The secret with which the webhooks of each tenant must be signed.
+            seed: Determines which webhooks are refused with 503.
+            secrets: The secret, for each tenant, that must sign the webhooks of this tenant.
         """
         self._chance = random.Random(f"outside {seed}")
         self._webhooks = {tenant: Webhook(secret) for tenant, secret in secrets.items()}
@@ -105,7 +105,7 @@ class Outside:
         delivered = repeated = 0
         missing, wrong = [], []
         for job in expected:
-            # A submit whose response was lost may have made another job with the same address.
+            # A submit without a response may have created another job with the same webhook URL.
             found = [body for body in self._received[str(job.number)] if body["id"] == job.ids[0]]
             if not found:
                 missing.append(job.number)

@@ -284,7 +284,7 @@ class Rig:
 
     @property
     def links(self) -> dict[str, DelayProxy]:
-        """The proxies between the components, by the component that is reached through them."""
+        """The proxy of each service, through which the other components connect to it."""
         return {name: proxy for name, (proxy, _) in self._proxies.items()}
 
     @property
@@ -360,7 +360,7 @@ class Rig:
 def _links(
     settings: SystemSettings, first_port: int
 ) -> tuple[dict[str, tuple[DelayProxy, int]], SystemSettings]:
-    """Return a proxy with its port for each service, and the settings of those who use them."""
+    """Return each service's proxy and its port, and the settings to connect through the proxies."""
     ports = settings.ports
     targets = {
         "gateway": ports.functions,

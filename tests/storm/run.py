@@ -36,7 +36,7 @@ class Storm:
     own_deaths: Counter[str] = field(default_factory=Counter)
     runs: Counter[str] = field(default_factory=Counter)
     retries: int = 0
-    #: What `kills` contains: a soak also has other faults.
+    #: The name of the entries of `kills` in the report. In a soak, `kills` also has other faults.
     fault_name: str = "kills"
     notes: list[str] = field(default_factory=list)
     #: Failures other than broken promises, such as the end of the time limit.

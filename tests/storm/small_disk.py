@@ -60,9 +60,9 @@ class Tmpfs:
     def fill(self, pids: Iterable[int]) -> None:
         """Reduce the file system to the space that its files use."""
         del pids
-        # A size of less than the used space is refused, and a file may grow meanwhile.
+        # Linux refuses a size below the used space, and the files may grow in the meantime.
         for spare_kib in (0, 16, 256, 4096):
-            # A size of 0 would be no limit.
+            # A size of 0 would mean that the size is not limited.
             used_kib = max(4, math.ceil(shutil.disk_usage(self._folder).used / _KIB))
             try:
                 _mount("-o", f"remount,size={used_kib + spare_kib}k", str(self._folder))
@@ -72,7 +72,7 @@ class Tmpfs:
         raise OSError(f"the size of {self._folder} cannot be reduced")
 
     def free(self, pids: Iterable[int]) -> None:
-        """Give the file system its full size again."""
+        """Restore the full size of the file system."""
         del pids
         _mount("-o", f"remount,size={self._size_bytes}", str(self._folder))
 

@@ -89,7 +89,7 @@ _SECRET = "whsec_" + base64.b64encode(b"soak" * 8).decode()
 
 @dataclass
 class Interval:
-    """Something that happened for a time, in seconds since the begin of the soak."""
+    """The time of an attack or a fault, in seconds since the start of the soak."""
 
     name: str
     begin: float
@@ -132,14 +132,17 @@ class Soak(Storm):
         return next((job for job in self.soak_jobs if job_id in job.ids), None)
 
     def describe(self, begin: float) -> tuple[str, bool]:
-        """Return the attacks since this time, and whether there was a fault or its aftermath."""
+        """Return the names of the attacks since this time, and whether a fault was near.
+
+        A fault is near if it had not ended 10 s before `begin`.
+        """
         attacks = sorted({each.name for each in self.attack_times if (each.end or begin) >= begin})
         faults = (each.end for each in self.fault_times)
         has_fault = any(end is None or end + _AFTER_FAULT_SECONDS >= begin for end in faults)
         return "+".join(attacks), has_fault
 
     def seconds(self) -> float:
-        """Return the seconds since the begin of the soak."""
+        """Return the seconds since the start of the soak."""
         return time.monotonic() - self.begun
 
 
@@ -207,10 +210,10 @@ def _webhook_secrets(callers: Sequence[Caller]) -> dict[str, str]:
 
 
 def _attacker(rig: Rig, run: Soak, callers: SoakCallers, outside_url: str) -> Attacker:
-    """Return the hostile caller and producer."""
+    """Return the attacker, with the hostile caller's API key."""
 
     def victims() -> list[str]:
-        # Jobs that run and jobs that have ended.
+        # The newest jobs, of which some still run and some have ended.
         return [job.ids[0] for job in run.soak_jobs[-50:] if job.is_accepted and not job.is_hostile]
 
     return Attacker(
@@ -228,7 +231,7 @@ def _attacker(rig: Rig, run: Soak, callers: SoakCallers, outside_url: str) -> At
 async def _feed(
     run: Soak, queue: "asyncio.Queue[StormJob]", load: Sequence[Caller], outside_url: str
 ) -> None:
-    """Plan jobs at the rate, until cancelled. If submits are slow, fewer jobs are planned."""
+    """Plan jobs at the rate of `--rate`, until cancelled. Plan fewer jobs if submits are slow."""
     for job in plan_soak_jobs(run.options.seed, load, run.models, outside_url):
         await queue.put(job)
         run.register(job)
@@ -236,7 +239,7 @@ async def _feed(
 
 
 async def _attack(run: Soak, attacker: Attacker) -> None:
-    """Carry out one attack after another, all of them in each round, until cancelled."""
+    """Carry out one attack after another, until cancelled. Each round has all attacks."""
     attacks = list(run.attacks)
     while attacks:
         attacker.chance.shuffle(attacks)
@@ -246,7 +249,7 @@ async def _attack(run: Soak, attacker: Attacker) -> None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(ATTACK_SECONDS):
                     await attack.run(attacker)
-            # What it has sent still has an effect for a time.
+            # The requests and messages of the attack still have an effect for some seconds.
             await asyncio.sleep(attacker.chance.uniform(2.0, 8.0))
             interval.end = run.seconds()
 
@@ -292,7 +295,7 @@ async def _sample(rig: Rig, run: Soak) -> None:
 
 
 async def _wait_for_webhooks(run: Soak, outside: Outside) -> None:
-    """Wait until a webhook has arrived for each job that asked for one, or the time is over."""
+    """Wait until the webhook of each job with a webhook has arrived, for at most 120 s."""
     end = time.monotonic() + _WEBHOOK_SECONDS
     while time.monotonic() < end:
         if not outside.judge(run.soak_jobs).missing:
@@ -301,7 +304,7 @@ async def _wait_for_webhooks(run: Soak, outside: Outside) -> None:
 
 
 def find_failures(run: Soak) -> list[str]:
-    """Return what was not kept, besides the promises to each job."""
+    """Return the failures of a soak, except the broken promises to single jobs."""
     failures = list(dict.fromkeys(run.failures))
     webhooks = run.webhooks
     if webhooks is not None:
@@ -344,7 +347,7 @@ def _make_callers() -> tuple[dict[str, Caller], str]:
 
 
 def _choose_disk(options: argparse.Namespace, store: Path, *, may_mount: bool) -> SmallDisk | None:
-    """Return the disk that can become full, or None if there is none on this system."""
+    """Return the disk that can become full, or None if this system does not support one."""
     if "disk" not in options.faults:
         return None
     if may_mount:
@@ -393,7 +396,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "--hostile",
         default="all",
         metavar="NAMES",
-        help="hostile inputs: all, none, or names separated by commas; =-NAME leaves one out",
+        help="hostile inputs: all, none, or names separated by commas; =-NAME selects all but NAME",
     )
     add(
         "--faults",
@@ -410,7 +413,13 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         help="share of the time, at the end, without kills (default: a third)",
     )
     add("--report", type=Path, metavar="FILE", help="write the report: FILE.md or FILE.json")
-    add("--warm-up", type=float, default=WARM_UP_SECONDS, metavar="SECONDS", help="of a process")
+    add(
+        "--warm-up",
+        type=float,
+        default=WARM_UP_SECONDS,
+        metavar="SECONDS",
+        help="time after the start of a process that is not measured (default: %(default)s)",
+    )
     add(
         "--memory-bound",
         type=float,
@@ -432,8 +441,15 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         metavar="SECONDS",
         help="after the load, give up if no job ends for this time (%(default)s)",
     )
-    add("--limit", type=float, metavar="SECONDS", help="of the run (default: its time and 15 min)")
-    add("--data", type=Path, help="directory of the logs, which is kept (default: temporary)")
+    add(
+        "--limit",
+        type=float,
+        metavar="SECONDS",
+        help="time limit of the run (default: --minutes and 15 min)",
+    )
+    add(
+        "--data", type=Path, help="directory of the logs, which is not deleted (default: temporary)"
+    )
     options = parser.parse_args(arguments)
     if not (options.minutes > 0 and options.rate > 0 and options.faults_per_minute > 0):
         parser.error("--minutes, --rate and --faults-per-minute must be positive")
@@ -447,7 +463,10 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 
 def main(arguments: list[str], *, may_mount: bool = False) -> int:
-    """Run a soak, and return the exit code. `may_mount`: whether a mount is private to it."""
+    """Run a soak, and return the exit code.
+
+    `may_mount` is true if this process has a mount namespace of its own.
+    """
     options = _options(arguments)
     callers, keys = _make_callers()
     run = Soak(

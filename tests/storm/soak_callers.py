@@ -29,10 +29,10 @@ _LETTERS_ON_A_PAGE = 50
 
 
 class SoakCallers(StormCallers):
-    """Callers of several tenants. A refused request is noted, and the soak goes on."""
+    """Callers of several tenants. If the gateway refuses a request, the soak continues."""
 
     def __init__(self, url: str, ran_path: Path, count: int = 8) -> None:
-        # Responses with 503 have a Retry-After of a second or more.
+        # Responses with status 503 ask for a pause of at least one second.
         super().__init__(url, ran_path, count, retry_seconds=1.0)
         #: The first responses that the gateway must not have sent.
         self.refusals: list[str] = []
@@ -40,7 +40,7 @@ class SoakCallers(StormCallers):
         self.leaks = 0
 
     def refuse(self, text: str) -> None:
-        """Note a response that the gateway must not send."""
+        """Record a response that the gateway must not send."""
         if len(self.refusals) < _MAX_REFUSALS:
             self.refusals.append(text)
 
@@ -69,7 +69,10 @@ class SoakCallers(StormCallers):
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def ask(self, method: str, path: str, caller: Caller) -> httpx.Response | None:
-        """Send a request without a body. Return None for no response, 429 or 5xx."""
+        """Send a request without a body.
+
+        Return None if there is no response or its status is 429 or 5xx.
+        """
         return await self._once(method, path, headers=caller.headers)
 
     async def attack(self, path: str, content: bytes, headers: dict[str, str]) -> str | None:
@@ -105,7 +108,7 @@ class SoakCallers(StormCallers):
 
 @dataclass(frozen=True)
 class Wait:
-    """How long a neighbour waited for one job. Times are seconds since the begin of the soak."""
+    """How long a neighbour waited for one job. Times are seconds since the start of the soak."""
 
     model: str
     begin: float
@@ -134,8 +137,8 @@ class Neighbour:
         Args:
             callers: Sends the requests.
             register: Adds a job to the jobs that are judged.
-            describe: Returns the attacks, and whether there was a fault, since this time.
-            clock: Returns the seconds since the begin of the soak.
+            describe: Returns the names of the attacks since a time, and whether a fault was near.
+            clock: Returns the seconds since the start of the soak.
         """
         self._callers = callers
         self._register = register
@@ -163,7 +166,7 @@ class Neighbour:
 
 
 class _HttpTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily, so untyped
-    """Uses http, because the administration client would use https."""
+    """Sends requests by http, although the administration client asks for https."""
 
     def send(self, request: Any, **kwargs: Any) -> Any:
         request.url = request.url.replace("https://", "http://", 1)
@@ -181,7 +184,7 @@ def create_reply_queue(connection: str, admin_port: int) -> None:
 
 
 class QueueSender:
-    """Sends messages with the SDK, as a program does that may only send."""
+    """Sends messages to queues with Microsoft's SDK, as a producer does."""
 
     def __init__(self, connection: str) -> None:
         self._connection = connection
@@ -211,7 +214,7 @@ class Producers:
         self._by_id: dict[str, ProducerJob] = {}
 
     async def send(self, pause_seconds: float) -> None:
-        """Send jobs until cancelled. Each is repeated until Service Bus has accepted it."""
+        """Send jobs until cancelled. Repeat each send until Service Bus accepts the message."""
         number = 0
         while True:
             number += 1
@@ -234,7 +237,7 @@ class Producers:
             "reply_to": {"queue": REPLY_QUEUE},
         }
         message = ServiceBusMessage(json.dumps(request), message_id=job_id, correlation_id=job_id)
-        # The same message id: a repeated message is dropped as a duplicate.
+        # Each attempt sends the same message id, so Service Bus drops duplicates.
         while True:
             if await self._sender.send(queue, [message]):
                 break
@@ -294,7 +297,8 @@ class Operator:
         self, letter: dict[str, Any], jobs_by_id: Callable[[str], SoakJob | None]
     ) -> None:
         path = f"/v1/admin/dead-letters/{letter['model']}/{letter['id']}"
-        # A redriven producer's letter of the wrong model comes back; one round is enough.
+        # A producer's message with the wrong model is dead-lettered again after a redrive. So
+        # redrive each job only once.
         job_id = str(letter["job_id"])
         if job_id not in self._redriven:
             sent = await self._callers.ask("POST", f"{path}/redrive", self._caller)
@@ -309,7 +313,7 @@ class Operator:
         await self._callers.ask("DELETE", path, self._caller)
 
     def _watch(self, sent: dict[str, Any], old: SoakJob | None) -> None:
-        """Let the new job be judged: it has the input of the old one."""
+        """Register the new job of a redrive to be judged. Its input is that of the old job."""
         if not sent["is_new_job"] or old is None:
             return
         job = SoakJob(old.number, JobKind.ASYNC, old.model_ms, model=old.model, caller=old.caller)

@@ -20,7 +20,7 @@ SHORT_DEADLINE_SECONDS = 3
 TORCH_MODELS = frozenset({"classifier", "voice-activity"})
 _BOUNDARY = "soak-form"
 _EXAMPLES = ROOT / "examples"
-#: The labels of which one must be the first of each picture.
+#: The accepted first labels of each picture.
 _PICTURES = {
     "chelsea.jpg": {"tiger cat", "Egyptian cat"},
     "coffee.jpg": {"espresso"},
@@ -61,14 +61,17 @@ lock_seconds = 10
 max_delivery_count = 3
 """
 
-#: A job may lose its worker or its gateway several times. But the message of a submit that failed
-#: must not come for ever: no orchestration takes its reply.
+#: A job may lose its worker or its gateway several times. But the deliveries must be limited: a
+#: failed submit may leave a message without an orchestration, and no gateway accepts its reply.
 _DELIVERIES = re.compile(r"^max_delivery_count = (?:3|1000)$", re.MULTILINE)
 _SOAK_DELIVERIES = "max_delivery_count = 8"
 
 
 def soak_catalogue() -> str:
-    """Return the shipped models and the models for tests, all with the soak's deliveries."""
+    """Return the catalogue of a soak: the shipped models and the models for tests.
+
+    Each model except `fragile` permits eight deliveries of a message.
+    """
     path = ROOT / "functions" / "contract" / "models.toml"
     models = path.read_text("utf-8") + COUNTING_CATALOGUE + _TENSOR_CATALOGUE
     return _DELIVERIES.sub(_SOAK_DELIVERIES, models) + _FRAGILE_CATALOGUE
@@ -99,7 +102,7 @@ class Form(Enum):
 
 
 def encode_json(value: Any) -> bytes:
-    """Return JSON as a worker encodes the JSON value of a message, of which noop gets the bytes."""
+    """Encode a value as a worker does before it passes a message's JSON input to noop."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
@@ -110,13 +113,13 @@ def make_bytes(seed: int, number: int, size_bytes: int) -> bytes:
 
 @dataclass
 class SoakJob(StormJob):
-    """A job of a soak. The judge compares its end with its input and its options."""
+    """A job of a soak, which can be checked for the right end by its input and options."""
 
     model: str = "noop"
     form: Form = Form.BODY
     caller: Caller = field(default_factory=lambda: Caller("", "", ""))
     seed: int = 0
-    #: The size of a noop job's input, or 0 for a JSON value.
+    #: The size in bytes of a noop job's input, or 0 if the input is a JSON value.
     size_bytes: int = 0
     picture: str = ""
     is_broken: bool = False
@@ -177,13 +180,13 @@ class SoakJob(StormJob):
         return encode_json(self.json_value())
 
     def json_value(self) -> dict[str, Any]:
-        """Return the JSON value that a noop job without a size sends."""
+        """Return the JSON value that is the input of a noop job whose `size_bytes` is 0."""
         return {"number": self.number, "name": "soak ü", "list": [1, 2.5, None, True]}
 
     def submission(self, ran_path: Path, attempt: int) -> Submission:
         """Return the request of one attempt to submit the job.
 
-        A job that is sent as an upload must be uploaded before.
+        If the input is sent as an upload, it must be uploaded before this call.
         """
         path = f"/v1/models/{self.model}/jobs"
         label, data = self.data(ran_path, attempt)
@@ -240,7 +243,7 @@ class SoakJob(StormJob):
         return "".join(parts).encode() + file.encode() + data + end.encode()
 
     def is_right_end(self, final: Mapping[str, Any]) -> bool:
-        """Return whether the job may end like this, by its input and its caller's requests."""
+        """Return whether the job may end with this final state, given its input and requests."""
         if self.is_hostile:
             return True
         if final["status"] != "failed":
@@ -275,9 +278,9 @@ def _is_speech(result: Mapping[str, Any]) -> bool:
 
 @dataclass
 class ProducerJob(StormJob):
-    """A job that a producer puts on a queue. Its reply comes on the producer's reply queue."""
+    """A job that a producer sends to a queue. The reply arrives in the producer's reply queue."""
 
-    #: Whether the request names another queue's model, so that it is dead-lettered.
+    #: Whether the request names the model of another queue. The worker dead-letters such a request.
     is_wrong_queue: bool = False
 
     def see_reply(self, reply: Mapping[str, Any]) -> None:
@@ -295,7 +298,7 @@ class ProducerJob(StormJob):
         )
 
     def body(self) -> dict[str, Any]:
-        """Return the JSON value that the job sends."""
+        """Return the JSON value that is the input of the job."""
         return {"producer": self.number}
 
     def is_right_end(self, final: Mapping[str, Any]) -> bool:

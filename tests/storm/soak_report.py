@@ -75,7 +75,10 @@ def _webhooks(run: "Soak") -> _Row:
 
 
 def _neighbour(waits: Sequence[Wait]) -> list[_Row]:
-    """Return the waits of each model: all, in the calm part, with faults, and by attack."""
+    """Return rows with the median and longest wait of each model, in several groups.
+
+    The groups are all jobs, jobs in the calm part, jobs with a fault, and jobs of each attack.
+    """
     groups: dict[tuple[str, str], list[float]] = defaultdict(list)
     for wait in waits:
         groups[wait.model, "all"].append(wait.seconds)
@@ -120,7 +123,7 @@ def _verdict(slope: Slope | None, bound: float) -> str:
         return "observed too briefly"
     if slope.grows(bound):
         return "grows"
-    return "flat" if slope.is_flat(bound) else "varies too much to tell"
+    return "flat" if slope.is_flat(bound) else "varies too much"
 
 
 def describe_soak(run: "Soak") -> Iterator[str]:

@@ -106,11 +106,13 @@ def test_the_catalogue_of_a_soak_is_valid_and_has_all_shipped_models(tmp_path: P
         (ended("expired"), ["expired"]),
     ],
 )
-def test_the_judge_of_a_soak_finds_each_wrong_end(final: dict[str, Any], broken: list[str]) -> None:
+def test_a_wrong_final_state_of_a_soak_job_is_a_broken_promise(
+    final: dict[str, Any], broken: list[str]
+) -> None:
     assert find_broken(accepted(), final) == broken
 
 
-def test_the_judge_accepts_the_digest_of_the_input() -> None:
+def test_a_noop_result_with_the_digest_of_the_input_is_not_a_broken_promise() -> None:
     digest = SoakJob(7, JobKind.ASYNC, 5, seed=1, size_bytes=100)
     result = {"size_bytes": 100, "sha256": _sha256(make_bytes(digest.seed, 7, 100))}
     assert find_broken(accepted(), ended("succeeded", result)) == []
@@ -129,7 +131,7 @@ def _sha256(data: bytes) -> str:
         ({"is_hostile": True}, ended("failed", code="out-of-memory")),
     ],
 )
-def test_the_judge_accepts_the_ends_that_a_job_permits(
+def test_an_expected_failure_of_a_soak_job_is_not_a_broken_promise(
     options: dict[str, Any], final: dict[str, Any]
 ) -> None:
     assert find_broken(accepted(**options), final) == []
@@ -160,7 +162,7 @@ async def outside() -> Any:
 
 
 async def deliver(outside: Outside, body: bytes, secret: str = SECRET) -> None:
-    """Send a webhook until the receiver takes it or refuses its signature."""
+    """Send a webhook until the receiver accepts it or refuses the signature."""
     now = datetime.now(UTC)
     headers = {
         "webhook-id": "event",
@@ -224,13 +226,13 @@ def test_a_soak_has_all_sorts_of_faults() -> None:
     assert found == {Kill, Stop, SlowLink, FullDisk}
 
 
-def test_a_soak_without_a_small_disk_has_no_full_disk() -> None:
+def test_a_soak_without_a_small_disk_plans_no_full_disk() -> None:
     assert next(plan_faults(1, ("functions",), None, ("disk",), 5.0), None) is None
 
 
 @pytest.fixture
 def writer(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
-    """Yield a process that writes a byte to a file for each line, and says whether it could."""
+    """Yield a process that writes a byte to a file for each input line, and prints the outcome."""
     program = (
         "import sys\n"
         "for line in sys.stdin:\n"
@@ -272,7 +274,7 @@ def test_a_process_with_a_full_disk_cannot_write_until_the_disk_is_free(
     assert ask(writer) == "written"
 
 
-def test_a_full_tmpfs_refuses_writes_until_it_is_free_and_ends_with_its_program(
+def test_a_full_tmpfs_refuses_writes_until_it_is_free_and_is_gone_after_the_program(
     tmp_path: Path,
 ) -> None:
     program = (
@@ -362,7 +364,7 @@ def test_the_long_sound_has_the_length_that_its_header_says() -> None:
     assert len(sound) == 444
 
 
-def test_names_of_the_silent_domain_hang_and_other_names_do_not() -> None:
+def test_only_look_ups_of_names_in_the_silent_domain_hang() -> None:
     program = (
         "import socket, time\n"
         "time.sleep = lambda seconds: print('hangs', seconds)\n"
@@ -387,7 +389,7 @@ def test_names_of_the_silent_domain_hang_and_other_names_do_not() -> None:
 
 
 def life(begin: float, minutes: float, level: float, per_minute: float) -> Life:
-    """Return the samples of a process every 5 s. Some of them are high for a moment."""
+    """Return the samples of a process, one every 5 s. Some single samples are much higher."""
     count = int(minutes * 12)
     return Life(
         [
@@ -419,7 +421,7 @@ def test_growth_in_the_warm_up_and_short_peaks_do_not_count() -> None:
     assert slope.per_minute == pytest.approx(0, abs=0.1 * MIB)
 
 
-def test_a_slope_that_is_not_known_exactly_is_neither_growing_nor_flat() -> None:
+def test_a_slope_with_a_large_error_is_neither_growing_nor_flat() -> None:
     slope = Slope(per_minute=400.0, error_per_minute=310.0, observed_seconds=300.0)
     assert not slope.grows(4.0)
     assert not slope.is_flat(4.0)
@@ -429,7 +431,7 @@ def test_a_process_that_lives_too_briefly_has_no_slope() -> None:
     assert fit([life(0, 2, 0, 1)], 1, warm_up_seconds=60) is None
 
 
-def test_a_wait_is_assigned_to_the_attacks_and_faults_during_it() -> None:
+def test_a_wait_is_assigned_to_the_attacks_and_faults_during_the_wait() -> None:
     run = Soak.__new__(Soak)
     run.attack_times = [Interval("brackets", 10, 20), Interval("slow-urls", 20)]
     run.fault_times = [Interval("functions", 5, 8)]

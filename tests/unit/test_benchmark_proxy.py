@@ -115,7 +115,7 @@ async def test_a_limited_proxy_forwards_all_bytes_at_the_limit(
     writer.write(content)
     async with asyncio.timeout(LIMIT_SECONDS):
         assert await reader.readexactly(len(content)) == content
-    # The last part, a tenth of a second, is forwarded before its pause.
+    # The proxy forwards the last part, which takes a tenth of a second, before the pause for it.
     assert loop.time() - begin >= 0.3 - RESOLUTION_SECONDS
     writer.close()
 

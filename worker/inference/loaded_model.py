@@ -156,7 +156,7 @@ class LoadedModel:
 
     @property
     def preprocesses(self) -> bool:
-        """Return whether the model converts decoded inputs, so that these are not needed later."""
+        """Return whether `preprocess` makes new items, so that decoded inputs can be released."""
         return isinstance(self._adapter, BatchAdapter)
 
     @property

@@ -12,7 +12,14 @@ from math import inf
 from typing import Any
 
 from contract.catalogue import ModelEntry
-from worker.errors import ModelFailed, ModelUnusable, OutOfMemory, WorkerError
+from worker.errors import (
+    ModelFailed,
+    ModelKillsWorker,
+    ModelUnusable,
+    OutOfMemory,
+    WorkerError,
+)
+from worker.inference.load_journal import LoadJournal, import_name
 from worker.inference.loaded_model import LoadedModel
 from worker.memory.device import Device
 from worker.memory.device_errors import (
@@ -34,6 +41,8 @@ from worker.telemetry.recording import ModelTelemetry
 
 _log = logging.getLogger(__name__)
 
+_LONGEST_WAIT_SECONDS = 30.0
+
 
 class ModelManager:
     """Loads and unloads one model.
@@ -42,13 +51,14 @@ class ModelManager:
     methods.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of the worker that a model needs
         self,
         model: ModelEntry,
         load: Callable[[ModelEntry], LoadedModel],
         sharing: DeviceSharing,
         workload: ModelWorkload,
         telemetry: ModelTelemetry | None = None,
+        journal: LoadJournal | None = None,
     ) -> None:
         """Store the dependencies. The model is loaded later, by `enter`.
 
@@ -58,6 +68,8 @@ class ModelManager:
             sharing: Reserves memory on the device, which other models and processes may also use.
             workload: Shows whether the model has jobs to run.
             telemetry: Records loads, unloads and batches.
+            journal: Notes loads, so that a model whose loads kill the process is set aside. By
+                default nothing is noted.
         """
         self._model = model
         self._load = load
@@ -70,6 +82,9 @@ class ModelManager:
         self._device: Device | None = None
         self._resident_bytes = 0
         self._problem: dict[str, str] | None = None
+        self._journal = journal or LoadJournal(None)
+        self.is_set_aside = False
+        """Whether the model is broken: the last load failed, but not because a service was down."""
         self.limit = self._new_limit()
 
     @property
@@ -109,10 +124,14 @@ class ModelManager:
         """Return whether the worker may receive jobs for this model.
 
         The worker may receive jobs while the model is loaded. When another model needs the memory,
-        the result becomes False before this model is unloaded.
+        the result becomes False before this model is unloaded. The result is also False while the
+        worker loads suspects.
         """
         return (
-            self._loaded is not None and self._reservation is not None and self._reservation.is_in
+            not (self._journal.suspects and self._journal.is_holding)
+            and self._loaded is not None
+            and self._reservation is not None
+            and self._reservation.is_in
         )
 
     def touch(self) -> None:
@@ -136,8 +155,14 @@ class ModelManager:
             Exception: The error of a load that means that the device is lost.
         """
         while not stopping.is_set():
+            if pause_seconds := self._journal.find(self._model.name).pause_seconds:
+                self._note_killer()
+                stopping.wait(min(pause_seconds, _LONGEST_WAIT_SECONDS))
+                continue
+            self._journal.wait_for_suspects(self._model.name, stopping)
             try:
-                reservation = self._reserve()
+                with self._journal.loading(self._model.name):  # imports the module
+                    reservation = self._reserve()
                 reserved_bytes = reservation.wait(stopping)
                 if reserved_bytes is None:
                     break
@@ -183,14 +208,18 @@ class ModelManager:
 
     def _enter(self, reservation: MemoryReservation, reserved_bytes: int) -> None:
         started = time.monotonic()
-        if self._device is None:
-            self._loaded, self.limit = self._load_unmeasured(), self._new_limit()
-            size_bytes = 0
-        else:
-            size_bytes = self._load_on(self._device, reservation, reserved_bytes)
+        with self._journal.loading(self._model.name):
+            if self._device is None:
+                self._loaded, self.limit = self._load_unmeasured(), self._new_limit()
+                size_bytes = 0
+            else:
+                size_bytes = self._load_on(self._device, reservation, reserved_bytes)
+        # The parent process may import the module again.
+        for name in (self._model.name, import_name(self._model.implementation)):
+            self._journal.end(name, has_succeeded=True)
         seconds = time.monotonic() - started
         reservation.enter(size_bytes, seconds)
-        self._problem = None
+        self._problem, self.is_set_aside = None, False
         self._backoff.reset()
         self.telemetry.record_load()
         _log.info("%s: loaded in %.1f s", self._model.name, seconds)
@@ -273,6 +302,7 @@ class ModelManager:
             has_all = self.reserved_bytes >= self._device.total_bytes
             too_large = OutOfMemory(f"the model does not fit into the device's memory: {error}")
             self._problem = _describe(too_large) if has_all else None
+            self.is_set_aside = has_all
             _log.warning(
                 "%s: loading the model ran out of memory; the worker tries again: %s",
                 self._model.name,
@@ -280,12 +310,16 @@ class ModelManager:
             )
         else:
             failed = ModelFailed(f"{self._model.implementation} raised {type(error).__name__}")
-            self._problem = _describe(error if isinstance(error, ModelUnusable) else failed)
+            problem = error if isinstance(error, ModelUnusable) else failed
+            self._problem, self.is_set_aside = _describe(problem), not problem.retryable
             _log.error(
                 "%s: loading the model failed; the worker tries again",
                 self._model.name,
                 exc_info=error,
             )
+        if self._problem:
+            self.telemetry.record_load_failure(self._problem["code"])
+        self._journal.end(self._model.name, has_succeeded=False)
         self._free_failed_load(error)
         # If only memory is missing, the model waits for memory and needs no further delay.
         retry_seconds = self._backoff.next() if self._problem else 0.0
@@ -293,6 +327,21 @@ class ModelManager:
             stopping.wait(retry_seconds)
         else:
             self._reservation.fail(retry_seconds, size_bytes)
+
+    def _note_killer(self) -> None:
+        """Set the model aside because its loads have killed several processes."""
+        killed = self._journal.find(self._model.name)
+        error = ModelKillsWorker(
+            f"loading {self._model.implementation} has killed the worker {killed.death_count} "
+            "times in a row"
+        )
+        if not self.is_set_aside:
+            self.telemetry.record_load_failure(error.code)
+            _log.error(
+                "%s: %s; the model is set aside, and the next attempt is in %.0f s",
+                *(self._model.name, error, killed.pause_seconds),
+            )
+        self._problem, self.is_set_aside = _describe(error), True
 
 
 def _describe(error: WorkerError) -> dict[str, str]:

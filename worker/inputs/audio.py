@@ -149,7 +149,7 @@ def open_recording(data: bytes | mmap, sample_rate: int | None = None) -> Record
 def _resampler(
     rate: int, wanted: int
 ) -> "Callable[[NDArray[np.float32], bool], NDArray[np.float32]]":
-    """Return a function that resamples consecutive pieces; its flag marks the last piece."""
+    """Return a function that resamples one piece after another. Its flag marks the last piece."""
     if rate == wanted:
         return lambda piece, _is_last: piece
     import soxr  # noqa: PLC0415  only for recordings that have another rate

@@ -243,7 +243,7 @@ def _receive(connection: socket.socket) -> tuple[_Message | None, int | None]:
 
 @contextlib.contextmanager
 def _shared_file(data: bytes | mmap.mmap | None = None) -> Iterator[int]:
-    """Return a context manager that creates a file without a name, and closes it at its end."""
+    """Create a file without a name that contains `data`. Yield its descriptor, then close it."""
     if hasattr(os, "memfd_create"):
         file = os.fdopen(os.memfd_create("loosely-image"), "w+b")
     else:
@@ -267,7 +267,7 @@ def _read_pixels(descriptor: int, size: tuple[int, int]) -> Image.Image:
 
 
 def main() -> None:
-    """Serve as a child process until the parent closes its socket."""
+    """Run the child process: decode images until the parent closes the socket."""
     os.nice(_NICE)
     connection, limit_seconds = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
     _send(connection, {"ready": True}, None)
@@ -287,14 +287,14 @@ def main() -> None:
 
 
 def _limit_processor_time(seconds: int) -> None:
-    """Let the kernel kill this process after this processor time, also if the parent has died."""
+    """Let the kernel kill this process after `seconds` more processor time, without the parent."""
     used_seconds = math.ceil(time.process_time())
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (used_seconds + seconds, most))
 
 
 def _decode(connection: socket.socket, asked: _Message, file: int) -> None:
-    """Decode one image, and send its size and then its pixels to the parent."""
+    """Send the size of one image to the parent. After the parent's answer, decode and send it."""
     size_bytes = os.fstat(file).st_size
     if not size_bytes:
         raise InvalidInput("the input is empty; expected the bytes of an image")
@@ -302,7 +302,7 @@ def _decode(connection: socket.socket, asked: _Message, file: int) -> None:
         mmap.mmap(file, size_bytes, access=mmap.ACCESS_READ) as data,
         images.open_image(data, asked["media_type"], asked["max_pixels"]) as picture,
     ):
-        # The file is a copy of the parent's data, and is in memory, too.
+        # The file is a copy of the parent's data in memory.
         memory_bytes = images.memory_bytes(picture, data) + size_bytes
         _send(connection, {"size": picture.size, "memory_bytes": memory_bytes}, None)
         message, _ = _receive(connection)

@@ -29,16 +29,16 @@ DAMAGED: Final = "the image is damaged or incomplete: it cannot be decoded to it
 # process, and only cause a warning up to twice its value.
 Image.MAX_IMAGE_PIXELS = None
 
-# Measured, for the worst colour mode: the decoder's own memory, four bytes for each decoded pixel,
-# and a copy in RGB. A JPEG with several scans keeps all its coefficients. A WebP keeps two further
-# images.
+# The bytes for each pixel were measured with the worst colour mode. They contain the decoder's own
+# memory, four bytes for the decoded pixel, and a copy in RGB. The decoder of a JPEG with several
+# scans keeps all coefficients. The decoder of a WebP keeps two more images.
 _BYTES_PER_PIXEL: Final = {"JPEG": 9, "PNG": 9, "WEBP": 20}
 _BYTES_PER_PIXEL_OF_SCANS: Final = 16
 _STRIP_ROWS: Final = 64
 # While a strip is converted, each of its pixels needs up to this many bytes.
 _BYTES_PER_STRIP_PIXEL: Final = 16
 
-# Each scan of a progressive JPEG costs another pass over all pixels. Usual files have ten scans.
+# The decoder processes all pixels for each scan of a progressive JPEG. Usual files have ten scans.
 _SCAN: Final = b"\xff\xda"
 _MAX_SCANS: Final = 100
 # An image within these limits is decoded in less than about 0.2 s.

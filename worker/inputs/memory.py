@@ -74,7 +74,7 @@ class MemoryShare:
 class InputMemory:
     """The budgets for the inputs of one model.
 
-    Small inputs have a budget of their own for each model. All models share the budget for large
+    The budget for small inputs belongs to this model alone. All models share the budget for large
     inputs.
     """
 

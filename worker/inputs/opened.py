@@ -32,7 +32,7 @@ Data = bytes | mmap
 """The bytes of an input. Large inputs are in a file, and are mapped into memory."""
 
 Reserve = Callable[[int], object]
-"""Reserves this number of bytes of memory. It may wait, and may raise an error."""
+"""The type of a function that reserves a number of bytes. It may wait, and may raise an error."""
 
 # Text needs at most four bytes for each character, besides the bytes of the file.
 _TEXT_FACTOR: Final = 5

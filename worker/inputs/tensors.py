@@ -62,7 +62,7 @@ def memory_bytes(data: bytes | mmap, media_type: str) -> int:
     """Return how many bytes `decode` needs at most."""
     if media_type != media.JSON:
         return 2 * len(data)
-    # NumPy's array of objects and the array of floats have no more values than the JSON.
+    # NumPy's array of objects and the array of floats have at most as many values as the JSON.
     return text.memory_bytes(data) + _VALUE_BYTES * (len(data) // 2)
 
 
@@ -83,8 +83,8 @@ def _array(rows: Any, name: str) -> "NDArray[Any]":
         f"{name}: expected nested lists of equal length, which contain numbers in the "
         "range of float32"
     )
-    # As objects, because NumPy would convert texts to numbers, or reserve the length of the longest
-    # text for each value. Lists of different lengths remain lists.
+    # Without `dtype=object`, NumPy would convert texts to numbers, or reserve the length of the
+    # longest text for each value. With it, lists of different lengths remain lists.
     try:
         found = np.array(rows, dtype=object)
     except ValueError:

@@ -7,7 +7,7 @@ from typing import Final, NoReturn
 from contract.messages import Json
 from worker.errors import InvalidInput
 
-# Each array or object is an allocation of its own, and the parser holds the interpreter's lock.
+# The parser allocates memory for each array or object, and holds the interpreter's lock meanwhile.
 _MAX_CONTAINERS: Final = 1_000_000
 _CONTAINER_BYTES: Final = 88
 _VALUE_BYTES: Final = 40

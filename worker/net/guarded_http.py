@@ -1,8 +1,8 @@
 """Send HTTP requests to callers' URLs, but only to addresses that the SSRF guard allows.
 
 A subclass of `http.client.HTTPConnection` opens the socket, and connects only to addresses that the
-SSRF guard has checked. The time limit applies to the whole request, with the DNS look-up, and not
-to each read. Otherwise, a server that sends a single byte from time to time could prolong the
+SSRF guard has checked. The time limit applies to the whole request including the DNS look-up, and
+not to each read. Otherwise, a server that sends a single byte from time to time could prolong the
 request forever.
 """
 
@@ -50,8 +50,8 @@ class Limits:
     Attributes:
         bytes: The largest size of the response's body; 0 if the body is not read.
         seconds: The longest duration of the whole request, with the DNS look-up.
-        share: For whom the host name is looked up in DNS. The look-ups of one share cannot use up
-            those of the others.
+        share: The share for which the DNS look-up of the host counts, for example the inputs of one
+            model. Each share has a limit of its own.
     """
 
     bytes: int
@@ -203,7 +203,7 @@ class _Connection(http.client.HTTPConnection):
 def _check_length(response: http.client.HTTPResponse) -> None:
     """Raise HTTPException if the length of the body is not certain (RFC 9112, section 6.3).
 
-    http.client would take the first of two lengths, and a proxy perhaps the other.
+    If a response has two lengths, http.client uses the first, but a proxy may use the second.
     """
     lengths = response.headers.get_all("content-length", [])
     is_certain = not lengths or (

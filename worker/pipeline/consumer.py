@@ -40,7 +40,7 @@ from worker.pipeline.infer import BatchQueue, Inferred, InferStep
 from worker.pipeline.prepare import PrepareStep
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.receive import (
-    MAX_ASIDE_COUNT,
+    MAX_OFFLOADED_COUNT,
     Capacity,
     InFlight,
     ReceivedJob,
@@ -104,7 +104,7 @@ class Consumer:
     def __post_init__(self) -> None:
         prepare_count = preparing_threads(available_processors())
         self._prepare_threads = ThreadPoolExecutor(prepare_count, f"{self.name}-prepare")
-        self._fetch_threads = ThreadPoolExecutor(MAX_ASIDE_COUNT, f"{self.name}-fetch")
+        self._fetch_threads = ThreadPoolExecutor(MAX_OFFLOADED_COUNT, f"{self.name}-fetch")
         self._large_threads = ThreadPoolExecutor(prepare_count, f"{self.name}-large")
         self._reply_threads = ThreadPoolExecutor(_REPLY_THREAD_COUNT, f"{self.name}-reply")
 
@@ -173,7 +173,7 @@ class Consumer:
         else:
             if self._is_fetched(job) or self._is_in_large_blob(job):
                 # Slow servers and large files must not delay the other jobs of the model.
-                self.in_flight.set_aside(job)
+                self.in_flight.offload(job)
             threads = self._prepare_threads
             if self._is_fetched(job):
                 threads = self._fetch_threads
@@ -205,7 +205,7 @@ class Consumer:
             elif opened.is_small or self._is_in_large_blob(job):
                 self._decode_input(job, opened)
             else:
-                self.in_flight.set_aside(job)
+                self.in_flight.offload(job)
                 self._wake_receivers()
                 self._large_threads.submit(self._decode_input, job, opened)
 

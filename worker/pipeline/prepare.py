@@ -175,7 +175,10 @@ class PrepareStep:
         return loaded
 
     def _check_held(self, job: ReceivedJob) -> None:
-        """Raise an error if the job must no longer wait for memory."""
+        """Raise an error if the job need not wait for memory any longer.
+
+        The reasons are a lost lock, a passed deadline, and a shutdown of the worker.
+        """
         self.retries.check()
         if job.lock.is_lost:
             raise LockLost("the lock was lost before the job ran")

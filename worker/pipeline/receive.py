@@ -52,9 +52,9 @@ _BATCHES_TO_RUN = 2
 _BATCHES_HELD = 4
 # A message that waits to be abandoned needs no place in a batch, but it needs a lock and memory.
 _MAX_POSTPONED_COUNT = 64
-# Inputs that other servers send slowly, and large inputs, do not occupy a batch before they are
-# decoded.
-MAX_ASIDE_COUNT = 64
+# Jobs with inputs from other servers, and jobs with large inputs, are offloaded. They do not occupy
+# places in a batch before their inputs are decoded.
+MAX_OFFLOADED_COUNT = 64
 
 
 @dataclass(slots=True, eq=False)
@@ -287,22 +287,23 @@ class QueueMessages:
         open: The messages whose jobs have no outcome yet.
         to_run: The jobs that still need the device.
         postponed: The messages that will be settled after a delay.
-        aside: The jobs whose inputs are being fetched, or are large and being decoded.
+        offloaded: The jobs that separate threads prepare, because their inputs are fetched from
+            URLs or are large.
     """
 
     held: set[LockedMessage] = field(default_factory=set)
     open: set[LockedMessage] = field(default_factory=set)
     to_run: set[ReceivedJob] = field(default_factory=set)
     postponed: set[LockedMessage] = field(default_factory=set)
-    aside: set[ReceivedJob] = field(default_factory=set)
+    offloaded: set[ReceivedJob] = field(default_factory=set)
 
     @property
     def busy_count(self) -> int:
         """Return how many unsettled messages are still being processed.
 
-        Messages that will be settled after a delay, and jobs that are set aside, are not counted.
+        Messages that will be settled after a delay, and offloaded jobs, are not counted.
         """
-        return len(self.held) - len(self.postponed) - len(self.aside)
+        return len(self.held) - len(self.postponed) - len(self.offloaded)
 
 
 class InFlight:
@@ -374,23 +375,23 @@ class InFlight:
             self._not_started.discard(job.delivery)
             return True
 
-    def set_aside(self, job: ReceivedJob) -> None:
-        """Record that preparing the job may take long.
+    def offload(self, job: ReceivedJob) -> None:
+        """Record that separate threads prepare a job, because its preparation may take long.
 
-        Until `bring_back`, the job does not reduce the capacity for other jobs of the model.
+        Until `bring_back` is called, the job does not reduce the model's capacity for other jobs.
         """
         counts = self._queues[job.delivery.queue]
-        counts.aside.add(job)
+        counts.offloaded.add(job)
         counts.to_run.discard(job)
 
     def bring_back(self, job: ReceivedJob) -> None:
-        """Record that the job is prepared or about to be prepared. It may not be set aside."""
+        """Count a job again that was offloaded. Do nothing for a job that was not offloaded."""
         counts = self._queues[job.delivery.queue]
         with self._lock:
             is_open = job.delivery in self._jobs
-        if job in counts.aside and is_open:
+        if job in counts.offloaded and is_open:
             counts.to_run.add(job)
-        counts.aside.discard(job)
+        counts.offloaded.discard(job)
 
     def withdraw(self) -> list[ReceivedJob]:
         """Return the jobs that have not started, and prevent these jobs from starting."""
@@ -405,7 +406,7 @@ class InFlight:
         The method may be called more than once for the same job.
         """
         self._queues[job.delivery.queue].to_run.discard(job)
-        self._queues[job.delivery.queue].aside.discard(job)
+        self._queues[job.delivery.queue].offloaded.discard(job)
 
     def end(self, request: SettleRequest, code: str, job: ReceivedJob | None = None) -> bool:
         """Record how the work on a message ended, in metrics, traces and logs.
@@ -494,6 +495,6 @@ class Capacity:
             self._max_batch_size * _BATCHES_TO_RUN - sum(len(each.to_run) for each in queues),
             self._max_batch_size * _BATCHES_HELD - sum(each.busy_count for each in queues),
             _MAX_POSTPONED_COUNT - sum(len(each.postponed) for each in queues),
-            MAX_ASIDE_COUNT - sum(len(each.aside) for each in queues),
+            MAX_OFFLOADED_COUNT - sum(len(each.offloaded) for each in queues),
         )
         return max(0, remaining)

@@ -189,13 +189,33 @@ class WorkerReadiness:
         self._shutdown_reason = shutdown_reason
 
     def ready(self) -> tuple[bool, Mapping[str, Any]]:
-        """Return whether the worker is ready, and the details that the readiness probe returns."""
+        """Return whether the worker is ready, and the details that the readiness probe returns.
+
+        A worker with a model that is set aside is not ready, so that a rollout of a broken model
+        stops. Nevertheless, the worker serves its other models.
+        """
+        return self._judge(are_broken_allowed=False)
+
+    def started(self) -> tuple[bool, Mapping[str, Any]]:
+        """Return whether the start of the worker has ended, and the details as `ready` does.
+
+        Models that are set aside are ignored if at least one other model is ready.
+        """
+        return self._judge(are_broken_allowed=True)
+
+    def _judge(self, *, are_broken_allowed: bool) -> tuple[bool, Mapping[str, Any]]:
         states = self._states()
         if reason := self._shutdown_reason():
             return False, {"reason": f"draining: {reason}", "models": states}
+        broken = sorted(name for name, state in states.items() if state.get("set_aside"))
         waiting = sorted(name for name, state in states.items() if not state["ready"])
+        if are_broken_allowed and len(broken) < len(states):
+            waiting = [name for name in waiting if name not in broken]
         if waiting:
-            return False, {"reason": f"not ready yet: {', '.join(waiting)}", "models": states}
+            reason = f"not ready yet: {', '.join(waiting)}"
+            if broken:
+                reason += f"; set aside: {', '.join(broken)}"
+            return False, {"reason": reason, "models": states}
         computes, device = self._device.look()
         details: dict[str, Any] = {"models": states, "device": dict(device)}
         return computes, details if computes else {"reason": "the device is lost", **details}

@@ -1,4 +1,4 @@
-"""The worker's HTTP server for /live, /ready and /metrics.
+"""The worker's HTTP server for /live, /ready, /started and /metrics.
 
 The server supports HTTP/1.0 with one request per connection, and the methods GET and HEAD.
 """

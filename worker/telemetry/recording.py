@@ -171,6 +171,12 @@ class Metrics:
         )
         self.loads = self._counter("model_loads", "Times the model was loaded.")
         self.unloads = self._counter("model_unloads", "Times the model was unloaded.")
+        self.load_failures = self._counter(
+            "model_load_failures", "Failed loads, by the code of the reason.", "reason"
+        )
+        self.set_aside = self._gauge(
+            "model_set_aside", "1 while the model is set aside because it is broken."
+        )
         self.in_flight = self._gauge("jobs_in_hand", "Messages received and not yet settled.")
         self.loaded = self._gauge("model_loaded", "1 while the model is loaded.")
         self.connected = self._gauge(
@@ -354,6 +360,7 @@ class ModelTelemetry:
         is_loaded: Callable[[], float],
         is_connected: Callable[[], float],
         reserved_bytes: Callable[[], float],
+        is_set_aside: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """Register the functions that each scrape calls to read the model's gauges.
 
@@ -362,11 +369,13 @@ class ModelTelemetry:
             is_loaded: Returns whether the model is loaded.
             is_connected: Returns whether the worker is connected to the model's queue.
             reserved_bytes: Returns how many bytes of device memory are reserved for the model.
+            is_set_aside: Returns whether the model is broken.
         """
         self._metrics.in_flight.labels(self.model).set_function(in_flight)
         self._metrics.loaded.labels(self.model).set_function(is_loaded)
         self._metrics.connected.labels(self.model).set_function(is_connected)
         self._metrics.reserved.labels(self.model).set_function(reserved_bytes)
+        self._metrics.set_aside.labels(self.model).set_function(is_set_aside)
 
     def start_span(self, queue: str, job_id: str, delivery: "LockedMessage") -> JobSpan:
         """Start the span of the job in this message, and return the span."""
@@ -420,6 +429,10 @@ class ModelTelemetry:
     def record_load(self) -> None:
         """Record that the model was loaded."""
         self._loads.inc()
+
+    def record_load_failure(self, code: str) -> None:
+        """Record that the model could not be loaded, with the code of the error."""
+        self._metrics.load_failures.labels(self.model, code).inc()
 
     def record_unload(self) -> None:
         """Record that the model was unloaded."""

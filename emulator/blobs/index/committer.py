@@ -6,6 +6,7 @@ Changes that arrive during a commit are applied together in the next commit.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -92,8 +93,10 @@ class IndexCommitter:
             if self._db.in_transaction:
                 self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            # This thread must not end, because all later changes would wait for ever.
+            with contextlib.suppress(sqlite3.Error):
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
             for waiting in batch:
                 waiting.error = error
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 
+from emulator.disk import is_disk_error
 from emulator.program import SettingError
 
 _VERSION = 1
@@ -59,7 +60,7 @@ def create_index(path: Path) -> None:
     """Create the index's database at `path` if it does not exist.
 
     Raises SettingError if the file is not an index of this program, or has a different format
-    version.
+    version. Raises sqlite3.Error if the disk is full or cannot be read.
     """
     try:
         with contextlib.closing(open_writer(path)) as connection:
@@ -69,6 +70,8 @@ def create_index(path: Path) -> None:
                     f"BEGIN IMMEDIATE;{_TABLES}PRAGMA user_version={_VERSION};COMMIT;"
                 )
     except sqlite3.DatabaseError as error:
+        if is_disk_error(error):
+            raise
         raise SettingError(f"{path} is not the index of a blob store: {error}") from error
     if version not in {0, _VERSION}:
         raise SettingError(

@@ -47,8 +47,12 @@ async def create_container(context: OperationContext) -> BlobResponse:
 async def get_container(context: OperationContext) -> BlobResponse:
     """Get Container Properties, or Get Container Metadata if the parameter `comp` is `metadata`.
 
-    The properties and the metadata are returned as headers.
+    The properties and the metadata are returned as headers. While the data directory cannot be
+    written, the response of Get Container Properties is ServerBusy. So a readiness probe can detect
+    this state without a write. Blobs can still be read.
     """
+    if context.request.comp != "metadata" and context.store.disk.find_problem():
+        raise StorageError(ErrorCode.SERVER_BUSY)
     container = context.store.read(queries.find_container, context.request.container)
     headers = {
         "Content-Length": "0",

@@ -46,6 +46,10 @@ class DurableEngine(ABC):
         """Return the current time in microseconds since 1970."""
 
     @abstractmethod
+    def check_writable(self) -> None:
+        """Raise StoreUnavailable if the database cannot be written now. Writes nothing."""
+
+    @abstractmethod
     async def get_setting(self, name: str, default: str) -> str:
         """Return the value of a setting. If the setting is missing, store and return `default`."""
 

@@ -27,7 +27,6 @@ class DurableError(Exception):
 
     status = 500
     kind = "System.Exception"
-    retryable = False
 
 
 class ArgumentInvalid(DurableError):
@@ -76,8 +75,6 @@ class OperationInvalid(DurableError):
 
 class StoreUnavailable(DurableError):
     """The database failed. If this happened in a transaction, nothing was written."""
-
-    retryable = True
 
 
 class DatabaseInUse(DurableError):

@@ -62,8 +62,8 @@ class DurableExtension:
     async def start(self) -> None:
         """Open the database, and continue the unfinished work that it contains.
 
-        Raises StartError if another host uses the database, or if the database has another schema
-        version.
+        Raises StartError if another host uses the database, or if the file cannot be opened, is not
+        a database or has another schema version.
         """
         try:
             await self.engine.start()

@@ -471,6 +471,9 @@ class ManagementApi:
     async def _raise_event(
         self, request: ManagementRequest, instance_id: str, name: str
     ) -> ManagementResponse:
+        # Check this before the instance id. So a caller can use an id that does not exist to find
+        # out, without a change, whether the store accepts changes.
+        self._engine.check_writable()
         self._engine.find_unfinished(instance_id)
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":

@@ -27,6 +27,15 @@ _CONTEXT_TAIL = (
     '"defaultHttpAsyncRequestSleepTimeMillseconds":30000}'
 )
 _STATE_LABEL = "\n\n$OutOfProcData$:"
+# The SDK raises this if the last task of a nested task_all completes after another one failed: it
+# then reports the task_all to the outer task a second time.
+_REPORTED_TWICE = "does not have pending sub-task with ID"
+_REPORTED_TWICE_ADVICE = (
+    "This is a fault of the azure-functions-durable package: it cannot run a task_all inside "
+    "another task_all or task_any if a task of the inner task_all fails and the others complete "
+    "later. Run the inner task_all in a sub-orchestration, or return errors from its tasks instead "
+    "of raising them."
+)
 _COMPOUND = {11, 12}
 _MALFORMED = (
     ValueError,
@@ -200,7 +209,9 @@ def read_state(text: str) -> EpisodeState:
 def read_failure(message: str) -> EpisodeState:
     """Parse the state in the message of an exception that the SDK's executor raised.
 
-    If the message does not contain a valid state, return a state that has only the error text.
+    If the message does not contain a valid state, return a state that has only the error text. If
+    the executor raised the exception because of a known fault of the SDK, the error text describes
+    the fault.
     """
     text, label, state_text = message.partition(_STATE_LABEL)
     if label:
@@ -210,6 +221,8 @@ def read_failure(message: str) -> EpisodeState:
             return EpisodeState((), done=False, error=text)
         error = state.error or text
         return EpisodeState(state.actions, False, None, error, state.custom_status)
+    if _REPORTED_TWICE in text:
+        text = f"{text} {_REPORTED_TWICE_ADVICE}"
     return EpisodeState((), done=False, error=text)
 
 

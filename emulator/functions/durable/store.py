@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from emulator.disk import DiskStatus
 from emulator.functions.durable.errors import DatabaseForeign, DatabaseInUse, StoreUnavailable
 
 Statement = tuple[str, tuple[Any, ...]]
@@ -55,35 +56,49 @@ class Store:
         self._checkpoint: asyncio.Task[None] | None = None
         self._connection: sqlite3.Connection | None = None
         self._host_lock: sqlite3.Connection | None = None
+        self._disk = DiskStatus(path.parent)
 
     def open(self) -> None:
         """Open or create the database.
 
-        Raises DatabaseInUse if another host uses the database, and DatabaseForeign if the database
-        has another schema version.
+        Raises DatabaseInUse if another host uses the database, DatabaseForeign if the file is not a
+        database or has another schema version, and StoreUnavailable if the database cannot be read
+        or created, for example because the disk is full.
         """
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._host_lock = _lock(self._path)
-        connection = sqlite3.connect(self._path, isolation_level=None, cached_statements=64)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._host_lock = _lock(self._path)
+            self._connection = sqlite3.connect(
+                self._path, isolation_level=None, cached_statements=64
+            )
+            self._prepare(self._connection)
+        except (sqlite3.Error, OSError) as problem:
+            self.abandon()
+            kind = DatabaseForeign if _is_foreign(problem) else StoreUnavailable
+            raise kind(f"The database {self._path} cannot be opened: {problem}") from problem
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Check the version of the database. Write only if the database is new."""
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint=20000")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version not in {0, _VERSION}:
-            connection.close()
-            self.abandon()
             raise DatabaseForeign(
                 f"The database {self._path} has the schema version {version}, expected {_VERSION}"
             )
-        connection.executescript(_SCHEMA)
-        connection.execute(f"PRAGMA user_version={_VERSION}")
-        self._connection = connection
+        if version != _VERSION:
+            connection.executescript(_SCHEMA)
+            connection.execute(f"PRAGMA user_version={_VERSION}")
 
     async def close(self) -> None:
         """Commit the pending statements, and close the database."""
         self._flush()
         if self._checkpoint is not None:
-            await self._checkpoint
+            await asyncio.gather(self._checkpoint, return_exceptions=True)
         self.abandon()
 
     def abandon(self) -> None:
@@ -99,9 +114,18 @@ class Store:
         return bool(self._pending)
 
     def read(self, sql: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run a query, and return all rows."""
-        assert self._connection is not None
-        return self._connection.execute(sql, arguments).fetchall()
+        """Run a query, and return all rows. Raises StoreUnavailable if the query fails."""
+        if self._connection is None:
+            raise StoreUnavailable("The database is closed")
+        try:
+            return self._connection.execute(sql, arguments).fetchall()
+        except sqlite3.Error as problem:
+            raise StoreUnavailable(f"The database refused a query: {problem}") from problem
+
+    def check_writable(self) -> None:
+        """Raise StoreUnavailable if the database cannot be written now. Writes nothing."""
+        if problem := self._disk.find_problem():
+            raise StoreUnavailable(f"The database cannot be written: {problem}")
 
     def write(self, statements: Sequence[Statement]) -> asyncio.Future[None]:
         """Execute statements in one transaction, which other writes may share.
@@ -154,10 +178,12 @@ class Store:
             for sql, arguments in statements:
                 execute(sql, arguments)
             self.commit()
-        except BaseException:
+        except BaseException as error:
+            self._disk.note_error(error)
             with contextlib.suppress(sqlite3.Error):
                 self._connection.rollback()
             raise
+        self._disk.note_success()
         self._commits += 1
         if self._commits >= _COMMITS_PER_CHECKPOINT and self._checkpoint is None:
             self._commits = 0
@@ -180,11 +206,16 @@ class Store:
             )
 
     def get_setting(self, name: str, default: str) -> str:
-        """Return the value of a setting. If the setting is missing, store and return `default`."""
-        assert self._connection is not None
-        self._connection.execute("INSERT OR IGNORE INTO settings VALUES(?, ?)", (name, default))
-        value: str = self.read("SELECT value FROM settings WHERE name=?", (name,))[0][0]
-        return value
+        """Return the value of a setting. If the setting is missing, store and return `default`.
+
+        Raises StoreUnavailable if the database cannot be read or written.
+        """
+        find = "SELECT value FROM settings WHERE name=?"
+        # An existing database must open on a full disk, so write only if the setting is missing.
+        if not (rows := self.read(find, (name,))):
+            self.read("INSERT OR IGNORE INTO settings VALUES(?, ?)", (name, default))
+            rows = self.read(find, (name,))
+        return str(rows[0][0])
 
 
 def _fail(future: asyncio.Future[None], problem: Exception) -> None:
@@ -202,12 +233,27 @@ def checkpoint(path: Path) -> None:
 def _lock(path: Path) -> sqlite3.Connection:
     """Lock the database for this host, and return the connection that holds the lock.
 
-    The lock is released when the connection is closed or the process ends.
+    The lock is released when the connection is closed or the process ends. Raises DatabaseInUse if
+    another host has the lock, and sqlite3.Error if the lock file cannot be used.
     """
     guard = sqlite3.connect(path.with_name(path.name + ".lock"), isolation_level=None, timeout=0)
     try:
         guard.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as problem:
+    except sqlite3.Error as problem:
         guard.close()
+        if not is_busy(problem):
+            raise
         raise DatabaseInUse(f"Another host is using the database {path}") from problem
     return guard
+
+
+def _is_foreign(problem: Exception) -> bool:
+    """Return whether SQLite found that a file is not a database."""
+    code: int | None = getattr(problem, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF == sqlite3.SQLITE_NOTADB
+
+
+def is_busy(problem: sqlite3.Error) -> bool:
+    """Return whether SQLite refused an operation because another connection has a lock."""
+    code: int | None = getattr(problem, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}

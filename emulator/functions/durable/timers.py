@@ -2,10 +2,13 @@
 
 import asyncio
 import heapq
+import logging
 from collections.abc import Callable, Hashable
 
 from emulator.functions.clock import HostClock
 from emulator.functions.durable.history import to_micros
+
+_log = logging.getLogger(__name__)
 
 # The clock of the event loop stops while a computer sleeps, and the system clock may be set.
 # Therefore, read the host's clock again after this time.
@@ -68,7 +71,10 @@ class TimerQueue:
                 key, callback = entry
                 del self._entries[number]
                 del self._numbers[key]
-                callback()
+                try:
+                    callback()
+                except Exception:  # noqa: BLE001 - the other timers must still fire
+                    _log.exception("a timer failed")
         self._arm()
 
     def close(self) -> None:

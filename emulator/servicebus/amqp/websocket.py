@@ -37,7 +37,7 @@ class ProtocolDetector(asyncio.Protocol):
 
         Args:
             connect: Creates the AMQP connection.
-            rules: The hosts and the origins for which a WebSocket is opened.
+            rules: The host names for which, and from whose pages, a WebSocket may be opened.
         """
         self._connect = connect
         self._rules = rules or HostRules()
@@ -254,10 +254,10 @@ class _WebSocketTransport(asyncio.Transport):
 def _check_upgrade(head: bytes, rules: HostRules) -> tuple[bool, bytes]:
     """Check an HTTP request to open a WebSocket that carries AMQP.
 
-    Browsers let every page open a WebSocket, but name the page's origin. The keys are well known,
-    so only pages of allowed origins get a connection.
+    Browsers let every web page open a WebSocket, and send the page's origin. The keys of the
+    emulator are public. Therefore only pages of allowed origins get a connection.
 
-    Returns whether the request is accepted, and the HTTP response to send.
+    Return whether the request is accepted, and the HTTP response to send.
     """
     request, *lines = head.decode("latin-1").split("\r\n")
     headers = {}

@@ -21,7 +21,7 @@ from emulator.servicebus.broker.transactions import TransactionManager
 _DEAD_LETTER = "/$DeadLetterQueue"
 _TRANSFER_DEAD_LETTER = "/$Transfer/$DeadLetterQueue"
 _NUMBERS_PER_QUEUE = 3
-"""How many internal numbers a queue has: one for itself, and one for each dead-letter queue."""
+"""The internal numbers that a queue needs: for itself and for its two dead-letter queues."""
 
 
 class Broker:

@@ -150,6 +150,10 @@ class Queue:
             found.append(record.with_content(self._transactions.contents.get(record.id)))
         return found
 
+    def check_writable(self) -> None:
+        """Raise MessageStoreError if the database cannot be written now. Writes nothing."""
+        self._transactions.check_writable()
+
     # Settling. Each method raises MessageLockLost if the lock is lost.
 
     async def complete(self, token: UUID) -> None:

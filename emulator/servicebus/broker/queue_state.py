@@ -212,9 +212,20 @@ class QueueState:
         if mode is ReceiveMode.RECEIVE_AND_DELETE:
             self._table.remove(record.id)
             return record
+        return self._lock(record, now)
+
+    def _lock(self, record: MessageRecord, now: datetime) -> MessageRecord:
         locked = replace(record, lock=Lock(uuid4(), now + self.settings.lock_duration))
         self._table.put(locked)
         return locked
+
+    def put_back(self, record: MessageRecord, now: datetime) -> None:
+        """Add a message again that was removed in receive-and-delete mode, but not delivered.
+
+        The message is locked for the queue's lock duration. When the lock expires, the delivery
+        counts as failed, as in peek-lock mode.
+        """
+        self._lock(record, now)
 
     def _find(self, sequence_numbers: Iterable[int], state: MessageState) -> list[MessageRecord]:
         found = []

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 
+from emulator.disk import DiskStatus
 from emulator.servicebus.broker.clock import UtcClock
-from emulator.servicebus.broker.dispatcher import Assignment, Dispatcher, Subscription
+from emulator.servicebus.broker.dispatcher import Assignment, Dispatcher
 from emulator.servicebus.broker.errors import BrokerClosed, MessageStoreError
 from emulator.servicebus.broker.message import IncomingMessage, MessageDelivery, MessageRecord
 from emulator.servicebus.broker.message_table import MessageTable
@@ -98,6 +99,7 @@ class TransactionManager:
         self.clock = clock
         self.store = MessageStore(database)
         self._checkpointer = Checkpointer(database)
+        self._disk = DiskStatus(database.parent)
         self.table = MessageTable()
         self.contents = ContentCache(self.store.content)
         self._loop = asyncio.get_running_loop()
@@ -151,6 +153,11 @@ class TransactionManager:
         self._schedule_transaction()
         return now
 
+    def check_writable(self) -> None:
+        """Raise MessageStoreError if the database cannot be written now. Writes nothing."""
+        if problem := self._disk.find_problem():
+            raise MessageStoreError(f"the database cannot be written: {problem}")
+
     def mark_changed(self, state: QueueState) -> None:
         """Mark a queue whose next sequence number or duplicate history may have changed.
 
@@ -184,6 +191,8 @@ class TransactionManager:
         if self._closed:
             return
         self.flush()
+        # The first transaction may have delivered messages, and put one of them back.
+        self.flush()
         self._closed = True
         for handle in (self._transaction_handle, self._timer):
             if handle is not None:
@@ -197,14 +206,30 @@ class TransactionManager:
             return MessageDelivery(message, None, None)
         return MessageDelivery(message, record.lock.token, record.lock.until)
 
-    def _deliver(self, delivery: MessageDelivery, subscription: Subscription) -> None:
+    def _deliver(self, delivery: MessageDelivery, assignment: Assignment) -> None:
         try:
-            subscription.deliver(delivery)
+            assignment.subscription.deliver(delivery)
         except Exception:
             logger.exception(
-                "delivering a message to a receiver failed; in peek-lock mode, the message is"
-                " delivered again after its lock has expired"
+                "delivering a message to a receiver failed; the message is delivered again after"
+                " its lock has expired"
             )
+            if delivery.lock_token is None:
+                self._put_back(delivery, assignment.record)
+
+    def _put_back(self, delivery: MessageDelivery, record: MessageRecord) -> None:
+        """Add a message again that a receiver in receive-and-delete mode did not get.
+
+        The message is locked, so that it is not delivered again at once, because the delivery may
+        always fail. If the process dies before the next commit, the message is lost. In this mode,
+        the same is true for each message that is being delivered.
+        """
+        message = delivery.message
+        self.contents.add(
+            record.id, IncomingMessage(message.header, message.annotations, message.bare)
+        )
+        self._states[record.queue].put_back(record, self.clock.now())
+        self._schedule_transaction()
 
     def _schedule_transaction(self) -> None:
         if self._transaction_handle is None and not self._closed:
@@ -225,9 +250,7 @@ class TransactionManager:
         try:
             self._assign(assignments)
             # Read the contents now. In receive-and-delete mode, the commit removes them.
-            deliveries = [
-                (each.subscription, self.build_delivery(each.record)) for each in assignments
-            ]
+            deliveries = [(self.build_delivery(each.record), each) for each in assignments]
             changes = self._changes()
             if changes:
                 self.store.apply(changes)
@@ -239,8 +262,8 @@ class TransactionManager:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
-        for subscription, delivery in deliveries:
-            self._deliver(delivery, subscription)
+        for delivery, assignment in deliveries:
+            self._deliver(delivery, assignment)
         self._set_next_timer()
 
     def _assign(self, assignments: list[Assignment]) -> None:
@@ -284,6 +307,8 @@ class TransactionManager:
             if state.duplicates.forgotten_count >= _FORGET_BATCH:
                 state.duplicates.mark_purged()
         self._changed.clear()
+        if changes:
+            self._disk.note_success()
         if changes and self._failing:
             logger.info("the broker's database is writable again")
             self._failing = False
@@ -292,6 +317,7 @@ class TransactionManager:
     def _roll_back(
         self, error: Exception, assignments: list[Assignment], waiters: list[asyncio.Future[None]]
     ) -> None:
+        self._disk.note_error(error.__cause__ or error)
         self.table.rollback()
         self.contents.rollback()
         for state in self._changed:

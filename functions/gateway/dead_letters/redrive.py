@@ -168,7 +168,12 @@ def _copy_ticket(old: InstanceSnapshot, request: JobRequest, job_id: str, now: d
         span = _parse_time(ticket.deadline) - _parse_time(ticket.created_at)
         new = replace(request, job_id=job_id, created_at=now, deadline=now + span, reply_to=None)
         return write_ticket(
-            new, ticket.traceparent, ticket.tenant, ticket.webhook_url, ticket.priority
+            new,
+            ticket.traceparent,
+            ticket.tenant,
+            ticket.webhook_url,
+            ticket.priority,
+            label=ticket.label,
         )
     except (ValueError, KeyError, TypeError):
         raise NotRedrivable(

@@ -14,6 +14,7 @@ For a message from the low-priority queue, `~low` is added to the id. A blob's n
 import hashlib
 import json
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, NotRequired
 
 from pydantic import Field
@@ -116,6 +117,19 @@ class StoredLetter:
         if self.request is not None:
             return self.request.job_id
         return str(self.document.get("correlation_id") or self.document.get("message_id") or "")
+
+    @property
+    def is_redriven(self) -> bool:
+        """Whether the work of the letter has been sent again."""
+        return self.redrive is not None and self.redrive.is_done
+
+    @property
+    def dead_lettered_at(self) -> datetime | None:
+        """The time at which the gateway stored the letter; None if it is unreadable."""
+        try:
+            return datetime.fromisoformat(self.document["dead_lettered_at"]).astimezone(UTC)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return None
 
     def with_mark(self, redrive: RedriveMark) -> bytes:
         """Return the new content of the dead letter's blob, which includes this redrive mark."""

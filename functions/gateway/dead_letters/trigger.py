@@ -99,16 +99,16 @@ class DeadLetterTrigger:
     ) -> str:
         """Store a dead-lettered message unless an earlier run of the trigger has stored it.
 
-        Returns the name of the blob. If there is another message with the same message id, the
-        letter of a gateway's job replaces the stored letter. A producer can choose any message id,
-        so its letter replaces nothing and gets a name of its own.
+        Returns the name of the dead letter's blob. A dead letter of an earlier message may have the
+        same message id. The dead letter of a gateway's job replaces it. A producer can choose any
+        message id, so the dead letter of a producer does not replace it, but gets another name.
         """
         name = letter_blob(queue, _message_id(message))
         data = _encode_letter(message, self.clock())
         if await self.blobs.create(name, data) is not None:
             return name
         stored = await self.blobs.read(name)
-        # The same message must not overwrite a redrive mark.
+        # An earlier run has stored the same message. Another write could overwrite a redrive mark.
         if stored is None or _enqueued_at(stored.data) == _enqueued_at(data):
             return name
         if self._is_from_gateway(request):

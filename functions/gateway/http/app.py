@@ -79,6 +79,7 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(
         AuthenticationMiddleware,
         settings=services.settings,
+        bodies=services.bodies,
         tracing=services.tracing,
         clock=services.clock,
     )
@@ -171,6 +172,7 @@ _CORS_REQUEST_HEADERS: Final = (
     "Idempotency-Key",
     "If-Match",
     "If-None-Match",
+    "Loosely-Label",
     "Prefer",
     "X-Api-Key",
     "traceparent",

@@ -9,6 +9,7 @@ default.
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import json
@@ -32,9 +33,11 @@ from contract.names import (
 from gateway.clock import Clock
 from gateway.errors import ExpiredToken, InvalidToken
 from gateway.http import problems
+from gateway.http.bodies import SMALL_BODY_BYTES, LargeBodies
 from gateway.http.keys import ANONYMOUS, OPEN_CALLER, Caller, KeyRing, Scope
-from gateway.http.problems import HttpProblem
+from gateway.http.problems import HttpProblem, missing_scope
 from gateway.http.rates import RateDecision, RateLimiter
+from gateway.http.requests import announced_size_bytes
 from gateway.http.responses import problem_response
 from gateway.settings import GatewaySettings
 from gateway.telemetry import GatewayTracing, ReportStatus, traceparent_of
@@ -50,6 +53,8 @@ _OPEN: Final = re.compile(
     r"|/v1/jobs/[^/]+/(?:reply|progress)"
 )
 _ANY_KEY: Final = re.compile(r"/v1/models(?:/[^/]+)?|/v2(?:/models/[^/]+(?:/.+)?)?")
+# Routes that show operators the jobs of all tenants, but not what the jobs contain.
+_OPERATED: Final = re.compile(r"/v1/jobs(?:/[^/]+(?:/(?:timeline|webhook))?)?")
 _ADMIN: Final = re.compile(r"/v1/(?:admin|dead-letters)(?:/.*)?", re.DOTALL)
 
 
@@ -58,13 +63,21 @@ def is_open(method: str, path: str) -> bool:
     return method == "OPTIONS" or _OPEN.fullmatch(path) is not None
 
 
-def required_scope(method: str, path: str) -> Scope | None:
-    """Return the scope that a key must have for this request; None if any key is sufficient."""
+def sufficient_scopes(method: str, path: str) -> tuple[Scope, ...]:
+    """Return the scopes of which a key must have at least one for this request.
+
+    The result is empty if any key is sufficient. The routes in _OPERATED themselves check which
+    tenants the caller may see.
+    """
     if _ADMIN.fullmatch(path):
-        return Scope.ADMIN
+        return (Scope.ADMIN, Scope.OPS_READ) if method == "GET" else (Scope.ADMIN,)
     if method != "GET":
-        return Scope.JOBS_WRITE
-    return None if _ANY_KEY.fullmatch(path) else Scope.JOBS_READ
+        return (Scope.JOBS_WRITE,)
+    if _ANY_KEY.fullmatch(path):
+        return ()
+    if _OPERATED.fullmatch(path):
+        return (Scope.JOBS_READ, Scope.OPS_READ, Scope.ADMIN)
+    return (Scope.JOBS_READ,)
 
 
 PRINCIPAL_HEADER: Final = b"x-ms-client-principal"
@@ -204,15 +217,15 @@ _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 def is_from_foreign_page(
     headers: Iterable[tuple[bytes, bytes]], allowed_origins: Collection[str]
 ) -> bool:
-    """Return whether a browser sends this request for a page of another site that is not allowed.
+    """Return whether a web page of another site, which is not allowed, caused this request.
 
-    A page may send a form or plain text to any site without asking it first (a simple request). So
-    a gateway that needs no key would run the jobs of every page that its user opens. Browsers
-    describe the page in headers that it cannot change. Other clients send none of them.
+    A page may send a form or plain text to any site without a preflight request. Therefore a
+    gateway that needs no API key would run the jobs of every page that its user opens. Browsers add
+    headers about the page, which the page cannot change. Other clients do not send these headers.
 
     Args:
         headers: The headers of the request.
-        allowed_origins: The value of CORS_ORIGINS.
+        allowed_origins: The origins in CORS_ORIGINS, whose pages are allowed.
     """
     given = dict(headers)
     origin = given.get(b"origin", b"").decode("latin-1")
@@ -228,16 +241,22 @@ _CHALLENGE: Final = 'Bearer realm="loosely"'
 
 
 class AuthenticationMiddleware:
-    """ASGI middleware that refuses unauthenticated requests.
+    """ASGI middleware that refuses unauthenticated requests, and large bodies beyond the limits.
 
     It stores the caller in `scope["gateway.caller"]`. It is not based on Starlette's
     BaseHTTPMiddleware, which would create a task for each request.
     """
 
     def __init__(
-        self, app: ASGIApp, settings: GatewaySettings, tracing: GatewayTracing, clock: Clock
+        self,
+        app: ASGIApp,
+        settings: GatewaySettings,
+        bodies: LargeBodies,
+        tracing: GatewayTracing,
+        clock: Clock,
     ) -> None:
         self._app = app
+        self._bodies = bodies
         self._is_closed = not settings.is_open
         self._trusts_principals = settings.trust_principal_header
         self._allowed_origins = settings.cors_origins
@@ -264,12 +283,18 @@ class AuthenticationMiddleware:
     async def _serve(self, scope: types.Scope, receive: Receive, send: Send) -> None:
         headers = {"traceresponse": traceparent_of(scope)}
         send = _adding(headers, send)
-        try:
-            scope["gateway.caller"] = self._authenticate(scope, headers)
-        except HttpProblem as problem:
-            await problem_response(Request(scope), problem)(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+        with contextlib.ExitStack() as counted:
+            try:
+                caller = scope["gateway.caller"] = self._authenticate(scope, headers)
+                size_bytes = announced_size_bytes(scope)
+                # Bodies on open routes are not counted. Some of these routes take workers' replies,
+                # which must be accepted. The other open routes refuse large bodies themselves.
+                if size_bytes > SMALL_BODY_BYTES and not is_open(scope["method"], scope["path"]):
+                    counted.enter_context(self._bodies.admit(caller.tenant, size_bytes))
+            except HttpProblem as problem:
+                await problem_response(Request(scope), problem)(scope, receive, send)
+                return
+            await self._app(scope, receive, send)
 
     def _authenticate(self, scope: types.Scope, headers: dict[str, str]) -> Caller:
         """Return the caller of a request. Raises HttpProblem if the request is not allowed.
@@ -283,7 +308,7 @@ class AuthenticationMiddleware:
         ):
             raise HttpProblem(
                 problems.CROSS_ORIGIN,
-                "a web page of an origin that CORS_ORIGINS does not list sent this request",
+                "the request comes from a web page whose origin CORS_ORIGINS does not list",
             )
         if not self._is_closed:
             return OPEN_CALLER
@@ -295,9 +320,9 @@ class AuthenticationMiddleware:
             headers |= {"RateLimit": decision.header, "RateLimit-Policy": caller.rate.policy}
             if not decision.is_allowed:
                 raise _rate_limited(decision)
-        needed = required_scope(method, path)
-        if needed is not None and needed not in caller.scopes:
-            raise HttpProblem(problems.FORBIDDEN, f"the API key does not have the scope {needed}")
+        sufficient = sufficient_scopes(method, path)
+        if sufficient and caller.scopes.isdisjoint(sufficient):
+            raise missing_scope(*sufficient)
         return caller
 
     def _find_caller(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:

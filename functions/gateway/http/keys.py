@@ -33,10 +33,15 @@ OPEN_TENANT: Final = ""
 
 
 class Scope(StrEnum):
-    """A permission that an API key gives to its caller."""
+    """A permission that an API key gives to its caller.
+
+    `ops:read` shows everything that operators need, of all tenants, and changes nothing. `admin`
+    includes what `ops:read` shows, and also permits the changes of operators.
+    """
 
     JOBS_READ = "jobs:read"
     JOBS_WRITE = "jobs:write"
+    OPS_READ = "ops:read"
     ADMIN = "admin"
 
 
@@ -52,6 +57,16 @@ class Caller:
     tenant: str
     scopes: frozenset[Scope]
     rate: Rate | None = None
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether the caller may see the jobs and dead letters of all tenants."""
+        return not self.scopes.isdisjoint({Scope.OPS_READ, Scope.ADMIN})
+
+    @property
+    def logged_name(self) -> str:
+        """The name of the caller's key as the log shows it. It is never the key itself."""
+        return self.name or "(no key)"
 
 
 OPEN_CALLER: Final = Caller("", OPEN_TENANT, frozenset(Scope))

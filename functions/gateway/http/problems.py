@@ -129,6 +129,14 @@ NOT_REDRIVABLE: Final = ProblemKind(
     "The letter is not a request, its job has not ended, another redrive is running, or the job or "
     "its input was deleted. `detail` contains the reason.",
 )
+COUNT_CHANGED: Final = ProblemKind(
+    "count-changed",
+    409,
+    "The number of matching dead letters has changed",
+    False,
+    "Nothing was changed. `count` is the present number. Look at the letters again, then send this "
+    "number.",
+)
 ALREADY_FINAL: Final = ProblemKind(
     "already-final",
     410,
@@ -228,6 +236,14 @@ SATURATED: Final = ProblemKind(
     "At the model's recent speed, the deadline would pass before a worker could run the job, so it "
     "was not accepted. Try again after `Retry-After` seconds, or with a longer deadline.",
 )
+OVERLOADED: Final = ProblemKind(
+    "overloaded",
+    503,
+    "The gateway serves too many large requests",
+    True,
+    "The bodies of the requests in progress would use too much memory together, so the request was "
+    "not accepted. Try again after `Retry-After` seconds, or send the input to an upload.",
+)
 EXPIRED: Final = ProblemKind(
     "expired",
     504,
@@ -306,3 +322,8 @@ class HttpProblem(Exception):
             "trace_id": trace_id,
             **self.extra,
         }
+
+
+def missing_scope(*sufficient: str) -> HttpProblem:
+    """Return the problem `forbidden` for a key that has none of these scopes."""
+    return HttpProblem(FORBIDDEN, f"the API key does not have the scope {' or '.join(sufficient)}")

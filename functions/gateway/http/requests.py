@@ -4,10 +4,13 @@ They follow RFC 9110 for the choice of a media type, RFC 7240 for the Prefer hea
 for JSON.
 """
 
+import contextlib
 import json
+import math
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from fastapi import Request
@@ -21,8 +24,8 @@ from contract.messages import Json
 from gateway.durable import Durable, InstanceSnapshot
 from gateway.http import problems
 from gateway.http.keys import Caller, Scope
-from gateway.http.problems import HttpProblem
-from gateway.jobs.model import Record, tenant_of
+from gateway.http.problems import HttpProblem, missing_scope
+from gateway.jobs.model import JobResource, Record, job_resource, tenant_of
 from gateway.settings import MAX_WAIT_SECONDS
 
 if TYPE_CHECKING:
@@ -51,10 +54,31 @@ def caller_of(request: Request) -> Caller:
     return caller
 
 
-def require_scope(request: Request, scope: Scope) -> None:
-    """Raise the problem `forbidden` if the caller does not have this scope."""
-    if scope not in caller_of(request).scopes:
-        raise HttpProblem(problems.FORBIDDEN, f"the API key does not have the scope {scope}")
+def require_scope(request: Request, *sufficient: Scope) -> None:
+    """Raise the problem `forbidden` if the caller does not have at least one of these scopes."""
+    if caller_of(request).scopes.isdisjoint(sufficient):
+        raise missing_scope(*sufficient)
+
+
+ALL_TENANTS: Final = "*"
+"""The value of the query parameter `tenant` with which an operator sees all tenants."""
+
+
+def visible_tenant(request: Request, given: str | None = None) -> str | None:
+    """Return the tenant whose jobs this request may see; None if it may see all tenants.
+
+    `given` is the query parameter `tenant`: the name of a tenant, or ALL_TENANTS. If it is None, a
+    caller with the scope `ops:read` sees all tenants, and every other caller only its own tenant.
+    Raises the problem `forbidden` if the caller may not see the tenant.
+    """
+    caller = caller_of(request)
+    if given is None and Scope.OPS_READ in caller.scopes:
+        return None
+    if given is None or (given == caller.tenant and not caller.is_operator):
+        require_scope(request, Scope.JOBS_READ)
+        return caller.tenant
+    require_scope(request, Scope.OPS_READ, Scope.ADMIN)
+    return None if given == ALL_TENANTS else given
 
 
 def find_model(catalogue: Catalogue, name: str) -> ModelEntry:
@@ -72,20 +96,51 @@ async def find_own_job(request: Request, job_id: str) -> Record:
     response is the same in both cases. Therefore a caller cannot find out that another tenant has a
     job with this id.
     """
-    _, found = await find_own_instance(request, job_id)
+    jobs = services_of(request).jobs
+    found = await jobs.find(durable_of(request), check_job_id(job_id))
+    if found is None or tenant_of(found) != caller_of(request).tenant:
+        raise unknown_job(job_id)
     return found
 
 
-async def find_own_instance(request: Request, job_id: str) -> tuple[InstanceSnapshot, Record]:
-    """Return the orchestration and the record of a job that belongs to the caller's tenant.
+async def find_visible_job(request: Request, job_id: str, tenant: str | None = None) -> Record:
+    """Return the record of a job that the caller may see, also if it belongs to another tenant.
 
-    Raises the problem `unknown-job` as `find_own_job` does.
+    Use it only for responses without the job's result, because operators do not see results.
+    `tenant` is the query parameter of `visible_tenant`. Raises the problem `unknown-job` or
+    `forbidden`.
     """
+    _, found = await find_visible_instance(request, job_id, tenant)
+    return found
+
+
+async def find_visible_instance(
+    request: Request, job_id: str, tenant: str | None = None
+) -> tuple[InstanceSnapshot, Record]:
+    """Return the orchestration and the record of a job that the caller may see.
+
+    `find_visible_job` describes the argument `tenant` and the problems.
+    """
+    visible = visible_tenant(request, tenant)
     instance = await durable_of(request).status(check_job_id(job_id))
     found = await services_of(request).jobs.record_of(job_id, instance) if instance else None
-    if instance is None or found is None or tenant_of(found) != caller_of(request).tenant:
+    if instance is None or found is None or visible not in {None, tenant_of(found)}:
         raise unknown_job(job_id)
     return instance, found
+
+
+def shown_job(request: Request, job_id: str, record: Record) -> JobResource:
+    """Return the JSON object that represents a job in a response to this caller.
+
+    An operator sees the job's tenant. Only a caller of the job's tenant with the scope `jobs:read`
+    sees the result.
+    """
+    job, caller, tenant = job_resource(job_id, record), caller_of(request), tenant_of(record)
+    if caller.is_operator and tenant:
+        job["tenant"] = tenant
+    if tenant != caller.tenant or Scope.JOBS_READ not in caller.scopes:
+        job["result"] = None
+    return job
 
 
 def check_job_id(job_id: str) -> str:
@@ -108,7 +163,8 @@ async def read_body(request: Request) -> bytes:
     Azure's Functions host drops the body of a request without a Content-Length. This function then
     raises the problem `malformed-request`.
     """
-    body = await request.body()
+    # `Request.body` is not used, because it would keep the body as long as the request.
+    body = b"".join([piece async for piece in request.stream()])
     if not body and "transfer-encoding" in request.headers:
         raise HttpProblem(
             problems.MALFORMED_REQUEST,
@@ -117,10 +173,10 @@ async def read_body(request: Request) -> bytes:
     return body
 
 
-def announced_size_bytes(request: Request) -> int:
+def announced_size_bytes(scope: AsgiScope) -> int:
     """Return the value of the Content-Length header; 0 if it is missing or not a number."""
-    text = request.headers.get("content-length", "")
-    return int(text[:15]) if text.isascii() and text.isdigit() else 0
+    text = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+    return int(text[:15]) if text.isdigit() else 0
 
 
 def refuse_unknown_query(request: Request, known: Collection[str] = ()) -> None:
@@ -162,6 +218,31 @@ def parse_limit(text: str | None) -> int:
     )
 
 
+_TIME: Final = re.compile(
+    r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?(?:[Zz]|[+-]\d{2}:\d{2})", re.ASCII
+)
+
+
+# Nothing is older, and earlier times could not be calculated with.
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def parse_time(name: str, text: str | None) -> datetime | None:
+    """Return the time in a query parameter with this name; None if `text` is None.
+
+    Raises the problem `malformed-request` if `text` is not a time in RFC 3339 format.
+    """
+    if text is None:
+        return None
+    with contextlib.suppress(ValueError, OverflowError):  # there is no such day or hour
+        if _TIME.fullmatch(text):
+            return max(_EPOCH, datetime.fromisoformat(text.upper()).astimezone(UTC))
+    raise HttpProblem(
+        problems.MALFORMED_REQUEST,
+        f"{name}: expected a time with its zone, for example 2026-03-01T12:00:00Z",
+    )
+
+
 KEY_HEADER: Final = "Idempotency-Key"
 
 _MAX_KEY_CHARACTERS: Final = 255
@@ -198,6 +279,30 @@ def parse_key(values: Sequence[str]) -> str | None:
     if not 1 <= len(key) <= _MAX_KEY_CHARACTERS:
         raise ValueError(f"expected 1 to {_MAX_KEY_CHARACTERS} characters")
     return key
+
+
+LABEL_HEADER: Final = "Loosely-Label"
+
+
+def label_option_of(request: Request) -> str | None:
+    """Return the label in the header or in the query of a request; None if there is none.
+
+    Raises the problem `malformed-request` if there is more than one label, or if the header has
+    characters that are not ASCII. The length of the label is checked later.
+    """
+    given = request.headers.getlist(LABEL_HEADER)
+    if not given:
+        return request.query_params.get("label")
+    if len(given) > 1 or "label" in request.query_params:
+        raise HttpProblem(
+            problems.MALFORMED_REQUEST, "label: this option is given more than once; give it once"
+        )
+    if not given[0].isascii():
+        raise HttpProblem(
+            problems.MALFORMED_REQUEST,
+            f"{LABEL_HEADER}: a header can contain only ASCII; use the query parameter label",
+        )
+    return given[0].strip(" \t")
 
 
 # The text up to the next comma that is not inside quotes.
@@ -295,22 +400,56 @@ MAX_DEPTH: Final = 256
 Python's own limits differ for reading and writing JSON.
 """
 
+MAX_JSON_VALUES: Final = 300_000
+"""How many values and member names a JSON text may have.
+
+The parser creates an object for each of them. With this limit it needs at most about 50 ms, during
+which no other request is served.
+"""
+
+_LARGE_JSON_VALUES: Final = 10_000
+"""JSON with more values than this is written in small steps, between which other threads run."""
+
+_MAX_INTEGER_CHARACTERS: Final = 309
+"""The largest number of characters of an integer. Longer integers exceed the range of floats."""
+
 _CONTAINERS: Final = (dict, list)
 _TOO_DEEP: Final = f"the value is nested deeper than {MAX_DEPTH} levels"
+_TOO_MANY: Final = (
+    f"the text has more than {MAX_JSON_VALUES} values and member names; send a larger input as "
+    "bytes or as an upload"
+)
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def parse_json(data: bytes | str) -> Json:
-    """Decode JSON text, and accept only what RFC 8259 allows.
+    """Decode JSON text, and accept only what RFC 8259 allows and what can be written again.
 
-    Raises ValueError if the syntax or the encoding is wrong, if the text contains NaN or infinity,
-    or if a value is nested deeper than MAX_DEPTH.
+    Raises ValueError if the syntax or the encoding is wrong, if the text contains NaN, infinity or
+    a number that is too large, if a value is nested deeper than MAX_DEPTH, or if the text has more
+    than MAX_JSON_VALUES values.
     """
+    if isinstance(data, str):
+        # The replacement of half surrogate pairs affects only the count.
+        _check_value_count(data.encode("utf-8", "replace"))
+        text = data
+    else:
+        data = data.removeprefix(_BYTE_ORDER_MARK)
+        _check_value_count(data)
+        text = data.decode()
+    bracket_count = text.count("[") + text.count("{")
     try:
-        value: Json = json.loads(data, parse_constant=_refuse_constant)
+        value: Json = json.loads(
+            text,
+            parse_constant=_refuse_constant,
+            parse_float=_parse_float,
+            parse_int=_parse_int,
+        )
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     # A value with few brackets cannot be too deep, so its depth is not measured.
-    if _count_brackets(data) > MAX_DEPTH:
+    if bracket_count > MAX_DEPTH:
         _check_depth(value)
     return value
 
@@ -321,13 +460,56 @@ def encode_json(value: Json) -> bytes:
     Raises ValueError for a value that JSON or UTF-8 cannot represent, for example infinity or half
     of a surrogate pair.
     """
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    if has_more_values(value, _LARGE_JSON_VALUES):
+        return "".join(_ENCODER.iterencode(value)).encode()
+    return _ENCODER.encode(value).encode()
 
 
-def _count_brackets(data: bytes | str) -> int:
-    if isinstance(data, str):
-        return data.count("[") + data.count("{")
-    return data.count(b"[") + data.count(b"{")
+def has_more_values(value: Json, limit: int) -> bool:
+    """Return whether a JSON value contains more than `limit` values.
+
+    The values are counted only up to the limit, so the function takes little time for any value.
+    """
+    count, containers = 1, [value] if type(value) in _CONTAINERS else []
+    while containers and count <= limit:
+        container = containers.pop()
+        count += len(container)
+        if count <= limit:
+            inner = container.values() if type(container) is dict else container
+            containers += [each for each in inner if type(each) in _CONTAINERS]
+    return count > limit
+
+
+def _check_value_count(data: bytes) -> None:
+    """Raise ValueError if a JSON text has more than MAX_JSON_VALUES values and member names.
+
+    Each value or name comes with one comma, colon or bracket, so these characters are counted. The
+    text is UTF-8, in which they are single bytes.
+    """
+    if _count_signs(data, 0, len(data)) <= MAX_JSON_VALUES:
+        return
+    # Do not count the characters inside strings. First remove the escaped quotation marks, because
+    # these do not end a string.
+    data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if data.count(b'"') > 2 * MAX_JSON_VALUES:
+        raise ValueError(_TOO_MANY)
+    count = position = 0
+    while count <= MAX_JSON_VALUES:
+        start = data.find(b'"', position)
+        end = data.find(b'"', start + 1) if start >= 0 else -1
+        # Count at least one before each string. So the loop also ends soon if the text has only
+        # strings.
+        count += max(1, _count_signs(data, position, start if start >= 0 else len(data)))
+        if end < 0:
+            break
+        position = end + 1
+    if count > MAX_JSON_VALUES:
+        raise ValueError(_TOO_MANY)
+
+
+def _count_signs(data: bytes, start: int, end: int) -> int:
+    count = data.count(b",", start, end) + data.count(b":", start, end)
+    return count + data.count(b"[", start, end) + data.count(b"{", start, end)
 
 
 def _check_depth(value: Json) -> None:
@@ -347,6 +529,20 @@ def _check_depth(value: Json) -> None:
 
 def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not allowed in JSON")
+
+
+def _parse_float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"the number {text[:20]} is too large")
+    return value
+
+
+def _parse_int(text: str) -> int:
+    # The time for a conversion grows with the square of the number of digits.
+    if len(text) > _MAX_INTEGER_CHARACTERS:
+        raise ValueError(f"the number {text[:20]}… has more than {_MAX_INTEGER_CHARACTERS} digits")
+    return int(text)
 
 
 _TEXT_TYPES = (str, str | None)

@@ -9,13 +9,18 @@ query returns, the sixteen parts of the window are read one by one. Thus only a 
 instances is read for one page. If new jobs are submitted while a caller reads the pages, no job is
 omitted or repeated.
 
+A search reads the same windows, and omits the jobs that do not match. If few jobs match, a page
+ends after MAX_QUERIES queries, before it is full. Then `searched_since` tells how far back it
+looked.
+
 The filter of Durable Functions by creation time is not used, because the tables of Azure Storage
 have no index for this time.
 """
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Final, Generic, TypeVar
 
 from gateway.durable import Durable, InstanceSnapshot, RuntimeStatus
@@ -34,6 +39,8 @@ If W is the prefix of a window, the text W + "g" sorts after every id in this wi
 """
 
 _ID_LENGTH: Final = 36
+# The first digits of an id are its time in milliseconds.
+_TIME_DIGITS: Final = 12
 _DASHES: Final = frozenset({8, 13, 18, 23})
 
 # Four digits are the first 16 of the 48 bits of an id's time in milliseconds. Ids with the same
@@ -53,6 +60,11 @@ class IdRange:
     below: str
     above: str
 
+    @classmethod
+    def of_prefix(cls, prefix: str) -> "IdRange":
+        """Return the range of all ids that begin with `prefix`, which may be a complete id."""
+        return cls(below=prefix + _BEHIND, above=prefix)
+
     def reaches(self, window: str) -> bool:
         """Return whether the range can contain an id that begins with `window`."""
         return window < self.below and window + _BEHIND >= self.above
@@ -67,6 +79,20 @@ class Listing(Generic[T]):
 
     jobs: list[T]
     below: str | None
+
+
+def searched_since(below: str) -> datetime:
+    """Return the time to which a page has looked back.
+
+    All jobs of the range whose ids are from this time or later are on the page or on an earlier
+    page. `below` is the member of the page's Listing.
+    """
+    is_whole_id = len(below) == _ID_LENGTH
+    digits = below.rstrip(_BEHIND).replace("-", "")[:_TIME_DIGITS]
+    # A window ends with the last millisecond whose digits begin with the window's digits.
+    last_ms = int(digits.ljust(_TIME_DIGITS, "f"), 16)
+    milliseconds = last_ms if is_whole_id else last_ms + 1
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def id_at(moment: datetime) -> str:
@@ -121,7 +147,17 @@ async def list_newest(
 
 
 def _top_windows(ids: IdRange) -> list[str]:
-    """Return the prefixes of _TOP_DIGITS digits that cover the range, from oldest to newest."""
+    """Return the prefixes that cover the range, from oldest to newest.
+
+    If the limits of the range begin with the same digits, these digits are the only prefix.
+    Otherwise each prefix has _TOP_DIGITS digits.
+    """
+    if ids.above >= ids.below:
+        return []
+    equal = takewhile(lambda pair: pair[0] == pair[1], zip(ids.above, ids.below, strict=False))
+    common = "".join(digit for digit, _ in equal)
+    if len(common) >= _TOP_DIGITS:
+        return [common]
     first, last = int(ids.above[:_TOP_DIGITS], 16), int(ids.below[:_TOP_DIGITS], 16)
     return [f"{number:0{_TOP_DIGITS}x}" for number in range(first, last + 1)]
 

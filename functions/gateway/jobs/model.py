@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -120,6 +120,7 @@ class Ticket:
     version: int = TICKET_VERSION
     is_sent: bool = False
     sent_at: str | None = None
+    label: str | None = None
 
     @property
     def trace_id(self) -> str | None:
@@ -143,6 +144,7 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
     priority: Priority = Priority.NORMAL,
     *,
     sent_at: datetime | None = None,
+    label: str | None = None,
 ) -> Ticket:
     """Return the ticket of a new job, which is the input of the job's orchestration.
 
@@ -170,6 +172,8 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
         value["priority"] = priority.value
     if sent_at is not None:
         value |= {"sent": True, "sent_at": format_time(sent_at)}
+    if label is not None:
+        value["label"] = label
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return _ticket_from_json(text, value)
 
@@ -197,6 +201,7 @@ def _ticket_from_json(text: str, value: Json) -> Ticket:
         version=value.get("version", 1),
         is_sent=value.get("sent", False),
         sent_at=value.get("sent_at"),
+        label=value.get("label"),
     )
 
 
@@ -285,7 +290,8 @@ Record = dict[str, Any]
 
     {"model", "status", "created_at", "started_at", "finished_at", "deadline", "attempt",
      "result": a payload in JSON, "error": an error in JSON, "timing", "trace_id",
-     "tenant": absent if it is OPEN_TENANT, "priority": absent if it is normal}
+     "tenant": absent if it is OPEN_TENANT, "priority": absent if it is normal,
+     "label": absent if the job has no label}
 """
 
 
@@ -305,6 +311,7 @@ def initial_record(ticket: Ticket) -> Record:
         "trace_id": ticket.trace_id,
         **({"tenant": ticket.tenant} if ticket.tenant else {}),
         **({"priority": ticket.priority.value} if ticket.priority is not Priority.NORMAL else {}),
+        **({"label": ticket.label} if ticket.label is not None else {}),
     }
 
 
@@ -365,6 +372,12 @@ def tenant_of(record: Record) -> str:
 def priority_of(record: Record) -> Priority:
     """Return the priority of the job."""
     return Priority(record.get("priority", Priority.NORMAL))
+
+
+def label_of(record: Record) -> str | None:
+    """Return the label that the caller gave the job; None if the job has no label."""
+    label = record.get("label")
+    return label if isinstance(label, str) else None
 
 
 def is_final(record: Record) -> bool:
@@ -428,6 +441,16 @@ class JobResource(TypedDict):
 
     id: Annotated[str, Field(examples=["01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"])]
     model: Annotated[str, Field(examples=["classifier"])]
+    label: Annotated[
+        str | None,
+        Field(
+            description="The text that the caller gave the job; null if none.",
+            examples=["order 4711"],
+        ),
+    ]
+    tenant: NotRequired[
+        Annotated[str, Field(description="The owner; only for a caller that sees all tenants.")]
+    ]
     status: JobStatus
     created_at: Time
     started_at: Time | None
@@ -463,6 +486,7 @@ def job_resource(job_id: str, record: Record) -> JobResource:
     return {
         "id": job_id,
         "model": record["model"],
+        "label": label_of(record),
         "status": record["status"],
         "created_at": record["created_at"],
         "started_at": record["started_at"],

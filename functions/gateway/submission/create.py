@@ -98,6 +98,7 @@ class PreparedJob:
     tenant: str
     webhook_url: str | None = field(repr=False)
     priority: Priority
+    label: str | None
 
     @property
     def job_id(self) -> str:
@@ -117,6 +118,7 @@ class PreparedJob:
             self.webhook_url,
             self.priority,
             sent_at=sent_at,
+            label=self.label,
         )
 
 
@@ -162,6 +164,8 @@ class JobCreator:
         started. Raises HttpProblem or Unavailable.
         """
         prepared = [await self.prepare(new_job) for new_job in new_jobs]
+        for new_job in new_jobs:
+            new_job.submission.drop_data()
         records = await gather_all(
             [self.start_and_wait(durable, job, wait_seconds) for job in prepared]
         )
@@ -197,6 +201,7 @@ class JobCreator:
             new_job.tenant,
             submission.webhook_url,
             submission.priority,
+            submission.label,
         )
 
     async def start_and_wait(
@@ -295,7 +300,7 @@ class JobCreator:
     async def _check_addresses(self, submission: JobSubmission, tenant: str) -> None:
         """Raise the problem `invalid-input` if the submission contains a forbidden URL.
 
-        Raises the problem `too-many-look-ups` if DNS has not answered earlier look-ups.
+        Raise the problem `too-many-look-ups` if too many earlier DNS look-ups have not ended.
         """
         if submission.url is not None:
             await self._check_address("input.url", submission.url.url, tenant)

@@ -101,6 +101,9 @@ def _fingerprint_of(new_job: NewJob) -> str:
         for field in dataclasses.fields(submission)
         if field.name != "data"
     }
+    if options["label"] is None:
+        # The claims of earlier versions, which had no labels, must still match their requests.
+        del options["label"]
     return fingerprint(_METHOD, new_job.model.name, submission.data, options)
 
 
@@ -229,6 +232,7 @@ class IdempotencyKeys:
                     )
                 instance = await self._watch(durable, claim.job_id)
                 if instance is not None:
+                    keyed.new_job.submission.drop_data()
                     return await self._follow(durable, claim.job_id, instance, wait_seconds)
             else:
                 claim = None
@@ -279,6 +283,7 @@ class IdempotencyKeys:
             return None
         if loop.time() - begun_at > FRESH_SECONDS:
             return None
+        keyed.new_job.submission.drop_data()
         record = await self.creator.start_and_wait(durable, job, wait_seconds)
         return SubmittedJob(job_id, record, is_replay=claim is not None)
 

@@ -6,30 +6,43 @@ options.
 
 import base64
 import binascii
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from fastapi import Request
-from starlette.datastructures import FormData, UploadFile
 
 from contract import media
 from contract.catalogue import ModelEntry, Priority
+from contract.guard import MAX_URL_CHARACTERS
 from contract.messages import Json, PayloadUrl
 from gateway.errors import UnreadableImage
 from gateway.http import problems
 from gateway.http.problems import HttpProblem
-from gateway.http.requests import encode_json, parse_json, read_body
+from gateway.http.requests import (
+    announced_size_bytes,
+    caller_of,
+    encode_json,
+    has_more_values,
+    parse_json,
+    read_body,
+    services_of,
+)
+from gateway.submission.forms import FormPart, read_form
 from gateway.submission.images import read_dimensions
 
 _NOT_TEXT: Final = frozenset({"parameters", "deadline_seconds"})
-_OPTIONS: Final = _NOT_TEXT | {"priority", "webhook_url"}
-_MEMBERS: Final = _NOT_TEXT | {"input", "priority", "webhook"}
+_OPTIONS: Final = _NOT_TEXT | {"label", "priority", "webhook_url"}
+_MEMBERS: Final = _NOT_TEXT | {"input", "label", "priority", "webhook"}
 _INPUTS: Final = ("base64", "json", "text", "upload", "url")
 _ENVELOPE_BYTES: Final = 64 * 1024
+_FORM: Final = "multipart/form-data"
+_MAX_UPLOAD_ID_CHARACTERS: Final = 200
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class JobSubmission:
     """The validated input and options of a job.
 
@@ -46,6 +59,14 @@ class JobSubmission:
     upload: str | None = None
     webhook_url: str | None = field(default=None, repr=False)
     priority: Priority = Priority.NORMAL
+    label: str | None = None
+
+    def drop_data(self) -> None:
+        """Release the memory of the input, because the request may wait long for the job.
+
+        The caller must first have put the input into the job's message or into a blob.
+        """
+        self.data = b""
 
 
 async def parse_submission(
@@ -60,53 +81,58 @@ async def parse_submission(
     check_coding(request.headers.get("content-encoding", ""))
     _check_announced_size(request, model, kind)
     if upload := options.get("upload"):
-        if await request.body():
+        if await read_body(request):
             raise HttpProblem(
                 problems.MALFORMED_REQUEST,
                 "upload: if the input is an upload, the body of the request must be empty",
             )
         return _from_upload(model, kind or None, upload, options)
-    if kind == "multipart/form-data":
-        return await _from_form(request, model, options)
     body = await read_body(request)
-    if kind == media.JSON:
-        return _from_envelope(body, model, options)
-    return _from_bytes(model, kind or None, body, options)
+    if kind == _FORM:
+        parse = partial(_from_form, content_type, model, options)
+    elif kind == media.JSON:
+        parse = partial(_from_envelope, model, options)
+    else:
+        return _from_bytes(model, kind or None, body, options)
+    return await services_of(request).bodies.parse(caller_of(request).tenant, body, parse)
 
 
 def _check_announced_size(request: Request, model: ModelEntry, kind: str) -> None:
-    text = request.headers.get("content-length", "")
-    if text.isascii() and text.isdigit():
-        check_size(model, int(text[:15]), allowance_bytes=_allowance_bytes(model, kind))
+    size_bytes = announced_size_bytes(request.scope)
+    check_size(model, size_bytes, allowance_bytes=_allowance_bytes(model, kind))
 
 
 def _allowance_bytes(model: ModelEntry, kind: str) -> int:
     if kind == media.JSON:
         return model.max_input_bytes // 3 + _ENVELOPE_BYTES  # base64 adds a third to the size
-    return _ENVELOPE_BYTES if kind == "multipart/form-data" else 0
+    return _ENVELOPE_BYTES if kind == _FORM else 0
 
 
-async def _from_form(
-    request: Request, model: ModelEntry, options: Mapping[str, str]
+def _from_form(
+    content_type: str, model: ModelEntry, options: Mapping[str, str], body: bytes
 ) -> JobSubmission:
-    async with request.form(max_files=2, max_fields=8, max_part_size=_ENVELOPE_BYTES) as form:
-        file = form.get("file")
-        if not isinstance(file, UploadFile) or len(form.getlist("file")) > 1:
-            raise HttpProblem(
-                problems.MALFORMED_REQUEST, "the form must have exactly one part with the name file"
-            )
-        given = {**options, **_form_options(form)}
-        check_size(model, file.size or 0)
-        kind = media.essence(file.content_type or "") or None
-        return _from_bytes(model, kind, await file.read(), given)
+    try:
+        parts = read_form(content_type, body)
+    except ValueError as error:
+        raise HttpProblem(problems.MALFORMED_REQUEST, f"the body is not a form: {error}") from None
+    files = [part for part in parts if part.name == "file" and part.is_file]
+    if len(files) != 1 or sum(part.name == "file" for part in parts) > 1:
+        raise HttpProblem(
+            problems.MALFORMED_REQUEST,
+            "the form must have exactly one part named file, and this part must have a file name",
+        )
+    given = {**options, **_form_options(parts)}
+    kind = media.essence(files[0].media_type) or None
+    return _from_bytes(model, kind, files[0].data, given)
 
 
-def _form_options(form: FormData) -> dict[str, str]:
-    options = {}
-    for name, value in form.multi_items():
+def _form_options(parts: Sequence[FormPart]) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for part in parts:
+        name = part.name
         if name == "file":
             continue
-        if name not in _OPTIONS or isinstance(value, UploadFile):
+        if name not in _OPTIONS or part.is_file:
             raise HttpProblem(
                 problems.MALFORMED_REQUEST, f"unknown part {name[:100]!r} in the form; remove it"
             )
@@ -115,11 +141,18 @@ def _form_options(form: FormData) -> dict[str, str]:
                 problems.MALFORMED_REQUEST,
                 f"{name}: this option is given more than once; give it only once",
             )
-        options[name] = value
+        if len(part.data) > _ENVELOPE_BYTES:
+            raise HttpProblem(
+                problems.MALFORMED_REQUEST, f"{name}: expected at most {_ENVELOPE_BYTES} bytes"
+            )
+        try:
+            options[name] = part.data.decode()
+        except UnicodeDecodeError:
+            raise HttpProblem(problems.MALFORMED_REQUEST, f"{name}: expected UTF-8") from None
     return options
 
 
-def _from_envelope(body: bytes, model: ModelEntry, options: Mapping[str, str]) -> JobSubmission:
+def _from_envelope(model: ModelEntry, options: Mapping[str, str], body: bytes) -> JobSubmission:
     check_size(model, len(body), allowance_bytes=_allowance_bytes(model, media.JSON))
     try:
         envelope = parse_json(body)
@@ -163,6 +196,8 @@ def _from_upload(
 ) -> JobSubmission:
     if not isinstance(upload, str):
         raise HttpProblem(problems.MALFORMED_REQUEST, "input.upload: expected a string")
+    if len(upload) > _MAX_UPLOAD_ID_CHARACTERS:
+        raise HttpProblem(problems.INVALID_INPUT, "input.upload: this is not the id of an upload")
     return _make_submission(model, media.essence(announced or ""), b"", options, upload=upload)
 
 
@@ -171,6 +206,7 @@ def _from_url(
 ) -> JobSubmission:
     if not isinstance(url, str):
         raise HttpProblem(problems.MALFORMED_REQUEST, "input.url: expected a string")
+    _check_url_length("input.url", url)
     media_type = media.essence(announced) if announced else None
     if media_type:
         check_accepted(model, media_type)
@@ -237,6 +273,7 @@ def _make_submission(
         deadline_seconds,
         webhook_url=parse_webhook_url(options),
         priority=parse_priority(options),
+        label=parse_label(options),
         **source,
     )
 
@@ -368,7 +405,17 @@ def parse_webhook_url(options: Mapping[str, Json]) -> str | None:
     url = options.get("webhook_url")
     if url is not None and not isinstance(url, str):
         raise HttpProblem(problems.MALFORMED_REQUEST, "webhook.url: expected a string")
+    _check_url_length("webhook.url", url or "")
     return url
+
+
+def _check_url_length(option: str, url: str) -> None:
+    # Check the length now, so that no long URL is stored. The SSRF guard later checks the rest.
+    if len(url) > MAX_URL_CHARACTERS:
+        raise HttpProblem(
+            problems.INVALID_INPUT,
+            f"{option}: the URL has more than {MAX_URL_CHARACTERS} characters",
+        )
 
 
 def parse_priority(options: Mapping[str, Json]) -> Priority:
@@ -384,12 +431,44 @@ def parse_priority(options: Mapping[str, Json]) -> Priority:
         raise HttpProblem(problems.MALFORMED_REQUEST, f"priority: expected {known}") from None
 
 
+MAX_LABEL_CHARACTERS: Final = 100
+
+# Control characters, line separators, and characters that change the direction of other text.
+LABEL_PATTERN: Final = (
+    r"^[^\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+    f"{{1,{MAX_LABEL_CHARACTERS}}}$"
+)
+"""The regular expression for a label, which is also part of the OpenAPI document."""
+
+_LABEL: Final = re.compile(LABEL_PATTERN.removeprefix("^").removesuffix("$"))
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
+
+
+def parse_label(options: Mapping[str, Json]) -> str | None:
+    """Return the label that the caller gave the job; None if the options contain no label.
+
+    Raises HttpProblem if the label is too long or contains control characters.
+    """
+    label = options.get("label")
+    if label is None:
+        return None
+    is_text = isinstance(label, str) and _LABEL.fullmatch(label) is not None
+    if not is_text or _SURROGATE.search(label):
+        raise HttpProblem(
+            problems.MALFORMED_REQUEST,
+            f"label: expected a text of 1 to {MAX_LABEL_CHARACTERS} characters without control "
+            "characters and line breaks",
+        )
+    return str(label)
+
+
 def _parse_parameters(given: Json) -> dict[str, Json]:
     if given is None:
         return {}
     try:
         value = parse_json(given) if isinstance(given, str) else given
-        size_bytes = len(encode_json(value))
+        is_large = has_more_values(value, MAX_PARAMETERS_BYTES)
+        size_bytes = MAX_PARAMETERS_BYTES + 1 if is_large else len(encode_json(value))
     except ValueError as error:
         raise HttpProblem(problems.MALFORMED_REQUEST, f"parameters: {error}") from None
     if not isinstance(value, dict):

@@ -59,8 +59,8 @@ async def start_reply_delivery(reply: WebhookReply, instance_id: str, durable: D
 class WebhookActivities:
     """Implements the activities `deliver_webhook` and `deliver_reply`.
 
-    `secrets` are the secrets from which those of the tenants are derived. `producer_secrets` sign
-    the reports to producers.
+    The secrets of the tenants are derived from `secrets`. `producer_secrets` sign the reports to
+    producers.
     """
 
     jobs: Jobs

@@ -1,8 +1,8 @@
 """Post webhooks to URLs that callers have given. The SSRF guard checks each address first.
 
-Host names are looked up by `contract.guard.Resolver` and never in the event loop's default
-executor, which the clients of Azure use for their own look-ups. Names that never answer would fill
-it.
+`contract.guard.Resolver` looks up the host names. The event loop's default executor must not look
+them up, because Azure's clients need it for their own look-ups. Host names that DNS never answers
+would occupy all its threads.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ ATTEMPT_TIMEOUT_SECONDS: Final = 15.0
 DNS_TIMEOUT_SECONDS: Final = 3.0
 
 PRODUCERS: Final = "producers"
-"""The share of the DNS look-ups for the webhooks of producers."""
+"""The share to which the DNS look-ups for the webhooks of producers belong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,13 @@ class WebhookSender(Protocol):
     ) -> WebhookResponse:
         """Send one POST request without following redirects; return the receiver's response.
 
-        `share` is for whom the host name is looked up in DNS: `tenant_share` or PRODUCERS. Raises
+        `share` is the share for which the DNS look-up counts: PRODUCERS or a `tenant_share`. Raises
         WebhookUndelivered if the URL is forbidden or no response arrives.
         """
 
 
 def tenant_share(tenant: str) -> str:
-    """Return the share of the DNS look-ups for the URLs of this tenant."""
+    """Return the share to which the DNS look-ups for the URLs of this tenant belong."""
     return f"tenant {tenant}"
 
 
@@ -68,12 +68,12 @@ async def resolve_url(
         guard: Checks the URL and its addresses.
         resolver: Looks up the host name.
         url: The URL.
-        share: For whom the name is looked up: `tenant_share` or PRODUCERS.
+        share: The share for which the look-up counts: PRODUCERS or a `tenant_share`.
         seconds: How long to wait for the look-up.
 
     Raises:
         ForbiddenAddress: The guard forbids the URL or its addresses, or the host has no address.
-        TooManyLookUps: The look-ups of the share or of this process are used up.
+        TooManyLookUps: Too many look-ups of the share or of this process have not ended.
     """
     target = guard.check_form(url)
     found: tuple[str, ...] = ()

@@ -87,3 +87,11 @@ async def test_requests_to_a_silent_durable_store_raise_unavailable_within_secon
             ):
                 with pytest.raises(Unavailable):
                     await call
+
+
+async def test_the_durable_store_passes_its_check_only_if_it_would_accept_a_change() -> None:
+    async with answering(lambda: web.Response(status=404)) as client:
+        await client.check()
+    async with answering(lambda: web.json_response(FAILED, status=500)) as client:
+        with pytest.raises(Unavailable):
+            await client.check()

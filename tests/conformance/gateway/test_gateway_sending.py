@@ -65,7 +65,8 @@ async def failure(speak: Speak) -> str:
     begun_at = time.monotonic()
     with pytest.raises(WebhookUndelivered) as caught:
         await post(speak)
-    assert time.monotonic() - begun_at < PATIENCE_SECONDS + 2
+    # Without its time limit, an attempt to a silent receiver would never end.
+    assert time.monotonic() - begun_at < PATIENCE_SECONDS + 30
     return caught.value.reason
 
 

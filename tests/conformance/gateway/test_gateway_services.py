@@ -155,7 +155,7 @@ async def received(port: int, queue: str, count: int) -> list[Any]:
         client.get_queue_receiver(queue) as receiver,
     ):
         while len(found) < count:
-            messages = await receiver.receive_messages(count - len(found), max_wait_time=5)
+            messages = await receiver.receive_messages(count - len(found), max_wait_time=30)
             assert messages, f"only {len(found)} of {count} messages arrived"
             for message in messages:
                 await receiver.complete_message(message)

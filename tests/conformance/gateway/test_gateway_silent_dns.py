@@ -1,4 +1,4 @@
-"""Host names that DNS never answers, on a gateway with a real blob storage."""
+"""A gateway with a real blob storage, while DNS does not answer look-ups of callers' URLs."""
 
 import asyncio
 import threading
@@ -25,7 +25,7 @@ ASYNC = {"prefer": "respond-async"}
 
 @pytest.fixture
 def blobs(tmp_path: Path) -> Iterator[ServiceEndpoint]:
-    """Yield a blob storage whose host name each new connection must look up."""
+    """Yield a blob storage. Each new connection to it must look up its host name."""
     port = free_port()
     with running("emulator.blobs", port, "--data", str(tmp_path)):
         text = storage(port).connection_string or ""
@@ -47,7 +47,7 @@ async def test_the_gateway_is_ready_and_stores_inputs_while_dns_does_not_answer(
         payloads=BlobPayloadStore(container),
         url_input_rate=Rate(1000, 1),
     ) as gateway:
-        # As many requests as in 40 s with one request a second, half of them for one name.
+        # Submit 40 URLs, half of them with the same host name.
         names = [f"{number}.test" if number % 2 else "test" for number in range(40)]
         attack = [
             asyncio.create_task(

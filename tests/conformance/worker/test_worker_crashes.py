@@ -14,19 +14,24 @@ from tests.conformance.worker.conftest import StartWorker
 from tests.conformance.worker.worker_gateway import Gateway, run_gateway
 from tests.conformance.worker.worker_services import (
     LOCK_SECONDS,
+    START_SECONDS,
     LocalServices,
-    Program,
     job_id,
     message,
+    receive,
+    take,
     wait_until,
 )
 from tests.ports import free_port
+
+pytestmark = pytest.mark.timeout(120)
 
 
 class Gate:
     """Makes jobs run until the test opens the gate."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
         self._gate = folder / "gate"
         self._running = folder / "running"
 
@@ -45,12 +50,6 @@ def gate(tmp_path: Path) -> Gate:
     return Gate(tmp_path)
 
 
-def held(worker: Program, model: str) -> int:
-    document = httpx.get(worker.probe, timeout=5).json()
-    count: int = document["models"][model]["held"]
-    return count
-
-
 def test_jobs_of_a_killed_worker_run_on_another_worker(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
@@ -58,7 +57,7 @@ def test_jobs_of_a_killed_worker_run_on_another_worker(
     jobs = [job_id() for _ in range(6)]
     services.send("scripted", *(message(gateway, i, "scripted", gate.task()) for i in jobs))
     gate.wait_until_running()
-    wait_until(lambda: held(first, "scripted") == len(jobs), "the worker holds all jobs")
+    wait_until(lambda: first.held("scripted") == len(jobs), "the worker holds all jobs")
     first.kill()
     gate.open()
     start_worker("scripted")
@@ -68,7 +67,6 @@ def test_jobs_of_a_killed_worker_run_on_another_worker(
     assert len(gateway.posts) == len(jobs)
 
 
-@pytest.mark.timeout(90)
 def test_a_job_that_repeatedly_kills_workers_is_dead_lettered(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
@@ -98,14 +96,14 @@ def test_a_job_that_runs_longer_than_the_lock_duration_gets_one_reply(
 def test_a_worker_without_capacity_locks_no_further_messages(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
-    worker = start_worker("single")
+    worker = start_worker("patient")
     jobs = [job_id() for _ in range(6)]
-    services.send("single", *(message(gateway, i, "single", gate.task()) for i in jobs))
+    services.send("patient", *(message(gateway, i, "patient", gate.task()) for i in jobs))
     gate.wait_until_running()
-    wait_until(lambda: held(worker, "single") == 2, "one runs, one waits")
+    wait_until(lambda: worker.held("patient") == 2, "one runs, one waits")
 
-    with services.receiver("single") as receiver:
-        others = receiver.receive_messages(10, max_wait_time=3)
+    with services.receiver("patient") as receiver:
+        others = receive(receiver, 4)
         assert [message.message_id for message in others] == jobs[2:]
         assert [message.delivery_count for message in others] == [0] * 4
         for message_ in others:
@@ -113,7 +111,7 @@ def test_a_worker_without_capacity_locks_no_further_messages(
     gate.open()
     for identity in jobs:
         gateway.taken(identity)
-    services.wait_until_empty("single")
+    services.wait_until_empty("patient")
 
 
 def test_sigterm_makes_the_worker_return_waiting_jobs_and_finish_the_running_job(
@@ -124,21 +122,18 @@ def test_sigterm_makes_the_worker_return_waiting_jobs_and_finish_the_running_job
     services.send("single", message(gateway, runs, "single", gate.task()))
     gate.wait_until_running()
     services.send("single", message(gateway, waits, "single", {"do": "x"}))
-    wait_until(lambda: held(worker, "single") == 2, "one runs, one waits")
+    wait_until(lambda: worker.held("single") == 2, "one runs, one waits")
     worker.signal(signal.SIGTERM)
     wait_until(lambda: not worker.is_ready(), "the worker is not ready")
-    wait_until(lambda: held(worker, "single") == 1, "the waiting message is returned")
+    wait_until(lambda: worker.held("single") == 1, "the waiting message is returned")
     services.send("single", message(gateway, comes, "single", {"do": "x"}))
 
     with services.receiver("single") as receiver:
-        back = receiver.receive_messages(1, max_wait_time=5)
-        back += receiver.receive_messages(1, max_wait_time=5)
+        back = take(receiver, 2)
         assert [message.message_id for message in back] == [waits, comes]
         assert [message.delivery_count for message in back] == [0, 0], (
             "the release counted as a delivery"
         )
-        for message_ in back:
-            receiver.complete_message(message_)
     # Let the job outlast the lock duration: a draining worker must renew the lock.
     threading.Timer(LOCK_SECONDS * 1.2, gate.open).start()
     assert worker.exit_code() == 0
@@ -160,10 +155,10 @@ def test_a_draining_worker_receives_no_messages(
     threading.Event().wait(0.5)
     services.send("scripted", message(gateway, comes, "scripted", {"do": "x"}))
     with services.receiver("scripted") as receiver:
-        # The message must be free at once. If the worker had received it, it would come back later.
-        (free,) = receiver.receive_messages(1, max_wait_time=0.5)
+        # The message is free. If the worker had received it, its lock would expire first, and its
+        # delivery count would be 1.
+        (free,) = take(receiver, 1)
         assert (free.message_id, free.delivery_count) == (comes, 0)
-        receiver.complete_message(free)
     gate.open()
     assert worker.exit_code() == 0
     gateway.taken(runs)
@@ -174,31 +169,32 @@ def test_an_idle_worker_exits_immediately_after_a_signal(
 ) -> None:
     worker = start_worker("noop")
     worker.signal(signal.SIGINT)
-    assert worker.exit_code(seconds=10) == 0
+    assert worker.exit_code() == 0
     assert "Traceback" not in worker.log.read_text()
 
 
 def test_a_second_signal_or_the_end_of_the_grace_period_ends_the_worker(
-    services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     patient = start_worker("single")
     hasty = start_worker("scripted", WORKER_DRAIN_SECONDS="0.5")
     jobs = {"single": job_id(), "scripted": job_id()}
+    gates = {queue: Gate(tmp_path / queue) for queue in jobs}
     for queue, identity in jobs.items():
-        services.send(queue, message(gateway, identity, queue, gate.task()))
-    wait_until(
-        lambda: held(patient, "single") + held(hasty, "scripted") == 2, "both workers hold a job"
-    )
+        services.send(queue, message(gateway, identity, queue, gates[queue].task()))
+    for gate in gates.values():
+        gate.wait_until_running()
     hasty.signal(signal.SIGTERM)
-    assert hasty.exit_code(seconds=10) == 0
+    assert hasty.exit_code() == 0
     assert "abandoning 1 unfinished jobs" in hasty.log.read_text()
     assert "not-finished; settlement abandon" in hasty.log.read_text()
     patient.signal(signal.SIGTERM)
     wait_until(lambda: "shutting down" in patient.log.read_text(), "the worker drains")
     patient.signal(signal.SIGTERM)
-    assert patient.exit_code(seconds=5) == 128 + signal.SIGTERM
+    assert patient.exit_code() == 128 + signal.SIGTERM
 
-    gate.open()
+    for gate in gates.values():
+        gate.open()
     start_worker("single,scripted")
     assert [gateway.taken(identity).attempt for identity in jobs.values()] == [2, 2]
 
@@ -239,8 +235,8 @@ def test_a_worker_that_starts_before_all_other_services_waits_for_the_other_serv
             "the worker tries to connect",
         )
         live = worker.probe.replace("/ready", "/live")
-        assert httpx.get(live, timeout=5).status_code == 200
-        assert httpx.get(worker.probe, timeout=5).status_code == 503
+        assert httpx.get(live, timeout=START_SECONDS).status_code == 200
+        assert httpx.get(worker.probe, timeout=START_SECONDS).status_code == 503
         services.service_bus.start()
         wait_until(worker.is_ready, "the worker is ready")
         with run_gateway() as elsewhere:

@@ -29,6 +29,7 @@ from tests.conformance.worker.worker_services import (
     LocalServices,
     job_id,
     message,
+    receive,
     wait_until,
 )
 
@@ -235,7 +236,7 @@ def test_a_job_that_has_ended_at_the_gateway_or_has_expired_does_not_run(
         message(gateway, wanted, "single", {"do": "x"}),
     )
     with services.receiver("single") as receiver:
-        for delivered in receiver.receive_messages(2, max_wait_time=5):
+        for delivered in receive(receiver, 2):
             receiver.abandon_message(delivered)
     services.send("single", message(gateway, expired, "single", task, deadline_seconds=0))
     start_worker("single")

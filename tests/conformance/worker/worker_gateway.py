@@ -19,8 +19,9 @@ class Gateway(http.server.ThreadingHTTPServer):
     gets 202 for its first reply and 410 for each later reply. The status 0 closes the connection
     without a response.
 
-    `asked_status` is the status of the responses to GET requests. With a `meeting`, GET requests
-    are answered only after enough of them wait at this barrier.
+    `after_posts` is a number of POST requests, and a function to call before the last of them is
+    answered. `asked_status` is the status of the responses to GET requests. With a `meeting`, GET
+    requests are answered only after enough of them wait at this barrier.
     """
 
     daemon_threads = True
@@ -36,6 +37,7 @@ class Gateway(http.server.ThreadingHTTPServer):
         self.replies: dict[str, list[JobReply]] = defaultdict(list)
         self.traceparents: dict[str, str] = {}
         self.connections = 0
+        self.after_posts: tuple[int, Callable[[], None]] | None = None
         self.changed = threading.Condition()
 
     @property
@@ -45,7 +47,7 @@ class Gateway(http.server.ThreadingHTTPServer):
     def url(self, job_id: str) -> str:
         return f"http://{self.host}/v1/jobs/{job_id}/reply?token=secret-token"
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         """Wait until `condition` is true. Check the condition after each request to the server."""
         with self.changed:
             if not self.changed.wait_for(condition, seconds):
@@ -66,6 +68,8 @@ class Gateway(http.server.ThreadingHTTPServer):
             self.posts.append((job_id, status))
             if status == 202:
                 self.replies[job_id].append(decode_reply(body))
+            if self.after_posts is not None and self.after_posts[0] == len(self.posts):
+                self.after_posts[1]()
             self.changed.notify_all()
             return status
 

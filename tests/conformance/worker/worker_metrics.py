@@ -5,14 +5,14 @@ from __future__ import annotations
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conformance.worker.worker_services import Program
+from tests.conformance.worker.worker_services import START_SECONDS, Program
 
 
 class ScrapedMetrics:
     """The metrics of one scrape."""
 
     def __init__(self, worker: Program) -> None:
-        answer = httpx.get(worker.probe.replace("/ready", "/metrics"), timeout=5)
+        answer = httpx.get(worker.probe.replace("/ready", "/metrics"), timeout=START_SECONDS)
         assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
         families = text_string_to_metric_families(answer.text)
         self._samples = [sample for family in families for sample in family.samples]

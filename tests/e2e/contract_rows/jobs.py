@@ -56,6 +56,21 @@ JOBS: Final = (
     Row(*("cancel a job that succeeded", "DELETE", "/v1/jobs/{job}", 200), members=DONE),
     Row(*("cancel an unknown job", "DELETE", "/v1/jobs/{unknown}", 404, "unknown-job")),
     Row(*("a list of jobs", "GET", "/v1/jobs?model=noop&status=succeeded&limit=1", 200)),
+    Row(
+        *("a search by label and time", "GET"),
+        *("/v1/jobs?label=order*&code=invalid-input&created_after=2026-03-01T12:00:00Z", 200),
+        members={"jobs": [], "searched_back_to": None, "next_cursor": None},
+        headers={"etag": None},
+    ),
+    Row(
+        *("a search by id", "GET", "/v1/jobs?id={job}", 200),
+        members={"next_cursor": None, "links": {"next": None}},
+    ),
+    Row(
+        *("a search by an invalid time", "GET", "/v1/jobs?created_before=now", 400),
+        *("malformed-request",),
+    ),
+    Row(*("a search by a short id", "GET", "/v1/jobs?id=01*", 400, "malformed-request")),
     Row(*("a list with too high a limit", "GET", "/v1/jobs?limit=1000", 400, "malformed-request")),
     Row(
         *("an unknown method", "PUT", "/v1/jobs/{job}", 405, "method-not-allowed"),

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from tests.e2e.contract_rows.row import AGAIN, CHALLENGE, SUBMIT, TEXT, Row
+from tests.e2e.contract_rows.row import AGAIN, CHALLENGE, JSON, SUBMIT, TEXT, Row
 
 KEYS: Final = (
     Row(
@@ -38,6 +38,47 @@ KEYS: Final = (
     Row(
         *("dead letters without the scope", "GET", "/v1/admin/dead-letters", 403, "forbidden"),
         caller="reader",
+    ),
+    Row(
+        *("the jobs of all tenants without the scope", "GET", "/v1/jobs?tenant=*", 403),
+        *("forbidden",),
+        caller="reader",
+    ),
+    Row(
+        *("the jobs of all tenants", "GET", "/v1/jobs?id={queued}", 200),
+        caller="watcher",
+        members={"jobs": None, "next_cursor": None},
+    ),
+    Row(
+        *("a job of another tenant for an operator", "GET", "/v1/jobs/{raised}", 200),
+        caller="watcher",
+        members={"tenant": "acme", "status": "failed", "result": None},
+    ),
+    Row(
+        *("a result of another tenant for an operator", "GET", "/v1/jobs/{raised}/result", 403),
+        *("forbidden",),
+        caller="watcher",
+    ),
+    Row(
+        *("cancel as an operator who only reads", "DELETE", "/v1/jobs/{queued}", 403, "forbidden"),
+        caller="watcher",
+    ),
+    Row(
+        *("dead letters for an operator who only reads", "GET", "/v1/admin/dead-letters", 200),
+        caller="watcher",
+        members={"dead_letters": None},
+    ),
+    Row(
+        *("count dead letters without the scope", "GET", "/v1/admin/dead-letters/count", 403),
+        *("forbidden",),
+        caller="reader",
+    ),
+    Row(
+        *("purge as an operator who only reads", "POST", "/v1/admin/dead-letters/actions", 403),
+        *("forbidden",),
+        caller="watcher",
+        sent=JSON,
+        body=b'{"action": "purge", "count": 0}',
     ),
     Row(*("a job of the same tenant", "GET", "/v1/jobs/{queued}", 200), caller="reader"),
     Row(

@@ -60,6 +60,13 @@ BLOBS: Final = (
         headers=AGAIN,
     ),
     Row(*("dead letters", "GET", "/v1/admin/dead-letters", 503, *_AWAY), headers=AGAIN),
+    Row(*("count dead letters", "GET", "/v1/admin/dead-letters/count", 503, *_AWAY), headers=AGAIN),
+    Row(
+        *("purge all dead letters", "POST", "/v1/admin/dead-letters/actions", 503, *_AWAY),
+        sent=JSON,
+        body=b'{"action": "purge", "count": 1}',
+        headers=AGAIN,
+    ),
     Row(
         *("a dead letter", "GET", "/v1/admin/dead-letters/doomed/{letter}", 503, *_AWAY),
         headers=AGAIN,

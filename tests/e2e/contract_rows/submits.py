@@ -52,6 +52,24 @@ SUBMITS: Final = (
         members=DONE,
     ),
     Row(
+        *("a label in the query", "POST", f"{SUBMIT}?label=order%201", 200),
+        sent=BYTES,
+        body=b"x",
+        members={"label": "order 1"},
+    ),
+    Row(
+        *("a label in a header", "POST", SUBMIT, 200),
+        sent={**BYTES, "loosely-label": "order 2"},
+        body=b"x",
+        members={"label": "order 2"},
+    ),
+    Row(
+        *("a label in JSON", "POST", SUBMIT, 200),
+        sent=JSON,
+        body=encoded({"input": {"text": "x"}, "label": "Zürich"}),
+        members={"label": "Zürich"},
+    ),
+    Row(
         *("low priority", "POST", f"{SUBMIT}?priority=low", 200),
         sent=BYTES,
         body=b"x",
@@ -107,6 +125,11 @@ REFUSALS: Final = (
     ),
     Row(
         *("an invalid deadline", "POST", f"{SUBMIT}?deadline_seconds=0", 400, "malformed-request"),
+        sent=BYTES,
+        body=b"x",
+    ),
+    Row(
+        *("a label with a line break", "POST", f"{SUBMIT}?label=a%0Ab", 400, "malformed-request"),
         sent=BYTES,
         body=b"x",
     ),

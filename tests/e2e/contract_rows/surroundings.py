@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from tests.e2e.contract_rows.row import Row, encoded
+from tests.e2e.contract_rows.row import JSON, Row, encoded
 
 _TENSOR: Final = {"name": "x", "datatype": "BYTES", "shape": [1], "data": ["hello"]}
 
@@ -20,6 +20,30 @@ OTHERS: Final = (
     Row(*("dead letters", "GET", "/v1/admin/dead-letters?model=noop", 200)),
     Row(
         *("delete all dead letters", "DELETE", "/v1/admin/dead-letters", 400, "malformed-request"),
+    ),
+    Row(
+        *("the number of dead letters", "GET"),
+        *("/v1/admin/dead-letters/count?model=classifier&reason=x", 200),
+        members={"count": 0, "not_redriven": 0, "examined": 0, "next_cursor": None},
+        headers={"cache-control": "no-store"},
+    ),
+    Row(
+        *("redrive all dead letters", "POST", "/v1/admin/dead-letters/actions", 200),
+        sent=JSON,
+        body=encoded({"action": "redrive", "count": 0, "filter": {"model": "classifier"}}),
+        members={"action": "redrive", "done": [], "refused": [], "next_cursor": None},
+    ),
+    Row(
+        *("purge another number of dead letters", "POST", "/v1/admin/dead-letters/actions", 409),
+        *("count-changed",),
+        sent=JSON,
+        body=encoded({"action": "purge", "count": 7, "filter": {"model": "classifier"}}),
+        members={"count": 0},
+    ),
+    Row(
+        *("an unknown action", "POST", "/v1/admin/dead-letters/actions", 400, "malformed-request"),
+        sent=JSON,
+        body=encoded({"action": "burn", "count": 0}),
     ),
     Row(*("options", "OPTIONS", "/v1/jobs/{job}", 204), headers={"allow": None}),
     Row(

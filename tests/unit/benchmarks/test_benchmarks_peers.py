@@ -206,7 +206,7 @@ def test_the_benchmark_document_names_the_fastest_peer_and_each_failed_run(tmp_p
     text = (tmp_path / "benchmarks.md").read_text("utf-8")
     rows = [line for line in text.splitlines() if line.startswith("| noop, ")]
     assert "| noop, jobs/s at 16 clients | 200 | FastAPI + Celery, threads (250) |" in rows
-    assert "| noop, longest silence after the kill in s | 1.0 | nobody |" in rows
+    assert "| noop, longest silence after the kill in s | 1.0 | none |" in rows
     assert "- arq/polling, noop, round 1 failed: RuntimeError: not ready" in text
     for picture in re.findall(r"\((benchmarks/\w+\.svg)\)", text):
         assert (tmp_path / picture).is_file()

@@ -169,7 +169,7 @@ def test_the_documented_default_scaling_settings_match_the_code() -> None:
         ("scale-model --nodes 3:1", "nodes: use a minimum"),
         ("scale-model --batch-seconds 0.1", "a full batch must take at least as long"),
         ("scale-model --png /no/such/folder/a.png --burst 1", "/no/such/folder/a.png"),
-        ("cost --gpu B200", "there is no GPU 'B200'"),
+        ("cost --gpu B200", "the price list has no GPU 'B200'"),
         ("cost --prices /no/such/file.yaml", "/no/such/file.yaml"),
     ],
 )

@@ -294,7 +294,7 @@ class TestCost:
             (("usage", "executions_per_job"), -1, "usage.executions_per_job"),
             (("usage", "retention_days"), True, "usage.retention_days"),
             (("prices", "registry"), {}, "prices.registry.day is missing"),
-            (("gpus",), {}, "there is no GPU 'T4'"),
+            (("gpus",), {}, "the price list has no GPU 'T4'"),
             (("prices",), [], "unexpected structure"),
         ],
     )

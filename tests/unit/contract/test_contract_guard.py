@@ -135,7 +135,7 @@ def test_a_host_name_that_cannot_be_resolved_is_refused() -> None:
         GUARD.resolve(GUARD.check_form("https://name.test/"), nothing)
 
 
-def test_the_refusal_does_not_tell_whether_a_name_exists_inside_the_network() -> None:
+def test_the_refusal_does_not_reveal_whether_a_name_exists_inside_the_network() -> None:
     target = GUARD.check_form("https://db.internal/")
 
     def look_up(host: str, port: int) -> Sequence[str]:
@@ -150,7 +150,7 @@ def test_the_refusal_does_not_tell_whether_a_name_exists_inside_the_network() ->
 
 
 class Dns:
-    """Finds the same address for each name. Names with `dead` get no answer until `answer`."""
+    """Returns the same address for each name. For names with `dead`, first waits for `answer`."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -173,10 +173,12 @@ def dns() -> Iterator[Dns]:
     made.answer()
 
 
-def test_simultaneous_look_ups_of_one_name_are_one_look_up(dns: Dns) -> None:
+def test_simultaneous_callers_with_the_same_name_share_one_look_up(dns: Dns) -> None:
     resolver = Resolver(dns)
     waiting = [resolver.start("dead.test", 443, f"tenant {n}") for n in range(200)]
-    assert not waiting[0].cancel(), "a caller that gives up must not take the answer from others"
+    assert not waiting[0].cancel(), (
+        "a caller that gives up must not cancel the look-up of the others"
+    )
     dns.answer()
     assert {future.result(10) for future in waiting} == {("93.184.215.14",)}
     assert dns.asked == ["dead.test"]
@@ -184,7 +186,7 @@ def test_simultaneous_look_ups_of_one_name_are_one_look_up(dns: Dns) -> None:
     assert dns.asked == ["dead.test"] * 2, "answers are not cached"
 
 
-def test_names_that_never_answer_use_up_only_the_share_of_their_tenant(dns: Dns) -> None:
+def test_names_that_dns_never_answers_use_up_only_the_share_of_one_tenant(dns: Dns) -> None:
     resolver = Resolver(dns, max_count=64, max_count_of_a_share=8)
     for n in range(8):
         with pytest.raises(TimeoutError):
@@ -194,7 +196,7 @@ def test_names_that_never_answer_use_up_only_the_share_of_their_tenant(dns: Dns)
     assert resolver.look_up("good.test", 443, "b", 10) == ("93.184.215.14",)
 
 
-def test_a_process_runs_a_bounded_number_of_look_ups(dns: Dns) -> None:
+def test_the_number_of_look_ups_in_a_process_is_limited(dns: Dns) -> None:
     before = threading.active_count()
     resolver = Resolver(dns, max_count=64, max_count_of_a_share=8)
     started: list[Future[tuple[str, ...]]] = []

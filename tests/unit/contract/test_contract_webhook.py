@@ -43,12 +43,12 @@ def test_the_verification_of_a_webhook_fails_for_a_wrong_secret_body_id_or_time(
         Webhook(NEW).verify(BODY, {**signed, "webhook-timestamp": "1"})
 
 
-def test_the_secrets_of_a_tenant_follow_from_the_common_secrets_and_its_name() -> None:
+def test_the_secrets_of_a_tenant_are_derived_from_the_common_secrets_and_the_name() -> None:
     common = parse_secrets(f"{NEW},{OLD}")
     acme, bolt = (tenant_secrets(common, name) for name in ("acme", "bolt"))
     assert acme == tenant_secrets(common, "acme")
     assert len({*acme, *bolt, *common}) == 6
-    # Receivers have stored the secrets, so they must not change.
+    # Receivers have stored the derived secrets, so later versions must derive the same secrets.
     assert format_secrets(tenant_secrets(parse_secrets(OLD), "acme")) == FIXED
     assert parse_secrets(format_secrets(acme)) == acme
     assert tenant_secrets(common, "") == common, "a gateway without tenants"

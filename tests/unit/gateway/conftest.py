@@ -11,6 +11,7 @@ import pytest
 from contract.catalogue import DEFAULT_PATH, Catalogue
 from contract.guard import Resolver
 from contract.messages import JobRequest
+from gateway.asgi import App
 from gateway.http.app import create_app
 from gateway.http.authentication import ReplyTokens
 from gateway.services import Services
@@ -37,6 +38,7 @@ class RunningGateway:
     payloads: MemoryPayloads
     clock: ManualClock
     blobs: MemoryBlobs
+    app: App
 
     async def accept(self, data: bytes = b"x", model: str = "noop", **query: Any) -> str:
         """Submit a job with `respond-async`; return the job's id."""
@@ -130,4 +132,4 @@ async def open_gateway(
 
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url=base_url) as http:
-        yield RunningGateway(http, services, durable, queues, memory, clock, blobs)
+        yield RunningGateway(http, services, durable, queues, memory, clock, blobs, api)

@@ -150,6 +150,7 @@ class MemoryDurable:
         self.runs: dict[str, Run] = {}
         self.is_down = False
         self.status_count = 0
+        self.check_count = 0
         self.list_count = 0
         self._clock = clock
         self._enqueue = enqueue
@@ -173,6 +174,10 @@ class MemoryDurable:
             "ParentInstance": None,
         }
         await self._turn(run, started)
+
+    async def check(self) -> None:
+        self.check_count += 1
+        self._check()
 
     async def status(self, job_id: str) -> InstanceSnapshot | None:
         self._check()

@@ -58,7 +58,7 @@ async def test_the_services_are_checked_for_readiness_at_most_once_a_second(
             "status": "ready",
             "checks": {"durable": "ok", "queue": "ok", "blobs": "ok"},
         }
-    assert gateway.durable.status_count == 1
+    assert gateway.durable.check_count == 1
     assert FRESH_SECONDS == 1
 
 

@@ -139,7 +139,7 @@ CROSS_SITE = {"origin": "https://evil.example", "sec-fetch-site": "cross-site"}
         {"origin": "http://localhost:3000", "sec-fetch-site": "same-site"},
     ],
 )
-async def test_a_page_of_another_site_cannot_submit_or_cancel_at_an_open_gateway(
+async def test_a_page_of_another_site_cannot_submit_or_cancel_jobs_of_an_open_gateway(
     gateway: RunningGateway, headers: dict[str, str]
 ) -> None:
     plain = {"content-type": "text/plain"}
@@ -162,7 +162,7 @@ async def test_a_page_of_another_site_cannot_submit_or_cancel_at_an_open_gateway
         {},
         {"sec-fetch-site": "none"},
         {"origin": "http://gateway.test", "sec-fetch-site": "same-origin"},
-        # A proxy in front of the gateway changes the host, but not what the browser says.
+        # A proxy in front of the gateway changes the host, but not the headers of the browser.
         {"origin": "https://api.example", "sec-fetch-site": "same-origin"},
         {"origin": "http://gateway.test", "host": "gateway.test"},
     ],
@@ -176,7 +176,7 @@ async def test_a_client_and_a_page_of_the_gateway_itself_can_submit(
 
 
 @pytest.mark.parametrize("origins", [("https://evil.example",), ("*",)])
-async def test_a_page_of_an_origin_in_cors_origins_can_submit(origins: tuple[str, ...]) -> None:
+async def test_a_page_whose_origin_is_in_cors_origins_can_submit(origins: tuple[str, ...]) -> None:
     submit = {"content-type": "application/octet-stream", "prefer": "respond-async"}
     async with open_gateway(cors_origins=origins) as gateway:
         answer = await gateway.http.post(
@@ -185,8 +185,10 @@ async def test_a_page_of_an_origin_in_cors_origins_can_submit(origins: tuple[str
         assert answer.status_code == 202
 
 
-async def test_a_page_of_another_site_can_still_read(gateway: RunningGateway) -> None:
-    """Its browser does not show it the answer."""
+async def test_a_get_request_of_a_page_of_another_site_is_not_refused(
+    gateway: RunningGateway,
+) -> None:
+    """The browser does not give the response to the page, so the gateway need not refuse it."""
     answer = await gateway.http.get("/v1/models", headers=CROSS_SITE)
     assert answer.status_code == 200
 

@@ -1,4 +1,4 @@
-"""Host names that DNS never answers, and the requests of others meanwhile."""
+"""Look-ups of host names that DNS never answers, and the other requests during this time."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ SETTING = parse_keys(json.dumps([entry for _, entry in KEYS.values()]))
 
 
 class SilentDns:
-    """Finds a public address for each name. A name with `dead` gets no answer until `answer`."""
+    """Returns a public address for each name. For names with `dead`, first waits for `answer`."""
 
     def __init__(self) -> None:
         self._answered = threading.Event()
@@ -67,7 +67,7 @@ async def submit(gateway: RunningGateway, tenant: str, **envelope: Any) -> httpx
     )
 
 
-async def test_names_that_never_answer_delay_no_other_tenant(silent: RunningGateway) -> None:
+async def test_names_that_dns_never_answers_delay_no_other_tenant(silent: RunningGateway) -> None:
     attack = [
         asyncio.create_task(submit(silent, "dead", input={"url": f"https://{number}.dead.test/"}))
         for number in range(40)
@@ -83,7 +83,7 @@ async def test_names_that_never_answer_delay_no_other_tenant(silent: RunningGate
         assert answer.status_code == 202, answer.text
     assert (await silent.http.get("/v1/health/ready")).status_code == 200
     assert time.monotonic() - begun_at < 2
-    # The tenant with the dead names is served, too, except for further names.
+    # The tenant with the dead names is also served, unless a request contains another host name.
     assert (await submit(silent, "dead", input={"text": "x"})).status_code == 202
     answers = [await each for each in attack]
     assert time.monotonic() - begun_at < DNS_TIMEOUT_SECONDS + 2
@@ -95,7 +95,7 @@ async def test_names_that_never_answer_delay_no_other_tenant(silent: RunningGate
     assert "input.url: 8 host names" in refused.json()["detail"]
 
 
-async def test_a_name_that_never_answers_gets_the_same_refusal_as_an_unknown_name() -> None:
+async def test_a_name_that_dns_never_answers_is_refused_like_an_unknown_name() -> None:
     dns = SilentDns()
     with pytest.raises(ForbiddenAddress) as refused:
         await resolve_url(AddressGuard(), Resolver(dns), "https://dead.test/", "a", seconds=0.01)
@@ -103,7 +103,7 @@ async def test_a_name_that_never_answers_gets_the_same_refusal_as_an_unknown_nam
     assert str(refused.value) == "the host dead.test cannot be found on the public internet"
 
 
-async def test_a_webhook_is_delivered_later_if_its_tenant_has_too_many_look_ups() -> None:
+async def test_a_webhook_attempt_fails_if_the_tenant_has_too_many_look_ups() -> None:
     dns = SilentDns()
     resolver = Resolver(dns, max_count_of_a_share=1)
     sender = HttpWebhookSender(AddressGuard(), resolver)

@@ -70,7 +70,7 @@ async def test_one_webhook_delivery_starts_when_a_job_ends_and_contains_the_job(
 
 
 async def test_each_tenant_signs_webhooks_with_its_own_secrets() -> None:
-    """A tenant that names another tenant's receiver gets no event that the receiver accepts."""
+    """If a job names the receiver of another tenant, this receiver refuses the event."""
     keys = {tenant: make_key(tenant, tenant) for tenant in ("acme", "bolt")}
     async with open_gateway(
         webhook_secrets=parse_secrets(SECRET),

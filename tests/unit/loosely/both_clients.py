@@ -5,7 +5,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from loosely import AsyncClient, Client, Event, Job, Model, Result, Retry, Timeline, Upload
+from loosely import (
+    AsyncClient,
+    Client,
+    Event,
+    Job,
+    JobPage,
+    Model,
+    Result,
+    Retry,
+    Timeline,
+    Upload,
+)
 
 
 class SleepClock:
@@ -62,6 +73,9 @@ class AnyClient:
 
     def jobs(self, **filters: Any) -> list[Job]:
         return self._collect(self.client.jobs(**filters))
+
+    def find_jobs(self, **filters: Any) -> JobPage:
+        return self._run(self.client.find_jobs(**filters))  # type: ignore[no-any-return]
 
     def events(self, *args: Any, **options: Any) -> list[Event]:
         return self._collect(self.client.iter_events(*args, **options))

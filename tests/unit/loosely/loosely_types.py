@@ -10,6 +10,7 @@ from loosely import (
     Event,
     Job,
     JobEnded,
+    JobPage,
     Model,
     Problem,
     Result,
@@ -37,13 +38,15 @@ def synchronous(client: Client) -> None:
     assert_type(client.models(), tuple[Model, ...])
     assert_type(client.model("m"), Model)
     assert_type(client.jobs(model="m", status="queued"), Iterator[Job])
+    assert_type(client.find_jobs(label="a*", limit=5), JobPage)
     with Client("http://localhost", api_key="k", retry=Retry(total_seconds=1)) as inner:
         assert_type(inner, Client)
 
 
 async def asynchronous(client: AsyncClient) -> None:
     assert_type(await client.submit(b"", "m"), Job)
-    assert_type(await client.run(Path("file"), "m"), Job)
+    assert_type(await client.run(Path("file"), "m", label="a"), Job)
+    assert_type(await client.find_jobs(label="a*", limit=5), JobPage)
     assert_type(await client.wait("id"), Job)
     assert_type(await client.get("id"), Job)
     assert_type(await client.timeline("id"), Timeline)

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from typer.testing import CliRunner
@@ -341,6 +342,76 @@ def test_the_list_command_prints_one_line_per_job_up_to_the_limit(
         "/v1/jobs?status=queued",
         "/v1/jobs?status=queued&cursor=more",
     ]
+
+
+def test_the_list_command_sends_its_filters_and_shows_label_and_tenant(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
+    job = job_document("failed", label="order\x1b 1", tenant="acme")
+    gateway.responses = [json_response(200, {"jobs": [job], "next_cursor": None})]
+    filters = {
+        "--code": "inference-failed",
+        "--label": "order*",
+        "--after": "2026-03-01T12:00:00Z",
+        "--before": "2026-03-02T00:00:00+02:00",
+        "--id": "0198*",
+        "--tenant": "*",
+        "--cursor": "c",
+    }
+    options = [part for pair in filters.items() for part in pair]
+    done = runner.invoke(app, ["list", *options, "--url", gateway.url])
+
+    assert done.exit_code == 0, done.output
+    assert done.stdout.split()[-3:] == ["acme", "order\ufffd", "1"]
+    [request] = gateway.requests
+    assert parse_qs(urlsplit(request.target).query) == {
+        "code": ["inference-failed"],
+        "label": ["order*"],
+        "created_after": ["2026-03-01T12:00:00+00:00"],
+        "created_before": ["2026-03-02T00:00:00+02:00"],
+        "id": ["0198*"],
+        "tenant": ["*"],
+        "cursor": ["c"],
+    }
+
+
+def test_a_list_command_that_ends_early_prints_how_far_back_it_looked(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
+    gateway.responses = [
+        json_response(
+            200,
+            {"jobs": [], "next_cursor": f"c{number}", "searched_back_to": f"2026-03-0{number}T00Z"},
+        )
+        for number in (3, 2, 1)
+    ]
+    done = runner.invoke(app, ["list", "--label", "x", "--pages", "2", "--url", gateway.url])
+
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr == "searched back to 2026-03-02T00:00:00+00:00; continue with: --cursor c2\n"
+    assert len(gateway.requests) == 2
+
+
+def test_a_list_command_with_an_invalid_time_sends_no_request(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
+    done = runner.invoke(app, ["list", "--after", "yesterday", "--url", gateway.url])
+    assert done.exit_code == 2
+    assert "is not a time" in done.stderr
+    assert gateway.requests == []
+
+
+def test_the_submit_command_sends_the_label(
+    runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
+) -> None:
+    file = tmp_path / "input.txt"
+    file.write_text("x")
+    gateway.responses = [json_response(200, {**SUCCEEDED, "label": "a b"})]
+    done = runner.invoke(
+        app, ["submit", str(file), "-m", "noop", "--label", "a b", "--url", gateway.url]
+    )
+    assert done.exit_code == 0, done.output
+    assert parse_qs(urlsplit(gateway.requests[0].target).query)["label"] == ["a b"]
 
 
 def test_the_models_command_prints_a_table_of_models(

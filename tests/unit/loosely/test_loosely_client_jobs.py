@@ -1,5 +1,9 @@
 """How `Client` and `AsyncClient` submit jobs, wait for them and list them."""
 
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from urllib.parse import parse_qs, urlsplit
+
 import pytest
 
 from loosely import (
@@ -19,6 +23,7 @@ from loosely import (
     RequestRefused,
     Retry,
     UnexpectedAnswer,
+    Upload,
     WaitTimedOut,
 )
 from tests.unit.loosely.both_clients import Connect, SleepClock
@@ -286,6 +291,65 @@ def test_client_jobs_yields_the_jobs_of_all_pages(
         "/v1/jobs?model=classifier&cursor=a",
         "/v1/jobs?model=classifier&cursor=b",
     ]
+
+
+def test_a_search_sends_its_filters_and_says_how_far_back_it_looked(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    page = {
+        "jobs": [{**SUCCEEDED, "label": "order 1", "tenant": "acme"}],
+        "next_cursor": "a",
+        "searched_back_to": "2026-03-01T11:00:00.000Z",
+    }
+    gateway.responses = [json_response(200, page)]
+    found = connect(gateway.url).find_jobs(
+        model="classifier",
+        status="failed",
+        code="inference-failed",
+        label="order*",
+        created_after=datetime(2026, 3, 1, 12, tzinfo=UTC),
+        created_before=datetime(2026, 3, 2, tzinfo=timezone(timedelta(hours=2))),
+        job_id="0198*",
+        tenant="*",
+        limit=5,
+        cursor="c",
+    )
+    assert [(job.label, job.tenant) for job in found.jobs] == [("order 1", "acme")]
+    assert found.next_cursor == "a"
+    assert found.searched_back_to == datetime(2026, 3, 1, 11, tzinfo=UTC)
+    [request] = gateway.requests
+    assert parse_qs(urlsplit(request.target).query) == {
+        "model": ["classifier"],
+        "status": ["failed"],
+        "code": ["inference-failed"],
+        "label": ["order*"],
+        "created_after": ["2026-03-01T12:00:00+00:00"],
+        "created_before": ["2026-03-02T00:00:00+02:00"],
+        "id": ["0198*"],
+        "tenant": ["*"],
+        "limit": ["5"],
+        "cursor": ["c"],
+    }
+
+
+def test_a_search_by_a_time_without_a_zone_is_refused_before_a_request_is_sent(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    with pytest.raises(ValueError, match="no time zone"):
+        connect(gateway.url).find_jobs(created_after=datetime(2026, 3, 1))  # noqa: DTZ001
+    assert gateway.requests == []
+
+
+def test_a_label_is_sent_with_each_kind_of_submit(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    gateway.responses = [json_response(202, {**QUEUED, "label": "a b"})] * 2
+    client = connect(gateway.url)
+    assert client.submit(b"x", "classifier", media_type="text/plain", label="a b").label == "a b"
+    client.submit(Upload("id", "image/png", 1), "classifier", label="a b")
+    in_query, in_body = gateway.requests
+    assert parse_qs(urlsplit(in_query.target).query) == {"label": ["a b"]}
+    assert json.loads(in_body.body)["label"] == "a b"
 
 
 def test_the_client_keeps_unknown_members_of_the_json_document_of_a_model(

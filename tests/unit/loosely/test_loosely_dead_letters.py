@@ -1,5 +1,7 @@
 import json
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from typer.testing import CliRunner
@@ -103,6 +105,143 @@ def test_the_dead_letters_purge_command_deletes_one_or_all_dead_letters(
     assert run(runner, gateway, "purge", "classifier", "--all") == (0, "deleted: 507\n")
     assert run(runner, gateway, "purge", "classifier")[0] == 2
     assert run(runner, gateway, "purge", "classifier", JOB_ID, "--all")[0] == 2
+
+
+def counted(count: int, rest: int, cursor: str | None = None) -> ScriptedResponse:
+    return json_response(
+        200, {"count": count, "not_redriven": rest, "examined": count, "next_cursor": cursor}
+    )
+
+
+def changed(
+    action: str, done: int, cursor: str | None = None, *refused: dict[str, str]
+) -> ScriptedResponse:
+    letters = [
+        {"model": "noop", "id": f"l{number}", "job_id": f"j{number}" if action != "purge" else None}
+        for number in range(done)
+    ]
+    return json_response(
+        200, {"action": action, "done": letters, "refused": refused, "next_cursor": cursor}
+    )
+
+
+def sent(gateway: ScriptedGateway) -> list[Any]:
+    """Return the bodies of the POST requests."""
+    return [json.loads(each.body) for each in gateway.requests if each.method == "POST"]
+
+
+FILTER = [
+    *("--model", "noop", "--reason", "MaxDeliveryCountExceeded"),
+    *("--after", "2026-03-01T12:00:00Z", "--before", "2026-03-01T13:00:00Z"),
+]
+MEMBERS = {
+    "model": "noop",
+    "reason": "MaxDeliveryCountExceeded",
+    "dead_lettered_after": "2026-03-01T12:00:00+00:00",
+    "dead_lettered_before": "2026-03-01T13:00:00+00:00",
+}
+
+
+def test_the_dead_letters_count_command_adds_the_numbers_of_all_parts(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
+    gateway.responses = [counted(500, 480, "noop/5"), counted(12, 12)]
+    assert run(runner, gateway, "count", *FILTER) == (
+        0,
+        "dead letters: 512, not redriven: 492\n",
+    )
+    first, second = [urlsplit(request.target) for request in gateway.requests]
+    assert first.path == "/v1/admin/dead-letters/count"
+    expected = {name: [value] for name, value in MEMBERS.items()}
+    assert parse_qs(first.query) == expected
+    assert parse_qs(second.query) == {**expected, "cursor": ["noop/5"]}
+
+
+def test_the_redrive_all_command_shows_the_count_and_sends_it_after_a_yes(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
+    gateway.responses = [counted(3, 2), changed("redrive", 2)]
+    done = runner.invoke(
+        app,
+        ["dead-letters", "redrive-all", *FILTER],
+        env={"LOOSELY_URL": gateway.url},
+        input="y\n",
+    )
+    assert done.exit_code == 0, done.output
+    assert "redrive 2 dead letters?" in done.stderr
+    # The runner repeats the input on standard output.
+    assert done.stdout.endswith("\nnoop  l0  as  j0\nnoop  l1  as  j1\nredriven: 2\n")
+    assert sent(gateway) == [{"action": "redrive", "count": 2, "filter": MEMBERS, "cursor": None}]
+
+
+@pytest.mark.parametrize("answer", ["n\n", "\n", ""])
+def test_a_command_for_all_dead_letters_changes_nothing_without_a_yes(
+    runner: CliRunner, gateway: ScriptedGateway, answer: str
+) -> None:
+    for command in ("redrive-all", "purge-all"):
+        gateway.responses = [counted(3, 3)]
+        done = runner.invoke(
+            app, ["dead-letters", command], env={"LOOSELY_URL": gateway.url}, input=answer
+        )
+        assert done.exit_code == 1
+    assert sent(gateway) == []
+
+
+def test_the_purge_all_command_with_a_count_does_not_ask_and_refuses_another_count(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
+    gateway.responses = [counted(3, 0), changed("purge", 3)]
+    assert run(runner, gateway, "purge-all", "--count", "3") == (0, "deleted: 3\n")
+    gateway.responses = [counted(4, 0)]
+    code, output = run(runner, gateway, "purge-all", "--count", "3")
+    assert (code, output) == (1, "count-changed: 4 dead letters match now, not 3\n")
+    assert [each["count"] for each in sent(gateway)] == [3]
+
+
+def test_a_command_for_all_dead_letters_follows_the_cursors_and_never_exceeds_the_count(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
+    gateway.responses = [
+        counted(500, 0, "noop/5"),
+        counted(20, 0),
+        changed("purge", 400, "noop/4"),  # stopped within the first part
+        counted(120, 0),
+        changed("purge", 120),
+    ]
+    assert run(runner, gateway, "purge-all", "--count", "520") == (0, "deleted: 520\n")
+    orders = [(each["count"], each["cursor"]) for each in sent(gateway)]
+    assert orders == [(500, None), (120, "noop/4")]
+    # If letters came meanwhile, the order has the accepted number, which the gateway refuses.
+    gateway.responses = [
+        counted(20, 0),
+        changed("purge", 10, "noop/4"),
+        counted(13, 0),
+        problem_response(409, "count-changed", "13 dead letters match now, and not 10"),
+    ]
+    code, output = run(runner, gateway, "purge-all", "--count", "20")
+    assert (code, sent(gateway)[-1]["count"]) == (1, 10)
+    assert "count-changed" in output
+
+
+def test_a_redrive_all_command_exits_with_status_1_if_a_letter_was_refused(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
+    refused = {"model": "noop", "id": "x", "detail": "the job no longer exists"}
+    gateway.responses = [counted(2, 2), changed("redrive", 1, None, refused)]
+    code, output = run(runner, gateway, "redrive-all", "--count", "2")
+    assert code == 1
+    assert "noop  x  the job no longer exists" in output
+    assert "redriven: 1" in output
+
+
+def test_a_count_that_changes_between_count_and_order_is_reported(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
+    refusal = problem_response(409, "count-changed", "count: 5 dead letters match now, and not 4")
+    gateway.responses = [counted(4, 4), refusal]
+    code, output = run(runner, gateway, "redrive-all", "--count", "4")
+    assert code == 1
+    assert "count-changed: count: 5 dead letters match now, and not 4" in output
 
 
 def test_a_redrive_command_that_the_gateway_refuses_prints_the_reason(

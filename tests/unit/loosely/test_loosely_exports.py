@@ -29,6 +29,7 @@ def test_the_package_loosely_exports_exactly_the_listed_public_names() -> None:
         "JobEnded",
         "JobExpired",
         "JobFailed",
+        "JobPage",
         "LooselyError",
         "Model",
         "NotFound",

@@ -1,5 +1,6 @@
 import ast
 import asyncio
+import io
 import json
 import os
 import socket
@@ -11,17 +12,26 @@ import pytest
 import typer
 from rich.console import Console
 
+from file_sizes import no_space
 from loosely.cli.up import EngineChoice, build_engine_options, choose_parts
 from loosely.local import events
 from loosely.local.console import StatusDisplay, show_usage
 from loosely.local.data_directory import (
     RunningPart,
     RunningSystem,
+    StateWriter,
+    find_disk_problem,
     lock_directory,
     reply_token_key,
 )
 from loosely.local.environment import find_root, shared_environment
-from loosely.local.errors import DataDirectoryInUse, PortBusy, RepositoryMissing, UnknownPart
+from loosely.local.errors import (
+    DataDirectoryInUse,
+    DataDirectoryUnusable,
+    PortBusy,
+    RepositoryMissing,
+    UnknownPart,
+)
 from loosely.local.logs import PartLog
 from loosely.local.parts import PART_NAMES, Part, SystemSettings, loosely_parts
 from loosely.local.ports import Ports, check_ports, free_base
@@ -42,6 +52,12 @@ class TestBackoff:
         backoff = RestartBackoff()
         delays = [backoff.next_delay(1.0) for _ in range(8)]
         assert delays == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+
+    def test_restart_delays_of_a_failing_component_have_a_higher_limit(self) -> None:
+        backoff = RestartBackoff()
+        delays = [backoff.next_delay(1.0, is_failing=True) for _ in range(9)]
+        assert delays == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 15.0]
+        assert backoff.next_delay(1.0) == 5.0
 
     def test_restart_delays_are_reset_after_a_run_of_one_minute(self) -> None:
         backoff = RestartBackoff()
@@ -116,8 +132,57 @@ class TestLogs:
         assert (tmp_path / "worker.log.1").read_bytes() == b"0123456789x"
         assert log.last_line() == "after"
 
+    def test_a_log_over_the_size_limit_is_truncated_although_the_disk_has_no_space_for_a_copy(
+        self, tmp_path: Path
+    ) -> None:
+        log = PartLog(tmp_path / "worker.log", limit_bytes=10)
+        log.path.write_bytes(b"x" * 200_000)
+        with no_space(100_000):
+            log.limit_size()
+        assert log.path.read_bytes() == b""
+        assert not (tmp_path / "worker.log.1").exists()
+
+    def test_a_component_starts_although_its_log_cannot_be_opened(self, tmp_path: Path) -> None:
+        log = PartLog(tmp_path / "missing" / "worker.log")
+        descriptor = log.open()
+        os.write(descriptor, b"lost")
+        os.close(descriptor)
+        assert log.last_line() == ""
+
 
 class TestData:
+    def test_a_state_file_that_cannot_be_written_is_written_later(self, tmp_path: Path) -> None:
+        state = StateWriter(tmp_path, tmp_path / "logs", "http://here", [WORKER])
+        state.apply(events.PartStarted(WORKER, 7))
+        with no_space(0):
+            state.apply(events.PartReady(WORKER, 1.0, is_restart=False))
+        assert "up.json cannot be written: File too large" in state.problem
+        before = RunningSystem.read(tmp_path)
+        assert before is not None
+        assert not before.parts["worker"].ready
+
+        state.write()
+
+        assert state.problem == ""
+        after = RunningSystem.read(tmp_path)
+        assert after is not None
+        assert after.parts["worker"].ready
+        assert [path.name for path in tmp_path.iterdir()] == ["up.json"]
+
+    def test_a_data_directory_that_cannot_be_written_is_refused_at_the_start(
+        self, tmp_path: Path
+    ) -> None:
+        with no_space(0), pytest.raises(DataDirectoryUnusable, match="loosely up --data"):
+            reply_token_key(tmp_path)
+        with (
+            no_space(0),
+            pytest.raises(DataDirectoryUnusable, match="File too large"),
+            lock_directory(tmp_path),
+        ):
+            pass
+        assert find_disk_problem(tmp_path) == ""
+        assert "cannot be read" in find_disk_problem(tmp_path / "missing")
+
     def test_locking_a_data_directory_that_is_already_locked_fails(self, tmp_path: Path) -> None:
         with (
             lock_directory(tmp_path),
@@ -138,9 +203,7 @@ class TestData:
             with lock_directory(directory):
                 assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
-    def test_a_shared_folder_that_is_the_data_directory_keeps_its_mode(
-        self, tmp_path: Path
-    ) -> None:
+    def test_a_data_directory_with_the_sticky_bit_keeps_its_mode(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o1777)
         with lock_directory(tmp_path):
             assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o1777
@@ -286,6 +349,43 @@ class TestRepository:
 
 
 class TestConsole:
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+    def test_an_output_on_a_full_disk_does_not_end_the_supervision(self) -> None:
+        with (
+            Path("/dev/full").open("wb", buffering=0) as full,
+            StatusDisplay(Console(file=io.TextIOWrapper(full, "utf-8")), [WORKER]) as display,
+        ):
+            display.show(events.PartReady(WORKER, 4.24, is_restart=False))
+            display.show_disk_problem("the disk is full")
+            display.announce_stop()
+
+    def test_failures_are_printed_with_their_reasons(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with StatusDisplay(Console(), [WORKER]) as display:
+            display.show(events.PartNotStarted(WORKER, "Cannot allocate memory", 0.2))
+            display.show(events.PartFailing(WORKER, 3, ("one", "two")))
+            display.show(events.ModelSetAside(WORKER, "resnet", "the file is gone (missing)"))
+            display.show(events.ModelRestored(WORKER, "resnet"))
+            display.show_disk_problem("the disk is full")
+            display.show_disk_problem("")
+        assert capsys.readouterr().out.splitlines() == [
+            "  worker  could not be started (Cannot allocate memory); tries again in 0.2 s",
+            (
+                "  worker  died 3 times before it was ready; the other components keep running; "
+                "the last lines of its log:"
+            ),
+            "  worker    one",
+            "  worker    two",
+            (
+                "  worker  the model resnet is set aside, the others are served: "
+                "the file is gone (missing)"
+            ),
+            "  worker  the model resnet is served again",
+            "  the disk is full; all components keep running, but no job is accepted for now",
+            "  the data directory can be written again",
+        ]
+
     def test_events_are_printed_as_lines_if_the_output_is_not_a_terminal(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -38,7 +38,7 @@ def test_the_workers_of_the_pool_have_distinct_names_and_health_ports() -> None:
     second = plan.make_worker(2, 9010)
     assert second.name == "worker-2"
     assert second.environment == {**worker.environment, "HEALTH_PORT": "9010"}
-    assert (second.probe.port, second.probe.path) == (9010, "/ready")
+    assert (second.probe.port, second.probe.path) == (9010, "/started")
     assert plan.first_port == 9004
     assert plan.part.summary == "0 to 4 workers, one per 5 messages"
 

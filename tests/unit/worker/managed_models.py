@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from contract.catalogue import Catalogue, ModelEntry
+from worker.inference.load_journal import LoadJournal
 from worker.inference.loaded_model import LoadedModel
 from worker.inference.model_manager import ModelManager
 from worker.memory.gpu_sharing.queued_work import Peeked
@@ -19,6 +20,7 @@ from worker.memory.gpu_sharing.reservation import ModelWorkload
 from worker.memory.gpu_sharing.sharing import DeviceSharing
 from worker.models import Accepts
 from worker.settings import MemorySettings
+from worker.telemetry.recording import ModelTelemetry
 
 NOOP = Catalogue.load()["noop"]
 BUDGET = 80
@@ -81,6 +83,7 @@ class ManagedModel:
     entered: threading.Event = field(default_factory=threading.Event)
     seen: threading.Event = field(default_factory=threading.Event)
     lost: list[RuntimeError] = field(default_factory=list)
+    journal: LoadJournal = field(default_factory=lambda: LoadJournal(None))
 
     def __post_init__(self) -> None:
         occupant = ModelWorkload(
@@ -90,7 +93,10 @@ class ManagedModel:
             vacate=self.vacated.set,
             queues=[self],
         )
-        self.manager = ModelManager(self.model, self._load, self.sharing, occupant)
+        self.telemetry = ModelTelemetry(self.model.name)
+        self.manager = ModelManager(
+            *(self.model, self._load, self.sharing, occupant, self.telemetry, self.journal)
+        )
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 

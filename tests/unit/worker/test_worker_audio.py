@@ -162,15 +162,15 @@ def test_a_recording_of_one_sample_is_resampled_to_at_least_one_sample(rate: int
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_recording_that_is_decoded_in_pieces_equals_its_samples(channels: int) -> None:
+def test_a_recording_that_is_decoded_in_pieces_has_all_samples_of_the_file(channels: int) -> None:
     wanted = np.random.default_rng(3).integers(-(2**15), 2**15, 2_000_000).astype("<i2")
     frames = np.repeat(wanted[:, None], channels, axis=1)
     audio = decode(wav_of(frames.tobytes(), 16, channels=channels))
     assert audio.samples == pytest.approx(wanted.astype(np.float32) / 2**15, abs=1e-6)
 
 
-def test_the_memory_for_a_recording_depends_on_the_wanted_rate() -> None:
-    """128 MiB of 8-bit samples at 384 kHz need 22 MiB at 16 kHz, and not 40 times the file."""
+def test_the_memory_for_a_recording_depends_on_the_sample_rate_of_the_model() -> None:
+    """Only the resampled samples need memory: 128 MiB at 384 kHz become 22 MiB at 16 kHz."""
     body = bytes(4 * 1024 * 1024)
     recording = open_recording(wav_of(body, 8, rate=384_000), RATE)
     assert recording.memory_bytes < 4 * len(body) // 24 + 17 * 1024 * 1024

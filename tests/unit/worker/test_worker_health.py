@@ -49,6 +49,20 @@ def test_the_readiness_page_names_the_models_that_are_not_ready(worker: Worker) 
     assert details["reason"] == "not ready yet: classifier"
 
 
+def test_a_worker_counts_as_started_although_a_model_is_set_aside(worker: Worker) -> None:
+    worker.probe.run_kernel()
+    worker.models["classifier"] |= {"ready": False, "set_aside": True}
+    good, details = worker.readiness.ready()
+    assert not good
+    assert details["reason"] == "not ready yet: classifier; set aside: classifier"
+    assert worker.readiness.started()[0]
+
+    worker.models["noop"]["ready"] = False
+    assert worker.readiness.started()[1]["reason"] == "not ready yet: noop; set aside: classifier"
+    worker.models["noop"]["set_aside"] = True
+    assert not worker.readiness.started()[0], "no model is served"
+
+
 def test_the_worker_is_not_ready_if_the_device_is_lost(worker: Worker) -> None:
     worker.error = RuntimeError("CUDA error: unspecified launch failure")
     worker.probe.run_kernel()

@@ -63,7 +63,7 @@ def processes() -> Iterator[DecoderProcesses]:
 
 
 def reserve_nothing(_size_bytes: int) -> None:
-    """Accept every size."""
+    """Accept every size, and reserve no memory."""
 
 
 def test_an_input_waits_until_another_input_releases_memory() -> None:
@@ -236,7 +236,7 @@ def test_tensor_json_with_one_long_text_is_refused_with_little_memory() -> None:
     assert asked[0] < 2 * MIB
 
 
-def test_a_recording_of_ten_seconds_is_small() -> None:
+def test_a_recording_of_ten_seconds_is_a_small_input() -> None:
     pytest.importorskip("numpy")
     body = bytes(320_000)
     head = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 16_000, 32_000, 2, 16)

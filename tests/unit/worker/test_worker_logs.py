@@ -93,7 +93,7 @@ def text_log(stream: io.StringIO) -> logging.Logger:
     return log
 
 
-def test_text_of_strangers_starts_no_text_log_line_and_controls_no_terminal(
+def test_control_characters_in_messages_are_escaped_in_the_text_log(
     text_log: logging.Logger, stream: io.StringIO
 ) -> None:
     text_log.warning("queue %s: message %s", "noop", HOSTILE)
@@ -105,7 +105,7 @@ def test_text_of_strangers_starts_no_text_log_line_and_controls_no_terminal(
     assert line.isprintable()
 
 
-def test_the_traceback_of_an_exception_with_text_of_strangers_is_indented(
+def test_control_characters_in_tracebacks_are_escaped_and_tracebacks_are_indented(
     text_log: logging.Logger, stream: io.StringIO
 ) -> None:
     text_log.error("failed", exc_info=ValueError(HOSTILE))
@@ -116,6 +116,6 @@ def test_the_traceback_of_an_exception_with_text_of_strangers_is_indented(
 
 
 @given(st.text())
-def test_any_text_is_logged_in_one_text_line(text: str) -> None:
+def test_any_message_is_one_line_of_the_text_log(text: str) -> None:
     record = logging.LogRecord("worker", logging.INFO, "", 0, "%s", (text,), None)
     assert TextLines().format(record).isprintable()

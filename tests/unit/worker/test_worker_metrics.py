@@ -59,6 +59,12 @@ def test_the_metric_series_of_a_model_start_with_the_value_zero() -> None:
     assert value(metrics, "settled_total", model="noop", outcome="succeeded") == 0
 
 
+def test_failed_loads_are_counted_by_their_reason() -> None:
+    metrics = Metrics()
+    ModelTelemetry("noop", metrics).record_load_failure("weights-missing")
+    assert value(metrics, "model_load_failures_total", model="noop", reason="weights-missing") == 1
+
+
 def test_the_values_of_gauges_are_read_at_each_scrape() -> None:
     metrics, held = Metrics(), [1, 2]
     noop = ModelTelemetry("noop", metrics)
@@ -67,11 +73,13 @@ def test_the_values_of_gauges_are_read_at_each_scrape() -> None:
         is_loaded=lambda: True,
         is_connected=lambda: False,
         reserved_bytes=lambda: 3e9,
+        is_set_aside=lambda: True,
     )
     metrics.watch_memory_used(lambda: 2e9)
     held.append(3)
     assert value(metrics, "jobs_in_hand", model="noop") == 3
     assert value(metrics, "model_loaded", model="noop") == 1
+    assert value(metrics, "model_set_aside", model="noop") == 1
     assert value(metrics, "queue_connected", model="noop") == 0
     assert value(metrics, "device_memory_reserved_bytes", model="noop") == 3e9
     assert value(metrics, "device_memory_used_bytes") == 2e9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.worker.load_deaths import die_while_loading
 from tests.unit.worker.managed_models import (
     BUDGET,
     NOOP,
@@ -20,6 +22,8 @@ from tests.unit.worker.managed_models import (
     Raising,
     shared,
 )
+from worker.errors import WeightsAway, WeightsMissing
+from worker.inference.load_journal import LoadJournal
 from worker.memory.device_errors import BudgetExceeded
 from worker.memory.gpu_sharing.sharing import DeviceSharing, needed_bytes, profile_key
 from worker.memory.profile import MemoryProfile, MemoryProfiles
@@ -32,10 +36,14 @@ def managed_models() -> Iterator[Callable[..., ManagedModel]]:
     started: list[ManagedModel] = []
 
     def start(
-        name: str, sharing: DeviceSharing, load: Callable[[], Infer], **entry: Any
+        name: str,
+        sharing: DeviceSharing,
+        load: Callable[[], Infer],
+        journal: LoadJournal | None = None,
+        **entry: Any,
     ) -> ManagedModel:
         model = replace(NOOP, name=name, queue=name, max_batch_size=4, **entry)
-        managed = ManagedModel(model, sharing, load)
+        managed = ManagedModel(model, sharing, load, journal=journal or LoadJournal(None))
         started.append(managed)
         return managed
 
@@ -320,3 +328,80 @@ def test_a_memory_error_reduces_the_batch_limit_even_if_the_worker_manages_no_de
     limit.note_exceeded(4, 2)
     assert limit.max_cost == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, "the condition was not met in time"
+
+
+def test_a_model_whose_load_has_killed_three_processes_is_set_aside(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
+) -> None:
+    journal = LoadJournal(tmp_path)
+    for _ in range(3):
+        die_while_loading(tmp_path, "killer")
+        journal.take_over(["killer", "neighbour"])
+    killer = managed_models("killer", sharing, lambda: Infer(20), journal)
+    neighbour = managed_models("neighbour", sharing, lambda: Infer(20), journal)
+
+    assert neighbour.entered.wait(10)
+    assert neighbour.manager.admits()
+    until(lambda: killer.manager.is_set_aside)
+    assert killer.infer is None
+    assert killer.manager.problem is not None
+    assert killer.manager.problem["code"] == "model-kills-worker"
+    assert "3 times in a row" in killer.manager.problem["detail"]
+    assert not killer.manager.is_standing_by
+
+
+def test_no_jobs_are_received_while_a_suspect_is_loaded(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
+) -> None:
+    die_while_loading(tmp_path, "suspect")
+    journal = LoadJournal(tmp_path)
+    journal.take_over(["suspect", "neighbour"])
+    may_load, is_loading = threading.Event(), threading.Event()
+
+    def load() -> Infer:
+        is_loading.set()
+        may_load.wait(10)
+        return Infer(20)
+
+    neighbour = managed_models("neighbour", sharing, lambda: Infer(20), journal)
+    suspect = managed_models("suspect", sharing, load, journal)
+    assert is_loading.wait(10)
+    assert neighbour.infer is None
+    assert not neighbour.manager.admits()
+    may_load.set()
+    assert suspect.entered.wait(10)
+    neighbour.has_work = True  # now it gets the memory of the idle suspect
+    assert neighbour.entered.wait(10)
+    assert neighbour.manager.admits()
+    assert journal.find("suspect").death_count == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "is_set_aside"),
+    [(WeightsMissing("gone"), True), (ValueError("a defect"), True), (WeightsAway("away"), False)],
+)
+def test_a_failed_load_sets_the_model_aside_unless_blob_storage_is_down(
+    sharing: DeviceSharing,
+    managed_models: Callable[..., ManagedModel],
+    error: Exception,
+    is_set_aside: bool,
+) -> None:
+    errors = [error]
+
+    def load() -> Infer:
+        if errors:
+            raise errors.pop()
+        return Infer(20)
+
+    broken = managed_models("broken", sharing, load)
+    until(lambda: broken.manager.problem is not None)
+    assert broken.manager.is_set_aside is is_set_aside
+    # The next attempt, a second later, succeeds.
+    assert broken.entered.wait(10)
+    assert not broken.manager.is_set_aside

@@ -32,6 +32,8 @@ def run(sender):
     print("run", os.getpid(), "child" if sender else "alone", flush=True)
     while True:
         code = os.read(0, 10)
+        if code.startswith(b"_"):
+            os._exit(int(code[1:]))
         if code:
             return int(code)
 
@@ -63,8 +65,8 @@ class Program:
         assert (run, where) == ("run", "child")
         return int(pid)
 
-    def enter(self, code: int) -> None:
-        """Let the child return this exit code."""
+    def enter(self, code: int | str) -> None:
+        """Let the child return this exit code, or call `os._exit` with N for `_N`."""
         assert self.process.stdin is not None
         self.process.stdin.write(str(code))
         self.process.stdin.flush()
@@ -99,6 +101,19 @@ def test_a_killed_child_is_replaced() -> None:
             os.kill(pids[-1], number)
             pids.append(program.child())
         assert len({*pids, program.process.pid}) == 4
+        program.enter(3)
+        assert program.process.wait(10) == 3
+
+
+@pytest.mark.parametrize("code", [0, 2, 71, 98])
+def test_a_child_that_is_ended_by_foreign_code_is_replaced_whatever_its_exit_code(
+    code: int,
+) -> None:
+    with started() as program:
+        first = program.child()
+        program.enter(f"_{code}")
+        assert program.child() != first
+        assert program.process.poll() is None
         program.enter(3)
         assert program.process.wait(10) == 3
 

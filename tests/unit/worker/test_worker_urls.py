@@ -146,7 +146,7 @@ def test_an_input_from_a_hanging_server_is_refused_after_the_time_limit(
 
 
 def test_the_time_limit_applies_to_the_whole_download_with_all_redirects() -> None:
-    """Each of the redirects takes 8 of the 20 seconds on a clock of the test."""
+    """Each redirect takes 8 s on the manual clock. The limit is 20 s."""
     now, asked = 0.0, 0
 
     def clock() -> float:
@@ -179,14 +179,17 @@ def test_the_time_limit_applies_to_the_whole_download_with_all_redirects() -> No
 
 @pytest.fixture
 def answered() -> Iterator[threading.Event]:
-    """Yield the event until which `dead_dns` does not answer."""
+    """Yield an event. After it is set, `dead_dns` also answers for names with `dead`."""
     event = threading.Event()
     yield event
     event.set()
 
 
 def dead_dns(answered: threading.Event, **limits: int) -> Resolver:
-    """Return a resolver whose DNS answers with loopback, but for names with `dead` not at all."""
+    """Return a resolver that finds loopback for each name.
+
+    For names with `dead`, it first waits for the event `answered`.
+    """
 
     def look_up(host: str, port: int) -> list[str]:
         if "dead" in host:
@@ -196,7 +199,7 @@ def dead_dns(answered: threading.Event, **limits: int) -> Resolver:
     return Resolver(look_up, **limits)
 
 
-def test_a_name_that_never_answers_ends_the_download_at_its_time_limit(
+def test_a_download_from_a_name_that_dns_never_answers_ends_at_the_time_limit(
     answered: threading.Event,
 ) -> None:
     outbound = GuardedHttp(AddressGuard("127.0.0.1"), dead_dns(answered))
@@ -207,7 +210,7 @@ def test_a_name_that_never_answers_ends_the_download_at_its_time_limit(
     assert time.monotonic() - begun_at < 2
 
 
-def test_names_that_never_answer_delay_no_other_model_and_no_webhook(
+def test_names_that_dns_never_answers_delay_no_other_model_and_no_webhook(
     answered: threading.Event,
 ) -> None:
     resolver = dead_dns(answered, max_count_of_a_share=16)

@@ -18,8 +18,9 @@ from pathlib import Path
 from random import uniform
 from typing import Any, TypeVar
 
+from emulator.disk import DiskStatus
 from emulator.functions.durable.errors import DatabaseForeign, StoreUnavailable
-from emulator.functions.durable.store import INSTANCES_SCHEMA, checkpoint
+from emulator.functions.durable.store import INSTANCES_SCHEMA, checkpoint, is_busy
 from emulator.program import make_private_file
 
 T = TypeVar("T")
@@ -59,6 +60,7 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._commits = 0
         self._checkpoint: asyncio.Task[None] | None = None
+        self._disk = DiskStatus(path.parent)
 
     async def open(self) -> None:
         """Open the file of the task hub, or create it if it does not exist.
@@ -72,7 +74,7 @@ class Database:
             try:
                 self._connection = self._connect()
             except sqlite3.OperationalError as problem:
-                if not _is_busy(problem) or attempt == _READ_TRIES - 1:
+                if not is_busy(problem) or attempt == _READ_TRIES - 1:
                     raise DatabaseForeign(f"{self._path} cannot be opened: {problem}") from problem
                 await asyncio.sleep(_pause(0.01))
             except sqlite3.DatabaseError as problem:
@@ -124,9 +126,9 @@ class Database:
         for _ in range(_READ_TRIES):
             try:
                 return self._open_connection().execute(sql, arguments).fetchall()
-            except sqlite3.OperationalError as problem:
+            except sqlite3.Error as problem:
                 # A read is refused only while another process recovers the file after a kill.
-                if not _is_busy(problem):
+                if not is_busy(problem):
                     raise StoreUnavailable(f"The database refused a query: {problem}") from problem
                 time.sleep(_BUSY_SECONDS)
         raise StoreUnavailable("The database is locked by another process: repeat the request")
@@ -142,7 +144,7 @@ class Database:
             try:
                 return self._transact(work)
             except sqlite3.OperationalError as problem:
-                if not _is_busy(problem):
+                if not is_busy(problem):
                     raise StoreUnavailable(
                         f"The database refused the transaction: {problem}"
                     ) from problem
@@ -158,16 +160,23 @@ class Database:
         try:
             result = work(connection)
             connection.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
+            self._disk.note_error(error)
             with contextlib.suppress(sqlite3.Error):
                 connection.rollback()
             raise
+        self._disk.note_success()
         self._commits += 1
         if self._commits >= _COMMITS_PER_CHECKPOINT and self._checkpoint is None:
             self._commits = 0
             self._checkpoint = asyncio.ensure_future(asyncio.to_thread(checkpoint, self._path))
             self._checkpoint.add_done_callback(self._checkpointed)
         return result
+
+    def check_writable(self) -> None:
+        """Raise StoreUnavailable if the task hub cannot be written now. Writes nothing."""
+        if problem := self._disk.find_problem():
+            raise StoreUnavailable(f"The database cannot be written: {problem}")
 
     def changes_of_others(self) -> int:
         """Return a number that changes when another process commits a transaction."""
@@ -210,10 +219,6 @@ class RemoteDatabase(Database):
         self._notify()
         await asyncio.sleep(self._half_seconds)
         return result
-
-
-def _is_busy(problem: sqlite3.OperationalError) -> bool:
-    return problem.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def _pause(seconds: float) -> float:

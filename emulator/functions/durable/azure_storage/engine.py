@@ -225,15 +225,21 @@ class AzureStorageEngine(DurableEngine):
         """Return the current time in microseconds since 1970."""
         return to_micros(self._clock.now())
 
+    def check_writable(self) -> None:
+        """Raise StoreUnavailable if the task hub cannot be written now. Writes nothing."""
+        self.database.check_writable()
+
     async def get_setting(self, name: str, default: str) -> str:
         """Return the value of a setting. If the setting is missing, store and return `default`."""
-        await self.database.transact(
-            lambda connection: connection.execute(
-                "INSERT OR IGNORE INTO settings VALUES(?, ?)", (name, default)
+        query = "SELECT value FROM settings WHERE name=?"
+        if not (rows := self.database.read(query, (name,))):
+            await self.database.transact(
+                lambda connection: connection.execute(
+                    "INSERT OR IGNORE INTO settings VALUES(?, ?)", (name, default)
+                )
             )
-        )
-        value: str = self.database.read("SELECT value FROM settings WHERE name=?", (name,))[0][0]
-        return value
+            rows = self.database.read(query, (name,))
+        return str(rows[0][0])
 
     @property
     def _reader(self) -> Reader:
@@ -347,6 +353,8 @@ class AzureStorageEngine(DurableEngine):
         while True:
             try:
                 found = await self._dequeue_once()
+                if not found:
+                    await self._sleep()
             except StoreUnavailable as problem:
                 _log.error("the task hub cannot be used; the host tries again: %s", problem)
                 await asyncio.sleep(_LONGEST_POLL_SECONDS)
@@ -354,10 +362,7 @@ class AzureStorageEngine(DurableEngine):
                 _log.exception("messages could not be dequeued; the host tries again")
                 await asyncio.sleep(_LONGEST_POLL_SECONDS)
             else:
-                if found:
-                    await asyncio.sleep(0)
-                else:
-                    await self._sleep()
+                await asyncio.sleep(0)
 
     async def _dequeue_once(self) -> bool:
         """Renew leases and messages if a renewal is due, then dequeue messages and work items.

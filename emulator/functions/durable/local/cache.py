@@ -1,14 +1,20 @@
 """Keep instances in memory, and deliver messages to them."""
 
+import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 from emulator.functions.clock import HostClock
 from emulator.functions.durable.episodes import make_child_completion
+from emulator.functions.durable.errors import StoreUnavailable
 from emulator.functions.durable.history import to_micros
 from emulator.functions.durable.instances import OrchestrationInstance, Parent, Status, TaskMessage
 from emulator.functions.durable.records import consume, insert_message, read_history, read_instance
 from emulator.functions.durable.store import Statement, Store
+
+_log = logging.getLogger(__name__)
 
 
 class InstanceCache:
@@ -28,6 +34,8 @@ class InstanceCache:
         self._memory_characters = memory_characters
         self._sequence = 0
         self.wake: Callable[[OrchestrationInstance], None] = lambda _: None
+        self.retry_later: Callable[[Callable[[], None]], None] = lambda _: None
+        """Calls a function after a pause. It is used if the store could not be read."""
 
     def now(self) -> int:
         """Return the current time in microseconds since 1970."""
@@ -109,9 +117,18 @@ class InstanceCache:
     def deliver(self, instance_id: str, message: TaskMessage) -> None:
         """Put a committed message into the mailbox of an instance, and wake the instance.
 
-        If the message is for an execution that has ended, delete the message.
+        If the message is for an execution that has ended, delete the message. If the instance
+        cannot be read from the store, try again later.
         """
-        instance = self.find(instance_id)
+        try:
+            instance = self.find(instance_id)
+        except StoreUnavailable as problem:
+            _log.error(
+                "a message to instance %s could not be delivered; the engine tries again: %s",
+                *(instance_id, problem),
+            )
+            self.retry_later(lambda: self.deliver(instance_id, message))
+            return
         if (
             instance is None
             or instance.is_finished
@@ -132,10 +149,11 @@ class InstanceCache:
         """
         for message in instance.mailbox:
             if message.work is not None and message.sequence is None:
-                delete_work = list(consume(instance.id, message))
+                work, delete_work = message.work, list(consume(instance.id, message))
                 message.sequence = self.next_number()
                 message.work = None
-                self.store.write([insert_message(instance.id, message), *delete_work])
+                written = self.store.write([insert_message(instance.id, message), *delete_work])
+                written.add_done_callback(partial(_restore_work, message, work))
 
     def prepare_completion_for_parent(
         self, parent: Parent, status: Status, output: str | None, reason: str
@@ -148,3 +166,13 @@ class InstanceCache:
         message = make_child_completion(self.now(), parent, status, output, reason)
         message.sequence = self.next_number()
         return [insert_message(parent.id, message)], lambda: self.deliver(parent.id, message)
+
+
+def _restore_work(message: TaskMessage, work: int, written: asyncio.Future[None]) -> None:
+    """Keep the number of an activity's work item if the activity's result could not be stored.
+
+    Then the transaction of the next episode deletes the work item. Otherwise the activity would run
+    again after a restart of the host.
+    """
+    if written.cancelled() or written.exception() is not None:
+        message.sequence, message.work = None, work

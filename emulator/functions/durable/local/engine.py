@@ -12,7 +12,7 @@ continues the work that is still in the database, so an activity may run more th
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from emulator.functions.clock import HostClock
 from emulator.functions.durable import history, records
@@ -32,6 +32,7 @@ from emulator.functions.errors import AppUnavailable
 from emulator.functions.settings import DurableOptions
 
 _log = logging.getLogger(__name__)
+_RETRY_MICROS = 1_000_000
 
 
 class LocalEngine(DurableEngine):
@@ -43,6 +44,7 @@ class LocalEngine(DurableEngine):
         self.store = store
         self.cache = InstanceCache(store, clock)
         self.cache.wake = self._wake
+        self.cache.retry_later = self._retry_later
         self.timers = TimerQueue(clock)
         self._runner = runner
         self.app_outage = AppOutage(self.timers, self.cache.now)
@@ -103,6 +105,10 @@ class LocalEngine(DurableEngine):
     def now(self) -> int:
         """Return the current time in microseconds since 1970."""
         return self.cache.now()
+
+    def check_writable(self) -> None:
+        """Raise StoreUnavailable if the database cannot be written now. Writes nothing."""
+        self.store.check_writable()
 
     async def get_setting(self, name: str, default: str) -> str:
         """Return the value of a setting. If the setting is missing, store and return `default`."""
@@ -242,6 +248,9 @@ class LocalEngine(DurableEngine):
             self.cache.deliver(timer.instance_id, message)
 
         self.timers.set((timer.instance_id, timer.task), timer.due, fire)
+
+    def _retry_later(self, retry: Callable[[], None]) -> None:
+        self.timers.set(retry, self.cache.now() + _RETRY_MICROS, retry)
 
     def _cancel_timer(self, instance_id: str, task: int) -> None:
         self.timers.cancel((instance_id, task))

@@ -62,8 +62,8 @@ async def start_host(tmp_path: Path) -> AsyncIterator[StartHost]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait up to 10 s until `condition` is true. The manual clock does not advance."""
-    async with asyncio.timeout(10):
+    """Wait up to 30 s until `condition` is true. The manual clock does not advance."""
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - conditions over several hosts
             await asyncio.sleep(0.001)
 
@@ -390,7 +390,7 @@ async def test_the_method_wait_finished_returns_when_another_host_has_finished_t
     await one.begin("job")
     waiting = asyncio.create_task(two.engine.wait_finished("i", 30))
     await one.raise_event("reply", 1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await waiting
     assert not await two.engine.wait_finished((await one.begin("job", instance_id="j")).id, 0)
 
@@ -449,7 +449,7 @@ async def test_half_of_the_storage_delay_passes_before_the_commit_and_half_after
             lambda connection: connection.execute("INSERT INTO settings VALUES('a', 'b')")
         )
     )
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await committed.wait()
         committed_at = loop.time()
         assert database.read("SELECT value FROM settings WHERE name='a'") == [("b",)]

@@ -211,7 +211,7 @@ async def test_suspending_a_suspended_instance_is_refused(engine: DurableExtensi
     await request(app, "POST", "/orchestrators/wait/s")
     await request(app, "POST", "/instances/s/raiseEvent/other", b"1", headers=JSON)
     await request(app, "POST", "/instances/s/suspend")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while b"Suspended" not in (await request(app, "GET", "/instances/s"))[2]:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     status, _, body = await request(app, "POST", "/instances/s/suspend")

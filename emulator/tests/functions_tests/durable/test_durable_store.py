@@ -1,6 +1,8 @@
 """Tests of the default engine's database transactions and checkpoints, and of its timer queue."""
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +14,7 @@ from emulator.functions.durable.errors import DatabaseForeign, StoreUnavailable
 from emulator.functions.durable.history import to_micros
 from emulator.functions.durable.store import Store
 from emulator.functions.durable.timers import TimerQueue
-from functions_tests.durable.durable_host import ManualClock
+from functions_tests.durable.durable_host import ManualClock, make_host
 
 INSERT = "INSERT INTO settings VALUES(?, ?)"
 
@@ -76,6 +78,59 @@ def test_the_store_refuses_a_database_with_another_schema_version(
     other.abandon()
     with pytest.raises(DatabaseForeign):
         Store(tmp_path / "t.db").open()
+
+
+@pytest.mark.parametrize("name", ["t.db", "t.db.lock"])
+def test_the_store_refuses_a_file_that_is_not_a_database_and_releases_its_lock(
+    tmp_path: Path, name: str
+) -> None:
+    foreign = tmp_path / name
+    foreign.write_text("These are the notes of another program. " * 200)
+    content = foreign.read_bytes()
+    store = Store(tmp_path / "t.db")
+    with pytest.raises(DatabaseForeign, match="cannot be opened: file is not a database"):
+        store.open()
+    assert foreign.read_bytes() == content
+    foreign.unlink()
+    with contextlib.closing(sqlite3.connect(tmp_path / "t.db.lock", timeout=0)) as other_host:
+        other_host.execute("BEGIN EXCLUSIVE")
+    store.open()
+    store.abandon()
+
+
+def test_the_store_refuses_a_path_that_cannot_be_opened(tmp_path: Path) -> None:
+    (tmp_path / "t.db").mkdir()
+    with pytest.raises(StoreUnavailable, match="unable to open database file"):
+        Store(tmp_path / "t.db").open()
+
+
+def test_a_failed_read_of_the_store_raises_store_unavailable(tmp_path: Path, store: Store) -> None:
+    with pytest.raises(StoreUnavailable, match="no such table: absent"):
+        store.read("SELECT 1 FROM absent")
+    assert store._connection is not None
+    store._connection.execute("PRAGMA query_only=1")
+    with pytest.raises(StoreUnavailable, match="attempt to write a readonly database"):
+        store.get_setting("new", "1")
+    store.abandon()
+    with pytest.raises(StoreUnavailable, match="The database is closed"):
+        store.read("SELECT 1")
+
+
+@pytest.mark.parametrize("engine", ["local", "azure-storage"])
+async def test_an_engine_raises_store_unavailable_if_its_file_is_damaged(
+    tmp_path: Path, engine: str
+) -> None:
+    host = make_host(tmp_path, engine)
+    await host.start()
+    await host.stop()
+    (database,) = tmp_path.glob("*.db")  # noqa: ASYNC240 - a test may block
+    # The pages behind the header of the file.
+    with database.open("r+b") as file:
+        file.seek(100)
+        file.write(b"\xff" * (database.stat().st_size - 100))
+    with pytest.raises((StoreUnavailable, DatabaseForeign), match="malformed"):
+        await host.start()
+    await host.kill()
 
 
 async def test_timers_fire_in_the_order_of_the_due_times_and_never_before_the_due_time() -> None:

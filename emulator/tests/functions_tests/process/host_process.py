@@ -53,7 +53,7 @@ class RunningHost:
         if self.process.returncode is None:
             self.process.terminate()
         try:
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
                 status = await self.process.wait()
         except TimeoutError:
             self.process.kill()

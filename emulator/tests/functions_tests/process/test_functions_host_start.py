@@ -325,7 +325,7 @@ async def _ended(pidfd: int) -> None:
     ended = asyncio.Event()
     loop.add_reader(pidfd, ended.set)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await ended.wait()
     finally:
         loop.remove_reader(pidfd)

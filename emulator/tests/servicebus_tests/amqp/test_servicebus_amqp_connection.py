@@ -165,7 +165,7 @@ async def test_a_silent_peer_gets_empty_frames_until_the_server_closes_the_idle_
     async with serving(tmp_path, idle_seconds=0.3) as (namespace, _):
         peer = Peer(namespace)
         await peer.open(idle_time_out=UInt(200))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await peer.transport.closed.wait()
         assert peer.transport.written.startswith(encode_frame(b"") * 2)
         assert await closed_for(peer) == "amqp:resource-limit-exceeded"

@@ -9,6 +9,7 @@ import pytest
 from emulator.servicebus.broker.errors import MessageStoreError
 from emulator.servicebus.broker.settings import QueueSettings
 from emulator.servicebus.broker.store import checkpoint
+from file_sizes import no_space
 from servicebus_tests.broker.broker_harness import RunningBroker, lock_token_of, message
 
 BIG = "x" * 200_000
@@ -53,6 +54,22 @@ async def test_a_failed_database_write_raises_an_error_for_all_callers_and_undoe
     await queue.complete(held)
     await servicebus.restart()
     assert servicebus.bodies() == ["b", "c"]
+    await servicebus.broker.close()
+
+
+async def test_check_writable_of_a_queue_raises_an_error_only_while_the_disk_is_full(
+    tmp_path: Path,
+) -> None:
+    servicebus = await _open(tmp_path)
+    queue = servicebus.queue()
+    queue.check_writable()
+    with no_space(0):
+        with pytest.raises(MessageStoreError):
+            await queue.send([message("a")])
+        with pytest.raises(MessageStoreError, match="cannot be written"):
+            queue.check_writable()
+    await queue.send([message("b")])
+    queue.check_writable()
     await servicebus.broker.close()
 
 

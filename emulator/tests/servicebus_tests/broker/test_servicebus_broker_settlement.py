@@ -16,7 +16,12 @@ from emulator.servicebus.broker.errors import (
     NotAllowed,
     QuotaExceeded,
 )
-from emulator.servicebus.broker.message import IncomingMessage, MessageState, ReceiveMode
+from emulator.servicebus.broker.message import (
+    IncomingMessage,
+    MessageDelivery,
+    MessageState,
+    ReceiveMode,
+)
 from emulator.servicebus.broker.settings import QueueSettings
 from servicebus_tests.broker.broker_harness import RunningBroker, lock_token_of, message
 
@@ -148,6 +153,66 @@ async def test_a_message_received_in_receive_and_delete_mode_is_removed_from_the
     assert (delivery.lock_token, delivery.locked_until) == (None, None)
     await servicebus.restart()
     assert servicebus.bodies() == []
+
+
+@pytest.mark.parametrize("body", ["a", "x" * 100_000])
+@pytest.mark.parametrize("is_written", [True, False])
+async def test_a_message_whose_delivery_fails_in_receive_and_delete_mode_is_delivered_again(
+    servicebus: RunningBroker, body: str, is_written: bool
+) -> None:
+    def fail(delivery: MessageDelivery) -> None:
+        raise OSError("the receiver cannot take the message")
+
+    receiver = servicebus.queue().subscribe(ReceiveMode.RECEIVE_AND_DELETE, fail)
+    if is_written:
+        await servicebus.queue().send([message(body)])
+    receiver.set_credit(100)
+    if not is_written:
+        await servicebus.queue().send([message(body)])
+    await servicebus.queue().send([message("another message")])
+    receiver.close()
+    # The broker does not deliver the message again at once, because each delivery may fail.
+    assert servicebus.receiver(credit=2).deliveries == []
+    await servicebus.restart()
+    servicebus.advance(60)
+    delivery = servicebus.receive(mode=ReceiveMode.RECEIVE_AND_DELETE)
+    assert delivery.message.bare == body.encode()
+    assert delivery.message.delivery_count == 1
+    assert servicebus.bodies() == ["another message"]
+    await servicebus.restart()
+    assert servicebus.bodies() == ["another message"]
+
+
+async def test_closing_the_broker_loses_no_message_whose_delivery_failed(
+    servicebus: RunningBroker,
+) -> None:
+    def fail(delivery: MessageDelivery) -> None:
+        raise OSError("the receiver cannot take the message")
+
+    await servicebus.queue().send([message("a")])
+    servicebus.queue().subscribe(ReceiveMode.RECEIVE_AND_DELETE, fail).set_credit(1)
+    await servicebus.restart()
+    assert servicebus.bodies() == ["a"]
+
+
+async def test_a_message_that_can_never_be_delivered_is_dead_lettered(tmp_path: Path) -> None:
+    servicebus = await RunningBroker.open(tmp_path, QueueSettings("q", max_delivery_count=3))
+    tries = 0
+
+    def fail(delivery: MessageDelivery) -> None:
+        nonlocal tries
+        tries += 1
+        raise OSError("the receiver cannot take the message")
+
+    await servicebus.queue().send([message("a")])
+    servicebus.queue().subscribe(ReceiveMode.RECEIVE_AND_DELETE, fail).set_credit(100)
+    for _ in range(5):
+        servicebus.advance(61)
+    assert tries == 3
+    assert servicebus.bodies() == []
+    (dead,) = servicebus.dead_letters().peek(0, 10)
+    assert dead.dead_letter_reason == "MaxDeliveryCountExceeded"
+    await servicebus.broker.close()
 
 
 async def test_a_message_that_reaches_the_maximum_delivery_count_is_dead_lettered(

@@ -225,6 +225,6 @@ async def test_the_broker_timer_activates_a_scheduled_message(tmp_path: Path) ->
     broker.queue("keep").subscribe(ReceiveMode.PEEK_LOCK, arrived.set_result).set_credit(1)
     soon = WallClock().now() + timedelta(milliseconds=20)
     await broker.queue("keep").schedule([message("a", scheduled_at=soon)])
-    delivery = await asyncio.wait_for(arrived, 5)
+    delivery = await asyncio.wait_for(arrived, 30)
     assert delivery.message.enqueued_at >= soon
     await broker.close()

@@ -26,10 +26,11 @@ from gateway.http.open_inference.tensors import (
     unpack,
     unreadable,
 )
-from gateway.http.requests import encode_json, parse_json
+from gateway.http.requests import MAX_JSON_VALUES, encode_json, parse_json
 
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 MAX_TENSORS: Final = 64
+MAX_NAME_CHARACTERS: Final = 255
 
 _SIZE: Final = "binary_data_size"
 # Parameters of two extensions that the gateway does not support: shared memory and classification.
@@ -80,10 +81,14 @@ def read_request(body: bytes, header_length: str | None) -> InferenceRequest:
 def _id(value: Json) -> str | None:
     # The response repeats the id, and UTF-8 cannot encode half of a surrogate pair.
     if value is None or (
-        isinstance(value, str) and value.encode("utf-8", "replace").decode() == value
+        isinstance(value, str)
+        and len(value) <= MAX_NAME_CHARACTERS
+        and value.encode("utf-8", "replace").decode() == value
     ):
         return value
-    raise unreadable("id: expected a string of valid Unicode")
+    raise unreadable(
+        f"id: expected a string of valid Unicode with at most {MAX_NAME_CHARACTERS} characters"
+    )
 
 
 def _header_length(body: bytes, text: str | None) -> int:
@@ -99,7 +104,7 @@ def _header_length(body: bytes, text: str | None) -> int:
 def _inputs(
     document: dict[str, Json], rest: memoryview, *, may_be_none: bool
 ) -> tuple[Tensor, ...]:
-    tensors = []
+    tensors: list[Tensor] = []
     for path, value in _list(document, "inputs"):
         parameters = _object(f"{path}.", value, "parameters")
         size_bytes = parameters.get(_SIZE)
@@ -111,6 +116,11 @@ def _inputs(
                 )
             own, rest = rest[:size_bytes], rest[size_bytes:]
         tensors.append(_tensor(path, value, parameters, None if size_bytes is None else own))
+        if sum(len(tensor.elements) for tensor in tensors) > MAX_JSON_VALUES:
+            raise unreadable(
+                f"inputs: the tensors have more than {MAX_JSON_VALUES} elements; send a larger "
+                "input as one BYTES tensor, or as an upload"
+            )
     if not tensors and not may_be_none:
         raise unreadable("inputs: expected at least one tensor")
     if rest:
@@ -124,8 +134,10 @@ def _tensor(
     path: str, value: dict[str, Json], parameters: dict[str, Json], data: memoryview | None
 ) -> Tensor:
     name, datatype = value.get("name"), value.get("datatype")
-    if not isinstance(name, str) or not name:
-        raise unreadable(f"{path}.name: expected a non-empty string")
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME_CHARACTERS:
+        raise unreadable(
+            f"{path}.name: expected a non-empty string of at most {MAX_NAME_CHARACTERS} characters"
+        )
     if datatype not in DATATYPES:
         raise unreadable(f"{path}.datatype: expected one of {', '.join(DATATYPES)}")
     if (data is None) != ("data" in value):

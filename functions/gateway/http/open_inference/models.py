@@ -224,7 +224,10 @@ def _labels(result: InferenceResult) -> list[dict[str, Any]]:
     """Return the labels in a classifier's result; an empty list if they cannot be read."""
     if result.media_type != media.JSON:
         return []
-    value = parse_json(result.data)
+    try:
+        value = parse_json(result.data)
+    except ValueError:
+        return []
     labels = value.get("labels") if isinstance(value, dict) else None
     if isinstance(labels, list) and all(_is_label(row) for row in labels):
         return labels

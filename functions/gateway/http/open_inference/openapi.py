@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from gateway.http.open_inference.codec import HEADER_LENGTH, MAX_TENSORS
 from gateway.http.open_inference.tensors import DATATYPES, MAX_RANK
-from gateway.http.openapi.operations import IDEMPOTENCY_KEY
+from gateway.http.openapi.operations import IDEMPOTENCY_KEY, LABEL, LABEL_IN_HEADER
 from gateway.http.responses import OipError
 
 Responses = dict[int | str, dict[str, Any]]
@@ -87,6 +87,8 @@ INFER_PARAMETERS: Final[list[dict[str, Any]]] = [
         "schema": {"type": "integer", "minimum": 0},
     },
     IDEMPOTENCY_KEY,
+    LABEL,
+    LABEL_IN_HEADER,
 ]
 _ERRORS: Final = {
     400: "The request does not follow the protocol",

@@ -5,6 +5,8 @@ end of its jobs.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
@@ -42,6 +44,7 @@ from gateway.http.requests import (
     encode_json,
     find_model,
     idempotency_key_of,
+    label_option_of,
     parse_prefer,
     read_body,
     services_of,
@@ -53,7 +56,7 @@ from gateway.jobs.progress import ProgressStore
 from gateway.settings import MAX_WAIT_SECONDS
 from gateway.storage.payloads import PayloadStore
 from gateway.submission.create import NewJob, SubmittedJob
-from gateway.submission.parse import check_coding
+from gateway.submission.parse import JobSubmission, check_coding, parse_label
 from gateway.telemetry import traceparent_of
 
 _ENVELOPE_BYTES = 64 * 1024
@@ -217,9 +220,10 @@ async def oip_infer(request: Request, model: str) -> Response:
     # Parse and validate.
     found = find_model(services.catalogue, model)
     key = idempotency_key_of(request)
-    inference = await _read_request(request, found)
-    _check_outputs(found, inference)
-    submissions = read_submissions(found, inference)
+    label = parse_label({"label": label_option_of(request)})
+    inference, submissions = await _read_request(request, found)
+    for submission in submissions:
+        submission.label = label
     # `respond-async` has no effect, because the protocol cannot ask for the results later.
     given_seconds = parse_prefer(request.headers.getlist("prefer")).wait_seconds
     wait_seconds = MAX_WAIT_SECONDS if given_seconds is None else given_seconds
@@ -270,7 +274,10 @@ async def _is_ready(request: Request) -> bool:
     return all(answers.values())
 
 
-async def _read_request(request: Request, model: ModelEntry) -> oip_codec.InferenceRequest:
+async def _read_request(
+    request: Request, model: ModelEntry
+) -> tuple[oip_codec.InferenceRequest, list[JobSubmission]]:
+    """Return the request without its tensors, and the submissions of its jobs."""
     check_coding(request.headers.get("content-encoding", ""))
     body = await read_body(request)
     limit_bytes = (
@@ -281,7 +288,18 @@ async def _read_request(request: Request, model: ModelEntry) -> oip_codec.Infere
             problems.PAYLOAD_TOO_LARGE,
             f"the request has {len(body)} bytes; at most {limit_bytes} are allowed",
         )
-    return oip_codec.read_request(body, request.headers.get(oip_codec.HEADER_LENGTH))
+    parse = partial(_parse_request, model, request.headers.get(oip_codec.HEADER_LENGTH))
+    return await services_of(request).bodies.parse(caller_of(request).tenant, body, parse)
+
+
+def _parse_request(
+    model: ModelEntry, header_length: str | None, body: bytes
+) -> tuple[oip_codec.InferenceRequest, list[JobSubmission]]:
+    inference = oip_codec.read_request(body, header_length)
+    _check_outputs(model, inference)
+    submissions = read_submissions(model, inference)
+    # The tensors would need memory while the request waits for its jobs.
+    return replace(inference, inputs=(), parameters={}), submissions
 
 
 async def _read_results(

@@ -14,6 +14,7 @@ from typing import Any, Final
 from contract.messages import Json
 from gateway.http import problems
 from gateway.http.problems import HttpProblem
+from gateway.http.requests import MAX_JSON_VALUES
 
 BYTES: Final = "BYTES"
 BF16: Final = "BF16"
@@ -122,6 +123,11 @@ def unpack(name: str, datatype: str, shape: tuple[int, ...], data: memoryview) -
     `name` is the name of the tensor in the error message.
     """
     count = prod(shape)
+    if count > MAX_JSON_VALUES:
+        raise unreadable(
+            f"{name}: the tensor has more than {MAX_JSON_VALUES} elements; send a larger input as "
+            "one BYTES tensor, or as an upload"
+        )
     if datatype == BYTES:
         return _unpack_bytes(name, count, data)
     layout = _FORMATS[datatype]

@@ -159,7 +159,9 @@ def _complete_parameter(parameter: Document) -> None:
     elif parameter["in"] == "query":
         schema = parameter.get("schema", {})
         if schema.get("anyOf") == _TEXT["anyOf"]:
-            parameter["schema"] = {"type": "string"}  # a query parameter cannot be null
+            # A query parameter cannot be null. The description stands beside the schema.
+            kept = schema.keys() - {"anyOf", "title", "description"}
+            parameter["schema"] = {"type": "string", **{name: schema[name] for name in kept}}
         parameter.update(_QUERY_PARAMETERS.get(parameter["name"], {}))
 
 

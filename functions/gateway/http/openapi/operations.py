@@ -5,8 +5,10 @@ from typing import Any, Final
 from contract.catalogue import Priority
 from contract.guard import MAX_URL_CHARACTERS
 from gateway.http.problems import PROBLEM_KINDS
+from gateway.http.requests import LABEL_HEADER
 from gateway.jobs.progress import MAX_MESSAGE_CHARACTERS
 from gateway.settings import MAX_WAIT_SECONDS
+from gateway.submission.parse import LABEL_PATTERN, MAX_LABEL_CHARACTERS
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -37,6 +39,32 @@ PRIORITY: Final[dict[str, Any]] = {
     "required": False,
     "description": _PRIORITY["description"],
     "schema": {"type": "string", "enum": list(Priority), "default": Priority.NORMAL},
+}
+_LABEL: Final[dict[str, Any]] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_LABEL_CHARACTERS,
+    "pattern": LABEL_PATTERN,
+    "description": "A text by which to find the job later, for example `order 4711`.",
+    "examples": ["order 4711"],
+}
+LABEL: Final[dict[str, Any]] = {
+    "name": "label",
+    "in": "query",
+    "required": False,
+    "description": _LABEL["description"],
+    "schema": _LABEL,
+}
+LABEL_IN_HEADER: Final[dict[str, Any]] = {
+    "name": LABEL_HEADER,
+    "in": "header",
+    "required": False,
+    "description": "The label, as in the query. A request must not have both.",
+    "schema": {
+        "type": "string",
+        "maxLength": MAX_LABEL_CHARACTERS,
+        "pattern": r"^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$",
+    },
 }
 UPLOAD: Final[dict[str, Any]] = {
     "name": "upload",
@@ -103,6 +131,7 @@ SUBMIT_BODY: Final[dict[str, Any]] = {
                     "file": {"type": "string", "format": "binary"},
                     "parameters": {"type": "object", "description": "A JSON object."},
                     "deadline_seconds": {"type": "integer", "minimum": 1},
+                    "label": _LABEL,
                     "priority": _PRIORITY,
                     "webhook_url": _URL,
                 },
@@ -117,6 +146,7 @@ SUBMIT_BODY: Final[dict[str, Any]] = {
                     "input": _INPUT,
                     "parameters": {"type": ["object", "null"]},
                     "deadline_seconds": _DEADLINE,
+                    "label": {**_LABEL, "type": ["string", "null"]},
                     "priority": {
                         **_PRIORITY,
                         "type": ["string", "null"],
@@ -149,6 +179,43 @@ UPLOAD_BODY: Final[dict[str, Any]] = {
                 "additionalProperties": False,
             },
             "example": {"model": "noop", "media_type": "application/octet-stream"},
+        }
+    },
+}
+_TIME: Final[dict[str, Any]] = {"type": ["string", "null"], "format": "date-time"}
+LETTER_ACTION_BODY: Final[dict[str, Any]] = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["action", "count"],
+                "properties": {
+                    "action": {"type": "string", "enum": ["redrive", "purge"]},
+                    "count": {
+                        "type": "integer",
+                        "minimum": 0,
+                        "description": "The number that `GET /v1/admin/dead-letters/count` "
+                        "returned: `not_redriven` for a redrive, `count` for a purge.",
+                    },
+                    "filter": {
+                        "type": "object",
+                        "properties": {
+                            "model": {"type": ["string", "null"], "examples": ["noop"]},
+                            "reason": {"type": ["string", "null"]},
+                            "dead_lettered_after": _TIME,
+                            "dead_lettered_before": _TIME,
+                        },
+                        "additionalProperties": False,
+                    },
+                    "cursor": {
+                        "type": ["string", "null"],
+                        "description": "The cursor with which the letters were counted.",
+                    },
+                },
+                "additionalProperties": False,
+            },
+            "example": {"action": "redrive", "count": 12, "filter": {"model": "noop"}},
         }
     },
 }

@@ -1,49 +1,61 @@
-"""The routes under /v1/admin/dead-letters. They list, get, redrive and purge dead letters."""
+"""The routes under /v1/admin/dead-letters. They list, count, redrive and purge dead letters."""
 
-import asyncio
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
-from operator import itemgetter
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from contract.catalogue import ModelEntry, Priority, queue_of
+from contract.catalogue import Catalogue
+from contract.messages import Json
 from contract.names import job_path
+from gateway.dead_letters.bulk import (
+    MAX_EXAMINED,
+    LetterAction,
+    LetterFilter,
+    find_letters,
+    list_letters,
+    log_redrive,
+)
 from gateway.dead_letters.store import (
-    DEAD_LETTERS,
     LETTER_ID,
     DeadLetter,
     letter_blob_of,
-    letter_id,
     letter_resource,
     read_letter,
 )
 from gateway.errors import NotRedrivable, UnknownLetter
 from gateway.http import problems
 from gateway.http.keys import Scope
-from gateway.http.openapi.operations import problem_responses
+from gateway.http.openapi.operations import LETTER_ACTION_BODY, problem_responses
 from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
     DEFAULT_LIMIT,
     MAX_LIMIT,
     TextRoute,
+    caller_of,
     durable_of,
     find_model,
+    parse_json,
     parse_limit,
+    parse_time,
+    read_body,
     refuse_unknown_query,
     require_scope,
     services_of,
 )
 from gateway.http.responses import json_response
 from gateway.services import Services
-from gateway.storage.blobs import Blobs
 
 MAX_PURGED: Final = 500
 
-_READS_AT_ONCE: Final = 8
+_MAX_BODY_BYTES: Final = 16 * 1024
+_FILTERS: Final = ("model", "reason", "dead_lettered_after", "dead_lettered_before")
+_ORDER_MEMBERS: Final = frozenset({"action", "count", "filter", "cursor"})
 _ID: Final = re.compile(LETTER_ID)
 _CURSOR: Final = re.compile(r"[a-z0-9-]{1,70}/[A-Za-z0-9._-]{1,128}")
 _PRIVATE: Final = {"Cache-Control": "no-store"}
@@ -85,7 +97,79 @@ class Purged(TypedDict):
     is_complete: bool
 
 
+class DeadLetterCount(TypedDict):
+    """How many dead letters match a filter, among the letters that were examined."""
+
+    count: Annotated[int, Field(description="All matching letters. A purge needs this number.")]
+    not_redriven: Annotated[
+        int,
+        Field(description="The matching letters without a redrive. A redrive needs this number."),
+    ]
+    examined: Annotated[
+        int, Field(description=f"How many letters were read, at most {MAX_EXAMINED}.")
+    ]
+    next_cursor: Annotated[
+        str | None, Field(description="Counts the letters that follow; null if none follow.")
+    ]
+
+
+class ChangedLetter(TypedDict):
+    """A dead letter that an action has changed."""
+
+    model: str
+    id: str
+    job_id: Annotated[
+        str | None, Field(description="The job that does the work again; null after a purge.")
+    ]
+
+
+class RefusedLetter(TypedDict):
+    """A dead letter that could not be redriven, and the reason."""
+
+    model: str
+    id: str
+    detail: str
+
+
+class LetterActionResult(TypedDict):
+    """What an action did with the dead letters that match its filter."""
+
+    action: LetterAction
+    done: list[ChangedLetter]
+    refused: list[RefusedLetter]
+    next_cursor: Annotated[
+        str | None,
+        Field(
+            description="Letters that were not reached follow this cursor; null if there are none. "
+            "Count them with it, then send the same action with it and the new count."
+        ),
+    ]
+
+
 ModelOption = Annotated[str | None, Query(description="Only dead letters of this model.")]
+ReasonOption = Annotated[
+    str | None,
+    Query(
+        description="Only dead letters with this reason, for example `MaxDeliveryCountExceeded`."
+    ),
+]
+AfterOption = Annotated[
+    str | None,
+    Query(
+        description="Only messages that were dead-lettered at this time or later.",
+        json_schema_extra={"format": "date-time"},
+    ),
+]
+BeforeOption = Annotated[
+    str | None,
+    Query(
+        description="Only messages that were dead-lettered before this time.",
+        json_schema_extra={"format": "date-time"},
+    ),
+]
+CursorOption = Annotated[
+    str | None, Query(description="The `next_cursor` of the previous response.")
+]
 
 
 @router.get(
@@ -95,73 +179,191 @@ ModelOption = Annotated[str | None, Query(description="Only dead letters of this
     response_description="A page of dead letters",
     responses=problem_responses(400, 404, 503),
 )
-async def list_dead_letters(
+async def list_dead_letters(  # noqa: PLR0913, PLR0917 - each query parameter is a parameter
     request: Request,
     model: ModelOption = None,
+    reason: ReasonOption = None,
+    dead_lettered_after: AfterOption = None,
+    dead_lettered_before: BeforeOption = None,
     limit: Annotated[
         str | None,
         Query(description=f"Letters on a page, from 1 to {MAX_LIMIT}; {DEFAULT_LIMIT} if absent."),
     ] = None,
-    cursor: Annotated[
-        str | None, Query(description="The `next_cursor` of the previous page.")
-    ] = None,
+    cursor: CursorOption = None,
 ) -> Response:
-    """List dead letters by queue and id. For each queue, the oldest jobs are first."""
-    services = _check_request(request, ("cursor", "limit", "model"))
-    models = (
-        services.catalogue.values() if model is None else [find_model(services.catalogue, model)]
+    """List dead letters by queue and id. For each queue, the oldest jobs are first.
+
+    With a filter, even an empty page can have a `next_cursor`.
+    """
+    services = _check_request(request, (*_FILTERS, "cursor", "limit"))
+    wanted = _make_filter(
+        services.catalogue, model, reason, dead_lettered_after, dead_lettered_before
     )
     count = parse_limit(limit)
+    page = await find_letters(services.blobs, wanted, _check_cursor(cursor), count)
+    letters: DeadLetters = {
+        "dead_letters": [letter_resource(each.letter, each.model) for each in page.letters],
+        "next_cursor": page.cursor,
+    }
+    return json_response(letters, headers=_PRIVATE)
+
+
+@router.get(
+    "/v1/admin/dead-letters/count",
+    summary="Count dead letters",
+    response_model=DeadLetterCount,
+    response_description="The number of matching dead letters",
+    responses=problem_responses(400, 404, 503),
+)
+async def count_dead_letters(  # noqa: PLR0913, PLR0917 - each query parameter is a parameter
+    request: Request,
+    model: ModelOption = None,
+    reason: ReasonOption = None,
+    dead_lettered_after: AfterOption = None,
+    dead_lettered_before: BeforeOption = None,
+    cursor: CursorOption = None,
+) -> Response:
+    """Count the dead letters that match a filter. One request reads up to 500 letters."""
+    services = _check_request(request, (*_FILTERS, "cursor"))
+    wanted = _make_filter(
+        services.catalogue, model, reason, dead_lettered_after, dead_lettered_before
+    )
+    page = await find_letters(services.blobs, wanted, _check_cursor(cursor))
+    counted: DeadLetterCount = {
+        "count": len(page.letters),
+        "not_redriven": sum(not each.letter.is_redriven for each in page.letters),
+        "examined": page.examined,
+        "next_cursor": page.cursor,
+    }
+    return json_response(counted, headers=_PRIVATE)
+
+
+@router.post(
+    "/v1/admin/dead-letters/actions",
+    summary="Redrive or purge all dead letters that match a filter",
+    response_model=LetterActionResult,
+    response_description="The letters were changed",
+    responses=problem_responses(400, 404, 409, 413, 503),
+    openapi_extra={"requestBody": LETTER_ACTION_BODY},
+)
+async def change_dead_letters(request: Request) -> Response:
+    """Redrive or purge all matching dead letters, if their number is still the `count` sent.
+
+    The count is that of `GET /v1/admin/dead-letters/count` with the same filter and cursor. If it
+    has changed, nothing is done, and the status is 409. One request changes up to 500 letters, and
+    stops after about 15 seconds.
+    """
+    require_scope(request, Scope.ADMIN)
+    refuse_unknown_query(request)
+    services = services_of(request)
+    order = _parse_action(await read_body(request))
+    wanted = _make_filter(
+        services.catalogue, *(_text_member(order.filter, name) for name in _FILTERS)
+    )
+    if order.action is LetterAction.REDRIVE:
+        wanted = replace(wanted, is_redriven=False)
+    page = await find_letters(services.blobs, wanted, _check_cursor(order.cursor))
+    if len(page.letters) != order.count:
+        raise HttpProblem(
+            problems.COUNT_CHANGED,
+            f"count: {len(page.letters)} dead letters match now, and not {order.count}",
+            count=len(page.letters),
+        )
+    result = await services.letter_actions.apply(
+        durable_of(request), caller_of(request), order.action, page
+    )
+    body: LetterActionResult = {
+        "action": order.action,
+        "done": [
+            {"model": each.model, "id": each.id, "job_id": each.job_id}
+            for each in result.changes
+            if each.refusal is None
+        ],
+        "refused": [
+            {"model": each.model, "id": each.id, "detail": each.refusal}
+            for each in result.changes
+            if each.refusal is not None
+        ],
+        "next_cursor": result.cursor,
+    }
+    return json_response(body, headers=_PRIVATE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """The body of a request that changes all dead letters that match a filter."""
+
+    action: LetterAction
+    count: int
+    filter: dict[str, Json]
+    cursor: str | None
+
+
+def _parse_action(body: bytes) -> _Order:
+    if len(body) > _MAX_BODY_BYTES:
+        raise HttpProblem(
+            problems.PAYLOAD_TOO_LARGE, "the body is too large", limit_bytes=_MAX_BODY_BYTES
+        )
+    try:
+        value: Json = parse_json(body)
+    except ValueError as error:
+        raise HttpProblem(problems.MALFORMED_REQUEST, f"the body is not JSON: {error}") from None
+    if not isinstance(value, dict) or not _ORDER_MEMBERS.issuperset(value):
+        raise HttpProblem(
+            problems.MALFORMED_REQUEST,
+            "the body must be a JSON object with the members action and count, and perhaps filter "
+            "and cursor",
+        )
+    action, count, wanted = value.get("action"), value.get("count"), value.get("filter", {})
+    if action not in list(LetterAction):
+        known = " or ".join(LetterAction)
+        raise HttpProblem(problems.MALFORMED_REQUEST, f"action: expected {known}")
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise HttpProblem(
+            problems.MALFORMED_REQUEST,
+            "count: expected the number of matching dead letters, from "
+            "GET /v1/admin/dead-letters/count",
+        )
+    if not isinstance(wanted, dict) or not set(_FILTERS).issuperset(wanted):
+        raise HttpProblem(
+            problems.MALFORMED_REQUEST,
+            f"filter: expected an object with only these members: {', '.join(_FILTERS)}",
+        )
+    return _Order(LetterAction(action), count, wanted, _text_member(value, "cursor"))
+
+
+def _text_member(value: Mapping[str, Json], name: str) -> str | None:
+    text = value.get(name)
+    if text is not None and not isinstance(text, str):
+        raise HttpProblem(problems.MALFORMED_REQUEST, f"{name}: expected a string")
+    return text
+
+
+def _make_filter(
+    catalogue: Catalogue,
+    model: str | None,
+    reason: str | None,
+    dead_lettered_after: str | None,
+    dead_lettered_before: str | None,
+) -> LetterFilter:
+    """Return the filter with the values of the parameters _FILTERS. Raises HttpProblem."""
+    models = tuple(catalogue.values()) if model is None else (find_model(catalogue, model),)
+    return LetterFilter(
+        models,
+        reason,
+        parse_time("dead_lettered_after", dead_lettered_after),
+        parse_time("dead_lettered_before", dead_lettered_before),
+    )
+
+
+def _check_cursor(cursor: str | None) -> str:
+    """Return the cursor, or an empty string if there is none. Raises HttpProblem."""
     if cursor is not None and not _CURSOR.fullmatch(cursor):
         raise HttpProblem(
             problems.MALFORMED_REQUEST,
             "cursor: this value is not valid; use the next_cursor of the previous page",
         )
-    listed = await _list_ids(services.blobs, list(models), cursor or "", count + 1)
-    shown = listed[:count]
-    slots = asyncio.Semaphore(_READS_AT_ONCE)
-    found = await asyncio.gather(
-        *(_read_resource(services.blobs, slots, *letter) for letter in shown)
-    )
-    has_more = len(listed) > count
-    next_cursor = letter_blob_of(*shown[-1]).removeprefix(DEAD_LETTERS) if has_more else None
-    letters = [letter for letter in found if letter is not None]
-    page: DeadLetters = {"dead_letters": letters, "next_cursor": next_cursor}
-    return json_response(page, headers=_PRIVATE)
-
-
-async def _list_ids(
-    blobs: Blobs, models: list[ModelEntry], after: str, count: int
-) -> list[tuple[ModelEntry, str]]:
-    """Return the models and ids of the dead letters that follow the cursor `after`.
-
-    The dead letters are sorted by the name of the queue, then by the name of the blob. At most
-    `count` dead letters are returned.
-    """
-    found: list[tuple[ModelEntry, str]] = []
-    queues = {
-        queue_of(model, priority): (model, priority) for model in models for priority in Priority
-    }
-    last_queue, _, last_name = after.partition("/")
-    for queue, (model, priority) in sorted(queues.items(), key=itemgetter(0)):
-        if queue < last_queue:
-            continue
-        prefix = f"{DEAD_LETTERS}{queue}/"
-        async for blob in blobs.list(prefix):
-            name = blob.name.removeprefix(prefix)
-            if (queue, name) > (last_queue, last_name):
-                found.append((model, letter_id(name, priority)))
-            if len(found) == count:
-                return found
-    return found
-
-
-async def _read_resource(
-    blobs: Blobs, slots: asyncio.Semaphore, model: ModelEntry, id_: str
-) -> DeadLetter | None:
-    async with slots:
-        blob = await blobs.read(letter_blob_of(model, id_))
-    return None if blob is None else letter_resource(read_letter(id_, blob.data), model)
+    return cursor or ""
 
 
 @router.delete(
@@ -173,6 +375,7 @@ async def _read_resource(
 )
 async def purge_dead_letters(request: Request, model: ModelOption = None) -> Response:
     """Delete up to 500 dead letters of one model. Repeat the call until `is_complete` is true."""
+    require_scope(request, Scope.ADMIN)
     services = _check_request(request, ("model",))
     if model is None:
         raise HttpProblem(
@@ -180,9 +383,9 @@ async def purge_dead_letters(request: Request, model: ModelOption = None) -> Res
             "model: this parameter is missing; name the model whose dead letters must be deleted",
         )
     found = find_model(services.catalogue, model)
-    listed = await _list_ids(services.blobs, [found], "", MAX_PURGED + 1)
+    listed = await list_letters(services.blobs, [found], "", MAX_PURGED + 1)
     for _, id_ in islice(listed, MAX_PURGED):
-        await services.blobs.delete(letter_blob_of(found, id_))
+        await services.letter_actions.purge(caller_of(request), found, id_)
     deleted = min(len(listed), MAX_PURGED)
     purged: Purged = {"deleted": deleted, "is_complete": deleted == len(listed)}
     return json_response(purged)
@@ -220,15 +423,18 @@ async def get_dead_letter(request: Request, model: str, letter_id: str) -> Respo
 )
 async def redrive_dead_letter(request: Request, model: str, letter_id: str) -> Response:
     """Send the work of a dead letter again, at most once. The old job stays failed."""
+    require_scope(request, Scope.ADMIN)
     services = _check_request(request)
     found = find_model(services.catalogue, model)
     try:
-        redriver, letter = services.redriver, _check_id(letter_id)
+        redriver, letter = services.letter_actions.redriver, _check_id(letter_id)
         sent = await redriver.redrive(durable_of(request), found, letter)
     except UnknownLetter:
         raise _unknown_letter(letter_id) from None
     except NotRedrivable as error:
         raise HttpProblem(problems.NOT_REDRIVABLE, str(error)) from None
+    if not sent.is_repeat:
+        log_redrive(caller_of(request), found, letter_id, sent.job_id)
     body: RedrivenLetter = {
         "job_id": sent.job_id,
         "is_new_job": sent.is_new_job,
@@ -248,14 +454,15 @@ async def redrive_dead_letter(request: Request, model: str, letter_id: str) -> R
 )
 async def purge_dead_letter(request: Request, model: str, letter_id: str) -> Response:
     """Delete a dead letter. A repeated request has no effect."""
+    require_scope(request, Scope.ADMIN)
     services = _check_request(request)
     found = find_model(services.catalogue, model)
-    await services.blobs.delete(letter_blob_of(found, _check_id(letter_id)))
+    await services.letter_actions.purge(caller_of(request), found, _check_id(letter_id))
     return Response(status_code=204)
 
 
 def _check_request(request: Request, options: tuple[str, ...] = ()) -> Services:
-    require_scope(request, Scope.ADMIN)
+    require_scope(request, Scope.ADMIN, Scope.OPS_READ)
     refuse_unknown_query(request, options)
     return services_of(request)
 

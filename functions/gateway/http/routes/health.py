@@ -17,9 +17,6 @@ from gateway.services import Services
 CHECK_SECONDS: Final = 2.0
 FRESH_SECONDS: Final = 1.0
 
-# No instance has this id. The durable store has to look for it, which shows that it responds.
-_UNKNOWN_ID: Final = "00000000-0000-0000-0000-000000000000"
-
 _log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["health"], route_class=TextRoute)
@@ -41,7 +38,10 @@ class ReadyStatus(TypedDict):
 
 
 class GatewayReadiness:
-    """Checks whether the services that the gateway needs respond.
+    """Checks whether the services that the gateway needs respond and can store a job.
+
+    The checks change nothing. While the disk of the local services is full, these services refuse
+    the checks.
 
     All health probes use the same result, which is renewed at most once a second.
     """
@@ -58,7 +58,7 @@ class GatewayReadiness:
             if loop.time() - self._checked_at > FRESH_SECONDS:
                 queue = next(iter(services.catalogue.values())).queue
                 durable_answers, queue_answers, blobs_answer = await asyncio.gather(
-                    _answers("durable", durable.status(_UNKNOWN_ID)),
+                    _answers("durable", durable.check()),
                     _answers("queue", services.queues.check(queue)),
                     _answers("blobs", services.payloads.check()),
                 )
@@ -76,7 +76,7 @@ async def _answers(name: str, check: Awaitable[object]) -> bool:
         async with asyncio.timeout(CHECK_SECONDS):
             await check
     except (Unavailable, TimeoutError) as error:
-        _log.warning("the gateway is not ready: the service %s does not respond (%r)", name, error)
+        _log.warning("the gateway is not ready: the service %s is not available (%r)", name, error)
         return False
     return True
 
@@ -106,7 +106,7 @@ async def live() -> Response:
     },
 )
 async def ready(request: Request) -> Response:
-    """Return 200 if the durable store, the queue and the blob storage respond, otherwise 503."""
+    """Return 200 if the durable store, a queue and the blob storage accept jobs, otherwise 503."""
     readiness: GatewayReadiness = request.app.state.readiness
     answers = await readiness.answers(durable_of(request), services_of(request))
     is_ready = all(answers.values())

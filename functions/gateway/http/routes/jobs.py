@@ -1,6 +1,6 @@
 """The routes under /v1/jobs.
 
-They list the caller's jobs, get a job, its result or its timeline, or cancel a job.
+They list or search jobs, get a job, its result or its timeline, or cancel a job.
 """
 
 import asyncio
@@ -8,22 +8,31 @@ import base64
 import binascii
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from mimetypes import guess_extension
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
 from typing_extensions import TypedDict
 from uuid_utils import uuid7
 
 from contract.catalogue import Catalogue
 from contract.errors import UnknownModel
 from contract.media import essence
-from contract.messages import Fields, InlineBytes, InlineJson, PayloadRef, payload_from_json
+from contract.messages import (
+    FailureCode,
+    Fields,
+    InlineBytes,
+    InlineJson,
+    PayloadRef,
+    format_time,
+    payload_from_json,
+)
 from contract.names import EVENT_CANCEL, job_path, webhook_instance
-from gateway.durable import Durable, HistoryEvent, InstanceSnapshot, RuntimeStatus
+from gateway.durable import Durable, HistoryEvent
 from gateway.errors import FinalInstance, Unavailable, UnknownInstance
 from gateway.http import problems
 from gateway.http.openapi.operations import (
@@ -38,17 +47,20 @@ from gateway.http.requests import (
     DEFAULT_LIMIT,
     MAX_LIMIT,
     TextRoute,
-    caller_of,
     check_job_id,
     durable_of,
     encode_json,
-    find_own_instance,
     find_own_job,
+    find_visible_instance,
+    find_visible_job,
     parse_limit,
     parse_prefer,
+    parse_time,
     refuse_unknown_query,
     services_of,
+    shown_job,
     unknown_job,
+    visible_tenant,
 )
 from gateway.http.responses import (
     RETRY_AFTER_SECONDS,
@@ -57,23 +69,23 @@ from gateway.http.responses import (
     check_match,
     json_response,
 )
-from gateway.jobs.listing import IdRange, id_at, list_newest
+from gateway.jobs.listing import IdRange, id_at, searched_since
 from gateway.jobs.model import (
     JobOutcome,
     JobResource,
     JobStatus,
     Record,
     Ticket,
+    Time,
     final_record,
-    initial_record_of,
     is_final,
     job_resource,
     priority_of,
     read_ticket,
-    recorded_output,
-    tenant_of,
 )
+from gateway.jobs.search import ANY_ENDING, CANCELLED_CODE, JOB_ID, JobFilter, JobSearch
 from gateway.jobs.timeline import JobEvidence, Timeline, build_timeline, read_notes
+from gateway.submission.parse import MAX_LABEL_CHARACTERS
 from gateway.webhooks.orchestrator import WebhookDelivery, read_delivery_log
 
 router = APIRouter(tags=["jobs"], route_class=TextRoute)
@@ -89,6 +101,13 @@ class JobListPage(TypedDict):
     """A page of jobs, newest first. Even an empty page can have a next page."""
 
     jobs: list[JobResource]
+    searched_back_to: Annotated[
+        Time,
+        Field(
+            description="This page and the earlier pages have all matching jobs whose submit began "
+            "at this time or later."
+        ),
+    ]
     next_cursor: str | None
     links: JobPageLinks
 
@@ -97,27 +116,26 @@ _RETRY: Final = {"Retry-After": str(RETRY_AFTER_SECONDS)}
 
 LINK_LIFETIME: Final = timedelta(minutes=15)
 
-_OPTIONS: Final = ("cursor", "limit", "model", "status")
+_OPTIONS: Final = (
+    *("code", "created_after", "created_before", "cursor", "id", "label", "limit", "model"),
+    *("status", "tenant"),
+)
+_CODE: Final = re.compile("[a-z][a-z0-9-]{0,99}")
+_ID_PREFIX: Final = re.compile(r"[0-9a-f]{4}[0-9a-f-]{0,32}\*")
+_TIME_SCHEMA: Final[dict[str, Any]] = {"format": "date-time"}
 _CURSOR: Final = re.compile(r"[0-9a-f]{4}[0-9a-f-]{0,32}g?")
-_JOB_ID: Final = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 # The clock of another app instance may be ahead by this time. A larger value costs empty queries.
 _SKEW_MS: Final = 2_000
+
+TENANT_OPTION: Final = Query(
+    description="The tenant whose jobs to show, or `*` for all tenants. Other tenants need the "
+    "scope `ops:read` or `admin`. If absent: all tenants for a key with `ops:read`, otherwise the "
+    "key's own tenant."
+)
+
 # A timer deletes a history some time after its retention has ended.
 _PURGE_DELAY: Final = timedelta(hours=1)
-
-# How many outcomes are read from the blob storage at the same time for a page.
-_READS_AT_ONCE: Final = 16
-
-_NOT_ENDED: Final = frozenset(status for status in RuntimeStatus if not status.is_final)
-_ENDED: Final = frozenset(status for status in RuntimeStatus if status.is_final)
-_RUNTIME_STATUSES: Final[Mapping[JobStatus, frozenset[RuntimeStatus]]] = {
-    JobStatus.QUEUED: _NOT_ENDED,
-    JobStatus.RUNNING: _NOT_ENDED,
-    JobStatus.CANCELLING: _NOT_ENDED,
-    # A final status of the job is possible for each way in which its orchestration ended.
-    **{status: _ENDED for status in JobStatus if status.is_final},
-}
 
 
 @router.get(
@@ -128,13 +146,15 @@ _RUNTIME_STATUSES: Final[Mapping[JobStatus, frozenset[RuntimeStatus]]] = {
     responses={**job_problem_responses(400, 404, 412, 503), **NOT_MODIFIED},
     openapi_extra={"parameters": [PREFER, IF_NONE_MATCH]},
 )
-async def get_job(request: Request, job_id: str) -> Response:
+async def get_job(
+    request: Request, job_id: str, tenant: Annotated[str | None, TENANT_OPTION] = None
+) -> Response:
     """Return a job. With `Prefer: wait=N`, first wait up to N seconds for the end of the job."""
-    refuse_unknown_query(request)
+    refuse_unknown_query(request, ("tenant",))
     preference = parse_prefer(request.headers.getlist("prefer"))
     services = services_of(request)
     with services.waiters.waiting(check_job_id(job_id)) as waiter:
-        found = await find_own_job(request, job_id)
+        found = await find_visible_job(request, job_id, tenant)
         if not is_final(found) and (wait_seconds := preference.wait_seconds):
             durable = durable_of(request)
             final = await services.jobs.wait(durable, job_id, found, waiter, wait_seconds)
@@ -149,7 +169,7 @@ async def _job_response(request: Request, job_id: str, found: Record) -> Respons
     """Return the response that shows the current state of a job."""
     services = services_of(request)
     found = await services.progress.add_to(job_id, found)
-    job = job_resource(job_id, found)
+    job = shown_job(request, job_id, found)
     headers = {"Vary": "Prefer"}
     if not is_final(found):
         headers |= await add_queue_position(
@@ -199,15 +219,17 @@ async def get_result(request: Request, job_id: str) -> Response:
     responses={**problem_responses(400, 404, 412, 503), **NOT_MODIFIED},
     openapi_extra={"parameters": [IF_NONE_MATCH]},
 )
-async def get_timeline(request: Request, job_id: str) -> Response:
+async def get_timeline(
+    request: Request, job_id: str, tenant: Annotated[str | None, TENANT_OPTION] = None
+) -> Response:
     """Return where the time of a job went, with a row for each delivery to a worker.
 
     The durations of the steps add up to `total_ms`. The timeline of a job that has not ended shows
     what is known until now.
     """
-    refuse_unknown_query(request)
+    refuse_unknown_query(request, ("tenant",))
     services, durable = services_of(request), durable_of(request)
-    instance, found = await find_own_instance(request, job_id)
+    instance, found = await find_visible_instance(request, job_id, tenant)
     ticket = read_ticket(instance.input)
     found = await services.progress.add_to(job_id, found)
     outcome, notes, history, webhook = await asyncio.gather(
@@ -327,16 +349,57 @@ async def _cancel(request: Request, job_id: str, found: Record) -> bool:
 
 @router.get(
     "/v1/jobs",
-    summary="List the caller's jobs",
+    summary="List or search jobs",
     response_model=JobListPage,
     response_description="A page of jobs; `Link` contains the URL of the next page",
     responses={**problem_responses(400, 412, 503), **NOT_MODIFIED},
     openapi_extra={"parameters": [IF_NONE_MATCH]},
 )
-async def list_jobs(
+async def list_jobs(  # noqa: PLR0913, PLR0917 - each query parameter is a parameter
     request: Request,
     model: Annotated[str | None, Query(description="Only jobs of this model.")] = None,
-    status: Annotated[str | None, Query(description="Only jobs in this status.")] = None,
+    status: Annotated[
+        str | None,
+        Query(description="Only jobs in this status.", json_schema_extra={"enum": list(JobStatus)}),
+    ] = None,
+    code: Annotated[
+        str | None,
+        Query(
+            description="Only jobs that ended with this code, which is `error.code` of a job, or "
+            "`cancelled`.",
+            json_schema_extra={"pattern": f"^{_CODE.pattern}$"},
+        ),
+    ] = None,
+    label: Annotated[
+        str | None,
+        Query(
+            description="Only jobs with this label. A `*` at the end stands for any further text.",
+            json_schema_extra={"minLength": 1, "maxLength": MAX_LABEL_CHARACTERS + 1},
+        ),
+    ] = None,
+    created_after: Annotated[
+        str | None,
+        Query(
+            description="Only jobs that were created at this time or later.",
+            json_schema_extra=_TIME_SCHEMA,
+        ),
+    ] = None,
+    created_before: Annotated[
+        str | None,
+        Query(
+            description="Only jobs that were created before this time.",
+            json_schema_extra=_TIME_SCHEMA,
+        ),
+    ] = None,
+    id: Annotated[  # noqa: A002 - the name of the query parameter
+        str | None,
+        Query(
+            description="Only the job with this id, or the jobs whose ids begin with these 4 or "
+            "more characters, followed by `*`.",
+            json_schema_extra={"pattern": f"^(?:{JOB_ID.pattern}|{_ID_PREFIX.pattern})$"},
+        ),
+    ] = None,
+    tenant: Annotated[str | None, TENANT_OPTION] = None,
     limit: Annotated[
         str | None,
         Query(description=f"Jobs on a page, from 1 to {MAX_LIMIT}; {DEFAULT_LIMIT} if absent."),
@@ -345,83 +408,46 @@ async def list_jobs(
         str | None, Query(description="The `next_cursor` of the previous page.")
     ] = None,
 ) -> Response:
-    """List the caller's jobs, newest first. Even an empty page can have a `next_cursor`."""
+    """List jobs, newest first. Even an empty page can have a `next_cursor`.
+
+    A page looks at a limited number of jobs. `searched_back_to` says how far back it looked, and
+    `next_cursor` continues the search.
+    """
     refuse_unknown_query(request, _OPTIONS)
     services = services_of(request)
-    wanted_status = _parse_status(status)
-    wanted_model = _check_model(services.catalogue, model)
-    tenant = caller_of(request).tenant
-
-    def select(job_id: str, instance: InstanceSnapshot) -> tuple[str, InstanceSnapshot] | None:
-        if not _JOB_ID.fullmatch(job_id):
-            return None
-        found = recorded_output(instance) or initial_record_of(instance)
-        if found is None or tenant_of(found) != tenant:
-            return None
-        if wanted_model not in {None, found["model"]} or not _may_have_status(
-            instance, found, wanted_status
-        ):
-            return None
-        return job_id, instance
-
-    page = await list_newest(
-        durable_of(request),
-        _id_range(cursor, services.clock(), services.retention),
-        _RUNTIME_STATUSES[wanted_status] if wanted_status else (),
-        parse_limit(limit),
-        select,
+    wanted = JobFilter(
+        tenant=visible_tenant(request, tenant),
+        model=_check_model(services.catalogue, model),
+        status=_parse_status(status),
+        code=_parse_code(code),
+        label=_parse_label(label),
+        created_after=parse_time("created_after", created_after),
+        created_before=parse_time("created_before", created_before),
+        id=_parse_id(id),
     )
-    shown = await _read_records(request, page.jobs)
-    jobs = [
-        job_resource(job_id, found)
-        for job_id, found in shown
-        if wanted_status in {None, found["status"]}
-    ]
-    return answer_conditionally(request, _page_response(request, jobs, page.below))
+    oldest = _oldest_time(services.clock(), services.retention)
+    search = JobSearch(services.jobs, services.progress)
+    page = await search.find(
+        durable_of(request), wanted, _id_range(cursor, oldest), parse_limit(limit)
+    )
+    jobs = [shown_job(request, *pair) for pair in page.jobs]
+    if page.below is None:
+        searched_to = max(oldest, wanted.created_after or oldest)
+    else:
+        searched_to = searched_since(page.below)
+    return answer_conditionally(request, _page_response(request, jobs, page.below, searched_to))
 
 
-def _may_have_status(instance: InstanceSnapshot, found: Record, wanted: JobStatus | None) -> bool:
-    """Return whether a job can have the status `wanted`.
-
-    The outcome of the job has not been read yet. Therefore the answer is derived from the status of
-    the job's orchestration. If `wanted` is None, the answer is always true.
-    """
-    if wanted is None or found["status"] == wanted:
-        return True
-    if instance.runtime_status.is_final:
-        # If there is no final record, the recorded outcome decides, which is read later.
-        return wanted.is_final and not is_final(found)
-    return not wanted.is_final
-
-
-async def _read_records(
-    request: Request, page: list[tuple[str, InstanceSnapshot]]
-) -> list[tuple[str, Record]]:
-    """Return the current record of each job on a page. Jobs that no longer exist are omitted.
-
-    Raises Unavailable.
-    """
-    services = services_of(request)
-    slots = asyncio.Semaphore(_READS_AT_ONCE)
-
-    async def read(job_id: str, instance: InstanceSnapshot) -> tuple[str, Record] | None:
-        async with slots:
-            found = await services.jobs.record_of(job_id, instance)
-            if found is None:
-                return None
-            return job_id, await services.progress.add_to(job_id, found)
-
-    found = await asyncio.gather(*(read(job_id, instance) for job_id, instance in page))
-    return [pair for pair in found if pair is not None]
-
-
-def _page_response(request: Request, jobs: list[JobResource], below: str | None) -> Response:
+def _page_response(
+    request: Request, jobs: list[JobResource], below: str | None, searched_to: datetime
+) -> Response:
     next_cursor = base64.urlsafe_b64encode(below.encode()).decode() if below else None
     given = {name: value for name, value in request.query_params.items() if name != "cursor"}
     following = next_cursor and f"/v1/jobs?{urlencode({**given, 'cursor': next_cursor})}"
     headers = {"Link": f'<{following}>; rel="next"'} if following else {}
     page: JobListPage = {
         "jobs": jobs,
+        "searched_back_to": format_time(searched_to),
         "next_cursor": next_cursor,
         "links": {"next": following},
     }
@@ -443,10 +469,47 @@ def _check_model(catalogue: Catalogue, name: str | None) -> str | None:
         raise HttpProblem(problems.MALFORMED_REQUEST, f"model: {error}") from None
 
 
-def _id_range(cursor: str | None, now: datetime, retention: timedelta) -> IdRange:
+def _parse_code(text: str | None) -> str | None:
+    # Workers of later versions may report further codes.
+    if text is None or _CODE.fullmatch(text):
+        return text
+    known = ", ".join((*FailureCode, CANCELLED_CODE))
+    raise HttpProblem(
+        problems.MALFORMED_REQUEST, f"code: expected the code of a failed job, for example {known}"
+    )
+
+
+def _parse_label(text: str | None) -> str | None:
+    if text is None or 1 <= len(text) <= MAX_LABEL_CHARACTERS + len(ANY_ENDING):
+        return text
+    raise HttpProblem(
+        problems.MALFORMED_REQUEST,
+        f"label: expected 1 to {MAX_LABEL_CHARACTERS} characters, and perhaps {ANY_ENDING} after "
+        "them",
+    )
+
+
+def _parse_id(text: str | None) -> str | None:
+    if text is None or JOB_ID.fullmatch(text) or _ID_PREFIX.fullmatch(text):
+        return text
+    raise HttpProblem(
+        problems.MALFORMED_REQUEST,
+        "id: expected the id of a job, or its first characters (4 or more) followed by *",
+    )
+
+
+def _oldest_time(now: datetime, retention: timedelta) -> datetime:
+    """Return a time before which no job exists any more.
+
+    It is a full hour, so that the response to a repeated request does not change.
+    """
+    return (now - retention - _PURGE_DELAY).replace(minute=0, second=0, microsecond=0)
+
+
+def _id_range(cursor: str | None, oldest: datetime) -> IdRange:
     """Return the range of job ids to list.
 
-    Every job in the range is older than the cursor, and is not older than `retention`.
+    Every job in the range is older than the cursor, and was created at the time `oldest` or later.
     """
     # The newest possible id: the time of a new id, plus the clock skew between app instances.
     newest_ms = int(uuid7().hex[:12], 16) + _SKEW_MS
@@ -454,7 +517,7 @@ def _id_range(cursor: str | None, now: datetime, retention: timedelta) -> IdRang
     below = f"{digits[:8]}-{digits[8:]}"
     if cursor:
         below = min(below, _parse_cursor(cursor))
-    return IdRange(below, id_at(now - retention - _PURGE_DELAY))
+    return IdRange(below, id_at(oldest))
 
 
 def _parse_cursor(cursor: str) -> str:

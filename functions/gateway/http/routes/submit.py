@@ -7,6 +7,8 @@ from fastapi import APIRouter, Query, Request, Response
 from contract.names import job_path
 from gateway.http.openapi.operations import (
     IDEMPOTENCY_KEY,
+    LABEL,
+    LABEL_IN_HEADER,
     PREFER,
     PRIORITY,
     SUBMIT_BODY,
@@ -20,6 +22,7 @@ from gateway.http.requests import (
     durable_of,
     find_model,
     idempotency_key_of,
+    label_option_of,
     parse_prefer,
     refuse_unknown_query,
     services_of,
@@ -55,7 +58,7 @@ router = APIRouter(tags=["jobs"], route_class=TextRoute)
     },
     openapi_extra={
         "requestBody": SUBMIT_BODY,
-        "parameters": [PREFER, IDEMPOTENCY_KEY, PRIORITY, UPLOAD],
+        "parameters": [PREFER, IDEMPOTENCY_KEY, PRIORITY, LABEL, LABEL_IN_HEADER, UPLOAD],
     },
 )
 async def submit(
@@ -75,6 +78,7 @@ async def submit(
     services, durable = services_of(request), durable_of(request)
     options = {
         "deadline_seconds": deadline_seconds,
+        "label": label_option_of(request),
         "parameters": parameters,
         "priority": request.query_params.get("priority"),
         "upload": request.query_params.get("upload"),

@@ -1,6 +1,7 @@
 """The routes that get the delivery log of a job's webhook, or deliver the webhook again."""
 
 import contextlib
+import logging
 
 from fastapi import APIRouter, Request, Response
 
@@ -12,9 +13,10 @@ from gateway.http.openapi.operations import problem_responses
 from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
     TextRoute,
+    caller_of,
     check_job_id,
     durable_of,
-    find_own_job,
+    find_visible_job,
     refuse_unknown_query,
     services_of,
     unknown_job,
@@ -30,6 +32,8 @@ from gateway.webhooks.orchestrator import (
     wake_event,
 )
 
+_log = logging.getLogger(__name__)
+
 router = APIRouter(route_class=TextRoute)
 
 
@@ -44,7 +48,7 @@ router = APIRouter(route_class=TextRoute)
 async def get_webhook(request: Request, job_id: str) -> Response:
     """Return the attempts to deliver a job's webhook. There are none before the job has ended."""
     refuse_unknown_query(request)
-    await find_own_job(request, job_id)
+    await find_visible_job(request, job_id)
     durable = durable_of(request)
     await _check_has_webhook(request, job_id)
     return json_response(read_delivery_log(await durable.status(webhook_instance(job_id))))
@@ -74,6 +78,10 @@ async def redeliver(request: Request, job_id: str) -> Response:
         await _wake(durable, instance_id, len(attempts))
     else:
         await durable.start(instance_id, delivery_input(job_id, attempts), ORCHESTRATOR_WEBHOOK)
+    _log.info(
+        "%.100r ordered the delivery of the webhook of job %s",
+        *(caller_of(request).logged_name, job_id),
+    )
     return json_response(delivery_log(DeliveryState.PENDING, attempts), 202)
 
 

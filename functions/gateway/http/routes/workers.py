@@ -35,6 +35,7 @@ from gateway.http.requests import (
     durable_of,
     encode_json,
     parse_json,
+    read_body,
     services_of,
     unknown_job,
 )
@@ -185,9 +186,9 @@ async def _read_limited(request: Request, name: str, limit_bytes: int) -> bytes:
     Raises the problem `payload-too-large` if the body has more than `limit_bytes` bytes. `name`
     says in the error message what the body contains.
     """
-    if announced_size_bytes(request) > limit_bytes:
+    if announced_size_bytes(request.scope) > limit_bytes:
         raise _too_large(name, limit_bytes)
-    body = await request.body()
+    body = await read_body(request)
     if len(body) > limit_bytes:
         raise _too_large(name, limit_bytes)
     return body

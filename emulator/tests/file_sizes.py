@@ -1,0 +1,20 @@
+"""Make writes to files fail, as on a full disk."""
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def no_space(limit_bytes: int) -> Iterator[None]:
+    """During the `with` block, make each write fail that is beyond `limit_bytes` of a file.
+
+    The error is "File too large" instead of "No space left on device", because the test uses the
+    limit of this process on the size of files.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

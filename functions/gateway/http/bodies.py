@@ -1,0 +1,120 @@
+"""Limit the memory and the processor time that all large request bodies together use.
+
+A body of up to SMALL_BODY_BYTES is always accepted, and is parsed on the event loop. A larger body
+is counted until its request is answered, because the Functions worker of Azure keeps the message
+with the body until then. One thread parses the large bodies, one after another. It takes the next
+body from the next tenant, so no tenant can occupy the thread.
+
+The event loop can run beside the thread only while the thread runs Python code. A call of a
+function in C, for example of the JSON parser, holds the interpreter's lock. Therefore such a call
+must be short for every body: see MAX_JSON_VALUES.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final, TypeVar
+
+from gateway.http import problems
+from gateway.http.problems import HttpProblem
+
+SMALL_BODY_BYTES: Final = 64 * 1024
+"""The size in bytes of the largest body that is neither counted nor parsed in the thread."""
+
+RETRY_AFTER_SECONDS: Final = 5
+
+T = TypeVar("T")
+
+
+class LargeBodies:
+    """Counts and parses the large bodies of all requests that this process is serving."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        """Limit all bodies together to `limit_bytes`, and those of each tenant to half of it."""
+        self._limit_bytes = limit_bytes
+        self._total_bytes = 0
+        self._tenants_bytes: dict[str, int] = {}
+        self._turns = _Turns()
+        # The executor starts the thread when the first large body is parsed.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="large-body")
+
+    @property
+    def total_bytes(self) -> int:
+        """The size in bytes of all bodies that are counted now."""
+        return self._total_bytes
+
+    @contextmanager
+    def admit(self, tenant: str, size_bytes: int) -> Iterator[None]:
+        """Count a body during the `with` block.
+
+        Raises the problem `overloaded` if the body would exceed the limit of all bodies or the
+        limit of the tenant. The first limit does not apply if no body is counted, and the second
+        limit does not apply if no body of the tenant is counted.
+        """
+        own_bytes = self._tenants_bytes.get(tenant, 0)
+        fits = not self._total_bytes or self._total_bytes + size_bytes <= self._limit_bytes
+        fits_tenant = not own_bytes or own_bytes + size_bytes <= self._limit_bytes // 2
+        if not fits or not fits_tenant:
+            whose = "requests" if not fits else "your requests"
+            raise HttpProblem(
+                problems.OVERLOADED,
+                f"the bodies of {whose} in progress use all memory that they may use; try again "
+                f"in {RETRY_AFTER_SECONDS} s, or send the input to an upload (POST /v1/uploads)",
+                headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+            )
+        self._total_bytes += size_bytes
+        self._tenants_bytes[tenant] = own_bytes + size_bytes
+        try:
+            yield
+        finally:
+            self._total_bytes -= size_bytes
+            self._tenants_bytes[tenant] -= size_bytes
+            if not self._tenants_bytes[tenant]:
+                del self._tenants_bytes[tenant]
+
+    async def parse(self, tenant: str, body: bytes, parse: Callable[[bytes], T]) -> T:
+        """Return `parse(body)`. The function runs in the thread if the body is large."""
+        if len(body) <= SMALL_BODY_BYTES:
+            return parse(body)
+        async with self._turns.take(tenant):
+            return await asyncio.get_running_loop().run_in_executor(self._thread, parse, body)
+
+
+class _Turns:
+    """Lets one task at a time run. The next task belongs to the next tenant that has one."""
+
+    def __init__(self) -> None:
+        self._is_taken = False
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+
+    @asynccontextmanager
+    async def take(self, tenant: str) -> AsyncIterator[None]:
+        """Wait for the turn of this task. The turn ends at the end of the `async with` block."""
+        if self._is_taken:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.setdefault(tenant, deque()).append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._pass_on()
+                raise
+        self._is_taken = True
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        while self._waiting:
+            tenant = next(iter(self._waiting))
+            turns = self._waiting.pop(tenant)
+            turn = turns.popleft()
+            if turns:
+                self._waiting[tenant] = turns  # the tenant is now behind the others
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._is_taken = False

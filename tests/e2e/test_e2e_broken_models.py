@@ -1,0 +1,122 @@
+"""Broken models and jobs that crash the worker: other models are served, `up` keeps running."""
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.system import System, running, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+ENTRY = """
+[{name}]
+task = "test"
+description = "A model of a test."
+implementation = "{implementation}"
+queue = "{name}"
+media_types = ["text/plain"]
+max_input_bytes = 1000
+deadline_seconds = 60
+max_deadline_seconds = 120
+max_batch_size = 1
+max_wait_ms = 0
+lock_seconds = 10
+max_delivery_count = 3
+{more}
+"""
+BROKEN = {
+    "dies-at-import": ("tests.e2e.dies_at_import", ""),
+    "segfaults": ("tests.e2e.dies_at_load", 'options = {how = "segfault"}'),
+    "raises": ("tests.e2e.dies_at_load", 'options = {how = "badly"}'),
+}
+KILLERS = set(BROKEN) - {"raises"}
+
+
+def write_catalogue(path: Path, models: dict[str, tuple[str, str]]) -> Path:
+    path.write_text(
+        "".join(
+            ENTRY.format(name=name, implementation=implementation, more=more)
+            for name, (implementation, more) in models.items()
+        )
+    )
+    return path
+
+
+def health(system: System, page: str) -> httpx.Response:
+    port = system.part("worker").ports["worker health"]
+    return httpx.get(f"http://127.0.0.1:{port}{page}")
+
+
+def problems(system: System) -> dict[str, str]:
+    """Return the problem code of each model that the worker has set aside."""
+    try:
+        models: dict[str, dict[str, Any]] = health(system, "/ready").json()["models"]
+    except httpx.TransportError:
+        return {}
+    return {name: model["problem"]["code"] for name, model in models.items() if model["set_aside"]}
+
+
+def pids(system: System) -> list[int]:
+    return [system.part(name).pid for name in ("blobs", "servicebus", "functions")]
+
+
+def is_printed(system: System, text: str) -> bool:
+    return text in system.output()
+
+
+def serve_neighbour(system: System) -> float:
+    """Run a job of the model `neighbour`, and return how long the caller waited, in seconds."""
+    started_at = time.monotonic()
+    job = system.submit("neighbour", b"hello", "text/plain").json()
+    assert job["status"] == "succeeded", job
+    return time.monotonic() - started_at
+
+
+def test_models_that_cannot_be_loaded_are_set_aside_and_another_model_is_served(
+    tmp_path: Path,
+) -> None:
+    models = {"neighbour": ("tests.e2e.crasher", ""), **BROKEN}
+    catalogue = write_catalogue(tmp_path / "models.toml", models)
+    expected = dict.fromkeys(KILLERS, "model-kills-worker") | {"raises": "model-failed"}
+    with running(tmp_path / "data", catalogue) as system:
+        before = pids(system)
+        until(lambda: problems(system) == expected, 60, "the broken models are set aside")
+        waits = [serve_neighbour(system) for _ in range(10)]
+        assert max(waits) < 2.0, waits
+
+        ready = health(system, "/ready")
+        assert ready.status_code == 503
+        assert all(name in ready.json()["reason"] for name in BROKEN)
+        assert health(system, "/started").status_code == 200
+        metrics = health(system, "/metrics").text
+        for name in BROKEN:
+            assert f'loosely_worker_model_set_aside{{model="{name}"}} 1.0' in metrics
+            line = f"the model {name} is set aside"
+            until(partial(is_printed, system, line), 10, f"`up` prints: {line}")
+        assert 'loosely_worker_model_set_aside{model="neighbour"} 0.0' in metrics
+        assert pids(system) == before
+
+
+@pytest.mark.parametrize("code", [0, 2, 98])
+def test_a_job_that_calls_exit_is_dead_lettered_and_another_model_is_served(
+    tmp_path: Path, code: int
+) -> None:
+    models = dict.fromkeys(("crasher", "neighbour"), ("tests.e2e.crasher", ""))
+    catalogue = write_catalogue(tmp_path / "models.toml", models)
+    with running(tmp_path / "data", catalogue) as system:
+        before = [*pids(system), system.part("worker").pid]
+        calm = max(serve_neighbour(system) for _ in range(5))
+        poison = system.accept("crasher", b"exit %d" % code, content_type="text/plain")
+        waits = []
+        while not (job := system.job(poison))["finished_at"]:
+            waits.append(serve_neighbour(system))
+        assert job["error"]["code"] == "dead-lettered"
+        waits += [serve_neighbour(system) for _ in range(5)]
+        assert max(waits) < calm + 2.0
+        # The parent process has replaced its child, so `up` had nothing to restart.
+        assert [*pids(system), system.part("worker").pid] == before
+        assert system.output().count("died") == 0

@@ -1,0 +1,315 @@
+"""All dead letters that match a filter are counted, and then redriven or purged in one request."""
+
+import json
+import logging
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from contract.catalogue import Catalogue
+from contract.messages import encode_request
+from gateway.dead_letters import bulk
+from gateway.dead_letters.bulk import LetterFilter, find_letters
+from gateway.dead_letters.store import letter_blob
+from gateway.http.keys import make_key, parse_keys
+from tests.unit.gateway.conftest import RunningGateway, open_gateway
+from tests.unit.gateway.test_gateway_dead_letters import (
+    LETTERS,
+    dead_job,
+    give_up,
+    page,
+    redrive,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+REASON = "MaxDeliveryCountExceeded"
+
+
+async def dead_for(gateway: RunningGateway, reason: str) -> str:
+    job_id = await gateway.accept()
+    await give_up(gateway, encode_request(gateway.queues.request()), job_id, reason=reason)
+    return job_id
+
+
+async def count(gateway: RunningGateway, **query: Any) -> dict[str, Any]:
+    answer = await gateway.http.get(f"{LETTERS}/count", params=query)
+    assert answer.status_code == 200, answer.text
+    counted: dict[str, Any] = answer.json()
+    return counted
+
+
+async def act(gateway: RunningGateway, action: str, number: int, **wanted: Any) -> httpx.Response:
+    cursor = wanted.pop("cursor", None)
+    body = {"action": action, "count": number, "filter": wanted, "cursor": cursor}
+    return await gateway.http.post(f"{LETTERS}/actions", json=body)
+
+
+async def test_twelve_dead_letters_are_filtered_counted_and_redriven_in_one_request(
+    gateway: RunningGateway,
+) -> None:
+    wanted = [await dead_job(gateway) for _ in range(12)]
+    kept = await dead_for(gateway, "unsupported-media-type")
+    counted = await count(gateway, reason=REASON)
+    expected = {"count": 12, "not_redriven": 12, "examined": 13, "next_cursor": None}
+    assert counted == expected
+    answer = await act(gateway, "redrive", 12, reason=REASON)
+    assert answer.status_code == 200, answer.text
+    result = answer.json()
+    assert (result["action"], result["refused"], result["next_cursor"]) == ("redrive", [], None)
+    assert [letter["id"] for letter in result["done"]] == sorted(wanted)
+    jobs = [letter["job_id"] for letter in result["done"]]
+    assert len({*jobs, *wanted}) == 24
+    for number in range(13, 25):
+        await gateway.reply(gateway.queues.request(number))
+    for job_id in jobs:
+        assert (await gateway.job(job_id))["status"] == "succeeded"
+    # The letters stay, with the ids of the new jobs, and are not redriven again.
+    assert await count(gateway, reason=REASON) == {**expected, "not_redriven": 0}
+    again = await act(gateway, "redrive", 0, reason=REASON)
+    assert (again.status_code, again.json()["done"]) == (200, [])
+    assert len(gateway.queues.sent) == 25
+    letter = (await gateway.http.get(f"{LETTERS}/noop/{kept}")).json()
+    assert letter["redriven_as"] is None
+
+
+async def test_an_action_with_a_wrong_count_changes_nothing_and_returns_the_new_count(
+    gateway: RunningGateway,
+) -> None:
+    for _ in range(3):
+        await dead_job(gateway)
+    counted = await count(gateway)
+    await dead_job(gateway)
+    before = dict(gateway.payloads.blobs)
+    for action in ("redrive", "purge"):
+        answer = await act(gateway, action, counted["count"])
+        problem = answer.json()
+        assert (answer.status_code, problem["code"], problem["count"]) == (409, "count-changed", 4)
+    assert gateway.payloads.blobs == before
+    assert len(gateway.queues.sent) == 4
+    assert (await act(gateway, "purge", 4)).status_code == 200
+    assert (await page(gateway))["dead_letters"] == []
+
+
+async def test_a_purge_deletes_only_the_dead_letters_that_match_all_members_of_its_filter(
+    gateway: RunningGateway,
+) -> None:
+    ids = []
+    for reason in (REASON, "unsupported-media-type", REASON, REASON):
+        ids.append(await dead_for(gateway, reason))
+        gateway.clock.now += timedelta(minutes=1)
+    span = {
+        "model": "noop",
+        "reason": REASON,
+        "dead_lettered_after": "2026-03-01T12:00:00Z",
+        "dead_lettered_before": "2026-03-01T12:03:00Z",
+    }
+    assert (await count(gateway, **span))["count"] == 2
+    assert (await count(gateway, **{**span, "model": "classifier"}))["count"] == 0
+    shown = await page(gateway, **span)
+    assert [letter["id"] for letter in shown["dead_letters"]] == sorted([ids[0], ids[2]])
+    result = (await act(gateway, "purge", 2, **span)).json()
+    assert sorted(letter["id"] for letter in result["done"]) == sorted([ids[0], ids[2]])
+    assert all(letter["job_id"] is None for letter in result["done"])
+    left = [letter["id"] for letter in (await page(gateway))["dead_letters"]]
+    assert left == sorted([ids[1], ids[3]])
+
+
+async def test_a_redrive_of_several_letters_goes_on_after_a_letter_that_cannot_be_redriven(
+    gateway: RunningGateway,
+) -> None:
+    good = await dead_job(gateway)
+    await give_up(gateway, b"no request", "000-unreadable")
+    other = await dead_job(gateway)
+    result = (await act(gateway, "redrive", 3)).json()
+    assert [letter["id"] for letter in result["done"]] == sorted([good, other])
+    assert result["refused"] == [
+        {
+            "model": "noop",
+            "id": "000-unreadable",
+            "detail": "the dead letter does not contain a readable request",
+        }
+    ]
+
+
+async def test_a_letter_that_was_redriven_alone_does_not_count_for_a_redrive(
+    gateway: RunningGateway,
+) -> None:
+    first, second = [await dead_job(gateway) for _ in range(2)]
+    await redrive(gateway, first)
+    counted = await count(gateway)
+    assert (counted["count"], counted["not_redriven"]) == (2, 1)
+    result = (await act(gateway, "redrive", 1)).json()
+    assert [letter["id"] for letter in result["done"]] == [second]
+
+
+async def test_one_request_examines_a_bounded_number_of_letters_and_its_cursor_continues(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "MAX_EXAMINED", 5)
+    ids = sorted(
+        [await dead_for(gateway, REASON if number % 2 else "other") for number in range(12)]
+    )
+    cursor: str | None = None
+    done: list[str] = []
+    calls = 0
+    while True:
+        query = {"cursor": cursor} if cursor else {}
+        counted = await count(gateway, reason=REASON, **query)
+        assert counted["examined"] <= 5
+        wrong = await act(gateway, "purge", counted["count"] + 1, reason=REASON, cursor=cursor)
+        assert wrong.status_code == 409
+        answer = await act(gateway, "purge", counted["count"], reason=REASON, cursor=cursor)
+        assert answer.status_code == 200, answer.text
+        done += [letter["id"] for letter in answer.json()["done"]]
+        calls += 1
+        cursor = answer.json()["next_cursor"]
+        if cursor is None:
+            break
+    assert calls == 3
+    assert len(done) == 6
+    left = [name.rpartition("/")[2] for name in gateway.payloads.blobs if "dead-letters" in name]
+    assert sorted(done + left) == ids
+
+
+async def test_an_action_stops_after_its_time_and_its_cursor_continues(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = sorted([await dead_job(gateway) for _ in range(20)])
+    delete = gateway.blobs.delete
+
+    async def slow(blob: str, etag: str | None = None) -> None:
+        gateway.clock.now += timedelta(seconds=1)
+        await delete(blob, etag)
+
+    monkeypatch.setattr(gateway.blobs, "delete", slow)
+    first = (await act(gateway, "purge", 20)).json()
+    assert [letter["id"] for letter in first["done"]] == ids[:16]
+    rest = await count(gateway, cursor=first["next_cursor"])
+    second = (await act(gateway, "purge", rest["count"], cursor=first["next_cursor"])).json()
+    assert [letter["id"] for letter in second["done"]] == ids[16:]
+    assert second["next_cursor"] is None
+
+
+async def test_an_action_that_was_interrupted_is_completed_by_the_same_order_with_a_new_count(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(10):
+        await dead_job(gateway)
+    start = gateway.durable.start
+    starts = 0
+
+    async def failing(*arguments: Any, **options: Any) -> None:
+        nonlocal starts
+        starts += 1
+        if starts > 8:
+            gateway.durable.is_down = True
+        await start(*arguments, **options)
+
+    monkeypatch.setattr(gateway.durable, "start", failing)
+    assert (await act(gateway, "redrive", 10)).status_code == 503
+    gateway.durable.is_down = False
+    monkeypatch.setattr(gateway.durable, "start", start)
+    assert (await act(gateway, "redrive", 10)).json()["count"] == 2
+    gateway.clock.now += timedelta(seconds=21)
+    result = (await act(gateway, "redrive", 2)).json()
+    assert (len(result["done"]), result["refused"]) == (2, [])
+    assert len(gateway.queues.sent) == 20
+    assert len(gateway.durable.runs) == 20
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ("[]", "the body"),
+        ("{", "the body"),
+        ('{"action": "redrive"}', "count"),
+        ('{"count": 1}', "action"),
+        ('{"action": "delete", "count": 1}', "action"),
+        ('{"action": ["purge"], "count": 1}', "action"),
+        ('{"action": "purge", "count": -1}', "count"),
+        ('{"action": "purge", "count": true}', "count"),
+        ('{"action": "purge", "count": "1"}', "count"),
+        ('{"action": "purge", "count": 1, "filters": {}}', "the body"),
+        ('{"action": "purge", "count": 1, "filter": {"job": "x"}}', "filter"),
+        ('{"action": "purge", "count": 1, "filter": []}', "filter"),
+        ('{"action": "purge", "count": 1, "filter": {"reason": 1}}', "reason"),
+        (
+            '{"action": "purge", "count": 1, "filter": {"dead_lettered_after": "now"}}',
+            "dead_lettered_after",
+        ),
+        ('{"action": "purge", "count": 1, "cursor": "?"}', "cursor"),
+        ('{"action": "purge", "count": 1, "cursor": 1}', "cursor"),
+    ],
+)
+async def test_an_invalid_action_is_refused_and_changes_nothing(
+    gateway: RunningGateway, body: str, named: str
+) -> None:
+    await dead_job(gateway)
+    answer = await gateway.http.post(f"{LETTERS}/actions", content=body)
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request"), answer.text
+    assert answer.json()["detail"].startswith(named)
+    assert (await count(gateway))["count"] == 1
+
+
+async def test_an_action_for_an_unknown_model_or_with_a_large_body_is_refused(
+    gateway: RunningGateway,
+) -> None:
+    assert (await act(gateway, "purge", 0, model="noob")).status_code == 404
+    answer = await gateway.http.post(f"{LETTERS}/actions", content=b" " * 20_000)
+    assert answer.status_code == 413
+
+
+async def test_each_change_of_a_dead_letter_is_logged_with_the_name_of_the_key(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    key, entry = make_key("night shift", "ops", ["jobs:read", "jobs:write", "admin"])
+    caplog.set_level(logging.INFO)
+    async with open_gateway(api_keys=parse_keys(json.dumps([entry]))) as gateway:
+        gateway.http.headers["authorization"] = f"Bearer {key}"
+        alone, redriven, purged = [await dead_job(gateway) for _ in range(3)]
+        await redrive(gateway, alone)
+        await redrive(gateway, alone)
+        assert (await act(gateway, "redrive", 2)).status_code == 200
+        await gateway.http.delete(f"{LETTERS}/noop/{purged}")
+        assert (await act(gateway, "purge", 2)).status_code == 200
+        await dead_job(gateway)
+        await gateway.http.delete(f"{LETTERS}?model=noop")
+    lines = [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "gateway.dead_letters.bulk"
+    ]
+    assert sum("redrove the dead letter" in line for line in lines) == 3
+    assert sum("purged the dead letter" in line for line in lines) == 4
+    assert all(line.startswith("'night shift' ") for line in lines)
+    for job_id in (alone, redriven, purged):
+        assert any(f"redrove the dead letter {job_id} of noop as job" in line for line in lines)
+        assert any(f"purged the dead letter {job_id} of noop" in line for line in lines)
+    assert key not in caplog.text
+
+
+async def test_a_stored_letter_with_unexpected_members_does_not_disturb_a_filter(
+    gateway: RunningGateway,
+) -> None:
+    for number, content in enumerate(
+        ({"reason": ["x"]}, {"reason": REASON, "dead_lettered_at": 7}, {"dead_lettered_at": "x"})
+    ):
+        gateway.blobs.put(letter_blob("noop", f"odd-{number}"), json.dumps(content).encode())
+    assert (await count(gateway, reason=REASON))["count"] == 1
+    assert (await count(gateway, dead_lettered_after="2020-01-01T00:00:00Z"))["count"] == 0
+    assert (await count(gateway))["count"] == 3
+
+
+async def test_a_page_of_filtered_letters_ends_at_its_limit(gateway: RunningGateway) -> None:
+    ids = sorted([await dead_job(gateway) for _ in range(7)])
+    models = (Catalogue.load(gateway.services.settings.catalogue_path).model("noop"),)
+    wanted, cursor, found = LetterFilter(models, reason=REASON), "", []
+    for size in (3, 3, 1):
+        part = await find_letters(gateway.blobs, wanted, cursor, 3)
+        assert (len(part.letters), part.examined) == (size, size)
+        found += [each.letter.id for each in part.letters]
+        cursor = part.cursor or ""
+    assert (found, cursor) == (ids, "")

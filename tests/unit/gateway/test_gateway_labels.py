@@ -1,0 +1,196 @@
+"""Labels: a short text that a caller gives a job, and by which it finds the job again."""
+
+import base64
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+
+from contract.guard import AddressGuard
+from contract.messages import InlineBytes, JobRequest, encode_request
+from contract.webhook import parse_secrets
+from gateway.jobs.model import initial_record, read_ticket, write_ticket
+from gateway.submission.idempotency import IdempotencyClaim, claim_blob, fingerprint
+from tests.unit.gateway.conftest import RunningGateway, open_gateway
+from tests.unit.gateway.receiver import MemoryReceiver
+from tests.unit.gateway.test_gateway_dead_letters import give_up, redrive
+from tests.unit.gateway.test_gateway_uploads import sent
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+JOBS = "/v1/models/noop/jobs"
+LABEL = "order 4711, Zürich"
+RAW: dict[str, Any] = {"content": b"x", "headers": {"content-type": "text/plain"}}
+FORM: dict[str, Any] = {"files": {"file": ("f", b"x", "text/plain")}}
+ENVELOPE = {"input": {"text": "x"}}
+
+
+async def submit(gateway: RunningGateway, **request: Any) -> httpx.Response:
+    headers = {"prefer": "respond-async", **request.pop("headers", {})}
+    return await gateway.http.post(JOBS, headers=headers, **request)
+
+
+@pytest.mark.parametrize(
+    ("parts", "label"),
+    [
+        (RAW, None),
+        ({**RAW, "params": {"label": LABEL}}, LABEL),
+        ({**RAW, "headers": {**RAW["headers"], "loosely-label": "order 4711"}}, "order 4711"),
+        ({**FORM, "data": {"label": LABEL}}, LABEL),
+        ({**FORM, "params": {"label": LABEL}}, LABEL),
+        ({"json": {**ENVELOPE, "label": LABEL}}, LABEL),
+        ({"json": {**ENVELOPE, "label": None}}, None),
+        ({"json": ENVELOPE, "headers": {"loosely-label": "order 4711"}}, "order 4711"),
+        ({**RAW, "params": {"label": "x" * 100}}, "x" * 100),
+    ],
+)
+async def test_a_label_is_kept_with_the_job_and_shown_in_every_response(
+    gateway: RunningGateway, parts: dict[str, Any], label: str | None
+) -> None:
+    accepted = await submit(gateway, **parts)
+    assert accepted.status_code == 202, accepted.text
+    job_id = accepted.json()["id"]
+    assert accepted.json()["label"] == label
+    assert (await gateway.job(job_id))["label"] == label
+    await gateway.reply()
+    ended = await gateway.job(job_id)
+    assert (ended["status"], ended["label"]) == ("succeeded", label)
+    (listed,) = (await gateway.http.get("/v1/jobs")).json()["jobs"]
+    assert listed == ended
+    assert "label" not in gateway.queues.request().parameters
+
+
+async def test_a_job_with_an_upload_has_the_label_of_its_submit(gateway: RunningGateway) -> None:
+    name = await sent(gateway, b"hello", "text/plain")
+    by_query = await submit(gateway, params={"upload": name, "label": LABEL})
+    in_json = await submit(gateway, json={"input": {"upload": name}, "label": LABEL})
+    assert [answer.json()["label"] for answer in (by_query, in_json)] == [LABEL, LABEL]
+
+
+async def test_a_cancelled_job_shows_its_label(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept(label=LABEL)
+    answer = await gateway.http.delete(f"/v1/jobs/{job_id}")
+    assert answer.json()["label"] == LABEL
+    assert (await gateway.job(job_id))["label"] == LABEL
+
+
+async def test_all_jobs_of_an_inference_request_have_the_label_in_its_header(
+    gateway: RunningGateway,
+) -> None:
+    body = {
+        "inputs": [
+            {"name": "x", "datatype": "BYTES", "shape": [2], "data": ["a", "b"]},
+        ]
+    }
+    headers = {"loosely-label": "both", "prefer": "wait=0"}
+    answer = await gateway.http.post("/v2/models/noop/infer", json=body, headers=headers)
+    assert answer.status_code == 504, answer.text
+    jobs = (await gateway.http.get("/v1/jobs?label=both")).json()["jobs"]
+    assert [job["label"] for job in jobs] == ["both", "both"]
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["", "x" * 101, "a\nb", "a\tb", "a\x00b", "a\x7fb", "a\x85b", "a\u2028b", "a\u202eb", "\u2066"],
+)
+async def test_a_label_with_control_characters_or_of_a_wrong_length_is_refused(
+    gateway: RunningGateway, label: str
+) -> None:
+    for parts in (
+        {**RAW, "params": {"label": label}},
+        {"json": {**ENVELOPE, "label": label}},
+    ):
+        answer = await submit(gateway, **parts)
+        assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
+        assert answer.json()["detail"].startswith("label: expected a text of 1 to 100 characters")
+    assert gateway.durable.runs == {}
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"json": {**ENVELOPE, "label": 7}},
+        {"json": {**ENVELOPE, "label": ["a"]}},
+        {"content": b'{"input": {"text": "x"}, "label": "\\ud800"}'},
+        {**RAW, "params": {"label": "a"}, "headers": {**RAW["headers"], "loosely-label": "a"}},
+        {**RAW, "headers": {**RAW["headers"], "loosely-label": "é".encode()}},
+        {**RAW, "headers": {**RAW["headers"], "loosely-label": " "}},
+    ],
+)
+async def test_a_label_that_is_no_text_or_that_is_given_twice_is_refused(
+    gateway: RunningGateway, parts: dict[str, Any]
+) -> None:
+    parts = {**parts, "headers": {"content-type": "application/json", **parts.get("headers", {})}}
+    answer = await submit(gateway, **parts)
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request"), answer.text
+    assert "abel" in answer.json()["detail"]
+
+
+async def test_a_webhook_contains_the_label_of_its_job() -> None:
+    secrets = parse_secrets(f"whsec_{base64.b64encode(bytes(32)).decode()}")
+    guard = AddressGuard("127.0.0.1")
+    async with open_gateway(webhook_secrets=secrets, guard=guard) as gateway:
+        job_id = await gateway.accept(webhook_url="http://127.0.0.1:9/hook", label=LABEL)
+        await gateway.reply()
+        await gateway.services.webhook_activities.deliver_job(job_id, gateway.durable)
+        receiver = gateway.services.webhooks
+        assert isinstance(receiver, MemoryReceiver)
+        ((_, _, body),) = receiver.posts
+        assert json.loads(body)["label"] == LABEL
+
+
+async def test_the_job_of_a_redrive_has_the_label_of_the_failed_job(
+    gateway: RunningGateway,
+) -> None:
+    job_id = await gateway.accept(label=LABEL)
+    await give_up(gateway, encode_request(gateway.queues.request()), job_id)
+    answer = await redrive(gateway, job_id)
+    assert (await gateway.job(answer.json()["job_id"]))["label"] == LABEL
+
+
+def test_an_orchestration_input_without_a_label_is_read_as_before() -> None:
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    request = JobRequest("1", "noop", InlineBytes("text/plain", b"x"), now, now)
+    plain = write_ticket(request, None)
+    assert "label" not in plain.text
+    assert "label" not in initial_record(plain)
+    assert read_ticket(plain.text).label is None
+    labelled = write_ticket(request, None, label=LABEL, sent_at=now)
+    assert read_ticket(labelled.text) == labelled
+    assert initial_record(labelled)["label"] == LABEL
+
+
+async def test_an_idempotency_key_belongs_to_requests_with_the_same_label(
+    gateway: RunningGateway,
+) -> None:
+    headers = {**RAW["headers"], "idempotency-key": "one"}
+    answers = [
+        await submit(gateway, content=b"x", params=query, headers=headers)
+        for query in ({"label": "a"}, {"label": "a"}, {"label": "b"}, {})
+    ]
+    assert [answer.status_code for answer in answers] == [202, 202, 422, 422]
+
+
+async def test_a_claim_of_an_earlier_version_still_matches_its_request(
+    gateway: RunningGateway,
+) -> None:
+    job_id = await gateway.accept()
+    # The options of version 0.1 before there were labels.
+    options = {
+        "media_type": "application/octet-stream",
+        "parameters": {},
+        "deadline_seconds": 60,
+        "url": None,
+        "upload": None,
+        "webhook_url": None,
+        "priority": "normal",
+    }
+    claim = IdempotencyClaim(job_id, fingerprint("POST", "noop", b"x", options), gateway.clock())
+    gateway.blobs.put(claim_blob("", "one"), claim.encode())
+    headers = {"content-type": "application/octet-stream", "idempotency-key": "one"}
+    repeated = await submit(gateway, content=b"x", headers=headers)
+    assert (repeated.status_code, repeated.json().get("id")) == (202, job_id), repeated.text
+    labelled = await submit(gateway, content=b"x", headers=headers, params={"label": "a"})
+    assert labelled.status_code == 422

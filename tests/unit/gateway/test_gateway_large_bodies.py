@@ -1,0 +1,439 @@
+"""Large and hostile bodies: they delay no other request, and are dropped while a caller waits."""
+
+import asyncio
+import base64
+import json
+import sys
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import azure.functions as func
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from gateway.asgi import serve
+from gateway.http import requests
+from gateway.http.bodies import SMALL_BODY_BYTES, LargeBodies
+from gateway.http.problems import HttpProblem
+from gateway.http.requests import MAX_JSON_VALUES, encode_json, parse_json
+from tests.unit.gateway.conftest import RunningGateway, open_gateway
+from tests.unit.gateway.test_gateway_callers import SETTING, bearer
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+JSON = "application/json"
+JOBS, INFER = "/v1/models/noop/jobs", "/v2/models/noop/infer"
+CLASSIFIER_JOBS = "/v1/models/classifier/jobs"
+TEN_MEGABYTES = 10_000_000
+STALL_SECONDS = 1.0
+"""The longest allowed processor time, in seconds, between two turns of the event loop.
+
+Without limits on the bodies it was 1 to 20 s.
+"""
+
+
+def repeat(unit: bytes, size_bytes: int = TEN_MEGABYTES) -> bytes:
+    return unit * (size_bytes // len(unit))
+
+
+def in_envelope(value: bytes) -> bytes:
+    return b'{"input": {"json": ' + value + b"}}"
+
+
+HOSTILE = {
+    "brackets": b"[" + repeat(b"[],") + b"[]]",
+    "numbers": b"[" + repeat(b"0,") + b"0]",
+    "strings": b"[" + repeat(b'"",') + b'""]',
+    "strings without commas": repeat(b'""'),
+    "nesting": repeat(b"["),
+    "members": b"{" + repeat(b'"a":{},') + b'"a":1}',
+    "long numbers": b"[" + repeat(b"9" * 4299 + b",") + b"0]",
+    "backslashes": b'["' + repeat(b'\\"') + b'",' + repeat(b"0,", 2_000_000) + b"0]",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_json_of_ten_megabytes_is_refused_in_one_second_of_processor_time(
+    text: bytes,
+) -> None:
+    begin = time.process_time()
+    with pytest.raises(ValueError, match=r"values and member names|levels|digits|Extra data"):
+        parse_json(text)
+    assert time.process_time() - begin < 2 * STALL_SECONDS
+
+
+def test_json_may_contain_long_texts_of_commas_and_brackets() -> None:
+    for text in (",[{:" * 1_000_000, '\\",' * 500_000, "\\" * 1_000_000):
+        assert parse_json(encode_json({"input": {"text": text}})) == {"input": {"text": text}}
+
+
+def test_json_with_as_many_values_as_allowed_is_read_and_written() -> None:
+    values = [0.5] * (MAX_JSON_VALUES - 1)
+    assert parse_json(encode_json(values)) == values
+    with pytest.raises(ValueError, match="values and member names"):
+        parse_json(encode_json([*values, 0.5, 0.5]))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text() | st.text(alphabet='\\",:[{'),
+    lambda children: st.lists(children) | st.dictionaries(st.text(alphabet='a\\",:['), children),
+)
+
+
+def count_values(value: Any) -> int:
+    if isinstance(value, dict):
+        return 1 + len(value) + sum(map(count_values, value.values()))
+    return 1 + (sum(map(count_values, value)) if isinstance(value, list) else 0)
+
+
+@given(value=json_values, is_ascii=st.booleans())
+@example(value=['"', "\\", '\\"', "a\\\\"], is_ascii=False)
+def test_no_values_in_any_json_text_escape_the_count(value: Any, is_ascii: bool) -> None:
+    text = json.dumps(value, ensure_ascii=is_ascii).encode("utf-8", "surrogatepass")
+    with pytest.MonkeyPatch.context() as patch:
+        # A container with n items has n - 1 commas and one bracket.
+        patch.setattr(requests, "MAX_JSON_VALUES", count_values(value) - 2)
+        with pytest.raises(ValueError, match=r"values and member names|codec"):
+            parse_json(text)
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "1" + "0" * 400, "1" * 310 + ".0"])
+async def test_a_number_that_is_too_large_for_a_float_is_refused(
+    gateway: RunningGateway, number: str
+) -> None:
+    encoded = base64.b64encode(number.encode()).decode()
+    tensor = {"name": "a", "datatype": "BYTES", "shape": [1], "data": [number]}
+    sent: list[tuple[str, dict[str, Any]]] = [
+        (JOBS, {"json": {"input": {"base64": encoded, "media_type": JSON}}}),
+        (JOBS, {"files": {"file": ("a", number, JSON)}}),
+        (JOBS, typed(f'{{"input": {{"json": {number}}}}}')),
+        (JOBS, typed(f'{{"input": {{"json": 1}}, "deadline_seconds": {number}}}')),
+        (f'{JOBS}?parameters={{"a":{number}}}', {"content": b"x"}),
+        (INFER, {"json": {"inputs": [{**tensor, "parameters": {"content_type": JSON}}]}}),
+        (INFER, typed(f'{{"parameters": {{"a": {number}}}, "inputs": []}}')),
+    ]
+    for path, content in sent:
+        answer = await gateway.http.post(path, **content)
+        assert answer.status_code in {400, 415}, (path, answer.text)
+
+
+def typed(text: str) -> dict[str, Any]:
+    return {"content": text, "headers": {"content-type": JSON}}
+
+
+def form(data: bytes, media_type: str = JSON) -> dict[str, Any]:
+    head = (
+        '--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n'
+        f"Content-Type: {media_type}\r\n\r\n"
+    )
+    return form_body(head.encode() + data + b"\r\n--b--\r\n")
+
+
+def form_body(content: bytes) -> dict[str, Any]:
+    return {"content": content, "headers": {"content-type": "multipart/form-data; boundary=b"}}
+
+
+def jpeg(segments: bytes) -> dict[str, Any]:
+    return {"content": b"\xff\xd8" + segments, "headers": {"content-type": "image/jpeg"}}
+
+
+def envelope(value: bytes) -> dict[str, Any]:
+    return {"content": in_envelope(value), "headers": {"content-type": JSON}}
+
+
+def tensor_json(elements: bytes, count: int) -> dict[str, Any]:
+    head = b'{"inputs": [{"name": "a", "datatype": "FP64", "shape": [%d], "data": ' % count
+    return {"content": head + elements + b"}]}", "headers": {"content-type": JSON}}
+
+
+def tensor_bytes(datatype: str, count: int, data: bytes) -> dict[str, Any]:
+    size = {"binary_data_size": len(data)}
+    tensor = {"name": "a", "datatype": datatype, "shape": [count], "parameters": size}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    return {
+        "content": head + data,
+        "headers": {"inference-header-content-length": str(len(head))},
+    }
+
+
+LONG_FLOATS = b"[" + b"1.2345678901234567," * 290_000 + b"0]"
+ATTACKS: dict[str, tuple[str, dict[str, Any], int]] = {
+    **{name: (JOBS, envelope(text), 400) for name, text in HOSTILE.items()},
+    "values below the limit": (JOBS, envelope(LONG_FLOATS), 202),
+    "form of brackets": (JOBS, form(HOSTILE["brackets"]), 415),
+    "form of delimiters": (JOBS, form(repeat(b"\r\n--"), "text/plain"), 202),
+    "form of headers": (JOBS, form_body(b"--b\r\n" + repeat(b"a: b\r\n")), 400),
+    "form of parts": (JOBS, form_body(repeat(b"--b\r\n\r\n\r\n")), 400),
+    "JPEG of markers": (CLASSIFIER_JOBS, jpeg(repeat(b"\xff\xd0")), 422),
+    "tensor of brackets": (INFER, tensor_json(HOSTILE["brackets"], 1), 400),
+    "tensor of numbers": (INFER, tensor_json(LONG_FLOATS, 290_001), 504),
+    "tensor of bytes": (INFER, tensor_bytes("UINT8", TEN_MEGABYTES, bytes(TEN_MEGABYTES)), 400),
+    "tensor of empty texts": (INFER, tensor_bytes("BYTES", 2_500_000, bytes(TEN_MEGABYTES)), 400),
+    "URL": (JOBS, typed('{"input": {"url": "https://a/' + "a" * TEN_MEGABYTES + '"}}'), 422),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+async def test_a_hostile_body_of_ten_megabytes_delays_no_other_request(
+    gateway: RunningGateway, name: str
+) -> None:
+    path, sent, status = ATTACKS[name]
+    sent = {**sent, "headers": {**sent["headers"], "prefer": "wait=0"}}
+    attack = asyncio.create_task(gateway.http.post(path, **sent))
+    longest_seconds = 0.0
+    while not attack.done():
+        # The processor time of this process does not depend on other processes of the machine.
+        begin = time.process_time()
+        await asyncio.sleep(0)
+        answer = await gateway.http.get("/v1/health/live")
+        longest_seconds = max(longest_seconds, time.process_time() - begin)
+        assert answer.status_code == 200
+    assert (await attack).status_code == status, (await attack).text
+    assert longest_seconds < STALL_SECONDS
+
+
+LARGE = bytes(range(256)) * 16_384
+WAITING: dict[str, tuple[str, dict[str, Any]]] = {
+    "bytes": (JOBS, {"content": LARGE}),
+    "base64": (JOBS, typed(json.dumps({"input": {"base64": base64.b64encode(LARGE).decode()}}))),
+    "text": (JOBS, typed(json.dumps({"input": {"text": "é" * 1_500_000}}))),
+    "JSON": (JOBS, envelope(b'["' + b"a" * 4_000_000 + b'"]')),
+    "form": (JOBS, form(LARGE, "application/octet-stream")),
+    "tensor": (INFER, tensor_bytes("BYTES", 1, len(LARGE).to_bytes(4, "little") + LARGE)),
+}
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+@pytest.mark.parametrize("kind", WAITING)
+async def test_a_request_that_waits_for_its_job_keeps_no_copy_of_its_body(
+    gateway: RunningGateway, kind: str, key: str | None
+) -> None:
+    path, sent = WAITING[kind]
+    headers = {**sent.get("headers", {}), "prefer": "wait=100"}
+    if key is not None:
+        headers["idempotency-key"] = key
+    url, body = f"http://gateway.test{path}", sent["content"]
+    body = body.encode() if isinstance(body, str) else body
+    headers["content-length"] = str(len(body))
+    tracemalloc.start()
+    try:
+        request = func.HttpRequest("POST", url, headers=headers, body=bytes(bytearray(body)))
+        serving = asyncio.create_task(serve(gateway.app, request, gateway.durable))
+        await until(lambda: bool(gateway.durable.runs) or serving.done())
+        gateway.payloads.blobs.clear()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        kept_bytes, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes > len(body)
+    assert kept_bytes < len(body) // 4
+    await gateway.reply()
+    assert (await serving).status_code == 200
+
+
+async def test_a_body_is_removed_from_the_request_object_of_the_sdk(
+    gateway: RunningGateway,
+) -> None:
+    body = bytes(bytearray(b"x" * 100_000))
+    count = sys.getrefcount(body)
+    request = func.HttpRequest("GET", "http://gateway.test/v1/health/live", body=body)
+    answer = await serve(gateway.app, request, gateway.durable)
+    assert answer.status_code == 200
+    assert request.get_body() == b""
+    assert sys.getrefcount(body) == count
+
+
+def test_a_tenant_may_use_half_of_the_memory_and_another_tenant_the_rest() -> None:
+    bodies = LargeBodies(1000)
+    with bodies.admit("a", 300), bodies.admit("a", 200):
+        with pytest.raises(HttpProblem) as refused, bodies.admit("a", 1):
+            pass
+        assert (refused.value.kind.code, refused.value.kind.status) == ("overloaded", 503)
+        assert int(refused.value.headers["Retry-After"]) > 0
+        with bodies.admit("b", 500):
+            assert bodies.total_bytes == 1000
+            with pytest.raises(HttpProblem), bodies.admit("c", 1):
+                pass
+    assert bodies.total_bytes == 0
+
+
+def test_a_single_body_that_exceeds_the_limit_is_admitted() -> None:
+    bodies = LargeBodies(1000)
+    with bodies.admit("a", 5000):
+        pass
+
+
+async def test_the_parser_of_large_bodies_takes_turns_between_tenants() -> None:
+    bodies, order = LargeBodies(1000), list[str]()
+    large = bytes(SMALL_BODY_BYTES + 1)
+    sent = [(f"a{number}", "a") for number in range(4)] + [("b", "b"), ("c", "c")]
+    await asyncio.gather(
+        *(
+            bodies.parse(tenant, large, lambda _, name=name: order.append(name))  # type: ignore[misc]
+            for name, tenant in sent
+        )
+    )
+    assert order == ["a0", "a1", "b", "c", "a2", "a3"]
+
+
+async def test_a_request_cancelled_while_it_waits_for_the_parser_does_not_block_others() -> None:
+    bodies, large = LargeBodies(1000), bytes(SMALL_BODY_BYTES + 1)
+    tasks = [asyncio.create_task(bodies.parse("a", large, len)) for _ in range(4)]
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [found[0], *found[2:]] == [len(large)] * 3
+    assert isinstance(found[1], asyncio.CancelledError)
+
+
+async def test_waiting_callers_with_large_bodies_are_refused_beyond_the_limit() -> None:
+    async with open_gateway(body_memory_bytes=8 * len(LARGE)) as gateway:
+        sent = [
+            asyncio.create_task(
+                gateway.http.post(JOBS, content=LARGE, headers={"prefer": "wait=100"})
+            )
+            for _ in range(10)
+        ]
+        refused = [task async for task in as_they_end(sent, 6)]
+        assert {answer.status_code for answer in refused} == {503}
+        assert {answer.json()["code"] for answer in refused} == {"overloaded"}
+        assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
+        # A small body and the replies of workers are still accepted.
+        small = await gateway.http.post(JOBS, content=b"x", headers={"prefer": "wait=0"})
+        assert small.status_code == 202
+        await until(lambda: len(gateway.queues.sent) == 5)
+        for number in range(5):
+            assert (await gateway.reply(gateway.queues.request(number))).status_code == 202
+        assert {(await task).status_code for task in sent} == {200, 503}
+        assert gateway.services.bodies.total_bytes == 0
+
+
+async def test_a_tenant_can_submit_while_another_tenant_has_many_large_bodies() -> None:
+    async with open_gateway(api_keys=SETTING, body_memory_bytes=8 * len(LARGE)) as gateway:
+
+        async def send(name: str, wait: str) -> int:
+            headers = {**bearer(name), "prefer": f"wait={wait}"}
+            return (await gateway.http.post(JOBS, content=LARGE, headers=headers)).status_code
+
+        waiting = [asyncio.create_task(send("a", "100")) for _ in range(8)]
+        refused = [status async for status in as_they_end(waiting, 4)]
+        assert refused == [503] * 4
+        assert await send("b", "0") == 202
+        await until(lambda: len(gateway.queues.sent) == 5)
+        for number in range(5):
+            await gateway.reply(gateway.queues.request(number))
+        assert sorted([await task for task in waiting]) == [200] * 4 + [503] * 4
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Run the event loop until the condition is true, or until the time limit of the test."""
+    for _ in iter(condition, True):
+        await asyncio.sleep(0)
+
+
+async def as_they_end(tasks: list[asyncio.Task[Any]], count: int) -> AsyncIterator[Any]:
+    for number, task in enumerate(asyncio.as_completed(tasks), 1):
+        yield await task
+        if number == count:
+            return
+
+
+@pytest.mark.parametrize("host", ["[", "[::1", "]", "a[b", "[x]", "[v1.a]:1", "a:b:c", "[::1]]"])
+async def test_a_request_with_any_host_header_gets_no_internal_error(
+    gateway: RunningGateway, host: str
+) -> None:
+    request = func.HttpRequest("GET", f"http://{host}/v1/nothing", headers={"host": host}, body=b"")
+    answer = await serve(gateway.app, request, gateway.durable)
+    assert answer.status_code in {400, 404}
+    document = json.loads(answer.get_body())
+    assert document["code"] in {"malformed-request", "not-found"}
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+HEADERS = (
+    "host", "accept", "authorization", "content-encoding", "content-length", "content-type",
+    "cookie", "idempotency-key", "if-match", "if-none-match", "inference-header-content-length",
+    "origin", "prefer", "traceparent", "tracestate", "transfer-encoding", "x-api-key",
+    "x-ms-client-principal",
+)  # fmt: skip
+QUERIES = (
+    "cursor", "deadline_seconds", "expires", "limit", "model", "parameters", "priority", "queue",
+    "status", "token", "upload", "webhook_url",
+)  # fmt: skip
+JOB = "/v1/jobs/018f0000-0000-7000-8000-000000000000"
+TARGETS = [
+    ("POST", JOBS), ("POST", INFER), ("POST", "/v1/uploads"), ("GET", "/v1/jobs"), ("GET", JOB),
+    ("GET", f"{JOB}/result"), ("DELETE", JOB), ("POST", f"{JOB}/reply"), ("GET", f"{JOB}/reply"),
+    ("PUT", f"{JOB}/progress"), ("GET", f"{JOB}/webhook"), ("GET", "/v1/models"), ("GET", "/docs"),
+    ("GET", "/v1/admin/dead-letters"), ("DELETE", "/v1/admin/dead-letters"), ("GET", "/v2"),
+    ("POST", f"/v1/admin{JOB[3:]}/webhook/redeliver"), ("OPTIONS", JOBS), ("BREW", "/"),
+    ("POST", "/v1/admin/dead-letters/noop/a/redrive"), ("GET", "/v1/models/%ED%A0%80"),
+]  # fmt: skip
+ODD = st.text(max_size=20) | st.sampled_from(
+    [
+        "", "[", "]", "\x00", "é", "\xff", "%", "%00", "%ED%A0%80", "\ud800", "\u0663", "1e999",
+        "-1", "9" * 400, "{}", "[1e999]", '{"a":1e999}', "[" * 400, ";", "=", '"', '"a', "a,b",
+        "W/", "*", "*/*;q=9", "multipart/form-data; boundary=a; charset=undefined", 'wait=9;x="',
+        "Bearer \xff", "application/json; charset=idna", "00-0-0-0", "chunked", "low",
+        "https://[", "http://a:b/",
+    ]
+)  # fmt: skip
+
+
+@pytest.fixture(params=["open", "keys"])
+async def strict(request: pytest.FixtureRequest) -> AsyncIterator[RunningGateway]:
+    keys: dict[str, Any] = {
+        "api_keys": SETTING,
+        "trust_principal_header": True,
+        "cors_origins": ("https://a",),
+    }
+    async with open_gateway(**(keys if request.param == "keys" else {})) as gateway:
+        yield gateway
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    target=st.sampled_from(TARGETS),
+    headers=st.dictionaries(st.sampled_from(HEADERS), ODD, max_size=4),
+    query=st.lists(st.tuples(st.sampled_from(QUERIES) | ODD, ODD), max_size=3),
+    body=st.sampled_from([b"", b"x", b"{}", b"\xff"]),
+)
+@example(("GET", "/v1/nothing"), {"host": "["}, [], b"")
+@example(("POST", JOBS), {}, [("parameters", '{"a":1e999}')], b"x")
+async def test_no_combination_of_headers_and_queries_causes_an_internal_error(
+    strict: RunningGateway,
+    target: tuple[str, str],
+    headers: dict[str, str],
+    query: list[tuple[str, str]],
+    body: bytes,
+) -> None:
+    method, path = target
+    text = "&".join(f"{name}={value}" for name, value in query)
+    request = func.HttpRequest(
+        method,
+        f"http://{headers.get('host', 'gateway.test')}{path}?{text}",
+        headers={"prefer": "wait=0", **headers},
+        body=body,
+    )
+    answer = await serve(strict.app, request, strict.durable)
+    assert 200 <= answer.status_code < 500, answer.get_body()
+
+
+async def test_a_charset_of_a_form_that_python_cannot_use_is_ignored(
+    gateway: RunningGateway,
+) -> None:
+    body = form(b"x", "text/plain")["content"].replace(
+        b"--b--", b'--b\r\nContent-Disposition: form-data; name="priority"\r\n\r\nlow\r\n--b--'
+    )
+    headers = {
+        "content-type": "multipart/form-data; charset=undefined; boundary=b",
+        "prefer": "wait=0",
+    }
+    answer = await gateway.http.post(JOBS, content=body, headers=headers)
+    assert answer.status_code == 202

@@ -1,0 +1,20 @@
+"""Processes that die while they load a model."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from worker.inference.load_journal import LoadJournal
+
+
+def die_while_loading(folder: Path, *names: str, prepare: Callable[[], object] = int) -> None:
+    """Run a process that dies while it loads these models, after it has called `prepare`."""
+    child = os.fork()
+    if child == 0:
+        journal = LoadJournal(folder)
+        held = [prepare()]
+        for name in names:
+            held.append(journal.loading(name))
+            held[-1].__enter__()  # type: ignore[attr-defined]
+        os._exit(0)
+    os.waitpid(child, 0)

@@ -1,0 +1,136 @@
+"""The load journal, with processes that die during a load."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.unit.worker.load_deaths import die_while_loading
+from worker.inference.load_journal import LoadJournal, import_name
+from worker.servicebus.lock_journal import LockJournal
+
+NOW = 1_000_000.0
+NEVER = threading.Event()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "locks"
+
+
+def successor(folder: Path, *models: str, at: float = NOW) -> LoadJournal:
+    journal = LoadJournal(folder, lambda: at)
+    journal.take_over(models)
+    return journal
+
+
+def test_a_model_is_set_aside_after_its_load_has_killed_three_processes(folder: Path) -> None:
+    counts = []
+    for _ in range(3):
+        die_while_loading(folder, "killer")
+        found = successor(folder, "killer", "neighbour").find("killer")
+        counts.append((found.death_count, found.pause_seconds))
+    assert counts == [(1, 0.0), (2, 0.0), (3, 300.0)]
+    assert successor(folder, "neighbour").find("neighbour").death_count == 0
+
+
+def test_the_pause_of_a_model_that_is_set_aside_doubles_with_the_next_death(folder: Path) -> None:
+    for _ in range(3):
+        die_while_loading(folder, "killer")
+        journal = successor(folder, "killer")
+    assert not journal.is_holding, "a model that is set aside does not delay the others"
+    assert successor(folder, "killer", at=NOW + 299).find("killer").pause_seconds == 1.0
+    later = successor(folder, "killer", at=NOW + 300)
+    assert later.find("killer").pause_seconds == 0.0
+    assert later.is_holding
+    die_while_loading(folder, "killer")
+    assert successor(folder, "killer", at=NOW + 300).find("killer").pause_seconds == 600.0
+    # Test a clock that was set back.
+    assert successor(folder, "killer", at=0.0).find("killer").pause_seconds == 600.0
+
+
+def test_models_that_were_loading_together_are_only_suspects_after_a_death(folder: Path) -> None:
+    for _ in range(5):
+        die_while_loading(folder, "killer", "neighbour")
+        journal = successor(folder, "killer", "neighbour")
+    assert journal.find("killer").death_count == journal.find("neighbour").death_count == 1
+    assert journal.is_holding
+
+
+def test_a_model_is_only_a_suspect_if_the_dead_process_held_a_message(folder: Path) -> None:
+    def hold_a_job() -> LockJournal:
+        journal = LockJournal(folder, "namespace", "queue")
+        journal.note(b"x" * 16)
+        return journal
+
+    for _ in range(5):
+        die_while_loading(folder, "slow", prepare=hold_a_job)
+        journal = successor(folder, "slow")
+        assert journal.find("slow").death_count == 1
+        for path in folder.glob("*.locks"):
+            path.unlink()
+    assert journal.is_holding
+
+
+def test_a_successful_load_resets_the_death_count_of_the_model(folder: Path) -> None:
+    die_while_loading(folder, "unlucky")
+    journal = successor(folder, "unlucky")
+    with journal.loading("unlucky"):
+        pass
+    journal.end("unlucky", has_succeeded=True)
+    assert not journal.is_holding
+    assert successor(folder, "unlucky").find("unlucky").death_count == 0
+
+
+def test_a_load_that_raises_an_error_does_not_count_as_a_death(folder: Path) -> None:
+    with pytest.raises(RuntimeError), LoadJournal(folder).loading("broken"):
+        raise RuntimeError
+    assert successor(folder, "broken").find("broken").death_count == 0
+
+
+def test_a_load_in_a_running_process_does_not_count_as_a_death(folder: Path) -> None:
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with LoadJournal(folder).loading("busy"):
+            os.write(write, b".")
+            os.read(os.pipe()[0], 1)
+    os.read(read, 1)
+    assert successor(folder, "busy").find("busy").death_count == 0
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    assert successor(folder, "busy").find("busy").death_count == 1
+
+
+def test_other_models_wait_for_the_suspects_until_the_time_limit(folder: Path) -> None:
+    die_while_loading(folder, "suspect")
+    journal = LoadJournal(folder, hold_seconds=0.05)
+    journal.take_over(["suspect", "neighbour"])
+    holding = [journal.is_holding]
+    journal.wait_for_suspects("suspect", NEVER)  # returns at once
+    journal.wait_for_suspects("neighbour", NEVER)  # returns after 0.05 s
+    assert [*holding, journal.is_holding] == [True, False]
+
+    patient = successor(folder, "suspect", "neighbour")
+    waiting = threading.Thread(target=patient.wait_for_suspects, args=("neighbour", NEVER))
+    waiting.start()
+    patient.end("suspect", has_succeeded=False)
+    waiting.join(5)
+    assert not waiting.is_alive()
+
+
+def test_the_import_of_a_module_is_noted_apart_from_the_load_of_a_model(folder: Path) -> None:
+    die_while_loading(folder, import_name("my.module"))
+    journal = successor(folder, "my.module")
+    assert journal.find(import_name("my.module")).death_count == 1
+    assert journal.find("my.module").death_count == 0
+
+
+def test_a_model_is_loaded_although_its_load_cannot_be_noted(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    journal = LoadJournal(tmp_path / "file")
+    journal.take_over(["model"])
+    with journal.loading("model"):
+        journal.end("model", has_succeeded=True)
+    assert LoadJournal(None).find("model").death_count == 0

@@ -1,0 +1,272 @@
+"""Note which model is being loaded, so that a later process can find the load that killed this one.
+
+The load of a model runs foreign code, which may crash the process, call `os._exit`, or use all
+memory. The process cannot catch any of these as an error. Therefore the worker notes each load in a
+file that it keeps locked. When the process dies, the operating system releases the lock, and the
+next process finds the note. The models in the notes of dead processes are suspects. The next
+process loads the suspects first, one after another, and receives no job meanwhile. If it dies
+again, the cause is certain. A model whose load has killed several processes in a row is set aside:
+it is loaded again only after a pause, while the other models are served.
+
+The notes are in files and not in the memory of the parent process, because the memory limit of a
+container may kill all its processes at once.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import threading
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from worker.servicebus.lock_journal import read_slots
+
+_log = logging.getLogger(__name__)
+
+MAX_DEATHS: Final = 3
+"""A model is set aside after its load has killed this many processes in a row.
+
+One death proves little: the process may have been killed for another reason while it loaded the
+model.
+"""
+
+LONGEST_HOLD_SECONDS: Final = 30.0
+"""The longest time in seconds for which other models wait while the suspects are loaded."""
+
+_FIRST_PAUSE_SECONDS: Final = 300.0
+_LONGEST_PAUSE_SECONDS: Final = 3600.0
+_POLL_SECONDS: Final = 0.5
+_LOADING: Final = ".loading"
+_DEATHS: Final = ".deaths"
+
+
+@dataclass(frozen=True, slots=True)
+class KilledLoads:
+    """The deaths of processes during loads of one model, and the pause before its next load.
+
+    `death_count` counts the deaths in a row. `pause_seconds` is 0 if there are fewer than
+    `MAX_DEATHS` deaths.
+    """
+
+    death_count: int
+    pause_seconds: float
+
+
+def import_name(module: str) -> str:
+    """Return the name under which the import of a model's module is noted.
+
+    An import by the parent process is counted apart from the load of the model.
+    """
+    return f"import {module}"
+
+
+class LoadJournal:
+    """The notes of this process about its loads, in a folder that later processes also use.
+
+    Workers may share the folder. Then all of them set the same models aside. Without a folder
+    nothing is noted. Any thread may call the methods.
+    """
+
+    def __init__(
+        self,
+        lock_folder: Path | None,
+        clock: Callable[[], float] = time.time,
+        hold_seconds: float = LONGEST_HOLD_SECONDS,
+    ) -> None:
+        """Store the settings.
+
+        Args:
+            lock_folder: The folder of the lock journals. The notes are in its folder `loads`. None
+                if loads are not noted.
+            clock: Returns the time in seconds since 1970, which later processes also use.
+            hold_seconds: The longest time for which other models wait while suspects are loaded.
+        """
+        self._lock_folder = lock_folder
+        self._folder = None if lock_folder is None else lock_folder / "loads"
+        self._clock = clock
+        self._hold_seconds = hold_seconds
+        self._hold_ends_at = 0.0
+        self._changed = threading.Condition()
+        self.suspects: set[str] = set()
+        """The models that are loaded first, because their load may have killed a process."""
+        self._one_by_one = threading.Lock()
+
+    def take_over(self, models: Collection[str] = ()) -> None:
+        """Count the deaths of the processes whose notes remain, and find the suspects.
+
+        Args:
+            models: The names of the models that this process loads.
+        """
+        if self._folder is None:
+            return
+        for process, names in self._take_notes(self._folder).items():
+            is_certain = len(names) == 1 and not self._held_jobs(process)
+            for name in names:
+                self._count_death(name, is_certain=is_certain)
+        killed = {name: self.find(name) for name in models}
+        with self._changed:
+            self.suspects = {
+                name
+                for name, found in killed.items()
+                if found.death_count and not found.pause_seconds
+            }
+            self._hold_ends_at = time.monotonic() + self._hold_seconds
+
+    def find(self, name: str) -> KilledLoads:
+        """Return the killed loads of the model `name`, which may also be an `import_name`."""
+        count, last_at = self._read(name)
+        if count < MAX_DEATHS:
+            return KilledLoads(count, 0.0)
+        doublings = min(count - MAX_DEATHS, 32)
+        pause_seconds = min(_FIRST_PAUSE_SECONDS * 2**doublings, _LONGEST_PAUSE_SECONDS)
+        # The system clock may have been set back.
+        left_seconds = min(last_at + pause_seconds - self._clock(), pause_seconds)
+        return KilledLoads(count, max(left_seconds, 0.0))
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether suspects are being loaded. Then no job is received and no other model is loaded.
+
+        This ends after `hold_seconds`, so that a load that hangs does not block the others.
+        """
+        return bool(self.suspects) and time.monotonic() < self._hold_ends_at
+
+    def wait_for_suspects(self, name: str, stopping: threading.Event) -> None:
+        """Wait until the suspects have been loaded, unless this model is one of them.
+
+        Return early if `stopping` is set.
+        """
+        with self._changed:
+            while self.is_holding and name not in self.suspects and not stopping.is_set():
+                self._changed.wait(_POLL_SECONDS)
+
+    @contextlib.contextmanager
+    def loading(self, name: str) -> Iterator[None]:
+        """Note that the `with` block loads a model or imports a module.
+
+        Suspects are loaded one after another.
+        """
+        if self._folder is None:
+            yield
+            return
+        is_suspect = name in self.suspects
+        with self._one_by_one if is_suspect else contextlib.nullcontext(), self._noted(name):
+            yield
+
+    def end(self, name: str, *, has_succeeded: bool) -> None:
+        """Record that a load has ended without killing the process.
+
+        After a success, the death count of the model is 0 again.
+        """
+        with self._changed:
+            self.suspects.discard(name)
+            self._changed.notify_all()
+        if has_succeeded and self._folder is not None:
+            with contextlib.suppress(OSError):
+                self._path(name, _DEATHS).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _noted(self, name: str) -> Iterator[None]:
+        path = self._path(name, f"-{os.getpid()}-{uuid.uuid4().hex[:8]}{_LOADING}")
+        try:
+            descriptor = self._note(path, name)
+        except OSError as error:
+            # The disk may be full. Load the model without a note.
+            _log.warning("the load of %s is not noted: %s", name, error)
+            yield
+            return
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+            os.close(descriptor)
+
+    def _note(self, path: Path, name: str) -> int:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # The file gets its final name only after it is locked. So no other process takes it over.
+        draft = path.with_suffix(".draft")
+        descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            # This lock belongs only to this process. Its child processes do not inherit the lock.
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.write(descriptor, name.encode())
+            draft.rename(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _take_notes(self, folder: Path) -> dict[str, list[str]]:
+        """Remove the notes of dead processes. Return the names in the notes, by process id."""
+        names: dict[str, list[str]] = defaultdict(list)
+        for path in sorted(folder.glob(f"*{_LOADING}")):
+            # Another worker that starts at the same time may have removed the file.
+            with contextlib.suppress(OSError), path.open("r+b") as file:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if the process runs
+                path.unlink()
+                names[path.name.split("-")[1]].append(file.read().decode("utf-8", "replace"))
+        return names
+
+    def _held_jobs(self, process: str) -> bool:
+        """Return whether a dead process held a message. Then the job may have caused the death.
+
+        The lock journals of the dead process still exist, because this process has not connected to
+        a queue yet.
+        """
+        assert self._lock_folder is not None
+        for path in self._lock_folder.glob(f"*-{process}-*.locks"):
+            with contextlib.suppress(OSError):
+                if read_slots(path.read_bytes()):
+                    return True
+        return False
+
+    def _count_death(self, name: str, *, is_certain: bool) -> None:
+        """Count a death during the load of a model.
+
+        If it is not certain that the load caused the death, the count becomes at least 1, which
+        makes the model a suspect. If the model was set aside before, each death is counted.
+        """
+        count = self._read(name)[0]
+        count = count + 1 if is_certain or count >= MAX_DEATHS else max(count, 1)
+        _log.error(
+            "a process died while it loaded %s%s",
+            *(
+                name,
+                f"; number of deaths in a row: {count}"
+                if is_certain
+                else "; the cause is not certain",
+            ),
+        )
+        path = self._path(name, _DEATHS)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            draft.write_text(json.dumps({"name": name, "count": count, "at": self._clock()}))
+            draft.replace(path)
+        except OSError as error:
+            _log.warning("the death during the load of %s is not counted: %s", name, error)
+
+    def _read(self, name: str) -> tuple[int, float]:
+        """Return how many deaths are counted for a model, and the time of the last death."""
+        if self._folder is None:
+            return 0, 0.0
+        try:
+            document = json.loads(self._path(name, _DEATHS).read_text())
+            return int(document["count"]), float(document["at"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0, 0.0
+
+    def _path(self, name: str, suffix: str) -> Path:
+        assert self._folder is not None
+        # A hash, because the name of a model or a module may not be valid as the name of a file.
+        return self._folder / (hashlib.sha256(name.encode()).hexdigest()[:32] + suffix)
