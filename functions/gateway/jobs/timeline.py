@@ -104,7 +104,7 @@ _ENDS: Final = {
 }
 
 
-class TimelineStep(TypedDict):
+class JobTimelineStep(TypedDict):
     """A step of a job. The durations of all steps add up to the `total_ms` of the timeline."""
 
     name: Annotated[
@@ -131,7 +131,7 @@ class TimelineStep(TypedDict):
     ]
 
 
-class TimelineDelivery(TypedDict):
+class JobTimelineDelivery(TypedDict):
     """One delivery of the job's message to a worker. A null is unknown."""
 
     number: Annotated[
@@ -175,14 +175,14 @@ class ClockSkew(TypedDict):
     ]
 
 
-class TimelineLinks(TypedDict):
+class JobTimelineLinks(TypedDict):
     """The paths of a timeline and of its job."""
 
     self: str
     job: str
 
 
-class Timeline(TypedDict):
+class JobTimeline(TypedDict):
     """Where the time of a job went."""
 
     id: Annotated[str, Field(examples=["01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"])]
@@ -194,12 +194,12 @@ class Timeline(TypedDict):
     total_ms: Annotated[
         float, Field(ge=0, description="The time from acceptance to the end, or until now.")
     ]
-    steps: list[TimelineStep]
-    deliveries: list[TimelineDelivery]
+    steps: list[JobTimelineStep]
+    deliveries: list[JobTimelineDelivery]
     clock_skew: list[ClockSkew]
     webhook: WebhookDelivery | None
     trace_id: str | None
-    links: TimelineLinks
+    links: JobTimelineLinks
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +287,7 @@ class _Line:
     def __init__(self, accepted_at: datetime, end_ms: float) -> None:
         self.accepted_at = accepted_at
         self.end_ms = end_ms
-        self.steps: list[TimelineStep] = []
+        self.steps: list[JobTimelineStep] = []
         self.position_ms = 0.0
 
     def ms(self, at: datetime) -> float:
@@ -338,7 +338,7 @@ class _Line:
         )
 
 
-def build_timeline(evidence: JobEvidence, now: datetime) -> Timeline:
+def build_timeline(evidence: JobEvidence, now: datetime) -> JobTimeline:
     """Return the timeline of a job. `now` is the end of the timeline if the job has not ended."""
     ticket, record = evidence.ticket, evidence.record
     accepted_at = datetime.fromisoformat(record["created_at"])
@@ -514,7 +514,7 @@ def _with_start(noted: list[_Delivery], record: Record) -> list[_Delivery]:
 
 def _add_deliveries(
     line: _Line, deliveries: list[_Delivery], skew: list[ClockSkew], *, is_ended: bool
-) -> list[TimelineDelivery]:
+) -> list[JobTimelineDelivery]:
     """Add the steps in workers to the timeline, and return a row for each delivery."""
     answer = next((place for place, each in enumerate(deliveries) if each.is_answer), None)
     spans: list[tuple[float, float | None] | None] = []
@@ -570,7 +570,7 @@ def _row(
     delivery: _Delivery,
     span: tuple[float, float | None] | None,
     state: DeliveryEnd,
-) -> TimelineDelivery:
+) -> JobTimelineDelivery:
     begin_ms, end_ms = span or (None, None)
     marks = delivery.marks
     if not delivery.is_receipt_known:

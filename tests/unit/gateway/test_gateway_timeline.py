@@ -34,7 +34,7 @@ from gateway.jobs.model import (
     initial_record,
     write_ticket,
 )
-from gateway.jobs.timeline import DeliveryEnd, JobEvidence, Timeline, build_timeline
+from gateway.jobs.timeline import DeliveryEnd, JobEvidence, JobTimeline, build_timeline
 from gateway.storage.housekeeping import delete_old_blobs
 from tests.unit.gateway.conftest import STARTED_AT, RunningGateway, open_gateway
 
@@ -71,7 +71,7 @@ def answered(
     *,
     sent_ms: float | None = 8.0,
     error: JobError | None = None,
-) -> Timeline:
+) -> JobTimeline:
     """Return the timeline of a job that a worker has answered after TOTAL_MS."""
     ticket = write_ticket(
         REQUEST, "00-aa-bb-00", sent_at=None if sent_ms is None else after(sent_ms)

@@ -84,7 +84,7 @@ from gateway.jobs.model import (
     read_ticket,
 )
 from gateway.jobs.search import ANY_ENDING, CANCELLED_CODE, JOB_ID, JobFilter, JobSearch
-from gateway.jobs.timeline import JobEvidence, Timeline, build_timeline, read_notes
+from gateway.jobs.timeline import JobEvidence, JobTimeline, build_timeline, read_notes
 from gateway.submission.parse import MAX_LABEL_CHARACTERS
 from gateway.webhooks.orchestrator import WebhookDelivery, read_delivery_log
 
@@ -214,7 +214,7 @@ async def get_result(request: Request, job_id: str) -> Response:
 @router.get(
     "/v1/jobs/{job_id}/timeline",
     summary="Get a job's timeline",
-    response_model=Timeline,
+    response_model=JobTimeline,
     response_description="The steps of the job, with the duration and the share of each",
     responses={**problem_responses(400, 404, 412, 503), **NOT_MODIFIED},
     openapi_extra={"parameters": [IF_NONE_MATCH]},
