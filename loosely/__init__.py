@@ -29,7 +29,18 @@ if TYPE_CHECKING:
         UnexpectedAnswer,
         WaitTimedOut,
     )
-    from loosely.client.resources import Event, Job, JobPage, Model, Place, Result, Upload
+    from loosely.client.resources import (
+        Event,
+        Job,
+        JobPage,
+        Model,
+        Place,
+        Result,
+        Timeline,
+        TimelineDelivery,
+        TimelineStep,
+        Upload,
+    )
     from loosely.client.retry import Retry
 
 __version__ = "0.1.0"
@@ -60,6 +71,9 @@ __all__ = [
     "RequestRefused",
     "Result",
     "Retry",
+    "Timeline",
+    "TimelineDelivery",
+    "TimelineStep",
     "UnexpectedAnswer",
     "Upload",
     "WaitTimedOut",
@@ -72,14 +86,15 @@ _ERRORS = (
     *("LooselyError", "NotFound", "Overloaded", "PayloadTooLarge", "Problem", "RequestRefused"),
     *("UnexpectedAnswer", "WaitTimedOut"),
 )
+_RESOURCES = (
+    *("Event", "Job", "JobPage", "Model", "Place", "Result", "Timeline"),
+    *("TimelineDelivery", "TimelineStep", "Upload"),
+)
 #: For each public name, the module that defines it.
 _MODULES = {
     **dict.fromkeys(("AsyncClient", "Client"), "loosely.client.clients"),
     **dict.fromkeys(_ERRORS, "loosely.client.errors"),
-    **dict.fromkeys(
-        ("Event", "Job", "JobPage", "Model", "Place", "Result", "Upload"),
-        "loosely.client.resources",
-    ),
+    **dict.fromkeys(_RESOURCES, "loosely.client.resources"),
     "Retry": "loosely.client.retry",
 }
 

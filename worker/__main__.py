@@ -38,6 +38,7 @@ from worker.net.guarded_http import GuardedHttp
 from worker.net.storage import storage_account
 from worker.parent import STOP_SIGNALS, WATCHED_SIGNALS, run_in_child
 from worker.pipeline.consumer import Consumer
+from worker.pipeline.deliveries import DeliveryNotes
 from worker.pipeline.infer import Batcher, BatchQueue, InferStep
 from worker.pipeline.prepare import CancellationCheck, PrepareStep, RetryPolicy
 from worker.pipeline.progress import ProgressReporter
@@ -105,7 +106,9 @@ class Worker:
         resolver = Resolver(max_count=_MAX_LOOK_UPS, max_count_of_a_share=_MAX_LOOK_UPS_OF_A_SHARE)
         http = GuardedHttp(settings.guard, resolver)
         account = _account(settings)
-        self._payloads = BlobPayloads(AzureBlobStore(account))
+        blobs = AzureBlobStore(account)
+        self._payloads = BlobPayloads(blobs)
+        self._notes = DeliveryNotes(blobs)
         self._urls = UrlFetcher(http)
         self._large_inputs = MemoryBudget(settings.input_memory_bytes)
         self._decoders = DecoderProcesses()
@@ -185,6 +188,7 @@ class Worker:
             progress=progress,
             stopping=stopping,
             shutdown=self._shutdown,
+            notes=self._notes,
         )
 
     def _queues(self, model: ModelEntry) -> tuple[ModelQueue, ModelQueue]:
@@ -241,6 +245,7 @@ class Worker:
         closes_by = time.monotonic() + _CLOSE_SECONDS
         for thread in self._receiving:
             thread.join(max(0.0, closes_by - time.monotonic()))
+        self._notes.wait(max(0.0, closes_by - time.monotonic()))
         self._gateway.close()
         self._decoders.close()
         self._events.acknowledge()

@@ -1,7 +1,8 @@
-"""Choose the numbers of threads, and configure thread switching and memory of this process."""
+"""Name this process, choose its numbers of threads, and configure thread switching and memory."""
 
 import ctypes
 import os
+import socket
 import sys
 from collections.abc import MutableMapping
 
@@ -13,6 +14,14 @@ _SWITCH_SECONDS = 0.0005
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _KEPT_BYTES = 1024 * 1024 * 1024
+
+
+def worker_name() -> str:
+    """Return the name by which people know this worker: the machine's name and the process id.
+
+    In Kubernetes, the machine's name is that of the pod.
+    """
+    return f"{socket.gethostname()}-{os.getpid()}"
 
 
 def available_processors() -> int:

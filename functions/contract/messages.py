@@ -151,15 +151,51 @@ class JobError:
 
 
 @dataclass(frozen=True, slots=True)
+class DeliveryMarks:
+    """When one delivery of a job reached each step in a worker.
+
+    Each `_ms` is the time in milliseconds since `received_at`, by a clock that never jumps; None if
+    the delivery did not reach this step.
+
+    Attributes:
+        received_at: When the worker received the message, by the worker's clock.
+        enqueued_at: When the broker accepted the message, by the broker's clock; None if unknown.
+        worker: The name of the worker; None if unknown.
+        device: The name of the device that took the job; None if unknown or if none took it.
+        fetched_ms: The input was read.
+        decoded_ms: The input was decoded and preprocessed.
+        batched_ms: The device took the job in a batch.
+        ran_ms: The model returned.
+        stored_ms: The result was postprocessed, and stored if it is large.
+        replied_ms: The reply was written, and the worker began to send it.
+    """
+
+    received_at: datetime
+    enqueued_at: datetime | None = None
+    worker: str | None = None
+    device: str | None = None
+    fetched_ms: float | None = None
+    decoded_ms: float | None = None
+    batched_ms: float | None = None
+    ran_ms: float | None = None
+    stored_ms: float | None = None
+    replied_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Timing:
     """How long a job waited in the queue, and how long its batch ran, in milliseconds.
 
-    `batch_size` is the number of jobs in the batch.
+    `batch_size` is the number of jobs in the batch. `delivery` has the marks of the delivery that
+    produced the reply, as the JSON object of `marks_to_json`; None if the sender is older than
+    these marks. A reader passes this object on unchanged. Only `marks_from_json` checks it, so that
+    wrong marks cost no reply.
     """
 
     queued_ms: float = 0.0
     inference_ms: float = 0.0
     batch_size: int = 1
+    delivery: Mapping[str, Json] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +295,10 @@ class Fields:
             raise MalformedMessage(f"{self._at(name)}: expected a number of at least 0")
         return float(value)
 
+    def optional_number(self, name: str) -> float | None:
+        """Return the value of a number field as `number` does; None if it is absent or null."""
+        return None if self._values.get(name) is None else self.number(name)
+
     def boolean(self, name: str) -> bool:
         """Return the value of a field, which must be true or false."""
         return self._required(name, bool)
@@ -279,6 +319,10 @@ class Fields:
             return value.astimezone(UTC)
         except OverflowError:
             raise MalformedMessage(f"{self._at(name)}: the time is out of range") from None
+
+    def optional_time(self, name: str) -> datetime | None:
+        """Return the time in a field, converted to UTC; None if the field is absent or null."""
+        return None if self._values.get(name) is None else self.time(name)
 
     def mapping(self, name: str) -> dict[str, Json]:
         """Return the JSON object in a field; an empty dictionary if the field is absent or null."""
@@ -420,11 +464,7 @@ def reply_to_json(reply: JobReply) -> dict[str, Json]:
         **_outcome_to_json(reply.outcome),
         "started_at": format_time(reply.started_at),
         "finished_at": format_time(reply.finished_at),
-        "timing": {
-            "queued_ms": reply.timing.queued_ms,
-            "inference_ms": reply.timing.inference_ms,
-            "batch_size": reply.timing.batch_size,
-        },
+        "timing": _timing_to_json(reply.timing),
         "attempt": reply.attempt,
     }
 
@@ -600,11 +640,48 @@ def _outcome_to_json(outcome: Payload | JobError) -> dict[str, Json]:
     return {"result": payload_to_json(outcome)}
 
 
+def _timing_to_json(timing: Timing) -> dict[str, Json]:
+    value: dict[str, Json] = {
+        "queued_ms": timing.queued_ms,
+        "inference_ms": timing.inference_ms,
+        "batch_size": timing.batch_size,
+    }
+    if timing.delivery is not None:
+        value["delivery"] = dict(timing.delivery)
+    return value
+
+
 def _timing_from_json(fields: Fields) -> Timing:
     return Timing(
         queued_ms=fields.number("queued_ms", default=0),
         inference_ms=fields.number("inference_ms", default=0),
         batch_size=fields.integer("batch_size", minimum=1) if fields.has("batch_size") else 1,
+        delivery=fields.mapping("delivery") or None,
+    )
+
+
+_MARKS = ("fetched_ms", "decoded_ms", "batched_ms", "ran_ms", "stored_ms", "replied_ms")
+
+
+def marks_to_json(marks: DeliveryMarks) -> dict[str, Json]:
+    """Return the marks of a delivery as a JSON object without the members that are None."""
+    value: dict[str, Json] = {"received_at": format_time(marks.received_at)}
+    if marks.enqueued_at is not None:
+        value["enqueued_at"] = format_time(marks.enqueued_at)
+    for name in ("worker", "device", *_MARKS):
+        if (found := getattr(marks, name)) is not None:
+            value[name] = found
+    return value
+
+
+def marks_from_json(fields: Fields) -> DeliveryMarks:
+    """Read the marks of a delivery from a JSON object. Raises MalformedMessage."""
+    return DeliveryMarks(
+        fields.time("received_at"),
+        fields.optional_time("enqueued_at"),
+        fields.optional_text("worker"),
+        fields.optional_text("device"),
+        *map(fields.optional_number, _MARKS),
     )
 
 

@@ -1,5 +1,6 @@
 """Names that several processes use: names of functions, events, settings, blobs and queues."""
 
+import hashlib
 import re
 import secrets
 from typing import Final
@@ -44,6 +45,10 @@ OUTCOMES: Final = "outcomes/"
 """The prefix of the names of blobs that contain jobs' outcomes."""
 
 
+DELIVERIES: Final = "deliveries/"
+"""The prefix of the names of blobs that contain workers' notes about single deliveries."""
+
+
 def input_blob(job_id: str) -> str:
     """Return the name of the blob that contains a job's input."""
     return f"inputs/{job_id}"
@@ -78,6 +83,16 @@ def is_result_blob(job_id: str, blob: str) -> bool:
 def outcome_blob(job_id: str) -> str:
     """Return the name of the blob that contains a job's outcome."""
     return f"{OUTCOMES}{job_id}"
+
+
+def delivery_notes(job_id: str, reply_token: str) -> str:
+    """Return the prefix of the names of the blobs with the notes about a job's deliveries.
+
+    A producer may send a message with the id of any job. The prefix contains a digest of the job's
+    reply token, which the producer does not have. Therefore it cannot add notes to the job.
+    """
+    digest = hashlib.sha256(reply_token.encode("utf-8", "replace")).hexdigest()
+    return f"{DELIVERIES}{job_id}/{digest[:32]}/"
 
 
 def low_priority_queue(queue: str) -> str:

@@ -90,6 +90,19 @@ class InstanceSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryEvent:
+    """One event in the history of an orchestration.
+
+    `kind` is the name that Durable Functions shows, for example `ExecutionStarted` or
+    `TaskCompleted`. `name` is the function or external event; None if the event has none.
+    """
+
+    kind: str
+    name: str | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class InstancePage:
     """The result of `Durable.list_jobs`: each job's id and the state of its orchestration.
 
@@ -114,6 +127,9 @@ class Durable(Protocol):
 
     async def status(self, job_id: str) -> InstanceSnapshot | None:
         """Return the state of an orchestration; None if no orchestration has this id."""
+
+    async def history(self, job_id: str) -> tuple[HistoryEvent, ...]:
+        """Return the history of an orchestration; empty if no orchestration has this id."""
 
     async def raise_event(self, job_id: str, name: str, data: Json) -> None:
         """Send an external event to an orchestration.
@@ -210,6 +226,24 @@ class DurableClient:
         except Exception as error:
             raise Unavailable(
                 "durable", f"the orchestration's status could not be read: {error!r}"
+            ) from error
+
+    async def history(self, job_id: str) -> tuple[HistoryEvent, ...]:
+        """Return the history of an orchestration, without inputs and results.
+
+        The history is empty if no orchestration has this id. The SDK's method is not used, because
+        it ignores the history in the host's response.
+        """
+        if not _ID.fullmatch(job_id):
+            return ()
+        try:
+            found = await self._get(
+                f"instances/{job_id}", {"showHistory": "true", "showInput": "false"}
+            )
+            return () if found is None else _history(found[0]["historyEvents"])
+        except Exception as error:
+            raise Unavailable(
+                "durable", f"the orchestration's history could not be read: {error!r}"
             ) from error
 
     async def raise_event(self, job_id: str, name: str, data: Json) -> None:
@@ -309,6 +343,18 @@ def _instance(value: dict[str, Any]) -> InstanceSnapshot:
         value["output"],
         _utc(datetime.fromisoformat(value["lastUpdatedTime"])),
         value["customStatus"],
+    )
+
+
+def _history(events: list[dict[str, Any]]) -> tuple[HistoryEvent, ...]:
+    """Convert the events in the host's JSON object. Only some of them have a name."""
+    return tuple(
+        HistoryEvent(
+            str(event["EventType"]),
+            event.get("FunctionName") or event.get("Name"),
+            _utc(datetime.fromisoformat(event["Timestamp"])),
+        )
+        for event in events
     )
 
 

@@ -97,6 +97,7 @@ resource payload 'Microsoft.Storage/storageAccounts@2025-08-01' = {
             { prefix: 'results', days: 7 }
             { prefix: 'outcomes', days: 7 }
             { prefix: 'progress', days: 7 }
+            { prefix: 'deliveries', days: 7 }
             { prefix: 'uploads', days: 2 }
             { prefix: 'claims', days: 2 }
             { prefix: 'dead-letters', days: 30 }

@@ -21,6 +21,7 @@ from loosely.cli.output import (
     printable_lines,
     result_view,
     spinner,
+    timeline_view,
 )
 from loosely.client.clients import Client
 from loosely.client.requests import Priority, Source
@@ -154,14 +155,29 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
 
 def status(
     job_id: IdArgument,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="Show where the job's time went.")
+    ] = False,
     url: UrlOption = None,
     api_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a job's status and details."""
+    """Show a job's status and details, or its timeline."""
+    if timeline:
+        _show_timeline(job_id, url, api_key, as_json=as_json)
+        return
     with exit_on_error(as_json=as_json), connect(url, api_key) as client:
         job = client.get(job_id)
     _show_details(job, as_json=as_json)
+
+
+def _show_timeline(job_id: str, url: str | None, api_key: str | None, *, as_json: bool) -> None:
+    with exit_on_error(as_json=as_json), connect(url, api_key) as client:
+        found = client.timeline(job_id)
+    if as_json:
+        typer.echo(found.body)
+    else:
+        print_to(Console(), timeline_view(found))
 
 
 def cancel(

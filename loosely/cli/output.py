@@ -1,4 +1,4 @@
-"""Show jobs, models and results on a terminal.
+"""Show jobs, timelines, models and results on a terminal.
 
 All text from the gateway is shown through `printable` or `printable_lines`, so that it cannot
 control the terminal.
@@ -15,7 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from loosely.client.resources import Job, Model
+from loosely.client.resources import Job, Model, Timeline, TimelineDelivery, TimelineStep
 
 _REPLACEMENT = "\ufffd"
 _BAR_CELLS = 24
@@ -80,6 +80,148 @@ def result_view(result: Any) -> RenderableType:
     if isinstance(labels, list) and labels and all(_is_label(label) for label in labels):
         return _label_table(labels)
     return Text(printable_lines(json.dumps(result, indent=2, ensure_ascii=False)))
+
+
+# With the other columns, these texts fit into 80 characters.
+_STEP_TEXTS = {
+    "accepted": "by the gateway",
+    "started": "the orchestration",
+    "enqueued": "in Service Bus",
+    "received": "by a worker",
+    "fetched": "input read",
+    "decoded": "input decoded",
+    "batched": "on the device",
+    "run": "model returned",
+    "stored": "result stored",
+    "replied": "reply sent",
+    "returned": "to the queue",
+    "final": "job ended",
+    "now": "not ended",
+}
+_DELIVERY_STYLES = {
+    "answered": "green",
+    "running": "cyan",
+    "returned": "yellow",
+    "lost": "red",
+    "abandoned": "red",
+    "dead-lettered": "red",
+}
+
+
+def timeline_view(timeline: Timeline) -> RenderableType:
+    """Return a drawing of a job's timeline.
+
+    It has a bar for each step, a row for each delivery, the clocks that differ, the attempts to
+    deliver the webhook, and the trace id.
+    """
+    style = _STATUS_STYLES.get(timeline.status, "")
+    head = Text.assemble(
+        (printable(timeline.model), "bold"),
+        *("  ", (printable(timeline.status), style)),
+        f"  {duration_text(timeline.total_ms)}",
+        (f"  {printable(timeline.job_id)}", "dim"),
+    )
+    parts: list[RenderableType] = [head, Text(), _step_table(timeline)]
+    if timeline.deliveries:
+        parts += [Text(), _delivery_table(timeline.deliveries)]
+    notes = [*_skew_lines(timeline), *_webhook_lines(timeline)]
+    if timeline.trace_id is not None:
+        notes.append(Text(f"trace {printable(timeline.trace_id)}", "dim"))
+    return Group(*parts, *([Text()] if notes else []), *notes)
+
+
+def duration_text(milliseconds: float) -> str:
+    """Return a duration in the unit that fits: `4.0 ms`, `2.35 s` or `3 min 5 s`."""
+    if milliseconds < 999.95:
+        return f"{milliseconds:.1f} ms"
+    seconds = milliseconds / 1000
+    if seconds < 59.995:
+        return f"{seconds:.2f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s"
+
+
+def _step_table(timeline: Timeline) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(style="green", no_wrap=True)
+    for _ in range(2):
+        table.add_column(justify="right", no_wrap=True)
+    table.add_column(style="dim")
+    begin_ms = 0.0
+    for step in timeline.steps:
+        mark = "*" if step.is_adjusted else ""
+        table.add_row(
+            Text(printable(step.name) + mark),
+            _span(begin_ms, step.duration_ms, timeline.total_ms),
+            Text("" if step.is_beside else duration_text(step.duration_ms)),
+            Text("" if step.is_beside else f"{step.share:.0%}"),
+            Text(_step_text(step, timeline.deliveries)),
+        )
+        begin_ms += step.duration_ms
+    return table
+
+
+def _span(begin_ms: float, duration_ms: float, total_ms: float) -> str:
+    """Return a bar for a step, placed where the step lies in the whole time."""
+    if total_ms <= 0 or duration_ms <= 0:
+        return ""
+    first = min(int(begin_ms / total_ms * _BAR_CELLS), _BAR_CELLS - 1)
+    cells = duration_ms / total_ms * _BAR_CELLS
+    length = min(max(1, round(cells)), _BAR_CELLS - first)
+    return " " * first + ("█" * length if cells >= 0.5 else "▏")
+
+
+def _step_text(step: TimelineStep, deliveries: Iterable[TimelineDelivery]) -> str:
+    text = _STEP_TEXTS.get(step.name, "")
+    if step.is_beside:
+        return f"{text}, beside"
+    sizes = [each.batch_size for each in deliveries if each.number == step.delivery]
+    if step.name == "batched" and sizes and sizes[-1]:
+        text = f"in a batch of {sizes[-1]}"
+    is_again = step.delivery is not None and step.delivery > 1
+    return f"{text} (#{step.delivery})" if is_again else text
+
+
+def _delivery_table(deliveries: Iterable[TimelineDelivery]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    heads = ("delivery", "state", "worker", "device", "batch", "time", "reached", "code")
+    table.add_row(*(Text(name, "dim") for name in heads))
+    for each in deliveries:
+        known = (each.worker, each.device, each.batch_size)
+        table.add_row(
+            Text(str(each.number)),
+            Text(printable(each.state), _DELIVERY_STYLES.get(each.state, "")),
+            *(Text("-" if value is None else printable(value)) for value in known),
+            Text("-" if each.duration_ms is None else duration_text(each.duration_ms)),
+            *(Text("-" if text is None else printable(text)) for text in (each.reached, each.code)),
+        )
+    return table
+
+
+def _skew_lines(timeline: Timeline) -> Iterator[Text]:
+    for skew in timeline.clock_skew:
+        ahead_ms = skew.get("ahead_ms")
+        if not isinstance(ahead_ms, int | float):
+            continue
+        whose = printable(skew.get("worker") or skew.get("clock"))
+        where = "ahead of" if ahead_ms > 0 else "behind"
+        yield Text(
+            f"* the clock of {whose} is at least {duration_text(abs(ahead_ms))} {where} the "
+            "gateway's; these times were moved",
+            "yellow",
+        )
+
+
+def _webhook_lines(timeline: Timeline) -> Iterator[Text]:
+    if timeline.webhook is None:
+        return
+    yield Text(f"webhook {printable(timeline.webhook.get('state'))}")
+    attempts = timeline.webhook.get("attempts")
+    for attempt in attempts if isinstance(attempts, list) else ():
+        if isinstance(attempt, dict):
+            outcome = attempt.get("status") or attempt.get("error")
+            yield Text(f"  {printable(attempt.get('at'))}  {printable(outcome)}")
 
 
 def model_table(models: Iterable[Model]) -> RenderableType:

@@ -33,7 +33,7 @@ from loosely.client.requests import (
     put_upload,
     read_payload,
 )
-from loosely.client.resources import Event, Job, JobPage, Model, Result, Upload
+from loosely.client.resources import Event, Job, JobPage, Model, Result, Timeline, Upload
 from loosely.client.responses import (
     HttpResponse,
     read_error,
@@ -41,6 +41,7 @@ from loosely.client.responses import (
     read_job_page,
     read_model,
     read_models,
+    read_timeline,
     read_upload_slot,
 )
 from loosely.client.retry import Retry, is_transient
@@ -217,6 +218,14 @@ class ClientOperations:
             RequestRefused: The job id is unknown.
         """
         return await self._get(job_id, wait_seconds)
+
+    async def timeline(self, job_id: str) -> Timeline:
+        """Return where the time of a job went, step by step and delivery by delivery.
+
+        Raises:
+            RequestRefused: The job id is unknown.
+        """
+        return read_timeline(await self.send(self.requests.get_timeline(job_id), (200,)))
 
     async def cancel(self, job_id: str) -> Job:
         """Request the cancellation of a job, and return the job.

@@ -212,6 +212,10 @@ class RequestBuilder:
         """Return a request for only the result of a job, in the model's media type."""
         return self._build("GET", f"{_job_path(job_id)}/result", headers={"accept": "*/*"})
 
+    def get_timeline(self, job_id: str) -> HttpRequest:
+        """Return a request for the timeline of a job."""
+        return self._build("GET", f"{_job_path(job_id)}/timeline")
+
     def list_models(self) -> HttpRequest:
         """Return a request for the list of models."""
         return self._build("GET", "/v1/models")

@@ -1,10 +1,12 @@
-"""The resources that the gateway returns: jobs, results, models and uploads."""
+"""The resources that the gateway returns: jobs, timelines, results, models and uploads."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Self
+
+_MAX_NUMBER: Final = 1e15
 
 FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
@@ -152,6 +154,124 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class TimelineStep:
+    """A step of a job. The durations of all steps add up to ``total_ms`` of the timeline.
+
+    ``duration_ms`` is the time since the step before, and ``share`` its part of the whole, from 0
+    to 1. ``delivery`` is the number of the delivery to a worker, or ``None`` outside a worker. The
+    job did not wait for a step with ``is_beside``. The time of a step with ``is_adjusted`` was
+    moved, because clocks differ.
+    """
+
+    name: str
+    at: datetime | None
+    duration_ms: float
+    share: float
+    delivery: int | None = None
+    is_beside: bool = False
+    is_adjusted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineDelivery:
+    """One delivery of a job to a worker. Each attribute is ``None`` if it is not known.
+
+    ``state`` is ``answered``, ``completed``, ``returned``, ``abandoned``, ``dead-lettered``,
+    ``lost`` or ``running``. ``reached`` is the name of the last step that is known, and ``code``
+    the worker's error code.
+    """
+
+    number: int
+    state: str
+    worker: str | None = None
+    device: str | None = None
+    batch_size: int | None = None
+    received_at: datetime | None = None
+    ended_at: datetime | None = None
+    duration_ms: float | None = None
+    reached: str | None = None
+    code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Where the time of a job went. ``document`` is the whole JSON object, ``body`` its text.
+
+    ``total_ms`` is the time from the job's acceptance to its end, or until the gateway responded.
+    """
+
+    job_id: str
+    model: str
+    status: str
+    total_ms: float
+    document: Mapping[str, Any] = field(repr=False)
+    body: bytes = field(repr=False)
+
+    @classmethod
+    def from_body(cls, body: bytes) -> Self | None:
+        """Return the timeline that the JSON text ``body`` describes, or ``None`` if invalid."""
+        document = decode_json(body)
+        if not isinstance(document, dict):
+            return None
+        total_ms = _number(document, "total_ms")
+        match [document.get(key) for key in ("id", "model", "status")]:
+            case [str(job_id), str(model), str(status)] if total_ms is not None:
+                return cls(job_id, model, status, total_ms, document, body)
+            case _:
+                return None
+
+    @property
+    def steps(self) -> tuple[TimelineStep, ...]:
+        """The steps of the job, in their order."""
+        return tuple(
+            TimelineStep(
+                str(step.get("name")),
+                _datetime(step.get("at")),
+                _number(step, "duration_ms") or 0.0,
+                _number(step, "share") or 0.0,
+                _whole(step, "delivery"),
+                step.get("is_beside") is True,
+                step.get("is_adjusted") is True,
+            )
+            for step in _objects(self.document, "steps")
+        )
+
+    @property
+    def deliveries(self) -> tuple[TimelineDelivery, ...]:
+        """The deliveries of the job to workers, also those that left no trace."""
+        return tuple(
+            TimelineDelivery(
+                _whole(each, "number") or 1,
+                str(each.get("state")),
+                _text(each, "worker"),
+                _text(each, "device"),
+                _whole(each, "batch_size"),
+                _datetime(each.get("received_at")),
+                _datetime(each.get("ended_at")),
+                _number(each, "duration_ms"),
+                _text(each, "reached"),
+                _text(each, "code"),
+            )
+            for each in _objects(self.document, "deliveries")
+        )
+
+    @property
+    def clock_skew(self) -> tuple[Mapping[str, Any], ...]:
+        """The clocks that differ from the gateway's: ``clock``, ``worker`` and ``ahead_ms``."""
+        return _objects(self.document, "clock_skew")
+
+    @property
+    def webhook(self) -> Mapping[str, Any] | None:
+        """The delivery log of the job's webhook, or ``None`` if the job has no webhook."""
+        return _object(self.document, "webhook")
+
+    @property
+    def trace_id(self) -> str | None:
+        """The id of the job's W3C trace, or ``None`` if the gateway does not report it."""
+        return _text(self.document, "trace_id")
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """The result of a job, in the model's media type."""
 
@@ -277,9 +397,28 @@ def _object(document: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def _objects(document: Mapping[str, Any], name: str) -> tuple[Mapping[str, Any], ...]:
+    value = document.get(name)
+    if not isinstance(value, list):
+        return ()
+    return tuple(each for each in value if isinstance(each, dict))
+
+
 def _text(document: Mapping[str, Any], name: str) -> str | None:
     value = document.get(name)
     return value if isinstance(value, str) else None
+
+
+def _number(document: Mapping[str, Any], name: str) -> float | None:
+    """Return a number of at least 0, or ``None`` if the member is none or is too large."""
+    value = document.get(name)
+    # The comparison is false for NaN.
+    return float(value) if isinstance(value, int | float) and 0 <= value < _MAX_NUMBER else None
+
+
+def _whole(document: Mapping[str, Any], name: str) -> int | None:
+    value = document.get(name)
+    return value if isinstance(value, int) else None
 
 
 def _datetime(value: object) -> datetime | None:

@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from loosely.client.errors import LooselyError, UnexpectedAnswer, read_problem
-from loosely.client.resources import Job, JobPage, Model, UploadTarget, decode_json
+from loosely.client.resources import (
+    Job,
+    JobPage,
+    Model,
+    Timeline,
+    UploadTarget,
+    decode_json,
+)
 
 _MAX_RETRY_AFTER_SECONDS = 3600.0
 
@@ -40,6 +47,14 @@ def read_job(response: HttpResponse) -> Job:
     if job is None:
         raise _unexpected(response, "a job")
     return job
+
+
+def read_timeline(response: HttpResponse) -> Timeline:
+    """Return the timeline in a response. Raises UnexpectedAnswer if the body is no timeline."""
+    timeline = Timeline.from_body(response.body)
+    if timeline is None:
+        raise _unexpected(response, "a timeline")
+    return timeline
 
 
 def read_job_page(response: HttpResponse) -> JobPage:

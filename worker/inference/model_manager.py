@@ -115,6 +115,11 @@ class ModelManager:
         """Return how many bytes of device memory are reserved for this model now."""
         return self._reservation.reserved_bytes if self._reservation else 0
 
+    @property
+    def device_name(self) -> str:
+        """Return the name of the device that runs the model; `cpu` if the process uses no GPU."""
+        return self._device.name if self._device else "cpu"
+
     def admits(self) -> bool:
         """Return whether the worker may receive jobs for this model.
 

@@ -72,6 +72,11 @@ class Device(Protocol):
         ...
 
     @property
+    def name(self) -> str:
+        """Return the name of the device that people see, for example the GPU's type."""
+        ...
+
+    @property
     def total_bytes(self) -> int:
         """Return how many bytes of device memory all models together may use."""
         ...
@@ -134,6 +139,7 @@ class CudaDevice:
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
         # For a process with a MIG slice, CUDA returns the slice's UUID.
         self.key = f"cuda-{properties.uuid}"
+        self.name = str(properties.name)
         _, all_bytes = torch.cuda.mem_get_info()
         self.total_bytes = usable_bytes(all_bytes, shares)
         if shares > 1:

@@ -146,6 +146,7 @@ class SimulatedDevice:
     """The device `cpu`, whose memory is limited by a budget."""
 
     key = "cpu"
+    name = "cpu"
 
     def __init__(self, account: MemoryAccount, total_bytes: int) -> None:
         self._account = account

@@ -35,6 +35,7 @@ from worker.inference.model_manager import ModelManager
 from worker.inputs.opened import OpenedInput
 from worker.inputs.payloads import LARGE_FILE_BYTES
 from worker.memory.device_errors import is_device_lost
+from worker.pipeline.deliveries import DeliveryNotes
 from worker.pipeline.infer import BatchQueue, Inferred, InferStep
 from worker.pipeline.prepare import PrepareStep
 from worker.pipeline.progress import ProgressReporter
@@ -79,6 +80,7 @@ class Consumer:
         progress: Reports the progress of running jobs; None if the model does not report progress.
         stopping: Set when no more messages may be received.
         shutdown: Requests the shutdown of the worker if the device is lost.
+        notes: Writes notes about deliveries that replies do not describe.
     """
 
     model: ModelEntry
@@ -97,6 +99,7 @@ class Consumer:
     progress: ProgressReporter | None
     stopping: threading.Event
     shutdown: Shutdown
+    notes: DeliveryNotes
 
     def __post_init__(self) -> None:
         prepare_count = preparing_threads(available_processors())
@@ -160,6 +163,8 @@ class Consumer:
             self.settle.refuse(delivery, WorkerFault(type(error).__name__))
             return
         self.in_flight.open(job)
+        if delivery.delivery_count:
+            self.notes.note_received(job)
         if (cached := self.cache.find(delivery)) is not None:
             self.manager.telemetry.record_reused_reply()
             self.in_flight.start(job)
@@ -275,7 +280,7 @@ class Consumer:
     def reply_and_settle(self, job: ReceivedJob, outcome: Payload | JobError) -> None:
         """Send the reply to a job, and then complete the job's message."""
         code = self.reply.send(job, outcome)
-        self.settle.complete(job, code)
+        self._complete(job, code)
 
     def reply_again(self, job: ReceivedJob, cached: CachedReply) -> None:
         """Complete the message of a job whose reply is in the reply cache.
@@ -284,7 +289,12 @@ class Consumer:
         """
         with self.ending_on_error(job):
             code = self.reply.send_again(job, cached)
-            self.settle.complete(job, code)
+            self._complete(job, code)
+
+    def _complete(self, job: ReceivedJob, code: str) -> None:
+        self.settle.complete(job, code)
+        if job.delivery.delivery_count:
+            self.notes.note_end(job, Settlement.COMPLETE, code)
 
     def _note_settled(self, settled: Settled) -> None:
         request = settled.request
@@ -343,13 +353,21 @@ class Consumer:
         elif isinstance(error, Cancelled) and job.context is not None:
             self._reply_threads.submit(self._report_stopped, job, error)
         else:
-            self.settle.end(job, error)
+            self._settle_without_reply(job, error)
 
     def _report_stopped(self, job: ReceivedJob, error: Cancelled) -> None:
         with self.ending_on_error(job):
             if job.context is not None:
                 job.context.report_stopped()
-            self.settle.end(job, error)
+            self._settle_without_reply(job, error)
+
+    def _settle_without_reply(self, job: ReceivedJob, error: WorkerError) -> None:
+        request = self.settle.end(job, error)
+        if request is None:
+            return
+        # The first delivery of a job that is no longer wanted needs no note.
+        if job.delivery.delivery_count or request.settlement is not Settlement.COMPLETE:
+            self.notes.note_end(job, request.settlement, request.reason)
 
     def stop(self) -> None:
         """Stop receiving, and release the messages of jobs that have not started.

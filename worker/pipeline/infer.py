@@ -241,6 +241,10 @@ class InferStep:
         """
         loaded = self._manager.loaded
         started = [job for job in batch if self._in_flight.start(job)]
+        device = self._manager.device_name
+        for job in started:
+            job.device = device
+            job.mark("batched_ms")
         to_run = []
         for job, reason in self._reasons_to_skip(started):
             if reason is not None:
@@ -257,6 +261,7 @@ class InferStep:
                 yield Inferred(job, error=ran.error)
             else:
                 job.record_run(ran.started_at, ran.inference_ms, ran.batch_size)
+                job.mark("ran_ms", ran.ended)
                 yield Inferred(job, loaded, ran.result, ran.error)
 
     def _reasons_to_skip(
@@ -313,6 +318,7 @@ class Ran:
         started_at: When the batch with this item started.
         inference_ms: How long this batch ran, in milliseconds.
         batch_size: How many items this batch contained.
+        ended: The value of `time.perf_counter` when the model returned.
         result: The model's output for the item.
         error: The error that the model raised on the item; None if the model returned an output.
     """
@@ -320,6 +326,7 @@ class Ran:
     started_at: datetime
     inference_ms: float
     batch_size: int
+    ended: float
     result: Any = None
     error: BaseException | None = None
 
@@ -408,7 +415,8 @@ def _yield_skipped(
 @dataclass(frozen=True, slots=True)
 class _Pass:
     started_at: datetime
-    inference_ms: float
+    started: float
+    ended: float
     results: Sequence[Any] = ()
     error: BaseException | None = None
 
@@ -417,8 +425,9 @@ class _Pass:
         if error is not None and is_out_of_memory(error):
             error = OutOfMemory("this input needs more memory than the worker's device has")
         results = self.results if error is None else [None] * len(jobs)
+        inference_ms = (self.ended - self.started) * 1000
         for job, result in zip(jobs, results, strict=True):
-            yield job, Ran(self.started_at, self.inference_ms, len(jobs), result, error)
+            yield job, Ran(self.started_at, inference_ms, len(jobs), self.ended, result, error)
 
 
 def _run_pass(
@@ -437,12 +446,13 @@ def _run_pass(
     except BaseException as error:  # noqa: BLE001  a model's code may raise anything
         if is_device_lost(error):
             _log.error("the device is lost: every further call will fail", exc_info=error)
-            return _Pass(started_at, _ms_since(started), error=DeviceLost(type(error).__name__))
+            lost = DeviceLost(type(error).__name__)
+            return _Pass(started_at, started, time.perf_counter(), error=lost)
         # The frames of the traceback reference the batch's tensors, whose memory the next pass may
         # need.
         kept = error if not is_out_of_memory(error) else error.with_traceback(None)
-        return _Pass(started_at, _ms_since(started), error=kept)
-    return _Pass(started_at, _ms_since(started), results)
+        return _Pass(started_at, started, time.perf_counter(), error=kept)
+    return _Pass(started_at, started, time.perf_counter(), results)
 
 
 def _halves(jobs: Sequence[ItemT]) -> list[list[ItemT]]:
@@ -452,7 +462,3 @@ def _halves(jobs: Sequence[ItemT]) -> list[list[ItemT]]:
 
 def _cost(jobs: Sequence[BatchItem]) -> float:
     return sum(job.cost for job in jobs)
-
-
-def _ms_since(started: float) -> float:
-    return (time.perf_counter() - started) * 1000

@@ -140,8 +140,11 @@ class PrepareStep:
             if loaded.reads_files:
                 job.item = self._prepare_file(job, loaded)
                 job.cost = loaded.cost(job.item)
+                job.mark("decoded_ms")
                 return None
-            return loaded.open(*self._read(job), self.processes)
+            data, media_type = self._read(job)
+            job.mark("fetched_ms")
+            return loaded.open(data, media_type, self.processes)
 
     def decode(self, job: ReceivedJob, opened: OpenedInput) -> None:
         """Decode and preprocess an opened input.
@@ -159,6 +162,7 @@ class PrepareStep:
                 loaded = self._loaded()
                 job.item = loaded.preprocess(decoded, job.request.parameters)
                 job.cost = loaded.cost(job.item)
+                job.mark("decoded_ms")
             except BaseException:
                 job.release_input()
                 raise
@@ -186,9 +190,11 @@ class PrepareStep:
         payload, parameters = job.request.input, job.request.parameters
         if isinstance(payload, InlineBytes | InlineJson | PayloadUrl):
             data, media_type = self._read(job)
+            job.mark("fetched_ms")
             file = io.BytesIO(data) if isinstance(data, bytes) else as_file(data)
             return loaded.prepare_file(file, media_type, parameters)
         file = self.payloads.open(payload, self.model, self._wait(job))
+        job.mark("fetched_ms")
         return loaded.prepare_file(file, payload.media_type, parameters)
 
     def _read(self, job: ReceivedJob) -> tuple[Data, str]:

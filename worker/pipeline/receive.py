@@ -12,6 +12,7 @@ from typing import Any
 from contract.catalogue import ModelEntry
 from contract.errors import ContractError
 from contract.messages import (
+    DeliveryMarks,
     JobError,
     JobReply,
     JobRequest,
@@ -20,6 +21,7 @@ from contract.messages import (
     ReplyWebhook,
     Timing,
     decode_request,
+    marks_to_json,
 )
 from contract.names import low_priority_queue
 from worker.errors import (
@@ -32,6 +34,7 @@ from worker.errors import (
 )
 from worker.inputs.memory import MemoryShare
 from worker.pipeline.progress import JobContext
+from worker.process import worker_name
 from worker.replies import ReplySenders
 from worker.servicebus.link import LockedMessage, utc_now
 from worker.servicebus.locks import LockRenewer, MessageLock, Renew
@@ -73,6 +76,10 @@ class ReceivedJob:
         started_at: When the batch with this job started; None before that.
         inference_ms: How long this batch ran, in milliseconds.
         batch_size: How many items this batch contained.
+        worker: The name of this worker; None if it is not told.
+        device: The name of the device that took the job in a batch; None before that.
+        received_at: When the message was received.
+        note_blob: The name of the blob with the note about this delivery; None without a note.
     """
 
     request: JobRequest
@@ -87,6 +94,12 @@ class ReceivedJob:
     started_at: datetime | None = None
     inference_ms: float = 0.0
     batch_size: int = 1
+    worker: str | None = None
+    device: str | None = None
+    received_at: datetime = field(default_factory=utc_now)
+    note_blob: str | None = None
+    _received: float = field(default_factory=time.perf_counter)
+    _marks_ms: dict[str, float] = field(default_factory=dict)
 
     @property
     def attempt(self) -> int:
@@ -103,6 +116,33 @@ class ReceivedJob:
         self.item = None
         if self.memory is not None:
             self.memory.release()
+
+    def mark(self, step: str, at: float | None = None) -> None:
+        """Note that the job has reached a step.
+
+        Args:
+            step: The name of a `_ms` field of `DeliveryMarks`.
+            at: The value of `time.perf_counter` at that moment; None for now.
+        """
+        self._marks_ms[step] = self.age_ms(at)
+
+    def age_ms(self, at: float | None = None) -> float:
+        """Return how many milliseconds after its receipt the job is now, or was at the time `at`.
+
+        `at` is a value of `time.perf_counter`.
+        """
+        seconds = (time.perf_counter() if at is None else at) - self._received
+        return round(seconds * 1000, 3)
+
+    def marks(self) -> DeliveryMarks:
+        """Return the steps that the job has reached in this worker, with their times."""
+        return DeliveryMarks(
+            self.received_at,
+            self.delivery.enqueued_at,
+            self.worker,
+            self.device,
+            **self._marks_ms,
+        )
 
     def record_run(self, started_at: datetime, inference_ms: float, batch_size: int) -> None:
         """Store when the job's batch started, how long it ran, and how many items it contained."""
@@ -155,12 +195,18 @@ class ReceivedJob:
         now = datetime.now(UTC)
         started_at = self.started_at or now
         queued_ms = max(0.0, (started_at - self.queued_since).total_seconds() * 1000)
+        self.mark("replied_ms")
         return JobReply(
             job_id=self.request.job_id,
             outcome=outcome,
             started_at=started_at,
             finished_at=now,
-            timing=Timing(round(queued_ms, 3), round(self.inference_ms, 3), self.batch_size),
+            timing=Timing(
+                round(queued_ms, 3),
+                round(self.inference_ms, 3),
+                self.batch_size,
+                marks_to_json(self.marks()),
+            ),
             attempt=self.attempt,
         )
 
@@ -179,6 +225,7 @@ class ReceiveStep:
         self._senders = senders
         self._locks = locks
         self._telemetry = telemetry or ModelTelemetry(model.name)
+        self._worker = worker_name()
 
     def open(self, delivery: LockedMessage, renew: Renew, now: datetime) -> ReceivedJob:
         """Decode a message, start to renew the message's lock, and return the job.
@@ -210,7 +257,7 @@ class ReceiveStep:
             time.monotonic() + (request.deadline - now).total_seconds(),
         )
         span = self._telemetry.start_span(self._model.queue, request.job_id, delivery)
-        return ReceivedJob(request, delivery, lock, span)
+        return ReceivedJob(request, delivery, lock, span, worker=self._worker, received_at=now)
 
     def _decode(self, delivery: LockedMessage) -> JobRequest:
         if delivery.body is None:

@@ -40,9 +40,12 @@ class ReplyStep:
         if job.context is not None:
             job.context.finish()
         data = serialize_result(result)
-        if len(data) <= INLINE_LIMIT_BYTES:
-            return result
-        return self._payloads.store(job.request.job_id, data, result.media_type, job.lock.wait)
+        payload: Payload = result
+        if len(data) > INLINE_LIMIT_BYTES:
+            job_id = job.request.job_id
+            payload = self._payloads.store(job_id, data, result.media_type, job.lock.wait)
+        job.mark("stored_ms")
+        return payload
 
     def send(self, job: ReceivedJob, outcome: Payload | JobError) -> str:
         """Send the reply to a job, and return `succeeded` or the code of the job's error.

@@ -64,13 +64,18 @@ class SettleStep:
         """
         self._settle(SettleRequest(job.delivery, job.lock, Settlement.COMPLETE), code, job)
 
-    def end(self, job: ReceivedJob, error: WorkerError) -> None:
+    def end(self, job: ReceivedJob, error: WorkerError) -> SettleRequest | None:
         """Settle the message of a job that ended without a reply.
 
         The class of the error determines how the message is settled.
+
+        Returns:
+            How the message is settled; None if an earlier call has decided that. The reason is the
+            code of the error.
         """
         error = LockLost("") if job.lock.is_lost else error
-        self._settle(_request(job.delivery, error, job), error.code, job)
+        request = _request(job.delivery, error, job)
+        return request if self._settle(request, error.code, job) else None
 
     def refuse(self, delivery: LockedMessage, error: WorkerError) -> None:
         """Settle a message that did not become a job.
@@ -79,9 +84,11 @@ class SettleStep:
         """
         self._settle(_request(delivery, error), error.code)
 
-    def _settle(self, request: SettleRequest, code: str, job: ReceivedJob | None = None) -> None:
-        if self._in_flight.end(request, code, job):
-            self._receivers[request.delivery.queue].settle(request)
+    def _settle(self, request: SettleRequest, code: str, job: ReceivedJob | None = None) -> bool:
+        if not self._in_flight.end(request, code, job):
+            return False
+        self._receivers[request.delivery.queue].settle(request)
+        return True
 
 
 def _request(

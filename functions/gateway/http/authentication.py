@@ -55,7 +55,7 @@ _OPEN: Final = re.compile(
 )
 _ANY_KEY: Final = re.compile(r"/v1/models(?:/[^/]+)?|/v2(?:/models/[^/]+(?:/.+)?)?")
 # Routes that show operators the jobs of all tenants, but not what the jobs contain.
-_OPERATED: Final = re.compile(r"/v1/jobs(?:/[^/]+(?:/webhook)?)?")
+_OPERATED: Final = re.compile(r"/v1/jobs(?:/[^/]+(?:/(?:timeline|webhook))?)?")
 _ADMIN: Final = re.compile(r"/v1/(?:admin|dead-letters)(?:/.*)?", re.DOTALL)
 
 
@@ -154,15 +154,19 @@ class ReplyTokens:
         The URL also contains the name of the queue. This name is used only for statistics, so it is
         not signed.
         """
-        expires = int((deadline + REPLY_GRACE).timestamp())
+        expires = _expires(deadline)
         query = urlencode(
             {
                 REPLY_QUEUE_PARAMETER: queue,
                 REPLY_EXPIRES_PARAMETER: expires,
-                REPLY_TOKEN_PARAMETER: _sign(self._keys[0], job_id, str(expires)),
+                REPLY_TOKEN_PARAMETER: _sign(self._keys[0], job_id, expires),
             }
         )
         return f"{self._base_url}{reply_path(job_id)}?{query}"
+
+    def of_job(self, job_id: str, deadline: datetime) -> tuple[str, ...]:
+        """Return the reply tokens of a job, one for each key. The message contains one of them."""
+        return tuple(_sign(key, job_id, _expires(deadline)) for key in self._keys)
 
     def check(self, job_id: str, expires: str, token: str, now: datetime) -> None:
         """Check that a reply token is valid for this job at the time `now`.
@@ -195,6 +199,10 @@ class ReplyTokens:
             hmac.compare_digest(_sign(key, job_id, expires).encode(), given) for key in self._keys
         ]
         return any(genuine)
+
+
+def _expires(deadline: datetime) -> str:
+    return str(int((deadline + REPLY_GRACE).timestamp()))
 
 
 def _sign(key: bytes, job_id: str, expires: str) -> str:

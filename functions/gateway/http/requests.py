@@ -21,7 +21,7 @@ from starlette.types import Scope as AsgiScope
 from contract.catalogue import Catalogue, ModelEntry
 from contract.errors import UnknownModel
 from contract.messages import Json
-from gateway.durable import Durable
+from gateway.durable import Durable, InstanceSnapshot
 from gateway.http import problems
 from gateway.http.keys import Caller, Scope
 from gateway.http.problems import HttpProblem, missing_scope
@@ -110,12 +110,23 @@ async def find_visible_job(request: Request, job_id: str, tenant: str | None = N
     `tenant` is the query parameter of `visible_tenant`. Raises the problem `unknown-job` or
     `forbidden`.
     """
-    visible = visible_tenant(request, tenant)
-    jobs = services_of(request).jobs
-    found = await jobs.find(durable_of(request), check_job_id(job_id))
-    if found is None or visible not in {None, tenant_of(found)}:
-        raise unknown_job(job_id)
+    _, found = await find_visible_instance(request, job_id, tenant)
     return found
+
+
+async def find_visible_instance(
+    request: Request, job_id: str, tenant: str | None = None
+) -> tuple[InstanceSnapshot, Record]:
+    """Return the orchestration and the record of a job that the caller may see.
+
+    `find_visible_job` describes the argument `tenant` and the problems.
+    """
+    visible = visible_tenant(request, tenant)
+    instance = await durable_of(request).status(check_job_id(job_id))
+    found = await services_of(request).jobs.record_of(job_id, instance) if instance else None
+    if instance is None or found is None or visible not in {None, tenant_of(found)}:
+        raise unknown_job(job_id)
+    return instance, found
 
 
 def shown_job(request: Request, job_id: str, record: Record) -> JobResource:

@@ -100,7 +100,8 @@ class Ticket:
 
     If `is_sent` is true, the job's message was sent before the orchestration was started, and the
     ticket does not contain the input of the model. Otherwise the ticket contains the whole request,
-    and the orchestration sends the message.
+    and the orchestration sends the message. `sent_at` is the time at which the message was sent;
+    None if `is_sent` is false or if an older gateway wrote the ticket.
 
     `text` is the whole ticket as JSON text. The SDK gets this text and never a JSON object, because
     callers choose a part of the JSON. The SDK would turn an object with the members `__class__`,
@@ -118,6 +119,7 @@ class Ticket:
     priority: Priority = Priority.NORMAL
     version: int = TICKET_VERSION
     is_sent: bool = False
+    sent_at: str | None = None
     label: str | None = None
 
     @property
@@ -141,14 +143,15 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
     webhook_url: str | None = None,
     priority: Priority = Priority.NORMAL,
     *,
-    is_sent: bool = False,
+    sent_at: datetime | None = None,
     label: str | None = None,
 ) -> Ticket:
     """Return the ticket of a new job, which is the input of the job's orchestration.
 
     The history of the orchestration stores the ticket. The request must not have a reply URL,
-    because the URL contains the reply token. `is_sent` says that the job's message is already in
-    the queue; the ticket then contains neither the input nor the parameters of the request.
+    because the URL contains the reply token. `sent_at` is the time at which the job's message was
+    sent; the ticket then contains neither the input nor the parameters of the request. It is None
+    if the message is not in the queue yet.
     """
     value: dict[str, Json] = {
         "version": TICKET_VERSION,
@@ -158,7 +161,7 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
             "created_at": format_time(request.created_at),
             "deadline": format_time(request.deadline),
         }
-        if is_sent
+        if sent_at is not None
         else request_to_json(request),
         "traceparent": traceparent,
         "tenant": tenant,
@@ -167,8 +170,8 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
         value["webhook_url"] = webhook_url
     if priority is not Priority.NORMAL:
         value["priority"] = priority.value
-    if is_sent:
-        value["sent"] = True
+    if sent_at is not None:
+        value |= {"sent": True, "sent_at": format_time(sent_at)}
     if label is not None:
         value["label"] = label
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -197,6 +200,7 @@ def _ticket_from_json(text: str, value: Json) -> Ticket:
         priority=Priority(value.get("priority", Priority.NORMAL)),
         version=value.get("version", 1),
         is_sent=value.get("sent", False),
+        sent_at=value.get("sent_at"),
         label=value.get("label"),
     )
 

@@ -8,7 +8,7 @@ import logging
 from datetime import datetime, timedelta
 from typing import Final
 
-from contract.names import OUTCOMES
+from contract.names import DELIVERIES, OUTCOMES
 from gateway.dead_letters.store import DEAD_LETTERS
 from gateway.durable import Durable
 from gateway.services import Services
@@ -48,7 +48,7 @@ async def purge(durable: Durable, services: Services) -> int:
 
 
 async def delete_old_blobs(services: Services) -> int:
-    """Delete the blobs of dead letters, payloads, progress and outcomes after their retention.
+    """Delete the blobs of dead letters, payloads and jobs after their retention.
 
     Returns the number of deleted blobs. Raises Unavailable.
     """
@@ -63,6 +63,7 @@ async def delete_old_blobs(services: Services) -> int:
             await _delete_old(blobs, "inputs/", payloads_before, MAX_DELETED),
             await _delete_old(blobs, "results/", payloads_before, MAX_DELETED),
             await _delete_old(blobs, "progress/", payloads_before, MAX_DELETED),
+            await _delete_old(blobs, DELIVERIES, payloads_before, MAX_DELETED),
             await _delete_old(blobs, OUTCOMES, payloads_before, MAX_OUTCOMES_DELETED),
         ]
     )

@@ -105,10 +105,11 @@ class PreparedJob:
         """The id of the job."""
         return self.request.job_id
 
-    def ticket(self, *, is_sent: bool) -> Ticket:
+    def ticket(self, *, sent_at: datetime | None) -> Ticket:
         """Return the input of the job's orchestration.
 
-        If `is_sent` is true, the input for the model is omitted.
+        `sent_at` is the time at which the job's message was sent; None if it was not sent. After
+        that time, the input for the model is omitted.
         """
         return write_ticket(
             self.request,
@@ -116,7 +117,7 @@ class PreparedJob:
             self.tenant,
             self.webhook_url,
             self.priority,
-            is_sent=is_sent,
+            sent_at=sent_at,
             label=self.label,
         )
 
@@ -245,8 +246,8 @@ class JobCreator:
             except (MessageTooLarge, UnknownModel):
                 pass  # the orchestration ends the job with this error
             else:
-                return job.ticket(is_sent=True)
-        return (await self._make_small(job)).ticket(is_sent=False)
+                return job.ticket(sent_at=self.clock())
+        return (await self._make_small(job)).ticket(sent_at=None)
 
     async def _make_small(self, job: PreparedJob) -> PreparedJob:
         """Store the job's input in a blob if it is too large for the history of an orchestration.

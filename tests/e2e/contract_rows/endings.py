@@ -56,6 +56,22 @@ ENDINGS: Final = (
         members={"state": None, "attempts": None, "next_attempt_at": None},
     ),
     Row(
+        *("the timeline of a queued job", "GET", "/v1/jobs/{queued}/timeline", 200),
+        members={"status": "queued", "final_at": None, "deliveries": []},
+    ),
+    Row(
+        *("the timeline of a cancelled job", "GET", "/v1/jobs/{cancelled}/timeline", 200),
+        members={"status": "cancelled", "final_at": None, "deliveries": []},
+    ),
+    Row(
+        *("the timeline of a dead-lettered job", "GET", "/v1/jobs/{dead}/timeline", 200),
+        members={"status": "failed", "deliveries": None},
+    ),
+    Row(
+        *("the timeline of a job with a webhook", "GET", "/v1/jobs/{hooked}/timeline", 200),
+        members={**DONE, "webhook": None, "steps": None},
+    ),
+    Row(
         *("the schema of a request", "GET", "/schemas/job-request.json", 200),
         headers={"content-type": "application/schema+json"},
         members={"$schema": None},

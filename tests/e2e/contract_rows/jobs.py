@@ -35,6 +35,28 @@ JOBS: Final = (
     ),
     Row(*("the result of a failed job", "GET", "/v1/jobs/{failed}/result", 409, "no-result")),
     Row(*("the result of an unknown job", "GET", "/v1/jobs/{unknown}/result", 404, "unknown-job")),
+    Row(
+        *("the timeline of a job", "GET", "/v1/jobs/{job}/timeline", 200),
+        headers={"etag": None, "cache-control": "private, no-cache"},
+        members={**DONE, "attempt": 1, "webhook": None, "total_ms": None, "steps": None},
+    ),
+    Row(
+        *("the timeline of a failed job", "GET", "/v1/jobs/{failed}/timeline", 200),
+        members={"status": "failed", "steps": None, "deliveries": None, "trace_id": None},
+    ),
+    Row(
+        *("a timeline that has not changed", "GET", "/v1/jobs/{job}/timeline", 304),
+        sent={"if-none-match": "*"},
+        headers={"etag": None},
+    ),
+    Row(
+        *("the timeline of an unknown job", "GET", "/v1/jobs/{unknown}/timeline", 404),
+        "unknown-job",
+    ),
+    Row(
+        *("a timeline with an option", "GET", "/v1/jobs/{job}/timeline?x=1", 400),
+        "malformed-request",
+    ),
     Row(*("cancel a job that succeeded", "DELETE", "/v1/jobs/{job}", 200), members=DONE),
     Row(*("cancel an unknown job", "DELETE", "/v1/jobs/{unknown}", 404, "unknown-job")),
     Row(*("a list of jobs", "GET", "/v1/jobs?model=noop&status=succeeded&limit=1", 200)),

@@ -85,6 +85,17 @@ KEYS: Final = (
         *("a job of another tenant", "GET", "/v1/jobs/{queued}", 404, "unknown-job"),
         caller="stranger",
     ),
+    Row(*("a timeline of the tenant", "GET", "/v1/jobs/{queued}/timeline", 200), caller="reader"),
+    Row(
+        *("a timeline of another tenant", "GET", "/v1/jobs/{queued}/timeline", 404, "unknown-job"),
+        caller="stranger",
+    ),
+    Row(
+        *("a timeline without a key", "GET", "/v1/jobs/{queued}/timeline", 401),
+        "unauthenticated",
+        caller=None,
+        headers=CHALLENGE,
+    ),
     Row(
         *("cancel a job of another tenant", "DELETE", "/v1/jobs/{queued}", 404, "unknown-job"),
         caller="stranger",

@@ -50,6 +50,7 @@ BLOBS: Final = (
         *(503, *_AWAY),
         headers=AGAIN,
     ),
+    Row(*("a timeline", "GET", "/v1/jobs/{hooked}/timeline", 503, *_AWAY), headers=AGAIN),
     Row(*("the progress of a job", "GET", "/v1/jobs/{reporting}", 503, *_AWAY), headers=AGAIN),
     Row(*("cancel a running job", "DELETE", "/v1/jobs/{reporting}", 503, *_AWAY), headers=AGAIN),
     Row(

@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contract.deliveries import DeliveryNote, decode_note, encode_note
 from contract.errors import ContractError, MalformedMessage, MessageTooLarge, UnsupportedSchema
 from contract.messages import (
     MAX_MESSAGE_BYTES,
+    DeliveryMarks,
+    Fields,
     InlineBytes,
     InlineJson,
     JobError,
@@ -28,6 +31,8 @@ from contract.messages import (
     encode_reply,
     encode_request,
     format_time,
+    marks_from_json,
+    marks_to_json,
     reply_from_json,
     reply_to_json,
     request_from_json,
@@ -75,13 +80,28 @@ REQUESTS = st.builds(
     extra=EXTRA,
 )
 DURATIONS = st.floats(0, 1e9)
+NAMES = st.none() | TEXT
+MARKS = st.builds(
+    DeliveryMarks,
+    TIMES,
+    st.none() | TIMES,
+    NAMES,
+    NAMES,
+    *[st.none() | DURATIONS] * 6,
+)
 REPLIES = st.builds(
     JobReply,
     job_id=JOB_IDS,
     outcome=PAYLOADS | ERRORS,
     started_at=TIMES,
     finished_at=TIMES,
-    timing=st.builds(Timing, DURATIONS, DURATIONS, st.integers(1, 4096)),
+    timing=st.builds(
+        Timing,
+        DURATIONS,
+        DURATIONS,
+        st.integers(1, 4096),
+        st.none() | MARKS.map(marks_to_json),
+    ),
     attempt=st.integers(1, 1000),
     extra=EXTRA,
 )
@@ -106,6 +126,33 @@ def test_an_encoded_request_is_decoded_unchanged(request: JobRequest) -> None:
 @given(REPLIES)
 def test_an_encoded_reply_is_decoded_unchanged(reply: JobReply) -> None:
     assert decode_reply(encode_reply(reply)) == reply
+
+
+@given(MARKS)
+def test_the_marks_of_a_delivery_are_read_unchanged(marks: DeliveryMarks) -> None:
+    assert marks_from_json(Fields(json.loads(json.dumps(marks_to_json(marks))))) == marks
+
+
+@given(MARKS, st.integers(1, 99), st.none() | DURATIONS, st.none() | TEXT, st.none() | TEXT)
+def test_a_note_about_a_delivery_is_decoded_unchanged(
+    marks: DeliveryMarks,
+    attempt: int,
+    ended_ms: float | None,
+    settlement: str | None,
+    code: str | None,
+) -> None:
+    note = DeliveryNote(attempt, marks, ended_ms, settlement, code)
+    assert decode_note(encode_note(note)) == note
+
+
+def test_a_reply_without_marks_has_the_bytes_of_an_older_worker() -> None:
+    assert list(reply_to_json(REPLY)["timing"]) == ["queued_ms", "inference_ms", "batch_size"]
+
+
+def test_a_reader_passes_unknown_marks_of_a_reply_on() -> None:
+    value = reply_to_json(REPLY)
+    value["timing"]["delivery"] = {"received_at": "later", "new_ms": [1]}
+    assert reply_to_json(reply_from_json(value)) == value
 
 
 @given(st.binary(max_size=300) | JSON.map(lambda value: json.dumps(value).encode()))

@@ -17,7 +17,7 @@ from azure.servicebus import ServiceBusMessage
 
 from contract.messages import JobRequest, PayloadRef, decode_request, reference, verify
 from contract.names import ACTIVITY_ANNOUNCE_WEBHOOK, ACTIVITY_CONCLUDE, ORCHESTRATOR_JOB
-from gateway.durable import InstancePage, InstanceSnapshot, RuntimeStatus
+from gateway.durable import HistoryEvent, InstancePage, InstanceSnapshot, RuntimeStatus
 from gateway.errors import (
     FinalInstance,
     MissingPayload,
@@ -27,6 +27,15 @@ from gateway.errors import (
 )
 from gateway.jobs import orchestrator
 from gateway.webhooks.activities import start_delivery
+
+# The kinds of events that a host shows, by their numbers in the orchestrator's history.
+_HISTORY_KINDS = {
+    0: "ExecutionStarted",
+    5: "TaskCompleted",
+    6: "TaskFailed",
+    11: "TimerFired",
+    15: "EventRaised",
+}
 
 run_orchestrator = Orchestrator.create(orchestrator.job)
 
@@ -177,6 +186,21 @@ class MemoryDurable:
         if run is None:
             return None
         return InstanceSnapshot(run.status, run.input, run.output, self._clock(), run.custom_status)
+
+    async def history(self, job_id: str) -> tuple[HistoryEvent, ...]:
+        self._check()
+        run = self.runs.get(job_id)
+        events = run.history if run else []
+        names = {event["EventId"]: event["Name"] for event in events if event["EventType"] == 4}
+        return tuple(
+            HistoryEvent(
+                _HISTORY_KINDS[event["EventType"]],
+                event.get("Name") or names.get(event.get("TaskScheduledId")),
+                datetime.fromisoformat(event["Timestamp"]),
+            )
+            for event in events
+            if event["EventType"] in _HISTORY_KINDS
+        )
 
     async def raise_event(self, job_id: str, name: str, data: Any) -> None:
         self._check()

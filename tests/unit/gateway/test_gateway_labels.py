@@ -157,7 +157,7 @@ def test_an_orchestration_input_without_a_label_is_read_as_before() -> None:
     assert "label" not in plain.text
     assert "label" not in initial_record(plain)
     assert read_ticket(plain.text).label is None
-    labelled = write_ticket(request, None, label=LABEL, is_sent=True)
+    labelled = write_ticket(request, None, label=LABEL, sent_at=now)
     assert read_ticket(labelled.text) == labelled
     assert initial_record(labelled)["label"] == LABEL
 

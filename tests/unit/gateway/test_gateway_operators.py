@@ -128,6 +128,25 @@ async def test_an_admin_sees_its_own_tenant_unless_it_asks_for_others(
     assert (await ask(closed, "admin", "/v1/jobs")).status_code == 403
 
 
+async def test_operators_see_the_timelines_of_other_tenants_and_tenants_only_their_own(
+    closed: RunningGateway,
+) -> None:
+    path = f"/v1/jobs/{await job_of(closed, 'b')}/timeline"
+    everywhere = {"params": {"tenant": "*"}}
+    allowed: list[tuple[str, dict[str, Any]]] = [
+        *(("b", {}), ("watcher", {}), ("acme-watcher", {})),
+        *(("admin", everywhere), ("acme-admin", everywhere)),
+    ]
+    for name, options in allowed:
+        assert (await ask(closed, name, path, **options)).status_code == 200, name
+    refused: list[tuple[str, dict[str, Any], int]] = [
+        *(("a", {}, 404), ("acme-admin", {}, 404)),
+        *(("a", everywhere, 403), ("admin", {}, 403)),
+    ]
+    for name, options, status in refused:
+        assert (await ask(closed, name, path, **options)).status_code == status, name
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [

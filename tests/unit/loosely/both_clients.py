@@ -5,7 +5,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from loosely import AsyncClient, Client, Event, Job, JobPage, Model, Result, Retry, Upload
+from loosely import (
+    AsyncClient,
+    Client,
+    Event,
+    Job,
+    JobPage,
+    Model,
+    Result,
+    Retry,
+    Timeline,
+    Upload,
+)
 
 
 class SleepClock:
@@ -44,6 +55,9 @@ class AnyClient:
 
     def get(self, *args: Any, **options: Any) -> Job:
         return self._run(self.client.get(*args, **options))  # type: ignore[no-any-return]
+
+    def timeline(self, job_id: str) -> Timeline:
+        return self._run(self.client.timeline(job_id))  # type: ignore[no-any-return]
 
     def cancel(self, job_id: str) -> Job:
         return self._run(self.client.cancel(job_id))  # type: ignore[no-any-return]

@@ -15,6 +15,9 @@ from loosely import (
     Problem,
     Result,
     Retry,
+    Timeline,
+    TimelineDelivery,
+    TimelineStep,
     Upload,
 )
 
@@ -24,6 +27,9 @@ def synchronous(client: Client) -> None:
     assert_type(client.run(Path("file"), "m", parameters={"top": 3}), Job)
     assert_type(client.wait("id", wait_seconds=0.5), Job)
     assert_type(client.get("id"), Job)
+    assert_type(client.timeline("id"), Timeline)
+    assert_type(client.timeline("id").steps, tuple[TimelineStep, ...])
+    assert_type(client.timeline("id").deliveries, tuple[TimelineDelivery, ...])
     assert_type(client.cancel("id"), Job)
     assert_type(client.result("id"), Result | Job)
     assert_type(client.iter_events("id"), Iterator[Event])
@@ -43,6 +49,7 @@ async def asynchronous(client: AsyncClient) -> None:
     assert_type(await client.find_jobs(label="a*", limit=5), JobPage)
     assert_type(await client.wait("id"), Job)
     assert_type(await client.get("id"), Job)
+    assert_type(await client.timeline("id"), Timeline)
     assert_type(await client.cancel("id"), Job)
     assert_type(await client.result("id"), Result | Job)
     assert_type(client.iter_events("id"), AsyncIterator[Event])

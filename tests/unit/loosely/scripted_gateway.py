@@ -58,6 +58,59 @@ class ScriptedResponse:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+def timeline_document(**members: Any) -> dict[str, Any]:
+    """Return the timeline of a job whose first delivery was lost."""
+    steps = [
+        ("accepted", 0.0, None),
+        ("enqueued", 4.0, None),
+        ("received", 1996.0, 2),
+        ("batched", 100.0, 2),
+        ("run", 1880.0, 2),
+        ("final", 20.0, None),
+    ]
+    return {
+        "id": JOB_ID,
+        "model": "classifier",
+        "status": "succeeded",
+        "total_ms": 4000.0,
+        "steps": [
+            {
+                "name": name,
+                "at": "2026-03-01T12:00:00.000Z",
+                "duration_ms": duration_ms,
+                "share": duration_ms / 4000,
+                "delivery": delivery,
+                "is_beside": False,
+                "is_adjusted": name == "received",
+            }
+            for name, duration_ms, delivery in steps
+        ],
+        "deliveries": [
+            {"number": 1, "state": "lost", "worker": None, "device": None, "batch_size": None},
+            {
+                "number": 2,
+                "state": "answered",
+                "worker": "gpu-7",
+                "device": "cpu",
+                "batch_size": 4,
+                "received_at": "2026-03-01T12:00:02.000Z",
+                "ended_at": "2026-03-01T12:00:03.980Z",
+                "duration_ms": 1980.0,
+                "reached": "run",
+                "code": None,
+            },
+        ],
+        "clock_skew": [{"clock": "worker", "worker": "gpu-7", "ahead_ms": -350.0}],
+        "webhook": {
+            "state": "delivered",
+            "attempts": [{"at": "2026-03-01T12:00:05.000Z", "status": 204, "error": None}],
+            "next_attempt_at": None,
+        },
+        "trace_id": "ab" * 16,
+        **members,
+    }
+
+
 def json_response(status: int, document: Any, **headers: str) -> ScriptedResponse:
     """Return a response with a JSON body. Underscores in the names of headers become dashes."""
     kind = "application/problem+json" if status >= 400 else "application/json"

@@ -18,6 +18,7 @@ from tests.unit.loosely.scripted_gateway import (
     job_document,
     json_response,
     problem_response,
+    timeline_document,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -186,6 +187,76 @@ def test_the_status_command_prints_the_details_of_a_job(
         ["attempt", "1"],
         ["error", "inference-failed:", "out", "of", "memory"],
     ]
+
+
+TIMELINE = f"""\
+classifier  succeeded  4.00 s  {JOB_ID}
+
+accepted                               0.0 ms   0%  by the gateway
+enqueued   ▏                           4.0 ms   0%  in Service Bus
+received*  ████████████                2.00 s  50%  by a worker (#2)
+batched                █             100.0 ms   2%  in a batch of 4 (#2)
+run                    ███████████     1.88 s  47%  model returned (#2)
+final                             ▏   20.0 ms   0%  job ended
+
+delivery  state     worker  device  batch  time    reached  code
+1         lost      -       -       -      -       -        -
+2         answered  gpu-7   cpu     4      1.98 s  run      -
+
+* the clock of gpu-7 is at least 350.0 ms behind the gateway's; these times were moved
+webhook delivered
+  2026-03-01T12:00:05.000Z  204
+trace {"ab" * 16}
+"""
+
+
+def test_the_status_command_draws_the_timeline_of_a_job(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
+    gateway.responses = [json_response(200, timeline_document())]
+    done = runner.invoke(app, ["status", JOB_ID, "--timeline", "--url", gateway.url])
+    assert done.exit_code == 0, done.output
+    drawn = "\n".join(line.rstrip() for line in done.stdout.splitlines()) + "\n"
+    assert drawn == TIMELINE
+    assert gateway.requests[0].target == f"/v1/jobs/{JOB_ID}/timeline"
+
+
+def test_the_status_command_prints_the_json_of_a_timeline(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
+    gateway.responses = [json_response(200, timeline_document())]
+    done = runner.invoke(app, ["status", JOB_ID, "--timeline", "--json", "--url", gateway.url])
+    assert json.loads(done.stdout) == timeline_document()
+
+
+def test_a_hostile_timeline_cannot_control_the_terminal_or_stop_the_command(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
+    hostile = {
+        "steps": [
+            {"name": "\x1b[2J", "duration_ms": -5, "share": "x", "delivery": "y"},
+            {"name": "run", "duration_ms": 1e300},
+            7,
+        ],
+        "deliveries": [{"worker": "\x07[red]gpu", "number": "one", "duration_ms": []}, None],
+        "clock_skew": [{"ahead_ms": "far"}, "x"],
+        "webhook": {"state": "\x1b]0;x\x07", "attempts": {"at": 1}},
+        "trace_id": 9,
+    }
+    gateway.responses = [json_response(200, timeline_document(**hostile))]
+    done = runner.invoke(app, ["status", JOB_ID, "--timeline", "--url", gateway.url])
+    assert done.exit_code == 0, done.output
+    assert "\x1b" not in done.stdout
+    assert "\x07" not in done.stdout
+    assert "[red]gpu" in done.stdout
+
+
+def test_the_status_command_exits_with_status_76_if_the_timeline_is_not_a_timeline(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
+    gateway.responses = [json_response(200, timeline_document(total_ms=None))]
+    done = runner.invoke(app, ["status", JOB_ID, "--timeline", "--url", gateway.url])
+    assert done.exit_code == 76, done.output
 
 
 def test_the_submit_command_exits_with_status_1_if_the_job_expires(

@@ -36,6 +36,7 @@ from tests.unit.loosely.scripted_gateway import (
     job_document,
     json_response,
     problem_response,
+    timeline_document,
 )
 
 JPEG = b"\xff\xd8\xff\xe0 picture"
@@ -254,6 +255,25 @@ def test_client_cancel_returns_the_job_with_the_status_cancelling(
     gateway.responses = [json_response(202, job_document("cancelling"))]
     assert connect(gateway.url).cancel(JOB_ID).status == "cancelling"
     assert gateway.requests[0].method == "DELETE"
+
+
+def test_client_timeline_returns_the_steps_and_the_deliveries_of_a_job(
+    connect: Connect, gateway: ScriptedGateway
+) -> None:
+    gateway.responses = [json_response(200, timeline_document())]
+    timeline = connect(gateway.url).timeline(JOB_ID)
+    assert (timeline.job_id, timeline.model, timeline.status) == (JOB_ID, "classifier", "succeeded")
+    assert sum(step.duration_ms for step in timeline.steps) == timeline.total_ms == 4000
+    received = timeline.steps[2]
+    assert (received.name, received.share, received.delivery) == ("received", 0.499, 2)
+    assert (received.is_adjusted, received.is_beside) == (True, False)
+    lost, answered = timeline.deliveries
+    assert (lost.number, lost.state, lost.worker) == (1, "lost", None)
+    assert (answered.worker, answered.batch_size, answered.duration_ms) == ("gpu-7", 4, 1980.0)
+    assert timeline.clock_skew[0]["ahead_ms"] == -350.0
+    assert timeline.webhook is not None
+    assert timeline.trace_id == "ab" * 16
+    assert gateway.requests[0].target == f"/v1/jobs/{JOB_ID}/timeline"
 
 
 def test_client_jobs_yields_the_jobs_of_all_pages(

@@ -1,19 +1,34 @@
 """The consumer: how a job's outcome determines the settlement of its message."""
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from azure.core.exceptions import AzureError, ServiceRequestError
 
 from contract.catalogue import Catalogue
+from contract.deliveries import DeliveryNote, decode_note
 from contract.guard import AddressGuard, Resolver
-from contract.messages import InlineBytes, InlineJson, JobRequest, ReplyTo, ReplyUrl
+from contract.messages import (
+    InlineBytes,
+    InlineJson,
+    JobRequest,
+    PayloadRef,
+    ReplyQueue,
+    ReplyTo,
+    ReplyUrl,
+)
+from contract.names import delivery_notes
 from worker.errors import (
+    Expired,
     HandedBack,
     InferenceFailed,
     NotFinished,
+    NotWaitedFor,
     PayloadsAway,
     ReplyForbidden,
     Settlement,
@@ -22,6 +37,7 @@ from worker.errors import (
 )
 from worker.net.guarded_http import GuardedHttp
 from worker.pipeline.consumer import Consumer
+from worker.pipeline.deliveries import MAX_WAITING_COUNT, DeliveryNotes
 from worker.pipeline.receive import InFlight, ReceivedJob
 from worker.pipeline.reply import ReplyStep
 from worker.pipeline.settle import SettleStep
@@ -45,6 +61,22 @@ def exit_thread() -> None:
 
 
 @dataclass
+class RecordedBlobs:
+    """A blob store in memory. If `failure` is set, each write raises it."""
+
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    failure: AzureError | None = None
+
+    def read(self, ref: PayloadRef) -> Iterator[bytes]:
+        raise AssertionError("nothing is read here")
+
+    def write(self, blob: str, data: bytes, media_type: str) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.blobs[blob] = data
+
+
+@dataclass
 class RecordedJobs:
     """A consumer whose settlements are recorded. By default, jobs have no reply address."""
 
@@ -65,6 +97,7 @@ class RecordedJobs:
         self.reply = ReplyStep(cast(Any, None), senders, self.cache, self.in_flight)
         self.settle_step = SettleStep(self.in_flight, {"noop": self})
         self.shutdown = Shutdown()
+        self.blobs = RecordedBlobs()
         unused = cast(Any, None)
         self.consumer = Consumer(
             model=NOOP,
@@ -83,6 +116,7 @@ class RecordedJobs:
             progress=None,
             stopping=threading.Event(),
             shutdown=self.shutdown,
+            notes=DeliveryNotes(self.blobs),
         )
 
     def settle(self, request: SettleRequest) -> None:
@@ -106,6 +140,11 @@ class RecordedJobs:
         """Reply with a result. End the job if the reply raises an error."""
         with self.consumer.ending_on_error(job):
             self.consumer.reply_and_settle(job, InlineJson(1))
+
+    def notes(self) -> list[DeliveryNote]:
+        """Return the notes about deliveries, in the order of their deliveries."""
+        self.consumer.notes.wait(10)
+        return [decode_note(data) for _, data in sorted(self.blobs.blobs.items())]
 
     @property
     def settlements(self) -> list[Settlement]:
@@ -220,3 +259,106 @@ def test_a_system_exit_raised_by_a_model_ends_the_job_and_not_the_thread(
     with jobs.consumer.ending_on_error(jobs.job()):
         exit_thread()
     assert jobs.settlements == [Settlement.ABANDON]
+
+
+FROM_A_GATEWAY = ReplyUrl("http://127.0.0.1:1/v1/jobs/job/reply?queue=noop&expires=1&token=secret")
+
+
+def test_a_note_is_written_about_each_message_that_is_given_back_without_a_reply(
+    jobs: RecordedJobs,
+) -> None:
+    errors = [HandedBack(""), NotFinished(""), PayloadsAway(""), ReplyForbidden("why")]
+    for number, error in enumerate(errors):
+        job = jobs.job(number, FROM_A_GATEWAY)
+        job.mark("fetched_ms")
+        jobs.consumer.end(job, error)
+    notes = jobs.notes()
+    assert [(note.attempt, note.settlement, note.code) for note in notes] == [
+        (1, "release", "handed-back"),
+        (2, "abandon", "not-finished"),
+        (3, "abandon", "payloads-away"),
+        (4, "dead-letter", "reply-forbidden"),
+    ]
+    for note in notes:
+        assert note.ended_ms is not None
+        assert note.marks.fetched_ms is not None
+        assert 0 <= note.marks.fetched_ms <= note.ended_ms
+
+
+def test_a_note_is_written_about_a_message_whose_lock_is_lost(jobs: RecordedJobs) -> None:
+    job = jobs.job(reply_to=FROM_A_GATEWAY)
+    jobs.now += 100.0
+    jobs.consumer.end(job, PayloadsAway(""))
+    (note,) = jobs.notes()
+    assert (note.settlement, note.code) == ("leave", "lock-lost")
+
+
+def test_the_note_about_the_end_of_a_redelivery_replaces_the_note_about_its_begin(
+    jobs: RecordedJobs,
+) -> None:
+    job = jobs.job(2, FROM_A_GATEWAY)
+    jobs.consumer.notes.note_received(job)
+    (begun,) = jobs.notes()
+    assert (begun.attempt, begun.settlement, begun.ended_ms) == (3, None, None)
+    jobs.consumer.end(job, NotWaitedFor("cancelled"))
+    (ended,) = jobs.notes()
+    assert (ended.attempt, ended.settlement, ended.code) == (3, "complete", "not-waited-for")
+    assert ended.marks == begun.marks
+
+
+@pytest.mark.parametrize(
+    "error", [NotWaitedFor("cancelled"), Expired("late")], ids=["cancelled", "expired"]
+)
+def test_no_note_is_written_about_the_first_delivery_of_a_job_that_is_not_wanted(
+    jobs: RecordedJobs, error: WorkerError
+) -> None:
+    jobs.consumer.end(jobs.job(reply_to=FROM_A_GATEWAY), error)
+    assert jobs.settlements == [Settlement.COMPLETE]
+    assert jobs.notes() == []
+
+
+def test_no_note_is_written_about_the_message_of_a_producer(jobs: RecordedJobs) -> None:
+    for reply_to in (None, ReplyQueue("answers"), ReplyUrl("http://gateway/v1/jobs/job/reply")):
+        jobs.consumer.end(jobs.job(3, reply_to), NotFinished(""))
+    assert len(jobs.settlements) == 3
+    assert jobs.notes() == []
+
+
+def test_the_name_of_a_note_needs_the_reply_token_of_the_job_and_does_not_contain_it(
+    jobs: RecordedJobs,
+) -> None:
+    jobs.consumer.end(jobs.job(reply_to=FROM_A_GATEWAY), NotFinished(""))
+    jobs.consumer.notes.wait(10)
+    (name,) = jobs.blobs.blobs
+    assert name.startswith(delivery_notes("job", "secret"))
+    assert not name.startswith(delivery_notes("job", "another"))
+    assert "secret" not in name
+
+
+def test_a_message_is_settled_although_its_note_cannot_be_written(jobs: RecordedJobs) -> None:
+    jobs.blobs.failure = ServiceRequestError("the storage is away")
+    jobs.consumer.end(jobs.job(reply_to=FROM_A_GATEWAY), NotFinished(""))
+    assert jobs.settlements == [Settlement.ABANDON]
+    assert jobs.notes() == []
+    jobs.blobs.failure = None
+    jobs.consumer.end(jobs.job(reply_to=FROM_A_GATEWAY), NotFinished(""))
+    assert len(jobs.notes()) == 1
+
+
+def test_notes_are_dropped_while_too_many_notes_wait_for_a_silent_storage(
+    jobs: RecordedJobs,
+) -> None:
+    answers = threading.Event()
+    write = jobs.blobs.write
+
+    def wait_and_write(blob: str, data: bytes, media_type: str) -> None:
+        answers.wait(30)
+        write(blob, data, media_type)
+
+    store = cast(Any, SimpleNamespace(write=wait_and_write))
+    notes = DeliveryNotes(store)
+    for _ in range(MAX_WAITING_COUNT + 5):
+        notes.note_end(jobs.job(reply_to=FROM_A_GATEWAY), Settlement.ABANDON, "not-finished")
+    answers.set()
+    notes.wait(30)
+    assert len(jobs.blobs.blobs) == MAX_WAITING_COUNT

@@ -244,7 +244,7 @@ def _complete_submit(operation: Document, catalogue: Catalogue) -> None:
     # A link passes the job id in the response to the job routes.
     links = {
         name: {"operationId": name, "parameters": {"job_id": "$response.body#/id"}}
-        for name in ("get_job", "get_result", "cancel_job")
+        for name in ("get_job", "get_result", "get_timeline", "cancel_job")
     }
     for status in ("200", "202"):
         operation["responses"][status]["links"] = links
@@ -317,6 +317,8 @@ _BY_ANSWER: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("get_result", "202"): ("Location", "Retry-After"),
     ("get_result", "303"): ("Location",),
     ("get_result", "304"): ("ETag",),
+    ("get_timeline", "200"): ("ETag",),
+    ("get_timeline", "304"): ("ETag",),
     ("cancel_job", "202"): ("Location", "Retry-After"),
 }
 

@@ -1,9 +1,14 @@
-"""The routes under /v1/jobs. They list or search jobs, get a job or result, or cancel a job."""
+"""The routes under /v1/jobs.
 
+They list or search jobs, get a job, its result or its timeline, or cancel a job.
+"""
+
+import asyncio
 import base64
 import binascii
 import contextlib
 import re
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from mimetypes import guess_extension
 from typing import Annotated, Any, Final
@@ -26,7 +31,8 @@ from contract.messages import (
     format_time,
     payload_from_json,
 )
-from contract.names import EVENT_CANCEL, job_path
+from contract.names import EVENT_CANCEL, job_path, webhook_instance
+from gateway.durable import Durable, HistoryEvent
 from gateway.errors import FinalInstance, Unavailable, UnknownInstance
 from gateway.http import problems
 from gateway.http.openapi.operations import (
@@ -45,6 +51,7 @@ from gateway.http.requests import (
     durable_of,
     encode_json,
     find_own_job,
+    find_visible_instance,
     find_visible_job,
     parse_limit,
     parse_prefer,
@@ -68,13 +75,18 @@ from gateway.jobs.model import (
     JobResource,
     JobStatus,
     Record,
+    Ticket,
     Time,
+    final_record,
     is_final,
     job_resource,
     priority_of,
+    read_ticket,
 )
 from gateway.jobs.search import ANY_ENDING, CANCELLED_CODE, JOB_ID, JobFilter, JobSearch
+from gateway.jobs.timeline import JobEvidence, JobTimeline, build_timeline, read_notes
 from gateway.submission.parse import MAX_LABEL_CHARACTERS
+from gateway.webhooks.orchestrator import WebhookDelivery, read_delivery_log
 
 router = APIRouter(tags=["jobs"], route_class=TextRoute)
 
@@ -213,6 +225,54 @@ async def get_result(
             job=job,
         )
     return await _result_response(request, job_id, found, redirects=redirect != "false")
+
+
+@router.get(
+    "/v1/jobs/{job_id}/timeline",
+    summary="Get a job's timeline",
+    response_model=JobTimeline,
+    response_description="The steps of the job, with the duration and the share of each",
+    responses={**problem_responses(400, 404, 412, 503), **NOT_MODIFIED},
+    openapi_extra={"parameters": [IF_NONE_MATCH]},
+)
+async def get_timeline(
+    request: Request, job_id: str, tenant: Annotated[str | None, TENANT_OPTION] = None
+) -> Response:
+    """Return where the time of a job went, with a row for each delivery to a worker.
+
+    The durations of the steps add up to `total_ms`. The timeline of a job that has not ended shows
+    what is known until now.
+    """
+    refuse_unknown_query(request, ("tenant",))
+    services, durable = services_of(request), durable_of(request)
+    instance, found = await find_visible_instance(request, job_id, tenant)
+    ticket = read_ticket(instance.input)
+    found = await services.progress.add_to(job_id, found)
+    outcome, notes, history, webhook = await asyncio.gather(
+        services.outcomes.find(job_id),
+        read_notes(services.blobs, services.tokens, ticket),
+        _read_history(durable, job_id),
+        _read_webhook(durable, ticket),
+    )
+    if outcome is not None and not is_final(found):
+        found = final_record(found, outcome)  # the job ended after the first read
+    evidence = JobEvidence(ticket, found, outcome, history, notes, webhook)
+    return answer_conditionally(request, json_response(build_timeline(evidence, services.clock())))
+
+
+async def _read_history(durable: Durable, job_id: str) -> Sequence[HistoryEvent]:
+    """Return the history of a job's orchestration; empty if the host cannot show it."""
+    try:
+        return await durable.history(job_id)
+    except Unavailable:
+        return ()
+
+
+async def _read_webhook(durable: Durable, ticket: Ticket) -> WebhookDelivery | None:
+    """Return the delivery log of a job's webhook; None if the job has no webhook."""
+    if ticket.webhook_url is None:
+        return None
+    return read_delivery_log(await durable.status(webhook_instance(ticket.job_id)))
 
 
 async def _result_response(

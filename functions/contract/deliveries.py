@@ -1,0 +1,82 @@
+"""The notes of workers about single deliveries of a job.
+
+The reply to a job contains the marks of the delivery that produced it. A worker writes a note about
+each other delivery that it can describe: when it receives a message that was delivered before, and
+when it gives a message back. Most messages are delivered once, and then there is no note.
+
+Each delivery has a blob of its own, so that workers never wait for one another. `note_blob` returns
+its name, and the gateway lists the blobs of a job by their prefix. Workers write a note once and do
+not try again. Without a note, the gateway shows that the delivery left no trace.
+"""
+
+import json
+import secrets
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+from contract.errors import MalformedMessage
+from contract.messages import DeliveryMarks, Fields, Json, marks_from_json, marks_to_json
+from contract.names import REPLY_TOKEN_PARAMETER, delivery_notes
+
+MAX_NOTE_BYTES: Final = 4096
+"""The size in bytes of the largest note that a gateway reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryNote:
+    """What a worker notes about one delivery of a job.
+
+    Attributes:
+        attempt: The number of the delivery, from 1. A message that was released keeps its number,
+            so two deliveries can have the same number.
+        marks: The steps that the delivery has reached.
+        ended_ms: When the worker gave the message back, in milliseconds since `marks.received_at`;
+            None if the worker had not ended the delivery when it wrote the note.
+        settlement: How the worker settled the message, for example `abandon`; None before the end.
+        code: The code of the error that ended the delivery; None before the end.
+    """
+
+    attempt: int
+    marks: DeliveryMarks
+    ended_ms: float | None = None
+    settlement: str | None = None
+    code: str | None = None
+
+
+def note_blob(job_id: str, reply_url: str, attempt: int) -> str | None:
+    """Return a new name for the blob with the note about one delivery of a job.
+
+    Return None if the reply URL has no reply token. Then no gateway has created the job.
+    """
+    try:
+        (token,) = parse_qs(urlsplit(reply_url).query)[REPLY_TOKEN_PARAMETER]
+    except (ValueError, KeyError):
+        return None
+    return f"{delivery_notes(job_id, token)}{attempt:04d}-{secrets.token_hex(8)}"
+
+
+def encode_note(note: DeliveryNote) -> bytes:
+    """Encode a note as JSON."""
+    value: dict[str, Json] = {"attempt": note.attempt, "marks": marks_to_json(note.marks)}
+    for name in ("ended_ms", "settlement", "code"):
+        if (found := getattr(note, name)) is not None:
+            value[name] = found
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def decode_note(data: bytes) -> DeliveryNote:
+    """Decode a note. Raises MalformedMessage."""
+    if len(data) > MAX_NOTE_BYTES:
+        raise MalformedMessage(f"the note has {len(data)} bytes, more than {MAX_NOTE_BYTES}")
+    try:
+        fields = Fields(json.loads(data))
+    except (ValueError, RecursionError):
+        raise MalformedMessage("the note is not JSON in UTF-8") from None
+    return DeliveryNote(
+        fields.integer("attempt", minimum=1),
+        marks_from_json(fields.child("marks")),
+        fields.optional_number("ended_ms"),
+        fields.optional_text("settlement"),
+        fields.optional_text("code"),
+    )

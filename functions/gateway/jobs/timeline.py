@@ -1,0 +1,621 @@
+"""The timeline of a job: where its time went, from its acceptance to its end.
+
+The timeline is computed when a caller asks for it. It uses what is stored anyway:
+
+    the ticket      when the job was accepted and its message sent       the gateway's clock
+    the history     when the orchestration was started, and sent         the gateway's clock
+    the outcome     the end, and the marks of the delivery that answered   end: the gateway's clock
+    the notes       other deliveries, see `contract.deliveries`          the workers' clocks
+    the progress    when a long-running job started                      the worker's clock
+
+The parts of a timeline always add up to its whole, and no part is negative. Acceptance and end are
+both on the gateway's clock, so the whole is exact. Within one worker, the marks are durations of a
+clock that never jumps, so these parts are exact too. Only the places of the broker and of the
+workers between acceptance and end depend on their wall clocks. If such a time is impossible, for
+example a receipt before the job was accepted, the delivery is moved by the smallest possible time.
+Its steps are then marked, and `clock_skew` says by how much.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from contract.deliveries import DeliveryNote, decode_note
+from contract.errors import ContractError
+from contract.messages import (
+    DeliveryMarks,
+    FailureCode,
+    Fields,
+    format_time,
+    marks_from_json,
+)
+from contract.names import ACTIVITY_ENQUEUE, delivery_notes, job_path
+from gateway.durable import HistoryEvent
+from gateway.http.authentication import ReplyTokens
+from gateway.jobs.model import JobOutcome, JobStatus, Record, Ticket, Time, is_final
+from gateway.storage.blobs import Blobs
+from gateway.webhooks.orchestrator import WebhookDelivery
+
+MAX_NOTES: Final = 50
+"""The largest number of notes about deliveries that a timeline uses. The last ones count."""
+
+MAX_LOST: Final = 100
+"""How many of the last deliveries are shown although nothing is known about them."""
+
+_MAX_LISTED_NOTES: Final = 500
+
+# No delivery begins or ends later than three years after its job was accepted.
+_LATEST_MS: Final = 1e11
+
+TOLERANCE_MS: Final = 2.0
+"""How far a time may be moved without being marked. Stored times are truncated to milliseconds."""
+
+
+class StepName(StrEnum):
+    """The steps of a job, in their usual order."""
+
+    ACCEPTED = "accepted"
+    STARTED = "started"
+    ENQUEUED = "enqueued"
+    RECEIVED = "received"
+    FETCHED = "fetched"
+    DECODED = "decoded"
+    BATCHED = "batched"
+    RUN = "run"
+    STORED = "stored"
+    REPLIED = "replied"
+    RETURNED = "returned"
+    FINAL = "final"
+    NOW = "now"
+
+
+_MARKS: Final = (
+    (StepName.FETCHED, "fetched_ms"),
+    (StepName.DECODED, "decoded_ms"),
+    (StepName.BATCHED, "batched_ms"),
+    (StepName.RUN, "ran_ms"),
+    (StepName.STORED, "stored_ms"),
+    (StepName.REPLIED, "replied_ms"),
+)
+
+
+class DeliveryEnd(StrEnum):
+    """How a delivery of a job ended, as far as it is known."""
+
+    ANSWERED = "answered"
+    COMPLETED = "completed"
+    RETURNED = "returned"
+    ABANDONED = "abandoned"
+    DEAD_LETTERED = "dead-lettered"
+    LOST = "lost"
+    RUNNING = "running"
+
+
+_ENDS: Final = {
+    "complete": DeliveryEnd.COMPLETED,
+    "release": DeliveryEnd.RETURNED,
+    "abandon": DeliveryEnd.ABANDONED,
+    "dead-letter": DeliveryEnd.DEAD_LETTERED,
+}
+
+
+class JobTimelineStep(TypedDict):
+    """A step of a job. The durations of all steps add up to the `total_ms` of the timeline."""
+
+    name: Annotated[
+        StepName,
+        Field(
+            description=(
+                "`started`: the orchestration. `batched`: the device took the job. `run`: the "
+                "model returned. `stored`: the result was stored. `returned`: a worker gave the "
+                "message back. `now`: the job has not ended."
+            )
+        ),
+    ]
+    at: Time
+    duration_ms: Annotated[float, Field(ge=0, description="The time since the step before.")]
+    share: Annotated[float, Field(ge=0, le=1, description="The part of `total_ms`.")]
+    delivery: Annotated[
+        int | None, Field(description="The number of the delivery; null outside a worker.")
+    ]
+    is_beside: Annotated[
+        bool, Field(description="Whether the job did not wait for this step. Its duration is 0.")
+    ]
+    is_adjusted: Annotated[
+        bool, Field(description="Whether the time was moved, because clocks differ.")
+    ]
+
+
+class JobTimelineDelivery(TypedDict):
+    """One delivery of the job's message to a worker. A null is unknown."""
+
+    number: Annotated[
+        int, Field(ge=1, description="A message that was returned unstarted keeps its number.")
+    ]
+    state: Annotated[
+        DeliveryEnd,
+        Field(
+            description=(
+                "`answered`: its reply ended the job. `completed`: the job was no longer wanted, "
+                "or its reply was sent again. `returned`: given back before the job started. "
+                "`abandoned`: given back after a failure. `lost`: nothing is known of its end."
+            )
+        ),
+    ]
+    worker: str | None
+    device: str | None
+    batch_size: Annotated[int | None, Field(description="How many jobs were in its batch.")]
+    received_at: Time | None
+    ended_at: Time | None
+    duration_ms: float | None
+    reached: Annotated[StepName | None, Field(description="The last step that is known.")]
+    code: Annotated[
+        str | None, Field(description="The worker's error code.", examples=["not-finished"])
+    ]
+    earliest_at: Annotated[
+        Time | None, Field(description="If `received_at` is null: it was received after this time.")
+    ]
+    latest_at: Annotated[
+        Time | None, Field(description="If `received_at` is null: it had ended by this time.")
+    ]
+
+
+class ClockSkew(TypedDict):
+    """A clock that differs from the gateway's. The real difference may be larger."""
+
+    clock: Literal["broker", "worker"]
+    worker: str | None
+    ahead_ms: Annotated[
+        float, Field(description="By how much the clock is ahead; negative if it is behind.")
+    ]
+
+
+class JobTimelineLinks(TypedDict):
+    """The paths of a timeline and of its job."""
+
+    self: str
+    job: str
+
+
+class JobTimeline(TypedDict):
+    """Where the time of a job went."""
+
+    id: Annotated[str, Field(examples=["01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"])]
+    model: str
+    status: JobStatus
+    attempt: Annotated[int, Field(ge=1)]
+    accepted_at: Time
+    final_at: Annotated[Time | None, Field(description="Null if the job has not ended.")]
+    total_ms: Annotated[
+        float, Field(ge=0, description="The time from acceptance to the end, or until now.")
+    ]
+    steps: list[JobTimelineStep]
+    deliveries: list[JobTimelineDelivery]
+    clock_skew: list[ClockSkew]
+    webhook: WebhookDelivery | None
+    trace_id: str | None
+    links: JobTimelineLinks
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvidence:
+    """What is stored about a job, from which its timeline is computed.
+
+    Attributes:
+        ticket: The ticket of the job.
+        record: The current record of the job, with its progress.
+        outcome: The recorded outcome; None if the job has not ended or if its blob was deleted.
+        history: The history of the job's orchestration; empty if it is not known.
+        notes: The notes of workers about deliveries.
+        webhook: The delivery log of the webhook; None if the job has no webhook.
+    """
+
+    ticket: Ticket
+    record: Record
+    outcome: JobOutcome | None
+    history: Sequence[HistoryEvent] = ()
+    notes: Sequence[DeliveryNote] = ()
+    webhook: WebhookDelivery | None = None
+
+
+async def read_notes(blobs: Blobs, tokens: ReplyTokens, ticket: Ticket) -> list[DeliveryNote]:
+    """Return the notes of workers about the deliveries of a job, in the order of their numbers.
+
+    Notes that cannot be decoded are left out. Raises Unavailable.
+    """
+    names: list[str] = []
+    for token in tokens.of_job(ticket.job_id, datetime.fromisoformat(ticket.deadline)):
+        async for blob in blobs.list(delivery_notes(ticket.job_id, token)):
+            names.append(blob.name)
+            if len(names) >= _MAX_LISTED_NOTES:
+                break
+    notes = []
+    for name in names[-MAX_NOTES:]:
+        found = await blobs.read(name)
+        try:
+            if found is not None:
+                notes.append(decode_note(found.data))
+        except ContractError:
+            continue
+    return sorted(notes, key=lambda note: (note.attempt, note.marks.received_at))
+
+
+@dataclass(frozen=True, slots=True)
+class _Delivery:
+    """One delivery, as far as it is known.
+
+    `marks` is None if the delivery left no trace. Its `received_at` is the begin of the batch if
+    `is_receipt_known` is false.
+    """
+
+    number: int
+    marks: DeliveryMarks | None = None
+    is_receipt_known: bool = True
+    batch_size: int | None = None
+    ended_ms: float | None = None
+    settlement: str | None = None
+    code: str | None = None
+    is_answer: bool = False
+
+    @property
+    def steps(self) -> list[tuple[StepName, float]]:
+        """The steps after the receipt, with their times in milliseconds since the receipt."""
+        found = [(step, getattr(self.marks, name, None)) for step, name in _MARKS]
+        return [(step, at_ms) for step, at_ms in found if at_ms is not None]
+
+    @property
+    def length_ms(self) -> float:
+        """The time from the receipt to the last known step, in milliseconds."""
+        return max([self.ended_ms or 0.0, *(at_ms for _, at_ms in self.steps)])
+
+    def state(self, *, is_last: bool) -> DeliveryEnd:
+        """Return how the delivery ended. `is_last` is true for the last one of a running job."""
+        if self.is_answer:
+            return DeliveryEnd.ANSWERED
+        unknown = DeliveryEnd.RUNNING if is_last and self.settlement is None else DeliveryEnd.LOST
+        return _ENDS.get(self.settlement or "", unknown)
+
+
+class _Line:
+    """The steps of a timeline, as milliseconds since the acceptance. They never go backwards."""
+
+    def __init__(self, accepted_at: datetime, end_ms: float) -> None:
+        self.accepted_at = accepted_at
+        self.end_ms = end_ms
+        self.steps: list[JobTimelineStep] = []
+        self.position_ms = 0.0
+
+    def ms(self, at: datetime) -> float:
+        """Return a time as milliseconds since the acceptance."""
+        return (at - self.accepted_at) / timedelta(milliseconds=1)
+
+    def text(self, at_ms: float) -> str:
+        """Return milliseconds since the acceptance as a time."""
+        return format_time(self.accepted_at + timedelta(milliseconds=min(at_ms, _LATEST_MS)))
+
+    def add(
+        self,
+        name: StepName,
+        at_ms: float,
+        delivery: int | None = None,
+        *,
+        is_moved: bool = False,
+    ) -> float:
+        """Add a step, and return its place, which is between the last step and the end."""
+        place_ms = round(min(max(at_ms, self.position_ms), self.end_ms), 3)
+        duration_ms = round(place_ms - self.position_ms, 3)
+        self.steps.append(
+            {
+                "name": name,
+                "at": self.text(place_ms),
+                "duration_ms": duration_ms,
+                "share": round(duration_ms / self.end_ms, 4) if self.end_ms else 0.0,
+                "delivery": delivery,
+                "is_beside": False,
+                "is_adjusted": is_moved or abs(place_ms - at_ms) > TOLERANCE_MS,
+            }
+        )
+        self.position_ms = place_ms
+        return place_ms
+
+    def add_beside(self, name: StepName, at_ms: float) -> None:
+        """Add a step for which the job did not wait."""
+        self.steps.append(
+            {
+                "name": name,
+                "at": self.text(max(0.0, at_ms)),
+                "duration_ms": 0.0,
+                "share": 0.0,
+                "delivery": None,
+                "is_beside": True,
+                "is_adjusted": at_ms < -TOLERANCE_MS,
+            }
+        )
+
+
+def build_timeline(evidence: JobEvidence, now: datetime) -> JobTimeline:
+    """Return the timeline of a job. `now` is the end of the timeline if the job has not ended."""
+    ticket, record = evidence.ticket, evidence.record
+    accepted_at = datetime.fromisoformat(record["created_at"])
+    end_ms = _end_ms(record, accepted_at, now)
+    line = _Line(accepted_at, end_ms)
+    skew: list[ClockSkew] = []
+    deliveries = _deliveries(evidence)
+    line.add(StepName.ACCEPTED, 0.0)
+    _add_sending(line, evidence, deliveries, skew)
+    shown = _add_deliveries(line, deliveries, skew, is_ended=is_final(record))
+    line.add(StepName.FINAL if is_final(record) else StepName.NOW, end_ms)
+    path = job_path(ticket.job_id)
+    return {
+        "id": ticket.job_id,
+        "model": record["model"],
+        "status": JobStatus(record["status"]),
+        "attempt": record["attempt"],
+        "accepted_at": line.text(0.0),
+        "final_at": line.text(end_ms) if is_final(record) else None,
+        "total_ms": round(end_ms, 3),
+        "steps": line.steps,
+        "deliveries": shown,
+        "clock_skew": skew,
+        "webhook": evidence.webhook,
+        "trace_id": record["trace_id"],
+        "links": {"self": f"{path}/timeline", "job": path},
+    }
+
+
+def _end_ms(record: Record, accepted_at: datetime, now: datetime) -> float:
+    """Return the end of the timeline. For a job that has ended, it is the job's `total_ms`."""
+    if is_final(record):
+        return float(record["timing"]["total_ms"])
+    return max(0.0, round((now - accepted_at) / timedelta(milliseconds=1), 3))
+
+
+def _add_sending(
+    line: _Line, evidence: JobEvidence, deliveries: Iterable[_Delivery], skew: list[ClockSkew]
+) -> None:
+    """Add the start of the orchestration and the time at which the broker took the message."""
+    ticket = evidence.ticket
+    started = _find(evidence.history, "ExecutionStarted")
+    sent_at = _sent_at(ticket, evidence.history)
+    sent_ms = None if sent_at is None else line.ms(sent_at)
+    known = [each.marks.enqueued_at for each in deliveries if each.marks is not None]
+    broker_at = next((at for at in known if at is not None), None)
+    if started is not None and not ticket.is_sent:
+        line.add(StepName.STARTED, line.ms(started))
+    if broker_at is not None:
+        # The gateway sees the broker's confirmation after the broker has taken the message.
+        broker_ms = line.ms(broker_at)
+        latest_ms = line.end_ms if sent_ms is None else sent_ms
+        placed_ms = line.add(
+            StepName.ENQUEUED,
+            min(broker_ms, latest_ms),
+            is_moved=broker_ms > latest_ms + TOLERANCE_MS,
+        )
+        if abs(broker_ms - placed_ms) > TOLERANCE_MS:
+            skew.append(_skew("broker", None, broker_ms - placed_ms))
+    elif sent_ms is not None:
+        line.add(StepName.ENQUEUED, sent_ms)
+    if started is not None and ticket.is_sent:
+        line.add_beside(StepName.STARTED, line.ms(started))
+
+
+def _sent_at(ticket: Ticket, history: Sequence[HistoryEvent]) -> datetime | None:
+    """Return the time at which the job's message had been sent; None if it is not known."""
+    if ticket.sent_at is not None:
+        return datetime.fromisoformat(ticket.sent_at)
+    if ticket.is_sent:
+        return _find(history, "ExecutionStarted")
+    return _find(history, "TaskCompleted", ACTIVITY_ENQUEUE)
+
+
+def _find(history: Iterable[HistoryEvent], kind: str, name: str | None = None) -> datetime | None:
+    """Return the time of the first event of this kind and name; None if there is none."""
+    found = (each.at for each in history if each.kind == kind and name in {None, each.name})
+    return next(found, None)
+
+
+def _deliveries(evidence: JobEvidence) -> list[_Delivery]:
+    """Return all deliveries that are known or that must have happened, in their order."""
+    found = [
+        _Delivery(
+            note.attempt,
+            note.marks,
+            ended_ms=note.ended_ms,
+            settlement=note.settlement,
+            code=note.code,
+        )
+        for note in evidence.notes
+    ]
+    record, outcome = evidence.record, evidence.outcome
+    last = max((each.number for each in found), default=0)
+    if record["started_at"] is None:
+        pass  # no worker has reported the job
+    elif not is_final(record) or record["timing"]["inference_ms"] is None:
+        found, last = _with_start(found, record), max(last, record["attempt"])
+    elif not _is_from_gateway(record, outcome):
+        found, last = _with_answer(found, record, outcome), max(last, record["attempt"])
+    elif record["error"]["code"] == FailureCode.DEAD_LETTERED:
+        last = max(last, record["attempt"])
+    known = {each.number for each in found}
+    first = max(1, last - MAX_LOST + 1)
+    found += [_Delivery(number) for number in range(first, last + 1) if number not in known]
+    return sorted(found, key=lambda each: each.number)  # the sort keeps the order of equal numbers
+
+
+def _is_from_gateway(record: Record, outcome: JobOutcome | None) -> bool:
+    """Return whether a gateway made the reply, because no worker could answer."""
+    code = (record["error"] or {}).get("code")
+    return _marks_of(outcome) is None and code in {FailureCode.DEAD_LETTERED, FailureCode.EXPIRED}
+
+
+def _marks_of(outcome: JobOutcome | None) -> DeliveryMarks | None:
+    """Return the marks in the worker's reply; None if there are none or if they are wrong."""
+    if outcome is None or outcome.reply is None or outcome.reply.timing.delivery is None:
+        return None
+    try:
+        return marks_from_json(Fields(outcome.reply.timing.delivery))
+    except ContractError:
+        return None
+
+
+def _with_answer(
+    noted: list[_Delivery], record: Record, outcome: JobOutcome | None
+) -> list[_Delivery]:
+    """Return the noted deliveries, and the delivery that produced the reply."""
+    timing = record["timing"]
+    marks = _marks_of(outcome)
+    has_marks = marks is not None
+    if marks is None:
+        # An older worker tells only when its batch began, how long it ran, and when it replied.
+        started_at = datetime.fromisoformat(record["started_at"])
+        length = datetime.fromisoformat(record["finished_at"]) - started_at
+        ran_ms = timing["inference_ms"]
+        replied_ms = max(ran_ms, length / timedelta(milliseconds=1))
+        marks = DeliveryMarks(started_at, batched_ms=0.0, ran_ms=ran_ms, replied_ms=replied_ms)
+    answer = _Delivery(
+        record["attempt"],
+        marks,
+        is_receipt_known=has_marks,
+        batch_size=timing["batch_size"],
+        is_answer=True,
+    )
+    return [*(each for each in noted if not _is_same(each, answer)), answer]
+
+
+def _is_same(noted: _Delivery, answer: _Delivery) -> bool:
+    """Return whether a note describes the delivery that answered."""
+    if noted.number != answer.number or noted.marks is None or answer.marks is None:
+        return False
+    if not answer.is_receipt_known:
+        return noted.settlement in {None, "complete"}
+    same = noted.marks.worker == answer.marks.worker
+    return same and noted.marks.received_at == answer.marks.received_at
+
+
+def _with_start(noted: list[_Delivery], record: Record) -> list[_Delivery]:
+    """Return the noted deliveries, and the one that reported its start without a reply."""
+    started_at = datetime.fromisoformat(record["started_at"])
+    number = record["attempt"]
+    for place, each in enumerate(noted):
+        if each.number == number and each.settlement is None and each.marks is not None:
+            batched_ms = max(0.0, (started_at - each.marks.received_at) / timedelta(milliseconds=1))
+            marks = replace(each.marks, batched_ms=batched_ms)
+            return [*noted[:place], replace(each, marks=marks), *noted[place + 1 :]]
+    if any(each.number == number for each in noted):
+        return noted
+    marks = DeliveryMarks(started_at, batched_ms=0.0)
+    return [*noted, _Delivery(number, marks, is_receipt_known=False)]
+
+
+def _add_deliveries(
+    line: _Line, deliveries: list[_Delivery], skew: list[ClockSkew], *, is_ended: bool
+) -> list[JobTimelineDelivery]:
+    """Add the steps in workers to the timeline, and return a row for each delivery."""
+    answer = next((place for place, each in enumerate(deliveries) if each.is_answer), None)
+    spans: list[tuple[float, float | None] | None] = []
+    for place, each in enumerate(deliveries):
+        is_after_answer = answer is not None and place > answer
+        spans.append(_add_delivery(line, each, skew, is_beside=is_after_answer))
+    rows = []
+    for place, (each, span) in enumerate(zip(deliveries, spans, strict=True)):
+        is_last = not is_ended and place == len(deliveries) - 1
+        row = _row(line, each, span, each.state(is_last=is_last))
+        if row["received_at"] is None:
+            row["earliest_at"], row["latest_at"] = _bounds(line, spans, place)
+        rows.append(row)
+    return rows
+
+
+def _add_delivery(
+    line: _Line, delivery: _Delivery, skew: list[ClockSkew], *, is_beside: bool
+) -> tuple[float, float | None] | None:
+    """Add one delivery to the timeline, unless it is beside it.
+
+    Returns its receipt and its end in milliseconds since the acceptance. The end is None if it is
+    not known. Returns None if the delivery left no trace.
+    """
+    marks = delivery.marks
+    if marks is None:
+        return None
+    clock_ms = line.ms(marks.received_at)
+    # Moved as little as possible, so that the delivery lies between the step before and the end.
+    latest_ms = _LATEST_MS if is_beside else line.end_ms - delivery.length_ms
+    begin_ms = max(min(clock_ms, latest_ms), line.position_ms if not is_beside else 0.0)
+    moved_ms = clock_ms - begin_ms
+    is_moved = abs(moved_ms) > TOLERANCE_MS
+    if is_moved:
+        skew.append(_skew("worker", marks.worker, moved_ms))
+    end_ms = None if delivery.ended_ms is None else begin_ms + delivery.ended_ms
+    if delivery.is_answer:
+        end_ms = begin_ms + delivery.length_ms
+    if is_beside:
+        return begin_ms, end_ms
+    number = delivery.number
+    if delivery.is_receipt_known:
+        begin_ms = line.add(StepName.RECEIVED, begin_ms, number, is_moved=is_moved)
+    for step, at_ms in delivery.steps:
+        line.add(step, begin_ms + at_ms, number, is_moved=is_moved)
+    if not delivery.is_answer and end_ms is not None:
+        end_ms = line.add(StepName.RETURNED, end_ms, number, is_moved=is_moved)
+    return begin_ms, end_ms
+
+
+def _row(
+    line: _Line,
+    delivery: _Delivery,
+    span: tuple[float, float | None] | None,
+    state: DeliveryEnd,
+) -> JobTimelineDelivery:
+    begin_ms, end_ms = span or (None, None)
+    marks = delivery.marks
+    if not delivery.is_receipt_known:
+        begin_ms = None
+    length_ms = None
+    if begin_ms is not None and end_ms is not None:
+        length_ms = round(end_ms - begin_ms, 3)
+    reached = StepName.RECEIVED if marks is not None else None
+    for step, _ in delivery.steps:
+        reached = step
+    return {
+        "number": delivery.number,
+        "state": state,
+        "worker": marks.worker if marks else None,
+        "device": marks.device if marks else None,
+        "batch_size": delivery.batch_size,
+        "received_at": None if begin_ms is None else line.text(begin_ms),
+        "ended_at": None if end_ms is None else line.text(end_ms),
+        "duration_ms": length_ms,
+        "reached": reached,
+        "code": delivery.code,
+        "earliest_at": None,
+        "latest_at": None,
+    }
+
+
+def _bounds(
+    line: _Line, spans: Sequence[tuple[float, float | None] | None], place: int
+) -> tuple[str, str]:
+    """Return the times between which a delivery took place, by the deliveries around it."""
+    before = [span for span in spans[:place] if span is not None]
+    after = [span for span in spans[place + 1 :] if span is not None]
+    earliest_ms = 0.0
+    for step in line.steps:
+        if step["name"] == StepName.ENQUEUED:
+            earliest_ms = line.ms(datetime.fromisoformat(step["at"]))
+    if before:
+        begin_ms, end_ms = before[-1]
+        earliest_ms = begin_ms if end_ms is None else end_ms
+    own = spans[place]
+    latest_ms = after[0][0] if after else line.end_ms
+    if own is not None:
+        latest_ms = own[0]
+    return line.text(earliest_ms), line.text(max(earliest_ms, latest_ms))
+
+
+def _skew(clock: Literal["broker", "worker"], worker: str | None, ahead_ms: float) -> ClockSkew:
+    return {"clock": clock, "worker": worker, "ahead_ms": round(ahead_ms, 3)}

@@ -1,0 +1,177 @@
+"""The timelines of jobs of all kinds in a whole system: their parts add up to the whole."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from contract.catalogue import DEFAULT_PATH
+from tests.e2e.system import System, running, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(300)]
+
+COUNTING = """
+[counting]
+task = "count"
+description = "Logs its jobs."
+implementation = "tests.e2e.counting_model"
+queue = "counting"
+media_types = ["text/plain"]
+max_input_bytes = 1000
+deadline_seconds = 60
+max_deadline_seconds = 60
+max_batch_size = 4
+max_wait_ms = 5
+lock_seconds = 5
+max_delivery_count = 5
+"""
+JOB_COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """Run a system with the shipped models and one whose jobs are slow."""
+    folder = tmp_path_factory.mktemp("timeline")
+    catalogue = folder / "models.toml"
+    catalogue.write_text(DEFAULT_PATH.read_text("utf-8") + COUNTING, "utf-8")
+    environment = {"WORKER_MODELS": "noop,classifier,counting"}
+    with running(folder / "data", catalogue, environment=environment) as started:
+        yield started
+
+
+def timeline(system: System, job_id: str) -> dict[str, Any]:
+    answer = system.http.get(f"/v1/jobs/{job_id}/timeline")
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def check_sum(shown: dict[str, Any], job: dict[str, Any]) -> None:
+    """Check that no part of a timeline is negative, and that they add up to the job's whole time.
+
+    The parts may miss the whole by 5 ms or by 2 %.
+    """
+    parts_ms = [step["duration_ms"] for step in shown["steps"]]
+    whole_ms = job["timing"]["total_ms"]
+    gap = abs(sum(parts_ms) - whole_ms)
+    assert min(parts_ms) >= 0, shown
+    assert min(step["share"] for step in shown["steps"]) >= 0
+    assert gap <= max(5.0, 0.02 * whole_ms), shown
+    lengths = [row["duration_ms"] for row in shown["deliveries"]]
+    assert min((length for length in lengths if length is not None), default=0) >= 0
+
+
+def answer_of(shown: dict[str, Any]) -> dict[str, Any]:
+    """Return the delivery that ended the job. After a kill, another delivery may follow it."""
+    (found,) = [row for row in shown["deliveries"] if row["state"] == "answered"]
+    return dict(found)
+
+
+def submit_upload(system: System) -> str:
+    asked = {"model": "noop", "media_type": "application/octet-stream"}
+    slot = system.http.post("/v1/uploads", json=asked).json()
+    stored = httpx.put(slot["url"], content=bytes(3_000_000), headers=slot["headers"])
+    assert stored.status_code == 201, stored.text
+    answer = system.http.post("/v1/models/noop/jobs", json={"input": {"upload": slot["upload"]}})
+    return str(answer.json()["id"])
+
+
+def submit_redelivered(system: System, folder: Path) -> str:
+    """Kill the worker while it runs a job, and return when the second delivery has begun."""
+    ran = folder / "ran"
+    job_id = system.accept("counting", f"{ran} 1 3000".encode(), content_type="text/plain")
+    until(ran.exists, 30, "the worker runs the job")
+    system.kill("worker")
+    states = until(
+        lambda: [row["state"] for row in timeline(system, job_id)["deliveries"]],
+        60,
+        "the timeline shows the second delivery",
+    )
+    assert states == ["lost", "running"]
+    return job_id
+
+
+def test_the_parts_of_the_timelines_of_60_mixed_jobs_add_up_and_none_is_negative(
+    mixed: System, pictures: Path, tmp_path: Path
+) -> None:
+    picture = (pictures / "chelsea.jpg").read_bytes()
+    begun = time.monotonic()
+    first = mixed.submit("noop", b"waited for").json()["id"]
+    seen_ms = (time.monotonic() - begun) * 1000
+    with mixed.paused("worker"):
+        cancelled = mixed.accept("noop", b"cancelled")
+        mixed.http.delete(f"/v1/jobs/{cancelled}")
+        late = mixed.http.post(
+            "/v1/models/noop/jobs?deadline_seconds=1",
+            content=b"late",
+            headers={"content-type": "text/plain"},
+        )
+        expired = late.json()["job"]["id"]
+    with ThreadPoolExecutor(8) as callers:
+        pictures_ids = [
+            callers.submit(mixed.accept, "classifier", picture, content_type="image/jpeg")
+            for _ in range(12)
+        ]
+        burst = [callers.submit(mixed.accept, "noop", b"x") for _ in range(20)]
+        waited = [callers.submit(mixed.submit, "noop", b"x") for _ in range(JOB_COUNT - 37)]
+    redelivered = submit_redelivered(mixed, tmp_path)
+    uploaded = submit_upload(mixed)
+    ids = [first, cancelled, expired, redelivered, uploaded]
+    ids += [job.result() for job in (*pictures_ids, *burst)]
+    ids += [answer.result().json()["id"] for answer in waited]
+    assert len(set(ids)) == JOB_COUNT
+    jobs = {job_id: mixed.final(job_id) for job_id in ids}
+    shown = {job_id: timeline(mixed, job_id) for job_id in ids}
+    for job_id in ids:
+        check_sum(shown[job_id], jobs[job_id])
+
+    statuses = [jobs[job_id]["status"] for job_id in ids]
+    assert statuses[:3] == ["succeeded", "cancelled", "expired"]
+    assert set(statuses[3:]) == {"succeeded"}
+    assert shown[first]["total_ms"] <= seen_ms + 2
+    usual = [step["name"] for step in shown[uploaded]["steps"]]
+    assert usual == [
+        *("accepted", "enqueued", "started", "received", "fetched", "decoded", "batched"),
+        *("run", "stored", "replied", "final"),
+    ]
+    rows = shown[redelivered]["deliveries"]
+    assert [(row["number"], row["state"]) for row in rows] == [(1, "lost"), (2, "answered")]
+    assert rows[1]["worker"] != answer_of(shown[first])["worker"]
+    sizes = [answer_of(shown[job.result()])["batch_size"] for job in pictures_ids]
+    assert max(sizes) > 1
+    for job_id in ids[3:]:
+        assert answer_of(shown[job_id])["device"] == "cpu"
+        assert shown[job_id]["clock_skew"] == []
+        assert shown[job_id]["trace_id"] == jobs[job_id]["trace_id"]
+
+
+def test_a_job_that_a_worker_gives_back_at_its_shutdown_shows_this_delivery(
+    mixed: System, tmp_path: Path
+) -> None:
+    ran = tmp_path / "ran"
+    # Each batch runs for a second, so that later jobs wait in the worker when it is stopped.
+    jobs = [
+        mixed.accept("counting", f"{ran} {number} 300".encode(), content_type="text/plain")
+        for number in range(8)
+    ]
+    until(ran.exists, 30, "the worker runs the first batch")
+    before = mixed.pid("worker")
+    os.kill(mixed.pid("worker parent"), signal.SIGTERM)
+    ends = [mixed.final(job_id, seconds=90) for job_id in jobs]
+    assert {job["status"] for job in ends} == {"succeeded"}
+    rows = [timeline(mixed, job_id)["deliveries"] for job_id in jobs]
+    given_back = [each for each in rows if each[0]["state"] == "returned"]
+    assert given_back, rows
+    for first, *_, last in given_back:
+        assert (first["number"], first["code"]) == (1, "handed-back")
+        assert str(first["worker"]).endswith(f"-{before}")
+        assert last["state"] == "answered"
+        assert last["worker"] != first["worker"]
+    for job_id, job in zip(jobs, ends, strict=True):
+        check_sum(timeline(mixed, job_id), job)

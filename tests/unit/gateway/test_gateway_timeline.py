@@ -1,0 +1,559 @@
+"""The timeline of a job: its parts add up, its deliveries, wrong clocks, and who may read it."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contract.catalogue import DEFAULT_PATH
+from contract.deliveries import DeliveryNote, encode_note, note_blob
+from contract.guard import AddressGuard
+from contract.messages import (
+    DeliveryMarks,
+    InlineBytes,
+    InlineJson,
+    JobError,
+    JobReply,
+    JobRequest,
+    Stage,
+    Timing,
+    format_time,
+    marks_to_json,
+)
+from contract.names import progress_url
+from gateway.durable import HistoryEvent
+from gateway.http.keys import make_key, parse_keys
+from gateway.jobs.model import (
+    JobOutcome,
+    final_record,
+    initial_record,
+    write_ticket,
+)
+from gateway.jobs.timeline import DeliveryEnd, JobEvidence, JobTimeline, build_timeline
+from gateway.storage.housekeeping import delete_old_blobs
+from tests.unit.gateway.conftest import STARTED_AT, RunningGateway, open_gateway
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+TOTAL_MS = 100.0
+REQUEST = JobRequest(
+    "job", "noop", InlineBytes("text/plain", b""), NOW, NOW + timedelta(seconds=60)
+)
+MARKS = DeliveryMarks(
+    NOW + timedelta(milliseconds=20),
+    NOW + timedelta(milliseconds=4),
+    "worker-1",
+    "cpu",
+    fetched_ms=1.0,
+    decoded_ms=3.5,
+    batched_ms=10.0,
+    ran_ms=60.0,
+    stored_ms=61.0,
+    replied_ms=61.5,
+)
+STARTED = HistoryEvent("ExecutionStarted", "job", NOW + timedelta(milliseconds=9))
+
+
+def after(ms: float) -> datetime:
+    return NOW + timedelta(milliseconds=ms)
+
+
+def answered(
+    marks: DeliveryMarks | None = MARKS,
+    attempt: int = 1,
+    notes: Sequence[DeliveryNote] = (),
+    *,
+    sent_ms: float | None = 8.0,
+    error: JobError | None = None,
+) -> JobTimeline:
+    """Return the timeline of a job that a worker has answered after TOTAL_MS."""
+    ticket = write_ticket(
+        REQUEST, "00-aa-bb-00", sent_at=None if sent_ms is None else after(sent_ms)
+    )
+    timing = Timing(26.0, 50.0, 4, None if marks is None else marks_to_json(marks))
+    reply = JobReply("job", error or InlineJson(1), after(30), after(82), timing, attempt)
+    outcome = JobOutcome.replied(reply, after(TOTAL_MS))
+    record = final_record(initial_record(ticket), outcome)
+    evidence = JobEvidence(ticket, record, outcome, (STARTED,), notes)
+    return build_timeline(evidence, after(5000))
+
+
+def check_sum(timeline: Any) -> None:
+    """Check that the parts of a timeline add up to its whole, and that none is negative."""
+    durations = [step["duration_ms"] for step in timeline["steps"]]
+    assert min(durations) >= 0
+    assert sum(durations) == pytest.approx(timeline["total_ms"], abs=0.05)
+    assert sum(step["share"] for step in timeline["steps"]) == pytest.approx(
+        1.0 if timeline["total_ms"] else 0.0, abs=0.01
+    )
+    for delivery in timeline["deliveries"]:
+        assert delivery["duration_ms"] is None or delivery["duration_ms"] >= 0
+
+
+def names(timeline: Any) -> list[str]:
+    return [str(step["name"]) for step in timeline["steps"]]
+
+
+def parts(timeline: Any) -> dict[str, float]:
+    return {str(step["name"]): step["duration_ms"] for step in timeline["steps"]}
+
+
+def test_the_timeline_of_an_answered_job_has_each_step_with_its_duration() -> None:
+    timeline = answered()
+    assert parts(timeline) == {
+        "accepted": 0.0,
+        "enqueued": 4.0,
+        "started": 0.0,
+        "received": 16.0,
+        "fetched": 1.0,
+        "decoded": 2.5,
+        "batched": 6.5,
+        "run": 50.0,
+        "stored": 1.0,
+        "replied": 0.5,
+        "final": 18.5,
+    }
+    check_sum(timeline)
+    assert timeline["total_ms"] == TOTAL_MS
+    assert timeline["clock_skew"] == []
+    assert timeline["trace_id"] == "aa"
+    shares = {str(step["name"]): step["share"] for step in timeline["steps"]}
+    assert (shares["run"], shares["received"]) == (0.5, 0.16)
+    (delivery,) = timeline["deliveries"]
+    assert delivery == {
+        "number": 1,
+        "state": "answered",
+        "worker": "worker-1",
+        "device": "cpu",
+        "batch_size": 4,
+        "received_at": format_time(after(20)),
+        "ended_at": format_time(after(81.5)),
+        "duration_ms": 61.5,
+        "reached": "replied",
+        "code": None,
+        "earliest_at": None,
+        "latest_at": None,
+    }
+
+
+def test_the_start_is_beside_the_queue_if_the_message_was_sent_first_and_else_before_it() -> None:
+    (started,) = [step for step in answered()["steps"] if step["name"] == "started"]
+    assert (started["is_beside"], started["at"]) == (True, format_time(after(9)))
+    timeline = answered(
+        DeliveryMarks(after(20), after(12), ran_ms=1.0, replied_ms=2.0), sent_ms=None
+    )
+    assert names(timeline)[:3] == ["accepted", "started", "enqueued"]
+    assert (parts(timeline)["started"], parts(timeline)["enqueued"]) == (9.0, 3.0)
+
+
+@pytest.mark.parametrize(("ahead_ms", "moved_ms"), [(3_600_000, 3_599_982), (-500, -484)])
+def test_a_worker_whose_clock_is_wrong_is_moved_and_marked(
+    ahead_ms: float, moved_ms: float
+) -> None:
+    skewed = DeliveryMarks(
+        after(20 + ahead_ms), after(4), "worker-1", "cpu", ran_ms=60.0, replied_ms=61.5
+    )
+    timeline = answered(skewed)
+    check_sum(timeline)
+    (skew,) = timeline["clock_skew"]
+    assert (skew["clock"], skew["worker"]) == ("worker", "worker-1")
+    assert skew["ahead_ms"] == pytest.approx(moved_ms, abs=1)
+    marked = {str(step["name"]) for step in timeline["steps"] if step["is_adjusted"]}
+    assert marked == {"received", "run", "replied"}
+    assert parts(timeline)["run"] == 60.0, "a duration in the worker does not depend on its clock"
+
+
+def test_a_broker_whose_clock_is_wrong_is_moved_and_marked() -> None:
+    for ahead_ms in (-3000, 3000):
+        marks = DeliveryMarks(after(20), after(4 + ahead_ms), ran_ms=60.0, replied_ms=61.0)
+        timeline = answered(marks)
+        check_sum(timeline)
+        (skew,) = timeline["clock_skew"]
+        assert skew["clock"] == "broker"
+        assert abs(skew["ahead_ms"] - ahead_ms) <= 8
+        (enqueued,) = [step for step in timeline["steps"] if step["name"] == "enqueued"]
+        assert enqueued["is_adjusted"]
+
+
+def test_times_that_differ_by_the_truncation_to_milliseconds_are_not_marked() -> None:
+    marks = DeliveryMarks(after(3), after(4), ran_ms=95.0, replied_ms=97.5)
+    timeline = answered(marks)
+    assert timeline["clock_skew"] == []
+    assert not any(step["is_adjusted"] for step in timeline["steps"])
+    check_sum(timeline)
+
+
+def test_a_reply_of_an_older_worker_gives_the_steps_that_it_tells() -> None:
+    timeline = answered(None)
+    assert names(timeline) == [
+        *("accepted", "enqueued", "started", "batched", "run", "replied", "final")
+    ]
+    assert parts(timeline)["run"] == 50.0
+    (delivery,) = timeline["deliveries"]
+    assert (delivery["state"], delivery["worker"]) == ("answered", None)
+    assert delivery["received_at"] is None
+    check_sum(timeline)
+
+
+def test_a_delivery_without_a_trace_is_lost_and_lies_before_the_next_delivery() -> None:
+    first, second, third = answered(attempt=3)["deliveries"]
+    for lost in (first, second):
+        assert (lost["state"], lost["received_at"], lost["reached"]) == ("lost", None, None)
+        assert (lost["earliest_at"], lost["latest_at"]) == (
+            format_time(after(4)),
+            format_time(after(20)),
+        )
+    assert (third["number"], third["state"]) == (3, "answered")
+
+
+def test_notes_show_where_and_how_earlier_deliveries_ended() -> None:
+    notes = [
+        DeliveryNote(
+            1, DeliveryMarks(after(5), after(4), "a", fetched_ms=1), 2.0, "release", "handed-back"
+        ),
+        DeliveryNote(
+            1, DeliveryMarks(after(8), after(4), "b", batched_ms=1), 3.0, "abandon", "not-finished"
+        ),
+        DeliveryNote(2, DeliveryMarks(after(13), after(4), "c")),
+        DeliveryNote(3, MARKS, 62.0, "complete", "succeeded"),
+    ]
+    timeline = answered(attempt=3, notes=notes)
+    check_sum(timeline)
+    rows = [
+        (row["number"], row["state"], row["worker"], row["reached"], row["code"])
+        for row in timeline["deliveries"]
+    ]
+    assert rows == [
+        (1, "returned", "a", "fetched", "handed-back"),
+        (1, "abandoned", "b", "batched", "not-finished"),
+        (2, "lost", "c", "received", None),
+        (3, "answered", "worker-1", "replied", None),
+    ]
+    received = [
+        (step["delivery"], step["duration_ms"])
+        for step in timeline["steps"]
+        if step["name"] in {"received", "returned"}
+    ]
+    assert received == [(1, 1.0), (1, 1.0), (1, 1.0), (1, 2.0), (2, 2.0), (3, 7.0)]
+
+
+def test_a_delivery_after_the_one_that_answered_is_beside_the_timeline() -> None:
+    note = DeliveryNote(
+        2, DeliveryMarks(after(50), after(4), "b", batched_ms=2), 900.0, "complete", "succeeded"
+    )
+    timeline = answered(attempt=1, notes=[note])
+    check_sum(timeline)
+    assert [row["state"] for row in timeline["deliveries"]] == ["answered", "completed"]
+    assert {step["delivery"] for step in timeline["steps"]} == {None, 1}
+
+
+def test_a_dead_lettered_job_has_a_row_for_each_delivery() -> None:
+    error = JobError("dead-lettered", "too often", Stage.RUN, retryable=False)
+    noted = DeliveryNote(2, DeliveryMarks(after(40), after(4), "b"), 1.0, "abandon", "worker-fault")
+    timeline = answered(None, attempt=3, notes=[noted], error=error)
+    assert [row["state"] for row in timeline["deliveries"]] == ["lost", "abandoned", "lost"]
+    check_sum(timeline)
+
+
+def test_a_message_that_expired_in_its_queue_has_no_delivery() -> None:
+    error = JobError("expired", "late", Stage.QUEUE, retryable=True)
+    timeline = answered(None, error=error)
+    assert timeline["deliveries"] == []
+    assert names(timeline) == ["accepted", "enqueued", "started", "final"]
+    check_sum(timeline)
+
+
+MS = st.floats(0, 500, allow_nan=False)
+CLOCK = st.floats(-1e7, 1e7, allow_nan=False)
+
+
+@st.composite
+def marks_of_any_clock(draw: st.DrawFn) -> DeliveryMarks:
+    steps = [draw(st.none() | MS) for _ in range(6)]
+    enqueued_at = draw(st.none() | CLOCK.map(after))
+    return DeliveryMarks(after(draw(CLOCK)), enqueued_at, "w", "cpu", *steps)
+
+
+@st.composite
+def notes_of_any_clock(draw: st.DrawFn) -> DeliveryNote:
+    settlement = draw(
+        st.sampled_from([None, "complete", "release", "abandon", "dead-letter", "leave", "new"])
+    )
+    marks = draw(marks_of_any_clock())
+    ended_ms = None if settlement is None else draw(MS)
+    return DeliveryNote(draw(st.integers(1, 5)), marks, ended_ms, settlement, None)
+
+
+@given(
+    st.none() | marks_of_any_clock(),
+    st.integers(1, 5),
+    st.lists(notes_of_any_clock(), max_size=4),
+    st.none() | MS,
+)
+def test_the_parts_add_up_and_none_is_negative_whatever_the_clocks_say(
+    marks: DeliveryMarks | None, attempt: int, notes: list[DeliveryNote], sent_ms: float | None
+) -> None:
+    timeline = answered(marks, attempt, notes, sent_ms=sent_ms)
+    check_sum(timeline)
+    numbers = [row["number"] for row in timeline["deliveries"]]
+    assert set(numbers) == set(range(1, max(numbers) + 1))
+    assert [row["state"] for row in timeline["deliveries"]].count(DeliveryEnd.ANSWERED) == 1
+
+
+def test_extreme_values_of_a_worker_give_a_timeline_of_bounded_size() -> None:
+    end = datetime(9999, 12, 31, tzinfo=UTC)
+    extreme = DeliveryMarks(end, datetime(1, 1, 2, tzinfo=UTC), ran_ms=1e300, replied_ms=1e308)
+    note = DeliveryNote(10**9 + 1, extreme, 1e308, "complete", "succeeded")
+    timeline = answered(extreme, attempt=10**9, notes=[note])
+    check_sum(timeline)
+    assert len(timeline["deliveries"]) <= 101
+    assert {skew["clock"] for skew in timeline["clock_skew"]} == {"broker", "worker"}
+
+
+async def get(gateway: RunningGateway, job_id: str, **headers: str) -> Any:
+    answer = await gateway.http.get(f"/v1/jobs/{job_id}/timeline", headers=headers)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def noted(gateway: RunningGateway, note: DeliveryNote, token: str | None = None) -> str:
+    """Write a note about the last job as a worker does, or with another reply token."""
+    request = gateway.queues.request()
+    url = request.reply_url or ""
+    if token is not None:
+        url = f"{url.partition('token=')[0]}token={token}"
+    blob = note_blob(request.job_id, url, note.attempt)
+    assert blob is not None
+    gateway.blobs.put(blob, encode_note(note))
+    return blob
+
+
+async def test_the_timeline_of_a_queued_job_ends_now(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    await gateway.durable.advance(2.0)
+    timeline = await get(gateway, job_id)
+    assert names(timeline) == ["accepted", "enqueued", "started", "now"]
+    assert (timeline["total_ms"], timeline["final_at"]) == (2000.0, None)
+    assert (timeline["deliveries"], timeline["webhook"]) == ([], None)
+    check_sum(timeline)
+
+
+async def test_the_marks_of_a_reply_are_in_the_timeline_and_not_in_the_job(
+    gateway: RunningGateway,
+) -> None:
+    job_id = await gateway.accept()
+    enqueued_at = gateway.clock()
+    await gateway.durable.advance(1.0)
+    delivery = {
+        "received_at": format_time(gateway.clock() - timedelta(milliseconds=100)),
+        "enqueued_at": format_time(enqueued_at),
+        "worker": "gpu-7-12",
+        "device": "NVIDIA H100",
+        "fetched_ms": 1.5,
+        "batched_ms": 20,
+        "ran_ms": 60.0,
+        "replied_ms": 61,
+        "from a later version": [1],
+    }
+    timing = {"queued_ms": 4, "inference_ms": 40, "batch_size": 2, "delivery": delivery}
+    accepted = await gateway.reply(result={"json": 1}, timing=timing)
+    assert accepted.status_code == 202
+    timeline = await get(gateway, job_id)
+    assert parts(timeline) == {
+        "accepted": 0.0,
+        "enqueued": 0.0,
+        "started": 0.0,
+        "received": 900.0,
+        "fetched": 1.5,
+        "batched": 18.5,
+        "run": 40.0,
+        "replied": 1.0,
+        "final": 39.0,
+    }
+    (row,) = timeline["deliveries"]
+    assert (row["worker"], row["device"], row["batch_size"]) == ("gpu-7-12", "NVIDIA H100", 2)
+    job = await gateway.job(job_id)
+    assert set(job["timing"]) == {"queued_ms", "inference_ms", "batch_size", "total_ms"}
+    assert job["timing"]["total_ms"] == timeline["total_ms"]
+    check_sum(timeline)
+
+
+@pytest.mark.parametrize(
+    "delivery", [{"received_at": "noon"}, {"x": 1}, {"received_at": STARTED_AT, "ran_ms": -1}]
+)
+async def test_a_reply_with_wrong_marks_is_accepted_without_them(
+    gateway: RunningGateway, delivery: Any
+) -> None:
+    job_id = await gateway.accept()
+    timing = {"inference_ms": 5, "delivery": delivery}
+    assert (await gateway.reply(result={"json": 1}, timing=timing)).status_code == 202
+    timeline = await get(gateway, job_id)
+    assert [row["state"] for row in timeline["deliveries"]] == ["answered"]
+    check_sum(timeline)
+
+
+async def test_a_second_delivery_is_running_until_its_reply_arrives(
+    gateway: RunningGateway,
+) -> None:
+    job_id = await gateway.accept()
+    await gateway.durable.advance(8.0)
+    received_at = gateway.clock()
+    marks = DeliveryMarks(received_at, NOW, "worker-2")
+    noted(gateway, DeliveryNote(2, marks))
+    await gateway.durable.advance(1.0)
+    timeline = await get(gateway, job_id)
+    assert [row["state"] for row in timeline["deliveries"]] == ["lost", "running"]
+    assert parts(timeline)["received"] == 8000.0
+    check_sum(timeline)
+    delivery = {"received_at": format_time(received_at), "worker": "worker-2", "replied_ms": 999}
+    await gateway.reply(result={"json": 1}, attempt=2, timing={"delivery": delivery})
+    timeline = await get(gateway, job_id)
+    assert [row["state"] for row in timeline["deliveries"]] == ["lost", "answered"]
+    check_sum(timeline)
+
+
+async def test_a_note_that_was_not_written_with_the_reply_token_of_the_job_is_ignored(
+    gateway: RunningGateway,
+) -> None:
+    job_id = await gateway.accept()
+    note = DeliveryNote(3, DeliveryMarks(gateway.clock()), 1.0, "abandon", "forged")
+    noted(gateway, note, token="a-producer-has-none")
+    assert (await get(gateway, job_id))["deliveries"] == []
+    noted(gateway, note)
+    assert len((await get(gateway, job_id))["deliveries"]) == 3
+
+
+async def test_a_damaged_note_is_left_out(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    for data in (b"{", b"[]", b"{}", b'{"attempt": 1}', b" " * 5000):
+        blob = noted(gateway, DeliveryNote(2, DeliveryMarks(gateway.clock())))
+        gateway.blobs.put(blob, data)
+    assert (await get(gateway, job_id))["deliveries"] == []
+
+
+async def test_the_last_notes_count_if_there_are_too_many(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    for number in range(1, 61):
+        marks = DeliveryMarks(gateway.clock(), worker=f"w{number}")
+        noted(gateway, DeliveryNote(number, marks, 0.0, "abandon", "worker-fault"))
+    rows = (await get(gateway, job_id))["deliveries"]
+    assert [row["number"] for row in rows] == list(range(1, 61))
+    assert [row["number"] for row in rows if row["state"] == "lost"] == list(range(1, 11))
+
+
+async def test_a_cancelled_and_an_expired_job_have_timelines_that_end(
+    gateway: RunningGateway,
+) -> None:
+    cancelled = await gateway.accept()
+    await gateway.durable.advance(1.0)
+    await gateway.http.delete(f"/v1/jobs/{cancelled}")
+    expired = await gateway.accept(deadline_seconds=5)
+    await gateway.durable.advance(20.0)
+    for job_id, status, total_ms in ((cancelled, "cancelled", 1000), (expired, "expired", 5000)):
+        timeline = await get(gateway, job_id)
+        assert (timeline["status"], timeline["total_ms"]) == (status, total_ms)
+        assert names(timeline) == ["accepted", "enqueued", "started", "final"]
+        check_sum(timeline)
+
+
+async def test_the_orchestration_that_sends_the_message_is_part_of_the_timeline(
+    gateway: RunningGateway,
+) -> None:
+    gateway.queues.is_down = True
+    job_id = await gateway.accept()
+    await gateway.durable.advance(3.0)
+    assert names(await get(gateway, job_id)) == ["accepted", "started", "now"]
+    gateway.queues.is_down = False
+    await gateway.durable.advance(2.0)
+    timeline = await get(gateway, job_id)
+    assert names(timeline) == ["accepted", "started", "enqueued", "now"]
+    assert 3000 <= parts(timeline)["enqueued"] <= 4000
+    check_sum(timeline)
+
+
+async def test_a_running_job_of_a_model_that_reports_progress_has_begun_its_batch(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "models.toml"
+    shipped = DEFAULT_PATH.read_text("utf-8")
+    path.write_text(f"{shipped}\nreports_progress = true\n", "utf-8")
+    async with open_gateway(catalogue_path=path) as gateway:
+        job_id = await gateway.accept()
+        await gateway.durable.advance(2.0)
+        url = progress_url(gateway.queues.request().reply_url or "") or ""
+        report = {"attempt": 2, "sequence": 0, "started_at": STARTED_AT}
+        assert (await gateway.http.put(url, json=report)).status_code == 200
+        timeline = await get(gateway, job_id)
+        assert names(timeline) == ["accepted", "enqueued", "started", "batched", "now"]
+        assert parts(timeline)["batched"] == 1000.0
+        assert [row["state"] for row in timeline["deliveries"]] == ["lost", "running"]
+        check_sum(timeline)
+
+
+async def test_the_timeline_has_the_attempts_to_deliver_the_webhook() -> None:
+    hooks: dict[str, Any] = {"webhook_secrets": (bytes(32),), "guard": AddressGuard("127.0.0.1")}
+    async with open_gateway(**hooks) as gateway:
+        job_id = await gateway.accept(webhook_url="http://127.0.0.1:9/hook")
+        assert (await get(gateway, job_id))["webhook"]["attempts"] == []
+        await gateway.reply()
+        run = gateway.durable.runs[f"webhook-{job_id}"]
+        attempt = {"at": STARTED_AT, "status": 503, "error": None}
+        run.custom_status = {"state": "pending", "attempts": [attempt], "next_attempt_at": None}
+        assert (await get(gateway, job_id))["webhook"]["attempts"] == [attempt]
+
+
+async def test_a_timeline_needs_neither_the_history_nor_the_blob_of_the_outcome(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = await gateway.accept()
+    await gateway.reply()
+    whole = await get(gateway, job_id)
+    for name in [name for name in gateway.payloads.blobs if name.startswith("outcomes/")]:
+        await gateway.blobs.delete(name)
+    gateway.durable.runs[job_id].history.clear()
+    bare = await get(gateway, job_id)
+    assert names(bare) == [name for name in names(whole) if name != "started"]
+    assert [row["state"] for row in bare["deliveries"]] == ["answered"]
+    check_sum(bare)
+
+
+async def test_another_tenant_cannot_see_a_timeline_and_an_unknown_job_has_none() -> None:
+    made = [make_key(tenant, tenant) for tenant in ("mine", "theirs")]
+    setting = parse_keys(json.dumps([entry for _, entry in made]))
+    mine, theirs = ({"x-api-key": key} for key, _ in made)
+    async with open_gateway(api_keys=setting) as gateway:
+        answer = await gateway.http.post(
+            "/v1/models/noop/jobs",
+            content=b"x",
+            headers={
+                "content-type": "application/octet-stream",
+                "prefer": "respond-async",
+                **mine,
+            },
+        )
+        path = f"/v1/jobs/{answer.json()['id']}/timeline"
+        unknown = "/v1/jobs/018f0000-0000-7000-8000-000000000000/timeline"
+        assert (await gateway.http.get(path, headers=mine)).status_code == 200
+        assert (await gateway.http.get(path)).status_code == 401
+        refused = await gateway.http.get(path, headers=theirs)
+        missing = await gateway.http.get(unknown, headers=theirs)
+        assert (refused.status_code, refused.json()["code"]) == (404, "unknown-job")
+        assert (missing.status_code, missing.json()["code"]) == (404, "unknown-job")
+
+
+async def test_notes_are_deleted_after_the_retention_of_their_jobs(
+    gateway: RunningGateway,
+) -> None:
+    await gateway.accept()
+    blob = noted(gateway, DeliveryNote(2, DeliveryMarks(gateway.clock())))
+    await delete_old_blobs(gateway.services)
+    assert blob in gateway.payloads.blobs
+    gateway.clock.now += timedelta(days=30)
+    await delete_old_blobs(gateway.services)
+    assert blob not in gateway.payloads.blobs

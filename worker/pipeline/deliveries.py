@@ -1,0 +1,85 @@
+"""Note deliveries that the reply to a job does not describe, for the timelines of the jobs.
+
+Notes are written at the begin and at the end of a delivery that is not the first, and when a
+message is given back, abandoned or dead-lettered. One thread writes the notes, so that they delay
+no job. A note is one small blob, and is written without retries: it is missing if the process is
+killed first or if the storage does not answer. See `contract.deliveries`.
+"""
+
+import logging
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+from azure.core.exceptions import AzureError
+
+from contract.deliveries import DeliveryNote, encode_note, note_blob
+from contract.media import JSON
+from worker.errors import Settlement
+from worker.inputs.payloads import BlobStore
+from worker.pipeline.receive import ReceivedJob
+from worker.telemetry.recording import ServiceStatus
+
+_log = logging.getLogger(__name__)
+
+MAX_WAITING_COUNT = 1000
+"""The largest number of notes that wait to be written. Further notes are dropped."""
+
+
+class DeliveryNotes:
+    """Writes the notes of this worker. Any thread may call the methods."""
+
+    def __init__(self, store: BlobStore) -> None:
+        self._store = store
+        self._status = ServiceStatus("blob storage for delivery notes")
+        self._thread = ThreadPoolExecutor(1, "delivery-notes")
+        self._lock = threading.Lock()
+        self._waiting_count = 0
+        self._last: Future[None] | None = None
+
+    def note_received(self, job: ReceivedJob) -> None:
+        """Note that this worker has received a job that was delivered before."""
+        self._note(job, DeliveryNote(job.attempt, job.marks()))
+
+    def note_end(self, job: ReceivedJob, settlement: Settlement, code: str) -> None:
+        """Note how a delivery ended.
+
+        Args:
+            job: The job.
+            settlement: How the worker settles the job's message.
+            code: `succeeded`, or the code of the error that ended the delivery.
+        """
+        note = DeliveryNote(job.attempt, job.marks(), job.age_ms(), settlement.value, code)
+        self._note(job, note)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until all notes are written, but at most `seconds`."""
+        if self._last is not None:
+            wait([self._last], seconds)
+
+    def _note(self, job: ReceivedJob, note: DeliveryNote) -> None:
+        url = job.request.reply_url
+        if url is None:
+            return
+        # The second note about a delivery replaces the first one.
+        if job.note_blob is None:
+            job.note_blob = note_blob(job.request.job_id, url, job.attempt)
+        if job.note_blob is None:
+            return
+        with self._lock:
+            if self._waiting_count >= MAX_WAITING_COUNT:
+                return
+            self._waiting_count += 1
+            self._last = self._thread.submit(self._write, job.note_blob, encode_note(note))
+
+    def _write(self, blob: str, data: bytes) -> None:
+        try:
+            self._store.write(blob, data, JSON)
+        except (AzureError, OSError) as error:
+            self._status.mark_down(type(error).__name__)
+        except Exception:  # noqa: BLE001  this thread must go on
+            _log.exception("a note about a delivery could not be written")
+        else:
+            self._status.mark_up()
+        finally:
+            with self._lock:
+                self._waiting_count -= 1
