@@ -51,7 +51,7 @@ def _check_media_type(value: str | None) -> str | None:
 
 
 def parse_time(text: str | None) -> datetime | None:
-    """Return the time that an option names; ``None`` if the option is not given.
+    """Return the time in the value of an option; ``None`` if the option is not given.
 
     A time without a zone is local time. Raises ValueError if the text is not a time.
     """
@@ -62,7 +62,11 @@ def parse_time(text: str | None) -> datetime | None:
 
 
 def check_time(value: str | None) -> str | None:
-    """Check the value of an option that is a time. Raises typer.BadParameter."""
+    """Return the value of an option if it is a time or ``None``.
+
+    Raises:
+        typer.BadParameter: The value is not a time.
+    """
     try:
         parse_time(value)
     except (ValueError, OverflowError):

@@ -319,7 +319,7 @@ class ClientOperations:
         """Yield the jobs that match all filters, newest first.
 
         Pages of the list are requested when needed. A search for few of many jobs may need many
-        requests; `find_jobs` returns one page and says how far back it looked.
+        requests. `find_jobs` returns one page, and the time back to which it was searched.
 
         Args:
             model: Only jobs of this model. Default: the jobs of all models.
@@ -372,8 +372,8 @@ class ClientOperations:
         """Return one page of the jobs that match all filters, newest first.
 
         The gateway looks at a limited number of jobs for a page. Even an empty page can have a
-        ``next_cursor``, which continues the search. ``searched_back_to`` says how far back this
-        page looked.
+        ``next_cursor``, which continues the search. ``searched_back_to`` is the time back to which
+        all matching jobs are on this page or on an earlier page.
 
         Args:
             model: Only jobs of this model. Default: the jobs of all models.

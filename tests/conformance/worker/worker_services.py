@@ -267,7 +267,7 @@ class LocalServices:
 
 
 def receive(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusReceivedMessage]:
-    """Receive `count` messages, however many calls of the SDK this takes."""
+    """Call the SDK until `count` messages have arrived, and return the messages."""
     return list(_arriving(receiver, count))
 
 
