@@ -136,7 +136,7 @@ class Soak(Storm):
         """Return the attacks and whether there was a fault, for a job submitted at `begin`.
 
         The attacks are the names of those that have not ended or ended after `begin`, joined by
-        `+`. A fault counts if it has not ended, or ended later than 10 s before `begin`.
+        `+`. A fault counts unless it ended more than 10 s before `begin`.
         """
         attacks = sorted({each.name for each in self.attack_times if (each.end or begin) >= begin})
         faults = (each.end for each in self.fault_times)

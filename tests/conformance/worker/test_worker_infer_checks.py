@@ -30,7 +30,7 @@ MODEL = Catalogue.load()["noop"]
 def job_of(gateway: Gateway, in_flight: InFlight, locks: LockRenewer, name: str) -> ReceivedJob:
     """Return a job that was queued for 10 s.
 
-    For a job that has waited so long, the worker first asks the gateway for a cancellation.
+    The worker asks the gateway whether a job was cancelled if it was queued for so long.
     """
     now = datetime.now(UTC)
     since = now - timedelta(seconds=10)

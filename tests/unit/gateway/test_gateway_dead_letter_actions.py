@@ -291,7 +291,7 @@ async def test_each_change_of_a_dead_letter_is_logged_with_the_name_of_the_key(
     assert key not in caplog.text
 
 
-async def test_letters_with_unexpected_values_are_counted_but_do_not_match_a_filter(
+async def test_a_letter_with_an_unexpected_value_does_not_match_a_filter_for_this_value(
     gateway: RunningGateway,
 ) -> None:
     for number, content in enumerate(
