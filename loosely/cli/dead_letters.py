@@ -57,7 +57,7 @@ CountOption = Annotated[
         "--count",
         min=0,
         metavar="N",
-        help="Do not ask: N is the number that you saw. Nothing is done if it has changed.",
+        help="Do not ask for a confirmation. Change nothing unless exactly N letters match.",
     ),
 ]
 

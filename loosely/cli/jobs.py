@@ -255,7 +255,8 @@ def list_jobs(  # noqa: PLR0913, PLR0917 - each option of the command is a param
         typer.Option("--pages", min=1, metavar="N", help="Stop the search after N requests."),
     ] = _DEFAULT_PAGES,
     cursor: Annotated[
-        str | None, typer.Option("--cursor", help="Continue an earlier search from here.")
+        str | None,
+        typer.Option("--cursor", help="Continue an earlier search, which printed this cursor."),
     ] = None,
     url: UrlOption = None,
     api_key: KeyOption = None,

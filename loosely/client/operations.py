@@ -330,8 +330,9 @@ class ClientOperations:
             created_before: Only jobs that were created before this time.
             job_id: Only the job with this id. A ``*`` after the first characters of an id stands
                 for any further characters.
-            tenant: Only jobs of this tenant, or ``"*"`` for all tenants, for operators. Default:
-                all tenants for a key with the scope ``ops:read``, otherwise the key's own tenant.
+            tenant: Only jobs of this tenant. Operators can also use ``"*"`` for all tenants.
+                Default: all tenants for a key with the scope ``ops:read``, otherwise the key's own
+                tenant.
 
         Raises:
             ValueError: A time has no time zone.
@@ -384,8 +385,9 @@ class ClientOperations:
             created_before: Only jobs that were created before this time.
             job_id: Only the job with this id. A ``*`` after the first characters of an id stands
                 for any further characters.
-            tenant: Only jobs of this tenant, or ``"*"`` for all tenants, for operators. Default:
-                all tenants for a key with the scope ``ops:read``, otherwise the key's own tenant.
+            tenant: Only jobs of this tenant. Operators can also use ``"*"`` for all tenants.
+                Default: all tenants for a key with the scope ``ops:read``, otherwise the key's own
+                tenant.
             limit: The maximum number of jobs on the page, from 1 to 100. Default: 20.
             cursor: The ``next_cursor`` of the previous page. Default: the first page.
 

@@ -76,7 +76,7 @@ def test_two_soaks_with_the_same_seed_have_the_same_jobs() -> None:
     assert plan(7) == plan(7) != plan(8)
 
 
-def test_a_soak_uses_all_models_forms_kinds_and_callers() -> None:
+def test_the_jobs_of_a_soak_have_all_models_input_forms_job_kinds_and_callers() -> None:
     jobs = plan(1)
     assert {job.model for job in jobs} == set(MODELS)
     assert {job.form for job in jobs} == set(Form)

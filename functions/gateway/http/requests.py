@@ -212,7 +212,7 @@ _TIME: Final = re.compile(
 )
 
 
-# Nothing is older, and earlier times could not be calculated with.
+# No job is older. Calculations with much earlier times could fail.
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 

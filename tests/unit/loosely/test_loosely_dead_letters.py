@@ -142,7 +142,7 @@ MEMBERS = {
 }
 
 
-def test_the_dead_letters_count_command_adds_the_numbers_of_all_parts(
+def test_the_dead_letters_count_command_adds_the_counts_of_all_responses(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [counted(500, 480, "noop/5"), counted(12, 12)]
