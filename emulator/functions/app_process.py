@@ -423,7 +423,9 @@ class Invoker:
         return payload.decode() if head[2] else None
 
     async def run_orchestrator(self, name: str, context_json: str) -> str:
-        """Run one episode of an orchestrator, and return the SDK's state as JSON.
+        """Run one episode of an orchestrator, and return the JSON text from the durable SDK.
+
+        The text contains the actions, and the output if the orchestrator has ended.
 
         Raises FunctionFailure and AppUnavailable in the same cases as `invoke_http`.
         """

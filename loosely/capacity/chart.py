@@ -30,7 +30,7 @@ BANDS: tuple[tuple[str, Callable[[SimulationSample], int]], ...] = (
 def draw_text(samples: Sequence[SimulationSample], columns: int = 72) -> list[str]:
     """Return the lines of a text chart with ``columns`` columns of values.
 
-    Each column stands for successive samples, and shows their highest value.
+    Each column shows the highest value of several successive samples.
     """
     lines: list[str] = []
     for name, read in BANDS:

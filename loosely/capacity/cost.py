@@ -71,7 +71,7 @@ class Bill:
 
     @property
     def unknown(self) -> list[str]:
-        """The units (``what``) of the lines whose price is unknown."""
+        """The attribute ``what`` (the unit) of each line whose price is unknown."""
         return [line.what for line in self.lines if line.amount is None]
 
     def by_item(self) -> dict[str, float | None]:
@@ -123,7 +123,7 @@ class PlannedDeployment:
 
 @dataclass(frozen=True, slots=True)
 class CostEstimate:
-    """The bills of all kinds of deployment, and the results of the simulations.
+    """The monthly bill of each kind of deployment, and the results of the simulations.
 
     `on_nodes` is the simulation on AKS. `on_replicas` is the simulation on Container Apps; None if
     Container Apps does not have the GPU.

@@ -79,7 +79,7 @@ class JobLoad:
 
     @property
     def busiest_per_second(self) -> float:
-        """The average number of jobs per second in the busiest hour, without the burst."""
+        """The average number of jobs per second in the busiest hour. A burst is not included."""
         return max(self.jobs_per_hour) / _HOUR_SECONDS
 
     def arrivals(self, duration_seconds: float) -> Iterator[float]:

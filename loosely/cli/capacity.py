@@ -258,7 +258,7 @@ def _times(found: Mapping[str, float]) -> str:
 
 
 def _bill_table(found: CostEstimate, load: JobLoad) -> Table:
-    """Return a table of the monthly costs. Each bill has one column."""
+    """Return a table of the monthly costs, with one column for each kind of deployment."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("per month", no_wrap=True)
     for bill in found.bills:
@@ -293,7 +293,7 @@ def _p95(result: SimulationResult) -> str:
 
 
 def _cost_notes(found: CostEstimate, prices: Prices) -> Iterator[str]:
-    """Yield the explanations that are printed below the table of bills."""
+    """Yield the explanations that are printed below the table of monthly costs."""
     yield ""
     yield (
         f"A model with list prices, {prices.currency}, {prices.region}, dated {prices.dated}; "

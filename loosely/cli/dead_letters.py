@@ -57,7 +57,7 @@ CountOption = Annotated[
         "--count",
         min=0,
         metavar="N",
-        help="Do not ask: N is the number that you saw. Nothing is done if it has changed.",
+        help="Do not ask for a confirmation. Change nothing unless exactly N letters match.",
     ),
 ]
 
@@ -98,7 +98,7 @@ def count(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     api_key: KeyOption = None,
     as_json: JsonLinesOption = False,
 ) -> None:
-    """Count dead letters, and those whose work was not sent again."""
+    """Count the matching dead letters, and how many of them were not redriven."""
     wanted = DeadLetterFilter(model, reason, parse_time(after), parse_time(before))
     with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
         seen = client.count_dead_letters(wanted)
@@ -119,7 +119,7 @@ def redrive_all(  # noqa: PLR0913, PLR0917 - each option of the command is a par
     api_key: KeyOption = None,
     as_json: JsonLinesOption = False,
 ) -> None:
-    """Send the work of all matching dead letters again, except of those already redriven."""
+    """Send the work of all matching dead letters again, except of letters redriven before."""
     wanted = DeadLetterFilter(model, reason, parse_time(after), parse_time(before))
     with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
         _change_all(client, "redrive", wanted, expected, as_json=as_json)
@@ -150,9 +150,10 @@ def _change_all(
     *,
     as_json: bool,
 ) -> None:
-    """Redrive or purge all matching dead letters, after the user has accepted their number.
+    """Redrive or purge all matching dead letters, after the user has confirmed their number.
 
-    Exits with status 1 if the number differs from ``expected``, or if a letter was refused.
+    If ``expected`` is given, the user is not asked. Exits with status 1 if the number differs from
+    ``expected``, or if the gateway refused to change a letter.
     """
     seen = client.count_dead_letters(wanted)
     number = seen.not_redriven if action == "redrive" else seen.count

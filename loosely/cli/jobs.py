@@ -52,7 +52,7 @@ def _check_media_type(value: str | None) -> str | None:
 
 
 def parse_time(text: str | None) -> datetime | None:
-    """Return the time that an option names; ``None`` if the option is not given.
+    """Return the time in the value of an option; ``None`` if the option is not given.
 
     A time without a zone is local time. Raises ValueError if the text is not a time.
     """
@@ -63,7 +63,11 @@ def parse_time(text: str | None) -> datetime | None:
 
 
 def check_time(value: str | None) -> str | None:
-    """Check the value of an option that is a time. Raises typer.BadParameter."""
+    """Return the value of an option if it is a time or ``None``.
+
+    Raises:
+        typer.BadParameter: The value is not a time.
+    """
     try:
         parse_time(value)
     except (ValueError, OverflowError):
@@ -267,7 +271,8 @@ def list_jobs(  # noqa: PLR0913, PLR0917 - each option of the command is a param
         typer.Option("--pages", min=1, metavar="N", help="Stop the search after N requests."),
     ] = _DEFAULT_PAGES,
     cursor: Annotated[
-        str | None, typer.Option("--cursor", help="Continue an earlier search from here.")
+        str | None,
+        typer.Option("--cursor", help="Continue an earlier search, which printed this cursor."),
     ] = None,
     url: UrlOption = None,
     api_key: KeyOption = None,

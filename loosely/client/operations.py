@@ -328,7 +328,7 @@ class ClientOperations:
         """Yield the jobs that match all filters, newest first.
 
         Pages of the list are requested when needed. A search for few of many jobs may need many
-        requests; `find_jobs` returns one page and says how far back it looked.
+        requests. `find_jobs` returns one page, and the time back to which it was searched.
 
         Args:
             model: Only jobs of this model. Default: the jobs of all models.
@@ -339,8 +339,9 @@ class ClientOperations:
             created_before: Only jobs that were created before this time.
             job_id: Only the job with this id. A ``*`` after the first characters of an id stands
                 for any further characters.
-            tenant: Only jobs of this tenant, or ``"*"`` for all tenants, for operators. Default:
-                all tenants for a key with the scope ``ops:read``, otherwise the key's own tenant.
+            tenant: Only jobs of this tenant. Operators can also use ``"*"`` for all tenants.
+                Default: all tenants for a key with the scope ``ops:read``, otherwise the key's own
+                tenant.
 
         Raises:
             ValueError: A time has no time zone.
@@ -381,8 +382,8 @@ class ClientOperations:
         """Return one page of the jobs that match all filters, newest first.
 
         The gateway looks at a limited number of jobs for a page. Even an empty page can have a
-        ``next_cursor``, which continues the search. ``searched_back_to`` says how far back this
-        page looked.
+        ``next_cursor``, which continues the search. ``searched_back_to`` is the time back to which
+        all matching jobs are on this page or on an earlier page.
 
         Args:
             model: Only jobs of this model. Default: the jobs of all models.
@@ -393,8 +394,9 @@ class ClientOperations:
             created_before: Only jobs that were created before this time.
             job_id: Only the job with this id. A ``*`` after the first characters of an id stands
                 for any further characters.
-            tenant: Only jobs of this tenant, or ``"*"`` for all tenants, for operators. Default:
-                all tenants for a key with the scope ``ops:read``, otherwise the key's own tenant.
+            tenant: Only jobs of this tenant. Operators can also use ``"*"`` for all tenants.
+                Default: all tenants for a key with the scope ``ops:read``, otherwise the key's own
+                tenant.
             limit: The maximum number of jobs on the page, from 1 to 100. Default: 20.
             cursor: The ``next_cursor`` of the previous page. Default: the first page.
 

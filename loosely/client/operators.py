@@ -21,7 +21,7 @@ _PAGE_SIZE = "100"
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterFilter:
-    """Which dead letters are meant. A member that is ``None`` allows any value.
+    """Selects dead letters by their properties. A member that is ``None`` allows any value.
 
     ``after`` is inclusive and ``before`` is exclusive. Both are compared with the time at which the
     message was dead-lettered.
@@ -33,7 +33,7 @@ class DeadLetterFilter:
     before: datetime | None = None
 
     def members(self) -> dict[str, str]:
-        """Return the members of the filter that are not ``None``, as the gateway names them."""
+        """Return the members that are not ``None``, under the names that the gateway uses."""
         members = {
             "model": self.model,
             "reason": self.reason,
@@ -47,8 +47,8 @@ class DeadLetterFilter:
 class LetterCount:
     """How many dead letters match a filter, and how many of them were not redriven.
 
-    The gateway counts at most 500 letters for one request. ``parts`` has the numbers of each
-    request by its cursor.
+    The gateway counts at most 500 letters for one request. ``parts`` contains the two numbers for
+    each request, by the cursor of the request. The cursor of the first request is ``None``.
     """
 
     count: int
@@ -105,14 +105,23 @@ async def change_dead_letters(
     wanted: DeadLetterFilter,
     seen: LetterCount,
 ) -> AsyncGenerator[dict[str, Any], None]:
-    """Redrive or purge the dead letters that match a filter, and yield each response.
+    """Redrive or purge the dead letters that match a filter.
 
-    ``seen`` is the count of these letters that the operator saw. A redrive leaves out the letters
-    that were redriven before. The gateway's JSON objects contain ``done`` and ``refused``.
+    A redrive leaves out the letters that were redriven before.
+
+    Args:
+        operations: Sends the requests.
+        action: What to do with the letters.
+        wanted: The filter.
+        seen: The number of matching letters, which the user has confirmed.
+
+    Yields:
+        The JSON object of each response. ``done`` contains the letters that were changed, and
+            ``refused`` the letters that could not be redriven.
 
     Raises:
-        RequestRefused: ``count-changed`` if the number of letters has changed. The letters in the
-            earlier responses were changed.
+        RequestRefused: ``count-changed`` if the number of letters differs from ``seen``. The
+            letters in the responses before this error were changed.
     """
     is_redrive = action == "redrive"
     left = seen.not_redriven if is_redrive else seen.count

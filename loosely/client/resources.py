@@ -283,8 +283,8 @@ class Result:
 class JobPage:
     """One page of a list of jobs, newest first. ``next_cursor`` is ``None`` on the last page.
 
-    This page and the earlier pages have all matching jobs since ``searched_back_to``. It is
-    ``None`` if the gateway does not report it.
+    All matching jobs that were created at ``searched_back_to`` or later are on this page or on an
+    earlier page. ``searched_back_to`` is ``None`` if the gateway does not report it.
     """
 
     jobs: tuple[Job, ...]

@@ -213,7 +213,7 @@ class ProcessManager:
         self.has_been_ready.set()
 
     async def _watch_models(self, page: Probe) -> None:
-        """Report when the component sets a model aside, and when it has loaded the model."""
+        """Report when the component sets a model aside, and when it has loaded such a model."""
         while True:
             broken, served = _read_models(await get_json(page))
             for model, reason in broken.items():
@@ -228,9 +228,10 @@ class ProcessManager:
             await asyncio.sleep(_MODELS_SECONDS)
 
     def _count_death(self, exit_code: int) -> None:
-        """Count the refusals of a component that has never been ready.
+        """Count how many times in a row the component has refused its settings or its port.
 
-        One refusal is not enough, because the code of a model may end a worker with any exit code.
+        Only a component that has never been ready is counted. One refusal is not enough for an
+        error, because the code of a model may end a worker with any exit code.
 
         Raises:
             PartFailed: The component has refused its settings or its port too often.

@@ -1,4 +1,4 @@
-"""An operator finds the jobs of all tenants, and redrives twelve dead letters in one order."""
+"""An operator finds the jobs of all tenants, and redrives twelve dead letters in one request."""
 
 import json
 from collections.abc import Iterator

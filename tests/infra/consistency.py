@@ -190,7 +190,7 @@ def identities_trust_their_service_accounts(files: DeploymentFiles) -> None:
 
 
 def role_assignment_names_contain_their_principals(files: DeploymentFiles) -> None:
-    """Check that the name of each role assignment contains the principal.
+    """Check that the name of each role assignment is made from the id of its principal.
 
     Azure cannot move an assignment to another principal, so a new principal needs a new name.
     """

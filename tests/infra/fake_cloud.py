@@ -171,7 +171,10 @@ def kubectl_apply(call: Call) -> str:
 
 
 def kill(call: Call, name: str) -> None:
-    """Kill the process whose id is in the file `state[name]`, if the state has such an entry."""
+    """Kill the process whose id is in the file that `state[name]` names.
+
+    Do nothing if the state has no entry with this name.
+    """
     if file := call.state.get(name):
         with suppress(ProcessLookupError):
             os.kill(int(Path(file).read_text(encoding="utf-8")), signal.SIGKILL)

@@ -59,7 +59,7 @@ def test_the_worker_of_compose_accepts_no_other_reply_url(
             client.check(reply_url(other))
 
 
-def test_the_host_of_the_gateway_is_known_inside_the_container(
+def test_the_compose_file_maps_the_host_name_of_the_gateway_inside_the_container(
     services: dict[str, Any], gateway_url: str
 ) -> None:
     names = {each.partition(":")[0] for each in services["worker"]["extra_hosts"]}

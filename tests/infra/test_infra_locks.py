@@ -88,7 +88,7 @@ def test_each_lock_satisfies_every_requirement_of_its_deployable(
     assert not [*unsatisfied(requirements, packages)], "run ./dev lock"
 
 
-def test_unsatisfied_yields_a_too_new_and_an_absent_requirement() -> None:
+def test_unsatisfied_yields_requirements_with_a_wrong_or_missing_package() -> None:
     newer = f"pillow>{WORKER['pillow'].version}"
     assert [*unsatisfied([newer, "absent>=1", "pillow>=1"], WORKER)] == [newer, "absent>=1"]
 
@@ -97,7 +97,7 @@ def test_unsatisfied_yields_a_too_new_and_an_absent_requirement() -> None:
 def test_each_lock_contains_the_dependencies_of_the_locked_packages(
     packages: dict[str, LockedPackage],
 ) -> None:
-    """pip installs only the packages in the worker's locks, and not their other dependencies."""
+    """pip installs only the packages in a lock, so the lock must contain all dependencies."""
     compared = 0
     for package in packages.values():
         try:
@@ -113,7 +113,7 @@ def test_each_lock_contains_the_dependencies_of_the_locked_packages(
 
 
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
-def test_each_locked_package_has_an_exact_version_and_hashes_and_no_url(path: Path) -> None:
+def test_each_package_lock_has_exact_versions_and_hashes_but_no_urls(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"://|^-", text, re.MULTILINE)
     packages = read_lock(text)

@@ -343,7 +343,7 @@ class TestCheckTools:
         scripts.update_state(values={"WORKER_HOST": "aca"})
         scripts.check_output("check-tools.sh")
 
-    def test_the_preflight_check_refuses_python_versions_before_3_11(
+    def test_the_preflight_check_refuses_python_versions_older_than_3_11(
         self, scripts: ScriptRunner
     ) -> None:
         old = scripts.bin / "python3"

@@ -68,7 +68,10 @@ class StormCallers:
                 callers.create_task(caller())
 
     async def submit(self, job: StormJob) -> None:
-        """Repeat the submit of a job until the gateway accepts it. Cancel a job of kind CANCEL.
+        """Submit a job, and repeat the request until the gateway accepts the job.
+
+        If the job is of the kind CANCEL, cancel it afterwards. If it is of the kind KEYED, send two
+        requests with the same idempotency key at the same time.
 
         Raises:
             UnexpectedResponse: if the gateway refuses the request.

@@ -29,7 +29,7 @@ class Fault(Protocol):
 
     @property
     def overlaps(self) -> bool:
-        """Whether the next fault may happen before the system has recovered from this one."""
+        """Whether the next fault may happen before the system has recovered from this fault."""
 
     async def carry_out(self, rig: Rig) -> None:
         """Cause the fault, and wait until it is over."""

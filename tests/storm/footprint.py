@@ -1,11 +1,11 @@
 """Measure the memory and the open files of processes, and find out whether they grow.
 
-A role is a component, or the child processes of a component. A process that is killed and started
-again has several lives. Each life has its own level, and all lives of a role have the same slope,
-which a linear least-squares fit computes. The warm-up after the start of a life is not used,
-because imports, pools and caches grow during this time. The rest of a life is divided into buckets
-of 20 s. The lowest value of each bucket is used, so that a request in flight does not count as
-growth.
+A role is a component, or the child processes of a component. If a component is killed and started
+again, its role has several processes. The samples of one process are called a life. A linear
+least-squares fit computes one growth per minute for all lives of a role. Each life may begin at
+another value. The warm-up after the start of a process is not used, because imports, pools and
+caches grow during this time. The time after the warm-up is divided into buckets of 20 s. Only the
+lowest value of each bucket is used, so that a request in flight does not count as growth.
 """
 
 import math
@@ -41,12 +41,20 @@ class Slope:
 
 @dataclass
 class Life:
-    """The samples of one process: seconds since the start of the soak, bytes, open files."""
+    """The samples of one process, from its start to its end.
+
+    A sample has three values: the seconds since the start of the soak, the memory in bytes, and the
+    number of open files.
+    """
 
     samples: list[tuple[float, int, int]] = field(default_factory=list)
 
     def buckets(self, column: int, warm_up_seconds: float) -> Iterator[tuple[float, float]]:
-        """Yield the time in the middle of each bucket after the warm-up, and the lowest value."""
+        """Divide the samples after the warm-up into buckets of 20 s.
+
+        Yield the time in the middle of each bucket, and the lowest value in the bucket. `column` is
+        1 for the memory in bytes, 2 for the open files.
+        """
         if not self.samples:
             return
         begin = self.samples[0][0] + warm_up_seconds
@@ -60,15 +68,18 @@ class Life:
 
 
 def fit(lives: Iterable[Life], column: int, warm_up_seconds: float) -> Slope | None:
-    """Fit one slope to all lives, each with its own level.
+    """Estimate how fast the memory or the open files of a role's processes grow.
+
+    The estimate is a linear least-squares fit. It assumes that all processes of the role have the
+    same growth per minute. Their start values may differ.
 
     Args:
-        lives: The lives of one role.
+        lives: The samples of each process of the role.
         column: 1 for the memory in bytes, 2 for the open files.
-        warm_up_seconds: The time at the start of each life that is not used.
+        warm_up_seconds: The time after the start of each process that is not used.
 
     Returns:
-        The slope, or None if the lives were observed for less than two minutes.
+        The growth, or None if the processes were observed for less than two minutes in total.
     """
     squares = products = observed = 0.0
     deviations: list[tuple[float, float]] = []
@@ -96,7 +107,10 @@ def fit(lives: Iterable[Life], column: int, warm_up_seconds: float) -> Slope | N
 
 @dataclass(frozen=True)
 class RoleFootprint:
-    """The memory and the open files of one role. The peak is the largest resident memory."""
+    """The memory and the open files of the processes of one role.
+
+    `lives` is the number of processes. `peak_bytes` is the largest resident memory of a process.
+    """
 
     role: str
     lives: int
@@ -107,7 +121,10 @@ class RoleFootprint:
 
 
 class Footprint:
-    """Samples the processes of each role."""
+    """Samples the memory and the open files of the processes of each role.
+
+    A role is a component, or the child processes of a component.
+    """
 
     def __init__(self) -> None:
         self._lives: dict[str, dict[tuple[int, float], Life]] = {}

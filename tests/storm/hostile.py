@@ -1,7 +1,7 @@
-"""Hostile inputs of a soak, each with a name. One caller, one producer or one model sends them.
+"""The attacks of a soak: hostile requests and messages, from one caller and one producer.
 
-Each attack is bounded in its requests, its bytes and its time. An attack does not break a promise
-by itself: the judge looks at the other callers' jobs, and at whether an accepted hostile job ends.
+Each attack is bounded in its requests, its bytes and its time. For a hostile job,
+the report only checks that it ends. For the jobs of other callers, it checks all promises.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ class Attacker:
     async def submit(
         self, model: str, content: bytes, media_type: str, *, wait_seconds: int = 0, query: str = ""
     ) -> None:
-        """Send a hostile body. If the gateway accepts a job, the judge expects that it ends."""
+        """Send a hostile body. If the gateway accepts a job, register it to be judged."""
         prefer = f"wait={wait_seconds}" if wait_seconds else "respond-async"
         path = f"/v1/models/{model}/jobs?deadline_seconds={_SHORT_DEADLINE_SECONDS}{query}"
         headers = {**self.caller.headers, "content-type": media_type, "prefer": prefer}
@@ -76,7 +76,10 @@ class Attacker:
         await self.submit("noop", content, "application/json")
 
     async def upload_once(self, model: str, media_type: str, data: bytes) -> str:
-        """Upload the input of a model, only at the first call. Return the id of the upload."""
+        """Upload an input for a model, and return the id of the upload.
+
+        Later calls for the same model upload nothing, and return the same id.
+        """
         if model not in self._uploads:
             self._uploads[model] = await self.callers.upload(self.caller, model, media_type, data)
         return self._uploads[model]
@@ -189,7 +192,7 @@ async def _send_raw(port: int, content: bytes) -> None:
 
 @dataclass(frozen=True)
 class Attack:
-    """One sort of hostile input. `model` is the model that the attack needs."""
+    """Hostile requests or messages of one kind. `model` is the model that the attack needs."""
 
     name: str
     run: Callable[[Attacker], Awaitable[None]]
@@ -213,7 +216,9 @@ ATTACKS = (
 
 
 def choose_attacks(text: str, models: Sequence[str]) -> list[Attack]:
-    """Return the attacks that the option `--hostile` names, if their models are served.
+    """Return the attacks that the option `--hostile` selects.
+
+    `text` is the value of the option. Attacks on models that are not in `models` are left out.
 
     Raises:
         ValueError: if a name is unknown.

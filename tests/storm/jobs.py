@@ -105,7 +105,7 @@ class StormJob:
 
     @property
     def known(self) -> KnownState:
-        """The last reported state.
+        """The last state of the job that the gateway has reported.
 
         A caller reads the state before it sends a request, and passes the state to `see` with the
         response.
@@ -143,7 +143,10 @@ class StormJob:
         return bool(result == {"number": self.label})
 
     def see_unknown(self, known: KnownState) -> None:
-        """Record a response with the status 404. It contradicts `known` if the job was final."""
+        """Record a response with the status 404.
+
+        Also record a contradiction if the job had already ended in the state `known`.
+        """
         self.status, self.was_unknown = "unknown", True
         if known.is_final:
             self.changes.append("final, then unknown")

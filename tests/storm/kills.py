@@ -28,7 +28,7 @@ class Kill:
 
     part: str
     is_child: bool
-    #: Seconds from the submit of this kill's share of the jobs to the kill.
+    #: The pause before this kill, in seconds. It begins after one share of the jobs is submitted.
     delay_seconds: float
     #: Whether the next kill may happen before this component is ready again.
     overlaps: bool

@@ -100,7 +100,7 @@ class Outside:
         return response
 
     def judge(self, jobs: Iterable[SoakJob]) -> WebhookCounts:
-        """Compare the webhooks with the finished jobs."""
+        """Compare the received webhooks with the finished jobs, and return the counts."""
         expected = [job for job in jobs if job.has_webhook and job.final is not None]
         delivered = repeated = 0
         missing, wrong = [], []

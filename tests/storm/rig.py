@@ -184,7 +184,10 @@ class SupervisedPart:
         return None
 
     def suspend(self, *, is_child: bool) -> list[psutil.Process]:
-        """Stop the component's processes by SIGSTOP, or only its children, and return them."""
+        """Send SIGSTOP to the component's processes, and return the processes that were stopped.
+
+        If `is_child` is true, send SIGSTOP only to the child processes.
+        """
         process = self.process()
         if process is None:
             return []
@@ -388,7 +391,10 @@ def _linked_parts(local: SystemSettings, remote: SystemSettings) -> tuple[Part, 
 def _gateway_host(
     settings: SystemSettings, remote: SystemSettings, engine: StormEngine, number: int, port: int
 ) -> Part:
-    """Return gateway host `number`, with its own port and directory, for a shared task hub."""
+    """Return the gateway host with this number, as a component.
+
+    The host has its own port and directory, and shares the task hub with the other hosts.
+    """
     name = f"gateway-{number}"
     own = replace(
         settings,

@@ -1,4 +1,4 @@
-"""What a storm and a soak share: the run on its own system, the counts and the report."""
+"""Functions that a storm and a soak share: run on a new system, count results, and report."""
 
 import argparse
 import asyncio
@@ -25,7 +25,7 @@ _MAX_SHOWN = 10
 class Storm:
     """The options and the current results of a storm. `report` prints them at any time.
 
-    `options` has the seed, the seconds to `settle`, and the `limit` of the run in seconds.
+    `options` contains the command-line options, such as the seed, `settle` and `limit` (seconds).
     """
 
     options: argparse.Namespace
@@ -44,7 +44,7 @@ class Storm:
 
     @property
     def judged(self) -> list[StormJob]:
-        """All jobs whose promises are judged."""
+        """The jobs for which the report checks that the promises were kept."""
         return self.jobs
 
     def say(self, text: str) -> None:
@@ -192,7 +192,7 @@ def count(run: Storm, broken: BrokenPromises) -> dict[str, str | int]:
 
 
 def describe_broken(run: Storm, broken: BrokenPromises) -> list[str]:
-    """Return a line for each of the first broken promises of each sort."""
+    """Return one line for each broken promise to a job, at most 10 lines for each promise."""
     return [
         f"{name}: {_describe(job, run.runs)}"
         for name, jobs in (
@@ -226,6 +226,6 @@ def format_counts(names: Iterable[str]) -> str:
 
 
 def print_line(text: str) -> None:
-    """Print a line at once, also if the output is a file."""
+    """Print a line without buffering, even if the output is a file."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()

@@ -110,14 +110,14 @@ def _mount(*arguments: str) -> None:
 
 
 def enter_mount_namespace(command: Sequence[str], environment: dict[str, str]) -> bool:
-    """Replace this program by itself in a mount namespace of its own, if the system permits that.
+    """Start this program again in a new mount namespace, in place of the current process.
 
-    A mount of the program is then invisible to all others, and the kernel removes it even if the
-    program is killed. The process id stays the same.
+    The file systems that the program mounts there are invisible to other programs. The kernel
+    removes them even if the program is killed. The process id stays the same.
 
     Returns:
-        Whether this program already runs in such a namespace. If the system does not permit one,
-        the result is False.
+        True if this program already runs in such a namespace. False if the system does not permit
+        a new namespace.
     """
     if environment.get(_IN_NAMESPACE):
         return True

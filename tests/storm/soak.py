@@ -3,11 +3,12 @@
     ./dev soak --minutes 60 --seed 7 --report soak.md
     ./dev soak --minutes 10 --hostile=-many-scans,-brackets --faults kill,stop
 
-It starts its own system in a temporary directory on free ports of loopback. The seed determines the
-jobs, the faults and the attacks; the exact moments depend on the machine. Faults and attacks begin
-after a calm part, in which the neighbour's usual wait is measured. The last part has no kills, so
-that the processes live long enough to measure their memory. The data of an hour takes about 5 GB.
-They are in memory if the disk that becomes full is a tmpfs.
+The command starts its own system in a temporary directory, on free ports of loopback. The seed
+determines the jobs, the faults and the attacks. The exact moments depend on the machine.
+
+Faults and attacks begin after a calm part, in which the neighbour's usual wait is measured. The
+last part has no kills, so that the processes run long enough to measure their memory. A soak of one
+hour stores about 5 GB of data. The data is in memory if the disk that becomes full is a tmpfs.
 
 Exit code: 0 if no job was lost, wrong, doubled or expired by a crash, no webhook was lost or
 forged, no job was shown to another tenant, and neither memory nor open files grew. 1 if a promise
@@ -115,16 +116,16 @@ class Soak(Storm):
 
     @property
     def judged(self) -> list[StormJob]:
-        """All jobs whose promises are judged, also those of producers."""
+        """The jobs for which the report checks the promises: jobs of callers and of producers."""
         return [*self.jobs, *self.producer_jobs]
 
     @property
     def soak_jobs(self) -> list[SoakJob]:
-        """The jobs that callers have submitted."""
+        """The jobs that callers have submitted. Jobs of producers are not included."""
         return [job for job in self.jobs if isinstance(job, SoakJob)]
 
     def register(self, job: SoakJob) -> None:
-        """Add a job to the jobs that are watched and judged."""
+        """Add a job, so that callers read its state and the report checks its promises."""
         self.jobs.append(job)
 
     def find_job(self, job_id: str) -> SoakJob | None:
@@ -132,9 +133,10 @@ class Soak(Storm):
         return next((job for job in self.soak_jobs if job_id in job.ids), None)
 
     def describe(self, begin: float) -> tuple[str, bool]:
-        """Return the names of the attacks since this time, and whether a fault was near.
+        """Return the attacks and whether there was a fault, for a job submitted at `begin`.
 
-        A fault is near if it had not ended 10 s before `begin`.
+        The attacks are the names of those that have not ended or ended after `begin`, joined by
+        `+`. A fault counts unless it ended more than 10 s before `begin`.
         """
         attacks = sorted({each.name for each in self.attack_times if (each.end or begin) >= begin})
         faults = (each.end for each in self.fault_times)
@@ -202,7 +204,7 @@ async def soak(rig: Rig, run: Soak) -> None:
 
 
 def _webhook_secrets(callers: Sequence[Caller]) -> dict[str, str]:
-    """Return the secret that signs the webhooks of each tenant."""
+    """Return, for each tenant, the secret that signs the webhooks of this tenant."""
     secrets = parse_secrets(_SECRET)
     return {
         caller.tenant: format_secrets(tenant_secrets(secrets, caller.tenant)) for caller in callers
@@ -210,7 +212,7 @@ def _webhook_secrets(callers: Sequence[Caller]) -> dict[str, str]:
 
 
 def _attacker(rig: Rig, run: Soak, callers: SoakCallers, outside_url: str) -> Attacker:
-    """Return the attacker, with the hostile caller's API key."""
+    """Return an attacker that uses the API key of the hostile caller."""
 
     def victims() -> list[str]:
         # The newest jobs, of which some still run and some have ended.
@@ -231,7 +233,10 @@ def _attacker(rig: Rig, run: Soak, callers: SoakCallers, outside_url: str) -> At
 async def _feed(
     run: Soak, queue: "asyncio.Queue[StormJob]", load: Sequence[Caller], outside_url: str
 ) -> None:
-    """Plan jobs at the rate of `--rate`, until cancelled. Plan fewer jobs if submits are slow."""
+    """Put new jobs into `queue`, from which callers submit them. Run until cancelled.
+
+    The rate is `--rate` jobs per second. If the queue is full, the rate is lower.
+    """
     for job in plan_soak_jobs(run.options.seed, load, run.models, outside_url):
         await queue.put(job)
         run.register(job)
@@ -239,7 +244,7 @@ async def _feed(
 
 
 async def _attack(run: Soak, attacker: Attacker) -> None:
-    """Carry out one attack after another, until cancelled. Each round has all attacks."""
+    """Carry out all attacks one after another, in random order. Repeat this until cancelled."""
     attacks = list(run.attacks)
     while attacks:
         attacker.chance.shuffle(attacks)
@@ -255,7 +260,7 @@ async def _attack(run: Soak, attacker: Attacker) -> None:
 
 
 async def _cause_faults(rig: Rig, run: Soak) -> None:
-    """Cause one fault after another until cancelled. The last part of the soak has no kills."""
+    """Cause faults until cancelled. Cause no kills in the last part of the soak."""
     options = run.options
     quiet_from = options.minutes * 60 * (1 - options.quiet_share)
     plan = plan_faults(
@@ -295,7 +300,7 @@ async def _sample(rig: Rig, run: Soak) -> None:
 
 
 async def _wait_for_webhooks(run: Soak, outside: Outside) -> None:
-    """Wait until the webhook of each job with a webhook has arrived, for at most 120 s."""
+    """Wait until all expected webhooks have arrived, but at most 120 s."""
     end = time.monotonic() + _WEBHOOK_SECONDS
     while time.monotonic() < end:
         if not outside.judge(run.soak_jobs).missing:
@@ -304,7 +309,7 @@ async def _wait_for_webhooks(run: Soak, outside: Outside) -> None:
 
 
 def find_failures(run: Soak) -> list[str]:
-    """Return the failures of a soak, except the broken promises to single jobs."""
+    """Return one line for each failure of a soak. Broken promises to jobs are not included."""
     failures = list(dict.fromkeys(run.failures))
     webhooks = run.webhooks
     if webhooks is not None:
@@ -331,7 +336,7 @@ def find_failures(run: Soak) -> list[str]:
 
 
 def _make_callers() -> tuple[dict[str, Caller], str]:
-    """Return the callers by name, and the value of API_KEYS."""
+    """Return the callers by name, and the value of the setting API_KEYS with their keys."""
     writing = (Scope.JOBS_READ, Scope.JOBS_WRITE)
     wanted: dict[str, tuple[str, Sequence[Scope]]] = {
         "acme": ("acme", writing),

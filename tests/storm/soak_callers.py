@@ -69,9 +69,9 @@ class SoakCallers(StormCallers):
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def ask(self, method: str, path: str, caller: Caller) -> httpx.Response | None:
-        """Send a request without a body.
+        """Send a request without a body, and return the response.
 
-        Return None if there is no response or its status is 429 or 5xx.
+        Return None if there is no response, or if its status is 429 or 5xx.
         """
         return await self._once(method, path, headers=caller.headers)
 
@@ -90,7 +90,10 @@ class SoakCallers(StormCallers):
     async def cross_tenants(
         self, jobs: Callable[[], Sequence[SoakJob]], callers: Sequence[Caller]
     ) -> None:
-        """Ask for the jobs of other tenants once a second, until cancelled."""
+        """Once a second, ask for a job of another tenant. Run until cancelled.
+
+        Count the responses that do not have the status 404.
+        """
         chance = random.Random("tenants")
         while True:
             await asyncio.sleep(1.0)
@@ -137,7 +140,8 @@ class Neighbour:
         Args:
             callers: Sends the requests.
             register: Adds a job to the jobs that are judged.
-            describe: Returns the names of the attacks since a time, and whether a fault was near.
+            describe: Returns the names of the attacks and whether there was a fault, for a wait
+                that began at the given time.
             clock: Returns the seconds since the start of the soak.
         """
         self._callers = callers
@@ -313,7 +317,10 @@ class Operator:
         await self._callers.ask("DELETE", path, self._caller)
 
     def _watch(self, sent: dict[str, Any], old: SoakJob | None) -> None:
-        """Register the new job of a redrive to be judged. Its input is that of the old job."""
+        """Register the job that a redrive has made, so that it is judged.
+
+        `sent` is the response to the redrive. The new job has the input of the job `old`.
+        """
         if not sent["is_new_job"] or old is None:
             return
         job = SoakJob(old.number, JobKind.ASYNC, old.model_ms, model=old.model, caller=old.caller)

@@ -113,7 +113,7 @@ def make_bytes(seed: int, number: int, size_bytes: int) -> bytes:
 
 @dataclass
 class SoakJob(StormJob):
-    """A job of a soak, which can be checked for the right end by its input and options."""
+    """A job of a soak. Its input and its options determine how it may end."""
 
     model: str = "noop"
     form: Form = Form.BODY
@@ -284,7 +284,7 @@ class ProducerJob(StormJob):
     is_wrong_queue: bool = False
 
     def see_reply(self, reply: Mapping[str, Any]) -> None:
-        """Record a reply. Each further reply must have the same result."""
+        """Record a reply. If its outcome differs from that of an earlier reply, record that too."""
         error = reply.get("error")
         result = reply["result"].get("json") if error is None else None
         self.see(
@@ -302,7 +302,10 @@ class ProducerJob(StormJob):
         return {"producer": self.number}
 
     def is_right_end(self, final: Mapping[str, Any]) -> bool:
-        """Return whether the reply is that of noop, or the report of a dead letter."""
+        """Return whether `final` has noop's result for the job's input.
+
+        If the request is in the wrong queue, return whether the job was dead-lettered.
+        """
         if self.is_wrong_queue:
             return bool(final["status"] == "failed" and final["error"]["code"] == "dead-lettered")
         if final["status"] != "succeeded":

@@ -75,9 +75,10 @@ def _webhooks(run: "Soak") -> _Row:
 
 
 def _neighbour(waits: Sequence[Wait]) -> list[_Row]:
-    """Return rows with the median and longest wait of each model, in several groups.
+    """Return the rows of the table of the neighbour's waits, with the median and the longest wait.
 
-    The groups are all jobs, jobs in the calm part, jobs with a fault, and jobs of each attack.
+    Each model has one row for all jobs, one for jobs during a fault, one for each attack, and one
+    for jobs without a fault and an attack.
     """
     groups: dict[tuple[str, str], list[float]] = defaultdict(list)
     for wait in waits:
@@ -127,7 +128,7 @@ def _verdict(slope: Slope | None, bound: float) -> str:
 
 
 def describe_soak(run: "Soak") -> Iterator[str]:
-    """Yield the lines about webhooks, neighbour and processes."""
+    """Yield the lines of the report about webhooks, the neighbour's waits, and the processes."""
     found = build_report(run)
     yield f"webhooks: {', '.join(f'{name} {value}' for name, value in found['webhooks'].items())}"
     for title in ("neighbour", "processes"):

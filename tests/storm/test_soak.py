@@ -53,7 +53,7 @@ def test_a_small_soak_ends_with_each_job_answered_and_writes_its_report(tmp_path
     assert {"blobs", "servicebus", "functions", "child of functions", "worker"} <= roles
 
 
-def test_a_soak_that_is_interrupted_ends_all_its_processes(tmp_path: Path) -> None:
+def test_an_interrupted_soak_ends_all_its_processes(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*COMMAND, *SMALL, "--minutes", "5", "--seed", "5", "--data", str(tmp_path / "data")],
         cwd=ROOT,

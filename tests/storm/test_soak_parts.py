@@ -76,7 +76,7 @@ def test_two_soaks_with_the_same_seed_have_the_same_jobs() -> None:
     assert plan(7) == plan(7) != plan(8)
 
 
-def test_a_soak_uses_all_models_forms_kinds_and_callers() -> None:
+def test_the_jobs_of_a_soak_have_all_models_input_forms_job_kinds_and_callers() -> None:
     jobs = plan(1)
     assert {job.model for job in jobs} == set(MODELS)
     assert {job.form for job in jobs} == set(Form)
@@ -137,11 +137,11 @@ def test_an_expected_failure_of_a_soak_job_is_not_a_broken_promise(
     assert find_broken(accepted(**options), final) == []
 
 
-def test_the_judge_counts_a_hostile_job_that_never_ends_as_lost() -> None:
+def test_a_hostile_job_that_never_ends_counts_as_lost() -> None:
     assert BrokenPromises.find([accepted(is_hostile=True)]).lost
 
 
-def test_the_judge_counts_a_producers_second_reply_with_another_result_as_doubled() -> None:
+def test_a_producer_job_with_two_different_replies_counts_as_doubled() -> None:
     job = ProducerJob(1, JobKind.ASYNC, 0)
     job.accept("id", "producer 1")
     right = {"result": {"json": {"sha256": _sha256(encode_json(job.body()))}}}
@@ -184,22 +184,26 @@ def with_webhook() -> SoakJob:
     return job
 
 
-async def test_a_webhook_that_does_not_arrive_is_missing(outside: Outside) -> None:
+async def test_a_webhook_that_does_not_arrive_counts_as_missing(outside: Outside) -> None:
     assert outside.judge([with_webhook()]).missing == [7]
 
 
-async def test_a_webhook_with_the_finished_job_is_delivered(outside: Outside) -> None:
+async def test_a_webhook_with_the_finished_job_counts_as_delivered(outside: Outside) -> None:
     await deliver(outside, json.dumps(ended("succeeded")).encode())
     counts = outside.judge([with_webhook()])
     assert (counts.expected, counts.delivered, counts.missing, counts.wrong) == (1, 1, [], [])
 
 
-async def test_a_webhook_that_differs_from_the_finished_job_is_wrong(outside: Outside) -> None:
+async def test_a_webhook_that_differs_from_the_finished_job_counts_as_wrong(
+    outside: Outside,
+) -> None:
     await deliver(outside, json.dumps(ended("failed")).encode())
     assert outside.judge([with_webhook()]).wrong == [7]
 
 
-async def test_a_webhook_with_the_secret_of_another_tenant_is_not_signed(outside: Outside) -> None:
+async def test_a_webhook_signed_with_the_secret_of_another_tenant_counts_as_unsigned(
+    outside: Outside,
+) -> None:
     await deliver(outside, json.dumps(ended("succeeded")).encode(), OTHER_SECRET)
     counts = outside.judge([with_webhook()])
     assert (counts.unsigned, counts.missing) == (1, [7])
@@ -274,7 +278,7 @@ def test_a_process_with_a_full_disk_cannot_write_until_the_disk_is_free(
     assert ask(writer) == "written"
 
 
-def test_a_full_tmpfs_refuses_writes_until_it_is_free_and_is_gone_after_the_program(
+def test_a_full_tmpfs_refuses_writes_and_disappears_when_the_program_ends(
     tmp_path: Path,
 ) -> None:
     program = (
@@ -313,7 +317,7 @@ def test_a_full_tmpfs_refuses_writes_until_it_is_free_and_is_gone_after_the_prog
 # Attacks
 
 
-def test_each_hostile_input_can_be_left_out_by_its_name() -> None:
+def test_the_hostile_option_can_select_or_exclude_each_attack_by_name() -> None:
     everything = [attack.name for attack in hostile.ATTACKS]
     models = (*MODELS, "tensor")
     for name in everything:
@@ -324,17 +328,17 @@ def test_each_hostile_input_can_be_left_out_by_its_name() -> None:
     assert [one.name for one in hostile.choose_attacks("all", models)] == everything
 
 
-def test_hostile_inputs_of_models_that_are_not_served_are_left_out() -> None:
+def test_attacks_on_models_that_are_not_served_are_left_out() -> None:
     models = {attack.model for attack in hostile.choose_attacks("all", ("noop",))}
     assert models == {"noop"}
 
 
-def test_an_unknown_hostile_input_is_refused() -> None:
+def test_the_hostile_option_refuses_the_name_of_an_unknown_attack() -> None:
     with pytest.raises(ValueError, match="unknown hostile input bombs: use all, none"):
         hostile.choose_attacks("bombs", MODELS)
 
 
-def test_the_huge_picture_is_a_valid_picture_of_its_size() -> None:
+def test_the_huge_picture_is_a_valid_picture_of_the_given_size() -> None:
     image = pytest.importorskip("PIL.Image")
     picture = hostile.make_huge_picture(side=70)
     with image.open(BytesIO(picture)) as opened:
@@ -351,7 +355,7 @@ def test_the_picture_with_many_scans_can_be_decoded() -> None:
         opened.load()
 
 
-def test_the_hostile_json_is_valid_json_of_its_size() -> None:
+def test_the_hostile_json_inputs_are_valid_json_of_the_given_size() -> None:
     brackets = hostile.make_brackets(size_bytes=3000)
     assert len(json.loads(brackets)["input"]["json"]) == 1001
     texts = json.loads(hostile.make_tensor_texts(size_bytes=1000))
@@ -403,7 +407,7 @@ def life(begin: float, minutes: float, level: float, per_minute: float) -> Life:
     )
 
 
-def test_one_slope_is_found_for_several_lives_at_different_levels() -> None:
+def test_processes_that_start_at_different_values_get_one_common_slope() -> None:
     lives = [life(0, 6, 100 * MIB, 3 * MIB), life(400, 8, 300 * MIB, 3 * MIB)]
     slope = fit(lives, 1, warm_up_seconds=60)
     assert slope is not None
@@ -412,7 +416,7 @@ def test_one_slope_is_found_for_several_lives_at_different_levels() -> None:
     assert slope.grows(2 * MIB)
 
 
-def test_growth_in_the_warm_up_and_short_peaks_do_not_count() -> None:
+def test_the_slope_ignores_growth_in_the_warm_up_and_short_peaks() -> None:
     grown = life(0, 1, 100 * MIB, 200 * MIB)
     flat = life(60, 10, 300 * MIB, 0)
     slope = fit([Life(grown.samples + flat.samples)], 1, warm_up_seconds=60)
@@ -427,11 +431,11 @@ def test_a_slope_with_a_large_error_is_neither_growing_nor_flat() -> None:
     assert not slope.is_flat(4.0)
 
 
-def test_a_process_that_lives_too_briefly_has_no_slope() -> None:
+def test_a_process_that_runs_too_briefly_has_no_slope() -> None:
     assert fit([life(0, 2, 0, 1)], 1, warm_up_seconds=60) is None
 
 
-def test_a_wait_is_assigned_to_the_attacks_and_faults_during_the_wait() -> None:
+def test_a_wait_is_assigned_to_attacks_during_the_wait_and_to_recent_faults() -> None:
     run = Soak.__new__(Soak)
     run.attack_times = [Interval("brackets", 10, 20), Interval("slow-urls", 20)]
     run.fault_times = [Interval("functions", 5, 8)]

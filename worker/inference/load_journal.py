@@ -1,4 +1,4 @@
-"""Note which model is being loaded, so that a later process can find the load that killed this one.
+"""Note which models are being loaded, to find out later which load has killed a process.
 
 The load of a model runs foreign code, which may crash the process, call `os._exit`, or use all
 memory. The process cannot catch any of these as an error. Therefore the worker notes each load in a
@@ -34,8 +34,8 @@ _log = logging.getLogger(__name__)
 MAX_DEATHS: Final = 3
 """A model is set aside after its load has killed this many processes in a row.
 
-One death proves little: the process may have been killed for another reason while it loaded the
-model.
+One death is not enough, because the process may have been killed for another reason while it loaded
+the model.
 """
 
 LONGEST_HOLD_SECONDS: Final = 30.0
@@ -63,15 +63,16 @@ class KilledLoads:
 def import_name(module: str) -> str:
     """Return the name under which the import of a model's module is noted.
 
-    An import by the parent process is counted apart from the load of the model.
+    The parent process imports the module. Deaths during the import are counted separately from
+    deaths during the load of the model.
     """
     return f"import {module}"
 
 
 class LoadJournal:
-    """The notes of this process about its loads, in a folder that later processes also use.
+    """Notes in a folder which models this process is loading. Later processes read the notes.
 
-    Workers may share the folder. Then all of them set the same models aside. Without a folder
+    Workers may share the folder. Then all of them set the same models aside. If there is no folder,
     nothing is noted. Any thread may call the methods.
     """
 
@@ -86,7 +87,7 @@ class LoadJournal:
         Args:
             lock_folder: The folder of the lock journals. The notes are in its folder `loads`. None
                 if loads are not noted.
-            clock: Returns the time in seconds since 1970, which later processes also use.
+            clock: Returns the time in seconds since 1970. Later processes must use the same clock.
             hold_seconds: The longest time for which other models wait while suspects are loaded.
         """
         self._lock_folder = lock_folder
@@ -96,11 +97,13 @@ class LoadJournal:
         self._hold_ends_at = 0.0
         self._changed = threading.Condition()
         self.suspects: set[str] = set()
-        """The models that are loaded first, because their load may have killed a process."""
+        """The names of the models that are loaded first. Their load may have killed a process."""
         self._one_by_one = threading.Lock()
 
     def take_over(self, models: Collection[str] = ()) -> None:
-        """Count the deaths of the processes whose notes remain, and find the suspects.
+        """Count the deaths of the processes that have died during a load, and find the suspects.
+
+        A process that died during a load has left its note in the folder.
 
         Args:
             models: The names of the models that this process loads.
@@ -121,7 +124,10 @@ class LoadJournal:
             self._hold_ends_at = time.monotonic() + self._hold_seconds
 
     def find(self, name: str) -> KilledLoads:
-        """Return the killed loads of the model `name`, which may also be an `import_name`."""
+        """Return how many loads of `name` killed a process, and the pause before the next load.
+
+        `name` is the name of a model or a result of `import_name`.
+        """
         count, last_at = self._read(name)
         if count < MAX_DEATHS:
             return KilledLoads(count, 0.0)
@@ -135,14 +141,15 @@ class LoadJournal:
     def is_holding(self) -> bool:
         """Whether suspects are being loaded. Then no job is received and no other model is loaded.
 
-        This ends after `hold_seconds`, so that a load that hangs does not block the others.
+        After `hold_seconds` the value is False, so that a load that hangs does not block the other
+        models.
         """
         return bool(self.suspects) and time.monotonic() < self._hold_ends_at
 
     def wait_for_suspects(self, name: str, stopping: threading.Event) -> None:
-        """Wait until the suspects have been loaded, unless this model is one of them.
+        """Wait until the suspects have been loaded, before the model `name` is loaded.
 
-        Return early if `stopping` is set.
+        Return at once if `name` is a suspect. Return early if `stopping` is set.
         """
         with self._changed:
             while self.is_holding and name not in self.suspects and not stopping.is_set():
@@ -162,9 +169,9 @@ class LoadJournal:
             yield
 
     def end(self, name: str, *, has_succeeded: bool) -> None:
-        """Record that a load has ended without killing the process.
+        """Record that a load has ended, and that the process is still alive.
 
-        After a success, the death count of the model is 0 again.
+        If the load has succeeded, the death count of the model becomes 0.
         """
         with self._changed:
             self.suspects.discard(name)
@@ -219,7 +226,9 @@ class LoadJournal:
         return names
 
     def _held_jobs(self, process: str) -> bool:
-        """Return whether a dead process held a message. Then the job may have caused the death.
+        """Return whether a process held a message lock when it died.
+
+        If it did, the job of that message may have caused the death.
 
         The lock journals of the dead process still exist, because this process has not connected to
         a queue yet.
@@ -257,7 +266,10 @@ class LoadJournal:
             _log.warning("the death during the load of %s is not counted: %s", name, error)
 
     def _read(self, name: str) -> tuple[int, float]:
-        """Return how many deaths are counted for a model, and the time of the last death."""
+        """Return how many deaths are counted for a model, and the time of the last death.
+
+        Both are 0 if no death is counted.
+        """
         if self._folder is None:
             return 0, 0.0
         try:

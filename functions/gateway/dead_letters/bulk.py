@@ -33,7 +33,7 @@ MAX_EXAMINED: Final = 500
 """The largest number of dead letters that one call reads, and that one action changes."""
 
 ACTION_TIME: Final = timedelta(seconds=15)
-"""How long one action continues with further letters. The cursor continues the action.
+"""How long one call changes letters. Then it returns a cursor that continues the action.
 
 One letter takes up to about five seconds, and clients wait 30 seconds for a response.
 """
@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 
 class LetterAction(StrEnum):
-    """What is done with all matching dead letters."""
+    """What an operator does with all dead letters that match a filter."""
 
     REDRIVE = "redrive"
     PURGE = "purge"
@@ -53,11 +53,11 @@ class LetterAction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LetterFilter:
-    """Which dead letters are meant. A member that is None allows any value.
+    """Selects dead letters by their properties. A member that is None allows any value.
 
     `since` is inclusive and `before` is exclusive. Both are compared with the time at which the
-    message was dead-lettered. If `is_redriven` is False, only letters are meant whose work was not
-    sent again.
+    message was dead-lettered. If `is_redriven` is False, only letters that were not redriven
+    match.
     """
 
     models: tuple[ModelEntry, ...]
@@ -68,7 +68,7 @@ class LetterFilter:
 
     @property
     def needs_content(self) -> bool:
-        """Whether the letters must be read before it is known whether they match."""
+        """Whether the content of a letter must be read to decide whether the letter matches."""
         members = (self.reason, self.since, self.before, self.is_redriven)
         return any(member is not None for member in members)
 
@@ -188,7 +188,10 @@ class LetterChange:
 
 @dataclass(frozen=True, slots=True)
 class LetterChanges:
-    """What an action did. `cursor` is where the next call continues; None if it is complete."""
+    """The changes that one call has made. With `cursor`, the next call continues the action.
+
+    `cursor` is None if the action is complete.
+    """
 
     changes: list[LetterChange]
     cursor: str | None
@@ -207,8 +210,9 @@ class LetterActions:
     ) -> LetterChanges:
         """Redrive or purge the letters of a page.
 
-        The process may die between two letters. Then the same order, with a new count, changes the
-        rest: a letter is redriven only once. Raises Unavailable.
+        If the process dies between two letters, the caller can repeat the request with a new count.
+        The repeated request changes the remaining letters, because a letter is redriven only once.
+        Raises Unavailable.
         """
         ends_at = self.clock() + ACTION_TIME
         changes: list[LetterChange] = []

@@ -65,7 +65,7 @@ def is_open(method: str, path: str) -> bool:
 
 
 def sufficient_scopes(method: str, path: str) -> tuple[Scope, ...]:
-    """Return the scopes of which a key must have at least one for this request.
+    """Return the scopes that permit this request. A key needs only one of them.
 
     The result is empty if any key is sufficient. The routes in _OPERATED themselves check which
     tenants the caller may see.

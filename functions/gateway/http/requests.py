@@ -65,7 +65,7 @@ ALL_TENANTS: Final = "*"
 
 
 def visible_tenant(request: Request, given: str | None = None) -> str | None:
-    """Return the tenant whose jobs this request may see; None if it may see all tenants.
+    """Return the tenant whose jobs the caller may see; None for all tenants.
 
     `given` is the query parameter `tenant`: the name of a tenant, or ALL_TENANTS. If it is None, a
     caller with the scope `ops:read` sees all tenants, and every other caller only its own tenant.
@@ -104,11 +104,11 @@ async def find_own_job(request: Request, job_id: str) -> Record:
 
 
 async def find_visible_job(request: Request, job_id: str, tenant: str | None = None) -> Record:
-    """Return the record of a job that the caller may see, also if it belongs to another tenant.
+    """Return the record of a job that the caller may see, even if it belongs to another tenant.
 
-    Use it only for responses without the job's result, because operators do not see results.
-    `tenant` is the query parameter of `visible_tenant`. Raises the problem `unknown-job` or
-    `forbidden`.
+    Use this function only for responses without the job's result, because operators do not see
+    results. `tenant` is the query parameter of `visible_tenant`. Raises the problem `unknown-job`
+    or `forbidden`.
     """
     _, found = await find_visible_instance(request, job_id, tenant)
     return found
@@ -223,7 +223,7 @@ _TIME: Final = re.compile(
 )
 
 
-# Nothing is older, and earlier times could not be calculated with.
+# No job is older. Calculations with much earlier times could fail.
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 

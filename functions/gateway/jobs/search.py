@@ -1,8 +1,8 @@
 """Find jobs by tenant, model, status, problem code, label, time and id.
 
 A search reads the orchestrations of jobs, newest first, as `listing` describes. No index is
-written, so a job costs nothing more because it can be found, and every instance of the app finds
-the same jobs. One page of a search costs at most:
+written, so the search adds no cost to a submit. Every instance of the app finds the same jobs. One
+page of a search costs at most:
 
     MAX_QUERIES queries of WINDOW_INSTANCES orchestrations each (6,400 orchestrations), and
     the read of one outcome for each job on the page whose orchestration has not recorded it
@@ -32,7 +32,7 @@ from gateway.jobs.model import (
 from gateway.jobs.progress import ProgressStore
 
 ANY_ENDING: Final = "*"
-"""The last character of a label or an id in a search that stands for any further characters."""
+"""At the end of a label or an id in a search, this stands for any further characters."""
 
 JOB_ID: Final = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """The form of the ids that the gateway creates."""

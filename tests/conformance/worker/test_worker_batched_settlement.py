@@ -1,4 +1,4 @@
-"""Several messages completed together, by Microsoft's client on the local Service Bus."""
+"""Complete several messages together, with Microsoft's client on the local Service Bus."""
 
 from concurrent.futures import ThreadPoolExecutor
 

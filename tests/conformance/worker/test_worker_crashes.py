@@ -221,7 +221,7 @@ def test_the_worker_processes_jobs_after_a_restart_of_service_bus(
     assert "Traceback" not in log
 
 
-def test_a_worker_that_starts_before_all_other_services_waits_for_the_other_services(
+def test_a_worker_that_starts_before_the_other_services_waits_for_them(
     services: LocalServices, gate: Gate
 ) -> None:
     port = free_port()

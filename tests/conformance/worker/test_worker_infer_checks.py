@@ -28,7 +28,10 @@ MODEL = Catalogue.load()["noop"]
 
 
 def job_of(gateway: Gateway, in_flight: InFlight, locks: LockRenewer, name: str) -> ReceivedJob:
-    """Return a job that was queued for 10 s, so that the worker asks whether it is wanted."""
+    """Return a job that was queued for 10 s.
+
+    The worker asks the gateway whether a job was cancelled if it was queued for so long.
+    """
     now = datetime.now(UTC)
     since = now - timedelta(seconds=10)
     delivery = LockedMessage(b"", 0, since, None, {}, name, cast(Any, None), "noop")

@@ -114,7 +114,7 @@ def test_each_kind_of_settlement_removes_the_lock_token_from_the_journal(
         link.complete(received(link, 1))
 
 
-def test_a_message_in_the_journal_that_the_dead_worker_had_settled_is_not_redelivered(
+def test_a_settled_message_that_is_still_in_the_journal_is_not_redelivered(
     links: Links,
 ) -> None:
     send(links.services, 2)
@@ -156,7 +156,9 @@ def test_a_message_that_arrived_on_a_broken_connection_is_received_on_the_next_c
     gc.collect()
 
 
-def test_a_message_released_when_receiving_stops_is_not_in_the_lock_journal(links: Links) -> None:
+def test_a_message_that_is_released_at_the_end_of_receiving_is_not_in_the_lock_journal(
+    links: Links,
+) -> None:
     link = links.start()
     assert link.receive(0.1) is None
     # The link has credit, so the broker sends this message to the link.

@@ -33,7 +33,8 @@ from worker.memory.simulated_device import AccountRecord
 
 JOBS_COUNT = 200
 GATED = entry("gated", 1, "").replace("worker_heavy", "worker_models")
-# The time to notice a waiting model, to finish the jobs of the other model, and to load it.
+# The time until the worker has noticed a waiting model, has finished the jobs of the other model,
+# and has loaded the waiting model.
 SWITCH_SECONDS = 0.75
 
 

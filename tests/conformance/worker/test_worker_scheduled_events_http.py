@@ -22,7 +22,7 @@ def metadata() -> Iterator[Metadata]:
 
 
 class Listener:
-    """The polling of scheduled events, and the shutdown requests that the events cause."""
+    """Polls scheduled events, and records the shutdowns that these events request."""
 
     def __init__(
         self,

@@ -19,9 +19,10 @@ class Gateway(http.server.ThreadingHTTPServer):
     gets 202 for its first reply and 410 for each later reply. The status 0 closes the connection
     without a response.
 
-    `after_posts` is a number of POST requests, and a function to call before the last of them is
-    answered. `asked_status` is the status of the responses to GET requests. With a `meeting`, GET
-    requests are answered only after enough of them wait at this barrier.
+    `after_posts` is a number of POST requests and a function. The function is called before the
+    last of these requests is answered. `asked_status` is the status of the responses to GET
+    requests, by job id. If `meeting` is set, GET requests are answered only after enough of them
+    wait at this barrier.
     """
 
     daemon_threads = True
@@ -56,7 +57,10 @@ class Gateway(http.server.ThreadingHTTPServer):
                 )
 
     def taken(self, job_id: str) -> JobReply:
-        """Wait until a reply of the job is accepted. Return the reply, the only accepted one."""
+        """Wait until a reply to the job is accepted, and return it.
+
+        Raises AssertionError if more than one reply was accepted.
+        """
         self.wait_for(lambda: bool(self.replies[job_id]))
         assert len(self.replies[job_id]) == 1
         return self.replies[job_id][0]

@@ -33,7 +33,7 @@ from tests.conformance.worker.worker_gateway import Gateway
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
-# A busy machine is slow. A test that fails does not need to fail soon.
+# The limit is long, because a busy machine is slow.
 START_SECONDS = 60.0
 LOCK_SECONDS = 5
 
@@ -267,7 +267,7 @@ class LocalServices:
 
 
 def receive(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusReceivedMessage]:
-    """Receive `count` messages, however many calls of the SDK this takes."""
+    """Call the SDK until `count` messages have arrived, and return the messages."""
     return list(_arriving(receiver, count))
 
 

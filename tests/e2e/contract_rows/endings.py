@@ -1,4 +1,4 @@
-"""Rows for queued jobs, and for jobs that have failed or were cancelled."""
+"""Rows of the REST contract: requests for queued, failed and cancelled jobs."""
 
 from typing import Final
 

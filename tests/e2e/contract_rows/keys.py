@@ -1,4 +1,4 @@
-"""Rows for callers with and without API keys, scopes and rate limits."""
+"""Rows of the REST contract: requests with different API keys, scopes and rate limits."""
 
 from typing import Final
 

@@ -1,4 +1,7 @@
-"""Rows for requests that are sent together while a service behind the gateway does not respond."""
+"""Rows of the REST contract: requests while a service that the gateway needs does not respond.
+
+The requests of each table are sent at the same time.
+"""
 
 from typing import Final
 

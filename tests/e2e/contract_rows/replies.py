@@ -1,4 +1,4 @@
-"""Rows for replies and progress reports of workers."""
+"""Rows of the REST contract: requests in which workers send replies and progress reports."""
 
 from typing import Final
 

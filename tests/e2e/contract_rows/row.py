@@ -59,13 +59,16 @@ class Row:
 
 
 def typed(media_type: str, **others: str) -> dict[str, str]:
-    """Return headers with this media type and `others`, whose names get dashes for underscores."""
+    """Return headers: the content type `media_type`, and `others`.
+
+    In the names of `others`, underscores are replaced by dashes.
+    """
     fields = {name.replace("_", "-"): value for name, value in others.items()}
     return {"content-type": media_type, **fields}
 
 
 def encoded(value: Any) -> bytes:
-    """Return a value as a JSON body."""
+    """Return a value as the JSON body of a request."""
     return json.dumps(value).encode()
 
 

@@ -1,4 +1,4 @@
-"""Rows for requests that submit a job. The gateway accepts or refuses them."""
+"""Rows of the REST contract: submits that the gateway accepts or refuses."""
 
 from typing import Final
 

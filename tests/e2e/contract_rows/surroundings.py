@@ -1,4 +1,4 @@
-"""Rows for models, health, documents, dead letters and the Open Inference Protocol (/v2)."""
+"""Rows of the REST contract: models, health, documents, dead letters, and the routes of /v2."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Rows for callers that wait, one for each way in which a job ends."""
+"""Rows of the REST contract: submits whose caller waits, while the job ends in different ways."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Make the host names of the domain SOAK_SILENT_DOMAIN hang in DNS, as if nobody answered.
+"""Make the host names of the domain SOAK_SILENT_DOMAIN hang in DNS, as if no DNS server answered.
 
 Python runs this module at the start of each component of a soak, because the module's folder is in
 PYTHONPATH. No query leaves this machine. All other names are resolved as usual.

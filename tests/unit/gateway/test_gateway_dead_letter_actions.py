@@ -117,7 +117,7 @@ async def test_a_purge_deletes_only_the_dead_letters_that_match_all_members_of_i
     assert left == sorted([ids[1], ids[3]])
 
 
-async def test_a_redrive_of_several_letters_goes_on_after_a_letter_that_cannot_be_redriven(
+async def test_a_redrive_of_several_letters_skips_a_letter_that_cannot_be_redriven(
     gateway: RunningGateway,
 ) -> None:
     good = await dead_job(gateway)
@@ -134,7 +134,7 @@ async def test_a_redrive_of_several_letters_goes_on_after_a_letter_that_cannot_b
     ]
 
 
-async def test_a_letter_that_was_redriven_alone_does_not_count_for_a_redrive(
+async def test_the_number_of_letters_to_redrive_excludes_letters_that_were_redriven_before(
     gateway: RunningGateway,
 ) -> None:
     first, second = [await dead_job(gateway) for _ in range(2)]
@@ -145,7 +145,7 @@ async def test_a_letter_that_was_redriven_alone_does_not_count_for_a_redrive(
     assert [letter["id"] for letter in result["done"]] == [second]
 
 
-async def test_one_request_examines_a_bounded_number_of_letters_and_its_cursor_continues(
+async def test_one_request_examines_a_bounded_number_of_letters_and_returns_a_cursor(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bulk, "MAX_EXAMINED", 5)
@@ -174,7 +174,7 @@ async def test_one_request_examines_a_bounded_number_of_letters_and_its_cursor_c
     assert sorted(done + left) == ids
 
 
-async def test_an_action_stops_after_its_time_and_its_cursor_continues(
+async def test_an_action_stops_at_its_time_limit_and_returns_a_cursor_that_continues_it(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = sorted([await dead_job(gateway) for _ in range(20)])
@@ -193,7 +193,7 @@ async def test_an_action_stops_after_its_time_and_its_cursor_continues(
     assert second["next_cursor"] is None
 
 
-async def test_an_action_that_was_interrupted_is_completed_by_the_same_order_with_a_new_count(
+async def test_a_repeated_redrive_with_a_new_count_completes_an_interrupted_redrive(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(10):
@@ -291,7 +291,7 @@ async def test_each_change_of_a_dead_letter_is_logged_with_the_name_of_the_key(
     assert key not in caplog.text
 
 
-async def test_a_stored_letter_with_unexpected_members_does_not_disturb_a_filter(
+async def test_a_letter_with_an_unexpected_value_does_not_match_a_filter_for_this_value(
     gateway: RunningGateway,
 ) -> None:
     for number, content in enumerate(
@@ -303,7 +303,9 @@ async def test_a_stored_letter_with_unexpected_members_does_not_disturb_a_filter
     assert (await count(gateway))["count"] == 3
 
 
-async def test_a_page_of_filtered_letters_ends_at_its_limit(gateway: RunningGateway) -> None:
+async def test_a_page_of_filtered_letters_has_at_most_the_given_number_of_letters(
+    gateway: RunningGateway,
+) -> None:
     ids = sorted([await dead_job(gateway) for _ in range(7)])
     models = (Catalogue.load(gateway.services.settings.catalogue_path).model("noop"),)
     wanted, cursor, found = LetterFilter(models, reason=REASON), "", []

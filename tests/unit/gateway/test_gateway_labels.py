@@ -119,7 +119,7 @@ async def test_a_label_with_control_characters_or_of_a_wrong_length_is_refused(
         {**RAW, "headers": {**RAW["headers"], "loosely-label": " "}},
     ],
 )
-async def test_a_label_that_is_no_text_or_that_is_given_twice_is_refused(
+async def test_a_label_that_is_not_text_or_is_given_twice_is_refused(
     gateway: RunningGateway, parts: dict[str, Any]
 ) -> None:
     parts = {**parts, "headers": {"content-type": "application/json", **parts.get("headers", {})}}
@@ -150,7 +150,7 @@ async def test_the_job_of_a_redrive_has_the_label_of_the_failed_job(
     assert (await gateway.job(answer.json()["job_id"]))["label"] == LABEL
 
 
-def test_an_orchestration_input_without_a_label_is_read_as_before() -> None:
+def test_a_ticket_without_a_label_has_no_member_label_and_can_be_read() -> None:
     now = datetime(2026, 3, 1, tzinfo=UTC)
     request = JobRequest("1", "noop", InlineBytes("text/plain", b"x"), now, now)
     plain = write_ticket(request, None)
@@ -162,7 +162,7 @@ def test_an_orchestration_input_without_a_label_is_read_as_before() -> None:
     assert initial_record(labelled)["label"] == LABEL
 
 
-async def test_an_idempotency_key_belongs_to_requests_with_the_same_label(
+async def test_an_idempotency_key_is_refused_with_another_label(
     gateway: RunningGateway,
 ) -> None:
     headers = {**RAW["headers"], "idempotency-key": "one"}
@@ -173,7 +173,7 @@ async def test_an_idempotency_key_belongs_to_requests_with_the_same_label(
     assert [answer.status_code for answer in answers] == [202, 202, 422, 422]
 
 
-async def test_a_claim_of_an_earlier_version_still_matches_its_request(
+async def test_an_idempotency_claim_of_version_0_1_matches_a_request_without_a_label(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

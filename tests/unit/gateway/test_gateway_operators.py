@@ -1,4 +1,4 @@
-"""What keys with the scopes ops:read and admin see of other tenants, and what they may change."""
+"""What callers with the scopes ops:read and admin can see of other tenants, and can change."""
 
 import json
 from collections.abc import AsyncIterator
@@ -114,7 +114,7 @@ async def test_a_key_with_ops_read_sees_the_jobs_of_all_tenants_without_their_re
     assert [job["result"] for job in page["jobs"]] == [None, {"n": 1}]
 
 
-async def test_an_admin_sees_its_own_tenant_unless_it_asks_for_others(
+async def test_an_admin_key_sees_other_tenants_only_if_the_request_names_them(
     closed: RunningGateway,
 ) -> None:
     first, second = [await job_of(closed, name) for name in ("a", "b")]

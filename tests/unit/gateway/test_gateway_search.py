@@ -159,7 +159,7 @@ async def test_an_invalid_filter_of_a_search_is_refused(
 
 @dataclass
 class BusyStore:
-    """A durable store with one job each second for six hours, of which few have a label."""
+    """A durable store with one job for each second of six hours. Few of the jobs have a label."""
 
     labelled: frozenset[int]
     seconds: int = 21_600
@@ -188,9 +188,7 @@ class BusyStore:
         return job_id, InstanceSnapshot(RuntimeStatus.COMPLETED, ticket.text, output, at)
 
 
-async def test_a_search_for_a_rare_label_has_a_bounded_cost_and_says_how_far_back_it_looked() -> (
-    None
-):
+async def test_each_page_of_a_search_for_a_rare_label_has_a_bounded_cost() -> None:
     labelled = frozenset({20_000, 12_500, 12_499, 3})
     store = BusyStore(labelled)
     wanted = JobFilter(label="rare")
@@ -234,7 +232,7 @@ async def test_a_search_for_a_rare_label_has_a_bounded_cost_and_says_how_far_bac
         (JobFilter(created_before=START + timedelta(minutes=5), label="rare"), 30),
     ],
 )
-async def test_a_search_by_id_or_in_a_short_time_needs_few_queries_among_many_jobs(
+async def test_a_search_by_id_or_for_a_short_period_needs_few_queries_among_many_jobs(
     wanted: JobFilter, most_queries: int
 ) -> None:
     store = BusyStore(frozenset({100, 21_500}))
@@ -257,7 +255,7 @@ async def test_a_search_by_id_or_in_a_short_time_needs_few_queries_among_many_jo
     limit=st.integers(1, 10),
     window_size=st.integers(1, 10),
 )
-def test_a_page_contains_all_jobs_since_the_time_to_which_it_looked_back(
+def test_a_page_contains_all_jobs_created_since_the_time_of_searched_since(
     times: list[int], limit: int, window_size: int
 ) -> None:
     store = Store([id_of(time) for time in times], window_size)
@@ -272,7 +270,7 @@ def test_a_page_contains_all_jobs_since_the_time_to_which_it_looked_back(
     assert newer == page.jobs[: len(newer)]
 
 
-async def test_a_page_of_a_search_leads_to_the_next_page_with_the_same_filters(
+async def test_the_next_link_of_a_search_has_the_same_filters(
     gateway: RunningGateway,
 ) -> None:
     ids = [await gateway.accept(label="a b&c") for _ in range(3)]

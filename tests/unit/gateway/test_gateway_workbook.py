@@ -60,7 +60,7 @@ async def test_the_workbook_query_finds_the_age_of_the_oldest_message_in_a_queue
     assert read(query, line) == {"queue": "noop", "seconds": "90"}
 
 
-async def test_the_workbook_query_finds_no_oldest_message_age_for_a_queue_that_cannot_be_read(
+async def test_the_workbook_query_for_message_ages_finds_nothing_if_the_queue_is_unavailable(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.queues.is_down = True

@@ -347,7 +347,7 @@ def test_the_list_command_prints_one_line_per_job_up_to_the_limit(
     ]
 
 
-def test_the_list_command_sends_its_filters_and_shows_label_and_tenant(
+def test_the_list_command_sends_the_filters_and_shows_the_label_and_the_tenant(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     job = job_document("failed", label="order\x1b 1", tenant="acme")
@@ -378,7 +378,7 @@ def test_the_list_command_sends_its_filters_and_shows_label_and_tenant(
     }
 
 
-def test_a_list_command_that_ends_early_prints_how_far_back_it_looked(
+def test_a_list_command_that_ends_early_prints_the_time_back_to_which_it_searched(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [

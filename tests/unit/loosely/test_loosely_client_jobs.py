@@ -293,7 +293,7 @@ def test_client_jobs_yields_the_jobs_of_all_pages(
     ]
 
 
-def test_a_search_sends_its_filters_and_says_how_far_back_it_looked(
+def test_a_search_sends_the_filters_and_returns_searched_back_to(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     page = {
@@ -332,7 +332,7 @@ def test_a_search_sends_its_filters_and_says_how_far_back_it_looked(
     }
 
 
-def test_a_search_by_a_time_without_a_zone_is_refused_before_a_request_is_sent(
+def test_a_search_by_a_time_without_a_zone_raises_an_error_and_sends_no_request(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     with pytest.raises(ValueError, match="no time zone"):

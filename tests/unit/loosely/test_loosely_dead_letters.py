@@ -142,7 +142,7 @@ MEMBERS = {
 }
 
 
-def test_the_dead_letters_count_command_adds_the_numbers_of_all_parts(
+def test_the_dead_letters_count_command_adds_the_counts_of_all_responses(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [counted(500, 480, "noop/5"), counted(12, 12)]
@@ -157,7 +157,7 @@ def test_the_dead_letters_count_command_adds_the_numbers_of_all_parts(
     assert parse_qs(second.query) == {**expected, "cursor": ["noop/5"]}
 
 
-def test_the_redrive_all_command_shows_the_count_and_sends_it_after_a_yes(
+def test_the_redrive_all_command_asks_the_user_and_sends_the_confirmed_count(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [counted(3, 2), changed("redrive", 2)]
@@ -175,7 +175,7 @@ def test_the_redrive_all_command_shows_the_count_and_sends_it_after_a_yes(
 
 
 @pytest.mark.parametrize("answer", ["n\n", "\n", ""])
-def test_a_command_for_all_dead_letters_changes_nothing_without_a_yes(
+def test_redrive_all_and_purge_all_change_nothing_unless_the_user_answers_yes(
     runner: CliRunner, gateway: ScriptedGateway, answer: str
 ) -> None:
     for command in ("redrive-all", "purge-all"):
@@ -187,7 +187,7 @@ def test_a_command_for_all_dead_letters_changes_nothing_without_a_yes(
     assert sent(gateway) == []
 
 
-def test_the_purge_all_command_with_a_count_does_not_ask_and_refuses_another_count(
+def test_the_purge_all_command_with_a_count_asks_nothing_and_fails_if_the_count_differs(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [counted(3, 0), changed("purge", 3)]
@@ -198,7 +198,7 @@ def test_the_purge_all_command_with_a_count_does_not_ask_and_refuses_another_cou
     assert [each["count"] for each in sent(gateway)] == [3]
 
 
-def test_a_command_for_all_dead_letters_follows_the_cursors_and_never_exceeds_the_count(
+def test_purge_all_follows_the_cursors_and_never_exceeds_the_given_count(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [
@@ -234,7 +234,7 @@ def test_a_redrive_all_command_exits_with_status_1_if_a_letter_was_refused(
     assert "redriven: 1" in output
 
 
-def test_a_count_that_changes_between_count_and_order_is_reported(
+def test_redrive_all_reports_a_count_that_changed_after_the_letters_were_counted(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     refusal = problem_response(409, "count-changed", "count: 5 dead letters match now, and not 4")

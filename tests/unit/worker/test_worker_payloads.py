@@ -144,7 +144,7 @@ class WritableStore(ScriptedStore):
         self.blobs[blob] = data
 
 
-def test_a_message_with_the_id_of_another_job_does_not_overwrite_the_result_of_this_job() -> None:
+def test_two_results_with_the_same_job_id_are_stored_in_different_blobs() -> None:
     store = WritableStore()
     payloads = BlobPayloads(store)
     own = payloads.store("job", b"of the caller", "text/plain", patient)

@@ -247,11 +247,11 @@ async def count_dead_letters(  # noqa: PLR0913, PLR0917 - each query parameter i
     openapi_extra={"requestBody": LETTER_ACTION_BODY},
 )
 async def change_dead_letters(request: Request) -> Response:
-    """Redrive or purge all matching dead letters, if their number is still the `count` sent.
+    """Redrive or purge all matching dead letters, if their number equals `count`.
 
-    The count is that of `GET /v1/admin/dead-letters/count` with the same filter and cursor. If it
-    has changed, nothing is done, and the status is 409. One request changes up to 500 letters, and
-    stops after about 15 seconds.
+    `GET /v1/admin/dead-letters/count` with the same filter and cursor returns this number. If the
+    number has changed, nothing is done, and the status is 409. One request changes up to 500
+    letters, and stops after about 15 seconds.
     """
     require_scope(request, Scope.ADMIN)
     refuse_unknown_query(request)

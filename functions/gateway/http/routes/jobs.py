@@ -441,8 +441,9 @@ async def list_jobs(  # noqa: PLR0913, PLR0917 - each query parameter is a param
 ) -> Response:
     """List jobs, newest first. Even an empty page can have a `next_cursor`.
 
-    A page looks at a limited number of jobs. `searched_back_to` says how far back it looked, and
-    `next_cursor` continues the search.
+    For one page, only a limited number of jobs is examined. All matching jobs that were created at
+    `searched_back_to` or later are on this page or on an earlier page. `next_cursor` continues the
+    search.
     """
     refuse_unknown_query(request, _OPTIONS)
     services = services_of(request)
@@ -532,7 +533,7 @@ def _parse_id(text: str | None) -> str | None:
 def _oldest_time(now: datetime, retention: timedelta) -> datetime:
     """Return a time before which no job exists any more.
 
-    It is a full hour, so that the response to a repeated request does not change.
+    The time is a full hour, so that the response to a repeated request does not change.
     """
     return (now - retention - _PURGE_DELAY).replace(minute=0, second=0, microsecond=0)
 
