@@ -226,11 +226,11 @@ def _used_seconds(served: ServedPeer) -> float:
 def expected_results(task: str, pictures: Sequence[bytes], folder: Path) -> list[Any]:
     """Return the right result of each picture, to check the systems' results.
 
-    For the classifier, the list is empty, so `measure` checks no results. Only Loosely serves the
-    classifier, and `benchmarks.peers.job`, which computes the right results, does not contain it.
+    For the task `classifier` the list is empty, and `measure` checks no results, because
+    `benchmarks.peers.job` has no classifier.
 
     Args:
-        task: The job.
+        task: The name of the task, for example `noop`.
         pictures: The JPEGs that the requests contain.
         folder: The folder in which this function writes a file for each picture. A new process
             reads the files and runs `resnet18`.

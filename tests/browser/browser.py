@@ -29,7 +29,7 @@ _OPTIONS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--no-first-run",
-    # Recording needs neither a microphone nor a camera, and nobody is asked for permission.
+    # Recording needs neither a microphone nor a camera, and no permission is asked for.
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
 )

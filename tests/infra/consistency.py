@@ -59,7 +59,7 @@ def queues_match_the_catalogue(files: DeploymentFiles) -> None:
 
 
 def each_queue_starts_workers(files: DeploymentFiles) -> None:
-    """Check that KEDA polls both queues of each model in every overlay."""
+    """Check that KEDA polls each model's queues for normal and low priority in every overlay."""
     expected = {
         queue["name"]: queue for model in files.catalogue["models"] for queue in model["queues"]
     }

@@ -25,7 +25,7 @@ class SmallDisk(Protocol):
 
     @property
     def name(self) -> str:
-        """How the disk becomes full, for the report."""
+        """The name of the way in which the disk becomes full, for the report."""
 
     def fill(self, pids: Iterable[int]) -> None:
         """Let all writes fail. `pids` are the processes that write to the disk."""

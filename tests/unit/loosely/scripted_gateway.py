@@ -59,7 +59,7 @@ class ScriptedResponse:
 
 
 def timeline_document(**members: Any) -> dict[str, Any]:
-    """Return the timeline of a job whose first delivery was lost."""
+    """Return the timeline of a job whose first delivery was lost. `members` replace its members."""
     steps = [
         ("accepted", 0.0, None),
         ("enqueued", 4.0, None),

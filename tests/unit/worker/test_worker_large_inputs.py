@@ -1,4 +1,4 @@
-"""Inputs that need much memory or time, and the memory and processes that limit them."""
+"""Large inputs: the memory that they reserve, and the processes that decode them."""
 
 import io
 import os

@@ -263,9 +263,8 @@ class SharedReservation:
     def turn(self) -> None:
         """Check once whether the model may be loaded or must be unloaded.
 
-        If the model is not loaded and `may_enter` is true, this method reserves the model's memory.
-        If the model is loaded and `must_leave` is true, this method marks the model as leaving. If
-        a leaving model has no jobs, this method makes the thread that runs the model unload it.
+        If the model may be loaded, reserve its memory. If it must be unloaded, mark it as leaving.
+        If a leaving model has no jobs, make the thread that runs the model unload it.
         """
         before = self._state.stage
         # The queues are peeked before the lock files are locked, because peeking may be slow.

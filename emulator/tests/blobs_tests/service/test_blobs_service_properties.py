@@ -132,7 +132,7 @@ async def test_properties_are_returned_as_they_were_given(service: RunningBlobSe
     assert b"<HourMetrics>" in answer.body
 
 
-async def test_rules_survive_a_restart_and_new_rules_replace_them(tmp_path: Path) -> None:
+async def test_cors_rules_survive_a_restart_and_new_cors_rules_replace_them(tmp_path: Path) -> None:
     async with open_service(tmp_path) as service:
         await set_properties(service, cors("http://one", "http://two"))
     async with open_service(tmp_path) as service:

@@ -344,7 +344,7 @@ def test_random_orchestrations_complete_although_hosts_are_killed(
     asyncio.run(play())
 
 
-async def test_the_error_of_an_inner_task_all_that_fails_early_explains_the_sdk_fault(
+async def test_the_error_for_a_nested_task_all_with_an_early_failure_explains_the_fault_of_the_sdk(
     host: EngineHost,
 ) -> None:
     _programs(host, [INNER_TASK_ALL_FAILS, ("retry", 1)])
