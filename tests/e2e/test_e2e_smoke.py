@@ -30,9 +30,9 @@ def scripts_for(system: System, tmp_path: Path, **values: str) -> ScriptRunner:
     host.
     """
     # No server listens at this Service Bus host, so the script leaves out the checks that use it.
-    scripts = install_scripts(
-        ROOT, tmp_path / "bin", API_URL=system.url, SERVICE_BUS_HOST="127.0.0.1:9", **values
-    )
+    blobs = f"http://127.0.0.1:{system.part('blobs').ports['blobs']}/devstoreaccount1/"
+    values |= {"API_URL": system.url, "PAYLOAD_ENDPOINT": blobs}
+    scripts = install_scripts(ROOT, tmp_path / "bin", SERVICE_BUS_HOST="127.0.0.1:9", **values)
     for name, part in (("pod", "worker"), ("host", "functions")):
         (tmp_path / name).write_text(str(system.part(part).pid), encoding="utf-8")
         scripts.update_state(**{name: str(tmp_path / name)})
@@ -53,15 +53,16 @@ def test_a_working_system_passes_every_check_of_the_smoke_test(
     ended = scripts.run("smoke-test.sh", LOOSELY_API_KEY=KEY, JOBS="6", GROUP="10")
     assert ended.returncode == 0, ended.stderr
     passed = re.findall(r"passed: (.*)", ended.stderr)
-    assert len(passed) == 6, ended.stderr
-    assert "'label'" in passed[2]
-    assert passed[3].startswith("6 of 6 jobs succeeded")
-    assert passed[4].startswith("10 of 10 jobs accepted, 10 cancelled right after: ")
-    assert passed[4].endswith("; 0 seen queued or running after that")
-    ends = re.findall(r"(\d+) (cancelled|succeeded)\b(?! right after)", passed[4])
-    assert sum(int(count) for count, _ in ends) == 10, passed[4]
-    assert passed[5].startswith("10 of 10 jobs accepted: 10 succeeded; ")
-    assert not re.search(r" 0 ended after the restart began", passed[5]), passed[5]
+    assert len(passed) == 7, ended.stderr
+    assert passed[1] == f"pages of {system.url} may use links to blobs"
+    assert "'label'" in passed[3]
+    assert passed[4].startswith("6 of 6 jobs succeeded")
+    assert passed[5].startswith("10 of 10 jobs accepted, 10 cancelled right after: ")
+    assert passed[5].endswith("; 0 seen queued or running after that")
+    ends = re.findall(r"(\d+) (cancelled|succeeded)\b(?! right after)", passed[5])
+    assert sum(int(count) for count, _ in ends) == 10, passed[5]
+    assert passed[6].startswith("10 of 10 jobs accepted: 10 succeeded; ")
+    assert not re.search(r" 0 ended after the restart began", passed[6]), passed[6]
     assert "left out: dead letter" in ended.stderr
     assert len(scripts.calls("az", "functionapp", "restart")) == 1
     wait_until_replaced(system, "worker", worker)
