@@ -158,8 +158,10 @@ def test_the_worker_shuts_down_when_azure_announces_the_end_of_the_machine(
         "single", WORKER_SCHEDULED_EVENTS="acknowledge", WORKER_METADATA_URL=metadata.address
     )
     jobs = [job_id() for _ in range(3)]
-    services.send("single", *(message(gateway, i, "single", task) for i in jobs))
+    services.send("single", message(gateway, jobs[0], "single", task))
     wait_until(runs, "a job runs")
+    services.send("single", *(message(gateway, i, "single", task) for i in jobs[1:]))
+    wait_until(lambda: worker.held("single") == 2, "one runs, one waits")
     status, document = ready(worker)
     assert status == 200
     assert "reason" not in document

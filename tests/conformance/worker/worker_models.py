@@ -40,10 +40,7 @@ class Infer:
     def _run(self, task: dict[str, Any]) -> Any:
         match task["do"]:
             case "wait":
-                # Show that the job runs, and continue when the test opens the gate.
-                Path(task["running"]).touch()
-                while not Path(task["gate"]).exists():
-                    time.sleep(0.01)
+                _wait_at_gate(task)
             case "sleep":
                 time.sleep(task["ms"] / 1000)
             case "raise":
@@ -51,6 +48,7 @@ class Infer:
             case "refuse":
                 raise InvalidInput("the model wants another input")
             case "lose-device":
+                _wait_at_gate(task)
                 raise RuntimeError("CUDA error: device-side assert triggered")
             case "die":
                 os._exit(9)
@@ -59,3 +57,10 @@ class Infer:
             case "no-json":
                 return float("nan")
         return {"did": task["do"], "batch": self.batches}
+
+
+def _wait_at_gate(task: dict[str, Any]) -> None:
+    """Show that the job runs, and return when the test opens the gate."""
+    Path(task["running"]).touch()
+    while not Path(task["gate"]).exists():
+        time.sleep(0.01)
