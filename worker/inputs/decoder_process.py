@@ -288,9 +288,10 @@ def main() -> None:
 
 def _limit_processor_time(seconds: int) -> None:
     """Let the kernel kill this process after `seconds` more processor time, without the parent."""
-    used_seconds = math.ceil(time.process_time())
+    limit_seconds = math.ceil(time.process_time()) + seconds
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (used_seconds + seconds, most))
+    if most == resource.RLIM_INFINITY or limit_seconds < most:
+        resource.setrlimit(resource.RLIMIT_CPU, (limit_seconds, most))
 
 
 def _decode(connection: socket.socket, asked: _Message, file: int) -> None:
@@ -298,20 +299,20 @@ def _decode(connection: socket.socket, asked: _Message, file: int) -> None:
     size_bytes = os.fstat(file).st_size
     if not size_bytes:
         raise InvalidInput("the input is empty; expected the bytes of an image")
-    with (
-        mmap.mmap(file, size_bytes, access=mmap.ACCESS_READ) as data,
-        images.open_image(data, asked["media_type"], asked["max_pixels"]) as picture,
-    ):
+    with mmap.mmap(file, size_bytes, access=mmap.ACCESS_READ) as data:
+        opened = images.open_image(data, asked["media_type"], asked["max_pixels"])
+        picture = opened.picture
         # The file is a copy of the parent's data in memory.
-        memory_bytes = images.memory_bytes(picture, data) + size_bytes
-        _send(connection, {"size": picture.size, "memory_bytes": memory_bytes}, None)
-        message, _ = _receive(connection)
-        if message is None:
-            sys.exit()
-        with _shared_file() as pixels:
-            for strip in images.decoded_strips(picture):
-                _write(pixels, strip.tobytes())
-            _send(connection, {"orientation": images.orientation_of(picture)}, pixels)
+        memory_bytes = opened.memory_bytes + size_bytes
+        with picture:
+            _send(connection, {"size": picture.size, "memory_bytes": memory_bytes}, None)
+            message, _ = _receive(connection)
+            if message is None:
+                sys.exit()
+            with _shared_file() as pixels:
+                for strip in images.decoded_strips(picture):
+                    _write(pixels, strip.tobytes())
+                _send(connection, {"orientation": images.orientation_of(picture)}, pixels)
 
 
 def _write(file: int, data: bytes) -> None:

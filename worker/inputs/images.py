@@ -1,13 +1,14 @@
 """Decode untrusted images.
 
-`open_image` reads only the header. `to_rgb` decodes the pixels, and needs at most `memory_bytes`
-bytes of memory, because it converts the image in strips of rows.
+`open_image` reads only the header, and computes how much memory the decoding needs. Transparent
+images are converted in strips of rows, which limits the memory.
 """
 
 import io
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from mmap import mmap
 from typing import Any, Final
 
@@ -63,11 +64,51 @@ def decode(data: bytes, media_type: str, max_pixels: int) -> Image.Image:
 
     The arguments and errors are those of `open_image`.
     """
-    with open_image(data, media_type, max_pixels) as picture:
-        return to_rgb(picture)
+    return open_image(data, media_type, max_pixels).decode()
 
 
-def open_image(data: bytes | mmap, media_type: str, max_pixels: int) -> Image.Image:
+def is_small_file(data: bytes | mmap) -> bool:
+    """Return whether the header of this file can be read quickly, whatever the file contains."""
+    return len(data) <= _SMALL_FILE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedImage:
+    """An image of which only the header was read.
+
+    Attributes:
+        picture: The image, in Pillow's form.
+        scan_count: The number of scans of a JPEG; 1 for other formats.
+    """
+
+    picture: Image.Image
+    scan_count: int
+
+    @property
+    def is_small(self) -> bool:
+        """Return whether the image is decoded in less than about 0.2 s."""
+        pixels = self.picture.width * self.picture.height
+        return pixels <= _SMALL_PIXELS and pixels * self.scan_count <= _SMALL_PIXELS_OF_ALL_SCANS
+
+    @property
+    def memory_bytes(self) -> int:
+        """Return how many bytes `decode` needs at most."""
+        a_pixel = _BYTES_PER_PIXEL[self.picture.format or ""]
+        if self.scan_count > 1:
+            a_pixel = _BYTES_PER_PIXEL_OF_SCANS
+        width, height = self.picture.size
+        return width * height * a_pixel + width * _STRIP_ROWS * _BYTES_PER_STRIP_PIXEL
+
+    def decode(self) -> Image.Image:
+        """Decode the image to RGB, rotate it according to its EXIF orientation, and close the file.
+
+        Transparent areas become white, as in a browser. Raises InvalidInput if the file is damaged.
+        """
+        with self.picture as picture:
+            return rotated(_to_rgb(picture), orientation_of(picture))
+
+
+def open_image(data: bytes | mmap, media_type: str, max_pixels: int) -> OpenedImage:
     """Read the header of an image, without its pixels.
 
     Args:
@@ -89,47 +130,28 @@ def open_image(data: bytes | mmap, media_type: str, max_pixels: int) -> Image.Im
         raise InvalidInput(f"the input is not an image of type {media_type}") from None
     except _DECODER_ERRORS:
         raise InvalidInput(DAMAGED) from None
+    opened = OpenedImage(picture, _scan_count(picture, data))
     try:
         _check_size(picture.size, max_pixels)
-        _check_scans(picture, data)
+        _check_scans(opened.scan_count)
     except InvalidInput:
         picture.close()
         raise
-    return picture
+    return opened
 
 
-def is_small_file(data: bytes | mmap) -> bool:
-    """Return whether the header of this file can be read quickly, whatever the file contains."""
-    return len(data) <= _SMALL_FILE_BYTES
-
-
-def is_small(picture: Image.Image, data: bytes | mmap) -> bool:
-    """Return whether an opened image is decoded in less than about 0.2 s."""
-    pixels = picture.width * picture.height
-    all_pixels = pixels * max(1, _scan_count(picture, data))
-    return pixels <= _SMALL_PIXELS and all_pixels <= _SMALL_PIXELS_OF_ALL_SCANS
-
-
-def memory_bytes(picture: Image.Image, data: bytes | mmap) -> int:
-    """Return how many bytes `to_rgb` needs at most for an opened image."""
-    a_pixel = _BYTES_PER_PIXEL[picture.format or ""]
-    if _scan_count(picture, data) > 1:
-        a_pixel = _BYTES_PER_PIXEL_OF_SCANS
-    strip = picture.width * _STRIP_ROWS * _BYTES_PER_STRIP_PIXEL
-    return picture.width * picture.height * a_pixel + strip
-
-
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """Decode an opened image to RGB, and rotate it according to its EXIF orientation.
-
-    Transparent areas become white, as in a browser. Raises InvalidInput if the file is damaged.
-    """
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if not picture.has_transparency_data:
+        try:
+            return picture.convert("RGB")
+        except _DECODER_ERRORS:
+            raise InvalidInput(DAMAGED) from None
     flat = Image.new("RGB", picture.size)
     top = 0
     for strip in decoded_strips(picture):
         flat.paste(strip, (0, top))
         top += strip.height
-    return rotated(flat, orientation_of(picture))
+    return flat
 
 
 def decoded_strips(picture: Image.Image) -> Iterator[Image.Image]:
@@ -174,8 +196,8 @@ def _flat(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, layers).convert("RGB")
 
 
-def _check_scans(picture: Image.Image, data: bytes | mmap) -> None:
-    if _scan_count(picture, data) > _MAX_SCANS:
+def _check_scans(scan_count: int) -> None:
+    if scan_count > _MAX_SCANS:
         raise InvalidInput(f"the JPEG has more than {_MAX_SCANS} scans; save it with fewer scans")
 
 
@@ -187,11 +209,11 @@ def _scan_count(picture: Image.Image, data: bytes | mmap) -> int:
     if picture.format != "JPEG":
         return 1
     if isinstance(data, bytes):
-        return data.count(_SCAN)
+        return max(1, data.count(_SCAN))
     count, at = 0, data.find(_SCAN)
     while at >= 0 and count <= _MAX_SCANS:
         count, at = count + 1, data.find(_SCAN, at + 2)
-    return count
+    return max(1, count)
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from mmap import mmap
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -33,9 +33,6 @@ Data = bytes | mmap
 
 Reserve = Callable[[int], object]
 """The type of a function that reserves a number of bytes. It may wait, and may raise an error."""
-
-# Text needs at most four bytes for each character, besides the bytes of the file.
-_TEXT_FACTOR: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +85,7 @@ def open_input(
             recording = audio.open_recording(data, kind.sample_rate)
             return _opened(recording.memory_bytes, recording.decode)
         case "text":
-            return _opened(_TEXT_FACTOR * len(data), partial(_decode_text, data))
+            return _opened(text.TEXT_FACTOR * len(data), partial(_decode_text, data))
         case "json":
             return _opened(text.memory_bytes(data), partial(_parse_json, data))
         case "tensor":
@@ -111,16 +108,11 @@ def _open_image(
 ) -> OpenedInput:
     if processes is not None and not images.is_small_file(data):
         return _opened_for_process(kind, data, media_type, processes)
-    picture = images.open_image(data, media_type, kind.max_pixels)
-    if processes is not None and not images.is_small(picture, data):
-        picture.close()
+    opened = images.open_image(data, media_type, kind.max_pixels)
+    if processes is not None and not opened.is_small:
+        opened.picture.close()
         return _opened_for_process(kind, data, media_type, processes)
-
-    def decode() -> Image.Image:
-        with picture:
-            return images.to_rgb(picture)
-
-    return _opened(images.memory_bytes(picture, data), decode)
+    return _opened(opened.memory_bytes, opened.decode)
 
 
 def _opened_for_process(

@@ -208,13 +208,15 @@ class WorkerReadiness:
         if reason := self._shutdown_reason():
             return False, {"reason": f"draining: {reason}", "models": states}
         broken = sorted(name for name, state in states.items() if state.get("set_aside"))
-        waiting = sorted(name for name, state in states.items() if not state["ready"])
-        if are_broken_allowed and len(broken) < len(states):
-            waiting = [name for name in waiting if name not in broken]
-        if waiting:
-            reason = f"not ready yet: {', '.join(waiting)}"
-            if broken:
-                reason += f"; set aside: {', '.join(broken)}"
+        waiting = sorted(
+            name for name, state in states.items() if not state["ready"] and name not in broken
+        )
+        is_serving_others = are_broken_allowed and len(broken) < len(states)
+        if waiting or (broken and not is_serving_others):
+            lists = {"not ready yet": waiting, "set aside": broken}
+            reason = "; ".join(
+                f"{key}: {', '.join(found)}" for key, found in lists.items() if found
+            )
             return False, {"reason": reason, "models": states}
         computes, device = self._device.look()
         details: dict[str, Any] = {"models": states, "device": dict(device)}

@@ -7,7 +7,7 @@ import pytest
 
 from contract.catalogue import Catalogue
 from worker.errors import Settlement
-from worker.pipeline.receive import Capacity, InFlight, ReceivedJob
+from worker.pipeline.receive import MAX_OFFLOADED_COUNT, Capacity, InFlight, ReceivedJob
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.receiver import SettleRequest
 from worker.telemetry.recording import JobSpan, ModelTelemetry
@@ -98,3 +98,30 @@ def test_the_settlement_of_a_message_is_decided_only_once(held: HeldMessages) ->
     assert held.in_flight.held_count == 1
     held.in_flight.remove(ending.delivery, in_time=False)
     assert held.in_flight.held_count == 0
+
+
+def test_an_offloaded_job_does_not_reduce_the_capacity(held: HeldMessages) -> None:
+    jobs = held.take(4)
+    assert held.rooms == (False, False)
+    held.in_flight.offload(jobs[0])
+    assert held.rooms == (True, True)
+    held.in_flight.bring_back(jobs[0])
+    assert held.rooms == (False, False)
+
+
+def test_the_number_of_offloaded_jobs_is_limited(held: HeldMessages) -> None:
+    jobs = held.take(MAX_OFFLOADED_COUNT)
+    for job in jobs:
+        held.in_flight.offload(job)
+    assert held.rooms == (False, False)
+    held.end(jobs[0])
+    assert held.rooms == (True, True)
+
+
+def test_an_offloaded_job_that_has_ended_does_not_return(held: HeldMessages) -> None:
+    (job,) = held.take(1)
+    held.in_flight.offload(job)
+    held.end(job)
+    held.in_flight.bring_back(job)
+    assert not held.in_flight.of_queue("noop").to_run
+    assert not held.in_flight.of_queue("noop").offloaded

@@ -54,7 +54,7 @@ def test_a_worker_counts_as_started_although_a_model_is_set_aside(worker: Worker
     worker.models["classifier"] |= {"ready": False, "set_aside": True}
     good, details = worker.readiness.ready()
     assert not good
-    assert details["reason"] == "not ready yet: classifier; set aside: classifier"
+    assert details["reason"] == "set aside: classifier"
     assert worker.readiness.started()[0]
 
     worker.models["noop"]["ready"] = False

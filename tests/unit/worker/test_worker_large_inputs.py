@@ -7,6 +7,7 @@ import signal
 import struct
 import sys
 import threading
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -223,6 +224,33 @@ def test_json_with_more_than_a_million_arrays_is_refused() -> None:
     assert not opened.is_small
     with pytest.raises(InvalidInput, match="too many arrays and objects"):
         opened.decode(reserve_nothing)
+
+
+def test_json_with_brackets_in_strings_is_accepted() -> None:
+    data = b'["' + b"[{" * 600_000 + b'\\"[", 1]'
+    opened = open_input(InputKind("json"), data, "application/json")
+    assert opened.decode(reserve_nothing)[1] == 1
+
+
+JSON_TEXTS = {
+    "arrays": b"[" + b"[]," * 200_000 + b"0]",
+    "objects": b"[" + b"{}," * 200_000 + b"0]",
+    "numbers": b"[" + b"1.5," * 200_000 + b"0]",
+    "texts": b"[" + b",".join(b'"%d"' % number for number in range(200_000)) + b"]",
+    "members": b"{" + b",".join(b'"%d":1' % number for number in range(200_000)) + b"}",
+    "small objects": b"[" + b'{"a":1,"b":2},' * 100_000 + b"0]",
+}
+
+
+@pytest.mark.parametrize("name", JSON_TEXTS)
+def test_decoding_json_needs_at_most_the_reserved_memory(name: str) -> None:
+    opened = open_input(InputKind("json"), JSON_TEXTS[name], "application/json")
+    reserved: list[int] = []
+    tracemalloc.start()
+    opened.decode(reserved.append)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < reserved[0]
 
 
 def test_tensor_json_with_one_long_text_is_refused_with_little_memory() -> None:
