@@ -81,7 +81,7 @@ class DecoderProcesses:
         Args:
             data: The bytes of the file.
             media_type: The expected media type.
-            max_pixels: The largest number of pixels that is accepted.
+            max_pixels: The largest number of pixels that is accepted; 0 if only memory limits it.
             reserve: Called once with the number of bytes of memory that the image needs. It may
                 wait, and its error ends the decoding.
 
