@@ -152,7 +152,7 @@ class ModelManager:
             True if the model was loaded, False if `stopping` was set before that.
 
         Raises:
-            Exception: The error of a load that means that the device is lost.
+            Exception: A load failed because the device is lost.
         """
         while not stopping.is_set():
             if pause_seconds := self._journal.find(self._model.name).pause_seconds:

@@ -149,7 +149,10 @@ def open_recording(data: bytes | mmap, sample_rate: int | None = None) -> Record
 def _resampler(
     rate: int, wanted: int
 ) -> "Callable[[NDArray[np.float32], bool], NDArray[np.float32]]":
-    """Return a function that resamples one piece after another. Its flag marks the last piece."""
+    """Return a function that resamples a recording piece by piece, from `rate` to `wanted`.
+
+    The second argument of this function is true for the last piece of the recording.
+    """
     if rate == wanted:
         return lambda piece, _is_last: piece
     import soxr  # noqa: PLC0415  only for recordings that have another rate

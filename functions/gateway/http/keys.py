@@ -35,8 +35,8 @@ OPEN_TENANT: Final = ""
 class Scope(StrEnum):
     """A permission that an API key gives to its caller.
 
-    `ops:read` shows everything that operators need, of all tenants, and changes nothing. `admin`
-    includes what `ops:read` shows, and also permits the changes of operators.
+    With `ops:read`, an operator can read data of all tenants, but change nothing. `admin` includes
+    `ops:read`, and also permits the operators' changes, such as a redrive.
     """
 
     JOBS_READ = "jobs:read"
