@@ -349,7 +349,7 @@ def find_redis() -> str:
     """Return the path of redis-server.
 
     Raises:
-        SystemExit: if it is not installed.
+        SystemExit: if redis-server is not installed.
     """
     path = shutil.which("redis-server")
     if path is None:

@@ -237,9 +237,9 @@ class Autoscaler:
             self._removals.append(_Change(now, -change))
 
     def _find_limit(self, now: float, replicas: int, rules: ScalingRules, *, upwards: bool) -> int:
-        """Return the highest number of replicas that the policies permit now.
+        """Return the highest number of replicas that the scaling policies in ``rules`` permit now.
 
-        If ``upwards`` is false, return the lowest number that the policies permit.
+        If ``upwards`` is false, return the lowest number that these policies permit.
         """
         if rules.select is SelectPolicy.DISABLED:
             return replicas

@@ -258,7 +258,7 @@ class ProcessManager:
 
 
 def _read_models(document: object) -> tuple[dict[str, str], set[str]]:
-    """Return the models that a worker has set aside with their reasons, and the loaded models.
+    """Return the reason for each model that a worker has set aside, and the loaded models.
 
     ``document`` is the JSON document that the worker returns about its models. Both results are
     empty if the document has another format.
