@@ -41,8 +41,8 @@ _SCORE_TOLERANCE = 1e-3
 class Amounts:
     """How many requests each measurement sends.
 
-    If `burst` or `loss` is 0, the measurement `burst` or `loss` is left out. `bare_seconds` is how
-    many seconds a bare loop runs. If `bare_seconds` is 0, no bare loop is measured.
+    If `burst` is 0, no burst is measured. If `loss` is 0, the loss of requests is not measured.
+    `bare_seconds` is how many seconds a bare loop runs. If it is 0, no bare loop is measured.
     """
 
     one_client: int

@@ -218,7 +218,7 @@ class ServedPeer:
 
 
 class _SupervisedProgram:
-    """A program that a thread starts again 0.1 s after the program has ended, as systemd does."""
+    """A program that is restarted 0.1 s after it has ended, as systemd does."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self._command = command

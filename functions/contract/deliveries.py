@@ -28,8 +28,8 @@ class DeliveryNote:
     """What a worker notes about one delivery of a job.
 
     Attributes:
-        attempt: The number of the delivery, from 1. A message that was released keeps its number,
-            so two deliveries can have the same number.
+        attempt: The number of the delivery, from 1. If a message is released, its next delivery has
+            the same number.
         marks: When the delivery reached each step.
         ended_ms: When the worker gave the message back, in milliseconds since `marks.received_at`;
             None if the worker had not ended the delivery when it wrote the note.

@@ -37,7 +37,7 @@ class Scaler:
     """
 
     def __init__(self, scaling: ScaledObject, now_seconds: float, replicas: int = 0) -> None:
-        """Start at the time ``now_seconds`` with ``replicas`` replicas."""
+        """Create a scaler at the time ``now_seconds``, for ``replicas`` existing replicas."""
         self._scaling = scaling
         self._activation = Activation(scaling, now_seconds)
         self._autoscaler = Autoscaler(scaling)

@@ -410,7 +410,7 @@ def _text(document: Mapping[str, Any], name: str) -> str | None:
 
 
 def _number(document: Mapping[str, Any], name: str) -> float | None:
-    """Return the member ``name``, or ``None`` if it is no number from 0 to ``_MAX_NUMBER``."""
+    """Return the member ``name``; ``None`` if it is not a number from 0 to ``_MAX_NUMBER``."""
     value = document.get(name)
     # The comparison is false for NaN.
     return float(value) if isinstance(value, int | float) and 0 <= value < _MAX_NUMBER else None

@@ -28,7 +28,8 @@ _MODELS_SECONDS = 2.0
 class StartLimits:
     """The limits on the start of a component.
 
-    A component that dies or is slow is always restarted or awaited, and does not end the system.
+    A component that dies is restarted, and a slow start has no time limit. Of these limits, only
+    `permanent_deaths` ends the system.
 
     Attributes:
         failing_deaths: If the component dies this number of times in a row before it is ready, the

@@ -29,7 +29,7 @@ _GUID_REST: Final = bytes.fromhex("000000001000800000aa00389b71")
 _CHANNELS: Final = range(1, 33)
 # At a lower rate, a short input would grow without bounds when a model resamples it.
 RATES: Final = range(4_000, 384_001)
-"""The sample rates that are accepted."""
+"""The accepted sample rates, in samples per second."""
 _MAX_CHUNKS: Final = 256
 # Programs that write to a pipe do not know the length, and write this value instead.
 _UNKNOWN_LENGTH: Final = 0xFFFFFFFF

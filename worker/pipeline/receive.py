@@ -385,7 +385,7 @@ class InFlight:
         counts.to_run.discard(job)
 
     def bring_back(self, job: ReceivedJob) -> None:
-        """End the exception that `offload` made: the job reduces the model's capacity again.
+        """Undo `offload`: from now on, the job reduces the model's capacity again.
 
         Do nothing if the job was not offloaded.
         """

@@ -72,7 +72,7 @@ class Caller:
 OPEN_CALLER: Final = Caller("", OPEN_TENANT, frozenset(Scope))
 """The caller of every request if the gateway uses no authentication.
 
-This is allowed only if the gateway's URL is a loopback address.
+A gateway without authentication must have a loopback address as its URL.
 """
 
 ANONYMOUS: Final = Caller("", OPEN_TENANT, frozenset())

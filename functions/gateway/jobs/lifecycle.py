@@ -50,13 +50,13 @@ LAST_READ_SECONDS: Final = 1.0
 """How many seconds a read of the outcome may take if the waiting time ends during this read."""
 
 OWN_ENDS: Final = 20
-"""After how many successive outcomes of its own a process counts as the app's only instance."""
+"""A process that recorded this many successive outcomes itself counts as the only instance."""
 
 LOOKS_A_SECOND: Final = 100
 """The maximum number of reads of outcomes per second by all waiters of a process together."""
 
 LOOKS_PER_FULL_LOOK: Final = 8
-"""Each time a waiter has read its outcome this many times, it also reads the orchestration."""
+"""A waiter reads its job's outcome, and every eighth time also the orchestration's state."""
 
 # A job's message is sent before its orchestration is started. Therefore a fast reply can arrive
 # before the start has ended.
@@ -287,8 +287,8 @@ class Jobs:
     ) -> Record | None:
         """Read whether a job has ended; return its final record, or None if it has not ended.
 
-        A full read also reads the state of the orchestration. Returns None if a service does not
-        respond.
+        If `is_full` is true, the state of the orchestration is also read. Returns None if a service
+        does not respond.
         """
         try:
             if is_full:

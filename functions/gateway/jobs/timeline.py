@@ -10,10 +10,10 @@ The timeline is computed when a caller asks for it. It uses what is stored anywa
 
 The parts of a timeline always add up to its whole, and no part is negative. Acceptance and end are
 both on the gateway's clock, so the whole is exact. Within one worker, the marks are durations of a
-clock that never jumps, so these parts are exact too. Only the places of the broker and of the
-workers between acceptance and end depend on their wall clocks. If such a time is impossible, for
+clock that never jumps, so these parts are exact too. Only the times at which the broker and the
+workers received the message depend on their own wall clocks. If such a time is impossible, for
 example a receipt before the job was accepted, the delivery is moved by the smallest possible time.
-Its steps are then marked, and `clock_skew` says by how much.
+Its steps then have `is_adjusted`, and `clock_skew` says by how much the clock differs.
 """
 
 from collections.abc import Iterable, Sequence
@@ -45,7 +45,7 @@ MAX_NOTES: Final = 50
 """The largest number of delivery notes that a timeline uses. Older notes are ignored."""
 
 MAX_LOST: Final = 100
-"""Of how many last deliveries a timeline also shows those that left no trace."""
+"""A delivery that left no trace is shown only if it is one of this many last deliveries."""
 
 _MAX_LISTED_NOTES: Final = 500
 
@@ -135,7 +135,7 @@ class JobTimelineStep(TypedDict):
 
 
 class JobTimelineDelivery(TypedDict):
-    """One delivery of the job's message to a worker. A null is unknown."""
+    """One delivery of the job's message to a worker. A null means that the value is unknown."""
 
     number: Annotated[
         int, Field(ge=1, description="A message that was returned unstarted keeps its number.")
@@ -169,7 +169,7 @@ class JobTimelineDelivery(TypedDict):
 
 
 class ClockSkew(TypedDict):
-    """A clock that differs from the gateway's. The real difference may be larger."""
+    """A clock that differs from the gateway's clock. The real difference may be larger."""
 
     clock: Literal["broker", "worker"]
     worker: str | None
