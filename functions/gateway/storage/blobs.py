@@ -55,7 +55,7 @@ _SKEW: Final = timedelta(minutes=5)
 _DELEGATION: Final = timedelta(hours=24)
 
 MAX_CONNECTIONS: Final = 32
-"""The most connections for plain requests. A request that finds none free waits for one.
+"""The largest number of connections for plain requests. Further requests wait for a connection.
 
 The connections stay open under load, because the pool uses all of them in turn. A plain request
 takes a few milliseconds, so these connections suffice for thousands of requests a second.
