@@ -47,7 +47,7 @@ class HostRules:
     """The host names for which a service serves requests."""
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
-        """Allow the loopback names, and the names in `allowed`. These must not contain a port."""
+        """Allow the loopback names, and the names in `allowed`, which must not contain a port."""
         self._allowed = frozenset(name.lower().removesuffix(".") for name in allowed)
         # Each request is checked, but requests contain only a few different names.
         self.allows = lru_cache(maxsize=64)(self._allows)

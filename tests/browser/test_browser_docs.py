@@ -1,4 +1,4 @@
-"""The front page and /docs in a real browser: what they show, send, log and forbid."""
+"""Test the front page and /docs in a real browser: content, requests, log and policy."""
 
 import json
 

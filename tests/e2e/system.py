@@ -108,7 +108,10 @@ class System:
         return self
 
     def is_up(self) -> bool:
-        """Return whether the file `up.json` says that all components are ready."""
+        """Return whether `loosely up` reports that all components are ready.
+
+        Raises AssertionError if `loosely up` has ended.
+        """
         process = self._process
         if process is not None and process.poll() is not None:
             raise AssertionError(f"`up` ended with {process.returncode}: {self.output()[-2000:]}")

@@ -90,6 +90,6 @@ def pod(workload: Manifest) -> Manifest:
 
 
 def is_gpu(manifest: Manifest) -> bool:
-    """Return whether an object belongs to a model that runs on GPUs."""
+    """Return whether a manifest belongs to a model that runs on GPUs, according to its label."""
     labels = manifest["metadata"].get("labels", {})
     return bool(labels.get("loosely.dev/device") == "gpu")

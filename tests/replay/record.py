@@ -284,7 +284,10 @@ async def main() -> None:
 
 
 def write(path: Path, turns: list[dict[str, Any]]) -> None:
-    """Write the turns of a history to a file, one turn on each line."""
+    """Write the recorded history of an orchestration to a file, one line for each episode.
+
+    Each item of `turns` has the context that an episode received, and the orchestrator's answer.
+    """
     lines = ",\n".join(json.dumps(turn) for turn in turns)
     path.write_text('{"turns": [\n' + lines + "\n]}\n", encoding="utf-8")
     sys.stdout.write(f"{path.name}\n")

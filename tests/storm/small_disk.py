@@ -25,13 +25,13 @@ class SmallDisk(Protocol):
 
     @property
     def name(self) -> str:
-        """The name of the way in which the disk becomes full, for the report."""
+        """A text for the report that describes how the disk becomes full."""
 
     def fill(self, pids: Iterable[int]) -> None:
-        """Let all writes fail. `pids` are the processes that write to the disk."""
+        """Make all writes fail. `pids` are the ids of the processes that write to the disk."""
 
     def free(self, pids: Iterable[int]) -> None:
-        """Let all writes succeed again."""
+        """Make writes succeed again. `pids` are the ids of the processes that write to the disk."""
 
 
 class Tmpfs:

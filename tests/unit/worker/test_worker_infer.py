@@ -27,7 +27,10 @@ class Item:
 
 
 class RecordingLimit(BatchLimit):
-    """A batch limit that records the costs of all batches and of the batches with exclusive use."""
+    """A batch limit that records the costs of batches.
+
+    `costs` has the cost of each batch, and `alone` those of batches that use the device alone.
+    """
 
     def __init__(self) -> None:
         super().__init__("model", DeviceGate())

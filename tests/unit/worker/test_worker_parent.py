@@ -66,7 +66,7 @@ class Program:
         return int(pid)
 
     def enter(self, code: int | str) -> None:
-        """Let the child return this exit code, or call `os._exit` with N for `_N`."""
+        """End the child with an exit code: N by a return, and `_N` by a call of `os._exit`."""
         assert self.process.stdin is not None
         self.process.stdin.write(str(code))
         self.process.stdin.flush()

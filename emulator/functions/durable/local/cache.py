@@ -35,7 +35,7 @@ class InstanceCache:
         self._sequence = 0
         self.wake: Callable[[OrchestrationInstance], None] = lambda _: None
         self.retry_later: Callable[[Callable[[], None]], None] = lambda _: None
-        """Calls a function after a pause. It is used if the store could not be read."""
+        """Calls its argument after a pause. `deliver` uses it if the store cannot be read."""
 
     def now(self) -> int:
         """Return the current time in microseconds since 1970."""
