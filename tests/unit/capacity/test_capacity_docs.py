@@ -1,4 +1,4 @@
-"""The figures in docs/scaling.md, docs/cost.md and docs/capacity.md match the code."""
+"""Test that the figures in docs/scaling.md, docs/cost.md and docs/capacity.md are right."""
 
 import json
 import re

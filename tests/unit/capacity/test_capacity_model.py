@@ -1,4 +1,4 @@
-"""The simulation of scaling and the cost model: invariants, and cases calculated by hand."""
+"""Test the simulation of scaling and the cost model: invariants, and cases calculated by hand."""
 
 import math
 from pathlib import Path

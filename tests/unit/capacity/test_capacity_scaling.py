@@ -1,4 +1,4 @@
-"""The rules of KEDA and the Kubernetes autoscaler: their own test cases, and invariants."""
+"""Test the rules of KEDA and of the Kubernetes autoscaler with their own test cases."""
 
 import itertools
 import math

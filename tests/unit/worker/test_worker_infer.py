@@ -1,4 +1,4 @@
-"""Batches: each job has one outcome, bad jobs are found fast, and batch limits are learned."""
+"""Test that each job of a batch has one outcome, and that batch limits are learned."""
 
 from __future__ import annotations
 

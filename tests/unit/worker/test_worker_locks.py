@@ -1,4 +1,4 @@
-"""The lock renewer, with a clock that only the test advances."""
+"""Test the lock renewer with a clock that only the test advances."""
 
 from dataclasses import dataclass, field
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""A torch network on its device: the outputs do not depend on staging, batching or layout.
+"""Test that the outputs of a torch network do not depend on staging, batching or layout.
 
 The device is the CPU here; `./dev gpu` runs the same tests on a GPU.
 """

@@ -1,4 +1,4 @@
-"""The parent process replaces a killed child, passes signals on, and returns the exit code."""
+"""Test that the parent process replaces a killed child, and passes on signals and exit codes."""
 
 from __future__ import annotations
 

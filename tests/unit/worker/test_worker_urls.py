@@ -1,4 +1,4 @@
-"""Inputs that the worker fetches from URLs of a misbehaving server on loopback."""
+"""Test downloads of inputs from URLs, also from a faulty server on loopback."""
 
 import contextlib
 import socket
