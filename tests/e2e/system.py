@@ -66,9 +66,9 @@ class System:
 
     @property
     def visible_data(self) -> Path:
-        """The data directory as this process sees it.
+        """The path by which this process can read the system's data directory.
 
-        If `prefix` starts the system in a mount namespace of its own, this is another path.
+        The path differs from `data` if `prefix` starts the system in its own mount namespace.
         """
         if not self._prefix:
             return self.data

@@ -1,8 +1,8 @@
 """A disk that can become full: a tmpfs in a mount namespace of its own, or a limit on file sizes.
 
-A tmpfs behaves like a full disk: each write fails with ENOSPC. It becomes full when its size is
-reduced to what is used, so nothing is written to fill it. Without permission to mount a tmpfs, the
-processes get a limit on the size of their files. Then a write fails with EFBIG.
+To fill the tmpfs, its size is reduced to the space in use. Then each write fails with ENOSPC.
+Without permission to mount a tmpfs, the processes get a limit on the size of their files. Then each
+write fails with EFBIG.
 """
 
 import math
