@@ -85,7 +85,7 @@ class JobSubmitter:
             self.jobs[number] = self._system.accept("counting", data, content_type="text/plain")
 
     def stop(self) -> None:
-        """Stop submitting."""
+        """Stop submitting jobs."""
         self._off.set()
 
 

@@ -27,7 +27,7 @@ class DeploymentFiles:
     root: Path
 
     def text(self, path: str) -> str:
-        """Return the text of a file."""
+        """Return the text of the file at `path` in the repository."""
         return (self.root / path).read_text(encoding="utf-8")
 
     @cached_property

@@ -107,8 +107,8 @@ def gateway_settings_are_set_and_read(files: DeploymentFiles) -> None:
 def the_platform_can_scale_the_gateway(files: DeploymentFiles) -> None:
     """Check that host.json selects the backend from which Azure scales the gateway.
 
-    Azure does not scale by any other backend. With another backend, one instance must always be
-    ready.
+    With another backend, Azure does not start instances for waiting work. Then the template must
+    keep at least one instance always ready.
     """
     durable = json.loads(files.text("functions/host.json"))["extensions"]["durableTask"]
     setting = durable["storageProvider"]["connectionStringName"]

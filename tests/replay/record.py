@@ -1,7 +1,8 @@
 """Record the histories of jobs that have no file yet: `python -m tests.replay.record`.
 
 Existing files stay unchanged: they are histories of jobs that an older version began. The
-histories of jobs with recorded outcomes are in `outcomes/`. All other histories are older.
+histories in `outcomes/` are of jobs whose outcome is recorded in a blob. The files beside this
+folder are from a version that did not record outcomes.
 """
 
 import asyncio

@@ -83,11 +83,11 @@ class FileSizeLimit:
     name = "a limit on the size of files"
 
     def fill(self, pids: Iterable[int]) -> None:
-        """Let each write of these processes to a file fail."""
+        """Make each write of these processes to a file fail."""
         _limit_file_sizes(pids, 0)
 
     def free(self, pids: Iterable[int]) -> None:
-        """Let these processes write again."""
+        """Remove the limit, so that these processes can write again."""
         _limit_file_sizes(pids, resource.RLIM_INFINITY)
 
 

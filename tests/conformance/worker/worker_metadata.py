@@ -14,7 +14,7 @@ MACHINE = "aks-gpu-12345-vmss_7"
 
 
 class Metadata(http.server.ThreadingHTTPServer):
-    """The emulated service. It announces `events`, and uses `statuses` for its next responses."""
+    """The emulated service. It announces `events`. `statuses` are those of its next responses."""
 
     daemon_threads = True
 

@@ -169,9 +169,9 @@ class InstanceCache:
 
 
 def _restore_work(message: TaskMessage, work: int, written: asyncio.Future[None]) -> None:
-    """Keep the number of an activity's work item if the activity's result could not be stored.
+    """Store the number of an activity's work item in `message` if writing the message has failed.
 
-    Then the transaction of the next episode deletes the work item. Otherwise the activity would run
+    The transaction of the next episode then deletes the work item. Otherwise the activity would run
     again after a restart of the host.
     """
     if written.cancelled() or written.exception() is not None:

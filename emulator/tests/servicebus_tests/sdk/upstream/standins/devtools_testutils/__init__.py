@@ -93,7 +93,7 @@ def get_credential(is_async: bool = False, **_: Any) -> Any:
 
 
 class AzureRecordedTestCase:
-    """The base class of the test classes."""
+    """The base class of the test classes of azure-servicebus."""
 
     is_live = True
 
