@@ -36,7 +36,7 @@ from contract.webhook import format_secrets, parse_secrets, tenant_secrets
 from gateway.http.keys import Scope, make_key
 from loosely.local.environment import read_environment
 from tests.storm.faults import Fault, plan_faults
-from tests.storm.footprint import MIB, WARM_UP_SECONDS, Footprint
+from tests.storm.footprint import MIB, MIN_WARM_UP_SECONDS, Footprint, choose_warm_up
 from tests.storm.hostile import (
     ATTACK_SECONDS,
     SILENT_DOMAIN,
@@ -422,9 +422,9 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     add(
         "--warm-up",
         type=float,
-        default=WARM_UP_SECONDS,
         metavar="SECONDS",
-        help="time after the start of a process that is not measured (default: %(default)s)",
+        help="time after the start of a process that is not measured (default: a quarter of the "
+        f"part without kills, but at least {MIN_WARM_UP_SECONDS:g})",
     )
     add(
         "--memory-bound",
@@ -463,6 +463,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         options.attacks = choose_attacks(options.hostile, options.models)
     except ValueError as error:
         parser.error(str(error))
+    if options.warm_up is None:
+        options.warm_up = choose_warm_up(options.minutes * 60 * options.quiet_share)
     if options.limit is None:
         options.limit = options.minutes * 60 + 900
     return options

@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -244,8 +245,9 @@ _CHALLENGE: Final = 'Bearer realm="loosely"'
 class AuthenticationMiddleware:
     """ASGI middleware that refuses unauthenticated requests, and large bodies beyond the limits.
 
-    It stores the caller in `scope["gateway.caller"]`. It is not based on Starlette's
-    BaseHTTPMiddleware, which would create a task for each request.
+    It stores the caller in `scope["gateway.caller"]`, and in `scope["gateway.charge"]` a function
+    that counts more jobs of this request against the caller's rate limit. It is not based on
+    Starlette's BaseHTTPMiddleware, which would create a task for each request.
     """
 
     def __init__(
@@ -287,6 +289,7 @@ class AuthenticationMiddleware:
         with contextlib.ExitStack() as counted:
             try:
                 caller = scope["gateway.caller"] = self._authenticate(scope, headers)
+                scope["gateway.charge"] = partial(self._charge, caller, headers)
                 size_bytes = announced_size_bytes(scope)
                 # Bodies on open routes are not counted. Some of these routes take workers' replies,
                 # which must be accepted. The other open routes refuse large bodies themselves.
@@ -325,6 +328,12 @@ class AuthenticationMiddleware:
         if sufficient and caller.scopes.isdisjoint(sufficient):
             raise missing_scope(*sufficient)
         return caller
+
+    def _charge(self, caller: Caller, headers: dict[str, str], count: int) -> None:
+        """Count `count` more jobs of a request against the caller's rate limit."""
+        if caller.rate is not None and count:
+            decision = self._limiter.charge(caller.name, caller.rate, count)
+            headers["RateLimit"] = decision.header
 
     def _find_caller(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
         given = dict(headers)

@@ -54,6 +54,13 @@ _READ_SECONDS: Final = 2
 _SKEW: Final = timedelta(minutes=5)
 _DELEGATION: Final = timedelta(hours=24)
 
+MAX_CONNECTIONS: Final = 32
+"""The most connections for plain requests. A request that finds none free waits for one.
+
+The connections stay open under load, because the pool uses all of them in turn. A plain request
+takes a few milliseconds, so these connections suffice for thousands of requests a second.
+"""
+
 SLOWEST_BYTES_PER_SECOND: Final = 2_000_000
 """The slowest accepted transfer speed. The time limit of a transfer is computed from it."""
 
@@ -99,7 +106,7 @@ class PayloadContainer:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 # With trust_env, the session also reads the netrc file for each request.
                 trust_env=bool(getproxies()),
-                connector=aiohttp.TCPConnector(limit=0),
+                connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
             )
         return self._session
 
