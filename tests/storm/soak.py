@@ -133,10 +133,11 @@ class Soak(Storm):
         return next((job for job in self.soak_jobs if job_id in job.ids), None)
 
     def describe(self, begin: float) -> tuple[str, bool]:
-        """Return the attacks and whether there was a fault, for a job submitted at `begin`.
+        """Return which attacks and whether a fault could delay a job that was submitted at `begin`.
 
-        The attacks are the names of those that have not ended or ended after `begin`, joined by
-        `+`. A fault counts unless it ended more than 10 s before `begin`.
+        Returns the names of the attacks that had not ended at `begin`, joined by `+`, and whether
+        there was a fault that had not ended 10 s before `begin`. `begin` is in seconds since the
+        start of the soak.
         """
         attacks = sorted({each.name for each in self.attack_times if (each.end or begin) >= begin})
         faults = (each.end for each in self.fault_times)

@@ -1,4 +1,4 @@
-"""The parts of a soak: its jobs, its faults, its attacks, its measurements and its judge."""
+"""Test the parts of a soak: its jobs, faults, attacks, measurements and checks of results."""
 
 import hashlib
 import json

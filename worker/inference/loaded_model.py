@@ -409,7 +409,7 @@ class ItemAdapter:
 
 
 def _sample_rate(model: ModelEntry, infer: Any) -> int | None:
-    """Return the sample rate that the model's class wants; None if it accepts every rate.
+    """Return the sample rate that the model's class requires; None if it accepts every rate.
 
     Raises:
         ModelUnfit: The class has an attribute `sample_rate` that is not a sample rate.

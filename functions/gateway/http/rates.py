@@ -92,9 +92,9 @@ def take_token(
 
 
 def charge_tokens(limit: Rate, bucket: TokenBucket, count: int) -> tuple[TokenBucket, RateDecision]:
-    """Take `count` more tokens for a request that was allowed, also more than the bucket has.
+    """Take `count` more tokens for a request that was allowed, even if the bucket has fewer.
 
-    Return the new bucket, and the decision about the request with the remaining tokens.
+    Return the new bucket, and the decision about the request, updated to the remaining tokens.
     """
     charged = TokenBucket(bucket.tokens - count, bucket.at_seconds)
     return charged, _describe(limit, charged, is_allowed=True)

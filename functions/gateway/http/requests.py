@@ -55,7 +55,7 @@ def caller_of(request: Request) -> Caller:
 
 
 def charge_jobs(request: Request, job_count: int) -> None:
-    """Count a request as `job_count` requests against the caller's rate limit, but at least one."""
+    """Count a request as one request per job against the caller's rate limit, at least as one."""
     charge: Callable[[int], None] = request.scope["gateway.charge"]
     charge(max(0, job_count - 1))
 

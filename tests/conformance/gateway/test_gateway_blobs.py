@@ -1,4 +1,4 @@
-"""Conditional writes and signed links, with the real SDK and our blob storage emulator."""
+"""Test conditional writes and signed links, with the real SDK and our blob storage emulator."""
 
 import asyncio
 import os

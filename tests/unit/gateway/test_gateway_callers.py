@@ -1,4 +1,4 @@
-"""Authentication by keys, scopes, rate limits, and the isolation of tenants."""
+"""Test authentication by keys, scopes, rate limits, and the isolation of tenants."""
 
 import base64
 import json

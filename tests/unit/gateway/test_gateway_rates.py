@@ -1,4 +1,4 @@
-"""Rate limits allow exactly the quota of requests and the tokens that are added later."""
+"""Test that a rate limit allows its quota of requests, and one more for each added token."""
 
 from datetime import UTC, datetime, timedelta
 

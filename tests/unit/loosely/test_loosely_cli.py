@@ -578,7 +578,7 @@ def test_the_version_option_prints_the_version_and_the_help_option_prints_the_he
 
 
 def open_in_browser(tmp_path: Path, *arguments: str, exit_code: int = 0) -> tuple[int, str, str]:
-    """Run `loosely open` with a program as the browser; return exit code, output, and its URL."""
+    """Run `loosely open` with a fake browser. Return exit code, output and the opened URL."""
     opened = tmp_path / "opened"
     program = tmp_path / "browser"
     program.write_text(f'#!/bin/sh\nprintf %s "$1" >{opened}\nexit {exit_code}\n', encoding="utf-8")

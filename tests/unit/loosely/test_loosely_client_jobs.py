@@ -1,4 +1,4 @@
-"""How `Client` and `AsyncClient` submit jobs, wait for them and list them."""
+"""Test how `Client` and `AsyncClient` submit jobs, wait for them and list them."""
 
 import json
 from datetime import UTC, datetime, timedelta, timezone

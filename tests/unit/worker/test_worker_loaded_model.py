@@ -1,4 +1,4 @@
-"""Loaded models: classes for items or for batches, their arguments, inputs and results."""
+"""Test loaded models: classes for items or for batches, their arguments, inputs and results."""
 
 import io
 import json
