@@ -100,7 +100,7 @@ def test_a_str_as_the_input_is_refused_because_it_may_be_a_text_or_a_path(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     with pytest.raises(TypeError, match=r"pass text.encode\(\) .* or pathlib.Path"):
-        connect(gateway.url).submit("cat.jpg", "m")  # type: ignore[arg-type]
+        connect(gateway.url).submit("cat.jpg", "m")
     assert gateway.requests == []
 
 
