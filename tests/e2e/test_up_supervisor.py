@@ -69,7 +69,7 @@ parts = [
          drain_seconds=p["drain_seconds"])
     for p in given["parts"]
 ]
-plan = RunPlan(parts=parts, directory=data, data=data, url="http://127.0.0.1:1", picture=Path("x"),
+plan = RunPlan(parts=parts, directory=data, data=data, url="http://127.0.0.1:1", example=None,
             environment=dict(os.environ), limits=StartLimits(slow_after_seconds=given["slow"]))
 try:
     sys.exit(run(lambda: plan, data, Console()))

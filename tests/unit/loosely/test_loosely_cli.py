@@ -417,6 +417,22 @@ def test_the_submit_command_sends_the_label(
     assert parse_qs(urlsplit(gateway.requests[0].target).query)["label"] == ["a b"]
 
 
+def test_the_status_command_shows_the_progress_and_the_place_in_the_queue(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
+    queued = {"position": 3, "eta_seconds": 12.4, "phase": "cold_starting"}
+    gateway.responses = [
+        json_response(
+            200,
+            {**job_document("running"), "progress": {"fraction": 0.4, "message": "step\n2"}},
+        ),
+        json_response(200, {**job_document("queued"), "queue": queued}),
+    ]
+    shown = [runner.invoke(app, ["status", JOB_ID, "--url", gateway.url]).stdout for _ in range(2)]
+    assert "progress  40%  step 2 " in shown[0]
+    assert "position 3, about 12 s, a worker is starting" in shown[1]
+
+
 def test_the_submit_command_sends_json_and_text_parameters(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:

@@ -33,6 +33,7 @@ from loosely.local.errors import (
     RepositoryMissing,
     UnknownPart,
 )
+from loosely.local.example import choose_example
 from loosely.local.logs import PartLog
 from loosely.local.pages import PAGES
 from loosely.local.parts import PART_NAMES, Part, SystemSettings, loosely_parts
@@ -480,7 +481,11 @@ class TestConsole:
             Console(width=40),
             seconds=3.2,
             url="http://127.0.0.1:7071",
-            picture=Path("my examples/chelsea.jpg"),
+            example=choose_example(
+                Path(__file__).parents[3] / "functions/contract/models.toml",
+                Path("my examples"),
+                needs_key=False,
+            ),
             logs=Path("logs"),
         )
         lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
@@ -492,9 +497,43 @@ class TestConsole:
         assert "API docs   http://127.0.0.1:7071/docs" in lines
 
     def test_the_address_of_each_page_is_printed(self, capsys: pytest.CaptureFixture[str]) -> None:
-        show_usage(Console(), seconds=1, url="http://g", picture=Path("a"), logs=Path("logs"))
+        show_usage(Console(), seconds=1, url="http://g", example=None, logs=Path("logs"))
         printed = capsys.readouterr().out
         assert [name for name in PAGES if f" http://g/{name}\n" not in printed] == []
+        assert "curl" not in printed
+
+
+@pytest.mark.parametrize(
+    ("media_types", "arguments"),
+    [
+        (["image/png", "image/jpeg"], "--data-binary @e/chelsea.jpg -H 'content-type: image/jpeg'"),
+        (["audio/wav"], "--data-binary @e/speech.wav -H 'content-type: audio/wav'"),
+        (
+            ["application/json"],
+            """--data '{"input": {"json": [1, 2, 3]}}' -H 'content-type: application/json'""",
+        ),
+        (["text/plain"], "--data 'a text' -H 'content-type: text/plain'"),
+        (["application/pdf"], "--data-binary @FILE -H 'content-type: application/pdf'"),
+    ],
+)
+def test_the_printed_request_has_an_input_that_the_first_model_accepts(
+    media_types: list[str], arguments: str, tmp_path: Path
+) -> None:
+    catalogue = tmp_path / "models.toml"
+    catalogue.write_text(f"[first]\nmedia_types = {json.dumps(media_types)}\n[second]\n")
+    example = choose_example(catalogue, Path("e"), needs_key=True)
+    assert example is not None
+    assert example.curl_command("http://g") == (
+        f'curl {arguments} -H "x-api-key: $LOOSELY_API_KEY" http://g/v1/models/first/jobs'
+    )
+
+
+def test_no_request_is_printed_if_the_catalogue_is_not_valid(tmp_path: Path) -> None:
+    catalogue = tmp_path / "models.toml"
+    assert choose_example(catalogue, Path("e"), needs_key=False) is None
+    for text in ("[", "a = 1", "[a]\nmedia_types = 3", ""):
+        catalogue.write_text(text)
+        assert choose_example(catalogue, Path("e"), needs_key=False) is None
 
 
 @pytest.mark.parametrize(
