@@ -195,3 +195,18 @@ class Infer:
     assert events[:2] == ["loaded", "result"]
     for text in ("printed at import", "printed in a call", "written by a library in C"):
         assert text in done.stderr
+
+
+def test_the_models_show_command_prints_the_entry_with_its_defaults(tmp_path: Path) -> None:
+    (tmp_path / "models.toml").write_text(ENTRY, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "loosely", "models", "show", "tried"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MODEL_CATALOGUE": "models.toml"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "[tried]\n" in done.stdout
+    assert "max_upload_bytes = 1000\n" in done.stdout
