@@ -116,7 +116,10 @@ class Catalogue(Mapping[str, ModelEntry]):
             )
         queues = [model.queue for model in catalogue.values()]
         if len(set(queues)) < len(queues):
-            raise CatalogueError("two models have the same queue: give each model its own queue")
+            twice = next(queue for queue in queues if queues.count(queue) > 1)
+            raise CatalogueError(
+                f"two models have the queue {twice}: give each model its own queue"
+            )
         if taken := {low_priority_queue(queue) for queue in queues} & set(queues):
             raise CatalogueError(
                 f"the queue {min(taken)} is already another model's low-priority queue: "
@@ -232,7 +235,10 @@ def _check_limits(model: ModelEntry) -> None:
         ("max_deadline_seconds", 1, 6 * 24 * 3600),
     ):
         if not low <= getattr(model, key) <= high:
-            raise CatalogueError(f"{model.name}.{key}: expected a number from {low} to {high}")
+            raise CatalogueError(
+                f"{model.name}.{key}: expected a number from {low} to {high}, "
+                f"found {getattr(model, key)}"
+            )
     if not _MEDIA_TYPE.fullmatch(model.result_media_type):
         raise CatalogueError(
             f"{model.name}.result_media_type: expected a media type, for example image/png"

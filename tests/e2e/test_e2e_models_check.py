@@ -176,7 +176,9 @@ def test_the_models_check_command_exits_with_status_2_if_the_arguments_are_inval
     assert message in done.stderr
 
 
-def test_what_a_model_prints_does_not_mix_with_the_output_of_models_check(tmp_path: Path) -> None:
+def test_the_models_check_command_writes_the_prints_of_a_model_to_standard_error(
+    tmp_path: Path,
+) -> None:
     code = """
 import os
 print("printed at import")

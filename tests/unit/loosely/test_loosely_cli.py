@@ -251,7 +251,7 @@ def test_a_hostile_timeline_cannot_control_the_terminal_or_stop_the_command(
     assert "[red]gpu" in done.stdout
 
 
-def test_the_status_command_exits_with_status_76_if_the_timeline_is_not_a_timeline(
+def test_the_status_command_exits_with_status_76_if_the_timeline_document_is_malformed(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [json_response(200, timeline_document(total_ms=None))]
@@ -378,7 +378,7 @@ def test_the_list_command_sends_the_filters_and_shows_the_label_and_the_tenant(
     }
 
 
-def test_a_list_command_that_ends_early_prints_the_time_back_to_which_it_searched(
+def test_a_list_command_that_reaches_the_page_limit_prints_the_time_in_searched_back_to(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [
@@ -559,7 +559,7 @@ def test_importing_the_package_loosely_does_not_import_the_dependencies_of_the_c
     assert done.stdout.split() == ["light", "True"]
 
 
-def test_loosely_up_does_not_import_what_only_other_commands_need(tmp_path: Path) -> None:
+def test_loosely_up_does_not_import_modules_that_only_other_commands_need(tmp_path: Path) -> None:
     code = (
         "import sys, loosely.cli, loosely.cli.up, loosely.local.run;"
         "heavy = {'httpx', 'psutil', 'PIL', 'yaml', 'loosely.cli.jobs', 'loosely.cli.capacity'};"

@@ -154,7 +154,7 @@ class TestLogs:
 
 
 class TestData:
-    def test_a_state_file_that_cannot_be_written_is_written_later(self, tmp_path: Path) -> None:
+    def test_writing_the_state_file_is_repeated_after_a_failed_write(self, tmp_path: Path) -> None:
         state = StateWriter(tmp_path, tmp_path / "logs", "http://here", [WORKER])
         state.apply(events.PartStarted(WORKER, 7))
         with no_space(0):
@@ -206,7 +206,7 @@ class TestData:
             with lock_directory(directory):
                 assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
-    def test_a_data_directory_with_the_sticky_bit_keeps_its_mode(self, tmp_path: Path) -> None:
+    def test_a_data_directory_with_the_sticky_bit_keeps_its_file_mode(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o1777)
         with lock_directory(tmp_path):
             assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o1777
@@ -271,7 +271,7 @@ class TestSystem:
             assert "sb://localhost:9001;" in part.environment["SERVICE_BUS"]
             assert "127.0.0.1:9003/devstoreaccount1;" in part.environment["PAYLOAD_STORAGE"]
 
-    def test_the_local_services_get_the_allowed_hosts(self) -> None:
+    def test_the_commands_of_the_local_services_contain_the_allowed_hosts(self) -> None:
         allowing = replace(settings(), allowed_hosts=("dev.example",))
         commands = {part.name: " ".join(part.command) for part in loosely_parts(allowing)}
         for name in ("blobs", "servicebus", "functions"):
@@ -334,7 +334,7 @@ class TestCorsOrigins:
             ({}, '{"Values": {"CORS_ORIGINS": 7}}', ()),
         ],
     )
-    def test_the_environment_takes_precedence_over_the_settings_file(
+    def test_cors_origins_in_the_environment_take_precedence_over_the_local_settings_file(
         self, tmp_path: Path, user: dict[str, str], text: str | None, expected: tuple[str, ...]
     ) -> None:
         (tmp_path / "functions").mkdir()
@@ -345,7 +345,7 @@ class TestCorsOrigins:
 
     @pytest.mark.parametrize("text", [SETTINGS, "\ufeff" + SETTINGS])
     @pytest.mark.parametrize("user", [{}, {"CORS_ORIGINS": ""}, {"CORS_ORIGINS": "http://a"}])
-    def test_the_functions_host_reads_the_same_value(
+    def test_loosely_up_and_the_functions_host_read_the_same_cors_origins(
         self, tmp_path: Path, user: dict[str, str], text: str
     ) -> None:
         folder = tmp_path / "functions"
@@ -411,7 +411,7 @@ class TestRepository:
 
 class TestConsole:
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
-    def test_an_output_on_a_full_disk_does_not_end_the_supervision(self) -> None:
+    def test_the_status_display_raises_no_error_if_the_output_file_is_on_a_full_disk(self) -> None:
         with (
             Path("/dev/full").open("wb", buffering=0) as full,
             StatusDisplay(Console(file=io.TextIOWrapper(full, "utf-8")), [WORKER]) as display,
@@ -420,7 +420,7 @@ class TestConsole:
             display.show_disk_problem("the disk is full")
             display.announce_stop()
 
-    def test_failures_are_printed_with_their_reasons(
+    def test_failures_of_components_are_printed_with_their_reasons(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with StatusDisplay(Console(), [WORKER]) as display:
