@@ -23,7 +23,7 @@ _MAX_SHOWN = 10
 
 @dataclass
 class Storm:
-    """The options and the current results of a storm. `report` prints them at any time.
+    """The options and the current results of a storm. `report` can print the results at any time.
 
     `options` contains the command-line options, such as the seed, `settle` and `limit` (seconds).
     """

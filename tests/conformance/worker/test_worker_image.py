@@ -56,7 +56,7 @@ class Stage:
         return rest
 
     def command(self, name: str) -> list[str]:
-        """Return the exec form of ENTRYPOINT, or of HEALTHCHECK's CMD."""
+        """Return the command of the instruction ENTRYPOINT or HEALTHCHECK, as a list of words."""
         words: list[str] = json.loads(self.one(name).rpartition(" CMD ")[2])
         return words
 
