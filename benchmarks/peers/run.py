@@ -76,7 +76,7 @@ class PeerBenchmark:
         }
 
     def run_round(self, number: int, peers: Sequence[str], tasks: Sequence[str]) -> None:
-        """Run every system with every job once."""
+        """Measure each chosen configuration once with each job. `number` is the round's number."""
         for task in tasks:
             bare = self._measure_bare(task)
             for configuration in self._choose(number, peers, task):

@@ -363,7 +363,7 @@ class Rig:
 def _links(
     settings: SystemSettings, first_port: int
 ) -> tuple[dict[str, tuple[DelayProxy, int]], SystemSettings]:
-    """Return a proxy with its port for each service, and the settings that use the proxies."""
+    """Return the proxy of each service with its port, and settings with the ports of the proxies."""
     ports = settings.ports
     targets = {
         "gateway": ports.functions,

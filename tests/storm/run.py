@@ -169,7 +169,7 @@ def report(run: Storm) -> bool:
 
 
 def count(run: Storm, broken: BrokenPromises) -> dict[str, str | int]:
-    """Return the counts of a storm by their names."""
+    """Return the rows of a storm's report: the name of each count, and its value."""
     accepted = [job for job in run.judged if job.is_accepted]
     rerun = [job for job in accepted if run.runs[job.label] > 1]
     own_deaths = run.own_deaths

@@ -72,7 +72,7 @@ class Image:
     stage: Stage
 
     def inside(self, path: str) -> str:
-        """Return the path on this machine of a path in the image."""
+        """Return the path on this machine of the file or folder that is at `path` in the image."""
         return str(self.root) + path
 
     def environment(self, **settings: str) -> dict[str, str]:

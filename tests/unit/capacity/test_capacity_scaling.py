@@ -1,4 +1,4 @@
-"""Test the rules of KEDA and of the Kubernetes autoscaler with their own test cases."""
+"""Test the rules of KEDA and of the Kubernetes autoscaler, also with test cases of Kubernetes."""
 
 import itertools
 import math
