@@ -363,7 +363,7 @@ class Rig:
 def _links(
     settings: SystemSettings, first_port: int
 ) -> tuple[dict[str, tuple[DelayProxy, int]], SystemSettings]:
-    """Return the proxy of each service with its port, and settings with the ports of the proxies."""
+    """Return the proxy and its port for each service, and settings with the proxies' ports."""
     ports = settings.ports
     targets = {
         "gateway": ports.functions,
