@@ -6,7 +6,7 @@ import { element } from "/pages/key.js";
 // For each step: what the time before it was used for, and which part of the system used it.
 const STEPS = {
   accepted: ["by the gateway", "gateway"],
-  started: ["the orchestration was started", "gateway"],
+  started: ["orchestration started", "gateway"],
   enqueued: ["sent to the queue", "gateway"],
   received: ["waited in the queue", "queue"],
   fetched: ["input read", "input"],
@@ -80,7 +80,7 @@ function stepTable(timeline) {
 }
 
 function stepText(text, step, deliveries) {
-  if (step.is_beside) return `${text}, at the same time`;
+  if (step.is_beside) return `${text}, beside`;
   const delivery = deliveries.findLast((each) => each.number === step.delivery);
   const parts = [text];
   if (step.name === "batched" && delivery?.batch_size) parts.push(`batch of ${delivery.batch_size}`);
