@@ -7,6 +7,17 @@ export function colourOf(number) {
   return `hsl(${(number * 137.508 + 210) % 360} 85% ${number % 2 ? 42 : 52}%)`;
 }
 
+// A small picture is drawn larger, so that lines and letters on it are sharp.
+const LEAST_PIXELS = 1000;
+
+/** Return a canvas in which a picture of this size is drawn, and how many of its pixels make one. */
+function makeCanvas({ width, height }, properties) {
+  const scale = Math.max(1, Math.ceil(LEAST_PIXELS / Math.max(width, height)));
+  const canvas = element("canvas", { ...properties, width: width * scale, height: height * scale });
+  canvas.style.setProperty("--ratio", String(width / height));
+  return canvas;
+}
+
 /** Return the corners of a box, in pixels; null if the value is no box. */
 function cornersOf(box) {
   const found = Array.isArray(box) ? box : [box?.left, box?.top, box?.right, box?.bottom];
@@ -24,7 +35,7 @@ export function isObjects(value) {
  * `size` is the size of the picture to which the boxes refer.
  */
 export function drawBoxes(picture, objects, size) {
-  const canvas = element("canvas", { className: "picture", width: picture.width, height: picture.height, role: "img" });
+  const canvas = makeCanvas(picture, { className: "picture", role: "img" });
   const names = [...new Set(objects.map((each) => each.label ?? each.index ?? ""))];
   const scores = objects.map((each) => each.score).filter(Number.isFinite);
   const threshold = element("input", { type: "range", id: "threshold", min: "0", max: "1", step: "0.01", value: "0" });
@@ -37,8 +48,8 @@ export function drawBoxes(picture, objects, size) {
     shown.textContent = `${least.toFixed(2)}: ${kept.length} of ${objects.length}`;
     canvas.ariaLabel = `Picture with ${kept.length} boxes`;
     const paint = canvas.getContext("2d");
-    paint.drawImage(picture, 0, 0);
-    for (const [each, number] of kept.toReversed()) drawBox(paint, picture, size, each, number, names);
+    paint.drawImage(picture, 0, 0, canvas.width, canvas.height);
+    for (const [each, number] of kept.toReversed()) drawBox(paint, size, each, number, names);
     body.replaceChildren(...kept.map(([each, number]) => element("tr", {},
       element("th", { scope: "row" }, swatch(colourOf(names.indexOf(each.label ?? each.index ?? ""))), String(number + 1)),
       element("td", {}, String(each.label ?? each.index ?? "–")),
@@ -49,13 +60,14 @@ export function drawBoxes(picture, objects, size) {
   const slider = element("p", { className: "slider" },
     element("label", { htmlFor: "threshold" }, "Least score"), threshold, shown);
   return element("figure", {}, canvas, ...(scores.length ? [slider] : []),
-    wide("Objects", element("table", {}, heads("Box", "Label", "Score", "Left", "Top", "Right", "Bottom"), body)));
+    wide("Objects", element("table", {}, heads("Box", "Label", "#Score", "#Left", "#Top", "#Right", "#Bottom"), body)));
 }
 
-function drawBox(paint, picture, size, object, number, names) {
+function drawBox(paint, size, object, number, names) {
+  const { width, height } = paint.canvas;
   const [left, top, right, bottom] = cornersOf(object.box)
-    .map((value, at) => value * (at % 2 ? picture.height / size.height : picture.width / size.width));
-  const unit = Math.max(1, Math.round(Math.max(picture.width, picture.height) / 400));
+    .map((value, at) => value * (at % 2 ? height / size.height : width / size.width));
+  const unit = Math.max(1, Math.round(Math.max(width, height) / 600));
   const colour = colourOf(names.indexOf(object.label ?? object.index ?? ""));
   // A white line on both sides keeps the box visible on any picture.
   paint.lineWidth = 4 * unit;
@@ -68,7 +80,7 @@ function drawBox(paint, picture, size, object, number, names) {
   const high = 14 * unit;
   paint.font = `600 ${11 * unit}px system-ui, sans-serif`;
   const length = paint.measureText(text).width + 8 * unit;
-  const x = Math.max(0, Math.min(left - unit, picture.width - length));
+  const x = Math.max(0, Math.min(left - unit, width - length));
   const y = top - unit >= high ? top - unit - high : top + unit;
   paint.fillStyle = "rgb(20 22 26 / 88%)";
   paint.fillRect(x, y, length, high);
@@ -140,7 +152,7 @@ export function drawMask(picture, mask) {
   for (const one of classes) counts.set(one, (counts.get(one) ?? 0) + 1);
   const found = [...counts].sort((one, other) => other[1] - one[1]);
   const overlay = paintClasses(mask, [...counts.keys()]);
-  const canvas = element("canvas", { className: "picture mask", width, height, tabIndex: 0, role: "application" });
+  const canvas = makeCanvas(mask, { className: "picture mask", tabIndex: 0, role: "application" });
   canvas.ariaLabel = "Mask over the picture. The arrow keys move the pointer.";
   const opacity = element("input", { type: "range", id: "opacity", min: "0", max: "1", step: "0.05", value: "0.6" });
   const place = element("p", { className: "soft under" }, "Point at the picture, or use the arrow keys on it, to see the class.");
@@ -149,13 +161,15 @@ export function drawMask(picture, mask) {
   const draw = () => {
     const paint = canvas.getContext("2d");
     paint.globalAlpha = 1;
-    paint.drawImage(picture, 0, 0, width, height);
+    paint.imageSmoothingEnabled = true;
+    paint.drawImage(picture, 0, 0, canvas.width, canvas.height);
+    paint.imageSmoothingEnabled = false; // the border of a class stays where it is
     paint.globalAlpha = Number(opacity.value);
-    paint.drawImage(overlay, 0, 0);
+    paint.drawImage(overlay, 0, 0, canvas.width, canvas.height);
     if (!pointer) return;
     paint.globalAlpha = 1;
-    const [x, y] = pointer;
-    const unit = Math.max(1, width / 400);
+    const [x, y] = pointer.map((value) => (value + 0.5) * canvas.width / width);
+    const unit = canvas.width / 500;
     for (const [colour, extra] of [["#fff", unit], ["#000", 0]]) {
       paint.fillStyle = colour;
       paint.fillRect(x - 8 * unit - extra / 2, y - extra, 16 * unit + extra, unit + extra);
@@ -186,7 +200,7 @@ export function drawMask(picture, mask) {
     ...[String(count), percent(count / classes.length)].map((text) => element("td", { className: "number" }, text))));
   return element("figure", {}, canvas, place, spoken,
     element("p", { className: "slider" }, element("label", { htmlFor: "opacity" }, "Opacity of the mask"), opacity),
-    wide("Classes", element("table", {}, heads("Class", "Pixels", "Share"), element("tbody", {}, ...rows))));
+    wide("Classes", element("table", {}, heads("Class", "#Pixels", "#Share"), element("tbody", {}, ...rows))));
 }
 
 // Class 0 is the background in most networks, so it hides nothing.
@@ -218,8 +232,10 @@ function swatch(colour) {
   return mark;
 }
 
+/** Return the head of a table. A text with "#" in front is the head of a column of numbers. */
 export function heads(...texts) {
-  return element("thead", {}, element("tr", {}, ...texts.map((text) => element("th", { scope: "col" }, text))));
+  return element("thead", {}, element("tr", {}, ...texts.map((text) =>
+    element("th", { scope: "col", className: text.startsWith("#") ? "number" : "" }, text.replace("#", "")))));
 }
 
 export function wide(name, table) {

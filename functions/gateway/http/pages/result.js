@@ -77,7 +77,7 @@ function drawLabels(labels) {
       element("td", { className: "track" }, bar), element("td", { className: "number" }, score));
   });
   const table = element("table", { className: "labels" },
-    element("caption", { className: "spoken" }, "Labels"), heads("Label", "Score as a bar", "Score"), element("tbody", {}, ...rows));
+    element("caption", { className: "spoken" }, "Labels"), heads("Label", "Score as a bar", "#Score"), element("tbody", {}, ...rows));
   return element("figure", {}, table);
 }
 

@@ -1,6 +1,7 @@
 // Sound: record it, decode it, write it as a WAV file, and draw it as a waveform.
 
 import { element } from "/pages/key.js";
+import { heads } from "/pages/picture.js";
 
 /** The number of samples a second in recordings. Speech needs no more. */
 export const RECORDING_RATE = 16_000;
@@ -166,9 +167,8 @@ function segmentTable(segments, player) {
       element("td", {}, play));
   });
   return element("div", { className: "wide", tabIndex: 0, role: "region", ariaLabel: "Parts" },
-    element("table", {}, element("thead", {}, element("tr", {},
-      ...["Part", "Start", "End", "Length", ...others.map(capital), "Listen"].map((text) => element("th", { scope: "col" }, text)))),
-    element("tbody", {}, ...rows)));
+    element("table", {}, heads("Part", "#Start", "#End", "#Length", ...others.map((name) => `#${capital(name)}`), "Listen"),
+      element("tbody", {}, ...rows)));
 }
 
 const capital = (text) => text[0].toUpperCase() + text.slice(1).replaceAll("_", " ");
