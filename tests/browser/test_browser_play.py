@@ -584,7 +584,8 @@ def test_each_kind_of_problem_is_shown_with_its_advice(browser: Browser) -> None
         }
         browser.driver.execute_async_script(
             "const [problem, done] = arguments;"
-            "Promise.all([import('/pages/problem.js'), import('/pages/job.js')]).then((modules) => {"
+            "const files = ['problem', 'job'].map((name) => import(`/pages/${name}.js`));"
+            "Promise.all(files).then((modules) => {"
             "  const place = document.querySelector('#problem');"
             "  const error = new modules[1].Problem(problem, 7);"
             "  modules[0].showProblem(place, error, () => {}); done(); })",

@@ -86,6 +86,13 @@ function selectModel(chosen) {
   input.setModel(model, models);
 }
 
+/** Select the model that the address names after "#". */
+function followAddress() {
+  const name = decodeURIComponent(location.hash.slice(1));
+  const radio = document.querySelector(`.model[data-name="${CSS.escape(name)}"] input`);
+  if (radio && !radio.checked) radio.click();
+}
+
 async function refreshQueue() {
   const isIdle = performance.now() - usedAt > IDLE_MS;
   if (document.visibilityState !== "visible" || isIdle || !model) return;
@@ -408,5 +415,6 @@ find("request").addEventListener("keydown", (event) => {
 find("cancel").addEventListener("click", () => current?.cancel());
 find("copy").addEventListener("click", copySnippet);
 for (const name of ["pointerdown", "keydown"]) addEventListener(name, () => { usedAt = performance.now(); });
+addEventListener("hashchange", followAddress);
 setInterval(refreshQueue, REFRESH_MS);
 loadModels();
