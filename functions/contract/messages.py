@@ -187,9 +187,9 @@ class Timing:
     """How long a job waited in the queue, and how long its batch ran, in milliseconds.
 
     `batch_size` is the number of jobs in the batch. `delivery` has the marks of the delivery that
-    produced the reply, as the JSON object of `marks_to_json`; None if the sender is older than
-    these marks. A reader passes this object on unchanged. Only `marks_from_json` checks it, so that
-    wrong marks cost no reply.
+    produced the reply, as the JSON object of `marks_to_json`; None if the sender's version has no
+    marks. `decode_reply` does not check this object, so a reply with wrong marks is still valid.
+    `marks_from_json` checks the object.
     """
 
     queued_ms: float = 0.0
@@ -260,7 +260,7 @@ class Fields:
 
     def text(self, name: str) -> str:
         """Return the value of a field, which must be a non-empty string."""
-        value = self._required(name, str)
+        value = self._required(name, str, "a string")
         if not value:
             raise MalformedMessage(f"{self._at(name)}: the text must not be empty")
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
@@ -273,7 +273,7 @@ class Fields:
 
     def integer(self, name: str, minimum: int = 0) -> int:
         """Return the value of a field, which must be a whole number of at least `minimum`."""
-        value = self._required(name, (int, float))
+        value = self._required(name, (int, float), "a number")
         # JSON Schema counts 1.0 as a whole number. `is_integer` is false for NaN and infinity.
         is_whole = value.is_integer() if isinstance(value, float) else not isinstance(value, bool)
         if not is_whole or value < minimum:
@@ -289,19 +289,19 @@ class Fields:
         """
         if default is not None and self._values.get(name) is None:
             return default
-        value = self._required(name, (int, float))
+        value = self._required(name, (int, float), "a number")
         # This comparison is also false for NaN.
         if isinstance(value, bool) or not 0 <= value < float("inf"):
             raise MalformedMessage(f"{self._at(name)}: expected a number of at least 0")
         return float(value)
 
     def optional_number(self, name: str) -> float | None:
-        """Return the value of a number field as `number` does; None if it is absent or null."""
+        """Return the value of a field, a number of at least 0; None if it is absent or null."""
         return None if self._values.get(name) is None else self.number(name)
 
     def boolean(self, name: str) -> bool:
         """Return the value of a field, which must be true or false."""
-        return self._required(name, bool)
+        return self._required(name, bool, "true or false")
 
     def time(self, name: str) -> datetime:
         """Return the time in a field, converted to UTC.
@@ -337,7 +337,7 @@ class Fields:
 
     def child(self, name: str) -> "Fields":
         """Return a `Fields` object for the JSON object in a field."""
-        return Fields(self._required(name, Mapping), self._at(name))
+        return Fields(self._required(name, Mapping, "an object"), self._at(name))
 
     def optional_child(self, name: str) -> "Fields | None":
         """Return a `Fields` object for the JSON object in a field.
@@ -363,14 +363,12 @@ class Fields:
         """
         return {name: value for name, value in self._values.items() if name not in known}
 
-    def _required(self, name: str, expected: type[_T] | tuple[type[_T], ...]) -> _T:
+    def _required(self, name: str, expected: type[_T] | tuple[type[_T], ...], kind: str) -> _T:
         value = self._values.get(name)
         if value is None:
             raise MalformedMessage(f"{self._at(name)}: the field is missing")
         if not isinstance(value, expected):
-            raise MalformedMessage(
-                f"{self._at(name)}: expected another type, found {_json_kind(value)}"
-            )
+            raise MalformedMessage(f"{self._at(name)}: expected {kind}, found {_json_kind(value)}")
         return value
 
     def _at(self, name: str) -> str:
@@ -695,7 +693,7 @@ def _decode_base64(value: Json) -> bytes:
 # An orchestration's history contains the result. The Azure Storage backend stores a history entry
 # of more than 45 KB in a blob and reads it on each replay. Base64 adds a third to the size.
 INLINE_LIMIT_BYTES = 24 * 1024
-"""The size in bytes of the largest payload that the history of an orchestration contains."""
+"""The size in bytes of the largest result in a message, and of any payload in a job's history."""
 
 INPUT_INLINE_LIMIT_BYTES = 64 * 1024
 """The default size in bytes up to which an input is part of the message and not in a blob."""

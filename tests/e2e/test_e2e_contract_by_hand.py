@@ -28,7 +28,7 @@ from tests.e2e.system import System, running
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 SOON_SECONDS = 8
-"""The limit for responses during an outage: the storage's timeout of 5 s, and a margin."""
+"""The time limit for a response during an outage: the storage's timeout of 5 s plus a margin."""
 
 API_KEYS = {
     "owner": make_key("owner", "acme", ["jobs:read", "jobs:write", "admin"]),
@@ -132,7 +132,7 @@ def named(idle: System) -> dict[str, str]:
         *(pytest.param(row, id=f"progress-{row.title}") for row in PROGRESS),
     ],
 )
-def test_requests_while_no_worker_runs_get_the_responses_of_the_contract_table(
+def test_requests_while_no_worker_runs_get_the_responses_in_the_contract_table(
     idle: System, named: dict[str, str], row: Row
 ) -> None:
     if row.first is not None:
@@ -178,7 +178,7 @@ def end(system: System, row: Row) -> None:
 @pytest.mark.parametrize(
     ("part", "rows"), [("blobs", BLOBS), ("servicebus", SERVICE_BUS)], ids=["blobs", "servicebus"]
 )
-def test_requests_during_an_outage_of_a_service_get_the_responses_of_the_contract_table(
+def test_requests_during_an_outage_of_a_service_get_the_responses_in_the_contract_table(
     idle: System, named: dict[str, str], part: str, rows: tuple[Row, ...]
 ) -> None:
     before = job_ids(idle)

@@ -96,7 +96,7 @@ class Batcher(Generic[T]):
         return 0.0 if is_full else max(0.0, min(heads) + self._max_wait_seconds - now)
 
     def clear(self) -> list[T]:
-        """Remove and return all items."""
+        """Remove and return all items that wait for a batch."""
         items = [waiting.item for waiting in self._in_order()]
         self._normal.clear()
         self._low.clear()
@@ -205,7 +205,7 @@ class Inferred:
             Exception: Any error that the model's own code raises.
         """
         if self.loaded is None:
-            raise ValueError("this job has no output")
+            raise ValueError("the job has no output, because it did not run")
         return self.loaded.finish(self.output)
 
 

@@ -211,7 +211,7 @@ async def get_result(
     """Return a job's result; 202 if the job has not ended, or 303 if the result is large."""
     refuse_unknown_query(request, ("redirect",))
     if redirect not in {None, "true", "false"}:
-        raise HttpProblem(problems.MALFORMED_REQUEST, "redirect must be true or false")
+        raise HttpProblem(problems.MALFORMED_REQUEST, "redirect: expected true or false")
     found = await find_own_job(request, job_id)
     if found["status"] != JobStatus.SUCCEEDED:
         found = await services_of(request).progress.add_to(job_id, found)
@@ -298,8 +298,8 @@ async def _link_to_result(
 ) -> Response:
     """Return a redirect to a URL from which the caller can read a large result, or only the URL.
 
-    When a page of another origin follows the redirect, the browser sends `Origin: null` to the blob
-    storage, which is yet another origin. No CORS rule should allow that. Such a page needs the URL.
+    A web page of another origin needs only the URL. If it followed the redirect, its browser would
+    send `Origin: null` to the blob storage, and no CORS rule should allow the origin `null`.
 
     Raises the problem `unknown-job` if the result has been deleted.
     """
@@ -516,8 +516,8 @@ def _parse_label(text: str | None) -> str | None:
         return text
     raise HttpProblem(
         problems.MALFORMED_REQUEST,
-        f"label: expected 1 to {MAX_LABEL_CHARACTERS} characters, and perhaps {ANY_ENDING} after "
-        "them",
+        f"label: expected 1 to {MAX_LABEL_CHARACTERS} characters, optionally followed by "
+        f"{ANY_ENDING}",
     )
 
 
