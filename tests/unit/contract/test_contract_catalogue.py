@@ -164,9 +164,15 @@ def test_the_error_for_an_unknown_model_suggests_similar_names() -> None:
         (*entry('result_media_type = "png"'), "noop.result_media_type: expected a media type"),
         (*entry("parameters = 3"), "noop.parameters: expected a table"),
         (*entry("parameters.n = 3"), "noop.parameters.n: expected a table whose type is one of"),
-        (*entry('parameters.n = {type = "array"}'), "parameters.n: expected a table whose type"),
-        (*entry('parameters.n = {type = "string", pattern = "a"}'), "n.pattern: this key does not"),
-        (*entry('parameters.n = {type = "integer", default = true}'), "n.default: the value does"),
+        (*entry('parameters.n = {type = "object"}'), "parameters.n: expected a table whose type"),
+        (
+            *entry('parameters.n = {type = "string", pattern = "a"}'),
+            "n.pattern: a schema of the type",
+        ),
+        (
+            *entry('parameters.n = {type = "integer", default = true}'),
+            "n.default: expected a whole",
+        ),
         (*entry('parameters.n = {type = "integer", minimum = "1"}'), "n.minimum: the value does"),
         (*entry('parameters.n = {type = "string", enum = [1]}'), "n.enum: the value does not fit"),
         (*entry('parameters.n = {type = "string", enum = []}'), "n.enum: the value does not fit"),
