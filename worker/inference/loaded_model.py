@@ -424,7 +424,7 @@ def _sample_rate(model: ModelEntry, infer: Any) -> int | None:
 
 
 def _reserve_nothing(size_bytes: int) -> None:
-    """Reserve no memory, because no other input shares the memory."""
+    """Do nothing. A caller without a memory budget uses this function to reserve memory."""
 
 
 def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights | None) -> Any:
@@ -492,7 +492,7 @@ def _check_takes_context(model: ModelEntry, infer: Any) -> None:
     """Check that `__call__` accepts a second argument: the context, or the contexts of a batch.
 
     Raises:
-        ModelUnfit: It does not.
+        ModelUnfit: `__call__` does not accept a second argument.
     """
     parameters = inspect.signature(infer).parameters.values()
     positional = [

@@ -54,7 +54,7 @@ class BlobStore(Protocol):
         ...
 
     def write(self, blob: str, data: bytes, media_type: str) -> None:
-        """Create or replace a blob."""
+        """Write a blob. An existing blob with this name is replaced."""
         ...
 
 
@@ -172,7 +172,7 @@ class AzureBlobStore:
         return download.chunks()
 
     def write(self, blob: str, data: bytes, media_type: str) -> None:
-        """Create or replace a blob."""
+        """Write a blob. An existing blob with this name is replaced."""
         try:
             self._upload(blob, data, media_type)
         except ResourceNotFoundError:

@@ -315,7 +315,7 @@ class Ran:
     """The outcome of one item that ran.
 
     Attributes:
-        started_at: When the batch with this item started.
+        started_at: When the batch with this item started, in UTC.
         inference_ms: How long this batch ran, in milliseconds.
         batch_size: How many items this batch contained.
         ended: The value of `time.perf_counter` when the model returned.

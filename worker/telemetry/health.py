@@ -197,7 +197,7 @@ class WorkerReadiness:
         return self._judge(are_broken_allowed=False)
 
     def started(self) -> tuple[bool, Mapping[str, Any]]:
-        """Return whether the start of the worker has ended, and the details as `ready` does.
+        """Return whether the start of the worker has ended, and the same details as `ready`.
 
         Models that are set aside are ignored if at least one other model is ready.
         """

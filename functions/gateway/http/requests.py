@@ -55,7 +55,10 @@ def caller_of(request: Request) -> Caller:
 
 
 def charge_jobs(request: Request, job_count: int) -> None:
-    """Count a request as one request per job against the caller's rate limit, at least as one."""
+    """Count the jobs of a request against the caller's rate limit.
+
+    The authentication has already counted the request as one job. This function counts the others.
+    """
     charge: Callable[[int], None] = request.scope["gateway.charge"]
     charge(max(0, job_count - 1))
 

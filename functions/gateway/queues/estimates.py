@@ -8,7 +8,7 @@ weight in these means:
     busy time     the time since the previous reply, or how long the worker had the job,
                   whichever is shorter. If many jobs are queued, this is the reciprocal of the
                   throughput of all workers. If few jobs are queued, this is the time that one job
-                  takes. A time without a worker is not included.
+                  takes. Time in which no worker runs is not included.
     device time   the time of a batch on the device, divided by the number of jobs in the batch.
 
 A process knows only the replies that it receives. If n instances of the app receive the replies of
@@ -111,7 +111,7 @@ QUIET_SECONDS: Final = 5.0
 """A model counts as cold starting if no worker has called this process for this many seconds."""
 
 QUIET_JOBS: Final = 4
-"""For slow jobs, the limit is the time of this many jobs, if that is more than QUIET_SECONDS."""
+"""If this many jobs take longer than QUIET_SECONDS, that time is used instead of QUIET_SECONDS."""
 
 
 class QueuePhase(StrEnum):
@@ -229,7 +229,7 @@ USABLE_SECONDS: Final = 5.0
 
 COUNT_TIMEOUT_SECONDS: Final = 2.0
 PAUSE_AFTER_FAILURE_SECONDS: Final = 10.0
-"""The pause in seconds after a failed count of messages, for example without the Manage right."""
+"""The pause in seconds after a failed count, for example because the right Manage is missing."""
 
 MAX_ARRIVALS: Final = 10_000
 

@@ -1,8 +1,8 @@
 """Post webhooks to URLs that callers have given. The SSRF guard checks each address first.
 
 `contract.guard.Resolver` looks up the host names. The event loop's default executor must not look
-them up, because Azure's clients need it for their own look-ups. Host names that DNS never answers
-would occupy all its threads.
+them up, because Azure's clients need it for their own look-ups. Look-ups that get no answer would
+occupy all threads of the executor.
 """
 
 import asyncio

@@ -35,7 +35,7 @@ FOLDER: Final = Path(__file__).parents[1] / "pages"
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page for browsers. Its path is the name after a slash, for example /docs.
+    """A page for browsers. Its path is a slash and the name, for example /docs.
 
     Attributes:
         name: The name of the HTML file without its extension.
@@ -193,7 +193,7 @@ def content_security_policy(blob_origin: str) -> str:
 def _html(
     request: Request, page: Page, content: str = "", headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return a page. `content` is HTML for the page's comment `<!-- content -->`."""
+    """Return a page, in which the HTML `content` replaces the comment `<!-- content -->`."""
     policy = content_security_policy(services_of(request).links.origin)
     response = Response(
         _read_page(page).replace("<!-- content -->", content),
