@@ -2,7 +2,7 @@
 
     check_form   checks the text of a URL: the scheme, no credentials, an unambiguous host
     resolve      looks the host up in DNS once; each address must be public or in the allow list
-    Resolver     looks names up in a limited number of threads, of which each tenant gets a share
+    Resolver     looks names up in a limited number of threads; a tenant can use only some of them
 
 Code that uses the guard must connect only to the addresses that `resolve` returned, because a
 second look-up may return other addresses (DNS rebinding). If the server redirects to another URL,

@@ -424,7 +424,7 @@ def _sample_rate(model: ModelEntry, infer: Any) -> int | None:
 
 
 def _reserve_nothing(size_bytes: int) -> None:
-    """Do nothing. A caller without a memory budget uses this function to reserve memory."""
+    """Do nothing. Decoding calls this function if the inputs have no memory budget."""
 
 
 def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights | None) -> Any:
@@ -609,7 +609,7 @@ def dump_json(value: Json) -> bytes:
 
 
 def describe_unwritable(result: Any) -> str | None:
-    """Describe the first value in a result that JSON cannot hold, its place, and the remedy.
+    """Describe the first value that JSON cannot hold: where it is in the result, and what to do.
 
     Return None if there is no such value.
     """

@@ -1,10 +1,16 @@
 """Receive, settle and peek at the messages of one queue, and renew their locks, through the SDK.
 
-In the worker, only this package imports azure-servicebus. The SDK has no public function for some
-operations: stop the delivery of messages on an open link, release a message, abandon a message by
-its lock token, note a message as soon as it arrives, and complete several messages at once (see
-`batched_settlement`). This package uses the SDK's private functions for these operations. The SDK's
-version is pinned, and the conformance tests fail if a new version changes these functions.
+In the worker, only this package imports azure-servicebus. The SDK has no public functions for these
+operations:
+
+- stop the delivery of messages on an open link
+- release a message
+- abandon a message by its lock token
+- note a message as soon as it arrives
+- complete several messages at once (see `batched_settlement`)
+
+This package uses the SDK's private functions for these operations. The SDK's version is pinned, and
+the conformance tests fail if a new version changes these functions.
 """
 
 import logging

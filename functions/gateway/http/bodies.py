@@ -5,9 +5,9 @@ is counted until its request is answered, because the Functions worker of Azure 
 with the body until then. One thread parses the large bodies, one after another. It takes the next
 body from the next tenant, so no tenant can occupy the thread.
 
-The event loop can run beside the thread only while the thread runs Python code. A call of a
-function in C, for example of the JSON parser, holds the interpreter's lock. Therefore such a call
-must be short for every body: see MAX_JSON_VALUES.
+While the thread runs Python code, the event loop can run, too. While the thread runs a function in
+C, for example the JSON parser, the function holds the interpreter's lock, and the event loop waits.
+Therefore each call of such a function must be short: see MAX_JSON_VALUES.
 """
 
 import asyncio

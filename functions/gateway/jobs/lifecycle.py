@@ -224,8 +224,8 @@ class Jobs:
     async def record_of(self, job_id: str, instance: InstanceSnapshot) -> Record | None:
         """Return the record of an orchestration's job; None if the orchestration runs no job.
 
-        If the orchestration has ended without an outcome, or has not ended the job soon after the
-        deadline, this method records an outcome and so ends the job. Raises Unavailable.
+        This method ends the job by recording an outcome in two cases: the orchestration has ended
+        without an outcome, or it has not ended the job soon after the deadline. Raises Unavailable.
         """
         if (output := recorded_output(instance)) is not None:
             return output

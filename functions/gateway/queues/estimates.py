@@ -199,9 +199,9 @@ def is_cold_starting(
 ) -> bool:
     """Return whether the model probably has no worker.
 
-    The result is true if no worker has called this process for QUIET_SECONDS, or for longer if the
-    jobs of the model are slow. `quiet_since_seconds` is the time of the last such call, or of the
-    job's creation if the creation is later.
+    The result is true if no worker has called this process for QUIET_SECONDS. If the jobs of the
+    model are slow, this time is longer (see QUIET_JOBS). `quiet_since_seconds` is the time of the
+    last call of a worker, or of the job's creation if the creation is later.
     """
     limit_seconds = max(QUIET_SECONDS, QUIET_JOBS * (throughput.seconds_per_job or 0.0))
     return now_seconds - quiet_since_seconds >= limit_seconds

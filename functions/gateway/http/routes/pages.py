@@ -1,8 +1,8 @@
 """The routes of the pages for browsers, of the pages' files, and of the API's description.
 
 `PAGES` lists the pages. A page NAME is the file NAME.html in the folder `pages`, and its path is
-/NAME. The scripts and style sheets of the pages are in the same folder. They are served as they
-are, below /pages.
+/NAME. The scripts and style sheets of the pages are in the same folder. They are served unchanged,
+below /pages.
 
 The pages run only scripts of this gateway, and connect only to the gateway and to the blob storage
 of the payloads. Browsers enforce this, because each page has a Content-Security-Policy.
