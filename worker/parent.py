@@ -184,7 +184,7 @@ class _Parent:
 
 
 def _reap(child: int) -> int | None:
-    """Read the exit codes of all processes that have ended.
+    """Read the exit codes of all child processes that have ended.
 
     Return the child's exit code, -N if signal N killed the child, or None if it still runs. As
     process 1 of a container, this process is the parent of every orphan, so it reads their codes.

@@ -50,7 +50,7 @@ _DEATHS: Final = ".deaths"
 
 @dataclass(frozen=True, slots=True)
 class KilledLoads:
-    """The deaths of processes during loads of one model, and the pause before its next load.
+    """How many processes died while they loaded one model, and the pause before its next load.
 
     `death_count` counts the deaths in a row. `pause_seconds` is 0 if there are fewer than
     `MAX_DEATHS` deaths.

@@ -26,7 +26,7 @@ MAX_WAITING_COUNT = 1000
 
 
 class DeliveryNotes:
-    """Writes the notes of this worker. Any thread may call the methods."""
+    """Writes this worker's notes about deliveries. Any thread may call the methods."""
 
     def __init__(self, store: BlobStore) -> None:
         self._store = store

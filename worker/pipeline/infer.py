@@ -402,7 +402,7 @@ def run_batch(
 def _yield_skipped(
     jobs: Sequence[ItemT], reason_to_skip: Callable[[ItemT], BaseException | None]
 ) -> Generator[tuple[ItemT, Skipped], None, list[ItemT]]:
-    """Yield each job that need not run again. Return the list of the remaining jobs."""
+    """Yield the jobs for which `reason_to_skip` returns an error; return the other jobs."""
     left = []
     for job in jobs:
         if (reason := reason_to_skip(job)) is None:

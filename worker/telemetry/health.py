@@ -25,7 +25,10 @@ _PROBE_WAIT_SECONDS = 0.2
 
 Clock = Callable[[], float]
 ModelStates = Callable[[], Mapping[str, Mapping[str, Any]]]
-"""Return the state of each model as a JSON object, in which `ready` is true or false."""
+"""The type of a function that returns the state of each model as a JSON object.
+
+In each of these objects, `ready` is true or false.
+"""
 
 
 class Loops:

@@ -104,9 +104,11 @@ class FoundLetter:
 
 @dataclass(frozen=True, slots=True)
 class LetterPage:
-    """The matching dead letters among those that one call examined.
+    """The result of one call of `find_letters`.
 
-    `cursor` is where the next call continues; None if no more letters follow.
+    `letters` contains the dead letters that match the filter. `examined` is the number of dead
+    letters that the call examined, including those that do not match. `cursor` is where the next
+    call continues; None if no more letters follow.
     """
 
     letters: list[FoundLetter]

@@ -53,7 +53,7 @@ _MAX_LISTED_NOTES: Final = 500
 _LATEST_MS: Final = 1e11
 
 TOLERANCE_MS: Final = 2.0
-"""The largest adjustment of a time, in milliseconds, that the timeline does not report.
+"""The timeline reports an adjustment of a time only if it is larger than this.
 
 Stored times are truncated to milliseconds.
 """
@@ -227,7 +227,7 @@ class JobEvidence:
 
 
 async def read_notes(blobs: Blobs, tokens: ReplyTokens, ticket: Ticket) -> list[DeliveryNote]:
-    """Return the notes of workers about the deliveries of a job, in the order of their numbers.
+    """Return the notes of workers about the deliveries of a job, in the order of the deliveries.
 
     Notes that cannot be decoded are left out. Raises Unavailable.
     """

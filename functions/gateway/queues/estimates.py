@@ -40,7 +40,7 @@ from gateway.errors import Unavailable
 from gateway.jobs.model import JobQueue
 
 DECAY: Final = 0.97
-"""The weight of older replies is multiplied by this factor at each reply."""
+"""With each new reply, the weight of all older replies is multiplied by this factor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ def position(
 
 
 def wait_seconds(jobs: int, seconds_per_job: float | None) -> float | None:
-    """Return the estimated time in seconds for this number of jobs; None if unknown."""
+    """Return how many seconds this number of jobs will probably take; None if unknown."""
     return None if seconds_per_job is None else round(jobs * seconds_per_job, 3)
 
 

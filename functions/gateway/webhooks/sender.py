@@ -73,7 +73,7 @@ async def resolve_url(
 
     Raises:
         ForbiddenAddress: The guard forbids the URL or its addresses, or the host has no address.
-        TooManyLookUps: Too many look-ups of the share or of this process have not ended.
+        TooManyLookUps: Too many look-ups are running, either in this process or for this share.
     """
     target = guard.check_form(url)
     found: tuple[str, ...] = ()

@@ -531,9 +531,9 @@ def _parse_id(text: str | None) -> str | None:
 
 
 def _oldest_time(now: datetime, retention: timedelta) -> datetime:
-    """Return a time before which no job exists any more.
+    """Return the creation time of the oldest job that may still exist, rounded down to an hour.
 
-    The time is a full hour, so that the response to a repeated request does not change.
+    Because of the rounding, the response to a repeated request does not change.
     """
     return (now - retention - _PURGE_DELAY).replace(minute=0, second=0, microsecond=0)
 
