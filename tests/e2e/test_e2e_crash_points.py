@@ -104,7 +104,7 @@ def test_a_job_succeeds_although_the_host_dies_while_service_bus_is_unavailable(
         system.wait_until_empty()
 
 
-def test_one_idempotency_key_makes_one_job_if_the_host_dies_before_the_orchestration_starts(
+def test_repeated_requests_create_one_job_if_the_host_dies_before_the_orchestration_starts(
     tmp_path: Path,
 ) -> None:
     with run_crashing_system(tmp_path, "before-start:job") as system:

@@ -156,7 +156,7 @@ def test_a_message_that_arrived_on_a_broken_connection_is_received_on_the_next_c
     gc.collect()
 
 
-def test_a_message_that_is_released_at_the_end_of_receiving_is_not_in_the_lock_journal(
+def test_a_message_that_arrives_after_the_last_receive_call_is_not_in_the_lock_journal(
     links: Links,
 ) -> None:
     link = links.start()

@@ -291,7 +291,7 @@ async def test_each_redrive_and_purge_of_a_dead_letter_is_logged_with_the_name_o
     assert key not in caplog.text
 
 
-async def test_a_dead_letter_with_a_malformed_reason_or_time_matches_no_filter_for_that_member(
+async def test_a_filter_on_reason_or_time_skips_a_dead_letter_with_a_malformed_reason_or_time(
     gateway: RunningGateway,
 ) -> None:
     for number, content in enumerate(

@@ -69,7 +69,7 @@ def test_idle_models_are_unloaded_first_and_at_once_if_another_model_needs_memor
     assert not must_leave("a", records, 8, 99)
 
 
-def test_no_model_is_unloaded_for_a_model_already_loaded_or_too_large_for_the_device() -> None:
+def test_no_model_is_unloaded_for_a_model_that_is_loaded_or_larger_than_the_device() -> None:
     records = {"a": loaded("a", 6, 0), "b": waiting("a", 6, 1), "c": waiting("c", 9, 1)}
     assert waiting_names(records, 8) == []
     assert not must_leave("a", records, 8, 99)

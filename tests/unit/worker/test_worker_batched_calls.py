@@ -69,7 +69,7 @@ def test_the_error_of_a_batched_call_is_raised_only_for_the_items_of_the_failed_
 
 
 @given(st.sets(st.integers(0, 60)))
-def test_the_function_ranges_groups_numbers_into_ranges_of_consecutive_numbers(
+def test_a_set_of_numbers_is_grouped_into_ranges_of_consecutive_numbers(
     numbers: set[int],
 ) -> None:
     found = ranges(numbers)

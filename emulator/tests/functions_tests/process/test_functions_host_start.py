@@ -332,7 +332,7 @@ async def _ended(pidfd: int) -> None:
         os.close(pidfd)
 
 
-async def test_the_garbage_collector_is_enabled_and_has_frozen_objects_in_a_loaded_app(
+async def test_a_loaded_app_has_an_enabled_garbage_collector_and_frozen_objects(
     tmp_path: Path,
 ) -> None:
     source = f"""{HEAD}
