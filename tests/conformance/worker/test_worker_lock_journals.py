@@ -184,7 +184,7 @@ def test_messages_are_received_without_a_lock_journal_if_the_folder_is_unusable(
 
 
 @pytest.mark.timeout(90)
-def test_jobs_of_a_killed_worker_are_received_before_their_locks_expire(
+def test_jobs_of_a_killed_worker_are_received_again_before_the_message_locks_expire(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     folder = str(tmp_path / "locks")

@@ -193,7 +193,7 @@ async def test_a_purge_stops_at_the_time_limit_and_returns_a_cursor_for_the_next
     assert second["next_cursor"] is None
 
 
-async def test_a_repeated_redrive_with_a_new_count_completes_an_interrupted_redrive(
+async def test_a_redrive_with_the_remaining_count_completes_an_interrupted_redrive(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(10):

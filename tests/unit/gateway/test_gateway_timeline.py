@@ -525,9 +525,7 @@ async def test_the_timeline_of_an_ended_job_needs_neither_history_nor_outcome_bl
     check_sum(bare)
 
 
-async def test_requests_for_the_timeline_of_an_unknown_job_or_another_tenant_get_status_404() -> (
-    None
-):
+async def test_timeline_requests_for_unknown_jobs_or_jobs_of_other_tenants_get_status_404() -> None:
     made = [make_key(tenant, tenant) for tenant in ("mine", "theirs")]
     setting = parse_keys(json.dumps([entry for _, entry in made]))
     mine, theirs = ({"x-api-key": key} for key, _ in made)

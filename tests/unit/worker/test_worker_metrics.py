@@ -59,7 +59,7 @@ def test_the_metric_series_of_a_model_start_with_the_value_zero() -> None:
     assert value(metrics, "settled_total", model="noop", outcome="succeeded") == 0
 
 
-def test_failed_loads_are_counted_by_their_reason() -> None:
+def test_failed_model_loads_are_counted_separately_for_each_reason() -> None:
     metrics = Metrics()
     ModelTelemetry("noop", metrics).record_load_failure("weights-missing")
     assert value(metrics, "model_load_failures_total", model="noop", reason="weights-missing") == 1

@@ -26,7 +26,7 @@ def test_the_numbers_of_torch_and_preparing_threads_grow_with_the_number_of_proc
     not hasattr(os, "sched_setaffinity"),
     reason="this system cannot limit a process to some processors",
 )
-def test_only_processors_in_the_affinity_mask_are_counted() -> None:
+def test_only_processors_that_the_process_may_use_count_as_available() -> None:
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
         "from worker import process; print(process.available_processors())"

@@ -9,7 +9,7 @@ from typing import Any
 from worker.shutdown import EXIT_DEVICE_LOST, Shutdown
 
 
-def test_the_first_shutdown_reason_and_the_first_failure_code_are_kept() -> None:
+def test_a_shutdown_keeps_the_first_reason_and_the_first_failure_code() -> None:
     leaving = Shutdown()
     leaving.request("told to leave")
     leaving.request("the device is lost", EXIT_DEVICE_LOST)

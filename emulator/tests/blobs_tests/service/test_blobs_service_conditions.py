@@ -56,7 +56,7 @@ def test_the_status_of_a_read_request_with_conditions_is_the_status_documented_b
 
 
 @given(CONDITIONS, THINGS | st.none(), st.booleans())
-def test_each_combination_of_write_conditions_results_in_status_200_or_400_or_412(
+def test_a_write_request_with_any_conditions_gets_status_200_or_400_or_412(
     conditions: Conditions, thing: Thing | None, creates: bool
 ) -> None:
     status = outcome(conditions.check_write, thing, creates=creates)

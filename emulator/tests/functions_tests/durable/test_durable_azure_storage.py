@@ -288,7 +288,7 @@ async def test_a_stopped_host_releases_all_owned_partitions_immediately(
     assert one.azure_storage_engine.leases.owned == set(range(PARTITION_COUNT))
 
 
-async def test_a_surplus_partition_is_released_when_the_running_episode_has_ended(
+async def test_a_host_that_must_give_up_a_partition_releases_it_after_the_running_episode(
     start_host: StartHost,
 ) -> None:
     one = await start_host()

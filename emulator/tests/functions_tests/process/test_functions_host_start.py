@@ -119,7 +119,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_the_host_refuses_an_invalid_function_app(case: str, tmp_path: Path) -> None:
+async def test_the_host_exits_with_status_1_and_a_reason_if_the_function_app_is_invalid(
+    case: str, tmp_path: Path
+) -> None:
     source, expected = REFUSED[case]
     host_file = BUNDLED
     if case == "a reserved route":
