@@ -1,4 +1,7 @@
-"""Check the rows of the contract in which the test replaces the worker or pauses a service."""
+"""Check the REST contract (`contract_rows`) on a system without a worker.
+
+The test acts as the worker. For the rows of `outages`, it also pauses a service.
+"""
 
 import base64
 import json
@@ -80,7 +83,7 @@ def key_of(caller: str | None) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def named(idle: System) -> dict[str, str]:
-    """Create the jobs that the rows name. Return the values of the placeholders in the rows."""
+    """Create the jobs for the contract's placeholders. Return the value of each placeholder."""
     requests: dict[str, dict[str, Any]] = {}
 
     def accept(name: str, model: str = "noop", query: str = "") -> None:

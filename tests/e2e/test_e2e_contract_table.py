@@ -1,4 +1,7 @@
-"""Check each row of the contract over HTTP against a whole system."""
+"""Check the REST contract (`contract_rows`) over HTTP against a whole system.
+
+The rows that need API keys or a system without a worker are in test_e2e_contract_by_hand.py.
+"""
 
 import pytest
 
@@ -14,7 +17,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
 
 @pytest.fixture(scope="module")
 def ids(system: System) -> dict[str, str]:
-    """Create the jobs that the rows name. Return their ids by name."""
+    """Create the jobs for the contract's placeholders. Return the id of each placeholder."""
     failed = system.submit("classifier", PICTURE[:1000], "image/jpeg")
     return {
         "job": system.submit("noop", b"x").json()["id"],

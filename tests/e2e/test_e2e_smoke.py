@@ -160,7 +160,10 @@ def run_smoke_group(
 
 @contextmanager
 def run_faulty_gateway(statuses: list[str]) -> Iterator[str]:
-    """Run a gateway whose jobs show these statuses in turn, and keep showing the last status."""
+    """Run a gateway that never runs a job.
+
+    Successive requests for a job show the next of `statuses`, and at the end always the last one.
+    """
     read_counts: Counter[str] = Counter()
 
     class Handler(BaseHTTPRequestHandler):

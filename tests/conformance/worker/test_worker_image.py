@@ -56,7 +56,7 @@ class Stage:
         return rest
 
     def command(self, name: str) -> list[str]:
-        """Return the exec form of ENTRYPOINT, or of HEALTHCHECK's CMD."""
+        """Return the command of the instruction ENTRYPOINT or HEALTHCHECK, as a list of words."""
         words: list[str] = json.loads(self.one(name).rpartition(" CMD ")[2])
         return words
 
@@ -72,7 +72,7 @@ class Image:
     stage: Stage
 
     def inside(self, path: str) -> str:
-        """Return the path on this machine of a path in the image."""
+        """Return the path on this machine of the file or folder that is at `path` in the image."""
         return str(self.root) + path
 
     def environment(self, **settings: str) -> dict[str, str]:

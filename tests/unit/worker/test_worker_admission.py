@@ -91,7 +91,10 @@ class Process:
 
 @dataclass
 class Simulation:
-    """Reservations that advance in any order, while loading and unloading take time."""
+    """Simulates worker processes that reserve the memory of one device.
+
+    In each step, the processes advance in any order. Loading and unloading take simulated time.
+    """
 
     total: int
     processes: list[Process]

@@ -156,7 +156,12 @@ async def test_an_event_that_arrives_during_the_last_episode_of_an_instance_is_d
 async def test_an_activity_runs_twice_if_the_host_dies_before_the_episode_is_saved(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The activity runs, an event is discarded, and then the start message is visible again."""
+    """After the crash, the instance is not stored, but its work item and start message are.
+
+    The activity first runs before the second host sees the start message, and an event for the
+    instance is discarded. When the start message is visible again, the episode repeats, and the
+    activity runs again.
+    """
     host = await start_host(crash_at=("before-save:job",))
     await host.engine.start_new("job", "i")
     await until(lambda: host.is_dead)
@@ -353,7 +358,10 @@ async def test_orchestrations_complete_although_split_brain_faults_are_injected(
 async def test_random_faults_are_different_for_each_host_of_a_task_hub(
     start_host: StartHost,
 ) -> None:
-    """The first host dies in its first episode. With the same faults, all hosts would die."""
+    """The first host dies in its first episode, because of its random faults.
+
+    If all hosts had the same random faults, every further host would die too.
+    """
     host = await start_host(crash_rate=0.9, seed=1)
     starts = 0
     await host.engine.start_new("job", "i")

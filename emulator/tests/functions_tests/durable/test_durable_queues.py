@@ -27,7 +27,10 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 def instance(status: Status, next_task: int = 0) -> LoadedInstance:
-    """Return an instance that has run no episode if it is pending, and otherwise one episode."""
+    """Return an instance with this status.
+
+    An instance with the status Pending has run no episode. Any other instance has run one episode.
+    """
     episode_count = 0 if status is Status.PENDING else 1
     shim = Shim(next_task=next_task)
     return LoadedInstance(
