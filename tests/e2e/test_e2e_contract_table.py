@@ -37,14 +37,14 @@ def ids(system: System) -> dict[str, str]:
         *(pytest.param(row, id=f"tensor-{row.title}") for row in TENSORS),
     ],
 )
-def test_each_request_in_the_contract_table_gets_the_response_in_the_same_row(
+def test_a_request_in_the_rest_contract_gets_the_response_that_the_contract_lists(
     system: System, ids: dict[str, str], row: Row
 ) -> None:
     path = row.path.format(**ids)
     check(row, system.http.request(row.method, path, content=row.body, headers=dict(row.sent)))
 
 
-def test_two_requests_with_one_idempotency_key_create_only_one_job(system: System) -> None:
+def test_two_requests_with_the_same_idempotency_key_create_only_one_job(system: System) -> None:
     headers = {"idempotency_key": '"one-job"'}
     first = system.submit("noop", b"x", **headers)
     again = system.submit("noop", b"x", **headers)

@@ -57,7 +57,9 @@ WORST: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", WORST)
-def test_parsing_one_large_body_needs_less_memory_than_assumed(kind: str) -> None:
+def test_parsing_one_large_body_needs_less_memory_than_the_memory_calculation_assumes(
+    kind: str,
+) -> None:
     body, model = WORST[kind](), Catalogue.load(DEFAULT_PATH).model("noop")
     tracemalloc.start()
     try:

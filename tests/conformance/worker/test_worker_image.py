@@ -153,7 +153,7 @@ def pod_settings(image: Image) -> dict[str, str]:
     return settings
 
 
-def test_the_worker_image_starts_and_drains_with_the_commands_of_the_dockerfile(
+def test_the_worker_image_starts_by_its_entrypoint_and_drains_after_its_stop_signal(
     image: Image, services: LocalServices, gateway: Gateway
 ) -> None:
     before = image.files()

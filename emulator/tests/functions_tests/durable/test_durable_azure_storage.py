@@ -293,7 +293,7 @@ async def test_a_stopped_host_releases_all_owned_partitions_immediately(
     assert one.azure_storage_engine.leases.owned == set(range(PARTITION_COUNT))
 
 
-async def test_a_surplus_partition_is_released_when_the_running_episode_has_ended(
+async def test_a_host_that_must_give_up_a_partition_releases_it_after_the_running_episode(
     start_host: StartHost,
 ) -> None:
     one = await start_host()
@@ -444,7 +444,7 @@ DELAY_SECONDS = 0.04
 RESOLUTION_SECONDS = 0.001
 
 
-async def test_half_of_the_storage_delay_passes_before_the_commit_and_half_after_the_commit(
+async def test_half_of_the_simulated_storage_delay_passes_before_a_commit_and_half_after_the_commit(
     tmp_path: Path,
 ) -> None:
     committed = asyncio.Event()
@@ -469,7 +469,7 @@ async def test_half_of_the_storage_delay_passes_before_the_commit_and_half_after
     await database.close()
 
 
-async def test_an_activity_runs_at_least_three_storage_delays_after_the_start_request(
+async def test_an_activity_starts_at_least_three_simulated_storage_delays_after_the_start_request(
     start_host: StartHost,
 ) -> None:
     host = await start_host(delay_seconds=DELAY_SECONDS)

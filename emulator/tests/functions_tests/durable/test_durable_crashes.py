@@ -347,7 +347,7 @@ def test_random_orchestrations_complete_although_hosts_are_killed(
     asyncio.run(play())
 
 
-async def test_the_error_for_a_nested_task_all_with_an_early_failure_explains_the_fault_of_the_sdk(
+async def test_if_a_task_in_a_nested_task_all_fails_the_error_explains_the_sdk_fault(
     host: EngineHost,
 ) -> None:
     _programs(host, [INNER_TASK_ALL_FAILS, ("retry", 1)])
@@ -369,7 +369,7 @@ async def test_the_error_for_a_nested_task_all_with_an_early_failure_explains_th
     )
 
 
-async def test_an_inner_task_all_in_a_sub_orchestration_may_fail_early(
+async def test_a_parent_orchestration_can_catch_the_failure_of_a_task_all_in_a_sub_orchestration(
     host: EngineHost,
 ) -> None:
     @host.runner.activity

@@ -80,7 +80,7 @@ def message(
         (instance(Status.FAILED), message(EventType.EVENT_RAISED), "Instance is Failed"),
     ],
 )
-def test_the_state_of_an_instance_determines_whether_the_next_episode_uses_a_queue_message(
+def test_a_queue_message_is_used_or_left_for_later_or_discarded_depending_on_the_instance(
     loaded: LoadedInstance | None, dequeued: QueueMessage, reason: str | None
 ) -> None:
     result = select_messages(loaded, [dequeued])
