@@ -30,6 +30,7 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 # Either a blob (container and name) or a file in a Python package (package and path).
 _WEIGHTS = re.compile(r"(?:blob:[a-z0-9-]{3,63}|package:\w+)/[^\\\x00-\x1f]{1,1024}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
 
 Option = str | int | float | bool
@@ -305,22 +306,26 @@ def format_entry(model: ModelEntry) -> str:
     """
     values = {each.name: getattr(model, each.name) for each in fields(model)}
     lines = [
-        f"{key} = {_to_toml(value)}"
+        f"{key} = {to_toml(value)}"
         for key, value in values.items()
         if key != "name" and value != ""
     ]
     return "\n".join([f"[{model.name}]", *lines])
 
 
-def _to_toml(value: Any) -> str:
+def to_toml(value: Any) -> str:
+    """Return a value of an entry in TOML: a text, number, boolean, list or mapping."""
     match value:
         case bool():
             return "true" if value else "false"
         case Mapping():
-            members = [f"{_to_toml(key)} = {_to_toml(each)}" for key, each in value.items()]
+            members = [
+                f"{key if _BARE_KEY.fullmatch(key) else to_toml(key)} = {to_toml(each)}"
+                for key, each in value.items()
+            ]
             return f"{{{', '.join(members)}}}"
         case list() | tuple():
-            return f"[{', '.join(map(_to_toml, value))}]"
+            return f"[{', '.join(map(to_toml, value))}]"
         case int() | float():
             return repr(value)
     # A JSON string is also a basic string of TOML, except for the character U+007F.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from contract.errors import CatalogueError
 from contract.parameters import InvalidParameter, check_parameters, read_schemas
 
-SCHEMAS = {
+SCHEMAS: dict[str, dict[str, Any]] = {
     "score": {"type": "number", "minimum": 0, "maximum": 1, "default": 0.5},
     "top": {"type": "integer", "minimum": 1},
     "flag": {"type": "boolean"},
