@@ -58,7 +58,10 @@ class MemoryQueues:
     has_sent: asyncio.Event = field(default_factory=asyncio.Event)
     is_down: bool = False
     lengths: dict[str, int] = field(default_factory=dict)
-    """The lengths to return, by queue. Other queues have as many messages as were sent."""
+    """The result of `length` for each queue in this dict.
+
+    For other queues, `length` returns the number of messages that were sent to the queue.
+    """
     look_count: int = 0
     missing: set[str] = field(default_factory=set)
     enqueued_at: dict[str, datetime] = field(default_factory=dict)
