@@ -219,6 +219,10 @@ class JobCreator:
         with self.waiters.waiting(job.job_id) as waiter:
             ticket = await self._send(job)
             await durable.start(job.job_id, ticket.text)
+            _log.info(
+                "job %s of %s was accepted [traceparent %s]",
+                *(job.job_id, ticket.model, job.traceparent),
+            )
             # The estimates later compare this time with the time in the job's record.
             created_at = datetime.fromisoformat(ticket.created_at)
             self.estimates.record_accepted(ticket.model, created_at, ticket.priority)
