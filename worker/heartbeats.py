@@ -141,4 +141,3 @@ def describe_model(
         batch_size=telemetry.last_batch_size,
         device_bytes=manager.reserved_bytes if manager.has_device else None,
     )
-
