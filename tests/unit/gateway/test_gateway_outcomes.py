@@ -26,6 +26,7 @@ from gateway.jobs.lifecycle import EXPIRY_GRACE, OutcomeStore
 from gateway.jobs.model import JobOutcome, JobStatus, outcome_from_json, outcome_to_json
 from gateway.jobs.orchestrator import FIRST_CHECK, FIRST_CHECK_WITH_WEBHOOK
 from gateway.jobs.recovery import FOLLOWS_WITHIN, recover
+from gateway.telemetry import JobCounters
 from tests.unit.gateway.conftest import STARTED_AT, RunningGateway, open_gateway
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
@@ -323,10 +324,10 @@ async def test_recording_an_outcome_raises_unavailable_if_the_earlier_outcome_wa
         async def find(self, job_id: str) -> JobOutcome | None:
             return None
 
-    store = Racing(gateway.blobs)
-    await store.record("a", JobOutcome.expired(NOW))
+    store = Racing(gateway.blobs, JobCounters(gateway.clock))
+    await store.record("a", JobOutcome.expired(NOW), "noop")
     with pytest.raises(Unavailable):
-        await store.record("a", JobOutcome.cancelled(NOW))
+        await store.record("a", JobOutcome.cancelled(NOW), "noop")
 
 
 def test_the_error_of_an_expired_outcome_has_the_code_expired() -> None:
