@@ -25,7 +25,7 @@ MAX_DELETED: Final = 500
 """The largest number of blobs with one prefix that a run deletes."""
 
 MAX_OUTCOMES_DELETED: Final = 5_000
-"""The largest number of outcomes that a run deletes. It is enough for eight jobs a second."""
+"""The largest number of outcomes that a run deletes: enough for eight new jobs a second."""
 
 _DELETIONS_AT_ONCE: Final = 8
 

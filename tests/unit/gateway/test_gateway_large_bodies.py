@@ -1,4 +1,4 @@
-"""Large and hostile bodies: they delay no other request, and are dropped while a caller waits."""
+"""Test that large and hostile bodies delay no other request, and are freed during a wait."""
 
 import asyncio
 import base64
@@ -29,7 +29,7 @@ JOBS, INFER = "/v1/models/noop/jobs", "/v2/models/noop/infer"
 CLASSIFIER_JOBS = "/v1/models/classifier/jobs"
 TEN_MEGABYTES = 10_000_000
 STALL_SECONDS = 1.0
-"""The longest allowed processor time, in seconds, between two turns of the event loop.
+"""The longest allowed processor time, in seconds, between two iterations of the event loop.
 
 Without limits on the bodies it was 1 to 20 s.
 """

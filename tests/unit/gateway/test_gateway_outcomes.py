@@ -1,4 +1,4 @@
-"""The recorded outcome of a job never changes, even if processes die at any time."""
+"""Test that the recorded outcome of a job never changes, even if processes die."""
 
 import json
 from collections.abc import AsyncIterator
@@ -36,7 +36,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 @pytest.fixture
 async def deaf() -> AsyncIterator[RunningGateway]:
-    """A gateway that loses all events, as a host may before it has saved the first episode."""
+    """Yield a gateway that loses all events, as a host may before it saves the first episode."""
     async with open_gateway() as gateway:
         gateway.durable.discards_events = True
         yield gateway

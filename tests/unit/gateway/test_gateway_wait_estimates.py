@@ -1,4 +1,4 @@
-"""Estimated positions and waits, and refusals because of long queues."""
+"""Test estimated positions and waits, and refusals because of long queues."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

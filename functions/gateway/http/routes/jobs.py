@@ -298,8 +298,8 @@ async def _link_to_result(
 ) -> Response:
     """Return a redirect to a URL from which the caller can read a large result, or only the URL.
 
-    When a page of another origin follows the redirect, the browser sends `Origin: null` to the blob
-    storage, which is yet another origin. No CORS rule should allow that. Such a page needs the URL.
+    A web page of another origin needs only the URL. If it followed the redirect, its browser would
+    send `Origin: null` to the blob storage, and no CORS rule should allow the origin `null`.
 
     Raises the problem `unknown-job` if the result has been deleted.
     """
