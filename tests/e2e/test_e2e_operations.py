@@ -1,15 +1,11 @@
 """The operations routes of a whole system: verdicts, a killed worker, and sums of two gateways."""
 
-import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from gateway.http.keys import make_key
 from tests.e2e.system import System, running, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -48,8 +44,9 @@ def test_the_verdict_says_that_no_worker_runs_and_changes_when_one_starts(
         began = time.monotonic()
         system.accept("noop", b"x")
         shown = until(
-            lambda: (document := overview(system))["verdicts"][0]["severity"] == "critical"
-            and document,
+            lambda: (
+                (document := overview(system))["verdicts"][0]["severity"] == "critical" and document
+            ),
             VERDICT_SECONDS,
             "the verdict is critical",
         )
@@ -61,9 +58,11 @@ def test_the_verdict_says_that_no_worker_runs_and_changes_when_one_starts(
         port = system.port
     with running(tmp_path / "data", port=port, environment=environment) as system:
         shown = until(
-            lambda: (document := overview(system))["workers"]
-            and "no-worker" not in codes(document)
-            and document,
+            lambda: (
+                (document := overview(system))["workers"]
+                and "no-worker" not in codes(document)
+                and document
+            ),
             WAIT_SECONDS,
             "the verdict has changed",
         )
