@@ -104,8 +104,10 @@ def test_the_heartbeat_of_a_killed_worker_stays_and_grows_old(
     services: LocalServices, start_worker: StartWorker
 ) -> None:
     worker, other = (start_worker("single", WORKER_HEARTBEAT_SECONDS="1") for _ in range(2))
-    for each in (worker, other):
-        wait_until(lambda each=each: name_of(each) in heartbeats(services), "the worker is seen")
+    wait_until(
+        lambda: {name_of(worker), name_of(other)} <= set(heartbeats(services)),
+        "both workers are seen",
+    )
     worker.kill()
     before = heartbeats(services)
     wait_until(
