@@ -40,7 +40,7 @@ class ModelEntry:
     """A model in the catalogue. Only the first three keys of an entry are required.
 
     Attributes:
-        name: The name of the entry's table.
+        name: The model's name. In `models.toml`, it is the name of the entry's TOML table.
         implementation: The worker's module that defines the class `Infer`.
         description: A sentence for callers.
         media_types: The media types of inputs that the model accepts.
@@ -56,8 +56,8 @@ class ModelEntry:
         max_wait_ms: How long the worker waits for more jobs before it runs an incomplete batch.
         lock_seconds: The duration of a message lock. The worker renews the lock until the message
             is settled.
-        max_delivery_count: The number of deliveries after which Service Bus moves a message that
-            was not completed to the dead-letter queue.
+        max_delivery_count: How many times Service Bus delivers a message at most. If no delivery
+            completes the message, Service Bus moves it to the dead-letter queue.
         reports_progress: Whether the worker reports the progress of each job.
         weights: The location of the weights, as `blob:CONTAINER/NAME` or `package:PACKAGE/PATH`;
             empty if the model has no weights.

@@ -176,7 +176,7 @@ def test_the_models_check_command_exits_with_status_2_if_the_arguments_are_inval
     assert message in done.stderr
 
 
-def test_the_models_check_command_writes_the_prints_of_a_model_to_standard_error(
+def test_text_printed_by_a_model_goes_to_standard_error_in_the_models_check_command(
     tmp_path: Path,
 ) -> None:
     code = """
@@ -199,7 +199,9 @@ class Infer:
         assert text in done.stderr
 
 
-def test_the_models_show_command_prints_the_entry_with_its_defaults(tmp_path: Path) -> None:
+def test_the_models_show_command_prints_a_catalogue_entry_with_default_values_filled_in(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "models.toml").write_text(ENTRY, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "loosely", "models", "show", "tried"],

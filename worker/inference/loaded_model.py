@@ -424,7 +424,7 @@ def _sample_rate(model: ModelEntry, infer: Any) -> int | None:
 
 
 def _reserve_nothing(size_bytes: int) -> None:
-    """Reserve no memory, because no other input shares the memory."""
+    """Do nothing. Decoding calls this function if the inputs have no memory budget."""
 
 
 def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights | None) -> Any:
@@ -492,7 +492,7 @@ def _check_takes_context(model: ModelEntry, infer: Any) -> None:
     """Check that `__call__` accepts a second argument: the context, or the contexts of a batch.
 
     Raises:
-        ModelUnfit: It does not.
+        ModelUnfit: `__call__` does not accept a second argument.
     """
     parameters = inspect.signature(infer).parameters.values()
     positional = [
@@ -609,7 +609,7 @@ def dump_json(value: Json) -> bytes:
 
 
 def describe_unwritable(result: Any) -> str | None:
-    """Describe the first value in a result that JSON cannot hold, its place, and the remedy.
+    """Describe the first value that JSON cannot hold: where it is in the result, and what to do.
 
     Return None if there is no such value.
     """

@@ -118,7 +118,7 @@ class ReceivedJob:
             self.memory.release()
 
     def mark(self, step: str, at: float | None = None) -> None:
-        """Note that the job has reached a step.
+        """Store the time at which the job reached a step.
 
         Args:
             step: The name of a `_ms` field of `DeliveryMarks`.

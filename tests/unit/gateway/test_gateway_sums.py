@@ -323,7 +323,7 @@ def test_the_cost_of_heartbeats_and_sums_is_small(capsys: pytest.CaptureFixture[
     with capsys.disabled():
         sys.stdout.write(
             f"\na busy gateway process: 1 write of {sums_bytes} bytes a minute; a worker with "
-            f"three models: {60 / beat.interval_seconds:.0f} writes of {beat_bytes} bytes a minute\n"
+            f"three models: {60 / beat.interval_seconds:.0f} of {beat_bytes} bytes a minute\n"
         )
     assert sums_bytes < 32 * 1024
     assert beat_bytes < 1024

@@ -145,7 +145,7 @@ def test_a_model_class_for_single_items_gets_the_progress_context_and_the_parame
         ("json", b'{"a": [1]}', "application/json", {"a": [1]}),
     ],
 )
-def test_the_attribute_accepts_of_a_model_class_determines_the_input_type(
+def test_a_model_gets_inputs_of_the_type_in_the_class_attribute_named_accepts(
     accepts: Accepts, data: bytes, media_type: str, seen: object
 ) -> None:
     def infer(item: object) -> object:
@@ -164,7 +164,7 @@ def test_the_attribute_accepts_of_a_model_class_determines_the_input_type(
         (("application/json",), "json"),
     ],
 )
-def test_the_media_types_determine_the_input_type_if_the_model_has_no_attribute_accepts(
+def test_a_model_without_the_attribute_named_accepts_gets_the_input_type_of_its_media_types(
     media_types: tuple[str, ...], accepts: str
 ) -> None:
     assert LoadedModel(replace(NOOP, media_types=media_types), bytes).accepts == accepts
@@ -266,7 +266,9 @@ def test_a_batch_fails_if_the_model_returns_one_result_in_place_of_a_list(output
 @pytest.mark.parametrize(
     "call", [lambda self, item: item, lambda self, item, *, parameters: item, lambda self: 1]
 )
-def test_a_model_that_reports_progress_is_refused_if_it_takes_no_context(call: object) -> None:
+def test_a_model_that_reports_progress_is_refused_if_its_call_method_takes_no_context(
+    call: object,
+) -> None:
     model = replace(NOOP, reports_progress=True)
     item_model = type("Infer", (), {"accepts": "bytes", "__call__": call})
     with pytest.raises(ModelUnfit, match=r"noop.reports_progress: is true, .* argument context "):

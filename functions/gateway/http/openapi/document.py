@@ -39,7 +39,7 @@ _TAGS: Final[Mapping[str, str]] = {
     "admin": "Requests of operators: a key with the scope `ops:read` sees, one with `admin` also "
     "changes.",
 }
-"""The groups of routes, in the order of the OpenAPI document: groups for callers come first."""
+"""The groups of routes and their descriptions. The groups for callers come first."""
 _PATH_PARAMETERS: Final[Mapping[str, Document]] = {
     "job_id": {
         "description": "The job's id.",
