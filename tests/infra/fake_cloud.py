@@ -56,7 +56,7 @@ def state_of(folder: Path) -> State:
 
 
 class Call:
-    """A call of a stand-in, with its arguments."""
+    """The command line with which a stand-in was called, and the state of all stand-ins."""
 
     def __init__(self, program: str, arguments: list[str], state: State) -> None:
         self.words = [program]
