@@ -1,8 +1,10 @@
 // Workers on Container Apps with serverless GPUs: billed by the second, without a cluster, one
 // container per GPU. One app per model, scaled by the model's queues.
+import { Tags, Token } from 'types.bicep'
+
 param location string
-param tags object
-param token string
+param tags Tags
+param token Token
 param subnetId string
 param workspaceName string
 param registryName string
@@ -12,6 +14,7 @@ param kedaIdentityName string
 param servicebusHost string
 param payloadEndpoint string
 param vaultUri string
+param insightsConnectionString string
 param gatewayHost string
 param minReplicas int
 param maxReplicas int
@@ -50,7 +53,7 @@ resource logs 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
 
 // The apps pull the workers' image with the workers' identity.
 resource pullRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  name: guid(registry.id, workerPrincipalId, 'acrPull')
+  name: guid(registry.id, workerIdentityName, 'acrPull')
   scope: registry
   properties: {
     roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.acrPull)
@@ -101,6 +104,14 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
               { name: 'AZURE_CLIENT_ID', value: worker.properties.clientId }
               { name: 'HEALTH_HOST', value: '0.0.0.0' }
               { name: 'LOG_FORMAT', value: 'json' }
+              { name: 'WORKER_REQUIRE_DEVICE', value: model.device == 'gpu' ? 'cuda' : 'any' }
+              { name: 'OTEL_TRACES_EXPORTER', value: 'azure_monitor_opentelemetry_exporter' }
+              { name: 'APPLICATIONINSIGHTS_CONNECTION_STRING', value: insightsConnectionString }
+              {
+                name: 'APPLICATIONINSIGHTS_AUTHENTICATION_STRING'
+                value: 'ClientId=${worker.properties.clientId};Authorization=AAD'
+              }
+              { name: 'APPLICATIONINSIGHTS_STATSBEAT_DISABLED_ALL', value: 'true' }
               { name: 'WORKER_DRAIN_SECONDS', value: string(min(model.graceSeconds, 600) - 15) }
               { name: 'WEBHOOK_PRODUCER_SECRETS', secretRef: 'webhook-producer-secrets' }
             ]

@@ -38,6 +38,7 @@ write_values() { # write the values that kustomize inserts into the manifests
     gateway=$(value GATEWAY_BASE_URL)
     {
         printf 'IMAGE=%s\nREPLY_HOST=%s:443\n' "$image" "${gateway#https://}"
+        printf 'INSIGHTS_CONNECTION_STRING=%s\n' "$(value APPLICATIONINSIGHTS_CONNECTION_STRING)"
         print_values WORKER_CLIENT_ID KEDA_CLIENT_ID SERVICE_BUS_NAMESPACE SERVICE_BUS_HOST PAYLOAD_ENDPOINT
     } >"$build/k8s/base/workers/deployment.env"
 }

@@ -10,6 +10,7 @@ import fcntl
 import itertools
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -138,6 +139,17 @@ def az_blob_upload(call: Call) -> str:
     return ""
 
 
+def az_list_skus(call: Call) -> str:
+    """Return family, cores and number of restrictions of a machine that the region offers."""
+    words = str(call.table("machines").get(call.option("--size"), ""))
+    return "\n".join(words.split())
+
+
+def az_list_usage(call: Call) -> str:
+    [family] = re.findall(r"name\.value=='(\w+)'", call.option("--query"))
+    return str(call.table("quotas").get(family, ""))
+
+
 def azd_get_value(call: Call) -> str:
     try:
         return call.get("values", call.words[3])
@@ -188,6 +200,13 @@ def kubectl_delete(call: Call) -> str:
 ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
     "az account show": lambda call: str(call.state.get("subscription", "a-subscription")),
     "az provider register": lambda call: call.option("--namespace"),
+    "az provider show": lambda call: str(call.state["scheduler_regions"]),
+    "az functionapp list-flexconsumption-locations": lambda call: str(call.state["flex_regions"]),
+    "az containerapp env workload-profile list-supported": lambda call: str(
+        call.state["gpu_profiles"]
+    ),
+    "az vm list-skus": az_list_skus,
+    "az vm list-usage": az_list_usage,
     "az account get-access-token": lambda call: "a-token",
     "az acr repository show": lambda call: call.get("images", call.option("--image")),
     "az acr build": az_acr_build,

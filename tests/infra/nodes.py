@@ -53,7 +53,7 @@ def new_node_pools_have_a_count(files: DeploymentFiles) -> None:
         cluster,
         re.MULTILINE,
     )
-    assert counts == [("1", "1"), ("each.min", "each.min")]
+    assert counts == [("systemNodeCount", "systemNodeCount"), ("each.min", "each.min")]
     assert "    nodePools: split(nodePools, ',')\n" in files.text("infra/main.bicep")
 
 

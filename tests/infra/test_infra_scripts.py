@@ -140,6 +140,8 @@ class TestDeployWorker:
         assert settings["SERVICE_BUS__fullyQualifiedNamespace"] == VALUES["SERVICE_BUS_HOST"]
         assert settings["PAYLOAD_STORAGE__blobServiceUri"] == VALUES["PAYLOAD_ENDPOINT"]
         assert settings["REPLY_HOSTS"] == "func-trial.azurewebsites.net:443"
+        connection = VALUES["APPLICATIONINSIGHTS_CONNECTION_STRING"]
+        assert settings["APPLICATIONINSIGHTS_CONNECTION_STRING"] == connection
         assert "registry.example" not in scripts.state["applied"][-1]
         assert scripts.calls("kubelogin", "convert-kubeconfig")
 
@@ -391,6 +393,64 @@ class TestCheckTools:
         scripts.check_output("check-tools.sh")
         calls = scripts.calls("az", "provider", "register")
         assert [call[call.index("--namespace") + 1] for call in calls] == registered
+
+    @pytest.mark.parametrize(
+        ("choices", "missing", "reason"),
+        [
+            ({}, {"flex_regions": "eastus"}, "does not offer Flex Consumption"),
+            ({}, {"scheduler_regions": "East US"}, "does not offer the Durable Task Scheduler"),
+            ({}, {"machines": {"Standard_NC4as_T4_v3": ""}}, "does not offer Standard_NC4as_T4_v3"),
+            (
+                {},
+                {"machines": {"Standard_D4as_v5": "standardDASv5Family 4 1"}},
+                "does not offer Standard_D4as_v5 to this subscription",
+            ),
+            (
+                {},
+                {"quotas": {"standardDASv5Family": 7}},
+                "the quota standardDASv5Family in swedencentral is 7 cores, but 2 of",
+            ),
+            ({}, {"quotas": {"standardNCASv3_T4Family": 0}}, "standardNCASv3_T4Family"),
+            ({}, {"quotas": {"lowPriorityCores": 3}}, "the quota lowPriorityCores in"),
+            ({"GPU_MIN_COUNT": "2"}, {}, "2 of Standard_NC4as_T4_v3 need 8"),
+            ({"WORKER_HOST": "aca"}, {"gpu_profiles": ""}, "does not offer Container Apps with"),
+        ],
+    )
+    def test_the_preflight_check_stops_if_the_region_lacks_a_service_or_quota(
+        self, scripts: ScriptRunner, choices: dict[str, str], missing: dict[str, Any], reason: str
+    ) -> None:
+        scripts.check_output("check-tools.sh")
+        before = scripts.state["values"]["NODE_POOLS"]
+        scripts.update_state(values={**choices, "NODE_POOLS": "unchanged"}, **missing)
+        ended = scripts.run("check-tools.sh")
+        assert ended.returncode == 1
+        assert reason in ended.stderr
+        assert scripts.state["values"]["NODE_POOLS"] == "unchanged"
+
+        scripts.update_state(values={"CHECK_REGION": "false"})
+        scripts.check_output("check-tools.sh")
+        assert scripts.state["values"]["NODE_POOLS"] == before
+
+    def test_the_preflight_check_ignores_services_and_quotas_that_are_not_needed(
+        self, scripts: ScriptRunner
+    ) -> None:
+        scripts.update_state(
+            values={"DURABLE_BACKEND": "storage", "USE_SPOT": "false"},
+            scheduler_regions="East US",
+            quotas={"lowPriorityCores": 0},
+        )
+        scripts.check_output("check-tools.sh")
+
+    def test_the_preflight_check_asks_for_the_address_of_alerts(
+        self, scripts: ScriptRunner
+    ) -> None:
+        scripts.update_state(values={"ALERT_EMAIL": ""})
+        ended = scripts.run("check-tools.sh", typed="")
+        assert ended.returncode == 1
+        assert "ALERT_EMAIL is not set" in ended.stderr
+        assert scripts.run("check-tools.sh", typed="me@example.org\n").returncode == 0
+        assert scripts.state["values"]["ALERT_EMAIL"] == "me@example.org"
+        assert scripts.run("check-tools.sh", typed="").returncode == 0
 
     def test_the_preflight_check_reports_a_missing_sign_in(self, scripts: ScriptRunner) -> None:
         scripts.update_state(failing={"az account show": 1})
