@@ -3,6 +3,7 @@
 Each rule names its source. The checks raise an AssertionError like those in `consistency`.
 """
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -24,8 +25,8 @@ SETTINGS_REFUSED_BY_FLEX = (
     *("WEBSITE_CONTENTAZUREFILECONNECTIONSTRING", "WEBSITE_MAX_DYNAMIC_APPLICATION_SCALE_OUT"),
     *("SCM_DO_BUILD_DURING_DEPLOYMENT", "ENABLE_ORYX_BUILD"),
 )
-# From 1.21 on, azd passes values that a hook has set to the templates (azure-dev #6063). From 1.25.3
-# on, it shows the output of hooks, such as the first API key.
+# From 1.21 on, azd passes values that a hook has set to the templates (azure-dev #6063).
+# From 1.25.3 on, it shows the output of hooks, such as the first API key.
 LEAST_AZD = (1, 25, 3)
 # AKS documents both for the system pool of a production cluster: azure-docs, aks/use-system-pools.
 LEAST_SYSTEM_CORES = 4
@@ -169,6 +170,69 @@ def logs_of_the_workers_are_collected(files: DeploymentFiles) -> None:
     assert "  name: 'ContainerInsightsExtension'\n  scope: cluster\n" in cluster
 
 
+def alerts_cover_a_dead_gateway_and_name_the_model(files: DeploymentFiles) -> None:
+    """Check the alerts that work without the gateway, and that the others say which model.
+
+    An alert for all models together stays silent about one broken model among busy ones.
+    """
+    alerts = files.module("alerts")
+    queries = dict(
+        re.findall(
+            r"    name: '([\w-]+)'\n.*?    (?:query|expression): '(.*?)'\n", alerts, re.DOTALL
+        )
+    )
+    rules = re.findall(r"    name: '([\w-]+)'\n", alerts)
+    for name in ("slow-submits", "pods-pending", "keda-errors"):
+        assert re.search(r"\bby model\b", queries[name]), name
+    for name in ("lock-losses", "worker-faults", "model-set-aside"):
+        assert "by (model)" in queries[name], name
+    for name in ("no-ready-worker", "oldest-message", "given-up"):
+        assert queries[name].endswith("by queue"), name
+    assert queries["failed-jobs"].endswith('by reason = strcat(model, " ", code)')
+    expected = {"gateway-silent", "gateway-errors", "scheduler-throttled", "service-bus-throttled"}
+    assert expected | {"queue-size", "gpu-errors"} <= set(rules)
+    assert "operator: 'LessThan'" in alerts, "no alert fires if nothing is received"
+    # A table of logs does not exist before the first log.
+    assert "      scopes: [workspaceId]\n      skipQueryValidation: true\n" in alerts
+    assert "url: '${gatewayUrl}/v1/health/ready'" in alerts
+    test, alert = json.loads(files.text("infra/modules/availability.json"))["resources"]
+    assert test["properties"]["ValidationRules"]["ExpectedHttpStatusCode"] == 200
+    assert alert["properties"]["criteria"]["failedLocationCount"] < 5
+    assert alert["properties"]["actions"] == [{"actionGroupId": "[parameters('actionGroupId')]"}]
+    # Without a default, azd asks; check-tools.sh asks before.
+    parameters = json.loads(files.text("infra/main.parameters.json"))["parameters"]
+    assert parameters["alertEmail"] == {"value": "${ALERT_EMAIL}"}
+    assert "param alertEmail string\n" in files.text("infra/main.bicep")
+
+
+def operators_may_use_the_dashboard_of_the_scheduler(files: DeploymentFiles) -> None:
+    """Check that the identity that deploys has the role that the dashboard needs."""
+    [role] = re.findall(r"resource operatorRole (.*?\n)\}", files.module("durable"), re.DOTALL)
+    assert "roles.durableTaskDataContributor" in role
+    assert "principalId: deployerPrincipalId" in role
+
+
+def metrics_of_gpus_are_scraped(files: DeploymentFiles) -> None:
+    """Check that Prometheus scrapes the namespace of the exporter of the GPUs' metrics."""
+    for name, manifests in files.overlays.items():
+        [exporter] = [
+            each
+            for each in of_kind(manifests, "DaemonSet")
+            if each["metadata"]["name"] == "dcgm-exporter"
+        ]
+        namespace = exporter["metadata"]["namespace"]
+        [settings] = [
+            each["data"]
+            for each in of_kind(manifests, "ConfigMap")
+            if each["metadata"]["name"] == "ama-metrics-settings-configmap"
+        ]
+        [pattern] = re.findall(r'regex = "(.*)"', settings["pod-annotation-based-scraping"])
+        assert {namespace, "loosely"} == set(pattern.split("|")), name
+        [port] = pod(exporter)["containers"][0]["ports"]
+        annotations = exporter["spec"]["template"]["metadata"]["annotations"]
+        assert annotations["prometheus.io/port"] == str(port["containerPort"])
+
+
 AZURE_RULES = (
     flex_consumption_gets_no_property_that_it_refuses,
     azd_passes_values_of_hooks_on,
@@ -179,4 +243,7 @@ AZURE_RULES = (
     bicep_files_follow_the_linter_and_the_formatter,
     telemetry_is_sent_with_identities,
     logs_of_the_workers_are_collected,
+    alerts_cover_a_dead_gateway_and_name_the_model,
+    operators_may_use_the_dashboard_of_the_scheduler,
+    metrics_of_gpus_are_scraped,
 )

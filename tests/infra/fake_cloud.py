@@ -150,6 +150,35 @@ def az_list_usage(call: Call) -> str:
     return str(call.table("quotas").get(family, ""))
 
 
+def az_app_create(call: Call) -> str:
+    call.state["app"] = "44444444-4444-4444-4444-444444444444"
+    return str(call.state["app"])
+
+
+def az_principal_create(call: Call) -> str:
+    call.state["principal"] = call.option("--id")
+    return ""
+
+
+def az_principal_show(call: Call) -> str:
+    if call.state.get("principal") != call.option("--id"):
+        raise ProgramError(NOT_FOUND, "ERROR: the principal was not found")
+    return ""
+
+
+def az_credential_create(call: Call) -> str:
+    credential = json.loads(call.option("--parameters"))
+    if credential["name"] in call.table("credentials"):
+        raise ProgramError(1, "ERROR: the credential exists")
+    call.table("credentials")[credential["name"]] = credential["subject"]
+    return ""
+
+
+def az_role_assign(call: Call) -> str:
+    call.table("assigned")[call.option("--role")] = call.options.get("--condition", "")
+    return ""
+
+
 def azd_get_value(call: Call) -> str:
     try:
         return call.get("values", call.words[3])
@@ -219,6 +248,13 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
     "az functionapp restart": az_restart,
     "az rest": az_rest,
     "az containerapp replica list": lambda call: "1",
+    "az ad app list": lambda call: str(call.state.get("app", "")),
+    "az ad app create": az_app_create,
+    "az ad sp show": az_principal_show,
+    "az ad sp create": az_principal_create,
+    "az ad app federated-credential list": lambda call: "\n".join(call.table("credentials")),
+    "az ad app federated-credential create": az_credential_create,
+    "az role assignment create": az_role_assign,
     "az group exists": lambda call: str(bool(call.state.get("group"))).lower(),
     "az resource list": lambda call: "Type  Name",
     "az storage blob show": lambda call: call.get("blobs", call.option("--name")),

@@ -14,7 +14,7 @@ from tests.infra.consistency import CHECKS
 from tests.infra.deployment import ROOT, DeploymentFiles
 
 COPIED = ["infra", "functions/contract", "functions/gateway", "worker", "azure.yaml"]
-COPIED += [".dockerignore", "pyproject.toml", "functions/host.json"]
+COPIED += [".dockerignore", "pyproject.toml", "functions/host.json", "functions/requirements.in"]
 
 WORKERS = "infra/k8s/base/workers/"
 MODELS = WORKERS + "models.yaml"
@@ -113,12 +113,75 @@ FAULTS = [
     ("worker/Dockerfile", 'ENTRYPOINT ["python", "-m", "worker"]', "ENTRYPOINT python -m worker"),
     ("worker/Dockerfile", "--index-url", "--extra-index-url"),
     ("worker/Dockerfile", "--require-hashes -r /build/requirements.lock", "-r requirements.txt"),
-    ("worker/Dockerfile", "python:3.12.12-slim-bookworm AS", "python:latest AS"),
+    ("worker/Dockerfile", "python:3.12.12-slim-bookworm@sha256:", "python:3.12.12-slim-bookworm:"),
     ("worker/Dockerfile", "public.ecr.aws/docker/library/python", "docker/library/python"),
     ("worker/requirements.txt", "azure-servicebus==7.15.0\n", ""),
     # Queries of alerts
     ("infra/modules/alerts.bicep", '": oldest "', '": age "'),
-    ("infra/modules/alerts.bicep", "/v1/jobs/[^/]+/reply$", "/v1/jobs/[^/]+/replies$"),
+    ("infra/modules/alerts.bicep", "/v1/models/[^/]+/jobs$", "/v1/models/[^/]+/job$"),
+    # What Azure refuses or documents
+    ("infra/modules/gateway.bicep", "minTlsVersion: '1.2' }", "ftpsState: 'Disabled' }"),
+    ("infra/modules/gateway.bicep", "minTlsVersion: '1.2' }", "http20Enabled: true }"),
+    ("infra/modules/gateway.bicep", "  AZURE_CLIENT_ID:", "  WEBSITE_RUN_FROM_PACKAGE:"),
+    ("azure.yaml", '">= 1.25.3"', '">= 1.18.0"'),
+    ("azure.yaml", "shell: sh", "shell: pwsh"),
+    ("infra/modules/cluster.bicep", "localDnsMode = 'Disabled'", "localDnsMode = 'Preferred'"),
+    ("infra/modules/cluster.bicep", "        localDNSProfile: { mode: localDnsMode }\n", ""),
+    ("infra/main.bicep", "'Standard_D4as_v5'", "'Standard_D2as_v5'"),
+    ("infra/main.bicep", "param systemNodeCount int = 2", "param systemNodeCount int = 1"),
+    ("infra/prices.yaml", "system_nodes: 2", "system_nodes: 1"),
+    # A preview, the linter and the formatter
+    ("infra/main.bicep", "hostName: hostStorageName", "hostName: gateway.outputs.host"),
+    (
+        "infra/main.bicep",
+        "    registryName: registryName\n",
+        "    registryName: registry.outputs.name\n",
+    ),
+    (
+        "infra/modules/storage.bicep",
+        "weights, workerIdentityName)",
+        "weights, workerPrincipalId)",
+    ),
+    ("infra/modules/cluster.bicep", "param nodePools string[]", "param nodePools array"),
+    ("infra/modules/registry.bicep", "param token Token", "param token string"),
+    ("infra/modules/types.bicep", "@minLength(10)\n", ""),
+    (
+        "infra/modules/durable.bicep",
+        "subscriptionResourceId(\n      'Microsoft.Authorization/roleDefinitions',\n      roles.",
+        "subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.",
+    ),
+    # The device of the workers
+    (MODELS, "        - name: WORKER_REQUIRE_DEVICE\n          value: cuda\n", ""),
+    ("infra/modules/worker-aca.bicep", "? 'cuda' : 'any'", "? 'any' : 'any'"),
+    # Traces and logs
+    ("infra/modules/gateway.bicep", "  OTEL_TRACES_EXPORTER:", "  OTEL_TRACES:"),
+    ("functions/requirements.in", "azure-monitor-opentelemetry-exporter", "azure-monitor"),
+    (WORKERS + "worker.env", "STRING=Authorization=AAD", "STRING="),
+    (
+        WORKERS + "kustomization.yaml",
+        "data.APPLICATIONINSIGHTS_CONNECTION_STRING",
+        "data.REPLY_HOSTS",
+    ),
+    (
+        "infra/modules/monitoring.bicep",
+        "    { name: workerIdentityName, principalId: workerPrincipalId }\n",
+        "",
+    ),
+    ("infra/modules/cluster.bicep", "useAADAuth: 'true'", "useAADAuth: 'false'"),
+    ("infra/modules/cluster.bicep", "FilteringMode: 'Include'", "FilteringMode: 'Off'"),
+    # Alerts
+    ("infra/modules/alerts.bicep", 'matches regex @"/v1/models', 'has @"/v1/models'),
+    ("infra/modules/alerts.bicep", "by model'", "'"),
+    ("infra/modules/alerts.bicep", "/v1/health/ready'", "/health'"),
+    ("infra/modules/alerts.bicep", "skipQueryValidation: true", "skipQueryValidation: false"),
+    (
+        "infra/modules/availability.json",
+        '"ExpectedHttpStatusCode": 200',
+        '"IgnoreHttpStatusCode": true',
+    ),
+    ("infra/modules/durable.bicep", "resource operatorRole", "resource otherRole"),
+    ("infra/main.parameters.json", "${ALERT_EMAIL}", "${ALERT_EMAIL=}"),
+    ("infra/k8s/base/cluster/scraping.yaml", "loosely|loosely-gpu", "loosely"),
     # Lifecycle rules
     ("infra/modules/storage.bicep", "{ prefix: 'uploads', days: 2 }", ""),
     ("infra/modules/storage.bicep", "{ prefix: 'outcomes', days: 7 }", ""),

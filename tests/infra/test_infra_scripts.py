@@ -457,6 +457,37 @@ class TestCheckTools:
         assert "az login" in scripts.run("check-tools.sh").stderr
 
 
+class TestPipelineIdentity:
+    def test_the_identity_of_the_pipeline_may_assign_the_roles_of_the_templates_only(
+        self, scripts: ScriptRunner
+    ) -> None:
+        scripts.update_state(failing={"az role assignment create": 1})
+        for _ in range(2):
+            printed = scripts.check_output(
+                "pipeline-identity.sh", "acme/loosely", "trial", "what-if"
+            )
+            assert "AZURE_CLIENT_ID=44444444-4444-4444-4444-444444444444\n" in printed
+        assert len(scripts.calls("az", "ad", "app", "create")) == 1
+        assert len(scripts.calls("az", "ad", "sp", "create")) == 1
+        assert scripts.state["credentials"] == {
+            name: f"repo:acme/loosely:environment:{name}" for name in ("trial", "what-if")
+        }
+        assigned = scripts.state["assigned"]
+        administrator = "Role Based Access Control Administrator"
+        assert assigned.keys() == {"Contributor", administrator}
+        roles = json.loads((scripts.root / "infra" / "roles.json").read_text("utf-8"))
+        for action, source in (("write", "@Request"), ("delete", "@Resource")):
+            [part] = [each for each in assigned[administrator].split(" AND ") if action in each]
+            assert source in part
+            ids = re.findall(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", part)
+            assert sorted(ids) == sorted(roles.values())
+
+    def test_the_pipeline_identity_needs_an_environment(self, scripts: ScriptRunner) -> None:
+        ended = scripts.run("pipeline-identity.sh", "acme/loosely")
+        assert ended.returncode == 1
+        assert not scripts.calls("az")
+
+
 def test_the_compose_script_writes_the_queues_of_the_catalogue(scripts: ScriptRunner) -> None:
     scripts.check_output("compose.sh", "--detach")
     written = json.loads((scripts.root / "infra" / "build" / "Config.json").read_text("utf-8"))
