@@ -183,7 +183,7 @@ var queries = [
     name: 'given-up'
     severity: 2
     text: 'A message was dead-lettered: loosely dead-letters list shows why, redrive sends it again.'
-    query: 'traces | where message has " was dead-lettered from " | parse message with "job " * " was dead-lettered from " queue " (" * | summarize value = sum(itemCount) by queue'
+    query: 'traces | where message has " was dead-lettered from " | parse message with "job " * " was dead-lettered from " queue " " * | summarize value = sum(itemCount) by queue'
     measure: 'value'
     dimension: 'queue'
     threshold: 0

@@ -118,7 +118,7 @@ FAULTS = [
     ("worker/requirements.txt", "azure-servicebus==7.15.0\n", ""),
     # Queries of alerts
     ("infra/modules/alerts.bicep", '": oldest "', '": age "'),
-    ("infra/modules/alerts.bicep", "/v1/models/[^/]+/jobs$", "/v1/models/[^/]+/job$"),
+    ("infra/modules/alerts.bicep", "/v1/models/[^/]+/jobs$", "/v1/models/[^/]+/tasks$"),
     # What Azure refuses or documents
     ("infra/modules/gateway.bicep", "minTlsVersion: '1.2' }", "ftpsState: 'Disabled' }"),
     ("infra/modules/gateway.bicep", "minTlsVersion: '1.2' }", "http20Enabled: true }"),
@@ -147,8 +147,9 @@ FAULTS = [
     ("infra/modules/types.bicep", "@minLength(10)\n", ""),
     (
         "infra/modules/durable.bicep",
-        "subscriptionResourceId(\n      'Microsoft.Authorization/roleDefinitions',\n      roles.",
-        "subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.",
+        "(\n      'Microsoft.Authorization/roleDefinitions',\n"
+        "      roles.durableTaskDataContributor\n    )",
+        "('Microsoft.Authorization/roleDefinitions', roles.durableTaskDataContributor)",
     ),
     # The device of the workers
     (MODELS, "        - name: WORKER_REQUIRE_DEVICE\n          value: cuda\n", ""),
