@@ -17,5 +17,5 @@ def _on_disposition(session: Session, disposition: Disposition) -> None:
 
 
 if __name__ == "__main__":
-    Session._on_disposition = _on_disposition  # type: ignore[method-assign]
+    Session._on_disposition = _on_disposition  # type: ignore[method-assign, assignment]
     sys.exit(main())

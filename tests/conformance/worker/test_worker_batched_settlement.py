@@ -87,7 +87,6 @@ def test_messages_are_completed_one_by_one_after_the_service_has_refused_a_range
             deliveries = received(link, 6)
             with pytest.raises(BrokerAway):
                 link.complete(deliveries)
-            assert not link.is_open
             assert "the next 100 times, the worker completes them one by one" in caplog.text
             # The messages are still locked, and are completed over the next connection.
             link.open()
