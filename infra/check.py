@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,28 +123,26 @@ def check_schemas(tools: Tools) -> None:
 def check_checkov(tools: Tools) -> None:
     """Run checkov's security rules, except the rules that infra/checkov.yaml excludes."""
     skips: dict[str, str] = yaml.safe_load((INFRA / "checkov.yaml").read_text(encoding="utf-8"))
-    rendered = INFRA / "build" / "checkov"
-    shutil.rmtree(rendered, ignore_errors=True)
-    rendered.mkdir(parents=True)
-    templates = rendered / "bicep"
-    for path in sorted(INFRA.glob("*.bicep")) + sorted((INFRA / "modules").glob("*.bicep")):
-        target = templates / path.relative_to(INFRA)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(simplify_bicep(path.read_text(encoding="utf-8")), encoding="utf-8")
-    (rendered / "spot.yaml").write_text(render(tools, INFRA / "k8s" / "overlays" / "spot"))
     command = [tools.installed("checkov"), "--compact", "--quiet", "--skip-download", "-o", "json"]
     command += ["--skip-check", ",".join(skips)] if skips else []
     failures: list[str] = []
-    for framework, place in (
-        ("bicep", ("-d", str(templates))),
-        ("dockerfile", ("-f", "worker/Dockerfile")),
-        ("kubernetes", ("-f", str(rendered / "spot.yaml"))),
-    ):
-        arguments = [*command, "--framework", framework, *place]
-        found = subprocess.run(  # noqa: S603  as above
-            arguments, capture_output=True, text=True, check=False, cwd=ROOT
-        )
-        failures += _checkov_failures(found.stdout)
+    with tempfile.TemporaryDirectory() as folder:
+        templates, manifests = Path(folder, "bicep"), Path(folder, "spot.yaml")
+        for path in (*INFRA.glob("*.bicep"), *INFRA.glob("modules/*.bicep")):
+            target = templates / path.relative_to(INFRA)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(simplify_bicep(path.read_text(encoding="utf-8")), encoding="utf-8")
+        manifests.write_text(render(tools, INFRA / "k8s" / "overlays" / "spot"), encoding="utf-8")
+        for framework, place in (
+            ("bicep", ("-d", str(templates))),
+            ("dockerfile", ("-f", "worker/Dockerfile")),
+            ("kubernetes", ("-f", str(manifests))),
+        ):
+            arguments = [*command, "--framework", framework, *place]
+            found = subprocess.run(  # noqa: S603  as above
+                arguments, capture_output=True, text=True, check=False, cwd=ROOT
+            )
+            failures += _checkov_failures(found.stdout)
     if failures:
         raise subprocess.CalledProcessError(1, command, "\n".join(failures) + "\n")
 

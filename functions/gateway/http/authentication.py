@@ -68,8 +68,8 @@ def is_open(method: str, path: str) -> bool:
 def sufficient_scopes(method: str, path: str) -> tuple[Scope, ...]:
     """Return the scopes that permit this request. A key needs only one of them.
 
-    The result is empty if any key is sufficient. The routes in _OPERATED themselves check which
-    tenants the caller may see.
+    The result is empty if any key is sufficient. If operators may also use the route, the route
+    itself checks which tenants the caller may see.
     """
     if _ADMIN.fullmatch(path):
         return (Scope.ADMIN, Scope.OPS_READ) if method == "GET" else (Scope.ADMIN,)
@@ -166,7 +166,10 @@ class ReplyTokens:
         return f"{self._base_url}{reply_path(job_id)}?{query}"
 
     def of_job(self, job_id: str, deadline: datetime) -> tuple[str, ...]:
-        """Return the reply tokens of a job, one for each key. The message contains one of them."""
+        """Return the valid reply tokens of a job, one for each of the gateway's signing keys.
+
+        The job's message contains one of these tokens.
+        """
         return tuple(_sign(key, job_id, _expires(deadline)) for key in self._keys)
 
     def check(self, job_id: str, expires: str, token: str, now: datetime) -> None:
@@ -219,11 +222,12 @@ _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 def is_from_foreign_page(
     headers: Iterable[tuple[bytes, bytes]], allowed_origins: Collection[str]
 ) -> bool:
-    """Return whether a web page of another site, which is not allowed, caused this request.
+    """Return whether a web page of a site that is not allowed caused this request.
 
     A page may send a form or plain text to any site without a preflight request. Therefore a
-    gateway that needs no API key would run the jobs of every page that its user opens. Browsers add
-    headers about the page, which the page cannot change. Other clients do not send these headers.
+    gateway without API keys would run jobs for every page that the user opens in a browser.
+    Browsers add headers that name the origin of the page. The page cannot change these headers, and
+    other clients do not send them. Pages of the gateway itself are always allowed.
 
     Args:
         headers: The headers of the request.
@@ -243,7 +247,7 @@ _CHALLENGE: Final = 'Bearer realm="loosely"'
 
 
 class AuthenticationMiddleware:
-    """ASGI middleware that refuses unauthenticated requests, and large bodies beyond the limits.
+    """ASGI middleware that refuses unauthenticated requests, and large bodies over the limits.
 
     It stores the caller in `scope["gateway.caller"]`, and in `scope["gateway.charge"]` a function
     that counts more jobs of this request against the caller's rate limit. It is not based on

@@ -2,8 +2,9 @@
 
 A rate allows a number of requests in a period of time. A full bucket contains one token for each of
 these requests, and each request takes one token. An empty bucket fills evenly, and is full again
-after one period. A request that creates several jobs takes one token for each job. It is allowed if
-one token is left. Then the bucket is in debt, and allows the next request when it has one token.
+after one period. A request that creates several jobs takes one token for each job. It is allowed
+even if the bucket has only one token. The number of tokens is then negative, and the bucket allows
+the next request when it has one token again.
 
 Each caller has its own bucket in each process. Therefore n instances of the app allow n times the
 rate.
@@ -92,9 +93,9 @@ def take_token(
 
 
 def charge_tokens(limit: Rate, bucket: TokenBucket, count: int) -> tuple[TokenBucket, RateDecision]:
-    """Take `count` more tokens for a request that was allowed, also more than the bucket has.
+    """Take `count` more tokens for a request that was allowed, even if the bucket has fewer.
 
-    Return the new bucket, and the decision about the request with the remaining tokens.
+    Return the new bucket, and the decision about the request, updated to the remaining tokens.
     """
     charged = TokenBucket(bucket.tokens - count, bucket.at_seconds)
     return charged, _describe(limit, charged, is_allowed=True)

@@ -7,7 +7,7 @@ import pytest
 from azure.servicebus import ServiceBusMessage
 
 from tests.conformance.worker.worker_services import LocalServices, job_id, run_services
-from worker.errors import BrokerAway, Settlement
+from worker.errors import BrokerUnavailable, Settlement
 from worker.servicebus.link import LockedMessage, QueueLink
 from worker.servicebus.sender import QueueSender
 from worker.settings import AzureEndpoint
@@ -26,7 +26,7 @@ def received(link: QueueLink, count: int) -> list[LockedMessage]:
     raise AssertionError(f"only {len(found)} of {count} messages arrived")
 
 
-def test_each_message_of_a_batched_settlement_gets_a_separate_outcome(
+def test_completing_messages_in_a_batch_reports_success_or_failure_for_each_message(
     services: LocalServices,
 ) -> None:
     link = QueueLink(AzureEndpoint(services.service_bus_url), QUEUE)
@@ -85,7 +85,7 @@ def test_messages_are_completed_one_by_one_after_the_service_has_refused_a_range
             ids = [job_id() for _ in range(12)]
             services.send(PATIENT_QUEUE, *(ServiceBusMessage(b"x", message_id=i) for i in ids))
             deliveries = received(link, 6)
-            with pytest.raises(BrokerAway):
+            with pytest.raises(BrokerUnavailable):
                 link.complete(deliveries)
             assert "the next 100 times, the worker completes them one by one" in caplog.text
             # The messages are still locked, and are completed over the next connection.

@@ -1,4 +1,4 @@
-"""The share of a GPU's memory that models may use, and the description of the device.
+"""Test how much memory of a GPU models may use, and the description of the device.
 
 `./dev gpu` tests a real GPU.
 """
