@@ -84,6 +84,9 @@ param principalType string = 'User'
 @description('The workers\' image on Container Apps. infra/scripts/deploy-worker.sh sets it.')
 param workerImage string = ''
 
+@description('The image on Container Apps of models that need no GPU. infra/scripts/deploy-worker.sh sets it.')
+param workerCpuImage string = ''
+
 @description('Names of the existing node pools. infra/scripts/check-tools.sh sets it each time.')
 param nodePools string = 'none'
 
@@ -298,6 +301,7 @@ module workerApps 'modules/worker-aca.bicep' = if (!usesAks) {
     maxReplicas: gpuMaxCount
     minReplicas: gpuMinCount
     image: workerImage
+    cpuImage: workerCpuImage
   }
 }
 

@@ -22,6 +22,9 @@ param maxReplicas int
 @description('The workers\' image. Apps are created only after infra/scripts/deploy-worker.sh has built it.')
 param image string
 
+@description('The image of models that need no GPU.')
+param cpuImage string
+
 var roles = loadJsonContent('../roles.json')
 var models = loadJsonContent('../catalogue.json').models
 var gpuProfile = 'gpu-t4'
@@ -93,7 +96,7 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
         containers: [
           {
             name: 'worker'
-            image: image
+            image: model.device == 'gpu' || empty(cpuImage) ? image : cpuImage
             // Everything that comes with the GPU, as in infra/prices.yaml.
             resources: model.device == 'gpu' ? { cpu: json('8'), memory: '56Gi' } : { cpu: json('1'), memory: '2Gi' }
             env: [

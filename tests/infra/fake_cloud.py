@@ -266,6 +266,7 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
     "azd down": azd_down,
     "kubectl apply": kubectl_apply,
     "kubectl delete pod": kubectl_delete,
+    "kubectl logs": lambda call: "",
     "kubectl get pods": lambda call: "worker-classifier-0   1/1   Running",
     "kubectl rollout status": lambda call: "",
     "kubelogin convert-kubeconfig": lambda call: "",

@@ -198,6 +198,10 @@ def test_each_relative_link_points_to_an_existing_heading_or_file() -> None:
                 assert anchor in anchors, f"{document}: {target}"
 
 
+# Choices that only the scripts read.
+DEFAULTS_OF_SCRIPTS = {"CPU_TORCH_INDEX": "", "CHECK_REGION": "true"}
+
+
 def test_deploy_md_lists_the_choices_and_the_defaults_of_the_templates() -> None:
     text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
     section = text.partition("## Choices")[2].partition("\n## ")[0]
@@ -205,10 +209,11 @@ def test_deploy_md_lists_the_choices_and_the_defaults_of_the_templates() -> None
     parameters = (ROOT / "infra" / "main.parameters.json").read_text(encoding="utf-8")
     defaults = dict(re.findall(r"\$\{([A-Z_]+)=?([^}]*)\}", parameters))
     by_azd = {"AZURE_ENV_NAME", "AZURE_LOCATION", "AZURE_PRINCIPAL_ID", "AZURE_PRINCIPAL_TYPE"}
-    by_scripts = {"WORKER_IMAGE", "BUDGET_START", "NODE_POOLS"}
-    assert documented.keys() - {"POD_WEBHOOK_SECRETS"} == defaults.keys() - by_azd - by_scripts
+    by_scripts = {"WORKER_IMAGE", "WORKER_CPU_IMAGE", "BUDGET_START", "NODE_POOLS"}
+    for_scripts = {"POD_WEBHOOK_SECRETS", "CPU_TORCH_INDEX", "CHECK_REGION"}
+    assert documented.keys() - for_scripts == defaults.keys() - by_azd - by_scripts
     for name, shown in documented.items():
-        default = defaults.get(name, "false")
+        default = defaults.get(name, DEFAULTS_OF_SCRIPTS.get(name, "false"))
         missing = "asked" if name == "ALERT_EMAIL" else "none"
         assert shown.strip("`") == (default or missing), name
 

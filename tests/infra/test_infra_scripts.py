@@ -11,7 +11,7 @@ import yaml
 from contract.webhook import parse_secrets
 from gateway.http.keys import KeyRing, parse_keys
 from tests.infra import fake_cloud
-from tests.infra.deployment import of_kind, pod
+from tests.infra.deployment import is_gpu, of_kind, pod
 from tests.infra.script_runner import VALUES, ScriptRunner
 
 
@@ -196,6 +196,40 @@ class TestDeployWorker:
         assert scripts.state["apps"] == image
         assert scripts.state["values"]["WORKER_IMAGE"] == image, "the next provision changes it"
         assert not scripts.calls("kubectl")
+
+    @pytest.mark.parametrize("host", ["aks", "aca"])
+    def test_models_without_a_gpu_get_an_image_of_their_own_if_an_index_of_cpu_builds_is_set(
+        self, scripts: ScriptRunner, host: str
+    ) -> None:
+        index = "https://cpu.example"
+        scripts.update_state(values={"WORKER_HOST": host, "CPU_TORCH_INDEX": index})
+        for _ in range(2):
+            scripts.check_output("deploy-worker.sh")
+        plain, cpu = scripts.calls("az", "acr", "build")
+        assert f"TORCH_INDEX={index}" in cpu
+        assert "--build-arg" not in plain
+        (tag, digest), (cpu_tag, cpu_digest) = scripts.state["images"].items()
+        assert cpu_tag == f"{tag}-cpu"
+        if host == "aca":
+            values = scripts.state["values"]
+            assert values["WORKER_IMAGE"].endswith(digest)
+            assert values["WORKER_CPU_IMAGE"].endswith(cpu_digest)
+            return
+        for deployment in of_kind(applied(scripts), "Deployment"):
+            expected = digest if is_gpu(deployment) else cpu_digest
+            assert pod(deployment)["containers"][0]["image"].endswith(f"@{expected}")
+
+    def test_an_image_from_before_the_cpu_image_is_deployed_for_all_models(
+        self, scripts: ScriptRunner
+    ) -> None:
+        scripts.update_state(
+            values={"CPU_TORCH_INDEX": "https://cpu.example"},
+            images={"worker:earlier": "sha256:" + "e" * 64},
+        )
+        scripts.check_output("deploy-worker.sh", "earlier")
+        assert not scripts.calls("az", "acr", "build")
+        for deployment in of_kind(applied(scripts), "Deployment"):
+            assert pod(deployment)["containers"][0]["image"].endswith("e" * 64)
 
     def test_kubectl_calls_are_repeated_until_role_assignments_take_effect(
         self, scripts: ScriptRunner
