@@ -49,6 +49,7 @@ _OPEN: Final = re.compile(
     r"/"
     r"|/openapi\.json"
     r"|/docs(?:/[^/]+)?"
+    r"|/play"
     r"|/pages/.+"
     r"|/schemas/[^/]+"
     r"|/v[12]/health/[^/]+"
