@@ -54,6 +54,8 @@ LEFT_TO_DEFAULTS = {
         "SERVICE_BUS_ADMIN_URL",
         "ACCEPT_WHEN_SATURATED",
         "URL_INPUT_RATE",
+        "HEARTBEATS",
+        "MINUTE_SUMS",
         "GUARD_ALLOW",
         "OTEL_SDK_DISABLED",
     },
@@ -73,6 +75,7 @@ LEFT_TO_DEFAULTS = {
         "WORKER_ADMISSION",
         "WORKER_TURN_SECONDS",
         "WORKER_INPUT_MEMORY",
+        "WORKER_HEARTBEAT_SECONDS",
         # One worker per GPU, except with time slicing.
         "WORKER_CARD_SHARES",
         # Container Apps send no scheduled events, and there each container has its own folders.

@@ -52,6 +52,11 @@ class DeviceSharing:
         """The device of this process; None until the first model is about to be loaded."""
 
     @property
+    def device(self) -> Device | None:
+        """Return the device of this process; None if no device is chosen yet, or without one."""
+        return self._device
+
+    @property
     def used_bytes(self) -> int:
         """Return how many bytes of device memory this process uses now; 0 without a device."""
         return self._device.used_bytes if self._device else 0
