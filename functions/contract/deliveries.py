@@ -1,12 +1,12 @@
 """The notes of workers about single deliveries of a job.
 
-The reply to a job contains the marks of the delivery that produced it. A worker writes a note about
-each other delivery that it can describe: when it receives a message that was delivered before, and
-when it gives a message back. Most messages are delivered once, and then there is no note.
+The reply to a job contains the marks of the delivery that produced the reply. Workers describe the
+job's other deliveries in notes. A worker writes a note when it receives a message that was
+delivered before, and when it gives a message back. A message that is delivered once has no note.
 
 Each delivery has a blob of its own, so that workers never wait for one another. `note_blob` returns
-its name, and the gateway lists the blobs of a job by their prefix. Workers write a note once and do
-not try again. Without a note, the gateway shows that the delivery left no trace.
+its name, and the gateway lists the blobs of a job by their prefix. If a worker cannot write a note,
+it does not try again. Without a note, the gateway shows that the delivery left no trace.
 """
 
 import json
@@ -28,9 +28,9 @@ class DeliveryNote:
     """What a worker notes about one delivery of a job.
 
     Attributes:
-        attempt: The number of the delivery, from 1. A message that was released keeps its number,
-            so two deliveries can have the same number.
-        marks: The steps that the delivery has reached.
+        attempt: The number of the delivery, from 1. If a message is released, its next delivery has
+            the same number.
+        marks: When the delivery reached each step.
         ended_ms: When the worker gave the message back, in milliseconds since `marks.received_at`;
             None if the worker had not ended the delivery when it wrote the note.
         settlement: How the worker settled the message, for example `abandon`; None before the end.
@@ -47,7 +47,7 @@ class DeliveryNote:
 def note_blob(job_id: str, reply_url: str, attempt: int) -> str | None:
     """Return a new name for the blob with the note about one delivery of a job.
 
-    Return None if the reply URL has no reply token. Then no gateway has created the job.
+    Return None if the reply URL has no reply token, because then no gateway has created the job.
     """
     try:
         (token,) = parse_qs(urlsplit(reply_url).query)[REPLY_TOKEN_PARAMETER]
@@ -68,11 +68,13 @@ def encode_note(note: DeliveryNote) -> bytes:
 def decode_note(data: bytes) -> DeliveryNote:
     """Decode a note. Raises MalformedMessage."""
     if len(data) > MAX_NOTE_BYTES:
-        raise MalformedMessage(f"the note has {len(data)} bytes, more than {MAX_NOTE_BYTES}")
+        raise MalformedMessage(
+            f"the delivery note has {len(data)} bytes; at most {MAX_NOTE_BYTES} are allowed"
+        )
     try:
         fields = Fields(json.loads(data))
     except (ValueError, RecursionError):
-        raise MalformedMessage("the note is not JSON in UTF-8") from None
+        raise MalformedMessage("the delivery note is not JSON in UTF-8") from None
     return DeliveryNote(
         fields.integer("attempt", minimum=1),
         marks_from_json(fields.child("marks")),

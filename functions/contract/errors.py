@@ -74,7 +74,7 @@ class ForbiddenAddress(ContractError):
 
 
 class TooManyLookUps(ContractError):
-    """Too many DNS look-ups run in this process, or for one share, for example for one tenant."""
+    """Too many DNS look-ups are running, either in this process or for one share, like a tenant."""
 
     code = "too-many-look-ups"
     retryable = True

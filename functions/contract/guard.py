@@ -2,7 +2,7 @@
 
     check_form   checks the text of a URL: the scheme, no credentials, an unambiguous host
     resolve      looks the host up in DNS once; each address must be public or in the allow list
-    Resolver     looks names up in a limited number of threads, of which each tenant gets a share
+    Resolver     looks names up in a limited number of threads; a tenant can use only some of them
 
 Code that uses the guard must connect only to the addresses that `resolve` returned, because a
 second look-up may return other addresses (DNS rebinding). If the server redirects to another URL,
@@ -158,7 +158,7 @@ class AddressGuard:
         if target.address is not None:
             self._check(target, target.address)
         elif target.scheme == "http" and not self._networks and not self._is_listed(target):
-            raise ForbiddenAddress("the URL must be https")
+            raise ForbiddenAddress("the URL must begin with https://")
         return target
 
     def resolve(self, target: Target, look_up: LookUp) -> tuple[str, ...]:
@@ -195,7 +195,7 @@ class AddressGuard:
                 else _not_found(target)
             )
         if target.scheme != "https":
-            raise ForbiddenAddress("the URL must be https")
+            raise ForbiddenAddress("the URL must begin with https://")
 
 
 def _not_found(target: Target) -> str:
@@ -212,9 +212,9 @@ def _parse_url(url: str) -> Target:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError:
-        raise ForbiddenAddress("the URL is not valid") from None
+        raise ForbiddenAddress("the URL cannot be parsed") from None
     if parts.scheme not in _DEFAULT_PORTS:
-        raise ForbiddenAddress("the URL must be https")
+        raise ForbiddenAddress("the URL must begin with https://")
     if "@" in parts.netloc:
         raise ForbiddenAddress("the URL must not have a user name or password")
     if port == 0:
@@ -269,8 +269,8 @@ class Resolver:
     """Looks up host names in DNS, in a limited number of threads. Any thread may call the methods.
 
     A look-up of the operating system cannot be cancelled, and takes up to a minute if no DNS server
-    answers. Therefore each look-up has a daemon thread of its own. Host names that DNS does not
-    answer delay neither the shutdown of the process nor other work.
+    answers. Therefore each look-up has a daemon thread of its own. A look-up that gets no answer
+    delays neither the shutdown of the process nor other work.
 
     The look-ups are divided into shares, for example one for each tenant. A look-up counts for the
     share that started it until the look-up ends. Callers that need the same host name at the same
@@ -283,7 +283,7 @@ class Resolver:
         max_count: int = MAX_LOOK_UPS,
         max_count_of_a_share: int = MAX_LOOK_UPS_OF_A_SHARE,
     ) -> None:
-        """Store the limits.
+        """Set the look-up function and the limits.
 
         Args:
             look_up: Finds the addresses of a host, and may block.
@@ -306,11 +306,11 @@ class Resolver:
             share: The share for which a new look-up counts, for example the tenant.
 
         Returns:
-            A future with the addresses. Its result is OSError or UnicodeError if the name has no
-            address. It cannot be cancelled, because several callers may wait for it.
+            A future with the addresses. Its `result` method raises OSError or UnicodeError if the
+            look-up failed. The future cannot be cancelled, because several callers may wait for it.
 
         Raises:
-            TooManyLookUps: Too many look-ups of the share or of the process have not ended.
+            TooManyLookUps: Too many look-ups are running, either in this process or for this share.
         """
         with self._lock:
             if (running := self._running.get(host)) is not None:
@@ -331,17 +331,17 @@ class Resolver:
         except RuntimeError:
             # The operating system does not allow another thread.
             self._end(host, share)
-            future.set_exception(OSError("no thread for the look-up"))
+            future.set_exception(OSError("no thread could be started for the DNS look-up"))
         return future
 
     def look_up(self, host: str, port: int, share: str, seconds: float) -> tuple[str, ...]:
-        """Return the addresses of a host name. Wait at most this number of seconds.
+        """Return the addresses of a host name. Wait at most `seconds` for the look-up.
 
         Raises:
             TimeoutError: The look-up has not ended in time. It still runs and counts for the share.
             OSError: The name has no address.
             UnicodeError: The name is not valid.
-            TooManyLookUps: As for `start`.
+            TooManyLookUps: Too many look-ups are running, either in this process or for this share.
         """
         return self.start(host, port, share).result(max(0.0, seconds))
 

@@ -152,7 +152,7 @@ class JobError:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryMarks:
-    """When one delivery of a job reached each step in a worker.
+    """The times at which one delivery of a job reached each step in a worker.
 
     Each `_ms` is the time in milliseconds since `received_at`, by a clock that never jumps; None if
     the delivery did not reach this step.
@@ -184,12 +184,13 @@ class DeliveryMarks:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long a job waited in the queue, and how long its batch ran, in milliseconds.
+    """Measurements of one job in a worker.
 
-    `batch_size` is the number of jobs in the batch. `delivery` has the marks of the delivery that
-    produced the reply, as the JSON object of `marks_to_json`; None if the sender is older than
-    these marks. A reader passes this object on unchanged. Only `marks_from_json` checks it, so that
-    wrong marks cost no reply.
+    `queued_ms` is how long the job waited in the queue, and `inference_ms` is how long its batch
+    ran, both in milliseconds. `batch_size` is the number of jobs in the batch. `delivery` is the
+    JSON object that `marks_to_json` returns for the delivery that produced the reply; None if the
+    sender's version has no marks. `decode_reply` does not check this object, so a reply with wrong
+    marks is still valid. `marks_from_json` checks the object.
     """
 
     queued_ms: float = 0.0
@@ -260,7 +261,7 @@ class Fields:
 
     def text(self, name: str) -> str:
         """Return the value of a field, which must be a non-empty string."""
-        value = self._required(name, str)
+        value = self._required(name, str, "a string")
         if not value:
             raise MalformedMessage(f"{self._at(name)}: the text must not be empty")
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
@@ -273,7 +274,7 @@ class Fields:
 
     def integer(self, name: str, minimum: int = 0) -> int:
         """Return the value of a field, which must be a whole number of at least `minimum`."""
-        value = self._required(name, (int, float))
+        value = self._required(name, (int, float), "a number")
         # JSON Schema counts 1.0 as a whole number. `is_integer` is false for NaN and infinity.
         is_whole = value.is_integer() if isinstance(value, float) else not isinstance(value, bool)
         if not is_whole or value < minimum:
@@ -289,19 +290,19 @@ class Fields:
         """
         if default is not None and self._values.get(name) is None:
             return default
-        value = self._required(name, (int, float))
+        value = self._required(name, (int, float), "a number")
         # This comparison is also false for NaN.
         if isinstance(value, bool) or not 0 <= value < float("inf"):
             raise MalformedMessage(f"{self._at(name)}: expected a number of at least 0")
         return float(value)
 
     def optional_number(self, name: str) -> float | None:
-        """Return the value of a number field as `number` does; None if it is absent or null."""
+        """Return the value of a field, a number of at least 0; None if it is absent or null."""
         return None if self._values.get(name) is None else self.number(name)
 
     def boolean(self, name: str) -> bool:
         """Return the value of a field, which must be true or false."""
-        return self._required(name, bool)
+        return self._required(name, bool, "true or false")
 
     def time(self, name: str) -> datetime:
         """Return the time in a field, converted to UTC.
@@ -337,7 +338,7 @@ class Fields:
 
     def child(self, name: str) -> "Fields":
         """Return a `Fields` object for the JSON object in a field."""
-        return Fields(self._required(name, Mapping), self._at(name))
+        return Fields(self._required(name, Mapping, "an object"), self._at(name))
 
     def optional_child(self, name: str) -> "Fields | None":
         """Return a `Fields` object for the JSON object in a field.
@@ -363,14 +364,12 @@ class Fields:
         """
         return {name: value for name, value in self._values.items() if name not in known}
 
-    def _required(self, name: str, expected: type[_T] | tuple[type[_T], ...]) -> _T:
+    def _required(self, name: str, expected: type[_T] | tuple[type[_T], ...], kind: str) -> _T:
         value = self._values.get(name)
         if value is None:
             raise MalformedMessage(f"{self._at(name)}: the field is missing")
         if not isinstance(value, expected):
-            raise MalformedMessage(
-                f"{self._at(name)}: expected another type, found {_json_kind(value)}"
-            )
+            raise MalformedMessage(f"{self._at(name)}: expected {kind}, found {_json_kind(value)}")
         return value
 
     def _at(self, name: str) -> str:
@@ -695,7 +694,7 @@ def _decode_base64(value: Json) -> bytes:
 # An orchestration's history contains the result. The Azure Storage backend stores a history entry
 # of more than 45 KB in a blob and reads it on each replay. Base64 adds a third to the size.
 INLINE_LIMIT_BYTES = 24 * 1024
-"""The size in bytes of the largest payload that the history of an orchestration contains."""
+"""The largest size in bytes of a result in a message, and of a payload in a job's history."""
 
 INPUT_INLINE_LIMIT_BYTES = 64 * 1024
 """The default size in bytes up to which an input is part of the message and not in a blob."""

@@ -72,9 +72,9 @@ def result_blob(job_id: str) -> str:
 
 
 def is_result_blob(job_id: str, blob: str) -> bool:
-    """Return whether the blob with this name may contain a result of this job.
+    """Return whether `blob` can be the name of a blob that contains a result of this job.
 
-    Older workers use a name without the random part.
+    `result_blob` returns such names. Older workers use the same name without its random last part.
     """
     prefix = f"results/{job_id}"
     return blob.startswith(prefix) and _RESULT_PART.fullmatch(blob, len(prefix)) is not None
@@ -86,10 +86,11 @@ def outcome_blob(job_id: str) -> str:
 
 
 def delivery_notes(job_id: str, reply_token: str) -> str:
-    """Return the prefix of the names of the blobs with the notes about a job's deliveries.
+    """Return the name prefix of the blobs that contain the notes about a job's deliveries.
 
     A producer may send a message with the id of any job. The prefix contains a digest of the job's
-    reply token, which the producer does not have. Therefore it cannot add notes to the job.
+    reply token, which the producer does not have. Therefore the producer cannot add notes to the
+    job.
     """
     digest = hashlib.sha256(reply_token.encode("utf-8", "replace")).hexdigest()
     return f"{DELIVERIES}{job_id}/{digest[:32]}/"
@@ -123,7 +124,7 @@ def reply_path(job_id: str) -> str:
 WORKER_ROUTE: Final = re.compile(
     r"((?:/[A-Za-z0-9._~-]+)*)/v1/jobs/[A-Za-z0-9][A-Za-z0-9._-]{0,99}/(?:reply|progress)"
 )
-"""The URL paths of the gateway's routes for workers. The first group is the gateway's own path."""
+"""Matches the URL paths of the routes for workers. The first group is the path before `/v1`."""
 
 
 def progress_url(reply_url: str) -> str | None:

@@ -31,7 +31,7 @@ _ZERO_SPAN = "0" * 16
 _W3C: Final = TraceContextTextMapPropagator()
 
 ReportStatus = Callable[[int], None]
-"""Records the HTTP status of the response in the span of the request."""
+"""The type of a function that records the HTTP status of the response in the request's span."""
 
 _AsgiScope = MutableMapping[str, Any]
 

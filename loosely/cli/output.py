@@ -56,6 +56,10 @@ def job_details(job: Job) -> RenderableType:
         if text is not None:
             table.add_row(name, Text(printable(text)))
     table.add_row("status", Text(printable(job.status), style=_STATUS_STYLES.get(job.status, "")))
+    if not job.is_final:
+        for name, text in (("progress", _progress(job)), ("queue", _place(job))):
+            if text:
+                table.add_row(name, Text(text))
     for name in _TIME_MEMBERS:
         if job.document.get(name):
             table.add_row(name.removesuffix("_at"), Text(printable(job.document[name])))
@@ -111,8 +115,8 @@ _DELIVERY_STYLES = {
 def timeline_view(timeline: Timeline) -> RenderableType:
     """Return a drawing of a job's timeline.
 
-    It has a bar for each step, a row for each delivery, the clocks that differ, the attempts to
-    deliver the webhook, and the trace id.
+    The drawing has a bar for each step and a row for each delivery. It also lists the clocks that
+    differ from the gateway's, the attempts to deliver the webhook, and the trace id.
     """
     style = _STATUS_STYLES.get(timeline.status, "")
     head = Text.assemble(
@@ -163,7 +167,7 @@ def _step_table(timeline: Timeline) -> Table:
 
 
 def _span(begin_ms: float, duration_ms: float, total_ms: float) -> str:
-    """Return a bar for a step, placed where the step lies in the whole time."""
+    """Return the bar of a timeline step, indented by the time before the step."""
     if total_ms <= 0 or duration_ms <= 0:
         return ""
     first = min(int(begin_ms / total_ms * _BAR_CELLS), _BAR_CELLS - 1)
@@ -281,6 +285,25 @@ def _times(job: Job) -> str:
         for key, name in _TIMINGS
         if _is_number(job.timing.get(key))
     )
+
+
+def _progress(job: Job) -> str:
+    """Return the job's progress as a percentage and the model's message; empty if unknown."""
+    progress = job.progress or {}
+    fraction, message = progress.get("fraction"), progress.get("message")
+    texts = [f"{fraction:.0%}"] if _is_number(fraction) else []
+    return "  ".join([*texts, *([printable(message)] if message else [])])
+
+
+def _place(job: Job) -> str:
+    """Return the job's position in the queue and the expected wait; empty if they are unknown."""
+    place = job.place
+    texts = [f"position {place.position}"] if place.position is not None else []
+    if place.eta_seconds is not None:
+        texts.append(f"about {place.eta_seconds:.0f} s")
+    if place.phase == "cold_starting":
+        texts.append("a worker is starting")
+    return ", ".join(texts)
 
 
 def _error(error: Mapping[str, Any]) -> str:

@@ -53,11 +53,11 @@ class Browser:
     """One tab of a headless Chromium.
 
     Attributes:
-        driver: selenium's driver, for what this class does not have.
+        driver: selenium's driver, for actions for which this class has no method.
         requests: all requests that the tab has sent.
         messages: all messages of the tab's console with the level SEVERE, for example violations of
             the page's policy.
-        violations_are_expected: whether the test provoked the violations itself.
+        violations_are_expected: whether the test violates the page's policy on purpose.
     """
 
     def __init__(self, driver: Chrome, url: str) -> None:
@@ -68,7 +68,7 @@ class Browser:
         self.violations_are_expected = False
 
     def emulate(self, *, width: int = 1280, height: int = 900, **features: str) -> None:
-        """Set the size of the viewport in CSS pixels, and media features.
+        """Set the size of the viewport in CSS pixels, and CSS media features.
 
         Underscores in the name of a feature become dashes: `prefers_color_scheme="dark"`.
         """
@@ -103,11 +103,11 @@ class Browser:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def wait_for_text(self, selector: str, text: str) -> None:
-        """Wait until the text of an element contains `text`."""
+        """Wait until the first visible element that matches a CSS selector contains `text`."""
         self.wait(lambda: text in self.find(selector).text, f"{selector} does not show {text!r}")
 
     def wait(self, condition: Callable[[], bool], failure: str) -> None:
-        """Wait until the condition is true. `failure` is the message if it stays false."""
+        """Wait until `condition` returns true. `failure` is the error text after a time-out."""
         wait = WebDriverWait(self.driver, WAIT_SECONDS, poll_frequency=0.05)
         wait.until(lambda _: condition(), failure)
 
@@ -116,7 +116,7 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def find_barriers(self) -> list[str]:
-        """Return what axe-core finds on the page: the rule, the element and the reason."""
+        """Return the accessibility faults that axe-core finds: rule, element and reason of each."""
         if not self.run("return 'axe' in window"):
             self.run(AXE.read_text(encoding="utf-8"))
         found = self.driver.execute_async_script(

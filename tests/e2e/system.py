@@ -66,9 +66,9 @@ class System:
 
     @property
     def visible_data(self) -> Path:
-        """The data directory as this process sees it.
+        """The path by which this process can read the system's data directory.
 
-        If `prefix` starts the system in a mount namespace of its own, this is another path.
+        The path differs from `data` if `prefix` starts the system in its own mount namespace.
         """
         if not self._prefix:
             return self.data
@@ -108,7 +108,10 @@ class System:
         return self
 
     def is_up(self) -> bool:
-        """Return whether the file `up.json` says that all components are ready."""
+        """Return whether `loosely up` reports that all components are ready.
+
+        Raises AssertionError if `loosely up` has ended.
+        """
         process = self._process
         if process is not None and process.poll() is not None:
             raise AssertionError(f"`up` ended with {process.returncode}: {self.output()[-2000:]}")
@@ -138,7 +141,7 @@ class System:
         return process.pid
 
     def kill(self, name: str) -> None:
-        """Kill the process that `pid` returns for `name` with SIGKILL."""
+        """Send SIGKILL to the process of a component. `pid` describes the names."""
         os.kill(self.pid(name), signal.SIGKILL)
 
     @contextmanager
@@ -152,7 +155,10 @@ class System:
             os.kill(pid, signal.SIGCONT)
 
     def kill_and_wait(self, name: str) -> None:
-        """Kill a component, and wait until it is ready again. Do not wait for `app`."""
+        """Kill a component, and wait until it is ready again.
+
+        If `name` is `app`, do not wait.
+        """
         before = self.pid(name)
         self.kill(name)
         if name != "app":

@@ -1,4 +1,4 @@
-"""Web pages upload inputs to the blob storage and read large results, as far as CORS permits."""
+"""Test that web pages can upload inputs and read large results if CORS permits it."""
 
 import json
 import queue
@@ -59,7 +59,7 @@ await fetch("/report", {method: "POST", body: JSON.stringify(report)});
 
 @dataclass(slots=True)
 class PageServer:
-    """Serves the page, and receives its report."""
+    """A web server that serves the test's page, and receives the report that the page sends."""
 
     port: int
     reports: "queue.Queue[dict[str, Any]]"
@@ -232,7 +232,7 @@ def open_in_browser(url: str, profile: Path) -> Iterator[None]:
             process.kill()
 
 
-def test_a_real_browser_lets_the_allowed_page_upload_and_read_a_large_result(
+def test_a_real_browser_lets_a_page_of_an_allowed_origin_upload_and_read_a_large_result(
     system: System, pages: PageServer, tmp_path: Path
 ) -> None:
     url = f"http://127.0.0.1:{pages.port}/?gateway={system.url}"
@@ -246,7 +246,7 @@ def test_a_real_browser_lets_the_allowed_page_upload_and_read_a_large_result(
     }
 
 
-def test_a_real_browser_blocks_a_page_of_another_origin(
+def test_a_real_browser_blocks_all_requests_by_a_page_of_another_origin(
     system: System, pages: PageServer, tmp_path: Path
 ) -> None:
     url = f"http://localhost:{pages.port}/?gateway={system.url}"

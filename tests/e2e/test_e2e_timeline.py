@@ -1,4 +1,4 @@
-"""The timelines of jobs of all kinds in a whole system: their parts add up to the whole."""
+"""Test that the parts of each job's timeline add up to the total time of the job."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ JOB_COUNT = 60
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Run a system with the shipped models and one whose jobs are slow."""
+    """Run a system with the shipped models and the model `counting`, whose jobs can be slow."""
     folder = tmp_path_factory.mktemp("timeline")
     catalogue = folder / "models.toml"
     catalogue.write_text(DEFAULT_PATH.read_text("utf-8") + COUNTING, "utf-8")
@@ -53,9 +53,9 @@ def timeline(system: System, job_id: str) -> dict[str, Any]:
 
 
 def check_sum(shown: dict[str, Any], job: dict[str, Any]) -> None:
-    """Check that no part of a timeline is negative, and that they add up to the job's whole time.
+    """Check that no step of a timeline is negative, and that the steps add up to the total time.
 
-    The parts may miss the whole by 5 ms or by 2 %.
+    The sum may differ from the job's total time by 5 ms or 2 %, whichever is more.
     """
     parts_ms = [step["duration_ms"] for step in shown["steps"]]
     whole_ms = job["timing"]["total_ms"]
@@ -68,7 +68,7 @@ def check_sum(shown: dict[str, Any], job: dict[str, Any]) -> None:
 
 
 def answer_of(shown: dict[str, Any]) -> dict[str, Any]:
-    """Return the delivery that ended the job. After a kill, another delivery may follow it."""
+    """Return the only delivery in a timeline that has the state `answered`."""
     (found,) = [row for row in shown["deliveries"] if row["state"] == "answered"]
     return dict(found)
 
@@ -83,7 +83,7 @@ def submit_upload(system: System) -> str:
 
 
 def submit_redelivered(system: System, folder: Path) -> str:
-    """Kill the worker while it runs a job, and return when the second delivery has begun."""
+    """Submit a job, kill its worker, wait until the second delivery begins. Return the job's id."""
     ran = folder / "ran"
     job_id = system.accept("counting", f"{ran} 1 3000".encode(), content_type="text/plain")
     until(ran.exists, 30, "the worker runs the job")
@@ -97,7 +97,7 @@ def submit_redelivered(system: System, folder: Path) -> str:
     return job_id
 
 
-def test_the_parts_of_the_timelines_of_60_mixed_jobs_add_up_and_none_is_negative(
+def test_the_steps_in_each_timeline_of_60_different_jobs_add_up_to_the_total_time(
     mixed: System, pictures: Path, tmp_path: Path
 ) -> None:
     picture = (pictures / "chelsea.jpg").read_bytes()
@@ -151,7 +151,7 @@ def test_the_parts_of_the_timelines_of_60_mixed_jobs_add_up_and_none_is_negative
         assert shown[job_id]["trace_id"] == jobs[job_id]["trace_id"]
 
 
-def test_a_job_that_a_worker_gives_back_at_its_shutdown_shows_this_delivery(
+def test_the_timeline_contains_a_delivery_that_a_worker_returned_during_a_shutdown(
     mixed: System, tmp_path: Path
 ) -> None:
     ran = tmp_path / "ran"

@@ -26,7 +26,7 @@ PARSE_BYTES = 250 * MIB
 """The memory that the parser of large bodies needs. It parses one body at a time."""
 
 COPIES = 3
-"""The copies of a body: in the host's message, in the gateway, and on its way to the storage."""
+"""The copies of a body in memory: the host's message, the gateway, and the upload to storage."""
 
 
 def number_in_bicep(name: str) -> int:
@@ -35,7 +35,7 @@ def number_in_bicep(name: str) -> int:
     return int(found[1])
 
 
-def test_the_memory_of_an_instance_is_sufficient_in_the_worst_case() -> None:
+def test_the_memory_of_a_gateway_instance_is_sufficient_in_the_worst_case() -> None:
     small_bytes = number_in_bicep("perInstanceConcurrency") * SMALL_BODY_BYTES
     bodies_bytes = COPIES * (BODY_MEMORY_BYTES + small_bytes)
     needed_bytes = HOST_BYTES + IDLE_BYTES + PARSE_BYTES + bodies_bytes
@@ -57,7 +57,9 @@ WORST: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", WORST)
-def test_parsing_one_large_body_needs_less_memory_than_assumed(kind: str) -> None:
+def test_parsing_one_large_body_needs_less_memory_than_the_memory_calculation_assumes(
+    kind: str,
+) -> None:
     body, model = WORST[kind](), Catalogue.load(DEFAULT_PATH).model("noop")
     tracemalloc.start()
     try:

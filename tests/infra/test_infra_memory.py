@@ -1,4 +1,4 @@
-"""The memory limits of the pods, compared with the memory that the worker's limits allow."""
+"""Compare the memory limits of the pods with the memory that a worker may use."""
 
 from contract.catalogue import Catalogue
 from infra.manifests import make_container
@@ -12,7 +12,7 @@ MIB = 1024 * 1024
 PROCESS_BYTES = 600 * MIB
 
 
-def test_the_memory_limit_of_a_pod_exceeds_the_memory_that_the_worker_may_use() -> None:
+def test_the_memory_limit_of_a_worker_pod_exceeds_the_memory_that_the_worker_may_use() -> None:
     # Inputs of at most 1 MiB from blobs are in memory as a whole; larger ones are in files.
     files = MAX_OFFLOADED_COUNT * LARGE_FILE_BYTES
     needed = PROCESS_BYTES + DEFAULT_INPUT_MEMORY_BYTES + SMALL_TOTAL_BYTES + files

@@ -36,9 +36,9 @@ from tests.storm.run import (
 
 
 async def storm(rig: Rig, run: Storm) -> None:
-    """Submit one share of the jobs before each kill, and the last share after the last kill.
+    """Divide the jobs into equal parts, and submit one part before each kill.
 
-    Wait until all jobs end, and then read all jobs again.
+    Submit the last part after the last kill. Wait until all jobs end, and then read all jobs again.
     """
     plan = plan_kills(run.options.kills, run.options.seed, rig.gateways)
     await rig.start("worker")
@@ -52,7 +52,7 @@ async def storm(rig: Rig, run: Storm) -> None:
                     queue.put_nowait(job)
                 await asyncio.sleep(kill.delay_seconds)
                 await kill.carry_out(rig)
-                run.kills.append(str(kill))
+                run.faults.append(str(kill))
                 run.say(f"kill {number + 1} of {len(plan)}, {kill}")
                 await kill.recover(rig)
             for job in run.jobs[round(len(plan) * share) :]:

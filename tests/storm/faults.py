@@ -20,7 +20,7 @@ _BYTES_PER_SECOND = (None, 100_000.0, 1_000_000.0)
 _LINKS = ("gateway", "servicebus", "servicebus admin", "blobs")
 
 
-class Fault(Protocol):
+class SoakFault(Protocol):
     """A fault of the system, which is caused for some time and then ended."""
 
     @property
@@ -40,7 +40,10 @@ class Fault(Protocol):
 
 @dataclass(frozen=True)
 class Stop:
-    """Stops a component, or only its child process, by SIGSTOP. Continues it after `seconds`."""
+    """Suspends a component by SIGSTOP, and continues it after `seconds`.
+
+    If `is_child` is true, only the child process of the component is suspended.
+    """
 
     part: str
     is_child: bool
@@ -130,7 +133,7 @@ def plan_faults(
     disk: SmallDisk | None,
     sorts: Sequence[str],
     mean_pause_seconds: float,
-) -> Iterator[Fault]:
+) -> Iterator[SoakFault]:
     """Yield the faults of a soak without end. The same arguments yield the same faults.
 
     Args:

@@ -1,4 +1,4 @@
-"""Functions that a storm and a soak share: run on a new system, count results, and report."""
+"""Functions that a storm and a soak share: run a scenario, count the results, and report them."""
 
 import argparse
 import asyncio
@@ -23,7 +23,7 @@ _MAX_SHOWN = 10
 
 @dataclass
 class Storm:
-    """The options and the current results of a storm. `report` prints them at any time.
+    """The options and the current results of a storm. `report` can print the results at any time.
 
     `options` contains the command-line options, such as the seed, `settle` and `limit` (seconds).
     """
@@ -32,11 +32,12 @@ class Storm:
     engine: StormEngine
     jobs: list[StormJob]
     begun: float = field(default_factory=time.monotonic)
-    kills: list[str] = field(default_factory=list)
+    #: A description of each kill; in a soak, of each fault.
+    faults: list[str] = field(default_factory=list)
     own_deaths: Counter[str] = field(default_factory=Counter)
     runs: Counter[str] = field(default_factory=Counter)
     retries: int = 0
-    #: The name of the entries of `kills` in the report. In a soak, `kills` also has other faults.
+    #: The name of the entries of `faults` in the report.
     fault_name: str = "kills"
     notes: list[str] = field(default_factory=list)
     #: Failures other than broken promises, such as the end of the time limit.
@@ -168,7 +169,7 @@ def report(run: Storm) -> bool:
 
 
 def count(run: Storm, broken: BrokenPromises) -> dict[str, str | int]:
-    """Return the counts of a storm by their names."""
+    """Return the rows of a storm's report: the name of each count, and its value."""
     accepted = [job for job in run.judged if job.is_accepted]
     rerun = [job for job in accepted if run.runs[job.label] > 1]
     own_deaths = run.own_deaths
@@ -181,7 +182,7 @@ def count(run: Storm, broken: BrokenPromises) -> dict[str, str | int]:
         "doubled": len(broken.doubled),
         "expired by a crash": len(broken.expired),
         "queued after cancellation": len(broken.requeued),
-        run.fault_name: f"{len(run.kills)}  {format_counts(run.kills)}",
+        run.fault_name: f"{len(run.faults)}  {format_counts(run.faults)}",
         "deaths without a kill": f"{own_deaths.total()}  {format_counts(own_deaths.elements())}",
         "ran more than once": f"{len(rerun)} jobs",
         "unknown at times": sum(job.was_unknown for job in accepted),

@@ -35,8 +35,8 @@ from pathlib import Path
 from contract.webhook import format_secrets, parse_secrets, tenant_secrets
 from gateway.http.keys import Scope, make_key
 from loosely.local.environment import read_environment
-from tests.storm.faults import Fault, plan_faults
-from tests.storm.footprint import MIB, WARM_UP_SECONDS, Footprint
+from tests.storm.faults import SoakFault, plan_faults
+from tests.storm.footprint import MIB, MIN_WARM_UP_SECONDS, Footprint, choose_warm_up
 from tests.storm.hostile import (
     ATTACK_SECONDS,
     SILENT_DOMAIN,
@@ -59,17 +59,17 @@ from tests.storm.run import (
 )
 from tests.storm.small_disk import FileSizeLimit, SmallDisk, Tmpfs, enter_mount_namespace
 from tests.storm.soak_callers import (
-    Neighbour,
     Operator,
     Producers,
-    QueueSender,
+    ProducerSender,
     SoakCallers,
+    SoakNeighbour,
     create_reply_queue,
 )
 from tests.storm.soak_jobs import (
     TORCH_MODELS,
-    Caller,
     ProducerJob,
+    SoakCaller,
     SoakJob,
     plan_soak_jobs,
     soak_catalogue,
@@ -101,7 +101,7 @@ class Interval:
 class Soak(Storm):
     """The options of a soak and its current results."""
 
-    callers: dict[str, Caller] = field(default_factory=dict)
+    callers: dict[str, SoakCaller] = field(default_factory=dict)
     models: Sequence[str] = MODELS
     attacks: Sequence[Attack] = ()
     disk: SmallDisk | None = None
@@ -109,7 +109,7 @@ class Soak(Storm):
     footprint: Footprint = field(default_factory=Footprint)
     attack_times: list[Interval] = field(default_factory=list)
     fault_times: list[Interval] = field(default_factory=list)
-    neighbour: Neighbour | None = None
+    neighbour: SoakNeighbour | None = None
     operator: Operator | None = None
     webhooks: WebhookCounts | None = None
     has_begun: bool = False
@@ -125,7 +125,10 @@ class Soak(Storm):
         return [job for job in self.jobs if isinstance(job, SoakJob)]
 
     def register(self, job: SoakJob) -> None:
-        """Add a job, so that callers read its state and the report checks its promises."""
+        """Add a job to the jobs of the soak.
+
+        Callers then read the state of the job, and the report checks the promises to the job.
+        """
         self.jobs.append(job)
 
     def find_job(self, job_id: str) -> SoakJob | None:
@@ -133,10 +136,11 @@ class Soak(Storm):
         return next((job for job in self.soak_jobs if job_id in job.ids), None)
 
     def describe(self, begin: float) -> tuple[str, bool]:
-        """Return the attacks and whether there was a fault, for a job submitted at `begin`.
+        """Return which attacks and whether a fault could delay a job that was submitted at `begin`.
 
-        The attacks are the names of those that have not ended or ended after `begin`, joined by
-        `+`. A fault counts unless it ended more than 10 s before `begin`.
+        Returns the names of the attacks that had not ended at `begin`, joined by `+`, and whether
+        there was a fault that had not ended 10 s before `begin`. `begin` is in seconds since the
+        start of the soak.
         """
         attacks = sorted({each.name for each in self.attack_times if (each.end or begin) >= begin})
         faults = (each.end for each in self.fault_times)
@@ -166,7 +170,7 @@ async def soak(rig: Rig, run: Soak) -> None:
         queue: asyncio.Queue[StormJob] = asyncio.Queue(_WAITING_SUBMITS)
         producers = Producers(rig.service_bus_connection, seed)
         run.producer_jobs = producers.jobs
-        neighbour = run.neighbour = Neighbour(callers, run.register, run.describe, run.seconds)
+        neighbour = run.neighbour = SoakNeighbour(callers, run.register, run.describe, run.seconds)
         operator = run.operator = Operator(callers, run.callers["operator"], run.register)
         try:
             async with in_background(
@@ -203,7 +207,7 @@ async def soak(rig: Rig, run: Soak) -> None:
             run.webhooks = outside.judge(run.soak_jobs)
 
 
-def _webhook_secrets(callers: Sequence[Caller]) -> dict[str, str]:
+def _webhook_secrets(callers: Sequence[SoakCaller]) -> dict[str, str]:
     """Return, for each tenant, the secret that signs the webhooks of this tenant."""
     secrets = parse_secrets(_SECRET)
     return {
@@ -221,7 +225,7 @@ def _attacker(rig: Rig, run: Soak, callers: SoakCallers, outside_url: str) -> At
     return Attacker(
         callers=callers,
         caller=run.callers["mallory"],
-        sender=QueueSender(rig.service_bus_connection),
+        sender=ProducerSender(rig.service_bus_connection),
         gateway_url=rig.url,
         outside_url=outside_url,
         chance=random.Random(f"attacks {run.options.seed}"),
@@ -231,7 +235,7 @@ def _attacker(rig: Rig, run: Soak, callers: SoakCallers, outside_url: str) -> At
 
 
 async def _feed(
-    run: Soak, queue: "asyncio.Queue[StormJob]", load: Sequence[Caller], outside_url: str
+    run: Soak, queue: "asyncio.Queue[StormJob]", load: Sequence[SoakCaller], outside_url: str
 ) -> None:
     """Put new jobs into `queue`, from which callers submit them. Run until cancelled.
 
@@ -276,13 +280,13 @@ async def _cause_faults(rig: Rig, run: Soak) -> None:
                 await asyncio.wait([running])
 
 
-async def _cause(fault: Fault, rig: Rig, run: Soak) -> None:
+async def _cause(fault: SoakFault, rig: Rig, run: Soak) -> None:
     interval = Interval(str(fault), run.seconds())
     run.fault_times.append(interval)
     try:
         await fault.carry_out(rig)
-        run.kills.append(interval.name)
-        run.say(f"fault {len(run.kills)}, {fault}")
+        run.faults.append(interval.name)
+        run.say(f"fault {len(run.faults)}, {fault}")
         await fault.recover(rig)
     except (RigError, TimeoutError, OSError) as error:
         run.failures.append(f"no recovery from {fault} at {interval.begin:.0f} s: {error}")
@@ -335,7 +339,7 @@ def find_failures(run: Soak) -> list[str]:
     return failures
 
 
-def _make_callers() -> tuple[dict[str, Caller], str]:
+def _make_callers() -> tuple[dict[str, SoakCaller], str]:
     """Return the callers by name, and the value of the setting API_KEYS with their keys."""
     writing = (Scope.JOBS_READ, Scope.JOBS_WRITE)
     wanted: dict[str, tuple[str, Sequence[Scope]]] = {
@@ -347,7 +351,7 @@ def _make_callers() -> tuple[dict[str, Caller], str]:
         "operator": ("operators", (*writing, Scope.ADMIN)),
     }
     made = {name: make_key(name, *options) for name, options in wanted.items()}
-    callers = {name: Caller(name, wanted[name][0], key) for name, (key, _) in made.items()}
+    callers = {name: SoakCaller(name, wanted[name][0], key) for name, (key, _) in made.items()}
     return callers, json.dumps([entry for _, entry in made.values()])
 
 
@@ -421,9 +425,9 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     add(
         "--warm-up",
         type=float,
-        default=WARM_UP_SECONDS,
         metavar="SECONDS",
-        help="time after the start of a process that is not measured (default: %(default)s)",
+        help="time after the start of a process that is not measured (default: a quarter of the "
+        f"part without kills, but at least {MIN_WARM_UP_SECONDS:g})",
     )
     add(
         "--memory-bound",
@@ -462,6 +466,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         options.attacks = choose_attacks(options.hostile, options.models)
     except ValueError as error:
         parser.error(str(error))
+    if options.warm_up is None:
+        options.warm_up = choose_warm_up(options.minutes * 60 * options.quiet_share)
     if options.limit is None:
         options.limit = options.minutes * 60 + 900
     return options

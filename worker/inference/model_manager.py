@@ -152,7 +152,7 @@ class ModelManager:
             True if the model was loaded, False if `stopping` was set before that.
 
         Raises:
-            Exception: The error of a load that means that the device is lost.
+            Exception: A load failed because the device is lost.
         """
         while not stopping.is_set():
             if pause_seconds := self._journal.find(self._model.name).pause_seconds:
@@ -192,7 +192,7 @@ class ModelManager:
             self._device.unload(self._resident_bytes)
         self._reservation.leave()
         self.telemetry.record_unload()
-        _log.info("%s: unloaded", self._model.name)
+        _log.info("%s: the model was unloaded", self._model.name)
 
     def _close(self, loaded: LoadedModel) -> None:
         try:
@@ -222,7 +222,7 @@ class ModelManager:
         self._problem, self.is_set_aside = None, False
         self._backoff.reset()
         self.telemetry.record_load()
-        _log.info("%s: loaded in %.1f s", self._model.name, seconds)
+        _log.info("%s: the model was loaded in %.1f s", self._model.name, seconds)
 
     def _load_unmeasured(self) -> LoadedModel:
         loaded = self._load(self._model)
@@ -275,9 +275,9 @@ class ModelManager:
     def _next_reservation_bytes(self, device: Device) -> int:
         """Return how many bytes to reserve for the next load after a load ran out of memory.
 
-        If batches of the model were measured, the result is what these measurements require, but
-        only if this is more than was reserved for the failed load. Otherwise, the result is the
-        memory of the whole device.
+        If earlier measurements show that the model needs more memory than was reserved for the
+        failed load, the result is the measured need. Otherwise, the result is the memory of the
+        whole device.
         """
         profile = self._sharing.profiles(device).get(profile_key(self._model))
         if profile is None or not profile.peaks:
@@ -379,7 +379,11 @@ def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -
         if is_measured and count > 1:
             continue
         if cost > limit.fitting_cost:
-            _log.info("%s: batches of %d items would not fit into memory", model.name, count)
+            _log.info(
+                "%s: batches of %d items would not fit into memory; smaller batches are used",
+                model.name,
+                count,
+            )
             return
         try:
             with limit.admit(cost) if is_measured else limit.trial(cost):

@@ -15,7 +15,7 @@ from worker.inputs.opened import Data
 from worker.net.guarded_http import GuardedHttp, GuardedResponse, Limits
 
 LIMIT_SECONDS: Final = 20.0
-"""How long a whole download may take, with its DNS look-ups and its redirects."""
+"""How many seconds a whole download may take, with its DNS look-ups and its redirects."""
 
 MAX_REDIRECTS: Final = 5
 
@@ -70,7 +70,7 @@ class UrlFetcher:
             except ForbiddenAddress as error:
                 raise InvalidInput(f"the input's URL is refused: {error}") from None
             except OutboundFailed as error:
-                raise InvalidInput(f"the server of the input's URL {error}") from None
+                raise InvalidInput(f"the input's URL cannot be read: {error}") from None
             if response.status not in _REDIRECTS or response.location is None:
                 return response
             try:
@@ -113,7 +113,7 @@ def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntr
 
 
 def _may_be_json(data: Data) -> bool:
-    """Return whether the data is JSON. A large input is checked when it is decoded."""
+    """Return whether the data can be JSON. A large input in a file is not checked: it can be."""
     if not isinstance(data, bytes):
         return True
     try:

@@ -113,7 +113,7 @@ class Network:
         with torch.inference_mode():
             if self._streams is None:
                 return _in_host_memory(self._module(given(list(batch))))
-            with self._streams.received(batch) as items:
+            with self._streams.computing(batch) as items:
                 output = self._module(given(items))
                 self._streams.wait()
                 return _in_host_memory(output)
@@ -140,7 +140,10 @@ class InPrecision(nn.Module):
         self._dtype = dtype
 
     def forward(self, given: Tensor) -> Any:
-        """Run the submodule. Return a float32 tensor, or a dictionary of such tensors by name."""
+        """Run the submodule, and return its output in float32.
+
+        Like the submodule's output, the result is a tensor or a dictionary of tensors by name.
+        """
         found = self._inner(given.to(self._dtype))
         if isinstance(found, Tensor):
             return found.float()
@@ -205,7 +208,7 @@ class _GpuStreams:
             return pinned
 
     @contextlib.contextmanager
-    def received(self, batch: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    def computing(self, batch: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         """Copy the items to the device, and yield the copies.
 
         The `with` block runs on the computing stream.

@@ -96,7 +96,7 @@ class Batcher(Generic[T]):
         return 0.0 if is_full else max(0.0, min(heads) + self._max_wait_seconds - now)
 
     def clear(self) -> list[T]:
-        """Remove and return all items."""
+        """Remove and return all items that wait for a batch."""
         items = [waiting.item for waiting in self._in_order()]
         self._normal.clear()
         self._low.clear()
@@ -205,7 +205,7 @@ class Inferred:
             Exception: Any error that the model's own code raises.
         """
         if self.loaded is None:
-            raise ValueError("this job has no output")
+            raise ValueError("the job has no output, because it did not run")
         return self.loaded.finish(self.output)
 
 
@@ -315,7 +315,7 @@ class Ran:
     """The outcome of one item that ran.
 
     Attributes:
-        started_at: When the batch with this item started.
+        started_at: When the batch with this item started, in UTC.
         inference_ms: How long this batch ran, in milliseconds.
         batch_size: How many items this batch contained.
         ended: The value of `time.perf_counter` when the model returned.
@@ -402,7 +402,7 @@ def run_batch(
 def _yield_skipped(
     jobs: Sequence[ItemT], reason_to_skip: Callable[[ItemT], BaseException | None]
 ) -> Generator[tuple[ItemT, Skipped], None, list[ItemT]]:
-    """Yield each job that need not run again. Return the list of the remaining jobs."""
+    """Yield the jobs for which `reason_to_skip` returns an error; return the other jobs."""
     left = []
     for job in jobs:
         if (reason := reason_to_skip(job)) is None:

@@ -1,10 +1,16 @@
 """Receive, settle and peek at the messages of one queue, and renew their locks, through the SDK.
 
-In the worker, only this package imports azure-servicebus. The SDK has no public function for some
-operations: stop the delivery of messages on an open link, release a message, abandon a message by
-its lock token, note a message as soon as it arrives, and complete several messages at once (see
-`batched_settlement`). This package uses the SDK's private functions for these operations. The SDK's
-version is pinned, and the conformance tests fail if a new version changes these functions.
+In the worker, only this package imports azure-servicebus. The SDK has no public functions for these
+operations:
+
+- stop the delivery of messages on an open link
+- release a message
+- abandon a message by its lock token
+- note a message as soon as it arrives
+- complete several messages at once (see `batched_settlement`)
+
+This package uses the SDK's private functions for these operations. The SDK's version is pinned, and
+the conformance tests fail if a new version changes these functions.
 """
 
 import logging
@@ -30,7 +36,7 @@ from azure.servicebus.exceptions import (
 
 from contract.messages import MAX_MESSAGE_BYTES
 from worker.errors import (
-    BrokerAway,
+    BrokerUnavailable,
     LockLost,
     QueueMissing,
     SettingsError,
@@ -94,9 +100,10 @@ class LockedMessage:
 class QueueLink:
     """A connection to one queue, to receive and settle messages. Only one thread may use it.
 
-    Every method that sends a request to the queue raises BrokerAway if the queue cannot be reached.
-    The connection is then closed, and the next `open` creates a new connection. A message that was
-    received over an old connection can be settled, and its lock renewed, over a new connection.
+    Every method that sends a request to the queue raises BrokerUnavailable if the queue cannot be
+    reached. The connection is then closed, and the next `open` creates a new connection. A message
+    that was received over an old connection can be settled, and its lock renewed, over a new
+    connection.
     """
 
     def __init__(
@@ -152,7 +159,7 @@ class QueueLink:
             raise QueueMissing("the queue does not exist, so its jobs are not received") from None
         except SDK_ERRORS as error:
             self.close()
-            raise BrokerAway(error_text(error)) from None
+            raise BrokerUnavailable(error_text(error)) from None
         self._receiver = receiver
         if self._journals is not None and self._take_over_journals(self._journals):
             self._abandon_orphans(receiver)
@@ -225,7 +232,7 @@ class QueueLink:
         ]
 
     def stop_receiving(self) -> None:
-        """Tell the broker to send no more messages, and release messages that were already sent."""
+        """Ask the broker to send no more messages, and release messages that were already sent."""
         receiver = self._opened()
         try:
             # Private: the public way is to close the receiver, which is still needed to settle.
@@ -325,7 +332,10 @@ class QueueLink:
             raise self._broken(error) from None
 
     def _returned(self, message: ServiceBusReceivedMessage) -> LockedMessage:
-        """Convert a message of a receive call, and record that it was returned to the caller."""
+        """Convert the SDK's message for the caller of a receive call.
+
+        The message no longer counts as one that has arrived but that no call has returned.
+        """
         delivery = _delivery(message, self._queue)
         self._arrived.discard(delivery.token)
         return delivery
@@ -362,7 +372,11 @@ class QueueLink:
                 # for messages that an earlier link has received.
                 receiver._settle_message_via_mgmt_link("abandoned", [UUID(bytes_le=token)])
             except (MessageLockLostError, MessageAlreadySettled) as error:
-                _log.debug("queue %s: a message was not abandoned: %s", self._queue, error)
+                _log.debug(
+                    "queue %s: a locked message without a worker could not be abandoned: %s",
+                    self._queue,
+                    error,
+                )
             except SDK_ERRORS as error:
                 if self._orphans[token] >= _MAX_TRIES:
                     self._remove_orphan(token)
@@ -374,10 +388,10 @@ class QueueLink:
         self._remove_note(token)
 
     def _note_arrivals(self, receiver: ServiceBusReceiver) -> None:
-        """Note each message's lock token when its first frame arrives, before it is decoded.
+        """Make the SDK store each message's lock token as soon as the message begins to arrive.
 
         For each frame of a message, the SDK calls a private function of the link. This method
-        replaces that function with a function that also notes the token.
+        replaces that function with a function that also writes the token into the lock journal.
         """
         link: Any = receiver._handler._link
         process_frame = link._incoming_transfer
@@ -434,12 +448,12 @@ class QueueLink:
 
     def _opened(self) -> ServiceBusReceiver:
         if self._receiver is None:
-            raise BrokerAway("the link is closed")
+            raise BrokerUnavailable("the connection to the queue is closed")
         return self._receiver
 
-    def _broken(self, error: BaseException) -> BrokerAway:
+    def _broken(self, error: BaseException) -> BrokerUnavailable:
         self.close()
-        return BrokerAway(error_text(error))
+        return BrokerUnavailable(error_text(error))
 
 
 def check_endpoint(endpoint: AzureEndpoint) -> None:

@@ -25,11 +25,14 @@ _PROBE_WAIT_SECONDS = 0.2
 
 Clock = Callable[[], float]
 ModelStates = Callable[[], Mapping[str, Mapping[str, Any]]]
-"""Return the state of each model as a JSON object, in which `ready` is true or false."""
+"""The type of a function that returns the state of each model as a JSON object.
+
+In each of these objects, `ready` is true or false.
+"""
 
 
 class Loops:
-    """Checks that the loops of the worker's threads run.
+    """Checks that the main loops of the worker's threads are still running.
 
     Each loop reports the time of its last iteration.
     """
@@ -39,9 +42,9 @@ class Loops:
         self._loops: dict[str, Clock] = {}
         self._broken: list[str] = []
 
-    def watch(self, name: str, turned_at: Clock) -> None:
-        """Add a loop. `turned_at` returns the time of the loop's last iteration."""
-        self._loops[name] = turned_at
+    def watch(self, name: str, iterated_at: Clock) -> None:
+        """Add a loop. `iterated_at` returns the time of the loop's last iteration."""
+        self._loops[name] = iterated_at
 
     def guarded(self, name: str, loop: Callable[[], object]) -> Callable[[], None]:
         """Return a function that runs the loop, for use as the target of a thread.
@@ -61,7 +64,7 @@ class Loops:
     def live(self) -> tuple[bool, Mapping[str, Any]]:
         """Return whether all loops are running, and the details that the liveness probe returns."""
         now = self._clock()
-        ages = {name: now - turned_at() for name, turned_at in self._loops.items()}
+        ages = {name: now - iterated_at() for name, iterated_at in self._loops.items()}
         stalled = sorted(name for name, age in ages.items() if age >= _STALLED_AFTER_SECONDS)
         details: dict[str, Any] = {
             "seconds_since_turn": {name: round(age, 1) for name, age in ages.items()}
@@ -102,7 +105,7 @@ class DeviceProbe:
         self._problem = "no kernel has run yet"
 
     @property
-    def turned_at(self) -> float:
+    def iterated_at(self) -> float:
         """The time that `Loops.watch` treats as the last iteration of the loop in `run`.
 
         While a kernel run is requested, this is the time of the request. Otherwise, this is the
@@ -197,7 +200,7 @@ class WorkerReadiness:
         return self._judge(are_broken_allowed=False)
 
     def started(self) -> tuple[bool, Mapping[str, Any]]:
-        """Return whether the start of the worker has ended, and the details as `ready` does.
+        """Return whether the start of the worker has ended, and the same details as `ready`.
 
         Models that are set aside are ignored if at least one other model is ready.
         """

@@ -16,7 +16,7 @@ _LONGEST_SLEEP_SECONDS = 20.0
 
 
 class TimerQueue:
-    """Calls functions at given times. Each timer has a key, with which it can be cancelled."""
+    """Calls functions at given times. A timer can be cancelled by its key."""
 
     def __init__(self, clock: HostClock) -> None:
         self._clock = clock
@@ -74,7 +74,7 @@ class TimerQueue:
                 try:
                     callback()
                 except Exception:  # noqa: BLE001 - the other timers must still fire
-                    _log.exception("a timer failed")
+                    _log.exception("the function of a durable timer raised an error")
         self._arm()
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from emulator.servicebus.broker.transactions import TransactionManager
 _DEAD_LETTER = "/$DeadLetterQueue"
 _TRANSFER_DEAD_LETTER = "/$Transfer/$DeadLetterQueue"
 _NUMBERS_PER_QUEUE = 3
-"""The internal numbers that a queue needs: for itself and for its two dead-letter queues."""
+"""How many internal numbers a queue uses: one for itself and two for its dead-letter queues."""
 
 
 class Broker:
@@ -79,7 +79,9 @@ class Broker:
         self._transactions.store.trace(listener)
 
     def queue(self, address: str) -> Queue:
-        """Return the queue or dead-letter queue that has this address, ignoring case.
+        """Return the queue or dead-letter queue that has this address.
+
+        Upper and lower case are not distinguished.
 
         Raises EntityNotFound if no queue has this address.
         """

@@ -5,9 +5,9 @@ is counted until its request is answered, because the Functions worker of Azure 
 with the body until then. One thread parses the large bodies, one after another. It takes the next
 body from the next tenant, so no tenant can occupy the thread.
 
-The event loop can run beside the thread only while the thread runs Python code. A call of a
-function in C, for example of the JSON parser, holds the interpreter's lock. Therefore such a call
-must be short for every body: see MAX_JSON_VALUES.
+While the thread runs Python code, the event loop can run, too. While the thread runs a function in
+C, for example the JSON parser, the function holds the interpreter's lock, and the event loop waits.
+Therefore each call of such a function must be short: see MAX_JSON_VALUES.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from gateway.http import problems
 from gateway.http.problems import HttpProblem
 
 SMALL_BODY_BYTES: Final = 64 * 1024
-"""The size in bytes of the largest body that is neither counted nor parsed in the thread."""
+"""The largest size in bytes of a small body, which is not counted."""
 
 RETRY_AFTER_SECONDS: Final = 5
 
@@ -32,7 +32,7 @@ class LargeBodies:
     """Counts and parses the large bodies of all requests that this process is serving."""
 
     def __init__(self, limit_bytes: int) -> None:
-        """Limit all bodies together to `limit_bytes`, and those of each tenant to half of it."""
+        """Limit all bodies to `limit_bytes`, and the bodies of each tenant to half of that."""
         self._limit_bytes = limit_bytes
         self._total_bytes = 0
         self._tenants_bytes: dict[str, int] = {}
@@ -49,9 +49,10 @@ class LargeBodies:
     def admit(self, tenant: str, size_bytes: int) -> Iterator[None]:
         """Count a body during the `with` block.
 
-        Raises the problem `overloaded` if the body would exceed the limit of all bodies or the
-        limit of the tenant. The first limit does not apply if no body is counted, and the second
-        limit does not apply if no body of the tenant is counted.
+        Raises the problem `overloaded` if the total size, with this body, would exceed the limit of
+        all bodies or the limit of the tenant. A body that is alone never exceeds a limit: the first
+        limit applies only if other bodies are counted, and the second limit applies only if other
+        bodies of this tenant are counted.
         """
         own_bytes = self._tenants_bytes.get(tenant, 0)
         fits = not self._total_bytes or self._total_bytes + size_bytes <= self._limit_bytes
@@ -60,7 +61,7 @@ class LargeBodies:
             whose = "requests" if not fits else "your requests"
             raise HttpProblem(
                 problems.OVERLOADED,
-                f"the bodies of {whose} in progress use all memory that they may use; try again "
+                f"the bodies of {whose} in progress fill the memory for large bodies; try again "
                 f"in {RETRY_AFTER_SECONDS} s, or send the input to an upload (POST /v1/uploads)",
                 headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
             )
@@ -75,7 +76,7 @@ class LargeBodies:
                 del self._tenants_bytes[tenant]
 
     async def parse(self, tenant: str, body: bytes, parse: Callable[[bytes], T]) -> T:
-        """Return `parse(body)`. The function runs in the thread if the body is large."""
+        """Return `parse(body)`. A large body is parsed in the thread for large bodies."""
         if len(body) <= SMALL_BODY_BYTES:
             return parse(body)
         async with self._turns.take(tenant):
@@ -83,7 +84,7 @@ class LargeBodies:
 
 
 class _Turns:
-    """Lets one task at a time run. The next task belongs to the next tenant that has one."""
+    """A lock that serves waiting tenants in rotation, one asyncio task at a time."""
 
     def __init__(self) -> None:
         self._is_taken = False
@@ -91,7 +92,7 @@ class _Turns:
 
     @asynccontextmanager
     async def take(self, tenant: str) -> AsyncIterator[None]:
-        """Wait for the turn of this task. The turn ends at the end of the `async with` block."""
+        """Hold the lock during the `async with` block. Wait until it is the tenant's turn."""
         if self._is_taken:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.setdefault(tenant, deque()).append(turn)

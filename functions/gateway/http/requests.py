@@ -8,7 +8,7 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -52,6 +52,15 @@ def caller_of(request: Request) -> Caller:
     """Return the caller that the authentication middleware has found for this request."""
     caller: Caller = request.scope["gateway.caller"]
     return caller
+
+
+def charge_jobs(request: Request, job_count: int) -> None:
+    """Count the jobs of a request against the caller's rate limit.
+
+    The authentication has already counted the request as one job. This function counts the others.
+    """
+    charge: Callable[[int], None] = request.scope["gateway.charge"]
+    charge(max(0, job_count - 1))
 
 
 def require_scope(request: Request, *sufficient: Scope) -> None:
@@ -320,7 +329,8 @@ class Preference:
         """Return how many seconds the request waits for its job.
 
         This is the value of `wait` if the header contains `wait`. A header with only
-        `respond-async` means 0 seconds. Without both preferences, the number is `default_seconds`.
+        `respond-async` means 0 seconds. If the header contains neither of them, the number is
+        `default_seconds`.
         """
         if self.wait_seconds is not None:
             return self.wait_seconds
@@ -426,9 +436,9 @@ _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separato
 def parse_json(data: bytes | str) -> Json:
     """Decode JSON text, and accept only what RFC 8259 allows and what can be written again.
 
-    Raises ValueError if the syntax or the encoding is wrong, if the text contains NaN, infinity or
-    a number that is too large, if a value is nested deeper than MAX_DEPTH, or if the text has more
-    than MAX_JSON_VALUES values.
+    Raises ValueError if the syntax or the encoding is wrong, or if the text contains NaN, infinity
+    or a number that is too large. Also raises ValueError if a value is nested deeper than
+    MAX_DEPTH, or if the text has more than MAX_JSON_VALUES values.
     """
     if isinstance(data, str):
         # The replacement of half surrogate pairs affects only the count.

@@ -47,10 +47,10 @@ FIRST_PAUSE_SECONDS: Final = 0.025
 LONGEST_PAUSE_SECONDS: Final = 0.5
 
 LAST_READ_SECONDS: Final = 1.0
-"""How long a read of the outcome may take if the waiting time ends during this read."""
+"""How many seconds a read of the outcome may take if the waiting time ends during this read."""
 
 OWN_ENDS: Final = 20
-"""If this process recorded this many outcomes in succession, a waiter's first read is later."""
+"""A process that itself recorded this many outcomes in a row counts as the only instance."""
 
 START_DELAY_SECONDS: Final = 0.25
 """How long a busy gateway waits for a job's outcome before it starts the job's orchestration."""
@@ -62,7 +62,7 @@ LOOKS_A_SECOND: Final = 100
 """The maximum number of reads of outcomes per second by all waiters of a process together."""
 
 LOOKS_PER_FULL_LOOK: Final = 8
-"""At every eighth read, a waiter also reads the orchestration. Other reads are of the outcome."""
+"""How often a waiter reads its job's outcome for each read of the orchestration's state."""
 
 # A job's message is sent before its orchestration is started. Therefore a fast reply can arrive
 # before the start has ended.
@@ -71,7 +71,7 @@ _START_PAUSES_SECONDS: Final = (0.02, 0.1, 0.4)
 EXPIRY_GRACE: Final = timedelta(seconds=5)
 """How long after a job's deadline only the orchestration may record that the job has expired.
 
-After this time, any process that reads the job may record it.
+After this time, any process that reads the job may record that the job has expired.
 """
 
 _log = logging.getLogger(__name__)
@@ -101,7 +101,9 @@ class OutcomeStore:
             return outcome
         recorded = await self.find(job_id)
         if recorded is None:
-            raise Unavailable("blobs", f"the outcome of job {job_id} was deleted before the read")
+            raise Unavailable(
+                "blobs", f"the outcome of job {job_id} was deleted before it could be read"
+            )
         return recorded
 
 
@@ -261,8 +263,8 @@ class Jobs:
     async def record_of(self, job_id: str, instance: InstanceSnapshot) -> Record | None:
         """Return the record of an orchestration's job; None if the orchestration runs no job.
 
-        If the orchestration has ended without an outcome, or has not ended the job soon after the
-        deadline, this method records an outcome and so ends the job. Raises Unavailable.
+        This method ends the job by recording an outcome in two cases: the orchestration has ended
+        without an outcome, or it has not ended the job soon after the deadline. Raises Unavailable.
         """
         if (output := recorded_output(instance)) is not None:
             return output
@@ -326,8 +328,8 @@ class Jobs:
     ) -> Record | None:
         """Read whether a job has ended; return its final record, or None if it has not ended.
 
-        A full read also reads the state of the orchestration. Returns None if a service does not
-        respond.
+        If `is_full` is true, the state of the orchestration is also read. Returns None if a service
+        does not respond.
         """
         try:
             if is_full:
@@ -418,8 +420,8 @@ async def _raise_event(
             await asyncio.sleep(pause_seconds)
         except Unavailable as error:
             _log.warning(
-                "job %s: the event reply was not sent (%s); the orchestration reads the outcome "
-                "later",
+                "job %s: the event reply could not be raised (%s); the orchestration will read the "
+                "recorded outcome",
                 job_id,
                 error,
             )

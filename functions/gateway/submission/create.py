@@ -82,7 +82,10 @@ SEND_SECONDS: Final = 1.5
 """The longest time in seconds that a caller waits for Service Bus to accept the message."""
 
 SEND_LATER: Final = timedelta(seconds=5)
-"""How long the orchestrations send the messages of a model's new jobs after a failed send."""
+"""How long requests do not send messages of a model after a request failed to send one.
+
+During this time, the orchestrations of new jobs send the messages.
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -119,9 +122,9 @@ class PreparedJob:
     def ticket(self, *, sent_at: datetime | None, outcome: JobOutcome | None) -> Ticket:
         """Return the input of the job's orchestration.
 
-        `sent_at` is the time at which the job's message was sent; None if it was not sent. After
-        that time, the input for the model is omitted. `outcome` is the recorded outcome; None if
-        the job has not ended.
+        `sent_at` is the time at which the job's message was sent; None if it was not sent. If the
+        message was sent, the returned ticket does not contain the input for the model. `outcome` is
+        the recorded outcome; None if the job has not ended.
         """
         return write_ticket(
             self.request,
@@ -161,11 +164,11 @@ class JobCreator:
     requests: RequestSender
     clock: Clock
     url_inputs: RateLimiter
-    """Limits how many inputs by URL each tenant may submit."""
+    """Limits how often each tenant may submit a job whose input is fetched from a URL."""
     send_later_until: dict[str, datetime] = field(default_factory=dict)
-    """For each model with a failed send, the time until which orchestrations send its messages.
+    """By model name, the time until which only orchestrations send the model's messages.
 
-    Until this time, the requests for the model do not try to send.
+    A request that fails to send a message sets this time. Until then, no other request tries.
     """
 
     async def create(
@@ -390,7 +393,10 @@ class JobCreator:
 
 
 async def gather_all(awaitables: Sequence[Awaitable[T]]) -> list[T]:
-    """Wait for all awaitables; return their results in the same order, or raise the first error."""
+    """Wait for all awaitables, and return their results in the same order.
+
+    If some of them fail, raise the error of the first one in this order.
+    """
     if len(awaitables) == 1:
         return [await awaitables[0]]
     found = await asyncio.gather(*awaitables, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Every job is answered even if any process is killed, and the worker shuts down cleanly."""
+"""Test that every job is answered if a process is killed, and that the worker shuts down."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 class Gate:
-    """Makes jobs run until the test opens the gate."""
+    """Keeps jobs running until the test opens the gate. The jobs have the input `task()`."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)

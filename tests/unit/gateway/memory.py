@@ -58,7 +58,10 @@ class MemoryQueues:
     has_sent: asyncio.Event = field(default_factory=asyncio.Event)
     is_down: bool = False
     lengths: dict[str, int] = field(default_factory=dict)
-    """The lengths to return, by queue. Other queues have as many messages as were sent."""
+    """The result of `length` for each queue in this dict.
+
+    For other queues, `length` returns the number of messages that were sent to the queue.
+    """
     look_count: int = 0
     missing: set[str] = field(default_factory=set)
     enqueued_at: dict[str, datetime] = field(default_factory=dict)
@@ -299,9 +302,9 @@ class MemoryDurable:
             await self._go_on(run, result["actions"])
 
     async def _go_on(self, run: Run, actions: list[Any]) -> None:
-        """Execute the groups of actions that this turn has added.
+        """Execute the groups of actions that the newest episode has added to `actions`.
 
-        A group has a timer, an activity or events.
+        A group contains a timer, an activity or external events.
         """
         for group in actions[0][run.group_count :]:
             run.group_count += 1

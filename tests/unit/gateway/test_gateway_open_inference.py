@@ -1,4 +1,4 @@
-"""The routes under /v2, for clients of the Open Inference Protocol."""
+"""Test the routes under /v2, for clients of the Open Inference Protocol."""
 
 import asyncio
 import base64
@@ -51,7 +51,9 @@ async def test_a_picture_that_is_sent_in_json_is_classified(gateway: RunningGate
     assert gateway.queues.request().input == InlineBytes("image/png", PNG)
 
 
-async def test_binary_tensors_are_read_and_written(gateway: RunningGateway) -> None:
+async def test_an_inference_request_can_send_and_receive_tensors_in_binary_form(
+    gateway: RunningGateway,
+) -> None:
     size = len(PNG) + 4
     value = {"name": "x", "datatype": "BYTES", "shape": [1]}
     head = json.dumps(
@@ -260,7 +262,7 @@ async def test_an_inference_request_waits_for_the_result_despite_the_preference_
     assert outputs(answer)["result"]["data"] == ["1"]
 
 
-async def test_the_error_of_an_expired_job_names_the_deadline_and_the_member_ran_is_null(
+async def test_the_inference_error_for_an_expired_job_names_the_deadline(
     gateway: RunningGateway,
 ) -> None:
     request = {"inputs": [tensor("a")], "parameters": {"deadline_seconds": 7}}
@@ -307,7 +309,7 @@ async def test_an_inference_request_with_an_invalid_upload_is_refused(
 @pytest.mark.parametrize(
     ("priority", "queue"), [("low", "noop-low"), ("normal", "noop"), (1, "noop")]
 )
-async def test_an_inference_request_may_name_a_priority_and_a_numeric_priority_is_ignored(
+async def test_the_priority_name_in_an_inference_request_selects_the_queue_and_a_number_is_ignored(
     gateway: RunningGateway, priority: Any, queue: str
 ) -> None:
     request = {"inputs": [tensor("a")], "parameters": {"priority": priority}}

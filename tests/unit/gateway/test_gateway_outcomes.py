@@ -1,4 +1,4 @@
-"""The recorded outcome of a job never changes, even if processes die at any time."""
+"""Test that the recorded outcome of a job never changes, even if processes die."""
 
 import json
 from collections.abc import AsyncIterator
@@ -35,7 +35,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 @pytest.fixture
 async def deaf() -> AsyncIterator[RunningGateway]:
-    """A gateway that loses all events, as a host may before it has saved the first episode."""
+    """Yield a gateway that loses all events, as a host may before it saves the first episode."""
     async with open_gateway() as gateway:
         gateway.durable.discards_events = True
         yield gateway
@@ -329,6 +329,6 @@ async def test_recording_an_outcome_raises_unavailable_if_the_earlier_outcome_wa
         await store.record("a", JobOutcome.cancelled(NOW))
 
 
-def test_the_error_of_an_expired_outcome_has_the_code_expired() -> None:
+def test_an_expired_outcome_is_stored_with_the_error_code_expired() -> None:
     error = error_from_json(Fields(outcome_to_json(JobOutcome.expired(NOW))["error"]))
     assert error.code == FailureCode.EXPIRED

@@ -1,4 +1,4 @@
-"""The reports on dead letters to producers that do not use the gateway."""
+"""Test how dead letters of producers are reported to the producers' reply queues."""
 
 import base64
 import json
@@ -150,8 +150,8 @@ async def test_each_dead_letter_starts_one_webhook_delivery(
     assert URL not in json.dumps(log)
     calls = [
         action
-        for turn in delivery.turns
-        for group in turn["answer"]["actions"][0]
+        for episode in delivery.episodes
+        for group in episode["answer"]["actions"][0]
         for action in group["compoundActions"]
         if "functionName" in action
     ]

@@ -1,4 +1,4 @@
-"""Webhooks: their submission, the start of their delivery, and its attempts."""
+"""Test webhooks: the option of a submit, the start of a delivery, and its attempts."""
 
 import base64
 import json
@@ -132,7 +132,7 @@ async def test_a_job_without_a_webhook_starts_no_webhook_delivery(hooked: Runnin
         ("timeout", "pending", "timeout"),
     ],
 )
-async def test_the_response_status_of_the_receiver_determines_the_delivery_state(
+async def test_the_response_of_the_receiver_makes_a_webhook_delivered_or_stopped_or_pending(
     hooked: RunningGateway, answer: WebhookResponse | str, state: str, error: str | None
 ) -> None:
     job_id = await hooked.accept(webhook_url=URL)
@@ -150,13 +150,13 @@ async def test_the_webhook_delivery_of_a_purged_job_fails(hooked: RunningGateway
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("http://example.com/", "must be https"),
+        ("http://example.com/", "must begin with https"),
         ("https://10.0.0.1/", "public internet"),
         ("https://[::ffff:127.0.0.1]/x", "public internet"),
         ("https://2130706433/", "four decimal numbers"),
         ("https://localhost/", "public internet"),
         ("https://nowhere.invalid/", "cannot be found"),
-        ("nonsense", "must be https"),
+        ("nonsense", "must begin with https"),
     ],
 )
 @pytest.mark.parametrize("place", ["query", "envelope", "input"])

@@ -12,21 +12,22 @@ run_webhook = Orchestrator.create(webhook)
 
 
 class Delivery:
-    """Replays the orchestration of one webhook delivery turn by turn."""
+    """Replays the orchestration of one webhook delivery, episode by episode."""
 
     def __init__(self, *outcomes: dict[str, Any], input_text: str | None = None) -> None:
         self.input_text = input_text or delivery_input("job")
         self.now = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
         self.outcomes = list(outcomes)
         self.history: list[dict[str, Any]] = []
-        self.turns: list[dict[str, Any]] = []
+        self.episodes: list[dict[str, Any]] = []
         self.next_id = 0
         self.actions = 0
 
     def play(self, wake: str | None = None) -> dict[str, Any]:
-        """Run the orchestration until it ends or no outcome is left.
+        """Run the orchestration until it ends, or until no outcome is left for its next attempt.
 
-        Returns the last result of the orchestrator.
+        `wake` is an external event that ends each pause between attempts. Returns the last result
+        of the orchestrator.
         """
         news: list[dict[str, Any]] = [
             {
@@ -78,7 +79,7 @@ class Delivery:
             "maximumShortTimerDuration": "6.00:00:00",
         }
         answer: dict[str, Any] = json.loads(run_webhook(json.dumps(context)))
-        self.turns.append({"context": json.loads(json.dumps(context)), "answer": answer})
+        self.episodes.append({"context": json.loads(json.dumps(context)), "answer": answer})
         self._append({"EventType": 13})
         return answer
 

@@ -38,7 +38,7 @@ class SleepClock:
 
 
 class AnyClient:
-    """A `Client`, or an `AsyncClient` whose methods run until they return."""
+    """Wraps a `Client` or an `AsyncClient`. The methods block in both cases."""
 
     def __init__(self, client: Client | AsyncClient, runner: asyncio.Runner) -> None:
         self.client = client

@@ -50,7 +50,7 @@ def picture(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_the_submit_command_shows_a_table_of_labels(
+def test_the_submit_command_shows_the_result_of_a_classifier_as_a_table(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
@@ -88,7 +88,7 @@ def test_the_submit_command_polls_the_job_until_the_job_has_ended(
     ]
 
 
-def test_the_submit_command_with_json_prints_the_job_as_received(
+def test_the_submit_command_with_the_option_json_prints_the_job_document_unchanged(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [ScriptedResponse(200, json.dumps(SUCCEEDED, indent=3).encode())]
@@ -100,7 +100,7 @@ def test_the_submit_command_with_json_prints_the_job_as_received(
     assert done.stdout == json.dumps(SUCCEEDED, indent=3) + "\n"
 
 
-def test_the_submit_command_with_detach_prints_only_the_job_id(
+def test_the_submit_command_with_the_option_detach_prints_only_the_job_id(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [json_response(202, job_document("queued"), retry_after="1")]
@@ -141,7 +141,7 @@ def test_the_submit_command_explains_a_refused_job_and_suggests_what_to_do(
     )
 
 
-def test_the_submit_command_with_json_prints_a_problem_document_as_received(
+def test_the_submit_command_with_the_option_json_prints_a_problem_document_unchanged(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     reply = problem_response(503, "saturated", "the queue is long", retryable=True)
@@ -251,7 +251,7 @@ def test_a_hostile_timeline_cannot_control_the_terminal_or_stop_the_command(
     assert "[red]gpu" in done.stdout
 
 
-def test_the_status_command_exits_with_status_76_if_the_timeline_is_not_a_timeline(
+def test_the_status_command_exits_with_status_76_if_the_timeline_document_is_malformed(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [json_response(200, timeline_document(total_ms=None))]
@@ -273,7 +273,7 @@ def test_the_submit_command_exits_with_status_1_if_the_job_expires(
     assert "expired: 9 s are over" in done.stdout
 
 
-def test_the_result_command_prints_a_table_of_labels(
+def test_the_result_command_shows_the_result_of_a_classifier_as_a_table(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [json_response(200, SUCCEEDED["result"])]
@@ -284,7 +284,7 @@ def test_the_result_command_prints_a_table_of_labels(
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), 10**400, None, "high"])
-def test_labels_with_an_invalid_score_are_printed_as_json(
+def test_a_classifier_result_with_an_invalid_score_is_printed_as_json(
     runner: CliRunner, gateway: ScriptedGateway, score: object
 ) -> None:
     gateway.responses = [json_response(200, {"labels": [{"label": "cat\x9b2J", "score": score}]})]
@@ -378,7 +378,7 @@ def test_the_list_command_sends_the_filters_and_shows_the_label_and_the_tenant(
     }
 
 
-def test_a_list_command_that_ends_early_prints_the_time_back_to_which_it_searched(
+def test_the_list_command_prints_how_far_back_it_searched_when_it_reaches_the_page_limit(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [
@@ -415,6 +415,61 @@ def test_the_submit_command_sends_the_label(
     )
     assert done.exit_code == 0, done.output
     assert parse_qs(urlsplit(gateway.requests[0].target).query)["label"] == ["a b"]
+
+
+def test_the_status_command_shows_the_progress_and_the_position_in_the_queue(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
+    queued = {"position": 3, "eta_seconds": 12.4, "phase": "cold_starting"}
+    gateway.responses = [
+        json_response(
+            200,
+            {**job_document("running"), "progress": {"fraction": 0.4, "message": "step\n2"}},
+        ),
+        json_response(200, {**job_document("queued"), "queue": queued}),
+    ]
+    shown = [runner.invoke(app, ["status", JOB_ID, "--url", gateway.url]).stdout for _ in range(2)]
+    assert "progress  40%  step 2 " in shown[0]
+    assert "position 3, about 12 s, a worker is starting" in shown[1]
+
+
+def test_the_submit_command_sends_json_and_text_parameters(
+    runner: CliRunner, gateway: ScriptedGateway, picture: str
+) -> None:
+    gateway.responses = [json_response(200, SUCCEEDED)]
+    given = ["--param", "top=3", "--param", "mode=fast=yes", "--param", 'of=["a"]']
+    done = runner.invoke(app, ["submit", picture, "-m", "x", *given, "--url", gateway.url])
+    assert done.exit_code == 0, done.output
+    (sent,) = parse_qs(urlsplit(gateway.requests[0].target).query)["parameters"]
+    assert json.loads(sent) == {"top": 3, "mode": "fast=yes", "of": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--param", "top"], "expected NAME=VALUE, found 'top'"),
+        (["--param", "=3"], "expected NAME=VALUE"),
+        (["--param", "a=1", "--param", "a=2"], "a is given twice"),
+    ],
+)
+def test_the_submit_command_refuses_malformed_parameters(
+    runner: CliRunner, gateway: ScriptedGateway, picture: str, given: list[str], said: str
+) -> None:
+    done = runner.invoke(app, ["submit", picture, "-m", "x", *given, "--url", gateway.url])
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert gateway.requests == []
+
+
+def test_the_submit_command_refuses_a_json_file_with_a_syntax_error(
+    runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
+) -> None:
+    file = tmp_path / "input.json"
+    file.write_text('{"a": ')
+    done = runner.invoke(app, ["submit", str(file), "-m", "x", "--url", gateway.url])
+    assert done.exit_code == 2
+    assert "the input is not JSON" in done.stderr
+    assert gateway.requests == []
 
 
 def test_the_models_command_prints_a_table_of_models(
@@ -504,7 +559,7 @@ def test_importing_the_package_loosely_does_not_import_the_dependencies_of_the_c
     assert done.stdout.split() == ["light", "True"]
 
 
-def test_loosely_up_does_not_import_what_only_other_commands_need(tmp_path: Path) -> None:
+def test_loosely_up_does_not_import_modules_that_only_other_commands_need(tmp_path: Path) -> None:
     code = (
         "import sys, loosely.cli, loosely.cli.up, loosely.local.run;"
         "heavy = {'httpx', 'psutil', 'PIL', 'yaml', 'loosely.cli.jobs', 'loosely.cli.capacity'};"
@@ -539,7 +594,7 @@ def test_the_version_option_prints_the_version_and_the_help_option_prints_the_he
 
 
 def open_in_browser(tmp_path: Path, *arguments: str, exit_code: int = 0) -> tuple[int, str, str]:
-    """Run `loosely open` with a program as the browser; return exit code, output, and its URL."""
+    """Run `loosely open` with a fake browser. Return exit code, output and the opened URL."""
     opened = tmp_path / "opened"
     program = tmp_path / "browser"
     program.write_text(f'#!/bin/sh\nprintf %s "$1" >{opened}\nexit {exit_code}\n', encoding="utf-8")

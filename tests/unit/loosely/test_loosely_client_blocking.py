@@ -1,4 +1,4 @@
-"""How `Client` runs the operations that it shares with `AsyncClient`, without an event loop."""
+"""Test that `Client` runs the operations of `AsyncClient` without an event loop."""
 
 import asyncio
 from itertools import islice
@@ -28,7 +28,7 @@ def test_a_blocking_client_works_inside_a_running_event_loop(gateway: ScriptedGa
     assert asyncio.run(list_in_loop()) == ["succeeded", "queued", "succeeded"]
 
 
-def test_an_iteration_over_jobs_that_the_caller_abandons_sends_no_more_requests(
+def test_the_client_fetches_no_more_pages_if_the_caller_stops_iterating_over_the_job_list(
     gateway: ScriptedGateway,
 ) -> None:
     gateway.responses = [json_response(200, PAGE)]

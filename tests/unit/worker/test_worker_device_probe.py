@@ -1,4 +1,4 @@
-"""The device probe: a tiny kernel shows whether the device works."""
+"""Test the device probe, which runs a small kernel to find out whether the device works."""
 
 import threading
 from collections.abc import Callable
@@ -81,7 +81,7 @@ def test_the_liveness_check_fails_if_a_kernel_of_the_device_probe_hangs_for_90_s
     device: Device,
 ) -> None:
     loops = Loops(lambda: device.now)
-    loops.watch("probe", lambda: device.probe.turned_at)
+    loops.watch("probe", lambda: device.probe.iterated_at)
     assert device.look()
     device.now = 1000
     assert loops.live()[0], "no kernel was requested, so the loop is idle"

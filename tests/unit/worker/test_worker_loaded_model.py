@@ -1,4 +1,4 @@
-"""Loaded models: classes for items or for batches, their arguments, inputs and results."""
+"""Test loaded models: classes for items or for batches, their arguments, inputs and results."""
 
 import io
 import json
@@ -8,13 +8,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson
 from worker.errors import Cancelled, InferenceFailed, InvalidInput, ModelUnfit
-from worker.inference.loaded_model import LoadedModel, make_instance
+from worker.inference.loaded_model import LoadedModel, make_instance, serialize_result
 from worker.models import Accepts, Context, Weights
 
 NOOP = Catalogue.load()["noop"]
@@ -144,7 +145,7 @@ def test_a_model_class_for_single_items_gets_the_progress_context_and_the_parame
         ("json", b'{"a": [1]}', "application/json", {"a": [1]}),
     ],
 )
-def test_the_attribute_accepts_of_a_model_class_determines_the_input_type(
+def test_a_model_gets_inputs_of_the_type_in_the_class_attribute_named_accepts(
     accepts: Accepts, data: bytes, media_type: str, seen: object
 ) -> None:
     def infer(item: object) -> object:
@@ -163,7 +164,7 @@ def test_the_attribute_accepts_of_a_model_class_determines_the_input_type(
         (("application/json",), "json"),
     ],
 )
-def test_the_media_types_determine_the_input_type_if_the_model_has_no_attribute_accepts(
+def test_a_model_without_the_attribute_named_accepts_gets_the_input_type_of_its_media_types(
     media_types: tuple[str, ...], accepts: str
 ) -> None:
     assert LoadedModel(replace(NOOP, media_types=media_types), bytes).accepts == accepts
@@ -238,7 +239,7 @@ def test_a_model_class_that_contradicts_the_catalogue_entry_is_refused(
 
 
 def test_a_model_class_without_a_call_method_and_a_module_without_infer_are_refused() -> None:
-    with pytest.raises(ModelUnfit, match="no __call__"):
+    with pytest.raises(ModelUnfit, match="has no method __call__"):
         LoadedModel(NOOP, SimpleNamespace(accepts="bytes"))
     with pytest.raises(ModelUnfit, match="no class Infer"):
         LoadedModel.load(replace(NOOP, implementation="json"), torch_thread_count=1)
@@ -252,6 +253,62 @@ def test_a_batch_fails_if_the_model_returns_a_wrong_number_of_results(
     infer = type("Infer", (), members)
     with pytest.raises(InferenceFailed, match="results for 1 inputs"):
         LoadedModel(NOOP, infer()).run([b""])
+
+
+@pytest.mark.parametrize("outputs", [{"label": "cat"}, "c", b"c"])
+def test_a_batch_fails_if_the_model_returns_one_result_in_place_of_a_list(outputs: object) -> None:
+    members = {"accepts": "bytes", "preprocess": bytes, "__call__": lambda self, batch: outputs}
+    infer = type("Infer", (), members)
+    with pytest.raises(InferenceFailed, match="for a batch; expected a list with one result"):
+        LoadedModel(NOOP, infer()).run([b""])
+
+
+@pytest.mark.parametrize(
+    "call", [lambda self, item: item, lambda self, item, *, parameters: item, lambda self: 1]
+)
+def test_a_model_that_reports_progress_is_refused_if_its_call_method_takes_no_context(
+    call: object,
+) -> None:
+    model = replace(NOOP, reports_progress=True)
+    item_model = type("Infer", (), {"accepts": "bytes", "__call__": call})
+    with pytest.raises(ModelUnfit, match=r"noop.reports_progress: is true, .* argument context "):
+        LoadedModel(model, item_model())
+    batch_model = type("Infer", (item_model,), {"preprocess": bytes})
+    with pytest.raises(ModelUnfit, match="add the argument contexts"):
+        LoadedModel(model, batch_model())
+
+
+def test_an_image_of_any_size_is_accepted_if_the_catalogue_entry_has_no_max_pixels() -> None:
+    infer = type("Infer", (), {"__call__": lambda self, item: item})
+    loaded = LoadedModel(replace(PICTURES, max_pixels=0), infer())
+    assert loaded.prepare(PNG.getvalue(), "image/png").size == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        (
+            {"scores": [0.5, float("nan")]},
+            r"result\['scores'\]\[1\] is nan; return a finite number or None",
+        ),
+        ({"a": float("-inf")}, r"result\['a'\] is -inf"),
+        ([np.float32(1)], r"result\[0\] is of type float32; call .tolist\(\)"),
+        ({"a": {1, 2}}, r"result\['a'\] is of type set; return a number, text, list or dict"),
+        ({(1, 2): 1}, "result has a key of type tuple; use texts as keys"),
+    ],
+)
+def test_the_error_for_a_result_that_is_not_json_names_the_value_and_the_correction(
+    result: object, said: str
+) -> None:
+    with pytest.raises(InferenceFailed, match=said):
+        serialize_result(InlineJson(result))
+
+
+def test_a_model_result_that_contains_itself_is_refused() -> None:
+    result: list[object] = [1]
+    result.append({"a": result})
+    with pytest.raises(InferenceFailed, match=r"result\[1\]\['a'\] contains itself"):
+        serialize_result(InlineJson(result))
 
 
 def finished(result: object, media_type: str) -> InlineJson | InlineBytes:

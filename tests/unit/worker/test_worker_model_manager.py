@@ -1,4 +1,4 @@
-"""The model manager: load a model when memory is free, measure it, unload it, and try again."""
+"""Test how the model manager loads, measures and unloads models, and repeats a failed load."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.unit.worker.managed_models import (
     Raising,
     shared,
 )
-from worker.errors import WeightsAway, WeightsMissing
+from worker.errors import WeightsMissing, WeightsUnavailable
 from worker.inference.load_journal import LoadJournal
 from worker.memory.device_errors import BudgetExceeded
 from worker.memory.gpu_sharing.sharing import DeviceSharing, needed_bytes, profile_key
@@ -356,7 +356,7 @@ def test_a_model_whose_load_has_killed_three_processes_is_set_aside(
     assert not killer.manager.is_standing_by
 
 
-def test_no_jobs_are_received_while_a_suspect_is_loaded(
+def test_no_model_receives_jobs_while_a_suspect_is_loading(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     die_while_loading(tmp_path, "suspect")
@@ -384,7 +384,11 @@ def test_no_jobs_are_received_while_a_suspect_is_loaded(
 
 @pytest.mark.parametrize(
     ("error", "is_set_aside"),
-    [(WeightsMissing("gone"), True), (ValueError("a defect"), True), (WeightsAway("away"), False)],
+    [
+        (WeightsMissing("gone"), True),
+        (ValueError("a defect"), True),
+        (WeightsUnavailable("away"), False),
+    ],
 )
 def test_a_failed_load_sets_the_model_aside_unless_blob_storage_is_down(
     sharing: DeviceSharing,

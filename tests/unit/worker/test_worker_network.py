@@ -1,4 +1,4 @@
-"""A torch network on its device: the outputs do not depend on staging, batching or layout.
+"""Test that the outputs of a torch network do not depend on staging, batching or layout.
 
 The device is the CPU here; `./dev gpu` runs the same tests on a GPU.
 """
@@ -68,7 +68,7 @@ def test_the_outputs_of_consecutive_batches_are_not_mixed_up(device: torch.devic
 
 
 class Detector(nn.Module):
-    """A network like torchvision's detectors: from a list of images to a list of dictionaries."""
+    """A network like torchvision's detectors, which maps a list of images to a list of dicts."""
 
     def forward(self, items: list[Tensor]) -> list[dict[str, Tensor | tuple[Tensor, str]]]:
         return [
@@ -105,7 +105,7 @@ def test_a_network_for_volumes_returns_the_same_outputs_as_the_wrapped_module(
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
 
 
-def test_integer_inputs_stay_integers_and_byte_inputs_become_fractions(
+def test_a_network_keeps_integer_inputs_and_converts_uint8_inputs_to_float32(
     device: torch.device,
 ) -> None:
     words = Network(nn.Embedding(10, 4), device=device)

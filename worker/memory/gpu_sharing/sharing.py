@@ -47,7 +47,7 @@ class DeviceSharing:
         self._device: Device | None = None
         self._reservations: list[SharedReservation] = []
         self.gate = DeviceGate()
-        self.turned_at = time.monotonic()
+        self.iterated_at = time.monotonic()
 
     @property
     def used_bytes(self) -> int:
@@ -109,15 +109,15 @@ class DeviceSharing:
         """
         pause_seconds = _CALM_SECONDS
         while not stopping.wait(pause_seconds):
-            self.turned_at = time.monotonic()
+            self.iterated_at = time.monotonic()
             with self._lock:
                 reservations = list(self._reservations)
             try:
                 for reservation in reservations:
                     # Each reservation may peek into its queues, which is slow while the broker
                     # cannot be reached.
-                    self.turned_at = time.monotonic()
-                    reservation.turn()
+                    self.iterated_at = time.monotonic()
+                    reservation.update()
             except Exception:  # noqa: BLE001  this thread must not end
                 _log.exception("updating the memory reservations failed; the worker tries again")
             is_calm = bool(reservations) and all(each.is_settled for each in reservations)
@@ -147,11 +147,11 @@ def profile_key(model: ModelEntry) -> str:
 
 
 def needed_bytes(profile: MemoryProfile, model: ModelEntry, device: Device) -> int:
-    """Return how many bytes to reserve for a model whose memory was measured.
+    """Return how many bytes of device memory to reserve before a model is loaded.
 
-    The result is the memory of the model and a batch of `max_batch_size` items, but at most the
-    device's memory. If a batch of one item does not fit into the device's memory, the result is the
-    memory that this batch needs. If no batch was measured, the result is an estimate.
+    The result is the measured memory of the model together with a full batch, but normally not more
+    than the device has. Only if the model with a batch of one item needs more than the device has,
+    the result is this larger number. If no batch was measured, the result is an estimate.
     """
     if not profile.peaks:
         return _first_reservation_bytes(profile.resident_bytes, model, device)

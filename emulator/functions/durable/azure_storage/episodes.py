@@ -57,7 +57,10 @@ class LoadedInstance(OrchestrationInstance):
 
     etag: Etag | None
     die_after_event: Callable[[], Awaitable[None]] | None = None
-    """The function to await before the episode is saved, if a crash point waits for an event."""
+    """The function that `Faults.watch_for_event` returned for this episode, or None.
+
+    It must be awaited before the episode is saved. It kills the process when an event has arrived.
+    """
 
 
 def load_instance(database: Database, instance_id: str) -> LoadedInstance | None:
@@ -69,8 +72,8 @@ def load_instance(database: Database, instance_id: str) -> LoadedInstance | None
 def make_child(start: TaskMessage, former: LoadedInstance | None) -> LoadedInstance:
     """Return the sub-orchestration that a start message describes.
 
-    `former` is the finished instance with the same id that the sub-orchestration replaces. `former`
-    is None if no instance has this id.
+    The sub-orchestration replaces `former`, the finished instance with the same id. `former` is
+    None if no instance has this id.
     """
     child_id, name, version, input_text, created, *parent = json.loads(start.text)
     assert start.execution is not None
@@ -100,8 +103,8 @@ def read_parent(start: TaskMessage) -> Parent | None:
 def make_start_message(instance: OrchestrationInstance) -> TaskMessage:
     """Return the message that starts an instance.
 
-    The start message of a sub-orchestration contains the properties of the sub-orchestration,
-    because its first episode inserts the row in the database.
+    The start message of a sub-orchestration contains the properties of the sub-orchestration. The
+    sub-orchestration has no row in the database before its first episode inserts the row.
     """
     text = ""
     if instance.parent is not None:
@@ -311,7 +314,10 @@ def _loaded(row: OrchestrationInstance, etag: Etag | None) -> LoadedInstance:
 
 @dataclass(slots=True)
 class MessageSelection:
-    """The instance of the next episode, and the messages that the episode cannot use."""
+    """The dequeued messages of one instance that its next episode cannot use.
+
+    `instance` is the instance of the next episode, or None if it does not exist.
+    """
 
     instance: LoadedInstance | None
     repeated_starts: list[QueueMessage] = field(default_factory=list)

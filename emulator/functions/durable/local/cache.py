@@ -35,7 +35,7 @@ class InstanceCache:
         self._sequence = 0
         self.wake: Callable[[OrchestrationInstance], None] = lambda _: None
         self.retry_later: Callable[[Callable[[], None]], None] = lambda _: None
-        """Calls a function after a pause. It is used if the store could not be read."""
+        """Calls its argument after a pause. `deliver` uses it if the store cannot be read."""
 
     def now(self) -> int:
         """Return the current time in microseconds since 1970."""
@@ -169,10 +169,11 @@ class InstanceCache:
 
 
 def _restore_work(message: TaskMessage, work: int, written: asyncio.Future[None]) -> None:
-    """Keep the number of an activity's work item if the activity's result could not be stored.
+    """Set the work item of an activity's result again if the result could not be written.
 
-    Then the transaction of the next episode deletes the work item. Otherwise the activity would run
-    again after a restart of the host.
+    `message` reports the result, `work` is the number of the work item, and `written` is the future
+    of the write. If the write failed, the transaction of the next episode must delete the work
+    item. Otherwise the activity would run again after a restart of the host.
     """
     if written.cancelled() or written.exception() is not None:
         message.sequence, message.work = None, work

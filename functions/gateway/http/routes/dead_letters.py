@@ -191,7 +191,7 @@ async def list_dead_letters(  # noqa: PLR0913, PLR0917 - each query parameter is
     ] = None,
     cursor: CursorOption = None,
 ) -> Response:
-    """List dead letters by queue and id. For each queue, the oldest jobs are first.
+    """List dead letters, sorted by queue and id. In each queue, the oldest job comes first.
 
     With a filter, even an empty page can have a `next_cursor`.
     """
@@ -266,7 +266,8 @@ async def change_dead_letters(request: Request) -> Response:
     if len(page.letters) != order.count:
         raise HttpProblem(
             problems.COUNT_CHANGED,
-            f"count: {len(page.letters)} dead letters match now, and not {order.count}",
+            f"count: expected {len(page.letters)}, the number of dead letters that match now, "
+            f"found {order.count}",
             count=len(page.letters),
         )
     result = await services.letter_actions.apply(
@@ -302,7 +303,9 @@ class _Order:
 def _parse_action(body: bytes) -> _Order:
     if len(body) > _MAX_BODY_BYTES:
         raise HttpProblem(
-            problems.PAYLOAD_TOO_LARGE, "the body is too large", limit_bytes=_MAX_BODY_BYTES
+            problems.PAYLOAD_TOO_LARGE,
+            f"the body has {len(body)} bytes; at most {_MAX_BODY_BYTES} are allowed",
+            limit_bytes=_MAX_BODY_BYTES,
         )
     try:
         value: Json = parse_json(body)
@@ -311,8 +314,8 @@ def _parse_action(body: bytes) -> _Order:
     if not isinstance(value, dict) or not _ORDER_MEMBERS.issuperset(value):
         raise HttpProblem(
             problems.MALFORMED_REQUEST,
-            "the body must be a JSON object with the members action and count, and perhaps filter "
-            "and cursor",
+            "the body must be a JSON object with the members action and count, and optionally "
+            "filter and cursor",
         )
     action, count, wanted = value.get("action"), value.get("count"), value.get("filter", {})
     if action not in list(LetterAction):
@@ -346,7 +349,7 @@ def _make_filter(
     dead_lettered_after: str | None,
     dead_lettered_before: str | None,
 ) -> LetterFilter:
-    """Return the filter with the values of the parameters _FILTERS. Raises HttpProblem."""
+    """Make a filter from query parameters. Raises HttpProblem if a value is not valid."""
     models = tuple(catalogue.values()) if model is None else (find_model(catalogue, model),)
     return LetterFilter(
         models,
@@ -357,7 +360,7 @@ def _make_filter(
 
 
 def _check_cursor(cursor: str | None) -> str:
-    """Return the cursor, or an empty string if there is none. Raises HttpProblem."""
+    """Return the cursor, or "" if there is none. Raises HttpProblem if it is not valid."""
     if cursor is not None and not _CURSOR.fullmatch(cursor):
         raise HttpProblem(
             problems.MALFORMED_REQUEST,

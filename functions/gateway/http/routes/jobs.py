@@ -211,7 +211,7 @@ async def get_result(
     """Return a job's result; 202 if the job has not ended, or 303 if the result is large."""
     refuse_unknown_query(request, ("redirect",))
     if redirect not in {None, "true", "false"}:
-        raise HttpProblem(problems.MALFORMED_REQUEST, "redirect must be true or false")
+        raise HttpProblem(problems.MALFORMED_REQUEST, "redirect: expected true or false")
     found = await find_own_job(request, job_id)
     if found["status"] != JobStatus.SUCCEEDED:
         found = await services_of(request).progress.add_to(job_id, found)
@@ -296,10 +296,10 @@ async def _result_response(
 async def _link_to_result(
     request: Request, job_id: str, result: PayloadRef, *, redirects: bool
 ) -> Response:
-    """Return a redirect to a URL from which the caller can read a large result, or only the URL.
+    """Return a redirect to the URL of a large result; if `redirects` is False, only the URL.
 
-    When a page of another origin follows the redirect, the browser sends `Origin: null` to the blob
-    storage, which is yet another origin. No CORS rule should allow that. Such a page needs the URL.
+    A web page of another origin needs only the URL. If it followed the redirect, its browser would
+    send `Origin: null` to the blob storage, and no CORS rule should allow the origin `null`.
 
     Raises the problem `unknown-job` if the result has been deleted.
     """
@@ -425,8 +425,8 @@ async def list_jobs(  # noqa: PLR0913, PLR0917 - each query parameter is a param
     id: Annotated[  # noqa: A002 - the name of the query parameter
         str | None,
         Query(
-            description="Only the job with this id, or the jobs whose ids begin with these 4 or "
-            "more characters, followed by `*`.",
+            description="Only the job with this id. A `*` after the first 4 or more characters of "
+            "an id stands for any further characters.",
             json_schema_extra={"pattern": f"^(?:{JOB_ID.pattern}|{_ID_PREFIX.pattern})$"},
         ),
     ] = None,
@@ -516,8 +516,8 @@ def _parse_label(text: str | None) -> str | None:
         return text
     raise HttpProblem(
         problems.MALFORMED_REQUEST,
-        f"label: expected 1 to {MAX_LABEL_CHARACTERS} characters, and perhaps {ANY_ENDING} after "
-        "them",
+        f"label: expected 1 to {MAX_LABEL_CHARACTERS} characters, optionally followed by "
+        f"{ANY_ENDING}",
     )
 
 
@@ -531,9 +531,9 @@ def _parse_id(text: str | None) -> str | None:
 
 
 def _oldest_time(now: datetime, retention: timedelta) -> datetime:
-    """Return a time before which no job exists any more.
+    """Return the creation time of the oldest job that may still exist, rounded down to an hour.
 
-    The time is a full hour, so that the response to a repeated request does not change.
+    Because of the rounding, the response to a repeated request does not change.
     """
     return (now - retention - _PURGE_DELAY).replace(minute=0, second=0, microsecond=0)
 

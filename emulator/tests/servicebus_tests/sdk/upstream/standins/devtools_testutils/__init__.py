@@ -93,7 +93,7 @@ def get_credential(is_async: bool = False, **_: Any) -> Any:
 
 
 class AzureRecordedTestCase:
-    """The base class of the test classes."""
+    """The base class of the test classes of azure-servicebus."""
 
     is_live = True
 
@@ -116,7 +116,8 @@ class AzureMgmtRecordedTestCase(AzureRecordedTestCase):
 class AzureMgmtPreparer:
     """A decorator that creates a resource, passes it to the test, and removes it afterwards.
 
-    A cached resource is shared by tests whose other resources are the same. It is not removed.
+    If `set_cache` has enabled the cache, the resource is not removed. Later tests that use the same
+    other resources receive this resource again.
     """
 
     _cache: dict[Any, dict[str, Any]] = {}  # noqa: RUF012 - shared by all preparers
