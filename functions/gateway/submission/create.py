@@ -232,10 +232,13 @@ class JobCreator:
         """
         with self.waiters.waiting(job.job_id) as waiter:
             job, sent_at = await self._send(job)
+            loop = asyncio.get_running_loop()
+            ends_at = loop.time() + wait_seconds
             outcome = None
             # The worker of a model that reports progress asks for the orchestration at once.
             if sent_at is not None and not job.reports_progress:
                 outcome = await waiter.pause_before_start(wait_seconds)
+            wait_seconds = max(0.0, ends_at - loop.time())
             ticket = job.ticket(sent_at=sent_at, outcome=outcome)
             await durable.start(job.job_id, ticket.text)
             # The estimates later compare this time with the time in the job's record.

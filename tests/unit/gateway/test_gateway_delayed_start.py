@@ -109,6 +109,17 @@ def test_the_orchestration_starts_at_once_if_a_delay_has_no_use(reason: str) -> 
     in_gateway(test)
 
 
+def test_the_delay_is_a_part_of_the_time_that_the_caller_waits() -> None:
+    async def test(gateway: RunningGateway) -> None:
+        begun_at = asyncio.get_running_loop().time()
+        with other_waiters(gateway):
+            response = await submit(gateway, prefer="wait=1")
+        assert response.status_code == 202
+        assert asyncio.get_running_loop().time() - begun_at == pytest.approx(1.0, abs=0.01)
+
+    in_gateway(test)
+
+
 def test_the_orchestration_of_a_request_that_does_not_wait_starts_at_once() -> None:
     async def test(gateway: RunningGateway) -> None:
         begun_at = asyncio.get_running_loop().time()
