@@ -19,6 +19,7 @@ from typing import Any, Final
 from contract import media
 from contract.errors import CatalogueError, ContractError, UnknownModel
 from contract.names import low_priority_queue
+from contract.parameters import Schema, read_schemas
 
 DEFAULT_PATH = Path(__file__).with_name("models.toml")
 
@@ -29,6 +30,7 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 # Either a blob (container and name) or a file in a Python package (package and path).
 _WEIGHTS = re.compile(r"(?:blob:[a-z0-9-]{3,63}|package:\w+)/[^\\\x00-\x1f]{1,1024}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
 
 Option = str | int | float | bool
@@ -67,6 +69,8 @@ class ModelEntry:
         memory_bytes: The device memory that the model needs; 0 if the worker must measure it.
         uses_gpu: Whether a deployment gives the model's workers a GPU.
         result_media_type: The media type of the model's results.
+        parameters: What callers may send as the job's parameters: a JSON Schema for each name.
+            Pages show a form for them. Empty if the model does not declare its parameters.
     """
 
     name: str
@@ -91,6 +95,7 @@ class ModelEntry:
     memory_bytes: int = 0
     uses_gpu: bool = True
     result_media_type: str = media.JSON
+    parameters: Mapping[str, Schema] = field(default_factory=dict, hash=False)
 
 
 _DEFAULT_MAX_PIXELS: Final = 50_000_000
@@ -186,6 +191,8 @@ def _read_value(name: str, key: str, value: Any) -> Any:
     expected = {each.name: each.type for each in fields(ModelEntry)}[key]
     if key == "options":
         return _read_options(name, value)
+    if key == "parameters":
+        return read_schemas(f"{name}.parameters", value)
     if expected is str and isinstance(value, str) and value:
         return value
     if expected is bool and isinstance(value, bool):
@@ -299,22 +306,26 @@ def format_entry(model: ModelEntry) -> str:
     """
     values = {each.name: getattr(model, each.name) for each in fields(model)}
     lines = [
-        f"{key} = {_to_toml(value)}"
+        f"{key} = {to_toml(value)}"
         for key, value in values.items()
         if key != "name" and value != ""
     ]
     return "\n".join([f"[{model.name}]", *lines])
 
 
-def _to_toml(value: Any) -> str:
+def to_toml(value: Any) -> str:
+    """Return a value of an entry in TOML: a text, number, boolean, list or mapping."""
     match value:
         case bool():
             return "true" if value else "false"
         case Mapping():
-            members = [f"{_to_toml(key)} = {_to_toml(each)}" for key, each in value.items()]
+            members = [
+                f"{key if _BARE_KEY.fullmatch(key) else to_toml(key)} = {to_toml(each)}"
+                for key, each in value.items()
+            ]
             return f"{{{', '.join(members)}}}"
         case list() | tuple():
-            return f"[{', '.join(map(_to_toml, value))}]"
+            return f"[{', '.join(map(to_toml, value))}]"
         case int() | float():
             return repr(value)
     # A JSON string is also a basic string of TOML, except for the character U+007F.

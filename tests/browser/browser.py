@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -108,7 +109,9 @@ class Browser:
 
     def wait(self, condition: Callable[[], bool], failure: str) -> None:
         """Wait until `condition` returns true. `failure` is the error text after a time-out."""
-        wait = WebDriverWait(self.driver, WAIT_SECONDS, poll_frequency=0.05)
+        # A page may replace an element between two requests of the condition.
+        replaced = (StaleElementReferenceException,)
+        wait = WebDriverWait(self.driver, WAIT_SECONDS, 0.05, ignored_exceptions=replaced)
         wait.until(lambda _: condition(), failure)
 
     def run(self, script: str, *arguments: object) -> Any:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,43 @@ class Infer:
     assert events[:2] == ["loaded", "result"]
     for text in ("printed at import", "printed in a call", "written by a library in C"):
         assert text in done.stderr
+
+
+def test_the_models_describe_command_prints_the_parameters_for_the_entry(tmp_path: Path) -> None:
+    (tmp_path / "models.toml").write_text(ENTRY, encoding="utf-8")
+    (tmp_path / "tried.py").write_text(
+        """
+from typing import Annotated, Literal
+from worker.models import Range
+
+print("printed at import")
+
+class Infer:
+    accepts = "text"
+
+    def __call__(self, item, *, top: Annotated[int, Range(1), "How many."] = 3):
+        return item[:top]
+""",
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "loosely", "models", "describe", "tried"],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}",
+            "MODEL_CATALOGUE": "models.toml",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert tomllib.loads(done.stdout) == {
+        "parameters": {
+            "top": {"type": "integer", "minimum": 1, "description": "How many.", "default": 3}
+        }
+    }
 
 
 def test_the_models_show_command_prints_a_catalogue_entry_with_default_values_filled_in(

@@ -68,6 +68,7 @@ from gateway.submission.parse import (
     check_media_type,
     check_upload_size,
 )
+from gateway.telemetry import JobCounters
 from gateway.webhooks.sender import resolve_url, tenant_share
 
 LONGEST_REFUSAL_SECONDS: Final = 300
@@ -157,6 +158,7 @@ class JobCreator:
     settings: GatewaySettings
     resolver: Resolver
     estimates: WaitEstimates
+    counters: JobCounters
     payloads: PayloadStore
     blobs: Blobs
     jobs: Jobs
@@ -241,9 +243,14 @@ class JobCreator:
             wait_seconds = max(0.0, ends_at - loop.time())
             ticket = job.ticket(sent_at=sent_at, outcome=outcome)
             await durable.start(job.job_id, ticket.text)
+            _log.info(
+                "job %s of %s was accepted [traceparent %s]",
+                *(job.job_id, ticket.model, job.traceparent),
+            )
             # The estimates later compare this time with the time in the job's record.
             created_at = datetime.fromisoformat(ticket.created_at)
             self.estimates.record_accepted(ticket.model, created_at, ticket.priority)
+            self.counters.record_accepted(ticket.model)
             initial = initial_record(ticket)
             if outcome is not None:
                 waiter.record_end(is_own=True)
