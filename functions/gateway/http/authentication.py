@@ -48,6 +48,7 @@ _OPEN: Final = re.compile(
     r"/"
     r"|/openapi\.json"
     r"|/docs(?:/[^/]+)?"
+    r"|/ops"
     r"|/pages/.+"
     r"|/schemas/[^/]+"
     r"|/v[12]/health/[^/]+"

@@ -55,6 +55,11 @@ class Page:
 
 PAGES: Final = (
     Page(
+        "ops",
+        "Operations",
+        "What the queues, the workers and the jobs do now, and what is wrong. Find jobs and redrive.",
+    ),
+    Page(
         "docs",
         "API",
         "All routes with their parameters, schemas and examples. Send requests from the page.",

@@ -1,0 +1,207 @@
+// The search for jobs of the page /ops, and the story of one job.
+
+import { h, table, update } from "./dom.js";
+import { UNKNOWN, formatCount, formatDuration, timeElement } from "./figures.js";
+import { Problem, ask } from "./gateway.js";
+import { readForm } from "./ops-forms.js";
+import { drawTimeline } from "./timeline.js";
+
+const LIMIT = 25;
+const STATUSES = {
+  queued: ["info", "…"], running: ["info", "▸"], cancelling: ["info", "…"], succeeded: ["ok", "✓"],
+  failed: ["critical", "✕"], cancelled: ["none", "–"], expired: ["warning", "!"],
+};
+
+const place = (id) => document.getElementById(id);
+
+function statusBadge(status) {
+  const [severity, symbol] = STATUSES[status] ?? ["none", ""];
+  return h("span", { class: `badge ${severity}` }, h("span", { class: "symbol", "aria-hidden": "true" }, symbol), status);
+}
+
+/**
+ * Add the search and the story. `access` returns what the caller may do.
+ *
+ * Returns the actions of the buttons, and functions to start, to refresh and to clear them.
+ */
+export function addJobs({ access }) {
+  const form = place("job-form");
+  let shown = null; // the jobs, and the cursor of the next ones
+  let wanted = ""; // the id of the job whose story is shown
+  let story = null; // its job and its timeline
+  let drawn = "";
+
+  /** Return the query that shows the jobs of all tenants to an operator. */
+  function tenantQuery(tenant = "") {
+    return access()?.isOperator ? { tenant: tenant || "*" } : {};
+  }
+
+  async function search(cursor = null) {
+    const given = readForm(form);
+    const query = { ...given, ...tenantQuery(given.tenant), limit: LIMIT, cursor };
+    place("job-result").textContent = "Searching …";
+    try {
+      const found = await ask("GET", "/v1/jobs", { query });
+      shown = { jobs: [...(cursor ? shown.jobs : []), ...found.jobs], cursor: found.next_cursor, back: found.searched_back_to };
+      show();
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      shown = null;
+      update(place("job-rows"));
+      place("further").hidden = true;
+      place("job-result").textContent = `The search was refused: ${error.message}.`;
+    }
+  }
+
+  function show() {
+    const { jobs, cursor, back } = shown;
+    const isOperator = access().isOperator;
+    const columns = [{ title: "Job" }, { title: "Model" }, { title: "Status" }, { title: "Problem" },
+      { title: "Label" }, { title: "Tenant" }, { title: "Created" }, { title: "Total", isNumber: true }]
+      .filter(({ title }) => isOperator || title !== "Tenant");
+    const rows = jobs.map((job) => ({
+      key: job.id,
+      cells: [
+        h("a", { href: `#job=${job.id}`, class: "id" }, job.id), job.model, statusBadge(job.status),
+        job.error ? job.error.code : UNKNOWN, job.label ?? UNKNOWN, ...(isOperator ? [job.tenant ?? UNKNOWN] : []),
+        timeElement(job.created_at), formatDuration(job.timing?.total_ms === undefined ? null : job.timing.total_ms / 1000),
+      ],
+    }));
+    update(place("job-rows"), rows.length ? table("Jobs, newest first", columns, rows) : null);
+    update(place("job-result"), `${jobs.length ? formatCount(jobs.length, "job") : "No job"} found. Looked back to `, timeElement(back),
+      cursor ? ". Older jobs were not examined." : ": all jobs that are kept.");
+    place("further").hidden = !cursor;
+  }
+
+  async function loadStory() {
+    const id = wanted;
+    const options = { query: tenantQuery() };
+    try {
+      const path = `/v1/jobs/${encodeURIComponent(id)}`;
+      const [job, timeline] = await Promise.all([ask("GET", path, options), ask("GET", `${path}/timeline`, options)]);
+      if (id !== wanted) return;
+      story = { job, timeline };
+      showStory();
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      if (id === wanted) showProblem(`The job could not be read: ${error.message}.`);
+    }
+  }
+
+  function frame(...content) {
+    return h("article", { class: "story card", "aria-labelledby": "story-title", "data-key": wanted },
+      h("div", { class: "title" }, h("h3", { id: "story-title", tabindex: "-1" }, "The story of job ", h("span", { class: "id" }, wanted)),
+        h("button", { type: "button", "data-do": "close-story" }, "Close")),
+      ...content);
+  }
+
+  function showProblem(text) {
+    story = null;
+    drawn = "";
+    update(place("story"), frame(h("p", {}, text)));
+    focusStory();
+  }
+
+  function showStory() {
+    const { job, timeline } = story;
+    const isNew = place("story").firstElementChild?.dataset.key !== wanted;
+    const facts = [["Model", job.model], ["Label", job.label], ["Tenant", job.tenant], ["Created", timeElement(job.created_at)],
+      ["Deadline", timeElement(job.deadline)], ["Attempt", String(job.attempt)],
+      ["Progress", job.progress ? `${Math.round((job.progress.fraction ?? 0) * 100)} % ${job.progress.message ?? ""}` : null]];
+    const drawing = place("story").querySelector(".drawing");
+    update(place("story"), frame(
+      h("p", { id: "story-status" }, statusBadge(job.status)),
+      job.error ? h("p", {}, h("a", { href: `/docs/problems#${encodeURIComponent(job.error.code)}` }, job.error.code), `: ${job.error.message}`) : null,
+      h("dl", { class: "facts" }, facts.filter(([, value]) => value).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
+      job.finished_at === null ? cancelButton(job) : null,
+      h("p", { id: "cancel-result", role: "status", "data-kept": "" }),
+      h("div", { class: "drawing", "data-kept": "" })));
+    const target = place("story").querySelector(".drawing");
+    const text = JSON.stringify(timeline);
+    if (drawn !== text || drawing !== target) drawTimeline(target, timeline);
+    drawn = text;
+    if (isNew) focusStory();
+  }
+
+  function cancelButton(job) {
+    if (access().canCancel(job)) {
+      return h("p", { class: "buttons" }, h("button", { type: "button", "data-do": "cancel" }, "Cancel this job"));
+    }
+    return h("p", { class: "hint" }, "Only a key of the job's tenant with the scope jobs:write can cancel it.");
+  }
+
+  function focusStory() {
+    place("story-title").focus();
+  }
+
+  async function cancel() {
+    try {
+      await ask("DELETE", `/v1/jobs/${encodeURIComponent(wanted)}`);
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      place("cancel-result").textContent = `The job was not cancelled: ${error.message}.`;
+      return;
+    }
+    await loadStory();
+  }
+
+  function readAddress() {
+    const found = /^#job=([0-9a-f-]{36})$/.exec(location.hash);
+    if (!found) return;
+    wanted = found[1];
+    if (access()) loadStory();
+  }
+
+  function closeStory() {
+    const row = document.querySelector(`#job-rows a[href="#job=${wanted}"]`);
+    wanted = "";
+    story = null;
+    drawn = "";
+    update(place("story"));
+    history.pushState(null, "", location.pathname);
+    (row ?? place("job-id")).focus();
+  }
+
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    search();
+  });
+  form.addEventListener("reset", () => setTimeout(search));
+  addEventListener("hashchange", readAddress);
+
+  return {
+    actions: { further: () => search(shown.cursor), "close-story": closeStory, cancel },
+
+    /** Show the newest jobs when the access is known. */
+    start() {
+      if (shown) return;
+      shown = { jobs: [], cursor: null, back: null };
+      place("jobs").hidden = false;
+      place("tenant-field").hidden = !access().isOperator;
+      search();
+      readAddress();
+    },
+
+    /** Find the jobs with these values. */
+    find(values) {
+      form.reset();
+      for (const [name, value] of Object.entries(values)) form.elements[name].value = value;
+      place("jobs").scrollIntoView();
+      place("jobs-title").focus();
+    },
+
+    /** Read the story again until its job has ended. */
+    refresh() {
+      if (wanted && story && story.job.finished_at === null) loadStory();
+    },
+
+    clear() {
+      shown = null;
+      story = null;
+      drawn = "";
+      place("jobs").hidden = true;
+      update(place("job-rows"));
+      update(place("story"));
+    },
+  };
+}
