@@ -3,13 +3,17 @@
 // The SVG is stretched to the width of its place. Texts are HTML, so they are not stretched.
 
 import { h, svg, update } from "./dom.js";
-import { formatMinute } from "./figures.js";
+import { formatDuration, formatMinute } from "./figures.js";
 
 const HEIGHT = 100;
 
-/** Return the smallest of 1, 2, 5, 10, 20, … that is not smaller than `value`. */
-function roundUp(value) {
+const SECONDS = [10, 20, 60, 120, 240, 600, 1200, 3600, 7200, 14400, 36000];
+
+/** Return the end of a scale for values up to `value`, half of which is a round figure, too. */
+function roundUp(value, format) {
   if (!(value > 0)) return 1;
+  const ofTime = format === formatDuration && value > 5 && SECONDS.find((each) => each >= value);
+  if (ofTime) return ofTime;
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 5, 10].map((factor) => factor * power).find((each) => each >= value * 0.9999);
 }
@@ -78,7 +82,7 @@ export function addCharts(place) {
     const isChosen = chosen.key === key;
     const minute = Math.min(isChosen ? chosen.minute : count - 1, count - 1);
     const highest = Math.max(0, ...series.flatMap(({ values }) => values.filter((each) => each !== null)));
-    const top = roundUp(highest);
+    const top = roundUp(highest, format);
     const y = (value) => HEIGHT - (value / top) * HEIGHT;
     const isEmpty = series.every(({ values }) => values.every((each) => each === null));
     const legend = series.map(({ name, shape, colour, values }) => h("li", {},
@@ -103,7 +107,7 @@ export function addCharts(place) {
         h("ul", { class: "legend" }, legend)),
       h("div", { class: "frame" },
         h("div", { class: "scale", "aria-hidden": "true" },
-          h("span", {}, format(top)), h("span", {}, format(top / 2)), h("span", {}, format(0))),
+          h("span", {}, format(top)), h("span", {}, format(top / 2)), h("span", {}, "0")),
         plot,
         h("div", { class: "times", "aria-hidden": "true" },
           [0, 0.25, 0.5, 0.75, 1].map((share) => h("span", {}, timeOf(Math.round(share * (count - 1))))))),

@@ -2,6 +2,9 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
+/** The text of a figure that is not known. */
+export const UNKNOWN = "–";
+
 function make(created, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
@@ -88,7 +91,7 @@ export function table(caption, columns, rows) {
       const classes = [isNumber && "number", isWide && "wide"].filter(Boolean).join(" ") || null;
       return number === 0
         ? h("th", { scope: "row", role: "rowheader" }, cell)
-        : h("td", { role: "cell", class: classes, "data-title": title }, cell);
+        : h("td", { role: "cell", class: classes, "data-title": title, "data-unknown": cell === UNKNOWN }, cell);
     })));
   return h("table", { class: "figures", role: "table" },
     h("caption", { class: "spoken" }, caption),

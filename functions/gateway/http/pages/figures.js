@@ -1,8 +1,6 @@
 // Texts for durations, sizes, rates and times.
 
-import { h } from "./dom.js";
-
-export const UNKNOWN = "–";
+import { UNKNOWN, h } from "./dom.js";
 
 const NUMBER = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 const CLOCK = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
@@ -19,7 +17,7 @@ export function formatDuration(seconds) {
   if (seconds === null || seconds === undefined) return UNKNOWN;
   if (seconds < 0.9995) return `${NUMBER.format(Math.round(seconds * 1000))} ms`;
   if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
-  if (seconds < 100) return `${Math.round(seconds)} s`;
+  if (seconds < 119.5) return `${Math.round(seconds)} s`;
   if (seconds < 6000) return `${Math.round(seconds / 60)} min`;
   if (seconds < 48 * 3600) return `${Math.round(seconds / 3600)} h`;
   return `${Math.round(seconds / 86400)} days`;

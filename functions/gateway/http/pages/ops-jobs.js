@@ -1,7 +1,7 @@
 // The search for jobs of the page /ops, and the story of one job.
 
-import { h, table, update } from "./dom.js";
-import { UNKNOWN, formatCount, formatDuration, timeElement } from "./figures.js";
+import { UNKNOWN, h, table, update } from "./dom.js";
+import { formatCount, formatDuration, timeElement } from "./figures.js";
 import { Problem, ask } from "./gateway.js";
 import { readForm } from "./ops-forms.js";
 import { drawTimeline } from "./timeline.js";

@@ -1,26 +1,26 @@
 // The dead letters of the page /ops: a filter, the letters, and their redrive or purge.
 
-import { h, table, update } from "./dom.js";
-import { UNKNOWN, formatBytes, formatCount, timeElement } from "./figures.js";
+import { UNKNOWN, h, table, update } from "./dom.js";
+import { formatBytes, formatCount, timeElement } from "./figures.js";
 import { Problem, ask } from "./gateway.js";
 import { readForm } from "./ops-forms.js";
 
 const PATH = "/v1/admin/dead-letters";
-const LIMIT = 50;
+const LIMIT = 20;
 const WORDS = {
   redrive: { verb: "Redrive", done: "redriven", effect: "Each becomes a new job, whose label and parameters are those of the old job." },
   purge: { verb: "Purge", done: "purged", effect: "They are deleted for good, and cannot be redriven any more." },
 };
 const COLUMNS = [
   { title: "Job" }, { title: "Model" }, { title: "Reason", isWide: true }, { title: "Deliveries", isNumber: true },
-  { title: "Input" }, { title: "Dead since" }, { title: "Redriven as" }, { title: "Change", isSpoken: true, isWide: true },
+  { title: "Input" }, { title: "Dead since" }, { title: "Redriven as" }, { title: "Change", isSpoken: true, isWide: true, isNumber: true },
 ];
 
 const place = (id) => document.getElementById(id);
 
-/** Return a button that shows a job. */
-export function jobLink(id) {
-  return id ? h("a", { href: `#job=${id}`, class: "id" }, id) : UNKNOWN;
+/** Return a link that shows a job. In the text of an id, "…" stands for its middle. */
+function jobLink(id) {
+  return id ? h("a", { href: `#job=${id}`, class: "id", title: id }, `${id.slice(0, 8)}…${id.slice(-8)}`) : UNKNOWN;
 }
 
 /**
@@ -61,8 +61,8 @@ export function addLetters({ confirm, access }) {
           letter.input ? `${letter.input.media_type ?? letter.input.kind}, ${formatBytes(letter.input.size_bytes)}` : UNKNOWN,
           timeElement(letter.dead_lettered_at), jobLink(letter.redriven_as),
           canChange ? h("span", { class: "buttons" },
-            letter.redriven_as ? null : h("button", { type: "button", "data-do": "redrive", ...data, "aria-label": `Redrive ${letter.job_id}` }, "Redrive"),
-            h("button", { type: "button", "data-do": "purge", ...data, "aria-label": `Purge ${letter.job_id}` }, "Purge")) : "",
+            letter.redriven_as ? null : h("button", { type: "button", "data-do": "redrive", ...data }, "Redrive", h("span", { class: "spoken" }, ` ${letter.job_id}`)),
+            h("button", { type: "button", "data-do": "purge", ...data }, "Purge", h("span", { class: "spoken" }, ` ${letter.job_id}`))) : "",
         ],
       };
     });
@@ -89,7 +89,7 @@ export function addLetters({ confirm, access }) {
   async function changeOne(action, { model, id }) {
     const { verb, done } = WORDS[action];
     const path = `${PATH}/${encodeURIComponent(model)}/${encodeURIComponent(id)}`;
-    if (!await confirm(`${verb} 1 dead letter?`, `The dead letter ${id} of ${model}.`, `${verb} it`)) return;
+    if (!await confirm(`${verb} 1 dead letter?`, `The dead letter ${id} of ${model}.`, `${verb} it`, action === "purge")) return;
     try {
       const answer = action === "redrive" ? await ask("POST", `${path}/redrive`) : await ask("DELETE", path);
       tell(`1 dead letter was ${done}.`, answer ? [answer.job_id] : []);
@@ -133,7 +133,7 @@ export function addLetters({ confirm, access }) {
         }
         const letters = formatCount(found.number, "dead letter");
         const more = found.hasMore ? " More follow, which are counted afterwards." : "";
-        if (!await confirm(`${verb} ${letters}?`, `${letters} ${describe(filter)}. ${effect}${more}`, `${verb} ${letters}`)) break;
+        if (!await confirm(`${verb} ${letters}?`, `${letters} ${describe(filter)}. ${effect}${more}`, `${verb} ${letters}`, action === "purge")) break;
         const body = { action, count: found.number, filter, ...(found.cursor ? { cursor: found.cursor } : {}) };
         const result = await ask("POST", `${PATH}/actions`, { body });
         total += result.done.length;
@@ -162,6 +162,10 @@ export function addLetters({ confirm, access }) {
       "redrive-all": () => changeAll("redrive"),
       "purge-all": () => changeAll("purge"),
       "more-letters": () => load(shown.cursor),
+      "letters-of": ({ model }) => {
+        form.elements.model.value = model;
+        load();
+      },
     },
 
     /** Read the letters again if their number has changed. */

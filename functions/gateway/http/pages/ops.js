@@ -4,8 +4,8 @@
 // of its requests costs reads of the storage.
 
 import { addCharts, addUp, highestOf } from "./charts.js";
-import { h, table, update } from "./dom.js";
-import { UNKNOWN, formatBytes, formatCount, formatDuration, formatNumber } from "./figures.js";
+import { UNKNOWN, h, table, update } from "./dom.js";
+import { formatBytes, formatCount, formatDuration, formatNumber } from "./figures.js";
 import { Problem, ask } from "./gateway.js";
 import { addKeyField, onKeyChange, readKey } from "./key.js";
 import { addJobs } from "./ops-jobs.js";
@@ -229,11 +229,11 @@ function totals(queues, workers) {
   const inFlight = addUp(workers.flatMap(({ models }) => models.map((model) => model.in_flight)));
   const figures = [
     ["Waiting", formatNumber(sum(({ waiting }) => waiting.normal) + sum(({ waiting }) => waiting.low)), "jobs"],
-    ["Oldest", formatDuration(highestOf(queues.map((queue) => queue.oldest_age_seconds))), "waits since"],
+    ["Oldest", formatDuration(highestOf(queues.map((queue) => queue.oldest_age_seconds))), "in its queue"],
     ["In flight", formatNumber(inFlight ?? 0), "in workers"],
     ["In", formatNumber(sum((queue) => queue.in_per_minute)), "a minute"],
     ["Out", formatNumber(sum((queue) => queue.out_per_minute)), "a minute"],
-    ["Dead letters", formatNumber(sum(({ waiting }) => waiting.dead)), "not redriven"],
+    ["Dead letters", formatNumber(sum(({ waiting }) => waiting.dead)), "set aside"],
   ];
   return figures.map(([name, value, unit]) => h("div", {}, h("dt", {}, name), h("dd", {}, h("strong", {}, value), " ", h("span", {}, unit))));
 }
@@ -249,15 +249,27 @@ const QUEUE_COLUMNS = [
   { title: "Run p50 / p95", isNumber: true },
 ];
 
+function reasonOf({ reason, waiting }) {
+  if (reason) return badge(reason.code === "busy" ? "info" : "warning", reason.text);
+  return h("span", { class: "hint" }, waiting.normal || waiting.low ? "it will run soon" : "nothing waits");
+}
+
+/** Return the number of a model's dead letters as a link to them. */
+function deadLink({ model, waiting }) {
+  return !waiting.dead ? formatNumber(waiting.dead)
+    : h("a", { href: "#letters", class: "count", "data-do": "letters-of", "data-model": model },
+      formatNumber(waiting.dead), h("span", { class: "spoken" }, ` dead letters of ${model}`));
+}
+
 function queueTable(queues) {
   if (!queues.length) return h("p", { class: "hint" }, "The catalogue has no model.");
-  const count = (value, severity) => value ? h("span", { class: `count ${severity}` }, formatNumber(value)) : formatNumber(value);
+  const count = (value) => value ? h("span", { class: "count" }, formatNumber(value)) : formatNumber(value);
   return table("Queues", QUEUE_COLUMNS, queues.map((queue) => ({
     key: queue.model,
     cells: [
       queue.model,
-      queue.reason ? badge(queue.reason.code === "busy" ? "info" : "warning", queue.reason.text) : h("span", { class: "hint" }, "nothing waits"),
-      count(queue.waiting.normal, "many"), count(queue.waiting.low, "many"), count(queue.waiting.scheduled, "many"), count(queue.waiting.dead, "dead"),
+      reasonOf(queue),
+      count(queue.waiting.normal), count(queue.waiting.low), count(queue.waiting.scheduled), deadLink(queue),
       formatDuration(queue.oldest_age_seconds), formatNumber(queue.in_per_minute), formatNumber(queue.out_per_minute),
       pair(queue.wait_seconds), pair(queue.run_seconds),
     ],
@@ -312,7 +324,7 @@ function memoryBar({ name, total_bytes: total, used_bytes: used, models }) {
 
 const FAILURE_COLUMNS = [
   { title: "Model" }, { title: "Code" }, { title: "Jobs", isNumber: true }, { title: "Last", isNumber: true },
-  { title: "Find", isSpoken: true, isWide: true },
+  { title: "Find", isSpoken: true, isWide: true, isNumber: true },
 ];
 
 function failureTable(failures) {
@@ -322,7 +334,8 @@ function failureTable(failures) {
     cells: [
       model, h("a", { href: `/docs/problems#${encodeURIComponent(code)}` }, code), formatNumber(count),
       `${formatDuration((Date.parse(page.overview.at) - Date.parse(last)) / 1000)} ago`,
-      h("button", { type: "button", "data-do": "find", "data-model": model, "data-code": code, "aria-label": `Find the jobs of ${model} with ${code}` }, "Find these jobs"),
+      h("button", { type: "button", "data-do": "find", "data-model": model, "data-code": code }, "Find these jobs",
+        h("span", { class: "spoken" }, ` of ${model} with ${code}`)),
     ],
   })));
 }
@@ -369,11 +382,12 @@ function showCharts() {
 // ---- changes
 
 /** Ask the user in a dialog, and return whether the answer was yes. */
-function confirm(title, text, yes) {
+function confirm(title, text, yes, isDangerous) {
   const dialog = place("confirm");
   place("confirm-title").textContent = title;
   place("confirm-text").textContent = text;
   place("confirm-yes").textContent = yes;
+  place("confirm-yes").className = isDangerous ? "danger" : "main";
   dialog.returnValue = "no";
   dialog.showModal();
   return new Promise((resolve) => {
