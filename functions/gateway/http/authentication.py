@@ -57,7 +57,7 @@ _OPEN: Final = re.compile(
 _ANY_KEY: Final = re.compile(r"/v1/models(?:/[^/]+)?|/v2(?:/models/[^/]+(?:/.+)?)?")
 # Routes that show operators the jobs of all tenants, but not what the jobs contain.
 _OPERATED: Final = re.compile(r"/v1/jobs(?:/[^/]+(?:/(?:timeline|webhook))?)?")
-_ADMIN: Final = re.compile(r"/v1/(?:admin|dead-letters)(?:/.*)?", re.DOTALL)
+_ADMIN: Final = re.compile(r"/metrics|/v1/(?:admin|dead-letters|ops)(?:/.*)?", re.DOTALL)
 
 
 def is_open(method: str, path: str) -> bool:

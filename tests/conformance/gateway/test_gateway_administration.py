@@ -36,12 +36,12 @@ async def queues(tmp_path: Path) -> AsyncIterator[ServiceBusQueues]:
 async def test_the_reported_length_of_a_queue_is_the_number_of_messages_in_the_queue(
     queues: ServiceBusQueues,
 ) -> None:
-    assert await queues.length("noop") == 0
+    assert (await queues.count("noop")).active == 0
     for number in range(3):
         await queues.send("noop", ServiceBusMessage(b"x", message_id=str(number)))
-    assert await queues.length("noop") == 3
+    assert (await queues.count("noop")).active == 3
     with pytest.raises(Unavailable):
-        await queues.length("nobody")
+        await queues.count("nobody")
 
 
 @pytest.mark.parametrize("url", [None, "http://localhost:9"])
@@ -51,5 +51,5 @@ async def test_requests_to_a_management_api_that_does_not_respond_raise_unavaila
     emulator = "Endpoint=sb://localhost;SharedAccessKeyName=a;SharedAccessKey=b;"
     administration = Administration(ServiceEndpoint(emulator + "UseDevelopmentEmulator=true;"), url)
     with pytest.raises(Unavailable):
-        await administration.length("noop")
+        await administration.count("noop")
     await administration.close()

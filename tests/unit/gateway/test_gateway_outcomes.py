@@ -128,7 +128,7 @@ async def test_a_recorded_outcome_is_kept_if_the_gateway_dies_before_raising_the
     job_id = await gateway.accept()
     outcome = JobOutcome.cancelled(gateway.clock())
     # The gateway has only done the first step of `Jobs.finish`.
-    await OutcomeStore(gateway.blobs).record(job_id, outcome)
+    await gateway.services.outcomes.record(job_id, outcome, "noop")
     assert (await gateway.job(job_id))["status"] == "cancelled"
     # The worker's repeated request raises the event.
     assert (await gateway.reply()).status_code == 410
@@ -255,8 +255,8 @@ async def test_only_the_first_of_two_outcomes_of_a_job_is_recorded(
     job_id = await gateway.accept()
     jobs = gateway.services.jobs
     reply = JobReply(job_id, InlineJson(1), NOW, NOW, Timing(1, 2, 3))
-    first = await jobs.finish(gateway.durable, job_id, JobOutcome.replied(reply, NOW))
-    second = await jobs.finish(gateway.durable, job_id, JobOutcome.cancelled(NOW))
+    first = await jobs.finish(gateway.durable, job_id, JobOutcome.replied(reply, NOW), "noop")
+    second = await jobs.finish(gateway.durable, job_id, JobOutcome.cancelled(NOW), "noop")
     assert first == second
     assert (await gateway.job(job_id))["status"] == "succeeded"
 

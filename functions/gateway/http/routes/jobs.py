@@ -368,7 +368,7 @@ async def _cancel(request: Request, job_id: str, found: Record) -> bool:
     try:
         if started_at is None:
             cancelled = JobOutcome.cancelled(services.clock())
-            recorded = await services.jobs.finish(durable, job_id, cancelled)
+            recorded = await services.jobs.finish(durable, job_id, cancelled, found["model"])
             return recorded.status is JobStatus.CANCELLED
         with contextlib.suppress(Unavailable):  # the orchestration also checks for the order
             order = {"started_at": started_at}
