@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -18,7 +19,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 PROGRAMS = ("chromium", "chromedriver")
 AXE = Path(__file__).parent / "vendor" / "axe-core-4.14.1" / "axe.min.js"
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 30.0
 
 _NETWORK = {"http", "https", "ws", "wss", "ftp"}
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -98,6 +99,12 @@ class Browser:
         self.wait(find_visible, f"no visible element matches {selector}")
         return found[0]
 
+    def text_of(self, selector: str) -> str:
+        """Return the visible text of the first element that matches now; empty if none does."""
+        return str(
+            self.run("return document.querySelector(arguments[0])?.innerText", selector) or ""
+        )
+
     def find_all(self, selector: str) -> list[WebElement]:
         """Return all elements that match a CSS selector now."""
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
@@ -107,8 +114,13 @@ class Browser:
         self.wait(lambda: text in self.find(selector).text, f"{selector} does not show {text!r}")
 
     def wait(self, condition: Callable[[], bool], failure: str) -> None:
-        """Wait until the condition is true. `failure` is the message if it stays false."""
-        wait = WebDriverWait(self.driver, WAIT_SECONDS, poll_frequency=0.05)
+        """Wait until the condition is true. `failure` is the message if it stays false.
+
+        The condition is false while it uses an element that the page has just replaced.
+        """
+        wait = WebDriverWait(
+            self.driver, WAIT_SECONDS, 0.05, ignored_exceptions=[StaleElementReferenceException]
+        )
         wait.until(lambda _: condition(), failure)
 
     def run(self, script: str, *arguments: object) -> Any:

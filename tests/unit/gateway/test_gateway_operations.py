@@ -1,5 +1,6 @@
 """The documents under /v1/ops: queues, workers, failures, series and who may read them."""
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 
 from contract.heartbeats import Heartbeat, ModelBeat, ModelState, encode_heartbeat
 from contract.names import heartbeat_blob
-from tests.unit.gateway.conftest import RunningGateway, error_body
+from gateway.http.keys import make_key, parse_keys
+from tests.unit.gateway.conftest import RunningGateway, error_body, open_gateway
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
@@ -109,3 +111,23 @@ async def test_the_overview_shows_the_state_of_each_worker(gateway: RunningGatew
     assert {worker["state"] for worker in (await overview(gateway))["workers"]} == {"silent"}
     gateway.clock.now += timedelta(minutes=10)
     assert (await overview(gateway))["workers"] == []
+
+
+async def test_the_overview_says_what_its_caller_may_do() -> None:
+    key, entry = make_key("night shift", "acme", ["ops:read", "jobs:read"])
+    async with open_gateway(api_keys=parse_keys(json.dumps([entry]))) as gateway:
+        headers = {"authorization": f"Bearer {key}"}
+        answer = await gateway.http.get("/v1/ops/overview", headers=headers)
+    assert answer.json()["caller"] == {
+        "name": "night shift",
+        "tenant": "acme",
+        "scopes": ["jobs:read", "ops:read"],
+    }
+
+
+async def test_a_caller_without_a_key_may_do_everything_on_an_open_gateway(
+    gateway: RunningGateway,
+) -> None:
+    caller = (await overview(gateway))["caller"]
+    assert (caller["name"], caller["tenant"]) == ("", "")
+    assert set(caller["scopes"]) == {"admin", "jobs:read", "jobs:write", "ops:read"}

@@ -57,7 +57,7 @@ PAGES: Final = (
     Page(
         "ops",
         "Operations",
-        "What the queues, the workers and the jobs do now, and what is wrong. Find jobs and redrive.",
+        "What the queues, workers and jobs do now, and what is wrong. Find jobs, and redrive them.",
     ),
     Page(
         "docs",
