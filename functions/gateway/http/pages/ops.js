@@ -303,6 +303,9 @@ function workerCards({ workers, sources }) {
 
 /** Return the memory of a device as a bar with a part for each model, and a legend with the sizes. */
 function memoryBar({ name, total_bytes: total, used_bytes: used, models }) {
+  if (used === null && total === null) {
+    return h("p", { class: "memory", "data-key": name }, h("strong", {}, name), " memory: neither limited nor measured");
+  }
   const known = models.filter(({ bytes }) => bytes > 0);
   const ofModels = addUp(known.map(({ bytes }) => bytes)) ?? 0;
   const other = Math.max(0, (used ?? 0) - ofModels);
