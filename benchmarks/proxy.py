@@ -76,7 +76,7 @@ class DelayProxy:
             writer.close()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Forward the chunks of one direction, each after the delay, until the sender closes it."""
+        """Forward each chunk of one direction after the delay, until the sender disconnects."""
         # The sender must wait if the receiver or a limited throughput is slower.
         chunks: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_MAX_CHUNKS_IN_TRANSIT)
         await _run_until_first_error(self._receive(reader, chunks), self._send(chunks, writer))

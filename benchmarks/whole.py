@@ -1,4 +1,7 @@
-"""Measure the whole system in one run (`./dev bench`), so that its figures are comparable."""
+"""Measure the whole system (`./dev bench`).
+
+All measurements are made in one run, so that their results can be compared.
+"""
 
 import subprocess
 import sys

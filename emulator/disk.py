@@ -12,7 +12,7 @@ from pathlib import Path
 _log = logging.getLogger(__name__)
 
 MIN_FREE_BYTES = 256 * 1024
-"""With less free space than this, a service counts as unable to write.
+"""The free disk space below which a service reports that it cannot write.
 
 A commit of a few rows adds some pages of 4 KiB to the write-ahead log of SQLite.
 """
@@ -50,7 +50,7 @@ class DiskStatus:
         self._is_reported = False
 
     def note_error(self, error: BaseException) -> None:
-        """Record that a write has failed. Ignore an error that is not about the disk."""
+        """Record that a write has failed. Ignore an error that the disk has not caused."""
         if is_disk_error(error):
             self._failure = str(error)
             self._report(self._failure)

@@ -47,7 +47,7 @@ class HostRules:
     """The host names for which a service serves requests."""
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
-        """Allow the loopback names, and the names in `allowed`. These must not contain a port."""
+        """Allow the loopback names, and the names in `allowed`, which must not contain a port."""
         self._allowed = frozenset(name.lower().removesuffix(".") for name in allowed)
         # Each request is checked, but requests contain only a few different names.
         self.allows = lru_cache(maxsize=64)(self._allows)
@@ -86,10 +86,10 @@ class HostFilter:
 
 
 class OriginFilter:
-    """ASGI middleware that refuses a request from a page whose origin is not allowed, with 403.
+    """ASGI middleware that responds with 403 if the origin of a page is not allowed.
 
-    It protects routes that change something and need no key. A browser sends the page's origin in
-    each request that is not a plain GET. Other clients send no Origin header.
+    The middleware protects routes that change data and need no key. A browser sends the page's
+    origin in each request that is not a plain GET. Other clients send no Origin header.
     """
 
     def __init__(self, application: _Application, rules: HostRules) -> None:

@@ -34,7 +34,7 @@ class HttpProtocol(HttpToolsProtocol):
     _is_in_head = True
     _is_in_body = False
     _deadline: float | None = None
-    """The time until which the next part of the request must arrive, or None if none is awaited."""
+    """The event loop's time by which the client must send more bytes, or None if it need not."""
     # Each connection has one timer. A new deadline does not restart the timer. When the timer fires
     # before the deadline, it is started again.
     _request_timer: asyncio.TimerHandle | None = None
@@ -50,13 +50,16 @@ class HttpProtocol(HttpToolsProtocol):
         self._await_within(self.limits.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer."""
+        """Stop the timer that closes the connection of a slow client."""
         if self._request_timer is not None:
             self._request_timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse received bytes. Refuse a too large head, and restart the time limit of a body."""
+        """Parse received bytes.
+
+        Refuse a request whose head is too large. In a body, restart the time limit for a pause.
+        """
         if self._is_in_head:
             self._head_bytes += len(data)
             if self._head_bytes > self.max_head_bytes:
@@ -70,14 +73,14 @@ class HttpProtocol(HttpToolsProtocol):
             self._await_within(self.limits.body_silence_seconds)
 
     def on_headers_complete(self) -> None:
-        """Begin to limit the pauses in the body."""
+        """Start the time limit for pauses within the request's body."""
         self._is_in_head = False
         self._is_in_body = True
         self._head_bytes = 0
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """End the time limit of the request."""
+        """End the time limit, because the request is complete."""
         self._is_in_head = True
         self._is_in_body = False
         self._deadline = None

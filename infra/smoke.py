@@ -36,8 +36,8 @@ SUBMIT_INTERVAL_SECONDS: Final = 0.6
 After the restart, the time between submits is twice as long."""
 
 RESTART_DELAY_SECONDS: Final = 0.2
-"""Seconds from the submit of the jobs that are submitted together to the restart. In this time the
-gateway accepts some of these jobs."""
+"""Seconds between the submit of the jobs that are submitted together and the gateway's restart. The
+gateway accepts some of these jobs before the restart."""
 
 DEADLINE_SECONDS: Final = 1800
 REQUEST_SECONDS: Final = 30.0

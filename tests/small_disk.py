@@ -1,6 +1,6 @@
-"""A small file system of its own for the processes of a test, which the test can fill.
+"""Run the processes of a test on their own small file system, which the test can fill.
 
-The processes run in a mount namespace with a tmpfs, so a full disk is a real one: each write fails
+The processes run in a mount namespace with a tmpfs, so each write to the full disk fails
 with ENOSPC. A user namespace makes that possible without root.
 """
 

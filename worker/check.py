@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from contract import media
 from contract.catalogue import Catalogue, ModelEntry
@@ -204,18 +204,21 @@ def _sample(model: ModelEntry, path: Path, announced: str | None) -> ModelInput:
     return ModelInput(data, seen)
 
 
-def _print(line: Line) -> None:
-    sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
+def _print(line: Line, output: TextIO) -> None:
+    output.write(json.dumps(line, ensure_ascii=False) + "\n")
+    output.flush()
 
 
-def _failed(code: str, detail: str) -> int:
-    _print({"event": "failed", "code": code, "detail": detail})
+def _failed(code: str, detail: str, output: TextIO) -> int:
+    _print({"event": "failed", "code": code, "detail": detail}, output)
     return _EXIT_FAULT
 
 
-def main(arguments: list[str], environ: dict[str, str]) -> int:
-    """Run the command `python -m worker.check`, and return its exit code: 0, 1 or 2."""
+def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
+    """Run the command `python -m worker.check`, and return its exit code: 0, 1 or 2.
+
+    The lines are written to `output`.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m worker.check", description="Runs one model on one input."
     )
@@ -231,22 +234,26 @@ def main(arguments: list[str], environ: dict[str, str]) -> int:
         weights = WeightsStore(settings.weights_cache, LazyBlobReader(settings.payload_storage))
         loader = ModelLoader(weights, settings.torch_threads)
         for line in check(model, sample, loader):
-            _print(line)
+            _print(line, output)
     except (ContractError, SettingsError) as error:
         sys.stderr.write(f"{error}\n")
         return _EXIT_USAGE
     except WorkerError as error:
         if error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
-        return _failed(error.code, str(error))
+        return _failed(error.code, str(error), output)
     except (Exception, SystemExit) as error:  # noqa: BLE001  a model's code may raise anything
         traceback.print_exception(error)
-        return _failed("inference-failed", f"{model.implementation} raised {type(error).__name__}")
+        detail = f"{model.implementation} raised {type(error).__name__}"
+        return _failed("inference-failed", detail, output)
     return 0
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:], dict(os.environ))
+    # What the model's code prints goes to standard error, so that it is not mixed with the lines.
+    lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    code = main(sys.argv[1:], dict(os.environ), lines)
     sys.stdout.flush()
     # Not sys.exit, which would wait for threads that a model has started.
     os._exit(code)

@@ -17,7 +17,7 @@ _KEPT_BYTES = 1024 * 1024 * 1024
 
 
 def worker_name() -> str:
-    """Return the name by which people know this worker: the machine's name and the process id.
+    """Return the name of this worker for people: the machine's name and the process id.
 
     In Kubernetes, the machine's name is that of the pod.
     """

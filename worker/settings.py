@@ -20,7 +20,7 @@ from worker.process import available_processors, torch_threads
 T = TypeVar("T")
 
 PLAIN_HTTP = "http://"
-"""Begins an entry of REPLY_HOSTS to which replies may be sent without TLS."""
+"""The prefix of an entry in REPLY_HOSTS that permits replies without TLS to this host."""
 
 METADATA_ADDRESS = "http://169.254.169.254"
 

@@ -41,8 +41,8 @@ _SCORE_TOLERANCE = 1e-3
 class Amounts:
     """How many requests each measurement sends.
 
-    If `burst` or `loss` is 0, the measurement of this name is left out. `bare_seconds` is how long
-    a bare loop runs, in seconds. If it is 0, no bare loop is measured.
+    If `burst` is 0, no burst is measured. If `loss` is 0, the loss of requests is not measured.
+    `bare_seconds` is how many seconds a bare loop runs. If it is 0, no bare loop is measured.
     """
 
     one_client: int
@@ -135,11 +135,11 @@ def latency(exchanges: Sequence[Exchange]) -> Values:
 
 
 def _measure_loss(served: ServedPeer, amounts: Amounts, exchanges: list[Exchange]) -> Values:
-    """Kill the model process during a burst of requests, and return the loss and the silence.
+    """Kill the model process during a burst of requests, and measure what the callers lose.
 
     The clients of the burst do not repeat a failed request. Right after the kill, one new client
-    sends a request, and repeats it until it succeeds. The silence is the longest time after the
-    kill without a successful response to any client.
+    sends a request, and repeats it until it succeeds. The returned values are the number of lost
+    requests, and the longest time after the kill without a successful response to any client.
     """
     requests = served.requests
     killed_at = math.inf

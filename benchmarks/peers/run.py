@@ -118,7 +118,7 @@ class PeerBenchmark:
 def add_ratios(
     values: Values, before: tuple[float, float], after: tuple[float, float], burst: int
 ) -> None:
-    """Add the throughput of the bare loops, and the ratios of the run to the loops, to `values`.
+    """Compare a run with the bare loops, and add the throughputs and the ratios to `values`.
 
     Args:
         values: The values of the run.

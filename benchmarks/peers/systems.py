@@ -218,7 +218,7 @@ class ServedPeer:
 
 
 class _SupervisedProgram:
-    """A program that a thread starts again 0.1 s after the program has ended, as systemd does."""
+    """A program that is restarted 0.1 s after it has ended, as systemd does."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self._command = command
@@ -349,7 +349,7 @@ def find_redis() -> str:
     """Return the path of redis-server.
 
     Raises:
-        SystemExit: if it is not installed.
+        SystemExit: if redis-server is not installed.
     """
     path = shutil.which("redis-server")
     if path is None:

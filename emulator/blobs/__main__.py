@@ -56,7 +56,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _allow_origins(store: AccountStore, origins: Sequence[str]) -> None:
-    """Replace the CORS rules by one for pages of these origins."""
+    """Replace the account's CORS rules with one rule that allows pages of these origins."""
     try:
         store.replace_cors_rules([rule_for_pages(origins)])
     except StorageError as error:

@@ -59,9 +59,9 @@ class CorsRule:
         return _ANY in self.allowed_origins
 
     def matches(self, origin: str, method: str) -> bool:
-        """Return whether the rule decides about requests of this method from this origin.
+        """Return whether the rule applies to requests with this method from pages of this origin.
 
-        Upper and lower case of the origin matter.
+        The comparison of origins is case-sensitive.
         """
         return method.upper() in self.allowed_methods and any(
             _matches_origin(allowed, origin) for allowed in self.allowed_origins
@@ -72,10 +72,10 @@ class CorsRule:
         return all(_matches_header(self.allowed_headers, name) for name in names)
 
     def expose(self, names: Iterable[str]) -> list[str]:
-        """Return the names of the headers that a page may read.
+        """Return the names of the response headers that a page may read.
 
-        These are the names in the rule, and each of `names` with a prefix that is in the rule.
-        `names` are the headers of the response.
+        The result contains the full names in the rule, and those of `names` that begin with a
+        prefix in the rule. `names` are the names of all headers of the response.
         """
         literal = [name for name in self.exposed_headers if not name.endswith(_ANY)]
         prefixes = [name for name in self.exposed_headers if name.endswith(_ANY)]
@@ -86,7 +86,7 @@ class CorsRule:
 
 
 def rule_for_pages(origins: Collection[str]) -> CorsRule:
-    """Return a rule with which pages of these origins can use signed links to blobs."""
+    """Return a CORS rule that allows pages of these origins to use signed links to blobs."""
     return CorsRule(
         allowed_origins=(_ANY,) if _ANY in origins else tuple(dict.fromkeys(origins)),
         allowed_methods=("GET", "HEAD", "PUT"),
@@ -115,7 +115,7 @@ def _matches_header(allowed: Iterable[str], name: str) -> bool:
 
 
 def check_rules(rules: Sequence[CorsRule]) -> None:
-    """Raise StorageError if Azure's documentation does not permit these rules."""
+    """Raise StorageError if Azure would refuse these rules, according to its documentation."""
     if len(rules) > _RULES_MAX:
         raise StorageError(
             ErrorCode.INVALID_XML_DOCUMENT, Reason=f"There are more than {_RULES_MAX} CORS rules."
@@ -178,9 +178,13 @@ def answer_preflight(rules: Iterable[CorsRule], headers: Mapping[str, str]) -> d
     """Return the headers of the response to a preflight request.
 
     The first rule that matches origin and method decides, even if a later rule allows the headers.
-    The names in `headers` must be in lower case.
 
-    Raises StorageError if a header is missing, or if the page may not send the request.
+    Args:
+        rules: The CORS rules of the account, in their order.
+        headers: The headers of the preflight request. The names must be in lower case.
+
+    Raises StorageError if the preflight request has no origin or no method, or if the page may not
+    send the request that the browser asks about.
     """
     origin = headers.get("origin")
     method = headers.get("access-control-request-method")

@@ -54,13 +54,16 @@ def build_properties(stored: Mapping[str, str]) -> str:
 
 
 def read_cors_rules(stored: Mapping[str, str]) -> tuple[CorsRule, ...]:
-    """Return the CORS rules of properties that `parse_properties` returned."""
+    """Return the CORS rules in `stored`, which has the format of `parse_properties`' result."""
     text = stored.get("Cors")
     return () if text is None else _rules(parse_element(text.encode()))
 
 
 def build_cors(rules: Sequence[CorsRule]) -> dict[str, str]:
-    """Return the property that contains these CORS rules. Raises StorageError if one is invalid."""
+    """Return these CORS rules as a property of the Blob service: its name and its XML element.
+
+    Raises StorageError if a rule is invalid.
+    """
     check_rules(rules)
     return {"Cors": f"<Cors>{''.join(map(_build_rule, rules))}</Cors>"}
 
@@ -110,7 +113,7 @@ def _items(text: str) -> tuple[str, ...]:
 def _check_names(
     element: XmlElement, known: Collection[str], required: Collection[str] = ()
 ) -> None:
-    """Check that an element has only known children, none of them twice, and the required ones."""
+    """Raise StorageError if a child element is unknown, occurs twice, or is missing."""
     names = [child.name for child in element.children]
     if len(set(names)) < len(names) or not set(names) <= set(known):
         raise StorageError(ErrorCode.INVALID_XML_DOCUMENT)
@@ -120,7 +123,12 @@ def _check_names(
 
 
 def _struct(*required: str, **members: Check) -> Check:
-    """Return a check of an element that has members."""
+    """Return a function that checks an XML element and its child elements.
+
+    Args:
+        required: The names of the child elements that must exist.
+        members: The name of each allowed child element, and the function that checks it.
+    """
 
     def check(element: XmlElement) -> None:
         _check_names(element, members, required)

@@ -42,7 +42,11 @@ _HEAD_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Service:
-    """A running service. A GET request to `path` gets `status`. `data` is the data directory."""
+    """A running service.
+
+    A GET request to `path` gets a response with the HTTP status `status`. `data` is the service's
+    data directory.
+    """
 
     port: int
     path: str
@@ -72,7 +76,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def old_file(data: Path, name: str) -> None:
-    """Create a file in `data` that all users can read, as older versions did."""
+    """Create a file in `data` that all users can read, as older versions of the services did."""
     data.mkdir(parents=True, exist_ok=True)
     data.chmod(0o755)
     (data / name).touch(mode=0o644)

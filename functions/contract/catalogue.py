@@ -43,7 +43,7 @@ class ModelEntry:
             is settled.
         max_delivery_count: The number of deliveries after which Service Bus moves a message that
             was not completed to the dead-letter queue.
-        max_pixels: The largest number of pixels of an input image; 0 if the input is not an image.
+        max_pixels: The largest number of pixels of an input image; 0 if pixels are not limited.
         max_input_bytes: The largest size in bytes of an input that is part of an HTTP request.
         max_upload_bytes: The largest size in bytes of an upload. The default is `max_input_bytes`.
         reports_progress: Whether the worker reports the progress of each job.

@@ -1,8 +1,8 @@
 """The notes of workers about single deliveries of a job.
 
-The reply to a job contains the marks of the delivery that produced it. A worker writes a note about
-each other delivery that it can describe: when it receives a message that was delivered before, and
-when it gives a message back. Most messages are delivered once, and then there is no note.
+The reply to a job contains the marks of the delivery that produced the reply. Workers describe the
+job's other deliveries in notes. A worker writes a note when it receives a message that was
+delivered before, and when it gives a message back. A message that is delivered once has no note.
 
 Each delivery has a blob of its own, so that workers never wait for one another. `note_blob` returns
 its name, and the gateway lists the blobs of a job by their prefix. Workers write a note once and do
@@ -28,9 +28,9 @@ class DeliveryNote:
     """What a worker notes about one delivery of a job.
 
     Attributes:
-        attempt: The number of the delivery, from 1. A message that was released keeps its number,
-            so two deliveries can have the same number.
-        marks: The steps that the delivery has reached.
+        attempt: The number of the delivery, from 1. If a message is released, its next delivery has
+            the same number.
+        marks: When the delivery reached each step.
         ended_ms: When the worker gave the message back, in milliseconds since `marks.received_at`;
             None if the worker had not ended the delivery when it wrote the note.
         settlement: How the worker settled the message, for example `abandon`; None before the end.

@@ -283,7 +283,7 @@ class Resolver:
         max_count: int = MAX_LOOK_UPS,
         max_count_of_a_share: int = MAX_LOOK_UPS_OF_A_SHARE,
     ) -> None:
-        """Store the limits.
+        """Set the look-up function and the limits.
 
         Args:
             look_up: Finds the addresses of a host, and may block.
@@ -306,8 +306,8 @@ class Resolver:
             share: The share for which a new look-up counts, for example the tenant.
 
         Returns:
-            A future with the addresses. Its result is OSError or UnicodeError if the name has no
-            address. It cannot be cancelled, because several callers may wait for it.
+            A future with the addresses. Its `result` method raises OSError or UnicodeError if the
+            look-up failed. The future cannot be cancelled, because several callers may wait for it.
 
         Raises:
             TooManyLookUps: Too many look-ups of the share or of the process have not ended.
@@ -341,7 +341,7 @@ class Resolver:
             TimeoutError: The look-up has not ended in time. It still runs and counts for the share.
             OSError: The name has no address.
             UnicodeError: The name is not valid.
-            TooManyLookUps: As for `start`.
+            TooManyLookUps: Too many look-ups of the share or of the process have not ended.
         """
         return self.start(host, port, share).result(max(0.0, seconds))
 

@@ -187,9 +187,9 @@ class Timing:
     """How long a job waited in the queue, and how long its batch ran, in milliseconds.
 
     `batch_size` is the number of jobs in the batch. `delivery` has the marks of the delivery that
-    produced the reply, as the JSON object of `marks_to_json`; None if the sender is older than
-    these marks. A reader passes this object on unchanged. Only `marks_from_json` checks it, so that
-    wrong marks cost no reply.
+    produced the reply, as the JSON object of `marks_to_json`; None if the sender's version has no
+    marks. `decode_reply` does not check this object, so a reply with wrong marks is still valid.
+    `marks_from_json` checks the object.
     """
 
     queued_ms: float = 0.0
@@ -296,7 +296,7 @@ class Fields:
         return float(value)
 
     def optional_number(self, name: str) -> float | None:
-        """Return the value of a number field as `number` does; None if it is absent or null."""
+        """Return the value of a field, a number of at least 0; None if it is absent or null."""
         return None if self._values.get(name) is None else self.number(name)
 
     def boolean(self, name: str) -> bool:
@@ -695,7 +695,7 @@ def _decode_base64(value: Json) -> bytes:
 # An orchestration's history contains the result. The Azure Storage backend stores a history entry
 # of more than 45 KB in a blob and reads it on each replay. Base64 adds a third to the size.
 INLINE_LIMIT_BYTES = 24 * 1024
-"""The size in bytes of the largest payload that the history of an orchestration contains."""
+"""The size in bytes of the largest result in a message, and of any payload in a job's history."""
 
 INPUT_INLINE_LIMIT_BYTES = 64 * 1024
 """The default size in bytes up to which an input is part of the message and not in a blob."""

@@ -136,7 +136,7 @@ def reply_path(job_id: str) -> str:
 WORKER_ROUTE: Final = re.compile(
     r"((?:/[A-Za-z0-9._~-]+)*)/v1/jobs/[A-Za-z0-9][A-Za-z0-9._-]{0,99}/(?:reply|progress)"
 )
-"""The URL paths of the gateway's routes for workers. The first group is the gateway's own path."""
+"""Matches the URL paths of the routes for workers. The first group is the path before `/v1`."""
 
 
 def progress_url(reply_url: str) -> str | None:

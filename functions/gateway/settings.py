@@ -19,7 +19,7 @@ from gateway.http.keys import ApiKey, parse_keys
 from gateway.http.rates import Rate, parse_rate
 
 MAX_WAIT_SECONDS: Final = 200
-"""The longest time for which a request waits for a job. Azure ends a request after 230 s."""
+"""The longest time in seconds that a request waits for a job. Azure ends requests after 230 s."""
 
 BODY_MEMORY_BYTES: Final = 256 * 1024**2
 """The default limit, in bytes, of all large request bodies in one process."""

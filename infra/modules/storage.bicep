@@ -98,6 +98,8 @@ resource payload 'Microsoft.Storage/storageAccounts@2025-08-01' = {
             { prefix: 'outcomes', days: 7 }
             { prefix: 'progress', days: 7 }
             { prefix: 'deliveries', days: 7 }
+            { prefix: 'heartbeats', days: 1 }
+            { prefix: 'sums', days: 1 }
             { prefix: 'uploads', days: 2 }
             { prefix: 'claims', days: 2 }
             { prefix: 'dead-letters', days: 30 }

@@ -37,7 +37,7 @@ class Scaler:
     """
 
     def __init__(self, scaling: ScaledObject, now_seconds: float, replicas: int = 0) -> None:
-        """Start at the time ``now_seconds`` with ``replicas`` replicas."""
+        """Create a scaler at the time ``now_seconds``, for ``replicas`` existing replicas."""
         self._scaling = scaling
         self._activation = Activation(scaling, now_seconds)
         self._autoscaler = Autoscaler(scaling)
@@ -237,9 +237,9 @@ class Autoscaler:
             self._removals.append(_Change(now, -change))
 
     def _find_limit(self, now: float, replicas: int, rules: ScalingRules, *, upwards: bool) -> int:
-        """Return the highest number of replicas that the policies permit now.
+        """Return the highest number of replicas that the scaling policies in ``rules`` permit now.
 
-        If ``upwards`` is false, return the lowest number that the policies permit.
+        If ``upwards`` is false, return the lowest number that these policies permit.
         """
         if rules.select is SelectPolicy.DISABLED:
             return replicas

@@ -32,7 +32,7 @@ _PERCENTS = (50, 95, 99)
 class SimulationSample:
     """The state of the simulation at one time.
 
-    ``waiting`` is the number of waiting jobs, ``wanted`` the number of all workers, ``ready`` the
+    ``waiting`` is the number of queued jobs, ``wanted`` the number of all workers, ``ready`` the
     number of workers that have loaded the model, and ``nodes`` the number of nodes.
     """
 

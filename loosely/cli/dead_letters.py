@@ -119,7 +119,7 @@ def redrive_all(  # noqa: PLR0913, PLR0917 - each option of the command is a par
     api_key: KeyOption = None,
     as_json: JsonLinesOption = False,
 ) -> None:
-    """Send the work of all matching dead letters again, except of letters redriven before."""
+    """Redrive all matching dead letters, except letters that were redriven before."""
     wanted = DeadLetterFilter(model, reason, parse_time(after), parse_time(before))
     with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
         _change_all(client, "redrive", wanted, expected, as_json=as_json)

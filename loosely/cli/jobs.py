@@ -3,9 +3,10 @@
 import json
 import re
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -110,6 +111,37 @@ MediaTypeOption = Annotated[
 ]
 
 
+ParameterOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param",
+        metavar="NAME=VALUE",
+        help="A parameter of the model, such as top=3. The value is JSON, or else a text. May be "
+        "repeated.",
+    ),
+]
+
+
+def parse_parameters(given: Sequence[str]) -> dict[str, Any]:
+    """Return the parameters in the values of the option ``--param``.
+
+    Raises:
+        typer.BadParameter: A value does not have the form NAME=VALUE, or a name occurs twice.
+    """
+    parameters: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise typer.BadParameter(f"expected NAME=VALUE, found {text!r}", param_hint="--param")
+        if name in parameters:
+            raise typer.BadParameter(f"{name} is given twice", param_hint="--param")
+        try:
+            parameters[name] = json.loads(value)
+        except (ValueError, RecursionError):
+            parameters[name] = value
+    return parameters
+
+
 def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     file: Annotated[
         Path,
@@ -121,6 +153,7 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
     priority: PriorityOption = None,
     label: LabelOption = None,
     media_type: MediaTypeOption = None,
+    param: ParameterOption = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Do not wait for the result; print the job's id.")
     ] = False,
@@ -133,17 +166,22 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
     Waits until the job ends. Ctrl-C ends the wait, not the job.
     """
     source = _read_source(file)
+    parameters = parse_parameters(param or [])
     with exit_on_error(as_json=as_json), spinner("sending") as progress:
         with connect(url, api_key) as client:
-            job = client.submit(
-                source,
-                model,
-                media_type=media_type,
-                wait_seconds=0 if detach else wait,
-                deadline_seconds=deadline,
-                priority=priority,
-                label=label,
-            )
+            try:
+                job = client.submit(
+                    source,
+                    model,
+                    media_type=media_type,
+                    parameters=parameters or None,
+                    wait_seconds=0 if detach else wait,
+                    deadline_seconds=deadline,
+                    priority=priority,
+                    label=label,
+                )
+            except ValueError as error:
+                raise typer.BadParameter(str(error), param_hint="FILE") from None
         if not (job.is_final or detach):
             with connect(url, api_key, FOLLOWING_RETRY) as client:
                 job = _follow(client, job, progress)

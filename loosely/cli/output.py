@@ -111,8 +111,8 @@ _DELIVERY_STYLES = {
 def timeline_view(timeline: Timeline) -> RenderableType:
     """Return a drawing of a job's timeline.
 
-    It has a bar for each step, a row for each delivery, the clocks that differ, the attempts to
-    deliver the webhook, and the trace id.
+    The drawing has a bar for each step and a row for each delivery. It also lists the clocks that
+    differ from the gateway's, the attempts to deliver the webhook, and the trace id.
     """
     style = _STATUS_STYLES.get(timeline.status, "")
     head = Text.assemble(
@@ -163,7 +163,7 @@ def _step_table(timeline: Timeline) -> Table:
 
 
 def _span(begin_ms: float, duration_ms: float, total_ms: float) -> str:
-    """Return a bar for a step, placed where the step lies in the whole time."""
+    """Return the bar of a timeline step, indented by the time before the step."""
     if total_ms <= 0 or duration_ms <= 0:
         return ""
     first = min(int(begin_ms / total_ms * _BAR_CELLS), _BAR_CELLS - 1)

@@ -327,8 +327,8 @@ class ClientOperations:
     ) -> AsyncGenerator[Job, None]:
         """Yield the jobs that match all filters, newest first.
 
-        Pages of the list are requested when needed. A search for few of many jobs may need many
-        requests. `find_jobs` returns one page, and the time back to which it was searched.
+        Pages of the list are requested when needed. If only a few of many jobs match, many requests
+        may be necessary. `find_jobs` instead returns one page, and how far back it has searched.
 
         Args:
             model: Only jobs of this model. Default: the jobs of all models.
@@ -381,7 +381,7 @@ class ClientOperations:
     ) -> JobPage:
         """Return one page of the jobs that match all filters, newest first.
 
-        The gateway looks at a limited number of jobs for a page. Even an empty page can have a
+        The gateway examines a limited number of jobs for a page. Even an empty page can have a
         ``next_cursor``, which continues the search. ``searched_back_to`` is the time back to which
         all matching jobs are on this page or on an earlier page.
 

@@ -70,7 +70,13 @@ def read_payload(source: Source, media_type: str | None) -> Payload:
 
     Raises:
         OSError: The file cannot be read.
+        TypeError: ``source`` is a string, which could be a text or the path of a file.
     """
+    if isinstance(source, str):
+        raise TypeError(
+            "source is a str: pass text.encode() to submit a text, or pathlib.Path(...) to submit "
+            "a file"
+        )
     if isinstance(source, bytes):
         return Payload(source, media_type or detect_media_type(source), len(source))
     path = Path(source)
@@ -80,6 +86,16 @@ def read_payload(source: Source, media_type: str | None) -> Payload:
     return Payload(
         FileBody(path, size_bytes), media_type or detect_media_type(head, path.name), size_bytes
     )
+
+
+def _wrap_json(body: Body) -> bytes:
+    content = body if isinstance(body, bytes) else body.path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+        json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the input is not JSON: {error}") from None
+    return f'{{"input": {{"json": {text}}}}}'.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +188,22 @@ class RequestBuilder:
         return self.url.rstrip("/")
 
     def submit(self, submission: Submission, payload: Payload) -> HttpRequest:
-        """Return a request that submits a job with the payload as its body."""
+        """Return a request that submits a job with the payload as its body.
+
+        A JSON input becomes the member ``input.json`` of the body, because the gateway expects its
+        options in a JSON body. The bytes of the input stay as they are.
+
+        Raises:
+            OSError: The file with a JSON input cannot be read.
+            ValueError: The media type of the payload is JSON, but its content is not.
+        """
+        is_json = payload.media_type.partition(";")[0].strip().lower() == _JSON
         return self._build(
             "POST",
             submission.path,
             headers={**submission.headers, "content-type": payload.media_type},
             params=submission.query(),
-            body=payload.body,
+            body=_wrap_json(payload.body) if is_json else payload.body,
             wait_seconds=submission.wait_seconds,
         )
 

@@ -157,10 +157,10 @@ class Event:
 class TimelineStep:
     """A step of a job. The durations of all steps add up to ``total_ms`` of the timeline.
 
-    ``duration_ms`` is the time since the step before, and ``share`` its part of the whole, from 0
-    to 1. ``delivery`` is the number of the delivery to a worker, or ``None`` outside a worker. The
-    job did not wait for a step with ``is_beside``. The time of a step with ``is_adjusted`` was
-    moved, because clocks differ.
+    ``duration_ms`` is the time since the step before. ``share`` is ``duration_ms`` as a fraction of
+    ``total_ms``, from 0 to 1. ``delivery`` is the number of the delivery to a worker, or ``None``
+    outside a worker. If ``is_beside`` is true, the job did not wait for the step. If
+    ``is_adjusted`` is true, the time of the step was corrected, because clocks differ.
     """
 
     name: str
@@ -410,7 +410,7 @@ def _text(document: Mapping[str, Any], name: str) -> str | None:
 
 
 def _number(document: Mapping[str, Any], name: str) -> float | None:
-    """Return a number of at least 0, or ``None`` if the member is none or is too large."""
+    """Return the member ``name``; ``None`` if it is not a number from 0 to ``_MAX_NUMBER``."""
     value = document.get(name)
     # The comparison is false for NaN.
     return float(value) if isinstance(value, int | float) and 0 <= value < _MAX_NUMBER else None

@@ -1,4 +1,7 @@
-"""The data directory of `loosely up`: its lock, the reply-token key, and the file `up.json`."""
+"""The data directory of `loosely up`: its lock, the reply-token key, and the file `up.json`.
+
+`up.json` describes the running system: the process id of `loosely up`, and its components.
+"""
 
 import base64
 import fcntl
@@ -53,7 +56,7 @@ def lock_directory(directory: Path) -> Iterator[None]:
 
 
 def _make_private(directory: Path) -> None:
-    """Create the directory so that only its owner can enter it, or restrict an existing one.
+    """Create a directory that only its owner can enter, or restrict an existing directory.
 
     A directory with the sticky bit, such as /tmp, and a directory of another user stay as they are.
     """
@@ -126,7 +129,7 @@ def _write_private(path: Path, text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RunningPart:
-    """A component as `up.json` describes it."""
+    """A component of the running system, as the file `up.json` describes it."""
 
     pid: int
     ports: dict[str, int]
@@ -136,7 +139,7 @@ class RunningPart:
 
 @dataclass(frozen=True, slots=True)
 class RunningSystem:
-    """The content of `up.json`.
+    """A running system, as the file `up.json` in the data directory describes it.
 
     ``pid`` is the process id of `loosely up`, ``url`` is the gateway's URL, and ``parts`` are the
     components.
@@ -147,12 +150,12 @@ class RunningSystem:
     parts: dict[str, RunningPart]
 
     def write(self, directory: Path) -> None:
-        """Write this content to the file `up.json` in ``directory``."""
+        """Write this description to the file `up.json` in ``directory``."""
         _write_private(_state_file(directory), json.dumps(asdict(self), indent=2) + "\n")
 
     @staticmethod
     def remove(directory: Path) -> None:
-        """Remove the file `up.json` if it exists. The caller must ensure that no component runs."""
+        """Delete the file `up.json` if it exists. The caller must ensure that no component runs."""
         # If the disk is read-only, the file stays. It names a process that has ended.
         with suppress(OSError):
             _state_file(directory).unlink(missing_ok=True)
@@ -161,8 +164,8 @@ class RunningSystem:
     def read(cls, directory: Path) -> "RunningSystem | None":
         """Return the system whose data directory is ``directory``, or ``None`` if no system runs.
 
-        The result is also ``None`` if `up.json` is invalid, or if the `loosely up` that wrote it
-        was killed.
+        The result is also ``None`` if the directory's file `up.json` is invalid, or if the process
+        that wrote the file was killed.
         """
         try:
             document = json.loads(_state_file(directory).read_bytes())
@@ -182,7 +185,7 @@ def _state_file(directory: Path) -> Path:
 
 
 class StateWriter:
-    """Updates `up.json` when the state of a component changes.
+    """Updates `up.json`, the description of the running system, when a component's state changes.
 
     The file is not written before every component has been started. A component that has died
     stays in the file, with ``ready`` false. A component that was stopped is removed from the file.
@@ -204,7 +207,7 @@ class StateWriter:
         self.problem = ""
 
     def apply(self, event: events.PartEvent) -> None:
-        """Write the change that ``event`` reports to `up.json`."""
+        """Update the file `up.json` if ``event`` changes the state of a component."""
         part = event.part
         match event:
             case events.PartStarted(_, pid):
@@ -223,7 +226,7 @@ class StateWriter:
         self.write()
 
     def write(self) -> None:
-        """Write `up.json` if the file is not up to date."""
+        """Write the file `up.json` if it is not up to date."""
         if self._is_written:
             return
         # Keep the order of the table of components, not the order in which the processes started.

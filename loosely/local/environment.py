@@ -41,10 +41,10 @@ def shared_environment(root: Path, user: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_cors_origins(root: Path, user: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the origins in ``CORS_ORIGINS``, from where the gateway reads them.
+    """Return the allowed origins that the gateway will read from its setting ``CORS_ORIGINS``.
 
     The environment takes precedence over ``functions/local.settings.json``. If that file is
-    invalid, the result is empty: the Functions host reports the error.
+    invalid, the result is empty, because the Functions host reports the error.
 
     Args:
         root: The repository's root directory.

@@ -1,4 +1,7 @@
-"""The events of the components. They are shown to the user and recorded in `up.json`."""
+"""The events of the components, which `loosely up` shows to the user.
+
+Changes of a component's state are also recorded in the file `up.json` of the data directory.
+"""
 
 import signal
 from collections.abc import Callable

@@ -28,7 +28,8 @@ _MODELS_SECONDS = 2.0
 class StartLimits:
     """The limits on the start of a component.
 
-    A component that dies or is slow is always restarted or awaited, and does not end the system.
+    A component that dies is restarted, and a slow start has no time limit. Of these limits, only
+    `permanent_deaths` ends the system.
 
     Attributes:
         failing_deaths: If the component dies this number of times in a row before it is ready, the
@@ -258,7 +259,7 @@ class ProcessManager:
 
 
 def _read_models(document: object) -> tuple[dict[str, str], set[str]]:
-    """Return the models that a worker has set aside with their reasons, and the loaded models.
+    """Return the reason for each model that a worker has set aside, and the loaded models.
 
     ``document`` is the JSON document that the worker returns about its models. Both results are
     empty if the document has another format.

@@ -133,7 +133,10 @@ class DiskWatch:
         self._is_reported = False
 
     def check(self) -> None:
-        """Write `up.json` if an earlier attempt failed. Report a change of the disk's state."""
+        """Report a change of the disk's state, and write the file `up.json` if that failed before.
+
+        `up.json` describes the running system.
+        """
         self._state.write()
         problem = find_disk_problem(self._directory) or self._state.problem
         if bool(problem) != self._is_reported:

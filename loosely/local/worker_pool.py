@@ -27,7 +27,7 @@ class CountsUnavailable(Exception):
 
 
 class QueueMonitor:
-    """Reads the numbers of messages from the gateway, and the numbers of jobs from the workers."""
+    """Asks the gateway how many messages are queued, and the workers how many jobs they hold."""
 
     def __init__(
         self, gateway_url: str, models: Iterable[str] = (), api_key: str | None = None

@@ -54,11 +54,11 @@ class Browser:
     """One tab of a headless Chromium.
 
     Attributes:
-        driver: selenium's driver, for what this class does not have.
+        driver: selenium's driver, for actions for which this class has no method.
         requests: all requests that the tab has sent.
         messages: all messages of the tab's console with the level SEVERE, for example violations of
             the page's policy.
-        violations_are_expected: whether the test provoked the violations itself.
+        violations_are_expected: whether the test violates the page's policy on purpose.
     """
 
     def __init__(self, driver: Chrome, url: str) -> None:
@@ -69,7 +69,7 @@ class Browser:
         self.violations_are_expected = False
 
     def emulate(self, *, width: int = 1280, height: int = 900, **features: str) -> None:
-        """Set the size of the viewport in CSS pixels, and media features.
+        """Set the size of the viewport in CSS pixels, and CSS media features.
 
         Underscores in the name of a feature become dashes: `prefers_color_scheme="dark"`.
         """
@@ -114,7 +114,7 @@ class Browser:
         self.wait(lambda: text in self.find(selector).text, f"{selector} does not show {text!r}")
 
     def wait(self, condition: Callable[[], bool], failure: str) -> None:
-        """Wait until the condition is true. `failure` is the message if it stays false.
+        """Wait until `condition` returns true. `failure` is the error text after a time-out.
 
         The condition is false while it uses an element that the page has just replaced.
         """
@@ -128,7 +128,7 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def find_barriers(self) -> list[str]:
-        """Return what axe-core finds on the page: the rule, the element and the reason."""
+        """Return the accessibility faults that axe-core finds: rule, element and reason of each."""
         if not self.run("return 'axe' in window"):
             self.run(AXE.read_text(encoding="utf-8"))
         found = self.driver.execute_async_script(

@@ -25,7 +25,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 @pytest.fixture(scope="session")
 def system(chromium: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Run one system for all browser tests. It does not start without a browser."""
+    """Run one system for all browser tests. If Chromium is missing, do not start the system."""
     with running(tmp_path_factory.mktemp("loosely") / "data") as started:
         yield started
 

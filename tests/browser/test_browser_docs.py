@@ -1,4 +1,4 @@
-"""The front page and /docs in a real browser: what they show, send, log and forbid."""
+"""Test the front page and /docs in a real browser: content, requests, log and policy."""
 
 import json
 
@@ -22,13 +22,13 @@ def open_route(browser: Browser, route: str) -> None:
 
 
 def try_route(browser: Browser, route: str) -> None:
-    """Send the request of an open route."""
+    """Press the buttons that send a request, in the open details of a route."""
     browser.find(f"{route} .try-out__btn").click()
     browser.find(f"{route} .execute").click()
 
 
 def sent_to(browser: Browser, path: str) -> SentRequest:
-    """Return the only request to a path."""
+    """Return the only request that the page has sent to a path."""
     (found,) = (request for request in browser.requests if request.url.endswith(path))
     return found
 

@@ -1,4 +1,4 @@
-"""A model whose result is as long as the number in the input says."""
+"""A model whose result is a text of the length that the input states."""
 
 import io
 from typing import ClassVar

@@ -66,9 +66,9 @@ class System:
 
     @property
     def visible_data(self) -> Path:
-        """The data directory as this process sees it.
+        """The path by which this process can read the system's data directory.
 
-        If `prefix` starts the system in a mount namespace of its own, this is another path.
+        The path differs from `data` if `prefix` starts the system in its own mount namespace.
         """
         if not self._prefix:
             return self.data
@@ -108,7 +108,10 @@ class System:
         return self
 
     def is_up(self) -> bool:
-        """Return whether the file `up.json` says that all components are ready."""
+        """Return whether `loosely up` reports that all components are ready.
+
+        Raises AssertionError if `loosely up` has ended.
+        """
         process = self._process
         if process is not None and process.poll() is not None:
             raise AssertionError(f"`up` ended with {process.returncode}: {self.output()[-2000:]}")

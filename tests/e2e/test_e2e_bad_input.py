@@ -1,4 +1,4 @@
-"""Invalid requests: the gateway returns a problem with a code, and the next job succeeds."""
+"""Test that an invalid request gets a problem with a code, and that the next job succeeds."""
 
 import struct
 import zlib

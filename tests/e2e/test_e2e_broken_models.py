@@ -1,4 +1,4 @@
-"""Broken models and jobs that crash the worker: other models are served, `up` keeps running."""
+"""Test that broken models and jobs that crash the worker do not stop the other models."""
 
 import time
 from functools import partial

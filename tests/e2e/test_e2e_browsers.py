@@ -1,4 +1,4 @@
-"""Web pages upload inputs to the blob storage and read large results, as far as CORS permits."""
+"""Test that web pages can upload inputs and read large results if CORS permits it."""
 
 import json
 import queue
@@ -59,7 +59,7 @@ await fetch("/report", {method: "POST", body: JSON.stringify(report)});
 
 @dataclass(slots=True)
 class PageServer:
-    """Serves the page, and receives its report."""
+    """A web server that serves the test's page, and receives the report that the page sends."""
 
     port: int
     reports: "queue.Queue[dict[str, Any]]"

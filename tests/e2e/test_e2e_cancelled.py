@@ -1,4 +1,4 @@
-"""Cancel most jobs of a long queue before a worker starts. Only the other jobs may run."""
+"""Test that jobs that are cancelled before a worker starts do not run."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

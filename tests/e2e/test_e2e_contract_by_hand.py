@@ -28,7 +28,7 @@ from tests.e2e.system import System, running
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 SOON_SECONDS = 8
-"""The limit for responses during an outage: the storage's timeout of 5 s, and a margin."""
+"""The time limit for a response during an outage: the storage's timeout of 5 s plus a margin."""
 
 API_KEYS = {
     "owner": make_key("owner", "acme", ["jobs:read", "jobs:write", "admin"]),

@@ -1,18 +1,22 @@
-"""Run the examples of README.md and docs/models.md as they are written."""
+"""Run the examples of README.md, docs/models.md and docs/http.md as they are written."""
 
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.e2e.system import ROOT, running
+from contract.webhook import format_secrets, signed_headers
+from tests.e2e.system import ROOT, System, running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODELS = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+HTTP = (ROOT / "docs" / "http.md").read_text(encoding="utf-8")
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -58,3 +62,34 @@ def test_the_example_models_in_the_guide_for_model_authors_serve_jobs(
         colours = system.submit("quarters", picture.read_bytes(), "image/jpeg").json()["result"]
         assert set(colours) == {"top left", "top right", "bottom left", "bottom right"}
         assert all(0 <= colour <= 255 for quarter in colours.values() for colour in quarter)
+
+
+def test_the_commands_in_the_http_guide_succeed(system: System, tmp_path: Path) -> None:
+    commands = "\n".join(blocks(HTTP, "sh")).replace("http://127.0.0.1:7071", system.url)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    done = subprocess.run(
+        ["sh", "-e", "-c", commands],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for text in ("Egyptian cat", '"sha256"', '"label":"example"', '"nearest":["classifier"]'):
+        assert text in done.stdout
+
+
+def test_the_function_in_the_http_guide_verifies_webhooks() -> None:
+    (program,) = blocks(HTTP, "python")
+    names: dict[str, Any] = {}
+    exec(program, names)
+    secret = bytes(range(32))
+    now = datetime.now(UTC)
+    headers = signed_headers((bytes(32), secret), "job_1", now, b"{}")
+    (text,) = format_secrets([secret]).split(",")
+    assert names["verify"](headers, b"{}", text)
+    assert not names["verify"](headers, b"[]", text)
+    assert not names["verify"](headers, b"{}", format_secrets([bytes([7]) * 32]))
+    late = signed_headers((secret,), "job_1", now - timedelta(minutes=6), b"{}")
+    assert not names["verify"](late, b"{}", text)

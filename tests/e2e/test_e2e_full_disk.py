@@ -1,4 +1,4 @@
-"""A full disk: `loosely up` reports it and keeps running, and jobs succeed when there is space."""
+"""Test that `loosely up` reports a full disk, keeps running, and later serves jobs again."""
 
 import os
 import signal
@@ -25,7 +25,10 @@ def readiness(system: System) -> tuple[int, dict[str, str]]:
 
 
 def restarts(system: System) -> int:
-    """Return how often components have become ready again or died, besides one death of each."""
+    """Return how often components died or became ready again, according to the output of `up`.
+
+    One death of each component is not counted.
+    """
     output = system.output()
     return output.count("ready again") + output.count("died") - len(COMPONENTS)
 

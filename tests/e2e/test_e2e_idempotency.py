@@ -1,4 +1,4 @@
-"""64 simultaneous requests with one Idempotency-Key make one job, even if a host is killed."""
+"""Test that 64 simultaneous requests with one Idempotency-Key make one job."""
 
 import time
 import uuid

@@ -1,4 +1,4 @@
-"""Kill each component: every accepted job gets exactly one final status."""
+"""Kill each component, and check that every accepted job gets exactly one final status."""
 
 import hashlib
 from collections.abc import Iterator

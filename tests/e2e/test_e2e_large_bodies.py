@@ -1,4 +1,4 @@
-"""Hostile and large bodies: a neighbour is served, and the memory of the gateway is limited."""
+"""Test that hostile bodies delay no neighbour, and that the gateway's memory is limited."""
 
 import threading
 import time
@@ -54,7 +54,7 @@ ATTACKS: dict[str, tuple[str, str, bytes, int]] = {
 
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Run a system with one model, whose large bodies may use 64 MiB together."""
+    """Run a system with one model, and with a limit of 64 MiB for all large bodies together."""
     environment = {"WORKER_MODELS": "noop", "BODY_MEMORY_BYTES": str(BODY_MEMORY_BYTES)}
     folder = tmp_path_factory.mktemp("bodies")
     with running(folder / "data", environment=environment) as started:
@@ -63,7 +63,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 @dataclass
 class Neighbour:
-    """A caller that submits small jobs. `seconds` has the wait for each of them."""
+    """A caller that submits small jobs. `seconds` contains its wait for each job, in seconds."""
 
     seconds: list[float] = field(default_factory=list)
     statuses: set[int] = field(default_factory=set)

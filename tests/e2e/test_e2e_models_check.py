@@ -130,7 +130,7 @@ def test_the_models_check_command_reports_the_memory_that_a_model_declares(tmp_p
             "x",
             model_that_returns("{1, 2}"),
             "",
-            "JSON: Object of type set is not JSON serializable",
+            "result is of type set; return a number, text, list or dict",
         ),
         (
             "x",
@@ -174,3 +174,24 @@ def test_the_models_check_command_exits_with_status_2_if_the_arguments_are_inval
     done = run_check(tmp_path, *arguments)
     assert done.returncode == 2, done
     assert message in done.stderr
+
+
+def test_what_a_model_prints_does_not_mix_with_the_output_of_models_check(tmp_path: Path) -> None:
+    code = """
+import os
+print("printed at import")
+
+class Infer:
+    accepts = "text"
+
+    def __call__(self, item):
+        print("printed in a call")
+        os.write(1, b"written by a library in C\\n")
+        return {"characters": len(item)}
+"""
+    done = run_check(tmp_path, "tried", write_input(tmp_path, "abc"), "--json", code=code)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line)["event"] for line in done.stdout.splitlines()]
+    assert events[:2] == ["loaded", "result"]
+    for text in ("printed at import", "printed in a call", "written by a library in C"):
+        assert text in done.stderr

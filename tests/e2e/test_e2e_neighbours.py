@@ -1,4 +1,4 @@
-"""Small jobs are served in time while other jobs of the same model are slow or large."""
+"""Test that small jobs end in time while jobs of the same model are slow or large."""
 
 import io
 import logging
@@ -104,7 +104,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 class Neighbour:
-    """A caller that sends one small job after another, and measures how long each takes."""
+    """A caller that sends one small job after another, and measures the wait for each."""
 
     def __init__(self, system: System, model: str, data: bytes, media_type: str) -> None:
         self._send = partial(system.submit, model, data, media_type, prefer="wait=60")

@@ -1,4 +1,4 @@
-"""An operator finds the jobs of all tenants, and redrives twelve dead letters in one request."""
+"""Test that an operator can find the jobs of all tenants, and redrive many dead letters."""
 
 import json
 from collections.abc import Iterator

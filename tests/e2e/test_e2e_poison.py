@@ -1,4 +1,4 @@
-"""A message that kills the worker is dead-lettered after three deliveries."""
+"""Test that a message that kills the worker is dead-lettered after three deliveries."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Long-running jobs: progress, and cancellation of running jobs."""
+"""Test the progress and the cancellation of long-running jobs."""
 
 import json
 from collections.abc import Iterator

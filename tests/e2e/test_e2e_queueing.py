@@ -1,4 +1,4 @@
-"""Queued jobs: positions, low priority, cancellations and saturation."""
+"""Test queued jobs: positions, low priority, cancellations and saturation."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Jobs of a killed worker are answered long before their message locks expire."""
+"""Test that jobs of a killed worker are answered before their message locks expire."""
 
 from collections.abc import Iterator
 from pathlib import Path

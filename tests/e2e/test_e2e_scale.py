@@ -1,4 +1,4 @@
-"""Run `loosely up --scale`: workers start and stop with the number of messages."""
+"""Test that `loosely up --scale` starts and stops workers by the number of messages."""
 
 import re
 import threading

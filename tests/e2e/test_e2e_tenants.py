@@ -1,4 +1,4 @@
-"""Two tenants on one system cannot see each other's jobs, and keys are not logged."""
+"""Test that two tenants cannot see each other's jobs, and that keys are not logged."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The timelines of jobs of all kinds in a whole system: their parts add up to the whole."""
+"""Test that the parts of each job's timeline add up to the total time of the job."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ JOB_COUNT = 60
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Run a system with the shipped models and one whose jobs are slow."""
+    """Run a system with the shipped models and the model `counting`, whose jobs can be slow."""
     folder = tmp_path_factory.mktemp("timeline")
     catalogue = folder / "models.toml"
     catalogue.write_text(DEFAULT_PATH.read_text("utf-8") + COUNTING, "utf-8")
@@ -53,9 +53,9 @@ def timeline(system: System, job_id: str) -> dict[str, Any]:
 
 
 def check_sum(shown: dict[str, Any], job: dict[str, Any]) -> None:
-    """Check that no part of a timeline is negative, and that they add up to the job's whole time.
+    """Check that no step of a timeline is negative, and that the steps add up to the total time.
 
-    The parts may miss the whole by 5 ms or by 2 %.
+    The sum may differ from the job's total time by 5 ms or 2 %, whichever is more.
     """
     parts_ms = [step["duration_ms"] for step in shown["steps"]]
     whole_ms = job["timing"]["total_ms"]
@@ -68,7 +68,7 @@ def check_sum(shown: dict[str, Any], job: dict[str, Any]) -> None:
 
 
 def answer_of(shown: dict[str, Any]) -> dict[str, Any]:
-    """Return the delivery that ended the job. After a kill, another delivery may follow it."""
+    """Return the only delivery in a timeline that has the state `answered`."""
     (found,) = [row for row in shown["deliveries"] if row["state"] == "answered"]
     return dict(found)
 

@@ -1,4 +1,4 @@
-"""`child.py` without the reaper: the kernel kills a component when the supervisor dies."""
+"""Test `child.py`, which starts a component that the kernel kills if the supervisor dies."""
 
 import os
 import subprocess

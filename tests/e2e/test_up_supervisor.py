@@ -1,4 +1,4 @@
-"""The supervisor with real processes: small components that serve HTTP and write a journal."""
+"""Test the supervisor with real processes: components that serve HTTP and write a journal."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""A worker pool with real processes: small test workers, and a gateway that counts messages."""
+"""Test a worker pool with real processes: test workers, and a gateway with queue lengths."""
 
 import asyncio
 import json

@@ -35,7 +35,7 @@ class Blocked(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PageResponse:
-    """What the page can see of a response."""
+    """The part of a response that the page can read."""
 
     status: int
     headers: Mapping[str, str]
@@ -111,7 +111,7 @@ def origin_of(url: str) -> str:
 
 
 def answer_of(answer: httpx.Response, *, is_foreign: bool) -> PageResponse:
-    """Return what a page can see of a response."""
+    """Return the part of a response that a page can read, as CORS permits."""
     exposed = answer.headers.get("access-control-expose-headers", "")
     readable = _ALWAYS_READABLE | {name.strip().lower() for name in exposed.split(",")}
     headers = {

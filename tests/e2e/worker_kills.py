@@ -43,7 +43,7 @@ _BACKLOG = 80
 
 @dataclass(frozen=True)
 class WorkerKillReport:
-    """The result of a run. `runs` counts how often all jobs together reached the model."""
+    """The counts after all kills. `runs` is how often the model ran a job, with repeated runs."""
 
     jobs: int
     kills: int
@@ -69,7 +69,7 @@ class JobSubmitter:
         self.jobs: dict[int, str] = {}
 
     def ran(self) -> Counter[int]:
-        """Return the number of times that each job has reached the model."""
+        """Return how often the model has run each job, by the job's number."""
         text = self._ran.read_text("utf-8") if self._ran.exists() else ""
         # The kill may have truncated the last line.
         return Counter(int(line) for line in text.rpartition("\n")[0].split())
@@ -85,7 +85,7 @@ class JobSubmitter:
             self.jobs[number] = self._system.accept("counting", data, content_type="text/plain")
 
     def stop(self) -> None:
-        """Stop submitting."""
+        """Stop submitting jobs."""
         self._off.set()
 
 

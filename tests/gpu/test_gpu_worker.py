@@ -1,4 +1,4 @@
-"""The worker on a GPU: it is ready after a kernel has run, and exits if the device is lost."""
+"""Test that a worker on a GPU is ready after a kernel has run, and exits if the GPU is lost."""
 
 import json
 import re

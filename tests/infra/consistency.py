@@ -149,7 +149,7 @@ METADATA_SERVICE = "169.254.169.254/32"
 
 
 def only_workers_that_need_it_reach_the_metadata_service(files: DeploymentFiles) -> None:
-    """Check that the metadata service is reached only if WORKER_SCHEDULED_EVENTS is set."""
+    """Check that pods may reach the metadata service only if WORKER_SCHEDULED_EVENTS is set."""
     for name, manifests in files.overlays.items():
         [policy] = of_kind(manifests, "NetworkPolicy")
         assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
@@ -273,9 +273,9 @@ def access_keys_are_turned_off(files: DeploymentFiles) -> None:
 
 
 def pages_that_may_use_the_gateway_may_use_links_to_blobs(files: DeploymentFiles) -> None:
-    """Check that the storage's CORS rule has the origins of CORS_ORIGINS and of the gateway.
+    """Check that the storage's CORS rule allows the origins of CORS_ORIGINS and of the gateway.
 
-    Its methods and headers are those of the rule that the local system sets.
+    The rule must have the same methods and headers as the rule that the local system sets.
     """
     main, storage = files.text("infra/main.bicep"), files.module("storage")
     parameters = json.loads(files.text("infra/main.parameters.json"))["parameters"]
@@ -339,7 +339,7 @@ def lifecycle_rules_cover_every_kind_of_blob(files: DeploymentFiles) -> None:
     storage = files.module("storage")
     prefixes = set(re.findall(r"\{ prefix: '([\w-]+)', days: \d+ \}", storage))
     written = {"inputs", "results", "outcomes", "progress", "deliveries", "uploads", "claims"}
-    written |= {"dead-letters"}
+    written |= {"dead-letters", "heartbeats", "sums"}
     assert prefixes == written
     for prefix in written:
         assert re.search(rf"[\"']{prefix}/", code), f"the code does not write {prefix}/"

@@ -27,7 +27,7 @@ class DeploymentFiles:
     root: Path
 
     def text(self, path: str) -> str:
-        """Return the text of a file."""
+        """Return the text of the file at `path` in the repository."""
         return (self.root / path).read_text(encoding="utf-8")
 
     @cached_property
@@ -90,6 +90,6 @@ def pod(workload: Manifest) -> Manifest:
 
 
 def is_gpu(manifest: Manifest) -> bool:
-    """Return whether an object belongs to a model that runs on GPUs."""
+    """Return whether a manifest belongs to a model that runs on GPUs, according to its label."""
     labels = manifest["metadata"].get("labels", {})
     return bool(labels.get("loosely.dev/device") == "gpu")

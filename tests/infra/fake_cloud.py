@@ -25,7 +25,7 @@ State = dict[str, Any]
 
 
 class ProgramError(Exception):
-    """An error that ends a stand-in with this exit code."""
+    """An error that ends a stand-in program with the exit code `code`."""
 
     def __init__(self, code: int, text: str = "") -> None:
         super().__init__(text)

@@ -8,7 +8,7 @@ from tests.infra.deployment import DeploymentFiles, is_gpu, of_kind, pod
 
 
 def pods_tolerate_exactly_the_taints_of_their_nodes(files: DeploymentFiles) -> None:
-    """Check that pods tolerate exactly the taints of the node pool for which they are made."""
+    """Check that pods tolerate exactly the taints of the node pool that they need."""
     cluster = files.module("cluster")
     gpu = "nvidia.com/gpu=present:NoSchedule"
     spot = "kubernetes.azure.com/scalesetpriority=spot:NoSchedule"

@@ -51,6 +51,8 @@ LEFT_TO_DEFAULTS = {
         "SERVICE_BUS_ADMIN_URL",
         "ACCEPT_WHEN_SATURATED",
         "URL_INPUT_RATE",
+        "HEARTBEATS",
+        "MINUTE_SUMS",
         "GUARD_ALLOW",
         "OTEL_SDK_DISABLED",
         "OTEL_TRACES_EXPORTER",
@@ -70,6 +72,7 @@ LEFT_TO_DEFAULTS = {
         "WORKER_ADMISSION",
         "WORKER_TURN_SECONDS",
         "WORKER_INPUT_MEMORY",
+        "WORKER_HEARTBEAT_SECONDS",
         # One worker per GPU, except with time slicing.
         "WORKER_CARD_SHARES",
         # Container Apps send no scheduled events, and there each container has its own folders.
@@ -107,8 +110,8 @@ def gateway_settings_are_set_and_read(files: DeploymentFiles) -> None:
 def the_platform_can_scale_the_gateway(files: DeploymentFiles) -> None:
     """Check that host.json selects the backend from which Azure scales the gateway.
 
-    Azure does not scale by any other backend. With another backend, one instance must always be
-    ready.
+    With another backend, Azure does not start instances for waiting work. Then the template must
+    keep at least one instance always ready.
     """
     durable = json.loads(files.text("functions/host.json"))["extensions"]["durableTask"]
     setting = durable["storageProvider"]["connectionStringName"]
@@ -123,7 +126,10 @@ def the_platform_can_scale_the_gateway(files: DeploymentFiles) -> None:
 
 
 def messages_of_a_dead_host_are_visible_after_a_minute(files: DeploymentFiles) -> None:
-    """Check the visibility timeouts of Azure Storage. The Durable Task Scheduler has none."""
+    """Check that the visibility timeouts are set for Azure Storage, and only for Azure Storage.
+
+    The Durable Task Scheduler has no such settings.
+    """
     template = files.module("gateway")
     [histories] = re.findall(r"var histories = \{\n(.*?)\n\}", template, re.DOTALL)
     for name, value in VISIBILITY_TIMEOUTS.items():

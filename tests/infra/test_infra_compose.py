@@ -1,4 +1,4 @@
-"""The worker of infra/compose.yaml, checked with the code that reads the worker's settings."""
+"""Check the worker of infra/compose.yaml with the code that reads the worker's settings."""
 
 import re
 from datetime import UTC, datetime

@@ -26,7 +26,7 @@ PARSE_BYTES = 250 * MIB
 """The memory that the parser of large bodies needs. It parses one body at a time."""
 
 COPIES = 3
-"""The copies of a body: in the host's message, in the gateway, and on its way to the storage."""
+"""How often memory holds a body: in the host's message, the gateway and the upload to storage."""
 
 
 def number_in_bicep(name: str) -> int:

@@ -1,4 +1,4 @@
-"""The package locks of both deployables, and the lowest allowed versions of dependencies."""
+"""Check both deployables' package locks, and the lowest allowed versions of dependencies."""
 
 import importlib.metadata
 import re

@@ -1,4 +1,4 @@
-"""The memory limits of the pods, compared with the memory that the worker's limits allow."""
+"""Compare the memory limits of the pods with the memory that a worker may use."""
 
 from contract.catalogue import Catalogue
 from infra.manifests import make_container

@@ -1,4 +1,4 @@
-"""The package that `./dev package` builds for the Function App."""
+"""Check the package that `./dev package` builds for the Function App."""
 
 import re
 from pathlib import Path

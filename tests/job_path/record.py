@@ -65,7 +65,7 @@ def _record(system: System, folder: Path) -> JobPath:
 
 @contextmanager
 def _recording(folder: Path, count: int) -> Iterator[None]:
-    """Let `count` processes record during the `with` block, then wait for their files."""
+    """Let `count` processes record their modules during the `with` block. Wait for their files."""
     recording = folder / "recording"
     recording.touch()
     until(

@@ -1,7 +1,8 @@
 """Record the histories of jobs that have no file yet: `python -m tests.replay.record`.
 
 Existing files stay unchanged: they are histories of jobs that an older version began. The
-histories of jobs with recorded outcomes are in `outcomes/`. All other histories are older.
+histories in `outcomes/` are of jobs whose outcome is recorded in a blob. The files beside this
+folder are from a version that did not record outcomes.
 """
 
 import asyncio
@@ -284,7 +285,10 @@ async def main() -> None:
 
 
 def write(path: Path, turns: list[dict[str, Any]]) -> None:
-    """Write the turns of a history to a file, one turn on each line."""
+    """Write the recorded history of an orchestration to a file, one line for each episode.
+
+    Each item of `turns` has the context that an episode received, and the orchestrator's answer.
+    """
     lines = ",\n".join(json.dumps(turn) for turn in turns)
     path.write_text('{"turns": [\n' + lines + "\n]}\n", encoding="utf-8")
     sys.stdout.write(f"{path.name}\n")

@@ -3,9 +3,10 @@
 A role is a component, or the child processes of a component. If a component is killed and started
 again, its role has several processes. The samples of one process are called a life. A linear
 least-squares fit computes one growth per minute for all lives of a role. Each life may begin at
-another value. The warm-up after the start of a process is not used, because imports, pools and
-caches grow during this time. The time after the warm-up is divided into buckets of 20 s. Only the
-lowest value of each bucket is used, so that a request in flight does not count as growth.
+another value. The warm-up after the start of a process is not used, because imports, pools, caches
+and the allocator's reserve grow until the process has had each kind of load once. The time after
+the warm-up is divided into buckets of 20 s. Only the lowest value of each bucket is used, so that a
+request in flight does not count as growth.
 """
 
 import math
@@ -17,7 +18,7 @@ from pathlib import Path
 import psutil
 
 MIB = 1024 * 1024
-WARM_UP_SECONDS = 60.0
+MIN_WARM_UP_SECONDS = 60.0
 BUCKET_SECONDS = 20.0
 _MIN_OBSERVED_SECONDS = 120.0
 
@@ -65,6 +66,15 @@ class Life:
                 lowest[number] = min(lowest.get(number, math.inf), float(sample[column]))
         for number, value in lowest.items():
             yield begin + (number + 0.5) * BUCKET_SECONDS, value
+
+
+def choose_warm_up(calm_seconds: float) -> float:
+    """Return the default warm-up of a process in seconds.
+
+    The processes that start before the last `calm_seconds` of a soak are not killed again. A
+    quarter of this time is their warm-up, so three quarters are measured.
+    """
+    return max(MIN_WARM_UP_SECONDS, calm_seconds / 4)
 
 
 def fit(lives: Iterable[Life], column: int, warm_up_seconds: float) -> Slope | None:
@@ -148,7 +158,7 @@ class Footprint:
                     peak = max(rss_bytes, _peak_bytes(process.pid))
                     self._peaks[role] = max(self._peaks.get(role, 0), peak)
 
-    def roles(self, warm_up_seconds: float = WARM_UP_SECONDS) -> list[RoleFootprint]:
+    def roles(self, warm_up_seconds: float) -> list[RoleFootprint]:
         """Return the footprint of each role, in the order in which the roles were seen."""
         found = []
         for role, by_process in self._lives.items():

@@ -99,7 +99,7 @@ class RigOptions:
     Args:
         catalogue: The content of the model catalogue.
         environment: Environment variables of all components.
-        has_links: Whether the components reach each other through proxies, which can be slow.
+        has_links: Whether the components connect through proxies, which a fault can slow down.
         store: The directory of the components' data. If this is None, it is the data directory.
             The logs are always in the data directory.
     """
@@ -292,7 +292,7 @@ class Rig:
 
     @property
     def own_deaths(self) -> Counter[str]:
-        """The number of deaths without a kill, for each component."""
+        """How often each component died although the storm did not kill it."""
         return Counter(
             {name: member.own_deaths for name, member in self.members.items() if member.own_deaths}
         )
@@ -363,7 +363,7 @@ class Rig:
 def _links(
     settings: SystemSettings, first_port: int
 ) -> tuple[dict[str, tuple[DelayProxy, int]], SystemSettings]:
-    """Return each service's proxy and its port, and the settings to connect through the proxies."""
+    """Return a proxy with its port for each service, and the settings that use the proxies."""
     ports = settings.ports
     targets = {
         "gateway": ports.functions,
@@ -381,7 +381,7 @@ def _links(
 
 
 def _linked_parts(local: SystemSettings, remote: SystemSettings) -> tuple[Part, ...]:
-    """Return parts that listen on the ports of `local` and connect to the ports of `remote`."""
+    """Return the components, which listen on `local`'s ports and connect to `remote`'s ports."""
     return tuple(
         replace(part, environment=linked.environment)
         for part, linked in zip(loosely_parts(local), loosely_parts(remote), strict=True)

@@ -1,4 +1,4 @@
-"""Functions that a storm and a soak share: run on a new system, count results, and report."""
+"""Functions that a storm and a soak share: run a scenario, count the results, and report them."""
 
 import argparse
 import asyncio

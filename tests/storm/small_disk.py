@@ -1,8 +1,8 @@
 """A disk that can become full: a tmpfs in a mount namespace of its own, or a limit on file sizes.
 
-A tmpfs behaves like a full disk: each write fails with ENOSPC. It becomes full when its size is
-reduced to what is used, so nothing is written to fill it. Without permission to mount a tmpfs, the
-processes get a limit on the size of their files. Then a write fails with EFBIG.
+To fill the tmpfs, its size is reduced to the space in use. Then each write fails with ENOSPC.
+Without permission to mount a tmpfs, the processes get a limit on the size of their files. Then each
+write fails with EFBIG.
 """
 
 import math
@@ -25,13 +25,13 @@ class SmallDisk(Protocol):
 
     @property
     def name(self) -> str:
-        """The name of the way in which the disk becomes full, for the report."""
+        """A text for the report that describes how the disk becomes full."""
 
     def fill(self, pids: Iterable[int]) -> None:
-        """Let all writes fail. `pids` are the processes that write to the disk."""
+        """Make all writes fail. `pids` are the ids of the processes that write to the disk."""
 
     def free(self, pids: Iterable[int]) -> None:
-        """Let all writes succeed again."""
+        """Make writes succeed again. `pids` are the ids of the processes that write to the disk."""
 
 
 class Tmpfs:
@@ -83,11 +83,11 @@ class FileSizeLimit:
     name = "a limit on the size of files"
 
     def fill(self, pids: Iterable[int]) -> None:
-        """Let each write of these processes to a file fail."""
+        """Make each write of these processes to a file fail."""
         _limit_file_sizes(pids, 0)
 
     def free(self, pids: Iterable[int]) -> None:
-        """Let these processes write again."""
+        """Remove the limit, so that these processes can write again."""
         _limit_file_sizes(pids, resource.RLIM_INFINITY)
 
 

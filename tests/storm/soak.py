@@ -36,7 +36,7 @@ from contract.webhook import format_secrets, parse_secrets, tenant_secrets
 from gateway.http.keys import Scope, make_key
 from loosely.local.environment import read_environment
 from tests.storm.faults import Fault, plan_faults
-from tests.storm.footprint import MIB, WARM_UP_SECONDS, Footprint
+from tests.storm.footprint import MIB, MIN_WARM_UP_SECONDS, Footprint, choose_warm_up
 from tests.storm.hostile import (
     ATTACK_SECONDS,
     SILENT_DOMAIN,
@@ -133,10 +133,11 @@ class Soak(Storm):
         return next((job for job in self.soak_jobs if job_id in job.ids), None)
 
     def describe(self, begin: float) -> tuple[str, bool]:
-        """Return the attacks and whether there was a fault, for a job submitted at `begin`.
+        """Return which attacks and whether a fault could delay a job that was submitted at `begin`.
 
-        The attacks are the names of those that have not ended or ended after `begin`, joined by
-        `+`. A fault counts unless it ended more than 10 s before `begin`.
+        Returns the names of the attacks that had not ended at `begin`, joined by `+`, and whether
+        there was a fault that had not ended 10 s before `begin`. `begin` is in seconds since the
+        start of the soak.
         """
         attacks = sorted({each.name for each in self.attack_times if (each.end or begin) >= begin})
         faults = (each.end for each in self.fault_times)
@@ -421,9 +422,9 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     add(
         "--warm-up",
         type=float,
-        default=WARM_UP_SECONDS,
         metavar="SECONDS",
-        help="time after the start of a process that is not measured (default: %(default)s)",
+        help="time after the start of a process that is not measured (default: a quarter of the "
+        f"part without kills, but at least {MIN_WARM_UP_SECONDS:g})",
     )
     add(
         "--memory-bound",
@@ -462,6 +463,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         options.attacks = choose_attacks(options.hostile, options.models)
     except ValueError as error:
         parser.error(str(error))
+    if options.warm_up is None:
+        options.warm_up = choose_warm_up(options.minutes * 60 * options.quiet_share)
     if options.limit is None:
         options.limit = options.minutes * 60 + 900
     return options

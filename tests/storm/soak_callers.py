@@ -250,7 +250,7 @@ class Producers:
         job.accept(job_id, job.label)
 
     async def receive(self) -> None:
-        """Record the replies until cancelled."""
+        """Receive and record the replies to the producers' jobs until cancelled."""
         while True:
             try:
                 await self._receive()

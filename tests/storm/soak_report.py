@@ -78,7 +78,7 @@ def _neighbour(waits: Sequence[Wait]) -> list[_Row]:
     """Return the rows of the table of the neighbour's waits, with the median and the longest wait.
 
     Each model has one row for all jobs, one for jobs during a fault, one for each attack, and one
-    for jobs with neither.
+    for jobs without a fault or an attack.
     """
     groups: dict[tuple[str, str], list[float]] = defaultdict(list)
     for wait in waits:

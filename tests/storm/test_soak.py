@@ -1,4 +1,4 @@
-"""Run a small soak with kills, stops, slow links and two hostile inputs, and interrupt one."""
+"""Run a small soak with faults and two hostile inputs, and interrupt another soak."""
 
 import json
 import os

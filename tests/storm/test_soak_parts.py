@@ -1,4 +1,4 @@
-"""The parts of a soak: its jobs, its faults, its attacks, its measurements and its judge."""
+"""Test the parts of a soak: its jobs, faults, attacks, measurements and checks of results."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from standardwebhooks import Webhook
 from contract.catalogue import Catalogue
 from tests.storm import hostile
 from tests.storm.faults import FullDisk, SlowLink, Stop, plan_faults
-from tests.storm.footprint import MIB, Life, Slope, fit
+from tests.storm.footprint import MIB, Life, Slope, choose_warm_up, fit
 from tests.storm.jobs import BrokenPromises, JobKind
 from tests.storm.kills import Kill
 from tests.storm.outside import Outside
@@ -423,6 +423,13 @@ def test_the_slope_ignores_growth_in_the_warm_up_and_short_peaks() -> None:
     assert slope is not None
     assert slope.is_flat(0.1 * MIB)
     assert slope.per_minute == pytest.approx(0, abs=0.1 * MIB)
+
+
+@pytest.mark.parametrize(("minutes", "seconds"), [(60, 300.0), (10, 60.0), (24, 120.0)])
+def test_the_default_warm_up_is_a_quarter_of_the_part_without_kills(
+    minutes: float, seconds: float
+) -> None:
+    assert choose_warm_up(minutes * 60 / 3) == seconds
 
 
 def test_a_slope_with_a_large_error_is_neither_growing_nor_flat() -> None:

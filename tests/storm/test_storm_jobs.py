@@ -1,4 +1,4 @@
-"""The storm's report finds each broken promise and reports no other jobs."""
+"""Test that the storm's report names the jobs with a broken promise, and no other jobs."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The proxy that emulates a network: it delays and limits each direction, and changes no byte."""
+"""Test the proxy that emulates a network: its delays, its limits and its disconnections."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The distribution of the emulator agrees with the repository that contains it."""
+"""Test the dependencies, commands and licence of the emulator's own distribution."""
 
 import importlib
 import tomllib

@@ -233,6 +233,11 @@ class LoadedModel:
         """
         with self._inference_mode():
             outputs = self._adapter.run(batch, contexts)
+        if isinstance(outputs, Mapping | str | bytes):
+            raise InferenceFailed(
+                f"the model returned a {type(outputs).__name__} for a batch; expected a list with "
+                "one result for each input"
+            )
         if not hasattr(outputs, "__len__") or len(outputs) != len(batch):
             found = len(outputs) if hasattr(outputs, "__len__") else "no"
             raise InferenceFailed(
@@ -404,7 +409,7 @@ class ItemAdapter:
 
 
 def _sample_rate(model: ModelEntry, infer: Any) -> int | None:
-    """Return the sample rate that the model's class wants; None if it accepts every rate.
+    """Return the sample rate that the model's class requires; None if it accepts every rate.
 
     Raises:
         ModelUnfit: The class has an attribute `sample_rate` that is not a sample rate.
@@ -477,8 +482,32 @@ def make_adapter(model: ModelEntry, infer: Any) -> Adapter:
     is_batch_model = hasattr(infer, "preprocess")
     if hasattr(infer, "postprocess") and not is_batch_model:
         raise ModelUnfit(f"{model.implementation}: Infer has postprocess but no preprocess")
+    if model.reports_progress:
+        _check_takes_context(model, infer)
     adapter = BatchAdapter if is_batch_model else ItemAdapter
     return adapter(infer, takes_contexts=model.reports_progress)
+
+
+def _check_takes_context(model: ModelEntry, infer: Any) -> None:
+    """Check that `__call__` accepts a second argument: the context, or the contexts of a batch.
+
+    Raises:
+        ModelUnfit: It does not.
+    """
+    parameters = inspect.signature(infer).parameters.values()
+    positional = [
+        each
+        for each in parameters
+        if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+        and each.name != "parameters"
+    ]
+    takes_any = any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    if len(positional) < 2 and not takes_any:
+        name = "contexts" if hasattr(infer, "preprocess") else "context"
+        raise ModelUnfit(
+            f"{model.name}.reports_progress: is true, but {model.implementation} takes no context; "
+            f"add the argument {name} to __call__ after the input, or remove the key"
+        )
 
 
 def input_kind(model: ModelEntry, infer: object) -> Accepts:
@@ -558,7 +587,10 @@ def serialize_result(result: Result) -> bytes:
     try:
         data = result.data if isinstance(result, InlineBytes) else dump_json(result.value)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InferenceFailed(f"the model's result cannot be written as JSON: {error}") from None
+        found = describe_unwritable(result.value) if isinstance(result, InlineJson) else None
+        raise InferenceFailed(
+            f"the model's result cannot be written as JSON: {found or error}"
+        ) from None
     if len(data) > MAX_RESULT_BYTES:
         raise ResultTooLarge(
             f"the result has {len(data)} bytes; at most {MAX_RESULT_BYTES} bytes can be returned"
@@ -574,6 +606,40 @@ def dump_json(value: Json) -> bytes:
         TypeError: The value contains an object that JSON cannot represent.
     """
     return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+
+
+def describe_unwritable(result: Any) -> str | None:
+    """Describe the first value in a result that JSON cannot hold, its place, and the remedy.
+
+    Return None if there is no such value.
+    """
+    pending: list[tuple[str, Any, frozenset[int]]] = [("result", result, frozenset())]
+    while pending:
+        place, value, parents = pending.pop()
+        match value:
+            case None | bool() | int() | str():
+                continue
+            case float():
+                if not isfinite(value):
+                    return f"{place} is {value}; return a finite number or None"
+            case dict() | list() | tuple():
+                if id(value) in parents:
+                    return f"{place} contains itself; return a copy"
+                inner = parents | {id(value)}
+                if isinstance(value, dict):
+                    for key in value:
+                        if not isinstance(key, str | int | float | bool | None):
+                            kind = type(key).__name__
+                            return f"{place} has a key of type {kind}; use texts as keys"
+                    members = [(f"{place}[{key!r:.60}]", each) for key, each in value.items()]
+                else:
+                    members = [(f"{place}[{index}]", each) for index, each in enumerate(value)]
+                pending += [(path, each, inner) for path, each in reversed(members)]
+            case _:
+                remedy = ".tolist()" if hasattr(value, "tolist") else "a number, text, list or dict"
+                verb = "call" if remedy == ".tolist()" else "return"
+                return f"{place} is of type {type(value).__name__}; {verb} {remedy}"
+    return None
 
 
 def _takes_parameters(call: Callable[..., Any]) -> bool:

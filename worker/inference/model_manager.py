@@ -161,7 +161,7 @@ class ModelManager:
             True if the model was loaded, False if `stopping` was set before that.
 
         Raises:
-            Exception: The error of a load that means that the device is lost.
+            Exception: A load failed because the device is lost.
         """
         while not stopping.is_set():
             if pause_seconds := self._journal.find(self._model.name).pause_seconds:
@@ -293,9 +293,9 @@ class ModelManager:
     def _next_reservation_bytes(self, device: Device) -> int:
         """Return how many bytes to reserve for the next load after a load ran out of memory.
 
-        If batches of the model were measured, the result is what these measurements require, but
-        only if this is more than was reserved for the failed load. Otherwise, the result is the
-        memory of the whole device.
+        If earlier measurements show that the model needs more memory than was reserved for the
+        failed load, the result is the measured need. Otherwise, the result is the memory of the
+        whole device.
         """
         profile = self._sharing.profiles(device).get(profile_key(self._model))
         if profile is None or not profile.peaks:

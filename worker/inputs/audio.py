@@ -29,7 +29,7 @@ _GUID_REST: Final = bytes.fromhex("000000001000800000aa00389b71")
 _CHANNELS: Final = range(1, 33)
 # At a lower rate, a short input would grow without bounds when a model resamples it.
 RATES: Final = range(4_000, 384_001)
-"""The sample rates that are accepted."""
+"""The accepted sample rates, in samples per second."""
 _MAX_CHUNKS: Final = 256
 # Programs that write to a pipe do not know the length, and write this value instead.
 _UNKNOWN_LENGTH: Final = 0xFFFFFFFF
@@ -149,7 +149,10 @@ def open_recording(data: bytes | mmap, sample_rate: int | None = None) -> Record
 def _resampler(
     rate: int, wanted: int
 ) -> "Callable[[NDArray[np.float32], bool], NDArray[np.float32]]":
-    """Return a function that resamples one piece after another. Its flag marks the last piece."""
+    """Return a function that resamples a recording piece by piece, from `rate` to `wanted`.
+
+    The second argument of this function is true for the last piece of the recording.
+    """
     if rate == wanted:
         return lambda piece, _is_last: piece
     import soxr  # noqa: PLC0415  only for recordings that have another rate

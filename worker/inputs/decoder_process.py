@@ -36,7 +36,7 @@ from worker.inputs import images
 from worker.process import available_processors
 
 LIMIT_SECONDS: Final = 10.0
-"""How long a child process may work on one image."""
+"""How many seconds a child process may work on one image."""
 
 _START_SECONDS: Final = 30.0
 _LINE_BYTES: Final = 4096
@@ -81,7 +81,7 @@ class DecoderProcesses:
         Args:
             data: The bytes of the file.
             media_type: The expected media type.
-            max_pixels: The largest number of pixels that is accepted.
+            max_pixels: The largest number of pixels that is accepted; 0 if only memory limits it.
             reserve: Called once with the number of bytes of memory that the image needs. It may
                 wait, and its error ends the decoding.
 
@@ -287,7 +287,7 @@ def main() -> None:
 
 
 def _limit_processor_time(seconds: int) -> None:
-    """Let the kernel kill this process after `seconds` more processor time, without the parent."""
+    """Limit this process to `seconds` more processor time, after which the kernel kills it."""
     limit_seconds = math.ceil(time.process_time()) + seconds
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
     if most == resource.RLIM_INFINITY or limit_seconds < most:
@@ -295,7 +295,7 @@ def _limit_processor_time(seconds: int) -> None:
 
 
 def _decode(connection: socket.socket, asked: _Message, file: int) -> None:
-    """Send the size of one image to the parent. After the parent's answer, decode and send it."""
+    """Send the size of one image to the parent, wait for its answer, then send the pixels."""
     size_bytes = os.fstat(file).st_size
     if not size_bytes:
         raise InvalidInput("the input is empty; expected the bytes of an image")

@@ -114,7 +114,7 @@ def open_image(data: bytes | mmap, media_type: str, max_pixels: int) -> OpenedIm
     Args:
         data: The bytes of the file.
         media_type: The expected media type.
-        max_pixels: The largest number of pixels that is accepted.
+        max_pixels: The largest number of pixels that is accepted; 0 if only memory limits it.
 
     Raises:
         InvalidInput: The bytes are not an image of this type, or the image is too large.
@@ -218,7 +218,7 @@ def _scan_count(picture: Image.Image, data: bytes | mmap) -> int:
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
-    if width * height > max_pixels:
+    if max_pixels and width * height > max_pixels:
         raise InvalidInput(
             f"the image has {width} x {height} pixels; at most {max_pixels} pixels are accepted"
         )

@@ -10,13 +10,13 @@ SMALL_BYTES: Final = 16 * 1024 * 1024
 """Inputs that need at most this much memory count as small, and never wait for large inputs."""
 
 SMALL_TOTAL_BYTES: Final = 64 * 1024 * 1024
-"""The memory that the small inputs of one model share."""
+"""The memory in bytes that the small inputs of one model share."""
 _CHECK_SECONDS: Final = 0.2
 _MIB: Final = 1024 * 1024
 
 
 class MemoryBudget:
-    """A number of bytes that several inputs share. Any thread may call the methods."""
+    """An amount of memory that several inputs share. Any thread may call the methods."""
 
     def __init__(self, total_bytes: int) -> None:
         self.total_bytes = total_bytes

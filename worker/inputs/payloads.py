@@ -35,7 +35,7 @@ from worker.telemetry.recording import ServiceStatus
 T = TypeVar("T")
 
 LARGE_FILE_BYTES = 1024 * 1024
-"""Larger inputs are downloaded to a temporary file, which is mapped into memory."""
+"""An input with more bytes is downloaded to a temporary file, which is mapped into memory."""
 
 
 class BlobStore(Protocol):

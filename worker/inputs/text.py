@@ -15,12 +15,15 @@ _VALUE_BYTES: Final = 40
 _MEMBER_BYTES: Final = 160
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 TEXT_FACTOR: Final = 5
-"""Text needs at most four bytes for each character, besides the bytes of the file."""
+"""The memory to decode a text is at most this many times the size of the text's file.
+
+A decoded character needs at most four bytes, and the file's own bytes are also in memory.
+"""
 _PIECE_BYTES: Final = 1024 * 1024
 
 
 def decode(data: bytes) -> str:
-    """Decode text, and remove its byte order mark. Raises InvalidInput if it is not UTF-8."""
+    """Decode text without its byte order mark. Raises InvalidInput if `data` is not UTF-8."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -15,7 +15,7 @@ from worker.inputs.opened import Data
 from worker.net.guarded_http import GuardedHttp, GuardedResponse, Limits
 
 LIMIT_SECONDS: Final = 20.0
-"""How long a whole download may take, with its DNS look-ups and its redirects."""
+"""How many seconds a whole download may take, with its DNS look-ups and its redirects."""
 
 MAX_REDIRECTS: Final = 5
 
@@ -113,7 +113,7 @@ def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntr
 
 
 def _may_be_json(data: Data) -> bool:
-    """Return whether the data is JSON. A large input is checked when it is decoded."""
+    """Return False if the data is not JSON. A large input is not checked here, and gives True."""
     if not isinstance(data, bytes):
         return True
     try:

@@ -48,9 +48,9 @@ class DeviceGate:
     def exclusive(self) -> Iterator[None]:
         """Use the device during the `with` block while no other thread of this process uses it.
 
-        The thread waits until no other thread uses the device, but only until a time limit, because
-        the jobs of other threads may last minutes. After the time limit, the `with` block runs even
-        if other threads use the device.
+        The thread first waits until no other thread uses the device. The wait has a time limit,
+        because the jobs of other threads may last minutes. After the time limit, the `with` block
+        runs even if other threads use the device.
         """
         with self._changed:
             self._waiting_count += 1

@@ -1,9 +1,9 @@
 """Note deliveries that the reply to a job does not describe, for the timelines of the jobs.
 
-Notes are written at the begin and at the end of a delivery that is not the first, and when a
-message is given back, abandoned or dead-lettered. One thread writes the notes, so that they delay
-no job. A note is one small blob, and is written without retries: it is missing if the process is
-killed first or if the storage does not answer. See `contract.deliveries`.
+The worker writes a note at the beginning and at the end of a redelivery, and when it releases,
+abandons or dead-letters a message. A separate thread writes the notes, so that they do not delay
+jobs. Each note is a small blob that is written without retries. The note is missing if the process
+is killed first or if the storage does not answer. See `contract.deliveries`.
 """
 
 import logging

@@ -96,7 +96,7 @@ class Batcher(Generic[T]):
         return 0.0 if is_full else max(0.0, min(heads) + self._max_wait_seconds - now)
 
     def clear(self) -> list[T]:
-        """Remove and return all items."""
+        """Remove and return all items that wait for a batch."""
         items = [waiting.item for waiting in self._in_order()]
         self._normal.clear()
         self._low.clear()

@@ -175,9 +175,9 @@ class PrepareStep:
         return loaded
 
     def _check_held(self, job: ReceivedJob) -> None:
-        """Raise an error if the job need not wait for memory any longer.
+        """Raise an error if the job must stop waiting for memory.
 
-        The reasons are a lost lock, a passed deadline, and a shutdown of the worker.
+        The reason is a lost lock, a passed deadline, or a shutdown of the worker.
         """
         self.retries.check()
         if job.lock.is_lost:

@@ -76,7 +76,7 @@ class ReceivedJob:
         started_at: When the batch with this job started; None before that.
         inference_ms: How long this batch ran, in milliseconds.
         batch_size: How many items this batch contained.
-        worker: The name of this worker; None if it is not told.
+        worker: The name of this worker for the job's timeline; None to omit the name.
         device: The name of the device that took the job in a batch; None before that.
         received_at: When the message was received.
         note_blob: The name of the blob with the note about this delivery; None without a note.
@@ -127,7 +127,7 @@ class ReceivedJob:
         self._marks_ms[step] = self.age_ms(at)
 
     def age_ms(self, at: float | None = None) -> float:
-        """Return how many milliseconds after its receipt the job is now, or was at the time `at`.
+        """Return the time in milliseconds from the job's receipt until `at`, or until now.
 
         `at` is a value of `time.perf_counter`.
         """
@@ -385,7 +385,10 @@ class InFlight:
         counts.to_run.discard(job)
 
     def bring_back(self, job: ReceivedJob) -> None:
-        """Count a job again that was offloaded. Do nothing for a job that was not offloaded."""
+        """Undo `offload`: from now on, the job reduces the model's capacity again.
+
+        Do nothing if the job was not offloaded.
+        """
         counts = self._queues[job.delivery.queue]
         with self._lock:
             is_open = job.delivery in self._jobs

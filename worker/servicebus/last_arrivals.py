@@ -1,8 +1,8 @@
 """Note the locks of the messages that arrive while a killed worker ends.
 
 When a process is killed, the operating system first frees its memory and then closes its sockets.
-This takes 10 to 200 ms. Meanwhile Service Bus sends messages for the credit that the process gave,
-and locks them. The dead process cannot note these messages in its lock journal.
+This takes 10 to 200 ms. Meanwhile Service Bus locks and sends the messages that the process had
+requested (link credit). The dead process cannot note these messages in its lock journal.
 
 So the parent process has a copy of each socket on which messages arrive. The worker is its child.
 After the child's death, the parent shuts the connection down, reads all data that has arrived, and

@@ -225,7 +225,7 @@ class QueueLink:
         ]
 
     def stop_receiving(self) -> None:
-        """Tell the broker to send no more messages, and release messages that were already sent."""
+        """Ask the broker to send no more messages, and release messages that were already sent."""
         receiver = self._opened()
         try:
             # Private: the public way is to close the receiver, which is still needed to settle.

@@ -45,7 +45,7 @@ class LockJournals:
         self.send_copy = send_copy
 
     def open(self, namespace: str, queue: str) -> "LockJournal":
-        """Return a new journal for a queue. Raises OSError if it cannot be created."""
+        """Create a lock journal for a queue. Raises OSError if the file cannot be created."""
         return LockJournal(self._folder, namespace, queue)
 
 
@@ -162,7 +162,7 @@ def write_journal(path: Path, tokens: Sequence[bytes]) -> None:
     """Write tokens into a new journal, for the same queue as the journal `path` of a dead process.
 
     No process holds a file lock on the new journal, so the next worker takes it over. Raises
-    OSError if it cannot be written.
+    OSError if the journal cannot be written.
     """
     name = _new_name(path.name.partition("-")[0])
     draft = path.with_name(f".{name}")

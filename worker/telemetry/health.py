@@ -29,7 +29,7 @@ ModelStates = Callable[[], Mapping[str, Mapping[str, Any]]]
 
 
 class Loops:
-    """Checks that the loops of the worker's threads run.
+    """Checks that the main loops of the worker's threads are still running.
 
     Each loop reports the time of its last iteration.
     """

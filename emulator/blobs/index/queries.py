@@ -15,7 +15,7 @@ BLOB_COLUMNS = "id, name, size, etag, created_us, modified_us, properties, metad
 
 
 def find_service_properties(db: sqlite3.Connection) -> dict[str, str]:
-    """Return the properties of the Blob service that were set: names and XML elements."""
+    """Return the stored properties of the Blob service: each name and its XML element."""
     return dict(db.execute("SELECT name, element FROM service_property"))
 
 

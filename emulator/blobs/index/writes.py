@@ -37,7 +37,7 @@ Orphans = tuple[str, ...]
 
 
 def set_service_properties(db: sqlite3.Connection, properties: Mapping[str, str]) -> None:
-    """Replace properties of the Blob service. Each item is a name and its XML element."""
+    """Store the XML elements of these properties of the Blob service, by property name."""
     db.executemany(
         "INSERT OR REPLACE INTO service_property (name, element) VALUES (?, ?)",
         list(properties.items()),

@@ -13,12 +13,12 @@ _DOCUMENT_BYTES_MAX = 64 * 1024
 
 
 async def get_service_properties(context: OperationContext) -> BlobResponse:
-    """Get Blob Service Properties: return all properties, also those that were never set."""
+    """Get Blob Service Properties: return all properties, with defaults for unset ones."""
     return build_xml_response(build_properties(context.store.read(queries.find_service_properties)))
 
 
 async def set_service_properties(context: OperationContext) -> BlobResponse:
-    """Set Blob Service Properties: replace the properties that the request's body has."""
+    """Set Blob Service Properties: replace the properties in the request's body."""
     properties = parse_properties(await context.request.body.read(_DOCUMENT_BYTES_MAX))
     await context.store.set_service_properties(properties)
     return BlobResponse(202, {"Content-Length": "0"})
@@ -27,7 +27,7 @@ async def set_service_properties(context: OperationContext) -> BlobResponse:
 def preflight(request: BlobRequest, store: AccountStore) -> BlobResponse:
     """Preflight Blob Request: tell a browser whether a page may send a request.
 
-    It needs no credentials, and its resource need not exist.
+    The request needs no credentials, and the blob in its URL need not exist.
     """
     return BlobResponse(
         200, {"Content-Length": "0", **answer_preflight(store.cors_rules, request.headers)}

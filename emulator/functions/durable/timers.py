@@ -16,7 +16,7 @@ _LONGEST_SLEEP_SECONDS = 20.0
 
 
 class TimerQueue:
-    """Calls functions at given times. Each timer has a key, with which it can be cancelled."""
+    """Calls functions at given times. A timer can be cancelled by its key."""
 
     def __init__(self, clock: HostClock) -> None:
         self._clock = clock

@@ -37,7 +37,7 @@ class ProtocolDetector(asyncio.Protocol):
 
         Args:
             connect: Creates the AMQP connection.
-            rules: The host names for which, and from whose pages, a WebSocket may be opened.
+            rules: The allowed Host headers and page origins of requests that open a WebSocket.
         """
         self._connect = connect
         self._rules = rules or HostRules()

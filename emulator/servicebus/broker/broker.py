@@ -21,7 +21,7 @@ from emulator.servicebus.broker.transactions import TransactionManager
 _DEAD_LETTER = "/$DeadLetterQueue"
 _TRANSFER_DEAD_LETTER = "/$Transfer/$DeadLetterQueue"
 _NUMBERS_PER_QUEUE = 3
-"""The internal numbers that a queue needs: for itself and for its two dead-letter queues."""
+"""How many internal numbers a queue uses: one for itself and two for its dead-letter queues."""
 
 
 class Broker:

@@ -5,7 +5,7 @@ from typing import Protocol
 
 
 class UtcClock(Protocol):
-    """The interface of a clock."""
+    """The interface of the clock from which the broker reads the current time."""
 
     def now(self) -> datetime:
         """Return the current time in UTC."""

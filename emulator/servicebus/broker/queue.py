@@ -29,7 +29,7 @@ _PEEK_BYTES = 1024 * 1024
 
 
 class Queue:
-    """A queue or a dead-letter queue.
+    """A queue of the namespace, or a dead-letter queue that belongs to such a queue.
 
     Methods that read or change messages raise EntityNotFound if the queue has been deleted, and
     BrokerClosed if the broker has been closed. Methods that change messages raise MessageStoreError
@@ -53,7 +53,7 @@ class Queue:
 
     @property
     def settings(self) -> QueueSettings:
-        """The queue's settings. A dead-letter queue has the settings of the queue it belongs to."""
+        """The queue's settings. A dead-letter queue has the settings of its main queue."""
         return self._state.settings
 
     @property

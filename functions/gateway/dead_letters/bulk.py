@@ -1,8 +1,8 @@
 """Find the dead letters that match a filter, and redrive or purge all of them.
 
-The queue, and so the model, is part of the name of a letter's blob. The reason and the time are in
-its content, so each letter must be read. Therefore one call examines at most MAX_EXAMINED letters,
-and its cursor continues with the letters that follow.
+The name of a letter's blob contains the queue, which belongs to one model. The reason and the time
+are in the content of the blob, so each blob must be read. Therefore one call examines at most
+MAX_EXAMINED letters, and returns a cursor for the letters that follow.
 """
 
 import asyncio
@@ -73,7 +73,7 @@ class LetterFilter:
         return any(member is not None for member in members)
 
     def matches(self, letter: StoredLetter) -> bool:
-        """Return whether a stored letter matches. The model is known from its queue."""
+        """Return whether a letter matches all members except `models`, which selects the queues."""
         if self.reason is not None and letter.document.get("reason") != self.reason:
             return False
         if self.is_redriven not in {None, letter.is_redriven}:
@@ -210,9 +210,9 @@ class LetterActions:
     ) -> LetterChanges:
         """Redrive or purge the letters of a page.
 
-        If the process dies between two letters, the caller can repeat the request with a new count.
-        The repeated request changes the remaining letters, because a letter is redriven only once.
-        Raises Unavailable.
+        If the process dies between two letters, the caller can count the matching letters again and
+        send a new request, which changes the remaining letters. No letter is redriven twice. Raises
+        Unavailable.
         """
         ends_at = self.clock() + ACTION_TIME
         changes: list[LetterChange] = []

@@ -110,9 +110,9 @@ class StoredLetter:
     def job_id(self) -> str:
         """The id of the job whose message was dead-lettered.
 
-        If the message is not a readable request, the value is the correlation id of the message. A
-        message without a correlation id has the message id as the value. If both ids are missing,
-        the value is an empty string.
+        If the message is not a readable request, the value is the correlation id of the message, or
+        the message id if there is no correlation id. If both ids are missing, the value is an empty
+        string.
         """
         if self.request is not None:
             return self.request.job_id
@@ -125,7 +125,7 @@ class StoredLetter:
 
     @property
     def dead_lettered_at(self) -> datetime | None:
-        """The time at which the gateway stored the letter; None if it is unreadable."""
+        """The time at which the gateway stored the letter; None if this time is unreadable."""
         try:
             return datetime.fromisoformat(self.document["dead_lettered_at"]).astimezone(UTC)
         except (KeyError, TypeError, ValueError, OverflowError):

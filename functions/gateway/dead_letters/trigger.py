@@ -99,9 +99,9 @@ class DeadLetterTrigger:
     ) -> str:
         """Store a dead-lettered message unless an earlier run of the trigger has stored it.
 
-        Returns the name of the dead letter's blob. A dead letter of an earlier message may have the
-        same message id. The dead letter of a gateway's job replaces it. A producer can choose any
-        message id, so the dead letter of a producer does not replace it, but gets another name.
+        Returns the name of the dead letter's blob. The dead letter of an earlier message may have
+        the same message id. If a gateway sent the new message, the new dead letter replaces the old
+        one. A producer can choose any message id, so a producer's dead letter gets another name.
         """
         name = letter_blob(queue, _message_id(message))
         data = _encode_letter(message, self.clock())

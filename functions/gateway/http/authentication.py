@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -57,6 +58,7 @@ _OPEN: Final = re.compile(
 _ANY_KEY: Final = re.compile(r"/v1/models(?:/[^/]+)?|/v2(?:/models/[^/]+(?:/.+)?)?")
 # Routes that show operators the jobs of all tenants, but not what the jobs contain.
 _OPERATED: Final = re.compile(r"/v1/jobs(?:/[^/]+(?:/(?:timeline|webhook))?)?")
+_JOB: Final = re.compile(r"/v1/jobs/[^/]+")
 _ADMIN: Final = re.compile(r"/metrics|/v1/(?:admin|dead-letters|ops)(?:/.*)?", re.DOTALL)
 
 
@@ -68,11 +70,13 @@ def is_open(method: str, path: str) -> bool:
 def sufficient_scopes(method: str, path: str) -> tuple[Scope, ...]:
     """Return the scopes that permit this request. A key needs only one of them.
 
-    The result is empty if any key is sufficient. The routes in _OPERATED themselves check which
-    tenants the caller may see.
+    The result is empty if any key is sufficient. If operators may also use the route, the route
+    itself checks which tenants the caller may see.
     """
     if _ADMIN.fullmatch(path):
         return (Scope.ADMIN, Scope.OPS_READ) if method == "GET" else (Scope.ADMIN,)
+    if method == "DELETE" and _JOB.fullmatch(path):
+        return (Scope.JOBS_WRITE, Scope.ADMIN)
     if method != "GET":
         return (Scope.JOBS_WRITE,)
     if _ANY_KEY.fullmatch(path):
@@ -166,7 +170,10 @@ class ReplyTokens:
         return f"{self._base_url}{reply_path(job_id)}?{query}"
 
     def of_job(self, job_id: str, deadline: datetime) -> tuple[str, ...]:
-        """Return the reply tokens of a job, one for each key. The message contains one of them."""
+        """Return the valid reply tokens of a job, one for each of the gateway's signing keys.
+
+        The job's message contains one of these tokens.
+        """
         return tuple(_sign(key, job_id, _expires(deadline)) for key in self._keys)
 
     def check(self, job_id: str, expires: str, token: str, now: datetime) -> None:
@@ -219,11 +226,12 @@ _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 def is_from_foreign_page(
     headers: Iterable[tuple[bytes, bytes]], allowed_origins: Collection[str]
 ) -> bool:
-    """Return whether a web page of another site, which is not allowed, caused this request.
+    """Return whether a web page of a site that is not allowed caused this request.
 
     A page may send a form or plain text to any site without a preflight request. Therefore a
-    gateway that needs no API key would run the jobs of every page that its user opens. Browsers add
-    headers about the page, which the page cannot change. Other clients do not send these headers.
+    gateway without API keys would run jobs for every page that the user opens in a browser.
+    Browsers add headers that name the origin of the page. The page cannot change these headers, and
+    other clients do not send them. Pages of the gateway itself are always allowed.
 
     Args:
         headers: The headers of the request.
@@ -245,8 +253,9 @@ _CHALLENGE: Final = 'Bearer realm="loosely"'
 class AuthenticationMiddleware:
     """ASGI middleware that refuses unauthenticated requests, and large bodies beyond the limits.
 
-    It stores the caller in `scope["gateway.caller"]`. It is not based on Starlette's
-    BaseHTTPMiddleware, which would create a task for each request.
+    It stores the caller in `scope["gateway.caller"]`, and in `scope["gateway.charge"]` a function
+    that counts more jobs of this request against the caller's rate limit. It is not based on
+    Starlette's BaseHTTPMiddleware, which would create a task for each request.
     """
 
     def __init__(
@@ -288,6 +297,7 @@ class AuthenticationMiddleware:
         with contextlib.ExitStack() as counted:
             try:
                 caller = scope["gateway.caller"] = self._authenticate(scope, headers)
+                scope["gateway.charge"] = partial(self._charge, caller, headers)
                 size_bytes = announced_size_bytes(scope)
                 # Bodies on open routes are not counted. Some of these routes take workers' replies,
                 # which must be accepted. The other open routes refuse large bodies themselves.
@@ -326,6 +336,12 @@ class AuthenticationMiddleware:
         if sufficient and caller.scopes.isdisjoint(sufficient):
             raise missing_scope(*sufficient)
         return caller
+
+    def _charge(self, caller: Caller, headers: dict[str, str], count: int) -> None:
+        """Count `count` more jobs of a request against the caller's rate limit."""
+        if caller.rate is not None and count:
+            decision = self._limiter.charge(caller.name, caller.rate, count)
+            headers["RateLimit"] = decision.header
 
     def _find_caller(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
         given = dict(headers)

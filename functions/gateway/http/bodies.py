@@ -21,7 +21,7 @@ from gateway.http import problems
 from gateway.http.problems import HttpProblem
 
 SMALL_BODY_BYTES: Final = 64 * 1024
-"""The size in bytes of the largest body that is neither counted nor parsed in the thread."""
+"""The size in bytes of the largest small body: not counted, and parsed on the event loop."""
 
 RETRY_AFTER_SECONDS: Final = 5
 
@@ -32,7 +32,7 @@ class LargeBodies:
     """Counts and parses the large bodies of all requests that this process is serving."""
 
     def __init__(self, limit_bytes: int) -> None:
-        """Limit all bodies together to `limit_bytes`, and those of each tenant to half of it."""
+        """Limit all bodies to `limit_bytes`, and the bodies of each tenant to half of that."""
         self._limit_bytes = limit_bytes
         self._total_bytes = 0
         self._tenants_bytes: dict[str, int] = {}
@@ -75,7 +75,7 @@ class LargeBodies:
                 del self._tenants_bytes[tenant]
 
     async def parse(self, tenant: str, body: bytes, parse: Callable[[bytes], T]) -> T:
-        """Return `parse(body)`. The function runs in the thread if the body is large."""
+        """Return `parse(body)`. A large body is parsed in the thread for large bodies."""
         if len(body) <= SMALL_BODY_BYTES:
             return parse(body)
         async with self._turns.take(tenant):
@@ -83,7 +83,7 @@ class LargeBodies:
 
 
 class _Turns:
-    """Lets one task at a time run. The next task belongs to the next tenant that has one."""
+    """A lock that serves waiting tenants in rotation, one asyncio task at a time."""
 
     def __init__(self) -> None:
         self._is_taken = False
@@ -91,7 +91,7 @@ class _Turns:
 
     @asynccontextmanager
     async def take(self, tenant: str) -> AsyncIterator[None]:
-        """Wait for the turn of this task. The turn ends at the end of the `async with` block."""
+        """Hold the lock during the `async with` block. Wait until it is the tenant's turn."""
         if self._is_taken:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.setdefault(tenant, deque()).append(turn)

@@ -35,8 +35,8 @@ OPEN_TENANT: Final = ""
 class Scope(StrEnum):
     """A permission that an API key gives to its caller.
 
-    `ops:read` shows everything that operators need, of all tenants, and changes nothing. `admin`
-    includes what `ops:read` shows, and also permits the changes of operators.
+    With `ops:read`, an operator can read data of all tenants, but change nothing. `admin` includes
+    `ops:read`, and also permits the operators' changes, such as a redrive.
     """
 
     JOBS_READ = "jobs:read"
@@ -72,7 +72,7 @@ class Caller:
 OPEN_CALLER: Final = Caller("", OPEN_TENANT, frozenset(Scope))
 """The caller of every request if the gateway uses no authentication.
 
-This is allowed only if the gateway's URL is a loopback address.
+A gateway without authentication must have a loopback address as its URL.
 """
 
 ANONYMOUS: Final = Caller("", OPEN_TENANT, frozenset())

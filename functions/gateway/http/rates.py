@@ -2,7 +2,8 @@
 
 A rate allows a number of requests in a period of time. A full bucket contains one token for each of
 these requests, and each request takes one token. An empty bucket fills evenly, and is full again
-after one period.
+after one period. A request that creates several jobs takes one token for each job. It is allowed if
+one token is left. Then the bucket is in debt, and allows the next request when it has one token.
 
 Each caller has its own bucket in each process. Therefore n instances of the app allow n times the
 rate.
@@ -44,7 +45,10 @@ def parse_rate(text: str) -> Rate:
 
 @dataclass(frozen=True, slots=True)
 class TokenBucket:
-    """A token bucket, with the number of tokens that it contained at the time `at_seconds`."""
+    """A token bucket, with the number of tokens that it contained at the time `at_seconds`.
+
+    The number is negative if a request created more jobs than the bucket had tokens.
+    """
 
     tokens: float
     at_seconds: float
@@ -83,12 +87,27 @@ def take_token(
     is_allowed = tokens >= 1.0 - _ROUNDING
     if is_allowed:
         tokens = max(0.0, tokens - 1.0)
-    whole = math.floor(tokens + _ROUNDING)
-    missing = 0.0 if whole >= 1 else 1.0 - tokens
-    return TokenBucket(tokens, now_seconds), RateDecision(
+    new_bucket = TokenBucket(tokens, now_seconds)
+    return new_bucket, _describe(limit, new_bucket, is_allowed=is_allowed)
+
+
+def charge_tokens(limit: Rate, bucket: TokenBucket, count: int) -> tuple[TokenBucket, RateDecision]:
+    """Take `count` more tokens for a request that was allowed, even if the bucket has fewer.
+
+    Return the new bucket, and the decision about the request, updated to the remaining tokens.
+    """
+    charged = TokenBucket(bucket.tokens - count, bucket.at_seconds)
+    return charged, _describe(limit, charged, is_allowed=True)
+
+
+def _describe(limit: Rate, bucket: TokenBucket, *, is_allowed: bool) -> RateDecision:
+    a_second = limit.count / limit.seconds
+    whole = max(0, math.floor(bucket.tokens + _ROUNDING))
+    missing = 0.0 if whole >= 1 else 1.0 - bucket.tokens
+    return RateDecision(
         is_allowed,
         whole,
-        math.ceil((limit.count - tokens) / a_second - _ROUNDING),
+        math.ceil((limit.count - bucket.tokens) / a_second - _ROUNDING),
         math.ceil(missing / a_second - _ROUNDING),
     )
 
@@ -111,4 +130,9 @@ class RateLimiter:
         """
         now_seconds = self._clock().timestamp()
         self._buckets[name], decision = take_token(limit, self._buckets.get(name), now_seconds)
+        return decision
+
+    def charge(self, name: str, limit: Rate, count: int) -> RateDecision:
+        """Take `count` more tokens for a request of the caller `name` that was allowed."""
+        self._buckets[name], decision = charge_tokens(limit, self._buckets[name], count)
         return decision

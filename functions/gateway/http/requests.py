@@ -8,7 +8,7 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -52,6 +52,12 @@ def caller_of(request: Request) -> Caller:
     """Return the caller that the authentication middleware has found for this request."""
     caller: Caller = request.scope["gateway.caller"]
     return caller
+
+
+def charge_jobs(request: Request, job_count: int) -> None:
+    """Count a request as one request per job against the caller's rate limit, at least as one."""
+    charge: Callable[[int], None] = request.scope["gateway.charge"]
+    charge(max(0, job_count - 1))
 
 
 def require_scope(request: Request, *sufficient: Scope) -> None:

@@ -49,16 +49,16 @@ FIRST_PAUSE_SECONDS: Final = 0.025
 LONGEST_PAUSE_SECONDS: Final = 0.5
 
 LAST_READ_SECONDS: Final = 1.0
-"""How long a read of the outcome may take if the waiting time ends during this read."""
+"""How many seconds a read of the outcome may take if the waiting time ends during this read."""
 
 OWN_ENDS: Final = 20
-"""If this process recorded this many outcomes in succession, a waiter's first read is later."""
+"""A process that recorded this many successive outcomes itself counts as the only instance."""
 
 LOOKS_A_SECOND: Final = 100
 """The maximum number of reads of outcomes per second by all waiters of a process together."""
 
 LOOKS_PER_FULL_LOOK: Final = 8
-"""At every eighth read, a waiter also reads the orchestration. Other reads are of the outcome."""
+"""A waiter reads its job's outcome, and every eighth time also the orchestration's state."""
 
 # A job's message is sent before its orchestration is started. Therefore a fast reply can arrive
 # before the start has ended.
@@ -303,8 +303,8 @@ class Jobs:
     ) -> Record | None:
         """Read whether a job has ended; return its final record, or None if it has not ended.
 
-        A full read also reads the state of the orchestration. Returns None if a service does not
-        respond.
+        If `is_full` is true, the state of the orchestration is also read. Returns None if a service
+        does not respond.
         """
         try:
             if is_full:

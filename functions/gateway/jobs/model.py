@@ -150,8 +150,8 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
 
     The history of the orchestration stores the ticket. The request must not have a reply URL,
     because the URL contains the reply token. `sent_at` is the time at which the job's message was
-    sent; the ticket then contains neither the input nor the parameters of the request. It is None
-    if the message is not in the queue yet.
+    sent; None if the message is not in the queue yet. The ticket of a job whose message was sent
+    contains neither the input nor the parameters of the request.
     """
     value: dict[str, Json] = {
         "version": TICKET_VERSION,

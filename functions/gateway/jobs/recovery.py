@@ -20,7 +20,7 @@ FOLLOWS_WITHIN: Final = timedelta(minutes=10)
 """An orchestration counts as stuck if it still runs this long after its job has ended."""
 
 MAX_JOBS: Final = 500
-"""The largest number of jobs that one run checks. It checks the newest jobs."""
+"""The largest number of jobs that one call of `recover` checks. The newest jobs are checked."""
 
 _RUNNING: Final = frozenset(status for status in RuntimeStatus if not status.is_final)
 

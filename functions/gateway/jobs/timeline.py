@@ -10,10 +10,10 @@ The timeline is computed when a caller asks for it. It uses what is stored anywa
 
 The parts of a timeline always add up to its whole, and no part is negative. Acceptance and end are
 both on the gateway's clock, so the whole is exact. Within one worker, the marks are durations of a
-clock that never jumps, so these parts are exact too. Only the places of the broker and of the
-workers between acceptance and end depend on their wall clocks. If such a time is impossible, for
+clock that never jumps, so these parts are exact too. Only the times at which the broker and the
+workers received the message depend on their own wall clocks. If such a time is impossible, for
 example a receipt before the job was accepted, the delivery is moved by the smallest possible time.
-Its steps are then marked, and `clock_skew` says by how much.
+Its steps then have `is_adjusted`, and `clock_skew` says by how much the clock differs.
 """
 
 from collections.abc import Iterable, Sequence
@@ -42,10 +42,10 @@ from gateway.storage.blobs import Blobs
 from gateway.webhooks.orchestrator import WebhookDelivery
 
 MAX_NOTES: Final = 50
-"""The largest number of notes about deliveries that a timeline uses. The last ones count."""
+"""The largest number of delivery notes that a timeline uses. Older notes are ignored."""
 
 MAX_LOST: Final = 100
-"""How many of the last deliveries are shown although nothing is known about them."""
+"""A delivery that left no trace is shown only if it is one of this many last deliveries."""
 
 _MAX_LISTED_NOTES: Final = 500
 
@@ -53,7 +53,10 @@ _MAX_LISTED_NOTES: Final = 500
 _LATEST_MS: Final = 1e11
 
 TOLERANCE_MS: Final = 2.0
-"""How far a time may be moved without being marked. Stored times are truncated to milliseconds."""
+"""The largest adjustment of a time, in milliseconds, that the timeline does not report.
+
+Stored times are truncated to milliseconds.
+"""
 
 
 class StepName(StrEnum):
@@ -132,7 +135,7 @@ class JobTimelineStep(TypedDict):
 
 
 class JobTimelineDelivery(TypedDict):
-    """One delivery of the job's message to a worker. A null is unknown."""
+    """One delivery of the job's message to a worker. A null means that the value is unknown."""
 
     number: Annotated[
         int, Field(ge=1, description="A message that was returned unstarted keeps its number.")
@@ -166,7 +169,7 @@ class JobTimelineDelivery(TypedDict):
 
 
 class ClockSkew(TypedDict):
-    """A clock that differs from the gateway's. The real difference may be larger."""
+    """A clock that differs from the gateway's clock. The real difference may be larger."""
 
     clock: Literal["broker", "worker"]
     worker: str | None
@@ -247,10 +250,10 @@ async def read_notes(blobs: Blobs, tokens: ReplyTokens, ticket: Ticket) -> list[
 
 @dataclass(frozen=True, slots=True)
 class _Delivery:
-    """One delivery, as far as it is known.
+    """What is known about one delivery of a job.
 
-    `marks` is None if the delivery left no trace. Its `received_at` is the begin of the batch if
-    `is_receipt_known` is false.
+    `marks` is None if the delivery left no trace. If `is_receipt_known` is false, the time of the
+    receipt is unknown, and `marks.received_at` is the start of the batch.
     """
 
     number: int
@@ -274,7 +277,7 @@ class _Delivery:
         return max([self.ended_ms or 0.0, *(at_ms for _, at_ms in self.steps)])
 
     def state(self, *, is_last: bool) -> DeliveryEnd:
-        """Return how the delivery ended. `is_last` is true for the last one of a running job."""
+        """Return how the delivery ended. `is_last` is true for a running job's last delivery."""
         if self.is_answer:
             return DeliveryEnd.ANSWERED
         unknown = DeliveryEnd.RUNNING if is_last and self.settlement is None else DeliveryEnd.LOST
@@ -282,7 +285,10 @@ class _Delivery:
 
 
 class _Line:
-    """The steps of a timeline, as milliseconds since the acceptance. They never go backwards."""
+    """Builds the steps of a timeline in order of time.
+
+    Times are in milliseconds since the gateway accepted the job.
+    """
 
     def __init__(self, accepted_at: datetime, end_ms: float) -> None:
         self.accepted_at = accepted_at
@@ -291,11 +297,11 @@ class _Line:
         self.position_ms = 0.0
 
     def ms(self, at: datetime) -> float:
-        """Return a time as milliseconds since the acceptance."""
+        """Convert a datetime to milliseconds since the job was accepted."""
         return (at - self.accepted_at) / timedelta(milliseconds=1)
 
     def text(self, at_ms: float) -> str:
-        """Return milliseconds since the acceptance as a time."""
+        """Convert milliseconds since the job was accepted to a time in RFC 3339 format."""
         return format_time(self.accepted_at + timedelta(milliseconds=min(at_ms, _LATEST_MS)))
 
     def add(
@@ -306,7 +312,10 @@ class _Line:
         *,
         is_moved: bool = False,
     ) -> float:
-        """Add a step, and return its place, which is between the last step and the end."""
+        """Add a step at `at_ms`; return the adjusted time of the step in milliseconds.
+
+        If `at_ms` is before the previous step or after the end, the nearest possible time is used.
+        """
         place_ms = round(min(max(at_ms, self.position_ms), self.end_ms), 3)
         duration_ms = round(place_ms - self.position_ms, 3)
         self.steps.append(
@@ -324,7 +333,7 @@ class _Line:
         return place_ms
 
     def add_beside(self, name: StepName, at_ms: float) -> None:
-        """Add a step for which the job did not wait."""
+        """Add a step for which the job did not wait. The step has the duration 0."""
         self.steps.append(
             {
                 "name": name,
@@ -369,7 +378,7 @@ def build_timeline(evidence: JobEvidence, now: datetime) -> JobTimeline:
 
 
 def _end_ms(record: Record, accepted_at: datetime, now: datetime) -> float:
-    """Return the end of the timeline. For a job that has ended, it is the job's `total_ms`."""
+    """Return the time from the job's acceptance to its end, or to `now`, in milliseconds."""
     if is_final(record):
         return float(record["timing"]["total_ms"])
     return max(0.0, round((now - accepted_at) / timedelta(milliseconds=1), 3))
@@ -378,7 +387,10 @@ def _end_ms(record: Record, accepted_at: datetime, now: datetime) -> float:
 def _add_sending(
     line: _Line, evidence: JobEvidence, deliveries: Iterable[_Delivery], skew: list[ClockSkew]
 ) -> None:
-    """Add the start of the orchestration and the time at which the broker took the message."""
+    """Add the start of the orchestration, and the arrival of the message in the queue.
+
+    If the broker's clock differs from the gateway's, the difference is appended to `skew`.
+    """
     ticket = evidence.ticket
     started = _find(evidence.history, "ExecutionStarted")
     sent_at = _sent_at(ticket, evidence.history)
@@ -405,7 +417,7 @@ def _add_sending(
 
 
 def _sent_at(ticket: Ticket, history: Sequence[HistoryEvent]) -> datetime | None:
-    """Return the time at which the job's message had been sent; None if it is not known."""
+    """Return the time at which the job's message was sent; None if this time is not known."""
     if ticket.sent_at is not None:
         return datetime.fromisoformat(ticket.sent_at)
     if ticket.is_sent:
@@ -420,7 +432,7 @@ def _find(history: Iterable[HistoryEvent], kind: str, name: str | None = None) -
 
 
 def _deliveries(evidence: JobEvidence) -> list[_Delivery]:
-    """Return all deliveries that are known or that must have happened, in their order."""
+    """Return all deliveries of a job in order, including those that left no trace."""
     found = [
         _Delivery(
             note.attempt,
@@ -448,13 +460,13 @@ def _deliveries(evidence: JobEvidence) -> list[_Delivery]:
 
 
 def _is_from_gateway(record: Record, outcome: JobOutcome | None) -> bool:
-    """Return whether a gateway made the reply, because no worker could answer."""
+    """Return whether a gateway created the outcome because no worker replied to the job."""
     code = (record["error"] or {}).get("code")
     return _marks_of(outcome) is None and code in {FailureCode.DEAD_LETTERED, FailureCode.EXPIRED}
 
 
 def _marks_of(outcome: JobOutcome | None) -> DeliveryMarks | None:
-    """Return the marks in the worker's reply; None if there are none or if they are wrong."""
+    """Return the marks in the worker's reply; None if they are missing or not valid."""
     if outcome is None or outcome.reply is None or outcome.reply.timing.delivery is None:
         return None
     try:
@@ -466,7 +478,7 @@ def _marks_of(outcome: JobOutcome | None) -> DeliveryMarks | None:
 def _with_answer(
     noted: list[_Delivery], record: Record, outcome: JobOutcome | None
 ) -> list[_Delivery]:
-    """Return the noted deliveries, and the delivery that produced the reply."""
+    """Add the delivery that produced the reply to the deliveries that workers have noted."""
     timing = record["timing"]
     marks = _marks_of(outcome)
     has_marks = marks is not None
@@ -488,7 +500,7 @@ def _with_answer(
 
 
 def _is_same(noted: _Delivery, answer: _Delivery) -> bool:
-    """Return whether a note describes the delivery that answered."""
+    """Return whether `noted`, which comes from a worker's note, is the delivery `answer`."""
     if noted.number != answer.number or noted.marks is None or answer.marks is None:
         return False
     if not answer.is_receipt_known:
@@ -498,7 +510,10 @@ def _is_same(noted: _Delivery, answer: _Delivery) -> bool:
 
 
 def _with_start(noted: list[_Delivery], record: Record) -> list[_Delivery]:
-    """Return the noted deliveries, and the one that reported its start without a reply."""
+    """Add the start of the job to the noted deliveries, as the job's record reports it.
+
+    If no note describes the delivery that started the job, a new delivery is added.
+    """
     started_at = datetime.fromisoformat(record["started_at"])
     number = record["attempt"]
     for place, each in enumerate(noted):
@@ -515,7 +530,7 @@ def _with_start(noted: list[_Delivery], record: Record) -> list[_Delivery]:
 def _add_deliveries(
     line: _Line, deliveries: list[_Delivery], skew: list[ClockSkew], *, is_ended: bool
 ) -> list[JobTimelineDelivery]:
-    """Add the steps in workers to the timeline, and return a row for each delivery."""
+    """Add the steps of all deliveries to the timeline, and return a row for each delivery."""
     answer = next((place for place, each in enumerate(deliveries) if each.is_answer), None)
     spans: list[tuple[float, float | None] | None] = []
     for place, each in enumerate(deliveries):
@@ -534,10 +549,11 @@ def _add_deliveries(
 def _add_delivery(
     line: _Line, delivery: _Delivery, skew: list[ClockSkew], *, is_beside: bool
 ) -> tuple[float, float | None] | None:
-    """Add one delivery to the timeline, unless it is beside it.
+    """Place one delivery on the timeline, and return when it began and ended.
 
-    Returns its receipt and its end in milliseconds since the acceptance. The end is None if it is
-    not known. Returns None if the delivery left no trace.
+    Both times are in milliseconds since the job was accepted. The end is None if it is not known.
+    Returns None instead of the pair if the delivery left no trace. If `is_beside` is true, the job
+    did not wait for the delivery, and no steps are added.
     """
     marks = delivery.marks
     if marks is None:
@@ -600,7 +616,11 @@ def _row(
 def _bounds(
     line: _Line, spans: Sequence[tuple[float, float | None] | None], place: int
 ) -> tuple[str, str]:
-    """Return the times between which a delivery took place, by the deliveries around it."""
+    """Return the earliest and the latest time at which a delivery can have taken place.
+
+    Both times are computed from the deliveries before and after it, and are in RFC 3339 format.
+    `place` is the index of the delivery in `spans`.
+    """
     before = [span for span in spans[:place] if span is not None]
     after = [span for span in spans[place + 1 :] if span is not None]
     earliest_ms = 0.0

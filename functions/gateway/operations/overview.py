@@ -260,7 +260,7 @@ class Operations:
         self._queues = queues
         self._estimates = estimates
         self._counters = counters
-        self._sums = sums
+        self.sums = sums
         self._heartbeats = heartbeats
         self._clock = clock
         self._has_minute_sums = has_minute_sums
@@ -332,11 +332,11 @@ class Operations:
             },
         }
 
-    async def read(self) -> Figures:
-        """Return the current figures, at most FRESH_SECONDS old."""
+    async def read(self, *, is_fresh: bool = False) -> Figures:
+        """Return the current figures. They are at most FRESH_SECONDS old, or new if `is_fresh`."""
         async with self._reading:
             last = self._last
-            if last is None or not _is_fresh(last.at, self._clock(), FRESH_SECONDS):
+            if is_fresh or last is None or not _is_fresh(last.at, self._clock(), FRESH_SECONDS):
                 last = self._last = await self._read()
             return last
 
@@ -368,7 +368,7 @@ class Operations:
         unavailable: list[str] = []
         workers, processes, dead, counts = await asyncio.gather(
             _or_default(self._heartbeats.read(), [], HEARTBEATS_TEXT, unavailable),
-            _or_default(self._sums.read(), [self._sums.own], SUMS_TEXT, unavailable),
+            _or_default(self.sums.read(), [self.sums.own], SUMS_TEXT, unavailable),
             _or_default(self._count_letters(), None, LETTERS_TEXT, unavailable),
             asyncio.gather(*map(self._estimates.count, models)),
         )

@@ -100,7 +100,7 @@ class MinuteSums:
         """
         async with self._writing:
             change_count = self._counters.change_count
-            if change_count == self._written_count:
+            if not self._is_enabled or change_count == self._written_count:
                 return
             try:
                 await self._put(encode_sums(self._counters, self._clock()))

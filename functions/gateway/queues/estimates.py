@@ -112,10 +112,7 @@ QUIET_SECONDS: Final = 5.0
 """A model counts as cold starting if no worker has called this process for this many seconds."""
 
 QUIET_JOBS: Final = 4
-"""The limit for slow jobs: this number multiplied by the time per job.
-
-It applies if it is longer than QUIET_SECONDS.
-"""
+"""For slow jobs, the limit is the time of this many jobs, if that is more than QUIET_SECONDS."""
 
 
 class QueuePhase(StrEnum):
@@ -229,14 +226,14 @@ def retry_after_seconds(position: QueuePosition, unknown_seconds: int, longest_s
 
 
 FRESH_SECONDS: Final = 1.0
-"""The age in seconds up to which a count is used without starting another count."""
+"""The age in seconds up to which a count of messages is used without a new count."""
 
 USABLE_SECONDS: Final = 5.0
-"""The age in seconds up to which a count may cause the refusal of a submission."""
+"""The age in seconds up to which a count of messages may cause the refusal of a submission."""
 
 COUNT_TIMEOUT_SECONDS: Final = 2.0
 PAUSE_AFTER_FAILURE_SECONDS: Final = 10.0
-"""The pause after a failed count, for example because the Manage right is missing."""
+"""The pause in seconds after a failed count of messages, for example without the Manage right."""
 
 MAX_ARRIVALS: Final = 10_000
 

@@ -54,8 +54,15 @@ _READ_SECONDS: Final = 2
 _SKEW: Final = timedelta(minutes=5)
 _DELEGATION: Final = timedelta(hours=24)
 
+MAX_CONNECTIONS: Final = 32
+"""The largest number of connections for plain requests. Further requests wait for a connection.
+
+The connections stay open under load, because the pool uses all of them in turn. A plain request
+takes a few milliseconds, so these connections suffice for thousands of requests a second.
+"""
+
 SLOWEST_BYTES_PER_SECOND: Final = 2_000_000
-"""The slowest accepted transfer speed. The time limit of a transfer is computed from it."""
+"""The slowest accepted transfer speed, from which the time limit of a transfer is computed."""
 
 
 class PayloadContainer:
@@ -99,7 +106,7 @@ class PayloadContainer:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 # With trust_env, the session also reads the netrc file for each request.
                 trust_env=bool(getproxies()),
-                connector=aiohttp.TCPConnector(limit=0),
+                connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
             )
         return self._session
 
@@ -242,7 +249,7 @@ class SmallBlobs:
         return await self._put(blob, data, {"If-Match": etag})
 
     async def read(self, blob: str) -> tuple[bytes, str] | None:
-        """Return a blob's content and ETag; None if it does not exist. Raises Unavailable."""
+        """Return a blob's content and ETag; None if the blob is missing. Raises Unavailable."""
         status, etag, data = await self._request("GET", blob)
         if status == HTTPStatus.NOT_FOUND:
             return None
@@ -362,7 +369,7 @@ class Blobs(Protocol):
         """Return a small blob and its ETag; None if the blob does not exist."""
 
     async def look(self, blob: str, head_bytes: int = 0) -> BlobProperties | None:
-        """Return a blob's properties and first `head_bytes` bytes; None if it does not exist."""
+        """Return a blob's properties and first `head_bytes` bytes; None if the blob is missing."""
 
     async def delete(self, blob: str, etag: str | None = None) -> None:
         """Delete a blob if it exists. If `etag` is given, keep a blob that has another ETag."""
@@ -399,7 +406,7 @@ class ContainerBlobs:
         return None if found is None else SmallBlob(*found)
 
     async def look(self, blob: str, head_bytes: int = 0) -> BlobProperties | None:
-        """Return a blob's properties and first `head_bytes` bytes; None if it does not exist."""
+        """Return a blob's properties and first `head_bytes` bytes; None if the blob is missing."""
         client = self._blob(blob)
         async with answering("reading the properties of a blob"):
             try:

@@ -73,7 +73,7 @@ SEND_SECONDS: Final = 1.5
 """The longest time in seconds that a caller waits for Service Bus to accept the message."""
 
 SEND_LATER: Final = timedelta(seconds=5)
-"""How long the orchestrations send the messages of a model's new jobs after a failed send."""
+"""How long only orchestrations send a model's messages, after a request failed to send one."""
 
 _log = logging.getLogger(__name__)
 
@@ -109,8 +109,8 @@ class PreparedJob:
     def ticket(self, *, sent_at: datetime | None) -> Ticket:
         """Return the input of the job's orchestration.
 
-        `sent_at` is the time at which the job's message was sent; None if it was not sent. After
-        that time, the input for the model is omitted.
+        `sent_at` is the time at which the job's message was sent; None if it was not sent. If the
+        message was sent, the returned ticket does not contain the input for the model.
         """
         return write_ticket(
             self.request,
@@ -152,9 +152,9 @@ class JobCreator:
     url_inputs: RateLimiter
     """Limits how many inputs by URL each tenant may submit."""
     send_later_until: dict[str, datetime] = field(default_factory=dict)
-    """For each model with a failed send, the time until which orchestrations send its messages.
+    """By model name, the time until which only orchestrations send the model's messages.
 
-    Until this time, the requests for the model do not try to send.
+    A request that fails to send a message sets this time. Until then, no other request tries.
     """
 
     async def create(

@@ -13,7 +13,7 @@ from gateway.errors import UnreadableImage
 PixelSize = tuple[int, int]
 
 MAX_JPEG_MARKERS: Final = 2000
-"""How many markers of a JPEG are read. A usual picture has fewer than 50 before its frame."""
+"""The largest number of JPEG markers to read before the frame. Most pictures have fewer than 50."""
 
 _MAX_FILL_BYTES: Final = 64
 

@@ -160,7 +160,9 @@ def _from_envelope(model: ModelEntry, options: Mapping[str, str], body: bytes) -
         raise HttpProblem(problems.MALFORMED_REQUEST, f"the body is not JSON: {error}") from None
     if not isinstance(envelope, dict) or not isinstance(envelope.get("input"), dict):
         raise HttpProblem(
-            problems.MALFORMED_REQUEST, 'the body must be a JSON object {"input": {…}, …}'
+            problems.MALFORMED_REQUEST,
+            'the body must be a JSON object such as {"input": {"json": …}}; in place of json, the '
+            "input may have text, base64, url or upload",
         )
     _refuse_unknown("", envelope, _MEMBERS)
     for name in _NOT_TEXT:

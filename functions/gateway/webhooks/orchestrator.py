@@ -174,7 +174,7 @@ def webhook(context: DurableOrchestrationContext) -> Generator[Any, Any, Json]:
 def _deliver(
     context: DurableOrchestrationContext, given: Json
 ) -> Generator[Any, Any, dict[str, Any]]:
-    """Try to deliver the webhook once by an activity; return the object of `attempt_outcome`.
+    """Call the activity that posts the webhook once; return the `attempt_outcome` of this attempt.
 
     An error in the activity counts as a failed attempt.
     """

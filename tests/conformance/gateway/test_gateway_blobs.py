@@ -1,4 +1,4 @@
-"""Conditional writes and signed links, with the real SDK and our blob storage emulator."""
+"""Test conditional writes and signed links, with the real SDK and our blob storage emulator."""
 
 import asyncio
 import os
@@ -9,10 +9,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from gateway.errors import Unavailable
-from gateway.storage.blobs import ANSWER_SECONDS, ContainerBlobs, PayloadContainer, transfer_seconds
+from gateway.storage.blobs import (
+    ANSWER_SECONDS,
+    MAX_CONNECTIONS,
+    ContainerBlobs,
+    PayloadContainer,
+    transfer_seconds,
+)
 from gateway.storage.payloads import BlobPayloadStore, SignedPayloadLinks
 from tests.conformance.gateway.test_gateway_services import running, storage
 from tests.ports import free_port
@@ -43,6 +50,22 @@ async def test_only_one_of_many_simultaneous_creations_of_a_blob_succeeds(
     note = await blobs.read("claims/a")
     assert note is not None
     assert (note.etag, note.data) == (winner, b"%d" % etags.index(winner))
+
+
+async def test_200_simultaneous_reads_share_at_most_32_connections(
+    container: PayloadContainer, blobs_port: int
+) -> None:
+    blobs = ContainerBlobs(container)
+    await blobs.create("claims/a", b"1")
+    reads = await asyncio.gather(*(blobs.read("claims/a") for _ in range(200)))
+    assert all(reads)
+    opened = [
+        each
+        for each in psutil.Process().net_connections("tcp")
+        if each.raddr and each.raddr.port == blobs_port and each.status == psutil.CONN_ESTABLISHED
+    ]
+    # The SDK has created the container by a connection of its own.
+    assert 1 < len(opened) <= MAX_CONNECTIONS + 1
 
 
 async def test_a_blob_is_replaced_or_deleted_only_with_the_current_etag(

@@ -1,4 +1,4 @@
-"""The Durable Functions client with the real SDK, against a host whose store fails."""
+"""Test the gateway's Durable Functions client with the real SDK and a failing host."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The delivery of webhooks to receivers that misbehave."""
+"""Test the delivery of webhooks, also to receivers with invalid, endless or no responses."""
 
 import asyncio
 import time

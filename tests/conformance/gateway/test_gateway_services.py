@@ -1,4 +1,4 @@
-"""The gateway's queues and payloads, with the real SDKs and our emulators."""
+"""Test the gateway's queues and payloads, with the real SDKs and our emulators."""
 
 import asyncio
 import gc

@@ -1,4 +1,4 @@
-"""A gateway with a real blob storage, while DNS does not answer look-ups of callers' URLs."""
+"""Test a gateway with a real blob storage, while DNS does not resolve callers' URLs."""
 
 import asyncio
 import threading

@@ -43,7 +43,7 @@ def before_call(
 
 
 def _make_acceptable(options: dict[str, Any]) -> None:
-    """Change valid options that this gateway would refuse. Invalid options are left unchanged."""
+    """Replace or remove valid options that this gateway would refuse. Keep invalid options."""
     seconds = options.get("deadline_seconds")
     # On a busy machine a job may take longer than a second. In a query numbers are strings.
     if type(seconds) is int and 1 <= seconds < _SHORTEST_SECONDS:

@@ -54,7 +54,7 @@ def classify(url: str, name: str, folder: Path) -> str | None:
 def generate(url: str, folder: Path) -> str | None:
     """Generate a client from /openapi.json and send requests with it.
 
-    Return an error text, or None if the client works.
+    Return an error text, or None if the client can send its requests.
     """
     python = environment(folder / "generator", GENERATOR)
     made = folder / "made"

@@ -1,4 +1,4 @@
-"""Bad weights are refused, and the jobs of their models stay in the queue for other workers."""
+"""Test that bad weights are refused, and that their models' jobs stay in the queue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every job is answered even if any process is killed, and the worker shuts down cleanly."""
+"""Test that every job is answered if a process is killed, and that the worker shuts down."""
 
 from __future__ import annotations
 

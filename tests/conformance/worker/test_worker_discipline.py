@@ -1,4 +1,4 @@
-"""Lost locks, priorities, cached replies, and messages that are returned to the queue."""
+"""Test lost locks, priorities, cached replies, and messages returned to the queue."""
 
 from __future__ import annotations
 

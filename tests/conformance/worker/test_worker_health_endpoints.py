@@ -1,4 +1,4 @@
-"""The health server over real sockets, with slow and hostile clients."""
+"""Test the worker's health server over real sockets, with slow and hostile clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs in a worker process: their outcomes, and how their messages are settled."""
+"""Test jobs in a worker process: their outcomes, and the settlement of their messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages of a dead worker are returned to the queue before their locks expire."""
+"""Test that messages of a dead worker return to the queue before their locks expire."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory admission: models that do not fit together take turns, and no job fails."""
+"""Test that models that do not fit into memory together take turns, and that no job fails."""
 
 from __future__ import annotations
 

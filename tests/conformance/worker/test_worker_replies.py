@@ -1,4 +1,4 @@
-"""The gateway client with a real HTTP server that answers, refuses or disconnects."""
+"""Test the worker's gateway client with an HTTP server that answers, refuses or disconnects."""
 
 from __future__ import annotations
 

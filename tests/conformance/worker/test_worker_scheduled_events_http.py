@@ -1,4 +1,4 @@
-"""Scheduled events from a metadata service over HTTP."""
+"""Test that the worker reads scheduled events from a metadata service over HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The telemetry of a running worker: metrics, readiness, log lines and spans."""
+"""Test the telemetry of a running worker: metrics, readiness, log lines and spans."""
 
 from __future__ import annotations
 

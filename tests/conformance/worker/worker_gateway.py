@@ -19,10 +19,9 @@ class Gateway(http.server.ThreadingHTTPServer):
     gets 202 for its first reply and 410 for each later reply. The status 0 closes the connection
     without a response.
 
-    `after_posts` is a number of POST requests and a function. The function is called before the
-    last of these requests is answered. `asked_status` is the status of the responses to GET
-    requests, by job id. If `meeting` is set, GET requests are answered only after enough of them
-    wait at this barrier.
+    `after_posts` is a pair of a number N and a function, which is called before POST request N is
+    answered. `asked_status` is the status of the responses to GET requests, by job id. If `meeting`
+    is set, a GET request is answered only when enough GET requests wait at this barrier.
     """
 
     daemon_threads = True

@@ -14,7 +14,7 @@ MACHINE = "aks-gpu-12345-vmss_7"
 
 
 class Metadata(http.server.ThreadingHTTPServer):
-    """The emulated service. It announces `events`, and uses `statuses` for its next responses."""
+    """The emulated service. It announces `events`. `statuses` are those of its next responses."""
 
     daemon_threads = True
 
@@ -83,9 +83,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(200, b"")
 
     def _is_refused(self) -> bool:
-        """Return whether the request was refused, by status 400 or by the next of `statuses`.
+        """Send an error response if the request must be refused, and return whether it was refused.
 
-        A request is valid only with the header `Metadata` and the known API version.
+        A request without the header `Metadata` or the known API version gets status 400. Other
+        requests get the next of `statuses`, if it is an error.
         """
         address = urlsplit(self.path)
         known = {

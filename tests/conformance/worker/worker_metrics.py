@@ -9,7 +9,7 @@ from tests.conformance.worker.worker_services import START_SECONDS, Program
 
 
 class ScrapedMetrics:
-    """The metrics of one scrape."""
+    """The metrics that a worker returned to one request."""
 
     def __init__(self, worker: Program) -> None:
         answer = httpx.get(worker.probe.replace("/ready", "/metrics"), timeout=START_SECONDS)

@@ -12,7 +12,7 @@ from worker.models import Accepts, InvalidInput
 
 
 class Infer:
-    """Does what the input `{"do": …}` says.
+    """Performs the action that the input names, for example `{"do": "sleep", "ms": 5}`.
 
     The result contains the number of the batch in this process, counted from 1.
     """
@@ -60,7 +60,7 @@ class Infer:
 
 
 def _wait_at_gate(task: dict[str, Any]) -> None:
-    """Show that the job runs, and return when the test opens the gate."""
+    """Create the file `running`, and wait until the test creates the file `gate`."""
     Path(task["running"]).touch()
     while not Path(task["gate"]).exists():
         time.sleep(0.01)

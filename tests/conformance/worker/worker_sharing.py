@@ -22,7 +22,7 @@ def sharing(folder: Path) -> dict[str, str]:
 
 
 def send_interleaved(services: LocalServices, gateway: Gateway, count: int) -> dict[str, int]:
-    """Send `count` jobs to `three` and `six` alternately. Return each input's number by job id."""
+    """Send `count` jobs, alternately to the models `six` and `three`. Return `n` by job id."""
     jobs = {job_id(): number for number in range(count)}
     client = services.client
     with client.get_queue_sender("three") as three, client.get_queue_sender("six") as six:
@@ -38,7 +38,7 @@ def waits(workers: list[Program]) -> list[float]:
 
 
 def turn_seconds(workers: list[Program]) -> float:
-    """Return the average time between loads in seconds, or 0.0 for fewer than three loads."""
+    """Return the average seconds between two loads of models. 0.0 if fewer than three loads."""
     found = re.findall(r"^(\S+ \S+) .* (?:three|six): loaded in", _logs(workers), re.MULTILINE)
     times = sorted(datetime.strptime(text, "%Y-%m-%d %H:%M:%S,%f") for text in found)  # noqa: DTZ007  only their differences count
     # Leave out the first load: before the jobs came, no other model waited.

@@ -1,4 +1,7 @@
-"""Rows of the REST contract: models, health, documents, dead letters, and the routes of /v2."""
+"""Rows of the REST contract that are not in the modules beside this one.
+
+`OTHERS` has requests for models, health, pages and dead letters. `TENSORS` has requests under /v2.
+"""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Rules for the whole repository, for example where settings are read."""
+"""Check rules for the whole repository, for example which modules may read settings."""
 
 from pathlib import Path
 

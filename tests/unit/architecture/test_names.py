@@ -1,4 +1,4 @@
-"""Rules for the names of classes, for example that no two public classes share a name."""
+"""Check rules for the names of classes, for example that no two public classes share a name."""
 
 import ast
 from collections import defaultdict

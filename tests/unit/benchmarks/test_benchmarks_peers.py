@@ -1,4 +1,4 @@
-"""The statistics, the charts and the document of `./dev bench peers`."""
+"""Test the statistics, the charts and the document of `./dev bench peers`."""
 
 import re
 import threading

@@ -1,4 +1,4 @@
-"""The simulation of scaling and the cost model: invariants, and cases calculated by hand."""
+"""Test the simulation of scaling and the cost model: invariants, and cases calculated by hand."""
 
 import math
 from pathlib import Path
@@ -127,7 +127,7 @@ class TestSimulation:
 
 
 class TestPool:
-    """Tests of the cluster autoscaler without workers."""
+    """Test the simulated node pool alone. The tests determine how many workers need a node."""
 
     def test_an_empty_node_is_kept_for_ten_minutes_after_a_node_was_last_added(
         self,

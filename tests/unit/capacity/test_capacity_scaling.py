@@ -1,4 +1,4 @@
-"""The rules of KEDA and the Kubernetes autoscaler: their own test cases, and invariants."""
+"""Test the rules of KEDA and of the Kubernetes autoscaler with their own test cases."""
 
 import itertools
 import math
@@ -152,7 +152,7 @@ class TestActivation:
     def test_keda_scales_from_zero_if_a_message_count_exceeds_the_activation_threshold(
         self,
     ) -> None:
-        """In KEDA, only a count above the threshold activates, not a count equal to it."""
+        """KEDA starts a replica for 3 messages, but not for 2, if the activation threshold is 2."""
         scaling = ScaledObject(activation_message_count=2)
         assert Activation(scaling, 0.0).decide(0.0, 0, [2]) == 0
         assert Activation(scaling, 0.0).decide(0.0, 0, [3]) == 1
@@ -160,14 +160,14 @@ class TestActivation:
     def test_keda_scales_to_zero_if_the_message_counts_are_below_the_activation_threshold(
         self,
     ) -> None:
-        """In KEDA, 40 messages scale to zero if the target is 10 and the activation is 50."""
+        """KEDA stops all replicas at 40 messages if the activation threshold is 50."""
         scaling = ScaledObject(message_count=10, activation_message_count=50)
         activation = Activation(scaling, 0.0)
         assert Autoscaler(scaling).decide(0.0, 2, [40]) == 4
         assert activation.decide(1.0, 4, [40]) == 0
 
     def test_keda_scales_from_the_idle_replica_count_to_the_minimum_after_activity(self) -> None:
-        """In KEDA, activity starts ten replicas if idleReplicaCount is 0 and minReplicaCount 10."""
+        """A message starts ten replicas if idleReplicaCount is 0 and minReplicaCount is 10."""
         scaling = ScaledObject(min_replica_count=10, idle_replica_count=0)
         activation = Activation(scaling, 0.0)
         assert activation.decide(0.0, 0, [1]) == 10

@@ -14,7 +14,7 @@ SHA256 = "ab" * 32
 
 
 def entry(line: str) -> tuple[str, str]:
-    """Return the old and the new text of a replacement that adds `line` to the model noop."""
+    """Return the arguments for `str.replace` that add `line` to the catalogue entry of noop."""
     return 'task = "echo"', f'task = "echo"\n{line}'
 
 

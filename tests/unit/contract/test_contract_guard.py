@@ -16,7 +16,7 @@ GUARD = AddressGuard()
 
 
 def resolving(*addresses: str) -> Sequence[str]:
-    """Let the guard check a host name with these addresses, and return the addresses.
+    """Let the guard check a host name that resolves to `addresses`, and return the addresses.
 
     Raises ForbiddenAddress if the guard refuses the host name.
     """
@@ -150,7 +150,7 @@ def test_the_refusal_does_not_reveal_whether_a_name_exists_inside_the_network() 
 
 
 class Dns:
-    """Returns the same address for each name. For names with `dead`, first waits for `answer`."""
+    """Resolves each name to one address. If the name contains `dead`, waits for `answer` first."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []

@@ -1,4 +1,4 @@
-"""The published JSON Schema of a request agrees with the request's encoder and decoder."""
+"""Test that the published JSON Schema of a request agrees with its encoder and decoder."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Webhook signatures, verified by the Standard Webhooks package that receivers use."""
+"""Verify webhook signatures with the Standard Webhooks package that receivers use."""
 
 import base64
 import io

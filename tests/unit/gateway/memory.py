@@ -303,9 +303,9 @@ class MemoryDurable:
             await self._go_on(run, result["actions"])
 
     async def _go_on(self, run: Run, actions: list[Any]) -> None:
-        """Execute the groups of actions that this turn has added.
+        """Execute the groups of actions that the newest episode has added to `actions`.
 
-        A group has a timer, an activity or events.
+        A group contains a timer, an activity or external events.
         """
         for group in actions[0][run.group_count :]:
             run.group_count += 1

@@ -9,15 +9,16 @@ from gateway.webhooks.sender import WebhookResponse
 
 @dataclass
 class MemoryReceiver:
-    """Implements `WebhookSender`. Stores requests, and returns `answers` in order, then 200.
+    """Implements `WebhookSender`: stores each request, and returns the next item of `answers`.
 
-    A text in `answers` is raised as the reason of a WebhookUndelivered.
+    If `answers` is empty, the response has status 200. If the next item is a text, raises
+    WebhookUndelivered with this text.
     """
 
     answers: list[WebhookResponse | str] = field(default_factory=list)
     posts: list[tuple[str, Mapping[str, str], bytes]] = field(default_factory=list)
     shares: list[str] = field(default_factory=list)
-    """For whom the host name of each request would be looked up in DNS."""
+    """The share of DNS look-ups that each request would use."""
 
     async def post(
         self, url: str, headers: Mapping[str, str], body: bytes, share: str

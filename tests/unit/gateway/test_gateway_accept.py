@@ -1,4 +1,4 @@
-"""The choice of a response's media type by the Accept header."""
+"""Test that the Accept header determines the media type of a response."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""The folder `functions/` imports only its own packages and its requirements."""
+"""Test that the folder `functions/` imports only its own packages and its requirements."""
 
 import ast
 import json

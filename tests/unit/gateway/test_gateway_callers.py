@@ -1,4 +1,4 @@
-"""Authentication by keys, scopes, rate limits, and the isolation of tenants."""
+"""Test authentication by keys, scopes, rate limits, and the isolation of tenants."""
 
 import base64
 import json
@@ -10,6 +10,7 @@ import pytest
 
 from gateway.http.keys import make_key, parse_keys
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
+from tests.unit.gateway.open_inference_caller import infer, tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
@@ -170,6 +171,25 @@ async def test_the_rate_limit_of_an_api_key_is_enforced_and_shown_in_headers(
     await closed.durable.advance(20)
     assert (await submit(closed, "a2")).status_code == 202
     assert "ratelimit" not in (await closed.http.get("/v1/jobs", headers=bearer("a"))).headers
+
+
+async def test_a_request_with_three_jobs_takes_three_requests_of_the_rate_limit(
+    closed: RunningGateway,
+) -> None:
+    inference = {"inputs": [tensor("YQ==", "Yg==", "Yw==", content_type="base64")]}
+    for _ in range(2):
+        assert (await closed.http.get("/v1/jobs", headers=bearer("a2"))).status_code == 200
+    answer = await infer(
+        closed, "noop", inference, [{"result": {"json": 1}}] * 3, headers=bearer("a2")
+    )
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["ratelimit"] == '"default";r=0;t=100'
+    # Two requests more than the quota are missing. Each one takes 20 s.
+    refused = await closed.http.get("/v1/jobs", headers=bearer("a2"))
+    assert refused.status_code == 429
+    assert refused.headers["retry-after"] == "60"
+    await closed.durable.advance(60)
+    assert (await closed.http.get("/v1/jobs", headers=bearer("a2"))).status_code == 200
 
 
 Ask = Callable[[RunningGateway, str], Awaitable[httpx.Response]]

@@ -1,4 +1,4 @@
-"""All dead letters that match a filter are counted, and then redriven or purged in one request."""
+"""Test requests that count, redrive or purge all dead letters that match a filter."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""The admin routes for dead letters, on a gateway with services in memory."""
+"""Test the admin routes for dead letters."""
 
 import asyncio
 import re

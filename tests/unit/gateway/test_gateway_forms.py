@@ -1,4 +1,4 @@
-"""Reading forms: a form that httpx wrote is read unchanged, and a malformed form is refused."""
+"""Test that a form that httpx wrote is read unchanged, and a malformed form is refused."""
 
 import httpx
 import pytest

@@ -1,4 +1,4 @@
-"""The routes for models, health and documentation, and unexpected errors."""
+"""Test the routes for models, health and documentation, and responses to internal errors."""
 
 import json
 from typing import Any

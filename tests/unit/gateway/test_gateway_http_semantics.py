@@ -1,4 +1,4 @@
-"""HTTP semantics: conditional requests, HEAD, OPTIONS, CORS and traces."""
+"""Test HTTP semantics: conditional requests, HEAD, OPTIONS, CORS and traces."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The header Idempotency-Key: all requests with the same key get one job."""
+"""Test that all requests with the same Idempotency-Key get one job."""
 
 import asyncio
 from datetime import timedelta

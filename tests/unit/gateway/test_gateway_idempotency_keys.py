@@ -1,4 +1,4 @@
-"""The syntax of idempotency keys, claims and fingerprints."""
+"""Test the syntax of idempotency keys, claims and fingerprints."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""The routes that get a job, wait for its end, get its result and cancel it."""
+"""Test the routes that get a job, wait for its end, get its result and cancel it."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""API keys and the client principal header, and the callers that they identify."""
+"""Test which callers API keys and the client principal header identify."""
 
 import base64
 import contextlib

@@ -1,4 +1,4 @@
-"""Labels: a short text that a caller gives a job, and by which it finds the job again."""
+"""Test labels: short texts that callers give to jobs, to find the jobs again."""
 
 import base64
 import json

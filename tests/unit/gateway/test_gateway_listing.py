@@ -1,4 +1,4 @@
-"""Lists of jobs are complete and in order, and need a bounded number of queries."""
+"""Test that lists of jobs are complete and in order, and need few queries."""
 
 import asyncio
 from collections.abc import Collection

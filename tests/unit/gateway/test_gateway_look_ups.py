@@ -1,4 +1,4 @@
-"""Look-ups of host names that DNS never answers, and the other requests during this time."""
+"""Test that look-ups of host names that DNS never answers do not delay other tenants."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ SETTING = parse_keys(json.dumps([entry for _, entry in KEYS.values()]))
 
 
 class SilentDns:
-    """Returns a public address for each name. For names with `dead`, first waits for `answer`."""
+    """Resolves each name to a public address. If it contains `dead`, waits for `answer` first."""
 
     def __init__(self) -> None:
         self._answered = threading.Event()

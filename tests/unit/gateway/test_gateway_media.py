@@ -1,4 +1,4 @@
-"""Media types and the dimensions of pictures, recognised by the first bytes."""
+"""Test that media types and picture sizes are recognised from the first bytes."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""The routes under /v2, for clients of the Open Inference Protocol."""
+"""Test the routes under /v2, for clients of the Open Inference Protocol."""
 
 import asyncio
 import base64

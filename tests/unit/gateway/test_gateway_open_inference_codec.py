@@ -1,4 +1,4 @@
-"""Reading and writing the bodies of the Open Inference Protocol."""
+"""Test how bodies of the Open Inference Protocol are read and written."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Requests under /v2 with an Idempotency-Key: equal requests get the same jobs."""
+"""Test that equal requests under /v2 with one Idempotency-Key get the same jobs."""
 
 import asyncio
 from typing import Any

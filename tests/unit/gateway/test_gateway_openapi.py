@@ -1,4 +1,4 @@
-"""The OpenAPI document is valid and complete."""
+"""Test that the OpenAPI document is valid and complete."""
 
 import keyword
 from typing import Any

@@ -1,4 +1,4 @@
-"""What callers with the scopes ops:read and admin can see of other tenants, and can change."""
+"""Test what callers with the scopes ops:read and admin can read and change."""
 
 import json
 from collections.abc import AsyncIterator

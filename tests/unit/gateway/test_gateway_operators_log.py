@@ -1,4 +1,4 @@
-"""The log lines that alerts parse, compared with the queries of the alerts."""
+"""Compare the log lines that alerts parse with the queries of the alerts."""
 
 import re
 from datetime import timedelta

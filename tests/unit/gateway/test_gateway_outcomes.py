@@ -1,4 +1,4 @@
-"""The recorded outcome of a job never changes, even if processes die at any time."""
+"""Test that the recorded outcome of a job never changes, even if processes die."""
 
 import json
 from collections.abc import AsyncIterator
@@ -26,6 +26,7 @@ from gateway.jobs.lifecycle import EXPIRY_GRACE, OutcomeStore
 from gateway.jobs.model import JobOutcome, JobStatus, outcome_from_json, outcome_to_json
 from gateway.jobs.orchestrator import FIRST_CHECK, FIRST_CHECK_WITH_WEBHOOK
 from gateway.jobs.recovery import FOLLOWS_WITHIN, recover
+from gateway.telemetry import JobCounters
 from tests.unit.gateway.conftest import STARTED_AT, RunningGateway, open_gateway
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
@@ -35,7 +36,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 @pytest.fixture
 async def deaf() -> AsyncIterator[RunningGateway]:
-    """A gateway that loses all events, as a host may before it has saved the first episode."""
+    """Yield a gateway that loses all events, as a host may before it saves the first episode."""
     async with open_gateway() as gateway:
         gateway.durable.discards_events = True
         yield gateway
@@ -323,10 +324,10 @@ async def test_recording_an_outcome_raises_unavailable_if_the_earlier_outcome_wa
         async def find(self, job_id: str) -> JobOutcome | None:
             return None
 
-    store = Racing(gateway.blobs)
-    await store.record("a", JobOutcome.expired(NOW))
+    store = Racing(gateway.blobs, JobCounters(gateway.clock))
+    await store.record("a", JobOutcome.expired(NOW), "noop")
     with pytest.raises(Unavailable):
-        await store.record("a", JobOutcome.cancelled(NOW))
+        await store.record("a", JobOutcome.cancelled(NOW), "noop")
 
 
 def test_the_error_of_an_expired_outcome_has_the_code_expired() -> None:

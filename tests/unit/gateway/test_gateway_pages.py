@@ -1,4 +1,4 @@
-"""The pages for browsers: their policy, their files, caching, and the vendored programs."""
+"""Test the pages for browsers: their policy, their files, caching, and the vendored programs."""
 
 import gzip
 import hashlib

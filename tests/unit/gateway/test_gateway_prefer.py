@@ -1,4 +1,4 @@
-"""Parsing the Prefer header, and the Preference-Applied header of the response."""
+"""Test how the Prefer header is parsed, and the response's header Preference-Applied."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Jobs of low priority: their queue, their position and their estimated wait."""
+"""Test jobs of low priority: their queue, their position and their estimated wait."""
 
 import json
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""The reports on dead letters to producers that do not use the gateway."""
+"""Test how dead letters of producers are reported to the producers' reply queues."""
 
 import base64
 import json

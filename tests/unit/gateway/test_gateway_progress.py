@@ -1,4 +1,4 @@
-"""Progress reports: authorisation, order, and the cancellation of a running job."""
+"""Test progress reports: authorisation, order, and the cancellation of a running job."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:Depreca
 
 @pytest.fixture
 async def gateway(tmp_path: Path) -> AsyncIterator[RunningGateway]:
-    """A gateway that sends webhooks, and whose model noop reports progress."""
+    """Yield a gateway that sends webhooks, and whose model noop reports progress."""
     shipped = DEFAULT_PATH.read_text("utf-8")
     path = tmp_path / "models.toml"
     path.write_text(f"{shipped}\nreports_progress = true\n", "utf-8")
@@ -343,7 +343,7 @@ REPORTS = st.builds(
 def test_a_cancelled_job_keeps_the_newest_progress_report_from_before_the_cancellation(
     moves: list[ProgressReport | None],
 ) -> None:
-    """Apply reports in any order; None stands for a cancellation. Check the kept report."""
+    """Apply reports and a cancellation (None) in any order, and check which report is kept."""
     known = NO_PROGRESS
     for move in moves:
         before = known

@@ -1,4 +1,4 @@
-"""Rate limits allow exactly the quota of requests and the tokens that are added later."""
+"""Test that a rate limit allows its quota of requests, and one more for each added token."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from gateway.http.rates import Rate, RateLimiter, TokenBucket, parse_rate, take_token
+from gateway.http.rates import Rate, RateLimiter, TokenBucket, charge_tokens, parse_rate, take_token
 
 RATES = st.builds(Rate, st.integers(1, 1_000), st.integers(1, 100_000))
 
@@ -48,6 +48,22 @@ def test_at_most_the_quota_of_simultaneous_requests_is_allowed(
     assert decision.retry_after_seconds >= 1
     _, again = take_token(limit, bucket, at_seconds + decision.retry_after_seconds)
     assert again.is_allowed
+
+
+@settings(max_examples=200)
+@given(limit=RATES, count=st.integers(1, 5_000))
+def test_a_request_that_leaves_a_debt_is_followed_by_one_after_retry_after(
+    limit: Rate, count: int
+) -> None:
+    bucket, _ = take_token(limit, None, 0)
+    bucket, charged = charge_tokens(limit, bucket, count)
+    assert charged.remaining == max(0, limit.count - 1 - count)
+    wait_seconds = charged.retry_after_seconds
+    if wait_seconds > 1:
+        _, early = take_token(limit, bucket, wait_seconds - 1)
+        assert not early.is_allowed
+    _, later = take_token(limit, bucket, wait_seconds)
+    assert later.is_allowed
 
 
 @settings(max_examples=200)

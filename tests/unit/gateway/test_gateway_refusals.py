@@ -1,4 +1,4 @@
-"""Refused submissions: the status and code of the problem, and that no job was created."""
+"""Test that a refused submit gets a problem with a status and code, and creates no job."""
 
 import json
 import struct

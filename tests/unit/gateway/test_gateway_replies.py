@@ -1,4 +1,4 @@
-"""Workers' replies: authorisation, validation, and late replies."""
+"""Test workers' replies: authorisation, validation, and late replies."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

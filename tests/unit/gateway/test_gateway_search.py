@@ -1,4 +1,4 @@
-"""Jobs are found by model, status, problem code, label, time and id, at a bounded cost."""
+"""Test that jobs are found by model, status, code, label, time and id with few queries."""
 
 import asyncio
 from collections.abc import Collection

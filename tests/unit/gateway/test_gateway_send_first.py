@@ -1,4 +1,4 @@
-"""The message of a job is sent before its orchestration is started."""
+"""Test that the message of a job is sent before its orchestration is started."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The gateway's settings: default values, and errors that name the invalid variable."""
+"""Test the gateway's settings: default values, and errors that name the invalid variable."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Links that are signed with a user delegation key."""
+"""Test links to blobs that are signed with a user delegation key."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""The submission of jobs: accepted requests, messages to workers, and responses."""
+"""Test the submission of jobs: accepted requests, messages to workers, and responses."""
 
 import asyncio
 import base64

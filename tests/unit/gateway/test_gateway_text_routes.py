@@ -1,4 +1,4 @@
-"""Routes whose parameters are all texts are called directly, other routes by FastAPI."""
+"""Test that routes with only text parameters are called directly, and others by FastAPI."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The functions that estimate throughput, positions and waits."""
+"""Test the functions that estimate throughput, positions and waits."""
 
 import math
 

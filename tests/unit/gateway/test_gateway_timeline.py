@@ -1,4 +1,4 @@
-"""The timeline of a job: its parts add up, its deliveries, wrong clocks, and who may read it."""
+"""Test the timeline of a job: the sum of its parts, its deliveries, and wrong clocks."""
 
 import json
 from collections.abc import Sequence
@@ -85,7 +85,7 @@ def answered(
 
 
 def check_sum(timeline: Any) -> None:
-    """Check that the parts of a timeline add up to its whole, and that none is negative."""
+    """Check that a timeline's parts add up to its total time, and that none is negative."""
     durations = [step["duration_ms"] for step in timeline["steps"]]
     assert min(durations) >= 0
     assert sum(durations) == pytest.approx(timeline["total_ms"], abs=0.05)

@@ -1,4 +1,4 @@
-"""The spans of the gateway, as an exporter receives them."""
+"""Test the spans that the gateway exports."""
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass

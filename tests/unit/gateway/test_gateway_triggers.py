@@ -1,4 +1,4 @@
-"""The triggers, the ASGI adapter, and the functions that the Function App registers."""
+"""Test the triggers, the ASGI adapter, and the functions that the Function App registers."""
 
 import asyncio
 import subprocess

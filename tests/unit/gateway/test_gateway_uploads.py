@@ -1,4 +1,4 @@
-"""Uploads: their URLs, their data, and jobs that use them."""
+"""Test uploads: their URLs, their data, and jobs that use them."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

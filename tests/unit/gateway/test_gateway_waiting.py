@@ -1,4 +1,4 @@
-"""Waiting for the end of a job, by a notification or by reads with pauses that become longer."""
+"""Test waits for the end of a job, by a notification or by repeated reads of the outcome."""
 
 import asyncio
 from datetime import UTC, datetime

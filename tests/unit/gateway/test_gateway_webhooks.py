@@ -1,4 +1,4 @@
-"""Webhooks: their submission, the start of their delivery, and its attempts."""
+"""Test webhooks: the option of a submit, the start of a delivery, and its attempts."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""The queries of the workbook and the alerts find the gateway's log lines."""
+"""Test that the queries of the workbook and the alerts find the gateway's log lines."""
 
 import json
 import re

@@ -12,7 +12,7 @@ run_webhook = Orchestrator.create(webhook)
 
 
 class Delivery:
-    """Replays the orchestration of one webhook delivery turn by turn."""
+    """Replays the orchestration of one webhook delivery, episode by episode."""
 
     def __init__(self, *outcomes: dict[str, Any], input_text: str | None = None) -> None:
         self.input_text = input_text or delivery_input("job")
@@ -24,9 +24,10 @@ class Delivery:
         self.actions = 0
 
     def play(self, wake: str | None = None) -> dict[str, Any]:
-        """Run the orchestration until it ends or no outcome is left.
+        """Run the orchestration until it ends, or until no outcome is left for its next attempt.
 
-        Returns the last result of the orchestrator.
+        `wake` is an external event that ends each pause between attempts. Returns the last result
+        of the orchestrator.
         """
         news: list[dict[str, Any]] = [
             {

@@ -38,7 +38,7 @@ class SleepClock:
 
 
 class AnyClient:
-    """A `Client`, or an `AsyncClient` whose methods run until they return."""
+    """The same blocking methods for a `Client` and for an `AsyncClient`."""
 
     def __init__(self, client: Client | AsyncClient, runner: asyncio.Runner) -> None:
         self.client = client

@@ -417,6 +417,45 @@ def test_the_submit_command_sends_the_label(
     assert parse_qs(urlsplit(gateway.requests[0].target).query)["label"] == ["a b"]
 
 
+def test_the_submit_command_sends_json_and_text_parameters(
+    runner: CliRunner, gateway: ScriptedGateway, picture: str
+) -> None:
+    gateway.responses = [json_response(200, SUCCEEDED)]
+    given = ["--param", "top=3", "--param", "mode=fast=yes", "--param", 'of=["a"]']
+    done = runner.invoke(app, ["submit", picture, "-m", "x", *given, "--url", gateway.url])
+    assert done.exit_code == 0, done.output
+    (sent,) = parse_qs(urlsplit(gateway.requests[0].target).query)["parameters"]
+    assert json.loads(sent) == {"top": 3, "mode": "fast=yes", "of": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--param", "top"], "expected NAME=VALUE, found 'top'"),
+        (["--param", "=3"], "expected NAME=VALUE"),
+        (["--param", "a=1", "--param", "a=2"], "a is given twice"),
+    ],
+)
+def test_the_submit_command_refuses_malformed_parameters(
+    runner: CliRunner, gateway: ScriptedGateway, picture: str, given: list[str], said: str
+) -> None:
+    done = runner.invoke(app, ["submit", picture, "-m", "x", *given, "--url", gateway.url])
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert gateway.requests == []
+
+
+def test_the_submit_command_refuses_a_json_file_with_a_syntax_error(
+    runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
+) -> None:
+    file = tmp_path / "input.json"
+    file.write_text('{"a": ')
+    done = runner.invoke(app, ["submit", str(file), "-m", "x", "--url", gateway.url])
+    assert done.exit_code == 2
+    assert "the input is not JSON" in done.stderr
+    assert gateway.requests == []
+
+
 def test_the_models_command_prints_a_table_of_models(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
@@ -539,7 +578,7 @@ def test_the_version_option_prints_the_version_and_the_help_option_prints_the_he
 
 
 def open_in_browser(tmp_path: Path, *arguments: str, exit_code: int = 0) -> tuple[int, str, str]:
-    """Run `loosely open` with a program as the browser; return exit code, output, and its URL."""
+    """Run `loosely open` with a fake browser. Return exit code, output and the opened URL."""
     opened = tmp_path / "opened"
     program = tmp_path / "browser"
     program.write_text(f'#!/bin/sh\nprintf %s "$1" >{opened}\nexit {exit_code}\n', encoding="utf-8")

@@ -1,4 +1,4 @@
-"""How `Client` runs the operations that it shares with `AsyncClient`, without an event loop."""
+"""Test that `Client` runs the operations of `AsyncClient` without an event loop."""
 
 import asyncio
 from itertools import islice

@@ -1,4 +1,4 @@
-"""`Client` and `AsyncClient` yield the events of a job by polling the job."""
+"""Test that `Client` and `AsyncClient` yield the events of a job by polling the job."""
 
 import pytest
 

@@ -1,7 +1,8 @@
-"""How `Client` and `AsyncClient` submit jobs, wait for them and list them."""
+"""Test how `Client` and `AsyncClient` submit jobs, wait for them and list them."""
 
 import json
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -70,6 +71,37 @@ def test_client_submit_sends_the_input_and_all_options(
     assert request.headers["content-type"] == "image/jpeg"
     assert request.headers["idempotency-key"] == "mine"
     assert request.headers["authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+def test_a_json_input_is_sent_as_the_member_input_json(
+    gateway: ScriptedGateway, connect: Connect, tmp_path: Path, *, is_file: bool
+) -> None:
+    gateway.responses = [json_response(202, QUEUED)]
+    content = b'\xef\xbb\xbf{"numbers": [1e400, 12345678901234567890, "\xc3\xa4"]}'
+    file = tmp_path / "input.json"
+    file.write_bytes(content)
+    source = file if is_file else content
+    connect(gateway.url).submit(source, "m", media_type="application/json; charset=utf-8")
+    # The numbers are sent as they were written.
+    assert gateway.requests[0].body == b'{"input": {"json": ' + content[3:] + b"}}"
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b'1}, "priority": "low"', b"\xff\xfe1\x00"])
+def test_an_input_of_the_media_type_json_that_is_not_json_is_refused_before_it_is_sent(
+    gateway: ScriptedGateway, connect: Connect, content: bytes
+) -> None:
+    with pytest.raises(ValueError, match="the input is not JSON"):
+        connect(gateway.url).submit(content, "m", media_type="application/json")
+    assert gateway.requests == []
+
+
+def test_a_str_as_the_input_is_refused_because_it_may_be_a_text_or_a_path(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    with pytest.raises(TypeError, match=r"pass text.encode\(\) .* or pathlib.Path"):
+        connect(gateway.url).submit("cat.jpg", "m")
+    assert gateway.requests == []
 
 
 def test_a_request_that_the_client_repeats_has_the_same_idempotency_key(

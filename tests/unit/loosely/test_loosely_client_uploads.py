@@ -1,4 +1,4 @@
-"""How `Client` and `AsyncClient` upload large inputs and download large results."""
+"""Test how `Client` and `AsyncClient` upload large inputs and download large results."""
 
 import json
 from pathlib import Path

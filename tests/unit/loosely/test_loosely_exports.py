@@ -1,4 +1,4 @@
-"""The public names of `loosely`."""
+"""Test the public names of `loosely`."""
 
 from importlib import import_module
 from inspect import iscoroutinefunction, signature

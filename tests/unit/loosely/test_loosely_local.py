@@ -314,7 +314,7 @@ SETTINGS = '{"Values": {"CORS_ORIGINS": "https://file.example , http://b"}}'
 
 
 class TestCorsOrigins:
-    """The same origins as those that the gateway reads from its app settings."""
+    """Test that `loosely up` reads the same CORS_ORIGINS as the gateway."""
 
     @pytest.mark.parametrize(
         ("user", "text", "expected"),

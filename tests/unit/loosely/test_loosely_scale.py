@@ -1,4 +1,4 @@
-"""The options of `loosely up --scale`."""
+"""Test the options of `loosely up --scale`."""
 
 from pathlib import Path
 

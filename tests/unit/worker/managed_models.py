@@ -54,11 +54,11 @@ class Infer:
 
 
 class Block:
-    """An object that exists in memory during a pass of a model."""
+    """An object that exists in memory during a forward pass of a model."""
 
 
 class Raising(Infer):
-    """A model whose pass raises an error while its frame references an object in memory."""
+    """A model whose forward pass raises an error while a local variable refers to a `Block`."""
 
     blocks: list[weakref.ref[Block]]
 

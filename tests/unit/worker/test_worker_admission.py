@@ -1,4 +1,4 @@
-"""Memory admission: reservations never exceed the device, and every model is loaded in turn."""
+"""Test that reservations never exceed the device's memory, and that every model is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoding of WAV files."""
+"""Test how WAV files are decoded."""
 
 import contextlib
 import io

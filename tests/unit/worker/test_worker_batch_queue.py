@@ -1,4 +1,4 @@
-"""The batch queue: batches are not too large or too late, and no item is lost or reordered."""
+"""Test that batches are neither too large nor too late, and that no item is lost or reordered."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Batched calls to the broker: send, complete and receive several messages in one call."""
+"""Test how several messages are sent, completed or received in one call to the broker."""
 
 import threading
 from collections.abc import Sequence

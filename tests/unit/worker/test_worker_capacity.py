@@ -1,4 +1,4 @@
-"""The capacity for further messages, and the count of held messages."""
+"""Test how many more messages the worker can receive, and how unsettled ones are counted."""
 
 from dataclasses import replace
 from typing import Any, cast

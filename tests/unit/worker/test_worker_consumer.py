@@ -1,4 +1,4 @@
-"""The consumer: how a job's outcome determines the settlement of its message."""
+"""Test how the outcome of a job determines the settlement of its message."""
 
 import threading
 from collections.abc import Iterator

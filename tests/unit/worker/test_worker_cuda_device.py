@@ -1,4 +1,4 @@
-"""The share of a GPU's memory that models may use. `./dev gpu` tests a real GPU."""
+"""Test how much memory of a GPU models may use. `./dev gpu` tests a real GPU."""
 
 import pytest
 

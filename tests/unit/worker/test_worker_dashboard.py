@@ -1,4 +1,4 @@
-"""The queries of the dashboard use only metrics that the worker exports."""
+"""Test that the queries of the dashboard use only metrics that the worker exports."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Errors that mean that the device is lost. Their texts are PyTorch's own texts."""
+"""Test which errors mean that the device is lost. The texts of the errors are PyTorch's."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""The device gate: shared and exclusive use of the device."""
+"""Test the device gate: shared and exclusive use of the device."""
 
 from __future__ import annotations
 

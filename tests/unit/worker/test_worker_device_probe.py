@@ -1,4 +1,4 @@
-"""The device probe: a tiny kernel shows whether the device works."""
+"""Test the device probe, which runs a small kernel to find out whether the device works."""
 
 import threading
 from collections.abc import Callable

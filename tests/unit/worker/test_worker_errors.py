@@ -1,4 +1,4 @@
-"""The settlement and the reply of each error class."""
+"""Test which settlement and which reply follow from each error class."""
 
 import inspect
 

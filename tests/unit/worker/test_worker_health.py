@@ -1,4 +1,4 @@
-"""Liveness and readiness of the worker."""
+"""Test when the worker is live and ready."""
 
 import sys
 from dataclasses import dataclass, field

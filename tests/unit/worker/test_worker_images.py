@@ -1,4 +1,4 @@
-"""Decoding of images."""
+"""Test how images are decoded."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Batches: each job has one outcome, bad jobs are found fast, and batch limits are learned."""
+"""Test that each job of a batch has one outcome, and that batch limits are learned."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ class Item:
 
 
 class RecordingLimit(BatchLimit):
-    """A batch limit that records the costs of all batches and of the batches with exclusive use."""
+    """A batch limit that records the costs of batches.
+
+    `costs` has the cost of each batch, and `alone` those of batches that use the device alone.
+    """
 
     def __init__(self) -> None:
         super().__init__("model", DeviceGate())

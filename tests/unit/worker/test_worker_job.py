@@ -1,4 +1,4 @@
-"""A received job: when its cancellation must be checked, its deadline, and its reply."""
+"""Test a received job: the check for its cancellation, its deadline, and its reply."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast

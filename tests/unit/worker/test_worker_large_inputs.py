@@ -1,4 +1,4 @@
-"""Large inputs: the memory that they reserve, and the processes that decode them."""
+"""Test large inputs: the memory that they reserve, and the processes that decode them."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Lock tokens are found in the bytes that arrived on the sockets of a dead process."""
+"""Test that lock tokens are found in the bytes that arrived on a dead process's sockets."""
 
 from __future__ import annotations
 

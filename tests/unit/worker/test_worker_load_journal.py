@@ -1,4 +1,4 @@
-"""The load journal, with processes that die during a load."""
+"""Test the load journal with processes that die during a load."""
 
 import os
 import threading

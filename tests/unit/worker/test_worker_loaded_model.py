@@ -1,4 +1,4 @@
-"""Loaded models: classes for items or for batches, their arguments, inputs and results."""
+"""Test loaded models: classes for items or for batches, their arguments, inputs and results."""
 
 import io
 import json
@@ -8,13 +8,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson
 from worker.errors import Cancelled, InferenceFailed, InvalidInput, ModelUnfit
-from worker.inference.loaded_model import LoadedModel, make_instance
+from worker.inference.loaded_model import LoadedModel, make_instance, serialize_result
 from worker.models import Accepts, Context, Weights
 
 NOOP = Catalogue.load()["noop"]
@@ -252,6 +253,60 @@ def test_a_batch_fails_if_the_model_returns_a_wrong_number_of_results(
     infer = type("Infer", (), members)
     with pytest.raises(InferenceFailed, match="results for 1 inputs"):
         LoadedModel(NOOP, infer()).run([b""])
+
+
+@pytest.mark.parametrize("outputs", [{"label": "cat"}, "c", b"c"])
+def test_a_batch_fails_if_the_model_returns_one_result_in_place_of_a_list(outputs: object) -> None:
+    members = {"accepts": "bytes", "preprocess": bytes, "__call__": lambda self, batch: outputs}
+    infer = type("Infer", (), members)
+    with pytest.raises(InferenceFailed, match="for a batch; expected a list with one result"):
+        LoadedModel(NOOP, infer()).run([b""])
+
+
+@pytest.mark.parametrize(
+    "call", [lambda self, item: item, lambda self, item, *, parameters: item, lambda self: 1]
+)
+def test_a_model_that_reports_progress_is_refused_if_it_takes_no_context(call: object) -> None:
+    model = replace(NOOP, reports_progress=True)
+    item_model = type("Infer", (), {"accepts": "bytes", "__call__": call})
+    with pytest.raises(ModelUnfit, match=r"noop.reports_progress: is true, .* argument context "):
+        LoadedModel(model, item_model())
+    batch_model = type("Infer", (item_model,), {"preprocess": bytes})
+    with pytest.raises(ModelUnfit, match="add the argument contexts"):
+        LoadedModel(model, batch_model())
+
+
+def test_an_image_is_accepted_whatever_its_size_if_the_entry_has_no_max_pixels() -> None:
+    infer = type("Infer", (), {"__call__": lambda self, item: item})
+    loaded = LoadedModel(replace(PICTURES, max_pixels=0), infer())
+    assert loaded.prepare(PNG.getvalue(), "image/png").size == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        (
+            {"scores": [0.5, float("nan")]},
+            r"result\['scores'\]\[1\] is nan; return a finite number or None",
+        ),
+        ({"a": float("-inf")}, r"result\['a'\] is -inf"),
+        ([np.float32(1)], r"result\[0\] is of type float32; call .tolist\(\)"),
+        ({"a": {1, 2}}, r"result\['a'\] is of type set; return a number, text, list or dict"),
+        ({(1, 2): 1}, "result has a key of type tuple; use texts as keys"),
+    ],
+)
+def test_the_error_for_a_result_that_json_cannot_hold_names_the_place_and_the_remedy(
+    result: object, said: str
+) -> None:
+    with pytest.raises(InferenceFailed, match=said):
+        serialize_result(InlineJson(result))
+
+
+def test_a_result_that_contains_itself_is_refused() -> None:
+    result: list[object] = [1]
+    result.append({"a": result})
+    with pytest.raises(InferenceFailed, match=r"result\[1\]\['a'\] contains itself"):
+        serialize_result(InlineJson(result))
 
 
 def finished(result: object, media_type: str) -> InlineJson | InlineBytes:

@@ -1,4 +1,4 @@
-"""Lock files exist until their processes end, even if a process is killed."""
+"""Test that lock files exist until their processes end, even if a process is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A lock journal has exactly the tokens of unsettled messages, even if a process is killed."""
+"""Test that a lock journal has the tokens of all unsettled messages, even after a kill."""
 
 from __future__ import annotations
 

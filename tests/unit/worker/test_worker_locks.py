@@ -1,4 +1,4 @@
-"""The lock renewer, with a clock that only the test advances."""
+"""Test the lock renewer with a clock that only the test advances."""
 
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -16,7 +16,7 @@ LOCK_SECONDS = 9.0
 
 @dataclass
 class ScriptedBroker:
-    """A broker's locks, with the current time. `mood` decides the answer to a renewal."""
+    """A broker with its own clock. `mood` determines what happens if a lock is renewed."""
 
     now: float = 1000.0
     mood: str = "renews"

@@ -1,4 +1,4 @@
-"""Log lines as JSON objects and as text."""
+"""Test the format of log lines, as JSON objects and as text."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Memory profiles: the estimated memory of an unmeasured batch is never too low."""
+"""Test that a memory profile never underestimates the memory of an unmeasured batch."""
 
 from __future__ import annotations
 

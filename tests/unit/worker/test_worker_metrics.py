@@ -1,4 +1,4 @@
-"""The metrics of a worker that Prometheus scrapes."""
+"""Test the metrics of a worker that Prometheus scrapes."""
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain

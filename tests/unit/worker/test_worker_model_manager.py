@@ -1,4 +1,4 @@
-"""The model manager: load a model when memory is free, measure it, unload it, and try again."""
+"""Test how the model manager loads, measures and unloads models, and repeats a failed load."""
 
 from __future__ import annotations
 

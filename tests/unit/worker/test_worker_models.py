@@ -1,4 +1,4 @@
-"""The shipped models, called in the same way as the worker calls them."""
+"""Test the shipped models, with calls like those of the worker."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A torch network on its device: the outputs do not depend on staging, batching or layout.
+"""Test that the outputs of a torch network do not depend on staging, batching or layout.
 
 The device is the CPU here; `./dev gpu` runs the same tests on a GPU.
 """
@@ -68,7 +68,7 @@ def test_the_outputs_of_consecutive_batches_are_not_mixed_up(device: torch.devic
 
 
 class Detector(nn.Module):
-    """A network like torchvision's detectors: from a list of images to a list of dictionaries."""
+    """A network like torchvision's detectors, which maps a list of images to a list of dicts."""
 
     def forward(self, items: list[Tensor]) -> list[dict[str, Tensor | tuple[Tensor, str]]]:
         return [

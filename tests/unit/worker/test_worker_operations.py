@@ -1,4 +1,4 @@
-"""The documentation in docs/operations.md lists every metric of the worker."""
+"""Test that docs/operations.md lists every metric of the worker."""
 
 import re
 from pathlib import Path

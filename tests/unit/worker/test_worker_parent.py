@@ -1,4 +1,4 @@
-"""The parent process replaces a killed child, passes signals on, and returns the exit code."""
+"""Test that the parent process replaces a killed child, and passes on signals and exit codes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Program:
         return int(pid)
 
     def enter(self, code: int | str) -> None:
-        """Let the child return this exit code, or call `os._exit` with N for `_N`."""
+        """End the child with an exit code: N by a return, and `_N` by a call of `os._exit`."""
         assert self.process.stdin is not None
         self.process.stdin.write(str(code))
         self.process.stdin.flush()

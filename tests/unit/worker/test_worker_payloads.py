@@ -1,4 +1,4 @@
-"""Inputs from messages and blobs, as bytes or as files."""
+"""Test how inputs are read from messages and blobs, as bytes or as files."""
 
 import hashlib
 import resource

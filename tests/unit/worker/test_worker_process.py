@@ -1,4 +1,4 @@
-"""The setup of the worker process: the numbers of threads, and OpenMP's wait policy."""
+"""Test the setup of the worker process: numbers of threads, and OpenMP's wait policy."""
 
 import os
 import subprocess

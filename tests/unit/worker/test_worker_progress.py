@@ -1,4 +1,4 @@
-"""Progress reports of running jobs, and the cancellation of running jobs."""
+"""Test progress reports of running jobs, and the cancellation of running jobs."""
 
 import json
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Queued work: how often queues are peeked at, and which messages are ignored."""
+"""Test how often the worker peeks at queues, and which queued messages it ignores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The receive step: when a lock expires if the clocks of broker and worker differ."""
+"""Test when a lock expires for the worker if the clocks of broker and worker differ."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""The receiver, with a broker in memory and a clock that only the test advances."""
+"""Test the receiver with a broker in memory and a clock that only the test advances."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

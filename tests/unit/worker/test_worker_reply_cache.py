@@ -1,4 +1,4 @@
-"""The reply cache: the keys of replies, and the limits of size and time."""
+"""Test the reply cache: the keys of replies, and the limits of size and time."""
 
 from dataclasses import replace
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""The reply senders: allowed addresses, and the responses of webhooks."""
+"""Test which reply addresses are allowed, and which responses mean a delivered reply."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Retry delays grow up to a limit, are shortened at random, and can be reset."""
+"""Test that retry delays grow up to a limit, are shortened at random, and can be reset."""
 
 from hypothesis import given
 from hypothesis import strategies as st

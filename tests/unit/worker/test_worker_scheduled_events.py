@@ -1,4 +1,4 @@
-"""Scheduled events are read, and events that will stop this machine are recognised."""
+"""Test how scheduled events are read, and which of them will stop this machine."""
 
 import contextlib
 import json

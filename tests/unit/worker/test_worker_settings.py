@@ -1,4 +1,4 @@
-"""The worker's settings: default values, errors that name the variable, and hidden secrets."""
+"""Test the worker's settings: defaults, errors that name the variable, and hidden secrets."""
 
 from pathlib import Path
 

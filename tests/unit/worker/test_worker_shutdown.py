@@ -1,4 +1,4 @@
-"""Shutdown requests, which a signal may make at any moment."""
+"""Test requests to shut down, which a signal may make at any moment."""
 
 import signal
 import sys

@@ -1,4 +1,4 @@
-"""The simulated device: one limited memory budget for all processes."""
+"""Test the simulated device, whose memory limit applies to all processes together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoding of arrays, text and JSON."""
+"""Test how arrays, text and JSON are decoded."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""The torchvision models, with random weights from a fixed seed, on real images."""
+"""Test the torchvision models with random weights from a fixed seed, on real images."""
 
 import io
 import subprocess

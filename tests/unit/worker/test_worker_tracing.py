@@ -1,4 +1,4 @@
-"""The exported spans of a job."""
+"""Test the spans that the worker exports for a job."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime

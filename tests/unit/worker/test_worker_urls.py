@@ -1,4 +1,4 @@
-"""Inputs that the worker fetches from URLs of a misbehaving server on loopback."""
+"""Test downloads of inputs from URLs, also from a faulty server on loopback."""
 
 import contextlib
 import socket
@@ -179,16 +179,16 @@ def test_the_time_limit_applies_to_the_whole_download_with_all_redirects() -> No
 
 @pytest.fixture
 def answered() -> Iterator[threading.Event]:
-    """Yield an event. After it is set, `dead_dns` also answers for names with `dead`."""
+    """Yield an event. After it is set, `dead_dns` also resolves names that contain `dead`."""
     event = threading.Event()
     yield event
     event.set()
 
 
 def dead_dns(answered: threading.Event, **limits: int) -> Resolver:
-    """Return a resolver that finds loopback for each name.
+    """Return a resolver that resolves each name to a loopback address.
 
-    For names with `dead`, it first waits for the event `answered`.
+    If the name contains `dead`, the resolver first waits for the event `answered`.
     """
 
     def look_up(host: str, port: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""The voice activity model with its trained weights, on real speech."""
+"""Test the voice activity model with its trained weights, on real speech."""
 
 import importlib.util
 import struct

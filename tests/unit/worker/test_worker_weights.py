@@ -1,4 +1,4 @@
-"""Model weights: digests, file formats, and the cache on disk."""
+"""Test model weights: digests, file formats, and the cache on disk."""
 
 import contextlib
 import hashlib

@@ -127,9 +127,10 @@ class AzureStorageEngine(DurableEngine):
             self._checkpointer,
         )
         self._split_brains: dict[str, bool] = {}
-        """The instances whose episode a second owner of the partition also runs.
+        """The split brains that are simulated now, by instance id.
 
-        The value is True if that owner does not delete the messages after the episode.
+        In a split brain, a second owner of the partition also runs the instance's episode. The
+        value is True if the second owner leaves the messages of the episode in the queue.
         """
         self._episode_slots = asyncio.Semaphore(options.max_orchestrators)
         self._max_activities = options.max_activities

@@ -57,7 +57,10 @@ class LoadedInstance(OrchestrationInstance):
 
     etag: Etag | None
     die_after_event: Callable[[], Awaitable[None]] | None = None
-    """The function to await before the episode is saved, if a crash point waits for an event."""
+    """The function that `Faults.watch_for_event` returned for this episode, or None.
+
+    It must be awaited before the episode is saved. It kills the process when an event has arrived.
+    """
 
 
 def load_instance(database: Database, instance_id: str) -> LoadedInstance | None:
@@ -311,7 +314,10 @@ def _loaded(row: OrchestrationInstance, etag: Etag | None) -> LoadedInstance:
 
 @dataclass(slots=True)
 class MessageSelection:
-    """The instance of the next episode, and the messages that the episode cannot use."""
+    """The dequeued messages of one instance that its next episode cannot use.
+
+    `instance` is the instance of the next episode, or None if it does not exist.
+    """
 
     instance: LoadedInstance | None
     repeated_starts: list[QueueMessage] = field(default_factory=list)

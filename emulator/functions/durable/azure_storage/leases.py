@@ -14,7 +14,7 @@ from emulator.functions.durable.azure_storage.queues import PARTITION_COUNT
 
 
 class PartitionLeases:
-    """The leases of one host on partitions."""
+    """The leases of one host on partitions of the task hub."""
 
     def __init__(self, host_id: str) -> None:
         self._host_id = host_id

@@ -80,7 +80,7 @@ class AzureStorageOptions:
     """How long a message stays invisible after a host has dequeued or renewed it, in seconds."""
     faults: FaultOptions = _NO_FAULTS
     delay_seconds: float = 0.0
-    """The seconds by which each transaction is delayed, to emulate a remote store."""
+    """How many seconds longer each transaction takes, to emulate a remote store."""
 
     @property
     def lease_seconds(self) -> float:

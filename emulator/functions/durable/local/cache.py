@@ -35,7 +35,7 @@ class InstanceCache:
         self._sequence = 0
         self.wake: Callable[[OrchestrationInstance], None] = lambda _: None
         self.retry_later: Callable[[Callable[[], None]], None] = lambda _: None
-        """Calls a function after a pause. It is used if the store could not be read."""
+        """Calls its argument after a pause. `deliver` uses it if the store cannot be read."""
 
     def now(self) -> int:
         """Return the current time in microseconds since 1970."""
@@ -169,9 +169,9 @@ class InstanceCache:
 
 
 def _restore_work(message: TaskMessage, work: int, written: asyncio.Future[None]) -> None:
-    """Keep the number of an activity's work item if the activity's result could not be stored.
+    """Store the number of an activity's work item in `message` if writing the message has failed.
 
-    Then the transaction of the next episode deletes the work item. Otherwise the activity would run
+    The transaction of the next episode then deletes the work item. Otherwise the activity would run
     again after a restart of the host.
     """
     if written.cancelled() or written.exception() is not None:

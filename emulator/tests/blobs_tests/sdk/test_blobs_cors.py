@@ -58,9 +58,9 @@ def preflight(
 
 
 def send(method: str, url: str, content: bytes = b"", **headers: str) -> httpx.Response:
-    """Send a request, which creates a block blob if it is a PUT.
+    """Send a request. A PUT request creates a block blob.
 
-    Names of headers have underscores instead of dashes.
+    In the names of `headers`, underscores are replaced by dashes.
     """
     fields = {name.replace("_", "-"): value for name, value in headers.items()}
     if method == "PUT":

@@ -1,4 +1,4 @@
-"""Test requests that SDKs do not send, most of which get an error response as in Azure."""
+"""Test requests that SDKs do not send. Most of them get the same error as in Azure."""
 
 from __future__ import annotations
 

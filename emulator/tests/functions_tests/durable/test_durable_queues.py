@@ -27,7 +27,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 def instance(status: Status, next_task: int = 0) -> LoadedInstance:
-    """Return an instance. Unless its status is pending, it has had its first episode."""
+    """Return an instance that has run no episode if it is pending, and otherwise one episode."""
     turn = 0 if status is Status.PENDING else 1
     shim = Shim(next_task=next_task)
     return LoadedInstance(

@@ -62,7 +62,7 @@ class Server:
         return self.process.wait(timeout=10)
 
     def create_queue(self, **properties: str | int) -> str:
-        """Create a queue, and return its name. `properties` are those of a QueueDescription."""
+        """Create a queue, and return its name. `properties` are elements of a QueueDescription."""
         name = f"queue-{uuid4().hex[:12]}"
         self.create_queue_named(name, **properties)
         return name

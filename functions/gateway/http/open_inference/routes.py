@@ -40,6 +40,7 @@ from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
     TextRoute,
     caller_of,
+    charge_jobs,
     durable_of,
     encode_json,
     find_model,
@@ -222,6 +223,7 @@ async def oip_infer(request: Request, model: str) -> Response:
     key = idempotency_key_of(request)
     label = parse_label({"label": label_option_of(request)})
     inference, submissions = await _read_request(request, found)
+    charge_jobs(request, len(submissions))
     for submission in submissions:
         submission.label = label
     # `respond-async` has no effect, because the protocol cannot ask for the results later.

@@ -37,7 +37,7 @@ _TAGS: Final[Mapping[str, str]] = {
     "workers": "Workers send these requests, with the token of one job.",
     "admin": "Requests of operators, which need a key with the scope `admin`.",
 }
-"""The groups of routes in the order in which readers see them: those of callers come first."""
+"""The groups of routes, in the order of the OpenAPI document: groups for callers come first."""
 _PATH_PARAMETERS: Final[Mapping[str, Document]] = {
     "job_id": {
         "description": "The job's id.",

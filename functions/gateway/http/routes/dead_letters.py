@@ -346,7 +346,7 @@ def _make_filter(
     dead_lettered_after: str | None,
     dead_lettered_before: str | None,
 ) -> LetterFilter:
-    """Return the filter with the values of the parameters _FILTERS. Raises HttpProblem."""
+    """Make a filter from query parameters. Raises HttpProblem if a value is not valid."""
     models = tuple(catalogue.values()) if model is None else (find_model(catalogue, model),)
     return LetterFilter(
         models,
@@ -357,7 +357,7 @@ def _make_filter(
 
 
 def _check_cursor(cursor: str | None) -> str:
-    """Return the cursor, or an empty string if there is none. Raises HttpProblem."""
+    """Return the cursor, or "" if there is none. Raises HttpProblem if it is not valid."""
     if cursor is not None and not _CURSOR.fullmatch(cursor):
         raise HttpProblem(
             problems.MALFORMED_REQUEST,

@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import PlainTextResponse
 from pydantic import Field
 from typing_extensions import TypedDict
 
@@ -18,6 +19,7 @@ from gateway.http.requests import (
     services_of,
 )
 from gateway.http.responses import json_response
+from gateway.operations.metrics import render_metrics
 from gateway.operations.overview import OpsOverview, OpsSeries
 from gateway.services import Services
 from gateway.telemetry import KEPT_MINUTES
@@ -87,6 +89,21 @@ async def get_series(
     services = _check_request(request, ("minutes",))
     series = await services.operations.series(_parse_minutes(minutes))
     return json_response(series, headers=_PRIVATE)
+
+
+@router.get(
+    "/metrics",
+    summary="Get the metrics for Prometheus",
+    response_class=PlainTextResponse,
+    response_description="The metrics in the text format of Prometheus or OpenMetrics",
+    responses=problem_responses(400, 503),
+)
+async def get_metrics(request: Request) -> Response:
+    """Return the metrics of all instances of the gateway, and of the queues and workers."""
+    services = _check_request(request)
+    accept = request.headers.get("accept", "")
+    content, media_type = await render_metrics(services.operations, accept)
+    return Response(content, headers={**_PRIVATE, "Content-Type": media_type})
 
 
 def _check_request(request: Request, options: tuple[str, ...] = ()) -> Services:

@@ -173,8 +173,8 @@ async def job_request_schema() -> Response:
 def content_security_policy(blob_origin: str) -> str:
     """Return the Content-Security-Policy of all pages.
 
-    Because of the last two rules, browsers let no script of a page set text as HTML. `blob_origin`
-    is the origin of the links to payloads, for example `https://host`.
+    The last two rules forbid scripts to insert a string into the page as HTML (Trusted Types).
+    `blob_origin` is the origin of the links to payloads, for example `https://host`.
     """
     # `blob:` means only files that the page itself made, for example a preview of a chosen picture.
     own = f"'self' blob: {blob_origin}"

@@ -1,4 +1,4 @@
-"""Queue functions. The tests read what these functions log."""
+"""Functions with Service Bus triggers. The tests read what these functions log."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Timer functions. The tests read what these functions log."""
+"""Functions with timer triggers. The tests read what these functions log."""
 
 import json
 import logging

@@ -93,7 +93,7 @@ def get_credential(is_async: bool = False, **_: Any) -> Any:
 
 
 class AzureRecordedTestCase:
-    """The base class of the test classes."""
+    """The base class of the test classes of azure-servicebus."""
 
     is_live = True
 
@@ -116,7 +116,7 @@ class AzureMgmtRecordedTestCase(AzureRecordedTestCase):
 class AzureMgmtPreparer:
     """A decorator that creates a resource, passes it to the test, and removes it afterwards.
 
-    A cached resource is shared by tests whose other resources are the same. It is not removed.
+    Tests with the same other resources share a cached resource, which is not removed.
     """
 
     _cache: dict[Any, dict[str, Any]] = {}  # noqa: RUF012 - shared by all preparers

@@ -1,3 +1,3 @@
-"""The name of the argument in which a test receives its resource group."""
+"""Define the name of the argument in which a test receives its resource group."""
 
 RESOURCE_GROUP_PARAM = "resource_group"
