@@ -25,6 +25,14 @@ _WEIGHTS = re.compile(r"(?:blob:[a-z0-9-]{3,63}|package:\w+)/[^\\\x00-\x1f]{1,10
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
 
+# The types of a parameter in JSON Schema, with the types that their values have in Python.
+_PARAMETER_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
+    "number": (int, float),
+    "integer": (int,),
+    "boolean": (bool,),
+    "string": (str,),
+}
+
 Option = str | int | float | bool
 """The value of one entry of a model's `options` in the catalogue."""
 
@@ -55,6 +63,8 @@ class ModelEntry:
         memory_bytes: The device memory that the model needs; 0 if the worker must measure it.
         uses_gpu: Whether a deployment gives the model's workers a GPU.
         result_media_type: The media type of the model's results.
+        parameters: What callers may send as the job's parameters: a JSON Schema for each name.
+            Pages show a form for them. Empty if the model does not declare its parameters.
     """
 
     name: str
@@ -79,6 +89,7 @@ class ModelEntry:
     memory_bytes: int = 0
     uses_gpu: bool = True
     result_media_type: str = media.JSON
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
 
 class Catalogue(Mapping[str, ModelEntry]):
@@ -152,6 +163,8 @@ def _read_value(name: str, key: str, value: Any) -> Any:
     expected = {each.name: each.type for each in fields(ModelEntry)}[key]
     if key == "options":
         return _read_options(name, value)
+    if key == "parameters":
+        return _read_parameters(name, value)
     if expected is str and isinstance(value, str) and value:
         return value
     if expected is bool and isinstance(value, bool):
@@ -181,6 +194,41 @@ def _read_options(name: str, value: Any) -> Mapping[str, Option]:
                 f"{name}.options.{key}: expected a string, a number, true or false"
             )
     return MappingProxyType(value)
+
+
+def _read_parameters(name: str, value: Any) -> Mapping[str, Mapping[str, Any]]:
+    if not isinstance(value, dict):
+        raise CatalogueError(
+            f'{name}.parameters: expected a table, for example {{limit = {{type = "integer"}}}}'
+        )
+    for key, schema in value.items():
+        _check_parameter(f"{name}.parameters.{key}", schema)
+    return MappingProxyType(value)
+
+
+def _check_parameter(path: str, schema: Any) -> None:
+    kind = schema.get("type") if isinstance(schema, dict) else None
+    if not isinstance(kind, str) or kind not in _PARAMETER_TYPES:
+        known = ", ".join(_PARAMETER_TYPES)
+        raise CatalogueError(f"{path}: expected a table whose type is one of {known}")
+    types = _PARAMETER_TYPES[kind]
+    for key, value in schema.items():
+        values = value if key == "enum" else [value]
+        if key in {"type", "description"}:
+            is_valid = isinstance(value, str)
+        elif key in {"default", "enum"}:
+            is_valid = isinstance(values, list) and all(_is_a(types, each) for each in values)
+        elif key in {"minimum", "maximum"}:
+            is_valid = _is_a((int, float), value)
+        else:
+            raise CatalogueError(f"{path}.{key}: this key does not exist; remove it")
+        if not is_valid or values == []:
+            raise CatalogueError(f"{path}.{key}: the value does not fit the type {kind}")
+
+
+def _is_a(types: tuple[type, ...], value: Any) -> bool:
+    """Return whether a value has one of these types. In Python, True is also an int."""
+    return isinstance(value, types) and (bool in types or not isinstance(value, bool))
 
 
 def _check_limits(model: ModelEntry) -> None:

@@ -79,7 +79,7 @@ def test_a_page_fits_into_320_pixels_without_scrolling_sideways(
 def test_the_front_page_leads_to_each_page(browser: Browser) -> None:
     browser.open("/")
     paths = [link.get_dom_attribute("href") for link in browser.find_all(".entries a")]
-    assert paths == ["/ops", "/docs"]
+    assert paths == ["/play", "/ops", "/docs"]
     browser.find(".entries a[href='/docs']").click()
     assert browser.find("h1").text == "The API"
     assert browser.find("nav [aria-current]").text == "API"

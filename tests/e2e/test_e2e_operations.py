@@ -48,8 +48,9 @@ def test_the_verdict_says_that_no_worker_runs_and_changes_when_one_starts(
         began = time.monotonic()
         system.accept("noop", b"x")
         shown = until(
-            lambda: (document := overview(system))["verdicts"][0]["severity"] == "critical"
-            and document,
+            lambda: (
+                (document := overview(system))["verdicts"][0]["severity"] == "critical" and document
+            ),
             VERDICT_SECONDS,
             "the verdict is critical",
         )
@@ -61,9 +62,11 @@ def test_the_verdict_says_that_no_worker_runs_and_changes_when_one_starts(
         port = system.port
     with running(tmp_path / "data", port=port, environment=environment) as system:
         shown = until(
-            lambda: (document := overview(system))["workers"]
-            and "no-worker" not in codes(document)
-            and document,
+            lambda: (
+                (document := overview(system))["workers"]
+                and "no-worker" not in codes(document)
+                and document
+            ),
             WAIT_SECONDS,
             "the verdict has changed",
         )

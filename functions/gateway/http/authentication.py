@@ -50,6 +50,7 @@ _OPEN: Final = re.compile(
     r"|/openapi\.json"
     r"|/docs(?:/[^/]+)?"
     r"|/ops"
+    r"|/play"
     r"|/pages/.+"
     r"|/schemas/[^/]+"
     r"|/v[12]/health/[^/]+"

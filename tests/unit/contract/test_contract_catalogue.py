@@ -55,6 +55,20 @@ def test_the_weights_and_options_of_a_model_are_read_unchanged(tmp_path: Path) -
     )
 
 
+def test_the_declared_parameters_of_a_model_are_read_unchanged(tmp_path: Path) -> None:
+    lines = (
+        'parameters.least = {type = "number", minimum = 0, maximum = 1, default = 0.5}\n'
+        'parameters.mode = {type = "string", enum = ["a", "b"], description = "How."}'
+    )
+    model = Catalogue.load(write(tmp_path, SHIPPED.replace(*entry(lines))))["noop"]
+    assert dict(model.parameters) == {
+        "least": {"type": "number", "minimum": 0, "maximum": 1, "default": 0.5},
+        "mode": {"type": "string", "enum": ["a", "b"], "description": "How."},
+    }
+    assert hash(model)
+    assert dict(Catalogue.load()["noop"].parameters) == {}
+
+
 def test_the_error_for_an_unknown_model_suggests_similar_names() -> None:
     with pytest.raises(UnknownModel, match="did you mean classifier") as caught:
         Catalogue.load().model("clasifier")
@@ -90,6 +104,14 @@ def test_the_error_for_an_unknown_model_suggests_similar_names() -> None:
         (*entry("options = {depth = [1]}"), "noop.options.depth: expected a string, a number"),
         (*entry("options = {weights = 1}"), "options.weights: this option name is not allowed"),
         (*entry('result_media_type = "png"'), "noop.result_media_type: expected a media type"),
+        (*entry("parameters = 3"), "noop.parameters: expected a table"),
+        (*entry("parameters.n = 3"), "noop.parameters.n: expected a table whose type is one of"),
+        (*entry('parameters.n = {type = "array"}'), "parameters.n: expected a table whose type"),
+        (*entry('parameters.n = {type = "string", pattern = "a"}'), "n.pattern: this key does not"),
+        (*entry('parameters.n = {type = "integer", default = true}'), "n.default: the value does"),
+        (*entry('parameters.n = {type = "integer", minimum = "1"}'), "n.minimum: the value does"),
+        (*entry('parameters.n = {type = "string", enum = [1]}'), "n.enum: the value does not fit"),
+        (*entry('parameters.n = {type = "string", enum = []}'), "n.enum: the value does not fit"),
     ],
 )
 def test_the_refusal_of_an_invalid_catalogue_names_the_invalid_key(

@@ -624,7 +624,7 @@ def test_the_open_command_prints_the_address_if_no_browser_can_be_started(tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("problems",), "there is no page 'problems'; the pages are ops, docs"),
+        (("problems",), "there is no page 'problems'; the pages are play, ops, docs"),
         (("docs", "--url", "file:///etc/passwd"), "is not an http:// or https:// URL"),
     ],
 )

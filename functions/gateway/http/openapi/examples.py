@@ -59,6 +59,7 @@ _MODEL: Final[Mapping[str, Any]] = {
         "deadline_seconds": 3600,
     },
     "defaults": {"deadline_seconds": 60},
+    "parameters": None,
     "queue_length": 0,
     "estimated_wait_seconds": 0.1,
     "links": {"self": "/v1/models/classifier", "jobs": "/v1/models/classifier/jobs"},

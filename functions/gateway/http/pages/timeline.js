@@ -6,7 +6,7 @@ import { element } from "/pages/key.js";
 // For each step: what the time before it was used for, and which part of the system used it.
 const STEPS = {
   accepted: ["by the gateway", "gateway"],
-  started: ["the orchestration was started", "gateway"],
+  started: ["orchestration started", "gateway"],
   enqueued: ["sent to the queue", "gateway"],
   received: ["waited in the queue", "queue"],
   fetched: ["input read", "input"],
@@ -30,15 +30,16 @@ const ENDS = {
   running: "not ended yet",
 };
 
-/** Return milliseconds in the unit that fits: "4.0 ms", "2.35 s" or "3 min 5 s"; "–" if unknown. */
+/** Return milliseconds in the unit that fits: "4.0 ms", "2.35 s", "3 min 5 s" or "1 h"; "–" if unknown. */
 export function durationText(milliseconds) {
   if (typeof milliseconds !== "number") return "–";
   if (milliseconds < 999.95) return `${milliseconds.toFixed(1)} ms`;
   const seconds = milliseconds / 1000;
   if (seconds < 59.995) return `${seconds.toFixed(2)} s`;
   const whole = Math.round(seconds);
-  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
-  return `${Math.floor(whole / 3600)} h ${Math.floor(whole / 60) % 60} min`;
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
+  const parts = [[hours, "h"], [minutes, "min"], [hours ? 0 : whole % 60, "s"]];
+  return parts.filter(([count]) => count).map(([count, unit]) => `${count} ${unit}`).join(" ");
 }
 
 /**
@@ -80,7 +81,7 @@ function stepTable(timeline) {
 }
 
 function stepText(text, step, deliveries) {
-  if (step.is_beside) return `${text}, at the same time`;
+  if (step.is_beside) return `${text}, beside`;
   const delivery = deliveries.findLast((each) => each.number === step.delivery);
   const parts = [text];
   if (step.name === "batched" && delivery?.batch_size) parts.push(`batch of ${delivery.batch_size}`);

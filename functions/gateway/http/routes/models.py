@@ -1,7 +1,7 @@
 """The routes under /v1/models. They list and get the models of the catalogue."""
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
@@ -31,6 +31,13 @@ class ModelDefaults(TypedDict):
     deadline_seconds: int
 
 
+class ModelParameters(TypedDict):
+    """The parameters of a model's jobs, as a JSON Schema."""
+
+    type: Literal["object"]
+    properties: dict[str, Any]
+
+
 class ModelLinks(TypedDict):
     """The paths of a model, and of the route that submits jobs to it."""
 
@@ -54,6 +61,10 @@ class ModelDescription(TypedDict):
     ]
     limits: ModelLimits
     defaults: ModelDefaults
+    parameters: Annotated[
+        ModelParameters | None,
+        Field(description="Null if the model does not declare its parameters."),
+    ]
     queue_length: Annotated[
         int | None,
         Field(
@@ -123,6 +134,9 @@ async def _model_resource(model: ModelEntry, estimates: WaitEstimates) -> ModelD
             "deadline_seconds": model.max_deadline_seconds,
         },
         "defaults": {"deadline_seconds": model.deadline_seconds},
+        "parameters": (
+            {"type": "object", "properties": {**model.parameters}} if model.parameters else None
+        ),
         "queue_length": wait.length,
         "estimated_wait_seconds": wait.wait_seconds,
         "links": {"self": path, "jobs": f"{path}/jobs"},

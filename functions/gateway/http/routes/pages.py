@@ -55,6 +55,11 @@ class Page:
 
 PAGES: Final = (
     Page(
+        "play",
+        "Playground",
+        "Try a model with a picture, a sound or a text, and see its answer drawn.",
+    ),
+    Page(
         "ops",
         "Operations",
         "What the queues, workers and jobs do now, and what is wrong. Find jobs, and redrive them.",
@@ -73,10 +78,12 @@ _PROBLEMS: Final = Page("problems", "Problems", "")
 _TEXT: Final = "; charset=utf-8"
 _MEDIA_TYPES: Final[Mapping[str, str]] = {
     ".css": f"text/css{_TEXT}",
+    ".jpg": "image/jpeg",
     ".js": f"text/javascript{_TEXT}",
     ".json": "application/json",
     ".svg": "image/svg+xml",
     ".txt": f"text/plain{_TEXT}",
+    ".wav": "audio/wav",
 }
 
 # Browsers ask whether their copy is current. The name of a vendored program's folder contains the
@@ -122,7 +129,7 @@ async def front_page(request: Request) -> Response:
 def _add_page(page: Page) -> None:
     @router.get(page.path, name=f"{page.name}_page")
     async def show(request: Request) -> Response:
-        return _html(request, page)
+        return _html(request, page, _advice() if page.name == "play" else "")
 
 
 for _page in PAGES:
@@ -252,6 +259,14 @@ def _accepts_gzip(request: Request) -> bool:
 @cache
 def _job_request_schema() -> bytes:
     return JOB_REQUEST_SCHEMA.read_bytes()
+
+
+@cache
+def _advice() -> str:
+    """Return what to do about each kind of problem, as HTML that the playground shows."""
+    return "\n".join(
+        f'<p data-code="{kind.code}">{_marked(kind.advice)}</p>' for kind in PROBLEM_KINDS.values()
+    )
 
 
 def _marked(text: str) -> str:

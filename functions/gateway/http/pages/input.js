@@ -1,0 +1,368 @@
+// The input of a job: a file that is dropped, pasted, chosen, photographed or recorded; text; or JSON.
+
+import { element } from "/pages/key.js";
+import { Problem } from "/pages/job.js";
+import { sizeText } from "/pages/result.js";
+import { convertToWav, drawSound, startRecording } from "/pages/sound.js";
+
+const JSON_TYPE = "application/json";
+const ANY_TYPE = "application/octet-stream";
+const WAV_TYPES = ["audio/wav", "audio/x-wav", "audio/vnd.wave", "audio/wave"];
+const MAX_PREVIEW_BYTES = 30_000_000;
+const DECODED_RATE = 44_100;
+
+const SAMPLES = [
+  { name: "chelsea.jpg", text: "A cat", type: "image/jpeg" },
+  { name: "coffee.jpg", text: "Coffee", type: "image/jpeg" },
+  { name: "speech.wav", text: "Speech", type: "audio/wav" },
+  { name: "hello.txt", text: "A sentence", type: "text/plain", content: "A burst of requests waits instead of failing." },
+  { name: "point.json", text: "An object", type: JSON_TYPE, content: '{"x": 0.5, "tags": ["a", "b"]}' },
+];
+
+const find = (id) => document.getElementById(id);
+const isText = (type) => type.startsWith("text/");
+const modesOf = (model) => [
+  ["file", "File"],
+  ...(model.media_types.some(isText) ? [["text", "Text"]] : []),
+  ...(model.media_types.includes(JSON_TYPE) ? [["json", "JSON"]] : []),
+];
+
+/** The part of the page with the input of a job. `onChange` is called after each change of it. */
+export class InputPanel {
+  constructor(showFailure, onChange) {
+    this.showFailure = showFailure;
+    this.onChange = onChange;
+    this.model = null;
+    this.mode = "file";
+    this.file = null; // {name, blob, mediaType}: as it will be sent
+    this.models = [];
+    this.connect();
+  }
+
+  /** Take inputs for another model. A file that the model takes stays. */
+  setModel(model, models) {
+    this.model = model;
+    this.models = models;
+    const types = model.media_types;
+    find("file").accept = types.includes(ANY_TYPE) ? "" : [...types, ...(takesSound(model) ? ["audio/*"] : []),
+      ...(takesPictures(model) ? ["image/*"] : [])].join(",");
+    find("camera").hidden = !takesPictures(model) || !navigator.mediaDevices;
+    find("record").hidden = !takesSound(model) || !navigator.mediaDevices;
+    const modes = modesOf(model);
+    if (!modes.some(([mode]) => mode === this.mode)) this.mode = "file";
+    find("modes").hidden = modes.length === 1;
+    find("modes").replaceChildren(...choice("mode", modes, this.mode, (mode) => this.setMode(mode)));
+    find("samples").replaceChildren(...this.sampleButtons());
+    this.setMode(this.mode);
+    if (this.file) this.setFile(this.file.original, this.file.originalName);
+  }
+
+  /** Return the input as {name, blob, mediaType, text, json}. Raises Problem if it cannot be sent. */
+  value() {
+    if (this.mode === "file") {
+      if (!this.file) throw inputProblem("There is no input", "Choose, drop or paste a file, or use an example.");
+      return { ...this.file };
+    }
+    const text = find("text").value;
+    if (!text.trim()) throw inputProblem("There is no input", "Enter the text of the input.");
+    if (this.mode === "json") {
+      const failure = checkJson(text);
+      if (failure) throw inputProblem("The input is not JSON", failure);
+      return { name: "input.json", json: text.trim(), blob: new Blob([text]), mediaType: JSON_TYPE };
+    }
+    const mediaType = this.model.media_types.find(isText);
+    return { name: "input.txt", text, blob: new Blob([text], { type: mediaType }), mediaType };
+  }
+
+  setMode(mode) {
+    this.mode = mode;
+    find("file-input").hidden = mode !== "file";
+    find("text-input").hidden = mode === "file";
+    find("text-label").textContent = mode === "json" ? "JSON" : "Text";
+    find("input-problem").replaceChildren();
+    this.checkText();
+    this.onChange();
+  }
+
+  /** Use a file. Convert it if the model does not take its type but the browser can convert it. */
+  async setFile(original, name) {
+    find("input-problem").replaceChildren();
+    const found = { original, originalName: name };
+    try {
+      const type = await typeOf(original);
+      const isEditable = original.size < 1_000_000 && modesOf(this.model).some(([mode]) => mode !== "file");
+      if (isEditable && (type === JSON_TYPE || isText(type)) && this.model.media_types.includes(type)) {
+        this.setText(await original.text(), type === JSON_TYPE ? "json" : "text");
+        return;
+      }
+      Object.assign(found, await this.fit(original, name, type));
+    } catch (error) {
+      this.file = null;
+      find("preview").replaceChildren();
+      this.showFailure(find("input-problem"), error);
+      this.onChange();
+      return;
+    }
+    this.file = found;
+    this.setMode("file");
+    for (const [value, radio] of [...find("modes").querySelectorAll("input")].map((one) => [one.value, one])) {
+      radio.checked = value === "file";
+    }
+    await this.showPreview();
+    this.onChange();
+  }
+
+  setText(text, mode) {
+    find("text").value = text;
+    for (const radio of find("modes").querySelectorAll("input")) radio.checked = radio.value === mode;
+    this.setMode(mode);
+  }
+
+  async fit(blob, name, type) {
+    const types = this.model.media_types;
+    const asIs = (mediaType) => ({ name, mediaType, blob: new Blob([blob], { type: mediaType }), note: "" });
+    if (types.includes(type)) return asIs(type);
+    if (WAV_TYPES.includes(type) && takesSound(this.model)) return asIs(types.find((each) => WAV_TYPES.includes(each)));
+    const base = name.replace(/\.[^.]*$/, "");
+    if (takesSound(this.model) && (type.startsWith("audio/") || type.startsWith("video/"))) {
+      const wav = await convertToWav(blob, DECODED_RATE).catch(() => null);
+      if (!wav) throw inputProblem("The sound cannot be decoded", `This browser does not know the format of ${name} (${type}). Convert it to WAV.`);
+      const mediaType = types.find((each) => WAV_TYPES.includes(each));
+      return { name: `${base}.wav`, mediaType, blob: new Blob([wav], { type: mediaType }), note: `converted from ${type}` };
+    }
+    if (takesPictures(this.model) && type.startsWith("image/")) {
+      const mediaType = types.includes("image/png") ? "image/png" : types.find((each) => each.startsWith("image/"));
+      const picture = await createImageBitmap(blob).catch(() => null);
+      if (!picture) throw inputProblem("The picture cannot be decoded", `This browser does not know the format of ${name} (${type}). Convert it to PNG.`);
+      const converted = await toBlob(picture, mediaType);
+      return { name: `${base}.${mediaType.split("/")[1]}`, mediaType, blob: converted, note: `converted from ${type}` };
+    }
+    if (types.includes(ANY_TYPE)) return asIs(ANY_TYPE);
+    const others = this.models.filter((each) => each.media_types.includes(type)).map((each) => each.name);
+    throw inputProblem("The model does not take this file",
+      `${name} is ${type}. ${this.model.name} takes ${types.join(", ")}.`
+      + (others.length ? ` These models take it: ${others.join(", ")}.` : ""), "unsupported-media-type");
+  }
+
+  async showPreview() {
+    const { blob, name, mediaType, note } = this.file;
+    const facts = [mediaType, sizeText(blob.size), note].filter(Boolean);
+    const shown = [];
+    if (mediaType.startsWith("image/")) {
+      const image = element("img", { src: URL.createObjectURL(blob), alt: "The input" });
+      await image.decode().then(
+        () => facts.splice(1, 0, `${image.naturalWidth} × ${image.naturalHeight} pixels`),
+        () => facts.push("the browser cannot show it"));
+      shown.push(image);
+    } else if (WAV_TYPES.includes(mediaType) && blob.size <= MAX_PREVIEW_BYTES) {
+      shown.push(await drawSound(blob));
+    }
+    const remove = element("button", { type: "button" }, "Remove");
+    remove.addEventListener("click", () => {
+      this.file = null;
+      find("preview").replaceChildren();
+      find("input-state").textContent = "The file was removed.";
+      find("file").focus();
+      this.onChange();
+    });
+    forgetUrls(find("preview"));
+    find("preview").replaceChildren(...shown,
+      element("p", { className: "file" }, element("strong", {}, name), ` ${facts.join(", ")} `, remove));
+    find("input-state").textContent = `The input is ${name}.`;
+  }
+
+  checkText() {
+    const text = find("text").value;
+    const failure = this.mode === "json" && text.trim() ? checkJson(text) : "";
+    const isValid = this.mode === "json" && text.trim() && !failure;
+    const state = failure ? `✕ Not JSON: ${failure}` : isValid ? "✓ Valid JSON" : "";
+    // A live region speaks only what changes.
+    if (find("text-check").textContent !== state) find("text-check").textContent = state;
+    find("text").ariaInvalid = String(Boolean(failure));
+    find("text-check").classList.toggle("bad", Boolean(failure));
+  }
+
+  sampleButtons() {
+    const fitting = SAMPLES.filter((each) => this.model.media_types.includes(each.type));
+    const buttons = fitting.map((sample) => {
+      const button = element("button", { type: "button", className: "sample", value: sample.name });
+      if (sample.type.startsWith("image/")) {
+        button.append(element("img", { src: `/pages/samples/${sample.name}`, alt: "" }));
+      }
+      button.append(element("span", {}, sample.text));
+      button.addEventListener("click", () => this.useSample(sample));
+      return button;
+    });
+    if (!buttons.length) return [];
+    const label = element("p", { className: "soft" }, "Examples (",
+      element("a", { href: "/pages/samples/LICENSE.txt" }, "licences"), "):");
+    return [label, element("div", { className: "buttons" }, ...buttons)];
+  }
+
+  async useSample({ name, type, content }) {
+    if (content) {
+      this.setText(content, type === JSON_TYPE ? "json" : "text");
+      return;
+    }
+    try {
+      const response = await fetch(`/pages/samples/${name}`);
+      await this.setFile(new Blob([await response.blob()], { type }), name);
+    } catch (error) {
+      this.showFailure(find("input-problem"), error);
+    }
+  }
+
+  connect() {
+    find("text").addEventListener("input", () => { this.checkText(); this.onChange(); });
+    find("file").addEventListener("change", () => {
+      const [file] = find("file").files;
+      if (file) this.setFile(file, file.name);
+      find("file").value = ""; // the same file can be chosen again
+    });
+    this.connectDrop();
+    document.addEventListener("paste", (event) => {
+      const [file] = event.clipboardData?.files ?? [];
+      if (file) {
+        event.preventDefault();
+        this.setFile(file, file.name);
+      }
+    });
+    find("camera").addEventListener("click", () => this.takePicture());
+    find("record").addEventListener("click", () => this.record());
+  }
+
+  connectDrop() {
+    // A file can be dropped anywhere, because a browser would leave the page otherwise.
+    const hasFile = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+    document.addEventListener("dragover", (event) => {
+      if (!hasFile(event)) return;
+      event.preventDefault();
+      find("drop").classList.add("over");
+    });
+    for (const name of ["dragleave", "dragend", "drop"]) {
+      document.addEventListener(name, (event) => {
+        if (name !== "dragleave" || !event.relatedTarget) find("drop").classList.remove("over");
+      });
+    }
+    document.addEventListener("drop", (event) => {
+      const [file] = event.dataTransfer?.files ?? [];
+      if (!file) return;
+      event.preventDefault();
+      this.setFile(file, file.name);
+    });
+  }
+
+  async takePicture() {
+    let stream;
+    try {
+      stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+    } catch (error) {
+      this.showFailure(find("input-problem"), deviceProblem("camera", error));
+      return;
+    }
+    const [dialog, video] = [find("viewfinder"), find("video")];
+    const taken = new AbortController();
+    const once = { signal: taken.signal };
+    video.srcObject = stream;
+    dialog.addEventListener("close", () => {
+      taken.abort();
+      video.srcObject = null;
+      for (const track of stream.getTracks()) track.stop();
+      find("camera").focus();
+    }, { once: true });
+    find("viewfinder-close").addEventListener("click", () => dialog.close(), once);
+    find("shutter").addEventListener("click", async () => {
+      const type = ["image/jpeg", "image/png"].find((each) => this.model.media_types.includes(each)) ?? "image/png";
+      const picture = await createImageBitmap(video);
+      dialog.close();
+      await this.setFile(await toBlob(picture, type), `camera.${type === "image/png" ? "png" : "jpg"}`);
+    }, once);
+    dialog.showModal();
+    await video.play();
+  }
+
+  async record() {
+    if (this.stopRecording) {
+      const stop = this.stopRecording;
+      this.stopRecording = null;
+      clearInterval(this.ticking);
+      find("record").textContent = "Record sound";
+      find("record").classList.remove("on");
+      await this.setFile(await stop(), "recording.wav");
+      return;
+    }
+    try {
+      this.stopRecording = await startRecording(() => this.record());
+    } catch (error) {
+      this.showFailure(find("input-problem"), deviceProblem("microphone", error));
+      return;
+    }
+    const began = performance.now();
+    const tick = () => { find("record").textContent = `Stop recording (${Math.round((performance.now() - began) / 1000)} s)`; };
+    tick();
+    this.ticking = setInterval(tick, 1000);
+    find("record").classList.add("on");
+    find("input-state").textContent = "Recording.";
+  }
+}
+
+/** Return radio buttons for a choice. `use` is called with the chosen value. */
+export function choice(name, options, chosen, use) {
+  return options.map(([value, text]) => {
+    const radio = element("input", { type: "radio", name, value, checked: value === chosen });
+    radio.addEventListener("change", () => use(value));
+    return element("label", {}, radio, element("span", {}, text));
+  });
+}
+
+/** Free the memory of the files that an element shows. */
+export function forgetUrls(container) {
+  for (const one of container.querySelectorAll("[src^='blob:'], [href^='blob:']")) {
+    URL.revokeObjectURL(one.src ?? one.href);
+  }
+}
+
+/** Return why a text is not JSON; "" if it is. */
+export function checkJson(text) {
+  try {
+    JSON.parse(text);
+    return "";
+  } catch (error) {
+    return error.message;
+  }
+}
+
+const takesPictures = (model) => model.media_types.some((type) => type.startsWith("image/"));
+const takesSound = (model) => model.media_types.some((type) => WAV_TYPES.includes(type));
+
+/** Recognise the media type by the first bytes, or else by the name of the file. */
+async function typeOf(blob) {
+  const start = String.fromCharCode(...new Uint8Array(await blob.slice(0, 12).arrayBuffer()));
+  const known = [["\xff\xd8\xff", "image/jpeg"], ["\x89PNG\r\n\x1a\n", "image/png"], ["GIF8", "image/gif"],
+    ["OggS", "audio/ogg"], ["fLaC", "audio/flac"]].find(([bytes]) => start.startsWith(bytes));
+  if (known) return known[1];
+  if (start.startsWith("RIFF")) {
+    if (start.endsWith("WAVE")) return "audio/wav";
+    if (start.endsWith("WEBP")) return "image/webp";
+  }
+  return blob.type.split(";")[0].toLowerCase() || ANY_TYPE;
+}
+
+async function toBlob(picture, type) {
+  const canvas = new OffscreenCanvas(picture.width, picture.height);
+  canvas.getContext("2d").drawImage(picture, 0, 0);
+  return canvas.convertToBlob({ type, quality: 0.92 });
+}
+
+function inputProblem(title, detail, code = undefined) {
+  return new Problem({ title, detail, code });
+}
+
+function deviceProblem(device, error) {
+  const reasons = {
+    NotAllowedError: `Allow this page to use the ${device} in the settings of the browser.`,
+    NotFoundError: `Connect a ${device}, or choose a file.`,
+    NotReadableError: `Another program uses the ${device}. Close it, or choose a file.`,
+  };
+  return inputProblem(`The ${device} cannot be used`, reasons[error.name] ?? String(error.message));
+}

@@ -1,0 +1,191 @@
+// The requests of the playground: list the models, submit, upload, follow and cancel a job, read its
+// result. A request that fails raises a Problem, which `problem.js` shows.
+
+import { keyHeaders } from "/pages/key.js";
+
+const POLL_SECONDS = 1;
+const MAX_FAILURES = 30;
+const FINAL = new Set(["succeeded", "failed", "cancelled", "expired"]);
+
+/** A problem document (RFC 9457), or a failure of the page itself with the same members. */
+export class Problem extends Error {
+  constructor(document, retryAfterSeconds = null) {
+    super(document.detail ?? document.title);
+    this.document = document;
+    this.retryAfterSeconds = retryAfterSeconds;
+  }
+}
+
+export function isFinal(job) {
+  return FINAL.has(job.status);
+}
+
+/** Return the models of the catalogue, with their queues. */
+export async function listModels() {
+  return (await (await send("/v1/models")).json()).models;
+}
+
+/** Return the current description of a model. */
+export async function getModel(name) {
+  return (await send(`/v1/models/${encodeURIComponent(name)}`)).json();
+}
+
+/** Return whether the input must be uploaded, because the model takes less in a request. */
+export function needsUpload(request) {
+  const { blob, mediaType, model } = request;
+  // JSON in a request is an envelope, so a JSON file is not the body as it is.
+  return blob.size > model.limits.input_bytes || (mediaType === "application/json" && request.json === undefined);
+}
+
+/** Return the path, the headers and the body of the request that submits the job. */
+export function submission(request, upload = null) {
+  const query = new URLSearchParams();
+  if (upload) query.set("upload", upload);
+  for (const [name, value] of Object.entries(request.options)) {
+    if (name !== "wait" && value !== null) query.set(name, value);
+  }
+  const text = String(query);
+  const prefer = request.options.wait > 0 ? `wait=${request.options.wait}` : "respond-async";
+  return {
+    path: `/v1/models/${encodeURIComponent(request.model.name)}/jobs${text && `?${text}`}`,
+    headers: { "Content-Type": request.mediaType, Prefer: prefer },
+    body: upload ? null : request.json === undefined ? request.blob : envelope(request.json),
+  };
+}
+
+/** Return the body of a request with JSON as its input. `json` is the text of the JSON. */
+export function envelope(json) {
+  return `{"input": {"json": ${json}}}`;
+}
+
+/**
+ * Submit a job and return it; it may already have ended.
+ *
+ * A large input is sent to the blob storage first, and `request.upload` becomes its id. `report` is
+ * called with a text about that. All calls with the same `request.key` make only one job.
+ */
+export async function submitJob(request, signal, report) {
+  if (needsUpload(request) && !request.upload) {
+    report("Uploading the input …");
+    request.upload = await uploadInput(request, signal);
+  }
+  report("Waiting for the answer …");
+  const { path, headers, body } = submission(request, request.upload);
+  const sent = { ...headers, "Idempotency-Key": request.key };
+  return (await send(path, { method: "POST", headers: sent, body, signal })).json();
+}
+
+async function uploadInput(request, signal) {
+  const { model, mediaType, blob } = request;
+  if (blob.size > model.limits.upload_bytes) {
+    throw new Problem({
+      code: "payload-too-large", title: "The payload is too large", status: null,
+      detail: `${model.name} accepts uploads of at most ${model.limits.upload_bytes} bytes; the input has ${blob.size}.`,
+    });
+  }
+  const body = JSON.stringify({ model: model.name, media_type: mediaType });
+  const headers = { "Content-Type": "application/json" };
+  const slot = await (await send("/v1/uploads", { method: "POST", headers, body, signal })).json();
+  const answer = await fetchFrom("the blob storage", slot.url,
+    { method: slot.method, headers: slot.headers, body: blob, signal });
+  if (!answer.ok) throw storeProblem(answer);
+  return slot.upload;
+}
+
+/**
+ * Ask for a job until it has ended, and yield it after each answer.
+ *
+ * A gateway that does not answer for a short time is asked again; `report` is called with a text.
+ */
+export async function* followJob(job, signal, report) {
+  let failures = 0;
+  while (!isFinal(job)) {
+    try {
+      const headers = { Prefer: `wait=${POLL_SECONDS}` };
+      job = await (await send(job.links.self, { headers, signal })).json();
+      failures = 0;
+    } catch (error) {
+      const canRepeat = error instanceof Problem && (error.document.retryable || error.document.isUnreachable);
+      if (!canRepeat || ++failures > MAX_FAILURES) throw error;
+      report(`${error.document.title}. Asking again …`);
+      await pause(error.retryAfterSeconds ?? 1, signal);
+      continue;
+    }
+    yield job;
+    // A gateway that does not wait must not be asked without a pause.
+    if (!isFinal(job)) await pause(0.2, signal);
+  }
+}
+
+/** Cancel a job, and return it. */
+export async function cancelJob(job) {
+  return (await send(job.links.cancel, { method: "DELETE" })).json();
+}
+
+/** Return the timeline of a job. */
+export async function readTimeline(job) {
+  return (await send(`${job.links.self}/timeline`)).json();
+}
+
+/** Return the result of a succeeded job as a Blob with its media type. */
+export async function readResult(job) {
+  if (job.result !== null) {
+    return new Blob([JSON.stringify(job.result, null, 2)], { type: "application/json" });
+  }
+  const answer = await send(`${job.links.result}?redirect=false`);
+  // Only the link to a large result has this header.
+  if (!answer.headers.has("Location")) return answer.blob();
+  const link = await answer.json();
+  const stored = await fetchFrom("the blob storage", link.url, { referrerPolicy: "no-referrer" });
+  if (!stored.ok) throw storeProblem(stored);
+  return new Blob([await stored.blob()], { type: link.media_type });
+}
+
+/** Return the problem in the end of a job; null if the job succeeded. */
+export function problemOf(job) {
+  if (job.status === "succeeded") return null;
+  const codes = { cancelled: "cancelled", expired: "expired" };
+  return new Problem({
+    code: codes[job.status] ?? job.error?.code ?? "inference-failed",
+    title: { failed: "The job failed", expired: "The deadline passed", cancelled: "The job was cancelled" }[job.status],
+    detail: job.error?.message ?? "The job was cancelled before it had a result.",
+    retryable: job.error?.retryable ?? false, stage: job.error?.stage, trace_id: job.trace_id, job,
+  });
+}
+
+async function send(path, options = {}) {
+  const headers = { ...options.headers, ...keyHeaders() };
+  const response = await fetchFrom("the gateway", path, { ...options, headers });
+  if (response.ok) return response;
+  const document = await response.json().catch(() => ({}));
+  const wait = Number.parseInt(response.headers.get("Retry-After") ?? "", 10);
+  throw new Problem({ title: `The gateway answered ${response.status}`, status: response.status, ...document },
+    Number.isNaN(wait) ? null : wait);
+}
+
+async function fetchFrom(whom, url, options) {
+  try {
+    return await fetch(url, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem({
+      title: `${whom[0].toUpperCase()}${whom.slice(1)} cannot be reached`, isUnreachable: true,
+      detail: `The browser got no answer from ${whom}. Check that it is running and that this machine has a connection.`,
+    });
+  }
+}
+
+function storeProblem(response) {
+  return new Problem({
+    title: `The blob storage answered ${response.status}`, status: response.status,
+    detail: "The link may have expired. Run the job again.",
+  });
+}
+
+function pause(seconds, signal) {
+  return new Promise((resolve, reject) => {
+    const stop = () => { clearTimeout(timer); reject(signal.reason); };
+    const timer = setTimeout(() => { signal?.removeEventListener("abort", stop); resolve(); }, seconds * 1000);
+    signal?.addEventListener("abort", stop, { once: true });
+  });
+}

@@ -1,0 +1,412 @@
+// The playground: choose a model, give it an input, follow the job, and see its result.
+//
+//     input.js     the input: file, camera, microphone, text, JSON
+//     job.js       the requests
+//     result.js    the drawings of results; picture.js and sound.js have the larger ones
+//     problem.js   problems
+//     snippets.js  the request as commands
+//     timeline.js  where the time of the job went
+
+import { addKeyField, element, onKeyChange } from "/pages/key.js";
+import { checkJson, choice, forgetUrls, InputPanel } from "/pages/input.js";
+import {
+  cancelJob, followJob, getModel, isFinal, listModels, needsUpload, Problem, problemOf, readResult, readTimeline, submitJob,
+} from "/pages/job.js";
+import { showProblem } from "/pages/problem.js";
+import { drawResult, sizeText } from "/pages/result.js";
+import { LANGUAGES } from "/pages/snippets.js";
+import { drawTimeline, durationText } from "/pages/timeline.js";
+
+const REFRESH_MS = 10_000;
+const IDLE_MS = 15 * 60_000;
+const find = (id) => document.getElementById(id);
+
+const STATUS_MARKS = {
+  sending: "↑", queued: "…", running: "▸", cancelling: "…", succeeded: "✓", failed: "✕", cancelled: "⊘", expired: "✕",
+};
+
+let models = [];
+let model = null;
+let language = "curl";
+let current = null; // the run that the page shows
+let usedAt = performance.now();
+
+const input = new InputPanel(showProblem, showSnippet);
+
+// --- Models ---
+
+async function loadModels() {
+  try {
+    models = await listModels();
+  } catch (error) {
+    find("models").replaceChildren();
+    showProblem(find("models-problem"), error, loadModels);
+    if (error.document?.status === 401) openKeyField();
+    return;
+  }
+  find("models-problem").replaceChildren();
+  const wanted = model?.name ?? decodeURIComponent(location.hash.slice(1));
+  model = models.find((each) => each.name === wanted) ?? models[0];
+  find("models").replaceChildren(...models.map(modelCard));
+  selectModel(model);
+}
+
+function modelCard(each) {
+  const radio = element("input", { type: "radio", name: "model", value: each.name, checked: each === model });
+  radio.addEventListener("change", () => selectModel(each));
+  const card = element("label", { className: "model" }, radio,
+    element("span", { className: "model-body" }, element("strong", {}, each.name),
+      element("span", { className: "task" }, each.task.replaceAll("-", " ")),
+      element("span", { className: "soft" }, each.description),
+      element("span", { className: "model-facts" }, ...factsOf(each).map(([name, text]) =>
+        element("span", {}, `${name} `, element("b", {}, text))))));
+  card.dataset.name = each.name;
+  return card;
+}
+
+function factsOf({ limits, queue_length: length, estimated_wait_seconds: wait }) {
+  const most = limits.upload_bytes > limits.input_bytes ? `${sizeText(limits.input_bytes)}, uploads ${sizeText(limits.upload_bytes)}` : sizeText(limits.input_bytes);
+  return [
+    ["Queue", length === null ? "unknown" : `${length} ${length === 1 ? "job" : "jobs"}`],
+    ["Expected wait", wait === null ? "unknown" : durationText(wait * 1000)],
+    ["Largest input", most],
+    ...(limits.pixels ? [["Pixels", `${Math.round(limits.pixels / 1e6)} million`]] : []),
+    ["Deadline", `up to ${durationText(limits.deadline_seconds * 1000)}`],
+  ];
+}
+
+function selectModel(chosen) {
+  const isOther = model !== chosen || !find("deadline").value;
+  model = chosen;
+  history.replaceState(null, "", `#${encodeURIComponent(model.name)}`);
+  if (isOther) find("deadline").value = model.defaults.deadline_seconds;
+  find("deadline").max = model.limits.deadline_seconds;
+  find("deadline-text").textContent = `1 to ${model.limits.deadline_seconds}. The job expires if it has not ended by then.`;
+  showParameters();
+  input.setModel(model, models);
+}
+
+async function refreshQueue() {
+  const isIdle = performance.now() - usedAt > IDLE_MS;
+  if (document.visibilityState !== "visible" || isIdle || !model) return;
+  const fresh = await getModel(model.name).catch(() => null);
+  const card = fresh && document.querySelector(`.model[data-name="${CSS.escape(fresh.name)}"] .model-facts`);
+  card?.replaceChildren(...factsOf(fresh).map(([name, text]) => element("span", {}, `${name} `, element("b", {}, text))));
+}
+
+// --- Options ---
+
+/** Show the parameters of the model as a form, or as JSON if the model does not declare them. */
+function showParameters() {
+  const properties = Object.entries(model.parameters?.properties ?? {});
+  if (properties.length) {
+    find("parameters").replaceChildren(element("div", { className: "fields" },
+      ...properties.map(([name, schema]) => parameterField(name, schema))));
+    return;
+  }
+  const check = element("p", { className: "check", id: "parameters-check", role: "status" });
+  const area = element("textarea", { id: "parameters-json", rows: 3, spellcheck: false, placeholder: "{}" });
+  area.setAttribute("aria-describedby", "parameters-check");
+  area.addEventListener("input", () => {
+    const failure = area.value.trim() ? checkJson(area.value) : "";
+    const state = failure && `✕ Not JSON: ${failure}`;
+    if (check.textContent !== state) check.textContent = state;
+    check.classList.toggle("bad", Boolean(failure));
+  });
+  find("parameters").replaceChildren(element("label", { htmlFor: area.id }, "Parameters as a JSON object"), area, check);
+}
+
+function parameterField(name, schema) {
+  const id = `parameter-${name}`;
+  let field;
+  if (schema.enum) {
+    field = element("select", {}, ...schema.enum.map((value) => element("option", { value: JSON.stringify(value) }, String(value))));
+    field.value = JSON.stringify(schema.default ?? schema.enum[0]);
+  } else if (schema.type === "boolean") {
+    field = element("input", { type: "checkbox", checked: schema.default === true });
+  } else if (schema.type === "string") {
+    field = element("input", { type: "text", value: schema.default ?? "" });
+  } else {
+    field = element("input", { type: "number", step: schema.type === "integer" ? "1" : "any", value: schema.default ?? "" });
+    if (schema.minimum !== undefined) field.min = schema.minimum;
+    if (schema.maximum !== undefined) field.max = schema.maximum;
+  }
+  Object.assign(field, { id, name });
+  field.dataset.type = schema.enum ? "enum" : schema.type;
+  field.dataset.initial = JSON.stringify(readField(field) ?? null);
+  return element("div", {}, element("label", { htmlFor: id }, name), field,
+    element("small", {}, schema.description ?? ""));
+}
+
+function readField(field) {
+  if (field.dataset.type === "boolean") return field.checked;
+  if (field.dataset.type === "enum") return JSON.parse(field.value);
+  if (field.dataset.type === "string") return field.value;
+  return field.value === "" ? undefined : Number(field.value);
+}
+
+/** Return the parameters as JSON text; null if there are none. Fields that are as at first are not sent. */
+function readParameters() {
+  const area = find("parameters-json");
+  if (area) {
+    if (!area.value.trim()) return null;
+    const failure = checkJson(area.value);
+    if (failure) throw new Problem({ title: "The parameters are not JSON", detail: failure });
+    return JSON.stringify(JSON.parse(area.value));
+  }
+  const given = {};
+  for (const field of find("parameters").querySelectorAll("input, select")) {
+    const value = readField(field);
+    if (JSON.stringify(value ?? null) !== field.dataset.initial) given[field.name] = value;
+  }
+  return Object.keys(given).length ? JSON.stringify(given) : null;
+}
+
+function readOptions() {
+  const number = (id, name) => {
+    const field = find(id);
+    if (field.validity.valid && field.value !== "") return Number(field.value);
+    throw new Problem({ title: `${name} is not valid`, detail: `Enter a whole number from ${field.min} to ${field.max}.` });
+  };
+  const deadline = number("deadline", "The deadline");
+  return {
+    wait: number("wait", "The wait"),
+    deadline_seconds: deadline === model.defaults.deadline_seconds ? null : deadline,
+    priority: find("priority").value === "normal" ? null : find("priority").value,
+    label: find("label").value || null,
+    parameters: readParameters(),
+  };
+}
+
+function showOptions() {
+  const options = readOptions();
+  const shown = [`wait ${options.wait} s`, options.priority && "low priority", options.deadline_seconds && `deadline ${options.deadline_seconds} s`,
+    options.label && `label ${options.label}`, options.parameters && "parameters"];
+  find("options-summary").textContent = shown.filter(Boolean).join(", ");
+}
+
+// --- The run ---
+
+/** One press of "Run": the request, the job that it made, and what stops it. */
+class Run {
+  constructor(request) {
+    this.request = request;
+    this.job = null;
+    this.stopped = new AbortController(); // the page shows another run
+    this.submit = new AbortController(); // the user does not wait for the answer of the submit
+    this.isCancelled = false;
+    this.beganAt = performance.now();
+  }
+
+  async start() {
+    try {
+      await this.submitted();
+      await this.followed();
+      await this.ended();
+    } catch (error) {
+      if (this !== current || error.name === "AbortError") return;
+      if (error.document?.job) this.show(error.document.job);
+      else this.showStatus("failed", "The request was not accepted");
+      showProblem(find("problem"), error, () => run());
+      if (error.document?.status === 401) openKeyField();
+      if (this.job && isFinal(this.job)) await this.showTimeline();
+    } finally {
+      if (this === current) setRunning(false);
+    }
+  }
+
+  async submitted() {
+    const report = (text) => this.showStatus("sending", text);
+    const signal = AbortSignal.any([this.stopped.signal, this.submit.signal]);
+    try {
+      this.show(await submitJob(this.request, signal, report));
+    } catch (error) {
+      if (error.name !== "AbortError" || this.stopped.signal.aborted) throw error;
+      if (needsUpload(this.request) && !this.request.upload) {
+        throw new Problem({ title: "Cancelled before the job was submitted", detail: "The upload was stopped. No job was made." });
+      }
+      // The key makes this the same job, which the gateway now names at once.
+      const again = { ...this.request, options: { ...this.request.options, wait: 0 } };
+      this.show(await submitJob(again, this.stopped.signal, report));
+    }
+    if (this.isCancelled) this.show(await cancelJob(this.job));
+  }
+
+  async followed() {
+    const report = (text) => this.showStatus(this.job.status, text);
+    for await (const job of followJob(this.job, this.stopped.signal, report)) this.show(job);
+  }
+
+  async ended() {
+    const problem = problemOf(this.job);
+    if (problem) throw problem;
+    const blob = await readResult(this.job);
+    if (this !== current) return;
+    const type = blob.type.split(";")[0];
+    const suffix = { "application/json": "json", "text/plain": "txt" }[type] ?? type.split("/")[1]?.replace(/[^a-z0-9]/g, "") ?? "bin";
+    await drawResult(find("result"), blob, this.request.blob, `${this.job.id}.${suffix}`);
+    await this.showTimeline();
+  }
+
+  async cancel() {
+    this.isCancelled = true;
+    find("cancel").disabled = true;
+    if (!this.job) {
+      this.submit.abort();
+      return;
+    }
+    try {
+      const job = await cancelJob(this.job);
+      if (!isFinal(this.job)) this.show(job);
+    } catch (error) {
+      showProblem(find("problem"), error);
+      find("cancel").disabled = false;
+    }
+  }
+
+  show(job) {
+    if (this !== current) return;
+    this.job = job;
+    const text = {
+      queued: job.queue.phase === "cold_starting" ? "A worker is starting" : "The job waits in the queue",
+      running: "The model runs", cancelling: "The job is being cancelled",
+      succeeded: `Succeeded in ${durationText(job.timing?.total_ms)}`,
+      failed: "Failed", cancelled: "Cancelled", expired: "Expired",
+    }[job.status];
+    this.showStatus(job.status, text);
+    const { position, eta_seconds: eta } = job.queue;
+    const timing = job.timing;
+    const milliseconds = (value) => (value === null || value === undefined ? null : durationText(value));
+    showFacts(find("job-facts"), [
+      ["Position", isFinal(job) ? null : position],
+      ["Expected wait", isFinal(job) || eta === null ? null : durationText(eta * 1000)],
+      ["Attempt", job.attempt],
+      ["In the queue", milliseconds(timing?.queued_ms)],
+      ["Model", milliseconds(timing?.inference_ms)],
+      ["Batch", timing?.batch_size],
+      ["Label", job.label],
+      ["Job", element("code", {}, job.id)],
+    ]);
+    const progress = isFinal(job) ? null : job.progress;
+    find("progress").hidden = !progress;
+    if (progress) {
+      if (progress.fraction === null) find("progress").removeAttribute("value");
+      else find("progress").value = progress.fraction;
+      if (progress.message) this.showStatus(job.status, `${text}: ${progress.message}`);
+    }
+  }
+
+  showStatus(status, text) {
+    if (this !== current) return;
+    const isRunning = STATUS_MARKS[status] !== undefined && !["succeeded", "failed", "cancelled", "expired"].includes(status);
+    find("job").hidden = false;
+    find("empty").hidden = true;
+    find("badge").textContent = `${STATUS_MARKS[status]} ${status}`;
+    find("badge").dataset.status = status;
+    if (find("state").textContent !== text) find("state").textContent = text;
+    find("cancel").hidden = !isRunning;
+  }
+
+  async showTimeline() {
+    const timeline = await readTimeline(this.job).catch(() => null);
+    if (!timeline || this !== current) return;
+    find("story").hidden = false;
+    drawTimeline(find("timeline"), timeline);
+  }
+}
+
+function showFacts(list, facts) {
+  list.replaceChildren(...facts.filter(([, value]) => value !== null && value !== undefined).map(([name, value]) =>
+    element("div", {}, element("dt", {}, name), element("dd", {}, value instanceof Node ? value : String(value)))));
+}
+
+function setRunning(isRunning) {
+  find("run").disabled = isRunning;
+  find("cancel").disabled = false;
+  if (!isRunning) {
+    find("cancel").hidden = true;
+    refreshQueue();
+  }
+}
+
+/** Return the request that the form describes. Raises Problem if it cannot be sent. */
+function readRequest() {
+  return { model, ...input.value(), options: readOptions() };
+}
+
+function run() {
+  let request;
+  find("input-problem").replaceChildren();
+  try {
+    request = readRequest();
+  } catch (error) {
+    showProblem(find("input-problem"), error);
+    find("input-problem").scrollIntoView({ block: "nearest" });
+    return;
+  }
+  current?.stopped.abort();
+  current = new Run({ ...request, key: randomKey() });
+  forgetUrls(find("result"));
+  for (const id of ["problem", "result", "timeline", "job-facts"]) find(id).replaceChildren();
+  for (const id of ["progress", "story"]) find(id).hidden = true;
+  setRunning(true);
+  // On a narrow screen, the answer is below the form.
+  find("answer-title").scrollIntoView({ block: "nearest" });
+  current.start();
+}
+
+function randomKey() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+// --- The request as commands ---
+
+function showSnippet() {
+  if (!model) return;
+  let text;
+  try {
+    showOptions();
+    text = LANGUAGES[language](readRequest(), location.origin);
+  } catch (error) {
+    text = `# ${error.message}`;
+  }
+  find("snippet").textContent = text;
+  find("copied").textContent = "";
+}
+
+async function copySnippet() {
+  try {
+    await navigator.clipboard.writeText(find("snippet").textContent);
+    find("copied").textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren(find("snippet"));
+    find("copied").textContent = "Selected: press Ctrl+C";
+  }
+}
+
+function openKeyField() {
+  document.querySelector("header .key").open = true;
+  find("api-key").focus();
+}
+
+// --- Start ---
+
+addKeyField();
+onKeyChange(() => { loadModels(); showSnippet(); });
+find("languages").replaceChildren(...choice("language", Object.keys(LANGUAGES).map((name) => [name, name]), language, (name) => {
+  language = name;
+  showSnippet();
+}));
+find("request").addEventListener("submit", (event) => {
+  event.preventDefault();
+  run();
+});
+find("request").addEventListener("input", showSnippet);
+find("request").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !find("run").disabled) run();
+});
+find("cancel").addEventListener("click", () => current?.cancel());
+find("copy").addEventListener("click", copySnippet);
+for (const name of ["pointerdown", "keydown"]) addEventListener(name, () => { usedAt = performance.now(); });
+setInterval(refreshQueue, REFRESH_MS);
+loadModels();
