@@ -15,6 +15,7 @@ export function formatNumber(value) {
 /** Return a duration, given in seconds, in its largest unit. */
 export function formatDuration(seconds) {
   if (seconds === null || seconds === undefined) return UNKNOWN;
+  if (seconds > 0 && seconds < 0.00995) return `${(seconds * 1000).toFixed(1)} ms`;
   if (seconds < 0.9995) return `${NUMBER.format(Math.round(seconds * 1000))} ms`;
   if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
   if (seconds < 119.5) return `${Math.round(seconds)} s`;

@@ -55,15 +55,15 @@ export function addJobs({ access }) {
 
   function show() {
     const { jobs, cursor, back } = shown;
-    const isOperator = access().isOperator;
+    const hasTenants = jobs.some(({ tenant }) => tenant);
     const columns = [{ title: "Job" }, { title: "Model" }, { title: "Status" }, { title: "Problem" },
       { title: "Label" }, { title: "Tenant" }, { title: "Created" }, { title: "Total", isNumber: true }]
-      .filter(({ title }) => isOperator || title !== "Tenant");
+      .filter(({ title }) => hasTenants || title !== "Tenant");
     const rows = jobs.map((job) => ({
       key: job.id,
       cells: [
         h("a", { href: `#job=${job.id}`, class: "id" }, job.id), job.model, statusBadge(job.status),
-        job.error ? job.error.code : UNKNOWN, job.label ?? UNKNOWN, ...(isOperator ? [job.tenant ?? UNKNOWN] : []),
+        job.error ? job.error.code : UNKNOWN, job.label ?? UNKNOWN, ...(hasTenants ? [job.tenant ?? UNKNOWN] : []),
         timeElement(job.created_at), formatDuration(job.timing?.total_ms === undefined ? null : job.timing.total_ms / 1000),
       ],
     }));
@@ -177,7 +177,8 @@ export function addJobs({ access }) {
       if (shown) return;
       shown = { jobs: [], cursor: null, back: null };
       place("jobs").hidden = false;
-      place("tenant-field").hidden = !access().isOperator;
+      // Without API keys there are no tenants.
+      place("tenant-field").hidden = !access().isOperator || !access().name;
       search();
       readAddress();
     },

@@ -227,9 +227,10 @@ function verdictCard({ severity, model, code, text, advice }) {
 function totals(queues, workers) {
   const sum = (pick) => addUp(queues.map(pick));
   const inFlight = addUp(workers.flatMap(({ models }) => models.map((model) => model.in_flight)));
+  const oldest = highestOf(queues.map((queue) => queue.oldest_age_seconds));
   const figures = [
-    ["Waiting", formatNumber(sum(({ waiting }) => waiting.normal) + sum(({ waiting }) => waiting.low)), "jobs"],
-    ["Oldest", formatDuration(highestOf(queues.map((queue) => queue.oldest_age_seconds))), "in its queue"],
+    ["Waiting", formatNumber(sum(({ waiting }) => addUp([waiting.normal, waiting.low]))), "jobs"],
+    ["Oldest", formatDuration(oldest), oldest === null ? "none waits" : "in its queue"],
     ["In flight", formatNumber(inFlight ?? 0), "in workers"],
     ["In", formatNumber(sum((queue) => queue.in_per_minute)), "a minute"],
     ["Out", formatNumber(sum((queue) => queue.out_per_minute)), "a minute"],
