@@ -195,7 +195,7 @@ function showFigures() {
   const { overview, access } = page;
   place("figures").hidden = false;
   place("jobs").hidden = false;
-  update(place("verdicts"), overview.verdicts.map(verdictCard));
+  update(place("verdicts"), verdictCards(overview.verdicts));
   update(place("totals"), totals(overview.queues, overview.workers));
   update(place("queue-rows"), queueTable(overview.queues));
   update(place("worker-cards"), workerCards(overview));
@@ -218,10 +218,15 @@ function announceVerdicts(verdicts) {
   announce(verdicts.length ? `${SEVERITIES[verdicts[0].severity][0]}: ${verdicts[0].text}` : "");
 }
 
-function verdictCard({ severity, model, code, text, advice }) {
-  return h("li", { class: `card ${severity}`, "data-key": `${code} ${model ?? ""}`, "data-code": code },
-    badge(severity, SEVERITIES[severity][0]),
-    h("div", {}, h("p", { class: "text" }, text), advice ? h("p", { class: "advice" }, advice) : null));
+function verdictCards(verdicts) {
+  const counts = new Map(); // several workers can have the same verdict
+  return verdicts.map(({ severity, model, code, text, advice }) => {
+    const kind = `${code} ${model ?? ""}`;
+    counts.set(kind, (counts.get(kind) ?? 0) + 1);
+    return h("li", { class: `card ${severity}`, "data-key": `${kind} ${counts.get(kind)}`, "data-code": code },
+      badge(severity, SEVERITIES[severity][0]),
+      h("div", {}, h("p", { class: "text" }, text), advice ? h("p", { class: "advice" }, advice) : null));
+  });
 }
 
 function totals(queues, workers) {
