@@ -1,15 +1,11 @@
 """The operations routes of a whole system: verdicts, a killed worker, and sums of two gateways."""
 
-import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from gateway.http.keys import make_key
 from tests.e2e.system import System, running, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
