@@ -127,7 +127,7 @@ export function addJobs({ access }) {
     if (access().canCancel(job)) {
       return h("p", { class: "buttons" }, h("button", { type: "button", "data-do": "cancel" }, "Cancel this job"));
     }
-    return h("p", { class: "hint" }, "Only a key of the job's tenant with the scope jobs:write can cancel it.");
+    return h("p", { class: "hint" }, "Read only: a key with the scope admin can cancel it, or a key of its tenant with jobs:write.");
   }
 
   function focusStory() {
@@ -136,7 +136,8 @@ export function addJobs({ access }) {
 
   async function cancel() {
     try {
-      await ask("DELETE", `/v1/jobs/${encodeURIComponent(wanted)}`);
+      const query = access().canChange ? tenantQuery() : {};
+      await ask("DELETE", `/v1/jobs/${encodeURIComponent(wanted)}`, { query });
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
       place("cancel-result").textContent = `The job was not cancelled: ${error.message}.`;
