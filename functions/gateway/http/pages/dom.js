@@ -79,7 +79,8 @@ function change(node, made) {
  * Return a table. On narrow screens its style sheet shows each row as a card, in which `title` is
  * the name of a value. The roles keep it a table there.
  *
- * `columns` are {title, isNumber, isWide}, and `rows` are {key, cells}. The first cell names its row.
+ * `columns` are {title, isNumber, isLong, isWide, isSpoken}, and `rows` are {key, cells}. The first cell
+ * names its row. In a card, a long value has two places, and a wide one a line without the title.
  */
 export function table(caption, columns, rows) {
   const head = columns.map(({ title, isNumber, isSpoken }) => h("th", {
@@ -87,8 +88,8 @@ export function table(caption, columns, rows) {
   }, isSpoken ? h("span", { class: "spoken" }, title) : title));
   const body = rows.map(({ key, cells }) => h("tr", { role: "row", "data-key": key },
     cells.map((cell, number) => {
-      const { title, isNumber, isWide } = columns[number];
-      const classes = [isNumber && "number", isWide && "wide"].filter(Boolean).join(" ") || null;
+      const { title, isNumber, isLong, isWide } = columns[number];
+      const classes = [isNumber && "number", isLong && "long", isWide && "wide"].filter(Boolean).join(" ") || null;
       return number === 0
         ? h("th", { scope: "row", role: "rowheader" }, cell)
         : h("td", { role: "cell", class: classes, "data-title": title, "data-unknown": cell === UNKNOWN }, cell);

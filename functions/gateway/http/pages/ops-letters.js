@@ -12,7 +12,7 @@ const WORDS = {
   purge: { verb: "Purge", done: "purged", effect: "They are deleted for good, and cannot be redriven any more." },
 };
 const COLUMNS = [
-  { title: "Job" }, { title: "Model" }, { title: "Reason", isWide: true }, { title: "Deliveries", isNumber: true },
+  { title: "Job" }, { title: "Model" }, { title: "Reason", isLong: true }, { title: "Deliveries", isNumber: true },
   { title: "Input" }, { title: "Dead since" }, { title: "Redriven as" }, { title: "Change", isSpoken: true, isWide: true, isNumber: true },
 ];
 
