@@ -1,12 +1,21 @@
 """The operations routes of a whole system: verdicts, a killed worker, and sums of two gateways."""
 
+import json
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
+import psutil
 import pytest
 
-from tests.e2e.system import System, running, until
+from gateway.http.keys import make_key
+from tests.e2e.system import ROOT, System, running, until
+from tests.ports import free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -93,13 +102,70 @@ def test_a_worker_that_is_killed_is_shown_as_silent_and_then_replaced(
         assert any(first["id"] in text and "no sign of life" in text for text in texts), texts
 
 
-def test_a_worker_that_shuts_down_disappears_at_once(
+@contextmanager
+def second_gateway(system: System, data: Path) -> Iterator[httpx.Client]:
+    """Run another gateway host on the same queues and blobs. Its orchestrations are its own."""
+    port = free_ports(1)
+    environment = psutil.Process(system.pid("functions")).environ()
+    environment["GATEWAY_BASE_URL"] = url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "emulator.functions", "--app", str(ROOT / "functions")]
+    command += ["--port", str(port), "--data", str(data)]
+    with (
+        subprocess.Popen(command, cwd=ROOT, env=environment) as host,
+        httpx.Client(base_url=url, timeout=120) as http,
+    ):
+        try:
+            until(lambda: is_ready(http), WAIT_SECONDS, "the second gateway is ready")
+            yield http
+        finally:
+            host.terminate()
+
+
+def is_ready(http: httpx.Client) -> bool:
+    try:
+        return http.get("/v1/health/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def accepted(http: httpx.Client) -> int:
+    series = http.get("/v1/ops/series").json()
+    return sum(series["models"]["noop"]["accepted"])
+
+
+def test_a_gateway_shows_the_sums_of_another_gateway_also_after_the_other_has_ended(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    with running(tmp_path / "data", environment=environment) as system:
-        until(lambda: overview(system)["workers"], WAIT_SECONDS, "a worker is seen")
-        assert system.submit("noop", b"x").status_code == 200
-        with system.paused("worker parent"):
-            system.terminate("worker")
-            until(lambda: not overview(system)["workers"], WAIT_SECONDS, "the worker has gone")
-        assert "worker-silent" not in codes(overview(system), None)
+    with running(tmp_path / "data", without=("worker",), environment=environment) as system:
+        system.accept("noop", b"x")
+        with second_gateway(system, tmp_path / "second") as other:
+            for _ in range(2):
+                answer = other.post(
+                    "/v1/models/noop/jobs",
+                    content=b"x",
+                    headers={"content-type": "text/plain", "prefer": "respond-async"},
+                )
+                assert answer.status_code == 202, answer.text
+            assert accepted(other) == 2
+            # A scrape writes the counters of the process that answers.
+            assert system.http.get("/metrics").status_code == 200
+            until(lambda: accepted(other) == 3, WAIT_SECONDS, "the second gateway sees all jobs")
+        # The second gateway has written its sums when it ended, less than a minute after them.
+        until(lambda: accepted(system.http) == 3, WAIT_SECONDS, "the first gateway sees all jobs")
+        text = system.http.get("/metrics").text
+        assert text.count('loosely_gateway_jobs_accepted_total{model="noop"') == 2
+
+
+def test_an_operator_s_key_reads_the_state_of_the_system_and_a_tenant_s_key_does_not(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    keys = {
+        "tenant": make_key("app", "acme"),
+        "watcher": make_key("watcher", "ops", ["ops:read"]),
+    }
+    environment["API_KEYS"] = json.dumps([entry for _, entry in keys.values()])
+    with running(tmp_path / "data", without=("worker",), environment=environment) as system:
+        for name, status in (("tenant", 403), ("watcher", 200)):
+            for path in ("/v1/ops/overview", "/v1/ops/series", "/metrics"):
+                headers = {"authorization": f"Bearer {keys[name][0]}"}
+                assert system.http.get(path, headers=headers).status_code == status, (name, path)

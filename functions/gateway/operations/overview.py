@@ -37,7 +37,7 @@ from gateway.operations.verdicts import (
     judge,
 )
 from gateway.operations.workers import SeenWorker, WorkerHeartbeats, WorkerState
-from gateway.queues.client import QueueCounts, Queues
+from gateway.queues.client import MessageCounts, Queues
 from gateway.queues.estimates import WaitEstimates
 from gateway.storage.blobs import Blobs, ListedBlob
 from gateway.telemetry import KEPT_MINUTES, Histogram, JobCounters, ModelSum, Sums
@@ -387,7 +387,7 @@ class Operations:
     def _queue_figures(  # noqa: PLR0913, PLR0917 - all readings of one model
         self,
         model: ModelEntry,
-        counts: Mapping[Priority, QueueCounts | None],
+        counts: Mapping[Priority, MessageCounts | None],
         oldest_age_seconds: float | None,
         workers: list[SeenWorker],
         minutes: Mapping[int, Sums],
@@ -439,7 +439,7 @@ class Operations:
         }
 
     async def _oldest_age(
-        self, model: ModelEntry, counts: Mapping[Priority, QueueCounts | None]
+        self, model: ModelEntry, counts: Mapping[Priority, MessageCounts | None]
     ) -> float | None:
         """Return the age in seconds of the oldest message of a model; None if there is none."""
         names = [
@@ -491,7 +491,7 @@ def sum_minutes(minutes: Mapping[int, Sums], now: datetime, count: int) -> Sums:
 
 
 def count_waiting(
-    counts: Mapping[Priority, QueueCounts | None], held: int
+    counts: Mapping[Priority, MessageCounts | None], held: int
 ) -> tuple[int | None, int | None]:
     """Return how many messages of normal and of low priority no worker holds; None if unknown.
 

@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class QueueCounts:
+class MessageCounts:
     """The numbers of messages in a queue, as its management API reports them.
 
     `active` includes locked messages. `dead` counts the messages in the dead-letter queue, which
@@ -82,7 +82,7 @@ class Queues(Protocol):
         Locked messages are included.
         """
 
-    async def count(self, queue: str) -> QueueCounts:
+    async def count(self, queue: str) -> MessageCounts:
         """Return the numbers of messages in the queue."""
 
 
@@ -148,7 +148,7 @@ class ServiceBusQueues:
             await _close_quietly(receiver)
         return peeked[0].enqueued_time_utc if peeked else None
 
-    async def count(self, queue: str) -> QueueCounts:
+    async def count(self, queue: str) -> MessageCounts:
         """Return the numbers of messages in the queue."""
         return await self._administration.count(queue)
 
@@ -305,7 +305,7 @@ class Administration:
         self._url = url
         self._client: ServiceBusAdministrationClient | None = None
 
-    async def count(self, queue: str) -> QueueCounts:
+    async def count(self, queue: str) -> MessageCounts:
         """Return the numbers of messages in the queue. Raises Unavailable."""
         try:
             found = await self._connected().get_queue_runtime_properties(queue)
@@ -317,7 +317,7 @@ class Administration:
             raise Unavailable(
                 "queue", "the messages cannot be counted: the response contains no number"
             )
-        return QueueCounts(
+        return MessageCounts(
             active, found.scheduled_message_count or 0, found.dead_letter_message_count or 0
         )
 

@@ -38,7 +38,7 @@ from contract.messages import JobReply
 from gateway.clock import Clock
 from gateway.errors import Unavailable
 from gateway.jobs.model import JobQueue
-from gateway.queues.client import QueueCounts
+from gateway.queues.client import MessageCounts
 
 DECAY: Final = 0.97
 """The weight of older replies is multiplied by this factor at each reply."""
@@ -243,7 +243,7 @@ _log = logging.getLogger(__name__)
 class QueueCounter(Protocol):
     """The interface of a client that counts the messages in a queue."""
 
-    async def count(self, queue: str) -> QueueCounts:
+    async def count(self, queue: str) -> MessageCounts:
         """Return the numbers of messages in the queue. Raises Unavailable."""
 
 
@@ -279,7 +279,7 @@ class QueueStatistics:
         count = await self._fresh_count(queue)
         return None if count is None else length_now(count, self._arrivals, self._replies)
 
-    async def counts(self, queue: str) -> QueueCounts | None:
+    async def counts(self, queue: str) -> MessageCounts | None:
         """Return the numbers of messages in the queue; None if unknown.
 
         `active` is the estimate that `length` returns. The other numbers are up to FRESH_SECONDS
@@ -289,7 +289,7 @@ class QueueStatistics:
         if count is None:
             return None
         active = length_now(count, self._arrivals, self._replies)
-        return QueueCounts(active, count.scheduled, count.dead)
+        return MessageCounts(active, count.scheduled, count.dead)
 
     async def position(self, queue: str, created_at_seconds: float) -> int | None:
         """Return the estimated position of a job that was created at this time.
@@ -446,7 +446,7 @@ class WaitEstimates:
         )
         return ModelWait(_sum_if_known(lengths), wait)
 
-    async def count(self, model: ModelEntry) -> dict[Priority, QueueCounts | None]:
+    async def count(self, model: ModelEntry) -> dict[Priority, MessageCounts | None]:
         """Return the numbers of messages in the model's queues; None for an unknown queue."""
         queues = self._of(model.name).queues
         counts = await asyncio.gather(

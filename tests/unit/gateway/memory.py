@@ -26,7 +26,7 @@ from gateway.errors import (
     UnknownQueue,
 )
 from gateway.jobs import orchestrator
-from gateway.queues.client import QueueCounts
+from gateway.queues.client import MessageCounts
 from gateway.webhooks.activities import start_delivery
 
 # The kinds of events that a host shows, by their numbers in the orchestrator's history.
@@ -83,11 +83,11 @@ class MemoryQueues:
         await self.check(queue)
         return self.enqueued_at.get(queue)
 
-    async def count(self, queue: str) -> QueueCounts:
+    async def count(self, queue: str) -> MessageCounts:
         self.look_count += 1
         await self.check(queue)
         sent = sum(name == queue for name, _ in self.sent)
-        return QueueCounts(self.lengths.get(queue, sent), *self.others.get(queue, (0, 0)))
+        return MessageCounts(self.lengths.get(queue, sent), *self.others.get(queue, (0, 0)))
 
     def request(self, number: int = -1) -> JobRequest:
         """Return the request in a sent message, by default in the last message."""

@@ -8,7 +8,7 @@ import pytest
 
 from contract.catalogue import Priority
 from contract.messages import InlineJson, JobReply, Timing
-from gateway.queues.client import QueueCounts
+from gateway.queues.client import MessageCounts
 from tests.unit.gateway.conftest import RunningGateway, open_gateway, reply_body
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
@@ -192,7 +192,7 @@ async def test_a_cancelled_request_does_not_cancel_the_shared_count_of_queued_me
     gate = asyncio.Event()
     count = gateway.queues.count
 
-    async def slow(queue: str) -> QueueCounts:
+    async def slow(queue: str) -> MessageCounts:
         await gate.wait()
         return await count(queue)
 
