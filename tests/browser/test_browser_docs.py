@@ -6,6 +6,7 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 
 from tests.browser.browser import Browser, SentRequest
+from tests.browser.checks import check_width, check_with_axe, focused, press, tab_to
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -33,14 +34,6 @@ def sent_to(browser: Browser, path: str) -> SentRequest:
     return found
 
 
-def check_with_axe(browser: Browser) -> None:
-    """Check the open page with axe-core, at two widths and in both colour schemes."""
-    for width in (1280, 360):
-        for scheme in ("light", "dark"):
-            browser.emulate(width=width, prefers_color_scheme=scheme)
-            assert browser.find_barriers() == [], (width, scheme)
-
-
 @pytest.mark.parametrize("path", ["/", "/docs/problems"])
 def test_axe_finds_no_barrier_on_a_page_of_text(browser: Browser, path: str) -> None:
     browser.open(path)
@@ -64,16 +57,11 @@ def test_axe_finds_no_barrier_on_the_page_of_the_api(browser: Browser) -> None:
 def test_a_page_fits_into_320_pixels_without_scrolling_sideways(
     browser: Browser, path: str
 ) -> None:
-    browser.emulate(width=320)
     browser.open(path)
     if path == "/docs":
         browser.find(f"{SUBMIT} .opblock-summary-control").click()
         browser.find(f"{SUBMIT} .try-out__btn").click()
-    wide = browser.run(
-        "return [...document.querySelectorAll('main *')].filter((one) => "
-        "one.getBoundingClientRect().right > 320).map((one) => one.outerHTML.slice(0, 120))"
-    )
-    assert browser.run("return document.documentElement.scrollWidth") == 320, wide
+    check_width(browser)
 
 
 def test_the_front_page_leads_to_each_page(browser: Browser) -> None:
@@ -171,30 +159,7 @@ def test_a_request_can_be_sent_with_the_keyboard_alone(browser: Browser) -> None
     tab_to(browser, f"{MODELS} .live-responses-table pre")
 
 
-def press(browser: Browser, key: str) -> None:
-    browser.driver.switch_to.active_element.send_keys(key)
-
-
-def focused(browser: Browser, attribute: str) -> str:
-    return str(browser.run("return document.activeElement[arguments[0]]", attribute))
-
-
-def tab_to(browser: Browser, selector: str) -> None:
-    """Press Tab until an element has the focus. Each element on the way must show its focus."""
-    for _ in range(100):
-        press(browser, Keys.TAB)
-        shown = browser.run(
-            "const style = getComputedStyle(document.activeElement);"
-            "return [document.activeElement.matches(arguments[0]), style.outlineStyle]",
-            selector,
-        )
-        assert shown[1] != "none", focused(browser, "outerHTML")[:200]
-        if shown[0]:
-            return
-    pytest.fail(f"{selector} cannot be reached with Tab")
-
-
-@pytest.mark.parametrize("path", ["/", "/docs"])
+@pytest.mark.parametrize("path", ["/", "/play", "/docs"])
 def test_a_page_cannot_connect_to_other_hosts_or_set_text_as_html(
     browser: Browser, path: str
 ) -> None:

@@ -21,8 +21,8 @@ from loosely.local.environment import shared_environment
 from loosely.local.parts import SystemSettings, worker_replica
 from loosely.local.ports import Ports
 from tests.browser.browser import Browser
+from tests.browser.checks import check_width, check_with_axe, focused, press, tab_to
 from tests.browser.conftest import open_tab
-from tests.browser.test_browser_docs import check_with_axe, focused, press, tab_to
 from tests.e2e import by_hand
 from tests.e2e.system import ROOT, System, running, until
 from tests.ports import free_ports
@@ -422,14 +422,7 @@ def test_axe_finds_no_barrier_on_the_page_and_it_fits_into_320_pixels(
         check_with_axe(tab)
         tab.emulate(forced_colors="active")
         assert tab.find_barriers() == []
-        tab.emulate(width=320)
-        wide = tab.run(
-            "return [...document.querySelectorAll('main *')].filter((one) =>"
-            "one.getBoundingClientRect().right > 320 && !one.closest('.parts, .wide, .scroll'))"
-            ".map((one) => one.outerHTML.slice(0, 120))"
-        )
-        assert wide == []
-        assert tab.run("return document.documentElement.scrollWidth") == 320
+        check_width(tab)
     assert unexpected_messages(tab) == []
 
 

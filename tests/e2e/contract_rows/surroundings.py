@@ -22,6 +22,7 @@ OTHERS: Final = (
     Row(*("readiness", "GET", "/v1/health/ready", 200), members={"status": "ready"}),
     Row(*("the OpenAPI document", "GET", "/openapi.json", 200), members={"openapi": "3.1.0"}),
     Row(*("the page of the API", "GET", "/docs", 200), headers=_PAGE),
+    Row(*("the page of operators", "GET", "/ops", 200), headers=_PAGE),
     Row(*("the page of problems", "GET", "/docs/problems", 200), headers=_PAGE),
     Row(
         *("the links of the front page", "GET", "/", 200),

@@ -20,6 +20,7 @@ from tests.unit.gateway.conftest import RunningGateway, open_gateway
 HTML = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 PATHS = ["/", "/docs/problems", *(page.path for page in PAGES)]
 SCRIPT = "/pages/vendor/swagger-ui-5.35.0/swagger-ui-bundle.js"
+EXAMPLE_FILES = Path(__file__).parents[3] / "examples"
 VENDORED = [FOLDER / "vendor", Path(__file__).parents[2] / "browser" / "vendor"]
 
 
@@ -102,6 +103,23 @@ async def test_the_front_page_leads_to_each_page(gateway: RunningGateway) -> Non
 
 def test_the_command_line_knows_the_pages_of_the_gateway() -> None:
     assert list(LOCAL_PAGES) == [page.name for page in PAGES]
+
+
+@pytest.mark.parametrize("name", ["chelsea.jpg", "coffee.jpg", "speech.wav"])
+async def test_the_samples_of_the_playground_are_the_files_in_examples(
+    gateway: RunningGateway, name: str
+) -> None:
+    answer = await gateway.http.get(f"/pages/samples/{name}")
+    assert answer.content == (EXAMPLE_FILES / name).read_bytes()
+    licences = (await gateway.http.get("/pages/samples/LICENSE.txt")).text
+    assert name in licences
+    assert (EXAMPLE_FILES / "speech.LICENSE.txt").read_text("utf-8") in licences
+
+
+async def test_the_playground_has_the_advice_about_each_problem(gateway: RunningGateway) -> None:
+    page = await gateway.http.get("/play", headers=HTML)
+    for code in problems.PROBLEM_KINDS:
+        assert f'<p data-code="{code}">' in page.text
 
 
 async def test_the_pages_and_their_files_need_no_api_key() -> None:

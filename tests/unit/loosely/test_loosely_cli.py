@@ -602,6 +602,7 @@ def open_in_browser(tmp_path: Path, *arguments: str, exit_code: int = 0) -> tupl
     ("arguments", "address"),
     [
         ((), "http://127.0.0.1:7071/"),
+        (("play",), "http://127.0.0.1:7071/play"),
         (("docs",), "http://127.0.0.1:7071/docs"),
         (("ops",), "http://127.0.0.1:7071/ops"),
         (("docs", "--url", "https://api.example/base/"), "https://api.example/base/docs"),

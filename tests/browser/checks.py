@@ -1,0 +1,51 @@
+"""Checks of a page that tests of all pages use: barriers, widths and the keyboard."""
+
+import pytest
+
+from tests.browser.browser import Browser
+
+
+def check_with_axe(browser: Browser) -> None:
+    """Check the open page with axe-core, at two widths and in both colour schemes."""
+    for width in (1280, 360):
+        for scheme in ("light", "dark"):
+            browser.emulate(width=width, prefers_color_scheme=scheme)
+            assert browser.find_barriers() == [], (width, scheme)
+
+
+def check_width(browser: Browser) -> None:
+    """Check that the open page does not scroll sideways at a width of 320 pixels."""
+    browser.emulate(width=320)
+    wide = browser.run(
+        "return [...document.querySelectorAll('main *')].filter((one) => "
+        "one.getBoundingClientRect().right > 320).map((one) => one.outerHTML.slice(0, 120))"
+    )
+    assert browser.run("return document.documentElement.scrollWidth") == 320, wide
+
+
+def press(browser: Browser, key: str) -> None:
+    """Press a key in the element that has the focus."""
+    browser.driver.switch_to.active_element.send_keys(key)
+
+
+def focused(browser: Browser, attribute: str) -> str:
+    """Return an attribute of the element that has the focus."""
+    return str(browser.run("return document.activeElement[arguments[0]]", attribute))
+
+
+def tab_to(browser: Browser, selector: str) -> None:
+    """Press Tab until an element has the focus. Each element on the way must show its focus."""
+    for _ in range(100):
+        press(browser, "\ue004")  # Keys.TAB
+        shown = browser.run(
+            "const one = document.activeElement;"
+            "const shows = [one, one.nextElementSibling, one.previousElementSibling,"
+            "  one.closest('label')].some((near) => near"
+            "  && getComputedStyle(near).outlineStyle !== 'none');"
+            "return [one.matches(arguments[0]), shows]",
+            selector,
+        )
+        assert shown[1], focused(browser, "outerHTML")[:200]
+        if shown[0]:
+            return
+    pytest.fail(f"{selector} cannot be reached with Tab")

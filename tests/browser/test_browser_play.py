@@ -1,0 +1,766 @@
+"""The playground in a real browser: inputs, jobs, drawings, problems, and requests as code."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from selenium.webdriver import ActionChains, Chrome
+from selenium.webdriver.common.keys import Keys
+
+from contract.catalogue import DEFAULT_PATH
+from gateway.http.problems import PROBLEM_KINDS
+from tests.browser.browser import Browser
+from tests.browser.checks import check_width, check_with_axe, press, tab_to
+from tests.e2e.system import ROOT, System, running, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
+
+EXAMPLES = ROOT / "examples"
+UPLOAD_BYTES = 20_000_000
+MODEL = """
+[{name}]
+task = "{task}"
+description = "A model of the tests."
+implementation = "{implementation}"
+queue = "{name}"
+media_types = [{media_types}]
+max_input_bytes = {max_input_bytes}
+deadline_seconds = 60
+max_deadline_seconds = 600
+max_batch_size = 1
+max_wait_ms = 0
+lock_seconds = 5
+max_delivery_count = 3
+{more}
+"""
+INSET = 'type = "number", minimum = 0, maximum = 0.7, default = 0.25, description = "A part."'
+MODE = 'type = "string", enum = ["fast", "exact"], default = "fast"'
+
+
+def entry(name: str, implementation: str, media_types: str, more: str, limit: int = 10**7) -> str:
+    return MODEL.format(
+        name=name,
+        task=f"{name}-task",
+        implementation=implementation,
+        media_types=", ".join(f'"{media_type}"' for media_type in media_types.split()),
+        max_input_bytes=limit,
+        more=more,
+    )
+
+
+def shape(name: str, more: str = "") -> str:
+    more += f'\nmax_pixels = 10_000_000\noptions = {{shape = "{name}"}}'
+    return entry(name, "tests.browser.shapes_model", "image/jpeg image/png", more)
+
+
+CATALOGUE = "".join(
+    (
+        DEFAULT_PATH.read_text("utf-8"),
+        shape("boxes", f"parameters.inset = {{{INSET}}}\nparameters.mode = {{{MODE}}}"),
+        shape("mask", 'result_media_type = "image/png"'),
+        shape("tone", 'result_media_type = "audio/wav"'),
+        shape("large"),
+        entry("slow", "tests.e2e.slow_model", "text/plain", "reports_progress = true", limit=1000),
+        entry(
+            "echo",
+            "tests.browser.echo_model",
+            "application/octet-stream",
+            'max_upload_bytes = 100_000_000\nresult_media_type = "application/octet-stream"',
+        ),
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def system(chromium: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """Run a system with the shipped models, and with models whose results have other shapes."""
+    folder = tmp_path_factory.mktemp("play")
+    catalogue = folder / "models.toml"
+    catalogue.write_text(CATALOGUE, "utf-8")
+    # Slow jobs raise the estimated wait above the deadlines of later jobs. Accept them anyway.
+    environment = {"ACCEPT_WHEN_SATURATED": "true"}
+    with running(folder / "data", catalogue, environment=environment) as started:
+        yield started
+
+
+def open_model(browser: Browser, name: str) -> None:
+    """Open the playground with a model."""
+    browser.open(f"/play#{name}")
+    browser.find(f".model[data-name='{name}'] .model-facts")
+
+
+def click(browser: Browser, selector: str) -> None:
+    """Scroll to an element, and click on it."""
+    found = browser.find(selector)
+    browser.run("arguments[0].scrollIntoView({block: 'center'})", found)
+    found.click()
+
+
+def choose(browser: Browser, group: str, value: str) -> None:
+    """Choose a radio button by its value."""
+    click(browser, f"#{group} label:has(input[value='{value}'])")
+
+
+def choose_file(browser: Browser, path: Path) -> None:
+    """Choose a file as the input, and wait for its preview."""
+    browser.run("return document.querySelector('#file')").send_keys(str(path))
+    browser.wait_for_text("#preview .file", path.name.partition(".")[0])
+
+
+def drop_file(browser: Browser, path: Path) -> None:
+    """Drag a file from another program over the page, and drop it on the input."""
+    place = browser.find("#drop")
+    browser.run("arguments[0].scrollIntoView({block: 'center'})", place)
+    middle = browser.run(
+        "const box = arguments[0].getBoundingClientRect();"
+        "return [box.x + box.width / 2, box.y + box.height / 2]",
+        place,
+    )
+    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        event = {"type": kind, "x": middle[0], "y": middle[1], "data": data}
+        browser.driver.execute_cdp_cmd("Input.dispatchDragEvent", event)
+    browser.wait_for_text("#preview .file", path.name)
+
+
+def enter(browser: Browser, selector: str, text: str) -> None:
+    """Replace the text of a field."""
+    field = browser.find(selector)
+    browser.run("arguments[0].scrollIntoView({block: 'center'})", field)
+    field.send_keys(Keys.CONTROL, "a")
+    field.send_keys(text)
+
+
+def set_options(browser: Browser, **options: str) -> None:
+    """Open the options, and replace the texts of fields."""
+    browser.run("document.querySelector('#options').open = true")
+    for name, text in options.items():
+        enter(browser, f"#{name}", text)
+
+
+def start(browser: Browser) -> None:
+    click(browser, "#run")
+
+
+def run(browser: Browser, status: str = "succeeded") -> None:
+    """Run the job, and wait for its end."""
+    start(browser)
+    browser.wait_for_text("#badge", status)
+    browser.wait(lambda: browser.find("#run").is_enabled(), "the run does not end")
+
+
+def job_of(browser: Browser, system: System) -> dict[str, Any]:
+    """Return the job that the page shows."""
+    return system.job(browser.find("#job-facts code").text)
+
+
+def pixel(browser: Browser, x: float, y: float, width: int) -> list[int]:
+    """Return red, green and blue of a canvas at a place on the picture, which is `width` wide."""
+    found: list[int] = browser.run(
+        "const canvas = document.querySelector('canvas.picture');"
+        "const scale = canvas.width / arguments[2];"
+        "return [...canvas.getContext('2d').getImageData("
+        "  arguments[0] * scale, arguments[1] * scale, 1, 1).data].slice(0, 3)",
+        x,
+        y,
+        width,
+    )
+    return found
+
+
+def is_near(found: list[int], expected: list[int], tolerance: int = 6) -> bool:
+    return max(abs(a - b) for a, b in zip(found, expected, strict=True)) <= tolerance
+
+
+def swatch(browser: Browser, row: int) -> list[int]:
+    """Return the colour in a row of the table as red, green and blue."""
+    colour = browser.find_all("#result .swatch")[row].value_of_css_property("background-color")
+    return [int(part) for part in colour.partition("(")[2].rstrip(")").split(",")[:3]]
+
+
+def set_slider(browser: Browser, selector: str, value: float) -> None:
+    browser.run(
+        "arguments[0].value = arguments[1];"
+        "arguments[0].dispatchEvent(new Event('input', {bubbles: true}))",
+        browser.find(selector),
+        value,
+    )
+
+
+# --- Inputs and drawings ---
+
+
+def test_a_dropped_picture_is_answered_with_bars(browser: Browser, system: System) -> None:
+    open_model(browser, "classifier")
+    drop_file(browser, EXAMPLES / "chelsea.jpg")
+    run(browser)
+    labels = job_of(browser, system)["result"]["labels"]
+    rows = browser.find_all("#result .labels tbody tr")
+    assert [row.find_element("css selector", "th").text for row in rows] == [
+        label["label"] for label in labels
+    ]
+    assert rows[0].text.startswith("Egyptian cat")
+    assert f"{labels[0]['score']:.1%}".replace("%", " %") in rows[0].text
+    widths = browser.run("return [...document.querySelectorAll('.bar')].map((b) => b.offsetWidth)")
+    share = labels[1]["score"] / labels[0]["score"]
+    assert widths[1] / widths[0] == pytest.approx(share, abs=0.02)
+    browser.wait_for_text("#timeline .steps", "run")
+    assert "answered" in browser.find("#timeline .deliveries").text
+    assert browser.messages == []
+
+
+def test_an_example_of_sound_is_answered_with_segments_on_a_waveform(
+    browser: Browser, system: System
+) -> None:
+    open_model(browser, "voice-activity")
+    click(browser, "button[value='speech.wav']")
+    browser.wait_for_text("#preview .file", "speech.wav")
+    run(browser)
+    result = job_of(browser, system)["result"]
+    (segment,) = result["speech"]
+    (row,) = browser.find_all("#result .sound tbody tr")
+    assert f"{segment['start_seconds']:.2f} s" in row.text
+    marked = browser.run(
+        "const canvas = document.querySelector('#result canvas.waveform');"
+        "const line = canvas.getContext('2d').getImageData(0, 1, canvas.width, 1).data;"
+        "const marked = [...Array(canvas.width).keys()].filter((x) => line[4 * x + 3] > 200);"
+        "return [marked[0] / canvas.width, (marked.at(-1) + 1) / canvas.width]"
+    )
+    length = result["duration_seconds"]
+    assert marked == pytest.approx(
+        [segment["start_seconds"] / length, segment["end_seconds"] / length], abs=0.01
+    )
+    click(browser, "#result .sound tbody button")
+    place = "return document.querySelector('#result audio').currentTime"
+    browser.wait(lambda: browser.run(place) > segment["start_seconds"], "the segment is not played")
+
+
+def test_a_recorded_sound_is_answered(browser: Browser, system: System) -> None:
+    open_model(browser, "voice-activity")
+    click(browser, "#record")
+    browser.wait_for_text("#record", "Stop recording (2 s)")
+    click(browser, "#record")
+    browser.wait_for_text("#preview .file", "recording.wav")
+    run(browser)
+    assert 1 < job_of(browser, system)["result"]["duration_seconds"] < 30
+    assert browser.messages == []
+
+
+def test_a_picture_from_the_camera_is_answered(browser: Browser, system: System) -> None:
+    open_model(browser, "classifier")
+    click(browser, "#camera")
+    browser.wait(
+        lambda: browser.run("return document.querySelector('#video').videoWidth > 0"),
+        "the camera shows nothing",
+    )
+    click(browser, "#shutter")
+    browser.wait_for_text("#preview .file", "camera.jpg")
+    run(browser)
+    assert len(job_of(browser, system)["result"]["labels"]) == 5
+
+
+def test_a_pasted_picture_of_another_type_is_converted(browser: Browser, system: System) -> None:
+    open_model(browser, "boxes")
+    browser.driver.execute_async_script(
+        "const done = arguments[0];"
+        "const canvas = new OffscreenCanvas(40, 30); canvas.getContext('2d').fillRect(0, 0, 9, 9);"
+        "canvas.convertToBlob({type: 'image/webp'}).then((blob) => {"
+        "  const clipboardData = new DataTransfer();"
+        "  clipboardData.items.add(new File([blob], 'drawing.webp', {type: 'image/webp'}));"
+        "  document.dispatchEvent(new ClipboardEvent('paste', {clipboardData})); done(); })"
+    )
+    browser.wait_for_text("#preview .file", "drawing.png")
+    assert "converted from image/webp" in browser.find("#preview .file").text
+    run(browser)
+    assert job_of(browser, system)["result"]["width"] == 40
+
+
+def test_the_boxes_of_a_detector_lie_where_its_result_says(
+    browser: Browser, system: System
+) -> None:
+    open_model(browser, "boxes")
+    choose_file(browser, EXAMPLES / "chelsea.jpg")
+    run(browser)
+    result = job_of(browser, system)["result"]
+    assert [one["label"] for one in result["objects"]] == ["cat", "dog"]
+
+    def edges_show_colour(row: int) -> list[bool]:
+        box, colour = result["objects"][row]["box"], swatch_colours[row]
+        middle = ((box["left"] + box["right"]) / 2, (box["top"] + box["bottom"]) / 2)
+        places = [(box["left"], middle[1]), (box["right"], middle[1])]
+        places += [(middle[0], box["top"]), (middle[0], box["bottom"])]
+        return [is_near(pixel(browser, *place, result["width"]), colour) for place in places]
+
+    swatch_colours = [swatch(browser, row) for row in (0, 1)]
+    for row in (0, 1):
+        assert edges_show_colour(row) == [True] * 4
+    box = result["objects"][0]["box"]
+    inside = ((box["left"] + box["right"]) / 2, (box["top"] + box["bottom"]) / 2)
+    assert not is_near(pixel(browser, *inside, result["width"]), swatch_colours[0])
+    rows = browser.find_all("#result tbody tr")
+    for name in ("left", "top", "right", "bottom"):
+        assert str(result["objects"][1]["box"][name]) in rows[1].text
+    set_slider(browser, "#threshold", 0.5)
+    assert len(browser.find_all("#result tbody tr")) == 1
+    assert edges_show_colour(0) == [True] * 4
+    assert edges_show_colour(1) == [False] * 4
+
+
+def test_a_mask_is_laid_over_the_picture_and_names_the_class_under_the_pointer(
+    browser: Browser,
+) -> None:
+    open_model(browser, "mask")
+    choose_file(browser, EXAMPLES / "chelsea.jpg")
+    run(browser)
+    width, height = 384, 255
+    with Image.open(EXAMPLES / "chelsea.jpg") as picture:
+        assert picture.size == (width, height)
+    classes = [row.text.split()[1] for row in browser.find_all("#result tbody tr")]
+    assert classes == ["0", "8", "15"]
+    inside, outside = (width // 2, height // 2), (width - 20, height // 2)
+    set_slider(browser, "#opacity", 0)
+    bare = [pixel(browser, *place, width) for place in (inside, outside)]
+    set_slider(browser, "#opacity", 1)
+    covered = [pixel(browser, *place, width) for place in (inside, outside)]
+    assert is_near(covered[0], swatch(browser, 1))
+    assert not is_near(bare[0], covered[0], 30)
+    assert covered[1] == bare[1]  # class 0, the background, hides nothing
+    edge = height // 4
+    assert is_near(pixel(browser, width / 2, edge + 0.5, width), covered[0])
+    assert not is_near(pixel(browser, width / 2, edge - 0.5, width), covered[0], 30)
+
+    canvas = browser.find("canvas.mask")
+    browser.run("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    ActionChains(browser.driver).move_to_element(canvas).perform()
+    browser.wait_for_text("#result .under", "Class 8")
+    corner = (-canvas.size["width"] // 2 + 5, -canvas.size["height"] // 2 + 5)
+    ActionChains(browser.driver).move_to_element_with_offset(canvas, *corner).perform()
+    browser.wait_for_text("#result .under", "Class 15")
+    canvas.send_keys(*[Keys.ARROW_RIGHT] * 15)
+    browser.wait_for_text("#result .under", "Class 0")
+    assert browser.messages == []
+
+
+def test_a_sound_is_drawn_and_played(browser: Browser) -> None:
+    open_model(browser, "tone")
+    choose_file(browser, EXAMPLES / "coffee.jpg")
+    run(browser)
+    length = "return document.querySelector('#result audio').duration"
+    browser.wait(lambda: browser.run(length) == 0.5, "the player does not know the sound")
+    assert "0.50 s" in str(browser.find("#result .waveform").get_dom_attribute("aria-label"))
+
+
+def test_json_is_sent_and_drawn_as_a_tree(browser: Browser, system: System) -> None:
+    open_model(browser, "noop")
+    choose(browser, "modes", "json")
+    enter(browser, "#text", '{"a": [1,')
+    browser.wait_for_text("#text-check", "Not JSON")
+    assert browser.find("#text").get_dom_attribute("aria-invalid") == "true"
+    enter(browser, "#text", '{"a": [1, 2]}')
+    browser.wait_for_text("#text-check", "Valid JSON")
+    run(browser)
+    sent = hashlib.sha256(b'{"a":[1,2]}').hexdigest()
+    result = job_of(browser, system)["result"]
+    assert result["sha256"] == sent
+    assert sent in browser.find("#result .tree").text
+
+
+def test_a_form_shows_the_declared_parameters(browser: Browser, system: System) -> None:
+    open_model(browser, "boxes")
+    choose_file(browser, EXAMPLES / "chelsea.jpg")
+    assert browser.find_all("#parameters-json") == []
+    set_options(browser, **{"parameter-inset": "0.5"})
+    assert browser.run("return document.querySelector('#parameter-mode').value") == '"fast"'
+    run(browser)
+    assert job_of(browser, system)["result"]["objects"][0]["box"]["left"] == 192
+
+
+def test_the_options_are_sent(browser: Browser, system: System) -> None:
+    open_model(browser, "noop")
+    choose(browser, "modes", "text")
+    enter(browser, "#text", "hello")
+    set_options(browser, deadline="200", label="order 4711")
+    browser.run(
+        "const select = document.querySelector('#priority'); select.value = 'low';"
+        "select.dispatchEvent(new Event('input', {bubbles: true}))"
+    )
+    enter(browser, "#parameters-json", '{"a": 1}')
+    run(browser)
+    job = job_of(browser, system)
+    assert job["label"] == "order 4711"
+    assert "label order 4711" in browser.find("#options-summary").text
+    (sent,) = (one for one in browser.requests if "/models/noop/jobs" in one.url)
+    for option in ("deadline_seconds=200", "priority=low", "parameters=%7B%22a%22%3A1%7D"):
+        assert option in sent.url
+
+
+def test_a_large_input_and_a_large_result_travel_by_another_origin(
+    browser: Browser, system: System, tmp_path: Path
+) -> None:
+    content = os.urandom(1000) * (UPLOAD_BYTES // 1000)
+    file = tmp_path / "large.bin"
+    file.write_bytes(content)
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    behaviour = {"behavior": "allow", "downloadPath": str(saved)}
+    browser.driver.execute_cdp_cmd("Browser.setDownloadBehavior", behaviour)
+    open_model(browser, "echo")
+    choose_file(browser, file)
+    run(browser)
+    click(browser, "#result a[download]")
+    until(lambda: [one for one in saved.iterdir() if one.suffix == ".octetstream"], 30, "saved")
+    (result,) = saved.iterdir()
+    assert hashlib.sha256(result.read_bytes()).digest() == hashlib.sha256(content).digest()
+    blobs = f"http://127.0.0.1:{system.part('blobs').ports['blobs']}/"
+    others = [one for one in browser.requests if one.url.startswith(blobs)]
+    assert {one.method for one in others} >= {"PUT", "GET"}
+    assert [one.headers for one in others if "authorization" in one.headers] == []
+    assert browser.messages == []
+
+
+def test_a_large_json_result_is_read_from_the_blob_storage(browser: Browser) -> None:
+    open_model(browser, "large")
+    choose_file(browser, EXAMPLES / "coffee.jpg")
+    run(browser)
+    assert "xxx" in browser.find("#result .tree").text
+    assert browser.messages == []
+
+
+# --- The job ---
+
+
+def test_the_place_in_the_queue_is_shown_and_a_waiting_job_is_cancelled(
+    browser: Browser, system: System
+) -> None:
+    with system.paused("worker"):
+        system.accept("noop", b"the job before")
+        open_model(browser, "noop")
+        choose(browser, "modes", "text")
+        enter(browser, "#text", "hello")
+        set_options(browser, wait="0")
+        start(browser)
+        browser.wait_for_text("#badge", "queued")
+        browser.wait_for_text("#job-facts", "Position")
+        browser.wait_for_text("#job-facts", "Attempt")
+        click(browser, "#cancel")
+        browser.wait_for_text("#badge", "cancelled")
+    assert "cancelled" in browser.find("#problem").text
+    assert job_of(browser, system)["status"] == "cancelled"
+
+
+def test_a_job_is_cancelled_while_the_submit_still_waits(browser: Browser, system: System) -> None:
+    with system.paused("worker"):
+        open_model(browser, "noop")
+        choose(browser, "modes", "text")
+        enter(browser, "#text", "wait long")
+        set_options(browser, wait="100")
+        start(browser)
+        browser.wait_for_text("#badge", "sending")
+        browser.wait(
+            lambda: any("/models/noop/jobs" in one.url for one in browser.requests), "not sent"
+        )
+        click(browser, "#cancel")
+        browser.wait_for_text("#badge", "cancelled")
+    assert job_of(browser, system)["status"] == "cancelled"
+
+
+def test_the_progress_of_a_running_job_is_shown_until_it_is_cancelled(
+    browser: Browser, system: System, tmp_path: Path
+) -> None:
+    (tmp_path / "step-1").touch()
+    open_model(browser, "slow")
+    choose(browser, "modes", "text")
+    enter(browser, "#text", json.dumps({"folder": str(tmp_path), "steps": 2}))
+    set_options(browser, wait="0")
+    start(browser)
+    browser.wait_for_text("#badge", "running")
+    browser.wait_for_text("#state", "step 1 of 2")
+    assert browser.run("return document.querySelector('#progress').value") == 0.5
+    check_with_axe(browser)
+    browser.emulate()
+    click(browser, "#cancel")
+    browser.wait_for_text("#badge", "cancelled")
+    assert job_of(browser, system)["status"] == "cancelled"
+    assert browser.messages == []
+
+
+# --- Problems ---
+
+
+def picture(folder: Path, width: int) -> Path:
+    path = folder / f"{width}.png"
+    Image.new("RGB", (width, 1)).save(path)
+    return path
+
+
+def test_the_problems_of_jobs_are_shown_with_advice(
+    browser: Browser, system: System, tmp_path: Path
+) -> None:
+    open_model(browser, "boxes")
+    for width, title, detail, code in (
+        (1, "The input cannot be used", "only one pixel", "invalid-input"),
+        (13, "The model failed", "", "inference-failed"),
+    ):
+        choose_file(browser, picture(tmp_path, width))
+        run(browser, "failed")
+        problem = browser.find("#problem .problem")
+        assert title in problem.text
+        assert detail in problem.text
+        assert "What to do:" in problem.text
+        assert code in problem.text
+        assert browser.find("#timeline .steps")
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes((EXAMPLES / "chelsea.jpg").read_bytes()[:50])
+    choose_file(browser, broken)
+    start(browser)
+    browser.wait_for_text("#problem", "invalid-input")
+    assert "not accepted" in browser.find("#state").text
+
+    open_model(browser, "noop")
+    choose(browser, "modes", "text")
+    enter(browser, "#text", "late")
+    set_options(browser, deadline="1", wait="10")
+    with system.paused("worker"):
+        run(browser, "expired")
+    assert "The deadline passed" in browser.find("#problem").text
+
+
+def test_inputs_that_the_model_does_not_take_are_refused_before_they_are_sent(
+    browser: Browser,
+) -> None:
+    open_model(browser, "classifier")
+    start(browser)
+    browser.wait_for_text("#input-problem", "There is no input")
+    browser.run("return document.querySelector('#file')").send_keys(str(EXAMPLES / "speech.wav"))
+    browser.wait_for_text("#input-problem", "speech.wav is audio/wav")
+    assert "voice-activity" in browser.find("#input-problem").text
+    open_model(browser, "slow")
+    choose(browser, "modes", "text")
+    enter(browser, "#text", "x" * 1200)
+    start(browser)
+    browser.wait_for_text("#problem", "payload-too-large")
+    enter(browser, "#text", "x")
+    set_options(browser, wait="1000")
+    start(browser)
+    browser.wait_for_text("#input-problem", "Enter a whole number from 0 to 200")
+    assert [one for one in browser.requests if one.url.endswith("/jobs")] == []
+
+
+def test_the_button_try_again_repeats_a_request_that_did_not_reach_the_gateway(
+    browser: Browser,
+) -> None:
+    open_model(browser, "noop")
+    choose(browser, "modes", "text")
+    enter(browser, "#text", "hello")
+    network: dict[str, object] = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    emulate = "Network.emulateNetworkConditions"
+    browser.driver.execute_cdp_cmd(emulate, {**network, "offline": True})
+    start(browser)
+    browser.wait_for_text("#problem", "The gateway cannot be reached")
+    browser.driver.execute_cdp_cmd(emulate, {**network, "offline": False})
+    click(browser, "#problem button")
+    browser.wait_for_text("#badge", "succeeded")
+    assert browser.find_all("#problem .problem") == []
+
+
+def test_each_kind_of_problem_is_shown_with_its_advice(browser: Browser) -> None:
+    open_model(browser, "noop")
+    for kind in PROBLEM_KINDS.values():
+        document = {
+            "title": kind.title,
+            "status": kind.status,
+            "detail": f"what happened: {kind.code}",
+            "code": kind.code,
+            "retryable": kind.retryable,
+            "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+        }
+        browser.driver.execute_async_script(
+            "const [problem, done] = arguments;"
+            "Promise.all([import('/pages/problem.js'), import('/pages/job.js')]).then((modules) => {"
+            "  const place = document.querySelector('#problem');"
+            "  const error = new modules[1].Problem(problem, 7);"
+            "  modules[0].showProblem(place, error, () => {}); done(); })",
+            document,
+        )
+        shown = browser.find("#problem .problem").text
+        for text in (
+            kind.title,
+            kind.code,
+            str(kind.status),
+            "Try again in 7 s",
+            document["detail"],
+        ):
+            assert str(text) in shown
+        assert kind.advice.replace("`", "") in shown
+        assert bool(browser.find_all("#problem button")) == kind.retryable
+
+
+# --- The request as code ---
+
+
+def copy_snippet(browser: Browser, language: str) -> str:
+    choose(browser, "languages", language)
+    click(browser, "#copy")
+    browser.wait_for_text("#copied", "Copied")
+    text: str = browser.driver.execute_async_script(
+        "navigator.clipboard.readText().then(arguments[0])"
+    )
+    return text
+
+
+def run_snippet(language: str, text: str, folder: Path) -> str:
+    """Run code that was copied from the page, and return what it prints."""
+    name = {"curl": "snippet.sh", "Python": "snippet.py", "JavaScript": "snippet.mjs"}[language]
+    program = {"curl": "sh", "Python": sys.executable, "JavaScript": "node"}[language]
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+    (folder / name).write_text(text, "utf-8")
+    done = subprocess.run(
+        [program, name],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr + text
+    return done.stdout
+
+
+@pytest.mark.parametrize("language", ["curl", "Python", "JavaScript"])
+def test_the_copied_code_gives_the_same_answer_as_the_page(
+    browser: Browser, system: System, tmp_path: Path, language: str
+) -> None:
+    permissions = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    browser.driver.execute_cdp_cmd("Browser.grantPermissions", permissions)
+    for name in ("chelsea.jpg", "coffee.jpg"):
+        shutil.copy(EXAMPLES / name, tmp_path)
+
+    def answer(text: str) -> Any:
+        printed = json.loads(run_snippet(language, text, tmp_path))
+        return printed["result"] if language == "curl" else printed
+
+    open_model(browser, "boxes")
+    choose_file(browser, EXAMPLES / "chelsea.jpg")
+    set_options(browser, wait="60", label="it's", **{"parameter-inset": "0.5"})
+    run(browser)
+    expected = job_of(browser, system)["result"]
+    assert answer(copy_snippet(browser, language)) == expected
+
+    open_model(browser, "noop")
+    choose(browser, "modes", "json")
+    enter(browser, "#text", '{"it\'s": "grün"}')
+    run(browser)
+    expected = job_of(browser, system)["result"]
+    assert answer(copy_snippet(browser, language)) == expected
+
+    open_model(browser, "mask")
+    choose_file(browser, EXAMPLES / "coffee.jpg")
+    run(browser)
+    run_snippet(language, copy_snippet(browser, language), tmp_path)
+    job_id = browser.find("#job-facts code").text
+    expected = system.http.get(f"/v1/jobs/{job_id}/result").content
+    assert (tmp_path / "result.png").read_bytes() == expected
+
+
+@pytest.mark.parametrize("language", ["curl", "Python", "JavaScript"])
+def test_the_copied_code_uploads_a_large_input(
+    browser: Browser, system: System, tmp_path: Path, language: str
+) -> None:
+    permissions = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    browser.driver.execute_cdp_cmd("Browser.grantPermissions", permissions)
+    file = tmp_path / "large.bin"
+    file.write_bytes(bytes(11_000_000))
+    open_model(browser, "noop")
+    set_options(browser, wait="60")
+    choose_file(browser, file)
+    text = copy_snippet(browser, language)
+    printed = json.loads(run_snippet(language, text, tmp_path))
+    result = printed["result"] if language == "curl" else printed
+    assert result["sha256"] == hashlib.sha256(bytes(11_000_000)).hexdigest()
+
+
+def test_the_code_names_the_key_by_its_variable(browser: Browser) -> None:
+    key = "lsy_an-api-key-that-only-this-test-uses"
+    open_model(browser, "noop")
+    choose(browser, "modes", "text")
+    enter(browser, "#text", "hello")
+    click(browser, "header summary")
+    browser.find("#api-key").send_keys(key, Keys.ENTER)
+    browser.wait_for_text("header summary", "set")
+    for language in ("curl", "Python", "JavaScript"):
+        choose(browser, "languages", language)
+        assert "LOOSELY_API_KEY" in browser.find("#snippet").text
+        assert key not in browser.find("body").text
+    run(browser)
+    (sent,) = (one for one in browser.requests if one.url.endswith("/noop/jobs"))
+    assert sent.headers["authorization"] == f"Bearer {key}"
+    assert browser.run("return sessionStorage.length + localStorage.length") == 1
+
+
+# --- The page ---
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("classifier", "chelsea.jpg"),
+        ("voice-activity", "speech.wav"),
+        ("boxes", "chelsea.jpg"),
+        ("mask", "coffee.jpg"),
+    ],
+)
+def test_axe_finds_no_barrier_with_a_result(browser: Browser, model: str, name: str) -> None:
+    open_model(browser, model)
+    check_with_axe(browser)
+    browser.emulate()
+    choose_file(browser, EXAMPLES / name)
+    set_options(browser)
+    run(browser)
+    browser.find("#timeline .steps")
+    for details in browser.find_all("#result details"):
+        browser.run("arguments[0].open = true", details)
+    check_with_axe(browser)
+    check_width(browser)
+    assert browser.messages == []
+
+
+def test_axe_finds_no_barrier_with_a_problem(browser: Browser, tmp_path: Path) -> None:
+    open_model(browser, "boxes")
+    choose_file(browser, picture(tmp_path, 1))
+    run(browser, "failed")
+    check_with_axe(browser)
+    check_width(browser)
+
+
+def test_the_playground_works_with_the_keyboard_alone(browser: Browser) -> None:
+    open_model(browser, "classifier")
+    tab_to(browser, ".model input")
+    press(browser, Keys.ARROW_DOWN)
+    browser.wait(
+        lambda: browser.find(".model:has(:checked)").text.startswith("voice-activity"),
+        "the next model is not chosen",
+    )
+    tab_to(browser, "button[value='speech.wav']")
+    press(browser, Keys.ENTER)
+    browser.wait_for_text("#preview .file", "speech.wav")
+    tab_to(browser, "#run")
+    press(browser, Keys.ENTER)
+    browser.wait_for_text("#badge", "succeeded")
+    browser.find("#timeline .steps")
+    tab_to(browser, "#result tbody button")
+    tab_to(browser, "#result summary")
+    press(browser, Keys.ENTER)
+    tab_to(browser, "#languages input")
+    press(browser, Keys.ARROW_RIGHT)
+    browser.wait_for_text("#snippet", "from loosely import Client")
+    tab_to(browser, "#copy")
