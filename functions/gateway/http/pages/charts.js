@@ -3,7 +3,7 @@
 // The SVG is stretched to the width of its place. Texts are HTML, so they are not stretched.
 
 import { h, svg, update } from "./dom.js";
-import { formatDuration, formatMinute } from "./figures.js";
+import { formatDuration, formatMinute, formatNumber } from "./figures.js";
 
 const HEIGHT = 100;
 
@@ -11,11 +11,12 @@ const SECONDS = [10, 20, 60, 120, 240, 600, 1200, 3600, 7200, 14400, 36000];
 
 /** Return the end of a scale for values up to `value`, half of which is a round figure, too. */
 function roundUp(value, format) {
+  if (format === formatNumber && value <= 2) return 2;
   if (!(value > 0)) return 1;
   const ofTime = format === formatDuration && value > 5 && SECONDS.find((each) => each >= value);
   if (ofTime) return ofTime;
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((factor) => factor * power).find((each) => each >= value * 0.9999);
+  return [1, 2, 4, 6, 8, 10].map((factor) => factor * power).find((each) => each >= value * 0.9999);
 }
 
 /** Return the parts of a line. A null ends a part. */
