@@ -5,6 +5,17 @@ const SVG = "http://www.w3.org/2000/svg";
 /** The text of a figure that is not known. */
 export const UNKNOWN = "–";
 
+/** Return the element with this id. */
+export function place(id) {
+  return document.getElementById(id);
+}
+
+/** Return a word with a symbol, in the colour of its severity: ok, info, warning, critical or none. */
+export function badge(severity, symbol, text) {
+  return h("span", { class: `badge ${severity}` },
+    symbol ? h("span", { class: "symbol", "aria-hidden": "true" }, symbol) : null, text);
+}
+
 function make(created, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;

@@ -1,6 +1,6 @@
 // The search for jobs of the page /ops, and the story of one job.
 
-import { UNKNOWN, h, table, update } from "./dom.js";
+import { UNKNOWN, badge, h, place, table, update } from "./dom.js";
 import { formatCount, formatDuration, timeElement } from "./figures.js";
 import { Problem, ask } from "./gateway.js";
 import { readForm } from "./ops-forms.js";
@@ -12,11 +12,8 @@ const STATUSES = {
   failed: ["critical", "✕"], cancelled: ["none", "–"], expired: ["warning", "!"],
 };
 
-const place = (id) => document.getElementById(id);
-
 function statusBadge(status) {
-  const [severity, symbol] = STATUSES[status] ?? ["none", ""];
-  return h("span", { class: `badge ${severity}` }, h("span", { class: "symbol", "aria-hidden": "true" }, symbol), status);
+  return badge(...(STATUSES[status] ?? ["none", ""]), status);
 }
 
 /**
@@ -30,6 +27,8 @@ export function addJobs({ access }) {
   let wanted = ""; // the id of the job whose story is shown
   let story = null; // its job and its timeline
   let drawn = "";
+  let turn = 0; // the number of the latest search: answers to earlier ones are not shown
+  let keys = 0; // how many keys there were: a story that another key has read is not shown
 
   /** Return the query that shows the jobs of all tenants to an operator. */
   function tenantQuery(tenant = "") {
@@ -40,12 +39,15 @@ export function addJobs({ access }) {
     const given = readForm(form);
     const query = { ...given, ...tenantQuery(given.tenant), limit: LIMIT, cursor };
     place("job-result").textContent = "Searching …";
+    const mine = ++turn;
     try {
       const found = await ask("GET", "/v1/jobs", { query });
+      if (mine !== turn) return;
       shown = { jobs: [...(cursor ? shown.jobs : []), ...found.jobs], cursor: found.next_cursor, back: found.searched_back_to };
       show();
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
+      if (mine !== turn) return;
       shown = null;
       update(place("job-rows"));
       place("further").hidden = true;
@@ -75,16 +77,17 @@ export function addJobs({ access }) {
 
   async function loadStory() {
     const id = wanted;
+    const mine = keys;
     const options = { query: tenantQuery() };
     try {
       const path = `/v1/jobs/${encodeURIComponent(id)}`;
       const [job, timeline] = await Promise.all([ask("GET", path, options), ask("GET", `${path}/timeline`, options)]);
-      if (id !== wanted) return;
+      if (id !== wanted || mine !== keys) return;
       story = { job, timeline };
       showStory();
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
-      if (id === wanted) showProblem(`The job could not be read: ${error.message}.`);
+      if (id === wanted && mine === keys) showProblem(`The job could not be read: ${error.message}.`);
     }
   }
 
@@ -198,6 +201,8 @@ export function addJobs({ access }) {
     },
 
     clear() {
+      turn += 1;
+      keys += 1;
       shown = null;
       story = null;
       drawn = "";

@@ -1,6 +1,6 @@
 // The dead letters of the page /ops: a filter, the letters, and their redrive or purge.
 
-import { UNKNOWN, h, table, update } from "./dom.js";
+import { UNKNOWN, h, place, table, update } from "./dom.js";
 import { formatBytes, formatCount, timeElement } from "./figures.js";
 import { Problem, ask } from "./gateway.js";
 import { readForm } from "./ops-forms.js";
@@ -16,8 +16,6 @@ const COLUMNS = [
   { title: "Input" }, { title: "Dead since" }, { title: "Redriven as" }, { title: "Change", isSpoken: true, isWide: true, isNumber: true },
 ];
 
-const place = (id) => document.getElementById(id);
-
 /** Return a link that shows a job. In the text of an id, "…" stands for its middle. */
 function jobLink(id) {
   return id ? h("a", { href: `#job=${id}`, class: "id", title: id }, `${id.slice(0, 8)}…${id.slice(-8)}`) : UNKNOWN;
@@ -32,11 +30,14 @@ export function addLetters({ confirm, access }) {
   const form = place("letter-form");
   let shown = null; // the letters, and the cursor of the next ones
   let known = null; // the number of dead letters when they were read
+  let turn = 0; // the number of the latest request: answers to earlier ones are not shown
 
   async function load(cursor = null) {
+    const mine = ++turn;
     try {
       const query = { ...readForm(form), limit: LIMIT, cursor };
       const found = await ask("GET", PATH, { query });
+      if (mine !== turn) return;
       const before = cursor ? shown.letters : [];
       shown = { letters: [...before, ...found.dead_letters], cursor: found.next_cursor };
       show();
@@ -177,6 +178,7 @@ export function addLetters({ confirm, access }) {
     },
 
     clear() {
+      turn += 1;
       shown = null;
       known = null;
       update(place("letter-rows"));

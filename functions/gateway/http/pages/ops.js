@@ -4,8 +4,8 @@
 // of its requests costs reads of the storage.
 
 import { addCharts, addUp, highestOf } from "./charts.js";
-import { UNKNOWN, h, table, update } from "./dom.js";
-import { formatBytes, formatCount, formatDuration, formatNumber } from "./figures.js";
+import { UNKNOWN, badge, h, place, table, update } from "./dom.js";
+import { formatBytes, formatDuration, formatNumber } from "./figures.js";
 import { Problem, ask } from "./gateway.js";
 import { addKeyField, onKeyChange, readKey } from "./key.js";
 import { addJobs } from "./ops-jobs.js";
@@ -17,12 +17,15 @@ const IDLE_MS = 15 * 60_000;
 const SERIES_MINUTES = 60;
 const COLOURS = 6;
 
-const place = (id) => document.getElementById(id);
+// The severity, the symbol, and for verdicts the word.
 const SEVERITIES = {
-  critical: ["Critical", "✕"], warning: ["Warning", "!"], info: ["Note", "i"], ok: ["All well", "✓"],
+  critical: ["critical", "✕", "Critical"], warning: ["warning", "!", "Warning"],
+  info: ["info", "i", "Note"], ok: ["ok", "✓", "All well"],
 };
-const WORKER_STATES = { starting: "info", ready: "ok", draining: "info", silent: "critical" };
-const MODEL_STATES = { loaded: "ok", loading: "info", unloaded: "none", broken: "critical" };
+const { critical, warning, info, ok } = SEVERITIES;
+const WORKER_STATES = { starting: info, ready: ok, draining: info, silent: critical };
+const MODEL_STATES = { loaded: ok, loading: info, unloaded: ["none", "–"], broken: critical };
+const OTHER_STATE = ["none", ""];
 
 // What the page shows, and why it does not ask at the moment: "" or paused, idle, hidden or refused.
 const page = { overview: null, series: null, access: null, halted: "", problem: null };
@@ -35,15 +38,10 @@ let announced = null;
 
 addKeyField();
 
-/** Tell users of screen readers about a change. */
-function announce(text) {
-  place("spoken").textContent = text;
-}
-
-/** Return a word with a symbol in the colour of its severity. */
-export function badge(severity, text, symbol = SEVERITIES[severity]?.[1]) {
-  return h("span", { class: `badge ${severity}` },
-    symbol ? h("span", { class: "symbol", "aria-hidden": "true" }, symbol) : null, text);
+/** Return a state as a badge. */
+function stateBadge(states, state) {
+  const [severity, symbol] = states[state] ?? OTHER_STATE;
+  return badge(severity, symbol, state);
 }
 
 // ---- asking
@@ -142,7 +140,6 @@ document.addEventListener("visibilitychange", () => {
 setInterval(() => {
   if (!page.halted && Date.now() - lastInput >= IDLE_MS) {
     halt("idle");
-    announce("The page has stopped, because it was not used for 15 minutes.");
   }
   showState();
 }, 1000);
@@ -203,6 +200,7 @@ function showFigures() {
     : `Read only: ${access.name ? `the key \u201c${access.name}\u201d` : "this key"} has no scope admin.`;
   for (const button of document.querySelectorAll("button.changes")) button.disabled = !access.canChange;
   for (const note of document.querySelectorAll(".read-only")) note.textContent = reason;
+  update(place("job-codes"), [...new Set(overview.failures.map(({ code }) => code))].map((code) => h("option", { value: code })));
   fillModels(overview.queues.map(({ model }) => model));
   showCharts();
   announceVerdicts(overview.verdicts);
@@ -214,7 +212,7 @@ function announceVerdicts(verdicts) {
   const kinds = JSON.stringify(verdicts.map(({ severity, model, code }) => [severity, model, code]));
   if (kinds === announced) return;
   announced = kinds;
-  announce(verdicts.length ? `${SEVERITIES[verdicts[0].severity][0]}: ${verdicts[0].text}` : "");
+  place("spoken").textContent = verdicts.length ? `${SEVERITIES[verdicts[0].severity][2]}: ${verdicts[0].text}` : "";
 }
 
 function verdictCards(verdicts) {
@@ -223,7 +221,7 @@ function verdictCards(verdicts) {
     const kind = `${code} ${model ?? ""}`;
     counts.set(kind, (counts.get(kind) ?? 0) + 1);
     return h("li", { class: `card ${severity}`, "data-key": `${kind} ${counts.get(kind)}`, "data-code": code },
-      badge(severity, SEVERITIES[severity][0]),
+      badge(...SEVERITIES[severity]),
       h("div", {}, h("p", { class: "text" }, text), advice ? h("p", { class: "advice" }, advice) : null));
   });
 }
@@ -255,7 +253,7 @@ const QUEUE_COLUMNS = [
 ];
 
 function reasonOf({ reason, waiting }) {
-  if (reason) return badge(reason.code === "busy" ? "info" : "warning", reason.text);
+  if (reason) return badge(...(reason.code === "busy" ? info : warning).slice(0, 2), reason.text);
   return h("span", { class: "hint" }, waiting.normal || waiting.low ? "it will run soon" : "nothing waits");
 }
 
@@ -292,14 +290,14 @@ function workerCards({ workers, sources }) {
   }
   if (!workers.length) return h("p", { class: "hint" }, "No worker has given a sign of life.");
   return workers.map((worker) => h("article", { class: "worker card", "data-key": worker.id, "aria-label": `Worker ${worker.id}` },
-    h("div", { class: "title" }, h("h3", {}, worker.id), badge(WORKER_STATES[worker.state] ?? "none", worker.state)),
+    h("div", { class: "title" }, h("h3", {}, worker.id), stateBadge(WORKER_STATES, worker.state)),
     h("p", { class: "hint" }, `version ${worker.version ?? UNKNOWN} · last sign of life ${formatDuration(worker.silent_seconds)} ago · `
       + `up for ${formatDuration((Date.parse(page.overview.at) - Date.parse(worker.started_at)) / 1000)}`),
     worker.devices.map(memoryBar),
     worker.models.length ? table(`Models of ${worker.id}`, MODEL_COLUMNS, worker.models.map((model) => ({
       key: model.name,
       cells: [
-        model.name, [badge(MODEL_STATES[model.state] ?? "none", model.state, model.state === "loaded" ? "✓" : undefined),
+        model.name, [stateBadge(MODEL_STATES, model.state),
           model.reason ? h("span", { class: "hint" }, ` ${model.reason}`) : null],
         formatNumber(model.in_flight), formatNumber(model.batch_size), formatDuration(model.load_seconds),
       ],
@@ -420,4 +418,5 @@ document.addEventListener("click", (event) => {
   if (button) ACTIONS[button.dataset.do](button.dataset);
 });
 
-poll();
+if (document.hidden) halt("hidden");
+else poll();
