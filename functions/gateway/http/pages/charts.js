@@ -111,7 +111,7 @@ export function addCharts(place) {
           h("span", {}, format(top)), h("span", {}, format(top / 2)), h("span", {}, "0")),
         plot,
         h("div", { class: "times", "aria-hidden": "true" },
-          [0, 0.25, 0.5, 0.75, 1].map((share) => h("span", {}, timeOf(Math.round(share * (count - 1))))))),
+          [0, 0.25, 0.5, 0.75, 1].map((share) => h("span", {}, timeOf(Math.min(count - 1, Math.round(share * count))))))),
       h("details", {}, h("summary", {}, `${title} as a table`),
         h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Table: ${title}` },
           h("table", { class: "plain" },
