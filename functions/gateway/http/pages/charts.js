@@ -112,15 +112,24 @@ export function addCharts(place) {
         plot,
         h("div", { class: "times", "aria-hidden": "true" },
           [0, 0.25, 0.5, 0.75, 1].map((share) => h("span", {}, timeOf(Math.min(count - 1, Math.round(share * count))))))),
-      h("details", {}, h("summary", {}, `${title} as a table`),
-        h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Table: ${title}` },
-          h("table", { class: "plain" },
-            h("caption", { class: "spoken" }, `${title}, newest minute first`),
-            h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Minute"),
-              series.map(({ name }) => h("th", { scope: "col", class: "number" }, name)))),
-            h("tbody", {}, [...Array(count).keys()].reverse().map((each) => h("tr", {},
-              h("th", { scope: "row" }, timeOf(each)),
-              series.map(({ values }) => h("td", { class: "number" }, format(values[each]))))))))));
+      h("details", { "data-key": `${key} table` }, h("summary", {}, `${title} as a table`),
+        isOpen(key) ? drawTable(title, format, series) : null));
+  }
+
+  function isOpen(key) {
+    return Boolean(place.querySelector(`details[data-key="${key} table"]`)?.open);
+  }
+
+  function drawTable(title, format, series) {
+    const minutes = [...series[0].values.keys()].reverse();
+    return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Table: ${title}` },
+      h("table", { class: "plain" },
+        h("caption", { class: "spoken" }, `${title}, newest minute first`),
+        h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Minute"),
+          series.map(({ name }) => h("th", { scope: "col", class: "number" }, name)))),
+        h("tbody", {}, minutes.map((minute) => h("tr", {},
+          h("th", { scope: "row" }, timeOf(minute)),
+          series.map(({ values }) => h("td", { class: "number" }, format(values[minute]))))))));
   }
 
   function choose(plot, minute) {
@@ -129,6 +138,8 @@ export function addCharts(place) {
     draw();
   }
 
+  // A table is drawn when it is opened. This event does not bubble.
+  place.addEventListener("toggle", draw, { capture: true });
   place.addEventListener("pointermove", (event) => {
     const plot = event.target.closest(".plot");
     if (!plot) return;

@@ -37,6 +37,11 @@ export function formatBytes(bytes) {
   return `${size >= 100 || unit === 0 ? Math.round(size) : size.toFixed(1)} ${units[unit]}`;
 }
 
+/** Return a message with a full stop at its end. */
+export function sentence(message) {
+  return /[.!?]$/.test(message) ? message : `${message}.`;
+}
+
 /** Return "1 job" or "2 jobs". */
 export function formatCount(count, noun, plural = `${noun}s`) {
   return `${NUMBER.format(count)} ${count === 1 ? noun : plural}`;

@@ -1,7 +1,7 @@
 // The search for jobs of the page /ops, and the story of one job.
 
 import { UNKNOWN, badge, h, place, table, update } from "./dom.js";
-import { formatCount, formatDuration, timeElement } from "./figures.js";
+import { formatCount, formatDuration, sentence, timeElement } from "./figures.js";
 import { Problem, ask } from "./gateway.js";
 import { readForm } from "./ops-forms.js";
 import { drawTimeline } from "./timeline.js";
@@ -51,7 +51,7 @@ export function addJobs({ access }) {
       shown = null;
       update(place("job-rows"));
       place("further").hidden = true;
-      place("job-result").textContent = `The search was refused: ${error.message}.`;
+      place("job-result").textContent = `The search was refused: ${sentence(error.message)}`;
     }
   }
 
@@ -87,7 +87,7 @@ export function addJobs({ access }) {
       showStory();
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
-      if (id === wanted && mine === keys) showProblem(`The job could not be read: ${error.message}.`);
+      if (id === wanted && mine === keys) showProblem(`The job could not be read: ${sentence(error.message)}`);
     }
   }
 
@@ -143,7 +143,7 @@ export function addJobs({ access }) {
       await ask("DELETE", `/v1/jobs/${encodeURIComponent(wanted)}`, { query });
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
-      place("cancel-result").textContent = `The job was not cancelled: ${error.message}.`;
+      place("cancel-result").textContent = `The job was not cancelled: ${sentence(error.message)}`;
       return;
     }
     await loadStory();

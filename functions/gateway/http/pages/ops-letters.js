@@ -1,7 +1,7 @@
 // The dead letters of the page /ops: a filter, the letters, and their redrive or purge.
 
 import { UNKNOWN, h, place, table, update } from "./dom.js";
-import { formatBytes, formatCount, timeElement } from "./figures.js";
+import { formatBytes, formatCount, sentence, timeElement } from "./figures.js";
 import { Problem, ask } from "./gateway.js";
 import { readForm } from "./ops-forms.js";
 
@@ -76,7 +76,7 @@ export function addLetters({ confirm, access }) {
 
   function report(error) {
     if (!(error instanceof Problem)) throw error;
-    update(place("letter-result"), h("p", { class: "card critical" }, `Nothing was changed: ${error.message}.`));
+    update(place("letter-result"), h("p", { class: "card critical" }, `Nothing was changed: ${sentence(error.message)}`));
   }
 
   function tell(text, jobs = [], refused = []) {

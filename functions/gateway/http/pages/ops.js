@@ -5,7 +5,7 @@
 
 import { addCharts, addUp, highestOf } from "./charts.js";
 import { UNKNOWN, badge, h, place, table, update } from "./dom.js";
-import { formatBytes, formatDuration, formatNumber } from "./figures.js";
+import { formatBytes, formatDuration, formatNumber, sentence } from "./figures.js";
 import { Problem, ask } from "./gateway.js";
 import { addKeyField, onKeyChange, readKey } from "./key.js";
 import { addJobs } from "./ops-jobs.js";
@@ -69,7 +69,7 @@ async function poll() {
   } catch (error) {
     if (error.name === "AbortError") return;
     if (!(error instanceof Problem)) throw error;
-    await refuse(error);
+    refuse(error);
   } finally {
     if (running === request) running = null;
     if (!page.halted && !request.signal.aborted) timer = setTimeout(poll, POLL_MS);
@@ -78,9 +78,9 @@ async function poll() {
 }
 
 /** Show why the gateway refused a request, and hide what the key may not see. */
-async function refuse(problem) {
+function refuse(problem) {
   page.problem = problem;
-  if (![401, 403].includes(problem.status)) return;
+  if (![401, 403].includes(problem.document.status)) return;
   page.halted = "refused";
   page.overview = null;
   page.series = null;
@@ -90,7 +90,7 @@ async function refuse(problem) {
   page.access = { isOperator: false, canChange: false, canCancel: () => true, tenant: null, name: null };
   place("figures").hidden = true;
   letters.clear();
-  if (problem.status === 403) jobs.start();
+  if (problem.document.status === 403) jobs.start();
   else jobs.clear();
 }
 
@@ -168,10 +168,10 @@ function showState() {
 function notice() {
   const { halted, problem } = page;
   if (halted === "refused") {
-    return h("div", { class: "card critical" }, problem.status === 401
+    return h("div", { class: "card critical" }, problem.document.status === 401
       ? [h("p", {}, h("strong", {}, readKey() ? "The gateway refuses this API key." : "This page needs an API key.")),
         h("p", {}, "Open \u201cAPI key\u201d at the top, and enter a key with the scope ", h("code", {}, "ops:read"),
-          " to see everything, or ", h("code", {}, "admin"), " to redrive and purge, too. The gateway says: ", problem.message, ".")]
+          " to see everything, or ", h("code", {}, "admin"), " to redrive and purge, too. The gateway says: ", sentence(problem.message))]
       : [h("p", {}, h("strong", {}, "This key may not see the whole system.")),
         h("p", {}, "That needs the scope ", h("code", {}, "ops:read"), " or ", h("code", {}, "admin"),
           ". Below, the key finds the jobs of its own tenant.")]);
@@ -182,7 +182,7 @@ function notice() {
   }
   if (problem) {
     return h("div", { class: "card critical" }, h("p", {}, h("strong", {}, "The figures could not be read: "),
-      `${problem.message}. The page tries again every 5 s.`));
+      `${sentence(problem.message)} The page tries again every 5 s.`));
   }
   return null;
 }
