@@ -115,7 +115,7 @@ def port_number(text: str) -> int:
     """
     port = int(text)
     if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError("the port must be from 0 to 65535")
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {port}")
     return port
 
 
@@ -127,7 +127,9 @@ def http_limits(options: argparse.Namespace) -> HttpLimits:
 def _positive_seconds(text: str) -> float:
     seconds = float(text)
     if not 0 < seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"expected seconds from 0 to 3600, got {text}")
+        raise argparse.ArgumentTypeError(
+            f"expected more than 0 and at most 3600 seconds, got {text}"
+        )
     return seconds
 
 

@@ -282,13 +282,13 @@ class Worker:
 
     def _watched_loops(self) -> Loops:
         loops = Loops()
-        loops.watch("lock-renewal", lambda: self._locks.turned_at)
-        loops.watch("memory", lambda: self._sharing.turned_at)
-        loops.watch("device-probe", lambda: self._device.turned_at)
+        loops.watch("lock-renewal", lambda: self._locks.iterated_at)
+        loops.watch("memory", lambda: self._sharing.iterated_at)
+        loops.watch("device-probe", lambda: self._device.iterated_at)
         for consumer in self._consumers:
             for queue in consumer.queues:
-                turned_at = partial(getattr, queue.receiver, "turned_at")
-                loops.watch(f"{queue.name}-receive", turned_at)
+                iterated_at = partial(getattr, queue.receiver, "iterated_at")
+                loops.watch(f"{queue.name}-receive", iterated_at)
         return loops
 
     def _states(self) -> dict[str, dict[str, Any]]:

@@ -27,7 +27,7 @@ from contract import media
 from contract.catalogue import Catalogue, ModelEntry
 from contract.errors import ContractError
 from contract.messages import InlineJson
-from worker.errors import SettingsError, WeightsAway, WorkerError
+from worker.errors import SettingsError, WeightsUnavailable, WorkerError
 from worker.inference.loaded_model import LoadedModel, ModelLoader, Result, serialize_result
 from worker.inference.model_manager import SilentContext, run_sample
 from worker.memory.simulated_device import metering, resident_bytes
@@ -65,17 +65,18 @@ class LazyBlobReader:
 
         Raises:
             WeightsMissing: The blob does not exist.
-            WeightsAway: PAYLOAD_STORAGE is missing or wrong, or blob storage cannot be reached.
+            WeightsUnavailable: PAYLOAD_STORAGE is missing or wrong, or blob storage cannot be
+                reached.
         """
         if self._endpoint is None:
-            raise WeightsAway(
+            raise WeightsUnavailable(
                 "PAYLOAD_STORAGE is not set, but the model's weights are in blob storage"
             )
         try:
             account = storage_account(self._endpoint)
         except ValueError:
             # The error's text would repeat the connection string.
-            raise WeightsAway(
+            raise WeightsUnavailable(
                 "PAYLOAD_STORAGE: expected the connection string of a storage account"
             ) from None
         return AzureBlobReader(account).read(container, blob)
@@ -190,7 +191,7 @@ def _sample(model: ModelEntry, path: Path, announced: str | None) -> ModelInput:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise SettingsError(f"{path}: {error.strerror}") from None
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
     limit_bytes = model.max_upload_bytes
     if len(data) > limit_bytes:
         raise SettingsError(

@@ -15,9 +15,9 @@
     │   └── Cancelled              cancelled                cancelled while it ran
     ├── Infrastructure                                 abandon after a delay: a later
     │   │                                              delivery may succeed
-    │   ├── BrokerAway             broker-away              Service Bus does not answer
+    │   ├── BrokerUnavailable      broker-away              Service Bus does not answer
     │   │   └── QueueMissing       queue-missing            the queue does not exist
-    │   ├── PayloadsAway           payloads-away            blob storage does not answer
+    │   ├── PayloadsUnavailable    payloads-away            blob storage does not answer
     │   ├── ReplyUndelivered       reply-undelivered        the gateway does not answer
     │   ├── OutboundFailed         outbound-failed          another server does not answer
     │   ├── LookUpsBusy            look-ups-busy            DNS does not answer for other names
@@ -41,7 +41,7 @@
     │   ├── WeightsUnsafe          weights-unsafe          a pickle that would run code
     │   ├── WeightsDamaged         weights-damaged         truncated, or of an unknown format
     │   ├── WeightsUnfit           weights-unfit           names or shapes do not fit the network
-    │   └── WeightsAway            weights-away            blob storage or the cache fails
+    │   └── WeightsUnavailable     weights-away            blob storage or the cache fails
     └── SettingsError              bad-setting         the worker cannot start: exit code 2
 
 Only the class of an error determines how the message is settled.
@@ -175,20 +175,20 @@ class Infrastructure(WorkerError):
     settlement = Settlement.ABANDON
 
 
-class BrokerAway(Infrastructure):
+class BrokerUnavailable(Infrastructure):
     """Service Bus cannot be reached, or refuses access."""
 
     code = "broker-away"
     stage = Stage.QUEUE
 
 
-class QueueMissing(BrokerAway):
+class QueueMissing(BrokerUnavailable):
     """The Service Bus namespace has no queue with this name."""
 
     code = "queue-missing"
 
 
-class PayloadsAway(Infrastructure):
+class PayloadsUnavailable(Infrastructure):
     """Blob storage cannot be reached, or refuses access."""
 
     code = "payloads-away"
@@ -370,7 +370,7 @@ class WeightsUnfit(ModelUnusable):
     code = "weights-unfit"
 
 
-class WeightsAway(ModelUnusable):
+class WeightsUnavailable(ModelUnusable):
     """Blob storage cannot be reached, or the cache on disk cannot be written."""
 
     code = "weights-away"

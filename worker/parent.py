@@ -102,7 +102,7 @@ def run_in_child(
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _import_modules(modules, noting)
     if threading.active_count() > 1:
-        _log.warning("a model's module has started a thread, so the worker runs without a child")
+        _log.warning("a model's module has started a thread, so the worker has no parent process")
         return run(None)
     # The child writes to fewer pages of memory if its garbage collector ignores these objects.
     gc.collect()

@@ -30,7 +30,7 @@ from contract.names import WORKER_ROUTE
 from contract.queues import may_take_replies, names
 from contract.webhook import event_id, signed_headers
 from worker.errors import (
-    BrokerAway,
+    BrokerUnavailable,
     LookUpsBusy,
     OutboundFailed,
     ReplyForbidden,
@@ -113,7 +113,7 @@ class GatewayClient:
             return None
         # A gateway that is being started or replaced may answer 404.
         if status >= 500 or status in _MAY_SUCCEED_LATER:
-            self._status.mark_down(f"status {status}")
+            self._status.mark_down(f"HTTP status {status}")
             return None
         self._mark_up()
         return status != _GONE
@@ -186,14 +186,14 @@ class GatewayClient:
             self._status.mark_down(type(error).__name__)
             return type(error).__name__
         if status >= 500:
-            self._status.mark_down(f"status {status}")
-            return f"status {status}"
+            self._status.mark_down(f"HTTP status {status}")
+            return f"HTTP status {status}"
         self._mark_up()
         if status // 100 == 2 or status == _GONE:
             return None
         if status in _MAY_SUCCEED_LATER:
-            return f"status {status}"
-        raise ReplyRefused(f"the gateway refused the reply with status {status}")
+            return f"HTTP status {status}"
+        raise ReplyRefused(f"the gateway refused the reply with HTTP status {status}")
 
     def _mark_up(self) -> None:
         if not self._status.is_up:
@@ -235,7 +235,7 @@ class ReplyQueueSender(Protocol):
         """Send one reply, and wait until the broker confirms it.
 
         Raises:
-            BrokerAway: The broker cannot be reached now. The caller may try again.
+            BrokerUnavailable: The broker cannot be reached now. The caller may try again.
             ReplyForbidden: The queue does not exist.
         """
         ...
@@ -269,7 +269,7 @@ class QueueReplies:
         for attempt in count():
             try:
                 sender.send(body, job_id)
-            except BrokerAway as error:
+            except BrokerUnavailable as error:
                 if not wait(backoff_seconds(attempt)):
                     raise ReplyUndelivered(f"the reply was not accepted: {error}") from None
             else:
@@ -316,8 +316,8 @@ class WebhookReplies:
         except LookUpsBusy as error:
             return str(error)
         except OutboundFailed as error:
-            return f"the webhook {error}"
-        return None if status // 100 == 2 or status == _GONE else f"status {status}"
+            return str(error)
+        return None if status // 100 == 2 or status == _GONE else f"HTTP status {status}"
 
 
 class ReplySenders:

@@ -115,7 +115,7 @@ class ScheduledEvents:
         """Stop the polling thread."""
         self._stop.set()
 
-    def turn(self) -> float:
+    def poll(self) -> float:
         """Poll once, and return how many seconds to wait before the next poll."""
         try:
             self._machine = self._machine or self._get(_NAME_PATH).decode().strip()
@@ -153,7 +153,7 @@ class ScheduledEvents:
         pause_seconds = 0.0
         while not self._stop.wait(pause_seconds):
             try:
-                pause_seconds = self.turn()
+                pause_seconds = self.poll()
             except Exception:  # noqa: BLE001  this thread must not end
                 _log.exception("polling for scheduled events failed; the worker will try again")
                 pause_seconds = _LONGEST_PAUSE_SECONDS
@@ -179,7 +179,7 @@ class ScheduledEvents:
     def _get(self, path: str) -> bytes:
         with self._client.stream("GET", path, timeout=self._timeout_seconds) as response:
             if response.status_code != 200:
-                raise UnreadableEvents(f"status {response.status_code}")
+                raise UnreadableEvents(f"HTTP status {response.status_code}")
             body = bytearray()
             for part in response.iter_bytes():
                 body += part

@@ -193,7 +193,7 @@ def _check_date(request: BlobRequest, now: datetime) -> None:
     text = request.headers.get("x-ms-date") or request.headers.get("date") or ""
     date = parse_http_date(text)
     if date is None:
-        detail = "The x-ms-date or Date header must be given, as an RFC 1123 date."
+        detail = "The header x-ms-date or Date must contain an RFC 1123 date."
     elif abs(now - date) > _CLOCK_SKEW:
         detail = f"Request date header too old: '{text}'"
     else:
@@ -230,7 +230,7 @@ def check_sas(
     if "skoid" in fields:
         raise _failed("User delegation signatures are not supported.")
     if fields.get("sv", "") < _OLDEST_VERSION:
-        raise _failed(f"sv must be given and be at least {_OLDEST_VERSION}.")
+        raise _failed(f"The parameter sv must be the version {_OLDEST_VERSION} or a later version.")
     of_account = "ss" in fields or "srt" in fields
     signed = (
         _account_string(fields, account)
@@ -259,7 +259,7 @@ def _service_string(fields: Mapping[str, str], account: str, request: BlobReques
     if kind == "b":
         resource += f"/{request.blob}"
     elif kind != "c":
-        raise _failed("sr must be given and be b or c.")
+        raise _failed("The parameter sr must be b or c.")
     if "si" in fields:
         raise _failed("Stored access policies are not supported.")
     version = fields["sv"]
@@ -276,12 +276,12 @@ def _service_string(fields: Mapping[str, str], account: str, request: BlobReques
 def _check_times(fields: Mapping[str, str], now: datetime) -> None:
     expiry = parse_sas_date(fields.get("se", ""))
     if expiry is None:
-        raise _failed("se must be given and be a UTC date.")
+        raise _failed("The parameter se must be a UTC time.")
     start = None
     if "st" in fields:
         start = parse_sas_date(fields["st"])
         if start is None:
-            raise _failed("st must be a UTC date.")
+            raise _failed("The parameter st must be a UTC time.")
     if now >= expiry or (start is not None and now < start):
         raise _failed("Signature not valid in the specified time frame.")
 
@@ -291,14 +291,16 @@ def _check_origin(fields: Mapping[str, str], request: BlobRequest) -> None:
     if protocols == "https":
         raise StorageError(ErrorCode.AUTHORIZATION_PROTOCOL_MISMATCH)
     if protocols != "https,http":
-        raise _failed("spr must be https or https,http.")
+        raise _failed("The parameter spr must be https or https,http.")
     if "sip" in fields:
         first, _, last = fields["sip"].partition("-")
         try:
             low, high = ip_address(first), ip_address(last or first)
             here = ip_address(request.client_address)
         except ValueError:
-            raise _failed("sip must be an IP address or a range of IP addresses.") from None
+            raise _failed(
+                "The parameter sip must be an IP address or a range of IP addresses."
+            ) from None
         if not (low.version == here.version == high.version and int(low) <= int(here) <= int(high)):
             raise StorageError(ErrorCode.AUTHORIZATION_SOURCE_IP_MISMATCH)
 

@@ -118,13 +118,15 @@ def check_rules(rules: Sequence[CorsRule]) -> None:
     """Raise StorageError if Azure would refuse these rules, according to its documentation."""
     if len(rules) > _RULES_MAX:
         raise StorageError(
-            ErrorCode.INVALID_XML_DOCUMENT, Reason=f"There are more than {_RULES_MAX} CORS rules."
+            ErrorCode.INVALID_XML_DOCUMENT, Reason=f"Expected at most {_RULES_MAX} CORS rules."
         )
     for rule in rules:
         _check_rule(rule)
     if sum(_count_characters(rule) for rule in rules) > _ALL_RULES_CHARACTERS_MAX:
         raise invalid_xml_value(
-            "Cors", "", f"All rules together have more than {_ALL_RULES_CHARACTERS_MAX} characters."
+            "Cors",
+            "",
+            f"All CORS rules together have more than {_ALL_RULES_CHARACTERS_MAX} characters.",
         )
 
 
@@ -141,13 +143,15 @@ def _check_rule(rule: CorsRule) -> None:
             )
     if not methods or not set(methods) <= _METHODS | _MORE_METHODS:
         raise invalid_xml_value(
-            "AllowedMethods", ",".join(methods), f"Expected some of {', '.join(sorted(_METHODS))}."
+            "AllowedMethods",
+            ",".join(methods),
+            f"Expected one or more of {', '.join(sorted(_METHODS))}.",
         )
     _check_headers("AllowedHeaders", rule.allowed_headers)
     _check_headers("ExposedHeaders", rule.exposed_headers)
     if not 0 <= rule.max_age_seconds <= _MAX_AGE_MAX:
         raise invalid_xml_value(
-            "MaxAgeInSeconds", str(rule.max_age_seconds), f"Expected 0 to {_MAX_AGE_MAX}."
+            "MaxAgeInSeconds", str(rule.max_age_seconds), f"Expected 0 to {_MAX_AGE_MAX} seconds."
         )
 
 
@@ -157,15 +161,15 @@ def _check_headers(element: str, names: Sequence[str]) -> None:
             raise invalid_xml_value(
                 element,
                 name,
-                f"Expected names of headers of at most {_ITEM_CHARACTERS_MAX} characters, or "
-                "prefixes with *.",
+                f"Expected a header name of at most {_ITEM_CHARACTERS_MAX} characters, or a prefix "
+                "with *.",
             )
     prefixes = sum(name.endswith(_ANY) for name in names)
     if prefixes > _PREFIXES_MAX or len(names) - prefixes > _LITERAL_HEADERS_MAX:
         raise invalid_xml_value(
             element,
             "",
-            f"Expected at most {_LITERAL_HEADERS_MAX} names and {_PREFIXES_MAX} prefixes.",
+            f"Expected at most {_LITERAL_HEADERS_MAX} header names and {_PREFIXES_MAX} prefixes.",
         )
 
 

@@ -93,7 +93,7 @@ def _rule(element: XmlElement) -> CorsRule:
     values = {child.name: child.text for child in element.children}
     age = values["MaxAgeInSeconds"]
     if not _NUMBER.fullmatch(age):
-        raise invalid_xml_value("MaxAgeInSeconds", age, "Expected a number of seconds.")
+        raise invalid_xml_value("MaxAgeInSeconds", age, "Expected a whole number of seconds.")
     return CorsRule(
         _items(values["AllowedOrigins"]),
         tuple(method.upper() for method in _items(values["AllowedMethods"])),
@@ -158,7 +158,9 @@ def _days(element: XmlElement) -> None:
 def _version(element: XmlElement) -> None:
     _text(element)
     if not _VERSION.fullmatch(element.text):
-        raise invalid_xml_value(element.name, element.text, "Expected a version of the API.")
+        raise invalid_xml_value(
+            element.name, element.text, "Expected an API version such as 2021-12-02."
+        )
 
 
 def _retention(element: XmlElement) -> None:

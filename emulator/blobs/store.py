@@ -72,7 +72,7 @@ class AccountStore:
             ) from None
         except OSError as error:
             kind = StartError if is_disk_error(error) else SettingError
-            raise kind(f"the data directory cannot be used: {error}") from error
+            raise kind(f"the data directory {self._root} cannot be used: {error}") from error
         try:
             create_index(self._index)
             sync_directory(self._root)

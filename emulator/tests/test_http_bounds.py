@@ -128,12 +128,16 @@ def service(
     "host",
     ["localhost", "LOCALHOST:7071", "127.0.0.1:1", "127.1.2.3", "[::1]:80", "account.localhost"],
 )
-def test_a_request_for_a_loopback_name_is_served(service: Service, host: str) -> None:
+def test_a_request_with_a_loopback_name_in_the_host_header_is_accepted(
+    service: Service, host: str
+) -> None:
     assert service.get(f"Host: {host}").startswith(b"HTTP/1.1 %d " % service.status)
 
 
 @pytest.mark.parametrize("host", ["dev.example", "DEV.example.:8080"])
-def test_a_request_for_an_allowed_name_is_served(service: Service, host: str) -> None:
+def test_a_request_with_an_allowed_name_in_the_host_header_is_accepted(
+    service: Service, host: str
+) -> None:
     assert service.get(f"Host: {host}").startswith(b"HTTP/1.1 %d " % service.status)
 
 
@@ -141,7 +145,9 @@ def test_a_request_for_an_allowed_name_is_served(service: Service, host: str) ->
     "host",
     ["evil.example", "evil.example:7071", "localhost.evil.example", "0.0.0.0", "10.0.0.1", "[::]"],
 )
-def test_a_request_for_a_host_that_is_not_allowed_is_refused(service: Service, host: str) -> None:
+def test_a_request_with_a_host_header_that_is_not_allowed_is_refused_with_status_421(
+    service: Service, host: str
+) -> None:
     answer = service.get(f"Host: {host}")
     assert answer.startswith(b"HTTP/1.1 421 ")
     assert b"HostNotAllowed" in answer
@@ -149,7 +155,7 @@ def test_a_request_for_a_host_that_is_not_allowed_is_refused(service: Service, h
 
 
 @pytest.mark.parametrize("host", ["[", "localhost/", "a b", "user@localhost"])
-def test_a_request_with_an_invalid_host_header_gets_400(service: Service, host: str) -> None:
+def test_a_request_with_an_invalid_host_header_gets_status_400(service: Service, host: str) -> None:
     assert service.get(f"Host: {host}").startswith(b"HTTP/1.1 400 ")
 
 
@@ -158,7 +164,7 @@ def test_a_request_with_an_allowed_and_a_forbidden_host_header_is_refused(servic
     assert answer.startswith((b"HTTP/1.1 421 ", b"HTTP/1.1 400 "))
 
 
-def test_a_request_that_states_its_body_length_twice_is_refused(service: Service) -> None:
+def test_a_request_with_two_body_lengths_is_refused(service: Service) -> None:
     for lengths in (
         "Content-Length: 3\r\nContent-Length: 5",
         "Content-Length: 5\r\nContent-Length: 5",
@@ -169,7 +175,9 @@ def test_a_request_that_states_its_body_length_twice_is_refused(service: Service
         assert service.exchange(head.encode()).startswith(b"HTTP/1.1 400 "), lengths
 
 
-def test_incomplete_headers_end_a_connection_and_do_not_delay_a_neighbour(service: Service) -> None:
+def test_connections_with_incomplete_headers_are_closed_and_delay_no_other_client(
+    service: Service,
+) -> None:
     started_at = time.monotonic()
     with contextlib.ExitStack() as stack:
         waiting = []
@@ -211,7 +219,9 @@ def is_open(connection: socket.socket) -> bool:
         return False
 
 
-async def test_a_connection_whose_body_stops_is_closed_and_a_neighbour_is_served() -> None:
+async def test_a_connection_with_an_incomplete_body_is_closed_and_other_clients_are_served() -> (
+    None
+):
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         try:
             body = await read_body(scope, receive)
@@ -239,7 +249,7 @@ async def test_a_connection_whose_body_stops_is_closed_and_a_neighbour_is_served
         await listener.stop()
 
 
-def test_other_users_can_read_neither_new_nor_existing_data_files(service: Service) -> None:
+def test_other_users_cannot_read_the_data_files_of_an_emulator_service(service: Service) -> None:
     assert stat.S_IMODE(service.data.stat().st_mode) == 0o700
     paths = list(service.data.rglob("*"))
     assert paths
@@ -247,7 +257,7 @@ def test_other_users_can_read_neither_new_nor_existing_data_files(service: Servi
         assert not path.stat().st_mode & 0o077, path
 
 
-def test_a_data_directory_with_the_sticky_bit_keeps_its_mode(tmp_path: Path) -> None:
+def test_a_data_directory_with_the_sticky_bit_keeps_its_file_mode(tmp_path: Path) -> None:
     tmp_path.chmod(0o1777)
     (tmp_path / "of_others").touch(mode=0o644)
     make_private_directory(tmp_path)
@@ -255,7 +265,9 @@ def test_a_data_directory_with_the_sticky_bit_keeps_its_mode(tmp_path: Path) -> 
     assert (tmp_path / "of_others").stat().st_mode & 0o077
 
 
-def test_the_target_of_a_link_in_the_data_directory_keeps_its_mode(tmp_path: Path) -> None:
+def test_the_target_of_a_symbolic_link_in_the_data_directory_keeps_its_file_mode(
+    tmp_path: Path,
+) -> None:
     target = tmp_path / "elsewhere"
     target.touch(mode=0o644)
     target.chmod(0o644)
@@ -295,7 +307,9 @@ def test_parsing_a_host_header_returns_the_name_or_none(authority: str, name: st
         ("http://[", False),
     ],
 )
-def test_only_the_origins_of_allowed_hosts_are_allowed(origin: str, is_allowed: bool) -> None:
+def test_host_rules_allow_only_origins_of_loopback_names_and_allowed_hosts(
+    origin: str, is_allowed: bool
+) -> None:
     assert HostRules(["dev.example"]).allows_origin(origin) is is_allowed
 
 
@@ -303,7 +317,7 @@ def test_only_the_origins_of_allowed_hosts_are_allowed(origin: str, is_allowed: 
     ("origin", "status"),
     [("https://evil.example", 403), ("null", 403), ("http://localhost:3000", 202)],
 )
-def test_only_pages_of_loopback_hosts_can_run_a_function_with_the_admin_api(
+def test_only_web_pages_of_loopback_hosts_can_run_a_function_through_the_admin_api(
     tmp_path: Path, origin: str, status: int
 ) -> None:
     app = tmp_path / "app"

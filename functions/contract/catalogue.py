@@ -1,17 +1,23 @@
-"""Read the model catalogue `models.toml`, and compute the names of the models' queues."""
+"""Read the model catalogue `models.toml`, and compute the names of the models' queues.
 
+`python -m contract.catalogue NAME [CATALOGUE]` prints a model's entry with all its defaults.
+"""
+
+import argparse
 import difflib
+import json
 import re
+import sys
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from contract import media
-from contract.errors import CatalogueError, UnknownModel
+from contract.errors import CatalogueError, ContractError, UnknownModel
 from contract.names import low_priority_queue
 
 DEFAULT_PATH = Path(__file__).with_name("models.toml")
@@ -39,10 +45,19 @@ Option = str | int | float | bool
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A model in the catalogue.
+    """A model in the catalogue. Only the first three keys of an entry are required.
 
     Attributes:
+        name: The name of the entry's table.
         implementation: The worker's module that defines the class `Infer`.
+        description: A sentence for callers.
+        media_types: The media types of inputs that the model accepts.
+        task: What the model does, in one or two words.
+        queue: The name of the model's queue. The default is the name of the model.
+        max_input_bytes: The largest size in bytes of an input that is part of an HTTP request.
+        max_upload_bytes: The largest size in bytes of an upload. The default is `max_input_bytes`.
+        max_pixels: The largest number of pixels of an input image; 0 if pixels are not limited. The
+            default is 50 million if all media types are images, otherwise 0.
         deadline_seconds: The default time between the submit and the deadline of a job.
         max_deadline_seconds: The longest time between the submit and the deadline of a job.
         max_batch_size: The largest number of inputs in a batch.
@@ -51,9 +66,6 @@ class ModelEntry:
             is settled.
         max_delivery_count: The number of deliveries after which Service Bus moves a message that
             was not completed to the dead-letter queue.
-        max_pixels: The largest number of pixels of an input image; 0 if pixels are not limited.
-        max_input_bytes: The largest size in bytes of an input that is part of an HTTP request.
-        max_upload_bytes: The largest size in bytes of an upload. The default is `max_input_bytes`.
         reports_progress: Whether the worker reports the progress of each job.
         weights: The location of the weights, as `blob:CONTAINER/NAME` or `package:PACKAGE/PATH`;
             empty if the model has no weights.
@@ -68,20 +80,20 @@ class ModelEntry:
     """
 
     name: str
-    task: str
-    description: str
     implementation: str
-    queue: str
+    description: str
     media_types: tuple[str, ...]
-    max_input_bytes: int
-    deadline_seconds: int
-    max_deadline_seconds: int
-    max_batch_size: int
-    max_wait_ms: int
-    lock_seconds: int
-    max_delivery_count: int
-    max_pixels: int = 0
+    task: str = "inference"
+    queue: str = ""
+    max_input_bytes: int = 10 * 1024 * 1024
     max_upload_bytes: int = 0
+    max_pixels: int = 0
+    deadline_seconds: int = 60
+    max_deadline_seconds: int = 3600
+    max_batch_size: int = 8
+    max_wait_ms: int = 5
+    lock_seconds: int = 10
+    max_delivery_count: int = 3
     reports_progress: bool = False
     weights: str = ""
     weights_sha256: str = ""
@@ -90,6 +102,9 @@ class ModelEntry:
     uses_gpu: bool = True
     result_media_type: str = media.JSON
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+
+
+_DEFAULT_MAX_PIXELS: Final = 50_000_000
 
 
 class Catalogue(Mapping[str, ModelEntry]):
@@ -112,7 +127,10 @@ class Catalogue(Mapping[str, ModelEntry]):
             )
         queues = [model.queue for model in catalogue.values()]
         if len(set(queues)) < len(queues):
-            raise CatalogueError("two models have the same queue: give each model its own queue")
+            twice = next(queue for queue in queues if queues.count(queue) > 1)
+            raise CatalogueError(
+                f"two models have the queue {twice}: give each model its own queue"
+            )
         if taken := {low_priority_queue(queue) for queue in queues} & set(queues):
             raise CatalogueError(
                 f"the queue {min(taken)} is already another model's low-priority queue: "
@@ -153,10 +171,26 @@ def _read_model(name: str, table: object) -> ModelEntry:
         if key not in table and each.default is MISSING and each.default_factory is MISSING:
             raise CatalogueError(f"{name}.{key}: the key is missing; add it")
     values = {key: _read_value(name, key, value) for key, value in table.items()}
-    model = ModelEntry(name=name, **{"max_upload_bytes": values["max_input_bytes"], **values})
+    model = _add_defaults(ModelEntry(name=name, **values), values)
     _check_limits(model)
     _check_weights(model)
     return model
+
+
+def _add_defaults(model: ModelEntry, given: Mapping[str, Any]) -> ModelEntry:
+    """Return the entry with the defaults that depend on its other keys.
+
+    `given` contains the keys of the entry in the catalogue file.
+    """
+    are_images = all(media_type.startswith("image/") for media_type in model.media_types)
+    defaults: dict[str, Any] = {
+        "queue": model.name,
+        "max_upload_bytes": model.max_input_bytes,
+        "max_pixels": _DEFAULT_MAX_PIXELS if are_images else 0,
+        # A deadline that is longer than the default limit raises the limit.
+        "max_deadline_seconds": max(model.max_deadline_seconds, model.deadline_seconds),
+    }
+    return replace(model, **{key: value for key, value in defaults.items() if key not in given})
 
 
 def _read_value(name: str, key: str, value: Any) -> Any:
@@ -249,7 +283,10 @@ def _check_limits(model: ModelEntry) -> None:
         ("max_deadline_seconds", 1, 6 * 24 * 3600),
     ):
         if not low <= getattr(model, key) <= high:
-            raise CatalogueError(f"{model.name}.{key}: expected a number from {low} to {high}")
+            raise CatalogueError(
+                f"{model.name}.{key}: expected a number from {low} to {high}, "
+                f"found {getattr(model, key)}"
+            )
     if not _MEDIA_TYPE.fullmatch(model.result_media_type):
         raise CatalogueError(
             f"{model.name}.result_media_type: expected a media type, for example image/png"
@@ -301,3 +338,53 @@ def find_queue(catalogue: Catalogue, queue: str) -> tuple[ModelEntry, Priority] 
     """Return the model and the priority of the jobs in a queue; None if no model uses the queue."""
     pairs = ((model, priority) for model in catalogue.values() for priority in Priority)
     return next((pair for pair in pairs if queue_of(*pair) == queue), None)
+
+
+def format_entry(model: ModelEntry) -> str:
+    """Return a model's entry in TOML with all its keys, also those that have their defaults.
+
+    Keys without a value are omitted, for example `weights` of a model without weights.
+    """
+    values = {each.name: getattr(model, each.name) for each in fields(model)}
+    lines = [
+        f"{key} = {_to_toml(value)}"
+        for key, value in values.items()
+        if key != "name" and value != ""
+    ]
+    return "\n".join([f"[{model.name}]", *lines])
+
+
+def _to_toml(value: Any) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case Mapping():
+            members = [f"{_to_toml(key)} = {_to_toml(each)}" for key, each in value.items()]
+            return f"{{{', '.join(members)}}}"
+        case list() | tuple():
+            return f"[{', '.join(map(_to_toml, value))}]"
+        case int() | float():
+            return repr(value)
+    # A JSON string is also a basic string of TOML, except for the character U+007F.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print a model's entry with all its defaults. Return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m contract.catalogue", description="Print a model's entry with all defaults."
+    )
+    parser.add_argument("name", help="the model's name in the catalogue")
+    parser.add_argument("catalogue", nargs="?", type=Path, default=DEFAULT_PATH)
+    parsed = parser.parse_args(arguments)
+    try:
+        entry = format_entry(Catalogue.load(parsed.catalogue).model(parsed.name))
+    except ContractError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(f"{entry}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

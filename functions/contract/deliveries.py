@@ -68,11 +68,13 @@ def encode_note(note: DeliveryNote) -> bytes:
 def decode_note(data: bytes) -> DeliveryNote:
     """Decode a note. Raises MalformedMessage."""
     if len(data) > MAX_NOTE_BYTES:
-        raise MalformedMessage(f"the note has {len(data)} bytes, more than {MAX_NOTE_BYTES}")
+        raise MalformedMessage(
+            f"the delivery note has {len(data)} bytes; at most {MAX_NOTE_BYTES} are allowed"
+        )
     try:
         fields = Fields(json.loads(data))
     except (ValueError, RecursionError):
-        raise MalformedMessage("the note is not JSON in UTF-8") from None
+        raise MalformedMessage("the delivery note is not JSON in UTF-8") from None
     return DeliveryNote(
         fields.integer("attempt", minimum=1),
         marks_from_json(fields.child("marks")),

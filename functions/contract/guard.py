@@ -158,7 +158,7 @@ class AddressGuard:
         if target.address is not None:
             self._check(target, target.address)
         elif target.scheme == "http" and not self._networks and not self._is_listed(target):
-            raise ForbiddenAddress("the URL must be https")
+            raise ForbiddenAddress("the URL must begin with https://")
         return target
 
     def resolve(self, target: Target, look_up: LookUp) -> tuple[str, ...]:
@@ -195,7 +195,7 @@ class AddressGuard:
                 else _not_found(target)
             )
         if target.scheme != "https":
-            raise ForbiddenAddress("the URL must be https")
+            raise ForbiddenAddress("the URL must begin with https://")
 
 
 def _not_found(target: Target) -> str:
@@ -212,9 +212,9 @@ def _parse_url(url: str) -> Target:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError:
-        raise ForbiddenAddress("the URL is not valid") from None
+        raise ForbiddenAddress("the URL cannot be parsed") from None
     if parts.scheme not in _DEFAULT_PORTS:
-        raise ForbiddenAddress("the URL must be https")
+        raise ForbiddenAddress("the URL must begin with https://")
     if "@" in parts.netloc:
         raise ForbiddenAddress("the URL must not have a user name or password")
     if port == 0:
@@ -331,7 +331,7 @@ class Resolver:
         except RuntimeError:
             # The operating system does not allow another thread.
             self._end(host, share)
-            future.set_exception(OSError("no thread for the look-up"))
+            future.set_exception(OSError("no thread could be started for the DNS look-up"))
         return future
 
     def look_up(self, host: str, port: int, share: str, seconds: float) -> tuple[str, ...]:

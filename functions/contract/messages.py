@@ -260,7 +260,7 @@ class Fields:
 
     def text(self, name: str) -> str:
         """Return the value of a field, which must be a non-empty string."""
-        value = self._required(name, str)
+        value = self._required(name, str, "a string")
         if not value:
             raise MalformedMessage(f"{self._at(name)}: the text must not be empty")
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
@@ -273,7 +273,7 @@ class Fields:
 
     def integer(self, name: str, minimum: int = 0) -> int:
         """Return the value of a field, which must be a whole number of at least `minimum`."""
-        value = self._required(name, (int, float))
+        value = self._required(name, (int, float), "a number")
         # JSON Schema counts 1.0 as a whole number. `is_integer` is false for NaN and infinity.
         is_whole = value.is_integer() if isinstance(value, float) else not isinstance(value, bool)
         if not is_whole or value < minimum:
@@ -289,7 +289,7 @@ class Fields:
         """
         if default is not None and self._values.get(name) is None:
             return default
-        value = self._required(name, (int, float))
+        value = self._required(name, (int, float), "a number")
         # This comparison is also false for NaN.
         if isinstance(value, bool) or not 0 <= value < float("inf"):
             raise MalformedMessage(f"{self._at(name)}: expected a number of at least 0")
@@ -301,7 +301,7 @@ class Fields:
 
     def boolean(self, name: str) -> bool:
         """Return the value of a field, which must be true or false."""
-        return self._required(name, bool)
+        return self._required(name, bool, "true or false")
 
     def time(self, name: str) -> datetime:
         """Return the time in a field, converted to UTC.
@@ -337,7 +337,7 @@ class Fields:
 
     def child(self, name: str) -> "Fields":
         """Return a `Fields` object for the JSON object in a field."""
-        return Fields(self._required(name, Mapping), self._at(name))
+        return Fields(self._required(name, Mapping, "an object"), self._at(name))
 
     def optional_child(self, name: str) -> "Fields | None":
         """Return a `Fields` object for the JSON object in a field.
@@ -363,14 +363,12 @@ class Fields:
         """
         return {name: value for name, value in self._values.items() if name not in known}
 
-    def _required(self, name: str, expected: type[_T] | tuple[type[_T], ...]) -> _T:
+    def _required(self, name: str, expected: type[_T] | tuple[type[_T], ...], kind: str) -> _T:
         value = self._values.get(name)
         if value is None:
             raise MalformedMessage(f"{self._at(name)}: the field is missing")
         if not isinstance(value, expected):
-            raise MalformedMessage(
-                f"{self._at(name)}: expected another type, found {_json_kind(value)}"
-            )
+            raise MalformedMessage(f"{self._at(name)}: expected {kind}, found {_json_kind(value)}")
         return value
 
     def _at(self, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Final
 
 from contract.catalogue import Catalogue
 from contract.guard import Resolver
@@ -35,6 +36,9 @@ from gateway.submission.idempotency import LIFETIME_HOURS, IdempotencyKeys
 from gateway.telemetry import GatewayTracing, JobCounters, make_tracer_provider
 from gateway.webhooks.activities import WebhookActivities
 from gateway.webhooks.sender import HttpWebhookSender, WebhookSender
+
+_MAX_EARLY_QUEUES: Final = 10
+"""The most queues whose senders are opened before the first job. Each sender has a connection."""
 
 
 @dataclass(frozen=True)
@@ -168,10 +172,14 @@ class Services:
         """
         container = PayloadContainer(settings.payload_storage)
         resolver = Resolver()
+        catalogue = Catalogue.load(settings.catalogue_path)
+        early_queues = [model.queue for model in catalogue.values()][:_MAX_EARLY_QUEUES]
         return cls(
             settings=settings,
-            catalogue=Catalogue.load(settings.catalogue_path),
-            queues=ServiceBusQueues(settings.service_bus, settings.service_bus_admin_url),
+            catalogue=catalogue,
+            queues=ServiceBusQueues(
+                settings.service_bus, settings.service_bus_admin_url, early_queues
+            ),
             payloads=BlobPayloadStore(container),
             blobs=ContainerBlobs(container),
             links=SignedPayloadLinks(container, settings.payload_public_url),

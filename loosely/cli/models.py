@@ -1,4 +1,4 @@
-"""``loosely models`` lists the models; ``loosely models check`` runs one model on a file."""
+"""``loosely models`` lists the models, or shows the entry of one, or runs one on a file."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ _EXIT_USAGE = 2
 app = typer.Typer(
     invoke_without_command=True,
     add_completion=False,
-    help="List the models, or run one on a file.",
+    help="List the models, show the entry of one, or run one on a file.",
 )
 
 
@@ -50,6 +50,33 @@ def models(
 
 
 @app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
+) -> None:
+    """Print a model's entry in the catalogue with all its defaults.
+
+    MODEL_CATALOGUE selects the catalogue, as it does for the gateway and the worker.
+    """
+    root = _find_root()
+    environment = _environment(root)
+    command = [sys.executable, "-m", "contract.catalogue", name]
+    command += [environment["MODEL_CATALOGUE"]] if environment.get("MODEL_CATALOGUE") else []
+    done = subprocess.run(  # noqa: S603  our own module, without a shell
+        command, cwd=root, env=environment, check=False
+    )
+    if done.returncode:
+        raise typer.Exit(_EXIT_USAGE)
+
+
+def _find_root() -> Path:
+    try:
+        return find_root(Path.cwd())
+    except RepositoryMissing as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(_EXIT_USAGE) from None
+
+
+@app.command()
 def check(
     name: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
     file: Annotated[
@@ -69,11 +96,7 @@ def check(
     selects the catalogue, as it does for the worker. Weights in blob storage are read from
     PAYLOAD_STORAGE or, if that is unset, from the storage of the running `loosely up`.
     """
-    try:
-        root = find_root(Path.cwd())
-    except RepositoryMissing as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(_EXIT_USAGE) from None
+    root = _find_root()
     command = [sys.executable, "-m", "worker.check", name, str(file.resolve())]
     command += ["--type", media_type] if media_type else []
     with subprocess.Popen(  # noqa: S603  our own module, without a shell

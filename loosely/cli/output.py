@@ -56,6 +56,10 @@ def job_details(job: Job) -> RenderableType:
         if text is not None:
             table.add_row(name, Text(printable(text)))
     table.add_row("status", Text(printable(job.status), style=_STATUS_STYLES.get(job.status, "")))
+    if not job.is_final:
+        for name, text in (("progress", _progress(job)), ("queue", _place(job))):
+            if text:
+                table.add_row(name, Text(text))
     for name in _TIME_MEMBERS:
         if job.document.get(name):
             table.add_row(name.removesuffix("_at"), Text(printable(job.document[name])))
@@ -281,6 +285,25 @@ def _times(job: Job) -> str:
         for key, name in _TIMINGS
         if _is_number(job.timing.get(key))
     )
+
+
+def _progress(job: Job) -> str:
+    """Return the job's progress as a percentage and the model's message; empty if unknown."""
+    progress = job.progress or {}
+    fraction, message = progress.get("fraction"), progress.get("message")
+    texts = [f"{fraction:.0%}"] if _is_number(fraction) else []
+    return "  ".join([*texts, *([printable(message)] if message else [])])
+
+
+def _place(job: Job) -> str:
+    """Return the job's position in the queue and the expected wait; empty if they are unknown."""
+    place = job.place
+    texts = [f"position {place.position}"] if place.position is not None else []
+    if place.eta_seconds is not None:
+        texts.append(f"about {place.eta_seconds:.0f} s")
+    if place.phase == "cold_starting":
+        texts.append("a worker is starting")
+    return ", ".join(texts)
 
 
 def _error(error: Mapping[str, Any]) -> str:

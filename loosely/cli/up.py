@@ -348,8 +348,10 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
     from loosely.local.environment import (  # noqa: PLC0415
         read_cors_origins,
         read_environment,
+        read_setting,
         shared_environment,
     )
+    from loosely.local.example import choose_example  # noqa: PLC0415
     from loosely.local.run import RunPlan  # noqa: PLC0415
 
     # Forget which models killed an earlier worker by their load, because they may be repaired now.
@@ -377,7 +379,11 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
         directory=options.root,
         data=options.data,
         url=settings.gateway_url,
-        picture=_relative_to_current(options.root / "examples" / "chelsea.jpg"),
+        example=choose_example(
+            settings.catalogue or options.root / "functions" / "contract" / "models.toml",
+            _relative_to_current(options.root / "examples"),
+            needs_key=bool(read_setting("API_KEYS", options.root, user)),
+        ),
         environment=shared_environment(options.root, user),
     )
 

@@ -1,6 +1,5 @@
 """The output of `loosely up`: one line for each component, then an example of a request."""
 
-import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loosely.local import events
+from loosely.local.example import ExampleRequest
 from loosely.local.pages import PAGES, page_address
 from loosely.local.parts import Part
 
@@ -183,7 +183,7 @@ class StatusDisplay:
 
 
 def show_usage(
-    console: Console, *, seconds: float, url: str | None, picture: Path, logs: Path
+    console: Console, *, seconds: float, url: str | None, example: ExampleRequest | None, logs: Path
 ) -> None:
     """Print that the system is ready, and a request to try.
 
@@ -191,25 +191,16 @@ def show_usage(
         console: The console to print to.
         seconds: How many seconds the start of the system took.
         url: The gateway's URL, or ``None`` if no gateway was started.
-        picture: The example picture that the printed command sends.
+        example: The request of the printed command, or ``None`` to print no command.
         logs: The directory of the log files.
     """
     lines = [f"\nReady in {seconds:.1f} s."]
     if url is not None:
-        lines += [
-            "Try:\n",
-            f"  {_curl_command(url, picture)}\n",
-            *(f"{title:<10} {page_address(url, name)}" for name, title in PAGES.items()),
-        ]
+        if example is not None:
+            lines += ["Try:\n", f"  {example.curl_command(url)}\n"]
+        lines += [f"{title:<10} {page_address(url, name)}" for name, title in PAGES.items()]
     lines += [f"Logs       {logs}", "Ctrl-C stops all components."]
     for line in lines:
         # Do not wrap the lines, because users copy them.
         with suppress(OSError):
             console.print(Text(line), soft_wrap=True)
-
-
-def _curl_command(url: str, picture: Path) -> str:
-    return (
-        f"curl --data-binary @{shlex.quote(str(picture))} -H 'content-type: image/jpeg' "
-        f"{url}/v1/models/classifier/jobs"
-    )

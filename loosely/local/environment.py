@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from loosely.local.errors import RepositoryMissing
 
@@ -40,25 +41,33 @@ def shared_environment(root: Path, user: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def read_cors_origins(root: Path, user: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the allowed origins that the gateway will read from its setting ``CORS_ORIGINS``.
+def read_setting(name: str, root: Path, user: Mapping[str, str]) -> str:
+    """Return the value that the gateway will read for a setting; empty if it is not set.
 
     The environment takes precedence over ``functions/local.settings.json``. If that file is
     invalid, the result is empty, because the Functions host reports the error.
 
     Args:
+        name: The name of the setting.
         root: The repository's root directory.
         user: The environment variables with which the user called `loosely`.
     """
-    value = user.get("CORS_ORIGINS")
+    value: Any = user.get(name)
     if value is None:
         try:
             text = (root / "functions" / "local.settings.json").read_text(encoding="utf-8-sig")
-            value = json.loads(text)["Values"]["CORS_ORIGINS"]
+            value = json.loads(text)["Values"][name]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return ()
-    if not isinstance(value, str):
-        return ()
+            return ""
+    return value if isinstance(value, str) else ""
+
+
+def read_cors_origins(root: Path, user: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the allowed origins that the gateway will read from its setting ``CORS_ORIGINS``.
+
+    `read_setting` describes the arguments.
+    """
+    value = read_setting("CORS_ORIGINS", root, user)
     return tuple(origin.strip() for origin in value.split(",") if origin.strip())
 
 

@@ -19,6 +19,7 @@ from loosely.local.data_directory import (
     find_disk_problem,
     lock_directory,
 )
+from loosely.local.example import ExampleRequest
 from loosely.local.launcher import Launcher
 from loosely.local.logs import PartLog
 from loosely.local.parts import Part
@@ -46,8 +47,8 @@ class RunPlan:
     data: Path
     #: The gateway's URL.
     url: str
-    #: An example input for the printed command.
-    picture: Path
+    #: The request of the printed command, or ``None`` to print no command.
+    example: ExampleRequest | None
     environment: Mapping[str, str] = field(repr=False)
     #: The pool of workers, started after the components, if there is a pool.
     worker_pool: "WorkerPoolPlan | None" = None
@@ -182,6 +183,6 @@ async def _show_usage_when_ready(
         console,
         seconds=time.monotonic() - started_at,
         url=plan.url if has_gateway else None,
-        picture=plan.picture,
+        example=plan.example,
         logs=plan.logs,
     )

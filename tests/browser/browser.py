@@ -114,13 +114,10 @@ class Browser:
         self.wait(lambda: text in self.find(selector).text, f"{selector} does not show {text!r}")
 
     def wait(self, condition: Callable[[], bool], failure: str) -> None:
-        """Wait until `condition` returns true. `failure` is the error text after a time-out.
-
-        The condition is false while it uses an element that the page has just replaced.
-        """
-        wait = WebDriverWait(
-            self.driver, WAIT_SECONDS, 0.05, ignored_exceptions=[StaleElementReferenceException]
-        )
+        """Wait until `condition` returns true. `failure` is the error text after a time-out."""
+        # A page may replace an element between two requests of the condition.
+        replaced = (StaleElementReferenceException,)
+        wait = WebDriverWait(self.driver, WAIT_SECONDS, 0.05, ignored_exceptions=replaced)
         wait.until(lambda _: condition(), failure)
 
     def run(self, script: str, *arguments: object) -> Any:

@@ -1,6 +1,8 @@
 """Checks of a page that tests of all pages use: barriers, widths and the keyboard."""
 
 import pytest
+from selenium.webdriver import ActionChains
+from selenium.webdriver.common.keys import Keys
 
 from tests.browser.browser import Browser
 
@@ -25,7 +27,8 @@ def check_width(browser: Browser) -> None:
 
 def press(browser: Browser, key: str) -> None:
     """Press a key in the element that has the focus."""
-    browser.driver.switch_to.active_element.send_keys(key)
+    # send_keys of a file's field would take the key as the name of a file.
+    ActionChains(browser.driver).send_keys(key).perform()
 
 
 def focused(browser: Browser, attribute: str) -> str:
@@ -36,7 +39,7 @@ def focused(browser: Browser, attribute: str) -> str:
 def tab_to(browser: Browser, selector: str) -> None:
     """Press Tab until an element has the focus. Each element on the way must show its focus."""
     for _ in range(100):
-        press(browser, "\ue004")  # Keys.TAB
+        press(browser, Keys.TAB)
         shown = browser.run(
             "const one = document.activeElement;"
             "const shows = [one, one.nextElementSibling, one.previousElementSibling,"

@@ -35,13 +35,15 @@ def sent_to(browser: Browser, path: str) -> SentRequest:
 
 
 @pytest.mark.parametrize("path", ["/", "/docs/problems"])
-def test_axe_finds_no_barrier_on_a_page_of_text(browser: Browser, path: str) -> None:
+def test_the_front_page_and_the_problems_page_pass_the_accessibility_checks_of_axe(
+    browser: Browser, path: str
+) -> None:
     browser.open(path)
     check_with_axe(browser)
     assert browser.messages == []
 
 
-def test_axe_finds_no_barrier_on_the_page_of_the_api(browser: Browser) -> None:
+def test_the_api_page_passes_the_accessibility_checks_of_axe(browser: Browser) -> None:
     open_route(browser, SUBMIT)
     browser.find(f"{SUBMIT} .try-out__btn").click()
     browser.find(f"{MODELS} .opblock-summary-control").click()
@@ -54,9 +56,7 @@ def test_axe_finds_no_barrier_on_the_page_of_the_api(browser: Browser) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/docs/problems"])
-def test_a_page_fits_into_320_pixels_without_scrolling_sideways(
-    browser: Browser, path: str
-) -> None:
+def test_a_page_320_pixels_wide_needs_no_horizontal_scrolling(browser: Browser, path: str) -> None:
     browser.open(path)
     if path == "/docs":
         browser.find(f"{SUBMIT} .opblock-summary-control").click()
@@ -64,7 +64,7 @@ def test_a_page_fits_into_320_pixels_without_scrolling_sideways(
     check_width(browser)
 
 
-def test_the_front_page_leads_to_each_page(browser: Browser) -> None:
+def test_a_click_on_the_link_of_the_front_page_opens_the_api_page(browser: Browser) -> None:
     browser.open("/")
     paths = [link.get_dom_attribute("href") for link in browser.find_all(".entries a")]
     assert paths == ["/play", "/ops", "/docs"]
@@ -73,7 +73,9 @@ def test_the_front_page_leads_to_each_page(browser: Browser) -> None:
     assert browser.find("nav [aria-current]").text == "API"
 
 
-def test_the_routes_of_callers_come_before_those_of_workers_and_operators(browser: Browser) -> None:
+def test_the_api_page_shows_routes_of_callers_before_routes_of_workers_and_operators(
+    browser: Browser,
+) -> None:
     browser.open("/docs")
     browser.find(".opblock-tag")
     tags = [tag.get_dom_attribute("data-tag") for tag in browser.find_all(".opblock-tag")]
@@ -81,7 +83,9 @@ def test_the_routes_of_callers_come_before_those_of_workers_and_operators(browse
     assert tags[-2:] == ["workers", "admin"]
 
 
-def test_try_it_submits_a_job_and_shows_the_answer(browser: Browser) -> None:
+def test_the_try_it_out_form_of_the_api_page_submits_a_job_and_shows_the_response(
+    browser: Browser,
+) -> None:
     open_route(browser, SUBMIT)
     browser.find(f"{SUBMIT} .try-out__btn").click()
     model = browser.find(f"{SUBMIT} tr[data-param-name=model] input")
@@ -105,14 +109,16 @@ def test_try_it_submits_a_job_and_shows_the_answer(browser: Browser) -> None:
     assert browser.messages == []
 
 
-def test_a_problem_is_shown_with_its_code(browser: Browser) -> None:
+def test_the_api_page_shows_the_problem_code_of_an_error_response(browser: Browser) -> None:
     open_route(browser, "#operations-jobs-get_job")
     try_route(browser, "#operations-jobs-get_job")
     browser.wait_for_text(".live-responses-table", '"unknown-job"')
     assert "404" in browser.find("#answer").text
 
 
-def test_the_key_is_sent_by_header_and_kept_only_in_the_session_storage(browser: Browser) -> None:
+def test_the_api_page_sends_the_api_key_in_a_header_and_keeps_only_a_session_copy(
+    browser: Browser,
+) -> None:
     browser.open("/docs")
     browser.find("header summary").click()
     browser.find("#api-key").send_keys(KEY, Keys.ENTER)
@@ -136,12 +142,12 @@ def test_the_key_is_sent_by_header_and_kept_only_in_the_session_storage(browser:
     assert browser.run("return sessionStorage.length") == 0
 
 
-def test_the_routes_of_workers_cannot_be_tried(browser: Browser) -> None:
+def test_the_api_page_has_no_try_it_out_form_for_the_routes_of_workers(browser: Browser) -> None:
     open_route(browser, "#operations-workers-send_reply")
     assert browser.find_all("#operations-workers-send_reply .try-out") == []
 
 
-def test_a_request_can_be_sent_with_the_keyboard_alone(browser: Browser) -> None:
+def test_the_api_page_can_send_a_request_without_a_mouse(browser: Browser) -> None:
     browser.open("/docs")
     browser.find(MODELS)
     press(browser, Keys.TAB)
@@ -160,7 +166,7 @@ def test_a_request_can_be_sent_with_the_keyboard_alone(browser: Browser) -> None
 
 
 @pytest.mark.parametrize("path", ["/", "/play", "/docs"])
-def test_a_page_cannot_connect_to_other_hosts_or_set_text_as_html(
+def test_a_script_on_a_page_cannot_connect_to_other_hosts_or_change_the_html(
     browser: Browser, path: str
 ) -> None:
     browser.open(path)

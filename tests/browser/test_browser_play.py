@@ -154,7 +154,8 @@ def run(browser: Browser, status: str = "succeeded") -> None:
     """Run the job, and wait for its end."""
     start(browser)
     browser.wait_for_text("#badge", status)
-    browser.wait(lambda: browser.find("#run").is_enabled(), "the run does not end")
+    is_free = "return document.querySelector('#run').ariaDisabled !== 'true'"
+    browser.wait(lambda: browser.run(is_free), "the run does not end")
 
 
 def job_of(browser: Browser, system: System) -> dict[str, Any]:
@@ -482,7 +483,7 @@ def test_the_progress_of_a_running_job_is_shown_until_it_is_cancelled(
     set_options(browser, wait="0")
     start(browser)
     browser.wait_for_text("#badge", "running")
-    browser.wait_for_text("#state", "step 1 of 2")
+    browser.wait_for_text("#progress-text", "step 1 of 2")
     assert browser.run("return document.querySelector('#progress').value") == 0.5
     check_with_axe(browser)
     browser.emulate()
@@ -541,7 +542,9 @@ def test_inputs_that_the_model_does_not_take_are_refused_before_they_are_sent(
     browser.wait_for_text("#input-problem", "There is no input")
     browser.run("return document.querySelector('#file')").send_keys(str(EXAMPLES / "speech.wav"))
     browser.wait_for_text("#input-problem", "speech.wav is audio/wav")
-    assert "voice-activity" in browser.find("#input-problem").text
+    click(browser, "#input-problem button")
+    browser.wait_for_text("#preview .file", "speech.wav")
+    assert browser.find(".model:has(:checked)").text.startswith("voice-activity")
     open_model(browser, "slow")
     choose(browser, "modes", "text")
     enter(browser, "#text", "x" * 1200)
@@ -584,7 +587,8 @@ def test_each_kind_of_problem_is_shown_with_its_advice(browser: Browser) -> None
         }
         browser.driver.execute_async_script(
             "const [problem, done] = arguments;"
-            "Promise.all([import('/pages/problem.js'), import('/pages/job.js')]).then((modules) => {"
+            "const files = ['problem', 'job'].map((name) => import(`/pages/${name}.js`));"
+            "Promise.all(files).then((modules) => {"
             "  const place = document.querySelector('#problem');"
             "  const error = new modules[1].Problem(problem, 7);"
             "  modules[0].showProblem(place, error, () => {}); done(); })",

@@ -232,7 +232,7 @@ def open_in_browser(url: str, profile: Path) -> Iterator[None]:
             process.kill()
 
 
-def test_a_real_browser_lets_the_allowed_page_upload_and_read_a_large_result(
+def test_a_real_browser_lets_a_page_of_an_allowed_origin_upload_and_read_a_large_result(
     system: System, pages: PageServer, tmp_path: Path
 ) -> None:
     url = f"http://127.0.0.1:{pages.port}/?gateway={system.url}"
@@ -246,7 +246,7 @@ def test_a_real_browser_lets_the_allowed_page_upload_and_read_a_large_result(
     }
 
 
-def test_a_real_browser_blocks_a_page_of_another_origin(
+def test_a_real_browser_blocks_all_requests_by_a_page_of_another_origin(
     system: System, pages: PageServer, tmp_path: Path
 ) -> None:
     url = f"http://localhost:{pages.port}/?gateway={system.url}"

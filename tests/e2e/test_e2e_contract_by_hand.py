@@ -132,7 +132,7 @@ def named(idle: System) -> dict[str, str]:
         *(pytest.param(row, id=f"progress-{row.title}") for row in PROGRESS),
     ],
 )
-def test_requests_while_no_worker_runs_get_the_responses_of_the_contract_table(
+def test_requests_while_no_worker_runs_get_the_responses_in_the_contract_table(
     idle: System, named: dict[str, str], row: Row
 ) -> None:
     if row.first is not None:
@@ -178,7 +178,7 @@ def end(system: System, row: Row) -> None:
 @pytest.mark.parametrize(
     ("part", "rows"), [("blobs", BLOBS), ("servicebus", SERVICE_BUS)], ids=["blobs", "servicebus"]
 )
-def test_requests_during_an_outage_of_a_service_get_the_responses_of_the_contract_table(
+def test_requests_during_an_outage_of_a_service_get_the_responses_in_the_contract_table(
     idle: System, named: dict[str, str], part: str, rows: tuple[Row, ...]
 ) -> None:
     before = job_ids(idle)

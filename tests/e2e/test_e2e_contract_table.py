@@ -34,7 +34,7 @@ def ids(system: System) -> dict[str, str]:
         *(pytest.param(row, id=f"tensor-{row.title}") for row in TENSORS),
     ],
 )
-def test_each_request_of_the_contract_table_gets_the_response_of_the_same_row(
+def test_each_request_in_the_contract_table_gets_the_response_in_the_same_row(
     system: System, ids: dict[str, str], row: Row
 ) -> None:
     path = row.path.format(**ids)

@@ -151,7 +151,7 @@ def test_a_caller_gets_the_result_before_the_orchestration_recovers_from_a_host_
         system.wait_until_empty()
 
 
-def test_a_job_with_a_deadline_before_the_recovery_of_the_orchestration_succeeds(
+def test_a_job_succeeds_although_the_deadline_precedes_the_recovery_of_the_orchestration(
     tmp_path: Path,
 ) -> None:
     point = "before-save-after-event:reply"

@@ -62,17 +62,17 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 @dataclass
-class Neighbour:
-    """A caller that submits small jobs. `seconds` contains its wait for each job, in seconds."""
+class NeighbourWaits:
+    """The waits in seconds and the response statuses of a neighbour that submits small jobs."""
 
     seconds: list[float] = field(default_factory=list)
     statuses: set[int] = field(default_factory=set)
 
 
 @contextmanager
-def calling(system: System, jobs: int = 0) -> Iterator[Neighbour]:
+def calling(system: System, jobs: int = 0) -> Iterator[NeighbourWaits]:
     """During the `with` block, submit small jobs one after another. Submit at least `jobs` jobs."""
-    neighbour, has_ended = Neighbour(), threading.Event()
+    neighbour, has_ended = NeighbourWaits(), threading.Event()
 
     def call() -> None:
         with httpx.Client(base_url=system.url, timeout=60) as http:
@@ -100,7 +100,7 @@ def usual_seconds(busy: System) -> float:
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_a_neighbour_is_served_while_others_send_hostile_bodies(
+def test_a_neighbour_is_served_during_attacks_with_hostile_request_bodies(
     busy: System, usual_seconds: float, name: str, record_property: Any
 ) -> None:
     path, media_type, body, status = ATTACKS[name]
@@ -162,7 +162,7 @@ def test_a_request_with_a_wrong_host_header_causes_no_internal_error(
     assert 400 <= busy.http.get("/v1/models", headers={"host": host}).status_code < 500
 
 
-def test_numbers_that_become_infinite_are_refused(busy: System) -> None:
+def test_json_numbers_that_are_too_large_for_a_float_are_refused(busy: System) -> None:
     number = {"file": ("a", b"[1e999]", JSON)}
     assert busy.http.post(JOBS, files=number).status_code == 415
     answer = busy.http.post(f'{JOBS}?parameters={{"a":1e999}}', content=b"x")

@@ -176,7 +176,9 @@ def test_the_models_check_command_exits_with_status_2_if_the_arguments_are_inval
     assert message in done.stderr
 
 
-def test_what_a_model_prints_does_not_mix_with_the_output_of_models_check(tmp_path: Path) -> None:
+def test_the_models_check_command_writes_the_prints_of_a_model_to_standard_error(
+    tmp_path: Path,
+) -> None:
     code = """
 import os
 print("printed at import")
@@ -195,3 +197,18 @@ class Infer:
     assert events[:2] == ["loaded", "result"]
     for text in ("printed at import", "printed in a call", "written by a library in C"):
         assert text in done.stderr
+
+
+def test_the_models_show_command_prints_the_entry_with_its_defaults(tmp_path: Path) -> None:
+    (tmp_path / "models.toml").write_text(ENTRY, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "loosely", "models", "show", "tried"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MODEL_CATALOGUE": "models.toml"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "[tried]\n" in done.stdout
+    assert "max_upload_bytes = 1000\n" in done.stdout

@@ -97,7 +97,7 @@ def submit_redelivered(system: System, folder: Path) -> str:
     return job_id
 
 
-def test_the_parts_of_the_timelines_of_60_mixed_jobs_add_up_and_none_is_negative(
+def test_the_steps_in_each_timeline_of_60_different_jobs_add_up_to_the_total_time(
     mixed: System, pictures: Path, tmp_path: Path
 ) -> None:
     picture = (pictures / "chelsea.jpg").read_bytes()
@@ -151,7 +151,7 @@ def test_the_parts_of_the_timelines_of_60_mixed_jobs_add_up_and_none_is_negative
         assert shown[job_id]["trace_id"] == jobs[job_id]["trace_id"]
 
 
-def test_a_job_that_a_worker_gives_back_at_its_shutdown_shows_this_delivery(
+def test_the_timeline_contains_a_delivery_that_a_worker_returned_during_a_shutdown(
     mixed: System, tmp_path: Path
 ) -> None:
     ran = tmp_path / "ran"

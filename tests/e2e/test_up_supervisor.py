@@ -69,7 +69,7 @@ parts = [
          drain_seconds=p["drain_seconds"])
     for p in given["parts"]
 ]
-plan = RunPlan(parts=parts, directory=data, data=data, url="http://127.0.0.1:1", picture=Path("x"),
+plan = RunPlan(parts=parts, directory=data, data=data, url="http://127.0.0.1:1", example=None,
             environment=dict(os.environ), limits=StartLimits(slow_after_seconds=given["slow"]))
 try:
     sys.exit(run(lambda: plan, data, Console()))
@@ -236,7 +236,7 @@ def test_a_component_is_not_restarted_after_a_permanent_start_failure(
     assert up.journal() == ["worker start red"] * 2
 
 
-def test_a_component_that_never_becomes_ready_does_not_end_the_others(
+def test_a_component_that_never_becomes_ready_does_not_stop_other_components(
     start: Callable[..., Up],
 ) -> None:
     up = start(slow_after_seconds=1.0, queue="plain", worker="busy")
@@ -341,7 +341,7 @@ def test_the_data_directory_is_unlocked_after_the_supervisor_was_killed(
     assert (second.data / "logs" / "worker.log.1").exists()
 
 
-def test_the_file_up_json_is_readable_only_by_the_owner_and_lists_the_components(
+def test_the_state_file_up_json_lists_the_components_and_is_readable_only_by_the_owner(
     start: Callable[..., Up],
 ) -> None:
     up = start(worker="plain")

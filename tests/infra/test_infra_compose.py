@@ -43,13 +43,13 @@ def reply_url(gateway_url: str) -> str:
     return ReplyTokens([bytes(32)], gateway_url).url(JOB_ID, DEADLINE, "classifier")
 
 
-def test_the_worker_of_compose_accepts_the_reply_urls_of_the_documented_gateway(
+def test_the_worker_in_the_compose_file_accepts_reply_urls_of_the_documented_gateway(
     settings: WorkerSettings, gateway_url: str
 ) -> None:
     GatewayClient(settings.reply_hosts).check(reply_url(gateway_url))
 
 
-def test_the_worker_of_compose_accepts_no_other_reply_url(
+def test_the_worker_in_the_compose_file_refuses_reply_urls_of_other_hosts_and_ports(
     settings: WorkerSettings, gateway_url: str
 ) -> None:
     client = GatewayClient(settings.reply_hosts)
@@ -59,14 +59,14 @@ def test_the_worker_of_compose_accepts_no_other_reply_url(
             client.check(reply_url(other))
 
 
-def test_the_compose_file_maps_the_host_name_of_the_gateway_inside_the_container(
+def test_the_compose_file_maps_the_host_name_of_the_gateway_inside_the_worker_container(
     services: dict[str, Any], gateway_url: str
 ) -> None:
     names = {each.partition(":")[0] for each in services["worker"]["extra_hosts"]}
     assert urlsplit(gateway_url).hostname in names
 
 
-def test_the_worker_of_compose_connects_to_other_services_in_the_same_file(
+def test_the_worker_in_the_compose_file_connects_to_services_in_the_same_file(
     services: dict[str, Any], settings: WorkerSettings
 ) -> None:
     assert settings.service_bus.connection_string is not None
@@ -78,7 +78,9 @@ def test_the_worker_of_compose_connects_to_other_services_in_the_same_file(
     assert {bus, blobs} <= set(services["worker"]["depends_on"]) <= services.keys()
 
 
-def test_the_documented_gateway_does_not_start_without_api_keys(gateway_url: str) -> None:
+def test_the_gateway_that_the_compose_file_documents_does_not_start_without_api_keys(
+    gateway_url: str,
+) -> None:
     """Every container on the machine can reach this gateway, so it must not start without keys."""
     environment = {
         "SERVICE_BUS__fullyQualifiedNamespace": "localhost",
@@ -90,7 +92,7 @@ def test_the_documented_gateway_does_not_start_without_api_keys(gateway_url: str
         GatewaySettings.from_env(environment)
 
 
-def test_replies_without_tls_need_an_entry_in_reply_hosts_that_begins_with_http() -> None:
+def test_a_reply_url_without_tls_needs_an_entry_in_reply_hosts_that_begins_with_http() -> None:
     plain, tls = reply_url("http://gateway.example:80"), reply_url("https://gateway.example:80")
     with pytest.raises(ReplyForbidden, match="lists with http://"):
         GatewayClient(frozenset({"gateway.example:80"})).check(plain)

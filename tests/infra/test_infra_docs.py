@@ -70,6 +70,7 @@ NOT_RUN = {
     "./dev bench hops": "tests/e2e/test_e2e_latency.py measures with its system",
     "./dev bench cpu": "measures for minutes; tests/e2e run such a system",
     "infra/scripts/smoke-test.sh": "tests/e2e/test_e2e_smoke.py runs it against a whole system",
+    "ssh -N": "needs a second machine",
     "npm install --global azure-functions-core-tools@4 azurite": MICROSOFT,
     ".venv-functions/bin/pip install -r functions/requirements.txt": MICROSOFT,
     "azurite --location": MICROSOFT,

@@ -81,20 +81,20 @@ def unsatisfied(
     [(worker_requirements(), WORKER), (gateway_requirements(), GATEWAY)],
     ids=["worker", "gateway"],
 )
-def test_each_lock_satisfies_every_requirement_of_its_deployable(
+def test_the_package_locks_satisfy_every_requirement_of_the_worker_and_the_gateway(
     requirements: list[str], packages: dict[str, LockedPackage]
 ) -> None:
     assert len(requirements) > 10
     assert not [*unsatisfied(requirements, packages)], "run ./dev lock"
 
 
-def test_unsatisfied_yields_requirements_with_a_wrong_or_missing_package() -> None:
+def test_the_function_unsatisfied_yields_requirements_that_the_package_lock_does_not_meet() -> None:
     newer = f"pillow>{WORKER['pillow'].version}"
     assert [*unsatisfied([newer, "absent>=1", "pillow>=1"], WORKER)] == [newer, "absent>=1"]
 
 
 @pytest.mark.parametrize("packages", [WORKER, GATEWAY], ids=["worker", "gateway"])
-def test_each_lock_contains_the_dependencies_of_the_locked_packages(
+def test_each_package_lock_contains_the_dependencies_of_the_locked_packages(
     packages: dict[str, LockedPackage],
 ) -> None:
     """pip installs only the packages in a lock, so the lock must contain all dependencies."""
@@ -124,14 +124,14 @@ def test_each_package_lock_has_exact_versions_and_hashes_but_no_urls(path: Path)
     assert len({package.name for package in packages}) == len(packages)
 
 
-def test_only_the_lock_of_torch_contains_packages_of_cuda() -> None:
+def test_only_the_package_lock_of_torch_contains_cuda_packages() -> None:
     assert not [name for name in locked(WORKER_LOCK) if is_torch(name)]
     torch = locked(TORCH_LOCK)
     assert {"torch", "torchvision", "torchaudio"} <= torch.keys()
     assert all(is_torch(name) for name in torch)
 
 
-def test_the_lock_of_the_worker_is_for_the_python_of_its_image() -> None:
+def test_the_package_lock_of_the_worker_targets_the_python_version_of_the_worker_image() -> None:
     dockerfile = (ROOT / "worker" / "Dockerfile").read_text(encoding="utf-8")
     versions = set(re.findall(r"^FROM \S+/python:(\d+\.\d+)\.", dockerfile, re.MULTILINE))
     assert f"--python-version={versions.pop()}" in WORKER_TARGET
@@ -152,7 +152,7 @@ def floors() -> dict[str, set[str]]:
     return found
 
 
-def test_the_table_of_floors_has_the_lowest_versions_that_are_allowed() -> None:
+def test_the_documented_floors_equal_the_lowest_versions_that_the_requirements_allow() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     section = text[text.index("### Floors") :]
     rows = re.findall(r"^\| ([\w-]+) \| ([\d.]+) \|", section, re.MULTILINE)
@@ -162,7 +162,7 @@ def test_the_table_of_floors_has_the_lowest_versions_that_are_allowed() -> None:
         assert declared[name] == {floor}, f"{name}: the table says {floor}"
 
 
-def test_the_audit_workflow_checks_each_lock() -> None:
+def test_the_audit_workflow_checks_each_package_lock() -> None:
     text = (ROOT / ".github/workflows/audit.yml").read_text(encoding="utf-8")
     [names] = re.findall(r"for lock in (.+); do", text)
     assert {ROOT / name for name in names.split()} == set(LOCKS)

@@ -22,7 +22,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_the_package_contains_only_the_function_app(package: Path) -> None:
+def test_the_deployment_package_contains_only_the_function_app(package: Path) -> None:
     assert {path.name for path in package.iterdir()} == {
         *("contract", "gateway", "function_app.py", "host.json", "requirements.txt")
     }
@@ -34,12 +34,12 @@ def files_in(package: Path) -> list[Path]:
     return [path for path in package.rglob("*") if path.is_file()]
 
 
-def test_the_package_is_smaller_than_4_mb(package: Path) -> None:
+def test_the_deployment_package_is_smaller_than_4_mb(package: Path) -> None:
     # The viewer of the page /docs is 2 MB of this.
     assert sum(path.stat().st_size for path in files_in(package)) < 4_000_000
 
 
-def test_the_package_contains_every_file_of_the_pages(package: Path) -> None:
+def test_the_deployment_package_contains_every_file_of_the_web_pages(package: Path) -> None:
     pages = Path("gateway/http/pages")
     copied = {path.relative_to(package / pages) for path in files_in(package / pages)}
     names = {path.relative_to(FOLDER) for path in FOLDER.rglob("*") if path.is_file()}
@@ -47,12 +47,12 @@ def test_the_package_contains_every_file_of_the_pages(package: Path) -> None:
     assert Path("docs.html") in copied
 
 
-def test_the_package_contains_no_secret(package: Path) -> None:
+def test_the_deployment_package_contains_no_secret(package: Path) -> None:
     for path in files_in(package):
         assert not _SECRET.search(path.read_text(encoding="utf-8")), path
 
 
-def test_the_package_excludes_files_of_developers_and_tools(tmp_path: Path) -> None:
+def test_the_deployment_package_excludes_files_of_developers_and_tools(tmp_path: Path) -> None:
     app = tmp_path / "app"
     build(app)
     published = published_from(app)
@@ -87,7 +87,7 @@ def test_the_package_command_does_not_overwrite_a_folder_with_other_files(
     assert "choose an empty folder" in capsys.readouterr().err
 
 
-def test_a_second_build_replaces_the_package(
+def test_a_second_build_replaces_the_deployment_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["package", str(tmp_path / "functions")])

@@ -106,7 +106,7 @@ class TestKeys:
         assert (ended.returncode, ended.stdout) == (1, "")
         assert "api-keys" not in scripts.state["secrets"]
 
-    def test_rotating_the_api_keys_or_an_unnamed_secret_is_refused(
+    def test_the_rotate_option_of_the_keys_script_refuses_api_keys_and_a_missing_name(
         self, scripts: ScriptRunner
     ) -> None:
         assert scripts.run("keys.sh", "--rotate", "api-keys").returncode == 1

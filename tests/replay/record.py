@@ -264,7 +264,7 @@ async def main() -> None:
         if not path.exists():
             delivery = Delivery(*outcomes)
             delivery.play()
-            write(path, delivery.turns)
+            write(path, delivery.episodes)
     for play in SCENES:
         path = OUTCOMES / f"{play.__name__.replace('_', '-')}.json"
         if path.exists():
@@ -272,24 +272,24 @@ async def main() -> None:
         scene = Scene()
         await play(scene)
         contexts = [json.loads(text) for text in scene.durable.runs[JOB_ID].contexts]
-        # Keep only the first three turns and the last turn. The others repeat the retry.
+        # Keep only the first three episodes and the last episode. The others repeat the retry.
         kept = contexts[:3] + contexts[3:][-1:]
-        answers = [json.loads(run_orchestrator(json.dumps(turn))) for turn in kept]
+        answers = [json.loads(run_orchestrator(json.dumps(episode))) for episode in kept]
         write(
             path,
             [
-                {"context": turn, "answer": answer}
-                for turn, answer in zip(kept, answers, strict=True)
+                {"context": episode, "answer": answer}
+                for episode, answer in zip(kept, answers, strict=True)
             ],
         )
 
 
-def write(path: Path, turns: list[dict[str, Any]]) -> None:
+def write(path: Path, episodes: list[dict[str, Any]]) -> None:
     """Write the recorded history of an orchestration to a file, one line for each episode.
 
-    Each item of `turns` has the context that an episode received, and the orchestrator's answer.
+    Each item of `episodes` has the context that an episode received, and the orchestrator's answer.
     """
-    lines = ",\n".join(json.dumps(turn) for turn in turns)
+    lines = ",\n".join(json.dumps(episode) for episode in episodes)
     path.write_text('{"turns": [\n' + lines + "\n]}\n", encoding="utf-8")
     sys.stdout.write(f"{path.name}\n")
 

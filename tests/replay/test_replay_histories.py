@@ -29,7 +29,7 @@ FIRST = [None, "reply", "cancel", None]
 ONE_TASK = [None]
 
 
-def turns(path: Path) -> list[dict[str, Any]]:
+def episodes(path: Path) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["turns"]
     return found
 
@@ -41,25 +41,25 @@ def test_the_orchestrator_returns_the_recorded_actions_for_each_recorded_history
     path: Path,
 ) -> None:
     replay = Orchestrator.create(webhook if path in WEBHOOKS else orchestrator.job)
-    for turn in turns(path):
+    for episode in episodes(path):
         for _ in range(2):
-            assert json.loads(replay(json.dumps(turn["context"]))) == turn["answer"]
+            assert json.loads(replay(json.dumps(episode["context"]))) == episode["answer"]
 
 
 @pytest.mark.parametrize("paths", [FILES, OUTCOMES], ids=["before outcomes", "outcomes"])
 def test_each_final_status_of_a_job_has_a_recorded_history(paths: list[Path]) -> None:
-    ends = {turns(path)[-1]["answer"]["output"]["status"] for path in paths}
+    ends = {episodes(path)[-1]["answer"]["output"]["status"] for path in paths}
     assert ends == {"succeeded", "failed", "cancelled", "expired"}
 
 
 @pytest.mark.parametrize("path", OUTCOMES, ids=lambda path: path.stem)
-def test_every_group_of_orchestrator_actions_after_the_first_contains_one_task(
+def test_only_the_first_group_of_orchestrator_actions_waits_for_external_events(
     path: Path,
 ) -> None:
     # .NET waits for one task of a group before it processes the next group. If a later group also
     # waited for an event, the job would not end.
-    for turn in turns(path):
-        (groups,) = turn["answer"]["actions"]
+    for episode in episodes(path):
+        (groups,) = episode["answer"]["actions"]
         first, *later = [
             [action.get("externalEventName") for action in group["compoundActions"]]
             for group in groups
@@ -71,8 +71,8 @@ def test_every_group_of_orchestrator_actions_after_the_first_contains_one_task(
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_orchestrator_waits_only_once_for_each_external_event(path: Path) -> None:
     # .NET runs the groups one after another (see the docstring of the orchestrator).
-    for turn in turns(path):
-        (groups,) = turn["answer"]["actions"]
+    for episode in episodes(path):
+        (groups,) = episode["answer"]["actions"]
         names = [
             [action.get("externalEventName") for action in group["compoundActions"]]
             for group in groups

@@ -52,7 +52,7 @@ async def storm(rig: Rig, run: Storm) -> None:
                     queue.put_nowait(job)
                 await asyncio.sleep(kill.delay_seconds)
                 await kill.carry_out(rig)
-                run.kills.append(str(kill))
+                run.faults.append(str(kill))
                 run.say(f"kill {number + 1} of {len(plan)}, {kill}")
                 await kill.recover(rig)
             for job in run.jobs[round(len(plan) * share) :]:

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import httpx
 
-from tests.storm.jobs import JobKind, StormJob, Submission
+from tests.storm.jobs import JobKind, StormJob, StormSubmission
 
 _SWEEP_PAUSE_SECONDS = 0.5
 _READ_AGAIN_COUNT = 5
@@ -120,7 +120,7 @@ class StormCallers:
         if shown["id"] == job.ids[0]:
             job.see(shown, known, " in the response to the submit")
 
-    async def prepare(self, job: StormJob, attempt: int) -> Submission:
+    async def prepare(self, job: StormJob, attempt: int) -> StormSubmission:
         """Return the request of one attempt to submit a job."""
         return job.submission(self._ran_path, attempt)
 

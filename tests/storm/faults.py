@@ -20,7 +20,7 @@ _BYTES_PER_SECOND = (None, 100_000.0, 1_000_000.0)
 _LINKS = ("gateway", "servicebus", "servicebus admin", "blobs")
 
 
-class Fault(Protocol):
+class SoakFault(Protocol):
     """A fault of the system, which is caused for some time and then ended."""
 
     @property
@@ -130,7 +130,7 @@ def plan_faults(
     disk: SmallDisk | None,
     sorts: Sequence[str],
     mean_pause_seconds: float,
-) -> Iterator[Fault]:
+) -> Iterator[SoakFault]:
     """Yield the faults of a soak without end. The same arguments yield the same faults.
 
     Args:

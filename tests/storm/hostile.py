@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 from azure.servicebus import ServiceBusMessage
 
 from tests.storm.jobs import JobKind
-from tests.storm.soak_callers import QueueSender, SoakCallers
-from tests.storm.soak_jobs import Caller, SoakJob
+from tests.storm.soak_callers import ProducerSender, SoakCallers
+from tests.storm.soak_jobs import SoakCaller, SoakJob
 
 ATTACK_SECONDS = 20.0
 #: DNS never answers look-ups of names in this domain. `resolver/sitecustomize.py` makes them hang.
@@ -36,8 +36,8 @@ class Attacker:
     """A hostile caller with an API key, who may also send messages like a producer."""
 
     callers: SoakCallers
-    caller: Caller
-    sender: QueueSender
+    caller: SoakCaller
+    sender: ProducerSender
     gateway_url: str
     outside_url: str
     chance: random.Random

@@ -33,7 +33,7 @@ class KnownState:
 
 
 @dataclass(frozen=True)
-class Submission:
+class StormSubmission:
     """The request that submits a job once. `label` identifies this attempt in the job's result."""
 
     label: str
@@ -92,10 +92,12 @@ class StormJob:
         text = f"{ran_path} {label} {self.model_ms}"
         return label, text.ljust(0 if self.number % 5 else _LARGE_BYTES).encode()
 
-    def submission(self, ran_path: Path, attempt: int) -> Submission:
+    def submission(self, ran_path: Path, attempt: int) -> StormSubmission:
         """Return the request of one attempt to submit the job."""
         label, data = self.input(ran_path, attempt)
-        return Submission(label, "/v1/models/counting/jobs", data, {"content-type": "text/plain"})
+        return StormSubmission(
+            label, "/v1/models/counting/jobs", data, {"content-type": "text/plain"}
+        )
 
     def accept(self, job_id: str, label: str) -> None:
         """Record the id that the gateway gave to the job, and the label of the accepted input."""

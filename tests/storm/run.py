@@ -32,11 +32,12 @@ class Storm:
     engine: StormEngine
     jobs: list[StormJob]
     begun: float = field(default_factory=time.monotonic)
-    kills: list[str] = field(default_factory=list)
+    #: A description of each kill; in a soak, of each fault.
+    faults: list[str] = field(default_factory=list)
     own_deaths: Counter[str] = field(default_factory=Counter)
     runs: Counter[str] = field(default_factory=Counter)
     retries: int = 0
-    #: The name of the entries of `kills` in the report. In a soak, `kills` also has other faults.
+    #: The name of the entries of `faults` in the report.
     fault_name: str = "kills"
     notes: list[str] = field(default_factory=list)
     #: Failures other than broken promises, such as the end of the time limit.
@@ -181,7 +182,7 @@ def count(run: Storm, broken: BrokenPromises) -> dict[str, str | int]:
         "doubled": len(broken.doubled),
         "expired by a crash": len(broken.expired),
         "queued after cancellation": len(broken.requeued),
-        run.fault_name: f"{len(run.kills)}  {format_counts(run.kills)}",
+        run.fault_name: f"{len(run.faults)}  {format_counts(run.faults)}",
         "deaths without a kill": f"{own_deaths.total()}  {format_counts(own_deaths.elements())}",
         "ran more than once": f"{len(rerun)} jobs",
         "unknown at times": sum(job.was_unknown for job in accepted),

@@ -35,7 +35,7 @@ from pathlib import Path
 from contract.webhook import format_secrets, parse_secrets, tenant_secrets
 from gateway.http.keys import Scope, make_key
 from loosely.local.environment import read_environment
-from tests.storm.faults import Fault, plan_faults
+from tests.storm.faults import SoakFault, plan_faults
 from tests.storm.footprint import MIB, MIN_WARM_UP_SECONDS, Footprint, choose_warm_up
 from tests.storm.hostile import (
     ATTACK_SECONDS,
@@ -59,17 +59,17 @@ from tests.storm.run import (
 )
 from tests.storm.small_disk import FileSizeLimit, SmallDisk, Tmpfs, enter_mount_namespace
 from tests.storm.soak_callers import (
-    Neighbour,
     Operator,
     Producers,
-    QueueSender,
+    ProducerSender,
     SoakCallers,
+    SoakNeighbour,
     create_reply_queue,
 )
 from tests.storm.soak_jobs import (
     TORCH_MODELS,
-    Caller,
     ProducerJob,
+    SoakCaller,
     SoakJob,
     plan_soak_jobs,
     soak_catalogue,
@@ -101,7 +101,7 @@ class Interval:
 class Soak(Storm):
     """The options of a soak and its current results."""
 
-    callers: dict[str, Caller] = field(default_factory=dict)
+    callers: dict[str, SoakCaller] = field(default_factory=dict)
     models: Sequence[str] = MODELS
     attacks: Sequence[Attack] = ()
     disk: SmallDisk | None = None
@@ -109,7 +109,7 @@ class Soak(Storm):
     footprint: Footprint = field(default_factory=Footprint)
     attack_times: list[Interval] = field(default_factory=list)
     fault_times: list[Interval] = field(default_factory=list)
-    neighbour: Neighbour | None = None
+    neighbour: SoakNeighbour | None = None
     operator: Operator | None = None
     webhooks: WebhookCounts | None = None
     has_begun: bool = False
@@ -167,7 +167,7 @@ async def soak(rig: Rig, run: Soak) -> None:
         queue: asyncio.Queue[StormJob] = asyncio.Queue(_WAITING_SUBMITS)
         producers = Producers(rig.service_bus_connection, seed)
         run.producer_jobs = producers.jobs
-        neighbour = run.neighbour = Neighbour(callers, run.register, run.describe, run.seconds)
+        neighbour = run.neighbour = SoakNeighbour(callers, run.register, run.describe, run.seconds)
         operator = run.operator = Operator(callers, run.callers["operator"], run.register)
         try:
             async with in_background(
@@ -204,7 +204,7 @@ async def soak(rig: Rig, run: Soak) -> None:
             run.webhooks = outside.judge(run.soak_jobs)
 
 
-def _webhook_secrets(callers: Sequence[Caller]) -> dict[str, str]:
+def _webhook_secrets(callers: Sequence[SoakCaller]) -> dict[str, str]:
     """Return, for each tenant, the secret that signs the webhooks of this tenant."""
     secrets = parse_secrets(_SECRET)
     return {
@@ -222,7 +222,7 @@ def _attacker(rig: Rig, run: Soak, callers: SoakCallers, outside_url: str) -> At
     return Attacker(
         callers=callers,
         caller=run.callers["mallory"],
-        sender=QueueSender(rig.service_bus_connection),
+        sender=ProducerSender(rig.service_bus_connection),
         gateway_url=rig.url,
         outside_url=outside_url,
         chance=random.Random(f"attacks {run.options.seed}"),
@@ -232,7 +232,7 @@ def _attacker(rig: Rig, run: Soak, callers: SoakCallers, outside_url: str) -> At
 
 
 async def _feed(
-    run: Soak, queue: "asyncio.Queue[StormJob]", load: Sequence[Caller], outside_url: str
+    run: Soak, queue: "asyncio.Queue[StormJob]", load: Sequence[SoakCaller], outside_url: str
 ) -> None:
     """Put new jobs into `queue`, from which callers submit them. Run until cancelled.
 
@@ -277,13 +277,13 @@ async def _cause_faults(rig: Rig, run: Soak) -> None:
                 await asyncio.wait([running])
 
 
-async def _cause(fault: Fault, rig: Rig, run: Soak) -> None:
+async def _cause(fault: SoakFault, rig: Rig, run: Soak) -> None:
     interval = Interval(str(fault), run.seconds())
     run.fault_times.append(interval)
     try:
         await fault.carry_out(rig)
-        run.kills.append(interval.name)
-        run.say(f"fault {len(run.kills)}, {fault}")
+        run.faults.append(interval.name)
+        run.say(f"fault {len(run.faults)}, {fault}")
         await fault.recover(rig)
     except (RigError, TimeoutError, OSError) as error:
         run.failures.append(f"no recovery from {fault} at {interval.begin:.0f} s: {error}")
@@ -336,7 +336,7 @@ def find_failures(run: Soak) -> list[str]:
     return failures
 
 
-def _make_callers() -> tuple[dict[str, Caller], str]:
+def _make_callers() -> tuple[dict[str, SoakCaller], str]:
     """Return the callers by name, and the value of the setting API_KEYS with their keys."""
     writing = (Scope.JOBS_READ, Scope.JOBS_WRITE)
     wanted: dict[str, tuple[str, Sequence[Scope]]] = {
@@ -348,7 +348,7 @@ def _make_callers() -> tuple[dict[str, Caller], str]:
         "operator": ("operators", (*writing, Scope.ADMIN)),
     }
     made = {name: make_key(name, *options) for name, options in wanted.items()}
-    callers = {name: Caller(name, wanted[name][0], key) for name, (key, _) in made.items()}
+    callers = {name: SoakCaller(name, wanted[name][0], key) for name, (key, _) in made.items()}
     return callers, json.dumps([entry for _, entry in made.values()])
 
 

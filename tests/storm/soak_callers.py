@@ -19,7 +19,7 @@ from azure.servicebus.management import ServiceBusAdministrationClient
 
 from tests.storm.callers import StormCallers
 from tests.storm.jobs import JobKind, StormJob
-from tests.storm.soak_jobs import DEADLINE_SECONDS, Caller, Form, ProducerJob, SoakJob
+from tests.storm.soak_jobs import DEADLINE_SECONDS, Form, ProducerJob, SoakCaller, SoakJob
 
 REPLY_QUEUE = "soak-replies"
 _RETRY_SECONDS = 0.3
@@ -51,7 +51,7 @@ class SoakCallers(StormCallers):
             job.upload = await self.upload(job.caller, job.model, job.media_type, data)
         await super().submit(job)
 
-    async def upload(self, caller: Caller, model: str, media_type: str, data: bytes) -> str:
+    async def upload(self, caller: SoakCaller, model: str, media_type: str, data: bytes) -> str:
         """Upload an input, and return the id of the upload. Repeat until both requests succeed."""
         wanted = json.dumps({"model": model, "media_type": media_type}).encode()
         while True:
@@ -68,7 +68,7 @@ class SoakCallers(StormCallers):
                     return str(found["upload"])
             await asyncio.sleep(_RETRY_SECONDS)
 
-    async def ask(self, method: str, path: str, caller: Caller) -> httpx.Response | None:
+    async def ask(self, method: str, path: str, caller: SoakCaller) -> httpx.Response | None:
         """Send a request without a body, and return the response.
 
         Return None if there is no response, or if its status is 429 or 5xx.
@@ -88,7 +88,7 @@ class SoakCallers(StormCallers):
         return shown.get("id") if isinstance(shown, dict) else None
 
     async def cross_tenants(
-        self, jobs: Callable[[], Sequence[SoakJob]], callers: Sequence[Caller]
+        self, jobs: Callable[[], Sequence[SoakJob]], callers: Sequence[SoakCaller]
     ) -> None:
         """Once a second, ask for a job of another tenant. Run until cancelled.
 
@@ -125,7 +125,7 @@ class Wait:
         return self.end - self.begin
 
 
-class Neighbour:
+class SoakNeighbour:
     """Submits one small job after another to a model, and measures how long each takes."""
 
     def __init__(
@@ -150,7 +150,7 @@ class Neighbour:
         self._clock = clock
         self.waits: list[Wait] = []
 
-    async def run(self, caller: Caller, model: str, pause_seconds: float, first: int) -> None:
+    async def run(self, caller: SoakCaller, model: str, pause_seconds: float, first: int) -> None:
         """Submit jobs until cancelled. `first` is the number of the first job."""
         number = first
         while True:
@@ -187,7 +187,7 @@ def create_reply_queue(connection: str, admin_port: int) -> None:
         client.create_queue(REPLY_QUEUE)
 
 
-class QueueSender:
+class ProducerSender:
     """Sends messages to queues with Microsoft's SDK, as a producer does."""
 
     def __init__(self, connection: str) -> None:
@@ -212,7 +212,7 @@ class Producers:
 
     def __init__(self, connection: str, seed: int) -> None:
         self._connection = connection
-        self._sender = QueueSender(connection)
+        self._sender = ProducerSender(connection)
         self._chance = random.Random(f"producers {seed}")
         self.jobs: list[ProducerJob] = []
         self._by_id: dict[str, ProducerJob] = {}
@@ -277,7 +277,7 @@ class Operator:
     """Redrives all dead letters of the system, and then deletes them."""
 
     def __init__(
-        self, callers: SoakCallers, caller: Caller, register: Callable[[SoakJob], None]
+        self, callers: SoakCallers, caller: SoakCaller, register: Callable[[SoakJob], None]
     ) -> None:
         self._callers = callers
         self._caller = caller

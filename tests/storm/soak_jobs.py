@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from tests.storm.jobs import JobKind, StormJob, Submission
+from tests.storm.jobs import JobKind, StormJob, StormSubmission
 from tests.storm.rig import COUNTING_CATALOGUE, ROOT
 
 DEADLINE_SECONDS = 1800
@@ -78,7 +78,7 @@ def soak_catalogue() -> str:
 
 
 @dataclass(frozen=True)
-class Caller:
+class SoakCaller:
     """A caller of the soak: its key and the tenant of the key."""
 
     name: str
@@ -117,7 +117,7 @@ class SoakJob(StormJob):
 
     model: str = "noop"
     form: Form = Form.BODY
-    caller: Caller = field(default_factory=lambda: Caller("", "", ""))
+    caller: SoakCaller = field(default_factory=lambda: SoakCaller("", "", ""))
     seed: int = 0
     #: The size in bytes of a noop job's input, or 0 if the input is a JSON value.
     size_bytes: int = 0
@@ -183,7 +183,7 @@ class SoakJob(StormJob):
         """Return the JSON value that is the input of a noop job whose `size_bytes` is 0."""
         return {"number": self.number, "name": "soak ü", "list": [1, 2.5, None, True]}
 
-    def submission(self, ran_path: Path, attempt: int) -> Submission:
+    def submission(self, ran_path: Path, attempt: int) -> StormSubmission:
         """Return the request of one attempt to submit the job.
 
         If the input is sent as an upload, it must be uploaded before this call.
@@ -202,7 +202,7 @@ class SoakJob(StormJob):
             case Form.BODY:
                 path += f"?{urlencode(self._options())}"
                 content, media_type = data, self.media_type
-        return Submission(label, path, content, {"content-type": media_type})
+        return StormSubmission(label, path, content, {"content-type": media_type})
 
     def _options(self) -> dict[str, str]:
         options = {"deadline_seconds": str(self.deadline_seconds)}
@@ -315,7 +315,7 @@ class ProducerJob(StormJob):
 
 
 def plan_soak_jobs(
-    seed: int, callers: Sequence[Caller], models: Sequence[str], outside_url: str
+    seed: int, callers: Sequence[SoakCaller], models: Sequence[str], outside_url: str
 ) -> Iterator[SoakJob]:
     """Yield the jobs of a soak without end. The same arguments yield the same jobs."""
     chance = random.Random(f"soak jobs {seed}")

@@ -31,9 +31,9 @@ from tests.storm.rig import ROOT
 from tests.storm.small_disk import FileSizeLimit
 from tests.storm.soak import Interval, Soak
 from tests.storm.soak_jobs import (
-    Caller,
     Form,
     ProducerJob,
+    SoakCaller,
     SoakJob,
     encode_json,
     make_bytes,
@@ -41,7 +41,7 @@ from tests.storm.soak_jobs import (
     soak_catalogue,
 )
 
-CALLERS = [Caller("one", "acme", "key-1"), Caller("two", "bolt", "key-2")]
+CALLERS = [SoakCaller("one", "acme", "key-1"), SoakCaller("two", "bolt", "key-2")]
 MODELS = ("noop", "counting", "fragile", "classifier", "voice-activity")
 SECRET = "whsec_" + "c29ha3NvYWtzb2Frc29ha3NvYWtzb2Fr"
 OTHER_SECRET = "whsec_" + "A" * 32
@@ -230,7 +230,7 @@ def test_a_soak_has_all_sorts_of_faults() -> None:
     assert found == {Kill, Stop, SlowLink, FullDisk}
 
 
-def test_a_soak_without_a_small_disk_plans_no_full_disk() -> None:
+def test_a_soak_without_a_small_disk_causes_no_fault_full_disk() -> None:
     assert next(plan_faults(1, ("functions",), None, ("disk",), 5.0), None) is None
 
 
@@ -368,7 +368,7 @@ def test_the_long_sound_has_the_length_that_its_header_says() -> None:
     assert len(sound) == 444
 
 
-def test_only_look_ups_of_names_in_the_silent_domain_hang() -> None:
+def test_only_dns_look_ups_of_names_in_the_silent_domain_hang() -> None:
     program = (
         "import socket, time\n"
         "time.sleep = lambda seconds: print('hangs', seconds)\n"
@@ -407,7 +407,7 @@ def life(begin: float, minutes: float, level: float, per_minute: float) -> Life:
     )
 
 
-def test_processes_that_start_at_different_values_get_one_common_slope() -> None:
+def test_two_processes_with_different_memory_at_the_start_have_one_common_memory_slope() -> None:
     lives = [life(0, 6, 100 * MIB, 3 * MIB), life(400, 8, 300 * MIB, 3 * MIB)]
     slope = fit(lives, 1, warm_up_seconds=60)
     assert slope is not None
@@ -416,7 +416,7 @@ def test_processes_that_start_at_different_values_get_one_common_slope() -> None
     assert slope.grows(2 * MIB)
 
 
-def test_the_slope_ignores_growth_in_the_warm_up_and_short_peaks() -> None:
+def test_the_memory_slope_ignores_growth_during_the_warm_up_and_short_peaks() -> None:
     grown = life(0, 1, 100 * MIB, 200 * MIB)
     flat = life(60, 10, 300 * MIB, 0)
     slope = fit([Life(grown.samples + flat.samples)], 1, warm_up_seconds=60)
@@ -426,23 +426,23 @@ def test_the_slope_ignores_growth_in_the_warm_up_and_short_peaks() -> None:
 
 
 @pytest.mark.parametrize(("minutes", "seconds"), [(60, 300.0), (10, 60.0), (24, 120.0)])
-def test_the_default_warm_up_is_a_quarter_of_the_part_without_kills(
+def test_the_default_warm_up_of_a_soak_is_a_quarter_of_the_time_without_kills(
     minutes: float, seconds: float
 ) -> None:
     assert choose_warm_up(minutes * 60 / 3) == seconds
 
 
-def test_a_slope_with_a_large_error_is_neither_growing_nor_flat() -> None:
+def test_a_memory_slope_with_a_large_error_counts_as_neither_growing_nor_flat() -> None:
     slope = Slope(per_minute=400.0, error_per_minute=310.0, observed_seconds=300.0)
     assert not slope.grows(4.0)
     assert not slope.is_flat(4.0)
 
 
-def test_a_process_that_runs_too_briefly_has_no_slope() -> None:
+def test_a_process_that_runs_too_briefly_has_no_memory_slope() -> None:
     assert fit([life(0, 2, 0, 1)], 1, warm_up_seconds=60) is None
 
 
-def test_a_wait_is_assigned_to_attacks_during_the_wait_and_to_recent_faults() -> None:
+def test_the_wait_of_a_neighbour_is_assigned_to_current_attacks_and_recent_faults() -> None:
     run = Soak.__new__(Soak)
     run.attack_times = [Interval("brackets", 10, 20), Interval("slow-urls", 20)]
     run.fault_times = [Interval("functions", 5, 8)]

@@ -187,7 +187,7 @@ class LoadJournal:
             descriptor = self._note(path, name)
         except OSError as error:
             # The disk may be full. Load the model without a note.
-            _log.warning("the load of %s is not noted: %s", name, error)
+            _log.warning("the load journal cannot be written before %s is loaded: %s", name, error)
             yield
             return
         try:
@@ -263,7 +263,11 @@ class LoadJournal:
             draft.write_text(json.dumps({"name": name, "count": count, "at": self._clock()}))
             draft.replace(path)
         except OSError as error:
-            _log.warning("the death during the load of %s is not counted: %s", name, error)
+            _log.warning(
+                "the load journal cannot store the death of a process that loaded %s: %s",
+                name,
+                error,
+            )
 
     def _read(self, name: str) -> tuple[int, float]:
         """Return how many deaths are counted for a model, and the time of the last death.

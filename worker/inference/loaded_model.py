@@ -469,7 +469,7 @@ def make_adapter(model: ModelEntry, infer: Any) -> Adapter:
             exceeds a limit of the class.
     """
     if not callable(infer):
-        raise ModelUnfit(f"{model.implementation}: Infer has no __call__")
+        raise ModelUnfit(f"{model.implementation}: the class Infer has no method __call__")
     for name in _LIMITED_FIELDS:
         limit, value = getattr(infer, name, None), getattr(model, name)
         if limit is not None and value > limit:

@@ -201,7 +201,7 @@ class ModelManager:
             self._device.unload(self._resident_bytes)
         self._reservation.leave()
         self.telemetry.record_unload()
-        _log.info("%s: unloaded", self._model.name)
+        _log.info("%s: the model was unloaded", self._model.name)
 
     def _close(self, loaded: LoadedModel) -> None:
         try:
@@ -227,7 +227,7 @@ class ModelManager:
         self._problem, self.is_set_aside = None, False
         self._backoff.reset()
         self.telemetry.record_load()
-        _log.info("%s: loaded in %.1f s", self._model.name, self.load_seconds)
+        _log.info("%s: the model was loaded in %.1f s", self._model.name, self.load_seconds)
 
     def _load_into(self, reservation: MemoryReservation, reserved_bytes: int) -> int:
         """Load the model, and return how many bytes of device memory it needs."""
@@ -397,7 +397,11 @@ def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -
         if is_measured and count > 1:
             continue
         if cost > limit.fitting_cost:
-            _log.info("%s: batches of %d items would not fit into memory", model.name, count)
+            _log.info(
+                "%s: batches of %d items would not fit into memory; smaller batches are used",
+                model.name,
+                count,
+            )
             return
         try:
             with limit.admit(cost) if is_measured else limit.trial(cost):

@@ -26,7 +26,7 @@ from contract.messages import PayloadRef, reference, verify_digest
 from contract.names import PAYLOAD_CONTAINER, result_blob
 from worker.errors import (
     InvalidInput,
-    PayloadsAway,
+    PayloadsUnavailable,
     PayloadUnusable,
 )
 from worker.net.retries import Wait, backoff_seconds
@@ -75,7 +75,7 @@ class BlobPayloads:
         A large input is in a temporary file, which is mapped into memory.
 
         Raises:
-            PayloadsAway: `wait` returned False before the download succeeded.
+            PayloadsUnavailable: `wait` returned False before the download succeeded.
             PayloadUnusable: The blob does not exist, or does not match its reference.
             InvalidInput: The input is too large for the model.
         """
@@ -101,7 +101,7 @@ class BlobPayloads:
         try, and returns False if the method must give up.
 
         Raises:
-            PayloadsAway: `wait` returned False before the result was stored.
+            PayloadsUnavailable: `wait` returned False before the result was stored.
         """
         ref = reference(media_type, result_blob(job_id), data)
         self._retry(lambda: self._store.write(ref.blob, data, ref.media_type), wait)
@@ -142,7 +142,7 @@ class BlobPayloads:
                     raise
                 self._status.mark_down(_text(error))
                 if not wait(backoff_seconds(attempt)):
-                    raise PayloadsAway(_text(error)) from None
+                    raise PayloadsUnavailable(_text(error)) from None
                 attempt += 1
             else:
                 self._status.mark_up()

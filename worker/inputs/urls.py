@@ -70,7 +70,7 @@ class UrlFetcher:
             except ForbiddenAddress as error:
                 raise InvalidInput(f"the input's URL is refused: {error}") from None
             except OutboundFailed as error:
-                raise InvalidInput(f"the server of the input's URL {error}") from None
+                raise InvalidInput(f"the input's URL cannot be read: {error}") from None
             if response.status not in _REDIRECTS or response.location is None:
                 return response
             try:

@@ -205,7 +205,9 @@ class SimulatedDevice:
 
 def _check(size_bytes: int, limit_bytes: int | None) -> None:
     if limit_bytes is not None and size_bytes > limit_bytes:
-        raise BudgetExceeded(f"{size_bytes} bytes are needed, but only {limit_bytes} are reserved")
+        raise BudgetExceeded(
+            f"{size_bytes} bytes of memory are needed, but only {limit_bytes} are reserved"
+        )
 
 
 def resident_bytes(thing: object) -> int:

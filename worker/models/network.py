@@ -113,7 +113,7 @@ class Network:
         with torch.inference_mode():
             if self._streams is None:
                 return _in_host_memory(self._module(given(list(batch))))
-            with self._streams.received(batch) as items:
+            with self._streams.computing(batch) as items:
                 output = self._module(given(items))
                 self._streams.wait()
                 return _in_host_memory(output)
@@ -205,7 +205,7 @@ class _GpuStreams:
             return pinned
 
     @contextlib.contextmanager
-    def received(self, batch: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    def computing(self, batch: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         """Copy the items to the device, and yield the copies.
 
         The `with` block runs on the computing stream.

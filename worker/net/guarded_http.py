@@ -119,23 +119,23 @@ class GuardedHttp:
                 _read(response, limits.bytes),
             )
         except TimeoutError:
-            raise OutboundFailed("did not answer in time") from None
+            raise OutboundFailed("the server did not answer in time") from None
         except ssl.SSLError:
-            raise OutboundFailed("does not have a trusted certificate") from None
+            raise OutboundFailed("the server does not have a trusted certificate") from None
         # If the watchdog closed the socket, any of these may be raised.
         except (OSError, http.client.HTTPException, ValueError, AttributeError):
             is_late = time.monotonic() >= ends_at
             raise OutboundFailed(
-                "did not answer in time"
+                "the server did not answer in time"
                 if is_late
-                else "could not be reached, or sent an invalid response"
+                else "the server could not be reached, or sent an invalid response"
             ) from None
         finally:
             watchdog.cancel()
             connection.close()
         # A response that was aborted while its headers were read looks complete.
         if time.monotonic() >= ends_at:
-            raise OutboundFailed("did not answer in time")
+            raise OutboundFailed("the server did not answer in time")
         return result
 
     def _resolve(self, target: Target, ends_at: float, share: str) -> tuple[str, ...]:
@@ -147,7 +147,7 @@ class GuardedHttp:
                 ),
             )
         except TimeoutError:
-            raise OutboundFailed("did not answer in time") from None
+            raise OutboundFailed("the server did not answer in time") from None
         except TooManyLookUps as error:
             raise LookUpsBusy(str(error)) from None
 

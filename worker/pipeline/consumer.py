@@ -126,7 +126,7 @@ class Consumer:
         free_count = self._low_count if queue.is_low else self.capacity.normal_count
         while not queue.receiver.is_finished:
             try:
-                for event in queue.receiver.turn(free_count):
+                for event in queue.receiver.settle_and_receive(free_count):
                     if isinstance(event, Settled):
                         self._note_settled(event)
                     else:

@@ -205,7 +205,7 @@ class Inferred:
             Exception: Any error that the model's own code raises.
         """
         if self.loaded is None:
-            raise ValueError("this job has no output")
+            raise ValueError("the job has no output, because it did not run")
         return self.loaded.finish(self.output)
 
 

@@ -181,10 +181,10 @@ class ProgressReporter:
     def run(self) -> None:
         """Send reports forever. The thread that sends the reports calls this method."""
         while True:
-            self._has_news.wait(self.turn())
+            self._has_news.wait(self.send_due_reports())
             self._has_news.clear()
 
-    def turn(self) -> float | None:
+    def send_due_reports(self) -> float | None:
         """Send a report for each running job whose next report is due.
 
         The next report is due 0.5 s after the last report if the job has new progress, otherwise

@@ -32,7 +32,7 @@ class ReplyStep:
 
         Raises:
             Fault: The result is too large, or cannot be written as JSON.
-            PayloadsAway: Blob storage did not answer before the message's lock was lost.
+            PayloadsUnavailable: Blob storage did not answer before the message's lock was lost.
             Cancelled: The model reports progress, and the job was cancelled while it ran.
             LockLost: The model reports progress, and the message's lock is lost.
             Expired: The model reports progress, and the job's deadline has passed.

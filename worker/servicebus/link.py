@@ -30,7 +30,7 @@ from azure.servicebus.exceptions import (
 
 from contract.messages import MAX_MESSAGE_BYTES
 from worker.errors import (
-    BrokerAway,
+    BrokerUnavailable,
     LockLost,
     QueueMissing,
     SettingsError,
@@ -94,9 +94,10 @@ class LockedMessage:
 class QueueLink:
     """A connection to one queue, to receive and settle messages. Only one thread may use it.
 
-    Every method that sends a request to the queue raises BrokerAway if the queue cannot be reached.
-    The connection is then closed, and the next `open` creates a new connection. A message that was
-    received over an old connection can be settled, and its lock renewed, over a new connection.
+    Every method that sends a request to the queue raises BrokerUnavailable if the queue cannot be
+    reached. The connection is then closed, and the next `open` creates a new connection. A message
+    that was received over an old connection can be settled, and its lock renewed, over a new
+    connection.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class QueueLink:
             raise QueueMissing("the queue does not exist, so its jobs are not received") from None
         except SDK_ERRORS as error:
             self.close()
-            raise BrokerAway(error_text(error)) from None
+            raise BrokerUnavailable(error_text(error)) from None
         self._receiver = receiver
         if self._journals is not None and self._take_over_journals(self._journals):
             self._abandon_orphans(receiver)
@@ -362,7 +363,11 @@ class QueueLink:
                 # for messages that an earlier link has received.
                 receiver._settle_message_via_mgmt_link("abandoned", [UUID(bytes_le=token)])
             except (MessageLockLostError, MessageAlreadySettled) as error:
-                _log.debug("queue %s: a message was not abandoned: %s", self._queue, error)
+                _log.debug(
+                    "queue %s: a locked message without a worker could not be abandoned: %s",
+                    self._queue,
+                    error,
+                )
             except SDK_ERRORS as error:
                 if self._orphans[token] >= _MAX_TRIES:
                     self._remove_orphan(token)
@@ -434,12 +439,12 @@ class QueueLink:
 
     def _opened(self) -> ServiceBusReceiver:
         if self._receiver is None:
-            raise BrokerAway("the link is closed")
+            raise BrokerUnavailable("the connection to the queue is closed")
         return self._receiver
 
-    def _broken(self, error: BaseException) -> BrokerAway:
+    def _broken(self, error: BaseException) -> BrokerUnavailable:
         self.close()
-        return BrokerAway(error_text(error))
+        return BrokerUnavailable(error_text(error))
 
 
 def check_endpoint(endpoint: AzureEndpoint) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from worker.errors import BrokerAway, LockLost
+from worker.errors import BrokerUnavailable, LockLost
 from worker.servicebus.link import LockedMessage
 
 _log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Renew(Protocol):
 
         Raises:
             LockLost: The lock is lost.
-            BrokerAway: The broker cannot be reached now. The caller may try again.
+            BrokerUnavailable: The broker cannot be reached now. The caller may try again.
         """
         ...
 
@@ -90,7 +90,7 @@ class LockRenewer:
         self._queue: list[tuple[float, int, MessageLock]] = []
         self._numbers = itertools.count()
         self._wakes_at = 0.0
-        self.turned_at = time.monotonic()
+        self.iterated_at = time.monotonic()
 
     def hold(
         self, delivery: LockedMessage, renew: Renew, lock_seconds: float, ends_at: float
@@ -124,7 +124,7 @@ class LockRenewer:
         lock._delivery = None
         return not lock.is_lost
 
-    def turn(self) -> float:
+    def renew_due(self) -> float:
         """Renew each lock whose renewal time has come.
 
         Returns:
@@ -143,8 +143,8 @@ class LockRenewer:
     def run(self, stop: threading.Event) -> None:
         """Renew locks until `stop` is set. A separate thread must call this method."""
         while not stop.is_set():
-            sleep_seconds = self.turn()
-            self.turned_at = time.monotonic()
+            sleep_seconds = self.renew_due()
+            self.iterated_at = time.monotonic()
             with self._changed:
                 self._wakes_at = self._clock() + sleep_seconds
                 self._changed.wait(sleep_seconds)
@@ -182,7 +182,7 @@ class LockRenewer:
         except LockLost as error:
             if lock._delivery is not None:
                 self._lose(lock, error)
-        except BrokerAway as error:
+        except BrokerUnavailable as error:
             _log.debug(
                 "the worker could not renew the lock of job %s and tries again: %s",
                 delivery.message_id,

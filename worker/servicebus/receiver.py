@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 
-from worker.errors import BrokerAway, LockLost, QueueMissing, Settlement
+from worker.errors import BrokerUnavailable, LockLost, QueueMissing, Settlement
 from worker.net.retries import RetryDelays
 from worker.servicebus.link import SOCKET_SECONDS, LockedMessage, QueueLink, utc_now
 from worker.servicebus.lock_journal import LockJournals
@@ -78,7 +78,8 @@ class Settled:
 class Receiver:
     """Receives and settles the messages of one queue.
 
-    Only one thread may call `turn` and `close`. Any thread may call the other methods.
+    Only one thread may call `settle_and_receive` and `close`. Any thread may call the other
+    methods.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Receiver:
         self._is_receiving = False
         self._wake = threading.Event()
         self.is_empty = False
-        self.turned_at = clock()
+        self.iterated_at = clock()
 
     @property
     def is_connected(self) -> bool:
@@ -135,7 +136,9 @@ class Receiver:
         self._stopping.set()
         self._wake.set()
 
-    def turn(self, free_count: Callable[[], int]) -> Iterator[LockedMessage | Settled]:
+    def settle_and_receive(
+        self, free_count: Callable[[], int]
+    ) -> Iterator[LockedMessage | Settled]:
         """Connect if necessary, carry out the requests of `settle`, and receive new messages.
 
         Args:
@@ -147,7 +150,7 @@ class Receiver:
             it must make `free_count` return 1 less before it continues the iteration. Otherwise
             too many messages are received.
         """
-        self.turned_at = self._clock()
+        self.iterated_at = self._clock()
         try:
             self._connect()
             if self._requests and not free_count():
@@ -155,7 +158,7 @@ class Receiver:
                 self._stopping.wait(_GATHER_SECONDS)
             yield from self._settle_all()
             yield from self._receive(free_count)
-        except BrokerAway as error:
+        except BrokerUnavailable as error:
             self.is_empty = False
             self._status.mark_down(error)
             if isinstance(error, QueueMissing):
@@ -337,7 +340,7 @@ class ModelQueue:
 
         Raises:
             LockLost: The lock is lost.
-            BrokerAway: The broker cannot be reached now. The caller may try again.
+            BrokerUnavailable: The broker cannot be reached now. The caller may try again.
         """
         expires_at = self._renewing.renew(delivery, timeout_seconds)
         # The broker's clock sets this time, and that clock may be ahead of this machine's clock.

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from azure.servicebus import ServiceBusClient, ServiceBusMessage, ServiceBusSender
 from azure.servicebus.exceptions import MessageSizeExceededError, MessagingEntityNotFoundError
 
-from worker.errors import BrokerAway, ReplyForbidden
+from worker.errors import BrokerUnavailable, ReplyForbidden
 from worker.servicebus.link import SDK_ERRORS, TRY_SECONDS, error_text, make_client
 from worker.settings import AzureEndpoint
 
@@ -41,7 +41,7 @@ class QueueSender:
         reply to the same job.
 
         Raises:
-            BrokerAway: The broker cannot be reached now. The caller may try again.
+            BrokerUnavailable: The broker cannot be reached now. The caller may try again.
             ReplyForbidden: The queue does not exist.
         """
         message = ServiceBusMessage(
@@ -66,7 +66,7 @@ class QueueSender:
             raise ReplyForbidden(f"the reply queue {self._queue!r} does not exist") from None
         except SDK_ERRORS as error:
             self._close()
-            raise BrokerAway(error_text(error)) from None
+            raise BrokerUnavailable(error_text(error)) from None
 
     def _opened(self) -> ServiceBusSender:
         if self._sender is None:

@@ -39,9 +39,9 @@ class Loops:
         self._loops: dict[str, Clock] = {}
         self._broken: list[str] = []
 
-    def watch(self, name: str, turned_at: Clock) -> None:
-        """Add a loop. `turned_at` returns the time of the loop's last iteration."""
-        self._loops[name] = turned_at
+    def watch(self, name: str, iterated_at: Clock) -> None:
+        """Add a loop. `iterated_at` returns the time of the loop's last iteration."""
+        self._loops[name] = iterated_at
 
     def guarded(self, name: str, loop: Callable[[], object]) -> Callable[[], None]:
         """Return a function that runs the loop, for use as the target of a thread.
@@ -61,7 +61,7 @@ class Loops:
     def live(self) -> tuple[bool, Mapping[str, Any]]:
         """Return whether all loops are running, and the details that the liveness probe returns."""
         now = self._clock()
-        ages = {name: now - turned_at() for name, turned_at in self._loops.items()}
+        ages = {name: now - iterated_at() for name, iterated_at in self._loops.items()}
         stalled = sorted(name for name, age in ages.items() if age >= _STALLED_AFTER_SECONDS)
         details: dict[str, Any] = {
             "seconds_since_turn": {name: round(age, 1) for name, age in ages.items()}
@@ -102,7 +102,7 @@ class DeviceProbe:
         self._problem = "no kernel has run yet"
 
     @property
-    def turned_at(self) -> float:
+    def iterated_at(self) -> float:
         """The time that `Loops.watch` treats as the last iteration of the loop in `run`.
 
         While a kernel run is requested, this is the time of the request. Otherwise, this is the

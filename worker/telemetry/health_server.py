@@ -110,8 +110,10 @@ class HealthServer(http.server.ThreadingHTTPServer):
         try:
             return page(accept)
         except Exception:  # noqa: BLE001  a probe gets a response in any case
-            _log.exception("the health page %s failed", path)
-            return _json(500, {"ok": False, "reason": "the page failed; see the worker's logs"})
+            _log.exception("the health check %s raised an error", path)
+            return _json(
+                500, {"ok": False, "reason": "the check raised an error; see the worker's logs"}
+            )
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a connection. If too many connections are open, close the oldest one first."""

@@ -21,7 +21,7 @@ from azure.core.exceptions import AzureError, ResourceNotFoundError
 from azure.storage.blob import BlobServiceClient
 
 from contract.catalogue import ModelEntry
-from worker.errors import WeightsAway, WeightsMismatch, WeightsMissing
+from worker.errors import WeightsMismatch, WeightsMissing, WeightsUnavailable
 from worker.weights.weights import Weights
 
 _log = logging.getLogger(__name__)
@@ -41,7 +41,8 @@ class BlobReader(Protocol):
 
         Raises:
             WeightsMissing: The blob does not exist.
-            WeightsAway: Blob storage cannot be reached. The error may be raised after some chunks.
+            WeightsUnavailable: Blob storage cannot be reached. The error may be raised after
+                some chunks.
         """
         ...
 
@@ -62,7 +63,7 @@ class AzureBlobReader:
             raise WeightsMissing(f"{where}: this blob does not exist") from None
         except AzureError as error:
             # The error's text could contain a signed address.
-            raise WeightsAway(f"{where}: cannot be read: {type(error).__name__}") from None
+            raise WeightsUnavailable(f"{where}: cannot be read: {type(error).__name__}") from None
 
 
 class WeightsStore:
@@ -78,7 +79,7 @@ class WeightsStore:
         Raises:
             WeightsMissing: The blob, package or file does not exist.
             WeightsMismatch: The digest differs from the digest in the catalogue entry.
-            WeightsAway: Blob storage cannot be reached, or the cache cannot be written.
+            WeightsUnavailable: Blob storage cannot be reached, or the cache cannot be written.
         """
         if not model.weights:
             return None
@@ -87,7 +88,7 @@ class WeightsStore:
                 return Weights(self._cached(model, *blob), model.weights_sha256)
             except OSError as error:
                 # For example a full disk, or another user's folder.
-                raise WeightsAway(
+                raise WeightsUnavailable(
                     f"{model.weights}: cannot be stored in {self._cache}: {error.strerror}"
                 ) from None
         file = file_of(model.weights)

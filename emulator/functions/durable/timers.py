@@ -74,7 +74,7 @@ class TimerQueue:
                 try:
                     callback()
                 except Exception:  # noqa: BLE001 - the other timers must still fire
-                    _log.exception("a timer failed")
+                    _log.exception("the function of a durable timer raised an error")
         self._arm()
 
     def close(self) -> None:

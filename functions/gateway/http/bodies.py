@@ -60,7 +60,7 @@ class LargeBodies:
             whose = "requests" if not fits else "your requests"
             raise HttpProblem(
                 problems.OVERLOADED,
-                f"the bodies of {whose} in progress use all memory that they may use; try again "
+                f"the bodies of {whose} in progress fill the memory for large bodies; try again "
                 f"in {RETRY_AFTER_SECONDS} s, or send the input to an upload (POST /v1/uploads)",
                 headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
             )

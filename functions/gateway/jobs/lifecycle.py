@@ -102,7 +102,9 @@ class OutcomeStore:
             return outcome
         recorded = await self.find(job_id)
         if recorded is None:
-            raise Unavailable("blobs", f"the outcome of job {job_id} was deleted before the read")
+            raise Unavailable(
+                "blobs", f"the outcome of job {job_id} was deleted before it could be read"
+            )
         return recorded
 
     def _count(self, model: str, outcome: JobOutcome) -> None:
@@ -396,8 +398,8 @@ async def _raise_event(
             await asyncio.sleep(pause_seconds)
         except Unavailable as error:
             _log.warning(
-                "job %s: the event reply was not sent (%s); the orchestration reads the outcome "
-                "later",
+                "job %s: the event reply could not be raised (%s); the orchestration will read the "
+                "recorded outcome",
                 job_id,
                 error,
             )

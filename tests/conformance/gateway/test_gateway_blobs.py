@@ -52,7 +52,7 @@ async def test_only_one_of_many_simultaneous_creations_of_a_blob_succeeds(
     assert (note.etag, note.data) == (winner, b"%d" % etags.index(winner))
 
 
-async def test_200_simultaneous_reads_share_at_most_32_connections(
+async def test_200_simultaneous_reads_of_a_blob_use_at_most_32_connections(
     container: PayloadContainer, blobs_port: int
 ) -> None:
     blobs = ContainerBlobs(container)

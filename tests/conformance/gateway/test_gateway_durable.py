@@ -89,7 +89,7 @@ async def test_requests_to_a_silent_durable_store_raise_unavailable_within_secon
                     await call
 
 
-async def test_the_durable_store_passes_its_check_only_if_it_would_accept_a_change() -> None:
+async def test_the_check_of_the_durable_store_fails_if_the_store_responds_with_status_500() -> None:
     async with answering(lambda: web.Response(status=404)) as client:
         await client.check()
     async with answering(lambda: web.json_response(FAILED, status=500)) as client:

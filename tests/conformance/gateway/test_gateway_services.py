@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from azure.servicebus import ServiceBusMessage
 from azure.servicebus.aio import ServiceBusClient
@@ -217,6 +218,38 @@ async def test_the_other_messages_of_a_batch_are_sent_if_two_callers_are_cancell
             assert [result for result in results if result is None] == [None] * 8
             ids = {str(one.message_id) for one in await received(port, "noop", 8)}
             assert ids >= {f"job-{n}" for n in range(10)} - {"job-0", "job-5"}
+        finally:
+            await queues.close()
+
+
+async def test_the_first_successful_check_opens_the_senders_of_the_given_queues(
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+
+    def connection_count() -> int:
+        return sum(
+            bool(each.raddr) and each.raddr.port == port
+            for each in psutil.Process().net_connections("tcp")
+            if each.status == psutil.CONN_ESTABLISHED
+        )
+
+    with running_service_bus(port, tmp_path):
+        early_queues = ("noop", "missing", "classifier")
+        queues = ServiceBusQueues(service_bus(port), early_queues=early_queues)
+        try:
+            await queues.check("noop")
+            checked = connection_count()
+            async with asyncio.timeout(30):
+                while connection_count() < checked + 2:  # noqa: ASYNC110 - sockets have no event
+                    await asyncio.sleep(0)
+            await asyncio.gather(
+                *(queues.send(name, message(1)) for name in ("noop", "classifier"))
+            )
+            with pytest.raises(UnknownQueue):
+                await queues.send("missing", message(1))
+            for name in ("noop", "classifier"):
+                assert len(await received(port, name, 1)) == 1
         finally:
             await queues.close()
 

@@ -43,7 +43,7 @@ def connection(health: HealthServer) -> socket.socket:
     return socket.create_connection(("127.0.0.1", health.server_port), timeout=5)
 
 
-def test_the_health_server_responds_to_requests_for_known_pages(health: HealthServer) -> None:
+def test_the_health_server_responds_to_requests_for_known_paths(health: HealthServer) -> None:
     well = get(health, "/well?verbose")
     assert (well.status_code, well.json()) == (200, {"ok": True, "n": 1})
     ill = get(health, "/ill")
@@ -51,13 +51,17 @@ def test_the_health_server_responds_to_requests_for_known_pages(health: HealthSe
     assert get(health, "/accept", accept="text/plain;version=0.0.4").text.endswith("0.0.4")
 
 
-def test_the_response_for_an_unknown_page_lists_the_known_pages(health: HealthServer) -> None:
+def test_the_response_of_the_health_server_to_an_unknown_path_lists_the_known_paths(
+    health: HealthServer,
+) -> None:
     answer = get(health, "/")
     assert answer.status_code == 404
     assert answer.json() == {"paths": ["/accept", "/broken", "/ill", "/well"]}
 
 
-def test_the_response_to_a_head_request_has_only_headers(health: HealthServer) -> None:
+def test_the_response_of_the_health_server_to_a_head_request_has_no_body(
+    health: HealthServer,
+) -> None:
     with connection(health) as client:
         client.sendall(b"HEAD /well HTTP/1.0\r\n\r\n")
         answer = b"".join(iter(lambda: client.recv(1000), b""))
@@ -66,7 +70,9 @@ def test_the_response_to_a_head_request_has_only_headers(health: HealthServer) -
     assert answer.endswith(b"\r\n\r\n")
 
 
-def test_the_health_server_returns_status_500_if_a_page_fails(health: HealthServer) -> None:
+def test_the_health_server_returns_status_500_if_a_health_check_raises_an_error(
+    health: HealthServer,
+) -> None:
     assert get(health, "/broken").status_code == 500
     assert get(health, "/well").status_code == 200
 

@@ -16,7 +16,7 @@ from tests.conformance.worker.conftest import StartWorker
 from tests.conformance.worker.test_worker_batched_settlement import received
 from tests.conformance.worker.worker_gateway import Gateway
 from tests.conformance.worker.worker_services import LocalServices, job_id, message, wait_until
-from worker.errors import BrokerAway, Settlement
+from worker.errors import BrokerUnavailable, Settlement
 from worker.servicebus.link import LockedMessage, QueueLink
 from worker.servicebus.lock_journal import LockJournals
 from worker.settings import AzureEndpoint
@@ -99,7 +99,7 @@ def test_the_next_worker_receives_the_messages_of_a_dead_worker_at_once(links: L
 
 
 @pytest.mark.parametrize("how", Settlement)
-def test_each_kind_of_settlement_removes_the_lock_token_from_the_journal(
+def test_each_kind_of_settlement_removes_the_lock_token_from_the_lock_journal(
     links: Links, how: Settlement
 ) -> None:
     send(links.services, 1)
@@ -114,7 +114,7 @@ def test_each_kind_of_settlement_removes_the_lock_token_from_the_journal(
         link.complete(received(link, 1))
 
 
-def test_a_settled_message_that_is_still_in_the_journal_is_not_redelivered(
+def test_a_settled_message_that_is_still_in_the_lock_journal_is_not_redelivered(
     links: Links,
 ) -> None:
     send(links.services, 2)
@@ -146,7 +146,7 @@ def test_a_message_that_arrived_on_a_broken_connection_is_received_on_the_next_c
         breaking = threads.submit(break_connection)
         (name,) = send(links.services, 1)
         # After the first message, the call waits for a second message.
-        with pytest.raises(BrokerAway):
+        with pytest.raises(BrokerUnavailable):
             link.receive_many(2, 5.0)
         breaking.result()
     link.open()
@@ -170,7 +170,7 @@ def test_a_message_that_is_released_at_the_end_of_receiving_is_not_in_the_lock_j
     link.complete([again])
 
 
-def test_a_link_works_without_a_journal_if_the_folder_cannot_be_used(
+def test_messages_are_received_without_a_lock_journal_if_the_folder_is_unusable(
     services: LocalServices, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()

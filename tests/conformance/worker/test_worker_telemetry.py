@@ -48,7 +48,9 @@ def gated(folder: Path) -> tuple[dict[str, Any], Callable[[], None], Callable[[]
     return {"do": "wait", "running": str(running), "gate": str(gate)}, gate.touch, running.exists
 
 
-def taken_off(services: LocalServices, queue: str, count: int) -> dict[str | None, int | None]:
+def remove_messages(
+    services: LocalServices, queue: str, count: int
+) -> dict[str | None, int | None]:
     """Remove `count` messages from a queue. Return the delivery counts by message id."""
     with services.receiver(queue) as receiver:
         found = take(receiver, count)
@@ -179,7 +181,7 @@ def test_the_worker_shuts_down_when_azure_announces_the_end_of_the_machine(
     assert worker.exit_code() == 0
     assert metadata.started == [event_id]
     gateway.taken(jobs[0])
-    assert taken_off(services, "single", 2) == dict.fromkeys(jobs[1:], 0)
+    assert remove_messages(services, "single", 2) == dict.fromkeys(jobs[1:], 0)
 
 
 def test_log_lines_of_the_worker_are_json_objects_without_secrets(
@@ -210,7 +212,7 @@ def test_log_lines_of_the_worker_are_json_objects_without_secrets(
     assert any("a defect in the model" in line.get("exception", "") for line in about)
 
 
-def test_spans_are_sent_to_the_exporter_that_the_environment_names(
+def test_spans_are_sent_to_the_exporter_in_the_setting_otel_traces_exporter(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     worker = start_worker("single", wait=False, OTEL_TRACES_EXPORTER="console")

@@ -39,7 +39,9 @@ def waits(workers: list[Program]) -> list[float]:
 
 def turn_seconds(workers: list[Program]) -> float:
     """Return the average seconds between two loads of models. 0.0 if fewer than three loads."""
-    found = re.findall(r"^(\S+ \S+) .* (?:three|six): loaded in", _logs(workers), re.MULTILINE)
+    found = re.findall(
+        r"^(\S+ \S+) .* (?:three|six): the model was loaded in", _logs(workers), re.MULTILINE
+    )
     times = sorted(datetime.strptime(text, "%Y-%m-%d %H:%M:%S,%f") for text in found)  # noqa: DTZ007  only their differences count
     # Leave out the first load: before the jobs came, no other model waited.
     if len(times) < 3:

@@ -36,7 +36,7 @@ def test_only_the_listed_modules_read_environment_variables() -> None:
     }
 
 
-def test_no_module_has_a_generic_name_like_utils() -> None:
+def test_no_module_has_a_generic_name_such_as_utils() -> None:
     drawers = {"utils.py", "helpers.py", "common.py", "manager.py"}
     assert [path for path in MODULES if path.name in drawers] == []
 

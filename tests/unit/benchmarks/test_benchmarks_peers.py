@@ -52,11 +52,11 @@ def exchange(begin: float, end: float, status: int = 200) -> Exchange:
     return Exchange(0, begin, end, status, b"")
 
 
-def test_a_median_of_fewer_infinite_than_finite_values_is_finite() -> None:
+def test_the_median_is_finite_if_most_values_are_finite() -> None:
     assert median_or_none([None, 1.0, 3.0]) == 3.0
 
 
-def test_a_median_of_more_infinite_than_finite_values_is_infinite() -> None:
+def test_the_median_is_infinite_if_most_values_are_infinite() -> None:
     assert median_or_none([None, 1.0, None]) is None
 
 
@@ -114,7 +114,9 @@ def url() -> Iterator[str]:
         thread.join()
 
 
-def test_each_request_has_the_response_to_its_own_body(url: str) -> None:
+def test_the_benchmark_client_pairs_each_request_with_the_response_to_this_request(
+    url: str,
+) -> None:
     bodies = [b"first", b"second", b"third"]
     answered: list[int] = []
     found = run(PeerRequests(url, "/jobs", bodies, {"x-test": "1"}), 4, 30, on_ok=answered.append)
@@ -123,13 +125,13 @@ def test_each_request_has_the_response_to_its_own_body(url: str) -> None:
     assert answered == [*range(1, 31)]
 
 
-def test_a_response_with_status_503_and_a_closed_connection_count_as_failures(url: str) -> None:
+def test_the_benchmark_counts_status_503_and_a_closed_connection_as_failures(url: str) -> None:
     found = run(PeerRequests(url, "/jobs", [b"good", b"busy", b"close"], {}), 1, 6)
     assert [each.status for each in found.found] == [200, 503, 0] * 2
     assert len(found.ok) == 2
 
 
-def test_a_refused_connection_counts_as_a_failure() -> None:
+def test_the_benchmark_counts_a_refused_connection_as_a_failure() -> None:
     found = run(PeerRequests(f"http://127.0.0.1:{free_port()}", "/jobs", [b"good"], {}), 1, 1)
     assert [each.status for each in found.found] == [0]
 
@@ -141,18 +143,18 @@ def test_the_latency_percentiles_are_in_milliseconds_and_none_without_requests()
     assert latency([]) == {"p50_ms": None, "p95_ms": None}
 
 
-def test_a_run_lasts_until_the_last_successful_response() -> None:
+def test_the_duration_of_a_benchmark_run_ends_at_the_last_successful_response() -> None:
     exchanges = Exchanges([exchange(1.0, 2.0), exchange(1.5, 4.0), exchange(1.5, 9.0, 500)])
     assert exchanges.seconds == 3.0
     assert len(exchanges.ok) == 2
 
 
-def test_the_longest_silence_counts_only_the_time_after_the_kill() -> None:
+def test_the_longest_time_without_a_response_is_measured_only_after_the_kill() -> None:
     assert longest_silence([1.0, 2.0, 5.0, 5.5], begin=1.5) == 3.0
     assert longest_silence([1.0, 9.0], begin=1.5) == 7.5
 
 
-def test_ratios_compare_a_run_with_the_mean_of_the_bare_loops_before_and_after_the_run() -> None:
+def test_throughput_ratios_divide_a_run_by_the_mean_of_the_bare_loops_around_the_run() -> None:
     measured = values(20)
     add_ratios(measured, before=(15.0, 30.0), after=(25.0, 50.0), burst=400)
     assert measured["bare_ratio"] == 1.0
@@ -217,7 +219,7 @@ def test_the_benchmark_document_omits_resnet18_if_only_noop_was_measured(tmp_pat
     assert "ResNet-18 compared" not in (tmp_path / "benchmarks.md").read_text("utf-8")
 
 
-def test_an_infinite_value_is_written_as_never() -> None:
+def test_the_benchmark_document_shows_an_infinite_time_as_never() -> None:
     assert number(None) == "never"
     assert number(1.25, 1) == "1.2"
 

@@ -1,12 +1,16 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from contract import queues
-from contract.catalogue import DEFAULT_PATH, Catalogue
+from contract.catalogue import DEFAULT_PATH, Catalogue, format_entry, main
 from contract.errors import CatalogueError, UnknownModel
 
 SHIPPED = DEFAULT_PATH.read_text(encoding="utf-8")
@@ -67,6 +71,60 @@ def test_the_declared_parameters_of_a_model_are_read_unchanged(tmp_path: Path) -
     }
     assert hash(model)
     assert dict(Catalogue.load()["noop"].parameters) == {}
+    printed = Catalogue.load(write(tmp_path, format_entry(model)))["noop"]
+    assert printed.parameters == model.parameters
+
+
+MINIMAL = """
+[small]
+implementation = "models.small"
+description = "A small model."
+media_types = {types}
+"""
+
+
+def test_an_entry_of_three_lines_gets_sensible_defaults(tmp_path: Path) -> None:
+    images = Catalogue.load(write(tmp_path, MINIMAL.format(types='["image/png"]')))["small"]
+    assert (images.queue, images.max_pixels) == ("small", 50_000_000)
+    assert images.max_upload_bytes == images.max_input_bytes == 10 * 1024 * 1024
+    assert (images.deadline_seconds, images.max_batch_size, images.lock_seconds) == (60, 8, 10)
+    mixed = MINIMAL.format(types='["image/png", "text/plain"]') + "deadline_seconds = 7_200\n"
+    model = Catalogue.load(write(tmp_path, mixed))["small"]
+    assert (model.max_pixels, model.max_deadline_seconds) == (0, 7200)
+    unlimited = MINIMAL.format(types='["image/png"]') + "max_pixels = 0\n"
+    assert Catalogue.load(write(tmp_path, unlimited))["small"].max_pixels == 0
+
+
+@given(
+    text=st.text(min_size=1),
+    options=st.dictionaries(
+        st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True).filter(
+            lambda name: name != "weights"
+        ),
+        st.text() | st.integers(-(2**63), 2**63 - 1) | st.floats() | st.booleans(),
+    ),
+)
+@example(text='"\\ \x7f\u2028', options={"a": float("-inf"), "b": 1e300, "c": ""})
+def test_a_printed_entry_is_read_as_the_same_entry(
+    tmp_path_factory: pytest.TempPathFactory, text: str, options: dict[str, Any]
+) -> None:
+    folder = tmp_path_factory.mktemp("catalogue")
+    path = write(folder, MINIMAL.format(types='["a/b"]'))
+    model = replace(Catalogue.load(path)["small"], description=text, options=options)
+    write(folder, format_entry(model))
+    # NaN is not equal to itself, so the texts are compared.
+    assert format_entry(Catalogue.load(path)["small"]) == format_entry(model)
+
+
+def test_the_catalogue_command_prints_an_entry_with_its_defaults(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["classifier"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("[classifier]\nimplementation = ")
+    assert "max_upload_bytes = 10485760\n" in printed
+    assert main(["clasifier"]) == 2
+    assert "did you mean classifier" in capsys.readouterr().err
 
 
 def test_the_error_for_an_unknown_model_suggests_similar_names() -> None:
@@ -78,10 +136,10 @@ def test_the_error_for_an_unknown_model_suggests_similar_names() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
-        ('queue = "noop"', 'queue = "classifier"', "have the same queue"),
+        ('queue = "noop"', 'queue = "classifier"', "have the queue classifier"),
         ('queue = "noop"', 'queue = "classifier-low"', "classifier-low is already another model's"),
         ('queue = "noop"', 'queue = "No op"', "noop.queue: expected 1 to 63 lower-case letters"),
-        ('queue = "noop"', "", "noop.queue: the key is missing"),
+        ('implementation = "worker.models.noop"', "", "noop.implementation: the key is missing"),
         ('task = "echo"', "task = 3", "noop.task: expected a non-empty string"),
         ('task = "echo"', 'task = "echo"\ncolour = "red"', "noop.colour: this key does not exist"),
         (

@@ -129,12 +129,12 @@ def test_an_encoded_reply_is_decoded_unchanged(reply: JobReply) -> None:
 
 
 @given(MARKS)
-def test_the_marks_of_a_delivery_are_read_unchanged(marks: DeliveryMarks) -> None:
+def test_encoded_delivery_marks_are_decoded_unchanged(marks: DeliveryMarks) -> None:
     assert marks_from_json(Fields(json.loads(json.dumps(marks_to_json(marks))))) == marks
 
 
 @given(MARKS, st.integers(1, 99), st.none() | DURATIONS, st.none() | TEXT, st.none() | TEXT)
-def test_a_note_about_a_delivery_is_decoded_unchanged(
+def test_an_encoded_delivery_note_is_decoded_unchanged(
     marks: DeliveryMarks,
     attempt: int,
     ended_ms: float | None,
@@ -145,11 +145,11 @@ def test_a_note_about_a_delivery_is_decoded_unchanged(
     assert decode_note(encode_note(note)) == note
 
 
-def test_a_reply_without_marks_has_the_bytes_of_an_older_worker() -> None:
+def test_a_reply_without_delivery_marks_has_the_same_json_members_as_in_older_versions() -> None:
     assert list(reply_to_json(REPLY)["timing"]) == ["queued_ms", "inference_ms", "batch_size"]
 
 
-def test_a_reader_passes_unknown_marks_of_a_reply_on() -> None:
+def test_decoding_and_encoding_a_reply_keeps_unknown_delivery_marks() -> None:
     value = reply_to_json(REPLY)
     value["timing"]["delivery"] = {"received_at": "later", "new_ms": [1]}
     assert reply_to_json(reply_from_json(value)) == value
@@ -204,18 +204,18 @@ def test_a_message_with_an_unknown_schema_version_is_refused(version: object) ->
         ({"job_id": ""}, "job_id: the text must not be empty"),
         ({"model": None}, "model: the field is missing"),
         ({"model": "\ud800"}, "model: the text is not valid Unicode"),
-        ({"model": 7}, "model: expected another type, found a number"),
+        ({"model": 7}, "model: expected a string, found a number"),
         ({"input": {"media_type": "text/plain"}}, "fields base64, json and blob"),
         ({"input": {"media_type": "text/plain", "base64": "%"}}, "base64"),
-        ({"input": []}, "input: expected another type, found a list"),
+        ({"input": []}, "input: expected an object, found a list"),
         ({"deadline": "2026-01-02T03:05:05"}, "deadline: expected an RFC 3339 time"),
         ({"deadline": "0001-01-01T00:00:00+23:59"}, "deadline: the time is out of range"),
         ({"attempt": 0}, "attempt: expected a whole number of at least 1"),
         ({"attempt": True}, "attempt: expected a whole number of at least 1"),
         ({"reply_to": {"url": ""}}, "reply_to.url: the text must not be empty"),
         ({"reply_to": {"queue": None}}, "reply_to.queue: the field is missing"),
-        ({"reply_to": {"webhook": 1}}, "reply_to.webhook: expected another type, found a number"),
-        ({"input": {"url": 1}}, "input.url: expected another type, found a number"),
+        ({"reply_to": {"webhook": 1}}, "reply_to.webhook: expected a string, found a number"),
+        ({"input": {"url": 1}}, "input.url: expected a string, found a number"),
         ({"parameters": [1]}, "parameters: expected an object"),
     ],
 )

@@ -65,13 +65,13 @@ def test_the_url_guard_refuses_unusual_spellings_of_addresses(host: str) -> None
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("http://example.com/", "must be https"),
-        ("http://93.184.215.14/", "must be https"),
-        ("ftp://example.com/", "must be https"),
-        ("file:///etc/passwd", "must be https"),
-        ("gopher://example.com/", "must be https"),
-        ("//example.com/", "must be https"),
-        ("example.com", "must be https"),
+        ("http://example.com/", "must begin with https"),
+        ("http://93.184.215.14/", "must begin with https"),
+        ("ftp://example.com/", "must begin with https"),
+        ("file:///etc/passwd", "must begin with https"),
+        ("gopher://example.com/", "must begin with https"),
+        ("//example.com/", "must begin with https"),
+        ("example.com", "must begin with https"),
         ("", "percent-encoded"),
         ("https://", "not a valid host name"),
         ("https:///path", "not a valid host name"),
@@ -89,11 +89,11 @@ def test_the_url_guard_refuses_unusual_spellings_of_addresses(host: str) -> None
         ("https://a..b/", "not a valid host name"),
         ("https://a,b/", "not a valid host name"),
         ("https://example.com:0/", "port"),
-        ("https://example.com:99999/", "the URL is not valid"),
-        ("https://example.com:x/", "the URL is not valid"),
-        ("https://[::1/", "the URL is not valid"),
+        ("https://example.com:99999/", "the URL cannot be parsed"),
+        ("https://example.com:x/", "the URL cannot be parsed"),
+        ("https://[::1/", "the URL cannot be parsed"),
         ("https://[fe80::1%25eth0]/", "zone"),
-        ("https://[example.com]/", "the URL is not valid|not an IPv6"),
+        ("https://[example.com]/", "the URL cannot be parsed|not an IPv6"),
         ("https://example.com/" + "x" * 2048, "more than 2048"),
     ],
 )
@@ -135,7 +135,7 @@ def test_a_host_name_that_cannot_be_resolved_is_refused() -> None:
         GUARD.resolve(GUARD.check_form("https://name.test/"), nothing)
 
 
-def test_the_refusal_does_not_reveal_whether_a_name_exists_inside_the_network() -> None:
+def test_refusing_a_host_name_does_not_reveal_whether_the_name_has_a_private_address() -> None:
     target = GUARD.check_form("https://db.internal/")
 
     def look_up(host: str, port: int) -> Sequence[str]:
@@ -173,7 +173,7 @@ def dns() -> Iterator[Dns]:
     made.answer()
 
 
-def test_simultaneous_callers_with_the_same_name_share_one_look_up(dns: Dns) -> None:
+def test_simultaneous_requests_for_the_same_host_name_share_one_dns_look_up(dns: Dns) -> None:
     resolver = Resolver(dns)
     waiting = [resolver.start("dead.test", 443, f"tenant {n}") for n in range(200)]
     assert not waiting[0].cancel(), (
@@ -186,7 +186,7 @@ def test_simultaneous_callers_with_the_same_name_share_one_look_up(dns: Dns) -> 
     assert dns.asked == ["dead.test"] * 2, "answers are not cached"
 
 
-def test_names_that_dns_never_answers_use_up_only_the_share_of_one_tenant(dns: Dns) -> None:
+def test_host_names_that_dns_never_answers_use_up_the_look_ups_of_only_one_tenant(dns: Dns) -> None:
     resolver = Resolver(dns, max_count=64, max_count_of_a_share=8)
     for n in range(8):
         with pytest.raises(TimeoutError):
@@ -196,7 +196,7 @@ def test_names_that_dns_never_answers_use_up_only_the_share_of_one_tenant(dns: D
     assert resolver.look_up("good.test", 443, "b", 10) == ("93.184.215.14",)
 
 
-def test_the_number_of_look_ups_in_a_process_is_limited(dns: Dns) -> None:
+def test_the_number_of_simultaneous_dns_look_ups_in_a_process_is_limited(dns: Dns) -> None:
     before = threading.active_count()
     resolver = Resolver(dns, max_count=64, max_count_of_a_share=8)
     started: list[Future[tuple[str, ...]]] = []
@@ -212,7 +212,7 @@ def test_the_number_of_look_ups_in_a_process_is_limited(dns: Dns) -> None:
     assert resolver.look_up("good.test", 443, "tenant 0", 10) == ("93.184.215.14",)
 
 
-def test_a_failed_look_up_frees_its_share() -> None:
+def test_a_failed_dns_look_up_no_longer_counts_towards_the_limit() -> None:
     def look_up(host: str, port: int) -> Sequence[str]:
         raise UnicodeError if host == "odd.test" else OSError(host)
 
@@ -222,7 +222,7 @@ def test_a_failed_look_up_frees_its_share() -> None:
             resolver.look_up(host, 443, "a", 10)
 
 
-def test_localhost_resolved_by_the_operating_system_is_refused() -> None:
+def test_the_url_guard_refuses_localhost_if_the_operating_system_resolves_the_name() -> None:
     with pytest.raises(ForbiddenAddress, match="public"):
         GUARD.resolve(GUARD.check_form("https://localhost/"), system_look_up)
 

@@ -43,7 +43,7 @@ def test_the_verification_of_a_webhook_fails_for_a_wrong_secret_body_id_or_time(
         Webhook(NEW).verify(BODY, {**signed, "webhook-timestamp": "1"})
 
 
-def test_the_secrets_of_a_tenant_are_derived_from_the_common_secrets_and_the_name() -> None:
+def test_the_webhook_secrets_of_a_tenant_are_derived_from_common_secrets_and_tenant_name() -> None:
     common = parse_secrets(f"{NEW},{OLD}")
     acme, bolt = (tenant_secrets(common, name) for name in ("acme", "bolt"))
     assert acme == tenant_secrets(common, "acme")
@@ -54,7 +54,7 @@ def test_the_secrets_of_a_tenant_are_derived_from_the_common_secrets_and_the_nam
     assert tenant_secrets(common, "") == common, "a gateway without tenants"
 
 
-def test_the_command_prints_the_secrets_of_a_tenant(
+def test_the_webhook_command_prints_the_webhook_secrets_of_a_tenant(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{NEW},{OLD}\n"))
@@ -67,7 +67,7 @@ def test_the_command_prints_the_secrets_of_a_tenant(
     ("tenant", "text", "said"),
     [("acme", "", "is empty"), ("", OLD, "no name"), ("acme", "whsec_%hidden", "base64")],
 )
-def test_the_command_refuses_a_missing_or_invalid_secret_without_showing_it(
+def test_the_webhook_command_refuses_missing_or_invalid_arguments_and_shows_no_secret(
     tenant: str,
     text: str,
     said: str,

@@ -173,7 +173,7 @@ async def test_the_rate_limit_of_an_api_key_is_enforced_and_shown_in_headers(
     assert "ratelimit" not in (await closed.http.get("/v1/jobs", headers=bearer("a"))).headers
 
 
-async def test_a_request_with_three_jobs_takes_three_requests_of_the_rate_limit(
+async def test_an_inference_request_with_three_jobs_counts_as_three_requests_of_the_rate_limit(
     closed: RunningGateway,
 ) -> None:
     inference = {"inputs": [tensor("YQ==", "Yg==", "Yw==", content_type="base64")]}

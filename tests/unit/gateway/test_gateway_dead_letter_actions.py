@@ -75,7 +75,7 @@ async def test_twelve_dead_letters_are_filtered_counted_and_redriven_in_one_requ
     assert letter["redriven_as"] is None
 
 
-async def test_an_action_with_a_wrong_count_changes_nothing_and_returns_the_new_count(
+async def test_a_dead_letter_action_with_a_wrong_count_is_refused_and_returns_the_right_count(
     gateway: RunningGateway,
 ) -> None:
     for _ in range(3):
@@ -117,7 +117,7 @@ async def test_a_purge_deletes_only_the_dead_letters_that_match_all_members_of_i
     assert left == sorted([ids[1], ids[3]])
 
 
-async def test_a_redrive_of_several_letters_skips_a_letter_that_cannot_be_redriven(
+async def test_a_redrive_of_several_dead_letters_skips_a_dead_letter_without_a_readable_request(
     gateway: RunningGateway,
 ) -> None:
     good = await dead_job(gateway)
@@ -134,7 +134,7 @@ async def test_a_redrive_of_several_letters_skips_a_letter_that_cannot_be_redriv
     ]
 
 
-async def test_the_number_of_letters_to_redrive_excludes_letters_that_were_redriven_before(
+async def test_the_count_for_a_redrive_excludes_dead_letters_that_were_already_redriven(
     gateway: RunningGateway,
 ) -> None:
     first, second = [await dead_job(gateway) for _ in range(2)]
@@ -145,7 +145,7 @@ async def test_the_number_of_letters_to_redrive_excludes_letters_that_were_redri
     assert [letter["id"] for letter in result["done"]] == [second]
 
 
-async def test_one_request_examines_a_bounded_number_of_letters_and_returns_a_cursor(
+async def test_one_action_examines_a_bounded_number_of_dead_letters_and_returns_a_cursor(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bulk, "MAX_EXAMINED", 5)
@@ -174,7 +174,7 @@ async def test_one_request_examines_a_bounded_number_of_letters_and_returns_a_cu
     assert sorted(done + left) == ids
 
 
-async def test_an_action_stops_at_its_time_limit_and_returns_a_cursor_that_continues_it(
+async def test_a_purge_stops_at_the_time_limit_and_returns_a_cursor_for_the_next_purge(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = sorted([await dead_job(gateway) for _ in range(20)])
@@ -244,7 +244,7 @@ async def test_a_repeated_redrive_with_a_new_count_completes_an_interrupted_redr
         ('{"action": "purge", "count": 1, "cursor": 1}', "cursor"),
     ],
 )
-async def test_an_invalid_action_is_refused_and_changes_nothing(
+async def test_an_invalid_dead_letter_action_is_refused_and_changes_nothing(
     gateway: RunningGateway, body: str, named: str
 ) -> None:
     await dead_job(gateway)
@@ -254,7 +254,7 @@ async def test_an_invalid_action_is_refused_and_changes_nothing(
     assert (await count(gateway))["count"] == 1
 
 
-async def test_an_action_for_an_unknown_model_or_with_a_large_body_is_refused(
+async def test_a_dead_letter_action_for_an_unknown_model_or_with_a_large_body_is_refused(
     gateway: RunningGateway,
 ) -> None:
     assert (await act(gateway, "purge", 0, model="noob")).status_code == 404
@@ -262,7 +262,7 @@ async def test_an_action_for_an_unknown_model_or_with_a_large_body_is_refused(
     assert answer.status_code == 413
 
 
-async def test_each_change_of_a_dead_letter_is_logged_with_the_name_of_the_key(
+async def test_each_redrive_and_purge_of_a_dead_letter_is_logged_with_the_name_of_the_api_key(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     key, entry = make_key("night shift", "ops", ["jobs:read", "jobs:write", "admin"])
@@ -291,7 +291,7 @@ async def test_each_change_of_a_dead_letter_is_logged_with_the_name_of_the_key(
     assert key not in caplog.text
 
 
-async def test_a_letter_with_an_unexpected_value_does_not_match_a_filter_for_this_value(
+async def test_a_dead_letter_with_a_malformed_reason_or_time_matches_no_filter_for_that_member(
     gateway: RunningGateway,
 ) -> None:
     for number, content in enumerate(
@@ -303,7 +303,7 @@ async def test_a_letter_with_an_unexpected_value_does_not_match_a_filter_for_thi
     assert (await count(gateway))["count"] == 3
 
 
-async def test_a_page_of_filtered_letters_has_at_most_the_given_number_of_letters(
+async def test_one_search_of_dead_letters_returns_at_most_the_given_number_of_dead_letters(
     gateway: RunningGateway,
 ) -> None:
     ids = sorted([await dead_job(gateway) for _ in range(7)])

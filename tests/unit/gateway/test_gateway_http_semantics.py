@@ -167,7 +167,7 @@ async def test_a_page_of_another_site_cannot_submit_or_cancel_jobs_of_an_open_ga
         {"origin": "http://gateway.test", "host": "gateway.test"},
     ],
 )
-async def test_a_client_and_a_page_of_the_gateway_itself_can_submit(
+async def test_a_client_without_origin_and_a_page_of_the_gateway_can_submit_a_job(
     gateway: RunningGateway, headers: dict[str, str]
 ) -> None:
     submit = {"content-type": "application/octet-stream", "prefer": "respond-async"}
@@ -176,7 +176,9 @@ async def test_a_client_and_a_page_of_the_gateway_itself_can_submit(
 
 
 @pytest.mark.parametrize("origins", [("https://evil.example",), ("*",)])
-async def test_a_page_whose_origin_is_in_cors_origins_can_submit(origins: tuple[str, ...]) -> None:
+async def test_a_page_whose_origin_is_in_cors_origins_can_submit_a_job(
+    origins: tuple[str, ...],
+) -> None:
     submit = {"content-type": "application/octet-stream", "prefer": "respond-async"}
     async with open_gateway(cors_origins=origins) as gateway:
         answer = await gateway.http.post(

@@ -62,7 +62,9 @@ async def test_a_label_is_kept_with_the_job_and_shown_in_every_response(
     assert "label" not in gateway.queues.request().parameters
 
 
-async def test_a_job_with_an_upload_has_the_label_of_its_submit(gateway: RunningGateway) -> None:
+async def test_a_job_with_an_upload_has_the_label_in_the_submission(
+    gateway: RunningGateway,
+) -> None:
     name = await sent(gateway, b"hello", "text/plain")
     by_query = await submit(gateway, params={"upload": name, "label": LABEL})
     in_json = await submit(gateway, json={"input": {"upload": name}, "label": LABEL})
@@ -76,7 +78,7 @@ async def test_a_cancelled_job_shows_its_label(gateway: RunningGateway) -> None:
     assert (await gateway.job(job_id))["label"] == LABEL
 
 
-async def test_all_jobs_of_an_inference_request_have_the_label_in_its_header(
+async def test_all_jobs_of_an_inference_request_have_the_label_in_the_request_header(
     gateway: RunningGateway,
 ) -> None:
     body = {
@@ -141,7 +143,7 @@ async def test_a_webhook_contains_the_label_of_its_job() -> None:
         assert json.loads(body)["label"] == LABEL
 
 
-async def test_the_job_of_a_redrive_has_the_label_of_the_failed_job(
+async def test_the_new_job_of_a_redrive_has_the_label_of_the_failed_job(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(label=LABEL)
@@ -162,7 +164,7 @@ def test_a_ticket_without_a_label_has_no_member_label_and_can_be_read() -> None:
     assert initial_record(labelled)["label"] == LABEL
 
 
-async def test_an_idempotency_key_is_refused_with_another_label(
+async def test_a_submission_with_a_used_idempotency_key_and_another_label_is_refused(
     gateway: RunningGateway,
 ) -> None:
     headers = {**RAW["headers"], "idempotency-key": "one"}

@@ -65,12 +65,12 @@ def test_hostile_json_of_ten_megabytes_is_refused_in_one_second_of_processor_tim
     assert time.process_time() - begin < 2 * STALL_SECONDS
 
 
-def test_json_may_contain_long_texts_of_commas_and_brackets() -> None:
+def test_json_with_long_strings_of_commas_and_brackets_is_accepted() -> None:
     for text in (",[{:" * 1_000_000, '\\",' * 500_000, "\\" * 1_000_000):
         assert parse_json(encode_json({"input": {"text": text}})) == {"input": {"text": text}}
 
 
-def test_json_with_as_many_values_as_allowed_is_read_and_written() -> None:
+def test_json_with_the_maximum_number_of_values_is_accepted_and_with_more_is_refused() -> None:
     values = [0.5] * (MAX_JSON_VALUES - 1)
     assert parse_json(encode_json(values)) == values
     with pytest.raises(ValueError, match="values and member names"):
@@ -91,7 +91,9 @@ def count_values(value: Any) -> int:
 
 @given(value=json_values, is_ascii=st.booleans())
 @example(value=['"', "\\", '\\"', "a\\\\"], is_ascii=False)
-def test_no_values_in_any_json_text_escape_the_count(value: Any, is_ascii: bool) -> None:
+def test_json_with_more_values_than_allowed_is_refused_in_any_notation(
+    value: Any, is_ascii: bool
+) -> None:
     text = json.dumps(value, ensure_ascii=is_ascii).encode("utf-8", "surrogatepass")
     with pytest.MonkeyPatch.context() as patch:
         # A container with n items has n - 1 commas and one bracket.
@@ -237,7 +239,7 @@ async def test_a_request_that_waits_for_its_job_keeps_no_copy_of_its_body(
     assert (await serving).status_code == 200
 
 
-async def test_a_body_is_removed_from_the_request_object_of_the_sdk(
+async def test_the_request_object_of_the_sdk_no_longer_holds_the_body_after_the_request(
     gateway: RunningGateway,
 ) -> None:
     body = bytes(bytearray(b"x" * 100_000))
@@ -249,7 +251,7 @@ async def test_a_body_is_removed_from_the_request_object_of_the_sdk(
     assert sys.getrefcount(body) == count
 
 
-def test_a_tenant_may_use_half_of_the_memory_and_another_tenant_the_rest() -> None:
+def test_one_tenant_may_use_at_most_half_of_the_memory_for_large_bodies() -> None:
     bodies = LargeBodies(1000)
     with bodies.admit("a", 300), bodies.admit("a", 200):
         with pytest.raises(HttpProblem) as refused, bodies.admit("a", 1):
@@ -263,13 +265,13 @@ def test_a_tenant_may_use_half_of_the_memory_and_another_tenant_the_rest() -> No
     assert bodies.total_bytes == 0
 
 
-def test_a_single_body_that_exceeds_the_limit_is_admitted() -> None:
+def test_a_body_over_the_memory_limit_is_admitted_if_no_other_large_body_is_held() -> None:
     bodies = LargeBodies(1000)
     with bodies.admit("a", 5000):
         pass
 
 
-async def test_the_parser_of_large_bodies_takes_turns_between_tenants() -> None:
+async def test_the_parser_of_large_bodies_alternates_between_tenants() -> None:
     bodies, order = LargeBodies(1000), list[str]()
     large = bytes(SMALL_BODY_BYTES + 1)
     sent = [(f"a{number}", "a") for number in range(4)] + [("b", "b"), ("c", "c")]
@@ -282,7 +284,9 @@ async def test_the_parser_of_large_bodies_takes_turns_between_tenants() -> None:
     assert order == ["a0", "a1", "b", "c", "a2", "a3"]
 
 
-async def test_a_request_cancelled_while_it_waits_for_the_parser_does_not_block_others() -> None:
+async def test_cancelling_a_request_that_waits_for_the_parser_does_not_block_other_requests() -> (
+    None
+):
     bodies, large = LargeBodies(1000), bytes(SMALL_BODY_BYTES + 1)
     tasks = [asyncio.create_task(bodies.parse("a", large, len)) for _ in range(4)]
     await asyncio.sleep(0)
@@ -292,7 +296,9 @@ async def test_a_request_cancelled_while_it_waits_for_the_parser_does_not_block_
     assert isinstance(found[1], asyncio.CancelledError)
 
 
-async def test_waiting_callers_with_large_bodies_are_refused_beyond_the_limit() -> None:
+async def test_requests_with_large_bodies_beyond_the_memory_limit_are_refused_with_status_503() -> (
+    None
+):
     async with open_gateway(body_memory_bytes=8 * len(LARGE)) as gateway:
         sent = [
             asyncio.create_task(
@@ -345,7 +351,7 @@ async def as_they_end(tasks: list[asyncio.Task[Any]], count: int) -> AsyncIterat
 
 
 @pytest.mark.parametrize("host", ["[", "[::1", "]", "a[b", "[x]", "[v1.a]:1", "a:b:c", "[::1]]"])
-async def test_a_request_with_any_host_header_gets_no_internal_error(
+async def test_a_request_with_a_malformed_host_header_causes_no_internal_error(
     gateway: RunningGateway, host: str
 ) -> None:
     request = func.HttpRequest("GET", f"http://{host}/v1/nothing", headers={"host": host}, body=b"")
@@ -408,7 +414,7 @@ async def strict(request: pytest.FixtureRequest) -> AsyncIterator[RunningGateway
 )
 @example(("GET", "/v1/nothing"), {"host": "["}, [], b"")
 @example(("POST", JOBS), {}, [("parameters", '{"a":1e999}')], b"x")
-async def test_no_combination_of_headers_and_queries_causes_an_internal_error(
+async def test_no_combination_of_headers_and_query_parameters_causes_an_internal_error(
     strict: RunningGateway,
     target: tuple[str, str],
     headers: dict[str, str],
@@ -427,7 +433,7 @@ async def test_no_combination_of_headers_and_queries_causes_an_internal_error(
     assert 200 <= answer.status_code < 500, answer.get_body()
 
 
-async def test_a_charset_of_a_form_that_python_cannot_use_is_ignored(
+async def test_an_unusable_charset_in_the_content_type_of_a_form_is_ignored(
     gateway: RunningGateway,
 ) -> None:
     body = form(b"x", "text/plain")["content"].replace(

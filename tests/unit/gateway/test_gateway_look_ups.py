@@ -67,7 +67,9 @@ async def submit(gateway: RunningGateway, tenant: str, **envelope: Any) -> httpx
     )
 
 
-async def test_names_that_dns_never_answers_delay_no_other_tenant(silent: RunningGateway) -> None:
+async def test_submissions_of_host_names_that_dns_never_answers_delay_no_other_tenant(
+    silent: RunningGateway,
+) -> None:
     attack = [
         asyncio.create_task(submit(silent, "dead", input={"url": f"https://{number}.dead.test/"}))
         for number in range(40)
@@ -95,7 +97,7 @@ async def test_names_that_dns_never_answers_delay_no_other_tenant(silent: Runnin
     assert "input.url: 8 host names" in refused.json()["detail"]
 
 
-async def test_a_name_that_dns_never_answers_is_refused_like_an_unknown_name() -> None:
+async def test_a_host_name_that_dns_never_answers_is_refused_like_an_unknown_host_name() -> None:
     dns = SilentDns()
     with pytest.raises(ForbiddenAddress) as refused:
         await resolve_url(AddressGuard(), Resolver(dns), "https://dead.test/", "a", seconds=0.01)
@@ -103,7 +105,7 @@ async def test_a_name_that_dns_never_answers_is_refused_like_an_unknown_name() -
     assert str(refused.value) == "the host dead.test cannot be found on the public internet"
 
 
-async def test_a_webhook_attempt_fails_if_the_tenant_has_too_many_look_ups() -> None:
+async def test_a_webhook_attempt_fails_if_the_tenant_has_too_many_pending_dns_look_ups() -> None:
     dns = SilentDns()
     resolver = Resolver(dns, max_count_of_a_share=1)
     sender = HttpWebhookSender(AddressGuard(), resolver)
@@ -114,7 +116,7 @@ async def test_a_webhook_attempt_fails_if_the_tenant_has_too_many_look_ups() -> 
     assert failed.value.reason == "too-many-look-ups"
 
 
-async def test_the_look_up_for_a_webhook_counts_for_the_tenant_of_the_job(
+async def test_the_dns_look_up_for_a_webhook_counts_towards_the_limit_of_the_tenant_of_the_job(
     silent: RunningGateway,
 ) -> None:
     hook = {"url": "https://good.test/"}

@@ -260,7 +260,7 @@ async def test_an_inference_request_waits_for_the_result_despite_the_preference_
     assert outputs(answer)["result"]["data"] == ["1"]
 
 
-async def test_the_error_of_an_expired_job_names_the_deadline_and_the_member_ran_is_null(
+async def test_the_inference_error_for_an_expired_job_names_the_deadline(
     gateway: RunningGateway,
 ) -> None:
     request = {"inputs": [tensor("a")], "parameters": {"deadline_seconds": 7}}

@@ -60,7 +60,9 @@ async def listed(gateway: RunningGateway, name: str, **query: str) -> list[tuple
     return [(job["id"], job.get("tenant")) for job in answer.json()["jobs"]]
 
 
-async def test_a_tenant_finds_only_its_own_jobs_by_every_filter(closed: RunningGateway) -> None:
+async def test_each_filter_of_the_job_list_returns_only_jobs_of_the_tenant(
+    closed: RunningGateway,
+) -> None:
     ours, theirs = [await job_of(closed, name) for name in ("a", "b")]
     for index in range(2):
         await closed.reply(closed.queues.request(index), error=_FAILURE)
@@ -81,7 +83,9 @@ async def test_a_tenant_finds_only_its_own_jobs_by_every_filter(closed: RunningG
     assert await listed(closed, "b", id=theirs) == [(theirs, None)]
 
 
-async def test_a_tenant_cannot_ask_for_the_jobs_of_another_tenant(closed: RunningGateway) -> None:
+async def test_a_caller_who_is_no_operator_cannot_name_another_tenant_in_a_request(
+    closed: RunningGateway,
+) -> None:
     theirs = await job_of(closed, "b")
     for tenant in ("bolt", "*", "unknown", ""):
         for path in ("/v1/jobs", f"/v1/jobs/{theirs}", f"/v1/jobs/{NOBODY}"):
@@ -90,7 +94,7 @@ async def test_a_tenant_cannot_ask_for_the_jobs_of_another_tenant(closed: Runnin
             assert "ops:read" in answer.json()["detail"]
 
 
-async def test_a_key_with_ops_read_sees_the_jobs_of_all_tenants_without_their_results(
+async def test_an_api_key_with_ops_read_can_read_the_jobs_of_all_tenants_but_not_their_results(
     closed: RunningGateway,
 ) -> None:
     first, second = [await job_of(closed, name) for name in ("a", "b")]
@@ -114,7 +118,7 @@ async def test_a_key_with_ops_read_sees_the_jobs_of_all_tenants_without_their_re
     assert [job["result"] for job in page["jobs"]] == [None, {"n": 1}]
 
 
-async def test_an_admin_key_sees_other_tenants_only_if_the_request_names_them(
+async def test_an_admin_api_key_can_read_jobs_of_a_tenant_that_the_request_names(
     closed: RunningGateway,
 ) -> None:
     first, second = [await job_of(closed, name) for name in ("a", "b")]
@@ -128,7 +132,7 @@ async def test_an_admin_key_sees_other_tenants_only_if_the_request_names_them(
     assert (await ask(closed, "admin", "/v1/jobs")).status_code == 403
 
 
-async def test_operators_see_the_timelines_of_other_tenants_and_tenants_only_their_own(
+async def test_operators_can_read_all_timelines_and_tenants_only_the_timelines_of_their_jobs(
     closed: RunningGateway,
 ) -> None:
     path = f"/v1/jobs/{await job_of(closed, 'b')}/timeline"
@@ -162,7 +166,7 @@ async def test_operators_see_the_timelines_of_other_tenants_and_tenants_only_the
         ("PUT", "/v1/admin/dead-letters"),
     ],
 )
-async def test_a_key_with_only_ops_read_can_change_nothing(
+async def test_an_api_key_with_only_ops_read_can_change_nothing(
     closed: RunningGateway, method: str, path: str
 ) -> None:
     job_id = await job_of(closed, "a")
@@ -175,7 +179,7 @@ async def test_a_key_with_only_ops_read_can_change_nothing(
     assert closed.queues.sent == sent
 
 
-async def test_a_key_with_ops_read_sees_the_dead_letters_of_all_tenants(
+async def test_an_api_key_with_ops_read_can_read_the_dead_letters_of_all_tenants(
     closed: RunningGateway,
 ) -> None:
     job_id = await job_of(closed, "a")

@@ -32,7 +32,7 @@ async def test_the_age_of_the_oldest_message_of_each_queue_is_logged(
     )
 
 
-async def test_each_queue_is_logged_if_no_queue_can_be_read(
+async def test_one_failure_is_logged_for_each_queue_if_service_bus_is_unavailable(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.queues.is_down = True

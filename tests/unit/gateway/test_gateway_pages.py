@@ -57,7 +57,7 @@ async def markup_of(gateway: RunningGateway, path: str) -> Markup:
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_a_page_loads_only_files_of_the_gateway_and_has_no_inline_code(
+async def test_a_page_loads_only_static_files_of_the_gateway_and_has_no_inline_code(
     gateway: RunningGateway, path: str
 ) -> None:
     page = await markup_of(gateway, path)
@@ -76,7 +76,7 @@ async def test_each_link_of_a_page_returns_status_200(gateway: RunningGateway, p
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_the_policy_of_a_page_allows_only_the_gateway_and_the_blob_storage(
+async def test_the_content_security_policy_of_a_page_allows_only_the_gateway_and_blob_storage(
     gateway: RunningGateway, path: str
 ) -> None:
     answer = await gateway.http.get(path, headers=HTML)
@@ -93,7 +93,9 @@ async def test_the_policy_of_a_page_allows_only_the_gateway_and_the_blob_storage
     assert answer.headers["referrer-policy"] == "no-referrer"
 
 
-async def test_the_front_page_leads_to_each_page(gateway: RunningGateway) -> None:
+async def test_the_front_page_and_the_root_document_link_to_each_page(
+    gateway: RunningGateway,
+) -> None:
     page = await markup_of(gateway, "/")
     assert {page.path for page in PAGES} <= set(page.links)
     document = (await gateway.http.get("/")).json()
@@ -101,7 +103,7 @@ async def test_the_front_page_leads_to_each_page(gateway: RunningGateway) -> Non
     assert document["docs"] == "/docs"
 
 
-def test_the_command_line_knows_the_pages_of_the_gateway() -> None:
+def test_the_open_command_accepts_the_names_of_all_pages_of_the_gateway() -> None:
     assert list(LOCAL_PAGES) == [page.name for page in PAGES]
 
 
@@ -122,14 +124,16 @@ async def test_the_playground_has_the_advice_about_each_problem(gateway: Running
         assert f'<p data-code="{code}">' in page.text
 
 
-async def test_the_pages_and_their_files_need_no_api_key() -> None:
+async def test_pages_and_their_static_files_are_served_without_an_api_key() -> None:
     keys = parse_keys(json.dumps([make_key("a", "acme")[1]]))
     async with open_gateway(api_keys=keys) as gateway:
         for path in (*PATHS, SCRIPT, "/pages/key.js"):
             assert (await gateway.http.get(path, headers=HTML)).status_code == 200, path
 
 
-async def test_a_file_is_sent_again_only_if_it_has_changed(gateway: RunningGateway) -> None:
+async def test_a_page_or_static_file_that_the_browser_has_cached_gets_status_304(
+    gateway: RunningGateway,
+) -> None:
     for path, caching in (
         ("/docs", "no-cache"),
         ("/pages/docs.js", "no-cache"),
@@ -144,7 +148,7 @@ async def test_a_file_is_sent_again_only_if_it_has_changed(gateway: RunningGatew
         assert again.headers["cache-control"] == caching
 
 
-async def test_a_head_request_for_a_page_or_a_file_gets_the_headers_of_get(
+async def test_a_head_request_for_a_page_or_a_static_file_gets_the_headers_of_a_get_request(
     gateway: RunningGateway,
 ) -> None:
     for path in ("/docs", "/pages/site.css", SCRIPT):
@@ -165,7 +169,7 @@ async def test_a_head_request_for_a_page_or_a_file_gets_the_headers_of_get(
         ("", False),
     ],
 )
-async def test_a_file_is_compressed_only_for_a_client_that_accepts_it(
+async def test_a_static_file_is_compressed_only_for_a_client_that_accepts_gzip(
     gateway: RunningGateway, accepted: str, is_zipped: bool
 ) -> None:
     expected = (FOLDER / "site.css").read_bytes()
@@ -186,7 +190,7 @@ async def test_a_file_is_compressed_only_for_a_client_that_accepts_it(
         ("/pages/vendor/swagger-ui-5.35.0/LICENSE.txt", "text/plain; charset=utf-8"),
     ],
 )
-async def test_a_file_has_the_media_type_of_its_extension(
+async def test_a_static_file_has_the_media_type_of_its_file_name_extension(
     gateway: RunningGateway, path: str, media_type: str
 ) -> None:
     assert (await gateway.http.get(path)).headers["content-type"] == media_type
@@ -199,7 +203,9 @@ async def test_a_file_has_the_media_type_of_its_extension(
         *("/pages/..%2f..%2fapp.py", "/pages/%2e%2e/routes/pages.py", "/pages//etc/passwd"),
     ],
 )
-async def test_no_other_file_is_served(gateway: RunningGateway, path: str) -> None:
+async def test_a_request_for_a_file_outside_the_static_files_gets_status_404(
+    gateway: RunningGateway, path: str
+) -> None:
     answer = await gateway.http.get(path)
     assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
 
@@ -231,7 +237,7 @@ def test_each_vendored_file_has_the_digest_in_the_manifest(folder: Path) -> None
         assert package["licence"]
 
 
-async def test_the_routes_of_callers_come_before_those_of_workers_and_operators(
+async def test_the_openapi_document_lists_caller_routes_before_worker_and_operator_routes(
     gateway: RunningGateway,
 ) -> None:
     document = (await gateway.http.get("/openapi.json")).json()
@@ -248,7 +254,7 @@ async def test_the_routes_of_callers_come_before_those_of_workers_and_operators(
     assert all(tag["description"] for tag in document["tags"])
 
 
-async def test_each_example_of_a_response_is_valid_under_its_schema(
+async def test_each_response_example_in_the_openapi_document_is_valid_under_the_schema(
     gateway: RunningGateway,
 ) -> None:
     document = (await gateway.http.get("/openapi.json")).json()

@@ -150,8 +150,8 @@ async def test_each_dead_letter_starts_one_webhook_delivery(
     assert URL not in json.dumps(log)
     calls = [
         action
-        for turn in delivery.turns
-        for group in turn["answer"]["actions"][0]
+        for episode in delivery.episodes
+        for group in episode["answer"]["actions"][0]
         for action in group["compoundActions"]
         if "functionName" in action
     ]

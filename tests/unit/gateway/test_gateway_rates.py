@@ -52,7 +52,7 @@ def test_at_most_the_quota_of_simultaneous_requests_is_allowed(
 
 @settings(max_examples=200)
 @given(limit=RATES, count=st.integers(1, 5_000))
-def test_a_request_that_leaves_a_debt_is_followed_by_one_after_retry_after(
+def test_a_request_over_the_quota_is_allowed_only_after_the_retry_after_time(
     limit: Rate, count: int
 ) -> None:
     bucket, _ = take_token(limit, None, 0)

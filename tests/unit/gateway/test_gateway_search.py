@@ -38,7 +38,7 @@ async def found(gateway: RunningGateway, **query: Any) -> list[str]:
     return [job["id"] for job in page["jobs"]]
 
 
-async def test_jobs_are_found_by_their_whole_label_or_by_its_beginning(
+async def test_jobs_are_found_by_their_whole_label_or_by_the_beginning_of_their_label(
     gateway: RunningGateway,
 ) -> None:
     labels: list[dict[str, Any]] = [
@@ -57,7 +57,7 @@ async def test_jobs_are_found_by_their_whole_label_or_by_its_beginning(
         assert await found(gateway, label="order 1") == [ids[0]]
 
 
-async def test_jobs_are_found_by_the_code_with_which_they_ended(gateway: RunningGateway) -> None:
+async def test_jobs_are_found_by_the_problem_code_of_their_error(gateway: RunningGateway) -> None:
     failed = await gateway.accept()
     await gateway.reply(error=error_body("inference-failed"))
     unreadable = await gateway.accept()
@@ -119,7 +119,9 @@ async def test_a_job_is_found_by_its_id_or_the_beginning_of_its_id_with_one_quer
     assert await found(gateway, id="ffff*") == []
 
 
-async def test_all_filters_of_a_search_apply_at_once(gateway: RunningGateway) -> None:
+async def test_a_job_search_with_several_filters_returns_only_jobs_that_match_all_filters(
+    gateway: RunningGateway,
+) -> None:
     wanted = await gateway.accept(label="a")
     await gateway.accept(label="b")
     other = await gateway.accept(label="a")
@@ -149,7 +151,7 @@ async def test_all_filters_of_a_search_apply_at_once(gateway: RunningGateway) ->
         ("id", "*"),
     ],
 )
-async def test_an_invalid_filter_of_a_search_is_refused(
+async def test_a_job_search_with_an_invalid_filter_is_refused(
     gateway: RunningGateway, name: str, value: str
 ) -> None:
     answer = await gateway.http.get("/v1/jobs", params={name: value})
@@ -188,7 +190,7 @@ class BusyStore:
         return job_id, InstanceSnapshot(RuntimeStatus.COMPLETED, ticket.text, output, at)
 
 
-async def test_each_page_of_a_search_for_a_rare_label_has_a_bounded_cost() -> None:
+async def test_each_page_of_a_search_for_a_rare_label_needs_a_bounded_number_of_queries() -> None:
     labelled = frozenset({20_000, 12_500, 12_499, 3})
     store = BusyStore(labelled)
     wanted = JobFilter(label="rare")
@@ -232,7 +234,7 @@ async def test_each_page_of_a_search_for_a_rare_label_has_a_bounded_cost() -> No
         (JobFilter(created_before=START + timedelta(minutes=5), label="rare"), 30),
     ],
 )
-async def test_a_search_by_id_or_for_a_short_period_needs_few_queries_among_many_jobs(
+async def test_a_job_search_by_id_or_for_a_short_period_needs_few_queries_among_many_jobs(
     wanted: JobFilter, most_queries: int
 ) -> None:
     store = BusyStore(frozenset({100, 21_500}))
@@ -255,7 +257,7 @@ async def test_a_search_by_id_or_for_a_short_period_needs_few_queries_among_many
     limit=st.integers(1, 10),
     window_size=st.integers(1, 10),
 )
-def test_a_page_contains_all_jobs_created_since_the_time_of_searched_since(
+def test_a_page_of_a_job_search_contains_all_jobs_since_the_time_in_searched_back_to(
     times: list[int], limit: int, window_size: int
 ) -> None:
     store = Store([id_of(time) for time in times], window_size)
@@ -270,7 +272,7 @@ def test_a_page_contains_all_jobs_created_since_the_time_of_searched_since(
     assert newer == page.jobs[: len(newer)]
 
 
-async def test_the_next_link_of_a_search_has_the_same_filters(
+async def test_the_link_to_the_next_page_of_a_job_search_has_the_same_filters(
     gateway: RunningGateway,
 ) -> None:
     ids = [await gateway.accept(label="a b&c") for _ in range(3)]
@@ -283,7 +285,7 @@ async def test_the_next_link_of_a_search_has_the_same_filters(
     assert second["next_cursor"] is None
 
 
-async def test_a_repeated_search_without_changes_is_answered_with_304(
+async def test_a_repeated_job_search_with_an_unchanged_result_gets_status_304(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept(label="a")

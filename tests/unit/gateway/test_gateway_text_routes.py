@@ -36,7 +36,7 @@ def text_app() -> FastAPI:
         ("POST", "/texts/a", (405, None)),
     ],
 )
-async def test_a_text_route_gets_the_values_that_fastapi_would_pass(
+async def test_a_text_route_passes_the_same_parameter_values_as_a_route_of_fastapi(
     method: str, path: str, expected: tuple[int, str | None]
 ) -> None:
     transport = httpx.ASGITransport(text_app())
@@ -47,7 +47,7 @@ async def test_a_text_route_gets_the_values_that_fastapi_would_pass(
     assert text is None or answer.text == text
 
 
-def test_the_routes_that_each_job_uses_are_called_directly() -> None:
+def test_requests_to_submit_and_reply_and_read_a_job_bypass_the_validation_of_fastapi() -> None:
     routes: list[Any] = [route for module in MODULES for route in module.router.routes]
     direct = {route.path for route in routes if isinstance(route, TextRoute) and route._is_direct}
     assert direct >= {"/v1/models/{model}/jobs", "/v1/jobs/{job_id}/reply", "/v1/jobs/{job_id}"}

@@ -142,7 +142,7 @@ def test_the_timeline_of_an_answered_job_has_each_step_with_its_duration() -> No
     }
 
 
-def test_the_start_is_beside_the_queue_if_the_message_was_sent_first_and_else_before_it() -> None:
+def test_the_step_started_is_beside_the_timeline_only_if_the_message_was_sent_before() -> None:
     (started,) = [step for step in answered()["steps"] if step["name"] == "started"]
     assert (started["is_beside"], started["at"]) == (True, format_time(after(9)))
     timeline = answered(
@@ -153,7 +153,7 @@ def test_the_start_is_beside_the_queue_if_the_message_was_sent_first_and_else_be
 
 
 @pytest.mark.parametrize(("ahead_ms", "moved_ms"), [(3_600_000, 3_599_982), (-500, -484)])
-def test_a_worker_whose_clock_is_wrong_is_moved_and_marked(
+def test_the_times_of_a_worker_with_a_wrong_clock_are_adjusted_and_marked_as_adjusted(
     ahead_ms: float, moved_ms: float
 ) -> None:
     skewed = DeliveryMarks(
@@ -169,7 +169,7 @@ def test_a_worker_whose_clock_is_wrong_is_moved_and_marked(
     assert parts(timeline)["run"] == 60.0, "a duration in the worker does not depend on its clock"
 
 
-def test_a_broker_whose_clock_is_wrong_is_moved_and_marked() -> None:
+def test_the_times_of_a_broker_with_a_wrong_clock_are_adjusted_and_marked_as_adjusted() -> None:
     for ahead_ms in (-3000, 3000):
         marks = DeliveryMarks(after(20), after(4 + ahead_ms), ran_ms=60.0, replied_ms=61.0)
         timeline = answered(marks)
@@ -181,7 +181,7 @@ def test_a_broker_whose_clock_is_wrong_is_moved_and_marked() -> None:
         assert enqueued["is_adjusted"]
 
 
-def test_times_that_differ_by_the_truncation_to_milliseconds_are_not_marked() -> None:
+def test_clock_differences_of_a_few_milliseconds_are_not_reported_as_clock_skew() -> None:
     marks = DeliveryMarks(after(3), after(4), ran_ms=95.0, replied_ms=97.5)
     timeline = answered(marks)
     assert timeline["clock_skew"] == []
@@ -189,7 +189,7 @@ def test_times_that_differ_by_the_truncation_to_milliseconds_are_not_marked() ->
     check_sum(timeline)
 
 
-def test_a_reply_of_an_older_worker_gives_the_steps_that_it_tells() -> None:
+def test_the_timeline_of_a_job_without_delivery_marks_has_the_steps_in_the_reply() -> None:
     timeline = answered(None)
     assert names(timeline) == [
         *("accepted", "enqueued", "started", "batched", "run", "replied", "final")
@@ -201,7 +201,7 @@ def test_a_reply_of_an_older_worker_gives_the_steps_that_it_tells() -> None:
     check_sum(timeline)
 
 
-def test_a_delivery_without_a_trace_is_lost_and_lies_before_the_next_delivery() -> None:
+def test_a_delivery_without_marks_or_a_note_is_shown_as_lost_before_the_next_delivery() -> None:
     first, second, third = answered(attempt=3)["deliveries"]
     for lost in (first, second):
         assert (lost["state"], lost["received_at"], lost["reached"]) == ("lost", None, None)
@@ -212,7 +212,7 @@ def test_a_delivery_without_a_trace_is_lost_and_lies_before_the_next_delivery() 
     assert (third["number"], third["state"]) == (3, "answered")
 
 
-def test_notes_show_where_and_how_earlier_deliveries_ended() -> None:
+def test_delivery_notes_show_in_which_step_and_how_earlier_deliveries_ended() -> None:
     notes = [
         DeliveryNote(
             1, DeliveryMarks(after(5), after(4), "a", fetched_ms=1), 2.0, "release", "handed-back"
@@ -243,7 +243,7 @@ def test_notes_show_where_and_how_earlier_deliveries_ended() -> None:
     assert received == [(1, 1.0), (1, 1.0), (1, 1.0), (1, 2.0), (2, 2.0), (3, 7.0)]
 
 
-def test_a_delivery_after_the_one_that_answered_is_beside_the_timeline() -> None:
+def test_a_delivery_after_the_answered_delivery_adds_no_steps_to_the_timeline() -> None:
     note = DeliveryNote(
         2, DeliveryMarks(after(50), after(4), "b", batched_ms=2), 900.0, "complete", "succeeded"
     )
@@ -253,7 +253,7 @@ def test_a_delivery_after_the_one_that_answered_is_beside_the_timeline() -> None
     assert {step["delivery"] for step in timeline["steps"]} == {None, 1}
 
 
-def test_a_dead_lettered_job_has_a_row_for_each_delivery() -> None:
+def test_the_timeline_of_a_dead_lettered_job_lists_each_delivery() -> None:
     error = JobError("dead-lettered", "too often", Stage.RUN, retryable=False)
     noted = DeliveryNote(2, DeliveryMarks(after(40), after(4), "b"), 1.0, "abandon", "worker-fault")
     timeline = answered(None, attempt=3, notes=[noted], error=error)
@@ -261,7 +261,7 @@ def test_a_dead_lettered_job_has_a_row_for_each_delivery() -> None:
     check_sum(timeline)
 
 
-def test_a_message_that_expired_in_its_queue_has_no_delivery() -> None:
+def test_the_timeline_of_a_job_that_expired_in_the_queue_has_no_delivery() -> None:
     error = JobError("expired", "late", Stage.QUEUE, retryable=True)
     timeline = answered(None, error=error)
     assert timeline["deliveries"] == []
@@ -296,7 +296,7 @@ def notes_of_any_clock(draw: st.DrawFn) -> DeliveryNote:
     st.lists(notes_of_any_clock(), max_size=4),
     st.none() | MS,
 )
-def test_the_parts_add_up_and_none_is_negative_whatever_the_clocks_say(
+def test_the_steps_of_a_timeline_add_up_to_the_total_time_with_any_clock_skew(
     marks: DeliveryMarks | None, attempt: int, notes: list[DeliveryNote], sent_ms: float | None
 ) -> None:
     timeline = answered(marks, attempt, notes, sent_ms=sent_ms)
@@ -306,7 +306,7 @@ def test_the_parts_add_up_and_none_is_negative_whatever_the_clocks_say(
     assert [row["state"] for row in timeline["deliveries"]].count(DeliveryEnd.ANSWERED) == 1
 
 
-def test_a_timeline_has_a_bounded_size_although_a_worker_sends_extreme_marks() -> None:
+def test_a_timeline_has_a_bounded_size_although_a_worker_sends_extreme_delivery_marks() -> None:
     end = datetime(9999, 12, 31, tzinfo=UTC)
     extreme = DeliveryMarks(end, datetime(1, 1, 2, tzinfo=UTC), ran_ms=1e300, replied_ms=1e308)
     note = DeliveryNote(10**9 + 1, extreme, 1e308, "complete", "succeeded")
@@ -334,7 +334,9 @@ def noted(gateway: RunningGateway, note: DeliveryNote, token: str | None = None)
     return blob
 
 
-async def test_the_timeline_of_a_queued_job_ends_now(gateway: RunningGateway) -> None:
+async def test_the_timeline_of_a_queued_job_ends_at_the_current_time(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     await gateway.durable.advance(2.0)
     timeline = await get(gateway, job_id)
@@ -344,7 +346,7 @@ async def test_the_timeline_of_a_queued_job_ends_now(gateway: RunningGateway) ->
     check_sum(timeline)
 
 
-async def test_the_marks_of_a_reply_are_in_the_timeline_and_not_in_the_job(
+async def test_the_delivery_marks_of_a_reply_are_in_the_timeline_but_not_in_the_job_resource(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -387,7 +389,7 @@ async def test_the_marks_of_a_reply_are_in_the_timeline_and_not_in_the_job(
 @pytest.mark.parametrize(
     "delivery", [{"received_at": "noon"}, {"x": 1}, {"received_at": STARTED_AT, "ran_ms": -1}]
 )
-async def test_a_reply_with_wrong_marks_is_accepted_without_them(
+async def test_malformed_delivery_marks_in_an_accepted_reply_are_ignored(
     gateway: RunningGateway, delivery: Any
 ) -> None:
     job_id = await gateway.accept()
@@ -398,7 +400,7 @@ async def test_a_reply_with_wrong_marks_is_accepted_without_them(
     check_sum(timeline)
 
 
-async def test_a_second_delivery_is_running_until_its_reply_arrives(
+async def test_a_timeline_shows_the_second_delivery_as_running_until_the_reply_arrives(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -418,7 +420,7 @@ async def test_a_second_delivery_is_running_until_its_reply_arrives(
     check_sum(timeline)
 
 
-async def test_a_note_that_was_not_written_with_the_reply_token_of_the_job_is_ignored(
+async def test_a_delivery_note_that_was_not_named_with_the_reply_token_of_the_job_is_ignored(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -429,7 +431,7 @@ async def test_a_note_that_was_not_written_with_the_reply_token_of_the_job_is_ig
     assert len((await get(gateway, job_id))["deliveries"]) == 3
 
 
-async def test_a_damaged_note_is_left_out(gateway: RunningGateway) -> None:
+async def test_a_damaged_delivery_note_is_ignored(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     for data in (b"{", b"[]", b"{}", b'{"attempt": 1}', b" " * 5000):
         blob = noted(gateway, DeliveryNote(2, DeliveryMarks(gateway.clock())))
@@ -437,7 +439,7 @@ async def test_a_damaged_note_is_left_out(gateway: RunningGateway) -> None:
     assert (await get(gateway, job_id))["deliveries"] == []
 
 
-async def test_the_last_notes_count_if_there_are_too_many(gateway: RunningGateway) -> None:
+async def test_a_timeline_uses_only_the_last_50_delivery_notes(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     for number in range(1, 61):
         marks = DeliveryMarks(gateway.clock(), worker=f"w{number}")
@@ -447,7 +449,7 @@ async def test_the_last_notes_count_if_there_are_too_many(gateway: RunningGatewa
     assert [row["number"] for row in rows if row["state"] == "lost"] == list(range(1, 11))
 
 
-async def test_a_cancelled_and_an_expired_job_have_timelines_that_end(
+async def test_the_timelines_of_a_cancelled_and_an_expired_job_end_with_the_step_final(
     gateway: RunningGateway,
 ) -> None:
     cancelled = await gateway.accept()
@@ -462,7 +464,7 @@ async def test_a_cancelled_and_an_expired_job_have_timelines_that_end(
         check_sum(timeline)
 
 
-async def test_the_orchestration_that_sends_the_message_is_part_of_the_timeline(
+async def test_the_step_started_precedes_enqueued_if_the_orchestration_sends_the_message(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.is_down = True
@@ -477,7 +479,7 @@ async def test_the_orchestration_that_sends_the_message_is_part_of_the_timeline(
     check_sum(timeline)
 
 
-async def test_a_running_job_of_a_model_that_reports_progress_has_begun_its_batch(
+async def test_the_first_progress_report_of_a_job_adds_the_step_batched_to_the_timeline(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "models.toml"
@@ -496,7 +498,7 @@ async def test_a_running_job_of_a_model_that_reports_progress_has_begun_its_batc
         check_sum(timeline)
 
 
-async def test_the_timeline_has_the_attempts_to_deliver_the_webhook() -> None:
+async def test_the_timeline_lists_the_attempts_to_deliver_the_webhook() -> None:
     hooks: dict[str, Any] = {"webhook_secrets": (bytes(32),), "guard": AddressGuard("127.0.0.1")}
     async with open_gateway(**hooks) as gateway:
         job_id = await gateway.accept(webhook_url="http://127.0.0.1:9/hook")
@@ -508,7 +510,7 @@ async def test_the_timeline_has_the_attempts_to_deliver_the_webhook() -> None:
         assert (await get(gateway, job_id))["webhook"]["attempts"] == [attempt]
 
 
-async def test_a_timeline_needs_neither_the_history_nor_the_blob_of_the_outcome(
+async def test_the_timeline_of_an_ended_job_needs_neither_history_nor_outcome_blob(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = await gateway.accept()
@@ -523,7 +525,9 @@ async def test_a_timeline_needs_neither_the_history_nor_the_blob_of_the_outcome(
     check_sum(bare)
 
 
-async def test_another_tenant_cannot_see_a_timeline_and_an_unknown_job_has_none() -> None:
+async def test_requests_for_the_timeline_of_an_unknown_job_or_another_tenant_get_status_404() -> (
+    None
+):
     made = [make_key(tenant, tenant) for tenant in ("mine", "theirs")]
     setting = parse_keys(json.dumps([entry for _, entry in made]))
     mine, theirs = ({"x-api-key": key} for key, _ in made)
@@ -547,7 +551,7 @@ async def test_another_tenant_cannot_see_a_timeline_and_an_unknown_job_has_none(
         assert (missing.status_code, missing.json()["code"]) == (404, "unknown-job")
 
 
-async def test_notes_are_deleted_after_the_retention_of_their_jobs(
+async def test_housekeeping_deletes_delivery_notes_after_the_retention_of_their_jobs(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept()

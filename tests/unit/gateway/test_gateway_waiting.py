@@ -181,10 +181,10 @@ async def reads_after_own_ends(own_ends: int, *, ends_elsewhere: bool = False) -
     return [round(look - begin, 6) for look in store.looks]
 
 
-def test_the_first_read_comes_after_500_ms_if_this_process_recorded_the_last_20_outcomes() -> None:
+def test_a_waiter_first_reads_after_500_ms_if_this_process_recorded_the_last_20_outcomes() -> None:
     assert run(reads_after_own_ends(OWN_ENDS - 1))[0] == 0.025
     assert run(reads_after_own_ends(OWN_ENDS)) == [0.5, 0.9]
 
 
-def test_the_first_read_is_after_25_ms_again_if_another_instance_recorded_an_outcome() -> None:
+def test_a_waiter_first_reads_after_25_ms_if_another_instance_recorded_an_outcome() -> None:
     assert run(reads_after_own_ends(OWN_ENDS, ends_elsewhere=True))[0] == 0.025

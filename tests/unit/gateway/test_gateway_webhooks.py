@@ -150,13 +150,13 @@ async def test_the_webhook_delivery_of_a_purged_job_fails(hooked: RunningGateway
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("http://example.com/", "must be https"),
+        ("http://example.com/", "must begin with https"),
         ("https://10.0.0.1/", "public internet"),
         ("https://[::ffff:127.0.0.1]/x", "public internet"),
         ("https://2130706433/", "four decimal numbers"),
         ("https://localhost/", "public internet"),
         ("https://nowhere.invalid/", "cannot be found"),
-        ("nonsense", "must be https"),
+        ("nonsense", "must begin with https"),
     ],
 )
 @pytest.mark.parametrize("place", ["query", "envelope", "input"])

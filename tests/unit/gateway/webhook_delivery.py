@@ -19,7 +19,7 @@ class Delivery:
         self.now = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
         self.outcomes = list(outcomes)
         self.history: list[dict[str, Any]] = []
-        self.turns: list[dict[str, Any]] = []
+        self.episodes: list[dict[str, Any]] = []
         self.next_id = 0
         self.actions = 0
 
@@ -79,7 +79,7 @@ class Delivery:
             "maximumShortTimerDuration": "6.00:00:00",
         }
         answer: dict[str, Any] = json.loads(run_webhook(json.dumps(context)))
-        self.turns.append({"context": json.loads(json.dumps(context)), "answer": answer})
+        self.episodes.append({"context": json.loads(json.dumps(context)), "answer": answer})
         self._append({"EventType": 13})
         return answer
 

@@ -251,7 +251,7 @@ def test_a_hostile_timeline_cannot_control_the_terminal_or_stop_the_command(
     assert "[red]gpu" in done.stdout
 
 
-def test_the_status_command_exits_with_status_76_if_the_timeline_is_not_a_timeline(
+def test_the_status_command_exits_with_status_76_if_the_timeline_document_is_malformed(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [json_response(200, timeline_document(total_ms=None))]
@@ -378,7 +378,7 @@ def test_the_list_command_sends_the_filters_and_shows_the_label_and_the_tenant(
     }
 
 
-def test_a_list_command_that_ends_early_prints_the_time_back_to_which_it_searched(
+def test_a_list_command_that_reaches_the_page_limit_prints_the_time_in_searched_back_to(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [
@@ -415,6 +415,22 @@ def test_the_submit_command_sends_the_label(
     )
     assert done.exit_code == 0, done.output
     assert parse_qs(urlsplit(gateway.requests[0].target).query)["label"] == ["a b"]
+
+
+def test_the_status_command_shows_the_progress_and_the_place_in_the_queue(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
+    queued = {"position": 3, "eta_seconds": 12.4, "phase": "cold_starting"}
+    gateway.responses = [
+        json_response(
+            200,
+            {**job_document("running"), "progress": {"fraction": 0.4, "message": "step\n2"}},
+        ),
+        json_response(200, {**job_document("queued"), "queue": queued}),
+    ]
+    shown = [runner.invoke(app, ["status", JOB_ID, "--url", gateway.url]).stdout for _ in range(2)]
+    assert "progress  40%  step 2 " in shown[0]
+    assert "position 3, about 12 s, a worker is starting" in shown[1]
 
 
 def test_the_submit_command_sends_json_and_text_parameters(
@@ -543,7 +559,7 @@ def test_importing_the_package_loosely_does_not_import_the_dependencies_of_the_c
     assert done.stdout.split() == ["light", "True"]
 
 
-def test_loosely_up_does_not_import_what_only_other_commands_need(tmp_path: Path) -> None:
+def test_loosely_up_does_not_import_modules_that_only_other_commands_need(tmp_path: Path) -> None:
     code = (
         "import sys, loosely.cli, loosely.cli.up, loosely.local.run;"
         "heavy = {'httpx', 'psutil', 'PIL', 'yaml', 'loosely.cli.jobs', 'loosely.cli.capacity'};"

@@ -74,7 +74,7 @@ def test_client_submit_sends_the_input_and_all_options(
 
 
 @pytest.mark.parametrize("is_file", [False, True])
-def test_a_json_input_is_sent_as_the_member_input_json(
+def test_the_client_sends_a_json_input_in_the_member_input_json_of_the_body(
     gateway: ScriptedGateway, connect: Connect, tmp_path: Path, *, is_file: bool
 ) -> None:
     gateway.responses = [json_response(202, QUEUED)]
@@ -88,7 +88,7 @@ def test_a_json_input_is_sent_as_the_member_input_json(
 
 
 @pytest.mark.parametrize("content", [b"", b'{"a": ', b'1}, "priority": "low"', b"\xff\xfe1\x00"])
-def test_an_input_of_the_media_type_json_that_is_not_json_is_refused_before_it_is_sent(
+def test_the_client_refuses_an_input_with_the_json_media_type_that_is_not_valid_json(
     gateway: ScriptedGateway, connect: Connect, content: bytes
 ) -> None:
     with pytest.raises(ValueError, match="the input is not JSON"):
@@ -96,7 +96,7 @@ def test_an_input_of_the_media_type_json_that_is_not_json_is_refused_before_it_i
     assert gateway.requests == []
 
 
-def test_a_str_as_the_input_is_refused_because_it_may_be_a_text_or_a_path(
+def test_the_client_refuses_a_str_as_the_input_of_a_job(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     with pytest.raises(TypeError, match=r"pass text.encode\(\) .* or pathlib.Path"):
@@ -325,7 +325,7 @@ def test_client_jobs_yields_the_jobs_of_all_pages(
     ]
 
 
-def test_a_search_sends_the_filters_and_returns_searched_back_to(
+def test_client_find_jobs_sends_all_filters_and_returns_how_far_back_the_gateway_searched(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     page = {
@@ -364,7 +364,7 @@ def test_a_search_sends_the_filters_and_returns_searched_back_to(
     }
 
 
-def test_a_search_by_a_time_without_a_zone_raises_an_error_and_sends_no_request(
+def test_a_job_search_by_a_time_without_a_time_zone_raises_an_error_and_sends_no_request(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     with pytest.raises(ValueError, match="no time zone"):

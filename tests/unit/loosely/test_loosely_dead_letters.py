@@ -198,7 +198,7 @@ def test_the_purge_all_command_with_a_count_asks_nothing_and_fails_if_the_count_
     assert [each["count"] for each in sent(gateway)] == [3]
 
 
-def test_purge_all_follows_the_cursors_and_never_exceeds_the_given_count(
+def test_purge_all_continues_with_each_cursor_and_never_exceeds_the_given_count(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [
@@ -216,14 +216,18 @@ def test_purge_all_follows_the_cursors_and_never_exceeds_the_given_count(
         counted(20, 0),
         changed("purge", 10, "noop/4"),
         counted(13, 0),
-        problem_response(409, "count-changed", "13 dead letters match now, and not 10"),
+        problem_response(
+            409,
+            "count-changed",
+            "count: expected 13, the number of dead letters that match now, found 10",
+        ),
     ]
     code, output = run(runner, gateway, "purge-all", "--count", "20")
     assert (code, sent(gateway)[-1]["count"]) == (1, 10)
     assert "count-changed" in output
 
 
-def test_a_redrive_all_command_exits_with_status_1_if_a_letter_was_refused(
+def test_a_redrive_all_command_exits_with_status_1_if_a_dead_letter_was_refused(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     refused = {"model": "noop", "id": "x", "detail": "the job no longer exists"}
@@ -234,14 +238,21 @@ def test_a_redrive_all_command_exits_with_status_1_if_a_letter_was_refused(
     assert "redriven: 1" in output
 
 
-def test_redrive_all_reports_a_count_that_changed_after_the_letters_were_counted(
+def test_redrive_all_reports_if_the_number_of_dead_letters_changed_after_the_count(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
-    refusal = problem_response(409, "count-changed", "count: 5 dead letters match now, and not 4")
+    refusal = problem_response(
+        409,
+        "count-changed",
+        "count: expected 5, the number of dead letters that match now, found 4",
+    )
     gateway.responses = [counted(4, 4), refusal]
     code, output = run(runner, gateway, "redrive-all", "--count", "4")
     assert code == 1
-    assert "count-changed: count: 5 dead letters match now, and not 4" in output
+    assert (
+        "count-changed: count: expected 5, the number of dead letters that match now, found 4"
+        in output
+    )
 
 
 def test_a_redrive_command_that_the_gateway_refuses_prints_the_reason(

@@ -33,6 +33,7 @@ from loosely.local.errors import (
     RepositoryMissing,
     UnknownPart,
 )
+from loosely.local.example import choose_example
 from loosely.local.logs import PartLog
 from loosely.local.pages import PAGES
 from loosely.local.parts import PART_NAMES, Part, SystemSettings, loosely_parts
@@ -153,7 +154,7 @@ class TestLogs:
 
 
 class TestData:
-    def test_a_state_file_that_cannot_be_written_is_written_later(self, tmp_path: Path) -> None:
+    def test_writing_the_state_file_is_repeated_after_a_failed_write(self, tmp_path: Path) -> None:
         state = StateWriter(tmp_path, tmp_path / "logs", "http://here", [WORKER])
         state.apply(events.PartStarted(WORKER, 7))
         with no_space(0):
@@ -205,7 +206,7 @@ class TestData:
             with lock_directory(directory):
                 assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
-    def test_a_data_directory_with_the_sticky_bit_keeps_its_mode(self, tmp_path: Path) -> None:
+    def test_a_data_directory_with_the_sticky_bit_keeps_its_file_mode(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o1777)
         with lock_directory(tmp_path):
             assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o1777
@@ -270,7 +271,7 @@ class TestSystem:
             assert "sb://localhost:9001;" in part.environment["SERVICE_BUS"]
             assert "127.0.0.1:9003/devstoreaccount1;" in part.environment["PAYLOAD_STORAGE"]
 
-    def test_the_local_services_get_the_allowed_hosts(self) -> None:
+    def test_the_commands_of_the_local_services_contain_the_allowed_hosts(self) -> None:
         allowing = replace(settings(), allowed_hosts=("dev.example",))
         commands = {part.name: " ".join(part.command) for part in loosely_parts(allowing)}
         for name in ("blobs", "servicebus", "functions"):
@@ -333,7 +334,7 @@ class TestCorsOrigins:
             ({}, '{"Values": {"CORS_ORIGINS": 7}}', ()),
         ],
     )
-    def test_the_environment_takes_precedence_over_the_settings_file(
+    def test_cors_origins_in_the_environment_take_precedence_over_the_local_settings_file(
         self, tmp_path: Path, user: dict[str, str], text: str | None, expected: tuple[str, ...]
     ) -> None:
         (tmp_path / "functions").mkdir()
@@ -344,7 +345,7 @@ class TestCorsOrigins:
 
     @pytest.mark.parametrize("text", [SETTINGS, "\ufeff" + SETTINGS])
     @pytest.mark.parametrize("user", [{}, {"CORS_ORIGINS": ""}, {"CORS_ORIGINS": "http://a"}])
-    def test_the_functions_host_reads_the_same_value(
+    def test_loosely_up_and_the_functions_host_read_the_same_cors_origins(
         self, tmp_path: Path, user: dict[str, str], text: str
     ) -> None:
         folder = tmp_path / "functions"
@@ -410,7 +411,7 @@ class TestRepository:
 
 class TestConsole:
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
-    def test_an_output_on_a_full_disk_does_not_end_the_supervision(self) -> None:
+    def test_the_status_display_raises_no_error_if_the_output_file_is_on_a_full_disk(self) -> None:
         with (
             Path("/dev/full").open("wb", buffering=0) as full,
             StatusDisplay(Console(file=io.TextIOWrapper(full, "utf-8")), [WORKER]) as display,
@@ -419,7 +420,7 @@ class TestConsole:
             display.show_disk_problem("the disk is full")
             display.announce_stop()
 
-    def test_failures_are_printed_with_their_reasons(
+    def test_failures_of_components_are_printed_with_their_reasons(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with StatusDisplay(Console(), [WORKER]) as display:
@@ -480,7 +481,11 @@ class TestConsole:
             Console(width=40),
             seconds=3.2,
             url="http://127.0.0.1:7071",
-            picture=Path("my examples/chelsea.jpg"),
+            example=choose_example(
+                Path(__file__).parents[3] / "functions/contract/models.toml",
+                Path("my examples"),
+                needs_key=False,
+            ),
             logs=Path("logs"),
         )
         lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
@@ -492,9 +497,43 @@ class TestConsole:
         assert "API docs   http://127.0.0.1:7071/docs" in lines
 
     def test_the_address_of_each_page_is_printed(self, capsys: pytest.CaptureFixture[str]) -> None:
-        show_usage(Console(), seconds=1, url="http://g", picture=Path("a"), logs=Path("logs"))
+        show_usage(Console(), seconds=1, url="http://g", example=None, logs=Path("logs"))
         printed = capsys.readouterr().out
         assert [name for name in PAGES if f" http://g/{name}\n" not in printed] == []
+        assert "curl" not in printed
+
+
+@pytest.mark.parametrize(
+    ("media_types", "arguments"),
+    [
+        (["image/png", "image/jpeg"], "--data-binary @e/chelsea.jpg -H 'content-type: image/jpeg'"),
+        (["audio/wav"], "--data-binary @e/speech.wav -H 'content-type: audio/wav'"),
+        (
+            ["application/json"],
+            """--data '{"input": {"json": [1, 2, 3]}}' -H 'content-type: application/json'""",
+        ),
+        (["text/plain"], "--data 'a text' -H 'content-type: text/plain'"),
+        (["application/pdf"], "--data-binary @FILE -H 'content-type: application/pdf'"),
+    ],
+)
+def test_the_printed_request_has_an_input_that_the_first_model_accepts(
+    media_types: list[str], arguments: str, tmp_path: Path
+) -> None:
+    catalogue = tmp_path / "models.toml"
+    catalogue.write_text(f"[first]\nmedia_types = {json.dumps(media_types)}\n[second]\n")
+    example = choose_example(catalogue, Path("e"), needs_key=True)
+    assert example is not None
+    assert example.curl_command("http://g") == (
+        f'curl {arguments} -H "x-api-key: $LOOSELY_API_KEY" http://g/v1/models/first/jobs'
+    )
+
+
+def test_no_request_is_printed_if_the_catalogue_is_not_valid(tmp_path: Path) -> None:
+    catalogue = tmp_path / "models.toml"
+    assert choose_example(catalogue, Path("e"), needs_key=False) is None
+    for text in ("[", "a = 1", "[a]\nmedia_types = 3", ""):
+        catalogue.write_text(text)
+        assert choose_example(catalogue, Path("e"), needs_key=False) is None
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ class Simulation:
     def step(self, order: list[int]) -> None:
         self.now += STEP_SECONDS
         for at in order:
-            self.turn(self.processes[at % len(self.processes)])
+            self.step_process(self.processes[at % len(self.processes)])
         used = reserved_bytes(process.record for process in self.processes)
         assert used <= self.total, "more memory is reserved than the device has"
         for model, has_work in self.backlog.items():
@@ -115,7 +115,7 @@ class Simulation:
                 self.waited[model] = self.now
             self.longest[model] = max(self.longest.get(model, 0.0), self.now - since)
 
-    def turn(self, process: Process) -> None:
+    def step_process(self, process: Process) -> None:
         records = {each.name: each.record for each in self.processes}
         state, has_work = process.state, self.backlog[process.model]
         if state.stage is ReservationStage.ENTERING and self.now >= process.busy_until:

@@ -128,10 +128,10 @@ class ReceiverLoop:
         self.accepted: list[LockedMessage] = []
         self.settled: list[tuple[str, bool]] = []
 
-    def turn(self, room: int) -> None:
+    def run_once(self, room: int) -> None:
         self.room = room
         self.receiver.wake()
-        for event in self.receiver.turn(lambda: self.room):
+        for event in self.receiver.settle_and_receive(lambda: self.room):
             if isinstance(event, Settled):
                 self.settled.append((event.request.delivery.message_id, event.in_time))
             else:
@@ -141,22 +141,22 @@ class ReceiverLoop:
 def test_one_receive_call_requests_several_messages_after_the_worker_had_no_capacity() -> None:
     loop = ReceiverLoop()
     loop.broker.waiting = [delivery(str(number)) for number in range(9)]
-    loop.turn(room=8)
+    loop.run_once(room=8)
     assert loop.broker.asked == [1]
-    loop.turn(room=0)
-    loop.turn(room=8)
+    loop.run_once(room=0)
+    loop.run_once(room=8)
     assert loop.broker.asked == [1, 8]
     assert len(loop.accepted) == 9
 
 
 def test_messages_are_received_one_by_one_again_after_the_queue_was_empty() -> None:
     loop = ReceiverLoop()
-    loop.turn(room=0)
+    loop.run_once(room=0)
     loop.broker.waiting = [delivery("last")]
-    loop.turn(room=8)
-    loop.turn(room=7)
+    loop.run_once(room=8)
+    loop.run_once(room=7)
     assert loop.broker.asked == [8, 1]
-    loop.turn(room=0)
+    loop.run_once(room=0)
     assert loop.broker.drains == 1, "the broker still had credit, which was taken back"
 
 
@@ -166,7 +166,7 @@ def test_one_call_to_the_broker_completes_several_successive_messages() -> None:
         loop.receiver.settle(SettleRequest(delivery(name), None, Settlement.COMPLETE))
     loop.receiver.settle(SettleRequest(delivery("bad"), None, Settlement.ABANDON))
     loop.receiver.settle(SettleRequest(delivery("five"), None, Settlement.COMPLETE))
-    loop.turn(room=0)
+    loop.run_once(room=0)
     assert loop.broker.settled == [
         ["one", "too late", "three"],
         [f"bad {Settlement.ABANDON}"],
@@ -181,17 +181,17 @@ def test_one_call_to_the_broker_completes_several_successive_messages() -> None:
     ]
 
 
-def test_a_message_with_a_lost_lock_is_not_part_of_a_batched_settlement() -> None:
+def test_a_batched_settlement_excludes_a_message_with_a_lost_lock() -> None:
     def renew(delivery: LockedMessage, timeout_seconds: float) -> float:
         raise LockLost("gone")
 
     loop = ReceiverLoop()
     lost = loop.locks.hold(delivery("lost"), renew, -1.0, 1e6)
-    loop.locks.turn()
+    loop.locks.renew_due()
     assert lost.is_lost
     for name, lock in (("one", None), ("two", None), ("lost", lost), ("four", None)):
         loop.receiver.settle(SettleRequest(delivery(name), lock, Settlement.COMPLETE))
-    loop.turn(room=0)
+    loop.run_once(room=0)
     assert loop.broker.settled == [["one", "two"], [f"four {Settlement.COMPLETE}"]]
     assert ("lost", False) in loop.settled
     assert loop.broker.forgotten == ["lost"]

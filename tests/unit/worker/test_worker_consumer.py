@@ -29,7 +29,7 @@ from worker.errors import (
     InferenceFailed,
     NotFinished,
     NotWaitedFor,
-    PayloadsAway,
+    PayloadsUnavailable,
     ReplyForbidden,
     Settlement,
     WorkerError,
@@ -156,7 +156,7 @@ def jobs() -> RecordedJobs:
     return RecordedJobs()
 
 
-@pytest.mark.parametrize("error", [PayloadsAway(""), WorkerFault(""), NotFinished("")])
+@pytest.mark.parametrize("error", [PayloadsUnavailable(""), WorkerFault(""), NotFinished("")])
 def test_the_message_of_a_temporarily_failed_job_is_abandoned_after_a_delay(
     jobs: RecordedJobs, error: WorkerError
 ) -> None:
@@ -264,10 +264,10 @@ def test_a_system_exit_raised_by_a_model_ends_the_job_and_not_the_thread(
 FROM_A_GATEWAY = ReplyUrl("http://127.0.0.1:1/v1/jobs/job/reply?queue=noop&expires=1&token=secret")
 
 
-def test_a_note_is_written_about_each_message_that_is_given_back_without_a_reply(
+def test_a_delivery_note_is_written_about_each_message_that_is_settled_without_a_reply(
     jobs: RecordedJobs,
 ) -> None:
-    errors = [HandedBack(""), NotFinished(""), PayloadsAway(""), ReplyForbidden("why")]
+    errors = [HandedBack(""), NotFinished(""), PayloadsUnavailable(""), ReplyForbidden("why")]
     for number, error in enumerate(errors):
         job = jobs.job(number, FROM_A_GATEWAY)
         job.mark("fetched_ms")
@@ -285,15 +285,15 @@ def test_a_note_is_written_about_each_message_that_is_given_back_without_a_reply
         assert 0 <= note.marks.fetched_ms <= note.ended_ms
 
 
-def test_a_note_is_written_about_a_message_whose_lock_is_lost(jobs: RecordedJobs) -> None:
+def test_a_delivery_note_is_written_about_a_message_whose_lock_is_lost(jobs: RecordedJobs) -> None:
     job = jobs.job(reply_to=FROM_A_GATEWAY)
     jobs.now += 100.0
-    jobs.consumer.end(job, PayloadsAway(""))
+    jobs.consumer.end(job, PayloadsUnavailable(""))
     (note,) = jobs.notes()
     assert (note.settlement, note.code) == ("leave", "lock-lost")
 
 
-def test_the_note_about_the_end_of_a_redelivery_replaces_the_note_about_its_begin(
+def test_the_delivery_note_at_the_end_of_a_redelivery_replaces_the_note_at_the_start(
     jobs: RecordedJobs,
 ) -> None:
     job = jobs.job(2, FROM_A_GATEWAY)
@@ -309,7 +309,7 @@ def test_the_note_about_the_end_of_a_redelivery_replaces_the_note_about_its_begi
 @pytest.mark.parametrize(
     "error", [NotWaitedFor("cancelled"), Expired("late")], ids=["cancelled", "expired"]
 )
-def test_no_note_is_written_about_the_first_delivery_of_a_job_that_is_not_wanted(
+def test_no_delivery_note_is_written_for_the_first_delivery_of_a_cancelled_or_expired_job(
     jobs: RecordedJobs, error: WorkerError
 ) -> None:
     jobs.consumer.end(jobs.job(reply_to=FROM_A_GATEWAY), error)
@@ -317,14 +317,14 @@ def test_no_note_is_written_about_the_first_delivery_of_a_job_that_is_not_wanted
     assert jobs.notes() == []
 
 
-def test_no_note_is_written_about_the_message_of_a_producer(jobs: RecordedJobs) -> None:
+def test_no_delivery_note_is_written_about_the_message_of_a_producer(jobs: RecordedJobs) -> None:
     for reply_to in (None, ReplyQueue("answers"), ReplyUrl("http://gateway/v1/jobs/job/reply")):
         jobs.consumer.end(jobs.job(3, reply_to), NotFinished(""))
     assert len(jobs.settlements) == 3
     assert jobs.notes() == []
 
 
-def test_the_name_of_a_note_needs_the_reply_token_of_the_job_and_does_not_contain_it(
+def test_the_blob_name_of_a_delivery_note_depends_on_but_does_not_show_the_reply_token(
     jobs: RecordedJobs,
 ) -> None:
     jobs.consumer.end(jobs.job(reply_to=FROM_A_GATEWAY), NotFinished(""))
@@ -335,7 +335,9 @@ def test_the_name_of_a_note_needs_the_reply_token_of_the_job_and_does_not_contai
     assert "secret" not in name
 
 
-def test_a_message_is_settled_although_its_note_cannot_be_written(jobs: RecordedJobs) -> None:
+def test_a_message_is_settled_although_its_delivery_note_cannot_be_written(
+    jobs: RecordedJobs,
+) -> None:
     jobs.blobs.failure = ServiceRequestError("the storage is away")
     jobs.consumer.end(jobs.job(reply_to=FROM_A_GATEWAY), NotFinished(""))
     assert jobs.settlements == [Settlement.ABANDON]
@@ -345,7 +347,7 @@ def test_a_message_is_settled_although_its_note_cannot_be_written(jobs: Recorded
     assert len(jobs.notes()) == 1
 
 
-def test_notes_are_dropped_while_too_many_notes_wait_for_a_silent_storage(
+def test_new_delivery_notes_are_dropped_while_too_many_notes_wait_for_the_blob_storage(
     jobs: RecordedJobs,
 ) -> None:
     answers = threading.Event()

@@ -81,7 +81,7 @@ def test_the_liveness_check_fails_if_a_kernel_of_the_device_probe_hangs_for_90_s
     device: Device,
 ) -> None:
     loops = Loops(lambda: device.now)
-    loops.watch("probe", lambda: device.probe.turned_at)
+    loops.watch("probe", lambda: device.probe.iterated_at)
     assert device.look()
     device.now = 1000
     assert loops.live()[0], "no kernel was requested, so the loop is idle"

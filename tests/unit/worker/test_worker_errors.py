@@ -20,7 +20,7 @@ SETTLEMENTS = {
     errors.NotWaitedFor: Settlement.COMPLETE,
     errors.Cancelled: Settlement.COMPLETE,
     errors.QueueMissing: Settlement.ABANDON,
-    errors.PayloadsAway: Settlement.ABANDON,
+    errors.PayloadsUnavailable: Settlement.ABANDON,
     errors.OutboundFailed: Settlement.ABANDON,
     errors.LookUpsBusy: Settlement.ABANDON,
     errors.ReplyUndelivered: Settlement.ABANDON,

@@ -41,7 +41,7 @@ def test_the_worker_is_ready_after_a_successful_kernel(worker: Worker) -> None:
     assert details["device"]["computed_seconds_ago"] == pytest.approx(0, abs=5)
 
 
-def test_the_readiness_page_names_the_models_that_are_not_ready(worker: Worker) -> None:
+def test_the_readiness_check_names_the_models_that_are_not_ready(worker: Worker) -> None:
     worker.probe.run_kernel()
     worker.models["classifier"]["ready"] = False
     good, details = worker.readiness.ready()

@@ -67,7 +67,7 @@ def reserve_nothing(_size_bytes: int) -> None:
     """Accept every size, and reserve no memory."""
 
 
-def test_an_input_waits_until_another_input_releases_memory() -> None:
+def test_a_large_input_waits_until_another_large_input_releases_memory() -> None:
     budget = MemoryBudget(100)
     first = budget.reserve(60, not_held)
     waits, second = threading.Event(), threading.Event()
@@ -87,7 +87,7 @@ def test_an_input_waits_until_another_input_releases_memory() -> None:
     assert budget.used_bytes == 60
 
 
-def test_a_wait_for_memory_ends_when_the_lock_is_lost() -> None:
+def test_a_large_input_stops_waiting_for_memory_when_the_message_lock_is_lost() -> None:
     budget = MemoryBudget(100)
     budget.reserve(60, not_held)
     with pytest.raises(LockLost):
@@ -95,7 +95,7 @@ def test_a_wait_for_memory_ends_when_the_lock_is_lost() -> None:
     assert budget.used_bytes == 60
 
 
-def test_an_input_that_needs_more_than_the_whole_budget_is_refused() -> None:
+def test_a_large_input_that_needs_more_than_the_whole_memory_budget_is_refused() -> None:
     with pytest.raises(InvalidInput, match="would need 600 MiB of memory; this worker accepts at"):
         MemoryBudget(512 * MIB).reserve(600 * MIB, not_held)
 

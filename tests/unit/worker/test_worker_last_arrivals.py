@@ -41,11 +41,11 @@ def transfer(token: bytes, delivery_id: int = 1, handle: int = 0, size_bytes: in
         max_size=3,
     )
 )
-def test_a_lock_token_is_found_in_each_transfer_frame(frames: list[bytes]) -> None:
+def test_the_lock_token_in_each_amqp_transfer_frame_is_found(frames: list[bytes]) -> None:
     assert len(lock_tokens(b"".join(frames))) == len(frames)
 
 
-def test_the_lock_token_of_a_frame_whose_header_was_already_read_is_found() -> None:
+def test_the_lock_token_is_found_if_the_header_of_the_frame_was_already_read() -> None:
     frames = transfer(b"1" * 16) + transfer(b"2" * 16)
     assert lock_tokens(frames[8:]) == [b"1" * 16, b"2" * 16]
     assert lock_tokens(frames[30:]) == [b"2" * 16], "the first frame was read in part"
@@ -61,7 +61,7 @@ def sockets() -> Iterator[SocketReceiver]:
     signal.signal(signal.SIGUSR1, before)
 
 
-def test_the_lock_tokens_of_messages_that_arrive_after_the_child_died_are_noted(
+def test_lock_tokens_of_messages_that_arrive_after_the_child_has_died_are_stored(
     sockets: SocketReceiver, tmp_path: Path
 ) -> None:
     dead = LockJournal(tmp_path, "sb.example", "noop")
@@ -89,7 +89,7 @@ def test_the_lock_tokens_of_messages_that_arrive_after_the_child_died_are_noted(
     successor.close()
 
 
-def test_noting_arrivals_without_connections_writes_no_file(
+def test_the_parent_writes_no_lock_journal_if_the_dead_child_had_no_connection(
     sockets: SocketReceiver, tmp_path: Path
 ) -> None:
     sockets.note_arrivals()

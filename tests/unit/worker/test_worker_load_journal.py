@@ -25,7 +25,9 @@ def successor(folder: Path, *models: str, at: float = NOW) -> LoadJournal:
     return journal
 
 
-def test_a_model_is_set_aside_after_its_load_has_killed_three_processes(folder: Path) -> None:
+def test_a_model_is_set_aside_after_loading_the_model_has_killed_three_processes(
+    folder: Path,
+) -> None:
     counts = []
     for _ in range(3):
         die_while_loading(folder, "killer")
@@ -35,7 +37,9 @@ def test_a_model_is_set_aside_after_its_load_has_killed_three_processes(folder: 
     assert successor(folder, "neighbour").find("neighbour").death_count == 0
 
 
-def test_the_pause_of_a_model_that_is_set_aside_doubles_with_the_next_death(folder: Path) -> None:
+def test_the_pause_before_a_model_that_is_set_aside_is_loaded_doubles_with_each_death(
+    folder: Path,
+) -> None:
     for _ in range(3):
         die_while_loading(folder, "killer")
         journal = successor(folder, "killer")
@@ -50,7 +54,9 @@ def test_the_pause_of_a_model_that_is_set_aside_doubles_with_the_next_death(fold
     assert successor(folder, "killer", at=0.0).find("killer").pause_seconds == 600.0
 
 
-def test_models_that_were_loading_together_are_only_suspects_after_a_death(folder: Path) -> None:
+def test_models_that_were_loaded_together_when_a_process_died_are_only_suspects(
+    folder: Path,
+) -> None:
     for _ in range(5):
         die_while_loading(folder, "killer", "neighbour")
         journal = successor(folder, "killer", "neighbour")
@@ -58,7 +64,7 @@ def test_models_that_were_loading_together_are_only_suspects_after_a_death(folde
     assert journal.is_holding
 
 
-def test_a_model_is_only_a_suspect_if_the_dead_process_held_a_message(folder: Path) -> None:
+def test_a_model_is_only_a_suspect_if_the_dead_process_also_held_a_message(folder: Path) -> None:
     def hold_a_job() -> LockJournal:
         journal = LockJournal(folder, "namespace", "queue")
         journal.note(b"x" * 16)
@@ -83,13 +89,13 @@ def test_a_successful_load_resets_the_death_count_of_the_model(folder: Path) -> 
     assert successor(folder, "unlucky").find("unlucky").death_count == 0
 
 
-def test_a_load_that_raises_an_error_does_not_count_as_a_death(folder: Path) -> None:
+def test_a_model_load_that_raises_an_error_does_not_count_as_a_death(folder: Path) -> None:
     with pytest.raises(RuntimeError), LoadJournal(folder).loading("broken"):
         raise RuntimeError
     assert successor(folder, "broken").find("broken").death_count == 0
 
 
-def test_a_load_in_a_running_process_does_not_count_as_a_death(folder: Path) -> None:
+def test_a_model_load_in_a_process_that_still_runs_does_not_count_as_a_death(folder: Path) -> None:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -103,7 +109,7 @@ def test_a_load_in_a_running_process_does_not_count_as_a_death(folder: Path) -> 
     assert successor(folder, "busy").find("busy").death_count == 1
 
 
-def test_other_models_wait_for_the_suspects_until_the_time_limit(folder: Path) -> None:
+def test_other_models_are_loaded_after_the_suspects_or_after_the_time_limit(folder: Path) -> None:
     die_while_loading(folder, "suspect")
     journal = LoadJournal(folder, hold_seconds=0.05)
     journal.take_over(["suspect", "neighbour"])
@@ -120,14 +126,16 @@ def test_other_models_wait_for_the_suspects_until_the_time_limit(folder: Path) -
     assert not waiting.is_alive()
 
 
-def test_the_import_of_a_module_is_noted_apart_from_the_load_of_a_model(folder: Path) -> None:
+def test_deaths_during_the_import_of_a_module_are_counted_separately_from_model_loads(
+    folder: Path,
+) -> None:
     die_while_loading(folder, import_name("my.module"))
     journal = successor(folder, "my.module")
     assert journal.find(import_name("my.module")).death_count == 1
     assert journal.find("my.module").death_count == 0
 
 
-def test_a_model_is_loaded_although_its_load_cannot_be_noted(tmp_path: Path) -> None:
+def test_a_model_is_loaded_although_the_load_journal_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     journal = LoadJournal(tmp_path / "file")
     journal.take_over(["model"])

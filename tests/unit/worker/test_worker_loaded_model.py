@@ -239,7 +239,7 @@ def test_a_model_class_that_contradicts_the_catalogue_entry_is_refused(
 
 
 def test_a_model_class_without_a_call_method_and_a_module_without_infer_are_refused() -> None:
-    with pytest.raises(ModelUnfit, match="no __call__"):
+    with pytest.raises(ModelUnfit, match="has no method __call__"):
         LoadedModel(NOOP, SimpleNamespace(accepts="bytes"))
     with pytest.raises(ModelUnfit, match="no class Infer"):
         LoadedModel.load(replace(NOOP, implementation="json"), torch_thread_count=1)
@@ -276,7 +276,7 @@ def test_a_model_that_reports_progress_is_refused_if_it_takes_no_context(call: o
         LoadedModel(model, batch_model())
 
 
-def test_an_image_is_accepted_whatever_its_size_if_the_entry_has_no_max_pixels() -> None:
+def test_an_image_of_any_size_is_accepted_if_the_catalogue_entry_has_no_max_pixels() -> None:
     infer = type("Infer", (), {"__call__": lambda self, item: item})
     loaded = LoadedModel(replace(PICTURES, max_pixels=0), infer())
     assert loaded.prepare(PNG.getvalue(), "image/png").size == (4, 2)
@@ -295,14 +295,14 @@ def test_an_image_is_accepted_whatever_its_size_if_the_entry_has_no_max_pixels()
         ({(1, 2): 1}, "result has a key of type tuple; use texts as keys"),
     ],
 )
-def test_the_error_for_a_result_that_json_cannot_hold_names_the_place_and_the_remedy(
+def test_the_error_for_a_result_that_is_not_json_names_the_value_and_the_correction(
     result: object, said: str
 ) -> None:
     with pytest.raises(InferenceFailed, match=said):
         serialize_result(InlineJson(result))
 
 
-def test_a_result_that_contains_itself_is_refused() -> None:
+def test_a_model_result_that_contains_itself_is_refused() -> None:
     result: list[object] = [1]
     result.append({"a": result})
     with pytest.raises(InferenceFailed, match=r"result\[1\]\['a'\] contains itself"):

@@ -154,7 +154,9 @@ TestWorkers = Workers.TestCase
 TestWorkers.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
 
 
-def test_the_tokens_of_unsettled_messages_survive_the_kill_of_the_process(tmp_path: Path) -> None:
+def test_the_lock_tokens_of_unsettled_messages_survive_the_kill_of_the_process(
+    tmp_path: Path,
+) -> None:
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'functions'}"}
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, str(tmp_path)],
@@ -189,7 +191,7 @@ def test_a_lock_journal_belongs_to_one_queue_of_one_namespace(tmp_path: Path) ->
         journal.close()
 
 
-def test_the_journal_of_a_queue_with_a_long_name_and_slashes_is_found(tmp_path: Path) -> None:
+def test_the_lock_journal_of_a_queue_with_a_long_name_and_slashes_is_found(tmp_path: Path) -> None:
     journal = LockJournal(tmp_path, HOST, "a/b" * 80)
     journal.note(token(1))
     journal.close()
@@ -198,7 +200,7 @@ def test_the_journal_of_a_queue_with_a_long_name_and_slashes_is_found(tmp_path: 
     successor.close()
 
 
-def test_tokens_can_be_added_to_the_journal_of_a_dead_process(tmp_path: Path) -> None:
+def test_lock_tokens_can_be_added_to_the_lock_journal_of_a_dead_process(tmp_path: Path) -> None:
     dead = LockJournal(tmp_path, HOST, "noop")
     dead.note(token(1))
     dead.close()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.errors import BrokerAway, LockLost
+from worker.errors import BrokerUnavailable, LockLost
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer, MessageLock
 
@@ -38,11 +38,11 @@ class ScriptedBroker:
             self.now += timeout_seconds
             # The connection is closed, and the next try uses another connection.
             self.mood = "renews"
-            raise BrokerAway("no answer in time")
+            raise BrokerUnavailable("no answer in time")
         if self.mood == "defect":
             raise KeyError("in the SDK")
         if self.mood == "away":
-            raise BrokerAway("no route")
+            raise BrokerUnavailable("no route")
         if self.mood == "lost" or self.now >= self.locked_until[delivery.message_id]:
             raise LockLost("gone")
         self.locked_until[delivery.message_id] = self.now + LOCK_SECONDS
@@ -51,12 +51,12 @@ class ScriptedBroker:
     def pass_time(self, seconds: float) -> None:
         """Advance the clock, and renew locks at the times at which the renewing thread would."""
         ends_at = self.now + seconds
-        sleep_seconds = self.locks.turn()
+        sleep_seconds = self.locks.renew_due()
         while self.now + sleep_seconds <= ends_at:
             self.now += max(sleep_seconds, 1e-6)
-            sleep_seconds = self.locks.turn()
+            sleep_seconds = self.locks.renew_due()
         self.now = ends_at
-        self.locks.turn()
+        self.locks.renew_due()
 
 
 def delivery(name: str) -> LockedMessage:
@@ -127,7 +127,7 @@ def test_a_connection_without_responses_delays_lock_renewals_only_for_a_limited_
     broker.hold("a", lock_seconds=300.0)
     broker.now += 100.0
     begun_at = broker.now
-    broker.locks.turn()
+    broker.locks.renew_due()
     assert broker.now - begun_at <= 30.0
 
 
@@ -164,7 +164,7 @@ def test_an_expired_lock_is_not_renewed() -> None:
     lock = broker.hold("a")
     broker.now += 100.0  # the process was suspended
     assert lock.is_lost, "the lock counts as lost before the renewing thread runs"
-    broker.locks.turn()
+    broker.locks.renew_due()
     assert lock.is_lost
     assert broker.renewals == []
 

@@ -22,7 +22,7 @@ from tests.unit.worker.managed_models import (
     Raising,
     shared,
 )
-from worker.errors import WeightsAway, WeightsMissing
+from worker.errors import WeightsMissing, WeightsUnavailable
 from worker.inference.load_journal import LoadJournal
 from worker.memory.device_errors import BudgetExceeded
 from worker.memory.gpu_sharing.sharing import DeviceSharing, needed_bytes, profile_key
@@ -384,7 +384,11 @@ def test_no_jobs_are_received_while_a_suspect_is_loaded(
 
 @pytest.mark.parametrize(
     ("error", "is_set_aside"),
-    [(WeightsMissing("gone"), True), (ValueError("a defect"), True), (WeightsAway("away"), False)],
+    [
+        (WeightsMissing("gone"), True),
+        (ValueError("a defect"), True),
+        (WeightsUnavailable("away"), False),
+    ],
 )
 def test_a_failed_load_sets_the_model_aside_unless_blob_storage_is_down(
     sharing: DeviceSharing,

@@ -106,7 +106,7 @@ def test_a_killed_child_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("code", [0, 2, 71, 98])
-def test_a_child_that_is_ended_by_foreign_code_is_replaced_whatever_its_exit_code(
+def test_a_child_that_a_model_or_library_ends_is_replaced_whatever_the_exit_code(
     code: int,
 ) -> None:
     with started() as program:
@@ -119,7 +119,7 @@ def test_a_child_that_is_ended_by_foreign_code_is_replaced_whatever_its_exit_cod
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_first_signal_reaches_the_child_and_a_second_signal_kills_the_child(
+def test_the_parent_forwards_the_first_signal_to_the_child_and_the_second_kills_the_child(
     number: signal.Signals,
 ) -> None:
     with started() as program:

@@ -11,7 +11,7 @@ from azure.core.exceptions import AzureError, ResourceModifiedError, ServiceRequ
 from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson, PayloadRef
 from contract.names import is_result_blob
-from worker.errors import InvalidInput, PayloadsAway, PayloadUnusable
+from worker.errors import InvalidInput, PayloadsUnavailable, PayloadUnusable
 from worker.inputs.payloads import BlobPayloads
 from worker.pipeline.prepare import read_inline
 
@@ -75,9 +75,9 @@ def test_an_interrupted_read_of_a_blob_is_repeated_from_the_beginning() -> None:
     assert store.reads == 3
 
 
-def test_reading_a_blob_during_an_outage_of_blob_storage_raises_the_error_payloads_away() -> None:
+def test_reading_a_blob_during_an_outage_of_blob_storage_raises_payloads_unavailable() -> None:
     store = ScriptedStore(failure=ServiceRequestError("away"), failures_left=9)
-    with pytest.raises(PayloadsAway):
+    with pytest.raises(PayloadsUnavailable):
         BlobPayloads(store).open(REF, NOOP, hasty)
     assert store.reads == 1
 
@@ -92,15 +92,15 @@ def full_disk() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("full_disk")
-def test_reading_a_blob_onto_a_full_disk_raises_the_error_payloads_away() -> None:
-    with pytest.raises(PayloadsAway, match="OSError: File too large"):
+def test_reading_a_blob_onto_a_full_disk_raises_payloads_unavailable() -> None:
+    with pytest.raises(PayloadsUnavailable, match="OSError: File too large"):
         BlobPayloads(ScriptedStore()).open(REF, NOOP, hasty)
 
 
 def test_a_blob_is_read_again_after_a_broken_connection_and_errors_do_not_show_the_url() -> None:
     broken = ConnectionError("https://storage.test/inputs/a?sig=secret")
     assert read(BlobPayloads(ScriptedStore(failure=broken, failures_left=1)), REF) == DATA
-    with pytest.raises(PayloadsAway) as raised:
+    with pytest.raises(PayloadsUnavailable) as raised:
         BlobPayloads(ScriptedStore(failure=broken, failures_left=1)).open(REF, NOOP, hasty)
     assert str(raised.value) == "ConnectionError"
 

@@ -71,10 +71,10 @@ def test_only_the_last_of_several_quick_progress_calls_is_reported(
     context = gateway.reporter.begin(gateway.job())
     for fraction in (0.1, 0.2, 0.3):
         context.progress(fraction, "drawing")
-        gateway.reporter.turn()
+        gateway.reporter.send_due_reports()
     assert len(gateway.told) == 1
     gateway.now += PAUSE_SECONDS
-    gateway.reporter.turn()
+    gateway.reporter.send_due_reports()
     assert (gateway.told[-1]["fraction"], gateway.told[-1]["message"]) == (0.3, "drawing")
     assert [report["sequence"] for report in gateway.told] == [0, 1]
 
@@ -84,10 +84,10 @@ def test_a_cancellation_is_noticed_although_the_model_reports_no_progress(
 ) -> None:
     context = gateway.reporter.begin(gateway.job())
     gateway.now += HEARTBEAT_SECONDS - 0.1
-    assert gateway.reporter.turn() == pytest.approx(0.1)
+    assert gateway.reporter.send_due_reports() == pytest.approx(0.1)
     gateway.goes_on = False
     gateway.now += 0.1
-    gateway.reporter.turn()
+    gateway.reporter.send_due_reports()
     assert len(gateway.told) == 2
     with pytest.raises(Cancelled):
         context.check()
@@ -124,7 +124,7 @@ def test_the_progress_of_an_ended_job_is_not_reported(gateway: ProgressGateway) 
     context = gateway.reporter.begin(gateway.job())
     gateway.reporter.end(context)
     gateway.now += 100
-    assert gateway.reporter.turn() is None
+    assert gateway.reporter.send_due_reports() is None
     assert len(gateway.told) == 1
 
 
@@ -142,7 +142,7 @@ def test_a_running_job_stops_after_the_message_lock_was_lost(gateway: ProgressGa
     job = gateway.job()
     context = gateway.reporter.begin(job)
     gateway.now = 20.0
-    gateway.locks.turn()
+    gateway.locks.renew_due()
     assert job.lock.is_lost
     with pytest.raises(LockLost):
         context.progress(0.5)
@@ -174,4 +174,4 @@ def test_a_failed_progress_report_does_not_end_the_reporting_thread(
     context._post = fail
     context.progress(0.5)
     gateway.now += PAUSE_SECONDS
-    assert gateway.reporter.turn() == HEARTBEAT_SECONDS
+    assert gateway.reporter.send_due_reports() == HEARTBEAT_SECONDS

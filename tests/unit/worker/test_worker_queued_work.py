@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from worker.errors import BrokerAway
+from worker.errors import BrokerUnavailable
 from worker.memory.gpu_sharing.queued_work import Peeked, QueuedWork
 
 
@@ -28,7 +28,7 @@ class Queue:
     def peek(self, from_sequence_number: int, count: int) -> list[Peeked]:
         self.looks += 1
         if self.is_away:
-            raise BrokerAway("away")
+            raise BrokerUnavailable("away")
         numbers = [number for number in sorted(self.ages) if number >= from_sequence_number]
         now = datetime.now(UTC)
         return [Peeked(n, now - timedelta(seconds=self.ages[n])) for n in numbers[:count]]

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from worker.errors import BrokerAway, LockLost, QueueMissing, Settlement
+from worker.errors import BrokerUnavailable, LockLost, QueueMissing, Settlement
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import Receiver, Settled, SettleRequest
@@ -84,10 +84,10 @@ class ReceiverLoop:
     def credit(self) -> int:
         return int(self.broker.has_credit)
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         # Otherwise a pause would delay the test.
         self.receiver.wake()
-        for event in self.receiver.turn(self.free_count):
+        for event in self.receiver.settle_and_receive(self.free_count):
             if isinstance(event, Settled):
                 self.settled.append((event.request.delivery.message_id, event.in_time))
             else:
@@ -95,7 +95,7 @@ class ReceiverLoop:
 
     def received(self) -> LockedMessage:
         self.broker.waiting.append(delivery())
-        self.turn()
+        self.run_once()
         return self.accepted[-1]
 
     def settle(self, of: LockedMessage, how: Settlement, delay_seconds: float = 0.0) -> None:
@@ -110,10 +110,10 @@ def loop() -> ReceiverLoop:
 def test_a_message_is_settled_after_the_delay_in_the_settle_request(loop: ReceiverLoop) -> None:
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=4.0)
     for loop.now in (100.0, 103.9):
-        loop.turn()
+        loop.run_once()
         assert loop.broker.settled == []
     loop.now = 104.0
-    loop.turn()
+    loop.run_once()
     assert loop.broker.settled == [("job-1", Settlement.ABANDON)]
     assert loop.settled == [("job-1", True)]
 
@@ -121,7 +121,7 @@ def test_a_message_is_settled_after_the_delay_in_the_settle_request(loop: Receiv
 def test_a_delayed_settlement_does_not_delay_other_settlements(loop: ReceiverLoop) -> None:
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=4.0)
     loop.settle(loop.received(), Settlement.COMPLETE)
-    loop.turn()
+    loop.run_once()
     assert loop.broker.settled == [("job-1", Settlement.COMPLETE)]
 
 
@@ -129,10 +129,10 @@ def test_a_stopped_receiver_does_not_wait_for_the_delays_of_delayed_settlements(
     loop: ReceiverLoop,
 ) -> None:
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=60.0)
-    loop.turn()
+    loop.run_once()
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=60.0)
     loop.receiver.stop()
-    loop.turn()
+    loop.run_once()
     assert loop.broker.settled == [("job-1", Settlement.ABANDON)] * 2
     assert loop.receiver.is_finished
 
@@ -152,8 +152,8 @@ def test_the_lock_of_a_message_is_renewed_while_the_settlement_of_the_message_is
     loop.receiver.settle(ending)
     for _ in range(22):
         loop.now += 1.0
-        loop.locks.turn()
-        loop.turn()
+        loop.locks.renew_due()
+        loop.run_once()
     assert len(renewals) >= 6
     assert renewals[-1] <= 121.0
     assert loop.broker.settled == [("job-1", Settlement.ABANDON)]
@@ -166,9 +166,9 @@ def test_a_message_with_a_lost_lock_is_not_settled(loop: ReceiverLoop) -> None:
     message = loop.received()
     lock = loop.locks.hold(message, renew, 9.0, 1e6)
     loop.now += 5.0
-    loop.locks.turn()
+    loop.locks.renew_due()
     loop.receiver.settle(SettleRequest(message, lock, Settlement.COMPLETE))
-    loop.turn()
+    loop.run_once()
     assert loop.broker.settled == []
     assert loop.settled == [("job-1", False)]
     assert loop.broker.forgotten == ["job-1"]
@@ -178,13 +178,13 @@ def test_a_message_with_a_lost_lock_is_not_settled(loop: ReceiverLoop) -> None:
 def test_the_receiver_withdraws_the_link_credit_when_the_receiver_stops_receiving(
     loop: ReceiverLoop, leave: bool
 ) -> None:
-    loop.turn()
+    loop.run_once()
     assert loop.credit == 1, "the broker may push a message between two calls"
     if leave:
         loop.receiver.stop()
     loop.has_room = False
-    loop.turn()
-    loop.turn()
+    loop.run_once()
+    loop.run_once()
     assert loop.credit == 0
     assert loop.broker.drains == 1
 
@@ -194,7 +194,7 @@ def test_no_link_credit_is_withdrawn_after_a_message_has_used_up_the_credit(
 ) -> None:
     loop.received()
     loop.has_room = False
-    loop.turn()
+    loop.run_once()
     assert loop.broker.drains == 0
 
 
@@ -202,25 +202,25 @@ def test_the_receiver_reports_an_empty_queue_only_if_the_last_receive_call_found
     loop: ReceiverLoop,
 ) -> None:
     seen = [loop.is_empty]
-    loop.turn()
+    loop.run_once()
     seen.append(loop.is_empty)
     loop.received()
     seen.append(loop.is_empty)
-    loop.turn()
+    loop.run_once()
     seen.append(loop.is_empty)
     assert seen == [False, True, False, True]
-    loop.broker.fails_with = BrokerAway("no route")
-    loop.turn()
+    loop.broker.fails_with = BrokerUnavailable("no route")
+    loop.run_once()
     assert not loop.is_empty, "it is unknown whether the queue is empty"
 
 
 def test_a_failed_settlement_is_repeated_over_the_next_link(loop: ReceiverLoop) -> None:
     loop.settle(loop.received(), Settlement.COMPLETE)
-    loop.broker.fails_with = BrokerAway("no route")
-    loop.turn()
+    loop.broker.fails_with = BrokerUnavailable("no route")
+    loop.run_once()
     assert loop.settled == []
     loop.broker.fails_with = None
-    loop.turn()
+    loop.run_once()
     assert loop.broker.settled == [("job-1", Settlement.COMPLETE)]
 
 
@@ -230,8 +230,8 @@ def test_the_receiver_logs_only_once_that_the_queue_is_missing(
     loop.broker.fails_with = QueueMissing("there is no such queue")
     # Otherwise the receiver would wait for half a minute.
     loop.receiver.stop()
-    loop.turn()
-    loop.turn()
+    loop.run_once()
+    loop.run_once()
     said = [record.getMessage() for record in caplog.records]
     assert said == ["queue does not answer; the worker tries again: there is no such queue"]
     assert not loop.receiver.is_connected
@@ -241,14 +241,14 @@ def test_the_receiver_reports_that_a_message_may_arrive_until_the_link_credit_is
     None
 ):
     loop = ReceiverLoop()
-    loop.turn()
+    loop.run_once()
     loop.has_room = False
     assert loop.receiver.may_receive, "the broker may push a message on its credit"
-    loop.turn()
+    loop.run_once()
     assert not loop.receiver.may_receive
 
 
-def test_may_receive_stays_true_until_the_received_message_is_counted_as_in_flight() -> None:
+def test_the_property_may_receive_stays_true_until_the_received_message_is_in_flight() -> None:
     loop = ReceiverLoop()
     seen: list[bool] = []
     loop.broker.waiting = [delivery()]
@@ -261,6 +261,6 @@ def test_may_receive_stays_true_until_the_received_message_is_counted_as_in_flig
         seen.append(loop.receiver.may_receive)
 
     loop.free_count, loop.accept = look, accept
-    loop.turn()
+    loop.run_once()
     assert seen == [True, True]
     assert not loop.receiver.may_receive

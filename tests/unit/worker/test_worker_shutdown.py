@@ -19,7 +19,7 @@ def test_the_first_shutdown_reason_and_the_first_failure_code_are_kept() -> None
     assert (leaving.reason, leaving.exit_code) == ("told to leave", EXIT_DEVICE_LOST)
 
 
-def test_a_shutdown_signal_during_any_line_of_the_method_wait_ends_the_method() -> None:
+def test_the_method_wait_of_shutdown_returns_if_a_signal_arrives_during_any_line_of_wait() -> None:
     before = signal.getsignal(signal.SIGUSR1)
     for number in range(40):
         leaving, lines = Shutdown(), iter(range(40))

@@ -72,7 +72,7 @@ def fetcher() -> UrlFetcher:
         ("image/png", "content-type: text/html", PNG, "image/png"),
     ],
 )
-def test_a_media_type_in_the_job_takes_precedence_over_the_detected_and_the_server_type(
+def test_the_media_type_in_the_job_precedes_the_detected_type_and_the_type_of_the_server(
     fetcher: UrlFetcher, announced: str | None, header: str, body: bytes, found: str
 ) -> None:
     with answering(http(body, header)) as url:
@@ -105,7 +105,7 @@ def test_an_input_whose_bytes_contradict_the_media_type_is_refused(
         (b"nonsense\r\n\r\n", "sent an invalid response"),
         (b"", "sent an invalid response"),
         (http(b"", "location: http://10.0.0.1/", status="302 Found"), "public internet"),
-        (http(b"", "location: file:///etc/passwd", status="302 Found"), "must be https"),
+        (http(b"", "location: file:///etc/passwd", status="302 Found"), "must begin with https"),
         (http(b"", "location: http://[::1", status="302 Found"), "is refused|not a valid URL"),
         (http(b"x" * (CLASSIFIER.max_input_bytes + 1)), "is too large"),
         *[
@@ -199,7 +199,7 @@ def dead_dns(answered: threading.Event, **limits: int) -> Resolver:
     return Resolver(look_up, **limits)
 
 
-def test_a_download_from_a_name_that_dns_never_answers_ends_at_the_time_limit(
+def test_a_download_from_a_host_name_that_dns_never_answers_ends_at_the_time_limit(
     answered: threading.Event,
 ) -> None:
     outbound = GuardedHttp(AddressGuard("127.0.0.1"), dead_dns(answered))
@@ -210,7 +210,7 @@ def test_a_download_from_a_name_that_dns_never_answers_ends_at_the_time_limit(
     assert time.monotonic() - begun_at < 2
 
 
-def test_names_that_dns_never_answers_delay_no_other_model_and_no_webhook(
+def test_host_names_that_dns_never_answers_delay_no_other_model_and_no_webhook(
     answered: threading.Event,
 ) -> None:
     resolver = dead_dns(answered, max_count_of_a_share=16)

@@ -20,10 +20,10 @@ from contract.catalogue import Catalogue, ModelEntry
 from worker.errors import (
     ModelFailed,
     ModelUnusable,
-    WeightsAway,
     WeightsDamaged,
     WeightsMismatch,
     WeightsMissing,
+    WeightsUnavailable,
     WeightsUnfit,
     WeightsUnsafe,
 )
@@ -160,7 +160,7 @@ class ScriptedBlobs:
             raise WeightsMissing("there is no such blob")
         for number, start in enumerate(range(0, len(data), 64)):
             if number == self.fails_after:
-                raise WeightsAway("blob storage does not answer")
+                raise WeightsUnavailable("blob storage does not answer")
             yield data[start : start + 64]
 
 
@@ -205,7 +205,7 @@ def test_weights_with_a_wrong_digest_are_refused_and_corrected_weights_are_accep
 
 def test_an_interrupted_download_of_weights_leaves_no_file(tmp_path: Path) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": DATA}, fails_after=3)
-    with pytest.raises(WeightsAway):
+    with pytest.raises(WeightsUnavailable):
         WeightsStore(tmp_path, blobs).get(model_of())
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(WeightsMissing):
@@ -215,7 +215,7 @@ def test_an_interrupted_download_of_weights_leaves_no_file(tmp_path: Path) -> No
 def test_the_error_for_an_unwritable_weights_cache_names_the_cache(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     library = WeightsStore(tmp_path / "file" / "cache", ScriptedBlobs({"weights/nets/a.pth": DATA}))
-    with pytest.raises(WeightsAway, match=r"cannot be stored in .*cache: Not a directory"):
+    with pytest.raises(WeightsUnavailable, match=r"cannot be stored in .*cache: Not a directory"):
         library.get(model_of())
 
 

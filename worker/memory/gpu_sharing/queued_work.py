@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
-from worker.errors import BrokerAway
+from worker.errors import BrokerUnavailable
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class QueueView(Protocol):
             count: The largest number of messages.
 
         Raises:
-            BrokerAway: The queue cannot be reached.
+            BrokerUnavailable: The queue cannot be reached.
         """
         ...
 
@@ -104,7 +104,7 @@ class QueuedWork:
         first = self._skipped_numbers[index] + 1 if is_skipping else 1
         try:
             return self._queues[index].peek(first, count)
-        except BrokerAway as error:
+        except BrokerUnavailable as error:
             _log.debug(
                 "peeking into a queue failed; the worker treats the queue as empty: %s", error
             )

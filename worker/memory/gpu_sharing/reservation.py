@@ -216,7 +216,7 @@ class ModelWorkload:
 class SharedReservation:
     """A reservation on a device that other models and processes share.
 
-    The thread that calls `DeviceSharing.run` also calls `turn`. Any thread may call `touch`. The
+    The thread that calls `DeviceSharing.run` also calls `update`. Any thread may call `touch`. The
     thread that runs the model calls the other methods.
     """
 
@@ -260,7 +260,7 @@ class SharedReservation:
         self._is_touched = True
         self._active_at = self._clock()
 
-    def turn(self) -> None:
+    def update(self) -> None:
         """Check once whether the model may be loaded or must be unloaded.
 
         If the model may be loaded, reserve its memory. If it must be unloaded, mark it as leaving.
@@ -274,7 +274,7 @@ class SharedReservation:
             self._active_at = now
         work = WorkState(pending_since, is_idle=now - self._active_at >= _IDLE_SECONDS)
         with self._file.locked() as records:
-            # If the device thread has changed the stage in the meantime, the next turn continues.
+            # If the device thread has changed the stage in the meantime, the next update continues.
             if self._state.stage is before:
                 records.mine = self._state.advance(now, records.name, records.all, work)
             self._note(records)

@@ -47,7 +47,7 @@ class DeviceSharing:
         self._device: Device | None = None
         self._reservations: list[SharedReservation] = []
         self.gate = DeviceGate()
-        self.turned_at = time.monotonic()
+        self.iterated_at = time.monotonic()
 
     @property
     def device(self) -> Device | None:
@@ -114,15 +114,15 @@ class DeviceSharing:
         """
         pause_seconds = _CALM_SECONDS
         while not stopping.wait(pause_seconds):
-            self.turned_at = time.monotonic()
+            self.iterated_at = time.monotonic()
             with self._lock:
                 reservations = list(self._reservations)
             try:
                 for reservation in reservations:
                     # Each reservation may peek into its queues, which is slow while the broker
                     # cannot be reached.
-                    self.turned_at = time.monotonic()
-                    reservation.turn()
+                    self.iterated_at = time.monotonic()
+                    reservation.update()
             except Exception:  # noqa: BLE001  this thread must not end
                 _log.exception("updating the memory reservations failed; the worker tries again")
             is_calm = bool(reservations) and all(each.is_settled for each in reservations)

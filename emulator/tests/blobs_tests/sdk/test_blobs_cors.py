@@ -76,7 +76,9 @@ def cors_headers(headers: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-async def test_the_rules_that_are_read_equal_the_rules_that_were_set(service: Any) -> None:
+async def test_the_cors_rules_that_are_read_equal_the_cors_rules_that_were_set(
+    service: Any,
+) -> None:
     everything = {"allowed_headers": ["*"], "exposed_headers": ["x-ms-*", "etag"]}
     rules = [
         rule(f"{PAGE} {OTHER_PAGE}", "GET PUT", max_age_in_seconds=5, **everything),
@@ -91,7 +93,7 @@ async def test_the_rules_that_are_read_equal_the_rules_that_were_set(service: An
     assert await read_rules(service) == []
 
 
-async def test_properties_that_a_request_does_not_name_keep_their_values(service: Any) -> None:
+async def test_service_properties_that_a_request_omits_keep_their_values(service: Any) -> None:
     logging = BlobAnalyticsLogging(read=True, retention_policy=RetentionPolicy(True, 3))
     hours = Metrics(enabled=True, include_apis=True, retention_policy=RetentionPolicy(True, 7))
     await service.set_service_properties(
@@ -111,7 +113,7 @@ async def test_properties_that_a_request_does_not_name_keep_their_values(service
     )
 
 
-async def test_the_properties_of_a_new_account_are_all_off(service: Any) -> None:
+async def test_all_service_properties_of_a_new_account_are_disabled(service: Any) -> None:
     found = await service.get_service_properties()
     assert not found["analytics_logging"].read
     assert not found["minute_metrics"].enabled
@@ -121,7 +123,7 @@ async def test_the_properties_of_a_new_account_are_all_off(service: Any) -> None
 
 
 @pytest.mark.azurite_differs("Azurite keeps the setting, but serves no website")
-async def test_a_static_website_is_refused(service: Any) -> None:
+async def test_enabling_a_static_website_is_refused_as_not_implemented(service: Any) -> None:
     await service.set_service_properties(static_website=StaticWebsite(enabled=False))
     with pytest.raises(HttpResponseError) as refused:
         await service.set_service_properties(static_website=StaticWebsite(enabled=True))
@@ -153,7 +155,9 @@ PREFIXES = ["x-ms-meta-target*", "x-ms-meta-other*"]
         [rule(PAGE, "GET", max_age_in_seconds=2**31 - 1)],
     ],
 )
-async def test_rules_at_the_limits_are_accepted(service: Any, rules: list[CorsRule]) -> None:
+async def test_cors_rules_at_the_documented_limits_are_accepted(
+    service: Any, rules: list[CorsRule]
+) -> None:
     await service.set_service_properties(cors=rules)
     assert len(await read_rules(service)) == len(rules)
 
@@ -178,7 +182,7 @@ async def test_rules_at_the_limits_are_accepted(service: Any, rules: list[CorsRu
         ([rule(PAGE, "GET", allowed_headers=["a" * 250] * 3)] * 3, "InvalidXmlNodeValue"),
     ],
 )
-async def test_a_rule_over_a_limit_is_refused_and_changes_nothing(
+async def test_cors_rules_over_a_documented_limit_are_refused_and_change_nothing(
     service: Any, rules: list[CorsRule], code: str
 ) -> None:
     await service.set_service_properties(cors=[rule(OTHER_PAGE, "GET")])
@@ -188,7 +192,7 @@ async def test_a_rule_over_a_limit_is_refused_and_changes_nothing(
     assert [each[0] for each in await read_rules(service)] == [OTHER_PAGE]
 
 
-async def test_a_preflight_request_gets_the_permission_without_credentials(
+async def test_a_cors_preflight_request_without_credentials_gets_the_permissions_of_the_rule(
     server: Server, service: Any
 ) -> None:
     rules = [rule(PAGE, "PUT", allowed_headers=["x-ms-*", "content-type"], max_age_in_seconds=200)]
@@ -205,7 +209,7 @@ async def test_a_preflight_request_gets_the_permission_without_credentials(
         }
 
 
-async def test_a_preflight_request_that_matches_no_rule_is_refused(
+async def test_a_cors_preflight_request_that_matches_no_rule_is_refused(
     server: Server, service: Any
 ) -> None:
     def refused(*request: str) -> bool:
@@ -228,14 +232,16 @@ async def test_a_preflight_request_that_matches_no_rule_is_refused(
 
 
 @pytest.mark.azurite_differs("Azurite ignores upper and lower case")
-async def test_an_origin_in_another_case_is_refused(server: Server, service: Any) -> None:
+async def test_an_origin_that_differs_from_the_cors_rule_in_upper_or_lower_case_is_refused(
+    server: Server, service: Any
+) -> None:
     await service.set_service_properties(cors=[rule("http://Page", "GET")])
     assert preflight(server, "http://Page", "GET").status_code == 200
     assert preflight(server, "http://page", "GET").status_code == 403
 
 
 @pytest.mark.azurite_differs("Azurite goes on to the next rule if the headers do not match")
-async def test_the_first_rule_that_matches_origin_and_method_decides(
+async def test_only_the_first_cors_rule_that_matches_origin_and_method_is_applied(
     server: Server, service: Any
 ) -> None:
     # The example in the section "CORS rules evaluation" of the documentation.
@@ -256,7 +262,7 @@ async def test_the_first_rule_that_matches_origin_and_method_decides(
 
 
 @pytest.mark.azurite_differs("Azurite knows no wildcard within an origin")
-async def test_a_wildcard_stands_for_the_subdomains_of_a_domain(
+async def test_a_wildcard_in_a_cors_rule_matches_the_subdomains_of_a_domain(
     server: Server, service: Any
 ) -> None:
     await service.set_service_properties(cors=[rule("https://*.contoso.com", "GET")])
@@ -273,7 +279,7 @@ async def test_a_wildcard_stands_for_the_subdomains_of_a_domain(
 
 
 @pytest.mark.parametrize("missing", ["origin", "access-control-request-method"])
-async def test_a_preflight_request_without_a_required_header_is_refused(
+async def test_a_cors_preflight_request_without_a_required_header_is_refused(
     server: Server, service: Any, missing: str
 ) -> None:
     await service.set_service_properties(cors=[rule("*", "GET")])
@@ -305,7 +311,7 @@ async def test_a_page_of_an_allowed_origin_writes_and_reads_a_blob(
         assert set(names) == {"x-ms-meta-author", "etag", "content-length"}
 
 
-async def test_a_page_of_another_origin_gets_a_response_that_it_cannot_read(
+async def test_the_response_to_a_page_of_another_origin_has_no_cors_permission(
     server: Server, service: Any, container: Any
 ) -> None:
     await service.set_service_properties(cors=[rule(PAGE, "GET")])
@@ -316,7 +322,7 @@ async def test_a_page_of_another_origin_gets_a_response_that_it_cannot_read(
 
 
 @pytest.mark.azurite_differs("Azurite also adds Vary to responses that no cache keeps")
-async def test_a_response_to_a_write_has_no_vary_header(
+async def test_the_response_to_a_put_request_has_no_vary_header(
     server: Server, service: Any, container: Any
 ) -> None:
     url = f"{container.url}/b?{signature()}"
@@ -329,7 +335,7 @@ async def test_a_response_to_a_write_has_no_vary_header(
         assert (put.status_code, set(cors_headers(put.headers))) == (201, names)
 
 
-async def test_a_response_for_all_origins_has_a_wildcard_and_no_vary_header(
+async def test_a_response_under_a_cors_rule_for_all_origins_has_a_wildcard_and_no_vary_header(
     server: Server, service: Any, container: Any
 ) -> None:
     await service.set_service_properties(cors=[rule("*", "GET", exposed_headers=["etag"])])
@@ -342,7 +348,7 @@ async def test_a_response_for_all_origins_has_a_wildcard_and_no_vary_header(
     assert answer.headers["access-control-expose-headers"].lower() == "etag"
 
 
-async def test_an_error_response_has_the_cors_headers(
+async def test_an_error_response_to_a_page_of_an_allowed_origin_has_cors_headers(
     server: Server, service: Any, container: Any
 ) -> None:
     await service.set_service_properties(cors=[rule(PAGE, "GET", exposed_headers=["x-ms-*"])])
@@ -356,7 +362,7 @@ async def test_an_error_response_has_the_cors_headers(
 
 
 @pytest.mark.azurite_differs("Azurite adds nothing to a response without the header Origin")
-async def test_a_response_to_a_request_without_origin_may_be_cached_for_pages(
+async def test_the_response_to_a_request_without_origin_has_headers_for_shared_caches(
     server: Server, service: Any, container: Any
 ) -> None:
     # The table in the section "Understanding how the Vary header is set" of the documentation.
@@ -376,7 +382,9 @@ async def test_a_response_to_a_request_without_origin_may_be_cached_for_pages(
     assert (put.status_code, cors_headers(put.headers)) == (201, {})
 
 
-def test_reading_and_setting_the_rules_needs_credentials(server: Server, service: Any) -> None:
+def test_reading_or_setting_cors_rules_without_credentials_is_refused(
+    server: Server, service: Any
+) -> None:
     url = f"{server.url}/?restype=service&comp=properties"
     assert send("GET", url).status_code in {401, 403}
     assert send("PUT", url, b"<StorageServiceProperties/>").status_code in {401, 403}

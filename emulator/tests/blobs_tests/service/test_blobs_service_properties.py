@@ -100,7 +100,7 @@ async def read_origins(service: RunningBlobService) -> list[str | None]:
         ),
     ],
 )
-async def test_a_refused_document_changes_no_property(
+async def test_an_invalid_properties_document_is_refused_and_changes_no_service_property(
     service: RunningBlobService, body: bytes, code: str
 ) -> None:
     assert await set_properties(service, cors("http://kept")) == (202, "")
@@ -109,7 +109,9 @@ async def test_a_refused_document_changes_no_property(
     assert await read_origins(service) == ["http://kept"]
 
 
-async def test_properties_are_returned_as_they_were_given(service: RunningBlobService) -> None:
+async def test_the_service_properties_that_are_read_equal_the_properties_that_were_set(
+    service: RunningBlobService,
+) -> None:
     retained = "<RetentionPolicy><Enabled>true</Enabled><Days>7</Days></RetentionPolicy>"
     switches = "<Delete>true</Delete><Read>false</Read><Write>true</Write>"
     allowed = (
@@ -146,7 +148,7 @@ async def test_cors_rules_survive_a_restart_and_new_cors_rules_replace_them(tmp_
         assert service.store.cors_rules == ()
 
 
-async def test_the_rules_in_effect_are_the_stored_rules_after_concurrent_changes(
+async def test_the_active_cors_rules_equal_the_stored_cors_rules_after_concurrent_changes(
     service: RunningBlobService,
 ) -> None:
     bodies = [cors(f"http://page-{number}") for number in range(50)]
@@ -156,7 +158,7 @@ async def test_the_rules_in_effect_are_the_stored_rules_after_concurrent_changes
     assert [",".join(rule.allowed_origins) for rule in service.store.cors_rules] == stored
 
 
-async def test_a_store_of_the_previous_format_version_is_upgraded(tmp_path: Path) -> None:
+async def test_a_blob_store_of_the_previous_format_version_is_upgraded(tmp_path: Path) -> None:
     async with open_service(tmp_path) as service:
         await service.put("box/kept", b"content")
     with sqlite3.connect(tmp_path / "index.sqlite3") as db:
@@ -169,7 +171,7 @@ async def test_a_store_of_the_previous_format_version_is_upgraded(tmp_path: Path
         assert await read_origins(service) == ["http://page"]
 
 
-async def test_the_start_option_replaces_the_rules_and_keeps_the_other_properties(
+async def test_the_cors_start_option_replaces_the_cors_rules_and_keeps_other_service_properties(
     tmp_path: Path,
 ) -> None:
     logged = document(
@@ -185,7 +187,9 @@ async def test_the_start_option_replaces_the_rules_and_keeps_the_other_propertie
         assert b"<Write>true</Write>" in answer.body
 
 
-async def test_a_full_disk_prevents_a_start_only_if_the_rules_change(tmp_path: Path) -> None:
+async def test_the_blob_service_starts_on_a_full_disk_unless_the_cors_rules_change(
+    tmp_path: Path,
+) -> None:
     rules = [CorsRule(("http://page",), ("GET",))]
     async with open_service(tmp_path, rules):
         pass
@@ -207,7 +211,9 @@ async def test_a_full_disk_prevents_a_start_only_if_the_rules_change(tmp_path: P
     | st.text("<>/&;!?StorageServicePropertiesCors '\"").map(str.encode)
     | st.text().map(lambda text: document(f"<Cors>{text}</Cors>"))
 )
-def test_parsing_any_bytes_returns_properties_or_raises_a_storage_error(body: bytes) -> None:
+def test_parsing_any_bytes_returns_service_properties_or_raises_a_storage_error(
+    body: bytes,
+) -> None:
     try:
         found = parse_properties(body)
     except StorageError:
@@ -233,7 +239,9 @@ RULES = st.lists(
 
 
 @given(RULES)
-def test_accepted_rules_are_read_back_unchanged(rules: list[CorsRule]) -> None:
+def test_accepted_cors_rules_are_read_unchanged_from_the_stored_properties(
+    rules: list[CorsRule],
+) -> None:
     try:
         stored = build_cors(rules)
     except StorageError:
@@ -261,7 +269,7 @@ VALID_RULES = st.lists(
 
 
 @given(VALID_RULES, ORIGINS, METHODS)
-def test_the_response_can_be_read_by_exactly_those_pages_that_a_rule_allows(
+def test_cors_headers_permit_exactly_the_origins_and_methods_that_the_cors_rules_allow(
     rules: list[CorsRule], origin: str, method: str
 ) -> None:
     headers = build_cors_headers(rules, method, origin, ["etag", "x-ms-version"])

@@ -28,13 +28,13 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 def instance(status: Status, next_task: int = 0) -> LoadedInstance:
     """Return an instance that has run no episode if it is pending, and otherwise one episode."""
-    turn = 0 if status is Status.PENDING else 1
+    episode_count = 0 if status is Status.PENDING else 1
     shim = Shim(next_task=next_task)
     return LoadedInstance(
         *("i", "e", "job", None, status, None, 0, 0),
-        episode_count=turn,
+        episode_count=episode_count,
         shim=shim,
-        etag=("e", turn),
+        etag=("e", episode_count),
     )
 
 

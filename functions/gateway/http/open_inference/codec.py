@@ -64,7 +64,7 @@ def read_request(body: bytes, header_length: str | None) -> InferenceRequest:
     except ValueError as error:
         raise unreadable(f"the body is not JSON: {error}") from None
     if not isinstance(document, dict):
-        raise unreadable('expected {"inputs": […]}')
+        raise unreadable('the body must be a JSON object {"inputs": […], …}')
     parameters = _object("", document, "parameters")
     is_binary = _flag("parameters", parameters, "binary_data_output", default=False)
     return InferenceRequest(
@@ -97,7 +97,7 @@ def _header_length(body: bytes, text: str | None) -> int:
     if text.isascii() and text.isdigit() and int(text[:15]) <= len(body):
         return int(text[:15])
     raise unreadable(
-        f"{HEADER_LENGTH}: expected a number of bytes that is not larger than the body"
+        f"{HEADER_LENGTH}: expected a number from 0 to {len(body)}, the size of the body in bytes"
     )
 
 
@@ -112,7 +112,8 @@ def _inputs(
         if size_bytes is not None:
             if type(size_bytes) is not int or not 0 <= size_bytes <= len(rest):
                 raise unreadable(
-                    f"{path}.parameters.{_SIZE}: expected a size of at most the remaining body"
+                    f"{path}.parameters.{_SIZE}: expected at most {len(rest)} bytes, "
+                    "the size of the remaining body"
                 )
             own, rest = rest[:size_bytes], rest[size_bytes:]
         tensors.append(_tensor(path, value, parameters, None if size_bytes is None else own))

@@ -27,11 +27,15 @@ const modesOf = (model) => [
   ...(model.media_types.includes(JSON_TYPE) ? [["json", "JSON"]] : []),
 ];
 
-/** The part of the page with the input of a job. `onChange` is called after each change of it. */
+/** The part of the page with the input of a job.
+ *
+ * `onChange` is called after each change of it,
+ * and `useModel` with the name of another model that the user chooses for a file. */
 export class InputPanel {
-  constructor(showFailure, onChange) {
+  constructor(showFailure, onChange, useModel) {
     this.showFailure = showFailure;
     this.onChange = onChange;
+    this.useModel = useModel;
     this.model = null;
     this.mode = "file";
     this.file = null; // {name, blob, mediaType}: as it will be sent
@@ -138,10 +142,14 @@ export class InputPanel {
       return { name: `${base}.${mediaType.split("/")[1]}`, mediaType, blob: converted, note: `converted from ${type}` };
     }
     if (types.includes(ANY_TYPE)) return asIs(ANY_TYPE);
-    const others = this.models.filter((each) => each.media_types.includes(type)).map((each) => each.name);
+    const others = this.models.filter((each) => each.media_types.includes(type));
     throw inputProblem("The model does not take this file",
-      `${name} is ${type}. ${this.model.name} takes ${types.join(", ")}.`
-      + (others.length ? ` These models take it: ${others.join(", ")}.` : ""), "unsupported-media-type");
+      `${name} is ${type}. ${this.model.name} takes ${types.join(", ")}. `
+      + (others.length ? "Choose another file, or a model that takes it." : "Choose another file."),
+      others.map((each) => ({
+        text: `Use ${each.name}`,
+        use: () => { this.useModel(each); this.setFile(blob, name); },
+      })));
   }
 
   async showPreview() {
@@ -167,19 +175,13 @@ export class InputPanel {
     });
     forgetUrls(find("preview"));
     find("preview").replaceChildren(...shown,
-      element("p", { className: "file" }, element("strong", {}, name), ` ${facts.join(", ")} `, remove));
+      element("p", { className: "file" }, element("strong", {}, name),
+        ` ${facts.map((fact) => fact.replaceAll(" ", "\u00a0")).join(", ")} `, remove));
     find("input-state").textContent = `The input is ${name}.`;
   }
 
   checkText() {
-    const text = find("text").value;
-    const failure = this.mode === "json" && text.trim() ? checkJson(text) : "";
-    const isValid = this.mode === "json" && text.trim() && !failure;
-    const state = failure ? `✕ Not JSON: ${failure}` : isValid ? "✓ Valid JSON" : "";
-    // A live region speaks only what changes.
-    if (find("text-check").textContent !== state) find("text-check").textContent = state;
-    find("text").ariaInvalid = String(Boolean(failure));
-    find("text-check").classList.toggle("bad", Boolean(failure));
+    showJsonCheck(find("text"), find("text-check"), this.mode === "json");
   }
 
   sampleButtons() {
@@ -213,6 +215,7 @@ export class InputPanel {
   }
 
   connect() {
+    find("text").after(makeJsonCheck("text-check"));
     find("text").addEventListener("input", () => { this.checkText(); this.onChange(); });
     find("file").addEventListener("change", () => {
       const [file] = find("file").files;
@@ -322,6 +325,24 @@ export function forgetUrls(container) {
   }
 }
 
+/** Return the place that says whether a field has JSON. */
+export function makeJsonCheck(id) {
+  // Only the first part is spoken, because the reason changes with each letter.
+  return element("p", { className: "check", id }, element("span", { role: "status" }), element("span"));
+}
+
+/** Say below a field whether its text is JSON. An empty field, or a field without `isJson`, is valid. */
+export function showJsonCheck(field, check, isJson = true) {
+  const isEmpty = !isJson || !field.value.trim();
+  const failure = isEmpty ? "" : checkJson(field.value);
+  const [state, reason] = check.children;
+  const text = isEmpty ? "" : failure ? "✕ Not JSON" : "✓ Valid JSON";
+  if (state.textContent !== text) state.textContent = text;
+  reason.textContent = failure && `: ${failure}`;
+  field.ariaInvalid = String(Boolean(failure));
+  check.classList.toggle("bad", Boolean(failure));
+}
+
 /** Return why a text is not JSON; "" if it is. */
 export function checkJson(text) {
   try {
@@ -354,8 +375,8 @@ async function toBlob(picture, type) {
   return canvas.convertToBlob({ type, quality: 0.92 });
 }
 
-function inputProblem(title, detail, code = undefined) {
-  return new Problem({ title, detail, code });
+function inputProblem(title, detail, choices = []) {
+  return new Problem({ title, detail, choices });
 }
 
 function deviceProblem(device, error) {

@@ -144,11 +144,16 @@ export async function readResult(job) {
 /** Return the problem in the end of a job; null if the job succeeded. */
 export function problemOf(job) {
   if (job.status === "succeeded") return null;
-  const codes = { cancelled: "cancelled", expired: "expired" };
+  if (job.status === "cancelled") {
+    return new Problem({
+      title: "The job was cancelled", trace_id: job.trace_id, job,
+      detail: "It was cancelled before it had a result. Press Run to submit a new job.",
+    });
+  }
+  const hasExpired = job.status === "expired";
   return new Problem({
-    code: codes[job.status] ?? job.error?.code ?? "inference-failed",
-    title: { failed: "The job failed", expired: "The deadline passed", cancelled: "The job was cancelled" }[job.status],
-    detail: job.error?.message ?? "The job was cancelled before it had a result.",
+    code: hasExpired ? "expired" : job.error?.code ?? "inference-failed",
+    title: hasExpired ? "The deadline passed" : "The job failed", detail: job.error?.message ?? "",
     retryable: job.error?.retryable ?? false, stage: job.error?.stage, trace_id: job.trace_id, job,
   });
 }

@@ -8,7 +8,7 @@
 //     timeline.js  where the time of the job went
 
 import { addKeyField, element, onKeyChange } from "/pages/key.js";
-import { checkJson, choice, forgetUrls, InputPanel } from "/pages/input.js";
+import { checkJson, choice, forgetUrls, InputPanel, makeJsonCheck, showJsonCheck } from "/pages/input.js";
 import {
   cancelJob, followJob, getModel, isFinal, listModels, needsUpload, Problem, problemOf, readResult, readTimeline, submitJob,
 } from "/pages/job.js";
@@ -31,7 +31,7 @@ let language = "curl";
 let current = null; // the run that the page shows
 let usedAt = performance.now();
 
-const input = new InputPanel(showProblem, showSnippet);
+const input = new InputPanel(showProblem, showSnippet, ({ name }) => pickModel(name));
 
 // --- Models ---
 
@@ -86,6 +86,16 @@ function selectModel(chosen) {
   input.setModel(model, models);
 }
 
+/** Select the model that the address names after "#". */
+function followAddress() {
+  pickModel(decodeURIComponent(location.hash.slice(1)));
+}
+
+function pickModel(name) {
+  const radio = document.querySelector(`.model[data-name="${CSS.escape(name)}"] input`);
+  if (radio && !radio.checked) radio.click();
+}
+
 async function refreshQueue() {
   const isIdle = performance.now() - usedAt > IDLE_MS;
   if (document.visibilityState !== "visible" || isIdle || !model) return;
@@ -104,15 +114,10 @@ function showParameters() {
       ...properties.map(([name, schema]) => parameterField(name, schema))));
     return;
   }
-  const check = element("p", { className: "check", id: "parameters-check", role: "status" });
+  const check = makeJsonCheck("parameters-check");
   const area = element("textarea", { id: "parameters-json", rows: 3, spellcheck: false, placeholder: "{}" });
   area.setAttribute("aria-describedby", "parameters-check");
-  area.addEventListener("input", () => {
-    const failure = area.value.trim() ? checkJson(area.value) : "";
-    const state = failure && `✕ Not JSON: ${failure}`;
-    if (check.textContent !== state) check.textContent = state;
-    check.classList.toggle("bad", Boolean(failure));
-  });
+  area.addEventListener("input", () => showJsonCheck(area, check));
   find("parameters").replaceChildren(element("label", { htmlFor: area.id }, "Parameters as a JSON object"), area, check);
 }
 
@@ -270,9 +275,8 @@ class Run {
     const text = {
       queued: job.queue.phase === "cold_starting" ? "A worker is starting" : "The job waits in the queue",
       running: "The model runs", cancelling: "The job is being cancelled",
-      succeeded: `Succeeded in ${durationText(job.timing?.total_ms)}`,
-      failed: "Failed", cancelled: "Cancelled", expired: "Expired",
-    }[job.status];
+      succeeded: "Succeeded after", failed: "Failed after", cancelled: "Cancelled after", expired: "Expired after",
+    }[job.status] + (isFinal(job) ? ` ${durationText(job.timing?.total_ms)}` : "");
     this.showStatus(job.status, text);
     const { position, eta_seconds: eta } = job.queue;
     const timing = job.timing;
@@ -289,11 +293,9 @@ class Run {
     ]);
     const progress = isFinal(job) ? null : job.progress;
     find("progress").hidden = !progress;
-    if (progress) {
-      if (progress.fraction === null) find("progress").removeAttribute("value");
-      else find("progress").value = progress.fraction;
-      if (progress.message) this.showStatus(job.status, `${text}: ${progress.message}`);
-    }
+    find("progress-text").textContent = progress?.message ?? "";
+    if (progress?.fraction === null) find("progress").removeAttribute("value");
+    else if (progress) find("progress").value = progress.fraction;
   }
 
   showStatus(status, text) {
@@ -321,9 +323,11 @@ function showFacts(list, facts) {
 }
 
 function setRunning(isRunning) {
-  find("run").disabled = isRunning;
+  // The button keeps the focus, which `disabled` would take away.
+  find("run").ariaDisabled = String(isRunning);
   find("cancel").disabled = false;
   if (!isRunning) {
+    if (document.activeElement === find("cancel")) find("answer-title").focus();
     find("cancel").hidden = true;
     refreshQueue();
   }
@@ -335,6 +339,7 @@ function readRequest() {
 }
 
 function run() {
+  if (find("run").ariaDisabled === "true") return;
   let request;
   find("input-problem").replaceChildren();
   try {
@@ -351,7 +356,8 @@ function run() {
   for (const id of ["progress", "story"]) find(id).hidden = true;
   setRunning(true);
   // On a narrow screen, the answer is below the form.
-  find("answer-title").scrollIntoView({ block: "nearest" });
+  const isBelow = matchMedia("(max-width: 61.99rem)").matches;
+  find("answer-title").scrollIntoView({ block: isBelow ? "start" : "nearest" });
   current.start();
 }
 
@@ -403,10 +409,11 @@ find("request").addEventListener("submit", (event) => {
 });
 find("request").addEventListener("input", showSnippet);
 find("request").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !find("run").disabled) run();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run();
 });
 find("cancel").addEventListener("click", () => current?.cancel());
 find("copy").addEventListener("click", copySnippet);
 for (const name of ["pointerdown", "keydown"]) addEventListener(name, () => { usedAt = performance.now(); });
+addEventListener("hashchange", followAddress);
 setInterval(refreshQueue, REFRESH_MS);
 loadModels();

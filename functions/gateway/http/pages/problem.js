@@ -3,7 +3,11 @@
 
 import { element } from "/pages/key.js";
 
-/** Show an error in an element. `repeat` is called by the button "Try again", if that can help. */
+/**
+ * Show an error in an element. `repeat` is called by the button "Try again", if that can help.
+ *
+ * The `choices` of a problem of the page itself are further buttons, each with `text` and `use`.
+ */
 export function showProblem(container, error, repeat = null) {
   const problem = error.document ?? { title: "The page failed", detail: String(error.message ?? error) };
   const code = problem.code ?? "";
@@ -16,6 +20,10 @@ export function showProblem(container, error, repeat = null) {
     const text = element("p", { className: "advice" }, element("strong", {}, "What to do: "));
     text.append(...[...advice.cloneNode(true).childNodes]);
     lines.push(text);
+  }
+  if (typeof problem.retryable === "boolean") {
+    lines.push(element("p", {}, problem.retryable
+      ? "The same request may succeed later." : "The same request would fail again."));
   }
   if (problem.nearest?.length) lines.push(element("p", {}, `Similar names: ${problem.nearest.join(", ")}`));
   if (error.retryAfterSeconds !== null && error.retryAfterSeconds !== undefined) {
@@ -34,6 +42,11 @@ export function showProblem(container, error, repeat = null) {
   if (repeat && (problem.retryable || problem.isUnreachable)) {
     const button = element("button", { type: "button" }, "Try again");
     button.addEventListener("click", repeat);
+    lines.push(button);
+  }
+  for (const { text, use } of problem.choices ?? []) {
+    const button = element("button", { type: "button" }, text);
+    button.addEventListener("click", use);
     lines.push(button);
   }
   container.replaceChildren(element("div", { className: "problem", role: "alert" }, ...lines));

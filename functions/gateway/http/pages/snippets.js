@@ -59,7 +59,7 @@ function makePython(request, origin) {
   const name = fileName(request);
   const { wait, ...options } = request.options;
   const source = name ? `Path(${python(name)})`
-    : `${python(request.json === undefined ? request.text : envelope(request.json))}.encode()`;
+    : `${python(request.json ?? request.text)}.encode()`;
   const named = [["media_type", python(request.mediaType)]];
   if (options.parameters !== null) named.push(["parameters", python(JSON.parse(options.parameters))]);
   if (options.deadline_seconds !== null) named.push(["deadline_seconds", python(options.deadline_seconds)]);

@@ -83,8 +83,8 @@ function stepTable(timeline) {
 function stepText(text, step, deliveries) {
   if (step.is_beside) return `${text}, beside`;
   const delivery = deliveries.findLast((each) => each.number === step.delivery);
-  const parts = [text];
-  if (step.name === "batched" && delivery?.batch_size) parts.push(`batch of ${delivery.batch_size}`);
+  const isBatch = step.name === "batched" && delivery?.batch_size;
+  const parts = [isBatch ? `waited for a batch of ${delivery.batch_size}` : text];
   if (step.delivery > 1) parts.push(`delivery ${step.delivery}`);
   return parts.join(", ");
 }

@@ -266,7 +266,8 @@ async def change_dead_letters(request: Request) -> Response:
     if len(page.letters) != order.count:
         raise HttpProblem(
             problems.COUNT_CHANGED,
-            f"count: {len(page.letters)} dead letters match now, and not {order.count}",
+            f"count: expected {len(page.letters)}, the number of dead letters that match now, "
+            f"found {order.count}",
             count=len(page.letters),
         )
     result = await services.letter_actions.apply(
@@ -302,7 +303,9 @@ class _Order:
 def _parse_action(body: bytes) -> _Order:
     if len(body) > _MAX_BODY_BYTES:
         raise HttpProblem(
-            problems.PAYLOAD_TOO_LARGE, "the body is too large", limit_bytes=_MAX_BODY_BYTES
+            problems.PAYLOAD_TOO_LARGE,
+            f"the body has {len(body)} bytes; at most {_MAX_BODY_BYTES} are allowed",
+            limit_bytes=_MAX_BODY_BYTES,
         )
     try:
         value: Json = parse_json(body)
@@ -311,8 +314,8 @@ def _parse_action(body: bytes) -> _Order:
     if not isinstance(value, dict) or not _ORDER_MEMBERS.issuperset(value):
         raise HttpProblem(
             problems.MALFORMED_REQUEST,
-            "the body must be a JSON object with the members action and count, and perhaps filter "
-            "and cursor",
+            "the body must be a JSON object with the members action and count, and optionally "
+            "filter and cursor",
         )
     action, count, wanted = value.get("action"), value.get("count"), value.get("filter", {})
     if action not in list(LetterAction):

@@ -218,7 +218,7 @@ async def get_result(
     """Return a job's result; 202 if the job has not ended, or 303 if the result is large."""
     refuse_unknown_query(request, ("redirect",))
     if redirect not in {None, "true", "false"}:
-        raise HttpProblem(problems.MALFORMED_REQUEST, "redirect must be true or false")
+        raise HttpProblem(problems.MALFORMED_REQUEST, "redirect: expected true or false")
     found = await find_own_job(request, job_id)
     if found["status"] != JobStatus.SUCCEEDED:
         found = await services_of(request).progress.add_to(job_id, found)
@@ -564,8 +564,8 @@ def _parse_label(text: str | None) -> str | None:
         return text
     raise HttpProblem(
         problems.MALFORMED_REQUEST,
-        f"label: expected 1 to {MAX_LABEL_CHARACTERS} characters, and perhaps {ANY_ENDING} after "
-        "them",
+        f"label: expected 1 to {MAX_LABEL_CHARACTERS} characters, optionally followed by "
+        f"{ANY_ENDING}",
     )
 
 

@@ -151,7 +151,7 @@ async def problem_page(request: Request) -> Response:
 async def page_file(request: Request, path: str) -> Response:
     """Return a script, a style sheet or a picture of the pages."""
     if path not in _file_names():
-        raise HttpProblem(problems.NOT_FOUND, "the pages have no such file")
+        raise HttpProblem(problems.NOT_FOUND, "there is no file at this path")
     is_zipped = _accepts_gzip(request)
     headers = {
         **_SAFETY,

@@ -1,0 +1,21 @@
+"""Run the worker of a second `loosely up`, as on a second machine that is connected by SSH."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.system import System, running
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+
+def test_the_worker_of_a_second_loosely_up_runs_the_jobs_of_the_first(tmp_path: Path) -> None:
+    with running(tmp_path / "first", without=("worker",)) as first:
+        job_id = first.accept("noop", b"input")
+        others = ("servicebus", "blobs", "functions")
+        second = System(tmp_path / "second", without=others, port=first.port)
+        try:
+            second.start()
+            assert first.final(job_id)["status"] == "succeeded"
+        finally:
+            second.stop()
