@@ -240,8 +240,9 @@ class JobCounters:
         self.totals: Sums = {}
         """The sums since the start of this process."""
         self.change_count = 0
+        self.is_changed = False
         self.on_change: Callable[[], None] = lambda: None
-        """Is called after each change."""
+        """Is called after a change if `is_changed` was false before. The receiver resets it."""
 
     def record_accepted(self, model: str) -> None:
         """Count a job that was accepted."""
@@ -301,7 +302,9 @@ class JobCounters:
 
     def _note_change(self) -> None:
         self.change_count += 1
-        self.on_change()
+        if not self.is_changed:
+            self.is_changed = True
+            self.on_change()
 
 
 def _limited_code(code: str | None, known: Counter[str]) -> str:

@@ -302,14 +302,12 @@ async def test_the_worker_pool_keeps_the_same_size_if_the_queue_lengths_are_unkn
     harness.gateway.status = 503
     harness.clock_offset_seconds = 60.0
     await until(
-        lambda: any(isinstance(event, events.MessageCountsUnknown) for event in harness.events)
+        lambda: any(isinstance(event, events.QueueCountsUnknown) for event in harness.events)
     )
     for _ in range(3):
         await asyncio.sleep(0.05)
     assert len(harness.running()) == 2
-    (unknown,) = [
-        event for event in harness.events if isinstance(event, events.MessageCountsUnknown)
-    ]
+    (unknown,) = [event for event in harness.events if isinstance(event, events.QueueCountsUnknown)]
     assert unknown.reason.endswith("responded with HTTP status 503")
 
     harness.gateway.status, harness.gateway.lengths = 200, {"m": None}

@@ -125,7 +125,7 @@ class MinuteSums:
             # The process ends: the event loop cancels its tasks, and waits for them.
             await self.write()
             raise
-        self._pending = None
+        self._pending, self._counters.is_changed = None, False
         await self.write()
         if self._is_failing:
             self._write_later()
