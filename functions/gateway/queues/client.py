@@ -13,7 +13,7 @@ import asyncio
 import logging
 import re
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -89,12 +89,22 @@ class Queues(Protocol):
 class ServiceBusQueues:
     """Implements `Queues` for the queues of one Service Bus namespace."""
 
-    def __init__(self, endpoint: ServiceEndpoint, admin_url: str | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: ServiceEndpoint,
+        admin_url: str | None = None,
+        early_queues: Collection[str] = (),
+    ) -> None:
         """Create a client, which connects when it is first used.
 
-        `admin_url` is the URL of the management API; None if the endpoint also serves this API.
+        Args:
+            endpoint: The namespace.
+            admin_url: The URL of the management API; None if the endpoint also serves this API.
+            early_queues: The queues whose senders are opened at the first successful check, so that
+                the first job of a model does not wait half a second for its sender.
         """
         self._endpoint = endpoint
+        self._early_queues = early_queues
         self._administration = Administration(endpoint, admin_url)
         self._client: ServiceBusClient | None = None
         self._senders: dict[str, BatchingSender] = {}
@@ -106,12 +116,8 @@ class ServiceBusQueues:
         If the caller is cancelled, the message may still be sent. Raises UnknownQueue if the queue
         does not exist or access to it is denied.
         """
-        sender = self._senders.get(queue)
-        if sender is None:
-            sender = BatchingSender(lambda: self._connected().get_queue_sender(queue))
-            self._senders[queue] = sender
         try:
-            await sender.send(message)
+            await self._sender(queue).send(message)
         except _UNKNOWN as error:
             raise UnknownQueue("queue", f"{queue}: {error!r}") from error
         except _FAILURES as error:
@@ -133,6 +139,9 @@ class ServiceBusQueues:
             if isinstance(error, _FAILURES):
                 raise Unavailable("queue", f"peeking at the queue failed: {error!r}") from error
             raise
+        early_queues, self._early_queues = self._early_queues, ()
+        for each in early_queues:
+            self._sender(each).open_soon()
 
     async def oldest(self, queue: str) -> datetime | None:
         """Return when the queue's oldest message was enqueued; None if the queue is empty.
@@ -165,6 +174,13 @@ class ServiceBusQueues:
         if self._client is not None:
             await self._client.close()
             self._client = None
+
+    def _sender(self, queue: str) -> "BatchingSender":
+        sender = self._senders.get(queue)
+        if sender is None:
+            sender = BatchingSender(lambda: self._connected().get_queue_sender(queue))
+            self._senders[queue] = sender
+        return sender
 
     def _connected(self) -> ServiceBusClient:
         if self._client is None:
@@ -209,6 +225,14 @@ class BatchingSender:
             self._task = asyncio.create_task(self._send_waiting())
         await sent
 
+    def open_soon(self) -> None:
+        """Open the link of the SDK's sender in a task, unless messages are being sent.
+
+        If the link cannot be opened, the next call of `send` tries again.
+        """
+        if self._task is None and self._sender is None:
+            self._task = asyncio.create_task(self._send_waiting(opens_first=True))
+
     async def close(self) -> None:
         """Close the SDK's sender. Messages that are still waiting are not sent."""
         if self._task is not None:
@@ -216,8 +240,19 @@ class BatchingSender:
             await asyncio.wait([self._task])
         await self._drop_sender()
 
-    async def _send_waiting(self) -> None:
+    async def _open(self) -> None:
         try:
+            self._sender = self._make_sender()
+            async with asyncio.timeout(_SEND_TIMEOUT_SECONDS):
+                await self._sender.__aenter__()
+        except Exception as error:  # noqa: BLE001 - the next `send` opens the link, and raises this
+            _log.info("the link of a sender could not be opened early: %r", error)
+            await self._drop_sender()
+
+    async def _send_waiting(self, *, opens_first: bool = False) -> None:
+        try:
+            if opens_first:
+                await self._open()
             while batch := self._take_batch():
                 await self._send_batch(batch)
         finally:
