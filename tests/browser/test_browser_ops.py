@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from selenium.webdriver import Chrome
+from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.keys import Keys
 
 from gateway.http.keys import make_key
@@ -441,7 +441,7 @@ def test_a_dead_letter_is_redriven_with_the_keyboard_alone(tab: Browser, idle: S
     tab.wait(lambda: not tab.find_all("#confirm[open]"), "Escape does not close the dialog")
     press(tab, Keys.ENTER)
     tab.find("#confirm[open]")
-    press(tab, Keys.SHIFT + Keys.TAB)
+    ActionChains(tab.driver).key_down(Keys.SHIFT).send_keys(Keys.TAB).key_up(Keys.SHIFT).perform()
     assert focused(tab, "id") == "confirm-yes"
     press(tab, Keys.ENTER)
     tab.wait_for_text("#letter-result", "1 dead letter was redriven")
