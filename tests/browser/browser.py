@@ -164,6 +164,11 @@ class Browser:
         self._messages += [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
         return self._messages
 
+    def drop_logs(self) -> None:
+        """Forget what the browser has logged, because its logs are those of all tabs."""
+        for name in ("browser", "performance"):
+            self.driver.get_log(name)  # type: ignore[no-untyped-call]
+
     @property
     def violations(self) -> list[str]:
         """All messages about the Content-Security-Policy, Trusted Types included."""

@@ -43,6 +43,8 @@ def open_tab(chromium: Chrome, url: str) -> Iterator[Browser]:
     browser.emulate()
     yield browser
     foreign, violations = browser.foreign_requests, browser.violations
+    chromium.get("about:blank")  # the page must not send or log anything during the next test
+    browser.drop_logs()
     tab = chromium.current_window_handle
     chromium.switch_to.window(before)
     chromium.close()
