@@ -40,10 +40,10 @@ WARM_UP_JOBS = 25
 
 @dataclass(frozen=True, slots=True)
 class ReadHop:
-    """A step of a job with a small body, found by reading the code.
+    """A step that a `noop` job with a small body passes, according to the source code.
 
-    `begin` and `end` are the times at which the step begins and ends. They are measured in round
-    trips since the arrival of the request.
+    `begin` and `end` are the times at which the step begins and ends. Their unit is one round trip,
+    and they count from the arrival of the request. `what` describes the step.
     """
 
     begin: float
@@ -59,7 +59,9 @@ READ_HOPS = (
     ReadHop(1, 1.5, "meanwhile: the worker's reply arrives at the gateway"),
     ReadHop(1.5, 2.5, "the gateway creates the outcome's blob, and wakes the waiting request"),
 )
-"""The hops of a waiting caller. Steps that begin with "meanwhile" run at the same time.
+"""The steps between a request and its response, in the order in which they begin.
+
+A step whose text begins with "meanwhile" runs at the same time as the step before it.
 
 A body over 64 KiB needs two more hops: the gateway writes the body to a blob before it sends the
 message, and the worker reads the blob.

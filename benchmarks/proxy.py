@@ -107,7 +107,7 @@ class DelayProxy:
                     await asyncio.sleep(len(part) / self._bytes_per_second)
 
     def _parts_of(self, chunk: bytes) -> Iterator[bytes]:
-        """Yield the chunk in parts that take at most a tenth of a second each."""
+        """Yield parts of a chunk, each small enough to be sent within a tenth of a second."""
         begin = 0
         while begin < len(chunk):
             limit = self._bytes_per_second

@@ -132,7 +132,11 @@ def _efficiency(name: str, outcome: load.HttpLoadResult, bare: float, target: fl
 
 
 def measure_memory(running_system: RunningSystem, when: str) -> list[Figure]:
-    """Measure the peak memory of each process. The target excludes the worker and its models."""
+    """Measure the peak memory of each process, and return the rows of the report.
+
+    `when` names the time of the measurement in the report. The target does not include the worker
+    and its models.
+    """
     found = peaks.peaks_mb(running_system)
     others = sum(peak for name, peak in found.items() if not name.startswith("worker"))
     each = ", ".join(f"{name} {peak:.0f}" for name, peak in found.items())

@@ -12,9 +12,10 @@ from pathlib import Path
 _log = logging.getLogger(__name__)
 
 MIN_FREE_BYTES = 256 * 1024
-"""The free disk space below which a service reports that it cannot write.
+"""The free disk space, in bytes, below which a service reports that it cannot write.
 
-A commit of a few rows adds some pages of 4 KiB to the write-ahead log of SQLite.
+This space is enough for several commits. A commit of a few rows adds some pages of 4 KiB to the
+write-ahead log of SQLite.
 """
 
 _CHECK_BYTES = 4096

@@ -67,9 +67,10 @@ async def enqueue(ticket: str) -> str | None:
 
 @app.activity_trigger("asked")
 async def conclude(asked: str) -> str:
-    """Record or read a job's outcome; return the outcome if the job has one.
+    """Record the proposed outcome unless the job has an outcome; return the job's outcome.
 
-    `gateway.jobs.activities.Conclude.run` describes the JSON texts: `asked` and the returned value.
+    If no outcome is proposed, only read the job's outcome. `gateway.jobs.activities.Conclude.run`
+    describes both JSON texts: the argument `asked` and the returned value.
     """
     return await services.conclude.run(asked)
 
@@ -131,7 +132,10 @@ async def watch(timer: func.TimerRequest) -> None:
 @app.timer_trigger("timer", "0 */10 * * * *")
 @app.durable_client_input("client")
 async def purge(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:
-    """End stuck orchestrations. Delete histories and blobs whose retention has ended."""
+    """Delete histories and blobs whose retention has ended.
+
+    Also end orchestrations that still run although their jobs have ended.
+    """
     durable = DurableClient(client)
     await recovery.recover(durable, services.jobs, services.clock(), services.retention)
     await housekeeping.purge(durable, services)

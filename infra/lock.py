@@ -84,7 +84,7 @@ def is_torch(name: str) -> bool:
 
 
 def format_lock(packages: Iterable[LockedPackage], source: Path) -> str:
-    """Return the text of a lock file. `source` is the file with its requirements."""
+    """Return the text of a lock file. `source` is the file that names the packages."""
     header = _HEADER.format(source=source.relative_to(ROOT))
     return header + "".join(f"{package}\n" for package in packages)
 

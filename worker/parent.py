@@ -79,8 +79,8 @@ def run_in_child(
     it kills the child. When `run` is called, WATCHED_SIGNALS are blocked. `run` must set its signal
     handlers and then unblock the signals.
 
-    `run` is called in this process and not in a child if the system is not Linux, or if an import
-    has started a thread or used CUDA.
+    If the system is not Linux, or if an import has started a thread or used CUDA, there is no child
+    process: this process calls `run` itself.
 
     Args:
         run: Runs the worker, and returns the exit code. Its argument sends copies of sockets to the
@@ -184,7 +184,7 @@ class _Parent:
 
 
 def _reap(child: int) -> int | None:
-    """Read the exit codes of all processes that have ended.
+    """Read the exit codes of all child processes that have ended.
 
     Return the child's exit code, -N if signal N killed the child, or None if it still runs. As
     process 1 of a container, this process is the parent of every orphan, so it reads their codes.

@@ -1,4 +1,4 @@
-"""The request to shut the worker down."""
+"""Request the shutdown of the worker, and wait for this request."""
 
 from contextlib import suppress
 from queue import Empty, SimpleQueue

@@ -13,7 +13,9 @@ Values = dict[str, float | None]
 
 @dataclass(frozen=True, slots=True)
 class PeerRun:
-    """The values of one configuration with one job in one round.
+    """The measured values of one run: one peer configuration with one job in one round.
+
+    `key` is the id of the configuration, and `task` is the name of the job.
 
     If the run failed, `values` is empty and `error` is the text of the error.
     """
@@ -47,9 +49,9 @@ class Comparison:
         return cls(**document)
 
     def medians(self, key: str, task: str) -> Values:
-        """Return the median of each value over the rounds of one configuration with one job.
+        """Return the median of each measured value over the rounds of the comparison.
 
-        Failed runs do not count.
+        Only the successful runs of the configuration `key` with the job `task` are counted.
         """
         runs = [run for run in self.runs if run.key == key and run.task == task and not run.error]
         names = dict.fromkeys(name for run in runs for name in run.values)

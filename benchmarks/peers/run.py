@@ -51,7 +51,7 @@ _OUR_DISTRIBUTIONS = ("azure-functions", "azure-functions-durable", "azure-servi
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One system with one job in one round."""
+    """A planned run: start a system, and measure it with one job in one round."""
 
     round: int
     configuration: PeerConfiguration
@@ -76,7 +76,7 @@ class PeerBenchmark:
         }
 
     def run_round(self, number: int, peers: Sequence[str], tasks: Sequence[str]) -> None:
-        """Run every system with every job once."""
+        """Measure each chosen configuration once with each job. `number` is the round's number."""
         for task in tasks:
             bare = self._measure_bare(task)
             for configuration in self._choose(number, peers, task):
@@ -90,7 +90,10 @@ class PeerBenchmark:
                 sys.stderr.write(f"{describe(run)}\n")
 
     def _choose(self, number: int, peers: Sequence[str], task: str) -> Iterator[PeerConfiguration]:
-        """Yield the configurations of the chosen peers. Odd rounds have the reverse order."""
+        """Yield the configurations of the chosen peers that can run a job.
+
+        `number` is the number of the round. If it is odd, the order is reversed.
+        """
         for configuration in CONFIGURATIONS[::-1] if number % 2 else CONFIGURATIONS:
             is_chosen = {configuration.peer, configuration.key} & set(peers)
             if is_chosen and (task != CLASSIFIER or configuration.peer == LOOSELY):

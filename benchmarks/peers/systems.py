@@ -195,7 +195,7 @@ class ServedPeer:
             os.kill(pid, signal.SIGKILL)
 
     def peaks_mb(self) -> tuple[float, float]:
-        """Return two sums in MB: the peak memory of the model processes and of the others."""
+        """Return the summed peak memory of the model processes, and of all others, in MB."""
         model_pids = self.model_pids()
         model, others = 0.0, 0.0
         for process in self.processes():

@@ -56,7 +56,11 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _allow_origins(store: AccountStore, origins: Sequence[str]) -> None:
-    """Replace the account's CORS rules with one rule that allows pages of these origins."""
+    """Replace the account's CORS rules with one rule for web pages of these origins.
+
+    The rule allows such pages to use signed links to blobs. Raises SettingError if an origin is
+    invalid.
+    """
     try:
         store.replace_cors_rules([rule_for_pages(origins)])
     except StorageError as error:

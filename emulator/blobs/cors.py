@@ -184,7 +184,7 @@ def answer_preflight(rules: Iterable[CorsRule], headers: Mapping[str, str]) -> d
     The first rule that matches origin and method decides, even if a later rule allows the headers.
 
     Args:
-        rules: The CORS rules of the account, in their order.
+        rules: The CORS rules of the account, in the order in which they are checked.
         headers: The headers of the preflight request. The names must be in lower case.
 
     Raises StorageError if the preflight request has no origin or no method, or if the page may not
@@ -219,7 +219,7 @@ def build_cors_headers(
     """Return the CORS headers of the response to a request that is not a preflight request.
 
     Args:
-        rules: The rules of the account, in their order.
+        rules: The CORS rules of the account, in the order in which they are checked.
         method: The request's HTTP method.
         origin: The request's header `Origin`, or None if it is absent. Browsers send it for pages
             of other origins.

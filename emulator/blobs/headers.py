@@ -14,7 +14,7 @@ from emulator.blobs.times import parse_http_date, to_microseconds
 
 
 class VersionedResource(Protocol):
-    """A blob or container. Conditional headers compare its ETag and its last change."""
+    """The properties of a blob or container with which conditional headers are compared."""
 
     @property
     def etag(self) -> str:
@@ -245,9 +245,10 @@ UNSUPPORTED_HEADERS = frozenset(
 def read_blob_properties(headers: Mapping[str, str], *, single_put: bool = False) -> dict[str, str]:
     """Return the blob properties that the request's `x-ms-blob-…` headers set.
 
-    Put Blob (`single_put`) also accepts the standard headers, except `Content-MD5`. For example, if
-    `x-ms-blob-content-type` is absent, `Content-Type` sets the property. In other operations, the
-    standard headers describe the body of the request and not the blob.
+    If `single_put` is True, the operation is Put Blob, which also accepts the standard headers
+    except `Content-MD5`. For example, if `x-ms-blob-content-type` is absent, the header
+    `Content-Type` sets the content type of the blob. In other operations, the standard headers
+    describe the body of the request and not the blob.
     """
     found = {}
     for name in PROPERTY_NAMES:
@@ -276,8 +277,8 @@ def decode_md5(value: str) -> bytes:
 def check_metadata(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Check the names and values of metadata, and return them as a dict.
 
-    The letters of the names are not changed to lower case. Raises StorageError if a name or value
-    is invalid, if two names differ only in case, or if the metadata exceeds 8 KiB.
+    The names keep their upper and lower case. Raises StorageError if a name or value is invalid, if
+    two names differ only in upper and lower case, or if the metadata exceeds 8 KiB.
     """
     found: dict[str, str] = {}
     seen: set[str] = set()

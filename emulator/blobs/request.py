@@ -101,7 +101,7 @@ class BlobRequest:
     def parameter(self, name: str) -> str | None:
         """Return the value of a query parameter, or None if it is absent.
 
-        `name` must be in lower case. The case of the name in the URL is ignored.
+        `name` must be in lower case. In the URL, the name may have upper-case letters.
         """
         for key, value in self.query:
             if key.lower() == name:

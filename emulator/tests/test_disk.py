@@ -27,7 +27,9 @@ def sqlite_full(path: Path) -> sqlite3.Error:
     return caught.value
 
 
-def test_disk_errors_are_distinguished_from_other_errors(tmp_path: Path) -> None:
+def test_full_disk_errors_count_as_disk_errors_and_connection_or_value_errors_do_not(
+    tmp_path: Path,
+) -> None:
     assert is_disk_error(sqlite_full(tmp_path / "full.db"))
     assert is_disk_error(OSError(errno.ENOSPC, "No space left on device"))
     assert not is_disk_error(OSError(errno.ECONNRESET, "reset"))

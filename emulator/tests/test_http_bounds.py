@@ -1,4 +1,4 @@
-"""Test the limits of the three services: allowed hosts, times for a request, and file modes."""
+"""Test the limits of the three services: allowed hosts, time limits of requests, file modes."""
 
 import asyncio
 import contextlib

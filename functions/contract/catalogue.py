@@ -19,6 +19,7 @@ from typing import Any, Final
 from contract import media
 from contract.errors import CatalogueError, ContractError, UnknownModel
 from contract.names import low_priority_queue
+from contract.parameters import Schema, read_schemas
 
 DEFAULT_PATH = Path(__file__).with_name("models.toml")
 
@@ -29,15 +30,8 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 # Either a blob (container and name) or a file in a Python package (package and path).
 _WEIGHTS = re.compile(r"(?:blob:[a-z0-9-]{3,63}|package:\w+)/[^\\\x00-\x1f]{1,1024}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
-
-# The types of a parameter in JSON Schema, with the types that their values have in Python.
-_PARAMETER_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
-    "number": (int, float),
-    "integer": (int,),
-    "boolean": (bool,),
-    "string": (str,),
-}
 
 Option = str | int | float | bool
 """The value of one entry of a model's `options` in the catalogue."""
@@ -48,7 +42,7 @@ class ModelEntry:
     """A model in the catalogue. Only the first three keys of an entry are required.
 
     Attributes:
-        name: The name of the entry's table.
+        name: The model's name. In `models.toml`, it is the name of the entry's TOML table.
         implementation: The worker's module that defines the class `Infer`.
         description: A sentence for callers.
         media_types: The media types of inputs that the model accepts.
@@ -64,8 +58,8 @@ class ModelEntry:
         max_wait_ms: How long the worker waits for more jobs before it runs an incomplete batch.
         lock_seconds: The duration of a message lock. The worker renews the lock until the message
             is settled.
-        max_delivery_count: The number of deliveries after which Service Bus moves a message that
-            was not completed to the dead-letter queue.
+        max_delivery_count: How many times Service Bus delivers a message at most. If no delivery
+            completes the message, Service Bus moves it to the dead-letter queue.
         reports_progress: Whether the worker reports the progress of each job.
         weights: The location of the weights, as `blob:CONTAINER/NAME` or `package:PACKAGE/PATH`;
             empty if the model has no weights.
@@ -101,7 +95,7 @@ class ModelEntry:
     memory_bytes: int = 0
     uses_gpu: bool = True
     result_media_type: str = media.JSON
-    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    parameters: Mapping[str, Schema] = field(default_factory=dict, hash=False)
 
 
 _DEFAULT_MAX_PIXELS: Final = 50_000_000
@@ -198,7 +192,7 @@ def _read_value(name: str, key: str, value: Any) -> Any:
     if key == "options":
         return _read_options(name, value)
     if key == "parameters":
-        return _read_parameters(name, value)
+        return read_schemas(f"{name}.parameters", value)
     if expected is str and isinstance(value, str) and value:
         return value
     if expected is bool and isinstance(value, bool):
@@ -228,41 +222,6 @@ def _read_options(name: str, value: Any) -> Mapping[str, Option]:
                 f"{name}.options.{key}: expected a string, a number, true or false"
             )
     return MappingProxyType(value)
-
-
-def _read_parameters(name: str, value: Any) -> Mapping[str, Mapping[str, Any]]:
-    if not isinstance(value, dict):
-        raise CatalogueError(
-            f'{name}.parameters: expected a table, for example {{limit = {{type = "integer"}}}}'
-        )
-    for key, schema in value.items():
-        _check_parameter(f"{name}.parameters.{key}", schema)
-    return MappingProxyType(value)
-
-
-def _check_parameter(path: str, schema: Any) -> None:
-    kind = schema.get("type") if isinstance(schema, dict) else None
-    if not isinstance(kind, str) or kind not in _PARAMETER_TYPES:
-        known = ", ".join(_PARAMETER_TYPES)
-        raise CatalogueError(f"{path}: expected a table whose type is one of {known}")
-    types = _PARAMETER_TYPES[kind]
-    for key, value in schema.items():
-        values = value if key == "enum" else [value]
-        if key in {"type", "description"}:
-            is_valid = isinstance(value, str)
-        elif key in {"default", "enum"}:
-            is_valid = isinstance(values, list) and all(_is_a(types, each) for each in values)
-        elif key in {"minimum", "maximum"}:
-            is_valid = _is_a((int, float), value)
-        else:
-            raise CatalogueError(f"{path}.{key}: this key does not exist; remove it")
-        if not is_valid or values == []:
-            raise CatalogueError(f"{path}.{key}: the value does not fit the type {kind}")
-
-
-def _is_a(types: tuple[type, ...], value: Any) -> bool:
-    """Return whether a value has one of these types. In Python, True is also an int."""
-    return isinstance(value, types) and (bool in types or not isinstance(value, bool))
 
 
 def _check_limits(model: ModelEntry) -> None:
@@ -347,22 +306,26 @@ def format_entry(model: ModelEntry) -> str:
     """
     values = {each.name: getattr(model, each.name) for each in fields(model)}
     lines = [
-        f"{key} = {_to_toml(value)}"
+        f"{key} = {to_toml(value)}"
         for key, value in values.items()
         if key != "name" and value != ""
     ]
     return "\n".join([f"[{model.name}]", *lines])
 
 
-def _to_toml(value: Any) -> str:
+def to_toml(value: Any) -> str:
+    """Return a value of an entry in TOML: a text, number, boolean, list or mapping."""
     match value:
         case bool():
             return "true" if value else "false"
         case Mapping():
-            members = [f"{_to_toml(key)} = {_to_toml(each)}" for key, each in value.items()]
+            members = [
+                f"{key if _BARE_KEY.fullmatch(key) else to_toml(key)} = {to_toml(each)}"
+                for key, each in value.items()
+            ]
             return f"{{{', '.join(members)}}}"
         case list() | tuple():
-            return f"[{', '.join(map(_to_toml, value))}]"
+            return f"[{', '.join(map(to_toml, value))}]"
         case int() | float():
             return repr(value)
     # A JSON string is also a basic string of TOML, except for the character U+007F.

@@ -5,8 +5,8 @@ job's other deliveries in notes. A worker writes a note when it receives a messa
 delivered before, and when it gives a message back. A message that is delivered once has no note.
 
 Each delivery has a blob of its own, so that workers never wait for one another. `note_blob` returns
-its name, and the gateway lists the blobs of a job by their prefix. Workers write a note once and do
-not try again. Without a note, the gateway shows that the delivery left no trace.
+its name, and the gateway lists the blobs of a job by their prefix. If a worker cannot write a note,
+it does not try again. Without a note, the gateway shows that the delivery left no trace.
 """
 
 import json
@@ -47,7 +47,7 @@ class DeliveryNote:
 def note_blob(job_id: str, reply_url: str, attempt: int) -> str | None:
     """Return a new name for the blob with the note about one delivery of a job.
 
-    Return None if the reply URL has no reply token. Then no gateway has created the job.
+    Return None if the reply URL has no reply token, because then no gateway has created the job.
     """
     try:
         (token,) = parse_qs(urlsplit(reply_url).query)[REPLY_TOKEN_PARAMETER]

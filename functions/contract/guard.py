@@ -2,7 +2,7 @@
 
     check_form   checks the text of a URL: the scheme, no credentials, an unambiguous host
     resolve      looks the host up in DNS once; each address must be public or in the allow list
-    Resolver     looks names up in a limited number of threads, of which each tenant gets a share
+    Resolver     looks names up in a limited number of threads; a tenant can use only some of them
 
 Code that uses the guard must connect only to the addresses that `resolve` returned, because a
 second look-up may return other addresses (DNS rebinding). If the server redirects to another URL,
@@ -269,8 +269,8 @@ class Resolver:
     """Looks up host names in DNS, in a limited number of threads. Any thread may call the methods.
 
     A look-up of the operating system cannot be cancelled, and takes up to a minute if no DNS server
-    answers. Therefore each look-up has a daemon thread of its own. Host names that DNS does not
-    answer delay neither the shutdown of the process nor other work.
+    answers. Therefore each look-up has a daemon thread of its own. A look-up that gets no answer
+    delays neither the shutdown of the process nor other work.
 
     The look-ups are divided into shares, for example one for each tenant. A look-up counts for the
     share that started it until the look-up ends. Callers that need the same host name at the same
@@ -310,7 +310,7 @@ class Resolver:
             look-up failed. The future cannot be cancelled, because several callers may wait for it.
 
         Raises:
-            TooManyLookUps: Too many look-ups of the share or of the process have not ended.
+            TooManyLookUps: Too many look-ups are running, either in this process or for this share.
         """
         with self._lock:
             if (running := self._running.get(host)) is not None:
@@ -335,13 +335,13 @@ class Resolver:
         return future
 
     def look_up(self, host: str, port: int, share: str, seconds: float) -> tuple[str, ...]:
-        """Return the addresses of a host name. Wait at most this number of seconds.
+        """Return the addresses of a host name. Wait at most `seconds` for the look-up.
 
         Raises:
             TimeoutError: The look-up has not ended in time. It still runs and counts for the share.
             OSError: The name has no address.
             UnicodeError: The name is not valid.
-            TooManyLookUps: Too many look-ups of the share or of the process have not ended.
+            TooManyLookUps: Too many look-ups are running, either in this process or for this share.
         """
         return self.start(host, port, share).result(max(0.0, seconds))
 

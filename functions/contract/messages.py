@@ -152,7 +152,7 @@ class JobError:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryMarks:
-    """When one delivery of a job reached each step in a worker.
+    """The times at which one delivery of a job reached each step in a worker.
 
     Each `_ms` is the time in milliseconds since `received_at`, by a clock that never jumps; None if
     the delivery did not reach this step.
@@ -184,12 +184,13 @@ class DeliveryMarks:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long a job waited in the queue, and how long its batch ran, in milliseconds.
+    """Measurements of one job in a worker.
 
-    `batch_size` is the number of jobs in the batch. `delivery` has the marks of the delivery that
-    produced the reply, as the JSON object of `marks_to_json`; None if the sender's version has no
-    marks. `decode_reply` does not check this object, so a reply with wrong marks is still valid.
-    `marks_from_json` checks the object.
+    `queued_ms` is how long the job waited in the queue, and `inference_ms` is how long its batch
+    ran, both in milliseconds. `batch_size` is the number of jobs in the batch. `delivery` is the
+    JSON object that `marks_to_json` returns for the delivery that produced the reply; None if the
+    sender's version has no marks. `decode_reply` does not check this object, so a reply with wrong
+    marks is still valid. `marks_from_json` checks the object.
     """
 
     queued_ms: float = 0.0
@@ -549,7 +550,7 @@ def error_to_json(error: JobError) -> dict[str, Json]:
 def error_from_json(fields: Fields | None) -> JobError:
     """Read a job's error from a JSON object. Raises MalformedMessage."""
     if fields is None:
-        raise MalformedMessage("error: the field is missing")
+        raise MalformedMessage("the field error is missing")
     stage = fields.text("stage")
     if stage not in set(Stage):
         raise MalformedMessage(f"error.stage: expected one of {', '.join(Stage)}")
@@ -693,7 +694,7 @@ def _decode_base64(value: Json) -> bytes:
 # An orchestration's history contains the result. The Azure Storage backend stores a history entry
 # of more than 45 KB in a blob and reads it on each replay. Base64 adds a third to the size.
 INLINE_LIMIT_BYTES = 24 * 1024
-"""The size in bytes of the largest result in a message, and of any payload in a job's history."""
+"""The largest size in bytes of a result in a message, and of a payload in a job's history."""
 
 INPUT_INLINE_LIMIT_BYTES = 64 * 1024
 """The default size in bytes up to which an input is part of the message and not in a blob."""

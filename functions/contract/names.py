@@ -85,9 +85,9 @@ def result_blob(job_id: str) -> str:
 
 
 def is_result_blob(job_id: str, blob: str) -> bool:
-    """Return whether the blob with this name may contain a result of this job.
+    """Return whether `blob` can be the name of a blob that contains a result of this job.
 
-    Older workers use a name without the random part.
+    `result_blob` returns such names. Older workers use the same name without its random last part.
     """
     prefix = f"results/{job_id}"
     return blob.startswith(prefix) and _RESULT_PART.fullmatch(blob, len(prefix)) is not None
@@ -99,10 +99,11 @@ def outcome_blob(job_id: str) -> str:
 
 
 def delivery_notes(job_id: str, reply_token: str) -> str:
-    """Return the prefix of the names of the blobs with the notes about a job's deliveries.
+    """Return the name prefix of the blobs that contain the notes about a job's deliveries.
 
     A producer may send a message with the id of any job. The prefix contains a digest of the job's
-    reply token, which the producer does not have. Therefore it cannot add notes to the job.
+    reply token, which the producer does not have. Therefore the producer cannot add notes to the
+    job.
     """
     digest = hashlib.sha256(reply_token.encode("utf-8", "replace")).hexdigest()
     return f"{DELIVERIES}{job_id}/{digest[:32]}/"

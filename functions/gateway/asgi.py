@@ -97,7 +97,7 @@ async def serve(app: App, request: func.HttpRequest, durable: Durable) -> func.H
     """Pass a request to the app, and return the app's response.
 
     The ASGI scope contains the Durable Functions client `durable` for the app. If the app raises an
-    error after its whole response, the error is only logged.
+    error after it has sent its whole response, the error is only logged.
     """
     scope = _scope(request, durable)
     if scope is None:
@@ -116,8 +116,8 @@ async def serve(app: App, request: func.HttpRequest, durable: Durable) -> func.H
 def _take_body(request: func.HttpRequest) -> bytes:
     """Return the body of a request, and remove it from the request.
 
-    The Functions worker keeps the request until the response. If the body stayed in the request, it
-    would need memory while the caller waits for a job.
+    Azure's Functions worker keeps the request until it has sent the response. If the body stayed in
+    the request, it would need memory while the caller waits for a job.
     """
     body = request.get_body() or b""
     if hasattr(request, _SDK_BODY):

@@ -77,7 +77,7 @@ _FINAL: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class InstanceSnapshot:
-    """The state of one orchestration.
+    """The state of one orchestration at the time of the query.
 
     `input` is the text that was passed to `Durable.start`.
     """

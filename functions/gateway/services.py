@@ -145,7 +145,7 @@ class Services:
 
     @property
     def longest_deadline(self) -> timedelta:
-        """The longest time to the deadline that a caller can request for any model."""
+        """The longest time from the submit to the deadline that a caller can request."""
         return timedelta(
             seconds=max(model.max_deadline_seconds for model in self.catalogue.values())
         )

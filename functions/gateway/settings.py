@@ -22,7 +22,7 @@ MAX_WAIT_SECONDS: Final = 200
 """The longest time in seconds that a request waits for a job. Azure ends requests after 230 s."""
 
 BODY_MEMORY_BYTES: Final = 256 * 1024**2
-"""The default limit, in bytes, of all large request bodies in one process."""
+"""The default limit for the total size, in bytes, of all large request bodies in one process."""
 
 _MIN_KEY_BYTES = 32
 

@@ -37,7 +37,7 @@ _ZERO_SPAN = "0" * 16
 _W3C: Final = TraceContextTextMapPropagator()
 
 ReportStatus = Callable[[int], None]
-"""Records the HTTP status of the response in the span of the request."""
+"""The type of a function that records the HTTP status of the response in the request's span."""
 
 _AsgiScope = MutableMapping[str, Any]
 
@@ -298,7 +298,11 @@ class JobCounters:
             sums = self.minutes[minute] = {}
             for old in [each for each in self.minutes if each < minute - KEPT_MINUTES]:
                 del self.minutes[old]
-        return sums.setdefault(model, ModelSum()), self.totals.setdefault(model, ModelSum())
+        if model not in sums:
+            sums[model] = ModelSum()
+        if model not in self.totals:
+            self.totals[model] = ModelSum()
+        return sums[model], self.totals[model]
 
     def _note_change(self) -> None:
         self.change_count += 1

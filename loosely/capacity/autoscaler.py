@@ -13,8 +13,8 @@ greater than `activationMessageCount`.
 `Autoscaler` has the same rules as kubernetes/kubernetes pkg/controller/podautoscaler:
 `GetExternalPerPodMetricReplicas` in replica_calculator.go, and in horizontal.go
 `computeReplicasForMetrics`, `stabilizeRecommendationWithBehaviors`,
-`convertDesiredReplicasWithBehaviorRate` and `calculateScale{Up,Down}Limit…`. `Autoscaler` also
-counts the replicas whose pods are not ready.
+`convertDesiredReplicasWithBehaviorRate` and `calculateScale{Up,Down}Limit…`. In `Autoscaler`, the
+number of replicas includes those whose pods are not ready.
 """
 
 import math
@@ -33,11 +33,18 @@ from loosely.capacity.scaling import (
 class Scaler:
     """Applies the rules of KEDA and of the Kubernetes autoscaler to one set of replicas.
 
-    KEDA decides once in each polling interval, and the autoscaler once in each sync period.
+    KEDA decides once in each polling interval, and the autoscaler once in each sync period. All
+    times are in seconds of the caller's clock, for example `time.monotonic`.
     """
 
     def __init__(self, scaling: ScaledObject, now_seconds: float, replicas: int = 0) -> None:
-        """Create a scaler at the time ``now_seconds``, for ``replicas`` existing replicas."""
+        """Create a scaler.
+
+        Args:
+            scaling: The settings of scaling.
+            now_seconds: The current time, at which both rules decide for the first time.
+            replicas: The number of replicas that exist already.
+        """
         self._scaling = scaling
         self._activation = Activation(scaling, now_seconds)
         self._autoscaler = Autoscaler(scaling)
@@ -51,7 +58,7 @@ class Scaler:
 
     @property
     def next_at_seconds(self) -> float:
-        """The time of the next decision, in seconds."""
+        """The time of the next decision of KEDA or the autoscaler, by the caller's clock."""
         return min(self._poll_at, self._sync_at)
 
     def step(self, now_seconds: float, counts: Sequence[int | None]) -> int:
@@ -60,7 +67,7 @@ class Scaler:
         Before `next_at_seconds`, no decision is due, and the number does not change.
 
         Args:
-            now_seconds: The current time.
+            now_seconds: The current time, in seconds of the caller's clock.
             counts: The number of active messages in each queue; ``None`` if the number is unknown.
         """
         before = self._replicas
@@ -139,7 +146,11 @@ def propose_replicas(replicas: int, metric: int, target: int, tolerance: float) 
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """A number of replicas, and the time at which it was recommended, added or removed."""
+    """A past decision of the autoscaler: the time, and a number of replicas.
+
+    The list that contains this object determines whether the replicas were recommended, added or
+    removed.
+    """
 
     at_seconds: float
     replicas: int

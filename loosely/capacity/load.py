@@ -79,7 +79,10 @@ class JobLoad:
 
     @property
     def busiest_per_second(self) -> float:
-        """The average number of jobs per second in the busiest hour. A burst is not included."""
+        """The average number of jobs per second in the busiest hour.
+
+        It is 0 if all jobs arrive at once.
+        """
         return max(self.jobs_per_hour) / _HOUR_SECONDS
 
     def arrivals(self, duration_seconds: float) -> Iterator[float]:

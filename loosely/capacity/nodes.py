@@ -49,7 +49,8 @@ class Cluster:
     def next_scan(self, now_seconds: float) -> float:
         """Return the time of the cluster autoscaler's first scan at or after ``now_seconds``.
 
-        If the scan interval is 0, the result is ``now_seconds``.
+        Both times are in seconds after the start of the simulation. If the scan interval is 0, the
+        result is ``now_seconds``.
         """
         if self.scan_interval_seconds <= 0:
             return now_seconds

@@ -32,7 +32,8 @@ class SelectPolicy(Enum):
 class ScalingPolicy:
     """A limit on the number of pods that are added or removed in ``period_seconds``.
 
-    ``value`` is a number of pods, or a percentage of the pods at the start of this period.
+    If ``unit`` is ``PODS``, ``value`` is a number of pods. If ``unit`` is ``PERCENT``, it is a
+    percentage of the pods at the start of this period.
     """
 
     unit: PolicyType
@@ -42,7 +43,7 @@ class ScalingPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ScalingRules:
-    """The rules for adding replicas, or the rules for removing replicas."""
+    """The rules of an autoscaler for one direction: for adding or for removing replicas."""
 
     stabilization_window_seconds: float
     policies: tuple[ScalingPolicy, ...]

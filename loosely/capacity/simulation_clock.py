@@ -19,7 +19,7 @@ class SimulationClock:
         self._order = count()
 
     def at(self, seconds: float, callback: Callback) -> None:
-        """Schedule ``callback`` to run at the simulated time ``seconds``."""
+        """Schedule ``callback`` to run ``seconds`` after the start of the simulation."""
         heapq.heappush(self._scheduled, (seconds, next(self._order), callback))
 
     def after(self, seconds: float, callback: Callback) -> None:

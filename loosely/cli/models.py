@@ -57,15 +57,33 @@ def show(
 
     MODEL_CATALOGUE selects the catalogue, as it does for the gateway and the worker.
     """
+    catalogue = read_environment().get("MODEL_CATALOGUE")
+    _run("contract.catalogue", name, *([str(Path(catalogue).resolve())] if catalogue else []))
+
+
+@app.command()
+def describe(
+    name: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
+) -> None:
+    """Print the parameters that a model's class declares, for its entry in the catalogue.
+
+    The command imports the model's module. MODEL_CATALOGUE selects the catalogue.
+    """
+    _run("worker.describe", name)
+
+
+def _run(module: str, *arguments: str) -> None:
+    """Run a module of this repository, and exit as it does.
+
+    Raises:
+        typer.Exit: The module has ended with another exit code than 0.
+    """
     root = _find_root()
-    environment = _environment(root)
-    command = [sys.executable, "-m", "contract.catalogue", name]
-    command += [environment["MODEL_CATALOGUE"]] if environment.get("MODEL_CATALOGUE") else []
     done = subprocess.run(  # noqa: S603  our own module, without a shell
-        command, cwd=root, env=environment, check=False
+        [sys.executable, "-m", module, *arguments], cwd=root, env=_environment(root), check=False
     )
     if done.returncode:
-        raise typer.Exit(_EXIT_USAGE)
+        raise typer.Exit(done.returncode)
 
 
 def _find_root() -> Path:

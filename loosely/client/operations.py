@@ -382,8 +382,8 @@ class ClientOperations:
         """Return one page of the jobs that match all filters, newest first.
 
         The gateway examines a limited number of jobs for a page. Even an empty page can have a
-        ``next_cursor``, which continues the search. ``searched_back_to`` is the time back to which
-        all matching jobs are on this page or on an earlier page.
+        ``next_cursor``, which continues the search. All matching jobs that were created at
+        ``searched_back_to`` or later are on this page or on an earlier page.
 
         Args:
             model: Only jobs of this model. Default: the jobs of all models.

@@ -222,7 +222,7 @@ class Timeline:
 
     @property
     def steps(self) -> tuple[TimelineStep, ...]:
-        """The steps of the job, in their order."""
+        """The steps of the job, in the order in which the gateway lists them."""
         return tuple(
             TimelineStep(
                 str(step.get("name")),

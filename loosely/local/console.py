@@ -69,7 +69,11 @@ class StatusDisplay:
         self._is_stop_announced = True
 
     def show(self, event: events.PartEvent) -> None:
-        """Show an event of a component in the table, or print the event as a line."""
+        """Show an event of a component.
+
+        The table shows when a component becomes ready for the first time. Other events are printed
+        as lines. If there is no table, every event is a line. PartStarted is not shown.
+        """
         match event:
             case events.PartStarted():
                 pass

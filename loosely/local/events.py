@@ -78,7 +78,7 @@ class PartFailing:
 
 @dataclass(frozen=True, slots=True)
 class ModelSetAside:
-    """A worker cannot load a model, for the given reason, and serves its other models."""
+    """A worker cannot load ``model`` because of ``reason``, and serves its other models."""
 
     part: Part
     model: str

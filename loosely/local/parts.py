@@ -90,7 +90,7 @@ class SystemSettings:
     def blob_origins(self) -> tuple[str, ...]:
         """The origins whose pages may use links to blobs.
 
-        The gateway's own pages need this too, because the blob storage has another port.
+        The gateway's own origins are included, because the port of the blob storage is different.
         """
         own = (f"http://{name}:{self.ports.functions}" for name in (_HOST, "localhost"))
         return (*own, *self.cors_origins)

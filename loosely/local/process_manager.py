@@ -214,7 +214,7 @@ class ProcessManager:
         self.has_been_ready.set()
 
     async def _watch_models(self, page: Probe) -> None:
-        """Report when the component sets a model aside, and when it has loaded such a model."""
+        """Report when the component sets a model aside, and when it loads that model later."""
         while True:
             broken, served = _read_models(await get_json(page))
             for model, reason in broken.items():

@@ -110,7 +110,7 @@ class Browser:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def wait_for_text(self, selector: str, text: str) -> None:
-        """Wait until the text of an element contains `text`."""
+        """Wait until the first visible element that matches a CSS selector contains `text`."""
         self.wait(lambda: text in self.find(selector).text, f"{selector} does not show {text!r}")
 
     def wait(self, condition: Callable[[], bool], failure: str) -> None:

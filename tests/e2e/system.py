@@ -141,7 +141,7 @@ class System:
         return process.pid
 
     def kill(self, name: str) -> None:
-        """Kill the process that `pid` returns for `name` with SIGKILL."""
+        """Send SIGKILL to the process of a component. `pid` describes the names."""
         os.kill(self.pid(name), signal.SIGKILL)
 
     @contextmanager
@@ -155,7 +155,10 @@ class System:
             os.kill(pid, signal.SIGCONT)
 
     def kill_and_wait(self, name: str) -> None:
-        """Kill a component, and wait until it is ready again. Do not wait for `app`."""
+        """Kill a component, and wait until it is ready again.
+
+        If `name` is `app`, do not wait.
+        """
         before = self.pid(name)
         self.kill(name)
         if name != "app":

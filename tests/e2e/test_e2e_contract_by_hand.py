@@ -1,4 +1,7 @@
-"""Check the rows of the contract in which the test replaces the worker or pauses a service."""
+"""Check the REST contract (`contract_rows`) on a system without a worker.
+
+The test acts as the worker. For the rows of `outages`, it also pauses a service.
+"""
 
 import base64
 import json
@@ -80,7 +83,7 @@ def key_of(caller: str | None) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def named(idle: System) -> dict[str, str]:
-    """Create the jobs that the rows name. Return the values of the placeholders in the rows."""
+    """Create the jobs for the contract's placeholders. Return the value of each placeholder."""
     requests: dict[str, dict[str, Any]] = {}
 
     def accept(name: str, model: str = "noop", query: str = "") -> None:
@@ -132,7 +135,7 @@ def named(idle: System) -> dict[str, str]:
         *(pytest.param(row, id=f"progress-{row.title}") for row in PROGRESS),
     ],
 )
-def test_requests_while_no_worker_runs_get_the_responses_in_the_contract_table(
+def test_a_request_in_the_rest_contract_gets_the_listed_response_while_no_worker_runs(
     idle: System, named: dict[str, str], row: Row
 ) -> None:
     if row.first is not None:
@@ -178,7 +181,7 @@ def end(system: System, row: Row) -> None:
 @pytest.mark.parametrize(
     ("part", "rows"), [("blobs", BLOBS), ("servicebus", SERVICE_BUS)], ids=["blobs", "servicebus"]
 )
-def test_requests_during_an_outage_of_a_service_get_the_responses_in_the_contract_table(
+def test_a_request_in_the_rest_contract_gets_the_listed_response_during_an_outage_of_a_service(
     idle: System, named: dict[str, str], part: str, rows: tuple[Row, ...]
 ) -> None:
     before = job_ids(idle)

@@ -1,4 +1,7 @@
-"""Check each row of the contract over HTTP against a whole system."""
+"""Check the REST contract (`contract_rows`) over HTTP against a whole system.
+
+The rows that need API keys or a system without a worker are in test_e2e_contract_by_hand.py.
+"""
 
 import pytest
 
@@ -14,7 +17,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
 
 @pytest.fixture(scope="module")
 def ids(system: System) -> dict[str, str]:
-    """Create the jobs that the rows name. Return their ids by name."""
+    """Create the jobs for the contract's placeholders. Return the id of each placeholder."""
     failed = system.submit("classifier", PICTURE[:1000], "image/jpeg")
     return {
         "job": system.submit("noop", b"x").json()["id"],
@@ -34,14 +37,14 @@ def ids(system: System) -> dict[str, str]:
         *(pytest.param(row, id=f"tensor-{row.title}") for row in TENSORS),
     ],
 )
-def test_each_request_in_the_contract_table_gets_the_response_in_the_same_row(
+def test_a_request_in_the_rest_contract_gets_the_response_that_the_contract_lists(
     system: System, ids: dict[str, str], row: Row
 ) -> None:
     path = row.path.format(**ids)
     check(row, system.http.request(row.method, path, content=row.body, headers=dict(row.sent)))
 
 
-def test_two_requests_with_one_idempotency_key_create_only_one_job(system: System) -> None:
+def test_two_requests_with_the_same_idempotency_key_create_only_one_job(system: System) -> None:
     headers = {"idempotency_key": '"one-job"'}
     first = system.submit("noop", b"x", **headers)
     again = system.submit("noop", b"x", **headers)

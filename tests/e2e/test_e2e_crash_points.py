@@ -104,7 +104,7 @@ def test_a_job_succeeds_although_the_host_dies_while_service_bus_is_unavailable(
         system.wait_until_empty()
 
 
-def test_one_idempotency_key_makes_one_job_if_the_host_dies_before_the_orchestration_starts(
+def test_repeated_requests_create_one_job_if_the_host_dies_before_the_orchestration_starts(
     tmp_path: Path,
 ) -> None:
     with run_crashing_system(tmp_path, "before-start:job") as system:
@@ -136,7 +136,7 @@ def test_one_idempotency_key_makes_one_job_if_the_host_dies_before_the_orchestra
         pytest.param("after-event:reply", id="right-after-the-event"),
     ],
 )
-def test_a_caller_gets_the_result_before_the_orchestration_recovers_from_a_host_death(
+def test_a_caller_gets_the_result_although_the_orchestration_has_not_yet_recovered(
     tmp_path: Path, point: str
 ) -> None:
     with run_crashing_system(tmp_path, point, timeout_seconds=LONG_SECONDS) as system:
@@ -151,7 +151,7 @@ def test_a_caller_gets_the_result_before_the_orchestration_recovers_from_a_host_
         system.wait_until_empty()
 
 
-def test_a_job_succeeds_although_the_deadline_precedes_the_recovery_of_the_orchestration(
+def test_a_job_succeeds_although_the_orchestration_recovers_only_after_the_deadline(
     tmp_path: Path,
 ) -> None:
     point = "before-save-after-event:reply"

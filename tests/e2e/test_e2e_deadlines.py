@@ -77,7 +77,7 @@ def test_a_job_that_is_cancelled_in_the_queue_ends_although_no_worker_runs(
     assert workerless.http.delete(f"/v1/jobs/{job_id}").status_code == 200
 
 
-def test_a_request_that_prefers_wait_1_gets_202_and_the_job_succeeds_after_a_restart(
+def test_a_request_with_prefer_wait_1_gets_202_and_the_job_succeeds_when_a_worker_starts(
     workerless: System, data: Path
 ) -> None:
     asked = time.monotonic()

@@ -1,5 +1,6 @@
 """Run the examples of README.md, docs/models.md and docs/http.md as they are written."""
 
+import json
 import re
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from contract.webhook import format_secrets, signed_headers
@@ -32,15 +34,21 @@ def test_the_command_dev_up_is_within_the_first_25_lines_of_the_readme() -> None
 def test_the_example_models_in_the_guide_for_model_authors_serve_jobs(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    item_model, batch_model, *_ = blocks(MODELS, "python")
-    entry, *_ = blocks(MODELS, "toml")
+    item_model, batch_model, typed_model, *_ = blocks(MODELS, "python")
+    entry, parameters, *_ = blocks(MODELS, "toml")
     (tmp_path / "brightness.py").write_text(item_model, encoding="utf-8")
     (tmp_path / "quarters.py").write_text(batch_model, encoding="utf-8")
+    (tmp_path / "colours.py").write_text(typed_model, encoding="utf-8")
     catalogue = tmp_path / "models.toml"
     assert '"worker.models.brightness"' in entry
     entry = entry.replace('"worker.models.brightness"', '"brightness"')
-    # The item model and the batch model use the same entry.
-    catalogue.write_text(entry + "\n" + entry.replace("brightness", "quarters"))
+    # The three models use the same entry.
+    entries = [
+        entry,
+        entry.replace("brightness", "quarters"),
+        entry.replace("brightness", "colours"),
+    ]
+    catalogue.write_text("\n".join([*entries, parameters]))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("MODEL_CATALOGUE", str(catalogue))
     picture = pictures / "camera.jpg"
@@ -62,6 +70,18 @@ def test_the_example_models_in_the_guide_for_model_authors_serve_jobs(
         colours = system.submit("quarters", picture.read_bytes(), "image/jpeg").json()["result"]
         assert set(colours) == {"top left", "top right", "bottom left", "bottom right"}
         assert all(0 <= colour <= 255 for quarter in colours.values() for colour in quarter)
+        assert len(submit_colours(system, picture, {"top": 2}).json()["result"]) == 2
+        refused = submit_colours(system, picture, {"top": 0})
+        assert (refused.status_code, refused.json()["pointer"]) == (422, "/parameters/top")
+
+
+def submit_colours(system: System, picture: Path, parameters: dict[str, int]) -> httpx.Response:
+    return system.http.post(
+        "/v1/models/colours/jobs",
+        content=picture.read_bytes(),
+        headers={"content-type": "image/jpeg"},
+        params={"parameters": json.dumps(parameters)},
+    )
 
 
 def test_the_commands_in_the_http_guide_succeed(system: System, tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ def readiness(system: System) -> tuple[int, dict[str, str]]:
 
 
 def restarts(system: System) -> int:
-    """Return how often components died or became ready again, according to the output of `up`.
+    """Return how many deaths and restarts of components the output of `loosely up` reports.
 
-    One death of each component is not counted.
+    One death of each component is not counted, because the test kills each component once.
     """
     output = system.output()
     return output.count("ready again") + output.count("died") - len(COMPONENTS)

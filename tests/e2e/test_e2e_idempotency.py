@@ -59,7 +59,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 @pytest.mark.parametrize("size_bytes", [100, 100_000])
-def test_all_requests_with_one_idempotency_key_get_the_same_job(
+def test_all_simultaneous_requests_with_the_same_idempotency_key_get_the_same_job(
     http: httpx.Client, size_bytes: int
 ) -> None:
     key, data = str(uuid.uuid4()), b"x" * size_bytes

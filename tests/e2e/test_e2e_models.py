@@ -91,7 +91,10 @@ def make_random_weights(kind: object, architecture: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def weights(request: pytest.FixtureRequest) -> dict[str, bytes]:
-    """Return each model's weights by name, without the classifier if there is no checkpoint."""
+    """Return the weights of each model, by its name.
+
+    The classifier is missing if its checkpoint cannot be downloaded.
+    """
     found = {
         "detector": make_random_weights(models.detection, "ssdlite320_mobilenet_v3_large"),
         "segmenter": make_random_weights(models.segmentation, "lraspp_mobilenet_v3_large"),

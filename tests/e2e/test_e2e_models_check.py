@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,7 @@ def test_the_models_check_command_exits_with_status_2_if_the_arguments_are_inval
     assert message in done.stderr
 
 
-def test_the_models_check_command_writes_the_prints_of_a_model_to_standard_error(
+def test_text_printed_by_a_model_goes_to_standard_error_in_the_models_check_command(
     tmp_path: Path,
 ) -> None:
     code = """
@@ -199,7 +200,46 @@ class Infer:
         assert text in done.stderr
 
 
-def test_the_models_show_command_prints_the_entry_with_its_defaults(tmp_path: Path) -> None:
+def test_the_models_describe_command_prints_the_parameters_for_the_entry(tmp_path: Path) -> None:
+    (tmp_path / "models.toml").write_text(ENTRY, encoding="utf-8")
+    (tmp_path / "tried.py").write_text(
+        """
+from typing import Annotated, Literal
+from worker.models import Range
+
+print("printed at import")
+
+class Infer:
+    accepts = "text"
+
+    def __call__(self, item, *, top: Annotated[int, Range(1), "How many."] = 3):
+        return item[:top]
+""",
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "loosely", "models", "describe", "tried"],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}",
+            "MODEL_CATALOGUE": "models.toml",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert tomllib.loads(done.stdout) == {
+        "parameters": {
+            "top": {"type": "integer", "minimum": 1, "description": "How many.", "default": 3}
+        }
+    }
+
+
+def test_the_models_show_command_prints_a_catalogue_entry_with_default_values_filled_in(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "models.toml").write_text(ENTRY, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "loosely", "models", "show", "tried"],

@@ -125,7 +125,7 @@ class Neighbour:
 
 
 def worker_memory_bytes(system: System) -> int:
-    """Return the memory of the worker and of its decoder processes, with shared pages once."""
+    """Return the memory of the worker and its decoder processes. Count shared pages once."""
     worker = psutil.Process(system.pid("worker"))
     total = 0
     for process in (worker, *worker.children(recursive=True)):

@@ -87,7 +87,7 @@ def test_a_producer_receives_the_error_of_a_failed_job(system: System, reply_que
     assert answer["error"]["code"] == "unsupported-media-type"
 
 
-def test_a_producer_receives_the_error_expired_for_a_job_past_its_deadline(
+def test_a_producer_receives_the_error_code_expired_for_a_job_past_its_deadline(
     system: System, reply_queue: str
 ) -> None:
     passed = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()

@@ -70,7 +70,7 @@ def test_a_working_system_passes_every_check_of_the_smoke_test(
     assert KEY not in str(fake_cloud.calls(scripts.bin))
 
 
-def test_every_job_check_of_the_smoke_test_fails_for_an_unknown_model(
+def test_the_smoke_test_reports_a_failure_of_each_job_check_if_the_model_is_unknown(
     system: System, tmp_path: Path
 ) -> None:
     scripts = scripts_for(system, tmp_path, WORKER_HOST="aca")
@@ -160,7 +160,10 @@ def run_smoke_group(
 
 @contextmanager
 def run_faulty_gateway(statuses: list[str]) -> Iterator[str]:
-    """Run a gateway whose jobs show these statuses in turn, and keep showing the last status."""
+    """Run a gateway that never runs a job.
+
+    Successive requests for a job show the next of `statuses`, and at the end always the last one.
+    """
     read_counts: Counter[str] = Counter()
 
     class Handler(BaseHTTPRequestHandler):

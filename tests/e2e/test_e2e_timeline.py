@@ -83,7 +83,7 @@ def submit_upload(system: System) -> str:
 
 
 def submit_redelivered(system: System, folder: Path) -> str:
-    """Kill the worker while it runs a job, and return when the second delivery has begun."""
+    """Submit a job, kill its worker, wait until the second delivery begins. Return the job's id."""
     ran = folder / "ran"
     job_id = system.accept("counting", f"{ran} 1 3000".encode(), content_type="text/plain")
     until(ran.exists, 30, "the worker runs the job")

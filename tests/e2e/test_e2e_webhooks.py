@@ -29,7 +29,10 @@ SETTINGS = {
 
 
 class WebhookReceiver(http.server.ThreadingHTTPServer):
-    """Receives webhooks, and responds with each of `statuses` and then with 200. Serves `files`."""
+    """Receives webhooks by POST, and serves `files` by GET.
+
+    The responses to the first webhooks have `statuses`. Later responses have the status 200.
+    """
 
     daemon_threads = True
 

@@ -43,7 +43,7 @@ _BACKLOG = 80
 
 @dataclass(frozen=True)
 class WorkerKillReport:
-    """The counts after all kills. `runs` is how often the model ran a job, with repeated runs."""
+    """The counts after all kills. `runs` is the number of first and repeated runs of all jobs."""
 
     jobs: int
     kills: int

@@ -22,7 +22,7 @@ _RENDERED: dict[tuple[str, str], list[Manifest]] = {}
 
 @dataclass(frozen=True)
 class DeploymentFiles:
-    """A copy of the repository's deployment files, or the repository itself."""
+    """Reads the deployment files in the folder `root`: the repository, or a copy of its files."""
 
     root: Path
 

@@ -42,7 +42,10 @@ class ScriptRunner:
     def run(
         self, script: str, *arguments: str, typed: str = "", **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run a script and return its output, exit code and errors."""
+        """Run a script and return its output, exit code and errors.
+
+        `typed` is the standard input of the script.
+        """
         return subprocess.run(
             [self.root / "infra" / "scripts" / script, *arguments],
             input=typed,

@@ -26,7 +26,7 @@ PARSE_BYTES = 250 * MIB
 """The memory that the parser of large bodies needs. It parses one body at a time."""
 
 COPIES = 3
-"""How often memory holds a body: in the host's message, the gateway and the upload to storage."""
+"""The copies of a body in memory: the host's message, the gateway, and the upload to storage."""
 
 
 def number_in_bicep(name: str) -> int:
@@ -57,7 +57,9 @@ WORST: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", WORST)
-def test_parsing_one_large_body_needs_less_memory_than_assumed(kind: str) -> None:
+def test_parsing_one_large_body_needs_less_memory_than_the_memory_calculation_assumes(
+    kind: str,
+) -> None:
     body, model = WORST[kind](), Catalogue.load(DEFAULT_PATH).model("noop")
     tracemalloc.start()
     try:

@@ -88,7 +88,7 @@ def test_the_package_locks_satisfy_every_requirement_of_the_worker_and_the_gatew
     assert not [*unsatisfied(requirements, packages)], "run ./dev lock"
 
 
-def test_the_function_unsatisfied_yields_requirements_that_the_package_lock_does_not_meet() -> None:
+def test_the_package_lock_check_reports_a_too_old_package_and_a_missing_package() -> None:
     newer = f"pillow>{WORKER['pillow'].version}"
     assert [*unsatisfied([newer, "absent>=1", "pillow>=1"], WORKER)] == [newer, "absent>=1"]
 

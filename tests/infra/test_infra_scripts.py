@@ -106,7 +106,7 @@ class TestKeys:
         assert (ended.returncode, ended.stdout) == (1, "")
         assert "api-keys" not in scripts.state["secrets"]
 
-    def test_the_rotate_option_of_the_keys_script_refuses_api_keys_and_a_missing_name(
+    def test_the_keys_script_does_not_rotate_api_keys_and_requires_the_name_of_a_secret(
         self, scripts: ScriptRunner
     ) -> None:
         assert scripts.run("keys.sh", "--rotate", "api-keys").returncode == 1
@@ -176,7 +176,7 @@ class TestDeployWorker:
             ({"GPU_SHARING": "mig"}, "mig"),
         ],
     )
-    def test_the_deployment_settings_determine_the_kubernetes_overlay(
+    def test_the_kubernetes_overlay_follows_from_the_settings_unless_the_variable_overlay_is_set(
         self, scripts: ScriptRunner, values: dict[str, str], overlay: str
     ) -> None:
         scripts.update_state(values=values, images={"worker:earlier": "sha256:0"})
@@ -384,7 +384,7 @@ class TestCheckTools:
             ({"WORKER_HOST": "aca", "PRIVATE_NETWORK": "true"}, ["Microsoft.App"]),
         ],
     )
-    def test_the_preflight_check_registers_resource_providers_that_no_template_names(
+    def test_the_preflight_check_registers_resource_providers_that_occur_in_no_template(
         self, scripts: ScriptRunner, choices: dict[str, str], registered: list[str]
     ) -> None:
         scripts.update_state(values=choices)

@@ -36,9 +36,9 @@ from tests.storm.run import (
 
 
 async def storm(rig: Rig, run: Storm) -> None:
-    """Submit one share of the jobs before each kill, and the last share after the last kill.
+    """Divide the jobs into equal parts, and submit one part before each kill.
 
-    Wait until all jobs end, and then read all jobs again.
+    Submit the last part after the last kill. Wait until all jobs end, and then read all jobs again.
     """
     plan = plan_kills(run.options.kills, run.options.seed, rig.gateways)
     await rig.start("worker")

@@ -10,7 +10,7 @@ _CHUNK_BYTES = 64 * 1024
 
 
 class Balancer:
-    """Forwards connections to the backends in turn.
+    """Distributes connections to the backends in round-robin order.
 
     If a backend does not accept a connection, the balancer tries the next backend. If a backend
     dies, its connections are closed, as in any balancer that does not read HTTP.

@@ -40,7 +40,10 @@ class SoakFault(Protocol):
 
 @dataclass(frozen=True)
 class Stop:
-    """Stops a component, or only its child process, by SIGSTOP. Continues it after `seconds`."""
+    """Suspends a component by SIGSTOP, and continues it after `seconds`.
+
+    If `is_child` is true, only the child process of the component is suspended.
+    """
 
     part: str
     is_child: bool

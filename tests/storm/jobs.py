@@ -70,7 +70,7 @@ class StormJob:
 
     @property
     def may_expire(self) -> bool:
-        """Whether the job may end as expired. A storm is shorter than its jobs' deadline."""
+        """Whether the job may expire. This is false, because a storm ends before any deadline."""
         return False
 
     @property
@@ -117,7 +117,8 @@ class StormJob:
     def see(self, job: dict[str, Any], known: KnownState, moment: str = "") -> None:
         """Record the job that a response contains.
 
-        Also record each contradiction to `known`, the state before the request.
+        Also record each contradiction to `known`, the state before the request. `moment` is a text
+        that describes the request in the report of a contradiction.
         """
         status = self.status = str(job["status"])
         if known.is_cancelled and status in _NEVER_AGAIN:

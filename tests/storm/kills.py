@@ -20,15 +20,15 @@ _OVERLAP_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Kill:
-    """A kill of a component with all its processes, or only of its child process.
+    """A planned kill of a component with all its processes.
 
-    The child process of a Functions host runs the app. The child process of a worker runs the
-    models.
+    If `is_child` is true, only the child process of the component is killed. The child process of a
+    Functions host runs the app. The child process of a worker runs the models.
     """
 
     part: str
     is_child: bool
-    #: The pause before this kill, in seconds. It begins after one share of the jobs is submitted.
+    #: The pause before this kill, in seconds. It begins when one part of the jobs is submitted.
     delay_seconds: float
     #: Whether the next kill may happen before this component is ready again.
     overlaps: bool

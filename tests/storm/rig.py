@@ -363,7 +363,7 @@ class Rig:
 def _links(
     settings: SystemSettings, first_port: int
 ) -> tuple[dict[str, tuple[DelayProxy, int]], SystemSettings]:
-    """Return a proxy with its port for each service, and the settings that use the proxies."""
+    """Return the proxy and its port for each service, and settings with the proxies' ports."""
     ports = settings.ports
     targets = {
         "gateway": ports.functions,

@@ -23,7 +23,7 @@ _MAX_SHOWN = 10
 
 @dataclass
 class Storm:
-    """The options and the current results of a storm. `report` prints them at any time.
+    """The options and the current results of a storm. `report` can print the results at any time.
 
     `options` contains the command-line options, such as the seed, `settle` and `limit` (seconds).
     """
@@ -169,7 +169,7 @@ def report(run: Storm) -> bool:
 
 
 def count(run: Storm, broken: BrokenPromises) -> dict[str, str | int]:
-    """Return the counts of a storm by their names."""
+    """Return the rows of a storm's report: the name of each count, and its value."""
     accepted = [job for job in run.judged if job.is_accepted]
     rerun = [job for job in accepted if run.runs[job.label] > 1]
     own_deaths = run.own_deaths

@@ -125,7 +125,10 @@ class Soak(Storm):
         return [job for job in self.jobs if isinstance(job, SoakJob)]
 
     def register(self, job: SoakJob) -> None:
-        """Add a job, so that callers read its state and the report checks its promises."""
+        """Add a job to the jobs of the soak.
+
+        Callers then read the state of the job, and the report checks the promises to the job.
+        """
         self.jobs.append(job)
 
     def find_job(self, job_id: str) -> SoakJob | None:

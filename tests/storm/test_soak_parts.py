@@ -76,7 +76,7 @@ def test_two_soaks_with_the_same_seed_have_the_same_jobs() -> None:
     assert plan(7) == plan(7) != plan(8)
 
 
-def test_the_jobs_of_a_soak_have_all_models_input_forms_job_kinds_and_callers() -> None:
+def test_a_soak_has_jobs_of_each_model_and_input_form_and_job_kind_and_tenant() -> None:
     jobs = plan(1)
     assert {job.model for job in jobs} == set(MODELS)
     assert {job.form for job in jobs} == set(Form)
@@ -224,13 +224,13 @@ def test_two_soaks_with_the_same_seed_have_the_same_faults() -> None:
     assert numbers(7) == numbers(7) != numbers(8)
 
 
-def test_a_soak_has_all_sorts_of_faults() -> None:
+def test_a_soak_causes_each_kind_of_fault() -> None:
     made = plan_faults(1, ("functions",), FileSizeLimit(), ("kill", "stop", "slow", "disk"), 5.0)
     found = {type(fault) for fault in islice(made, 100)}
     assert found == {Kill, Stop, SlowLink, FullDisk}
 
 
-def test_a_soak_without_a_small_disk_causes_no_fault_full_disk() -> None:
+def test_a_soak_without_a_size_limit_for_the_disk_plans_no_full_disk() -> None:
     assert next(plan_faults(1, ("functions",), None, ("disk",), 5.0), None) is None
 
 
@@ -393,7 +393,11 @@ def test_only_dns_look_ups_of_names_in_the_silent_domain_hang() -> None:
 
 
 def life(begin: float, minutes: float, level: float, per_minute: float) -> Life:
-    """Return the samples of a process, one every 5 s. Some single samples are much higher."""
+    """Return the samples of a process, one every 5 s. Every fifth sample has 50 MiB more.
+
+    `begin` is in seconds. `level` is the memory in bytes at the start of the process, and
+    `per_minute` is its growth.
+    """
     count = int(minutes * 12)
     return Life(
         [
@@ -407,7 +411,7 @@ def life(begin: float, minutes: float, level: float, per_minute: float) -> Life:
     )
 
 
-def test_two_processes_with_different_memory_at_the_start_have_one_common_memory_slope() -> None:
+def test_one_memory_slope_is_fitted_to_two_processes_with_different_memory_at_the_start() -> None:
     lives = [life(0, 6, 100 * MIB, 3 * MIB), life(400, 8, 300 * MIB, 3 * MIB)]
     slope = fit(lives, 1, warm_up_seconds=60)
     assert slope is not None
@@ -426,13 +430,13 @@ def test_the_memory_slope_ignores_growth_during_the_warm_up_and_short_peaks() ->
 
 
 @pytest.mark.parametrize(("minutes", "seconds"), [(60, 300.0), (10, 60.0), (24, 120.0)])
-def test_the_default_warm_up_of_a_soak_is_a_quarter_of_the_time_without_kills(
+def test_the_default_warm_up_is_a_quarter_of_the_period_without_kills_but_at_least_one_minute(
     minutes: float, seconds: float
 ) -> None:
     assert choose_warm_up(minutes * 60 / 3) == seconds
 
 
-def test_a_memory_slope_with_a_large_error_counts_as_neither_growing_nor_flat() -> None:
+def test_a_memory_slope_with_a_large_statistical_error_counts_as_neither_growing_nor_flat() -> None:
     slope = Slope(per_minute=400.0, error_per_minute=310.0, observed_seconds=300.0)
     assert not slope.grows(4.0)
     assert not slope.is_flat(4.0)

@@ -1,4 +1,4 @@
-"""Test that the balancer uses its backends in turn and skips dead backends."""
+"""Test that the balancer uses its backends in round-robin order and skips dead backends."""
 
 import asyncio
 from asyncio import StreamReader, StreamWriter

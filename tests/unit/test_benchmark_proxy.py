@@ -104,7 +104,7 @@ async def test_all_bytes_pass_through_the_proxy_unchanged_and_in_order(connect: 
     writer.close()
 
 
-async def test_a_limited_proxy_forwards_all_bytes_at_the_limit(
+async def test_a_proxy_with_a_rate_limit_forwards_all_bytes_no_faster_than_the_limit(
     proxy: DelayProxy, connect: Connect
 ) -> None:
     proxy.set_link(0.0, bytes_per_second=100_000)
@@ -120,7 +120,7 @@ async def test_a_limited_proxy_forwards_all_bytes_at_the_limit(
     writer.close()
 
 
-async def test_a_limit_can_be_removed_from_an_open_connection(
+async def test_removing_the_rate_limit_of_a_proxy_takes_effect_on_an_open_connection(
     proxy: DelayProxy, connect: Connect
 ) -> None:
     reader, writer = await connect()

@@ -1,4 +1,4 @@
-"""Note which models are being loaded, to find out later which load has killed a process.
+"""Keep notes of the models that are being loaded, to find out which load has killed a process.
 
 The load of a model runs foreign code, which may crash the process, call `os._exit`, or use all
 memory. The process cannot catch any of these as an error. Therefore the worker notes each load in a
@@ -50,7 +50,7 @@ _DEATHS: Final = ".deaths"
 
 @dataclass(frozen=True, slots=True)
 class KilledLoads:
-    """The deaths of processes during loads of one model, and the pause before its next load.
+    """How many processes died while they loaded one model, and the pause before its next load.
 
     `death_count` counts the deaths in a row. `pause_seconds` is 0 if there are fewer than
     `MAX_DEATHS` deaths.
@@ -70,10 +70,10 @@ def import_name(module: str) -> str:
 
 
 class LoadJournal:
-    """Notes in a folder which models this process is loading. Later processes read the notes.
+    """Writes a note about each model that this process is loading, for later processes.
 
-    Workers may share the folder. Then all of them set the same models aside. If there is no folder,
-    nothing is noted. Any thread may call the methods.
+    The notes are files in a folder. Workers may share the folder. Then all of them set the same
+    models aside. If there is no folder, nothing is noted. Any thread may call the methods.
     """
 
     def __init__(
@@ -157,8 +157,9 @@ class LoadJournal:
 
     @contextlib.contextmanager
     def loading(self, name: str) -> Iterator[None]:
-        """Note that the `with` block loads a model or imports a module.
+        """Keep a note of this load in the folder during the `with` block.
 
+        `name` is the name of a model, or a result of `import_name` if the block imports a module.
         Suspects are loaded one after another.
         """
         if self._folder is None:
@@ -241,10 +242,10 @@ class LoadJournal:
         return False
 
     def _count_death(self, name: str, *, is_certain: bool) -> None:
-        """Count a death during the load of a model.
+        """Count the death of a process during the load of a model.
 
-        If it is not certain that the load caused the death, the count becomes at least 1, which
-        makes the model a suspect. If the model was set aside before, each death is counted.
+        If the load has certainly caused the death, or if the model is already set aside, the count
+        increases by 1. Otherwise, a count of 0 becomes 1, and a higher count does not change.
         """
         count = self._read(name)[0]
         count = count + 1 if is_certain or count >= MAX_DEATHS else max(count, 1)
@@ -270,7 +271,7 @@ class LoadJournal:
             )
 
     def _read(self, name: str) -> tuple[int, float]:
-        """Return how many deaths are counted for a model, and the time of the last death.
+        """Return how many processes died while they loaded a model, and the time of the last death.
 
         Both are 0 if no death is counted.
         """

@@ -27,14 +27,17 @@ from PIL import Image
 from contract import media
 from contract.catalogue import ModelEntry
 from contract.messages import InlineBytes, InlineJson, Json
+from contract.parameters import InvalidParameter, check_parameters
 from worker.errors import (
     InferenceFailed,
+    InvalidInput,
     ModelFailed,
     ModelUnfit,
     ModelUnusable,
     ResultTooLarge,
     UnsupportedMediaType,
 )
+from worker.inference.parameters import ParameterArguments, Parameters, read_arguments
 from worker.inputs.audio import RATES
 from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.opened import Data, InputKind, OpenedInput, open_input
@@ -63,9 +66,6 @@ _IMAGE_FORMATS: Final = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp":
 _PLAIN_MODES: Final = ("L", "RGB")
 
 MAX_RESULT_BYTES: Final = 64 * 1024 * 1024
-
-Parameters = Mapping[str, Json]
-"""The parameters that the caller sent with the input."""
 
 Result = InlineJson | InlineBytes
 """A job's result: a JSON value, or bytes with a media type. It is not yet stored as a blob."""
@@ -199,7 +199,11 @@ class LoadedModel:
 
         Returns:
             The prepared item, which the caller puts into a batch for `run`.
+
+        Raises:
+            InvalidInput: A parameter does not match the schema in the model's catalogue entry.
         """
+        self._check_parameters(parameters)
         with self._inference_mode():
             return self._adapter.preprocess(decoded, parameters)
 
@@ -216,6 +220,7 @@ class LoadedModel:
         """
         with file, self._inference_mode():
             self._check_media_type(media_type)
+            self._check_parameters(parameters)
             return self._adapter.preprocess(file, parameters)
 
     def run(self, batch: list[Any], contexts: Sequence[Context] = ()) -> Sequence[Any]:
@@ -297,6 +302,14 @@ class LoadedModel:
         hook = getattr(self._infer, name, None)
         return hook if callable(hook) else None
 
+    def _check_parameters(self, parameters: Parameters) -> None:
+        """Check the parameters again, because a producer sends its requests past the gateway."""
+        if self._model.parameters:
+            try:
+                check_parameters(self._model.parameters, parameters)
+            except InvalidParameter as error:
+                raise InvalidInput(str(error)) from None
+
     def _check_media_type(self, media_type: str) -> str:
         if media_type in self._model.media_types:
             return media_type
@@ -344,7 +357,8 @@ class BatchAdapter:
     def __init__(self, infer: BatchModel | BatchModelWithProgress, *, takes_contexts: bool) -> None:
         self._infer = infer
         self._takes_contexts = takes_contexts
-        self._takes_parameters = _takes_parameters(infer.preprocess)
+        self._arguments = ParameterArguments(infer.preprocess)
+        self._takes_parameters = self._arguments.exist
         has_postprocess = hasattr(infer, "postprocess")
         self.postprocess: Callable[[Any], Any] = (
             cast(Postprocesses, infer).postprocess if has_postprocess else _identity
@@ -353,12 +367,12 @@ class BatchAdapter:
     def preprocess(self, item: Any, parameters: Parameters) -> Any:
         """Call the model's method `preprocess`, and return the prepared item.
 
-        Pass the job's parameters if the model's `preprocess` has an argument `parameters`.
+        Pass the job's parameters to the arguments that receive them.
         """
         preprocess = cast(Callable[..., Any], self._infer.preprocess)
-        return (
-            preprocess(item, parameters=parameters) if self._takes_parameters else preprocess(item)
-        )
+        if not self._takes_parameters:
+            return preprocess(item)
+        return preprocess(item, **self._arguments.of(parameters))
 
     def without_parameters(self, item: Any) -> Any:
         """Return the item unchanged, because items of a batch model contain no parameters."""
@@ -383,7 +397,8 @@ class ItemAdapter:
     def __init__(self, infer: ItemModel | ItemModelWithProgress, *, takes_contexts: bool) -> None:
         self._call = cast(Callable[..., Any], infer)
         self._takes_contexts = takes_contexts
-        self._takes_parameters = _takes_parameters(infer)
+        self._arguments = ParameterArguments(infer)
+        self._takes_parameters = self._arguments.exist
         self.postprocess = _identity
 
     def preprocess(self, item: Any, parameters: Parameters) -> Any:
@@ -405,7 +420,8 @@ class ItemAdapter:
         if not self._takes_parameters:
             return self._call(item, *context)
         parameters = item.parameters if isinstance(item, _ItemWithParameters) else {}
-        return self._call(self.without_parameters(item), *context, parameters=parameters)
+        arguments = self._arguments.of(parameters)
+        return self._call(self.without_parameters(item), *context, **arguments)
 
 
 def _sample_rate(model: ModelEntry, infer: Any) -> int | None:
@@ -424,7 +440,7 @@ def _sample_rate(model: ModelEntry, infer: Any) -> int | None:
 
 
 def _reserve_nothing(size_bytes: int) -> None:
-    """Reserve no memory, because no other input shares the memory."""
+    """Do nothing. Decoding calls this function if the inputs have no memory budget."""
 
 
 def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights | None) -> Any:
@@ -484,15 +500,33 @@ def make_adapter(model: ModelEntry, infer: Any) -> Adapter:
         raise ModelUnfit(f"{model.implementation}: Infer has postprocess but no preprocess")
     if model.reports_progress:
         _check_takes_context(model, infer)
+    _check_parameters(model, infer.preprocess if is_batch_model else infer)
     adapter = BatchAdapter if is_batch_model else ItemAdapter
     return adapter(infer, takes_contexts=model.reports_progress)
+
+
+def _check_parameters(model: ModelEntry, method: Callable[..., Any]) -> None:
+    """Check that the entry declares the same parameters as the method's keyword-only arguments.
+
+    Raises:
+        ModelUnfit: It does not.
+    """
+    try:
+        declared = read_arguments(method)
+    except ModelUnfit as error:
+        raise ModelUnfit(f"{model.implementation}: {error}") from None
+    if declared and declared != dict(model.parameters):
+        raise ModelUnfit(
+            f"{model.name}.parameters: differs from the arguments of {model.implementation}; "
+            f"replace the key by what `loosely models describe {model.name}` prints"
+        )
 
 
 def _check_takes_context(model: ModelEntry, infer: Any) -> None:
     """Check that `__call__` accepts a second argument: the context, or the contexts of a batch.
 
     Raises:
-        ModelUnfit: It does not.
+        ModelUnfit: `__call__` does not accept a second argument.
     """
     parameters = inspect.signature(infer).parameters.values()
     positional = [
@@ -609,7 +643,7 @@ def dump_json(value: Json) -> bytes:
 
 
 def describe_unwritable(result: Any) -> str | None:
-    """Describe the first value in a result that JSON cannot hold, its place, and the remedy.
+    """Describe the first value that JSON cannot hold: where it is in the result, and what to do.
 
     Return None if there is no such value.
     """
@@ -640,14 +674,6 @@ def describe_unwritable(result: Any) -> str | None:
                 verb = "call" if remedy == ".tolist()" else "return"
                 return f"{place} is of type {type(value).__name__}; {verb} {remedy}"
     return None
-
-
-def _takes_parameters(call: Callable[..., Any]) -> bool:
-    try:
-        return "parameters" in inspect.signature(call).parameters
-    except ValueError:
-        # Some built-in callables have no signature.
-        return False
 
 
 def _identity(value: Any) -> Any:

@@ -243,7 +243,7 @@ def _receive(connection: socket.socket) -> tuple[_Message | None, int | None]:
 
 @contextlib.contextmanager
 def _shared_file(data: bytes | mmap.mmap | None = None) -> Iterator[int]:
-    """Create a file without a name that contains `data`. Yield its descriptor, then close it."""
+    """Create an unnamed file with the content `data`. Yield its descriptor, then close it."""
     if hasattr(os, "memfd_create"):
         file = os.fdopen(os.memfd_create("loosely-image"), "w+b")
     else:

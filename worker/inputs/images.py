@@ -74,7 +74,7 @@ def is_small_file(data: bytes | mmap) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class OpenedImage:
-    """An image of which only the header was read.
+    """An image whose header was read, and whose pixels are not decoded yet.
 
     Attributes:
         picture: The image, in Pillow's form.

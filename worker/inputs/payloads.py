@@ -35,7 +35,7 @@ from worker.telemetry.recording import ServiceStatus
 T = TypeVar("T")
 
 LARGE_FILE_BYTES = 1024 * 1024
-"""An input with more bytes is downloaded to a temporary file, which is mapped into memory."""
+"""An input with more bytes than this is downloaded to a file, which is mapped into memory."""
 
 
 class BlobStore(Protocol):
@@ -54,7 +54,7 @@ class BlobStore(Protocol):
         ...
 
     def write(self, blob: str, data: bytes, media_type: str) -> None:
-        """Create or replace a blob."""
+        """Write a blob. An existing blob with this name is replaced."""
         ...
 
 
@@ -174,7 +174,7 @@ class AzureBlobStore:
     def write(
         self, blob: str, data: bytes, media_type: str, timeout_seconds: float | None = None
     ) -> None:
-        """Create or replace a blob.
+        """Write a blob. An existing blob with this name is replaced.
 
         If `timeout_seconds` is None, a request may take as long as the client's own limits allow.
         """

@@ -73,7 +73,7 @@ class Device(Protocol):
 
     @property
     def name(self) -> str:
-        """Return the name of the device that people see, for example the GPU's type."""
+        """Return the device's name for people, for example the type of the GPU."""
         ...
 
     @property

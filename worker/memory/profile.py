@@ -83,8 +83,8 @@ class MemoryProfile:
 
         Measurements vary. If a batch of the same size was measured before, the copy contains the
         higher value. If a batch used less memory than a smaller batch, the copy contains the value
-        of the smaller batch for both. Therefore, in the copy, a larger batch never needs less
-        memory than a smaller batch.
+        of the smaller batch for the two batches. Therefore, in the copy, a larger batch never needs
+        less memory than a smaller batch.
 
         Args:
             cost: The total size of the batch's items, in the model's own unit.

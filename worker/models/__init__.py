@@ -23,8 +23,8 @@ A batch model processes a whole batch in each call:
         def postprocess(self, output: Tensor) -> dict[str, object]:
             ...                                          # on CPU threads, item by item; optional
 
-`preprocess` may also have an argument `parameters`, which contains the job's parameters. In an item
-model, `__call__` may have this argument.
+`preprocess`, or in an item model `__call__`, may also have keyword-only arguments, which are the
+job's parameters, or an argument `parameters`, which contains all of them.
 
 docs/models.md describes item models and batch models, the constructor's arguments, the kinds of
 inputs and results, and long-running models. The class `Infer` need not derive from the protocols in
@@ -37,6 +37,7 @@ from typing import Any, ClassVar, Protocol
 from worker.errors import Cancelled, InvalidInput
 from worker.inputs.audio import Audio
 from worker.inputs.opened import Accepts
+from worker.models.ranges import Range
 from worker.weights.weights import Weights
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "ItemModel",
     "ItemModelWithProgress",
     "Postprocesses",
+    "Range",
     "Weights",
 ]
 

@@ -140,7 +140,10 @@ class InPrecision(nn.Module):
         self._dtype = dtype
 
     def forward(self, given: Tensor) -> Any:
-        """Run the submodule. Return a float32 tensor, or a dictionary of such tensors by name."""
+        """Run the submodule, and return its output in float32.
+
+        Like the submodule's output, the result is a tensor or a dictionary of tensors by name.
+        """
         found = self._inner(given.to(self._dtype))
         if isinstance(found, Tensor):
             return found.float()

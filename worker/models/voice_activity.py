@@ -162,7 +162,7 @@ def spoken(
     Args:
         scores: The probability of speech in each step of 32 ms.
         seconds: The duration of the recording.
-        threshold: The probability at which speech begins.
+        threshold: Speech begins with the first step that has at least this probability.
     """
     reached = 0.0
     for start, end in _runs(scores, threshold):

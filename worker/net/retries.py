@@ -12,7 +12,10 @@ _FIRST_SECONDS: Final = 0.05
 _LIMIT_SECONDS: Final = 1.0
 
 Wait = Callable[[float], bool]
-"""Sleep for the given number of seconds. Return False if the caller must not try again."""
+"""The type of a function that sleeps, and returns False if the caller must not try again.
+
+The argument is the number of seconds to sleep.
+"""
 
 
 def backoff_seconds(

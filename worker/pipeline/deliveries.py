@@ -1,9 +1,9 @@
-"""Note deliveries that the reply to a job does not describe, for the timelines of the jobs.
+"""Write delivery notes: small blobs for job timelines, about deliveries that no reply describes.
 
 The worker writes a note at the beginning and at the end of a redelivery, and when it releases,
 abandons or dead-letters a message. A separate thread writes the notes, so that they do not delay
-jobs. Each note is a small blob that is written without retries. The note is missing if the process
-is killed first or if the storage does not answer. See `contract.deliveries`.
+jobs. Each note is a small blob that is written without retries. A note is missing if the process is
+killed before it is written, or if the storage does not answer. See `contract.deliveries`.
 """
 
 import logging
@@ -26,7 +26,7 @@ MAX_WAITING_COUNT = 1000
 
 
 class DeliveryNotes:
-    """Writes the notes of this worker. Any thread may call the methods."""
+    """Writes this worker's notes about deliveries. Any thread may call the methods."""
 
     def __init__(self, store: BlobStore) -> None:
         self._store = store
@@ -37,11 +37,11 @@ class DeliveryNotes:
         self._last: Future[None] | None = None
 
     def note_received(self, job: ReceivedJob) -> None:
-        """Note that this worker has received a job that was delivered before."""
+        """Write a note that this worker has received a job that was already delivered before."""
         self._note(job, DeliveryNote(job.attempt, job.marks()))
 
     def note_end(self, job: ReceivedJob, settlement: Settlement, code: str) -> None:
-        """Note how a delivery ended.
+        """Write a note about how a delivery ended.
 
         Args:
             job: The job.

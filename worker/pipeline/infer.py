@@ -315,7 +315,7 @@ class Ran:
     """The outcome of one item that ran.
 
     Attributes:
-        started_at: When the batch with this item started.
+        started_at: When the batch with this item started, in UTC.
         inference_ms: How long this batch ran, in milliseconds.
         batch_size: How many items this batch contained.
         ended: The value of `time.perf_counter` when the model returned.
@@ -402,7 +402,7 @@ def run_batch(
 def _yield_skipped(
     jobs: Sequence[ItemT], reason_to_skip: Callable[[ItemT], BaseException | None]
 ) -> Generator[tuple[ItemT, Skipped], None, list[ItemT]]:
-    """Yield each job that need not run again. Return the list of the remaining jobs."""
+    """Yield the jobs for which `reason_to_skip` returns an error; return the other jobs."""
     left = []
     for job in jobs:
         if (reason := reason_to_skip(job)) is None:

@@ -31,7 +31,10 @@ PAUSE_SECONDS = 0.5
 HEARTBEAT_SECONDS = 5.0
 
 Post = Callable[[str, bytes], bool]
-"""Send a report to a URL. Return False if the gateway answers that the job must stop, else True."""
+"""The type of a function that sends a report to a URL.
+
+The function returns False if the gateway answers that the job must stop, otherwise True.
+"""
 
 
 class JobContext:

@@ -3,8 +3,8 @@
 link                  a connection to one queue through the SDK
 receiver              receive and settle the messages of one queue
 locks                 renew the locks of all received messages
-lock_journal          note lock tokens in a file, for the worker that replaces this one
-last_arrivals         note the locks of the messages that arrive while a killed worker ends
+lock_journal          store lock tokens in a file, for the worker that replaces this one
+last_arrivals         store the lock tokens of messages that were sent to a worker that was killed
 batched_settlement    complete several messages in one round trip
 sender                send replies to queues
 """

@@ -1,4 +1,4 @@
-"""Note the locks of the messages that arrive while a killed worker ends.
+"""Store the lock tokens of the messages that Service Bus sends to a worker that was just killed.
 
 When a process is killed, the operating system first frees its memory and then closes its sockets.
 This takes 10 to 200 ms. Meanwhile Service Bus locks and sends the messages that the process had
@@ -102,7 +102,7 @@ class SocketReceiver:
                 self._copies[path] = socket.socket(fileno=descriptor)
 
     def note_arrivals(self) -> None:
-        """Find the messages that the dead child did not read, and note their locks in new journals.
+        """Find messages that the dead child did not read; write their lock tokens to new journals.
 
         To find these messages, shut down each connection, and read all data that has arrived on it.
         """

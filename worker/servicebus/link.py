@@ -1,10 +1,16 @@
 """Receive, settle and peek at the messages of one queue, and renew their locks, through the SDK.
 
-In the worker, only this package imports azure-servicebus. The SDK has no public function for some
-operations: stop the delivery of messages on an open link, release a message, abandon a message by
-its lock token, note a message as soon as it arrives, and complete several messages at once (see
-`batched_settlement`). This package uses the SDK's private functions for these operations. The SDK's
-version is pinned, and the conformance tests fail if a new version changes these functions.
+In the worker, only this package imports azure-servicebus. The SDK has no public functions for these
+operations:
+
+- stop the delivery of messages on an open link
+- release a message
+- abandon a message by its lock token
+- note a message as soon as it arrives
+- complete several messages at once (see `batched_settlement`)
+
+This package uses the SDK's private functions for these operations. The SDK's version is pinned, and
+the conformance tests fail if a new version changes these functions.
 """
 
 import logging
@@ -326,7 +332,10 @@ class QueueLink:
             raise self._broken(error) from None
 
     def _returned(self, message: ServiceBusReceivedMessage) -> LockedMessage:
-        """Convert a message of a receive call, and record that it was returned to the caller."""
+        """Convert the SDK's message for the caller of a receive call.
+
+        The message no longer counts as one that has arrived but that no call has returned.
+        """
         delivery = _delivery(message, self._queue)
         self._arrived.discard(delivery.token)
         return delivery
@@ -379,10 +388,10 @@ class QueueLink:
         self._remove_note(token)
 
     def _note_arrivals(self, receiver: ServiceBusReceiver) -> None:
-        """Note each message's lock token when its first frame arrives, before it is decoded.
+        """Make the SDK store each message's lock token as soon as the message begins to arrive.
 
         For each frame of a message, the SDK calls a private function of the link. This method
-        replaces that function with a function that also notes the token.
+        replaces that function with a function that also writes the token into the lock journal.
         """
         link: Any = receiver._handler._link
         process_frame = link._incoming_transfer

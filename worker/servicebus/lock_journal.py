@@ -1,4 +1,4 @@
-"""Note the lock token of each received message in a file, for the worker that replaces this one.
+"""Store the lock token of each received message in a file, for the worker that replaces this one.
 
 If a worker is killed, its messages stay locked until their locks expire. A lock token is enough to
 abandon a message over any connection. So a worker notes the token of each message in its lock
@@ -94,7 +94,7 @@ class LockJournal:
         return list(self._used)
 
     def note(self, token: bytes) -> None:
-        """Note the lock token of a message that this process has received.
+        """Write the lock token of a message that this process has received into the journal.
 
         A token that is already noted, or that does not have 16 bytes, is ignored.
 

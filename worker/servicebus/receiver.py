@@ -198,7 +198,8 @@ class Receiver:
     def _completions(self) -> list[SettleRequest]:
         """Return the next requests that one call of `QueueLink.complete` can carry out.
 
-        The list is empty if the next request is not such a request.
+        These are requests to complete a message. The list is empty if the next request is not one
+        of them.
         """
         found: list[SettleRequest] = []
         for number in range(min(len(self._requests), _MAX_SETTLED_TOGETHER)):

@@ -25,7 +25,10 @@ _PROBE_WAIT_SECONDS = 0.2
 
 Clock = Callable[[], float]
 ModelStates = Callable[[], Mapping[str, Mapping[str, Any]]]
-"""Return the state of each model as a JSON object, in which `ready` is true or false."""
+"""The type of a function that returns the state of each model as a JSON object.
+
+In each of these objects, `ready` is true or false.
+"""
 
 
 class Loops:
@@ -197,7 +200,7 @@ class WorkerReadiness:
         return self._judge(are_broken_allowed=False)
 
     def started(self) -> tuple[bool, Mapping[str, Any]]:
-        """Return whether the start of the worker has ended, and the details as `ready` does.
+        """Return whether the start of the worker has ended, and the same details as `ready`.
 
         Models that are set aside are ignored if at least one other model is ready.
         """

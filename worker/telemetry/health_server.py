@@ -22,7 +22,7 @@ _LONGEST_CONNECTION_SECONDS = 5.0
 _MAX_CONNECTIONS = 32
 
 Check = Callable[[], tuple[bool, Mapping[str, Any]]]
-"""Return whether the check succeeded, and the details as a JSON object."""
+"""The type of a check: it returns whether it succeeded, and the details as a JSON object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,10 @@ class HealthResponse:
 
 
 Page = Callable[[str], HealthResponse]
-"""Return the HTTP response for one path. The argument is the request's Accept header."""
+"""The type of a function that returns the response for one path.
+
+The argument is the request's Accept header.
+"""
 
 
 def check_page(check: Check) -> Page:

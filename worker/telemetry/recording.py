@@ -267,7 +267,7 @@ class JobTracing:
         return carrier
 
     def job(self, model: str, queue: str, job_id: str, delivery: "LockedMessage") -> JobSpan:
-        """Start the span of the job in this message, and return the span."""
+        """Start the span of a job, whose message is `delivery`, and return the span."""
         properties = delivery.properties
         traceparent = properties.get(PROPERTY_TRACEPARENT, "")
         trace_id = traceparent.split("-")[1] if traceparent.count("-") >= 3 else "-"
@@ -371,7 +371,7 @@ class ModelTelemetry:
             is_loaded: Returns whether the model is loaded.
             is_connected: Returns whether the worker is connected to the model's queue.
             reserved_bytes: Returns how many bytes of device memory are reserved for the model.
-            is_set_aside: Returns whether the model is broken.
+            is_set_aside: Returns whether the model is set aside, because it cannot be loaded.
         """
         self._metrics.in_flight.labels(self.model).set_function(in_flight)
         self._metrics.loaded.labels(self.model).set_function(is_loaded)
@@ -380,7 +380,7 @@ class ModelTelemetry:
         self._metrics.set_aside.labels(self.model).set_function(is_set_aside)
 
     def start_span(self, queue: str, job_id: str, delivery: "LockedMessage") -> JobSpan:
-        """Start the span of the job in this message, and return the span."""
+        """Start the span of a job, whose message is `delivery`, and return the span."""
         return self._tracing.job(self.model, queue, job_id, delivery)
 
     def record_received(self, delivery_count: int, wait_seconds: float) -> None:

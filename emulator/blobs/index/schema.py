@@ -64,10 +64,11 @@ CREATE TABLE service_property (
 
 
 def create_index(path: Path) -> None:
-    """Create the index's database at `path` if it does not exist, or upgrade an older one.
+    """Create the index's database at `path` if it does not exist.
 
-    Raises SettingError if the file is not an index of this program, or has a different format
-    version. Raises sqlite3.Error if the disk is full or cannot be read.
+    A database with an older format version is upgraded. Raises SettingError if the file is not an
+    index, or has a newer format version than this program. Raises sqlite3.Error if the disk is full
+    or cannot be read.
     """
     try:
         with contextlib.closing(open_writer(path)) as connection:
@@ -187,7 +188,10 @@ class UncommittedBlock:
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """The blob after a write, and the keys of the content files that are no longer used."""
+    """The result of a write: the new blob, and the keys of the content files to remove.
+
+    The index no longer refers to the content files in `orphans`.
+    """
 
     blob: Blob
     orphans: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ The first item of the head is the kind of the frame, or the number (id) of an in
                  trace is [traceparent, tracestate]
     app  → host  [id, "http", status, headers]     body: response body
                  [id, "data", present]             body: the returned datum as text
+                                                   present: false if the function returned none
                  [id, "error", type name, message]
 """
 
@@ -77,8 +78,9 @@ def _parse(data: bytes | bytearray) -> tuple[list[tuple[list[Any], bytes]], int,
     """Split `data` into frames.
 
     Returns:
-        The complete frames, their total size in bytes, and the size in bytes of the incomplete
-        frame at the end. If this size is not known yet, the last value is the size of two lengths.
+        Three values: the complete frames, the total size in bytes of these frames, and the number
+        of bytes that the next call needs. This number is the size of the incomplete frame at the
+        end of `data`, or the size of the two lengths if `data` does not contain them yet.
     """
     frames: list[tuple[list[Any], bytes]] = []
     offset, total = 0, len(data)

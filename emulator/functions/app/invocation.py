@@ -21,7 +21,7 @@ from azure.functions.meta import Datum
 from .indexing import BoundValue, Converter, GenericConverter, IndexedFunction, find_converter
 
 TRIAL_RUNS: Final = 20
-"""How often an orchestrator runs in a thread before it may run on the event loop."""
+"""The number of runs of an orchestrator in a thread before it may run on the event loop."""
 
 SLOW_SECONDS: Final = 0.5
 """If one run of an orchestrator takes longer than this, all later runs are in a thread."""
@@ -174,7 +174,7 @@ class LoopRuns:
         return self._fast_count >= TRIAL_RUNS and not self._is_slow
 
     def record(self, seconds: float) -> None:
-        """Record how many seconds a run took, on the event loop or in a thread."""
+        """Record how many seconds a run on the event loop or in a thread took."""
         self._fast_count += 1
         self._is_slow = self._is_slow or seconds > SLOW_SECONDS
 

@@ -51,7 +51,10 @@ class DurableEngine(ABC):
 
     @abstractmethod
     async def get_setting(self, name: str, default: str) -> str:
-        """Return the value of a setting. If the setting is missing, store and return `default`."""
+        """Return the stored value of a setting of the task hub.
+
+        If the database does not contain the setting, store and return `default`.
+        """
 
     # Starting
 

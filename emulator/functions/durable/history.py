@@ -2,6 +2,9 @@
 
 The engines store each event as JSON text, and pass this text to the SDK without parsing it. The
 numbers of the event types are those of DurableTask.Core's `EventType`.
+
+The arguments `now` (the time of the event) and `due` (the time at which a timer fires) are in
+microseconds since 1970. `task` is the number of a task.
 """
 
 import json
@@ -137,12 +140,12 @@ def child_created(now: int, task: int, name: str, instance_id: str, input_text: 
 
 
 def timer_created(now: int, task: int, due: int) -> str:
-    """Return the event which records that a timer was created."""
+    """Return the event which records that a timer was created, which fires at the time `due`."""
     return event(EventType.TIMER_CREATED, now, task, f',"FireAt":"{format_timestamp(due)}"')
 
 
 def timer_fired(now: int, task: int, due: int) -> str:
-    """Return the event which records that a timer has fired."""
+    """Return the event which records that a timer with the due time `due` has fired."""
     return event(
         EventType.TIMER_FIRED, now, rest=f',"TimerId":{task},"FireAt":"{format_timestamp(due)}"'
     )

@@ -64,15 +64,18 @@ class RetryState:
 
 @dataclass(slots=True)
 class Shim:
-    """The task numbers of one execution of an instance. The SDK gives the same numbers."""
+    """Numbers the tasks of one execution of an instance, in the same order as the SDK.
+
+    An execution ends with the instance, or when the instance continues as new.
+    """
 
     scheduled: int = 0
     """How many of the actions in the SDK's list have been scheduled."""
     next_task: int = 0
     timers: dict[int, int] = field(default_factory=dict)
-    """The running timers: task number to the position of the timer in the SDK's list of actions."""
+    """Maps the task number of each running timer to its position in the SDK's list of actions."""
     retries: dict[int, RetryState] = field(default_factory=dict)
-    """The tasks with retry options, by the number of the attempt or timer that they wait for."""
+    """Maps a task number to the task with retry options that waits for this attempt or timer."""
 
     def copy(self) -> "Shim":
         """Return a copy of the task numbers.
@@ -90,7 +93,8 @@ class Shim:
     def moves_retry(self, task: int | None, *, failed: bool) -> bool:
         """Return whether the SDK continues a retry when this task ends.
 
-        The SDK continues a retry with a timer or with a further attempt, which gets a number.
+        The SDK continues a retry with a timer or with a further attempt, and gives it the next
+        task number. `failed` tells whether the task ends with a failure.
         """
         retry = None if task is None else self.retries.get(task)
         if retry is None:

@@ -206,7 +206,9 @@ class Store:
             )
 
     def get_setting(self, name: str, default: str) -> str:
-        """Return the value of a setting. If the setting is missing, store and return `default`.
+        """Return the stored value of a setting of the task hub.
+
+        If the database does not contain the setting, store and return `default`.
 
         Raises StoreUnavailable if the database cannot be read or written.
         """

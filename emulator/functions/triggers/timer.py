@@ -131,7 +131,10 @@ class TimerOptions:
 
 @dataclass(frozen=True, slots=True)
 class TimerRun:
-    """One run of a timer function: the due time, and whether the run is late."""
+    """A run of a timer function that is planned or has begun.
+
+    `at` is the due time. `is_past_due` is true if the run is late.
+    """
 
     at: datetime
     is_past_due: bool = False

@@ -79,7 +79,9 @@ class Broker:
         self._transactions.store.trace(listener)
 
     def queue(self, address: str) -> Queue:
-        """Return the queue or dead-letter queue that has this address, ignoring case.
+        """Return the queue or dead-letter queue that has this address.
+
+        Upper and lower case are not distinguished.
 
         Raises EntityNotFound if no queue has this address.
         """

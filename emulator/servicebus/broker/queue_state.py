@@ -78,7 +78,10 @@ class DuplicateHistory:
         return len(self._seen_ids) - len(self._uncommitted)
 
     def mark_purged(self) -> None:
-        """Set `forgotten_count` to 0, after the removed ids were also deleted from the database."""
+        """Set `forgotten_count` to 0, because the database no longer contains the removed ids.
+
+        The caller must first delete these ids from the database.
+        """
         self.forgotten_count = 0
 
     def find(self, message_id: str) -> int | None:

@@ -255,12 +255,13 @@ class ChangeSet:
     updated: list[MessageRecord] = field(default_factory=list)
     deleted: list[MessageRecord] = field(default_factory=list)
     sequence_numbers: list[tuple[int, int]] = field(default_factory=list)
-    """Pairs of a queue's number and its next sequence number."""
+    """Pairs of a queue's internal number and the next sequence number of the queue."""
     seen_ids: list[tuple[int, SeenMessageId]] = field(default_factory=list)
     forgotten_ids: list[tuple[int, int]] = field(default_factory=list)
-    """Pairs of a queue's number and a sequence number.
+    """Pairs of a queue's internal number and a sequence number.
 
-    The ids of the queue's messages up to this sequence number are removed.
+    Duplicate detection no longer needs the message ids of this queue up to this sequence number.
+    The transaction deletes these ids from the table `sightings`.
     """
 
     def __bool__(self) -> bool:

@@ -221,8 +221,8 @@ class TransactionManager:
         """Add a message again that a receiver in receive-and-delete mode did not get.
 
         The message is locked, so that it is not delivered again at once, because the delivery may
-        always fail. If the process dies before the next commit, the message is lost. In this mode,
-        the same is true for each message that is being delivered.
+        always fail. If the process dies before the next commit, the message is lost. This is
+        allowed: in receive-and-delete mode, any message can be lost during its delivery.
         """
         message = delivery.message
         self.contents.add(

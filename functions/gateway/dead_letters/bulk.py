@@ -30,12 +30,13 @@ from gateway.http.keys import Caller
 from gateway.storage.blobs import Blobs
 
 MAX_EXAMINED: Final = 500
-"""The largest number of dead letters that one call reads, and that one action changes."""
+"""The largest number of dead letters that one request of an operator reads or changes."""
 
 ACTION_TIME: Final = timedelta(seconds=15)
-"""How long one call changes letters. Then it returns a cursor that continues the action.
+"""How long one call of `LetterActions.apply` starts to change letters.
 
-One letter takes up to about five seconds, and clients wait 30 seconds for a response.
+After this time, the call returns a cursor that continues the action. One letter takes up to about
+five seconds, and clients wait 30 seconds for a response.
 """
 
 _READS_AT_ONCE: Final = 16
@@ -90,22 +91,24 @@ class LetterFilter:
 
 @dataclass(frozen=True, slots=True)
 class FoundLetter:
-    """A dead letter and its model."""
+    """A dead letter that a search has found, and the model to whose queue its message was sent."""
 
     model: ModelEntry
     letter: StoredLetter
 
     @property
     def cursor(self) -> str:
-        """The cursor of the letters that follow this letter."""
+        """The cursor with which the next call begins after this letter."""
         return _cursor_of(self.model, self.letter.id)
 
 
 @dataclass(frozen=True, slots=True)
 class LetterPage:
-    """The matching dead letters among those that one call examined.
+    """The result of one call of `find_letters`.
 
-    `cursor` is where the next call continues; None if no more letters follow.
+    `letters` contains the dead letters that match the filter. `examined` is the number of dead
+    letters that the call examined, including those that do not match. `cursor` is where the next
+    call continues; None if no more letters follow.
     """
 
     letters: list[FoundLetter]
@@ -116,7 +119,7 @@ class LetterPage:
 async def find_letters(
     blobs: Blobs, wanted: LetterFilter, after: str, limit: int = MAX_EXAMINED
 ) -> LetterPage:
-    """Return up to `limit` matching dead letters that follow the cursor `after`.
+    """Return up to `limit` dead letters that match `wanted` and follow the cursor `after`.
 
     The letters are sorted by the name of the queue, then by the name of the blob. At most
     MAX_EXAMINED letters are examined. Raises Unavailable.
@@ -176,8 +179,8 @@ async def _read(blobs: Blobs, model: ModelEntry, id_: str) -> FoundLetter | None
 class LetterChange:
     """What an action did with one dead letter.
 
-    `job_id` is the id of the job that does the work again, after a redrive. `refusal` says why the
-    letter was not redriven; None if the letter was changed.
+    If the letter was redriven, `job_id` is the id of the job that does the work again. If the
+    letter could not be redriven, `refusal` says why. If the letter was purged, both are None.
     """
 
     model: str
@@ -188,9 +191,9 @@ class LetterChange:
 
 @dataclass(frozen=True, slots=True)
 class LetterChanges:
-    """The changes that one call has made. With `cursor`, the next call continues the action.
+    """The result of one call of `LetterActions.apply`.
 
-    `cursor` is None if the action is complete.
+    `cursor` is where the next call continues the action; None if the action is complete.
     """
 
     changes: list[LetterChange]
@@ -208,7 +211,7 @@ class LetterActions:
     async def apply(
         self, durable: Durable, caller: Caller, action: LetterAction, page: LetterPage
     ) -> LetterChanges:
-        """Redrive or purge the letters of a page.
+        """Redrive or purge the letters of a page, as `action` says.
 
         If the process dies between two letters, the caller can count the matching letters again and
         send a new request, which changes the remaining letters. No letter is redriven twice. Raises

@@ -174,7 +174,7 @@ class LetterInput(TypedDict):
 
 
 class LetterLinks(TypedDict):
-    """The paths of a dead letter, of the route that redrives it, and of its jobs."""
+    """The paths of a dead letter, of the route that redrives it, of its job, and of the new job."""
 
     self: str
     redrive: str

@@ -252,7 +252,7 @@ _CHALLENGE: Final = 'Bearer realm="loosely"'
 
 
 class AuthenticationMiddleware:
-    """ASGI middleware that refuses unauthenticated requests, and large bodies beyond the limits.
+    """ASGI middleware that refuses unauthenticated requests, and large bodies over the limits.
 
     It stores the caller in `scope["gateway.caller"]`, and in `scope["gateway.charge"]` a function
     that counts more jobs of this request against the caller's rate limit. It is not based on

@@ -5,9 +5,9 @@ is counted until its request is answered, because the Functions worker of Azure 
 with the body until then. One thread parses the large bodies, one after another. It takes the next
 body from the next tenant, so no tenant can occupy the thread.
 
-The event loop can run beside the thread only while the thread runs Python code. A call of a
-function in C, for example of the JSON parser, holds the interpreter's lock. Therefore such a call
-must be short for every body: see MAX_JSON_VALUES.
+While the thread runs Python code, the event loop can run, too. While the thread runs a function in
+C, for example the JSON parser, the function holds the interpreter's lock, and the event loop waits.
+Therefore each call of such a function must be short: see MAX_JSON_VALUES.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from gateway.http import problems
 from gateway.http.problems import HttpProblem
 
 SMALL_BODY_BYTES: Final = 64 * 1024
-"""The size in bytes of the largest small body: not counted, and parsed on the event loop."""
+"""The largest size in bytes of a small body, which is not counted."""
 
 RETRY_AFTER_SECONDS: Final = 5
 
@@ -49,9 +49,10 @@ class LargeBodies:
     def admit(self, tenant: str, size_bytes: int) -> Iterator[None]:
         """Count a body during the `with` block.
 
-        Raises the problem `overloaded` if the body would exceed the limit of all bodies or the
-        limit of the tenant. The first limit does not apply if no body is counted, and the second
-        limit does not apply if no body of the tenant is counted.
+        Raises the problem `overloaded` if the total size, with this body, would exceed the limit of
+        all bodies or the limit of the tenant. A body that is alone never exceeds a limit: the first
+        limit applies only if other bodies are counted, and the second limit applies only if other
+        bodies of this tenant are counted.
         """
         own_bytes = self._tenants_bytes.get(tenant, 0)
         fits = not self._total_bytes or self._total_bytes + size_bytes <= self._limit_bytes

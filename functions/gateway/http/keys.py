@@ -76,7 +76,7 @@ A gateway without authentication must have a loopback address as its URL.
 """
 
 ANONYMOUS: Final = Caller("", OPEN_TENANT, frozenset())
-"""The caller of a route that needs no key, if the gateway uses authentication."""
+"""The caller of every request to a route that needs no key, if other routes need a key."""
 
 
 _PREFIX: Final = "lsy_"

@@ -55,7 +55,10 @@ def caller_of(request: Request) -> Caller:
 
 
 def charge_jobs(request: Request, job_count: int) -> None:
-    """Count a request as one request per job against the caller's rate limit, at least as one."""
+    """Count the jobs of a request against the caller's rate limit.
+
+    The authentication has already counted the request as one job. This function counts the others.
+    """
     charge: Callable[[int], None] = request.scope["gateway.charge"]
     charge(max(0, job_count - 1))
 
@@ -326,7 +329,8 @@ class Preference:
         """Return how many seconds the request waits for its job.
 
         This is the value of `wait` if the header contains `wait`. A header with only
-        `respond-async` means 0 seconds. Without both preferences, the number is `default_seconds`.
+        `respond-async` means 0 seconds. If the header contains neither of them, the number is
+        `default_seconds`.
         """
         if self.wait_seconds is not None:
             return self.wait_seconds
@@ -403,7 +407,8 @@ def _weight(offer: str, ranges: Sequence[tuple[str, float]]) -> float:
 MAX_DEPTH: Final = 256
 """The largest nesting depth of accepted JSON.
 
-Python's own limits differ for reading and writing JSON.
+Python's own limits for reading and for writing JSON differ, so it could read JSON that it cannot
+write again. This limit is below both.
 """
 
 MAX_JSON_VALUES: Final = 300_000
@@ -432,9 +437,9 @@ _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separato
 def parse_json(data: bytes | str) -> Json:
     """Decode JSON text, and accept only what RFC 8259 allows and what can be written again.
 
-    Raises ValueError if the syntax or the encoding is wrong, if the text contains NaN, infinity or
-    a number that is too large, if a value is nested deeper than MAX_DEPTH, or if the text has more
-    than MAX_JSON_VALUES values.
+    Raises ValueError if the syntax or the encoding is wrong, or if the text contains NaN, infinity
+    or a number that is too large. Also raises ValueError if a value is nested deeper than
+    MAX_DEPTH, or if the text has more than MAX_JSON_VALUES values.
     """
     if isinstance(data, str):
         # The replacement of half surrogate pairs affects only the count.

@@ -52,13 +52,13 @@ LAST_READ_SECONDS: Final = 1.0
 """How many seconds a read of the outcome may take if the waiting time ends during this read."""
 
 OWN_ENDS: Final = 20
-"""A process that recorded this many successive outcomes itself counts as the only instance."""
+"""A process that itself recorded this many outcomes in a row counts as the only instance."""
 
 LOOKS_A_SECOND: Final = 100
 """The maximum number of reads of outcomes per second by all waiters of a process together."""
 
 LOOKS_PER_FULL_LOOK: Final = 8
-"""A waiter reads its job's outcome, and every eighth time also the orchestration's state."""
+"""How often a waiter reads its job's outcome for each read of the orchestration's state."""
 
 # A job's message is sent before its orchestration is started. Therefore a fast reply can arrive
 # before the start has ended.
@@ -67,7 +67,7 @@ _START_PAUSES_SECONDS: Final = (0.02, 0.1, 0.4)
 EXPIRY_GRACE: Final = timedelta(seconds=5)
 """How long after a job's deadline only the orchestration may record that the job has expired.
 
-After this time, any process that reads the job may record it.
+After this time, any process that reads the job may record that the job has expired.
 """
 
 _log = logging.getLogger(__name__)
@@ -240,8 +240,8 @@ class Jobs:
     async def record_of(self, job_id: str, instance: InstanceSnapshot) -> Record | None:
         """Return the record of an orchestration's job; None if the orchestration runs no job.
 
-        If the orchestration has ended without an outcome, or has not ended the job soon after the
-        deadline, this method records an outcome and so ends the job. Raises Unavailable.
+        This method ends the job by recording an outcome in two cases: the orchestration has ended
+        without an outcome, or it has not ended the job soon after the deadline. Raises Unavailable.
         """
         if (output := recorded_output(instance)) is not None:
             return output

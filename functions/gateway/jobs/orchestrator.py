@@ -65,9 +65,9 @@ SEND_RETRIES: Final = RetryOptions(
 
 FIRST_CHECK: Final = timedelta(seconds=10)
 FIRST_CHECK_WITH_WEBHOOK: Final = timedelta(seconds=2)
-"""The time of the first check for a recorded outcome if the job has a webhook.
+"""How long after its start the orchestration first checks for an outcome, if there is a webhook.
 
-It is earlier than FIRST_CHECK, because a lost event would delay the webhook.
+This time is shorter than FIRST_CHECK, because a lost event would delay the webhook.
 """
 
 LONGEST_CHECK_INTERVAL: Final = timedelta(minutes=10)

@@ -5,7 +5,7 @@ written, so the search adds no cost to a submit. Every instance of the app finds
 page of a search costs at most:
 
     MAX_QUERIES queries of WINDOW_INSTANCES orchestrations each (6,400 orchestrations), and
-    the read of one outcome for each job on the page whose orchestration has not recorded it
+    one read of a recorded outcome for each job whose orchestration has returned no final record
 
 If the page is not full after these queries, it ends, and its cursor continues the search.
 """
@@ -38,7 +38,7 @@ JOB_ID: Final = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """The form of the ids that the gateway creates."""
 
 CANCELLED_CODE: Final = "cancelled"
-"""The code by which cancelled jobs are found. They have no error, because nothing failed."""
+"""The code with which a search finds cancelled jobs, because a cancelled job has no error."""
 
 # A job gets its id before its time of creation, and the two may be some seconds apart.
 _ID_BEFORE_CREATION: Final = timedelta(minutes=1)
@@ -100,7 +100,7 @@ class JobFilter:
         return _RUNTIME_STATUSES[self.status]
 
     def may_match(self, instance: InstanceSnapshot, found: Record) -> bool:
-        """Return whether a job can match, before its recorded outcome is read.
+        """Return whether a job can match this filter, without reading the job's recorded outcome.
 
         `found` is the record that the orchestration returned, or the job's initial record.
         """
@@ -120,7 +120,7 @@ class JobFilter:
         return wants_end is instance.runtime_status.is_final
 
     def matches(self, record: Record) -> bool:
-        """Return whether the status and the code of a job's current record match."""
+        """Return whether the job's current record has the status and the code of this filter."""
         return self.status in {None, record["status"]} and self.code in {None, _code_of(record)}
 
 

@@ -45,7 +45,7 @@ MAX_NOTES: Final = 50
 """The largest number of delivery notes that a timeline uses. Older notes are ignored."""
 
 MAX_LOST: Final = 100
-"""A delivery that left no trace is shown only if it is one of this many last deliveries."""
+"""How many of a job's last deliveries are shown even if they left no trace."""
 
 _MAX_LISTED_NOTES: Final = 500
 
@@ -53,7 +53,7 @@ _MAX_LISTED_NOTES: Final = 500
 _LATEST_MS: Final = 1e11
 
 TOLERANCE_MS: Final = 2.0
-"""The largest adjustment of a time, in milliseconds, that the timeline does not report.
+"""The timeline reports an adjustment of a time only if it is larger than this.
 
 Stored times are truncated to milliseconds.
 """
@@ -169,7 +169,7 @@ class JobTimelineDelivery(TypedDict):
 
 
 class ClockSkew(TypedDict):
-    """A clock that differs from the gateway's clock. The real difference may be larger."""
+    """By how much a clock differs from the gateway's clock. The real difference may be larger."""
 
     clock: Literal["broker", "worker"]
     worker: str | None
@@ -186,7 +186,7 @@ class JobTimelineLinks(TypedDict):
 
 
 class JobTimeline(TypedDict):
-    """Where the time of a job went."""
+    """The timeline of a job: where its time went, step by step and delivery by delivery."""
 
     id: Annotated[str, Field(examples=["01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"])]
     model: str
@@ -227,7 +227,7 @@ class JobEvidence:
 
 
 async def read_notes(blobs: Blobs, tokens: ReplyTokens, ticket: Ticket) -> list[DeliveryNote]:
-    """Return the notes of workers about the deliveries of a job, in the order of their numbers.
+    """Return the notes of workers about the deliveries of a job, in the order of the deliveries.
 
     Notes that cannot be decoded are left out. Raises Unavailable.
     """
@@ -378,7 +378,7 @@ def build_timeline(evidence: JobEvidence, now: datetime) -> JobTimeline:
 
 
 def _end_ms(record: Record, accepted_at: datetime, now: datetime) -> float:
-    """Return the time from the job's acceptance to its end, or to `now`, in milliseconds."""
+    """Return the milliseconds from a job's acceptance to its end; to `now` if it has not ended."""
     if is_final(record):
         return float(record["timing"]["total_ms"])
     return max(0.0, round((now - accepted_at) / timedelta(milliseconds=1), 3))
@@ -510,7 +510,7 @@ def _is_same(noted: _Delivery, answer: _Delivery) -> bool:
 
 
 def _with_start(noted: list[_Delivery], record: Record) -> list[_Delivery]:
-    """Add the start of the job to the noted deliveries, as the job's record reports it.
+    """Add the job's start time, which is in the job's record, to the delivery that started the job.
 
     If no note describes the delivery that started the job, a new delivery is added.
     """

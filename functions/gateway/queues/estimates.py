@@ -8,7 +8,7 @@ weight in these means:
     busy time     the time since the previous reply, or how long the worker had the job,
                   whichever is shorter. If many jobs are queued, this is the reciprocal of the
                   throughput of all workers. If few jobs are queued, this is the time that one job
-                  takes. A time without a worker is not included.
+                  takes. Time in which no worker runs is not included.
     device time   the time of a batch on the device, divided by the number of jobs in the batch.
 
 A process knows only the replies that it receives. If n instances of the app receive the replies of
@@ -41,7 +41,7 @@ from gateway.jobs.model import JobQueue
 from gateway.queues.client import MessageCounts
 
 DECAY: Final = 0.97
-"""The weight of older replies is multiplied by this factor at each reply."""
+"""With each new reply, the weight of all older replies is multiplied by this factor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ QUIET_SECONDS: Final = 5.0
 """A model counts as cold starting if no worker has called this process for this many seconds."""
 
 QUIET_JOBS: Final = 4
-"""For slow jobs, the limit is the time of this many jobs, if that is more than QUIET_SECONDS."""
+"""If this many jobs take longer than QUIET_SECONDS, that time is used instead of QUIET_SECONDS."""
 
 
 class QueuePhase(StrEnum):
@@ -194,7 +194,7 @@ def position(
 
 
 def wait_seconds(jobs: int, seconds_per_job: float | None) -> float | None:
-    """Return the estimated time in seconds for this number of jobs; None if unknown."""
+    """Return how many seconds this number of jobs will probably take; None if unknown."""
     return None if seconds_per_job is None else round(jobs * seconds_per_job, 3)
 
 
@@ -203,9 +203,9 @@ def is_cold_starting(
 ) -> bool:
     """Return whether the model probably has no worker.
 
-    The result is true if no worker has called this process for QUIET_SECONDS, or for longer if the
-    jobs of the model are slow. `quiet_since_seconds` is the time of the last such call, or of the
-    job's creation if the creation is later.
+    The result is true if no worker has called this process for QUIET_SECONDS. If the jobs of the
+    model are slow, this time is longer (see QUIET_JOBS). `quiet_since_seconds` is the time of the
+    last call of a worker, or of the job's creation if the creation is later.
     """
     limit_seconds = max(QUIET_SECONDS, QUIET_JOBS * (throughput.seconds_per_job or 0.0))
     return now_seconds - quiet_since_seconds >= limit_seconds
@@ -233,7 +233,7 @@ USABLE_SECONDS: Final = 5.0
 
 COUNT_TIMEOUT_SECONDS: Final = 2.0
 PAUSE_AFTER_FAILURE_SECONDS: Final = 10.0
-"""The pause in seconds after a failed count of messages, for example without the Manage right."""
+"""The pause in seconds after a failed count, for example because the right Manage is missing."""
 
 MAX_ARRIVALS: Final = 10_000
 

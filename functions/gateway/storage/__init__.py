@@ -1,1 +1,1 @@
-"""Blob storage: store and read blobs, payloads and uploads, and delete them after a time."""
+"""Blob storage: store and read blobs, payloads and uploads, and delete them when they expire."""

@@ -66,7 +66,7 @@ SLOWEST_BYTES_PER_SECOND: Final = 2_000_000
 
 
 class PayloadContainer:
-    """A container of an Azure storage account.
+    """The connection to one blob container of an Azure storage account.
 
     The connection is opened at its first use. The container is created when it is first needed.
     """

@@ -19,13 +19,13 @@ from gateway.storage.uploads import delete_expired_uploads
 from gateway.submission.idempotency import delete_expired_claims
 
 MAX_LISTED: Final = 5_000
-"""The largest number of blobs with one prefix that a run lists. A run starts every ten minutes."""
+"""How many blobs with one prefix the housekeeping lists at most, every ten minutes."""
 
 MAX_DELETED: Final = 500
-"""The largest number of blobs with one prefix that a run deletes."""
+"""How many blobs with one prefix the housekeeping deletes at most, every ten minutes."""
 
 MAX_OUTCOMES_DELETED: Final = 5_000
-"""The largest number of outcomes that a run deletes: enough for eight new jobs a second."""
+"""Like MAX_DELETED, but for outcomes. This is enough for eight new jobs a second."""
 
 _DELETIONS_AT_ONCE: Final = 8
 

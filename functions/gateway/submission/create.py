@@ -73,7 +73,10 @@ SEND_SECONDS: Final = 1.5
 """The longest time in seconds that a caller waits for Service Bus to accept the message."""
 
 SEND_LATER: Final = timedelta(seconds=5)
-"""How long only orchestrations send a model's messages, after a request failed to send one."""
+"""How long requests do not send messages of a model after a request failed to send one.
+
+During this time, the orchestrations of new jobs send the messages.
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -150,7 +153,7 @@ class JobCreator:
     requests: RequestSender
     clock: Clock
     url_inputs: RateLimiter
-    """Limits how many inputs by URL each tenant may submit."""
+    """Limits how often each tenant may submit a job whose input is fetched from a URL."""
     send_later_until: dict[str, datetime] = field(default_factory=dict)
     """By model name, the time until which only orchestrations send the model's messages.
 
@@ -371,7 +374,10 @@ class JobCreator:
 
 
 async def gather_all(awaitables: Sequence[Awaitable[T]]) -> list[T]:
-    """Wait for all awaitables; return their results in the same order, or raise the first error."""
+    """Wait for all awaitables, and return their results in the same order.
+
+    If some of them fail, raise the error of the first one in this order.
+    """
     if len(awaitables) == 1:
         return [await awaitables[0]]
     found = await asyncio.gather(*awaitables, return_exceptions=True)

@@ -214,7 +214,7 @@ class IdempotencyKeys:
     async def _create_one(
         self, durable: Durable, keyed: _KeyedJob, wait_seconds: float
     ) -> SubmittedJob:
-        """Find or create the job of a key, and wait up to `wait_seconds` for the end of the job.
+        """Create the key's job unless it exists, and wait up to `wait_seconds` for its end.
 
         Raises HttpProblem if the first request with the key was a different request.
         """

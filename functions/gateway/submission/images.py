@@ -13,7 +13,7 @@ from gateway.errors import UnreadableImage
 PixelSize = tuple[int, int]
 
 MAX_JPEG_MARKERS: Final = 2000
-"""The largest number of JPEG markers to read before the frame. Most pictures have fewer than 50."""
+"""How many JPEG markers are read before the frame header. Most pictures have fewer than 50."""
 
 _MAX_FILL_BYTES: Final = 64
 

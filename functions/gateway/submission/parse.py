@@ -18,6 +18,7 @@ from contract import media
 from contract.catalogue import ModelEntry, Priority
 from contract.guard import MAX_URL_CHARACTERS
 from contract.messages import Json, PayloadUrl
+from contract.parameters import InvalidParameter, check_parameters
 from gateway.errors import UnreadableImage
 from gateway.http import problems
 from gateway.http.problems import HttpProblem
@@ -253,7 +254,7 @@ def _decode_input(member: str, value: Json) -> tuple[bytes, str | None]:
         return base64.b64decode(value, validate=True), None
     except (binascii.Error, ValueError):
         raise HttpProblem(
-            problems.MALFORMED_REQUEST, f"input.{member}: the value cannot be decoded"
+            problems.MALFORMED_REQUEST, f"input.{member}: the value is not valid {member}"
         ) from None
 
 
@@ -394,9 +395,14 @@ def parse_options(model: ModelEntry, options: Mapping[str, Json]) -> tuple[dict[
 
     Raises HttpProblem if one of the options is not valid.
     """
-    return _parse_parameters(options.get("parameters")), _parse_deadline(
-        model, options.get("deadline_seconds")
-    )
+    parameters = _parse_parameters(options.get("parameters"))
+    if model.parameters:
+        try:
+            check_parameters(model.parameters, parameters)
+        except InvalidParameter as error:
+            pointer = f"/parameters{error.pointer}"
+            raise HttpProblem(problems.INVALID_INPUT, str(error), pointer=pointer) from None
+    return parameters, _parse_deadline(model, options.get("deadline_seconds"))
 
 
 def parse_webhook_url(options: Mapping[str, Json]) -> str | None:

@@ -33,7 +33,7 @@ from gateway.durable import InstanceSnapshot
 from gateway.jobs.model import Time
 
 WINDOW: Final = timedelta(hours=24)
-"""How long the gateway tries to deliver a webhook."""
+"""How long the gateway tries to deliver a webhook, from the start of the orchestration."""
 
 FIRST_SECONDS: Final = 2.0
 LONGEST_SECONDS: Final = 3600.0

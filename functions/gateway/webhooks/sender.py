@@ -1,8 +1,8 @@
 """Post webhooks to URLs that callers have given. The SSRF guard checks each address first.
 
 `contract.guard.Resolver` looks up the host names. The event loop's default executor must not look
-them up, because Azure's clients need it for their own look-ups. Host names that DNS never answers
-would occupy all its threads.
+them up, because Azure's clients need it for their own look-ups. Look-ups that get no answer would
+occupy all threads of the executor.
 """
 
 import asyncio
@@ -73,7 +73,7 @@ async def resolve_url(
 
     Raises:
         ForbiddenAddress: The guard forbids the URL or its addresses, or the host has no address.
-        TooManyLookUps: Too many look-ups of the share or of this process have not ended.
+        TooManyLookUps: Too many look-ups are running, either in this process or for this share.
     """
     target = guard.check_form(url)
     found: tuple[str, ...] = ()

@@ -148,7 +148,7 @@ async def test_a_webhook_attempt_fails_if_the_response_has_endlessly_many_header
     assert await failure(speak) == "connection-failed"
 
 
-async def test_a_webhook_attempt_fails_if_a_response_header_has_no_end() -> None:
+async def test_a_webhook_attempt_fails_if_a_response_header_never_ends() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(b"HTTP/1.1 200 OK\r\nx: ")

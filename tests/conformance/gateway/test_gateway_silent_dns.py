@@ -25,7 +25,7 @@ ASYNC = {"prefer": "respond-async"}
 
 @pytest.fixture
 def blobs(tmp_path: Path) -> Iterator[ServiceEndpoint]:
-    """Yield a blob storage. Each new connection to it must look up its host name."""
+    """Yield a blob storage with the host name localhost, which each new connection looks up."""
     port = free_port()
     with running("emulator.blobs", port, "--data", str(tmp_path)):
         text = storage(port).connection_string or ""

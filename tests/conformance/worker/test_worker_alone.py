@@ -36,7 +36,7 @@ def environment(**settings: str) -> dict[str, str]:
     return least | settings
 
 
-def test_the_worker_starts_outside_the_repository(copied: Path) -> None:
+def test_the_worker_starts_from_a_copy_of_its_code_outside_the_repository(copied: Path) -> None:
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "worker"],

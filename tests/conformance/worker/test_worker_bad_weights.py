@@ -1,4 +1,4 @@
-"""Test that bad weights are refused, and that their models' jobs stay in the queue."""
+"""Test that bad weights are refused, and that the jobs of their models stay in the queue."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def received(link: QueueLink, count: int) -> list[LockedMessage]:
     raise AssertionError(f"only {len(found)} of {count} messages arrived")
 
 
-def test_each_message_of_a_batched_settlement_gets_a_separate_outcome(
+def test_completing_messages_in_a_batch_reports_success_or_failure_for_each_message(
     services: LocalServices,
 ) -> None:
     link = QueueLink(AzureEndpoint(services.service_bus_url), QUEUE)

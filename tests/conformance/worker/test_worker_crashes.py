@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 class Gate:
-    """Makes jobs run until the test opens the gate."""
+    """Keeps jobs running until the test opens the gate. The jobs have the input `task()`."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)

@@ -43,7 +43,9 @@ def connection(health: HealthServer) -> socket.socket:
     return socket.create_connection(("127.0.0.1", health.server_port), timeout=5)
 
 
-def test_the_health_server_responds_to_requests_for_known_paths(health: HealthServer) -> None:
+def test_the_health_server_returns_status_200_if_a_check_succeeds_and_503_if_it_fails(
+    health: HealthServer,
+) -> None:
     well = get(health, "/well?verbose")
     assert (well.status_code, well.json()) == (200, {"ok": True, "n": 1})
     ill = get(health, "/ill")

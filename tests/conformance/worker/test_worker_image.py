@@ -56,7 +56,7 @@ class Stage:
         return rest
 
     def command(self, name: str) -> list[str]:
-        """Return the exec form of ENTRYPOINT, or of HEALTHCHECK's CMD."""
+        """Return the command of the instruction ENTRYPOINT or HEALTHCHECK, as a list of words."""
         words: list[str] = json.loads(self.one(name).rpartition(" CMD ")[2])
         return words
 
@@ -72,7 +72,7 @@ class Image:
     stage: Stage
 
     def inside(self, path: str) -> str:
-        """Return the path on this machine of a path in the image."""
+        """Return the path on this machine of the file or folder that is at `path` in the image."""
         return str(self.root) + path
 
     def environment(self, **settings: str) -> dict[str, str]:
@@ -153,7 +153,7 @@ def pod_settings(image: Image) -> dict[str, str]:
     return settings
 
 
-def test_the_worker_image_starts_and_drains_with_the_commands_of_the_dockerfile(
+def test_the_worker_image_starts_by_its_entrypoint_and_drains_after_its_stop_signal(
     image: Image, services: LocalServices, gateway: Gateway
 ) -> None:
     before = image.files()

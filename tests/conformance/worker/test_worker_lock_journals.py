@@ -156,7 +156,7 @@ def test_a_message_that_arrived_on_a_broken_connection_is_received_on_the_next_c
     gc.collect()
 
 
-def test_a_message_that_is_released_at_the_end_of_receiving_is_not_in_the_lock_journal(
+def test_a_message_that_arrives_after_the_last_receive_call_is_not_in_the_lock_journal(
     links: Links,
 ) -> None:
     link = links.start()
@@ -184,7 +184,7 @@ def test_messages_are_received_without_a_lock_journal_if_the_folder_is_unusable(
 
 
 @pytest.mark.timeout(90)
-def test_jobs_of_a_killed_worker_are_received_before_their_locks_expire(
+def test_jobs_of_a_killed_worker_are_received_again_before_the_message_locks_expire(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     folder = str(tmp_path / "locks")

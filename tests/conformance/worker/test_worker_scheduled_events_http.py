@@ -54,7 +54,9 @@ def test_only_a_scheduled_event_that_ends_this_machine_soon_causes_a_shutdown(
     assert poller.reasons == ["Azure has scheduled the event Preempt for this machine"]
 
 
-def test_scheduled_events_are_compared_with_the_configured_machine_name(metadata: Metadata) -> None:
+def test_a_reboot_event_causes_a_shutdown_only_if_it_names_the_configured_machine(
+    metadata: Metadata,
+) -> None:
     metadata.announce("Reboot", "box")
     assert not EventPoller(metadata.address).poll_for_shutdown()
     assert EventPoller(metadata.address, machine="box").poll_for_shutdown()

@@ -14,7 +14,10 @@ MACHINE = "aks-gpu-12345-vmss_7"
 
 
 class Metadata(http.server.ThreadingHTTPServer):
-    """The emulated service. It announces `events`. `statuses` are those of its next responses."""
+    """The emulated service, which announces `events`.
+
+    `statuses` are the HTTP statuses of the next responses. If the list is empty, they are 200.
+    """
 
     daemon_threads = True
 

@@ -22,7 +22,10 @@ def sharing(folder: Path) -> dict[str, str]:
 
 
 def send_interleaved(services: LocalServices, gateway: Gateway, count: int) -> dict[str, int]:
-    """Send `count` jobs, alternately to the models `six` and `three`. Return `n` by job id."""
+    """Send `count` jobs, alternately to the models `six` and `three`.
+
+    Return a dict from each job id to the number `n` in the input of the job.
+    """
     jobs = {job_id(): number for number in range(count)}
     client = services.client
     with client.get_queue_sender("three") as three, client.get_queue_sender("six") as six:
@@ -38,7 +41,7 @@ def waits(workers: list[Program]) -> list[float]:
 
 
 def turn_seconds(workers: list[Program]) -> float:
-    """Return the average seconds between two loads of models. 0.0 if fewer than three loads."""
+    """Return the average seconds between two loads of models; 0 if there are fewer than three."""
     found = re.findall(
         r"^(\S+ \S+) .* (?:three|six): the model was loaded in", _logs(workers), re.MULTILINE
     )

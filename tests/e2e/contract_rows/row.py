@@ -1,11 +1,11 @@
 """The REST contract as data: requests, and the responses that the gateway must return.
 
-In a path, `{job}` is a job that succeeded, `{failed}` a job that failed, and `{unknown}` an unused
-id.
-The value None of a header or member means that it must exist, with any value.
+In a path, the placeholder `{job}` stands for the id of a job that succeeded, `{failed}` for the id
+of a job that failed, and `{unknown}` for an unused id. If the expected value of a header or member
+is None, the header or member must exist, with any value.
 
 The rows of `keys`, `waits`, `endings`, `replies` and `outages` need a system with API keys and
-without a worker. The test acts as the worker. In these rows:
+without a worker. The test acts as the worker. These rows have other placeholders:
 
 - {queued} stays queued, {mute} is queued until the row cancels the job, and {ready} is queued until
   the row sends the reply;

@@ -22,6 +22,7 @@ OTHERS: Final = (
     Row(*("readiness", "GET", "/v1/health/ready", 200), members={"status": "ready"}),
     Row(*("the OpenAPI document", "GET", "/openapi.json", 200), members={"openapi": "3.1.0"}),
     Row(*("the page of the API", "GET", "/docs", 200), headers=_PAGE),
+    Row(*("the playground", "GET", "/play", 200), headers=_PAGE),
     Row(*("the page of operators", "GET", "/ops", 200), headers=_PAGE),
     Row(*("the page of problems", "GET", "/docs/problems", 200), headers=_PAGE),
     Row(
@@ -42,6 +43,10 @@ OTHERS: Final = (
     Row(
         *("the headers of a style sheet", "HEAD", "/pages/site.css", 200),
         headers={"content-type": "text/css; charset=utf-8"},
+    ),
+    Row(
+        *("a sample of the playground", "GET", "/pages/samples/speech.wav", 200),
+        headers={"content-type": "audio/wav", "cache-control": "no-cache"},
     ),
     Row(*("an unknown file of the pages", "GET", "/pages/docs.html", 404, "not-found")),
     Row(*("an unknown path", "GET", "/nothing", 404, "not-found")),

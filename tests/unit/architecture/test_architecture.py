@@ -26,6 +26,7 @@ def test_only_the_listed_modules_read_environment_variables() -> None:
         "functions/function_app.py",
         "worker/__main__.py",
         "worker/check.py",
+        "worker/describe.py",
         "loosely/local/environment.py",
         # The client reads the API key, which its users should not write into programs.
         "loosely/client/settings.py",

@@ -136,7 +136,7 @@ def test_the_benchmark_counts_a_refused_connection_as_a_failure() -> None:
     assert [each.status for each in found.found] == [0]
 
 
-def test_the_latency_percentiles_are_in_milliseconds_and_none_without_requests() -> None:
+def test_latency_percentiles_are_in_milliseconds_and_are_none_if_no_request_was_measured() -> None:
     found = latency([exchange(0.0, 0.001 * each) for each in range(1, 102)])
     assert found["p50_ms"] == pytest.approx(51)
     assert found["p95_ms"] == pytest.approx(96)
@@ -154,7 +154,7 @@ def test_the_longest_time_without_a_response_is_measured_only_after_the_kill() -
     assert longest_silence([1.0, 9.0], begin=1.5) == 7.5
 
 
-def test_throughput_ratios_divide_a_run_by_the_mean_of_the_bare_loops_around_the_run() -> None:
+def test_throughput_ratios_use_the_mean_of_the_bare_loops_before_and_after_the_run() -> None:
     measured = values(20)
     add_ratios(measured, before=(15.0, 30.0), after=(25.0, 50.0), burst=400)
     assert measured["bare_ratio"] == 1.0
@@ -162,14 +162,14 @@ def test_throughput_ratios_divide_a_run_by_the_mean_of_the_bare_loops_around_the
     assert measured["burst_ratio"] == 1.0
 
 
-def test_a_result_with_another_label_or_score_is_not_the_expected_result() -> None:
+def test_a_benchmark_result_with_another_class_index_or_score_is_not_the_expected_one() -> None:
     expected = {"labels": [{"index": 238, "score": 0.0115}]}
     assert is_same_result({"labels": [{"index": 238, "score": 0.011501}]}, expected)
     assert not is_same_result({"labels": [{"index": 238, "score": 0.0110}]}, expected)
     assert not is_same_result({"labels": [{"index": 58, "score": 0.0115}]}, expected)
 
 
-def test_the_pictures_are_four_different_jpegs_of_about_26_kb() -> None:
+def test_the_benchmark_pictures_are_four_different_jpegs_of_about_26_kb() -> None:
     pictures = make_pictures()
     assert len(set(pictures)) == 4
     assert all(24_000 < len(picture) < 28_000 for picture in pictures)

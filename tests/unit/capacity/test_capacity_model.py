@@ -41,7 +41,10 @@ class TestSimulation:
     def test_the_simulated_waiting_time_of_one_job_includes_node_start_image_pull_and_model_load(
         self,
     ) -> None:
-        """The node is up at 240 s, the image is there at 300 s, the model is loaded at 315 s."""
+        """After the start of the simulation, the job arrives at 60 s and the node is up at 240 s.
+
+        The image is pulled at 300 s, and the model is loaded at 315 s.
+        """
         outcome = run(JobLoad.at_once(1), times=BatchTimes(4.0, 1, 4.0))
         assert outcome.wait_seconds == [255.0]
         assert outcome.answer_seconds == [259.0]
@@ -219,7 +222,7 @@ class TestCost:
         )
 
     def test_the_bill_of_a_simple_load_matches_a_calculation_by_hand(self) -> None:
-        """The load: one job per second, each of 0.1 s. One node runs for the whole month."""
+        """One job arrives per second, and runs for 0.1 s. One node runs for the whole month."""
         found = estimate_cost(self.deployment("flat:3600"), Prices.load(PRICES))
         spot, on_demand, _, always = found.bills
         assert spot.gpu_hours == on_demand.gpu_hours == always.gpu_hours == MONTH_HOURS

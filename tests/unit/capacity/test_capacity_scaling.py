@@ -1,4 +1,4 @@
-"""Test the rules of KEDA and of the Kubernetes autoscaler with their own test cases."""
+"""Test the rules of KEDA and of the Kubernetes autoscaler, also with test cases of Kubernetes."""
 
 import itertools
 import math
@@ -55,7 +55,10 @@ class TestProposal:
 
 class TestAutoscaler:
     def test_scale_down_policies_match_the_example_in_the_kubernetes_documentation(self) -> None:
-        """Each minute 10 % of the pods stop, but at least 4: 8 of 80 pods, and 4 below 40 pods."""
+        """Each minute, 10 % of the pods are stopped, but at least 4 pods.
+
+        For example, 8 pods are stopped if there are 80 pods, and 4 if there are fewer than 40.
+        """
         policies = (
             ScalingPolicy(PolicyType.PODS, 4, 60.0),
             ScalingPolicy(PolicyType.PERCENT, 10, 60.0),

@@ -83,7 +83,9 @@ media_types = {types}
 """
 
 
-def test_an_entry_of_three_lines_gets_sensible_defaults(tmp_path: Path) -> None:
+def test_a_catalogue_entry_of_three_lines_gets_default_limits_and_a_default_queue(
+    tmp_path: Path,
+) -> None:
     images = Catalogue.load(write(tmp_path, MINIMAL.format(types='["image/png"]')))["small"]
     assert (images.queue, images.max_pixels) == ("small", 50_000_000)
     assert images.max_upload_bytes == images.max_input_bytes == 10 * 1024 * 1024
@@ -105,7 +107,7 @@ def test_an_entry_of_three_lines_gets_sensible_defaults(tmp_path: Path) -> None:
     ),
 )
 @example(text='"\\ \x7f\u2028', options={"a": float("-inf"), "b": 1e300, "c": ""})
-def test_a_printed_entry_is_read_as_the_same_entry(
+def test_a_printed_catalogue_entry_can_be_read_and_printed_again_unchanged(
     tmp_path_factory: pytest.TempPathFactory, text: str, options: dict[str, Any]
 ) -> None:
     folder = tmp_path_factory.mktemp("catalogue")
@@ -116,7 +118,7 @@ def test_a_printed_entry_is_read_as_the_same_entry(
     assert format_entry(Catalogue.load(path)["small"]) == format_entry(model)
 
 
-def test_the_catalogue_command_prints_an_entry_with_its_defaults(
+def test_the_catalogue_command_prints_a_catalogue_entry_with_default_values_filled_in(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["classifier"]) == 0
@@ -164,9 +166,15 @@ def test_the_error_for_an_unknown_model_suggests_similar_names() -> None:
         (*entry('result_media_type = "png"'), "noop.result_media_type: expected a media type"),
         (*entry("parameters = 3"), "noop.parameters: expected a table"),
         (*entry("parameters.n = 3"), "noop.parameters.n: expected a table whose type is one of"),
-        (*entry('parameters.n = {type = "array"}'), "parameters.n: expected a table whose type"),
-        (*entry('parameters.n = {type = "string", pattern = "a"}'), "n.pattern: this key does not"),
-        (*entry('parameters.n = {type = "integer", default = true}'), "n.default: the value does"),
+        (*entry('parameters.n = {type = "object"}'), "parameters.n: expected a table whose type"),
+        (
+            *entry('parameters.n = {type = "string", pattern = "a"}'),
+            "n.pattern: a schema of the type",
+        ),
+        (
+            *entry('parameters.n = {type = "integer", default = true}'),
+            "n.default: expected a whole",
+        ),
         (*entry('parameters.n = {type = "integer", minimum = "1"}'), "n.minimum: the value does"),
         (*entry('parameters.n = {type = "string", enum = [1]}'), "n.enum: the value does not fit"),
         (*entry('parameters.n = {type = "string", enum = []}'), "n.enum: the value does not fit"),

@@ -9,7 +9,7 @@ from contract.messages import fits_inline, reference, verify
 
 
 @given(st.binary(max_size=100), st.binary(max_size=100))
-def test_the_function_verify_accepts_only_the_bytes_that_a_payload_reference_describes(
+def test_verifying_a_payload_succeeds_only_for_the_bytes_that_the_payload_reference_describes(
     announced: bytes, found: bytes
 ) -> None:
     ref = reference("text/plain", "inputs/1", announced)

@@ -59,7 +59,10 @@ class MemoryQueues:
     has_sent: asyncio.Event = field(default_factory=asyncio.Event)
     is_down: bool = False
     lengths: dict[str, int] = field(default_factory=dict)
-    """The lengths to return, by queue. Other queues have as many messages as were sent."""
+    """The number of active messages that `count` returns for each queue in this dict.
+
+    For other queues, `count` returns the number of messages that were sent to the queue.
+    """
     others: dict[str, tuple[int, int]] = field(default_factory=dict)
     """The numbers of scheduled and of dead-lettered messages, by queue."""
     look_count: int = 0

@@ -195,7 +195,7 @@ async def test_a_get_request_of_a_page_of_another_site_is_not_refused(
     assert answer.status_code == 200
 
 
-async def test_the_response_has_the_trace_id_in_the_traceresponse_header(
+async def test_each_response_has_the_trace_id_in_the_traceresponse_header(
     gateway: RunningGateway,
 ) -> None:
     trace_id = "0af7651916cd43dd8448eb211c80319c"

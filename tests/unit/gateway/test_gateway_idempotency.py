@@ -104,7 +104,7 @@ async def test_a_refused_request_stores_no_idempotency_claim(gateway: RunningGat
 
 
 @pytest.mark.parametrize("data", [b"x", LARGE])
-async def test_simultaneous_requests_with_one_idempotency_key_create_only_one_job(
+async def test_simultaneous_requests_with_the_same_idempotency_key_create_only_one_job(
     gateway: RunningGateway, data: bytes
 ) -> None:
     answers = await asyncio.gather(*(submit(gateway, data) for _ in range(16)))

@@ -146,7 +146,9 @@ async def test_the_result_route_redirects_to_a_signed_link_for_a_large_result(
         assert (await gateway.http.get(f"/v1/jobs/{job_id}/result{query}")).status_code == 404
 
 
-async def test_the_option_redirect_does_not_change_a_small_result(gateway: RunningGateway) -> None:
+async def test_a_small_result_is_returned_directly_whether_or_not_a_redirect_is_requested(
+    gateway: RunningGateway,
+) -> None:
     job_id = await gateway.accept()
     assert (await gateway.reply(result={"media_type": "application/json", "json": 7})).is_success
     for query in ("", "?redirect=false", "?redirect=true"):

@@ -135,7 +135,7 @@ def test_a_client_principal_header_is_converted_to_a_caller() -> None:
     assert found.scopes == {Scope.JOBS_READ, Scope.JOBS_WRITE}
 
 
-def test_roles_are_read_from_the_claim_type_that_the_client_principal_names() -> None:
+def test_caller_roles_are_read_from_the_claim_type_given_in_the_client_principal() -> None:
     found = read_principal(
         header(("tid", "t"), ("oid", "o"), ("my-role", "admin"), role_typ="my-role")
     )

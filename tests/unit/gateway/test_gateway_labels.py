@@ -62,7 +62,7 @@ async def test_a_label_is_kept_with_the_job_and_shown_in_every_response(
     assert "label" not in gateway.queues.request().parameters
 
 
-async def test_a_job_with_an_upload_has_the_label_in_the_submission(
+async def test_a_job_with_an_upload_has_the_label_that_the_submission_gives(
     gateway: RunningGateway,
 ) -> None:
     name = await sent(gateway, b"hello", "text/plain")
@@ -152,7 +152,7 @@ async def test_the_new_job_of_a_redrive_has_the_label_of_the_failed_job(
     assert (await gateway.job(answer.json()["job_id"]))["label"] == LABEL
 
 
-def test_a_ticket_without_a_label_has_no_member_label_and_can_be_read() -> None:
+def test_a_ticket_without_a_label_is_written_without_a_label_field_and_can_be_read() -> None:
     now = datetime(2026, 3, 1, tzinfo=UTC)
     request = JobRequest("1", "noop", InlineBytes("text/plain", b"x"), now, now)
     plain = write_ticket(request, None)

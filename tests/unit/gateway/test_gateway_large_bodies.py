@@ -91,7 +91,7 @@ def count_values(value: Any) -> int:
 
 @given(value=json_values, is_ascii=st.booleans())
 @example(value=['"', "\\", '\\"', "a\\\\"], is_ascii=False)
-def test_json_with_more_values_than_allowed_is_refused_in_any_notation(
+def test_json_with_too_many_values_is_refused_with_or_without_ascii_escapes(
     value: Any, is_ascii: bool
 ) -> None:
     text = json.dumps(value, ensure_ascii=is_ascii).encode("utf-8", "surrogatepass")
@@ -210,7 +210,7 @@ WAITING: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("key", [None, "k"])
 @pytest.mark.parametrize("kind", WAITING)
-async def test_a_request_that_waits_for_its_job_keeps_no_copy_of_its_body(
+async def test_the_gateway_keeps_no_copy_of_the_request_body_while_the_request_waits_for_the_job(
     gateway: RunningGateway, kind: str, key: str | None
 ) -> None:
     path, sent = WAITING[kind]
@@ -251,7 +251,7 @@ async def test_the_request_object_of_the_sdk_no_longer_holds_the_body_after_the_
     assert sys.getrefcount(body) == count
 
 
-def test_one_tenant_may_use_at_most_half_of_the_memory_for_large_bodies() -> None:
+def test_one_tenant_can_use_at_most_half_of_the_memory_for_large_bodies() -> None:
     bodies = LargeBodies(1000)
     with bodies.admit("a", 300), bodies.admit("a", 200):
         with pytest.raises(HttpProblem) as refused, bodies.admit("a", 1):

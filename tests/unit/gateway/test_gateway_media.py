@@ -40,7 +40,7 @@ def test_recognising_the_media_type_of_any_bytes_raises_no_error(data: bytes) ->
     assert found is None or media.agrees(found, data)
 
 
-def test_the_function_agrees_returns_false_if_the_bytes_contradict_the_media_type() -> None:
+def test_content_agrees_with_a_media_type_unless_the_bytes_contradict_the_media_type() -> None:
     assert media.agrees("text/plain", b"words")
     assert not media.agrees("text/plain", b"wo\0rds")
     assert not media.agrees("image/png", b"words")
@@ -164,7 +164,7 @@ def test_reading_the_dimensions_of_any_bytes_succeeds_or_raises_unreadable_image
 
 @pytest.mark.parametrize("picture_format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("options", [{}, {"lossless": True}, {"progressive": True}])
-def test_the_dimensions_of_a_picture_agree_with_pillow(
+def test_the_dimensions_that_are_read_equal_those_of_the_picture_written_by_pillow(
     picture_format: str, options: dict[str, bool]
 ) -> None:
     image = pytest.importorskip("PIL.Image", exc_type=ImportError)

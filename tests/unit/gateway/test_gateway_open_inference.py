@@ -51,7 +51,9 @@ async def test_a_picture_that_is_sent_in_json_is_classified(gateway: RunningGate
     assert gateway.queues.request().input == InlineBytes("image/png", PNG)
 
 
-async def test_binary_tensors_are_read_and_written(gateway: RunningGateway) -> None:
+async def test_an_inference_request_can_send_and_receive_tensors_in_binary_form(
+    gateway: RunningGateway,
+) -> None:
     size = len(PNG) + 4
     value = {"name": "x", "datatype": "BYTES", "shape": [1]}
     head = json.dumps(
@@ -307,7 +309,7 @@ async def test_an_inference_request_with_an_invalid_upload_is_refused(
 @pytest.mark.parametrize(
     ("priority", "queue"), [("low", "noop-low"), ("normal", "noop"), (1, "noop")]
 )
-async def test_an_inference_request_may_name_a_priority_and_a_numeric_priority_is_ignored(
+async def test_the_priority_name_in_an_inference_request_selects_the_queue_and_a_number_is_ignored(
     gateway: RunningGateway, priority: Any, queue: str
 ) -> None:
     request = {"inputs": [tensor("a")], "parameters": {"priority": priority}}

@@ -160,7 +160,7 @@ def test_a_malformed_tensor_is_refused_with_a_description_of_the_fault(
         ({"parameters": []}, "parameters"),
     ],
 )
-def test_a_malformed_option_is_refused_with_a_description_of_the_fault(
+def test_a_malformed_id_or_output_or_parameter_of_an_inference_request_is_refused_with_a_reason(
     others: dict[str, Any], named: str
 ) -> None:
     assert named in refused(body([tensor()], **others))

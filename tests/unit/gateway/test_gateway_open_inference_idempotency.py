@@ -67,7 +67,7 @@ async def test_the_v1_api_and_the_v2_api_share_the_idempotency_keys_of_a_caller(
     assert len(gateway.durable.runs) == 1
 
 
-async def test_simultaneous_inference_requests_with_one_idempotency_key_create_one_set_of_jobs(
+async def test_simultaneous_inference_requests_with_the_same_idempotency_key_create_jobs_only_once(
     gateway: RunningGateway,
 ) -> None:
     request = {"inputs": [tensor("a", "b")]}

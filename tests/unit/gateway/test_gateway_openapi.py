@@ -80,7 +80,7 @@ def test_the_openapi_document_does_not_describe_the_validation_errors_of_fastapi
     assert "ValidationError" not in str(document)
 
 
-def test_the_openapi_document_describes_every_problem_type_of_its_routes(
+def test_the_openapi_document_has_an_example_of_each_problem_type_that_a_route_can_return(
     document: dict[str, Any],
 ) -> None:
     shown = {

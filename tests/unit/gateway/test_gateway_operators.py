@@ -60,7 +60,7 @@ async def listed(gateway: RunningGateway, name: str, **query: str) -> list[tuple
     return [(job["id"], job.get("tenant")) for job in answer.json()["jobs"]]
 
 
-async def test_each_filter_of_the_job_list_returns_only_jobs_of_the_tenant(
+async def test_each_filter_of_the_job_list_returns_only_jobs_of_the_tenant_of_the_caller(
     closed: RunningGateway,
 ) -> None:
     ours, theirs = [await job_of(closed, name) for name in ("a", "b")]
@@ -94,7 +94,7 @@ async def test_a_caller_who_is_no_operator_cannot_name_another_tenant_in_a_reque
             assert "ops:read" in answer.json()["detail"]
 
 
-async def test_an_api_key_with_ops_read_can_read_the_jobs_of_all_tenants_but_not_their_results(
+async def test_an_api_key_with_ops_read_can_read_jobs_but_not_results_of_other_tenants(
     closed: RunningGateway,
 ) -> None:
     first, second = [await job_of(closed, name) for name in ("a", "b")]
@@ -118,7 +118,7 @@ async def test_an_api_key_with_ops_read_can_read_the_jobs_of_all_tenants_but_not
     assert [job["result"] for job in page["jobs"]] == [None, {"n": 1}]
 
 
-async def test_an_admin_api_key_can_read_jobs_of_a_tenant_that_the_request_names(
+async def test_an_admin_api_key_can_read_jobs_of_the_tenant_that_is_given_in_the_request(
     closed: RunningGateway,
 ) -> None:
     first, second = [await job_of(closed, name) for name in ("a", "b")]
@@ -132,7 +132,7 @@ async def test_an_admin_api_key_can_read_jobs_of_a_tenant_that_the_request_names
     assert (await ask(closed, "admin", "/v1/jobs")).status_code == 403
 
 
-async def test_operators_can_read_all_timelines_and_tenants_only_the_timelines_of_their_jobs(
+async def test_operators_can_read_every_timeline_and_other_callers_only_timelines_of_their_tenant(
     closed: RunningGateway,
 ) -> None:
     path = f"/v1/jobs/{await job_of(closed, 'b')}/timeline"

@@ -330,6 +330,6 @@ async def test_recording_an_outcome_raises_unavailable_if_the_earlier_outcome_wa
         await store.record("a", JobOutcome.cancelled(NOW), "noop")
 
 
-def test_the_error_of_an_expired_outcome_has_the_code_expired() -> None:
+def test_an_expired_outcome_is_stored_with_the_error_code_expired() -> None:
     error = error_from_json(Fields(outcome_to_json(JobOutcome.expired(NOW))["error"]))
     assert error.code == FailureCode.EXPIRED

@@ -233,7 +233,7 @@ async def test_the_webhook_of_an_expired_job_contains_the_start_time(
     assert told == await gateway.job(job_id)
 
 
-async def test_a_progress_report_ends_the_queue_phase_cold_starting_of_other_jobs(
+async def test_a_progress_report_of_one_job_ends_the_cold_starting_phase_of_other_queued_jobs(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept()

@@ -116,7 +116,7 @@ def test_the_error_for_an_invalid_setting_names_the_variable(variable: str, valu
     assert KEY not in str(caught.value)
 
 
-def test_producers_cannot_have_a_webhook_secret_of_callers() -> None:
+def test_a_webhook_secret_for_producers_that_is_also_a_secret_for_callers_is_refused() -> None:
     first, second = (f"whsec_{base64.b64encode(bytes([n]) * 32).decode()}" for n in range(2))
     producers = {"WEBHOOK_PRODUCER_SECRETS": f"{second},{first}"}
     with pytest.raises(InvalidSetting, match="must not contain a secret of WEBHOOK_SECRETS") as no:

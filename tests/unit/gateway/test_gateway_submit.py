@@ -200,7 +200,7 @@ async def test_the_large_input_of_a_job_is_stored_as_a_blob(gateway: RunningGate
         ),
     ],
 )
-async def test_the_base64_text_or_json_input_of_a_submission_is_decoded(
+async def test_an_input_that_a_submission_gives_as_base64_or_text_or_json_is_decoded(
     gateway: RunningGateway, given: dict[str, Any], expected: object
 ) -> None:
     answer = await gateway.http.post(

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contract.heartbeats import Heartbeat, ModelBeat, ModelState, encode_heartbeat
 from contract.names import SUMS
 from gateway.errors import Unavailable
 from gateway.operations.sums import (
@@ -301,7 +302,7 @@ def test_a_queue_that_stays_empty_changes_nothing() -> None:
 
 
 def test_the_cost_of_heartbeats_and_sums_is_small(capsys: pytest.CaptureFixture[str]) -> None:
-    """Print the size of the sums of a busy hour, and the operations of a minute."""
+    """Print the sizes of a heartbeat and of the sums of a busy hour, and the writes of a minute."""
     clock = ManualClock()
     counters = JobCounters(clock)
     for minute in range(KEPT_MINUTES):
@@ -312,13 +313,20 @@ def test_the_cost_of_heartbeats_and_sums_is_small(capsys: pytest.CaptureFixture[
             counters.record_end("classifier", "succeeded", None, (seconds, seconds / 3))
         counters.record_end("classifier", "failed", "inference-failed", None)
         counters.record_waiting("classifier", minute + 1)
-    size_bytes = len(encode_sums(counters, clock.now))
+    sums_bytes = len(encode_sums(counters, clock.now))
+    models = tuple(
+        ModelBeat(name, ModelState.LOADED, None, None, 3.21, 4, 8, 2 << 30)
+        for name in ("classifier", "voice-activity", "noop")
+    )
+    beat = Heartbeat("worker-5f9c7d-41", "0.1.0", NOW, 5.0, False, "L4", 24 << 30, 8 << 30, models)
+    beat_bytes = len(encode_heartbeat(beat))
     with capsys.disabled():
         sys.stdout.write(
-            f"\nminute sums: 1 write a minute of at most {size_bytes} bytes for a busy model and "
-            "gateway process; heartbeats: 12 writes a minute of about 300 bytes for each worker\n"
+            f"\na busy gateway process: 1 write of {sums_bytes} bytes a minute; a worker with "
+            f"three models: {60 / beat.interval_seconds:.0f} of {beat_bytes} bytes a minute\n"
         )
-    assert size_bytes < 32 * 1024
+    assert sums_bytes < 32 * 1024
+    assert beat_bytes < 1024
 
 
 async def test_a_listing_stops_at_the_limit_of_processes() -> None:

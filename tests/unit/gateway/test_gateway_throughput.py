@@ -89,7 +89,7 @@ def test_the_estimated_seconds_per_job_equal_the_time_of_one_job_if_the_queue_is
 
 
 @given(st.floats(0.001, 100), st.floats(0.001, 100))
-def test_the_estimated_throughput_adapts_to_a_new_rate_of_replies(
+def test_the_estimated_seconds_per_job_approach_the_time_between_replies_after_it_changes(
     before: float, after: float
 ) -> None:
     found = [ReplySample(number * before, before, before, 1) for number in range(50)]
@@ -134,7 +134,7 @@ def test_the_estimated_length_of_a_queue_is_never_negative(
     assert length_now(LengthSample(length, 50.0, 0), sorted(arrivals), gone) >= 0
 
 
-def test_the_delay_before_the_phase_cold_starting_depends_on_the_throughput() -> None:
+def test_the_cold_starting_phase_begins_later_if_the_jobs_of_the_model_are_slow() -> None:
     assert not is_cold_starting(0.0, 4.9, Throughput())
     assert is_cold_starting(0.0, 5.0, Throughput())
     slow = Throughput().after(ReplySample(0.0, 30.0, 30.0, 1))

@@ -142,7 +142,7 @@ def test_the_timeline_of_an_answered_job_has_each_step_with_its_duration() -> No
     }
 
 
-def test_the_step_started_is_beside_the_timeline_only_if_the_message_was_sent_before() -> None:
+def test_the_step_named_started_is_beside_only_if_the_message_was_sent_earlier() -> None:
     (started,) = [step for step in answered()["steps"] if step["name"] == "started"]
     assert (started["is_beside"], started["at"]) == (True, format_time(after(9)))
     timeline = answered(
@@ -449,7 +449,7 @@ async def test_a_timeline_uses_only_the_last_50_delivery_notes(gateway: RunningG
     assert [row["number"] for row in rows if row["state"] == "lost"] == list(range(1, 11))
 
 
-async def test_the_timelines_of_a_cancelled_and_an_expired_job_end_with_the_step_final(
+async def test_the_timelines_of_a_cancelled_and_an_expired_job_end_with_the_step_named_final(
     gateway: RunningGateway,
 ) -> None:
     cancelled = await gateway.accept()
@@ -464,7 +464,7 @@ async def test_the_timelines_of_a_cancelled_and_an_expired_job_end_with_the_step
         check_sum(timeline)
 
 
-async def test_the_step_started_precedes_enqueued_if_the_orchestration_sends_the_message(
+async def test_the_timeline_lists_started_before_enqueued_if_the_orchestration_sends_the_message(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.is_down = True
@@ -479,7 +479,7 @@ async def test_the_step_started_precedes_enqueued_if_the_orchestration_sends_the
     check_sum(timeline)
 
 
-async def test_the_first_progress_report_of_a_job_adds_the_step_batched_to_the_timeline(
+async def test_the_first_progress_report_of_a_job_adds_a_step_named_batched_to_the_timeline(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "models.toml"
@@ -525,9 +525,7 @@ async def test_the_timeline_of_an_ended_job_needs_neither_history_nor_outcome_bl
     check_sum(bare)
 
 
-async def test_requests_for_the_timeline_of_an_unknown_job_or_another_tenant_get_status_404() -> (
-    None
-):
+async def test_timeline_requests_for_unknown_jobs_or_jobs_of_other_tenants_get_status_404() -> None:
     made = [make_key(tenant, tenant) for tenant in ("mine", "theirs")]
     setting = parse_keys(json.dumps([entry for _, entry in made]))
     mine, theirs = ({"x-api-key": key} for key, _ in made)
@@ -551,7 +549,7 @@ async def test_requests_for_the_timeline_of_an_unknown_job_or_another_tenant_get
         assert (missing.status_code, missing.json()["code"]) == (404, "unknown-job")
 
 
-async def test_housekeeping_deletes_delivery_notes_after_the_retention_of_their_jobs(
+async def test_housekeeping_deletes_a_delivery_note_after_the_retention_of_the_job(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept()

@@ -119,7 +119,7 @@ async def test_an_unreadable_dead_letter_with_the_id_of_a_job_does_not_end_the_j
     assert (await gateway.job(job_id))["status"] == "queued"
 
 
-async def test_the_dead_letter_of_a_job_without_an_orchestration_is_recorded_as_its_outcome(
+async def test_a_dead_letter_records_the_failure_of_a_job_whose_orchestration_was_not_started(
     gateway: RunningGateway,
 ) -> None:
     gateway.durable.is_down = True

@@ -42,7 +42,7 @@ async def test_a_queued_job_shows_the_position_in_the_queue(gateway: RunningGate
     assert (await gateway.job(ids[2]))["queue"]["eta_seconds"] is not None
 
 
-async def test_simultaneous_requests_share_one_count_of_the_messages_in_the_queue(
+async def test_simultaneous_requests_for_a_job_count_the_messages_in_the_queue_only_once(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -160,7 +160,7 @@ async def test_no_job_is_refused_if_the_last_count_of_queued_messages_is_old(
     assert (await submit(gateway, 60)).status_code == 202
 
 
-async def test_only_accepted_replies_with_a_known_queue_change_the_estimated_wait(
+async def test_only_accepted_replies_for_a_known_queue_change_the_estimated_wait(
     gateway: RunningGateway,
 ) -> None:
     async def estimated() -> float | None:

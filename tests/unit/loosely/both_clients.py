@@ -38,7 +38,7 @@ class SleepClock:
 
 
 class AnyClient:
-    """The same blocking methods for a `Client` and for an `AsyncClient`."""
+    """Wraps a `Client` or an `AsyncClient`. The methods block in both cases."""
 
     def __init__(self, client: Client | AsyncClient, runner: asyncio.Runner) -> None:
         self.client = client

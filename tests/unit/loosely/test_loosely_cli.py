@@ -50,7 +50,7 @@ def picture(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_the_submit_command_shows_a_table_of_labels(
+def test_the_submit_command_shows_the_result_of_a_classifier_as_a_table(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
@@ -88,7 +88,7 @@ def test_the_submit_command_polls_the_job_until_the_job_has_ended(
     ]
 
 
-def test_the_submit_command_with_json_prints_the_job_as_received(
+def test_the_submit_command_with_the_option_json_prints_the_job_document_unchanged(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [ScriptedResponse(200, json.dumps(SUCCEEDED, indent=3).encode())]
@@ -100,7 +100,7 @@ def test_the_submit_command_with_json_prints_the_job_as_received(
     assert done.stdout == json.dumps(SUCCEEDED, indent=3) + "\n"
 
 
-def test_the_submit_command_with_detach_prints_only_the_job_id(
+def test_the_submit_command_with_the_option_detach_prints_only_the_job_id(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [json_response(202, job_document("queued"), retry_after="1")]
@@ -141,7 +141,7 @@ def test_the_submit_command_explains_a_refused_job_and_suggests_what_to_do(
     )
 
 
-def test_the_submit_command_with_json_prints_a_problem_document_as_received(
+def test_the_submit_command_with_the_option_json_prints_a_problem_document_unchanged(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     reply = problem_response(503, "saturated", "the queue is long", retryable=True)
@@ -273,7 +273,7 @@ def test_the_submit_command_exits_with_status_1_if_the_job_expires(
     assert "expired: 9 s are over" in done.stdout
 
 
-def test_the_result_command_prints_a_table_of_labels(
+def test_the_result_command_shows_the_result_of_a_classifier_as_a_table(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [json_response(200, SUCCEEDED["result"])]
@@ -284,7 +284,7 @@ def test_the_result_command_prints_a_table_of_labels(
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), 10**400, None, "high"])
-def test_labels_with_an_invalid_score_are_printed_as_json(
+def test_a_classifier_result_with_an_invalid_score_is_printed_as_json(
     runner: CliRunner, gateway: ScriptedGateway, score: object
 ) -> None:
     gateway.responses = [json_response(200, {"labels": [{"label": "cat\x9b2J", "score": score}]})]
@@ -378,7 +378,7 @@ def test_the_list_command_sends_the_filters_and_shows_the_label_and_the_tenant(
     }
 
 
-def test_a_list_command_that_reaches_the_page_limit_prints_the_time_in_searched_back_to(
+def test_the_list_command_prints_how_far_back_it_searched_when_it_reaches_the_page_limit(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [
@@ -417,7 +417,7 @@ def test_the_submit_command_sends_the_label(
     assert parse_qs(urlsplit(gateway.requests[0].target).query)["label"] == ["a b"]
 
 
-def test_the_status_command_shows_the_progress_and_the_place_in_the_queue(
+def test_the_status_command_shows_the_progress_and_the_position_in_the_queue(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     queued = {"position": 3, "eta_seconds": 12.4, "phase": "cold_starting"}

@@ -28,7 +28,7 @@ def test_a_blocking_client_works_inside_a_running_event_loop(gateway: ScriptedGa
     assert asyncio.run(list_in_loop()) == ["succeeded", "queued", "succeeded"]
 
 
-def test_an_iteration_over_jobs_that_the_caller_abandons_sends_no_more_requests(
+def test_the_client_fetches_no_more_pages_if_the_caller_stops_iterating_over_the_job_list(
     gateway: ScriptedGateway,
 ) -> None:
     gateway.responses = [json_response(200, PAGE)]
@@ -43,5 +43,5 @@ def test_a_blocking_client_raises_an_error_if_an_operation_yields_to_an_event_lo
     async def suspend(_: ClientOperations) -> None:
         await asyncio.sleep(0)
 
-    with Client() as client, pytest.raises(RuntimeError, match="must block"):
+    with Client() as client, pytest.raises(RuntimeError, match="no event loop; use AsyncClient"):
         block(suspend)(client)

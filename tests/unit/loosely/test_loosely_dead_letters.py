@@ -187,7 +187,7 @@ def test_redrive_all_and_purge_all_change_nothing_unless_the_user_answers_yes(
     assert sent(gateway) == []
 
 
-def test_the_purge_all_command_with_a_count_asks_nothing_and_fails_if_the_count_differs(
+def test_the_purge_all_command_with_a_count_does_not_ask_and_fails_if_the_count_differs(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [counted(3, 0), changed("purge", 3)]

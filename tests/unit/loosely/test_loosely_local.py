@@ -278,7 +278,9 @@ class TestSystem:
             assert "--allow-host dev.example" in commands[name]
         assert "--allow-host" not in commands["worker"]
 
-    def test_the_pages_of_the_gateway_and_of_the_configured_origins_may_use_blobs(self) -> None:
+    def test_the_gateway_and_each_configured_origin_are_allowed_origins_of_blob_storage(
+        self,
+    ) -> None:
         allowing = replace(settings(), cors_origins=("http://localhost:3000", "https://a.example"))
         blobs, *others = loosely_parts(allowing)
         words = [word for word in blobs.command if word.startswith("http")]
@@ -367,7 +369,7 @@ class TestChoice:
             (["blobs,worker"], ["worker"], {"blobs"}),
         ],
     )
-    def test_the_up_options_only_and_without_select_components(
+    def test_components_are_selected_by_the_up_options_named_only_and_without(
         self, only: list[str], without: list[str], expected: set[str]
     ) -> None:
         assert choose_parts(only, without) == expected
@@ -447,7 +449,7 @@ class TestConsole:
             "  the data directory can be written again",
         ]
 
-    def test_events_are_printed_as_lines_if_the_output_is_not_a_terminal(
+    def test_component_events_are_printed_as_lines_if_the_output_is_not_a_terminal(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with StatusDisplay(Console(), [WORKER]) as display:
@@ -465,7 +467,7 @@ class TestConsole:
             "  worker  stopped after 0.5 s",
         ]
 
-    def test_events_are_shown_as_a_table_on_a_terminal(
+    def test_component_events_are_shown_in_a_table_if_the_output_is_a_terminal(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         console = Console(force_terminal=True, width=100, color_system=None)
@@ -516,7 +518,7 @@ class TestConsole:
         (["application/pdf"], "--data-binary @FILE -H 'content-type: application/pdf'"),
     ],
 )
-def test_the_printed_request_has_an_input_that_the_first_model_accepts(
+def test_loosely_up_prints_an_example_request_with_an_input_that_the_first_model_accepts(
     media_types: list[str], arguments: str, tmp_path: Path
 ) -> None:
     catalogue = tmp_path / "models.toml"
@@ -528,7 +530,9 @@ def test_the_printed_request_has_an_input_that_the_first_model_accepts(
     )
 
 
-def test_no_request_is_printed_if_the_catalogue_is_not_valid(tmp_path: Path) -> None:
+def test_loosely_up_prints_no_example_request_if_the_catalogue_is_missing_or_invalid(
+    tmp_path: Path,
+) -> None:
     catalogue = tmp_path / "models.toml"
     assert choose_example(catalogue, Path("e"), needs_key=False) is None
     for text in ("[", "a = 1", "[a]\nmedia_types = 3", ""):

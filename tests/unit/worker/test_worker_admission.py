@@ -59,7 +59,7 @@ def test_models_are_unloaded_in_the_order_in_which_their_turns_end() -> None:
     assert must_leave("b", records, 8, 20)
 
 
-def test_idle_models_are_unloaded_first_and_at_once_if_another_model_needs_memory() -> None:
+def test_an_idle_model_is_unloaded_before_a_busy_model_and_without_delay() -> None:
     records = {
         "a": loaded("a", 3, 10),
         "b": loaded("b", 3, 20, is_idle=True),
@@ -69,7 +69,7 @@ def test_idle_models_are_unloaded_first_and_at_once_if_another_model_needs_memor
     assert not must_leave("a", records, 8, 99)
 
 
-def test_no_model_is_unloaded_for_a_model_already_loaded_or_too_large_for_the_device() -> None:
+def test_no_model_is_unloaded_for_a_model_that_is_loaded_or_larger_than_the_device() -> None:
     records = {"a": loaded("a", 6, 0), "b": waiting("a", 6, 1), "c": waiting("c", 9, 1)}
     assert waiting_names(records, 8) == []
     assert not must_leave("a", records, 8, 99)
@@ -91,7 +91,10 @@ class Process:
 
 @dataclass
 class Simulation:
-    """Reservations that advance in any order, while loading and unloading take time."""
+    """Simulates worker processes that reserve the memory of one device.
+
+    In each step, the processes advance in any order. Loading and unloading take simulated time.
+    """
 
     total: int
     processes: list[Process]

@@ -62,7 +62,7 @@ def test_all_channels_of_a_wav_file_are_mixed_into_one() -> None:
     assert np.allclose(audio.samples, TONE / 4, atol=1e-7)
 
 
-def test_the_subformat_of_an_extensible_wav_header_determines_the_decoding() -> None:
+def test_an_extensible_wav_file_is_decoded_by_the_subformat_in_its_header() -> None:
     guid = struct.pack("<H", 3) + bytes.fromhex("000000001000800000aa00389b71")
     more = struct.pack("<HHI", 22, 32, 0) + guid
     data = wav_of(TONE.astype("<f4").tobytes(), 32, kind=0xFFFE, more=more)
@@ -146,7 +146,9 @@ def tone(rate: int, seconds: float = 1.0) -> "np.ndarray[tuple[int], np.dtype[np
 
 
 @pytest.mark.parametrize("rate", [4_000, 8_000, 11_025, 44_100, 48_000, 44_101, 384_000])
-def test_resampling_a_recording_preserves_the_sound(rate: int) -> None:
+def test_a_resampled_tone_has_the_samples_of_the_same_tone_at_the_new_sample_rate(
+    rate: int,
+) -> None:
     body = tone(rate, 3.0).astype("<f4").tobytes()
     audio = decode(wav_of(body, 32, kind=3, rate=rate), RATE)
     assert audio.sample_rate == RATE
@@ -169,7 +171,7 @@ def test_a_recording_that_is_decoded_in_pieces_has_all_samples_of_the_file(chann
     assert audio.samples == pytest.approx(wanted.astype(np.float32) / 2**15, abs=1e-6)
 
 
-def test_the_memory_for_a_recording_depends_on_the_sample_rate_of_the_model() -> None:
+def test_a_recording_reserves_memory_only_for_the_samples_at_the_sample_rate_of_the_model() -> None:
     """Only the resampled samples need memory: 128 MiB at 384 kHz become 22 MiB at 16 kHz."""
     body = bytes(4 * 1024 * 1024)
     recording = open_recording(wav_of(body, 8, rate=384_000), RATE)

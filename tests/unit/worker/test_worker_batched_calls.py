@@ -39,7 +39,7 @@ class Post:
             raise ConnectionError(self.fails)
 
 
-def test_items_that_arrive_during_a_batched_call_are_grouped_into_the_next_batched_calls() -> None:
+def test_items_that_arrive_during_a_batched_call_share_the_next_calls_up_to_the_limit() -> None:
     post = Post()
     gathering = CallGatherer(post, limit=3)
     with ThreadPoolExecutor(8) as threads:
@@ -69,7 +69,7 @@ def test_the_error_of_a_batched_call_is_raised_only_for_the_items_of_the_failed_
 
 
 @given(st.sets(st.integers(0, 60)))
-def test_the_function_ranges_groups_numbers_into_ranges_of_consecutive_numbers(
+def test_a_set_of_numbers_is_grouped_into_ranges_of_consecutive_numbers(
     numbers: set[int],
 ) -> None:
     found = ranges(numbers)

@@ -59,7 +59,9 @@ def test_the_capacity_for_messages_is_one_running_batch_and_one_prepared_batch(
     assert held.rooms == (True, True)
 
 
-def test_the_number_of_messages_that_wait_for_settlement_is_limited(held: HeldMessages) -> None:
+def test_the_worker_has_no_capacity_while_too_many_messages_wait_for_settlement(
+    held: HeldMessages,
+) -> None:
     for job in held.take(8):
         held.in_flight.finish_run(job)
     assert held.rooms == (False, False)
@@ -89,7 +91,9 @@ def test_the_capacity_is_zero_while_too_many_messages_wait_for_a_delayed_settlem
     assert held.rooms == (True, True)
 
 
-def test_the_settlement_of_a_message_is_decided_only_once(held: HeldMessages) -> None:
+def test_only_the_first_settlement_that_is_decided_for_a_message_is_used(
+    held: HeldMessages,
+) -> None:
     (job,) = held.take(1)
     assert held.in_flight.open_jobs() == [job]
     ending = held.end(job)

@@ -236,7 +236,7 @@ def test_the_message_is_abandoned_and_a_shutdown_is_requested_if_the_device_is_l
     assert jobs.shutdown.exit_code == EXIT_DEVICE_LOST
 
 
-def test_a_job_fails_if_the_model_runs_out_of_memory_but_not_if_the_worker_code_does(
+def test_running_out_of_memory_in_the_model_fails_a_job_and_in_the_worker_code_abandons_the_job(
     jobs: RecordedJobs,
 ) -> None:
     failed = jobs.job()

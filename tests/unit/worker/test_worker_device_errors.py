@@ -104,7 +104,9 @@ CODES = [
 
 
 @pytest.mark.parametrize(("text", "verdict"), TEXTS)
-def test_the_text_of_an_error_determines_the_device_state(text: str, verdict: DeviceState) -> None:
+def test_a_runtime_error_is_classified_as_a_device_state_by_the_text_of_the_error(
+    text: str, verdict: DeviceState
+) -> None:
     assert device_state(RuntimeError(text)) is verdict
 
 

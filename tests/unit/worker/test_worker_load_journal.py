@@ -54,7 +54,7 @@ def test_the_pause_before_a_model_that_is_set_aside_is_loaded_doubles_with_each_
     assert successor(folder, "killer", at=0.0).find("killer").pause_seconds == 600.0
 
 
-def test_models_that_were_loaded_together_when_a_process_died_are_only_suspects(
+def test_models_loading_together_when_a_process_dies_become_suspects_but_are_not_set_aside(
     folder: Path,
 ) -> None:
     for _ in range(5):
@@ -64,7 +64,9 @@ def test_models_that_were_loaded_together_when_a_process_died_are_only_suspects(
     assert journal.is_holding
 
 
-def test_a_model_is_only_a_suspect_if_the_dead_process_also_held_a_message(folder: Path) -> None:
+def test_a_model_becomes_a_suspect_and_is_not_set_aside_if_the_dead_process_held_a_message(
+    folder: Path,
+) -> None:
     def hold_a_job() -> LockJournal:
         journal = LockJournal(folder, "namespace", "queue")
         journal.note(b"x" * 16)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -14,9 +14,11 @@ from PIL import Image
 
 from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson
+from contract.parameters import read_schemas
 from worker.errors import Cancelled, InferenceFailed, InvalidInput, ModelUnfit
 from worker.inference.loaded_model import LoadedModel, make_instance, serialize_result
-from worker.models import Accepts, Context, Weights
+from worker.inference.parameters import read_arguments
+from worker.models import Accepts, Context, Range, Weights
 
 NOOP = Catalogue.load()["noop"]
 PICTURES = replace(NOOP, name="pictures", media_types=("image/png",), max_pixels=100)
@@ -126,6 +128,94 @@ def test_model_classes_for_single_items_and_for_batches_accept_parameters() -> N
     assert list(short.run(["x"])) == ["x"]
 
 
+class Typed:
+    """An item model whose keyword-only arguments have all supported type hints."""
+
+    def __call__(
+        self,
+        text: str,
+        *,
+        top: Annotated[int, Range(1, 10), "How many."] = 3,
+        score: Annotated[float | None, Range(maximum=1)] = None,
+        mode: Literal["a", "b"] = "a",
+        names: list[str] = ["x"],  # noqa: B006  the model does not change it
+        flag: bool = False,
+    ) -> object:
+        return [text, top, score, mode, names, flag]
+
+
+TYPED_SCHEMAS: dict[str, dict[str, Any]] = {
+    "top": {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 10,
+        "description": "How many.",
+        "default": 3,
+    },
+    "score": {"type": "number", "maximum": 1},
+    "mode": {"type": "string", "enum": ["a", "b"], "default": "a"},
+    "names": {"type": "array", "items": {"type": "string"}, "default": ["x"]},
+    "flag": {"type": "boolean", "default": False},
+}
+
+
+def test_the_keyword_only_arguments_of_a_model_class_declare_parameters() -> None:
+    assert read_arguments(Typed()) == read_arguments(Typed.__call__) == TYPED_SCHEMAS
+    read_schemas("typed.parameters", TYPED_SCHEMAS)
+
+
+def test_typed_parameters_are_passed_as_the_types_of_their_hints() -> None:
+    class Batched(Typed):
+        accepts: ClassVar[Accepts] = "text"
+
+        def preprocess(self, text: str, *, top: int = 1, score: float = 0.5) -> object:
+            return [text, top, score]
+
+        def __call__(self, batch: list[object]) -> list[object]:  # type: ignore[override]
+            return batch
+
+    loaded = LoadedModel(replace(TEXTS, parameters=TYPED_SCHEMAS), Typed())
+    given = {"top": 2.0, "score": 1, "names": ["y"]}
+    items = [loaded.prepare(b"t", "text/plain", each) for each in ({}, given)]
+    plain, asked = loaded.run([*items])
+    assert plain == ["t", 3, None, "a", ["x"], False]
+    assert asked == ["t", 2, 1.0, "a", ["y"], False]
+    assert [type(each) for each in asked[1:3]] == [int, float]
+    # A sample is an item without parameters.
+    assert loaded.run(["s"]) == [["s", 3, None, "a", ["x"], False]]
+    schemas = read_arguments(Batched.preprocess)
+    batched = LoadedModel(replace(TEXTS, parameters=schemas), Batched())
+    assert batched.prepare(b"t", "text/plain", {"score": 1}) == ["t", 1, 1.0]
+
+
+def test_parameters_that_do_not_match_their_schemas_are_refused_by_the_worker() -> None:
+    loaded = LoadedModel(replace(TEXTS, parameters=TYPED_SCHEMAS), Typed())
+    for given in ({"top": 11}, {"others": 1}):
+        with pytest.raises(InvalidInput, match="parameters/"):
+            loaded.prepare(b"t", "text/plain", given)
+
+
+def test_a_model_class_whose_parameters_differ_from_its_entry_is_refused() -> None:
+    different: list[dict[str, dict[str, Any]]] = [{}, {**TYPED_SCHEMAS, "top": {"type": "integer"}}]
+    for schemas in different:
+        with pytest.raises(ModelUnfit, match=r"texts.parameters: differs .* models describe texts"):
+            LoadedModel(replace(TEXTS, parameters=schemas), Typed())
+
+
+def test_a_parameter_without_a_supported_type_hint_is_refused() -> None:
+    class Untyped:
+        def __call__(self, text: str, *, top=3) -> str:  # type: ignore[no-untyped-def]
+            return text
+
+    class Nested:
+        def __call__(self, text: str, *, top: dict[str, int] | None = None) -> str:
+            return text
+
+    for infer in (Untyped(), Nested()):
+        with pytest.raises(ModelUnfit, match="the argument top has no type hint that a parameter"):
+            LoadedModel(TEXTS, infer)
+
+
 def test_a_model_class_for_single_items_gets_the_progress_context_and_the_parameters() -> None:
     class Infer:
         def __call__(self, text: str, context: Context, parameters: Mapping[str, Any]) -> Any:
@@ -145,7 +235,7 @@ def test_a_model_class_for_single_items_gets_the_progress_context_and_the_parame
         ("json", b'{"a": [1]}', "application/json", {"a": [1]}),
     ],
 )
-def test_the_attribute_accepts_of_a_model_class_determines_the_input_type(
+def test_a_model_gets_inputs_of_the_type_in_the_class_attribute_named_accepts(
     accepts: Accepts, data: bytes, media_type: str, seen: object
 ) -> None:
     def infer(item: object) -> object:
@@ -164,7 +254,7 @@ def test_the_attribute_accepts_of_a_model_class_determines_the_input_type(
         (("application/json",), "json"),
     ],
 )
-def test_the_media_types_determine_the_input_type_if_the_model_has_no_attribute_accepts(
+def test_a_model_without_the_attribute_named_accepts_gets_the_input_type_of_its_media_types(
     media_types: tuple[str, ...], accepts: str
 ) -> None:
     assert LoadedModel(replace(NOOP, media_types=media_types), bytes).accepts == accepts
@@ -266,7 +356,9 @@ def test_a_batch_fails_if_the_model_returns_one_result_in_place_of_a_list(output
 @pytest.mark.parametrize(
     "call", [lambda self, item: item, lambda self, item, *, parameters: item, lambda self: 1]
 )
-def test_a_model_that_reports_progress_is_refused_if_it_takes_no_context(call: object) -> None:
+def test_a_model_that_reports_progress_is_refused_if_its_call_method_takes_no_context(
+    call: object,
+) -> None:
     model = replace(NOOP, reports_progress=True)
     item_model = type("Infer", (), {"accepts": "bytes", "__call__": call})
     with pytest.raises(ModelUnfit, match=r"noop.reports_progress: is true, .* argument context "):

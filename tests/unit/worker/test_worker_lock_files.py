@@ -61,7 +61,7 @@ def read(lock_files: LockFileFolder) -> list[object]:
         return [file["who"] for file in lock_files.read().values()]
 
 
-def test_lock_files_of_other_processes_are_readable_until_the_process_ends(tmp_path: Path) -> None:
+def test_a_lock_file_of_another_process_is_readable_until_that_process_ends(tmp_path: Path) -> None:
     lock_files = LockFileFolder(tmp_path)
     with lock_files.locked():
         file = lock_files.add({"who": "me"})

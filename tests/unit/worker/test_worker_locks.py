@@ -115,7 +115,7 @@ def test_no_lock_is_lost_during_a_short_outage_of_the_broker() -> None:
     assert is_held(lock)
 
 
-def test_a_lock_is_not_lost_if_a_connection_gets_no_response_and_the_next_connection_does() -> None:
+def test_a_lock_is_not_lost_if_one_connection_is_silent_and_the_next_connection_works() -> None:
     broker = ScriptedBroker(mood="silent")
     locks = [broker.hold(name) for name in ("a", "b")]
     broker.pass_time(20.0)

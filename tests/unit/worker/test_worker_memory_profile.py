@@ -31,7 +31,7 @@ def test_an_unmeasured_batch_size_has_the_memory_estimate_of_the_next_larger_mea
     assert MemoryProfile(5).peak_bytes(1) is None
 
 
-def test_the_size_of_the_largest_batch_that_fits_into_the_memory_is_computed() -> None:
+def test_the_largest_batch_that_fits_is_computed_from_the_measured_memory_of_batches() -> None:
     profile = profile_of(100, {1: 10, 4: 30})
     assert [profile.largest_cost(size) for size in (99, 105, 110, 129, 130)] == [0, 0, 1, 1, 4]
     assert profile.largest_cost(160) == 8

@@ -23,7 +23,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(f"loosely_worker_{name}", labels)
 
 
-def test_each_recorded_event_changes_the_metric_of_the_event() -> None:
+def test_each_event_recorded_for_a_model_increases_the_matching_metrics() -> None:
     metrics = Metrics()
     noop = ModelTelemetry("noop", metrics)
     noop.record_received(0, 0.3)
@@ -59,7 +59,7 @@ def test_the_metric_series_of_a_model_start_with_the_value_zero() -> None:
     assert value(metrics, "settled_total", model="noop", outcome="succeeded") == 0
 
 
-def test_failed_loads_are_counted_by_their_reason() -> None:
+def test_failed_model_loads_are_counted_separately_for_each_reason() -> None:
     metrics = Metrics()
     ModelTelemetry("noop", metrics).record_load_failure("weights-missing")
     assert value(metrics, "model_load_failures_total", model="noop", reason="weights-missing") == 1

@@ -356,7 +356,7 @@ def test_a_model_whose_load_has_killed_three_processes_is_set_aside(
     assert not killer.manager.is_standing_by
 
 
-def test_no_jobs_are_received_while_a_suspect_is_loaded(
+def test_no_model_receives_jobs_while_a_suspect_is_loading(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     die_while_loading(tmp_path, "suspect")

@@ -105,7 +105,7 @@ def test_a_network_for_volumes_returns_the_same_outputs_as_the_wrapped_module(
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
 
 
-def test_integer_inputs_stay_integers_and_byte_inputs_become_fractions(
+def test_a_network_keeps_integer_inputs_and_converts_uint8_inputs_to_float32(
     device: torch.device,
 ) -> None:
     words = Network(nn.Embedding(10, 4), device=device)

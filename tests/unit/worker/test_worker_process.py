@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.mark.parametrize(
     ("processors", "torch", "preparing"), [(1, 1, 4), (2, 1, 4), (4, 2, 4), (8, 4, 8), (64, 8, 16)]
 )
-def test_the_number_of_threads_depends_on_the_number_of_processors(
+def test_the_numbers_of_torch_and_preparing_threads_grow_with_the_number_of_processors(
     processors: int, torch: int, preparing: int
 ) -> None:
     assert process.torch_threads(processors) == torch
@@ -26,7 +26,7 @@ def test_the_number_of_threads_depends_on_the_number_of_processors(
     not hasattr(os, "sched_setaffinity"),
     reason="this system cannot limit a process to some processors",
 )
-def test_only_processors_in_the_affinity_mask_are_counted() -> None:
+def test_only_processors_that_the_process_may_use_count_as_available() -> None:
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
         "from worker import process; print(process.available_processors())"

@@ -50,7 +50,7 @@ def test_the_documented_example_of_scheduled_events_is_read() -> None:
 
 
 @pytest.mark.parametrize("not_before", ["", None, "soon", 5, "Mon, 99 Foo 2026 99:99:99 GMT"])
-def test_a_scheduled_event_with_an_invalid_not_before_value_has_no_not_before_time(
+def test_an_invalid_not_before_time_of_a_scheduled_event_is_read_as_none(
     not_before: Any,
 ) -> None:
     (notice,) = read_events(document(EventType="Reboot", NotBefore=not_before))

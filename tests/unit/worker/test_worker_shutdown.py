@@ -9,7 +9,7 @@ from typing import Any
 from worker.shutdown import EXIT_DEVICE_LOST, Shutdown
 
 
-def test_the_first_shutdown_reason_and_the_first_failure_code_are_kept() -> None:
+def test_a_shutdown_keeps_the_first_reason_and_the_first_failure_code() -> None:
     leaving = Shutdown()
     leaving.request("told to leave")
     leaving.request("the device is lost", EXIT_DEVICE_LOST)
@@ -19,7 +19,7 @@ def test_the_first_shutdown_reason_and_the_first_failure_code_are_kept() -> None
     assert (leaving.reason, leaving.exit_code) == ("told to leave", EXIT_DEVICE_LOST)
 
 
-def test_the_method_wait_of_shutdown_returns_if_a_signal_arrives_during_any_line_of_wait() -> None:
+def test_waiting_for_a_shutdown_ends_whenever_a_signal_arrives_inside_the_wait_method() -> None:
     before = signal.getsignal(signal.SIGUSR1)
     for number in range(40):
         leaving, lines = Shutdown(), iter(range(40))

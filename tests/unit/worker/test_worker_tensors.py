@@ -39,7 +39,7 @@ def test_an_array_from_an_npy_file_keeps_the_shape_and_the_type(
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (5,), (1,) * 8, (3, 0, 2)])
-def test_tensors_of_every_shape_are_read(shape: tuple[int, ...]) -> None:
+def test_a_tensor_of_any_shape_is_read_with_the_same_shape(shape: tuple[int, ...]) -> None:
     assert tensors.decode(npy(np.zeros(shape, np.float32)), media.NPY).shape == shape
 
 

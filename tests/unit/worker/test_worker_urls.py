@@ -72,7 +72,7 @@ def fetcher() -> UrlFetcher:
         ("image/png", "content-type: text/html", PNG, "image/png"),
     ],
 )
-def test_the_media_type_in_the_job_precedes_the_detected_type_and_the_type_of_the_server(
+def test_the_media_type_in_a_job_overrides_the_detected_type_and_the_type_that_the_server_sends(
     fetcher: UrlFetcher, announced: str | None, header: str, body: bytes, found: str
 ) -> None:
     with answering(http(body, header)) as url:

@@ -6,8 +6,9 @@ The code here reads no clock and no file. The time and the records of all models
 that all processes make the same decision.
 
 The model that has waited longest is loaded first, even if a smaller model already fits into memory.
-With this rule, a large model does not wait forever. The rule ignores a waiting model that another
-process on this device has already loaded, and no model is unloaded for such a model.
+With this rule, a large model does not wait forever. There is one exception. If another process on
+this device has already loaded the same model, the waiting model does not block other models, and no
+model is unloaded for it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -77,8 +78,8 @@ def reserved_bytes(records: Iterable[ReservationRecord]) -> int:
 def may_enter(name: str, size_bytes: int, records: Records, total_bytes: int) -> bool:
     """Return whether memory may be reserved for a model now.
 
-    The result is True if enough memory is free, and if no model waits for memory or this model is
-    the first of the waiting models.
+    The result is False if not enough memory is free, or if another model has waited longer for
+    memory than this model. Otherwise, the result is True.
 
     Args:
         name: The name of the model's lock file.

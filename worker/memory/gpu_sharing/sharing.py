@@ -154,9 +154,9 @@ def profile_key(model: ModelEntry) -> str:
 def needed_bytes(profile: MemoryProfile, model: ModelEntry, device: Device) -> int:
     """Return how many bytes of device memory to reserve before a model is loaded.
 
-    The result is the measured memory of the model together with a full batch, but at most the
-    memory of the device. If the model and a batch of one item together need more than the device
-    has, the result is what these two need. If no batch was measured, the result is an estimate.
+    The result is the measured memory of the model together with a full batch, but normally not more
+    than the device has. Only if the model with a batch of one item needs more than the device has,
+    the result is this larger number. If no batch was measured, the result is an estimate.
     """
     if not profile.peaks:
         return _first_reservation_bytes(profile.resident_bytes, model, device)

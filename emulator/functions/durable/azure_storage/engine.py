@@ -86,7 +86,7 @@ class OrchestrationSession:
     is_driven: bool = False
     """Whether an asyncio task runs the episodes of the instance now."""
     is_running: bool = False
-    """Whether an episode runs whose history is not saved yet."""
+    """Whether an episode of the instance has begun and its history is not saved yet."""
 
 
 class AzureStorageEngine(DurableEngine):
@@ -231,7 +231,10 @@ class AzureStorageEngine(DurableEngine):
         self.database.check_writable()
 
     async def get_setting(self, name: str, default: str) -> str:
-        """Return the value of a setting. If the setting is missing, store and return `default`."""
+        """Return the stored value of a setting of the task hub.
+
+        If the database does not contain the setting, store and return `default`.
+        """
         query = "SELECT value FROM settings WHERE name=?"
         if not (rows := self.database.read(query, (name,))):
             await self.database.transact(
@@ -625,13 +628,13 @@ class AzureStorageEngine(DurableEngine):
         )
 
     async def _select(self, session: OrchestrationSession) -> LoadedInstance | None:
-        """Load an instance for the next episode of the instance.
+        """Load the session's instance, and remove the messages that its next episode cannot use.
 
-        Return None if the instance does not exist. Also remove the dequeued messages that the next
-        episode cannot use. A message may arrive before the history to which it belongs is saved.
-        Such a message is abandoned, and becomes visible in its queue again after a delay. If it was
-        already dequeued too often, it is deleted. Other messages that the next episode cannot use
-        are deleted at once.
+        Return None if the instance does not exist.
+
+        A message may arrive before the history to which it belongs is saved. Such a message is
+        abandoned, and becomes visible in its queue again after a delay. After too many dequeues,
+        it is deleted. All other messages that the next episode cannot use are deleted at once.
         """
         result = select_messages(load_instance(self.database, session.instance_id), session.pending)
         self._release(session, result.not_taken)

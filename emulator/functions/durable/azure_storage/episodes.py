@@ -33,7 +33,7 @@ from emulator.functions.durable.shim import Shim
 from emulator.functions.durable.store import Statement
 
 Etag = tuple[str, int]
-"""The execution id and the episode count in an instance's row when an episode loaded the row."""
+"""The execution id and the episode count that an instance's row had when an episode loaded it."""
 NO_INSTANCE = "No such instance"
 _OUT_OF_ORDER = "Out of order"
 _OTHER_EXECUTION = "It belongs to another execution"
@@ -72,8 +72,8 @@ def load_instance(database: Database, instance_id: str) -> LoadedInstance | None
 def make_child(start: TaskMessage, former: LoadedInstance | None) -> LoadedInstance:
     """Return the sub-orchestration that a start message describes.
 
-    `former` is the finished instance with the same id that the sub-orchestration replaces. `former`
-    is None if no instance has this id.
+    The sub-orchestration replaces `former`, the finished instance with the same id. `former` is
+    None if no instance has this id.
     """
     child_id, name, version, input_text, created, *parent = json.loads(start.text)
     assert start.execution is not None
@@ -103,8 +103,8 @@ def read_parent(start: TaskMessage) -> Parent | None:
 def make_start_message(instance: OrchestrationInstance) -> TaskMessage:
     """Return the message that starts an instance.
 
-    The start message of a sub-orchestration contains the properties of the sub-orchestration,
-    because its first episode inserts the row in the database.
+    The start message of a sub-orchestration contains the properties of the sub-orchestration. The
+    sub-orchestration has no row in the database before its first episode inserts the row.
     """
     text = ""
     if instance.parent is not None:

@@ -169,10 +169,11 @@ class InstanceCache:
 
 
 def _restore_work(message: TaskMessage, work: int, written: asyncio.Future[None]) -> None:
-    """Store the number of an activity's work item in `message` if writing the message has failed.
+    """Set the work item of an activity's result again if the result could not be written.
 
-    The transaction of the next episode then deletes the work item. Otherwise the activity would run
-    again after a restart of the host.
+    `message` reports the result, `work` is the number of the work item, and `written` is the future
+    of the write. If the write failed, the transaction of the next episode must delete the work
+    item. Otherwise the activity would run again after a restart of the host.
     """
     if written.cancelled() or written.exception() is not None:
         message.sequence, message.work = None, work

@@ -111,7 +111,10 @@ class LocalEngine(DurableEngine):
         self.store.check_writable()
 
     async def get_setting(self, name: str, default: str) -> str:
-        """Return the value of a setting. If the setting is missing, store and return `default`."""
+        """Return the stored value of a setting of the task hub.
+
+        If the database does not contain the setting, store and return `default`.
+        """
         return self.store.get_setting(name, default)
 
     @property

@@ -176,8 +176,11 @@ class Rewinder:
 def _undo_last_attempt(event: Event, shim: Shim, past: list[list[Event]]) -> Event | None:
     """Undo the last attempt of a retry if `event` is from the timer after that attempt.
 
-    Return the event that records the failure of the attempt. Return None if `event` is not from
-    such a timer. Raises OperationInvalid if the failure cannot be undone.
+    The failure of the attempt is removed from the history `past`, and the task numbers in `shim`
+    are reset.
+
+    Return the history event that recorded the failure, or None if `event` is not from such a timer.
+    Raises OperationInvalid if the failure cannot be undone.
     """
     timer = event.get("TimerId")
     retry = shim.retries.get(timer) if timer is not None else None

@@ -44,7 +44,10 @@ class Server:
 def run_emulator(
     data: Path, *, port: int | None = None, options: Sequence[str] = ()
 ) -> Iterator[Server]:
-    """Run the emulator with `data` as its data directory, and with more command-line options."""
+    """Run the emulator with the data directory `data`.
+
+    `options` are added to the command line. If `port` is None, the emulator gets a free port.
+    """
     port = port or free_port()
     command = [sys.executable, "-m", "emulator.blobs", "--port", str(port), "--data", str(data)]
     with _running("emulator", [*command, "--log-level", "warning", *options], port) as server:

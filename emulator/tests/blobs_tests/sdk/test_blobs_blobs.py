@@ -206,7 +206,9 @@ async def test_a_backslash_in_a_blob_name_is_converted_to_a_slash(container: Any
     assert await (await container.download_blob("back/slash")).readall() == b"content"
 
 
-async def test_blob_names_that_differ_only_in_case_refer_to_different_blobs(container: Any) -> None:
+async def test_blob_names_that_differ_only_in_upper_and_lower_case_refer_to_different_blobs(
+    container: Any,
+) -> None:
     await container.upload_blob("name", b"lower")
     await container.upload_blob("NAME", b"upper")
     assert await (await container.download_blob("name")).readall() == b"lower"

@@ -119,7 +119,9 @@ async def test_a_block_id_whose_length_differs_from_earlier_block_ids_is_refused
 
 
 @pytest.mark.azurite_differs("Azurite keeps uncommitted blocks when Put Blob replaces the blob")
-async def test_the_operation_put_blob_discards_uncommitted_blocks(container: Any) -> None:
+async def test_uploading_a_whole_blob_discards_the_uncommitted_blocks_of_the_blob(
+    container: Any,
+) -> None:
     blob = container.get_blob_client("blocks")
     await blob.stage_block(block_id(0), b"content")
     await blob.upload_blob(b"whole")

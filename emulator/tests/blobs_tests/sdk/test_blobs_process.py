@@ -69,7 +69,7 @@ def test_the_blob_service_exits_with_status_2_if_an_option_is_invalid(
     assert ended.stderr.strip()
 
 
-def test_pages_of_the_origins_in_the_option_cors_origin_may_use_signed_links(
+def test_a_preflight_request_succeeds_only_for_an_origin_given_by_the_cors_origin_option(
     tmp_path: Path,
 ) -> None:
     options = ("--cors-origin", "http://one", "--cors-origin", "http://two:3000")

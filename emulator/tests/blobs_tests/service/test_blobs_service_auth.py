@@ -104,7 +104,7 @@ def signed(
 
 
 @pytest.mark.parametrize(("minutes", "status"), [(-16, 403), (-14, 200), (14, 200), (16, 403)])
-async def test_a_shared_key_request_is_valid_for_15_minutes(
+async def test_a_shared_key_request_dated_over_15_minutes_before_or_after_now_is_refused(
     service: RunningBlobService, minutes: int, status: int
 ) -> None:
     await service.put("box/blob", b"content")

@@ -171,7 +171,7 @@ async def test_a_blob_store_of_the_previous_format_version_is_upgraded(tmp_path:
         assert await read_origins(service) == ["http://page"]
 
 
-async def test_the_cors_start_option_replaces_the_cors_rules_and_keeps_other_service_properties(
+async def test_cors_rules_given_at_the_start_replace_only_the_stored_cors_rules(
     tmp_path: Path,
 ) -> None:
     logged = document(

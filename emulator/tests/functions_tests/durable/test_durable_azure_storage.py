@@ -156,7 +156,12 @@ async def test_an_event_that_arrives_during_the_last_episode_of_an_instance_is_d
 async def test_an_activity_runs_twice_if_the_host_dies_before_the_episode_is_saved(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The activity runs, an event is discarded, and then the start message is visible again."""
+    """After the crash, the instance is not stored, but its work item and start message are.
+
+    The activity first runs before the second host sees the start message, and an event for the
+    instance is discarded. When the start message is visible again, the episode repeats, and the
+    activity runs again.
+    """
     host = await start_host(crash_at=("before-save:job",))
     await host.engine.start_new("job", "i")
     await until(lambda: host.is_dead)
@@ -288,7 +293,7 @@ async def test_a_stopped_host_releases_all_owned_partitions_immediately(
     assert one.azure_storage_engine.leases.owned == set(range(PARTITION_COUNT))
 
 
-async def test_a_surplus_partition_is_released_when_the_running_episode_has_ended(
+async def test_a_host_that_must_give_up_a_partition_releases_it_after_the_running_episode(
     start_host: StartHost,
 ) -> None:
     one = await start_host()
@@ -353,7 +358,10 @@ async def test_orchestrations_complete_although_split_brain_faults_are_injected(
 async def test_random_faults_are_different_for_each_host_of_a_task_hub(
     start_host: StartHost,
 ) -> None:
-    """The first host dies in its first episode. With the same faults, all hosts would die."""
+    """The first host dies in its first episode, because of its random faults.
+
+    If all hosts had the same random faults, every further host would die too.
+    """
     host = await start_host(crash_rate=0.9, seed=1)
     starts = 0
     await host.engine.start_new("job", "i")
@@ -436,7 +444,7 @@ DELAY_SECONDS = 0.04
 RESOLUTION_SECONDS = 0.001
 
 
-async def test_half_of_the_storage_delay_passes_before_the_commit_and_half_after_the_commit(
+async def test_half_of_the_simulated_storage_delay_passes_before_a_commit_and_half_after_the_commit(
     tmp_path: Path,
 ) -> None:
     committed = asyncio.Event()
@@ -461,7 +469,7 @@ async def test_half_of_the_storage_delay_passes_before_the_commit_and_half_after
     await database.close()
 
 
-async def test_an_activity_runs_at_least_three_storage_delays_after_the_start_request(
+async def test_an_activity_starts_at_least_three_simulated_storage_delays_after_the_start_request(
     start_host: StartHost,
 ) -> None:
     host = await start_host(delay_seconds=DELAY_SECONDS)

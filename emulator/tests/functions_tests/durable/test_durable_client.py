@@ -131,7 +131,9 @@ async def test_the_sdk_client_raises_an_error_for_each_invalid_operation(
         await host.client.rewind("nobody", "why")
 
 
-async def test_purging_a_terminated_instance_succeeds(host: ListeningHost) -> None:
+async def test_a_terminated_instance_can_be_purged_and_then_no_longer_exists(
+    host: ListeningHost,
+) -> None:
     await host.client.start_new("greet", "t", "x")
     await host.client.terminate("t", "enough")
     status = await host.finished("t")
@@ -147,7 +149,7 @@ async def test_purging_a_terminated_instance_succeeds(host: ListeningHost) -> No
     assert not await host.client.get_status("t")
 
 
-async def test_resuming_a_suspended_instance_succeeds(host: ListeningHost) -> None:
+async def test_a_suspended_instance_completes_after_it_is_resumed(host: ListeningHost) -> None:
     await host.client.start_new("greet", "s", "x")
     await host.client.suspend("s", "later")
     assert (await host.client.get_status("s")).runtime_status is RuntimeStatus.Suspended
@@ -161,7 +163,7 @@ async def test_resuming_a_suspended_instance_succeeds(host: ListeningHost) -> No
     await host.client.resume("s", "late")
 
 
-async def test_rewinding_a_failed_instance_succeeds(host: ListeningHost) -> None:
+async def test_a_failed_instance_completes_after_it_is_rewound(host: ListeningHost) -> None:
     await host.client.start_new("fail", "f")
     status = await host.finished("f")
     assert status.runtime_status is RuntimeStatus.Failed
@@ -174,7 +176,9 @@ async def test_rewinding_a_failed_instance_succeeds(host: ListeningHost) -> None
     assert (status.runtime_status, status.output) == (RuntimeStatus.Completed, "glass")
 
 
-async def test_restarting_an_instance_succeeds(host: ListeningHost) -> None:
+async def test_restarting_an_instance_runs_it_again_with_a_new_id_or_the_same_id(
+    host: ListeningHost,
+) -> None:
     await host.client.start_new("fail", "r")
     assert (await host.finished("r")).runtime_status is RuntimeStatus.Failed
     links: Any = await host.client.restart("r")

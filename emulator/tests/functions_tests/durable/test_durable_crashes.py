@@ -21,7 +21,10 @@ from functions_tests.durable.durable_host import EngineHost, make_host
 
 
 class CrashingStore(Store):
-    """A store that fails before or after a given commit, as if the process had died."""
+    """A store that fails at commit number `commits`, as if the process had died.
+
+    If `after` is True, this commit is made before the store fails.
+    """
 
     def __init__(self, path: Path, commits: int, *, after: bool) -> None:
         super().__init__(path)
@@ -115,7 +118,7 @@ def saga(host: EngineHost) -> None:
 
 
 async def _play_client(crashing: CrashingHost) -> None:
-    """Start the orchestration `saga`, and send its events every second for 12 seconds.
+    """Start the orchestration `saga`, and send both of its events once a second for 12 seconds.
 
     Repeat each request until the engine accepts it.
     """
@@ -344,7 +347,7 @@ def test_random_orchestrations_complete_although_hosts_are_killed(
     asyncio.run(play())
 
 
-async def test_the_error_for_a_nested_task_all_with_an_early_failure_explains_the_fault_of_the_sdk(
+async def test_if_a_task_in_a_nested_task_all_fails_the_error_explains_the_sdk_fault(
     host: EngineHost,
 ) -> None:
     _programs(host, [INNER_TASK_ALL_FAILS, ("retry", 1)])
@@ -366,7 +369,7 @@ async def test_the_error_for_a_nested_task_all_with_an_early_failure_explains_th
     )
 
 
-async def test_an_inner_task_all_in_a_sub_orchestration_may_fail_early(
+async def test_a_parent_orchestration_can_catch_the_failure_of_a_task_all_in_a_sub_orchestration(
     host: EngineHost,
 ) -> None:
     @host.runner.activity
@@ -405,7 +408,10 @@ class FaultyHost:
         )
 
     async def run(self, name: str, value: Any, events: list[str]) -> None:
-        """Start an orchestration, and send all events until it has ended."""
+        """Start an orchestration, and send all `events` once a second until it has ended.
+
+        If the host crashes, restart it after its leases have expired.
+        """
         host = self.host
         await host.start()
         await host.engine.start_new(name, "i", None if value is None else json.dumps(value))

@@ -1,4 +1,4 @@
-"""Tests of external events that arrive early, late, repeatedly or with a different case."""
+"""Tests of external events: early, late and repeated events, and upper-case event names."""
 
 import json
 from datetime import timedelta

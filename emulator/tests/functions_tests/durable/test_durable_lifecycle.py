@@ -75,7 +75,7 @@ async def test_activity_results_of_a_former_execution_are_ignored(host: EngineHo
     assert host.output() == [1, 1]
 
 
-async def test_the_field_is_played_is_true_only_for_history_events_from_earlier_episodes(
+async def test_history_events_of_earlier_episodes_have_is_played_true_and_new_events_have_false(
     host: EngineHost,
 ) -> None:
     child(host)
@@ -108,7 +108,9 @@ async def test_the_custom_status_of_an_instance_is_stored_until_the_orchestrator
     assert host.status() == "Completed"
 
 
-async def test_a_timer_of_ten_days_is_split_and_fires_after_ten_days(host: EngineHost) -> None:
+async def test_a_timer_of_ten_days_is_split_into_three_timers_and_fires_after_ten_days(
+    host: EngineHost,
+) -> None:
     @host.runner.orchestrator
     def body(context: Any) -> Any:
         yield context.create_timer(context.current_utc_datetime + timedelta(days=10))

@@ -92,7 +92,7 @@ JSON = {"content-type": "application/json"}
         ("", "/durabletask"),
     ],
 )
-async def test_the_management_api_responds_with_and_without_the_path_prefix(
+async def test_the_management_api_responds_under_each_path_prefix_and_without_a_path_prefix(
     engine: DurableExtension, prefix: str, root_path: str
 ) -> None:
     app = engine.management_app

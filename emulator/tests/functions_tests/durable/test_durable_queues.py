@@ -27,7 +27,10 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 def instance(status: Status, next_task: int = 0) -> LoadedInstance:
-    """Return an instance that has run no episode if it is pending, and otherwise one episode."""
+    """Return an instance with this status.
+
+    An instance with the status Pending has run no episode. Any other instance has run one episode.
+    """
     episode_count = 0 if status is Status.PENDING else 1
     shim = Shim(next_task=next_task)
     return LoadedInstance(
@@ -77,7 +80,7 @@ def message(
         (instance(Status.FAILED), message(EventType.EVENT_RAISED), "Instance is Failed"),
     ],
 )
-def test_the_state_of_an_instance_determines_whether_the_next_episode_uses_a_queue_message(
+def test_a_queue_message_is_used_or_left_for_later_or_discarded_depending_on_the_instance(
     loaded: LoadedInstance | None, dequeued: QueueMessage, reason: str | None
 ) -> None:
     result = select_messages(loaded, [dequeued])

@@ -81,7 +81,7 @@ def test_the_store_refuses_a_database_with_another_schema_version(
 
 
 @pytest.mark.parametrize("name", ["t.db", "t.db.lock"])
-def test_the_store_refuses_a_file_that_is_not_a_database_and_releases_its_lock(
+def test_the_store_holds_no_lock_after_refusing_a_file_that_is_not_a_database(
     tmp_path: Path, name: str
 ) -> None:
     foreign = tmp_path / name
@@ -117,7 +117,7 @@ def test_a_failed_read_of_the_store_raises_store_unavailable(tmp_path: Path, sto
 
 
 @pytest.mark.parametrize("engine", ["local", "azure-storage"])
-async def test_an_engine_raises_store_unavailable_if_its_file_is_damaged(
+async def test_starting_an_engine_with_a_damaged_database_file_raises_an_error(
     tmp_path: Path, engine: str
 ) -> None:
     host = make_host(tmp_path, engine)

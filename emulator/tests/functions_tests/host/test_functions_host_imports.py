@@ -23,7 +23,9 @@ NEVER = (
     ],
     ids=["before the app process starts", "to serve the loaded app"],
 )
-def test_the_host_does_not_import_unneeded_modules(module: str, unwanted: tuple[str, ...]) -> None:
+def test_the_host_does_not_import_modules_that_only_apps_or_workers_or_other_engines_need(
+    module: str, unwanted: tuple[str, ...]
+) -> None:
     code = f"import sys, {module}; print(*({set(unwanted)!r} & sys.modules.keys()))"
     done = subprocess.run(
         [sys.executable, "-c", code],

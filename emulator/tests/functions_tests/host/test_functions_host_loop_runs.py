@@ -23,7 +23,7 @@ async def run_orchestrator(runs: LoopRuns, count: int) -> list[bool]:
     ]
 
 
-async def test_an_orchestrator_runs_on_the_event_loop_after_the_trial_runs() -> None:
+async def test_an_orchestrator_first_runs_in_a_thread_and_later_on_the_event_loop() -> None:
     runs = await run_orchestrator(LoopRuns(), TRIAL_RUNS + 2)
     assert runs == [False] * TRIAL_RUNS + [True] * 2
 

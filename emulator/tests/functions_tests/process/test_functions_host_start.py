@@ -119,7 +119,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_the_host_refuses_an_invalid_function_app(case: str, tmp_path: Path) -> None:
+async def test_the_host_exits_with_status_1_and_a_reason_if_the_function_app_is_invalid(
+    case: str, tmp_path: Path
+) -> None:
     source, expected = REFUSED[case]
     host_file = BUNDLED
     if case == "a reserved route":
@@ -332,7 +334,7 @@ async def _ended(pidfd: int) -> None:
         os.close(pidfd)
 
 
-async def test_the_garbage_collector_is_enabled_and_has_frozen_objects_in_a_loaded_app(
+async def test_a_loaded_app_has_an_enabled_garbage_collector_and_frozen_objects(
     tmp_path: Path,
 ) -> None:
     source = f"""{HEAD}

@@ -207,7 +207,7 @@ def test_arrays_of_arrays_and_of_described_values_are_decoded() -> None:
         encode(Array([UInt(1), "text"]))
 
 
-def test_trailing_nulls_are_omitted_in_composites_and_kept_in_lists() -> None:
+def test_encoding_omits_trailing_nulls_of_a_composite_and_keeps_trailing_nulls_of_a_list() -> None:
     assert encode_composite(0x24, [None, None]) == b"\x00\x53\x24\x45"
     assert encode([None, None]) == b"\xc0\x03\x02\x40\x40"
 

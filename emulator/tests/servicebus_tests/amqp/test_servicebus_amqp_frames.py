@@ -102,7 +102,7 @@ def test_microsofts_decoder_decodes_an_encoded_performative(performative: Perfor
     assert len(fields) >= len(performative.names())
 
 
-def test_an_encoded_amqp_error_has_three_fields() -> None:
+def test_an_encoded_amqp_error_has_three_fields_even_if_the_last_field_is_null() -> None:
     _, fields = decode_frame(memoryview(EXAMPLES[-1].encode()))
     assert fields[0] == [b"amqp:connection:forced", b"bye", None]
 

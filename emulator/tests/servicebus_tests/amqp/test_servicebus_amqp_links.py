@@ -103,7 +103,7 @@ async def test_the_server_confirms_the_outcome_of_each_settled_message(
     assert await peer.received() == []
 
 
-async def test_the_server_confirms_a_rejected_message_without_repeating_the_error(
+async def test_the_server_confirms_that_a_receiver_rejected_a_message_without_repeating_the_error(
     peer: Peer, broker: Broker
 ) -> None:
     await fill(broker, 1)
@@ -231,7 +231,7 @@ async def test_too_many_incomplete_deliveries_close_the_connection(peer: Peer) -
     assert await closed_for(peer) == "amqp:resource-limit-exceeded"
 
 
-async def test_the_server_renews_the_credit_of_a_sending_peer(peer: Peer) -> None:
+async def test_the_server_grants_new_link_credit_to_a_sender_after_500_messages(peer: Peer) -> None:
     peer.attach_sender()
     (flow,) = await peer.received_of(Flow)
     assert (flow.link_credit, flow.delivery_count) == (1000, 0)

@@ -64,7 +64,7 @@ def delivered(payload: bytes, **changes: Any) -> Any:
     return decode_payload(memoryview(write_message(message, TOKEN, NOW)))
 
 
-def test_a_message_with_only_a_body_is_delivered_with_the_annotations_that_clients_read() -> None:
+def test_a_message_sent_with_only_a_body_is_delivered_with_annotations_of_the_broker() -> None:
     message = delivered(BODY)
     assert message.data == [b"body"]
     assert message.header.delivery_count == 3

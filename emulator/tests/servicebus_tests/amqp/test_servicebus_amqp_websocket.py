@@ -105,7 +105,7 @@ async def test_amqp_frames_are_exchanged_after_a_websocket_handshake(visit: Visi
     assert visit.transport.is_closing()
 
 
-async def test_a_page_of_a_loopback_host_may_open_a_websocket(visit: Visit) -> None:
+async def test_a_page_of_a_loopback_host_can_open_a_websocket(visit: Visit) -> None:
     request = REQUEST.replace("Host:", "Origin: http://localhost:3000\r\nHost:")
     assert (await visit.say(request.encode())).startswith(b"HTTP/1.1 101 ")
 

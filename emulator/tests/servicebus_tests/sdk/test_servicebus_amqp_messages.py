@@ -70,7 +70,7 @@ async def test_a_received_message_equals_the_sent_message(server: Server, client
 
 
 @with_both_clients
-async def test_messages_of_a_list_and_a_batch_and_a_large_message_are_received_in_order(
+async def test_messages_sent_as_a_list_or_as_a_batch_or_as_one_large_message_are_received_in_order(
     server: Server, client: Any
 ) -> None:
     queue = server.create_queue()
@@ -171,7 +171,7 @@ async def test_an_expired_message_is_moved_to_the_dead_letter_queue(
 
 
 @with_both_clients
-async def test_sending_a_message_with_a_repeated_message_id_succeeds_and_drops_the_message(
+async def test_sending_two_messages_with_the_same_message_id_succeeds_and_drops_the_second(
     server: Server, client: Any
 ) -> None:
     queue = server.create_queue(

@@ -84,10 +84,10 @@ async def test_settling_a_message_with_a_lost_lock_is_refused(server: Server, cl
 
 
 def _held_by(message: Any, receiver: Any) -> Any:
-    """Return a copy of `message` that `receiver` settles like a deferred message.
+    """Return a copy of `message` that `receiver` can settle, although it did not receive it.
 
-    The client settles a deferred message with a management request, so the receiver need not be
-    the one that received the message.
+    The copy is marked as deferred. The client settles a deferred message with a management request,
+    for which any receiver of the queue can be used.
     """
     kind = type(message)
     return kind(

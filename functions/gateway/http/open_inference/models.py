@@ -59,7 +59,7 @@ class OipTensorMetadata(TypedDict):
 
 
 class OipModel(TypedDict):
-    """A model and its input and output tensors."""
+    """The description of a model, with its input and output tensors."""
 
     name: Annotated[str, Field(examples=["classifier"])]
     versions: Annotated[list[str], Field(examples=[["1"]])]

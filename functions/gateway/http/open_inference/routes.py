@@ -81,13 +81,13 @@ class OipLive(TypedDict):
 
 
 class OipReady(TypedDict):
-    """Whether all services that the gateway needs respond."""
+    """The response that shows whether all services that the gateway needs respond."""
 
     ready: bool
 
 
 class OipModelReady(TypedDict):
-    """Whether the gateway can accept jobs for a model."""
+    """The response that shows whether the gateway can accept jobs for a model."""
 
     name: str
     ready: bool
@@ -215,7 +215,8 @@ async def oip_model_version_ready(request: Request, model: str, version: str) ->
 async def oip_infer(request: Request, model: str) -> Response:
     """Run a model on the tensors of the request, and return the results of all jobs.
 
-    Each element of a single BYTES tensor is one job. All other tensors together are one job.
+    If the request has only one tensor and its datatype is BYTES, each element is one job.
+    Otherwise, all tensors together are one job.
     """
     services, durable = services_of(request), durable_of(request)
     # Parse and validate.
@@ -256,8 +257,8 @@ async def oip_infer(request: Request, model: str) -> Response:
 async def oip_infer_version(request: Request, model: str, version: str) -> Response:
     """Run a model on the tensors of the request, and return the results of all jobs.
 
-    Each element of a single BYTES tensor is one job. All other tensors together are one job. Each
-    model has only the version 1.
+    If the request has only one tensor and its datatype is BYTES, each element is one job.
+    Otherwise, all tensors together are one job. Each model has only the version 1.
     """
     _check_version(version)
     return await oip_infer(request, model)

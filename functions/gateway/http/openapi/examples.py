@@ -82,4 +82,4 @@ EXAMPLES: Final[Mapping[tuple[str, str], object]] = {
     ("list_models", "200"): {"models": [_MODEL]},
     ("get_model", "200"): _MODEL,
 }
-"""The example of a JSON response, by operation id and status."""
+"""Examples of JSON responses, by operation id and HTTP status."""

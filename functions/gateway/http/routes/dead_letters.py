@@ -191,7 +191,7 @@ async def list_dead_letters(  # noqa: PLR0913, PLR0917 - each query parameter is
     ] = None,
     cursor: CursorOption = None,
 ) -> Response:
-    """List dead letters by queue and id. For each queue, the oldest jobs are first.
+    """List dead letters, sorted by queue and id. In each queue, the oldest job comes first.
 
     With a filter, even an empty page can have a `next_cursor`.
     """

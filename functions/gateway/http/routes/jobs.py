@@ -303,7 +303,7 @@ async def _result_response(
 async def _link_to_result(
     request: Request, job_id: str, result: PayloadRef, *, redirects: bool
 ) -> Response:
-    """Return a redirect to a URL from which the caller can read a large result, or only the URL.
+    """Return a redirect to the URL of a large result; if `redirects` is False, only the URL.
 
     A web page of another origin needs only the URL. If it followed the redirect, its browser would
     send `Origin: null` to the blob storage, and no CORS rule should allow the origin `null`.
@@ -473,8 +473,8 @@ async def list_jobs(  # noqa: PLR0913, PLR0917 - each query parameter is a param
     id: Annotated[  # noqa: A002 - the name of the query parameter
         str | None,
         Query(
-            description="Only the job with this id, or the jobs whose ids begin with these 4 or "
-            "more characters, followed by `*`.",
+            description="Only the job with this id. A `*` after the first 4 or more characters of "
+            "an id stands for any further characters.",
             json_schema_extra={"pattern": f"^(?:{JOB_ID.pattern}|{_ID_PREFIX.pattern})$"},
         ),
     ] = None,
@@ -579,9 +579,9 @@ def _parse_id(text: str | None) -> str | None:
 
 
 def _oldest_time(now: datetime, retention: timedelta) -> datetime:
-    """Return a time before which no job exists any more.
+    """Return the creation time of the oldest job that may still exist, rounded down to an hour.
 
-    The time is a full hour, so that the response to a repeated request does not change.
+    Because of the rounding, the response to a repeated request does not change.
     """
     return (now - retention - _PURGE_DELAY).replace(minute=0, second=0, microsecond=0)
 

@@ -25,8 +25,9 @@ from gateway.services import Services
 from gateway.telemetry import KEPT_MINUTES
 
 _PRIVATE: Final = {"Cache-Control": "no-store"}
-_MINUTES_SCHEMA: Final[dict[str, Any]] = {
-    "anyOf": [{"type": "integer", "minimum": 1, "maximum": KEPT_MINUTES}, {"type": "null"}]
+_METRICS: Final[dict[str, Any]] = {
+    media_type: {"schema": {"type": "string"}}
+    for media_type in ("text/plain", "application/openmetrics-text")
 }
 
 router = APIRouter(tags=["admin"], route_class=TextRoute)
@@ -96,7 +97,7 @@ async def get_series(
     summary="Get the metrics for Prometheus",
     response_class=PlainTextResponse,
     response_description="The metrics in the text format of Prometheus or OpenMetrics",
-    responses=problem_responses(400, 503),
+    responses={200: {"content": _METRICS}, **problem_responses(400, 503)},
 )
 async def get_metrics(request: Request) -> Response:
     """Return the metrics of all instances of the gateway, and of the queues and workers."""

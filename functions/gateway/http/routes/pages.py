@@ -1,8 +1,8 @@
 """The routes of the pages for browsers, of the pages' files, and of the API's description.
 
 `PAGES` lists the pages. A page NAME is the file NAME.html in the folder `pages`, and its path is
-/NAME. The scripts and style sheets of the pages are in the same folder. They are served as they
-are, below /pages.
+/NAME. The scripts and style sheets of the pages are in the same folder. They are served unchanged,
+below /pages.
 
 The pages run only scripts of this gateway, and connect only to the gateway and to the blob storage
 of the payloads. Browsers enforce this, because each page has a Content-Security-Policy.
@@ -35,7 +35,7 @@ FOLDER: Final = Path(__file__).parents[1] / "pages"
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page for browsers. Its path is the name after a slash, for example /docs.
+    """A page for browsers. Its path is a slash and the name, for example /docs.
 
     Attributes:
         name: The name of the HTML file without its extension.
@@ -205,7 +205,7 @@ def content_security_policy(blob_origin: str) -> str:
 def _html(
     request: Request, page: Page, content: str = "", headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return a page. `content` is HTML for the page's comment `<!-- content -->`."""
+    """Return a page, in which the HTML `content` replaces the comment `<!-- content -->`."""
     policy = content_security_policy(services_of(request).links.origin)
     response = Response(
         _read_page(page).replace("<!-- content -->", content),

@@ -65,7 +65,7 @@ async def submit(
     request: Request,
     model: str,
     deadline_seconds: Annotated[
-        str | None, Query(description="The number of seconds after which the job expires.")
+        str | None, Query(description="How many seconds after its submission the job expires.")
     ] = None,
     parameters: Annotated[
         str | None, Query(description="The model's parameters as a JSON object.")
