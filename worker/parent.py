@@ -12,7 +12,6 @@ Only Linux is supported: on macOS, torch may not be used after a fork.
 """
 
 import ctypes
-import gc
 import importlib
 import logging
 import mmap
@@ -104,9 +103,6 @@ def run_in_child(
     if threading.active_count() > 1:
         _log.warning("a model's module has started a thread, so the worker has no parent process")
         return run(None)
-    # The child writes to fewer pages of memory if its garbage collector ignores these objects.
-    gc.collect()
-    gc.freeze()
     code = _Parent(run).run()
     return run(None) if code == _EXIT_DEVICE_IN_PARENT else code
 

@@ -302,8 +302,14 @@ def _serve_loosely(
     _: PeerConfiguration, task: str, pictures: Sequence[bytes], folder: Path
 ) -> Iterator[ServedPeer]:
     model_processes = folder / _MODEL_PROCESSES
-    variables = {"PEER_MODEL_PROCESSES": str(model_processes), "TORCH_THREADS": "1"}
-    variables["WORKER_MODELS"] = task
+    variables = {
+        "PEER_MODEL_PROCESSES": str(model_processes),
+        "TORCH_THREADS": "1",
+        "WORKER_MODELS": task,
+        # As for the peers, Python keeps the compiled modules of the first start. `running` would
+        # prevent this.
+        "PYTHONDONTWRITEBYTECODE": "",
+    }
     with running(folder / "data", CATALOGUE, environment=variables) as system:
         headers = {"content-type": "image/jpeg", "prefer": f"wait={_WAIT_SECONDS}"}
         requests = PeerRequests(system.url, f"/v1/models/{task}/jobs", pictures, headers)

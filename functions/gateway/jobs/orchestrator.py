@@ -7,7 +7,8 @@
 
 The orchestration ends the job at its deadline, and starts the delivery of the webhook. Usually the
 job's message has been sent before the orchestration is started. If Service Bus did not respond, the
-orchestration sends the message by the activity `enqueue`, with retries.
+orchestration sends the message by the activity `enqueue`, with retries. If the job ended before the
+orchestration was started, the ticket contains the outcome, and the orchestration ends at once.
 
 A job's outcome is recorded in a blob before the event `reply` is raised (see `lifecycle`), and
 callers read the blob. An event can be lost, because the Azure Storage provider discards an event
@@ -94,7 +95,9 @@ def job(context: DurableOrchestrationContext) -> Generator[Any, Any, Record]:
     Returns the final record of the job.
     """
     ticket = read_ticket(context.get_input(str))
-    if ticket.version == 1:
+    if ticket.outcome is not None:
+        outcome = outcome_from_json(ticket.outcome)
+    elif ticket.version == 1:
         outcome = yield from _run_without_record(context, ticket)
     else:
         outcome = yield from _run(context, ticket)
