@@ -85,9 +85,9 @@ def find_root(current: Path, package: Path = Path(__file__).parents[1]) -> Path:
         if all((candidate / landmark).is_file() for landmark in _LANDMARKS):
             return candidate
     raise RepositoryMissing(
-        f"no Loosely repository contains {package.parent} or {current}\n"
+        f"neither {package.parent} nor {current} is in a clone of the Loosely repository\n"
         "this command runs the gateway and the worker from their source: "
-        "run it inside a clone of the repository"
+        "run it in a clone of the repository"
     )
 
 
