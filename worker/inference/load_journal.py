@@ -189,8 +189,8 @@ class LoadJournal:
         except OSError as error:
             # The disk may be full. Load the model without a note.
             _log.warning(
-                "cannot note in the load journal that %s is being loaded: %s; if this load kills the "
-                "process, the death is not counted",
+                "cannot note in the load journal that %s is being loaded: %s; if this load kills "
+                "the process, the death is not counted",
                 name,
                 error,
             )
