@@ -1,4 +1,4 @@
-"""Poll Azure's scheduled events, and shut the worker down before Azure stops its machine.
+"""Poll Azure's scheduled events, and shut the worker down before Azure stops the machine.
 
 The protocol is Scheduled Events of the Azure Instance Metadata Service, api-version 2020-07-01. One
 JSON document lists the events of this machine and of other machines in the same scale set. The

@@ -118,7 +118,7 @@ class ContentFiles:
         return removed
 
     def pin(self, keys: Iterable[str]) -> None:
-        """Pin the files with these keys.
+        """Pin the files with these keys: keep them until they are unpinned.
 
         A file that is pinned several times must be unpinned the same number of times.
         """
@@ -259,6 +259,8 @@ class ContentStreams:
     def open(self, segments: Sequence[Segment], byte_range: ByteRange) -> ContentStream:
         """Return a stream of the bytes of a blob in `byte_range`, and pin the content files.
 
+        The content files are not removed before they are unpinned.
+
         Each item of `segments` describes one part of the blob and the content file that contains
         this part.
         """
@@ -269,7 +271,10 @@ class ContentStreams:
         self._threads.submit(self._files.remove, keys)
 
     def unpin(self, segments: Sequence[Segment]) -> None:
-        """Unpin the content files that `open` pinned for these parts of a blob."""
+        """Unpin the content files that `open` pinned for these parts of a blob.
+
+        Then remove the files that have no pin left and to which the index no longer refers.
+        """
         if removable := self._files.unpin(segment.content for segment in segments):
             self._remove(removable)
 

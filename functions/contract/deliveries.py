@@ -6,7 +6,7 @@ delivered before, and when it gives a message back. A message that is delivered 
 
 Each delivery has a blob of its own, so that workers never wait for one another. `note_blob` returns
 its name, and the gateway lists the blobs of a job by their prefix. If a worker cannot write a note,
-it does not try again. Without a note, the gateway shows that the delivery left no trace.
+it does not try again. Without a note, the gateway shows that no worker reported the delivery.
 """
 
 import json

@@ -161,7 +161,7 @@ def _has_type(value: Any, kind: str) -> bool:
 
 
 def _expectation(schema: Schema) -> str:
-    """Return what a value of the schema is, in words."""
+    """Describe in words which values match the schema, for example `a number from 0 to 1`."""
     text = _NAMES[schema["type"]]
     for (low, high), unit in zip(_BOUNDS, ("", " elements"), strict=True):
         if low in schema and high in schema:

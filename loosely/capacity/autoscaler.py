@@ -42,7 +42,8 @@ class Scaler:
 
         Args:
             scaling: The settings of scaling.
-            now_seconds: The current time, at which both rules decide for the first time.
+            now_seconds: The current time. The first decisions of KEDA and of the autoscaler are due
+                at this time.
             replicas: The number of replicas that exist already.
         """
         self._scaling = scaling

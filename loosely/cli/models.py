@@ -155,7 +155,10 @@ class _CheckOutput:
         self._batches: list[Mapping[str, Any]] = []
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Add the measurements of a batch to the table, or print any other event."""
+        """Print an event of the check, or keep it for the table if it is about a batch.
+
+        ``line`` is the event, which is a line of the check's output.
+        """
         match line["event"]:
             case "loaded":
                 print_to(

@@ -23,7 +23,7 @@ def open_route(browser: Browser, route: str) -> None:
 
 
 def try_route(browser: Browser, route: str) -> None:
-    """Press the buttons that send a request, in the open details of a route."""
+    """Send a request with the buttons in the details of a route. The details must be visible."""
     browser.find(f"{route} .try-out__btn").click()
     browser.find(f"{route} .execute").click()
 

@@ -28,7 +28,10 @@ LONG_SECONDS = 100
 """The visibility timeout, in seconds, of tests in which a reply must not wait for the engine."""
 
 ANSWERED_WITHIN_SECONDS = 30.0
-"""The time limit of tests with LONG_SECONDS, in seconds. It includes the restart of the host."""
+"""How many seconds a job may take in a test whose visibility timeout is LONG_SECONDS.
+
+The time includes the restart of the host.
+"""
 
 
 @contextmanager

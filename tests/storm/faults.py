@@ -35,7 +35,7 @@ class SoakFault(Protocol):
         """Cause the fault, and wait until it is over."""
 
     async def recover(self, rig: Rig) -> None:
-        """Wait until the component is ready again."""
+        """Wait until the affected components are ready again."""
 
 
 @dataclass(frozen=True)
@@ -134,13 +134,13 @@ def plan_faults(
     sorts: Sequence[str],
     mean_pause_seconds: float,
 ) -> Iterator[SoakFault]:
-    """Yield the faults of a soak without end. The same arguments yield the same faults.
+    """Yield an endless series of random faults. The same arguments yield the same series.
 
     Args:
         seed: The seed of the soak.
         gateways: The names of the gateway hosts.
-        disk: The disk that can become full, or None.
-        sorts: The sorts of faults: kill, stop, slow and disk.
+        disk: The disk that can become full. If it is None, there are no faults of the sort disk.
+        sorts: The sorts of faults to choose from: kill, stop, slow and disk.
         mean_pause_seconds: The mean time between two faults.
     """
     chance = random.Random(f"faults {seed}")

@@ -86,7 +86,8 @@ class StormJob:
     def input(self, ran_path: Path, attempt: int) -> tuple[str, bytes]:
         """Return the label and the input of one attempt to submit the job.
 
-        Every fifth job has a large input.
+        Every fifth job has a large input. `ran_path` is the file to which the model writes the
+        label.
         """
         label = f"{self.number}.{attempt}"
         text = f"{ran_path} {label} {self.model_ms}"

@@ -100,8 +100,8 @@ class RigOptions:
         catalogue: The content of the model catalogue.
         environment: Environment variables of all components.
         has_links: Whether the components connect through proxies, which a fault can slow down.
-        store: The directory of the components' data. If this is None, it is the data directory.
-            The logs are always in the data directory.
+        store: The directory in which the components store their data; None for the directory
+            `data` of the rig. The logs are always in the directory `data`.
     """
 
     catalogue: str = COUNTING_CATALOGUE

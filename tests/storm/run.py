@@ -217,12 +217,12 @@ def _describe(job: StormJob, runs: Counter[str]) -> str:
 
 
 def format_statuses(jobs: Iterable[StormJob]) -> str:
-    """Return the number of jobs in each status as text."""
+    """Count the jobs in each status, and return the counts as text."""
     return format_counts(job.status for job in jobs) or "none"
 
 
 def format_counts(names: Iterable[str]) -> str:
-    """Return the number of times that each name occurs as text."""
+    """Count how often each name occurs, and return the counts as text, such as `a 2, b 1`."""
     return ", ".join(f"{name} {count}" for name, count in sorted(Counter(names).items()))
 
 

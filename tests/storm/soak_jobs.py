@@ -161,7 +161,10 @@ class SoakJob(StormJob):
                 return "text/plain"
 
     def data(self, ran_path: Path, attempt: int) -> tuple[str, bytes]:
-        """Return the label and the input of one attempt to submit the job."""
+        """Return the label and the input of one attempt to submit the job.
+
+        `ran_path` is the file to which the models `counting` and `fragile` write the label.
+        """
         label = str(self.number)
         match self.model:
             case "classifier":
@@ -186,7 +189,8 @@ class SoakJob(StormJob):
     def submission(self, ran_path: Path, attempt: int) -> StormSubmission:
         """Return the request of one attempt to submit the job.
 
-        If the input is sent as an upload, it must be uploaded before this call.
+        If the input is sent as an upload, it must be uploaded before this call. `ran_path` is the
+        file to which the models `counting` and `fragile` write the label.
         """
         path = f"/v1/models/{self.model}/jobs"
         label, data = self.data(ran_path, attempt)

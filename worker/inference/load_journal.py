@@ -139,10 +139,10 @@ class LoadJournal:
 
     @property
     def is_holding(self) -> bool:
-        """Whether suspects are being loaded. Then no job is received and no other model is loaded.
+        """Whether jobs and other models must wait until the suspects are loaded.
 
-        After `hold_seconds` the value is False, so that a load that hangs does not block the other
-        models.
+        The value becomes False at the latest `hold_seconds` after the call of `take_over`, so that
+        a load that hangs does not block the other models.
         """
         return bool(self.suspects) and time.monotonic() < self._hold_ends_at
 

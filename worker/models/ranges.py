@@ -1,4 +1,4 @@
-"""The bounds of a model's parameter, for its type hint."""
+"""The class `Range`, which sets the bounds of a model's parameter in its type hint."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 class Range:
     """The smallest and the largest value of a numeric parameter; None if there is no such bound.
 
-    It belongs into the type hint of a keyword-only argument: `Annotated[int, Range(1, 100)]`.
+    Use it in the type hint of a keyword-only argument: `Annotated[int, Range(1, 100)]`.
     """
 
     minimum: float | None = None

@@ -87,7 +87,10 @@ class SocketReceiver:
         return SocketSender(self._for_child, parent)
 
     def receive(self) -> None:
-        """Receive the copies that the child has sent. Keep only the newest copy per journal."""
+        """Receive the copies of sockets that the child has sent.
+
+        For each lock journal of the child, keep only the newest copy.
+        """
         while True:
             try:
                 data, descriptors, _, _ = socket.recv_fds(self._own, _MAX_PATH_BYTES, 1)

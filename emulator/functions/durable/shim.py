@@ -78,10 +78,10 @@ class Shim:
     """Maps a task number to the task with retry options that waits for this attempt or timer."""
 
     def copy(self) -> "Shim":
-        """Return a copy of the task numbers.
+        """Return an independent copy of this object.
 
         An episode changes only its copy. If the episode fails, the engine can repeat the episode
-        with the original task numbers.
+        with the task numbers of the original object.
         """
         return Shim(
             self.scheduled,

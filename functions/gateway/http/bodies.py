@@ -32,7 +32,10 @@ class LargeBodies:
     """Counts and parses the large bodies of all requests that this process is serving."""
 
     def __init__(self, limit_bytes: int) -> None:
-        """Limit all bodies to `limit_bytes`, and the bodies of each tenant to half of that."""
+        """Limit the total size of all large bodies to `limit_bytes`.
+
+        The total size of one tenant's large bodies is limited to half of that.
+        """
         self._limit_bytes = limit_bytes
         self._total_bytes = 0
         self._tenants_bytes: dict[str, int] = {}

@@ -435,7 +435,7 @@ _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separato
 
 
 def parse_json(data: bytes | str) -> Json:
-    """Decode JSON text, and accept only what RFC 8259 allows and what can be written again.
+    """Decode JSON text that follows RFC 8259 and stays within the limits of the gateway.
 
     Raises ValueError if the syntax or the encoding is wrong, or if the text contains NaN, infinity
     or a number that is too large. Also raises ValueError if a value is nested deeper than
@@ -568,7 +568,10 @@ class TextRoute(APIRoute):
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Create the route as APIRoute does, and check whether a direct call is possible."""
+        """Create the route as APIRoute does, and check whether its endpoint can be called directly.
+
+        A direct call omits FastAPI's handling of the parameters.
+        """
         super().__init__(*arguments, **options)
         dependant = self.dependant
         self._queries = {field.alias: field.name for field in dependant.query_params}

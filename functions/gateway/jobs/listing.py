@@ -74,7 +74,7 @@ class IdRange:
 class Listing(Generic[T]):
     """A page of jobs, newest first.
 
-    `below` is the upper bound of the ids on the next page; None if there is no next page.
+    All ids on the next page are smaller than `below`, which is None if there is no next page.
     """
 
     jobs: list[T]
@@ -85,7 +85,7 @@ def searched_since(below: str) -> datetime:
     """Return the time back to which all matching jobs have been found.
 
     All matching jobs that were created at this time or later are on the page or on an earlier page.
-    `below` is the attribute of the page's Listing.
+    `below` is the attribute `Listing.below` of the page.
     """
     is_whole_id = len(below) == _ID_LENGTH
     digits = below.rstrip(_BEHIND).replace("-", "")[:_TIME_DIGITS]

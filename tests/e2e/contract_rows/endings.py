@@ -1,4 +1,4 @@
-"""Rows of the REST contract: requests for queued, failed and cancelled jobs."""
+"""Rows of the REST contract (see `row`): requests for queued, failed and cancelled jobs."""
 
 from typing import Final
 

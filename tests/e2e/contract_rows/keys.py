@@ -1,4 +1,4 @@
-"""Rows of the REST contract: requests with different API keys, scopes and rate limits."""
+"""Rows of the REST contract (see `row`): requests with API keys, scopes and rate limits."""
 
 from typing import Final
 

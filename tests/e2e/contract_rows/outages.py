@@ -1,4 +1,4 @@
-"""Rows of the REST contract: requests while a service that the gateway needs does not respond.
+"""Rows of the REST contract (see `row`): requests during an outage of a service.
 
 The requests of each table are sent at the same time.
 """

@@ -1,4 +1,4 @@
-"""Rows of the REST contract: requests in which workers send replies and progress reports."""
+"""Rows of the REST contract (see `row`): replies and progress reports of workers."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Rows of the REST contract: submits that the gateway accepts or refuses."""
+"""Rows of the REST contract (see `row`): submits that the gateway accepts or refuses."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Rows of the REST contract: submits whose caller waits, while the job ends in different ways."""
+"""Rows of the REST contract (see `row`): submits whose caller waits while the job ends."""
 
 from typing import Final
 

@@ -13,7 +13,10 @@ class FaultOptions:
     """The faults to inject. Each rate is the probability of the fault in one episode."""
 
     crash_at: tuple[str, ...] = ()
-    """Crash points as POINT or POINT:NAME. `check_crash_point` checks each text."""
+    """The points at which the host kills itself, each as POINT or POINT:NAME (see CrashPoint).
+
+    The host dies once for each text. `check_crash_point` checks the texts.
+    """
     crash_rate: float = 0.0
     split_brain_rate: float = 0.0
     seed: int | None = None
@@ -22,36 +25,51 @@ class FaultOptions:
 class CrashPoint(StrEnum):
     """The points at which a host can kill itself.
 
-    A crash is requested as POINT or as POINT:NAME. NAME limits the crash to one function or event,
-    as described at each point.
+    A crash is requested as POINT or as POINT:NAME. NAME limits the crash to the function or event
+    with this name. Each point says whether NAME is an orchestrator, an activity or an event.
     """
 
     BEFORE_START = "before-start"
-    """A request to start an instance has arrived, but the instance is not stored.
+    """Crash after a request to start an instance has arrived, before the instance is stored.
 
     NAME is the orchestrator.
     """
     AFTER_START = "after-start"
-    """The instance is stored, but the response is not sent. NAME is the orchestrator."""
-    BEFORE_SEND = "before-send"
-    """The orchestrator has run, but nothing is sent or saved. NAME is the orchestrator."""
-    BEFORE_SAVE = "before-save"
-    """The episode's messages are sent, but its history is not saved. NAME is the orchestrator."""
-    BEFORE_SAVE_AFTER_EVENT = "before-save-after-event"
-    """The episode's messages are sent, and an external event for the instance has arrived.
+    """Crash after the instance is stored, before the response is sent.
 
-    The host waits up to 30 s for the event. The history is not saved. NAME is the event.
+    NAME is the orchestrator.
+    """
+    BEFORE_SEND = "before-send"
+    """Crash after the orchestrator has run, before anything is sent or saved.
+
+    NAME is the orchestrator.
+    """
+    BEFORE_SAVE = "before-save"
+    """Crash after the episode's messages are sent, before its history is saved.
+
+    NAME is the orchestrator.
+    """
+    BEFORE_SAVE_AFTER_EVENT = "before-save-after-event"
+    """Crash as at BEFORE_SAVE, but first wait until an external event for the instance arrives.
+
+    The host waits up to 30 s. NAME is the event.
     """
     BEFORE_DELETE = "before-delete"
-    """The history is saved, but the dequeued messages are not deleted. NAME is the orchestrator."""
+    """Crash after the history is saved, before the dequeued messages are deleted.
+
+    NAME is the orchestrator.
+    """
     BEFORE_EVENT = "before-event"
-    """A raiseEvent request has arrived, but the event is not stored. NAME is the event."""
+    """Crash after a raiseEvent request has arrived, before the event is stored.
+
+    NAME is the event.
+    """
     AFTER_EVENT = "after-event"
-    """The event is stored, but the response is not sent. NAME is the event."""
+    """Crash after the event is stored, before the response is sent. NAME is the event."""
     BEFORE_ACTIVITY = "before-activity"
-    """A work item is dequeued, but the activity has not run. NAME is the activity."""
+    """Crash after a work item is dequeued, before its activity runs. NAME is the activity."""
     AFTER_ACTIVITY = "after-activity"
-    """The activity has run, but its completion is not sent. NAME is the activity."""
+    """Crash after an activity has run, before its result is sent. NAME is the activity."""
 
 
 def check_crash_point(text: str) -> str:

@@ -150,7 +150,10 @@ class AzureMgmtPreparer:
         """Do nothing. Subclasses remove the resource with this name."""
 
     def __call__(self, test: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a wrapper of a test. The test may already be wrapped by another preparer."""
+        """Return a function that creates the resource, and passes it to the test `test`.
+
+        `test` may be a function that another preparer has returned.
+        """
         if inspect.iscoroutinefunction(test):
 
             async def run_async(instance: Any, **given: Any) -> None:
