@@ -22,36 +22,62 @@ class FaultOptions:
 class CrashPoint(StrEnum):
     """The points at which a host can kill itself.
 
-    A crash is requested as POINT or as POINT:NAME. NAME limits the crash to one function or event,
-    as described at each point.
+    A crash is requested as POINT, for example `after-start`, or as POINT:NAME. With NAME, the host
+    kills itself only for this orchestrator, activity or event. Each member's text says in which
+    state the host kills itself, and what NAME is.
     """
 
     BEFORE_START = "before-start"
-    """A request to start an instance has arrived, but the instance is not stored.
+    """A request to start an instance has arrived, but the instance is not stored yet.
 
-    NAME is the orchestrator.
+    NAME is the name of the orchestrator.
     """
     AFTER_START = "after-start"
-    """The instance is stored, but the response is not sent. NAME is the orchestrator."""
+    """The instance is stored, but the response to the request to start it is not sent yet.
+
+    NAME is the name of the orchestrator.
+    """
     BEFORE_SEND = "before-send"
-    """The orchestrator has run, but nothing is sent or saved. NAME is the orchestrator."""
+    """The orchestrator has run, but nothing is sent or saved yet.
+
+    NAME is the name of the orchestrator.
+    """
     BEFORE_SAVE = "before-save"
-    """The episode's messages are sent, but its history is not saved. NAME is the orchestrator."""
+    """The episode's messages are sent, but the history is not saved yet.
+
+    NAME is the name of the orchestrator.
+    """
     BEFORE_SAVE_AFTER_EVENT = "before-save-after-event"
     """The episode's messages are sent, and an external event for the instance has arrived.
 
-    The host waits up to 30 s for the event. The history is not saved. NAME is the event.
+    The host waits up to 30 s for the event. The history is not saved yet. NAME is the name of the
+    event.
     """
     BEFORE_DELETE = "before-delete"
-    """The history is saved, but the dequeued messages are not deleted. NAME is the orchestrator."""
+    """The history is saved, but the dequeued messages are not deleted yet.
+
+    NAME is the name of the orchestrator.
+    """
     BEFORE_EVENT = "before-event"
-    """A raiseEvent request has arrived, but the event is not stored. NAME is the event."""
+    """A raiseEvent request has arrived, but the event is not stored yet.
+
+    NAME is the name of the event.
+    """
     AFTER_EVENT = "after-event"
-    """The event is stored, but the response is not sent. NAME is the event."""
+    """The event is stored, but the response to the raiseEvent request is not sent yet.
+
+    NAME is the name of the event.
+    """
     BEFORE_ACTIVITY = "before-activity"
-    """A work item is dequeued, but the activity has not run. NAME is the activity."""
+    """A work item is dequeued, but the activity has not run yet.
+
+    NAME is the name of the activity.
+    """
     AFTER_ACTIVITY = "after-activity"
-    """The activity has run, but its completion is not sent. NAME is the activity."""
+    """The activity has run, but the message about its end is not sent yet.
+
+    NAME is the name of the activity.
+    """
 
 
 def check_crash_point(text: str) -> str:
