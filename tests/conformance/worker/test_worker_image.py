@@ -163,6 +163,8 @@ def test_the_worker_image_starts_by_its_entrypoint_and_drains_after_its_stop_sig
         "WORKER_MODELS": "noop",
         "REPLY_HOSTS": gateway.host,
         "HEALTH_PORT": str(free_port()),
+        # The exporter would ask for a token of a managed identity.
+        "OTEL_SDK_DISABLED": "true",
     }
     identity = job_id()
     # The first reply is not accepted, so that the job is in flight when the signal comes.

@@ -60,6 +60,11 @@ PAGES: Final = (
         "Try a model with a picture, a sound or a text, and see its answer drawn.",
     ),
     Page(
+        "ops",
+        "Operations",
+        "What the queues, workers and jobs do now, and what is wrong. Find jobs, and redrive them.",
+    ),
+    Page(
         "docs",
         "API",
         "All routes with their parameters, schemas and examples. Send requests from the page.",
