@@ -57,7 +57,7 @@ def state_of(folder: Path) -> State:
 
 
 class Call:
-    """One call of a stand-in program, with the arguments of the call."""
+    """The command line with which a stand-in was called, and the state of all stand-ins."""
 
     def __init__(self, program: str, arguments: list[str], state: State) -> None:
         self.words = [program]

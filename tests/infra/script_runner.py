@@ -1,4 +1,4 @@
-"""Run the scripts of a checkout with stand-ins for Azure's programs."""
+"""Run the deployment's scripts with stand-ins for programs such as az and kubectl."""
 
 import json
 import os
@@ -49,7 +49,7 @@ REGION = {
 
 @dataclass(frozen=True)
 class ScriptRunner:
-    """The scripts of a checkout, and the stand-ins that they call."""
+    """Runs the scripts in the repository `root`, with the stand-ins in the folder `bin`."""
 
     root: Path
     bin: Path
@@ -110,6 +110,6 @@ def make_checkout(root: Path) -> None:
 
 
 def install_scripts(checkout: Path, folder: Path, **values: str) -> ScriptRunner:
-    """Return the scripts of a checkout, with new stand-ins in a folder."""
+    """Create stand-ins in a folder, and return a runner for the scripts of a repository."""
     fake_cloud.install(folder, {"values": VALUES | values, "group": True, **REGION})
     return ScriptRunner(checkout, folder)

@@ -239,7 +239,7 @@ class QueueLink:
         ]
 
     def stop_receiving(self) -> None:
-        """Ask the broker to send no more messages, and release messages that were already sent."""
+        """Ask the broker to send no more messages. Release those that no caller has received."""
         receiver = self._opened()
         try:
             # Private: the public way is to close the receiver, which is still needed to settle.

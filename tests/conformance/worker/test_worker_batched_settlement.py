@@ -1,4 +1,4 @@
-"""Complete several messages together, with Microsoft's client on the local Service Bus."""
+"""Test that several messages are completed together by Microsoft's client on the emulator."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

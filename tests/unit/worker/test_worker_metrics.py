@@ -8,7 +8,7 @@ from worker.telemetry.recording import JobSpan, Metrics, ModelTelemetry
 
 
 class NewModelsRefusal(InvalidInput):
-    """An error class that a model's file may define later."""
+    """An error class of a model's own file, with a code that the metrics do not know."""
 
     code = "anything-at-all"
 

@@ -23,58 +23,57 @@ class CrashPoint(StrEnum):
     """The points at which a host can kill itself.
 
     A crash is requested as POINT, for example `after-start`, or as POINT:NAME. With NAME, the host
-    kills itself only for this orchestrator, activity or event. Each member's text says in which
-    state the host kills itself, and what NAME is.
+    kills itself only for one orchestrator, activity or event, as described at each point.
     """
 
     BEFORE_START = "before-start"
-    """A request to start an instance has arrived, but the instance is not stored yet.
+    """Crash after a request to start an instance has arrived, before the instance is stored.
 
     NAME is the name of the orchestrator.
     """
     AFTER_START = "after-start"
-    """The instance is stored, but the response to the request to start it is not sent yet.
+    """Crash after a new instance is stored, before the request to start it is answered.
 
     NAME is the name of the orchestrator.
     """
     BEFORE_SEND = "before-send"
-    """The orchestrator has run, but nothing is sent or saved yet.
+    """Crash after the orchestrator has run, before anything is sent or saved.
 
     NAME is the name of the orchestrator.
     """
     BEFORE_SAVE = "before-save"
-    """The episode's messages are sent, but the history is not saved yet.
+    """Crash after the episode's messages are sent, before its history is saved.
 
     NAME is the name of the orchestrator.
     """
     BEFORE_SAVE_AFTER_EVENT = "before-save-after-event"
-    """The episode's messages are sent, and an external event for the instance has arrived.
+    """Crash as at `before-save`, but first wait until an external event for the instance arrives.
 
-    The host waits up to 30 s for the event. The history is not saved yet. NAME is the name of the
+    If the event does not arrive within 30 s, the host crashes without it. NAME is the name of the
     event.
     """
     BEFORE_DELETE = "before-delete"
-    """The history is saved, but the dequeued messages are not deleted yet.
+    """Crash after the history is saved, before the dequeued messages are deleted.
 
     NAME is the name of the orchestrator.
     """
     BEFORE_EVENT = "before-event"
-    """A raiseEvent request has arrived, but the event is not stored yet.
+    """Crash after a raiseEvent request has arrived, before the event is stored.
 
     NAME is the name of the event.
     """
     AFTER_EVENT = "after-event"
-    """The event is stored, but the response to the raiseEvent request is not sent yet.
+    """Crash after an event is stored, before the raiseEvent request is answered.
 
     NAME is the name of the event.
     """
     BEFORE_ACTIVITY = "before-activity"
-    """A work item is dequeued, but the activity has not run yet.
+    """Crash after a work item is dequeued, before the activity runs.
 
     NAME is the name of the activity.
     """
     AFTER_ACTIVITY = "after-activity"
-    """The activity has run, but the message about its end is not sent yet.
+    """Crash after the activity has run, before its completion is sent.
 
     NAME is the name of the activity.
     """
