@@ -70,7 +70,11 @@ message, and the worker reads the blob.
 
 @dataclass(frozen=True, slots=True)
 class HopCount:
-    """The latencies of one kind of job without a delay and with a delay of `delay_ms`."""
+    """Computes the number of hops of one kind of job from the latencies of many such jobs.
+
+    `base_ms` are the latencies without a delay. `delayed_ms` are the latencies if each round trip
+    takes `delay_ms` longer.
+    """
 
     base_ms: Sequence[float]
     delayed_ms: Sequence[float]

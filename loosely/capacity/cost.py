@@ -71,7 +71,7 @@ class Bill:
 
     @property
     def unknown(self) -> list[str]:
-        """The attribute ``what`` (the unit) of each line whose price is unknown."""
+        """The units whose prices are unknown: the ``what`` of each line without a price."""
         return [line.what for line in self.lines if line.amount is None]
 
     def by_item(self) -> dict[str, float | None]:

@@ -1,8 +1,8 @@
 """Stand-ins for az, azd, kubectl, kubelogin and docker in tests.
 
-`install` writes them into a folder for PATH. Each program appends its arguments to `calls.jsonl`
-and responds from `state.json` in the same folder, so that a second run finds the results of the
-first run.
+`install` writes these programs into a folder for PATH. Each program appends its arguments to
+`calls.jsonl`, and responds from `state.json` in the same folder. It also stores its changes there,
+so that a second run of a script finds the results of the first run.
 `kubectl kustomize` runs the real kubectl. An unknown command exits with 64.
 """
 
@@ -34,7 +34,7 @@ class ProgramError(Exception):
 
 
 def install(folder: Path, state: State) -> None:
-    """Write the stand-ins and their initial state into a folder."""
+    """Write programs that stand in for az, azd and others into a folder, with their first state."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
     (folder / "calls.jsonl").touch()
@@ -51,7 +51,7 @@ def calls(folder: Path) -> list[list[str]]:
 
 
 def state_of(folder: Path) -> State:
-    """Return the current state of the stand-ins."""
+    """Return the current state of the programs that `install` wrote into the folder."""
     state: State = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     return state
 

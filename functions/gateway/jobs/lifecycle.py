@@ -164,10 +164,9 @@ class Waiter:
         return LONGEST_PAUSE_SECONDS if is_only_instance else FIRST_PAUSE_SECONDS
 
     def record_end(self, *, is_own: bool) -> None:
-        """Record that the job has ended.
+        """Count the end of the job, for the `first_pause_seconds` of later waiters.
 
-        Later waiters compute `first_pause_seconds` from these records. `is_own` is true if this
-        process recorded the outcome of the job.
+        `is_own` is true if this process recorded the outcome of the job.
         """
         self._waiters.own_ends = self._waiters.own_ends + 1 if is_own else 0
 

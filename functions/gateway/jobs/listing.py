@@ -29,7 +29,7 @@ WINDOW_INSTANCES: Final = 100
 """The largest number of instances that one query returns."""
 
 MAX_QUERIES: Final = 64
-"""The largest number of queries for one page."""
+"""The largest number of queries to Durable Functions for one page of a list of jobs."""
 
 _DIGITS: Final = "0123456789abcdef"
 _BEHIND: Final = "g"

@@ -22,8 +22,8 @@ class FaultOptions:
 class CrashPoint(StrEnum):
     """The points at which a host can kill itself.
 
-    A crash is requested as POINT or as POINT:NAME. NAME limits the crash to one function or event,
-    as described at each point.
+    A crash is requested as POINT, for example `after-start`, or as POINT:NAME. With NAME, the host
+    kills itself only for one orchestrator, activity or event, as described at each point.
     """
 
     BEFORE_START = "before-start"
