@@ -31,9 +31,10 @@ def system(chromium: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def browser(chromium: Chrome, system: System) -> Iterator[Browser]:
-    """Open a new tab, whose storage is empty. Afterwards check what the page has sent and logged.
+    """Open a new tab with empty storage. After the test, check what the page has sent and logged.
 
-    No test may send a request to another host, or violate the policy of a page.
+    No page may send a request to another host. No page may violate its Content-Security-Policy,
+    unless the test expects violations.
     """
     before = chromium.current_window_handle
     chromium.switch_to.new_window("tab")

@@ -1,4 +1,4 @@
-"""Run the scripts of a checkout with stand-ins for Azure's programs."""
+"""Run the deployment scripts of a checkout with stand-ins for az, azd, kubectl and others."""
 
 import json
 import os
@@ -34,7 +34,14 @@ VALUES = {
 
 @dataclass(frozen=True)
 class ScriptRunner:
-    """The scripts of a checkout, and the stand-ins that they call."""
+    """Runs the deployment scripts of a checkout.
+
+    The scripts call stand-ins for az, azd, kubectl, kubelogin and docker.
+
+    Attributes:
+        root: The root folder of the checkout.
+        bin: The folder that contains the stand-ins and their state.
+    """
 
     root: Path
     bin: Path
@@ -95,6 +102,9 @@ def make_checkout(root: Path) -> None:
 
 
 def install_scripts(checkout: Path, folder: Path, **values: str) -> ScriptRunner:
-    """Return the scripts of a checkout, with new stand-ins in a folder."""
+    """Write new stand-ins into `folder`, and return a runner for the scripts of `checkout`.
+
+    `values` are added to VALUES, or replace some of them, in the state of the stand-ins.
+    """
     fake_cloud.install(folder, {"values": VALUES | values, "group": True})
     return ScriptRunner(checkout, folder)

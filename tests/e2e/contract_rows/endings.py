@@ -1,4 +1,4 @@
-"""Rows of the REST contract: requests for queued, failed and cancelled jobs."""
+"""Test cases of the REST contract: requests for queued, failed and cancelled jobs."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Rows of the REST contract: requests for ended jobs and for lists of jobs."""
+"""Test cases of the REST contract: requests for ended jobs and for lists of jobs."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Rows of the REST contract: requests with different API keys, scopes and rate limits."""
+"""Test cases of the REST contract: requests with different API keys, scopes and rate limits."""
 
 from typing import Final
 

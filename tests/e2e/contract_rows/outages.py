@@ -1,4 +1,4 @@
-"""Rows of the REST contract: requests while a service that the gateway needs does not respond.
+"""Test cases of the REST contract: requests while a necessary service does not respond.
 
 The requests of each table are sent at the same time.
 """

@@ -1,4 +1,4 @@
-"""Rows of the REST contract: requests in which workers send replies and progress reports."""
+"""Test cases of the REST contract: requests in which workers send replies and progress reports."""
 
 from typing import Final
 

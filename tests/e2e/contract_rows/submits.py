@@ -1,4 +1,4 @@
-"""Rows of the REST contract: submits that the gateway accepts or refuses."""
+"""Test cases of the REST contract: submits that the gateway accepts or refuses."""
 
 from typing import Final
 

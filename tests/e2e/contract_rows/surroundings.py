@@ -1,4 +1,4 @@
-"""Rows of the REST contract that are not in the modules beside this one.
+"""Test cases of the REST contract that are not in the modules beside this one.
 
 `OTHERS` has requests for models, health, pages and dead letters. `TENSORS` has requests under /v2.
 """

@@ -1,4 +1,4 @@
-"""Rows of the REST contract: submits whose caller waits, while the job ends in different ways."""
+"""Test cases of the REST contract: submits whose caller waits for the end of the job."""
 
 from typing import Final
 

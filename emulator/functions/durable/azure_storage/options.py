@@ -22,36 +22,61 @@ class FaultOptions:
 class CrashPoint(StrEnum):
     """The points at which a host can kill itself.
 
-    A crash is requested as POINT or as POINT:NAME. NAME limits the crash to one function or event,
-    as described at each point.
+    A crash is requested as POINT or as POINT:NAME. NAME limits the crash to one orchestrator,
+    activity or external event.
     """
 
     BEFORE_START = "before-start"
-    """A request to start an instance has arrived, but the instance is not stored.
+    """Crash when a request to start an instance has arrived, before the instance is stored.
 
-    NAME is the orchestrator.
+    In POINT:NAME, NAME is an orchestrator.
     """
     AFTER_START = "after-start"
-    """The instance is stored, but the response is not sent. NAME is the orchestrator."""
-    BEFORE_SEND = "before-send"
-    """The orchestrator has run, but nothing is sent or saved. NAME is the orchestrator."""
-    BEFORE_SAVE = "before-save"
-    """The episode's messages are sent, but its history is not saved. NAME is the orchestrator."""
-    BEFORE_SAVE_AFTER_EVENT = "before-save-after-event"
-    """The episode's messages are sent, and an external event for the instance has arrived.
+    """Crash when the instance is stored, before the response is sent.
 
-    The host waits up to 30 s for the event. The history is not saved. NAME is the event.
+    In POINT:NAME, NAME is an orchestrator.
+    """
+    BEFORE_SEND = "before-send"
+    """Crash when the orchestrator has run, before its messages are sent and its history is saved.
+
+    In POINT:NAME, NAME is an orchestrator.
+    """
+    BEFORE_SAVE = "before-save"
+    """Crash when the episode's messages are sent, before the history is saved.
+
+    In POINT:NAME, NAME is an orchestrator.
+    """
+    BEFORE_SAVE_AFTER_EVENT = "before-save-after-event"
+    """Crash when the episode's messages are sent and an external event for the instance arrives.
+
+    The host waits up to 30 s for the event. It crashes before the history is saved. In POINT:NAME,
+    NAME is an external event.
     """
     BEFORE_DELETE = "before-delete"
-    """The history is saved, but the dequeued messages are not deleted. NAME is the orchestrator."""
+    """Crash when the history is saved, before the dequeued messages are deleted.
+
+    In POINT:NAME, NAME is an orchestrator.
+    """
     BEFORE_EVENT = "before-event"
-    """A raiseEvent request has arrived, but the event is not stored. NAME is the event."""
+    """Crash when a raiseEvent request has arrived, before the event is stored.
+
+    In POINT:NAME, NAME is an external event.
+    """
     AFTER_EVENT = "after-event"
-    """The event is stored, but the response is not sent. NAME is the event."""
+    """Crash when the event of a raiseEvent request is stored, before the response is sent.
+
+    In POINT:NAME, NAME is an external event.
+    """
     BEFORE_ACTIVITY = "before-activity"
-    """A work item is dequeued, but the activity has not run. NAME is the activity."""
+    """Crash when a work item is dequeued, before the activity runs.
+
+    In POINT:NAME, NAME is an activity.
+    """
     AFTER_ACTIVITY = "after-activity"
-    """The activity has run, but its completion is not sent. NAME is the activity."""
+    """Crash when the activity has run, before its completion is sent.
+
+    In POINT:NAME, NAME is an activity.
+    """
 
 
 def check_crash_point(text: str) -> str:
