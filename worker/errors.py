@@ -36,6 +36,7 @@
     │   ├── ModelFailed            model-failed            the model's code raised an error
     │   ├── ModelUnfit             model-unfit             the class does not fit its entry
     │   ├── ModelKillsWorker       model-kills-worker      its load has killed the process
+    │   ├── DeviceMissing          device-missing          there is no GPU that the worker needs
     │   ├── WeightsMissing         weights-missing         the weights do not exist
     │   ├── WeightsMismatch        weights-mismatch        the digest differs from the entry's
     │   ├── WeightsUnsafe          weights-unsafe          a pickle that would run code
@@ -338,6 +339,12 @@ class ModelKillsWorker(ModelUnusable):
     """Each of the last attempts to load the model has killed the worker's process."""
 
     code = "model-kills-worker"
+
+
+class DeviceMissing(ModelUnusable):
+    """WORKER_REQUIRE_DEVICE requires a GPU, but this process cannot use one."""
+
+    code = "device-missing"
 
 
 class WeightsMissing(ModelUnusable):

@@ -27,6 +27,9 @@ PLATFORM = {
     "AzureWebJobsStorage__clientId",
     "APPLICATIONINSIGHTS_CONNECTION_STRING",
     "APPLICATIONINSIGHTS_AUTHENTICATION_STRING",
+    "APPLICATIONINSIGHTS_STATSBEAT_DISABLED_ALL",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
     "AZURE_CLIENT_ID",
     "SERVICE_BUS__credential",
     "SERVICE_BUS__clientId",
@@ -55,7 +58,6 @@ LEFT_TO_DEFAULTS = {
         "MINUTE_SUMS",
         "GUARD_ALLOW",
         "OTEL_SDK_DISABLED",
-        "OTEL_TRACES_EXPORTER",
     },
     "worker": {
         "SERVICE_BUS",
@@ -64,8 +66,9 @@ LEFT_TO_DEFAULTS = {
         "TORCH_THREADS",
         "GUARD_ALLOW",
         "OTEL_SDK_DISABLED",
-        "OTEL_TRACES_EXPORTER",
         "XDG_CACHE_HOME",
+        # Only for models that need a GPU.
+        "WORKER_REQUIRE_DEVICE",
         "WORKER_METADATA_URL",
         "WORKER_MACHINE",
         "WORKER_DEVICE_MEMORY",
@@ -154,7 +157,7 @@ def worker_settings_are_set_and_read(files: DeploymentFiles) -> None:
                 assert names - PLATFORM - read == set(), (overlay, "set but not read")
                 assert read - names <= LEFT_TO_DEFAULTS["worker"], (overlay, read - names)
     apps = set(
-        re.findall(r"\{ name: '([A-Z]\w+)', (?:value|secretRef):", files.module("worker-aca"))
+        re.findall(r"\{\s*name: '([A-Z]\w+)',?\s+(?:value|secretRef):", files.module("worker-aca"))
     )
     assert apps - PLATFORM - read == set()
     missing = read - apps - image_environment(files).keys()

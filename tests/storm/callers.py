@@ -55,7 +55,7 @@ class StormCallers:
         await self._http.aclose()
 
     async def submit_all(self, jobs: "asyncio.Queue[StormJob]") -> None:
-        """Submit the jobs of the queue until the task is cancelled."""
+        """Take jobs from `jobs` and submit them, until the calling task is cancelled."""
 
         async def caller() -> None:
             while True:

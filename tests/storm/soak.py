@@ -119,7 +119,7 @@ class Soak(Storm):
 
     @property
     def judged(self) -> list[StormJob]:
-        """The jobs for which the report checks the promises: jobs of callers and of producers."""
+        """The jobs that the report judges: those of callers and those of producers."""
         return [*self.jobs, *self.producer_jobs]
 
     @property
@@ -130,7 +130,7 @@ class Soak(Storm):
     def register(self, job: SoakJob) -> None:
         """Add a job to the jobs of the soak.
 
-        Callers then read the state of the job, and the report checks the promises to the job.
+        Callers then read the state of the job, and the report judges how the job ended.
         """
         self.jobs.append(job)
 

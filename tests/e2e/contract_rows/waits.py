@@ -1,4 +1,4 @@
-"""Test cases of the REST contract: submits whose caller waits for the end of the job."""
+"""Submits whose caller waits until the job ends in some way, with the expected responses."""
 
 from typing import Final
 

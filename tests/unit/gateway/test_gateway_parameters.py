@@ -1,4 +1,4 @@
-"""Parameters that the catalogue declares are checked at each way to submit a job."""
+"""Test that parameters are checked against the catalogue, however a job is submitted."""
 
 import json
 from collections.abc import AsyncIterator

@@ -22,60 +22,60 @@ class FaultOptions:
 class CrashPoint(StrEnum):
     """The points at which a host can kill itself.
 
-    A crash is requested as POINT or as POINT:NAME. NAME limits the crash to one orchestrator,
-    activity or external event.
+    A crash is requested as POINT or as POINT:NAME. NAME limits the crash to one function or event,
+    as described at each point.
     """
 
     BEFORE_START = "before-start"
-    """Crash when a request to start an instance has arrived, before the instance is stored.
+    """Crash after a request to start an instance has arrived, before the instance is stored.
 
-    In POINT:NAME, NAME is an orchestrator.
+    NAME is the name of the orchestrator.
     """
     AFTER_START = "after-start"
-    """Crash when the instance is stored, before the response is sent.
+    """Crash after a new instance is stored, before the request to start it is answered.
 
-    In POINT:NAME, NAME is an orchestrator.
+    NAME is the name of the orchestrator.
     """
     BEFORE_SEND = "before-send"
-    """Crash when the orchestrator has run, before its messages are sent and its history is saved.
+    """Crash after the orchestrator has run, before anything is sent or saved.
 
-    In POINT:NAME, NAME is an orchestrator.
+    NAME is the name of the orchestrator.
     """
     BEFORE_SAVE = "before-save"
-    """Crash when the episode's messages are sent, before the history is saved.
+    """Crash after the episode's messages are sent, before its history is saved.
 
-    In POINT:NAME, NAME is an orchestrator.
+    NAME is the name of the orchestrator.
     """
     BEFORE_SAVE_AFTER_EVENT = "before-save-after-event"
-    """Crash when the episode's messages are sent and an external event for the instance arrives.
+    """Crash as at `before-save`, but first wait until an external event for the instance arrives.
 
-    The host waits up to 30 s for the event. It crashes before the history is saved. In POINT:NAME,
-    NAME is an external event.
+    If the event does not arrive within 30 s, the host crashes without it. NAME is the name of the
+    event.
     """
     BEFORE_DELETE = "before-delete"
-    """Crash when the history is saved, before the dequeued messages are deleted.
+    """Crash after the history is saved, before the dequeued messages are deleted.
 
-    In POINT:NAME, NAME is an orchestrator.
+    NAME is the name of the orchestrator.
     """
     BEFORE_EVENT = "before-event"
-    """Crash when a raiseEvent request has arrived, before the event is stored.
+    """Crash after a raiseEvent request has arrived, before the event is stored.
 
-    In POINT:NAME, NAME is an external event.
+    NAME is the name of the event.
     """
     AFTER_EVENT = "after-event"
-    """Crash when the event of a raiseEvent request is stored, before the response is sent.
+    """Crash after an event is stored, before the raiseEvent request is answered.
 
-    In POINT:NAME, NAME is an external event.
+    NAME is the name of the event.
     """
     BEFORE_ACTIVITY = "before-activity"
-    """Crash when a work item is dequeued, before the activity runs.
+    """Crash after a work item is dequeued, before the activity runs.
 
-    In POINT:NAME, NAME is an activity.
+    NAME is the name of the activity.
     """
     AFTER_ACTIVITY = "after-activity"
-    """Crash when the activity has run, before its completion is sent.
+    """Crash after the activity has run, before its completion is sent.
 
-    In POINT:NAME, NAME is an activity.
+    NAME is the name of the activity.
     """
 
 

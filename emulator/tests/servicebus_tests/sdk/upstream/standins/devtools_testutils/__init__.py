@@ -33,7 +33,7 @@ class ReservedResourceNameError(Exception):
 
 @dataclass
 class FakeResource:
-    """A resource with the attributes that tests use."""
+    """Replaces a resource group of Azure. It has only the attributes that the tests use."""
 
     name: str
     id: str
