@@ -367,13 +367,13 @@ def _describe(error: WorkerError) -> dict[str, str]:
 
 
 class SilentContext:
-    """A context that ignores the model's progress reports. Used for the model's example items."""
+    """A context that ignores the model's progress reports. Used for inputs without a job."""
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
         """Ignore the model's progress report."""
 
     def check(self) -> None:
-        """Do nothing, because no job can be cancelled: an example item belongs to no job."""
+        """Do nothing, because there is no job that could be cancelled."""
 
 
 def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -> None:

@@ -141,7 +141,7 @@ class DeviceProbe:
         return True, {"computed_seconds_ago": round(now - succeeded_at, 1)}
 
     def run(self, stop: threading.Event) -> None:
-        """Run the tiny kernel once after each call of `ask`, until `stop` is set.
+        """Run the tiny kernel each time that `ask` requests a run, until `stop` is set.
 
         To end this loop, another thread must set `stop` and then call `ask`.
         """
