@@ -13,9 +13,9 @@ Values = dict[str, float | None]
 
 @dataclass(frozen=True, slots=True)
 class PeerRun:
-    """The measured values of one run: one peer configuration with one job in one round.
+    """The measured values of one run: one peer configuration with one task in one round.
 
-    `key` is the id of the configuration, and `task` is the name of the job.
+    `key` is the id of the configuration. `task` names the work, for example `noop`.
 
     If the run failed, `values` is empty and `error` is the text of the error.
     """

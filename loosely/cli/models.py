@@ -65,18 +65,19 @@ def show(
 def describe(
     name: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
 ) -> None:
-    """Print the parameters that a model's class declares, for its entry in the catalogue.
+    """Print the parameters that a model's class declares, as TOML for the catalogue.
 
-    The command imports the model's module. MODEL_CATALOGUE selects the catalogue.
+    The command imports the model's module. The setting MODEL_CATALOGUE is the path of the
+    catalogue.
     """
     _run("worker.describe", name)
 
 
 def _run(module: str, *arguments: str) -> None:
-    """Run a module of this repository, and exit as it does.
+    """Run a module of this repository, and wait until it ends.
 
     Raises:
-        typer.Exit: The module has ended with another exit code than 0.
+        typer.Exit: The module has not ended with exit code 0. The error has the same exit code.
     """
     root = _find_root()
     done = subprocess.run(  # noqa: S603  our own module, without a shell

@@ -57,8 +57,9 @@ class Browser:
         driver: selenium's driver, for actions for which this class has no method.
         requests: all requests that the tab has sent.
         messages: all messages of the tab's console with the level SEVERE, for example violations of
-            the page's policy.
-        violations_are_expected: whether the test violates the page's policy on purpose.
+            the page's Content-Security-Policy.
+        violations_are_expected: whether the test violates the page's Content-Security-Policy on
+            purpose.
     """
 
     def __init__(self, driver: Chrome, url: str) -> None:

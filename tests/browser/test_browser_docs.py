@@ -1,4 +1,8 @@
-"""Test the front page and /docs in a real browser: content, requests, log and policy."""
+"""Test the front page and /docs in a real browser.
+
+The tests check accessibility, the forms of /docs, the use of the API key, and that the pages cannot
+send requests to other hosts.
+"""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Rows of the REST contract (see `row`): replies and progress reports of workers."""
+"""Requests in which workers send replies or progress, with the expected responses."""
 
 from typing import Final
 

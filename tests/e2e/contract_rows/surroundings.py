@@ -1,4 +1,4 @@
-"""Rows of the REST contract (see `row`) that are not in the modules beside this one.
+"""Requests that the neighbouring modules do not contain, with the expected responses.
 
 `OTHERS` has requests for models, health, pages and dead letters. `TENSORS` has requests under /v2.
 """

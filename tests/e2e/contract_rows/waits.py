@@ -1,4 +1,4 @@
-"""Rows of the REST contract (see `row`): submits whose caller waits while the job ends."""
+"""Submits whose caller waits until the job ends in some way, with the expected responses."""
 
 from typing import Final
 

@@ -25,51 +25,61 @@ class FaultOptions:
 class CrashPoint(StrEnum):
     """The points at which a host can kill itself.
 
-    A crash is requested as POINT or as POINT:NAME. NAME limits the crash to the function or event
-    with this name. Each point says whether NAME is an orchestrator, an activity or an event.
+    A crash is requested as POINT, for example `after-start`, or as POINT:NAME. With NAME, the host
+    kills itself only for one orchestrator, activity or event, as described at each point.
     """
 
     BEFORE_START = "before-start"
     """Crash after a request to start an instance has arrived, before the instance is stored.
 
-    NAME is the orchestrator.
+    NAME is the name of the orchestrator.
     """
     AFTER_START = "after-start"
-    """Crash after the instance is stored, before the response is sent.
+    """Crash after a new instance is stored, before the request to start it is answered.
 
-    NAME is the orchestrator.
+    NAME is the name of the orchestrator.
     """
     BEFORE_SEND = "before-send"
     """Crash after the orchestrator has run, before anything is sent or saved.
 
-    NAME is the orchestrator.
+    NAME is the name of the orchestrator.
     """
     BEFORE_SAVE = "before-save"
     """Crash after the episode's messages are sent, before its history is saved.
 
-    NAME is the orchestrator.
+    NAME is the name of the orchestrator.
     """
     BEFORE_SAVE_AFTER_EVENT = "before-save-after-event"
-    """Crash as at BEFORE_SAVE, but first wait until an external event for the instance arrives.
+    """Crash as at `before-save`, but first wait until an external event for the instance arrives.
 
-    The host waits up to 30 s. NAME is the event.
+    If the event does not arrive within 30 s, the host crashes without it. NAME is the name of the
+    event.
     """
     BEFORE_DELETE = "before-delete"
     """Crash after the history is saved, before the dequeued messages are deleted.
 
-    NAME is the orchestrator.
+    NAME is the name of the orchestrator.
     """
     BEFORE_EVENT = "before-event"
     """Crash after a raiseEvent request has arrived, before the event is stored.
 
-    NAME is the event.
+    NAME is the name of the event.
     """
     AFTER_EVENT = "after-event"
-    """Crash after the event is stored, before the response is sent. NAME is the event."""
+    """Crash after an event is stored, before the raiseEvent request is answered.
+
+    NAME is the name of the event.
+    """
     BEFORE_ACTIVITY = "before-activity"
-    """Crash after a work item is dequeued, before its activity runs. NAME is the activity."""
+    """Crash after a work item is dequeued, before the activity runs.
+
+    NAME is the name of the activity.
+    """
     AFTER_ACTIVITY = "after-activity"
-    """Crash after an activity has run, before its result is sent. NAME is the activity."""
+    """Crash after the activity has run, before its completion is sent.
+
+    NAME is the name of the activity.
+    """
 
 
 def check_crash_point(text: str) -> str:

@@ -49,7 +49,7 @@ class Page:
 
     @property
     def path(self) -> str:
-        """The path of the page."""
+        """The URL path at which the gateway serves the page, for example `/play`."""
         return "/" if self.name == "index" else f"/{self.name}"
 
 
@@ -104,7 +104,7 @@ _SAFETY: Final[Mapping[str, str]] = {
 
 @router.get("/")
 async def front_page(request: Request) -> Response:
-    """Return links as JSON, or the front page if the Accept header prefers HTML."""
+    """Return the paths of routes and pages as JSON, or the front page if Accept prefers HTML."""
     headers = {"Vary": "Accept"}
     accept = ", ".join(request.headers.getlist("accept"))
     if choose_media_type(accept, (media.JSON, "text/html")) != media.JSON:
