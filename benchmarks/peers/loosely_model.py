@@ -1,4 +1,4 @@
-"""The two jobs as a model of Loosely. `benchmarks/peers/models.toml` has its catalogue entries."""
+"""The two tasks as a model of Loosely. `benchmarks/peers/models.toml` has its catalogue entries."""
 
 from typing import Any, ClassVar
 

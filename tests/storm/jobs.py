@@ -34,7 +34,7 @@ class KnownState:
 
 @dataclass(frozen=True)
 class StormSubmission:
-    """The request that submits a job once. `label` identifies this attempt in the job's result."""
+    """The request that submits a job once. `label` identifies this request in the job's result."""
 
     label: str
     path: str
@@ -46,8 +46,9 @@ class StormSubmission:
 class StormJob:
     """A job of a storm, and all observations of the job.
 
-    `label` is the number in the job's input. Without an Idempotency-Key, a repeated request makes
-    another job, so each attempt has its own label.
+    `label` identifies the accepted input, for example `12.2` for the second request of job 12.
+    Without an Idempotency-Key, a repeated request makes another job, so each request has its own
+    label.
     """
 
     number: int

@@ -27,7 +27,7 @@ BUDGET = 80
 
 
 class Infer:
-    """A model that declares its resident memory, and 10 units for each item of a batch."""
+    """A model that declares its memory: `resident` units, and 10 more for each item of a batch."""
 
     accepts: ClassVar[Accepts] = "bytes"
 

@@ -1,4 +1,4 @@
-"""Test how much memory of a GPU models may use. `./dev gpu` tests a real GPU."""
+"""Test the limit on the GPU memory that models may use. `./dev gpu` tests a real GPU."""
 
 import pytest
 
