@@ -206,9 +206,10 @@ def watch(api: Api, job: JobReport, limit: TimeLimit) -> None:
 
 
 def cancel(api: Api, job: JobReport, limit: TimeLimit) -> None:
-    """Cancel the job. Repeat the request until the gateway accepts or refuses the cancellation.
+    """Cancel a job, and store in `job` whether the gateway accepted the cancellation.
 
-    If the gateway accepts the cancellation, read the job's status once.
+    The request is repeated until the gateway accepts or refuses the cancellation, or until the time
+    limit. If the gateway accepts it, the job's status is read once and stored in `job`.
     """
     while not limit.is_over:
         status, _ = api.call("DELETE", f"/v1/jobs/{job.job_id}")
@@ -311,11 +312,12 @@ def run_restarted(
 
 
 def submit_after_seconds(number: int, count: int) -> float:
-    """Return when to submit a job of the group `restarted`, in seconds after the group's start.
+    """Return when to submit job `number` of the group `restarted`, in seconds after its start.
 
-    The first quarter of the jobs is submitted one by one. Half of the jobs are submitted together,
-    just before the restart. The last quarter is submitted one by one over a longer time. Some of
-    these jobs are probably submitted while the gateway restarts.
+    The group has `count` jobs, with numbers from 0. The first quarter of the jobs is
+    submitted one by one. Half of the jobs are submitted together, just before the restart. The last
+    quarter is submitted one by one over a longer time. Some of these jobs are probably submitted
+    while the gateway restarts.
     """
     before, together = count // 4, count // 2
     after = number - before - together + 1

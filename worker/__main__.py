@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from itertools import count
 from types import FrameType
@@ -135,6 +136,7 @@ class Worker:
         self._loader = ModelLoader(weights, settings.torch_threads)
         self._sharing = DeviceSharing(settings.memory)
         self._metrics.watch_memory_used(lambda: self._sharing.used_bytes)
+        self._metrics.watch_device(self._describe_device)
         models = _models(settings, catalogue)
         self._loads.take_over([model.name for model in models])
         self._consumers = [self._consumer(model) for model in models]
@@ -319,6 +321,10 @@ class Worker:
                 "held": consumer.in_flight.held_count,
             }
         return states
+
+    def _describe_device(self) -> dict[str, str]:
+        info = self._sharing.info
+        return asdict(info) if info else {}
 
     def _describe(self) -> Heartbeat:
         """Return the heartbeat of this worker."""

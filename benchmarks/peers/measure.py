@@ -91,7 +91,7 @@ def measure(served: ServedPeer, task: str, amounts: Amounts, expected: Sequence[
 
     Args:
         served: The running system.
-        task: The name of the task that the system serves.
+        task: The name of the task that the system serves, for example `noop`.
         amounts: How many requests to send.
         expected: The right result for each body of the requests. If it is empty, no result is
             checked.

@@ -1,4 +1,4 @@
-"""Write a comparison as `docs/benchmarks.md` with its charts."""
+"""Write `docs/benchmarks.md`, which compares Loosely with its peers, and draw its charts."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

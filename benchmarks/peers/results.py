@@ -15,7 +15,7 @@ Values = dict[str, float | None]
 class PeerRun:
     """The measured values of one run: one peer configuration with one task in one round.
 
-    `key` is the id of the configuration, and `task` is the name of the task.
+    `key` is the id of the configuration. `task` is the name of the task, for example `noop`.
 
     If the run failed, `values` is empty and `error` is the text of the error.
     """

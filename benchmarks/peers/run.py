@@ -226,7 +226,10 @@ def _list(choices: Sequence[str]) -> type:
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Run the comparison. Write the values to a JSON file, and tables and charts to the docs."""
+    """Compare Loosely with its peers. Write a JSON file, `docs/benchmarks.md` and its charts.
+
+    Return 1 if a run failed, otherwise 0.
+    """
     parser = argparse.ArgumentParser(prog="./dev bench peers", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how many rounds (default: 3)")
     names = list(dict.fromkeys(name for each in CONFIGURATIONS for name in (each.peer, each.key)))

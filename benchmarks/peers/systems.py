@@ -195,7 +195,10 @@ class ServedPeer:
             os.kill(pid, signal.SIGKILL)
 
     def peaks_mb(self) -> tuple[float, float]:
-        """Return the summed peak memory of the model processes, and of all others, in MB."""
+        """Return two sums of peak memory in MB: of the model processes, and of all others.
+
+        Only processes of this system are counted.
+        """
         model_pids = self.model_pids()
         model, others = 0.0, 0.0
         for process in self.processes():

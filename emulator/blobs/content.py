@@ -118,7 +118,7 @@ class ContentFiles:
         return removed
 
     def pin(self, keys: Iterable[str]) -> None:
-        """Pin the files with these keys.
+        """Pin the files with these keys, so that they are not removed before `unpin`.
 
         A file that is pinned several times must be unpinned the same number of times.
         """
@@ -278,7 +278,7 @@ class ContentStream:
     """An asynchronous iterator over the bytes of a blob in a byte range.
 
     The caller of `ContentStreams.open` must call `close`, even if no bytes were read. Otherwise the
-    content files stay pinned.
+    content files stay pinned: they are not removed, even if the blob is deleted.
     """
 
     def __init__(
@@ -320,7 +320,7 @@ class ContentStream:
             self.close()
 
     def close(self) -> None:
-        """Unpin the content files that the stream reads."""
+        """Unpin the content files that the stream reads, so that they can be removed."""
         self._streams.unpin(self._segments)
         self._segments = ()
 

@@ -93,7 +93,7 @@ def _check_schema(path: str, schema: Any, *, is_element: bool = False) -> None:
 
 
 def _fits(kind: str, key: str, value: Any) -> bool:
-    """Return whether the value of a key fits a schema of the type `kind`."""
+    """Return whether a schema of the type `kind` may contain `key` with this value."""
     match key:
         case "type" | "description":
             return isinstance(value, str)

@@ -347,7 +347,7 @@ def _instance(value: dict[str, Any]) -> InstanceSnapshot:
 
 
 def _history(events: list[dict[str, Any]]) -> tuple[HistoryEvent, ...]:
-    """Convert the events in the host's JSON object. Only some of them have a name."""
+    """Convert the events of the host's history. An event without a name gets the name None."""
     return tuple(
         HistoryEvent(
             str(event["EventType"]),

@@ -71,7 +71,7 @@ class Bill:
 
     @property
     def unknown(self) -> list[str]:
-        """The attribute ``what`` (the unit) of each line whose price is unknown."""
+        """The units whose prices are unknown: the ``what`` of each line without a price."""
         return [line.what for line in self.lines if line.amount is None]
 
     def by_item(self) -> dict[str, float | None]:
@@ -166,8 +166,9 @@ def _bill_nodes(
     node = prices.gpu(deployment.gpu).node
     bill = Bill(name, result.node_hours * DAYS)
     bill.add("GPU", f"hours of {node}", bill.gpu_hours, prices.price(f"{group}.{node}"))
-    for part in ("control_plane", "system_node"):
-        bill.add("cluster", f"hours of {part}", MONTH_HOURS, prices.price(f"cluster_hour.{part}"))
+    for part, count in (("control_plane", 1), ("system_node", prices.usage("system_nodes"))):
+        hours = MONTH_HOURS * count
+        bill.add("cluster", f"hours of {part}", hours, prices.price(f"cluster_hour.{part}"))
     _add_gateway(bill, deployment.load, result.mean_answer_seconds, prices)
     return bill
 

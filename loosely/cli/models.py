@@ -73,10 +73,10 @@ def describe(
 
 
 def _run(module: str, *arguments: str) -> None:
-    """Run a module of this repository, and exit as it does.
+    """Run a module of this repository, and wait until it ends.
 
     Raises:
-        typer.Exit: The module has ended with another exit code than 0.
+        typer.Exit: The module has not ended with exit code 0. The error has the same exit code.
     """
     root = _find_root()
     done = subprocess.run(  # noqa: S603  our own module, without a shell

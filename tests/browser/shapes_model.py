@@ -12,7 +12,7 @@ from worker.models import Accepts, InvalidInput
 
 
 class Infer:
-    """Return boxes, a mask, a sound or a large result for a picture."""
+    """A model that returns boxes, a mask, a sound or a large result, as the option `shape` says."""
 
     accepts: ClassVar[Accepts] = "image"
 

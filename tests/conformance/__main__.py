@@ -27,7 +27,7 @@ def blobs(arguments: list[str]) -> int:
 
 
 def emulator(arguments: list[str]) -> int:
-    """Build the emulator's wheel, install it alone, and run the emulator's tests on it."""
+    """Install the emulator without our other packages, and run the emulator's tests on it."""
     return run("-m", "tests.conformance.emulator_wheel", *arguments)
 
 

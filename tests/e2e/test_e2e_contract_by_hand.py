@@ -167,7 +167,11 @@ def body_of(row: Row, named: dict[str, str]) -> bytes | None:
 
 
 def end(system: System, row: Row) -> None:
-    """End the job of the waiting caller in the way that the row states."""
+    """End the job that the row's request has submitted, while the request waits for the job.
+
+    `row.meanwhile` states how the job ends: `cancel`, `dead-letter`, or the code of an error in the
+    reply.
+    """
     request = by_hand.wait_for_request(system, row.path.split("/")[3], row.title)
     match row.meanwhile:
         case "cancel":

@@ -2,8 +2,9 @@
 
 The local host follows the Azure Storage provider (`--engine azure-storage`): an episode's messages
 are sent before its history is saved, a dead host's messages are delivered again after the
-visibility timeout, and an event for an instance without a history is discarded. With a long
-visibility timeout a test fails if a reply waits for the recovery of the engine.
+visibility timeout, and an event for an instance without a history is discarded. Some tests use a
+visibility timeout that is longer than the test. They fail if a reply must wait until the engine
+delivers a dead host's messages again.
 """
 
 import time

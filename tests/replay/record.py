@@ -28,7 +28,7 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 
 
 class Scene:
-    """One job on a durable store in memory, and the job's outcome blob."""
+    """Runs the orchestration of one job in memory, and keeps the outcome that the job gets."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()

@@ -21,7 +21,7 @@ _LINKS = ("gateway", "servicebus", "servicebus admin", "blobs")
 
 
 class SoakFault(Protocol):
-    """A fault of the system, which is caused for some time and then ended."""
+    """A fault that a soak causes on purpose and, except a kill, ends after some time."""
 
     @property
     def delay_seconds(self) -> float:

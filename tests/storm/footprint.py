@@ -159,7 +159,10 @@ class Footprint:
                     self._peaks[role] = max(self._peaks.get(role, 0), peak)
 
     def roles(self, warm_up_seconds: float) -> list[RoleFootprint]:
-        """Return the footprint of each role, in the order in which the roles were seen."""
+        """Return the peaks and the growth of each role, in the order of the roles' first samples.
+
+        The growth during the first `warm_up_seconds` of each process is not used.
+        """
         found = []
         for role, by_process in self._lives.items():
             lives = list(by_process.values())

@@ -193,7 +193,7 @@ def count(run: Storm, broken: BrokenPromises) -> dict[str, str | int]:
 
 
 def describe_broken(run: Storm, broken: BrokenPromises) -> list[str]:
-    """Return one line for each broken promise to a job, at most 10 lines for each promise."""
+    """Return a line for each job for which a promise was broken, at most 10 for each promise."""
     return [
         f"{name}: {_describe(job, run.runs)}"
         for name, jobs in (

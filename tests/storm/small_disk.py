@@ -25,7 +25,7 @@ class SmallDisk(Protocol):
 
     @property
     def name(self) -> str:
-        """A text for the report that describes how the disk becomes full."""
+        """How the disk becomes full, as a short text for the report."""
 
     def fill(self, pids: Iterable[int]) -> None:
         """Make all writes fail. `pids` are the ids of the processes that write to the disk."""

@@ -161,7 +161,7 @@ class SoakJob(StormJob):
                 return "text/plain"
 
     def data(self, ran_path: Path, attempt: int) -> tuple[str, bytes]:
-        """Return the label and the input of one attempt to submit the job."""
+        """Return the label and the input of request number `attempt`, which submits the job."""
         label = str(self.number)
         match self.model:
             case "classifier":
@@ -184,7 +184,7 @@ class SoakJob(StormJob):
         return {"number": self.number, "name": "soak ü", "list": [1, 2.5, None, True]}
 
     def submission(self, ran_path: Path, attempt: int) -> StormSubmission:
-        """Return the request of one attempt to submit the job.
+        """Return request number `attempt`, which submits the job.
 
         If the input is sent as an upload, it must be uploaded before this call.
         """
@@ -243,7 +243,7 @@ class SoakJob(StormJob):
         return "".join(parts).encode() + file.encode() + data + end.encode()
 
     def is_right_end(self, final: Mapping[str, Any]) -> bool:
-        """Return whether the job may end with this final state, given its input and requests."""
+        """Return whether the job may end with the state `final`, given its model and its input."""
         if self.is_hostile:
             return True
         if final["status"] != "failed":
@@ -302,9 +302,10 @@ class ProducerJob(StormJob):
         return {"producer": self.number}
 
     def is_right_end(self, final: Mapping[str, Any]) -> bool:
-        """Return whether `final` has noop's result for the job's input.
+        """Return whether the job may end with the state `final`.
 
-        If the request is in the wrong queue, return whether the job was dead-lettered.
+        The state must contain the result of the model `noop` for the job's input. If the request is
+        in the queue of another model, the job must be dead-lettered instead.
         """
         if self.is_wrong_queue:
             return bool(final["status"] == "failed" and final["error"]["code"] == "dead-lettered")

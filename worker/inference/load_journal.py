@@ -216,7 +216,10 @@ class LoadJournal:
         return descriptor
 
     def _take_notes(self, folder: Path) -> dict[str, list[str]]:
-        """Remove the notes of dead processes. Return the names in the notes, by process id."""
+        """Remove the notes of dead processes, and return the names in these notes by process id.
+
+        Each name is the name of a model or a result of `import_name`.
+        """
         names: dict[str, list[str]] = defaultdict(list)
         for path in sorted(folder.glob(f"*{_LOADING}")):
             # Another worker that starts at the same time may have removed the file.

@@ -509,7 +509,7 @@ def _check_parameters(model: ModelEntry, method: Callable[..., Any]) -> None:
     """Check that the entry declares the same parameters as the method's keyword-only arguments.
 
     Raises:
-        ModelUnfit: It does not.
+        ModelUnfit: The parameters of the entry and the method differ.
     """
     try:
         declared = read_arguments(method)

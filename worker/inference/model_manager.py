@@ -192,7 +192,10 @@ class ModelManager:
         return False
 
     def leave(self) -> None:
-        """Unload the model. The caller must first wait until all jobs of the model have ended."""
+        """Unload the model of this manager, and free the memory of the model.
+
+        The caller must first wait until all jobs of the model have ended.
+        """
         loaded, self._loaded = self._loaded, None
         if loaded is None or self._reservation is None:
             return

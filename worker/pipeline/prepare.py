@@ -125,8 +125,8 @@ class PrepareStep:
         """Read the job's input.
 
         Returns:
-            The opened input; None if the model reads the input itself. Then `job.item` is already
-            prepared.
+            The opened input, which the caller must decode. None if the model reads the input
+            itself; in this case, `job.item` already contains the prepared input.
 
         Raises:
             WorkerError: The job must not run, or its input cannot be read.

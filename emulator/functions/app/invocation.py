@@ -185,7 +185,8 @@ class PreparedFunction:
 
     `trigger` and `client` are the names of the parameters that receive the trigger's data and the
     durable client. `client` is None if the function does not have a parameter for the durable
-    client. `loop_runs` is None if the function is not a synchronous orchestrator.
+    client. `loop_runs` decides whether the function runs on the event loop or in a thread. It is
+    None if the function is not a synchronous orchestrator.
     """
 
     function: IndexedFunction
@@ -293,7 +294,10 @@ async def _run_orchestrator(
     arguments: dict[str, Any],
     submit: Callable[..., Any],
 ) -> Any:
-    """Call a synchronous orchestrator on the event loop or in a thread, and return its result."""
+    """Call a synchronous orchestrator, and return its result.
+
+    `loop_runs` decides whether the orchestrator runs on the event loop or in a thread.
+    """
 
     def run(**arguments: Any) -> Any:
         begin = time.perf_counter()

@@ -196,7 +196,7 @@ class Shim:
 
     @classmethod
     def load(cls, text: str) -> "Shim":
-        """Return the task numbers from the JSON text that `dump` returned."""
+        """Return the `Shim` from which `dump` made `text`; a new `Shim` if `text` is empty."""
         if not text:
             return cls()
         scheduled, next_task, timers, retries = json.loads(text)

@@ -53,7 +53,7 @@ IN_PROGRESS: Final = timedelta(seconds=20)
 class Redriven:
     """The result of a redrive.
 
-    `job_id` is the id of the job whose request was sent again. `is_new_job` is true if the gateway
+    `job_id` is the id of the job that does the work again. `is_new_job` is true if the gateway
     created a new job, and false if a producer's message was sent again. `is_repeat` is true if an
     earlier redrive has already sent the request. In this case, nothing was sent again.
     """
@@ -78,6 +78,8 @@ class Redriver:
 
     async def redrive(self, durable: Durable, model: ModelEntry, letter_id: str) -> Redriven:
         """Redrive a dead letter unless an earlier call has already redriven it.
+
+        In both cases, the result contains the id of the job that does the work again.
 
         If the dead letter belongs to a job of the gateway, a new job is created. Otherwise a
         producer sent the message, and the message is sent again. Raises UnknownLetter,

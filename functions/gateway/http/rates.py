@@ -2,9 +2,9 @@
 
 A rate allows a number of requests in a period of time. A full bucket contains one token for each of
 these requests, and each request takes one token. An empty bucket fills evenly, and is full again
-after one period. A request that creates several jobs takes one token for each job. It is allowed
-even if the bucket has only one token. The number of tokens is then negative, and the bucket allows
-the next request when it has one token again.
+after one period. A request that creates several jobs takes one token for each job. Such a request
+is allowed even if the bucket has only one token. The number of tokens is then negative, and the
+bucket allows the next request when it has one token again.
 
 Each caller has its own bucket in each process. Therefore n instances of the app allow n times the
 rate.

@@ -49,10 +49,17 @@ FIRST_PAUSE_SECONDS: Final = 0.025
 LONGEST_PAUSE_SECONDS: Final = 0.5
 
 LAST_READ_SECONDS: Final = 1.0
-"""How many seconds a read of the outcome may take if the waiting time ends during this read."""
+"""How many seconds a read of the outcome may take, counted from the start of the read.
+
+If the waiting time ends later, a read may take until then.
+"""
 
 OWN_ENDS: Final = 20
-"""A process that itself recorded this many outcomes in a row counts as the only instance."""
+"""How many outcomes in a row a process must record to count as the only process of the app.
+
+Only outcomes for which a request of this process waited are counted. If the process counts as the
+only one, its requests read the outcome later, see `Waiter.first_pause_seconds`.
+"""
 
 START_DELAY_SECONDS: Final = 0.25
 """How long a busy gateway waits for a job's outcome before it starts the job's orchestration."""
@@ -150,17 +157,16 @@ class Waiter:
         """The pause in seconds before the first read of the outcome by this waiter.
 
         The pause is normally FIRST_PAUSE_SECONDS. It is LONGEST_PAUSE_SECONDS if this process
-        recorded the last OWN_ENDS outcomes. The app then probably has only one instance, and this
+        recorded the last OWN_ENDS outcomes. The app then probably has only one process, and this
         process will notify the waiter. Therefore an earlier read would be useless.
         """
         is_only_instance = self._waiters.is_only_instance
         return LONGEST_PAUSE_SECONDS if is_only_instance else FIRST_PAUSE_SECONDS
 
     def record_end(self, *, is_own: bool) -> None:
-        """Record that the job has ended.
+        """Count the end of the job, for the `first_pause_seconds` of later waiters.
 
-        Later waiters compute `first_pause_seconds` from these records. `is_own` is true if this
-        process recorded the outcome of the job.
+        `is_own` is true if this process recorded the outcome of the job.
         """
         self._waiters.own_ends = self._waiters.own_ends + 1 if is_own else 0
 
@@ -306,7 +312,7 @@ class Jobs:
         Returns None if the job does not end within `limit_seconds`. `initial` is the record of the
         job before its end.
 
-        The waiter is notified if this process records the outcome. Another instance of the app may
+        The waiter is notified if this process records the outcome. Another process of the app may
         record the outcome instead. Therefore this method also reads the blob repeatedly. If the
         storage does not respond, the method continues to wait.
         """

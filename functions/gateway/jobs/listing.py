@@ -10,8 +10,8 @@ instances is read for one page. If new jobs are submitted while a caller reads t
 omitted or repeated.
 
 A search reads the same windows, and omits the jobs that do not match. If few jobs match, a page
-ends after MAX_QUERIES queries, before it is full. `searched_since` returns the time back to
-which all matching jobs have been found.
+ends after MAX_QUERIES queries, before it is full. `searched_since` then returns a time: all
+matching jobs that were created at this time or later have been found.
 
 The filter of Durable Functions by creation time is not used, because the tables of Azure Storage
 have no index for this time.
@@ -29,7 +29,7 @@ WINDOW_INSTANCES: Final = 100
 """The largest number of instances that one query returns."""
 
 MAX_QUERIES: Final = 64
-"""The largest number of queries for one page."""
+"""The largest number of queries to Durable Functions for one page of a list of jobs."""
 
 _DIGITS: Final = "0123456789abcdef"
 _BEHIND: Final = "g"
@@ -82,7 +82,7 @@ class Listing(Generic[T]):
 
 
 def searched_since(below: str) -> datetime:
-    """Return the time back to which all matching jobs have been found.
+    """Return the start of the period from which all matching jobs have been found.
 
     All matching jobs that were created at this time or later are on the page or on an earlier page.
     `below` is the attribute of the page's Listing.

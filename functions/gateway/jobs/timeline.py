@@ -3,7 +3,7 @@
 The timeline is computed when a caller asks for it. It uses what is stored anyway:
 
     the ticket      when the job was accepted and its message sent       the gateway's clock
-    the history     when the orchestration was started, and sent         the gateway's clock
+    the history     when the orchestration began and sent the message    the gateway's clock
     the outcome     the end, and the marks of the delivery that answered   end: the gateway's clock
     the notes       other deliveries, see `contract.deliveries`          the workers' clocks
     the progress    when a long-running job started                      the worker's clock

@@ -83,9 +83,9 @@ SEND_SECONDS: Final = 1.5
 """The longest time in seconds that a caller waits for Service Bus to accept the message."""
 
 SEND_LATER: Final = timedelta(seconds=5)
-"""How long requests do not send messages of a model after a request failed to send one.
+"""How long requests do not try to send a model's messages after one could not be sent.
 
-During this time, the orchestrations of new jobs send the messages.
+During this time, the orchestrations of the new jobs send the messages.
 """
 
 _log = logging.getLogger(__name__)

@@ -173,7 +173,7 @@ class UnlimitedReservation:
         return None if is_stopping else self._total_bytes
 
     def enter(self, needed_bytes: int, load_seconds: float) -> None:
-        """Record that the model has been loaded."""
+        """Record that the model has been loaded. The arguments have no effect here."""
         self.is_in = True
 
     def resize(self, needed_bytes: int, least_bytes: int) -> int:
@@ -181,7 +181,7 @@ class UnlimitedReservation:
         return self._total_bytes
 
     def fail(self, retry_seconds: float, needed_bytes: int | None) -> None:
-        """Record that the model could not be loaded.
+        """Record that the model could not be loaded. `needed_bytes` has no effect here.
 
         The next `wait` returns when `retry_seconds` have passed since this call.
         """

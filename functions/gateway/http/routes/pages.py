@@ -60,6 +60,11 @@ PAGES: Final = (
         "Try a model with a picture, a sound or a text, and see its answer drawn.",
     ),
     Page(
+        "ops",
+        "Operations",
+        "What the queues, workers and jobs do now, and what is wrong. Find jobs, and redrive them.",
+    ),
+    Page(
         "docs",
         "API",
         "All routes with their parameters, schemas and examples. Send requests from the page.",
@@ -99,7 +104,7 @@ _SAFETY: Final[Mapping[str, str]] = {
 
 @router.get("/")
 async def front_page(request: Request) -> Response:
-    """Return links as JSON, or the front page if the Accept header prefers HTML."""
+    """Return the paths of routes and pages as JSON, or the front page if Accept prefers HTML."""
     headers = {"Vary": "Accept"}
     accept = ", ".join(request.headers.getlist("accept"))
     if choose_media_type(accept, (media.JSON, "text/html")) != media.JSON:

@@ -33,7 +33,7 @@ class ReservedResourceNameError(Exception):
 
 @dataclass
 class FakeResource:
-    """A resource with the attributes that tests use."""
+    """Replaces a resource group of Azure. It has only the attributes that the tests use."""
 
     name: str
     id: str
@@ -210,10 +210,10 @@ def _wanted(test: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
 
 
 class RandomNameResourceGroupPreparer(AzureMgmtPreparer):
-    """Provides a resource group that is only a name: the emulator has no resource groups."""
+    """Provides only the name of a resource group, because the emulator has no resource groups."""
 
     def create_resource(self, name: str, **_: Any) -> dict[str, Any]:
-        """Return a resource group that is only a name."""
+        """Return a resource group that has only a name. No resource is created."""
         return {"resource_group": FakeResource(name, name), "location": "local"}
 
 
