@@ -36,8 +36,8 @@ SUBMIT_INTERVAL_SECONDS: Final = 0.6
 After the restart, the time between two submits is twice as long."""
 
 RESTART_DELAY_SECONDS: Final = 0.2
-"""Seconds between the submit of the jobs that are submitted together and the gateway's restart. The
-gateway accepts some of these jobs before the restart."""
+"""Seconds from the time at which half of the jobs are submitted to the restart of the gateway. In
+this time, the gateway accepts some of these jobs."""
 
 DEADLINE_SECONDS: Final = 1800
 REQUEST_SECONDS: Final = 30.0
@@ -197,7 +197,10 @@ def read_status(api: Api, job: JobReport) -> None:
 
 
 def watch(api: Api, job: JobReport, limit: TimeLimit) -> None:
-    """Read the job's status repeatedly until the job has ended or the time limit has passed."""
+    """Read the job's status repeatedly, and store it in `job`.
+
+    Return when the job has ended or the time limit has passed.
+    """
     pause = 0.1
     while job.status not in FINAL and not limit.is_over:
         limit.pause(pause)

@@ -20,7 +20,7 @@
     │   ├── PayloadsUnavailable    payloads-away            blob storage does not answer
     │   ├── ReplyUndelivered       reply-undelivered        the gateway does not answer
     │   ├── OutboundFailed         outbound-failed          another server does not answer
-    │   ├── LookUpsBusy            look-ups-busy            DNS does not answer for other names
+    │   ├── LookUpsBusy            look-ups-busy            too many DNS look-ups are running
     │   ├── DeviceLost             device-lost              the process must be restarted
     │   └── WorkerFault            worker-fault             a defect of the worker
     ├── Poison                                         dead-letter, with reason and description

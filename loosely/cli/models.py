@@ -65,9 +65,10 @@ def show(
 def describe(
     name: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
 ) -> None:
-    """Print the parameters that a model's class declares, for its entry in the catalogue.
+    """Print the parameters that a model's class declares, as TOML for the catalogue.
 
-    The command imports the model's module. MODEL_CATALOGUE selects the catalogue.
+    The command imports the model's module. The setting MODEL_CATALOGUE is the path of the
+    catalogue.
     """
     _run("worker.describe", name)
 

@@ -290,9 +290,12 @@ def parse_scaling(
 ) -> ScaledObject:
     """Return the scaling settings for the option ``--scale``.
 
-    KEDA and the Kubernetes autoscaler both decide every ``poll_seconds``. A worker that is not
+    The local scaler decides every ``poll_seconds`` how many workers to run. A worker that is not
     needed is stopped after ``cooldown_seconds``. Both times are usually shorter than in a cluster,
     because a local process starts faster than a GPU node.
+
+    In a cluster, KEDA and the Kubernetes autoscaler decide at separate intervals. Here, both
+    intervals are ``poll_seconds``.
 
     Raises:
         typer.BadParameter: ``text`` is not MIN:MAX, or a number is out of range.

@@ -157,7 +157,10 @@ def start(browser: Browser) -> None:
 
 
 def run(browser: Browser, status: str = "succeeded") -> None:
-    """Run the job, and wait for its end."""
+    """Press the button that runs a job, and wait until the job has ended.
+
+    `status` is the final status that the page must show.
+    """
     start(browser)
     browser.wait_for_text("#badge", status)
     is_free = "return document.querySelector('#run').ariaDisabled !== 'true'"

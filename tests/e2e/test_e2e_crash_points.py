@@ -23,10 +23,13 @@ from tests.e2e.test_e2e_webhooks import SETTINGS, run_webhook_receiver
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 SHORT_SECONDS = 3
-"""The visibility timeout, in seconds, of tests in which the engine has to recover."""
+"""The visibility timeout, in seconds, of tests that wait until the engine has recovered.
+
+The engine recovers when the messages that a killed host has dequeued are visible again.
+"""
 
 LONG_SECONDS = 100
-"""The visibility timeout, in seconds, of tests in which a reply must not wait for the engine."""
+"""The visibility timeout, in seconds, of tests that end before the engine has recovered."""
 
 ANSWERED_WITHIN_SECONDS = 30.0
 """The time limit of tests with LONG_SECONDS, in seconds. It includes the restart of the host."""

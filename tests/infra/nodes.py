@@ -40,7 +40,10 @@ def _tolerated(spec: dict[str, object]) -> set[str]:
 
 
 def rollouts_outlast_the_start_of_a_node(files: DeploymentFiles) -> None:
-    """Check that a rollout may wait for a GPU node as long as the deployment script waits."""
+    """Check that a rollout fails no earlier than the deployment script stops waiting for it.
+
+    Until then, a new GPU node may still start.
+    """
     [minutes] = re.findall(r"--timeout (\d+)m ", files.text("infra/scripts/deploy-worker.sh"))
     for manifests in files.overlays.values():
         for deployment in of_kind(manifests, "Deployment"):

@@ -84,7 +84,7 @@ class SlowLink:
         return f"slow {self.link}"
 
     async def carry_out(self, rig: Rig) -> None:
-        """Delay and throttle the connections. After `seconds`, remove the limits."""
+        """Delay and throttle all connections to the service. Stop this after `seconds`."""
         proxy = rig.links[self.link]
         proxy.set_link(self.round_trip_seconds, self.bytes_per_second)
         try:
@@ -93,7 +93,7 @@ class SlowLink:
             proxy.set_link(0.0)
 
     async def recover(self, rig: Rig) -> None:
-        """Do nothing, because `carry_out` has already removed the limits."""
+        """Do nothing, because `carry_out` has already restored the speed of the connections."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def plan_faults(
     sorts: Sequence[str],
     mean_pause_seconds: float,
 ) -> Iterator[SoakFault]:
-    """Yield the faults of a soak without end. The same arguments yield the same faults.
+    """Yield faults for a soak, endlessly. The same arguments yield the same faults.
 
     Args:
         seed: The seed of the soak.

@@ -91,7 +91,10 @@ _SECRET = "whsec_" + base64.b64encode(b"soak" * 8).decode()
 
 @dataclass
 class Interval:
-    """The time of an attack or a fault, in seconds since the start of the soak."""
+    """The interval of an attack or a fault.
+
+    `begin` and `end` are in seconds since the start of the soak. `end` is None until the end.
+    """
 
     name: str
     begin: float

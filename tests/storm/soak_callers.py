@@ -121,7 +121,7 @@ class Wait:
 
     @property
     def seconds(self) -> float:
-        """The wait in seconds."""
+        """How many seconds the neighbour waited for the job."""
         return self.end - self.begin
 
 

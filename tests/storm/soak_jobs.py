@@ -318,7 +318,7 @@ class ProducerJob(StormJob):
 def plan_soak_jobs(
     seed: int, callers: Sequence[SoakCaller], models: Sequence[str], outside_url: str
 ) -> Iterator[SoakJob]:
-    """Yield the jobs of a soak without end. The same arguments yield the same jobs."""
+    """Yield jobs for a soak, endlessly. The same arguments yield the same jobs."""
     chance = random.Random(f"soak jobs {seed}")
     weights = {"noop": 50, "counting": 20, "classifier": 20, "voice-activity": 5, "fragile": 5}
     chosen = [model for model in weights if model in models]

@@ -373,13 +373,13 @@ def _describe(error: WorkerError) -> dict[str, str]:
 
 
 class SilentContext:
-    """A context for a batch without jobs, which ignores the model's progress reports."""
+    """A context that ignores the model's progress reports. Used for inputs without a job."""
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
         """Ignore the model's progress report."""
 
     def check(self) -> None:
-        """Do nothing, because a batch without jobs cannot be cancelled."""
+        """Do nothing, because there is no job that could be cancelled."""
 
 
 def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -> None:

@@ -130,7 +130,7 @@ class TransactionManager:
             self.table.drop_queue(number)
 
     def load(self) -> None:
-        """Read all message records and duplicate histories from the database.
+        """Read all message records from the database, and the ids for duplicate detection.
 
         Then make the changes that are due, and write them to the database.
         """

@@ -33,9 +33,9 @@ MAX_QUERIES: Final = 64
 
 _DIGITS: Final = "0123456789abcdef"
 _BEHIND: Final = "g"
-"""A character that sorts after all digits.
+"""A character that sorts after all hexadecimal digits.
 
-If W is the prefix of a window, the text W + "g" sorts after every id in this window.
+If all ids of a window begin with the prefix W, the text W + "g" sorts after all these ids.
 """
 
 _ID_LENGTH: Final = 36

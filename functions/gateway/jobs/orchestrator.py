@@ -186,7 +186,11 @@ def _proposed(
 def _conclude(
     context: DurableOrchestrationContext, ticket: Ticket, proposed: JobOutcome | None
 ) -> Generator[Any, Any, dict[str, Json]]:
-    """Call the activity `conclude`. Return its result, or an empty object if the call failed."""
+    """Call the activity that records the outcome `proposed`, unless the job has an outcome.
+
+    If `proposed` is None, the activity only reads the job's outcome. Return the activity's result,
+    or an empty dict if the call failed.
+    """
     asked = {
         "job_id": ticket.job_id,
         "model": ticket.model,

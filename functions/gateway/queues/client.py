@@ -62,7 +62,7 @@ class MessageCounts:
 
 
 class Queues(Protocol):
-    """The interface to the queues.
+    """An interface that sends messages to Service Bus queues and reads the state of the queues.
 
     Each method raises Unavailable if Service Bus fails or does not respond.
     """

@@ -183,8 +183,8 @@ class WorkState:
 class ReservationState:
     """The stage of one model's reservation, and how many bytes the model needs.
 
-    Each method returns the model's new record. The caller must write the record into the model's
-    lock file, which other processes read.
+    Each method returns the model's new ReservationRecord. The caller must write this record into
+    the model's lock file, so that other processes can read it.
     """
 
     def __init__(

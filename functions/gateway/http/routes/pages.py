@@ -49,7 +49,7 @@ class Page:
 
     @property
     def path(self) -> str:
-        """The path of the page."""
+        """The URL path at which the gateway serves the page, for example `/play`."""
         return "/" if self.name == "index" else f"/{self.name}"
 
 
