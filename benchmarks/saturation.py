@@ -127,7 +127,10 @@ class BareLoop:
 def worker_run(
     rig: WorkerRig, model: str, images: int, seconds: float, expected_seconds: float = 0.0
 ) -> SaturationRun:
-    """Put `images` jobs on the queue, and measure the worker until all jobs have replies."""
+    """Put `images` jobs on the model's queue, and wait until all jobs have replies.
+
+    Return the worker's throughput, and the processor time that was used meanwhile.
+    """
     ids = rig.fill(
         model, [InlineBytes("image/jpeg", path.read_bytes()) for path in PICTURES], images
     )

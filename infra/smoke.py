@@ -32,8 +32,8 @@ CANCELLATIONS_IN_PARALLEL: Final = 8
 """The number of jobs of the group `cancelled` that are submitted and cancelled at the same time."""
 
 SUBMIT_INTERVAL_SECONDS: Final = 0.6
-"""Seconds from one submit to the next in the group `restarted`, before the restart of the gateway.
-After the restart, the time between submits is twice as long."""
+"""Seconds between the submits of two jobs of the group `restarted`, before the gateway's restart.
+After the restart, the time between two submits is twice as long."""
 
 RESTART_DELAY_SECONDS: Final = 0.2
 """Seconds from the time at which half of the jobs are submitted to the restart of the gateway. In
@@ -160,9 +160,10 @@ class JobReport:
 
 
 def accept(api: Api, limit: TimeLimit) -> JobReport:
-    """Submit one job. Repeat the request until the gateway accepts or refuses the job.
+    """Submit one job, and return the report on this job.
 
-    All requests have the same Idempotency-Key, so only one job is created.
+    Repeat the request until the gateway accepts or refuses the job, or until `limit` is over. All
+    requests have the same Idempotency-Key, so only one job is created.
     """
     job, key = JobReport(), str(uuid.uuid4())
     while not limit.is_over:

@@ -116,7 +116,10 @@ class ScheduledEvents:
         self._stop.set()
 
     def poll(self) -> float:
-        """Poll once, and return how many seconds to wait before the next poll."""
+        """Ask the metadata service once for scheduled events, and handle them.
+
+        Return how many seconds to wait before the next poll.
+        """
         try:
             self._machine = self._machine or self._get(_NAME_PATH).decode().strip()
             events = read_events(self._get(_EVENTS_PATH))

@@ -257,12 +257,12 @@ class ContentStreams:
             self._remove(removable)
 
     def open(self, segments: Sequence[Segment], byte_range: ByteRange) -> ContentStream:
-        """Return a stream of the bytes of a blob in `byte_range`, and pin the content files.
+        """Return a stream of those bytes of a blob that are in `byte_range`.
 
         The content files are not removed before they are unpinned.
 
         Each item of `segments` describes one part of the blob and the content file that contains
-        this part.
+        this part. These files are pinned, so they are not removed before the stream is closed.
         """
         self._files.pin(segment.content for segment in segments)
         return ContentStream(self, self._files, segments, byte_range)

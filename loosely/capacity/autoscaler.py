@@ -92,7 +92,7 @@ class Activation:
     """
 
     def __init__(self, scaling: ScaledObject, created_at_seconds: float) -> None:
-        """Prepare the rule. ``created_at_seconds`` is the time at which ``scaling`` was created."""
+        """Create the rule for ``scaling``, which was created at the time ``created_at_seconds``."""
         self._scaling = scaling
         self._created_at = created_at_seconds
         self._last_active_at: float | None = None

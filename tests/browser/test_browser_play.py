@@ -1,4 +1,4 @@
-"""The playground in a real browser: inputs, jobs, drawings, problems, and requests as code."""
+"""Test the playground in a real browser: inputs, jobs, drawings, problems, and requests as code."""
 
 import hashlib
 import json

@@ -1,8 +1,8 @@
 """Stand-ins for az, azd, kubectl, kubelogin and docker in tests.
 
-`install` writes these programs into a folder for PATH. Each program appends its arguments to
-`calls.jsonl`, and responds from `state.json` in the same folder. It also stores its changes there,
-so that a second run of a script finds the results of the first run.
+`install` writes the programs into a folder, which the test puts on PATH. Each program appends its
+arguments to `calls.jsonl` in this folder. It keeps its state in `state.json` in the same folder, so
+that a second run finds the results of the first run.
 `kubectl kustomize` runs the real kubectl. An unknown command exits with 64.
 """
 
@@ -75,12 +75,12 @@ class Call:
         return str(self.options[name])
 
     def table(self, name: str) -> dict[str, Any]:
-        """Return a table of the state. Create the table if it is missing."""
+        """Return a dictionary of the state. Create the dictionary if it is missing."""
         part: dict[str, Any] = self.state.setdefault(name, {})
         return part
 
     def get(self, table: str, key: str) -> str:
-        """Return an entry of a table of the state. Raises ProgramError if the entry is missing."""
+        """Return an entry of a dictionary of the state. Raises ProgramError if it is missing."""
         if key not in self.table(table):
             raise ProgramError(NOT_FOUND, f"ERROR: {key} was not found")
         return str(self.table(table)[key])

@@ -51,7 +51,10 @@ def rollouts_outlast_the_start_of_a_node(files: DeploymentFiles) -> None:
 
 
 def new_node_pools_have_a_count(files: DeploymentFiles) -> None:
-    """Check that only new node pools get a count, because AKS refuses a count for other pools."""
+    """Check that the number of nodes is set only for new node pools.
+
+    AKS refuses this number for a pool that exists.
+    """
     cluster = files.module("cluster")
     counts = re.findall(
         r"^ +count: contains\(nodePools, \S+ \? null : (\S+)\n +minCount: (\S+)$",

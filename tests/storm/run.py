@@ -25,7 +25,7 @@ _MAX_SHOWN = 10
 class Storm:
     """The options and the current results of a storm. `report` can print the results at any time.
 
-    `options` contains the command-line options, such as the seed, `settle` and `limit` (seconds).
+    `options` contains the command-line options. `python -m tests.storm --help` explains them.
     """
 
     options: argparse.Namespace

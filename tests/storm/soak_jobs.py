@@ -139,7 +139,7 @@ class SoakJob(StormJob):
 
     @property
     def may_expire(self) -> bool:
-        """Whether the job has a short deadline or comes from a hostile caller."""
+        """Whether the job may expire, because its deadline is short or its caller is hostile."""
         return self.is_hostile or self.deadline_seconds < DEADLINE_SECONDS
 
     @property

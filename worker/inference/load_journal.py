@@ -274,9 +274,10 @@ class LoadJournal:
             )
 
     def _read(self, name: str) -> tuple[int, float]:
-        """Return how many processes died while they loaded a model, and the time of the last death.
+        """Return how many deaths are counted for a model, and the time of the last of them.
 
-        Both are 0 if no death is counted.
+        `_count_death` counts the deaths of processes that were loading the model. The time is in
+        seconds since 1970. Both values are 0 if no death is counted.
         """
         if self._folder is None:
             return 0, 0.0

@@ -102,7 +102,10 @@ class ModelManager:
 
     @property
     def is_standing_by(self) -> bool:
-        """Return whether the model is not loaded because it waits for device memory."""
+        """Return whether the model waits for memory of a shared device before it can be loaded.
+
+        The result is False if the last load failed.
+        """
         is_waiting = self._loaded is None and isinstance(self._reservation, SharedReservation)
         return is_waiting and self._problem is None
 

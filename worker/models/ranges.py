@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The smallest and the largest value of a numeric parameter; None if there is no such bound.
+    """The smallest and the largest value of a numeric parameter. None means that there is no limit.
 
     Use it in the type hint of a keyword-only argument: `Annotated[int, Range(1, 100)]`.
     """

@@ -49,7 +49,7 @@ class SocketSender:
         channel.setblocking(False)
 
     def send(self, connection: Any, path: Path) -> None:
-        """Send a copy of a connection's socket, unless the connection is encrypted.
+        """Send a copy of a connection's socket to the parent, unless the connection is encrypted.
 
         Args:
             connection: The socket of the connection.

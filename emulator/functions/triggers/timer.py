@@ -184,7 +184,7 @@ class TimerState:
 
 
 class TimerTrigger:
-    """The trigger of one timer function."""
+    """Runs one timer function on its schedule."""
 
     def __init__(
         self, options: TimerOptions, state_folder: Path, invoke: InvokeFunction, clock: HostClock

@@ -21,7 +21,7 @@ from gateway.http import problems
 from gateway.http.problems import HttpProblem
 
 SMALL_BODY_BYTES: Final = 64 * 1024
-"""The largest size in bytes of a small body, which is not counted."""
+"""The largest size, in bytes, of a body that does not count towards the limits of LargeBodies."""
 
 RETRY_AFTER_SECONDS: Final = 5
 
@@ -45,7 +45,7 @@ class LargeBodies:
 
     @property
     def total_bytes(self) -> int:
-        """The size in bytes of all bodies that are counted now."""
+        """The total size, in bytes, of all large bodies that are counted now."""
         return self._total_bytes
 
     @contextmanager

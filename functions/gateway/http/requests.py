@@ -113,11 +113,11 @@ async def find_own_job(request: Request, job_id: str) -> Record:
 
 
 async def find_visible_job(request: Request, job_id: str, tenant: str | None = None) -> Record:
-    """Return the record of a job that the caller may see, even if it belongs to another tenant.
+    """Return the record of a job that the caller may see. Operators may see other tenants' jobs.
 
     Use this function only for responses without the job's result, because operators do not see
-    results. `tenant` is the query parameter of `visible_tenant`. Raises the problem `unknown-job`
-    or `forbidden`.
+    results. `tenant` is the value of the query parameter `tenant`, which `visible_tenant`
+    describes. Raises the problem `unknown-job` or `forbidden`.
     """
     _, found = await find_visible_instance(request, job_id, tenant)
     return found

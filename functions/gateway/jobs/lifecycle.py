@@ -286,7 +286,8 @@ class Jobs:
         """Return the record of an orchestration's job; None if the orchestration runs no job.
 
         This method ends the job by recording an outcome in two cases: the orchestration has ended
-        without an outcome, or it has not ended the job soon after the deadline. Raises Unavailable.
+        without an outcome, or it still runs EXPIRY_GRACE after the job's deadline. Raises
+        Unavailable.
         """
         if (output := recorded_output(instance)) is not None:
             return output

@@ -72,7 +72,7 @@ This time is shorter than FIRST_CHECK, because a lost event would delay the webh
 """
 
 LONGEST_CHECK_INTERVAL: Final = timedelta(minutes=10)
-"""The longest interval between two checks. The interval doubles after each check."""
+"""The longest interval between two checks for an outcome. The interval doubles after each check."""
 
 STOP_WITHIN: Final = timedelta(seconds=30)
 """How long the orchestration waits for a worker to stop a cancelled job."""

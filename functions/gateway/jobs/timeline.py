@@ -504,7 +504,10 @@ def _with_answer(
 
 
 def _is_same(noted: _Delivery, answer: _Delivery) -> bool:
-    """Return whether `noted`, which comes from a worker's note, is the delivery `answer`."""
+    """Return whether a worker's note and the job's outcome describe the same delivery.
+
+    `noted` is the delivery in the note, and `answer` is the delivery in the outcome.
+    """
     if noted.number != answer.number or noted.marks is None or answer.marks is None:
         return False
     if not answer.is_receipt_known:
@@ -514,9 +517,10 @@ def _is_same(noted: _Delivery, answer: _Delivery) -> bool:
 
 
 def _with_start(noted: list[_Delivery], record: Record) -> list[_Delivery]:
-    """Add the job's start time, which is in the job's record, to the delivery that started the job.
+    """Return the noted deliveries, with the job's start time in the delivery that started the job.
 
-    If no note describes the delivery that started the job, a new delivery is added.
+    The start time is in the job's record. If no note describes the delivery that started the job,
+    the returned list contains a new delivery.
     """
     started_at = datetime.fromisoformat(record["started_at"])
     number = record["attempt"]

@@ -1,4 +1,4 @@
-"""Tests of the azure-storage engine: lost, repeated and refused work."""
+"""Test the azure-storage engine: lost events, repeated activities, crashes and several hosts."""
 
 import asyncio
 import logging
