@@ -56,7 +56,10 @@ class RestartDelay:
         self._seconds = 0.0
 
     def next_seconds(self, run_seconds: float) -> float:
-        """Return the delay after a child that ran for `run_seconds`. 0 means no delay."""
+        """Return how many seconds to wait before the next child is started.
+
+        The last child has run for `run_seconds`.
+        """
         if run_seconds >= _SHORT_RUN_SECONDS:
             self._seconds = 0.0
             return 0.0
@@ -237,7 +240,7 @@ def _die_with_parent(parent: int) -> None:
 
 
 def _reseed() -> None:
-    """Seed NumPy's global generator, which would return the same numbers in every child.
+    """Seed NumPy's global random generator. Otherwise every child would get the same numbers.
 
     Python's own generator is seeded again by the fork, and torch's generator starts with a fixed
     seed in every process.

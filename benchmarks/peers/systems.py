@@ -281,7 +281,7 @@ def serve(
 
     Args:
         configuration: The peer, and how to run it.
-        task: The job that it serves.
+        task: The name of the task that it serves.
         pictures: The JPEGs that the requests contain.
         folder: An empty folder for data and logs.
 

@@ -257,10 +257,12 @@ class ContentStreams:
             self._remove(removable)
 
     def open(self, segments: Sequence[Segment], byte_range: ByteRange) -> ContentStream:
-        """Return a stream of the bytes of a blob in `byte_range`, and pin the content files.
+        """Return a stream of those bytes of a blob that are in `byte_range`.
+
+        The content files are not removed before they are unpinned.
 
         Each item of `segments` describes one part of the blob and the content file that contains
-        this part.
+        this part. These files are pinned, so they are not removed before the stream is closed.
         """
         self._files.pin(segment.content for segment in segments)
         return ContentStream(self, self._files, segments, byte_range)
@@ -269,7 +271,10 @@ class ContentStreams:
         self._threads.submit(self._files.remove, keys)
 
     def unpin(self, segments: Sequence[Segment]) -> None:
-        """Unpin the content files that `open` pinned for these parts of a blob."""
+        """Unpin the content files that `open` pinned for these parts of a blob.
+
+        Then remove the files that have no pin left and to which the index no longer refers.
+        """
         if removable := self._files.unpin(segment.content for segment in segments):
             self._remove(removable)
 

@@ -7,8 +7,8 @@ its first delivery has no note.
 
 Each delivery has a blob of its own, so that workers never wait for one another. `note_blob` returns
 the name of this blob, and the gateway lists the blobs of a job by their prefix. If a worker cannot
-write a note, it does not try again. Without a note, the gateway shows that the delivery left no
-trace.
+write a note, it does not try again. Without a note, the gateway shows that no worker reported the
+delivery.
 """
 
 import json

@@ -48,8 +48,8 @@ resource queue 'Microsoft.ServiceBus/namespaces/queues@2024-01-01' = [
 ]
 
 // The gateway sends jobs, receives dead letters, and counts the queues for waits and positions.
-// Counting uses the management API, which needs the right Manage. Data Owner is the only built-in role
-// with that right. It is assigned on the queues, not on the namespace.
+// Counting uses the management API, which needs the access right Manage. Data Owner is the only
+// built-in role with that right. It is assigned on the queues, not on the namespace.
 resource gatewayRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   for (each, index) in queues: {
     name: guid(queue[index].id, gatewayIdentityName, 'serviceBusDataOwner')

@@ -65,9 +65,10 @@ def show(
 def describe(
     name: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
 ) -> None:
-    """Print the parameters that a model's class declares, for its entry in the catalogue.
+    """Print the parameters that a model's class declares, as TOML for the catalogue.
 
-    The command imports the model's module. MODEL_CATALOGUE selects the catalogue.
+    The command imports the model's module. The setting MODEL_CATALOGUE is the path of the
+    catalogue.
     """
     _run("worker.describe", name)
 
@@ -155,7 +156,10 @@ class _CheckOutput:
         self._batches: list[Mapping[str, Any]] = []
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Add the measurements of a batch to the table, or print any other event."""
+        """Print an event of the check, or keep it for the table if it is about a batch.
+
+        ``line`` is the event, which is a line of the check's output.
+        """
         match line["event"]:
             case "loaded":
                 print_to(

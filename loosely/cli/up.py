@@ -72,6 +72,10 @@ AllowHostOption = Annotated[
         help="Also answer requests for this host name. May be repeated. Default: only localhost.",
     ),
 ]
+TracesOption = Annotated[
+    bool,
+    typer.Option("--traces", help="Record traces. `loosely trace ID` draws the trace of a job."),
+]
 OnlyOption = Annotated[
     list[str] | None,
     typer.Option(metavar="COMPONENTS", help="Start only these components, separated by commas."),
@@ -170,6 +174,7 @@ class _UpOptions:
     scaling: ScaledObject | None
     engine_options: tuple[str, ...]
     allowed_hosts: tuple[str, ...]
+    records_traces: bool
 
 
 def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
@@ -189,6 +194,7 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     split_brain_rate: SplitBrainRateOption = None,
     seed: SeedOption = None,
     allow_host: AllowHostOption = None,
+    traces: TracesOption = False,
 ) -> None:
     """Start the whole system on this machine: blobs, Service Bus, gateway and worker.
 
@@ -228,6 +234,7 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
             scaling=scaling,
             engine_options=engine_options,
             allowed_hosts=tuple(allow_host or ()),
+            records_traces=traces,
         )
         # Other users must not read jobs, logs and keys. The components inherit this mask.
         os.umask(0o077)
@@ -290,9 +297,12 @@ def parse_scaling(
 ) -> ScaledObject:
     """Return the scaling settings for the option ``--scale``.
 
-    KEDA and the Kubernetes autoscaler both decide every ``poll_seconds``. A worker that is not
+    The local scaler decides every ``poll_seconds`` how many workers to run. A worker that is not
     needed is stopped after ``cooldown_seconds``. Both times are usually shorter than in a cluster,
     because a local process starts faster than a GPU node.
+
+    In a cluster, KEDA and the Kubernetes autoscaler decide at separate intervals. Here, both
+    intervals are ``poll_seconds``.
 
     Raises:
         typer.BadParameter: ``text`` is not MIN:MAX, or a number is out of range.
@@ -350,6 +360,7 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
         read_environment,
         read_setting,
         shared_environment,
+        trace_variables,
     )
     from loosely.local.example import choose_example  # noqa: PLC0415
     from loosely.local.run import RunPlan  # noqa: PLC0415
@@ -384,7 +395,10 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
             _relative_to_current(options.root / "examples"),
             needs_key=bool(read_setting("API_KEYS", options.root, user)),
         ),
-        environment=shared_environment(options.root, user),
+        environment={
+            **shared_environment(options.root, user),
+            **(trace_variables(options.data) if options.records_traces else {}),
+        },
     )
 
 

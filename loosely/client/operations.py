@@ -498,7 +498,7 @@ class ClientOperations:
         return model
 
     async def _upload(self, payload: Payload, model: str, give_up_at: float = math.inf) -> Upload:
-        """Request an upload URL from the gateway, and store the payload at this URL."""
+        """Request an upload URL, store the payload at this URL, and return the upload."""
         asked = self.requests.create_upload(model, payload.media_type)
         response = await self.send(asked, (201,), give_up_at)
         slot = read_upload_slot(response)

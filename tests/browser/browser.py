@@ -1,4 +1,4 @@
-"""A headless Chromium that tests drive, with its log of requests and messages."""
+"""Control a headless Chromium in tests, and record its requests and console messages."""
 
 import json
 import os

@@ -1,4 +1,7 @@
-"""A model without torch whose result has the shape that its option names."""
+"""A model that needs no torch, and returns the kind of result that its option `shape` names.
+
+The option in the catalogue is `boxes`, `mask`, `tone` or `large`.
+"""
 
 import io
 import math

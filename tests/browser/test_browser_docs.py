@@ -1,4 +1,8 @@
-"""Test the front page and /docs in a real browser: content, requests, log and policy."""
+"""Test the front page and /docs in a real browser.
+
+The tests check accessibility, the forms of /docs, the use of the API key, and that the pages cannot
+send requests to other hosts.
+"""
 
 import json
 
@@ -23,7 +27,7 @@ def open_route(browser: Browser, route: str) -> None:
 
 
 def try_route(browser: Browser, route: str) -> None:
-    """Press the buttons that send a request, in the open details of a route."""
+    """Send a request with the buttons in the details of a route. The details must be visible."""
     browser.find(f"{route} .try-out__btn").click()
     browser.find(f"{route} .execute").click()
 

@@ -1,7 +1,7 @@
 """Consistency checks of the deployment's files with each other and with the code.
 
 Each check reads the files and raises an AssertionError if they are inconsistent. The tests run all
-checks on the repository, and on copies with one planted fault each.
+checks on the repository, and on copies that each contain one error.
 """
 
 import json
@@ -35,7 +35,7 @@ from tests.infra.settings import (
 
 
 def queues_match_the_catalogue(files: DeploymentFiles) -> None:
-    """Check that Bicep and the local Service Bus have the same queues, durations and limits."""
+    """Check that the queues in Azure and in the local Service Bus have the same properties."""
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     [namespace] = config(catalogue)["UserConfig"]["Namespaces"]
     expected = {queue["Name"]: queue["Properties"] for queue in namespace["Queues"]}

@@ -1,8 +1,8 @@
 """Stand-ins for az, azd, kubectl, kubelogin and docker in tests.
 
-`install` writes them into a folder for PATH. Each program appends its arguments to `calls.jsonl`
-and responds from `state.json` in the same folder, so that a second run finds the results of the
-first run.
+`install` writes the programs into a folder, which the test puts on PATH. Each program appends its
+arguments to `calls.jsonl` in this folder. It keeps its state in `state.json` in the same folder, so
+that a second run finds the results of the first run.
 `kubectl kustomize` runs the real kubectl. An unknown command exits with 64.
 """
 
@@ -34,7 +34,7 @@ class ProgramError(Exception):
 
 
 def install(folder: Path, state: State) -> None:
-    """Write the stand-ins and their initial state into a folder."""
+    """Write programs that stand in for az, azd and others into a folder, with their first state."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
     (folder / "calls.jsonl").touch()
@@ -51,7 +51,7 @@ def calls(folder: Path) -> list[list[str]]:
 
 
 def state_of(folder: Path) -> State:
-    """Return the current state of the stand-ins."""
+    """Return the current state of the programs that `install` wrote into the folder."""
     state: State = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     return state
 
@@ -75,12 +75,12 @@ class Call:
         return str(self.options[name])
 
     def table(self, name: str) -> dict[str, Any]:
-        """Return a table of the state. Create the table if it is missing."""
+        """Return a dictionary of the state. Create the dictionary if it is missing."""
         part: dict[str, Any] = self.state.setdefault(name, {})
         return part
 
     def get(self, table: str, key: str) -> str:
-        """Return an entry of a table. Raises ProgramError if the entry is missing."""
+        """Return an entry of a dictionary of the state. Raises ProgramError if it is missing."""
         if key not in self.table(table):
             raise ProgramError(NOT_FOUND, f"ERROR: {key} was not found")
         return str(self.table(table)[key])

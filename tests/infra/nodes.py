@@ -40,7 +40,10 @@ def _tolerated(spec: dict[str, object]) -> set[str]:
 
 
 def rollouts_outlast_the_start_of_a_node(files: DeploymentFiles) -> None:
-    """Check that a rollout may wait for a GPU node as long as the deployment script waits."""
+    """Check that a rollout fails no earlier than the deployment script stops waiting for it.
+
+    Until then, a new GPU node may still start.
+    """
     [minutes] = re.findall(r"--timeout (\d+)m ", files.text("infra/scripts/deploy-worker.sh"))
     for manifests in files.overlays.values():
         for deployment in of_kind(manifests, "Deployment"):
@@ -48,7 +51,10 @@ def rollouts_outlast_the_start_of_a_node(files: DeploymentFiles) -> None:
 
 
 def new_node_pools_have_a_count(files: DeploymentFiles) -> None:
-    """Check that only new node pools get a count, because AKS refuses a count for other pools."""
+    """Check that the number of nodes is set only for new node pools.
+
+    AKS refuses this number for a pool that exists.
+    """
     cluster = files.module("cluster")
     counts = re.findall(
         r"^ +count: contains\(nodePools, \S+ \? null : (\S+)\n +minCount: (\S+)$",

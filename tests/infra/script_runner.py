@@ -113,6 +113,9 @@ def make_checkout(root: Path) -> None:
 
 
 def install_scripts(checkout: Path, folder: Path, **values: str) -> ScriptRunner:
-    """Create stand-ins in a folder, and return a runner for the scripts of a repository."""
+    """Create stand-ins in a folder, and return a runner for the scripts of a repository.
+
+    `values` are added to VALUES, or replace some of them, in the state of the stand-ins.
+    """
     fake_cloud.install(folder, {"values": VALUES | values, "group": True, **REGION})
     return ScriptRunner(checkout, folder)

@@ -111,10 +111,11 @@ def gateway_settings_are_set_and_read(files: DeploymentFiles) -> None:
 
 
 def the_platform_can_scale_the_gateway(files: DeploymentFiles) -> None:
-    """Check that host.json selects the backend from which Azure scales the gateway.
+    """Check that Azure starts instances of the gateway when orchestrations have work.
 
-    With another backend, Azure does not start instances for waiting work. Then the template must
-    keep at least one instance always ready.
+    Azure does this only if the histories are in the Durable Task Scheduler, so host.json must
+    select it. If a deployment stores them in Azure Storage, the template must keep at least one
+    instance always ready.
     """
     durable = json.loads(files.text("functions/host.json"))["extensions"]["durableTask"]
     setting = durable["storageProvider"]["connectionStringName"]

@@ -1,4 +1,4 @@
-"""Plant one fault at a time in the deployment's files, and expect a check to find the fault."""
+"""Put one error at a time into a copy of the deployment's files. Test that a check finds it."""
 
 import os
 import shutil

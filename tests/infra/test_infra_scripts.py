@@ -1,4 +1,4 @@
-"""Run the scripts of infra/scripts with stand-ins for Azure's programs."""
+"""Run the scripts of infra/scripts with stand-ins for az, azd, kubectl and others."""
 
 import json
 import re

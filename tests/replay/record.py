@@ -258,7 +258,10 @@ DELIVERIES = {
 
 
 async def main() -> None:
-    """Write the history of each scene and of each webhook delivery that has no file yet."""
+    """Write one file for each job in SCENES and each webhook delivery in DELIVERIES.
+
+    The file contains the history of the orchestration. Existing files stay unchanged.
+    """
     for name, outcomes in DELIVERIES.items():
         path = WEBHOOKS / f"{name}.json"
         if not path.exists():

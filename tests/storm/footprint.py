@@ -32,11 +32,14 @@ class Slope:
     observed_seconds: float
 
     def grows(self, bound_per_minute: float) -> bool:
-        """Return whether the growth exceeds the bound by more than two standard errors."""
+        """Return whether `per_minute` exceeds the bound by more than two standard errors."""
         return self.per_minute - 2 * self.error_per_minute > bound_per_minute
 
     def is_flat(self, bound_per_minute: float) -> bool:
-        """Return whether the quantity does not grow, and its error is at most the bound."""
+        """Return whether it is certain enough that the quantity does not grow.
+
+        This is true if `grows` returns False and `error_per_minute` is at most `bound_per_minute`.
+        """
         return not self.grows(bound_per_minute) and self.error_per_minute <= bound_per_minute
 
 

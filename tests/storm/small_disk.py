@@ -72,7 +72,7 @@ class Tmpfs:
         raise OSError(f"the size of {self._folder} cannot be reduced")
 
     def free(self, pids: Iterable[int]) -> None:
-        """Restore the full size of the file system."""
+        """Restore the full size of the file system. `pids` is ignored."""
         del pids
         _mount("-o", f"remount,size={self._size_bytes}", str(self._folder))
 

@@ -186,7 +186,7 @@ class PrepareStep:
             raise job.expiry_error("the deadline passed before the job was prepared")
 
     def _prepare_file(self, job: ReceivedJob, loaded: LoadedModel) -> object:
-        """Let the model preprocess its input from an open file."""
+        """Open the job's input as a file, let the model preprocess it, and return the item."""
         payload, parameters = job.request.input, job.request.parameters
         if isinstance(payload, InlineBytes | InlineJson | PayloadUrl):
             data, media_type = self._read(job)

@@ -362,7 +362,7 @@ class QueueLink:
     def _returned(self, message: ServiceBusReceivedMessage) -> LockedMessage:
         """Convert the SDK's message for the caller of a receive call.
 
-        The message no longer counts as one that has arrived but that no call has returned.
+        Also remove the message's token from `_arrived`.
         """
         delivery = _delivery(message, self._queue)
         self._arrived.discard(delivery.token)
@@ -388,10 +388,10 @@ class QueueLink:
     def _abandon_orphans(self, receiver: ServiceBusReceiver) -> None:
         """Abandon the locked messages on which no process works.
 
-        Dead workers have left these messages, or the messages arrived over an earlier connection of
-        this link, and no receive call returned them. Service Bus then delivers the messages again,
-        and increases their delivery counts. The increase is intended, because one of these jobs may
-        have killed a worker.
+        These are messages that dead workers have left, and messages that arrived over an earlier
+        connection of this link but that no receive call returned. Service Bus then delivers the
+        messages again, and increases their delivery counts. The increase is intended, because one
+        of these jobs may have killed a worker.
         """
         for token in list(self._orphans):
             self._orphans[token] += 1

@@ -33,7 +33,7 @@ MAX_EXAMINED: Final = 500
 """The largest number of dead letters that one request of an operator reads or changes."""
 
 ACTION_TIME: Final = timedelta(seconds=15)
-"""How long one call of `LetterActions.apply` starts to change letters.
+"""How long after its start a call of `LetterActions.apply` may begin to change another letter.
 
 After this time, the call returns a cursor that continues the action. One letter takes up to about
 five seconds, and clients wait 30 seconds for a response.

@@ -141,10 +141,11 @@ class Redriver:
     async def _mark(
         self, name: str, letter: StoredLetter, etag: str, has_job: bool
     ) -> tuple[RedriveMark, str]:
-        """Write a redrive mark into a dead letter unless it already has a mark.
+        """Write a redrive mark into a dead letter unless it already has a redrive mark.
 
-        Returns the new or existing mark, and the current ETag of the blob `name`. Raises
-        NotRedrivable if another request is redriving the dead letter.
+        `has_job` says whether the dead letter belongs to a job of the gateway. Returns the new or
+        existing redrive mark, and the current ETag of the blob `name`. Raises NotRedrivable if
+        another request is redriving the dead letter.
         """
         if letter.redrive is not None:
             if self.clock() - _parse_time(letter.redrive.at) < IN_PROGRESS:

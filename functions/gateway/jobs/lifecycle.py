@@ -167,10 +167,9 @@ class Waiter:
         return LONGEST_PAUSE_SECONDS if is_only_instance else FIRST_PAUSE_SECONDS
 
     def record_end(self, *, is_own: bool) -> None:
-        """Record that the job has ended.
+        """Count the end of the job, for the `first_pause_seconds` of later waiters.
 
-        Later waiters compute `first_pause_seconds` from these records. `is_own` is true if this
-        process recorded the outcome of the job.
+        `is_own` is true if this process recorded the outcome of the job.
         """
         self._waiters.own_ends = self._waiters.own_ends + 1 if is_own else 0
 
@@ -293,8 +292,8 @@ class Jobs:
         """Return the record of an orchestration's job; None if the orchestration runs no job.
 
         This method ends the job by recording an outcome in two cases: the orchestration has ended
-        without an outcome, or it has not ended the job soon after the deadline. Raises Unavailable
-        if the blob storage fails.
+        without an outcome, or it still runs EXPIRY_GRACE after the job's deadline. Raises
+        Unavailable if the blob storage fails.
         """
         if (output := recorded_output(instance)) is not None:
             return output

@@ -72,7 +72,7 @@ This time is shorter than FIRST_CHECK, because a lost event would delay the webh
 """
 
 LONGEST_CHECK_INTERVAL: Final = timedelta(minutes=10)
-"""The longest interval between two checks. The interval doubles after each check."""
+"""The longest interval between two checks for an outcome. The interval doubles after each check."""
 
 STOP_WITHIN: Final = timedelta(seconds=30)
 """How long the orchestration waits for a worker to stop a cancelled job."""
@@ -186,7 +186,11 @@ def _proposed(
 def _conclude(
     context: DurableOrchestrationContext, ticket: Ticket, proposed: JobOutcome | None
 ) -> Generator[Any, Any, dict[str, Json]]:
-    """Call the activity `conclude`. Return its result, or an empty object if the call failed."""
+    """Call the activity that records the outcome `proposed`, unless the job has an outcome.
+
+    If `proposed` is None, the activity only reads the job's outcome. Return the activity's result,
+    or an empty dict if the call failed.
+    """
     asked = {
         "job_id": ticket.job_id,
         "model": ticket.model,

@@ -55,10 +55,11 @@ _SKEW: Final = timedelta(minutes=5)
 _DELEGATION: Final = timedelta(hours=24)
 
 MAX_CONNECTIONS: Final = 32
-"""The largest number of connections for plain requests. Further requests wait for a connection.
+"""The largest number of connections for plain REST requests, which do not use the SDK.
 
-The connections stay open under load, because the pool uses all of them in turn. A plain request
-takes a few milliseconds, so these connections suffice for thousands of requests a second.
+If all connections are in use, further requests wait. The connections stay open under load, because
+the pool uses all of them in turn. A plain request takes a few milliseconds, so these connections
+suffice for thousands of requests a second.
 """
 
 SLOWEST_BYTES_PER_SECOND: Final = 2_000_000

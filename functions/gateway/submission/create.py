@@ -72,7 +72,7 @@ from gateway.telemetry import JobCounters
 from gateway.webhooks.sender import resolve_url, tenant_share
 
 LONGEST_REFUSAL_SECONDS: Final = 300
-"""The longest Retry-After in seconds of a request that is refused because of a long queue."""
+"""The longest Retry-After, in seconds, of a refusal because the queue is saturated."""
 
 _LOOK_UP_RETRY_SECONDS: Final = 5
 

@@ -295,7 +295,8 @@ def run_services(
 ) -> Iterator[LocalServices]:
     """Run the local Service Bus and blob storage until the `with` block ends.
 
-    The default catalogue has the scripted and the shipped models.
+    `catalogue` is the text of the model catalogue. By default, it contains the test models of
+    CATALOGUE and the shipped models.
     """
     catalogue_path = folder / "models.toml"
     shipped = (ROOT / "functions/contract/models.toml").read_text()

@@ -1,4 +1,7 @@
-"""Test that large and hostile bodies delay no other request, and are freed during a wait."""
+"""Test that large and hostile bodies delay no other request and occupy no memory for long.
+
+While a request waits for its job, the gateway keeps no copy of the body.
+"""
 
 import asyncio
 import base64

@@ -40,7 +40,10 @@ def read(query: str, line: str) -> dict[str, str] | None:
 
 
 def _pieces(pattern: str) -> Iterator[str]:
-    """Yield the parts of a regular expression for a `parse` pattern in simple mode."""
+    """Yield the pieces of the regular expression that equals a pattern of KQL's operator `parse`.
+
+    The pattern must use the operator's simple mode.
+    """
     for literal, name, number in re.findall(r'"([^"]*)"|(\*|\w+)(:real)?', pattern):
         if not name:
             yield re.escape(literal)

@@ -1,4 +1,4 @@
-"""Test how much memory of a GPU models may use, and the description of the device.
+"""Test the limit on the GPU memory that models may use, and the description of the device.
 
 `./dev gpu` tests a real GPU.
 """

@@ -13,7 +13,10 @@ class FaultOptions:
     """The faults to inject. Each rate is the probability of the fault in one episode."""
 
     crash_at: tuple[str, ...] = ()
-    """Crash points as POINT or POINT:NAME. `check_crash_point` checks each text."""
+    """The points at which the host kills itself, each as POINT or POINT:NAME (see CrashPoint).
+
+    The host dies once for each text. `check_crash_point` checks the texts.
+    """
     crash_rate: float = 0.0
     split_brain_rate: float = 0.0
     seed: int | None = None
@@ -22,8 +25,8 @@ class FaultOptions:
 class CrashPoint(StrEnum):
     """The points at which a host can kill itself.
 
-    A crash is requested as POINT or as POINT:NAME. NAME limits the crash to one function or event,
-    as described at each point.
+    A crash is requested as POINT, for example `after-start`, or as POINT:NAME. With NAME, the host
+    kills itself only for one orchestrator, activity or event, as described at each point.
     """
 
     BEFORE_START = "before-start"

@@ -114,7 +114,7 @@ class DeadLetterCount(TypedDict):
 
 
 class ChangedLetter(TypedDict):
-    """A dead letter that an action has changed."""
+    """A dead letter that an action has redriven or purged."""
 
     model: str
     id: str
@@ -124,7 +124,7 @@ class ChangedLetter(TypedDict):
 
 
 class RefusedLetter(TypedDict):
-    """A dead letter that could not be redriven, and the reason."""
+    """A dead letter that an action could not redrive. `detail` is the reason."""
 
     model: str
     id: str

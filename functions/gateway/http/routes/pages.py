@@ -49,7 +49,7 @@ class Page:
 
     @property
     def path(self) -> str:
-        """The path of the page."""
+        """The URL path at which the gateway serves the page, for example `/play`."""
         return "/" if self.name == "index" else f"/{self.name}"
 
 
@@ -217,7 +217,7 @@ def _html(
 
 @cache
 def _read_page(page: Page) -> str:
-    """Return the HTML of a page with the header that all pages have."""
+    """Return the HTML of a page, including the bar of links at the top of all pages."""
     links = "".join(f"<li>{_link(other, page)}</li>" for other in PAGES)
     header = (
         '<a class="skip" href="#content">Skip to the content</a>\n'
