@@ -360,7 +360,6 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
         read_environment,
         read_setting,
         shared_environment,
-        trace_variables,
     )
     from loosely.local.example import choose_example  # noqa: PLC0415
     from loosely.local.run import RunPlan  # noqa: PLC0415
@@ -397,9 +396,18 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
         ),
         environment={
             **shared_environment(options.root, user),
-            **(trace_variables(options.data) if options.records_traces else {}),
+            **(_receive_traces(options.data) if options.records_traces else {}),
         },
     )
+
+
+def _receive_traces(data: Path) -> dict[str, str]:
+    """Start to receive traces. Return the environment variables of the components."""
+    from loosely.local.trace_files import TraceReceiver  # noqa: PLC0415
+
+    receiver = TraceReceiver(data / "traces")
+    receiver.start()
+    return receiver.variables
 
 
 def _relative_to_current(path: Path) -> Path:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from loosely.local.errors import RepositoryMissing
-from loosely.local.trace_files import EXPORTER, FOLDER_VARIABLE
 
 #: Files that every clone of the repository contains.
 _LANDMARKS = ("functions/contract/models.toml", "worker/__init__.py", "emulator/__init__.py")
@@ -40,11 +39,6 @@ def shared_environment(root: Path, user: Mapping[str, str]) -> dict[str, str]:
         "NO_PROXY": no_proxy,
         "no_proxy": no_proxy,
     }
-
-
-def trace_variables(data: Path) -> dict[str, str]:
-    """Return the variables with which all components write their traces to ``data``/traces."""
-    return {"OTEL_TRACES_EXPORTER": EXPORTER, FOLDER_VARIABLE: str(data / "traces")}
 
 
 def read_setting(name: str, root: Path, user: Mapping[str, str]) -> str:
