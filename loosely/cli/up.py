@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -402,8 +403,18 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
 
 
 def _receive_traces(data: Path) -> dict[str, str]:
-    """Start to receive traces. Return the environment variables of the components."""
+    """Start to receive traces. Return the environment variables of the components.
+
+    Raises:
+        typer.BadParameter: The packages of OpenTelemetry are not installed.
+    """
     from loosely.local.trace_files import TraceReceiver  # noqa: PLC0415
+
+    if find_spec("opentelemetry") is None or find_spec("opentelemetry.proto") is None:
+        raise typer.BadParameter(
+            "the packages of OpenTelemetry are not installed; install loosely[telemetry]",
+            param_hint="--traces",
+        )
 
     receiver = TraceReceiver(data / "traces")
     receiver.start()
