@@ -152,10 +152,10 @@ def check_checkov(tools: Tools) -> None:
 
 
 def simplify_bicep(text: str) -> str:
-    """Return a template without what the parser of checkov does not know.
+    """Return a template that the parser of checkov can read, with the same values of resources.
 
-    It knows neither imported types, types of arrays and maps, nor calls with one argument on each
-    line, which Bicep's formatter writes. The values of resources stay the same.
+    The parser cannot read imported types, the types of arrays and maps, and calls with one argument
+    on each line, as Bicep's formatter writes them. They are removed or replaced.
     """
     text = re.sub(r"^import .*\n|^@export\(\)\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"^type \w+ = \{ \*: string \}$", "", text, flags=re.MULTILINE)

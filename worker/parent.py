@@ -187,10 +187,10 @@ class _Parent:
 
 
 def _reap(child: int) -> int | None:
-    """Read the exit codes of all child processes that have ended.
+    """Read the exit codes of all child processes that have ended, and return that of `child`.
 
-    Return the child's exit code, -N if signal N killed the child, or None if it still runs. As
-    process 1 of a container, this process is the parent of every orphan, so it reads their codes.
+    The result is -N if signal N killed `child`, or None if `child` still runs. As process 1 of a
+    container, this process is the parent of every orphan, so it must read their exit codes.
     """
     found = None
     while True:

@@ -90,9 +90,10 @@ class PeerBenchmark:
                 sys.stderr.write(f"{describe(run)}\n")
 
     def _choose(self, number: int, peers: Sequence[str], task: str) -> Iterator[PeerConfiguration]:
-        """Yield the configurations of the chosen peers that can run a task.
+        """Yield those configurations of the chosen peers that can run the task.
 
-        `number` is the number of the round. If it is odd, the order is reversed.
+        `number` is the number of the round. In odd rounds, the order of the configurations is
+        reversed.
         """
         for configuration in CONFIGURATIONS[::-1] if number % 2 else CONFIGURATIONS:
             is_chosen = {configuration.peer, configuration.key} & set(peers)

@@ -259,8 +259,6 @@ class ContentStreams:
     def open(self, segments: Sequence[Segment], byte_range: ByteRange) -> ContentStream:
         """Return a stream of those bytes of a blob that are in `byte_range`.
 
-        The content files are not removed before they are unpinned.
-
         Each item of `segments` describes one part of the blob and the content file that contains
         this part. These files are pinned, so they are not removed before the stream is closed.
         """

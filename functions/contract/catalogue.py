@@ -300,7 +300,7 @@ def find_queue(catalogue: Catalogue, queue: str) -> tuple[ModelEntry, Priority] 
 
 
 def format_entry(model: ModelEntry) -> str:
-    """Return a model's entry in TOML with all its keys, also those that have their defaults.
+    """Return a model's entry in TOML with all its keys, including those with default values.
 
     Keys without a value are omitted, for example `weights` of a model without weights.
     """

@@ -259,10 +259,10 @@ def system_look_up(host: str, port: int) -> Iterable[str]:
 
 
 MAX_LOOK_UPS: Final = 64
-"""How many host names a process looks up at the same time."""
+"""The largest number of host names that a process looks up at the same time."""
 
 MAX_LOOK_UPS_OF_A_SHARE: Final = 8
-"""How many host names a process looks up at the same time for one share, such as a tenant."""
+"""The largest number of host names that a process looks up at the same time for one share."""
 
 
 class Resolver:

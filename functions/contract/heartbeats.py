@@ -30,7 +30,7 @@ _MAX_TEXT: Final = 500
 class ModelState(StrEnum):
     """The state of a model in a worker.
 
-    `unloaded` is a model that waits for device memory. `broken` is a model whose last load failed.
+    A model is `unloaded` while it waits for device memory, and `broken` if its last load failed.
     """
 
     LOADED = "loaded"

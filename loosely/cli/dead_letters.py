@@ -153,7 +153,7 @@ def _change_all(
     """Redrive or purge all matching dead letters, after the user has confirmed their number.
 
     If ``expected`` is given, the user is not asked. Exits with status 1 if the number differs from
-    ``expected``, or if the gateway refused to change a letter.
+    ``expected``, or if the gateway refused to change a dead letter.
     """
     seen = client.count_dead_letters(wanted)
     number = seen.not_redriven if action == "redrive" else seen.count

@@ -403,7 +403,9 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
 
 
 def _receive_traces(data: Path) -> dict[str, str]:
-    """Start to receive traces. Return the environment variables of the components.
+    """Start to receive traces. Return the variables that make components send them.
+
+    The result maps the names of environment variables to their values.
 
     Raises:
         typer.BadParameter: The packages of OpenTelemetry are not installed.

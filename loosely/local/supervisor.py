@@ -1,4 +1,4 @@
-"""Start all components at the same time, keep them running, and stop them in order."""
+"""Start all components at the same time, keep them running, and stop them one by one."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -55,7 +55,9 @@ class SystemSupervisor:
         return self._kill.is_set()
 
     def request_stop(self) -> None:
-        """Request that all processes stop in order. A second call kills all processes."""
+        """Request that the processes stop one by one, the last first.
+
+        A second call kills all processes."""
         if self._stop.is_set():
             self._kill.set()
         self._stop.set()

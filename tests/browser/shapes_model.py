@@ -1,6 +1,6 @@
 """A model that needs no torch, and returns the kind of result that its option `shape` names.
 
-The option in the catalogue is `boxes`, `mask`, `tone` or `large`.
+The value of the option in the catalogue entry is `boxes`, `mask`, `tone` or `large`.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""The page /ops in a real browser, on a system whose worker the tests start and kill."""
+"""Test the page /ops in a real browser, on a system whose worker the tests start and kill."""
 
 import json
 import os
@@ -155,13 +155,13 @@ def accept(system: System, name: str, label: str, model: str = "noop", data: str
 
 
 def final(system: System, name: str, job_id: str) -> dict[str, Any]:
-    """Wait until a job is final, and return the job."""
+    """Wait until a job has ended, and return the job."""
 
     def ended() -> dict[str, Any] | None:
         job: dict[str, Any] = ask(system, name, f"/v1/jobs/{job_id}")
         return job if job["finished_at"] else None
 
-    return dict(until(ended, 60, f"job {job_id} is final"))
+    return dict(until(ended, 60, f"job {job_id} has ended"))
 
 
 def enter_key(tab: Browser, key: str) -> None:

@@ -98,7 +98,7 @@ def system(chromium: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def open_model(browser: Browser, name: str) -> None:
-    """Open the playground with a model."""
+    """Open the playground, and wait until it shows the facts about a model."""
     browser.open(f"/play#{name}")
     browser.find(f".model[data-name='{name}'] .model-facts")
 

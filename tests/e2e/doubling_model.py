@@ -10,7 +10,7 @@ from worker.models import Accepts
 
 
 class Infer:
-    """A model that returns the multiplied array as the bytes of an .npy file."""
+    """Multiplies an array, and returns the product as the bytes of an .npy file."""
 
     accepts: ClassVar[Accepts] = "tensor"
 

@@ -37,7 +37,7 @@ max_delivery_count = 3
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Run a system of its own for these tests, with models that do not import torch.
+    """Run a separate system for these tests, with models that do not import torch.
 
     The peak memory of a process includes everything since its start, such as other tests and torch.
     """

@@ -1,4 +1,4 @@
-"""Test that `loosely up --scale` starts and stops workers by the number of messages."""
+"""Test that `loosely up --scale` starts and stops workers as the number of messages changes."""
 
 import re
 import threading

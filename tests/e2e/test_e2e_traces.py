@@ -1,4 +1,4 @@
-"""Record the traces of a whole system with `loosely up --traces`, and draw one of them."""
+"""Test that `loosely up --traces` records traces, and that `loosely trace` draws one of them."""
 
 import os
 import subprocess

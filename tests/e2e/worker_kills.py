@@ -146,7 +146,7 @@ def _left(system: System) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """Kill the worker many times and print the report."""
+    """Kill the worker many times, print the report, and return the exit code 0."""
     parser = argparse.ArgumentParser(prog="./dev conformance worker")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=random.randrange(10_000))

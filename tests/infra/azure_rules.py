@@ -213,7 +213,7 @@ def operators_may_use_the_dashboard_of_the_scheduler(files: DeploymentFiles) -> 
 
 
 def metrics_of_gpus_are_scraped(files: DeploymentFiles) -> None:
-    """Check that Prometheus scrapes the namespace of the exporter of the GPUs' metrics."""
+    """Check that Prometheus scrapes the namespace in which the exporter of GPU metrics runs."""
     for name, manifests in files.overlays.items():
         [exporter] = [
             each

@@ -113,9 +113,10 @@ def make_checkout(root: Path) -> None:
 
 
 def install_scripts(checkout: Path, folder: Path, **values: str) -> ScriptRunner:
-    """Create stand-ins in a folder, and return a runner for the scripts of a repository.
+    """Create stand-ins for az, azd and others in `folder`, and return a runner for the scripts.
 
-    `values` are added to VALUES, or replace some of them, in the state of the stand-ins.
+    `checkout` is the repository that contains the scripts. The stand-in for azd knows the values in
+    VALUES. `values` adds values, or replaces some of them.
     """
     fake_cloud.install(folder, {"values": VALUES | values, "group": True, **REGION})
     return ScriptRunner(checkout, folder)

@@ -1,7 +1,7 @@
 """The attacks of a soak: hostile requests and messages, from one caller and one producer.
 
-Each attack is bounded in its requests, its bytes and its time. For a hostile job,
-the report only checks that it ends. For the jobs of other callers, it checks all promises.
+The number of requests, the bytes and the duration of each attack are limited. The report of the
+soak checks all promises for the jobs of other callers, but only the end of each hostile job.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ class Attacker:
     async def submit_all(
         self, count: int, model: str, content: bytes, media_type: str, *, wait_seconds: int = 0
     ) -> None:
-        """Send the same hostile body several times at once."""
+        """Submit `count` jobs with the same hostile body concurrently."""
         async with asyncio.TaskGroup() as group:
             for _ in range(count):
                 group.create_task(

@@ -89,17 +89,17 @@ class StormJob:
         return self.is_accepted and self.final is None
 
     def input(self, ran_path: Path, attempt: int) -> tuple[str, bytes]:
-        """Return the label and the input of request number `attempt`, which submits the job.
+        """Return the label and the input of the request that submits the job.
 
-        Every fifth job has a large input. `ran_path` is the file to which the model writes the
-        label.
+        `attempt` is the number of the request. Every fifth job has a large input. `ran_path` is the
+        file to which the model writes the label.
         """
         label = f"{self.number}.{attempt}"
         text = f"{ran_path} {label} {self.model_ms}"
         return label, text.ljust(0 if self.number % 5 else _LARGE_BYTES).encode()
 
     def submission(self, ran_path: Path, attempt: int) -> StormSubmission:
-        """Return request number `attempt`, which submits the job."""
+        """Return the request that submits the job. `attempt` is the number of the request."""
         label, data = self.input(ran_path, attempt)
         return StormSubmission(
             label, "/v1/models/counting/jobs", data, {"content-type": "text/plain"}
@@ -180,7 +180,7 @@ def plan_jobs(count: int, seed: int, cancel_share: float) -> list[StormJob]:
 
 
 def plan_cancellations(count: int) -> list[StormJob]:
-    """Return jobs that are cancelled right after the response 202."""
+    """Return `count` jobs that their caller cancels right after the response 202."""
     return [StormJob(number, JobKind.CANCEL, model_ms=5) for number in range(count)]
 
 

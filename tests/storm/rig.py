@@ -94,7 +94,7 @@ class StormEngine:
 
 @dataclass(frozen=True)
 class RigOptions:
-    """How the system of a soak differs from that of a storm.
+    """The options in which the system of a soak differs from that of a storm.
 
     Args:
         catalogue: The content of the model catalogue.
@@ -344,7 +344,7 @@ class Rig:
             await proxy.stop()
 
     def runs(self) -> Counter[str]:
-        """Return how many times the model has received each input, by the label in the input."""
+        """Return how many times the model has run each input, by the number in the input."""
         text = self.ran_path.read_text("utf-8") if self.ran_path.exists() else ""
         # A kill may have truncated the last line.
         return Counter(text.rpartition("\n")[0].split())

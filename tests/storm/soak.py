@@ -347,7 +347,7 @@ def find_failures(run: Soak) -> list[str]:
 
 
 def _make_callers() -> tuple[dict[str, SoakCaller], str]:
-    """Return the callers by name, and the value of the setting API_KEYS with their keys."""
+    """Return the callers by name, and the value of API_KEYS that declares their keys."""
     writing = (Scope.JOBS_READ, Scope.JOBS_WRITE)
     wanted: dict[str, tuple[str, Sequence[Scope]]] = {
         "acme": ("acme", writing),

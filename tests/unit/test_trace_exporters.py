@@ -1,4 +1,4 @@
-"""Both deployables send spans by exporters that environment variables configure."""
+"""Test that gateway and worker send spans with the exporters that the environment configures."""
 
 import gzip
 import http.server

@@ -28,7 +28,7 @@ Parameters = Mapping[str, Json]
 """The parameters that the caller sent with the input."""
 
 _MAPPING: Final = "parameters"
-"""The argument that receives all parameters as one mapping."""
+"""The name of the argument in which a model's method receives all parameters as one mapping."""
 
 _TYPES: Final[Mapping[Any, str]] = {
     bool: "boolean",

@@ -67,7 +67,7 @@ class OpenedInput:
 def open_input(
     kind: InputKind, data: Data, media_type: str, processes: DecoderProcesses | None = None
 ) -> OpenedInput:
-    """Find out how much memory an input needs, without decoding it.
+    """Return an input that can be decoded later. Find out how much memory the decoding needs.
 
     Args:
         kind: What the model accepts.

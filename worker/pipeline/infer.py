@@ -48,8 +48,8 @@ class Batcher(Generic[T]):
     """Decides when to start a batch, and which items the batch contains.
 
     A batch contains at most `max_batch_size` items. The total size of its items is at most
-    `max_cost`, in the model's own unit. An item that is larger than `max_cost` runs alone. Times
-    are arguments, in seconds, because the class reads no clock.
+    `max_cost`, in the model's own unit. An item that is larger than `max_cost` is the only item of
+    its batch. Times are arguments, in seconds, because the class reads no clock.
     """
 
     def __init__(self, max_batch_size: int, max_wait_seconds: float, max_cost: float = inf) -> None:

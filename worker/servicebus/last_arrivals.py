@@ -49,11 +49,13 @@ class SocketSender:
         channel.setblocking(False)
 
     def send(self, connection: Any, path: Path) -> None:
-        """Send a copy of a connection's socket to the parent, unless the connection is encrypted.
+        """Send a copy of a connection's socket to the parent process.
+
+        Do nothing if the connection is encrypted.
 
         Args:
             connection: The socket of the connection.
-            path: The file of the lock journal in which the child notes this connection's messages.
+            path: The lock journal in which this process notes the messages of the connection.
         """
         if not isinstance(connection, socket.socket) or isinstance(connection, ssl.SSLSocket):
             return

@@ -184,11 +184,11 @@ class LoopRuns:
 
 @dataclass(frozen=True, slots=True)
 class PreparedFunction:
-    """A function, with the parameter names and converters that an invocation needs.
+    """A function, and the parameter names and converters that an invocation needs.
 
-    `trigger` and `client` are the names of the parameters that receive the trigger's data and the
-    durable client. `client` is None if the function does not have a parameter for the durable
-    client. `loop_runs` decides whether the function runs on the event loop or in a thread. It is
+    `trigger` is the name of the parameter that receives the trigger's data. `client` is the name of
+    the parameter that receives the durable client; None if the function has no such parameter.
+    `loop_runs` decides whether a synchronous orchestrator runs on the event loop or in a thread;
     None if the function is not a synchronous orchestrator.
     """
 

@@ -113,7 +113,7 @@ class TransactionManager:
         self._closed = False
 
     def add(self, state: QueueState) -> Dispatcher:
-        """Add the state of a queue, and return a new dispatcher for this queue."""
+        """Manage the changes of one more queue, and return a new dispatcher for this queue."""
         dispatcher = Dispatcher(state, self._schedule_transaction)
         self._states[state.number] = state
         self._dispatchers[state.number] = dispatcher

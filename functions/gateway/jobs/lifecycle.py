@@ -167,7 +167,7 @@ class Waiter:
         return LONGEST_PAUSE_SECONDS if is_only_instance else FIRST_PAUSE_SECONDS
 
     def record_end(self, *, is_own: bool) -> None:
-        """Count the end of the job, for the `first_pause_seconds` of later waiters.
+        """Record that the job has ended. `first_pause_seconds` of later waiters uses this.
 
         `is_own` is true if this process recorded the outcome of the job.
         """
@@ -182,14 +182,14 @@ class Waiter:
         self._end_pause()
 
     async def pause_before_start(self, limit_seconds: float) -> JobOutcome | None:
-        """Wait shortly for the outcome of a sent job whose orchestration is not started yet.
+        """Wait briefly for the outcome of a sent job whose orchestration is not started yet.
 
         If this method returns an outcome, the orchestration must be started with this outcome,
         because no event will be raised. An orchestration that starts with the outcome needs one
-        turn instead of two.
+        episode instead of two.
 
-        Returns None at once if the delay has no use: few requests wait, so the processor is not
-        the limit, or another instance of the app may record the outcome.
+        Returns None at once if the wait would be useless, in two cases: few requests wait, so the
+        processor is not the limit; or another instance of the app may record the outcome.
         """
         waiters = self._waiters
         if waiters.count < BUSY_WAITERS or not waiters.is_only_instance:

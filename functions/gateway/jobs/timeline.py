@@ -482,7 +482,9 @@ def _marks_of(outcome: JobOutcome | None) -> DeliveryMarks | None:
 def _with_answer(
     noted: list[_Delivery], record: Record, outcome: JobOutcome | None
 ) -> list[_Delivery]:
-    """Add the delivery that produced the reply to the deliveries that workers have noted."""
+    """Return the noted deliveries and, as the last one, the delivery that produced the reply.
+
+    If `noted` contains this delivery already, it is replaced."""
     timing = record["timing"]
     marks = _marks_of(outcome)
     has_marks = marks is not None

@@ -1,4 +1,4 @@
-"""Read all blobs with one prefix, and read only those again that have changed."""
+"""Read all blobs with one prefix. Read a blob again only if it has changed."""
 
 import asyncio
 import logging
@@ -39,9 +39,10 @@ class DecodedBlobs(Generic[T]):
     async def read(
         self, is_wanted: Callable[[ListedBlob], bool] = lambda _: True
     ) -> list[tuple[ListedBlob, T]]:
-        """Return the wanted blobs with their decoded content. Raises Unavailable.
+        """Return the wanted blobs with their decoded content.
 
-        Blobs that cannot be decoded, or that are deleted at the moment, are left out.
+        Blobs that cannot be decoded, or that were deleted after they were listed, are left out.
+        Raises Unavailable if the blob storage fails.
         """
         listed: list[ListedBlob] = []
         async for blob in self._blobs.list(self._prefix):

@@ -48,7 +48,7 @@ FRESH_SECONDS: Final = 1.0
 OLDEST_FRESH_SECONDS: Final = 5.0
 LETTERS_FRESH_SECONDS: Final = 15.0
 MAX_LETTERS: Final = 500
-"""How many dead letters are counted. If there are more, the number is too low."""
+"""The largest number of dead letters that are counted. Dead letters beyond it are left out."""
 
 RATE_MINUTES: Final = 5
 """The rates are means of the current minute and the four before it."""
@@ -88,7 +88,7 @@ class OpsWaiting(TypedDict):
 
 
 class OpsQuantiles(TypedDict):
-    """The median and the 95th percentile in seconds."""
+    """The median and the 95th percentile of durations, in seconds."""
 
     p50: float
     p95: float
@@ -207,7 +207,7 @@ class OpsOverview(TypedDict):
 
 
 class OpsModelSeries(TypedDict):
-    """The figures of one model by minute. A value is null if it is unknown."""
+    """The figures of one model, with one value per minute. A value is null if it is unknown."""
 
     accepted: list[int]
     succeeded: list[int]
@@ -218,7 +218,9 @@ class OpsModelSeries(TypedDict):
 
 
 class OpsSeries(TypedDict):
-    """The figures of the last minutes. The last value is that of the current minute."""
+    """The figures of each model, with one value for each of the last minutes.
+
+    The last value is that of the current minute."""
 
     start: Time
     step_seconds: Literal[60]
@@ -227,7 +229,7 @@ class OpsSeries(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """All that one reading has found at the time `at`."""
+    """The data that one read returned at the time `at`."""
 
     at: datetime
     queues: list[QueueFigures]
@@ -240,7 +242,7 @@ class Figures:
 class Operations:
     """Reads queues, heartbeats and sums, and builds the documents for operators.
 
-    Requests at the same time share one reading.
+    Concurrent requests share one read of this data.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - everything that operators see
@@ -319,7 +321,7 @@ class Operations:
         }
 
     async def series(self, minutes: int) -> OpsSeries:
-        """Return the figures of this number of minutes, the current one included."""
+        """Return the figures of the last `minutes` minutes, which include the current one."""
         figures = await self.read()
         last = _minute_of(figures.at)
         numbers = range(last - minutes + 1, last + 1)
@@ -481,7 +483,7 @@ class Operations:
 
 
 def sum_minutes(minutes: Mapping[int, Sums], now: datetime, count: int) -> Sums:
-    """Return the sums of this number of minutes, the current one included."""
+    """Return the sums of the last `count` minutes, which include the current one."""
     last = _minute_of(now)
     total: Sums = {}
     for minute, sums in minutes.items():
@@ -506,7 +508,7 @@ def count_waiting(
 
 
 def _count_held(model: ModelEntry, workers: list[SeenWorker], now: datetime) -> int:
-    """Return how many messages of the model the workers that are alive hold."""
+    """Return how many messages of the model are in flight in workers that are not silent."""
     return sum(
         beat.in_flight
         for worker in workers

@@ -46,7 +46,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ProcessSums:
-    """The sums of one process of the gateway: by minutes since 1970, and since its start."""
+    """The sums of one gateway process.
+
+    `minutes` has the sums of each minute; its keys are minutes since 1970. `totals` has the sums
+    since the start of the process."""
 
     process: str
     minutes: Mapping[int, Sums]
@@ -96,7 +99,8 @@ class MinuteSums:
     async def write(self) -> None:
         """Write the counts of this process, if they have changed since the last write.
 
-        If the storage does not respond, this is logged once, and the next write has the counts.
+        If blob storage does not respond, the failure is logged. Further failures in a row are not
+        logged. The next write contains these counts.
         """
         async with self._writing:
             change_count = self._counters.change_count

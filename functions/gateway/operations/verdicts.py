@@ -22,7 +22,9 @@ SUMS_TEXT: Final = "the minute sums"
 LETTERS_TEXT: Final = "the dead letters"
 
 ANSWERED_SECONDS: Final = 12.0
-"""A model has a worker if a worker called this gateway so many seconds ago, heartbeat or not."""
+"""If a worker of a model called the gateway less than this time ago, the model has a worker.
+
+This is also true if the worker's heartbeats are missing."""
 
 LONG_WAIT_SECONDS: Final = 60.0
 """If the oldest job of a queue waits for longer, this is a warning."""

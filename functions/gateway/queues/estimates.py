@@ -232,7 +232,7 @@ FRESH_SECONDS: Final = 1.0
 """How many seconds a count of a queue's messages is used before the messages are counted again."""
 
 USABLE_SECONDS: Final = 5.0
-"""A count of messages that is older, in seconds, does not cause the refusal of a job."""
+"""The greatest age, in seconds, of a count of messages that may cause the refusal of a job."""
 
 COUNT_TIMEOUT_SECONDS: Final = 2.0
 PAUSE_AFTER_FAILURE_SECONDS: Final = 10.0

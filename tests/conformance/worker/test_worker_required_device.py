@@ -1,4 +1,4 @@
-"""WORKER_REQUIRE_DEVICE=cuda on a machine without a GPU."""
+"""Test a worker with WORKER_REQUIRE_DEVICE=cuda on a machine without a GPU."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Receive spans by OTLP, keep them in a file, and read the spans of one trace."""
+"""Test that spans are received by OTLP and kept in a file, and that a trace is read from it."""
 
 import json
 from collections.abc import Iterator

@@ -145,7 +145,7 @@ class RecordedJobs:
             self.consumer.reply_and_settle(job, InlineJson(1))
 
     def notes(self) -> list[DeliveryNote]:
-        """Return the notes about deliveries, in the order of their deliveries."""
+        """Return the delivery notes, in the order of the deliveries."""
         self.consumer.notes.wait(10)
         return [decode_note(data) for _, data in sorted(self.blobs.blobs.items())]
 

@@ -535,7 +535,7 @@ class AzureStorageEngine(DurableEngine):
         return instance is None or instance.status is Status.PENDING
 
     async def _run_session(self, session: OrchestrationSession) -> None:
-        """Run episodes of an instance until no dequeued message of the instance can be used."""
+        """Run episodes of an instance until none of its dequeued messages can start an episode."""
         try:
             while session.pending and not self._stopping:
                 try:
@@ -567,7 +567,7 @@ class AzureStorageEngine(DurableEngine):
     async def _run_next_episode(self, session: OrchestrationSession) -> bool:
         """Run one episode of an instance.
 
-        Return False if no dequeued message of the instance can be used in an episode now.
+        Return False if none of the instance's dequeued messages can start an episode now.
         """
         instance = await self._select(session)
         if instance is None or not session.pending:

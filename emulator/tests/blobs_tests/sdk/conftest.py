@@ -1,4 +1,4 @@
-"""Fixtures that run each test with Microsoft's two clients, on the emulator and on Azurite."""
+"""Run each test with Microsoft's blocking and asynchronous clients, on the emulator and Azurite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test connections and sessions. The tests write each AMQP frame, also invalid and random ones."""
+"""Test connections and sessions with frames that the tests write, some invalid or random."""
 
 import asyncio
 import tempfile

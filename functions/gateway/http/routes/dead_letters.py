@@ -98,7 +98,7 @@ class Purged(TypedDict):
 
 
 class DeadLetterCount(TypedDict):
-    """How many dead letters match a filter, among the letters that were examined."""
+    """How many of the dead letters that were read match a filter."""
 
     count: Annotated[int, Field(description="All matching letters. A purge needs this number.")]
     not_redriven: Annotated[
@@ -225,8 +225,8 @@ async def count_dead_letters(  # noqa: PLR0913, PLR0917 - each query parameter i
 ) -> Response:
     """Count the dead letters that match a filter.
 
-    One request reads up to 500 letters. If more letters follow, `next_cursor` is the `cursor` for
-    the next request.
+    One request reads up to 500 dead letters. If more dead letters follow, `next_cursor` is the
+    `cursor` for the next request.
     """
     services = _check_request(request, (*_FILTERS, "cursor"))
     wanted = _make_filter(

@@ -268,7 +268,7 @@ async def get_timeline(
 
 
 async def _read_history(durable: Durable, job_id: str) -> Sequence[HistoryEvent]:
-    """Return the history of a job's orchestration; empty if the host cannot show it."""
+    """Return the history of a job's orchestration; empty if it cannot be read."""
     try:
         return await durable.history(job_id)
     except Unavailable:
