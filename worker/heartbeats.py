@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class HeartbeatStore(Protocol):
-    """The blob container for heartbeats. A method raises AzureError or OSError if it fails."""
+    """The blob container for heartbeats. Both methods raise AzureError or OSError if they fail."""
 
     def write(
         self, blob: str, data: bytes, media_type: str, timeout_seconds: float | None = None

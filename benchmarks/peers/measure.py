@@ -215,7 +215,7 @@ def _machine(values: Values, served: ServedPeer) -> Iterator[None]:
 
 
 def _used_seconds(served: ServedPeer) -> float:
-    """Return the processor time, in seconds, that the system and this client have used so far."""
+    """Return how many seconds of processor time the served system and this process have used."""
     pids = [os.getpid(), *(process.pid for process in served.processes())]
     total = 0.0
     for pid in pids:

@@ -171,8 +171,8 @@ class DurableClient:
 
         The method sends an event to an orchestration that does not exist. In Azure, the host only
         looks for the orchestration and responds 404. The local host also checks that its disk is
-        not full. The SDK's method `raise_event` is not used, because its errors do not contain the
-        status of the response.
+        not full. The SDK's method `raise_event` is not used, because its errors for status 404 and
+        for other statuses differ only in their messages.
         """
         path = f"instances/{_UNKNOWN_ID}/raiseEvent/check"
         url = f"{self._client._orchestration_bindings.rpc_base_url}{path}"

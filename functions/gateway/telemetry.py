@@ -158,7 +158,7 @@ class Histogram:
     sum_seconds: float = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Add a duration to the histogram. Ignore an impossible value, such as NaN."""
+        """Add a duration to the histogram. Ignore a duration that is impossible, such as NaN."""
         # This comparison is also false for NaN. The value was sent by a worker and may be wrong.
         if 0 <= seconds < _MAX_DURATION_SECONDS:
             self.counts[bisect_left(BUCKET_SECONDS, seconds)] += 1

@@ -403,7 +403,7 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
 
 
 def _receive_traces(data: Path) -> dict[str, str]:
-    """Start to receive traces. Return the variables that make components send them.
+    """Start to receive traces. Return the variables that make the components send them.
 
     The result maps the names of environment variables to their values.
 

@@ -57,7 +57,8 @@ class SystemSupervisor:
     def request_stop(self) -> None:
         """Request that the processes stop one by one, the last first.
 
-        A second call kills all processes."""
+        A second call kills all processes.
+        """
         if self._stop.is_set():
             self._kill.set()
         self._stop.set()

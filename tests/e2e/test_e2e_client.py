@@ -1,4 +1,4 @@
-"""Run the client library and the documented examples against real systems."""
+"""Test the client library and the documented examples on real systems."""
 
 import asyncio
 import os

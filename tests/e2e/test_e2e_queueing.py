@@ -129,7 +129,8 @@ def _hang_up(system: System, text: str) -> str:
 def _check_saturation(system: System) -> None:
     """Check that a queued job shows its estimated wait.
 
-    Also check that the gateway refuses a job that would expire in the saturated queue."""
+    Also check that the gateway refuses a job that would expire in the saturated queue.
+    """
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(lambda _: accept(system, "sleep 300"), range(40)))
     until(lambda: _eta_seconds(system, ids[-1]) > 2, 10, "the last job shows an estimated wait")

@@ -41,7 +41,7 @@ class Enqueue:
 
 @dataclass(frozen=True, slots=True)
 class Conclude:
-    """The activity `conclude`, by which the orchestration records or reads a job's outcome."""
+    """The activity `conclude`, with which the orchestration records or reads a job's outcome."""
 
     outcomes: OutcomeStore
     progress: ProgressStore

@@ -167,7 +167,7 @@ class Waiter:
         return LONGEST_PAUSE_SECONDS if is_only_instance else FIRST_PAUSE_SECONDS
 
     def record_end(self, *, is_own: bool) -> None:
-        """Record that the job has ended. `first_pause_seconds` of later waiters uses this.
+        """Record that the job has ended. `first_pause_seconds` of later waiters depends on this.
 
         `is_own` is true if this process recorded the outcome of the job.
         """

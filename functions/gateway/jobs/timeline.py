@@ -484,7 +484,8 @@ def _with_answer(
 ) -> list[_Delivery]:
     """Return the noted deliveries and, as the last one, the delivery that produced the reply.
 
-    If `noted` contains this delivery already, it is replaced."""
+    If `noted` contains this delivery already, it is replaced.
+    """
     timing = record["timing"]
     marks = _marks_of(outcome)
     has_marks = marks is not None

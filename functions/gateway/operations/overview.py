@@ -220,7 +220,8 @@ class OpsModelSeries(TypedDict):
 class OpsSeries(TypedDict):
     """The figures of each model, with one value for each of the last minutes.
 
-    The last value is that of the current minute."""
+    The last value is that of the current minute.
+    """
 
     start: Time
     step_seconds: Literal[60]

@@ -49,7 +49,8 @@ class ProcessSums:
     """The sums of one gateway process.
 
     `minutes` has the sums of each minute; its keys are minutes since 1970. `totals` has the sums
-    since the start of the process."""
+    since the start of the process.
+    """
 
     process: str
     minutes: Mapping[int, Sums]

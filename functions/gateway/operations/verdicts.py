@@ -24,7 +24,8 @@ LETTERS_TEXT: Final = "the dead letters"
 ANSWERED_SECONDS: Final = 12.0
 """If a worker of a model called the gateway less than this time ago, the model has a worker.
 
-This is also true if the worker's heartbeats are missing."""
+This is also true if the worker's heartbeats are missing.
+"""
 
 LONG_WAIT_SECONDS: Final = 60.0
 """If the oldest job of a queue waits for longer, this is a warning."""

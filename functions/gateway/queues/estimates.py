@@ -63,8 +63,10 @@ class ReplySample:
 class Throughput:
     """The throughput of a model.
 
-    `busy_seconds` and `device_seconds` are weighted sums of the times of the replies that this
-    process has received. Older replies have less weight. `weight` is the sum of the weights.
+    `busy_seconds` and `device_seconds` are weighted sums over the replies that this process has
+    received. Older replies have less weight. `weight` is the sum of the weights. The busy time of a
+    reply is the time since the previous reply, but at most the time for which the worker had the
+    job. The device time of a reply is the time of the batch divided by its number of jobs.
     """
 
     weight: float = 0.0

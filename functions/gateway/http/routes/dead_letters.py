@@ -100,16 +100,21 @@ class Purged(TypedDict):
 class DeadLetterCount(TypedDict):
     """How many of the dead letters that were read match a filter."""
 
-    count: Annotated[int, Field(description="All matching letters. A purge needs this number.")]
+    count: Annotated[
+        int, Field(description="All matching dead letters. A purge needs this number.")
+    ]
     not_redriven: Annotated[
         int,
-        Field(description="The matching letters without a redrive. A redrive needs this number."),
+        Field(
+            description="The matching dead letters not yet redriven. A redrive needs this number."
+        ),
     ]
     examined: Annotated[
-        int, Field(description=f"How many letters were read, at most {MAX_EXAMINED}.")
+        int, Field(description=f"How many dead letters were read, at most {MAX_EXAMINED}.")
     ]
     next_cursor: Annotated[
-        str | None, Field(description="Counts the letters that follow; null if none follow.")
+        str | None,
+        Field(description="Continues the count at the next dead letter; null if there is none."),
     ]
 
 
@@ -246,7 +251,7 @@ async def count_dead_letters(  # noqa: PLR0913, PLR0917 - each query parameter i
     "/v1/admin/dead-letters/actions",
     summary="Redrive or purge all dead letters that match a filter",
     response_model=LetterActionResult,
-    response_description="The letters were changed",
+    response_description="The dead letters were changed",
     responses=problem_responses(400, 404, 409, 413, 503),
     openapi_extra={"requestBody": LETTER_ACTION_BODY},
 )
