@@ -146,7 +146,8 @@ KEPT_MINUTES: Final = 60
 BUCKET_SECONDS: Final = tuple(0.001 * 2 ** (step / 2) for step in range(44))
 """The upper bounds of a histogram's buckets in seconds: 1 ms to 50 minutes, each 1.41 times longer.
 
-The counts of several histograms are added. Another list of bounds needs a new version of the sums.
+Only histograms with the same bounds can be added. If the bounds change, the version of the stored
+minute sums must change, too.
 """
 
 

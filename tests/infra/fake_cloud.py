@@ -34,7 +34,10 @@ class ProgramError(Exception):
 
 
 def install(folder: Path, state: State) -> None:
-    """Write programs that stand in for az, azd and others into a folder, with their first state."""
+    """Write the stand-ins for az, azd and others into a folder.
+
+    `state` is their state before the first call.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
     (folder / "calls.jsonl").touch()

@@ -157,7 +157,7 @@ class Soak(Storm):
 
 
 async def soak(rig: Rig, run: Soak) -> None:
-    """Run the calm part and the part with faults and attacks. Then wait until all jobs end."""
+    """Run a soak: first without faults and attacks, then with them. Wait until all jobs end."""
     seconds = run.options.minutes * 60
     calm_seconds = min(_MAX_CALM_SECONDS, seconds / 5)
     await rig.start("worker")
@@ -363,7 +363,11 @@ def _make_callers() -> tuple[dict[str, SoakCaller], str]:
 
 
 def _choose_disk(options: argparse.Namespace, store: Path, *, may_mount: bool) -> SmallDisk | None:
-    """Return the disk that can become full, or None if this system does not support one."""
+    """Return the disk that the soak can fill.
+
+    Return None if full disks are not among the chosen faults, or if the operating system offers no
+    way to fill a disk.
+    """
     if "disk" not in options.faults:
         return None
     if may_mount:

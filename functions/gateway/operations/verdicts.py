@@ -109,8 +109,8 @@ class QueueFigures:
             is there, or if it is unknown.
         in_per_minute: How many jobs were accepted per minute.
         out_per_minute: How many jobs ended per minute.
-        ended_count: How many jobs ended lately.
-        failed_count: How many of them failed.
+        ended_count: How many jobs ended in the last QUANTILE_MINUTES (see `overview`).
+        failed_count: How many of these jobs failed or expired.
         answered_seconds: How many seconds ago a worker of the model called this gateway; None if
             none did.
     """

@@ -41,7 +41,7 @@ from gateway.jobs.model import JobQueue
 from gateway.queues.client import MessageCounts
 
 DECAY: Final = 0.97
-"""With each new reply, the weight of all older replies is multiplied by this factor."""
+"""The factor by which each new reply reduces the weight of all older replies in `Throughput`."""
 
 
 @dataclass(frozen=True, slots=True)

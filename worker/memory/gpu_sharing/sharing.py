@@ -53,7 +53,7 @@ class DeviceSharing:
 
     @property
     def device(self) -> Device | None:
-        """Return the device of this process; None if no device is chosen yet, or without one."""
+        """Return the device of this process; None if it has none, or has not chosen one yet."""
         return self._device
 
     @property

@@ -395,7 +395,7 @@ async def _find_job_to_cancel(request: Request, job_id: str, tenant: str | None)
 
 
 def _log_cancellation(request: Request, job_id: str, found: Record) -> None:
-    """Log who cancelled a job, if the job belongs to another tenant."""
+    """Log who cancelled a job, if the job does not belong to the caller's tenant."""
     caller, tenant = caller_of(request), tenant_of(found)
     if tenant != caller.tenant:
         _log.info(
