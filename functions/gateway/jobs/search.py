@@ -136,7 +136,7 @@ class JobSearch:
     ) -> Listing[tuple[str, Record]]:
         """Return a page with the ids and records of up to `limit` matching jobs, newest first.
 
-        There may be a next page even if this page has fewer jobs. Raises Unavailable.
+        There may be a next page even if this page has fewer than `limit` jobs. Raises Unavailable.
         """
         statuses = wanted.runtime_statuses
         if statuses is None:
