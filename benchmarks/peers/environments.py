@@ -57,7 +57,7 @@ def required_names(lines: Iterable[str]) -> Iterable[str]:
 
 
 def variables() -> dict[str, str]:
-    """Return the environment variables of a peer's programs."""
+    """Return the environment variables with which a peer's programs are started."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     return {
         **kept,

@@ -1,4 +1,7 @@
-"""The operations routes of a whole system: verdicts, a killed worker, and sums of two gateways."""
+"""Test the operations routes of a whole system.
+
+The tests check verdicts, a killed worker, the minute sums of two gateways, and who may read them.
+"""
 
 import json
 import subprocess

@@ -143,7 +143,10 @@ def az_blob_upload(call: Call) -> str:
 
 
 def az_list_skus(call: Call) -> str:
-    """Return family, cores and number of restrictions of a machine that the region offers."""
+    """Return the family, the cores and the number of restrictions of the machine type `--size`.
+
+    The output is empty if the region does not offer this machine type.
+    """
     words = str(call.table("machines").get(call.option("--size"), ""))
     return "\n".join(words.split())
 

@@ -344,7 +344,7 @@ class Operations:
             return last
 
     async def record_waiting(self, oldest: Mapping[str, datetime | None]) -> None:
-        """Record how many messages wait in each model's queues, for the series.
+        """Record how many messages wait in each model's queues. `series` shows these numbers.
 
         `oldest` is what `log_oldest` has found. Queues that it found empty are not counted again.
         """

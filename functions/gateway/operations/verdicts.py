@@ -33,7 +33,7 @@ GROWTH: Final = 1.2
 
 MANY_FAILED: Final = 5
 FAILED_SHARE: Final = 0.5
-"""Failures are a warning if MANY_FAILED jobs failed, and this share of the jobs that ended."""
+"""Failures are a warning if at least MANY_FAILED jobs, and this share of the ended jobs, failed."""
 
 
 class Severity(StrEnum):

@@ -197,7 +197,7 @@ def position(
 
 
 def wait_seconds(jobs: int, seconds_per_job: float | None) -> float | None:
-    """Return how many seconds this number of jobs will probably take; None if unknown."""
+    """Return how many seconds `jobs` jobs will probably take; None if `seconds_per_job` is None."""
     return None if seconds_per_job is None else round(jobs * seconds_per_job, 3)
 
 

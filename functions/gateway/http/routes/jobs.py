@@ -375,7 +375,10 @@ async def cancel(
 
 
 def _cancelled_job(request: Request, job_id: str, found: Record) -> JobResource:
-    """Return the JSON object of a job. A caller of another tenant does not see the result."""
+    """Return the JSON object of the job that the caller asked to cancel.
+
+    A caller with the scope `admin` may cancel a job of another tenant, but does not see its result.
+    """
     if tenant_of(found) == caller_of(request).tenant:
         return job_resource(job_id, found)
     return shown_job(request, job_id, found)
