@@ -14,7 +14,7 @@ from emulator.blobs.times import parse_http_date, to_microseconds
 
 
 class VersionedResource(Protocol):
-    """The properties of a blob or container with which conditional headers are compared."""
+    """A blob or container whose ETag and time of change conditional headers can be compared with."""
 
     @property
     def etag(self) -> str:

@@ -49,9 +49,10 @@ FIRST_PAUSE_SECONDS: Final = 0.025
 LONGEST_PAUSE_SECONDS: Final = 0.5
 
 LAST_READ_SECONDS: Final = 1.0
-"""How many seconds a read of the outcome may take, counted from the start of the read.
+"""How many seconds the last read of the outcome may take.
 
-If the waiting time ends later, a read may take until then.
+A read has at least this time, even if the wait ends earlier. Earlier reads may last until the wait
+ends.
 """
 
 OWN_ENDS: Final = 20
@@ -65,7 +66,8 @@ START_DELAY_SECONDS: Final = 0.25
 """How long a busy gateway waits for a job's outcome before it starts the job's orchestration."""
 
 BUSY_WAITERS: Final = 4
-"""A gateway is busy if at least this number of requests wait. Fewer requests need no delay."""
+"""A gateway is busy if at least this number of requests wait. Otherwise it starts orchestrations
+without START_DELAY_SECONDS."""
 
 LOOKS_A_SECOND: Final = 100
 """The maximum number of reads of outcomes per second by all waiters of a process together."""

@@ -250,7 +250,7 @@ class QueueCounter(Protocol):
     """The interface of a client that counts the messages in a queue."""
 
     async def count(self, queue: str) -> MessageCounts:
-        """Return the numbers of messages in the queue. Raises Unavailable."""
+        """Return the numbers of messages in the queue. Raises Unavailable if the call fails."""
 
 
 class QueueStatistics:
@@ -361,10 +361,10 @@ class QueueStatistics:
 
 @dataclass(frozen=True, slots=True)
 class ModelWait:
-    """The number of a model's queued and running jobs, and the estimated wait for a new job.
+    """How many jobs of a model are queued or running, and how long a new job is expected to wait.
 
-    `wait_seconds` is the estimated wait in seconds of a new job with normal priority. A value is
-    None if it is unknown.
+    `length` is the total number of these jobs. `wait_seconds` is the estimated wait in seconds of a
+    new job with normal priority. Each of them is None if it is unknown.
     """
 
     length: int | None

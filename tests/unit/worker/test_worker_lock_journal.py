@@ -39,7 +39,7 @@ class Killed(BaseException):
 
 
 class MortalMemory(mmap.mmap):
-    """Memory of a process that is killed before one of its writes."""
+    """A memory map that raises `Killed` instead of a write, as if its process had been killed."""
 
     writes_left: int | None = None
 
