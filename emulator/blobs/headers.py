@@ -14,7 +14,7 @@ from emulator.blobs.times import parse_http_date, to_microseconds
 
 
 class VersionedResource(Protocol):
-    """A blob or container whose ETag and time of change conditional headers can be compared with."""
+    """A blob or container, with the two properties that conditional headers are compared with."""
 
     @property
     def etag(self) -> str:

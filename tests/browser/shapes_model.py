@@ -15,7 +15,7 @@ from worker.models import Accepts, InvalidInput
 
 
 class Infer:
-    """A model that returns boxes, a mask, a sound or a large result, as the option `shape` says."""
+    """A model that returns boxes, a mask, a sound or a large result. `shape` is its catalogue option."""
 
     accepts: ClassVar[Accepts] = "image"
 

@@ -321,8 +321,8 @@ class Jobs:
         job before its end.
 
         The waiter is notified if this process records the outcome. Another process of the app may
-        record the outcome instead. Therefore this method also reads the blob repeatedly. If the
-        storage does not respond, the method continues to wait.
+        record the outcome instead. Therefore this method also reads the outcome's blob repeatedly.
+        If the storage does not respond, the method continues to wait.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + limit_seconds
