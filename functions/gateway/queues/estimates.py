@@ -109,7 +109,7 @@ def _finite_seconds(value: float) -> float:
 
 
 QUIET_SECONDS: Final = 5.0
-"""A model counts as cold starting if none of its workers has called this process for this time."""
+"""A model counts as cold starting if no worker of it has called for this many seconds."""
 
 QUIET_JOBS: Final = 4
 """For a slow model, the time that this many jobs take is used instead of QUIET_SECONDS.
@@ -207,8 +207,8 @@ def is_cold_starting(
     """Return whether the model probably has no worker.
 
     The result is true if no worker of the model has called this process for QUIET_SECONDS. If the
-    model's jobs are slow, this time is longer (see QUIET_JOBS). `quiet_since_seconds` is the time of
-    the last call of a worker of the model, or of the job's creation if the creation is later.
+    model's jobs are slow, this time is longer (see QUIET_JOBS). `quiet_since_seconds` is the time
+    of the last such call, or of the job's creation if the creation is later.
     """
     limit_seconds = max(QUIET_SECONDS, QUIET_JOBS * (throughput.seconds_per_job or 0.0))
     return now_seconds - quiet_since_seconds >= limit_seconds
