@@ -325,8 +325,8 @@ class QueueLink:
         """Complete messages one by one for a while, because completing a range has failed.
 
         The service may refuse ranges, or the connection may only have been lost. After each
-        failure, the messages may be delivered again. Therefore the pause doubles, so that a service
-        that refuses ranges is rarely asked.
+        failure, the messages may be delivered again. Therefore the number of calls without ranges
+        doubles, so that a service that refuses ranges rarely receives one.
         """
         self._calls_without_ranges = _CALLS_WITHOUT_RANGES << min(self._failed_ranges, 10)
         self._failed_ranges += 1

@@ -103,7 +103,7 @@ class LockRenewer:
             delivery: The locked message.
             renew: Renews the lock of the message.
             lock_seconds: In how many seconds the lock expires if it is not renewed.
-            ends_at: When this object's clock, in seconds, reaches the job's deadline.
+            ends_at: The job's deadline, as a time in seconds on this object's clock.
         """
         now = self._clock()
         due_at = now + lock_seconds * _RENEW_AT_SHARE

@@ -49,11 +49,7 @@ FIRST_PAUSE_SECONDS: Final = 0.025
 LONGEST_PAUSE_SECONDS: Final = 0.5
 
 LAST_READ_SECONDS: Final = 1.0
-"""How many seconds the last read of the outcome may take.
-
-A read has at least this time, even if the wait ends earlier. Earlier reads may last until the wait
-ends.
-"""
+"""A read of the outcome may take until the wait ends, but at least this many seconds."""
 
 OWN_ENDS: Final = 20
 """How many outcomes in a row a process must record to count as the only process of the app.

@@ -82,10 +82,10 @@ class Listing(Generic[T]):
 
 
 def searched_since(below: str) -> datetime:
-    """Return the creation time back to which a page and the pages before it are complete.
+    """Return the time since which all matching jobs have been found.
 
-    All matching jobs that were created at this time or later are on these pages. `below` is the
-    attribute `Listing.below` of the page.
+    All matching jobs that were created at this time or later are on the page or on an earlier page.
+    `below` is the attribute `Listing.below` of the page.
     """
     is_whole_id = len(below) == _ID_LENGTH
     digits = below.rstrip(_BEHIND).replace("-", "")[:_TIME_DIGITS]

@@ -189,7 +189,7 @@ class OpsSource(TypedDict):
 
 
 class OpsSources(TypedDict):
-    """The two sources of the figures: the heartbeats of workers, and the minute sums."""
+    """Whether heartbeats and minute sums are switched on, and how often they are written."""
 
     heartbeats: OpsSource
     sums: OpsSource

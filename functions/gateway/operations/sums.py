@@ -36,7 +36,7 @@ INTERVAL_SECONDS: Final = 60.0
 """How long a change may be only in memory."""
 
 SUMS_KEPT: Final = timedelta(minutes=KEPT_MINUTES + 2)
-"""How long after its last write a blob is deleted. It then has no counts of the last hour."""
+"""How long a blob is kept after its last write. An older blob has no counts of the last hour."""
 
 MAX_PROCESSES: Final = 300
 _VERSION: Final = 1

@@ -109,7 +109,7 @@ def _finite_seconds(value: float) -> float:
 
 
 QUIET_SECONDS: Final = 5.0
-"""A model counts as cold starting if no worker of it has called for this many seconds."""
+"""A model counts as cold starting if its workers have not called for this many seconds."""
 
 QUIET_JOBS: Final = 4
 """For a slow model, the time that this many jobs take is used instead of QUIET_SECONDS.

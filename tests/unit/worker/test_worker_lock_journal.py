@@ -39,7 +39,7 @@ class Killed(BaseException):
 
 
 class MortalMemory(mmap.mmap):
-    """A memory map that raises `Killed` instead of a write, as if its process had been killed."""
+    """A memory map that raises `Killed` after `writes_left` writes, as if its process were killed."""
 
     writes_left: int | None = None
 
