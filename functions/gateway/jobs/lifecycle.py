@@ -49,7 +49,7 @@ FIRST_PAUSE_SECONDS: Final = 0.025
 LONGEST_PAUSE_SECONDS: Final = 0.5
 
 LAST_READ_SECONDS: Final = 1.0
-"""A read of the outcome may take until the wait ends, but at least this many seconds."""
+"""A read of the outcome is given up when the wait ends, but not before this many seconds."""
 
 OWN_ENDS: Final = 20
 """How many outcomes in a row a process must record to count as the only process of the app.

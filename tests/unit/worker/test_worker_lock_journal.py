@@ -39,7 +39,7 @@ class Killed(BaseException):
 
 
 class MortalMemory(mmap.mmap):
-    """A memory map that raises `Killed` after `writes_left` writes, as if its process were killed."""
+    """A memory map that raises `Killed` after `writes_left` writes, like a killed process."""
 
     writes_left: int | None = None
 
