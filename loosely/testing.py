@@ -10,13 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from loosely.client.clients import Client
-from loosely.local import child
-from loosely.local.data_directory import RunningSystem
-from loosely.local.ports import free_base
+# pytest imports the plugin also for tests that do not use it, so other imports are in the fixture.
+if TYPE_CHECKING:
+    from loosely import Client
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 60.0
@@ -26,11 +26,15 @@ _POLL_SECONDS = 0.1
 @pytest.fixture(scope="session")
 def loosely_client(
     pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Client]:
+) -> Iterator["Client"]:
     """Start the system of the model folder on free ports, and return a client of its gateway.
 
     The system has its own data directory, which is empty. It is stopped after the last test.
     """
+    from loosely import Client  # noqa: PLC0415
+    from loosely.local import child  # noqa: PLC0415
+    from loosely.local.ports import free_base  # noqa: PLC0415
+
     data = tmp_path_factory.mktemp("loosely") / "data"
     output = data.with_name("up.log")
     port = free_base(20000 + os.getpid() % 100 * 100)
@@ -57,6 +61,8 @@ def loosely_client(
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]", data: Path, output: Path) -> str:
     """Return the gateway's URL when all components are ready."""
+    from loosely.local.data_directory import RunningSystem  # noqa: PLC0415
+
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:

@@ -22,8 +22,6 @@ from loosely.local.model_folder import find_model_folder, make_model_folder
 from loosely.local.package import write_package
 from loosely.local.parts import python_command
 
-_DEFAULT_TARGET = Path("build")
-
 
 def new(
     folder: Annotated[Path, typer.Argument(help="The folder to make. It may exist if empty.")],
@@ -62,8 +60,12 @@ def test(
 
 def package(
     target: Annotated[
-        Path, typer.Argument(metavar="[FOLDER]", help="Where to write both folders.")
-    ] = _DEFAULT_TARGET,
+        Path | None,
+        typer.Argument(
+            metavar="[FOLDER]",
+            help="Where to write both folders. Default: build in the model folder.",
+        ),
+    ] = None,
 ) -> None:
     """Write what is deployed: the Function App, and the build context of the worker's image."""
     root = find_root()
@@ -77,7 +79,7 @@ def package(
     if checked.returncode:
         raise typer.Exit(checked.returncode)
     with _exit_on_error():
-        for path in write_package(target, root, folder):
+        for path in write_package(target or folder.path / "build", root, folder):
             files = [file for file in path.rglob("*") if file.is_file()]
             size_bytes = sum(file.stat().st_size for file in files)
             typer.echo(f"{path}: {len(files)} files, {size_bytes / 1024:.0f} KiB")

@@ -118,11 +118,11 @@ def _write_worker_context(target: Path, root: Path, folder: ModelFolder) -> None
     shutil.copyfile(folder.catalogue, contract / _CATALOGUE.name)
     shutil.copytree(root / "worker", target / "worker", ignore=_UNUSED)
     dockerfile = (root / "worker" / "Dockerfile").read_text(encoding="utf-8")
-    if not folder.code.is_relative_to(root):
+    if folder.code != root / "worker" / "models" and folder.code.is_dir():
         shutil.copytree(folder.code, target / "models", ignore=_UNUSED)
         dockerfile += _COPY_MODELS
-        requirements = folder.path / "requirements.txt"
-        if requirements.is_file():
-            shutil.copyfile(requirements, target / requirements.name)
-            dockerfile += _INSTALL_REQUIREMENTS
+    requirements = folder.path / "requirements.txt"
+    if requirements.is_file():
+        shutil.copyfile(requirements, target / requirements.name)
+        dockerfile += _INSTALL_REQUIREMENTS
     (target / "Dockerfile").write_text(dockerfile, encoding="utf-8")

@@ -93,6 +93,8 @@ class ProcessManager:
     #: Set when the component is ready for the first time, and never cleared.
     has_been_ready: asyncio.Event = field(default_factory=asyncio.Event)
     _is_stopping: bool = False
+    #: Whether `halt` has ended the process. Reset when this end has been noticed.
+    _is_halted: bool = False
     #: Cleared between `halt` and `resume`.
     _may_run: asyncio.Event = field(default_factory=asyncio.Event)
     #: Deaths in a row, each before the component was ready.
@@ -135,7 +137,8 @@ class ProcessManager:
                 self.launcher.clean_up(process)
             if self._is_stopping:
                 return
-            if not self._may_run.is_set():
+            if self._is_halted:
+                self._is_halted = False
                 self._early_deaths = 0
                 continue
             exit_code = process.returncode
@@ -174,6 +177,7 @@ class ProcessManager:
         self._may_run.clear()
         process = self._process
         if process is not None:
+            self._is_halted = True
             self.notify(events.PartHalted(self.part, reason))
             ended = asyncio.create_task(process.wait())
             await self._end(process, ended, asyncio.Event())

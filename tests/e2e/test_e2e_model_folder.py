@@ -185,7 +185,7 @@ def serving(programs: Path, folder: Path) -> Iterator[Path]:
 
 
 def test_the_tests_of_a_new_model_folder_pass(folder: Path, programs: Path) -> None:
-    done = run(programs, folder, "loosely test")
+    done = run(programs, folder, "loosely test -- -p no:schemathesis")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
     # The data of the tests' system is elsewhere.
