@@ -231,7 +231,8 @@ def format_url(bound: socket.socket) -> str:
 def listen(host: str, port: int, backlog: int) -> socket.socket:
     """Return a listening socket on a loopback address.
 
-    Raises SettingError and PortInUse under the same conditions as `bind`.
+    Raises SettingError if the host is not a loopback address or the socket cannot listen, and
+    PortInUse if another program uses the port.
     """
     listener = bind(host, port)
     try:

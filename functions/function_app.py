@@ -124,8 +124,9 @@ for model in services.catalogue.values():
 
 @app.timer_trigger("timer", "30 * * * * *")
 async def watch(timer: func.TimerRequest) -> None:
-    """Log the age of the oldest message in each queue."""
-    await log_oldest(services.queues, names(services.catalogue), services.clock)
+    """Log the age of the oldest message in each queue, and record how many jobs wait."""
+    oldest = await log_oldest(services.queues, names(services.catalogue), services.clock)
+    await services.operations.record_waiting(oldest)
 
 
 @app.timer_trigger("timer", "0 */10 * * * *")

@@ -17,6 +17,7 @@ errors               all errors that end a job, and how the job's message is the
 settings             read the worker's settings from the environment
 parent               run the worker in a child process, and replace a child that was killed
 shutdown             request the shutdown of the worker, and wait for the request
+heartbeats           publish the state of this worker as a small blob, which gateways read
 scheduled_events     poll for Azure's announcements that this machine will be stopped
 process              set the thread counts and the memory allocator of this process
 check                `python -m worker.check`: try one model on one input

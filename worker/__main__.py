@@ -22,8 +22,10 @@ from azure.storage.blob import BlobServiceClient
 from contract.catalogue import Catalogue, ModelEntry
 from contract.errors import ContractError
 from contract.guard import Resolver
+from contract.heartbeats import Heartbeat
 from contract.names import low_priority_queue
 from worker.errors import SettingsError
+from worker.heartbeats import Heartbeats, describe_model, describe_worker
 from worker.inference.load_journal import LoadJournal, import_name
 from worker.inference.loaded_model import ModelLoader
 from worker.inference.model_manager import ModelManager
@@ -49,7 +51,7 @@ from worker.process import keep_large_blocks, prefer_device_thread
 from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders, WebhookReplies
 from worker.scheduled_events import ScheduledEvents
 from worker.servicebus.last_arrivals import SocketSender
-from worker.servicebus.link import QueueLink, check_endpoint
+from worker.servicebus.link import QueueLink, check_endpoint, utc_now
 from worker.servicebus.lock_journal import LockJournals
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import ModelQueue
@@ -109,6 +111,9 @@ class Worker:
         blobs = AzureBlobStore(account)
         self._payloads = BlobPayloads(blobs)
         self._notes = DeliveryNotes(blobs)
+        self._started_at = utc_now()
+        self._heartbeats = Heartbeats(blobs, settings.heartbeat_seconds, self._describe)
+        self._publishing: threading.Thread | None = None
         self._urls = UrlFetcher(http)
         self._large_inputs = MemoryBudget(settings.input_memory_bytes)
         self._decoders = DecoderProcesses()
@@ -211,6 +216,7 @@ class Worker:
         self._thread("memory", lambda: self._sharing.run(self._stop_background))
         self._thread("device-probe", lambda: self._device.run(self._stop_background))
         self._events.start()
+        self._publishing = self._thread("heartbeats", self._heartbeats.run)
         for consumer in self._consumers:
             self._thread(f"{consumer.name}-device", consumer.run_device)
             for queue in consumer.queues:
@@ -227,6 +233,7 @@ class Worker:
             True if all jobs were finished within the grace period.
         """
         ends_at = time.monotonic() + self._settings.drain_seconds
+        self._heartbeats.publish()
         self._events.stop()
         for consumer in self._consumers:
             consumer.stop()
@@ -242,10 +249,13 @@ class Worker:
                     "stopping with %d unsettled jobs: their message locks will expire", left_count
                 )
         self._stop_background.set()
+        self._heartbeats.close()
         closes_by = time.monotonic() + _CLOSE_SECONDS
         for thread in self._receiving:
             thread.join(max(0.0, closes_by - time.monotonic()))
         self._notes.wait(max(0.0, closes_by - time.monotonic()))
+        if self._publishing is not None:
+            self._publishing.join(max(0.0, closes_by - time.monotonic()))
         self._gateway.close()
         self._decoders.close()
         self._events.acknowledge()
@@ -302,6 +312,19 @@ class Worker:
                 "held": consumer.in_flight.held_count,
             }
         return states
+
+    def _describe(self) -> Heartbeat:
+        """Return the heartbeat of this worker."""
+        return describe_worker(
+            self._started_at,
+            self._settings.heartbeat_seconds,
+            self._sharing,
+            [
+                describe_model(consumer.manager, consumer.in_flight, consumer.manager.telemetry)
+                for consumer in self._consumers
+            ],
+            is_draining=self._shutdown.is_requested,
+        )
 
     def _note_device_failure(self, error: Exception) -> None:
         """Request shutdown if `error` means that the device is lost."""

@@ -36,6 +36,7 @@ _REPLY_HOST = re.compile(
 _HTTP_ADDRESS = re.compile(r"http://[\w.-]+(:\d{1,5})?")
 _DEFAULT_HEALTH_PORT = 8081
 _DEFAULT_DRAIN_SECONDS = 30.0
+_DEFAULT_HEARTBEAT_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,8 @@ class WorkerSettings:
     If `models` is empty, the worker runs all models. `input_memory_bytes` is the memory that all
     large inputs share while they are decoded and wait to run. If `lock_folder` is None, the worker
     notes neither its message locks nor its loads of models. If `is_restarting` is true, the worker
-    runs in a child process, which is replaced when it has died.
+    runs in a child process, which is replaced when it has died. If `heartbeat_seconds` is 0, the
+    worker writes no heartbeats.
     """
 
     service_bus: AzureEndpoint
@@ -132,6 +134,7 @@ class WorkerSettings:
     input_memory_bytes: int = DEFAULT_INPUT_MEMORY_BYTES
     lock_folder: Path | None = None
     is_restarting: bool = False
+    heartbeat_seconds: int = 0
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "WorkerSettings":
@@ -163,6 +166,9 @@ class WorkerSettings:
             input_memory_bytes=_size(environ, "WORKER_INPUT_MEMORY") or DEFAULT_INPUT_MEMORY_BYTES,
             lock_folder=Path(folder) if (folder := environ.get("WORKER_LOCK_FOLDER")) else None,
             is_restarting=_choice(environ, "WORKER_RESTART", "off", "on") == "on",
+            heartbeat_seconds=_whole(
+                environ, "WORKER_HEARTBEAT_SECONDS", _DEFAULT_HEARTBEAT_SECONDS, 0, 3600
+            ),
         )
 
 

@@ -9,5 +9,12 @@ This package imports only the standard library.
     media        recognise media types
     webhook      sign webhooks
     guard        check the URLs that callers give
+    deliveries   the notes of workers about single deliveries
+    heartbeats   the heartbeats of workers
     errors       the errors of this package
 """
+
+from typing import Final
+
+VERSION: Final = "0.1.0"
+"""The version of gateway and worker."""

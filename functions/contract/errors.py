@@ -74,7 +74,8 @@ class ForbiddenAddress(ContractError):
 
 
 class TooManyLookUps(ContractError):
-    """Too many DNS look-ups are running, either in this process or for one share, like a tenant."""
+    """Too many DNS look-ups are running, either in this process or in one share: those for
+    one tenant, for one model or for all webhooks."""
 
     code = "too-many-look-ups"
     retryable = True

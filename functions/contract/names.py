@@ -49,6 +49,19 @@ DELIVERIES: Final = "deliveries/"
 """The prefix of the names of blobs that contain workers' notes about single deliveries."""
 
 
+HEARTBEATS: Final = "heartbeats/"
+"""The prefix of the names of blobs that contain workers' heartbeats."""
+
+
+SUMS: Final = "sums/"
+"""The prefix of the names of blobs that contain gateways' minute sums."""
+
+
+def heartbeat_blob(worker: str) -> str:
+    """Return the name of the blob that contains a worker's heartbeat."""
+    return f"{HEARTBEATS}{worker}"
+
+
 def input_blob(job_id: str) -> str:
     """Return the name of the blob that contains a job's input."""
     return f"inputs/{job_id}"

@@ -17,6 +17,9 @@ from gateway.http.rates import RateLimiter
 from gateway.jobs.activities import Conclude, Enqueue
 from gateway.jobs.lifecycle import Jobs, OutcomeStore, Waiters
 from gateway.jobs.progress import ProgressStore
+from gateway.operations.overview import Operations
+from gateway.operations.sums import MinuteSums
+from gateway.operations.workers import WorkerHeartbeats
 from gateway.queues.client import Queues, ServiceBusQueues
 from gateway.queues.estimates import WaitEstimates
 from gateway.queues.requests import RequestSender
@@ -30,7 +33,7 @@ from gateway.storage.payloads import (
 )
 from gateway.submission.create import JobCreator
 from gateway.submission.idempotency import LIFETIME_HOURS, IdempotencyKeys
-from gateway.telemetry import GatewayTracing, make_tracer_provider
+from gateway.telemetry import GatewayTracing, JobCounters, make_tracer_provider
 from gateway.webhooks.activities import WebhookActivities
 from gateway.webhooks.sender import HttpWebhookSender, WebhookSender
 
@@ -64,6 +67,8 @@ class Services:
     outcomes: OutcomeStore = field(init=False)
     progress: ProgressStore = field(init=False)
     estimates: WaitEstimates = field(init=False)
+    counters: JobCounters = field(init=False)
+    operations: Operations = field(init=False)
     jobs: Jobs = field(init=False)
     enqueue: Enqueue = field(init=False)
     conclude: Conclude = field(init=False)
@@ -76,7 +81,8 @@ class Services:
     def __post_init__(self) -> None:
         """Build the components that are not arguments of the constructor."""
         waiters = Waiters()
-        outcomes = OutcomeStore(self.blobs)
+        counters = JobCounters(self.clock)
+        outcomes = OutcomeStore(self.blobs, counters)
         progress = ProgressStore(self.blobs, self.catalogue)
         estimates = WaitEstimates(self.queues, self.clock)
         jobs = Jobs(outcomes, progress, waiters, self.clock)
@@ -85,6 +91,7 @@ class Services:
             settings=self.settings,
             resolver=self.resolver,
             estimates=estimates,
+            counters=counters,
             payloads=self.payloads,
             blobs=self.blobs,
             jobs=jobs,
@@ -94,9 +101,22 @@ class Services:
             url_inputs=RateLimiter(self.clock),
         )
         redriver = Redriver(
-            self.blobs, self.queues, jobs, self.tokens, waiters, estimates, self.clock
+            self.blobs, self.queues, jobs, self.tokens, waiters, estimates, counters, self.clock
+        )
+        operations = Operations(
+            self.catalogue,
+            self.queues,
+            estimates,
+            self.blobs,
+            counters,
+            MinuteSums(self.blobs, counters, self.clock, is_enabled=self.settings.has_minute_sums),
+            WorkerHeartbeats(self.blobs, self.clock, is_enabled=self.settings.has_heartbeats),
+            self.clock,
+            has_minute_sums=self.settings.has_minute_sums,
         )
         self._set(
+            operations=operations,
+            counters=counters,
             bodies=LargeBodies(self.settings.body_memory_bytes),
             waiters=waiters,
             outcomes=outcomes,

@@ -75,6 +75,8 @@ class GatewaySettings:
     producer_secrets: tuple[bytes, ...] = field(default=(), repr=False)
     guard: AddressGuard = field(default_factory=AddressGuard)
     trace_exporters: tuple[str, ...] = ()
+    has_heartbeats: bool = True
+    has_minute_sums: bool = True
 
     @property
     def is_open(self) -> bool:
@@ -109,6 +111,8 @@ class GatewaySettings:
             producer_secrets=_producer_secrets(environ),
             guard=_read(environ, "GUARD_ALLOW", AddressGuard),
             trace_exporters=_exporters(environ),
+            has_heartbeats=_flag(environ, "HEARTBEATS", default=True),
+            has_minute_sums=_flag(environ, "MINUTE_SUMS", default=True),
         )
 
 
@@ -221,11 +225,11 @@ def _producer_secrets(environ: Mapping[str, str]) -> tuple[bytes, ...]:
     return secrets
 
 
-def _flag(environ: Mapping[str, str], name: str) -> bool:
+def _flag(environ: Mapping[str, str], name: str, *, default: bool = False) -> bool:
     text = environ.get(name, "").strip().lower()
     if text not in {"", "true", "false"}:
         raise InvalidSetting(name, "expected true or false")
-    return text == "true"
+    return text == "true" if text else default
 
 
 def _origins(environ: Mapping[str, str], name: str) -> tuple[str, ...]:

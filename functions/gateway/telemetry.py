@@ -1,4 +1,6 @@
-"""Traces with W3C Trace Context, from the HTTP request through the queue to the worker.
+"""Traces of requests, and counts of accepted and ended jobs.
+
+Traces have W3C Trace Context, from the HTTP request through the queue to the worker:
 
     POST /v1/models/{model}/jobs     the HTTP request, in the caller's trace if there is one
     └── send QUEUE                   the message, whose trace context the worker continues
@@ -13,8 +15,11 @@ for example Azure Monitor's. The SDK and the exporters read all other variables 
 
 import os
 import re
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, Final
 
@@ -23,6 +28,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from gateway.clock import Clock
 from gateway.errors import InvalidSetting
 
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
@@ -132,6 +138,186 @@ def _set_status(span: Span, scope: _AsgiScope, method: str, status: int) -> None
     if status >= 500:
         span.set_status(Status(StatusCode.ERROR))
         span.set_attribute("error.type", str(status))
+
+
+KEPT_MINUTES: Final = 60
+"""How many minutes before the current one are kept in counters."""
+
+BUCKET_SECONDS: Final = tuple(0.001 * 2 ** (step / 2) for step in range(44))
+"""The upper bounds of a histogram's buckets in seconds: 1 ms to 50 minutes, each 1.41 times longer.
+
+The counts of several histograms are added. Another list of bounds needs a new version of the sums.
+"""
+
+
+@dataclass(slots=True)
+class Histogram:
+    """Counts durations by BUCKET_SECONDS. The last bucket, without a bound, has the number 44."""
+
+    counts: Counter[int] = field(default_factory=Counter)
+    sum_seconds: float = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count a duration."""
+        # This comparison is also false for NaN. The value was sent by a worker and may be wrong.
+        if 0 <= seconds < _MAX_DURATION_SECONDS:
+            self.counts[bisect_left(BUCKET_SECONDS, seconds)] += 1
+            self.sum_seconds += seconds
+
+    def add(self, other: "Histogram") -> None:
+        """Add the counts of another histogram."""
+        self.counts.update(other.counts)
+        self.sum_seconds += other.sum_seconds
+
+
+_MAX_DURATION_SECONDS: Final = 30 * 24 * 3600.0
+
+
+@dataclass(slots=True)
+class ModelSum:
+    """What happened to the jobs of one model in a time.
+
+    Attributes:
+        accepted: The jobs that were accepted, those of redriven dead letters included.
+        succeeded: The jobs that ended with a result.
+        cancelled: The jobs that were cancelled.
+        expired: The jobs whose deadline passed.
+        failed: The jobs that failed, by the code of their error.
+        failed_at_seconds: The time of the last failure of each code.
+        wait: How long the jobs that succeeded were in the queue, by the worker's measurement.
+        run: How long the batches of the jobs that succeeded ran.
+        waiting: The last known number of queued messages; None if unknown.
+    """
+
+    accepted: int = 0
+    succeeded: int = 0
+    cancelled: int = 0
+    expired: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    failed_at_seconds: dict[str, float] = field(default_factory=dict)
+    wait: Histogram = field(default_factory=Histogram)
+    run: Histogram = field(default_factory=Histogram)
+    waiting: int | None = None
+
+    @property
+    def ended(self) -> int:
+        """How many jobs ended, in any way."""
+        return self.succeeded + self.cancelled + self.expired + self.failed.total()
+
+    def add(self, other: "ModelSum") -> None:
+        """Add what another process has counted in the same time, or the same one later."""
+        self.accepted += other.accepted
+        self.succeeded += other.succeeded
+        self.cancelled += other.cancelled
+        self.expired += other.expired
+        self.failed.update(other.failed)
+        for code, at_seconds in other.failed_at_seconds.items():
+            self.failed_at_seconds[code] = max(
+                at_seconds, self.failed_at_seconds.get(code, at_seconds)
+            )
+        self.wait.add(other.wait)
+        self.run.add(other.run)
+        if other.waiting is not None:
+            # Two processes may have counted the same queue.
+            self.waiting = max(other.waiting, self.waiting or 0)
+
+
+Sums = dict[str, ModelSum]
+"""The sums of one time by model."""
+
+
+class JobCounters:
+    """Counts what happens to jobs in this process: by minute, and in all.
+
+    Each job is accepted by one process, and its outcome is recorded by one process. Therefore the
+    counts of all processes can be added.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.minutes: dict[int, Sums] = {}
+        """The sums of the last KEPT_MINUTES and of the current minute, by minutes since 1970."""
+        self.totals: Sums = {}
+        """The sums since the start of this process."""
+        self.change_count = 0
+        self.is_changed = False
+        self.on_change: Callable[[], None] = lambda: None
+        """Is called after a change if `is_changed` was false before. The receiver resets it."""
+
+    def record_accepted(self, model: str) -> None:
+        """Count a job that was accepted."""
+        for sums in self._current(model):
+            sums.accepted += 1
+        self._note_change()
+
+    def record_end(
+        self, model: str, status: str, code: str | None, durations: tuple[float, float] | None
+    ) -> None:
+        """Count a job that ended.
+
+        Args:
+            model: The job's model.
+            status: The final status of the job.
+            code: The code of the job's error; None if it has no error.
+            durations: How many seconds the job waited and ran; None if unknown.
+        """
+        now_seconds = self._clock().timestamp()
+        for sums in self._current(model):
+            match status:
+                case "succeeded":
+                    sums.succeeded += 1
+                    if durations is not None:
+                        sums.wait.observe(durations[0])
+                        sums.run.observe(durations[1])
+                case "cancelled":
+                    sums.cancelled += 1
+                case "expired":
+                    sums.expired += 1
+                    sums.failed_at_seconds["expired"] = now_seconds
+                case _:
+                    name = _limited_code(code, sums.failed)
+                    sums.failed[name] += 1
+                    sums.failed_at_seconds[name] = now_seconds
+        self._note_change()
+
+    def record_waiting(self, model: str, count: int) -> None:
+        """Record how many messages are in the model's queues.
+
+        A queue that stays empty changes nothing, so that an idle system writes nothing.
+        """
+        minute, totals = self._current(model)
+        before, totals.waiting = totals.waiting, count
+        if count or before:
+            minute.waiting = max(count, minute.waiting or 0)
+            self._note_change()
+
+    def _current(self, model: str) -> tuple[ModelSum, ModelSum]:
+        minute = int(self._clock().timestamp() // 60)
+        sums = self.minutes.get(minute)
+        if sums is None:
+            sums = self.minutes[minute] = {}
+            for old in [each for each in self.minutes if each < minute - KEPT_MINUTES]:
+                del self.minutes[old]
+        if model not in sums:
+            sums[model] = ModelSum()
+        if model not in self.totals:
+            self.totals[model] = ModelSum()
+        return sums[model], self.totals[model]
+
+    def _note_change(self) -> None:
+        self.change_count += 1
+        if not self.is_changed:
+            self.is_changed = True
+            self.on_change()
+
+
+def _limited_code(code: str | None, known: Counter[str]) -> str:
+    """Return the code, or `other` if there are already many codes. Models choose codes freely."""
+    name = code or "unknown"
+    return name if name in known or len(known) < _MAX_CODES else "other"
+
+
+_MAX_CODES: Final = 50
 
 
 _SETTING = "OTEL_TRACES_EXPORTER"

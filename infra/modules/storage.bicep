@@ -98,6 +98,8 @@ resource payload 'Microsoft.Storage/storageAccounts@2025-08-01' = {
             { prefix: 'outcomes', days: 7 }
             { prefix: 'progress', days: 7 }
             { prefix: 'deliveries', days: 7 }
+            { prefix: 'heartbeats', days: 1 }
+            { prefix: 'sums', days: 1 }
             { prefix: 'uploads', days: 2 }
             { prefix: 'claims', days: 2 }
             { prefix: 'dead-letters', days: 30 }
@@ -140,8 +142,8 @@ resource deployerHostRole 'Microsoft.Authorization/roleAssignments@2022-04-01' =
   }
 }
 
-// Gateway and workers read and write inputs, results, uploads and idempotency keys. Only the gateway
-// writes outcomes, although the role is on the whole container. The gateway deletes all of them.
+// Gateway and workers read and write inputs, results, uploads and idempotency keys, and workers write
+// heartbeats. Only the gateway writes outcomes and minute sums, although the role is on the whole container. The gateway deletes all of them.
 resource payloadRoles 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   for principal in [gatewayPrincipalId, workerPrincipalId]: {
     name: guid(payload.id, payloads, principal)

@@ -233,13 +233,26 @@ def _add_gateway(bill: Bill, load: JobLoad, answer_seconds: float, prices: Price
     bill.add("storage", "GB months", kept_gb, prices.price("storage.gb_month"))
     writes = jobs * prices.usage("writes_per_job") / 1e4
     reads = jobs * (prices.usage("reads_per_job") + count_polls(open_seconds)) / 1e4
-    bill.add("storage", "10,000 writes", writes, prices.price("storage.ten_thousand_writes"))
+    write_price = prices.price("storage.ten_thousand_writes")
+    bill.add("storage", "10,000 writes", writes, write_price)
     bill.add("storage", "10,000 reads", reads, prices.price("storage.ten_thousand_reads"))
+    beats = bill.gpu_hours * prices.usage("heartbeats_per_worker_hour")
+    figures = (beats + _sums(jobs, prices)) / 1e4
+    bill.add("heartbeats, sums", "10,000 writes", figures, write_price)
     bill.add("registry", "days", DAYS, prices.price("registry.day"))
     logs_gb = max(
         0.0, jobs * prices.usage("log_kb_per_job") / 1e6 - _amount_or_zero(prices, "logs.free_gb")
     )
     bill.add("logs", "GB", logs_gb, prices.price("logs.gb"))
+
+
+def _sums(jobs: float, prices: Prices) -> float:
+    """Return how often the gateway's instances write their minute sums in a month, at most.
+
+    An instance writes once a minute, and only if a job was accepted or has ended in this minute.
+    """
+    instances = max(1.0, prices.usage("ready_instances"))
+    return min(2 * jobs, instances * MONTH_HOURS * prices.usage("sums_per_instance_hour"))
 
 
 def _add_functions(bill: Bill, load: JobLoad, open_seconds: float, prices: Prices) -> None:

@@ -67,7 +67,7 @@ def _complete(coroutine: Coroutine[Any, Any, T]) -> T:
         value: T = finished.value
         return value
     raise RuntimeError(
-        "an operation of Client suspended; the transport must block the thread instead"
+        "the transport of Client awaited something, but Client has no event loop; use AsyncClient"
     )
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from PIL import Image
@@ -43,6 +44,11 @@ max_delivery_count = 3
 """
 INSET = 'type = "number", minimum = 0, maximum = 0.7, default = 0.25, description = "A part."'
 MODE = 'type = "string", enum = ["fast", "exact"], default = "fast"'
+NAMES = 'type = "array", items = {type = "string"}'
+PARAMETERS = "\n".join(
+    f"parameters.{name} = {{{schema}}}"
+    for name, schema in (("inset", INSET), ("mode", MODE), ("names", NAMES))
+)
 
 
 def entry(name: str, implementation: str, media_types: str, more: str, limit: int = 10**7) -> str:
@@ -64,7 +70,7 @@ def shape(name: str, more: str = "") -> str:
 CATALOGUE = "".join(
     (
         DEFAULT_PATH.read_text("utf-8"),
-        shape("boxes", f"parameters.inset = {{{INSET}}}\nparameters.mode = {{{MODE}}}"),
+        shape("boxes", PARAMETERS),
         shape("mask", 'result_media_type = "image/png"'),
         shape("tone", 'result_media_type = "audio/wav"'),
         shape("large"),
@@ -378,10 +384,13 @@ def test_a_form_shows_the_declared_parameters(browser: Browser, system: System) 
     open_model(browser, "boxes")
     choose_file(browser, EXAMPLES / "chelsea.jpg")
     assert browser.find_all("#parameters-json") == []
-    set_options(browser, **{"parameter-inset": "0.5"})
+    set_options(browser, **{"parameter-inset": "0.5", "parameter-names": '["a", "b"]'})
     assert browser.run("return document.querySelector('#parameter-mode').value") == '"fast"'
     run(browser)
     assert job_of(browser, system)["result"]["objects"][0]["box"]["left"] == 192
+    (sent,) = (one for one in browser.requests if "/models/boxes/jobs" in one.url)
+    (parameters,) = parse_qs(urlsplit(sent.url).query)["parameters"]
+    assert json.loads(parameters) == {"inset": 0.5, "names": ["a", "b"]}
 
 
 def test_the_options_are_sent(browser: Browser, system: System) -> None:

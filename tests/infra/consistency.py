@@ -339,7 +339,7 @@ def lifecycle_rules_cover_every_kind_of_blob(files: DeploymentFiles) -> None:
     storage = files.module("storage")
     prefixes = set(re.findall(r"\{ prefix: '([\w-]+)', days: \d+ \}", storage))
     written = {"inputs", "results", "outcomes", "progress", "deliveries", "uploads", "claims"}
-    written |= {"dead-letters"}
+    written |= {"dead-letters", "heartbeats", "sums"}
     assert prefixes == written
     for prefix in written:
         assert re.search(rf"[\"']{prefix}/", code), f"the code does not write {prefix}/"

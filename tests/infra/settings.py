@@ -51,6 +51,8 @@ LEFT_TO_DEFAULTS = {
         "SERVICE_BUS_ADMIN_URL",
         "ACCEPT_WHEN_SATURATED",
         "URL_INPUT_RATE",
+        "HEARTBEATS",
+        "MINUTE_SUMS",
         "GUARD_ALLOW",
         "OTEL_SDK_DISABLED",
         "OTEL_TRACES_EXPORTER",
@@ -70,6 +72,7 @@ LEFT_TO_DEFAULTS = {
         "WORKER_ADMISSION",
         "WORKER_TURN_SECONDS",
         "WORKER_INPUT_MEMORY",
+        "WORKER_HEARTBEAT_SECONDS",
         # One worker per GPU, except with time slicing.
         "WORKER_CARD_SHARES",
         # Container Apps send no scheduled events, and there each container has its own folders.

@@ -39,6 +39,8 @@ def record_path() -> JobPath:
             "JOB_PATH_FOLDER": str(folder),
             "PYTHONPATH": os.pathsep.join(paths),
             "WORKER_MODELS": "noop",
+            # On a slow machine, a heartbeat would fall into the time of each recorded job.
+            "WORKER_HEARTBEAT_SECONDS": "0",
         }
         with running(folder / "data", environment=environment) as system:
             _submit(system)

@@ -271,7 +271,7 @@ class LoadJournal:
             )
 
     def _read(self, name: str) -> tuple[int, float]:
-        """Return how many deaths are counted for a model, and the time of the last death.
+        """Return how many processes died while they loaded a model, and the time of the last death.
 
         Both are 0 if no death is counted.
         """

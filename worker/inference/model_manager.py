@@ -85,6 +85,10 @@ class ModelManager:
         self._journal = journal or LoadJournal(None)
         self.is_set_aside = False
         """Whether the model is broken: the last load failed, but not because a service was down."""
+        self.is_loading = False
+        """Whether the model is being loaded now, after its memory was reserved."""
+        self.load_seconds: float | None = None
+        """How long the last successful load took, in seconds; None before the first one."""
         self.limit = self._new_limit()
 
     @property
@@ -114,6 +118,11 @@ class ModelManager:
     def reserved_bytes(self) -> int:
         """Return how many bytes of device memory are reserved for this model now."""
         return self._reservation.reserved_bytes if self._reservation else 0
+
+    @property
+    def has_device(self) -> bool:
+        """Return whether the model uses a GPU or the simulated device."""
+        return self._device is not None
 
     @property
     def device_name(self) -> str:
@@ -208,6 +217,20 @@ class ModelManager:
 
     def _enter(self, reservation: MemoryReservation, reserved_bytes: int) -> None:
         started = time.monotonic()
+        self.is_loading = True
+        try:
+            size_bytes = self._load_into(reservation, reserved_bytes)
+        finally:
+            self.is_loading = False
+        self.load_seconds = time.monotonic() - started
+        reservation.enter(size_bytes, self.load_seconds)
+        self._problem, self.is_set_aside = None, False
+        self._backoff.reset()
+        self.telemetry.record_load()
+        _log.info("%s: the model was loaded in %.1f s", self._model.name, self.load_seconds)
+
+    def _load_into(self, reservation: MemoryReservation, reserved_bytes: int) -> int:
+        """Load the model, and return how many bytes of device memory it needs."""
         with self._journal.loading(self._model.name):
             if self._device is None:
                 self._loaded, self.limit = self._load_unmeasured(), self._new_limit()
@@ -217,12 +240,7 @@ class ModelManager:
         # The parent process may import the module again.
         for name in (self._model.name, import_name(self._model.implementation)):
             self._journal.end(name, has_succeeded=True)
-        seconds = time.monotonic() - started
-        reservation.enter(size_bytes, seconds)
-        self._problem, self.is_set_aside = None, False
-        self._backoff.reset()
-        self.telemetry.record_load()
-        _log.info("%s: the model was loaded in %.1f s", self._model.name, seconds)
+        return size_bytes
 
     def _load_unmeasured(self) -> LoadedModel:
         loaded = self._load(self._model)

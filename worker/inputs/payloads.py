@@ -171,20 +171,41 @@ class AzureBlobStore:
             )
         return download.chunks()
 
-    def write(self, blob: str, data: bytes, media_type: str) -> None:
-        """Write a blob. An existing blob with this name is replaced."""
+    def write(
+        self, blob: str, data: bytes, media_type: str, timeout_seconds: float | None = None
+    ) -> None:
+        """Write a blob. An existing blob with this name is replaced.
+
+        If `timeout_seconds` is None, a request may take as long as the client's own limits allow.
+        """
+        options = _limit(timeout_seconds)
         try:
-            self._upload(blob, data, media_type)
+            self._upload(blob, data, media_type, options)
         except ResourceNotFoundError:
             # Only the container can be missing, because the first write creates it.
             with contextlib.suppress(ResourceExistsError):
-                self._container.create_container()
-            self._upload(blob, data, media_type)
+                self._container.create_container(**options)
+            self._upload(blob, data, media_type, options)
 
-    def _upload(self, blob: str, data: bytes, media_type: str) -> None:
+    def delete(self, blob: str, timeout_seconds: float | None = None) -> None:
+        """Delete a blob if it exists. `write` describes `timeout_seconds`."""
+        with contextlib.suppress(ResourceNotFoundError):
+            self._container.delete_blob(blob, **_limit(timeout_seconds))
+
+    def _upload(self, blob: str, data: bytes, media_type: str, options: dict[str, Any]) -> None:
         self._container.upload_blob(
-            blob, data, overwrite=True, content_settings=ContentSettings(content_type=media_type)
+            blob,
+            data,
+            overwrite=True,
+            content_settings=ContentSettings(content_type=media_type),
+            **options,
         )
+
+
+def _limit(timeout_seconds: float | None) -> dict[str, Any]:
+    if timeout_seconds is None:
+        return {}
+    return {"connection_timeout": timeout_seconds, "read_timeout": timeout_seconds}
 
 
 def as_file(data: mmap.mmap) -> io.BufferedIOBase:

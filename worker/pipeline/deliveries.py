@@ -1,4 +1,4 @@
-"""Write notes about deliveries that the reply to a job does not describe, for job timelines.
+"""Write delivery notes: small blobs for job timelines, about deliveries that no reply describes.
 
 The worker writes a note at the beginning and at the end of a redelivery, and when it releases,
 abandons or dead-letters a message. A separate thread writes the notes, so that they do not delay

@@ -168,8 +168,9 @@ class ReceivedJob:
     def expiry_error(self, text: str) -> WorkerError:
         """Return the error that ends this job after its deadline.
 
-        The gateway checks the deadline itself and needs no reply. A producer with a reply queue or
-        a webhook gets a reply. `text` is the text of the error.
+        With a job of a gateway, the error sends no reply, because the gateway checks the deadline
+        itself. With a job of a producer that has a reply queue or a webhook, the error sends a
+        reply. `text` is the text of the error.
         """
         return ExpiredForProducer(text) if _needs_expiry_reply(self.request) else Expired(text)
 

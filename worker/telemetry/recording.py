@@ -353,6 +353,8 @@ class ModelTelemetry:
         self._reused_replies = self._metrics.reused_replies.labels(model)
         self._loads = self._metrics.loads.labels(model)
         self._unloads = self._metrics.unloads.labels(model)
+        self.last_batch_size: int | None = None
+        """How many jobs ran in the last batch; None before the first batch."""
 
     def watch(
         self,
@@ -412,6 +414,7 @@ class ModelTelemetry:
         with self._tracing.batch(self.model, [job.span for job in jobs]):
             yield
         self._batch_size.observe(len(jobs))
+        self.last_batch_size = len(jobs)
         self._inference.observe(time.perf_counter() - started)
 
     def record_lock_lost(self) -> None:

@@ -100,8 +100,9 @@ def _is_hosts_own(entry: Path) -> bool:
 def _log_to_stderr(level: str, running_function: ContextVar[str]) -> None:
     """Configure logging to stderr. Each log line names the Azure function that wrote it.
 
-    A message or an exception may contain text of strangers. Control characters are written as
-    escapes and tracebacks are indented, so that such text cannot look like another log line.
+    A message or an exception may contain untrusted text, such as a part of a request. Control
+    characters are written as escapes and tracebacks are indented, so that such text cannot look
+    like another log line.
     """
 
     class Format(logging.Formatter):

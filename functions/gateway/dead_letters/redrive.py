@@ -40,6 +40,7 @@ from gateway.jobs.model import Ticket, is_final, read_ticket, write_ticket
 from gateway.queues.client import Queues
 from gateway.queues.estimates import WaitEstimates
 from gateway.storage.blobs import Blobs
+from gateway.telemetry import JobCounters
 
 SETTLE_SECONDS: Final = 5.0
 """How many seconds to wait for the end of a job whose dead letter has just been stored."""
@@ -72,6 +73,7 @@ class Redriver:
     tokens: ReplyTokens
     waiters: Waiters
     estimates: WaitEstimates
+    counters: JobCounters
     clock: Clock
 
     async def redrive(self, durable: Durable, model: ModelEntry, letter_id: str) -> Redriven:
@@ -105,6 +107,7 @@ class Redriver:
                 await durable.start(ticket.job_id, ticket.text)
                 created_at = datetime.fromisoformat(ticket.created_at)
                 self.estimates.record_accepted(ticket.model, created_at, ticket.priority)
+                self.counters.record_accepted(ticket.model)
         else:
             message = _message(letter, request, mark, self.clock())
             await self.queues.send(letter_queue(model, letter_id), message)

@@ -140,7 +140,9 @@ class DeadLetterTrigger:
                 # There is no orchestration if the gateway died after it had sent the message. The
                 # outcome is recorded for a repeated request with the same Idempotency-Key.
                 with contextlib.suppress(UnknownInstance, FinalInstance):
-                    await self.jobs.finish(durable, job_id, outcome)
+                    await self.jobs.finish(
+                        durable, job_id, outcome, request.model if request else None
+                    )
             case ReplyQueue(name):
                 await self._send_reply(reply, name)
             case ReplyWebhook(url):

@@ -23,6 +23,7 @@ from gateway.http.routes import (
     health,
     jobs,
     models,
+    operations,
     pages,
     submit,
     uploads,
@@ -43,6 +44,7 @@ MODULES: Final = (
     models,
     health,
     dead_letters,
+    operations,
     open_inference,
     pages,
 )

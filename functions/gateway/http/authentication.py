@@ -58,7 +58,8 @@ _OPEN: Final = re.compile(
 _ANY_KEY: Final = re.compile(r"/v1/models(?:/[^/]+)?|/v2(?:/models/[^/]+(?:/.+)?)?")
 # Routes that show operators the jobs of all tenants, but not what the jobs contain.
 _OPERATED: Final = re.compile(r"/v1/jobs(?:/[^/]+(?:/(?:timeline|webhook))?)?")
-_ADMIN: Final = re.compile(r"/v1/(?:admin|dead-letters)(?:/.*)?", re.DOTALL)
+_JOB: Final = re.compile(r"/v1/jobs/[^/]+")
+_ADMIN: Final = re.compile(r"/metrics|/v1/(?:admin|dead-letters|ops)(?:/.*)?", re.DOTALL)
 
 
 def is_open(method: str, path: str) -> bool:
@@ -74,6 +75,8 @@ def sufficient_scopes(method: str, path: str) -> tuple[Scope, ...]:
     """
     if _ADMIN.fullmatch(path):
         return (Scope.ADMIN, Scope.OPS_READ) if method == "GET" else (Scope.ADMIN,)
+    if method == "DELETE" and _JOB.fullmatch(path):
+        return (Scope.JOBS_WRITE, Scope.ADMIN)
     if method != "GET":
         return (Scope.JOBS_WRITE,)
     if _ANY_KEY.fullmatch(path):

@@ -407,7 +407,8 @@ def _weight(offer: str, ranges: Sequence[tuple[str, float]]) -> float:
 MAX_DEPTH: Final = 256
 """The largest nesting depth of accepted JSON.
 
-Python's own limits differ for reading and writing JSON.
+Python's own limits for reading and for writing JSON differ, so it could read JSON that it cannot
+write again. This limit is below both.
 """
 
 MAX_JSON_VALUES: Final = 300_000

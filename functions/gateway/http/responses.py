@@ -6,6 +6,7 @@ They follow RFC 9457 for problem documents, and RFC 9110 section 13 for conditio
 import base64
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -24,6 +25,8 @@ from gateway.queues.estimates import NO_POSITION, WaitEstimates, retry_after_sec
 from gateway.telemetry import trace_id, traceparent_of
 
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
+
+_log = logging.getLogger(__name__)
 
 
 class OipError(TypedDict):
@@ -74,8 +77,14 @@ def problem_response(request: Request, problem: HttpProblem) -> Response:
     """Return the HTTP response that reports a problem.
 
     For a path under /v2, the body is an error of the Open Inference Protocol. For all other paths,
-    it is a problem document.
+    it is a problem document. The log gets a line, unless the problem is that of an accepted job.
     """
+    if "job" not in problem.extra:
+        _log.info(
+            "the request %.20r %.500r was refused: %s: %.500r [traceparent %s]",
+            *(request.method, request.url.path, problem.kind.code, problem.detail),
+            traceparent_of(request.scope),
+        )
     if request.url.path == "/v2" or request.url.path.startswith("/v2/"):
         error: OipError = {"error": problem.detail}
         if "ran" in problem.extra:

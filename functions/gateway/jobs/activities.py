@@ -72,7 +72,7 @@ class Conclude:
                 outcome = await outcome_at_deadline(
                     self.progress, job_id, asked["model"], outcome.at
                 )
-            found = await self.outcomes.record(job_id, outcome)
+            found = await self.outcomes.record(job_id, outcome, asked["model"])
         if found is not None:
             self.waiters.notify(job_id, found)
             return json.dumps({"outcome": outcome_to_json(found)})

@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Final
 
+from contract.messages import JobError
 from contract.names import EVENT_REPLY, outcome_blob
 from gateway.clock import Clock
 from gateway.durable import Durable, InstanceSnapshot, RuntimeStatus
@@ -42,6 +43,7 @@ from gateway.jobs.model import (
 )
 from gateway.jobs.progress import ProgressStore
 from gateway.storage.blobs import Blobs
+from gateway.telemetry import JobCounters
 
 FIRST_PAUSE_SECONDS: Final = 0.025
 LONGEST_PAUSE_SECONDS: Final = 0.5
@@ -74,16 +76,19 @@ _log = logging.getLogger(__name__)
 class OutcomeStore:
     """Stores the outcome of each job in a blob of its own."""
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: Blobs, counters: JobCounters) -> None:
         self._blobs = blobs
+        self._counters = counters
 
     async def find(self, job_id: str) -> JobOutcome | None:
         """Return the job's outcome; None if no outcome is recorded. Raises Unavailable."""
         blob = await self._blobs.read(outcome_blob(job_id))
         return None if blob is None else outcome_from_json(json.loads(blob.data))
 
-    async def record(self, job_id: str, outcome: JobOutcome) -> JobOutcome:
+    async def record(self, job_id: str, outcome: JobOutcome, model: str | None) -> JobOutcome:
         """Record the outcome unless the job has an outcome; return the recorded outcome.
+
+        The end of the job is counted for this model. If the model is None, it is not counted.
 
         If this call records the outcome, it returns the object `outcome` itself. If the call raises
         Unavailable, it is unknown whether the outcome was recorded, and the call can be repeated.
@@ -92,6 +97,8 @@ class OutcomeStore:
             outcome_to_json(outcome), ensure_ascii=False, allow_nan=False, separators=(",", ":")
         )
         if await self._blobs.create(outcome_blob(job_id), data.encode()) is not None:
+            if model is not None:
+                self._count(model, outcome)
             return outcome
         recorded = await self.find(job_id)
         if recorded is None:
@@ -99,6 +106,15 @@ class OutcomeStore:
                 "blobs", f"the outcome of job {job_id} was deleted before it could be read"
             )
         return recorded
+
+    def _count(self, model: str, outcome: JobOutcome) -> None:
+        error, durations = outcome.error, None
+        if (reply := outcome.reply) is not None:
+            if isinstance(reply.outcome, JobError):
+                error = reply.outcome
+            durations = (reply.timing.queued_ms / 1000, reply.timing.inference_ms / 1000)
+        code = None if error is None else error.code
+        self._counters.record_end(model, outcome.status, code, durations)
 
 
 class Waiter:
@@ -234,7 +250,7 @@ class Jobs:
             return None
         outcome = await self._outcomes.find(job_id)
         if outcome is None and (overdue := await self._overdue(job_id, initial, instance)):
-            outcome = await self._outcomes.record(job_id, overdue)
+            outcome = await self._outcomes.record(job_id, overdue, initial["model"])
         return initial if outcome is None else final_record(initial, outcome)
 
     async def wait(
@@ -301,8 +317,12 @@ class Jobs:
             return None
         return None if outcome is None else final_record(initial, outcome)
 
-    async def finish(self, durable: Durable, job_id: str, outcome: JobOutcome) -> JobOutcome:
+    async def finish(
+        self, durable: Durable, job_id: str, outcome: JobOutcome, model: str | None
+    ) -> JobOutcome:
         """End a job with this outcome unless the job has ended; return the recorded outcome.
+
+        `model` is the job's model, for which its end is counted; None if it is unknown.
 
         If this call ends the job, it returns the object `outcome` itself. If the job had ended
         before, this method raises the event `reply` again, because the process that recorded the
@@ -314,7 +334,7 @@ class Jobs:
             UnknownInstance: The job does not exist.
             FinalInstance: The orchestration had ended before this call, without a recorded outcome.
         """
-        recorded = await self._outcomes.record(job_id, outcome)
+        recorded = await self._outcomes.record(job_id, outcome, model)
         self._waiters.notify(job_id, recorded)
         # The event loop answers the waiting caller before this task continues.
         await asyncio.sleep(0)

@@ -14,6 +14,7 @@ import logging
 import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -47,6 +48,19 @@ _UNKNOWN = (MessagingEntityNotFoundError, ServiceBusAuthorizationError)
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class MessageCounts:
+    """The numbers of messages in a queue, as its management API reports them.
+
+    `active` includes locked messages. `dead` counts the messages in the dead-letter queue, which
+    the gateway's trigger soon takes.
+    """
+
+    active: int
+    scheduled: int = 0
+    dead: int = 0
+
+
 class Queues(Protocol):
     """The interface to the queues.
 
@@ -68,8 +82,8 @@ class Queues(Protocol):
         Locked messages are included.
         """
 
-    async def length(self, queue: str) -> int:
-        """Return the number of messages in the queue, including locked messages."""
+    async def count(self, queue: str) -> MessageCounts:
+        """Return the numbers of messages in the queue."""
 
 
 class ServiceBusQueues:
@@ -143,9 +157,9 @@ class ServiceBusQueues:
             await _close_quietly(receiver)
         return peeked[0].enqueued_time_utc if peeked else None
 
-    async def length(self, queue: str) -> int:
-        """Return the number of messages in the queue, including locked messages."""
-        return await self._administration.length(queue)
+    async def count(self, queue: str) -> MessageCounts:
+        """Return the numbers of messages in the queue."""
+        return await self._administration.count(queue)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -326,19 +340,21 @@ class Administration:
         self._url = url
         self._client: ServiceBusAdministrationClient | None = None
 
-    async def length(self, queue: str) -> int:
-        """Return the number of active messages in the queue. Raises Unavailable."""
+    async def count(self, queue: str) -> MessageCounts:
+        """Return the numbers of messages in the queue. Raises Unavailable."""
         try:
             found = await self._connected().get_queue_runtime_properties(queue)
-            count = found.active_message_count
+            active = found.active_message_count
         # The SDK's XML reader raises the last three errors for an invalid response.
         except (AzureError, OSError, ValueError, SyntaxError, AttributeError) as error:
             raise Unavailable("queue", f"the messages cannot be counted: {error!r}") from error
-        if count is None:
+        if active is None:
             raise Unavailable(
                 "queue", "the messages cannot be counted: the response contains no number"
             )
-        return count
+        return MessageCounts(
+            active, found.scheduled_message_count or 0, found.dead_letter_message_count or 0
+        )
 
     async def close(self) -> None:
         """Close the connections."""
@@ -386,17 +402,24 @@ class _PlainTransport(AioHttpTransport):  # type: ignore[misc]  # loaded lazily,
         return await super().send(request, **config)
 
 
-async def log_oldest(queues: Queues, names: Iterable[str], clock: Clock) -> None:
+async def log_oldest(
+    queues: Queues, names: Iterable[str], clock: Clock
+) -> dict[str, datetime | None]:
     """Log the age in seconds of the oldest message in each queue that is not empty.
 
-    Alerts in infra/modules/alerts.bicep parse this log line.
+    Alerts in infra/modules/alerts.bicep parse this log line. Returns the time at which the oldest
+    message of each queue was enqueued; None for an empty queue. A queue that cannot be read is
+    missing.
     """
+    found: dict[str, datetime | None] = {}
     for queue in sorted(names):
         try:
             enqueued_at = await queues.oldest(queue)
         except Unavailable as error:
             _log.warning("queue %s: the age of the oldest message cannot be read: %s", queue, error)
             continue
+        found[queue] = enqueued_at
         if enqueued_at is not None:
             age_seconds = max(0.0, (clock() - enqueued_at).total_seconds())
             _log.info("queue %s: oldest %.0f s", queue, age_seconds)
+    return found

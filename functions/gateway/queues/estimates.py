@@ -38,6 +38,7 @@ from contract.messages import JobReply
 from gateway.clock import Clock
 from gateway.errors import Unavailable
 from gateway.jobs.model import JobQueue
+from gateway.queues.client import MessageCounts
 
 DECAY: Final = 0.97
 """With each new reply, the weight of all older replies is multiplied by this factor."""
@@ -126,12 +127,15 @@ class LengthSample:
     """The length of a queue at the time `at_seconds`.
 
     `replies` counts the replies to jobs of this queue. Only replies that this process received
-    before `at_seconds` are counted.
+    before `at_seconds` are counted. `scheduled` and `dead` are the numbers of scheduled and of
+    dead-lettered messages, which the length does not include.
     """
 
     length: int
     at_seconds: float
     replies: int
+    scheduled: int = 0
+    dead: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,11 +240,11 @@ MAX_ARRIVALS: Final = 10_000
 _log = logging.getLogger(__name__)
 
 
-class QueueLengths(Protocol):
+class QueueCounter(Protocol):
     """The interface of a client that counts the messages in a queue."""
 
-    async def length(self, queue: str) -> int:
-        """Return the number of messages in the queue. Raises Unavailable."""
+    async def count(self, queue: str) -> MessageCounts:
+        """Return the numbers of messages in the queue. Raises Unavailable."""
 
 
 class QueueStatistics:
@@ -250,8 +254,8 @@ class QueueStatistics:
     count.
     """
 
-    def __init__(self, lengths: QueueLengths, clock: Clock) -> None:
-        self._lengths = lengths
+    def __init__(self, counter: QueueCounter, clock: Clock) -> None:
+        self._counter = counter
         self._clock = clock
         self._arrivals: list[float] = []
         self._replies = 0
@@ -274,6 +278,18 @@ class QueueStatistics:
         """Return the estimated number of jobs in the queue; None if unknown."""
         count = await self._fresh_count(queue)
         return None if count is None else length_now(count, self._arrivals, self._replies)
+
+    async def counts(self, queue: str) -> MessageCounts | None:
+        """Return the numbers of messages in the queue; None if unknown.
+
+        `active` is the estimate that `length` returns. The other numbers are up to FRESH_SECONDS
+        old.
+        """
+        count = await self._fresh_count(queue)
+        if count is None:
+            return None
+        active = length_now(count, self._arrivals, self._replies)
+        return MessageCounts(active, count.scheduled, count.dead)
 
     async def position(self, queue: str, created_at_seconds: float) -> int | None:
         """Return the estimated position of a job that was created at this time.
@@ -317,7 +333,10 @@ class QueueStatistics:
         replies, now = self._replies, self._now()
         try:
             async with asyncio.timeout(COUNT_TIMEOUT_SECONDS):
-                self._sample = LengthSample(await self._lengths.length(queue), now, replies)
+                counts = await self._counter.count(queue)
+                self._sample = LengthSample(
+                    counts.active, now, replies, counts.scheduled, counts.dead
+                )
         except (Unavailable, TimeoutError) as error:
             self._sample = None
             self._paused_until = self._now() + PAUSE_AFTER_FAILURE_SECONDS
@@ -362,8 +381,8 @@ class WaitEstimates:
     receives.
     """
 
-    def __init__(self, lengths: QueueLengths, clock: Clock) -> None:
-        self._lengths = lengths
+    def __init__(self, counter: QueueCounter, clock: Clock) -> None:
+        self._counter = counter
         self._clock = clock
         self._begun_at = self._now()
         self._known: dict[str, _ModelStatistics] = {}
@@ -390,6 +409,13 @@ class WaitEstimates:
         )
         known.queues[priority].record_reply()
         known.quiet_since = now
+
+    def answered_seconds(self, model: str) -> float | None:
+        """Return how many seconds ago a worker of the model called this process; None if never."""
+        known = self._known.get(model)
+        if known is None or known.quiet_since == self._begun_at:
+            return None
+        return max(0.0, self._now() - known.quiet_since)
 
     async def estimate_position(
         self, model: ModelEntry, created_at: datetime, priority: Priority
@@ -420,6 +446,14 @@ class WaitEstimates:
         )
         return ModelWait(_sum_if_known(lengths), wait)
 
+    async def count(self, model: ModelEntry) -> dict[Priority, MessageCounts | None]:
+        """Return the numbers of messages in the model's queues; None for an unknown queue."""
+        queues = self._of(model.name).queues
+        counts = await asyncio.gather(
+            *(queue.counts(queue_of(model, priority)) for priority, queue in queues.items())
+        )
+        return dict(zip(queues, counts, strict=True))
+
     def lateness_seconds(
         self, model: ModelEntry, deadline_seconds: float, priority: Priority
     ) -> float | None:
@@ -446,7 +480,7 @@ class WaitEstimates:
         known = self._known.get(model)
         if known is None:
             queues = {
-                priority: QueueStatistics(self._lengths, self._clock) for priority in Priority
+                priority: QueueStatistics(self._counter, self._clock) for priority in Priority
             }
             known = self._known.setdefault(model, _ModelStatistics(self._begun_at, queues))
         return known

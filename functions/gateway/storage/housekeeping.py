@@ -8,9 +8,11 @@ import logging
 from datetime import datetime, timedelta
 from typing import Final
 
-from contract.names import DELIVERIES, OUTCOMES
+from contract.names import DELIVERIES, HEARTBEATS, OUTCOMES, SUMS
 from gateway.dead_letters.store import DEAD_LETTERS
 from gateway.durable import Durable
+from gateway.operations.sums import SUMS_KEPT
+from gateway.operations.workers import FORGOTTEN_AFTER
 from gateway.services import Services
 from gateway.storage.blobs import Blobs
 from gateway.storage.uploads import delete_expired_uploads
@@ -48,12 +50,12 @@ async def purge(durable: Durable, services: Services) -> int:
 
 
 async def delete_old_blobs(services: Services) -> int:
-    """Delete the blobs of dead letters, payloads and jobs after their retention.
+    """Delete the blobs of dead letters, payloads, jobs, workers and sums after their retention.
 
     Returns the number of deleted blobs. Raises Unavailable.
     """
-    blobs = services.blobs
-    letters_before = services.clock() - timedelta(hours=services.settings.retention_hours)
+    blobs, now = services.blobs, services.clock()
+    letters_before = now - timedelta(hours=services.settings.retention_hours)
     # A dead letter may be written at its job's deadline. A redriven job uses the same input, and
     # has as much time as the first job.
     payloads_before = letters_before - 2 * services.longest_deadline
@@ -65,6 +67,8 @@ async def delete_old_blobs(services: Services) -> int:
             await _delete_old(blobs, "progress/", payloads_before, MAX_DELETED),
             await _delete_old(blobs, DELIVERIES, payloads_before, MAX_DELETED),
             await _delete_old(blobs, OUTCOMES, payloads_before, MAX_OUTCOMES_DELETED),
+            await _delete_old(blobs, HEARTBEATS, now - FORGOTTEN_AFTER, MAX_DELETED),
+            await _delete_old(blobs, SUMS, now - SUMS_KEPT, MAX_DELETED),
         ]
     )
 

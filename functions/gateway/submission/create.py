@@ -58,6 +58,7 @@ from gateway.submission.parse import (
     check_media_type,
     check_upload_size,
 )
+from gateway.telemetry import JobCounters
 from gateway.webhooks.sender import resolve_url, tenant_share
 
 LONGEST_REFUSAL_SECONDS: Final = 300
@@ -144,6 +145,7 @@ class JobCreator:
     settings: GatewaySettings
     resolver: Resolver
     estimates: WaitEstimates
+    counters: JobCounters
     payloads: PayloadStore
     blobs: Blobs
     jobs: Jobs
@@ -219,9 +221,14 @@ class JobCreator:
         with self.waiters.waiting(job.job_id) as waiter:
             ticket = await self._send(job)
             await durable.start(job.job_id, ticket.text)
+            _log.info(
+                "job %s of %s was accepted [traceparent %s]",
+                *(job.job_id, ticket.model, job.traceparent),
+            )
             # The estimates later compare this time with the time in the job's record.
             created_at = datetime.fromisoformat(ticket.created_at)
             self.estimates.record_accepted(ticket.model, created_at, ticket.priority)
+            self.counters.record_accepted(ticket.model)
             initial = initial_record(ticket)
             final = await self.jobs.wait(durable, job.job_id, initial, waiter, wait_seconds)
             return final or initial

@@ -254,7 +254,7 @@ def _decode_input(member: str, value: Json) -> tuple[bytes, str | None]:
         return base64.b64decode(value, validate=True), None
     except (binascii.Error, ValueError):
         raise HttpProblem(
-            problems.MALFORMED_REQUEST, f"input.{member}: the value cannot be decoded"
+            problems.MALFORMED_REQUEST, f"input.{member}: the value is not valid {member}"
         ) from None
 
 

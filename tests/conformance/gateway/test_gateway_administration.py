@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from azure.servicebus import ServiceBusMessage
 from contract.catalogue import Catalogue
 from contract.queues import config
 from gateway.errors import Unavailable
-from gateway.queues.client import Administration, ServiceBusQueues
+from gateway.queues.client import Administration, MessageCounts, ServiceBusQueues
 from gateway.settings import ServiceEndpoint
 from tests.conformance.gateway.test_gateway_services import running
 from tests.ports import free_port
@@ -36,12 +37,21 @@ async def queues(tmp_path: Path) -> AsyncIterator[ServiceBusQueues]:
 async def test_the_reported_length_of_a_queue_is_the_number_of_messages_in_the_queue(
     queues: ServiceBusQueues,
 ) -> None:
-    assert await queues.length("noop") == 0
+    assert (await queues.count("noop")).active == 0
     for number in range(3):
         await queues.send("noop", ServiceBusMessage(b"x", message_id=str(number)))
-    assert await queues.length("noop") == 3
+    assert (await queues.count("noop")).active == 3
     with pytest.raises(Unavailable):
-        await queues.length("nobody")
+        await queues.count("nobody")
+
+
+async def test_scheduled_messages_are_counted_apart_from_active_messages(
+    queues: ServiceBusQueues,
+) -> None:
+    later = datetime.now(UTC) + timedelta(hours=1)
+    message = ServiceBusMessage(b"x", message_id="later", scheduled_enqueue_time_utc=later)
+    await queues.send("classifier", message)
+    assert await queues.count("classifier") == MessageCounts(active=0, scheduled=1, dead=0)
 
 
 @pytest.mark.parametrize("url", [None, "http://localhost:9"])
@@ -51,5 +61,5 @@ async def test_requests_to_a_management_api_that_does_not_respond_raise_unavaila
     emulator = "Endpoint=sb://localhost;SharedAccessKeyName=a;SharedAccessKey=b;"
     administration = Administration(ServiceEndpoint(emulator + "UseDevelopmentEmulator=true;"), url)
     with pytest.raises(Unavailable):
-        await administration.length("noop")
+        await administration.count("noop")
     await administration.close()

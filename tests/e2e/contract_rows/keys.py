@@ -80,6 +80,39 @@ KEYS: Final = (
         sent=JSON,
         body=b'{"action": "purge", "count": 0}',
     ),
+    Row(
+        *("the state of the system without the scope", "GET", "/v1/ops/overview", 403),
+        *("forbidden",),
+        caller="reader",
+    ),
+    Row(
+        *("the state of the system without a key", "GET", "/v1/ops/overview", 401),
+        *("unauthenticated",),
+        caller=None,
+        headers=CHALLENGE,
+    ),
+    Row(
+        *("the state of the system for an operator", "GET", "/v1/ops/overview", 200),
+        caller="watcher",
+        members={"verdicts": None, "queues": None, "workers": None, "failures": None},
+    ),
+    Row(
+        *("the last hour without the scope", "GET", "/v1/ops/series", 403, "forbidden"),
+        caller="reader",
+    ),
+    Row(
+        *("the last hour for an operator", "GET", "/v1/ops/series?minutes=5", 200),
+        caller="watcher",
+        members={"step_seconds": 60, "models": None},
+    ),
+    Row(*("metrics without the scope", "GET", "/metrics", 403, "forbidden"), caller="reader"),
+    Row(*("metrics for an operator", "GET", "/metrics", 200), caller="watcher"),
+    Row(
+        *("cancel a job of another tenant without the scope", "DELETE"),
+        *("/v1/jobs/{queued}?tenant=acme", 403),
+        *("forbidden",),
+        caller="watcher",
+    ),
     Row(*("a job of the same tenant", "GET", "/v1/jobs/{queued}", 200), caller="reader"),
     Row(
         *("a job of another tenant", "GET", "/v1/jobs/{queued}", 404, "unknown-job"),

@@ -22,6 +22,7 @@ OTHERS: Final = (
     Row(*("readiness", "GET", "/v1/health/ready", 200), members={"status": "ready"}),
     Row(*("the OpenAPI document", "GET", "/openapi.json", 200), members={"openapi": "3.1.0"}),
     Row(*("the page of the API", "GET", "/docs", 200), headers=_PAGE),
+    Row(*("the playground", "GET", "/play", 200), headers=_PAGE),
     Row(*("the page of problems", "GET", "/docs/problems", 200), headers=_PAGE),
     Row(
         *("the links of the front page", "GET", "/", 200),
@@ -42,8 +43,36 @@ OTHERS: Final = (
         *("the headers of a style sheet", "HEAD", "/pages/site.css", 200),
         headers={"content-type": "text/css; charset=utf-8"},
     ),
+    Row(
+        *("a sample of the playground", "GET", "/pages/samples/speech.wav", 200),
+        headers={"content-type": "audio/wav", "cache-control": "no-cache"},
+    ),
     Row(*("an unknown file of the pages", "GET", "/pages/docs.html", 404, "not-found")),
     Row(*("an unknown path", "GET", "/nothing", 404, "not-found")),
+    Row(
+        *("the state of the system", "GET", "/v1/ops/overview", 200),
+        headers={"cache-control": "no-store"},
+        members={"at": None, "verdicts": None, "queues": None, "workers": None, "sources": None},
+    ),
+    Row(
+        *("the state of the system with an unknown option", "GET", "/v1/ops/overview?x=1", 400),
+        *("malformed-request",),
+    ),
+    Row(
+        *("the last hour", "GET", "/v1/ops/series", 200),
+        headers={"cache-control": "no-store"},
+        members={"start": None, "step_seconds": 60, "models": None},
+    ),
+    Row(
+        *("the last hour with too many minutes", "GET", "/v1/ops/series?minutes=61", 400),
+        *("malformed-request",),
+    ),
+    Row(*("an unknown route for operators", "GET", "/v1/ops/nothing", 404, "not-found")),
+    Row(
+        *("the metrics of the gateway", "GET", "/metrics", 200),
+        headers={"content-type": None, "cache-control": "no-store"},
+    ),
+    Row(*("change the metrics", "POST", "/metrics", 405, "method-not-allowed")),
     Row(*("dead letters", "GET", "/v1/admin/dead-letters?model=noop", 200)),
     Row(
         *("delete all dead letters", "DELETE", "/v1/admin/dead-letters", 400, "malformed-request"),

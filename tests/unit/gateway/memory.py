@@ -26,6 +26,7 @@ from gateway.errors import (
     UnknownQueue,
 )
 from gateway.jobs import orchestrator
+from gateway.queues.client import MessageCounts
 from gateway.webhooks.activities import start_delivery
 
 # The kinds of events that a host shows, by their numbers in the orchestrator's history.
@@ -58,10 +59,12 @@ class MemoryQueues:
     has_sent: asyncio.Event = field(default_factory=asyncio.Event)
     is_down: bool = False
     lengths: dict[str, int] = field(default_factory=dict)
-    """The result of `length` for each queue in this dict.
+    """The number of active messages that `count` returns for each queue in this dict.
 
-    For other queues, `length` returns the number of messages that were sent to the queue.
+    For other queues, `count` returns the number of messages that were sent to the queue.
     """
+    others: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """The numbers of scheduled and of dead-lettered messages, by queue."""
     look_count: int = 0
     missing: set[str] = field(default_factory=set)
     enqueued_at: dict[str, datetime] = field(default_factory=dict)
@@ -83,10 +86,11 @@ class MemoryQueues:
         await self.check(queue)
         return self.enqueued_at.get(queue)
 
-    async def length(self, queue: str) -> int:
+    async def count(self, queue: str) -> MessageCounts:
         self.look_count += 1
         await self.check(queue)
-        return self.lengths.get(queue, sum(name == queue for name, _ in self.sent))
+        sent = sum(name == queue for name, _ in self.sent)
+        return MessageCounts(self.lengths.get(queue, sent), *self.others.get(queue, (0, 0)))
 
     def request(self, number: int = -1) -> JobRequest:
         """Return the request in a sent message, by default in the last message."""

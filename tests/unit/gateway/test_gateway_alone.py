@@ -22,6 +22,7 @@ REQUIRED = {
     "azure.identity": "azure-identity",
     "fastapi": "fastapi",
     "starlette": "starlette",
+    "prometheus_client": "prometheus-client",
     "pydantic": "pydantic",
     "typing_extensions": "pydantic",
     "uuid_utils": "uuid-utils",

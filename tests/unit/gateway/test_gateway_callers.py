@@ -95,7 +95,7 @@ async def test_an_api_key_is_accepted_in_the_authorization_and_x_api_key_headers
 @pytest.mark.parametrize(
     "path",
     [
-        *("/", "/docs", "/docs/problems", "/pages/site.css", "/openapi.json"),
+        *("/", "/play", "/docs", "/docs/problems", "/pages/site.css", "/openapi.json"),
         *("/v1/health/live", "/v1/health/ready"),
     ],
 )

@@ -134,7 +134,7 @@ async def test_a_redrive_of_several_dead_letters_skips_a_dead_letter_without_a_r
     ]
 
 
-async def test_the_count_for_a_redrive_excludes_dead_letters_that_were_already_redriven(
+async def test_the_number_of_dead_letters_to_redrive_excludes_those_already_redriven(
     gateway: RunningGateway,
 ) -> None:
     first, second = [await dead_job(gateway) for _ in range(2)]

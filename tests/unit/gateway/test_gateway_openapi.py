@@ -8,9 +8,11 @@ from fastapi.routing import APIRoute
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from contract.heartbeats import ModelBeat, ModelState
 from gateway.http.app import MODULES
 from gateway.http.problems import PROBLEM_KINDS
 from tests.unit.gateway.conftest import RunningGateway
+from tests.unit.gateway.test_gateway_operations import beat
 
 # The SDK warns once in each process that a codec has no type.
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_:DeprecationWarning")
@@ -127,6 +129,8 @@ def test_the_openapi_document_describes_the_headers_of_the_responses(
         ("/v1/health/ready", "/v1/health/ready"),
         ("/v1/jobs", "/v1/jobs?label=x&created_after=2026-03-01T12:00:00Z"),
         ("/v1/admin/dead-letters", "/v1/admin/dead-letters"),
+        ("/v1/ops/overview", "/v1/ops/overview"),
+        ("/v1/ops/series", "/v1/ops/series?minutes=3"),
         ("/v1/admin/dead-letters/count", "/v1/admin/dead-letters/count?model=noop"),
         ("/v1/jobs/{job_id}", "/v1/jobs/unknown"),
         ("/v2", "/v2"),
@@ -140,6 +144,7 @@ async def test_each_response_is_valid_under_the_schema_in_the_openapi_document(
     ended = await gateway.accept()
     await gateway.reply()
     queued = await gateway.accept()
+    beat(gateway, models=(ModelBeat("noop", ModelState.BROKEN, "model-failed", "no weights"),))
     answer = await gateway.http.get(sent.format(ended=ended, queued=queued))
     response = document["paths"][path]["get"]["responses"][str(answer.status_code)]
     (content,) = response["content"].values()

@@ -1,5 +1,6 @@
-"""Compare the log lines that alerts parse with the queries of the alerts."""
+"""Read the log lines for operators, and compare those that alerts parse with the alerts."""
 
+import logging
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -50,3 +51,18 @@ def test_only_failed_and_expired_jobs_are_logged(
     log_failure("1", {"model": "noop", "status": status, "error": {"code": "boom"}})
     assert caplog.messages == ([f"job 1 of noop ended as {status}: boom"] if told else [])
     assert 'parse message with "job " * " ended as " status ": " code' in query("failed-jobs")
+
+
+async def test_the_log_has_a_line_with_the_trace_for_each_accepted_and_each_refused_request(
+    gateway: RunningGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "gateway")
+    url, headers = "/v1/models/noop/jobs", {"prefer": "respond-async", "content-type": "text/plain"}
+    accepted = await gateway.http.post(url, content=b"x", headers=headers)
+    refused = await gateway.http.post(f"{url}?a%0Ab=1", content=b"x", headers=headers)
+    lines = [line for line in caplog.messages if "traceparent" in line]
+    job = accepted.json()
+    assert f"job {job['id']} of noop was accepted [traceparent 00-{job['trace_id']}-" in lines[0]
+    assert "the request 'POST' '/v1/models/noop/jobs' was refused: malformed-request: " in lines[1]
+    assert f"00-{refused.json()['trace_id']}-" in lines[1]
+    assert all("\n" not in line for line in lines)

@@ -26,6 +26,7 @@ from gateway.jobs.lifecycle import EXPIRY_GRACE, OutcomeStore
 from gateway.jobs.model import JobOutcome, JobStatus, outcome_from_json, outcome_to_json
 from gateway.jobs.orchestrator import FIRST_CHECK, FIRST_CHECK_WITH_WEBHOOK
 from gateway.jobs.recovery import FOLLOWS_WITHIN, recover
+from gateway.telemetry import JobCounters
 from tests.unit.gateway.conftest import STARTED_AT, RunningGateway, open_gateway
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
@@ -128,7 +129,7 @@ async def test_a_recorded_outcome_is_kept_if_the_gateway_dies_before_raising_the
     job_id = await gateway.accept()
     outcome = JobOutcome.cancelled(gateway.clock())
     # The gateway has only done the first step of `Jobs.finish`.
-    await OutcomeStore(gateway.blobs).record(job_id, outcome)
+    await gateway.services.outcomes.record(job_id, outcome, "noop")
     assert (await gateway.job(job_id))["status"] == "cancelled"
     # The worker's repeated request raises the event.
     assert (await gateway.reply()).status_code == 410
@@ -255,8 +256,8 @@ async def test_only_the_first_of_two_outcomes_of_a_job_is_recorded(
     job_id = await gateway.accept()
     jobs = gateway.services.jobs
     reply = JobReply(job_id, InlineJson(1), NOW, NOW, Timing(1, 2, 3))
-    first = await jobs.finish(gateway.durable, job_id, JobOutcome.replied(reply, NOW))
-    second = await jobs.finish(gateway.durable, job_id, JobOutcome.cancelled(NOW))
+    first = await jobs.finish(gateway.durable, job_id, JobOutcome.replied(reply, NOW), "noop")
+    second = await jobs.finish(gateway.durable, job_id, JobOutcome.cancelled(NOW), "noop")
     assert first == second
     assert (await gateway.job(job_id))["status"] == "succeeded"
 
@@ -323,10 +324,10 @@ async def test_recording_an_outcome_raises_unavailable_if_the_earlier_outcome_wa
         async def find(self, job_id: str) -> JobOutcome | None:
             return None
 
-    store = Racing(gateway.blobs)
-    await store.record("a", JobOutcome.expired(NOW))
+    store = Racing(gateway.blobs, JobCounters(gateway.clock))
+    await store.record("a", JobOutcome.expired(NOW), "noop")
     with pytest.raises(Unavailable):
-        await store.record("a", JobOutcome.cancelled(NOW))
+        await store.record("a", JobOutcome.cancelled(NOW), "noop")
 
 
 def test_an_expired_outcome_is_stored_with_the_error_code_expired() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from contract.catalogue import Priority
 from contract.messages import InlineJson, JobReply, Timing
+from gateway.queues.client import MessageCounts
 from tests.unit.gateway.conftest import RunningGateway, open_gateway, reply_body
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
@@ -189,13 +190,13 @@ async def test_a_cancelled_request_does_not_cancel_the_shared_count_of_queued_me
     job_id = await gateway.accept()
     gateway.clock.now += timedelta(milliseconds=2000)
     gate = asyncio.Event()
-    length = gateway.queues.length
+    count = gateway.queues.count
 
-    async def slow(queue: str) -> int:
+    async def slow(queue: str) -> MessageCounts:
         await gate.wait()
-        return await length(queue)
+        return await count(queue)
 
-    gateway.queues.length = slow  # type: ignore[method-assign]  # one slow count
+    gateway.queues.count = slow  # type: ignore[method-assign]  # one slow count
     leaver, stayer = (asyncio.create_task(gateway.job(job_id)) for _ in range(2))
     await asyncio.sleep(0.01)
     leaver.cancel()

@@ -43,5 +43,5 @@ def test_a_blocking_client_raises_an_error_if_an_operation_yields_to_an_event_lo
     async def suspend(_: ClientOperations) -> None:
         await asyncio.sleep(0)
 
-    with Client() as client, pytest.raises(RuntimeError, match="must block"):
+    with Client() as client, pytest.raises(RuntimeError, match="no event loop; use AsyncClient"):
         block(suspend)(client)

@@ -29,7 +29,8 @@ class Item:
 class RecordingLimit(BatchLimit):
     """A batch limit that records the costs of batches.
 
-    `costs` has the cost of each batch, and `alone` those of batches that use the device alone.
+    `costs` has the cost of each batch. `alone` has only the costs of batches that have the device
+    to themselves.
     """
 
     def __init__(self) -> None:

@@ -50,6 +50,11 @@ class DeviceSharing:
         self.iterated_at = time.monotonic()
 
     @property
+    def device(self) -> Device | None:
+        """Return the device of this process; None if no device is chosen yet, or without one."""
+        return self._device
+
+    @property
     def used_bytes(self) -> int:
         """Return how many bytes of device memory this process uses now; 0 without a device."""
         return self._device.used_bytes if self._device else 0

@@ -33,7 +33,7 @@ from emulator.functions.durable.shim import Shim
 from emulator.functions.durable.store import Statement
 
 Etag = tuple[str, int]
-"""The execution id and the episode count in an instance's row when an episode loaded the row."""
+"""The execution id and the episode count that an instance's row had when an episode loaded it."""
 NO_INSTANCE = "No such instance"
 _OUT_OF_ORDER = "Out of order"
 _OTHER_EXECUTION = "It belongs to another execution"

@@ -16,6 +16,7 @@ from gateway.http.problems import PROBLEM_KINDS, JobProblem, ProblemDetails, Pro
 from gateway.http.requests import MAX_LIMIT
 from gateway.http.responses import PROBLEM_MEDIA_TYPE, OipError
 from gateway.services import Services
+from gateway.telemetry import KEPT_MINUTES
 
 Document = dict[str, Any]
 
@@ -35,7 +36,8 @@ _TAGS: Final[Mapping[str, str]] = {
     "open inference protocol": "The same jobs for clients of KServe and Triton.",
     "health": "Whether this gateway is alive and accepts jobs.",
     "workers": "Workers send these requests, with the token of one job.",
-    "admin": "Requests of operators, which need a key with the scope `admin`.",
+    "admin": "Requests of operators: a key with the scope `ops:read` sees, one with `admin` also "
+    "changes.",
 }
 """The groups of routes and their descriptions. The groups for callers come first."""
 _PATH_PARAMETERS: Final[Mapping[str, Document]] = {
@@ -64,6 +66,7 @@ _PATH_PARAMETERS: Final[Mapping[str, Document]] = {
 }
 _QUERY_PARAMETERS: Final[Mapping[str, Document]] = {
     "limit": {"schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}},
+    "minutes": {"schema": {"type": "integer", "minimum": 1, "maximum": KEPT_MINUTES}},
     "redirect": {"schema": {"type": "string", "enum": ["true", "false"]}},
     "upload": {"schema": {"type": "string", "minLength": 1}},
     "webhook_url": {"schema": {"type": "string", "format": "uri", "minLength": 1}},

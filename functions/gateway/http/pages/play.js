@@ -131,6 +131,8 @@ function parameterField(name, schema) {
     field = element("input", { type: "checkbox", checked: schema.default === true });
   } else if (schema.type === "string") {
     field = element("input", { type: "text", value: schema.default ?? "" });
+  } else if (schema.type === "array") {
+    field = element("input", { type: "text", value: JSON.stringify(schema.default ?? []), spellcheck: false });
   } else {
     field = element("input", { type: "number", step: schema.type === "integer" ? "1" : "any", value: schema.default ?? "" });
     if (schema.minimum !== undefined) field.min = schema.minimum;
@@ -147,7 +149,14 @@ function readField(field) {
   if (field.dataset.type === "boolean") return field.checked;
   if (field.dataset.type === "enum") return JSON.parse(field.value);
   if (field.dataset.type === "string") return field.value;
+  if (field.dataset.type === "array") return readArray(field);
   return field.value === "" ? undefined : Number(field.value);
+}
+
+function readArray(field) {
+  const failure = checkJson(field.value);
+  if (failure) throw new Problem({ title: `${field.name} is not a JSON array`, detail: failure });
+  return JSON.parse(field.value);
 }
 
 /** Return the parameters as JSON text; null if there are none. Fields that are as at first are not sent. */

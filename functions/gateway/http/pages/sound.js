@@ -160,14 +160,13 @@ function segmentTable(segments, player) {
       stopAt = each.end_seconds;
       player.play();
     });
-    return element("tr", {}, element("th", { scope: "row" }, String(number + 1)),
+    return element("tr", {}, element("th", { scope: "row" }, String(number + 1)), element("td", {}, play),
       ...[each.start_seconds.toFixed(2), each.end_seconds.toFixed(2), (each.end_seconds - each.start_seconds).toFixed(2)]
         .map((text) => element("td", { className: "number" }, `${text} s`)),
-      ...others.map((name) => element("td", { className: "number" }, String(each[name] ?? "–"))),
-      element("td", {}, play));
+      ...others.map((name) => element("td", { className: "number" }, String(each[name] ?? "–"))));
   });
   return element("div", { className: "wide", tabIndex: 0, role: "region", ariaLabel: "Parts" },
-    element("table", {}, heads("Part", "#Start", "#End", "#Length", ...others.map((name) => `#${capital(name)}`), "Listen"),
+    element("table", {}, heads("Part", "Listen", "#Start", "#End", "#Length", ...others.map((name) => `#${capital(name)}`)),
       element("tbody", {}, ...rows)));
 }
 

@@ -106,7 +106,10 @@ async def live() -> Response:
     },
 )
 async def ready(request: Request) -> Response:
-    """Return 200 if the durable store, a queue and the blob storage accept jobs, otherwise 503."""
+    """Return 200 if the durable store, a queue and the blob storage respond, otherwise 503.
+
+    The queue is that of the first model in the catalogue.
+    """
     readiness: GatewayReadiness = request.app.state.readiness
     answers = await readiness.answers(durable_of(request), services_of(request))
     is_ready = all(answers.values())

@@ -7,6 +7,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import logging
 import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -35,6 +36,7 @@ from contract.names import EVENT_CANCEL, job_path, webhook_instance
 from gateway.durable import Durable, HistoryEvent
 from gateway.errors import FinalInstance, Unavailable, UnknownInstance
 from gateway.http import problems
+from gateway.http.keys import Scope
 from gateway.http.openapi.operations import (
     IF_NONE_MATCH,
     NOT_MODIFIED,
@@ -47,6 +49,7 @@ from gateway.http.requests import (
     DEFAULT_LIMIT,
     MAX_LIMIT,
     TextRoute,
+    caller_of,
     check_job_id,
     durable_of,
     encode_json,
@@ -57,6 +60,7 @@ from gateway.http.requests import (
     parse_prefer,
     parse_time,
     refuse_unknown_query,
+    require_scope,
     services_of,
     shown_job,
     unknown_job,
@@ -82,11 +86,14 @@ from gateway.jobs.model import (
     job_resource,
     priority_of,
     read_ticket,
+    tenant_of,
 )
 from gateway.jobs.search import ANY_ENDING, CANCELLED_CODE, JOB_ID, JobFilter, JobSearch
 from gateway.jobs.timeline import JobEvidence, JobTimeline, build_timeline, read_notes
 from gateway.submission.parse import MAX_LABEL_CHARACTERS
 from gateway.webhooks.orchestrator import WebhookDelivery, read_delivery_log
+
+_log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["jobs"], route_class=TextRoute)
 
@@ -334,26 +341,67 @@ async def _link_to_result(
         **job_problem_responses(400, 404, 412, 503),
     },
 )
-async def cancel(request: Request, job_id: str) -> Response:
+async def cancel(
+    request: Request,
+    job_id: str,
+    tenant: Annotated[
+        str | None,
+        Query(
+            description="The tenant of the job, or `*` for any tenant. It needs the scope `admin`. "
+            "If absent: the key's own tenant."
+        ),
+    ] = None,
+) -> Response:
     """Cancel a job if it has not ended. A repeated request has no further effect."""
-    refuse_unknown_query(request)
+    refuse_unknown_query(request, ("tenant",))
     services = services_of(request)
-    found = await find_own_job(request, job_id)
+    found = await _find_job_to_cancel(request, job_id, tenant)
     if "if-match" in request.headers:
         check_match(request, await _job_response(request, job_id, found))
     if not is_final(found):
         try:
             if await _cancel(request, job_id, found):
-                job = job_resource(
-                    job_id, await services.progress.add_to_if_available(job_id, found)
-                )
+                _log_cancellation(request, job_id, found)
+                found = await services.progress.add_to_if_available(job_id, found)
+                job = _cancelled_job(request, job_id, found)
                 cancelling = {**job, "status": JobStatus.CANCELLING.value}
                 return json_response(cancelling, 202, {"Location": job_path(job_id), **_RETRY})
         except UnknownInstance:
             raise unknown_job(job_id) from None
         # The job ended before the cancellation was recorded.
-        found = await find_own_job(request, job_id)
-    return json_response(job_resource(job_id, await services.progress.add_to(job_id, found)))
+        found = await _find_job_to_cancel(request, job_id, tenant)
+    found = await services.progress.add_to(job_id, found)
+    return json_response(_cancelled_job(request, job_id, found))
+
+
+def _cancelled_job(request: Request, job_id: str, found: Record) -> JobResource:
+    """Return the JSON object of a job. A caller of another tenant does not see the result."""
+    if tenant_of(found) == caller_of(request).tenant:
+        return job_resource(job_id, found)
+    return shown_job(request, job_id, found)
+
+
+async def _find_job_to_cancel(request: Request, job_id: str, tenant: str | None) -> Record:
+    """Return the record of a job that the caller may cancel.
+
+    Without `tenant` this is a job of the caller's own tenant. Raises the problem `unknown-job` or
+    `forbidden`.
+    """
+    if tenant is None:
+        require_scope(request, Scope.JOBS_WRITE)
+        return await find_own_job(request, job_id)
+    require_scope(request, Scope.ADMIN)
+    return await find_visible_job(request, job_id, tenant)
+
+
+def _log_cancellation(request: Request, job_id: str, found: Record) -> None:
+    """Log who cancelled a job, if the job belongs to another tenant."""
+    caller, tenant = caller_of(request), tenant_of(found)
+    if tenant != caller.tenant:
+        _log.info(
+            "%.100r cancelled the job %s of the tenant %.100r",
+            *(caller.logged_name, job_id, tenant),
+        )
 
 
 async def _cancel(request: Request, job_id: str, found: Record) -> bool:
@@ -368,7 +416,7 @@ async def _cancel(request: Request, job_id: str, found: Record) -> bool:
     try:
         if started_at is None:
             cancelled = JobOutcome.cancelled(services.clock())
-            recorded = await services.jobs.finish(durable, job_id, cancelled)
+            recorded = await services.jobs.finish(durable, job_id, cancelled, found["model"])
             return recorded.status is JobStatus.CANCELLED
         with contextlib.suppress(Unavailable):  # the orchestration also checks for the order
             order = {"started_at": started_at}

@@ -86,8 +86,10 @@ async def reply(
     services = services_of(request)
     received = _parse_reply(job_id, await _read_limited(request, "reply", MAX_MESSAGE_BYTES))
     outcome = JobOutcome.replied(received, services.clock())
+    model_queue = find_queue(services.catalogue, queue)
+    model_name = None if model_queue is None else model_queue[0].name
     try:
-        recorded = await services.jobs.finish(durable_of(request), job_id, outcome)
+        recorded = await services.jobs.finish(durable_of(request), job_id, outcome, model_name)
     except UnknownInstance:
         raise unknown_job(job_id) from None
     except FinalInstance:
@@ -95,8 +97,8 @@ async def reply(
     if recorded is not outcome:
         raise _already_final()
     # Recorded here, because on Flex Consumption orchestrations run on other instances of the app.
-    if (pair := find_queue(services.catalogue, queue)) is not None:
-        model, priority = pair
+    if model_queue is not None:
+        model, priority = model_queue
         services.estimates.record_reply(model.name, priority, received)
     return json_response(_ACCEPTED, 202)
 
@@ -146,7 +148,7 @@ async def put_progress(
     if found is None:
         raise unknown_job(job_id)
     if has_stopped:
-        await _record_stop(request, job_id)
+        await _record_stop(request, job_id, found["model"])
         return json_response(_ACCEPTED)
     if is_final(found):
         raise HttpProblem(problems.ALREADY_FINAL, "the job has ended; stop working on it")
@@ -256,7 +258,7 @@ def _parse_report(body: bytes) -> tuple[ProgressReport, bool]:
         ) from None
 
 
-async def _record_stop(request: Request, job_id: str) -> None:
+async def _record_stop(request: Request, job_id: str, model: str) -> None:
     """End a job as cancelled after a report says that the worker no longer works on the job.
 
     Does nothing if the worker was not ordered to stop the job.
@@ -268,7 +270,7 @@ async def _record_stop(request: Request, job_id: str) -> None:
     stopped = JobOutcome.cancelled(services.clock(), progress.report.started_at)
     # If the orchestration has ended, the job has also ended.
     with contextlib.suppress(UnknownInstance, FinalInstance):
-        await services.jobs.finish(durable_of(request), job_id, stopped)
+        await services.jobs.finish(durable_of(request), job_id, stopped, model)
 
 
 def _already_final() -> HttpProblem:

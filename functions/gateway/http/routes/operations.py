@@ -1,0 +1,94 @@
+"""The routes under /v1/ops, and /metrics. They show operators the state of the system."""
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import PlainTextResponse
+
+from gateway.http import problems
+from gateway.http.keys import Scope
+from gateway.http.openapi.operations import problem_responses
+from gateway.http.problems import HttpProblem
+from gateway.http.requests import TextRoute, refuse_unknown_query, require_scope, services_of
+from gateway.http.responses import json_response
+from gateway.operations.metrics import render_metrics
+from gateway.operations.overview import OpsOverview, OpsSeries
+from gateway.services import Services
+from gateway.telemetry import KEPT_MINUTES
+
+_PRIVATE: Final = {"Cache-Control": "no-store"}
+_METRICS: Final[dict[str, Any]] = {
+    media_type: {"schema": {"type": "string"}}
+    for media_type in ("text/plain", "application/openmetrics-text")
+}
+
+router = APIRouter(tags=["admin"], route_class=TextRoute)
+
+
+@router.get(
+    "/v1/ops/overview",
+    summary="Show what the system is doing",
+    response_model=OpsOverview,
+    response_description="Verdicts, queues, workers and failures",
+    responses=problem_responses(400),
+)
+async def get_overview(request: Request) -> Response:
+    """Return verdicts in words, and the state of all queues and workers.
+
+    The figures are at most a second old. Counts of jobs from other instances of the gateway are up
+    to a minute older.
+    """
+    services = _check_request(request)
+    return json_response(await services.operations.overview(), headers=_PRIVATE)
+
+
+@router.get(
+    "/v1/ops/series",
+    summary="Show the last hour",
+    response_model=OpsSeries,
+    response_description="The figures of each minute",
+    responses=problem_responses(400),
+)
+async def get_series(
+    request: Request,
+    minutes: Annotated[
+        str | None,
+        Query(description=f"How many minutes, from 1 to {KEPT_MINUTES}; {KEPT_MINUTES} if absent."),
+    ] = None,
+) -> Response:
+    """Return the figures of the last minutes by model, up to the current minute."""
+    services = _check_request(request, ("minutes",))
+    series = await services.operations.series(_parse_minutes(minutes))
+    return json_response(series, headers=_PRIVATE)
+
+
+@router.get(
+    "/metrics",
+    summary="Get the metrics for Prometheus",
+    response_class=PlainTextResponse,
+    response_description="The metrics in the text format of Prometheus or OpenMetrics",
+    responses={200: {"content": _METRICS}, **problem_responses(400, 503)},
+)
+async def get_metrics(request: Request) -> Response:
+    """Return the metrics of all instances of the gateway, and of the queues and workers."""
+    services = _check_request(request)
+    accept = request.headers.get("accept", "")
+    content, media_type = await render_metrics(services.operations, accept)
+    return Response(content, headers={**_PRIVATE, "Content-Type": media_type})
+
+
+def _check_request(request: Request, options: tuple[str, ...] = ()) -> Services:
+    require_scope(request, Scope.ADMIN, Scope.OPS_READ)
+    refuse_unknown_query(request, options)
+    return services_of(request)
+
+
+def _parse_minutes(text: str | None) -> int:
+    if text is None:
+        return KEPT_MINUTES
+    is_number = text.isascii() and text.isdigit() and len(text) <= 3
+    if not is_number or not 1 <= int(text) <= KEPT_MINUTES:
+        raise HttpProblem(
+            problems.MALFORMED_REQUEST, f"minutes: expected a whole number from 1 to {KEPT_MINUTES}"
+        )
+    return int(text)

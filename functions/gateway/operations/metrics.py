@@ -1,0 +1,149 @@
+"""The gateway's metrics for Prometheus, at `/metrics`.
+
+A scrape reaches one instance of the Function App, and the next scrape perhaps another. Therefore
+each response has the counters of all processes, with the label `process`, as they were last written
+to blob storage. The instance that answers writes its own counters first. So a counter never falls,
+whichever instance answers.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from gateway.errors import Unavailable
+from gateway.operations.overview import Figures, Operations
+from gateway.operations.sums import ProcessSums
+from gateway.operations.workers import WorkerState
+from gateway.telemetry import BUCKET_SECONDS, Histogram
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+PREFIX: Final = "loosely_gateway_"
+
+_EXPORTED_BUCKETS: Final = tuple(range(0, len(BUCKET_SECONDS), 4))
+"""Every fourth bound of a histogram: 1 ms, 4 ms, 16 ms and so on."""
+
+
+class MetricsPage:
+    """Renders the metrics. It is a collector of prometheus_client with values that were read."""
+
+    def __init__(self, figures: Figures) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator["Metric"]:
+        """Yield all metrics."""
+        yield from _job_metrics(self._figures.processes)
+        yield from _queue_metrics(self._figures)
+        yield from _worker_metrics(self._figures)
+
+
+async def render_metrics(operations: Operations, accept: str) -> tuple[bytes, str]:
+    """Return the metrics in the format that the Accept header prefers, and the content type.
+
+    Raises Unavailable if blob storage does not respond: without the other processes' counters the
+    sums would fall.
+    """
+    # Imported at the first scrape, because most gateways are never scraped.
+    from prometheus_client import CollectorRegistry  # noqa: PLC0415
+    from prometheus_client.exposition import choose_encoder  # noqa: PLC0415
+
+    await operations.sums.write()
+    figures = await operations.read(is_fresh=True)
+    if figures.unavailable:
+        raise Unavailable("blobs", f"{' and '.join(figures.unavailable)} cannot be read")
+    registry = CollectorRegistry()
+    registry.register(MetricsPage(figures))
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
+
+
+def _job_metrics(processes: Iterable[ProcessSums]) -> Iterator["Metric"]:
+    from prometheus_client.metrics_core import (  # noqa: PLC0415
+        CounterMetricFamily,
+        HistogramMetricFamily,
+    )
+
+    labels = ("model", "process")
+    accepted = CounterMetricFamily(
+        f"{PREFIX}jobs_accepted",
+        "Jobs accepted, those of redriven dead letters included.",
+        labels=labels,
+    )
+    ended = CounterMetricFamily(
+        f"{PREFIX}jobs_ended",
+        "Jobs ended, by final status and by the code of the error.",
+        labels=("model", "status", "code", "process"),
+    )
+    wait = HistogramMetricFamily(
+        f"{PREFIX}queue_wait_seconds",
+        "Time in the queue of jobs that succeeded, as the worker measured it.",
+        labels=labels,
+    )
+    run = HistogramMetricFamily(
+        f"{PREFIX}inference_seconds",
+        "Time that the batches of jobs that succeeded needed.",
+        labels=labels,
+    )
+    for each in processes:
+        for model, sums in each.totals.items():
+            own = (model, each.process)
+            accepted.add_metric(own, sums.accepted)
+            ends = {
+                ("succeeded", ""): sums.succeeded,
+                ("cancelled", ""): sums.cancelled,
+                ("expired", "expired"): sums.expired,
+                **{("failed", code): count for code, count in sums.failed.items()},
+            }
+            for (status, code), count in ends.items():
+                ended.add_metric((model, status, code, each.process), count)
+            wait.add_metric(own, _buckets(sums.wait), sums.wait.sum_seconds)
+            run.add_metric(own, _buckets(sums.run), sums.run.sum_seconds)
+    yield from (accepted, ended, wait, run)
+
+
+def _queue_metrics(figures: Figures) -> Iterator["Metric"]:
+    from prometheus_client.metrics_core import GaugeMetricFamily  # noqa: PLC0415
+
+    waiting = GaugeMetricFamily(
+        f"{PREFIX}queue_messages",
+        "Messages by state: normal and low wait and are held by no worker.",
+        labels=("model", "state"),
+    )
+    oldest = GaugeMetricFamily(
+        f"{PREFIX}queue_oldest_age_seconds",
+        "Age of the oldest message while jobs wait, otherwise 0.",
+        labels=("model",),
+    )
+    for queue in figures.queues:
+        states = {
+            "normal": queue.normal,
+            "low": queue.low,
+            "scheduled": queue.scheduled,
+            "dead": queue.dead,
+        }
+        for state, count in states.items():
+            if count is not None:
+                waiting.add_metric((queue.model, state), count)
+        oldest.add_metric((queue.model,), queue.oldest_age_seconds or 0.0)
+    yield from (waiting, oldest)
+
+
+def _worker_metrics(figures: Figures) -> Iterator["Metric"]:
+    from prometheus_client.metrics_core import GaugeMetricFamily  # noqa: PLC0415
+
+    workers = GaugeMetricFamily(
+        f"{PREFIX}workers", "Workers by the state that their heartbeats show.", labels=("state",)
+    )
+    states = [worker.state(figures.at) for worker in figures.workers]
+    for state in WorkerState:
+        workers.add_metric((state.value,), states.count(state))
+    yield workers
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """Return the cumulative counts of the exported buckets, with their upper bounds."""
+    found: list[tuple[str, float]] = []
+    for last in _EXPORTED_BUCKETS:
+        below = sum(count for bucket, count in histogram.counts.items() if bucket <= last)
+        found.append((f"{BUCKET_SECONDS[last]:g}", below))
+    return [*found, ("+Inf", histogram.counts.total())]

@@ -1,0 +1,274 @@
+"""Write the counts of this process into a small blob each minute, and merge those of all processes.
+
+Each process has one blob, `sums/PROCESS`. It overwrites the blob a minute after the first change
+since the last write, and when it ends. The blob has the sums of the last hour by minute, and the
+totals of the process. A process that is killed loses the counts since its last write. While nothing
+changes, nothing is written.
+"""
+
+import asyncio
+import json
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Mapping
+from contextvars import Context
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from contract.messages import Json
+from contract.names import SUMS
+from gateway.clock import Clock
+from gateway.errors import Unavailable
+from gateway.operations.decoded_blobs import DecodedBlobs
+from gateway.storage.blobs import Blobs, ListedBlob
+from gateway.telemetry import (
+    BUCKET_SECONDS,
+    KEPT_MINUTES,
+    Histogram,
+    JobCounters,
+    ModelSum,
+    Sums,
+)
+
+INTERVAL_SECONDS: Final = 60.0
+"""How long a change may be only in memory."""
+
+SUMS_KEPT: Final = timedelta(minutes=KEPT_MINUTES + 2)
+"""A blob that was not written for this time contains nothing of the last hour."""
+
+MAX_PROCESSES: Final = 300
+_VERSION: Final = 1
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSums:
+    """The sums of one process of the gateway: by minutes since 1970, and since its start."""
+
+    process: str
+    minutes: Mapping[int, Sums]
+    totals: Sums
+
+
+class MinuteSums:
+    """Writes the counts of this process, and reads those of all processes."""
+
+    def __init__(
+        self, blobs: Blobs, counters: JobCounters, clock: Clock, *, is_enabled: bool
+    ) -> None:
+        self._blobs = blobs
+        self._counters = counters
+        self._clock = clock
+        self._is_enabled = is_enabled
+        self._blob = f"{SUMS}{secrets.token_hex(8)}"
+        self._etag: str | None = None
+        self._written_count = 0
+        self._is_failing = False
+        self._pending: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
+        self._others = DecodedBlobs(blobs, SUMS, _decode_blob, MAX_PROCESSES)
+        if is_enabled:
+            counters.on_change = self._write_later
+
+    @property
+    def process(self) -> str:
+        """The name of this process in the sums."""
+        return self._blob.removeprefix(SUMS)
+
+    @property
+    def own(self) -> ProcessSums:
+        """The sums of this process."""
+        return ProcessSums(self.process, self._counters.minutes, self._counters.totals)
+
+    async def read(self) -> list[ProcessSums]:
+        """Return the sums of all processes, those of this process first. Raises Unavailable."""
+        if not self._is_enabled:
+            return [self.own]
+        since = self._clock() - SUMS_KEPT
+        found = await self._others.read(
+            lambda blob: blob.modified_at >= since and blob.name != self._blob
+        )
+        return [self.own, *(each for _, each in found)]
+
+    async def write(self) -> None:
+        """Write the counts of this process, if they have changed since the last write.
+
+        If the storage does not respond, this is logged once, and the next write has the counts.
+        """
+        async with self._writing:
+            change_count = self._counters.change_count
+            if not self._is_enabled or change_count == self._written_count:
+                return
+            try:
+                await self._put(encode_sums(self._counters, self._clock()))
+            except Unavailable as error:
+                if not self._is_failing:
+                    _log.warning("the minute sums cannot be written; they are kept: %s", error)
+                self._is_failing = True
+            else:
+                self._written_count, self._is_failing = change_count, False
+
+    def _write_later(self) -> None:
+        if self._pending is None:
+            # An own context, because the change is part of a request with a trace of its own.
+            self._pending = asyncio.get_running_loop().create_task(
+                self._write_after_pause(), context=Context()
+            )
+
+    async def _write_after_pause(self) -> None:
+        try:
+            await asyncio.sleep(INTERVAL_SECONDS)
+        except asyncio.CancelledError:
+            # The process ends: the event loop cancels its tasks, and waits for them.
+            await self.write()
+            raise
+        self._pending, self._counters.is_changed = None, False
+        await self.write()
+        if self._is_failing:
+            self._write_later()
+
+    async def _put(self, data: bytes) -> None:
+        if self._etag is None:
+            self._etag = await self._blobs.create(self._blob, data)
+        else:
+            self._etag = await self._blobs.replace(self._blob, data, self._etag)
+        if self._etag is None:
+            # The response to the last write was lost, or the blob was deleted.
+            found = await self._blobs.read(self._blob)
+            if found is None:
+                self._etag = await self._blobs.create(self._blob, data)
+            else:
+                self._etag = await self._blobs.replace(self._blob, data, found.etag)
+        if self._etag is None:
+            raise Unavailable("blobs", "the blob of the minute sums was changed by another process")
+
+
+def merge_minutes(processes: list[ProcessSums]) -> dict[int, Sums]:
+    """Return the sums of all processes by minutes since 1970."""
+    merged: dict[int, Sums] = {}
+    for each in processes:
+        for minute, sums in each.minutes.items():
+            add_sums(merged.setdefault(minute, {}), sums)
+    return merged
+
+
+def add_sums(target: Sums, more: Sums) -> None:
+    """Add sums to `target`."""
+    for model, each in more.items():
+        target.setdefault(model, ModelSum()).add(each)
+
+
+def quantile(histogram: Histogram, share: float) -> float | None:
+    """Return the duration in seconds that this share of the counted durations does not exceed.
+
+    The value is interpolated in its bucket, so it is up to a fifth wrong. Returns None without any
+    duration.
+    """
+    count = histogram.counts.total()
+    if not count:
+        return None
+    rank = share * count
+    below = 0
+    for bucket in sorted(histogram.counts):
+        inside = histogram.counts[bucket]
+        if below + inside >= rank:
+            if bucket >= len(BUCKET_SECONDS):
+                return BUCKET_SECONDS[-1]
+            low = BUCKET_SECONDS[bucket - 1] if bucket else 0.0
+            return low + (BUCKET_SECONDS[bucket] - low) * (rank - below) / inside
+        below += inside
+    return None
+
+
+def encode_sums(counters: JobCounters, now: datetime) -> bytes:
+    """Encode the counts of a process as JSON. Members without a count are left out."""
+    oldest = int(now.timestamp() // 60) - KEPT_MINUTES
+    value: Json = {
+        "version": _VERSION,
+        "minutes": {
+            str(minute): found
+            for minute, sums in sorted(counters.minutes.items())
+            if minute >= oldest and (found := _sums_to_json(sums))
+        },
+        "totals": _sums_to_json(counters.totals),
+    }
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def decode_sums(process: str, data: bytes) -> ProcessSums:
+    """Decode the counts of a process. Raises ValueError if they cannot be read."""
+    try:
+        value = json.loads(data)
+        if value["version"] != _VERSION:
+            raise ValueError(f"expected version {_VERSION}, found {value['version']!r}")
+        return ProcessSums(
+            process,
+            {int(minute): _sums_from_json(sums) for minute, sums in value["minutes"].items()},
+            _sums_from_json(value["totals"]),
+        )
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"the sums are malformed: {error!r}") from None
+
+
+def _decode_blob(blob: ListedBlob, data: bytes) -> ProcessSums:
+    return decode_sums(blob.name.removeprefix(SUMS), data)
+
+
+def _sums_to_json(sums: Sums) -> dict[str, Json]:
+    found = {model: _sum_to_json(each) for model, each in sums.items()}
+    return {model: each for model, each in found.items() if each}
+
+
+def _sum_to_json(each: ModelSum) -> dict[str, Json]:
+    value: dict[str, Json] = {
+        "accepted": each.accepted,
+        "succeeded": each.succeeded,
+        "cancelled": each.cancelled,
+        "expired": each.expired,
+        "failed": dict(each.failed),
+        "failed_at": {code: int(at) for code, at in each.failed_at_seconds.items()},
+        "wait": _histogram_to_json(each.wait),
+        "run": _histogram_to_json(each.run),
+    }
+    value = {name: found for name, found in value.items() if found}
+    if each.waiting is not None:
+        value["waiting"] = each.waiting
+    return value
+
+
+def _histogram_to_json(histogram: Histogram) -> Json:
+    if not histogram.counts:
+        return None
+    counts = {str(bucket): count for bucket, count in sorted(histogram.counts.items())}
+    return {"sum": round(histogram.sum_seconds, 3), **counts}
+
+
+def _sums_from_json(value: Mapping[str, Json]) -> Sums:
+    return {model: _sum_from_json(each) for model, each in value.items()}
+
+
+def _sum_from_json(value: Mapping[str, Json]) -> ModelSum:
+    return ModelSum(
+        accepted=int(value.get("accepted", 0)),
+        succeeded=int(value.get("succeeded", 0)),
+        cancelled=int(value.get("cancelled", 0)),
+        expired=int(value.get("expired", 0)),
+        failed=Counter({code: int(count) for code, count in value.get("failed", {}).items()}),
+        failed_at_seconds={code: float(at) for code, at in value.get("failed_at", {}).items()},
+        wait=_histogram_from_json(value.get("wait") or {}),
+        run=_histogram_from_json(value.get("run") or {}),
+        waiting=value.get("waiting"),
+    )
+
+
+def _histogram_from_json(value: Mapping[str, Json]) -> Histogram:
+    counts = Counter({int(name): int(count) for name, count in value.items() if name != "sum"})
+    return Histogram(counts, float(value.get("sum", 0.0)))
+
+
+def as_time(seconds: float) -> datetime:
+    """Return a time in seconds since 1970 as a datetime."""
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,468 @@
+"""Say in words how the system is, and why the jobs of a queue wait.
+
+All functions are pure: the time and everything that was read are arguments.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from math import inf
+from typing import Final
+
+from contract.heartbeats import ModelBeat, ModelState
+from contract.messages import FailureCode
+from gateway.operations.workers import SeenWorker, WorkerState
+
+OUT_OF_MEMORY: Final = FailureCode.OUT_OF_MEMORY.value
+"""The code with which a worker reports a model that is larger than the device."""
+
+HEARTBEATS_TEXT: Final = "the heartbeats"
+SUMS_TEXT: Final = "the minute sums"
+LETTERS_TEXT: Final = "the dead letters"
+
+ANSWERED_SECONDS: Final = 12.0
+"""A model has a worker if a worker called this gateway so many seconds ago, heartbeat or not."""
+
+LONG_WAIT_SECONDS: Final = 60.0
+"""If the oldest job of a queue waits for longer, this is a warning."""
+
+MANY_WAITING: Final = 10
+GROWTH: Final = 1.2
+"""A backlog grows if at least MANY_WAITING jobs wait, and arrivals exceed ends by this factor."""
+
+MANY_FAILED: Final = 5
+FAILED_SHARE: Final = 0.5
+"""Failures are a warning if MANY_FAILED jobs failed, and this share of the jobs that ended."""
+
+
+class Severity(StrEnum):
+    """How urgent a verdict is. The first is the worst."""
+
+    CRITICAL = "critical"
+    WARNING = "warning"
+    INFO = "info"
+    OK = "ok"
+
+
+class VerdictCode(StrEnum):
+    """What a verdict is about. Pages and alerts may depend on these names."""
+
+    ALL_WELL = "all-well"
+    BACKLOG_GROWS = "backlog-grows"
+    DEAD_LETTERS = "dead-letters"
+    HEARTBEATS_OFF = "heartbeats-off"
+    LONG_WAIT = "long-wait"
+    MANY_FAILURES = "many-failures"
+    MODEL_BROKEN = "model-broken"
+    NO_HEARTBEATS = "no-heartbeats"
+    NO_MEMORY = "no-memory"
+    NO_WORKER = "no-worker"
+    OTHER_MODEL_RUNS = "other-model-runs"
+    QUEUE_UNKNOWN = "queue-unknown"
+    SERVICE_UNAVAILABLE = "service-unavailable"
+    WORKER_SILENT = "worker-silent"
+    WORKER_STARTING = "worker-starting"
+
+
+class WaitCode(StrEnum):
+    """Why the jobs of a queue wait."""
+
+    BUSY = "busy"
+    MODEL_BROKEN = "model-broken"
+    NO_MEMORY = "no-memory"
+    NO_WORKER = "no-worker"
+    OTHER_MODEL_RUNS = "other-model-runs"
+    WORKER_STARTING = "worker-starting"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A sentence about the system, and what to do. `model` is None if it is about all models."""
+
+    severity: Severity
+    model: str | None
+    code: VerdictCode
+    text: str
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitReason:
+    """Why the jobs of a queue wait, in words."""
+
+    code: WaitCode
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFigures:
+    """What is known of the queues and the jobs of one model. A number is None if it is unknown.
+
+    Attributes:
+        model: The model's name.
+        normal: The messages of normal priority that no worker holds.
+        low: The messages of low priority that no worker holds.
+        scheduled: The messages that are to be delivered later.
+        dead: The dead letters that were not redriven.
+        oldest_age_seconds: For how long the oldest message has been in a queue; None if no message
+            is there, or if it is unknown.
+        in_per_minute: How many jobs were accepted per minute.
+        out_per_minute: How many jobs ended per minute.
+        ended_count: How many jobs ended lately.
+        failed_count: How many of them failed.
+        answered_seconds: How many seconds ago a worker of the model called this gateway; None if
+            none did.
+    """
+
+    model: str
+    normal: int | None = 0
+    low: int | None = 0
+    scheduled: int | None = 0
+    dead: int | None = 0
+    oldest_age_seconds: float | None = None
+    in_per_minute: float = 0.0
+    out_per_minute: float = 0.0
+    ended_count: int = 0
+    failed_count: int = 0
+    answered_seconds: float | None = None
+
+    @property
+    def waiting(self) -> int | None:
+        """How many jobs wait, with both priorities; None if unknown."""
+        return None if self.normal is None or self.low is None else self.normal + self.low
+
+
+def find_reason(
+    queue: QueueFigures, workers: Sequence[SeenWorker], now: datetime
+) -> WaitReason | None:
+    """Return why the jobs of a queue wait; None if none waits, or if it is unknown."""
+    if not queue.waiting:
+        return None
+    alive = _serving(queue.model, workers, now)
+    if alive:
+        return _reason_of_workers(queue.model, alive, now)
+    if _answers(queue):
+        return None
+    return WaitReason(WaitCode.NO_WORKER, _missing_text(queue.model, workers, now))
+
+
+def _reason_of_workers(
+    model: str, alive: Sequence[tuple[SeenWorker, ModelBeat]], now: datetime
+) -> WaitReason:
+    """Return why jobs wait although these workers serve the model."""
+    by_state: dict[ModelState, list[tuple[SeenWorker, ModelBeat]]] = {}
+    for worker, beat in alive:
+        by_state.setdefault(beat.state, []).append((worker, beat))
+    if loaded := by_state.get(ModelState.LOADED):
+        in_flight = sum(beat.in_flight for _, beat in loaded)
+        text = f"{_count(len(loaded), 'worker')} run other jobs first ({in_flight} in flight)"
+        return WaitReason(WaitCode.BUSY, text.replace("1 worker run", "1 worker runs"))
+    if loading := by_state.get(ModelState.LOADING):
+        seconds = (now - max(worker.heartbeat.started_at for worker, _ in loading)).total_seconds()
+        return WaitReason(
+            WaitCode.WORKER_STARTING,
+            f"{_count(len(loading), 'worker')} loading the model; the newest has run for "
+            f"{duration_text(max(0.0, seconds))}",
+        )
+    if unloaded := by_state.get(ModelState.UNLOADED):
+        return _memory_reason(model, [worker for worker, _ in unloaded])
+    return _broken_reason([beat for _, beat in alive])
+
+
+def judge(
+    queues: Sequence[QueueFigures],
+    workers: Sequence[SeenWorker],
+    now: datetime,
+    *,
+    has_heartbeats: bool = True,
+    unavailable: Sequence[str] = (),
+) -> list[Verdict]:
+    """Return the verdicts on the system, the worst first.
+
+    Args:
+        queues: The figures of each model.
+        workers: The workers that gave a sign of life lately.
+        now: The current time.
+        has_heartbeats: False if heartbeats are switched off. Then nothing is said of workers.
+        unavailable: What could not be read, for example `the heartbeats`.
+    """
+    found: list[tuple[Verdict, float]] = []
+    if unavailable:
+        text = f"The blob storage does not respond: {' and '.join(unavailable)} are unknown."
+        advice = "See GET /v1/health/ready and the gateway's log."
+        failed = Verdict(Severity.CRITICAL, None, VerdictCode.SERVICE_UNAVAILABLE, text, advice)
+        found.append((failed, inf))
+        has_heartbeats = has_heartbeats and HEARTBEATS_TEXT not in unavailable
+    for queue in queues:
+        age = queue.oldest_age_seconds or 0.0
+        found += [(each, age) for each in _judge_queue(queue, workers, now, has_heartbeats)]
+    if has_heartbeats:
+        found += [(each, 0.0) for each in _judge_workers(queues, workers, now)]
+    elif not unavailable:
+        off = Verdict(
+            Severity.INFO,
+            None,
+            VerdictCode.HEARTBEATS_OFF,
+            "Heartbeats are switched off, so the state of the workers is unknown.",
+            "Set HEARTBEATS of the gateway to true.",
+        )
+        found.append((off, 0.0))
+    ranks = list(Severity)
+    found.sort(key=lambda each: (ranks.index(each[0].severity), -each[1], each[0].model or ""))
+    verdicts = [each for each, _ in found]
+    if all(each.severity is Severity.INFO for each in verdicts) and not any(
+        each.code in _NOT_WELL for each in verdicts
+    ):
+        verdicts.append(_all_well(queues, workers, now))
+    return verdicts
+
+
+_NOT_WELL: Final = {VerdictCode.NO_WORKER, VerdictCode.WORKER_SILENT}
+
+
+def _all_well(
+    queues: Sequence[QueueFigures], workers: Sequence[SeenWorker], now: datetime
+) -> Verdict:
+    alive = sum(worker.state(now) is not WorkerState.SILENT for worker in workers)
+    waiting = sum(queue.waiting or 0 for queue in queues)
+    jobs = "no job waits" if not waiting else f"{_jobs(waiting)}"
+    text = f"All is well: {_count(alive, 'worker')}, {jobs}."
+    return Verdict(Severity.OK, None, VerdictCode.ALL_WELL, text)
+
+
+def _judge_queue(
+    queue: QueueFigures, workers: Sequence[SeenWorker], now: datetime, has_heartbeats: bool
+) -> Iterable[Verdict]:
+    model, waiting = queue.model, queue.waiting
+    if waiting is None:
+        yield Verdict(
+            Severity.WARNING,
+            model,
+            VerdictCode.QUEUE_UNKNOWN,
+            f"{model}: the messages in its queues cannot be counted.",
+            "See the gateway's log; it needs the right Manage on the queues.",
+        )
+    if queue.dead:
+        yield Verdict(
+            Severity.WARNING,
+            model,
+            VerdictCode.DEAD_LETTERS,
+            f"{model}: {_count(queue.dead, 'dead letter')}.",
+            "Look at their reasons, remove the cause, then redrive or purge them.",
+        )
+    if queue.failed_count >= MANY_FAILED and (
+        queue.failed_count >= FAILED_SHARE * queue.ended_count
+    ):
+        yield Verdict(
+            Severity.WARNING,
+            model,
+            VerdictCode.MANY_FAILURES,
+            f"{model}: {queue.failed_count} of the last {queue.ended_count} jobs failed.",
+            "Look at the failures by code, and at the worker's log.",
+        )
+    reason = find_reason(queue, workers, now) if has_heartbeats else None
+    if waiting:
+        if reason is not None:
+            yield from _judge_reason(queue, waiting, reason)
+        elif has_heartbeats and not _serving(model, workers, now):
+            yield Verdict(
+                Severity.INFO,
+                model,
+                VerdictCode.NO_HEARTBEATS,
+                f"{model}: {_jobs(waiting)}, and a worker without a heartbeat answers.",
+                "Set WORKER_HEARTBEAT_SECONDS of the workers to see them.",
+            )
+        yield from _judge_backlog(queue, waiting, reason)
+
+
+_ADVICE: Final = {
+    WaitCode.NO_WORKER: (
+        "Start a worker: ./dev up, or kubectl scale. If workers scale with the queue, a node may "
+        "be starting; see the events of the pods."
+    ),
+    WaitCode.NO_MEMORY: "Use a larger device or fewer models on each device, or wait.",
+    WaitCode.OTHER_MODEL_RUNS: "Nothing, or more workers: models take turns on a device.",
+    WaitCode.WORKER_STARTING: "Wait until the model is loaded.",
+    WaitCode.MODEL_BROKEN: "Repair the model or its weights; the worker tries again by itself.",
+}
+_SEVERITIES: Final = {
+    WaitCode.NO_WORKER: Severity.CRITICAL,
+    WaitCode.NO_MEMORY: Severity.WARNING,
+    WaitCode.OTHER_MODEL_RUNS: Severity.INFO,
+    WaitCode.WORKER_STARTING: Severity.INFO,
+    WaitCode.MODEL_BROKEN: Severity.CRITICAL,
+}
+
+
+def _judge_reason(queue: QueueFigures, waiting: int, reason: WaitReason) -> Iterable[Verdict]:
+    if reason.code is not WaitCode.BUSY:
+        yield Verdict(
+            _SEVERITIES[reason.code],
+            queue.model,
+            VerdictCode(reason.code.value),
+            f"{queue.model}: {_jobs(waiting)}, {reason.text}.",
+            _ADVICE[reason.code],
+        )
+
+
+def _judge_backlog(
+    queue: QueueFigures, waiting: int, reason: WaitReason | None
+) -> Iterable[Verdict]:
+    if reason is not None and reason.code in {WaitCode.NO_WORKER, WaitCode.MODEL_BROKEN}:
+        return  # this is said, and it is the cause
+    if waiting >= MANY_WAITING and queue.in_per_minute > GROWTH * queue.out_per_minute:
+        yield Verdict(
+            Severity.WARNING,
+            queue.model,
+            VerdictCode.BACKLOG_GROWS,
+            f"{queue.model}: {_jobs(waiting)}; {queue.in_per_minute:.0f} arrive and "
+            f"{queue.out_per_minute:.0f} end per minute.",
+            "Start more workers, or send fewer jobs.",
+        )
+    elif queue.oldest_age_seconds is not None and queue.oldest_age_seconds > LONG_WAIT_SECONDS:
+        yield Verdict(
+            Severity.WARNING,
+            queue.model,
+            VerdictCode.LONG_WAIT,
+            f"{queue.model}: {_jobs(waiting)}, the oldest for "
+            f"{duration_text(queue.oldest_age_seconds)}.",
+            "Start more workers, or wait. Jobs of low priority wait while others arrive.",
+        )
+
+
+def _judge_workers(
+    queues: Sequence[QueueFigures], workers: Sequence[SeenWorker], now: datetime
+) -> Iterable[Verdict]:
+    alive = [worker for worker in workers if not worker.is_silent(now)]
+    for worker in workers:
+        if worker.is_silent(now):
+            yield _judge_silent(worker, alive, now)
+    for worker in alive:
+        yield from _judge_broken(worker, queues)
+    idle = [queue for queue in queues if not queue.waiting and not _answers(queue)]
+    without = [queue.model for queue in idle if not _serving(queue.model, workers, now)]
+    if len(without) == len(queues) and queues:
+        yield Verdict(
+            Severity.INFO,
+            None,
+            VerdictCode.NO_WORKER,
+            f"No worker runs{_last_seen(workers, now)}. No job waits.",
+            "Jobs wait until a worker starts.",
+        )
+        return
+    for model in without:
+        yield Verdict(
+            Severity.INFO,
+            model,
+            VerdictCode.NO_WORKER,
+            f"{model}: {_missing_text(model, workers, now)}. No job waits.",
+            "Jobs of this model wait until a worker that serves it starts.",
+        )
+
+
+def _judge_silent(worker: SeenWorker, alive: Sequence[SeenWorker], now: datetime) -> Verdict:
+    served = {beat.name for other in alive for beat in other.heartbeat.models}
+    is_replaced = served.issuperset(beat.name for beat in worker.heartbeat.models)
+    return Verdict(
+        Severity.INFO if is_replaced else Severity.WARNING,
+        None,
+        VerdictCode.WORKER_SILENT,
+        f"Worker {worker.heartbeat.worker}: no sign of life for "
+        f"{duration_text(worker.silent_seconds(now))}"
+        f"{'; other workers serve its models' if is_replaced else ''}.",
+        "It was killed, or its machine is gone. Its jobs are delivered again.",
+    )
+
+
+def _judge_broken(worker: SeenWorker, queues: Sequence[QueueFigures]) -> Iterable[Verdict]:
+    waiting = {queue.model for queue in queues if queue.waiting}
+    for beat in worker.heartbeat.models:
+        # If jobs wait for the model, the reason says it.
+        if beat.state is ModelState.BROKEN and beat.name not in waiting:
+            yield Verdict(
+                Severity.WARNING,
+                beat.name,
+                VerdictCode.MODEL_BROKEN,
+                f"{beat.name}: worker {worker.heartbeat.worker} cannot load the model: "
+                f"{_problem_of(beat)}.",
+                _ADVICE[WaitCode.MODEL_BROKEN],
+            )
+
+
+def _serving(
+    model: str, workers: Sequence[SeenWorker], now: datetime
+) -> list[tuple[SeenWorker, ModelBeat]]:
+    """Return the workers that are alive, receive jobs, and serve the model."""
+    return [
+        (worker, beat)
+        for worker in workers
+        if worker.state(now) not in {WorkerState.SILENT, WorkerState.DRAINING}
+        for beat in worker.heartbeat.models
+        if beat.name == model
+    ]
+
+
+def _memory_reason(model: str, workers: Sequence[SeenWorker]) -> WaitReason:
+    others = sorted(
+        {
+            beat.name
+            for worker in workers
+            for beat in worker.heartbeat.models
+            if beat.name != model and beat.state in {ModelState.LOADED, ModelState.LOADING}
+        }
+    )
+    if others:
+        return WaitReason(
+            WaitCode.OTHER_MODEL_RUNS, f"it is the turn of {', '.join(others)} on the device"
+        )
+    return WaitReason(WaitCode.NO_MEMORY, "no device has enough free memory for the model")
+
+
+def _broken_reason(beats: Sequence[ModelBeat]) -> WaitReason:
+    first = beats[0]
+    if all(beat.code == OUT_OF_MEMORY for beat in beats):
+        return WaitReason(WaitCode.NO_MEMORY, "the model does not fit into the device's memory")
+    return WaitReason(WaitCode.MODEL_BROKEN, f"the model cannot be loaded: {_problem_of(first)}")
+
+
+def _problem_of(beat: ModelBeat) -> str:
+    return ": ".join(filter(None, (beat.code, beat.reason))) or "unknown error"
+
+
+def _answers(queue: QueueFigures) -> bool:
+    return queue.answered_seconds is not None and queue.answered_seconds < ANSWERED_SECONDS
+
+
+def _missing_text(model: str, workers: Sequence[SeenWorker], now: datetime) -> str:
+    those = [
+        worker for worker in workers if any(beat.name == model for beat in worker.heartbeat.models)
+    ]
+    if any(worker.state(now) is WorkerState.DRAINING for worker in those):
+        return "its only worker is shutting down"
+    return f"no worker seen{_last_seen(those, now)}"
+
+
+def _last_seen(workers: Sequence[SeenWorker], now: datetime) -> str:
+    if not workers:
+        return ""
+    return f" for {duration_text(min(worker.silent_seconds(now) for worker in workers))}"
+
+
+def _jobs(count: int) -> str:
+    return "1 job waits" if count == 1 else f"{count} jobs wait"
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration in words, for example `90 s` or `12 min`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 120 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.0f} h"
+    return f"{seconds / 86400:.0f} days"

@@ -1,0 +1,83 @@
+"""Read the heartbeats of workers, and decide which workers are alive."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+from contract.heartbeats import SILENT_AFTER_INTERVALS, Heartbeat, ModelState, decode_heartbeat
+from contract.names import HEARTBEATS
+from gateway.clock import Clock
+from gateway.operations.decoded_blobs import DecodedBlobs
+from gateway.storage.blobs import Blobs, ListedBlob
+
+FORGOTTEN_AFTER: Final = timedelta(minutes=10)
+"""For how long a worker without a sign of life is shown. Then the housekeeping deletes its blob."""
+
+MAX_WORKERS: Final = 500
+
+_LEAST_SILENT_SECONDS: Final = 3.0
+# The time of a blob's last change has whole seconds.
+_ROUNDING_SECONDS: Final = 1.0
+
+
+class WorkerState(StrEnum):
+    """The state of a worker process. A worker is `starting` until its first model is loaded."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    SILENT = "silent"
+
+
+@dataclass(frozen=True, slots=True)
+class SeenWorker:
+    """A worker and the time of its last heartbeat, by the clock of the blob storage."""
+
+    heartbeat: Heartbeat
+    seen_at: datetime
+
+    def silent_seconds(self, now: datetime) -> float:
+        """Return how many seconds ago the worker gave a sign of life."""
+        return max(0.0, (now - self.seen_at).total_seconds())
+
+    def is_silent(self, now: datetime) -> bool:
+        """Return whether heartbeats are missing, so that the worker is probably dead."""
+        limit = max(_LEAST_SILENT_SECONDS, SILENT_AFTER_INTERVALS * self.heartbeat.interval_seconds)
+        return self.silent_seconds(now) > limit + _ROUNDING_SECONDS
+
+    def state(self, now: datetime) -> WorkerState:
+        """Return the worker's state at the time `now`."""
+        if self.is_silent(now):
+            return WorkerState.SILENT
+        if self.heartbeat.is_draining:
+            return WorkerState.DRAINING
+        models = self.heartbeat.models
+        is_starting = any(model.state is ModelState.LOADING for model in models) and not any(
+            model.state is ModelState.LOADED for model in models
+        )
+        return WorkerState.STARTING if is_starting else WorkerState.READY
+
+
+class WorkerHeartbeats:
+    """Reads the heartbeats of all workers. Only changed heartbeats are read again."""
+
+    def __init__(self, blobs: Blobs, clock: Clock, *, is_enabled: bool) -> None:
+        self._blobs = DecodedBlobs(blobs, HEARTBEATS, _decode, MAX_WORKERS)
+        self._clock = clock
+        self.is_enabled = is_enabled
+
+    async def read(self) -> list[SeenWorker]:
+        """Return the workers that gave a sign of life in the last ten minutes.
+
+        They are sorted by name. Raises Unavailable.
+        """
+        if not self.is_enabled:
+            return []
+        since = self._clock() - FORGOTTEN_AFTER
+        found = await self._blobs.read(lambda blob: blob.modified_at >= since)
+        return [SeenWorker(heartbeat, blob.modified_at) for blob, heartbeat in found]
+
+
+def _decode(_: ListedBlob, data: bytes) -> Heartbeat:
+    return decode_heartbeat(data)

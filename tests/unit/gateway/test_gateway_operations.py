@@ -1,0 +1,376 @@
+"""The documents under /v1/ops: queues, workers, failures, series and who may read them."""
+
+import asyncio
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from contract.heartbeats import Heartbeat, ModelBeat, ModelState, encode_heartbeat
+from contract.messages import encode_request
+from contract.names import HEARTBEATS, SUMS, heartbeat_blob
+from contract.queues import names
+from gateway.operations.sums import encode_sums
+from gateway.storage.housekeeping import delete_old_blobs
+from gateway.telemetry import JobCounters
+from tests.unit.gateway.conftest import RunningGateway, error_body, open_gateway
+from tests.unit.gateway.test_gateway_dead_letters import give_up
+from tests.unit.gateway.test_gateway_operators import SETTING, ask, job_of
+
+OPERATIONS_MD = (Path(__file__).parents[3] / "docs" / "operations.md").read_text("utf-8")
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+
+def beat(gateway: RunningGateway, worker: str = "pod-7", **changes: Any) -> None:
+    """Write the heartbeat of a worker that serves noop."""
+    given: dict[str, Any] = {
+        "worker": worker,
+        "version": "1",
+        "started_at": gateway.clock() - timedelta(seconds=30),
+        "interval_seconds": 5.0,
+        "models": (ModelBeat("noop", ModelState.LOADED, load_seconds=0.5),),
+    }
+    gateway.blobs.put(heartbeat_blob(worker), encode_heartbeat(Heartbeat(**{**given, **changes})))
+
+
+async def overview(gateway: RunningGateway) -> dict[str, Any]:
+    answer = await gateway.http.get("/v1/ops/overview")
+    assert answer.status_code == 200, answer.text
+    document: dict[str, Any] = answer.json()
+    return document
+
+
+def queue_in(document: dict[str, Any], model: str = "noop") -> dict[str, Any]:
+    (found,) = [queue for queue in document["queues"] if queue["model"] == model]
+    return dict(found)
+
+
+async def test_the_overview_shows_counts_rates_and_failures_of_a_model(
+    gateway: RunningGateway,
+) -> None:
+    beat(gateway)
+    for _ in range(3):
+        await gateway.accept()
+        await gateway.reply()
+    await gateway.accept()
+    await gateway.reply(error=error_body("inference-failed"))
+    gateway.clock.now += timedelta(seconds=2)
+    gateway.queues.lengths = {"noop": 7, "noop-low": 2}
+    gateway.queues.others = {"noop": (1, 0)}
+    gateway.queues.enqueued_at = {"noop": gateway.clock() - timedelta(seconds=9)}
+    shown = await overview(gateway)
+    queue = queue_in(shown)
+    assert queue["waiting"] == {"normal": 7, "low": 2, "scheduled": 1, "dead": 0}
+    assert queue["oldest_age_seconds"] == 9
+    assert queue["in_per_minute"] == queue["out_per_minute"] > 0
+    assert queue["run_seconds"]["p50"] == pytest.approx(0.0215, rel=0.2)
+    assert queue["wait_seconds"]["p95"] == pytest.approx(0.004, rel=0.3)
+    assert queue["reason"]["code"] == "busy"
+    assert shown["failures"] == [
+        {
+            "model": "noop",
+            "code": "inference-failed",
+            "count": 1,
+            "last_at": "2026-03-01T12:00:00.000Z",
+        }
+    ]
+
+
+async def test_the_overview_shows_the_state_of_each_worker(gateway: RunningGateway) -> None:
+    beat(
+        gateway,
+        device="L4",
+        total_bytes=100,
+        used_bytes=60,
+        models=(ModelBeat("noop", ModelState.LOADED, None, None, 0.5, 2, 4, 40),),
+    )
+    beat(gateway, "pod-8", is_draining=True)
+    gateway.clock.now += timedelta(seconds=5)
+    first, second = (await overview(gateway))["workers"]
+    assert first == {
+        "id": "pod-7",
+        "version": "1",
+        "state": "ready",
+        "started_at": "2026-03-01T11:59:30.000Z",
+        "seen_at": "2026-03-01T12:00:00.000Z",
+        "silent_seconds": 5.0,
+        "devices": [
+            {
+                "name": "L4",
+                "total_bytes": 100,
+                "used_bytes": 60,
+                "models": [{"name": "noop", "bytes": 40}],
+            }
+        ],
+        "models": [
+            {
+                "name": "noop",
+                "state": "loaded",
+                "reason": None,
+                "load_seconds": 0.5,
+                "in_flight": 2,
+                "batch_size": 4,
+            }
+        ],
+    }
+    assert second["state"] == "draining"
+    gateway.clock.now += timedelta(seconds=10)
+    assert {worker["state"] for worker in (await overview(gateway))["workers"]} == {"silent"}
+    gateway.clock.now += timedelta(minutes=10)
+    assert (await overview(gateway))["workers"] == []
+
+
+async def series(gateway: RunningGateway, query: str = "") -> dict[str, Any]:
+    answer = await gateway.http.get(f"/v1/ops/series{query}")
+    assert answer.status_code == 200, answer.text
+    document: dict[str, Any] = answer.json()
+    return document
+
+
+async def test_the_series_has_a_number_for_each_of_the_last_minutes(
+    gateway: RunningGateway,
+) -> None:
+    await gateway.accept()
+    await gateway.reply()
+    gateway.clock.now += timedelta(seconds=2)
+    gateway.queues.lengths = {"noop": 3}
+    await overview(gateway)
+    gateway.clock.now += timedelta(minutes=2)
+    await gateway.accept()
+    gateway.clock.now += timedelta(seconds=2)
+    gateway.queues.lengths = {"noop": 0}
+    await overview(gateway)
+    gateway.clock.now += timedelta(minutes=1)
+    shown = await series(gateway, "?minutes=5")
+    assert (shown["start"], shown["step_seconds"]) == ("2026-03-01T11:59:00.000Z", 60)
+    assert list(shown["models"]) == list(gateway.services.catalogue)
+    noop = shown["models"]["noop"]
+    assert noop["accepted"] == [0, 1, 0, 1, 0]
+    assert noop["succeeded"] == [0, 1, 0, 0, 0]
+    assert noop["failed"] == [0] * 5
+    assert noop["waiting"] == [None, 3, None, 0, 0]
+    assert noop["run_p95_seconds"] == [None, pytest.approx(0.0215, rel=0.3), None, None, None]
+    whole = await series(gateway)
+    assert {len(numbers) for numbers in whole["models"]["noop"].values()} == {60}
+
+
+@pytest.mark.parametrize("minutes", ["0", "61", "-1", "x", "1.5", "", "999999999"])
+async def test_a_wrong_number_of_minutes_is_refused(gateway: RunningGateway, minutes: str) -> None:
+    answer = await gateway.http.get("/v1/ops/series", params={"minutes": minutes})
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
+
+
+async def test_each_way_in_which_a_job_ends_is_counted_once(gateway: RunningGateway) -> None:
+    succeeded, cancelled, expired, failed = [await gateway.accept() for _ in range(4)]
+    requests = [gateway.queues.request(number) for number in range(4)]
+    for _ in range(2):  # a worker repeats a reply whose response was lost
+        await gateway.reply(requests[0])
+        await gateway.http.delete(f"/v1/jobs/{cancelled}")
+        await gateway.reply(requests[3], error=error_body("boom"))
+    gateway.clock.now += timedelta(hours=2)
+    await gateway.job(expired)
+    sums = gateway.services.counters.totals["noop"]
+    assert (sums.accepted, sums.succeeded, sums.cancelled) == (4, 1, 1)
+    assert (sums.expired, dict(sums.failed)) == (1, {"boom": 1})
+    assert {await status_of(gateway, each) for each in (succeeded, failed)} == {
+        *("succeeded", "failed"),
+    }
+
+
+async def status_of(gateway: RunningGateway, job_id: str) -> str:
+    return str((await gateway.job(job_id))["status"])
+
+
+async def test_dead_letters_are_counted_until_they_are_redriven(gateway: RunningGateway) -> None:
+    await gateway.accept()
+    request = gateway.queues.request()
+    await give_up(gateway, encode_request(request), request.job_id)
+    shown = await overview(gateway)
+    assert queue_in(shown)["waiting"]["dead"] == 1
+    assert "dead-letters" in [each["code"] for each in shown["verdicts"]]
+    assert shown["failures"][0]["code"] == "dead-lettered"
+    letter = f"/v1/admin/dead-letters/noop/{request.job_id}"
+    assert (await gateway.http.post(f"{letter}/redrive")).status_code == 202
+    gateway.clock.now += timedelta(seconds=16)
+    assert queue_in(await overview(gateway))["waiting"]["dead"] == 0
+    assert gateway.services.counters.totals["noop"].accepted == 2
+
+
+async def test_messages_that_workers_hold_do_not_wait(gateway: RunningGateway) -> None:
+    beat(gateway, models=(ModelBeat("noop", ModelState.LOADED, in_flight=5),))
+    gateway.queues.lengths = {"noop": 4, "noop-low": 3}
+    gateway.queues.enqueued_at = {"noop": gateway.clock()}
+    waiting = queue_in(await overview(gateway))["waiting"]
+    assert (waiting["normal"], waiting["low"]) == (0, 2)
+    gateway.clock.now += timedelta(seconds=30)  # the worker is silent, its locks have expired
+    waiting = queue_in(await overview(gateway))["waiting"]
+    assert (waiting["normal"], waiting["low"]) == (4, 3)
+
+
+async def test_a_queue_without_waiting_jobs_has_no_age_and_is_not_peeked(
+    gateway: RunningGateway,
+) -> None:
+    gateway.queues.enqueued_at = {"noop": gateway.clock()}
+    queue = queue_in(await overview(gateway))
+    assert (queue["oldest_age_seconds"], queue["reason"]) == (None, None)
+
+
+async def test_the_overview_is_shown_although_the_storage_and_the_queues_do_not_respond(
+    gateway: RunningGateway,
+) -> None:
+    gateway.queues.is_down = gateway.payloads.is_down = True
+    shown = await overview(gateway)
+    first = shown["verdicts"][0]
+    assert (first["severity"], first["code"]) == ("critical", "service-unavailable")
+    queue = queue_in(shown)
+    assert queue["waiting"] == dict.fromkeys(("normal", "low", "scheduled", "dead"))
+    assert queue["reason"] is None
+
+
+async def test_requests_at_the_same_time_share_one_reading(gateway: RunningGateway) -> None:
+    await asyncio.gather(*(overview(gateway) for _ in range(5)))
+    first = gateway.queues.look_count
+    await overview(gateway)
+    assert gateway.queues.look_count == first == 2 * len(gateway.services.catalogue)
+
+
+async def test_the_minutely_watch_records_how_many_jobs_wait(gateway: RunningGateway) -> None:
+    operations, sums = gateway.services.operations, gateway.services.counters
+    await operations.record_waiting(dict.fromkeys(names(gateway.services.catalogue)))
+    assert sums.change_count == 0
+    assert gateway.queues.look_count == 0
+    gateway.queues.lengths = {"noop": 6, "noop-low": 1}
+    beat(gateway, models=(ModelBeat("noop", ModelState.LOADED, in_flight=2),))
+    oldest = {**dict.fromkeys(names(gateway.services.catalogue)), "noop": gateway.clock()}
+    await operations.record_waiting(oldest)
+    (noop,) = (await series(gateway, "?minutes=1"))["models"]["noop"]["waiting"]
+    assert noop == 5
+
+
+async def test_without_heartbeats_and_sums_the_overview_says_so() -> None:
+    async with open_gateway(has_heartbeats=False, has_minute_sums=False) as gateway:
+        beat(gateway)
+        await gateway.accept()
+        shown = await overview(gateway)
+        assert shown["workers"] == []
+        assert [shown["sources"][name]["enabled"] for name in ("heartbeats", "sums")] == [False] * 2
+        assert shown["verdicts"][0]["code"] == "heartbeats-off"
+        assert (await gateway.http.get("/metrics")).status_code == 200
+        assert [name for name in gateway.payloads.blobs if name.startswith(SUMS)] == []
+
+
+async def test_the_housekeeping_deletes_old_heartbeats_and_sums(gateway: RunningGateway) -> None:
+    beat(gateway, "old")
+    await gateway.accept()
+    await gateway.services.operations.sums.write()
+    gateway.clock.now += timedelta(minutes=11)
+    beat(gateway, "new")
+    await delete_old_blobs(gateway.services)
+    kept = [name for name in gateway.payloads.blobs if name.startswith((HEARTBEATS, SUMS))]
+    assert [name.partition("/")[0] for name in sorted(kept)] == ["heartbeats", "sums"]
+    assert heartbeat_blob("new") in kept
+    gateway.clock.now += timedelta(hours=2)
+    await delete_old_blobs(gateway.services)
+    assert not any(name.startswith((HEARTBEATS, SUMS)) for name in gateway.payloads.blobs)
+
+
+async def test_the_metrics_have_the_counters_of_all_processes(gateway: RunningGateway) -> None:
+    await gateway.accept()
+    await gateway.reply()
+    other = JobCounters(gateway.clock)
+    other.record_accepted("noop")
+    other.record_end("noop", "failed", "boom", None)
+    gateway.blobs.put(f"{SUMS}other", encode_sums(other, gateway.clock()))
+    beat(gateway)
+    gateway.clock.now += timedelta(seconds=2)
+    gateway.queues.lengths = {"noop": 7}
+    gateway.queues.enqueued_at = {"noop": gateway.clock() - timedelta(seconds=9)}
+    answer = await gateway.http.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    found = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+    own = ("process", gateway.services.operations.sums.process)
+    noop, there = ("model", "noop"), ("process", "other")
+    assert found["loosely_gateway_jobs_accepted_total", noop, own] == 1
+    assert found["loosely_gateway_jobs_accepted_total", noop, there] == 1
+    ended = "loosely_gateway_jobs_ended_total"
+    assert found[ended, ("code", "boom"), noop, there, ("status", "failed")] == 1
+    assert found[ended, ("code", ""), noop, own, ("status", "succeeded")] == 1
+    assert found["loosely_gateway_inference_seconds_count", noop, own] == 1
+    assert found["loosely_gateway_inference_seconds_sum", noop, own] == pytest.approx(0.0215)
+    assert found["loosely_gateway_queue_wait_seconds_bucket", ("le", "0.004"), noop, own] == 1
+    assert found["loosely_gateway_queue_messages", noop, ("state", "normal")] == 7
+    assert found["loosely_gateway_queue_oldest_age_seconds", noop] == 9
+    assert found["loosely_gateway_workers", ("state", "ready")] == 1
+    # The counters were written before they were shown, so no other instance shows less.
+    assert f"{SUMS}{own[1]}" in gateway.payloads.blobs
+
+
+async def test_the_metrics_are_unavailable_while_the_counters_of_others_are_unknown(
+    gateway: RunningGateway,
+) -> None:
+    gateway.payloads.is_down = True
+    answer = await gateway.http.get("/metrics")
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+
+
+async def test_every_metric_of_the_gateway_is_listed_in_the_documentation(
+    gateway: RunningGateway,
+) -> None:
+    text = (await gateway.http.get("/metrics")).text
+    shown = set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE))
+    listed = set(re.findall(r"^\| `(loosely_gateway_\w+)` \|", OPERATIONS_MD, re.MULTILINE))
+    assert shown == listed
+
+
+@pytest.mark.parametrize("path", ["/v1/ops/overview", "/v1/ops/series", "/metrics"])
+async def test_only_operators_may_read_the_routes(path: str) -> None:
+    async with open_gateway(api_keys=SETTING) as closed:
+        for name, status in (("a", 403), ("watcher", 200), ("admin", 200), ("acme-admin", 200)):
+            answer = await ask(closed, name, path)
+            assert answer.status_code == status, (name, path)
+            if status == 403:
+                assert answer.json()["code"] == "forbidden"
+        assert (await closed.http.get(path)).status_code == 401
+
+
+async def test_only_an_admin_may_cancel_a_job_of_another_tenant_and_this_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with open_gateway(api_keys=SETTING) as closed:
+        job_id = await job_of(closed, "b")
+        path = f"/v1/jobs/{job_id}"
+        for name, tenant, status in (
+            *(("a", None, 404), ("a", "bolt", 403), ("a", "*", 403), ("watcher", "bolt", 403)),
+            *(("admin", None, 403), ("admin", "acme", 404), ("acme-admin", None, 404)),
+        ):
+            params = {} if tenant is None else {"tenant": tenant}
+            answer = await ask(closed, name, path, "DELETE", params=params)
+            assert answer.status_code == status, (name, tenant, answer.text)
+        with caplog.at_level("INFO"):
+            answer = await ask(closed, "admin", path, "DELETE", params={"tenant": "bolt"})
+        assert (answer.status_code, answer.json()["tenant"]) == (202, "bolt")
+        assert f"'admin' cancelled the job {job_id} of the tenant 'bolt'" in caplog.messages
+        shown = await ask(closed, "b", path)
+        assert shown.json()["status"] == "cancelled"
+        again = await ask(closed, "admin", path, "DELETE", params={"tenant": "*"})
+        assert (again.status_code, again.json()["result"]) == (200, None)
+
+
+async def test_a_tenant_that_cancels_its_own_job_is_not_logged_as_an_operator(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with open_gateway(api_keys=SETTING) as closed:
+        job_id = await job_of(closed, "b")
+        with caplog.at_level("INFO"):
+            answer = await ask(closed, "b", f"/v1/jobs/{job_id}", "DELETE")
+        assert answer.status_code == 202
+        assert "tenant" not in answer.json()
+        assert not any("cancelled the job" in message for message in caplog.messages)

@@ -1,0 +1,362 @@
+"""Counts of jobs by minute: recorded once, written to a blob, and merged over processes."""
+
+import asyncio
+import json
+import sys
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contract.heartbeats import Heartbeat, ModelBeat, ModelState, encode_heartbeat
+from contract.names import SUMS
+from gateway.errors import Unavailable
+from gateway.operations.sums import (
+    MAX_PROCESSES,
+    SUMS_KEPT,
+    MinuteSums,
+    decode_sums,
+    encode_sums,
+    merge_minutes,
+    quantile,
+)
+from gateway.telemetry import BUCKET_SECONDS, KEPT_MINUTES, Histogram, JobCounters
+from tests.unit.gateway.blob_memory import MemoryBlobs
+from tests.unit.gateway.memory import ManualClock, MemoryPayloads
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+MINUTE = int(NOW.timestamp() // 60)
+
+
+class Process:
+    """The counters of one process of the gateway, and the blobs that it shares with others."""
+
+    def __init__(self, clock: ManualClock, blobs: MemoryBlobs, *, is_enabled: bool = True) -> None:
+        self.counters = JobCounters(clock)
+        self.sums = MinuteSums(blobs, self.counters, clock, is_enabled=is_enabled)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def blobs(clock: ManualClock) -> MemoryBlobs:
+    return MemoryBlobs(MemoryPayloads(), clock)
+
+
+def names_of(blobs: MemoryBlobs) -> list[str]:
+    return [name for name in blobs.payloads.blobs if name.startswith(SUMS)]
+
+
+events = st.tuples(
+    st.integers(0, 3),
+    st.sampled_from(["a", "b"]),
+    st.sampled_from(["accepted", "succeeded", "failed", "cancelled", "expired"]),
+    st.sampled_from(["boom", "slow"]),
+    st.floats(0, 5000),
+)
+
+
+def replay(counters: JobCounters, clock: ManualClock, found: list[Any]) -> None:
+    for minute, model, status, code, seconds in found:
+        clock.now = NOW + timedelta(minutes=minute)
+        if status == "accepted":
+            counters.record_accepted(model)
+        else:
+            counters.record_end(model, status, code, (seconds, seconds / 2))
+
+
+@given(st.lists(events, max_size=40), st.lists(st.booleans(), min_size=40, max_size=40))
+def test_the_merged_sums_of_two_processes_equal_the_sums_of_one_that_did_all(
+    found: list[Any], shares: list[bool]
+) -> None:
+    clock = ManualClock()
+    one, first, second = (JobCounters(clock) for _ in range(3))
+    for event, is_first in zip(found, shares, strict=False):
+        replay(one, clock, [event])
+        replay(first if is_first else second, clock, [event])
+    processes = [decode_sums("p", encode_sums(each, clock.now)) for each in (one, first, second)]
+    together = merge_minutes([processes[0]])
+    apart = merge_minutes(processes[1:])
+    assert apart.keys() == together.keys()
+    for minute, sums in together.items():
+        assert apart[minute].keys() == sums.keys()
+        for model, each in sums.items():
+            other = apart[minute][model]
+            assert (each.accepted, each.succeeded, each.failed) == (
+                *(other.accepted, other.succeeded, other.failed),
+            )
+            assert (each.cancelled, each.expired) == (other.cancelled, other.expired)
+            assert each.wait.counts == other.wait.counts
+            assert each.run.sum_seconds == pytest.approx(other.run.sum_seconds, abs=0.01)
+            assert each.failed_at_seconds == other.failed_at_seconds
+
+
+@given(st.lists(st.floats(0.0011, 2000), min_size=1, max_size=200))
+def test_a_quantile_is_at_most_the_width_of_a_bucket_wrong(durations: list[float]) -> None:
+    histogram = Histogram()
+    for duration in durations:
+        histogram.observe(duration)
+    for share in (0.5, 0.95):
+        exact = sorted(durations)[max(0, -(-int(share * 100) * len(durations) // 100) - 1)]
+        found = quantile(histogram, share)
+        assert found is not None
+        assert exact / 1.42 <= found <= exact * 1.42
+
+
+def test_a_histogram_ignores_durations_that_cannot_be_right() -> None:
+    histogram = Histogram()
+    for seconds in (-1.0, float("nan"), float("inf"), 1e12):
+        histogram.observe(seconds)
+    assert histogram == Histogram()
+    histogram.observe(BUCKET_SECONDS[-1] * 10)
+    assert quantile(histogram, 0.5) == BUCKET_SECONDS[-1]
+    assert quantile(Histogram(), 0.5) is None
+
+
+async def test_a_process_reads_the_written_sums_of_another_process(
+    clock: ManualClock, blobs: MemoryBlobs
+) -> None:
+    first, second = Process(clock, blobs), Process(clock, blobs)
+    first.counters.record_accepted("noop")
+    second.counters.record_end("noop", "failed", "boom", None)
+    await second.sums.write()
+    merged = merge_minutes(await first.sums.read())[MINUTE]["noop"]
+    assert (merged.accepted, merged.failed) == (1, Counter(boom=1))
+    # The change is not lost if the first process dies now: the second one has not read it yet.
+    await first.sums.write()
+    seen = merge_minutes(await second.sums.read())[MINUTE]["noop"]
+    assert (seen.accepted, seen.failed) == (1, Counter(boom=1))
+
+
+async def test_a_process_overwrites_one_blob_and_writes_only_after_a_change(
+    clock: ManualClock, blobs: MemoryBlobs
+) -> None:
+    process = Process(clock, blobs)
+    await process.sums.write()
+    assert names_of(blobs) == []
+    for _ in range(3):
+        process.counters.record_accepted("noop")
+        await process.sums.write()
+        await process.sums.write()
+    assert len(names_of(blobs)) == 1
+    assert blobs.write_count == 3
+    assert await process.sums.read() == [process.sums.own]
+
+
+async def test_an_event_loop_that_ends_writes_the_changes_first(
+    clock: ManualClock, blobs: MemoryBlobs
+) -> None:
+    process = Process(clock, blobs)
+    process.counters.record_accepted("noop")
+    (pending,) = [
+        task
+        for task in asyncio.all_tasks()
+        if task.get_coro().__name__ == "_write_after_pause"  # type: ignore[union-attr]
+    ]
+    await asyncio.sleep(0)
+    pending.cancel()
+    await asyncio.wait([pending])
+    (name,) = names_of(blobs)
+    written = decode_sums("p", blobs.payloads.blobs[name][1])
+    assert written.minutes[MINUTE]["noop"].accepted == 1
+
+
+async def test_counts_are_kept_and_logged_once_while_the_storage_does_not_respond(
+    clock: ManualClock, blobs: MemoryBlobs, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = Process(clock, blobs)
+    process.counters.record_accepted("noop")
+    blobs.payloads.is_down = True
+    for _ in range(3):
+        await process.sums.write()
+    assert len([record for record in caplog.records if "minute sums" in record.message]) == 1
+    blobs.payloads.is_down = False
+    await process.sums.write()
+    assert len(names_of(blobs)) == 1
+
+
+async def test_a_deleted_blob_is_written_again_with_all_counts(
+    clock: ManualClock, blobs: MemoryBlobs
+) -> None:
+    process = Process(clock, blobs)
+    for _ in range(2):
+        process.counters.record_accepted("noop")
+        await process.sums.write()
+        await blobs.delete(names_of(blobs)[0])
+    process.counters.record_accepted("noop")
+    await process.sums.write()
+    written = decode_sums("p", blobs.payloads.blobs[names_of(blobs)[0]][1])
+    assert written.totals["noop"].accepted == 3
+
+
+async def test_a_write_whose_response_was_lost_is_repeated(
+    clock: ManualClock, blobs: MemoryBlobs
+) -> None:
+    process = Process(clock, blobs)
+    process.counters.record_accepted("noop")
+    await process.sums.write()
+    (name,) = names_of(blobs)
+    # The storage has taken a write, but the process does not know the new ETag.
+    blobs.put(name, blobs.payloads.blobs[name][1])
+    process.counters.record_accepted("noop")
+    await process.sums.write()
+    written = decode_sums("p", blobs.payloads.blobs[name][1])
+    assert written.totals["noop"].accepted == 2
+
+
+async def test_a_process_without_minute_sums_writes_nothing_and_reads_only_its_own(
+    clock: ManualClock, blobs: MemoryBlobs
+) -> None:
+    other, silent = Process(clock, blobs), Process(clock, blobs, is_enabled=False)
+    for process in (other, silent):
+        process.counters.record_accepted("noop")
+        await process.sums.write()
+    assert len(names_of(blobs)) == 1
+    assert await silent.sums.read() == [silent.sums.own]
+
+
+async def test_sums_that_were_not_written_for_an_hour_are_not_read(
+    clock: ManualClock, blobs: MemoryBlobs
+) -> None:
+    first, second = Process(clock, blobs), Process(clock, blobs)
+    second.counters.record_accepted("noop")
+    await second.sums.write()
+    clock.now += SUMS_KEPT + timedelta(seconds=1)
+    assert await first.sums.read() == [first.sums.own]
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{}", b'{"version": 2, "minutes": {}, "totals": {}}', b'{"version": 1}']
+)
+async def test_unreadable_sums_of_another_process_are_left_out_and_logged_once(
+    clock: ManualClock, blobs: MemoryBlobs, caplog: pytest.LogCaptureFixture, data: bytes
+) -> None:
+    process = Process(clock, blobs)
+    blobs.put(f"{SUMS}other", data)
+    for _ in range(2):
+        assert await process.sums.read() == [process.sums.own]
+    assert len([record for record in caplog.records if "sums/other" in record.message]) == 1
+
+
+async def test_only_changed_sums_are_read_again(clock: ManualClock, blobs: MemoryBlobs) -> None:
+    reader = Process(clock, blobs)
+    others = [Process(clock, blobs) for _ in range(3)]
+    for process in others:
+        process.counters.record_accepted("noop")
+        await process.sums.write()
+    read: list[str] = []
+    real = blobs.read
+
+    async def counted(blob: str) -> Any:
+        read.append(blob)
+        return await real(blob)
+
+    blobs.read = counted  # type: ignore[method-assign]  # counts the reads
+    await reader.sums.read()
+    await reader.sums.read()
+    assert len(read) == 3
+    others[0].counters.record_accepted("noop")
+    await others[0].sums.write()
+    processes = await reader.sums.read()
+    assert len(read) == 4
+    assert merge_minutes(processes)[MINUTE]["noop"].accepted == 4
+
+
+def test_minutes_older_than_an_hour_are_neither_kept_nor_written() -> None:
+    clock = ManualClock()
+    counters = JobCounters(clock)
+    for _ in range(3 * KEPT_MINUTES):
+        counters.record_accepted("noop")
+        clock.now += timedelta(minutes=1)
+    written = decode_sums("p", encode_sums(counters, clock.now))
+    assert len(counters.minutes) == KEPT_MINUTES + 1
+    assert len(written.minutes) == KEPT_MINUTES
+    assert written.totals["noop"].accepted == 3 * KEPT_MINUTES
+
+
+def test_many_codes_of_a_model_are_counted_together() -> None:
+    counters = JobCounters(ManualClock())
+    for number in range(200):
+        counters.record_end("noop", "failed", f"code-{number}", None)
+    failed = counters.totals["noop"].failed
+    assert len(failed) <= 51
+    assert failed["other"] == 150
+    assert failed.total() == 200
+
+
+def test_a_queue_that_stays_empty_changes_nothing() -> None:
+    counters = JobCounters(ManualClock())
+    counters.record_waiting("noop", 0)
+    assert counters.change_count == 0
+    counters.record_waiting("noop", 3)
+    counters.record_waiting("noop", 0)
+    counters.record_waiting("noop", 0)
+    assert counters.change_count == 2
+    assert counters.minutes[MINUTE]["noop"].waiting == 3
+
+
+def test_the_cost_of_heartbeats_and_sums_is_small(capsys: pytest.CaptureFixture[str]) -> None:
+    """Print the sizes of a heartbeat and of the sums of a busy hour, and the writes of a minute."""
+    clock = ManualClock()
+    counters = JobCounters(clock)
+    for minute in range(KEPT_MINUTES):
+        clock.now = NOW + timedelta(minutes=minute)
+        for number in range(100):
+            counters.record_accepted("classifier")
+            seconds = 0.01 * 1.1 ** (number % 60)
+            counters.record_end("classifier", "succeeded", None, (seconds, seconds / 3))
+        counters.record_end("classifier", "failed", "inference-failed", None)
+        counters.record_waiting("classifier", minute + 1)
+    sums_bytes = len(encode_sums(counters, clock.now))
+    models = tuple(
+        ModelBeat(name, ModelState.LOADED, None, None, 3.21, 4, 8, 2 << 30)
+        for name in ("classifier", "voice-activity", "noop")
+    )
+    beat = Heartbeat("worker-5f9c7d-41", "0.1.0", NOW, 5.0, False, "L4", 24 << 30, 8 << 30, models)
+    beat_bytes = len(encode_heartbeat(beat))
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\na busy gateway process: 1 write of {sums_bytes} bytes a minute; a worker with "
+            f"three models: {60 / beat.interval_seconds:.0f} of {beat_bytes} bytes a minute\n"
+        )
+    assert sums_bytes < 32 * 1024
+    assert beat_bytes < 1024
+
+
+async def test_a_listing_stops_at_the_limit_of_processes() -> None:
+    clock = ManualClock()
+    memory = MemoryBlobs(MemoryPayloads(), clock)
+    for number in range(MAX_PROCESSES + 5):
+        counters = JobCounters(clock)
+        counters.record_accepted("noop")
+        memory.put(f"{SUMS}{number:04d}", encode_sums(counters, clock.now))
+    assert len(await Process(clock, memory).sums.read()) == 1 + MAX_PROCESSES
+
+
+async def test_reading_raises_unavailable_if_the_storage_does_not_respond(
+    clock: ManualClock, blobs: MemoryBlobs
+) -> None:
+    blobs.payloads.is_down = True
+    with pytest.raises(Unavailable):
+        await Process(clock, blobs).sums.read()
+
+
+def test_the_sums_are_json_that_names_each_count() -> None:
+    counters = JobCounters(ManualClock())
+    counters.record_accepted("noop")
+    counters.record_end("noop", "succeeded", None, (0.5, 0.25))
+    value = json.loads(encode_sums(counters, NOW))
+    assert value["totals"] == {
+        "noop": {
+            "accepted": 1,
+            "succeeded": 1,
+            "wait": {"sum": 0.5, "18": 1},
+            "run": {"sum": 0.25, "16": 1},
+        }
+    }

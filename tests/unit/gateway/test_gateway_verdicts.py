@@ -1,0 +1,290 @@
+"""Verdicts and reasons for waiting, computed from queues, workers and the time."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contract.heartbeats import Heartbeat, ModelBeat, ModelState
+from gateway.operations.verdicts import (
+    ANSWERED_SECONDS,
+    QueueFigures,
+    Severity,
+    Verdict,
+    VerdictCode,
+    WaitCode,
+    duration_text,
+    find_reason,
+    judge,
+)
+from gateway.operations.workers import SeenWorker, WorkerState
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+IDLE = QueueFigures("classifier")
+WAITING = QueueFigures("classifier", normal=40, low=1, oldest_age_seconds=30)
+
+
+def worker(
+    *models: tuple[str, ModelState] | ModelBeat,
+    name: str = "pod-7",
+    age_seconds: float = 1,
+    is_draining: bool = False,
+) -> SeenWorker:
+    beats = tuple(
+        model if isinstance(model, ModelBeat) else ModelBeat(model[0], model[1]) for model in models
+    )
+    started_at = NOW - timedelta(seconds=age_seconds + 20)
+    beat = Heartbeat(name, "1", started_at, 5.0, is_draining, models=beats)
+    return SeenWorker(beat, NOW - timedelta(seconds=age_seconds))
+
+
+LOADED = worker(ModelBeat("classifier", ModelState.LOADED, in_flight=8))
+LOADING = worker(("classifier", ModelState.LOADING))
+BROKEN_MODEL = ModelBeat("classifier", ModelState.BROKEN, "model-failed", "it raised KeyError")
+
+
+def summary(verdicts: list[Verdict]) -> list[tuple[str, str | None, str]]:
+    return [(each.severity, each.model, each.code) for each in verdicts]
+
+
+@pytest.mark.parametrize(
+    ("workers", "code", "text"),
+    [
+        ([], WaitCode.NO_WORKER, "no worker seen"),
+        ([worker(("noop", ModelState.LOADED))], WaitCode.NO_WORKER, "no worker seen"),
+        (
+            [worker(("classifier", ModelState.LOADED), age_seconds=90)],
+            WaitCode.NO_WORKER,
+            "no worker seen for 90 s",
+        ),
+        (
+            [worker(("classifier", ModelState.LOADED), is_draining=True)],
+            WaitCode.NO_WORKER,
+            "its only worker is shutting down",
+        ),
+        ([LOADED], WaitCode.BUSY, "1 worker runs other jobs first (8 in flight)"),
+        ([LOADED, LOADING], WaitCode.BUSY, "1 worker runs other jobs first (8 in flight)"),
+        (
+            [LOADING],
+            WaitCode.WORKER_STARTING,
+            "1 worker loading the model; the newest has run for 21 s",
+        ),
+        (
+            [worker(("classifier", ModelState.UNLOADED), ("noop", ModelState.LOADED))],
+            WaitCode.OTHER_MODEL_RUNS,
+            "it is the turn of noop on the device",
+        ),
+        (
+            [worker(("classifier", ModelState.UNLOADED), ("noop", ModelState.BROKEN))],
+            WaitCode.NO_MEMORY,
+            "no device has enough free memory for the model",
+        ),
+        (
+            [worker(replace(BROKEN_MODEL, code="out-of-memory"))],
+            WaitCode.NO_MEMORY,
+            "the model does not fit into the device's memory",
+        ),
+        (
+            [worker(BROKEN_MODEL)],
+            WaitCode.MODEL_BROKEN,
+            "the model cannot be loaded: model-failed: it raised KeyError",
+        ),
+    ],
+)
+def test_the_reason_why_jobs_wait_follows_from_the_workers(
+    workers: list[SeenWorker], code: WaitCode, text: str
+) -> None:
+    reason = find_reason(WAITING, workers, NOW)
+    assert reason is not None
+    assert (reason.code, reason.text) == (code, text)
+
+
+@pytest.mark.parametrize("normal", [0, None])
+def test_there_is_no_reason_if_no_job_waits_or_if_the_queue_is_unknown(normal: int | None) -> None:
+    assert find_reason(replace(IDLE, normal=normal), [], NOW) is None
+
+
+def test_a_worker_without_heartbeats_that_answers_is_no_missing_worker() -> None:
+    answered = replace(WAITING, answered_seconds=ANSWERED_SECONDS - 1)
+    assert find_reason(answered, [], NOW) is None
+    assert summary(judge([answered], [], NOW))[0] == (
+        *("info", "classifier", VerdictCode.NO_HEARTBEATS),
+    )
+    quiet = replace(WAITING, answered_seconds=ANSWERED_SECONDS)
+    assert find_reason(quiet, [], NOW) is not None
+
+
+def test_a_missing_worker_is_a_critical_verdict_that_names_model_jobs_and_time() -> None:
+    seen = worker(("classifier", ModelState.LOADED), age_seconds=90)
+    first = judge([WAITING], [seen], NOW)[0]
+    assert (first.severity, first.code) == (Severity.CRITICAL, VerdictCode.NO_WORKER)
+    assert first.text == "classifier: 41 jobs wait, no worker seen for 90 s."
+    assert first.advice
+
+
+def test_an_idle_system_without_a_worker_gets_one_verdict_without_a_model() -> None:
+    verdicts = judge([IDLE, QueueFigures("noop")], [], NOW)
+    assert summary(verdicts) == [("info", None, "no-worker")]
+    assert verdicts[0].text == "No worker runs. No job waits."
+
+
+def test_an_idle_model_without_a_worker_is_named_if_another_model_has_one() -> None:
+    verdicts = judge([IDLE, QueueFigures("noop")], [worker(("noop", ModelState.LOADED))], NOW)
+    assert summary(verdicts) == [("info", "classifier", "no-worker")]
+
+
+def test_a_healthy_system_gets_the_verdict_that_all_is_well() -> None:
+    verdicts = judge([IDLE], [LOADED], NOW)
+    assert summary(verdicts) == [("ok", None, "all-well")]
+    assert verdicts[0].text == "All is well: 1 worker, no job waits."
+
+
+@pytest.mark.parametrize(
+    ("queue", "code"),
+    [
+        (replace(WAITING, in_per_minute=30, out_per_minute=12), VerdictCode.BACKLOG_GROWS),
+        (replace(WAITING, oldest_age_seconds=400), VerdictCode.LONG_WAIT),
+        (replace(IDLE, dead=3), VerdictCode.DEAD_LETTERS),
+        (replace(IDLE, ended_count=10, failed_count=6), VerdictCode.MANY_FAILURES),
+        (replace(IDLE, normal=None), VerdictCode.QUEUE_UNKNOWN),
+    ],
+)
+def test_queues_with_problems_get_a_warning_although_a_worker_runs(
+    queue: QueueFigures, code: VerdictCode
+) -> None:
+    assert summary(judge([queue], [LOADED], NOW)) == [("warning", "classifier", code)]
+
+
+@pytest.mark.parametrize(
+    "queue",
+    [
+        replace(WAITING, in_per_minute=12, out_per_minute=12),
+        replace(IDLE, normal=9, in_per_minute=30),
+        replace(IDLE, ended_count=4, failed_count=4),
+        replace(IDLE, ended_count=100, failed_count=40),
+    ],
+)
+def test_a_busy_system_without_a_growing_backlog_or_many_failures_is_well(
+    queue: QueueFigures,
+) -> None:
+    assert [each.code for each in judge([queue], [LOADED], NOW)] == [VerdictCode.ALL_WELL]
+
+
+def test_a_silent_worker_is_a_warning_until_another_worker_serves_its_models() -> None:
+    dead = worker(("classifier", ModelState.LOADED), name="pod-1", age_seconds=60)
+    alone = judge([IDLE], [dead], NOW)
+    assert ("warning", None, "worker-silent") in summary(alone)
+    replaced = [each for each in judge([IDLE], [dead, LOADED], NOW) if each.code != "all-well"]
+    assert summary(replaced) == [("info", None, "worker-silent")]
+    assert "pod-1: no sign of life for 60 s" in replaced[0].text
+
+
+def test_a_broken_model_is_a_warning_although_no_job_waits() -> None:
+    verdicts = judge([IDLE], [worker(BROKEN_MODEL)], NOW)
+    assert summary(verdicts) == [("warning", "classifier", "model-broken")]
+    assert summary(judge([WAITING], [worker(BROKEN_MODEL)], NOW)) == [
+        ("critical", "classifier", "model-broken")
+    ]
+
+
+def test_without_heartbeats_nothing_is_said_of_workers() -> None:
+    verdicts = judge([WAITING], [], NOW, has_heartbeats=False)
+    assert [each.code for each in verdicts] == ["heartbeats-off", "all-well"]
+
+
+def test_a_storage_that_does_not_respond_is_the_worst_verdict() -> None:
+    verdicts = judge([WAITING], [], NOW, unavailable=["the heartbeats"])
+    assert summary(verdicts)[0] == ("critical", None, "service-unavailable")
+    assert "no-worker" not in [each.code for each in verdicts]
+
+
+def test_the_verdict_on_the_oldest_queue_comes_first_among_equals() -> None:
+    older = replace(WAITING, model="z", oldest_age_seconds=50)
+    verdicts = judge([WAITING, older], [], NOW)
+    assert [each.model for each in verdicts] == ["z", "classifier"]
+
+
+@pytest.mark.parametrize(
+    ("age_seconds", "state"),
+    [(0, "ready"), (13, "ready"), (14, "silent"), (1000, "silent"), (-5, "ready")],
+)
+def test_a_worker_is_silent_after_two_and_a_half_intervals(age_seconds: float, state: str) -> None:
+    assert worker(("noop", ModelState.LOADED), age_seconds=age_seconds).state(NOW) == state
+
+
+def test_a_worker_starts_until_its_first_model_is_loaded() -> None:
+    loading, loaded = ("a", ModelState.LOADING), ("b", ModelState.LOADED)
+    assert worker(loading).state(NOW) is WorkerState.STARTING
+    assert worker(loading, loaded).state(NOW) is WorkerState.READY
+    assert worker(("a", ModelState.UNLOADED)).state(NOW) is WorkerState.READY
+    assert worker(loaded, is_draining=True).state(NOW) is WorkerState.DRAINING
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (90, "90 s"), (720, "12 min"), (3 * 3600, "3 h"), (86400 * 3, "3 days")],
+)
+def test_durations_are_written_in_the_largest_fitting_unit(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
+
+
+names = st.sampled_from(["a", "b", "c"])
+numbers = st.none() | st.integers(0, 1000)
+queues = st.builds(
+    QueueFigures,
+    model=names,
+    normal=numbers,
+    low=numbers,
+    scheduled=numbers,
+    dead=numbers,
+    oldest_age_seconds=st.none() | st.floats(0, 1e6),
+    in_per_minute=st.floats(0, 1e4),
+    out_per_minute=st.floats(0, 1e4),
+    ended_count=st.integers(0, 100),
+    failed_count=st.integers(0, 100),
+    answered_seconds=st.none() | st.floats(0, 1e6),
+)
+workers_ = st.lists(
+    st.builds(
+        lambda models, age, is_draining: worker(*models, age_seconds=age, is_draining=is_draining),
+        st.lists(st.tuples(names, st.sampled_from(ModelState)), max_size=3),
+        st.floats(-10, 600),
+        st.booleans(),
+    ),
+    max_size=4,
+)
+
+
+@given(st.lists(queues, unique_by=lambda queue: queue.model), workers_, st.booleans())
+def test_there_is_always_a_verdict_and_the_worst_comes_first(
+    figures: list[QueueFigures], workers: list[SeenWorker], has_heartbeats: bool
+) -> None:
+    verdicts = judge(figures, workers, NOW, has_heartbeats=has_heartbeats)
+    ranks = [list(Severity).index(each.severity) for each in verdicts]
+    assert ranks == sorted(ranks)
+    assert verdicts or not figures
+    assert all(each.text.endswith(".") for each in verdicts)
+    if Severity.OK in [each.severity for each in verdicts]:
+        assert not any(rank < list(Severity).index(Severity.INFO) for rank in ranks)
+
+
+@given(queues, workers_)
+def test_a_reason_is_given_exactly_if_jobs_wait_and_no_unseen_worker_answers(
+    figures: QueueFigures, workers: list[SeenWorker]
+) -> None:
+    reason = find_reason(figures, workers, NOW)
+    if not figures.waiting:
+        assert reason is None
+    elif reason is None:
+        assert figures.answered_seconds is not None
+        assert figures.answered_seconds < ANSWERED_SECONDS
+    else:
+        serving = [
+            each
+            for each in workers
+            if each.state(NOW) not in {WorkerState.SILENT, WorkerState.DRAINING}
+            and figures.model in [beat.name for beat in each.heartbeat.models]
+        ]
+        assert (reason.code is WaitCode.NO_WORKER) == (not serving)

@@ -1,0 +1,201 @@
+"""The thread that writes heartbeats, and the states of models in them."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from azure.core.exceptions import ServiceRequestError
+
+from contract.heartbeats import Heartbeat, ModelBeat, ModelState, decode_heartbeat
+from tests.unit.worker.managed_models import BUDGET, NOOP, Infer, ManagedModel, shared
+from worker.errors import WeightsMissing
+from worker.heartbeats import TIMEOUT_SECONDS, Heartbeats, describe_model, describe_worker
+from worker.memory.gpu_sharing.sharing import DeviceSharing
+from worker.pipeline.receive import InFlight
+from worker.process import worker_name
+from worker.servicebus.link import utc_now
+from worker.settings import MemorySettings
+
+
+class MemoryStore:
+    """Records the requests, and fails while `is_down` is true."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str, float | None]] = []
+        self.changed = threading.Condition()
+        self.is_down = False
+
+    def write(
+        self, blob: str, data: bytes, media_type: str, timeout_seconds: float | None = None
+    ) -> None:
+        decode_heartbeat(data)
+        self._record(("write", blob, timeout_seconds))
+
+    def delete(self, blob: str, timeout_seconds: float | None = None) -> None:
+        self._record(("delete", blob, timeout_seconds))
+
+    def _record(self, call: tuple[str, str, float | None]) -> None:
+        with self.changed:
+            self.calls.append(call)
+            self.changed.notify_all()
+        if self.is_down:
+            raise ServiceRequestError("no route to the storage")
+
+    def wait_for(self, count: int) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.calls) >= count, 30)
+
+
+def beat() -> Heartbeat:
+    return Heartbeat("w", "1", utc_now(), 3600)
+
+
+BLOB = f"heartbeats/{worker_name()}"
+
+
+def run(heartbeats: Heartbeats) -> threading.Thread:
+    thread = threading.Thread(target=heartbeats.run, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_heartbeat_is_written_at_once_and_after_a_change_and_deleted_at_the_end() -> None:
+    store = MemoryStore()
+    heartbeats = Heartbeats(store, 3600, beat)
+    thread = run(heartbeats)
+    store.wait_for(1)
+    heartbeats.publish()
+    store.wait_for(2)
+    heartbeats.close()
+    thread.join(30)
+    assert store.calls == [
+        ("write", BLOB, TIMEOUT_SECONDS),
+        ("write", BLOB, TIMEOUT_SECONDS),
+        ("delete", BLOB, TIMEOUT_SECONDS),
+    ]
+
+
+def test_heartbeats_with_the_interval_zero_are_off() -> None:
+    store = MemoryStore()
+    heartbeats = Heartbeats(store, 0, beat)
+    heartbeats.run()
+    assert store.calls == []
+
+
+def test_a_failing_storage_is_logged_once_and_the_next_heartbeat_is_tried(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    store = MemoryStore()
+    store.is_down = True
+    heartbeats = Heartbeats(store, 3600, beat)
+    thread = run(heartbeats)
+    for count in range(1, 4):
+        store.wait_for(count)
+        heartbeats.publish()
+    store.wait_for(4)
+    store.is_down = False
+    heartbeats.publish()
+    store.wait_for(5)
+    heartbeats.close()
+    thread.join(30)
+    lines = [record.message for record in caplog.records if "heartbeats" in record.message]
+    assert [line.partition(":")[0] for line in lines] == [
+        "blob storage for heartbeats does not answer; the worker tries again",
+        "blob storage for heartbeats answers",
+    ]
+
+
+def test_an_error_while_the_worker_describes_itself_does_not_end_the_thread(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = MemoryStore()
+    described = threading.Event()
+
+    def defect() -> Heartbeat:
+        described.set()
+        raise RuntimeError("the device is lost")
+
+    heartbeats = Heartbeats(store, 3600, defect)
+    thread = run(heartbeats)
+    assert described.wait(30)
+    heartbeats.close()
+    thread.join(30)
+    assert [call[0] for call in store.calls] == ["delete"]
+    assert "the heartbeat could not be written" in caplog.text
+
+
+@pytest.fixture
+def sharing(tmp_path: Path) -> Iterator[DeviceSharing]:
+    with shared(tmp_path) as sharing:
+        yield sharing
+
+
+@pytest.fixture
+def start(sharing: DeviceSharing) -> Iterator[Callable[[str, Callable[[], Infer]], ManagedModel]]:
+    started: list[ManagedModel] = []
+
+    def start_model(name: str, load: Callable[[], Infer]) -> ManagedModel:
+        model = replace(NOOP, name=name, queue=name, max_batch_size=4)
+        started.append(ManagedModel(model, sharing, load))
+        return started[-1]
+
+    yield start_model
+    for managed in started:
+        managed.stop()
+
+
+def seen(managed: ManagedModel) -> ModelBeat:
+    return describe_model(managed.manager, InFlight(managed.telemetry), managed.telemetry)
+
+
+def until_state(managed: ManagedModel, state: ModelState) -> ModelBeat:
+    ends_at = time.monotonic() + 30
+    while seen(managed).state is not state:
+        assert time.monotonic() < ends_at, (seen(managed), state)
+        threading.Event().wait(0.01)
+    return seen(managed)
+
+
+def test_the_heartbeat_shows_a_model_that_loads_runs_and_waits_for_memory(
+    sharing: DeviceSharing, start: Callable[[str, Callable[[], Infer]], ManagedModel]
+) -> None:
+    gate, is_loading = threading.Event(), threading.Event()
+
+    def slow() -> Infer:
+        is_loading.set()
+        assert gate.wait(30)
+        return Infer(20)
+
+    first = start("a", slow)
+    assert is_loading.wait(30)
+    loading = seen(first)
+    assert (loading.state, loading.load_seconds) == (ModelState.LOADING, None)
+    gate.set()
+    loaded = until_state(first, ModelState.LOADED)
+    assert loaded.load_seconds is not None
+    assert first.entered.wait(30)
+    second = start("b", lambda: Infer(40))
+    waiting = until_state(second, ModelState.UNLOADED)
+    assert (waiting.code, waiting.reason) == (None, None)
+    beat = describe_worker(utc_now(), 5, sharing, [seen(first), waiting], is_draining=False)
+    assert (beat.total_bytes, beat.models[0].device_bytes) == (BUDGET, 60)
+
+
+def test_the_heartbeat_says_why_a_model_is_broken(
+    start: Callable[[str, Callable[[], Infer]], ManagedModel],
+) -> None:
+    def fail() -> Infer:
+        raise WeightsMissing("no such blob")
+
+    broken = until_state(start("a", fail), ModelState.BROKEN)
+    assert (broken.code, broken.reason) == (WeightsMissing.code, "no such blob")
+
+
+def test_a_worker_without_a_device_reports_the_cpu_without_limits() -> None:
+    found = describe_worker(utc_now(), 5, DeviceSharing(MemorySettings()), [], is_draining=True)
+    assert (found.worker, found.device) == (worker_name(), "cpu")
+    assert (found.total_bytes, found.used_bytes, found.is_draining) == (None, None, True)

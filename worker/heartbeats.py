@@ -1,0 +1,143 @@
+"""Publish the state of this worker as a small blob, which gateways read.
+
+One thread overwrites the blob at a fixed interval, so that the heartbeat delays no job. A heartbeat
+is written without retries, and the next one follows after the interval. See `contract.heartbeats`.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Final, Protocol
+
+from azure.core.exceptions import AzureError
+
+import contract
+from contract.heartbeats import Heartbeat, ModelBeat, ModelState, encode_heartbeat
+from contract.media import JSON
+from contract.names import heartbeat_blob
+from worker.inference.model_manager import ModelManager
+from worker.memory.gpu_sharing.sharing import DeviceSharing
+from worker.pipeline.receive import InFlight
+from worker.process import worker_name
+from worker.telemetry.recording import ModelTelemetry, ServiceStatus
+
+TIMEOUT_SECONDS: Final = 5.0
+"""How long one request to blob storage may take."""
+
+_log = logging.getLogger(__name__)
+
+
+class HeartbeatStore(Protocol):
+    """The blob container for heartbeats. Both methods raise AzureError or OSError."""
+
+    def write(
+        self, blob: str, data: bytes, media_type: str, timeout_seconds: float | None = None
+    ) -> None:
+        """Create or replace a blob."""
+        ...
+
+    def delete(self, blob: str, timeout_seconds: float | None = None) -> None:
+        """Delete a blob if it exists."""
+        ...
+
+
+class Heartbeats:
+    """Writes this worker's heartbeat again and again. A thread of its own must call `run`."""
+
+    def __init__(
+        self, store: HeartbeatStore, interval_seconds: float, describe: Callable[[], Heartbeat]
+    ) -> None:
+        """Store the dependencies.
+
+        Args:
+            store: The blob container.
+            interval_seconds: The time between two heartbeats; 0 writes none.
+            describe: Returns the heartbeat to write.
+        """
+        self._store = store
+        self._interval_seconds = interval_seconds
+        self._describe = describe
+        self._status = ServiceStatus("blob storage for heartbeats")
+        self._changed = threading.Event()
+        self._is_closed = False
+        self._blob = heartbeat_blob(worker_name())
+
+    def run(self) -> None:
+        """Write heartbeats until `close` is called, then delete the blob."""
+        while self._interval_seconds and not self._is_closed:
+            self._call(lambda: self._write(encode_heartbeat(self._describe())))
+            self._changed.wait(self._interval_seconds)
+            self._changed.clear()
+        if self._interval_seconds:
+            self._call(lambda: self._store.delete(self._blob, TIMEOUT_SECONDS))
+
+    def publish(self) -> None:
+        """Write the next heartbeat now, because the state of the worker has changed."""
+        self._changed.set()
+
+    def close(self) -> None:
+        """Make `run` delete the blob and return."""
+        self._is_closed = True
+        self._changed.set()
+
+    def _write(self, data: bytes) -> None:
+        self._store.write(self._blob, data, JSON, TIMEOUT_SECONDS)
+
+    def _call(self, request: Callable[[], None]) -> None:
+        try:
+            request()
+        except (AzureError, OSError) as error:
+            self._status.mark_down(type(error).__name__)
+        except Exception:  # noqa: BLE001  the worker must go on
+            _log.exception("the heartbeat could not be written")
+        else:
+            self._status.mark_up()
+
+
+def describe_worker(
+    started_at: datetime,
+    interval_seconds: float,
+    sharing: DeviceSharing,
+    models: Iterable[ModelBeat],
+    *,
+    is_draining: bool,
+) -> Heartbeat:
+    """Return the heartbeat of this process."""
+    device = sharing.device
+    return Heartbeat(
+        worker=worker_name(),
+        version=contract.VERSION,
+        started_at=started_at,
+        interval_seconds=interval_seconds,
+        is_draining=is_draining,
+        device=device.name if device else "cpu",
+        total_bytes=device.total_bytes if device else None,
+        used_bytes=device.used_bytes if device else None,
+        models=tuple(models),
+    )
+
+
+def describe_model(
+    manager: ModelManager, in_flight: InFlight, telemetry: ModelTelemetry
+) -> ModelBeat:
+    """Return what the heartbeat says about one model."""
+    problem = manager.problem
+    if manager.loaded is not None:
+        state = ModelState.LOADED
+    elif problem is not None:
+        state = ModelState.BROKEN
+    elif manager.is_standing_by and not manager.is_loading:
+        state = ModelState.UNLOADED
+    else:
+        state = ModelState.LOADING
+    return ModelBeat(
+        name=telemetry.model,
+        state=state,
+        code=problem["code"] if problem else None,
+        reason=problem["detail"] if problem else None,
+        load_seconds=manager.load_seconds,
+        in_flight=in_flight.held_count,
+        batch_size=telemetry.last_batch_size,
+        device_bytes=manager.reserved_bytes if manager.has_device else None,
+    )
