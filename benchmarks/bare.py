@@ -2,8 +2,8 @@
 
 `python -m benchmarks.bare PICTURE BATCH_SIZE SECONDS [tuned]` prints the number of images per
 second. The loop has no messages. It decodes the picture for every inference, as a worker does for
-every job. With `tuned`, the loop uses the worker's settings of the C allocator. `--catalogue FILE`
-and `--model NAME` choose another model than the classifier that ships.
+every job. With `tuned`, the loop uses the worker's settings of the C allocator. The default is the
+model `classifier` of the repository's catalogue. `--model NAME` and `--catalogue FILE` change this.
 """
 
 import argparse

@@ -40,10 +40,10 @@ WARM_UP_JOBS = 25
 
 @dataclass(frozen=True, slots=True)
 class ReadHop:
-    """A step that a `noop` job with a small body passes, according to the source code.
+    """A step of a `noop` job with a small body, as read from the source code.
 
-    `begin` and `end` are the times at which the step begins and ends. Their unit is one round trip,
-    and they count from the arrival of the request. `what` describes the step.
+    `begin` and `end` say after how many round trips since the arrival of the request the step
+    begins and ends. `what` describes the step.
     """
 
     begin: float
@@ -70,7 +70,11 @@ message, and the worker reads the blob.
 
 @dataclass(frozen=True, slots=True)
 class HopCount:
-    """The latencies of one kind of job without a delay and with a delay of `delay_ms`."""
+    """Computes the number of hops of one kind of job from the latencies of many such jobs.
+
+    `base_ms` are the latencies without a delay. `delayed_ms` are the latencies if each round trip
+    takes `delay_ms` longer.
+    """
 
     base_ms: Sequence[float]
     delayed_ms: Sequence[float]
@@ -78,7 +82,7 @@ class HopCount:
 
     @property
     def median_hops(self) -> float:
-        """The number of round trips for which the caller waits, from the median latencies."""
+        """The number of round trips for which the caller waits, computed from median latencies."""
         return (median(self.delayed_ms) - median(self.base_ms)) / self.delay_ms
 
     @property
@@ -155,7 +159,10 @@ def measure_latencies(url: str, size_bytes: int, jobs: int) -> list[float]:
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """In each round, measure each body size without and with a delay. Print the medians."""
+    """Measure the latency of jobs without and with a delay, and print the number of hops.
+
+    Each round measures each body size. The printed values are medians of the rounds. Return 0.
+    """
     parser = argparse.ArgumentParser(prog="./dev bench hops", description=__doc__)
     parser.add_argument("--delay-ms", type=float, nargs="+", default=[DELAY_MS])
     parser.add_argument("--rounds", type=int, default=ROUNDS)

@@ -66,7 +66,7 @@ class LoopThroughput:
 
 
 class Loop:
-    """A loaded model, and the threads that preprocess inputs and postprocess outputs."""
+    """Runs a loaded model in a bare loop, with threads that prepare inputs and finish outputs."""
 
     def __init__(self, model: ModelEntry, pictures: Sequence[bytes]) -> None:
         self._runner = LoadedModel.load(model, torch_threads(available_processors()))

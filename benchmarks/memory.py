@@ -80,7 +80,7 @@ def count_outcomes(gateway: Gateway, jobs: dict[str, int]) -> tuple[int, dict[st
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Measure with and without admission, and print the report.
+    """Measure two models on one device, with and without admission, and print the report.
 
     Returns 1 if a target was missed, otherwise 0.
     """

@@ -40,7 +40,7 @@ _TIMEOUT_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class SaturationRun:
-    """One run of the worker or of the loop: its throughput and its processor times."""
+    """The result of one run of the worker or of the bare loop: throughput and processor times."""
 
     throughput: LoopThroughput
     process_seconds: float
@@ -60,7 +60,7 @@ class SaturationRun:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A run of the worker between two runs of the loop."""
+    """A run of the worker between two runs of the bare loop."""
 
     before: SaturationRun
     worker: SaturationRun
@@ -68,7 +68,7 @@ class Round:
 
     @property
     def ratio(self) -> float:
-        """The worker's throughput divided by the mean throughput of the two loop runs."""
+        """The worker's throughput divided by the mean throughput of the two bare loops."""
         loop = (self.before.throughput.per_second + self.after.throughput.per_second) / 2
         return self.worker.throughput.per_second / loop
 
@@ -90,7 +90,7 @@ class Round:
 
 
 class BareLoop:
-    """A process that runs `benchmarks.loop`."""
+    """A process that runs the bare loop (`benchmarks.loop`)."""
 
     def __init__(self, catalogue: Path, model: str) -> None:
         self._process = subprocess.Popen(
@@ -127,7 +127,10 @@ class BareLoop:
 def worker_run(
     rig: WorkerRig, model: str, images: int, seconds: float, expected_seconds: float = 0.0
 ) -> SaturationRun:
-    """Put `images` jobs on the queue, and measure the worker until all jobs have replies."""
+    """Put `images` jobs on the model's queue, and wait until all jobs have replies.
+
+    Return the worker's throughput, and the processor time that was used meanwhile.
+    """
     ids = rig.fill(
         model, [InlineBytes("image/jpeg", path.read_bytes()) for path in PICTURES], images
     )

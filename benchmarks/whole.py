@@ -134,8 +134,8 @@ def _efficiency(name: str, outcome: load.HttpLoadResult, bare: float, target: fl
 def measure_memory(running_system: RunningSystem, when: str) -> list[Figure]:
     """Measure the peak memory of each process, and return the rows of the report.
 
-    `when` names the time of the measurement in the report. The target does not include the worker
-    and its models.
+    `when` says in the report when the memory was measured, for example "after these measurements".
+    The report has a target for the total memory of all processes except the worker.
     """
     found = peaks.peaks_mb(running_system)
     others = sum(peak for name, peak in found.items() if not name.startswith("worker"))

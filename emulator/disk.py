@@ -39,8 +39,10 @@ def is_disk_error(error: BaseException) -> bool:
 class DiskStatus:
     """Checks whether the data directory of a service can be written.
 
-    A check calls `statvfs`. If a write has failed, the check also writes and removes a small file,
-    at most once a second, until this succeeds. Only one thread at a time may call the methods.
+    Each check reads the free space of the disk. After `note_error` has recorded a failed write of
+    the service, a check also writes and removes a small file, at most once a second. It stops this
+    when such a test write, or a write of the service, succeeds. Only one thread at a time may call
+    the methods.
     """
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -51,13 +53,13 @@ class DiskStatus:
         self._is_reported = False
 
     def note_error(self, error: BaseException) -> None:
-        """Record that a write has failed. Ignore an error that the disk has not caused."""
+        """Record that a write of the service failed. Ignore errors that the disk did not cause."""
         if is_disk_error(error):
             self._failure = str(error)
             self._report(self._failure)
 
     def note_success(self) -> None:
-        """Record that a write has succeeded, so `find_problem` need not try to write."""
+        """Record that a write of the service succeeded, so no test write is needed."""
         self._failure = ""
 
     def find_problem(self) -> str:

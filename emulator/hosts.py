@@ -76,7 +76,7 @@ class HostFilter:
         self._rules = rules
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
-        """Pass the request to the application if its host is allowed."""
+        """Pass the request to the application if the host is allowed, otherwise refuse it."""
         if scope["type"] == "http":
             for name, value in scope["headers"]:
                 if name == b"host" and not self._rules.allows(value.decode("latin-1")):
@@ -97,7 +97,7 @@ class OriginFilter:
         self._rules = rules
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
-        """Pass the request to the application if its origin is allowed."""
+        """Pass the request to the application, or respond with 403 if the origin is not allowed."""
         for name, value in scope["headers"]:
             if name == b"origin" and not self._rules.allows_origin(value.decode("latin-1")):
                 await _respond(send, 403, b"OriginNotAllowed: a page of this origin is refused.\n")

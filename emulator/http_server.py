@@ -34,7 +34,7 @@ class HttpProtocol(HttpToolsProtocol):
     _is_in_head = True
     _is_in_body = False
     _deadline: float | None = None
-    """The event loop's time by which the client must send more bytes, or None if it need not."""
+    """The event loop's time by which the client must send more bytes; None if there is no limit."""
     # Each connection has one timer. A new deadline does not restart the timer. When the timer fires
     # before the deadline, it is started again.
     _request_timer: asyncio.TimerHandle | None = None
@@ -58,7 +58,8 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse received bytes.
 
-        Refuse a request whose head is too large. In a body, restart the time limit for a pause.
+        Refuse a request whose head is too large. If the bytes belong to a body, the client again
+        has `body_silence_seconds` to send more bytes.
         """
         if self._is_in_head:
             self._head_bytes += len(data)
@@ -73,7 +74,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._await_within(self.limits.body_silence_seconds)
 
     def on_headers_complete(self) -> None:
-        """Start the time limit for pauses within the request's body."""
+        """Note that the head is complete, so the body follows."""
         self._is_in_head = False
         self._is_in_body = True
         self._head_bytes = 0

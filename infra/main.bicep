@@ -23,6 +23,14 @@ param durableBackend string = 'scheduler'
 @maxValue(20)
 param alwaysReadyCount int = 1
 
+@description('Size of a node of the system pool. AKS needs at least 4 cores.')
+param systemNodeSize string = 'Standard_D4as_v5'
+
+@description('Nodes of the system pool: 2 at least in production, 1 for a trial.')
+@minValue(1)
+@maxValue(10)
+param systemNodeCount int = 2
+
 @description('Size of a GPU node. It decides the GPU, its memory and the price.')
 param gpuNodeSize string = 'Standard_NC4as_T4_v3'
 
@@ -43,6 +51,9 @@ param gpuMaxCount int = 8
 @description('Prefer spot GPU nodes. On-demand nodes are used if Azure has no spot nodes.')
 param useSpot bool = true
 
+@description('Share of requests that are traced, from 0 to 1.')
+param traceSampling string = '0.1'
+
 @description('Put an API Management instance in front of the gateway.')
 param deployApim bool = false
 
@@ -59,8 +70,9 @@ param monthlyBudget int = 0
 @description('First day of the budget, the first of a month: infra/scripts/check-tools.sh sets it.')
 param budgetStart string = ''
 
-@description('Mail address for alerts and the budget. Empty: no mail.')
-param alertEmail string = ''
+@description('Mail address for alerts and the budget. none: no mail. infra/scripts/check-tools.sh asks for it.')
+@minLength(3)
+param alertEmail string
 
 @description('Object id of the identity that deploys. It may upload weights and write the keys. azd sets it.')
 param principalId string = ''
@@ -72,6 +84,9 @@ param principalType string = 'User'
 @description('The workers\' image on Container Apps. infra/scripts/deploy-worker.sh sets it.')
 param workerImage string = ''
 
+@description('The image on Container Apps of models that need no GPU. infra/scripts/deploy-worker.sh sets it.')
+param workerCpuImage string = ''
+
 @description('Names of the existing node pools. infra/scripts/check-tools.sh sets it each time.')
 param nodePools string = 'none'
 
@@ -79,7 +94,18 @@ param nodePools string = 'none'
 param kubernetesVersion string = '1.36'
 
 var token = take(uniqueString(subscription().id, environmentName, location), 10)
+// Names that several modules need. They are known before anything exists, so that a preview
+// (`azd provision --preview`) can evaluate all names and ids that are made from them.
+var identityNames = {
+  gateway: 'id-gateway-${token}'
+  worker: 'id-worker-${token}'
+  keda: 'id-keda-${token}'
+}
+var hostStorageName = 'sthost${token}'
+var registryName = 'cr${token}'
+var workspaceName = 'log-${token}'
 var tags = { 'azd-env-name': environmentName, application: 'loosely' }
+var mailAddress = alertEmail == 'none' ? '' : alertEmail
 var usesAks = workerHost == 'aks'
 // The name is part of the origin of the gateway's pages, which the storage must know before the gateway
 // is created.
@@ -96,7 +122,7 @@ resource group 'Microsoft.Resources/resourceGroups@2025-04-01' = {
 
 module identities 'modules/identities.bicep' = {
   scope: group
-  params: { location: location, tags: tags, token: token }
+  params: { location: location, tags: tags, names: identityNames }
 }
 
 module monitoring 'modules/monitoring.bicep' = {
@@ -105,7 +131,11 @@ module monitoring 'modules/monitoring.bicep' = {
     location: location
     tags: tags
     token: token
-    publisherPrincipalId: identities.outputs.gateway.principalId
+    workspaceName: workspaceName
+    gatewayIdentityName: identityNames.gateway
+    gatewayPrincipalId: identities.outputs.gateway.principalId
+    workerIdentityName: identityNames.worker
+    workerPrincipalId: identities.outputs.worker.principalId
     usesAks: usesAks
   }
 }
@@ -126,7 +156,10 @@ module storage 'modules/storage.bicep' = {
     blobZoneId: network.outputs.blobZoneId
     pageOrigins: pageOrigins
     corsOrigins: corsOrigins
+    hostName: hostStorageName
+    gatewayIdentityName: identityNames.gateway
     gatewayPrincipalId: identities.outputs.gateway.principalId
+    workerIdentityName: identityNames.worker
     workerPrincipalId: identities.outputs.worker.principalId
     deployerPrincipalId: principalId
     deployerPrincipalType: principalType
@@ -142,8 +175,11 @@ module servicebus 'modules/servicebus.bicep' = {
     privateNetwork: privateNetwork
     endpointSubnetId: network.outputs.endpointSubnetId
     zoneId: network.outputs.servicebusZoneId
+    gatewayIdentityName: identityNames.gateway
     gatewayPrincipalId: identities.outputs.gateway.principalId
+    workerIdentityName: identityNames.worker
     workerPrincipalId: identities.outputs.worker.principalId
+    kedaIdentityName: identityNames.keda
     kedaPrincipalId: identities.outputs.keda.principalId
   }
 }
@@ -154,7 +190,10 @@ module durable 'modules/durable.bicep' = if (durableBackend == 'scheduler') {
     location: location
     tags: tags
     token: token
+    gatewayIdentityName: identityNames.gateway
     gatewayPrincipalId: identities.outputs.gateway.principalId
+    deployerPrincipalId: principalId
+    deployerPrincipalType: principalType
   }
 }
 
@@ -167,7 +206,9 @@ module vault 'modules/vault.bicep' = {
     privateNetwork: privateNetwork
     endpointSubnetId: network.outputs.endpointSubnetId
     zoneId: network.outputs.vaultZoneId
+    gatewayIdentityName: identityNames.gateway
     gatewayPrincipalId: identities.outputs.gateway.principalId
+    workerIdentityName: identityNames.worker
     workerPrincipalId: identities.outputs.worker.principalId
     deployerPrincipalId: principalId
     deployerPrincipalType: principalType
@@ -184,7 +225,7 @@ module gateway 'modules/gateway.bicep' = {
     corsOrigins: corsOrigins
     identityId: identities.outputs.gateway.id
     identityClientId: identities.outputs.gateway.clientId
-    hostStorageName: storage.outputs.hostName
+    hostStorageName: hostStorageName
     packageContainer: storage.outputs.packageContainer
     payloadEndpoint: storage.outputs.payloadEndpoint
     servicebusHost: servicebus.outputs.host
@@ -192,6 +233,7 @@ module gateway 'modules/gateway.bicep' = {
     insightsConnectionString: monitoring.outputs.insightsConnectionString
     durableEndpoint: durableBackend == 'scheduler' ? durable!.outputs.endpoint : ''
     alwaysReadyCount: alwaysReadyCount
+    traceSampling: traceSampling
     subnetId: network.outputs.functionsSubnetId
   }
 }
@@ -202,6 +244,7 @@ module registry 'modules/registry.bicep' = {
     location: location
     tags: tags
     token: token
+    name: registryName
     privateNetwork: privateNetwork
     endpointSubnetId: network.outputs.endpointSubnetId
     zoneId: network.outputs.registryZoneId
@@ -212,6 +255,7 @@ module registry 'modules/registry.bicep' = {
 
 module cluster 'modules/cluster.bicep' = if (usesAks) {
   scope: group
+  dependsOn: [identities, registry]
   params: {
     location: location
     tags: tags
@@ -219,11 +263,13 @@ module cluster 'modules/cluster.bicep' = if (usesAks) {
     kubernetesVersion: kubernetesVersion
     nodePools: split(nodePools, ',')
     subnetId: network.outputs.clusterSubnetId
-    registryName: registry.outputs.name
+    registryName: registryName
     workspaceId: monitoring.outputs.workspaceId
     metricsAccountId: monitoring.outputs.metricsAccountId
-    workerIdentityName: identities.outputs.worker.name
-    kedaIdentityName: identities.outputs.keda.name
+    workerIdentityName: identityNames.worker
+    kedaIdentityName: identityNames.keda
+    systemNodeSize: systemNodeSize
+    systemNodeCount: systemNodeCount
     gpuNodeSize: gpuNodeSize
     gpuSharing: gpuSharing
     gpuMinCount: gpuMinCount
@@ -236,23 +282,26 @@ module cluster 'modules/cluster.bicep' = if (usesAks) {
 
 module workerApps 'modules/worker-aca.bicep' = if (!usesAks) {
   scope: group
+  dependsOn: [monitoring, registry]
   params: {
     location: location
     tags: tags
     token: token
     subnetId: network.outputs.appsSubnetId
-    workspaceName: monitoring.outputs.workspaceName
-    registryName: registry.outputs.name
-    workerIdentityName: identities.outputs.worker.name
+    workspaceName: workspaceName
+    registryName: registryName
+    workerIdentityName: identityNames.worker
     workerPrincipalId: identities.outputs.worker.principalId
-    kedaIdentityName: identities.outputs.keda.name
+    kedaIdentityName: identityNames.keda
     servicebusHost: servicebus.outputs.host
     payloadEndpoint: storage.outputs.payloadEndpoint
     vaultUri: vault.outputs.uri
+    insightsConnectionString: monitoring.outputs.insightsConnectionString
     gatewayHost: gateway.outputs.host
     maxReplicas: gpuMaxCount
     minReplicas: gpuMinCount
     image: workerImage
+    cpuImage: workerCpuImage
   }
 }
 
@@ -262,7 +311,7 @@ module apim 'modules/apim.bicep' = if (deployApim) {
     location: location
     tags: tags
     token: token
-    publisherEmail: alertEmail
+    publisherEmail: mailAddress
     gatewayHost: gateway.outputs.host
   }
 }
@@ -273,15 +322,20 @@ module alerts 'modules/alerts.bicep' = {
     location: location
     tags: tags
     token: token
-    email: alertEmail
+    email: mailAddress
     servicebusId: servicebus.outputs.id
     insightsId: monitoring.outputs.insightsId
+    workspaceId: monitoring.outputs.workspaceId
+    metricsAccountId: monitoring.outputs.metricsAccountId
+    gatewayUrl: gateway.outputs.baseUrl
+    testsAvailability: alwaysReadyCount > 0
+    usesAks: usesAks
   }
 }
 
 module budget 'modules/budget.bicep' = if (monthlyBudget > 0) {
   scope: group
-  params: { amount: monthlyBudget, start: budgetStart, email: alertEmail, token: token }
+  params: { amount: monthlyBudget, start: budgetStart, email: mailAddress, token: token }
 }
 
 // azd keeps these values in its environment, for infra/scripts and `azd env get-values`.

@@ -131,6 +131,7 @@ def make_container(model: ModelEntry, grace_seconds: int) -> dict[str, Any]:
         "env": [
             {"name": "WORKER_MODELS", "value": model.name},
             {"name": "WORKER_DRAIN_SECONDS", "value": str(grace_seconds - _AFTER_DRAIN_SECONDS)},
+            *([{"name": "WORKER_REQUIRE_DEVICE", "value": "cuda"}] if model.uses_gpu else []),
         ],
         "ports": [{"name": "health", "containerPort": HEALTH_PORT}],
         # A model may load for minutes. The worker's loops keep running meanwhile, so /live

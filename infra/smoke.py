@@ -32,12 +32,12 @@ CANCELLATIONS_IN_PARALLEL: Final = 8
 """The number of jobs of the group `cancelled` that are submitted and cancelled at the same time."""
 
 SUBMIT_INTERVAL_SECONDS: Final = 0.6
-"""Seconds from one submit to the next in the group `restarted`, before the restart of the gateway.
-After the restart, the time between submits is twice as long."""
+"""Seconds between the submits of two jobs of the group `restarted`, before the gateway's restart.
+After the restart, the time between two submits is twice as long."""
 
 RESTART_DELAY_SECONDS: Final = 0.2
-"""Seconds between the submit of the jobs that are submitted together and the gateway's restart. The
-gateway accepts some of these jobs before the restart."""
+"""Seconds from the time at which half of the jobs are submitted to the restart of the gateway. In
+this time, the gateway accepts some of these jobs."""
 
 DEADLINE_SECONDS: Final = 1800
 REQUEST_SECONDS: Final = 30.0
@@ -160,9 +160,10 @@ class JobReport:
 
 
 def accept(api: Api, limit: TimeLimit) -> JobReport:
-    """Submit one job. Repeat the request until the gateway accepts or refuses the job.
+    """Submit one job, and return the report on this job.
 
-    All requests have the same Idempotency-Key, so only one job is created.
+    Repeat the request until the gateway accepts or refuses the job, or until `limit` is over. All
+    requests have the same Idempotency-Key, so only one job is created.
     """
     job, key = JobReport(), str(uuid.uuid4())
     while not limit.is_over:
@@ -196,7 +197,10 @@ def read_status(api: Api, job: JobReport) -> None:
 
 
 def watch(api: Api, job: JobReport, limit: TimeLimit) -> None:
-    """Read the job's status repeatedly until the job has ended or the time limit has passed."""
+    """Read the job's status repeatedly, and store it in `job`.
+
+    Return when the job has ended or the time limit has passed.
+    """
     pause = 0.1
     while job.status not in FINAL and not limit.is_over:
         limit.pause(pause)
@@ -205,9 +209,10 @@ def watch(api: Api, job: JobReport, limit: TimeLimit) -> None:
 
 
 def cancel(api: Api, job: JobReport, limit: TimeLimit) -> None:
-    """Cancel the job. Repeat the request until the gateway accepts or refuses the cancellation.
+    """Cancel a job, and store in `job` whether the gateway accepted the cancellation.
 
-    If the gateway accepts the cancellation, read the job's status once.
+    The request is repeated until the gateway accepts or refuses the cancellation, or until the time
+    limit. If the gateway accepts it, the job's status is read once and stored in `job`.
     """
     while not limit.is_over:
         status, _ = api.call("DELETE", f"/v1/jobs/{job.job_id}")
@@ -310,11 +315,12 @@ def run_restarted(
 
 
 def submit_after_seconds(number: int, count: int) -> float:
-    """Return when to submit a job of the group `restarted`, in seconds after the group's start.
+    """Return when to submit job `number` of the group `restarted`, in seconds after its start.
 
-    The first quarter of the jobs is submitted one by one. Half of the jobs are submitted together,
-    just before the restart. The last quarter is submitted one by one over a longer time. Some of
-    these jobs are probably submitted while the gateway restarts.
+    The group has `count` jobs, with numbers from 0. The first quarter of the jobs is
+    submitted one by one. Half of the jobs are submitted together, just before the restart. The last
+    quarter is submitted one by one over a longer time. Some of these jobs are probably submitted
+    while the gateway restarts.
     """
     before, together = count // 4, count // 2
     after = number - before - together + 1

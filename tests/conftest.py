@@ -15,7 +15,10 @@ _HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Skip a file that imports torch or NumPy if torch is not installed, as in `./dev newer`."""
+    """Return True to skip a file that imports torch or NumPy when torch is not installed.
+
+    `./dev newer` runs the tests without torch. Returns None if the file is not skipped.
+    """
     if _HAS_TORCH or collection_path.suffix != ".py":
         return None
     return bool(_TORCH.search(collection_path.read_text(encoding="utf-8"))) or None

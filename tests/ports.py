@@ -8,7 +8,10 @@ _claims: list[socket.socket] = []
 
 
 def free_ports(count: int) -> int:
-    """Return the first of `count` consecutive free ports, at most 15, that no other test uses."""
+    """Return the first of `count` consecutive free ports that no other test uses.
+
+    `count` must not be greater than 15.
+    """
     # Below 32768, the start of the ephemeral range: no client socket uses one of the ports.
     for base in range(20000 + os.getpid() % 250 * 16, 32000, 16):
         claim = socket.socket()

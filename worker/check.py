@@ -216,9 +216,11 @@ def _failed(code: str, detail: str, output: TextIO) -> int:
 
 
 def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
-    """Run the command `python -m worker.check`, and return its exit code: 0, 1 or 2.
+    """Load a model, run it on an input, measure its batches, and write JSON lines to `output`.
 
-    The lines are written to `output`.
+    Returns:
+        The exit code: 0 if the model ran, 1 if the model or the input caused an error, 2 if an
+        argument or a setting is wrong.
     """
     parser = argparse.ArgumentParser(
         prog="python -m worker.check", description="Runs one model on one input."

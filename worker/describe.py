@@ -1,8 +1,8 @@
-"""`python -m worker.describe NAME`: print the parameters of a model for its catalogue entry.
+"""`python -m worker.describe NAME`: print a model's parameters as TOML for the catalogue.
 
-The command imports the model's module, but creates no instance of its class and reads no weights.
-It reads the setting MODEL_CATALOGUE. The exit code is 1 if the model's arguments cannot be
-described, and 2 if an argument or a setting is wrong.
+The command imports the model's module, but creates no instance of the model's class and reads no
+weights. The setting MODEL_CATALOGUE is the path of the catalogue. The exit code is 1 if the model's
+parameters cannot be described, and 2 if NAME or a setting is invalid.
 """
 
 import argparse

@@ -20,7 +20,7 @@
     │   ├── PayloadsUnavailable    payloads-away            blob storage does not answer
     │   ├── ReplyUndelivered       reply-undelivered        the gateway does not answer
     │   ├── OutboundFailed         outbound-failed          another server does not answer
-    │   ├── LookUpsBusy            look-ups-busy            DNS does not answer for other names
+    │   ├── LookUpsBusy            look-ups-busy            too many DNS look-ups are running
     │   ├── DeviceLost             device-lost              the process must be restarted
     │   └── WorkerFault            worker-fault             a defect of the worker
     ├── Poison                                         dead-letter, with reason and description
@@ -36,6 +36,7 @@
     │   ├── ModelFailed            model-failed            the model's code raised an error
     │   ├── ModelUnfit             model-unfit             the class does not fit its entry
     │   ├── ModelKillsWorker       model-kills-worker      its load has killed the process
+    │   ├── DeviceMissing          device-missing          there is no GPU that the worker needs
     │   ├── WeightsMissing         weights-missing         the weights do not exist
     │   ├── WeightsMismatch        weights-mismatch        the digest differs from the entry's
     │   ├── WeightsUnsafe          weights-unsafe          a pickle that would run code
@@ -84,7 +85,10 @@ class WorkerError(Exception):
 
 
 class Fault(WorkerError):
-    """The job fails. The caller gets the error's text, which says what happened and what to do."""
+    """An error that makes the job fail at once, without another delivery.
+
+    The caller gets the error's text, which says what happened and what to do.
+    """
 
     settlement = Settlement.COMPLETE
 
@@ -285,7 +289,10 @@ class ReplyRefused(Poison):
 
 
 class HandedBack(WorkerError):
-    """The job has not started, and the worker shuts down or unloads the job's model."""
+    """The job has not started, and the worker shuts down or unloads the job's model.
+
+    The worker returns the message to its queue, without counting a failed delivery.
+    """
 
     code = "handed-back"
     retryable = True
@@ -338,6 +345,12 @@ class ModelKillsWorker(ModelUnusable):
     """Each of the last attempts to load the model has killed the worker's process."""
 
     code = "model-kills-worker"
+
+
+class DeviceMissing(ModelUnusable):
+    """WORKER_REQUIRE_DEVICE requires a GPU, but this process cannot use one."""
+
+    code = "device-missing"
 
 
 class WeightsMissing(ModelUnusable):

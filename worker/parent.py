@@ -12,7 +12,6 @@ Only Linux is supported: on macOS, torch may not be used after a fork.
 """
 
 import ctypes
-import gc
 import importlib
 import logging
 import mmap
@@ -57,7 +56,10 @@ class RestartDelay:
         self._seconds = 0.0
 
     def next_seconds(self, run_seconds: float) -> float:
-        """Return the delay after a child that ran for `run_seconds`. 0 means no delay."""
+        """Return how many seconds to wait before the next child is started.
+
+        The last child has run for `run_seconds`.
+        """
         if run_seconds >= _SHORT_RUN_SECONDS:
             self._seconds = 0.0
             return 0.0
@@ -104,9 +106,6 @@ def run_in_child(
     if threading.active_count() > 1:
         _log.warning("a model's module has started a thread, so the worker has no parent process")
         return run(None)
-    # The child writes to fewer pages of memory if its garbage collector ignores these objects.
-    gc.collect()
-    gc.freeze()
     code = _Parent(run).run()
     return run(None) if code == _EXIT_DEVICE_IN_PARENT else code
 
@@ -237,7 +236,7 @@ def _die_with_parent(parent: int) -> None:
 
 
 def _reseed() -> None:
-    """Seed NumPy's global generator, which would return the same numbers in every child.
+    """Seed NumPy's global random generator. Otherwise every child would get the same numbers.
 
     Python's own generator is seeded again by the fork, and torch's generator starts with a fixed
     seed in every process.

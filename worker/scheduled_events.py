@@ -1,4 +1,4 @@
-"""Poll Azure's scheduled events, and shut the worker down before Azure stops its machine.
+"""Poll Azure's scheduled events, and shut the worker down before Azure stops the machine.
 
 The protocol is Scheduled Events of the Azure Instance Metadata Service, api-version 2020-07-01. One
 JSON document lists the events of this machine and of other machines in the same scale set. The
@@ -116,7 +116,10 @@ class ScheduledEvents:
         self._stop.set()
 
     def poll(self) -> float:
-        """Poll once, and return how many seconds to wait before the next poll."""
+        """Ask the metadata service once for scheduled events, and handle them.
+
+        Return how many seconds to wait before the next poll.
+        """
         try:
             self._machine = self._machine or self._get(_NAME_PATH).decode().strip()
             events = read_events(self._get(_EVENTS_PATH))

@@ -94,6 +94,7 @@ class MemorySettings:
             model.
         turn_seconds: How long a loaded model may stay in memory while other models wait.
         card_shares: The number of pods that share one GPU but have no common folder.
+        is_cuda_required: Whether models are loaded only on a CUDA GPU.
     """
 
     budget_bytes: int | None = None
@@ -101,6 +102,7 @@ class MemorySettings:
     is_admitting: bool = True
     turn_seconds: float = 5.0
     card_shares: int = 1
+    is_cuda_required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +300,7 @@ def _memory(environ: Mapping[str, str]) -> MemorySettings:
         is_admitting=_choice(environ, "WORKER_ADMISSION", "on", "off") == "on",
         turn_seconds=_seconds(environ, "WORKER_TURN_SECONDS", _DEFAULT_TURN_SECONDS),
         card_shares=_whole(environ, "WORKER_CARD_SHARES", 1, 1, 64),
+        is_cuda_required=_choice(environ, "WORKER_REQUIRE_DEVICE", "any", "cuda") == "cuda",
     )
 
 

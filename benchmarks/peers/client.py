@@ -64,7 +64,7 @@ class Exchange:
 
 @dataclass(slots=True)
 class Exchanges:
-    """All requests of one run, in the order in which they ended."""
+    """All requests of one run with their responses, in the order in which the requests ended."""
 
     found: list[Exchange] = field(default_factory=list)
 

@@ -59,7 +59,6 @@ def variables() -> dict[str, str]:
     return {
         **kept,
         "PYTHONPATH": str(ROOT),
-        "PYTHONDONTWRITEBYTECODE": "1",
         "BENTOML_DO_NOT_TRACK": "True",
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",

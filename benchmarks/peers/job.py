@@ -1,4 +1,4 @@
-"""The two jobs that all systems serve. They get a JPEG and return JSON.
+"""The two tasks that all systems serve. They get a JPEG and return JSON.
 
 noop      decode the picture, crop it to 224 x 224 pixels, and return a constant
 resnet18  the same, then ResNet-18 with seeded random weights on one thread: the five best classes
@@ -55,7 +55,7 @@ class PeerModel:
         return self.finish(self.run([self.decode(picture)])[0])
 
     def decode(self, picture: bytes) -> Any:
-        """Decode a JPEG, and return the prepared picture."""
+        """Decode a JPEG, and convert the picture to an input of `run`."""
         return self.prepare(Image.open(BytesIO(picture)).convert("RGB"))
 
     def prepare(self, image: Image.Image) -> Any:

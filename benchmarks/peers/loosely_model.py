@@ -1,4 +1,7 @@
-"""The two jobs as a model of Loosely. `benchmarks/peers/models.toml` has its catalogue entries."""
+"""The tasks `noop` and `resnet18` of the comparison with the peers, as a model of Loosely.
+
+`benchmarks/peers/models.toml` contains a catalogue entry for each task.
+"""
 
 from typing import Any, ClassVar
 

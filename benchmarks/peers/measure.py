@@ -87,11 +87,11 @@ def _encode(picture: Image.Image) -> bytes:
 
 
 def measure(served: ServedPeer, task: str, amounts: Amounts, expected: Sequence[Any]) -> Values:
-    """Send one job to a system many times, and return all measured values.
+    """Send many requests for one task to a system, and return all measured values.
 
     Args:
         served: The running system.
-        task: The job that it serves.
+        task: The name of the task that the system serves, for example `noop`.
         amounts: How many requests to send.
         expected: The right result for each body of the requests. If it is empty, no result is
             checked.
@@ -166,7 +166,8 @@ def _measure_loss(served: ServedPeer, amounts: Amounts, exchanges: list[Exchange
 def _wait_for_recovery(served: ServedPeer) -> float | None:
     """Repeat a request until it succeeds, and return the time of the success.
 
-    Return None if no request succeeds within `_RECOVERY_SECONDS`.
+    The time is in seconds, on the clock `time.perf_counter`. Return None if no request succeeds
+    within `_RECOVERY_SECONDS`.
     """
     give_up_at = time.perf_counter() + _RECOVERY_SECONDS
     while time.perf_counter() < give_up_at:

@@ -1,4 +1,4 @@
-"""Write a comparison as `docs/benchmarks.md` with its charts."""
+"""Write `docs/benchmarks.md`, which compares Loosely with its peers, and draw its charts."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -118,7 +118,7 @@ def _bars(
 def _describe_rounds(comparison: Comparison) -> str:
     """Return the number of rounds as text.
 
-    If the jobs have different numbers of rounds, the text has the number for each job.
+    If the tasks have different numbers of rounds, the text has the number for each task.
     """
     rounds = {
         task: len({run.round for run in comparison.runs if run.task == task})
@@ -146,8 +146,8 @@ def make_document(comparison: Comparison) -> str:
 In each round all systems run one after another on this machine, with the same pictures and the same
 client. The client runs on the same processors as the servers.
 
-The job `noop` decodes a JPEG of 26 KB, crops it and returns a constant. It shows what a system
-costs. The job `resnet18` also runs torchvision's ResNet-18 on one thread. It shows how much that
+The task `noop` decodes a JPEG of 26 KB, crops it and returns a constant. It shows what a system
+costs. The task `resnet18` also runs torchvision's ResNet-18 on one thread. It shows how much that
 cost matters beside a model.
 """
     ]
@@ -312,7 +312,7 @@ def _method(comparison: Comparison) -> str:
     head = [
         "system",
         "settings",
-        "job",
+        "task",
         "ready s",
         "steal",
         "others",
@@ -366,7 +366,7 @@ sudo apt-get install --no-install-recommends redis-server
 ./dev bench peers --rounds 3
 ```
 
-The first run makes `.venv-peers`, about 3 GB. Fewer systems: `--peers loosely,celery`. One job:
+The first run makes `.venv-peers`, about 3 GB. Fewer systems: `--peers loosely,celery`. One task:
 `--tasks noop`. `./dev bench peers --render docs/benchmarks/peers.json` writes this page again from
 the measured values.
 """

@@ -13,9 +13,9 @@ Values = dict[str, float | None]
 
 @dataclass(frozen=True, slots=True)
 class PeerRun:
-    """The measured values of one run: one peer configuration with one job in one round.
+    """The measured values of one run: one peer configuration with one task in one round.
 
-    `key` is the id of the configuration, and `task` is the name of the job.
+    `key` is the id of the configuration. `task` is the name of the task, for example `noop`.
 
     If the run failed, `values` is empty and `error` is the text of the error.
     """
@@ -51,7 +51,7 @@ class Comparison:
     def medians(self, key: str, task: str) -> Values:
         """Return the median of each measured value over the rounds of the comparison.
 
-        Only the successful runs of the configuration `key` with the job `task` are counted.
+        Only the successful runs of the configuration `key` with this task are counted.
         """
         runs = [run for run in self.runs if run.key == key and run.task == task and not run.error]
         names = dict.fromkeys(name for run in runs for name in run.values)

@@ -1,7 +1,7 @@
 """Compare Loosely with its peers (`./dev bench peers`).
 
-Each round runs each system once with each job. The program writes the results to the file after
-each run, so that an interrupted comparison keeps what it has measured.
+In each round, each system runs each task once. After each run, the program writes all results to
+the results file, so that an interrupted comparison keeps what it has measured.
 """
 
 import argparse
@@ -51,7 +51,7 @@ _OUR_DISTRIBUTIONS = ("azure-functions", "azure-functions-durable", "azure-servi
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A planned run: start a system, and measure it with one job in one round."""
+    """A planned run: start a system, and measure it with one task in one round."""
 
     round: int
     configuration: PeerConfiguration
@@ -76,7 +76,7 @@ class PeerBenchmark:
         }
 
     def run_round(self, number: int, peers: Sequence[str], tasks: Sequence[str]) -> None:
-        """Measure each chosen configuration once with each job. `number` is the round's number."""
+        """Measure the chosen configurations once with each of the tasks, as round `number`."""
         for task in tasks:
             bare = self._measure_bare(task)
             for configuration in self._choose(number, peers, task):
@@ -90,7 +90,7 @@ class PeerBenchmark:
                 sys.stderr.write(f"{describe(run)}\n")
 
     def _choose(self, number: int, peers: Sequence[str], task: str) -> Iterator[PeerConfiguration]:
-        """Yield the configurations of the chosen peers that can run a job.
+        """Yield the configurations of the chosen peers that can run a task.
 
         `number` is the number of the round. If it is odd, the order is reversed.
         """
@@ -203,8 +203,8 @@ def print_summary(comparison: Comparison) -> None:
         *("burst_seconds", "lost", "silence_seconds", "others_mb", "wrong"),
     )
     summary = Table(title="Medians")
-    for column in ("job", "system", *names):
-        summary.add_column(column, justify="left" if column in {"job", "system"} else "right")
+    for column in ("task", "system", *names):
+        summary.add_column(column, justify="left" if column in {"task", "system"} else "right")
     for task in ALL_TASKS:
         for each in CONFIGURATIONS:
             values = comparison.medians(each.key, task)
@@ -226,7 +226,10 @@ def _list(choices: Sequence[str]) -> type:
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Run the comparison. Write the values to a JSON file, and tables and charts to the docs."""
+    """Compare Loosely with its peers. Write a JSON file, `docs/benchmarks.md` and its charts.
+
+    Return 1 if a run failed, otherwise 0.
+    """
     parser = argparse.ArgumentParser(prog="./dev bench peers", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how many rounds (default: 3)")
     names = list(dict.fromkeys(name for each in CONFIGURATIONS for name in (each.peer, each.key)))

@@ -195,7 +195,10 @@ class ServedPeer:
             os.kill(pid, signal.SIGKILL)
 
     def peaks_mb(self) -> tuple[float, float]:
-        """Return the summed peak memory of the model processes, and of all others, in MB."""
+        """Return two sums of peak memory in MB: of the model processes, and of all others.
+
+        Only processes of this system are counted.
+        """
         model_pids = self.model_pids()
         model, others = 0.0, 0.0
         for process in self.processes():
@@ -278,7 +281,7 @@ def serve(
 
     Args:
         configuration: The peer, and how to run it.
-        task: The job that it serves.
+        task: The name of the task that it serves.
         pictures: The JPEGs that the requests contain.
         folder: An empty folder for data and logs.
 
@@ -299,8 +302,14 @@ def _serve_loosely(
     _: PeerConfiguration, task: str, pictures: Sequence[bytes], folder: Path
 ) -> Iterator[ServedPeer]:
     model_processes = folder / _MODEL_PROCESSES
-    variables = {"PEER_MODEL_PROCESSES": str(model_processes), "TORCH_THREADS": "1"}
-    variables["WORKER_MODELS"] = task
+    variables = {
+        "PEER_MODEL_PROCESSES": str(model_processes),
+        "TORCH_THREADS": "1",
+        "WORKER_MODELS": task,
+        # As for the peers, Python keeps the compiled modules of the first start. `running` would
+        # prevent this.
+        "PYTHONDONTWRITEBYTECODE": "",
+    }
     with running(folder / "data", CATALOGUE, environment=variables) as system:
         headers = {"content-type": "image/jpeg", "prefer": f"wait={_WAIT_SECONDS}"}
         requests = PeerRequests(system.url, f"/v1/models/{task}/jobs", pictures, headers)

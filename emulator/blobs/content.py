@@ -118,7 +118,7 @@ class ContentFiles:
         return removed
 
     def pin(self, keys: Iterable[str]) -> None:
-        """Pin the files with these keys.
+        """Pin the files with these keys, so that they are not removed before `unpin`.
 
         A file that is pinned several times must be unpinned the same number of times.
         """
@@ -257,10 +257,12 @@ class ContentStreams:
             self._remove(removable)
 
     def open(self, segments: Sequence[Segment], byte_range: ByteRange) -> ContentStream:
-        """Return a stream of the bytes of a blob in `byte_range`, and pin the content files.
+        """Return a stream of those bytes of a blob that are in `byte_range`.
+
+        The content files are not removed before they are unpinned.
 
         Each item of `segments` describes one part of the blob and the content file that contains
-        this part.
+        this part. These files are pinned, so they are not removed before the stream is closed.
         """
         self._files.pin(segment.content for segment in segments)
         return ContentStream(self, self._files, segments, byte_range)
@@ -269,7 +271,10 @@ class ContentStreams:
         self._threads.submit(self._files.remove, keys)
 
     def unpin(self, segments: Sequence[Segment]) -> None:
-        """Unpin the content files that `open` pinned for these parts of a blob."""
+        """Unpin the content files that `open` pinned for these parts of a blob.
+
+        Then remove the files that have no pin left and to which the index no longer refers.
+        """
         if removable := self._files.unpin(segment.content for segment in segments):
             self._remove(removable)
 
@@ -278,7 +283,7 @@ class ContentStream:
     """An asynchronous iterator over the bytes of a blob in a byte range.
 
     The caller of `ContentStreams.open` must call `close`, even if no bytes were read. Otherwise the
-    content files stay pinned.
+    content files stay pinned: they are not removed, even if the blob is deleted.
     """
 
     def __init__(
@@ -320,7 +325,7 @@ class ContentStream:
             self.close()
 
     def close(self) -> None:
-        """Unpin the content files that the stream reads."""
+        """Unpin the content files that the stream reads, so that they can be removed."""
         self._streams.unpin(self._segments)
         self._segments = ()
 

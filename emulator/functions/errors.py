@@ -23,7 +23,10 @@ class AppLoadError(StartError):
 
 
 class FunctionFailure(Exception):
-    """The function raised an exception. As in Azure, the error text is `TypeName: message`."""
+    """A function of the app raised an exception.
+
+    As in Azure, the text of this error is `TypeName: message`.
+    """
 
     def __init__(self, type_name: str, message: str) -> None:
         super().__init__(f"{type_name}: {message}")

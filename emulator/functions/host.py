@@ -37,7 +37,7 @@ _log = logging.getLogger("functions.host")
 
 @contextmanager
 def lock_data_directory(directory: Path) -> Iterator[Path]:
-    """Return a context manager that locks a data directory during its `with` block.
+    """Lock a data directory during the `with` block, and yield the directory.
 
     The directory is created if it does not exist. If the process dies, the lock is released. Raises
     HostDirectoryInUse if another host uses the directory, and SettingError if the directory cannot

@@ -25,7 +25,7 @@ _log = logging.getLogger("functions.host")
 
 
 class AppServices:
-    """The durable extension, the listeners and the triggers of one loaded app."""
+    """Starts and stops the durable extension, the listeners and the triggers of one loaded app."""
 
     def __init__(
         self,

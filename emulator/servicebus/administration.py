@@ -321,7 +321,7 @@ ElementTree.register_namespace("d", _COUNTS)
 
 
 class AtomError(Exception):
-    """The body of a request is not an Atom entry that contains the expected description."""
+    """The body of a request is not an Atom entry with the expected element, a QueueDescription."""
 
 
 class _Builder(ElementTree.TreeBuilder):

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_space(limit_bytes: int) -> Iterator[None]:
-    """During the `with` block, let no write make a file larger than `limit_bytes`.
+    """During the `with` block, make each write fail that makes a file larger than `limit_bytes`.
 
-    A write beyond this size fails with "File too large" instead of "No space left on device",
-    because the operating system limits the size of the files of this process.
+    The error is "File too large" instead of "No space left on device", because the operating system
+    limits the size of the files of this process.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))

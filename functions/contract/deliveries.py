@@ -1,12 +1,14 @@
 """The notes of workers about single deliveries of a job.
 
 The reply to a job contains the marks of the delivery that produced the reply. Workers describe the
-job's other deliveries in notes. A worker writes a note when it receives a message that was
-delivered before, and when it gives a message back. A message that is delivered once has no note.
+job's other deliveries in notes. A worker writes a note at the beginning and at the end of a
+redelivery, and when it releases, abandons or dead-letters a message. A message that is completed at
+its first delivery has no note.
 
 Each delivery has a blob of its own, so that workers never wait for one another. `note_blob` returns
-its name, and the gateway lists the blobs of a job by their prefix. If a worker cannot write a note,
-it does not try again. Without a note, the gateway shows that the delivery left no trace.
+the name of this blob, and the gateway lists the blobs of a job by their prefix. If a worker cannot
+write a note, it does not try again. Without a note, the gateway shows that no worker reported the
+delivery.
 """
 
 import json
@@ -25,16 +27,16 @@ MAX_NOTE_BYTES: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class DeliveryNote:
-    """What a worker notes about one delivery of a job.
+    """A worker's note about one delivery of a job.
 
     Attributes:
         attempt: The number of the delivery, from 1. If a message is released, its next delivery has
             the same number.
         marks: When the delivery reached each step.
-        ended_ms: When the worker gave the message back, in milliseconds since `marks.received_at`;
-            None if the worker had not ended the delivery when it wrote the note.
+        ended_ms: When the worker ended the delivery, in milliseconds since `marks.received_at`;
+            None if the delivery had not ended when the worker wrote the note.
         settlement: How the worker settled the message, for example `abandon`; None before the end.
-        code: The code of the error that ended the delivery; None before the end.
+        code: `succeeded`, or the code of the error that ended the delivery; None before the end.
     """
 
     attempt: int

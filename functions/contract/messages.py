@@ -204,8 +204,8 @@ class JobRequest:
     """A request to run a job, sent to a worker.
 
     `reply_to` is the address to which the worker sends the reply; it is None if the producer wants
-    no reply. `attempt` is 1 if the request is sent for the first time, 2 for the second time, and
-    so on.
+    no reply. `attempt` is how often the sender has sent the request, counted from 1. It is not the
+    number of the delivery, and workers do not use it.
     """
 
     job_id: str

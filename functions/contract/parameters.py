@@ -93,7 +93,7 @@ def _check_schema(path: str, schema: Any, *, is_element: bool = False) -> None:
 
 
 def _fits(kind: str, key: str, value: Any) -> bool:
-    """Return whether the value of a key fits a schema of the type `kind`."""
+    """Return whether a schema of the type `kind` may contain `key` with this value."""
     match key:
         case "type" | "description":
             return isinstance(value, str)
@@ -154,14 +154,17 @@ def _matches(schema: Schema, value: Any) -> bool:
 
 
 def _has_type(value: Any, kind: str) -> bool:
-    """Return whether a value has the JSON type `kind`. In Python, True is also an int."""
+    """Return whether a value has the JSON type `kind`.
+
+    True and False are only booleans here, although they are also integers in Python.
+    """
     if kind == "integer" and isinstance(value, float):
         return value.is_integer()
     return isinstance(value, _TYPES[kind]) and (kind == "boolean" or not isinstance(value, bool))
 
 
 def _expectation(schema: Schema) -> str:
-    """Return what a value of the schema is, in words."""
+    """Describe in words which values match the schema, for example `a number from 0 to 1`."""
     text = _NAMES[schema["type"]]
     for (low, high), unit in zip(_BOUNDS, ("", " elements"), strict=True):
         if low in schema and high in schema:

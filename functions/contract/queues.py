@@ -72,9 +72,9 @@ def _queue(name: str, model: ModelEntry) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print Config.json, and return the exit code.
+    """Print Config.json for a Service Bus emulator, and return the exit code.
 
-    `arguments` may contain the path of the catalogue.
+    The first argument, if any, is the path of the model catalogue.
     """
     path = Path(arguments[0]) if arguments else DEFAULT_PATH
     try:

@@ -42,8 +42,8 @@ The SDK's limit of 4 minutes is too long for a waiting caller.
 CHANGE_TIMEOUT_SECONDS: Final = 20.0
 """The time limit of a request that starts or changes an orchestration.
 
-This limit is longer than READ_TIMEOUT_SECONDS, because the host may still make the change after the
-limit.
+After a timeout, it is not known whether the host makes the change. Timeouts must therefore be rare,
+and this limit is longer than READ_TIMEOUT_SECONDS.
 """
 
 
@@ -347,7 +347,7 @@ def _instance(value: dict[str, Any]) -> InstanceSnapshot:
 
 
 def _history(events: list[dict[str, Any]]) -> tuple[HistoryEvent, ...]:
-    """Convert the events in the host's JSON object. Only some of them have a name."""
+    """Convert the events of the host's history. An event without a name gets the name None."""
     return tuple(
         HistoryEvent(
             str(event["EventType"]),

@@ -1,8 +1,10 @@
 // Optional API Management in front of the gateway, for quotas, a developer portal or Entra sign-in.
 // The tier is Basic v2, because the Consumption tier lacks a rate limit by key.
+import { Tags, Token } from 'types.bicep'
+
 param location string
-param tags object
-param token string
+param tags Tags
+param token Token
 param gatewayHost string
 param publisherEmail string
 

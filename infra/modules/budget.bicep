@@ -1,8 +1,10 @@
 // Sends mail at 50 % and 80 % of the budget, and when the forecast exceeds it.
+import { Token } from 'types.bicep'
+
 param amount int
 param start string
 param email string
-param token string
+param token Token
 
 var contacts = { contactEmails: empty(email) ? [] : [email], contactRoles: ['Owner'] }
 var actual = { enabled: true, operator: 'GreaterThanOrEqualTo', thresholdType: 'Actual' }

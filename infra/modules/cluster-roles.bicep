@@ -1,7 +1,9 @@
 // The roles of the cluster's own identities. A new cluster has new identities, and Azure does not move
 // a role assignment to another identity. So its name contains the identity's id, which Bicep allows in
 // a name only as a parameter.
-param token string
+import { Token } from 'types.bicep'
+
+param token Token
 param registryName string
 param nodesPrincipalId string
 param clusterPrincipalId string

@@ -1,17 +1,21 @@
-// AKS for the workers: a small system pool, and GPU pools that scale to zero.
+// AKS for the workers: a system pool, and GPU pools that scale to zero.
+import { Tags, Token } from 'types.bicep'
+
 param location string
-param tags object
-param token string
+param tags Tags
+param token Token
 param kubernetesVersion string
 
 @description('Names of the existing pools. The autoscaler decides their numbers of nodes.')
-param nodePools array
+param nodePools string[]
 param subnetId string
 param registryName string
 param workspaceId string
 param metricsAccountId string
 param workerIdentityName string
 param kedaIdentityName string
+param systemNodeSize string
+param systemNodeCount int
 param gpuNodeSize string
 param gpuSharing string
 param gpuMinCount int
@@ -24,9 +28,18 @@ param deployerPrincipalType string
 param workerServiceAccount string = 'loosely:worker'
 
 var roles = loadJsonContent('../roles.json')
+// From Kubernetes 1.37 on, AKS turns LocalDNS on where no mode is set. Its resolvers are on the node, at
+// addresses that network policies must permit.
+var localDnsMode = 'Disabled'
+// What Container Insights collects. Metrics come from Prometheus instead.
+var insightsStreams = ['Microsoft-ContainerLogV2', 'Microsoft-KubeEvents', 'Microsoft-KubePodInventory']
 
-resource workerIdentity 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' existing = { name: workerIdentityName }
-resource kedaIdentity 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' existing = { name: kedaIdentityName }
+resource workerIdentity 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' existing = {
+  name: workerIdentityName
+}
+resource kedaIdentity 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' existing = {
+  name: kedaIdentityName
+}
 
 resource cluster 'Microsoft.ContainerService/managedClusters@2026-04-01' = {
   name: 'aks-${token}'
@@ -49,7 +62,16 @@ resource cluster 'Microsoft.ContainerService/managedClusters@2026-04-01' = {
     }
     // Copies the webhooks' secret from the vault to the workers, and again after a rotation.
     addonProfiles: {
-      azureKeyvaultSecretsProvider: { enabled: true, config: { enableSecretRotation: 'true', rotationPollInterval: '2m' } }
+      azureKeyvaultSecretsProvider: {
+        enabled: true
+        config: { enableSecretRotation: 'true', rotationPollInterval: '2m' }
+      }
+      // Container Insights: the logs and events of the workers' namespace, by the rule below. The
+      // agent signs in with its own identity.
+      omsagent: {
+        enabled: true
+        config: { logAnalyticsWorkspaceResourceID: workspaceId, useAADAuth: 'true' }
+      }
     }
     workloadAutoScalerProfile: { keda: { enabled: true } }
     // Spot before on-demand, by the priorities in infra/k8s/base/expander.yaml.
@@ -72,15 +94,17 @@ resource cluster 'Microsoft.ContainerService/managedClusters@2026-04-01' = {
       {
         name: 'system'
         mode: 'System'
-        vmSize: 'Standard_D2as_v5'
+        // AKS documents four cores and two nodes as the minimum for production.
+        vmSize: systemNodeSize
         osType: 'Linux'
         osSKU: 'AzureLinux'
         enableAutoScaling: true
-        count: contains(nodePools, 'system') ? null : 1
-        minCount: 1
-        maxCount: 3
+        count: contains(nodePools, 'system') ? null : systemNodeCount
+        minCount: systemNodeCount
+        maxCount: systemNodeCount + 2
         maxPods: 110
         vnetSubnetID: empty(subnetId) ? null : subnetId
+        localDNSProfile: { mode: localDnsMode }
         upgradeSettings: { maxSurge: '1' }
       }
     ]
@@ -119,6 +143,7 @@ resource pool 'Microsoft.ContainerService/managedClusters/agentPools@2026-04-01'
       nodeLabels: { 'loosely.dev/pool': 'gpu' }
       gpuInstanceProfile: gpuSharing == 'mig' ? 'MIG1g' : null
       vnetSubnetID: empty(subnetId) ? null : subnetId
+      localDNSProfile: { mode: localDnsMode }
     }
   }
 ]
@@ -170,9 +195,7 @@ resource logs 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
   scope: cluster
   properties: {
     workspaceId: workspaceId
-    logs: [
-      for category in ['cluster-autoscaler', 'guard']: { category: category, enabled: true }
-    ]
+    logs: [for category in ['cluster-autoscaler', 'guard']: { category: category, enabled: true }]
   }
 }
 
@@ -202,6 +225,41 @@ resource scraped 'Microsoft.Insights/dataCollectionRuleAssociations@2024-03-11' 
   name: 'prometheus'
   scope: cluster
   properties: { dataCollectionRuleId: scraping.id }
+}
+
+// The logs and events of one namespace: those of the other pods would cost more than those of the workers.
+resource insightsRule 'Microsoft.Insights/dataCollectionRules@2024-03-11' = {
+  name: 'dcr-logs-${token}'
+  location: location
+  tags: tags
+  kind: 'Linux'
+  properties: {
+    dataSources: {
+      extensions: [
+        {
+          name: 'ContainerInsightsExtension'
+          extensionName: 'ContainerInsights'
+          streams: insightsStreams
+          extensionSettings: {
+            dataCollectionSettings: {
+              interval: '1m'
+              namespaceFilteringMode: 'Include'
+              namespaces: [split(workerServiceAccount, ':')[0]]
+              enableContainerLogV2: true
+            }
+          }
+        }
+      ]
+    }
+    destinations: { logAnalytics: [{ name: 'workspace', workspaceResourceId: workspaceId }] }
+    dataFlows: [{ streams: insightsStreams, destinations: ['workspace'] }]
+  }
+}
+
+resource insightsAssociation 'Microsoft.Insights/dataCollectionRuleAssociations@2024-03-11' = {
+  name: 'ContainerInsightsExtension'
+  scope: cluster
+  properties: { dataCollectionRuleId: insightsRule.id }
 }
 
 output name string = cluster.name

@@ -1,8 +1,13 @@
 // Durable Task Scheduler: the managed store of the orchestrations, and the fastest backend.
+import { Tags, Token } from 'types.bicep'
+
 param location string
-param tags object
-param token string
+param tags Tags
+param token Token
+param gatewayIdentityName string
 param gatewayPrincipalId string
+param deployerPrincipalId string
+param deployerPrincipalType string
 
 var roles = loadJsonContent('../roles.json')
 
@@ -21,12 +26,30 @@ resource scheduler 'Microsoft.DurableTask/schedulers@2025-11-01' = {
 
 // The Durable extension reads and writes orchestrations in this one task hub.
 resource role 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  name: guid(scheduler::hub.id, gatewayPrincipalId, 'durableTaskDataContributor')
+  name: guid(scheduler::hub.id, gatewayIdentityName, 'durableTaskDataContributor')
   scope: scheduler::hub
   properties: {
-    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.durableTaskDataContributor)
+    roleDefinitionId: subscriptionResourceId(
+      'Microsoft.Authorization/roleDefinitions',
+      roles.durableTaskDataContributor
+    )
     principalId: gatewayPrincipalId
     principalType: 'ServicePrincipal'
+  }
+}
+
+// The dashboard shows operators the orchestrations: https://dashboard.durabletask.io. Its documentation asks
+// for this role. The role to read data would suffice to look, if the dashboard accepts it.
+resource operatorRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(deployerPrincipalId)) {
+  name: guid(scheduler::hub.id, deployerPrincipalId, 'durableTaskDataContributor')
+  scope: scheduler::hub
+  properties: {
+    roleDefinitionId: subscriptionResourceId(
+      'Microsoft.Authorization/roleDefinitions',
+      roles.durableTaskDataContributor
+    )
+    principalId: deployerPrincipalId
+    principalType: deployerPrincipalType
   }
 }
 

@@ -1,6 +1,8 @@
 // A private endpoint for one service, and its name in the private DNS zone.
+import { Tags } from 'types.bicep'
+
 param location string
-param tags object
+param tags Tags
 param name string
 param subnetId string
 

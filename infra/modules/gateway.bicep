@@ -1,8 +1,10 @@
 // The Function App on Flex Consumption. docs/settings.md describes the settings. A test compares them
 // with those that the code reads.
+import { Tags, Token } from 'types.bicep'
+
 param location string
-param tags object
-param token string
+param tags Tags
+param token Token
 param name string
 param corsOrigins string
 param identityId string
@@ -17,6 +19,7 @@ param insightsConnectionString string
 @description('The Durable Task Scheduler\'s endpoint. Empty: histories are kept in the host\'s storage.')
 param durableEndpoint string
 param alwaysReadyCount int
+param traceSampling string
 param subnetId string
 
 // The platform's scaling reads the backend from host.json and ignores the settings. So with histories
@@ -35,6 +38,11 @@ var common = {
   AzureWebJobsStorage__clientId: identityClientId
   APPLICATIONINSIGHTS_CONNECTION_STRING: insightsConnectionString
   APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'ClientId=${identityClientId};Authorization=AAD'
+  // The app's own spans, with its identity. The worker follows the gateway's sampling decision.
+  OTEL_TRACES_EXPORTER: 'azure_monitor_opentelemetry_exporter'
+  OTEL_TRACES_SAMPLER: 'parentbased_traceidratio'
+  OTEL_TRACES_SAMPLER_ARG: traceSampling
+  APPLICATIONINSIGHTS_STATSBEAT_DISABLED_ALL: 'true'
   // The identity that azure-identity's default credential uses.
   AZURE_CLIENT_ID: identityClientId
   SERVICE_BUS__fullyQualifiedNamespace: servicebusHost
@@ -102,7 +110,8 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
       }
       runtime: { name: 'python', version: '3.12' }
     }
-    siteConfig: { minTlsVersion: '1.2', ftpsState: 'Disabled', http20Enabled: true }
+    // Flex Consumption refuses most other properties, such as ftpsState (ARM error 51021).
+    siteConfig: { minTlsVersion: '1.2' }
   }
 
   resource ftp 'basicPublishingCredentialsPolicies' = { name: 'ftp', properties: { allow: false } }

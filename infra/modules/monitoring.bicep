@@ -1,11 +1,17 @@
 // Logs, traces and metrics: one workspace, Application Insights on it, Prometheus for the cluster.
+import { Tags, Token } from 'types.bicep'
+
 param location string
-param tags object
-param token string
+param tags Tags
+param token Token
+param workspaceName string
 param usesAks bool
 
-@description('The gateway, which sends telemetry with its identity. Instrumentation keys are turned off.')
-param publisherPrincipalId string
+// Gateway and workers send telemetry with their identities. Instrumentation keys are turned off.
+param gatewayIdentityName string
+param gatewayPrincipalId string
+param workerIdentityName string
+param workerPrincipalId string
 
 // Referenced by name, because the namespace is created at the same time.
 var servicebusId = resourceId('Microsoft.ServiceBus/namespaces', 'sb-${token}')
@@ -13,7 +19,7 @@ var servicebusId = resourceId('Microsoft.ServiceBus/namespaces', 'sb-${token}')
 var roles = loadJsonContent('../roles.json')
 
 resource workspace 'Microsoft.OperationalInsights/workspaces@2025-07-01' = {
-  name: 'log-${token}'
+  name: workspaceName
   location: location
   tags: tags
   properties: {
@@ -33,16 +39,24 @@ resource insights 'Microsoft.Insights/components@2020-02-02' = {
   properties: { Application_Type: 'web', WorkspaceResourceId: workspace.id, DisableLocalAuth: true }
 }
 
-// The gateway may publish telemetry but not read it. Workers are scraped.
-resource publisherRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  name: guid(insights.id, publisherPrincipalId, 'monitoringMetricsPublisher')
-  scope: insights
-  properties: {
-    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.monitoringMetricsPublisher)
-    principalId: publisherPrincipalId
-    principalType: 'ServicePrincipal'
+// Gateway and workers may publish telemetry but not read it. The workers' metrics are scraped.
+resource publisherRoles 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
+  for identity in [
+    { name: gatewayIdentityName, principalId: gatewayPrincipalId }
+    { name: workerIdentityName, principalId: workerPrincipalId }
+  ]: {
+    name: guid(insights.id, identity.name, 'monitoringMetricsPublisher')
+    scope: insights
+    properties: {
+      roleDefinitionId: subscriptionResourceId(
+        'Microsoft.Authorization/roleDefinitions',
+        roles.monitoringMetricsPublisher
+      )
+      principalId: identity.principalId
+      principalType: 'ServicePrincipal'
+    }
   }
-}
+]
 
 // Prometheus. The cluster scrapes the workers' /metrics into it.
 resource metrics 'Microsoft.Monitor/accounts@2025-10-03' = if (usesAks) {
@@ -65,7 +79,6 @@ resource workbook 'Microsoft.Insights/workbooks@2023-06-01' = {
 }
 
 output workspaceId string = workspace.id
-output workspaceName string = workspace.name
 output insightsId string = insights.id
 output insightsConnectionString string = insights.properties.ConnectionString
 output metricsAccountId string = usesAks ? metrics.id : ''

@@ -1,8 +1,10 @@
 // The optional private network: one VNet, one subnet per kind of resource, and the DNS zones of the
 // private endpoints. Without it every output is empty, and the services are public without keys.
+import { Tags, Token } from 'types.bicep'
+
 param location string
-param tags object
-param token string
+param tags Tags
+param token Token
 param privateNetwork bool
 
 var zones = [

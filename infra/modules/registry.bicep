@@ -1,7 +1,13 @@
 // The workers' images. A private network needs Premium: the other tiers lack private endpoints.
+import { Tags, Token } from 'types.bicep'
+
 param location string
-param tags object
-param token string
+param tags Tags
+param token Token
+
+@minLength(5)
+@maxLength(50)
+param name string
 param privateNetwork bool
 param endpointSubnetId string
 param zoneId string
@@ -11,7 +17,7 @@ param deployerPrincipalType string
 var roles = loadJsonContent('../roles.json')
 
 resource registry 'Microsoft.ContainerRegistry/registries@2025-04-01' = {
-  name: 'cr${token}'
+  name: name
   location: location
   tags: tags
   sku: { name: privateNetwork ? 'Premium' : 'Basic' }
@@ -46,5 +52,4 @@ module endpoint 'endpoint.bicep' = if (privateNetwork) {
   }
 }
 
-output name string = registry.name
 output loginServer string = registry.properties.loginServer

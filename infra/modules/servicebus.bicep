@@ -1,13 +1,18 @@
 // The namespace and two queues per model, from infra/catalogue.json, which is generated from the
 // model catalogue. A private network needs Premium, because only Premium has private endpoints.
+import { Tags, Token } from 'types.bicep'
+
 param location string
-param tags object
-param token string
+param tags Tags
+param token Token
 param privateNetwork bool
 param endpointSubnetId string
 param zoneId string
+param gatewayIdentityName string
 param gatewayPrincipalId string
+param workerIdentityName string
 param workerPrincipalId string
+param kedaIdentityName string
 param kedaPrincipalId string
 
 var roles = loadJsonContent('../roles.json')
@@ -43,11 +48,11 @@ resource queue 'Microsoft.ServiceBus/namespaces/queues@2024-01-01' = [
 ]
 
 // The gateway sends jobs, receives dead letters, and counts the queues for waits and positions.
-// Counting uses the management API, which needs the right Manage. Data Owner is the only built-in role
-// with that right. It is assigned on the queues, not on the namespace.
+// Counting uses the management API, which needs the access right Manage. Data Owner is the only
+// built-in role with that right. It is assigned on the queues, not on the namespace.
 resource gatewayRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   for (each, index) in queues: {
-    name: guid(queue[index].id, gatewayPrincipalId, 'serviceBusDataOwner')
+    name: guid(queue[index].id, gatewayIdentityName, 'serviceBusDataOwner')
     scope: queue[index]
     properties: {
       roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.serviceBusDataOwner)
@@ -60,7 +65,7 @@ resource gatewayRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
 // Workers receive, peek, renew and settle.
 resource workerRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   for (each, index) in queues: {
-    name: guid(queue[index].id, workerPrincipalId, 'serviceBusDataReceiver')
+    name: guid(queue[index].id, workerIdentityName, 'serviceBusDataReceiver')
     scope: queue[index]
     properties: {
       roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.serviceBusDataReceiver)
@@ -72,7 +77,7 @@ resource workerRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
 
 // Producers may want replies in their own queue. Create it elsewhere, or here in `replyQueues`.
 @description('Queues to which workers may send the replies of internal producers.')
-param replyQueues array = []
+param replyQueues string[] = []
 
 resource replies 'Microsoft.ServiceBus/namespaces/queues@2024-01-01' = [
   for name in replyQueues: {
@@ -84,7 +89,7 @@ resource replies 'Microsoft.ServiceBus/namespaces/queues@2024-01-01' = [
 
 resource replySender 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   for (name, index) in replyQueues: {
-    name: guid(replies[index].id, workerPrincipalId, 'serviceBusDataSender')
+    name: guid(replies[index].id, workerIdentityName, 'serviceBusDataSender')
     scope: replies[index]
     properties: {
       roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.serviceBusDataSender)
@@ -98,7 +103,7 @@ resource replySender 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
 // a narrower custom role is enough. So KEDA has its own identity, with this role on the queues only.
 resource kedaRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   for (each, index) in queues: {
-    name: guid(queue[index].id, kedaPrincipalId, 'serviceBusDataOwner')
+    name: guid(queue[index].id, kedaIdentityName, 'serviceBusDataOwner')
     scope: queue[index]
     properties: {
       roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.serviceBusDataOwner)

@@ -1,18 +1,23 @@
 // Two storage accounts: one for the Functions host, one for payloads and weights. They are separate so
 // that workers cannot touch the host's state and the retention of payloads does not apply to it.
+import { Tags, Token } from 'types.bicep'
+
 param location string
-param tags object
-param token string
+param tags Tags
+param token Token
 param privateNetwork bool
 param endpointSubnetId string
 param blobZoneId string
 
 @description('Origins of the gateway\'s own pages.')
-param pageOrigins array
+param pageOrigins string[]
 
 @description('Origins of other pages that may use the API, separated by commas, or *.')
 param corsOrigins string
+param hostName string
+param gatewayIdentityName string
 param gatewayPrincipalId string
+param workerIdentityName string
 param workerPrincipalId string
 param deployerPrincipalId string
 param deployerPrincipalType string
@@ -34,7 +39,7 @@ var account = {
 }
 
 resource host 'Microsoft.Storage/storageAccounts@2025-08-01' = {
-  name: 'sthost${token}'
+  name: hostName
   location: location
   tags: tags
   kind: 'StorageV2'
@@ -121,7 +126,7 @@ resource payload 'Microsoft.Storage/storageAccounts@2025-08-01' = {
 // The Functions host keeps leases and keys there, and the histories if durableBackend is storage.
 resource hostRoles 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   for role in ['storageBlobDataOwner', 'storageQueueDataContributor', 'storageTableDataContributor']: {
-    name: guid(host.id, gatewayPrincipalId, role)
+    name: guid(host.id, gatewayIdentityName, role)
     scope: host
     properties: {
       roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles[role])
@@ -136,7 +141,10 @@ resource deployerHostRole 'Microsoft.Authorization/roleAssignments@2022-04-01' =
   name: guid(host.id, deployerPrincipalId, 'storageBlobDataContributor')
   scope: host
   properties: {
-    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.storageBlobDataContributor)
+    roleDefinitionId: subscriptionResourceId(
+      'Microsoft.Authorization/roleDefinitions',
+      roles.storageBlobDataContributor
+    )
     principalId: deployerPrincipalId
     principalType: deployerPrincipalType
   }
@@ -145,12 +153,18 @@ resource deployerHostRole 'Microsoft.Authorization/roleAssignments@2022-04-01' =
 // Gateway and workers read and write inputs, results, uploads and idempotency keys, and workers write
 // heartbeats. Only the gateway writes outcomes and minute sums, although the role is on the whole container. The gateway deletes all of them.
 resource payloadRoles 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
-  for principal in [gatewayPrincipalId, workerPrincipalId]: {
-    name: guid(payload.id, payloads, principal)
+  for identity in [
+    { name: gatewayIdentityName, principalId: gatewayPrincipalId }
+    { name: workerIdentityName, principalId: workerPrincipalId }
+  ]: {
+    name: guid(payload.id, payloads, identity.name)
     scope: payload::blobs::payloadContainer
     properties: {
-      roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.storageBlobDataContributor)
-      principalId: principal
+      roleDefinitionId: subscriptionResourceId(
+        'Microsoft.Authorization/roleDefinitions',
+        roles.storageBlobDataContributor
+      )
+      principalId: identity.principalId
       principalType: 'ServicePrincipal'
     }
   }
@@ -158,7 +172,7 @@ resource payloadRoles 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
 
 // Signed links need a user delegation key, which only a role on the account allows.
 resource delegatorRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  name: guid(payload.id, gatewayPrincipalId, 'storageBlobDelegator')
+  name: guid(payload.id, gatewayIdentityName, 'storageBlobDelegator')
   scope: payload
   properties: {
     roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.storageBlobDelegator)
@@ -169,7 +183,7 @@ resource delegatorRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
 
 // Workers may only read weights: a compromised worker cannot change what the others load.
 resource weightReader 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  name: guid(payload.id, weights, workerPrincipalId)
+  name: guid(payload.id, weights, workerIdentityName)
   scope: payload::blobs::weightContainer
   properties: {
     roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.storageBlobDataReader)
@@ -183,7 +197,10 @@ resource weightWriter 'Microsoft.Authorization/roleAssignments@2022-04-01' = if 
   name: guid(payload.id, weights, deployerPrincipalId)
   scope: payload::blobs::weightContainer
   properties: {
-    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.storageBlobDataContributor)
+    roleDefinitionId: subscriptionResourceId(
+      'Microsoft.Authorization/roleDefinitions',
+      roles.storageBlobDataContributor
+    )
     principalId: deployerPrincipalId
     principalType: deployerPrincipalType
   }
@@ -201,7 +218,6 @@ module endpoint 'endpoint.bicep' = if (privateNetwork) {
   }
 }
 
-output hostName string = host.name
 output packageContainer string = packages
 output payloadName string = payload.name
 output payloadEndpoint string = payload.properties.primaryEndpoints.blob

@@ -1,12 +1,16 @@
 // The only secrets: the reply tokens' keys, the webhooks' secrets, and the callers' key entries.
 // infra/scripts/keys.sh writes them. The templates and their outputs never contain a secret.
+import { Tags, Token } from 'types.bicep'
+
 param location string
-param tags object
-param token string
+param tags Tags
+param token Token
 param privateNetwork bool
 param endpointSubnetId string
 param zoneId string
+param gatewayIdentityName string
 param gatewayPrincipalId string
+param workerIdentityName string
 param workerPrincipalId string
 param deployerPrincipalId string
 param deployerPrincipalType string
@@ -33,7 +37,7 @@ resource vault 'Microsoft.KeyVault/vaults@2025-05-01' = {
 // webhooks, and may read only the secret for that: the scope is the secret, which keys.sh has written
 // by then. Those for the webhooks of callers are the gateway's alone.
 resource gatewayRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  name: guid(vault.id, gatewayPrincipalId, 'keyVaultSecretsUser')
+  name: guid(vault.id, gatewayIdentityName, 'keyVaultSecretsUser')
   scope: vault
   properties: {
     roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.keyVaultSecretsUser)
@@ -49,7 +53,7 @@ resource producerSecrets 'Microsoft.KeyVault/vaults/secrets@2025-05-01' existing
 }
 
 resource workerRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  name: guid(vault.id, workerPrincipalId, 'webhook-producer-secrets')
+  name: guid(vault.id, workerIdentityName, 'webhook-producer-secrets')
   scope: producerSecrets
   properties: {
     roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.keyVaultSecretsUser)

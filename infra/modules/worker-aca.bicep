@@ -1,8 +1,10 @@
 // Workers on Container Apps with serverless GPUs: billed by the second, without a cluster, one
 // container per GPU. One app per model, scaled by the model's queues.
+import { Tags, Token } from 'types.bicep'
+
 param location string
-param tags object
-param token string
+param tags Tags
+param token Token
 param subnetId string
 param workspaceName string
 param registryName string
@@ -12,12 +14,16 @@ param kedaIdentityName string
 param servicebusHost string
 param payloadEndpoint string
 param vaultUri string
+param insightsConnectionString string
 param gatewayHost string
 param minReplicas int
 param maxReplicas int
 
 @description('The workers\' image. Apps are created only after infra/scripts/deploy-worker.sh has built it.')
 param image string
+
+@description('The image of models that need no GPU.')
+param cpuImage string
 
 var roles = loadJsonContent('../roles.json')
 var models = loadJsonContent('../catalogue.json').models
@@ -50,7 +56,7 @@ resource logs 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
 
 // The apps pull the workers' image with the workers' identity.
 resource pullRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  name: guid(registry.id, workerPrincipalId, 'acrPull')
+  name: guid(registry.id, workerIdentityName, 'acrPull')
   scope: registry
   properties: {
     roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.acrPull)
@@ -90,7 +96,7 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
         containers: [
           {
             name: 'worker'
-            image: image
+            image: model.device == 'gpu' || empty(cpuImage) ? image : cpuImage
             // Everything that comes with the GPU, as in infra/prices.yaml.
             resources: model.device == 'gpu' ? { cpu: json('8'), memory: '56Gi' } : { cpu: json('1'), memory: '2Gi' }
             env: [
@@ -101,6 +107,14 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
               { name: 'AZURE_CLIENT_ID', value: worker.properties.clientId }
               { name: 'HEALTH_HOST', value: '0.0.0.0' }
               { name: 'LOG_FORMAT', value: 'json' }
+              { name: 'WORKER_REQUIRE_DEVICE', value: model.device == 'gpu' ? 'cuda' : 'any' }
+              { name: 'OTEL_TRACES_EXPORTER', value: 'azure_monitor_opentelemetry_exporter' }
+              { name: 'APPLICATIONINSIGHTS_CONNECTION_STRING', value: insightsConnectionString }
+              {
+                name: 'APPLICATIONINSIGHTS_AUTHENTICATION_STRING'
+                value: 'ClientId=${worker.properties.clientId};Authorization=AAD'
+              }
+              { name: 'APPLICATIONINSIGHTS_STATSBEAT_DISABLED_ALL', value: 'true' }
               { name: 'WORKER_DRAIN_SECONDS', value: string(min(model.graceSeconds, 600) - 15) }
               { name: 'WEBHOOK_PRODUCER_SECRETS', secretRef: 'webhook-producer-secrets' }
             ]

@@ -3,6 +3,7 @@
 # several times: an existing image is not built again. A worker that is stopped first finishes what it
 # runs and returns its other jobs to the queue.
 #   deploy-worker.sh [TAG]     TAG of an earlier image rolls back to that image
+# If CPU_TORCH_INDEX is set in the environment, models that need no GPU get an image of their own, without CUDA.
 # OVERLAY=… chooses one of infra/k8s/overlays instead of the environment's choices. If
 # POD_WEBHOOK_SECRETS is true in the environment, pods on AKS get the webhooks' secret from the vault.
 set -eu
@@ -17,15 +18,32 @@ if [ $# -eq 0 ] && [ -n "$(git -C "$root" status --porcelain -- worker functions
     tag="$tag-$(date -u +%Y%m%d%H%M%S)"
 fi
 
-find_digest() { az acr repository show --name "$name" --image "worker:$tag" --query digest --output tsv 2>/dev/null; }
+find_digest() { # TAG
+    az acr repository show --name "$name" --image "worker:$1" --query digest --output tsv 2>/dev/null
+}
 
-if ! found=$(find_digest); then
+build_image() { # TAG [AZ-OPTION…]: build the image and print its digest
+    built=$1
+    shift
+    say "building worker:$built in $name"
+    az acr build --registry "$name" --image "worker:$built" --file "$root/worker/Dockerfile" "$@" "$root" >&2
+    find_digest "$built" || stop "the build ended, but the registry has no worker:$built"
+}
+
+if ! found=$(find_digest "$tag"); then
     [ $# -eq 0 ] || stop "the registry has no worker:$tag"
-    say "building worker:$tag in $name"
-    az acr build --registry "$name" --image "worker:$tag" --file "$root/worker/Dockerfile" "$root" >&2
-    found=$(find_digest) || stop "the build ended, but the registry has no worker:$tag"
+    found=$(build_image "$tag")
 fi
 image="$registry/worker@$found"
+cpu_image=$image
+index=$(optional_value CPU_TORCH_INDEX) || index=
+if [ -n "$index" ]; then
+    # An earlier tag may be from a time without this image.
+    if found=$(find_digest "$tag-cpu") ||
+        { [ $# -eq 0 ] && found=$(build_image "$tag-cpu" --build-arg "TORCH_INDEX=$index"); }; then
+        cpu_image="$registry/worker@$found"
+    fi
+fi
 
 print_values() { # NAME…: print a line NAME=value for each; stop if a value is missing
     for each in "$@"; do
@@ -37,7 +55,9 @@ print_values() { # NAME…: print a line NAME=value for each; stop if a value is
 write_values() { # write the values that kustomize inserts into the manifests
     gateway=$(value GATEWAY_BASE_URL)
     {
-        printf 'IMAGE=%s\nREPLY_HOST=%s:443\n' "$image" "${gateway#https://}"
+        printf 'IMAGE=%s\nCPU_IMAGE=%s\n' "$image" "$cpu_image"
+        printf 'REPLY_HOST=%s:443\n' "${gateway#https://}"
+        printf 'INSIGHTS_CONNECTION_STRING=%s\n' "$(value APPLICATIONINSIGHTS_CONNECTION_STRING)"
         print_values WORKER_CLIENT_ID KEDA_CLIENT_ID SERVICE_BUS_NAMESPACE SERVICE_BUS_HOST PAYLOAD_ENDPOINT
     } >"$build/k8s/base/workers/deployment.env"
 }
@@ -78,6 +98,7 @@ deploy_to_cluster() { # OVERLAY
 
 deploy_to_container_apps() { # by the templates, which define the apps
     azd env set WORKER_IMAGE "$image" --cwd "$root"
+    azd env set WORKER_CPU_IMAGE "$cpu_image" --cwd "$root"
     say "rolling out $image"
     azd provision --no-prompt --cwd "$root" >&2
 }

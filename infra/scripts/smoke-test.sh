@@ -146,6 +146,19 @@ else
     retry is_ready || failed "the gateway is not ready after its restart"
 fi
 
+# The groups kept workers busy, so that they completed several messages together, or tried to.
+if [ "$host" = aks ]; then
+    logs=$(kubectl --namespace loosely logs --selector "app.kubernetes.io/instance=$model" --tail=-1 2>/dev/null) ||
+        logs=
+    if [ -z "$logs" ]; then
+        say "left out: whether Service Bus completes messages together, because the workers have no log"
+    elif printf '%s\n' "$logs" | grep -q 'completes them one by one'; then
+        say "Service Bus refused to complete messages together: the workers complete them one by one"
+    else
+        passed "Service Bus did not refuse to complete messages together"
+    fi
+fi
+
 # 8. and 8. Checks of the queue itself: a dead letter, and whether locked messages count as active.
 token=$(az account get-access-token --resource https://servicebus.azure.net --query accessToken --output tsv)
 printf 'Authorization: Bearer %s\n' "$token" >"$private/bus"

@@ -42,7 +42,8 @@ class Scaler:
 
         Args:
             scaling: The settings of scaling.
-            now_seconds: The current time, at which both rules decide for the first time.
+            now_seconds: The current time. The first decisions of KEDA and of the autoscaler are due
+                at this time.
             replicas: The number of replicas that exist already.
         """
         self._scaling = scaling
@@ -91,7 +92,7 @@ class Activation:
     """
 
     def __init__(self, scaling: ScaledObject, created_at_seconds: float) -> None:
-        """Prepare the rule. ``created_at_seconds`` is the time at which ``scaling`` was created."""
+        """Create the rule for ``scaling``, which was created at the time ``created_at_seconds``."""
         self._scaling = scaling
         self._created_at = created_at_seconds
         self._last_active_at: float | None = None

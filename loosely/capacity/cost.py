@@ -2,10 +2,10 @@
 
 `simulation.simulate` computes the GPU hours of one day. A month has 30.4 days.
 
-An instance of the gateway is billed while at least one request is open. The model is the queue
-M/G/inf: requests arrive as a Poisson process with r requests per second, and each request is open
-for W seconds. On average, r W requests are open. The fraction of time without an open request is
-exp(-r W).
+An instance of the gateway is billed while at least one request is open. This time is estimated with
+queueing theory (M/G/∞): requests arrive as a Poisson process with r requests per second, and each
+request is open for W seconds on average. Then r W requests are open on average, and the fraction of
+time without an open request is exp(-r W).
 
 While a request is open, the gateway repeatedly tries to read the blob that contains the job's
 outcome. The first read is after 25 ms. Then the pause between two reads doubles, up to half a
@@ -61,7 +61,7 @@ class Bill:
     lines: list[BillLine] = field(default_factory=list)
 
     def add(self, item: str, what: str, quantity: float, price: Price) -> None:
-        """Add a line to the bill."""
+        """Add a line to the bill. `BillLine` describes the arguments."""
         self.lines.append(BillLine(item, what, quantity, price))
 
     @property
@@ -71,7 +71,7 @@ class Bill:
 
     @property
     def unknown(self) -> list[str]:
-        """The attribute ``what`` (the unit) of each line whose price is unknown."""
+        """The units whose prices are unknown: the ``what`` of each line without a price."""
         return [line.what for line in self.lines if line.amount is None]
 
     def by_item(self) -> dict[str, float | None]:
@@ -166,8 +166,9 @@ def _bill_nodes(
     node = prices.gpu(deployment.gpu).node
     bill = Bill(name, result.node_hours * DAYS)
     bill.add("GPU", f"hours of {node}", bill.gpu_hours, prices.price(f"{group}.{node}"))
-    for part in ("control_plane", "system_node"):
-        bill.add("cluster", f"hours of {part}", MONTH_HOURS, prices.price(f"cluster_hour.{part}"))
+    for part, count in (("control_plane", 1), ("system_node", prices.usage("system_nodes"))):
+        hours = MONTH_HOURS * count
+        bill.add("cluster", f"hours of {part}", hours, prices.price(f"cluster_hour.{part}"))
     _add_gateway(bill, deployment.load, result.mean_answer_seconds, prices)
     return bill
 

@@ -32,8 +32,9 @@ _PERCENTS = (50, 95, 99)
 class SimulationSample:
     """The state of the simulation at one time.
 
-    ``waiting`` is the number of queued jobs, ``wanted`` the number of all workers, ``ready`` the
-    number of workers that have loaded the model, and ``nodes`` the number of nodes.
+    ``waiting`` is the number of queued jobs. ``wanted`` is the number of all workers, including
+    those that are starting or stopping. ``ready`` is the number of workers that have loaded the
+    model. ``nodes`` is the number of nodes.
     """
 
     at_seconds: float

@@ -18,7 +18,7 @@ from loosely.local.environment import (
     shared_environment,
 )
 from loosely.local.errors import ExtraMissing, UpError
-from loosely.local.model_folder import find_model_folder, make_model_folder
+from loosely.local.model_folder import current_model_folder, make_model_folder
 from loosely.local.package import write_package
 from loosely.local.parts import python_command
 
@@ -48,7 +48,7 @@ def test(
         if find_spec("pytest") is None:
             raise ExtraMissing("pytest is not installed: install it with `pip install pytest`")
     user, root = read_environment(), find_root()
-    folder = find_model_folder(Path.cwd(), root, user)
+    folder = current_model_folder()
     done = subprocess.run(  # noqa: S603  pytest, without a shell
         [sys.executable, "-m", "pytest", "-p", "loosely.testing", *(arguments or [])],
         cwd=folder.path,
@@ -69,7 +69,7 @@ def package(
 ) -> None:
     """Write what is deployed: the Function App, and the build context of the worker's image."""
     root = find_root()
-    folder = find_model_folder(Path.cwd(), root, read_environment())
+    folder = current_model_folder()
     checked = subprocess.run(  # noqa: S603  our own module, without a shell
         python_command("contract.queues", str(folder.catalogue)),
         env=shared_environment(root, read_environment()),

@@ -23,7 +23,7 @@ from loosely.local.environment import (
     shared_environment,
 )
 from loosely.local.errors import UpError
-from loosely.local.model_folder import find_model_folder
+from loosely.local.model_folder import current_model_folder
 from loosely.local.parts import python_command, storage_connection_string
 
 _MEBIBYTE = 1024 * 1024
@@ -70,7 +70,7 @@ def show(
 def describe(
     name: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
 ) -> None:
-    """Print the parameters that a model's class declares, for its entry in the catalogue.
+    """Print the parameters that a model's class declares, as TOML for the catalogue.
 
     The command imports the model's module.
     """
@@ -78,13 +78,13 @@ def describe(
 
 
 def _run(make_command: Callable[[str], tuple[str, ...]]) -> None:
-    """Run a module of a component, and exit as it does.
+    """Run a module of a component, and wait until it ends.
 
     Args:
         make_command: Returns the module and its arguments, given the path of the catalogue.
 
     Raises:
-        typer.Exit: The module has ended with another exit code than 0.
+        typer.Exit: The module has not ended with exit code 0. The error has the same exit code.
     """
     place = _find_place()
     module, *arguments = make_command(place.environment["MODEL_CATALOGUE"])
@@ -160,7 +160,7 @@ def _find_place() -> _Place:
         typer.echo(str(error), err=True)
         raise typer.Exit(error.exit_code) from None
     root, user = find_root(), read_environment()
-    folder = find_model_folder(Path.cwd(), root, user)
+    folder = current_model_folder()
     environment = shared_environment(root, user, folder.path)
     environment["MODEL_CATALOGUE"] = str(folder.catalogue)
     running = RunningSystem.read(folder.data)
@@ -179,7 +179,10 @@ class _CheckOutput:
         self._batches: list[Mapping[str, Any]] = []
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Add the measurements of a batch to the table, or print any other event."""
+        """Print an event of the check, or keep it for the table if it is about a batch.
+
+        ``line`` is the event, which is a line of the check's output.
+        """
         match line["event"]:
             case "loaded":
                 print_to(

@@ -157,7 +157,7 @@ def _step_table(timeline: Timeline) -> Table:
         mark = "*" if step.is_adjusted else ""
         table.add_row(
             Text(printable(step.name) + mark),
-            _span(begin_ms, step.duration_ms, timeline.total_ms),
+            bar_between(begin_ms, step.duration_ms, timeline.total_ms),
             Text("" if step.is_beside else duration_text(step.duration_ms)),
             Text("" if step.is_beside else f"{step.share:.0%}"),
             Text(_step_text(step, timeline.deliveries)),
@@ -166,8 +166,8 @@ def _step_table(timeline: Timeline) -> Table:
     return table
 
 
-def _span(begin_ms: float, duration_ms: float, total_ms: float) -> str:
-    """Return the bar of a timeline step, indented by the time before the step."""
+def bar_between(begin_ms: float, duration_ms: float, total_ms: float) -> str:
+    """Return the bar of a step or span, indented by the time before its begin."""
     if total_ms <= 0 or duration_ms <= 0:
         return ""
     first = min(int(begin_ms / total_ms * _BAR_CELLS), _BAR_CELLS - 1)

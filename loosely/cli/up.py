@@ -78,6 +78,10 @@ WatchOption = Annotated[
         "gateway when the catalogue changes.",
     ),
 ]
+TracesOption = Annotated[
+    bool,
+    typer.Option("--traces", help="Record traces. `loosely trace ID` draws the trace of a job."),
+]
 OnlyOption = Annotated[
     list[str] | None,
     typer.Option(metavar="COMPONENTS", help="Start only these components, separated by commas."),
@@ -178,6 +182,7 @@ class _UpOptions:
     scaling: ScaledObject | None
     engine_options: tuple[str, ...]
     allowed_hosts: tuple[str, ...]
+    records_traces: bool
 
 
 def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
@@ -198,6 +203,7 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     split_brain_rate: SplitBrainRateOption = None,
     seed: SeedOption = None,
     allow_host: AllowHostOption = None,
+    traces: TracesOption = False,
 ) -> None:
     """Start the whole system on this machine: blobs, Service Bus, gateway and worker.
 
@@ -213,12 +219,8 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     # Imported in the functions that need them, so that other commands start faster.
     from rich.console import Console  # noqa: PLC0415
 
-    from loosely.local.environment import (  # noqa: PLC0415
-        check_requirements,
-        find_root,
-        read_environment,
-    )
-    from loosely.local.model_folder import find_model_folder  # noqa: PLC0415
+    from loosely.local.environment import check_requirements, find_root  # noqa: PLC0415
+    from loosely.local.model_folder import current_model_folder  # noqa: PLC0415
     from loosely.local.run import run  # noqa: PLC0415
 
     try:
@@ -236,10 +238,9 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
         if scaling is not None and "worker" not in names:
             raise UnknownPart("--scale needs the worker, but --only or --without excludes it")
         check_requirements()
-        root = find_root()
-        folder = find_model_folder(Path.cwd(), root, read_environment())
+        folder = current_model_folder()
         options = _UpOptions(
-            root=root,
+            root=find_root(),
             folder=folder,
             data=(data or folder.data).resolve(),
             ports=Ports() if port is None else Ports.from_base(port),
@@ -249,6 +250,7 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
             scaling=scaling,
             engine_options=engine_options,
             allowed_hosts=tuple(allow_host or ()),
+            records_traces=traces,
         )
         # Other users must not read jobs, logs and keys. The components inherit this mask.
         os.umask(0o077)
@@ -311,9 +313,12 @@ def parse_scaling(
 ) -> ScaledObject:
     """Return the scaling settings for the option ``--scale``.
 
-    KEDA and the Kubernetes autoscaler both decide every ``poll_seconds``. A worker that is not
+    The local scaler decides every ``poll_seconds`` how many workers to run. A worker that is not
     needed is stopped after ``cooldown_seconds``. Both times are usually shorter than in a cluster,
     because a local process starts faster than a GPU node.
+
+    In a cluster, KEDA and the Kubernetes autoscaler decide at separate intervals. Here, both
+    intervals are ``poll_seconds``.
 
     Raises:
         typer.BadParameter: ``text`` is not MIN:MAX, or a number is out of range.
@@ -371,6 +376,7 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
         read_environment,
         read_setting,
         shared_environment,
+        trace_variables,
     )
     from loosely.local.example import choose_example  # noqa: PLC0415
     from loosely.local.run import RunPlan, forget_killed_loads  # noqa: PLC0415
@@ -409,7 +415,10 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
             _relative_to_current(examples),
             needs_key=bool(read_setting("API_KEYS", options.root, user)),
         ),
-        environment=shared_environment(options.root, user, folder.path),
+        environment={
+            **shared_environment(options.root, user, folder.path),
+            **(trace_variables(options.data) if options.records_traces else {}),
+        },
     )
 
 

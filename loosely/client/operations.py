@@ -498,7 +498,7 @@ class ClientOperations:
         return model
 
     async def _upload(self, payload: Payload, model: str, give_up_at: float = math.inf) -> Upload:
-        """Request an upload URL from the gateway, and store the payload at this URL."""
+        """Request an upload URL, store the payload at this URL, and return the upload."""
         asked = self.requests.create_upload(model, payload.media_type)
         response = await self.send(asked, (201,), give_up_at)
         slot = read_upload_slot(response)
@@ -581,8 +581,8 @@ class ClientOperations:
     def _limit_timeout(self, request: HttpRequest, give_up_at: float) -> HttpRequest:
         """Return the request, with a new timeout if its timeout would end after ``give_up_at``.
 
-        The new timeout is the time until ``give_up_at``, but at least 1 s, plus
-        ``_GRACE_SECONDS``.
+        The new timeout ends ``_GRACE_SECONDS`` after ``give_up_at``. If less than 1 s is left until
+        ``give_up_at``, the new timeout is 1 s plus ``_GRACE_SECONDS``.
         """
         left_seconds = max(1.0, give_up_at - self._clock())
         if left_seconds >= request.timeout_seconds:

@@ -184,7 +184,7 @@ class RequestBuilder:
 
     @property
     def shown_url(self) -> str:
-        """The gateway's URL as error messages may show it."""
+        """The gateway's URL without slashes at its end. Error messages show this URL."""
         return self.url.rstrip("/")
 
     def submit(self, submission: Submission, payload: Payload) -> HttpRequest:

@@ -238,7 +238,10 @@ class Timeline:
 
     @property
     def deliveries(self) -> tuple[TimelineDelivery, ...]:
-        """The deliveries of the job to workers, also those that left no trace."""
+        """The deliveries of the job to workers.
+
+        If no worker reported a delivery, only its number and its state are known.
+        """
         return tuple(
             TimelineDelivery(
                 _whole(each, "number") or 1,

@@ -51,7 +51,7 @@ class BlockingTransport:
 
 
 class AsyncTransport:
-    """A transport that suspends the calling task until the response arrives or the pause ends."""
+    """A transport for asyncio. While a method waits, only the calling task is suspended."""
 
     def __init__(self, http: httpx.AsyncClient, sleep: Callable[[float], Awaitable[None]]) -> None:
         self._http = http

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from loosely.local.environment import find_root, read_environment
 from loosely.local.errors import FolderUnusable
 
 _CATALOGUE = "models.toml"
@@ -33,6 +34,11 @@ class ModelFolder:
     def data(self) -> Path:
         """The default data directory of the local system."""
         return self.path / ".loosely"
+
+
+def current_model_folder() -> ModelFolder:
+    """Return the model folder of the working directory. `find_model_folder` describes it."""
+    return find_model_folder(Path.cwd(), find_root(), read_environment())
 
 
 def find_model_folder(current: Path, root: Path, user: Mapping[str, str]) -> ModelFolder:

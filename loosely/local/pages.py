@@ -5,7 +5,11 @@ from typing import Final
 
 #: For each page, the text before its address in the output of `loosely up`. A test compares the
 #: names with the gateway's own list.
-PAGES: Final[Mapping[str, str]] = {"play": "playground", "docs": "API docs"}
+PAGES: Final[Mapping[str, str]] = {
+    "play": "playground",
+    "ops": "operations",
+    "docs": "API docs",
+}
 
 
 def page_address(url: str, name: str | None) -> str:

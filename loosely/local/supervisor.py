@@ -34,8 +34,8 @@ class SupervisedProcess(Protocol):
 class SystemSupervisor:
     """Runs process managers and worker pools.
 
-    A process may depend on processes that come earlier in the list. Therefore the processes are
-    stopped in reverse order.
+    In the argument `processes`, a process may depend on the processes before it. Therefore the
+    processes are stopped in reverse order.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class SystemSupervisor:
         """Create the supervisor.
 
         Args:
-            processes: The processes to run.
+            processes: The processes to run, in the order of their dependencies.
             check_disk: A function that is called every few seconds.
             watch: A function that runs until a stop is requested, and may halt and resume
                 processes.

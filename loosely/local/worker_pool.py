@@ -23,7 +23,7 @@ _REPORT_UNKNOWN_AFTER_SECONDS = 20.0
 
 
 class CountsUnavailable(Exception):
-    """The number of messages in the queues cannot be read. The message states the reason."""
+    """The number of messages in the queues cannot be read. The error's text states the reason."""
 
 
 class QueueMonitor:

@@ -1,4 +1,4 @@
-"""A headless Chromium that tests drive, with its log of requests and messages."""
+"""Control a headless Chromium in tests, and record its requests and console messages."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 PROGRAMS = ("chromium", "chromedriver")
 AXE = Path(__file__).parent / "vendor" / "axe-core-4.14.1" / "axe.min.js"
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 30.0
 
 _NETWORK = {"http", "https", "ws", "wss", "ftp"}
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -57,8 +57,9 @@ class Browser:
         driver: selenium's driver, for actions for which this class has no method.
         requests: all requests that the tab has sent.
         messages: all messages of the tab's console with the level SEVERE, for example violations of
-            the page's policy.
-        violations_are_expected: whether the test violates the page's policy on purpose.
+            the page's Content-Security-Policy.
+        violations_are_expected: whether the test violates the page's Content-Security-Policy on
+            purpose.
     """
 
     def __init__(self, driver: Chrome, url: str) -> None:
@@ -98,6 +99,12 @@ class Browser:
         found: list[WebElement] = []
         self.wait(find_visible, f"no visible element matches {selector}")
         return found[0]
+
+    def text_of(self, selector: str) -> str:
+        """Return the visible text of the first element that matches now; empty if none does."""
+        return str(
+            self.run("return document.querySelector(arguments[0])?.innerText", selector) or ""
+        )
 
     def find_all(self, selector: str) -> list[WebElement]:
         """Return all elements that match a CSS selector now."""
@@ -157,6 +164,11 @@ class Browser:
         entries = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
         self._messages += [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
         return self._messages
+
+    def drop_logs(self) -> None:
+        """Forget what the browser has logged, because its logs are those of all tabs."""
+        for name in ("browser", "performance"):
+            self.driver.get_log(name)  # type: ignore[no-untyped-call]
 
     @property
     def violations(self) -> list[str]:

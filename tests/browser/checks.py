@@ -1,4 +1,4 @@
-"""Checks of a page that tests of all pages use: barriers, widths and the keyboard."""
+"""Check any page: its accessibility, its width on a small screen, and its use by keyboard."""
 
 import pytest
 from selenium.webdriver import ActionChains

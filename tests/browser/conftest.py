@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from selenium.webdriver import Chrome
@@ -29,21 +30,32 @@ def system(chromium: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield started
 
 
-@pytest.fixture
-def browser(chromium: Chrome, system: System) -> Iterator[Browser]:
-    """Open a new tab, whose storage is empty. Afterwards check what the page has sent and logged.
+@contextmanager
+def open_tab(chromium: Chrome, url: str) -> Iterator[Browser]:
+    """Open a new tab with empty storage for the gateway with this URL.
 
-    No test may send a request to another host, or violate the policy of a page.
+    At the end of the `with` block, check what the page has sent and logged. No page may send a
+    request to another host. No page may violate its Content-Security-Policy, unless the test
+    expects violations.
     """
     before = chromium.current_window_handle
     chromium.switch_to.new_window("tab")
-    browser = Browser(chromium, system.url)
+    browser = Browser(chromium, url)
     browser.emulate()
     yield browser
     foreign, violations = browser.foreign_requests, browser.violations
+    chromium.get("about:blank")  # the page must not send or log anything during the next test
+    browser.drop_logs()
     tab = chromium.current_window_handle
     chromium.switch_to.window(before)
     chromium.close()
     chromium.switch_to.window(tab)
     assert foreign == []
     assert violations == [] or browser.violations_are_expected
+
+
+@pytest.fixture
+def browser(chromium: Chrome, system: System) -> Iterator[Browser]:
+    """Open a new tab for the system of all browser tests."""
+    with open_tab(chromium, system.url) as browser:
+        yield browser

@@ -1,4 +1,7 @@
-"""A model without torch whose result has the shape that its option names."""
+"""A model that needs no torch, and returns the kind of result that its option `shape` names.
+
+The option in the catalogue is `boxes`, `mask`, `tone` or `large`.
+"""
 
 import io
 import math
@@ -12,7 +15,7 @@ from worker.models import Accepts, InvalidInput
 
 
 class Infer:
-    """Return boxes, a mask, a sound or a large result for a picture."""
+    """A model that returns boxes, a mask, a sound or a large result, as the option `shape` says."""
 
     accepts: ClassVar[Accepts] = "image"
 

@@ -1,4 +1,8 @@
-"""Test the front page and /docs in a real browser: content, requests, log and policy."""
+"""Test the front page and /docs in a real browser.
+
+The tests check accessibility, the forms of /docs, the use of the API key, and that the pages cannot
+send requests to other hosts.
+"""
 
 import json
 
@@ -23,7 +27,7 @@ def open_route(browser: Browser, route: str) -> None:
 
 
 def try_route(browser: Browser, route: str) -> None:
-    """Press the buttons that send a request, in the open details of a route."""
+    """Send a request with the buttons in the details of a route. The details must be visible."""
     browser.find(f"{route} .try-out__btn").click()
     browser.find(f"{route} .execute").click()
 
@@ -67,7 +71,7 @@ def test_a_page_320_pixels_wide_needs_no_horizontal_scrolling(browser: Browser, 
 def test_a_click_on_the_link_of_the_front_page_opens_the_api_page(browser: Browser) -> None:
     browser.open("/")
     paths = [link.get_dom_attribute("href") for link in browser.find_all(".entries a")]
-    assert paths == ["/play", "/docs"]
+    assert paths == ["/play", "/ops", "/docs"]
     browser.find(".entries a[href='/docs']").click()
     assert browser.find("h1").text == "The API"
     assert browser.find("nav [aria-current]").text == "API"

@@ -1,4 +1,4 @@
-"""The playground in a real browser: inputs, jobs, drawings, problems, and requests as code."""
+"""Test the playground in a real browser: inputs, jobs, drawings, problems, and requests as code."""
 
 import hashlib
 import json
@@ -157,7 +157,10 @@ def start(browser: Browser) -> None:
 
 
 def run(browser: Browser, status: str = "succeeded") -> None:
-    """Run the job, and wait for its end."""
+    """Press the button that runs a job, and wait until the job has ended.
+
+    `status` is the final status that the page must show.
+    """
     start(browser)
     browser.wait_for_text("#badge", status)
     is_free = "return document.querySelector('#run').ariaDisabled !== 'true'"
@@ -170,7 +173,10 @@ def job_of(browser: Browser, system: System) -> dict[str, Any]:
 
 
 def pixel(browser: Browser, x: float, y: float, width: int) -> list[int]:
-    """Return red, green and blue of a canvas at a place on the picture, which is `width` wide."""
+    """Return the red, green and blue values of the canvas at one point of the picture.
+
+    `x`, `y` and the picture's `width` are in pixels of the picture, not of the canvas.
+    """
     found: list[int] = browser.run(
         "const canvas = document.querySelector('canvas.picture');"
         "const scale = canvas.width / arguments[2];"
@@ -188,7 +194,7 @@ def is_near(found: list[int], expected: list[int], tolerance: int = 6) -> bool:
 
 
 def swatch(browser: Browser, row: int) -> list[int]:
-    """Return the colour in a row of the table as red, green and blue."""
+    """Return the red, green and blue values of the colour in a row of the table."""
     colour = browser.find_all("#result .swatch")[row].value_of_css_property("background-color")
     return [int(part) for part in colour.partition("(")[2].rstrip(")").split(",")[:3]]
 

@@ -1,4 +1,4 @@
-"""The drawing of a job's timeline in a real browser."""
+"""Test how a real browser draws a job's timeline."""
 
 from typing import Any
 

@@ -27,12 +27,12 @@ def blobs(arguments: list[str]) -> int:
 
 
 def emulator(arguments: list[str]) -> int:
-    """Build the emulator's wheel, install it alone, and run the emulator's tests on it."""
+    """Install the emulator without our other packages, and run the emulator's tests on it."""
     return run("-m", "tests.conformance.emulator_wheel", *arguments)
 
 
 def rest(arguments: list[str]) -> int:
-    """Run third-party clients and a fuzzer on a complete local system."""
+    """Test the REST API of a complete local system with third-party clients and a fuzzer."""
     return run("-m", "tests.conformance.rest.suite", *arguments)
 
 
@@ -46,6 +46,7 @@ def worker(arguments: list[str]) -> int:
     return run("-m", "tests.e2e.worker_kills", *arguments)
 
 
+# Each function runs a suite with additional arguments, and returns the exit status.
 SUITES = {
     "blobs": blobs,
     "emulator": emulator,

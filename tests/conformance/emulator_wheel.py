@@ -1,4 +1,4 @@
-"""Build the wheel of emulator/, install it alone, and run the emulator's tests on it.
+"""Install the emulator without our other packages, and run the emulator's tests on it.
 
 `python -m tests.conformance.emulator_wheel [PYTEST ARGUMENT…]`
 

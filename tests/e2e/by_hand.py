@@ -99,12 +99,12 @@ def make_reply(job_id: str, outcome: dict[str, Any], held_seconds: float = 0.01)
 
 
 def make_failure(code: str) -> dict[str, Any]:
-    """Return the outcome of a job that failed with this code."""
+    """Return the part of a reply that says that the job failed with this code."""
     return {"error": {"code": code, "message": "By hand.", "stage": "run", "retryable": True}}
 
 
 def upload_large_result(system: System, job_id: str) -> dict[str, Any]:
-    """Upload a large result, and return a reply's outcome that refers to the result's blob."""
+    """Upload a large result, and return the part of a reply that refers to the result's blob."""
     data = json.dumps({"text": "x" * 300_000}).encode()
     name = result_blob(job_id)
     with BlobClient.from_connection_string(_storage(system), PAYLOAD_CONTAINER, name) as blob:

@@ -5,7 +5,10 @@ import signal
 
 
 class Infer:
-    """Kill the worker on the input `die`, exit on `exit N`, and return any other input."""
+    """A model that returns its input, except for two inputs that end the worker.
+
+    On the input `die`, it kills the worker. On `exit N`, it exits with the status N.
+    """
 
     accepts = "bytes"
 

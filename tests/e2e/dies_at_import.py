@@ -1,4 +1,4 @@
-"""A model whose import ends the process with the exit code of wrong settings."""
+"""A model whose import ends the process with the exit code by which wrong settings are reported."""
 
 import os
 

@@ -10,7 +10,7 @@ from worker.models import Accepts
 
 
 class Infer:
-    """Return the multiplied array as the bytes of an .npy file."""
+    """A model that returns the multiplied array as the bytes of an .npy file."""
 
     accepts: ClassVar[Accepts] = "tensor"
 

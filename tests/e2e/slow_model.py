@@ -9,9 +9,11 @@ from worker.models import Accepts, Context
 
 
 class Infer:
-    """Create the file `running` in the folder that the input names.
+    """A model that runs until the test lets it end.
 
-    Then wait in this folder for the files `step-1`, `step-2` and so on.
+    The model creates the file `running` in the folder that the input names. Then it waits in this
+    folder for the files `step-1`, `step-2` and so on, which the test creates, and reports progress
+    after each of them. The result is the number of steps.
     """
 
     accepts: ClassVar[Accepts] = "bytes"

@@ -1,6 +1,7 @@
 """Check the REST contract (`contract_rows`) on a system without a worker.
 
-The test acts as the worker. For the rows of `outages`, it also pauses a service.
+The tests act as the worker. One test checks the rows in `contract_rows.outages` while a service is
+paused.
 """
 
 import base64
@@ -83,7 +84,10 @@ def key_of(caller: str | None) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def named(idle: System) -> dict[str, str]:
-    """Create the jobs for the contract's placeholders. Return the value of each placeholder."""
+    """Create the jobs that the rows need. Return the value of each placeholder by its name.
+
+    The module `row` describes the placeholders in the rows of the REST contract.
+    """
     requests: dict[str, dict[str, Any]] = {}
 
     def accept(name: str, model: str = "noop", query: str = "") -> None:
@@ -167,7 +171,11 @@ def body_of(row: Row, named: dict[str, str]) -> bytes | None:
 
 
 def end(system: System, row: Row) -> None:
-    """End the job of the waiting caller in the way that the row states."""
+    """End the job that the row's request has submitted, while the request waits for the job.
+
+    `row.meanwhile` states how the job ends: `cancel`, `dead-letter`, or the code of an error in the
+    reply.
+    """
     request = by_hand.wait_for_request(system, row.path.split("/")[3], row.title)
     match row.meanwhile:
         case "cancel":

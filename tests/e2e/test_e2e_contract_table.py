@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
 
 @pytest.fixture(scope="module")
 def ids(system: System) -> dict[str, str]:
-    """Create the jobs for the contract's placeholders. Return the id of each placeholder."""
+    """Create the jobs for the placeholders in `Row.path`. Return the job ids by placeholder."""
     failed = system.submit("classifier", PICTURE[:1000], "image/jpeg")
     return {
         "job": system.submit("noop", b"x").json()["id"],

@@ -2,8 +2,9 @@
 
 The local host follows the Azure Storage provider (`--engine azure-storage`): an episode's messages
 are sent before its history is saved, a dead host's messages are delivered again after the
-visibility timeout, and an event for an instance without a history is discarded. With a long
-visibility timeout a test fails if a reply waits for the recovery of the engine.
+visibility timeout, and an event for an instance without a history is discarded. Some tests use a
+visibility timeout that is longer than the test. They fail if a reply must wait until the engine
+delivers a dead host's messages again.
 """
 
 import time
@@ -22,13 +23,19 @@ from tests.e2e.test_e2e_webhooks import SETTINGS, run_webhook_receiver
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 SHORT_SECONDS = 3
-"""The visibility timeout, in seconds, of tests in which the engine has to recover."""
+"""The visibility timeout, in seconds, of tests that wait until the engine has recovered.
+
+The engine recovers when the messages that a killed host has dequeued are visible again.
+"""
 
 LONG_SECONDS = 100
-"""The visibility timeout, in seconds, of tests in which a reply must not wait for the engine."""
+"""The visibility timeout, in seconds, of tests that end before the engine has recovered."""
 
 ANSWERED_WITHIN_SECONDS = 30.0
-"""The time limit of tests with LONG_SECONDS, in seconds. It includes the restart of the host."""
+"""How many seconds a job may take in a test whose visibility timeout is LONG_SECONDS.
+
+The time includes the restart of the host.
+"""
 
 
 @contextmanager

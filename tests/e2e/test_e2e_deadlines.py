@@ -27,7 +27,7 @@ def workerless(data: Path) -> Iterator[System]:
 
 
 def queued_request(system: System, job_id: str) -> Any:
-    """Return the job's request from the queue, or None if the queue does not contain it yet."""
+    """Peek at the job's request in the queue. Return None if the queue does not contain it yet."""
     with (
         ServiceBusClient.from_connection_string(system.service_bus) as client,
         client.get_queue_receiver("noop") as receiver,

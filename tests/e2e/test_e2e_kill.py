@@ -15,7 +15,7 @@ JOB_COUNT = 50
 
 
 def payload(number: int) -> bytes:
-    """Return the payload of job `number`. Every fifth payload is over the inline limit."""
+    """Return the payload of job `number`. Every fifth payload is stored in a blob."""
     size_bytes = 80_000 if number % 5 == 0 else 200
     return (f"job {number} ".encode() * (size_bytes // 6 + 1))[:size_bytes]
 

@@ -37,7 +37,10 @@ max_delivery_count = 3
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Run a separate system without torch, because peak memory counts from a process's start."""
+    """Run a system of its own for these tests, with models that do not import torch.
+
+    The peak memory of a process includes everything since its start, such as other tests and torch.
+    """
     folder = tmp_path_factory.mktemp("large")
     catalogue = folder / "models.toml"
     catalogue.write_text(

@@ -47,9 +47,9 @@ def model_that_returns(result: str) -> str:
 def run_check(
     folder: Path, *arguments: str, code: str = CODE, more: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run `loosely models check` in `folder`, which gets the model `tried` with this code.
+    """Write a model with the name `tried` into `folder`, and run `loosely models check` there.
 
-    `more` is appended to the model's catalogue entry.
+    `code` is the model's source code. `more` is appended to its catalogue entry.
     """
     (folder / "tried.py").write_text(code, encoding="utf-8")
     (folder / "models.toml").write_text(ENTRY + more, encoding="utf-8")

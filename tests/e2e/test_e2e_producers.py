@@ -24,7 +24,10 @@ PAGE = ROOT / "docs" / "message-contract.md"
 
 
 class HttpTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily, so untyped
-    """Replaces https by http in each request, because the administration client uses https."""
+    """Sends each request by http, because the emulator has no https.
+
+    The administration client always uses https.
+    """
 
     def send(self, request: Any, **kwargs: Any) -> Any:
         request.url = request.url.replace("https://", "http://", 1)

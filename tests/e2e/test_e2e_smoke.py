@@ -88,7 +88,10 @@ def test_the_smoke_test_reports_a_failure_of_each_job_check_if_the_model_is_unkn
 def run_during_restart(
     system: System, command: str, capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, str]:
-    """Run a group of jobs during a restart, and return the exit code and the report."""
+    """Run the group `restarted` of infra/smoke.py, which submits jobs and restarts the gateway.
+
+    `command` restarts the gateway. Return the exit code and the report of the group.
+    """
     options = ["--url", system.url, "--model", "classifier", "--file"]
     options += [str(ROOT / "examples" / "chelsea.jpg"), "--count", "4", "--seconds", "90"]
     return smoke.main(["restarted", *options, "--restart", command]), capsys.readouterr().out

@@ -31,7 +31,8 @@ SETTINGS = {
 class WebhookReceiver(http.server.ThreadingHTTPServer):
     """Receives webhooks by POST, and serves `files` by GET.
 
-    The responses to the first webhooks have `statuses`. Later responses have the status 200.
+    The first webhooks are answered with the statuses in `statuses`, in this order. Later webhooks
+    are answered with 200.
     """
 
     daemon_threads = True

@@ -1,4 +1,4 @@
-"""Test the supervisor with real processes: components that serve HTTP and write a journal."""
+"""Test the supervisor with real processes, which serve HTTP and note their events in a file."""
 
 import contextlib
 import json

@@ -47,7 +47,10 @@ class PageResponse:
 
 @dataclass(frozen=True, slots=True)
 class WebPage:
-    """A page of an origin, such as `http://localhost:3000`."""
+    """Sends requests as a browser does for a web page.
+
+    `origin` is the origin of the page, for example `http://localhost:3000`.
+    """
 
     origin: str
 
@@ -96,7 +99,10 @@ class WebPage:
         return any(origin_of(url) != self.origin for url in urls)
 
     def _is_tainted(self, urls: list[str]) -> bool:
-        """Return whether a foreign server redirected the request to yet another server."""
+        """Return whether a server of a foreign origin redirected the request to a different origin.
+
+        `urls` contains the URL of the request and the URLs of its redirects, in this order.
+        """
         pairs = itertools.pairwise(urls)
         return any(
             origin_of(url) != origin_of(last) and origin_of(last) != self.origin

@@ -43,7 +43,10 @@ _BACKLOG = 80
 
 @dataclass(frozen=True)
 class WorkerKillReport:
-    """The counts after all kills. `runs` is the number of first and repeated runs of all jobs."""
+    """The numbers of kills, of jobs and of their runs, counted after the last kill.
+
+    `runs` includes the repeated runs. `rerun_jobs` is the number of jobs that ran more than once.
+    """
 
     jobs: int
     kills: int

@@ -37,5 +37,5 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def scripts(checkout: Path, tmp_path: Path) -> ScriptRunner:
-    """Return the scripts of the checkout, with new stand-ins for Azure's programs."""
+    """Return a runner for the checkout's scripts, with new stand-ins for az, azd and others."""
     return install_scripts(checkout, tmp_path / "bin")

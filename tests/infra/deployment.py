@@ -74,7 +74,7 @@ def render(folder: Path) -> list[Manifest]:
     command = ["kubectl", "kustomize", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    # The C loader is faster: each planted fault parses all overlays again.
+    # The C loader is faster: each test of an error parses all overlays again.
     return [document for document in yaml.load_all(done.stdout, yaml.CSafeLoader) if document]
 
 

@@ -1,8 +1,8 @@
 """Stand-ins for az, azd, kubectl, kubelogin and docker in tests.
 
-`install` writes them into a folder for PATH. Each program appends its arguments to `calls.jsonl`
-and responds from `state.json` in the same folder, so that a second run finds the results of the
-first run.
+`install` writes the programs into a folder, which the test puts on PATH. Each program appends its
+arguments to `calls.jsonl` in this folder. It keeps its state in `state.json` in the same folder, so
+that a second run finds the results of the first run.
 `kubectl kustomize` runs the real kubectl. An unknown command exits with 64.
 """
 
@@ -10,6 +10,7 @@ import fcntl
 import itertools
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -33,7 +34,7 @@ class ProgramError(Exception):
 
 
 def install(folder: Path, state: State) -> None:
-    """Write the stand-ins and their initial state into a folder."""
+    """Write programs that stand in for az, azd and others into a folder, with their first state."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
     (folder / "calls.jsonl").touch()
@@ -50,13 +51,13 @@ def calls(folder: Path) -> list[list[str]]:
 
 
 def state_of(folder: Path) -> State:
-    """Return the current state of the stand-ins."""
+    """Return the current state of the programs that `install` wrote into the folder."""
     state: State = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     return state
 
 
 class Call:
-    """A call of a stand-in, with its arguments."""
+    """The command line with which a stand-in was called, and the state of all stand-ins."""
 
     def __init__(self, program: str, arguments: list[str], state: State) -> None:
         self.words = [program]
@@ -74,12 +75,12 @@ class Call:
         return str(self.options[name])
 
     def table(self, name: str) -> dict[str, Any]:
-        """Return a table of the state. Create the table if it is missing."""
+        """Return a dictionary of the state. Create the dictionary if it is missing."""
         part: dict[str, Any] = self.state.setdefault(name, {})
         return part
 
     def get(self, table: str, key: str) -> str:
-        """Return an entry of a table. Raises ProgramError if the entry is missing."""
+        """Return an entry of a dictionary of the state. Raises ProgramError if it is missing."""
         if key not in self.table(table):
             raise ProgramError(NOT_FOUND, f"ERROR: {key} was not found")
         return str(self.table(table)[key])
@@ -138,6 +139,46 @@ def az_blob_upload(call: Call) -> str:
     return ""
 
 
+def az_list_skus(call: Call) -> str:
+    """Return family, cores and number of restrictions of a machine that the region offers."""
+    words = str(call.table("machines").get(call.option("--size"), ""))
+    return "\n".join(words.split())
+
+
+def az_list_usage(call: Call) -> str:
+    [family] = re.findall(r"name\.value=='(\w+)'", call.option("--query"))
+    return str(call.table("quotas").get(family, ""))
+
+
+def az_app_create(call: Call) -> str:
+    call.state["app"] = "44444444-4444-4444-4444-444444444444"
+    return str(call.state["app"])
+
+
+def az_principal_create(call: Call) -> str:
+    call.state["principal"] = call.option("--id")
+    return ""
+
+
+def az_principal_show(call: Call) -> str:
+    if call.state.get("principal") != call.option("--id"):
+        raise ProgramError(NOT_FOUND, "ERROR: the principal was not found")
+    return ""
+
+
+def az_credential_create(call: Call) -> str:
+    credential = json.loads(call.option("--parameters"))
+    if credential["name"] in call.table("credentials"):
+        raise ProgramError(1, "ERROR: the credential exists")
+    call.table("credentials")[credential["name"]] = credential["subject"]
+    return ""
+
+
+def az_role_assign(call: Call) -> str:
+    call.table("assigned")[call.option("--role")] = call.options.get("--condition", "")
+    return ""
+
+
 def azd_get_value(call: Call) -> str:
     try:
         return call.get("values", call.words[3])
@@ -188,6 +229,13 @@ def kubectl_delete(call: Call) -> str:
 ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
     "az account show": lambda call: str(call.state.get("subscription", "a-subscription")),
     "az provider register": lambda call: call.option("--namespace"),
+    "az provider show": lambda call: str(call.state["scheduler_regions"]),
+    "az functionapp list-flexconsumption-locations": lambda call: str(call.state["flex_regions"]),
+    "az containerapp env workload-profile list-supported": lambda call: str(
+        call.state["gpu_profiles"]
+    ),
+    "az vm list-skus": az_list_skus,
+    "az vm list-usage": az_list_usage,
     "az account get-access-token": lambda call: "a-token",
     "az acr repository show": lambda call: call.get("images", call.option("--image")),
     "az acr build": az_acr_build,
@@ -200,6 +248,13 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
     "az functionapp restart": az_restart,
     "az rest": az_rest,
     "az containerapp replica list": lambda call: "1",
+    "az ad app list": lambda call: str(call.state.get("app", "")),
+    "az ad app create": az_app_create,
+    "az ad sp show": az_principal_show,
+    "az ad sp create": az_principal_create,
+    "az ad app federated-credential list": lambda call: "\n".join(call.table("credentials")),
+    "az ad app federated-credential create": az_credential_create,
+    "az role assignment create": az_role_assign,
     "az group exists": lambda call: str(bool(call.state.get("group"))).lower(),
     "az resource list": lambda call: "Type  Name",
     "az storage blob show": lambda call: call.get("blobs", call.option("--name")),
@@ -211,6 +266,7 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
     "azd down": azd_down,
     "kubectl apply": kubectl_apply,
     "kubectl delete pod": kubectl_delete,
+    "kubectl logs": lambda call: "",
     "kubectl get pods": lambda call: "worker-classifier-0   1/1   Running",
     "kubectl rollout status": lambda call: "",
     "kubelogin convert-kubeconfig": lambda call: "",

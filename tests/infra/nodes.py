@@ -25,10 +25,12 @@ def pods_tolerate_exactly_the_taints_of_their_nodes(files: DeploymentFiles) -> N
                 assert asks is (name != "shared-gpu"), name
             else:
                 assert not taints, "a pod without a GPU must not run on a GPU node"
-        [plugin] = of_kind(manifests, "DaemonSet")
-        assert _tolerated(pod(plugin)) == {gpu, spot}
-        assert pod(plugin)["nodeSelector"] == {labels[0]: labels[1]}
-        assert ":v" in pod(plugin)["containers"][0]["image"]
+        daemons = of_kind(manifests, "DaemonSet")
+        assert len(daemons) == 2
+        for daemon in daemons:
+            assert _tolerated(pod(daemon)) == {gpu, spot}
+            assert pod(daemon)["nodeSelector"] == {labels[0]: labels[1]}
+            assert re.search(r":v?\d+\.\d+\.\d+", pod(daemon)["containers"][0]["image"])
 
 
 def _tolerated(spec: dict[str, object]) -> set[str]:
@@ -38,7 +40,10 @@ def _tolerated(spec: dict[str, object]) -> set[str]:
 
 
 def rollouts_outlast_the_start_of_a_node(files: DeploymentFiles) -> None:
-    """Check that a rollout may wait for a GPU node as long as the deployment script waits."""
+    """Check that a rollout fails no earlier than the deployment script stops waiting for it.
+
+    Until then, a new GPU node may still start.
+    """
     [minutes] = re.findall(r"--timeout (\d+)m ", files.text("infra/scripts/deploy-worker.sh"))
     for manifests in files.overlays.values():
         for deployment in of_kind(manifests, "Deployment"):
@@ -46,14 +51,17 @@ def rollouts_outlast_the_start_of_a_node(files: DeploymentFiles) -> None:
 
 
 def new_node_pools_have_a_count(files: DeploymentFiles) -> None:
-    """Check that only new node pools get a count, because AKS refuses a count for other pools."""
+    """Check that the number of nodes is set only for new node pools.
+
+    AKS refuses this number for a pool that exists.
+    """
     cluster = files.module("cluster")
     counts = re.findall(
         r"^ +count: contains\(nodePools, \S+ \? null : (\S+)\n +minCount: (\S+)$",
         cluster,
         re.MULTILINE,
     )
-    assert counts == [("1", "1"), ("each.min", "each.min")]
+    assert counts == [("systemNodeCount", "systemNodeCount"), ("each.min", "each.min")]
     assert "    nodePools: split(nodePools, ',')\n" in files.text("infra/main.bicep")
 
 
@@ -109,7 +117,11 @@ def workers_that_share_a_gpu_fit_its_machine(files: DeploymentFiles) -> None:
         for deployment in filter(is_gpu, of_kind(manifests, "Deployment")):
             requests = [each["resources"]["requests"] for each in pod(deployment)["containers"]]
             assert share * sum(float(each["cpu"]) for each in requests) <= have - 1, name
-        [plugin] = of_kind(manifests, "DaemonSet")
+        [plugin] = [
+            each
+            for each in of_kind(manifests, "DaemonSet")
+            if each["metadata"]["name"] == "nvidia-device-plugin"
+        ]
         [container] = pod(plugin)["containers"]
         capabilities = container["securityContext"]["capabilities"]
         assert capabilities.get("add", []) == (["SYS_ADMIN"] if name == "mig" else []), name

@@ -1,4 +1,4 @@
-"""Run the scripts of a checkout with stand-ins for Azure's programs."""
+"""Run the deployment's scripts with stand-ins for programs such as az and kubectl."""
 
 import json
 import os
@@ -13,6 +13,8 @@ from tests.infra.deployment import ROOT
 
 VALUES = {
     "AZURE_ENV_NAME": "trial",
+    "AZURE_LOCATION": "swedencentral",
+    "ALERT_EMAIL": "operators@example.org",
     "AZURE_RESOURCE_GROUP": "rg-trial",
     "AZURE_TENANT_ID": "33333333-3333-3333-3333-333333333333",
     "AZURE_CONTAINER_REGISTRY_ENDPOINT": "crtrial.azurecr.io",
@@ -27,14 +29,27 @@ VALUES = {
     "KEDA_CLIENT_ID": "22222222-2222-2222-2222-222222222222",
     "SERVICE_BUS_NAMESPACE": "sb-trial",
     "SERVICE_BUS_HOST": "sb-trial.servicebus.windows.net",
+    "APPLICATIONINSIGHTS_CONNECTION_STRING": "InstrumentationKey=1;IngestionEndpoint=https://i/",
     "PAYLOAD_ACCOUNT": "stpaytrial",
     "PAYLOAD_ENDPOINT": "https://stpaytrial.blob.core.windows.net/",
+}
+
+# What the region of VALUES offers, and the quota there.
+REGION = {
+    "flex_regions": "eastus\nswedencentral",
+    "scheduler_regions": "East US\nSweden Central",
+    "gpu_profiles": "Consumption-GPU-NC8as-T4",
+    "machines": {
+        "Standard_D4as_v5": "standardDASv5Family 4 0",
+        "Standard_NC4as_T4_v3": "standardNCASv3_T4Family 4 0",
+    },
+    "quotas": {"standardDASv5Family": 10, "standardNCASv3_T4Family": 4, "lowPriorityCores": 4},
 }
 
 
 @dataclass(frozen=True)
 class ScriptRunner:
-    """The scripts of a checkout, and the stand-ins that they call."""
+    """Runs the scripts in the repository `root`, with the stand-ins in the folder `bin`."""
 
     root: Path
     bin: Path
@@ -95,6 +110,9 @@ def make_checkout(root: Path) -> None:
 
 
 def install_scripts(checkout: Path, folder: Path, **values: str) -> ScriptRunner:
-    """Return the scripts of a checkout, with new stand-ins in a folder."""
-    fake_cloud.install(folder, {"values": VALUES | values, "group": True})
+    """Create stand-ins in a folder, and return a runner for the scripts of a repository.
+
+    `values` are added to VALUES, or replace some of them, in the state of the stand-ins.
+    """
+    fake_cloud.install(folder, {"values": VALUES | values, "group": True, **REGION})
     return ScriptRunner(checkout, folder)

@@ -27,6 +27,9 @@ PLATFORM = {
     "AzureWebJobsStorage__clientId",
     "APPLICATIONINSIGHTS_CONNECTION_STRING",
     "APPLICATIONINSIGHTS_AUTHENTICATION_STRING",
+    "APPLICATIONINSIGHTS_STATSBEAT_DISABLED_ALL",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
     "AZURE_CLIENT_ID",
     "SERVICE_BUS__credential",
     "SERVICE_BUS__clientId",
@@ -55,7 +58,6 @@ LEFT_TO_DEFAULTS = {
         "MINUTE_SUMS",
         "GUARD_ALLOW",
         "OTEL_SDK_DISABLED",
-        "OTEL_TRACES_EXPORTER",
     },
     "worker": {
         "SERVICE_BUS",
@@ -64,8 +66,9 @@ LEFT_TO_DEFAULTS = {
         "TORCH_THREADS",
         "GUARD_ALLOW",
         "OTEL_SDK_DISABLED",
-        "OTEL_TRACES_EXPORTER",
         "XDG_CACHE_HOME",
+        # Only for models that need a GPU.
+        "WORKER_REQUIRE_DEVICE",
         "WORKER_METADATA_URL",
         "WORKER_MACHINE",
         "WORKER_DEVICE_MEMORY",
@@ -108,10 +111,11 @@ def gateway_settings_are_set_and_read(files: DeploymentFiles) -> None:
 
 
 def the_platform_can_scale_the_gateway(files: DeploymentFiles) -> None:
-    """Check that host.json selects the backend from which Azure scales the gateway.
+    """Check that Azure starts instances of the gateway when orchestrations have work.
 
-    With another backend, Azure does not start instances for waiting work. Then the template must
-    keep at least one instance always ready.
+    Azure does this only if the histories are in the Durable Task Scheduler, so host.json must
+    select it. If a deployment stores them in Azure Storage, the template must keep at least one
+    instance always ready.
     """
     durable = json.loads(files.text("functions/host.json"))["extensions"]["durableTask"]
     setting = durable["storageProvider"]["connectionStringName"]
@@ -154,7 +158,7 @@ def worker_settings_are_set_and_read(files: DeploymentFiles) -> None:
                 assert names - PLATFORM - read == set(), (overlay, "set but not read")
                 assert read - names <= LEFT_TO_DEFAULTS["worker"], (overlay, read - names)
     apps = set(
-        re.findall(r"\{ name: '([A-Z]\w+)', (?:value|secretRef):", files.module("worker-aca"))
+        re.findall(r"\{\s*name: '([A-Z]\w+)',?\s+(?:value|secretRef):", files.module("worker-aca"))
     )
     assert apps - PLATFORM - read == set()
     missing = read - apps - image_environment(files).keys()

@@ -33,7 +33,7 @@ def settings(services: dict[str, Any]) -> WorkerSettings:
 
 @pytest.fixture(scope="module")
 def gateway_url() -> str:
-    """Return the GATEWAY_BASE_URL that docs/local-development.md names for these workers."""
+    """Return the GATEWAY_BASE_URL in docs/local-development.md for the worker in a container."""
     text = (ROOT / "docs/local-development.md").read_text("utf-8")
     [url] = re.findall(r"set\s+`GATEWAY_BASE_URL`\s+to\s+`(\S+)`", text)
     return str(url)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from contract.catalogue import Catalogue
+from infra.check import simplify_bicep
 from infra.generate import make_files
 from tests.infra.consistency import CHECKS
 from tests.infra.deployment import DeploymentFiles
@@ -22,3 +23,17 @@ def test_each_generated_deployment_file_equals_the_newly_generated_text() -> Non
         assert path.read_text(encoding="utf-8") == text, (
             f"{path.name} is out of date: run ./dev infra"
         )
+
+
+def test_the_simplified_bicep_has_only_what_checkov_can_parse() -> None:
+    text = (
+        "import { Tags, Token } from 'types.bicep'\nparam tags Tags\nparam token Token\n"
+        "param names string[] = []\n"
+        "var role = subscriptionResourceId(\n  'Microsoft.Authorization/roleDefinitions',\n"
+        "  roles.acrPull\n)\n"
+    )
+    assert simplify_bicep(text) == (
+        "param tags object\nparam token string\nparam names array = []\n"
+        "var role = subscriptionResourceId('Microsoft.Authorization/roleDefinitions', "
+        "roles.acrPull)\n"
+    )

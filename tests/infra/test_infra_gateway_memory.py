@@ -1,4 +1,7 @@
-"""Check that the gateway's memory in the worst case fits into its instance in Azure."""
+"""Check that the gateway has enough memory in Azure, even in the worst case.
+
+The memory of one Flex Consumption instance of the Function App must suffice.
+"""
 
 import base64
 import json

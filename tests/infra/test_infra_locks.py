@@ -162,8 +162,63 @@ def test_the_documented_floors_equal_the_lowest_versions_that_the_requirements_a
         assert declared[name] == {floor}, f"{name}: the table says {floor}"
 
 
+# The packages whose private names our code may use, by the name of their module.
+PRIVATE_USE = {
+    "azure.servicebus": "azure-servicebus",
+    "azure.durable_functions": "azure-functions-durable",
+}
+
+
+@pytest.mark.parametrize("module", PRIVATE_USE)
+def test_a_package_is_pinned_exactly_as_long_as_private_names_of_it_are_used(module: str) -> None:
+    code = "\n".join(
+        path.read_text(encoding="utf-8")
+        for folder in ("functions", "worker")
+        for path in (ROOT / folder).rglob("*.py")
+    )
+    imports = re.findall(rf"^from ({re.escape(module)}[\w.]*) import (.*)$", code, re.MULTILINE)
+    assert imports
+    has_private = any("._" in found or re.search(r"\b_", names) for found, names in imports)
+    [specifier] = {
+        str(Requirement(text).specifier)
+        for text in [*gateway_requirements(), *worker_requirements()]
+        if Requirement(text).name == PRIVATE_USE[module]
+    }
+    assert specifier.startswith("==") is has_private, specifier
+
+
+# AKS installs driver 580 (AgentBaker #8811, 2026-07), which runs CUDA 13: docs/deploy.md.
+CUDA_OF_THE_NODES = "13."
+
+
+def test_the_locked_torch_is_built_for_the_cuda_of_the_node_images() -> None:
+    assert str(locked(TORCH_LOCK)["nvidia-cuda-runtime"].version).startswith(CUDA_OF_THE_NODES)
+
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+# No commit of these actions is known whose digest was compared with a second source.
+ACTIONS_BY_TAG = {"Azure/setup-azd"}
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_each_action_of_the_workflows_is_pinned_to_a_commit(path: Path) -> None:
+    used = re.findall(r"uses: ([\w./-]+)@(\S+)", path.read_text(encoding="utf-8"))
+    assert used
+    for action, version in used:
+        assert re.fullmatch(r"[0-9a-f]{40}", version) or action in ACTIONS_BY_TAG, action
+
+
+def test_the_workflows_list_and_scan_what_is_deployed() -> None:
+    audit, deploy = (path.read_text(encoding="utf-8") for path in WORKFLOWS)
+    assert "--format cyclonedx-json" in audit
+    assert "anchore/sbom-action@" in deploy
+    assert "aquasecurity/trivy-action@" in deploy
+
+
 def test_the_audit_workflow_checks_each_package_lock() -> None:
     text = (ROOT / ".github/workflows/audit.yml").read_text(encoding="utf-8")
-    [names] = re.findall(r"for lock in (.+); do", text)
-    assert {ROOT / name for name in names.split()} == set(LOCKS)
+    loops = re.findall(r"for lock in (.+); do", text)
+    assert len(loops) == 2, "not both for the comparison and for the list of packages"
+    for names in loops:
+        assert {ROOT / name for name in names.split()} == set(LOCKS)
     assert "--require-hashes" in text

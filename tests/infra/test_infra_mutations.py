@@ -1,4 +1,4 @@
-"""Plant one fault at a time in the deployment's files, and expect a check to find the fault."""
+"""Put one error at a time into a copy of the deployment's files. Test that a check finds it."""
 
 import os
 import shutil
@@ -14,10 +14,16 @@ from tests.infra.consistency import CHECKS
 from tests.infra.deployment import ROOT, DeploymentFiles
 
 COPIED = ["infra", "functions/contract", "functions/gateway", "worker", "azure.yaml"]
-COPIED += [".dockerignore", "pyproject.toml", "functions/host.json"]
+COPIED += [".dockerignore", "pyproject.toml", "functions/host.json", "functions/requirements.in"]
 
 WORKERS = "infra/k8s/base/workers/"
 MODELS = WORKERS + "models.yaml"
+
+# A call with one argument on each line, as the formatter writes it.
+BROKEN_CALL = """(
+      'Microsoft.Authorization/roleDefinitions',
+      roles.durableTaskDataContributor
+    )"""
 
 # (file, original text, faulty text)
 FAULTS = [
@@ -84,6 +90,7 @@ FAULTS = [
     ("infra/modules/storage.bicep", "union(pageOrigins, otherOrigins)", "pageOrigins"),
     ("infra/modules/storage.bicep", "contains(otherOrigins, '*') ? ['*'] : ", ""),
     ("infra/modules/storage.bicep", "['GET', 'HEAD', 'PUT']", "['GET', 'HEAD']"),
+    ("infra/modules/storage.bicep", "allowedMethods: ['GET',", "allowedMethods: ['BREW',"),
     ("infra/modules/storage.bicep", "allowedHeaders: ['*']", "allowedHeaders: []"),
     ("infra/modules/storage.bicep", "exposedHeaders: ['*']", "exposedHeaders: []"),
     ("infra/modules/apim.bicep", "format: 'xml'", "format: 'rawxml'"),
@@ -113,12 +120,75 @@ FAULTS = [
     ("worker/Dockerfile", 'ENTRYPOINT ["python", "-m", "worker"]', "ENTRYPOINT python -m worker"),
     ("worker/Dockerfile", "--index-url", "--extra-index-url"),
     ("worker/Dockerfile", "--require-hashes -r /build/requirements.lock", "-r requirements.txt"),
-    ("worker/Dockerfile", "python:3.12.12-slim-bookworm AS", "python:latest AS"),
+    ("worker/Dockerfile", "python:3.12.12-slim-bookworm@sha256:", "python:3.12.12-slim-bookworm:"),
     ("worker/Dockerfile", "public.ecr.aws/docker/library/python", "docker/library/python"),
     ("worker/requirements.txt", "azure-servicebus==7.15.0\n", ""),
     # Queries of alerts
     ("infra/modules/alerts.bicep", '": oldest "', '": age "'),
-    ("infra/modules/alerts.bicep", "/v1/jobs/[^/]+/reply$", "/v1/jobs/[^/]+/replies$"),
+    ("infra/modules/alerts.bicep", "/v1/models/[^/]+/jobs$", "/v1/models/[^/]+/tasks$"),
+    # What Azure refuses or documents
+    ("infra/modules/gateway.bicep", "minTlsVersion: '1.2' }", "ftpsState: 'Disabled' }"),
+    ("infra/modules/gateway.bicep", "minTlsVersion: '1.2' }", "http20Enabled: true }"),
+    ("infra/modules/gateway.bicep", "  AZURE_CLIENT_ID:", "  WEBSITE_RUN_FROM_PACKAGE:"),
+    ("azure.yaml", '">= 1.25.3"', '">= 1.18.0"'),
+    ("azure.yaml", "shell: sh", "shell: pwsh"),
+    ("infra/modules/cluster.bicep", "localDnsMode = 'Disabled'", "localDnsMode = 'Preferred'"),
+    ("infra/modules/cluster.bicep", "        localDNSProfile: { mode: localDnsMode }\n", ""),
+    ("infra/main.bicep", "'Standard_D4as_v5'", "'Standard_D2as_v5'"),
+    ("infra/main.bicep", "param systemNodeCount int = 2", "param systemNodeCount int = 1"),
+    ("infra/prices.yaml", "system_nodes: 2", "system_nodes: 1"),
+    # A preview, the linter and the formatter
+    ("infra/main.bicep", "hostName: hostStorageName", "hostName: gateway.outputs.host"),
+    (
+        "infra/main.bicep",
+        "    registryName: registryName\n",
+        "    registryName: registry.outputs.name\n",
+    ),
+    (
+        "infra/modules/storage.bicep",
+        "weights, workerIdentityName)",
+        "weights, workerPrincipalId)",
+    ),
+    ("infra/modules/cluster.bicep", "param nodePools string[]", "param nodePools array"),
+    ("infra/modules/registry.bicep", "param token Token", "param token string"),
+    ("infra/modules/types.bicep", "@minLength(10)\n", ""),
+    (
+        "infra/modules/durable.bicep",
+        BROKEN_CALL,
+        "('Microsoft.Authorization/roleDefinitions', roles.durableTaskDataContributor)",
+    ),
+    # The device of the workers
+    (MODELS, "        - name: WORKER_REQUIRE_DEVICE\n          value: cuda\n", ""),
+    ("infra/modules/worker-aca.bicep", "? 'cuda' : 'any'", "? 'any' : 'any'"),
+    # Traces and logs
+    ("infra/modules/gateway.bicep", "  OTEL_TRACES_EXPORTER:", "  OTEL_TRACES:"),
+    ("functions/requirements.in", "azure-monitor-opentelemetry-exporter", "azure-monitor"),
+    (WORKERS + "worker.env", "STRING=Authorization=AAD", "STRING="),
+    (
+        WORKERS + "kustomization.yaml",
+        "data.APPLICATIONINSIGHTS_CONNECTION_STRING",
+        "data.REPLY_HOSTS",
+    ),
+    (
+        "infra/modules/monitoring.bicep",
+        "    { name: workerIdentityName, principalId: workerPrincipalId }\n",
+        "",
+    ),
+    ("infra/modules/cluster.bicep", "useAADAuth: 'true'", "useAADAuth: 'false'"),
+    ("infra/modules/cluster.bicep", "FilteringMode: 'Include'", "FilteringMode: 'Off'"),
+    # Alerts
+    ("infra/modules/alerts.bicep", 'matches regex @"/v1/models', 'has @"/v1/models'),
+    ("infra/modules/alerts.bicep", "by model'", "'"),
+    ("infra/modules/alerts.bicep", "/v1/health/ready'", "/health'"),
+    ("infra/modules/alerts.bicep", "skipQueryValidation: true", "skipQueryValidation: false"),
+    (
+        "infra/modules/availability.json",
+        '"ExpectedHttpStatusCode": 200',
+        '"IgnoreHttpStatusCode": true',
+    ),
+    ("infra/modules/durable.bicep", "resource operatorRole", "resource otherRole"),
+    ("infra/main.parameters.json", "${ALERT_EMAIL}", "${ALERT_EMAIL=}"),
+    ("infra/k8s/base/cluster/scraping.yaml", "loosely|loosely-gpu", "loosely"),
     # Lifecycle rules
     ("infra/modules/storage.bicep", "{ prefix: 'uploads', days: 2 }", ""),
     ("infra/modules/storage.bicep", "{ prefix: 'outcomes', days: 7 }", ""),
@@ -128,7 +198,6 @@ TYPE_FAULTS = [
     ("infra/modules/servicebus.bicep", "maxDeliveryCount:", "maxDeliverycount:"),
     ("infra/modules/gateway.bicep", "instanceMemoryMB: 2048", "instanceMemoryMB: '2048'"),
     ("infra/modules/storage.bicep", "kind: 'StorageV2'", "kind: 'StorageV9'"),
-    ("infra/modules/storage.bicep", "allowedMethods: ['GET',", "allowedMethods: ['BREW',"),
     ("infra/modules/storage.bicep", "maxAgeInSeconds: 600", "maxAgeSeconds: 600"),
     ("infra/main.bicep", "storage.outputs.payloadName", "storage.outputs.payload"),
     ("infra/modules/cluster.bicep", "maxCount: gpuMaxCount", "maximum: gpuMaxCount"),
@@ -186,18 +255,27 @@ def _fails(consistency_check: Callable[[DeploymentFiles], None], files: Deployme
     return False
 
 
-@pytest.mark.skipif("INFRA_CHECKS" not in os.environ, reason="INFRA_CHECKS is not set")
+# `./dev check infra` makes this environment, with the packages that the check programs need.
+CHECKERS_PYTHON = ROOT / ".venv-infra" / "bin" / "python"
+
+
+@pytest.mark.skipif(
+    "INFRA_CHECKS" not in os.environ or not CHECKERS_PYTHON.is_file(),
+    reason="INFRA_CHECKS is not set, or ./dev check infra has not run",
+)
 @pytest.mark.parametrize("fault", TYPE_FAULTS, ids=name_of)
 def test_the_schema_checks_find_each_planted_type_error(
     fault: tuple[str, str, str], copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plant(copy, fault)
+    monkeypatch.setattr(sys, "executable", str(CHECKERS_PYTHON))
     monkeypatch.setattr(check, "ROOT", copy)
     monkeypatch.setattr(check, "INFRA", copy / "infra")
     overlay = copy / "infra" / "k8s" / "overlays" / "spot"
     monkeypatch.setattr(check, "OVERLAYS", [overlay])
     tools = check.Tools(Path(sys.executable).parent, Path(os.environ["INFRA_CHECKS"]).resolve())
     checks = (check.check_bicep, check.check_azure_yaml, check.check_manifests)
+    assert not any(_rejects(each, tools) for each in checks), "rejected without a planted fault"
+    plant(copy, fault)
     assert any(_rejects(each, tools) for each in checks)
 
 

@@ -59,7 +59,13 @@ def test_the_deployment_package_excludes_files_of_developers_and_tools(tmp_path:
     copy_function_app(app, ROOT / "functions")
     published = published_from(app)
     for name in (
-        *(".venv/bin/python", ".venv-3.13/x", "tests/test_it.py", "gateway/__pycache__/a.pyc"),
+        *(
+            ".venv/bin/python",
+            ".venv-3.13/x",
+            "functions_env/pyvenv.cfg",
+            "tests/test_it.py",
+            "gateway/__pycache__/a.pyc",
+        ),
         *("local.settings.json", ".vscode/settings.json", ".gitignore", "gateway/old.pyc"),
         *(".mypy_cache/x", ".ruff_cache/x", ".pytest_cache/x"),
     ):

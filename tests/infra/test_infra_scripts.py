@@ -1,4 +1,4 @@
-"""Run the scripts of infra/scripts with stand-ins for Azure's programs."""
+"""Run the scripts of infra/scripts with stand-ins for az, azd, kubectl and others."""
 
 import json
 import re
@@ -11,8 +11,11 @@ import yaml
 from contract.webhook import parse_secrets
 from gateway.http.keys import KeyRing, parse_keys
 from tests.infra import fake_cloud
-from tests.infra.deployment import of_kind, pod
+from tests.infra.deployment import is_gpu, of_kind, pod
 from tests.infra.script_runner import VALUES, ScriptRunner
+
+# A script starts many programs, which takes long on a busy machine.
+pytestmark = pytest.mark.timeout(180)
 
 
 def applied(scripts: ScriptRunner) -> list[dict[str, Any]]:
@@ -140,6 +143,8 @@ class TestDeployWorker:
         assert settings["SERVICE_BUS__fullyQualifiedNamespace"] == VALUES["SERVICE_BUS_HOST"]
         assert settings["PAYLOAD_STORAGE__blobServiceUri"] == VALUES["PAYLOAD_ENDPOINT"]
         assert settings["REPLY_HOSTS"] == "func-trial.azurewebsites.net:443"
+        connection = VALUES["APPLICATIONINSIGHTS_CONNECTION_STRING"]
+        assert settings["APPLICATIONINSIGHTS_CONNECTION_STRING"] == connection
         assert "registry.example" not in scripts.state["applied"][-1]
         assert scripts.calls("kubelogin", "convert-kubeconfig")
 
@@ -194,6 +199,40 @@ class TestDeployWorker:
         assert scripts.state["apps"] == image
         assert scripts.state["values"]["WORKER_IMAGE"] == image, "the next provision changes it"
         assert not scripts.calls("kubectl")
+
+    @pytest.mark.parametrize("host", ["aks", "aca"])
+    def test_models_without_a_gpu_get_an_image_of_their_own_if_an_index_of_cpu_builds_is_set(
+        self, scripts: ScriptRunner, host: str
+    ) -> None:
+        index = "https://cpu.example"
+        scripts.update_state(values={"WORKER_HOST": host, "CPU_TORCH_INDEX": index})
+        for _ in range(2):
+            scripts.check_output("deploy-worker.sh")
+        plain, cpu = scripts.calls("az", "acr", "build")
+        assert f"TORCH_INDEX={index}" in cpu
+        assert "--build-arg" not in plain
+        (tag, digest), (cpu_tag, cpu_digest) = scripts.state["images"].items()
+        assert cpu_tag == f"{tag}-cpu"
+        if host == "aca":
+            values = scripts.state["values"]
+            assert values["WORKER_IMAGE"].endswith(digest)
+            assert values["WORKER_CPU_IMAGE"].endswith(cpu_digest)
+            return
+        for deployment in of_kind(applied(scripts), "Deployment"):
+            expected = digest if is_gpu(deployment) else cpu_digest
+            assert pod(deployment)["containers"][0]["image"].endswith(f"@{expected}")
+
+    def test_an_image_from_before_the_cpu_image_is_deployed_for_all_models(
+        self, scripts: ScriptRunner
+    ) -> None:
+        scripts.update_state(
+            values={"CPU_TORCH_INDEX": "https://cpu.example"},
+            images={"worker:earlier": "sha256:" + "e" * 64},
+        )
+        scripts.check_output("deploy-worker.sh", "earlier")
+        assert not scripts.calls("az", "acr", "build")
+        for deployment in of_kind(applied(scripts), "Deployment"):
+            assert pod(deployment)["containers"][0]["image"].endswith("e" * 64)
 
     def test_kubectl_calls_are_repeated_until_role_assignments_take_effect(
         self, scripts: ScriptRunner
@@ -392,9 +431,96 @@ class TestCheckTools:
         calls = scripts.calls("az", "provider", "register")
         assert [call[call.index("--namespace") + 1] for call in calls] == registered
 
+    @pytest.mark.parametrize(
+        ("choices", "missing", "reason"),
+        [
+            ({}, {"flex_regions": "eastus"}, "does not offer Flex Consumption"),
+            ({}, {"scheduler_regions": "East US"}, "does not offer the Durable Task Scheduler"),
+            ({}, {"machines": {"Standard_NC4as_T4_v3": ""}}, "does not offer Standard_NC4as_T4_v3"),
+            (
+                {},
+                {"machines": {"Standard_D4as_v5": "standardDASv5Family 4 1"}},
+                "does not offer Standard_D4as_v5 to this subscription",
+            ),
+            (
+                {},
+                {"quotas": {"standardDASv5Family": 7}},
+                "the quota standardDASv5Family in swedencentral is 7 cores, but 2 of",
+            ),
+            ({}, {"quotas": {"standardNCASv3_T4Family": 0}}, "standardNCASv3_T4Family"),
+            ({}, {"quotas": {"lowPriorityCores": 3}}, "the quota lowPriorityCores in"),
+            ({"GPU_MIN_COUNT": "2"}, {}, "2 of Standard_NC4as_T4_v3 need 8"),
+            ({"WORKER_HOST": "aca"}, {"gpu_profiles": ""}, "does not offer Container Apps with"),
+        ],
+    )
+    def test_the_preflight_check_stops_if_the_region_lacks_a_service_or_quota(
+        self, scripts: ScriptRunner, choices: dict[str, str], missing: dict[str, Any], reason: str
+    ) -> None:
+        scripts.update_state(values={**choices, "NODE_POOLS": "unchanged"}, **missing)
+        ended = scripts.run("check-tools.sh")
+        assert ended.returncode == 1
+        assert reason in ended.stderr
+        assert scripts.state["values"]["NODE_POOLS"] == "unchanged"
+
+        scripts.update_state(values={"CHECK_REGION": "false"})
+        scripts.check_output("check-tools.sh")
+        assert scripts.state["values"]["NODE_POOLS"] == "none"
+
+    def test_the_preflight_check_ignores_services_and_quotas_that_are_not_needed(
+        self, scripts: ScriptRunner
+    ) -> None:
+        scripts.update_state(
+            values={"DURABLE_BACKEND": "storage", "USE_SPOT": "false"},
+            scheduler_regions="East US",
+            quotas={"lowPriorityCores": 0},
+        )
+        scripts.check_output("check-tools.sh")
+
+    def test_the_preflight_check_asks_for_the_address_of_alerts(
+        self, scripts: ScriptRunner
+    ) -> None:
+        scripts.update_state(values={"ALERT_EMAIL": ""})
+        ended = scripts.run("check-tools.sh", typed="")
+        assert ended.returncode == 1
+        assert "ALERT_EMAIL is not set" in ended.stderr
+        assert scripts.run("check-tools.sh", typed="me@example.org\n").returncode == 0
+        assert scripts.state["values"]["ALERT_EMAIL"] == "me@example.org"
+        assert scripts.run("check-tools.sh", typed="").returncode == 0
+
     def test_the_preflight_check_reports_a_missing_sign_in(self, scripts: ScriptRunner) -> None:
         scripts.update_state(failing={"az account show": 1})
         assert "az login" in scripts.run("check-tools.sh").stderr
+
+
+class TestPipelineIdentity:
+    def test_the_identity_of_the_pipeline_may_assign_the_roles_of_the_templates_only(
+        self, scripts: ScriptRunner
+    ) -> None:
+        scripts.update_state(failing={"az role assignment create": 1})
+        for _ in range(2):
+            printed = scripts.check_output(
+                "pipeline-identity.sh", "acme/loosely", "trial", "what-if"
+            )
+            assert "AZURE_CLIENT_ID=44444444-4444-4444-4444-444444444444\n" in printed
+        assert len(scripts.calls("az", "ad", "app", "create")) == 1
+        assert len(scripts.calls("az", "ad", "sp", "create")) == 1
+        assert scripts.state["credentials"] == {
+            name: f"repo:acme/loosely:environment:{name}" for name in ("trial", "what-if")
+        }
+        assigned = scripts.state["assigned"]
+        administrator = "Role Based Access Control Administrator"
+        assert assigned.keys() == {"Contributor", administrator}
+        roles = json.loads((scripts.root / "infra" / "roles.json").read_text("utf-8"))
+        for action, source in (("write", "@Request"), ("delete", "@Resource")):
+            [part] = [each for each in assigned[administrator].split(" AND ") if action in each]
+            assert source in part
+            ids = re.findall(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", part)
+            assert sorted(ids) == sorted(roles.values())
+
+    def test_the_pipeline_identity_needs_an_environment(self, scripts: ScriptRunner) -> None:
+        ended = scripts.run("pipeline-identity.sh", "acme/loosely")
+        assert ended.returncode == 1
+        assert not scripts.calls("az")
 
 
 def test_the_compose_script_writes_the_queues_of_the_catalogue(scripts: ScriptRunner) -> None:

@@ -28,7 +28,7 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 
 
 class Scene:
-    """One job on a durable store in memory, and the job's outcome blob."""
+    """Runs the orchestration of one job in memory, and keeps the outcome that the job gets."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -258,7 +258,10 @@ DELIVERIES = {
 
 
 async def main() -> None:
-    """Write the history of each scene and of each webhook delivery that has no file yet."""
+    """Write one file for each job in SCENES and each webhook delivery in DELIVERIES.
+
+    The file contains the history of the orchestration. Existing files stay unchanged.
+    """
     for name, outcomes in DELIVERIES.items():
         path = WEBHOOKS / f"{name}.json"
         if not path.exists():

@@ -55,7 +55,7 @@ class StormCallers:
         await self._http.aclose()
 
     async def submit_all(self, jobs: "asyncio.Queue[StormJob]") -> None:
-        """Submit the jobs of the queue until the task is cancelled."""
+        """Take jobs from `jobs` and submit them, until the calling task is cancelled."""
 
         async def caller() -> None:
             while True:
@@ -80,7 +80,7 @@ class StormCallers:
             case JobKind.WAIT:
                 await self._submit(job, {"prefer": "wait=20"})
             case JobKind.KEYED:
-                # All attempts with one key are one job, so all must have the same input.
+                # All requests with one key create one job, so all must have the same input.
                 key = {
                     "prefer": "respond-async",
                     "idempotency-key": f'"{self._ran_path}{job.number}"',
@@ -121,7 +121,7 @@ class StormCallers:
             job.see(shown, known, " in the response to the submit")
 
     async def prepare(self, job: StormJob, attempt: int) -> StormSubmission:
-        """Return the request of one attempt to submit a job."""
+        """Return request number `attempt`, which submits the job."""
         return job.submission(self._ran_path, attempt)
 
     def refuse(self, text: str) -> None:

@@ -21,7 +21,7 @@ _LINKS = ("gateway", "servicebus", "servicebus admin", "blobs")
 
 
 class SoakFault(Protocol):
-    """A fault of the system, which is caused for some time and then ended."""
+    """A fault that a soak causes on purpose and, except a kill, ends after some time."""
 
     @property
     def delay_seconds(self) -> float:
@@ -35,7 +35,7 @@ class SoakFault(Protocol):
         """Cause the fault, and wait until it is over."""
 
     async def recover(self, rig: Rig) -> None:
-        """Wait until the component is ready again."""
+        """Wait until the affected components are ready again."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class SlowLink:
         return f"slow {self.link}"
 
     async def carry_out(self, rig: Rig) -> None:
-        """Delay and throttle the connections. After `seconds`, remove the limits."""
+        """Delay and throttle all connections to the service. Stop this after `seconds`."""
         proxy = rig.links[self.link]
         proxy.set_link(self.round_trip_seconds, self.bytes_per_second)
         try:
@@ -93,7 +93,7 @@ class SlowLink:
             proxy.set_link(0.0)
 
     async def recover(self, rig: Rig) -> None:
-        """Do nothing, because `carry_out` has already removed the limits."""
+        """Do nothing, because `carry_out` has already restored the speed of the connections."""
 
 
 @dataclass(frozen=True)
@@ -134,13 +134,13 @@ def plan_faults(
     sorts: Sequence[str],
     mean_pause_seconds: float,
 ) -> Iterator[SoakFault]:
-    """Yield the faults of a soak without end. The same arguments yield the same faults.
+    """Yield faults for a soak, endlessly. The same arguments yield the same faults.
 
     Args:
         seed: The seed of the soak.
         gateways: The names of the gateway hosts.
-        disk: The disk that can become full, or None.
-        sorts: The sorts of faults: kill, stop, slow and disk.
+        disk: The disk that can become full. If it is None, there are no faults of the sort disk.
+        sorts: The sorts of faults to choose from: kill, stop, slow and disk.
         mean_pause_seconds: The mean time between two faults.
     """
     chance = random.Random(f"faults {seed}")

@@ -32,11 +32,14 @@ class Slope:
     observed_seconds: float
 
     def grows(self, bound_per_minute: float) -> bool:
-        """Return whether the growth exceeds the bound by more than two standard errors."""
+        """Return whether `per_minute` exceeds the bound by more than two standard errors."""
         return self.per_minute - 2 * self.error_per_minute > bound_per_minute
 
     def is_flat(self, bound_per_minute: float) -> bool:
-        """Return whether the quantity does not grow, and its error is at most the bound."""
+        """Return whether it is certain enough that the quantity does not grow.
+
+        This is true if `grows` returns False and `error_per_minute` is at most `bound_per_minute`.
+        """
         return not self.grows(bound_per_minute) and self.error_per_minute <= bound_per_minute
 
 
@@ -159,7 +162,10 @@ class Footprint:
                     self._peaks[role] = max(self._peaks.get(role, 0), peak)
 
     def roles(self, warm_up_seconds: float) -> list[RoleFootprint]:
-        """Return the footprint of each role, in the order in which the roles were seen."""
+        """Return the peaks and the growth of each role, in the order of the roles' first samples.
+
+        The growth during the first `warm_up_seconds` of each process is not used.
+        """
         found = []
         for role, by_process in self._lives.items():
             lives = list(by_process.values())

@@ -289,7 +289,8 @@ def make_brackets(size_bytes: int = _BODY_BYTES) -> bytes:
 def make_tensor_texts(size_bytes: int = 100_000) -> bytes:
     """Return JSON with one long and many short texts.
 
-    In a NumPy array of texts, each element needs as much memory as the longest text.
+    A NumPy array of these texts would need much memory, because each element of such an array needs
+    as much memory as the longest text.
     """
     longest = "x" * (size_bytes // 2)
     return json.dumps([longest, *["a"] * (size_bytes // 2 // 5)]).encode()

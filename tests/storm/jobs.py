@@ -34,7 +34,11 @@ class KnownState:
 
 @dataclass(frozen=True)
 class StormSubmission:
-    """The request that submits a job once. `label` identifies this attempt in the job's result."""
+    """One request that submits a job.
+
+    A request without a response is repeated. `label` is the number in the input of the model
+    `counting`. The model returns this number, so a result shows which request created the job.
+    """
 
     label: str
     path: str
@@ -46,8 +50,9 @@ class StormSubmission:
 class StormJob:
     """A job of a storm, and all observations of the job.
 
-    `label` is the number in the job's input. Without an Idempotency-Key, a repeated request makes
-    another job, so each attempt has its own label.
+    `label` is the number in the accepted input, for example `12.2` for the second request of job
+    12. Without an Idempotency-Key, a repeated request creates another job, so each request has its
+    own label.
     """
 
     number: int
@@ -84,16 +89,17 @@ class StormJob:
         return self.is_accepted and self.final is None
 
     def input(self, ran_path: Path, attempt: int) -> tuple[str, bytes]:
-        """Return the label and the input of one attempt to submit the job.
+        """Return the label and the input of request number `attempt`, which submits the job.
 
-        Every fifth job has a large input.
+        Every fifth job has a large input. `ran_path` is the file to which the model writes the
+        label.
         """
         label = f"{self.number}.{attempt}"
         text = f"{ran_path} {label} {self.model_ms}"
         return label, text.ljust(0 if self.number % 5 else _LARGE_BYTES).encode()
 
     def submission(self, ran_path: Path, attempt: int) -> StormSubmission:
-        """Return the request of one attempt to submit the job."""
+        """Return request number `attempt`, which submits the job."""
         label, data = self.input(ran_path, attempt)
         return StormSubmission(
             label, "/v1/models/counting/jobs", data, {"content-type": "text/plain"}
@@ -130,7 +136,7 @@ class StormJob:
             self.changes.append(_difference(self.final, job) + moment)
 
     def is_right_end(self, final: Mapping[str, Any]) -> bool:
-        """Return whether the job may end with this final state, given its input and requests."""
+        """Return whether the job may end with the state `final`, given its input and kind."""
         match final["status"]:
             case "succeeded":
                 return self.is_right_result(final["result"])

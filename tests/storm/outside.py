@@ -1,4 +1,4 @@
-"""Loopback servers outside the system of a soak: they serve inputs and receive webhooks."""
+"""Run the loopback server that the system under test calls for inputs and with webhooks."""
 
 import asyncio
 import json
@@ -23,15 +23,19 @@ _SLOW_SECONDS = 60
 
 @dataclass(frozen=True)
 class WebhookCounts:
-    """The counts of a soak's webhooks, after they were compared with the finished jobs."""
+    """How many webhooks of a soak arrived, did not arrive or were wrong."""
 
+    #: The number of finished jobs that have a webhook.
     expected: int
+    #: The number of these jobs whose webhook arrived.
     delivered: int
+    #: The number of webhooks that arrived again.
     repeated: int
     #: The numbers of the jobs whose webhook did not arrive.
     missing: list[int]
     #: The numbers of the jobs whose webhook differs from the finished job.
     wrong: list[int]
+    #: The number of requests without a valid signature.
     unsigned: int
 
 

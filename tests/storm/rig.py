@@ -100,8 +100,8 @@ class RigOptions:
         catalogue: The content of the model catalogue.
         environment: Environment variables of all components.
         has_links: Whether the components connect through proxies, which a fault can slow down.
-        store: The directory of the components' data. If this is None, it is the data directory.
-            The logs are always in the data directory.
+        store: The directory in which the components store their data; None for the directory
+            `data` of the rig. The logs are always in the directory `data`.
     """
 
     catalogue: str = COUNTING_CATALOGUE
@@ -126,7 +126,7 @@ class SupervisedPart:
     _started: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
-        """Keep the component running until stopped.
+        """Start the component, and start it again whenever it dies, until `stop` is called.
 
         Raises:
             RigError: if the component refuses its options, or dies ten times before it is ready.
@@ -415,7 +415,7 @@ async def running(data: Path, engine: StormEngine, options: RigOptions) -> Async
     """Run a system without a worker during the `with` block, and kill all components afterwards.
 
     Raises:
-        RigError: if a component cannot be started (in an ExceptionGroup, as from any task group).
+        ExceptionGroup: A component cannot be started. The group contains a RigError.
     """
     reaper = Reaper()
     try:

@@ -25,7 +25,7 @@ _MAX_SHOWN = 10
 class Storm:
     """The options and the current results of a storm. `report` can print the results at any time.
 
-    `options` contains the command-line options, such as the seed, `settle` and `limit` (seconds).
+    `options` contains the command-line options. `python -m tests.storm --help` explains them.
     """
 
     options: argparse.Namespace
@@ -193,7 +193,7 @@ def count(run: Storm, broken: BrokenPromises) -> dict[str, str | int]:
 
 
 def describe_broken(run: Storm, broken: BrokenPromises) -> list[str]:
-    """Return one line for each broken promise to a job, at most 10 lines for each promise."""
+    """Return a line for each job for which a promise was broken, at most 10 for each promise."""
     return [
         f"{name}: {_describe(job, run.runs)}"
         for name, jobs in (
@@ -217,12 +217,12 @@ def _describe(job: StormJob, runs: Counter[str]) -> str:
 
 
 def format_statuses(jobs: Iterable[StormJob]) -> str:
-    """Return the number of jobs in each status as text."""
+    """Count the jobs in each status, and return the counts as text."""
     return format_counts(job.status for job in jobs) or "none"
 
 
 def format_counts(names: Iterable[str]) -> str:
-    """Return the number of times that each name occurs as text."""
+    """Count how often each name occurs, and return the counts as text, such as `a 2, b 1`."""
     return ", ".join(f"{name} {count}" for name, count in sorted(Counter(names).items()))
 
 

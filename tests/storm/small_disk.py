@@ -25,7 +25,7 @@ class SmallDisk(Protocol):
 
     @property
     def name(self) -> str:
-        """A text for the report that describes how the disk becomes full."""
+        """How the disk becomes full, as a short text for the report."""
 
     def fill(self, pids: Iterable[int]) -> None:
         """Make all writes fail. `pids` are the ids of the processes that write to the disk."""
@@ -72,7 +72,7 @@ class Tmpfs:
         raise OSError(f"the size of {self._folder} cannot be reduced")
 
     def free(self, pids: Iterable[int]) -> None:
-        """Restore the full size of the file system."""
+        """Restore the full size of the file system. `pids` is ignored."""
         del pids
         _mount("-o", f"remount,size={self._size_bytes}", str(self._folder))
 

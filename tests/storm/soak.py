@@ -8,11 +8,12 @@ determines the jobs, the faults and the attacks. The exact moments depend on the
 
 Faults and attacks begin after a calm part, in which the neighbour's usual wait is measured. The
 last part has no kills, so that the processes run long enough to measure their memory. A soak of one
-hour stores about 5 GB of data. The data is in memory if the disk that becomes full is a tmpfs.
+hour stores about 5 GB of data. To fill its disk on purpose, the soak mounts a tmpfs if it can. Then
+this data is in memory.
 
-Exit code: 0 if no job was lost, wrong, doubled or expired by a crash, no webhook was lost or
-forged, no job was shown to another tenant, and neither memory nor open files grew. 1 if a promise
-was broken, 2 if the system could not be started.
+Exit code: 0 if no job was lost, wrong or doubled, no job expired because of a crash, no webhook was
+lost or forged, no job was shown to another tenant, and neither memory nor open files grew. 1 if a
+promise was broken, 2 if the system could not be started.
 """
 
 import argparse
@@ -90,7 +91,10 @@ _SECRET = "whsec_" + base64.b64encode(b"soak" * 8).decode()
 
 @dataclass
 class Interval:
-    """The time of an attack or a fault, in seconds since the start of the soak."""
+    """The interval of an attack or a fault.
+
+    `begin` and `end` are in seconds since the start of the soak. `end` is None until the end.
+    """
 
     name: str
     begin: float
@@ -116,7 +120,7 @@ class Soak(Storm):
 
     @property
     def judged(self) -> list[StormJob]:
-        """The jobs for which the report checks the promises: jobs of callers and of producers."""
+        """The jobs that the report judges: those of callers and those of producers."""
         return [*self.jobs, *self.producer_jobs]
 
     @property
@@ -127,7 +131,7 @@ class Soak(Storm):
     def register(self, job: SoakJob) -> None:
         """Add a job to the jobs of the soak.
 
-        Callers then read the state of the job, and the report checks the promises to the job.
+        Callers then read the state of the job, and the report judges how the job ended.
         """
         self.jobs.append(job)
 
@@ -136,7 +140,7 @@ class Soak(Storm):
         return next((job for job in self.soak_jobs if job_id in job.ids), None)
 
     def describe(self, begin: float) -> tuple[str, bool]:
-        """Return which attacks and whether a fault could delay a job that was submitted at `begin`.
+        """Return what could delay a job that was submitted at `begin`: attacks and faults.
 
         Returns the names of the attacks that had not ended at `begin`, joined by `+`, and whether
         there was a fault that had not ended 10 s before `begin`. `begin` is in seconds since the

@@ -52,7 +52,11 @@ class SoakCallers(StormCallers):
         await super().submit(job)
 
     async def upload(self, caller: SoakCaller, model: str, media_type: str, data: bytes) -> str:
-        """Upload an input, and return the id of the upload. Repeat until both requests succeed."""
+        """Upload an input, and return the id of the upload.
+
+        The gateway returns a URL, and the blob storage receives the input. If one of these two
+        requests fails, repeat both.
+        """
         wanted = json.dumps({"model": model, "media_type": media_type}).encode()
         while True:
             slot = await self._once(
@@ -121,7 +125,7 @@ class Wait:
 
     @property
     def seconds(self) -> float:
-        """The wait in seconds."""
+        """How many seconds the neighbour waited for the job."""
         return self.end - self.begin
 
 

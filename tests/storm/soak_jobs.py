@@ -139,7 +139,7 @@ class SoakJob(StormJob):
 
     @property
     def may_expire(self) -> bool:
-        """Whether the job has a short deadline or comes from a hostile caller."""
+        """Whether the job may expire, because its deadline is short or its caller is hostile."""
         return self.is_hostile or self.deadline_seconds < DEADLINE_SECONDS
 
     @property
@@ -161,7 +161,10 @@ class SoakJob(StormJob):
                 return "text/plain"
 
     def data(self, ran_path: Path, attempt: int) -> tuple[str, bytes]:
-        """Return the label and the input of one attempt to submit the job."""
+        """Return the label and the input of request number `attempt`, which submits the job.
+
+        `ran_path` is the file to which the models `counting` and `fragile` write the label.
+        """
         label = str(self.number)
         match self.model:
             case "classifier":
@@ -184,9 +187,10 @@ class SoakJob(StormJob):
         return {"number": self.number, "name": "soak ü", "list": [1, 2.5, None, True]}
 
     def submission(self, ran_path: Path, attempt: int) -> StormSubmission:
-        """Return the request of one attempt to submit the job.
+        """Return request number `attempt`, which submits the job.
 
-        If the input is sent as an upload, it must be uploaded before this call.
+        If the input is sent as an upload, it must be uploaded before this call. `ran_path` is the
+        file to which the models `counting` and `fragile` write the label.
         """
         path = f"/v1/models/{self.model}/jobs"
         label, data = self.data(ran_path, attempt)
@@ -243,7 +247,7 @@ class SoakJob(StormJob):
         return "".join(parts).encode() + file.encode() + data + end.encode()
 
     def is_right_end(self, final: Mapping[str, Any]) -> bool:
-        """Return whether the job may end with this final state, given its input and requests."""
+        """Return whether the job may end with the state `final`, given its model and its input."""
         if self.is_hostile:
             return True
         if final["status"] != "failed":
@@ -302,9 +306,10 @@ class ProducerJob(StormJob):
         return {"producer": self.number}
 
     def is_right_end(self, final: Mapping[str, Any]) -> bool:
-        """Return whether `final` has noop's result for the job's input.
+        """Return whether the job may end with the state `final`.
 
-        If the request is in the wrong queue, return whether the job was dead-lettered.
+        The state must contain the result of the model `noop` for the job's input. If the request is
+        in the queue of another model, the job must be dead-lettered instead.
         """
         if self.is_wrong_queue:
             return bool(final["status"] == "failed" and final["error"]["code"] == "dead-lettered")
@@ -317,7 +322,7 @@ class ProducerJob(StormJob):
 def plan_soak_jobs(
     seed: int, callers: Sequence[SoakCaller], models: Sequence[str], outside_url: str
 ) -> Iterator[SoakJob]:
-    """Yield the jobs of a soak without end. The same arguments yield the same jobs."""
+    """Yield jobs for a soak, endlessly. The same arguments yield the same jobs."""
     chance = random.Random(f"soak jobs {seed}")
     weights = {"noop": 50, "counting": 20, "classifier": 20, "voice-activity": 5, "fragile": 5}
     chosen = [model for model in weights if model in models]

@@ -11,7 +11,7 @@ from tests.storm.balancer import Balancer
 
 
 class Backend:
-    """A TCP server that responds to each line with its name."""
+    """A TCP server that responds to each line with the server's name."""
 
     def __init__(self, name: str) -> None:
         self.name, self.port = name.encode(), free_port()

@@ -139,10 +139,10 @@ class LoadJournal:
 
     @property
     def is_holding(self) -> bool:
-        """Whether suspects are being loaded. Then no job is received and no other model is loaded.
+        """Whether jobs and other models must wait until the suspects are loaded.
 
-        After `hold_seconds` the value is False, so that a load that hangs does not block the other
-        models.
+        The value becomes False at the latest `hold_seconds` after the call of `take_over`, so that
+        a load that hangs does not block the other models.
         """
         return bool(self.suspects) and time.monotonic() < self._hold_ends_at
 
@@ -216,7 +216,10 @@ class LoadJournal:
         return descriptor
 
     def _take_notes(self, folder: Path) -> dict[str, list[str]]:
-        """Remove the notes of dead processes. Return the names in the notes, by process id."""
+        """Remove the notes of dead processes, and return the names in these notes by process id.
+
+        Each name is the name of a model or a result of `import_name`.
+        """
         names: dict[str, list[str]] = defaultdict(list)
         for path in sorted(folder.glob(f"*{_LOADING}")):
             # Another worker that starts at the same time may have removed the file.
@@ -271,9 +274,10 @@ class LoadJournal:
             )
 
     def _read(self, name: str) -> tuple[int, float]:
-        """Return how many processes died while they loaded a model, and the time of the last death.
+        """Return how many deaths are counted for a model, and the time of the last of them.
 
-        Both are 0 if no death is counted.
+        `_count_death` counts the deaths of processes that were loading the model. The time is in
+        seconds since 1970. Both values are 0 if no death is counted.
         """
         if self._folder is None:
             return 0, 0.0

@@ -156,7 +156,11 @@ class LoadedModel:
 
     @property
     def preprocesses(self) -> bool:
-        """Return whether `preprocess` makes new items, so that decoded inputs can be released."""
+        """Return whether the model has a method `preprocess`, as every batch model has.
+
+        If it has this method, a decoded input is no longer needed after its preprocessing.
+        Otherwise the decoded input itself is passed to the model.
+        """
         return isinstance(self._adapter, BatchAdapter)
 
     @property
@@ -181,7 +185,7 @@ class LoadedModel:
     def open(
         self, data: Data, media_type: str, processes: DecoderProcesses | None = None
     ) -> OpenedInput:
-        """Open one input, without decoding it.
+        """Find out how much memory one input needs, without decoding it.
 
         Args:
             data: The bytes of the input.
@@ -190,7 +194,7 @@ class LoadedModel:
 
         Raises:
             UnsupportedMediaType: The model does not accept this media type.
-            InvalidInput: The input cannot be decoded.
+            InvalidInput: The header of the input is invalid, or the image is too large.
         """
         return open_input(self._kind, data, self._check_media_type(media_type), processes)
 
@@ -303,7 +307,10 @@ class LoadedModel:
         return hook if callable(hook) else None
 
     def _check_parameters(self, parameters: Parameters) -> None:
-        """Check the parameters again, because a producer sends its requests past the gateway."""
+        """Check the parameters of a job. Raises InvalidInput.
+
+        The gateway has checked the parameters of its own jobs, but not those of producers' jobs.
+        """
         if self._model.parameters:
             try:
                 check_parameters(self._model.parameters, parameters)
@@ -509,7 +516,7 @@ def _check_parameters(model: ModelEntry, method: Callable[..., Any]) -> None:
     """Check that the entry declares the same parameters as the method's keyword-only arguments.
 
     Raises:
-        ModelUnfit: It does not.
+        ModelUnfit: The parameters of the entry and the method differ.
     """
     try:
         declared = read_arguments(method)

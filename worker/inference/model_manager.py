@@ -102,7 +102,10 @@ class ModelManager:
 
     @property
     def is_standing_by(self) -> bool:
-        """Return whether the model is not loaded because it waits for device memory."""
+        """Return whether the model waits for memory of a shared device before it can be loaded.
+
+        The result is False if the last load failed.
+        """
         is_waiting = self._loaded is None and isinstance(self._reservation, SharedReservation)
         return is_waiting and self._problem is None
 
@@ -189,7 +192,10 @@ class ModelManager:
         return False
 
     def leave(self) -> None:
-        """Unload the model. The caller must first wait until all jobs of the model have ended."""
+        """Unload the model of this manager, and free the memory of the model.
+
+        The caller must first wait until all jobs of the model have ended.
+        """
         loaded, self._loaded = self._loaded, None
         if loaded is None or self._reservation is None:
             return
@@ -367,13 +373,13 @@ def _describe(error: WorkerError) -> dict[str, str]:
 
 
 class SilentContext:
-    """A context for a batch without jobs, which ignores the model's progress reports."""
+    """A context that ignores the model's progress reports. Used for inputs without a job."""
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
         """Ignore the model's progress report."""
 
     def check(self) -> None:
-        """Do nothing, because a batch without jobs cannot be cancelled."""
+        """Do nothing, because there is no job that could be cancelled."""
 
 
 def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -> None:

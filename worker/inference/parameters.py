@@ -53,7 +53,7 @@ class ParameterArguments:
 
     @property
     def exist(self) -> bool:
-        """Whether the method receives parameters."""
+        """Whether the model's method has arguments for parameters."""
         return self.takes_mapping or bool(self.schemas)
 
     def of(self, parameters: Parameters) -> dict[str, Any]:

@@ -163,7 +163,7 @@ class _Refused(Exception):
 
 
 class _Child:
-    """The parent's side of one child process."""
+    """Starts a child process, sends messages to it and receives its answers."""
 
     def __init__(self, limit_seconds: float) -> None:
         self._limit_seconds = limit_seconds

@@ -16,7 +16,10 @@ _MIB: Final = 1024 * 1024
 
 
 class MemoryBudget:
-    """An amount of memory that several inputs share. Any thread may call the methods."""
+    """Limits the memory that several inputs use together.
+
+    If too little memory is free, an input waits. Any thread may call the methods.
+    """
 
     def __init__(self, total_bytes: int) -> None:
         self.total_bytes = total_bytes

@@ -67,7 +67,7 @@ class OpenedInput:
 def open_input(
     kind: InputKind, data: Data, media_type: str, processes: DecoderProcesses | None = None
 ) -> OpenedInput:
-    """Open an input.
+    """Find out how much memory an input needs, without decoding it.
 
     Args:
         kind: What the model accepts.
@@ -76,7 +76,7 @@ def open_input(
         processes: The processes that decode large images; None to decode them in this process.
 
     Raises:
-        InvalidInput: The input cannot be decoded.
+        InvalidInput: The header of the input is invalid, or the image is too large.
     """
     match kind.accepts:
         case "image":

@@ -113,7 +113,7 @@ def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntr
 
 
 def _may_be_json(data: Data) -> bool:
-    """Return whether the data can be JSON. A large input in a file is not checked: it can be."""
+    """Return whether the data can be JSON. Always True for a large input in a file."""
     if not isinstance(data, bytes):
         return True
     try:

@@ -7,12 +7,16 @@ CUDA_VISIBLE_DEVICES selects. `simulated_device` implements the interface on a C
 
 import contextlib
 import gc
+import importlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from worker.errors import DeviceMissing
 from worker.memory.device_errors import BudgetExceeded
 
 T = TypeVar("T", bound="MemoryHolder")
@@ -21,6 +25,10 @@ T = TypeVar("T", bound="MemoryHolder")
 # models.
 _USABLE_SHARE = 0.94
 _CONTEXT_BYTES = 512 * 2**20
+
+# Linux describes the loaded NVIDIA driver in this file, also inside containers.
+_DRIVER_FILE = Path("/proc/driver/nvidia/version")
+_DRIVER_VERSION = re.compile(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s")
 
 
 class MemoryHolder(Protocol):
@@ -233,3 +241,75 @@ def usable_bytes(all_bytes: int, shares: int) -> int:
     """
     contexts_bytes = max(all_bytes * (1 - _USABLE_SHARE), shares * _CONTEXT_BYTES)
     return max(0, int((all_bytes - contexts_bytes) / shares))
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """The device on which a process runs models, and the software that the device needs.
+
+    Attributes:
+        device: The name of the GPU; `cpu` without a GPU.
+        driver: The version of NVIDIA's driver; empty if there is none.
+        cuda: The version of CUDA for which torch was built; empty for a CPU build, or if torch is
+            not imported.
+        torch: The version of torch; empty if torch is not imported.
+    """
+
+    device: str
+    driver: str
+    cuda: str
+    torch: str
+
+
+def describe_device(device: Device | None) -> DeviceInfo:
+    """Return the description of the device that this process has chosen; None means the CPU."""
+    torch = sys.modules.get("torch")
+    return DeviceInfo(
+        device=device.name if device else "cpu",
+        driver=driver_version(),
+        cuda=str(torch.version.cuda or "") if torch else "",
+        torch=str(torch.__version__) if torch else "",
+    )
+
+
+def driver_version(file: Path = _DRIVER_FILE) -> str:
+    """Return the version of the NVIDIA driver that Linux has loaded; empty if there is none."""
+    try:
+        found = _DRIVER_VERSION.search(file.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return ""
+    return found[1] if found else ""
+
+
+def require_cuda() -> None:
+    """Check that torch can use a CUDA GPU.
+
+    torch falls back to the CPU without an error, for example if the driver is older than the CUDA
+    version of torch's build.
+
+    Raises:
+        DeviceMissing: There is no usable GPU. The error's text contains the reason.
+    """
+    try:
+        torch: Any = importlib.import_module("torch")
+    except ImportError:
+        raise DeviceMissing(_missing("torch is not installed")) from None
+    if torch.cuda.is_available():
+        return
+    if torch.version.cuda is None:
+        raise DeviceMissing(_missing(f"torch {torch.__version__} is a build for the CPU"))
+    try:
+        torch.cuda.init()
+    except Exception as error:
+        first_line = str(error).strip().partition("\n")[0]
+        driver = driver_version() or "none"
+        reason = f"torch {torch.__version__} with CUDA {torch.version.cuda}, driver {driver}"
+        raise DeviceMissing(_missing(f"{reason}: {first_line}")) from error
+    raise DeviceMissing(_missing("torch finds no GPU"))
+
+
+def _missing(reason: str) -> str:
+    return (
+        f"WORKER_REQUIRE_DEVICE is cuda, but no GPU can be used: {reason}. Repair the node or the "
+        "image, or unset WORKER_REQUIRE_DEVICE and start the worker again"
+    )

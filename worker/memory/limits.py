@@ -78,7 +78,7 @@ class BatchLimit:
     def __init__(
         self, model: str, gate: DeviceGate, record_split: Callable[[], None] = lambda: None
     ) -> None:
-        """Create the object without a limit.
+        """Create a limit that allows batches of any size until a batch does not fit into memory.
 
         Args:
             model: The model's name, for log messages.
@@ -214,9 +214,10 @@ class MeasuredBatchLimit(BatchLimit):
 
     @contextlib.contextmanager
     def trial(self, cost: float) -> Iterator[None]:
-        """Run the `with` block as a batch without jobs, and measure the memory of this batch.
+        """Run the `with` block, and measure the memory of its batch.
 
-        The batch fails if it needs more memory than is reserved.
+        The batch contains example items of the model. It fails if it needs more memory than is
+        reserved.
 
         Args:
             cost: The total size of the batch's items, in the model's own unit.

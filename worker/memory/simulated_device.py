@@ -44,7 +44,7 @@ class AccountRecord:
 
     @classmethod
     def read(cls, folder: Path) -> "AccountRecord":
-        """Read the statistics from their file in this folder.
+        """Read the statistics of the simulated memory from a file in this folder.
 
         All values are 0 if the file cannot be read.
         """
@@ -54,7 +54,10 @@ class AccountRecord:
             return cls()
 
     def write(self, folder: Path) -> None:
-        """Write the statistics to their file in this folder, and replace an older file."""
+        """Write the statistics of the simulated memory to a file in this folder.
+
+        The file is replaced if it exists.
+        """
         descriptor, name = tempfile.mkstemp(dir=folder)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(asdict(self), file)
@@ -159,6 +162,8 @@ class SimulatedDevice:
 
     def load(self, build: Callable[[], T], limit_bytes: int | None) -> tuple[T, int]:
         """Build a model, and count the model's memory as used.
+
+        Return the model and its memory in bytes.
 
         Raises:
             BudgetExceeded: The model uses more than `limit_bytes`, or the budget is exceeded.

@@ -227,7 +227,7 @@ class _GpuStreams:
 
 
 def _in_host_memory(output: Any) -> Any:
-    """Copy all tensors in a nested output to host memory, and convert half precision to float32."""
+    """Return a nested output with all tensors in host memory, and float32 for half precision."""
     if isinstance(output, Tensor):
         host = output.cpu()
         return host.float() if host.dtype in (torch.float16, torch.bfloat16) else host

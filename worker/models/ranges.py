@@ -1,4 +1,4 @@
-"""The bounds of a model's parameter, for its type hint."""
+"""The class `Range`, which sets the bounds of a model's parameter in its type hint."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The smallest and the largest value of a numeric parameter; None if there is no such bound.
+    """The smallest and the largest value of a numeric parameter. None means that there is no limit.
 
-    It belongs into the type hint of a keyword-only argument: `Annotated[int, Range(1, 100)]`.
+    Use it in the type hint of a keyword-only argument: `Annotated[int, Range(1, 100)]`.
     """
 
     minimum: float | None = None

@@ -344,7 +344,7 @@ class Consumer:
     def end(self, job: ReceivedJob, error: WorkerError) -> None:
         """End a job that has no result, and settle its message.
 
-        If the error is a Fault, a reply is sent first.
+        If the error belongs to the class `Fault`, a reply with the error is sent first.
         """
         self._finish_run(job)
         if isinstance(error, Fault):

@@ -183,7 +183,7 @@ class BatchQueue(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Inferred:
-    """The outcome of inference for one job.
+    """The model's output for one job, or the error that ends the job.
 
     Attributes:
         job: The job.

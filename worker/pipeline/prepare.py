@@ -125,8 +125,8 @@ class PrepareStep:
         """Read the job's input.
 
         Returns:
-            The opened input; None if the model reads the input itself. Then `job.item` is already
-            prepared.
+            The opened input, which the caller must decode. None if the model reads the input
+            itself; in this case, `job.item` already contains the prepared input.
 
         Raises:
             WorkerError: The job must not run, or its input cannot be read.
@@ -186,7 +186,7 @@ class PrepareStep:
             raise job.expiry_error("the deadline passed before the job was prepared")
 
     def _prepare_file(self, job: ReceivedJob, loaded: LoadedModel) -> object:
-        """Let the model preprocess its input from an open file."""
+        """Open the job's input as a file, let the model preprocess it, and return the item."""
         payload, parameters = job.request.input, job.request.parameters
         if isinstance(payload, InlineBytes | InlineJson | PayloadUrl):
             data, media_type = self._read(job)

@@ -166,11 +166,10 @@ class ReceivedJob:
         return now >= self.request.deadline
 
     def expiry_error(self, text: str) -> WorkerError:
-        """Return the error that ends this job after its deadline.
+        """Return the error that ends this job after its deadline. `text` is the error's text.
 
-        With a job of a gateway, the error sends no reply, because the gateway checks the deadline
-        itself. With a job of a producer that has a reply queue or a webhook, the error sends a
-        reply. `text` is the text of the error.
+        If a producer waits for a reply on a queue or a webhook, the worker replies with the error.
+        Otherwise the worker sends no reply: a gateway checks the deadlines of its jobs itself.
         """
         return ExpiredForProducer(text) if _needs_expiry_reply(self.request) else Expired(text)
 

@@ -39,7 +39,7 @@ class SettlesMessages(Protocol):
 class SettleStep:
     """Settles the messages of one model. Any thread may call the methods.
 
-    The first call for a message decides the outcome of the message. Later calls do nothing.
+    The first call for a message settles the message. Later calls for it do nothing.
     """
 
     def __init__(self, in_flight: InFlight, receivers: Mapping[str, SettlesMessages]) -> None:

@@ -18,7 +18,9 @@ from azure.servicebus._pyamqp.outcomes import Accepted
 from azure.servicebus._pyamqp.performatives import DispositionFrame
 
 
-def complete(receiver: Any, messages: Sequence[Any], timeout_seconds: float) -> list[bool]:
+def complete(
+    receiver: Any, messages: Sequence[Any], timeout_seconds: float, *, uses_ranges: bool = True
+) -> list[bool]:
     """Complete messages, and wait until the broker has confirmed each message.
 
     Each AMQP frame completes a range of messages. The SDK's `complete_message` sends one frame for
@@ -28,6 +30,8 @@ def complete(receiver: Any, messages: Sequence[Any], timeout_seconds: float) -> 
         receiver: The SDK's receiver.
         messages: Messages to complete. `can_complete` must return True for each of them.
         timeout_seconds: How long to wait for each confirmation.
+        uses_ranges: Whether one frame may complete several messages. Otherwise each message has a
+            frame of its own, and all frames are sent before the first confirmation arrives.
 
     Returns:
         For each message, whether it was completed before its lock was lost.
@@ -40,8 +44,10 @@ def complete(receiver: Any, messages: Sequence[Any], timeout_seconds: float) -> 
     for message in messages:
         link._pending_dispositions[message._delivery_id] = {"settled": False, "outcome": None}
         link._received_delivery_tags.discard(message._delivery_tag)
+    numbers = [message._delivery_id for message in messages]
+    frames = ranges(numbers) if uses_ranges else [(number, number) for number in numbers]
     try:
-        for first, last in ranges(message._delivery_id for message in messages):
+        for first, last in frames:
             link._session._outgoing_disposition(
                 DispositionFrame(link.role, first, last, False, Accepted(), None)
             )
@@ -74,6 +80,11 @@ def can_complete(receiver: Any, message: Any) -> bool:
         and not message._settled
         and not message._lock_expired
     )
+
+
+def has_range(messages: Sequence[Any]) -> bool:
+    """Return whether `complete` would complete several of these messages by one frame."""
+    return any(first != last for first, last in ranges(each._delivery_id for each in messages))
 
 
 def ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:

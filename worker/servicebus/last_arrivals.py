@@ -49,7 +49,7 @@ class SocketSender:
         channel.setblocking(False)
 
     def send(self, connection: Any, path: Path) -> None:
-        """Send a copy of a connection's socket, unless the connection is encrypted.
+        """Send a copy of a connection's socket to the parent, unless the connection is encrypted.
 
         Args:
             connection: The socket of the connection.
@@ -87,7 +87,10 @@ class SocketReceiver:
         return SocketSender(self._for_child, parent)
 
     def receive(self) -> None:
-        """Receive the copies that the child has sent. Keep only the newest copy per journal."""
+        """Receive the copies of sockets that the child has sent.
+
+        For each lock journal of the child, keep only the newest copy.
+        """
         while True:
             try:
                 data, descriptors, _, _ = socket.recv_fds(self._own, _MAX_PATH_BYTES, 1)

@@ -43,7 +43,7 @@ from worker.errors import (
     Settlement,
 )
 from worker.memory.gpu_sharing.queued_work import Peeked
-from worker.servicebus.batched_settlement import can_complete, complete
+from worker.servicebus.batched_settlement import can_complete, complete, has_range
 from worker.servicebus.lock_journal import LockJournal, LockJournals
 from worker.settings import AzureEndpoint
 
@@ -57,6 +57,9 @@ TRY_SECONDS = 10.0
 _DESCRIPTION_CHARACTERS = 1024
 # How often the link tries to abandon a message by its lock token.
 _MAX_TRIES = 3
+# After a failed attempt to complete a range of messages, so many calls complete them one by one.
+# Each further failure doubles the number.
+_CALLS_WITHOUT_RANGES = 100
 
 # The errors that the SDK raises: its own classes, those of the credential, and built-in errors if a
 # link is closed while the SDK uses it.
@@ -135,6 +138,10 @@ class QueueLink:
         # The tokens of messages to abandon, because no process works on them, and for each token
         # how often this was tried.
         self._orphans: dict[bytes, int] = {}
+        # How many attempts to complete a range have failed since the last one that succeeded, and
+        # how many calls still complete messages one by one.
+        self._failed_ranges = 0
+        self._calls_without_ranges = 0
 
     @property
     def is_open(self) -> bool:
@@ -232,7 +239,7 @@ class QueueLink:
         ]
 
     def stop_receiving(self) -> None:
-        """Ask the broker to send no more messages, and release messages that were already sent."""
+        """Ask the broker to send no more messages. Release those that no caller has received."""
         receiver = self._opened()
         try:
             # Private: the public way is to close the receiver, which is still needed to settle.
@@ -294,11 +301,18 @@ class QueueLink:
             For each message, whether it was completed before its lock was lost.
         """
         receiver = self._opened()
+        here = [each.message for each in deliveries if can_complete(receiver, each.message)]
+        uses_ranges = self._calls_without_ranges == 0 and has_range(here)
+        self._calls_without_ranges = max(0, self._calls_without_ranges - 1)
         try:
-            here = [each.message for each in deliveries if can_complete(receiver, each.message)]
-            done = dict(zip(map(id, here), complete(receiver, here, TRY_SECONDS), strict=True))
+            completed = complete(receiver, here, TRY_SECONDS, uses_ranges=uses_ranges)
         except SDK_ERRORS as error:
+            if uses_ranges:
+                self._note_failed_range()
             raise self._broken(error) from None
+        if uses_ranges:
+            self._failed_ranges = 0
+        done = dict(zip(map(id, here), completed, strict=True))
         for each in deliveries:
             if id(each.message) in done:
                 self.forget(each)
@@ -306,6 +320,20 @@ class QueueLink:
             done[id(each.message)] if id(each.message) in done else self._complete_alone(each)
             for each in deliveries
         ]
+
+    def _note_failed_range(self) -> None:
+        """Complete messages one by one for a while, because the service may refuse ranges.
+
+        A lost connection is such a failure, too. The messages may be delivered again, so a service
+        that refuses ranges must not be asked often.
+        """
+        self._calls_without_ranges = _CALLS_WITHOUT_RANGES << min(self._failed_ranges, 10)
+        self._failed_ranges += 1
+        _log.warning(
+            "queue %s: completing several messages together failed; the next %d times, the worker "
+            "completes them one by one",
+            *(self._queue, self._calls_without_ranges),
+        )
 
     def _complete_alone(self, delivery: LockedMessage) -> bool:
         try:
@@ -334,7 +362,7 @@ class QueueLink:
     def _returned(self, message: ServiceBusReceivedMessage) -> LockedMessage:
         """Convert the SDK's message for the caller of a receive call.
 
-        The message no longer counts as one that has arrived but that no call has returned.
+        Also remove the message's token from `_arrived`.
         """
         delivery = _delivery(message, self._queue)
         self._arrived.discard(delivery.token)
@@ -360,10 +388,10 @@ class QueueLink:
     def _abandon_orphans(self, receiver: ServiceBusReceiver) -> None:
         """Abandon the locked messages on which no process works.
 
-        Dead workers have left these messages, or the messages arrived over an earlier connection of
-        this link, and no receive call returned them. Service Bus then delivers the messages again,
-        and increases their delivery counts. The increase is intended, because one of these jobs may
-        have killed a worker.
+        These are messages that dead workers have left, and messages that arrived over an earlier
+        connection of this link but that no receive call returned. Service Bus then delivers the
+        messages again, and increases their delivery counts. The increase is intended, because one
+        of these jobs may have killed a worker.
         """
         for token in list(self._orphans):
             self._orphans[token] += 1

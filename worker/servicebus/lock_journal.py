@@ -94,7 +94,7 @@ class LockJournal:
         return list(self._used)
 
     def note(self, token: bytes) -> None:
-        """Write the lock token of a message that this process has received into the journal.
+        """Write the lock token of a received message into the journal.
 
         A token that is already noted, or that does not have 16 bytes, is ignored.
 

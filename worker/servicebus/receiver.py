@@ -198,8 +198,9 @@ class Receiver:
     def _completions(self) -> list[SettleRequest]:
         """Return the next requests that one call of `QueueLink.complete` can carry out.
 
-        These are requests to complete a message. The list is empty if the next request is not one
-        of them.
+        These are requests to complete a message. The list ends before the first request that has
+        another settlement or whose lock is lost. The locks are not renewed any more. The requests
+        stay in the queue.
         """
         found: list[SettleRequest] = []
         for number in range(min(len(self._requests), _MAX_SETTLED_TOGETHER)):

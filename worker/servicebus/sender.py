@@ -106,7 +106,10 @@ class CallGatherer(Generic[T]):
         self._waiting: deque[_Group[T]] = deque()
 
     def __call__(self, item: T) -> None:
-        """Add an item to the next call, and wait until this call has ended."""
+        """Pass an item to the next call of `call`, and wait until `call` has returned.
+
+        Raises the error that `call` has raised.
+        """
         with self._joining:
             if not self._waiting or len(self._waiting[-1].items) >= self._limit:
                 self._waiting.append(_Group())

@@ -77,7 +77,7 @@ class Loops:
 
 
 class DeviceProbe:
-    """Runs a tiny kernel on the device to check whether the device works.
+    """Runs a tiny kernel (a computation on the device) to check whether the device works.
 
     The thread that calls `run` runs the kernel. Any thread may call the other methods.
     """
@@ -115,7 +115,7 @@ class DeviceProbe:
         return self._clock() if asked_at is None else asked_at
 
     def ask(self) -> None:
-        """Request a run of the kernel, unless a run is already requested."""
+        """Request a run of the tiny kernel, unless a run is already requested."""
         if self._asked_at is None:
             self._asked_at = self._clock()
             self._answered.clear()
@@ -141,7 +141,7 @@ class DeviceProbe:
         return True, {"computed_seconds_ago": round(now - succeeded_at, 1)}
 
     def run(self, stop: threading.Event) -> None:
-        """Run the kernel each time that a run is requested, until `stop` is set.
+        """Run the tiny kernel each time that `ask` requests a run, until `stop` is set.
 
         To end this loop, another thread must set `stop` and then call `ask`.
         """
@@ -153,7 +153,7 @@ class DeviceProbe:
             self.run_kernel()
 
     def run_kernel(self) -> None:
-        """Run the kernel once, and record whether it succeeded."""
+        """Run the tiny kernel once, and record whether it succeeded."""
         try:
             self._kernel()
         except Exception as error:  # noqa: BLE001  any error counts as a failed device

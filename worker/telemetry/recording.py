@@ -190,6 +190,13 @@ class Metrics:
             "Device memory that this process has allocated.",
             registry=self.registry,
         )
+        self._device = Gauge(
+            f"{_PREFIX}device_info",
+            "1; the labels name the device, its driver, and the versions of CUDA and torch.",
+            ("device", "driver", "cuda", "torch"),
+            registry=self.registry,
+        )
+        self._describe_device: Callable[[], Mapping[str, str]] = dict
 
     def watch_memory_used(self, used_bytes: Callable[[], float]) -> None:
         """Register a function that returns the used device memory in bytes.
@@ -198,8 +205,17 @@ class Metrics:
         """
         self._used.set_function(used_bytes)
 
+    def watch_device(self, describe: Callable[[], Mapping[str, str]]) -> None:
+        """Register a function that returns the labels of the device; empty if it is unknown.
+
+        Each scrape of the metrics calls this function.
+        """
+        self._describe_device = describe
+
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics in the format that the Accept header prefers, and the content type."""
+        if labels := self._describe_device():
+            self._device.labels(**labels).set(1)
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
 

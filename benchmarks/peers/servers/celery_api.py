@@ -26,7 +26,10 @@ def health() -> str:
 
 @app.post("/jobs")
 def run(picture: Picture) -> dict[str, Any]:
-    """Submit a task, and wait for its result in a thread of the pool."""
+    """Submit a task, wait for its result, and return the result.
+
+    FastAPI calls this function in a thread of its thread pool.
+    """
     pending = classify.delay(picture)
     result: dict[str, Any] = pending.get(timeout=_TIMEOUT_SECONDS)
     return result

@@ -1,4 +1,7 @@
-"""LitServe, which restarts a killed worker. `PEER_BATCH_SIZE` is the largest batch."""
+"""Serve the model with LitServe, which restarts a killed worker.
+
+The environment variable `PEER_BATCH_SIZE` is the largest number of pictures in a batch.
+"""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The body of a request to FastAPI."""
+"""The type of a request body with a picture, for the servers that use FastAPI."""
 
 from typing import Annotated
 

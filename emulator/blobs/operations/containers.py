@@ -202,7 +202,10 @@ def _marker(next_name: str | None) -> str:
 
 
 def _start(request: BlobRequest) -> str:
-    """Return the name at which the page begins. The request's marker encodes this name."""
+    """Return the name at which the listing continues, which the request's marker encodes.
+
+    If the request has no marker, return an empty string.
+    """
     value = request.parameter("marker") or ""
     try:
         return base64.b64decode(value, altchars=b"-_", validate=True).decode()

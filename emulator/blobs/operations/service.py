@@ -18,7 +18,7 @@ async def get_service_properties(context: OperationContext) -> BlobResponse:
 
 
 async def set_service_properties(context: OperationContext) -> BlobResponse:
-    """Set Blob Service Properties: replace the properties in the request's body."""
+    """Set Blob Service Properties: change the properties that the request's body contains."""
     properties = parse_properties(await context.request.body.read(_DOCUMENT_BYTES_MAX))
     await context.store.set_service_properties(properties)
     return BlobResponse(202, {"Content-Length": "0"})

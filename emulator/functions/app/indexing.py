@@ -192,7 +192,7 @@ class BoundValue:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The parameters and the return value of a function that matches its bindings.
+    """The parameters and the return value of a function, which match the function's bindings.
 
     `inputs` and `outputs` map the names of parameters to their types. `returned` is None if the
     function does not have an output binding for its return value. `requires_context` is true if

@@ -24,7 +24,10 @@ TRIAL_RUNS: Final = 20
 """The number of runs of an orchestrator in a thread before it may run on the event loop."""
 
 SLOW_SECONDS: Final = 0.5
-"""If one run of an orchestrator takes longer than this, all later runs are in a thread."""
+"""A run of an orchestrator that takes longer than this is slow.
+
+After one slow run of an orchestrator, all its later runs are in a thread, not on the event loop.
+"""
 
 _invocation_id_of_thread = threading.local()
 running_function: ContextVar[str] = ContextVar("running_function", default="")
@@ -170,11 +173,11 @@ class LoopRuns:
 
     @property
     def is_allowed(self) -> bool:
-        """Return whether the next run may be on the event loop."""
+        """Return whether the orchestrator's next run may be on the event loop."""
         return self._fast_count >= TRIAL_RUNS and not self._is_slow
 
     def record(self, seconds: float) -> None:
-        """Record how many seconds a run on the event loop or in a thread took."""
+        """Record how many seconds a run of the orchestrator took."""
         self._fast_count += 1
         self._is_slow = self._is_slow or seconds > SLOW_SECONDS
 
@@ -185,7 +188,8 @@ class PreparedFunction:
 
     `trigger` and `client` are the names of the parameters that receive the trigger's data and the
     durable client. `client` is None if the function does not have a parameter for the durable
-    client. `loop_runs` is None if the function is not a synchronous orchestrator.
+    client. `loop_runs` decides whether the function runs on the event loop or in a thread. It is
+    None if the function is not a synchronous orchestrator.
     """
 
     function: IndexedFunction
@@ -293,7 +297,10 @@ async def _run_orchestrator(
     arguments: dict[str, Any],
     submit: Callable[..., Any],
 ) -> Any:
-    """Call a synchronous orchestrator on the event loop or in a thread, and return its result."""
+    """Call a synchronous orchestrator, and return its result.
+
+    `loop_runs` decides whether the orchestrator runs on the event loop or in a thread.
+    """
 
     def run(**arguments: Any) -> Any:
         begin = time.perf_counter()

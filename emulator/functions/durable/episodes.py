@@ -249,7 +249,10 @@ class Outbox(Protocol):
 
 
 class Scheduler:
-    """Adds the history events of commands to an episode, and passes the commands to the outbox."""
+    """Schedules the activities, timers and sub-orchestrations that an orchestrator requests.
+
+    Adds their history events to the episode. The `Outbox` adds the SQL statements that start them.
+    """
 
     def __init__(self, runner: FunctionRunner, outbox: Outbox) -> None:
         self._runner = runner

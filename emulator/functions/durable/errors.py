@@ -30,7 +30,7 @@ class DurableError(Exception):
 
 
 class ArgumentInvalid(DurableError):
-    """The request can never succeed."""
+    """An argument of the request is invalid, so the same request fails each time."""
 
     status = 400
     kind = "System.ArgumentException"

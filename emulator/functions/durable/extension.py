@@ -1,4 +1,4 @@
-"""The Durable Task extension, as the Functions host uses it."""
+"""Start and stop the durable engine for the Functions host, and serve its HTTP routes."""
 
 import secrets
 from pathlib import Path

@@ -140,7 +140,10 @@ def child_created(now: int, task: int, name: str, instance_id: str, input_text: 
 
 
 def timer_created(now: int, task: int, due: int) -> str:
-    """Return the event which records that a timer was created, which fires at the time `due`."""
+    """Return the event which records the creation of a timer that fires at the time `due`.
+
+    Both times are in microseconds since 1970.
+    """
     return event(EventType.TIMER_CREATED, now, task, f',"FireAt":"{format_timestamp(due)}"')
 
 

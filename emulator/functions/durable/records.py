@@ -32,7 +32,7 @@ _STATUSES = {status.lower(): status for status in Status}
 
 
 class Reader(Protocol):
-    """A database that can run queries."""
+    """An object that runs queries on the database of a durable engine."""
 
     def read(self, sql: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run a query, and return all rows."""

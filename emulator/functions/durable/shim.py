@@ -75,13 +75,13 @@ class Shim:
     timers: dict[int, int] = field(default_factory=dict)
     """Maps the task number of each running timer to its position in the SDK's list of actions."""
     retries: dict[int, RetryState] = field(default_factory=dict)
-    """Maps a task number to the task with retry options that waits for this attempt or timer."""
+    """Maps the task number of each running attempt or retry timer to the state of its retries."""
 
     def copy(self) -> "Shim":
-        """Return a copy of the task numbers.
+        """Return a copy of this object.
 
         An episode changes only its copy. If the episode fails, the engine can repeat the episode
-        with the original task numbers.
+        with the original object.
         """
         return Shim(
             self.scheduled,
@@ -184,7 +184,7 @@ class Shim:
         return number
 
     def dump(self) -> str:
-        """Return the task numbers as JSON text, which `load` can read."""
+        """Return this object as JSON text. `load` reads this text."""
         retries = [
             [task, retry.attempts, retry.is_waiting, retry.action.to_fields()]
             for task, retry in self.retries.items()
@@ -196,7 +196,7 @@ class Shim:
 
     @classmethod
     def load(cls, text: str) -> "Shim":
-        """Return the task numbers from the JSON text that `dump` returned."""
+        """Return the `Shim` from which `dump` made `text`; a new `Shim` if `text` is empty."""
         if not text:
             return cls()
         scheduled, next_task, timers, retries = json.loads(text)

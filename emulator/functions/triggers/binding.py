@@ -28,7 +28,7 @@ _DEFAULT_CONNECTION = "ServiceBus"
 
 
 class Triggers:
-    """All timer and queue triggers of an app.
+    """Starts and stops all timer and queue triggers of an app.
 
     The constructor raises AppLoadError if this host does not support one of the triggers.
     """

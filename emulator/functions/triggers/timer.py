@@ -171,9 +171,9 @@ class TimerState:
         return status
 
     def write(self, last: str, due: datetime) -> None:
-        """Replace the file atomically.
+        """Store the times of the last run (`last`) and the next run (`due`) of the timer.
 
-        `last` is the time of the last run, and `due` is the time of the next run.
+        The file is replaced atomically.
         """
         document = {"Last": last, "Next": due.isoformat(), "LastUpdated": last}
         document["Schedule"] = self._schedule
@@ -184,7 +184,7 @@ class TimerState:
 
 
 class TimerTrigger:
-    """The trigger of one timer function."""
+    """Runs one timer function on its schedule."""
 
     def __init__(
         self, options: TimerOptions, state_folder: Path, invoke: InvokeFunction, clock: HostClock

@@ -191,7 +191,10 @@ class IncomingLink:
         """Do nothing, because blocking stops only outgoing links."""
 
     def on_flow(self, flow: Flow) -> None:
-        """Send the link's delivery count and credit if the peer requests them."""
+        """Handle a flow performative. If the peer requests a reply, send this link's flow state.
+
+        The flow state is the AMQP fields delivery-count and link-credit.
+        """
         if flow.echo:
             self._send_flow()
 

@@ -223,7 +223,7 @@ class QueueState:
         return locked
 
     def put_back(self, record: MessageRecord, now: datetime) -> None:
-        """Add a message again that was removed in receive-and-delete mode, but not delivered.
+        """Put back a message that was removed in receive-and-delete mode, but not delivered.
 
         The message is locked for the queue's lock duration. When the lock expires, the delivery
         counts as failed, as in peek-lock mode.

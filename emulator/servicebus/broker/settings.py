@@ -84,7 +84,10 @@ class QueueCounts:
 
     @property
     def total(self) -> int:
-        """The number of all messages, including those in the two dead-letter queues."""
+        """The number of all messages.
+
+        Messages in the dead-letter queue and in the transfer dead-letter queue are included.
+        """
         return (
             self.active
             + self.deferred

@@ -130,7 +130,7 @@ class TransactionManager:
             self.table.drop_queue(number)
 
     def load(self) -> None:
-        """Read all message records and duplicate histories from the database.
+        """Read all message records from the database, and the ids for duplicate detection.
 
         Then make the changes that are due, and write them to the database.
         """
@@ -218,10 +218,10 @@ class TransactionManager:
                 self._put_back(delivery, assignment.record)
 
     def _put_back(self, delivery: MessageDelivery, record: MessageRecord) -> None:
-        """Add a message again that a receiver in receive-and-delete mode did not get.
+        """Put a message back into its queue after a delivery in receive-and-delete mode failed.
 
-        The message is locked, so that it is not delivered again at once, because the delivery may
-        always fail. If the process dies before the next commit, the message is lost. This is
+        The message is locked, so that it is delivered again only after a pause: the next delivery
+        may fail, too. If the process dies before the next commit, the message is lost. This is
         allowed: in receive-and-delete mode, any message can be lost during its delivery.
         """
         message = delivery.message

@@ -33,7 +33,7 @@ MAX_EXAMINED: Final = 500
 """The largest number of dead letters that one request of an operator reads or changes."""
 
 ACTION_TIME: Final = timedelta(seconds=15)
-"""How long one call of `LetterActions.apply` starts to change letters.
+"""How long after its start a call of `LetterActions.apply` may begin to change another letter.
 
 After this time, the call returns a cursor that continues the action. One letter takes up to about
 five seconds, and clients wait 30 seconds for a response.
@@ -211,11 +211,11 @@ class LetterActions:
     async def apply(
         self, durable: Durable, caller: Caller, action: LetterAction, page: LetterPage
     ) -> LetterChanges:
-        """Redrive or purge the letters of a page, as `action` says.
+        """Redrive or purge the letters of a page, as `action` says, and return what was changed.
 
-        If the process dies between two letters, the caller can count the matching letters again and
-        send a new request, which changes the remaining letters. No letter is redriven twice. Raises
-        Unavailable.
+        If the process dies between two letters, some letters are not changed. The caller can then
+        count the matching letters again, and send a new request. No letter is redriven
+        twice. Raises Unavailable.
         """
         ends_at = self.clock() + ACTION_TIME
         changes: list[LetterChange] = []

@@ -53,7 +53,7 @@ IN_PROGRESS: Final = timedelta(seconds=20)
 class Redriven:
     """The result of a redrive.
 
-    `job_id` is the id of the job whose request was sent again. `is_new_job` is true if the gateway
+    `job_id` is the id of the job that does the work again. `is_new_job` is true if the gateway
     created a new job, and false if a producer's message was sent again. `is_repeat` is true if an
     earlier redrive has already sent the request. In this case, nothing was sent again.
     """
@@ -78,6 +78,8 @@ class Redriver:
 
     async def redrive(self, durable: Durable, model: ModelEntry, letter_id: str) -> Redriven:
         """Redrive a dead letter unless an earlier call has already redriven it.
+
+        In both cases, the result contains the id of the job that does the work again.
 
         If the dead letter belongs to a job of the gateway, a new job is created. Otherwise a
         producer sent the message, and the message is sent again. Raises UnknownLetter,
@@ -139,10 +141,11 @@ class Redriver:
     async def _mark(
         self, name: str, letter: StoredLetter, etag: str, has_job: bool
     ) -> tuple[RedriveMark, str]:
-        """Write a redrive mark into a dead letter unless it already has a mark.
+        """Write a redrive mark into a dead letter unless it already has a redrive mark.
 
-        Returns the new or existing mark, and the current ETag of the blob `name`. Raises
-        NotRedrivable if another request is redriving the dead letter.
+        `has_job` says whether the dead letter belongs to a job of the gateway. Returns the new or
+        existing redrive mark, and the current ETag of the blob `name`. Raises NotRedrivable if
+        another request is redriving the dead letter.
         """
         if letter.redrive is not None:
             if self.clock() - _parse_time(letter.redrive.at) < IN_PROGRESS:

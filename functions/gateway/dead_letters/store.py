@@ -81,9 +81,9 @@ def letter_blob_of(model: ModelEntry, id_: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RedriveMark:
-    """The record of a redrive, which is part of the stored dead letter.
+    """What a stored dead letter contains about its redrive.
 
-    `job_id` is the id of the job whose request is sent again. `at` is the time at which the redrive
+    `job_id` is the id of the job that does the work again. `at` is the time at which the redrive
     began. `is_done` is true after the request has been sent.
     """
 

@@ -49,6 +49,7 @@ _OPEN: Final = re.compile(
     r"/"
     r"|/openapi\.json"
     r"|/docs(?:/[^/]+)?"
+    r"|/ops"
     r"|/play"
     r"|/pages/.+"
     r"|/schemas/[^/]+"

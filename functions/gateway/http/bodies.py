@@ -21,7 +21,7 @@ from gateway.http import problems
 from gateway.http.problems import HttpProblem
 
 SMALL_BODY_BYTES: Final = 64 * 1024
-"""The largest size in bytes of a small body, which is not counted."""
+"""The largest size, in bytes, of a body that does not count towards the limits of LargeBodies."""
 
 RETRY_AFTER_SECONDS: Final = 5
 
@@ -32,7 +32,10 @@ class LargeBodies:
     """Counts and parses the large bodies of all requests that this process is serving."""
 
     def __init__(self, limit_bytes: int) -> None:
-        """Limit all bodies to `limit_bytes`, and the bodies of each tenant to half of that."""
+        """Limit the total size of all large bodies to `limit_bytes`.
+
+        The total size of one tenant's large bodies is limited to half of that.
+        """
         self._limit_bytes = limit_bytes
         self._total_bytes = 0
         self._tenants_bytes: dict[str, int] = {}
@@ -42,7 +45,7 @@ class LargeBodies:
 
     @property
     def total_bytes(self) -> int:
-        """The size in bytes of all bodies that are counted now."""
+        """The total size, in bytes, of all large bodies that are counted now."""
         return self._total_bytes
 
     @contextmanager

@@ -2,9 +2,9 @@
 
 A rate allows a number of requests in a period of time. A full bucket contains one token for each of
 these requests, and each request takes one token. An empty bucket fills evenly, and is full again
-after one period. A request that creates several jobs takes one token for each job. It is allowed
-even if the bucket has only one token. The number of tokens is then negative, and the bucket allows
-the next request when it has one token again.
+after one period. A request that creates several jobs takes one token for each job. Such a request
+is allowed even if the bucket has only one token. The number of tokens is then negative, and the
+bucket allows the next request when it has one token again.
 
 Each caller has its own bucket in each process. Therefore n instances of the app allow n times the
 rate.
@@ -93,7 +93,7 @@ def take_token(
 
 
 def charge_tokens(limit: Rate, bucket: TokenBucket, count: int) -> tuple[TokenBucket, RateDecision]:
-    """Take `count` more tokens for a request that was allowed, even if the bucket has fewer.
+    """Take `count` more tokens for an allowed request, even if the bucket has fewer tokens.
 
     Return the new bucket, and the decision about the request, updated to the remaining tokens.
     """
@@ -134,6 +134,9 @@ class RateLimiter:
         return decision
 
     def charge(self, name: str, limit: Rate, count: int) -> RateDecision:
-        """Take `count` more tokens for a request of the caller `name` that was allowed."""
+        """Take `count` more tokens from the bucket of the caller `name` for an allowed request.
+
+        Returns the decision about the request again, updated to the remaining tokens.
+        """
         self._buckets[name], decision = charge_tokens(limit, self._buckets[name], count)
         return decision

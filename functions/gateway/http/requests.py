@@ -113,11 +113,11 @@ async def find_own_job(request: Request, job_id: str) -> Record:
 
 
 async def find_visible_job(request: Request, job_id: str, tenant: str | None = None) -> Record:
-    """Return the record of a job that the caller may see, even if it belongs to another tenant.
+    """Return the record of a job that the caller may see. Operators may see other tenants' jobs.
 
     Use this function only for responses without the job's result, because operators do not see
-    results. `tenant` is the query parameter of `visible_tenant`. Raises the problem `unknown-job`
-    or `forbidden`.
+    results. `tenant` is the value of the query parameter `tenant`, which `visible_tenant`
+    describes. Raises the problem `unknown-job` or `forbidden`.
     """
     _, found = await find_visible_instance(request, job_id, tenant)
     return found
@@ -435,7 +435,7 @@ _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separato
 
 
 def parse_json(data: bytes | str) -> Json:
-    """Decode JSON text, and accept only what RFC 8259 allows and what can be written again.
+    """Decode JSON text that follows RFC 8259 and stays within the limits of the gateway.
 
     Raises ValueError if the syntax or the encoding is wrong, or if the text contains NaN, infinity
     or a number that is too large. Also raises ValueError if a value is nested deeper than
@@ -568,7 +568,10 @@ class TextRoute(APIRoute):
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Create the route as APIRoute does, and check whether a direct call is possible."""
+        """Create the route as APIRoute does, and check whether its endpoint can be called directly.
+
+        A direct call omits FastAPI's handling of the parameters.
+        """
         super().__init__(*arguments, **options)
         dependant = self.dependant
         self._queries = {field.alias: field.name for field in dependant.query_params}

@@ -49,10 +49,23 @@ FIRST_PAUSE_SECONDS: Final = 0.025
 LONGEST_PAUSE_SECONDS: Final = 0.5
 
 LAST_READ_SECONDS: Final = 1.0
-"""How many seconds a read of the outcome may take if the waiting time ends during this read."""
+"""How many seconds a read of the outcome may take, counted from the start of the read.
+
+If the waiting time ends later, a read may take until then.
+"""
 
 OWN_ENDS: Final = 20
-"""A process that itself recorded this many outcomes in a row counts as the only instance."""
+"""How many outcomes in a row a process must record to count as the only process of the app.
+
+Only outcomes for which a request of this process waited are counted. If the process counts as the
+only one, its requests read the outcome later, see `Waiter.first_pause_seconds`.
+"""
+
+START_DELAY_SECONDS: Final = 0.25
+"""How long a busy gateway waits for a job's outcome before it starts the job's orchestration."""
+
+BUSY_WAITERS: Final = 4
+"""A gateway is busy if at least this number of requests wait. Fewer requests need no delay."""
 
 LOOKS_A_SECOND: Final = 100
 """The maximum number of reads of outcomes per second by all waiters of a process together."""
@@ -127,6 +140,8 @@ class Waiter:
         self._waiters = waiters
         self._outcome: JobOutcome | None = None
         self._pause: asyncio.Future[None] | None = None
+        self.delays_start = False
+        """Whether the request will start the job's orchestration after `pause_before_start`."""
 
     @property
     def shortest_pause_seconds(self) -> float:
@@ -142,17 +157,16 @@ class Waiter:
         """The pause in seconds before the first read of the outcome by this waiter.
 
         The pause is normally FIRST_PAUSE_SECONDS. It is LONGEST_PAUSE_SECONDS if this process
-        recorded the last OWN_ENDS outcomes. The app then probably has only one instance, and this
+        recorded the last OWN_ENDS outcomes. The app then probably has only one process, and this
         process will notify the waiter. Therefore an earlier read would be useless.
         """
-        is_only_instance = self._waiters.own_ends >= OWN_ENDS
+        is_only_instance = self._waiters.is_only_instance
         return LONGEST_PAUSE_SECONDS if is_only_instance else FIRST_PAUSE_SECONDS
 
     def record_end(self, *, is_own: bool) -> None:
-        """Record that the job has ended.
+        """Count the end of the job, for the `first_pause_seconds` of later waiters.
 
-        Later waiters compute `first_pause_seconds` from these records. `is_own` is true if this
-        process recorded the outcome of the job.
+        `is_own` is true if this process recorded the outcome of the job.
         """
         self._waiters.own_ends = self._waiters.own_ends + 1 if is_own else 0
 
@@ -163,6 +177,25 @@ class Waiter:
         """
         self._outcome = outcome
         self._end_pause()
+
+    async def pause_before_start(self, limit_seconds: float) -> JobOutcome | None:
+        """Wait shortly for the outcome of a sent job whose orchestration is not started yet.
+
+        If this method returns an outcome, the orchestration must be started with this outcome,
+        because no event will be raised. An orchestration that starts with the outcome needs one
+        turn instead of two.
+
+        Returns None at once if the delay has no use: few requests wait, so the processor is not
+        the limit, or another instance of the app may record the outcome.
+        """
+        waiters = self._waiters
+        if waiters.count < BUSY_WAITERS or not waiters.is_only_instance:
+            return None
+        self.delays_start = True
+        try:
+            return await self.pause(min(START_DELAY_SECONDS, limit_seconds))
+        finally:
+            self.delays_start = False
 
     async def pause(
         self, seconds: float, reading: "asyncio.Task[Record | None] | None" = None
@@ -199,6 +232,11 @@ class Waiters:
         self.own_ends = 0
         """How many waits in succession ended with an outcome that this process recorded."""
 
+    @property
+    def is_only_instance(self) -> bool:
+        """Whether the app probably has no other instance that records outcomes."""
+        return self.own_ends >= OWN_ENDS
+
     @contextmanager
     def waiting(self, job_id: str) -> Iterator[Waiter]:
         """Yield a waiter that is notified of the job's outcome during the `with` block."""
@@ -214,10 +252,17 @@ class Waiters:
             if not waiters:
                 del self._waiters[job_id]
 
-    def notify(self, job_id: str, outcome: JobOutcome) -> None:
-        """Pass the job's outcome to all waiters of this job."""
+    def notify(self, job_id: str, outcome: JobOutcome) -> bool:
+        """Pass the job's outcome to all waiters of this job.
+
+        Returns whether one of them will start the orchestration with this outcome, so that the
+        event `reply` is not needed.
+        """
+        starts_with_outcome = False
         for waiter in tuple(self._waiters.get(job_id, ())):
+            starts_with_outcome |= waiter.delays_start
             waiter.notify(outcome)
+        return starts_with_outcome
 
 
 class Jobs:
@@ -241,7 +286,8 @@ class Jobs:
         """Return the record of an orchestration's job; None if the orchestration runs no job.
 
         This method ends the job by recording an outcome in two cases: the orchestration has ended
-        without an outcome, or it has not ended the job soon after the deadline. Raises Unavailable.
+        without an outcome, or it still runs EXPIRY_GRACE after the job's deadline. Raises
+        Unavailable.
         """
         if (output := recorded_output(instance)) is not None:
             return output
@@ -266,7 +312,7 @@ class Jobs:
         Returns None if the job does not end within `limit_seconds`. `initial` is the record of the
         job before its end.
 
-        The waiter is notified if this process records the outcome. Another instance of the app may
+        The waiter is notified if this process records the outcome. Another process of the app may
         record the outcome instead. Therefore this method also reads the blob repeatedly. If the
         storage does not respond, the method continues to wait.
         """
@@ -326,7 +372,8 @@ class Jobs:
 
         If this call ends the job, it returns the object `outcome` itself. If the job had ended
         before, this method raises the event `reply` again, because the process that recorded the
-        outcome may have died before it raised the event.
+        outcome may have died before it raised the event. No event is raised if a waiting request
+        starts the orchestration with the outcome.
 
         Raises:
             Unavailable: It is unknown whether the outcome was recorded. The caller must repeat
@@ -335,9 +382,11 @@ class Jobs:
             FinalInstance: The orchestration had ended before this call, without a recorded outcome.
         """
         recorded = await self._outcomes.record(job_id, outcome, model)
-        self._waiters.notify(job_id, recorded)
+        starts_with_outcome = self._waiters.notify(job_id, recorded)
         # The event loop answers the waiting caller before this task continues.
         await asyncio.sleep(0)
+        if starts_with_outcome:
+            return recorded
         if recorded is outcome:
             await _raise_event(durable, job_id, recorded, _START_PAUSES_SECONDS)
         else:

@@ -10,8 +10,8 @@ instances is read for one page. If new jobs are submitted while a caller reads t
 omitted or repeated.
 
 A search reads the same windows, and omits the jobs that do not match. If few jobs match, a page
-ends after MAX_QUERIES queries, before it is full. `searched_since` returns the time back to
-which all matching jobs have been found.
+ends after MAX_QUERIES queries, before it is full. `searched_since` then returns a time: all
+matching jobs that were created at this time or later have been found.
 
 The filter of Durable Functions by creation time is not used, because the tables of Azure Storage
 have no index for this time.
@@ -29,13 +29,13 @@ WINDOW_INSTANCES: Final = 100
 """The largest number of instances that one query returns."""
 
 MAX_QUERIES: Final = 64
-"""The largest number of queries for one page."""
+"""The largest number of queries to Durable Functions for one page of a list of jobs."""
 
 _DIGITS: Final = "0123456789abcdef"
 _BEHIND: Final = "g"
-"""A character that sorts after all digits.
+"""A character that sorts after all hexadecimal digits.
 
-If W is the prefix of a window, the text W + "g" sorts after every id in this window.
+If all ids of a window begin with the prefix W, the text W + "g" sorts after all these ids.
 """
 
 _ID_LENGTH: Final = 36
@@ -74,7 +74,7 @@ class IdRange:
 class Listing(Generic[T]):
     """A page of jobs, newest first.
 
-    `below` is the upper bound of the ids on the next page; None if there is no next page.
+    All ids on the next page are smaller than `below`, which is None if there is no next page.
     """
 
     jobs: list[T]
@@ -82,10 +82,10 @@ class Listing(Generic[T]):
 
 
 def searched_since(below: str) -> datetime:
-    """Return the time back to which all matching jobs have been found.
+    """Return the start of the period from which all matching jobs have been found.
 
     All matching jobs that were created at this time or later are on the page or on an earlier page.
-    `below` is the attribute of the page's Listing.
+    `below` is the attribute `Listing.below` of the page.
     """
     is_whole_id = len(below) == _ID_LENGTH
     digits = below.rstrip(_BEHIND).replace("-", "")[:_TIME_DIGITS]

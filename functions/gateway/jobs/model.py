@@ -103,6 +103,8 @@ class Ticket:
     and the orchestration sends the message. `sent_at` is the time at which the message was sent;
     None if `is_sent` is false or if an older gateway wrote the ticket.
 
+    `outcome` is the recorded outcome as JSON if the job ended before the orchestration was started.
+
     `text` is the whole ticket as JSON text. The SDK gets this text and never a JSON object, because
     callers choose a part of the JSON. The SDK would turn an object with the members `__class__`,
     `__module__` and `__data__` into an instance of the named class.
@@ -121,6 +123,7 @@ class Ticket:
     is_sent: bool = False
     sent_at: str | None = None
     label: str | None = None
+    outcome: Json = field(default=None, repr=False)
 
     @property
     def trace_id(self) -> str | None:
@@ -145,13 +148,15 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
     *,
     sent_at: datetime | None = None,
     label: str | None = None,
+    outcome: "JobOutcome | None" = None,
 ) -> Ticket:
     """Return the ticket of a new job, which is the input of the job's orchestration.
 
     The history of the orchestration stores the ticket. The request must not have a reply URL,
     because the URL contains the reply token. `sent_at` is the time at which the job's message was
     sent; None if the message is not in the queue yet. The ticket of a job whose message was sent
-    contains neither the input nor the parameters of the request.
+    contains neither the input nor the parameters of the request. `outcome` is the recorded outcome;
+    None if the job has not ended.
     """
     value: dict[str, Json] = {
         "version": TICKET_VERSION,
@@ -174,6 +179,8 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
         value |= {"sent": True, "sent_at": format_time(sent_at)}
     if label is not None:
         value["label"] = label
+    if outcome is not None:
+        value["outcome"] = outcome_to_json(outcome)
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return _ticket_from_json(text, value)
 
@@ -202,6 +209,7 @@ def _ticket_from_json(text: str, value: Json) -> Ticket:
         is_sent=value.get("sent", False),
         sent_at=value.get("sent_at"),
         label=value.get("label"),
+        outcome=value.get("outcome"),
     )
 
 

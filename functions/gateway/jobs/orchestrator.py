@@ -7,7 +7,8 @@
 
 The orchestration ends the job at its deadline, and starts the delivery of the webhook. Usually the
 job's message has been sent before the orchestration is started. If Service Bus did not respond, the
-orchestration sends the message by the activity `enqueue`, with retries.
+orchestration sends the message by the activity `enqueue`, with retries. If the job ended before the
+orchestration was started, the ticket contains the outcome, and the orchestration ends at once.
 
 A job's outcome is recorded in a blob before the event `reply` is raised (see `lifecycle`), and
 callers read the blob. An event can be lost, because the Azure Storage provider discards an event
@@ -71,7 +72,7 @@ This time is shorter than FIRST_CHECK, because a lost event would delay the webh
 """
 
 LONGEST_CHECK_INTERVAL: Final = timedelta(minutes=10)
-"""The longest interval between two checks. The interval doubles after each check."""
+"""The longest interval between two checks for an outcome. The interval doubles after each check."""
 
 STOP_WITHIN: Final = timedelta(seconds=30)
 """How long the orchestration waits for a worker to stop a cancelled job."""
@@ -94,7 +95,9 @@ def job(context: DurableOrchestrationContext) -> Generator[Any, Any, Record]:
     Returns the final record of the job.
     """
     ticket = read_ticket(context.get_input(str))
-    if ticket.version == 1:
+    if ticket.outcome is not None:
+        outcome = outcome_from_json(ticket.outcome)
+    elif ticket.version == 1:
         outcome = yield from _run_without_record(context, ticket)
     else:
         outcome = yield from _run(context, ticket)
@@ -183,7 +186,11 @@ def _proposed(
 def _conclude(
     context: DurableOrchestrationContext, ticket: Ticket, proposed: JobOutcome | None
 ) -> Generator[Any, Any, dict[str, Json]]:
-    """Call the activity `conclude`. Return its result, or an empty object if the call failed."""
+    """Call the activity that records the outcome `proposed`, unless the job has an outcome.
+
+    If `proposed` is None, the activity only reads the job's outcome. Return the activity's result,
+    or an empty dict if the call failed.
+    """
     asked = {
         "job_id": ticket.job_id,
         "model": ticket.model,

@@ -3,7 +3,7 @@
 The timeline is computed when a caller asks for it. It uses what is stored anyway:
 
     the ticket      when the job was accepted and its message sent       the gateway's clock
-    the history     when the orchestration was started, and sent         the gateway's clock
+    the history     when the orchestration began and sent the message    the gateway's clock
     the outcome     the end, and the marks of the delivery that answered   end: the gateway's clock
     the notes       other deliveries, see `contract.deliveries`          the workers' clocks
     the progress    when a long-running job started                      the worker's clock
@@ -45,7 +45,7 @@ MAX_NOTES: Final = 50
 """The largest number of delivery notes that a timeline uses. Older notes are ignored."""
 
 MAX_LOST: Final = 100
-"""How many of a job's last deliveries are shown even if they left no trace."""
+"""How many of a job's last deliveries are shown even if no worker reported them."""
 
 _MAX_LISTED_NOTES: Final = 500
 
@@ -252,8 +252,8 @@ async def read_notes(blobs: Blobs, tokens: ReplyTokens, ticket: Ticket) -> list[
 class _Delivery:
     """What is known about one delivery of a job.
 
-    `marks` is None if the delivery left no trace. If `is_receipt_known` is false, the time of the
-    receipt is unknown, and `marks.received_at` is the start of the batch.
+    `marks` is None if no worker reported the delivery. If `is_receipt_known` is false, the time of
+    the receipt is unknown, and `marks.received_at` is the start of the batch.
     """
 
     number: int
@@ -277,7 +277,11 @@ class _Delivery:
         return max([self.ended_ms or 0.0, *(at_ms for _, at_ms in self.steps)])
 
     def state(self, *, is_last: bool) -> DeliveryEnd:
-        """Return how the delivery ended. `is_last` is true for a running job's last delivery."""
+        """Return how the delivery ended.
+
+        `is_last` says whether this is the newest delivery of a job that has not ended. Only such a
+        delivery can still be running.
+        """
         if self.is_answer:
             return DeliveryEnd.ANSWERED
         unknown = DeliveryEnd.RUNNING if is_last and self.settlement is None else DeliveryEnd.LOST
@@ -432,7 +436,7 @@ def _find(history: Iterable[HistoryEvent], kind: str, name: str | None = None) -
 
 
 def _deliveries(evidence: JobEvidence) -> list[_Delivery]:
-    """Return all deliveries of a job in order, including those that left no trace."""
+    """Return all deliveries of a job in order, including those that no worker reported."""
     found = [
         _Delivery(
             note.attempt,
@@ -500,7 +504,10 @@ def _with_answer(
 
 
 def _is_same(noted: _Delivery, answer: _Delivery) -> bool:
-    """Return whether `noted`, which comes from a worker's note, is the delivery `answer`."""
+    """Return whether a worker's note and the job's outcome describe the same delivery.
+
+    `noted` is the delivery in the note, and `answer` is the delivery in the outcome.
+    """
     if noted.number != answer.number or noted.marks is None or answer.marks is None:
         return False
     if not answer.is_receipt_known:
@@ -510,9 +517,10 @@ def _is_same(noted: _Delivery, answer: _Delivery) -> bool:
 
 
 def _with_start(noted: list[_Delivery], record: Record) -> list[_Delivery]:
-    """Add the job's start time, which is in the job's record, to the delivery that started the job.
+    """Return the noted deliveries, with the job's start time in the delivery that started the job.
 
-    If no note describes the delivery that started the job, a new delivery is added.
+    The start time is in the job's record. If no note describes the delivery that started the job,
+    the returned list contains a new delivery.
     """
     started_at = datetime.fromisoformat(record["started_at"])
     number = record["attempt"]
@@ -530,7 +538,11 @@ def _with_start(noted: list[_Delivery], record: Record) -> list[_Delivery]:
 def _add_deliveries(
     line: _Line, deliveries: list[_Delivery], skew: list[ClockSkew], *, is_ended: bool
 ) -> list[JobTimelineDelivery]:
-    """Add the steps of all deliveries to the timeline, and return a row for each delivery."""
+    """Add the steps of all deliveries to `line`, and return the API's object for each delivery.
+
+    Appends the differences between the workers' clocks and the gateway's clock to `skew`.
+    `is_ended` says whether the job has ended.
+    """
     answer = next((place for place, each in enumerate(deliveries) if each.is_answer), None)
     spans: list[tuple[float, float | None] | None] = []
     for place, each in enumerate(deliveries):
@@ -549,11 +561,12 @@ def _add_deliveries(
 def _add_delivery(
     line: _Line, delivery: _Delivery, skew: list[ClockSkew], *, is_beside: bool
 ) -> tuple[float, float | None] | None:
-    """Place one delivery on the timeline, and return when it began and ended.
+    """Add the steps of one delivery to `line`, and return when the delivery began and ended.
 
     Both times are in milliseconds since the job was accepted. The end is None if it is not known.
-    Returns None instead of the pair if the delivery left no trace. If `is_beside` is true, the job
-    did not wait for the delivery, and no steps are added.
+    Returns None instead of the pair if no worker reported the delivery. If `is_beside` is true, the
+    job did not wait for the delivery, and no steps are added. If the worker's clock differs from
+    the gateway's clock, the difference is appended to `skew`.
     """
     marks = delivery.marks
     if marks is None:

@@ -241,7 +241,7 @@ def _judge_queue(
             model,
             VerdictCode.QUEUE_UNKNOWN,
             f"{model}: the messages in its queues cannot be counted.",
-            "See the gateway's log; it needs the right Manage on the queues.",
+            "See the gateway's log; the gateway needs the access right Manage on the queues.",
         )
     if queue.dead:
         yield Verdict(

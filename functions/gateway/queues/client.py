@@ -3,10 +3,10 @@
 The client keeps one connection, and one open sender for each queue. It replaces a sender that has
 failed. Messages that wait while a batch is being sent are sent together as the next batch.
 
-The client counts messages with the management API. In Azure, this requires the right Manage on the
-queues, or the role Azure Service Bus Data Owner. An emulator serves the management API over plain
-http on a separate port, but version 7.15.0 of the SDK always uses https. Therefore the setting
-SERVICE_BUS_ADMIN_URL contains the URL of an emulator's management API.
+The client counts messages with the management API. In Azure, this requires the access right Manage
+on the queues, or the role Azure Service Bus Data Owner. An emulator serves the management API over
+plain http on a separate port, but version 7.15.0 of the SDK always uses https. Therefore the
+setting SERVICE_BUS_ADMIN_URL contains the URL of an emulator's management API.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ class MessageCounts:
 
 
 class Queues(Protocol):
-    """The interface to the queues.
+    """An interface that sends messages to Service Bus queues and reads the state of the queues.
 
     Each method raises Unavailable if Service Bus fails or does not respond.
     """

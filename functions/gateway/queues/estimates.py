@@ -226,14 +226,17 @@ def retry_after_seconds(position: QueuePosition, unknown_seconds: int, longest_s
 
 
 FRESH_SECONDS: Final = 1.0
-"""The age in seconds up to which a count of messages is used without a new count."""
+"""How many seconds a count of a queue's messages is used before the messages are counted again."""
 
 USABLE_SECONDS: Final = 5.0
-"""The age in seconds up to which a count of messages may cause the refusal of a submission."""
+"""A count of messages that is older, in seconds, does not cause the refusal of a job."""
 
 COUNT_TIMEOUT_SECONDS: Final = 2.0
 PAUSE_AFTER_FAILURE_SECONDS: Final = 10.0
-"""The pause in seconds after a failed count, for example because the right Manage is missing."""
+"""How many seconds no messages are counted after a count has failed.
+
+A count fails for example if the gateway does not have the access right `Manage`.
+"""
 
 MAX_ARRIVALS: Final = 10_000
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final, Protocol
-from urllib.parse import quote
-from urllib.request import getproxies
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import yarl
@@ -55,10 +55,11 @@ _SKEW: Final = timedelta(minutes=5)
 _DELEGATION: Final = timedelta(hours=24)
 
 MAX_CONNECTIONS: Final = 32
-"""The largest number of connections for plain requests. Further requests wait for a connection.
+"""The largest number of connections for plain REST requests, which do not use the SDK.
 
-The connections stay open under load, because the pool uses all of them in turn. A plain request
-takes a few milliseconds, so these connections suffice for thousands of requests a second.
+If all connections are in use, further requests wait. The connections stay open under load, because
+the pool uses all of them in turn. A plain request takes a few milliseconds, so these connections
+suffice for thousands of requests a second.
 """
 
 SLOWEST_BYTES_PER_SECOND: Final = 2_000_000
@@ -104,8 +105,9 @@ class PayloadContainer:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 cookie_jar=aiohttp.DummyCookieJar(),
-                # With trust_env, the session also reads the netrc file for each request.
-                trust_env=bool(getproxies()),
+                # With trust_env, the session starts two threads for each request, to read the
+                # netrc file and the environment.
+                trust_env=_needs_proxy(str(self.service.url)),
                 connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
             )
         return self._session
@@ -320,6 +322,12 @@ class SmallBlobs:
             self._signed_until = until
         base = f"{self._container.service.url.rstrip('/')}/{self._container.name}"
         return yarl.URL(f"{base}/{quote(blob)}?{self._signature}", encoded=True)
+
+
+def _needs_proxy(url: str) -> bool:
+    """Return whether the environment names a proxy for requests to this URL."""
+    parts = urlsplit(url)
+    return parts.scheme in getproxies() and not proxy_bypass(parts.hostname or "")
 
 
 _JSON = ContentSettings(content_type="application/json")

@@ -25,7 +25,10 @@ MAX_DELETED: Final = 500
 """How many blobs with one prefix the housekeeping deletes at most, every ten minutes."""
 
 MAX_OUTCOMES_DELETED: Final = 5_000
-"""Like MAX_DELETED, but for outcomes. This is enough for eight new jobs a second."""
+"""How many outcomes the housekeeping deletes at most, every ten minutes.
+
+This is enough for eight new jobs a second.
+"""
 
 _DELETIONS_AT_ONCE: Final = 8
 

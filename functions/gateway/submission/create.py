@@ -4,6 +4,9 @@ The message is sent before the orchestration is started. The process may die aft
 
     store a large input ──▶ send the message ──▶ start the orchestration ──▶ answer the caller
 
+A busy gateway waits shortly for the outcome before it starts the orchestration. If the job ends in
+this time, the orchestration starts with the outcome.
+
 Before the orchestration is started, the job is not accepted, and no caller knows its id. If the
 process dies after the message was sent, a worker runs the job, and its reply is recorded. If the
 caller repeats the request with the same Idempotency-Key, the job id is the same, so the request
@@ -45,7 +48,14 @@ from gateway.http.problems import HttpProblem
 from gateway.http.rates import RateLimiter
 from gateway.http.requests import encode_json, parse_json
 from gateway.jobs.lifecycle import Jobs, Waiters
-from gateway.jobs.model import Record, Ticket, initial_record, write_ticket
+from gateway.jobs.model import (
+    JobOutcome,
+    Record,
+    Ticket,
+    final_record,
+    initial_record,
+    write_ticket,
+)
 from gateway.queues.estimates import WaitEstimates
 from gateway.queues.requests import RequestSender
 from gateway.settings import GatewaySettings
@@ -62,7 +72,7 @@ from gateway.telemetry import JobCounters
 from gateway.webhooks.sender import resolve_url, tenant_share
 
 LONGEST_REFUSAL_SECONDS: Final = 300
-"""The longest Retry-After in seconds of a request that is refused because of a long queue."""
+"""The longest Retry-After, in seconds, of a refusal because the queue is saturated."""
 
 _LOOK_UP_RETRY_SECONDS: Final = 5
 
@@ -73,9 +83,9 @@ SEND_SECONDS: Final = 1.5
 """The longest time in seconds that a caller waits for Service Bus to accept the message."""
 
 SEND_LATER: Final = timedelta(seconds=5)
-"""How long requests do not send messages of a model after a request failed to send one.
+"""How long requests do not try to send a model's messages after one could not be sent.
 
-During this time, the orchestrations of new jobs send the messages.
+During this time, the orchestrations of the new jobs send the messages.
 """
 
 _log = logging.getLogger(__name__)
@@ -103,17 +113,19 @@ class PreparedJob:
     webhook_url: str | None = field(repr=False)
     priority: Priority
     label: str | None
+    reports_progress: bool
 
     @property
     def job_id(self) -> str:
         """The id of the job."""
         return self.request.job_id
 
-    def ticket(self, *, sent_at: datetime | None) -> Ticket:
+    def ticket(self, *, sent_at: datetime | None, outcome: JobOutcome | None) -> Ticket:
         """Return the input of the job's orchestration.
 
         `sent_at` is the time at which the job's message was sent; None if it was not sent. If the
-        message was sent, the returned ticket does not contain the input for the model.
+        message was sent, the returned ticket does not contain the input for the model. `outcome` is
+        the recorded outcome; None if the job has not ended.
         """
         return write_ticket(
             self.request,
@@ -123,6 +135,7 @@ class PreparedJob:
             self.priority,
             sent_at=sent_at,
             label=self.label,
+            outcome=outcome,
         )
 
 
@@ -207,6 +220,7 @@ class JobCreator:
             submission.webhook_url,
             submission.priority,
             submission.label,
+            new_job.model.reports_progress,
         )
 
     async def start_and_wait(
@@ -219,7 +233,15 @@ class JobCreator:
         a failure of the storage raises no error, because the job exists.
         """
         with self.waiters.waiting(job.job_id) as waiter:
-            ticket = await self._send(job)
+            job, sent_at = await self._send(job)
+            loop = asyncio.get_running_loop()
+            ends_at = loop.time() + wait_seconds
+            outcome = None
+            # The worker of a model that reports progress asks for the orchestration at once.
+            if sent_at is not None and not job.reports_progress:
+                outcome = await waiter.pause_before_start(wait_seconds)
+            wait_seconds = max(0.0, ends_at - loop.time())
+            ticket = job.ticket(sent_at=sent_at, outcome=outcome)
             await durable.start(job.job_id, ticket.text)
             _log.info(
                 "job %s of %s was accepted [traceparent %s]",
@@ -230,15 +252,18 @@ class JobCreator:
             self.estimates.record_accepted(ticket.model, created_at, ticket.priority)
             self.counters.record_accepted(ticket.model)
             initial = initial_record(ticket)
+            if outcome is not None:
+                waiter.record_end(is_own=True)
+                return final_record(initial, outcome)
             final = await self.jobs.wait(durable, job.job_id, initial, waiter, wait_seconds)
             return final or initial
 
-    async def _send(self, job: PreparedJob) -> Ticket:
-        """Send the job's message, and return the job's ticket.
+    async def _send(self, job: PreparedJob) -> tuple[PreparedJob, datetime | None]:
+        """Send the job's message, and return the job and the time at which it was sent.
 
-        If the message cannot be sent now, the orchestration sends the message later. Therefore the
-        ticket then contains the whole request, and a large input is stored in a blob. Raises
-        Unavailable if the input cannot be stored.
+        If the message cannot be sent now, the time is None, and the orchestration sends the message
+        later. Therefore the ticket then contains the whole request, and a large input is stored in
+        a blob. Raises Unavailable if the input cannot be stored.
         """
         model = job.request.model
         ends_at = self.send_later_until.get(model)
@@ -256,8 +281,8 @@ class JobCreator:
             except (MessageTooLarge, UnknownModel):
                 pass  # the orchestration ends the job with this error
             else:
-                return job.ticket(sent_at=self.clock())
-        return (await self._make_small(job)).ticket(sent_at=None)
+                return job, self.clock()
+        return await self._make_small(job), None
 
     async def _make_small(self, job: PreparedJob) -> PreparedJob:
         """Store the job's input in a blob if it is too large for the history of an orchestration.

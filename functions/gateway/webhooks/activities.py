@@ -25,7 +25,7 @@ _GONE: Final = 410
 
 @dataclass(frozen=True, slots=True)
 class WebhookReply:
-    """The report of a dead letter that the gateway posts to the webhook of a producer.
+    """The reply that the gateway posts to a producer's webhook if the request was dead-lettered.
 
     `body` is a `JobReply` with an error, as JSON. `event` is the id of the webhook event.
     """
@@ -59,8 +59,8 @@ async def start_reply_delivery(reply: WebhookReply, instance_id: str, durable: D
 class WebhookActivities:
     """Implements the activities `deliver_webhook` and `deliver_reply`.
 
-    The secrets of the tenants are derived from `secrets`. `producer_secrets` sign the reports to
-    producers.
+    The tenants' secrets are derived from `secrets`. The webhooks to producers are signed with
+    `producer_secrets`.
     """
 
     jobs: Jobs

@@ -113,7 +113,10 @@ def delivery_log(
 
 
 def read_delivery_log(instance: InstanceSnapshot | None) -> WebhookDelivery:
-    """Return the delivery log of this orchestration; an empty log if it has no log yet."""
+    """Return the delivery log from an instance of the orchestration `webhook`.
+
+    Return an empty log if `instance` is None or has no log yet.
+    """
     for found in (instance.output, instance.custom_status) if instance else ():
         if isinstance(found, dict) and "attempts" in found:
             return cast(WebhookDelivery, found)
@@ -174,9 +177,10 @@ def webhook(context: DurableOrchestrationContext) -> Generator[Any, Any, Json]:
 def _deliver(
     context: DurableOrchestrationContext, given: Json
 ) -> Generator[Any, Any, dict[str, Any]]:
-    """Call the activity that posts the webhook once; return the `attempt_outcome` of this attempt.
+    """Call the activity that posts the webhook once. Return the outcome of this attempt.
 
-    An error in the activity counts as a failed attempt.
+    `given` is the orchestration's input. The function `attempt_outcome` describes the outcome. An
+    error in the activity counts as a failed attempt.
     """
     if "told" in given:
         delivering = context.call_activity(ACTIVITY_DELIVER_REPLY, json.dumps(given["told"]))

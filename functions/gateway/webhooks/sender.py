@@ -26,7 +26,7 @@ ATTEMPT_TIMEOUT_SECONDS: Final = 15.0
 DNS_TIMEOUT_SECONDS: Final = 3.0
 
 PRODUCERS: Final = "producers"
-"""The share to which the DNS look-ups for the webhooks of producers belong."""
+"""The name of the share of DNS look-ups for the webhooks of producers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,13 @@ class WebhookSender(Protocol):
     ) -> WebhookResponse:
         """Send one POST request without following redirects; return the receiver's response.
 
-        `share` is the share for which the DNS look-up counts: PRODUCERS or a `tenant_share`. Raises
-        WebhookUndelivered if the URL is forbidden or no response arrives.
+        `share` names the share of DNS look-ups whose limit applies: PRODUCERS, or a result of
+        `tenant_share`. Raises WebhookUndelivered if the URL is forbidden or no response arrives.
         """
 
 
 def tenant_share(tenant: str) -> str:
-    """Return the share to which the DNS look-ups for the URLs of this tenant belong."""
+    """Return the name of the share of DNS look-ups for the webhooks of this tenant."""
     return f"tenant {tenant}"
 
 
@@ -68,7 +68,8 @@ async def resolve_url(
         guard: Checks the URL and its addresses.
         resolver: Looks up the host name.
         url: The URL.
-        share: The share for which the look-up counts: PRODUCERS or a `tenant_share`.
+        share: The name of the share of look-ups whose limit applies: PRODUCERS, or a result of
+            `tenant_share`.
         seconds: How long to wait for the look-up.
 
     Raises:

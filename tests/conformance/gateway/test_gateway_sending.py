@@ -26,8 +26,10 @@ def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def receiving(speak: Speak) -> AsyncIterator[str]:
-    """Yield the URL of a receiver that runs `speak` for each connection."""
+    """Run a server that receives webhooks, and yield its URL.
 
+    For each connection the server calls `speak`, which reads the request and writes the response.
+    """
     tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,16 +1,20 @@
-"""Complete several messages together, with Microsoft's client on the local Service Bus."""
+"""Test that several messages are completed together by Microsoft's client on the emulator."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import pytest
 from azure.servicebus import ServiceBusMessage
 
-from tests.conformance.worker.worker_services import LocalServices, job_id
-from worker.errors import Settlement
+from tests.conformance.worker.worker_services import LocalServices, job_id, run_services
+from worker.errors import BrokerUnavailable, Settlement
 from worker.servicebus.link import LockedMessage, QueueLink
 from worker.servicebus.sender import QueueSender
 from worker.settings import AzureEndpoint
 
 QUEUE = "noop"
+# Its locks last longer than a test.
+PATIENT_QUEUE = "patient"
 
 
 def received(link: QueueLink, count: int) -> list[LockedMessage]:
@@ -68,3 +72,27 @@ def test_every_reply_arrives_if_many_threads_send_replies_at_the_same_time(
         assert link.complete(deliveries) == [True] * 12
     finally:
         link.close()
+
+
+def test_messages_are_completed_one_by_one_after_the_service_has_refused_a_range(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = "tests.conformance.worker.servicebus_without_ranges"
+    with run_services(tmp_path, service_bus_module=module) as services:
+        link = QueueLink(AzureEndpoint(services.service_bus_url), PATIENT_QUEUE)
+        link.open()
+        try:
+            ids = [job_id() for _ in range(12)]
+            services.send(PATIENT_QUEUE, *(ServiceBusMessage(b"x", message_id=i) for i in ids))
+            deliveries = received(link, 6)
+            with pytest.raises(BrokerUnavailable):
+                link.complete(deliveries)
+            assert "the next 100 times, the worker completes them one by one" in caplog.text
+            # The messages are still locked, and are completed over the next connection.
+            link.open()
+            assert link.complete(deliveries) == [True] * 6
+            assert link.complete(received(link, 6)) == [True] * 6
+            assert link.is_open
+            assert not services.waiting(PATIENT_QUEUE)
+        finally:
+            link.close()

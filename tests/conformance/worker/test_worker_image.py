@@ -66,7 +66,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Image:
-    """The files of the image in a folder. Its methods start processes as in a container."""
+    """The worker's container image, laid out in the folder `root`.
+
+    The methods start processes as they run in a container.
+    """
 
     root: Path
     stage: Stage
@@ -116,7 +119,7 @@ def confinement() -> list[str]:
 
 
 def lay_out(stage: Stage, root: Path) -> None:
-    """Copy the files of the COPY instructions, and create the folders that RUN creates."""
+    """Create in `root` the files and folders of the stage's COPY and RUN instructions."""
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")  # as in .dockerignore
     for copied in stage.all("COPY"):
         if not copied.startswith("--from=build"):
@@ -163,6 +166,8 @@ def test_the_worker_image_starts_by_its_entrypoint_and_drains_after_its_stop_sig
         "WORKER_MODELS": "noop",
         "REPLY_HOSTS": gateway.host,
         "HEALTH_PORT": str(free_port()),
+        # The exporter would ask for a token of a managed identity.
+        "OTEL_SDK_DISABLED": "true",
     }
     identity = job_id()
     # The first reply is not accepted, so that the job is in flight when the signal comes.

@@ -40,9 +40,9 @@ def ready(worker: Program) -> tuple[int, dict[str, Any]]:
 
 
 def gated(folder: Path) -> tuple[dict[str, Any], Callable[[], None], Callable[[], bool]]:
-    """Return a task that waits, and two functions.
+    """Return an input with which the model waits, and two functions.
 
-    The first function ends the wait. The second function returns whether the task runs.
+    The first function ends the wait. The second function returns whether the wait has begun.
     """
     gate, running = folder / "gate", folder / "running"
     return {"do": "wait", "running": str(running), "gate": str(gate)}, gate.touch, running.exists

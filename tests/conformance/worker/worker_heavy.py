@@ -1,4 +1,8 @@
-"""A model whose memory, times and batch limit are options of its catalogue entry."""
+"""A model for tests of device memory.
+
+Options of its catalogue entry set its memory, how long it loads and runs, and how many inputs fit
+into memory as one batch.
+"""
 
 from __future__ import annotations
 

@@ -290,10 +290,13 @@ def _arriving(receiver: ServiceBusReceiver, count: int) -> Iterator[ServiceBusRe
 
 
 @contextlib.contextmanager
-def run_services(folder: Path, catalogue: str | None = None) -> Iterator[LocalServices]:
+def run_services(
+    folder: Path, catalogue: str | None = None, *, service_bus_module: str = "emulator.servicebus"
+) -> Iterator[LocalServices]:
     """Run the local Service Bus and blob storage until the `with` block ends.
 
-    The default catalogue has the scripted and the shipped models.
+    `catalogue` is the text of the model catalogue. By default, it contains the test models of
+    CATALOGUE and the shipped models.
     """
     catalogue_path = folder / "models.toml"
     shipped = (ROOT / "functions/contract/models.toml").read_text()
@@ -303,7 +306,7 @@ def run_services(folder: Path, catalogue: str | None = None) -> Iterator[LocalSe
     amqp, admin, http = free_port(), free_port(), free_port()
     service_bus = Program(
         [
-            *("emulator.servicebus", "--config", str(config_path), "--port", str(amqp)),
+            *(service_bus_module, "--config", str(config_path), "--port", str(amqp)),
             *("--admin-port", str(admin), "--data", str(folder / "servicebus")),
         ],
         f"http://127.0.0.1:{admin}/health",

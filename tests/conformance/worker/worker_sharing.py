@@ -41,7 +41,10 @@ def waits(workers: list[Program]) -> list[float]:
 
 
 def turn_seconds(workers: list[Program]) -> float:
-    """Return the average seconds between two loads of models; 0 if there are fewer than three."""
+    """Return the average number of seconds between two loads of models.
+
+    The result is 0 if models were loaded fewer than three times.
+    """
     found = re.findall(
         r"^(\S+ \S+) .* (?:three|six): the model was loaded in", _logs(workers), re.MULTILINE
     )

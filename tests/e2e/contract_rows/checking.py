@@ -1,4 +1,4 @@
-"""Compare a response with the row of the REST contract (see `row`) that describes it."""
+"""Compare a response with the expected response, which a `Row` describes."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Rows of the REST contract: requests for queued, failed and cancelled jobs."""
+"""Requests for queued, failed and cancelled jobs, with the expected responses."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Rows of the REST contract: requests for ended jobs and for lists of jobs."""
+"""Requests for ended jobs and for lists of jobs, with the expected responses."""
 
 from typing import Final
 

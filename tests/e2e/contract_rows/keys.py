@@ -1,4 +1,4 @@
-"""Rows of the REST contract: requests with different API keys, scopes and rate limits."""
+"""Requests with different API keys, scopes and rate limits, with the expected responses."""
 
 from typing import Final
 

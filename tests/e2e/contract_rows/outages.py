@@ -1,6 +1,6 @@
-"""Rows of the REST contract: requests while a service that the gateway needs does not respond.
+"""Requests while a service of the gateway does not respond, with the expected responses.
 
-The requests of each table are sent at the same time.
+The requests in `BLOBS` are sent at the same time, and so are the requests in `SERVICE_BUS`.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""Rows of the REST contract: requests in which workers send replies and progress reports."""
+"""Requests in which workers send replies or progress, with the expected responses."""
 
 from typing import Final
 

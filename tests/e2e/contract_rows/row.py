@@ -1,14 +1,15 @@
-"""The REST contract as data: requests, and the responses that the gateway must return.
+"""The REST contract as data. A row is one test case: a request and the response to it.
 
 In a path, the placeholder `{job}` stands for the id of a job that succeeded, `{failed}` for the id
 of a job that failed, and `{unknown}` for an unused id. If the expected value of a header or member
 is None, the header or member must exist, with any value.
 
-The rows of `keys`, `waits`, `endings`, `replies` and `outages` need a system with API keys and
-without a worker. The test acts as the worker. These rows have other placeholders:
+The rows in the modules `keys`, `waits`, `endings`, `replies` and `outages` need a system with API
+keys and without a worker. The test acts as the worker. These rows have other placeholders for job
+ids, dead letters and URLs:
 
-- {queued} stays queued, {mute} is queued until the row cancels the job, and {ready} is queued until
-  the row sends the reply;
+- {queued} stays queued, {mute} is queued until a row cancels the job, and {ready} is queued until a
+  row sends the reply;
 - {cancelled} was cancelled, {raised} failed, {dead} was dead-lettered, {large} has a large result,
   and {hooked} has a webhook and succeeded;
 - {reporting} belongs to a model that reports progress;

@@ -1,4 +1,4 @@
-"""Rows of the REST contract: submits that the gateway accepts or refuses."""
+"""Submits that the gateway accepts or refuses, with the expected responses."""
 
 from typing import Final
 

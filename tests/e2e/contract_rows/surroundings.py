@@ -1,4 +1,4 @@
-"""Rows of the REST contract that are not in the modules beside this one.
+"""Requests that the neighbouring modules do not contain, with the expected responses.
 
 `OTHERS` has requests for models, health, pages and dead letters. `TENSORS` has requests under /v2.
 """
@@ -23,6 +23,7 @@ OTHERS: Final = (
     Row(*("the OpenAPI document", "GET", "/openapi.json", 200), members={"openapi": "3.1.0"}),
     Row(*("the page of the API", "GET", "/docs", 200), headers=_PAGE),
     Row(*("the playground", "GET", "/play", 200), headers=_PAGE),
+    Row(*("the page of operators", "GET", "/ops", 200), headers=_PAGE),
     Row(*("the page of problems", "GET", "/docs/problems", 200), headers=_PAGE),
     Row(
         *("the links of the front page", "GET", "/", 200),

@@ -1,4 +1,4 @@
-"""Rows of the REST contract: submits whose caller waits, while the job ends in different ways."""
+"""Submits whose caller waits until the job ends in some way, with the expected responses."""
 
 from typing import Final
 

@@ -228,7 +228,7 @@ class TestCost:
         assert spot.gpu_hours == on_demand.gpu_hours == always.gpu_hours == MONTH_HOURS
         assert spot.by_item()["GPU"] == pytest.approx(MONTH_HOURS * 0.063)
         assert on_demand.by_item()["GPU"] == always.total == pytest.approx(MONTH_HOURS * 0.526)
-        assert spot.by_item()["cluster"] == pytest.approx(MONTH_HOURS * 0.196)
+        assert spot.by_item()["cluster"] == pytest.approx(MONTH_HOURS * (0.10 + 2 * 0.172))
         # 2.63 million jobs need 7.88 million operations and 0.35 million checks.
         # The plan includes 13 million.
         assert spot.by_item()["Service Bus"] == pytest.approx(10.0)

@@ -1,4 +1,7 @@
-"""Blobs and links in memory, for tests. They share the blobs of `MemoryPayloads`."""
+"""Implement the interfaces `Blobs` and `PayloadLinks` in memory, for tests.
+
+The blobs are stored in a `MemoryPayloads`, so both interfaces to the storage find the same blobs.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Test which callers API keys and the client principal header identify."""
+"""Test how an API key or the client principal header identifies a caller."""
 
 import base64
 import contextlib

@@ -1,4 +1,7 @@
-"""Test that large and hostile bodies delay no other request, and are freed during a wait."""
+"""Test that large and hostile bodies delay no other request and occupy no memory for long.
+
+While a request waits for its job, the gateway keeps no copy of the body.
+"""
 
 import asyncio
 import base64
@@ -338,7 +341,10 @@ async def test_a_tenant_can_submit_while_another_tenant_has_many_large_bodies() 
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Run the event loop until the condition is true, or until the time limit of the test."""
+    """Run the event loop until the condition is true.
+
+    If the condition stays false, the test fails at its time limit.
+    """
     for _ in iter(condition, True):
         await asyncio.sleep(0)
 

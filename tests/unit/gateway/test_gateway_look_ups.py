@@ -32,7 +32,10 @@ SETTING = parse_keys(json.dumps([entry for _, entry in KEYS.values()]))
 
 
 class SilentDns:
-    """Resolves each name to a public address. If it contains `dead`, waits for `answer` first."""
+    """Resolves each name to a public address.
+
+    The look-up of a name that contains `dead` first waits until the test calls `answer`.
+    """
 
     def __init__(self) -> None:
         self._answered = threading.Event()

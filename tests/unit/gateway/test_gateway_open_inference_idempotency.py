@@ -14,7 +14,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:Depreca
 
 
 async def infer_again(gateway: RunningGateway, key: str, request: dict[str, Any]) -> httpx.Response:
-    """Send an inference request with an idempotency key, and do not reply to its jobs."""
+    """Repeat an inference request with its idempotency key. Return the response.
+
+    No worker replies now, so a result can only come from the jobs of the first request.
+    """
     return await gateway.http.post(
         "/v2/models/noop/infer", json=request, headers={"idempotency-key": key}
     )

@@ -1,6 +1,7 @@
 """The documents under /v1/ops: queues, workers, failures, series and who may read them."""
 
 import asyncio
+import json
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from contract.heartbeats import Heartbeat, ModelBeat, ModelState, encode_heartbe
 from contract.messages import encode_request
 from contract.names import HEARTBEATS, SUMS, heartbeat_blob
 from contract.queues import names
+from gateway.http.keys import make_key, parse_keys
 from gateway.operations.sums import encode_sums
 from gateway.storage.housekeeping import delete_old_blobs
 from gateway.telemetry import JobCounters
@@ -374,3 +376,23 @@ async def test_a_tenant_that_cancels_its_own_job_is_not_logged_as_an_operator(
         assert answer.status_code == 202
         assert "tenant" not in answer.json()
         assert not any("cancelled the job" in message for message in caplog.messages)
+
+
+async def test_the_overview_says_what_its_caller_may_do() -> None:
+    key, entry = make_key("night shift", "acme", ["ops:read", "jobs:read"])
+    async with open_gateway(api_keys=parse_keys(json.dumps([entry]))) as gateway:
+        headers = {"authorization": f"Bearer {key}"}
+        answer = await gateway.http.get("/v1/ops/overview", headers=headers)
+    assert answer.json()["caller"] == {
+        "name": "night shift",
+        "tenant": "acme",
+        "scopes": ["jobs:read", "ops:read"],
+    }
+
+
+async def test_a_caller_without_a_key_may_do_everything_on_an_open_gateway(
+    gateway: RunningGateway,
+) -> None:
+    caller = (await overview(gateway))["caller"]
+    assert (caller["name"], caller["tenant"]) == ("", "")
+    assert set(caller["scopes"]) == {"admin", "jobs:read", "jobs:write", "ops:read"}

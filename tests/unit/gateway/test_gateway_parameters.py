@@ -1,4 +1,4 @@
-"""Parameters that the catalogue declares are checked at each way to submit a job."""
+"""Test that parameters are checked against the catalogue, however a job is submitted."""
 
 import json
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ WRONG = [
 
 @pytest.fixture
 async def declared(tmp_path: Path) -> AsyncIterator[RunningGateway]:
-    """Return a gateway whose model `noop` declares two parameters."""
+    """Yield a gateway whose model `noop` declares two parameters."""
     path = tmp_path / "models.toml"
     path.write_text(DEFAULT_PATH.read_text(encoding="utf-8") + DECLARED, encoding="utf-8")
     async with open_gateway(catalogue_path=path) as gateway:

@@ -36,7 +36,7 @@ class Account:
 
 
 class Opened(PayloadContainer):
-    """A payload container that already exists in an `Account`."""
+    """The payload container of an `Account`. It exists already, so it is never created."""
 
     def __init__(self, clock: ManualClock) -> None:
         super().__init__(ServiceEndpoint(address="unused"), clock=clock)

@@ -1,4 +1,4 @@
-"""Test that routes with only text parameters are called directly, and others by FastAPI."""
+"""Test `TextRoute`, which calls an endpoint without FastAPI if all parameters are texts."""
 
 from typing import Any
 

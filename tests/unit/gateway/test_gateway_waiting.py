@@ -158,10 +158,10 @@ def test_an_outcome_notifies_only_the_waiters_of_the_job() -> None:
 
 
 async def reads_after_own_ends(own_ends: int, *, ends_elsewhere: bool = False) -> list[float]:
-    """Return the times of a waiter's reads, in seconds since the start of its wait.
+    """Return when a waiter reads the outcome of its job, in seconds since its wait began.
 
-    Before this wait, `own_ends` waits end with a notification. If `ends_elsewhere` is true, another
-    instance then records one outcome.
+    Before this wait, `own_ends` other waiters receive a notification of their outcome. If
+    `ends_elsewhere` is true, one more waiter then reads an outcome that another instance recorded.
     """
     waiters = Waiters()
     loop = asyncio.get_running_loop()

@@ -12,7 +12,10 @@ run_webhook = Orchestrator.create(webhook)
 
 
 class Delivery:
-    """Replays the orchestration of one webhook delivery, episode by episode."""
+    """Replays the orchestration of one webhook delivery, episode by episode.
+
+    `outcomes` are the results of the first attempts to deliver the webhook, in order.
+    """
 
     def __init__(self, *outcomes: dict[str, Any], input_text: str | None = None) -> None:
         self.input_text = input_text or delivery_input("job")
@@ -24,10 +27,10 @@ class Delivery:
         self.actions = 0
 
     def play(self, wake: str | None = None) -> dict[str, Any]:
-        """Run the orchestration until it ends, or until no outcome is left for its next attempt.
+        """Run the orchestration until it ends, or until `outcomes` has no result for an attempt.
 
-        `wake` is an external event that ends each pause between attempts. Returns the last result
-        of the orchestrator.
+        `wake` is the name of an external event that ends each pause between attempts. Returns the
+        last result of the orchestrator.
         """
         news: list[dict[str, Any]] = [
             {

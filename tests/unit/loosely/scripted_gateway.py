@@ -59,7 +59,10 @@ class ScriptedResponse:
 
 
 def timeline_document(**members: Any) -> dict[str, Any]:
-    """Return the timeline of a job whose first delivery was lost. `members` replace its members."""
+    """Return the timeline of a job whose first delivery was lost, as a JSON object.
+
+    `members` are added to this object, and replace members of the same name.
+    """
     steps = [
         ("accepted", 0.0, None),
         ("enqueued", 4.0, None),

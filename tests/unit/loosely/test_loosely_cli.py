@@ -620,6 +620,7 @@ def open_in_browser(tmp_path: Path, *arguments: str, exit_code: int = 0) -> tupl
         ((), "http://127.0.0.1:7071/"),
         (("play",), "http://127.0.0.1:7071/play"),
         (("docs",), "http://127.0.0.1:7071/docs"),
+        (("ops",), "http://127.0.0.1:7071/ops"),
         (("docs", "--url", "https://api.example/base/"), "https://api.example/base/docs"),
     ],
 )
@@ -640,7 +641,7 @@ def test_the_open_command_prints_the_address_if_no_browser_can_be_started(tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("problems",), "there is no page 'problems'; the pages are play, docs"),
+        (("problems",), "there is no page 'problems'; the pages are play, ops, docs"),
         (("docs", "--url", "file:///etc/passwd"), "is not an http:// or https:// URL"),
     ],
 )

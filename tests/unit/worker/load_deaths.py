@@ -1,4 +1,4 @@
-"""Processes that die while they load a model."""
+"""A helper for tests: start a process that dies while it loads models."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""A device with 80 units of memory, models that declare their memory, and their device threads."""
+"""For tests of memory: models on a device with 80 units of memory.
+
+Each model declares how many units it needs, and has its own device thread.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ BUDGET = 80
 
 
 class Infer:
-    """A model that declares its resident memory, and 10 units for each item of a batch."""
+    """A model that needs `resident` units of memory, and 10 more units for each item of a batch."""
 
     accepts: ClassVar[Accepts] = "bytes"
 

@@ -77,7 +77,7 @@ def test_no_model_is_unloaded_for_a_model_that_is_loaded_or_larger_than_the_devi
 
 @dataclass
 class Process:
-    """One model in one of the processes that share the simulated device."""
+    """A simulated worker process that serves one model. All processes share one device."""
 
     name: str
     model: str

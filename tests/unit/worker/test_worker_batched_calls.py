@@ -23,7 +23,10 @@ SECONDS = 10
 
 
 class Post:
-    """A call that ends when the test allows it, and raises an error for the item `fails`."""
+    """Replaces the function that sends several items in one call.
+
+    The call ends when the test allows it. It raises an error if its items include `fails`.
+    """
 
     def __init__(self, fails: str = "") -> None:
         self.calls: list[list[str]] = []
@@ -79,7 +82,10 @@ def test_a_set_of_numbers_is_grouped_into_ranges_of_consecutive_numbers(
 
 @dataclass
 class Broker:
-    """A link in memory that delivers and completes several messages."""
+    """Replaces the link to Service Bus.
+
+    It delivers messages from memory, and records which messages the worker settles.
+    """
 
     waiting: list[LockedMessage] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)

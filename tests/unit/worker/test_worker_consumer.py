@@ -78,7 +78,10 @@ class RecordedBlobs:
 
 @dataclass
 class RecordedJobs:
-    """A consumer whose settlements are recorded. By default, jobs have no reply address."""
+    """A consumer, its jobs, and a record of how each job's message was settled.
+
+    The method `job` returns a job without a reply address, unless the test passes one.
+    """
 
     settled: list[SettleRequest] = field(default_factory=list)
     now: float = 0.0

@@ -1,8 +1,15 @@
-"""Test how much memory of a GPU models may use. `./dev gpu` tests a real GPU."""
+"""Test the limit on the GPU memory that models may use, and the description of the device.
+
+`./dev gpu` tests a real GPU.
+"""
+
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from worker.memory.device import usable_bytes
+from worker.errors import DeviceMissing
+from worker.memory.device import describe_device, driver_version, require_cuda, usable_bytes
 
 GIB = 2**30
 
@@ -21,3 +28,44 @@ def test_the_usable_gpu_memory_is_94_percent_or_less_if_the_cuda_contexts_need_m
     assert usable_bytes(80 * GIB, 1) == pytest.approx(80 * GIB * 0.94)
     assert usable_bytes(16 * GIB, 4) == 3.5 * GIB
     assert usable_bytes(GIB, 4) == 0
+
+
+NVIDIA_VERSION = """\
+NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.126.09  Wed Jan  7 22:39:21 UTC 2026
+GCC version:  gcc version 12.3.0 (Ubuntu 12.3.0-1ubuntu1~22.04)
+"""
+NVIDIA_OPEN_VERSION = (
+    "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [(NVIDIA_VERSION, "580.126.09"), (NVIDIA_OPEN_VERSION, "580.65.06"), ("", "")],
+)
+def test_the_driver_version_is_read_from_the_file_of_the_loaded_driver(
+    tmp_path: Path, text: str, version: str
+) -> None:
+    file = tmp_path / "version"
+    file.write_text(text)
+    assert driver_version(file) == version
+
+
+def test_the_driver_version_is_empty_without_a_driver(tmp_path: Path) -> None:
+    assert driver_version(tmp_path / "version") == ""
+
+
+def test_a_process_without_a_device_is_described_as_the_cpu() -> None:
+    assert describe_device(None).device == "cpu"
+
+
+@pytest.mark.torch
+def test_the_error_of_a_missing_gpu_names_the_version_and_the_build_of_torch() -> None:
+    torch: Any = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(DeviceMissing) as raised:
+        require_cuda()
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "is a build for the CPU"
+    assert torch.__version__ in str(raised.value)
+    assert build in str(raised.value)

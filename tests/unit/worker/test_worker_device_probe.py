@@ -106,7 +106,7 @@ def test_the_first_check_of_a_device_probe_waits_until_the_kernel_has_run(
 
 @pytest.fixture
 def join() -> Callable[[DeviceProbe], None]:
-    """Return a function that starts the thread of a device probe, as a daemon."""
+    """Return a function that starts a daemon thread, which runs a device probe."""
 
     def start(probe: DeviceProbe) -> None:
         stop = threading.Event()

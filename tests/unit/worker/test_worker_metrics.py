@@ -8,7 +8,7 @@ from worker.telemetry.recording import JobSpan, Metrics, ModelTelemetry
 
 
 class NewModelsRefusal(InvalidInput):
-    """An error class that a model's file may define later."""
+    """An error class of a model's own file, with a code that the metrics do not know."""
 
     code = "anything-at-all"
 
@@ -83,6 +83,18 @@ def test_the_values_of_gauges_are_read_at_each_scrape() -> None:
     assert value(metrics, "queue_connected", model="noop") == 0
     assert value(metrics, "device_memory_reserved_bytes", model="noop") == 3e9
     assert value(metrics, "device_memory_used_bytes") == 2e9
+
+
+def test_a_scrape_contains_the_device_as_soon_as_it_is_known() -> None:
+    metrics, labels = Metrics(), dict[str, str]()
+    metrics.watch_device(lambda: labels)
+    assert b"device_info{" not in metrics.exposition("")[0]
+    labels.update(device="Tesla T4", driver="580.126.09", cuda="13.0", torch="2.13.0")
+    expected = (
+        b'loosely_worker_device_info{cuda="13.0",device="Tesla T4",driver="580.126.09",'
+        b'torch="2.13.0"} 1.0'
+    )
+    assert expected in metrics.exposition("")[0]
 
 
 def test_jobs_with_an_unknown_outcome_code_share_one_metric_series() -> None:

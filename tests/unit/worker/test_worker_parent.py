@@ -66,7 +66,10 @@ class Program:
         return int(pid)
 
     def enter(self, code: int | str) -> None:
-        """End the child with an exit code: N by a return, and `_N` by a call of `os._exit`."""
+        """End the child with an exit code, for example 3.
+
+        If `code` is 3, the child's function returns 3. If `code` is `_3`, it calls `os._exit(3)`.
+        """
         assert self.process.stdin is not None
         self.process.stdin.write(str(code))
         self.process.stdin.flush()

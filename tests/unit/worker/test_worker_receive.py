@@ -22,9 +22,9 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def opened(locked_seconds: float) -> ReceivedJob:
-    """Return a job whose message is locked for this time by the worker's clock.
+    """Return a job whose message lock, by the broker's clock, expires in `locked_seconds`.
 
-    The clock does not advance.
+    The worker's clock stands still at 100 s.
     """
     senders = ReplySenders(
         GatewayClient(frozenset()),

@@ -19,7 +19,7 @@ def delivery(number: int = 1) -> LockedMessage:
 
 @dataclass
 class Broker:
-    """A link in memory that records its calls."""
+    """Stands in for the link of a `Receiver`: keeps messages in memory, and records all calls."""
 
     waiting: list[LockedMessage] = field(default_factory=list)
     settled: list[tuple[str, Settlement]] = field(default_factory=list)

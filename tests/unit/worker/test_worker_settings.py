@@ -102,6 +102,7 @@ def test_the_variable_otel_sdk_disabled_disables_traces() -> None:
         ("TORCH_THREADS", "0"),
         ("LOG_LEVEL", "loud"),
         ("LOG_FORMAT", "xml"),
+        ("WORKER_REQUIRE_DEVICE", "gpu"),
         ("WORKER_SCHEDULED_EVENTS", "true"),
         ("WORKER_METADATA_URL", "http://host/path"),
         ("WORKER_METADATA_URL", "http://host:²"),
@@ -122,15 +123,17 @@ def test_memory_settings_are_read_from_the_environment() -> None:
     assert memory.is_admitting
     assert memory.turn_seconds == 5.0
     assert memory.folder.is_absolute()
+    assert not memory.is_cuda_required
     told = {
         "WORKER_DEVICE_MEMORY": "8GiB",
         "WORKER_MEMORY_FOLDER": "/run/loosely",
         "WORKER_ADMISSION": "off",
         "WORKER_TURN_SECONDS": "0.5",
         "WORKER_CARD_SHARES": "2",
+        "WORKER_REQUIRE_DEVICE": "cuda",
     }
     memory = WorkerSettings.from_env(LEAST | told).memory
-    assert memory == MemorySettings(8 << 30, Path("/run/loosely"), False, 0.5, 2)
+    assert memory == MemorySettings(8 << 30, Path("/run/loosely"), False, 0.5, 2, True)
 
 
 @pytest.mark.parametrize("text", ["8", "8GB", "0GiB", "-1GiB", "1.5GiB", "GiB", "8 GiB", "²GiB"])

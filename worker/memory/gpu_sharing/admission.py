@@ -183,8 +183,8 @@ class WorkState:
 class ReservationState:
     """The stage of one model's reservation, and how many bytes the model needs.
 
-    Each method returns the model's new record. The caller must write the record into the model's
-    lock file, which other processes read.
+    Each method returns the model's new ReservationRecord. The caller must write this record into
+    the model's lock file, so that other processes can read it.
     """
 
     def __init__(
@@ -235,7 +235,9 @@ class ReservationState:
         return mine
 
     def enter(self, now: float, held_bytes: int, load_seconds: float) -> ReservationRecord:
-        """Record that the model has been loaded, and reduce its reservation to `held_bytes`.
+        """Set the stage to IN after the load, and return the model's new record.
+
+        The record reserves only `held_bytes`.
 
         Args:
             now: The current time in seconds of the monotonic clock.
@@ -248,7 +250,7 @@ class ReservationState:
         return ReservationRecord(self._model, held_bytes, turn_ends_at=now + turn_seconds)
 
     def resize(self, name: str, records: Records, needed_bytes: int) -> ReservationRecord:
-        """Change the reservation to `needed_bytes`.
+        """Change the reservation to `needed_bytes`, and return the model's new record.
 
         If not enough memory is free, the reservation grows only by the memory that is free.
         """
@@ -259,18 +261,18 @@ class ReservationState:
         return replace(mine, reserved_bytes=held_bytes)
 
     def begin_to_leave(self, record: ReservationRecord, now: float) -> ReservationRecord:
-        """Record that the model must be unloaded."""
+        """Set the stage to LEAVING, and return the record of a model that must be unloaded."""
         self.stage = ReservationStage.LEAVING
         self._served_until = now
         return replace(record, is_leaving=True, served_until=now)
 
     def leave(self) -> ReservationRecord:
-        """Record that the model has been unloaded."""
+        """Set the stage to OUT, and return a record that reserves no memory."""
         self.stage = ReservationStage.OUT
         return self._empty_record()
 
     def fail(self, now: float, retry_seconds: float, needed_bytes: int | None) -> ReservationRecord:
-        """Record that the model could not be loaded, and release its reserved memory.
+        """Set the stage to OUT after a failed load, and return a record that reserves no memory.
 
         Args:
             now: The current time in seconds of the monotonic clock.

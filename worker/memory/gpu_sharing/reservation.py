@@ -117,7 +117,7 @@ class MemoryReservation(Protocol):
         ...
 
     def enter(self, needed_bytes: int, load_seconds: float) -> None:
-        """Record that the model has been loaded.
+        """Record that the model has been loaded, and release the memory that is not needed.
 
         Args:
             needed_bytes: How many bytes of device memory the model needs.
@@ -139,7 +139,7 @@ class MemoryReservation(Protocol):
         ...
 
     def fail(self, retry_seconds: float, needed_bytes: int | None) -> None:
-        """Record that the model could not be loaded.
+        """Record that the model could not be loaded, and release its reserved memory.
 
         Args:
             retry_seconds: How long to wait before memory is reserved again.
@@ -149,7 +149,7 @@ class MemoryReservation(Protocol):
         ...
 
     def leave(self) -> None:
-        """Record that the model has been unloaded."""
+        """Record that the model has been unloaded, and release its reserved memory."""
         ...
 
 
@@ -173,7 +173,7 @@ class UnlimitedReservation:
         return None if is_stopping else self._total_bytes
 
     def enter(self, needed_bytes: int, load_seconds: float) -> None:
-        """Record that the model has been loaded."""
+        """Record that the model has been loaded. The arguments have no effect here."""
         self.is_in = True
 
     def resize(self, needed_bytes: int, least_bytes: int) -> int:
@@ -181,14 +181,14 @@ class UnlimitedReservation:
         return self._total_bytes
 
     def fail(self, retry_seconds: float, needed_bytes: int | None) -> None:
-        """Record that the model could not be loaded.
+        """Record that the model could not be loaded. `needed_bytes` has no effect here.
 
         The next `wait` returns when `retry_seconds` have passed since this call.
         """
         self._not_before = self._clock() + retry_seconds
 
     def leave(self) -> None:
-        """Record that the model has been unloaded."""
+        """Set `is_in` to False, because the model has been unloaded."""
         self.is_in = False
 
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from contract.catalogue import ModelEntry
-from worker.memory.device import CudaDevice, Device
+from worker.memory.device import CudaDevice, Device, DeviceInfo, describe_device, require_cuda
 from worker.memory.gpu_sharing.admission import ReservationRecord, ReservationState
 from worker.memory.gpu_sharing.queued_work import QueuedWork
 from worker.memory.gpu_sharing.reservation import (
@@ -48,6 +48,8 @@ class DeviceSharing:
         self._reservations: list[SharedReservation] = []
         self.gate = DeviceGate()
         self.iterated_at = time.monotonic()
+        self.info: DeviceInfo | None = None
+        """The device of this process; None until the first model is about to be loaded."""
 
     @property
     def device(self) -> Device | None:
@@ -66,13 +68,26 @@ class DeviceSharing:
         torch.
 
         Raises:
+            DeviceMissing: The settings require a CUDA GPU, but there is none.
             Exception: Any error that the import of the model's file raises.
         """
         importlib.import_module(model.implementation)
         with self._lock:
+            if self._settings.is_cuda_required:
+                require_cuda()
             if self._device is None:
                 self._device = self._find()
+            self._note(describe_device(self._device))
             return self._device
+
+    def _note(self, info: DeviceInfo) -> None:
+        if info == self.info:
+            return
+        self.info = info
+        _log.info(
+            "the device is %s: driver %s, CUDA %s, torch %s",
+            *(info.device, info.driver or "none", info.cuda or "none", info.torch or "none"),
+        )
 
     def reserve(
         self, model: ModelEntry, device: Device | None, workload: ModelWorkload

@@ -214,7 +214,7 @@ class RemoteDatabase(Database):
         self._notify = notify
 
     async def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` in one write transaction, as `Database.transact` does, with the delay."""
+        """Run `work` in one write transaction, with half of the delay before and half after it."""
         await asyncio.sleep(self._half_seconds)
         result = await super().transact(work)
         self._notify()

@@ -148,7 +148,7 @@ class Faults:
 
 
 def accept_event(connection: sqlite3.Connection, instance_id: str, name: str) -> None:
-    """Mark an external event as accepted, for hosts that watch for the event.
+    """Record that an external event is stored, if a host waits for it (`Faults.watch_for_event`).
 
     The caller must pass the connection of the transaction that stores the event.
     """

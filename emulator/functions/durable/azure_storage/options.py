@@ -13,7 +13,10 @@ class FaultOptions:
     """The faults to inject. Each rate is the probability of the fault in one episode."""
 
     crash_at: tuple[str, ...] = ()
-    """Crash points as POINT or POINT:NAME. `check_crash_point` checks each text."""
+    """The points at which the host kills itself, each as POINT or POINT:NAME (see CrashPoint).
+
+    The host dies once for each text. `check_crash_point` checks the texts.
+    """
     crash_rate: float = 0.0
     split_brain_rate: float = 0.0
     seed: int | None = None
@@ -22,36 +25,61 @@ class FaultOptions:
 class CrashPoint(StrEnum):
     """The points at which a host can kill itself.
 
-    A crash is requested as POINT or as POINT:NAME. NAME limits the crash to one function or event,
-    as described at each point.
+    A crash is requested as POINT, for example `after-start`, or as POINT:NAME. With NAME, the host
+    kills itself only for one orchestrator, activity or event, as described at each point.
     """
 
     BEFORE_START = "before-start"
-    """A request to start an instance has arrived, but the instance is not stored.
+    """Crash after a request to start an instance has arrived, before the instance is stored.
 
-    NAME is the orchestrator.
+    NAME is the name of the orchestrator.
     """
     AFTER_START = "after-start"
-    """The instance is stored, but the response is not sent. NAME is the orchestrator."""
-    BEFORE_SEND = "before-send"
-    """The orchestrator has run, but nothing is sent or saved. NAME is the orchestrator."""
-    BEFORE_SAVE = "before-save"
-    """The episode's messages are sent, but its history is not saved. NAME is the orchestrator."""
-    BEFORE_SAVE_AFTER_EVENT = "before-save-after-event"
-    """The episode's messages are sent, and an external event for the instance has arrived.
+    """Crash after a new instance is stored, before the request to start it is answered.
 
-    The host waits up to 30 s for the event. The history is not saved. NAME is the event.
+    NAME is the name of the orchestrator.
+    """
+    BEFORE_SEND = "before-send"
+    """Crash after the orchestrator has run, before anything is sent or saved.
+
+    NAME is the name of the orchestrator.
+    """
+    BEFORE_SAVE = "before-save"
+    """Crash after the episode's messages are sent, before its history is saved.
+
+    NAME is the name of the orchestrator.
+    """
+    BEFORE_SAVE_AFTER_EVENT = "before-save-after-event"
+    """Crash as at `before-save`, but first wait until an external event for the instance arrives.
+
+    If the event does not arrive within 30 s, the host crashes without it. NAME is the name of the
+    event.
     """
     BEFORE_DELETE = "before-delete"
-    """The history is saved, but the dequeued messages are not deleted. NAME is the orchestrator."""
+    """Crash after the history is saved, before the dequeued messages are deleted.
+
+    NAME is the name of the orchestrator.
+    """
     BEFORE_EVENT = "before-event"
-    """A raiseEvent request has arrived, but the event is not stored. NAME is the event."""
+    """Crash after a raiseEvent request has arrived, before the event is stored.
+
+    NAME is the name of the event.
+    """
     AFTER_EVENT = "after-event"
-    """The event is stored, but the response is not sent. NAME is the event."""
+    """Crash after an event is stored, before the raiseEvent request is answered.
+
+    NAME is the name of the event.
+    """
     BEFORE_ACTIVITY = "before-activity"
-    """A work item is dequeued, but the activity has not run. NAME is the activity."""
+    """Crash after a work item is dequeued, before the activity runs.
+
+    NAME is the name of the activity.
+    """
     AFTER_ACTIVITY = "after-activity"
-    """The activity has run, but its completion is not sent. NAME is the activity."""
+    """Crash after the activity has run, before its completion is sent.
+
+    NAME is the name of the activity.
+    """
 
 
 def check_crash_point(text: str) -> str:

@@ -142,7 +142,7 @@ class InstanceCache:
         self.wake(instance)
 
     def persist_results(self, instance: OrchestrationInstance) -> None:
-        """Store the activity results in an instance's mailbox as rows of the inbox table.
+        """Write the activity results in an instance's mailbox to the inbox table of the database.
 
         The caller must call this method if the instance cannot run an episode now. Without these
         rows, the activities would run again after a restart of the host.
@@ -169,11 +169,12 @@ class InstanceCache:
 
 
 def _restore_work(message: TaskMessage, work: int, written: asyncio.Future[None]) -> None:
-    """Set the work item of an activity's result again if the result could not be written.
+    """Undo the changes of `persist_results` to `message` if the message could not be written.
 
-    `message` reports the result, `work` is the number of the work item, and `written` is the future
-    of the write. If the write failed, the transaction of the next episode must delete the work
-    item. Otherwise the activity would run again after a restart of the host.
+    `message` contains an activity's result, `work` is the number of the activity's work item, and
+    `written` is the future of the write. If the message contains this number, the transaction of
+    the next episode deletes the work item. Otherwise the activity would run again after a restart
+    of the host.
     """
     if written.cancelled() or written.exception() is not None:
         message.sequence, message.work = None, work

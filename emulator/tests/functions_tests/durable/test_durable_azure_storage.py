@@ -1,4 +1,4 @@
-"""Tests of the azure-storage engine: lost, repeated and refused work."""
+"""Test the azure-storage engine: lost events, repeated activities, crashes and several hosts."""
 
 import asyncio
 import logging
@@ -156,11 +156,11 @@ async def test_an_event_that_arrives_during_the_last_episode_of_an_instance_is_d
 async def test_an_activity_runs_twice_if_the_host_dies_before_the_episode_is_saved(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After the crash, the instance is not stored, but its work item and start message are.
+    """After the crash, the work item and the start message are stored, but the history is not.
 
-    The activity first runs before the second host sees the start message, and an event for the
-    instance is discarded. When the start message is visible again, the episode repeats, and the
-    activity runs again.
+    The second host first runs the activity. It discards the event `reply`, because the instance has
+    no history. When the start message is visible again, the episode repeats, and the activity runs
+    again.
     """
     host = await start_host(crash_at=("before-save:job",))
     await host.engine.start_new("job", "i")

@@ -25,7 +25,7 @@ from functions_tests.durable.durable_host import SdkRunner
 
 
 class ListeningHost:
-    """A durable extension whose management API is served over HTTP, and a client of the SDK."""
+    """A durable extension that serves its management API over HTTP. `client` calls this API."""
 
     def __init__(self, engine: DurableExtension, runner: SdkRunner, port: int) -> None:
         self.engine = engine

@@ -288,7 +288,10 @@ def _has_failing_inner_task_all(step: Any, *, is_inner: bool = False) -> bool:
 
 
 def check_end(host: EngineHost, program: list[Any]) -> None:
-    """Check that the program has completed, or was refused because of the SDK's known fault."""
+    """Check that the program has completed, or has failed because of a fault of the SDK.
+
+    `_has_failing_inner_task_all` describes the fault.
+    """
     if host.status() == "Failed" and any(map(_has_failing_inner_task_all, program)):
         assert "This is a fault of the azure-functions-durable package" in host.output()
         return

@@ -1,8 +1,8 @@
-"""Compare the validation of functions with that of the Azure Functions Python worker.
+"""Test that the emulator and the Azure Functions Python worker refuse the same invalid functions.
 
-The library of this worker, azure-functions-runtime, needs Python 3.13. If the library is not
-installed, these tests are skipped, and only `test_functions_host_start` checks the texts of the
-validation.
+The error messages must be the same, too. The library of this worker, azure-functions-runtime, needs
+Python 3.13. If the library is not installed, these tests are skipped, and only
+`test_functions_host_start` checks the messages.
 """
 
 import itertools

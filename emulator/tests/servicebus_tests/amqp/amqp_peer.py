@@ -1,4 +1,4 @@
-"""A peer that sends single frames to a namespace, through a transport in memory."""
+"""A peer that sends AMQP frames one by one to a namespace, through a transport in memory."""
 
 import asyncio
 from collections.abc import AsyncIterator

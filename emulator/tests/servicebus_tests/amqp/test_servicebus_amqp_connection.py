@@ -1,4 +1,4 @@
-"""Test connections and sessions with single frames, including invalid and random frames."""
+"""Test connections and sessions. The tests write each AMQP frame, also invalid and random ones."""
 
 import asyncio
 import tempfile

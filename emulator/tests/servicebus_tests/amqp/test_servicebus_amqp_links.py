@@ -1,4 +1,4 @@
-"""Test links with single frames: credit, deliveries and settlements."""
+"""Test credit, deliveries and settlements of links. The tests write and read each AMQP frame."""
 
 from uuid import UUID
 

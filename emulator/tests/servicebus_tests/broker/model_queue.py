@@ -1,6 +1,6 @@
-"""A simple model of a Service Bus queue, with which a test compares the broker.
+"""A simple imitation of a Service Bus queue in memory, with which a test compares the broker.
 
-The model keeps all messages in one list. Each operation searches the whole list.
+`ModelQueue` keeps all messages in one list. Each operation searches the whole list.
 """
 
 from dataclasses import dataclass, field

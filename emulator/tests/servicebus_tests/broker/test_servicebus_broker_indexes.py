@@ -1,4 +1,4 @@
-"""Test the classes SortedNumbers and TimerHeap against simple models."""
+"""Test that SortedNumbers and TimerHeap return the same as simple sets and dicts."""
 
 from datetime import timedelta
 

@@ -1,4 +1,7 @@
-"""Test the broker against a simple model, with random restarts and failing writes."""
+"""Compare the broker with `ModelQueue`, a simple queue in memory, by random operations.
+
+Restarts of the broker and failing writes are among these operations.
+"""
 
 import asyncio
 import copy

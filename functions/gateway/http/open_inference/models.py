@@ -50,7 +50,7 @@ _LABELS: Final = (("labels", BYTES, 2), ("indices", "INT64", 2), ("scores", "FP3
 
 
 class OipTensorMetadata(TypedDict):
-    """An input or output tensor of a model. A size of -1 in `shape` means any size."""
+    """The description of an input or output tensor. A size of -1 in `shape` means any size."""
 
     name: Annotated[str, Field(examples=["image"])]
     datatype: Annotated[str, Field(examples=["BYTES"])]
@@ -59,7 +59,7 @@ class OipTensorMetadata(TypedDict):
 
 
 class OipModel(TypedDict):
-    """The description of a model, with its input and output tensors."""
+    """The description of a model: its name, versions, and input and output tensors."""
 
     name: Annotated[str, Field(examples=["classifier"])]
     versions: Annotated[list[str], Field(examples=[["1"]])]

@@ -99,7 +99,7 @@ _ERRORS: Final = {
     422: "The input cannot be used, or the Idempotency-Key belongs to another request",
     500: "The model failed",
     503: "A service that the gateway needs does not respond",
-    504: "A job did not end before its deadline or within the wait; `error` contains its id",
+    504: "A job did not end before its deadline or while the request waited; `error` has its id",
 }
 
 

@@ -143,7 +143,7 @@ async def oip_ready(request: Request) -> Response:
     responses=error_responses(404),
 )
 async def oip_model(request: Request, model: str) -> Response:
-    """Return the model's input and output tensors."""
+    """Return the name, datatype and shape of each input and output tensor of the model."""
     return json_response(model_metadata(find_model(services_of(request).catalogue, model)))
 
 
@@ -155,7 +155,10 @@ async def oip_model(request: Request, model: str) -> Response:
     responses=error_responses(404),
 )
 async def oip_model_version(request: Request, model: str, version: str) -> Response:
-    """Return the model's input and output tensors. Each model has only the version 1."""
+    """Return the name, datatype and shape of each input and output tensor of the model.
+
+    Each model has only the version 1.
+    """
     _check_version(version)
     return await oip_model(request, model)
 

@@ -1,7 +1,7 @@
 // The input of a job: a file that is dropped, pasted, chosen, photographed or recorded; text; or JSON.
 
 import { element } from "/pages/key.js";
-import { Problem } from "/pages/job.js";
+import { Problem } from "/pages/gateway.js";
 import { sizeText } from "/pages/result.js";
 import { convertToWav, drawSound, startRecording } from "/pages/sound.js";
 

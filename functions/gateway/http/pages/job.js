@@ -1,20 +1,11 @@
 // The requests of the playground: list the models, submit, upload, follow and cancel a job, read its
 // result. A request that fails raises a Problem, which `problem.js` shows.
 
-import { keyHeaders } from "/pages/key.js";
+import { Problem, fetchFrom, send } from "/pages/gateway.js";
 
 const POLL_SECONDS = 1;
 const MAX_FAILURES = 30;
 const FINAL = new Set(["succeeded", "failed", "cancelled", "expired"]);
-
-/** A problem document (RFC 9457), or a failure of the page itself with the same members. */
-export class Problem extends Error {
-  constructor(document, retryAfterSeconds = null) {
-    super(document.detail ?? document.title);
-    this.document = document;
-    this.retryAfterSeconds = retryAfterSeconds;
-  }
-}
 
 export function isFinal(job) {
   return FINAL.has(job.status);
@@ -156,28 +147,6 @@ export function problemOf(job) {
     title: hasExpired ? "The deadline passed" : "The job failed", detail: job.error?.message ?? "",
     retryable: job.error?.retryable ?? false, stage: job.error?.stage, trace_id: job.trace_id, job,
   });
-}
-
-async function send(path, options = {}) {
-  const headers = { ...options.headers, ...keyHeaders() };
-  const response = await fetchFrom("the gateway", path, { ...options, headers });
-  if (response.ok) return response;
-  const document = await response.json().catch(() => ({}));
-  const wait = Number.parseInt(response.headers.get("Retry-After") ?? "", 10);
-  throw new Problem({ title: `The gateway answered ${response.status}`, status: response.status, ...document },
-    Number.isNaN(wait) ? null : wait);
-}
-
-async function fetchFrom(whom, url, options) {
-  try {
-    return await fetch(url, options);
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Problem({
-      title: `${whom[0].toUpperCase()}${whom.slice(1)} cannot be reached`, isUnreachable: true,
-      detail: `The browser got no answer from ${whom}. Check that it is running and that this machine has a connection.`,
-    });
-  }
 }
 
 function storeProblem(response) {

@@ -114,7 +114,7 @@ class DeadLetterCount(TypedDict):
 
 
 class ChangedLetter(TypedDict):
-    """A dead letter that an action has changed."""
+    """A dead letter that an action has redriven or purged."""
 
     model: str
     id: str
@@ -124,7 +124,7 @@ class ChangedLetter(TypedDict):
 
 
 class RefusedLetter(TypedDict):
-    """A dead letter that could not be redriven, and the reason."""
+    """A dead letter that an action could not redrive. `detail` is the reason."""
 
     model: str
     id: str
@@ -223,7 +223,11 @@ async def count_dead_letters(  # noqa: PLR0913, PLR0917 - each query parameter i
     dead_lettered_before: BeforeOption = None,
     cursor: CursorOption = None,
 ) -> Response:
-    """Count the dead letters that match a filter. One request reads up to 500 letters."""
+    """Count the dead letters that match a filter.
+
+    One request reads up to 500 letters. If more letters follow, `next_cursor` is the `cursor` for
+    the next request.
+    """
     services = _check_request(request, (*_FILTERS, "cursor"))
     wanted = _make_filter(
         services.catalogue, model, reason, dead_lettered_after, dead_lettered_before

@@ -31,7 +31,7 @@ class LiveStatus(TypedDict):
 
 
 class ReadyStatus(TypedDict):
-    """The response that shows whether the gateway is ready, and each service that it needs."""
+    """The response that shows whether the gateway is ready, and which services respond."""
 
     status: Literal["ready", "not ready"]
     checks: dict[_Service, Literal["ok", "no answer"]]

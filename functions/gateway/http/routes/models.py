@@ -46,7 +46,7 @@ class ModelLinks(TypedDict):
 
 
 class ModelDescription(TypedDict):
-    """A model of the catalogue."""
+    """The description of one model of the catalogue."""
 
     name: Annotated[str, Field(examples=["classifier"])]
     task: str

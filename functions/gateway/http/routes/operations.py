@@ -4,12 +4,20 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from gateway.http import problems
 from gateway.http.keys import Scope
 from gateway.http.openapi.operations import problem_responses
 from gateway.http.problems import HttpProblem
-from gateway.http.requests import TextRoute, refuse_unknown_query, require_scope, services_of
+from gateway.http.requests import (
+    TextRoute,
+    caller_of,
+    refuse_unknown_query,
+    require_scope,
+    services_of,
+)
 from gateway.http.responses import json_response
 from gateway.operations.metrics import render_metrics
 from gateway.operations.overview import OpsOverview, OpsSeries
@@ -25,10 +33,24 @@ _METRICS: Final[dict[str, Any]] = {
 router = APIRouter(tags=["admin"], route_class=TextRoute)
 
 
+class OpsCaller(TypedDict):
+    """The caller of this request, so that a page can show what the caller may do."""
+
+    name: Annotated[str, Field(description="The name of the API key; empty if no key is needed.")]
+    tenant: str
+    scopes: Annotated[list[Scope], Field(examples=[["ops:read"]])]
+
+
+class CallersOverview(OpsOverview):
+    """What the system is doing now, and what the caller may do."""
+
+    caller: OpsCaller
+
+
 @router.get(
     "/v1/ops/overview",
     summary="Show what the system is doing",
-    response_model=OpsOverview,
+    response_model=CallersOverview,
     response_description="Verdicts, queues, workers and failures",
     responses=problem_responses(400),
 )
@@ -38,8 +60,16 @@ async def get_overview(request: Request) -> Response:
     The figures are at most a second old. Counts of jobs from other instances of the gateway are up
     to a minute older.
     """
-    services = _check_request(request)
-    return json_response(await services.operations.overview(), headers=_PRIVATE)
+    services, caller = _check_request(request), caller_of(request)
+    document: CallersOverview = {
+        **await services.operations.overview(),
+        "caller": {
+            "name": caller.name,
+            "tenant": caller.tenant,
+            "scopes": sorted(caller.scopes),
+        },
+    }
+    return json_response(document, headers=_PRIVATE)
 
 
 @router.get(

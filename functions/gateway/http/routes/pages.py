@@ -49,7 +49,7 @@ class Page:
 
     @property
     def path(self) -> str:
-        """The path of the page."""
+        """The URL path at which the gateway serves the page, for example `/play`."""
         return "/" if self.name == "index" else f"/{self.name}"
 
 
@@ -58,6 +58,11 @@ PAGES: Final = (
         "play",
         "Playground",
         "Try a model with a picture, a sound or a text, and see its answer drawn.",
+    ),
+    Page(
+        "ops",
+        "Operations",
+        "What the queues, workers and jobs do now, and what is wrong. Find jobs, and redrive them.",
     ),
     Page(
         "docs",
@@ -99,7 +104,7 @@ _SAFETY: Final[Mapping[str, str]] = {
 
 @router.get("/")
 async def front_page(request: Request) -> Response:
-    """Return links as JSON, or the front page if the Accept header prefers HTML."""
+    """Return the paths of routes and pages as JSON, or the front page if Accept prefers HTML."""
     headers = {"Vary": "Accept"}
     accept = ", ".join(request.headers.getlist("accept"))
     if choose_media_type(accept, (media.JSON, "text/html")) != media.JSON:
@@ -212,7 +217,7 @@ def _html(
 
 @cache
 def _read_page(page: Page) -> str:
-    """Return the HTML of a page with the header that all pages have."""
+    """Return the HTML of a page, including the bar of links at the top of all pages."""
     links = "".join(f"<li>{_link(other, page)}</li>" for other in PAGES)
     header = (
         '<a class="skip" href="#content">Skip to the content</a>\n'

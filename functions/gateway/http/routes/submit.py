@@ -74,7 +74,7 @@ async def submit(
         str | None, Query(description="The URL to which the job is posted when it has ended.")
     ] = None,
 ) -> Response:
-    """Submit a job. Return the job when it has ended, or 202 if it does not end within the wait."""
+    """Submit a job. Return the job if it ends within the time of `Prefer: wait`; otherwise 202."""
     services, durable = services_of(request), durable_of(request)
     options = {
         "deadline_seconds": deadline_seconds,

@@ -33,7 +33,7 @@ class ReservedResourceNameError(Exception):
 
 @dataclass
 class FakeResource:
-    """A resource with the attributes that tests use."""
+    """Replaces a resource group of Azure. It has only the attributes that the tests use."""
 
     name: str
     id: str
@@ -150,7 +150,10 @@ class AzureMgmtPreparer:
         """Do nothing. Subclasses remove the resource with this name."""
 
     def __call__(self, test: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a wrapper of a test. The test may already be wrapped by another preparer."""
+        """Return a function that creates the resource, and passes it to the test `test`.
+
+        `test` may be a function that another preparer has returned.
+        """
         if inspect.iscoroutinefunction(test):
 
             async def run_async(instance: Any, **given: Any) -> None:
@@ -210,10 +213,10 @@ def _wanted(test: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
 
 
 class RandomNameResourceGroupPreparer(AzureMgmtPreparer):
-    """Provides a resource group that is only a name: the emulator has no resource groups."""
+    """Provides only the name of a resource group, because the emulator has no resource groups."""
 
     def create_resource(self, name: str, **_: Any) -> dict[str, Any]:
-        """Return a resource group that is only a name."""
+        """Return a resource group that has only a name. No resource is created."""
         return {"resource_group": FakeResource(name, name), "location": "local"}
 
 

@@ -1,0 +1,62 @@
+// Texts for durations, sizes, rates and times.
+
+import { UNKNOWN, h } from "./dom.js";
+
+const NUMBER = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const CLOCK = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
+const MINUTE = new Intl.DateTimeFormat("en-GB", { timeStyle: "short" });
+const DAY = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
+
+/** Return a number with at most one decimal. */
+export function formatNumber(value) {
+  return value === null || value === undefined ? UNKNOWN : NUMBER.format(value);
+}
+
+/** Return a duration, given in seconds, in its largest unit. */
+export function formatDuration(seconds) {
+  if (seconds === null || seconds === undefined) return UNKNOWN;
+  if (seconds > 0 && seconds < 0.00995) return `${(seconds * 1000).toFixed(1)} ms`;
+  if (seconds < 0.9995) return `${NUMBER.format(Math.round(seconds * 1000))} ms`;
+  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
+  if (seconds < 119.5) return `${Math.round(seconds)} s`;
+  if (seconds < 6000) return `${Math.round(seconds / 60)} min`;
+  if (seconds < 48 * 3600) return `${Math.round(seconds / 3600)} h`;
+  return `${Math.round(seconds / 86400)} days`;
+}
+
+/** Return a size in bytes in the largest binary unit. */
+export function formatBytes(bytes) {
+  if (bytes === null || bytes === undefined) return UNKNOWN;
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let size = bytes;
+  let unit = 0;
+  while (size >= 1000 && unit < units.length - 1) {
+    size /= 1024;
+    unit += 1;
+  }
+  return `${size >= 100 || unit === 0 ? Math.round(size) : size.toFixed(1)} ${units[unit]}`;
+}
+
+/** Return a message with a full stop at its end. */
+export function sentence(message) {
+  return /[.!?]$/.test(message) ? message : `${message}.`;
+}
+
+/** Return "1 job" or "2 jobs". */
+export function formatCount(count, noun, plural = `${noun}s`) {
+  return `${NUMBER.format(count)} ${count === 1 ? noun : plural}`;
+}
+
+/** Return a time as hours and minutes of the local clock. */
+export function formatMinute(at) {
+  return MINUTE.format(new Date(at));
+}
+
+/** Return a `time` element with the local time, and the day unless it is today. */
+export function timeElement(text) {
+  if (!text) return UNKNOWN;
+  const at = new Date(text);
+  const isToday = at.toDateString() === new Date().toDateString();
+  const shown = isToday ? CLOCK.format(at) : `${DAY.format(at)}, ${CLOCK.format(at)}`;
+  return h("time", { datetime: text, title: text }, shown);
+}

@@ -1,0 +1,447 @@
+"""The page /ops in a real browser, on a system whose worker the tests start and kill."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from selenium.webdriver import ActionChains, Chrome
+from selenium.webdriver.common.keys import Keys
+
+from gateway.http.keys import make_key
+from loosely.local.environment import shared_environment
+from loosely.local.parts import SystemSettings, worker_replica
+from loosely.local.ports import Ports
+from tests.browser.browser import Browser
+from tests.browser.checks import check_width, check_with_axe, focused, press, tab_to
+from tests.browser.conftest import open_tab
+from tests.e2e import by_hand
+from tests.e2e.system import ROOT, System, running, until
+from tests.ports import free_ports
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+CATALOGUE = """
+[noop]
+task = "none"
+description = "Returns the input's size."
+implementation = "worker.models.noop"
+queue = "noop"
+media_types = ["text/plain", "application/octet-stream"]
+max_input_bytes = 1000
+deadline_seconds = 600
+max_deadline_seconds = 600
+max_batch_size = 8
+max_wait_ms = 0
+lock_seconds = 5
+max_delivery_count = 3
+
+[slow]
+task = "wait"
+description = "Waits for the steps of a test."
+implementation = "tests.e2e.slow_model"
+queue = "slow"
+media_types = ["application/octet-stream"]
+max_input_bytes = 1000
+deadline_seconds = 600
+max_deadline_seconds = 600
+max_batch_size = 1
+max_wait_ms = 0
+lock_seconds = 5
+max_delivery_count = 3
+reports_progress = true
+"""
+KEYS = {
+    "acme": make_key("acme-app", "acme"),
+    "bolt": make_key("bolt-app", "bolt"),
+    "watcher": make_key("watcher", "ops", ["ops:read"]),
+    "admin": make_key("night shift", "acme", ["admin", "jobs:read", "jobs:write"]),
+}
+LETTERS = "/v1/admin/dead-letters"
+REASON = "MaxDeliveryCountExceeded"
+NO_WORKER = '#verdicts [data-code="no-worker"]'
+
+
+@pytest.fixture(scope="module")
+def idle(chromium: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """Run a system with API keys and without a worker."""
+    folder = tmp_path_factory.mktemp("ops")
+    catalogue = folder / "models.toml"
+    catalogue.write_text(CATALOGUE, "utf-8")
+    environment = {"API_KEYS": json.dumps([entry for _, entry in KEYS.values()])}
+    data = folder / "data"
+    with running(data, catalogue, without=("worker",), environment=environment) as system:
+        yield system
+
+
+@pytest.fixture
+def tab(chromium: Chrome, idle: System) -> Iterator[Browser]:
+    """Open a new tab for the system without a worker, which has no dead letters now."""
+    for model in ("noop", "slow"):
+        query = {"model": model}
+        idle.http.delete(LETTERS, params=query, headers=bearer("admin")).raise_for_status()
+    with open_tab(chromium, idle.url) as browser:
+        yield browser
+
+
+@contextmanager
+def worker(system: System) -> Iterator[psutil.Process]:
+    """Run a worker of the system during the `with` block. Yield its parent process."""
+    ports = Ports(
+        functions=system.port,
+        blobs=system.part("blobs").ports["blobs"],
+        servicebus=system.part("servicebus").ports["servicebus"],
+        servicebus_admin=system.part("servicebus").ports["servicebus admin"],
+    )
+    catalogue = system.data.parent / "models.toml"
+    settings = SystemSettings(ROOT, system.data, ports, "", "info", catalogue)
+    part = worker_replica(settings, 1, free_ports(1))
+    with (
+        (system.data.parent / "worker.log").open("ab") as log,
+        subprocess.Popen(
+            part.command,
+            cwd=ROOT,
+            env={**shared_environment(ROOT, os.environ), **part.environment},
+            stdout=log,
+            stderr=log,
+        ) as process,
+    ):
+        try:
+            until(lambda: is_ready(part.ports["worker health"]), 60, "the worker is ready")
+            yield psutil.Process(process.pid)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+def is_ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def bearer(name: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {KEYS[name][0]}"}
+
+
+def ask(system: System, name: str, path: str, **query: str) -> Any:
+    answer = system.http.get(path, params=query, headers=bearer(name))
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def accept(system: System, name: str, label: str, model: str = "noop", data: str = "") -> str:
+    answer = system.http.post(
+        f"/v1/models/{model}/jobs",
+        params={"label": label},
+        content=data or label,
+        headers={
+            **bearer(name),
+            "content-type": "application/octet-stream" if data else "text/plain",
+            "prefer": "respond-async",
+        },
+    )
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+def final(system: System, name: str, job_id: str) -> dict[str, Any]:
+    """Wait until a job is final, and return the job."""
+
+    def ended() -> dict[str, Any] | None:
+        job: dict[str, Any] = ask(system, name, f"/v1/jobs/{job_id}")
+        return job if job["finished_at"] else None
+
+    return dict(until(ended, 60, f"job {job_id} is final"))
+
+
+def enter_key(tab: Browser, key: str) -> None:
+    tab.find("header summary").click()
+    tab.find("#api-key").send_keys(key, Keys.ENTER)
+    tab.find("header summary").click()
+
+
+def open_ops(tab: Browser, name: str, fragment: str = "") -> None:
+    """Open the page with one of the keys, and wait for its figures."""
+    tab.open(f"/ops{fragment}")
+    enter_key(tab, KEYS[name][0])
+    tab.find("#queue-rows table")
+
+
+def unexpected_messages(tab: Browser) -> list[str]:
+    """Return what the console shows, except the answer to the request before there was a key."""
+    return [message for message in tab.messages if "status of 401" not in message]
+
+
+def count_polls(tab: Browser) -> int:
+    return sum(request.url.endswith("/v1/ops/overview") for request in tab.requests)
+
+
+def make_dead_letters(system: System, label: str, count: int) -> dict[str, str]:
+    """Make dead letters of two tenants. Return the tenant of each job by the job's id."""
+    before = ask(system, "watcher", f"{LETTERS}/count")["count"]
+    tenants = {}
+    for number in range(count):
+        tenant = "bolt" if number % 3 == 0 else "acme"
+        tenants[accept(system, tenant, f"{label} {number}")] = tenant
+        by_hand.dead_letter_first(system, "noop")
+    until(
+        lambda: ask(system, "watcher", f"{LETTERS}/count")["count"] == before + count,
+        30,
+        "the dead letters are stored",
+    )
+    return tenants
+
+
+def test_the_verdict_says_within_15_s_that_there_is_no_worker_and_changes_when_one_starts(
+    tab: Browser, idle: System
+) -> None:
+    open_ops(tab, "watcher")
+    accepted = time.monotonic()
+    job_id = accept(idle, "acme", "waits for a worker")
+    tab.wait_for_text(f"{NO_WORKER} .text", "noop")
+    assert time.monotonic() - accepted < 15
+    assert "no worker" in tab.text_of(f"{NO_WORKER} .text")
+    assert "no worker" in tab.text_of("#queue-rows tr[data-key=noop]")
+    assert tab.text_of(f"{NO_WORKER} .badge").endswith("Critical")
+    with worker(idle):
+        tab.wait(lambda: not tab.find_all(NO_WORKER), "the verdict has not changed")
+        card = tab.text_of("#worker-cards article")
+        assert "last sign of life" in card
+        assert "noop" in card
+        assert final(idle, "acme", job_id)["status"] == "succeeded"
+    assert unexpected_messages(tab) == []
+
+
+def test_a_killed_worker_shows_a_second_delivery_in_the_story_of_the_job(
+    tab: Browser, idle: System, tmp_path: Path
+) -> None:
+    with worker(idle) as parent:
+        order = json.dumps({"folder": str(tmp_path), "steps": 1})
+        job_id = accept(idle, "acme", "killed", "slow", order)
+        until((tmp_path / "running").exists, 30, "the worker runs the job")
+        open_ops(tab, "admin", f"#job={job_id}")
+        tab.wait_for_text("#story-status", "running")
+        (child,) = parent.children()
+        os.kill(child.pid, signal.SIGKILL)
+        tab.wait_for_text("#story .deliveries", "lost")
+        rows = tab.find_all("#story .deliveries tbody tr")
+        assert ["lost" in row.text for row in rows] == [True, False]
+        (tmp_path / "step-1").touch()
+        tab.wait_for_text("#story-status", "succeeded")
+        assert "answered" in tab.text_of("#story .deliveries")
+
+
+def test_twelve_dead_letters_are_filtered_counted_and_redriven_as_new_jobs(
+    tab: Browser, idle: System
+) -> None:
+    tenants = make_dead_letters(idle, "night", 12)
+    by_hand.put_request(idle, "slow")
+    by_hand.dead_letter_first(idle, "slow")
+    open_ops(tab, "admin")
+    until(
+        lambda: len(tab.find_all("#letter-rows tbody tr")) == 13, 30, "all dead letters are shown"
+    )
+    tab.run("document.querySelector('#letter-model').value = 'noop'")
+    tab.find("#letter-reason").send_keys(REASON, Keys.ENTER)
+    tab.wait(lambda: len(tab.find_all("#letter-rows tbody tr")) == 12, "the filter has no effect")
+    tab.find("[data-do=redrive-all]").click()
+    tab.find("#confirm[open]")
+    assert tab.text_of("#confirm-title") == "Redrive 12 dead letters?"
+    assert f"of noop, with the reason {REASON}" in tab.text_of("#confirm-text")
+    tab.find("#confirm button[value=no]").click()
+    assert ask(idle, "watcher", f"{LETTERS}/count")["not_redriven"] == 13
+    tab.find("[data-do=redrive-all]").click()
+    tab.find("#confirm-yes").click()
+    tab.wait_for_text("#letter-result", "12 dead letters were redriven")
+    tab.find("#letter-result summary").click()
+    new = [link.get_dom_attribute("title") for link in tab.find_all("#letter-result a")]
+    assert len(set(new)) == 12
+    assert not set(new) & set(tenants)
+    with worker(idle):
+        for job_id in new:
+            found = ask(idle, "watcher", f"/v1/jobs/{job_id}")
+            assert found["tenant"] in {"acme", "bolt"}
+            assert found["label"].startswith("night ")
+            final(idle, found["tenant"], str(job_id))
+        tab.find("#job-label").send_keys("night*", Keys.ENTER)
+        tab.wait_for_text("#job-result", "24 jobs found")
+        assert "Looked back to" in tab.text_of("#job-result")
+        statuses = [cell.text for cell in tab.find_all("#job-rows td:nth-of-type(2)")]
+        assert sorted(text.split()[-1] for text in statuses) == ["failed"] * 12 + ["succeeded"] * 12
+
+
+def test_one_dead_letter_is_purged_after_the_question(tab: Browser, idle: System) -> None:
+    make_dead_letters(idle, "single", 1)
+    open_ops(tab, "admin")
+    tab.run("document.querySelector('#letter-model').value = 'noop'")
+    tab.find("#letter-form button[type=submit]").click()
+    tab.wait(lambda: len(tab.find_all("#letter-rows tbody tr")) == 1, "the letter is not shown")
+    tab.find("#letter-rows [data-do=purge]").click()
+    assert "Purge 1 dead letter?" in tab.text_of("#confirm")
+    tab.find("#confirm-yes").click()
+    tab.wait_for_text("#letter-result", "1 dead letter was purged")
+    tab.wait_for_text("#letter-rows", "No dead letter matches")
+    assert ask(idle, "watcher", f"{LETTERS}/count", model="noop")["count"] == 0
+
+
+def test_a_read_only_key_sees_everything_and_can_change_nothing(tab: Browser, idle: System) -> None:
+    tenants = make_dead_letters(idle, "safe", 2)
+    open_ops(tab, "watcher")
+    tab.wait(lambda: bool(tab.find_all("#letter-rows tbody tr")), "no dead letter is shown")
+    assert "scope admin" in tab.text_of(".read-only")
+    assert tab.find_all("#letter-rows button") == []
+    assert not tab.find("[data-do=redrive-all]").is_enabled()
+    assert not tab.find("[data-do=purge-all]").is_enabled()
+    # The gateway refuses the change even if somebody enables the button.
+    for action in ("redrive", "purge"):
+        tab.run(f"document.querySelector('[data-do={action}-all]').disabled = false")
+        tab.find(f"[data-do={action}-all]").click()
+        tab.find("#confirm-yes").click()
+        tab.wait_for_text("#letter-result", "Nothing was changed")
+        tab.run("document.querySelector('#letter-result').replaceChildren()")
+    assert ask(idle, "watcher", f"{LETTERS}/count", model="noop")["not_redriven"] == len(tenants)
+
+
+def test_a_key_that_is_no_longer_valid_shows_nothing_and_stops_the_page(
+    tab: Browser, idle: System
+) -> None:
+    open_ops(tab, "admin")
+    enter_key(tab, "lsy_" + "expired" * 6)
+    tab.wait_for_text("#notice", "The gateway refuses this API key")
+    assert not tab.find_all("#figures")[0].is_displayed()
+    assert not tab.find_all("#jobs")[0].is_displayed()
+    assert tab.find_all("#letter-rows *") == tab.find_all("#job-rows *") == []
+    polls = count_polls(tab)
+    tab.run("Date.now = (now => () => now() + 60000)(Date.now)")
+    enter_key(tab, KEYS["admin"][0])
+    tab.find("#queue-rows table")
+    assert count_polls(tab) == polls + 1
+
+
+def test_the_jobs_of_a_second_tenant_need_a_key_of_an_operator(tab: Browser, idle: System) -> None:
+    hidden = accept(idle, "acme", "two tenants")
+    own = accept(idle, "bolt", "two tenants")
+    tab.open(f"/ops#job={hidden}")
+    enter_key(tab, KEYS["bolt"][0])
+    tab.wait_for_text("#notice", "This key may not see the whole system")
+    assert not tab.find_all("#figures")[0].is_displayed()
+    tab.wait_for_text("#story", "The job could not be read")
+    tab.find("#job-label").send_keys("two tenants", Keys.ENTER)
+    tab.wait_for_text("#job-result", "1 job found")
+    assert own in tab.text_of("#job-rows")
+    assert hidden not in tab.text_of("#job-rows")
+    enter_key(tab, KEYS["watcher"][0])
+    tab.wait_for_text("#job-result", "2 jobs found")
+    assert hidden in tab.text_of("#job-rows")
+
+
+def test_a_job_is_cancelled_in_its_story_with_a_key_that_may_do_this(
+    tab: Browser, idle: System
+) -> None:
+    job_id = accept(idle, "bolt", "cancel")
+    open_ops(tab, "watcher", f"#job={job_id}")
+    tab.wait_for_text("#story", "Read only")
+    assert tab.find_all("[data-do=cancel]") == []
+    enter_key(tab, KEYS["admin"][0])
+    tab.find("[data-do=cancel]").click()
+    tab.wait_for_text("#story-status", "cancelled")
+    tab.find("[data-do=close-story]").click()
+    tab.wait(lambda: not tab.find_all("#story *"), "the story is still shown")
+    assert ask(idle, "bolt", f"/v1/jobs/{job_id}")["status"] == "cancelled"
+
+
+def test_the_page_stops_when_it_is_hidden_paused_or_idle_for_15_minutes(
+    tab: Browser, idle: System
+) -> None:
+    open_ops(tab, "watcher")
+    for stop, text in (
+        ("Date.now = (now => () => now() + 15 * 60000)(Date.now)", "not used for 15 minutes"),
+        ("document.querySelector('#pause').click()", "The page is paused"),
+    ):
+        tab.run(stop)
+        tab.wait_for_text("#notice", text)
+        polls = count_polls(tab)
+        # Nothing asks any more, not even the timer of the last answer.
+        assert tab.driver.execute_async_script("setTimeout(arguments[0], 5500, true)")
+        assert count_polls(tab) == polls
+        tab.find("[data-do=go-on]").click()
+        tab.wait(lambda polls=polls: count_polls(tab) > polls, "the page does not go on")  # type: ignore[misc]
+        tab.wait_for_text("#freshness", "Live")
+    set_hidden = (
+        "Object.defineProperty(document, 'hidden', {value: arguments[0], configurable: true});"
+        "document.dispatchEvent(new Event('visibilitychange'))"
+    )
+    tab.run(set_hidden, True)
+    polls = count_polls(tab)
+    assert tab.driver.execute_async_script("setTimeout(arguments[0], 5500, true)")
+    assert count_polls(tab) == polls
+    tab.run(set_hidden, False)
+    tab.wait(lambda: count_polls(tab) > polls, "the page does not go on")
+
+
+def test_the_charts_show_the_figures_of_their_tables_and_the_arrow_keys_choose_a_minute(
+    tab: Browser, idle: System
+) -> None:
+    open_ops(tab, "watcher")
+    tab.find("#chart-places .plot")
+    assert len(tab.find_all("#chart-places figure")) == 4
+    tab.run("document.querySelector('[data-key=jobs] summary').click()")
+    tab.find("[data-key=jobs] tbody tr")
+    rows = tab.find_all("[data-key=jobs] tbody tr")
+    assert len(rows) == 60
+    plot = tab.find("[data-key=jobs] .plot")
+    tab.run("arguments[0].focus()", plot)
+    press(tab, Keys.HOME)
+    oldest = rows[-1].find_element("css selector", "th").text
+    assert plot.get_dom_attribute("aria-valuenow") == "0"
+    assert str(plot.get_dom_attribute("aria-valuetext")).startswith(f"{oldest}: ")
+    press(tab, Keys.ARROW_RIGHT)
+    assert plot.get_dom_attribute("aria-valuenow") == "1"
+
+
+def test_axe_finds_no_barrier_on_the_page_and_it_fits_into_320_pixels(
+    tab: Browser, idle: System
+) -> None:
+    make_dead_letters(idle, "axe", 2)
+    job_id = accept(idle, "acme", "axe")
+    with worker(idle):
+        final(idle, "acme", job_id)
+        open_ops(tab, "admin", f"#job={job_id}")
+        tab.find("#worker-cards article")
+        tab.find("#letter-rows table")
+        tab.find("#story .steps")
+        tab.run("document.querySelector('#chart-places summary').click()")
+        tab.find("#chart-places tbody tr")
+        check_with_axe(tab)
+        tab.emulate(forced_colors="active")
+        assert tab.find_barriers() == []
+        check_width(tab)
+    assert unexpected_messages(tab) == []
+
+
+def test_a_dead_letter_is_redriven_with_the_keyboard_alone(tab: Browser, idle: System) -> None:
+    make_dead_letters(idle, "keys", 1)
+    open_ops(tab, "admin")
+    tab.find("#letter-rows table")
+    tab.run("document.querySelector('#letters').focus()")
+    tab_to(tab, "[data-do=redrive][data-model=noop]")
+    press(tab, Keys.ENTER)
+    assert tab.find("#confirm").is_displayed()
+    press(tab, Keys.ESCAPE)
+    tab.wait(lambda: not tab.find_all("#confirm[open]"), "Escape does not close the dialog")
+    press(tab, Keys.ENTER)
+    tab.find("#confirm[open]")
+    ActionChains(tab.driver).key_down(Keys.SHIFT).send_keys(Keys.TAB).key_up(Keys.SHIFT).perform()
+    assert focused(tab, "id") == "confirm-yes"
+    press(tab, Keys.ENTER)
+    tab.wait_for_text("#letter-result", "1 dead letter was redriven")

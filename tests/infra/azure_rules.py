@@ -1,0 +1,249 @@
+"""Consistency checks of rules of Azure that its type data does not contain.
+
+Each rule names its source. The checks raise an AssertionError like those in `consistency`.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+
+import yaml
+
+from tests.infra.deployment import DeploymentFiles, is_gpu, of_kind, pod
+
+# ARM refuses these properties of siteConfig with the error 51021: azure-pipelines-tasks #21032,
+# terraform-azurerm-avm-res-web-site #283 and #345.
+REFUSED_BY_FLEX = (
+    *("ftpsState", "use32BitWorkerProcess", "netFrameworkVersion", "alwaysOn"),
+    *("functionsRuntimeScaleMonitoringEnabled", "linuxFxVersion", "windowsFxVersion"),
+    *("preWarmedInstanceCount", "functionAppScaleLimit", "minimumElasticInstanceCount"),
+)
+# Flex Consumption deprecates these settings: azure-docs, functions-app-settings.
+SETTINGS_REFUSED_BY_FLEX = (
+    *("FUNCTIONS_WORKER_RUNTIME", "FUNCTIONS_EXTENSION_VERSION", "FUNCTIONS_WORKER_PROCESS_COUNT"),
+    *("WEBSITE_RUN_FROM_PACKAGE", "WEBSITE_CONTENTSHARE", "WEBSITE_NODE_DEFAULT_VERSION"),
+    *("WEBSITE_CONTENTAZUREFILECONNECTIONSTRING", "WEBSITE_MAX_DYNAMIC_APPLICATION_SCALE_OUT"),
+    *("SCM_DO_BUILD_DURING_DEPLOYMENT", "ENABLE_ORYX_BUILD"),
+)
+# From 1.21 on, azd passes values that a hook has set to the templates (azure-dev #6063).
+# From 1.25.3 on, it shows the output of hooks, such as the first API key.
+LEAST_AZD = (1, 25, 3)
+# AKS documents both for the system pool of a production cluster: azure-docs, aks/use-system-pools.
+LEAST_SYSTEM_CORES = 4
+LEAST_SYSTEM_NODES = 2
+# The Bicep formatter breaks longer lines.
+LONGEST_LINE = 120
+
+
+def flex_consumption_gets_no_property_that_it_refuses(files: DeploymentFiles) -> None:
+    """Check that the Function App sets no property and no app setting that Flex refuses."""
+    gateway = files.module("gateway")
+    for name in (*REFUSED_BY_FLEX, *SETTINGS_REFUSED_BY_FLEX):
+        assert not re.search(rf"\b{name}\b\s*:", gateway), name
+    # Newer stamps check more properties than older ones, so only the one of the quickstart is set.
+    assert "siteConfig: { minTlsVersion: '1.2' }" in gateway
+
+
+def azd_passes_values_of_hooks_on(files: DeploymentFiles) -> None:
+    """Check that azure.yaml requires an azd that works with the hooks."""
+    project = yaml.safe_load(files.text("azure.yaml"))
+    [version] = re.findall(r"^>= (\d+\.\d+\.\d+)$", project["requiredVersions"]["azd"])
+    assert tuple(map(int, version.split("."))) >= LEAST_AZD
+    assert {hook["shell"] for hook in project["hooks"].values()} == {"sh"}
+
+
+def exactly_the_workers_of_gpu_models_require_a_gpu(files: DeploymentFiles) -> None:
+    """Check that WORKER_REQUIRE_DEVICE is set for GPU models, which else run on the CPU."""
+    for name, manifests in files.overlays.items():
+        for deployment in of_kind(manifests, "Deployment"):
+            environment = {
+                each["name"]: each.get("value") for each in pod(deployment)["containers"][0]["env"]
+            }
+            expected = "cuda" if is_gpu(deployment) else None
+            assert environment.get("WORKER_REQUIRE_DEVICE") == expected, name
+    setting = "{ name: 'WORKER_REQUIRE_DEVICE', value: model.device == 'gpu' ? 'cuda' : 'any' }"
+    assert setting in files.module("worker-aca")
+
+
+def local_dns_is_off_in_every_node_pool(files: DeploymentFiles) -> None:
+    """Check that no node pool gets LocalDNS, whose resolvers the network policy does not permit.
+
+    From Kubernetes 1.37 on, AKS turns it on if no mode is set: aks/dns-concepts.
+    """
+    cluster = files.module("cluster")
+    assert "var localDnsMode = 'Disabled'" in cluster
+    assert (
+        cluster.count("localDNSProfile: { mode: localDnsMode }") == cluster.count("vmSize: ") == 2
+    )
+
+
+def the_system_pool_has_the_documented_minimum(files: DeploymentFiles) -> None:
+    """Check the default size and number of the system's nodes, in the templates and the prices."""
+    main = files.text("infra/main.bicep")
+    [cores] = re.findall(r"param systemNodeSize string = 'Standard_D(\d+)as_v5'", main)
+    [nodes] = re.findall(r"param systemNodeCount int = (\d+)", main)
+    assert int(cores) >= LEAST_SYSTEM_CORES
+    assert int(nodes) >= LEAST_SYSTEM_NODES
+    prices = yaml.safe_load(files.text("infra/prices.yaml"))
+    assert prices["usage"]["system_nodes"] == int(nodes)
+    assert f"{cores} cores" in prices["prices"]["cluster_hour"]["system_node"]["source"]
+
+
+def a_preview_can_evaluate_every_name(files: DeploymentFiles) -> None:
+    """Check that no name is made from the output of another module.
+
+    What-if cannot show a resource with such a name: rule what-if-short-circuiting of the linter.
+    The identities of the cluster itself are an exception, because each cluster has new ones.
+    """
+    main = re.sub(r"^\s*//.*$", "", files.text("infra/main.bicep"), flags=re.MULTILINE)
+    modules = re.findall(
+        r"^module \w+ 'modules/([\w-]+)\.bicep'.*?\{\n(.*?)^\}", main, re.DOTALL | re.MULTILINE
+    )
+    assert len(modules) > 10
+    for name, body in modules:
+        computed = re.findall(r"^ +(\w+): [^\n]*\.outputs\.", body, re.MULTILINE)
+        for line in files.module(name).splitlines():
+            found = re.match(r"\s*(?:name: |.*\bexisting = .*\{ name: |.*guid\()(.*)", line)
+            used = set(re.findall(r"\w+", found[1])) if found else set()
+            assert not used & set(computed), f"{name}: {line.strip()}"
+
+
+def bicep_files_follow_the_linter_and_the_formatter(files: DeploymentFiles) -> None:
+    """Check what the compiler, its linter and its formatter would report, as far as it was seen.
+
+    Parameters have precise types, and the token's length is known (BCP334). Only strings and
+    descriptions are longer than the formatter's lines.
+    """
+    for path in sorted((files.root / "infra").rglob("*.bicep")):
+        text = path.read_text(encoding="utf-8")
+        untyped = re.findall(r"^param (\w+) (?:object|array)\b", text, re.MULTILINE)
+        assert not untyped, f"{path.name}: {untyped}"
+        assert not re.search(r"^param token string\b", text, re.MULTILINE), path.name
+        for line in text.splitlines():
+            assert len(line) <= LONGEST_LINE or not _can_be_broken(line), f"{path.name}: {line}"
+    assert "@minLength(10)\n@maxLength(10)\n@export()\ntype Token" in files.module("types")
+
+
+def _can_be_broken(line: str) -> bool:
+    """Return whether a line has brackets outside of its strings."""
+    return bool(re.search(r"[\[{(]", re.sub(r"'(?:[^'\\]|\\.)*'", "", line))) and not (
+        line.startswith("@")
+    )
+
+
+def telemetry_is_sent_with_identities(files: DeploymentFiles) -> None:
+    """Check that gateway and workers export traces with an identity that may publish them."""
+    exporter = "azure_monitor_opentelemetry_exporter"
+    gateway, apps = files.module("gateway"), files.module("worker-aca")
+    assert f"  OTEL_TRACES_EXPORTER: '{exporter}'\n" in gateway
+    assert f"{{ name: 'OTEL_TRACES_EXPORTER', value: '{exporter}' }}" in apps
+    for text in (gateway, apps):
+        assert "Authorization=AAD'" in text
+    for path in ("functions/requirements.in", "worker/requirements.txt"):
+        assert "azure-monitor-opentelemetry-exporter" in files.text(path), path
+    for manifests in files.overlays.values():
+        [worker] = _worker_settings(manifests)
+        assert worker["OTEL_TRACES_EXPORTER"] == exporter
+        assert worker["APPLICATIONINSIGHTS_AUTHENTICATION_STRING"] == "Authorization=AAD"
+        assert worker["APPLICATIONINSIGHTS_CONNECTION_STRING"].startswith("InstrumentationKey=")
+    monitoring = files.module("monitoring")
+    for identity in ("gateway", "worker"):
+        entry = f"{{ name: {identity}IdentityName, principalId: {identity}PrincipalId }}"
+        assert entry in monitoring
+    assert "name: guid(insights.id, identity.name, 'monitoringMetricsPublisher')" in monitoring
+
+
+def _worker_settings(manifests: list[dict[str, object]]) -> Iterator[dict[str, str]]:
+    for each in of_kind(manifests, "ConfigMap"):
+        if each["metadata"]["name"].startswith("worker"):
+            yield each["data"]
+
+
+def logs_of_the_workers_are_collected(files: DeploymentFiles) -> None:
+    """Check that Container Insights collects the logs of the workers' namespace, and only those."""
+    cluster = files.module("cluster")
+    assert "config: { logAnalyticsWorkspaceResourceID: workspaceId, useAADAuth: 'true' }" in cluster
+    assert "namespaceFilteringMode: 'Include'" in cluster
+    assert "namespaces: [split(workerServiceAccount, ':')[0]]" in cluster
+    streams = "['Microsoft-ContainerLogV2', 'Microsoft-KubeEvents', 'Microsoft-KubePodInventory']"
+    assert f"var insightsStreams = {streams}" in cluster
+    assert "  name: 'ContainerInsightsExtension'\n  scope: cluster\n" in cluster
+
+
+def alerts_cover_a_dead_gateway_and_name_the_model(files: DeploymentFiles) -> None:
+    """Check the alerts that work without the gateway, and that the others say which model.
+
+    An alert for all models together stays silent about one broken model among busy ones.
+    """
+    alerts = files.module("alerts")
+    queries = dict(
+        re.findall(
+            r"    name: '([\w-]+)'\n.*?    (?:query|expression): '(.*?)'\n", alerts, re.DOTALL
+        )
+    )
+    rules = re.findall(r"    name: '([\w-]+)'\n", alerts)
+    for name in ("slow-submits", "pods-pending", "keda-errors"):
+        assert re.search(r"\bby model\b", queries[name]), name
+    for name in ("lock-losses", "worker-faults", "model-set-aside"):
+        assert "by (model)" in queries[name], name
+    for name in ("no-ready-worker", "oldest-message", "given-up"):
+        assert queries[name].endswith("by queue"), name
+    assert queries["failed-jobs"].endswith('by reason = strcat(model, " ", code)')
+    expected = {"gateway-silent", "gateway-errors", "scheduler-throttled", "service-bus-throttled"}
+    assert expected | {"queue-size", "gpu-errors"} <= set(rules)
+    assert "operator: 'LessThan'" in alerts, "no alert fires if nothing is received"
+    # A table of logs does not exist before the first log.
+    assert "      scopes: [workspaceId]\n      skipQueryValidation: true\n" in alerts
+    assert "url: '${gatewayUrl}/v1/health/ready'" in alerts
+    test, alert = json.loads(files.text("infra/modules/availability.json"))["resources"]
+    assert test["properties"]["ValidationRules"]["ExpectedHttpStatusCode"] == 200
+    assert alert["properties"]["criteria"]["failedLocationCount"] < 5
+    assert alert["properties"]["actions"] == [{"actionGroupId": "[parameters('actionGroupId')]"}]
+    # Without a default, azd asks; check-tools.sh asks before.
+    parameters = json.loads(files.text("infra/main.parameters.json"))["parameters"]
+    assert parameters["alertEmail"] == {"value": "${ALERT_EMAIL}"}
+    assert "param alertEmail string\n" in files.text("infra/main.bicep")
+
+
+def operators_may_use_the_dashboard_of_the_scheduler(files: DeploymentFiles) -> None:
+    """Check that the identity that deploys has the role that the dashboard needs."""
+    [role] = re.findall(r"resource operatorRole (.*?\n)\}", files.module("durable"), re.DOTALL)
+    assert "roles.durableTaskDataContributor" in role
+    assert "principalId: deployerPrincipalId" in role
+
+
+def metrics_of_gpus_are_scraped(files: DeploymentFiles) -> None:
+    """Check that Prometheus scrapes the namespace of the exporter of the GPUs' metrics."""
+    for name, manifests in files.overlays.items():
+        [exporter] = [
+            each
+            for each in of_kind(manifests, "DaemonSet")
+            if each["metadata"]["name"] == "dcgm-exporter"
+        ]
+        namespace = exporter["metadata"]["namespace"]
+        [settings] = [
+            each["data"]
+            for each in of_kind(manifests, "ConfigMap")
+            if each["metadata"]["name"] == "ama-metrics-settings-configmap"
+        ]
+        [pattern] = re.findall(r'regex = "(.*)"', settings["pod-annotation-based-scraping"])
+        assert {namespace, "loosely"} == set(pattern.split("|")), name
+        [port] = pod(exporter)["containers"][0]["ports"]
+        annotations = exporter["spec"]["template"]["metadata"]["annotations"]
+        assert annotations["prometheus.io/port"] == str(port["containerPort"])
+
+
+AZURE_RULES = (
+    flex_consumption_gets_no_property_that_it_refuses,
+    azd_passes_values_of_hooks_on,
+    exactly_the_workers_of_gpu_models_require_a_gpu,
+    local_dns_is_off_in_every_node_pool,
+    the_system_pool_has_the_documented_minimum,
+    a_preview_can_evaluate_every_name,
+    bicep_files_follow_the_linter_and_the_formatter,
+    telemetry_is_sent_with_identities,
+    logs_of_the_workers_are_collected,
+    alerts_cover_a_dead_gateway_and_name_the_model,
+    operators_may_use_the_dashboard_of_the_scheduler,
+    metrics_of_gpus_are_scraped,
+)

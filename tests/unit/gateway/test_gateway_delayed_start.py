@@ -1,0 +1,183 @@
+"""A busy gateway waits shortly for a job's outcome before it starts the job's orchestration."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from contract.catalogue import DEFAULT_PATH
+from contract.messages import JobRequest
+from gateway.jobs.lifecycle import BUSY_WAITERS, OWN_ENDS, START_DELAY_SECONDS
+from tests.unit.gateway.conftest import RunningGateway, open_gateway
+from tests.unit.gateway.skipping import run
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+
+@contextlib.contextmanager
+def other_waiters(gateway: RunningGateway, count: int = BUSY_WAITERS - 1) -> Iterator[None]:
+    """Let `count` other requests wait in a gateway that recorded the last outcomes itself."""
+    waiters = gateway.services.waiters
+    waiters.own_ends = OWN_ENDS
+    with contextlib.ExitStack() as stack:
+        for number in range(count):
+            stack.enter_context(waiters.waiting(f"other-{number}"))
+        yield
+
+
+def submit(gateway: RunningGateway, **headers: str) -> "asyncio.Task[httpx.Response]":
+    """Submit a job in a task that waits for the job's end."""
+    octets = {"content-type": "application/octet-stream"}
+    path = "/v1/models/noop/jobs"
+    return asyncio.create_task(gateway.http.post(path, content=b"x", headers=octets | headers))
+
+
+async def sent_request(gateway: RunningGateway) -> JobRequest:
+    """Wait until the gateway has sent a message; return the request in the message."""
+    await gateway.queues.has_sent.wait()
+    return gateway.queues.request()
+
+
+def kinds_of_events(gateway: RunningGateway, job_id: str) -> list[int]:
+    return [event["EventType"] for event in gateway.durable.runs[job_id].history]
+
+
+def in_gateway(test: Callable[[RunningGateway], Awaitable[None]], **settings: Any) -> None:
+    """Run a test with a gateway in simulated time."""
+
+    async def main() -> None:
+        async with open_gateway(**settings) as gateway:
+            await test(gateway)
+
+    run(main())
+
+
+def test_the_orchestration_of_a_job_that_ends_during_the_delay_starts_with_the_outcome() -> None:
+    async def test(gateway: RunningGateway) -> None:
+        with other_waiters(gateway):
+            response = submit(gateway)
+            request = await sent_request(gateway)
+            assert not gateway.durable.runs
+            assert (await gateway.reply(request)).status_code == 202
+            assert (await response).json()["status"] == "succeeded"
+        run = gateway.durable.runs[request.job_id]
+        assert run.status.is_final
+        assert len(run.contexts) == 1, "the orchestration needed more than one turn"
+        job = await gateway.job(request.job_id)
+        assert job == (await response).json()
+        assert job["result"] == {"n": 1}
+
+    in_gateway(test)
+
+
+def test_the_orchestration_of_a_job_that_does_not_end_starts_after_the_delay() -> None:
+    async def test(gateway: RunningGateway) -> None:
+        with other_waiters(gateway):
+            response = submit(gateway)
+            request = await sent_request(gateway)
+            await asyncio.sleep(START_DELAY_SECONDS - 0.001)  # in the simulated time of the loop
+            assert request.job_id not in gateway.durable.runs
+            await asyncio.sleep(0.002)
+            assert request.job_id in gateway.durable.runs
+            # The reply of a started orchestration is an event.
+            assert (await gateway.reply(request)).status_code == 202
+            assert (await response).json()["status"] == "succeeded"
+        assert kinds_of_events(gateway, request.job_id).count(15) == 1
+
+    in_gateway(test)
+
+
+@pytest.mark.parametrize("reason", ["few requests wait", "another instance records outcomes"])
+def test_the_orchestration_starts_at_once_if_a_delay_has_no_use(reason: str) -> None:
+    async def test(gateway: RunningGateway) -> None:
+        count = BUSY_WAITERS - (2 if reason == "few requests wait" else 1)
+        with other_waiters(gateway, count):
+            if reason != "few requests wait":
+                gateway.services.waiters.own_ends = 0
+            response = submit(gateway)
+            request = await sent_request(gateway)
+            await asyncio.sleep(0.001)
+            assert request.job_id in gateway.durable.runs
+            await gateway.reply(request)
+            await response
+
+    in_gateway(test)
+
+
+def test_the_delay_is_a_part_of_the_time_that_the_caller_waits() -> None:
+    async def test(gateway: RunningGateway) -> None:
+        begun_at = asyncio.get_running_loop().time()
+        with other_waiters(gateway):
+            response = await submit(gateway, prefer="wait=1")
+        assert response.status_code == 202
+        assert asyncio.get_running_loop().time() - begun_at == pytest.approx(1.0, abs=0.01)
+
+    in_gateway(test)
+
+
+def test_the_orchestration_of_a_request_that_does_not_wait_starts_at_once() -> None:
+    async def test(gateway: RunningGateway) -> None:
+        begun_at = asyncio.get_running_loop().time()
+        with other_waiters(gateway):
+            job_id = await gateway.accept()
+        assert job_id in gateway.durable.runs
+        assert asyncio.get_running_loop().time() == begun_at
+
+    in_gateway(test)
+
+
+def test_the_orchestration_of_a_model_that_reports_progress_starts_at_once(tmp_path: Path) -> None:
+    catalogue = tmp_path / "models.toml"
+    # `noop` is the last model in the file.
+    shipped = DEFAULT_PATH.read_text(encoding="utf-8")
+    catalogue.write_text(f"{shipped}\nreports_progress = true\n", encoding="utf-8")
+
+    async def test(gateway: RunningGateway) -> None:
+        with other_waiters(gateway):
+            response = submit(gateway)
+            request = await sent_request(gateway)
+            await asyncio.sleep(0.001)
+            assert request.job_id in gateway.durable.runs
+            await gateway.reply(request)
+            await response
+
+    in_gateway(test, catalogue_path=catalogue)
+
+
+def test_the_job_is_refused_if_it_ends_but_its_orchestration_cannot_be_started() -> None:
+    async def test(gateway: RunningGateway) -> None:
+        with other_waiters(gateway):
+            response = submit(gateway, **{"idempotency-key": "one"})
+            request = await sent_request(gateway)
+            gateway.durable.is_down = True
+            assert (await gateway.reply(request)).status_code == 202
+            assert (await response).status_code == 503
+            gateway.durable.is_down = False
+            # The repeated request starts the same job, whose outcome is already recorded.
+            again = await submit(gateway, **{"idempotency-key": "one"})
+            assert again.json()["id"] == request.job_id
+            assert again.json()["status"] == "succeeded"
+
+    in_gateway(test)
+
+
+def test_a_repeated_reply_during_the_delay_does_not_change_the_outcome() -> None:
+    async def test(gateway: RunningGateway) -> None:
+        with other_waiters(gateway):
+            response = submit(gateway)
+            request = await sent_request(gateway)
+            first, second = await asyncio.gather(
+                gateway.reply(request), gateway.reply(request, result={"json": {"n": 2}})
+            )
+            assert sorted([first.status_code, second.status_code]) == [202, 410]
+            shown = (await response).json()["result"]
+        assert shown == ({"n": 1} if first.status_code == 202 else {"n": 2})
+        ticket = json.loads(gateway.durable.runs[request.job_id].input)
+        assert ticket["outcome"]["reply"]["result"]["json"] == shown
+
+    in_gateway(test)
