@@ -38,7 +38,7 @@ class MemoryRun:
 
 
 def run(services: LocalServices, settings: dict[str, str], *models: str) -> MemoryRun:
-    """Send jobs for both models, wait for their outcomes, and return the result.
+    """Start the workers, send jobs for `three` and `six`, and measure until all jobs have ended.
 
     Each of `models` is a comma-separated list of the models that one worker process serves.
     """

@@ -1,9 +1,10 @@
 """Compare a busy worker with a bare loop that runs the same model (`./dev bench worker`).
 
-The worker and the loop run in turn. Both process the same JPEGs with the same code, the same batch
-size and the same number of threads. The loop has no messages, locks or replies. All jobs of a run
-are on the queue before the worker may receive them. The worker's throughput is computed from the
-times in its replies: from the start of the first batch to the end of the last batch.
+The bare loop is a process that runs only the model, without messages, locks or replies. The worker
+and the loop run in turn. Both process the same JPEGs with the same code, the same batch size and
+the same number of threads. All jobs of a run are on the queue before the worker may receive them.
+The worker's throughput is computed from the times in its replies: from the start of the first batch
+to the end of the last batch.
 """
 
 import argparse
@@ -120,7 +121,7 @@ class BareLoop:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError("the bare loop ended unexpectedly")
+            raise RuntimeError("the process of the bare loop (benchmarks.loop) ended unexpectedly")
         return line
 
 

@@ -194,7 +194,10 @@ def measure_start(system: System) -> list[Figure]:
 
 
 def measure(folder: Path) -> list[Figure]:
-    """Measure one running system, and then another system with many queued jobs."""
+    """Measure start, latency, throughput and memory of a system. Return the rows of the report.
+
+    Then measure the memory of another system with many queued jobs.
+    """
     system = System(folder / "data")
     try:
         figures = measure_start(system)

@@ -49,10 +49,14 @@ class Tools:
                 `instead`, which is a command that does the same check.
         """
         if self.checks is None:
-            raise CheckerMissingError(f"INFRA_CHECKS is not set; run {instead}")
+            raise CheckerMissingError(
+                f"INFRA_CHECKS is not set; instead of this check, run {instead}"
+            )
         path = self.checks / name
         if not path.is_file():
-            raise CheckerMissingError(f"{path} does not exist; run {instead}")
+            raise CheckerMissingError(
+                f"{path} does not exist; instead of this check, run {instead}"
+            )
         return [sys.executable, str(path)]
 
     def kubectl(self) -> str:

@@ -104,7 +104,11 @@ def run_in_child(
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _import_modules(modules, noting)
     if threading.active_count() > 1:
-        _log.warning("a model's module has started a thread, so the worker has no parent process")
+        _log.warning(
+            "importing the models has started a thread, so the worker runs without a parent "
+            "process: if it is killed, nothing replaces it at once; start threads in "
+            "Infer.__init__ instead"
+        )
         return run(None)
     code = _Parent(run).run()
     return run(None) if code == _EXIT_DEVICE_IN_PARENT else code

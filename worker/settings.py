@@ -233,8 +233,8 @@ def _hosts(environ: Mapping[str, str]) -> frozenset[str]:
     for name in names:
         if (found := _REPLY_HOST.fullmatch(name)) is None:
             raise SettingsError(
-                "REPLY_HOSTS: expected host:port or host:port/path, perhaps after http://, "
-                f"found {name!r}"
+                "REPLY_HOSTS: expected host:port or host:port/path, optionally with http:// before "
+                f"the host, found {name!r}"
             )
         hosts.add(found["address"].lower() + found["path"])
     return frozenset(hosts)

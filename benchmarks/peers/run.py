@@ -219,7 +219,9 @@ def _list(choices: Sequence[str]) -> type:
         names = text.split(",")
         for name in names:
             if name not in choices:
-                raise argparse.ArgumentTypeError(f"{name!r} is unknown: use {', '.join(choices)}")
+                raise argparse.ArgumentTypeError(
+                    f"{name!r} is unknown: use one or more of {', '.join(choices)}"
+                )
         return names
 
     return parse  # type: ignore[return-value]

@@ -112,7 +112,7 @@ def find_operation(request: BlobRequest) -> Operation:
         return operation
     comp = request.comp
     if comp in _UNSUPPORTED_COMPS:
-        raise not_implemented(f"{request.method} comp={comp}")
+        raise not_implemented(f"{request.method} with comp={comp}")
     if comp and not any(known == comp for _, _, known in _OPERATIONS):
         raise invalid_query("comp", comp)
     raise StorageError(ErrorCode.UNSUPPORTED_HTTP_VERB)

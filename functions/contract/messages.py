@@ -550,7 +550,7 @@ def error_to_json(error: JobError) -> dict[str, Json]:
 def error_from_json(fields: Fields | None) -> JobError:
     """Read a job's error from a JSON object. Raises MalformedMessage."""
     if fields is None:
-        raise MalformedMessage("the field error is missing")
+        raise MalformedMessage("error: the field is missing")
     stage = fields.text("stage")
     if stage not in set(Stage):
         raise MalformedMessage(f"error.stage: expected one of {', '.join(Stage)}")

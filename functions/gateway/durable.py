@@ -118,7 +118,7 @@ class Durable(Protocol):
     """The interface to Durable Functions. Each method raises Unavailable if the call fails."""
 
     async def check(self) -> None:
-        """Check that the durable store responds and accepts changes, without making a change."""
+        """Check that Durable Functions responds and accepts changes, without making a change."""
 
     async def start(
         self, instance_id: str, input_text: str, orchestrator: str = ORCHESTRATOR_JOB
@@ -167,7 +167,7 @@ class DurableClient:
         self._client = client
 
     async def check(self) -> None:
-        """Check that the durable store responds and accepts changes, without making a change.
+        """Check that Durable Functions responds and accepts changes, without making a change.
 
         The method sends an event to an orchestration that does not exist. In Azure, the host only
         looks for the orchestration and responds 404. The local host also checks that its disk is
@@ -184,10 +184,10 @@ class DurableClient:
                 status = answer.status
         except Exception as error:
             raise Unavailable(
-                "durable", f"the durable store could not be checked: {error!r}"
+                "durable", f"a request to Durable Functions failed: {error!r}"
             ) from error
         if status != HTTPStatus.NOT_FOUND:
-            raise Unavailable("durable", f"the durable store responded with HTTP status {status}")
+            raise Unavailable("durable", f"Durable Functions responded with HTTP status {status}")
 
     async def start(
         self, instance_id: str, input_text: str, orchestrator: str = ORCHESTRATOR_JOB

@@ -219,8 +219,8 @@ def _producer_secrets(environ: Mapping[str, str]) -> tuple[bytes, ...]:
     if set(secrets) & set(_read(environ, SETTING_SECRETS, parse_secrets)):
         raise InvalidSetting(
             SETTING_PRODUCER_SECRETS,
-            f"must not contain a secret of {SETTING_SECRETS}, because producers could then send "
-            "events to the receivers of callers",
+            f"must not contain a secret of {SETTING_SECRETS}: producers know the secrets here, so "
+            "they could sign false webhooks to callers; create another secret",
         )
     return secrets
 

@@ -163,7 +163,7 @@ var queries = [
     severity: 2
     text: 'The oldest job of a queue waits too long: is any worker of that model ready?'
     // The gateway writes this line once a minute for each queue that is not empty.
-    query: 'traces | where message startswith "queue " | parse message with "queue " queue ": oldest " seconds:real " s" * | where isnotnull(seconds) | summarize value = max(seconds) by queue'
+    query: 'traces | where message startswith "queue " | parse message with "queue " queue ": the oldest message is " seconds:real " s" * | where isnotnull(seconds) | summarize value = max(seconds) by queue'
     measure: 'value'
     dimension: 'queue'
     threshold: oldestSeconds
@@ -206,7 +206,7 @@ var queries = [
     text: 'No worker takes jobs from this queue: see the pods of the model, their nodes and /ready.'
     // Each minute the gateway logs the age of the oldest message. If the age grows as fast as the time
     // passes, the same message stays the oldest. A job that runs for longer looks the same.
-    query: 'traces | where message startswith "queue " | parse message with "queue " queue ": oldest " seconds:real " s" * | where isnotnull(seconds) | summarize value = max(seconds) - min(seconds) by queue'
+    query: 'traces | where message startswith "queue " | parse message with "queue " queue ": the oldest message is " seconds:real " s" * | where isnotnull(seconds) | summarize value = max(seconds) - min(seconds) by queue'
     measure: 'value'
     dimension: 'queue'
     threshold: 780

@@ -264,7 +264,10 @@ def _is_label(label: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    """Return whether ``value`` is a number that is small enough to be shown."""
+    """Return whether ``value`` is a number between -1e15 and 1e15.
+
+    A number outside this range has too many digits to be shown.
+    """
     return isinstance(value, int | float) and abs(value) < _MAX_DRAWN_SCORE
 
 

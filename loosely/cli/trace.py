@@ -54,7 +54,7 @@ def _tree(roots: list[Span], trace_id: str) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(style="green", no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
-    table.add_column(style="dim")
+    table.add_column(style="dim", no_wrap=True)
     for depth, span in spans:
         style = "red" if span.is_error else ""
         table.add_row(

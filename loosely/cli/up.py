@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -376,7 +377,6 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
         read_environment,
         read_setting,
         shared_environment,
-        trace_variables,
     )
     from loosely.local.example import choose_example  # noqa: PLC0415
     from loosely.local.run import RunPlan, forget_killed_loads  # noqa: PLC0415
@@ -417,9 +417,28 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
         ),
         environment={
             **shared_environment(options.root, user, folder.path),
-            **(trace_variables(options.data) if options.records_traces else {}),
+            **(_receive_traces(options.data) if options.records_traces else {}),
         },
     )
+
+
+def _receive_traces(data: Path) -> dict[str, str]:
+    """Start to receive traces. Return the environment variables of the components.
+
+    Raises:
+        typer.BadParameter: The packages of OpenTelemetry are not installed.
+    """
+    from loosely.local.trace_files import TraceReceiver  # noqa: PLC0415
+
+    if find_spec("opentelemetry") is None or find_spec("opentelemetry.proto") is None:
+        raise typer.BadParameter(
+            "the packages of OpenTelemetry are not installed; install loosely[telemetry]",
+            param_hint="--traces",
+        )
+
+    receiver = TraceReceiver(data / "traces")
+    receiver.start()
+    return receiver.variables
 
 
 def _relative_to_current(path: Path) -> Path:

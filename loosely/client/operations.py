@@ -255,7 +255,7 @@ class ClientOperations:
                 )
             except ValueError:
                 raise UnexpectedAnswer(
-                    response.shown_url, response.status, "its Location header is not a URL"
+                    response.shown_url, response.status, "the Location header is not a URL"
                 ) from None
             response = await self._send_to_store(request, (200,), "a stored result was expected")
         return Result(response.body, response.headers.get("content-type", ""))

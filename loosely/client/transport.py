@@ -16,7 +16,7 @@ _CHUNK_BYTES: Final = 1024 * 1024
 
 
 class Transport(Protocol):
-    """The interface through which operations send requests and pause."""
+    """The interface through which operations send requests, and wait between requests."""
 
     async def send(self, request: HttpRequest) -> HttpResponse:
         """Send a request and return its whole response.

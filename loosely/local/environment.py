@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from loosely.local.errors import ExtraMissing
-from loosely.local.trace_files import EXPORTER, FOLDER_VARIABLE
 
 _PACKAGE = Path(__file__).parents[1]
 #: Packages that only the extra `local` installs.
@@ -48,11 +47,6 @@ def shared_environment(
         "NO_PROXY": no_proxy,
         "no_proxy": no_proxy,
     }
-
-
-def trace_variables(data: Path) -> dict[str, str]:
-    """Return the variables with which all components write their traces to ``data``/traces."""
-    return {"OTEL_TRACES_EXPORTER": EXPORTER, FOLDER_VARIABLE: str(data / "traces")}
 
 
 def read_setting(name: str, root: Path, user: Mapping[str, str]) -> str:

@@ -93,7 +93,7 @@ def read_exclusions(app: Path) -> tuple[str, ...]:
     patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if unclear := [pattern for pattern in patterns if "/" in pattern or pattern[0] == "!"]:
         raise ValueError(
-            f".funcignore: expected a pattern without / and without ! at its start, "
+            ".funcignore: expected a pattern that contains no / and does not begin with !, "
             f"found {unclear[0]}"
         )
     return (*patterns, *_ALWAYS_EXCLUDED)

@@ -50,9 +50,9 @@ class StartLimits:
 class RestartBackoff:
     """The delays before a component is restarted.
 
-    The delay doubles after each short run, and is reset after a long run. The first delay is short,
-    so that a killed worker is soon replaced. A component that repeatedly fails at its start has a
-    higher limit.
+    The delay doubles after each short run, up to a limit, and is reset after a long run. The first
+    delay is short, so that a killed worker is soon replaced. The limit is higher for a component
+    that repeatedly fails at its start.
     """
 
     first_seconds: float = 0.1

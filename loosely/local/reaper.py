@@ -73,7 +73,10 @@ def kill_group(group: int) -> None:
 
 
 def run_reaper(lines: Iterable[str]) -> None:
-    """Read lines until the pipe closes, then kill each process group that is still listed."""
+    """Read lines until the pipe closes, then kill the process groups that are still listed.
+
+    The line ``+GROUP`` adds a process group to the list. The line ``-GROUP`` removes it.
+    """
     groups: set[int] = set()
     for line in lines:
         sign, group = line[0], int(line[1:])

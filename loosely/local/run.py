@@ -152,9 +152,9 @@ class DiskWatch:
         self._is_reported = False
 
     def check(self) -> None:
-        """Report a change of the disk's state, and write the file `up.json` if that failed before.
+        """Report if the data directory can no longer be written, or can be written again.
 
-        `up.json` describes the running system.
+        First write the file `up.json`, which describes the running system, if it is not up to date.
         """
         self._state.write()
         problem = find_disk_problem(self._directory) or self._state.problem

@@ -13,7 +13,10 @@ class SupervisedProcess(Protocol):
     has_been_ready: asyncio.Event
 
     async def run(self) -> None:
-        """Start the processes and keep them running. Raises UpError if they cannot be started."""
+        """Start the component or the pool's workers, and restart each process that dies.
+
+        Raises UpError if a process cannot be started.
+        """
 
     async def stop(self, run: "asyncio.Task[None]", kill: asyncio.Event) -> None:
         """Stop all processes, and wait for the end of the task ``run``.

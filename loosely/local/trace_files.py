@@ -1,88 +1,148 @@
-"""Write the spans of traces to files, and read them again: the traces of `loosely up --traces`.
+"""Receive the spans of traces, keep them in a file, and read them again.
 
-The gateway and the worker load `FileSpanExporter` by the name EXPORTER in OTEL_TRACES_EXPORTER.
-Each process appends to its own file in the folder that FOLDER_VARIABLE names, one JSON object for
-each span.
+With `loosely up --traces`, the gateway and the worker send their spans by OTLP, the protocol of
+OpenTelemetry, to a server in `loosely up`. The server appends one JSON object for each span to
+`traces.jsonl`.
 """
 
+import gzip
 import json
-import os
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import ReadableSpan
-    from opentelemetry.sdk.trace.export import SpanExportResult
-
-EXPORTER: Final = "loosely_file"
-FOLDER_VARIABLE: Final = "LOOSELY_TRACES"
-_MAX_BYTES: Final = 16 * 1024 * 1024
+FILE_NAME: Final = "traces.jsonl"
+_MAX_FILE_BYTES: Final = 32 * 1024 * 1024
+_MAX_BODY_BYTES: Final = 16 * 1024 * 1024
+_PATH: Final = "/v1/traces"
 
 
-def make_exporter() -> Any:
-    """Return an OpenTelemetry span exporter that writes to the folder in FOLDER_VARIABLE.
+class TraceReceiver:
+    """A server on loopback that receives spans by OTLP over HTTP and appends them to a file.
 
-    Raises:
-        ValueError: The variable is not set.
+    If the file is large, it becomes the older file, and the older file before it is deleted.
     """
-    # The SDK is slow to import, and `loosely trace` does not need it.
-    from opentelemetry.sdk.trace.export import SpanExporter  # noqa: PLC0415
 
-    folder = os.environ.get(FOLDER_VARIABLE)
-    if not folder:
-        raise ValueError(f"{FOLDER_VARIABLE} is not set: it names the folder of the traces")
+    def __init__(self, folder: Path) -> None:
+        """Bind a free port. ``folder`` will contain the file."""
+        self._file = folder / FILE_NAME
+        self._lock = threading.Lock()
+        receiver = self
 
-    class FileSpanExporter(SpanExporter):
-        """Appends spans to a file. If the file is large, an older file is replaced."""
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
 
-        def __init__(self, file: Path) -> None:
-            self._file = file
+            def do_POST(self) -> None:
+                """Receive one request of an exporter."""
+                size_bytes = int(self.headers.get("content-length") or 0)
+                if self.path != _PATH or size_bytes > _MAX_BODY_BYTES:
+                    self.close_connection = True
+                    self._respond(HTTPStatus.NOT_FOUND)
+                    return
+                body = self.rfile.read(size_bytes)
+                if self.headers.get("content-encoding") == "gzip":
+                    body = gzip.decompress(body)
+                self._respond(receiver.add(body))
 
-        def export(self, spans: "Sequence[ReadableSpan]") -> "SpanExportResult":
-            """Append these spans to the file. A full disk loses them."""
-            return _append(self._file, spans)
+            def _respond(self, status: HTTPStatus) -> None:
+                self.send_response(status)
+                self.send_header("content-length", "0")
+                self.end_headers()
 
-    return FileSpanExporter(Path(folder) / f"{os.getpid()}.jsonl")
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+                """Log nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment variables with which a program sends its spans to this server."""
+        return {
+            "OTEL_TRACES_EXPORTER": "otlp",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self._server.server_port}",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            "OTEL_BSP_SCHEDULE_DELAY": "500",
+        }
+
+    def start(self) -> None:
+        """Serve in a thread until the process ends."""
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        """Stop the server, and close its port."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def add(self, body: bytes) -> HTTPStatus:
+        """Append the spans of an OTLP request to the file. Return the status of the response.
+
+        If the file cannot be written, for example on a full disk, the spans are lost.
+        """
+        # Needed only with --traces.
+        from google.protobuf.message import (  # type: ignore[import-untyped]  # noqa: PLC0415
+            DecodeError,
+        )
+
+        try:
+            lines = "".join(f"{json.dumps(span)}\n" for span in _decode(body))
+        except DecodeError:
+            return HTTPStatus.BAD_REQUEST
+        try:
+            with self._lock:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                if self._file.exists() and self._file.stat().st_size > _MAX_FILE_BYTES:
+                    self._file.replace(self._file.with_name(f"older-{FILE_NAME}"))
+                with self._file.open("a", encoding="utf-8") as output:
+                    output.write(lines)
+        except OSError:
+            return HTTPStatus.SERVICE_UNAVAILABLE
+        return HTTPStatus.OK
 
 
-def _append(file: Path, spans: "Sequence[ReadableSpan]") -> "SpanExportResult":
-    from opentelemetry.sdk.trace.export import SpanExportResult  # noqa: PLC0415
+def _decode(body: bytes) -> Iterator[dict[str, Any]]:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (  # noqa: PLC0415
+        ExportTraceServiceRequest,
+    )
 
-    lines = "".join(json.dumps(_as_object(span)) + "\n" for span in spans)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.exists() and file.stat().st_size > _MAX_BYTES:
-            file.replace(file.with_suffix(".old.jsonl"))
-        with file.open("a", encoding="utf-8") as output:
-            output.write(lines)
-    except OSError:
-        return SpanExportResult.FAILURE
-    return SpanExportResult.SUCCESS
+    request = ExportTraceServiceRequest()
+    request.ParseFromString(body)
+    for group in request.resource_spans:
+        resource = _attributes(group.resource.attributes)
+        for scope in group.scope_spans:
+            for span in scope.spans:
+                yield {
+                    "trace_id": span.trace_id.hex(),
+                    "span_id": span.span_id.hex(),
+                    "parent_id": span.parent_span_id.hex() or None,
+                    "service": resource.get("service.name", ""),
+                    "name": span.name,
+                    "start_ns": span.start_time_unix_nano,
+                    "end_ns": span.end_time_unix_nano,
+                    "is_error": span.status.code == span.status.STATUS_CODE_ERROR,
+                    "attributes": _attributes(span.attributes),
+                }
 
 
-def _as_object(span: "ReadableSpan") -> dict[str, Any]:
-    context, parent = span.get_span_context(), span.parent
-    assert context is not None
+def _attributes(pairs: Any) -> dict[str, str]:
+    """Return the attributes of a span or a resource. All values become texts."""
     return {
-        "trace_id": f"{context.trace_id:032x}",
-        "span_id": f"{context.span_id:016x}",
-        "parent_id": f"{parent.span_id:016x}" if parent else None,
-        "service": str(span.resource.attributes.get("service.name", "")),
-        "name": span.name,
-        "start_ns": span.start_time,
-        "end_ns": span.end_time,
-        "is_error": not span.status.is_ok and span.status.status_code.name == "ERROR",
-        "attributes": {key: str(value) for key, value in (span.attributes or {}).items()},
+        pair.key: str(getattr(pair.value, pair.value.WhichOneof("value") or "string_value"))
+        for pair in pairs
     }
 
 
 @dataclass(slots=True)
 class Span:
-    """A span of a trace, with the spans inside it, the earliest first. Times are in ms."""
+    """A span of a trace, with the spans inside it, the earliest first.
 
-    span_id: str
+    ``begin_ms`` is the time since the begin of the earliest span of the trace, in milliseconds.
+    """
+
     service: str
     name: str
     begin_ms: float
@@ -93,27 +153,23 @@ class Span:
 
 
 def read_trace(folder: Path, trace_id: str) -> list[Span]:
-    """Return the spans of a trace that have no parent in the files, the earliest first.
+    """Return the spans of a trace whose parent is not in the files, the earliest first.
 
-    ``begin_ms`` of each span is the time since the begin of the earliest span. The result is empty
-    if the files have no span of the trace.
+    The result is empty if the files have no span of the trace.
     """
     found = sorted(_read_spans(folder, trace_id), key=lambda each: int(each["start_ns"]))
-    if not found:
-        return []
-    first_ns = int(found[0]["start_ns"])
-    spans: dict[str, Span] = {}
-    roots: list[Span] = []
-    for each in found:
-        spans[each["span_id"]] = Span(
-            each["span_id"],
+    spans = {
+        each["span_id"]: Span(
             each["service"],
             each["name"],
-            (each["start_ns"] - first_ns) / 1e6,
+            (each["start_ns"] - found[0]["start_ns"]) / 1e6,
             (each["end_ns"] - each["start_ns"]) / 1e6,
             each["is_error"],
             each["attributes"],
         )
+        for each in found
+    }
+    roots: list[Span] = []
     for each in found:
         parent = spans.get(each["parent_id"] or "")
         (roots if parent is None else parent.children).append(spans[each["span_id"]])
@@ -121,7 +177,7 @@ def read_trace(folder: Path, trace_id: str) -> list[Span]:
 
 
 def _read_spans(folder: Path, trace_id: str) -> Iterator[dict[str, Any]]:
-    for file in sorted(folder.glob("*.jsonl")):
+    for file in sorted(folder.glob(f"*{FILE_NAME}")):
         with file.open(encoding="utf-8") as lines:
             for line in lines:
                 # A process that was killed may have left half a line.

@@ -8,7 +8,7 @@ from worker.models import Accepts
 
 
 class Infer:
-    """Returns the size of the picture, after scaling it down as a real model does."""
+    """A model that returns the original size of a picture. It also scales it, as real models do."""
 
     accepts: ClassVar[Accepts] = "image"
 

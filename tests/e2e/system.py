@@ -141,7 +141,7 @@ class System:
         return process.pid
 
     def kill(self, name: str) -> None:
-        """Send SIGKILL to the process of a component. `pid` describes the names."""
+        """Send SIGKILL to the process whose id is `self.pid(name)`."""
         os.kill(self.pid(name), signal.SIGKILL)
 
     @contextmanager
@@ -208,7 +208,10 @@ class System:
         return str(answer.json()["id"])
 
     def accept_at_last(self, model: str, data: bytes) -> str:
-        """Submit a job as `accept` does. Repeat the request while a component is unavailable."""
+        """Submit a job without waiting for its end, and return the job's id.
+
+        Repeat the request for up to 60 s, because a component may be unavailable.
+        """
 
         def accepted() -> str | None:
             try:

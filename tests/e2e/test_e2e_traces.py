@@ -45,7 +45,7 @@ def test_the_trace_command_draws_the_spans_of_the_gateway_and_of_the_worker(tmp_
                     *("--data", str(system.data), "--url", system.url),
                 ],
                 cwd=ROOT,
-                env=os.environ,
+                env={**os.environ, "COLUMNS": "140"},
                 capture_output=True,
                 text=True,
                 check=False,

@@ -1,4 +1,8 @@
-"""Test a worker pool with real processes: test workers, and a gateway with queue lengths."""
+"""Test a worker pool with real processes.
+
+The workers and the gateway are minimal: the workers run no models, and the gateway only reports
+queue lengths.
+"""
 
 import asyncio
 import json

@@ -369,7 +369,7 @@ def alert_queries_match_log_lines_and_routes(files: DeploymentFiles) -> None:
     for text in (files.module("alerts"), files.text("infra/workbook.json").replace('\\"', '"')):
         assert "AzureMetrics" not in text
         phrases = set(re.findall(r'(?:startswith|has|with|queue|\*) "([^"]+)"', text))
-        assert {"queue ", ": oldest ", " ended as "} <= phrases
+        assert {"queue ", ": the oldest message is ", " ended as "} <= phrases
         unknown = [phrase for phrase in phrases - LINES_OF_THE_HOST if phrase not in code]
         assert not unknown
         paths = re.findall(r'matches regex @"([^"]+)\$"', text)

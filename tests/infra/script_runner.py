@@ -92,7 +92,10 @@ class ScriptRunner:
         (self.bin / "state.json").write_text(json.dumps(state), encoding="utf-8")
 
     def calls(self, *words: str) -> list[list[str]]:
-        """Return the recorded calls of stand-ins that begin with these words."""
+        """Return the recorded calls whose first words are `words`.
+
+        Calls of the stand-ins are recorded. The first word is the name of the program.
+        """
         return [each for each in fake_cloud.calls(self.bin) if each[: len(words)] == list(words)]
 
 

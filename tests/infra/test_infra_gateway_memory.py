@@ -29,7 +29,10 @@ PARSE_BYTES = 250 * MIB
 """The memory that the parser of large bodies needs. It parses one body at a time."""
 
 COPIES = 3
-"""The copies of a body in memory: the host's message, the gateway, and the upload to storage."""
+"""How many copies of a body are in memory at the same time.
+
+One copy is in the message from the host, one in the gateway, and one in the upload to storage.
+"""
 
 
 def number_in_bicep(name: str) -> int:

@@ -124,7 +124,7 @@ FAULTS = [
     ("worker/Dockerfile", "public.ecr.aws/docker/library/python", "docker/library/python"),
     ("worker/requirements.txt", "azure-servicebus==7.15.0\n", ""),
     # Queries of alerts
-    ("infra/modules/alerts.bicep", '": oldest "', '": age "'),
+    ("infra/modules/alerts.bicep", '": the oldest message is "', '": age "'),
     ("infra/modules/alerts.bicep", "/v1/models/[^/]+/jobs$", "/v1/models/[^/]+/tasks$"),
     # What Azure refuses or documents
     ("infra/modules/gateway.bicep", "minTlsVersion: '1.2' }", "ftpsState: 'Disabled' }"),

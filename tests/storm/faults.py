@@ -55,7 +55,7 @@ class Stop:
         return f"stop of {'child of ' if self.is_child else ''}{self.part}"
 
     async def carry_out(self, rig: Rig) -> None:
-        """Send SIGSTOP to the processes. After `seconds`, send SIGCONT."""
+        """Send SIGSTOP to the component's processes. After `seconds`, send SIGCONT to them."""
         suspended = rig.members[self.part].suspend(is_child=self.is_child)
         try:
             await asyncio.sleep(self.seconds)

@@ -104,7 +104,10 @@ class Outside:
         return response
 
     def judge(self, jobs: Iterable[SoakJob]) -> WebhookCounts:
-        """Compare the received webhooks with the finished jobs, and return the counts."""
+        """Compare the received webhooks with the finished jobs.
+
+        Return how many webhooks arrived, and which are missing or wrong.
+        """
         expected = [job for job in jobs if job.has_webhook and job.final is not None]
         delivered = repeated = 0
         missing, wrong = [], []

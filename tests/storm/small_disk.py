@@ -78,7 +78,11 @@ class Tmpfs:
 
 
 class FileSizeLimit:
-    """A limit of zero bytes on the size of each file that a process writes. Linux only."""
+    """Makes all writes of some processes to files fail, as on a full disk.
+
+    `fill` limits the size of the processes' files to zero bytes. Only Linux supports this. On other
+    systems, `fill` and `free` do nothing.
+    """
 
     name = "a limit on the size of files"
 

@@ -317,7 +317,10 @@ async def _wait_for_webhooks(run: Soak, outside: Outside) -> None:
 
 
 def find_failures(run: Soak) -> list[str]:
-    """Return one line for each failure of a soak. Broken promises to jobs are not included."""
+    """Return one line for each failure of a soak, except broken promises about jobs.
+
+    `report` prints the broken promises.
+    """
     failures = list(dict.fromkeys(run.failures))
     webhooks = run.webhooks
     if webhooks is not None:

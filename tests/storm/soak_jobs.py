@@ -288,7 +288,7 @@ class ProducerJob(StormJob):
     is_wrong_queue: bool = False
 
     def see_reply(self, reply: Mapping[str, Any]) -> None:
-        """Record a reply. If its outcome differs from that of an earlier reply, record that too."""
+        """Record a reply. If an earlier reply differs, also record this contradiction."""
         error = reply.get("error")
         result = reply["result"].get("json") if error is None else None
         self.see(

@@ -188,7 +188,12 @@ class LoadJournal:
             descriptor = self._note(path, name)
         except OSError as error:
             # The disk may be full. Load the model without a note.
-            _log.warning("the load journal cannot be written before %s is loaded: %s", name, error)
+            _log.warning(
+                "cannot note in the load journal that %s is being loaded: %s; if this load kills "
+                "the process, the death is not counted",
+                name,
+                error,
+            )
             yield
             return
         try:
@@ -268,7 +273,7 @@ class LoadJournal:
             draft.replace(path)
         except OSError as error:
             _log.warning(
-                "the load journal cannot store the death of a process that loaded %s: %s",
+                "cannot note in the load journal that a process died while it loaded %s: %s",
                 name,
                 error,
             )

@@ -129,8 +129,8 @@ def _schema_of_hint(name: str, hint: Any) -> dict[str, Any]:
     if hint in _TYPES:
         return {"type": _TYPES[hint]}
     raise ModelUnfit(
-        f"the argument {name} has no type hint that a parameter may have; use bool, int, float, "
-        "str, Literal, or list of one of these"
+        f"the argument {name} has no type hint, or one that a parameter cannot have; use bool, "
+        "int, float, str, Literal, or list of one of these"
     )
 
 

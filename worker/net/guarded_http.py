@@ -213,7 +213,10 @@ def _check_length(response: http.client.HTTPResponse) -> None:
         and "transfer-encoding" not in response.headers
     )
     if not is_certain:
-        raise http.client.HTTPException("the response has more than one length")
+        raise http.client.HTTPException(
+            "the Content-Length header of the response is repeated, not a number, or combined with "
+            "Transfer-Encoding"
+        )
 
 
 def _read(response: http.client.HTTPResponse, limit_bytes: int) -> bytes | mmap.mmap:

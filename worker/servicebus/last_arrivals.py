@@ -124,7 +124,7 @@ class SocketReceiver:
                     write_journal(path, tokens)
 
     def close(self) -> None:
-        """Close all copies, and the channel to the child."""
+        """Close all copies of sockets, and the channel to the child process."""
         for copy in self._copies.values():
             copy.close()
         self._copies.clear()

@@ -39,7 +39,10 @@ class DurableEngine(ABC):
 
     @abstractmethod
     async def stop(self) -> None:
-        """Stop running episodes, and close the database."""
+        """End the running episodes, and close the database.
+
+        The next start continues the unfinished work.
+        """
 
     @abstractmethod
     def now(self) -> int:

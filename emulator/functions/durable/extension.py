@@ -73,7 +73,7 @@ class DurableExtension:
         self._urls = ManagementUrls(self._task_hub, key)
 
     async def stop(self) -> None:
-        """Stop running episodes, and close the database.
+        """End the running episodes, and close the database.
 
         The next start continues the unfinished work.
         """

@@ -88,7 +88,8 @@ class Store:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version not in {0, _VERSION}:
             raise DatabaseForeign(
-                f"The database {self._path} has the schema version {version}, expected {_VERSION}"
+                f"The database {self._path} has the schema version {version}, but this engine "
+                f"needs version {_VERSION}; move or delete the file to start without its instances"
             )
         if version != _VERSION:
             connection.executescript(_SCHEMA)

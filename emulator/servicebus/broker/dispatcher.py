@@ -102,7 +102,10 @@ class Dispatcher:
         self._on_credit()
 
     def close(self) -> None:
-        """Close the receivers that have credit, because the queue has been deleted."""
+        """Stop all deliveries, because the queue has been deleted.
+
+        Only receivers with credit are closed, because no other receiver could get a message.
+        """
         for subscription in list(self._with_credit):
             subscription.close()
 

@@ -112,7 +112,8 @@ def _prepare(connection: sqlite3.Connection, database: Path) -> None:
         raise SchemaError(f"{database} is a database of another program")
     if tables and version != SCHEMA_VERSION:
         raise SchemaError(
-            f"{database} has schema version {version}; only version {SCHEMA_VERSION} is supported"
+            f"{database} has schema version {version}; only version {SCHEMA_VERSION} is supported; "
+            "move or delete the file to start without its messages"
         )
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")

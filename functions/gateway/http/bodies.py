@@ -95,7 +95,7 @@ class _Turns:
 
     @asynccontextmanager
     async def take(self, tenant: str) -> AsyncIterator[None]:
-        """Hold the lock during the `async with` block. Wait until it is the tenant's turn."""
+        """Wait until this tenant gets the lock, and hold the lock during the `async with` block."""
         if self._is_taken:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.setdefault(tenant, deque()).append(turn)

@@ -563,8 +563,8 @@ class TextRoute(APIRoute):
     """A route that calls its endpoint directly if all path and query parameters are strings.
 
     Strings need no conversion. A direct call takes half of the processor time that FastAPI needs to
-    resolve the dependencies of the endpoint. The OpenAPI document is the same. FastAPI calls an
-    endpoint that has other parameters.
+    resolve the dependencies of the endpoint. The OpenAPI document is the same. If an endpoint
+    has other parameters, FastAPI calls the endpoint as usual.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

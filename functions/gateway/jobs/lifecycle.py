@@ -94,7 +94,10 @@ class OutcomeStore:
         self._counters = counters
 
     async def find(self, job_id: str) -> JobOutcome | None:
-        """Return the job's outcome; None if no outcome is recorded. Raises Unavailable."""
+        """Return the job's outcome; None if no outcome is recorded.
+
+        Raises Unavailable if the blob storage fails.
+        """
         blob = await self._blobs.read(outcome_blob(job_id))
         return None if blob is None else outcome_from_json(json.loads(blob.data))
 
@@ -278,7 +281,10 @@ class Jobs:
         self._reads: set[asyncio.Task[Record | None]] = set()
 
     async def find(self, durable: Durable, job_id: str) -> Record | None:
-        """Return the job's current record; None if the job does not exist. Raises Unavailable."""
+        """Return the job's current record; None if the job does not exist.
+
+        Raises Unavailable if Durable Functions or the blob storage fails.
+        """
         instance = await durable.status(job_id)
         return None if instance is None else await self.record_of(job_id, instance)
 
@@ -287,7 +293,7 @@ class Jobs:
 
         This method ends the job by recording an outcome in two cases: the orchestration has ended
         without an outcome, or it still runs EXPIRY_GRACE after the job's deadline. Raises
-        Unavailable.
+        Unavailable if the blob storage fails.
         """
         if (output := recorded_output(instance)) is not None:
             return output
@@ -419,7 +425,7 @@ async def outcome_at_deadline(
     """Return the outcome of a job whose deadline has passed.
 
     The status is `cancelled` if the worker was ordered to stop the job, otherwise `expired`. Raises
-    Unavailable.
+    Unavailable if the blob storage fails.
     """
     started_at = await progress.start_time_if_stopping(job_id, model)
     return JobOutcome.expired(now) if started_at is None else JobOutcome.cancelled(now, started_at)
@@ -447,8 +453,8 @@ async def _raise_event(
             await asyncio.sleep(pause_seconds)
         except Unavailable as error:
             _log.warning(
-                "job %s: the event reply could not be raised (%s); the orchestration will read the "
-                "recorded outcome",
+                'job %s: the external event "reply" could not be raised (%s); the orchestration '
+                "will read the recorded outcome",
                 job_id,
                 error,
             )

@@ -86,7 +86,10 @@ class ProgressStore:
         self._catalogue = catalogue
 
     async def read(self, job_id: str) -> ProgressState:
-        """Return the job's progress; NO_PROGRESS before its first report. Raises Unavailable."""
+        """Return the job's progress; NO_PROGRESS before its first report.
+
+        Raises Unavailable if the blob storage fails.
+        """
         blob = await self._blobs.read(progress_blob(job_id))
         return NO_PROGRESS if blob is None else _progress_from_json(blob.data)
 
@@ -97,7 +100,8 @@ class ProgressStore:
 
         `change` receives the stored progress and returns the new progress. If another process
         writes the progress at the same time, `change` is called again with what that process has
-        written. Raises Unavailable.
+        written. Raises Unavailable if the blob storage fails, or if other processes write the
+        progress at the same time as each attempt.
         """
         name = progress_blob(job_id)
         for _ in range(_MAX_ATTEMPTS):
@@ -114,7 +118,11 @@ class ProgressStore:
             )
             if written is not None:
                 return after
-        raise Unavailable("blobs", f"the blob {name} was changed too often by other processes")
+        raise Unavailable(
+            "blobs",
+            f"the blob {name} could not be updated: other processes changed it during each of "
+            f"{_MAX_ATTEMPTS} attempts",
+        )
 
     async def add_to(self, job_id: str, record: Record) -> Record:
         """Return the record with the job's progress added.
@@ -153,7 +161,7 @@ class ProgressStore:
         the process dies after the event.
 
         Does nothing and returns None if the job has not started, or if its model does not report
-        progress. Raises Unavailable.
+        progress. Raises Unavailable as `update` does.
         """
         if not self._is_reported(model):
             return None
@@ -165,7 +173,8 @@ class ProgressStore:
     async def start_time_if_stopping(self, job_id: str, model: str) -> str | None:
         """Return when the job started, but only if its worker was ordered to stop the job.
 
-        Returns None if the worker was not ordered to stop the job. Raises Unavailable.
+        Returns None if the worker was not ordered to stop the job. Raises Unavailable if the blob
+        storage fails.
         """
         if not self._is_reported(model):
             return None

@@ -119,7 +119,9 @@ class ServiceBusQueues:
         try:
             await self._sender(queue).send(message)
         except _UNKNOWN as error:
-            raise UnknownQueue("queue", f"{queue}: {error!r}") from error
+            raise UnknownQueue(
+                "queue", f"the queue {queue} does not exist, or access is denied: {error!r}"
+            ) from error
         except _FAILURES as error:
             raise Unavailable("queue", f"sending the message failed: {error!r}") from error
 
@@ -246,7 +248,7 @@ class BatchingSender:
             async with asyncio.timeout(_SEND_TIMEOUT_SECONDS):
                 await self._sender.__aenter__()
         except Exception as error:  # noqa: BLE001 - the next `send` opens the link, and raises this
-            _log.info("the link of a sender could not be opened early: %r", error)
+            _log.info("a link could not be opened in advance; the next message opens it: %r", error)
             await self._drop_sender()
 
     async def _send_waiting(self, *, opens_first: bool = False) -> None:
@@ -341,7 +343,10 @@ class Administration:
         self._client: ServiceBusAdministrationClient | None = None
 
     async def count(self, queue: str) -> MessageCounts:
-        """Return the numbers of messages in the queue. Raises Unavailable."""
+        """Return the numbers of messages in the queue.
+
+        Raises Unavailable if Service Bus fails or does not return a number.
+        """
         try:
             found = await self._connected().get_queue_runtime_properties(queue)
             active = found.active_message_count
@@ -421,5 +426,5 @@ async def log_oldest(
         found[queue] = enqueued_at
         if enqueued_at is not None:
             age_seconds = max(0.0, (clock() - enqueued_at).total_seconds())
-            _log.info("queue %s: oldest %.0f s", queue, age_seconds)
+            _log.info("queue %s: the oldest message is %.0f s old", queue, age_seconds)
     return found

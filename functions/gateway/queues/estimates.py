@@ -112,7 +112,10 @@ QUIET_SECONDS: Final = 5.0
 """A model counts as cold starting if no worker has called this process for this many seconds."""
 
 QUIET_JOBS: Final = 4
-"""If this many jobs take longer than QUIET_SECONDS, that time is used instead of QUIET_SECONDS."""
+"""For a slow model, the time that this many jobs take is used instead of QUIET_SECONDS.
+
+A model is slow if this time is longer than QUIET_SECONDS.
+"""
 
 
 class QueuePhase(StrEnum):

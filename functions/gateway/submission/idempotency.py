@@ -174,9 +174,14 @@ class IdempotencyKeys:
     async def create(
         self, durable: Durable, key: str, new_job: NewJob, wait_seconds: float
     ) -> SubmittedJob:
-        """Create a job unless the key already has a job.
+        """Create a job, or find the job that the key already has.
 
-        Then wait up to `wait_seconds` for the end of the job. Raises HttpProblem or Unavailable.
+        Then wait up to `wait_seconds` for the end of the job, and return the job.
+
+        Raises:
+            HttpProblem: The first request with the key was a different request, or the new job is
+                refused.
+            Unavailable: A service failed, or many requests with the key came at the same time.
         """
         blob = claim_blob(new_job.tenant, key)
         keyed = _KeyedJob(new_job, blob, _fingerprint_of(new_job))
@@ -185,9 +190,10 @@ class IdempotencyKeys:
     async def create_all(
         self, durable: Durable, key: str, new_jobs: Sequence[NewJob], wait_seconds: float
     ) -> list[SubmittedJob]:
-        """Create the jobs of a request unless the key already has jobs.
+        """Create the jobs of a request, or find the jobs that the key already has.
 
-        Then wait up to `wait_seconds` for the end of the jobs. Raises HttpProblem or Unavailable.
+        Then wait up to `wait_seconds` for the end of the jobs, and return the jobs. Raises
+        HttpProblem or Unavailable, as `create` does.
         """
         first = new_jobs[0]
         fingerprints = "\n".join(_fingerprint_of(new_job) for new_job in new_jobs)
@@ -337,7 +343,7 @@ class IdempotencyKeys:
 async def delete_expired_claims(blobs: Blobs, expired_before: datetime) -> int:
     """Delete the idempotency claims that were written before `expired_before`.
 
-    Returns the number of deleted claims. Raises Unavailable.
+    Returns the number of deleted claims. Raises Unavailable if the blob storage fails.
     """
     deleted = 0
     async for found in blobs.list(CLAIMS):

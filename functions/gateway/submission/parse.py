@@ -171,7 +171,7 @@ def _from_envelope(model: ModelEntry, options: Mapping[str, str], body: bytes) -
         if isinstance(envelope.get(name), str):
             raise HttpProblem(
                 problems.MALFORMED_REQUEST,
-                f"{name}: this value must not be a string in a JSON body",
+                f"{name}: expected the JSON value itself, not a string that contains it",
             )
     source = envelope.pop("input")
     given_options = {**options, **_with_webhook_url(envelope)}

@@ -82,7 +82,11 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def blobs(trace: Path) -> dict[str, bytes]:
-    """Return the content of each model's weights blob. Empty means that the blob is missing."""
+    """Return the content of the weights blob of each model, by the name of the model.
+
+    If the content is empty, the blob is not uploaded. If a worker executes the code in the
+    malicious weights, this code creates the folder `trace`.
+    """
     return {
         "good": RIGHT["good"],
         "mismatched": OTHER,

@@ -14,7 +14,7 @@ MACHINE = "aks-gpu-12345-vmss_7"
 
 
 class Metadata(http.server.ThreadingHTTPServer):
-    """The emulated service, which announces `events`.
+    """An emulation of Azure's metadata service. It announces the scheduled events in `events`.
 
     `statuses` are the HTTP statuses of the next responses. If the list is empty, they are 200.
     """

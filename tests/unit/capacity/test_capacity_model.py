@@ -130,7 +130,10 @@ class TestSimulation:
 
 
 class TestPool:
-    """Test the simulated node pool alone. The tests determine how many workers need a node."""
+    """Test the node pool without the rest of the simulation.
+
+    The test sets how many workers need a node.
+    """
 
     def test_an_empty_node_is_kept_for_ten_minutes_after_a_node_was_last_added(
         self,

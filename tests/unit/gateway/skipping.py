@@ -8,7 +8,10 @@ T = TypeVar("T")
 
 
 class SkippingLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock advances only when it is idle, so elapsed times are exact."""
+    """An event loop that never waits. When it is idle, it sets its clock to the next timer's time.
+
+    Therefore elapsed times are exact.
+    """
 
     def __init__(self) -> None:
         super().__init__()

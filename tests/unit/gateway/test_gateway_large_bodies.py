@@ -34,7 +34,7 @@ TEN_MEGABYTES = 10_000_000
 STALL_SECONDS = 1.0
 """The longest allowed processor time, in seconds, between two iterations of the event loop.
 
-Without limits on the bodies it was 1 to 20 s.
+Before the gateway limited large bodies, 1 to 20 s were measured.
 """
 
 

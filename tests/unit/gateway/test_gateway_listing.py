@@ -28,7 +28,7 @@ def id_of(milliseconds: int, tail: int = 0) -> str:
 
 @dataclass
 class Store:
-    """A durable store that does not list its instances in the order of their ids."""
+    """A task hub that does not list its instances in the order of their ids."""
 
     ids: list[str]
     window_size: int

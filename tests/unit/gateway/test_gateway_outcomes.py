@@ -232,7 +232,7 @@ async def test_job_recovery_terminates_an_orchestration_whose_job_has_already_en
         await gateway.reply()
         stuck = await gateway.accept(deadline_seconds=30)
         queued = await gateway.accept(deadline_seconds=900)
-        # The timers never fire, as if the durable store had lost them.
+        # The timers never fire, as if the task hub had lost them.
         for run in gateway.durable.runs.values():
             run.timers.clear()
         assert await recovered(gateway) == 0

@@ -1,4 +1,4 @@
-"""Test the pages for browsers: their policy, their files, caching, and the vendored programs."""
+"""Test the pages for browsers: security policy, static files, caching, third-party packages."""
 
 import gzip
 import hashlib

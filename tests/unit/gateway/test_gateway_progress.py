@@ -401,5 +401,5 @@ async def test_a_progress_update_raises_unavailable_after_too_many_write_conflic
         gateway.blobs.put("progress/x", json.dumps({"report": None, "cancelling": False}).encode())
         return old.with_stop_order()
 
-    with pytest.raises(Unavailable, match="changed too often by other processes"):
+    with pytest.raises(Unavailable, match="could not be updated: other processes changed it"):
         await store.update("x", rivalled)

@@ -161,7 +161,7 @@ async def test_a_job_search_with_an_invalid_filter_is_refused(
 
 @dataclass
 class BusyStore:
-    """A durable store with one job for each second of six hours. Few of the jobs have a label."""
+    """A task hub with one job for each second of six hours. Few of the jobs have a label."""
 
     labelled: frozenset[int]
     seconds: int = 21_600

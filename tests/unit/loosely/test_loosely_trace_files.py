@@ -1,21 +1,36 @@
-"""Write spans to files, and read the spans of one trace again."""
+"""Receive spans by OTLP, keep them in a file, and read the spans of one trace."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
-from loosely.local.trace_files import FOLDER_VARIABLE, make_exporter, read_trace
+from loosely.local.trace_files import FILE_NAME, TraceReceiver, read_trace
 
 
-def test_the_spans_of_a_trace_are_read_as_a_tree(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[TraceReceiver]:
+    opened = TraceReceiver(tmp_path / "traces")
+    opened.start()
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_the_spans_of_an_otlp_exporter_are_read_as_a_tree(
+    receiver: TraceReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str
 ) -> None:
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "traces"))
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(make_exporter()))
+    for name, value in receiver.variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", compression)
+    provider = TracerProvider(resource=Resource({"service.name": "a-service"}))
+    provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter()))
     tracer = provider.get_tracer("tests")
     with tracer.start_as_current_span("outer", attributes={"a": 1}) as outer:
         with tracer.start_as_current_span("first"):
@@ -25,12 +40,20 @@ def test_the_spans_of_a_trace_are_read_as_a_tree(
     with tracer.start_as_current_span("of another trace"):
         pass
     (root,) = read_trace(tmp_path / "traces", f"{outer.get_span_context().trace_id:032x}")
-    assert (root.name, root.begin_ms, root.attributes) == ("outer", 0.0, {"a": "1"})
-    assert [(each.name, each.is_error) for each in root.children] == [
-        ("first", False),
-        ("second", True),
-    ]
+    assert (root.service, root.name, root.begin_ms) == ("a-service", "outer", 0.0)
+    assert root.attributes == {"a": "1"}
+    children = [(each.name, each.is_error) for each in root.children]
+    assert children == [("first", False), ("second", True)]
     assert root.duration_ms >= sum(each.duration_ms for each in root.children)
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/traces", 400), ("/v1/metrics", 404)])
+def test_a_request_that_contains_no_spans_is_refused(
+    receiver: TraceReceiver, tmp_path: Path, path: str, status: int
+) -> None:
+    url = receiver.variables["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    assert httpx.post(f"{url}{path}", content=b"\xff\xff no protobuf").status_code == status
+    assert not (tmp_path / "traces").exists()
 
 
 def test_a_line_that_a_killed_process_left_incomplete_is_skipped(tmp_path: Path) -> None:
@@ -47,13 +70,7 @@ def test_a_line_that_a_killed_process_left_incomplete_is_skipped(tmp_path: Path)
         "attributes": {},
     }
     line = json.dumps(span)
-    (tmp_path / "1.jsonl").write_text(f"{line}\n{line[:60]}\n", encoding="utf-8")
+    (tmp_path / FILE_NAME).write_text(f"{line}\n{line[:60]}\n", encoding="utf-8")
     (root,) = read_trace(tmp_path, trace_id)
     assert (root.name, root.duration_ms) == ("n", 2.0)
     assert read_trace(tmp_path, "f" * 32) == []
-
-
-def test_the_exporter_refuses_to_start_without_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
-    with pytest.raises(ValueError, match=FOLDER_VARIABLE):
-        make_exporter()

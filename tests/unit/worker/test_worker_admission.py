@@ -1,4 +1,4 @@
-"""Test that reservations never exceed the device's memory, and that every model is loaded."""
+"""Test that reservations never exceed the device's memory, and that no model waits forever."""
 
 from __future__ import annotations
 

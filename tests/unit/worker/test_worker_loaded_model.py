@@ -212,7 +212,7 @@ def test_a_parameter_without_a_supported_type_hint_is_refused() -> None:
             return text
 
     for infer in (Untyped(), Nested()):
-        with pytest.raises(ModelUnfit, match="the argument top has no type hint that a parameter"):
+        with pytest.raises(ModelUnfit, match="the argument top has no type hint, or one that"):
             LoadedModel(TEXTS, infer)
 
 

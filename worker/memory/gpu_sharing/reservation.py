@@ -339,7 +339,13 @@ class SharedReservation:
         return self.reserved_bytes
 
     def fail(self, retry_seconds: float, needed_bytes: int | None) -> None:
-        """Record that the model could not be loaded, and release its reserved memory."""
+        """Record that the model could not be loaded, and release its reserved memory.
+
+        Args:
+            retry_seconds: How long to wait before memory is reserved again.
+            needed_bytes: How many bytes to reserve for the next load; None if this number does not
+                change.
+        """
         with self._file.locked() as records:
             records.mine = self._state.fail(self._clock(), retry_seconds, needed_bytes)
             self._note(records)

@@ -105,7 +105,7 @@ class Database:
         if version not in {0, _VERSION}:
             raise DatabaseForeign(
                 f"{self._path} has the schema version {version}, but this engine needs "
-                f"version {_VERSION}"
+                f"version {_VERSION}; move or delete the file to start without its instances"
             )
         return version
 

@@ -82,7 +82,7 @@ class LocalEngine(DurableEngine):
             self._pool.add(work)
 
     async def stop(self) -> None:
-        """Stop running episodes, and close the database."""
+        """Cancel the running episodes, and close the database."""
         self._stopping = True
         self.timers.close()
         await self._pool.close()

@@ -6,7 +6,8 @@ exceptions:
 
 - If a message reports that an activity failed, the activity runs again.
 - If a message reports that a sub-orchestration failed, the sub-orchestration is rewound.
-- If a message is from the timer after the last attempt of a retry, this attempt is repeated.
+- If a message is from the timer after the last attempt of a task with retries, this attempt is
+  repeated.
 """
 
 import json
@@ -174,7 +175,7 @@ class Rewinder:
 
 
 def _undo_last_attempt(event: Event, shim: Shim, past: list[list[Event]]) -> Event | None:
-    """Undo the last attempt of a retry if `event` is from the timer after that attempt.
+    """Undo a retried task's last attempt if `event` is from the timer after that attempt.
 
     The failure of the attempt is removed from the history `past`, and the task numbers in `shim`
     are reset.
@@ -188,8 +189,8 @@ def _undo_last_attempt(event: Event, shim: Shim, past: list[list[Event]]) -> Eve
         return None
     if timer != shim.next_task - 1:
         raise OperationInvalid(
-            "The instance cannot be rewound: tasks were scheduled after the last attempt of a "
-            "retry failed."
+            "The instance cannot be rewound: other tasks were scheduled after the last attempt of "
+            "a task with retries had failed."
         )
     for events in reversed(past):
         for failure in reversed(events):
@@ -201,7 +202,8 @@ def _undo_last_attempt(event: Event, shim: Shim, past: list[list[Event]]) -> Eve
                 shim.next_task = timer
                 return failure
     raise OperationInvalid(
-        "The instance cannot be rewound: the history of a retry's last attempt was deleted."
+        "The instance cannot be rewound: the last attempt of a task with retries was deleted from "
+        "the history."
     )
 
 

@@ -102,7 +102,7 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Json) -> l
 
 def _flat(name: str, data: Json, depth: int) -> Iterator[Any]:
     if not isinstance(data, list) or not depth:
-        raise unreadable(f"{name}.data: expected a list, either nested by the shape or flat")
+        raise unreadable(f"{name}.data: expected a flat list, or a list nested as its shape says")
     for element in data:
         if isinstance(element, list):
             yield from _flat(name, element, depth - 1)

@@ -106,7 +106,7 @@ async def live() -> Response:
     },
 )
 async def ready(request: Request) -> Response:
-    """Return 200 if the durable store, a queue and the blob storage respond, otherwise 503.
+    """Return 200 if Durable Functions, a queue and the blob storage respond, otherwise 503.
 
     The queue is that of the first model in the catalogue.
     """

@@ -116,8 +116,8 @@ class AzureMgmtRecordedTestCase(AzureRecordedTestCase):
 class AzureMgmtPreparer:
     """A decorator that creates a resource, passes it to the test, and removes it afterwards.
 
-    If `set_cache` has enabled the cache, the resource is not removed. Later tests that use the same
-    other resources receive this resource again.
+    If `set_cache` has enabled the cache, the resource is not removed. Later tests that set the same
+    cache key receive this resource again.
     """
 
     _cache: dict[Any, dict[str, Any]] = {}  # noqa: RUF012 - shared by all preparers
