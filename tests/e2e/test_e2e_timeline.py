@@ -31,7 +31,7 @@ max_wait_ms = 5
 lock_seconds = 5
 max_delivery_count = 5
 """
-JOB_COUNT = 60
+PICTURE_COUNT, BURST_COUNT, WAITED_COUNT = 40, 60, 95
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,10 @@ def submit_upload(system: System) -> str:
 
 
 def submit_redelivered(system: System, folder: Path) -> str:
-    """Submit a job, kill its worker, wait until the second delivery begins. Return the job's id."""
+    """Submit a job, kill its worker, and wait until the second delivery begins.
+
+    Return the job's id.
+    """
     ran = folder / "ran"
     job_id = system.accept("counting", f"{ran} 1 3000".encode(), content_type="text/plain")
     until(ran.exists, 30, "the worker runs the job")
@@ -97,7 +100,7 @@ def submit_redelivered(system: System, folder: Path) -> str:
     return job_id
 
 
-def test_the_steps_in_each_timeline_of_60_different_jobs_add_up_to_the_total_time(
+def test_the_steps_in_each_timeline_of_200_different_jobs_add_up_to_the_total_time(
     mixed: System, pictures: Path, tmp_path: Path
 ) -> None:
     picture = (pictures / "chelsea.jpg").read_bytes()
@@ -116,16 +119,16 @@ def test_the_steps_in_each_timeline_of_60_different_jobs_add_up_to_the_total_tim
     with ThreadPoolExecutor(8) as callers:
         pictures_ids = [
             callers.submit(mixed.accept, "classifier", picture, content_type="image/jpeg")
-            for _ in range(12)
+            for _ in range(PICTURE_COUNT)
         ]
-        burst = [callers.submit(mixed.accept, "noop", b"x") for _ in range(20)]
-        waited = [callers.submit(mixed.submit, "noop", b"x") for _ in range(JOB_COUNT - 37)]
+        burst = [callers.submit(mixed.accept, "noop", b"x") for _ in range(BURST_COUNT)]
+        waited = [callers.submit(mixed.submit, "noop", b"x") for _ in range(WAITED_COUNT)]
     redelivered = submit_redelivered(mixed, tmp_path)
     uploaded = submit_upload(mixed)
     ids = [first, cancelled, expired, redelivered, uploaded]
     ids += [job.result() for job in (*pictures_ids, *burst)]
     ids += [answer.result().json()["id"] for answer in waited]
-    assert len(set(ids)) == JOB_COUNT
+    assert len(set(ids)) == 200
     jobs = {job_id: mixed.final(job_id) for job_id in ids}
     shown = {job_id: timeline(mixed, job_id) for job_id in ids}
     for job_id in ids:
