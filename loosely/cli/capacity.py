@@ -162,7 +162,7 @@ def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     from other publications, not from Azure's own list.
     """
     with _exit_on_invalid_input():
-        listed = Prices.load(prices or find_root(Path.cwd()) / "infra" / "prices.yaml")
+        listed = Prices.load(prices or find_root() / "infra" / "prices.yaml")
         deployment = PlannedDeployment(
             JobLoad.parse(load, seed),
             _scaling(scale, target, poll, cooldown),
