@@ -43,7 +43,7 @@ from gateway.storage.blobs import Blobs, ListedBlob
 from gateway.telemetry import KEPT_MINUTES, Histogram, JobCounters, ModelSum, Sums
 
 FRESH_SECONDS: Final = 1.0
-"""For how long one reading is used for all requests."""
+"""For how many seconds the figures are used before they are read again."""
 
 OLDEST_FRESH_SECONDS: Final = 5.0
 LETTERS_FRESH_SECONDS: Final = 15.0
@@ -54,7 +54,7 @@ RATE_MINUTES: Final = 5
 """The rates are means of the current minute and the four before it."""
 
 QUANTILE_MINUTES: Final = 15
-"""The quantiles and the verdict on failures are about this time."""
+"""For how many minutes the quantiles and the verdict on failures are computed."""
 
 DEFAULT_HEARTBEAT_SECONDS: Final = 5.0
 
@@ -95,7 +95,7 @@ class OpsQuantiles(TypedDict):
 
 
 class OpsReason(TypedDict):
-    """Why the jobs of a queue wait."""
+    """A reason why the jobs of a queue wait."""
 
     code: verdicts.WaitCode
     text: str
@@ -610,7 +610,10 @@ def _model_series(minutes: list[ModelSum | None]) -> OpsModelSeries:
 
 
 def _fill_zeros(counts: list[int | None]) -> list[int | None]:
-    """Return the counts, in which unknown ones after a 0 are 0: nothing is recorded meanwhile."""
+    """Return the counts, with unknown counts after a 0 set to 0.
+
+    Nothing is recorded while a queue stays empty.
+    """
     filled: list[int | None] = []
     for count in counts:
         is_still_empty = count is None and filled and filled[-1] == 0

@@ -1,4 +1,4 @@
-"""A busy gateway waits shortly for a job's outcome before it starts the job's orchestration."""
+"""Test that a busy gateway waits briefly for the outcome before it starts an orchestration."""
 
 import asyncio
 import contextlib

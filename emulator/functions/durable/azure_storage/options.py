@@ -15,7 +15,7 @@ class FaultOptions:
     crash_at: tuple[str, ...] = ()
     """The points at which the host kills itself, each as POINT or POINT:NAME (see CrashPoint).
 
-    The host dies once for each text. `check_crash_point` checks the texts.
+    The host dies once for each item. `check_crash_point` checks the items.
     """
     crash_rate: float = 0.0
     split_brain_rate: float = 0.0
