@@ -66,7 +66,7 @@ class VerdictCode(StrEnum):
 
 
 class WaitCode(StrEnum):
-    """Why the jobs of a queue wait."""
+    """The reasons why the jobs of a queue may wait."""
 
     BUSY = "busy"
     MODEL_BROKEN = "model-broken"
@@ -89,7 +89,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class WaitReason:
-    """Why the jobs of a queue wait, in words."""
+    """The reason why the jobs of a queue wait, as a code and in words."""
 
     code: WaitCode
     text: str

@@ -67,7 +67,7 @@ def test_the_orchestration_of_a_job_that_ends_during_the_delay_starts_with_the_o
             assert (await response).json()["status"] == "succeeded"
         run = gateway.durable.runs[request.job_id]
         assert run.status.is_final
-        assert len(run.contexts) == 1, "the orchestration needed more than one turn"
+        assert len(run.contexts) == 1, "the orchestration needed more than one episode"
         job = await gateway.job(request.job_id)
         assert job == (await response).json()
         assert job["result"] == {"n": 1}
