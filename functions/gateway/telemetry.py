@@ -176,7 +176,7 @@ _MAX_DURATION_SECONDS: Final = 30 * 24 * 3600.0
 
 @dataclass(slots=True)
 class ModelSum:
-    """What happened to the jobs of one model in a time.
+    """What happened to the jobs of one model in a period.
 
     Attributes:
         accepted: The jobs that were accepted, those of redriven dead letters included.
@@ -206,7 +206,7 @@ class ModelSum:
         return self.succeeded + self.cancelled + self.expired + self.failed.total()
 
     def add(self, other: "ModelSum") -> None:
-        """Add what another process has counted in the same time, or the same one later."""
+        """Add the counts of another process or of a later period."""
         self.accepted += other.accepted
         self.succeeded += other.succeeded
         self.cancelled += other.cancelled
@@ -224,11 +224,11 @@ class ModelSum:
 
 
 Sums = dict[str, ModelSum]
-"""The sums of one time by model."""
+"""The sums of one period, by the model's name."""
 
 
 class JobCounters:
-    """Counts what happens to jobs in this process: by minute, and in all.
+    """Counts what happens to jobs in this process: by minute, and in total.
 
     Each job is accepted by one process, and its outcome is recorded by one process. Therefore the
     counts of all processes can be added.

@@ -95,7 +95,7 @@ def pages() -> Iterator[PageServer]:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory, pages: PageServer) -> Iterator[System]:
-    """Run a system without torch whose gateway accepts requests of pages of one other origin."""
+    """Run a system without torch. Its gateway allows the web pages of one other origin."""
     folder = tmp_path_factory.mktemp("browsers")
     catalogue = folder / "models.toml"
     catalogue.write_text(

@@ -1,4 +1,4 @@
-"""Consistency checks of rules of Azure that its type data does not contain.
+"""Check that the deployment follows rules that Azure's type data does not contain.
 
 Each rule names its source. The checks raise an AssertionError like those in `consistency`.
 """
@@ -45,7 +45,7 @@ def flex_consumption_gets_no_property_that_it_refuses(files: DeploymentFiles) ->
 
 
 def azd_passes_values_of_hooks_on(files: DeploymentFiles) -> None:
-    """Check that azure.yaml requires an azd that works with the hooks."""
+    """Check that azure.yaml requires an azd that passes values of the hooks to the templates."""
     project = yaml.safe_load(files.text("azure.yaml"))
     [version] = re.findall(r"^>= (\d+\.\d+\.\d+)$", project["requiredVersions"]["azd"])
     assert tuple(map(int, version.split("."))) >= LEAST_AZD
@@ -112,7 +112,7 @@ def a_preview_can_evaluate_every_name(files: DeploymentFiles) -> None:
 
 
 def bicep_files_follow_the_linter_and_the_formatter(files: DeploymentFiles) -> None:
-    """Check what the compiler, its linter and its formatter would report, as far as it was seen.
+    """Check rules whose violations the compiler, its linter or its formatter has reported before.
 
     Parameters have precise types, and the token's length is known (BCP334). Only strings and
     descriptions are longer than the formatter's lines.

@@ -94,7 +94,7 @@ def blocks(text: str) -> Iterator[str]:
 
 
 def mentioned(text: str) -> Iterator[str]:
-    """Yield the complete commands inside sentences.
+    """Yield the complete commands in the sentences of a document.
 
     A complete command has at least three words, calls azd, or begins with an environment variable.
     """

@@ -385,7 +385,7 @@ def _links(
 
 
 def _linked_parts(local: SystemSettings, remote: SystemSettings) -> tuple[Part, ...]:
-    """Return the components, which listen on `local`'s ports and connect to `remote`'s ports."""
+    """Return components that listen on `local`'s ports, but connect to `remote`'s ports."""
     return tuple(
         replace(part, environment=linked.environment)
         for part, linked in zip(loosely_parts(local), loosely_parts(remote), strict=True)

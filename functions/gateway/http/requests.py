@@ -139,7 +139,7 @@ async def find_visible_instance(
 
 
 def shown_job(request: Request, job_id: str, record: Record) -> JobResource:
-    """Return the JSON object that represents a job in a response to this caller.
+    """Return the JSON object that represents a job in the response to a request.
 
     An operator sees the job's tenant. Only a caller of the job's tenant with the scope `jobs:read`
     sees the result.

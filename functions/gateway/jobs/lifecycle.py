@@ -181,11 +181,11 @@ class Waiter:
         self._end_pause()
 
     async def pause_before_start(self, limit_seconds: float) -> JobOutcome | None:
-        """Wait shortly for the outcome of a sent job whose orchestration is not started yet.
+        """Wait briefly for the outcome of a sent job whose orchestration is not started yet.
 
         If this method returns an outcome, the orchestration must be started with this outcome,
         because no event will be raised. An orchestration that starts with the outcome needs one
-        turn instead of two.
+        episode instead of two.
 
         Returns None at once if the delay has no use: few requests wait, so the processor is not
         the limit, or another instance of the app may record the outcome.
@@ -373,7 +373,7 @@ class Jobs:
     ) -> JobOutcome:
         """End a job with this outcome unless the job has ended; return the recorded outcome.
 
-        `model` is the job's model, for which its end is counted; None if it is unknown.
+        The end is counted for the job's model `model`, which is None if it is unknown.
 
         If this call ends the job, it returns the object `outcome` itself. If the job had ended
         before, this method raises the event `reply` again, because the process that recorded the

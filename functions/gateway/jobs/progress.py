@@ -101,7 +101,7 @@ class ProgressStore:
         `change` receives the stored progress and returns the new progress. If another process
         writes the progress at the same time, `change` is called again with what that process has
         written. Raises Unavailable if the blob storage fails, or if other processes write the
-        progress at the same time as each attempt.
+        progress during every attempt.
         """
         name = progress_blob(job_id)
         for _ in range(_MAX_ATTEMPTS):

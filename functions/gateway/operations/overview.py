@@ -43,7 +43,7 @@ from gateway.storage.blobs import Blobs, ListedBlob
 from gateway.telemetry import KEPT_MINUTES, Histogram, JobCounters, ModelSum, Sums
 
 FRESH_SECONDS: Final = 1.0
-"""For how long one reading is used for all requests."""
+"""For how many seconds the figures are used before they are read again."""
 
 OLDEST_FRESH_SECONDS: Final = 5.0
 LETTERS_FRESH_SECONDS: Final = 15.0
@@ -95,7 +95,7 @@ class OpsQuantiles(TypedDict):
 
 
 class OpsReason(TypedDict):
-    """Why the jobs of a queue wait."""
+    """A reason why the jobs of a queue wait."""
 
     code: verdicts.WaitCode
     text: str

@@ -33,7 +33,7 @@ from gateway.telemetry import (
 )
 
 INTERVAL_SECONDS: Final = 60.0
-"""How long a change may be only in memory."""
+"""For how many seconds a changed count may be only in memory."""
 
 SUMS_KEPT: Final = timedelta(minutes=KEPT_MINUTES + 2)
 """How long a blob is kept after its last write. An older blob has no counts of the last hour."""
@@ -54,7 +54,7 @@ class ProcessSums:
 
 
 class MinuteSums:
-    """Writes the counts of this process, and reads those of all processes."""
+    """Writes the minute sums of this process, and reads the minute sums of all processes."""
 
     def __init__(
         self, blobs: Blobs, counters: JobCounters, clock: Clock, *, is_enabled: bool
@@ -164,8 +164,8 @@ def add_sums(target: Sums, more: Sums) -> None:
 def quantile(histogram: Histogram, share: float) -> float | None:
     """Return the duration in seconds that this share of the counted durations does not exceed.
 
-    The value is interpolated in its bucket, so it is up to a fifth wrong. Returns None without any
-    duration.
+    The value is interpolated in its bucket, so its error may be up to a fifth. Returns None if no
+    duration was counted.
     """
     count = histogram.counts.total()
     if not count:

@@ -22,10 +22,10 @@ SUMS_TEXT: Final = "the minute sums"
 LETTERS_TEXT: Final = "the dead letters"
 
 ANSWERED_SECONDS: Final = 12.0
-"""A model has a worker if a worker called this gateway so many seconds ago, heartbeat or not."""
+"""A model has a worker if one called this gateway in this many seconds, even without heartbeat."""
 
 LONG_WAIT_SECONDS: Final = 60.0
-"""If the oldest job of a queue waits for longer, this is a warning."""
+"""There is a warning if the oldest job of a queue has waited for more seconds than this."""
 
 MANY_WAITING: Final = 10
 GROWTH: Final = 1.2
@@ -47,7 +47,7 @@ class Severity(StrEnum):
 
 
 class VerdictCode(StrEnum):
-    """What a verdict is about. Pages and alerts may depend on these names."""
+    """What a verdict is about. Do not rename a code, because pages and alerts may use it."""
 
     ALL_WELL = "all-well"
     BACKLOG_GROWS = "backlog-grows"
@@ -67,7 +67,7 @@ class VerdictCode(StrEnum):
 
 
 class WaitCode(StrEnum):
-    """Why the jobs of a queue wait."""
+    """The reasons why the jobs of a queue may wait."""
 
     BUSY = "busy"
     MODEL_BROKEN = "model-broken"
@@ -90,7 +90,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class WaitReason:
-    """Why the jobs of a queue wait, in words."""
+    """The reason why the jobs of a queue wait, as a code and in words."""
 
     code: WaitCode
     text: str

@@ -61,10 +61,11 @@ class ReplySample:
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """The throughput of a model.
+    """The throughput of a model, computed from the replies that this process has received.
 
-    `busy_seconds` and `device_seconds` are weighted sums of the times of the replies that this
-    process has received. Older replies have less weight. `weight` is the sum of the weights.
+    Each reply adds the time for which its job kept a worker busy to `busy_seconds`, and the job's
+    share of the device's time to `device_seconds`. Both are weighted sums, in which older replies
+    have less weight. `weight` is the sum of the weights.
     """
 
     weight: float = 0.0
@@ -112,9 +113,9 @@ QUIET_SECONDS: Final = 5.0
 """A model counts as cold starting if its workers have not called for this many seconds."""
 
 QUIET_JOBS: Final = 4
-"""For a slow model, the time that this many jobs take is used instead of QUIET_SECONDS.
+"""If this many jobs take longer than QUIET_SECONDS, their time is used instead of QUIET_SECONDS.
 
-A model is slow if this time is longer than QUIET_SECONDS.
+Otherwise, a slow model would count as cold starting while its workers run jobs.
 """
 
 

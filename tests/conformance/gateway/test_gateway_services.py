@@ -148,7 +148,7 @@ def running_service_bus(port: int, folder: Path) -> Iterator[None]:
 
 
 async def received(port: int, queue: str, count: int) -> list[Any]:
-    """Receive `count` messages from a queue, and complete them."""
+    """Receive `count` messages from a queue, complete them, and return them."""
     connection_string = service_bus(port).connection_string or ""
     found: list[Any] = []
     async with (

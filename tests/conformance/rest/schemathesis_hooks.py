@@ -1,4 +1,4 @@
-"""Hooks that keep Schemathesis from sending values that the schema cannot exclude."""
+"""Hooks that change or skip requests to which the right response differs from the schema."""
 
 import re
 import zlib

@@ -1,4 +1,4 @@
-"""Schemas of parameters in the catalogue, and the values of callers that they accept or refuse."""
+"""Test which values of parameters the schemas in the catalogue accept."""
 
 import json
 from typing import Any

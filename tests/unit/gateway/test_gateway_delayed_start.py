@@ -1,4 +1,4 @@
-"""A busy gateway waits shortly for a job's outcome before it starts the job's orchestration."""
+"""Test that a busy gateway waits briefly for the outcome before it starts an orchestration."""
 
 import asyncio
 import contextlib
@@ -70,7 +70,7 @@ def test_the_orchestration_of_a_job_that_ends_during_the_delay_starts_with_the_o
             assert (await response).json()["status"] == "succeeded"
         run = gateway.durable.runs[request.job_id]
         assert run.status.is_final
-        assert len(run.contexts) == 1, "the orchestration needed more than one turn"
+        assert len(run.contexts) == 1, "the orchestration needed more than one episode"
         job = await gateway.job(request.job_id)
         assert job == (await response).json()
         assert job["result"] == {"n": 1}

@@ -1,4 +1,4 @@
-"""The documents under /v1/ops: queues, workers, failures, series and who may read them."""
+"""Test the documents under /v1/ops: what they contain, and which callers may read them."""
 
 import asyncio
 import json

@@ -21,7 +21,7 @@ from worker.settings import MemorySettings
 
 
 class MemoryStore:
-    """Records the requests, and fails while `is_down` is true."""
+    """A heartbeat store that records all calls. Each call fails while `is_down` is true."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, float | None]] = []
