@@ -166,7 +166,10 @@ class Browser:
         return self._messages
 
     def drop_logs(self) -> None:
-        """Forget what the browser has logged, because its logs are those of all tabs."""
+        """Discard everything that the browser has logged until now.
+
+        All tabs share these logs. Without this call, the next tab would read the old entries.
+        """
         for name in ("browser", "performance"):
             self.driver.get_log(name)  # type: ignore[no-untyped-call]
 

@@ -95,7 +95,10 @@ def pages() -> Iterator[PageServer]:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory, pages: PageServer) -> Iterator[System]:
-    """Run a system without torch whose gateway accepts requests of pages of one other origin."""
+    """Run a system with two models that do not need torch.
+
+    The gateway allows cross-origin requests only for the origin of `pages`.
+    """
     folder = tmp_path_factory.mktemp("browsers")
     catalogue = folder / "models.toml"
     catalogue.write_text(
