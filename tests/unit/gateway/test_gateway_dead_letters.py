@@ -414,7 +414,7 @@ async def test_an_unreadable_dead_letter_is_listed_and_can_be_deleted(
     assert (await gateway.http.delete(f"{LETTERS}/noop/odd")).status_code == 204
 
 
-async def test_housekeeping_deletes_blobs_whose_retention_has_ended(
+async def test_housekeeping_deletes_dead_letters_and_job_blobs_whose_retention_has_ended(
     gateway: RunningGateway,
 ) -> None:
     job_id = await dead_job(gateway, b"x" * 100_000)

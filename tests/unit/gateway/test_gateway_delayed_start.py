@@ -96,7 +96,9 @@ def test_the_orchestration_of_a_job_that_does_not_end_starts_after_the_delay() -
 
 
 @pytest.mark.parametrize("reason", ["few requests wait", "another instance records outcomes"])
-def test_the_orchestration_starts_at_once_if_a_delay_has_no_use(reason: str) -> None:
+def test_the_orchestration_starts_at_once_if_few_requests_wait_or_another_instance_records_outcomes(
+    reason: str,
+) -> None:
     async def test(gateway: RunningGateway) -> None:
         count = BUSY_WAITERS - (2 if reason == "few requests wait" else 1)
         with other_waiters(gateway, count):

@@ -164,7 +164,7 @@ def test_the_keyword_only_arguments_of_a_model_class_declare_parameters() -> Non
     read_schemas("typed.parameters", TYPED_SCHEMAS)
 
 
-def test_typed_parameters_are_passed_as_the_types_of_their_hints() -> None:
+def test_parameters_are_converted_to_the_types_in_the_type_hints_of_the_model_class() -> None:
     class Batched(Typed):
         accepts: ClassVar[Accepts] = "text"
 
