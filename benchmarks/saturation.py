@@ -176,8 +176,8 @@ def bare_loop(catalogue: Path, model: str) -> Iterator[BareLoop]:
 def measure(catalogue: Path, model: str, rounds: int, seconds: float) -> list[Figure]:
     """Measure one model, and return the rows of the report.
 
-    Repeats the measurement until `rounds` rounds have run that other programs did not disturb.
-    Gives up after `rounds * _MAX_TRIES` rounds.
+    Repeats the measurement until `rounds` rounds were not disturbed by other programs, but runs at
+    most `rounds * _MAX_TRIES` rounds.
     """
     batch_size = Catalogue.load(catalogue).model(model).max_batch_size
     with (

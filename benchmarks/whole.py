@@ -162,7 +162,7 @@ def measure_queued_memory(data: Path) -> list[Figure]:
 
 
 def measure_start(system: System) -> list[Figure]:
-    """Start the system; measure when the gateway and when all components are ready."""
+    """Measure how soon the gateway and all components are ready; return the rows of the report."""
     begin = time.perf_counter()
     gateway_seconds: list[float] = []
 

@@ -40,9 +40,9 @@ class DiskStatus:
     """Checks whether the data directory of a service can be written.
 
     Each check reads the free space of the disk. After `note_error` has recorded a failed write of
-    the service, a check also writes and removes a small file, at most once a second. It stops this
-    when such a test write, or a write of the service, succeeds. Only one thread at a time may call
-    the methods.
+    the service, a check also writes and removes a small file, at most once a second. These test
+    writes end when one of them, or a write of the service, has succeeded. Only one thread at a time
+    may call the methods.
     """
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:

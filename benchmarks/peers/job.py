@@ -109,7 +109,7 @@ def announce_model_process() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Print the expected results of `resnet18` as a JSON list."""
+    """Print a JSON list with the result of `resnet18` for each picture file in the arguments."""
     _, *pictures = arguments
     model = PeerModel("resnet18")
     json.dump([model(Path(picture).read_bytes()) for picture in pictures], sys.stdout)

@@ -176,7 +176,7 @@ _MAX_DURATION_SECONDS: Final = 30 * 24 * 3600.0
 
 @dataclass(slots=True)
 class ModelSum:
-    """What happened to the jobs of one model in a time.
+    """What happened to the jobs of one model in a period.
 
     Attributes:
         accepted: The jobs that were accepted, those of redriven dead letters included.
@@ -202,11 +202,11 @@ class ModelSum:
 
     @property
     def ended(self) -> int:
-        """How many jobs ended, in any way."""
+        """How many jobs ended, with any final status."""
         return self.succeeded + self.cancelled + self.expired + self.failed.total()
 
     def add(self, other: "ModelSum") -> None:
-        """Add what another process has counted in the same time, or the same one later."""
+        """Add the counts of another process or of a later period."""
         self.accepted += other.accepted
         self.succeeded += other.succeeded
         self.cancelled += other.cancelled
@@ -224,11 +224,11 @@ class ModelSum:
 
 
 Sums = dict[str, ModelSum]
-"""The sums of one time by model."""
+"""The sums of one period, by the model's name."""
 
 
 class JobCounters:
-    """Counts what happens to jobs in this process: by minute, and in all.
+    """Counts what happens to jobs in this process: by minute, and in total.
 
     Each job is accepted by one process, and its outcome is recorded by one process. Therefore the
     counts of all processes can be added.
@@ -260,7 +260,7 @@ class JobCounters:
             model: The job's model.
             status: The final status of the job.
             code: The code of the job's error; None if it has no error.
-            durations: How many seconds the job waited and ran; None if unknown.
+            durations: How many seconds the job waited, and how many it ran; None if unknown.
         """
         now_seconds = self._clock().timestamp()
         for sums in self._current(model):

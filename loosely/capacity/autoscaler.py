@@ -147,10 +147,10 @@ def propose_replicas(replicas: int, metric: int, target: int, tolerance: float) 
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """A past decision of the autoscaler: the time, and a number of replicas.
+    """A past decision of the autoscaler: its time, and a number of replicas.
 
-    The list that contains this object determines whether the replicas were recommended, added or
-    removed.
+    In the list `_recommendations`, this is the recommended number. In `_additions` and `_removals`,
+    it is the number that was added or removed.
     """
 
     at_seconds: float

@@ -15,7 +15,10 @@ from loosely import __version__
 
 #: For each subcommand, its module, and the name of its function or of its group in this module.
 _SUBCOMMANDS = {
+    "new": ("folder", "new"),
     "up": ("up", "up"),
+    "test": ("folder", "test"),
+    "package": ("folder", "package"),
     "open": ("pages", "open_page"),
     "submit": ("jobs", "submit"),
     "status": ("jobs", "status"),

@@ -162,7 +162,7 @@ def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     from other publications, not from Azure's own list.
     """
     with _exit_on_invalid_input():
-        listed = Prices.load(prices or find_root(Path.cwd()) / "infra" / "prices.yaml")
+        listed = Prices.load(prices or find_root() / "infra" / "prices.yaml")
         deployment = PlannedDeployment(
             JobLoad.parse(load, seed),
             _scaling(scale, target, poll, cooldown),
@@ -185,7 +185,7 @@ def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
 
 @contextmanager
 def _exit_on_invalid_input() -> Iterator[None]:
-    """Print an error of the ``with`` block on one line, and exit with 2.
+    """Print an error of the ``with`` block on one line, and exit with status 2.
 
     The error may be an invalid option, an invalid price list or a missing Python package.
     """

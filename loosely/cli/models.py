@@ -2,8 +2,8 @@
 
 import json
 import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,9 +16,15 @@ from loosely.cli.errors import ExitCode, exit_on_error
 from loosely.cli.jobs import JsonLinesOption
 from loosely.cli.output import model_table, print_to, printable, result_view
 from loosely.local.data_directory import RunningSystem
-from loosely.local.environment import find_root, read_environment, shared_environment
-from loosely.local.errors import RepositoryMissing
-from loosely.local.parts import storage_connection_string
+from loosely.local.environment import (
+    check_requirements,
+    find_root,
+    read_environment,
+    shared_environment,
+)
+from loosely.local.errors import UpError
+from loosely.local.model_folder import current_model_folder
+from loosely.local.parts import python_command, storage_connection_string
 
 _MEBIBYTE = 1024 * 1024
 _EXIT_USAGE = 2
@@ -55,10 +61,9 @@ def show(
 ) -> None:
     """Print a model's entry in the catalogue with all its defaults.
 
-    MODEL_CATALOGUE selects the catalogue, as it does for the gateway and the worker.
+    The catalogue is `models.toml` of the model folder, or the file that MODEL_CATALOGUE names.
     """
-    catalogue = read_environment().get("MODEL_CATALOGUE")
-    _run("contract.catalogue", name, *([str(Path(catalogue).resolve())] if catalogue else []))
+    _run(lambda catalogue: ("contract.catalogue", name, catalogue))
 
 
 @app.command()
@@ -67,32 +72,30 @@ def describe(
 ) -> None:
     """Print the parameters that a model's class declares, as TOML for the catalogue.
 
-    The command imports the model's module. The setting MODEL_CATALOGUE is the path of the
-    catalogue.
+    The command imports the model's module.
     """
-    _run("worker.describe", name)
+    _run(lambda _: ("worker.describe", name))
 
 
-def _run(module: str, *arguments: str) -> None:
-    """Run a module of this repository, and wait until it ends.
+def _run(make_command: Callable[[str], tuple[str, ...]]) -> None:
+    """Run a module of a component, and wait until it ends.
+
+    Args:
+        make_command: Returns the module and its arguments, given the path of the catalogue.
 
     Raises:
         typer.Exit: The module has not ended with exit code 0. The error has the same exit code.
     """
-    root = _find_root()
+    place = _find_place()
+    module, *arguments = make_command(place.environment["MODEL_CATALOGUE"])
     done = subprocess.run(  # noqa: S603  our own module, without a shell
-        [sys.executable, "-m", module, *arguments], cwd=root, env=_environment(root), check=False
+        python_command(module, *arguments),
+        cwd=place.directory,
+        env=place.environment,
+        check=False,
     )
     if done.returncode:
         raise typer.Exit(done.returncode)
-
-
-def _find_root() -> Path:
-    try:
-        return find_root(Path.cwd())
-    except RepositoryMissing as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(_EXIT_USAGE) from None
 
 
 @app.command()
@@ -111,15 +114,18 @@ def check(
 ) -> None:
     """Load a model without a worker, run it on a file, and measure its batches.
 
-    The model runs in a separate process, from the source in this repository. MODEL_CATALOGUE
-    selects the catalogue, as it does for the worker. Weights in blob storage are read from
-    PAYLOAD_STORAGE or, if that is unset, from the storage of the running `loosely up`.
+    The model runs in a separate process. Its entry is in `models.toml` of the model folder, or in
+    the file that MODEL_CATALOGUE names. Weights in blob storage are read from PAYLOAD_STORAGE or,
+    if that is unset, from the storage of the running `loosely up`.
     """
-    root = _find_root()
-    command = [sys.executable, "-m", "worker.check", name, str(file.resolve())]
-    command += ["--type", media_type] if media_type else []
+    place = _find_place()
+    kind = ("--type", media_type) if media_type else ()
     with subprocess.Popen(  # noqa: S603  our own module, without a shell
-        command, cwd=root, env=_environment(root), stdout=subprocess.PIPE, text=True
+        python_command("worker.check", name, str(file.resolve()), *kind),
+        cwd=place.directory,
+        env=place.environment,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         output = _CheckOutput(Console())
@@ -134,18 +140,35 @@ def check(
         raise typer.Exit(_EXIT_USAGE if is_usage else ExitCode.FAILED)
 
 
-def _environment(root: Path) -> dict[str, str]:
-    user = read_environment()
-    # The check runs in the repository's root, but the user's path is relative to this directory.
-    if "MODEL_CATALOGUE" in user:
-        user["MODEL_CATALOGUE"] = str(Path(user["MODEL_CATALOGUE"]).resolve())
-    environment = shared_environment(root, user)
-    running = RunningSystem.read(root / ".loosely")
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The working directory and the environment variables of the worker's modules."""
+
+    directory: Path
+    environment: Mapping[str, str] = field(repr=False)
+
+
+def _find_place() -> _Place:
+    """Return where the models of the current directory run.
+
+    Raises:
+        typer.Exit: The packages of the worker are not installed.
+    """
+    try:
+        check_requirements()
+    except UpError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(error.exit_code) from None
+    root, user = find_root(), read_environment()
+    folder = current_model_folder()
+    environment = shared_environment(root, user, folder.path)
+    environment["MODEL_CATALOGUE"] = str(folder.catalogue)
+    running = RunningSystem.read(folder.data)
     if running is not None and not any(name.startswith("PAYLOAD_STORAGE") for name in user):
         environment["PAYLOAD_STORAGE"] = storage_connection_string(
             running.parts["blobs"].ports["blobs"]
         )
-    return environment
+    return _Place(folder.path, environment)
 
 
 class _CheckOutput:

@@ -13,8 +13,7 @@ from rich.text import Text
 from loosely.cli.connection import KeyOption, UrlOption, connect
 from loosely.cli.errors import ExitCode, exit_on_error
 from loosely.cli.output import bar_between, duration_text, print_to, printable
-from loosely.local.environment import find_root
-from loosely.local.errors import RepositoryMissing
+from loosely.local.model_folder import current_model_folder
 from loosely.local.trace_files import Span, read_trace
 
 _TRACE_ID = re.compile("[0-9a-f]{32}")
@@ -36,7 +35,7 @@ def trace(
     if not _TRACE_ID.fullmatch(identifier):
         with exit_on_error(as_json=False), connect(url, api_key) as client:
             trace_id = str(client.get(identifier).document.get("trace_id"))
-    folder = _folder(data)
+    folder = (data or current_model_folder().data) / "traces"
     roots = read_trace(folder, trace_id)
     if not roots:
         typer.echo(
@@ -46,13 +45,6 @@ def trace(
         )
         raise typer.Exit(ExitCode.FAILED)
     print_to(Console(), _tree(roots, trace_id))
-
-
-def _folder(data: Path | None) -> Path:
-    try:
-        return (data or find_root(Path.cwd()) / ".loosely") / "traces"
-    except RepositoryMissing:
-        return Path(".loosely/traces")
 
 
 def _tree(roots: list[Span], trace_id: str) -> Table:

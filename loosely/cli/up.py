@@ -1,7 +1,6 @@
 """The command ``loosely up``, which starts the whole system on this machine."""
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -19,10 +18,9 @@ from loosely.local.parts import PART_NAMES, Part, SystemSettings, loosely_parts,
 from loosely.local.ports import PORT_COUNT, Ports
 
 if TYPE_CHECKING:
+    from loosely.local.model_folder import ModelFolder
     from loosely.local.run import RunPlan
     from loosely.local.worker_pool import WorkerPoolPlan
-
-_DATA_DIRECTORY = ".loosely"
 
 
 class LogLevel(StrEnum):
@@ -56,7 +54,7 @@ DataOption = Annotated[
     typer.Option(
         file_okay=False,
         metavar="DIR",
-        help="Directory for jobs, blobs and logs. Default: .loosely in the repository.",
+        help="Directory for jobs, blobs and logs. Default: .loosely in the model folder.",
     ),
 ]
 LogLevelOption = Annotated[
@@ -71,6 +69,14 @@ AllowHostOption = Annotated[
     typer.Option(
         metavar="NAME",
         help="Also answer requests for this host name. May be repeated. Default: only localhost.",
+    ),
+]
+WatchOption = Annotated[
+    bool,
+    typer.Option(
+        "--watch",
+        help="Restart the worker when a file of the models changes, and also Service Bus and the "
+        "gateway when the catalogue changes.",
     ),
 ]
 TracesOption = Annotated[
@@ -168,8 +174,10 @@ class _UpOptions:
     """The options of one run of `loosely up`, after they were checked."""
 
     root: Path
+    folder: "ModelFolder"
     data: Path
     ports: Ports
+    is_watching: bool
     log_level: LogLevel | None
     part_names: frozenset[str]
     scaling: ScaledObject | None
@@ -181,6 +189,7 @@ class _UpOptions:
 def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     port: PortOption = None,
     data: DataOption = None,
+    watch: WatchOption = False,
     log_level: LogLevelOption = None,
     only: OnlyOption = None,
     without: WithoutOption = None,
@@ -199,6 +208,9 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
 ) -> None:
     """Start the whole system on this machine: blobs, Service Bus, gateway and worker.
 
+    It serves the models of the model folder that contains the current directory, as `loosely new`
+    makes it. Elsewhere it serves the models that ship with Loosely.
+
     Each component is a process, and is restarted when it dies. Ctrl-C stops all components in
     order.
     """
@@ -208,7 +220,8 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     # Imported in the functions that need them, so that other commands start faster.
     from rich.console import Console  # noqa: PLC0415
 
-    from loosely.local.environment import find_root  # noqa: PLC0415
+    from loosely.local.environment import check_requirements, find_root  # noqa: PLC0415
+    from loosely.local.model_folder import current_model_folder  # noqa: PLC0415
     from loosely.local.run import run  # noqa: PLC0415
 
     try:
@@ -225,11 +238,14 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
         names = choose_parts(only or [], without or [])
         if scaling is not None and "worker" not in names:
             raise UnknownPart("--scale needs the worker, but --only or --without excludes it")
-        root = find_root(Path.cwd())
+        check_requirements()
+        folder = current_model_folder()
         options = _UpOptions(
-            root=root,
-            data=(data or root / _DATA_DIRECTORY).resolve(),
+            root=find_root(),
+            folder=folder,
+            data=(data or folder.data).resolve(),
             ports=Ports() if port is None else Ports.from_base(port),
+            is_watching=watch,
             log_level=log_level,
             part_names=names,
             scaling=scaling,
@@ -363,18 +379,17 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
         shared_environment,
     )
     from loosely.local.example import choose_example  # noqa: PLC0415
-    from loosely.local.run import RunPlan  # noqa: PLC0415
+    from loosely.local.run import RunPlan, forget_killed_loads  # noqa: PLC0415
 
-    # Forget which models killed an earlier worker by their load, because they may be repaired now.
-    shutil.rmtree(options.data / "locks" / "loads", ignore_errors=True)
+    forget_killed_loads(options.data)
     user = read_environment()
-    catalogue = user.get("MODEL_CATALOGUE")
+    folder = options.folder
     settings = SystemSettings(
         root=options.root,
         data=options.data,
         ports=options.ports,
         reply_token_key=reply_token_key(options.data),
-        catalogue=Path(catalogue).resolve() if catalogue else None,
+        catalogue=folder.catalogue,
         log_level=options.log_level or user.get("LOG_LEVEL", LogLevel.info).lower(),
         engine_options=options.engine_options,
         allowed_hosts=options.allowed_hosts,
@@ -384,19 +399,24 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
     worker_pool = None
     if options.scaling is not None:
         worker_pool = plan_worker_pool(settings, options.scaling, parts.pop("worker"), user)
+    examples = next(
+        path for path in (folder.path / "examples", options.root / "examples") if path.is_dir()
+    )
     return RunPlan(
         parts=tuple(parts.values()),
         worker_pool=worker_pool,
-        directory=options.root,
+        directory=folder.path,
         data=options.data,
         url=settings.gateway_url,
+        models=folder.catalogue,
+        watched_code=folder.code if options.is_watching else None,
         example=choose_example(
-            settings.catalogue or options.root / "functions" / "contract" / "models.toml",
-            _relative_to_current(options.root / "examples"),
+            folder.catalogue,
+            _relative_to_current(examples),
             needs_key=bool(read_setting("API_KEYS", options.root, user)),
         ),
         environment={
-            **shared_environment(options.root, user),
+            **shared_environment(options.root, user, folder.path),
             **(_receive_traces(options.data) if options.records_traces else {}),
         },
     )

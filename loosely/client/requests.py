@@ -222,7 +222,7 @@ class RequestBuilder:
         )
 
     def get_job(self, job_id: str, wait_seconds: int = 0) -> HttpRequest:
-        """Return a request for a job.
+        """Return the request that gets a job.
 
         The gateway responds when the job has ended, or after ``wait_seconds``.
         """

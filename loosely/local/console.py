@@ -1,6 +1,6 @@
 """The output of `loosely up`: one line for each component, then an example of a request."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +98,8 @@ class StatusDisplay:
                 )
             case events.PartStopping(part):
                 self._print(part, "is stopping")
+            case events.PartHalted(part, reason):
+                self._print(part, f"restarts: {reason}", style="cyan")
             case events.PartStopped(part, seconds, is_killed):
                 self._print(part, f"{'killed' if is_killed else 'stopped'} after {seconds:.1f} s")
             case events.PoolScaled() | events.QueueCountsUnknown() | events.PartGivenUp():
@@ -110,7 +112,8 @@ class StatusDisplay:
         event: events.PartNotStarted
         | events.PartFailing
         | events.ModelSetAside
-        | events.ModelRestored,
+        | events.ModelRestored
+        | events.ChangeRefused,
     ) -> None:
         match event:
             case events.PartNotStarted(part, reason, restart_in_seconds):
@@ -134,6 +137,8 @@ class StatusDisplay:
                     f"the model {model} is set aside, the others are served: {reason}",
                     style="red",
                 )
+            case events.ChangeRefused(part, reason):
+                self._print(part, f"keeps running without the change: {reason}", style="red")
             case events.ModelRestored(part, model):
                 self._print(part, f"the model {model} is served again", style="green")
 
@@ -187,7 +192,12 @@ class StatusDisplay:
 
 
 def show_usage(
-    console: Console, *, seconds: float, url: str | None, example: ExampleRequest | None, logs: Path
+    console: Console,
+    *,
+    seconds: float,
+    url: str | None,
+    example: ExampleRequest | None,
+    files: Mapping[str, Path],
 ) -> None:
     """Print that the system is ready, and a request to try.
 
@@ -196,14 +206,15 @@ def show_usage(
         seconds: How many seconds the start of the system took.
         url: The gateway's URL, or ``None`` if no gateway was started.
         example: The request of the printed command, or ``None`` to print no command.
-        logs: The directory of the log files.
+        files: Paths to print, by their titles.
     """
     lines = [f"\nReady in {seconds:.1f} s."]
     if url is not None:
         if example is not None:
             lines += ["Try:\n", f"  {example.curl_command(url)}\n"]
         lines += [f"{title:<10} {page_address(url, name)}" for name, title in PAGES.items()]
-    lines += [f"Logs       {logs}", "Ctrl-C stops all components."]
+    lines += [f"{title:<10} {path}" for title, path in files.items()]
+    lines.append("Ctrl-C stops all components.")
     for line in lines:
         # Do not wrap the lines, because users copy them.
         with suppress(OSError):

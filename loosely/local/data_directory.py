@@ -215,7 +215,7 @@ class StateWriter:
                 self._parts[part.name] = RunningPart(pid, dict(part.ports), log, ready=False)
             case events.PartReady():
                 self._set_ready(part, is_ready=True)
-            case events.PartDied() | events.PartStopping():
+            case events.PartDied() | events.PartHalted() | events.PartStopping():
                 self._set_ready(part, is_ready=False)
             case events.PartStopped():
                 self._parts.pop(part.name, None)

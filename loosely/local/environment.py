@@ -1,15 +1,17 @@
-"""Find the repository, and build the environment variables that all components share."""
+"""Find the source of the components, and build the environment variables that they share."""
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from loosely.local.errors import RepositoryMissing
+from loosely.local.errors import ExtraMissing
 
-#: Files that every clone of the repository contains.
-_LANDMARKS = ("functions/contract/models.toml", "worker/__init__.py", "emulator/__init__.py")
+_PACKAGE = Path(__file__).parents[1]
+#: Packages that only the extra `local` installs.
+_LOCAL_PACKAGES = ("fastapi", "uvicorn", "PIL")
 
 
 def read_environment() -> dict[str, str]:
@@ -17,7 +19,9 @@ def read_environment() -> dict[str, str]:
     return dict(os.environ)
 
 
-def shared_environment(root: Path, user: Mapping[str, str]) -> dict[str, str]:
+def shared_environment(
+    root: Path, user: Mapping[str, str], models: Path | None = None
+) -> dict[str, str]:
     """Return the environment variables that all components receive.
 
     The result includes all variables of the user, for example ``WORKER_*`` and ``TORCH_THREADS``,
@@ -25,10 +29,14 @@ def shared_environment(root: Path, user: Mapping[str, str]) -> dict[str, str]:
     with the same name.
 
     Args:
-        root: The repository's root directory.
+        root: The directory that contains the components' source.
         user: The environment variables with which the user called `loosely`.
+        models: The directory from which the worker also imports models.
     """
-    paths = [str(root / "functions"), str(root), user.get("PYTHONPATH", "")]
+    paths = [str(root / "functions"), str(root)]
+    if models is not None and models != root:
+        paths.append(str(models))
+    paths.append(user.get("PYTHONPATH", ""))
     # The components connect to each other on loopback, which a proxy cannot reach.
     direct = [user.get("NO_PROXY") or user.get("no_proxy") or "", "127.0.0.1", "localhost"]
     no_proxy = ",".join(filter(None, direct))
@@ -49,7 +57,7 @@ def read_setting(name: str, root: Path, user: Mapping[str, str]) -> str:
 
     Args:
         name: The name of the setting.
-        root: The repository's root directory.
+        root: The directory that contains the components' source.
         user: The environment variables with which the user called `loosely`.
     """
     value: Any = user.get(name)
@@ -71,27 +79,28 @@ def read_cors_origins(root: Path, user: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(origin.strip() for origin in value.split(",") if origin.strip())
 
 
-def find_root(current: Path, package: Path = Path(__file__).parents[1]) -> Path:
-    """Return the root directory of the repository that contains ``package``.
+def find_root(package: Path = _PACKAGE) -> Path:
+    """Return the directory that contains `functions`, `worker`, `emulator` and `examples`.
 
-    If no repository contains ``package``, return the root directory of the repository that contains
-    ``current``.
+    In a clone of the repository, this is its root directory. A wheel contains the same files in
+    `loosely/system`.
+
+    Args:
+        package: The directory of the package `loosely`.
+    """
+    packaged = package.resolve() / "system"
+    return packaged if packaged.is_dir() else packaged.parents[1]
+
+
+def check_requirements() -> None:
+    """Check that the packages of gateway, worker and emulator are installed.
 
     Raises:
-        RepositoryMissing: Neither path is in a repository. For example, only the client is
-            installed.
+        ExtraMissing: Only the client is installed.
     """
-    for candidate in _candidates(current, package):
-        if all((candidate / landmark).is_file() for landmark in _LANDMARKS):
-            return candidate
-    raise RepositoryMissing(
-        f"neither {package.parent} nor {current} is in a clone of the Loosely repository\n"
-        "this command runs the gateway and the worker from their source: "
-        "run it in a clone of the repository"
-    )
-
-
-def _candidates(current: Path, package: Path) -> Iterator[Path]:
-    yield package.resolve().parent
-    yield current.resolve()
-    yield from current.resolve().parents
+    missing = [name for name in _LOCAL_PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ExtraMissing(
+            f"this command runs the gateway and the worker, which need the missing package "
+            f"{missing[0]}: install them with `pip install 'loosely[local]'`"
+        )

@@ -1,7 +1,8 @@
 """The errors with which `loosely up` ends, and their exit codes.
 
 UpError
-├── RepositoryMissing      the repository with the components is missing        exit 2
+├── ExtraMissing           the packages of the extra `local` are missing        exit 2
+├── FolderUnusable         a folder cannot be made or packaged                  exit 2
 ├── UnknownPart            --only or --without names an unknown component       exit 2
 ├── PortBusy               another process listens on a port that is needed     exit 98
 ├── DataDirectoryInUse     another `loosely up` uses the data directory         exit 98
@@ -23,8 +24,14 @@ class UpError(Exception):
     exit_code: ClassVar[int] = 1
 
 
-class RepositoryMissing(UpError):
-    """Neither the installed package nor the current directory is in a Loosely repository."""
+class ExtraMissing(UpError):
+    """The packages of the extra `local` are not installed."""
+
+    exit_code = USAGE_EXIT_CODE
+
+
+class FolderUnusable(UpError):
+    """A model folder cannot be made here, or it cannot be packaged."""
 
     exit_code = USAGE_EXIT_CODE
 

@@ -101,6 +101,22 @@ class PartStopping:
 
 
 @dataclass(frozen=True, slots=True)
+class PartHalted:
+    """The component is being restarted because of ``reason``, for example a changed file."""
+
+    part: Part
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRefused:
+    """A changed catalogue is not used because of ``reason``. The component keeps running."""
+
+    part: Part
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class PartStopped:
     """The component has stopped. ``seconds`` is how long the stop took.
 
@@ -154,6 +170,8 @@ PartEvent = (
     | ModelSetAside
     | ModelRestored
     | PartStopping
+    | PartHalted
+    | ChangeRefused
     | PartStopped
     | PartGivenUp
     | PoolScaled

@@ -1,4 +1,4 @@
-"""Choose the request that `loosely up` prints as an example, for the models of the catalogue."""
+"""Choose a model of the catalogue and an input for the example that `loosely up` prints."""
 
 import shlex
 import tomllib

@@ -53,6 +53,7 @@ class Part:
 class SystemSettings:
     """The settings that determine the components' commands and environments."""
 
+    #: The directory that contains the components' source.
     root: Path
     data: Path
     ports: Ports
@@ -135,7 +136,7 @@ def _blobs(settings: SystemSettings) -> Part:
         name="blobs",
         summary="Blob storage for large payloads",
         address=f"http://{_HOST}:{port}/{_STORAGE_ACCOUNT}",
-        command=_python(
+        command=python_command(
             "emulator.blobs",
             *("--port", str(port)),
             *("--data", str(settings.data / "blobs")),
@@ -155,7 +156,7 @@ def _servicebus(settings: SystemSettings) -> Part:
         name="servicebus",
         summary="Service Bus with a queue for each model",
         address=f"sb://localhost:{port}",
-        command=_python(
+        command=python_command(
             "emulator.servicebus",
             *("--config", str(config)),
             *("--port", str(port)),
@@ -165,7 +166,7 @@ def _servicebus(settings: SystemSettings) -> Part:
         ),
         probe=Probe(admin_port, "/health"),
         ports={"servicebus": port, "servicebus admin": admin_port},
-        preparation=Preparation(_python("contract.queues", *catalogue), config),
+        preparation=Preparation(python_command("contract.queues", *catalogue), config),
     )
 
 
@@ -175,7 +176,7 @@ def _functions(settings: SystemSettings) -> Part:
         name="functions",
         summary="REST API on Durable Functions",
         address=settings.gateway_url,
-        command=_python(
+        command=python_command(
             "emulator.functions",
             *("--app", str(settings.root / "functions")),
             *("--port", str(port)),
@@ -215,7 +216,7 @@ def _worker(settings: SystemSettings, name: str = "worker", port: int | None = N
         name=name,
         summary="PyTorch worker",
         address=f"http://{_HOST}:{port}/ready",
-        command=_python("worker"),
+        command=python_command("worker"),
         # A worker that has set a broken model aside and serves the others is ready here.
         probe=Probe(port, "/started"),
         models=Probe(port, "/ready", status=None),
@@ -236,5 +237,7 @@ def _worker(settings: SystemSettings, name: str = "worker", port: int | None = N
     )
 
 
-def _python(module: str, *arguments: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", module, *arguments)
+def python_command(module: str, *arguments: str) -> tuple[str, ...]:
+    """Return the command that runs a module of a component with this interpreter."""
+    # -P: a file such as worker.py in the current directory must not replace one of our modules.
+    return (sys.executable, "-P", "-m", module, *arguments)

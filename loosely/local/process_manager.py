@@ -6,6 +6,7 @@ from asyncio.subprocess import Process
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from loosely.local import events
 from loosely.local.errors import (
@@ -92,12 +93,20 @@ class ProcessManager:
     #: Set when the component is ready for the first time, and never cleared.
     has_been_ready: asyncio.Event = field(default_factory=asyncio.Event)
     _is_stopping: bool = False
+    #: Whether `halt` has ended the process. Reset when this end has been noticed.
+    _is_halted: bool = False
+    #: Cleared between `halt` and `resume`.
+    _may_run: asyncio.Event = field(default_factory=asyncio.Event)
     #: Deaths in a row, each before the component was ready.
     _early_deaths: int = 0
     #: Refusals of the settings or of the port in a row.
     _refusals: int = 0
     _process: Process | None = None
     _broken_models: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Permit the first start."""
+        self._may_run.set()
 
     async def run(self) -> None:
         """Start the component, and restart it when it dies, until `stop` is called.
@@ -109,6 +118,7 @@ class ProcessManager:
         if self.part.preparation is not None:
             await self.launcher.prepare(self.part, self.part.preparation)
         while True:
+            await self._may_run.wait()
             started_at = self.clock()
             try:
                 self._process = process = await self.launcher.launch(self.part, self.log)
@@ -127,6 +137,10 @@ class ProcessManager:
                 self.launcher.clean_up(process)
             if self._is_stopping:
                 return
+            if self._is_halted:
+                self._is_halted = False
+                self._early_deaths = 0
+                continue
             exit_code = process.returncode
             assert exit_code is not None
             self._count_death(exit_code)
@@ -155,20 +169,39 @@ class ProcessManager:
             self.notify(events.PartStopped(self.part, 0.0, is_killed=False))
             return
         self.notify(events.PartStopping(self.part))
+        is_killed = await self._end(process, run, kill)
+        self.notify(events.PartStopped(self.part, self.clock() - asked_at, is_killed))
+
+    async def halt(self, reason: str) -> None:
+        """Stop the component's process because of ``reason``, and start none before `resume`."""
+        self._may_run.clear()
+        process = self._process
+        if process is not None:
+            self._is_halted = True
+            self.notify(events.PartHalted(self.part, reason))
+            ended = asyncio.create_task(process.wait())
+            await self._end(process, ended, asyncio.Event())
+
+    def resume(self) -> None:
+        """Start the component again after `halt`."""
+        self._may_run.set()
+
+    async def _end(self, process: Process, ended: "asyncio.Task[Any]", kill: asyncio.Event) -> bool:
+        """Terminate ``process``, and wait for the task ``ended``. Return whether it was killed."""
         with suppress(ProcessLookupError):
             process.terminate()
         killing = asyncio.create_task(kill.wait())
         await asyncio.wait(
-            [run, killing],
+            [ended, killing],
             timeout=self.part.drain_seconds,
             return_when=asyncio.FIRST_COMPLETED,
         )
         killing.cancel()
-        is_killed = not run.done()
+        is_killed = not ended.done()
         if is_killed:
             kill_group(process.pid)
-            await asyncio.wait([run])
-        self.notify(events.PartStopped(self.part, self.clock() - asked_at, is_killed))
+            await asyncio.wait([ended])
+        return is_killed
 
     def limit_logs(self) -> None:
         """Truncate the component's log if the log is larger than its limit."""

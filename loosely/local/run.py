@@ -1,9 +1,10 @@
 """Run `loosely up` once: lock the data directory, check the ports, supervise the components."""
 
 import asyncio
+import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from loosely.local.data_directory import (
     find_disk_problem,
     lock_directory,
 )
+from loosely.local.errors import PreparationFailed
 from loosely.local.example import ExampleRequest
 from loosely.local.launcher import Launcher
 from loosely.local.logs import PartLog
@@ -27,11 +29,13 @@ from loosely.local.ports import check_ports
 from loosely.local.process_manager import ProcessManager, StartLimits
 from loosely.local.reaper import Reaper
 from loosely.local.supervisor import SupervisedProcess, SystemSupervisor
+from loosely.local.watch import FileWatch
 
 if TYPE_CHECKING:
     from loosely.local.worker_pool import WorkerPoolPlan
 
 _KILLED_EXIT_CODE = 130
+_WATCH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +53,14 @@ class RunPlan:
     url: str
     #: The request of the printed command, or ``None`` to print no command.
     example: ExampleRequest | None
+    #: The model catalogue.
+    models: Path
     environment: Mapping[str, str] = field(repr=False)
     #: The pool of workers, started after the components, if there is a pool.
     worker_pool: "WorkerPoolPlan | None" = None
+    #: The directory with the models' modules, to restart the components when a file changes; or
+    #: ``None`` to ignore changes.
+    watched_code: Path | None = None
     limits: StartLimits = field(default_factory=StartLimits)
 
     @property
@@ -90,6 +99,11 @@ def run(make_plan: Callable[[], RunPlan], data: Path, console: Console) -> int:
             RunningSystem.remove(data)
 
 
+def forget_killed_loads(data: Path) -> None:
+    """Forget which models have killed a worker by their load, because they may be repaired now."""
+    shutil.rmtree(data / "locks" / "loads", ignore_errors=True)
+
+
 async def _supervise(plan: RunPlan, console: Console) -> int:
     started_at = time.monotonic()
     reaper = Reaper()
@@ -109,7 +123,11 @@ async def _supervise(plan: RunPlan, console: Console) -> int:
                 from loosely.local.worker_pool import WorkerPool  # noqa: PLC0415
 
                 processes.append(WorkerPool(plan.worker_pool, manage, notify))
-            supervisor = SystemSupervisor(processes, DiskWatch(plan.data, state, display).check)
+            watch = None
+            if plan.watched_code is not None:
+                watch = ModelWatch(plan, plan.watched_code, processes, launcher, notify).run
+            check_disk = DiskWatch(plan.data, state, display).check
+            supervisor = SystemSupervisor(processes, check_disk, watch)
             _stop_on_signals(supervisor, display)
             usage = asyncio.create_task(
                 _show_usage_when_ready(supervisor, display, plan, console, started_at)
@@ -143,6 +161,71 @@ class DiskWatch:
         if bool(problem) != self._is_reported:
             self._is_reported = bool(problem)
             self._display.show_disk_problem(problem)
+
+
+class ModelWatch:
+    """Restarts components when the models' code or their catalogue changes."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        code: Path,
+        processes: Sequence[SupervisedProcess],
+        launcher: Launcher,
+        notify: events.EventHandler,
+    ) -> None:
+        """Create the watch. Later changes count as changes.
+
+        Args:
+            plan: The components, and the catalogue.
+            code: The directory with the models' modules.
+            processes: The processes of the components.
+            launcher: Makes the files that a component reads from the catalogue.
+            notify: A function that receives the events.
+        """
+        self._plan = plan
+        self._processes = processes
+        self._launcher = launcher
+        self._notify = notify
+        self._code = FileWatch(code)
+        self._catalogue = FileWatch(plan.models)
+
+    async def run(self) -> None:
+        """Check for changes every second until this task is cancelled."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            changed_code, changed_catalogue = (
+                self._code.find_change(),
+                self._catalogue.find_change(),
+            )
+            if changed_catalogue is not None and await self._prepare():
+                await self._restart(changed_catalogue, ("servicebus", "functions", "worker"))
+            elif changed_code is not None:
+                await self._restart(changed_code, ("worker",))
+
+    async def _prepare(self) -> bool:
+        """Make the files that components read from the catalogue. Return whether it is valid."""
+        for part in self._plan.parts:
+            if part.preparation is not None:
+                try:
+                    await self._launcher.prepare(part, part.preparation)
+                except PreparationFailed as error:
+                    self._notify(events.ChangeRefused(part, str(error)))
+                    return False
+        return True
+
+    async def _restart(self, changed: Path, names: Collection[str]) -> None:
+        """Stop these components in order, and then start them together."""
+        restarted = [
+            process
+            for part, process in zip(self._plan.shown_parts, self._processes, strict=True)
+            if part.name in names
+        ]
+        for process in reversed(restarted):
+            await process.halt(f"{changed.name} has changed")
+        forget_killed_loads(self._plan.data)
+        for process in restarted:
+            process.resume()
 
 
 def _make_manager(
@@ -184,5 +267,5 @@ async def _show_usage_when_ready(
         seconds=time.monotonic() - started_at,
         url=plan.url if has_gateway else None,
         example=plan.example,
-        logs=plan.logs,
+        files={"Models": plan.models, "Logs": plan.logs},
     )

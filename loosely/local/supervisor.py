@@ -1,7 +1,7 @@
 """Start all components at the same time, keep them running, and stop them one by one."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Protocol
 
 _DISK_CHECK_SECONDS = 2.0
@@ -24,6 +24,12 @@ class SupervisedProcess(Protocol):
         When ``kill`` is set, the processes are killed.
         """
 
+    async def halt(self, reason: str) -> None:
+        """Stop all processes, and start none before `resume` is called."""
+
+    def resume(self) -> None:
+        """Start the processes again after `halt`."""
+
     def limit_logs(self) -> None:
         """Truncate each log that is larger than its limit."""
 
@@ -36,14 +42,20 @@ class SystemSupervisor:
     """
 
     def __init__(
-        self, processes: Sequence[SupervisedProcess], check_disk: Callable[[], None] = lambda: None
+        self,
+        processes: Sequence[SupervisedProcess],
+        check_disk: Callable[[], None] = lambda: None,
+        watch: Callable[[], Coroutine[None, None, None]] | None = None,
     ) -> None:
         """Create the supervisor.
 
         Args:
             processes: The processes to run, in the order of their dependencies.
             check_disk: A function that is called every few seconds.
+            watch: A function that runs until a stop is requested, and may halt and resume
+                processes.
         """
+        self._watch = watch
         self._processes = processes
         self._check_disk = check_disk
         self._stop = asyncio.Event()
@@ -76,14 +88,16 @@ class SystemSupervisor:
         """
         runs = [asyncio.create_task(process.run()) for process in self._processes]
         stop = asyncio.create_task(self._stop.wait())
-        logs = asyncio.create_task(self._watch_disk())
+        watches = [asyncio.create_task(self._watch_disk())]
+        if self._watch is not None:
+            watches.append(asyncio.create_task(self._watch()))
         try:
-            await asyncio.wait([stop, logs, *runs], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([stop, *watches, *runs], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            stop.cancel()
-            logs.cancel()
+            for task in (stop, *watches):
+                task.cancel()
             await self._stop_all(runs)
-            outcomes = await asyncio.gather(*runs, logs, return_exceptions=True)
+            outcomes = await asyncio.gather(*runs, *watches, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome

@@ -190,6 +190,15 @@ class WorkerPool:
         await self._stop_workers()
         forwarding.cancel()
 
+    async def halt(self, reason: str) -> None:
+        """Stop the processes of all workers. The scaling continues."""
+        await asyncio.gather(*(worker.manager.halt(reason) for worker in self._active))
+
+    def resume(self) -> None:
+        """Start the workers again after `halt`."""
+        for worker in self._workers.values():
+            worker.manager.resume()
+
     def limit_logs(self) -> None:
         """Truncate each worker's log that is larger than its limit."""
         for worker in self._workers.values():

@@ -166,7 +166,7 @@ class Browser:
         return self._messages
 
     def drop_logs(self) -> None:
-        """Forget what the browser has logged, because its logs are those of all tabs."""
+        """Discard the logs of the browser, because the next test's tab would read them as well."""
         for name in ("browser", "performance"):
             self.driver.get_log(name)  # type: ignore[no-untyped-call]
 

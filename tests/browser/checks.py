@@ -37,7 +37,10 @@ def focused(browser: Browser, attribute: str) -> str:
 
 
 def tab_to(browser: Browser, selector: str) -> None:
-    """Press Tab until an element has the focus. Each element on the way must show its focus."""
+    """Press Tab until an element that matches `selector` has the focus.
+
+    Check that each element that gets the focus shows it.
+    """
     for _ in range(100):
         press(browser, Keys.TAB)
         shown = browser.run(

@@ -6,7 +6,7 @@ from worker.models import Accepts
 
 
 class Infer:
-    """Return the payload unchanged."""
+    """A model that returns its input unchanged."""
 
     accepts: ClassVar[Accepts] = "bytes"
 

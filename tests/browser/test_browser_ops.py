@@ -360,7 +360,7 @@ def test_a_job_is_cancelled_in_its_story_with_a_key_that_may_do_this(
     assert ask(idle, "bolt", f"/v1/jobs/{job_id}")["status"] == "cancelled"
 
 
-def test_the_page_stops_when_it_is_hidden_paused_or_idle_for_15_minutes(
+def test_the_operations_page_sends_no_requests_while_hidden_or_paused_or_after_15_idle_minutes(
     tab: Browser, idle: System
 ) -> None:
     open_ops(tab, "watcher")

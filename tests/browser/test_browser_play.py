@@ -256,7 +256,9 @@ def test_an_example_of_sound_is_answered_with_segments_on_a_waveform(
     browser.wait(lambda: browser.run(place) > segment["start_seconds"], "the segment is not played")
 
 
-def test_a_recorded_sound_is_answered(browser: Browser, system: System) -> None:
+def test_a_job_with_a_sound_recorded_in_the_playground_succeeds(
+    browser: Browser, system: System
+) -> None:
     open_model(browser, "voice-activity")
     click(browser, "#record")
     browser.wait_for_text("#record", "Stop recording (2 s)")
@@ -267,7 +269,7 @@ def test_a_recorded_sound_is_answered(browser: Browser, system: System) -> None:
     assert browser.messages == []
 
 
-def test_a_picture_from_the_camera_is_answered(browser: Browser, system: System) -> None:
+def test_a_job_with_a_picture_from_the_camera_succeeds(browser: Browser, system: System) -> None:
     open_model(browser, "classifier")
     click(browser, "#camera")
     browser.wait(
@@ -296,7 +298,7 @@ def test_a_pasted_picture_of_another_type_is_converted(browser: Browser, system:
     assert job_of(browser, system)["result"]["width"] == 40
 
 
-def test_the_boxes_of_a_detector_lie_where_its_result_says(
+def test_the_boxes_of_a_detector_are_drawn_at_the_coordinates_in_the_result(
     browser: Browser, system: System
 ) -> None:
     open_model(browser, "boxes")
@@ -472,7 +474,9 @@ def test_the_place_in_the_queue_is_shown_and_a_waiting_job_is_cancelled(
     assert job_of(browser, system)["status"] == "cancelled"
 
 
-def test_a_job_is_cancelled_while_the_submit_still_waits(browser: Browser, system: System) -> None:
+def test_the_cancel_button_cancels_a_job_while_the_submit_request_still_waits(
+    browser: Browser, system: System
+) -> None:
     with system.paused("worker"):
         open_model(browser, "noop")
         choose(browser, "modes", "text")
@@ -488,7 +492,7 @@ def test_a_job_is_cancelled_while_the_submit_still_waits(browser: Browser, syste
     assert job_of(browser, system)["status"] == "cancelled"
 
 
-def test_the_progress_of_a_running_job_is_shown_until_it_is_cancelled(
+def test_the_progress_of_a_running_job_is_shown_until_the_job_is_cancelled(
     browser: Browser, system: System, tmp_path: Path
 ) -> None:
     (tmp_path / "step-1").touch()
@@ -549,7 +553,7 @@ def test_the_problems_of_jobs_are_shown_with_advice(
     assert "The deadline passed" in browser.find("#problem").text
 
 
-def test_inputs_that_the_model_does_not_take_are_refused_before_they_are_sent(
+def test_the_playground_sends_no_input_that_the_model_does_not_accept(
     browser: Browser,
 ) -> None:
     open_model(browser, "classifier")
@@ -761,7 +765,7 @@ def test_axe_finds_no_barrier_with_a_problem(browser: Browser, tmp_path: Path) -
     check_width(browser)
 
 
-def test_the_playground_works_with_the_keyboard_alone(browser: Browser) -> None:
+def test_the_playground_can_be_operated_with_the_keyboard_alone(browser: Browser) -> None:
     open_model(browser, "classifier")
     tab_to(browser, ".model input")
     press(browser, Keys.ARROW_DOWN)

@@ -34,7 +34,7 @@ def timeline_of(system: System) -> dict[str, Any]:
     return found
 
 
-def test_the_timeline_shows_each_step_with_its_figures_and_a_bar_of_its_share(
+def test_the_timeline_shows_the_duration_of_each_step_and_a_bar_of_proportional_length(
     browser: Browser, system: System
 ) -> None:
     timeline = timeline_of(system)
@@ -84,7 +84,9 @@ def test_the_timeline_shows_lost_deliveries_skewed_clocks_and_webhooks(
     assert "503" in browser.find("#drawing .webhook").text
 
 
-def test_axe_finds_no_barrier_in_a_timeline(browser: Browser, system: System) -> None:
+def test_the_timeline_passes_the_accessibility_checks_of_axe(
+    browser: Browser, system: System
+) -> None:
     draw(browser, timeline_of(system))
     for width in (1280, 360):
         for scheme in ("light", "dark"):

@@ -18,7 +18,7 @@ EMULATOR_TESTS = ROOT / "emulator" / "tests"
 
 
 def blobs(arguments: list[str]) -> int:
-    """Run the Blob tests on our emulator and on Azurite."""
+    """Run the Blob tests on our emulator and on Azurite. Return the exit status."""
     with tempfile.TemporaryDirectory(prefix="loosely-azurite-") as folder:
         run("-m", "blobs_tests.sdk.blob_servers", folder)
         return run(
@@ -27,22 +27,31 @@ def blobs(arguments: list[str]) -> int:
 
 
 def emulator(arguments: list[str]) -> int:
-    """Install the emulator without our other packages, and run the emulator's tests on it."""
+    """Install the emulator without our other packages, and run the emulator's tests on it.
+
+    Return the exit status.
+    """
     return run("-m", "tests.conformance.emulator_wheel", *arguments)
 
 
 def rest(arguments: list[str]) -> int:
-    """Test the REST API of a complete local system with third-party clients and a fuzzer."""
+    """Test the REST API of a complete local system with third-party clients and a fuzzer.
+
+    Return the exit status.
+    """
     return run("-m", "tests.conformance.rest.suite", *arguments)
 
 
 def servicebus(arguments: list[str]) -> int:
-    """Run Microsoft's Service Bus tests on our emulator."""
+    """Run Microsoft's Service Bus tests on our emulator. Return the exit status."""
     return run("-m", "servicebus_tests.sdk.upstream.run", *arguments)
 
 
 def worker(arguments: list[str]) -> int:
-    """Kill the worker of a complete local system repeatedly, and check each job."""
+    """Kill the worker of a complete local system repeatedly, and check each job.
+
+    Return the exit status.
+    """
     return run("-m", "tests.e2e.worker_kills", *arguments)
 
 

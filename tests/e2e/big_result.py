@@ -7,7 +7,7 @@ from worker.models import Accepts
 
 
 class Infer:
-    """Read a number from the input, and return a text of that many characters."""
+    """A model that reads a number from the input, and returns a text of that many characters."""
 
     accepts: ClassVar[Accepts] = "file"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class Infer:
-    """Return the input. For the input `sleep N`, wait N milliseconds first."""
+    """A model that returns its input. For the input `sleep N`, it waits N milliseconds first."""
 
     accepts = "bytes"
 

@@ -5,7 +5,7 @@ import os
 
 
 class Infer:
-    """End the process if `how` is `segfault` or `exit`. Otherwise raise an error."""
+    """A model whose load ends the process if `how` is `segfault` or `exit`, or else fails."""
 
     accepts = "bytes"
 

@@ -95,7 +95,7 @@ def pages() -> Iterator[PageServer]:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory, pages: PageServer) -> Iterator[System]:
-    """Run a system without torch whose gateway accepts requests of pages of one other origin."""
+    """Run a system without torch. Its gateway allows the web pages of one other origin."""
     folder = tmp_path_factory.mktemp("browsers")
     catalogue = folder / "models.toml"
     catalogue.write_text(
@@ -111,7 +111,7 @@ def system(tmp_path_factory: pytest.TempPathFactory, pages: PageServer) -> Itera
 
 @pytest.fixture
 def allowed(pages: PageServer) -> WebPage:
-    """Return a page of the origin in CORS_ORIGINS."""
+    """Return a web page whose origin is in CORS_ORIGINS."""
     return WebPage(f"http://127.0.0.1:{pages.port}")
 
 

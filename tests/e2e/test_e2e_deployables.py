@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from infra.package import build
+from loosely.local.package import copy_function_app
 from tests.e2e.system import ROOT, until
 from tests.ports import free_ports
 
@@ -32,7 +32,7 @@ def test_the_published_function_app_runs_with_only_the_requirements_in_requireme
     tmp_path: Path, interpreter: Path
 ) -> None:
     app = tmp_path / "app"
-    build(app)
+    copy_function_app(app, ROOT / "functions")
     # `func start` reads the settings from the same file.
     settings = json.loads((ROOT / "local.settings.example.json").read_text(encoding="utf-8"))
     settings["Values"]["REPLY_TOKEN_KEYS"] = base64.b64encode(bytes(32)).decode()

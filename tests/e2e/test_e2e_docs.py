@@ -1,7 +1,9 @@
 """Run the examples of README.md, docs/models.md and docs/http.md as they are written."""
 
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -13,8 +15,9 @@ import pytest
 
 from contract.webhook import format_secrets, signed_headers
 from tests.e2e.system import ROOT, System, running
+from tests.ports import free_ports
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODELS = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
@@ -35,20 +38,25 @@ def test_the_example_models_in_the_guide_for_model_authors_serve_jobs(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     item_model, batch_model, typed_model, *_ = blocks(MODELS, "python")
-    entry, parameters, *_ = blocks(MODELS, "toml")
-    (tmp_path / "brightness.py").write_text(item_model, encoding="utf-8")
-    (tmp_path / "quarters.py").write_text(batch_model, encoding="utf-8")
-    (tmp_path / "colours.py").write_text(typed_model, encoding="utf-8")
+    own_entry, parameters, *_ = blocks(MODELS, "toml")
+    # Both are the files that `loosely new` writes.
+    folder = ROOT / "examples" / "model-folder"
+    assert item_model == (folder / "models" / "brightness.py").read_text(encoding="utf-8")
+    assert own_entry in (folder / "models.toml").read_text(encoding="utf-8")
+    (tmp_path / "models").mkdir()
+    for name, code in (
+        ("brightness", item_model),
+        ("quarters", batch_model),
+        ("colours", typed_model),
+    ):
+        (tmp_path / "models" / f"{name}.py").write_text(code, encoding="utf-8")
     catalogue = tmp_path / "models.toml"
-    assert '"worker.models.brightness"' in entry
-    entry = entry.replace('"worker.models.brightness"', '"brightness"')
-    # The three models use the same entry.
-    entries = [
-        entry,
-        entry.replace("brightness", "quarters"),
-        entry.replace("brightness", "colours"),
-    ]
-    catalogue.write_text("\n".join([*entries, parameters]))
+    # The other two models use the same three lines.
+    *lines, _ = own_entry.splitlines()
+    entry = "\n".join(lines)
+    entries = [own_entry, entry.replace("brightness", "quarters")]
+    entries += [entry.replace("brightness", "colours"), parameters]
+    catalogue.write_text("\n".join(entries), encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("MODEL_CATALOGUE", str(catalogue))
     picture = pictures / "camera.jpg"
@@ -73,6 +81,41 @@ def test_the_example_models_in_the_guide_for_model_authors_serve_jobs(
         assert len(submit_colours(system, picture, {"top": 2}).json()["result"]) == 2
         refused = submit_colours(system, picture, {"top": 0})
         assert (refused.status_code, refused.json()["pointer"]) == (422, "/parameters/top")
+
+
+@pytest.mark.torch
+def test_the_commands_for_a_folder_of_ones_own_in_the_guide_succeed(tmp_path: Path) -> None:
+    section = MODELS.partition("## A folder of your own")[2].partition("\n## ")[0]
+    install, make, commands = blocks(section, "sh")
+    assert install == "pip install '.[local]'\n"
+    *made, served = make.splitlines()
+    assert served == "loosely up --watch"
+    port, python = free_ports(5), shlex.quote(sys.executable)
+    # A test of the wheel is in test_e2e_model_folder.py. Here `loosely` is this repository's.
+    script = "\n".join(
+        [
+            f'loosely() {{ {python} -m loosely "$@"; }}',
+            *made,
+            f"{python} -m {served} --port {port} >up.log 2>&1 &",
+            "up=$!; trap 'kill -INT $up; wait $up || true' EXIT",
+            "until grep -q 'Ready in' up.log; do kill -0 $up; sleep 0.2; done",
+            commands.replace("http://127.0.0.1:7071", f"http://127.0.0.1:{port}").replace(
+                "loosely test", "loosely test -- -p no:schemathesis"
+            ),
+        ]
+    )
+    done = subprocess.run(
+        ["sh", "-e", "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=220,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for text in ('"brightness":', "brightness loaded in", "1 passed", "build/functions: "):
+        assert text in done.stdout, done.stdout
 
 
 def submit_colours(system: System, picture: Path, parameters: dict[str, int]) -> httpx.Response:

@@ -42,7 +42,7 @@ def is_served(system: System) -> bool:
 
 
 @pytest.mark.parametrize("engine", ["local", "azure-storage"])
-def test_the_system_survives_a_full_disk_and_serves_again_when_there_is_space(
+def test_the_gateway_is_not_ready_on_a_full_disk_and_serves_jobs_again_when_there_is_space(
     tmp_path: Path, engine: str
 ) -> None:
     data = tmp_path / "data"

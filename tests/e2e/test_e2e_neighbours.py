@@ -112,7 +112,10 @@ class Neighbour:
         self.peak_bytes = 0
 
     def longest_seconds(self, until: Callable[[], bool], least: int) -> float:
-        """Send at least `least` jobs, until `until` is true. Return the longest wait in seconds."""
+        """Send jobs one by one, and return the longest wait in seconds.
+
+        Stop when `until` returns True and at least `least` jobs were sent.
+        """
         longest, count = 0.0, 0
         while count < least or not until():
             started = time.monotonic()

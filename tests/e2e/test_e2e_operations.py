@@ -47,7 +47,7 @@ def environment() -> dict[str, str]:
     return {"WORKER_MODELS": "noop"}
 
 
-def test_the_verdict_says_that_no_worker_runs_and_changes_when_one_starts(
+def test_the_overview_reports_that_no_worker_runs_until_a_worker_starts(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     with running(tmp_path / "data", without=("worker",), environment=environment) as system:
@@ -136,7 +136,7 @@ def accepted(http: httpx.Client) -> int:
     return sum(series["models"]["noop"]["accepted"])
 
 
-def test_a_gateway_shows_the_sums_of_another_gateway_also_after_the_other_has_ended(
+def test_a_gateway_still_shows_the_minute_sums_of_another_gateway_that_has_ended(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     with running(tmp_path / "data", without=("worker",), environment=environment) as system:
@@ -159,7 +159,7 @@ def test_a_gateway_shows_the_sums_of_another_gateway_also_after_the_other_has_en
         assert text.count('loosely_gateway_jobs_accepted_total{model="noop"') == 2
 
 
-def test_an_operator_s_key_reads_the_state_of_the_system_and_a_tenant_s_key_does_not(
+def test_only_an_api_key_with_ops_read_can_read_the_overview_and_the_series_and_the_metrics(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     keys = {

@@ -55,7 +55,7 @@ def loosely(system: System, *arguments: str) -> Any:
 
 
 def _check_redrive(system: System, job_id: str) -> None:
-    """Check that the dead letter is kept, makes one job for two redrives, and can be purged."""
+    """Check that a dead letter is stored, two redrives create one job, and a purge deletes it."""
     letter = loosely(system, "list", "--model", "crasher")
     assert letter["job_id"] == job_id
     assert letter["reason"] == "MaxDeliveryCountExceeded"

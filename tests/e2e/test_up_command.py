@@ -108,7 +108,7 @@ def test_the_error_for_a_busy_port_names_the_process_and_a_free_port(
     )
     assert done.returncode == 98
     assert re.search(
-        rf"port {port + 3} \(blobs\) is taken by process \d+ \(python[\d.]*\): \S+ -m emulator",
+        rf"port {port + 3} \(blobs\) is taken by process \d+ \(python[\d.]*\): \S+ -P -m emulator",
         done.stderr,
     )
     assert re.search(r"loosely up --port \d+", done.stderr)

@@ -70,6 +70,7 @@ parts = [
     for p in given["parts"]
 ]
 plan = RunPlan(parts=parts, directory=data, data=data, url="http://127.0.0.1:1", example=None,
+            models=data / "models.toml", watched_code=data / "models" if given["watch"] else None,
             environment=dict(os.environ), limits=StartLimits(slow_after_seconds=given["slow"]))
 try:
     sys.exit(run(lambda: plan, data, Console()))
@@ -90,7 +91,12 @@ class Up:
     """A supervisor in a separate process, with one test component for each given name."""
 
     def __init__(
-        self, data: Path, slow_after_seconds: float, stubborn_seconds: float, **behaviours: str
+        self,
+        data: Path,
+        slow_after_seconds: float,
+        stubborn_seconds: float,
+        is_watching: bool,
+        **behaviours: str,
     ) -> None:
         self.data = data
         self.journal_path = data / "journal"
@@ -99,6 +105,7 @@ class Up:
         given = {
             "data": str(data),
             "slow": slow_after_seconds,
+            "watch": is_watching,
             "parts": [
                 {
                     "name": name,
@@ -150,9 +157,13 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Up]]:
     running: list[Up] = []
 
     def start_up(
-        slow_after_seconds: float = 10.0, stubborn_seconds: float = 1.0, **behaviours: str
+        slow_after_seconds: float = 10.0,
+        stubborn_seconds: float = 1.0,
+        is_watching: bool = False,
+        **behaviours: str,
     ) -> Up:
-        running.append(Up(tmp_path / "data", slow_after_seconds, stubborn_seconds, **behaviours))
+        data = tmp_path / "data"
+        running.append(Up(data, slow_after_seconds, stubborn_seconds, is_watching, **behaviours))
         return running[-1]
 
     yield start_up
@@ -194,6 +205,33 @@ def test_a_killed_component_is_restarted_after_a_short_delay_and_reported(
     assert code == 0
     assert "worker  died (killed by SIGKILL: worker speaks); restarts in 0.1 s" in output
     assert "worker  ready again in" in output
+
+
+def test_changed_files_restart_the_components_that_read_them(start: Callable[..., Up]) -> None:
+    up = start(is_watching=True, blobs="plain", servicebus="plain", worker="plain")
+    wait_for(lambda: up.is_ready("blobs", "servicebus", "worker"), 30)
+    first = {name: up.pid(name) for name in ("blobs", "servicebus", "worker")}
+
+    (up.data / "models").mkdir()
+    (up.data / "models" / "a.py").touch()
+    wait_for(lambda: up.is_ready("worker") and up.pid("worker") != first["worker"], 30)
+    assert up.journal()[3:] == ["worker stop", "worker start red"]
+    assert up.pid("servicebus") == first["servicebus"]
+
+    (up.data / "models.toml").touch()
+    wait_for(
+        lambda: up.is_ready("servicebus", "worker") and up.pid("servicebus") != first["servicebus"],
+        30,
+    )
+    assert up.journal()[5:7] == ["worker stop", "servicebus stop"]
+    assert sorted(up.journal()[7:]) == ["servicebus start red", "worker start red"]
+    assert up.pid("blobs") == first["blobs"]
+    up.process.terminate()
+    code, output, _ = up.finish()
+    assert code == 0
+    assert "worker      restarts: a.py has changed" in output
+    assert "servicebus  restarts: models.toml has changed" in output
+    assert "died" not in output
 
 
 def test_a_component_that_dies_at_its_start_is_restarted_until_it_is_ready(

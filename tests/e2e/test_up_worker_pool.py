@@ -330,3 +330,20 @@ async def test_stopping_the_worker_pool_stops_all_workers(
     await end(pool, run)
     assert run.done()
     assert sorted(harness.stop_notes()) == [f"worker-{n} held 0" for n in (1, 2, 3)]
+
+
+async def test_the_workers_of_a_halted_pool_are_started_again_when_the_pool_resumes(
+    harness: PoolHarness,
+) -> None:
+    pool = harness.pool(minimum=2, maximum=2)
+    run = asyncio.create_task(pool.run())
+    await pool.has_been_ready.wait()
+    before = {harness.pid(name) for name in ("worker-1", "worker-2")}
+
+    await pool.halt("a file has changed")
+    assert sorted(harness.stop_notes()) == ["worker-1 held 0", "worker-2 held 0"]
+    assert {harness.pid(name) for name in ("worker-1", "worker-2")} == before
+    pool.resume()
+    await until(lambda: not {harness.pid(name) for name in ("worker-1", "worker-2")} & before)
+    assert not any(isinstance(event, events.PartDied) for event in harness.events)
+    await end(pool, run)

@@ -41,7 +41,7 @@ def expected(items: list[Tensor], width: int = 32) -> Tensor:
 @pytest.mark.parametrize(
     ("precision", "tolerance"), [("float32", 1e-2), ("float16", 2e-2), ("bfloat16", 1e-1)]
 )
-def test_a_network_in_each_precision_returns_nearly_the_same_outputs_as_on_the_cpu(
+def test_a_network_in_each_precision_returns_nearly_the_same_outputs_on_a_gpu_as_on_the_cpu(
     precision: str, tolerance: float
 ) -> None:
     network, items = Network(network_of(32), precision=precision), pictures(16)

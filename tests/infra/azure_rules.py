@@ -1,4 +1,4 @@
-"""Consistency checks of rules of Azure that its type data does not contain.
+"""Check that the deployment follows rules that Azure's type data does not contain.
 
 Each rule names its source. The checks raise an AssertionError like those in `consistency`.
 """
@@ -45,7 +45,7 @@ def flex_consumption_gets_no_property_that_it_refuses(files: DeploymentFiles) ->
 
 
 def azd_passes_values_of_hooks_on(files: DeploymentFiles) -> None:
-    """Check that azure.yaml requires an azd that works with the hooks."""
+    """Check that azure.yaml requires an azd that passes values of the hooks to the templates."""
     project = yaml.safe_load(files.text("azure.yaml"))
     [version] = re.findall(r"^>= (\d+\.\d+\.\d+)$", project["requiredVersions"]["azd"])
     assert tuple(map(int, version.split("."))) >= LEAST_AZD
@@ -53,7 +53,10 @@ def azd_passes_values_of_hooks_on(files: DeploymentFiles) -> None:
 
 
 def exactly_the_workers_of_gpu_models_require_a_gpu(files: DeploymentFiles) -> None:
-    """Check that WORKER_REQUIRE_DEVICE is set for GPU models, which else run on the CPU."""
+    """Check that WORKER_REQUIRE_DEVICE is `cuda` for GPU models, and not set for other models.
+
+    Without this setting, a GPU model runs on the CPU if its worker finds no GPU.
+    """
     for name, manifests in files.overlays.items():
         for deployment in of_kind(manifests, "Deployment"):
             environment = {
@@ -78,7 +81,7 @@ def local_dns_is_off_in_every_node_pool(files: DeploymentFiles) -> None:
 
 
 def the_system_pool_has_the_documented_minimum(files: DeploymentFiles) -> None:
-    """Check the default size and number of the system's nodes, in the templates and the prices."""
+    """Check the default size and number of the nodes in the system pool, also in the prices."""
     main = files.text("infra/main.bicep")
     [cores] = re.findall(r"param systemNodeSize string = 'Standard_D(\d+)as_v5'", main)
     [nodes] = re.findall(r"param systemNodeCount int = (\d+)", main)
@@ -109,7 +112,7 @@ def a_preview_can_evaluate_every_name(files: DeploymentFiles) -> None:
 
 
 def bicep_files_follow_the_linter_and_the_formatter(files: DeploymentFiles) -> None:
-    """Check what the compiler, its linter and its formatter would report, as far as it was seen.
+    """Check rules whose violations the compiler, its linter or its formatter has reported before.
 
     Parameters have precise types, and the token's length is known (BCP334). Only strings and
     descriptions are longer than the formatter's lines.

@@ -78,12 +78,12 @@ class Call:
         return str(self.options[name])
 
     def table(self, name: str) -> dict[str, Any]:
-        """Return a dictionary of the state. Create the dictionary if it is missing."""
+        """Return the dictionary `name` of the state. Create the dictionary if it is missing."""
         part: dict[str, Any] = self.state.setdefault(name, {})
         return part
 
     def get(self, table: str, key: str) -> str:
-        """Return an entry of a dictionary of the state. Raises ProgramError if it is missing."""
+        """Return the entry `key` of a table of the state. Raises ProgramError if it is missing."""
         if key not in self.table(table):
             raise ProgramError(NOT_FOUND, f"ERROR: {key} was not found")
         return str(self.table(table)[key])
@@ -294,7 +294,7 @@ def answer(call: Call) -> str:
 
 
 def main(folder: Path, program: str, arguments: list[str]) -> int:
-    """Record the call, print its output or error, and return the exit code."""
+    """Act as the stand-in `program`: record the call, print its output, return the exit code."""
     if program == "kubectl" and arguments[:1] == ["kustomize"]:
         paths = (Path(entry) / program for entry in os.environ["PATH"].split(":"))
         real = next(path for path in paths if path.is_file() and path.parent != folder)

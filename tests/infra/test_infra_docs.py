@@ -94,7 +94,7 @@ def blocks(text: str) -> Iterator[str]:
 
 
 def mentioned(text: str) -> Iterator[str]:
-    """Yield the complete commands inside sentences.
+    """Yield the complete commands in the sentences of a document.
 
     A complete command has at least three words, calls azd, or begins with an environment variable.
     """
@@ -144,9 +144,10 @@ def test_each_documented_command_exits_with_status_0(
         run_loosely(words[2:])
     elif words[:2] == ["./dev", "up"]:
         check_options_of_up(words[2:])
-    elif words[:2] in (["./dev", "infra"], ["./dev", "package"]):
-        module = "generate" if words[1] == "infra" else "package"
-        run_shell(f"PYTHONPATH=functions {sys.executable} -m infra.{module}", scripts, tmp_path)
+    elif words[:2] == ["./dev", "infra"]:
+        run_shell(f"PYTHONPATH=functions {sys.executable} -m infra.generate", scripts, tmp_path)
+    elif words[:2] == ["./dev", "package"]:
+        run_shell(f"{sys.executable} -m loosely package infra/build", scripts, tmp_path)
     elif command == TEARDOWN:
         assert scripts.run("teardown.sh", typed=f"{VALUES['AZURE_ENV_NAME']}\n").returncode == 0
     else:
@@ -159,7 +160,10 @@ def run_loosely(arguments: list[str]) -> None:
 
 
 def check_options_of_up(arguments: list[str]) -> None:
-    """Check that `loosely up` accepts the options, but do not start it. tests/e2e starts it."""
+    """Check that `loosely up` accepts the options, without starting the system.
+
+    The tests in tests/e2e start the system.
+    """
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
     if parts := options.pop("--only", ""):
         assert choose_parts([parts], [])

@@ -170,7 +170,9 @@ PRIVATE_USE = {
 
 
 @pytest.mark.parametrize("module", PRIVATE_USE)
-def test_a_package_is_pinned_exactly_as_long_as_private_names_of_it_are_used(module: str) -> None:
+def test_a_package_is_pinned_to_an_exact_version_while_its_private_names_are_imported(
+    module: str,
+) -> None:
     code = "\n".join(
         path.read_text(encoding="utf-8")
         for folder in ("functions", "worker")
@@ -208,7 +210,7 @@ def test_each_action_of_the_workflows_is_pinned_to_a_commit(path: Path) -> None:
         assert re.fullmatch(r"[0-9a-f]{40}", version) or action in ACTIONS_BY_TAG, action
 
 
-def test_the_workflows_list_and_scan_what_is_deployed() -> None:
+def test_the_workflows_create_sboms_and_scan_the_worker_image_for_vulnerabilities() -> None:
     audit, deploy = (path.read_text(encoding="utf-8") for path in WORKFLOWS)
     assert "--format cyclonedx-json" in audit
     assert "anchore/sbom-action@" in deploy

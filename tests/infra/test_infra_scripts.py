@@ -181,7 +181,7 @@ class TestDeployWorker:
             ({"GPU_SHARING": "mig"}, "mig"),
         ],
     )
-    def test_the_kubernetes_overlay_follows_from_the_settings_unless_the_variable_overlay_is_set(
+    def test_the_settings_determine_the_kubernetes_overlay_unless_the_variable_overlay_is_set(
         self, scripts: ScriptRunner, values: dict[str, str], overlay: str
     ) -> None:
         scripts.update_state(values=values, images={"worker:earlier": "sha256:0"})
@@ -493,7 +493,7 @@ class TestCheckTools:
 
 
 class TestPipelineIdentity:
-    def test_the_identity_of_the_pipeline_may_assign_the_roles_of_the_templates_only(
+    def test_the_pipeline_identity_can_assign_only_the_roles_in_the_templates(
         self, scripts: ScriptRunner
     ) -> None:
         scripts.update_state(failing={"az role assignment create": 1})

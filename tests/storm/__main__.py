@@ -147,7 +147,7 @@ def _engine(options: argparse.Namespace) -> StormEngine:
 
 
 def main(arguments: list[str]) -> int:
-    """Run a storm or cancellations, and return the exit code."""
+    """Run a storm, or only cancel jobs if `--cancel` is given. Return the exit code."""
     options = _options(arguments)
     if options.cancel is None:
         scenario, jobs = storm, plan_jobs(options.jobs, options.seed, options.cancel_share)

@@ -21,7 +21,7 @@ _LINKS = ("gateway", "servicebus", "servicebus admin", "blobs")
 
 
 class SoakFault(Protocol):
-    """A fault that a soak causes on purpose and, except a kill, ends after some time."""
+    """A fault that a soak causes on purpose. All faults except kills end after some time."""
 
     @property
     def delay_seconds(self) -> float:

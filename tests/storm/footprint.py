@@ -74,8 +74,8 @@ class Life:
 def choose_warm_up(calm_seconds: float) -> float:
     """Return the default warm-up of a process in seconds.
 
-    The processes that start before the last `calm_seconds` of a soak are not killed again. A
-    quarter of this time is their warm-up, so three quarters are measured.
+    No process is killed in the last `calm_seconds` of a soak. A quarter of this time is the
+    warm-up, so three quarters of it are measured, even for a process that was killed just before.
     """
     return max(MIN_WARM_UP_SECONDS, calm_seconds / 4)
 

@@ -22,10 +22,10 @@ class JobKind(Enum):
 
 @dataclass(frozen=True)
 class KnownState:
-    """The last state of a job that the gateway had reported before a request was sent.
+    """The state of a job that the gateway had last reported when a request was sent.
 
-    The response must not contradict this state. It may contradict the responses to other requests
-    that were sent at the same time.
+    The response to this request must not contradict this state. But it may contradict the responses
+    to other requests that were sent at the same time.
     """
 
     is_final: bool

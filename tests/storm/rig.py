@@ -59,7 +59,7 @@ max_delivery_count = 1000
 
 
 class RigError(Exception):
-    """The system cannot be started. The message contains the last lines of the component's log."""
+    """A component cannot be started. The error's text has the last lines of the component's log."""
 
 
 @dataclass(frozen=True)
@@ -385,7 +385,7 @@ def _links(
 
 
 def _linked_parts(local: SystemSettings, remote: SystemSettings) -> tuple[Part, ...]:
-    """Return the components, which listen on `local`'s ports and connect to `remote`'s ports."""
+    """Return components that listen on `local`'s ports, but connect to `remote`'s ports."""
     return tuple(
         replace(part, environment=linked.environment)
         for part, linked in zip(loosely_parts(local), loosely_parts(remote), strict=True)

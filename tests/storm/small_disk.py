@@ -78,10 +78,10 @@ class Tmpfs:
 
 
 class FileSizeLimit:
-    """Makes all writes of some processes to files fail, as on a full disk.
+    """Makes all writes of given processes to files fail, as on a full disk.
 
-    `fill` limits the size of the processes' files to zero bytes. Only Linux supports this. On other
-    systems, `fill` and `free` do nothing.
+    `fill` limits the size of these processes' files to zero bytes. Only Linux supports this. On
+    other systems, `fill` and `free` do nothing.
     """
 
     name = "a limit on the size of files"

@@ -187,10 +187,10 @@ class SoakJob(StormJob):
         return {"number": self.number, "name": "soak ü", "list": [1, 2.5, None, True]}
 
     def submission(self, ran_path: Path, attempt: int) -> StormSubmission:
-        """Return request number `attempt`, which submits the job.
+        """Return the request that submits the job in the attempt number `attempt`.
 
-        If the input is sent as an upload, it must be uploaded before this call. `ran_path` is the
-        file to which the models `counting` and `fragile` write the label.
+        If the input is sent as an upload, the caller must upload it before this call. `ran_path` is
+        the file to which the models `counting` and `fragile` write the label.
         """
         path = f"/v1/models/{self.model}/jobs"
         label, data = self.data(ran_path, attempt)

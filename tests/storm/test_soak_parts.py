@@ -328,7 +328,7 @@ def test_the_hostile_option_can_select_or_exclude_each_attack_by_name() -> None:
     assert [one.name for one in hostile.choose_attacks("all", models)] == everything
 
 
-def test_attacks_on_models_that_are_not_served_are_left_out() -> None:
+def test_the_hostile_option_omits_attacks_on_models_that_are_not_served() -> None:
     models = {attack.model for attack in hostile.choose_attacks("all", ("noop",))}
     assert models == {"noop"}
 

@@ -333,7 +333,7 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """The outcome of an item that was not run again.
+    """The outcome of an item that does not run again after its batch has failed.
 
     Attributes:
         error: The error that ends the item's job.

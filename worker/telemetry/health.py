@@ -122,7 +122,7 @@ class DeviceProbe:
             self._asked.set()
 
     def look(self, wait_seconds: float = _PROBE_WAIT_SECONDS) -> tuple[bool, Mapping[str, Any]]:
-        """Return whether the device recently ran the kernel, and details for the readiness probe.
+        """Return whether the device recently ran the tiny kernel, and details for the probe.
 
         If the last successful run is too long ago, request a run and wait for its end, but not
         longer than `wait_seconds`.

@@ -155,7 +155,7 @@ async def _commit(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """Apply a change to the index that refers to the content file of `uploaded`.
+    """Apply a change to the index. The changed index refers to the content file of `uploaded`.
 
     If the change is refused, the content file is removed. After any other error, the file is not
     removed, because the change may have been committed. If it was not committed, the next start of

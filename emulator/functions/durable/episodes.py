@@ -261,7 +261,7 @@ class Scheduler:
     def apply(self, episode: Episode, commands: list[Command], *, ends: bool) -> None:
         """Schedule the commands of an episode.
 
-        If `ends` is true, this episode ends the orchestration, and timers are not started. Raises
+        If `ends` is true, the episode ends the orchestration, so its timers are not started. Raises
         ActionInvalid if a function does not exist or an instance id is invalid.
         """
         for command in commands:

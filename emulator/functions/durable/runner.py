@@ -96,7 +96,7 @@ class AppOutage:
         await asyncio.shield(self._next_retry)
 
     def end(self) -> None:
-        """Reset the pause to its shortest length, because the app has responded."""
+        """Make the next retry wait only the shortest pause, because the app has responded."""
         self._delay = _SHORTEST_MICROS
 
     def _open(self) -> None:

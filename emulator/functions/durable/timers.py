@@ -16,7 +16,10 @@ _LONGEST_SLEEP_SECONDS = 20.0
 
 
 class TimerQueue:
-    """Calls functions at given times. A timer can be cancelled by its key."""
+    """Calls functions at given times. A timer can be cancelled by its key.
+
+    For a timer of an orchestration instance, the key is the instance id and the task number.
+    """
 
     def __init__(self, clock: HostClock) -> None:
         self._clock = clock
@@ -74,7 +77,7 @@ class TimerQueue:
                 try:
                     callback()
                 except Exception:  # noqa: BLE001 - the other timers must still fire
-                    _log.exception("the function of a durable timer raised an error")
+                    _log.exception("the callback of the durable timer %r raised an error", key)
         self._arm()
 
     def close(self) -> None:

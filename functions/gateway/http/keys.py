@@ -76,7 +76,7 @@ A gateway without authentication must have a loopback address as its URL.
 """
 
 ANONYMOUS: Final = Caller("", OPEN_TENANT, frozenset())
-"""The caller of every request to a route that needs no key, if other routes need a key."""
+"""The caller of every request that is allowed without a key, if the gateway has keys."""
 
 
 _PREFIX: Final = "lsy_"

@@ -128,7 +128,7 @@ async def find_visible_instance(
 ) -> tuple[InstanceSnapshot, Record]:
     """Return the orchestration and the record of a job that the caller may see.
 
-    `find_visible_job` describes the argument `tenant` and the problems.
+    `find_visible_job` describes the argument `tenant` and the problems that are raised.
     """
     visible = visible_tenant(request, tenant)
     instance = await durable_of(request).status(check_job_id(job_id))
@@ -139,7 +139,7 @@ async def find_visible_instance(
 
 
 def shown_job(request: Request, job_id: str, record: Record) -> JobResource:
-    """Return the JSON object that represents a job in a response to this caller.
+    """Return the JSON object that represents a job in the response to a request.
 
     An operator sees the job's tenant. Only a caller of the job's tenant with the scope `jobs:read`
     sees the result.

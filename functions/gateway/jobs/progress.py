@@ -101,7 +101,7 @@ class ProgressStore:
         `change` receives the stored progress and returns the new progress. If another process
         writes the progress at the same time, `change` is called again with what that process has
         written. Raises Unavailable if the blob storage fails, or if other processes write the
-        progress at the same time as each attempt.
+        progress during every attempt.
         """
         name = progress_blob(job_id)
         for _ in range(_MAX_ATTEMPTS):
@@ -127,9 +127,9 @@ class ProgressStore:
     async def add_to(self, job_id: str, record: Record) -> Record:
         """Return the record with the job's progress added.
 
-        The blob is read only if the model reports progress. If the storage does not respond, the
-        record of an ended job is returned unchanged. For a job that has not ended, this method then
-        raises Unavailable.
+        The blob is read only if the model reports progress. If the storage does not respond, this
+        method returns the record of an ended job unchanged, and raises Unavailable for a job that
+        has not ended.
         """
         if not self._is_reported(record["model"]) or (
             is_final(record) and record["started_at"] is not None

@@ -53,9 +53,9 @@ _MAX_LISTED_NOTES: Final = 500
 _LATEST_MS: Final = 1e11
 
 TOLERANCE_MS: Final = 2.0
-"""The timeline reports an adjustment of a time only if it is larger than this.
+"""The timeline reports a time as adjusted only if it was moved by more than this.
 
-Stored times are truncated to milliseconds.
+Smaller differences are usual, because stored times are truncated to milliseconds.
 """
 
 
@@ -318,7 +318,8 @@ class _Line:
     ) -> float:
         """Add a step at `at_ms`; return the adjusted time of the step in milliseconds.
 
-        If `at_ms` is before the previous step or after the end, the nearest possible time is used.
+        If `at_ms` is before the previous step or after the end of the timeline, the nearest
+        possible time is used.
         """
         place_ms = round(min(max(at_ms, self.position_ms), self.end_ms), 3)
         duration_ms = round(place_ms - self.position_ms, 3)

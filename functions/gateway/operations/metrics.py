@@ -40,8 +40,8 @@ class MetricsPage:
 async def render_metrics(operations: Operations, accept: str) -> tuple[bytes, str]:
     """Return the metrics in the format that the Accept header prefers, and the content type.
 
-    Raises Unavailable if blob storage does not respond: without the other processes' counters the
-    sums would fall.
+    Raises Unavailable if blob storage does not respond. Without the counters of the other processes
+    the sums would be too small.
     """
     # Imported at the first scrape, because most gateways are never scraped.
     from prometheus_client import CollectorRegistry  # noqa: PLC0415

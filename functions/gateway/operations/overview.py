@@ -43,7 +43,7 @@ from gateway.storage.blobs import Blobs, ListedBlob
 from gateway.telemetry import KEPT_MINUTES, Histogram, JobCounters, ModelSum, Sums
 
 FRESH_SECONDS: Final = 1.0
-"""For how long one reading is used for all requests."""
+"""For how many seconds the figures are used before they are read again."""
 
 OLDEST_FRESH_SECONDS: Final = 5.0
 LETTERS_FRESH_SECONDS: Final = 15.0
@@ -95,14 +95,14 @@ class OpsQuantiles(TypedDict):
 
 
 class OpsReason(TypedDict):
-    """Why the jobs of a queue wait."""
+    """A reason why the jobs of a queue wait."""
 
     code: verdicts.WaitCode
     text: str
 
 
 class OpsQueue(TypedDict):
-    """The queues of one model."""
+    """The figures of one model's queues."""
 
     model: Annotated[str, Field(examples=["classifier"])]
     queue: str
@@ -149,7 +149,7 @@ class OpsDevice(TypedDict):
 
 
 class OpsWorkerModel(TypedDict):
-    """A model that a worker serves."""
+    """The state of one model in a worker."""
 
     name: str
     state: ModelState
@@ -189,7 +189,7 @@ class OpsSource(TypedDict):
 
 
 class OpsSources(TypedDict):
-    """Where the figures come from."""
+    """Whether heartbeats and minute sums are switched on, and how often they are written."""
 
     heartbeats: OpsSource
     sums: OpsSource

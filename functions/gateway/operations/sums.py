@@ -1,9 +1,9 @@
 """Write the counts of this process into a small blob each minute, and merge those of all processes.
 
-Each process has one blob, `sums/PROCESS`. It overwrites the blob a minute after the first change
-since the last write, and when it ends. The blob has the sums of the last hour by minute, and the
-totals of the process. A process that is killed loses the counts since its last write. While nothing
-changes, nothing is written.
+Each process has one blob, `sums/PROCESS`. The blob contains the sums of the last hour by minute,
+and the totals of the process. When a count changes, the process overwrites the blob one minute
+later. The write includes all changes of that minute. The process also overwrites the blob when it
+ends. A process that is killed loses the counts since its last write.
 """
 
 import asyncio
@@ -33,10 +33,10 @@ from gateway.telemetry import (
 )
 
 INTERVAL_SECONDS: Final = 60.0
-"""How long a change may be only in memory."""
+"""For how many seconds a changed count may be only in memory."""
 
 SUMS_KEPT: Final = timedelta(minutes=KEPT_MINUTES + 2)
-"""A blob that was not written for this time contains nothing of the last hour."""
+"""How long a blob is kept after its last write. An older blob has no counts of the last hour."""
 
 MAX_PROCESSES: Final = 300
 _VERSION: Final = 1
@@ -58,7 +58,7 @@ class ProcessSums:
 
 
 class MinuteSums:
-    """Writes the counts of this process, and reads those of all processes."""
+    """Writes the minute sums of this process, and reads the minute sums of all processes."""
 
     def __init__(
         self, blobs: Blobs, counters: JobCounters, clock: Clock, *, is_enabled: bool
@@ -169,8 +169,8 @@ def add_sums(target: Sums, more: Sums) -> None:
 def quantile(histogram: Histogram, share: float) -> float | None:
     """Return the duration in seconds that this share of the counted durations does not exceed.
 
-    The value is interpolated in its bucket, so it is up to a fifth wrong. Returns None without any
-    duration.
+    The value is interpolated in its bucket, so its error may be up to a fifth. Returns None if no
+    duration was counted.
     """
     count = histogram.counts.total()
     if not count:

@@ -28,11 +28,12 @@ This is also true if the worker's heartbeats are missing.
 """
 
 LONG_WAIT_SECONDS: Final = 60.0
-"""If the oldest job of a queue waits for longer, this is a warning."""
+"""There is a warning if the oldest job of a queue has waited for more seconds than this."""
 
 MANY_WAITING: Final = 10
 GROWTH: Final = 1.2
-"""A backlog grows if at least MANY_WAITING jobs wait, and arrivals exceed ends by this factor."""
+"""A backlog grows if at least MANY_WAITING jobs wait, and jobs arrive faster than GROWTH times the
+rate at which they end."""
 
 MANY_FAILED: Final = 5
 FAILED_SHARE: Final = 0.5
@@ -40,7 +41,7 @@ FAILED_SHARE: Final = 0.5
 
 
 class Severity(StrEnum):
-    """How urgent a verdict is. The first is the worst."""
+    """How urgent a verdict is. The members are sorted, the most urgent first."""
 
     CRITICAL = "critical"
     WARNING = "warning"
@@ -49,7 +50,7 @@ class Severity(StrEnum):
 
 
 class VerdictCode(StrEnum):
-    """What a verdict is about. Pages and alerts may depend on these names."""
+    """What a verdict is about. Do not rename a code, because pages and alerts may use it."""
 
     ALL_WELL = "all-well"
     BACKLOG_GROWS = "backlog-grows"
@@ -69,7 +70,7 @@ class VerdictCode(StrEnum):
 
 
 class WaitCode(StrEnum):
-    """Why the jobs of a queue wait."""
+    """The reasons why the jobs of a queue may wait."""
 
     BUSY = "busy"
     MODEL_BROKEN = "model-broken"
@@ -92,7 +93,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class WaitReason:
-    """Why the jobs of a queue wait, in words."""
+    """The reason why the jobs of a queue wait, as a code and in words."""
 
     code: WaitCode
     text: str
@@ -185,10 +186,10 @@ def judge(
 
     Args:
         queues: The figures of each model.
-        workers: The workers that gave a sign of life lately.
+        workers: The workers that gave a sign of life recently.
         now: The current time.
-        has_heartbeats: False if heartbeats are switched off. Then nothing is said of workers.
-        unavailable: What could not be read, for example `the heartbeats`.
+        has_heartbeats: False if heartbeats are switched off. Then no verdict is about workers.
+        unavailable: The sources that could not be read, for example `the heartbeats`.
     """
     found: list[tuple[Verdict, float]] = []
     if unavailable:

@@ -12,7 +12,7 @@ from gateway.operations.decoded_blobs import DecodedBlobs
 from gateway.storage.blobs import Blobs, ListedBlob
 
 FORGOTTEN_AFTER: Final = timedelta(minutes=10)
-"""For how long a worker without a sign of life is shown. Then the housekeeping deletes its blob."""
+"""How long a silent worker is shown. Then the housekeeping deletes the worker's heartbeat."""
 
 MAX_WORKERS: Final = 500
 
@@ -70,7 +70,7 @@ class WorkerHeartbeats:
     async def read(self) -> list[SeenWorker]:
         """Return the workers that gave a sign of life in the last ten minutes.
 
-        They are sorted by name. Raises Unavailable.
+        They are sorted by name. Raises Unavailable if the heartbeats cannot be read.
         """
         if not self.is_enabled:
             return []

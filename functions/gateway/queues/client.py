@@ -38,7 +38,7 @@ _SEND_TIMEOUT_SECONDS = 5.0
 
 MAX_BATCH_MESSAGES: Final = 100
 MAX_BATCH_BYTES: Final = 200_000
-"""The largest size of a batch in bytes. A batch of the Standard tier has at most 256 KiB."""
+"""The largest size in bytes of a batch of messages. The Standard tier permits 256 KiB."""
 
 _MESSAGE_OVERHEAD_BYTES: Final = 500
 

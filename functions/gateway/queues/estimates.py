@@ -61,12 +61,11 @@ class ReplySample:
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """The throughput of a model.
+    """The throughput of a model, computed from the replies that this process has received.
 
-    `busy_seconds` and `device_seconds` are weighted sums over the replies that this process has
-    received. Older replies have less weight. `weight` is the sum of the weights. The busy time of a
-    reply is the time since the previous reply, but at most the time for which the worker had the
-    job. The device time of a reply is the time of the batch divided by its number of jobs.
+        Each reply adds the time for which its job kept a worker busy to `busy_seconds`, and the job's
+    share of the device's time to `device_seconds`. Both are weighted sums, in which older replies
+    have less weight. `weight` is the sum of the weights.
     """
 
     weight: float = 0.0
@@ -111,12 +110,12 @@ def _finite_seconds(value: float) -> float:
 
 
 QUIET_SECONDS: Final = 5.0
-"""A model counts as cold starting if no worker has called this process for this many seconds."""
+"""A model counts as cold starting if its workers have not called for this many seconds."""
 
 QUIET_JOBS: Final = 4
-"""For a slow model, the time that this many jobs take is used instead of QUIET_SECONDS.
+"""If this many jobs take longer than QUIET_SECONDS, their time is used instead of QUIET_SECONDS.
 
-A model is slow if this time is longer than QUIET_SECONDS.
+Otherwise, a slow model would count as cold starting while its workers run jobs.
 """
 
 
@@ -208,9 +207,9 @@ def is_cold_starting(
 ) -> bool:
     """Return whether the model probably has no worker.
 
-    The result is true if no worker has called this process for QUIET_SECONDS. If the jobs of the
-    model are slow, this time is longer (see QUIET_JOBS). `quiet_since_seconds` is the time of the
-    last call of a worker, or of the job's creation if the creation is later.
+    The result is true if no worker of the model has called this process for QUIET_SECONDS. If the
+    model's jobs are slow, this time is longer (see QUIET_JOBS). `quiet_since_seconds` is the time
+    of the last such call, or of the job's creation if the creation is later.
     """
     limit_seconds = max(QUIET_SECONDS, QUIET_JOBS * (throughput.seconds_per_job or 0.0))
     return now_seconds - quiet_since_seconds >= limit_seconds
@@ -252,7 +251,7 @@ class QueueCounter(Protocol):
     """The interface of a client that counts the messages in a queue."""
 
     async def count(self, queue: str) -> MessageCounts:
-        """Return the numbers of messages in the queue. Raises Unavailable."""
+        """Return the numbers of messages in the queue. Raises Unavailable if the call fails."""
 
 
 class QueueStatistics:
@@ -363,10 +362,10 @@ class QueueStatistics:
 
 @dataclass(frozen=True, slots=True)
 class ModelWait:
-    """The number of a model's queued and running jobs, and the estimated wait for a new job.
+    """How many jobs of a model are queued or running, and how long a new job is expected to wait.
 
-    `wait_seconds` is the estimated wait in seconds of a new job with normal priority. A value is
-    None if it is unknown.
+    `length` is the total number of these jobs. `wait_seconds` is the estimated wait in seconds of a
+    new job with normal priority. Each of them is None if it is unknown.
     """
 
     length: int | None

@@ -72,7 +72,7 @@ from gateway.telemetry import JobCounters
 from gateway.webhooks.sender import resolve_url, tenant_share
 
 LONGEST_REFUSAL_SECONDS: Final = 300
-"""The longest Retry-After, in seconds, of a refusal because the queue is saturated."""
+"""The longest Retry-After, in seconds, if a job is refused because its queue is saturated."""
 
 _LOOK_UP_RETRY_SECONDS: Final = 5
 
@@ -193,9 +193,9 @@ class JobCreator:
         ]
 
     async def prepare(self, new_job: NewJob, job_id: str | None = None) -> PreparedJob:
-        """Check the submission, and store the input if it is large.
+        """Check the submission, store the input if it is large, and return the prepared job.
 
-        The job is not started yet. If the process dies before the start, the stored input remains
+        The job is not started. If the process dies before the start, the stored input remains
         although no job refers to it. If `job_id` is None, a new id is created. Raises HttpProblem
         or Unavailable.
         """

@@ -170,7 +170,7 @@ LARGE = bytes(8_000_000)
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
-async def test_requests_to_a_blob_storage_that_stays_silent_raise_unavailable_within_seconds(
+async def test_requests_to_a_blob_storage_that_does_not_respond_raise_unavailable_within_seconds(
     tmp_path: Path,
 ) -> None:
     port = free_port()

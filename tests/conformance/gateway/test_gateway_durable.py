@@ -71,7 +71,7 @@ async def test_an_unknown_job_has_no_status_and_a_failed_durable_store_raises_un
             await client.start(JOB, "{}")
 
 
-async def test_requests_to_a_silent_durable_store_raise_unavailable_within_seconds(
+async def test_requests_to_a_durable_store_that_does_not_respond_raise_unavailable_within_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(durable, "READ_TIMEOUT_SECONDS", 0.05)

@@ -148,7 +148,7 @@ def running_service_bus(port: int, folder: Path) -> Iterator[None]:
 
 
 async def received(port: int, queue: str, count: int) -> list[Any]:
-    """Receive `count` messages from a queue, and complete them."""
+    """Receive `count` messages from a queue, complete them, and return them."""
     connection_string = service_bus(port).connection_string or ""
     found: list[Any] = []
     async with (
@@ -222,7 +222,7 @@ async def test_the_other_messages_of_a_batch_are_sent_if_two_callers_are_cancell
             await queues.close()
 
 
-async def test_the_first_successful_check_opens_the_senders_of_the_given_queues(
+async def test_the_first_successful_check_of_service_bus_opens_the_senders_of_the_given_queues(
     tmp_path: Path,
 ) -> None:
     port = free_port()

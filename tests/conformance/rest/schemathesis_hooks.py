@@ -1,4 +1,4 @@
-"""Hooks that keep Schemathesis from sending values that the schema cannot exclude."""
+"""Hooks that change or skip requests to which the right response differs from the schema."""
 
 import re
 import zlib
@@ -43,7 +43,11 @@ def before_call(
 
 
 def _make_acceptable(options: dict[str, Any]) -> None:
-    """Replace or remove valid options that this gateway would refuse. Keep invalid options."""
+    """Replace or remove options that are valid by the OpenAPI document but cannot succeed here.
+
+    A deadline of less than 30 seconds may pass before the job ends. A webhook URL is refused,
+    because its host does not exist. Options that the OpenAPI document forbids stay unchanged.
+    """
     seconds = options.get("deadline_seconds")
     # On a busy machine a job may take longer than a second. In a query numbers are strings.
     if type(seconds) is int and 1 <= seconds < _SHORTEST_SECONDS:

@@ -1,4 +1,4 @@
-"""Test that every job is answered if a process is killed, and that the worker shuts down."""
+"""Test that every job is answered if processes are killed, stopped by signals or restarted."""
 
 from __future__ import annotations
 

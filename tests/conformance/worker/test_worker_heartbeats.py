@@ -100,7 +100,7 @@ def test_a_heartbeat_shows_the_jobs_in_flight_and_the_size_of_the_last_batch(
     )
 
 
-def test_the_heartbeat_of_a_killed_worker_stays_and_grows_old(
+def test_the_heartbeat_of_a_killed_worker_remains_unchanged_in_blob_storage(
     services: LocalServices, start_worker: StartWorker
 ) -> None:
     worker, other = (start_worker("single", WORKER_HEARTBEAT_SECONDS="1") for _ in range(2))
@@ -117,7 +117,7 @@ def test_the_heartbeat_of_a_killed_worker_stays_and_grows_old(
     assert heartbeats(services)[name_of(worker)] == before[name_of(worker)]
 
 
-def test_a_worker_without_heartbeats_writes_no_blob(
+def test_a_worker_with_the_heartbeat_interval_zero_writes_no_heartbeat_blob(
     services: LocalServices, start_worker: StartWorker
 ) -> None:
     silent = start_worker("single", WORKER_HEARTBEAT_SECONDS="0")

@@ -26,7 +26,7 @@ QUEUE = "noop"
 
 
 class Links:
-    """The links of successive workers, which share a folder for their lock journals."""
+    """The queue links of several workers, which share one folder for their lock journals."""
 
     def __init__(self, services: LocalServices, folder: Path) -> None:
         self.services = services

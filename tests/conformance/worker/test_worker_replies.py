@@ -67,7 +67,7 @@ def test_a_reply_is_sent_again_after_a_temporary_failure(
     assert waits[1] > waits[0] / 2
 
 
-def test_sending_a_reply_again_stops_when_the_given_wait_function_returns_false(
+def test_a_reply_is_not_sent_again_after_the_given_wait_function_returns_false(
     gateway: Gateway, replies: GatewayClient
 ) -> None:
     gateway.answers["job"] = [503] * 99

@@ -1,4 +1,4 @@
-"""Requests while a service of the gateway does not respond, with the expected responses.
+"""Requests and expected responses while a service that the gateway needs does not respond.
 
 The requests in `BLOBS` are sent at the same time, and so are the requests in `SERVICE_BUS`.
 """

@@ -1,4 +1,4 @@
-"""Submits whose caller waits until the job ends in some way, with the expected responses."""
+"""Submits whose caller waits, and the response that is expected for each end of the job."""
 
 from typing import Final
 

@@ -162,7 +162,7 @@ def test_throughput_ratios_use_the_mean_of_the_bare_loops_before_and_after_the_r
     assert measured["burst_ratio"] == 1.0
 
 
-def test_a_benchmark_result_with_another_class_index_or_score_is_not_the_expected_one() -> None:
+def test_a_benchmark_result_with_another_index_or_score_is_not_the_expected_result() -> None:
     expected = {"labels": [{"index": 238, "score": 0.0115}]}
     assert is_same_result({"labels": [{"index": 238, "score": 0.011501}]}, expected)
     assert not is_same_result({"labels": [{"index": 238, "score": 0.0110}]}, expected)

@@ -1,4 +1,4 @@
-"""Test that the figures in docs/scaling.md, docs/cost.md and docs/capacity.md are right."""
+"""Test that docs/scaling.md, docs/cost.md and docs/capacity.md have the computed figures."""
 
 import json
 import re

@@ -279,7 +279,9 @@ class TestCost:
             *("AKS, spot", "AKS, on demand", "always on, 1 GPU")
         ]
 
-    def test_the_bill_for_always_running_workers_has_enough_gpus_for_the_busiest_hour(self) -> None:
+    def test_the_bill_for_always_running_workers_includes_enough_gpus_for_the_busiest_hour(
+        self,
+    ) -> None:
         found = estimate_cost(self.deployment("flat:360", seconds=20.0), Prices.load(PRICES))
         # A job of 20 s every 10 s needs 2 GPUs, but each GPU may be busy for only 0.7 of the time.
         assert found.bills[-1].name == "always on, 3 GPUs"

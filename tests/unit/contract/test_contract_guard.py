@@ -186,7 +186,7 @@ def test_simultaneous_requests_for_the_same_host_name_share_one_dns_look_up(dns:
     assert dns.asked == ["dead.test"] * 2, "answers are not cached"
 
 
-def test_host_names_that_dns_never_answers_use_up_the_look_ups_of_only_one_tenant(dns: Dns) -> None:
+def test_host_names_without_a_dns_response_use_up_the_look_ups_of_only_one_tenant(dns: Dns) -> None:
     resolver = Resolver(dns, max_count=64, max_count_of_a_share=8)
     for n in range(8):
         with pytest.raises(TimeoutError):

@@ -1,4 +1,4 @@
-"""Heartbeats keep their content as JSON, and a wrong heartbeat is refused."""
+"""Test that encoding and decoding a heartbeat changes nothing, and that bad JSON is refused."""
 
 import json
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""Schemas of parameters in the catalogue, and the values of callers that they accept or refuse."""
+"""Test which values of parameters the schemas in the catalogue accept."""
 
 import json
 from typing import Any
@@ -52,7 +52,7 @@ def test_parameters_that_match_their_schemas_are_accepted(parameters: dict[str, 
         ({"mode": "x" * 500}, "/mode", "found 'xxx"),
     ],
 )
-def test_the_error_for_a_wrong_parameter_has_its_pointer_what_is_expected_and_what_was_found(
+def test_the_error_for_a_wrong_parameter_has_the_pointer_and_the_expected_and_the_found_value(
     parameters: dict[str, Any], pointer: str, detail: str
 ) -> None:
     with pytest.raises(InvalidParameter) as caught:
@@ -73,7 +73,9 @@ def test_the_error_for_a_wrong_parameter_has_its_pointer_what_is_expected_and_wh
         ({"type": "array", "maxItems": -1}, "p.n.maxItems: the value does not fit the type array"),
     ],
 )
-def test_the_error_for_a_wrong_schema_names_the_key(schema: dict[str, Any], detail: str) -> None:
+def test_the_error_for_an_invalid_parameter_schema_names_the_invalid_key(
+    schema: dict[str, Any], detail: str
+) -> None:
     with pytest.raises(CatalogueError, match=detail):
         read_schemas("p", {"n": schema})
 

@@ -27,7 +27,9 @@ def headers(*secrets: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("secret", [OLD, NEW])
-def test_a_webhook_signature_is_valid_under_the_old_and_the_new_secret(secret: str) -> None:
+def test_a_webhook_with_two_signatures_is_valid_for_the_old_and_for_the_new_secret(
+    secret: str,
+) -> None:
     assert Webhook(secret).verify(BODY, headers(NEW, OLD)) == json.loads(BODY)
 
 

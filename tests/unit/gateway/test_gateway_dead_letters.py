@@ -221,7 +221,7 @@ async def test_redriving_a_message_of_a_producer_keeps_the_job_id_and_renews_the
 
 
 async def low_job(gateway: RunningGateway) -> str:
-    """Submit and dead-letter a job of low priority; return its id."""
+    """Submit and dead-letter a job of low priority; return the job's id."""
     job_id = await gateway.accept(priority="low")
     await give_up(gateway, encode_request(gateway.queues.request()), job_id, queue="noop-low")
     return job_id
@@ -414,7 +414,7 @@ async def test_an_unreadable_dead_letter_is_listed_and_can_be_deleted(
     assert (await gateway.http.delete(f"{LETTERS}/noop/odd")).status_code == 204
 
 
-async def test_housekeeping_deletes_blobs_whose_retention_has_ended(
+async def test_housekeeping_deletes_dead_letters_and_job_blobs_whose_retention_has_ended(
     gateway: RunningGateway,
 ) -> None:
     job_id = await dead_job(gateway, b"x" * 100_000)

@@ -1,4 +1,4 @@
-"""A busy gateway waits shortly for a job's outcome before it starts the job's orchestration."""
+"""Test that a busy gateway waits briefly for the outcome before it starts an orchestration."""
 
 import asyncio
 import contextlib
@@ -70,7 +70,7 @@ def test_the_orchestration_of_a_job_that_ends_during_the_delay_starts_with_the_o
             assert (await response).json()["status"] == "succeeded"
         run = gateway.durable.runs[request.job_id]
         assert run.status.is_final
-        assert len(run.contexts) == 1, "the orchestration needed more than one turn"
+        assert len(run.contexts) == 1, "the orchestration needed more than one episode"
         job = await gateway.job(request.job_id)
         assert job == (await response).json()
         assert job["result"] == {"n": 1}
@@ -96,7 +96,9 @@ def test_the_orchestration_of_a_job_that_does_not_end_starts_after_the_delay() -
 
 
 @pytest.mark.parametrize("reason", ["few requests wait", "another instance records outcomes"])
-def test_the_orchestration_starts_at_once_if_a_delay_has_no_use(reason: str) -> None:
+def test_the_orchestration_starts_at_once_if_few_requests_wait_or_another_instance_records_outcomes(
+    reason: str,
+) -> None:
     async def test(gateway: RunningGateway) -> None:
         count = BUSY_WAITERS - (2 if reason == "few requests wait" else 1)
         with other_waiters(gateway, count):

@@ -70,7 +70,7 @@ async def submit(gateway: RunningGateway, tenant: str, **envelope: Any) -> httpx
     )
 
 
-async def test_submissions_of_host_names_that_dns_never_answers_delay_no_other_tenant(
+async def test_submissions_with_host_names_without_a_dns_response_delay_no_other_tenant(
     silent: RunningGateway,
 ) -> None:
     attack = [

@@ -125,7 +125,7 @@ def test_jpeg_segments_before_the_frame_are_skipped(segments: list[tuple[int, by
 
 
 @pytest.mark.parametrize("before", [b"\xff\xd9", b"\xff\xda\0\x02", b"\xff\xe0\0\x01"])
-def test_a_jpeg_without_a_frame_is_refused(before: bytes) -> None:
+def test_a_jpeg_without_a_frame_header_is_refused(before: bytes) -> None:
     with pytest.raises(UnreadableImage):
         read_dimensions("image/jpeg", jpeg(5, 7, before))
 
@@ -164,7 +164,7 @@ def test_reading_the_dimensions_of_any_bytes_succeeds_or_raises_unreadable_image
 
 @pytest.mark.parametrize("picture_format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("options", [{}, {"lossless": True}, {"progressive": True}])
-def test_the_dimensions_that_are_read_equal_those_of_the_picture_written_by_pillow(
+def test_the_dimensions_read_from_a_picture_equal_the_dimensions_written_by_pillow(
     picture_format: str, options: dict[str, bool]
 ) -> None:
     image = pytest.importorskip("PIL.Image", exc_type=ImportError)

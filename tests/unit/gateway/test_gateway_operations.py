@@ -1,4 +1,4 @@
-"""The documents under /v1/ops: queues, workers, failures, series and who may read them."""
+"""Test the documents under /v1/ops: what they contain, and which callers may read them."""
 
 import asyncio
 import json
@@ -133,7 +133,7 @@ async def series(gateway: RunningGateway, query: str = "") -> dict[str, Any]:
     return document
 
 
-async def test_the_series_has_a_number_for_each_of_the_last_minutes(
+async def test_the_series_has_one_number_for_each_requested_minute(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept()
@@ -161,12 +161,16 @@ async def test_the_series_has_a_number_for_each_of_the_last_minutes(
 
 
 @pytest.mark.parametrize("minutes", ["0", "61", "-1", "x", "1.5", "", "999999999"])
-async def test_a_wrong_number_of_minutes_is_refused(gateway: RunningGateway, minutes: str) -> None:
+async def test_a_request_for_the_series_with_an_invalid_number_of_minutes_is_refused(
+    gateway: RunningGateway, minutes: str
+) -> None:
     answer = await gateway.http.get("/v1/ops/series", params={"minutes": minutes})
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
 
 
-async def test_each_way_in_which_a_job_ends_is_counted_once(gateway: RunningGateway) -> None:
+async def test_a_job_outcome_is_counted_once_although_replies_and_cancellations_are_repeated(
+    gateway: RunningGateway,
+) -> None:
     succeeded, cancelled, expired, failed = [await gateway.accept() for _ in range(4)]
     requests = [gateway.queues.request(number) for number in range(4)]
     for _ in range(2):  # a worker repeats a reply whose response was lost
@@ -221,7 +225,7 @@ async def test_a_queue_without_waiting_jobs_has_no_age_and_is_not_peeked(
     assert (queue["oldest_age_seconds"], queue["reason"]) == (None, None)
 
 
-async def test_the_overview_is_shown_although_the_storage_and_the_queues_do_not_respond(
+async def test_the_overview_is_returned_although_the_storage_and_the_queues_do_not_respond(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.is_down = gateway.payloads.is_down = True
@@ -253,7 +257,7 @@ async def test_the_minutely_watch_records_how_many_jobs_wait(gateway: RunningGat
     assert noop == 5
 
 
-async def test_without_heartbeats_and_sums_the_overview_says_so() -> None:
+async def test_the_overview_shows_that_heartbeats_and_minute_sums_are_turned_off() -> None:
     async with open_gateway(has_heartbeats=False, has_minute_sums=False) as gateway:
         beat(gateway)
         await gateway.accept()
@@ -265,7 +269,9 @@ async def test_without_heartbeats_and_sums_the_overview_says_so() -> None:
         assert [name for name in gateway.payloads.blobs if name.startswith(SUMS)] == []
 
 
-async def test_the_housekeeping_deletes_old_heartbeats_and_sums(gateway: RunningGateway) -> None:
+async def test_housekeeping_deletes_old_heartbeats_and_old_minute_sums(
+    gateway: RunningGateway,
+) -> None:
     beat(gateway, "old")
     await gateway.accept()
     await gateway.services.operations.sums.write()
@@ -280,7 +286,9 @@ async def test_the_housekeeping_deletes_old_heartbeats_and_sums(gateway: Running
     assert not any(name.startswith((HEARTBEATS, SUMS)) for name in gateway.payloads.blobs)
 
 
-async def test_the_metrics_have_the_counters_of_all_processes(gateway: RunningGateway) -> None:
+async def test_the_metrics_route_returns_the_counters_of_all_gateway_processes(
+    gateway: RunningGateway,
+) -> None:
     await gateway.accept()
     await gateway.reply()
     other = JobCounters(gateway.clock)
@@ -333,7 +341,9 @@ async def test_every_metric_of_the_gateway_is_listed_in_the_documentation(
 
 
 @pytest.mark.parametrize("path", ["/v1/ops/overview", "/v1/ops/series", "/metrics"])
-async def test_only_operators_may_read_the_routes(path: str) -> None:
+async def test_only_operators_can_read_the_overview_and_the_series_and_the_metrics(
+    path: str,
+) -> None:
     async with open_gateway(api_keys=SETTING) as closed:
         for name, status in (("a", 403), ("watcher", 200), ("admin", 200), ("acme-admin", 200)):
             answer = await ask(closed, name, path)
@@ -343,7 +353,7 @@ async def test_only_operators_may_read_the_routes(path: str) -> None:
         assert (await closed.http.get(path)).status_code == 401
 
 
-async def test_only_an_admin_may_cancel_a_job_of_another_tenant_and_this_is_logged(
+async def test_only_an_admin_can_cancel_a_job_of_another_tenant_and_the_cancellation_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with open_gateway(api_keys=SETTING) as closed:
@@ -366,7 +376,7 @@ async def test_only_an_admin_may_cancel_a_job_of_another_tenant_and_this_is_logg
         assert (again.status_code, again.json()["result"]) == (200, None)
 
 
-async def test_a_tenant_that_cancels_its_own_job_is_not_logged_as_an_operator(
+async def test_a_cancellation_by_the_tenant_of_the_job_is_not_logged_as_an_action_of_an_operator(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with open_gateway(api_keys=SETTING) as closed:
@@ -378,7 +388,7 @@ async def test_a_tenant_that_cancels_its_own_job_is_not_logged_as_an_operator(
         assert not any("cancelled the job" in message for message in caplog.messages)
 
 
-async def test_the_overview_says_what_its_caller_may_do() -> None:
+async def test_the_overview_shows_the_name_and_the_tenant_and_the_scopes_of_the_caller() -> None:
     key, entry = make_key("night shift", "acme", ["ops:read", "jobs:read"])
     async with open_gateway(api_keys=parse_keys(json.dumps([entry]))) as gateway:
         headers = {"authorization": f"Bearer {key}"}

@@ -118,7 +118,9 @@ async def test_the_samples_of_the_playground_are_the_files_in_examples(
     assert (EXAMPLE_FILES / "speech.LICENSE.txt").read_text("utf-8") in licences
 
 
-async def test_the_playground_has_the_advice_about_each_problem(gateway: RunningGateway) -> None:
+async def test_the_playground_contains_the_advice_for_each_problem_code(
+    gateway: RunningGateway,
+) -> None:
     page = await gateway.http.get("/play", headers=HTML)
     for code in problems.PROBLEM_KINDS:
         assert f'<p data-code="{code}">' in page.text

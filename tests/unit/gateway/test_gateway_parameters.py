@@ -73,7 +73,9 @@ async def test_a_job_with_declared_parameters_is_sent_with_these_parameters(
     assert declared.queues.request().parameters == parameters
 
 
-async def test_parameters_in_an_inference_request_are_checked(declared: RunningGateway) -> None:
+async def test_an_inference_request_with_an_invalid_parameter_is_refused(
+    declared: RunningGateway,
+) -> None:
     inputs = {"inputs": [tensor("eA==", content_type="base64")]}
     refused = await infer(declared, "noop", {**inputs, "parameters": {"top": 0}}, [])
     assert refused.status_code == 422

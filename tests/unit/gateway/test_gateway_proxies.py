@@ -1,4 +1,4 @@
-"""The session for small blobs uses a proxy only if the environment names one for the storage."""
+"""Test that small blobs are sent through a proxy only if the environment says so."""
 
 import pytest
 

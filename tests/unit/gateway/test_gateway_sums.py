@@ -1,4 +1,4 @@
-"""Counts of jobs by minute: recorded once, written to a blob, and merged over processes."""
+"""Test that jobs are counted once by minute, and that the counts of all processes are merged."""
 
 import asyncio
 import json
@@ -109,7 +109,7 @@ def test_a_quantile_is_at_most_the_width_of_a_bucket_wrong(durations: list[float
         assert exact / 1.42 <= found <= exact * 1.42
 
 
-def test_a_histogram_ignores_durations_that_cannot_be_right() -> None:
+def test_a_histogram_ignores_negative_and_infinite_and_nan_and_implausibly_long_durations() -> None:
     histogram = Histogram()
     for seconds in (-1.0, float("nan"), float("inf"), 1e12):
         histogram.observe(seconds)
@@ -119,7 +119,7 @@ def test_a_histogram_ignores_durations_that_cannot_be_right() -> None:
     assert quantile(Histogram(), 0.5) is None
 
 
-async def test_a_process_reads_the_written_sums_of_another_process(
+async def test_a_process_reads_the_minute_sums_that_another_process_has_written(
     clock: ManualClock, blobs: MemoryBlobs
 ) -> None:
     first, second = Process(clock, blobs), Process(clock, blobs)
@@ -134,7 +134,7 @@ async def test_a_process_reads_the_written_sums_of_another_process(
     assert (seen.accepted, seen.failed) == (1, Counter(boom=1))
 
 
-async def test_a_process_overwrites_one_blob_and_writes_only_after_a_change(
+async def test_a_process_keeps_minute_sums_in_one_blob_and_writes_the_blob_only_after_a_change(
     clock: ManualClock, blobs: MemoryBlobs
 ) -> None:
     process = Process(clock, blobs)
@@ -149,7 +149,7 @@ async def test_a_process_overwrites_one_blob_and_writes_only_after_a_change(
     assert await process.sums.read() == [process.sums.own]
 
 
-async def test_an_event_loop_that_ends_writes_the_changes_first(
+async def test_changed_minute_sums_are_written_before_the_event_loop_ends(
     clock: ManualClock, blobs: MemoryBlobs
 ) -> None:
     process = Process(clock, blobs)
@@ -181,7 +181,7 @@ async def test_counts_are_kept_and_logged_once_while_the_storage_does_not_respon
     assert len(names_of(blobs)) == 1
 
 
-async def test_a_deleted_blob_is_written_again_with_all_counts(
+async def test_a_deleted_blob_with_minute_sums_is_written_again_with_all_counts(
     clock: ManualClock, blobs: MemoryBlobs
 ) -> None:
     process = Process(clock, blobs)
@@ -195,7 +195,7 @@ async def test_a_deleted_blob_is_written_again_with_all_counts(
     assert written.totals["noop"].accepted == 3
 
 
-async def test_a_write_whose_response_was_lost_is_repeated(
+async def test_minute_sums_are_written_again_if_the_response_to_a_write_was_lost(
     clock: ManualClock, blobs: MemoryBlobs
 ) -> None:
     process = Process(clock, blobs)
@@ -221,7 +221,7 @@ async def test_a_process_without_minute_sums_writes_nothing_and_reads_only_its_o
     assert await silent.sums.read() == [silent.sums.own]
 
 
-async def test_sums_that_were_not_written_for_an_hour_are_not_read(
+async def test_minute_sums_that_were_not_written_for_an_hour_are_not_read(
     clock: ManualClock, blobs: MemoryBlobs
 ) -> None:
     first, second = Process(clock, blobs), Process(clock, blobs)
@@ -290,7 +290,7 @@ def test_many_codes_of_a_model_are_counted_together() -> None:
     assert failed.total() == 200
 
 
-def test_a_queue_that_stays_empty_changes_nothing() -> None:
+def test_a_queue_that_stays_empty_does_not_change_the_minute_sums() -> None:
     counters = JobCounters(ManualClock())
     counters.record_waiting("noop", 0)
     assert counters.change_count == 0
@@ -301,7 +301,9 @@ def test_a_queue_that_stays_empty_changes_nothing() -> None:
     assert counters.minutes[MINUTE]["noop"].waiting == 3
 
 
-def test_the_cost_of_heartbeats_and_sums_is_small(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_heartbeat_is_smaller_than_1_kib_and_minute_sums_are_smaller_than_32_kib(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Print the sizes of a heartbeat and of the sums of a busy hour, and the writes of a minute."""
     clock = ManualClock()
     counters = JobCounters(clock)
@@ -339,7 +341,7 @@ async def test_a_listing_stops_at_the_limit_of_processes() -> None:
     assert len(await Process(clock, memory).sums.read()) == 1 + MAX_PROCESSES
 
 
-async def test_reading_raises_unavailable_if_the_storage_does_not_respond(
+async def test_reading_minute_sums_raises_unavailable_if_the_storage_does_not_respond(
     clock: ManualClock, blobs: MemoryBlobs
 ) -> None:
     blobs.payloads.is_down = True

@@ -89,7 +89,7 @@ def test_the_estimated_seconds_per_job_equal_the_time_of_one_job_if_the_queue_is
 
 
 @given(st.floats(0.001, 100), st.floats(0.001, 100))
-def test_the_estimated_seconds_per_job_approach_the_time_between_replies_after_it_changes(
+def test_the_estimated_seconds_per_job_adapt_to_a_changed_time_between_replies(
     before: float, after: float
 ) -> None:
     found = [ReplySample(number * before, before, before, 1) for number in range(50)]

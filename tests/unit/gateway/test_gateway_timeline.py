@@ -189,7 +189,7 @@ def test_clock_differences_of_a_few_milliseconds_are_not_reported_as_clock_skew(
     check_sum(timeline)
 
 
-def test_the_timeline_of_a_job_without_delivery_marks_has_the_steps_in_the_reply() -> None:
+def test_a_timeline_without_delivery_marks_shows_the_step_durations_from_the_reply() -> None:
     timeline = answered(None)
     assert names(timeline) == [
         *("accepted", "enqueued", "started", "batched", "run", "replied", "final")
@@ -325,8 +325,7 @@ async def get(gateway: RunningGateway, job_id: str, **headers: str) -> Any:
 def noted(gateway: RunningGateway, note: DeliveryNote, token: str | None = None) -> str:
     """Write a delivery note about the newest job, and return the name of the note's blob.
 
-    As for a worker's note, the name contains the job's reply token; it contains `token` instead if
-    `token` is given.
+    The name contains `token`. The default is the job's reply token, which a worker uses.
     """
     request = gateway.queues.request()
     url = request.reply_url or ""
@@ -468,7 +467,7 @@ async def test_the_timelines_of_a_cancelled_and_an_expired_job_end_with_the_step
         check_sum(timeline)
 
 
-async def test_the_timeline_lists_started_before_enqueued_if_the_orchestration_sends_the_message(
+async def test_the_step_started_precedes_the_step_enqueued_if_the_orchestration_sends_the_message(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.is_down = True

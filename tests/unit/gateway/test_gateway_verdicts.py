@@ -1,4 +1,4 @@
-"""Verdicts and reasons for waiting, computed from queues, workers and the time."""
+"""Test the verdicts and the reasons why jobs wait, for given queues, workers and times."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -93,7 +93,7 @@ def summary(verdicts: list[Verdict]) -> list[tuple[str, str | None, str]]:
         ),
     ],
 )
-def test_the_reason_why_jobs_wait_follows_from_the_workers(
+def test_the_reason_why_jobs_wait_is_derived_from_the_states_of_the_workers(
     workers: list[SeenWorker], code: WaitCode, text: str
 ) -> None:
     reason = find_reason(WAITING, workers, NOW)
@@ -106,7 +106,7 @@ def test_there_is_no_reason_if_no_job_waits_or_if_the_queue_is_unknown(normal: i
     assert find_reason(replace(IDLE, normal=normal), [], NOW) is None
 
 
-def test_a_worker_without_heartbeats_that_answers_is_no_missing_worker() -> None:
+def test_a_worker_without_heartbeats_counts_as_running_after_a_recent_call_to_the_gateway() -> None:
     answered = replace(WAITING, answered_seconds=ANSWERED_SECONDS - 1)
     assert find_reason(answered, [], NOW) is None
     assert summary(judge([answered], [], NOW))[0] == (
@@ -124,13 +124,13 @@ def test_a_missing_worker_is_a_critical_verdict_that_names_model_jobs_and_time()
     assert first.advice
 
 
-def test_an_idle_system_without_a_worker_gets_one_verdict_without_a_model() -> None:
+def test_an_idle_system_without_workers_gets_one_verdict_that_names_no_model() -> None:
     verdicts = judge([IDLE, QueueFigures("noop")], [], NOW)
     assert summary(verdicts) == [("info", None, "no-worker")]
     assert verdicts[0].text == "No worker runs. No job waits."
 
 
-def test_an_idle_model_without_a_worker_is_named_if_another_model_has_one() -> None:
+def test_a_verdict_names_an_idle_model_without_a_worker_if_another_model_has_a_worker() -> None:
     verdicts = judge([IDLE, QueueFigures("noop")], [worker(("noop", ModelState.LOADED))], NOW)
     assert summary(verdicts) == [("info", "classifier", "no-worker")]
 
@@ -151,7 +151,7 @@ def test_a_healthy_system_gets_the_verdict_that_all_is_well() -> None:
         (replace(IDLE, normal=None), VerdictCode.QUEUE_UNKNOWN),
     ],
 )
-def test_queues_with_problems_get_a_warning_although_a_worker_runs(
+def test_each_problem_of_a_queue_causes_a_warning_although_a_worker_runs(
     queue: QueueFigures, code: VerdictCode
 ) -> None:
     assert summary(judge([queue], [LOADED], NOW)) == [("warning", "classifier", code)]
@@ -166,13 +166,13 @@ def test_queues_with_problems_get_a_warning_although_a_worker_runs(
         replace(IDLE, ended_count=100, failed_count=40),
     ],
 )
-def test_a_busy_system_without_a_growing_backlog_or_many_failures_is_well(
+def test_a_busy_queue_without_a_growing_backlog_or_many_failures_gets_the_verdict_all_well(
     queue: QueueFigures,
 ) -> None:
     assert [each.code for each in judge([queue], [LOADED], NOW)] == [VerdictCode.ALL_WELL]
 
 
-def test_a_silent_worker_is_a_warning_until_another_worker_serves_its_models() -> None:
+def test_a_silent_worker_causes_a_warning_until_another_worker_serves_the_same_models() -> None:
     dead = worker(("classifier", ModelState.LOADED), name="pod-1", age_seconds=60)
     alone = judge([IDLE], [dead], NOW)
     assert ("warning", None, "worker-silent") in summary(alone)
@@ -181,7 +181,7 @@ def test_a_silent_worker_is_a_warning_until_another_worker_serves_its_models() -
     assert "pod-1: no sign of life for 60 s" in replaced[0].text
 
 
-def test_a_broken_model_is_a_warning_although_no_job_waits() -> None:
+def test_a_broken_model_gets_a_warning_although_no_job_waits() -> None:
     verdicts = judge([IDLE], [worker(BROKEN_MODEL)], NOW)
     assert summary(verdicts) == [("warning", "classifier", "model-broken")]
     assert summary(judge([WAITING], [worker(BROKEN_MODEL)], NOW)) == [
@@ -189,18 +189,18 @@ def test_a_broken_model_is_a_warning_although_no_job_waits() -> None:
     ]
 
 
-def test_without_heartbeats_nothing_is_said_of_workers() -> None:
+def test_no_verdict_is_about_workers_if_heartbeats_are_turned_off() -> None:
     verdicts = judge([WAITING], [], NOW, has_heartbeats=False)
     assert [each.code for each in verdicts] == ["heartbeats-off", "all-well"]
 
 
-def test_a_storage_that_does_not_respond_is_the_worst_verdict() -> None:
+def test_the_verdict_about_an_unavailable_storage_is_critical_and_comes_first() -> None:
     verdicts = judge([WAITING], [], NOW, unavailable=["the heartbeats"])
     assert summary(verdicts)[0] == ("critical", None, "service-unavailable")
     assert "no-worker" not in [each.code for each in verdicts]
 
 
-def test_the_verdict_on_the_oldest_queue_comes_first_among_equals() -> None:
+def test_among_verdicts_of_equal_severity_the_queue_with_the_oldest_message_comes_first() -> None:
     older = replace(WAITING, model="z", oldest_age_seconds=50)
     verdicts = judge([WAITING, older], [], NOW)
     assert [each.model for each in verdicts] == ["z", "classifier"]

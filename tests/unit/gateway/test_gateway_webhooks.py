@@ -132,7 +132,7 @@ async def test_a_job_without_a_webhook_starts_no_webhook_delivery(hooked: Runnin
         ("timeout", "pending", "timeout"),
     ],
 )
-async def test_the_response_of_the_receiver_makes_a_webhook_delivered_or_stopped_or_pending(
+async def test_the_response_of_the_receiver_determines_the_state_of_a_webhook_delivery(
     hooked: RunningGateway, answer: WebhookResponse | str, state: str, error: str | None
 ) -> None:
     job_id = await hooked.accept(webhook_url=URL)

@@ -40,9 +40,9 @@ def read(query: str, line: str) -> dict[str, str] | None:
 
 
 def _pieces(pattern: str) -> Iterator[str]:
-    """Yield the pieces of the regular expression that equals a pattern of KQL's operator `parse`.
+    """Yield the pieces of the regular expression that matches what a pattern of KQL matches.
 
-    The pattern must use the operator's simple mode.
+    The pattern is one of the operator `parse` in its simple mode.
     """
     for literal, name, number in re.findall(r'"([^"]*)"|(\*|\w+)(:real)?', pattern):
         if not name:

@@ -25,12 +25,11 @@ from loosely.local.data_directory import (
     lock_directory,
     reply_token_key,
 )
-from loosely.local.environment import find_root, read_cors_origins, shared_environment
+from loosely.local.environment import read_cors_origins, shared_environment
 from loosely.local.errors import (
     DataDirectoryInUse,
     DataDirectoryUnusable,
     PortBusy,
-    RepositoryMissing,
     UnknownPart,
 )
 from loosely.local.example import choose_example
@@ -384,33 +383,6 @@ class TestChoice:
             choose_parts(only, without)
 
 
-class TestRepository:
-    def make(self, root: Path) -> Path:
-        for name in (
-            "functions/contract/models.toml",
-            "worker/__init__.py",
-            "emulator/__init__.py",
-        ):
-            path = root / name
-            path.parent.mkdir(parents=True)
-            path.touch()
-        return root
-
-    def test_the_repository_is_found_from_the_package_or_the_current_directory(
-        self, tmp_path: Path
-    ) -> None:
-        elsewhere = tmp_path / "site-packages" / "loosely"
-        root = self.make(tmp_path / "clone")
-        (root / "loosely").mkdir()
-        assert find_root(tmp_path, root / "loosely") == root
-        (root / "docs").mkdir()
-        assert find_root(root / "docs", elsewhere) == root
-
-    def test_the_error_for_a_missing_repository_says_what_to_do(self, tmp_path: Path) -> None:
-        with pytest.raises(RepositoryMissing, match="clone of the repository"):
-            find_root(tmp_path, tmp_path / "loosely")
-
-
 class TestConsole:
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
     def test_the_status_display_raises_no_error_if_the_output_file_is_on_a_full_disk(self) -> None:
@@ -488,7 +460,7 @@ class TestConsole:
                 Path("my examples"),
                 needs_key=False,
             ),
-            logs=Path("logs"),
+            files={"Logs": Path("logs")},
         )
         lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
         assert "Ready in 3.2 s." in lines
@@ -499,8 +471,9 @@ class TestConsole:
         assert "API docs   http://127.0.0.1:7071/docs" in lines
 
     def test_the_address_of_each_page_is_printed(self, capsys: pytest.CaptureFixture[str]) -> None:
-        show_usage(Console(), seconds=1, url="http://g", example=None, logs=Path("logs"))
+        show_usage(Console(), seconds=1, url="http://g", example=None, files={"Logs": Path("l")})
         printed = capsys.readouterr().out
+        assert "Logs       l\n" in printed
         assert [name for name in PAGES if f" http://g/{name}\n" not in printed] == []
         assert "curl" not in printed
 

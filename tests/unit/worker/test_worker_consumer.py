@@ -239,7 +239,7 @@ def test_the_message_is_abandoned_and_a_shutdown_is_requested_if_the_device_is_l
     assert jobs.shutdown.exit_code == EXIT_DEVICE_LOST
 
 
-def test_running_out_of_memory_in_the_model_fails_a_job_and_in_the_worker_code_abandons_the_job(
+def test_out_of_memory_in_a_model_fails_the_job_and_in_worker_code_abandons_the_message(
     jobs: RecordedJobs,
 ) -> None:
     failed = jobs.job()

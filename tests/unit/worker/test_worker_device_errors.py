@@ -136,7 +136,7 @@ def test_a_tiny_kernel_shows_whether_the_device_is_lost_if_the_error_is_ambiguou
     assert is_device_lost(error, lambda: computes) is not computes
 
 
-def test_no_tiny_kernel_runs_if_the_error_shows_the_device_state() -> None:
+def test_no_tiny_kernel_runs_if_the_error_itself_shows_whether_the_device_is_lost() -> None:
     def never() -> bool:
         raise AssertionError
 

@@ -21,7 +21,7 @@ from worker.settings import MemorySettings
 
 
 class MemoryStore:
-    """Records the requests, and fails while `is_down` is true."""
+    """A heartbeat store that records all calls. Each call fails while `is_down` is true."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, float | None]] = []
@@ -78,14 +78,14 @@ def test_a_heartbeat_is_written_at_once_and_after_a_change_and_deleted_at_the_en
     ]
 
 
-def test_heartbeats_with_the_interval_zero_are_off() -> None:
+def test_heartbeats_with_the_interval_zero_are_never_written() -> None:
     store = MemoryStore()
     heartbeats = Heartbeats(store, 0, beat)
     heartbeats.run()
     assert store.calls == []
 
 
-def test_a_failing_storage_is_logged_once_and_the_next_heartbeat_is_tried(
+def test_a_storage_outage_is_logged_once_and_the_worker_still_tries_to_write_each_heartbeat(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
@@ -160,7 +160,7 @@ def until_state(managed: ManagedModel, state: ModelState) -> ModelBeat:
     return seen(managed)
 
 
-def test_the_heartbeat_shows_a_model_that_loads_runs_and_waits_for_memory(
+def test_a_heartbeat_shows_whether_a_model_is_loading_or_loaded_or_waits_for_memory(
     sharing: DeviceSharing, start: Callable[[str, Callable[[], Infer]], ManagedModel]
 ) -> None:
     gate, is_loading = threading.Event(), threading.Event()

@@ -98,7 +98,9 @@ def test_jobs_with_bad_inputs_fail_and_the_other_jobs_of_the_batch_succeed() -> 
 
 
 @given(count=st.integers(1, 64), bad=st.sets(st.integers(0, 63), max_size=6))
-def test_few_bad_jobs_in_a_batch_are_found_in_few_forward_passes(count: int, bad: set[int]) -> None:
+def test_the_bad_jobs_in_a_batch_are_found_with_a_bounded_number_of_forward_passes(
+    count: int, bad: set[int]
+) -> None:
     bad = {item for item in bad if item < count}
     model = Model(bad)
     ran = outcomes(model, count)

@@ -186,7 +186,7 @@ def test_a_file_of_more_than_one_mebibyte_is_not_opened_in_the_calling_thread(
         opened.decode(reserve_nothing)
 
 
-def test_an_image_that_takes_too_long_is_refused_and_the_next_image_is_decoded() -> None:
+def test_an_image_that_takes_too_long_to_decode_is_refused_and_the_next_image_is_decoded() -> None:
     processes = DecoderProcesses(limit_seconds=0.3, process_count=1)
     with pytest.raises(InvalidInput, match=r"could not be decoded within 0\.3 s"):
         processes.decode(blank_png(7000, 7000), "image/png", MAX_PIXELS, reserve_nothing)

@@ -1,4 +1,4 @@
-"""Test loaded models: classes for items or for batches, their arguments, inputs and results."""
+"""Test loaded item models and batch models: their arguments, inputs and results."""
 
 import io
 import json
@@ -164,7 +164,7 @@ def test_the_keyword_only_arguments_of_a_model_class_declare_parameters() -> Non
     read_schemas("typed.parameters", TYPED_SCHEMAS)
 
 
-def test_typed_parameters_are_passed_as_the_types_of_their_hints() -> None:
+def test_parameters_are_converted_to_the_types_in_the_type_hints_of_the_model_class() -> None:
     class Batched(Typed):
         accepts: ClassVar[Accepts] = "text"
 

@@ -1,4 +1,4 @@
-"""Test the metrics of a worker that Prometheus scrapes."""
+"""Test the metrics that Prometheus scrapes from a worker."""
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
@@ -8,7 +8,7 @@ from worker.telemetry.recording import JobSpan, Metrics, ModelTelemetry
 
 
 class NewModelsRefusal(InvalidInput):
-    """An error class of a model's own file, with a code that the metrics do not know."""
+    """An error class such as a model's own file may define."""
 
     code = "anything-at-all"
 

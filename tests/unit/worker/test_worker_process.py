@@ -35,7 +35,7 @@ def test_only_processors_that_the_process_may_use_count_as_available() -> None:
     assert found.stdout == b"1\n"
 
 
-def test_the_openmp_wait_policy_is_passive_unless_the_environment_sets_it() -> None:
+def test_the_openmp_wait_policy_is_passive_unless_the_environment_sets_a_policy() -> None:
     before = sys.getswitchinterval()
     try:
         said = {"OMP_WAIT_POLICY": "ACTIVE"}

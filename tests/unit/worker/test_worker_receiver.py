@@ -248,7 +248,7 @@ def test_the_receiver_reports_that_a_message_may_arrive_until_the_link_credit_is
     assert not loop.receiver.may_receive
 
 
-def test_the_receiver_reports_that_a_message_may_arrive_until_that_message_is_in_flight() -> None:
+def test_may_receive_stays_true_until_the_received_message_is_in_flight() -> None:
     loop = ReceiverLoop()
     seen: list[bool] = []
     loop.broker.waiting = [delivery()]

@@ -63,7 +63,7 @@ def test_a_reply_counts_as_delivered_if_the_webhook_responds_before_reading_the_
 
 
 @pytest.mark.parametrize("answer", [http(b"", status="500 Oops"), b""])
-def test_an_error_response_of_a_webhook_leaves_the_reply_undelivered(
+def test_a_reply_stays_undelivered_if_the_webhook_responds_with_status_500_or_not_at_all(
     senders: ReplySenders, answer: bytes
 ) -> None:
     with answering(answer) as url, pytest.raises(ReplyUndelivered):

@@ -1,4 +1,4 @@
-"""Test requests to shut down, which a signal may make at any moment."""
+"""Test how a worker shuts down. A signal may request this at any moment."""
 
 import signal
 import sys

@@ -163,7 +163,9 @@ def test_out_of_memory_errors_are_recognised_by_the_error_texts(text: str) -> No
 
 
 @pytest.mark.parametrize("text", SAID_OF_ELSE)
-def test_errors_with_other_texts_do_not_count_as_out_of_memory_errors(text: str) -> None:
+def test_a_runtime_error_with_an_unrelated_text_does_not_count_as_an_out_of_memory_error(
+    text: str,
+) -> None:
     assert not is_out_of_memory(RuntimeError(text))
 
 

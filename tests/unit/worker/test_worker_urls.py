@@ -202,7 +202,7 @@ def dead_dns(answered: threading.Event, **limits: int) -> Resolver:
     return Resolver(look_up, **limits)
 
 
-def test_a_download_from_a_host_name_that_dns_never_answers_ends_at_the_time_limit(
+def test_a_download_from_a_host_name_without_a_dns_response_ends_at_the_time_limit(
     answered: threading.Event,
 ) -> None:
     outbound = GuardedHttp(AddressGuard("127.0.0.1"), dead_dns(answered))
@@ -213,7 +213,7 @@ def test_a_download_from_a_host_name_that_dns_never_answers_ends_at_the_time_lim
     assert time.monotonic() - begun_at < 2
 
 
-def test_host_names_that_dns_never_answers_delay_no_other_model_and_no_webhook(
+def test_host_names_without_a_dns_response_delay_no_other_model_and_no_webhook(
     answered: threading.Event,
 ) -> None:
     resolver = dead_dns(answered, max_count_of_a_share=16)

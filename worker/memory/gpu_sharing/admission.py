@@ -261,7 +261,7 @@ class ReservationState:
         return replace(mine, reserved_bytes=held_bytes)
 
     def begin_to_leave(self, record: ReservationRecord, now: float) -> ReservationRecord:
-        """Set the stage to LEAVING, and return the record of a model that must be unloaded."""
+        """Set the stage to LEAVING, and return `record` marked as leaving since `now`."""
         self.stage = ReservationStage.LEAVING
         self._served_until = now
         return replace(record, is_leaving=True, served_until=now)

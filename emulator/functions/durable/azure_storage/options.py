@@ -15,7 +15,7 @@ class FaultOptions:
     crash_at: tuple[str, ...] = ()
     """The points at which the host kills itself, each as POINT or POINT:NAME (see CrashPoint).
 
-    The host dies once for each text. `check_crash_point` checks the texts.
+    The host dies once for each item. `check_crash_point` checks the items.
     """
     crash_rate: float = 0.0
     split_brain_rate: float = 0.0
@@ -52,8 +52,8 @@ class CrashPoint(StrEnum):
     BEFORE_SAVE_AFTER_EVENT = "before-save-after-event"
     """Crash as at `before-save`, but first wait until an external event for the instance arrives.
 
-    If the event does not arrive within 30 s, the host crashes without it. NAME is the name of the
-    event.
+    If the event does not arrive within 30 s, the host crashes without it. In POINT:NAME,
+    NAME is the name of the event.
     """
     BEFORE_DELETE = "before-delete"
     """Crash after the history is saved, before the dequeued messages are deleted.

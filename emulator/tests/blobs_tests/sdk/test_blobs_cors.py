@@ -362,7 +362,7 @@ async def test_an_error_response_to_a_page_of_an_allowed_origin_has_cors_headers
 
 
 @pytest.mark.azurite_differs("Azurite adds nothing to a response without the header Origin")
-async def test_a_get_request_without_origin_gets_the_header_vary_or_the_wildcard_of_the_cors_rule(
+async def test_a_get_response_has_a_vary_header_or_a_wildcard_origin_if_the_request_has_no_origin(
     server: Server, service: Any, container: Any
 ) -> None:
     # The table in the section "Understanding how the Vary header is set" of the documentation.

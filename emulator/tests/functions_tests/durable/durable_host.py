@@ -193,7 +193,7 @@ class EngineHost:
     async def begin(
         self, name: str, value: Any = None, instance_id: str = "i"
     ) -> OrchestrationInstance:
-        """Start an instance as the SDK's client does, and wait until the engine is idle."""
+        """Start an instance as the SDK's client does, and return it when the engine is idle."""
         text = None if value is None else json.dumps(json.dumps(value))
         await self.engine.start_new(name, instance_id, text)
         await self.settle()

@@ -103,7 +103,7 @@ async def test_the_server_confirms_the_outcome_of_each_settled_message(
     assert await peer.received() == []
 
 
-async def test_the_server_confirms_that_a_receiver_rejected_a_message_without_repeating_the_error(
+async def test_the_confirmation_of_a_rejection_does_not_repeat_the_error_that_the_receiver_sent(
     peer: Peer, broker: Broker
 ) -> None:
     await fill(broker, 1)

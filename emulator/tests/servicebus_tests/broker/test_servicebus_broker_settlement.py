@@ -403,7 +403,7 @@ async def test_a_message_with_a_time_to_live_of_zero_is_not_delivered(
     assert servicebus.queue().counts().total == 0
 
 
-async def test_queue_and_dead_letter_queue_addresses_match_in_upper_and_lower_case(
+async def test_addresses_of_queues_and_dead_letter_queues_are_not_case_sensitive(
     servicebus: RunningBroker,
 ) -> None:
     assert servicebus.queue("Q") is servicebus.queue("q")

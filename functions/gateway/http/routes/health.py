@@ -38,12 +38,10 @@ class ReadyStatus(TypedDict):
 
 
 class GatewayReadiness:
-    """Checks whether the services that the gateway needs respond and can store a job.
+    """Checks whether the services that the gateway needs respond.
 
-    The checks change nothing. While the disk of the local services is full, these services refuse
-    the checks.
-
-    All health probes use the same result, which is renewed at most once a second.
+    The checks store nothing. But a local service whose disk is full refuses them, because it could
+    not store a job. All health probes use the same result, which is renewed at most once a second.
     """
 
     def __init__(self) -> None:

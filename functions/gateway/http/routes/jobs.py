@@ -387,7 +387,8 @@ def _cancelled_job(request: Request, job_id: str, found: Record) -> JobResource:
 async def _find_job_to_cancel(request: Request, job_id: str, tenant: str | None) -> Record:
     """Return the record of a job that the caller may cancel.
 
-    Without `tenant` this is a job of the caller's own tenant. Raises the problem `unknown-job` or
+    If `tenant` is None, the job must belong to the caller's tenant. Otherwise, the caller must have
+    the scope `admin`, and the job may belong to another tenant. Raises the problem `unknown-job` or
     `forbidden`.
     """
     if tenant is None:

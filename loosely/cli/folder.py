@@ -1,0 +1,95 @@
+"""The commands of a model folder: ``loosely new``, ``loosely test`` and ``loosely package``."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loosely.local.environment import (
+    check_requirements,
+    find_root,
+    read_environment,
+    shared_environment,
+)
+from loosely.local.errors import ExtraMissing, UpError
+from loosely.local.model_folder import current_model_folder, make_model_folder
+from loosely.local.package import write_package
+from loosely.local.parts import python_command
+
+
+def new(
+    folder: Annotated[Path, typer.Argument(help="The folder to make. It may exist if empty.")],
+) -> None:
+    """Make a model folder: a catalogue, a model with its test, and an example input."""
+    with _exit_on_error():
+        make_model_folder(folder, find_root())
+    typer.echo(f"made {folder} with the model `brightness`; serve it:\n")
+    typer.echo(f"  cd {shlex.quote(str(folder))}\n  loosely up --watch")
+
+
+def test(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- OPTIONS]", help="Options of pytest.")
+    ] = None,
+) -> None:
+    """Run the tests of the model folder with pytest.
+
+    The fixture `loosely_client` is a client of this folder's system, which the first test that uses
+    it starts on free ports.
+    """
+    with _exit_on_error():
+        check_requirements()
+        if find_spec("pytest") is None:
+            raise ExtraMissing("pytest is not installed: install it with `pip install pytest`")
+    user, root = read_environment(), find_root()
+    folder = current_model_folder()
+    done = subprocess.run(  # noqa: S603  pytest, without a shell
+        [sys.executable, "-m", "pytest", "-p", "loosely.testing", *(arguments or [])],
+        cwd=folder.path,
+        env=shared_environment(root, user, folder.path),
+        check=False,
+    )
+    raise typer.Exit(done.returncode)
+
+
+def package(
+    target: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FOLDER]",
+            help="Where to write both folders. Default: build in the model folder.",
+        ),
+    ] = None,
+) -> None:
+    """Write what is deployed: the Function App, and the build context of the worker's image."""
+    root = find_root()
+    folder = current_model_folder()
+    checked = subprocess.run(  # noqa: S603  our own module, without a shell
+        python_command("contract.queues", str(folder.catalogue)),
+        env=shared_environment(root, read_environment()),
+        stdout=subprocess.DEVNULL,
+        check=False,
+    )
+    if checked.returncode:
+        raise typer.Exit(checked.returncode)
+    with _exit_on_error():
+        for path in write_package(target or folder.path / "build", root, folder):
+            files = [file for file in path.rglob("*") if file.is_file()]
+            size_bytes = sum(file.stat().st_size for file in files)
+            typer.echo(f"{path}: {len(files)} files, {size_bytes / 1024:.0f} KiB")
+
+
+@contextmanager
+def _exit_on_error() -> Iterator[None]:
+    """Print an error of the ``with`` block as one line, and exit with its code."""
+    try:
+        yield
+    except UpError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(error.exit_code) from None

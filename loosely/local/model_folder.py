@@ -1,0 +1,93 @@
+"""Find the model folder that a command belongs to, or make a new one.
+
+A model folder contains a catalogue `models.toml`, the models' modules in `models/`, and the data of
+the local system in `.loosely/`.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from loosely.local.environment import find_root, read_environment
+from loosely.local.errors import FolderUnusable
+
+_CATALOGUE = "models.toml"
+_EXAMPLE = "chelsea.jpg"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A directory with the models to serve.
+
+    Attributes:
+        path: The directory in which the components run, and from which models are imported.
+        catalogue: The path of the model catalogue.
+        code: The directory with the models' modules.
+    """
+
+    path: Path
+    catalogue: Path
+    code: Path
+
+    @property
+    def data(self) -> Path:
+        """The default data directory of the local system."""
+        return self.path / ".loosely"
+
+
+def current_model_folder() -> ModelFolder:
+    """Return the model folder of the working directory. `find_model_folder` describes it."""
+    return find_model_folder(Path.cwd(), find_root(), read_environment())
+
+
+def find_model_folder(current: Path, root: Path, user: Mapping[str, str]) -> ModelFolder:
+    """Return the model folder that contains ``current``.
+
+    If there is none, return the models that ship with Loosely. Their data is in the repository or,
+    if Loosely is installed from a wheel, in ``current``.
+
+    Args:
+        current: The working directory of the command.
+        root: The directory that contains the components' source.
+        user: The environment variables of the user. ``MODEL_CATALOGUE`` replaces the catalogue.
+    """
+    current = current.resolve()
+    shipped = root / "functions" / "contract" / _CATALOGUE
+    is_repository = (root / "loosely").is_dir()
+    found = ModelFolder(root if is_repository else current, shipped, root / "worker" / "models")
+    for path in (current, *current.parents):
+        if path == root:
+            break
+        if (path / _CATALOGUE).is_file() and path != shipped.parent:
+            found = ModelFolder(path, path / _CATALOGUE, path / "models")
+            break
+    chosen = user.get("MODEL_CATALOGUE")
+    return replace(found, catalogue=Path(chosen).resolve()) if chosen else found
+
+
+def make_model_folder(path: Path, root: Path) -> None:
+    """Write a new model folder with one model, its test and an example input.
+
+    Args:
+        path: The new directory. It may exist if it is empty.
+        root: The directory that contains the components' source.
+
+    Raises:
+        FolderUnusable: The directory is not empty, or cannot be written.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FolderUnusable(f"{path} exists and is not an empty folder: choose another name")
+    examples = root / "examples"
+    try:
+        shutil.copytree(
+            examples / "model-folder",
+            path,
+            ignore=shutil.ignore_patterns("__pycache__", ".*_cache", ".loosely"),
+            copy_function=shutil.copyfile,
+            dirs_exist_ok=True,
+        )
+        (path / "examples").mkdir()
+        shutil.copyfile(examples / _EXAMPLE, path / "examples" / _EXAMPLE)
+    except OSError as error:
+        raise FolderUnusable(f"{path} cannot be written: {error.strerror or error}") from error

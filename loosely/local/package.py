@@ -1,0 +1,128 @@
+"""Write what is deployed: the Function App, and the build context of the worker's image.
+
+`functions/` contains the files that are published to Azure. Core Tools and azd select the same
+files when they publish. requirements.txt is the lock that `./dev lock` wrote. The platform's build
+installs it with pip, which checks the hash of each file.
+
+`worker/` contains a Dockerfile and the files that it copies: the worker, the contract with the
+catalogue, and the models with their requirements.
+"""
+
+import shutil
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+
+from loosely.local.errors import FolderUnusable
+from loosely.local.model_folder import ModelFolder
+
+_CATALOGUE = Path("contract", "models.toml")
+# Core Tools never publish these files.
+_ALWAYS_EXCLUDED = (".funcignore", ".gitignore", "local.settings.json")
+_UNUSED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "Dockerfile")
+_COPY_MODELS = """
+# The models of the folder that `loosely package` has packaged.
+COPY models /app/models
+"""
+_INSTALL_REQUIREMENTS = """
+USER root
+COPY requirements.txt /tmp/requirements.txt
+RUN pip install --no-cache-dir --no-compile -r /tmp/requirements.txt && pip check
+USER 10001:10001
+"""
+
+
+def write_package(target: Path, root: Path, folder: ModelFolder) -> tuple[Path, Path]:
+    """Write the folders `functions` and `worker` into ``target``, and return their paths.
+
+    Folders that an earlier call has written are replaced.
+
+    Args:
+        target: The directory for both folders.
+        root: The directory that contains the components' source.
+        folder: The models. Its catalogue must be valid.
+
+    Raises:
+        FolderUnusable: ``target`` contains other files with these names, or a model is outside the
+            folder's directory for models.
+    """
+    app, worker = target.resolve() / "functions", target.resolve() / "worker"
+    for path, recognized in ((app, Path()), (worker, Path("functions"))):
+        is_ours = path != root / path.name and (path / recognized / _CATALOGUE).is_file()
+        if path.exists() and not is_ours:
+            raise FolderUnusable(f"{path} contains other files: choose an empty folder")
+    _check_places(folder)
+    copy_function_app(app, root / "functions")
+    shutil.copyfile(folder.catalogue, app / _CATALOGUE)
+    _write_worker_context(worker, root, folder)
+    return app, worker
+
+
+def copy_function_app(target: Path, app: Path) -> list[Path]:
+    """Delete the folder `target`, then copy the published files into a new folder `target`.
+
+    Returns:
+        The copied files, as paths relative to `target`.
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    files = list_published(app)
+    for file in files:
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(app / file, target / file)
+    return files
+
+
+def list_published(app: Path) -> list[Path]:
+    """Return the files that are published, as paths relative to the app."""
+    patterns = read_exclusions(app)
+    files = (path.relative_to(app) for path in sorted(app.rglob("*")) if path.is_file())
+    return [
+        file
+        for file in files
+        if not any(fnmatch(part, pattern) for part in file.parts for pattern in patterns)
+    ]
+
+
+def read_exclusions(app: Path) -> tuple[str, ...]:
+    """Return the name patterns of the files and folders that are not published.
+
+    Raises ValueError if a pattern in .funcignore contains `/` or begins with `!`, because such
+    patterns are not supported.
+    """
+    lines = (app / ".funcignore").read_text(encoding="utf-8").splitlines()
+    patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if unclear := [pattern for pattern in patterns if "/" in pattern or pattern[0] == "!"]:
+        raise ValueError(
+            ".funcignore: expected a pattern that contains no / and does not begin with !, "
+            f"found {unclear[0]}"
+        )
+    return (*patterns, *_ALWAYS_EXCLUDED)
+
+
+def _check_places(folder: ModelFolder) -> None:
+    """Check that no model's module lies in the folder, but outside its directory for models."""
+    for name, entry in tomllib.loads(folder.catalogue.read_text("utf-8")).items():
+        top = entry["implementation"].partition(".")[0]
+        is_here = (folder.path / top).is_dir() or (folder.path / f"{top}.py").is_file()
+        if is_here and top not in {folder.code.name, "worker"}:
+            raise FolderUnusable(
+                f"{name}: the module {entry['implementation']} is not in {folder.code}, the only "
+                f"code that is packaged: move it there"
+            )
+
+
+def _write_worker_context(target: Path, root: Path, folder: ModelFolder) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    contract = target / "functions" / "contract"
+    shutil.copytree(root / "functions" / "contract", contract, ignore=_UNUSED)
+    shutil.copyfile(folder.catalogue, contract / _CATALOGUE.name)
+    shutil.copytree(root / "worker", target / "worker", ignore=_UNUSED)
+    dockerfile = (root / "worker" / "Dockerfile").read_text(encoding="utf-8")
+    if folder.code != root / "worker" / "models" and folder.code.is_dir():
+        shutil.copytree(folder.code, target / "models", ignore=_UNUSED)
+        dockerfile += _COPY_MODELS
+    requirements = folder.path / "requirements.txt"
+    if requirements.is_file():
+        shutil.copyfile(requirements, target / requirements.name)
+        dockerfile += _INSTALL_REQUIREMENTS
+    (target / "Dockerfile").write_text(dockerfile, encoding="utf-8")

@@ -1,0 +1,180 @@
+"""Test how a model folder is found, made, watched and packaged."""
+
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import loosely.local.environment
+from loosely.local.environment import check_requirements, find_root
+from loosely.local.errors import ExtraMissing, FolderUnusable
+from loosely.local.model_folder import ModelFolder, find_model_folder, make_model_folder
+from loosely.local.package import write_package
+from loosely.local.watch import FileWatch
+
+ROOT = Path(__file__).parents[3]
+SHIPPED = ROOT / "functions" / "contract" / "models.toml"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "demo"
+    make_model_folder(made, ROOT)
+    return made
+
+
+def test_the_source_is_beside_the_package_in_a_clone_and_inside_the_package_in_a_wheel(
+    tmp_path: Path,
+) -> None:
+    assert find_root() == ROOT
+    package = tmp_path / "loosely"
+    assert find_root(package) == tmp_path
+    (package / "system").mkdir(parents=True)
+    assert find_root(package) == package / "system"
+
+
+class TestFind:
+    def test_a_model_folder_is_found_from_each_directory_below(self, folder: Path) -> None:
+        expected = ModelFolder(folder, folder / "models.toml", folder / "models")
+        for current in (folder, folder / "models", folder / "examples"):
+            assert find_model_folder(current, ROOT, {}) == expected
+        assert expected.data == folder / ".loosely"
+
+    def test_the_models_that_ship_are_served_from_each_directory_of_the_repository(self) -> None:
+        for current in (ROOT, ROOT / "docs", SHIPPED.parent):
+            found = find_model_folder(current, ROOT, {})
+            assert found == ModelFolder(ROOT, SHIPPED, ROOT / "worker" / "models")
+
+    def test_the_data_of_the_models_that_ship_is_not_written_into_an_installed_package(
+        self, tmp_path: Path
+    ) -> None:
+        root = tmp_path / "site-packages" / "loosely" / "system"
+        found = find_model_folder(tmp_path, root, {})
+        assert found.data == tmp_path / ".loosely"
+        assert found.catalogue == root / "functions" / "contract" / "models.toml"
+
+    def test_the_variable_model_catalogue_replaces_only_the_catalogue(self, folder: Path) -> None:
+        found = find_model_folder(folder, ROOT, {"MODEL_CATALOGUE": str(SHIPPED)})
+        assert found == ModelFolder(folder, SHIPPED, folder / "models")
+
+
+class TestMake:
+    def test_a_folder_with_files_is_refused_and_an_empty_folder_is_filled(
+        self, tmp_path: Path
+    ) -> None:
+        full, empty = tmp_path / "full", tmp_path / "empty"
+        for path in (full, empty):
+            path.mkdir()
+        (full / "thesis.txt").touch()
+        with pytest.raises(FolderUnusable, match="not an empty folder"):
+            make_model_folder(full, ROOT)
+        assert [path.name for path in full.iterdir()] == ["thesis.txt"]
+        make_model_folder(empty, ROOT)
+        assert (empty / "models.toml").is_file()
+
+    def test_a_folder_that_cannot_be_written_is_refused_with_the_reason(
+        self, tmp_path: Path
+    ) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(FolderUnusable, match="cannot be written: Not a directory"):
+            make_model_folder(tmp_path / "file" / "demo", ROOT)
+
+    def test_a_new_model_folder_has_a_model_a_test_and_an_example_input(self, folder: Path) -> None:
+        files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+        assert files == {
+            *("models.toml", "README.md", ".gitignore", "examples/chelsea.jpg"),
+            *("models/__init__.py", "models/brightness.py", "tests/test_brightness.py"),
+        }
+
+
+class TestWatch:
+    def test_a_changed_added_or_removed_file_is_reported_once(self, folder: Path) -> None:
+        watch = FileWatch(folder / "models")
+        assert watch.find_change() is None
+        code = folder / "models" / "brightness.py"
+        # The same size, as after the change of one digit.
+        os.utime(code, ns=(1, 1))
+        assert watch.find_change() == code
+        assert watch.find_change() is None
+        added = folder / "models" / "labels" / "names.txt"
+        added.parent.mkdir()
+        added.touch()
+        assert watch.find_change() == added
+        added.unlink()
+        assert watch.find_change() == added
+
+    def test_files_of_editors_and_of_python_are_ignored(self, folder: Path) -> None:
+        watch = FileWatch(folder / "models")
+        for name in (".brightness.py.swp", "__pycache__/brightness.cpython-311.pyc", ".git/HEAD"):
+            (folder / "models" / name).parent.mkdir(exist_ok=True)
+            (folder / "models" / name).touch()
+        assert watch.find_change() is None
+
+    def test_a_single_file_is_watched_also_before_it_exists(self, tmp_path: Path) -> None:
+        file = tmp_path / "models.toml"
+        watch = FileWatch(file)
+        file.touch()
+        assert watch.find_change() == file
+
+
+class TestPackage:
+    def test_a_package_has_the_catalogue_and_the_models_of_the_folder(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        (folder / "models" / "__pycache__").mkdir()
+        app, worker = write_package(tmp_path / "out", ROOT, find_model_folder(folder, ROOT, {}))
+        own = (folder / "models.toml").read_bytes()
+        assert (app / "contract" / "models.toml").read_bytes() == own
+        assert (worker / "functions" / "contract" / "models.toml").read_bytes() == own
+        copied = {path.name for path in (worker / "models").iterdir()}
+        assert copied == {"__init__.py", "brightness.py"}
+        dockerfile = (worker / "Dockerfile").read_text("utf-8")
+        assert "COPY models /app/models\n" in dockerfile
+        assert "requirements.txt" not in dockerfile
+
+    def test_the_requirements_of_a_folder_are_installed_in_the_image(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        (folder / "requirements.txt").write_text("einops\n", encoding="utf-8")
+        _, worker = write_package(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
+        assert (worker / "requirements.txt").read_text("utf-8") == "einops\n"
+        dockerfile = (worker / "Dockerfile").read_text("utf-8")
+        assert "-r /tmp/requirements.txt" in dockerfile
+        assert dockerfile.rstrip().endswith("USER 10001:10001")
+
+    def test_the_package_of_the_repository_has_the_models_that_ship(self, tmp_path: Path) -> None:
+        app, worker = write_package(tmp_path, ROOT, find_model_folder(ROOT, ROOT, {}))
+        assert (app / "contract" / "models.toml").read_bytes() == SHIPPED.read_bytes()
+        assert (worker / "Dockerfile").read_bytes() == (ROOT / "worker" / "Dockerfile").read_bytes()
+        assert not (worker / "models").exists()
+
+    def test_the_source_of_the_components_is_never_replaced(self) -> None:
+        with pytest.raises(FolderUnusable, match="contains other files"):
+            write_package(ROOT, ROOT, find_model_folder(ROOT, ROOT, {}))
+        assert SHIPPED.is_file()
+
+    def test_a_model_outside_the_directory_for_models_is_refused(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        (folder / "brightness.py").touch()
+        catalogue = folder / "models.toml"
+        catalogue.write_text(catalogue.read_text("utf-8").replace('"models.', '"'), "utf-8")
+        with pytest.raises(FolderUnusable, match=r"brightness: the module brightness is not in"):
+            write_package(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
+
+
+class TestRequirements:
+    def test_a_missing_package_is_named_together_with_the_extra(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        check_requirements()
+        monkeypatch.setattr(loosely.local.environment, "_LOCAL_PACKAGES", ("fastapi", "absent"))
+        with pytest.raises(ExtraMissing, match=r"package absent: .* 'loosely\[local\]'"):
+            check_requirements()
+
+    def test_the_extra_gateway_has_the_requirements_of_the_function_app(self) -> None:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        lines = (ROOT / "functions" / "requirements.in").read_text(encoding="utf-8").splitlines()
+        required = [line for line in lines if not line.startswith("#")]
+        assert project["optional-dependencies"]["gateway"] == required
