@@ -63,7 +63,7 @@ class ReplySample:
 class Throughput:
     """The throughput of a model, computed from the replies that this process has received.
 
-        Each reply adds the time for which its job kept a worker busy to `busy_seconds`, and the job's
+    Each reply adds the time for which its job kept a worker busy to `busy_seconds`, and the job's
     share of the device's time to `device_seconds`. Both are weighted sums, in which older replies
     have less weight. `weight` is the sum of the weights.
     """
