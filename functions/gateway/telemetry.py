@@ -175,7 +175,7 @@ _MAX_DURATION_SECONDS: Final = 30 * 24 * 3600.0
 
 @dataclass(slots=True)
 class ModelSum:
-    """What happened to the jobs of one model in a time.
+    """The counts of what happened to the jobs of one model in a period.
 
     Attributes:
         accepted: The jobs that were accepted, those of redriven dead letters included.
@@ -205,7 +205,10 @@ class ModelSum:
         return self.succeeded + self.cancelled + self.expired + self.failed.total()
 
     def add(self, other: "ModelSum") -> None:
-        """Add what another process has counted in the same time, or the same one later."""
+        """Add the counts of `other`, which is about the same model.
+
+        `other` is from another process or from another period.
+        """
         self.accepted += other.accepted
         self.succeeded += other.succeeded
         self.cancelled += other.cancelled
@@ -223,7 +226,7 @@ class ModelSum:
 
 
 Sums = dict[str, ModelSum]
-"""The sums of one time by model."""
+"""The counts of each model in one period, by the model's name."""
 
 
 class JobCounters:

@@ -222,7 +222,7 @@ class TestDeployWorker:
             expected = digest if is_gpu(deployment) else cpu_digest
             assert pod(deployment)["containers"][0]["image"].endswith(f"@{expected}")
 
-    def test_an_image_from_before_the_cpu_image_is_deployed_for_all_models(
+    def test_a_gpu_image_without_a_cpu_image_of_the_same_tag_is_deployed_for_all_models(
         self, scripts: ScriptRunner
     ) -> None:
         scripts.update_state(

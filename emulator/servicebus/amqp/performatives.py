@@ -73,7 +73,7 @@ class Performative:
 
 @dataclass(frozen=True, slots=True)
 class Open(Performative):
-    """Opens a connection (2.7.1)."""
+    """Opens a connection (section 2.7.1)."""
 
     code = 0x10
     kinds = (
@@ -94,7 +94,7 @@ class Open(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Begin(Performative):
-    """Begins a session on a channel (2.7.2)."""
+    """Begins a session on a channel (section 2.7.2)."""
 
     code = 0x11
     kinds = (
@@ -142,7 +142,10 @@ class Attach(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Flow(Performative):
-    """Announces the windows of a session and, if `handle` is set, the credit of a link (2.7.4)."""
+    """Announces the windows of a session (section 2.7.4).
+
+    If `handle` is set, also announces the credit of a link.
+    """
 
     code = 0x13
     kinds = (
@@ -204,7 +207,7 @@ class Disposition(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Detach(Performative):
-    """Detaches the link that has this handle (2.7.7)."""
+    """Detaches the link that has this handle (section 2.7.7)."""
 
     code = 0x16
     kinds = (_UINT, _FLAG, _ERROR)
@@ -216,7 +219,7 @@ class Detach(Performative):
 
 @dataclass(frozen=True, slots=True)
 class End(Performative):
-    """Ends a session (2.7.8)."""
+    """Ends a session (section 2.7.8)."""
 
     code = 0x17
     kinds = (_ERROR,)
@@ -225,7 +228,7 @@ class End(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Close(Performative):
-    """Closes a connection (2.7.9)."""
+    """Closes a connection (section 2.7.9)."""
 
     code = 0x18
     kinds = (_ERROR,)
@@ -234,7 +237,7 @@ class Close(Performative):
 
 @dataclass(frozen=True, slots=True)
 class SaslMechanisms(Performative):
-    """Lists the server's SASL mechanisms (5.3.3.1)."""
+    """Lists the server's SASL mechanisms (section 5.3.3.1)."""
 
     code = 0x40
     kinds = (_SYMBOLS,)
@@ -244,7 +247,7 @@ class SaslMechanisms(Performative):
 
 @dataclass(frozen=True, slots=True)
 class SaslInit(Performative):
-    """Contains the client's SASL mechanism and the client's initial response (5.3.3.2)."""
+    """Contains the client's SASL mechanism and the client's initial response (section 5.3.3.2)."""
 
     code = 0x41
     kinds = ((Symbol,), (bytes,), (str,))

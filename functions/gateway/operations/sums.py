@@ -33,7 +33,7 @@ from gateway.telemetry import (
 )
 
 INTERVAL_SECONDS: Final = 60.0
-"""How long a change may be only in memory."""
+"""How many seconds after a change the minute sums are written to blob storage, at most."""
 
 SUMS_KEPT: Final = timedelta(minutes=KEPT_MINUTES + 2)
 """A blob that was not written for this time contains nothing of the last hour."""
@@ -147,7 +147,10 @@ class MinuteSums:
 
 
 def merge_minutes(processes: list[ProcessSums]) -> dict[int, Sums]:
-    """Return the sums of all processes by minutes since 1970."""
+    """Add up the sums of all processes, and return the total of each minute.
+
+    The keys of the result are minutes since 1970.
+    """
     merged: dict[int, Sums] = {}
     for each in processes:
         for minute, sums in each.minutes.items():

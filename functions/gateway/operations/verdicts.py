@@ -15,17 +15,20 @@ from contract.messages import FailureCode
 from gateway.operations.workers import SeenWorker, WorkerState
 
 OUT_OF_MEMORY: Final = FailureCode.OUT_OF_MEMORY.value
-"""The code with which a worker reports a model that is larger than the device."""
+"""The code with which a worker reports a model that is larger than the device's memory."""
 
 HEARTBEATS_TEXT: Final = "the heartbeats"
 SUMS_TEXT: Final = "the minute sums"
 LETTERS_TEXT: Final = "the dead letters"
 
 ANSWERED_SECONDS: Final = 12.0
-"""A model has a worker if a worker called this gateway so many seconds ago, heartbeat or not."""
+"""A model has a worker if a worker has called this gateway within this number of seconds.
+
+The worker may have no heartbeat.
+"""
 
 LONG_WAIT_SECONDS: Final = 60.0
-"""If the oldest job of a queue waits for longer, this is a warning."""
+"""If the oldest job of a queue has waited for longer, the queue gets a warning."""
 
 MANY_WAITING: Final = 10
 GROWTH: Final = 1.2
@@ -136,7 +139,10 @@ class QueueFigures:
 def find_reason(
     queue: QueueFigures, workers: Sequence[SeenWorker], now: datetime
 ) -> WaitReason | None:
-    """Return why the jobs of a queue wait; None if none waits, or if it is unknown."""
+    """Return why the jobs of a queue wait.
+
+    Returns None if no job waits, or if the reason is unknown.
+    """
     if not queue.waiting:
         return None
     alive = _serving(queue.model, workers, now)
