@@ -106,7 +106,10 @@ class Loop:
 
 
 def main(arguments: list[str]) -> None:
-    """Load the model, then process as many images as each line of stdin says."""
+    """Load the model. Then read a number from each line of stdin, and process so many images.
+
+    Print the throughput of each line's images as JSON.
+    """
     catalogue, name, *paths = arguments
     keep_large_blocks()
     prefer_device_thread(os.environ)

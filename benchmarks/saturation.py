@@ -130,7 +130,8 @@ def worker_run(
 ) -> SaturationRun:
     """Put `images` jobs on the model's queue, and wait until all jobs have replies.
 
-    Return the worker's throughput, and the processor time that was used meanwhile.
+    Return the worker's throughput, and the processor times of the worker, of the Service Bus
+    emulator and of the whole machine during the run.
     """
     ids = rig.fill(
         model, [InlineBytes("image/jpeg", path.read_bytes()) for path in PICTURES], images

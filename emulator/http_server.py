@@ -34,7 +34,7 @@ class HttpProtocol(HttpToolsProtocol):
     _is_in_head = True
     _is_in_body = False
     _deadline: float | None = None
-    """The event loop's time by which the client must send more bytes; None if there is no limit."""
+    """When the client must have sent more bytes, by the event loop's clock; None if unlimited."""
     # Each connection has one timer. A new deadline does not restart the timer. When the timer fires
     # before the deadline, it is started again.
     _request_timer: asyncio.TimerHandle | None = None

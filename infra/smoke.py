@@ -32,12 +32,12 @@ CANCELLATIONS_IN_PARALLEL: Final = 8
 """The number of jobs of the group `cancelled` that are submitted and cancelled at the same time."""
 
 SUBMIT_INTERVAL_SECONDS: Final = 0.6
-"""Seconds between the submits of two jobs of the group `restarted`, before the gateway's restart.
-After the restart, the time between two submits is twice as long."""
+"""Seconds between two successive submits of the group `restarted`, before the gateway's restart.
+After the restart, this time is twice as long."""
 
 RESTART_DELAY_SECONDS: Final = 0.2
-"""Seconds from the time at which half of the jobs are submitted to the restart of the gateway. In
-this time, the gateway accepts some of these jobs."""
+"""Half of the jobs of the group `restarted` are submitted together. The gateway is restarted this
+many seconds later, when it has accepted some of these jobs."""
 
 DEADLINE_SECONDS: Final = 1800
 REQUEST_SECONDS: Final = 30.0

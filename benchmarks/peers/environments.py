@@ -34,7 +34,10 @@ def prepare(name: str) -> Path:
 
 
 def versions(name: str) -> dict[str, str]:
-    """Return the version of each distribution in the requirements file of the environment."""
+    """Return the installed version of each distribution that an environment requires.
+
+    `name` is the name of the environment. Its requirements file names the distributions.
+    """
     names = list(required_names(REQUIREMENTS[name].read_text("utf-8").splitlines()))
     program = "import sys, importlib.metadata as m; print(*map(m.version, sys.argv[1:]))"
     output = subprocess.run(
@@ -54,7 +57,7 @@ def required_names(lines: Iterable[str]) -> Iterable[str]:
 
 
 def variables() -> dict[str, str]:
-    """Return the environment variables of a peer's programs."""
+    """Return the environment variables with which a peer's programs are started."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     return {
         **kept,

@@ -41,9 +41,9 @@ _CLIENT_REQUEST_ID_MAX = 1024
 
 
 class _Verbatim(bytes):
-    """The name of a response header, which uvicorn does not change to lower case.
+    """The name of a response header that uvicorn must not change to lower case.
 
-    Azure sends the names of metadata as the client wrote them.
+    Azure returns the names of metadata in the case in which the client wrote them.
     """
 
     def lower(self) -> _Verbatim:

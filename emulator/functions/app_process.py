@@ -36,7 +36,7 @@ _WORK_RESTART_TIMEOUT_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class AppCommand:
-    """The command that starts an app process."""
+    """The program, the folder and the app settings with which an app process is started."""
 
     folder: Path
     settings: Mapping[str, str]

@@ -87,7 +87,7 @@ class _NamespaceConnection:
         return self._tokens.authenticate(mechanism, response)
 
     def open_target(self, address: str) -> LinkTarget:
-        """Return the target of the messages that the peer wants to send to this address.
+        """Return the object that receives the messages that the peer sends to this address.
 
         Raises LinkFault if the peer may not send messages to this address.
         """

@@ -99,7 +99,7 @@ class ReplySource:
 
 
 class RequestTarget:
-    """The target of a link on which a peer sends requests."""
+    """Receives the requests that a peer sends on one link, and sends the replies."""
 
     max_message_bytes = MAX_REQUEST_BYTES
 

@@ -59,7 +59,7 @@ def note_blob(job_id: str, reply_url: str, attempt: int) -> str | None:
 
 
 def encode_note(note: DeliveryNote) -> bytes:
-    """Encode a note as JSON."""
+    """Encode a delivery note as JSON."""
     value: dict[str, Json] = {"attempt": note.attempt, "marks": marks_to_json(note.marks)}
     for name in ("ended_ms", "settlement", "code"):
         if (found := getattr(note, name)) is not None:
@@ -68,7 +68,7 @@ def encode_note(note: DeliveryNote) -> bytes:
 
 
 def decode_note(data: bytes) -> DeliveryNote:
-    """Decode a note. Raises MalformedMessage."""
+    """Decode a delivery note. Raises MalformedMessage."""
     if len(data) > MAX_NOTE_BYTES:
         raise MalformedMessage(
             f"the delivery note has {len(data)} bytes; at most {MAX_NOTE_BYTES} are allowed"

@@ -101,7 +101,7 @@ def _signature(secret: bytes, content: bytes) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the secrets of a tenant, each on its own line. Return the exit status."""
+    """Print the webhook secrets of a tenant, each on its own line. Return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m contract.webhook",
         description="Print the secrets with which a tenant's receivers verify webhooks. Standard "

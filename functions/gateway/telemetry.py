@@ -141,12 +141,13 @@ def _set_status(span: Span, scope: _AsgiScope, method: str, status: int) -> None
 
 
 KEPT_MINUTES: Final = 60
-"""How many minutes before the current one are kept in counters."""
+"""For how many minutes before the current minute the counts are kept."""
 
 BUCKET_SECONDS: Final = tuple(0.001 * 2 ** (step / 2) for step in range(44))
 """The upper bounds of a histogram's buckets in seconds: 1 ms to 50 minutes, each 1.41 times longer.
 
-The counts of several histograms are added. Another list of bounds needs a new version of the sums.
+Only histograms with the same bounds can be added. If the bounds change, the version of the stored
+minute sums must change, too.
 """
 
 
@@ -315,7 +316,11 @@ class JobCounters:
 
 
 def _limited_code(code: str | None, known: Counter[str]) -> str:
-    """Return the code, or `other` if there are already many codes. Models choose codes freely."""
+    """Return the name under which a failure with this code is counted.
+
+    The name is `unknown` if the code is None or empty. It is `other` if the code is new and `known`
+    already contains _MAX_CODES codes. This limit is needed because models choose codes freely.
+    """
     name = code or "unknown"
     return name if name in known or len(known) < _MAX_CODES else "other"
 

@@ -75,10 +75,10 @@ class Bill:
         return [line.what for line in self.lines if line.amount is None]
 
     def by_item(self) -> dict[str, float | None]:
-        """Return the total amount for each item.
+        """Return the sum of the amounts of the bill's lines for each item.
 
-        Lines whose price is unknown are not counted. The total is ``None`` if an item has only such
-        lines.
+        Lines with an unknown amount are left out. The sum is ``None`` if the amounts of all lines
+        of an item are unknown.
         """
         sums: dict[str, float | None] = {}
         for line in self.lines:

@@ -98,7 +98,7 @@ def count(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     api_key: KeyOption = None,
     as_json: JsonLinesOption = False,
 ) -> None:
-    """Count the matching dead letters, and how many of them were not redriven."""
+    """Count the dead letters that match the options, and how many of them were not redriven."""
     wanted = DeadLetterFilter(model, reason, parse_time(after), parse_time(before))
     with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
         seen = client.count_dead_letters(wanted)
@@ -119,7 +119,7 @@ def redrive_all(  # noqa: PLR0913, PLR0917 - each option of the command is a par
     api_key: KeyOption = None,
     as_json: JsonLinesOption = False,
 ) -> None:
-    """Redrive all matching dead letters, except letters that were redriven before."""
+    """Redrive the dead letters that match the options and were not redriven before."""
     wanted = DeadLetterFilter(model, reason, parse_time(after), parse_time(before))
     with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
         _change_all(client, "redrive", wanted, expected, as_json=as_json)
@@ -136,7 +136,7 @@ def purge_all(  # noqa: PLR0913, PLR0917 - each option of the command is a param
     api_key: KeyOption = None,
     as_json: JsonLinesOption = False,
 ) -> None:
-    """Delete all matching dead letters."""
+    """Delete all dead letters that match the options."""
     wanted = DeadLetterFilter(model, reason, parse_time(after), parse_time(before))
     with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
         _change_all(client, "purge", wanted, expected, as_json=as_json)

@@ -190,8 +190,8 @@ class RequestBuilder:
     def submit(self, submission: Submission, payload: Payload) -> HttpRequest:
         """Return a request that submits a job with the payload as its body.
 
-        A JSON input becomes the member ``input.json`` of the body, because the gateway expects its
-        options in a JSON body. The bytes of the input stay as they are.
+        A JSON input becomes the member ``input.json`` of the body, because the gateway expects the
+        options of such a submit in the body. The bytes of the input stay as they are.
 
         Raises:
             OSError: The file with a JSON input cannot be read.

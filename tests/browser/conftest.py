@@ -32,7 +32,7 @@ def system(chromium: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @contextmanager
 def open_tab(chromium: Chrome, url: str) -> Iterator[Browser]:
-    """Open a new tab with empty storage for the gateway with this URL.
+    """Yield a new tab with empty storage for the gateway with this URL.
 
     At the end of the `with` block, check what the page has sent and logged. No page may send a
     request to another host. No page may violate its Content-Security-Policy, unless the test

@@ -16,7 +16,7 @@ EMULATOR = Path(__file__).parents[2] / "emulator"
 
 
 def main(arguments: list[str]) -> int:
-    """Build the wheel, install it and run the tests. Return pytest's exit status."""
+    """Build the emulator's wheel, install it and run its tests. Return pytest's exit status."""
     with tempfile.TemporaryDirectory(prefix="emulator-wheel-") as name:
         folder = Path(name)
         wheel = build_wheel(folder / "dist")
@@ -34,7 +34,10 @@ def build_wheel(folder: Path) -> Path:
 
 
 def install(wheel: Path, environment: Path) -> Path:
-    """Install the wheel and its test dependencies in a new environment. Return its interpreter."""
+    """Install the wheel and its test dependencies in a new environment.
+
+    Return the path of the environment's Python interpreter.
+    """
     _run(sys.executable, "-m", "venv", environment)
     python = environment / "bin" / "python"
     _run(python, "-m", "pip", "install", "--quiet", f"{wheel}[test]")

@@ -1,4 +1,7 @@
-"""The operations routes of a whole system: verdicts, a killed worker, and sums of two gateways."""
+"""Test the operations routes of a whole system.
+
+The tests check verdicts, a killed worker, the minute sums of two gateways, and who may read them.
+"""
 
 import json
 import subprocess
@@ -21,7 +24,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 VERDICT_SECONDS = 15.0
 WAIT_SECONDS = 60.0
-"""The machine may be busy: how long a test waits for a state that needs no time by itself."""
+"""How long a test waits for a state that follows at once, unless the machine is busy."""
 
 
 def overview(system: System) -> dict[str, Any]:

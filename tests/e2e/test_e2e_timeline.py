@@ -83,7 +83,10 @@ def submit_upload(system: System) -> str:
 
 
 def submit_redelivered(system: System, folder: Path) -> str:
-    """Submit a job, kill its worker, wait until the second delivery begins. Return the job's id."""
+    """Submit a job, kill its worker, and wait until the second delivery begins.
+
+    Return the job's id.
+    """
     ran = folder / "ran"
     job_id = system.accept("counting", f"{ran} 1 3000".encode(), content_type="text/plain")
     until(ran.exists, 30, "the worker runs the job")

@@ -171,9 +171,9 @@ def logs_of_the_workers_are_collected(files: DeploymentFiles) -> None:
 
 
 def alerts_cover_a_dead_gateway_and_name_the_model(files: DeploymentFiles) -> None:
-    """Check the alerts that work without the gateway, and that the others say which model.
+    """Check that some alerts work without the gateway, and that alerts on models name the model.
 
-    An alert for all models together stays silent about one broken model among busy ones.
+    An alert on all models together would not fire if one of many busy models is broken.
     """
     alerts = files.module("alerts")
     queries = dict(

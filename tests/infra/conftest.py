@@ -1,4 +1,4 @@
-"""Fixtures: the deployment files, and their scripts with stand-ins for az, azd and kubectl."""
+"""Fixtures: the deployment files, and the deployment scripts with stand-ins for az and others."""
 
 import os
 import shutil

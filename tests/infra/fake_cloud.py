@@ -34,7 +34,10 @@ class ProgramError(Exception):
 
 
 def install(folder: Path, state: State) -> None:
-    """Write programs that stand in for az, azd and others into a folder, with their first state."""
+    """Write the stand-ins for az, azd and others into a folder.
+
+    `state` is their state before the first call.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
     (folder / "calls.jsonl").touch()
@@ -140,7 +143,10 @@ def az_blob_upload(call: Call) -> str:
 
 
 def az_list_skus(call: Call) -> str:
-    """Return family, cores and number of restrictions of a machine that the region offers."""
+    """Return the family, the cores and the number of restrictions of the machine type `--size`.
+
+    The output is empty if the region does not offer this machine type.
+    """
     words = str(call.table("machines").get(call.option("--size"), ""))
     return "\n".join(words.split())
 

@@ -1,8 +1,8 @@
 """Record the histories of jobs that have no file yet: `python -m tests.replay.record`.
 
-Existing files stay unchanged: they are histories of jobs that an older version began. The
-histories in `outcomes/` are of jobs whose outcome is recorded in a blob. The files beside this
-folder are from a version that did not record outcomes.
+Existing files stay unchanged: they are histories of jobs that an older version began. The folder
+`histories/outcomes` contains histories of jobs whose outcome is recorded in a blob. The files
+directly in `histories` are from a version that did not record outcomes.
 """
 
 import asyncio

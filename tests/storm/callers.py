@@ -163,7 +163,7 @@ class StormCallers:
             self.refuse(f"{response.url}: {response.status_code} {response.text[:500]}")
 
     async def read(self, job: StormJob) -> None:
-        """Read an accepted job once. Record nothing if the request fails."""
+        """Request an accepted job once, and record its state unless the request fails."""
         await self._read(job, self._get)
 
     async def watch(self, jobs: Sequence[StormJob]) -> None:

@@ -109,7 +109,7 @@ class FullDisk:
         return "full disk"
 
     async def carry_out(self, rig: Rig) -> None:
-        """Fill the disk. After `seconds`, free it."""
+        """Fill the disk, and make its space free again after `seconds`."""
         for member in rig.members.values():
             member.may_fail_to_start = True
         pids = [process.pid for members in rig.processes().values() for process in members]

@@ -36,7 +36,7 @@ class Slope:
         return self.per_minute - 2 * self.error_per_minute > bound_per_minute
 
     def is_flat(self, bound_per_minute: float) -> bool:
-        """Return whether it is certain enough that the quantity does not grow.
+        """Return whether the measured quantity almost certainly grows by no more than the bound.
 
         This is true if `grows` returns False and `error_per_minute` is at most `bound_per_minute`.
         """

@@ -363,7 +363,11 @@ class Rig:
 def _links(
     settings: SystemSettings, first_port: int
 ) -> tuple[dict[str, tuple[DelayProxy, int]], SystemSettings]:
-    """Return the proxy and its port for each service, and settings with the proxies' ports."""
+    """Create a proxy for each service, which listens on a port from `first_port` on.
+
+    Return each proxy and its port by the service's name, and a copy of `settings` in which the
+    ports of the services are the ports of their proxies.
+    """
     ports = settings.ports
     targets = {
         "gateway": ports.functions,

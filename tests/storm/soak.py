@@ -158,7 +158,7 @@ class Soak(Storm):
 
 
 async def soak(rig: Rig, run: Soak) -> None:
-    """Run the calm part and the part with faults and attacks. Then wait until all jobs end."""
+    """Run a soak: first without faults and attacks, then with them. Wait until all jobs end."""
     seconds = run.options.minutes * 60
     calm_seconds = min(_MAX_CALM_SECONDS, seconds / 5)
     await rig.start("worker")
@@ -242,7 +242,7 @@ def _attacker(rig: Rig, run: Soak, callers: SoakCallers, outside_url: str) -> At
 async def _feed(
     run: Soak, queue: "asyncio.Queue[StormJob]", load: Sequence[SoakCaller], outside_url: str
 ) -> None:
-    """Put new jobs into `queue`, from which callers submit them. Run until cancelled.
+    """Put new jobs into `queue`, from which callers submit them. Run until the task is cancelled.
 
     The rate is `--rate` jobs per second. If the queue is full, the rate is lower.
     """
@@ -253,7 +253,10 @@ async def _feed(
 
 
 async def _attack(run: Soak, attacker: Attacker) -> None:
-    """Carry out all attacks one after another, in random order. Repeat this until cancelled."""
+    """Carry out all attacks one after another, in random order.
+
+    Repeat this until the task is cancelled.
+    """
     attacks = list(run.attacks)
     while attacks:
         attacker.chance.shuffle(attacks)
@@ -269,7 +272,7 @@ async def _attack(run: Soak, attacker: Attacker) -> None:
 
 
 async def _cause_faults(rig: Rig, run: Soak) -> None:
-    """Cause faults until cancelled. Cause no kills in the last part of the soak."""
+    """Cause faults until the task is cancelled. Cause no kills in the last part of the soak."""
     options = run.options
     quiet_from = options.minutes * 60 * (1 - options.quiet_share)
     plan = plan_faults(
@@ -300,7 +303,10 @@ async def _cause(fault: SoakFault, rig: Rig, run: Soak) -> None:
 
 
 async def _sample(rig: Rig, run: Soak) -> None:
-    """Sample memory and open files until cancelled, and limit the size of the logs."""
+    """Sample the memory and the number of open files of all processes, and shorten long logs.
+
+    Repeat this until the task is cancelled.
+    """
     while True:
         run.footprint.sample(run.seconds(), rig.processes())
         for member in rig.members.values():
@@ -364,7 +370,11 @@ def _make_callers() -> tuple[dict[str, SoakCaller], str]:
 
 
 def _choose_disk(options: argparse.Namespace, store: Path, *, may_mount: bool) -> SmallDisk | None:
-    """Return the disk that can become full, or None if this system does not support one."""
+    """Return the disk that the soak can fill.
+
+    Return None if full disks are not among the chosen faults, or if the operating system offers no
+    way to fill a disk.
+    """
     if "disk" not in options.faults:
         return None
     if may_mount:

@@ -155,7 +155,7 @@ class SoakNeighbour:
         self.waits: list[Wait] = []
 
     async def run(self, caller: SoakCaller, model: str, pause_seconds: float, first: int) -> None:
-        """Submit jobs until cancelled. `first` is the number of the first job."""
+        """Submit jobs until the task is cancelled. `first` is the number of the first job."""
         number = first
         while True:
             number += 1
@@ -222,7 +222,10 @@ class Producers:
         self._by_id: dict[str, ProducerJob] = {}
 
     async def send(self, pause_seconds: float) -> None:
-        """Send jobs until cancelled. Repeat each send until Service Bus accepts the message."""
+        """Send jobs until the task is cancelled.
+
+        Each send is repeated until Service Bus accepts the message.
+        """
         number = 0
         while True:
             number += 1
@@ -254,7 +257,7 @@ class Producers:
         job.accept(job_id, job.label)
 
     async def receive(self) -> None:
-        """Receive and record the replies to the producers' jobs until cancelled."""
+        """Receive and record the replies to the producers' jobs until the task is cancelled."""
         while True:
             try:
                 await self._receive()
@@ -291,7 +294,7 @@ class Operator:
         self.refused_count = 0
 
     async def run(self, jobs_by_id: Callable[[str], SoakJob | None], pause_seconds: float) -> None:
-        """Redrive and purge dead letters until cancelled."""
+        """Redrive and purge dead letters until the task is cancelled."""
         while True:
             await asyncio.sleep(pause_seconds)
             path = f"/v1/admin/dead-letters?limit={_LETTERS_ON_A_PAGE}"

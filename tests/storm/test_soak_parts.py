@@ -393,10 +393,10 @@ def test_only_dns_look_ups_of_names_in_the_silent_domain_hang() -> None:
 
 
 def life(begin: float, minutes: float, level: float, per_minute: float) -> Life:
-    """Return the samples of a process, one every 5 s. Every fifth sample has 50 MiB more.
+    """Return samples of a process, one every 5 s. Every fifth sample is 50 MiB higher.
 
     `begin` is in seconds. `level` is the memory in bytes at the start of the process, and
-    `per_minute` is its growth.
+    `per_minute` is the growth of the memory in bytes.
     """
     count = int(minutes * 12)
     return Life(

@@ -85,8 +85,8 @@ class LoadJournal:
         """Store the settings.
 
         Args:
-            lock_folder: The folder of the lock journals. The notes are in its folder `loads`. None
-                if loads are not noted.
+            lock_folder: The folder of the lock journals. The notes about loads are written to its
+                subfolder `loads`. None if loads are not noted.
             clock: Returns the time in seconds since 1970. Later processes must use the same clock.
             hold_seconds: The longest time for which other models wait while suspects are loaded.
         """

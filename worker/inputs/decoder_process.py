@@ -163,7 +163,7 @@ class _Refused(Exception):
 
 
 class _Child:
-    """Starts a child process, sends messages to it and receives its answers."""
+    """Starts a child process that decodes images, sends messages to it and receives its answers."""
 
     def __init__(self, limit_seconds: float) -> None:
         self._limit_seconds = limit_seconds
@@ -295,7 +295,11 @@ def _limit_processor_time(seconds: int) -> None:
 
 
 def _decode(connection: socket.socket, asked: _Message, file: int) -> None:
-    """Send the size of one image to the parent, wait for its answer, then send the pixels."""
+    """Decode one image for the parent process.
+
+    First send the image's width, height and memory need to the parent. Then wait until the parent
+    has reserved the memory. At last decode the image and send the pixels.
+    """
     size_bytes = os.fstat(file).st_size
     if not size_bytes:
         raise InvalidInput("the input is empty; expected the bytes of an image")

@@ -59,7 +59,7 @@ class MemoryBudget:
 
 
 class MemoryShare:
-    """A part of a budget that is reserved for one input. Any thread may call the methods."""
+    """The memory that one input has reserved in a budget. Any thread may call the methods."""
 
     def __init__(self, budget: MemoryBudget, size_bytes: int) -> None:
         self._budget = budget

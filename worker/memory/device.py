@@ -193,7 +193,7 @@ class CudaDevice:
         return holder, size_bytes
 
     def unload(self, resident_bytes: int) -> None:
-        """Release the GPU memory of an unloaded model."""
+        """Release the GPU memory of an unloaded model. `resident_bytes` has no effect here."""
         self.release_cached()
 
     @contextlib.contextmanager

@@ -140,7 +140,7 @@ class DeviceModel:
 class MeasuredBatchLimit(BatchLimit):
     """Limits the size of one model's batches, so that each batch fits into the reserved memory.
 
-    A batch that is larger than all earlier batches is measured.
+    The memory of a batch is measured if the batch is larger than all earlier batches.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ class Infer:
     accepts: ClassVar[Accepts] = "file"
 
     def preprocess(self, item: BufferedIOBase) -> dict[str, object]:
-        """Compute the size and the SHA-256 digest of the payload."""
+        """Return the size and the SHA-256 digest of the payload."""
         digest = hashlib.file_digest(item, "sha256")
         return {"size_bytes": item.seek(0, os.SEEK_END), "sha256": digest.hexdigest()}
 

@@ -168,7 +168,7 @@ class _Connection(http.client.HTTPConnection):
         self._open: socket.socket | None = None
 
     def connect(self) -> None:
-        """Connect to the first address that answers."""
+        """Try the addresses one after another, and keep the first connection that is opened."""
         self._open = self.sock = self._connected()
         # The base class sets this option, too. Without it, the body is sent only after the server
         # has acknowledged the headers.

@@ -52,7 +52,7 @@ class DeliveryNotes:
         self._note(job, note)
 
     def wait(self, seconds: float) -> None:
-        """Wait until all notes are written, but at most `seconds`."""
+        """Wait until all delivery notes are written, but at most `seconds`."""
         if self._last is not None:
             wait([self._last], seconds)
 

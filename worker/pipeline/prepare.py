@@ -72,8 +72,8 @@ class CancellationCheck:
     def is_wanted(self, job: ReceivedJob) -> bool | None:
         """Return whether the job is still wanted; None if the gateway does not answer.
 
-        The gateway is asked only if `ReceivedJob.is_stale` is True. Otherwise, the job counts as
-        wanted.
+        The worker asks the gateway only if `ReceivedJob.is_stale` returns True. Otherwise, the
+        result is True.
         """
         url, now = job.request.reply_url, utc_now()
         if url is None or not job.is_stale(now):

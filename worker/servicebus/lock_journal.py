@@ -119,7 +119,7 @@ class LockJournal:
     def take_over(self) -> list[bytes]:
         """Take over the journals that dead processes have left for this queue.
 
-        Move their tokens into this journal, delete their files, and return the tokens.
+        Move their lock tokens into this journal, delete their files, and return these tokens.
         """
         found: list[bytes] = []
         for path in sorted(self._folder.glob(f"{self._prefix}-*{_SUFFIX}")):

@@ -199,8 +199,8 @@ class Receiver:
         """Return the next requests that one call of `QueueLink.complete` can carry out.
 
         These are requests to complete a message. The list ends before the first request that has
-        another settlement or whose lock is lost. The locks are not renewed any more. The requests
-        stay in the queue.
+        another settlement or whose lock is lost. This method stops the renewal of their locks, but
+        it does not remove the requests from the list of waiting requests.
         """
         found: list[SettleRequest] = []
         for number in range(min(len(self._requests), _MAX_SETTLED_TOGETHER)):
@@ -256,9 +256,10 @@ class Receiver:
     def _receive_free(
         self, free_count: Callable[[], int]
     ) -> Generator[LockedMessage, None, float | None]:
-        """Yield messages if there is capacity, and then return None.
+        """Yield the messages that arrive while the worker has capacity for them.
 
-        Without capacity, return how many seconds to pause.
+        Return None after the messages. If the worker has no capacity, or stops receiving, yield
+        nothing and return the number of seconds to pause before the next call.
         """
         if self._stopping.is_set():
             self._take_back_credit()

@@ -106,10 +106,10 @@ class DeviceProbe:
 
     @property
     def iterated_at(self) -> float:
-        """The time that `Loops.watch` treats as the last iteration of the loop in `run`.
+        """The time of the last iteration of the loop in `run`, for `Loops.watch`.
 
-        While a kernel run is requested, this is the time of the request. Otherwise, this is the
-        current time, because an idle loop is not stalled.
+        If `ask` has requested to run the kernel and the kernel has not ended, this is the time of
+        the request. Otherwise, this is the current time, because an idle loop is not stalled.
         """
         asked_at = self._asked_at
         return self._clock() if asked_at is None else asked_at

@@ -26,7 +26,7 @@ app = FastAPI(lifespan=_lifespan)
 
 @app.get("/health")
 async def health() -> str:
-    """Return 200 as soon as the server accepts requests."""
+    """Respond with 200 as soon as the server accepts requests."""
     return "ready"
 
 

@@ -20,7 +20,7 @@ app = FastAPI()
 
 @app.get("/health")
 def health() -> str:
-    """Return 200 as soon as the server accepts requests."""
+    """Respond with 200 as soon as the server accepts requests."""
     return "ready"
 
 

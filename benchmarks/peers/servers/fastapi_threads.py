@@ -21,7 +21,7 @@ app = FastAPI(lifespan=_lifespan)
 
 @app.get("/health")
 def health() -> str:
-    """Return 200 as soon as the model is loaded."""
+    """Respond with 200 as soon as the model is loaded."""
     return "ready"
 
 

@@ -88,7 +88,7 @@ class AppOutage:
         return self._next_retry is not None
 
     async def wait(self) -> None:
-        """Wait until the time of the next retry, which is the same for all callers."""
+        """Wait until the caller should call the app again. All callers wait until the same time."""
         if self._next_retry is None:
             self._next_retry = asyncio.get_running_loop().create_future()
             self._timers.set(self, self._now() + self._delay, self._open)

@@ -251,7 +251,7 @@ def _lock(path: Path) -> sqlite3.Connection:
 
 
 def _is_foreign(problem: Exception) -> bool:
-    """Return whether SQLite found that a file is not a database."""
+    """Return whether `problem` is SQLite's error for a file that is not a database."""
     code: int | None = getattr(problem, "sqlite_errorcode", None)
     return code is not None and code & 0xFF == sqlite3.SQLITE_NOTADB
 

@@ -68,7 +68,7 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A message and the receiver to which the message will be delivered after the commit."""
+    """A message, and the receiver that gets it when the broker's transaction is committed."""
 
     subscription: Subscription
     record: MessageRecord
@@ -104,7 +104,7 @@ class Dispatcher:
     def close(self) -> None:
         """Stop all deliveries, because the queue has been deleted.
 
-        Only receivers with credit are closed, because no other receiver could get a message.
+        Only receivers with credit are closed. The other receivers get no messages anyway.
         """
         for subscription in list(self._with_credit):
             subscription.close()

@@ -234,7 +234,7 @@ class MessageTable:
         self._move(before, None)
 
     def due(self, now: datetime) -> Iterator[MessageRecord]:
-        """Yield each message whose due time is not later than `now`, and remove the due time.
+        """Yield each message whose due time is not later than `now`, and remove its due time.
 
         The caller must replace or remove the message before it continues the iteration. An
         unchanged message would have no due time, and would never be yielded again.

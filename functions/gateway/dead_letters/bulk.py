@@ -214,11 +214,11 @@ class LetterActions:
     async def apply(
         self, durable: Durable, caller: Caller, action: LetterAction, page: LetterPage
     ) -> LetterChanges:
-        """Redrive or purge the letters of a page, as `action` says, and return what was changed.
+        """Redrive or purge the dead letters of a page, as `action` says; return what was changed.
 
-        If the process dies between two letters, some letters are not changed. The caller can then
-        count the matching letters again, and send a new request. No letter is redriven
-        twice. Raises Unavailable.
+        If the process dies before it has changed all dead letters, the caller can count the
+        matching dead letters again and send a new request. No dead letter is redriven twice. Raises
+        Unavailable.
         """
         ends_at = self.clock() + ACTION_TIME
         changes: list[LetterChange] = []

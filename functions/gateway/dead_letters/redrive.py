@@ -9,7 +9,7 @@ message to the same queue again, with a new message id. With the old id, Service
 message as a duplicate.
 
 Each dead letter is redriven only once. Before a redrive sends anything, it writes a redrive mark
-into the stored dead letter, and only one mark can be written. A redrive takes at most about the
+into the stored dead letter, and only one mark can be written. A redrive usually takes less than the
 time IN_PROGRESS. If an operator's request finds an older mark, the request that wrote the mark has
 probably failed. The new request then completes the redrive.
 """

@@ -1,4 +1,4 @@
-"""The activities of a job's orchestration. Durable Functions may run an activity repeatedly."""
+"""The activities of a job's orchestration. Durable Functions may run an activity more than once."""
 
 import json
 from dataclasses import dataclass

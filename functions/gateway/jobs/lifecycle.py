@@ -107,7 +107,8 @@ class OutcomeStore:
     async def record(self, job_id: str, outcome: JobOutcome, model: str | None) -> JobOutcome:
         """Record the outcome unless the job has an outcome; return the recorded outcome.
 
-        The end of the job is counted for this model. If the model is None, it is not counted.
+        If this call records the outcome and `model` is not None, the end of the job is counted in
+        the metrics of this model.
 
         If this call records the outcome, it returns the object `outcome` itself. If the call raises
         Unavailable, it is unknown whether the outcome was recorded, and the call can be repeated.

@@ -32,7 +32,7 @@ from gateway.jobs.model import (
 from gateway.jobs.progress import ProgressStore
 
 ANY_ENDING: Final = "*"
-"""At the end of a label or an id in a search, this stands for any further characters."""
+"""This character at the end of a label or an id in a search stands for any further characters."""
 
 JOB_ID: Final = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """The form of the ids that the gateway creates."""
@@ -136,7 +136,7 @@ class JobSearch:
     ) -> Listing[tuple[str, Record]]:
         """Return a page with the ids and records of up to `limit` matching jobs, newest first.
 
-        There may be a next page even if this page has fewer jobs. Raises Unavailable.
+        There may be a next page even if this page has fewer than `limit` jobs. Raises Unavailable.
         """
         statuses = wanted.runtime_statuses
         if statuses is None:

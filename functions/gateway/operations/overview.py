@@ -54,7 +54,7 @@ RATE_MINUTES: Final = 5
 """How many minutes a rate covers, including the current minute. A rate is a mean."""
 
 QUANTILE_MINUTES: Final = 15
-"""How many minutes the quantiles and the verdict on failures cover."""
+"""The quantiles and the verdict on failures use the jobs of this many minutes until now."""
 
 DEFAULT_HEARTBEAT_SECONDS: Final = 5.0
 
@@ -133,7 +133,7 @@ class OpsQueue(TypedDict):
 
 
 class OpsDeviceModel(TypedDict):
-    """The share of a model in the memory of a device."""
+    """How many bytes of a device's memory one model uses; null if unknown."""
 
     name: str
     bytes: int | None
@@ -182,7 +182,7 @@ class OpsFailure(TypedDict):
 
 
 class OpsSource(TypedDict):
-    """Whether a source of figures is switched on, and how often it is written."""
+    """Whether heartbeats or minute sums are switched on, and how often they are written."""
 
     enabled: bool
     interval_seconds: float
@@ -207,7 +207,10 @@ class OpsOverview(TypedDict):
 
 
 class OpsModelSeries(TypedDict):
-    """The figures of one model by minute. A value is null if it is unknown."""
+    """How many jobs one model had in each minute, and how long they waited and ran.
+
+    Each list has one value for each minute. A value is null if it is unknown.
+    """
 
     accepted: list[int]
     succeeded: list[int]
@@ -344,7 +347,7 @@ class Operations:
             return last
 
     async def record_waiting(self, oldest: Mapping[str, datetime | None]) -> None:
-        """Record how many messages wait in each model's queues, for the series.
+        """Record how many messages wait in each model's queues. `series` shows these numbers.
 
         `oldest` is what `log_oldest` has found. Queues that it found empty are not counted again.
         """
@@ -614,7 +617,10 @@ def _model_series(minutes: list[ModelSum | None]) -> OpsModelSeries:
 
 
 def _fill_zeros(counts: list[int | None]) -> list[int | None]:
-    """Return the counts, in which unknown ones after a 0 are 0: nothing is recorded meanwhile."""
+    """Return the counts with a 0 instead of each None that follows a 0.
+
+    While a queue stays empty, its count is not recorded.
+    """
     filled: list[int | None] = []
     for count in counts:
         is_still_empty = count is None and filled and filled[-1] == 0

@@ -80,11 +80,11 @@ class MinuteSums:
 
     @property
     def own(self) -> ProcessSums:
-        """The sums of this process."""
+        """The minute sums of this process."""
         return ProcessSums(self.process, self._counters.minutes, self._counters.totals)
 
     async def read(self) -> list[ProcessSums]:
-        """Return the sums of all processes, those of this process first. Raises Unavailable."""
+        """Return the minute sums of all processes, this process first. Raises Unavailable."""
         if not self._is_enabled:
             return [self.own]
         since = self._clock() - SUMS_KEPT

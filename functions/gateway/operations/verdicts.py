@@ -36,7 +36,7 @@ GROWTH: Final = 1.2
 
 MANY_FAILED: Final = 5
 FAILED_SHARE: Final = 0.5
-"""Failures are a warning if MANY_FAILED jobs failed, and this share of the jobs that ended."""
+"""Failures are a warning if at least MANY_FAILED jobs, and this share of the ended jobs, failed."""
 
 
 class Severity(StrEnum):
@@ -112,8 +112,8 @@ class QueueFigures:
             is there, or if it is unknown.
         in_per_minute: How many jobs were accepted per minute.
         out_per_minute: How many jobs ended per minute.
-        ended_count: How many jobs ended lately.
-        failed_count: How many of them failed.
+        ended_count: How many jobs ended in the last QUANTILE_MINUTES (see `overview`).
+        failed_count: How many of these jobs failed or expired.
         answered_seconds: How many seconds ago a worker of the model called this gateway; None if
             none did.
     """

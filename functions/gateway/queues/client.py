@@ -414,7 +414,7 @@ async def log_oldest(
 
     Alerts in infra/modules/alerts.bicep parse this log line. Returns the time at which the oldest
     message of each queue was enqueued; None for an empty queue. A queue that cannot be read is
-    missing.
+    not in the result.
     """
     found: dict[str, datetime | None] = {}
     for queue in sorted(names):

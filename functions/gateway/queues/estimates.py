@@ -41,7 +41,7 @@ from gateway.jobs.model import JobQueue
 from gateway.queues.client import MessageCounts
 
 DECAY: Final = 0.97
-"""With each new reply, the weight of all older replies is multiplied by this factor."""
+"""The factor by which each new reply reduces the weight of all older replies in `Throughput`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ def position(
 
 
 def wait_seconds(jobs: int, seconds_per_job: float | None) -> float | None:
-    """Return how many seconds this number of jobs will probably take; None if unknown."""
+    """Return how many seconds `jobs` jobs will probably take; None if `seconds_per_job` is None."""
     return None if seconds_per_job is None else round(jobs * seconds_per_job, 3)
 
 

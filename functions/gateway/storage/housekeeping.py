@@ -19,13 +19,13 @@ from gateway.storage.uploads import delete_expired_uploads
 from gateway.submission.idempotency import delete_expired_claims
 
 MAX_LISTED: Final = 5_000
-"""How many blobs with one prefix the housekeeping lists at most, every ten minutes."""
+"""The largest number of blobs with one prefix that the housekeeping lists every ten minutes."""
 
 MAX_DELETED: Final = 500
-"""How many blobs with one prefix the housekeeping deletes at most, every ten minutes."""
+"""The largest number of blobs with one prefix that the housekeeping deletes every ten minutes."""
 
 MAX_OUTCOMES_DELETED: Final = 5_000
-"""How many outcomes the housekeeping deletes at most, every ten minutes.
+"""The largest number of outcomes that the housekeeping deletes every ten minutes.
 
 This is enough for eight new jobs a second.
 """

@@ -361,7 +361,10 @@ class JobCreator:
             ) from None
 
     async def _store_input(self, new_job: NewJob, job_id: str) -> InputPayload:
-        """Return the input for the job's request, after storing a large input in a blob."""
+        """Store the job's input in a blob if it is large.
+
+        Return what the job's request contains: a small input itself, or a reference to the input.
+        """
         submission = new_job.submission
         if submission.url is not None:
             return submission.url

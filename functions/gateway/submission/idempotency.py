@@ -157,7 +157,10 @@ class _KeyedJob:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKeys:
-    """Creates the jobs of requests that have an Idempotency-Key."""
+    """Creates the jobs of requests that have an Idempotency-Key.
+
+    A repeated request gets the jobs of the first request.
+    """
 
     blobs: Blobs
     jobs: Jobs

@@ -13,7 +13,10 @@ from gateway.errors import UnreadableImage
 PixelSize = tuple[int, int]
 
 MAX_JPEG_MARKERS: Final = 2000
-"""How many JPEG markers are read before the frame header. Most pictures have fewer than 50."""
+"""A JPEG is refused if its frame header is not among this number of markers.
+
+Most pictures have fewer than 50 markers before the frame header.
+"""
 
 _MAX_FILL_BYTES: Final = 64
 

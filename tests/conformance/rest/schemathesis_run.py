@@ -14,7 +14,7 @@ CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of a run. `report` is the complete output of Schemathesis."""
+    """The result of one run of Schemathesis. `report` is its complete output."""
 
     has_passed: bool
     request_count: int

@@ -118,7 +118,7 @@ def own_world(
 
 @pytest.fixture
 def worker(own_world: LocalServices, gateway: Gateway, tmp_path: Path) -> Iterator[Program]:
-    """Start one worker for all models. Some weights are bad, so the worker does not get ready."""
+    """Yield one worker for all models. Some weights are bad, so the worker never becomes ready."""
     cache = str(tmp_path / "cache")
     program = own_world.worker(gateway.host, "", WORKER_WEIGHTS_CACHE=cache)
     program.start(wait=False)

@@ -37,7 +37,7 @@ USER = 10001
 
 @dataclass(frozen=True)
 class Stage:
-    """The instructions of the Dockerfile's last stage."""
+    """Reads the instructions of the last stage of a Dockerfile, whose text is `text`."""
 
     text: str
 

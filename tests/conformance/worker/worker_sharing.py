@@ -41,7 +41,7 @@ def waits(workers: list[Program]) -> list[float]:
 
 
 def turn_seconds(workers: list[Program]) -> float:
-    """Return the average number of seconds between two loads of models.
+    """Return the average number of seconds between two successive loads of models.
 
     The result is 0 if models were loaded fewer than three times.
     """

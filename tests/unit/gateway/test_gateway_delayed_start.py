@@ -21,7 +21,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:Depreca
 
 @contextlib.contextmanager
 def other_waiters(gateway: RunningGateway, count: int = BUSY_WAITERS - 1) -> Iterator[None]:
-    """Let `count` other requests wait in a gateway that recorded the last outcomes itself."""
+    """Let `count` other requests wait during the `with` block.
+
+    The gateway counts as one that recorded the last outcomes itself.
+    """
     waiters = gateway.services.waiters
     waiters.own_ends = OWN_ENDS
     with contextlib.ExitStack() as stack:

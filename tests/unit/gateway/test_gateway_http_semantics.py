@@ -1,4 +1,4 @@
-"""Test HTTP semantics: conditional requests, HEAD, OPTIONS, CORS and traces."""
+"""Test HTTP semantics: conditional requests, HEAD, OPTIONS, CORS and trace headers."""
 
 import json
 

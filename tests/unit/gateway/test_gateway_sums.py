@@ -284,7 +284,7 @@ def test_minute_sums_older_than_an_hour_are_neither_kept_nor_written() -> None:
     assert written.totals["noop"].accepted == 3 * KEPT_MINUTES
 
 
-def test_failures_with_more_than_50_error_codes_are_counted_under_the_code_other() -> None:
+def test_error_codes_of_a_model_beyond_the_first_50_are_counted_under_the_code_other() -> None:
     counters = JobCounters(ManualClock())
     for number in range(200):
         counters.record_end("noop", "failed", f"code-{number}", None)

@@ -1,4 +1,4 @@
-"""Test `TextRoute`, which calls an endpoint without FastAPI if all parameters are texts."""
+"""Test `TextRoute`, which calls an endpoint without FastAPI if all parameters are strings."""
 
 from typing import Any
 

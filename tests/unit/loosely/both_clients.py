@@ -95,7 +95,10 @@ Connect = Callable[..., AnyClient]
 
 @contextmanager
 def connecting_clients(kind: str, clock: SleepClock) -> Iterator[Connect]:
-    """Yield a function that returns clients of this kind, and close the clients at the end."""
+    """Yield a function that returns clients, and close the clients at the end.
+
+    The clients are of the class `Client` if `kind` is "sync", and otherwise `AsyncClient`.
+    """
     with asyncio.Runner() as runner:
         clients: list[Client | AsyncClient] = []
 

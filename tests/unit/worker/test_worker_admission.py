@@ -93,7 +93,7 @@ class Process:
 class Simulation:
     """Simulates worker processes that reserve the memory of one device.
 
-    In each step, the processes advance in any order. Loading and unloading take simulated time.
+    `step` advances the processes in the given order. Loading and unloading take simulated time.
     """
 
     total: int

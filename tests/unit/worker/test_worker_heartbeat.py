@@ -1,4 +1,4 @@
-"""The thread that writes heartbeats, and the states of models in them."""
+"""Test the thread that writes heartbeats, and the states of models in the heartbeats."""
 
 import threading
 import time

@@ -49,7 +49,7 @@ class ScriptedBroker:
         return LOCK_SECONDS
 
     def pass_time(self, seconds: float) -> None:
-        """Advance the clock, and renew locks at the times at which the renewing thread would."""
+        """Advance the clock, and renew locks when the renewing thread would renew them."""
         ends_at = self.now + seconds
         sleep_seconds = self.locks.renew_due()
         while self.now + sleep_seconds <= ends_at:

@@ -19,7 +19,11 @@ class Clock:
 
 @dataclass
 class Queue:
-    """A queue in memory: the age of each message in seconds, by sequence number."""
+    """A queue in memory that can only be peeked.
+
+    `ages` contains the age of each message in seconds, by sequence number. `looks` counts the
+    calls of `peek`, which fail if `is_away` is true.
+    """
 
     ages: dict[int, float] = field(default_factory=dict)
     is_away: bool = False

@@ -179,7 +179,10 @@ def test_the_time_limit_applies_to_the_whole_download_with_all_redirects() -> No
 
 @pytest.fixture
 def answered() -> Iterator[threading.Event]:
-    """Yield an event. After it is set, `dead_dns` also resolves names that contain `dead`."""
+    """Yield the event for `dead_dns`, and set the event at the end of the test.
+
+    Until the event is set, the resolver does not answer for names that contain `dead`.
+    """
     event = threading.Event()
     yield event
     event.set()

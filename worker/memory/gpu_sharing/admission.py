@@ -156,8 +156,8 @@ class ReservationStage(StrEnum):
     Attributes:
         OUT: The model is not loaded, and no memory is reserved.
         ENTERING: Memory is reserved, and the model is being loaded.
-        IN: The model is loaded.
-        LEAVING: The model is being unloaded.
+        IN: The model is loaded, and its memory is reserved.
+        LEAVING: The model is being unloaded, and its memory is still reserved.
     """
 
     OUT = "out"

@@ -112,7 +112,7 @@ class MemoryReservation(Protocol):
         """Wait until memory is reserved.
 
         Returns:
-            How many bytes are reserved; None if `stopping` was set before that.
+            How many bytes are reserved; None if `stopping` was set first.
         """
         ...
 
@@ -167,7 +167,7 @@ class UnlimitedReservation:
         """Wait until the delay after a failed load has passed.
 
         Returns:
-            The device's memory in bytes; None if `stopping` was set before that.
+            The device's memory in bytes; None if `stopping` was set during the delay.
         """
         is_stopping = stopping.wait(max(0.0, self._not_before - self._clock()))
         return None if is_stopping else self._total_bytes
@@ -296,7 +296,7 @@ class SharedReservation:
         """Wait until memory is reserved.
 
         Returns:
-            How many bytes are reserved; None if `stopping` was set before that.
+            How many bytes are reserved; None if `stopping` was set first.
         """
         with self._changed:
             while not stopping.is_set():

@@ -214,7 +214,10 @@ class RemoteDatabase(Database):
         self._notify = notify
 
     async def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` in one write transaction, with half of the delay before and half after it."""
+        """Run `work` in one write transaction, and return its result.
+
+        Sleeps for half of `delay_seconds` before the transaction, and for the other half after it.
+        """
         await asyncio.sleep(self._half_seconds)
         result = await super().transact(work)
         self._notify()

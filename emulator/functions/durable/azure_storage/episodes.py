@@ -314,9 +314,9 @@ def _loaded(row: OrchestrationInstance, etag: Etag | None) -> LoadedInstance:
 
 @dataclass(slots=True)
 class MessageSelection:
-    """The dequeued messages of one instance that its next episode cannot use.
+    """The result of `select_messages`: the messages that an instance's next episode cannot use.
 
-    `instance` is the instance of the next episode, or None if it does not exist.
+    `instance` is the instance that the next episode runs, or None if there is none.
     """
 
     instance: LoadedInstance | None

@@ -171,10 +171,14 @@ class InstanceCache:
 def _restore_work(message: TaskMessage, work: int, written: asyncio.Future[None]) -> None:
     """Undo the changes of `persist_results` to `message` if the message could not be written.
 
-    `message` contains an activity's result, `work` is the number of the activity's work item, and
-    `written` is the future of the write. If the message contains this number, the transaction of
-    the next episode deletes the work item. Otherwise the activity would run again after a restart
-    of the host.
+    The transaction of the next episode then deletes the activity's work item, because `message`
+    has the item's number again. Without the number, the work item would stay in the database, and
+    the activity would run again after a restart of the host.
+
+    Args:
+        message: The message that contains the activity's result.
+        work: The number of the activity's work item.
+        written: The future of the write, which has ended.
     """
     if written.cancelled() or written.exception() is not None:
         message.sequence, message.work = None, work

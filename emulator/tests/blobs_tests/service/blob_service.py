@@ -143,7 +143,7 @@ class RunningBlobService:
         )
 
     async def get(self, path: str, **headers: str) -> RecordedResponse:
-        """Send the operation Get Blob."""
+        """Send the operation Get Blob, and return the response."""
         return await self.request("GET", path, headers=headers)
 
 

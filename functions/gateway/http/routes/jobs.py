@@ -375,7 +375,10 @@ async def cancel(
 
 
 def _cancelled_job(request: Request, job_id: str, found: Record) -> JobResource:
-    """Return the JSON object of a job. A caller of another tenant does not see the result."""
+    """Return the JSON object of the job that the caller asked to cancel.
+
+    A caller with the scope `admin` may cancel a job of another tenant, but does not see its result.
+    """
     if tenant_of(found) == caller_of(request).tenant:
         return job_resource(job_id, found)
     return shown_job(request, job_id, found)
@@ -395,7 +398,7 @@ async def _find_job_to_cancel(request: Request, job_id: str, tenant: str | None)
 
 
 def _log_cancellation(request: Request, job_id: str, found: Record) -> None:
-    """Log who cancelled a job, if the job belongs to another tenant."""
+    """Log who cancelled a job, if the job does not belong to the caller's tenant."""
     caller, tenant = caller_of(request), tenant_of(found)
     if tenant != caller.tenant:
         _log.info(

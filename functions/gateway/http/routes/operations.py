@@ -86,7 +86,10 @@ async def get_series(
         Query(description=f"How many minutes, from 1 to {KEPT_MINUTES}; {KEPT_MINUTES} if absent."),
     ] = None,
 ) -> Response:
-    """Return the figures of the last minutes by model, up to the current minute."""
+    """Return the counts of each model's jobs and how long they took, minute by minute.
+
+    The last minute is the current minute.
+    """
     services = _check_request(request, ("minutes",))
     series = await services.operations.series(_parse_minutes(minutes))
     return json_response(series, headers=_PRIVATE)
