@@ -438,7 +438,7 @@ def test_axe_finds_no_accessibility_fault_and_the_operations_page_fits_into_320_
     assert unexpected_messages(tab) == []
 
 
-def test_a_dead_letter_is_redriven_with_the_keyboard_alone(tab: Browser, idle: System) -> None:
+def test_an_operator_can_redrive_a_dead_letter_without_a_mouse(tab: Browser, idle: System) -> None:
     make_dead_letters(idle, "keys", 1)
     open_ops(tab, "admin")
     tab.find("#letter-rows table")

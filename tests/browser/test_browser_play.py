@@ -331,7 +331,7 @@ def test_the_boxes_of_a_detector_lie_where_its_result_says(
     assert edges_show_colour(1) == [False] * 4
 
 
-def test_a_mask_is_laid_over_the_picture_and_names_the_class_under_the_pointer(
+def test_the_playground_lays_a_mask_over_the_picture_and_names_the_class_under_the_pointer(
     browser: Browser,
 ) -> None:
     open_model(browser, "mask")
@@ -463,7 +463,7 @@ def test_a_large_json_result_is_read_from_the_blob_storage(browser: Browser) -> 
 # --- The job ---
 
 
-def test_the_place_in_the_queue_is_shown_and_a_waiting_job_is_cancelled(
+def test_the_playground_shows_the_position_of_a_queued_job_and_cancels_the_job(
     browser: Browser, system: System
 ) -> None:
     with system.paused("worker"):

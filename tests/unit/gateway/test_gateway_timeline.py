@@ -514,7 +514,7 @@ async def test_the_timeline_lists_the_attempts_to_deliver_the_webhook() -> None:
         assert (await get(gateway, job_id))["webhook"]["attempts"] == [attempt]
 
 
-async def test_the_timeline_of_an_ended_job_needs_neither_history_nor_outcome_blob(
+async def test_an_ended_job_has_a_timeline_although_history_and_outcome_blob_were_deleted(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = await gateway.accept()
