@@ -112,7 +112,7 @@ class Begin(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Attach(Performative):
-    """Attaches a link to a session (2.7.3).
+    """Attaches a link to a session (section 2.7.3).
 
     `role` is the role of the side that sends this performative. True means the receiver of the
     link, and False means the sender.
@@ -166,7 +166,10 @@ class Flow(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Transfer(Performative):
-    """Carries a message or a part of a message (2.7.5). The payload follows in the same frame."""
+    """Carries a message or a part of a message (section 2.7.5).
+
+    The payload follows in the same frame.
+    """
 
     code = 0x14
     kinds = (
@@ -188,7 +191,7 @@ class Transfer(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Disposition(Performative):
-    """Announces the state of deliveries (2.7.6).
+    """Announces the state of deliveries (section 2.7.6).
 
     `role` is the role of the side that sends this performative. True means the receiver of the
     deliveries, and False means the sender.
