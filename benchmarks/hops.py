@@ -40,7 +40,7 @@ WARM_UP_JOBS = 25
 
 @dataclass(frozen=True, slots=True)
 class ReadHop:
-    """A step of a `noop` job with a small body, as read from the source code.
+    """A step of a `noop` job with a small body. Its times are read from the code, not measured.
 
     `begin` and `end` say after how many round trips since the arrival of the request the step
     begins and ends. `what` describes the step.

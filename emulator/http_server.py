@@ -74,7 +74,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._await_within(self.limits.body_silence_seconds)
 
     def on_headers_complete(self) -> None:
-        """Note that the head is complete, so the body follows."""
+        """Record that the head of the request is complete and that the body follows."""
         self._is_in_head = False
         self._is_in_body = True
         self._head_bytes = 0

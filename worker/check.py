@@ -141,7 +141,7 @@ def _timed(call: Callable[[], object]) -> float:
 
 
 def _peak_bytes(loaded: LoadedModel, items: list[Any]) -> int:
-    """Return how many bytes of memory a batch of `items` needs, without the loaded model."""
+    """Return how many bytes of memory a batch of `items` needs in addition to the loaded model."""
     cost = sum(loaded.cost(item) for item in items)
     declared_bytes = loaded.memory_bytes(cost) - loaded.memory_bytes(0)
     if (cuda := _cuda()) is not None:

@@ -64,7 +64,7 @@ class Heartbeats:
         self._blob = heartbeat_blob(worker_name())
 
     def run(self) -> None:
-        """Write heartbeats until `close` is called, then delete the blob."""
+        """Write heartbeats until `close` is called, then delete the heartbeat's blob."""
         while self._interval_seconds and not self._is_closed:
             self._call(lambda: self._write(encode_heartbeat(self._describe())))
             self._changed.wait(self._interval_seconds)

@@ -20,7 +20,7 @@ from worker.process import available_processors, torch_threads
 T = TypeVar("T")
 
 PLAIN_HTTP = "http://"
-"""The prefix of an entry in REPLY_HOSTS that permits replies without TLS to this host."""
+"""An entry of REPLY_HOSTS with this prefix permits replies without TLS to the host in the entry."""
 
 METADATA_ADDRESS = "http://169.254.169.254"
 

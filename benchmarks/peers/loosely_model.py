@@ -25,7 +25,7 @@ class Infer:
         return self._model.prepare(new("RGB", (SIDE_PIXELS, SIDE_PIXELS)))
 
     def preprocess(self, item: Image) -> Any:
-        """Crop and normalise the image, which the worker has decoded."""
+        """Return the cropped and normalised image. The worker has already decoded it."""
         return self._model.prepare(item)
 
     def __call__(self, batch: list[Any]) -> list[Any]:

@@ -14,7 +14,7 @@ from emulator.blobs.times import parse_http_date, to_microseconds
 
 
 class VersionedResource(Protocol):
-    """The properties of a blob or container with which conditional headers are compared."""
+    """A blob or container, with the two properties that conditional headers are compared with."""
 
     @property
     def etag(self) -> str:

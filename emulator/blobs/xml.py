@@ -151,7 +151,7 @@ def _refuse_doctype(*_: object) -> None:
 class XmlElement:
     """An element of an XML document, without its attributes.
 
-    `text` is the element's own text, without space around it.
+    `text` is the element's own text, without leading and trailing whitespace.
     """
 
     name: str

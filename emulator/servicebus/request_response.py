@@ -69,7 +69,7 @@ class ReplySource:
 
     @property
     def is_full(self) -> bool:
-        """Whether 100 replies, which is the maximum, wait for credit."""
+        """Whether the maximum number of replies, which is 100, wait for credit."""
         return len(self._waiting) >= _MAX_WAITING_REPLIES
 
     def set_credit(self, credit: int) -> None:

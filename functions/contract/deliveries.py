@@ -47,9 +47,10 @@ class DeliveryNote:
 
 
 def note_blob(job_id: str, reply_url: str, attempt: int) -> str | None:
-    """Return a new name for the blob with the note about one delivery of a job.
+    """Return a new name for the blob of a delivery note.
 
-    Return None if the reply URL has no reply token, because then no gateway has created the job.
+    Return None if the reply URL has no reply token. The job then comes from a producer and has no
+    timeline.
     """
     try:
         (token,) = parse_qs(urlsplit(reply_url).query)[REPLY_TOKEN_PARAMETER]

@@ -74,8 +74,10 @@ class ForbiddenAddress(ContractError):
 
 
 class TooManyLookUps(ContractError):
-    """Too many DNS look-ups are running, either in this process or in one share: those for
-    one tenant, for one model or for all webhooks."""
+    """Too many DNS look-ups are running, either in this process or for one share.
+
+    A share contains the look-ups for one tenant, for one model, or for all webhooks.
+    """
 
     code = "too-many-look-ups"
     retryable = True

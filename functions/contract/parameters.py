@@ -18,7 +18,7 @@ from typing import Any, Final
 from contract.errors import CatalogueError
 
 Schema = Mapping[str, Any]
-"""The schema of one parameter."""
+"""The JSON Schema of one parameter."""
 
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "number": (int, float),

@@ -202,7 +202,7 @@ class ModelSum:
 
     @property
     def ended(self) -> int:
-        """How many jobs ended, in any way."""
+        """How many jobs ended, with any final status."""
         return self.succeeded + self.cancelled + self.expired + self.failed.total()
 
     def add(self, other: "ModelSum") -> None:
@@ -263,7 +263,7 @@ class JobCounters:
             model: The job's model.
             status: The final status of the job.
             code: The code of the job's error; None if it has no error.
-            durations: How many seconds the job waited and ran; None if unknown.
+            durations: How many seconds the job waited, and how many it ran; None if unknown.
         """
         now_seconds = self._clock().timestamp()
         for sums in self._current(model):

@@ -71,7 +71,7 @@ class Problem(LooselyError):
         retry_after_seconds: How many seconds the gateway asks the caller to wait before the next
             attempt.
         stage: The stage of the job in which the problem occurred.
-        attempt: The number, from 1, of the delivery of the job's message that failed.
+        attempt: The number, from 1, of the failed delivery of the job's message.
         trace_id: The id of the request's W3C trace.
         job: The job, if the problem describes how a job ended.
         document: The whole problem document.

@@ -1,4 +1,4 @@
-"""The gateway's pages for browsers, by the names that `loosely open` takes."""
+"""The gateway's pages for browsers, and their names as arguments of `loosely open`."""
 
 from collections.abc import Mapping
 from typing import Final

@@ -15,7 +15,7 @@ from worker.models import Accepts, InvalidInput
 
 
 class Infer:
-    """A model that returns boxes, a mask, a sound or a large result, as the option `shape` says."""
+    """A model that returns boxes, a mask, a sound or a large result, depending on `shape`."""
 
     accepts: ClassVar[Accepts] = "image"
 

@@ -111,7 +111,7 @@ def system(tmp_path_factory: pytest.TempPathFactory, pages: PageServer) -> Itera
 
 @pytest.fixture
 def allowed(pages: PageServer) -> WebPage:
-    """Return a page of the origin in CORS_ORIGINS."""
+    """Return a web page whose origin is in CORS_ORIGINS."""
     return WebPage(f"http://127.0.0.1:{pages.port}")
 
 

@@ -25,9 +25,9 @@ def accept_all(system: System) -> dict[str, bytes]:
 
 
 def accept_across_a_kill(system: System, name: str) -> dict[str, bytes]:
-    """Submit jobs while a component is killed. Repeat each request until the job is accepted.
+    """Submit jobs, and kill the component `name` after the first 25 jobs are accepted.
 
-    Return the payloads by job id.
+    Each request is repeated until its job is accepted. Return the payloads by job id.
     """
     jobs: dict[str, bytes] = {}
     with ThreadPoolExecutor(max_workers=4) as callers:

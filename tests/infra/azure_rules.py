@@ -53,7 +53,10 @@ def azd_passes_values_of_hooks_on(files: DeploymentFiles) -> None:
 
 
 def exactly_the_workers_of_gpu_models_require_a_gpu(files: DeploymentFiles) -> None:
-    """Check that WORKER_REQUIRE_DEVICE is set for GPU models, which else run on the CPU."""
+    """Check that WORKER_REQUIRE_DEVICE is `cuda` for GPU models, and not set for other models.
+
+    Without this setting, a GPU model runs on the CPU if its worker finds no GPU.
+    """
     for name, manifests in files.overlays.items():
         for deployment in of_kind(manifests, "Deployment"):
             environment = {
@@ -78,7 +81,7 @@ def local_dns_is_off_in_every_node_pool(files: DeploymentFiles) -> None:
 
 
 def the_system_pool_has_the_documented_minimum(files: DeploymentFiles) -> None:
-    """Check the default size and number of the system's nodes, in the templates and the prices."""
+    """Check the default size and number of the nodes in the system pool, also in the prices."""
     main = files.text("infra/main.bicep")
     [cores] = re.findall(r"param systemNodeSize string = 'Standard_D(\d+)as_v5'", main)
     [nodes] = re.findall(r"param systemNodeCount int = (\d+)", main)

@@ -193,7 +193,8 @@ def identities_trust_their_service_accounts(files: DeploymentFiles) -> None:
 def role_assignment_names_contain_their_principals(files: DeploymentFiles) -> None:
     """Check that the name of each role assignment is made from its principal's name or id.
 
-    Azure cannot move an assignment to another principal, so each principal needs a name of its own.
+    Azure cannot move an assignment to another principal. A new principal therefore needs a new
+    assignment with another name.
     """
     roles = files.bicep.split("'Microsoft.Authorization/roleAssignments@")[1:]
     assert roles

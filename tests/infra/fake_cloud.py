@@ -78,7 +78,7 @@ class Call:
         return str(self.options[name])
 
     def table(self, name: str) -> dict[str, Any]:
-        """Return a dictionary of the state. Create the dictionary if it is missing."""
+        """Return the dictionary `name` of the state. Create the dictionary if it is missing."""
         part: dict[str, Any] = self.state.setdefault(name, {})
         return part
 

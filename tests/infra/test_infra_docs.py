@@ -159,7 +159,10 @@ def run_loosely(arguments: list[str]) -> None:
 
 
 def check_options_of_up(arguments: list[str]) -> None:
-    """Check that `loosely up` accepts the options, but do not start it. tests/e2e starts it."""
+    """Check that `loosely up` accepts the options, without starting the system.
+
+    The tests in tests/e2e start the system.
+    """
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
     if parts := options.pop("--only", ""):
         assert choose_parts([parts], [])

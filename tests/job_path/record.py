@@ -67,7 +67,7 @@ def _record(system: System, folder: Path) -> JobPath:
 
 @contextmanager
 def _recording(folder: Path, count: int) -> Iterator[None]:
-    """Let `count` processes record their modules during the `with` block. Wait for their files."""
+    """Record the modules that `count` processes enter in the `with` block. Wait for the files."""
     recording = folder / "recording"
     recording.touch()
     until(

@@ -1,8 +1,8 @@
 """Check that the current orchestrator still replays the recorded histories of jobs.
 
-A file has the context that each episode of one job received, and the orchestrator's answers. A job
-in flight is replayed by the next version that is deployed. If a file fails here, the orchestrator
-cannot continue jobs in flight, so do not edit the file. If a change is necessary, use a new
+A file has the context that each episode of one job received, and the orchestrator's answers. When a
+new version is deployed, it replays the jobs that have not ended. If a file fails here, the new
+orchestrator cannot continue such jobs, so do not edit the file. If a change is necessary, use a new
 orchestration name, and keep the old orchestration until its jobs have ended.
 
 `python -m tests.replay.record` writes new files.

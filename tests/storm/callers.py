@@ -204,9 +204,9 @@ class StormCallers:
             await asyncio.sleep(self._retry_seconds)
 
     async def _once(self, method: str, url: str, **request: Any) -> httpx.Response | None:
-        """Send a request. Return None if there is no response or its status is 429 or 5xx.
+        """Send a request, and return the response.
 
-        A response that contains a job is returned whatever its status is.
+        Return None if there is no response, or if its status is 429 or 5xx and it contains no job.
         """
         try:
             response = await self._http.request(method, url, **request)

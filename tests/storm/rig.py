@@ -59,7 +59,7 @@ max_delivery_count = 1000
 
 
 class RigError(Exception):
-    """The system cannot be started. The message contains the last lines of the component's log."""
+    """A component cannot be started. The error's text has the last lines of the component's log."""
 
 
 @dataclass(frozen=True)

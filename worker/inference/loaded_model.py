@@ -374,7 +374,7 @@ class BatchAdapter:
     def preprocess(self, item: Any, parameters: Parameters) -> Any:
         """Call the model's method `preprocess`, and return the prepared item.
 
-        Pass the job's parameters to the arguments that receive them.
+        If the method declares arguments for parameters, the job's parameters are passed to them.
         """
         preprocess = cast(Callable[..., Any], self._infer.preprocess)
         if not self._takes_parameters:

@@ -68,7 +68,7 @@ def decode(data: bytes, media_type: str, max_pixels: int) -> Image.Image:
 
 
 def is_small_file(data: bytes | mmap) -> bool:
-    """Return whether the header of this file can be read quickly, whatever the file contains."""
+    """Return whether the file is so small that its header can be read quickly in any case."""
     return len(data) <= _SMALL_FILE_BYTES
 
 

@@ -52,7 +52,7 @@ class MemoryBudget:
         return MemoryShare(self, size_bytes)
 
     def release(self, size_bytes: int) -> None:
-        """Return reserved bytes to the budget."""
+        """Make reserved bytes free again."""
         with self._changed:
             self._free_bytes += size_bytes
             self._changed.notify_all()
@@ -67,7 +67,7 @@ class MemoryShare:
         self._lock = threading.Lock()
 
     def release(self) -> None:
-        """Return the bytes to the budget. Further calls do nothing."""
+        """Make the bytes free again. Further calls do nothing."""
         with self._lock:
             size_bytes, self._size_bytes = self._size_bytes, 0
         if size_bytes:

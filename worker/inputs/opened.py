@@ -37,7 +37,7 @@ Reserve = Callable[[int], object]
 
 @dataclass(frozen=True, slots=True)
 class InputKind:
-    """What a model accepts.
+    """The kind of input that a model accepts, with the settings for decoding it.
 
     Attributes:
         accepts: The kind of input.

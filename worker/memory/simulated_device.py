@@ -184,7 +184,7 @@ class SimulatedDevice:
         """Run the `with` block as one batch, and count the batch's memory as used.
 
         If `batch.known_bytes` is None, the bytes of the batch's tensors are counted when the
-        tensors are created, and the largest memory is stored in `batch.measured_bytes`.
+        tensors are created, and their largest total is stored in `batch.measured_bytes`.
 
         Raises:
             BudgetExceeded: The batch uses more than its limit, or the budget is exceeded.

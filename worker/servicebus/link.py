@@ -322,10 +322,11 @@ class QueueLink:
         ]
 
     def _note_failed_range(self) -> None:
-        """Complete messages one by one for a while, because the service may refuse ranges.
+        """Complete messages one by one for a while, because completing a range has failed.
 
-        A lost connection is such a failure, too. The messages may be delivered again, so a service
-        that refuses ranges must not be asked often.
+        The service may refuse ranges, or the connection may only have been lost. After each
+        failure, the messages may be delivered again. Therefore the number of calls without ranges
+        doubles, so that a service that refuses ranges rarely receives one.
         """
         self._calls_without_ranges = _CALLS_WITHOUT_RANGES << min(self._failed_ranges, 10)
         self._failed_ranges += 1

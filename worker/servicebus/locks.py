@@ -97,14 +97,13 @@ class LockRenewer:
     ) -> MessageLock:
         """Start to renew a message's lock, and return the lock.
 
-        The lock is renewed until the caller passes it to `release`.
+        The lock is renewed until the caller passes it to `release`, or until `ends_at`.
 
         Args:
             delivery: The locked message.
             renew: Renews the lock of the message.
             lock_seconds: In how many seconds the lock expires if it is not renewed.
-            ends_at: The job's deadline, after which the lock is not renewed, in seconds of this
-                object's clock.
+            ends_at: The job's deadline, as a time in seconds on this object's clock.
         """
         now = self._clock()
         due_at = now + lock_seconds * _RENEW_AT_SHARE

@@ -162,7 +162,7 @@ def insert_work(work: WorkItem) -> Statement:
 def insert_timer(timer: TimerRow) -> Statement:
     """Return the SQL statement that inserts a timer.
 
-    The statement replaces a timer that belongs to the same task.
+    If the task already has a timer, the statement replaces that timer.
     """
     return (
         "INSERT OR REPLACE INTO timers VALUES(?, ?, ?, ?)",

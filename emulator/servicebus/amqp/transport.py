@@ -103,7 +103,7 @@ class PendingWork:
 
     @property
     def is_full(self) -> bool:
-        """Whether the deliveries that are being processed have more than 8 MiB.
+        """Whether the deliveries that are being processed exceed 8 MiB in total.
 
         Then the connection must not read more bytes.
         """

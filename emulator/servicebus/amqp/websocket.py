@@ -52,7 +52,7 @@ class ProtocolDetector(asyncio.Protocol):
         self._timer = loop.call_later(_HANDSHAKE_SECONDS, self._transport.abort)
 
     def data_received(self, data: bytes) -> None:
-        """Detect the protocol from the first bytes, and pass all received bytes to its handler."""
+        """Detect the protocol from the first bytes. Pass all bytes to the protocol's handler."""
         self._received += data
         if self._received[:4] == b"GET "[: len(self._received)]:
             if len(self._received) >= 4:

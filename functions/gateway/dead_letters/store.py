@@ -132,7 +132,7 @@ class StoredLetter:
             return None
 
     def with_mark(self, redrive: RedriveMark) -> bytes:
-        """Return the new content of the dead letter's blob, which includes this redrive mark."""
+        """Return the new content of the dead letter's blob, in which `redrive` is recorded."""
         mark = {"job_id": redrive.job_id, "at": redrive.at, "is_done": redrive.is_done}
         return json.dumps({**self.document, "redrive": mark}).encode()
 
@@ -174,7 +174,11 @@ class LetterInput(TypedDict):
 
 
 class LetterLinks(TypedDict):
-    """The paths of a dead letter, of the route that redrives it, of its job, and of the new job."""
+    """The URL paths for a dead letter.
+
+    They lead to the dead letter, to the route that redrives it, to its job, and to the job that a
+    redrive has created.
+    """
 
     self: str
     redrive: str

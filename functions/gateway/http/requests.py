@@ -128,7 +128,7 @@ async def find_visible_instance(
 ) -> tuple[InstanceSnapshot, Record]:
     """Return the orchestration and the record of a job that the caller may see.
 
-    `find_visible_job` describes the argument `tenant` and the problems.
+    `find_visible_job` describes the argument `tenant` and the problems that are raised.
     """
     visible = visible_tenant(request, tenant)
     instance = await durable_of(request).status(check_job_id(job_id))

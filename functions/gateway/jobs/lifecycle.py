@@ -49,10 +49,7 @@ FIRST_PAUSE_SECONDS: Final = 0.025
 LONGEST_PAUSE_SECONDS: Final = 0.5
 
 LAST_READ_SECONDS: Final = 1.0
-"""How many seconds a read of the outcome may take, counted from the start of the read.
-
-If the waiting time ends later, a read may take until then.
-"""
+"""A read of the outcome is given up when the wait ends, but not before this many seconds."""
 
 OWN_ENDS: Final = 20
 """How many outcomes in a row a process must record to count as the only process of the app.
@@ -65,7 +62,8 @@ START_DELAY_SECONDS: Final = 0.25
 """How long a busy gateway waits for a job's outcome before it starts the job's orchestration."""
 
 BUSY_WAITERS: Final = 4
-"""A gateway is busy if at least this number of requests wait. Fewer requests need no delay."""
+"""A gateway is busy if at least this number of requests wait. Otherwise it starts orchestrations
+without START_DELAY_SECONDS."""
 
 LOOKS_A_SECOND: Final = 100
 """The maximum number of reads of outcomes per second by all waiters of a process together."""
@@ -323,8 +321,8 @@ class Jobs:
         job before its end.
 
         The waiter is notified if this process records the outcome. Another process of the app may
-        record the outcome instead. Therefore this method also reads the blob repeatedly. If the
-        storage does not respond, the method continues to wait.
+        record the outcome instead. Therefore this method also reads the outcome's blob repeatedly.
+        If the storage does not respond, the method continues to wait.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + limit_seconds

@@ -82,7 +82,7 @@ class Listing(Generic[T]):
 
 
 def searched_since(below: str) -> datetime:
-    """Return the start of the period from which all matching jobs have been found.
+    """Return the time since which all matching jobs have been found.
 
     All matching jobs that were created at this time or later are on the page or on an earlier page.
     `below` is the attribute `Listing.below` of the page.

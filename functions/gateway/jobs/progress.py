@@ -127,9 +127,9 @@ class ProgressStore:
     async def add_to(self, job_id: str, record: Record) -> Record:
         """Return the record with the job's progress added.
 
-        The blob is read only if the model reports progress. If the storage does not respond, the
-        record of an ended job is returned unchanged. For a job that has not ended, this method then
-        raises Unavailable.
+        The blob is read only if the model reports progress. If the storage does not respond, this
+        method returns the record of an ended job unchanged, and raises Unavailable for a job that
+        has not ended.
         """
         if not self._is_reported(record["model"]) or (
             is_final(record) and record["started_at"] is not None

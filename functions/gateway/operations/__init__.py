@@ -1,5 +1,6 @@
 """What operators see: queues, workers, counts of jobs, and a verdict in words.
 
-Instances of the Function App share no memory. Therefore workers write heartbeats, and gateways
-minute sums, into small blobs, and every instance reads all of them.
+Instances of the Function App share no memory. Therefore each worker writes its heartbeat into a
+small blob, each gateway process writes its minute sums into another, and every instance reads all
+these blobs.
 """

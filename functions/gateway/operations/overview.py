@@ -102,7 +102,7 @@ class OpsReason(TypedDict):
 
 
 class OpsQueue(TypedDict):
-    """The queues of one model."""
+    """The figures of one model's queues."""
 
     model: Annotated[str, Field(examples=["classifier"])]
     queue: str
@@ -149,7 +149,7 @@ class OpsDevice(TypedDict):
 
 
 class OpsWorkerModel(TypedDict):
-    """A model that a worker serves."""
+    """The state of one model in a worker."""
 
     name: str
     state: ModelState
@@ -189,7 +189,7 @@ class OpsSource(TypedDict):
 
 
 class OpsSources(TypedDict):
-    """Where the figures come from."""
+    """Whether heartbeats and minute sums are switched on, and how often they are written."""
 
     heartbeats: OpsSource
     sums: OpsSource

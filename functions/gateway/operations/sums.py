@@ -1,9 +1,9 @@
 """Write the counts of this process into a small blob each minute, and merge those of all processes.
 
-Each process has one blob, `sums/PROCESS`. It overwrites the blob a minute after the first change
-since the last write, and when it ends. The blob has the sums of the last hour by minute, and the
-totals of the process. A process that is killed loses the counts since its last write. While nothing
-changes, nothing is written.
+Each process has one blob, `sums/PROCESS`. The blob contains the sums of the last hour by minute,
+and the totals of the process. When a count changes, the process overwrites the blob one minute
+later. The write includes all changes of that minute. The process also overwrites the blob when it
+ends. A process that is killed loses the counts since its last write.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ INTERVAL_SECONDS: Final = 60.0
 """How many seconds after a change the minute sums are written to blob storage, at most."""
 
 SUMS_KEPT: Final = timedelta(minutes=KEPT_MINUTES + 2)
-"""A blob that was not written for this time contains nothing of the last hour."""
+"""How long a blob is kept after its last write. An older blob has no counts of the last hour."""
 
 MAX_PROCESSES: Final = 300
 _VERSION: Final = 1

@@ -32,7 +32,8 @@ LONG_WAIT_SECONDS: Final = 60.0
 
 MANY_WAITING: Final = 10
 GROWTH: Final = 1.2
-"""A backlog grows if at least MANY_WAITING jobs wait, and arrivals exceed ends by this factor."""
+"""A backlog grows if at least MANY_WAITING jobs wait, and jobs arrive faster than GROWTH times the
+rate at which they end."""
 
 MANY_FAILED: Final = 5
 FAILED_SHARE: Final = 0.5
@@ -40,7 +41,7 @@ FAILED_SHARE: Final = 0.5
 
 
 class Severity(StrEnum):
-    """How urgent a verdict is. The first is the worst."""
+    """How urgent a verdict is. The members are sorted, the most urgent first."""
 
     CRITICAL = "critical"
     WARNING = "warning"
@@ -188,10 +189,10 @@ def judge(
 
     Args:
         queues: The figures of each model.
-        workers: The workers that gave a sign of life lately.
+        workers: The workers that gave a sign of life recently.
         now: The current time.
-        has_heartbeats: False if heartbeats are switched off. Then nothing is said of workers.
-        unavailable: What could not be read, for example `the heartbeats`.
+        has_heartbeats: False if heartbeats are switched off. Then no verdict is about workers.
+        unavailable: The sources that could not be read, for example `the heartbeats`.
     """
     found: list[tuple[Verdict, float]] = []
     if unavailable:

@@ -70,7 +70,7 @@ class WorkerHeartbeats:
     async def read(self) -> list[SeenWorker]:
         """Return the workers that gave a sign of life in the last ten minutes.
 
-        They are sorted by name. Raises Unavailable.
+        They are sorted by name. Raises Unavailable if the heartbeats cannot be read.
         """
         if not self.is_enabled:
             return []

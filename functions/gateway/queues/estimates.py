@@ -109,7 +109,7 @@ def _finite_seconds(value: float) -> float:
 
 
 QUIET_SECONDS: Final = 5.0
-"""A model counts as cold starting if no worker has called this process for this many seconds."""
+"""A model counts as cold starting if its workers have not called for this many seconds."""
 
 QUIET_JOBS: Final = 4
 """For a slow model, the time that this many jobs take is used instead of QUIET_SECONDS.
@@ -206,9 +206,9 @@ def is_cold_starting(
 ) -> bool:
     """Return whether the model probably has no worker.
 
-    The result is true if no worker has called this process for QUIET_SECONDS. If the jobs of the
-    model are slow, this time is longer (see QUIET_JOBS). `quiet_since_seconds` is the time of the
-    last call of a worker, or of the job's creation if the creation is later.
+    The result is true if no worker of the model has called this process for QUIET_SECONDS. If the
+    model's jobs are slow, this time is longer (see QUIET_JOBS). `quiet_since_seconds` is the time
+    of the last such call, or of the job's creation if the creation is later.
     """
     limit_seconds = max(QUIET_SECONDS, QUIET_JOBS * (throughput.seconds_per_job or 0.0))
     return now_seconds - quiet_since_seconds >= limit_seconds
@@ -250,7 +250,7 @@ class QueueCounter(Protocol):
     """The interface of a client that counts the messages in a queue."""
 
     async def count(self, queue: str) -> MessageCounts:
-        """Return the numbers of messages in the queue. Raises Unavailable."""
+        """Return the numbers of messages in the queue. Raises Unavailable if the call fails."""
 
 
 class QueueStatistics:
@@ -361,10 +361,10 @@ class QueueStatistics:
 
 @dataclass(frozen=True, slots=True)
 class ModelWait:
-    """The number of a model's queued and running jobs, and the estimated wait for a new job.
+    """How many jobs of a model are queued or running, and how long a new job is expected to wait.
 
-    `wait_seconds` is the estimated wait in seconds of a new job with normal priority. A value is
-    None if it is unknown.
+    `length` is the total number of these jobs. `wait_seconds` is the estimated wait in seconds of a
+    new job with normal priority. Each of them is None if it is unknown.
     """
 
     length: int | None

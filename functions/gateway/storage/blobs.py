@@ -236,7 +236,7 @@ class SmallBlobs:
         self._signed_until: datetime | None = None
 
     async def create(self, blob: str, data: bytes) -> str | None:
-        """Create a blob only if it does not exist. Return its ETag, or None if the blob exists.
+        """Create a blob; return the new blob's ETag, or None if the blob already existed.
 
         If the response to the request is lost, this method repeats the request. Then it returns
         None if the first request has created the blob. Raises Unavailable.
@@ -365,7 +365,7 @@ class Blobs(Protocol):
     """The interface to blobs. Each method raises Unavailable if the call fails."""
 
     async def create(self, blob: str, data: bytes) -> str | None:
-        """Create a blob only if it does not exist. Return its ETag, or None if the blob exists."""
+        """Create a blob; return the new blob's ETag, or None if the blob already existed."""
 
     async def replace(self, blob: str, data: bytes, etag: str) -> str | None:
         """Overwrite the blob only if its ETag is still `etag`.
@@ -394,7 +394,7 @@ class ContainerBlobs:
         self._small = SmallBlobs(container)
 
     async def create(self, blob: str, data: bytes) -> str | None:
-        """Create a blob only if it does not exist. Return its ETag, or None if the blob exists.
+        """Create a blob; return the new blob's ETag, or None if the blob already existed.
 
         If the response to the request is lost, this method repeats the request. Then it returns
         None if the first request has created the blob.

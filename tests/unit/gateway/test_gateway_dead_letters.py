@@ -221,7 +221,7 @@ async def test_redriving_a_message_of_a_producer_keeps_the_job_id_and_renews_the
 
 
 async def low_job(gateway: RunningGateway) -> str:
-    """Submit and dead-letter a job of low priority; return its id."""
+    """Submit and dead-letter a job of low priority; return the job's id."""
     job_id = await gateway.accept(priority="low")
     await give_up(gateway, encode_request(gateway.queues.request()), job_id, queue="noop-low")
     return job_id

@@ -52,7 +52,10 @@ async def give_up(
     minute: int = 0,
     reason: str = "MaxDeliveryCountExceeded",
 ) -> None:
-    """Dead-letter a producer's message, whose message id differs from its job id."""
+    """Dead-letter a producer's message, whose message id differs from its job id.
+
+    The message was enqueued at 12:`minute`. `reason` is the reason for the dead-lettering.
+    """
     now = gateway.clock()
     source, deadline = InlineJson(1), now + timedelta(seconds=60)
     request = JobRequest("order-7", "noop", source, now, deadline, reply_to=reply_to)

@@ -1,4 +1,4 @@
-"""Counts of jobs by minute: recorded once, written to a blob, and merged over processes."""
+"""Test that jobs are counted once by minute, and that the counts of all processes are merged."""
 
 import asyncio
 import json

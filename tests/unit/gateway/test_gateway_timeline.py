@@ -325,8 +325,7 @@ async def get(gateway: RunningGateway, job_id: str, **headers: str) -> Any:
 def noted(gateway: RunningGateway, note: DeliveryNote, token: str | None = None) -> str:
     """Write a delivery note about the newest job, and return the name of the note's blob.
 
-    As for a worker's note, the name contains the job's reply token; it contains `token` instead if
-    `token` is given.
+    The name contains `token`. The default is the job's reply token, which a worker uses.
     """
     request = gateway.queues.request()
     url = request.reply_url or ""

@@ -1,4 +1,4 @@
-"""Verdicts and reasons for waiting, computed from queues, workers and the time."""
+"""Test the verdicts and the reasons why jobs wait, for given queues, workers and times."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

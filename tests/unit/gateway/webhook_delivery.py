@@ -1,4 +1,4 @@
-"""The real webhook orchestrator, run without a host on a history in memory."""
+"""Run the real webhook orchestrator without a host, on a history in memory."""
 
 import json
 from datetime import UTC, datetime

@@ -35,7 +35,7 @@ tabby          1.0%  ▎
 def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CliRunner:
     """Return a runner of commands in an empty folder.
 
-    The variables for the URL, the API key, the colour and the width are not set.
+    The environment variables for the URL, the API key, the colour and the width are not set.
     """
     monkeypatch.chdir(tmp_path)
     for name in ("LOOSELY_URL", "LOOSELY_API_KEY", "FORCE_COLOR", "COLUMNS"):

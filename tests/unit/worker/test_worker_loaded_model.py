@@ -1,4 +1,4 @@
-"""Test loaded models: classes for items or for batches, their arguments, inputs and results."""
+"""Test loaded item models and batch models: their arguments, inputs and results."""
 
 import io
 import json

@@ -39,7 +39,7 @@ class Killed(BaseException):
 
 
 class MortalMemory(mmap.mmap):
-    """Memory of a process that is killed before one of its writes."""
+    """A memory map that raises `Killed` after `writes_left` writes, like a killed process."""
 
     writes_left: int | None = None
 

@@ -16,7 +16,7 @@ LOCK_SECONDS = 9.0
 
 @dataclass
 class ScriptedBroker:
-    """A broker with its own clock. `mood` determines what happens if a lock is renewed."""
+    """A broker with its own clock. `mood` determines what happens when a lock is renewed."""
 
     now: float = 1000.0
     mood: str = "renews"

@@ -1,4 +1,4 @@
-"""Test when a lock expires for the worker if the clocks of broker and worker differ."""
+"""Test the time at which the worker expects a lock to expire, also if the clocks differ."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

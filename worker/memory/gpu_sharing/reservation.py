@@ -117,7 +117,7 @@ class MemoryReservation(Protocol):
         ...
 
     def enter(self, needed_bytes: int, load_seconds: float) -> None:
-        """Record that the model has been loaded, and release the memory that is not needed.
+        """Record that the model has been loaded, and reduce the reservation to `needed_bytes`.
 
         Args:
             needed_bytes: How many bytes of device memory the model needs.
@@ -306,7 +306,7 @@ class SharedReservation:
         return None
 
     def enter(self, needed_bytes: int, load_seconds: float) -> None:
-        """Record that the model has been loaded, and release the memory that is not needed."""
+        """Record that the model has been loaded, and reduce the reservation to `needed_bytes`."""
         now = self._clock()
         self._is_touched = False
         self._active_at = now
