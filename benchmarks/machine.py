@@ -20,7 +20,10 @@ class Processors:
 
     @classmethod
     def now(cls) -> Self:
-        """Return the current times. A time that the operating system does not measure is 0."""
+        """Return the processor times since the start of the machine.
+
+        A time that the operating system does not measure is 0.
+        """
         times = psutil.cpu_times()
         return cls(
             all_seconds=sum(times) - getattr(times, "guest", 0) - getattr(times, "guest_nice", 0),

@@ -315,7 +315,9 @@ def run_restarted(
 
 
 def submit_after_seconds(number: int, count: int) -> float:
-    """Return when to submit job `number` of the group `restarted`, in seconds after its start.
+    """Return when to submit job `number` of the group `restarted`.
+
+    The result is in seconds after the start of the group.
 
     The group has `count` jobs, with numbers from 0. The first quarter of the jobs is
     submitted one by one. Half of the jobs are submitted together, just before the restart. The last

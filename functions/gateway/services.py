@@ -38,7 +38,10 @@ from gateway.webhooks.activities import WebhookActivities
 from gateway.webhooks.sender import HttpWebhookSender, WebhookSender
 
 _MAX_EARLY_QUEUES: Final = 10
-"""The most queues whose senders are opened before the first job. Each sender has a connection."""
+"""The largest number of queues whose senders are opened before the first job.
+
+Each sender has its own connection.
+"""
 
 
 @dataclass(frozen=True)

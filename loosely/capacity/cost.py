@@ -109,7 +109,7 @@ class Bill:
 
 @dataclass(frozen=True, slots=True)
 class PlannedDeployment:
-    """The arriving jobs, and the settings of the deployment that processes them."""
+    """A deployment whose cost is estimated: its load of jobs and its settings."""
 
     load: JobLoad
     scaling: ScaledObject

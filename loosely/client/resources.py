@@ -138,7 +138,10 @@ class Job:
 
     @property
     def deadline(self) -> datetime | None:
-        """The time at which the job expires if it has not ended, or ``None`` if not reported."""
+        """The time at which the job expires if it has not ended.
+
+        ``None`` if the gateway does not report this time.
+        """
         return _datetime(self.document.get("deadline"))
 
 

@@ -24,7 +24,8 @@ _PATH: Final = "/v1/traces"
 class TraceReceiver:
     """A server on loopback that receives spans by OTLP over HTTP and appends them to a file.
 
-    If the file is large, it becomes the older file, and the older file before it is deleted.
+    A file that has become too large is renamed to the older file, and a new file is started. The
+    older file that existed before is deleted.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -138,9 +139,10 @@ def _attributes(pairs: Any) -> dict[str, str]:
 
 @dataclass(slots=True)
 class Span:
-    """A span of a trace, with the spans inside it, the earliest first.
+    """A span of a trace. ``children`` are the spans inside this span, the earliest first.
 
-    ``begin_ms`` is the time since the begin of the earliest span of the trace, in milliseconds.
+    ``begin_ms`` is the time from the start of the trace's earliest span to the start of this span,
+    in milliseconds.
     """
 
     service: str

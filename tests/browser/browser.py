@@ -101,7 +101,10 @@ class Browser:
         return found[0]
 
     def text_of(self, selector: str) -> str:
-        """Return the visible text of the first element that matches now; empty if none does."""
+        """Return the visible text of the first element that matches a CSS selector now.
+
+        The result is empty if no element matches.
+        """
         return str(
             self.run("return document.querySelector(arguments[0])?.innerText", selector) or ""
         )

@@ -151,7 +151,7 @@ def test_the_api_page_has_no_try_it_out_form_for_the_routes_of_workers(browser: 
     assert browser.find_all("#operations-workers-send_reply .try-out") == []
 
 
-def test_the_api_page_can_send_a_request_without_a_mouse(browser: Browser) -> None:
+def test_a_user_of_the_api_page_can_send_a_request_without_a_mouse(browser: Browser) -> None:
     browser.open("/docs")
     browser.find(MODELS)
     press(browser, Keys.TAB)

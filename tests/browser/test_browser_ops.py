@@ -84,7 +84,7 @@ def idle(chromium: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture
 def tab(chromium: Chrome, idle: System) -> Iterator[Browser]:
-    """Open a new tab for the system without a worker, which has no dead letters now."""
+    """Delete all dead letters of the system `idle`, and open a new tab for this system."""
     for model in ("noop", "slow"):
         query = {"model": model}
         idle.http.delete(LETTERS, params=query, headers=bearer("admin")).raise_for_status()
@@ -171,14 +171,17 @@ def enter_key(tab: Browser, key: str) -> None:
 
 
 def open_ops(tab: Browser, name: str, fragment: str = "") -> None:
-    """Open the page with one of the keys, and wait for its figures."""
+    """Open the operations page, enter the key `KEYS[name]`, and wait for the table of queues."""
     tab.open(f"/ops{fragment}")
     enter_key(tab, KEYS[name][0])
     tab.find("#queue-rows table")
 
 
 def unexpected_messages(tab: Browser) -> list[str]:
-    """Return what the console shows, except the answer to the request before there was a key."""
+    """Return the console's messages, except those about responses with status 401.
+
+    The page gets status 401 for the request that it sends before a key is entered.
+    """
     return [message for message in tab.messages if "status of 401" not in message]
 
 
@@ -202,7 +205,7 @@ def make_dead_letters(system: System, label: str, count: int) -> dict[str, str]:
     return tenants
 
 
-def test_the_verdict_says_within_15_s_that_there_is_no_worker_and_changes_when_one_starts(
+def test_the_verdict_on_a_missing_worker_appears_within_15_s_and_ends_when_a_worker_starts(
     tab: Browser, idle: System
 ) -> None:
     open_ops(tab, "watcher")
@@ -222,7 +225,7 @@ def test_the_verdict_says_within_15_s_that_there_is_no_worker_and_changes_when_o
     assert unexpected_messages(tab) == []
 
 
-def test_a_killed_worker_shows_a_second_delivery_in_the_story_of_the_job(
+def test_the_operations_page_shows_a_second_delivery_of_the_job_after_a_kill_of_the_worker(
     tab: Browser, idle: System, tmp_path: Path
 ) -> None:
     with worker(idle) as parent:
@@ -280,7 +283,9 @@ def test_twelve_dead_letters_are_filtered_counted_and_redriven_as_new_jobs(
         assert sorted(text.split()[-1] for text in statuses) == ["failed"] * 12 + ["succeeded"] * 12
 
 
-def test_one_dead_letter_is_purged_after_the_question(tab: Browser, idle: System) -> None:
+def test_a_dead_letter_is_purged_after_the_operator_confirms_the_purge(
+    tab: Browser, idle: System
+) -> None:
     make_dead_letters(idle, "single", 1)
     open_ops(tab, "admin")
     tab.run("document.querySelector('#letter-model').value = 'noop'")
@@ -294,7 +299,9 @@ def test_one_dead_letter_is_purged_after_the_question(tab: Browser, idle: System
     assert ask(idle, "watcher", f"{LETTERS}/count", model="noop")["count"] == 0
 
 
-def test_a_read_only_key_sees_everything_and_can_change_nothing(tab: Browser, idle: System) -> None:
+def test_the_operations_page_with_a_read_only_key_shows_everything_and_changes_nothing(
+    tab: Browser, idle: System
+) -> None:
     tenants = make_dead_letters(idle, "safe", 2)
     open_ops(tab, "watcher")
     tab.wait(lambda: bool(tab.find_all("#letter-rows tbody tr")), "no dead letter is shown")
@@ -312,7 +319,7 @@ def test_a_read_only_key_sees_everything_and_can_change_nothing(tab: Browser, id
     assert ask(idle, "watcher", f"{LETTERS}/count", model="noop")["not_redriven"] == len(tenants)
 
 
-def test_a_key_that_is_no_longer_valid_shows_nothing_and_stops_the_page(
+def test_the_operations_page_shows_nothing_and_stops_polling_after_a_refused_key(
     tab: Browser, idle: System
 ) -> None:
     open_ops(tab, "admin")
@@ -328,7 +335,9 @@ def test_a_key_that_is_no_longer_valid_shows_nothing_and_stops_the_page(
     assert count_polls(tab) == polls + 1
 
 
-def test_the_jobs_of_a_second_tenant_need_a_key_of_an_operator(tab: Browser, idle: System) -> None:
+def test_the_operations_page_shows_jobs_of_another_tenant_only_with_the_key_of_an_operator(
+    tab: Browser, idle: System
+) -> None:
     hidden = accept(idle, "acme", "two tenants")
     own = accept(idle, "bolt", "two tenants")
     tab.open(f"/ops#job={hidden}")
@@ -345,7 +354,7 @@ def test_the_jobs_of_a_second_tenant_need_a_key_of_an_operator(tab: Browser, idl
     assert hidden in tab.text_of("#job-rows")
 
 
-def test_a_job_is_cancelled_in_its_story_with_a_key_that_may_do_this(
+def test_only_an_admin_key_can_cancel_the_job_whose_details_the_operations_page_shows(
     tab: Browser, idle: System
 ) -> None:
     job_id = accept(idle, "bolt", "cancel")
@@ -389,7 +398,7 @@ def test_the_operations_page_sends_no_requests_while_hidden_or_paused_or_after_1
     tab.wait(lambda: count_polls(tab) > polls, "the page does not go on")
 
 
-def test_the_charts_show_the_figures_of_their_tables_and_the_arrow_keys_choose_a_minute(
+def test_each_chart_has_a_table_of_60_minutes_and_the_arrow_keys_select_a_minute(
     tab: Browser, idle: System
 ) -> None:
     open_ops(tab, "watcher")
@@ -409,7 +418,7 @@ def test_the_charts_show_the_figures_of_their_tables_and_the_arrow_keys_choose_a
     assert plot.get_dom_attribute("aria-valuenow") == "1"
 
 
-def test_axe_finds_no_barrier_on_the_page_and_it_fits_into_320_pixels(
+def test_axe_finds_no_accessibility_fault_and_the_operations_page_fits_into_320_pixels(
     tab: Browser, idle: System
 ) -> None:
     make_dead_letters(idle, "axe", 2)
@@ -429,7 +438,7 @@ def test_axe_finds_no_barrier_on_the_page_and_it_fits_into_320_pixels(
     assert unexpected_messages(tab) == []
 
 
-def test_a_dead_letter_is_redriven_with_the_keyboard_alone(tab: Browser, idle: System) -> None:
+def test_an_operator_can_redrive_a_dead_letter_without_a_mouse(tab: Browser, idle: System) -> None:
     make_dead_letters(idle, "keys", 1)
     open_ops(tab, "admin")
     tab.find("#letter-rows table")

@@ -87,7 +87,7 @@ CATALOGUE = "".join(
 
 @pytest.fixture(scope="module")
 def system(chromium: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Run a system with the shipped models, and with models whose results have other shapes."""
+    """Run a system with the shipped models, and with models that return other kinds of results."""
     folder = tmp_path_factory.mktemp("play")
     catalogue = folder / "models.toml"
     catalogue.write_text(CATALOGUE, "utf-8")
@@ -211,7 +211,9 @@ def set_slider(browser: Browser, selector: str, value: float) -> None:
 # --- Inputs and drawings ---
 
 
-def test_a_dropped_picture_is_answered_with_bars(browser: Browser, system: System) -> None:
+def test_the_playground_shows_the_labels_of_a_dropped_picture_as_bars(
+    browser: Browser, system: System
+) -> None:
     open_model(browser, "classifier")
     drop_file(browser, EXAMPLES / "chelsea.jpg")
     run(browser)
@@ -230,7 +232,7 @@ def test_a_dropped_picture_is_answered_with_bars(browser: Browser, system: Syste
     assert browser.messages == []
 
 
-def test_an_example_of_sound_is_answered_with_segments_on_a_waveform(
+def test_the_playground_marks_the_detected_speech_on_the_waveform_of_the_example_sound(
     browser: Browser, system: System
 ) -> None:
     open_model(browser, "voice-activity")
@@ -282,7 +284,9 @@ def test_a_job_with_a_picture_from_the_camera_succeeds(browser: Browser, system:
     assert len(job_of(browser, system)["result"]["labels"]) == 5
 
 
-def test_a_pasted_picture_of_another_type_is_converted(browser: Browser, system: System) -> None:
+def test_a_pasted_picture_is_converted_if_the_model_does_not_accept_the_media_type(
+    browser: Browser, system: System
+) -> None:
     open_model(browser, "boxes")
     browser.driver.execute_async_script(
         "const done = arguments[0];"
@@ -329,7 +333,7 @@ def test_the_boxes_of_a_detector_are_drawn_at_the_coordinates_in_the_result(
     assert edges_show_colour(1) == [False] * 4
 
 
-def test_a_mask_is_laid_over_the_picture_and_names_the_class_under_the_pointer(
+def test_the_playground_lays_a_mask_over_the_picture_and_names_the_class_under_the_pointer(
     browser: Browser,
 ) -> None:
     open_model(browser, "mask")
@@ -364,7 +368,9 @@ def test_a_mask_is_laid_over_the_picture_and_names_the_class_under_the_pointer(
     assert browser.messages == []
 
 
-def test_a_sound_is_drawn_and_played(browser: Browser) -> None:
+def test_the_playground_shows_a_result_of_sound_with_a_player_and_a_waveform(
+    browser: Browser,
+) -> None:
     open_model(browser, "tone")
     choose_file(browser, EXAMPLES / "coffee.jpg")
     run(browser)
@@ -373,7 +379,9 @@ def test_a_sound_is_drawn_and_played(browser: Browser) -> None:
     assert "0.50 s" in str(browser.find("#result .waveform").get_dom_attribute("aria-label"))
 
 
-def test_json_is_sent_and_drawn_as_a_tree(browser: Browser, system: System) -> None:
+def test_the_playground_sends_json_and_shows_a_json_result_as_a_tree(
+    browser: Browser, system: System
+) -> None:
     open_model(browser, "noop")
     choose(browser, "modes", "json")
     enter(browser, "#text", '{"a": [1,')
@@ -388,7 +396,9 @@ def test_json_is_sent_and_drawn_as_a_tree(browser: Browser, system: System) -> N
     assert sent in browser.find("#result .tree").text
 
 
-def test_a_form_shows_the_declared_parameters(browser: Browser, system: System) -> None:
+def test_the_playground_has_a_form_field_for_each_declared_parameter(
+    browser: Browser, system: System
+) -> None:
     open_model(browser, "boxes")
     choose_file(browser, EXAMPLES / "chelsea.jpg")
     assert browser.find_all("#parameters-json") == []
@@ -401,7 +411,7 @@ def test_a_form_shows_the_declared_parameters(browser: Browser, system: System) 
     assert json.loads(parameters) == {"inset": 0.5, "names": ["a", "b"]}
 
 
-def test_the_options_are_sent(browser: Browser, system: System) -> None:
+def test_the_playground_sends_the_entered_job_options(browser: Browser, system: System) -> None:
     open_model(browser, "noop")
     choose(browser, "modes", "text")
     enter(browser, "#text", "hello")
@@ -420,7 +430,7 @@ def test_the_options_are_sent(browser: Browser, system: System) -> None:
         assert option in sent.url
 
 
-def test_a_large_input_and_a_large_result_travel_by_another_origin(
+def test_the_playground_transfers_large_inputs_and_results_directly_with_blob_storage(
     browser: Browser, system: System, tmp_path: Path
 ) -> None:
     content = os.urandom(1000) * (UPLOAD_BYTES // 1000)
@@ -455,7 +465,7 @@ def test_a_large_json_result_is_read_from_the_blob_storage(browser: Browser) -> 
 # --- The job ---
 
 
-def test_the_place_in_the_queue_is_shown_and_a_waiting_job_is_cancelled(
+def test_the_playground_shows_the_position_of_a_queued_job_and_cancels_the_job(
     browser: Browser, system: System
 ) -> None:
     with system.paused("worker"):
@@ -521,7 +531,7 @@ def picture(folder: Path, width: int) -> Path:
     return path
 
 
-def test_the_problems_of_jobs_are_shown_with_advice(
+def test_the_playground_shows_the_problem_of_a_failed_job_with_advice(
     browser: Browser, system: System, tmp_path: Path
 ) -> None:
     open_model(browser, "boxes")
@@ -712,7 +722,9 @@ def test_the_copied_code_uploads_a_large_input(
     assert result["sha256"] == hashlib.sha256(bytes(11_000_000)).hexdigest()
 
 
-def test_the_code_names_the_key_by_its_variable(browser: Browser) -> None:
+def test_the_example_code_contains_the_name_of_the_key_variable_and_not_the_key(
+    browser: Browser,
+) -> None:
     key = "lsy_an-api-key-that-only-this-test-uses"
     open_model(browser, "noop")
     choose(browser, "modes", "text")
@@ -742,7 +754,9 @@ def test_the_code_names_the_key_by_its_variable(browser: Browser) -> None:
         ("mask", "coffee.jpg"),
     ],
 )
-def test_axe_finds_no_barrier_with_a_result(browser: Browser, model: str, name: str) -> None:
+def test_axe_finds_no_accessibility_fault_in_the_playground_with_a_result(
+    browser: Browser, model: str, name: str
+) -> None:
     open_model(browser, model)
     check_with_axe(browser)
     browser.emulate()
@@ -757,7 +771,9 @@ def test_axe_finds_no_barrier_with_a_result(browser: Browser, model: str, name: 
     assert browser.messages == []
 
 
-def test_axe_finds_no_barrier_with_a_problem(browser: Browser, tmp_path: Path) -> None:
+def test_axe_finds_no_accessibility_fault_in_the_playground_with_a_problem(
+    browser: Browser, tmp_path: Path
+) -> None:
     open_model(browser, "boxes")
     choose_file(browser, picture(tmp_path, 1))
     run(browser, "failed")

@@ -8,7 +8,10 @@ from worker.models import Accepts
 
 
 class Infer:
-    """A model that returns the original size of a picture. It also scales it, as real models do."""
+    """A model that returns the original size of a picture.
+
+    The model also scales the picture, as real models do.
+    """
 
     accepts: ClassVar[Accepts] = "image"
 

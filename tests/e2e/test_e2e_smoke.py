@@ -40,7 +40,10 @@ def scripts_for(system: System, tmp_path: Path, **values: str) -> ScriptRunner:
 
 
 def wait_until_replaced(system: System, name: str, before: int) -> None:
-    """Wait until a killed component has been restarted and is ready."""
+    """Wait until a killed component has been restarted and is ready.
+
+    `before` is the process id of the killed component.
+    """
     until(lambda: system.part(name).pid != before, 60, f"{name} was killed")
     until(lambda: system.part(name).ready, 60, f"the next {name} is ready")
 
@@ -163,9 +166,10 @@ def run_smoke_group(
 
 @contextmanager
 def run_faulty_gateway(statuses: list[str]) -> Iterator[str]:
-    """Run a gateway that never runs a job.
+    """Run a gateway that never runs a job, and yield its URL.
 
-    Successive requests for a job show the next of `statuses`, and at the end always the last one.
+    The first request for a job returns the first of `statuses`, the second request returns the
+    second, and so on. After the last of `statuses`, this status is returned again and again.
     """
     read_counts: Counter[str] = Counter()
 

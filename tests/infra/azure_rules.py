@@ -93,9 +93,9 @@ def the_system_pool_has_the_documented_minimum(files: DeploymentFiles) -> None:
 
 
 def a_preview_can_evaluate_every_name(files: DeploymentFiles) -> None:
-    """Check that no name is made from the output of another module.
+    """Check that no resource has a name that is made from the output of another module.
 
-    What-if cannot show a resource with such a name: rule what-if-short-circuiting of the linter.
+    Azure's what-if preview cannot show such a resource (linter rule what-if-short-circuiting).
     The identities of the cluster itself are an exception, because each cluster has new ones.
     """
     main = re.sub(r"^\s*//.*$", "", files.text("infra/main.bicep"), flags=re.MULTILINE)
@@ -114,8 +114,8 @@ def a_preview_can_evaluate_every_name(files: DeploymentFiles) -> None:
 def bicep_files_follow_the_linter_and_the_formatter(files: DeploymentFiles) -> None:
     """Check rules whose violations the compiler, its linter or its formatter has reported before.
 
-    Parameters have precise types, and the token's length is known (BCP334). Only strings and
-    descriptions are longer than the formatter's lines.
+    Each parameter has a precise type. The type `Token` has a fixed length (BCP334). Lines longer
+    than the formatter's limit have brackets only in strings, or are decorators.
     """
     for path in sorted((files.root / "infra").rglob("*.bicep")):
         text = path.read_text(encoding="utf-8")
@@ -209,7 +209,7 @@ def alerts_cover_a_dead_gateway_and_name_the_model(files: DeploymentFiles) -> No
 
 
 def operators_may_use_the_dashboard_of_the_scheduler(files: DeploymentFiles) -> None:
-    """Check that the identity that deploys has the role that the dashboard needs."""
+    """Check that the deployer has the role that the Durable Task Scheduler's dashboard needs."""
     [role] = re.findall(r"resource operatorRole (.*?\n)\}", files.module("durable"), re.DOTALL)
     assert "roles.durableTaskDataContributor" in role
     assert "principalId: deployerPrincipalId" in role

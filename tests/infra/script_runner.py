@@ -71,7 +71,10 @@ class ScriptRunner:
         )
 
     def environment(self) -> dict[str, str]:
-        """Return an environment with the stand-ins and without pauses between retries."""
+        """Return environment variables with which a script calls the stand-ins.
+
+        Retries have no pauses.
+        """
         path = f"{self.bin}:{os.environ['PATH']}"
         return {"PATH": path, "RETRY_SECONDS": "0", "RETRY_COUNT": "5", "HOME": str(self.bin)}
 

@@ -79,7 +79,7 @@ class TestKeys:
         assert scripts.state["gateway"] == scripts.state["secrets"]
         assert len(scripts.calls("az", "functionapp", "restart")) == 3
 
-    def test_the_apply_option_gives_the_gateway_a_secret_that_was_changed_by_hand(
+    def test_the_apply_option_of_the_keys_script_gives_a_manually_changed_secret_to_the_gateway(
         self, scripts: ScriptRunner
     ) -> None:
         scripts.check_output("keys.sh")
@@ -222,7 +222,7 @@ class TestDeployWorker:
             expected = digest if is_gpu(deployment) else cpu_digest
             assert pod(deployment)["containers"][0]["image"].endswith(f"@{expected}")
 
-    def test_an_image_from_before_the_cpu_image_is_deployed_for_all_models(
+    def test_a_gpu_image_without_a_cpu_image_of_the_same_tag_is_deployed_for_all_models(
         self, scripts: ScriptRunner
     ) -> None:
         scripts.update_state(
@@ -296,7 +296,7 @@ class TestDeployWorker:
 
 
 class TestUploadWeights:
-    def test_weights_are_uploaded_once_and_the_lines_for_the_model_catalogue_are_printed(
+    def test_the_weights_script_uploads_weights_once_and_prints_lines_for_the_catalogue(
         self, scripts: ScriptRunner, tmp_path: Path
     ) -> None:
         weights = tmp_path / "net.safetensors"
@@ -476,7 +476,7 @@ class TestCheckTools:
         )
         scripts.check_output("check-tools.sh")
 
-    def test_the_preflight_check_asks_for_the_address_of_alerts(
+    def test_the_preflight_check_asks_for_the_email_address_that_receives_alerts(
         self, scripts: ScriptRunner
     ) -> None:
         scripts.update_state(values={"ALERT_EMAIL": ""})

@@ -25,7 +25,10 @@ class SoakFault(Protocol):
 
     @property
     def delay_seconds(self) -> float:
-        """The pause before this fault, in seconds."""
+        """How many seconds the soak waits before it causes this fault.
+
+        The wait begins after the previous fault; if that `overlaps`, after its start.
+        """
 
     @property
     def overlaps(self) -> bool:

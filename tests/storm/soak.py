@@ -91,9 +91,10 @@ _SECRET = "whsec_" + base64.b64encode(b"soak" * 8).decode()
 
 @dataclass
 class Interval:
-    """The interval of an attack or a fault.
+    """The time from the beginning to the end of an attack or a fault.
 
-    `begin` and `end` are in seconds since the start of the soak. `end` is None until the end.
+    `begin` and `end` are in seconds since the start of the soak. While the attack or the fault
+    lasts, `end` is None.
     """
 
     name: str
@@ -103,7 +104,7 @@ class Interval:
 
 @dataclass
 class Soak(Storm):
-    """The options of a soak and its current results."""
+    """A soak: its options, the jobs that it has submitted, and what it has measured so far."""
 
     callers: dict[str, SoakCaller] = field(default_factory=dict)
     models: Sequence[str] = MODELS

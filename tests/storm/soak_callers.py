@@ -94,9 +94,9 @@ class SoakCallers(StormCallers):
     async def cross_tenants(
         self, jobs: Callable[[], Sequence[SoakJob]], callers: Sequence[SoakCaller]
     ) -> None:
-        """Once a second, ask for a job of another tenant. Run until the task is cancelled.
+        """Ask for a job of another tenant once a second, until this task is cancelled.
 
-        Count the responses that do not have the status 404.
+        A response with a status other than 404 is counted and reported as a leak.
         """
         chance = random.Random("tenants")
         while True:

@@ -106,7 +106,7 @@ def test_the_catalogue_of_a_soak_is_valid_and_has_all_shipped_models(tmp_path: P
         (ended("expired"), ["expired"]),
     ],
 )
-def test_a_wrong_final_state_of_a_soak_job_is_a_broken_promise(
+def test_a_wrong_final_state_of_a_soak_job_counts_as_a_broken_promise(
     final: dict[str, Any], broken: list[str]
 ) -> None:
     assert find_broken(accepted(), final) == broken

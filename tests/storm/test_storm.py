@@ -1,4 +1,4 @@
-"""Run a small storm and cancellations on each durable engine."""
+"""On each durable engine, run a small storm, and then cancel jobs right after their submit."""
 
 import subprocess
 import sys

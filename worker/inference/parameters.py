@@ -57,7 +57,7 @@ class ParameterArguments:
         return self.takes_mapping or bool(self.schemas)
 
     def of(self, parameters: Parameters) -> dict[str, Any]:
-        """Return the keyword arguments of the method for the parameters of a job.
+        """Return the keyword arguments that pass a job's parameters to the model's method.
 
         An argument whose parameter the caller did not send is omitted, so it has its default.
         """

@@ -107,7 +107,9 @@ class SocketReceiver:
                 self._copies[path] = socket.socket(fileno=descriptor)
 
     def note_arrivals(self) -> None:
-        """Find messages that the dead child did not read; write their lock tokens to new journals.
+        """Find the messages that the dead child did not read, and note their locks.
+
+        The lock tokens of these messages are written to new lock journals.
 
         To find these messages, shut down each connection, and read all data that has arrived on it.
         """

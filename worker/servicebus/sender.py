@@ -123,7 +123,10 @@ class CallGatherer(Generic[T]):
 
     @property
     def waiting_count(self) -> int:
-        """Return how many items wait for a call that has not started."""
+        """Return how many items wait for the next calls of `call`.
+
+        The items of the call that is running are not included.
+        """
         with self._joining:
             return sum(len(group.items) for group in self._waiting)
 

@@ -135,7 +135,7 @@ def find_termination(instance: OrchestrationInstance) -> TaskMessage | None:
 def take_messages(instance: OrchestrationInstance) -> list[TaskMessage]:
     """Remove the messages for one episode from the mailbox of an instance, and return them.
 
-    A message that makes the SDK continue a retry is only taken as the first message of an episode.
+    A message that makes the SDK continue a retry is taken only as the first message of an episode.
     Otherwise, the engine could not number the tasks in the same order as the SDK.
     """
     batch: list[TaskMessage] = []

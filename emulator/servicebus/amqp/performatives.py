@@ -73,7 +73,7 @@ class Performative:
 
 @dataclass(frozen=True, slots=True)
 class Open(Performative):
-    """Opens a connection (2.7.1)."""
+    """Opens a connection (section 2.7.1)."""
 
     code = 0x10
     kinds = (
@@ -94,7 +94,7 @@ class Open(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Begin(Performative):
-    """Begins a session on a channel (2.7.2)."""
+    """Begins a session on a channel (section 2.7.2)."""
 
     code = 0x11
     kinds = (
@@ -112,7 +112,7 @@ class Begin(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Attach(Performative):
-    """Attaches a link to a session (2.7.3).
+    """Attaches a link to a session (section 2.7.3).
 
     `role` is the role of the side that sends this performative. True means the receiver of the
     link, and False means the sender.
@@ -142,7 +142,10 @@ class Attach(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Flow(Performative):
-    """Announces the windows of a session and, if `handle` is set, the credit of a link (2.7.4)."""
+    """Announces the windows of a session (section 2.7.4).
+
+    If `handle` is set, also announces the credit of a link.
+    """
 
     code = 0x13
     kinds = (
@@ -163,7 +166,10 @@ class Flow(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Transfer(Performative):
-    """Carries a message or a part of a message (2.7.5). The payload follows in the same frame."""
+    """Carries a message or a part of a message (section 2.7.5).
+
+    The payload follows in the same frame.
+    """
 
     code = 0x14
     kinds = (
@@ -185,7 +191,7 @@ class Transfer(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Disposition(Performative):
-    """Announces the state of deliveries (2.7.6).
+    """Announces the state of deliveries (section 2.7.6).
 
     `role` is the role of the side that sends this performative. True means the receiver of the
     deliveries, and False means the sender.
@@ -204,7 +210,7 @@ class Disposition(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Detach(Performative):
-    """Detaches the link that has this handle (2.7.7)."""
+    """Detaches the link that has this handle (section 2.7.7)."""
 
     code = 0x16
     kinds = (_UINT, _FLAG, _ERROR)
@@ -216,7 +222,7 @@ class Detach(Performative):
 
 @dataclass(frozen=True, slots=True)
 class End(Performative):
-    """Ends a session (2.7.8)."""
+    """Ends a session (section 2.7.8)."""
 
     code = 0x17
     kinds = (_ERROR,)
@@ -225,7 +231,7 @@ class End(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Close(Performative):
-    """Closes a connection (2.7.9)."""
+    """Closes a connection (section 2.7.9)."""
 
     code = 0x18
     kinds = (_ERROR,)
@@ -234,7 +240,7 @@ class Close(Performative):
 
 @dataclass(frozen=True, slots=True)
 class SaslMechanisms(Performative):
-    """Lists the server's SASL mechanisms (5.3.3.1)."""
+    """Lists the server's SASL mechanisms (section 5.3.3.1)."""
 
     code = 0x40
     kinds = (_SYMBOLS,)
@@ -244,7 +250,7 @@ class SaslMechanisms(Performative):
 
 @dataclass(frozen=True, slots=True)
 class SaslInit(Performative):
-    """Contains the client's SASL mechanism and the client's initial response (5.3.3.2)."""
+    """Contains the client's SASL mechanism and the client's initial response (section 5.3.3.2)."""
 
     code = 0x41
     kinds = ((Symbol,), (bytes,), (str,))

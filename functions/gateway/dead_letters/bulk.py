@@ -74,7 +74,10 @@ class LetterFilter:
         return any(member is not None for member in members)
 
     def matches(self, letter: StoredLetter) -> bool:
-        """Return whether a letter matches all members except `models`, which selects the queues."""
+        """Return whether a dead letter matches this filter.
+
+        The member `models` is not checked, because the caller uses it to select the queues.
+        """
         if self.reason is not None and letter.document.get("reason") != self.reason:
             return False
         if self.is_redriven not in {None, letter.is_redriven}:

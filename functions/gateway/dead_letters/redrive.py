@@ -46,7 +46,7 @@ SETTLE_SECONDS: Final = 5.0
 """How many seconds to wait for the end of a job whose dead letter has just been stored."""
 
 IN_PROGRESS: Final = timedelta(seconds=20)
-"""How long a redrive counts as in progress after its redrive mark was written."""
+"""How long a redrive counts as in progress after it was noted in the dead letter."""
 
 
 @dataclass(frozen=True, slots=True)

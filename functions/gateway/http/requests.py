@@ -422,7 +422,10 @@ _LARGE_JSON_VALUES: Final = 10_000
 """JSON with more values than this is written in small steps, between which other threads run."""
 
 _MAX_INTEGER_CHARACTERS: Final = 309
-"""The largest number of characters of an integer. Longer integers exceed the range of floats."""
+"""The largest number of characters of an integer in JSON.
+
+Longer integers exceed the range of floats.
+"""
 
 _CONTAINERS: Final = (dict, list)
 _TOO_DEEP: Final = f"the value is nested deeper than {MAX_DEPTH} levels"

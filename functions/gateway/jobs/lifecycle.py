@@ -69,7 +69,10 @@ LOOKS_A_SECOND: Final = 100
 """The maximum number of reads of outcomes per second by all waiters of a process together."""
 
 LOOKS_PER_FULL_LOOK: Final = 8
-"""How often a waiter reads its job's outcome for each read of the orchestration's state."""
+"""A waiter reads its job's outcome repeatedly.
+
+One of this many reads also reads the state of the orchestration.
+"""
 
 # A job's message is sent before its orchestration is started. Therefore a fast reply can arrive
 # before the start has ended.

@@ -45,7 +45,7 @@ MAX_NOTES: Final = 50
 """The largest number of delivery notes that a timeline uses. Older notes are ignored."""
 
 MAX_LOST: Final = 100
-"""How many of a job's last deliveries are shown even if no worker reported them."""
+"""A delivery that no worker reported is shown if it is among this many last deliveries."""
 
 _MAX_LISTED_NOTES: Final = 500
 

@@ -1,4 +1,4 @@
-"""Read all blobs with one prefix. Read a blob again only if it has changed."""
+"""Read and decode all blobs with one prefix. Read a blob again only if it has changed."""
 
 import asyncio
 import logging
@@ -16,12 +16,15 @@ _log = logging.getLogger(__name__)
 
 
 class DecodedBlobs(Generic[T]):
-    """The blobs with one prefix, decoded. A blob whose ETag has not changed is not read again."""
+    """Reads and decodes the blobs with one prefix.
+
+    A blob is read again only if its ETag has changed.
+    """
 
     def __init__(
         self, blobs: Blobs, prefix: str, decode: Callable[[ListedBlob, bytes], T], limit: int
     ) -> None:
-        """Read nothing yet.
+        """Create a reader that has not read any blob.
 
         Args:
             blobs: The container.

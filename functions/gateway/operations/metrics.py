@@ -25,7 +25,7 @@ _EXPORTED_BUCKETS: Final = tuple(range(0, len(BUCKET_SECONDS), 4))
 
 
 class MetricsPage:
-    """Renders the metrics. It is a collector of prometheus_client with values that were read."""
+    """A collector for prometheus_client. It yields metrics whose values are in `figures`."""
 
     def __init__(self, figures: Figures) -> None:
         self._figures = figures

@@ -51,7 +51,7 @@ MAX_LETTERS: Final = 500
 """The largest number of dead letters that are counted. Dead letters beyond it are left out."""
 
 RATE_MINUTES: Final = 5
-"""The rates are means of the current minute and the four before it."""
+"""How many minutes a rate covers, including the current minute. A rate is a mean."""
 
 QUANTILE_MINUTES: Final = 15
 """The quantiles and the verdict on failures use the jobs of this many minutes until now."""
@@ -233,7 +233,10 @@ class OpsSeries(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The data that one read returned at the time `at`."""
+    """The state of queues, workers and minute sums, as one reading found it at the time `at`.
+
+    `unavailable` names what could not be read.
+    """
 
     at: datetime
     queues: list[QueueFigures]
@@ -246,7 +249,7 @@ class Figures:
 class Operations:
     """Reads queues, heartbeats and sums, and builds the documents for operators.
 
-    Concurrent requests share one read of this data.
+    Requests that arrive at the same time get the result of one reading.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - everything that operators see
@@ -277,7 +280,7 @@ class Operations:
         self._reading = asyncio.Lock()
 
     async def overview(self) -> OpsOverview:
-        """Return the document of what the system is doing now."""
+        """Return a document that describes the current state of the system, with verdicts."""
         figures = await self.read()
         now = figures.at
         has_heartbeats = self._heartbeats.is_enabled
@@ -325,7 +328,7 @@ class Operations:
         }
 
     async def series(self, minutes: int) -> OpsSeries:
-        """Return the figures of the last `minutes` minutes, which include the current one."""
+        """Return the figures of the last `minutes` minutes, including the current minute."""
         figures = await self.read()
         last = _minute_of(figures.at)
         numbers = range(last - minutes + 1, last + 1)
@@ -501,7 +504,8 @@ def count_waiting(
 ) -> tuple[int | None, int | None]:
     """Return how many messages of normal and of low priority no worker holds; None if unknown.
 
-    The counts include the `held` messages. Workers take those of normal priority first.
+    `counts` includes the `held` messages, which workers hold. As many of them as possible are taken
+    to be of normal priority, because workers receive those messages first.
     """
     normal, low = counts[Priority.NORMAL], counts[Priority.LOW]
     low_held = max(0, held - normal.active) if normal is not None else 0

@@ -152,7 +152,10 @@ class MinuteSums:
 
 
 def merge_minutes(processes: list[ProcessSums]) -> dict[int, Sums]:
-    """Return the sums of all processes by minutes since 1970."""
+    """Add up the sums of all processes, and return the total of each minute.
+
+    The keys of the result are minutes since 1970.
+    """
     merged: dict[int, Sums] = {}
     for each in processes:
         for minute, sums in each.minutes.items():

@@ -15,7 +15,7 @@ from contract.messages import FailureCode
 from gateway.operations.workers import SeenWorker, WorkerState
 
 OUT_OF_MEMORY: Final = FailureCode.OUT_OF_MEMORY.value
-"""The code with which a worker reports a model that is larger than the device."""
+"""The code with which a worker reports a model that is larger than the device's memory."""
 
 HEARTBEATS_TEXT: Final = "the heartbeats"
 SUMS_TEXT: Final = "the minute sums"
@@ -140,7 +140,10 @@ class QueueFigures:
 def find_reason(
     queue: QueueFigures, workers: Sequence[SeenWorker], now: datetime
 ) -> WaitReason | None:
-    """Return why the jobs of a queue wait; None if none waits, or if it is unknown."""
+    """Return why the jobs of a queue wait.
+
+    Returns None if no job waits, or if the reason is unknown.
+    """
     if not queue.waiting:
         return None
     alive = _serving(queue.model, workers, now)

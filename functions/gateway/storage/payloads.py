@@ -86,7 +86,7 @@ class BlobPayloadStore:
             await self._container.client.exists()
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections to blob storage."""
         await self._container.close()
 
 

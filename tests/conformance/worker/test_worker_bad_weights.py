@@ -76,7 +76,10 @@ OTHER = good(9.0)
 
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder that is created if code in the weights is executed."""
+    """Return the path of a folder that does not exist.
+
+    If a worker executes the code in the weights, this code creates the folder.
+    """
     return tmp_path_factory.mktemp("trace") / "executed"
 
 

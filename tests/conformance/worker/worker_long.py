@@ -1,4 +1,7 @@
-"""A model whose jobs run until the test ends them. It records which jobs ran and stopped."""
+"""A model whose jobs run until the test ends them.
+
+The model notes in files when a job begins and when a job stops early.
+"""
 
 from __future__ import annotations
 

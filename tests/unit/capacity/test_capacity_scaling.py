@@ -189,7 +189,9 @@ class TestActivation:
         assert activation.decide(330.0, 1, [0]) == 1
         assert activation.decide(330.1, 1, [0]) == 0
 
-    def test_the_initial_keda_cooldown_applies_before_any_activity(self) -> None:
+    def test_keda_keeps_replicas_without_activity_until_the_initial_cooldown_has_passed(
+        self,
+    ) -> None:
         activation = Activation(ScaledObject(initial_cooldown_period_seconds=120.0), 1000.0)
         assert activation.decide(1100.0, 3, [0]) == 3
         assert activation.decide(1121.0, 3, [0]) == 0

@@ -114,7 +114,7 @@ def test_the_orchestration_starts_at_once_if_few_requests_wait_or_another_instan
     in_gateway(test)
 
 
-def test_the_delay_is_a_part_of_the_time_that_the_caller_waits() -> None:
+def test_the_delay_of_the_orchestration_start_does_not_lengthen_the_wait_of_the_caller() -> None:
     async def test(gateway: RunningGateway) -> None:
         begun_at = asyncio.get_running_loop().time()
         with other_waiters(gateway):
@@ -154,7 +154,7 @@ def test_the_orchestration_of_a_model_that_reports_progress_starts_at_once(tmp_p
     in_gateway(test, catalogue_path=catalogue)
 
 
-def test_the_job_is_refused_if_it_ends_but_its_orchestration_cannot_be_started() -> None:
+def test_a_submission_gets_status_503_if_the_job_ends_but_the_orchestration_cannot_start() -> None:
     async def test(gateway: RunningGateway) -> None:
         with other_waiters(gateway):
             response = submit(gateway, **{"idempotency-key": "one"})

@@ -191,7 +191,9 @@ async def status_of(gateway: RunningGateway, job_id: str) -> str:
     return str((await gateway.job(job_id))["status"])
 
 
-async def test_dead_letters_are_counted_until_they_are_redriven(gateway: RunningGateway) -> None:
+async def test_a_dead_letter_is_counted_until_an_operator_redrives_the_dead_letter(
+    gateway: RunningGateway,
+) -> None:
     await gateway.accept()
     request = gateway.queues.request()
     await give_up(gateway, encode_request(request), request.job_id)
@@ -206,7 +208,9 @@ async def test_dead_letters_are_counted_until_they_are_redriven(gateway: Running
     assert gateway.services.counters.totals["noop"].accepted == 2
 
 
-async def test_messages_that_workers_hold_do_not_wait(gateway: RunningGateway) -> None:
+async def test_messages_that_workers_hold_are_not_counted_as_waiting(
+    gateway: RunningGateway,
+) -> None:
     beat(gateway, models=(ModelBeat("noop", ModelState.LOADED, in_flight=5),))
     gateway.queues.lengths = {"noop": 4, "noop-low": 3}
     gateway.queues.enqueued_at = {"noop": gateway.clock()}
@@ -217,7 +221,7 @@ async def test_messages_that_workers_hold_do_not_wait(gateway: RunningGateway) -
     assert (waiting["normal"], waiting["low"]) == (4, 3)
 
 
-async def test_a_queue_without_waiting_jobs_has_no_age_and_is_not_peeked(
+async def test_a_queue_without_waiting_jobs_has_no_age_of_the_oldest_job_and_no_wait_reason(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.enqueued_at = {"noop": gateway.clock()}
@@ -237,14 +241,18 @@ async def test_the_overview_is_returned_although_the_storage_and_the_queues_do_n
     assert queue["reason"] is None
 
 
-async def test_requests_at_the_same_time_share_one_reading(gateway: RunningGateway) -> None:
+async def test_simultaneous_overview_requests_read_the_queues_only_once(
+    gateway: RunningGateway,
+) -> None:
     await asyncio.gather(*(overview(gateway) for _ in range(5)))
     first = gateway.queues.look_count
     await overview(gateway)
     assert gateway.queues.look_count == first == 2 * len(gateway.services.catalogue)
 
 
-async def test_the_minutely_watch_records_how_many_jobs_wait(gateway: RunningGateway) -> None:
+async def test_the_number_of_waiting_jobs_is_recorded_only_if_a_queue_has_jobs(
+    gateway: RunningGateway,
+) -> None:
     operations, sums = gateway.services.operations, gateway.services.counters
     await operations.record_waiting(dict.fromkeys(names(gateway.services.catalogue)))
     assert sums.change_count == 0
@@ -323,7 +331,7 @@ async def test_the_metrics_route_returns_the_counters_of_all_gateway_processes(
     assert f"{SUMS}{own[1]}" in gateway.payloads.blobs
 
 
-async def test_the_metrics_are_unavailable_while_the_counters_of_others_are_unknown(
+async def test_metrics_get_status_503_while_the_counts_of_other_processes_cannot_be_read(
     gateway: RunningGateway,
 ) -> None:
     gateway.payloads.is_down = True

@@ -72,7 +72,7 @@ def replay(counters: JobCounters, clock: ManualClock, found: list[Any]) -> None:
 
 
 @given(st.lists(events, max_size=40), st.lists(st.booleans(), min_size=40, max_size=40))
-def test_the_merged_sums_of_two_processes_equal_the_sums_of_one_that_did_all(
+def test_the_merged_minute_sums_of_two_processes_equal_those_of_one_process_with_all_jobs(
     found: list[Any], shares: list[bool]
 ) -> None:
     clock = ManualClock()
@@ -98,7 +98,9 @@ def test_the_merged_sums_of_two_processes_equal_the_sums_of_one_that_did_all(
 
 
 @given(st.lists(st.floats(0.0011, 2000), min_size=1, max_size=200))
-def test_a_quantile_is_at_most_the_width_of_a_bucket_wrong(durations: list[float]) -> None:
+def test_the_error_of_a_quantile_is_at_most_the_width_of_a_histogram_bucket(
+    durations: list[float],
+) -> None:
     histogram = Histogram()
     for duration in durations:
         histogram.observe(duration)
@@ -167,7 +169,7 @@ async def test_changed_minute_sums_are_written_before_the_event_loop_ends(
     assert written.minutes[MINUTE]["noop"].accepted == 1
 
 
-async def test_counts_are_kept_and_logged_once_while_the_storage_does_not_respond(
+async def test_minute_sums_are_kept_and_the_failure_is_logged_once_while_the_storage_is_down(
     clock: ManualClock, blobs: MemoryBlobs, caplog: pytest.LogCaptureFixture
 ) -> None:
     process = Process(clock, blobs)
@@ -210,7 +212,7 @@ async def test_minute_sums_are_written_again_if_the_response_to_a_write_was_lost
     assert written.totals["noop"].accepted == 2
 
 
-async def test_a_process_without_minute_sums_writes_nothing_and_reads_only_its_own(
+async def test_a_process_with_minute_sums_disabled_writes_no_blob_and_reads_only_own_counts(
     clock: ManualClock, blobs: MemoryBlobs
 ) -> None:
     other, silent = Process(clock, blobs), Process(clock, blobs, is_enabled=False)
@@ -244,7 +246,9 @@ async def test_unreadable_sums_of_another_process_are_left_out_and_logged_once(
     assert len([record for record in caplog.records if "sums/other" in record.message]) == 1
 
 
-async def test_only_changed_sums_are_read_again(clock: ManualClock, blobs: MemoryBlobs) -> None:
+async def test_only_changed_blobs_of_minute_sums_are_read_again(
+    clock: ManualClock, blobs: MemoryBlobs
+) -> None:
     reader = Process(clock, blobs)
     others = [Process(clock, blobs) for _ in range(3)]
     for process in others:
@@ -268,7 +272,7 @@ async def test_only_changed_sums_are_read_again(clock: ManualClock, blobs: Memor
     assert merge_minutes(processes)[MINUTE]["noop"].accepted == 4
 
 
-def test_minutes_older_than_an_hour_are_neither_kept_nor_written() -> None:
+def test_minute_sums_older_than_an_hour_are_neither_kept_nor_written() -> None:
     clock = ManualClock()
     counters = JobCounters(clock)
     for _ in range(3 * KEPT_MINUTES):
@@ -280,7 +284,7 @@ def test_minutes_older_than_an_hour_are_neither_kept_nor_written() -> None:
     assert written.totals["noop"].accepted == 3 * KEPT_MINUTES
 
 
-def test_many_codes_of_a_model_are_counted_together() -> None:
+def test_error_codes_of_a_model_beyond_the_first_50_are_counted_under_the_code_other() -> None:
     counters = JobCounters(ManualClock())
     for number in range(200):
         counters.record_end("noop", "failed", f"code-{number}", None)
@@ -331,7 +335,7 @@ def test_a_heartbeat_is_smaller_than_1_kib_and_minute_sums_are_smaller_than_32_k
     assert beat_bytes < 1024
 
 
-async def test_a_listing_stops_at_the_limit_of_processes() -> None:
+async def test_minute_sums_are_read_from_at_most_the_maximum_number_of_processes() -> None:
     clock = ManualClock()
     memory = MemoryBlobs(MemoryPayloads(), clock)
     for number in range(MAX_PROCESSES + 5):
@@ -349,7 +353,7 @@ async def test_reading_minute_sums_raises_unavailable_if_the_storage_does_not_re
         await Process(clock, blobs).sums.read()
 
 
-def test_the_sums_are_json_that_names_each_count() -> None:
+def test_minute_sums_are_encoded_as_json_with_a_name_for_each_count() -> None:
     counters = JobCounters(ManualClock())
     counters.record_accepted("noop")
     counters.record_end("noop", "succeeded", None, (0.5, 0.25))

@@ -142,7 +142,7 @@ def test_the_timeline_of_an_answered_job_has_each_step_with_its_duration() -> No
     }
 
 
-def test_the_step_named_started_is_beside_only_if_the_message_was_sent_earlier() -> None:
+def test_the_step_started_has_is_beside_only_if_the_message_was_sent_before_the_start() -> None:
     (started,) = [step for step in answered()["steps"] if step["name"] == "started"]
     assert (started["is_beside"], started["at"]) == (True, format_time(after(9)))
     timeline = answered(
@@ -513,7 +513,7 @@ async def test_the_timeline_lists_the_attempts_to_deliver_the_webhook() -> None:
         assert (await get(gateway, job_id))["webhook"]["attempts"] == [attempt]
 
 
-async def test_the_timeline_of_an_ended_job_needs_neither_history_nor_outcome_blob(
+async def test_an_ended_job_has_a_timeline_although_history_and_outcome_blob_were_deleted(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = await gateway.accept()

@@ -102,7 +102,9 @@ def test_the_reason_why_jobs_wait_is_derived_from_the_states_of_the_workers(
 
 
 @pytest.mark.parametrize("normal", [0, None])
-def test_there_is_no_reason_if_no_job_waits_or_if_the_queue_is_unknown(normal: int | None) -> None:
+def test_a_queue_has_no_wait_reason_if_no_job_waits_or_the_queue_length_is_unknown(
+    normal: int | None,
+) -> None:
     assert find_reason(replace(IDLE, normal=normal), [], NOW) is None
 
 
@@ -116,7 +118,7 @@ def test_a_worker_without_heartbeats_counts_as_running_after_a_recent_call_to_th
     assert find_reason(quiet, [], NOW) is not None
 
 
-def test_a_missing_worker_is_a_critical_verdict_that_names_model_jobs_and_time() -> None:
+def test_the_critical_verdict_on_a_missing_worker_names_the_model_and_the_job_count() -> None:
     seen = worker(("classifier", ModelState.LOADED), age_seconds=90)
     first = judge([WAITING], [seen], NOW)[0]
     assert (first.severity, first.code) == (Severity.CRITICAL, VerdictCode.NO_WORKER)
@@ -210,11 +212,13 @@ def test_among_verdicts_of_equal_severity_the_queue_with_the_oldest_message_come
     ("age_seconds", "state"),
     [(0, "ready"), (13, "ready"), (14, "silent"), (1000, "silent"), (-5, "ready")],
 )
-def test_a_worker_is_silent_after_two_and_a_half_intervals(age_seconds: float, state: str) -> None:
+def test_a_worker_counts_as_silent_after_two_and_a_half_heartbeat_intervals(
+    age_seconds: float, state: str
+) -> None:
     assert worker(("noop", ModelState.LOADED), age_seconds=age_seconds).state(NOW) == state
 
 
-def test_a_worker_starts_until_its_first_model_is_loaded() -> None:
+def test_a_worker_counts_as_starting_until_the_first_model_is_loaded() -> None:
     loading, loaded = ("a", ModelState.LOADING), ("b", ModelState.LOADED)
     assert worker(loading).state(NOW) is WorkerState.STARTING
     assert worker(loading, loaded).state(NOW) is WorkerState.READY
@@ -258,7 +262,7 @@ workers_ = st.lists(
 
 
 @given(st.lists(queues, unique_by=lambda queue: queue.model), workers_, st.booleans())
-def test_there_is_always_a_verdict_and_the_worst_comes_first(
+def test_each_system_has_a_verdict_and_the_most_severe_verdict_comes_first(
     figures: list[QueueFigures], workers: list[SeenWorker], has_heartbeats: bool
 ) -> None:
     verdicts = judge(figures, workers, NOW, has_heartbeats=has_heartbeats)
@@ -271,7 +275,7 @@ def test_there_is_always_a_verdict_and_the_worst_comes_first(
 
 
 @given(queues, workers_)
-def test_a_reason_is_given_exactly_if_jobs_wait_and_no_unseen_worker_answers(
+def test_waiting_jobs_have_a_reason_unless_a_worker_without_heartbeat_replied_recently(
     figures: QueueFigures, workers: list[SeenWorker]
 ) -> None:
     reason = find_reason(figures, workers, NOW)

@@ -126,7 +126,7 @@ def changed(
 
 
 def sent(gateway: ScriptedGateway) -> list[Any]:
-    """Return the bodies of the POST requests."""
+    """Return the decoded JSON bodies of the POST requests that the gateway has received."""
     return [json.loads(each.body) for each in gateway.requests if each.method == "POST"]
 
 

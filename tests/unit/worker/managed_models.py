@@ -1,4 +1,4 @@
-"""For tests of memory: models on a device with 80 units of memory.
+"""Models for tests of memory management, on a device with 80 units of memory.
 
 Each model declares how many units it needs, and has its own device thread.
 """

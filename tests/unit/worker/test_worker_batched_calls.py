@@ -42,7 +42,7 @@ class Post:
             raise ConnectionError(self.fails)
 
 
-def test_items_that_arrive_during_a_batched_call_share_the_next_calls_up_to_the_limit() -> None:
+def test_items_that_arrive_during_a_batched_call_are_combined_in_the_next_calls() -> None:
     post = Post()
     gathering = CallGatherer(post, limit=3)
     with ThreadPoolExecutor(8) as threads:

@@ -109,7 +109,7 @@ def test_a_storage_outage_is_logged_once_and_the_worker_still_tries_to_write_eac
     ]
 
 
-def test_an_error_while_the_worker_describes_itself_does_not_end_the_thread(
+def test_an_error_while_a_heartbeat_is_built_does_not_end_the_heartbeat_thread(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     store = MemoryStore()

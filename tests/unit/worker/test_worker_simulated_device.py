@@ -57,7 +57,7 @@ def other_process(folder: Path, size: int) -> Iterator[subprocess.Popen[bytes]]:
         process.stdout.close()
 
 
-def test_the_end_of_a_process_frees_the_share_of_the_process_in_the_memory_budget(
+def test_the_end_of_a_process_frees_the_memory_that_the_process_used_of_the_budget(
     tmp_path: Path,
 ) -> None:
     account = MemoryAccount(tmp_path, 8)

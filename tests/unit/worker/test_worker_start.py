@@ -1,4 +1,4 @@
-"""The start of the worker's process."""
+"""Test the start of the worker's process."""
 
 import os
 import socket

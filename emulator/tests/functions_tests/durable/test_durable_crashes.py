@@ -277,7 +277,7 @@ def _has_failing_inner_task_all(step: Any, *, is_inner: bool = False) -> bool:
     """Return whether a step has a task_all that can fail inside another task_all or task_any.
 
     The SDK cannot run such a program if the last task of the inner task_all completes after another
-    one has failed (see `read_failure`).
+    of its tasks has failed (see `read_failure`).
     """
     kind, value = step
     if kind not in {"all", "any"}:

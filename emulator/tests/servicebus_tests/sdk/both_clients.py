@@ -44,7 +44,10 @@ class Blocking:
 
 
 def connect(kind: str, connection_string: str, **options: Any) -> Any:
-    """Return a client of the kind "sync" or "aio", whose methods the caller must await."""
+    """Return a client of `kind`, which is "sync" or "aio".
+
+    The caller must await the methods of both kinds.
+    """
     options = {"retry_total": 0, **options}
     if kind == "aio":
         return AsyncClient.from_connection_string(connection_string, **options)

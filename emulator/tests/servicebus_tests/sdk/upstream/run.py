@@ -41,7 +41,7 @@ _DESELECTED = {
 
 
 def main(arguments: list[str]) -> int:
-    """Download the tests, run them, and return pytest's exit status."""
+    """Download the tests of azure-servicebus, run them, and return pytest's exit status."""
     kept = os.environ.get("CONFORMANCE_FOLDER")
     if kept:
         folder = Path(kept)
